@@ -1,0 +1,30 @@
+# Thin on purpose: the work is in Python. `make` alone says what there is.
+.PHONY: help demo test bench chaos clean
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+
+help:
+	@echo "make demo    the whole runtime at work on this machine's own metrics, about a minute"
+	@echo "make test    every test, the linter and the type checker"
+	@echo "make bench   speed, as a share of this machine's own limits"
+	@echo "make chaos   break things at random for minutes (SEED=, MINUTES=)"
+	@echo "make clean   remove what the above made"
+
+$(READY): pyproject.toml constraints.txt deploy/bootstrap.py
+	@$(PYTHON) deploy/bootstrap.py $(VENV)
+
+demo: $(READY)
+	@$(VENV)/bin/edgectl demo $(ARGS)
+
+test: $(READY)
+	@$(VENV)/bin/python -m tests $(ARGS)
+
+bench: $(READY)
+	@$(VENV)/bin/python -m runtime.bench $(ARGS)
+
+chaos: $(READY)
+	@$(VENV)/bin/python -m tests.chaos $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist bench-report .mypy_cache .ruff_cache .hypothesis

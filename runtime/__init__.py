@@ -1,0 +1,16 @@
+"""Edge runtime: a producer that holds an acknowledgement has its message on disk; the cloud gets it.
+
+The map, in reading order:
+
+    core/        decisions, pure: no socket, disk, clock, randomness or logging comes in by import
+    adapters/    one outside thing per file, no business decisions
+    workers/     thin loops that introduce one to the other; one process each
+    config.py    the only reader of the configuration file and the environment
+    layout.py    where every file and socket of one runtime lives
+    producer.py  the client that applications import
+    cli/         the command line `edgectl`
+    devcloud/    the stand-in platform, never on a device
+    demo/        the whole runtime at work in a minute
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Adapters touch the world: one outside thing per file, no business decisions."""

@@ -1,0 +1,67 @@
+"""Logging by loguru: text for a person, one JSON object a line for a machine, secrets taken out."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import traceback
+from datetime import UTC
+from typing import TYPE_CHECKING
+
+from loguru import logger
+
+from runtime.settings import Log
+
+if TYPE_CHECKING:
+    from loguru import Message, Record
+
+_SECRETS = re.compile(
+    r"(SharedAccessSignature\s+sr=)[^\s\"']+|(SharedAccessKey=)[^;\s\"']+|((?:DeviceToken|Bearer)\s+)[^\s\"',]+"
+    r"|([?&](?:sig|se|sv|sr)=)[^&\s\"']+",
+    re.IGNORECASE,
+)
+
+
+def redact(text: str) -> str:
+    """Take out what looks like a credential: the last line of defence behind `Secret`."""
+    return _SECRETS.sub(lambda m: next(g for g in m.groups() if g) + "***", text)
+
+
+def configure(worker: str, settings: Log) -> None:
+    """Send everything this process logs to stderr, in the form its reader needs."""
+    text = settings.format == "text" or (settings.format == "auto" and sys.stderr.isatty())
+    logger.remove()
+    logger.configure(extra={"worker": worker})
+    logger.add(_write_text if text else _write_json, level=settings.level, format="{message}", catch=False)
+
+
+def _write_text(message: Message) -> None:
+    record = message.record
+    stamp = record["time"].strftime("%H:%M:%S.%f")[:-3]
+    extra = {k: v for k, v in record["extra"].items() if k != "worker"}
+    fields = "".join(f" {name}={value}" for name, value in extra.items())
+    line = f"{stamp} {record['level'].name:<7} {record['extra']['worker']}: {record['message']}{fields}"
+    sys.stderr.write(redact(line + _traceback(record)) + "\n")
+    sys.stderr.flush()
+
+
+def _write_json(message: Message) -> None:
+    record = message.record
+    entry = {
+        "time": record["time"].astimezone(UTC).isoformat(timespec="milliseconds"),
+        "level": record["level"].name,
+        **record["extra"],
+        "message": record["message"],
+    }
+    if record["exception"]:
+        entry["exception"] = _traceback(record).strip()
+    sys.stderr.write(redact(json.dumps(entry, default=str, ensure_ascii=False)) + "\n")
+    sys.stderr.flush()
+
+
+def _traceback(record: Record) -> str:
+    caught = record["exception"]
+    if caught is None:
+        return ""
+    return "\n" + "".join(traceback.format_exception(caught.type, caught.value, caught.traceback)).rstrip()

@@ -1,0 +1,46 @@
+"""What a worker tells about itself: one small JSON file in run/, replaced at most once a second.
+
+It is a heartbeat that proves progress: only the worker's own loop calls `progress()`. Its loss costs nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from runtime.adapters.clock import Clock, SystemClock
+
+WRITE_EVERY_S = 1.0
+
+
+class StatusFile:
+    """The writing side, one per worker."""
+
+    def __init__(self, path: Path, worker: str, clock: Clock | None = None) -> None:
+        self._path = path
+        self._clock = clock or SystemClock()
+        self._next_s = 0.0
+        self._fixed = {"worker": worker, "pid": os.getpid(), "started_boot_s": self._clock.boot_s()}
+
+    def progress(self, figures: Mapping[str, Any], *, now: bool = False) -> None:
+        """Say that the loop came round, with the worker's figures. Cheap: writes at most once a second."""
+        at = self._clock.boot_s()
+        if at < self._next_s and not now:
+            return
+        self._next_s = at + WRITE_EVERY_S
+        record = {**self._fixed, "progress_boot_s": at, "boot_id": self._clock.boot_id(), **figures}
+        fresh = self._path.with_suffix(".new")
+        fresh.write_text(json.dumps(record))
+        fresh.replace(self._path)
+
+
+def read_status(path: Path) -> dict[str, Any] | None:
+    """The last words of a worker, or None where there are none to be read."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None

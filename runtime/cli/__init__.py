@@ -1,0 +1,60 @@
+"""The command line. One module per group of commands, each with `register(commands)`; imports stay late."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runtime import __version__
+
+if TYPE_CHECKING:
+    from runtime.config import Config
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the whole command line."""
+    from runtime.cli import groups  # late: a module there may import this one
+
+    root = argparse.ArgumentParser(
+        prog="edgectl", description="The edge runtime: run it, look at it, send with it."
+    )
+    root.add_argument("--version", action="version", version=f"edgectl {__version__}")
+    root.add_argument("--home", type=Path, metavar="DIR", help="folder of the runtime (EDGE_HOME)")
+    root.add_argument("--config", type=Path, metavar="FILE", help="configuration file (EDGE_CONFIG)")
+    commands = root.add_subparsers(metavar="COMMAND", required=True)
+    for group in groups():
+        group.register(commands)
+    return root
+
+
+def load_config(arguments: argparse.Namespace) -> Config:
+    """The configuration that the command line asks for. Raises ConfigError."""
+    from runtime.config import load
+
+    return load(os.environ, home=arguments.home, file=arguments.config)
+
+
+def groups() -> list[Group]:
+    """Every group of commands, in the order of `edgectl --help`."""
+    import importlib
+
+    return [importlib.import_module(f"runtime.cli.{name}") for name in GROUPS]  # type: ignore[misc]
+
+
+GROUPS = ("workers", "settings")
+"""Modules of this package, in the order of `edgectl --help`."""
+
+
+class Group:
+    """What a module of this package looks like (for the type checker)."""
+
+    @staticmethod
+    def register(commands: Commands) -> None:
+        """Add the group's commands."""
+        raise NotImplementedError
+
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]

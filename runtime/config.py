@@ -1,0 +1,239 @@
+"""Configuration: one TOML file, then the environment, checked once and passed in frozen.
+
+The only reader of the file and of `os.environ`. A wrong key, type or value is a ConfigError that names the
+key, the value and the rule. An environment variable is `EDGE_<TABLE>_<KEY>`, and wins over the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.core.secret import Secret
+from runtime.errors import ConfigError
+from runtime.layout import Layout
+from runtime.settings import Rule, Settings
+
+SYSTEM_FILE = Path("/etc/edge-runtime/edge.toml")
+DEVICE_HOME = Path("/var/lib/edge-runtime")
+ENV_PREFIX = "EDGE_"
+RESERVED_ENV = ("EDGE_HOME", "EDGE_CONFIG")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a value came from: `default`, the name of a variable, or a file."""
+
+    source: str
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a worker is told at its start."""
+
+    layout: Layout
+    settings: Settings
+    file: Path | None
+    origins: Mapping[str, Origin]
+
+    def producer_endpoint(self) -> str:
+        """The zmq endpoint that producers connect to."""
+        return self.settings.ingest.endpoint or f"ipc://{self.layout.producer_socket}"
+
+
+@dataclass(frozen=True)
+class Key:
+    """One setting as `config.py` sees it."""
+
+    table: str
+    name: str
+    kind: Any
+    default: Any
+    doc: str
+    rule: Rule
+
+    @property
+    def dotted(self) -> str:
+        return f"{self.table}.{self.name}"
+
+    @property
+    def variable(self) -> str:
+        return f"{ENV_PREFIX}{self.table}_{self.name}".upper()
+
+
+def keys() -> Iterator[Key]:
+    """Every setting, in the order of `settings.py`."""
+    for table in dataclasses.fields(Settings):
+        section: Any = type(table.default)
+        kinds = typing.get_type_hints(section)
+        for item in dataclasses.fields(section):
+            yield Key(
+                table.name,
+                item.name,
+                kinds[item.name],
+                item.default,
+                item.metadata["doc"],
+                item.metadata["rule"],
+            )
+
+
+def find_home(environ: Mapping[str, str], asked: Path | None = None) -> Path:
+    """Which runtime is meant: asked for, EDGE_HOME, here if supervisord.conf stands here or the machine's."""
+    if asked is not None:
+        return asked.absolute()
+    if environ.get("EDGE_HOME"):
+        return Path(environ["EDGE_HOME"]).absolute()
+    if Path("supervisord.conf").exists():
+        return Path.cwd()
+    if SYSTEM_FILE.exists():
+        return DEVICE_HOME
+    state = environ.get("XDG_STATE_HOME") or str(Path.home() / ".local/state")
+    return Path(state) / "edge-runtime"
+
+
+def find_file(environ: Mapping[str, str], home: Path, asked: Path | None = None) -> Path | None:
+    """The configuration file: asked for, EDGE_CONFIG, edge.toml in the home, the system's, or none."""
+    for named in (asked, environ.get("EDGE_CONFIG")):
+        if named:
+            path = Path(named).absolute()
+            if not path.is_file():
+                raise ConfigError(f"configuration file {path} does not exist")
+            return path
+    return next((path for path in (home / "edge.toml", SYSTEM_FILE) if path.is_file()), None)
+
+
+def load(environ: Mapping[str, str], *, home: Path | None = None, file: Path | None = None) -> Config:
+    """Read and check everything. Raises ConfigError."""
+    layout = Layout(find_home(environ, home))
+    path = find_file(environ, layout.home, file)
+    raw = _read_toml(path) if path else {}
+    known = {key.dotted: key for key in keys()}
+    values: dict[str, Any] = {}
+    origins = {name: Origin("default") for name in known}
+    for name, value in _flatten(raw, path):
+        if name not in known:
+            raise ConfigError(f"{path}: unknown key {name}{_did_you_mean(name, known)}")
+        values[name] = _checked(known[name], value, str(path), base=path.parent if path else Path())
+        origins[name] = Origin(str(path))
+    for key in known.values():
+        if key.variable in environ:
+            values[key.dotted] = _checked(
+                key, _from_text(key, environ[key.variable]), key.variable, base=Path.cwd()
+            )
+            origins[key.dotted] = Origin(key.variable)
+    variables = {key.variable for key in known.values()}
+    for variable in environ:
+        if variable.startswith(ENV_PREFIX) and variable not in variables and variable not in RESERVED_ENV:
+            raise ConfigError(f"environment: unknown variable {variable}{_did_you_mean(variable, variables)}")
+    return Config(layout, _build(values), path, origins)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path}: not valid TOML: {exc}") from exc
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be read: {exc.strerror}") from exc
+
+
+def _flatten(raw: Mapping[str, Any], path: Path | None) -> Iterator[tuple[str, Any]]:
+    for table, content in raw.items():
+        if not isinstance(content, dict):
+            raise ConfigError(f"{path}: key {table} stands outside a table; write it under [table]")
+        for name, value in content.items():
+            yield f"{table}.{name}", value
+
+
+def _did_you_mean(name: str, known: typing.Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _inner_kind(kind: Any) -> Any:
+    """`Path | None` means Path."""
+    if isinstance(kind, types.UnionType):
+        return next(part for part in typing.get_args(kind) if part is not type(None))
+    return kind
+
+
+def _from_text(key: Key, text: str) -> Any:
+    """What the same value would be in TOML."""
+    kind = _inner_kind(key.kind)
+    if kind is bool:
+        return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
+    if typing.get_origin(kind) is tuple:
+        return [part.strip() for part in text.split(",") if part.strip()]
+    for number in (int, float):
+        if kind in (int, float) and kind in (number, float):
+            try:
+                return number(text)
+            except ValueError:
+                continue
+    return text
+
+
+def _checked(key: Key, value: Any, where: str, base: Path) -> Any:
+    kind = _inner_kind(key.kind)
+    shown = "***" if kind is Secret else repr(value)
+    if value == "" and kind is not key.kind:
+        return None
+    converted = _converted(kind, value, base)
+    if converted is None:
+        raise ConfigError(f"{where}: {key.dotted} = {shown} is not {_kind_in_words(kind)}")
+    broken = key.rule.broken_by(converted)
+    if broken:
+        raise ConfigError(f"{where}: {key.dotted} = {shown} {broken}")
+    return converted
+
+
+def _converted(kind: Any, value: Any, base: Path) -> Any:
+    """`value` as `kind`, or None where it is of another type."""
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if kind is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if kind is bool and isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        if kind is str:
+            return value
+        if kind is Path:
+            return base / Path(value).expanduser()
+        if kind is Secret:
+            return Secret(value.strip())
+    if (
+        typing.get_origin(kind) is tuple
+        and isinstance(value, list)
+        and all(isinstance(v, str) for v in value)
+    ):
+        return tuple(value)
+    return None
+
+
+def _kind_in_words(kind: Any) -> str:
+    words = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        Path: "a path",
+        Secret: "text",
+    }
+    return words.get(kind, "a list of texts")
+
+
+def _build(values: Mapping[str, Any]) -> Settings:
+    tables: dict[str, Any] = {}
+    for table in dataclasses.fields(Settings):
+        prefix = f"{table.name}."
+        mine = {name.removeprefix(prefix): v for name, v in values.items() if name.startswith(prefix)}
+        tables[table.name] = dataclasses.replace(typing.cast(Any, table.default), **mine)
+    return Settings(**tables)

@@ -1,0 +1,25 @@
+"""What the device holds to prove who it is, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.core.secret import Secret
+
+
+@dataclass(frozen=True)
+class HubCredentials:
+    """Everything `upload` needs to connect to the hub. Exactly one of `sas` and `certificate` is set.
+
+    `generation` grows by one whenever anything else here changes: equal generations mean equal credentials.
+    """
+
+    hub_host: str
+    device_id: str
+    """Hub device id, `WORKSPACE:DEVICE`."""
+    generation: int
+    sas: Secret | None = None
+    """The whole `SharedAccessSignature sr=...&sig=...&se=...`."""
+    certificate: Path | None = None
+    key: Path | None = None

@@ -1,0 +1,115 @@
+"""Where every file and socket of one runtime lives.
+
+A runtime has one *home*, the folder in which its `supervisord.conf` stands (a link to the shipped
+one). supervisord, supervisorctl, the workers and `edgectl` all derive their paths from that folder, so
+two runtimes on one machine differ in nothing but their home.
+
+    home/                 0711  others may pass through to the producers' socket, and see nothing
+      supervisord.conf          link to the shipped file
+      edge.toml                 configuration, unless it stands elsewhere
+      ingest.sock         0660  producers connect here
+      state/              0700  messages.db, identity.db, locks: survives everything
+      run/                0700  private sockets and status files: may vanish at any time
+      log/                0750
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.errors import UsageError
+
+WORKERS = ("provisioning", "refresh", "ingest", "upload")
+"""The four workers; each has a [program:x] of the same name in supervisord.conf."""
+
+SOCKET_PATH_LIMIT_BYTES = 107
+"""`sun_path` of unix(7) holds 108 bytes with the final NUL."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths of one runtime. Nothing is created by looking."""
+
+    home: Path
+
+    @property
+    def supervisord_conf(self) -> Path:
+        return self.home / "supervisord.conf"
+
+    @property
+    def supervisor_socket(self) -> Path:
+        return self.run / "supervisor.sock"
+
+    @property
+    def state(self) -> Path:
+        return self.home / "state"
+
+    @property
+    def run(self) -> Path:
+        return self.home / "run"
+
+    @property
+    def log(self) -> Path:
+        return self.home / "log"
+
+    @property
+    def messages_db(self) -> Path:
+        return self.state / "messages.db"
+
+    @property
+    def identity_db(self) -> Path:
+        return self.state / "identity.db"
+
+    @property
+    def spool(self) -> Path:
+        """Files taken over from producers, waiting for file upload."""
+        return self.state / "spool"
+
+    @property
+    def producer_socket(self) -> Path:
+        return self.home / "ingest.sock"
+
+    def lock(self, worker: str) -> Path:
+        """The file whose flock says that this worker runs."""
+        return self.state / f"{worker}.lock"
+
+    def hints_socket(self, worker: str) -> Path:
+        """Where `worker` publishes its hints."""
+        return self.run / f"{worker}.hints"
+
+    @property
+    def delivery_socket(self) -> Path:
+        """Where upload reports delivered and quarantined messages to ingest."""
+        return self.run / "delivery.sock"
+
+    def status_file(self, worker: str) -> Path:
+        """Progress and figures of one worker; written by it alone, read by sentinel and `edgectl status`."""
+        return self.run / f"{worker}.status"
+
+    def create(self) -> None:
+        """Make the folders with their modes. Raises UsageError where the home is too long or unwritable."""
+        longest = max(
+            len(os.fsencode(p))
+            for p in (self.supervisor_socket, self.hints_socket("provisioning"), self.producer_socket)
+        )
+        if longest + 4 > SOCKET_PATH_LIMIT_BYTES:  # supervisord binds `<name>.<pid>` before it renames
+            raise UsageError(
+                f"home {self.home} is too long: a unix socket in it needs {longest + 4} bytes of at most "
+                f"{SOCKET_PATH_LIMIT_BYTES}; choose a shorter folder with --home or EDGE_HOME"
+            )
+        try:
+            for folder, mode in (
+                (self.home, 0o711),
+                (self.state, 0o700),
+                (self.run, 0o700),
+                (self.log, 0o750),
+            ):
+                if not folder.exists():
+                    folder.mkdir(mode=mode, parents=True)
+                    folder.chmod(mode)
+        except OSError as exc:
+            raise UsageError(
+                f"cannot create {exc.filename}: {exc.strerror}; choose a folder you may write with --home"
+            ) from exc

@@ -1,0 +1,176 @@
+"""Every setting: name, type, default, rule and meaning. Data only; `config.py` reads and checks.
+
+A class is a table of the TOML file, a field is a key in it. README's table and `deploy/edge.toml.example`
+are held against this file by a test.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runtime.core.secret import Secret
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value must satisfy besides its type. `text` says it to a person."""
+
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] | None = None
+    pattern: str | None = None
+    text: str = ""
+
+    def broken_by(self, value: object) -> str | None:
+        """Return the rule in words if `value` breaks it, else None."""
+        if value is None:
+            return None
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            if self.low is not None and value < self.low:
+                return self.text or f"must be at least {self.low:g}"
+            if self.high is not None and value > self.high:
+                return self.text or f"must be at most {self.high:g}"
+        if isinstance(value, str):
+            if self.choices is not None and value not in self.choices:
+                return self.text or "must be one of " + ", ".join(self.choices)
+            if self.pattern is not None and not re.fullmatch(self.pattern, value):
+                return self.text or f"must match {self.pattern}"
+        return None
+
+
+def setting(default: Any, doc: str, **rule: Any) -> Any:
+    """Declare one setting: its default, its meaning for a person, and its rule."""
+    return field(default=default, metadata={"doc": doc, "rule": Rule(**rule)})
+
+
+DEVICE_ID_PATTERN = r"[0-9a-zA-Z\-_.]{4,90}"  # platform contract, section 1
+
+
+@dataclass(frozen=True)
+class Device:
+    """Who this device wishes to be."""
+
+    id: str | None = setting(
+        None,
+        "device id to ask for; empty lets the platform choose",
+        pattern=DEVICE_ID_PATTERN,
+        text="must be 4 to 90 of 0-9 a-z A-Z - _ .",
+    )
+
+
+@dataclass(frozen=True)
+class Platform:
+    """The provisioning and registration services."""
+
+    instance: str | None = setting(
+        None,
+        "host of the platform, with :port where it is not 443",
+        pattern=r"[^/\s]+",
+        text="must be host or host:port, without https:// or a path",
+    )
+    ca_file: Path | None = setting(
+        None, "PEM file of the certificate authorities to trust; default: the system's"
+    )
+    timeout_s: float = setting(10.0, "deadline of one call to the platform", low=0.1, high=120)
+    provisioning_token: Secret | None = setting(
+        None, "the Provisioning Token; better in a file or a systemd credential"
+    )
+    provisioning_token_file: Path | None = setting(None, "file that holds the Provisioning Token")
+
+
+@dataclass(frozen=True)
+class Provisioning:
+    """How the device waits for an operator's approval."""
+
+    poll_s: float = setting(5.0, "how often to ask whether the operator approved", low=0.1, high=3600)
+    retry_max_s: float = setting(300.0, "longest pause between attempts that failed", low=1, high=86400)
+
+
+@dataclass(frozen=True)
+class Refresh:
+    """When tokens are renewed."""
+
+    fraction: float = setting(
+        0.7, "share of a token's lifetime after which it is renewed", low=0.05, high=0.95
+    )
+    jitter: float = setting(
+        0.2, "share of the lifetime over which a fleet's renewals are spread", low=0, high=0.5
+    )
+    retry_max_s: float = setting(300.0, "longest pause between attempts that failed", low=1, high=86400)
+
+
+@dataclass(frozen=True)
+class Ingest:
+    """The producers' side."""
+
+    endpoint: str | None = setting(
+        None,
+        "where producers connect; default: ipc socket ingest.sock in the home folder",
+        pattern=r"(ipc|tcp)://.+",
+        text="must be ipc://PATH or tcp://ADDRESS:PORT",
+    )
+    group: str | None = setting(None, "group that may connect to the producers' socket")
+    commit_messages: int = setting(500, "most messages in one commit", low=1, high=100_000)
+    commit_bytes: int = setting(
+        524_288, "most payload bytes in one commit, a single larger message aside", low=1024
+    )
+    max_message_bytes: int = setting(4_194_304, "largest payload of one message", low=1, high=1_073_741_824)
+    max_request_bytes: int = setting(
+        8_388_608, "largest request in all its frames", low=1024, high=2_147_483_647
+    )
+
+
+@dataclass(frozen=True)
+class Store:
+    """What may be stored."""
+
+    max_bytes: int = setting(1_073_741_824, "most payload bytes in the store", low=4096)
+    max_messages: int = setting(10_000_000, "most messages in the store", low=1)
+    min_free_bytes: int = setting(67_108_864, "disk space that stays free for everything else", low=0)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """The way to the hub."""
+
+    window: int = setting(0, "most sends in flight; 0 adapts by itself", low=0, high=10_000)
+    ack_timeout_s: float = setting(
+        30.0, "sends outstanding and no acknowledgement for so long: connect anew", low=0.1, high=3600
+    )
+    connect_timeout_s: float = setting(20.0, "deadline of one connection attempt", low=0.1, high=300)
+    retry_max_s: float = setting(60.0, "longest pause between attempts that failed", low=0.1, high=86400)
+    ca_file: Path | None = setting(
+        None, "PEM file of the authorities to trust for the hub; default: platform.ca_file"
+    )
+    https_port: int = setting(443, "port of the hub's HTTPS side (file upload)", low=1, high=65535)
+
+
+@dataclass(frozen=True)
+class Log:
+    """What is written about all this."""
+
+    level: str = setting(
+        "INFO", "least severity that is logged", choices=("DEBUG", "INFO", "WARNING", "ERROR")
+    )
+    format: str = setting(
+        "auto",
+        "text for a person, json for a machine, auto looks at the terminal",
+        choices=("auto", "text", "json"),
+    )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All tables."""
+
+    device: Device = Device()
+    platform: Platform = Platform()
+    provisioning: Provisioning = Provisioning()
+    refresh: Refresh = Refresh()
+    ingest: Ingest = Ingest()
+    store: Store = Store()
+    upload: Upload = Upload()
+    log: Log = Log()

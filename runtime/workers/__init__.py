@@ -1,0 +1,28 @@
+"""Workers: thin loops that introduce decisions to adapters. One process each, run by supervisord.
+
+Each module has `run(config: Config, stop: Stop) -> None`, which returns only when it was asked to stop.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from runtime.adapters import logs
+from runtime.adapters.process import Lock, Stop, die_with_parent
+from runtime.config import Config
+
+
+def start(name: str, config: Config) -> None:
+    """Be the worker `name` until asked to stop. Raises UsageError where another one already is."""
+    stop = Stop()
+    stop.listen()
+    die_with_parent()
+    logs.configure(name, config.settings.log)
+    config.layout.create()
+    lock = Lock(config.layout.lock(name))
+    try:
+        importlib.import_module(f"runtime.workers.{name}").run(
+            config, stop
+        )  # late: no worker pays for another
+    finally:
+        lock.release()
