@@ -1,0 +1,48 @@
+"""`make test`: the formatter, the linter, the type checker, then every test. Ends with pytest's closing line.
+
+Tests marked `serial` have the machine for themselves; the others follow, on all cores.
+Arguments go to pytest: `make test ARGS="-k ingest"`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parent.parent
+NO_TESTS_COLLECTED = 5
+
+
+def main(arguments: list[str]) -> int:
+    """Run everything; the exit status is 0 only if all of it was in order."""
+    python = sys.executable
+    checks = [
+        [python, "-m", "ruff", "format", "--check", "--quiet", "."],
+        [python, "-m", "ruff", "check", "--quiet", "."],
+        [python, "-m", "mypy", "--no-error-summary"],
+    ]
+    failed = [name for command in checks if _run(name := command[2], command) != 0]
+    workers = str(max(2, os.cpu_count() or 2))
+    alone = _pytest(["-m", "serial", *arguments])
+    together = _pytest(["-m", "not serial", "-n", workers, "--dist", "worksteal", *arguments])
+    for kind, status in (("serial tests", alone), ("tests", together)):
+        if status not in (0, NO_TESTS_COLLECTED):
+            failed.append(kind)
+    if failed:
+        print(f"FAILED: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed or {alone, together} == {NO_TESTS_COLLECTED} else 0
+
+
+def _pytest(arguments: list[str]) -> int:
+    return _run("pytest", [sys.executable, "-m", "pytest", *arguments])
+
+
+def _run(name: str, command: list[str]) -> int:
+    print(f"== {name}", flush=True)
+    return subprocess.call(command, cwd=TOP)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,56 @@
+"""Fixtures: a cloud and a home for whoever asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.harness import Cloud, Home, short_folder
+
+settings.register_profile(
+    "house",
+    deadline=None,  # time limits belong to pytest-timeout; a busy machine is not a bug
+    suppress_health_check=[HealthCheck.too_slow],
+    database=None,
+)
+settings.load_profile("house")
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a short name."""
+    with short_folder() as path:
+        yield path
+
+
+@pytest.fixture
+def cloud(folder: Path) -> Iterator[Cloud]:
+    """A stand-in cloud of this test's own."""
+    running = Cloud(folder / "cloud")
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+@pytest.fixture
+def home(folder: Path) -> Iterator[Home]:
+    """A home without a platform."""
+    made = Home(folder / "home")
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture
+def device(folder: Path, cloud: Cloud) -> Iterator[Home]:
+    """A home that knows its cloud."""
+    made = Home(folder / "home", cloud.config_toml())
+    try:
+        yield made
+    finally:
+        made.stop()
