@@ -1,0 +1,102 @@
+"""devcloud.db: everything the stand-in knows, in one SQLite file that anybody may read while it runs.
+
+WAL with `synchronous=OFF`: what was committed survives a SIGKILL of this process, not a power cut. A
+stand-in may; it must never be what a benchmark measures.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS provisioning_tokens (
+    id TEXT PRIMARY KEY, mode TEXT NOT NULL, created_at REAL NOT NULL, expires_at REAL,
+    registration_lifetime_s REAL, revoked_at REAL
+);
+CREATE TABLE IF NOT EXISTS operations (
+    id TEXT PRIMARY KEY, verification_code TEXT NOT NULL UNIQUE, provisioning_token TEXT NOT NULL,
+    mode TEXT NOT NULL, wished_id TEXT, device_id TEXT, state TEXT NOT NULL, created_at REAL NOT NULL,
+    expires_at REAL NOT NULL, registration_lifetime_s REAL
+);
+CREATE TABLE IF NOT EXISTS devices (
+    id TEXT PRIMARY KEY, key TEXT NOT NULL, enabled INTEGER NOT NULL DEFAULT 1, created_at REAL NOT NULL,
+    registered_at REAL
+);
+CREATE TABLE IF NOT EXISTS registration_tokens (
+    id TEXT PRIMARY KEY, device_id TEXT NOT NULL, parent TEXT, operation TEXT, created_at REAL NOT NULL,
+    expires_at REAL, lifetime_s REAL, grace_until REAL, revoked_at REAL
+);
+CREATE INDEX IF NOT EXISTS registration_tokens_by_device ON registration_tokens (device_id);
+CREATE TABLE IF NOT EXISTS twins (
+    device_id TEXT PRIMARY KEY, desired TEXT NOT NULL, desired_version INTEGER NOT NULL,
+    reported TEXT NOT NULL, reported_version INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS commands (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, device_id TEXT NOT NULL, message_id TEXT NOT NULL,
+    payload BLOB NOT NULL, properties TEXT NOT NULL, queued_at REAL NOT NULL, delivered_at REAL
+);
+CREATE TABLE IF NOT EXISTS messages (
+    seq INTEGER PRIMARY KEY, received_at REAL NOT NULL, device_id TEXT NOT NULL, message_id TEXT,
+    dup INTEGER NOT NULL, qos INTEGER NOT NULL, properties TEXT NOT NULL, system TEXT NOT NULL,
+    payload BLOB NOT NULL, connection INTEGER
+);
+CREATE TABLE IF NOT EXISTS connections (
+    seq INTEGER PRIMARY KEY, opened_at REAL NOT NULL, client_id TEXT NOT NULL, device_id TEXT,
+    code INTEGER NOT NULL, reason TEXT NOT NULL, closed_at REAL, end_reason TEXT
+);
+CREATE TABLE IF NOT EXISTS uploads (
+    correlation_id TEXT PRIMARY KEY, device_id TEXT NOT NULL, blob_name TEXT NOT NULL, created_at REAL NOT NULL,
+    expires_at REAL NOT NULL, state TEXT NOT NULL, notified_at REAL, status_code INTEGER,
+    status_description TEXT
+);
+"""
+
+
+class Database:
+    """One connection, used from the stand-in's loop only."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = sqlite3.connect(path, isolation_level=None)
+        self._connection.row_factory = sqlite3.Row
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = OFF")
+        self._connection.execute("PRAGMA journal_size_limit = 4194304")
+        self._connection.executescript(SCHEMA)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+    def execute(self, statement: str, *values: Any) -> int:
+        """Change something; returns the rowid of an insert."""
+        return self._connection.execute(statement, values).lastrowid or 0
+
+    def change(self, statement: str, *values: Any) -> int:
+        """Change something; returns how many rows did."""
+        return self._connection.execute(statement, values).rowcount
+
+    def append(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Insert many rows in one commit."""
+        with self.transaction():
+            self._connection.executemany(statement, rows)
+
+    def rows(self, statement: str, *values: Any) -> list[dict[str, Any]]:
+        return [dict(row) for row in self._connection.execute(statement, values).fetchall()]
+
+    def row(self, statement: str, *values: Any) -> dict[str, Any] | None:
+        return next(iter(self.rows(statement, *values)), None)
+
+    def close(self) -> None:
+        self._connection.close()

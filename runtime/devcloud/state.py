@@ -1,0 +1,177 @@
+"""Cloud: all that the stand-in knows, and the seam between its two halves.
+
+The HTTPS side (`platform_api`, `operators`, `blobs`, `admin`, `page`) and the MQTT side (`hub`) meet only here.
+Both run in one asyncio loop, so nothing here locks or awaits. Everything is in DIR/devcloud.db before a
+method returns: a SIGKILL at any instant costs nothing that was answered.
+
+The hub offers `async def serve(cloud, host, port, ssl_context) -> Hub` with `await hub.stop()` (listener and
+connections go) and `hub.drop(mode, device_id=None) -> int` (`abrupt` or `polite`; returns how many were cut).
+Device ids on this seam are the hub's: `WORKSPACE:DEVICE`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from runtime.devcloud import tokens
+from runtime.devcloud.database import Database
+from runtime.devcloud.faults import Faults
+from runtime.devcloud.records import Records
+from runtime.devcloud.twins import Twins
+from runtime.devcloud.values import (
+    Admitted,
+    Command,
+    CommandsWaiting,
+    DesiredChange,
+    Event,
+    MethodCall,
+    Received,
+    Refused,
+)
+
+NOT_AUTHORIZED = 5  # MQTT 3.1.1 CONNACK codes
+BAD_CLIENT_ID = 2
+
+
+class Cloud:
+    """One stand-in: a workspace, its devices, and everything they sent."""
+
+    def __init__(self, folder: Path, hub_host: str, workspace: str = "demo") -> None:
+        self.folder = folder
+        self.hub_host = hub_host
+        self.workspace = workspace
+        self.faults = Faults()
+        self.database = Database(folder / "devcloud.db")
+        self.records = Records(self.database)
+        self.twins = Twins(self.database)
+        self._listeners: dict[str, list[Callable[[Event], None]]] = defaultdict(list)
+        self._calls: dict[str, asyncio.Future[tuple[int, bytes]]] = {}
+
+    def close(self) -> None:
+        self.database.close()
+
+    # -- the hub: connections ------------------------------------------------------------------------
+
+    def authenticate(
+        self, client_id: str, username: str | None, password: str | None, now_s: float
+    ) -> Admitted | Refused:
+        """Check a CONNECT: names that agree, a known and enabled device, a SAS of its key that still lives."""
+        workspace, _, device = client_id.partition(":")
+        if workspace != self.workspace or not device:
+            return Refused(BAD_CLIENT_ID, f"client id is not {self.workspace}:DEVICE")
+        if (username or "").partition("/?")[0].rstrip("/") != f"{self.hub_host}/{client_id}":
+            return Refused(NOT_AUTHORIZED, "user name does not agree with host and client id")
+        known = self.database.row("SELECT key, enabled FROM devices WHERE id = ?", device)
+        if known is None or not known["enabled"]:
+            return Refused(NOT_AUTHORIZED, "device is unknown or disabled")
+        return self.check_sas(client_id, known["key"], password or "", now_s)
+
+    def check_sas(self, device_id: str, key: str, text: str, now_s: float) -> Admitted | Refused:
+        """Whether `text` is a SAS for this hub device id, signed by `key`, alive at `now_s`."""
+        sas = tokens.parse_sas(text)
+        if sas is None:
+            return Refused(NOT_AUTHORIZED, "not a shared access signature")
+        if sas.resource != f"{self.hub_host}/devices/{device_id}":
+            return Refused(NOT_AUTHORIZED, "the SAS is for another resource")
+        if not tokens.sas_holds(sas, key):
+            return Refused(NOT_AUTHORIZED, "the SAS has a wrong signature")
+        if sas.expires_at_s <= now_s:
+            return Refused(NOT_AUTHORIZED, "the SAS has expired")
+        return Admitted(device_id, float(sas.expires_at_s))
+
+    def opened(self, client_id: str, answer: Admitted | Refused, at_s: float) -> int:
+        """Note a CONNECT and how it was answered (also a refused one). Returns the connection's number."""
+        if isinstance(answer, Admitted):
+            return self.records.opened(client_id, answer.device_id, 0, "accepted", at_s)
+        return self.records.opened(client_id, None, answer.code, answer.reason, at_s)
+
+    def closed(self, connection: int, reason: str, at_s: float) -> None:
+        """Note how a connection ended; the first reason counts."""
+        self.records.closed(connection, reason, at_s)
+
+    def record(self, received: Sequence[Received]) -> None:
+        """Store first, acknowledge second: committed when this returns. One commit a call, so call in batches."""
+        self.records.append(received)
+
+    # -- the hub: towards the device -----------------------------------------------------------------
+
+    def subscribe(self, device_id: str, callback: Callable[[Event], None]) -> Callable[[], None]:
+        """Have `callback` called, on the loop, with what is meant for a device. Returns how to end that."""
+        self._listeners[device_id].append(callback)
+        return lambda: self._listeners[device_id].remove(callback)
+
+    def twin_get(self, device_id: str) -> dict[str, Any]:
+        """The twin as the hub answers it."""
+        return self.twins.get(device_id)
+
+    def twin_patch_reported(self, device_id: str, patch: object) -> int | Refused:
+        """Merge what a device reports. Returns the new version, or why not (status 400)."""
+        return self.twins.patch(device_id, "reported", patch)
+
+    def commands_for(self, device_id: str) -> list[Command]:
+        """Cloud-to-device messages that the device has not acknowledged, oldest first."""
+        found = self.database.rows(
+            "SELECT * FROM commands WHERE device_id = ? AND delivered_at IS NULL ORDER BY seq", device_id
+        )
+        return [
+            Command(row["seq"], row["message_id"], row["payload"], json.loads(row["properties"]))
+            for row in found
+        ]
+
+    def command_delivered(self, seq: int, at_s: float) -> None:
+        """The device acknowledged a command: it leaves the queue."""
+        self.database.execute("UPDATE commands SET delivered_at = ? WHERE seq = ?", at_s, seq)
+
+    def method_answered(self, request_id: str, status: int, payload: bytes) -> None:
+        """The device answered a MethodCall; an answer nobody waits for is dropped."""
+        waiting = self._calls.pop(request_id, None)
+        if waiting is not None and not waiting.done():
+            waiting.set_result((status, payload))
+
+    # -- the admin's side of the same ----------------------------------------------------------------
+
+    def patch_desired(self, device_id: str, patch: Mapping[str, Any]) -> int | Refused:
+        """Change desired properties and tell the device, if it listens."""
+        version = self.twins.patch(device_id, "desired", patch)
+        if isinstance(version, int):
+            self._tell(device_id, DesiredChange(patch, version))
+        return version
+
+    def send_command(self, device_id: str, payload: bytes, properties: Mapping[str, str], at_s: float) -> str:
+        """Queue a cloud-to-device message. Returns its message id."""
+        message_id = secrets.token_hex(8)
+        self.database.execute(
+            "INSERT INTO commands (device_id, message_id, payload, properties, queued_at)"
+            " VALUES (?, ?, ?, ?, ?)",
+            *(device_id, message_id, payload, json.dumps(dict(properties)), at_s),
+        )
+        self._tell(device_id, CommandsWaiting())
+        return message_id
+
+    async def call_method(
+        self, device_id: str, name: str, payload: bytes, timeout_s: float
+    ) -> tuple[int, bytes] | None:
+        """Call a method on the device. Returns status and body, or None where nobody answered in time."""
+        request_id = secrets.token_hex(4)
+        future = self._calls[request_id] = asyncio.get_running_loop().create_future()
+        try:
+            if not self._tell(device_id, MethodCall(request_id, name, payload)):
+                return None
+            return await asyncio.wait_for(future, timeout_s)
+        except TimeoutError:
+            return None
+        finally:
+            self._calls.pop(request_id, None)
+
+    def _tell(self, device_id: str, event: Event) -> bool:
+        """Whether anybody listened."""
+        listeners = list(self._listeners[device_id])
+        for callback in listeners:
+            callback(event)
+        return bool(listeners)
