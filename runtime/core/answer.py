@@ -1,0 +1,85 @@
+"""What came of a call to the platform, as plain values: every answer and every failure has one name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Generic, TypeVar
+
+from runtime.core.secret import Secret
+
+Value = TypeVar("Value")
+
+
+class Outcome(Enum):
+    """Everything that can come of a call. The text is what status and logs show."""
+
+    OK = "ok"  # 200
+    CREATED = "created"  # 201
+    NOT_YET = "not approved yet"  # 202
+    BAD_REQUEST = "bad request"  # 400
+    UNAUTHORIZED = "token refused"  # 401
+    FORBIDDEN = "forbidden"  # 403
+    GONE = "gone"  # 410
+    CANCELLED = "cancelled by the operator"  # 410 with the problem type of a cancelled operation
+    PRECONDITION = "precondition failed"  # 412
+    DISABLED = "workspace disabled"  # 423
+    THROTTLED = "throttled"  # 429
+    UNAVAILABLE = "platform unavailable"  # 5xx
+    UNEXPECTED = "unexpected answer"  # any other status
+    GARBLED = "unintelligible answer"  # the status was good, the body was not
+    TIMED_OUT = "timed out"
+    CUT = "connection cut"
+    UNREACHABLE = "unreachable"
+    NAME_UNKNOWN = "host name not found"
+    TLS_FAILED = "TLS failed"
+    NO_CERTIFICATE = "client certificate unusable"
+    ABANDONED = "abandoned"  # we were asked to stop while it was under way
+
+    @property
+    def good(self) -> bool:
+        """Whether the platform did what was asked."""
+        return self in (Outcome.OK, Outcome.CREATED)
+
+
+@dataclass(frozen=True)
+class Answer(Generic[Value]):
+    """One call's outcome. `value` is set exactly when the outcome is good."""
+
+    outcome: Outcome
+    value: Value | None = None
+    reason: str = ""
+    """The other side's words, or the library's, without a secret in them."""
+    retry_after_s: float | None = None
+    server_s: float | None = None
+    """Unix time by the server's `Date`, where it told."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A provisioning operation that waits for the operator."""
+
+    id: str
+    verification_code: str
+    lifetime_s: float | None
+
+
+@dataclass(frozen=True)
+class Grant:
+    """A Registration Token. `lifetime_s` None: it never expires."""
+
+    token: Secret
+    lifetime_s: float | None
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What the hub needs to know us by. Exactly one of `sas` and `certificate` (paths of it and its key)."""
+
+    hub_host: str
+    device_id: str
+    lifetime_s: float | None
+    sas: Secret | None = None
+    certificate: tuple[str, str] | None = None
+    token_remaining_s: float | None = field(default=None)
+    """Remaining life of the Registration Token, where the platform told."""

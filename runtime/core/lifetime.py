@@ -1,0 +1,66 @@
+"""How the platform writes times and durations, and what they are in seconds."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+_DURATION = re.compile(r"(-)?(?:(\d{1,8})\.)?(\d{1,2}):(\d{2}):(\d{2})(\.\d{1,7})?", re.ASCII)
+_RFC3339 = re.compile(r"(\d{4}-\d{2}-\d{2})[Tt ](\d{2}:\d{2}:\d{2})(\.\d+)?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)
+
+
+def duration_s(text: str) -> float:
+    """Seconds in `[-][d.]hh:mm:ss[.fffffff]`. Raises ValueError."""
+    found = _DURATION.fullmatch(text.strip())
+    if found is None:
+        raise ValueError("a duration is written [-][d.]hh:mm:ss[.fffffff]")
+    sign, days, hours, minutes, seconds, fraction = found.groups()
+    if int(hours) > 23 or int(minutes) > 59 or int(seconds) > 59:
+        raise ValueError("a duration has at most 23 hours, 59 minutes, 59 seconds")
+    whole_s = int(days or 0) * 86_400 + int(hours) * 3600 + int(minutes) * 60 + int(seconds)
+    return (-1.0 if sign else 1.0) * (whole_s + float(fraction or 0))
+
+
+def instant_s(text: str) -> float:
+    """Unix seconds of an RFC 3339 instant. Raises ValueError."""
+    found = _RFC3339.fullmatch(text.strip())
+    if found is None:
+        raise ValueError("an instant is written as in RFC 3339, with its zone")
+    date, clock, fraction, zone = found.groups()
+    # datetime keeps 6 digits of a second; the platform sends 7
+    whole = datetime.fromisoformat(f"{date}T{clock}{zone.upper().replace('Z', '+00:00')}")
+    return whole.timestamp() + float(fraction or 0)
+
+
+def http_date_s(text: str) -> float:
+    """Unix seconds of an HTTP `Date`. Raises ValueError."""
+    found = parsedate_to_datetime(text)
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+
+
+def retry_after_s(text: str | None, server_s: float | None) -> float | None:
+    """Seconds asked for by a `Retry-After` header (a number or a date), or None where it says nothing."""
+    if not text:
+        return None
+    text = text.strip()
+    if re.fullmatch(r"\d{1,9}", text, re.ASCII):
+        return float(text)
+    try:
+        until_s = http_date_s(text)
+    except ValueError:
+        return None
+    return None if server_s is None else max(0.0, until_s - server_s)
+
+
+def spoken(seconds: float | None) -> str:
+    """A duration for a person: `3 d 4 h`, `12 min`, `45 s`; None is `never`."""
+    if seconds is None:
+        return "never"
+    if seconds < 0:
+        return f"{spoken(-seconds)} ago"
+    whole = int(seconds)
+    for unit_s, unit, part_s, part in ((86_400, "d", 3600, "h"), (3600, "h", 60, "min")):
+        if whole >= unit_s:
+            return f"{whole // unit_s} {unit} {whole % unit_s // part_s} {part}"
+    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"

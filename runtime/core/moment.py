@@ -1,0 +1,25 @@
+"""A moment, as three clocks saw it, and how much time lies between two of them.
+
+Within one boot the boot clock tells, and it never jumps. Across a reboot only the wall clock can, and it is
+believed only where it can be true: at least this boot's uptime must have passed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Now, or then."""
+
+    wall_s: float
+    boot_s: float
+    boot_id: str
+
+    def since(self, then: Moment) -> float | None:
+        """Seconds from `then` until this moment, or None where nobody can tell."""
+        if then.boot_id == self.boot_id:
+            return self.boot_s - then.boot_s
+        apart_s = self.wall_s - then.wall_s
+        return apart_s if apart_s >= self.boot_s else None
