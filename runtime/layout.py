@@ -43,6 +43,10 @@ class Layout:
         return self.run / "supervisor.sock"
 
     @property
+    def supervisor_pid_file(self) -> Path:
+        return self.run / "supervisord.pid"
+
+    @property
     def state(self) -> Path:
         return self.home / "state"
 

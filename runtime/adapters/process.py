@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import fcntl
 import os
 import select
 import signal
 import socket
+import time
 from pathlib import Path
 
 from runtime.errors import UsageError
 
+DUMP_SIGNAL = signal.SIGUSR1
+"""A worker answers it with the stacks of its threads in its log."""
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_LOCK_PATIENCE_S = 1.0
 
 
 class Stop:
@@ -50,28 +55,93 @@ class Stop:
 
 
 class Lock:
-    """One worker of a kind per home: an flock the kernel releases whatever kills us."""
+    """One process of a kind per home: an flock the kernel releases whatever kills us."""
 
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            holder = os.read(self._fd, 32).decode(errors="replace").strip()
+        if not self._taken():
+            holder = _pid_in(self._fd)
             os.close(self._fd)
             raise UsageError(
                 f"{path.stem} already runs here (process {holder or 'unknown'} holds {path}); stop it first"
-            ) from exc
-        os.ftruncate(self._fd, 0)
-        os.write(self._fd, f"{os.getpid()}\n".encode())
+            )
+        with contextlib.suppress(OSError):  # a full disk: the lock holds, only its name is missing
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def _taken(self) -> bool:
+        """Whether we got it. `lock_holder` and a dying predecessor hold it for an instant: be patient."""
+        deadline_s = time.monotonic() + _LOCK_PATIENCE_S
+        while True:
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except BlockingIOError:
+                if time.monotonic() > deadline_s:
+                    return False
+                time.sleep(0.05)
+
+    def keep_over_exec(self) -> None:
+        """Let the program that this process becomes hold the lock on, as descriptor 3.
+
+        supervisord closes everything from 5 on when it reloads, and everything from 3 on in its children.
+        """
+        os.dup2(self._fd, 3)
+        os.set_inheritable(3, True)  # by itself: dup2 onto the same number changes nothing
 
     def release(self) -> None:
         os.close(self._fd)
 
 
-def die_with_parent() -> None:
-    """Have the kernel kill us when our supervisor dies, so that two of us never run side by side."""
-    parent = os.getppid()
+def lock_holder(path: Path) -> int | None:
+    """The process that holds the lock at `path`, 0 where it left no number, None where nobody holds it."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _pid_in(fd)
+    else:
+        return None
+    finally:
+        os.close(fd)
+
+
+def _pid_in(fd: int) -> int:
+    text = os.pread(fd, 32, 0).strip()
+    return int(text) if text.isdigit() else 0
+
+
+def die_with_parent(pid_file: Path | None = None) -> None:
+    """Have the kernel kill us when our supervisor dies, so that two of us never run side by side.
+
+    `pid_file` is supervisord's: where it names another process than our parent, our supervisor died
+    before we could ask, and nobody would ever end us.
+    """
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the kernel knew our wish
-        os._exit(1)
+    if pid_file is None or "SUPERVISOR_ENABLED" not in os.environ:  # started by hand
+        return
+    with contextlib.suppress(OSError, ValueError):  # unreadable on a full disk: nothing to compare with
+        if int(pid_file.read_text()) != os.getppid():
+            os._exit(1)
+
+
+def dump_stacks_on_signal() -> None:
+    """Write every thread's Python stack to the log on SIGUSR1, and on a crash inside C code."""
+    faulthandler.enable()
+    faulthandler.register(DUMP_SIGNAL, all_threads=True)
+
+
+def tell_service_manager(words: str) -> None:
+    """Say something to systemd (sd_notify): READY=1, WATCHDOG=1, STATUS=... Silent where there is none."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):  # abstract namespace
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out:
+        with contextlib.suppress(OSError):  # it restarts too; the next word will reach it
+            out.settimeout(1.0)
+            out.sendto(words.encode(), address)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 
 from runtime.adapters import logs
-from runtime.adapters.process import Lock, Stop, die_with_parent
+from runtime.adapters.process import Lock, Stop, die_with_parent, dump_stacks_on_signal
 from runtime.config import Config
 
 
@@ -16,7 +16,8 @@ def start(name: str, config: Config) -> None:
     """Be the worker `name` until asked to stop. Raises UsageError where another one already is."""
     stop = Stop()
     stop.listen()
-    die_with_parent()
+    die_with_parent(config.layout.supervisor_pid_file)
+    dump_stacks_on_signal()
     logs.configure(name, config.settings.log)
     config.layout.create()
     lock = Lock(config.layout.lock(name))

@@ -1,0 +1,102 @@
+"""supervisord as seen from outside: XML-RPC over its unix socket, a deadline on every call."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import xmlrpc.client
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import Rejected, Retryable
+
+CALL_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One supervised process as supervisord has it at this moment."""
+
+    name: str
+    state: str
+    """STOPPED, STARTING, RUNNING, BACKOFF, STOPPING, EXITED, FATAL or UNKNOWN."""
+    pid: int
+    """0 where no process lives."""
+    since_s: float
+    """Seconds since its last start, or since its end where it does not run, by supervisord's wall clock."""
+    trouble: str
+    """Why it could not be started, else empty."""
+
+
+class Supervisor:
+    """The supervisord of one home. Raises Retryable where it does not answer, Rejected where it refuses."""
+
+    def __init__(self, path: Path, timeout_s: float = CALL_TIMEOUT_S) -> None:
+        self._proxy = xmlrpc.client.ServerProxy("http://supervisor", _Transport(path, timeout_s))
+
+    def programs(self) -> dict[str, Program]:
+        """Every program by name, the sentinel included."""
+        return {row["name"]: _program(row) for row in self._call("getAllProcessInfo")}
+
+    def running(self) -> bool:
+        """Whether it works as usual, and neither shuts down nor restarts."""
+        return bool(self._call("getState")["statename"] == "RUNNING")
+
+    def pid(self) -> int:
+        return int(self._call("getPID"))
+
+    def start(self, name: str) -> None:
+        """Start a program that is FATAL, EXITED or STOPPED, without waiting for it to stand."""
+        self._call("startProcess", name, False)
+
+    def stop(self, name: str, *, wait: bool = False) -> None:
+        """Stop a program; `wait` returns only when it is gone (within the deadline of a call)."""
+        self._call("stopProcess", name, wait)
+
+    def restart_all(self) -> None:
+        """Have supervisord stop every program, read its configuration again and start afresh."""
+        self._call("restart")
+
+    def shutdown(self) -> None:
+        """Stop every program in reverse order of start, then supervisord itself."""
+        self._call("shutdown")
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        try:
+            return getattr(self._proxy.supervisor, method)(*arguments)
+        except xmlrpc.client.Fault as exc:
+            raise Rejected(f"supervisord refuses {method}: {exc.faultString}", code=exc.faultString) from exc
+        except (OSError, http.client.HTTPException, xmlrpc.client.Error) as exc:
+            raise Retryable(f"supervisord does not answer: {exc or type(exc).__name__}") from exc
+
+
+def _program(row: dict[str, Any]) -> Program:
+    since = row["start"] if row["pid"] else row["stop"]
+    return Program(
+        row["name"], row["statename"], row["pid"], max(0.0, float(row["now"] - since)), row["spawnerr"]
+    )
+
+
+class _Transport(xmlrpc.client.Transport):
+    """XML-RPC over a unix socket, a connection a call: supervisord may be another one by the next."""
+
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__()
+        self._path = path
+        self._timeout_s = timeout_s
+
+    def make_connection(self, host: Any) -> http.client.HTTPConnection:
+        self.close()
+        return _UnixConnection(self._path, self._timeout_s)
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))

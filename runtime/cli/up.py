@@ -1,0 +1,149 @@
+"""`edgectl up`, `down`, `reload`: the whole runtime, in the foreground, under supervisord."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runtime.cli import Commands, load_config
+
+if TYPE_CHECKING:
+    from runtime.config import Config
+    from runtime.layout import Layout
+
+LOCK = "supervisor"
+STOP_TIMEOUT_S = 30.0
+
+
+def register(commands: Commands) -> None:
+    up = commands.add_parser("up", help="run the whole runtime in the foreground until Ctrl-C or SIGTERM")
+    up.set_defaults(run=_up)
+    down = commands.add_parser("down", help="stop the runtime and wait until it is gone")
+    down.set_defaults(run=_down)
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    """Become supervisord: nothing stays between the service manager and it."""
+    config = load_config(arguments)
+    layout = config.layout
+    _refuse_odd_home(layout.home)
+    layout.create()
+    _hold_lock(layout)
+    link_configuration(layout.supervisord_conf)
+    # -P: what lies in the current folder must not be imported instead of what is installed
+    command = [sys.executable, "-P", "-m", "supervisor.supervisord", "-c", str(layout.supervisord_conf)]
+    sys.stdout.flush()
+    os.execve(sys.executable, command, _environment(config))  # noqa: S606 an argument list of our own
+
+
+def _environment(config: Config) -> dict[str, str]:
+    """What supervisord and the workers inherit: this interpreter's `edgectl` first, and the same file."""
+    environment = dict(os.environ)
+    programs = str(Path(sys.executable).parent)
+    environment["PATH"] = f"{programs}:{environment.get('PATH') or os.defpath}"
+    environment["EDGE_HOME"] = str(config.layout.home)
+    if config.file is not None:
+        environment["EDGE_CONFIG"] = str(config.file)
+    return environment
+
+
+def _hold_lock(layout: Layout) -> None:
+    from runtime.adapters.process import Lock, lock_holder
+    from runtime.errors import UsageError
+
+    try:
+        lock = Lock(layout.lock(LOCK))
+    except UsageError as exc:
+        holder = lock_holder(layout.lock(LOCK)) or "unknown"
+        raise UsageError(
+            f"a runtime already runs in {layout.home} (process {holder}); "
+            f"`edgectl --home {layout.home} down` ends it"
+        ) from exc
+    lock.keep_over_exec()
+
+
+def _refuse_odd_home(home: Path) -> None:
+    """supervisord expands `%`, and splits at quotes, in the paths it derives from its folder."""
+    from runtime.errors import UsageError
+
+    odd = sorted(set(str(home)) & set("%\"';\n"))
+    if odd:
+        raise UsageError(
+            f"home {home} contains {' '.join(odd)}, which supervisord cannot take; choose another"
+        )
+
+
+def link_configuration(target: Path) -> None:
+    """Have the shipped supervisord.conf stand in the home. A file of the operator's own stays as it is."""
+    shipped = shipped_configuration()
+    if target.exists() and not target.is_symlink():
+        if not target.samefile(shipped):
+            sys.stderr.write(f"edgectl: using {target} instead of the shipped one\n")
+        return
+    fresh = target.with_name(f".{target.name}.new")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(shipped)
+    fresh.replace(target)
+
+
+def shipped_configuration() -> Path:
+    """The supervisord.conf of this installation: inside the package, or at the top of a checkout."""
+    from runtime.errors import UsageError
+
+    package = Path(__file__).resolve().parent.parent
+    for path in (package / "supervisord.conf", package.parent / "supervisord.conf"):
+        if path.is_file():
+            return path
+    raise UsageError(f"supervisord.conf is missing from {package}; install the runtime again")
+
+
+def _down(arguments: argparse.Namespace) -> int:
+    from runtime.adapters.process import lock_holder
+    from runtime.adapters.supervisor import Supervisor
+    from runtime.errors import EdgeError
+
+    layout = load_config(arguments).layout
+    lock = layout.lock(LOCK)
+    if lock_holder(lock) is None:
+        print(f"nothing runs in {layout.home}")
+        return 0
+    try:
+        Supervisor(layout.supervisor_socket).shutdown()
+    except EdgeError as exc:
+        sys.stderr.write(f"edgectl: {exc}; sending it SIGTERM\n")
+        _signal(lock, "SIGTERM")
+    if _gone(lock, STOP_TIMEOUT_S):
+        return 0
+    sys.stderr.write(f"edgectl: still there after {STOP_TIMEOUT_S:g} s; sending it SIGKILL\n")
+    _signal(lock, "SIGKILL")  # the kernel ends the workers with it
+    return 0 if _gone(lock, 5.0) else 1
+
+
+def _signal(lock: Path, name: str) -> None:
+    """Signal whoever holds the lock, and nobody else."""
+    import contextlib
+    import signal
+
+    from runtime.adapters.process import lock_holder
+
+    pid = lock_holder(lock)
+    if pid:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.Signals[name])
+
+
+def _gone(lock: Path, timeout_s: float) -> bool:
+    """Wait until nobody holds the lock."""
+    import time
+
+    from runtime.adapters.process import lock_holder
+
+    deadline_s = time.monotonic() + timeout_s
+    while lock_holder(lock) is not None:
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(0.05)
+    return True
