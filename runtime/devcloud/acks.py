@@ -1,0 +1,42 @@
+"""PUBACKs that one connection is owed: always in order, each at its time, or kept back. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+PATIENCE_S = 10.0
+"""A throttled connection that is owed more than this is dropped."""
+
+
+class AckLine:
+    """A line in which nobody overtakes. Times are seconds of any one clock that does not jump."""
+
+    def __init__(self) -> None:
+        self._owed: deque[tuple[float, int]] = deque()
+        self._last_due_s = float("-inf")
+
+    def __len__(self) -> int:
+        return len(self._owed)
+
+    def owe(self, packet_ids: Iterable[int], now_s: float, delay_s: float, per_s: float | None) -> None:
+        """Add what is to leave `delay_s` from now. Delays overlap; a throttle makes one wait for another."""
+        spacing_s = 1 / per_s if per_s else 0.0
+        for packet_id in packet_ids:
+            self._last_due_s = max(now_s + delay_s, self._last_due_s + spacing_s)
+            self._owed.append((self._last_due_s, packet_id))
+
+    def due(self, now_s: float, most: int) -> list[int]:
+        """Take what may leave now, at most `most`."""
+        found: list[int] = []
+        while self._owed and len(found) < most and self._owed[0][0] <= now_s:
+            found.append(self._owed.popleft()[1])
+        return found
+
+    def next_due_s(self) -> float | None:
+        """When the next one may leave."""
+        return self._owed[0][0] if self._owed else None
+
+    def lag_s(self, now_s: float) -> float:
+        """How far behind the throttle has put us."""
+        return self._last_due_s - now_s if self._owed else 0.0

@@ -1,0 +1,195 @@
+"""The hub's topics, pure: what a PUBLISH means, what may be subscribed to, and where the hub publishes.
+
+What the hub refuses here costs the device its connection, and so does what it might refuse: a percent sign
+that encodes nothing, a name twice, a system property that nobody knows, a message id of odd characters.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+from urllib.parse import quote, unquote
+
+from runtime.devcloud.packets import Publish
+from runtime.errors import Rejected
+
+MOST_MESSAGE_BYTES = 256 * 1024
+"""Topic and payload. The topic holds the properties encoded: stricter than counting them decoded."""
+
+SYSTEM_PROPERTIES = frozenset(f"$.{name}" for name in ("mid", "cid", "uid", "ct", "ce", "exp", "ifid"))
+
+
+class BadTopic(Rejected):
+    """The hub takes no such message; it drops the connection."""
+
+
+class Channel(Enum):
+    """What a device may listen to."""
+
+    COMMANDS = "devices/{device_id}/messages/devicebound/#"
+    TWIN_RESULTS = "$iothub/twin/res/#"
+    DESIRED_CHANGES = "$iothub/twin/PATCH/properties/desired/#"
+    METHODS = "$iothub/methods/POST/#"
+
+
+@dataclass(frozen=True, slots=True)
+class Telemetry:
+    """A message to be kept, with its property bag taken apart."""
+
+    properties: Mapping[str, str]
+    system: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class TwinGet:
+    """The device asks for its twin."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedPatch:
+    """The device changes its reported properties."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class MethodAnswer:
+    """The device answers a method call."""
+
+    status: int
+    request_id: str
+
+
+Meaning: TypeAlias = Telemetry | TwinGet | ReportedPatch | MethodAnswer
+
+
+# -- from the device --------------------------------------------------------------------------------------
+
+
+def meaning(device_id: str, message: Publish) -> Meaning:
+    """What a device says with a PUBLISH. Raises BadTopic."""
+    topic = message.topic
+    if message.qos == 2:
+        raise BadTopic("QoS 2 is not supported")
+    if len(topic.encode()) + len(message.payload) > MOST_MESSAGE_BYTES:
+        raise BadTopic(f"a message of more than {MOST_MESSAGE_BYTES} bytes with its properties")
+    events = f"devices/{device_id}/messages/events/"
+    if topic.startswith(events):
+        return _telemetry(topic[len(events) :], message.retain)
+    if message.retain:
+        raise BadTopic("RETAIN is for telemetry only")
+    return _request(topic)
+
+
+def channel(device_id: str, name: str) -> Channel:
+    """What a topic filter listens to. Raises BadTopic for all that is not the device's."""
+    for known in Channel:
+        if name == known.value.format(device_id=device_id):
+            return known
+    raise BadTopic(f"no device may subscribe to {name!r}")
+
+
+_TWIN_GET = "$iothub/twin/GET/"
+_REPORTED = "$iothub/twin/PATCH/properties/reported/"
+_ANSWER = re.compile(r"\$iothub/methods/res/(-?\d{1,9})/(.*)", re.ASCII | re.DOTALL)
+_REQUEST_ID = re.compile(r"\?\$rid=([A-Za-z0-9\-._~%]{1,128})")
+
+
+def _request(topic: str) -> Meaning:
+    if topic.startswith(_TWIN_GET):
+        return TwinGet(_request_id(topic, topic.removeprefix(_TWIN_GET)))
+    if topic.startswith(_REPORTED):
+        return ReportedPatch(_request_id(topic, topic.removeprefix(_REPORTED)))
+    answer = _ANSWER.fullmatch(topic)
+    if answer is None:
+        raise BadTopic(f"no device may publish to {topic[:120]!r}")
+    return MethodAnswer(int(answer[1]), _request_id(topic, answer[2]))
+
+
+def _request_id(topic: str, rest: str) -> str:
+    found = _REQUEST_ID.fullmatch(rest)
+    if found is None:
+        raise BadTopic(f"no request id ?$rid= in {topic[:120]!r}")
+    return found[1]
+
+
+# -- property bags ----------------------------------------------------------------------------------------
+
+_CHARACTER = (
+    r"(?:[A-Za-z0-9\-._~!$'()*,;:@/?]|%[0-9A-Fa-f]{2})"  # RFC 3986, without what MQTT and the bag need
+)
+_BAG = re.compile(rf"{_CHARACTER}+={_CHARACTER}*(?:&{_CHARACTER}+={_CHARACTER}*)*")
+_MESSAGE_ID = re.compile(r"[A-Za-z0-9\-:.+%_#*?!(),=@;$']{1,128}")
+
+
+def _telemetry(bag: str, retain: bool) -> Telemetry:
+    properties: dict[str, str] = {"mqtt-retain": "true"} if retain else {}
+    system: dict[str, str] = {}
+    for name, value in parse_bag(bag).items():
+        if not name.startswith("$."):
+            properties[name] = value
+        elif name in SYSTEM_PROPERTIES:
+            system[name] = value
+        else:
+            raise BadTopic(f"unknown system property {name!r}")
+    if "$.mid" in system and not _MESSAGE_ID.fullmatch(system["$.mid"]):
+        raise BadTopic(
+            f"message id {system['$.mid'][:130]!r} is not 1 to 128 of A-Z a-z 0-9 -:.+%_#*?!(),=@;$'"
+        )
+    return Telemetry(properties, system)
+
+
+def parse_bag(bag: str) -> dict[str, str]:
+    """`name=value&...`, percent-encoded, decoded. Raises BadTopic."""
+    if not bag:
+        return {}
+    if not _BAG.fullmatch(bag):
+        raise BadTopic(f"malformed property bag {bag[:120]!r}")
+    pairs = bag.split("&")
+    try:
+        found = dict(map(_pair, pairs))
+    except UnicodeDecodeError as exc:
+        raise BadTopic("a property is not UTF-8") from exc
+    if len(found) < len(pairs):
+        raise BadTopic("a property occurs twice")
+    return found
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    return unquote(name, errors="strict"), unquote(value, errors="strict")
+
+
+def format_bag(properties: Mapping[str, str]) -> str:
+    """The other way round."""
+    return "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in properties.items())
+
+
+# -- to the device ----------------------------------------------------------------------------------------
+
+
+def command_topic(device_id: str, message_id: str, properties: Mapping[str, str]) -> str:
+    """Where a cloud-to-device message arrives."""
+    system = {"$.to": f"/devices/{device_id}/messages/devicebound", "$.mid": message_id}
+    return f"devices/{device_id}/messages/devicebound/{format_bag({**system, **properties})}"
+
+
+def twin_result_topic(status: int, request_id: str, version: int | None = None) -> str:
+    """Where the answer to a twin request arrives."""
+    suffix = "" if version is None else f"&$version={version}"
+    return f"$iothub/twin/res/{status}/?$rid={request_id}{suffix}"
+
+
+def desired_topic(version: int) -> str:
+    """Where a change of desired properties arrives."""
+    return f"$iothub/twin/PATCH/properties/desired/?$version={version}"
+
+
+def method_topic(name: str, request_id: str) -> str:
+    """Where a method call arrives."""
+    return f"$iothub/methods/POST/{quote(name, safe='')}/?$rid={request_id}"
