@@ -87,6 +87,9 @@ class Provisioning:
 
     poll_s: float = setting(5.0, "how often to ask whether the operator approved", low=0.1, high=3600)
     retry_max_s: float = setting(300.0, "longest pause between attempts that failed", low=1, high=86400)
+    cancelled_pause_s: float = setting(
+        3600.0, "shortest pause before asking again after an operator cancelled", low=1, high=604_800
+    )
 
 
 @dataclass(frozen=True)
@@ -94,12 +97,14 @@ class Refresh:
     """When tokens are renewed."""
 
     fraction: float = setting(
-        0.7, "share of a token's lifetime after which it is renewed", low=0.05, high=0.95
+        0.6, "share of a token's lifetime after which it is renewed, on average", low=0.05, high=0.95
     )
     jitter: float = setting(
-        0.2, "share of the lifetime over which a fleet's renewals are spread", low=0, high=0.5
+        0.5, "share of the lifetime over which a fleet's renewals are spread", low=0, high=0.5
     )
-    retry_max_s: float = setting(300.0, "longest pause between attempts that failed", low=1, high=86400)
+    retry_max_s: float = setting(
+        3600.0, "longest pause between attempts that failed, while a token still has life", low=1, high=86400
+    )
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,17 @@ believed only where it can be true: at least this boot's uptime must have passed
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
+
+
+class Clocks(Protocol):
+    """Anything that tells the three times."""
+
+    def wall_s(self) -> float: ...
+
+    def boot_s(self) -> float: ...
+
+    def boot_id(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +27,11 @@ class Moment:
     wall_s: float
     boot_s: float
     boot_id: str
+
+    @classmethod
+    def by(cls, clocks: Clocks) -> Moment:
+        """This moment, as `clocks` see it."""
+        return cls(clocks.wall_s(), clocks.boot_s(), clocks.boot_id())
 
     def since(self, then: Moment) -> float | None:
         """Seconds from `then` until this moment, or None where nobody can tell."""

@@ -1,0 +1,230 @@
+"""One HTTPS request with one deadline for all of it: name, connection, handshake, headers, body.
+
+The deadline of `requests` bounds each read only, and a resolver knows none: a peer that sends one byte in
+nine seconds holds it for ever. So the request runs in a thread of its own, the caller waits no longer than it
+wants to (and keeps its heartbeat meanwhile), and an overdue connection is cut. Redirects are not followed: a
+token is for the host it was meant for. Nothing is kept between calls, so renewed certificates count at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase
+
+from runtime.core.answer import Outcome
+from runtime.core.secret import Secret
+
+MAX_BODY_BYTES = 65_536
+"""No answer of the platform comes near it; more is not ours to keep in memory."""
+
+SLICE_S = 0.25
+"""How often a caller who waits is asked whether it still wants to."""
+
+Waiting = Callable[[], bool]
+"""Called while a request is under way; true ends the wait."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the server sent, complete."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why there is no reply."""
+
+    outcome: Outcome
+    reason: str
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Whom we believe, and what we show. Paths are read anew for every request."""
+
+    ca_file: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+    def verify(self) -> str | bool:
+        """What `requests` calls `verify`: our file, else the system's, else the ones `requests` brings."""
+        if self.ca_file:
+            return str(self.ca_file)
+        system = ssl.get_default_verify_paths().cafile
+        return system if system and Path(system).exists() else True
+
+
+class _DeviceToken(AuthBase):
+    """Sets the header itself, so that a ~/.netrc never does."""
+
+    def __init__(self, token: Secret | None) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._token is not None:
+            request.headers["Authorization"] = f"DeviceToken {self._token.reveal()}"
+        return request
+
+
+class _Line(HTTPAdapter):
+    """Knows the socket of its only connection, to cut it."""
+
+    def __init__(self) -> None:
+        super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
+        self._socket: socket.socket | None = None
+        self._overdue = False
+
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
+        line, plain = self, pool.ConnectionCls
+
+        class Connection(plain):  # type: ignore[misc,valid-type]  # the class depends on the pool
+            def connect(self) -> None:
+                super().connect()
+                line._socket = self.sock
+                if line._overdue:
+                    line.cut()
+
+        pool.ConnectionCls = Connection
+        return pool
+
+    def cut(self) -> None:
+        """End the connection from another thread."""
+        self._overdue = True
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                # the base class's: SSLSocket's own takes the TLS state away under the reader's feet
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+
+def request(
+    method: str,
+    url: str,
+    body: bytes,
+    token: Secret | None,
+    trust: Trust,
+    timeout_s: float,
+    waiting: Waiting = lambda: False,
+) -> Reply | Failure:
+    """Send one request and return the whole reply within `timeout_s`, or why not."""
+    line, found, done = _Line(), list[Reply | Failure](), threading.Event()
+    deadline_s = time.monotonic() + timeout_s
+
+    def work() -> None:
+        try:
+            found.append(_exchange(line, method, url, body, token, trust, timeout_s, deadline_s))
+        finally:
+            done.set()
+
+    threading.Thread(target=work, name="https", daemon=True).start()
+    try:
+        while not done.wait(min(SLICE_S, max(0.0, deadline_s - time.monotonic()))):
+            if waiting():
+                return Failure(Outcome.ABANDONED, "asked to stop")
+            if time.monotonic() >= deadline_s:
+                return Failure(Outcome.TIMED_OUT, f"no complete answer within {timeout_s:g} s")
+    finally:
+        line.cut()
+    return found[0] if found else Failure(Outcome.CUT, "the request ended without an answer")
+
+
+def _exchange(
+    line: _Line,
+    method: str,
+    url: str,
+    body: bytes,
+    token: Secret | None,
+    trust: Trust,
+    timeout_s: float,
+    deadline_s: float,
+) -> Reply | Failure:
+    try:
+        with requests.Session() as session:
+            session.mount("https://", line)
+            pair = (str(trust.certificate), str(trust.key)) if trust.certificate and trust.key else None
+            with session.request(
+                method,
+                url,
+                data=body,
+                headers={"Content-Type": "application/json", "Accept": "application/json"},
+                auth=_DeviceToken(token),
+                verify=trust.verify(),
+                cert=pair,
+                timeout=timeout_s,
+                stream=True,
+                allow_redirects=False,
+            ) as response:
+                return _read(response, deadline_s)
+    except (OSError, urllib3.exceptions.HTTPError, ValueError) as exc:
+        return _failure(exc)
+
+
+def _read(response: requests.Response, deadline_s: float) -> Reply | Failure:
+    body = b""
+    for chunk in response.iter_content(8192):
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            return Failure(Outcome.GARBLED, f"the answer is longer than {MAX_BODY_BYTES} bytes")
+        if time.monotonic() >= deadline_s:
+            return Failure(Outcome.TIMED_OUT, "the answer came too slowly")
+    return Reply(response.status_code, response.headers, body)
+
+
+def _failure(exc: Exception) -> Failure:
+    """Name what `requests` raised, by the first cause we know. Its text may hold the URL, never a token."""
+    causes = list(_causes(exc))
+    for kinds, outcome in _NAMES:
+        for cause in causes:
+            if isinstance(cause, kinds):
+                return Failure(outcome, _words(cause))
+    return Failure(Outcome.UNREACHABLE, _words(exc))
+
+
+_NAMES: tuple[tuple[tuple[type[BaseException], ...], Outcome], ...] = (
+    ((urllib3.exceptions.NameResolutionError,), Outcome.NAME_UNKNOWN),
+    ((requests.exceptions.ProxyError,), Outcome.UNREACHABLE),
+    ((requests.Timeout, urllib3.exceptions.ReadTimeoutError, TimeoutError), Outcome.TIMED_OUT),
+    ((urllib3.exceptions.NewConnectionError,), Outcome.UNREACHABLE),
+    ((ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionResetError, BrokenPipeError), Outcome.CUT),
+    ((requests.exceptions.SSLError, ssl.SSLError), Outcome.TLS_FAILED),
+    (
+        (
+            requests.exceptions.ChunkedEncodingError,
+            urllib3.exceptions.ProtocolError,
+            urllib3.exceptions.IncompleteRead,
+        ),
+        Outcome.CUT,
+    ),
+    ((requests.exceptions.ContentDecodingError, urllib3.exceptions.DecodeError), Outcome.GARBLED),
+)
+
+
+def _causes(exc: BaseException) -> list[BaseException]:
+    """`exc` and everything wrapped in it, outermost first."""
+    found: list[BaseException] = []
+    waiting: list[Any] = [exc]
+    while waiting:
+        one = waiting.pop(0)
+        if isinstance(one, BaseException) and one not in found:
+            found.append(one)
+            waiting += [getattr(one, "reason", None), one.__cause__, one.__context__, *one.args]
+    return found
+
+
+def _words(exc: BaseException) -> str:
+    return f"{type(exc).__name__}: {exc}"[:300]

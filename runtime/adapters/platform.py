@@ -1,0 +1,184 @@
+"""The platform's provisioning and registration services over HTTPS. Every call ends in a named Outcome."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from runtime.adapters import https
+from runtime.adapters.clock import Clock, SystemClock
+from runtime.core import connection_string, lifetime
+from runtime.core.answer import Answer, Grant, Operation, Outcome, Registration
+from runtime.core.secret import Secret
+
+CANCELLED = "/problems/deviceProvisioning/provisioningOperationCancelled"
+"""Problem type of an operation that an operator cancelled; ends in it, whatever host stands before."""
+
+Value = TypeVar("Value")
+Reader = Callable[[Mapping[str, Any], float], Value]
+"""Makes a value of a JSON object and the server's unix time. Raises KeyError, TypeError or ValueError."""
+
+_OUTCOMES = {
+    200: Outcome.OK,
+    201: Outcome.CREATED,
+    202: Outcome.NOT_YET,
+    400: Outcome.BAD_REQUEST,
+    401: Outcome.UNAUTHORIZED,
+    403: Outcome.FORBIDDEN,
+    410: Outcome.GONE,
+    412: Outcome.PRECONDITION,
+    423: Outcome.DISABLED,
+    429: Outcome.THROTTLED,
+}
+
+
+@dataclass(frozen=True)
+class Platform:
+    """One platform. Calls block for at most `timeout_s`; `waiting` is called meanwhile and may end them."""
+
+    instance: str
+    trust: https.Trust
+    timeout_s: float = 10.0
+    waiting: https.Waiting = lambda: False
+    clock: Clock = field(default_factory=SystemClock)
+
+    def init(self, provisioning_token: Secret, device_id: str | None) -> Answer[Operation]:
+        """Begin a provisioning operation, wishing for `device_id`."""
+        body = {"deviceId": device_id} if device_id else {}
+        return self._call("POST", "/provisioning-operations/init", provisioning_token, body, _operation)
+
+    def complete(self, provisioning_token: Secret, operation_id: str) -> Answer[Grant]:
+        """Ask whether the operation was approved. Harmless to repeat: each time there is a new token."""
+        body = {"provisioningOperationId": operation_id}
+        return self._call("PUT", "/provisioning-operations/complete", provisioning_token, body, _grant)
+
+    def refresh(self, provisioning_token: Secret, registration_token: Secret) -> Answer[Grant]:
+        """Trade a Registration Token (in force, or in its grace period) for a new one."""
+        body = {"registrationToken": registration_token.reveal()}
+        path = "/devices/registration-tokens/refresh"
+        return self._call("PUT", path, provisioning_token, body, _grant)
+
+    def register(self, registration_token: Secret | None) -> Answer[Registration]:
+        """Register with a Registration Token, or with the client certificate of `trust`."""
+        body = {"connectionStringType": "SharedAccessSignature"}
+        return self._call("PUT", "/devices/register", registration_token, body, self._registration)
+
+    def _registration(self, found: Mapping[str, Any], server_s: float) -> Registration:
+        told = connection_string.parse(_text(found, "connectionString"))
+        remaining = found.get("tokenRemainingLifetime")
+        certificate = None
+        if told.sas is None and self.trust.certificate and self.trust.key:
+            certificate = (str(self.trust.certificate), str(self.trust.key))
+        if told.sas is None and certificate is None:
+            raise ValueError("the connection string has no SharedAccessSignature")
+        return Registration(
+            told.hub_host,
+            told.device_id,
+            _sas_lifetime_s(found, told.sas, server_s),
+            told.sas,
+            certificate,
+            None if remaining is None else lifetime.duration_s(str(remaining)),
+        )
+
+    def _call(
+        self, method: str, path: str, token: Secret | None, body: Mapping[str, str], read: Reader[Value]
+    ) -> Answer[Value]:
+        reply = https.request(
+            method,
+            f"https://{self.instance}{path}",
+            json.dumps(body).encode(),
+            token,
+            self.trust,
+            self.timeout_s,
+            self.waiting,
+        )
+        if isinstance(reply, https.Failure):
+            return Answer(reply.outcome, reason=reply.reason)
+        server_s = _date(reply.headers.get("Date"))
+        outcome = _OUTCOMES.get(reply.status)
+        if outcome is None:
+            outcome = Outcome.UNAVAILABLE if reply.status >= 500 else Outcome.UNEXPECTED
+        if not outcome.good:
+            return self._refusal(outcome, reply, server_s, _secrets(token, body))
+        try:
+            value = read(_json_object(reply.body), self.clock.wall_s() if server_s is None else server_s)
+        except (KeyError, TypeError, ValueError) as exc:
+            return Answer(Outcome.GARBLED, reason=f"{path}: {_garbled(exc)}", server_s=server_s)
+        return Answer(outcome, value, server_s=server_s)
+
+    def _refusal(
+        self, outcome: Outcome, reply: https.Reply, server_s: float | None, secrets: list[str]
+    ) -> Answer[Any]:
+        try:
+            problem = _json_object(reply.body)
+        except ValueError:
+            problem = {}
+        if outcome is Outcome.GONE and str(problem.get("type", "")).endswith(CANCELLED):
+            outcome = Outcome.CANCELLED
+        told = [str(problem[name]) for name in ("title", "detail") if problem.get(name)]
+        reason = ": ".join([f"HTTP {reply.status}", *told])
+        wait_s = lifetime.retry_after_s(reply.headers.get("Retry-After"), server_s)
+        return Answer(outcome, reason=_clean(reason, secrets), retry_after_s=wait_s, server_s=server_s)
+
+
+def _operation(found: Mapping[str, Any], server_s: float) -> Operation:
+    ends = found.get("expirationTime")
+    left_s = None if ends is None else lifetime.instant_s(str(ends)) - server_s
+    return Operation(_text(found, "provisioningOperationId"), _text(found, "verificationCode"), left_s)
+
+
+def _grant(found: Mapping[str, Any], server_s: float) -> Grant:
+    ends = found.get("expirationTime")
+    left_s = None if ends is None else lifetime.instant_s(str(ends)) - server_s
+    return Grant(Secret(_text(found, "registrationToken")), left_s)
+
+
+def _sas_lifetime_s(found: Mapping[str, Any], sas: Secret | None, server_s: float) -> float | None:
+    ends = found.get("connectionStringExpiration")
+    if ends is not None:
+        return lifetime.instant_s(str(ends)) - server_s
+    ends_s = connection_string.sas_expiry_s(sas.reveal()) if sas else None
+    return None if ends_s is None else ends_s - server_s
+
+
+def _text(found: Mapping[str, Any], name: str) -> str:
+    value = found[name]
+    if not isinstance(value, str) or not value:
+        raise TypeError(f"{name} is not a text")
+    return value
+
+
+def _json_object(body: bytes) -> Mapping[str, Any]:
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        raise ValueError("the answer is not JSON") from None
+    if not isinstance(found, dict):
+        raise ValueError("the answer is not a JSON object")
+    return found
+
+
+def _date(text: str | None) -> float | None:
+    try:
+        return lifetime.http_date_s(text) if text else None
+    except ValueError:
+        return None
+
+
+def _garbled(exc: Exception) -> str:
+    """What is missing, in words that cannot hold a token: our own messages, or a field's name."""
+    return f"{exc.args[0]} is missing" if isinstance(exc, KeyError) else str(exc)
+
+
+def _secrets(token: Secret | None, body: Mapping[str, str]) -> list[str]:
+    held = [token.reveal()] if token else []
+    return held + [body[name] for name in ("registrationToken",) if name in body]
+
+
+def _clean(reason: str, secrets: list[str]) -> str:
+    """The other side's words, without our tokens in them, printable, on one line, of a bearable length."""
+    for secret in secrets:
+        reason = reason.replace(secret, "***")
+    return "".join(c if c.isprintable() else " " for c in reason)[:300]

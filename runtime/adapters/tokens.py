@@ -1,0 +1,41 @@
+"""Where tokens come from: a variable, a file, a systemd credential. Read anew on every attempt."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from runtime.core.secret import Secret
+from runtime.settings import Platform
+
+CREDENTIAL = "provisioning-token"
+"""Name of the systemd credential (`LoadCredential=provisioning-token:...`)."""
+
+MAX_BYTES = 65_536
+
+
+def provisioning_token(settings: Platform, environ: Mapping[str, str] = os.environ) -> Secret | None:
+    """The Provisioning Token in force now, or None where none is to be had."""
+    if settings.provisioning_token:
+        return settings.provisioning_token
+    if settings.provisioning_token_file:
+        return _from_file(settings.provisioning_token_file)
+    folder = environ.get("CREDENTIALS_DIRECTORY")
+    return _from_file(Path(folder) / CREDENTIAL) if folder else None
+
+
+def fingerprint(token: Secret | None) -> str | None:
+    """Tells two tokens apart without giving either away."""
+    return hashlib.sha256(token.reveal().encode()).hexdigest()[:16] if token else None
+
+
+def _from_file(path: Path) -> Secret | None:
+    """A file that is missing, empty, unreadable or not text holds no token; it may come."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES).decode().strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return Secret(text) if text else None

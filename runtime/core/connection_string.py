@@ -1,0 +1,61 @@
+"""Connection strings of the hub, and the shared access signatures made from a device key."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from runtime.core.secret import Secret
+
+
+@dataclass(frozen=True)
+class ConnectionString:
+    """What a connection string says. One of `sas` and `key` is set, or `x509`: a certificate serves."""
+
+    hub_host: str
+    device_id: str
+    sas: Secret | None = None
+    key: Secret | None = None
+    x509: bool = False
+
+
+def parse(text: str) -> ConnectionString:
+    """Read `HostName=...;DeviceId=...;...`. Raises ValueError, never with a secret in it."""
+    parts = dict(part.partition("=")[::2] for part in text.strip().split(";") if part)
+    missing = [name for name in ("HostName", "DeviceId") if not parts.get(name)]
+    if missing:
+        raise ValueError(f"the connection string has no {' and no '.join(missing)}")
+    sas, key = parts.get("SharedAccessSignature"), parts.get("SharedAccessKey")
+    x509 = parts.get("x509", "").lower() == "true"
+    if not (sas or key or x509):
+        raise ValueError("the connection string has no SharedAccessSignature, SharedAccessKey or x509=true")
+    return ConnectionString(
+        parts["HostName"],
+        parts["DeviceId"],
+        Secret(sas) if sas else None,
+        Secret(key) if key and not sas else None,
+        x509 and not (sas or key),
+    )
+
+
+def sas_expiry_s(sas: str) -> float | None:
+    """Unix seconds in `se=`, or None where there is none."""
+    found = re.search(r"[&\s]se=(\d{1,12})(?:&|$)", sas)
+    return float(found[1]) if found else None
+
+
+def sign(hub_host: str, device_id: str, key: Secret, expiry_s: int) -> Secret:
+    """A SAS for the device, good until `expiry_s` (unix). Raises ValueError where the key is not base64."""
+    resource = quote(f"{hub_host}/devices/{device_id}", safe="")
+    try:
+        secret = base64.b64decode(key.reveal(), validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("the device key is not base64") from None
+    digest = hmac.new(secret, f"{resource}\n{expiry_s}".encode(), hashlib.sha256).digest()
+    signature = quote(base64.b64encode(digest), safe="")
+    return Secret(f"SharedAccessSignature sr={resource}&sig={signature}&se={expiry_s}")

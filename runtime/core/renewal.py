@@ -1,0 +1,300 @@
+"""When to renew which token, and what a refusal leads to. Pure: the moment and the dice are arguments.
+
+What holds:
+
+1. A renewal is due at a share of the token's life, spread by a draw that is made once per token and kept
+   with it, and always well clear of expiry: a fleet that started together does not renew together.
+2. Two renewals of one token are never closer than MIN_GAP_S, however short its life.
+3. A failed renewal changes nothing but the pause before the next: the token stays in use until it is refused.
+4. A pause after a failure is a share of the life that is left, so that an outage spreads the fleet over hours
+   while it can wait, and each device hurries as its own expiry nears.
+5. Every refusal leads one rung down: SAS refused, register; Registration Token refused, renew it, or its
+   parent; that refused as well, provision again. There is no state without a way on.
+
+Lives run on the boot clock from the moment of receipt. After a reboot the wall clock tells the age if it can
+be right; otherwise the token counts as due soon, spread over the first minute of uptime.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from runtime.core import backoff
+from runtime.core.answer import Outcome
+from runtime.core.moment import Moment
+
+MIN_GAP_S = 5.0
+"""Least time between two renewals of a token."""
+
+CLEAR_OF_EXPIRY_S = 60.0
+"""A renewal comes at least so long before expiry, or CLEAR_SHARE of a short life."""
+CLEAR_SHARE = 0.3
+
+UNKNOWN_AGE_SPREAD_S = 60.0
+"""A token of unknown age is renewed within so much uptime: a town whose power came back is a fleet too."""
+
+PAUSE_SHARE = 0.125
+"""Longest pause after a failure, as a share of the life that is left."""
+URGENT_PAUSE_S = 5.0
+"""Longest pause while the last of the life runs out."""
+EXPIRED_PAUSE_S = 300.0
+"""Longest pause when there is no life left to save."""
+
+REFUSAL_SERIES_S = 300.0
+"""A refusal by the hub so long after the one before begins a new series."""
+
+
+class Task(StrEnum):
+    """What can be asked of the platform."""
+
+    REGISTER = "register"
+    REFRESH = "refresh"
+    REFRESH_PARENT = "refresh with the parent token"
+
+
+class Phase(StrEnum):
+    """Where the device's registration stands."""
+
+    UNPROVISIONED = "waiting for provisioning"
+    REGISTERING = "registering"
+    REGISTERED = "registered"
+    REFUSED = "registration token refused"
+    EXPIRED = "sas expired"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The settings that matter here."""
+
+    fraction: float = 0.6
+    jitter: float = 0.5
+    retry_max_s: float = 3600.0
+
+
+@dataclass(frozen=True)
+class Life:
+    """The time a token has: `lifetime_s` (None: for ever), of which `age_s` was over at `received`."""
+
+    received: Moment
+    lifetime_s: float | None
+    draw: float
+    """Random in [0, 1), made when the token was received and stored with it."""
+    age_s: float = 0.0
+
+    def age(self, now: Moment) -> float | None:
+        """Seconds since it was issued, or None where nobody can tell."""
+        since_s = now.since(self.received)
+        return None if since_s is None else self.age_s + since_s
+
+    def remaining_s(self, now: Moment) -> float | None:
+        """Seconds until expiry (inf: never), or None where nobody can tell."""
+        if self.lifetime_s is None:
+            return math.inf
+        age_s = self.age(now)
+        return None if age_s is None else self.lifetime_s - age_s
+
+    def corrected(self, remaining_s: float, now: Moment) -> Life:
+        """The same life after the platform told how much of it is left."""
+        lifetime_s = remaining_s if self.lifetime_s is None else max(self.lifetime_s, remaining_s)
+        return replace(self, received=now, lifetime_s=lifetime_s, age_s=lifetime_s - remaining_s)
+
+
+def renewal_age_s(lifetime_s: float | None, draw: float, policy: Policy) -> float:
+    """The age at which a token is renewed."""
+    if lifetime_s is None:
+        return math.inf
+    latest_s = lifetime_s - min(CLEAR_OF_EXPIRY_S, CLEAR_SHARE * lifetime_s)
+    high_s = min((policy.fraction + policy.jitter / 2) * lifetime_s, latest_s)
+    low_s = min(max(0.0, policy.fraction - policy.jitter / 2) * lifetime_s, high_s)
+    return max(MIN_GAP_S, low_s + draw * (high_s - low_s))
+
+
+def due_in_s(life: Life, policy: Policy, now: Moment) -> float:
+    """Seconds until its renewal is due; not positive when it is."""
+    age_s = life.age(now)
+    if age_s is not None:
+        return renewal_age_s(life.lifetime_s, life.draw, policy) - age_s
+    if life.lifetime_s is None:
+        return math.inf
+    spread_s = min(UNKNOWN_AGE_SPREAD_S, CLEAR_SHARE * life.lifetime_s)
+    return life.draw * spread_s - now.boot_s
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What the last failures of one task demand: no attempt within `pause_s` of `at`."""
+
+    failures: int = 0
+    at: Moment | None = None
+    pause_s: float = 0.0
+    outcome: Outcome | None = None
+    reason: str = ""
+
+    def wait_s(self, now: Moment) -> float:
+        """Seconds until the next attempt is allowed. After a reboot it is."""
+        passed_s = now.since(self.at) if self.at else None
+        return 0.0 if passed_s is None else max(0.0, self.pause_s - max(0.0, passed_s))
+
+    def after(self, outcome: Outcome, reason: str, pause_s: float, now: Moment) -> Pace:
+        """The pace after one more failure."""
+        return Pace(self.failures + 1, now, pause_s, outcome, reason)
+
+
+def retry_pause_s(
+    life: Life | None,
+    failures: int,
+    draw: float,
+    policy: Policy,
+    now: Moment,
+    retry_after_s: float | None = None,
+) -> float:
+    """Seconds to wait after the failure number `failures` (from 0) to renew a token with `life`."""
+    remaining_s = (life.remaining_s(now) if life else 0.0) or 0.0
+    ceiling_s = EXPIRED_PAUSE_S if remaining_s <= 0 else max(URGENT_PAUSE_S, PAUSE_SHARE * remaining_s)
+    return backoff.pause_s(
+        failures, draw, max_s=min(ceiling_s, policy.retry_max_s), floor_s=1.0, retry_after_s=retry_after_s
+    )
+
+
+@dataclass(frozen=True)
+class Refusals:
+    """How often in a row the hub refused a SAS: the first is answered at once, further ones with backoff."""
+
+    count: int = 0
+    last: Moment | None = None
+    pause_s: float = 0.0
+
+    def heard(self, now: Moment, draw: float, policy: Policy) -> Refusals:
+        """One more refusal of the SAS in force."""
+        apart_s = now.since(self.last) if self.last else None
+        count = self.count + 1 if apart_s is not None and apart_s < REFUSAL_SERIES_S else 1
+        pause_s = 0.0
+        if count > 1:
+            pause_s = backoff.pause_s(
+                count, draw, max_s=min(EXPIRED_PAUSE_S, policy.retry_max_s), floor_s=MIN_GAP_S
+            )
+        return Refusals(count, now, pause_s)
+
+    def wait_s(self, now: Moment) -> float:
+        """Seconds until the answer to the last refusal is due."""
+        passed_s = now.since(self.last) if self.last else None
+        return 0.0 if passed_s is None else max(0.0, self.pause_s - passed_s)
+
+
+@dataclass(frozen=True)
+class Held:
+    """Everything the decision looks at."""
+
+    registration: Life | None = None
+    """Life of the Registration Token; None where there is none."""
+    parent: bool = False
+    """The token before it is still known."""
+    sas: Life | None = None
+    proven: bool = False
+    """The SAS was issued under the present Registration Token, which is thereby known to work."""
+    token_refused: bool = False
+    """Registering with the Registration Token was refused."""
+    hub_refused: Refusals | None = None
+    """Set while the SAS in force is refused."""
+    can_refresh: bool = True
+    """There is a Provisioning Token to refresh with."""
+    paces: Mapping[Task, Pace] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Step:
+    """The next task and the seconds until it; no task where it is the turn of provisioning."""
+
+    task: Task | None
+    in_s: float
+    why: str
+
+
+def next_step(held: Held, policy: Policy, now: Moment) -> Step:
+    """What to ask of the platform next, and when."""
+    if held.registration is None:
+        if not held.parent:
+            return Step(None, math.inf, "there is no registration token")
+        due_s = 0.0 if held.can_refresh else math.inf
+        wait_s = _paced(Task.REFRESH_PARENT, due_s, held, None, now)
+        return Step(Task.REFRESH_PARENT, wait_s, "the registration token was refused for good")
+    register, refresh = _register(held, policy, now), _refresh(held, held.registration, policy, now)
+    # A new Registration Token is proven by registering with it, so refreshing first saves a call.
+    return refresh if refresh.in_s <= max(0.0, register.in_s) else register
+
+
+def _register(held: Held, policy: Policy, now: Moment) -> Step:
+    if held.sas is None:
+        due_s, why = 0.0, "there is no sas yet"
+    elif not held.proven:
+        due_s, why = 0.0, "the registration token is new"
+    elif held.hub_refused is not None:
+        due_s, why = held.hub_refused.wait_s(now), "the hub refused the sas"
+    else:
+        due_s, why = due_in_s(held.sas, policy, now), "the sas is due for renewal"
+    return Step(Task.REGISTER, _paced(Task.REGISTER, due_s, held, held.sas, now), why)
+
+
+def _refresh(held: Held, registration: Life, policy: Policy, now: Moment) -> Step:
+    due_s, why = due_in_s(registration, policy, now), "the registration token is due for renewal"
+    if held.token_refused:
+        due_s, why = 0.0, "the registration token was refused"
+    if not held.can_refresh:
+        due_s, why = math.inf, "there is no provisioning token to renew the registration token with"
+    return Step(Task.REFRESH, _paced(Task.REFRESH, due_s, held, registration, now), why)
+
+
+def _paced(task: Task, due_s: float, held: Held, life: Life | None, now: Moment) -> float:
+    """`due_s`, but not within the pause after a failure, nor within MIN_GAP_S of the last renewal."""
+    gap_s = 0.0
+    if life is not None and life.received.boot_id == now.boot_id:
+        gap_s = MIN_GAP_S - (now.boot_s - life.received.boot_s)
+    return max(due_s, gap_s, held.paces.get(task, Pace()).wait_s(now))
+
+
+def phase(held: Held, now: Moment) -> Phase:
+    """Where the registration stands, for people."""
+    if held.registration is None and not held.parent:
+        return Phase.UNPROVISIONED
+    if held.token_refused or held.registration is None:
+        return Phase.REFUSED
+    if held.sas is None:
+        return Phase.REGISTERING
+    remaining_s = held.sas.remaining_s(now)
+    return Phase.EXPIRED if remaining_s is not None and remaining_s <= 0 else Phase.REGISTERED
+
+
+class Verdict(StrEnum):
+    """What an answer means for the token it was asked with."""
+
+    STORE = "store what came"
+    RETRY = "pause, then the same again"
+    REFUSED = "renew the registration token now"
+    DROP = "this registration token is dead: its parent, or provisioning again"
+
+
+_REGISTER = {
+    Outcome.OK: Verdict.STORE,
+    Outcome.CREATED: Verdict.STORE,
+    Outcome.UNAUTHORIZED: Verdict.REFUSED,
+    Outcome.GONE: Verdict.REFUSED,
+    Outcome.CANCELLED: Verdict.REFUSED,
+}
+_REFRESH = {
+    Outcome.OK: Verdict.STORE,
+    Outcome.CREATED: Verdict.STORE,
+    Outcome.GONE: Verdict.DROP,
+    Outcome.CANCELLED: Verdict.DROP,
+}
+
+
+def judge(task: Task, outcome: Outcome) -> Verdict:
+    """What `outcome` of `task` leads to. Whatever is not named is weather: a pause, then the same again.
+
+    A 401 to a refresh speaks of the Provisioning Token, not of the one in the body: that stays.
+    """
+    table = _REGISTER if task is Task.REGISTER else _REFRESH
+    return table.get(outcome, Verdict.RETRY)

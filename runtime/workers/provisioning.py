@@ -1,0 +1,132 @@
+"""provisioning: turns the shared Provisioning Token into this device's Registration Token.
+
+Each turn: look at the facts, decide, call the platform if it is time, save, show. Whatever dies in between is
+asked again: `complete` answers as often as it is called.
+"""
+
+from __future__ import annotations
+
+import random
+from contextlib import closing
+from typing import Any
+
+from loguru import logger
+
+from runtime.adapters import tokens
+from runtime.adapters.bus import IDENTITY_CHANGED, Hints
+from runtime.adapters.clock import SystemClock
+from runtime.adapters.https import Trust
+from runtime.adapters.identity import IdentityStore
+from runtime.adapters.platform import Platform
+from runtime.adapters.process import Stop
+from runtime.adapters.status import StatusFile
+from runtime.config import Config
+from runtime.core import enrolment
+from runtime.core.answer import Answer, Grant, Operation, Outcome
+from runtime.core.enrolment import Call, Enrolment, Phase, Policy, Step, Wish
+from runtime.core.moment import Moment
+from runtime.core.secret import Secret
+
+NAME = "provisioning"
+TURN_S = 2.0
+"""How long a change on disk may go unnoticed."""
+
+
+def run(config: Config, stop: Stop) -> None:
+    """Provision whenever there is no usable Registration Token, until asked to stop."""
+    with closing(Hints(config.layout, NAME, listen_to=("refresh",))) as hints:
+        clerk = Clerk(config, stop, hints)
+        while not stop.requested():
+            hints.wait(min(clerk.turn(), TURN_S), also=[stop])
+
+
+class Clerk:
+    """Introduces the state machine to the platform and to the disk."""
+
+    def __init__(self, config: Config, stop: Stop, hints: Hints) -> None:
+        self._config = config
+        self._stop = stop
+        self._hints = hints
+        self._clock = SystemClock()
+        self._store = IdentityStore(config.layout)
+        self._status = StatusFile(config.layout.status_file(NAME), NAME)
+        self._figures: dict[str, Any] = {}
+        self._code_file = config.layout.run / "verification-code"
+        self._told: tuple[object, ...] = ()
+        settings = config.settings.provisioning
+        self._policy = Policy(settings.poll_s, settings.retry_max_s, settings.cancelled_pause_s)
+
+    def turn(self) -> float:
+        """Do what is due now; return the seconds until something may be due again."""
+        token = tokens.provisioning_token(self._config.settings.platform)
+        instance = self._config.settings.platform.instance
+        wish = Wish(instance, tokens.fingerprint(token), self._config.settings.device.id)
+        identity = self._store.read()
+        has_token = identity.registration is not None or identity.parent is not None
+        record = enrolment.settled(identity.enrolment, wish, has_token)
+        if record != identity.enrolment:
+            self._store.save_enrolment(record)
+        step = enrolment.next_step(record, wish, has_token, Moment.by(self._clock))
+        self._show(record, step)
+        if step.call is None or step.in_s > 0:
+            return step.in_s if step.call else TURN_S
+        assert token is not None and instance is not None
+        self._perform(step.call, record, token, instance)
+        return 0.0
+
+    def _perform(self, call: Call, record: Enrolment, token: Secret, instance: str) -> None:
+        answer = self._ask(call, record, token, instance)
+        if answer.outcome is Outcome.ABANDONED:
+            return
+        now, draw = Moment.by(self._clock), random.random()
+        after = enrolment.after(record, call, answer, self._policy, now, draw)
+        if isinstance(answer.value, Grant):
+            self._store.save_provisioned(after, answer.value, now, random.random())
+            self._hints.tell(IDENTITY_CHANGED)
+        else:
+            self._store.save_enrolment(after)
+        if after.trouble:
+            logger.warning(
+                "{call}: {outcome}; again in {pause:.0f} s",
+                call=call.value,
+                outcome=after.trouble.value,
+                pause=after.pause_s,
+                reason=after.reason,
+            )
+
+    def _ask(
+        self, call: Call, record: Enrolment, token: Secret, instance: str
+    ) -> Answer[Operation] | Answer[Grant]:
+        settings = self._config.settings.platform
+        platform = Platform(instance, Trust(settings.ca_file), settings.timeout_s, self._waiting, self._clock)
+        if call is Call.INIT:
+            return platform.init(token, self._config.settings.device.id)
+        return platform.complete(token, record.operation_id or "")
+
+    def _waiting(self) -> bool:
+        """Keep the heartbeat while a call is under way; true ends the call."""
+        self._status.progress(self._figures)
+        return self._stop.requested()
+
+    def _show(self, record: Enrolment, step: Step) -> None:
+        """Tell people where we stand: the status file, the file for a display, and the log on a change."""
+        code = record.verification_code if step.phase is Phase.PENDING else None
+        self._figures = {
+            "state": step.phase.value,
+            "trouble": record.trouble.value if record.trouble else None,
+            "reason": step.why,
+            "failures": record.failures,
+            "verification_code": code,
+            "next_in_s": round(step.in_s, 1) if step.call else None,
+        }
+        changed = (step.phase, code, record.trouble) != self._told
+        self._status.progress(self._figures, now=changed)
+        if not changed:
+            return
+        self._told = (step.phase, code, record.trouble)
+        if code:
+            self._code_file.write_text(code + "\n")
+            logger.warning("waiting for approval: verification code {code}", code=code)
+        else:
+            self._code_file.unlink(missing_ok=True)
+            logger.info("{state}", state=step.phase.value, reason=step.why)

@@ -1,0 +1,220 @@
+"""refresh: registers the device and keeps the SAS and the Registration Token fresh.
+
+Each turn: read identity.db, decide, ask the platform for at most one thing, save the answer, tell the others.
+A crash anywhere repeats the last question: a registration is asked for again, and a refresh whose answer was
+lost is asked for with the parent token, which is kept until its child has proven itself.
+"""
+
+from __future__ import annotations
+
+import random
+from contextlib import closing
+from typing import Any
+
+from loguru import logger
+
+from runtime.adapters import tokens
+from runtime.adapters.bus import IDENTITY_CHANGED, SAS_REFUSED, Hints
+from runtime.adapters.clock import SystemClock
+from runtime.adapters.https import Trust
+from runtime.adapters.identity import Identity, IdentityStore, Token
+from runtime.adapters.platform import Platform
+from runtime.adapters.process import Stop
+from runtime.adapters.status import StatusFile
+from runtime.config import Config
+from runtime.core import renewal
+from runtime.core.answer import Answer, Grant, Outcome, Registration
+from runtime.core.moment import Moment
+from runtime.core.renewal import Held, Pace, Policy, Refusals, Step, Task, Verdict
+from runtime.core.secret import Secret
+
+NAME = "refresh"
+TURN_S = 2.0
+"""How long a change on disk may go unnoticed."""
+
+STALE_REFUSAL_S = 2.0
+"""A refusal heard so soon after a registration speaks of the SAS before it."""
+
+SKEW_STEP_S = 2.0
+"""Smaller changes of the skew are not worth a write: the server's `Date` has whole seconds."""
+
+
+def run(config: Config, stop: Stop) -> None:
+    """Keep the device registered until asked to stop."""
+    with closing(Hints(config.layout, NAME, listen_to=("provisioning", "upload"))) as hints:
+        keeper = Keeper(config, stop, hints)
+        heard: set[str] = set()
+        while not stop.requested():
+            wait_s = keeper.turn(SAS_REFUSED in heard)
+            heard = hints.wait(min(wait_s, TURN_S), also=[stop])
+
+
+class Keeper:
+    """Introduces the renewal decisions to the platform and to the disk."""
+
+    def __init__(self, config: Config, stop: Stop, hints: Hints) -> None:
+        self._config = config
+        self._stop = stop
+        self._hints = hints
+        self._clock = SystemClock()
+        self._store = IdentityStore(config.layout)
+        self._status = StatusFile(config.layout.status_file(NAME), NAME)
+        self._figures: dict[str, Any] = {}
+        self._refusals = Refusals()
+        self._refused = False
+        self._renewer: str | None = None
+        """Fingerprint of the Provisioning Token at the last turn."""
+        self._told: tuple[object, ...] = ()
+        settings = config.settings.refresh
+        self._policy = Policy(settings.fraction, settings.jitter, settings.retry_max_s)
+
+    def turn(self, hub_refused: bool) -> float:
+        """Do what is due now; return the seconds until something may be due again."""
+        token = self._provisioning_token()
+        identity, now = self._store.read(), Moment.by(self._clock)
+        if hub_refused:
+            self._hear_refusal(identity, now)
+        held = self._held(identity, token)
+        step = renewal.next_step(held, self._policy, now)
+        self._show(identity, held, step, now)
+        instance = self._config.settings.platform.instance
+        if instance is None or step.task is None or step.in_s > 0:
+            return TURN_S if instance is None else step.in_s
+        self._perform(step.task, identity, token, instance)
+        return 0.0
+
+    def _provisioning_token(self) -> Secret | None:
+        """The token to refresh with; another one than before ends the pause that the old one earned."""
+        token = tokens.provisioning_token(self._config.settings.platform)
+        mark = tokens.fingerprint(token)
+        if self._renewer is not None and mark not in (None, self._renewer):
+            for task in (Task.REFRESH, Task.REFRESH_PARENT):
+                self._store.save_pace(task, None)
+        self._renewer = mark or self._renewer
+        return token
+
+    def _hear_refusal(self, identity: Identity, now: Moment) -> None:
+        sas = identity.sas
+        age_s = now.since(sas.life.received) if sas else None
+        if sas is None or (age_s is not None and age_s < STALE_REFUSAL_S):
+            return
+        if not self._refused:
+            self._refused = True
+            self._refusals = self._refusals.heard(now, random.random(), self._policy)
+            logger.warning("the hub refused the sas", times=self._refusals.count)
+
+    def _held(self, identity: Identity, token: Secret | None) -> Held:
+        registration, sas = identity.registration, identity.sas
+        return Held(
+            registration.life if registration else None,
+            identity.parent is not None,
+            sas.life if sas else None,
+            bool(registration and sas and registration.serial == sas.serial),
+            identity.token_refused,
+            self._refusals if self._refused else None,
+            token is not None,
+            identity.paces or {},
+        )
+
+    def _perform(self, task: Task, identity: Identity, token: Secret | None, instance: str) -> None:
+        settings = self._config.settings.platform
+        platform = Platform(instance, Trust(settings.ca_file), settings.timeout_s, self._waiting, self._clock)
+        asked = identity.parent if task is Task.REFRESH_PARENT else identity.registration
+        assert asked is not None
+        answer: Answer[Registration] | Answer[Grant]
+        if task is Task.REGISTER:
+            answer = platform.register(asked.secret)
+        else:
+            assert token is not None
+            answer = platform.refresh(token, asked.secret)
+        if answer.outcome is Outcome.ABANDONED:
+            return
+        now = Moment.by(self._clock)
+        self._learn_skew(identity, answer, now)
+        match renewal.judge(task, answer.outcome):
+            case Verdict.STORE:
+                self._save(asked, answer, now)
+            case Verdict.DROP:
+                logger.warning(
+                    "{task}: the registration token is dead", task=task.value, reason=answer.reason
+                )
+                self._store.drop_registration(asked.serial)
+                self._hints.tell(IDENTITY_CHANGED)
+            case verdict:
+                self._pause(task, identity, answer, now)
+                if verdict is Verdict.REFUSED:
+                    self._store.save_refused(asked.serial)
+
+    def _save(self, asked: Token, answer: Answer[Registration] | Answer[Grant], now: Moment) -> None:
+        draw = random.random()
+        match answer.value:
+            case Registration() as found:
+                if self._store.save_registered(asked.serial, found, now, draw):
+                    self._refused = False
+                    logger.info("registered as {device}", device=found.device_id, lifetime_s=found.lifetime_s)
+            case Grant() as grant:
+                if self._store.save_refreshed(asked.serial, grant, now, draw):
+                    logger.info("the registration token is renewed", lifetime_s=grant.lifetime_s)
+        self._hints.tell(IDENTITY_CHANGED)
+
+    def _pause(
+        self, task: Task, identity: Identity, answer: Answer[Registration] | Answer[Grant], now: Moment
+    ) -> None:
+        pace = (identity.paces or {}).get(task, Pace())
+        at_stake = identity.sas if task is Task.REGISTER else identity.registration
+        life = at_stake.life if at_stake else None
+        pause_s = renewal.retry_pause_s(
+            life, pace.failures, random.random(), self._policy, now, answer.retry_after_s
+        )
+        self._store.save_pace(task, pace.after(answer.outcome, answer.reason, pause_s, now))
+        logger.warning(
+            "{task}: {outcome}; again in {pause:.0f} s",
+            task=task.value,
+            outcome=answer.outcome.value,
+            pause=pause_s,
+            reason=answer.reason,
+        )
+
+    def _learn_skew(
+        self, identity: Identity, answer: Answer[Registration] | Answer[Grant], now: Moment
+    ) -> None:
+        if answer.server_s is None:
+            return
+        skew_s = answer.server_s - now.wall_s
+        if identity.skew_s is None or abs(skew_s - identity.skew_s) >= SKEW_STEP_S:
+            self._store.save_skew(round(skew_s, 1))
+
+    def _waiting(self) -> bool:
+        """Keep the heartbeat while a call is under way; true ends the call."""
+        self._status.progress(self._figures)
+        return self._stop.requested()
+
+    def _show(self, identity: Identity, held: Held, step: Step, now: Moment) -> None:
+        """Tell people where we stand: the status file, and the log on a change."""
+        phase = renewal.phase(held, now)
+        troubles = {task.value: pace for task, pace in held.paces.items() if pace.outcome}
+        configured = self._config.settings.platform.instance is not None
+        self._figures = {
+            "state": phase.value,
+            "trouble": next((p.outcome.value for p in troubles.values() if p.outcome), None),
+            "reason": step.why if configured else "platform.instance is not set",
+            "device_id": identity.hub.device_id if identity.hub else None,
+            "generation": identity.hub.generation if identity.hub else None,
+            "sas_remaining_s": _whole(held.sas.remaining_s(now) if held.sas else None),
+            "registration_remaining_s": _whole(
+                held.registration.remaining_s(now) if held.registration else None
+            ),
+            "next": step.task.value if step.task else None,
+            "next_in_s": _whole(step.in_s),
+            "skew_s": identity.skew_s,
+        }
+        changed = (phase, self._figures["trouble"]) != self._told
+        self._status.progress(self._figures, now=changed)
+        if changed:
+            self._told = (phase, self._figures["trouble"])
+            logger.info("{state}", state=phase.value, reason=self._figures["reason"])
+
+
+def _whole(seconds: float | None) -> int | None:
+    """Whole seconds for a figure; None for never and for unknown."""
+    return None if seconds is None or seconds == float("inf") else round(seconds)
