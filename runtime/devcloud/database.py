@@ -14,6 +14,7 @@ from typing import Any
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS links (id TEXT PRIMARY KEY, created_at REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS provisioning_tokens (
     id TEXT PRIMARY KEY, mode TEXT NOT NULL, created_at REAL NOT NULL, expires_at REAL,
     registration_lifetime_s REAL, revoked_at REAL
@@ -50,9 +51,9 @@ CREATE TABLE IF NOT EXISTS connections (
     code INTEGER NOT NULL, reason TEXT NOT NULL, closed_at REAL, end_reason TEXT
 );
 CREATE TABLE IF NOT EXISTS uploads (
-    correlation_id TEXT PRIMARY KEY, device_id TEXT NOT NULL, blob_name TEXT NOT NULL, created_at REAL NOT NULL,
-    expires_at REAL NOT NULL, state TEXT NOT NULL, notified_at REAL, status_code INTEGER,
-    status_description TEXT
+    correlation_id TEXT PRIMARY KEY, device_id TEXT NOT NULL, blob_name TEXT NOT NULL,
+    created_at REAL NOT NULL, expires_at REAL NOT NULL, state TEXT NOT NULL, notified_at REAL,
+    status_code INTEGER, status_description TEXT
 );
 """
 
@@ -97,6 +98,18 @@ class Database:
 
     def row(self, statement: str, *values: Any) -> dict[str, Any] | None:
         return next(iter(self.rows(statement, *values)), None)
+
+    def remember(self, name: str, value: str) -> None:
+        """Keep a value of the stand-in's own."""
+        self.execute(
+            "INSERT INTO settings (name, value) VALUES (?, ?)"
+            " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            *(name, value),
+        )
+
+    def recall(self, name: str) -> str | None:
+        found = self.row("SELECT value FROM settings WHERE name = ?", name)
+        return found["value"] if found else None
 
     def close(self) -> None:
         self._connection.close()

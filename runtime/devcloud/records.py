@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from runtime.devcloud.database import Database
 from runtime.devcloud.values import Received
 
 _INSERT = (
-    "INSERT INTO messages (received_at, device_id, message_id, dup, qos, properties, system, payload, connection)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO messages (received_at, device_id, message_id, dup, qos, properties, system, payload,"
+    " connection) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
 
@@ -21,7 +22,7 @@ class Records:
         self._database = database
 
     def append(self, received: Sequence[Received]) -> None:
-        """Commit messages; when this returns, they survive a SIGKILL. One commit per call: call it in batches."""
+        """Commit messages in one go; when this returns, they survive a SIGKILL."""
         if received:
             self._database.append(_INSERT, [_row(message) for message in received])
 
@@ -38,6 +39,32 @@ class Records:
             "UPDATE connections SET closed_at = ?, end_reason = ? WHERE seq = ? AND closed_at IS NULL",
             *(at_s, reason, connection),
         )
+
+    def close_all(self, reason: str, at_s: float) -> None:
+        """At the start: whatever was open when the stand-in was killed is not."""
+        self._database.execute(
+            "UPDATE connections SET closed_at = ?, end_reason = ? WHERE closed_at IS NULL AND code = 0",
+            *(at_s, reason),
+        )
+
+    def connected(self) -> set[str]:
+        """Hub device ids that are on the line now."""
+        found = self._database.rows(
+            "SELECT DISTINCT device_id FROM connections WHERE closed_at IS NULL AND code = 0"
+        )
+        return {row["device_id"] for row in found}
+
+    def messages(self, after: int, limit: int, device_id: str | None = None) -> list[dict[str, Any]]:
+        """Messages with a number above `after`, oldest first."""
+        return self._database.rows(
+            "SELECT * FROM messages WHERE seq > ?1 AND (?3 IS NULL OR device_id = ?3) ORDER BY seq LIMIT ?2",
+            *(after, limit, device_id),
+        )
+
+    def newest(self) -> int:
+        """Number of the newest message, 0 without any. It is also how many there are."""
+        found = self._database.row("SELECT max(seq) AS newest FROM messages")
+        return (found and found["newest"]) or 0
 
 
 def _row(message: Received) -> tuple[object, ...]:

@@ -1,17 +1,18 @@
 """Cloud: all that the stand-in knows, and the seam between its two halves.
 
-The HTTPS side (`platform_api`, `operators`, `blobs`, `admin`, `page`) and the MQTT side (`hub`) meet only here.
-Both run in one asyncio loop, so nothing here locks or awaits. Everything is in DIR/devcloud.db before a
-method returns: a SIGKILL at any instant costs nothing that was answered.
+The HTTPS side (`platform_api`, `operators`, `blobs`, `admin`, `page`) and the MQTT side (`hub`) meet
+only here. Both run in one asyncio loop, so nothing here locks or awaits. Everything is in DIR/devcloud.db
+before a method returns: a SIGKILL at any instant costs nothing that was answered.
 
 The hub offers `async def serve(cloud, host, port, ssl_context) -> Hub` with `await hub.stop()` (listener and
-connections go) and `hub.drop(mode, device_id=None) -> int` (`abrupt` or `polite`; returns how many were cut).
+connections go) and `hub.drop(mode, device_id) -> int` (`abrupt` or `polite`, None for all; returns how many).
 Device ids on this seam are the hub's: `WORKSPACE:DEVICE`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import secrets
 from collections import defaultdict
@@ -21,8 +22,11 @@ from typing import Any
 
 from runtime.devcloud import tokens
 from runtime.devcloud.database import Database
+from runtime.devcloud.enrolment import Enrolment, Mode
 from runtime.devcloud.faults import Faults
+from runtime.devcloud.lifetimes import Lifetimes
 from runtime.devcloud.records import Records
+from runtime.devcloud.registrations import Registrations
 from runtime.devcloud.twins import Twins
 from runtime.devcloud.values import (
     Admitted,
@@ -42,44 +46,105 @@ BAD_CLIENT_ID = 2
 class Cloud:
     """One stand-in: a workspace, its devices, and everything they sent."""
 
-    def __init__(self, folder: Path, hub_host: str, workspace: str = "demo") -> None:
+    def __init__(self, folder: Path, hub_host: str, now_s: float, workspace: str = "demo") -> None:
         self.folder = folder
         self.hub_host = hub_host
         self.workspace = workspace
         self.faults = Faults()
+        self.drop: Callable[[str, str | None], int] = lambda mode, device_id: 0
+        """Cut connections, of one device or of all: `server.py` puts the hub's own here while it is up."""
         self.database = Database(folder / "devcloud.db")
         self.records = Records(self.database)
+        self.records.close_all("the stand-in ended", now_s)
         self.twins = Twins(self.database)
+        secret = bytes.fromhex(self._once("secret", lambda: secrets.token_hex(32)))
+        self.enrolment = Enrolment(self.database, secret)
+        self.registrations = Registrations(self.database, secret, workspace)
+        self.operator_token = self._once("operator_token", lambda: secrets.token_urlsafe(32))
+        self.provisioning_token = self.enrolment.token_text(
+            self._once(
+                "provisioning_token",
+                lambda: self.enrolment.create_token(Mode.DEVICE_AND_TECHNICIAN_ALLOW, None, None, now_s),
+            )
+        )
+        """The one that `devcloud.json` tells; it never expires."""
         self._listeners: dict[str, list[Callable[[Event], None]]] = defaultdict(list)
         self._calls: dict[str, asyncio.Future[tuple[int, bytes]]] = {}
 
     def close(self) -> None:
         self.database.close()
 
+    # -- what it remembers about itself --------------------------------------------------------------
+
+    def _once(self, name: str, make: Callable[[], str]) -> str:
+        """A value made at the first start of this folder and kept."""
+        found = self.database.recall(name)
+        if found is None:
+            self.database.remember(name, found := make())
+        return found
+
+    @property
+    def lifetimes(self) -> Lifetimes:
+        return Lifetimes(**json.loads(self.database.recall("lifetimes") or "{}"))
+
+    def change_lifetimes(self, asked: Mapping[str, Any]) -> Lifetimes:
+        """Replace some. Raises Problem."""
+        changed = self.lifetimes.merge(asked)
+        self.database.remember("lifetimes", json.dumps(dataclasses.asdict(changed)))
+        return changed
+
+    @property
+    def workspace_enabled(self) -> bool:
+        return self.database.recall("workspace_enabled") != "no"
+
+    def enable_workspace(self, enabled: bool) -> None:
+        self.database.remember("workspace_enabled", "yes" if enabled else "no")
+
+    # -- names and lifetimes in force ----------------------------------------------------------------
+
+    def hub_id(self, device: str) -> str:
+        """`WORKSPACE:DEVICE` of a bare device id."""
+        return f"{self.workspace}:{device}"
+
+    def resource(self, device_id: str) -> str:
+        """What a SAS for this hub device id is signed for."""
+        return f"{self.hub_host}/devices/{device_id}"
+
+    def sas_lifetime_s(self) -> float:
+        return self.faults.sas_lifetime_s or self.lifetimes.sas_s
+
+    def registration_lifetime_s(self, of_provisioning_token_s: float | None) -> float | None:
+        """Lifetime of a Registration Token given out now; None for ever."""
+        return (
+            self.faults.registration_token_lifetime_s
+            or of_provisioning_token_s
+            or self.lifetimes.registration_token_s
+        )
+
     # -- the hub: connections ------------------------------------------------------------------------
 
     def authenticate(
         self, client_id: str, username: str | None, password: str | None, now_s: float
     ) -> Admitted | Refused:
-        """Check a CONNECT: names that agree, a known and enabled device, a SAS of its key that still lives."""
+        """Check a CONNECT: names that agree, a device that is known and enabled, a SAS of its key, alive."""
         workspace, _, device = client_id.partition(":")
         if workspace != self.workspace or not device:
             return Refused(BAD_CLIENT_ID, f"client id is not {self.workspace}:DEVICE")
         if (username or "").partition("/?")[0].rstrip("/") != f"{self.hub_host}/{client_id}":
             return Refused(NOT_AUTHORIZED, "user name does not agree with host and client id")
-        known = self.database.row("SELECT key, enabled FROM devices WHERE id = ?", device)
+        return self.check_sas(client_id, password or "", now_s)
+
+    def check_sas(self, device_id: str, text: str, now_s: float) -> Admitted | Refused:
+        """Whether `text` is a SAS for this device, signed by its key, alive at `now_s`."""
+        known = self.registrations.device(device_id.removeprefix(f"{self.workspace}:"))
         if known is None or not known["enabled"]:
             return Refused(NOT_AUTHORIZED, "device is unknown or disabled")
-        return self.check_sas(client_id, known["key"], password or "", now_s)
-
-    def check_sas(self, device_id: str, key: str, text: str, now_s: float) -> Admitted | Refused:
-        """Whether `text` is a SAS for this hub device id, signed by `key`, alive at `now_s`."""
         sas = tokens.parse_sas(text)
         if sas is None:
             return Refused(NOT_AUTHORIZED, "not a shared access signature")
-        if sas.resource != f"{self.hub_host}/devices/{device_id}":
+        if sas.resource != self.resource(device_id):
             return Refused(NOT_AUTHORIZED, "the SAS is for another resource")
-        if not tokens.sas_holds(sas, key):
+        if not tokens.sas_holds(sas, known["key"]):
             return Refused(NOT_AUTHORIZED, "the SAS has a wrong signature")
         if sas.expires_at_s <= now_s:
             return Refused(NOT_AUTHORIZED, "the SAS has expired")
@@ -96,7 +161,7 @@ class Cloud:
         self.records.closed(connection, reason, at_s)
 
     def record(self, received: Sequence[Received]) -> None:
-        """Store first, acknowledge second: committed when this returns. One commit a call, so call in batches."""
+        """Store first, acknowledge second: committed when this returns, in one commit."""
         self.records.append(received)
 
     # -- the hub: towards the device -----------------------------------------------------------------
@@ -155,13 +220,13 @@ class Cloud:
         return message_id
 
     async def call_method(
-        self, device_id: str, name: str, payload: bytes, timeout_s: float
+        self, device_id: str, name: str, payload: object, timeout_s: float
     ) -> tuple[int, bytes] | None:
         """Call a method on the device. Returns status and body, or None where nobody answered in time."""
         request_id = secrets.token_hex(4)
         future = self._calls[request_id] = asyncio.get_running_loop().create_future()
         try:
-            if not self._tell(device_id, MethodCall(request_id, name, payload)):
+            if not self._tell(device_id, MethodCall(request_id, name, json.dumps(payload).encode())):
                 return None
             return await asyncio.wait_for(future, timeout_s)
         except TimeoutError:

@@ -31,7 +31,7 @@ class Twins:
         }
 
     def patch(self, device_id: str, half: str, patch: object) -> int | Refused:
-        """Merge a patch into `desired` or `reported`. Returns the new version, or why it was refused (400)."""
+        """Merge a patch into `desired` or `reported`. Returns the new version, or why not (400)."""
         if not isinstance(patch, dict):
             return Refused(400, "a patch is a JSON object")
         broken = broken_rule(patch)

@@ -1,0 +1,193 @@
+"""What tests and demonstrations call: faults, drops, the hub's listener, tokens that end, the messages."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import json
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from runtime.devcloud.faults import BadFault, Faults
+from runtime.devcloud.operators import known_device, operator
+from runtime.devcloud.problems import bad_request
+from runtime.devcloud.state import Cloud
+from runtime.devcloud.web import json_body, now_s, optional_text, rfc3339, text_field
+
+MOST_MESSAGES = 1000
+
+
+async def faults(request: Request) -> Response:
+    """GET what is in force, POST merges, DELETE ends all. Answers what is in force then."""
+    cloud = operator(request)
+    if request.method == "DELETE":
+        cloud.faults = Faults()
+    elif request.method == "POST":
+        try:
+            cloud.faults = cloud.faults.merge(await json_body(request))
+        except BadFault as exc:
+            raise bad_request(str(exc)) from exc
+    return JSONResponse(cloud.faults.to_json())
+
+
+async def lifetimes(request: Request) -> Response:
+    """GET the lifetimes, POST replaces some."""
+    cloud = operator(request)
+    if request.method == "POST":
+        cloud.change_lifetimes(await json_body(request))
+    return JSONResponse(dataclasses.asdict(cloud.lifetimes))
+
+
+async def drop(request: Request) -> Response:
+    """Cut connections now: `{"mode": "abrupt"|"polite", "device": optional}`."""
+    cloud = operator(request)
+    body = await json_body(request)
+    mode, device = optional_text(body, "mode") or "abrupt", optional_text(body, "device")
+    if mode not in ("abrupt", "polite"):
+        raise bad_request("mode is not abrupt or polite")
+    device_id = cloud.hub_id(known_device(cloud, device)) if device else None
+    return JSONResponse({"dropped": cloud.drop(mode, device_id)})
+
+
+async def hub(request: Request) -> Response:
+    """Take the hub's listener away, or bring it back: `{"up": bool}`."""
+    operator(request)
+    up = _flag(await json_body(request), "up")
+    await request.app.state.switch_hub(up)
+    return JSONResponse({"up": up})
+
+
+async def workspace(request: Request) -> Response:
+    """Disable the workspace (every call answers 423) or enable it: `{"enabled": bool}`."""
+    cloud = operator(request)
+    cloud.enable_workspace(_flag(await json_body(request), "enabled"))
+    return JSONResponse({"enabled": cloud.workspace_enabled})
+
+
+async def device(request: Request) -> Response:
+    """Disable a device (the hub cuts and refuses it) or enable it: `{"device", "enabled"}`."""
+    cloud = operator(request)
+    body = await json_body(request)
+    device_id = known_device(cloud, text_field(body, "device"))
+    enabled = _flag(body, "enabled")
+    cloud.registrations.enable(device_id, enabled)
+    if not enabled:
+        cloud.drop("polite", cloud.hub_id(device_id))
+    return JSONResponse({"device": device_id, "enabled": enabled})
+
+
+async def end_tokens(request: Request) -> Response:
+    """Have something end now: `{"what": "registration-token"|"sas"|"provisioning-token"|"operation", ...}`.
+
+    `how` is `revoke` or `expire` (the same to a device); `device`, `provisioningTokenId` or
+    `provisioningOperationId` says whose. A SAS cannot be revoked, so the device gets another key.
+    """
+    cloud = operator(request)
+    body = await json_body(request)
+    what, how = text_field(body, "what"), optional_text(body, "how") or "revoke"
+    if how not in ("revoke", "expire"):
+        raise bad_request("how is not revoke or expire")
+    ending = {
+        "registration-token": _end_registration_tokens,
+        "sas": _end_sas,
+        "provisioning-token": _end_provisioning_token,
+        "operation": _end_operation,
+    }.get(what)
+    if ending is None:
+        raise bad_request("what is not registration-token, sas, provisioning-token or operation")
+    ending(cloud, body, how)
+    return Response(status_code=204)
+
+
+def _end_registration_tokens(cloud: Cloud, body: dict[str, Any], how: str) -> None:
+    device_id = known_device(cloud, text_field(body, "device"))
+    end = cloud.registrations.revoke if how == "revoke" else cloud.registrations.expire
+    end(device_id, now_s())
+
+
+def _end_sas(cloud: Cloud, body: dict[str, Any], how: str) -> None:
+    device_id = known_device(cloud, text_field(body, "device"))
+    cloud.registrations.rotate_key(device_id)
+    cloud.drop("polite", cloud.hub_id(device_id))
+
+
+def _end_provisioning_token(cloud: Cloud, body: dict[str, Any], how: str) -> None:
+    token_id = text_field(body, "provisioningTokenId")
+    end = cloud.enrolment.revoke_token if how == "revoke" else cloud.enrolment.expire_token
+    end(token_id, now_s())
+
+
+def _end_operation(cloud: Cloud, body: dict[str, Any], how: str) -> None:
+    operation = cloud.enrolment.operation(text_field(body, "provisioningOperationId"), now_s())
+    cloud.enrolment.expire(operation["id"], now_s())
+
+
+async def messages(request: Request) -> Response:
+    """Messages after number `after`, oldest first; `device` and `limit` narrow it."""
+    cloud = operator(request)
+    query = request.query_params
+    device_id = cloud.hub_id(known_device(cloud, query["device"])) if query.get("device") else None
+    after, limit = whole(query.get("after", "0")), whole(query.get("limit", "100"))
+    found = cloud.records.messages(after, min(limit, MOST_MESSAGES), device_id)
+    return JSONResponse({"messages": [shown(m) for m in found], "newest": cloud.records.newest()})
+
+
+def shown(message: dict[str, Any]) -> dict[str, Any]:
+    """A message for a person: its payload unpacked and as text where it is text."""
+    properties, system = json.loads(message["properties"]), json.loads(message["system"])
+    payload = _unpacked(message["payload"], properties)
+    try:
+        body = {"text": payload.decode()}
+    except UnicodeDecodeError:
+        body = {"base64": base64.b64encode(payload).decode()}
+    return {
+        "seq": message["seq"],
+        "receivedAt": rfc3339(message["received_at"]),
+        "device": message["device_id"],
+        "messageId": message["message_id"],
+        "duplicate": bool(message["dup"]),
+        "properties": properties,
+        "system": system,
+        "bytes": len(message["payload"]),
+        **body,
+    }
+
+
+def _unpacked(payload: bytes, properties: dict[str, str]) -> bytes:
+    if properties.get("content-encoding") == "br":
+        import brotli
+
+        with contextlib.suppress(brotli.error):
+            unpacked: bytes = brotli.decompress(payload)
+            return unpacked
+    return payload
+
+
+def _flag(body: dict[str, Any], name: str) -> bool:
+    value = body.get(name)
+    if not isinstance(value, bool):
+        raise bad_request(f"{name} is not true or false")
+    return value
+
+
+def whole(text: str) -> int:
+    """A whole number out of a query. Raises Problem."""
+    if not (text.isascii() and text.isdigit()) or len(text) > 15:
+        raise bad_request(f"{text!r} is not a whole number")
+    return int(text)
+
+
+routes = [
+    Route("/admin/faults", faults, methods=["GET", "POST", "DELETE"]),
+    Route("/admin/lifetimes", lifetimes, methods=["GET", "POST"]),
+    Route("/admin/drop", drop, methods=["POST"]),
+    Route("/admin/hub", hub, methods=["POST"]),
+    Route("/admin/workspace", workspace, methods=["POST"]),
+    Route("/admin/device", device, methods=["POST"]),
+    Route("/admin/tokens", end_tokens, methods=["POST"]),
+    Route("/admin/messages", messages),
+]

@@ -1,0 +1,60 @@
+"""HTTP that goes wrong on request: waits, odd answers, connections cut without a word (`faults.http`)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from runtime.devcloud.faults import HttpFault
+from runtime.devcloud.state import Cloud
+
+ABOVE_FAULTS = ("/admin/", "/page/")
+"""Never misbehaves: otherwise nobody could end it."""
+
+
+class Misbehave:
+    """ASGI middleware, the outermost, so that it also cuts what would answer 404."""
+
+    def __init__(self, app: ASGIApp, cloud: Cloud) -> None:
+        self._app = app
+        self._cloud = cloud
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        fault = self._fault_for(scope)
+        if fault is None:
+            await self._app(scope, receive, send)
+            return
+        if fault.delay_s:
+            await asyncio.sleep(fault.delay_s)
+        if fault.cut:
+            await _cut(scope, receive)
+        elif fault.status is not None:
+            await _answer(fault, fault.status)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _fault_for(self, scope: Scope) -> HttpFault | None:
+        if scope["type"] != "http" or scope["path"].startswith(ABOVE_FAULTS):
+            return None
+        return self._cloud.faults.take_http(scope["method"], scope["path"])
+
+
+def _answer(fault: HttpFault, status: int) -> Response:
+    headers = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
+    if fault.body is not None:
+        return Response(fault.body, status, headers, "application/json")
+    if status < 400:
+        return Response(status_code=status, headers=headers)
+    problem = {"type": "/problems/common/injected", "title": "Injected fault", "status": status}
+    return JSONResponse(problem, status, headers, "application/problem+json")
+
+
+async def _cut(scope: Scope, receive: Receive) -> None:
+    """Reset the connection; return once the server noticed, so that it does not answer by itself."""
+    transport: Any = scope["state"]["transport"]
+    transport.abort()
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,273 @@
+"""What people and scripts call: tokens, approvals, devices. The paths follow the platform's."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from runtime.devcloud.enrolment import Mode, check_device_id
+from runtime.devcloud.problems import bad_request, not_found, unauthorized
+from runtime.devcloud.state import Cloud
+from runtime.devcloud.values import Refused
+from runtime.devcloud.web import (
+    cloud_of,
+    json_body,
+    limited_body,
+    now_s,
+    optional_number,
+    optional_text,
+    optional_time,
+    rfc3339,
+    text_field,
+)
+
+
+def operator(request: Request) -> Cloud:
+    """The cloud, for a caller who holds the operator token. Raises Problem."""
+    cloud = cloud_of(request)
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme != "Bearer" or not hmac.compare_digest(token.encode(), cloud.operator_token.encode()):
+        raise unauthorized("The call carries no valid Bearer token")
+    if request.path_params.get("workspace", cloud.workspace) != cloud.workspace:
+        raise not_found("The workspace")
+    return cloud
+
+
+# -- Provisioning Tokens -----------------------------------------------------------------------------
+
+
+async def create_provisioning_token(request: Request) -> Response:
+    cloud = operator(request)
+    body = await json_body(request)
+    expires_at_s = optional_time(body, "expirationTime")
+    if expires_at_s is not None and expires_at_s <= now_s():
+        raise bad_request("expirationTime has passed")
+    token_id = cloud.enrolment.create_token(
+        _mode(body), expires_at_s, optional_number(body, "registrationTokenLifetimeSeconds"), now_s()
+    )
+    token = cloud.enrolment.token_text(token_id)
+    return JSONResponse(
+        {
+            "provisioningTokenId": token_id,
+            "provisioningToken": token,
+            "expirationTime": rfc3339(expires_at_s),
+        },
+        201,
+    )
+
+
+def _mode(body: dict[str, Any]) -> Mode:
+    name = optional_text(body, "deviceIdMode") or Mode.DEVICE_AND_TECHNICIAN_ALLOW.value
+    try:
+        return Mode(name)
+    except ValueError:
+        raise bad_request(f"deviceIdMode is not one of {', '.join(mode.value for mode in Mode)}") from None
+
+
+async def list_provisioning_tokens(request: Request) -> Response:
+    listed = [
+        {
+            "provisioningTokenId": token["id"],
+            "deviceIdMode": token["mode"],
+            "creationTime": rfc3339(token["created_at"]),
+            "expirationTime": rfc3339(token["expires_at"]),
+            "registrationTokenLifetimeSeconds": token["registration_lifetime_s"],
+            "isRevoked": token["revoked_at"] is not None,
+        }
+        for token in operator(request).enrolment.tokens()
+    ]
+    return JSONResponse({"provisioningTokens": listed})
+
+
+async def revoke_provisioning_token(request: Request) -> Response:
+    cloud = operator(request)
+    body = await json_body(request)
+    cloud.enrolment.revoke_token(text_field(body, "provisioningTokenId"), now_s())
+    return Response(status_code=204)
+
+
+# -- provisioning operations -------------------------------------------------------------------------
+
+
+async def list_operations(request: Request) -> Response:
+    cloud = operator(request)
+    return JSONResponse({"provisioningOperations": [shown(o) for o in cloud.enrolment.operations(now_s())]})
+
+
+async def approve(request: Request) -> Response:
+    """Let a device in; the id may also be its verification code."""
+    cloud = operator(request)
+    body = await json_body(request)
+    operation = cloud.enrolment.approve(
+        text_field(body, "provisioningOperationId"), optional_text(body, "deviceId") or None, now_s()
+    )
+    return JSONResponse(shown(operation))
+
+
+async def cancel(request: Request) -> Response:
+    cloud = operator(request)
+    body = await json_body(request)
+    return JSONResponse(shown(cloud.enrolment.cancel(text_field(body, "provisioningOperationId"), now_s())))
+
+
+def shown(operation: dict[str, Any]) -> dict[str, Any]:
+    """An operation as operators see it."""
+    return {
+        "provisioningOperationId": operation["id"],
+        "verificationCode": operation["verification_code"],
+        "status": operation["state"],
+        "requestedDeviceId": operation["wished_id"],
+        "deviceId": operation["device_id"],
+        "deviceIdMode": operation["mode"],
+        "creationTime": rfc3339(operation["created_at"]),
+        "expirationTime": rfc3339(operation["expires_at"]),
+    }
+
+
+# -- devices -----------------------------------------------------------------------------------------
+
+
+async def list_devices(request: Request) -> Response:
+    return JSONResponse({"devices": devices(operator(request))})
+
+
+def devices(cloud: Cloud) -> list[dict[str, Any]]:
+    """Every device, and whether the hub has it on the line."""
+    connected = cloud.records.connected()
+    return [
+        {
+            "deviceId": device["id"],
+            "enabled": bool(device["enabled"]),
+            "connected": cloud.hub_id(device["id"]) in connected,
+            "creationTime": rfc3339(device["created_at"]),
+            "registrationTime": rfc3339(device["registered_at"]),
+        }
+        for device in cloud.registrations.devices()
+    ]
+
+
+async def create_registration_token(request: Request) -> Response:
+    """A token by hand, for a device that may not exist yet."""
+    cloud = operator(request)
+    body = await json_body(request)
+    device_id, expires_at_s = text_field(body, "deviceId"), optional_time(body, "expirationTime")
+    check_device_id(device_id)
+    if not isinstance(body.get("allowOnBehalfOfRegistration", False), bool):
+        raise bad_request("allowOnBehalfOfRegistration is not true or false")
+    at_s = now_s()
+    if expires_at_s is not None and expires_at_s <= at_s:
+        raise bad_request("expirationTime has passed")
+    with cloud.database.transaction():
+        cloud.registrations.adopt(device_id, at_s)
+        lifetime_s = None if expires_at_s is None else expires_at_s - at_s
+        granted = cloud.registrations.grant(device_id, lifetime_s, at_s)
+    return JSONResponse(
+        {"registrationToken": granted.token, "expirationTime": rfc3339(granted.expires_at_s)}, 201
+    )
+
+
+async def revoke_registration_tokens(request: Request) -> Response:
+    """All Registration Tokens of a device; its SAS lives on until it expires."""
+    cloud = operator(request)
+    device_id = known_device(cloud, text_field(await json_body(request), "deviceId"))
+    return JSONResponse({"revoked": cloud.registrations.revoke(device_id, now_s())})
+
+
+async def delete_device(request: Request) -> Response:
+    cloud = operator(request)
+    device_id = known_device(cloud, request.path_params["device"])
+    cloud.registrations.delete(device_id, now_s())
+    cloud.drop("polite", cloud.hub_id(device_id))
+    return Response(status_code=204)
+
+
+async def desired_properties(request: Request) -> Response:
+    """GET them, PATCH merges, PUT replaces all."""
+    cloud = operator(request)
+    device_id = cloud.hub_id(known_device(cloud, request.path_params["device"]))
+    if request.method == "GET":
+        return JSONResponse(cloud.twin_get(device_id)["desired"])
+    patch = await json_body(request)
+    if request.method == "PUT":
+        held = cloud.twin_get(device_id)["desired"]
+        patch = {**{key: None for key in held if key != "$version"}, **patch}
+    version = cloud.patch_desired(device_id, patch)
+    if isinstance(version, Refused):
+        raise bad_request(version.reason)
+    return JSONResponse({"$version": version})
+
+
+async def reported_properties(request: Request) -> Response:
+    cloud = operator(request)
+    device_id = known_device(cloud, request.path_params["device"])
+    return JSONResponse(cloud.twin_get(cloud.hub_id(device_id))["reported"])
+
+
+async def send_c2d(request: Request) -> Response:
+    """Queue the body as a cloud-to-device message; properties come as the query."""
+    cloud = operator(request)
+    device_id = known_device(cloud, request.path_params["device"])
+    payload = await limited_body(request, 64 * 1024)  # the hub's limit for this direction
+    message_id = cloud.send_command(cloud.hub_id(device_id), payload, dict(request.query_params), now_s())
+    return JSONResponse({"messageId": message_id}, 202)
+
+
+async def call_method(request: Request) -> Response:
+    """Call a direct method: `{"methodName", "payload", "responseTimeoutInSeconds"}`."""
+    cloud = operator(request)
+    device_id = known_device(cloud, request.path_params["device"])
+    body = await json_body(request)
+    answer = await cloud.call_method(
+        cloud.hub_id(device_id),
+        text_field(body, "methodName"),
+        body.get("payload"),
+        optional_number(body, "responseTimeoutInSeconds") or 30.0,
+    )
+    if answer is None:
+        raise not_found("An answer of the device in time")
+    status, payload = answer
+    return JSONResponse({"status": status, "payload": _decoded(payload)})
+
+
+def _decoded(payload: bytes) -> Any:
+    import json
+
+    try:
+        return json.loads(payload) if payload else None
+    except ValueError:
+        return {"base64": base64.b64encode(payload).decode()}
+
+
+def known_device(cloud: Cloud, device: str) -> str:
+    """The bare id of a device named with or without its workspace. Raises Problem."""
+    device_id = device.removeprefix(f"{cloud.workspace}:")
+    if cloud.registrations.device(device_id) is None:
+        raise not_found(f"The device {device_id}")
+    return device_id
+
+
+_WS = "/workspaces/{workspace}"
+
+routes = [
+    Route(f"{_WS}/provisioning-tokens/create", create_provisioning_token, methods=["POST"]),
+    Route(f"{_WS}/provisioning-tokens/revoke", revoke_provisioning_token, methods=["PUT"]),
+    Route(f"{_WS}/provisioning-tokens", list_provisioning_tokens),
+    Route(f"{_WS}/provisioning-operations", list_operations),
+    Route(f"{_WS}/provisioning-operations/approve", approve, methods=["PUT"]),
+    Route(f"{_WS}/provisioning-operations/cancel", cancel, methods=["PUT"]),
+    Route(f"{_WS}/devices", list_devices),
+    Route(f"{_WS}/devices/registration-tokens/create", create_registration_token, methods=["POST"]),
+    Route(f"{_WS}/devices/registration-tokens/revoke", revoke_registration_tokens, methods=["PUT"]),
+    Route(f"{_WS}/devices/{{device}}/delete", delete_device, methods=["DELETE"]),
+    Route(
+        f"{_WS}/devices/{{device}}/desired-properties", desired_properties, methods=["GET", "PUT", "PATCH"]
+    ),
+    Route(f"{_WS}/devices/{{device}}/reported-properties", reported_properties),
+    Route(f"{_WS}/devices/{{device}}/c2d-messages", send_c2d, methods=["POST"]),
+    Route(f"{_WS}/devices/{{device}}/methods", call_method, methods=["POST"]),
+]

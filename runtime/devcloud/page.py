@@ -1,0 +1,82 @@
+"""The page where a person approves devices and watches messages arrive.
+
+The page itself holds nothing secret. Its script calls with the operator token as a Bearer header, which no
+other site can send on a person's behalf; it gets that token typed in, or once for a one-time link.
+"""
+
+from __future__ import annotations
+
+import secrets
+from importlib import resources
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from runtime.devcloud import admin, operators
+from runtime.devcloud.problems import unauthorized
+from runtime.devcloud.state import Cloud
+from runtime.devcloud.web import cloud_of, json_body, now_s, text_field
+
+MOST_MESSAGES = 200
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline';"
+    " connect-src 'self'; img-src data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def one_time_url(cloud: Cloud, instance: str) -> str:
+    """A link that opens the page without typing the operator token; the first who follows it is let in."""
+    link = secrets.token_urlsafe(16)
+    cloud.database.execute("INSERT INTO links (id, created_at) VALUES (?, ?)", link, now_s())
+    return f"https://{instance}/?token={link}"
+
+
+async def html(request: Request) -> Response:
+    return HTMLResponse(resources.files(__package__).joinpath("page.html").read_text(), headers=_HEADERS)
+
+
+async def redeem(request: Request) -> Response:
+    """The operator token for a one-time link that nobody used before."""
+    cloud = cloud_of(request)
+    link = text_field(await json_body(request), "token")
+    if not cloud.database.change("DELETE FROM links WHERE id = ?", link):
+        raise unauthorized("The link was used before or is unknown")
+    return JSONResponse({"operatorToken": cloud.operator_token}, headers=_HEADERS)
+
+
+async def link(request: Request) -> Response:
+    """Another one-time link, for scripts."""
+    cloud = operators.operator(request)
+    return JSONResponse({"url": one_time_url(cloud, request.url.netloc)})
+
+
+async def feed(request: Request) -> Response:
+    """All that the page shows; of messages those after `after`, at most the newest few."""
+    cloud = operators.operator(request)
+    newest = cloud.records.newest()
+    after = max(admin.whole(request.query_params.get("after", "0")), newest - MOST_MESSAGES)
+    waiting = [o for o in cloud.enrolment.operations(now_s()) if o["state"] == "Pending"]
+    return JSONResponse(
+        {
+            "workspace": cloud.workspace,
+            "hub": cloud.hub_host,
+            "waiting": [operators.shown(o) for o in waiting],
+            "devices": operators.devices(cloud),
+            "messages": [admin.shown(m) for m in cloud.records.messages(after, MOST_MESSAGES)],
+            "newest": newest,
+            "faults": {k: v for k, v in cloud.faults.to_json().items() if v not in (None, False, 0.0, {})},
+        },
+        headers=_HEADERS,
+    )
+
+
+routes = [
+    Route("/", html),
+    Route("/page/session", redeem, methods=["POST"]),
+    Route("/page/feed", feed),
+    Route("/admin/page-link", link, methods=["POST"]),
+]

@@ -1,0 +1,54 @@
+"""Where the stand-in listens: an address of its own, and the same again at its next start."""
+
+from __future__ import annotations
+
+import errno
+import json
+import random
+import socket
+from pathlib import Path
+
+from runtime.errors import UsageError
+
+HUB_PORT = 8883
+"""azure-iot-device has it built in: two hubs on one machine differ in their address."""
+_TRIES = 200
+
+
+def take(folder: Path, address: str, https_port: int) -> tuple[str, socket.socket]:
+    """The address, and a bound socket for HTTPS. `auto` and port 0 mean last time's, else free ones."""
+    memory = folder / "place.json"
+    last = json.loads(memory.read_text()) if memory.exists() else {}
+    if address == "auto":
+        address = last.get("address") or _free_address()
+    port = https_port or last.get("https_port", 0)
+    try:
+        listener = _bound(address, port)
+    except OSError as exc:
+        raise UsageError(f"cannot listen on {address}:{port}: {exc.strerror}") from exc
+    memory.write_text(json.dumps({"address": address, "https_port": listener.getsockname()[1]}))
+    return address, listener
+
+
+def _free_address() -> str:
+    for _ in range(_TRIES):
+        candidate = f"127.{random.randint(1, 254)}.{random.randint(0, 255)}.{random.randint(2, 254)}"
+        try:
+            _bound(candidate, HUB_PORT).close()
+        except OSError as exc:
+            if exc.errno != errno.EADDRINUSE:
+                raise UsageError(f"cannot listen on {candidate}: {exc.strerror}") from exc
+        else:
+            return candidate
+    raise UsageError(f"no address in 127.0.0.0/8 has port {HUB_PORT} free; who listens on all addresses?")
+
+
+def _bound(address: str, port: int) -> socket.socket:
+    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((address, port))
+    except OSError:
+        made.close()
+        raise
+    return made

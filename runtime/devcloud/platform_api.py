@@ -1,0 +1,149 @@
+"""What devices call: provisioning, refresh, registration. Contract: section 1 of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from runtime.devcloud import tokens
+from runtime.devcloud.problems import Problem, bad_request, unauthorized, workspace_disabled
+from runtime.devcloud.registrations import Granted
+from runtime.devcloud.state import Cloud
+from runtime.devcloud.web import cloud_of, json_body, now_s, optional_text, rfc3339, text_field, timespan
+
+SAS, KEY, HEADER = "SharedAccessSignature", "SharedAccessKey", "AuthorizationHeader"
+
+
+async def init(request: Request) -> Response:
+    """A device asks to be provisioned, perhaps under an id of its wish."""
+    cloud = cloud_of(request)
+    token = _provisioning_token(request)
+    body = await json_body(request)
+    operation = cloud.enrolment.begin(
+        token, optional_text(body, "deviceId"), cloud.lifetimes.operation_s, now_s()
+    )
+    return JSONResponse(
+        {
+            "provisioningOperationId": operation["id"],
+            "verificationCode": operation["verification_code"],
+            "expirationTime": rfc3339(operation["expires_at"]),
+        }
+    )
+
+
+async def complete(request: Request) -> Response:
+    """Hand out the Registration Token once a person approved; a repeated call gets a new one."""
+    cloud = cloud_of(request)
+    token = _provisioning_token(request)
+    body = await json_body(request)
+    at_s = now_s()
+    operation = cloud.enrolment.approved(token, text_field(body, "provisioningOperationId"), at_s)
+    if operation is None:
+        return Response(status_code=202)
+    device_id = operation["device_id"]
+    with cloud.database.transaction():
+        cloud.registrations.adopt(device_id, at_s)
+        cloud.registrations.revoke(device_id, at_s)
+        granted = cloud.registrations.grant(
+            device_id, cloud.registration_lifetime_s(operation["registration_lifetime_s"]), at_s
+        )
+    return _granted(granted, 200)
+
+
+async def refresh(request: Request) -> Response:
+    """A new Registration Token for a valid one: 201, or 200 to a parent whose child got lost."""
+    cloud = cloud_of(request)
+    provisioning_token = _provisioning_token(request)
+    body = await json_body(request)
+    at_s = now_s()
+    held = cloud.registrations.valid(text_field(body, "registrationToken"), at_s)
+    if held is None:
+        raise Problem(
+            410,
+            "deviceProvisioning/registrationTokenInvalid",
+            "The Registration Token is invalid, expired or revoked",
+        )
+    lifetime_s = cloud.registration_lifetime_s(provisioning_token["registration_lifetime_s"])
+    granted = cloud.registrations.refresh(held, lifetime_s, cloud.lifetimes.grace_s, at_s)
+    return _granted(granted, 200 if granted.after_lost_answer else 201)
+
+
+async def register(request: Request) -> Response:
+    """Hand out what the device connects to the hub with."""
+    cloud = cloud_of(request)
+    _workspace_enabled(cloud)
+    at_s = now_s()
+    held = cloud.registrations.valid(_device_token(request), at_s)
+    if held is None:
+        raise unauthorized("The Registration Token is invalid, expired or revoked")
+    body = await json_body(request)
+    kind = text_field(body, "connectionStringType")
+    if kind not in (SAS, KEY, HEADER):
+        raise bad_request(f"connectionStringType is not one of {SAS}, {KEY}, {HEADER}")
+    cloud.registrations.registered(held["device_id"], at_s)
+    remaining_s = None if held["expires_at"] is None else held["expires_at"] - at_s
+    return JSONResponse(
+        {
+            **_connection(cloud, held["device_id"], kind, at_s),
+            "iotHubHostName": cloud.hub_host,
+            "connectionStringType": kind,
+            "tokenRemainingLifetime": timespan(remaining_s),
+        }
+    )
+
+
+routes = [
+    Route("/provisioning-operations/init", init, methods=["POST"]),
+    Route("/provisioning-operations/complete", complete, methods=["PUT"]),
+    Route("/devices/registration-tokens/refresh", refresh, methods=["PUT"]),
+    Route("/devices/register", register, methods=["PUT"]),
+]
+
+
+def _connection(cloud: Cloud, device: str, kind: str, at_s: float) -> dict[str, Any]:
+    device_id = cloud.hub_id(device)
+    known = cloud.registrations.device(device)
+    assert known is not None  # `valid` joined it
+    prefix = f"HostName={cloud.hub_host};DeviceId={device_id};"
+    if kind == KEY:
+        return {
+            "connectionString": f"{prefix}SharedAccessKey={known['key']}",
+            "connectionStringExpiration": None,
+        }
+    expires_at_s = int(at_s + cloud.sas_lifetime_s())
+    sas = tokens.sign_sas(cloud.resource(device_id), known["key"], expires_at_s)
+    return {
+        "connectionString": sas if kind == HEADER else f"{prefix}SharedAccessSignature={sas}",
+        "connectionStringExpiration": rfc3339(expires_at_s),
+    }
+
+
+def _granted(granted: Granted, status: int) -> Response:
+    return JSONResponse(
+        {"registrationToken": granted.token, "expirationTime": rfc3339(granted.expires_at_s)}, status
+    )
+
+
+def _provisioning_token(request: Request) -> dict[str, Any]:
+    """The valid Provisioning Token that a call carries. Raises Problem."""
+    cloud = cloud_of(request)
+    _workspace_enabled(cloud)
+    found = cloud.enrolment.valid(_device_token(request), now_s())
+    if found is None:
+        raise unauthorized("The Provisioning Token is invalid, expired or revoked")
+    return found
+
+
+def _device_token(request: Request) -> str:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme != "DeviceToken" or not token:
+        raise unauthorized("The call carries no DeviceToken")
+    return token
+
+
+def _workspace_enabled(cloud: Cloud) -> None:
+    if not cloud.workspace_enabled:
+        raise workspace_disabled()

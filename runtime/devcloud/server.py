@@ -1,0 +1,168 @@
+"""The stand-in as one process: HTTPS and hub in one loop, ready when DIR/devcloud.json is there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from runtime.adapters.process import Lock
+from runtime.devcloud import admin, hub, operators, page, place, platform_api
+from runtime.devcloud.misbehave import Misbehave
+from runtime.devcloud.problems import Problem
+from runtime.devcloud.state import Cloud
+from runtime.devcloud.tls import server_context
+from runtime.devcloud.web import now_s, render_http_exception, render_problem
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for."""
+
+    folder: Path
+    address: str = "auto"
+    """A loopback address, or `auto`: the one of last time, else one that nobody uses."""
+    https_port: int = 0
+    """0: the one of last time, else a free one."""
+    workspace: str = "demo"
+    lifetimes: Mapping[str, Any] | None = None
+    """Those that differ from last time's."""
+
+
+def run(options: Options, say: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT. Raises UsageError where it cannot start."""
+    options.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = Lock(options.folder / "devcloud.lock")
+    try:
+        asyncio.run(_serve(options, say))
+    finally:
+        lock.release()
+
+
+async def _serve(options: Options, say: Callable[[str], None]) -> None:
+    asked_to_stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
+    facts = options.folder / "devcloud.json"
+    facts.unlink(missing_ok=True)
+    address, listener = place.take(options.folder, options.address, options.https_port)
+    cloud = Cloud(options.folder, address, now_s(), options.workspace)
+    cloud.change_lifetimes(options.lifetimes or {})
+    context = server_context(options.folder, address)
+    switch = HubSwitch(cloud, context)
+    https = Https(application(cloud, switch), context)
+    try:
+        await switch(True)
+        serving = asyncio.create_task(https.serve(sockets=[listener]))
+        await https.ready(serving)
+        known = write_facts(facts, cloud, listener.getsockname()[1])
+        say(f"devcloud is ready at {known['instance']}; this link opens its page once: {known['page_url']}")
+        stopping = asyncio.create_task(asked_to_stop.wait())
+        await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+        await https.end(serving)
+    finally:
+        facts.unlink(missing_ok=True)
+        await switch(False)
+        cloud.close()
+
+
+class HubSwitch:
+    """Takes the hub's listener away and brings it back."""
+
+    def __init__(self, cloud: Cloud, context: ssl.SSLContext) -> None:
+        self._cloud = cloud
+        self._context = context
+        self._hub: hub.Hub | None = None
+
+    async def __call__(self, up: bool) -> None:
+        """Have it up, or not."""
+        if up and self._hub is None:
+            self._hub = await hub.serve(self._cloud, self._cloud.hub_host, place.HUB_PORT, self._context)
+            self._cloud.drop = self._hub.drop
+        elif not up and self._hub is not None:
+            stopping, self._hub = self._hub, None
+            self._cloud.drop = lambda mode, device_id: 0
+            await stopping.stop()
+
+
+def application(cloud: Cloud, switch_hub: HubSwitch) -> Starlette:
+    """Everything that answers over HTTPS."""
+    app = Starlette(
+        routes=[*platform_api.routes, *operators.routes, *admin.routes, *page.routes],
+        exception_handlers={Problem: render_problem, HTTPException: render_http_exception},
+    )
+    app.state.cloud = cloud
+    app.state.switch_hub = switch_hub
+    app.add_middleware(Misbehave, cloud=cloud)
+    return app
+
+
+class _Connection(H11Protocol):
+    """Hands the transport to the application, which may have to cut it."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        self.app_state = {**self.app_state, "transport": transport}
+        super().connection_made(transport)
+
+
+class Https(uvicorn.Server):
+    """uvicorn with our TLS context, our signals, and an end that does not wait for whoever is connected."""
+
+    def __init__(self, app: Starlette, context: ssl.SSLContext) -> None:
+        config = uvicorn.Config(
+            app, http=_Connection, ws="none", lifespan="off", log_config=None, access_log=False,
+            server_header=False, timeout_keep_alive=60,
+        )  # fmt: skip
+        config.load()
+        config.ssl = context
+        super().__init__(config)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave them to `_serve`."""
+        yield
+
+    async def ready(self, serving: asyncio.Task[None]) -> None:
+        """Return once connections are accepted."""
+        while not self.started and not serving.done():
+            await asyncio.sleep(0.01)
+
+    async def end(self, serving: asyncio.Task[None]) -> None:
+        """Close everything now; raises what ended it before we asked."""
+        self.should_exit = self.force_exit = True
+        await serving
+
+
+def write_facts(path: Path, cloud: Cloud, https_port: int) -> dict[str, Any]:
+    """Tell whoever starts us where everything is: whole or not at all, for the owner only."""
+    instance = f"{cloud.hub_host}:{https_port}"
+    known = {
+        "instance": instance,
+        "hub_host": cloud.hub_host,
+        "https_port": https_port,
+        "ca_file": str(cloud.folder.absolute() / "ca.pem"),
+        "admin_url": f"https://{instance}",
+        "page_url": page.one_time_url(cloud, instance),
+        "workspace": cloud.workspace,
+        "operator_token": cloud.operator_token,
+        "provisioning_token": cloud.provisioning_token,
+        "pid": os.getpid(),
+    }
+    fresh = path.with_suffix(".new")
+    fresh.unlink(missing_ok=True)
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        json.dump(known, file, indent=2)
+    fresh.replace(path)
+    return known

@@ -1,0 +1,133 @@
+"""HTTP as this platform speaks it: strict JSON in, JSON out, problem+json where it refuses."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from runtime.devcloud.problems import Problem, bad_request
+
+if TYPE_CHECKING:
+    from runtime.devcloud.state import Cloud
+
+MOST_BODY_BYTES = 256 * 1024
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def cloud_of(request: Request) -> Cloud:
+    """The one stand-in behind this application."""
+    cloud: Cloud = request.app.state.cloud
+    return cloud
+
+
+def now_s() -> float:
+    """Unix time, the platform's own: the only place on the HTTPS side that asks for it."""
+    return time.time()
+
+
+async def json_body(request: Request) -> dict[str, Any]:
+    """The JSON object in a request. Raises Problem for anything else."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise Problem(415, "common/unsupportedMediaType", "Content-Type must be application/json")
+    try:
+        body = json.loads(await limited_body(request, MOST_BODY_BYTES))
+    except (ValueError, RecursionError):
+        raise bad_request("the body is not JSON") from None
+    if not isinstance(body, dict):
+        raise bad_request("the body is not a JSON object")
+    return body
+
+
+async def limited_body(request: Request, most_bytes: int) -> bytes:
+    """The whole body, if it is small enough. Raises Problem."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > most_bytes:
+            raise Problem(413, "common/tooLarge", f"The body exceeds {most_bytes} bytes")
+    return bytes(body)
+
+
+def text_field(body: dict[str, Any], name: str) -> str:
+    """A text that must be there. Raises Problem."""
+    value = optional_text(body, name)
+    if not value:
+        raise bad_request(f"{name} is missing")
+    return value
+
+
+def optional_text(body: dict[str, Any], name: str) -> str | None:
+    """A text that may be there, or be null. Raises Problem for any other type."""
+    value = body.get(name)
+    if value is not None and not isinstance(value, str):
+        raise bad_request(f"{name} is not text")
+    return value
+
+
+def optional_time(body: dict[str, Any], name: str) -> float | None:
+    """An RFC 3339 time as Unix time. Raises Problem."""
+    text = optional_text(body, name)
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise bad_request(f"{name} is not an RFC 3339 time") from None
+    if moment.tzinfo is None:
+        raise bad_request(f"{name} has no time zone")
+    return moment.timestamp()
+
+
+def optional_number(body: dict[str, Any], name: str) -> float | None:
+    """A number above zero. Raises Problem."""
+    value = body.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e12:
+        raise bad_request(f"{name} is not a number above zero")
+    return float(value)
+
+
+def rfc3339(moment_s: float | None) -> str | None:
+    """`2026-11-24T12:00:00Z`, with microseconds where there are any."""
+    if moment_s is None:
+        return None
+    return datetime.fromtimestamp(moment_s, UTC).isoformat().replace("+00:00", "Z")
+
+
+def timespan(duration_s: float | None) -> str | None:
+    """`[-][d.]hh:mm:ss[.fffffff]`."""
+    if duration_s is None:
+        return None
+    length = timedelta(seconds=abs(duration_s))
+    hours, rest = divmod(length.seconds, 3600)
+    text = f"{hours:02}:{rest // 60:02}:{rest % 60:02}"
+    days = f"{length.days}." if length.days else ""
+    fraction = f".{length.microseconds * 10:07}" if length.microseconds else ""
+    return ("-" if duration_s < 0 else "") + days + text + fraction
+
+
+async def render_problem(request: Request, exc: Exception) -> Response:
+    """A Problem as application/problem+json."""
+    assert isinstance(exc, Problem)
+    body = {"type": f"/problems/{exc.kind}", "title": exc.title, "status": exc.status}
+    if exc.detail:
+        body["detail"] = exc.detail
+    body["instance"] = request.url.path
+    return JSONResponse(body, exc.status, headers=exc.headers, media_type="application/problem+json")
+
+
+async def render_http_exception(request: Request, exc: Exception) -> Response:
+    """What the router itself refuses (404, 405), in the same form."""
+    assert isinstance(exc, HTTPException)
+    return await render_problem(
+        request, Problem(exc.status_code, "common/http", exc.detail, **dict(exc.headers or {}))
+    )
