@@ -58,7 +58,7 @@ class Connack:
     """The answer to CONNECT."""
 
     code: int
-    """0 accepted; refused for 1 protocol level, 2 client id, 3 hub away, 4 bad user name, 5 not authorized."""
+    """0 accepted, or refused: 1 protocol level, 2 client id, 3 hub away, 4 bad name, 5 not authorized."""
     session_present: bool = False
 
 

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import TypeAlias
 from urllib.parse import quote, unquote
 
-from runtime.devcloud.packets import Publish
+from runtime.devcloud.packets import Publish, Will
 from runtime.errors import Rejected
 
 MOST_MESSAGE_BYTES = 256 * 1024
@@ -84,6 +84,14 @@ def meaning(device_id: str, message: Publish) -> Meaning:
     if message.retain:
         raise BadTopic("RETAIN is for telemetry only")
     return _request(topic)
+
+
+def last_will(device_id: str, will: Will) -> Publish:
+    """The message that a device leaves for after its sudden end. Raises BadTopic."""
+    left = Publish(will.topic, will.payload, will.qos, retain=will.retain)
+    if not isinstance(meaning(device_id, left), Telemetry):
+        raise BadTopic("the will is no telemetry")
+    return left
 
 
 def channel(device_id: str, name: str) -> Channel:

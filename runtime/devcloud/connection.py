@@ -1,0 +1,243 @@
+"""One TLS connection of the hub, from CONNECT to its end, whoever ends it; faults strike here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from runtime.devcloud import topics
+from runtime.devcloud.acks import PATIENCE_S, AckLine
+from runtime.devcloud.dialogue import Dialogue
+from runtime.devcloud.mqtt import Decoder, Malformed, encode, puback
+from runtime.devcloud.packets import Bare, Connack, Connect, Kind, Packet, Publish
+from runtime.devcloud.topics import BadTopic
+from runtime.devcloud.values import Admitted, Received, Refused
+
+if TYPE_CHECKING:
+    from runtime.devcloud.hub import Hub
+
+CONNECT_WITHIN_S = 30.0
+LONGEST_IDLE_S = 1767.0
+"""The hub's own limit, whatever keep-alive was asked for."""
+MOST_PACKET_BYTES = topics.MOST_MESSAGE_BYTES + 1024
+"""A little more than the largest message, so that a refusal can say what it was."""
+_USERNAME = re.compile(r"[^/]+/[^/]+/\?(?:.*&)?api-version=\d{4}-\d\d-\d\d.*")
+
+
+class Connection(asyncio.Protocol):
+    """Bytes in, bytes out. Whatever MQTT or the contract forbids ends it."""
+
+    device_id: str | None = None
+    """Set from the accepted CONNECT on."""
+    number: int | None = None
+    """Of this connection in the cloud's records, from CONNECT on."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._loop = asyncio.get_running_loop()
+        self._decoder = Decoder(MOST_PACKET_BYTES)
+        self._dialogue: Dialogue | None = None
+        self._unsubscribe: Callable[[], None] = lambda: None
+        self._will: Publish | None = None
+        self._heard_at_s = self._loop.time()
+        self._idle_limit_s = CONNECT_WITHIN_S
+        self._expires_at_s: float | None = None
+        self._acks = AckLine()
+        self._ack_timer: asyncio.TimerHandle | None = None
+        self._messages = 0
+        self._unheard = b""  # came in during a silence
+        self._unsaid = b""  # would have gone out during a silence
+        self._ended = False
+
+    # -- called by the transport -------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._hub.connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._ended:
+            return
+        self._heard_at_s = self._loop.time()
+        if self._hub.faults.silent or self._unheard:
+            self._unheard += data
+            self._transport.pause_reading()
+        else:
+            self._hear(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._ended:
+            self._hub.commit()
+            self._conclude(f"connection lost: {exc}" if exc else "closed without DISCONNECT")
+
+    def pause_writing(self) -> None:
+        self._transport.pause_reading()  # who does not read is not listened to
+
+    def resume_writing(self) -> None:
+        if not self._unheard:
+            self._transport.resume_reading()
+
+    # -- the end -----------------------------------------------------------------------------------------
+
+    def end(self, reason: str, *, abrupt: bool = False) -> None:
+        """End it: politely by close_notify and FIN, abruptly by RST. What arrived before counts."""
+        if self._ended:
+            return
+        self._hub.commit()
+        self._conclude(reason)
+        if not abrupt:
+            self._transport.close()
+            return
+        with contextlib.suppress(OSError):  # the other side was faster
+            raw = self._transport.get_extra_info("socket")
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._transport.abort()
+
+    def _conclude(self, reason: str) -> None:
+        self._ended = True
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
+        self._unsubscribe()
+        if self._will is not None and self._dialogue is not None:
+            self._dialogue.last_will(self._will)
+        self._hub.gone(self, reason)
+
+    def look_at_clock(self, now_s: float) -> None:
+        """Called ten times a second with the wall clock: expiry, keep-alive, the end of a silence."""
+        loop_now_s = self._loop.time()
+        if self._hub.faults.silent:
+            self._heard_at_s = loop_now_s
+        elif self._expires_at_s is not None and now_s >= self._expires_at_s:
+            self.end("the SAS has expired")
+        elif loop_now_s - self._heard_at_s > self._idle_limit_s:
+            self.end("nothing heard for 1.5 times the keep-alive" if self._dialogue else "no CONNECT came")
+        else:
+            self._speak_again()
+            self._pump()
+
+    # -- hearing -----------------------------------------------------------------------------------------
+
+    def _hear(self, data: bytes) -> None:
+        try:
+            for packet in self._decoder.feed(data):
+                self._heard(packet)
+                if self._ended:
+                    return
+        except (Malformed, BadTopic) as exc:
+            self.end(str(exc))
+
+    def _heard(self, packet: Packet) -> None:
+        if self._dialogue is None:
+            if not isinstance(packet, Connect):
+                raise Malformed("the first packet is not CONNECT")
+            self._connect(packet)
+        elif packet == Bare(Kind.DISCONNECT):
+            self._will = None
+            self.end("disconnected by the device")
+        elif isinstance(packet, Publish) and self._is_poison(packet.payload):
+            self.end("poison arrived", abrupt=True)
+        else:
+            self._dialogue.heard(packet)
+
+    def _connect(self, packet: Connect) -> None:
+        now_s = time.time()
+        answer = self._answer(packet, now_s)
+        self.number = self._hub.cloud.opened(packet.client_id, answer, now_s)
+        if isinstance(answer, Refused):
+            self._send(Connack(answer.code))
+            self.end(f"refused: {answer.reason}")
+            return
+        self.device_id, self._expires_at_s = answer.device_id, answer.expires_at_s
+        self._idle_limit_s = min(packet.keep_alive_s * 1.5 or LONGEST_IDLE_S, LONGEST_IDLE_S)
+        if packet.will is not None:
+            self._will = topics.last_will(self.device_id, packet.will)
+        present, session = self._hub.welcome(self, self.device_id, packet.clean_session)
+        self._dialogue = Dialogue(
+            self._hub.cloud, self.device_id, session, self.number, self._send, self._arrived
+        )
+        self._unsubscribe = self._hub.cloud.subscribe(self.device_id, self._dialogue.happened)
+        self._send(Connack(0, present))
+        self._dialogue.send_commands()
+
+    def _answer(self, packet: Connect, now_s: float) -> Admitted | Refused:
+        if self._hub.faults.refuse_connect_code is not None:
+            return Refused(self._hub.faults.refuse_connect_code, "refused on request")
+        if packet.level != 4:
+            return Refused(1, f"protocol level {packet.level}, only 4 (MQTT 3.1.1) is spoken")
+        if not packet.client_id:
+            return Refused(2, "no client id")
+        if not _USERNAME.fullmatch(packet.username or ""):
+            return Refused(4, "user name is not HUB/WORKSPACE:DEVICE/?api-version=...")
+        try:
+            password = None if packet.password is None else packet.password.decode()
+        except UnicodeDecodeError:
+            return Refused(4, "password is not text")
+        return self._hub.cloud.authenticate(packet.client_id, packet.username, password, now_s)
+
+    def _is_poison(self, payload: bytes) -> bool:
+        poison = self._hub.faults.poison
+        return poison is not None and poison.encode() in payload
+
+    def _arrived(self, packet_id: int, received: Received | None) -> None:
+        self._messages += received is not None
+        if self._messages == self._hub.faults.drop_after_messages and not self._ended:
+            self._hub.arrived(self, 0, received)
+            self.end(f"dropped after {self._messages} messages, on request", abrupt=True)
+        else:
+            self._hub.arrived(self, packet_id, received)
+
+    # -- speaking ----------------------------------------------------------------------------------------
+
+    def acknowledge(self, packet_ids: Iterable[int]) -> None:
+        """Their messages are recorded: send the PUBACKs, when and if the faults allow."""
+        if self._ended:
+            return
+        faults, now_s = self._hub.faults, self._loop.time()
+        self._acks.owe(packet_ids, now_s, faults.ack_delay_ms / 1000, faults.throttle_per_s)
+        if faults.throttle_per_s and self._acks.lag_s(now_s) > PATIENCE_S:
+            self.end("throttled, and too many messages in flight")
+        else:
+            self._pump()
+
+    def _pump(self) -> None:
+        """Send every PUBACK whose time has come, and wake up for the next."""
+        if self._ended or self._hub.faults.silent or not self._acks:
+            return
+        now_s = self._loop.time()
+        ready = self._acks.due(now_s, self._hub.acks_allowed())
+        if ready:
+            self._hub.acks_sent(len(ready))
+            self._write(b"".join(map(puback, ready)))
+        next_s = self._acks.next_due_s()
+        if self._ack_timer is None and next_s is not None and next_s > now_s:  # else: kept back
+            self._ack_timer = self._loop.call_at(next_s, self._pump_on_time)
+
+    def _pump_on_time(self) -> None:
+        self._ack_timer = None
+        self._pump()
+
+    def _send(self, packet: Packet) -> None:
+        self._write(encode(packet))
+
+    def _write(self, data: bytes) -> None:
+        if self._hub.faults.silent or self._unsaid:
+            self._unsaid += data
+        elif not self._ended:
+            self._transport.write(data)
+
+    def _speak_again(self) -> None:
+        """A silence may have ended: say what was not said, hear what was not heard."""
+        if self._unsaid:
+            self._transport.write(self._unsaid)
+            self._unsaid = b""
+        if self._unheard:
+            data, self._unheard = self._unheard, b""
+            self._transport.resume_reading()
+            self._hear(data)

@@ -1,0 +1,149 @@
+"""The hub: an IoT-Hub-like MQTT endpoint over TLS. It keeps to the contract and misbehaves only when told.
+
+Store first, acknowledge second, here too: what arrived from all connections in one turn of the loop is
+recorded in one commit, then its PUBACKs leave, per connection in the order of arrival.
+
+`Hub` holds what connections share (listener, group commit, takeover, sessions, the look at the clocks); a
+`Connection` is one TLS connection, a `Dialogue` what an admitted device says on it, an `AckLine` when its
+PUBACKs leave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+import sys
+import time
+
+from loguru import logger
+
+from runtime.devcloud.connection import Connection
+from runtime.devcloud.dialogue import Session
+from runtime.devcloud.faults import Faults
+from runtime.devcloud.state import Cloud
+from runtime.devcloud.values import Received
+
+SWEEP_S = 0.1
+"""How often clocks and faults are looked at: expired SAS, keep-alive, the end of a silence."""
+TLS_TIMEOUT_S = 10.0
+
+
+class Hub:
+    """Listens until `stop`. All its methods are called on the loop that `serve` ran in."""
+
+    def __init__(self, cloud: Cloud) -> None:
+        self.cloud = cloud
+        self.sessions: dict[str, Session] = {}
+        self.connections: set[Connection] = set()
+        self._faults: Faults | None = None
+        self._acks_left: int | None = None
+        self._arrived: list[tuple[Connection, int, Received | None]] = []
+        self._server: asyncio.Server | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+
+    async def listen(self, host: str, port: int, ssl_context: ssl.SSLContext) -> None:
+        """Open the listener."""
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: Connection(self),
+            host,
+            port,
+            ssl=ssl_context,
+            backlog=1024,
+            ssl_handshake_timeout=TLS_TIMEOUT_S,
+            ssl_shutdown_timeout=2.0,  # a peer that does not answer close_notify
+        )
+        self._sweeper = asyncio.create_task(self._sweep_for_ever())
+
+    async def stop(self) -> None:
+        """Take the listener away and drop every connection, abruptly."""
+        if self._server is None or self._sweeper is None:
+            return
+        self._server.close()
+        self._sweeper.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._sweeper
+        self.drop("abrupt")
+        self._server = None
+
+    def drop(self, mode: str, device_id: str | None = None) -> int:
+        """Drop a device's connection or all: `abrupt` by RST, `polite` by FIN. Returns how many."""
+        chosen = [c for c in self.connections if device_id in (None, c.device_id)]
+        for connection in chosen:
+            connection.end(f"dropped on request ({mode})", abrupt=mode == "abrupt")
+        return len(chosen)
+
+    # -- for connections ---------------------------------------------------------------------------------
+
+    @property
+    def faults(self) -> Faults:
+        """The faults in force; counts start anew whenever they change."""
+        if self.cloud.faults is not self._faults:
+            self._faults = self.cloud.faults
+            self._acks_left = self._faults.ack_limit
+        return self._faults
+
+    def welcome(self, newcomer: Connection, device_id: str, clean: bool) -> tuple[bool, Session]:
+        """One connection a device: end any other. Returns whether a session was there, and the session."""
+        for other in [c for c in self.connections if c.device_id == device_id and c is not newcomer]:
+            other.end("another connection of the same device")
+        present = device_id in self.sessions and not clean
+        if not present:
+            self.sessions[device_id] = Session()
+        return present, self.sessions[device_id]
+
+    def arrived(self, connection: Connection, packet_id: int, received: Received | None) -> None:
+        """Record a message with the others of this turn, then acknowledge `packet_id` (0: none)."""
+        if not self._arrived:
+            asyncio.get_running_loop().call_soon(self.commit)
+        self._arrived.append((connection, packet_id, received))
+
+    def commit(self) -> None:
+        """Record what waits, in one commit; only then acknowledge it."""
+        arrived, self._arrived = self._arrived, []
+        try:
+            self.cloud.record([received for _, _, received in arrived if received is not None])
+        except Exception:
+            for connection, _, _ in arrived:
+                connection.end("the hub could not record", abrupt=True)
+            raise
+        owed: dict[Connection, list[int]] = {}
+        for connection, packet_id, _ in arrived:
+            if packet_id:
+                owed.setdefault(connection, []).append(packet_id)
+        for connection, packet_ids in owed.items():
+            connection.acknowledge(packet_ids)
+
+    def acks_allowed(self) -> int:
+        """How many PUBACKs may leave now."""
+        if self.faults.withhold_acks:
+            return 0
+        return sys.maxsize if self._acks_left is None else self._acks_left
+
+    def acks_sent(self, count: int) -> None:
+        """Count them against the limit."""
+        if self._acks_left is not None:
+            self._acks_left -= count
+
+    def gone(self, connection: Connection, reason: str) -> None:
+        """A connection is over."""
+        self.connections.discard(connection)
+        if connection.number is not None:
+            self.cloud.closed(connection.number, reason, time.time())
+            logger.debug("hub: connection of {} ended: {}", connection.device_id, reason)
+
+    # -- clocks ------------------------------------------------------------------------------------------
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            now_s = time.time()
+            for connection in list(self.connections):
+                connection.look_at_clock(now_s)
+
+
+async def serve(cloud: Cloud, host: str, port: int, ssl_context: ssl.SSLContext) -> Hub:
+    """A hub that listens."""
+    hub = Hub(cloud)
+    await hub.listen(host, port, ssl_context)
+    return hub
