@@ -55,6 +55,9 @@ CREATE TABLE IF NOT EXISTS uploads (
     created_at REAL NOT NULL, expires_at REAL NOT NULL, state TEXT NOT NULL, notified_at REAL,
     status_code INTEGER, status_description TEXT
 );
+CREATE TABLE IF NOT EXISTS blobs (
+    name TEXT PRIMARY KEY, bytes INTEGER NOT NULL, md5 TEXT NOT NULL, written_at REAL NOT NULL
+);
 """
 
 

@@ -18,13 +18,15 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from runtime.adapters import logs
 from runtime.adapters.process import Lock
-from runtime.devcloud import admin, hub, operators, page, place, platform_api
+from runtime.devcloud import admin, blobs, file_upload, hub, operators, page, place, platform_api
 from runtime.devcloud.misbehave import Misbehave
 from runtime.devcloud.problems import Problem
 from runtime.devcloud.state import Cloud
 from runtime.devcloud.tls import server_context
 from runtime.devcloud.web import now_s, render_http_exception, render_problem
+from runtime.settings import Log
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Options:
 
 def run(options: Options, say: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT. Raises UsageError where it cannot start."""
+    logs.configure("devcloud", Log())
     options.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = Lock(options.folder / "devcloud.lock")
     try:
@@ -100,8 +103,20 @@ class HubSwitch:
 def application(cloud: Cloud, switch_hub: HubSwitch) -> Starlette:
     """Everything that answers over HTTPS."""
     app = Starlette(
-        routes=[*platform_api.routes, *operators.routes, *admin.routes, *page.routes],
-        exception_handlers={Problem: render_problem, HTTPException: render_http_exception},
+        routes=[
+            *platform_api.routes,
+            *operators.routes,
+            *blobs.routes,
+            *file_upload.routes,
+            *admin.routes,
+            *page.routes,
+        ],
+        exception_handlers={
+            Problem: render_problem,
+            HTTPException: render_http_exception,
+            **blobs.handlers,
+            **file_upload.handlers,
+        },
     )
     app.state.cloud = cloud
     app.state.switch_hub = switch_hub

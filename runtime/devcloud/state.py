@@ -28,6 +28,7 @@ from runtime.devcloud.lifetimes import Lifetimes
 from runtime.devcloud.records import Records
 from runtime.devcloud.registrations import Registrations
 from runtime.devcloud.twins import Twins
+from runtime.devcloud.uploads import Uploads
 from runtime.devcloud.values import (
     Admitted,
     Command,
@@ -57,9 +58,11 @@ class Cloud:
         self.records = Records(self.database)
         self.records.close_all("the stand-in ended", now_s)
         self.twins = Twins(self.database)
-        secret = bytes.fromhex(self._once("secret", lambda: secrets.token_hex(32)))
-        self.enrolment = Enrolment(self.database, secret)
-        self.registrations = Registrations(self.database, secret, workspace)
+        self.secret = bytes.fromhex(self._once("secret", lambda: secrets.token_hex(32)))
+        """Signs tokens and upload addresses."""
+        self.enrolment = Enrolment(self.database, self.secret)
+        self.registrations = Registrations(self.database, self.secret, workspace)
+        self.uploads = Uploads(self.database, folder / "blobs")
         self.operator_token = self._once("operator_token", lambda: secrets.token_urlsafe(32))
         self.provisioning_token = self.enrolment.token_text(
             self._once(

@@ -1,0 +1,105 @@
+"""File upload, the hub's part: hand out an address for one blob, and hear how it went.
+
+It refuses in the hub's own words: JSON with an ErrorCode.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from runtime.devcloud.blobs import CONTAINER, MOST_NAME_CHARS, sas_token
+from runtime.devcloud.problems import Problem
+from runtime.devcloud.uploads import MOST_OPEN
+from runtime.devcloud.values import Refused
+from runtime.devcloud.web import cloud_of, json_body, now_s
+
+
+class HubRefusal(Exception):
+    """The hub will not do this."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+async def open_upload(request: Request) -> Response:
+    """Hand out an address to which one blob may be written."""
+    cloud = cloud_of(request)
+    device_id = _device(request)
+    blob_name = (await _body(request)).get("blobName")
+    if not isinstance(blob_name, str) or not 0 < len(blob_name) <= MOST_NAME_CHARS - len(device_id) - 1:
+        raise HubRefusal(400, "ArgumentInvalid", "blobName is missing, empty or too long")
+    name = f"{device_id}/{blob_name}"
+    at_s = now_s()
+    upload = cloud.uploads.open(device_id, name, cloud.lifetimes.upload_s, at_s)
+    if upload is None:
+        raise HubRefusal(
+            403, "DeviceMaximumActiveFileUploadLimitExceeded", f"{MOST_OPEN} uploads are open; notify them"
+        )
+    return JSONResponse(
+        {
+            "correlationId": upload["correlation_id"],
+            "hostName": request.url.netloc,
+            "containerName": CONTAINER,
+            "blobName": name,
+            "sasToken": sas_token(cloud, name, upload["expires_at"]),
+        }
+    )
+
+
+async def notify(request: Request) -> Response:
+    """The device says how an upload went, which closes it. A success must have a blob to show."""
+    cloud = cloud_of(request)
+    device_id = _device(request)
+    body = await _body(request)
+    correlation_id, succeeded = body.get("correlationId"), body.get("isSuccess")
+    code, words = body.get("statusCode"), body.get("statusDescription")
+    if not isinstance(correlation_id, str) or not isinstance(succeeded, bool):
+        raise HubRefusal(400, "ArgumentInvalid", "correlationId or isSuccess is missing")
+    if not isinstance(code, int | None) or not isinstance(words, str | None):
+        raise HubRefusal(400, "ArgumentInvalid", "statusCode is not a number or statusDescription not text")
+    upload = cloud.uploads.opened(device_id, correlation_id)
+    if upload is None:
+        raise HubRefusal(400, "InvalidFileUploadCorrelationId", "no open upload has this correlationId")
+    if succeeded and cloud.uploads.blob(upload["blob_name"]) is None:
+        raise HubRefusal(400, "InvalidFileUploadCompletionStatus", "the blob was never written")
+    cloud.uploads.settle(correlation_id, succeeded, code, words, now_s())
+    return Response(status_code=204)
+
+
+def _device(request: Request) -> str:
+    """Hub device id of a caller with a living SAS for it. Raises HubRefusal."""
+    if not re.fullmatch(r"\d{4}-\d\d-\d\d(-preview)?", request.query_params.get("api-version", "")):
+        raise HubRefusal(400, "InvalidProtocolVersion", "api-version is missing or no date")
+    device_id: str = request.path_params["device"]
+    answer = cloud_of(request).check_sas(device_id, request.headers.get("authorization", ""), now_s())
+    if isinstance(answer, Refused):
+        raise HubRefusal(401, "IotHubUnauthorizedAccess", answer.reason)
+    return device_id
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    try:
+        return await json_body(request)
+    except Problem as exc:
+        raise HubRefusal(exc.status, "ArgumentInvalid", str(exc)) from exc
+
+
+async def render_hub_refusal(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HubRefusal)
+    body = {"Message": f"ErrorCode:{exc.code};{exc}", "ExceptionMessage": str(exc)}
+    return JSONResponse(body, exc.status, headers={"iothub-errorcode": exc.code})
+
+
+handlers = {HubRefusal: render_hub_refusal}
+
+routes = [
+    Route("/devices/{device}/files", open_upload, methods=["POST"]),
+    Route("/devices/{device}/files/notifications", notify, methods=["POST"]),
+]
