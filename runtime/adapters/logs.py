@@ -7,6 +7,7 @@ import re
 import sys
 import traceback
 from datetime import UTC
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loguru import logger
@@ -34,6 +35,16 @@ def configure(worker: str, settings: Log) -> None:
     logger.remove()
     logger.configure(extra={"worker": worker})
     logger.add(_write_text if text else _write_json, level=settings.level, format="{message}", catch=False)
+
+
+def tail(path: Path, lines: int) -> str:
+    """The last lines of a log, for whoever has to say why something died."""
+    try:
+        with path.open("rb") as log:
+            log.seek(max(0, log.seek(0, 2) - 200 * lines))
+            return redact(b"\n".join(log.read().splitlines()[-lines:]).decode(errors="replace"))
+    except OSError:
+        return ""
 
 
 def _write_text(message: Message) -> None:

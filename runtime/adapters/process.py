@@ -121,7 +121,7 @@ def die_with_parent(pid_file: Path | None = None) -> None:
     before we could ask, and nobody would ever end us.
     """
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if pid_file is None or "SUPERVISOR_ENABLED" not in os.environ:  # started by hand
+    if pid_file is None or not supervised():
         return
     with contextlib.suppress(OSError, ValueError):  # unreadable on a full disk: nothing to compare with
         if int(pid_file.read_text()) != os.getppid():
@@ -132,6 +132,21 @@ def dump_stacks_on_signal() -> None:
     """Write every thread's Python stack to the log on SIGUSR1, and on a crash inside C code."""
     faulthandler.enable()
     faulthandler.register(DUMP_SIGNAL, all_threads=True)
+
+
+def supervised() -> bool:
+    """Whether supervisord started us."""
+    return "SUPERVISOR_ENABLED" in os.environ
+
+
+def process_state(pid: int) -> str:
+    """What the kernel says a process is doing: running, sleeping, waiting for a disk, stopped, ..."""
+    words = {"R": "running", "S": "sleeping", "D": "waiting for a disk", "T": "stopped", "Z": "dead"}
+    try:
+        letter = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "gone"
+    return words.get(letter, letter)
 
 
 def tell_service_manager(words: str) -> None:

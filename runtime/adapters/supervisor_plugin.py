@@ -1,0 +1,70 @@
+"""A piece of ours inside supervisord: it watches the sentinel, as the sentinel watches everything else.
+
+supervisord restarts a sentinel that died, but does not see one that hangs. At every tick this looks whether
+the sentinel's status file moved; where it stood still for six ticks the sentinel gets a signal to dump its
+stacks, and at the seventh SIGKILL. Named in supervisord.conf as an rpcinterface, the only door supervisord
+has for such a thing; it adds no call. It must be small and never raise: it runs in supervisord's own loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+TICKS_TO_DUMP = 6
+TICKS_TO_KILL = 7
+DUMP_SIGNAL = signal.SIGUSR1
+
+
+class SentinelWatch:
+    """Counts ticks at which the sentinel made no progress."""
+
+    def __init__(self, supervisord: Any, name: str = "sentinel") -> None:
+        self._supervisord = supervisord
+        self._name = name
+        self._seen: tuple[int, int] | None = None
+        self._still = 0
+
+    def __call__(self, _tick: object) -> None:
+        """One tick (5 s)."""
+        pid = self._pid()
+        seen = (pid, self._beat())
+        self._still = self._still + 1 if pid and seen == self._seen else 0
+        self._seen = seen
+        if self._still == TICKS_TO_DUMP:
+            self._signal(pid, DUMP_SIGNAL)
+        elif self._still >= TICKS_TO_KILL:
+            self._supervisord.options.logger.warn(f"{self._name} (pid {pid}) hangs: killing it with SIGKILL")
+            self._signal(pid, signal.SIGKILL)
+            self._still = 0
+
+    def _pid(self) -> int:
+        group = self._supervisord.process_groups.get(self._name)
+        process = group.processes.get(self._name) if group else None
+        return process.pid if process else 0
+
+    def _beat(self) -> int:
+        try:
+            return (Path(self._supervisord.options.here) / "run" / f"{self._name}.status").stat().st_mtime_ns
+        except OSError:
+            return 0
+
+    @staticmethod
+    def _signal(pid: int, number: int) -> None:
+        with contextlib.suppress(OSError):
+            os.kill(pid, number)
+
+
+class _NoCalls:
+    """The rpcinterface that supervisord insists on."""
+
+
+def make(supervisord: Any, **_settings: str) -> object:
+    """supervisord calls this at every start and reload."""
+    from supervisor import events
+
+    events.subscribe(events.Tick5Event, SentinelWatch(supervisord))
+    return _NoCalls()

@@ -1,0 +1,250 @@
+"""Who is hung, who gave up, who dies too often: from what a look sees to what must be done.
+
+Invariants
+    Only a program that a person stopped (STOPPED) stays down.
+    A worker is judged by *observed* idleness: looks at which it lived and its beat stood still. Suspend, a
+    clock that jumps or a sentinel that was away add at most one look's worth, and so hang nobody.
+    Every measure has a limit, and above the last limit stands the service manager.
+
+The ladder
+    hung worker                     -> Kill (supervisord restarts it at once)
+    FATAL, EXITED, or a long BACKOFF -> StartAgain after 2, 4, 8, ... 30 s
+    the same worker hung 3 times in 15 min -> RestartAll, at most twice an hour
+    and again                       -> Withhold: the service manager's watchdog is fed no longer
+    supervisord silent for 20 s     -> KillSupervisor; its children die with it, its manager starts it again
+
+Considered and left: judging by events (supervisord's buffer drops the oldest), by wall clock (it jumps), by
+CPU time (a busy loop is no progress).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+ALIVE = frozenset({"RUNNING", "STARTING"})
+GIVEN_UP = frozenset({"FATAL", "EXITED", "UNKNOWN"})
+PROVEN_AFTER_S = 60.0
+"""A program that stood for so long has its attempts forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When patience ends, in seconds."""
+
+    look_every_s: float = 5.0
+    hang_after_s: float = 15.0
+    start_grace_s: float = 60.0
+    """Patience with a program that has not reported at all yet: slow disks, long recoveries."""
+    retry_first_s: float = 2.0
+    retry_max_s: float = 30.0
+    restarts_to_alarm: int = 5
+    restarts_window_s: float = 600.0
+    hangs_to_escalate: int = 3
+    hangs_window_s: float = 900.0
+    restart_all_max: int = 2
+    restart_all_window_s: float = 3600.0
+    supervisor_silent_s: float = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """One program as one look sees it."""
+
+    state: str
+    pid: int
+    beat: object = None
+    """Differs from one progress to the next; None while this process has reported nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """Dump the stacks of this process, then SIGKILL it."""
+
+    worker: str
+    pid: int
+    idle_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StartAgain:
+    """supervisord gave up, or waits longer than we would."""
+
+    worker: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class RestartAll:
+    """Killing one worker does not help: start everything afresh."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Withhold:
+    """Nothing helped: feed the service manager's watchdog no more."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class KillSupervisor:
+    """supervisord itself is hung."""
+
+    silent_s: float
+
+
+Action: TypeAlias = Kill | StartAgain | RestartAll | Withhold | KillSupervisor
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Something a person should know, for as long as it is true."""
+
+    worker: str
+    text: str
+
+
+@dataclass(slots=True)
+class _Watch:
+    """What is remembered of one program."""
+
+    pid: int = 0
+    beat: object = None
+    idle_s: float = 0.0
+    up_s: float = 0.0
+    down_s: float = 0.0
+    state: str = ""
+    attempts: int = 0
+    restarts: int = 0
+    restarted_at_s: list[float] = field(default_factory=list)
+    hung_at_s: list[float] = field(default_factory=list)
+
+
+_REMEMBERED = ("pid", "attempts", "restarts", "restarted_at_s", "hung_at_s")
+
+
+class Health:
+    """The judge. `now_s` is any clock that only goes forward within one boot."""
+
+    def __init__(self, limits: Limits, memory: Mapping[str, Any] | None = None) -> None:
+        self._limits = limits
+        self._last_s: float | None = None
+        self._silent_s = 0.0
+        self._watches: dict[str, _Watch] = {}
+        self._restarted_all_at_s: list[float] = []
+        self._recall(memory or {})
+
+    def look(self, now_s: float, sights: Mapping[str, Sight]) -> list[Action]:
+        """Take in one look at every program; what must be done about it."""
+        elapsed_s = self._elapsed(now_s)
+        self._silent_s = 0.0
+        actions: list[Action] = []
+        for worker, sight in sights.items():
+            watch = self._watches.setdefault(worker, _Watch())
+            self._notice(watch, sight, elapsed_s, now_s)
+            if sight.state in ALIVE and sight.pid:
+                actions += self._judge_living(worker, watch, now_s)
+            elif sight.state in GIVEN_UP or sight.state == "BACKOFF":
+                actions += self._judge_fallen(worker, watch)
+        return actions
+
+    def silence(self, now_s: float) -> list[Action]:
+        """Take in that supervisord did not answer."""
+        self._silent_s += self._elapsed(now_s)
+        if self._silent_s <= self._limits.supervisor_silent_s:
+            return []
+        return [KillSupervisor(self._silent_s)]
+
+    def alarms(self, now_s: float) -> list[Alarm]:
+        """What a person should know now."""
+        found = []
+        window_s = self._limits.restarts_window_s
+        for worker, watch in self._watches.items():
+            often = _within(watch.restarted_at_s, now_s, window_s)
+            if len(often) >= self._limits.restarts_to_alarm:
+                found.append(Alarm(worker, f"restarted {len(often)} times within {window_s / 60:.0f} min"))
+            if _within(watch.hung_at_s, now_s, self._limits.hangs_window_s):
+                found.append(Alarm(worker, f"hung and was killed, {len(watch.hung_at_s)} times of late"))
+            if watch.state == "FATAL":
+                found.append(Alarm(worker, "supervisord gave it up; it is being started again and again"))
+        return found
+
+    def restarts(self) -> dict[str, int]:
+        """How often each program was started again."""
+        return {worker: watch.restarts for worker, watch in self._watches.items()}
+
+    def memory(self) -> dict[str, Any]:
+        """What the next sentinel must know (JSON); times are only good within the same boot."""
+        return {
+            "restarted_all_at_s": self._restarted_all_at_s,
+            "watches": {
+                worker: {name: getattr(watch, name) for name in _REMEMBERED}
+                for worker, watch in self._watches.items()
+            },
+        }
+
+    def _recall(self, memory: Mapping[str, Any]) -> None:
+        self._restarted_all_at_s = list(memory.get("restarted_all_at_s", []))
+        for worker, kept in memory.get("watches", {}).items():
+            known = {name: value for name, value in kept.items() if name in _REMEMBERED}
+            self._watches[worker] = _Watch(**known)
+
+    def _elapsed(self, now_s: float) -> float:
+        """Seconds since the last look, but never more than two looks: nobody watched for longer."""
+        last_s, self._last_s = self._last_s, now_s
+        return 0.0 if last_s is None else min(max(0.0, now_s - last_s), 2 * self._limits.look_every_s)
+
+    def _notice(self, watch: _Watch, sight: Sight, elapsed_s: float, now_s: float) -> None:
+        """Bring what is remembered up to what is seen."""
+        if sight.pid and sight.pid != watch.pid:
+            if watch.pid:
+                watch.restarts += 1
+                watch.restarted_at_s = [*_within(watch.restarted_at_s, now_s, 3600.0), now_s]
+            watch.pid, watch.beat, watch.idle_s, watch.up_s = sight.pid, None, 0.0, 0.0
+        moved = sight.beat != watch.beat
+        watch.idle_s = 0.0 if moved else watch.idle_s + elapsed_s
+        watch.up_s = watch.up_s + elapsed_s if sight.state in ALIVE else 0.0
+        watch.down_s = watch.down_s + elapsed_s if sight.state == watch.state else 0.0
+        watch.beat, watch.state = sight.beat, sight.state
+        if watch.up_s > PROVEN_AFTER_S:
+            watch.attempts = 0
+
+    def _judge_living(self, worker: str, watch: _Watch, now_s: float) -> list[Action]:
+        limit_s = self._limits.hang_after_s if watch.beat is not None else self._limits.start_grace_s
+        if watch.idle_s < limit_s:
+            return []
+        idle_s, watch.idle_s = watch.idle_s, 0.0  # it gets as long again before it is killed again
+        watch.hung_at_s = [*_within(watch.hung_at_s, now_s, self._limits.hangs_window_s), now_s]
+        if len(watch.hung_at_s) < self._limits.hangs_to_escalate:
+            return [Kill(worker, watch.pid, idle_s)]
+        return [Kill(worker, watch.pid, idle_s), self._escalate(worker, watch, now_s)]
+
+    def _escalate(self, worker: str, watch: _Watch, now_s: float) -> Action:
+        reason = (
+            f"{worker} hung {len(watch.hung_at_s)} times within {self._limits.hangs_window_s / 60:.0f} min"
+        )
+        past = _within(self._restarted_all_at_s, now_s, self._limits.restart_all_window_s)
+        if len(past) >= self._limits.restart_all_max:
+            return Withhold(reason)
+        self._restarted_all_at_s = [*past, now_s]
+        watch.hung_at_s = []
+        return RestartAll(reason)
+
+    def _judge_fallen(self, worker: str, watch: _Watch) -> list[Action]:
+        """In BACKOFF supervisord retries by itself, with pauses that grow for ever: we cut them short."""
+        pause_s = self._limits.retry_max_s
+        if watch.state != "BACKOFF":
+            pause_s = min(pause_s, self._limits.retry_first_s * 2 ** min(watch.attempts, 16))
+        if watch.down_s < pause_s:
+            return []
+        watch.attempts += 1
+        watch.down_s = 0.0
+        return [StartAgain(worker, watch.state)]
+
+
+def _within(moments_s: list[float], now_s: float, window_s: float) -> list[float]:
+    """The moments of the last `window_s`; one from the future is of another boot."""
+    return [at_s for at_s in moments_s if now_s - window_s <= at_s <= now_s]

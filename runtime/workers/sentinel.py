@@ -1,0 +1,183 @@
+"""sentinel: whatever dies, hangs or gives up comes back.
+
+An event listener of supervisord. At each tick it looks at every program (state from supervisord, progress
+from the status files), has `core/health.py` judge, and carries out the judgement. Events only wake it: what
+it needs to know it asks for. It feeds the service manager's watchdog, and is itself watched from inside
+supervisord (`adapters/supervisor_plugin.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from typing import Any
+
+from loguru import logger
+
+from runtime.adapters.clock import SystemClock
+from runtime.adapters.listener import EventListener, SupervisorGone
+from runtime.adapters.logs import tail
+from runtime.adapters.process import DUMP_SIGNAL, Stop, process_state, supervised, tell_service_manager
+from runtime.adapters.status import StatusFile, beat_of, read_status
+from runtime.adapters.supervisor import Supervisor
+from runtime.config import Config
+from runtime.core.health import (
+    Action,
+    Alarm,
+    Health,
+    Kill,
+    KillSupervisor,
+    Limits,
+    RestartAll,
+    Sight,
+    StartAgain,
+    Withhold,
+)
+from runtime.errors import Rejected, Retryable, UsageError
+from runtime.layout import WORKERS, Layout
+
+NAME = "sentinel"
+DUMP_TIME_S = 1.0
+"""What a process gets to write its stacks before it is killed."""
+LAST_LINES = 20
+
+
+def run(config: Config, stop: Stop) -> None:
+    """Look, judge, act, until asked to stop or supervisord is gone."""
+    if not supervised():
+        raise UsageError("the sentinel is an event listener of supervisord; `edgectl up` starts it")
+    sentinel = Sentinel(config)
+    listener = EventListener()
+    every_s = config.settings.sentinel.look_every_s
+    next_s = 0.0
+    with contextlib.suppress(SupervisorGone):
+        while not stop.requested():
+            now_s = time.monotonic()
+            if now_s >= next_s:
+                answered = sentinel.look(now_s)
+                next_s = now_s + (every_s if answered else 1.0)
+            if listener.wait(next_s - time.monotonic(), also=[stop]) == "TICK_5":
+                next_s = 0.0
+    tell_service_manager("STOPPING=1")
+
+
+class Sentinel:
+    """Eyes and hands around the judge."""
+
+    def __init__(self, config: Config) -> None:
+        self._layout = config.layout
+        self._supervisor = Supervisor(config.layout.supervisor_socket)
+        limits = Limits(
+            look_every_s=config.settings.sentinel.look_every_s,
+            hang_after_s=config.settings.sentinel.hang_after_s,
+            start_grace_s=config.settings.sentinel.start_grace_s,
+        )
+        self._status = StatusFile(self._layout.status_file(NAME), NAME)
+        self._health = Health(limits, _memory(self._layout))
+        self._told: frozenset[Alarm] = frozenset()
+        self._withheld = False
+        self._ready = False
+
+    def look(self, now_s: float) -> bool:
+        """One look at everything, and what follows from it. Returns whether supervisord answered."""
+        try:
+            sights = self._sights()
+            actions = self._health.look(now_s, sights)
+        except Rejected:  # it is shutting down, or restarting: not the moment to start anything
+            actions, sights = [], {}
+        except Retryable as exc:
+            logger.warning("{}", exc)
+            actions, sights = self._health.silence(now_s), None
+        for action in actions:
+            self._perform(action)
+        self._report(now_s, sights)
+        return sights is not None
+
+    def _sights(self) -> dict[str, Sight]:
+        programs = self._supervisor.programs()
+        return {
+            name: Sight(p.state, p.pid, beat_of(self._layout.status_file(name), p.pid))
+            for name, p in programs.items()
+            if name in WORKERS
+        }
+
+    def _report(self, now_s: float, sights: dict[str, Sight] | None) -> None:
+        """To the status file, to the log what is new, and to the service manager that we are at work."""
+        alarms = self._health.alarms(now_s)
+        for alarm in set(alarms) - self._told:
+            last = tail(self._layout.log / f"{alarm.worker}.log", LAST_LINES)
+            logger.bind(alarm=alarm.worker).error("{}: {}\n{}", alarm.worker, alarm.text, last)
+        self._told = frozenset(alarms)
+        running = sum(s.state == "RUNNING" for s in (sights or {}).values())
+        self._status.progress(
+            {
+                "restarts": self._health.restarts(),
+                "alarms": [{"worker": a.worker, "text": a.text} for a in alarms],
+                "supervisor_pid": os.getppid(),
+                "memory": self._health.memory(),
+            },
+            now=True,
+        )
+        if sights is not None and not self._withheld:
+            ready = "" if self._ready else "READY=1\n"
+            tell_service_manager(f"{ready}WATCHDOG=1\nSTATUS={running} of {len(WORKERS)} workers running")
+            self._ready = True
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case Kill(worker, pid, idle_s):
+                self._kill(worker, pid, idle_s)
+            case StartAgain(worker, state):
+                logger.warning("{} is {}: starting it again", worker, state)
+                self._start_again(worker, state)
+            case RestartAll(reason):
+                logger.error("{}: restarting everything", reason)
+                with contextlib.suppress(Rejected, Retryable):
+                    self._supervisor.restart_all()
+            case Withhold(reason):
+                logger.critical(
+                    "{}, and restarting everything did not help: the watchdog gets no more", reason
+                )
+                self._withheld = True
+            case KillSupervisor(silent_s):
+                logger.critical("supervisord has been silent for {:.0f} s: killing it", silent_s)
+                os.kill(os.getppid(), signal.SIGKILL)  # and the kernel kills us with it
+
+    def _kill(self, worker: str, pid: int, idle_s: float) -> None:
+        """Stacks into its log first: SIGKILL leaves no other trace."""
+        doing = process_state(pid)
+        logger.error("{} (pid {}, {}) made no progress for {:.0f} s: killing it", worker, pid, doing, idle_s)
+        try:
+            handle = os.pidfd_open(pid)  # from here on the number cannot mean another process
+        except ProcessLookupError:
+            return
+        try:
+            if doing != "stopped":  # one that is stopped cannot answer
+                signal.pidfd_send_signal(handle, DUMP_SIGNAL)
+                time.sleep(DUMP_TIME_S)
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it died by itself meanwhile
+        finally:
+            os.close(handle)
+
+    def _start_again(self, worker: str, state: str) -> None:
+        try:
+            if state == "BACKOFF":  # supervisord refuses to start what it means to start some day
+                self._supervisor.stop(worker)
+            self._supervisor.start(worker)
+        except (Rejected, Retryable) as exc:
+            logger.warning("{} could not be started: {}", worker, exc)
+
+
+def _memory(layout: Layout) -> dict[str, Any]:
+    """What the sentinel before us knew, as far as it still holds."""
+    last = read_status(layout.status_file(NAME)) or {}
+    memory: dict[str, Any] = last.get("memory") or {}
+    if last.get("boot_id") != SystemClock().boot_id():
+        return {}
+    if last.get("supervisor_pid") != os.getppid():  # other processes; only the ladder's limits go on
+        return {"restarted_all_at_s": memory.get("restarted_all_at_s", [])}
+    return memory

@@ -1,0 +1,232 @@
+"""The sentinel's judgement, without a process: hours of looks in a millisecond."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.adapters.listener import split_event
+from runtime.core.health import (
+    Action,
+    Health,
+    Kill,
+    KillSupervisor,
+    Limits,
+    RestartAll,
+    Sight,
+    StartAgain,
+    Withhold,
+)
+
+LOOK_S = 5.0
+
+
+class Watching:
+    """A judge, a clock, and one worker called upload."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.health = Health(limits or Limits())
+        self.now_s = 1000.0
+        self.beat = 0
+
+    def look(self, state: str = "RUNNING", pid: int = 7, *, beats: bool = True) -> list[Action]:
+        self.now_s += LOOK_S
+        self.beat += beats
+        beat = self.beat or None
+        return self.health.look(self.now_s, {"upload": Sight(state, pid, beat)})
+
+    def until_action(self, looks: int = 50, **sight: object) -> tuple[list[Action], float]:
+        """Look until something is to be done; what, and after how many seconds."""
+        began_s = self.now_s
+        for _ in range(looks):
+            actions = self.look(**sight)  # type: ignore[arg-type]
+            if actions:
+                return actions, self.now_s - began_s
+        return [], self.now_s - began_s
+
+    def hang(self, pid: int) -> list[Action]:
+        """A worker that worked and then stands still."""
+        self.look(pid=pid)
+        return self.until_action(pid=pid, beats=False)[0]
+
+
+def test_a_worker_that_beats_is_never_touched() -> None:
+    watching = Watching()
+    assert all(watching.look() == [] for _ in range(1000))
+    assert watching.health.alarms(watching.now_s) == []
+
+
+def test_a_hung_worker_is_killed_within_20_seconds() -> None:
+    watching = Watching()
+    watching.look()
+    actions, after_s = watching.until_action(beats=False)
+    assert actions == [Kill("upload", 7, 15.0)]
+    assert after_s <= 20
+
+
+def test_a_worker_that_never_reported_gets_the_longer_grace_of_a_start() -> None:
+    watching = Watching()
+    actions, after_s = watching.until_action(beats=False)
+    assert actions == [Kill("upload", 7, 60.0)]
+    assert after_s <= 70
+
+
+def test_waking_from_a_night_of_suspend_hangs_nobody() -> None:
+    watching = Watching()
+    watching.look()
+    watching.now_s += 8 * 3600
+    assert watching.look(beats=False) == []
+    assert watching.look() == []
+
+
+def test_a_worker_killed_again_and_again_is_not_killed_faster_each_time() -> None:
+    watching = Watching()
+    watching.look()
+    watching.until_action(beats=False)
+    _, after_s = watching.until_action(beats=False)
+    assert after_s >= 15
+
+
+def test_a_fatal_program_is_started_within_30_seconds_and_then_with_growing_pauses() -> None:
+    watching = Watching()
+    watching.look()
+    pauses = []
+    for _ in range(8):
+        actions, after_s = watching.until_action(state="FATAL", pid=0, beats=False)
+        assert actions == [StartAgain("upload", "FATAL")]
+        pauses.append(after_s)
+        watching.look(state="BACKOFF", pid=0, beats=False)
+    assert pauses[0] <= 10
+    assert pauses == sorted(pauses)
+    assert pauses[-1] <= 40
+
+
+def test_a_program_that_stood_for_a_while_starts_its_pauses_from_the_beginning() -> None:
+    watching = Watching()
+    for _ in range(6):
+        watching.until_action(state="FATAL", pid=0)
+        watching.look(state="BACKOFF", pid=0)
+    for _ in range(20):
+        watching.look(pid=8)
+    _, after_s = watching.until_action(state="FATAL", pid=0)
+    assert after_s <= 10
+
+
+def test_a_backoff_of_supervisord_that_grew_long_is_cut_short() -> None:
+    watching = Watching()
+    watching.look()
+    actions, after_s = watching.until_action(state="BACKOFF", pid=0)
+    assert actions == [StartAgain("upload", "BACKOFF")]
+    assert 30 <= after_s <= 40
+
+
+def test_what_a_person_stopped_stays_stopped() -> None:
+    watching = Watching()
+    watching.look()
+    assert watching.until_action(looks=1000, state="STOPPED", pid=0)[0] == []
+
+
+def test_a_worker_that_restarts_too_often_raises_an_alarm_that_ends_with_its_cause() -> None:
+    watching = Watching()
+    for pid in range(10, 16):
+        watching.look(pid=pid)
+    assert watching.health.restarts() == {"upload": 5}
+    assert [alarm.worker for alarm in watching.health.alarms(watching.now_s)] == ["upload"]
+    for _ in range(200):
+        watching.look(pid=15)
+    assert watching.health.alarms(watching.now_s) == []
+
+
+def test_the_ladder_ends_with_the_service_manager() -> None:
+    watching = Watching()
+    pids = iter(range(100, 200))
+    reached: list[type] = []
+    for _ in range(9):
+        reached += [type(action) for action in watching.hang(next(pids))]
+    assert reached.count(Kill) == 9
+    assert [step for step in reached if step is not Kill] == [RestartAll, RestartAll, Withhold]
+
+
+def test_silence_of_supervisord_is_borne_for_20_seconds() -> None:
+    watching = Watching()
+    watching.look()
+    said = [watching.health.silence(watching.now_s + at_s) for at_s in (5, 10, 15, 20)]
+    assert said == [[], [], [], []]
+    assert isinstance(watching.health.silence(watching.now_s + 25)[0], KillSupervisor)
+
+
+def test_one_answer_of_supervisord_ends_its_silence() -> None:
+    watching = Watching()
+    watching.look()
+    for _ in range(20):
+        watching.now_s += 10
+        assert watching.health.silence(watching.now_s) == []
+        watching.look()
+
+
+def test_the_next_sentinel_goes_on_where_the_last_one_died() -> None:
+    watching = Watching()
+    for pid in (10, 11, 12):
+        watching.look(pid=pid)
+    kept = json.loads(json.dumps(watching.health.memory()))
+    successor = Health(Limits(), kept)
+    successor.look(watching.now_s + 5, {"upload": Sight("RUNNING", 13, 99)})
+    assert successor.restarts() == {"upload": 3}
+
+
+def test_memory_of_another_version_is_taken_as_far_as_it_is_understood() -> None:
+    successor = Health(Limits(), {"watches": {"upload": {"restarts": 4, "colour": "blue"}}})
+    assert successor.restarts() == {"upload": 4}
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(
+                ["RUNNING", "STARTING", "BACKOFF", "FATAL", "EXITED", "STOPPED", "STOPPING", "UNKNOWN"]
+            ),
+            st.integers(0, 3),
+            st.one_of(st.none(), st.integers(0, 3)),
+            st.floats(0, 10_000),
+        ),
+        max_size=80,
+    )
+)
+def test_only_a_living_process_is_killed_and_only_a_fallen_one_started(
+    looks: list[tuple[str, int, int | None, float]],
+) -> None:
+    health, now_s = Health(Limits()), 0.0
+    for state, pid, beat, pause_s in looks:
+        now_s += pause_s
+        for action in health.look(now_s, {"w": Sight(state, pid, beat)}):
+            if isinstance(action, Kill):
+                assert state in ("RUNNING", "STARTING") and pid
+            elif isinstance(action, StartAgain):
+                assert state in ("FATAL", "EXITED", "UNKNOWN", "BACKOFF")
+
+
+def _event(name: str, payload: bytes) -> bytes:
+    head = (
+        f"ver:3.0 server:supervisor serial:1 pool:sentinel poolserial:1 eventname:{name} len:{len(payload)}\n"
+    )
+    return head.encode() + payload
+
+
+@given(st.lists(st.tuples(st.sampled_from(["TICK_5", "PROCESS_STATE"]), st.binary(max_size=40))), st.data())
+def test_events_come_out_whole_however_the_pipe_cuts_them(
+    events: list[tuple[str, bytes]], data: st.DataObject
+) -> None:
+    stream = b"".join(_event(name, payload) for name, payload in events)
+    buffer, names = b"", []
+    while stream:
+        cut = data.draw(st.integers(1, len(stream)))
+        buffer, stream = buffer + stream[:cut], stream[cut:]
+        while True:
+            name, buffer = split_event(buffer)
+            if name is None:
+                break
+            names.append(name)
+    assert names == [name for name, _ in events]
+    assert buffer == b""
