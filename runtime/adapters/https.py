@@ -61,6 +61,12 @@ class Trust:
     certificate: Path | None = None
     key: Path | None = None
 
+    def check(self) -> None:
+        """Raise the OSError of a file that cannot be read, which `requests` would hide."""
+        for path in (self.ca_file, self.certificate, self.key):
+            if path is not None:
+                path.open("rb").close()
+
     def verify(self) -> str | bool:
         """What `requests` calls `verify`: our file, else the system's, else the ones `requests` brings."""
         if self.ca_file:
@@ -155,6 +161,7 @@ def _exchange(
 ) -> Reply | Failure:
     try:
         with requests.Session() as session:
+            trust.check()
             session.mount("https://", line)
             pair = (str(trust.certificate), str(trust.key)) if trust.certificate and trust.key else None
             with session.request(
@@ -196,6 +203,7 @@ def _failure(exc: Exception) -> Failure:
 
 
 _NAMES: tuple[tuple[tuple[type[BaseException], ...], Outcome], ...] = (
+    ((FileNotFoundError, PermissionError, IsADirectoryError), Outcome.NO_CERTIFICATE),
     ((urllib3.exceptions.NameResolutionError,), Outcome.NAME_UNKNOWN),
     ((requests.exceptions.ProxyError,), Outcome.UNREACHABLE),
     ((requests.Timeout, urllib3.exceptions.ReadTimeoutError, TimeoutError), Outcome.TIMED_OUT),

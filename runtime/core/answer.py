@@ -33,7 +33,7 @@ class Outcome(Enum):
     UNREACHABLE = "unreachable"
     NAME_UNKNOWN = "host name not found"
     TLS_FAILED = "TLS failed"
-    NO_CERTIFICATE = "client certificate unusable"
+    NO_CERTIFICATE = "certificate file unusable"
     ABANDONED = "abandoned"  # we were asked to stop while it was under way
 
     @property

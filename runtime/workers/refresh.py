@@ -25,7 +25,7 @@ from runtime.config import Config
 from runtime.core import renewal
 from runtime.core.answer import Answer, Grant, Outcome, Registration
 from runtime.core.moment import Moment
-from runtime.core.renewal import Held, Pace, Policy, Refusals, Step, Task, Verdict
+from runtime.core.renewal import Held, Pace, Phase, Policy, Refusals, Step, Task, Verdict
 from runtime.core.secret import Secret
 
 NAME = "refresh"
@@ -180,7 +180,7 @@ class Keeper:
     ) -> None:
         if answer.server_s is None:
             return
-        skew_s = answer.server_s - now.wall_s
+        skew_s = answer.server_s + 0.5 - now.wall_s  # a Date is cut off to whole seconds
         if identity.skew_s is None or abs(skew_s - identity.skew_s) >= SKEW_STEP_S:
             self._store.save_skew(round(skew_s, 1))
 
@@ -192,12 +192,11 @@ class Keeper:
     def _show(self, identity: Identity, held: Held, step: Step, now: Moment) -> None:
         """Tell people where we stand: the status file, and the log on a change."""
         phase = renewal.phase(held, now)
-        troubles = {task.value: pace for task, pace in held.paces.items() if pace.outcome}
-        configured = self._config.settings.platform.instance is not None
+        trouble = next((pace for pace in held.paces.values() if pace.outcome), None)
         self._figures = {
             "state": phase.value,
-            "trouble": next((p.outcome.value for p in troubles.values() if p.outcome), None),
-            "reason": step.why if configured else "platform.instance is not set",
+            "trouble": trouble.outcome.value if trouble and trouble.outcome else None,
+            "reason": self._reason(phase, step, trouble),
             "device_id": identity.hub.device_id if identity.hub else None,
             "generation": identity.hub.generation if identity.hub else None,
             "sas_remaining_s": _whole(held.sas.remaining_s(now) if held.sas else None),
@@ -213,6 +212,13 @@ class Keeper:
         if changed:
             self._told = (phase, self._figures["trouble"])
             logger.info("{state}", state=phase.value, reason=self._figures["reason"])
+
+    def _reason(self, phase: Phase, step: Step, trouble: Pace | None) -> str:
+        if self._config.settings.platform.instance is None:
+            return "platform.instance is not set"
+        if trouble:
+            return trouble.reason
+        return "" if phase is Phase.REGISTERED else step.why
 
 
 def _whole(seconds: float | None) -> int | None:

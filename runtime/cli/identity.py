@@ -1,0 +1,212 @@
+"""`edgectl identity`: who this device is. `edgectl provision`: watch it become someone, or forget it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from runtime.cli import Commands, load_config
+
+if TYPE_CHECKING:
+    from runtime.adapters.identity import Identity, Token
+    from runtime.config import Config
+    from runtime.core.moment import Moment
+    from runtime.core.renewal import Policy
+
+POLL_S = 0.5
+
+
+def register(commands: Commands) -> None:
+    identity = commands.add_parser("identity", help="who this device is, and how long its tokens live")
+    identity.add_argument("--json", action="store_true", help="for a program")
+    identity.set_defaults(run=_identity)
+    provision = commands.add_parser("provision", help="show the verification code; begin anew with --reset")
+    provision.add_argument("--wait", action="store_true", help="stay until the device is registered")
+    provision.add_argument("--timeout", type=float, metavar="S", help="stay no longer than this")
+    provision.add_argument("--reset", action="store_true", help="forget who the device is, and begin anew")
+    provision.add_argument("--yes", action="store_true", help="do not ask before forgetting")
+    provision.set_defaults(run=_provision)
+
+
+def _identity(arguments: argparse.Namespace) -> int:
+    config = load_config(arguments)
+    facts = describe(config)
+    if arguments.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        for line in _table(facts):
+            print(line)
+    return 0 if facts["state"] == "registered" else 1
+
+
+def describe(config: Config) -> dict[str, Any]:
+    """Everything that may be told about the identity: never a token's text."""
+    from runtime.adapters.clock import SystemClock
+    from runtime.adapters.identity import IdentityReader
+    from runtime.adapters.status import read_status
+    from runtime.core import renewal
+    from runtime.core.moment import Moment
+    from runtime.core.renewal import Held
+
+    identity, now = IdentityReader(config.layout).read(), Moment.by(SystemClock())
+    settings = config.settings.refresh
+    policy = renewal.Policy(settings.fraction, settings.jitter, settings.retry_max_s)
+    held = Held(
+        identity.registration.life if identity.registration else None,
+        identity.parent is not None,
+        identity.sas.life if identity.sas else None,
+        token_refused=identity.token_refused,
+    )
+    kinds = {
+        "registration token": identity.registration,
+        "parent token": identity.parent,
+        "sas": identity.sas,
+    }
+    workers = {name: read_status(config.layout.status_file(name)) for name in ("provisioning", "refresh")}
+    return {
+        "state": renewal.phase(held, now).value,
+        "provisioning": identity.enrolment.phase.value,
+        "device_id": identity.hub.device_id if identity.hub else None,
+        "hub": identity.hub.host if identity.hub else None,
+        "generation": identity.hub.generation if identity.hub else None,
+        "verification_code": identity.enrolment.verification_code,
+        "tokens": {kind: _life(token, policy, now) for kind, token in kinds.items() if token},
+        "skew_s": identity.skew_s,
+        "errors": _errors(identity, now),
+        "next": {name: _next(told) for name, told in workers.items()},
+    }
+
+
+def _life(token: Token, policy: Policy, now: Moment) -> dict[str, float | None]:
+    from runtime.core.renewal import due_in_s
+
+    life = token.life
+    figures = {
+        "age_s": life.age(now),
+        "remaining_s": life.remaining_s(now),
+        "renewal_in_s": due_in_s(life, policy, now),
+    }
+    return {
+        name: None if value is None or math.isinf(value) else round(value, 1)
+        for name, value in figures.items()
+    }
+
+
+def _errors(identity: Identity, now: Moment) -> list[dict[str, Any]]:
+    """The failures that still count, newest last."""
+    found = []
+    if identity.enrolment.trouble and identity.enrolment.at:
+        record = identity.enrolment
+        found.append(("provisioning", record.trouble, record.reason, record.failures, record.at))
+    for task, pace in (identity.paces or {}).items():
+        found.append((task.value, pace.outcome, pace.reason, pace.failures, pace.at))
+    return [
+        {
+            "at": where,
+            "outcome": outcome.value if outcome else None,
+            "reason": reason,
+            "times": times,
+            "ago_s": None if when is None or (ago_s := now.since(when)) is None else round(ago_s, 1),
+        }
+        for where, outcome, reason, times, when in found
+    ]
+
+
+def _next(told: dict[str, Any] | None) -> dict[str, Any]:
+    """What a worker said it will do next; it may have stopped since."""
+    if told is None:
+        return {"state": "not running"}
+    return {name: told.get(name) for name in ("state", "trouble", "reason", "next", "next_in_s")}
+
+
+def _table(facts: dict[str, Any]) -> list[str]:
+    rows = [("state", facts["state"]), ("provisioning", facts["provisioning"])]
+    told = ("device_id", "hub", "verification_code")
+    rows += [(name.replace("_", " "), facts[name]) for name in told if facts[name]]
+    rows += [(kind, _life_in_words(life)) for kind, life in facts["tokens"].items()]
+    if facts["skew_s"] is not None:
+        rows.append(("clock skew", f"{facts['skew_s']:+.0f} s (platform minus this device)"))
+    rows += [("error", _error_in_words(error)) for error in facts["errors"]]
+    rows += [(f"{worker} next", _next_in_words(next_)) for worker, next_ in facts["next"].items()]
+    return [f"{name:<20} {text}" for name, text in rows]
+
+
+def _life_in_words(life: dict[str, float | None]) -> str:
+    from runtime.core.lifetime import spoken
+
+    ends = "never expires" if life["remaining_s"] is None else f"{spoken(life['remaining_s'])} left"
+    age = "unknown" if life["age_s"] is None else spoken(life["age_s"])
+    due = "no renewal" if life["renewal_in_s"] is None else f"renewal in {spoken(life['renewal_in_s'])}"
+    return f"{ends}, age {age}, {due}"
+
+
+def _error_in_words(error: dict[str, Any]) -> str:
+    from runtime.core.lifetime import spoken
+
+    ago = "" if error["ago_s"] is None else f", last {spoken(error['ago_s'])} ago"
+    return f"{error['at']}: {error['outcome']} ({error['reason']}), {error['times']} times{ago}"
+
+
+def _next_in_words(told: dict[str, Any]) -> str:
+    from runtime.core.lifetime import spoken
+
+    if told.get("next") is None:
+        return str(told["state"])
+    return f"{told['next']} in {spoken(told['next_in_s'])}"
+
+
+def _provision(arguments: argparse.Namespace) -> int:
+    config = load_config(arguments)
+    if arguments.reset and not _reset(config, arguments.yes):
+        return 1
+    return _follow(config, arguments.wait, arguments.timeout)
+
+
+def _reset(config: Config, certain: bool) -> bool:
+    """Forget the identity after a question. Stored messages stay and go out under the next one."""
+    from runtime.adapters.identity import IdentityStore
+    from runtime.errors import UsageError
+
+    store = IdentityStore(config.layout)
+    hub = store.read().hub
+    if not certain:
+        if not sys.stdin.isatty():
+            raise UsageError("--reset asks a question; without a terminal add --yes")
+        name = hub.device_id if hub else "this device's provisioning"
+        if input(f"Forget {name}? An operator has to approve it again. [y/N] ").strip().lower() != "y":
+            return False
+    store.reset()
+    print("Forgotten; the provisioning worker begins anew.")
+    return True
+
+
+def _follow(config: Config, wait: bool, timeout_s: float | None) -> int:
+    """Show the verification code once there is one; with `wait` stay until the device is registered."""
+    from runtime.adapters.identity import IdentityReader
+
+    reader, shown = IdentityReader(config.layout), None
+    ends_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
+    while True:
+        identity = reader.read()
+        if identity.hub_credentials() is not None and identity.registration is not None:
+            print(f"Registered as {identity.hub.device_id if identity.hub else '?'}.")
+            return 0
+        code = identity.enrolment.verification_code
+        if code and code != shown:
+            print(_invitation(code), flush=True)
+            shown = code
+        if not wait:
+            if shown is None:
+                print(f"No verification code yet: {identity.enrolment.phase.value}.")
+            return 1
+        if time.monotonic() >= ends_s:
+            return 1
+        time.sleep(POLL_S)
+
+
+def _invitation(code: str) -> str:
+    return f"Verification code: {code}\nAn operator approves the device by it."

@@ -1,0 +1,267 @@
+"""Every answer of the platform, and every way of not answering, ends in a named outcome and in time."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime.adapters.https import Trust
+from runtime.adapters.platform import CANCELLED, Platform
+from runtime.core.answer import Answer, Outcome
+from runtime.core.secret import Secret
+from tests.integration import scripted as s
+from tests.integration.scripted import Says, Scripted, scripted
+
+PROVISIONING = Secret("provisioning-token-in-full")
+REGISTRATION = Secret("registration-token-in-full")
+DATE = "Mon, 23 Nov 2026 12:00:00 GMT"
+REGISTERED = {
+    "connectionString": "HostName=hub;DeviceId=w:d;SharedAccessSignature=SharedAccessSignature sr=hub"
+    "%2Fdevices%2Fw%3Ad&sig=c2ln&se=1795464000",
+    "iotHubHostName": "hub",
+    "connectionStringType": "SharedAccessSignature",
+    "connectionStringExpiration": "2026-11-23T12:30:00Z",
+    "tokenRemainingLifetime": "29.23:59:59.9947829",
+}
+
+
+@pytest.fixture
+def server(folder: Path) -> Iterator[Scripted]:
+    with scripted(folder) as running:
+        yield running
+
+
+def platform(server: Scripted, timeout_s: float = 5.0) -> Platform:
+    return Platform(server.instance, Trust(server.ca_file), timeout_s)
+
+
+CALLS = {
+    "init": lambda p: p.init(PROVISIONING, "dev-1"),
+    "complete": lambda p: p.complete(PROVISIONING, "op-1"),
+    "refresh": lambda p: p.refresh(PROVISIONING, REGISTRATION),
+    "register": lambda p: p.register(REGISTRATION),
+}
+
+
+def ask(call: str, server: Scripted, timeout_s: float = 5.0) -> Answer[object]:
+    return CALLS[call](platform(server, timeout_s))
+
+
+def test_init_sends_the_wish_under_the_provisioning_token_and_brings_the_code(server: Scripted) -> None:
+    server.answer = lambda asked: Says(
+        200,
+        {
+            "provisioningOperationId": "op",
+            "verificationCode": "AB-12",
+            "expirationTime": "2026-11-23T13:00:00.1234567Z",
+        },
+        {"Date": DATE},
+    )
+    answer = platform(server).init(PROVISIONING, "dev-1")
+    assert answer.outcome is Outcome.OK and answer.value is not None
+    assert (answer.value.id, answer.value.verification_code) == ("op", "AB-12")
+    assert server.asked[0].headers["Authorization"] == "DeviceToken provisioning-token-in-full"
+    assert (server.asked[0].method, server.asked[0].path, server.asked[0].body) == (
+        "POST",
+        "/provisioning-operations/init",
+        {"deviceId": "dev-1"},
+    )
+
+
+def test_a_device_without_a_wish_sends_an_empty_object(server: Scripted) -> None:
+    platform(server).init(PROVISIONING, None)
+    assert server.asked[0].body == {}
+
+
+def test_registering_tells_hub_device_and_both_lifetimes_by_the_servers_own_clock(server: Scripted) -> None:
+    server.answer = lambda asked: Says(200, REGISTERED, {"Date": DATE})
+    found = platform(server).register(REGISTRATION).value
+    assert found is not None and found.sas is not None
+    assert (found.hub_host, found.device_id) == ("hub", "w:d")
+    assert found.sas.reveal().startswith("SharedAccessSignature sr=hub%2Fdevices%2Fw%3Ad&sig=c2ln&se=")
+    assert found.lifetime_s == 1800
+    assert found.token_remaining_s == pytest.approx(30 * 86400, abs=1)
+
+
+def test_a_token_without_an_end_has_no_lifetime(server: Scripted) -> None:
+    server.answer = lambda asked: Says(200, {"registrationToken": "t", "expirationTime": None})
+    granted = platform(server).complete(PROVISIONING, "op").value
+    assert granted is not None and granted.lifetime_s is None
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [
+        (202, Outcome.NOT_YET),
+        (302, Outcome.UNEXPECTED),
+        (400, Outcome.BAD_REQUEST),
+        (401, Outcome.UNAUTHORIZED),
+        (403, Outcome.FORBIDDEN),
+        (404, Outcome.UNEXPECTED),
+        (410, Outcome.GONE),
+        (412, Outcome.PRECONDITION),
+        (423, Outcome.DISABLED),
+        (429, Outcome.THROTTLED),
+        (500, Outcome.UNAVAILABLE),
+        (503, Outcome.UNAVAILABLE),
+    ],
+)
+@pytest.mark.parametrize("call", CALLS)
+def test_every_status_has_a_name(call: str, status: int, outcome: Outcome, server: Scripted) -> None:
+    headers = {"Content-Type": "application/problem+json", "Location": "https://elsewhere/"}
+    server.answer = lambda asked: Says(status, {"title": "Sorry", "detail": "because"}, headers)
+    answer = ask(call, server)
+    assert (answer.outcome, answer.value) == (outcome, None)
+    assert answer.reason == f"HTTP {status}: Sorry: because"
+    assert len(server.asked) == 1
+
+
+def test_a_cancelled_operation_is_told_from_an_expired_one_by_the_problem_type(server: Scripted) -> None:
+    server.answer = lambda asked: Says(410, {"type": f"https://docs.example.com{CANCELLED}"})
+    assert ask("complete", server).outcome is Outcome.CANCELLED
+    server.answer = lambda asked: Says(410, {"type": CANCELLED + "NotReally"})
+    assert ask("complete", server).outcome is Outcome.GONE
+
+
+@pytest.mark.parametrize(
+    ("told", "expected_s"),
+    [("7", 7.0), ("Mon, 23 Nov 2026 12:01:00 GMT", 60.0), ("soon", None), ("-3", None)],
+)
+def test_retry_after_is_read_as_seconds_or_as_a_date_and_otherwise_ignored(
+    told: str, expected_s: float | None, server: Scripted
+) -> None:
+    server.answer = lambda asked: Says(429, {}, {"Retry-After": told, "Date": DATE})
+    assert ask("register", server).retry_after_s == expected_s
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"<html>", b"[]", b"null", b"{", b"\xff\xfe", b"{}", b'{"a":' * 5000, b'{"registrationToken": 3}'],
+)
+@pytest.mark.parametrize("call", CALLS)
+def test_a_good_status_with_a_body_that_is_not_the_contracts_is_garbled(
+    call: str, body: bytes, server: Scripted
+) -> None:
+    server.answer = lambda asked: Says(200, body)
+    answer = ask(call, server)
+    assert (answer.outcome, answer.value) == (Outcome.GARBLED, None)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"connectionString": "HostName=hub"},
+        {"connectionString": 7},
+        {"connectionStringExpiration": "tomorrow"},
+        {"tokenRemainingLifetime": "a while"},
+    ],
+)
+def test_a_registration_with_one_bad_field_is_garbled(change: dict[str, object], server: Scripted) -> None:
+    server.answer = lambda asked: Says(200, {**REGISTERED, **change})
+    assert ask("register", server).outcome is Outcome.GARBLED
+
+
+@pytest.mark.parametrize(
+    ("misbehaviour", "outcome"),
+    [
+        (s.cut_before, Outcome.CUT),
+        (s.cut_within, Outcome.CUT),
+        (s.not_http, Outcome.CUT),
+        (s.endless, Outcome.GARBLED),
+        (s.hang, Outcome.TIMED_OUT),
+        (s.trickle_headers, Outcome.TIMED_OUT),
+        (s.trickle_body, Outcome.TIMED_OUT),
+    ],
+)
+def test_a_server_that_misbehaves_costs_one_deadline_and_no_more(
+    misbehaviour: object, outcome: Outcome, server: Scripted
+) -> None:
+    server.answer = lambda asked: Says(raw=misbehaviour)  # type: ignore[arg-type]
+    began_s = time.monotonic()
+    answer = ask("complete", server, timeout_s=0.7)
+    assert answer.outcome is outcome
+    assert time.monotonic() - began_s < 2.5
+
+
+def test_an_overdue_call_leaves_no_thread_behind(server: Scripted) -> None:
+    server.answer = lambda asked: Says(raw=s.trickle_headers)
+    assert ask("complete", server, timeout_s=0.4).outcome is Outcome.TIMED_OUT
+    deadline_s = time.monotonic() + 5
+    while any(t.name == "https" for t in threading.enumerate()) and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+    assert not any(t.name == "https" for t in threading.enumerate())
+
+
+def test_a_call_ends_at_once_when_we_are_asked_to_stop(server: Scripted) -> None:
+    server.answer = lambda asked: Says(raw=s.hang)
+    began_s = time.monotonic()
+    patient = Platform(server.instance, Trust(server.ca_file), 10.0, waiting=lambda: True)
+    assert patient.register(REGISTRATION).outcome is Outcome.ABANDONED
+    assert time.monotonic() - began_s < 2
+
+
+def test_a_server_of_another_authority_gets_no_token(server: Scripted, folder: Path) -> None:
+    other = folder / "other"
+    other.mkdir()
+    with scripted(other) as stranger:
+        trusting = Platform(stranger.instance, Trust(server.ca_file), 5.0)
+        assert trusting.register(REGISTRATION).outcome is Outcome.TLS_FAILED
+        assert stranger.asked == []
+
+
+def test_a_server_that_does_not_speak_tls_gets_no_token(folder: Path, server: Scripted) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as plain:
+        plain.settimeout(5)
+        heard: list[bytes] = []
+
+        def serve() -> None:
+            connection, _ = plain.accept()
+            with connection:
+                heard.append(connection.recv(4096))
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        port = plain.getsockname()[1]
+        answer = Platform(f"127.0.0.1:{port}", Trust(server.ca_file), 5.0).register(REGISTRATION)
+        thread.join(5)
+    assert answer.outcome is Outcome.TLS_FAILED
+    assert REGISTRATION.reveal().encode() not in b"".join(heard)
+
+
+def test_nobody_listening_and_a_name_that_is_not_there_are_told_apart(server: Scripted) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    closed = Platform(f"127.0.0.1:{port}", Trust(server.ca_file), 5.0).register(REGISTRATION)
+    assert closed.outcome is Outcome.UNREACHABLE
+    nowhere = Platform("no-such-host.invalid", Trust(server.ca_file), 5.0).register(REGISTRATION)
+    assert nowhere.outcome is Outcome.NAME_UNKNOWN
+
+
+def test_a_missing_file_of_authorities_is_named(folder: Path, server: Scripted) -> None:
+    answer = Platform(server.instance, Trust(folder / "gone.pem"), 5.0).register(REGISTRATION)
+    assert answer.outcome is Outcome.NO_CERTIFICATE
+    assert "gone.pem" in answer.reason
+
+
+def test_a_netrc_of_the_machine_never_replaces_the_token(
+    server: Scripted, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = folder / "netrc"
+    netrc.write_text("machine 127.0.0.1 login somebody password else\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    ask("register", server)
+    assert server.asked[0].headers["Authorization"] == "DeviceToken registration-token-in-full"
+
+
+def test_a_server_that_repeats_our_tokens_does_not_get_them_into_a_reason(server: Scripted) -> None:
+    told = f"no {REGISTRATION.reveal()} and no {PROVISIONING.reveal()}\n\x1b[2J" + "x" * 5000
+    server.answer = lambda asked: Says(410, {"detail": told})
+    reason = ask("refresh", server).reason
+    assert "in-full" not in reason
+    assert reason.isprintable() and len(reason) <= 300
