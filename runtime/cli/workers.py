@@ -10,7 +10,7 @@ from runtime.layout import WORKERS
 
 def register(commands: Commands) -> None:
     worker = commands.add_parser("worker", help="run one worker in the foreground (supervisord does)")
-    worker.add_argument("name", choices=WORKERS)
+    worker.add_argument("name", choices=(*WORKERS, "sentinel"))
     worker.set_defaults(run=_worker)
 
 
