@@ -19,11 +19,12 @@ from typing import Any
 from runtime.core.secret import Secret
 from runtime.errors import ConfigError
 from runtime.layout import Layout
-from runtime.settings import Rule, Settings
+from runtime.settings import Rule, Settings, Stream
 
 SYSTEM_FILE = Path("/etc/edge-runtime/edge.toml")
 DEVICE_HOME = Path("/var/lib/edge-runtime")
 ENV_PREFIX = "EDGE_"
+STREAMS = "stream"
 RESERVED_ENV = ("EDGE_HOME", "EDGE_CONFIG")
 
 
@@ -70,18 +71,22 @@ class Key:
 
 def keys() -> Iterator[Key]:
     """Every setting, in the order of `settings.py`."""
-    for table in dataclasses.fields(Settings):
-        section: Any = type(table.default)
-        kinds = typing.get_type_hints(section)
-        for item in dataclasses.fields(section):
-            yield Key(
-                table.name,
-                item.name,
-                kinds[item.name],
-                item.default,
-                item.metadata["doc"],
-                item.metadata["rule"],
-            )
+    for table in _fixed_tables():
+        yield from keys_of(table.name, type(table.default))
+
+
+def keys_of(table: str, section: Any) -> Iterator[Key]:
+    """The settings of one table, declared by the dataclass `section`."""
+    kinds = typing.get_type_hints(section)
+    for item in dataclasses.fields(section):
+        yield Key(
+            table, item.name, kinds[item.name], item.default, item.metadata["doc"], item.metadata["rule"]
+        )
+
+
+def _fixed_tables() -> Iterator[Any]:
+    """Every table but the streams', whose names the user chooses."""
+    return (table for table in dataclasses.fields(Settings) if table.name != STREAMS)
 
 
 def find_home(environ: Mapping[str, str], asked: Path | None = None) -> Path:
@@ -114,14 +119,13 @@ def load(environ: Mapping[str, str], *, home: Path | None = None, file: Path | N
     layout = Layout(find_home(environ, home))
     path = find_file(environ, layout.home, file)
     raw = _read_toml(path) if path else {}
+    streams = raw.pop(STREAMS, {})
     known = {key.dotted: key for key in keys()}
     values: dict[str, Any] = {}
     origins = {name: Origin("default") for name in known}
-    for name, value in _flatten(raw, path):
-        if name not in known:
-            raise ConfigError(f"{path}: unknown key {name}{_did_you_mean(name, known)}")
-        values[name] = _checked(known[name], value, str(path), base=path.parent if path else Path())
-        origins[name] = Origin(str(path))
+    if path:
+        values = _values(raw, known, path)
+        origins |= dict.fromkeys(values, Origin(str(path)))
     for key in known.values():
         if key.variable in environ:
             values[key.dotted] = _checked(
@@ -132,7 +136,31 @@ def load(environ: Mapping[str, str], *, home: Path | None = None, file: Path | N
     for variable in environ:
         if variable.startswith(ENV_PREFIX) and variable not in variables and variable not in RESERVED_ENV:
             raise ConfigError(f"environment: unknown variable {variable}{_did_you_mean(variable, variables)}")
-    return Config(layout, _build(values), path, origins)
+    return Config(layout, _build(values, _streams(streams, path)), path, origins)
+
+
+def _values(raw: Mapping[str, Any], known: Mapping[str, Key], path: Path) -> dict[str, Any]:
+    """Every key of `raw`, checked, by its dotted name."""
+    values = {}
+    for name, value in _flatten(raw, path):
+        if name not in known:
+            raise ConfigError(f"{path}: unknown key {name}{_did_you_mean(name, known)}")
+        values[name] = _checked(known[name], value, str(path), base=path.parent)
+    return values
+
+
+def _streams(raw: Any, path: Path | None) -> dict[str, Stream]:
+    if path is None or raw == {}:
+        return {}
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: stream is not a table; write [stream.NAME]")
+    found = {}
+    for name, content in raw.items():
+        table = f"{STREAMS}.{name}"
+        known = {key.dotted: key for key in keys_of(table, Stream)}
+        values = _values({table: content}, known, path)
+        found[name] = Stream(**{dotted.removeprefix(f"{table}."): value for dotted, value in values.items()})
+    return found
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -144,7 +172,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read: {exc.strerror}") from exc
 
 
-def _flatten(raw: Mapping[str, Any], path: Path | None) -> Iterator[tuple[str, Any]]:
+def _flatten(raw: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Any]]:
     for table, content in raw.items():
         if not isinstance(content, dict):
             raise ConfigError(f"{path}: key {table} stands outside a table; write it under [table]")
@@ -230,9 +258,9 @@ def _kind_in_words(kind: Any) -> str:
     return words.get(kind, "a list of texts")
 
 
-def _build(values: Mapping[str, Any]) -> Settings:
-    tables: dict[str, Any] = {}
-    for table in dataclasses.fields(Settings):
+def _build(values: Mapping[str, Any], streams: Mapping[str, Stream]) -> Settings:
+    tables: dict[str, Any] = {STREAMS: streams}
+    for table in _fixed_tables():
         prefix = f"{table.name}."
         mine = {name.removeprefix(prefix): v for name, v in values.items() if name.startswith(prefix)}
         tables[table.name] = dataclasses.replace(typing.cast(Any, table.default), **mine)

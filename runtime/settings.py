@@ -7,6 +7,7 @@ are held against this file by a test.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,19 @@ class Upload:
 
 
 @dataclass(frozen=True)
+class Sentinel:
+    """When a worker counts as hung."""
+
+    look_every_s: float = setting(5.0, "how often the sentinel looks at every worker", low=0.1, high=60)
+    hang_after_s: float = setting(
+        15.0, "a worker without progress for so long is killed and started again", low=1, high=3600
+    )
+    start_grace_s: float = setting(
+        60.0, "the same for a worker that has just started and not yet reported", low=1, high=3600
+    )
+
+
+@dataclass(frozen=True)
 class Log:
     """What is written about all this."""
 
@@ -168,6 +182,26 @@ class Log:
 
 
 @dataclass(frozen=True)
+class Stream:
+    """One stream, by its name: `[stream.NAME]`, or `[stream."GROUP/NAME"]`."""
+
+    compression: str = setting(
+        "none", "brotli before upload, where that is smaller", choices=("none", "fastest", "smallest")
+    )
+    chunk_bytes: int = setting(0, "send larger messages in chunks of this size; 0 never", low=0)
+    max_messages: int = setting(0, "most messages of this stream in the store; 0 as many as fit", low=0)
+    max_bytes: int = setting(0, "most payload bytes of this stream in the store; 0 as many as fit", low=0)
+    when_full: str = setting(
+        "reject",
+        "what happens to a message that does not fit",
+        choices=("reject", "drop-oldest", "drop-lowest-priority"),
+    )
+    drain: str = setting(
+        "in-order", "fresh-first sends new messages before the backlog", choices=("in-order", "fresh-first")
+    )
+
+
+@dataclass(frozen=True)
 class Settings:
     """All tables."""
 
@@ -178,4 +212,10 @@ class Settings:
     ingest: Ingest = Ingest()
     store: Store = Store()
     upload: Upload = Upload()
+    sentinel: Sentinel = Sentinel()
     log: Log = Log()
+    stream: Mapping[str, Stream] = field(default_factory=dict)
+
+    def of_stream(self, group: str | None, name: str | None) -> Stream:
+        """The settings of a stream: its own, those of its name in any group, or the defaults."""
+        return self.stream.get(f"{group or ''}/{name or ''}") or self.stream.get(name or "") or Stream()

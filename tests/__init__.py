@@ -1,1 +1,1 @@
-"""Tests, in tiers named by what they touch: unit, integration, faults, acceptance. `python -m tests` runs all."""
+"""Tests, in tiers named by what they touch: unit, integration, faults, acceptance."""
