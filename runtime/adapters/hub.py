@@ -1,0 +1,346 @@
+"""The line to the hub, by azure-iot-device: the only importer of azure. Its exceptions leave as our events.
+
+Invariants:
+
+1. A client lives until its first error. An exception, a cancelled send, a disconnect, a thread that died: one
+   `Lost`, and from then on the client is only discarded. The library acknowledges falsely after errors.
+2. An `Acked` carries the number of its client, and what a client says after `discard()` is dropped here.
+3. Nothing blocks the caller: connecting and discarding run in threads, results come by `take()`.
+4. Discarding has a deadline. The library's threads may hang for good, and the next client would share them:
+   then the process leaves by `os._exit` and supervisord starts it afresh.
+
+How many are kept in flight, in order: the caller's one thread calls `send`, which hands the PUBLISH to the
+library's MQTT transport; the PUBACK comes back on the network thread into a queue, and `fileno()` wakes the
+caller. Considered and left: the public `send_message` waits for its PUBACK, so one thread has one in flight,
+and a pool of threads reorders; the aio client reorders now and then; the pipeline's own `send_message` with a
+callback keeps the order but hops over three threads, half a millisecond a message. `_Wire` is the one place
+that knows the library's inside. Where a new version hides it, `send` falls back to the public call in one
+thread: correct, in order, slow, and said so in the log.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import logging
+import os
+import queue
+import re
+import socket
+import threading
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from azure.iot.device import X509, IoTHubDeviceClient, Message, ProxyOptions
+from azure.iot.device import exceptions as azure_errors
+from loguru import logger
+
+from runtime.core.credentials import HubCredentials
+from runtime.core.envelope import Telemetry
+from runtime.core.line import Acked, Cause, Closed, Connected, LineEvent, Lost
+from runtime.errors import ConfigError
+
+EXIT_HUNG = 70
+"""Exit status of a process whose client could not be discarded."""
+DISCARD_DEADLINE_S = 10.0
+_FAR_FUTURE_S = 4_102_444_800  # 2100-01-01: an expiry that no local clock reaches
+
+_Message: Any = Message  # the library's types cover it in part
+_X509: Any = X509
+_ProxyOptions: Any = ProxyOptions
+
+for _name in ("azure", "paho"):  # they log every drop with a stack; what matters comes out as an event
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
+
+
+@dataclass(frozen=True)
+class HubOptions:
+    """How to reach the hub."""
+
+    ca_file: Path | None = None
+    keepalive_s: int = 25
+    websockets: bool = False
+    proxy: ProxyOptions | None = None
+
+
+class Hub:
+    """The line: at most one client at a time."""
+
+    def __init__(self, options: HubOptions) -> None:
+        self._options = options
+        self._number = 0
+        self._client: _Client | None = None
+        self._events: collections.deque[LineEvent] = collections.deque()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        threading.excepthook = self._thread_died
+
+    def fileno(self) -> int:
+        """Readable when `take()` has something."""
+        return self._wake
+
+    def open(self, credentials: HubCredentials) -> int:
+        """Begin to connect a new client and return its number. The one before must be `Closed`."""
+        self._number += 1
+        self._client = _Client(self._number, credentials, self._options, self._tell)
+        return self._number
+
+    def send(self, tag: Hashable, telemetry: Telemetry) -> None:
+        """Send on the client that is open. The calls' order is the order on the wire."""
+        if self._client is not None:
+            self._client.send(tag, telemetry)
+
+    def discard(self) -> None:
+        """Let go of the client, whatever state it is in; `Closed` follows."""
+        if self._client is not None:
+            self._client.discard()
+
+    def take(self) -> list[LineEvent]:
+        """What happened since the last call, oldest first."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+        found = []
+        while self._events:
+            found.append(self._events.popleft())
+        return found
+
+    def tuned(self) -> bool:
+        """Whether the client in use has the fast way to send."""
+        return self._client is not None and self._client.wire is not None
+
+    def _tell(self, event: LineEvent) -> None:
+        """Called from any thread."""
+        self._events.append(event)
+        os.eventfd_write(self._wake, 1)
+
+    def _thread_died(self, args: threading.ExceptHookArgs) -> None:
+        """The library's network thread dies of an abrupt disconnect, and tells nobody (ssl.SSLEOFError)."""
+        if self._client is not None:
+            self._client.lost(Cause.DROPPED, f"a thread died: {args.exc_type.__name__}: {args.exc_value}")
+
+
+class _Client:
+    """One client from connecting to discarding."""
+
+    def __init__(
+        self,
+        number: int,
+        credentials: HubCredentials,
+        options: HubOptions,
+        tell: Callable[[LineEvent], None],
+    ) -> None:
+        self._number = number
+        self._credentials = credentials
+        self._options = options
+        self._tell = tell
+        self._azure: Any = None
+        self._over = threading.Event()  # nothing more is told once it is set
+        self._stock: queue.SimpleQueue[tuple[Hashable, Telemetry] | None] = queue.SimpleQueue()
+        self.wire: _Wire | None = None
+        self.worker = threading.Thread(target=self._connect, name=f"connect-{number}", daemon=True)
+        self.worker.start()
+
+    def lost(self, cause: Cause, reason: str) -> None:
+        """Tell it once; only the first reason is the true one."""
+        if not self._over.is_set():
+            self._over.set()
+            self._tell(Lost(self._number, cause, reason))
+
+    def send(self, tag: Hashable, telemetry: Telemetry) -> None:
+        if self.wire is None:
+            self._stock.put((tag, telemetry))
+            return
+
+        def done(cancelled: bool = False) -> None:
+            if cancelled:
+                self.lost(Cause.DROPPED, "the connection ended with this message in flight")
+            elif not self._over.is_set():
+                self._tell(Acked(self._number, tag))
+
+        try:
+            self.wire.publish(telemetry.topic(self._credentials.device_id), telemetry.payload, done)
+        except Exception as exc:  # any at all: the library's state is unknown now
+            self.lost(Cause.DROPPED, _words(exc))
+
+    def discard(self) -> None:
+        self._over.set()
+        self._stock.put(None)
+        threading.Thread(target=self._discard, name=f"discard-{self._number}", daemon=True).start()
+
+    def _connect(self) -> None:
+        try:
+            self._azure = _build(self._credentials, self._options)
+            self.wire = _Wire.find(self._azure)
+            if self.wire is None:
+                threading.Thread(target=self._send_stock, name="send", daemon=True).start()
+            self._azure.on_connection_state_change = self._state_changed
+            self._azure.connect()
+        except azure_errors.CredentialError as exc:
+            self.lost(Cause.REFUSED, _words(exc))
+        except azure_errors.ClientError as exc:
+            busy = "Connection Refused: broker unavailable" in _words(exc)  # CONNACK 3
+            self.lost(Cause.BUSY if busy else Cause.UNREACHABLE, _words(exc))
+        except ValueError as exc:
+            self.lost(Cause.REFUSED, f"the credentials are unusable: {exc}")
+        except Exception as exc:  # any at all: it is the weather of a library
+            self.lost(Cause.UNREACHABLE, _words(exc))
+        else:
+            if not self._over.is_set():
+                self._tell(Connected(self._number))
+
+    def _state_changed(self) -> None:
+        """A handler of the library: an exception here would end its runner in silence."""
+        with contextlib.suppress(Exception):
+            if not self._azure.connected:
+                self.lost(Cause.DROPPED, "the hub ended the connection")
+
+    def _send_stock(self) -> None:
+        """The public way, where `_Wire` finds nothing: one at a time, in order."""
+        while (item := self._stock.get()) is not None:
+            tag, telemetry = item
+            message: Any = _Message(telemetry.payload, telemetry.mid, content_type=telemetry.content_type)
+            message.custom_properties = dict(telemetry.properties)
+            try:
+                self._azure.send_message(message)
+            except Exception as exc:  # as in send()
+                self.lost(Cause.DROPPED, _words(exc))
+                return
+            if not self._over.is_set():
+                self._tell(Acked(self._number, tag))
+
+    def _discard(self) -> None:
+        # without its socket a connect that still runs may wait for the handshake as long as a keep-alive
+        patience_s = 0.0 if self.wire and self.wire.socket else float(self._options.keepalive_s)
+        deadline = threading.Timer(DISCARD_DEADLINE_S + patience_s, _give_up, [self._number])
+        deadline.daemon = True
+        deadline.start()
+        try:
+            if self.wire:
+                self.wire.cut()
+            self.worker.join()
+            if self._azure is not None:
+                self._azure.shutdown()
+        except Exception as exc:  # it is gone anyway; what still hangs is the deadline's
+            logger.debug("discarding client {}: {}", self._number, _words(exc))
+        deadline.cancel()
+        self._azure = None
+        self._tell(Closed(self._number))
+
+
+def _give_up(number: int) -> None:
+    logger.error("client {} cannot be discarded; leaving, to be started afresh", number)
+    os._exit(EXIT_HUNG)
+
+
+class _Wire:
+    """The paho client below azure-iot-device: private parts of the library, used here and nowhere else.
+
+    It lifts paho's ceiling of 20 in flight (the window is ours), switches Nagle's delay off, publishes
+    without waiting, and pulls the plug on a socket so that no thread of the library is left waiting for it.
+    """
+
+    def __init__(self, transport: Any, paho: Any) -> None:
+        self._transport = transport
+        self._paho = paho
+        self.socket: Any = None
+        paho.max_inflight_messages_set(0)  # 0: no ceiling
+        paho.on_socket_open = self._opened
+
+    @classmethod
+    def find(cls, client: Any) -> _Wire | None:
+        """The wire of a client that is not connected yet, or None where the library has changed."""
+        try:
+            stage = client._mqtt_pipeline._pipeline
+            while not hasattr(stage, "transport"):
+                stage = stage.next
+            transport, paho = stage.transport, stage.transport._mqtt_client
+            if not callable(transport.publish) or not hasattr(paho, "on_socket_open"):
+                raise AttributeError("publish or on_socket_open")
+            return cls(transport, paho)
+        except (AttributeError, TypeError) as exc:
+            logger.warning("azure-iot-device has changed inside ({}): sending one at a time", exc)
+            return None
+
+    def _opened(self, _paho: Any, _data: Any, sock: Any) -> None:
+        self.socket = sock
+        with contextlib.suppress(OSError, AttributeError):
+            getattr(sock, "_socket", sock).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def publish(self, topic: str, payload: bytes, done: Callable[..., None]) -> None:
+        self._transport.publish(topic, payload, callback=done)
+
+    def cut(self) -> None:
+        """End the connection below TLS, and see to it that paho notices, even if its thread has died."""
+        with contextlib.suppress(OSError, AttributeError, TypeError):
+            # the base class's: SSLSocket's own takes the TLS state away under the reader's feet
+            plain = getattr(self.socket, "_socket", self.socket)  # inside paho's WebsocketWrapper
+            socket.socket.shutdown(plain, socket.SHUT_RDWR)
+        thread = getattr(self._paho, "_thread", None)
+        if thread is not None and not thread.is_alive():
+            with contextlib.suppress(Exception):
+                self._paho.loop_read()  # reads the end, and lets go of everything as its thread would have
+
+
+def _build(credentials: HubCredentials, options: HubOptions) -> Any:
+    """A client that neither connects nor reconnects by itself. Raises ValueError for unusable credentials."""
+    common: dict[str, Any] = {
+        "keep_alive": options.keepalive_s,
+        "websockets": options.websockets,
+        "auto_connect": False,
+        "connection_retry": False,
+        "ensure_desired_properties": False,
+    }
+    if options.ca_file is not None:
+        try:
+            common["server_verification_cert"] = options.ca_file.read_text()
+        except OSError as exc:
+            raise ConfigError(f"upload.ca_file {options.ca_file}: {exc.strerror}") from exc
+    if options.proxy is not None:
+        common["proxy_options"] = options.proxy
+    if credentials.sas is None:
+        certificate = _X509(str(credentials.certificate), str(credentials.key))
+        return IoTHubDeviceClient.create_from_x509_certificate(
+            certificate, credentials.hub_host, credentials.device_id, **common
+        )
+    return _build_with_sas(credentials.sas.reveal(), common)
+
+
+def _build_with_sas(sas: str, common: dict[str, Any]) -> Any:
+    """A client for this SAS, whatever the local clock says: whether a SAS has expired is for the hub to say.
+
+    The library compares the expiry with the wall clock and raises ValueError. So it gets to see a far
+    expiry first and the true SAS afterwards; where that place has moved, its own opinion stands.
+    """
+    client = IoTHubDeviceClient.create_from_sastoken(
+        re.sub(r"\bse=\d+", f"se={_FAR_FUTURE_S}", sas), **common
+    )
+    try:
+        configuration = client._mqtt_pipeline.pipeline_configuration
+        configuration.sastoken = type(configuration.sastoken)(sas)
+        return client
+    except AttributeError:
+        logger.warning("azure-iot-device has changed inside: it judges the SAS by the local clock")
+        return IoTHubDeviceClient.create_from_sastoken(sas, **common)
+
+
+def proxy_options(url: str | None) -> ProxyOptions | None:
+    """What `http://user:password@host:port` (or socks4, socks5) means to the library. Raises ConfigError."""
+    if not url:
+        return None
+    found = re.fullmatch(r"(http|socks4|socks5)://(?:([^:@/]*):([^@/]*)@)?([^:@/]+):(\d+)/?", url)
+    if not found:
+        raise ConfigError("upload.proxy must be http://, socks4:// or socks5:// [user:password@]host:port")
+    kind, user, password, host, port = found.groups()
+    made: ProxyOptions = _ProxyOptions(kind.upper(), host, int(port), user, password)
+    return made
+
+
+def _words(exc: BaseException) -> str:
+    """An exception and what caused it, in one line."""
+    parts: list[str] = []
+    cause: BaseException | None = exc
+    while cause is not None and len(parts) < 4:
+        parts.append(f"{type(cause).__name__}: {cause}".rstrip(": "))
+        cause = cause.__cause__
+    return " <- ".join(parts)

@@ -1,0 +1,270 @@
+"""What a stored message becomes on the wire: telemetry in one piece or in chunks, a file upload, or nothing.
+
+Invariants:
+
+1. The same message gives the same pieces with the same message ids, whenever and however often it is sealed
+   (compression apart): a repeat is recognisable by its `$.mid`.
+2. No piece is larger on the wire than the hub allows: topic, properties and payload, after compression.
+3. What can never be sent comes back as `Unsendable` with the reason. Nothing here raises.
+
+`topic()` builds the same topic as azure-iot-device does; a test holds the two against each other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from urllib.parse import quote
+
+from runtime.core.message import Kind, StoredMessage
+from runtime.core.protocol import RESERVED_PROPERTIES
+
+LIMIT_BYTES = 262_144
+"""Largest device-to-cloud message, properties included (platform contract, section 2)."""
+TOPIC_LIMIT_BYTES = 65_535
+"""MQTT writes the length of a topic in 16 bits."""
+UNIT_BYTES = 4_096
+"""The hub meters messages in steps of this size."""
+_LONGEST_DEVICE_ID = "d" * 128
+"""The hub allows so many characters; the platform uses fewer."""
+_PACKET_BYTES = 9
+"""Of a PUBLISH besides topic and payload: type, remaining length (up to 4), topic length, packet id."""
+_MID_LIMIT_CHARACTERS = 120
+"""The hub allows 128; a chunk adds its number."""
+_MID_PUNCTUATION = "-._+*?!(),=@;$'"
+"""Besides letters and digits, what the hub allows in a message id, without what we use ourselves: `:#%`."""
+
+
+class Compression(Enum):
+    """How hard to compress; the value is brotli's quality."""
+
+    NONE = 0
+    FASTEST = 1
+    SMALLEST = 11
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How the messages of one stream are packed."""
+
+    compression: Compression = Compression.NONE
+    chunk_bytes: int = 0
+    """Payloads larger than this go as chunks; 0: never."""
+    file_from_units: int = 0
+    """Messages of at least so many 4 KiB units go as a file, which is cheaper; 0: only what does not fit."""
+    site_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Telemetry:
+    """One PUBLISH to the hub."""
+
+    mid: str
+    """`$.mid`, the same in every repeat."""
+    payload: bytes
+    properties: tuple[tuple[str, str], ...] = ()
+    """Application properties, sorted by name."""
+    content_type: str | None = None
+
+    def topic(self, device_id: str) -> str:
+        """Where it is published: everything but the payload."""
+        system = [("$.mid", self.mid)]
+        if self.content_type:
+            system.append(("$.ct", self.content_type))
+        bag = "&".join(f"{quote(k, safe='')}={quote(v, safe='')}" for k, v in (*system, *self.properties))
+        return f"devices/{device_id}/messages/events/{bag}"
+
+    @property
+    def topic_bytes(self) -> int:
+        """Length of its topic under the longest device id: messages go under the id in force when they go."""
+        return len(self.topic(_LONGEST_DEVICE_ID))
+
+    @property
+    def wire_bytes(self) -> int:
+        """Its true size on the wire, TLS apart."""
+        return self.topic_bytes + len(self.payload) + _PACKET_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A message that goes as telemetry, in one piece or in several that follow each other."""
+
+    pieces: int
+    wire_bytes: int
+    """Of all pieces together, about."""
+    open: Callable[[int], Telemetry]
+    """The piece with this number, from 0. Pieces are cut when they are sent, so that a large message
+    is not in memory twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileParcel:
+    """A message whose payload goes as a file, and the telemetry that then links to it."""
+
+    blob_name: str
+    payload: bytes
+    file: str | None
+    """Name in the spool, where the payload is there instead."""
+    link: Telemetry
+
+
+@dataclass(frozen=True, slots=True)
+class Unsendable:
+    """A message that no hub would take."""
+
+    reason: str
+
+
+Sealed = Parcel | FileParcel | Unsendable
+
+
+def mid(key: str) -> str:
+    """The `$.mid` of a message with this key: readable, of the characters the hub allows, and unambiguous."""
+    text = quote(key, safe="/" + _MID_PUNCTUATION).replace("/", ":").replace("~", "%7E")
+    if len(text) <= _MID_LIMIT_CHARACTERS:
+        return text
+    return "sha256:" + hashlib.sha256(key.encode()).hexdigest()
+
+
+def blob_name(key: str) -> str:
+    """Under which a message's payload is uploaded: the same in every attempt."""
+    readable = re.sub(r"[^0-9A-Za-z._-]+", "-", key)[:80]
+    return f"{readable}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+
+
+def seal(message: StoredMessage, packing: Packing) -> Sealed:
+    """Decide what `message` becomes."""
+    wrong = _invalid(message)
+    if wrong:
+        return Unsendable(wrong)
+    properties = _properties(message, packing)
+    if message.kind is not Kind.MESSAGE:
+        return _whole(_completion(message, properties))
+    if message.file is not None:
+        return _by_file(message, properties, message.payload)
+    if packing.chunk_bytes and len(message.payload) > packing.chunk_bytes and message.chunk_id is None:
+        return _in_chunks(message, properties, packing)
+    piece = _compressed(_telemetry(message, properties, message.payload), packing.compression)
+    units = -(-piece.wire_bytes // UNIT_BYTES)
+    if piece.wire_bytes > LIMIT_BYTES or (packing.file_from_units and units >= packing.file_from_units):
+        return _by_file(message, dict(piece.properties), piece.payload)
+    return _whole(piece)
+
+
+def probe(name: str) -> Telemetry:
+    """A message that says nothing: whether the hub takes any at all."""
+    return Telemetry(f"probe:{name}", b"", (("ignore-payload", "true"),))
+
+
+def _invalid(message: StoredMessage) -> str | None:
+    for name, value in message.properties.items():
+        if not name or name.startswith("$"):
+            return f"invalid property name {name!r}"
+        if name in RESERVED_PROPERTIES:
+            return f"property {name!r} belongs to the platform"
+        if not (_is_text(name) and _is_text(value)):
+            return f"property {name!r} is not valid text"
+    for given in (message.stream_group, message.stream, message.batch_id, message.message_id):
+        if given is not None and not _is_text(given):
+            return f"name {given!r} is not valid text"
+    return None
+
+
+def _is_text(value: str) -> bool:
+    """Whether MQTT takes it: UTF-8 without a NUL."""
+    return "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
+
+
+def _properties(message: StoredMessage, packing: Packing) -> dict[str, str]:
+    ours = {
+        "stream-group-name": message.stream_group,
+        "stream-name": message.stream,
+        "site-id": packing.site_id,
+        "batch-id": message.batch_id,
+        "batch-slice-id": message.batch_slice_id,
+        "message-id": message.message_id,
+        "chunk-id": message.chunk_id,
+    }
+    return {**message.properties, **{name: value for name, value in ours.items() if value is not None}}
+
+
+def _telemetry(
+    message: StoredMessage, properties: Mapping[str, str], payload: bytes, suffix: str = ""
+) -> Telemetry:
+    return Telemetry(
+        mid(message.key) + suffix, payload, tuple(sorted(properties.items())), message.content_type
+    )
+
+
+def _completion(message: StoredMessage, properties: dict[str, str]) -> Telemetry:
+    what = "complete-batch" if message.kind is Kind.COMPLETE_BATCH else "complete-message"
+    return _telemetry(message, {**properties, what: "true", "ignore-payload": "true"}, b"")
+
+
+def _whole(piece: Telemetry) -> Sealed:
+    if piece.topic_bytes > TOPIC_LIMIT_BYTES:
+        return Unsendable(_too_long(piece.topic_bytes))
+    return Parcel(1, piece.wire_bytes, lambda _: piece)
+
+
+def _too_long(topic_bytes: int) -> str:
+    return f"its properties need a topic of {topic_bytes} bytes; MQTT has room for {TOPIC_LIMIT_BYTES}"
+
+
+def _by_file(message: StoredMessage, properties: Mapping[str, str], payload: bytes) -> Sealed:
+    name = blob_name(message.key)
+    link = _telemetry(
+        message,
+        {**properties, "has-externalized-payload": "true"},
+        json.dumps({"link": name}).encode(),
+    )
+    if link.topic_bytes > TOPIC_LIMIT_BYTES:
+        return Unsendable(_too_long(link.topic_bytes))
+    return FileParcel(name, payload, message.file, link)
+
+
+def _in_chunks(message: StoredMessage, properties: dict[str, str], packing: Packing) -> Sealed:
+    """Chunks numbered from 0, then the completion of the message. Each chunk is compressed by itself."""
+    named = {**properties, "message-id": message.message_id or mid(message.key)}
+    largest = {**named, "chunk-id": "0" * 10, "content-encoding": "br"}
+    empty = _telemetry(message, largest, b"", "#" + "0" * 10)
+    if empty.topic_bytes > TOPIC_LIMIT_BYTES:
+        return Unsendable(_too_long(empty.topic_bytes))
+    step_bytes = min(packing.chunk_bytes, LIMIT_BYTES - empty.wire_bytes)
+    chunks = -(-len(message.payload) // step_bytes)
+
+    def piece(number: int) -> Telemetry:
+        if number == chunks:
+            done = {**named, "complete-message": "true", "ignore-payload": "true"}
+            return _telemetry(message, done, b"", "#done")
+        part = message.payload[number * step_bytes : (number + 1) * step_bytes]
+        chunk = _telemetry(message, {**named, "chunk-id": str(number)}, part, f"#{number}")
+        return _compressed(chunk, packing.compression)
+
+    return Parcel(chunks + 1, len(message.payload) + (chunks + 1) * empty.wire_bytes, piece)
+
+
+def _compressed(piece: Telemetry, compression: Compression) -> Telemetry:
+    """`piece` with a brotli payload where that makes it smaller on the wire, else as it is."""
+    if compression is Compression.NONE or not piece.payload or not has_brotli():
+        return piece
+    import brotli  # late and optional: most devices never compress
+
+    small = brotli.compress(piece.payload, quality=compression.value)
+    if len(small) + len("&content-encoding=br") >= len(piece.payload):
+        return piece
+    properties = tuple(sorted((*piece.properties, ("content-encoding", "br"))))
+    return replace(piece, payload=small, properties=properties)
+
+
+def has_brotli() -> bool:
+    """Whether the extra [compress] is installed."""
+    try:
+        import brotli  # noqa: F401  # only whether it is there
+    except ImportError:
+        return False
+    return True

@@ -1,0 +1,60 @@
+"""What the line to the hub reports: plain values between the adapter that holds it and who decides about it.
+
+A *client* is one connection's life, numbered from 1. It lives until its first error and is never repaired;
+what a discarded client still says is nobody's business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Cause(Enum):
+    """Why a client was lost."""
+
+    UNREACHABLE = "unreachable"
+    """It never got so far as to be answered."""
+    REFUSED = "refused"
+    """The hub refused the credentials."""
+    BUSY = "busy"
+    """The hub answered that it does not take connections now."""
+    DROPPED = "dropped"
+    """It was connected, and is not any more."""
+    OVERDUE = "overdue"
+    """Our own watchdog: no answer for too long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The hub accepted the connection."""
+
+    client: int
+
+
+@dataclass(frozen=True, slots=True)
+class Acked:
+    """The hub acknowledged a PUBLISH of this client: its PUBACK was read."""
+
+    client: int
+    tag: object
+    """What the sender named the PUBLISH."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The client is in doubt: whatever is not acknowledged may or may not have arrived."""
+
+    client: int
+    cause: Cause
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A discarded client is gone; the next one may be opened."""
+
+    client: int
+
+
+LineEvent = Connected | Acked | Lost | Closed

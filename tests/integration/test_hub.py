@@ -1,0 +1,142 @@
+"""The line to the hub, by the real azure-iot-device over real TLS, against the stand-in."""
+
+from __future__ import annotations
+
+import socket
+import time
+from dataclasses import replace
+
+import pytest
+
+from runtime.adapters import hub as hub_adapter
+from runtime.core.envelope import Telemetry
+from runtime.core.line import Acked, Cause, Connected
+from runtime.core.secret import Secret
+from tests.harness import Cloud, eventually
+from tests.lines import Line, acked, losses, register
+
+
+def message(number: int, payload: bytes = b"x") -> Telemetry:
+    return Telemetry(f"m-{number}", payload, (("n", str(number)), ("stream-name", "é/ü&=")), "text/plain")
+
+
+def test_many_in_flight_arrive_in_the_order_of_the_calls_and_each_is_acknowledged(cloud: Cloud) -> None:
+    line = Line(cloud)
+    line.connect(register(cloud))
+    for number in range(500):
+        line.hub.send(number, message(number))
+    line.until(lambda seen: len(acked(seen)) == 500)
+    assert sorted(acked(line.seen)) == list(range(500))  # type: ignore[type-var]
+    arrived = eventually(lambda: (m := cloud.messages())[499:] and m)
+    assert [m.message_id for m in arrived] == [f"m-{n}" for n in range(500)]
+    assert arrived[7].properties == {"n": "7", "stream-name": "é/ü&="}
+    line.discard(1)
+
+
+def test_without_the_librarys_inside_everything_still_arrives_in_order(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_adapter._Wire, "find", classmethod(lambda cls, client: None))
+    line = Line(cloud)
+    line.connect(register(cloud))
+    for number in range(50):
+        line.hub.send(number, message(number))
+    line.until(lambda seen: len(acked(seen)) == 50)
+    assert [m.message_id for m in cloud.messages()] == [f"m-{n}" for n in range(50)]
+    assert cloud.messages()[7].properties == {"n": "7", "stream-name": "é/ü&="}
+    line.discard(1)
+
+
+def test_the_library_still_has_what_the_wire_relies_on(cloud: Cloud) -> None:
+    """A new version that moves an attribute makes upload slow, not wrong: this is where it is noticed."""
+    line = Line(cloud)
+    line.connect(register(cloud))
+    client = line.hub._client
+    assert client is not None and client.wire is not None, "azure-iot-device has moved its transport"
+    assert client.wire._paho._max_inflight_messages == 0, "paho has moved its ceiling"
+    assert client.wire.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+    assert hasattr(client.wire._paho, "_thread"), "paho has moved its network thread"
+    line.discard(1)
+
+
+def test_a_sas_that_is_expired_by_the_local_clock_is_left_to_the_hub_to_judge(cloud: Cloud) -> None:
+    credentials = register(cloud)
+    assert credentials.sas is not None
+    text = credentials.sas.reveal()
+    old = text[: text.index("&se=")] + "&se=1000000000"
+    line = Line(cloud)
+    line.hub.open(replace(credentials, sas=Secret(old)))
+    line.until(lambda seen: bool(losses(seen)))
+    assert losses(line.seen)[0].cause is Cause.REFUSED
+    assert "expired" not in losses(line.seen)[0].reason, "it was the library that refused, not the hub"
+    line.discard(1)
+
+
+def test_a_hub_that_refuses_by_code_is_told_apart_from_one_that_is_away(cloud: Cloud) -> None:
+    credentials = register(cloud)
+    line = Line(cloud)
+    for code, cause in ((5, Cause.REFUSED), (4, Cause.REFUSED), (3, Cause.BUSY)):
+        cloud.faults(refuse_connect_code=code)
+        number = line.hub.open(credentials)
+        line.until(lambda seen, n=number: any(e.client == n for e in losses(seen)))
+        assert losses(line.seen)[-1].cause is cause, losses(line.seen)
+        line.discard(number)
+    cloud.hub(up=False)
+    number = line.hub.open(credentials)
+    line.until(lambda seen: any(e.client == number for e in losses(seen)))
+    assert losses(line.seen)[-1].cause is Cause.UNREACHABLE
+    line.discard(number)
+
+
+@pytest.mark.parametrize("mode", ["abrupt", "polite"])
+def test_a_dropped_connection_under_load_is_one_loss_and_the_next_client_connects(
+    cloud: Cloud, mode: str
+) -> None:
+    """Ten drops with 64 in flight: the library's thread dies of some of them, and it must not matter."""
+    credentials = register(cloud)
+    cloud.faults(ack_delay_ms=20)
+    line = Line(cloud)
+    for _ in range(10):
+        number = line.connect(credentials)
+        for n in range(64):
+            line.hub.send(n, message(n, b"x" * 2000))
+        cloud.drop(mode)
+        line.until(lambda seen, n=number: any(e.client == n for e in losses(seen)), 5.0)
+        line.hub.send(99, message(99))
+        line.discard(number)
+    assert len(losses(line.seen)) == 10
+    assert all(e.cause is Cause.DROPPED for e in losses(line.seen))
+
+
+def test_a_discarded_client_says_nothing_more(cloud: Cloud) -> None:
+    credentials = register(cloud)
+    cloud.faults(ack_delay_ms=300)
+    line = Line(cloud)
+    number = line.connect(credentials)
+    for n in range(20):
+        line.hub.send(n, message(n))
+    line.discard(number)
+    second = line.connect(credentials)
+    line.hub.send("last", message(1))
+    line.until(lambda seen: Acked(second, "last") in seen)
+    assert acked(line.seen) == ["last"]
+    line.discard(second)
+
+
+def test_a_silent_hub_is_let_go_of_within_the_deadline(cloud: Cloud) -> None:
+    """TCP stays open and nothing answers: neither a connect under way nor a live client may hang us."""
+    credentials = register(cloud)
+    line = Line(cloud)
+    number = line.connect(credentials)
+    cloud.faults(silent=True)
+    for n in range(20):
+        line.hub.send(n, message(n))
+    began_s = time.monotonic()
+    line.discard(number)
+    silent = line.hub.open(credentials)
+    time.sleep(0.5)  # there is no fact to wait for: nothing happens, and that is the point
+    assert Connected(silent) not in line.seen
+    line.discard(silent)
+    assert time.monotonic() - began_s < 5.0
+    cloud.no_faults()
+    line.discard(line.connect(credentials))
