@@ -103,12 +103,17 @@ def _register_tokens(add: Any) -> None:
 # -- run it ------------------------------------------------------------------------------------------
 
 
-def _serve(arguments: argparse.Namespace) -> int:
+def require_extra() -> None:
+    """Raises UsageError where the extra is not installed."""
     missing = [name for name in NEEDS if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(
             f"the stand-in cloud needs {', '.join(missing)}; run: pip install 'edge-runtime[devcloud]'"
         )
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    require_extra()
     from runtime.devcloud.server import Options, run
 
     lifetimes = {name: getattr(arguments, name) for name in LIFETIMES if getattr(arguments, name) is not None}

@@ -1,0 +1,35 @@
+"""`make bench`: every figure of ours beside the machine's own limit, measured in the same run.
+
+A module of this package has `measure(quick: bool) -> list[Row]`; `__main__.py` runs those that are asked for.
+An absolute number means little on a shared machine; a share of a limit taken seconds earlier does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure. `share` is what `reach` is compared with."""
+
+    name: str
+    value: float
+    unit: str
+    limit: float | None = None
+    """The machine's own limit, in the same unit, where there is one."""
+    share: float | None = None
+    """`value` over `limit`, or whatever ratio the name says."""
+    reach: str = ""
+    """What we set out to reach, such as `>= 0.5` or `<= 45`; compared with the share, else with the value."""
+    reason: str = ""
+    """Why it is out of reach, found with a profile."""
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether it is reached; None where nothing was set."""
+        if not self.reach:
+            return None
+        sign, _, bound = self.reach.partition(" ")
+        measured = self.value if self.share is None else self.share
+        return measured >= float(bound) if sign == ">=" else measured <= float(bound)

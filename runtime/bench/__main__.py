@@ -1,0 +1,43 @@
+"""`make bench` and `python -m runtime.bench [--quick] [--out DIR] [PART ...]`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+from runtime.bench import Row, report
+
+PARTS = {
+    "ingest": "Ingest, against this machine's disk and sockets",
+    "hub": "The stand-in hub, so that it is never what is measured",
+    "upload": "Upload, against a bare azure-iot-device loop",
+    "fleet": "A fleet of devices renewing their tokens",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, print, and leave the report. Exit status 0 whatever was reached: figures inform, tests decide."""
+    parser = argparse.ArgumentParser(prog="python -m runtime.bench", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of: {', '.join(PARTS)} (default: all)")
+    parser.add_argument("--quick", action="store_true", help="small sizes: a look, not a figure to quote")
+    parser.add_argument("--out", type=Path, default=Path("bench-report"), help="folder of the report")
+    arguments = parser.parse_args(argv)
+    unknown = set(arguments.parts) - set(PARTS)
+    if unknown:
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    sections: dict[str, list[Row]] = {}
+    for part, title in PARTS.items():
+        if arguments.parts and part not in arguments.parts:
+            continue
+        sys.stderr.write(f"measuring {part} ...\n")
+        sections[title] = importlib.import_module(f"runtime.bench.{part}").measure(arguments.quick)
+    print(report.table(sections))
+    report.write(arguments.out, sections)
+    sys.stderr.write(f"report in {arguments.out}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""Acknowledged against delivered: pure, so that the table can be trusted.
+
+A message is named by who sent it and its number there. Lost is what was acknowledged and did not arrive. A
+duplicate is an arrival whose message id arrived before; an arrival of the same message under another id would
+be a message stored twice, which the table calls by its name.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+Name = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """One message as it came to the hub."""
+
+    name: Name
+    message_id: str
+
+
+@dataclass(frozen=True)
+class Tally:
+    """The result. `ok` decides the exit status."""
+
+    acknowledged: int
+    stored: int
+    delivered: int
+    lost: tuple[Name, ...]
+    duplicates: int
+    twice: tuple[Name, ...]
+    """Delivered under more than one message id."""
+    unknown: tuple[Name, ...]
+    """Delivered, though no producer holds an acknowledgement."""
+    disorder: tuple[Name, ...]
+    """First arrivals that came before one with a smaller number of the same sender."""
+    restarts: Mapping[str, int]
+
+    @property
+    def ok(self) -> bool:
+        return (
+            self.acknowledged == self.delivered == self.stored
+            and not self.lost
+            and not self.twice
+            and not self.disorder
+        )
+
+
+def count(
+    acknowledged: set[Name], stored: int, arrivals: Iterable[Arrival], restarts: Mapping[str, int]
+) -> Tally:
+    """Compare what producers were promised with what arrived, in order of arrival."""
+    ids: dict[Name, set[str]] = {}
+    times: Counter[str] = Counter()
+    highest: dict[str, int] = {}
+    disorder = []
+    for arrival in arrivals:
+        times[arrival.message_id] += 1
+        if arrival.name not in ids:
+            sender, number = arrival.name
+            if number < highest.get(sender, -1):
+                disorder.append(arrival.name)
+            highest[sender] = max(number, highest.get(sender, -1))
+        ids.setdefault(arrival.name, set()).add(arrival.message_id)
+    delivered = set(ids)
+    return Tally(
+        acknowledged=len(acknowledged),
+        stored=stored,
+        delivered=len(delivered),
+        lost=tuple(sorted(acknowledged - delivered)),
+        duplicates=sum(times.values()) - len(times),
+        twice=tuple(sorted(name for name, found in ids.items() if len(found) > 1)),
+        unknown=tuple(sorted(delivered - acknowledged)),
+        disorder=tuple(disorder),
+        restarts=dict(restarts),
+    )
+
+
+def table(tally: Tally) -> list[str]:
+    """The tally as lines for a person."""
+    rows: list[tuple[str, object, str]] = [
+        ("acknowledged", tally.acknowledged, "messages a producer was told are on disk"),
+        ("stored", tally.stored, "messages the store took, ever"),
+        ("delivered", tally.delivered, "of them at the hub"),
+        ("lost", len(tally.lost), "acknowledged and not delivered"),
+        ("duplicates", tally.duplicates, "repeats at the hub, each of a known message id"),
+    ]
+    for words, names in (
+        ("stored twice", tally.twice),
+        ("out of order", tally.disorder),
+        ("never acknowledged", tally.unknown),
+    ):
+        if names:
+            rows.append((words, len(names), f"first: {names[0][0]} {names[0][1]}"))
+    restarts = ", ".join(f"{worker} {times}" for worker, times in tally.restarts.items())
+    lines = [f"  {name:<18} {value:>7}   {meaning}" for name, value, meaning in rows]
+    return [*lines, f"  {'restarts':<18} {sum(tally.restarts.values()):>7}   {restarts}"]
