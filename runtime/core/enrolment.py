@@ -191,7 +191,7 @@ def _after_refusal(
             )
         case Call.COMPLETE, Outcome.CANCELLED:
             spread_s = policy.cancelled_pause_s * (1 + draw / 2)
-            return replace(closed, phase=Phase.CANCELLED, pause_s=spread_s)
+            return replace(closed, phase=Phase.CANCELLED, pause_s=max(pause_s, spread_s))
         case Call.COMPLETE, Outcome.GONE | Outcome.BAD_REQUEST:
             return replace(closed, pause_s=max(pause_s, min(policy.poll_s, policy.retry_max_s)))
         case Call.INIT, Outcome.BAD_REQUEST:

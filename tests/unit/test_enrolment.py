@@ -1,0 +1,183 @@
+"""Provisioning: every state and every answer, and what the device does next."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.core.answer import Answer, Grant, Operation, Outcome
+from runtime.core.enrolment import (
+    REFUSED_PAUSE_S,
+    Call,
+    Enrolment,
+    Phase,
+    Policy,
+    Wish,
+    after,
+    next_step,
+    settled,
+)
+from runtime.core.moment import Moment
+from runtime.core.secret import Secret
+
+POLICY = Policy(poll_s=5, retry_max_s=300, cancelled_pause_s=3600)
+WISH = Wish("platform:443", "mark-1", "dev-1")
+NOW = Moment(1_000_000, 1000, "boot")
+
+
+def later(seconds: float) -> Moment:
+    return Moment(NOW.wall_s + seconds, NOW.boot_s + seconds, NOW.boot_id)
+
+
+FRESH = Enrolment(basis=WISH.basis())
+PENDING = Enrolment(Phase.PENDING, WISH.basis(), "op", "CODE", at=NOW, pause_s=5)
+WEATHER = [
+    Outcome.PRECONDITION,
+    Outcome.DISABLED,
+    Outcome.THROTTLED,
+    Outcome.UNAVAILABLE,
+    Outcome.UNEXPECTED,
+    Outcome.GARBLED,
+    Outcome.TIMED_OUT,
+    Outcome.CUT,
+    Outcome.UNREACHABLE,
+    Outcome.NAME_UNKNOWN,
+    Outcome.TLS_FAILED,
+    Outcome.NO_CERTIFICATE,
+]
+# (call, outcome) -> phase afterwards, and the call that comes next (None: no call until a fact changes)
+TABLE: dict[tuple[Call, Outcome], tuple[Phase, Call | None]] = {
+    (Call.INIT, Outcome.BAD_REQUEST): (Phase.REJECTED, None),
+    (Call.INIT, Outcome.UNAUTHORIZED): (Phase.TOKEN_REFUSED, Call.INIT),
+    (Call.INIT, Outcome.FORBIDDEN): (Phase.TOKEN_REFUSED, Call.INIT),
+    (Call.INIT, Outcome.NOT_YET): (Phase.FRESH, Call.INIT),
+    (Call.INIT, Outcome.GONE): (Phase.FRESH, Call.INIT),
+    (Call.INIT, Outcome.CANCELLED): (Phase.FRESH, Call.INIT),
+    (Call.COMPLETE, Outcome.NOT_YET): (Phase.PENDING, Call.COMPLETE),
+    (Call.COMPLETE, Outcome.BAD_REQUEST): (Phase.FRESH, Call.INIT),
+    (Call.COMPLETE, Outcome.UNAUTHORIZED): (Phase.TOKEN_REFUSED, Call.COMPLETE),
+    (Call.COMPLETE, Outcome.FORBIDDEN): (Phase.TOKEN_REFUSED, Call.COMPLETE),
+    (Call.COMPLETE, Outcome.GONE): (Phase.FRESH, Call.INIT),
+    (Call.COMPLETE, Outcome.CANCELLED): (Phase.CANCELLED, Call.INIT),
+    **{(Call.INIT, weather): (Phase.FRESH, Call.INIT) for weather in WEATHER},
+    **{(Call.COMPLETE, weather): (Phase.PENDING, Call.COMPLETE) for weather in WEATHER},
+}
+
+
+def test_the_table_names_every_answer_to_every_call() -> None:
+    bad = {o for o in Outcome if not o.good and o is not Outcome.ABANDONED}
+    assert set(TABLE) == {(call, outcome) for call in Call for outcome in bad}
+
+
+@pytest.mark.parametrize(("call", "outcome"), TABLE, ids=lambda one: one.name)
+def test_every_answer_leads_where_the_table_says_after_a_pause(call: Call, outcome: Outcome) -> None:
+    phase, next_call = TABLE[call, outcome]
+    record = FRESH if call is Call.INIT else PENDING
+    found = after(record, call, Answer(outcome, reason="words"), POLICY, NOW, 0.5)
+    step = next_step(settled(found, WISH, False), WISH, False, NOW)
+    assert (found.phase, step.call) == (phase, next_call)
+    assert step.call is None or step.in_s >= 1, "an answer must never lead to a tight loop"
+    if outcome is not Outcome.NOT_YET or call is Call.INIT:
+        assert (found.trouble, found.reason) == (outcome, "words")
+
+
+@given(
+    record=st.sampled_from([FRESH, PENDING]),
+    outcome=st.sampled_from([o for o in Outcome if not o.good]),
+    draw=st.floats(0, 1, exclude_max=True),
+    asked_s=st.none() | st.floats(0, 5000),
+    failures=st.integers(0, 1000),
+)
+def test_whatever_comes_there_is_a_way_on_and_retry_after_is_kept(
+    record: Enrolment, outcome: Outcome, draw: float, asked_s: float | None, failures: int
+) -> None:
+    call = Call.COMPLETE if record.operation_id else Call.INIT
+    record = replace(record, failures=failures)
+    found = after(record, call, Answer(outcome, retry_after_s=asked_s), POLICY, NOW, draw)
+    step = next_step(found, WISH, False, NOW)
+    if found.phase is Phase.REJECTED:
+        assert next_step(settled(found, Wish("other", "m", None), False), WISH, False, NOW).call is Call.INIT
+    else:
+        assert step.call is not None and step.in_s >= min(asked_s or 1, 1)
+        assert step.in_s >= (asked_s or 0)
+
+
+def test_an_approval_is_found_by_polling_at_the_set_pace() -> None:
+    begun = after(FRESH, Call.INIT, Answer(Outcome.OK, Operation("op", "CODE", 600)), POLICY, NOW, 0.5)
+    assert (begun.phase, begun.operation_id, begun.verification_code) == (Phase.PENDING, "op", "CODE")
+    assert next_step(begun, WISH, False, NOW).in_s == POLICY.poll_s
+    waiting = after(begun, Call.COMPLETE, Answer(Outcome.NOT_YET), POLICY, later(5), 0.5)
+    assert next_step(waiting, WISH, False, later(10)).in_s == 0
+    done = after(waiting, Call.COMPLETE, Answer(Outcome.OK, Grant(Secret("t"), None)), POLICY, later(10), 0.5)
+    assert (done.phase, done.operation_id, done.verification_code) == (Phase.PROVISIONED, None, None)
+    assert next_step(done, WISH, True, later(10)).call is None
+
+
+def test_an_operator_who_cancelled_is_not_asked_again_in_a_hurry() -> None:
+    found = after(PENDING, Call.COMPLETE, Answer(Outcome.CANCELLED, reason="by Eve"), POLICY, NOW, 0.0)
+    step = next_step(found, WISH, False, NOW)
+    assert (step.phase, step.why) == (Phase.CANCELLED, "by Eve")
+    assert step.in_s >= POLICY.cancelled_pause_s
+
+
+def test_an_expired_operation_is_begun_again_even_if_the_platform_always_says_so() -> None:
+    record, now = PENDING, NOW
+    pauses = []
+    for _ in range(12):
+        record = after(record, Call.COMPLETE, Answer(Outcome.GONE), POLICY, now, 0.9)
+        pauses.append(record.pause_s)
+        assert next_step(record, WISH, False, now).call is Call.INIT
+    assert pauses[0] <= 10 and pauses[-1] > 100, "a platform that expires at once is not stormed"
+
+
+def test_a_refused_provisioning_token_waits_visibly_and_a_new_one_is_taken_at_once() -> None:
+    found = after(FRESH, Call.INIT, Answer(Outcome.UNAUTHORIZED), POLICY, NOW, 0.0)
+    assert next_step(found, WISH, False, NOW).in_s >= REFUSED_PAUSE_S
+    fresh = Wish(WISH.instance, "mark-2", WISH.device_id)
+    step = next_step(settled(found, fresh, False), fresh, False, NOW)
+    assert (step.call, step.in_s) == (Call.INIT, 0)
+
+
+def test_a_rejected_wish_stays_rejected_until_the_configuration_changes() -> None:
+    found = after(FRESH, Call.INIT, Answer(Outcome.BAD_REQUEST, reason="id is taken"), POLICY, NOW, 0.5)
+    assert next_step(settled(found, WISH, False), WISH, False, later(10**9)).call is None
+    other = Wish(WISH.instance, WISH.token, "dev-2")
+    assert next_step(settled(found, other, False), other, False, NOW).call is Call.INIT
+
+
+@pytest.mark.parametrize(
+    "other", [Wish("platform:443", "mark-2", "dev-1"), Wish("platform:443", "mark-1", "dev-2")]
+)
+def test_another_token_or_another_wished_id_means_provisioning_again(other: Wish) -> None:
+    done = Enrolment(Phase.PROVISIONED, WISH.basis())
+    assert next_step(settled(done, WISH, True), WISH, True, NOW).call is None
+    assert next_step(settled(done, other, True), other, True, NOW).call is Call.INIT
+
+
+def test_a_token_that_is_taken_away_after_it_has_served_changes_nothing() -> None:
+    done = Enrolment(Phase.PROVISIONED, WISH.basis())
+    without = Wish(WISH.instance, None, WISH.device_id)
+    assert settled(done, without, True) == done
+    assert next_step(done, without, True, NOW).phase is Phase.PROVISIONED
+
+
+def test_a_dead_registration_token_begins_provisioning_again() -> None:
+    done = Enrolment(Phase.PROVISIONED, WISH.basis())
+    assert next_step(settled(done, WISH, False), WISH, False, NOW).call is Call.INIT
+
+
+def test_a_device_without_platform_or_token_says_what_is_missing() -> None:
+    nothing, tokenless = Wish(None, None, None), Wish("platform", None, None)
+    assert next_step(FRESH, nothing, False, NOW).phase is Phase.UNCONFIGURED
+    step = next_step(FRESH, tokenless, False, NOW)
+    assert step.phase is Phase.TOKENLESS and "provisioning_token_file" in step.why
+
+
+def test_a_pause_survives_a_restart_but_not_a_reboot() -> None:
+    record = after(FRESH, Call.INIT, Answer(Outcome.UNAVAILABLE, retry_after_s=600), POLICY, NOW, 0.5)
+    assert next_step(record, WISH, False, later(60)).in_s >= 540
+    rebooted = Moment(0, 30, "another boot")
+    assert next_step(record, WISH, False, rebooted).in_s == 0

@@ -1,0 +1,245 @@
+"""When tokens are renewed, and what every answer leads to."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.core.answer import Outcome
+from runtime.core.moment import Moment
+from runtime.core.renewal import (
+    CLEAR_SHARE,
+    EXPIRED_PAUSE_S,
+    MIN_GAP_S,
+    REFUSAL_SERIES_S,
+    URGENT_PAUSE_S,
+    Held,
+    Life,
+    Pace,
+    Phase,
+    Policy,
+    Refusals,
+    Task,
+    Verdict,
+    due_in_s,
+    judge,
+    next_step,
+    phase,
+    renewal_age_s,
+    retry_pause_s,
+)
+
+POLICY = Policy()
+DAY_S = 86_400.0
+NOW = Moment(1_800_000_000, 50_000, "boot")
+draws = st.floats(0, 1, exclude_max=True)
+lifetimes = st.floats(20, 10 * 365 * DAY_S)
+
+
+def later(seconds: float, wall_step_s: float = 0) -> Moment:
+    return Moment(NOW.wall_s + seconds + wall_step_s, NOW.boot_s + seconds, NOW.boot_id)
+
+
+def life(lifetime_s: float | None = DAY_S, draw: float = 0.5) -> Life:
+    return Life(NOW, lifetime_s, draw)
+
+
+def registered(sas: Life | None = None, registration: Life | None = None, **more: object) -> Held:
+    return Held(registration or life(30 * DAY_S), False, sas or life(), True, **more)  # type: ignore[arg-type]
+
+
+@given(lifetime_s=lifetimes, draw=draws, fraction=st.floats(0.05, 0.95), jitter=st.floats(0, 0.5))
+def test_a_renewal_is_well_clear_of_expiry_and_never_at_once(
+    lifetime_s: float, draw: float, fraction: float, jitter: float
+) -> None:
+    age_s = renewal_age_s(lifetime_s, draw, Policy(fraction, jitter))
+    assert MIN_GAP_S <= age_s <= lifetime_s - min(60, CLEAR_SHARE * lifetime_s) + 1e-6
+
+
+@given(lifetime_s=st.floats(0, 1e-3) | st.floats(-1e9, 20), draw=draws)
+def test_a_token_that_hardly_lives_or_came_dead_does_not_make_a_tight_loop(
+    lifetime_s: float, draw: float
+) -> None:
+    assert renewal_age_s(lifetime_s, draw, POLICY) >= MIN_GAP_S
+
+
+def test_a_token_of_30_seconds_is_renewed_with_time_to_spare() -> None:
+    ages = [renewal_age_s(30, n / 100, POLICY) for n in range(100)]
+    assert min(ages) >= 10 and max(ages) <= 21
+
+
+def test_a_fleet_that_started_together_spreads_over_half_of_a_lifetime() -> None:
+    ages = [renewal_age_s(DAY_S, n / 1000, POLICY) for n in range(1000)]
+    assert max(ages) - min(ages) > 0.49 * DAY_S
+
+
+def test_a_token_without_an_end_is_never_renewed() -> None:
+    assert due_in_s(life(None), POLICY, NOW) == math.inf
+    assert due_in_s(life(None), POLICY, Moment(0, 1, "another boot")) == math.inf
+
+
+@given(jump_s=st.floats(-3.2e8, 3.2e8), passed_s=st.floats(0, DAY_S), draw=draws)
+def test_a_wall_clock_that_jumps_by_ten_years_moves_no_renewal(
+    jump_s: float, passed_s: float, draw: float
+) -> None:
+    one = life(draw=draw)
+    assert due_in_s(one, POLICY, later(passed_s, jump_s)) == due_in_s(one, POLICY, later(passed_s))
+
+
+def test_after_a_reboot_the_wall_clock_tells_the_age_where_it_can_be_right() -> None:
+    rebooted = Moment(NOW.wall_s + 3600, 60, "another boot")
+    assert life().age(rebooted) == 3600
+    assert due_in_s(life(), POLICY, rebooted) == renewal_age_s(DAY_S, 0.5, POLICY) - 3600
+
+
+@given(draw=draws, uptime_s=st.floats(0, 1000), wall_s=st.floats(0, 1.7e9))
+def test_a_clock_at_1970_after_a_reboot_means_renewal_within_the_first_minute(
+    draw: float, uptime_s: float, wall_s: float
+) -> None:
+    rebooted = Moment(wall_s, uptime_s, "another boot")
+    assert due_in_s(life(draw=draw), POLICY, rebooted) == pytest.approx(draw * 60 - uptime_s)
+
+
+def test_a_clock_that_is_set_after_a_reboot_is_believed_from_then_on() -> None:
+    before, after = Moment(30, 30, "another boot"), Moment(NOW.wall_s + 2 * DAY_S, 31, "another boot")
+    assert life().remaining_s(before) is None
+    assert life().remaining_s(after) == -DAY_S
+
+
+def test_the_platforms_word_on_the_remaining_life_replaces_our_own_reckoning() -> None:
+    known = life(100).corrected(40, later(10))
+    assert (known.remaining_s(later(10)), known.lifetime_s) == (40, 100)
+    unknown = life(None).corrected(40, later(10))
+    assert (unknown.remaining_s(later(20)), unknown.lifetime_s) == (30, 40)
+
+
+@given(
+    failures=st.integers(0, 100),
+    draw=draws,
+    left=st.floats(0.001, 1),
+    lifetime_s=lifetimes,
+)
+def test_a_failure_never_makes_us_miss_more_than_an_eighth_of_what_is_left(
+    failures: int, draw: float, left: float, lifetime_s: float
+) -> None:
+    now = later((1 - left) * lifetime_s)
+    pause_s = retry_pause_s(life(lifetime_s), failures, draw, POLICY, now)
+    assert 1.0 <= pause_s <= max(URGENT_PAUSE_S, 0.1251 * left * lifetime_s)
+
+
+def test_pauses_grow_to_an_hour_while_there_is_time_and_shrink_as_expiry_nears() -> None:
+    at = {
+        left_s: retry_pause_s(life(), 20, 1.0, POLICY, later(DAY_S - left_s))
+        for left_s in (40_000, 8000, 80, 8)
+    }
+    assert at == {40_000: 3600, 8000: 1000, 80: 10, 8: 5}
+    assert retry_pause_s(life(), 20, 1.0, POLICY, later(2 * DAY_S)) == EXPIRED_PAUSE_S
+    assert retry_pause_s(None, 20, 1.0, POLICY, NOW) == EXPIRED_PAUSE_S
+
+
+def test_a_new_device_registers_at_once_and_then_waits_for_its_time() -> None:
+    new = Held(life(30 * DAY_S))
+    assert (next_step(new, POLICY, NOW).task, next_step(new, POLICY, NOW).in_s) == (Task.REGISTER, 0)
+    step = next_step(registered(), POLICY, NOW)
+    assert (step.task, step.in_s) == (Task.REGISTER, renewal_age_s(DAY_S, 0.5, POLICY))
+
+
+def test_a_renewed_registration_token_is_proven_by_registering_at_once() -> None:
+    unproven = Held(life(30 * DAY_S), True, Life(later(-100), DAY_S, 0.5), False)
+    assert next_step(unproven, POLICY, NOW).task is Task.REGISTER
+    assert next_step(unproven, POLICY, NOW).in_s <= 0
+
+
+def test_both_due_means_refresh_first_so_that_one_registration_serves_both() -> None:
+    step = next_step(registered(life(100), life(100)), POLICY, later(90))
+    assert step.task is Task.REFRESH and step.in_s <= 0
+
+
+def test_a_refresh_that_fails_does_not_starve_the_sas() -> None:
+    pace = {Task.REFRESH: Pace(3, later(90), 60, Outcome.UNAVAILABLE)}
+    step = next_step(registered(life(100), life(100), paces=pace), POLICY, later(90))
+    assert step.task is Task.REGISTER and step.in_s <= 0
+
+
+def test_without_a_provisioning_token_the_sas_is_still_renewed() -> None:
+    step = next_step(registered(life(100), life(100), can_refresh=False), POLICY, later(90))
+    assert step.task is Task.REGISTER and step.in_s <= 0
+
+
+def test_a_dead_registration_token_hands_over_to_its_parent_and_then_to_provisioning() -> None:
+    assert next_step(Held(None, True), POLICY, NOW).task is Task.REFRESH_PARENT
+    step = next_step(Held(None, False, life(), False), POLICY, NOW)
+    assert (step.task, step.in_s) == (None, math.inf)
+
+
+@given(
+    lifetime_s=st.floats(0, 60), passed_s=st.floats(0, 60), refused=st.booleans(), token_refused=st.booleans()
+)
+def test_no_token_is_renewed_within_the_minimum_gap_whatever_was_refused(
+    lifetime_s: float, passed_s: float, refused: bool, token_refused: bool
+) -> None:
+    held = registered(
+        life(lifetime_s),
+        life(lifetime_s),
+        hub_refused=Refusals(1, NOW) if refused else None,
+        token_refused=token_refused,
+    )
+    step = next_step(held, POLICY, later(passed_s))
+    assert step.in_s >= MIN_GAP_S - passed_s
+
+
+def test_the_hubs_first_refusal_is_answered_at_once_and_the_next_ones_with_backoff() -> None:
+    first = Refusals().heard(later(100), 0.9, POLICY)
+    assert next_step(registered(hub_refused=first), POLICY, later(100)).in_s == 0
+    second = first.heard(later(110), 0.9, POLICY)
+    third = second.heard(later(120), 0.9, POLICY)
+    assert MIN_GAP_S <= second.pause_s < third.pause_s
+    assert next_step(registered(hub_refused=third), POLICY, later(120)).in_s == third.pause_s
+    series = later(120 + REFUSAL_SERIES_S)
+    assert third.heard(series, 0.9, POLICY).pause_s == 0, "a new series begins with an answer at once"
+
+
+def test_a_pause_is_over_after_a_reboot_and_a_clock_that_runs_backwards_does_not_prolong_it() -> None:
+    pace = Pace(1, NOW, 60)
+    assert pace.wait_s(later(20)) == 40
+    assert pace.wait_s(Moment(0, 5, "another boot")) == 0
+    assert pace.wait_s(later(-1000)) <= 60
+
+
+# What each answer to each task leads to: everything not named here is a pause and the same again.
+VERDICTS = {
+    (Task.REGISTER, Outcome.OK): Verdict.STORE,
+    (Task.REGISTER, Outcome.CREATED): Verdict.STORE,
+    (Task.REGISTER, Outcome.UNAUTHORIZED): Verdict.REFUSED,
+    (Task.REGISTER, Outcome.GONE): Verdict.REFUSED,
+    (Task.REGISTER, Outcome.CANCELLED): Verdict.REFUSED,
+    **{
+        (task, outcome): verdict
+        for task in (Task.REFRESH, Task.REFRESH_PARENT)
+        for outcome, verdict in {
+            Outcome.OK: Verdict.STORE,
+            Outcome.CREATED: Verdict.STORE,
+            Outcome.GONE: Verdict.DROP,
+            Outcome.CANCELLED: Verdict.DROP,
+        }.items()
+    },
+}
+
+
+@pytest.mark.parametrize("outcome", Outcome, ids=lambda one: one.name)
+@pytest.mark.parametrize("task", Task, ids=lambda one: one.name)
+def test_every_answer_to_every_task_has_its_verdict(task: Task, outcome: Outcome) -> None:
+    assert judge(task, outcome) is VERDICTS.get((task, outcome), Verdict.RETRY)
+
+
+def test_people_are_told_one_of_five_phases() -> None:
+    sas, gone = life(), Life(later(-2 * DAY_S), DAY_S, 0.5)
+    assert phase(Held(), NOW) is Phase.UNPROVISIONED
+    assert phase(Held(life()), NOW) is Phase.REGISTERING
+    assert phase(registered(sas), NOW) is Phase.REGISTERED
+    assert phase(registered(gone), NOW) is Phase.EXPIRED
+    assert phase(registered(sas, token_refused=True), NOW) is Phase.REFUSED
+    assert phase(Held(None, True, sas), NOW) is Phase.REFUSED
