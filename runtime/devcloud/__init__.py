@@ -2,12 +2,17 @@
 
 The map, in reading order:
 
-    values.py        what the two halves say to each other
-    state.py         Cloud: all that is known, and the seam between the halves
-    database.py      devcloud.db, the only importer of sqlite3 here
-    tokens.py        signing and checking tokens and SAS, pure
-    records.py       every message and connection, in order of arrival
-    twins.py         desired and reported properties
-    hub.py           the MQTT side
-    faults.py        what it is told to do wrong
+    server.py         the process: HTTPS and hub in one loop; place.py and tls.py: where, and with which keys
+    state.py          Cloud: all that is known, and the seam between HTTPS and hub; values.py: what they say
+    platform_api.py   what devices call: provisioning, refresh, registration
+    operators.py      what people and scripts call; page.py and page.html: the same for the eye
+    file_upload.py    uploads, the hub's part; blobs.py: the storage's part; uploads.py: what is on disk
+    admin.py          what tests call: faults, drops, tokens that end
+    hub.py            the MQTT side: connection.py, dialogue.py, acks.py around pure mqtt.py, packets.py, topics.py
+    enrolment.py      Provisioning Tokens and operations; registrations.py: devices and Registration Tokens
+    records.py        every message and connection, in order of arrival; twins.py: desired and reported
+    tokens.py         signing and checking tokens and SAS, pure; lifetimes.py: how long they count
+    faults.py         what it is told to do wrong; misbehave.py: the same over HTTP
+    web.py            JSON in, JSON or problem+json out; problems.py: what is refused
+    database.py       devcloud.db, the only importer of sqlite3 here
 """

@@ -29,6 +29,9 @@ from runtime.devcloud.web import now_s, render_http_exception, render_problem
 from runtime.settings import Log
 
 
+PARTS = (platform_api, operators, file_upload, blobs, admin, page)
+
+
 @dataclass(frozen=True)
 class Options:
     """What the command line asks for."""
@@ -103,14 +106,7 @@ class HubSwitch:
 def application(cloud: Cloud, switch_hub: HubSwitch) -> Starlette:
     """Everything that answers over HTTPS."""
     app = Starlette(
-        routes=[
-            *platform_api.routes,
-            *operators.routes,
-            *blobs.routes,
-            *file_upload.routes,
-            *admin.routes,
-            *page.routes,
-        ],
+        routes=[route for part in PARTS for route in part.routes],
         exception_handlers={
             Problem: render_problem,
             HTTPException: render_http_exception,
