@@ -93,7 +93,7 @@ class Pace:
     def sent(self, size_bytes: int, now: float) -> None:
         """Something was sent."""
 
-    def acked(self, round_trip_s: float, in_flight: int, now: float) -> None:
+    def acked(self, round_trip_s: float, in_flight: int) -> None:
         """It was acknowledged."""
         self.line.acked(round_trip_s, in_flight)
 

@@ -22,11 +22,12 @@ from runtime.adapters.status import StatusFile
 from runtime.adapters.store_reader import StoreReader
 from runtime.config import Config
 from runtime.core.credentials import HubCredentials
-from runtime.core.delivery import PROBE, Delivery, Discard, Limits, Offer, Open, Send, Step, TellRefused
+from runtime.core.delivery import Delivery, Limits
 from runtime.core.envelope import FileParcel, Packing, Parcel, Telemetry, Unsendable, probe, seal
 from runtime.core.line import Lost
 from runtime.core.message import CorruptRow, StoredMessage
 from runtime.core.pacing import Pace, Window
+from runtime.core.steps import PROBE, Discard, Offer, Open, Send, Step, TellRefused
 from runtime.errors import NeedsHuman, Retryable
 
 LOOK_EVERY_S = 5.0
@@ -105,8 +106,8 @@ class Uploader:
 
     def _read(self) -> None:
         """Take on what is stored, in its order, as far as there is room in hand."""
-        room = LOOKAHEAD - len(self._delivery)
-        room_bytes = LOOKAHEAD_BYTES - self._delivery.held_bytes
+        room = LOOKAHEAD - len(self._delivery.hand.messages)
+        room_bytes = LOOKAHEAD_BYTES - self._delivery.hand.bytes
         if room < LOOKAHEAD // 4 or room_bytes <= 0 or self._delivery.unconfirmed > MOST_UNCONFIRMED:
             return
         try:
@@ -174,7 +175,7 @@ class Uploader:
             "device": self._credentials.device_id if self._credentials else None,
             "in_flight": delivery.in_flight,
             "window": delivery.window,
-            "in_hand": len(delivery),
+            "in_hand": len(delivery.hand.messages),
             "unconfirmed": delivery.unconfirmed,
             "suspects": len(delivery.suspects),
             "losses": delivery.losses,

@@ -1,0 +1,169 @@
+"""Messages in hand, by stream: what may be sent next, and what goes back after a loss.
+
+Within a stream strictly in the order of offering. Between streams by weight: a stream whose next message has
+priority p gets twice the turns of one with p - 1, and each gets some (stride scheduling), so nobody starves.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from runtime.core.steps import Offer, Tag
+
+
+@dataclass(slots=True, eq=False)
+class Message:
+    """One message in hand."""
+
+    offer: Offer
+    stream: Stream
+    unsent: deque[int]
+    """Numbers of its pieces, ascending."""
+    unacked: int
+    touched: bool = False
+    """Something of it was sent: it is too late to drop it."""
+
+
+@dataclass(slots=True, eq=False)
+class Stream:
+    """One stream."""
+
+    waiting: deque[Message] = field(default_factory=deque)
+    """Messages with something unsent, in store order."""
+    in_flight: int = 0
+    turn: float = 0.0
+    queued: bool = False
+    held: bool = False
+    """Nothing of it is sent before something else is decided."""
+
+
+class Hand:
+    """All messages that were offered and are not settled."""
+
+    def __init__(self) -> None:
+        self.messages: dict[int, Message] = {}
+        self.bytes = 0
+        self.expired: list[int] = []
+        """Dropped since somebody looked."""
+        self.files: dict[int, Message] = {}
+        """Messages whose payload has still to be uploaded."""
+        self._streams: dict[Hashable, Stream] = {}
+        self._turns: list[tuple[float, int, Stream]] = []
+        self._now_turn = 0.0
+
+    def add(self, offer: Offer) -> None:
+        stream = self._streams.setdefault(offer.stream, Stream())
+        message = Message(offer, stream, deque(range(offer.pieces)), offer.pieces)
+        self.messages[offer.id] = message
+        self.bytes += offer.wire_bytes
+        if offer.file:
+            self.files[offer.id] = message
+        stream.waiting.append(message)
+        self._queue(stream)
+
+    def remove(self, message: Message) -> None:
+        """It is settled."""
+        offer, stream = message.offer, message.stream
+        del self.messages[offer.id]
+        self.files.pop(offer.id, None)
+        self.bytes -= offer.wire_bytes
+        if stream.waiting and stream.waiting[0] is message:
+            stream.waiting.popleft()
+        if not stream.waiting and not stream.in_flight and self._streams.get(offer.stream) is stream:
+            del self._streams[offer.stream]
+
+    def counts(self) -> dict[Hashable, int]:
+        """Messages not sent yet, by stream."""
+        return {name: len(stream.waiting) for name, stream in self._streams.items()}
+
+    def hold(self, stream: Stream) -> None:
+        stream.held = True
+
+    def release(self, stream: Stream) -> None:
+        stream.held = False
+        self._queue(stream)
+
+    def idle(self) -> bool:
+        """Whether no stream waits for its turn."""
+        return not any(stream.waiting and not stream.held for _, _, stream in self._turns)
+
+    def turns(self, now: float, may: Callable[[Offer], bool]) -> Iterator[Message]:
+        """Whose next piece may go now, one after the other; the caller takes that piece, or stops."""
+        barred: list[Stream] = []  # others may pass them: something urgent, something smaller
+        try:
+            while self._turns:
+                turn, _, stream = heapq.heappop(self._turns)
+                stream.queued = False
+                message = self._head(stream, now)
+                if message is None:
+                    continue
+                if not may(message.offer):
+                    barred.append(stream)
+                    continue
+                self._now_turn = turn
+                stream.turn = turn + 1.0 / (1 << message.offer.priority)
+                try:
+                    yield message
+                finally:
+                    self._queue(stream)
+        finally:
+            for stream in barred:
+                self._queue(stream)
+
+    def take(self, message: Message) -> Tag:
+        """The next piece of `message`, which is at the head of its stream."""
+        piece = message.unsent.popleft()
+        if not message.unsent:
+            message.stream.waiting.popleft()
+        message.touched = True
+        message.stream.in_flight += 1
+        return message.offer.id, piece
+
+    def acked(self, message: Message) -> bool:
+        """A piece of it was acknowledged. Whether that was the last."""
+        message.unacked -= 1
+        message.stream.in_flight -= 1
+        return message.unacked == 0
+
+    def put_back(self, tags: Sequence[Tag]) -> None:
+        """Pieces that were sent, in that order, and not acknowledged: they go first, in the same order."""
+        for number, piece in reversed(tags):
+            message = self.messages.get(number)
+            if message is None:
+                continue
+            stream = message.stream
+            stream.in_flight -= 1
+            message.unsent.appendleft(piece)
+            if not stream.waiting or stream.waiting[0] is not message:
+                stream.waiting.appendleft(message)
+            self._queue(stream)
+
+    def to_upload(self) -> Iterator[Message]:
+        """Messages whose file could be uploaded now: all before them in their stream is acknowledged."""
+        for message in list(self.files.values()):
+            stream = message.stream
+            if stream.waiting[0] is message and not stream.held and not stream.in_flight:
+                yield message
+
+    def _head(self, stream: Stream, now: float) -> Message | None:
+        """The message whose turn it is in `stream`, expired ones dropped; None where it has to wait."""
+        while stream.waiting and not stream.held:
+            message = stream.waiting[0]
+            expires_s = message.offer.expires_s
+            if expires_s is not None and now >= expires_s and not message.touched:
+                self.expired.append(message.offer.id)
+                self.remove(message)
+                continue
+            return None if message.offer.id in self.files else message
+        return None
+
+    def _queue(self, stream: Stream) -> None:
+        """Give a stream its turn. One that comes new starts now, not in the past."""
+        if stream.queued or stream.held or not stream.waiting:
+            return
+        stream.queued = True
+        stream.turn = max(stream.turn, self._now_turn)
+        heapq.heappush(self._turns, (stream.turn, stream.waiting[0].offer.id, stream))

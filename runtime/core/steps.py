@@ -1,0 +1,67 @@
+"""What `delivery` takes on, and what it tells the worker to do: plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+Tag = tuple[int, int]
+"""(message id, number of the piece): the name of a PUBLISH."""
+
+PROBE = -1
+"""Stands for a message of the worker's choice where a message id is expected: one that was delivered before,
+once more, or one that says nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A message that may be sent, as far as deciding needs to know it."""
+
+    id: int
+    stream: Hashable
+    pieces: int = 1
+    wire_bytes: int = 0
+    """Of all pieces together."""
+    priority: int = 4
+    expires_s: float | None = None
+    """On the clock of `now`; what has not been touched by then is dropped."""
+    file: bool = False
+    """A file upload comes first; then its one piece, the link."""
+
+    @property
+    def piece_bytes(self) -> int:
+        return self.wire_bytes // self.pieces
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Connect a new client."""
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """Let go of the client."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send this piece, or a `PROBE`, now."""
+
+    tag: Tag
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """The payload of this message goes as a file: begin."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class TellRefused:
+    """The hub refused the credentials: say so to who can renew them."""
+
+
+Step = Open | Discard | Send | Upload | TellRefused

@@ -1,0 +1,102 @@
+"""Poison against outage: who is to blame when the hub drops the connection.
+
+A connection that was lost says nothing about who was to blame. `delivery` narrows its window with each loss
+until one message is alone in flight. One that was alone at two losses in a row is a *suspect*: its stream
+waits, others go on. From then on it is an experiment with a control, both under the same conditions, first
+and alone on a fresh connection:
+
+    control   any other telemetry: another stream's, else a message that was delivered before, once more
+    trial     the suspect
+
+A trial is due only after a control passed. A suspect that failed `LONE_LOSSES` times, with a passed control
+between its failures and after the last, is convicted. A control that fails clears the records: the hub drops
+others too, this is an outage, nobody is to blame.
+
+So while a hub drops everybody, nobody is convicted, for however long. A hub that drops every connection at
+its n-th message lets the suspect pass, because it goes first. A hub that drops at random, half of the time,
+convicts an innocent message once in 500 (two losses, then three times a passed control and a failed trial,
+then a passed control); one that drops every tenth, once in 100,000.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LONE_LOSSES = 5
+"""Failures alone on the line that convict: the two that raise the suspicion, and three trials."""
+SUSPECT_AFTER = 2
+_FIRST_PAUSE_S = 0.25
+"""Before the first trial, doubled for each further one: meanwhile other traffic flows."""
+
+
+@dataclass(slots=True)
+class _Record:
+    losses: int = 0
+    suspect: bool = False
+    due: bool = False
+    """A control passed since it failed last."""
+    try_at_s: float = 0.0
+
+
+class Suspicion:
+    """The records, by message id. A message without one is beyond suspicion."""
+
+    def __init__(self) -> None:
+        self._records: dict[int, _Record] = {}
+
+    def suspects(self) -> list[int]:
+        return [id for id, record in self._records.items() if record.suspect]
+
+    def any(self) -> bool:
+        return any(record.suspect for record in self._records.values())
+
+    def failed(self, id: int) -> bool:
+        """It was alone in flight when the connection was lost. Whether it is a suspect now."""
+        record = self._records.setdefault(id, _Record())
+        record.losses += 1
+        record.due = False
+        record.suspect = record.suspect or record.losses >= SUSPECT_AFTER
+        return record.suspect
+
+    def control_failed(self) -> None:
+        """The hub drops others as well: what happened so far proves nothing."""
+        for record in self._records.values():
+            record.losses = min(record.losses, 1)
+            record.due = False
+
+    def control_passed(self, now: float) -> dict[int, int]:
+        """The hub takes messages. Who is convicted by that: ids and how often they failed."""
+        convicted = {}
+        for id, record in self._records.items():
+            if not record.suspect:
+                continue
+            if record.losses >= LONE_LOSSES:
+                convicted[id] = record.losses
+            elif not record.due:
+                record.due = True
+                record.try_at_s = now + _FIRST_PAUSE_S * (1 << max(0, record.losses - SUSPECT_AFTER))
+        return convicted
+
+    def passed(self, id: int) -> list[int]:
+        """The hub took it. Who is let go: itself, and with it who was suspected on as little."""
+        if not self._records:
+            return []
+        freed = [id] if self._records.pop(id, _Record()).suspect else []
+        if freed:
+            freed += [other for other in self.suspects() if self._records[other].losses <= SUSPECT_AFTER]
+        for other in freed:
+            self._records.pop(other, None)
+        return freed
+
+    def forget(self, id: int) -> None:
+        self._records.pop(id, None)
+
+    def due(self) -> list[int]:
+        """Suspects that have a right to a trial, the one that waits longest first."""
+        waiting = [(record.try_at_s, id) for id, record in self._records.items() if record.due]
+        return [id for _, id in sorted(waiting)]
+
+    def next_trial_s(self) -> float | None:
+        """When the next trial may be, at the latest."""
+        due = self.due()
+        return self._records[due[0]].try_at_s if due else None
