@@ -165,6 +165,7 @@ class Sentinel:
     start_grace_s: float = setting(
         60.0, "the same for a worker that has just started and not yet reported", low=1, high=3600
     )
+    alarm_restarts: int = setting(5, "so many restarts of a worker within 10 min raise an alarm", low=1)
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,13 @@ def lock_holder(path: Path) -> int | None:
         os.close(fd)
 
 
+def has_open(pid: int, path: Path) -> bool:
+    """Whether that process has that very file open."""
+    with contextlib.suppress(OSError):
+        return any(path.samefile(link) for link in Path(f"/proc/{pid}/fd").iterdir() if link.exists())
+    return False
+
+
 def _pid_in(fd: int) -> int:
     text = os.pread(fd, 32, 0).strip()
     return int(text) if text.isdigit() else 0

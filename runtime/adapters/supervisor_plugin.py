@@ -1,8 +1,8 @@
 """A piece of ours inside supervisord: it watches the sentinel, as the sentinel watches everything else.
 
 supervisord restarts a sentinel that died, but does not see one that hangs. At every tick this looks whether
-the sentinel's status file moved; where it stood still for six ticks the sentinel gets a signal to dump its
-stacks, and at the seventh SIGKILL. Named in supervisord.conf as an rpcinterface, the only door supervisord
+the sentinel's status file moved; where it stood still for four ticks the sentinel gets a signal to dump its
+stacks, and at the fifth SIGKILL. Named in supervisord.conf as an rpcinterface, the only door supervisord
 has for such a thing; it adds no call. It must be small and never raise: it runs in supervisord's own loop.
 """
 
@@ -14,8 +14,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
-TICKS_TO_DUMP = 6
-TICKS_TO_KILL = 7
+TICKS_TO_DUMP = 4
+TICKS_TO_KILL = 5
 DUMP_SIGNAL = signal.SIGUSR1
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 LOCK = "supervisor"
 STOP_TIMEOUT_S = 30.0
+SILENT_STOP_TIMEOUT_S = 5.0
 
 
 def register(commands: Commands) -> None:
@@ -103,34 +104,38 @@ def shipped_configuration() -> Path:
 def _down(arguments: argparse.Namespace) -> int:
     from runtime.adapters.process import lock_holder
     from runtime.adapters.supervisor import Supervisor
-    from runtime.errors import EdgeError
+    from runtime.errors import Rejected, Retryable
 
     layout = load_config(arguments).layout
     lock = layout.lock(LOCK)
     if lock_holder(lock) is None:
         print(f"nothing runs in {layout.home}")
         return 0
+    patience_s = STOP_TIMEOUT_S
     try:
         Supervisor(layout.supervisor_socket).shutdown()
-    except EdgeError as exc:
+    except Rejected:
+        pass  # it is shutting down already
+    except Retryable as exc:
         sys.stderr.write(f"edgectl: {exc}; sending it SIGTERM\n")
         _signal(lock, "SIGTERM")
-    if _gone(lock, STOP_TIMEOUT_S):
+        patience_s = SILENT_STOP_TIMEOUT_S
+    if _gone(lock, patience_s):
         return 0
-    sys.stderr.write(f"edgectl: still there after {STOP_TIMEOUT_S:g} s; sending it SIGKILL\n")
+    sys.stderr.write(f"edgectl: still there after {patience_s:g} s; sending it SIGKILL\n")
     _signal(lock, "SIGKILL")  # the kernel ends the workers with it
     return 0 if _gone(lock, 5.0) else 1
 
 
 def _signal(lock: Path, name: str) -> None:
-    """Signal whoever holds the lock, and nobody else."""
+    """Signal whoever holds the lock, and nobody else: a container's process numbers are not ours."""
     import contextlib
     import signal
 
-    from runtime.adapters.process import lock_holder
+    from runtime.adapters.process import has_open, lock_holder
 
     pid = lock_holder(lock)
-    if pid:
+    if pid and has_open(pid, lock):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.Signals[name])
 

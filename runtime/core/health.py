@@ -25,6 +25,7 @@ from typing import Any, TypeAlias
 
 ALIVE = frozenset({"RUNNING", "STARTING"})
 GIVEN_UP = frozenset({"FATAL", "EXITED", "UNKNOWN"})
+_SILENT_LOOK_S = 10.0  # a call to a silent supervisord takes its whole deadline, 5 s
 PROVEN_AFTER_S = 60.0
 """A program that stood for so long has its attempts forgotten."""
 
@@ -139,7 +140,7 @@ class Health:
 
     def look(self, now_s: float, sights: Mapping[str, Sight]) -> list[Action]:
         """Take in one look at every program; what must be done about it."""
-        elapsed_s = self._elapsed(now_s)
+        elapsed_s = self._elapsed(now_s, at_most_s=2 * self._limits.look_every_s)
         self._silent_s = 0.0
         actions: list[Action] = []
         for worker, sight in sights.items():
@@ -153,7 +154,7 @@ class Health:
 
     def silence(self, now_s: float) -> list[Action]:
         """Take in that supervisord did not answer."""
-        self._silent_s += self._elapsed(now_s)
+        self._silent_s += self._elapsed(now_s, at_most_s=_SILENT_LOOK_S)
         if self._silent_s <= self._limits.supervisor_silent_s:
             return []
         return [KillSupervisor(self._silent_s)]
@@ -192,10 +193,10 @@ class Health:
             known = {name: value for name, value in kept.items() if name in _REMEMBERED}
             self._watches[worker] = _Watch(**known)
 
-    def _elapsed(self, now_s: float) -> float:
-        """Seconds since the last look, but never more than two looks: nobody watched for longer."""
+    def _elapsed(self, now_s: float, at_most_s: float) -> float:
+        """Seconds since the last look; where it was long ago nobody watched, and only `at_most_s` count."""
         last_s, self._last_s = self._last_s, now_s
-        return 0.0 if last_s is None else min(max(0.0, now_s - last_s), 2 * self._limits.look_every_s)
+        return 0.0 if last_s is None else min(max(0.0, now_s - last_s), at_most_s)
 
     def _notice(self, watch: _Watch, sight: Sight, elapsed_s: float, now_s: float) -> None:
         """Bring what is remembered up to what is seen."""

@@ -73,6 +73,7 @@ class Sentinel:
             look_every_s=config.settings.sentinel.look_every_s,
             hang_after_s=config.settings.sentinel.hang_after_s,
             start_grace_s=config.settings.sentinel.start_grace_s,
+            restarts_to_alarm=config.settings.sentinel.alarm_restarts,
         )
         self._status = StatusFile(self._layout.status_file(NAME), NAME)
         self._health = Health(limits, _memory(self._layout))

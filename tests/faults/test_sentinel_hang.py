@@ -1,0 +1,160 @@
+"""A worker hangs, gives up, or loses its supervisor: with the limits that ship, all is back within 30 s."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness import Home, eventually
+from tests.supervised import QUICK, Runtime, gone, kill
+
+WORKING = dict.fromkeys(("ingest", "provisioning", "refresh", "upload"), "work")
+
+
+@pytest.fixture
+def quick(home: Home) -> Iterator[Runtime]:
+    """All stand-ins, and limits so small that the rare arrives at once."""
+    home.write_config(QUICK)
+    running = Runtime(home, WORKING)
+    try:
+        for worker in (*WORKING, "sentinel"):
+            running.wait_for(worker)
+        yield running
+    finally:
+        running.close()
+
+
+@pytest.fixture
+def three(folder: Path) -> Iterator[list[Runtime]]:
+    """Three runtimes with the limits that ship, so that three long waits are one."""
+    running: list[Runtime] = []
+    try:
+        for name in "abc":
+            running.append(Runtime(Home(folder / name), WORKING))
+        for runtime in running:
+            for worker in (*WORKING, "sentinel"):
+                runtime.wait_for(worker)
+        yield running
+    finally:
+        for runtime in running:
+            runtime.close()
+
+
+def test_with_the_limits_that_ship_every_kind_of_hang_is_over_within_30_s(three: list[Runtime]) -> None:
+    runtime, without_sentinel, without_supervisor = three
+    stopped, locked = runtime.pid("ingest"), runtime.pid("upload")
+    hung_sentinel = without_sentinel.pid("sentinel")
+    orphans = without_supervisor.all_pids()
+    runtime.behave("upload", "deadlock")
+    eventually(lambda: _idle_s(runtime, "upload") > 2, 10, "upload is deadlocked")
+    runtime.behave("upload", "work")
+    began_s = kill(stopped, signal.SIGSTOP)
+    kill(hung_sentinel, signal.SIGSTOP)
+    kill(without_supervisor.process.pid, signal.SIGSTOP)
+
+    runtime.wait_for("upload", other_than=locked, timeout_s=30)
+    runtime.wait_for("ingest", other_than=stopped, timeout_s=30)
+    assert "_wait_for_ourselves" in runtime.log("upload"), "its stack says where it hung"
+    assert f"(pid {stopped}, stopped) made no progress" in runtime.log("sentinel")
+    assert "refresh" not in runtime.log("sentinel")
+
+    eventually(lambda: not without_supervisor.process.running(), 30, "the sentinel kills a hung supervisord")
+    eventually(lambda: gone(orphans), 5, "and everybody goes with it")
+
+    without_sentinel.wait_for("sentinel", other_than=hung_sentinel, timeout_s=40)
+    assert time.monotonic() - began_s < 35
+
+
+def test_a_killed_worker_is_back_within_two_and_a_half_seconds(quick: Runtime) -> None:
+    for worker in WORKING:
+        # before that supervisord takes a death for a failed start, and waits
+        eventually(lambda name=worker: quick.programs()[name].state == "RUNNING", 20)
+        before = quick.pid(worker)
+        began_s = kill(before)
+        quick.wait_for(worker, other_than=before)
+        assert time.monotonic() - began_s < 2.5
+
+
+def test_a_killed_sentinel_is_back_and_remembers_who_restarted(quick: Runtime) -> None:
+    upload, sentinel = quick.pid("upload"), quick.pid("sentinel")
+    kill(upload)
+    eventually(lambda: _restarts(quick).get("upload") == 1, 20)
+    kill(sentinel)
+    quick.wait_for("sentinel", other_than=sentinel)
+    assert _restarts(quick).get("upload") == 1
+
+
+def test_a_worker_that_dies_at_every_start_raises_an_alarm_with_its_last_words(home: Home) -> None:
+    home.write_config(QUICK + "alarm_restarts = 2\n")
+    runtime = Runtime(home, {**WORKING, "upload": "die-at-start"})
+    try:
+        found = eventually(lambda: _sentinel(runtime).get("alarms"), 60, "an alarm")
+        assert found[0]["worker"] == "upload" and "restarted" in found[0]["text"]
+        assert runtime.programs()["upload"].state in ("BACKOFF", "STARTING"), "and it is still being tried"
+        runtime.behave("upload", "work")
+        runtime.wait_for("upload")
+    finally:
+        runtime.close()
+
+
+def test_a_program_driven_to_fatal_is_started_again_within_30_s(home: Home) -> None:
+    conf = home.layout.supervisord_conf
+    runtime = Runtime(home, {**WORKING, "upload": "die-at-start"})
+    runtime.close()
+    head, _, tail = conf.read_text().partition("[program:upload]")
+    conf.write_text(head + "[program:upload]" + tail.replace("startretries=1000000", "startretries=0"))
+    runtime = Runtime(home)
+    try:
+        eventually(lambda: runtime.programs()["upload"].state == "FATAL", 20, "supervisord gives up")
+        began_s = time.monotonic()
+        runtime.behave("upload", "work")
+        runtime.wait_for("upload")
+        assert time.monotonic() - began_s < 30
+    finally:
+        runtime.close()
+
+
+def test_what_a_person_stops_stays_stopped_and_starts_when_told(quick: Runtime) -> None:
+    from runtime.adapters.supervisor import Supervisor
+
+    supervisor = Supervisor(quick.home.layout.supervisor_socket)
+    supervisor.stop("upload", wait=True)
+    looks = _sentinel(quick)["progress_boot_s"]
+    eventually(lambda: _sentinel(quick)["progress_boot_s"] > looks + 3, 20, "the sentinel looked")
+    assert quick.programs()["upload"].state == "STOPPED"
+    supervisor.start("upload")
+    quick.wait_for("upload")
+
+
+def test_a_worker_that_hangs_for_ever_takes_the_whole_runtime_through_a_fresh_start(home: Home) -> None:
+    home.write_config("[sentinel]\nlook_every_s = 0.3\nhang_after_s = 1.0\n")
+    runtime = Runtime(home, {**WORKING, "upload": "deadlock"})
+    try:
+        refresh = runtime.wait_for("refresh")
+        runtime.wait_for("refresh", other_than=refresh, timeout_s=60)
+        assert runtime.process.running(), "supervisord itself stayed"
+        assert "restarting everything" in runtime.log("sentinel")
+    finally:
+        runtime.close()
+
+
+def _sentinel(runtime: Runtime) -> dict[str, object]:
+    path: Path = runtime.home.layout.status_file("sentinel")
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def _restarts(runtime: Runtime) -> dict[str, int]:
+    found = _sentinel(runtime).get("restarts")
+    return found if isinstance(found, dict) else {}
+
+
+def _idle_s(runtime: Runtime, worker: str) -> float:
+    return time.time() - runtime.home.layout.status_file(worker).stat().st_mtime

@@ -1,0 +1,169 @@
+"""`edgectl up` and `down`: one runtime a home, nothing left behind, nothing that needs a hand."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime.adapters.process import has_open, lock_holder
+from tests.harness import Home, eventually
+from tests.supervised import PROGRAMS, SHIPPED, Runtime, gone, kill
+
+WORKING = dict.fromkeys(("ingest", "provisioning", "refresh", "upload"), "work")
+"""Stand-ins for all workers: these tests are about what holds them."""
+
+
+@pytest.fixture
+def runtime(home: Home) -> Iterator[Runtime]:
+    running = Runtime(home, WORKING)
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+def test_the_shipped_file_is_linked_into_the_home_and_every_program_comes_up(home: Home) -> None:
+    runtime = Runtime(home)
+    try:
+        assert home.layout.supervisord_conf.readlink() == SHIPPED
+        assert set(runtime.programs()) == set(PROGRAMS)
+        runtime.wait_for("sentinel")
+    finally:
+        runtime.close()
+
+
+def test_supervisorctl_needs_nothing_but_the_folder(runtime: Runtime) -> None:
+    answer = subprocess.run(
+        [shutil.which("supervisorctl", path=str(Path(sys.executable).parent)) or "supervisorctl",
+         "-c", "supervisord.conf", "pid"],
+        cwd=runtime.home.folder, env={}, capture_output=True, text=True, timeout=20,
+    )  # fmt: skip
+    assert answer.stdout.strip() == str(runtime.process.pid)
+
+
+def test_a_second_up_on_the_same_home_refuses_in_one_clear_sentence(runtime: Runtime) -> None:
+    second = runtime.home.edgectl("up")
+    assert second.returncode == 2
+    assert second.stderr.count("\n") == 1
+    assert f"already runs in {runtime.home.folder} (process {runtime.process.pid})" in second.stderr
+    assert runtime.process.running()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_everything_within_ten_seconds_and_leaves_nothing(
+    runtime: Runtime, number: signal.Signals
+) -> None:
+    for worker in WORKING:
+        runtime.wait_for(worker)
+    pids = runtime.all_pids()
+    assert len(pids) == 1 + len(PROGRAMS)
+    runtime.process.signal(number)
+    assert runtime.process.popen.wait(10) == 0
+    assert gone(pids)
+    assert not runtime.home.layout.supervisor_socket.exists()
+
+
+def test_down_returns_when_all_is_gone_and_is_content_where_nothing_runs(runtime: Runtime) -> None:
+    pids = runtime.all_pids()
+    assert runtime.home.edgectl("down").returncode == 0
+    assert gone(pids)
+    again = runtime.home.edgectl("down")
+    assert (again.returncode, again.stdout) == (0, f"nothing runs in {runtime.home.folder}\n")
+
+
+def test_down_ends_even_a_supervisord_that_hangs(runtime: Runtime) -> None:
+    pids = runtime.all_pids()
+    kill(runtime.process.pid, signal.SIGSTOP)
+    assert runtime.home.edgectl("down", timeout_s=60).returncode == 0
+    eventually(lambda: gone(pids), 5)
+
+
+def test_supervisord_killed_takes_its_workers_along_and_the_next_one_comes_up_by_itself(
+    runtime: Runtime,
+) -> None:
+    for worker in WORKING:
+        runtime.wait_for(worker)
+    pids = runtime.all_pids()
+    runtime.process.kill()
+    eventually(lambda: gone(pids), 5, "no orphan is left")
+    assert lock_holder(runtime.home.layout.lock("supervisor")) is None
+    assert runtime.home.layout.supervisor_socket.exists(), "the test wants a stale socket"
+    began_s = time.monotonic()
+    runtime.start()
+    for worker in WORKING:
+        runtime.wait_for(worker)
+    assert time.monotonic() - began_s < 10
+
+
+def test_a_reload_by_sighup_keeps_the_lock(runtime: Runtime) -> None:
+    before = runtime.wait_for("upload")
+    runtime.process.signal(signal.SIGHUP)
+    runtime.wait_for("upload", other_than=before)
+    assert lock_holder(runtime.home.layout.lock("supervisor")) == runtime.process.pid
+    assert runtime.home.edgectl("up").returncode == 2
+
+
+def test_workers_do_not_hold_the_lock_of_their_supervisor(runtime: Runtime) -> None:
+    pid = runtime.wait_for("upload")
+    assert not has_open(pid, runtime.home.layout.lock("supervisor"))
+    assert has_open(pid, runtime.home.layout.lock("upload"))
+
+
+def test_an_operators_own_supervisord_conf_stays(runtime: Runtime) -> None:
+    assert not runtime.home.layout.supervisord_conf.is_symlink()
+    assert "instead of the shipped one" in runtime.process.said()
+
+
+def test_a_home_that_supervisord_cannot_spell_is_refused(folder: Path) -> None:
+    home = Home(folder / "50%")
+    refused = home.edgectl("up")
+    assert refused.returncode == 2
+    assert "contains %" in refused.stderr
+
+
+def test_the_service_manager_hears_that_we_are_ready_and_goes_on_hearing_of_us(home: Home) -> None:
+    address = home.folder / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(address))
+        manager.settimeout(30)
+        home.write_config("[sentinel]\nlook_every_s = 0.2\n")
+        runtime = Runtime(home, WORKING, NOTIFY_SOCKET=str(address))
+        try:
+            first = manager.recv(4096).decode()
+            assert "READY=1" in first and "WATCHDOG=1" in first
+            second = manager.recv(4096).decode()
+            assert "READY=1" not in second and "WATCHDOG=1" in second
+        finally:
+            runtime.close()
+
+
+def test_as_first_process_of_a_container_it_comes_up_and_goes_down(
+    folder: Path,
+) -> None:
+    if subprocess.run(["unshare", "-Urpf", "true"], capture_output=True).returncode != 0:
+        pytest.skip("this machine does not let us make a pid namespace")
+    home = Home(folder / "home")
+    inside = subprocess.Popen(
+        ["unshare", "-Urpf", "--mount-proc", "--kill-child", sys.executable, "-m", "runtime",
+         "--home", str(home.folder), "up"],
+        stdout=(folder / "up.log").open("wb"), stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        pid_file = home.layout.supervisor_pid_file
+        eventually(pid_file.exists, 30, "supervisord is up")
+        assert pid_file.read_text().strip() == "1"
+        status = eventually(lambda: home.layout.status_file("sentinel").exists(), 30)
+        assert status
+        assert home.edgectl("down").returncode == 0
+        assert inside.wait(10) == 0
+    finally:
+        inside.kill()
+        inside.wait()

@@ -1,0 +1,51 @@
+"""A worker for tests of supervision: the real frame (lock, signals, logs, heartbeat), with a loop that obeys.
+
+It reads what to do from `<home>/<worker>.behaviour`: `work`, `deadlock`, `crash`, `exit`, `die-at-start`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import types
+
+from loguru import logger
+
+from runtime.adapters.process import Stop
+from runtime.adapters.status import StatusFile
+from runtime.config import Config, load
+from runtime.workers import start
+
+
+def main(worker: str) -> None:
+    module = types.ModuleType(f"runtime.workers.{worker}")
+    module.run = lambda config, stop: _run(worker, config, stop)  # type: ignore[attr-defined]
+    sys.modules[module.__name__] = module
+    start(worker, load(os.environ))
+
+
+def _run(worker: str, config: Config, stop: Stop) -> None:
+    status = StatusFile(config.layout.status_file(worker), worker)
+    while not stop.requested():
+        behaviour = (config.layout.home / f"{worker}.behaviour").read_text()
+        if behaviour == "die-at-start":
+            sys.exit(3)
+        status.progress({})
+        if behaviour == "deadlock":
+            _wait_for_ourselves()
+        if behaviour == "crash":
+            logger.error("about to crash")
+            token = "SharedAccessSignature sr=hub&sig=c2VjcmV0&se=1"
+            raise RuntimeError(f"a bug, with {token}")
+        stop.wait(0.1)
+
+
+def _wait_for_ourselves() -> None:
+    lock = threading.Lock()
+    lock.acquire()
+    lock.acquire()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,114 @@
+"""A whole runtime under a real supervisord, for tests of supervision."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from runtime.adapters.supervisor import Program, Supervisor
+from runtime.errors import EdgeError
+from runtime.layout import WORKERS
+from tests.harness import Home, Process, eventually, kill_tree
+
+PROGRAMS = (*WORKERS, "sentinel")
+SHIPPED = Path(__file__).parent.parent / "supervisord.conf"
+
+QUICK = """
+[sentinel]
+look_every_s = 0.3
+hang_after_s = 2.0
+"""
+"""Limits shrunk so that the rare arrives at once."""
+
+
+class Runtime:
+    """`edgectl up` on a home. `behaviours` puts a stand-in (tests/stand_in.py) in the place of a worker."""
+
+    def __init__(self, home: Home, behaviours: Mapping[str, str] | None = None, **environment: str) -> None:
+        self.home = home
+        self._environment = environment
+        for worker, behaviour in (behaviours or {}).items():
+            self.behave(worker, behaviour)
+        if behaviours:
+            home.layout.supervisord_conf.write_text(_with_stand_ins(list(behaviours)))
+        self.start()
+
+    def start(self) -> None:
+        self.process = Process(
+            sys.executable, "-m", "runtime", "--home", str(self.home.folder), "up",
+            log=self.home.folder / "up.log", **self._environment,
+        )  # fmt: skip
+        eventually(lambda: self.programs() or not self.process.running(), 40, "supervisord answers")
+        assert self.process.running(), self.process.said()
+
+    def behave(self, worker: str, behaviour: str) -> None:
+        """From its next turn on the stand-in does so."""
+        (self.home.folder / f"{worker}.behaviour").write_text(behaviour)
+
+    def programs(self) -> dict[str, Program]:
+        """What supervisord says; nothing where it does not answer."""
+        try:
+            return Supervisor(self.home.layout.supervisor_socket, timeout_s=2.0).programs()
+        except EdgeError:
+            return {}
+
+    def pid(self, program: str) -> int:
+        """The process of a program that lives, else 0."""
+        found = self.programs().get(program)
+        return found.pid if found and found.state in ("RUNNING", "STARTING") else 0
+
+    def wait_for(self, program: str, *, other_than: int = 0, timeout_s: float = 40) -> int:
+        """Wait until the program beats, as another process than `other_than`; its pid."""
+
+        def back() -> int:
+            pid = self.pid(program)
+            return pid if pid != other_than and self.beats(program, pid) else 0
+
+        return eventually(back, timeout_s, f"{program} is in service")
+
+    def beats(self, program: str, pid: int) -> bool:
+        from runtime.adapters.status import beat_of
+
+        return pid != 0 and beat_of(self.home.layout.status_file(program), pid) is not None
+
+    def log(self, program: str) -> str:
+        return (self.home.layout.log / f"{program}.log").read_text(errors="replace")
+
+    def all_pids(self) -> list[int]:
+        return [self.process.pid, *(p.pid for p in self.programs().values() if p.pid)]
+
+    def close(self) -> None:
+        kill_tree(self.process.pid)
+        self.process.close()
+
+
+def _with_stand_ins(workers: list[str]) -> str:
+    text = SHIPPED.read_text()
+    for worker in workers:
+        command = f"{sys.executable} -m tests.stand_in {worker}"
+        text = text.replace(
+            f"command=edgectl worker {worker}\n", f"command={command}\ndirectory={SHIPPED.parent}\n"
+        )
+    return text
+
+
+def gone(pids: list[int]) -> bool:
+    """Whether none of these processes lives (a zombie that awaits its parent's look is dead)."""
+    return not any(_alive(pid) for pid in pids)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def kill(pid: int, number: int = signal.SIGKILL) -> float:
+    """Send a signal; the moment of it, to measure from."""
+    os.kill(pid, number)
+    return time.monotonic()
