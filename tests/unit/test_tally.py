@@ -1,0 +1,48 @@
+"""The demo's verdict has to notice every kind of broken promise."""
+
+from __future__ import annotations
+
+from runtime.demo.tally import Arrival, count, table
+
+
+def arrivals(*numbers: int) -> list[Arrival]:
+    return [Arrival(("p", n), f"id-{n}") for n in numbers]
+
+
+ACKNOWLEDGED = {("p", n) for n in range(3)}
+
+
+def test_all_well() -> None:
+    tally = count(ACKNOWLEDGED, 3, arrivals(0, 1, 2), {"upload": 1})
+    assert tally.ok
+    assert "upload 1" in table(tally)[-1]
+
+
+def test_a_lost_message_is_noticed() -> None:
+    tally = count(ACKNOWLEDGED, 3, arrivals(0, 2), {})
+    assert not tally.ok
+    assert tally.lost == (("p", 1),)
+
+
+def test_a_repeat_of_a_known_id_is_a_duplicate_and_no_harm() -> None:
+    tally = count(ACKNOWLEDGED, 3, arrivals(0, 1, 0, 1, 2), {})
+    assert tally.ok
+    assert tally.duplicates == 2
+
+
+def test_a_message_under_two_ids_was_stored_twice() -> None:
+    tally = count(ACKNOWLEDGED, 3, [*arrivals(0, 1, 2), Arrival(("p", 1), "another")], {})
+    assert not tally.ok
+    assert tally.twice == (("p", 1),)
+
+
+def test_first_arrivals_out_of_order_are_noticed() -> None:
+    tally = count(ACKNOWLEDGED, 3, arrivals(0, 2, 1), {})
+    assert not tally.ok
+    assert tally.disorder == (("p", 1),)
+
+
+def test_what_nobody_was_told_is_stored_is_no_part_of_the_promise() -> None:
+    tally = count(ACKNOWLEDGED, 4, arrivals(0, 1, 2, 3), {})
+    assert not tally.ok  # producers here wait for every acknowledgement, so it means a stray message
+    assert tally.unknown == (("p", 3),)
