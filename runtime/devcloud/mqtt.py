@@ -127,13 +127,34 @@ class Decoder:
         if self._rest:
             data = self._rest + data
         start, end = 0, len(data)
-        while (body := _body_start(data, start, end, self._most_bytes)) is not None:
+        while start < end:
+            if data[start] not in _FIRST_BYTES:
+                raise Malformed(_why_not(data[start]))
+            body = _body_start(data, start, end, self._most_bytes)
+            if body is None:
+                break
             at, after = body
             if after > end:
                 break
             yield _decode(data[start], data[at:after])
             start = after
         self._rest = data[start:]
+
+
+_FIRST_BYTES = frozenset(
+    [
+        *(kind << 4 | _FLAGS.get(kind, 0) for kind in Kind if kind is not Kind.PUBLISH),
+        *(Kind.PUBLISH << 4 | flags for flags in (0, 1, 2, 3, 4, 5, 10, 11, 12, 13)),  # DUP means QoS 1 or 2
+    ]
+)
+
+
+def _why_not(first: int) -> str:
+    kind, flags = first >> 4, first & 15
+    known = next((k for k in Kind if k == kind), None)
+    if known is None:
+        return f"packet type {kind} is reserved"
+    return f"{known.name} with impossible flags {flags:04b}"
 
 
 def _body_start(data: bytes, start: int, end: int, most_bytes: int) -> tuple[int, int] | None:
@@ -156,15 +177,9 @@ def _decode(first: int, body: bytes) -> Packet:
     kind, flags = first >> 4, first & 15
     if kind == 3:
         return _publish(flags, body)
-    read = _READERS.get(kind)
-    if read is None:
-        raise Malformed(f"packet type {kind} is reserved")
-    known = Kind(kind)
-    if flags != _FLAGS.get(known, 0):
-        raise Malformed(f"{known.name} with reserved flags {flags:04b}")
     fields = _Fields(body)
-    packet = read(known, fields)
-    fields.end(known)
+    packet = _READERS[kind](Kind(kind), fields)
+    fields.end(Kind(kind))
     return packet
 
 
@@ -173,8 +188,6 @@ def _publish(flags: int, body: bytes) -> Publish:
     at = 2 + (body[0] << 8 | body[1] if len(body) > 1 else 0)
     qos = flags >> 1 & 3
     payload_at = at + 2 if qos else at
-    if qos == 3 or (flags & 8 and not qos):
-        raise Malformed("PUBLISH with QoS 3, or with DUP at QoS 0")
     if len(body) < max(2, payload_at):
         raise Malformed("PUBLISH is cut short")
     topic = _topic(_as_text(body[2:at]))

@@ -116,6 +116,11 @@ def test_good_packets_before_a_bad_one_are_not_lost() -> None:
         next(found)
 
 
+def test_what_cannot_become_a_packet_is_refused_at_its_first_byte() -> None:
+    with pytest.raises(Malformed, match="PUBACK with impossible flags"):
+        decode(b"G")  # of GET / HTTP/1.1
+
+
 def test_a_packet_too_large_is_refused_before_its_body_arrives() -> None:
     header = encode(Publish("t", bytes(5000)))[:3]
     with pytest.raises(Malformed, match="at most 1000"):
@@ -127,8 +132,8 @@ def test_a_packet_too_large_is_refused_before_its_body_arrives() -> None:
     [
         (b"\x00\x00", "packet type 0"),
         (b"\xf0\x00", "packet type 15"),
-        (b"\xc1\x00", "PINGREQ with reserved flags"),
-        (b"\x80\x06\x00\x01\x00\x01a\x00", "SUBSCRIBE with reserved flags"),
+        (b"\xc1\x00", "PINGREQ with impossible flags"),
+        (b"\x80\x06\x00\x01\x00\x01a\x00", "SUBSCRIBE with impossible flags"),
         (b"\xc0\x01\x00", "bytes too many"),
         (b"\x40\x02\x00\x00", "packet id 0"),
         (b"\x40\x01\x00", "cut short"),
@@ -138,8 +143,8 @@ def test_a_packet_too_large_is_refused_before_its_body_arrives() -> None:
         (b"\x30\x03\x00\x01\x00", "U+0000"),
         (b"\x30\x04\x00\x02\xc3\x28", "not UTF-8"),
         (b"\x30\x05\x00\x03\xed\xa0\x80", "not UTF-8"),
-        (b"\x36\x05\x00\x01t\x00\x01", "QoS 3"),
-        (b"\x38\x03\x00\x01t", "DUP at QoS 0"),
+        (b"\x36\x05\x00\x01t\x00\x01", "PUBLISH with impossible flags 0110"),
+        (b"\x38\x03\x00\x01t", "PUBLISH with impossible flags 1000"),
         (b"\x32\x05\x00\x01t\x00\x00", "packet id 0"),
         (b"\x32\x04\x00\x01t\x00", "cut short"),
         (b"\x82\x02\x00\x01", "cut short"),

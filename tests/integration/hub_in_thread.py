@@ -1,0 +1,182 @@
+"""The stand-in's hub in a thread of the test, with real TLS on a loopback address of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from azure.iot.device import IoTHubDeviceClient, Message, MethodResponse
+
+from runtime.devcloud import hub, place
+from runtime.devcloud.mqtt import Decoder, encode
+from runtime.devcloud.packets import Connack, Connect, Packet
+from runtime.devcloud.state import Cloud
+from runtime.devcloud.tls import server_context
+from runtime.devcloud.tokens import sign_sas
+
+T = TypeVar("T")
+DEVICE = "demo:dev-1"
+API = "?api-version=2021-04-12"
+
+__all__ = ["ABRUPT", "API", "DEVICE", "HubInThread", "Message", "MethodResponse", "Raw"]
+
+
+ABRUPT = (ConnectionError, ssl.SSLEOFError)
+"""What a drop without close_notify looks like: OpenSSL hides the reset behind an unexpected end."""
+
+
+class HubInThread:
+    """Cloud and hub; whatever touches them runs on their loop."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        self.address, listener = place.take(folder, "auto", 0)
+        listener.close()
+        self.ca_file = folder / "ca.pem"
+        self._context = server_context(folder, self.address)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self.cloud = self.call(lambda: Cloud(folder, self.address, time.time()))
+        self.call(lambda: [self.cloud.registrations.adopt(d, time.time()) for d in ("dev-1", "dev-2")])
+        self.start()
+
+    def call(self, action: Callable[[], T]) -> T:
+        """Do something on the hub's loop."""
+
+        async def do() -> T:
+            return action()
+
+        return self.run(do())
+
+    def run(self, coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
+
+    def start(self) -> None:
+        self.hub = self.run(hub.serve(self.cloud, self.address, place.HUB_PORT, self._context))
+
+    def stop(self) -> None:
+        self.run(self.hub.stop())
+
+    def close(self) -> None:
+        self.stop()
+        self.call(self.cloud.close)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    def faults(self, **asked: Any) -> None:
+        """Exactly these faults from now on."""
+
+        def change() -> None:
+            self.cloud.faults = type(self.cloud.faults)().merge(asked)
+
+        self.call(change)
+
+    def drop(self, mode: str) -> None:
+        self.call(lambda: self.hub.drop(mode))
+
+    def sas(self, device_id: str = DEVICE, *, lifetime_s: float = 3600.0) -> str:
+        known = self.call(lambda: self.cloud.registrations.device(device_id.partition(":")[2]))
+        return sign_sas(self.cloud.resource(device_id), known["key"], int(time.time() + lifetime_s))
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        return self.call(lambda: self.cloud.database.rows(f"SELECT * FROM {table} ORDER BY seq"))
+
+    def messages(self) -> list[dict[str, Any]]:
+        """What arrived, property bags decoded."""
+        return [
+            {**row, "properties": json.loads(row["properties"]), "system": json.loads(row["system"])}
+            for row in self.rows("messages")
+        ]
+
+    def end_reasons(self) -> list[str | None]:
+        """How each connection ended, oldest first; None for one that lives."""
+        return [row["end_reason"] for row in self.rows("connections")]
+
+    @contextlib.contextmanager
+    def client(self, device_id: str = DEVICE, **options: Any) -> Iterator[Any]:
+        """The real client, not yet connected, which gives up at its first error as ours does."""
+        made = IoTHubDeviceClient.create_from_sastoken(
+            self.sas(device_id),
+            server_verification_cert=self.ca_file.read_text(),
+            connection_retry=False,
+            **options,
+        )
+        try:
+            yield made
+        finally:
+            made.shutdown()
+
+    def raw(self, device_id: str = DEVICE, *, connect: bool = True, **fields: Any) -> Raw:
+        """A client that can do what the real one cannot."""
+        raw = Raw(self.address, self.ca_file)
+        if connect:
+            raw.send(self.connect_packet(device_id, **fields))
+            answer = raw.receive()
+            assert answer == Connack(0, answer.session_present), answer
+        return raw
+
+    def connect_packet(self, device_id: str = DEVICE, **fields: Any) -> Connect:
+        usual = {
+            "username": f"{self.address}/{device_id}/{API}",
+            "password": self.sas(device_id).encode(),
+            "clean_session": False,
+        }
+        return Connect(device_id, **{**usual, **fields})
+
+
+class Raw:
+    """TLS and packets, nothing more."""
+
+    def __init__(self, address: str, ca_file: Path) -> None:
+        context = ssl.create_default_context(cafile=str(ca_file))
+        plain = socket.create_connection((address, place.HUB_PORT), timeout=10)
+        self.socket = context.wrap_socket(plain, server_hostname=address, suppress_ragged_eofs=False)
+        self._decoder = Decoder()
+        self._packets: list[Packet] = []
+
+    def send(self, *packets: Packet) -> None:
+        self.send_bytes(b"".join(map(encode, packets)))
+
+    def send_bytes(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def receive(self, timeout_s: float = 10.0) -> Any:
+        """The next packet; EOFError where the hub said goodbye, ABRUPT where it did not."""
+        self.socket.settimeout(timeout_s)
+        while not self._packets:
+            data = self.socket.recv(65536)
+            if not data:
+                raise EOFError
+            self._packets.extend(self._decoder.feed(data))
+        return self._packets.pop(0)
+
+    def is_silent_for(self, seconds_s: float) -> bool:
+        """Whether nothing at all comes, not even an end."""
+        try:
+            self._packets.insert(0, self.receive(seconds_s))
+        except TimeoutError:
+            return True
+        return False
+
+    def assert_dropped(self) -> None:
+        """The hub ends this connection without another packet."""
+        with pytest.raises((EOFError, OSError)) as caught:
+            pytest.fail(f"still open, and heard {self.receive()}")
+        assert not isinstance(caught.value, TimeoutError)
+
+    def __enter__(self) -> Raw:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
