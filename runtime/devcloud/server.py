@@ -28,7 +28,6 @@ from runtime.devcloud.tls import server_context
 from runtime.devcloud.web import now_s, render_http_exception, render_problem
 from runtime.settings import Log
 
-
 PARTS = (platform_api, operators, file_upload, blobs, admin, page)
 
 
