@@ -127,6 +127,12 @@ class Ingest:
     max_request_bytes: int = setting(
         8_388_608, "largest request in all its frames", low=1024, high=2_147_483_647
     )
+    max_producers: int = setting(
+        10_000, "producers (by name and boot) whose sequences are remembered", low=10, high=1_000_000
+    )
+
+
+POLICIES = ("reject", "drop-oldest", "drop-lowest-priority")
 
 
 @dataclass(frozen=True)
@@ -136,6 +142,15 @@ class Store:
     max_bytes: int = setting(1_073_741_824, "most payload bytes in the store", low=4096)
     max_messages: int = setting(10_000_000, "most messages in the store", low=1)
     min_free_bytes: int = setting(67_108_864, "disk space that stays free for everything else", low=0)
+    min_free_inodes: int = setting(1_000, "inodes that stay free for everything else", low=0)
+    policy: str = setting("reject", "what gives way when the store is full", choices=POLICIES)
+    max_streams: int = setting(1_000, "most streams", low=1, high=100_000)
+    stream_max_bytes: int = setting(0, "most bytes in every stream; 0: no such limit", low=0)
+    stream_max_messages: int = setting(0, "most messages in every stream; 0: no such limit", low=0)
+    stream_policy: str = setting("reject", "what gives way when a stream is full", choices=POLICIES)
+    streams: tuple[str, ...] = setting(
+        (), "limits of single streams, each `GROUP/STREAM max_messages=N max_bytes=N policy=P`; - is no name"
+    )
 
 
 @dataclass(frozen=True)
@@ -152,6 +167,39 @@ class Upload:
         None, "PEM file of the authorities to trust for the hub; default: platform.ca_file"
     )
     https_port: int = setting(443, "port of the hub's HTTPS side (file upload)", low=1, high=65535)
+    keepalive_s: int = setting(25, "the hub hears from us at least so often", low=1, high=1740)
+    websockets: bool = setting(False, "MQTT over WebSockets on port 443, where 8883 is blocked")
+    proxy: Secret | None = setting(None, "http://, socks4:// or socks5:// [user:password@]host:port")
+    site_id: str | None = setting(None, "site-id that goes with every message")
+    file_from_units: int = setting(
+        0,
+        "send messages of at least so many 4 KiB units as files, which may be cheaper; 0 only too large ones",
+        low=0,
+        high=64,
+    )
+    files: int = setting(2, "most file uploads at a time", low=1, high=10)
+    block_bytes: int = setting(
+        1_048_576, "size of the blocks of a file upload, one in memory for each", low=65_536, high=104_857_600
+    )
+    backlog_per_s: float = setting(
+        50.0, "fresh-first streams: messages of the backlog a second beside the new ones; 0 no limit", low=0
+    )
+
+
+@dataclass(frozen=True)
+class Link:
+    """What the link may carry, where it costs money. 0: no limit. Days are those of UTC."""
+
+    messages_per_s: float = setting(0.0, "most messages a second", low=0)
+    bytes_per_s: float = setting(0.0, "most bytes a second", low=0)
+    messages_per_day: int = setting(0, "most messages a day", low=0)
+    bytes_per_day: int = setting(0, "most bytes a day", low=0)
+    messages_per_month: int = setting(0, "most messages a month", low=0)
+    bytes_per_month: int = setting(0, "most bytes a month", low=0)
+    hours: tuple[str, ...] = setting((), "when it may be used, as in 22:00-06:00 (UTC); empty: always")
+    urgent_priority: int = setting(
+        10, "messages of at least this priority pass all of the above; 10 none", low=0, high=10
+    )
 
 
 @dataclass(frozen=True)
@@ -213,6 +261,7 @@ class Settings:
     ingest: Ingest = Ingest()
     store: Store = Store()
     upload: Upload = Upload()
+    link: Link = Link()
     sentinel: Sentinel = Sentinel()
     log: Log = Log()
     stream: Mapping[str, Stream] = field(default_factory=dict)

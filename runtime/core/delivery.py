@@ -25,7 +25,7 @@ from enum import Enum
 from runtime.core.backoff import pause_s
 from runtime.core.hand import Hand, Message
 from runtime.core.line import Acked, Cause, Closed, Connected, LineEvent, Lost
-from runtime.core.pacing import Pace
+from runtime.core.pacing import WINDOW_BYTES, Pace
 from runtime.core.settlement import Settled
 from runtime.core.steps import PROBE, Discard, Offer, Open, Send, Step, Tag, TellRefused, Upload
 from runtime.core.suspicion import Suspicion
@@ -286,7 +286,7 @@ class Delivery:
     def _send_what_may_go(self, now: float) -> None:
         for message in self._whose_turn(now):
             size_bytes = message.offer.piece_bytes
-            self._pace.sent(size_bytes, now)
+            self._pace.sent(size_bytes)
             self._put_in_flight(self.hand.take(message), size_bytes, now)
         if self._suspicion.any() and not self._sent_on_client:
             self._put_in_flight((PROBE, 0), 0, now)
@@ -299,13 +299,13 @@ class Delivery:
             return
         if not self._has_room():
             return
-        for message in self.hand.turns(now, lambda o: self._pace.allows(o.piece_bytes, o.priority, now)):
+        for message in self.hand.turns(now, lambda offer: self._pace.allows(offer.priority, now)):
             yield message
             if not self._has_room():
                 return
 
     def _has_room(self) -> bool:
-        return len(self._in_flight) < self.window and self._in_flight_bytes < self._pace.window_bytes
+        return len(self._in_flight) < self.window and self._in_flight_bytes < WINDOW_BYTES
 
     def _put_in_flight(self, tag: Tag, size_bytes: int, now: float) -> None:
         if not self._sent_on_client and self._trial is None:
@@ -350,7 +350,7 @@ class Delivery:
         for message in self.hand.to_upload():
             if len(self._uploading) >= self._limits.uploads:
                 return
-            if self._pace.allows(0, message.offer.priority, now):
+            if self._pace.allows(message.offer.priority, now):
                 self.hand.hold(message.stream)
                 self._uploading.add(message.offer.id)
                 self._steps.append(Upload(message.offer.id))

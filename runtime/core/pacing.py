@@ -1,13 +1,15 @@
-"""How fast: the window of sends in flight, and what the link may carry."""
+"""How fast: the window of sends in flight, within what the link may carry."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from runtime.core.link import Link
 
 FIRST_WINDOW = 16
 LEAST_WINDOW = 1
 LARGEST_WINDOW = 256
 """More in flight brings nothing measurable, and each one is a repeat after a crash."""
+WINDOW_BYTES = 1_048_576
+"""No further send while so many bytes are in flight: they are in memory, and on a slow line for long."""
 _NEAR_S = 0.005
 _FAR_S = 0.020
 _FORGET = 1.02
@@ -26,7 +28,7 @@ class Window:
         self._fixed = fixed
         self.size = fixed or FIRST_WINDOW
         self._shortest_s = float("inf")
-        self._smooth_s = 0.0
+        self._smooth_s: float | None = None
         self._acks = 0
         self._full = False
         self._starting = True
@@ -36,19 +38,19 @@ class Window:
         if self._fixed:
             return
         self._shortest_s = min(self._shortest_s, round_trip_s)
-        self._smooth_s += (
-            (round_trip_s - self._smooth_s) / 8 if self._acks or self._smooth_s else round_trip_s
-        )
+        before_s = round_trip_s if self._smooth_s is None else self._smooth_s
+        self._smooth_s = before_s + (round_trip_s - before_s) / 8
         self._full = self._full or in_flight >= self.size
         self._acks += 1
         if self._acks >= self.size:
-            self._round()
+            self._round(self._smooth_s)
 
-    def _round(self) -> None:
-        if self._smooth_s > 3 * self._shortest_s + _FAR_S:
+    def _round(self, smooth_s: float) -> None:
+        """A window's worth of acknowledgements came."""
+        if smooth_s > 3 * self._shortest_s + _FAR_S:
             self.size = max(LEAST_WINDOW, self.size * 3 // 4)
             self._starting = False
-        elif self._full and self._smooth_s < 1.5 * self._shortest_s + _NEAR_S:
+        elif self._full and smooth_s < 1.5 * self._shortest_s + _NEAR_S:
             more = self.size if self._starting else max(1, self.size // 8)
             self.size = min(LARGEST_WINDOW, self.size + more)
         self._shortest_s *= _FORGET
@@ -62,41 +64,38 @@ class Window:
             self._acks = 0
 
 
-@dataclass(slots=True)
 class Pace:
     """What `delivery` asks before it sends."""
 
-    line: Window
-    window_bytes: int = 1_048_576
-    """No further send while so many bytes are in flight."""
+    def __init__(self, window: Window | None = None, link: Link | None = None) -> None:
+        self.link = link or Link()
+        self._window = window or Window()
 
     @property
     def window(self) -> int:
-        return self.line.size
+        """Most sends in flight."""
+        return self._window.size
 
     def open(self, now: float) -> bool:
         """Whether the link may be used at all."""
-        return True
+        return self.link.shut(now) is None
 
-    def allows(self, size_bytes: int, priority: int, now: float) -> bool:
-        """Whether a message may be sent now."""
-        return True
-
-    def may_upload(self, now: float) -> bool:
-        """Whether a file may be uploaded now."""
-        return True
+    def allows(self, priority: int, now: float) -> bool:
+        """Whether a message of this priority may be sent now."""
+        return self.link.allows(priority, now)
 
     def wait_s(self, now: float) -> float:
-        """When it may be otherwise."""
-        return 60.0
+        """How long that stays as it is."""
+        return self.link.wait_s(now)
 
-    def sent(self, size_bytes: int, now: float) -> None:
-        """Something was sent."""
+    def sent(self, size_bytes: int) -> None:
+        """A message was sent."""
+        self.link.sent(size_bytes)
 
     def acked(self, round_trip_s: float, in_flight: int) -> None:
         """It was acknowledged."""
-        self.line.acked(round_trip_s, in_flight)
+        self._window.acked(round_trip_s, in_flight)
 
     def lost(self) -> None:
         """A connection was lost with several in flight."""
-        self.line.lost()
+        self._window.lost()

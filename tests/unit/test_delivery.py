@@ -1,4 +1,4 @@
-"""Delivery against a small model of a hub that drops, is silent, refuses, lies, and has poisonous messages."""
+"""Delivery against a small model of a hub that drops, is silent, refuses, lies, and has poison."""
 
 from __future__ import annotations
 

@@ -1,0 +1,202 @@
+"""What the link may carry: rates, budgets per day and month, allowed hours, a kill switch, a used-up quota.
+
+For links that cost money. Messages of an urgent priority pass rates, budgets and hours; nothing passes the
+kill switch or the hub's own quota. Days and months are those of UTC. A wall clock that was never set ends no
+day: a budget is renewed only when a believable clock shows a later day than the one that was booked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from runtime.errors import ConfigError
+
+BELIEVABLE_S = 1_704_067_200.0
+"""2024-01-01: a wall clock before this was never set."""
+BURST_S = 1.0
+"""A rate may be used up in advance for so long."""
+NOBODY = 10
+"""An urgent priority that no message has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What was agreed about the link. 0 means without limit."""
+
+    messages_per_s: float = 0.0
+    bytes_per_s: float = 0.0
+    messages_per_day: int = 0
+    bytes_per_day: int = 0
+    messages_per_month: int = 0
+    bytes_per_month: int = 0
+    hours: tuple[tuple[int, int], ...] = ()
+    """Minutes of the day from and to which it may be used; over midnight the end is less than the start."""
+    urgent_priority: int = NOBODY
+    """Messages of at least this priority pass rates, budgets and hours."""
+
+
+@dataclass(slots=True)
+class Usage:
+    """What was sent in the current day and month; survives restarts."""
+
+    day: str = ""
+    month: str = ""
+    day_messages: int = 0
+    day_bytes: int = 0
+    month_messages: int = 0
+    month_bytes: int = 0
+
+    @classmethod
+    def of(cls, saved: Mapping[str, Any]) -> Usage:
+        """From what was saved; what is not usable counts as nothing."""
+        found = cls()
+        for name, kind in (("day", str), ("month", str)):
+            if isinstance(saved.get(name), kind):
+                setattr(found, name, saved[name])
+        for name in ("day_messages", "day_bytes", "month_messages", "month_bytes"):
+            if isinstance(saved.get(name), int):
+                setattr(found, name, saved[name])
+        return found
+
+    def renew(self, wall_s: float) -> None:
+        """Begin a new day or month where the clock says so and can be believed."""
+        if wall_s < BELIEVABLE_S:
+            return
+        today = datetime.fromtimestamp(wall_s, UTC)
+        day, month = today.strftime("%Y-%m-%d"), today.strftime("%Y-%m")
+        if day > self.day:
+            self.day, self.day_messages, self.day_bytes = day, 0, 0
+        if month > self.month:
+            self.month, self.month_messages, self.month_bytes = month, 0, 0
+
+    def add(self, messages: int, size_bytes: int) -> None:
+        self.day_messages += messages
+        self.month_messages += messages
+        self.day_bytes += size_bytes
+        self.month_bytes += size_bytes
+
+
+@dataclass(slots=True)
+class _Bucket:
+    """A rate: what may be used now grows with time, up to a burst."""
+
+    per_s: float
+    level: float = field(init=False)
+    at_s: float | None = None
+
+    def __post_init__(self) -> None:
+        self.level = self.per_s * BURST_S
+
+    def wait_s(self, now: float) -> float:
+        """Until something may be taken: nothing while the level is positive; one message may overdraw it."""
+        if not self.per_s:
+            return 0.0
+        if self.at_s is not None:
+            self.level = min(self.per_s * BURST_S, self.level + (now - self.at_s) * self.per_s)
+        self.at_s = now
+        return 0.0 if self.level > 0 else -self.level / self.per_s + 0.001
+
+    def take(self, amount: float) -> None:
+        if self.per_s:
+            self.level -= amount
+
+
+class Link:
+    """Answers whether something may be sent now."""
+
+    def __init__(self, terms: Terms | None = None, usage: Usage | None = None) -> None:
+        self.terms = terms or Terms()
+        self.usage = usage or Usage()
+        self.off = False
+        """The kill switch."""
+        self._parked_until_s = 0.0
+        self._wall_s = 0.0
+        self._messages = _Bucket(self.terms.messages_per_s)
+        self._bytes = _Bucket(self.terms.bytes_per_s)
+
+    def tell_time(self, wall_s: float) -> None:
+        """What the wall clock shows now."""
+        self._wall_s = wall_s
+        self.usage.renew(wall_s)
+
+    def park(self, now: float, wall_s: float) -> None:
+        """The hub's daily quota is used up: nothing goes before 00:00 UTC, or for an hour without a clock."""
+        self._parked_until_s = now + (_until_midnight_s(wall_s) if wall_s >= BELIEVABLE_S else 3600.0)
+
+    def shut(self, now: float) -> str | None:
+        """Why nothing at all may go, or None."""
+        if self.off:
+            return "switched off"
+        if now < self._parked_until_s:
+            return "the hub's daily quota is used up until 00:00 UTC"
+        return None
+
+    def barred(self) -> str | None:
+        """Why only urgent messages may go, or None."""
+        used, terms = self.usage, self.terms
+        for most, have, words in (
+            (terms.messages_per_day, used.day_messages, "the day's budget of messages is used up"),
+            (terms.bytes_per_day, used.day_bytes, "the day's budget of bytes is used up"),
+            (terms.messages_per_month, used.month_messages, "the month's budget of messages is used up"),
+            (terms.bytes_per_month, used.month_bytes, "the month's budget of bytes is used up"),
+        ):
+            if most and have >= most:
+                return words
+        return None if self._in_hours() else "outside the allowed hours"
+
+    def _in_hours(self) -> bool:
+        if not self.terms.hours:
+            return True
+        if self._wall_s < BELIEVABLE_S:
+            return False  # nobody knows the hour: what costs money waits
+        minute = int(self._wall_s % 86_400) // 60
+        return any(
+            start <= minute < end if start <= end else minute >= start or minute < end
+            for start, end in self.terms.hours
+        )
+
+    def allows(self, priority: int, now: float) -> bool:
+        """Whether a message of this priority may be sent now."""
+        if priority >= self.terms.urgent_priority:
+            return True
+        return self.barred() is None and not (self._messages.wait_s(now) or self._bytes.wait_s(now))
+
+    def sent(self, size_bytes: int) -> None:
+        """So many bytes went as one message."""
+        self.usage.add(1, size_bytes)
+        self._messages.take(1)
+        self._bytes.take(size_bytes)
+
+    def uploaded(self, size_bytes: int) -> None:
+        """So many bytes went as part of a file."""
+        self.usage.add(0, size_bytes)
+        self._bytes.take(size_bytes)
+
+    def wait_s(self, now: float) -> float:
+        """How long nothing changes here by itself, at most a minute."""
+        if now < self._parked_until_s:
+            return min(60.0, self._parked_until_s - now)
+        waits = [w for w in (self._messages.wait_s(now), self._bytes.wait_s(now)) if w]
+        return min([60.0, *waits])
+
+
+def parse_hours(spans: Iterable[str]) -> tuple[tuple[int, int], ...]:
+    """`22:00-06:00` in minutes of the day. Raises ConfigError."""
+    found = []
+    for span in spans:
+        parts = re.fullmatch(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-4]):([0-5]\d)", span.replace(" ", ""))
+        if parts is None:
+            raise ConfigError(f"link.hours = {span!r} must read HH:MM-HH:MM, in UTC")
+        start_h, start_m, end_h, end_m = (int(part) for part in parts.groups())
+        found.append((start_h * 60 + start_m, end_h * 60 + end_m))
+    return tuple(found)
+
+
+def _until_midnight_s(wall_s: float) -> float:
+    now = datetime.fromtimestamp(wall_s, UTC)
+    midnight = (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+    return (midnight - now).total_seconds()
