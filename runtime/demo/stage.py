@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.adapters.supervisor import Supervisor
-from runtime.cli.devcloud import Remote
+from runtime.devcloud.remote import Remote
 from runtime.config import Config, load
 from runtime.demo.tally import Arrival
 from runtime.errors import EdgeError, Retryable

@@ -14,9 +14,10 @@ from starlette.routing import Route
 
 from runtime.devcloud.faults import BadFault, Faults
 from runtime.devcloud.operators import known_device, operator
-from runtime.devcloud.problems import bad_request
+from runtime.devcloud.problems import Problem, bad_request
 from runtime.devcloud.state import Cloud
 from runtime.devcloud.web import json_body, now_s, optional_text, rfc3339, text_field
+from runtime.errors import UsageError
 
 MOST_MESSAGES = 1000
 
@@ -57,7 +58,10 @@ async def hub(request: Request) -> Response:
     """Take the hub's listener away, or bring it back: `{"up": bool}`."""
     operator(request)
     up = _flag(await json_body(request), "up")
-    await request.app.state.switch_hub(up)
+    try:
+        await request.app.state.switch_hub(up)
+    except UsageError as exc:  # somebody took the port while the hub was away
+        raise Problem(503, "common/unavailable", "The hub cannot come back", str(exc)) from exc
     return JSONResponse({"up": up})
 
 

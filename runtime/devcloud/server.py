@@ -26,6 +26,7 @@ from runtime.devcloud.problems import Problem
 from runtime.devcloud.state import Cloud
 from runtime.devcloud.tls import server_context
 from runtime.devcloud.web import now_s, render_http_exception, render_problem
+from runtime.errors import UsageError
 from runtime.settings import Log
 
 PARTS = (platform_api, operators, file_upload, blobs, admin, page)
@@ -92,9 +93,13 @@ class HubSwitch:
         self._hub: hub.Hub | None = None
 
     async def __call__(self, up: bool) -> None:
-        """Have it up, or not."""
+        """Have it up, or not. Raises UsageError where its port is taken."""
         if up and self._hub is None:
-            self._hub = await hub.serve(self._cloud, self._cloud.hub_host, place.HUB_PORT, self._context)
+            host, port = self._cloud.hub_host, place.HUB_PORT
+            try:
+                self._hub = await hub.serve(self._cloud, host, port, self._context)
+            except OSError as exc:
+                raise UsageError(f"cannot listen on {host}:{port}: {exc.strerror}") from exc
             self._cloud.drop = self._hub.drop
         elif not up and self._hub is not None:
             stopping, self._hub = self._hub, None

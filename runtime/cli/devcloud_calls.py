@@ -1,0 +1,153 @@
+"""What a script asks of a running devcloud: the subcommands of `edgectl devcloud`, each one call or two."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from typing import Any
+
+from runtime.devcloud.remote import Remote
+from runtime.errors import UsageError
+
+FOLLOW_EVERY_S = 0.5
+
+
+def ls(arguments: argparse.Namespace) -> int:
+    remote = Remote(arguments.dir)
+    waiting = [o for o in _operations(remote) if o["status"] == "Pending"]
+    devices = remote.call("GET", f"{remote.workspace}/devices")["devices"]
+    if arguments.json:
+        print(json.dumps({"waiting": waiting, "devices": devices}, indent=2))
+        return 0
+    for operation in waiting:
+        wish = operation["requestedDeviceId"] or "no wish"
+        print(f"waiting    {operation['verificationCode']}  {wish}  until {operation['expirationTime']}")
+    for device in devices:
+        state = "connected" if device["connected"] else "offline" if device["enabled"] else "disabled"
+        print(f"{state:<10} {device['deviceId']}")
+    return 0
+
+
+def approve(arguments: argparse.Namespace) -> int:
+    remote = Remote(arguments.dir)
+    if bool(arguments.operation) == arguments.all:
+        raise UsageError("say whom: a verification code, or --all")
+    waiting = [o["provisioningOperationId"] for o in _operations(remote) if o["status"] == "Pending"]
+    for operation in waiting if arguments.all else [arguments.operation]:
+        body = {"provisioningOperationId": operation, "deviceId": arguments.device_id}
+        approved = remote.call("PUT", f"{remote.workspace}/provisioning-operations/approve", body)
+        print(f"approved {approved['verificationCode']} as {approved['deviceId']}")
+    return 0
+
+
+def cancel(arguments: argparse.Namespace) -> int:
+    remote = Remote(arguments.dir)
+    body = {"provisioningOperationId": arguments.operation}
+    cancelled = remote.call("PUT", f"{remote.workspace}/provisioning-operations/cancel", body)
+    print(f"cancelled {cancelled['verificationCode']}")
+    return 0
+
+
+def _operations(remote: Remote) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = remote.call("GET", f"{remote.workspace}/provisioning-operations")[
+        "provisioningOperations"
+    ]
+    return found
+
+
+def ls_tokens(arguments: argparse.Namespace) -> int:
+    remote = Remote(arguments.dir)
+    listed = remote.call("GET", f"{remote.workspace}/provisioning-tokens")["provisioningTokens"]
+    if arguments.json:
+        print(json.dumps(listed, indent=2))
+        return 0
+    for token in listed:
+        state = "revoked" if token["isRevoked"] else f"expires {token['expirationTime'] or 'never'}"
+        print(f"{token['provisioningTokenId']}  {token['deviceIdMode']}  {state}")
+    return 0
+
+
+def create_token(arguments: argparse.Namespace) -> int:
+    remote = Remote(arguments.dir)
+    body = {
+        "deviceIdMode": arguments.mode,
+        "expirationTime": arguments.expires,
+        "registrationTokenLifetimeSeconds": arguments.lifetime_s,
+    }
+    made = remote.call("POST", f"{remote.workspace}/provisioning-tokens/create", body)
+    print(made["provisioningToken"])
+    return 0
+
+
+def create_registration_token(arguments: argparse.Namespace) -> int:
+    remote = Remote(arguments.dir)
+    body = {"deviceId": arguments.device, "expirationTime": arguments.expires}
+    made = remote.call("POST", f"{remote.workspace}/devices/registration-tokens/create", body)
+    print(made["registrationToken"])
+    return 0
+
+
+def revoke(arguments: argparse.Namespace) -> int:
+    remote = Remote(arguments.dir)
+    if arguments.provisioning_token:
+        body = {"what": "provisioning-token", "provisioningTokenId": arguments.provisioning_token}
+    elif arguments.sas:
+        body = {"what": "sas", "device": arguments.sas}
+    else:
+        body = {"what": "registration-token", "device": arguments.device}
+    remote.call("POST", "/admin/tokens", body)
+    return 0
+
+
+def faults(arguments: argparse.Namespace) -> int:
+    remote = Remote(arguments.dir)
+    if arguments.reset:
+        remote.call("DELETE", "/admin/faults")
+    asked = dict(_fault(text) for text in arguments.faults)
+    found = remote.call("POST", "/admin/faults", asked) if asked else remote.call("GET", "/admin/faults")
+    print(json.dumps(found, indent=2))
+    return 0
+
+
+def _fault(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"{text} is not NAME=JSON")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value  # poison=bang needs no quotes
+
+
+def drop(arguments: argparse.Namespace) -> int:
+    body = {"mode": "polite" if arguments.polite else "abrupt", "device": arguments.device}
+    print(f"dropped {Remote(arguments.dir).call('POST', '/admin/drop', body)['dropped']}")
+    return 0
+
+
+def hub(arguments: argparse.Namespace) -> int:
+    Remote(arguments.dir).call("POST", "/admin/hub", {"up": arguments.state == "up"})
+    return 0
+
+
+def messages(arguments: argparse.Namespace) -> int:
+    remote = Remote(arguments.dir)
+    after = arguments.after
+    narrowed = {"device": arguments.device} if arguments.device else {}
+    while True:
+        found = remote.call("GET", "/admin/messages", after=after, limit=1000, **narrowed)["messages"]
+        for message in found:
+            print(json.dumps(message, ensure_ascii=False))
+        after = found[-1]["seq"] if found else after
+        sys.stdout.flush()
+        if not found and not arguments.follow:
+            return 0
+        if not found:
+            time.sleep(FOLLOW_EVERY_S)
+
+
+def page(arguments: argparse.Namespace) -> int:
+    print(Remote(arguments.dir).call("POST", "/admin/page-link")["url"])
+    return 0
