@@ -1,22 +1,43 @@
-"""The bus between processes, the only importer of zmq in the runtime besides the producer's client.
+"""The bus between processes: the only importer of zmq in the runtime besides the producer's client.
 
 Hints: each worker publishes on a PUB socket of its own (`run/<worker>.hints`); whoever cares subscribes.
 A hint is one word, carries no data, and may be lost: it costs latency, never truth, which is on disk.
+
+Deliveries: `DeliveryReporter` (upload, `edgectl quarantine`) reports what became of messages to the
+`DeliveryDoor` of ingest, and repeats it until it is confirmed. The producers' side is in `door.py`.
 """
 
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
 
 import zmq
 
+from runtime.adapters.clock import Clock, SystemClock
+from runtime.core.settlement import (
+    Report,
+    Settled,
+    decode_confirmation,
+    decode_report,
+    encode_confirmation,
+    encode_report,
+    split,
+)
+from runtime.errors import Rejected
 from runtime.layout import Layout
+
+__all__ = ["DeliveryDoor", "DeliveryReporter", "Hints", "Settled"]
 
 STORED = "stored"  # ingest: new messages are on disk
 IDENTITY_CHANGED = "identity-changed"  # provisioning, refresh: read identity.db again
 SAS_REFUSED = "sas-refused"  # upload: the hub refused the SAS in force
+
+RESEND_AFTER_S = 2.0
+REPORT_IDS = 1_000
+"""Most ids in one report: the deletes that ride on a commit must not delay its acknowledgements."""
 
 
 def context() -> zmq.Context[zmq.Socket[bytes]]:
@@ -33,6 +54,14 @@ def bind_private(socket: zmq.Socket[bytes], path: Path, mode: int = 0o600) -> No
         socket.bind(f"ipc://{path}")
     finally:
         os.umask(before)
+
+
+def wait_readable(sources: Iterable[object], timeout_s: float) -> None:
+    """Wait until one of the sources (zmq sockets, or anything with fileno()) is readable, or for the time."""
+    poller = zmq.Poller()
+    for source in sources:
+        poller.register(source, zmq.POLLIN)
+    poller.poll(int(max(0.0, timeout_s) * 1000))
 
 
 class Hints:
@@ -64,13 +93,107 @@ class Hints:
 
     def wait(self, timeout_s: float, also: Iterable[object] = ()) -> set[str]:
         """Wait for a hint, for one of `also` (anything with fileno()) to become readable, or for the time."""
-        poller = zmq.Poller()
-        poller.register(self._sub, zmq.POLLIN)
-        for other in also:
-            poller.register(other, zmq.POLLIN)
-        poller.poll(int(max(0.0, timeout_s) * 1000))
+        wait_readable([self._sub, *also], timeout_s)
         return self.heard()
 
     def close(self) -> None:
         self._pub.close(0)
         self._sub.close(0)
+
+
+class DeliveryDoor:
+    """Ingest's end: takes reports, confirms them after the commit."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.socket = context().socket(zmq.ROUTER)
+        bind_private(self.socket, layout.delivery_socket)
+
+    def receive(self) -> list[tuple[bytes, Report]]:
+        """Reports that wait, without waiting: enough to fill one commit."""
+        found: list[tuple[bytes, Report]] = []
+        ids = 0
+        while ids < REPORT_IDS and self.socket.poll(0):
+            sender, *frames = self.socket.recv_multipart()
+            try:
+                report = decode_report(frames[0] if len(frames) == 1 else b"")
+            except Rejected:
+                continue  # the socket is private: a stray client, which will see no confirmation
+            found.append((sender, report))
+            ids += len(report.settled.ids())
+        return found
+
+    def confirm(self, reports: Iterable[tuple[bytes, Report]]) -> None:
+        """Say that these reports are carried out, on disk."""
+        for sender, report in reports:
+            self.socket.send_multipart([sender, encode_confirmation(report.number)])
+
+    def close(self) -> None:
+        self.socket.close(0)
+
+
+class DeliveryReporter:
+    """The other end: sends without blocking, keeps what is not confirmed, and repeats it after a while."""
+
+    def __init__(
+        self, layout: Layout, *, clock: Clock | None = None, resend_after_s: float = RESEND_AFTER_S
+    ) -> None:
+        self._endpoint = f"ipc://{layout.delivery_socket}"
+        self._clock = clock or SystemClock()
+        self._resend_after_s = resend_after_s
+        self._next_number = 1
+        self._waiting: OrderedDict[int, Report] = OrderedDict()
+        self._sent_s = 0.0
+        self._open()
+
+    def _open(self) -> None:
+        self.socket = context().socket(zmq.DEALER)
+        self.socket.connect(self._endpoint)
+
+    @property
+    def unconfirmed(self) -> set[int]:
+        """Ids that were reported and may still be in the store."""
+        return {number for report in self._waiting.values() for number in report.settled.ids()}
+
+    def report(self, settled: Settled) -> None:
+        """Report what became of messages."""
+        for part in split(settled, REPORT_IDS):
+            self._send_new(Report(self._next_number, part))
+
+    def report_damage(self, reason: str) -> None:
+        """Report that the store cannot be read, so that ingest salvages it."""
+        self._send_new(Report(self._next_number, damaged=reason))
+
+    def confirmed(self) -> set[int]:
+        """Ids whose settlement is on disk since the last call. Repeats what has waited too long."""
+        done: set[int] = set()
+        while self.socket.poll(0):
+            report = self._waiting.pop(decode_confirmation(self.socket.recv()), None)
+            if report is not None:
+                done |= report.settled.ids()
+                self._sent_s = self._clock.boot_s()  # it answers: what else waits is on its way
+        if self._waiting and self._clock.boot_s() - self._sent_s > self._resend_after_s:
+            self._repeat()
+        return done
+
+    def _send_new(self, report: Report) -> None:
+        if not self._waiting:
+            self._sent_s = self._clock.boot_s()
+        self._waiting[report.number] = report
+        self._next_number = report.number + 1
+        self._send(report)
+
+    def _repeat(self) -> None:
+        self.socket.close(0)
+        self._open()
+        self._sent_s = self._clock.boot_s()
+        for report in self._waiting.values():
+            self._send(report)
+
+    def _send(self, report: Report) -> None:
+        try:
+            self.socket.send(encode_report(report), zmq.NOBLOCK)
+        except zmq.Again:
+            return  # the queue is full; it is repeated later
+
+    def close(self) -> None:
+        self.socket.close(0)

@@ -1,0 +1,92 @@
+"""The producers' door: a ROUTER to which REQ sockets connect, by ipc and, where asked for, by TCP.
+
+A request is `[peer, empty frame, header, payload...]`; the reply goes back over the same two first frames.
+zmq takes turns between peers, so one that floods adds no more than its turn to another's wait. What bounds
+memory: MAXMSGSIZE (a frame), RCVHWM (requests waiting per peer; a REQ has one), SNDHWM (replies that a peer
+does not fetch; more are dropped).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import zmq
+
+from runtime.adapters.bus import bind_private, context
+from runtime.adapters.process import Lock
+from runtime.errors import UsageError
+
+WAITING_PER_PEER = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """One request as it came, and the way back."""
+
+    door: ProducerDoor
+    route: Sequence[bytes]
+    frames: Sequence[bytes] | None
+    """Header and payloads; None where the empty frame behind the peer is missing."""
+
+    def answer(self, reply: bytes) -> None:
+        self.door.socket.send_multipart([*self.route, reply], zmq.NOBLOCK)
+
+
+class ProducerDoor:
+    """One endpoint."""
+
+    def __init__(self, endpoint: str, *, max_frame_bytes: int, group: str | None = None) -> None:
+        self.endpoint = endpoint
+        self.socket = context().socket(zmq.ROUTER)
+        self.socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes)  # before bind, or it does not count
+        self.socket.setsockopt(zmq.RCVHWM, WAITING_PER_PEER)
+        self.socket.setsockopt(zmq.SNDHWM, WAITING_PER_PEER)
+        self._lock: Lock | None = None
+        try:
+            self._bind(group)
+        except BaseException:
+            self.close()
+            raise
+
+    def _bind(self, group: str | None) -> None:
+        scheme, _, place = self.endpoint.partition("://")
+        if scheme == "ipc":
+            # A second bind on an ipc path steals it in silence; only a lock tells.
+            self._lock = Lock(Path(f"{place}.lock"))
+            bind_private(self.socket, Path(place), 0o660)
+            if group is not None:
+                _give_to_group(Path(place), group)
+            return
+        try:
+            self.socket.bind(self.endpoint)
+        except zmq.ZMQError as exc:
+            raise UsageError(f"cannot listen on {self.endpoint}: {exc.strerror}") from exc
+
+    def letters(self) -> Iterator[Letter]:
+        """Requests that wait, one from each peer in turn, without waiting."""
+        while True:
+            try:
+                peer, *frames = self.socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            if frames and not frames[0]:
+                yield Letter(self, (peer, b""), frames[1:])
+            else:
+                yield Letter(self, (peer,), None)
+
+    def close(self) -> None:
+        self.socket.close(0)
+        if self._lock is not None:
+            self._lock.release()
+
+
+def _give_to_group(path: Path, group: str) -> None:
+    try:
+        shutil.chown(path, group=group)
+    except (LookupError, OSError) as exc:
+        raise UsageError(f"ingest.group = {group!r}: cannot give {path} to that group: {exc}") from exc
+    os.chmod(path, 0o660)  # noqa: PTH101  # beside the chown it belongs to

@@ -1,0 +1,443 @@
+"""messages.db, the writing side: ingest alone opens it so, and alone checkpoints it.
+
+Invariants:
+
+1. When `commit` returns, everything it was given is on disk (WAL, `synchronous=FULL`, asserted at open).
+   When it raises, nothing of it is.
+2. One transaction holds what arrived, what was settled, the memory of producers and every counter. So
+   counters are never counted, ids are never used again, and a repeat is recognised across crashes and
+   deliveries.
+3. The books in memory (`view`) change only after the commit.
+
+Left: `INSERT OR IGNORE` (also swallows NOT NULL failures, which would then be acknowledged), AUTOINCREMENT
+(a second b-tree write per row), an index on messages (every row would pay; eviction indexes exist only
+where a policy needs them).
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runtime.adapters.clock import Clock
+from runtime.adapters.store_errors import SCHEMA_VERSION, StoreNewer, StoreUnavailable, translated
+from runtime.adapters.store_reader import StoreReader
+from runtime.core.admission import Admission, Row, Stamp, View
+from runtime.core.message import Backlog, StreamName
+from runtime.core.protocol import ProducerKey
+from runtime.core.quota import NOTHING, Amount, Eviction, Policy
+from runtime.core.sequences import Sequences
+from runtime.core.settlement import Settled, to_ranges
+
+__all__ = ["Loss", "MessageStore", "StoreReader"]
+
+JOURNAL_LIMIT_BYTES = 4_194_304
+CLOCK_IS_SET_FROM_S = (
+    1_735_689_600  # 2025-01-01: a device that says less has no battery and no network time yet
+)
+PRODUCERS_IN_MEMORY = 1_024
+
+_COLUMNS = ", ".join(Row._fields)
+_INSERT = f"INSERT INTO messages ({_COLUMNS}) VALUES ({', '.join('?' * len(Row._fields))})"  # noqa: S608  # our own names
+_IN = "(SELECT value FROM json_each(?))"
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Messages that left the store undelivered."""
+
+    stream: StreamName
+    reason: str
+    amount: Amount
+    ranges: Sequence[Sequence[int]]
+    """Closed ranges of ids."""
+
+
+@dataclass
+class _Change:
+    """What one transaction does to the counters of one (stream, priority)."""
+
+    messages: int = 0
+    bytes: int = 0
+    stored: int = 0
+    delivered: int = 0
+
+
+@dataclass
+class _Books:
+    """What a commit will have changed; thrown away when it fails."""
+
+    next_id: int
+    levels: defaultdict[tuple[int, int], _Change] = field(default_factory=lambda: defaultdict(_Change))
+    lost: defaultdict[tuple[int, str], list[tuple[int, int]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    """(id, bytes) by (stream, reason)."""
+
+
+class MessageStore:
+    """The one writer."""
+
+    def __init__(
+        self,
+        path: Path,
+        clock: Clock,
+        *,
+        policies: tuple[Policy, frozenset[Policy]] = (Policy.REJECT, frozenset()),
+        max_pages: int | None = None,
+        max_producers: int = 10_000,
+    ) -> None:
+        """Open, create or migrate it. `max_pages` makes a small disk for tests. Raises StoreError."""
+        self._clock = clock
+        self._max_producers = max_producers
+        with translated():
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=1.0)
+            try:
+                self._configure(max_pages)
+                self._migrate(path)
+                self._create_eviction_indexes(policies)
+                self._load()
+            except BaseException:
+                self._db.close()
+                raise
+
+    # --- opening ---
+
+    def _configure(self, max_pages: int | None) -> None:
+        run = self._db.execute
+        run("PRAGMA auto_vacuum = INCREMENTAL")  # counts for a new file only, and must come first
+        run("PRAGMA journal_mode = WAL")
+        run("PRAGMA synchronous = FULL")  # in WAL mode NORMAL may lose the last commits on power loss
+        run(f"PRAGMA journal_size_limit = {JOURNAL_LIMIT_BYTES}")
+        run("PRAGMA temp_store = MEMORY")
+        if max_pages is not None:
+            run(f"PRAGMA max_page_count = {max_pages}")
+        in_force = (run("PRAGMA journal_mode").fetchone()[0], run("PRAGMA synchronous").fetchone()[0])
+        if in_force != ("wal", 2):
+            raise StoreUnavailable(f"the disk under the store refuses WAL with synchronous=FULL: {in_force}")
+
+    def _migrate(self, path: Path) -> None:
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA_VERSION:
+            raise StoreNewer(
+                f"{path} has schema {version}, this runtime knows {SCHEMA_VERSION}",
+                hint="install the newer runtime again, or move the file away",
+            )
+        if version < SCHEMA_VERSION:
+            from runtime.adapters.store_schema import migrate  # late: sqlite-utils only where it is needed
+
+            migrate(self._db)
+
+    def _create_eviction_indexes(self, policies: tuple[Policy, frozenset[Policy]]) -> None:
+        """Only a policy that drops pays for finding what to drop."""
+        total, streams = policies
+        wanted = {
+            "by_priority": ("priority", total is Policy.DROP_LOWEST),
+            "by_stream": ("stream", Policy.DROP_OLDEST in streams),
+            "by_stream_priority": ("stream, priority", Policy.DROP_LOWEST in streams),
+        }
+        for name, (columns, needed) in wanted.items():
+            if needed:
+                self._db.execute(f"CREATE INDEX IF NOT EXISTS {name} ON messages ({columns})")
+            else:
+                self._db.execute(f"DROP INDEX IF EXISTS {name}")
+
+    def _load(self) -> None:
+        run = self._db.execute
+        self.uuid, self._next_id, self._next_stream, self._producers = run(
+            "SELECT uuid, next_id, next_stream, producers FROM store WHERE id = 1"
+        ).fetchone()
+        self._streams = {
+            StreamName(group, stream): number
+            for number, group, stream in run("SELECT id, stream_group, stream FROM streams")
+        }
+        self._names = {number: name for name, number in self._streams.items()}
+        self._levels: dict[StreamName, dict[int, Amount]] = {}
+        self._total = NOTHING
+        for number, priority, messages, size in run("SELECT stream, priority, messages, bytes FROM levels"):
+            amount = Amount(messages, size)
+            self._levels.setdefault(self._names[number], {})[priority] = amount
+            self._total = self._total.plus(amount)
+        self._known: OrderedDict[ProducerKey, Sequences] = OrderedDict()
+        run(
+            "INSERT INTO boots (boot_id) VALUES (?) ON CONFLICT (boot_id) DO NOTHING",
+            (self._clock.boot_id(),),
+        )
+        (self._boot,) = run("SELECT id FROM boots WHERE boot_id = ?", (self._clock.boot_id(),)).fetchone()
+
+    # --- what stands ---
+
+    def stamp(self) -> Stamp:
+        """Now, as a stored message remembers it."""
+        wall_s = self._clock.wall_s()
+        return Stamp(wall_s if wall_s >= CLOCK_IS_SET_FROM_S else None, self._clock.boot_s(), self._boot)
+
+    def view(self, room_bytes: int) -> View:
+        """What the next decision starts from."""
+        return View(
+            self._next_id,
+            self._streams,
+            self._next_stream,
+            self._levels,
+            self._total,
+            room_bytes,
+            max(0, self._max_producers - self._producers),
+        )
+
+    def known(self, keys: Iterable[ProducerKey]) -> dict[ProducerKey, Sequences]:
+        """The memory of those producers that were met before."""
+        found = {}
+        for key in set(keys):
+            memory = self._known.get(key)
+            if memory is None:
+                row = self._db.execute(
+                    "SELECT memory FROM producers WHERE producer = ? AND boot = ?", key
+                ).fetchone()
+                if row is None:
+                    continue
+                memory = Sequences.unpack(row[0])
+            self._known[key] = found[key] = memory
+            self._known.move_to_end(key)
+        while len(self._known) > PRODUCERS_IN_MEMORY:
+            self._known.popitem(last=False)
+        return found
+
+    def backlog(self) -> Backlog:
+        """Messages and bytes stored; `oldest_id` is left to the reader."""
+        return Backlog(self._total.messages, self._total.bytes, None)
+
+    def figures(self) -> dict[str, int]:
+        """For `edgectl status`."""
+        return {
+            "messages": self._total.messages,
+            "bytes": self._total.bytes,
+            "streams": len(self._streams),
+            "producers": self._producers,
+            "next_id": self._next_id,
+        }
+
+    def spare_bytes(self) -> int:
+        """Room inside the file that deletes have left."""
+        with translated():
+            (pages,) = self._db.execute("PRAGMA freelist_count").fetchone()
+            (size,) = self._db.execute("PRAGMA page_size").fetchone()
+        return int(pages) * int(size)
+
+    # --- the commit ---
+
+    def commit(self, admission: Admission | None, settled: Settled) -> list[Loss]:
+        """Both in one transaction, on disk when this returns. StoreError: nothing is done."""
+        if not settled and (admission is None or not (admission.rows or admission.producers)):
+            return []
+        books = _Books(self._next_id)
+        with translated():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                self._settle(settled, books)
+                if admission is not None:
+                    self._evict(admission, books)
+                    self._store(admission, books)
+                self._requeue(settled.requeued, books)
+                self._count(books, admission)
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+        return self._book(books, admission)
+
+    def _store(self, admission: Admission, books: _Books) -> None:
+        self._db.executemany(
+            "INSERT INTO streams (id, stream_group, stream) VALUES (?, ?, ?)",
+            [(number, *name) for name, number in admission.new_streams.items()],
+        )
+        self._db.executemany(_INSERT, admission.rows)
+        books.next_id = admission.next_id
+        for row in admission.rows:
+            change = books.levels[row.stream, row.priority]
+            change.messages += 1
+            change.stored += 1
+            change.bytes += row.bytes
+        _, boot_s, boot = admission.stamp
+        self._db.executemany(
+            "INSERT INTO producers (producer, boot, memory, used_boot, used_boot_s) VALUES (?, ?, ?, ?, ?) "
+            "ON CONFLICT (producer, boot) DO UPDATE SET memory = excluded.memory, "
+            "used_boot = excluded.used_boot, used_boot_s = excluded.used_boot_s",
+            [(*key, memory.pack(), boot, boot_s) for key, memory in admission.producers.items()],
+        )
+
+    def _settle(self, settled: Settled, books: _Books) -> None:
+        wall_s = self.stamp().wall_s
+        for number, reason in settled.quarantined:
+            self._db.execute(
+                f"INSERT INTO quarantine ({_COLUMNS}, reason, set_aside_wall_s) SELECT {_COLUMNS}, ?, ? "  # noqa: S608
+                "FROM messages WHERE id = ? ON CONFLICT (id) DO NOTHING",  # our own names
+                (reason, wall_s, number),
+            )
+            self._remove([number], books, "quarantined")
+        for reason in {reason for _, reason in settled.dropped}:
+            self._remove([number for number, why in settled.dropped if why == reason], books, reason)
+        self._remove(settled.delivered, books, None)
+        if settled.discarded:
+            self._db.execute(f"DELETE FROM quarantine WHERE id IN {_IN}", (json.dumps(settled.discarded),))  # noqa: S608
+
+    def _remove(self, ids: Sequence[int], books: _Books, lost: str | None) -> None:
+        """Delete messages; ids that are gone already do no harm."""
+        if not ids:
+            return
+        gone = self._db.execute(
+            f"DELETE FROM messages WHERE id IN {_IN} RETURNING id, stream, priority, bytes",  # noqa: S608
+            (json.dumps(ids),),
+        ).fetchall()
+        for number, stream, priority, size in gone:
+            change = books.levels[stream, priority]
+            change.messages -= 1
+            change.bytes -= size
+            if lost is None:
+                change.delivered += 1
+            else:
+                books.lost[stream, lost].append((number, size))
+
+    def _requeue(self, ids: Sequence[int], books: _Books) -> None:
+        columns = _COLUMNS.replace("id, ", "", 1)
+        for number in ids:
+            row = self._db.execute(
+                f"INSERT INTO messages ({_COLUMNS}) SELECT ?, {columns} FROM quarantine WHERE id = ? "  # noqa: S608
+                "RETURNING stream, priority, bytes",
+                (books.next_id, number),
+            ).fetchall()
+            for stream, priority, size in row:
+                books.next_id += 1
+                change = books.levels[stream, priority]
+                change.messages += 1
+                change.bytes += size
+        if ids:
+            self._db.execute(f"DELETE FROM quarantine WHERE id IN {_IN}", (json.dumps(ids),))  # noqa: S608
+
+    def _evict(self, admission: Admission, books: _Books) -> None:
+        for eviction in admission.evictions:
+            self._remove(self._victims(eviction), books, eviction.policy)
+
+    def _victims(self, eviction: Eviction) -> list[int]:
+        where, values = ["priority <= ?"], [eviction.max_priority]
+        if eviction.stream is not None:
+            where.append("stream = ?")
+            values.append(self._streams[eviction.stream])
+        order = "priority, id" if eviction.policy is Policy.DROP_LOWEST else "id"
+        cursor = self._db.execute(
+            f"SELECT id, bytes FROM messages WHERE {' AND '.join(where)} ORDER BY {order}",  # noqa: S608
+            values,
+        )
+        victims: list[int] = []
+        freed_bytes = 0
+        for number, size in cursor:
+            if len(victims) >= eviction.amount.messages and freed_bytes >= eviction.amount.bytes:
+                break
+            victims.append(number)
+            freed_bytes += size
+        cursor.close()
+        return victims
+
+    def _count(self, books: _Books, admission: Admission | None) -> None:
+        self._db.executemany(
+            "INSERT INTO levels (stream, priority, messages, bytes, stored, delivered) "
+            "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (stream, priority) DO UPDATE SET "
+            "messages = messages + excluded.messages, bytes = bytes + excluded.bytes, "
+            "stored = stored + excluded.stored, delivered = delivered + excluded.delivered",
+            [(*level, c.messages, c.bytes, c.stored, c.delivered) for level, c in books.levels.items()],
+        )
+        self._db.executemany(
+            "INSERT INTO losses (stream, reason, messages, bytes, first_id, last_id) "
+            "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (stream, reason) DO UPDATE SET "
+            "messages = messages + excluded.messages, "
+            "bytes = bytes + excluded.bytes, last_id = excluded.last_id",
+            [
+                (*place, len(lost), sum(size for _, size in lost), min(lost)[0], max(lost)[0])
+                for place, lost in books.lost.items()
+            ],
+        )
+        self._db.execute(
+            "UPDATE store SET next_id = ?, next_stream = next_stream + ?, producers = producers + ?",
+            (books.next_id, *self._growth(admission)),
+        )
+
+    def _growth(self, admission: Admission | None) -> tuple[int, int]:
+        """New streams and new producers of this commit."""
+        if admission is None:
+            return 0, 0
+        met = sum(1 for key in admission.producers if key not in admission.known)
+        return len(admission.new_streams), met
+
+    def _book(self, books: _Books, admission: Admission | None) -> list[Loss]:
+        """The commit stands: bring the books in memory up to date."""
+        streams, producers = self._growth(admission)
+        self._next_id = books.next_id
+        self._next_stream += streams
+        self._producers += producers
+        if admission is not None:
+            self._streams.update(admission.new_streams)
+            self._names.update({number: name for name, number in admission.new_streams.items()})
+            self._known.update(admission.producers)
+        for (number, priority), change in books.levels.items():
+            level = self._levels.setdefault(self._names[number], {})
+            more = Amount(change.messages, change.bytes)
+            level[priority] = level.get(priority, NOTHING).plus(more)
+            self._total = self._total.plus(more)
+        return [
+            Loss(
+                self._names[number],
+                reason,
+                Amount(len(lost), sum(size for _, size in lost)),
+                to_ranges(i for i, _ in lost),
+            )
+            for (number, reason), lost in books.lost.items()
+        ]
+
+    # --- keeping house, between commits ---
+
+    def vacuum(self, pages: int, keep_free_pages: int = 0) -> bool:
+        """Give up to `pages` free pages back to the disk; whether there are more to give."""
+        with translated():
+            (free,) = self._db.execute("PRAGMA freelist_count").fetchone()
+            give = min(pages, free - keep_free_pages)
+            if give <= 0:
+                return False
+            self._db.execute(f"PRAGMA incremental_vacuum({give})").fetchall()  # a page a step: fetch them all
+        return bool(free - give > keep_free_pages)
+
+    def forget_producers(self, older_than_s: float) -> int:
+        """Where there are too many, forget those that were silent for so long, the longest silent first."""
+        if self._producers <= self._max_producers * 9 // 10:
+            return 0
+        _, boot_s, boot = self.stamp()
+        with translated():
+            self._db.execute("BEGIN IMMEDIATE")
+            gone = self._db.execute(
+                "DELETE FROM producers WHERE (producer, boot) IN (SELECT producer, boot FROM producers "
+                "WHERE CASE used_boot WHEN ? THEN used_boot_s ELSE 0 END < ? "
+                "ORDER BY used_boot, used_boot_s LIMIT ?) RETURNING producer, boot",
+                (boot, boot_s - older_than_s, self._max_producers // 5),
+            ).fetchall()
+            self._db.execute("UPDATE store SET producers = producers - ? WHERE id = 1", (len(gone),))
+            self._db.execute("COMMIT")
+        self._producers -= len(gone)
+        for key in gone:
+            self._known.pop(ProducerKey(*key), None)
+        return len(gone)
+
+    def losses(self) -> Mapping[tuple[StreamName, str], Amount]:
+        """Everything ever lost, by stream and reason."""
+        with translated():
+            rows = self._db.execute("SELECT stream, reason, messages, bytes FROM losses").fetchall()
+        return {(self._names[stream], reason): Amount(count, size) for stream, reason, count, size in rows}
+
+    def close(self) -> None:
+        """Let go of the file; never raises, so that a failing disk can be left."""
+        try:
+            self._db.close()
+        except sqlite3.Error:  # e.g. EIO at the last checkpoint: the WAL stays, and is read at the next open
+            return

@@ -1,0 +1,66 @@
+"""How SQLite's failures come out of the store, named by what the caller does next; and the version it
+speaks.
+
+StoreError
+├── StoreFull         no room on the disk: make some, refuse meanwhile
+├── StoreUnavailable  the disk fails, or is read-only: close, open again later
+├── StoreDamaged      the file is not sound: set it aside and salvage
+└── StoreNewer        a newer runtime wrote it: a person must decide
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from runtime.errors import EdgeError, NeedsHuman, Retryable
+
+SCHEMA_VERSION = 1
+
+
+class StoreError(EdgeError):
+    """The store cannot do it."""
+
+
+class StoreFull(StoreError, Retryable):
+    """The disk is full."""
+
+
+class StoreUnavailable(StoreError, Retryable):
+    """The disk cannot be used now."""
+
+
+class StoreDamaged(StoreError):
+    """The store is damaged."""
+
+
+class StoreNewer(StoreError, NeedsHuman):
+    """A newer runtime wrote this store."""
+
+
+_MEANING: dict[int, type[StoreError]] = {
+    sqlite3.SQLITE_FULL: StoreFull,
+    sqlite3.SQLITE_IOERR: StoreUnavailable,
+    sqlite3.SQLITE_READONLY: StoreUnavailable,
+    sqlite3.SQLITE_CANTOPEN: StoreUnavailable,
+    sqlite3.SQLITE_BUSY: StoreUnavailable,
+    sqlite3.SQLITE_LOCKED: StoreUnavailable,
+    sqlite3.SQLITE_PERM: StoreUnavailable,
+    sqlite3.SQLITE_PROTOCOL: StoreUnavailable,
+    sqlite3.SQLITE_CORRUPT: StoreDamaged,
+    sqlite3.SQLITE_NOTADB: StoreDamaged,
+}
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn SQLite's errors into ours. Others are bugs and escape."""
+    try:
+        yield
+    except sqlite3.Error as exc:
+        code = getattr(exc, "sqlite_errorcode", None)
+        meaning = _MEANING.get(code & 0xFF) if code is not None else None
+        if meaning is None:
+            raise
+        raise meaning(f"{exc} ({exc.sqlite_errorname})") from exc

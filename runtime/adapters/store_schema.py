@@ -1,0 +1,72 @@
+"""The schema of messages.db and how older ones grow into it. Imported only when the version on disk differs.
+
+`PRAGMA user_version` names the schema: comparing it costs microseconds, and sqlite-utils stays out of
+ingest's memory on every start but the first after an upgrade.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+
+from sqlite_utils import Database
+from sqlite_utils.migrations import Migrations
+
+from runtime.adapters.store_errors import SCHEMA_VERSION
+
+migrations = Migrations("messages")
+
+_COLUMNS = {
+    "id": int,
+    "stream": int,
+    "kind": int,
+    "priority": int,
+    "ttl_s": float,
+    "stored_wall_s": float,
+    "stored_boot_s": float,
+    "boot": int,
+    "batch_id": str,
+    "batch_slice_id": str,
+    "message_id": str,
+    "chunk_id": str,
+    "content_type": str,
+    "properties": str,
+    "key": str,
+    "file": str,
+    "bytes": int,
+    "payload": bytes,  # last: what stands before it is read without touching its overflow pages
+}
+_NEVER_NULL = {"stream", "kind", "priority", "stored_boot_s", "boot", "bytes", "payload"}
+
+
+@migrations()
+def version_1(db: Database) -> None:
+    """The first schema."""
+    db.table("store").create(
+        {"id": int, "uuid": str, "next_id": int, "next_stream": int, "producers": int}, pk="id"
+    )
+    db.table("store").insert(
+        {"id": 1, "uuid": uuid.uuid4().hex, "next_id": 1, "next_stream": 1, "producers": 0}
+    )
+    db.table("streams").create({"id": int, "stream_group": str, "stream": str}, pk="id")
+    db.table("boots").create({"id": int, "boot_id": str}, pk="id")
+    db.table("boots").create_index(["boot_id"], unique=True)
+    db.table("messages").create(_COLUMNS, pk="id", not_null=_NEVER_NULL)
+    db.table("quarantine").create(
+        {**_COLUMNS, "reason": str, "set_aside_wall_s": float}, pk="id", not_null={*_NEVER_NULL, "reason"}
+    )
+    counts = {"messages": int, "bytes": int, "stored": int, "delivered": int}
+    db.table("levels").create({"stream": int, "priority": int, **counts}, pk=("stream", "priority"))
+    losses = {"messages": int, "bytes": int, "first_id": int, "last_id": int}
+    db.table("losses").create({"stream": int, "reason": str, **losses}, pk=("stream", "reason"))
+    db.table("producers").create(
+        {"producer": str, "boot": str, "memory": bytes, "used_boot": int, "used_boot_s": float},
+        pk=("producer", "boot"),
+    )
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the schema up to date; every step is one transaction."""
+    database = Database(connection)
+    migrations.apply(database)
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")

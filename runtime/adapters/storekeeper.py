@@ -1,0 +1,186 @@
+"""Keeps the store usable in all weather: opens it, watches the disk, makes room, gives room back.
+
+What it does when the store fails, by what the error says:
+
+- StoreFull: give up the ballast, so that deletes can be written; refuse new messages until there is room.
+- StoreUnavailable (EIO, read-only, locked): close, open again every second.
+- StoreDamaged: set the file aside and salvage what can be read into a fresh one (`salvage.py`).
+- StoreNewer: a person must decide; look again every ten seconds.
+
+Meanwhile `admission` says what producers are told: every request gets an answer, at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from loguru import logger
+
+from runtime.adapters.clock import Clock
+from runtime.adapters.store import Loss, MessageStore
+from runtime.adapters.store_errors import StoreError, StoreFull, StoreNewer, StoreUnavailable
+from runtime.config import Config
+from runtime.core.admission import RETRY_FULL_MS, Admission
+from runtime.core.protocol import Code, ProducerKey, Refused
+from runtime.core.quota import Amount, Limit, Policy, Quota, parse_stream_limits
+from runtime.core.settlement import Settled
+from runtime.settings import Store as StoreSettings
+
+LOOK_AT_DISK_S = 1.0
+TRY_OPEN_S = 1.0
+TRY_NEWER_S = 10.0
+BALLAST_BYTES = 4_194_304
+VACUUM_PAGES = 64
+"""256 KiB a step: a few milliseconds, which nobody waits for."""
+KEEP_FREE_PAGES = 1_024
+MAX_INT = 2**62
+PRODUCER_MEMORY_S = 600.0
+
+
+class Storekeeper:
+    """The store while it can be used, and the reason while it cannot."""
+
+    def __init__(self, config: Config, clock: Clock, *, max_pages: int | None = None) -> None:
+        self._clock = clock
+        self._path = config.layout.messages_db
+        self._quota = quota(config)
+        self._max_producers = config.settings.ingest.max_producers
+        self._disk = Disk(self._path.parent, config.settings.store)
+        self._max_pages = max_pages
+        self._store: MessageStore | None = None
+        self._trouble: StoreError | None = StoreUnavailable("the store is not open yet")
+        self._room_bytes = 0
+        self._open_s = self._look_s = 0.0
+        self.keep_house()
+
+    def keep_house(self) -> None:
+        """Whatever is due between commits. Never raises StoreError: trouble is kept for the next request."""
+        now_s = self._clock.boot_s()
+        if self._store is None and now_s >= self._open_s:
+            self._guarded(self._open)
+        if self._store is not None and now_s >= self._look_s:
+            self._look_s = now_s + LOOK_AT_DISK_S
+            self._guarded(self._look_at_disk)
+
+    def rest(self) -> None:
+        """Nobody waits for us: give a little room back to the disk, forget producers long gone."""
+        self._guarded(self._tidy)
+
+    def admission(self, keys: Iterable[ProducerKey]) -> Admission:
+        """What the next commit is decided with. Raises StoreError."""
+        store = self._usable()
+        return Admission(self._quota, store.view(self._room_bytes), store.stamp(), store.known(keys))
+
+    def commit(self, admission: Admission | None, settled: Settled) -> list[Loss]:
+        """On disk when this returns. Raises StoreError, then nothing is."""
+        losses = self._usable().commit(admission, settled)
+        if admission is not None:
+            self._room_bytes -= admission.disk_bytes
+        return losses
+
+    def failed(self, error: StoreError) -> None:
+        """The store raised: do what the error calls for."""
+        logger.bind(error=type(error).__name__).warning("the store: {}", error)
+        self._look_s = 0.0
+        if isinstance(error, StoreFull):
+            self._disk.give_up_ballast()
+            return
+        self._trouble = error
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+        self._open_s = self._clock.boot_s() + (TRY_NEWER_S if isinstance(error, StoreNewer) else TRY_OPEN_S)
+
+    def figures(self) -> dict[str, object]:
+        """For `edgectl status`."""
+        if self._store is None:
+            return {"store": str(self._trouble)}
+        return {"store": "open", "room_bytes": max(0, self._room_bytes), **self._store.figures()}
+
+    def close(self) -> None:
+        if self._store is not None:
+            self._store.close()
+
+    def _usable(self) -> MessageStore:
+        if self._store is None:
+            raise self._trouble or StoreUnavailable()
+        return self._store
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except StoreError as error:
+            self.failed(error)
+
+    def _open(self) -> None:
+        self._store = MessageStore(
+            self._path,
+            self._clock,
+            policies=self._quota.policies(),
+            max_pages=self._max_pages,
+            max_producers=self._max_producers,
+        )
+        self._trouble = None
+        logger.bind(**self._store.figures()).info("the store is open")
+
+    def _look_at_disk(self) -> None:
+        """Free pages inside the file count as room; what others need on this disk does not."""
+        self._room_bytes = self._disk.free_bytes() + self._usable().spare_bytes()
+        self._disk.keep_ballast()
+
+    def _tidy(self) -> None:
+        if self._store is not None:
+            self._store.vacuum(VACUUM_PAGES, KEEP_FREE_PAGES)
+            self._store.forget_producers(PRODUCER_MEMORY_S)
+
+
+class Disk:
+    """The disk under the store: what of it is ours to fill, and a ballast to throw off when it is full."""
+
+    def __init__(self, folder: Path, settings: StoreSettings) -> None:
+        self._folder = folder
+        self._reserve_bytes = settings.min_free_bytes
+        self._reserve_inodes = settings.min_free_inodes
+        self._ballast = folder / "ballast"
+
+    def free_bytes(self) -> int:
+        """What may still be written, beyond the reserve for everybody else. Raises StoreUnavailable."""
+        try:
+            found = os.statvfs(self._folder)
+        except OSError as exc:
+            raise StoreUnavailable(f"cannot look at the disk: {exc.strerror}") from exc
+        if found.f_files and found.f_favail < self._reserve_inodes:
+            return 0
+        return max(0, found.f_bavail * found.f_frsize - self._reserve_bytes)
+
+    def keep_ballast(self) -> None:
+        """Have blocks of our own, to be given up when even deletes find no room."""
+        if self._ballast.exists() or self.free_bytes() < 2 * BALLAST_BYTES:
+            return
+        with contextlib.suppress(OSError), self._ballast.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, BALLAST_BYTES)
+
+    def give_up_ballast(self) -> None:
+        with contextlib.suppress(OSError):
+            self._ballast.unlink(missing_ok=True)
+
+
+def quota(config: Config) -> Quota:
+    """The limits that the configuration sets. Raises ConfigError."""
+    said = config.settings.store
+    every = None
+    if said.stream_max_messages or said.stream_max_bytes:
+        most = Amount(said.stream_max_messages or MAX_INT, said.stream_max_bytes or MAX_INT)
+        every = Limit(most, Policy(said.stream_policy))
+    total = Limit(Amount(said.max_messages, said.max_bytes), Policy(said.policy))
+    return Quota(total, every, parse_stream_limits(said.streams), said.max_streams)
+
+
+def refusal(error: StoreError) -> Refused:
+    """What producers are told while the store fails."""
+    if isinstance(error, StoreFull):
+        return Refused(Code.DISK_FULL, "the disk is full", RETRY_FULL_MS)
+    return Refused(Code.STORE_UNAVAILABLE, f"nothing can be stored now: {error}", RETRY_FULL_MS)

@@ -1,0 +1,318 @@
+"""What to keep of what producers sent, and what to answer: one `Admission` decides one commit.
+
+Pure: what is stored, which sequences are known, how much room there is and what time it is come in as a
+`View`. Nothing here is true before the commit: on failure the whole Admission is thrown away.
+
+Laws, held by `tests/unit/test_admission.py`:
+
+1. A request is kept whole or not at all, in the order of its payloads; requests in the order they came.
+2. A sequence known as stored is answered with its id and not kept again, also within one commit.
+3. Ids grow by one, and no id is given twice.
+4. No limit is exceeded after the commit; what gives way was stored by an earlier commit, is no more
+   important than what it gives way to, and is booked as an eviction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+from runtime.core.message import StreamName
+from runtime.core.protocol import (
+    WARNING_BACKWARDS,
+    WARNING_GAP,
+    Code,
+    Description,
+    Ping,
+    Pong,
+    ProducerKey,
+    Put,
+    Refused,
+    Reply,
+    Request,
+    Stored,
+)
+from runtime.core.quota import TOP_PRIORITY, Amount, Eviction, Levels, Limit, Policy, Quota, Usage
+from runtime.core.sequences import Fate, Sequences
+
+RETRY_FULL_MS = 1_000
+ROW_OVERHEAD_BYTES = 128  # what a row takes on disk beside its payload and texts, generously
+
+
+Payload: TypeAlias = bytes  # under another name: `Row` has a column called bytes
+
+
+class Stamp(NamedTuple):
+    """When and in which boot a commit is decided."""
+
+    wall_s: float | None
+    """None while the clock is not set."""
+    boot_s: float
+    boot: int
+    """The store's number for this boot."""
+
+
+class Row(NamedTuple):
+    """One message as the store writes it. The field order is the column order of table `messages`."""
+
+    id: int
+    stream: int
+    kind: int
+    priority: int
+    ttl_s: float | None
+    stored_wall_s: float | None
+    stored_boot_s: float
+    boot: int
+    batch_id: str | None
+    batch_slice_id: str | None
+    message_id: str | None
+    chunk_id: str | None
+    content_type: str | None
+    properties: str | None
+    key: str | None
+    file: str | None
+    bytes: int
+    payload: Payload
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What stands before this commit."""
+
+    next_id: int
+    streams: Mapping[StreamName, int]
+    next_stream: int
+    levels: Levels
+    total: Amount
+    room_bytes: int
+    """What the disk still takes."""
+    may_meet_producers: int = 1_000
+    """How many producers never met may be taken into memory now."""
+
+
+class _Refusal(Exception):
+    """Leaves the decision on one request; carries the reply."""
+
+    def __init__(self, code: Code, message: str, retry_after_ms: int | None = None) -> None:
+        self.reply = Refused(code, message, retry_after_ms)
+
+
+@dataclass
+class Admission:
+    """The decisions of one commit."""
+
+    quota: Quota
+    view: View
+    stamp: Stamp
+    known: Mapping[ProducerKey, Sequences]
+    """Memory of every keyed producer among the requests that was met before."""
+    rows: list[Row] = field(default_factory=list)
+    producers: dict[ProducerKey, Sequences] = field(default_factory=dict)
+    """Memory that changes with this commit."""
+    new_streams: dict[StreamName, int] = field(default_factory=dict)
+    disk_bytes: int = 0
+    """About what the rows take on disk."""
+
+    def __post_init__(self) -> None:
+        self.next_id = self.view.next_id
+        self._usage = Usage(self.view.levels, self.view.total)
+
+    @property
+    def evictions(self) -> Sequence[Eviction]:
+        return self._usage.evictions
+
+    def decide(self, request: Request) -> Reply:
+        """Keep or refuse one request. The reply may leave when this commit is on disk, not before."""
+        if isinstance(request, Ping):
+            return Pong()
+        booked = len(self._usage.evictions)
+        try:
+            return self._put(request)
+        except _Refusal as refusal:
+            self._usage.withdraw(booked)
+            return refusal.reply
+
+    def _put(self, put: Put) -> Stored:
+        memory = self._memory(put.producer)
+        fresh = self._fresh(put, memory)
+        if not fresh:
+            assert memory is not None
+            return self._stored(put, memory, repeated=len(put.payloads))
+        amounts = _amounts(put, fresh)
+        self._check_streams(amounts)
+        self._make_room(put, amounts)
+        warnings = _warnings(put, memory, fresh)
+        first_id = self._keep(put, fresh, amounts)
+        if memory is None or put.producer is None:
+            return Stored(range(first_id, self.next_id))
+        memory = memory if put.producer in self.producers else memory.copy()
+        self.producers[put.producer] = memory
+        _remember(memory, put.first_sequence, fresh, first_id)
+        return self._stored(put, memory, len(put.payloads) - len(fresh), warnings)
+
+    def _memory(self, key: ProducerKey | None) -> Sequences | None:
+        if key is None:
+            return None
+        found = self.producers.get(key) or self.known.get(key)
+        if found is None:
+            met = sum(1 for met in self.producers if met not in self.known)
+            if met >= self.view.may_meet_producers:
+                raise _Refusal(
+                    Code.TOO_MANY_PRODUCERS,
+                    "too many producers were active lately to remember one more",
+                    RETRY_FULL_MS * 10,
+                )
+            found = Sequences()
+        return found
+
+    def _fresh(self, put: Put, memory: Sequences | None) -> range | list[int]:
+        """Indexes of the payloads that are not stored yet."""
+        everything = range(len(put.payloads))
+        if memory is None or memory.expected is None or put.first_sequence >= memory.expected:
+            return everything
+        fates = [memory.fate(put.first_sequence + index) for index in everything]
+        if Fate.FORGOTTEN in fates:
+            raise _Refusal(
+                Code.SEQUENCE_FORGOTTEN,
+                f"sequences below {memory.floor} are forgotten: whether this was stored cannot be told",
+            )
+        return [index for index, fate in enumerate(fates) if fate is Fate.NEW]
+
+    def _check_streams(self, amounts: Mapping[StreamName, Amount]) -> None:
+        missing = {name for name in amounts if name not in self.view.streams and name not in self.new_streams}
+        if missing and len(self.view.streams) + len(self.new_streams) + len(missing) > self.quota.max_streams:
+            raise _Refusal(
+                Code.TOO_MANY_STREAMS, f"the store holds {self.quota.max_streams} streams", RETRY_FULL_MS * 10
+            )
+
+    def _make_room(self, put: Put, amounts: Mapping[StreamName, Amount]) -> None:
+        """Book the evictions that let `amounts` in, or refuse."""
+        # What gives way must not be more important than anything it gives way to.
+        lowest = min(description.priority for description in put.descriptions)
+        for name, amount in amounts.items():
+            limit = self.quota.of(name)
+            if limit is not None:
+                self._fit(name, self._usage.stream(name), amount, limit, lowest, Code.STREAM_FULL)
+        wanted = Amount(sum(a.messages for a in amounts.values()), sum(a.bytes for a in amounts.values()))
+        total = self.quota.total
+        self._fit(None, self._usage.total, wanted, total, lowest, Code.STORE_FULL)
+        if _disk_bytes(wanted) > self.view.room_bytes - self.disk_bytes:
+            self._evict(None, wanted, total.policy, lowest, Code.DISK_FULL)
+
+    def _fit(
+        self,
+        name: StreamName | None,
+        used: Amount,
+        wanted: Amount,
+        limit: Limit,
+        lowest: int,
+        code: Code,
+    ) -> None:
+        excess = used.plus(wanted).over(limit.most)
+        if excess == (0, 0):
+            return
+        if not limit.most.covers(wanted):
+            raise _Refusal(
+                Code.EXCEEDS_LIMIT, f"the request alone exceeds the limit of {name or 'the store'}"
+            )
+        self._evict(name, excess, limit.policy, lowest, code)
+
+    def _evict(
+        self, name: StreamName | None, amount: Amount, policy: Policy, lowest: int, code: Code
+    ) -> None:
+        where = f"stream {name}" if name else "the disk" if code is Code.DISK_FULL else "the store"
+        if policy is Policy.REJECT:
+            raise _Refusal(code, f"{where} is full", RETRY_FULL_MS)
+        eviction = Eviction(name, policy, lowest if policy is Policy.DROP_LOWEST else TOP_PRIORITY, amount)
+        if not self._usage.can_free(eviction):
+            raise _Refusal(code, f"{where} is full, and nothing in it may give way", RETRY_FULL_MS)
+        self._usage.evict(eviction)
+
+    def _keep(self, put: Put, fresh: Sequence[int], amounts: Mapping[StreamName, Amount]) -> int:
+        """Turn the fresh payloads into rows; return the first id."""
+        first_id = self.next_id
+        shared: dict[int, tuple[Any, ...]] = {}  # by identity: most requests describe all payloads at once
+        for row_id, index in enumerate(fresh, first_id):
+            description, payload = put.descriptions[index], put.payloads[index]
+            columns = shared.get(id(description))
+            if columns is None:
+                columns = shared[id(description)] = self._columns(put, description)
+            key = (
+                f"{put.producer[0]}/{put.producer[1]}/{put.first_sequence + index}" if put.producer else None
+            )
+            size_bytes = len(payload) + description.text_bytes
+            self.rows.append(Row._make((row_id, *columns, key, None, size_bytes, payload)))
+        self.next_id = first_id + len(fresh)
+        for name, amount in amounts.items():
+            self._usage.add(name, amount)
+            self.disk_bytes += _disk_bytes(amount)
+        return first_id
+
+    def _columns(self, put: Put, of: Description) -> tuple[Any, ...]:
+        """The columns of `Row` from stream to properties."""
+        return (
+            self._stream(of.name),
+            int(put.kind),
+            of.priority,
+            of.ttl_s,
+            *self.stamp,
+            of.batch_id,
+            of.batch_slice_id,
+            of.message_id,
+            of.chunk_id,
+            of.content_type,
+            of.properties,
+        )
+
+    def _stream(self, name: StreamName) -> int:
+        number = self.view.streams.get(name) or self.new_streams.get(name)
+        if number is None:
+            number = self.new_streams[name] = self.view.next_stream + len(self.new_streams)
+        return number
+
+    def _stored(
+        self, put: Put, memory: Sequences, repeated: int, warnings: Sequence[tuple[str, str]] = ()
+    ) -> Stored:
+        ids = [memory.id_of(put.first_sequence + index) for index in range(len(put.payloads))]
+        return Stored(ids, repeated, tuple(warnings))
+
+
+def _disk_bytes(amount: Amount) -> int:
+    return amount.bytes + amount.messages * ROW_OVERHEAD_BYTES
+
+
+def _amounts(put: Put, fresh: Sequence[int]) -> dict[StreamName, Amount]:
+    """What the fresh payloads add to each stream."""
+    first = put.descriptions[fresh[0]]
+    if all(put.descriptions[index] is first for index in fresh):
+        size = sum(len(put.payloads[index]) for index in fresh) + first.text_bytes * len(fresh)
+        return {first.name: Amount(len(fresh), size)}
+    amounts: dict[StreamName, Amount] = {}
+    for index in fresh:
+        description = put.descriptions[index]
+        more = Amount(1, len(put.payloads[index]) + description.text_bytes)
+        amounts[description.name] = amounts.get(description.name, Amount()).plus(more)
+    return amounts
+
+
+def _remember(memory: Sequences, first_sequence: int, fresh: Sequence[int], first_id: int) -> None:
+    """Add the fresh sequences as runs."""
+    start = 0
+    for at in range(1, len(fresh) + 1):
+        if at == len(fresh) or fresh[at] != fresh[at - 1] + 1:
+            memory.add(first_sequence + fresh[start], first_sequence + fresh[at - 1], first_id + start)
+            start = at
+
+
+def _warnings(put: Put, memory: Sequences | None, fresh: Sequence[int]) -> list[tuple[str, str]]:
+    """What is odd about the numbering: reported, and stored all the same."""
+    expected = memory.expected if memory is not None else None
+    first = put.first_sequence + fresh[0]
+    if expected is None or first == expected:
+        return []
+    if first > expected:
+        return [
+            (WARNING_GAP, f"expected sequence {expected}, got {first}: {first - expected} never came so far")
+        ]
+    return [(WARNING_BACKWARDS, f"sequence {first} came after {expected - 1}")]

@@ -1,0 +1,78 @@
+"""What a message is once it is stored, and how the store is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
+
+
+class Kind(IntEnum):
+    """What a stored row stands for. The numbers are on disk: never change one."""
+
+    MESSAGE = 0
+    COMPLETE_BATCH = 1
+    COMPLETE_MESSAGE = 2
+
+
+class StreamName(NamedTuple):
+    """A stream. Both names may be left out: the platform fills in its defaults."""
+
+    group: str | None
+    stream: str | None
+
+    def __str__(self) -> str:
+        return f"{self.group or '-'}/{self.stream or '-'}"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """One row of the store as `upload` sees it."""
+
+    id: int
+    """Grows with the order of storing, and is never used again."""
+    stream_group: str | None
+    stream: str | None
+    batch_id: str | None
+    batch_slice_id: str | None
+    message_id: str | None
+    chunk_id: str | None
+    content_type: str | None
+    properties: Mapping[str, str]
+    kind: Kind
+    priority: int
+    """0 (least) to 9 (most important)."""
+    ttl_s: float | None
+    """Worth sending for so long after it was stored; None: for ever."""
+    stored_wall_s: float | None
+    """Unix time of storing; None where the clock was not set then."""
+    stored_boot_s: float
+    """Seconds since boot at storing: comparable under the same `stored_boot_id` only."""
+    stored_boot_id: str
+    payload: bytes
+    key: str
+    """Stable name of the message, the same in every repeat: `producer/boot/sequence`, or `store/id`."""
+    file: str | None = None
+    """Name of a file in the spool that holds the payload; then `payload` is empty."""
+
+    @property
+    def name(self) -> StreamName:
+        return StreamName(self.stream_group, self.stream)
+
+
+@dataclass(frozen=True, slots=True)
+class CorruptRow:
+    """A row that is there and cannot be understood."""
+
+    id: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What waits for the hub. `bytes` counts payloads and what describes them."""
+
+    messages: int
+    bytes: int
+    oldest_id: int | None

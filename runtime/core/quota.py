@@ -1,0 +1,166 @@
+"""How much may be stored, per stream and in all, and what gives way when it is too much.
+
+Usage is counted by (stream, priority), so that "would dropping what is less important make room?" is
+answered without asking the disk. Counting is conservative: an eviction is booked with the least it will
+free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+from runtime.core.message import StreamName
+from runtime.errors import ConfigError
+
+TOP_PRIORITY = 9
+
+
+class Policy(StrEnum):
+    """What happens to a message for which there is no room."""
+
+    REJECT = "reject"
+    DROP_OLDEST = "drop-oldest"
+    DROP_LOWEST = "drop-lowest-priority"
+
+
+class Amount(NamedTuple):
+    """Messages, and the bytes of their payloads and descriptions."""
+
+    messages: int = 0
+    bytes: int = 0
+
+    def plus(self, other: Amount) -> Amount:
+        return Amount(self.messages + other.messages, self.bytes + other.bytes)
+
+    def minus(self, other: Amount) -> Amount:
+        return Amount(self.messages - other.messages, self.bytes - other.bytes)
+
+    def over(self, most: Amount) -> Amount:
+        """By how much this exceeds `most`; never negative."""
+        return Amount(max(0, self.messages - most.messages), max(0, self.bytes - most.bytes))
+
+    def covers(self, other: Amount) -> bool:
+        return self.messages >= other.messages and self.bytes >= other.bytes
+
+
+NOTHING = Amount()
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The most that may be stored, and what gives way."""
+
+    most: Amount
+    policy: Policy = Policy.REJECT
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """All limits in force."""
+
+    total: Limit
+    every_stream: Limit | None = None
+    streams: Mapping[StreamName, Limit] | None = None
+    max_streams: int = 1_000
+
+    def of(self, name: StreamName) -> Limit | None:
+        """The limit of one stream, where it has one."""
+        return (self.streams or {}).get(name, self.every_stream)
+
+    def policies(self) -> tuple[Policy, frozenset[Policy]]:
+        """Of the whole store, and of its streams: which indexes the store needs to evict quickly."""
+        limits = [*(self.streams or {}).values(), *([self.every_stream] if self.every_stream else [])]
+        return self.total.policy, frozenset(limit.policy for limit in limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Eviction:
+    """Remove stored messages, oldest first or least important first, until at least `amount` is free."""
+
+    stream: StreamName | None
+    """None: from the whole store."""
+    policy: Policy
+    max_priority: int
+    """Nothing more important than this goes."""
+    amount: Amount
+
+
+Levels = Mapping[StreamName, Mapping[int, Amount]]
+"""What is stored, by stream and priority."""
+
+
+class Usage:
+    """The book of one commit: what is stored, what it adds, what it evicts."""
+
+    def __init__(self, levels: Levels, total: Amount) -> None:
+        self._levels = levels
+        self.total = total
+        self._added: dict[StreamName, Amount] = {}
+        self.evictions: list[Eviction] = []
+
+    def stream(self, name: StreamName) -> Amount:
+        """What the stream will hold after this commit."""
+        stored = _sum(self._levels.get(name, {}).values())
+        freed = _sum(e.amount for e in self.evictions if e.stream == name)
+        return stored.plus(self._added.get(name, NOTHING)).minus(freed)
+
+    def add(self, name: StreamName, amount: Amount) -> None:
+        self._added[name] = self._added.get(name, NOTHING).plus(amount)
+        self.total = self.total.plus(amount)
+
+    def evict(self, eviction: Eviction) -> None:
+        self.evictions.append(eviction)
+        self.total = self.total.minus(eviction.amount)
+
+    def withdraw(self, evictions: int) -> None:
+        """Take back all evictions but the first `evictions`: the request they were for is refused."""
+        for eviction in self.evictions[evictions:]:
+            self.total = self.total.plus(eviction.amount)
+        del self.evictions[evictions:]
+
+    def can_free(self, asked: Eviction) -> bool:
+        """Whether messages of earlier commits suffice for it, besides what this commit already evicts."""
+        names = self._levels if asked.stream is None else (asked.stream,)
+        available = _sum(
+            amount
+            for name in names
+            for priority, amount in self._levels.get(name, {}).items()
+            if priority <= asked.max_priority
+        )
+        taken = _sum(e.amount for e in self.evictions if e.stream is None or asked.stream in (None, e.stream))
+        return available.minus(taken).covers(asked.amount)
+
+
+def _sum(amounts: Iterable[Amount]) -> Amount:
+    messages = stored_bytes = 0
+    for amount in amounts:
+        messages += amount.messages
+        stored_bytes += amount.bytes
+    return Amount(messages, stored_bytes)
+
+
+def parse_stream_limits(rules: Iterable[str]) -> dict[StreamName, Limit]:
+    """Read `GROUP/STREAM max_messages=N max_bytes=N policy=P` texts; `-` stands for a name left out."""
+    found = {}
+    for rule in rules:
+        name, *words = rule.split()
+        group, slash, stream = name.partition("/")
+        said = dict(word.split("=", 1) for word in words if "=" in word)
+        if not slash or len(said) != len(words) or not said.keys() <= {"max_messages", "max_bytes", "policy"}:
+            raise ConfigError(
+                f"store.streams = {rule!r} must read GROUP/STREAM max_messages=N max_bytes=N policy=P"
+            )
+        try:
+            most = Amount(int(said.get("max_messages", 2**62)), int(said.get("max_bytes", 2**62)))
+            policy = Policy(said.get("policy", Policy.REJECT))
+        except ValueError as exc:
+            raise ConfigError(f"store.streams = {rule!r}: {exc}") from None
+        found[StreamName(_given(group), _given(stream))] = Limit(most, policy)
+    return found
+
+
+def _given(word: str) -> str | None:
+    return None if word in ("", "-") else word

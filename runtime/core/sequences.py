@@ -1,0 +1,138 @@
+"""Which messages of one producer are stored: bounded memory that makes a repeat harmless.
+
+A producer that wants it numbers its messages under a key (producer, boot, sequence). For each (producer,
+boot) ingest remembers, in the commit that stores the messages,
+
+- `seen`: the sequences that are stored, as disjoint closed intervals in ascending order. An honest
+  producer has one interval, `1..n`, however long it runs.
+- `recent`: the latest runs `(first sequence, last sequence, first id)`, to answer a repeat with the same
+  ids.
+- `floor`: sequences below it are forgotten.
+
+Laws, held by `tests/unit/test_sequences.py`:
+
+1. A sequence is called stored only if it was added. Intervals are never merged over a gap, so a message
+   that fell into a gap and comes late is stored.
+2. What was added is never called new again.
+3. Memory is bounded: with more than MAX_INTERVALS gaps the lowest interval goes and the floor rises above
+   it. Below the floor nothing can be proven, so neither "stored" nor "new" is said: such a message is
+   refused, loudly.
+
+Considered and left: only the highest sequence (acknowledges what fell into a gap, without storing it), and
+a unique index over stored messages (forgets with the delivery, and costs a random write per message).
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from enum import Enum
+
+MAX_INTERVALS = 64
+MAX_RECENT = 16  # a REQ socket repeats its latest request only; the rest is for producers that pipeline
+
+
+class Fate(Enum):
+    """What is known of a sequence."""
+
+    NEW = "new"
+    STORED = "stored"
+    FORGOTTEN = "forgotten"
+
+
+class Sequences:
+    """The memory of one (producer, boot)."""
+
+    __slots__ = ("_highs", "_lows", "floor", "recent")
+
+    def __init__(self) -> None:
+        self._lows: list[int] = []
+        self._highs: list[int] = []
+        self.recent: list[tuple[int, int, int]] = []
+        self.floor = 0
+
+    def copy(self) -> Sequences:
+        """An independent copy, to decide on before the commit."""
+        twin = Sequences()
+        twin._lows, twin._highs = self._lows.copy(), self._highs.copy()
+        twin.recent, twin.floor = self.recent.copy(), self.floor
+        return twin
+
+    @property
+    def seen(self) -> list[tuple[int, int]]:
+        return list(zip(self._lows, self._highs, strict=True))
+
+    @property
+    def expected(self) -> int | None:
+        """The sequence after the highest one stored; None for a producer never met."""
+        return self._highs[-1] + 1 if self._highs else None
+
+    def fate(self, sequence: int) -> Fate:
+        """What is known of `sequence`."""
+        if sequence < self.floor:
+            return Fate.FORGOTTEN
+        at = bisect_right(self._lows, sequence) - 1
+        return Fate.STORED if at >= 0 and sequence <= self._highs[at] else Fate.NEW
+
+    def id_of(self, sequence: int) -> int | None:
+        """The id under which a stored sequence was acknowledged, while that is remembered."""
+        for first, last, first_id in reversed(self.recent):
+            if first <= sequence <= last:
+                return first_id + sequence - first
+        return None
+
+    def add(self, first: int, last: int, first_id: int) -> None:
+        """Remember that the new sequences `first..last` are stored under consecutive ids."""
+        self._remember_ids(first, last, first_id)
+        at = bisect_right(self._lows, first)
+        joins_left = at > 0 and self._highs[at - 1] == first - 1
+        joins_right = at < len(self._lows) and self._lows[at] == last + 1
+        if joins_left and joins_right:
+            self._highs[at - 1] = self._highs[at]
+            del self._lows[at], self._highs[at]
+        elif joins_left:
+            self._highs[at - 1] = last
+        elif joins_right:
+            self._lows[at] = first
+        else:
+            self._lows.insert(at, first)
+            self._highs.insert(at, last)
+            self._forget_beyond_bound()
+
+    def _remember_ids(self, first: int, last: int, first_id: int) -> None:
+        if self.recent:
+            run_first, run_last, run_id = self.recent[-1]
+            if run_last + 1 == first and run_id + first - run_first == first_id:
+                self.recent[-1] = (run_first, last, run_id)
+                return
+        self.recent.append((first, last, first_id))
+        del self.recent[:-MAX_RECENT]
+
+    def _forget_beyond_bound(self) -> None:
+        while len(self._lows) > MAX_INTERVALS:
+            self.floor = self._highs[0] + 1
+            del self._lows[0], self._highs[0]
+
+    def pack(self) -> bytes:
+        """The bytes that go to disk: floor, number of intervals, intervals, runs; each a 64 bit integer."""
+        flat = array("q", (self.floor, len(self._lows)))
+        for pair in zip(self._lows, self._highs, strict=True):
+            flat.extend(pair)
+        for run in self.recent:
+            flat.extend(run)
+        return flat.tobytes()
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Sequences:
+        """The inverse of `pack`. Raises ValueError where the bytes are not whole."""
+        flat = array("q")
+        flat.frombytes(packed)
+        if len(flat) < 2 or flat[1] < 0 or (len(flat) - 2 - 2 * flat[1]) % 3 or len(flat) < 2 + 2 * flat[1]:
+            raise ValueError("not the memory of a producer")
+        found, runs_at = cls(), 2 + 2 * flat[1]
+        found.floor = flat[0]
+        found._lows, found._highs = list(flat[2:runs_at:2]), list(flat[3:runs_at:2])
+        found.recent = list(
+            zip(flat[runs_at::3], flat[runs_at + 1 :: 3], flat[runs_at + 2 :: 3], strict=True)
+        )
+        return found

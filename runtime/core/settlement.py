@@ -1,0 +1,126 @@
+"""What becomes of stored messages, as `upload` and `edgectl quarantine` report it to ingest: types and
+codec.
+
+One JSON frame each way. A report is repeated until it is confirmed, and the confirmation is sent after the
+commit that carried it out; carrying it out twice is harmless. Ids travel as closed ranges: deliveries are
+mostly consecutive.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from runtime.errors import Rejected
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Messages that leave the store (or come back to it), by id."""
+
+    delivered: Sequence[int] = ()
+    quarantined: Sequence[tuple[int, str]] = ()
+    """Set aside as undeliverable, with the reason."""
+    dropped: Sequence[tuple[int, str]] = ()
+    """Lost on purpose, with the reason, e.g. `expired`."""
+    requeued: Sequence[int] = ()
+    """Taken from quarantine back to the end of the store, under new ids."""
+    discarded: Sequence[int] = ()
+    """Removed from quarantine for good."""
+
+    def __bool__(self) -> bool:
+        return any((self.delivered, self.quarantined, self.dropped, self.requeued, self.discarded))
+
+    def ids(self) -> set[int]:
+        """Every id that is named."""
+        reasons = (*self.quarantined, *self.dropped)
+        return {*self.delivered, *self.requeued, *self.discarded, *(number for number, _ in reasons)}
+
+    @classmethod
+    def of(cls, reports: Iterable[Settled]) -> Settled:
+        """Several reports as one."""
+        merged = {name: [] for name in FIELDS}  # type: dict[str, list[Any]]
+        for report in reports:
+            for name, entries in merged.items():
+                entries.extend(getattr(report, name))
+        return cls(**merged)
+
+
+FIELDS = tuple(field.name for field in fields(Settled))
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One request on the delivery socket."""
+
+    number: int
+    """Chosen by the reporter; the confirmation repeats it."""
+    settled: Settled = field(default_factory=Settled)
+    damaged: str | None = None
+    """The reader met damage in the store, described so: ingest should salvage it."""
+
+
+def to_ranges(ids: Iterable[int]) -> list[list[int]]:
+    """The ids as ascending closed ranges."""
+    ranges: list[list[int]] = []
+    for number in sorted(set(ids)):
+        if ranges and ranges[-1][1] == number - 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return ranges
+
+
+def _from_ranges(ranges: Any) -> tuple[int, ...]:
+    return tuple(number for first, last in ranges for number in range(int(first), int(last) + 1))
+
+
+def encode_report(report: Report) -> bytes:
+    settled = report.settled
+    said: dict[str, Any] = {
+        "report": report.number,
+        "delivered": to_ranges(settled.delivered),
+        "quarantined": list(settled.quarantined),
+        "dropped": list(settled.dropped),
+        "requeued": to_ranges(settled.requeued),
+        "discarded": to_ranges(settled.discarded),
+        "damaged": report.damaged,
+    }
+    return json.dumps({name: value for name, value in said.items() if value not in ([], None)}).encode()
+
+
+def decode_report(frame: bytes) -> Report:
+    """Raises Rejected where the frame is not a report."""
+    try:
+        said = json.loads(frame)
+        settled = Settled(
+            _from_ranges(said.get("delivered", ())),
+            tuple((int(number), str(reason)) for number, reason in said.get("quarantined", ())),
+            tuple((int(number), str(reason)) for number, reason in said.get("dropped", ())),
+            _from_ranges(said.get("requeued", ())),
+            _from_ranges(said.get("discarded", ())),
+        )
+        damaged = said.get("damaged")
+        return Report(int(said["report"]), settled, None if damaged is None else str(damaged))
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise Rejected(f"not a report: {exc!r}", code="bad_report") from None
+
+
+def encode_confirmation(number: int) -> bytes:
+    return json.dumps({"report": number}).encode()
+
+
+def decode_confirmation(frame: bytes) -> int:
+    return int(json.loads(frame)["report"])
+
+
+def split(settled: Settled, most: int) -> list[Settled]:
+    """The same in parts of at most `most` ids each."""
+    parts = []
+    for name in FIELDS:
+        entries = getattr(settled, name)
+        starts = range(0, len(entries), most)
+        parts.extend(Settled(**{name: tuple(entries[at : at + most])}) for at in starts)
+    return parts

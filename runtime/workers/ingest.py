@@ -1,0 +1,157 @@
+"""ingest: takes messages from producers, stores them, then acknowledges: see `Ingest.turn`.
+
+One thread, one loop, no artificial wait: while one commit waits for the disk the next requests gather,
+so the busier it is, the more share an fsync.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from loguru import logger
+
+from runtime.adapters.bus import STORED, DeliveryDoor, Hints, wait_readable
+from runtime.adapters.clock import Clock, SystemClock
+from runtime.adapters.door import Letter, ProducerDoor
+from runtime.adapters.process import Stop
+from runtime.adapters.status import StatusFile
+from runtime.adapters.store import Loss
+from runtime.adapters.store_errors import StoreError
+from runtime.adapters.storekeeper import Storekeeper, refusal
+from runtime.config import Config
+from runtime.core.admission import Admission
+from runtime.core.protocol import (
+    BadRequest,
+    Code,
+    Limits,
+    Ping,
+    Pong,
+    Put,
+    Refused,
+    Reply,
+    Request,
+    decode_request,
+    encode_reply,
+)
+from runtime.core.settlement import Settled
+
+IDLE_S = 1.0
+
+
+def run(config: Config, stop: Stop) -> None:
+    """Serve producers until asked to stop."""
+    ingest = Ingest(config, stop, SystemClock())
+    try:
+        while not stop.requested():
+            ingest.turn()
+    finally:
+        ingest.close()
+
+
+class Ingest:
+    """The worker's loop, one turn at a time."""
+
+    def __init__(self, config: Config, stop: Stop, clock: Clock) -> None:
+        settings = config.settings.ingest
+        self._stop = stop
+        self._most = (settings.commit_messages, settings.commit_bytes)
+        self._limits = Limits(settings.max_message_bytes, settings.max_request_bytes)
+        self._keeper = Storekeeper(config, clock)
+        self._door = ProducerDoor(
+            config.producer_endpoint(), max_frame_bytes=settings.max_request_bytes, group=settings.group
+        )
+        self._deliveries = DeliveryDoor(config.layout)
+        self._hints = Hints(config.layout, "ingest")
+        self._status = StatusFile(config.layout.status_file("ingest"), "ingest", clock)
+        self._counted: Counter[str] = Counter()
+
+    def turn(self) -> None:
+        """Poll, drain, decide, one commit, reply. Dying in between costs a resend, never a message."""
+        self._keeper.keep_house()
+        self._status.progress({"counted": self._counted, **self._keeper.figures()})
+        wait_readable((self._door.socket, self._deliveries.socket, self._stop), IDLE_S)
+        letters = self._receive()
+        reports = self._deliveries.receive()
+        if not letters and not reports:
+            self._keeper.rest()
+            return
+        replies = self._store(letters, Settled.of(report.settled for _, report in reports))
+        self._acknowledge(letters, replies)  # on disk since the line above: now it may be said
+        if self._settled:
+            self._deliveries.confirm(reports)
+
+    def _receive(self) -> list[tuple[Letter, Request | Refused]]:
+        """What waits, up to the bounds of one commit; a request is taken whole."""
+        found: list[tuple[Letter, Request | Refused]] = []
+        messages = size = 0
+        for letter in self._door.letters():
+            request = _read(letter, self._limits)
+            found.append((letter, request))
+            if isinstance(request, Put):
+                messages += len(request.payloads)
+                size += sum(map(len, request.payloads))
+            if messages >= self._most[0] or size >= self._most[1] or len(found) >= self._most[0]:
+                break
+        return found
+
+    def _store(self, letters: Sequence[tuple[Letter, Request | Refused]], settled: Settled) -> list[Reply]:
+        """One commit for all of it; what may be answered once it is on disk."""
+        self._settled = False
+        keys = {r.producer for _, r in letters if isinstance(r, Put) and r.producer is not None}
+        try:
+            admission = self._keeper.admission(keys)
+            replies = [r if isinstance(r, Refused) else admission.decide(r) for _, r in letters]
+            losses = self._keeper.commit(admission, settled)
+        except StoreError as error:
+            self._keeper.failed(error)
+            self._settle_alone(settled)
+            refused = refusal(error)
+            return [r if isinstance(r, Refused) else _unstored(r, refused) for _, r in letters]
+        self._settled = True
+        self._note(admission, losses)
+        return replies
+
+    def _settle_alone(self, settled: Settled) -> None:
+        """New messages found no room, but what was delivered may leave: that is what makes room."""
+        try:
+            self._note(None, self._keeper.commit(None, settled))
+            self._settled = True
+        except StoreError as error:
+            self._keeper.failed(error)
+
+    def _acknowledge(self, letters: Sequence[tuple[Letter, object]], replies: Sequence[Reply]) -> None:
+        for (letter, _), reply in zip(letters, replies, strict=True):
+            letter.answer(encode_reply(reply))
+            if isinstance(reply, Refused):
+                self._counted[f"refused_{reply.code}"] += 1
+
+    def _note(self, admission: Admission | None, losses: Sequence[Loss]) -> None:
+        if admission is not None and admission.rows:
+            self._counted["stored"] += len(admission.rows)
+            self._hints.tell(STORED)
+        for loss in losses:
+            self._counted[f"lost_{loss.reason}"] += loss.amount.messages
+            logger.bind(stream=str(loss.stream), reason=loss.reason, ids=loss.ranges).warning(
+                "{} messages left the store undelivered", loss.amount.messages
+            )
+
+    def close(self) -> None:
+        self._keeper.close()
+        self._door.close()
+        self._deliveries.close()
+        self._hints.close()
+
+
+def _read(letter: Letter, limits: Limits) -> Request | Refused:
+    """Any frames at all give a request or a refusal."""
+    if letter.frames is None:
+        return Refused(Code.BAD_ENVELOPE, "use a REQ socket, or send an empty frame first")
+    try:
+        return decode_request(letter.frames, limits)
+    except BadRequest as exc:
+        return Refused(Code(exc.code), str(exc))
+
+
+def _unstored(request: Request, refused: Refused) -> Reply:
+    return Pong() if isinstance(request, Ping) else refused
