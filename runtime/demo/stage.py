@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from runtime.adapters.supervisor import Supervisor
-from runtime.devcloud.remote import Remote
 from runtime.config import Config, load
 from runtime.demo.tally import Arrival
+from runtime.devcloud.remote import Remote
 from runtime.errors import EdgeError, Retryable
 from runtime.layout import WORKERS, Layout
 
