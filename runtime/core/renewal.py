@@ -38,6 +38,8 @@ UNKNOWN_AGE_SPREAD_S = 60.0
 
 PAUSE_SHARE = 0.125
 """Longest pause after a failure, as a share of the life that is left."""
+FIRST_PAUSE_SHARE = 1 / 256
+"""Ceiling of half the first pause: who has ten hours left need not ask again in a second."""
 URGENT_PAUSE_S = 5.0
 """Longest pause while the last of the life runs out."""
 EXPIRED_PAUSE_S = 300.0
@@ -154,8 +156,14 @@ def retry_pause_s(
     """Seconds to wait after the failure number `failures` (from 0) to renew a token with `life`."""
     remaining_s = (life.remaining_s(now) if life else 0.0) or 0.0
     ceiling_s = EXPIRED_PAUSE_S if remaining_s <= 0 else max(URGENT_PAUSE_S, PAUSE_SHARE * remaining_s)
+    first_s = max(1.0, min(FIRST_PAUSE_SHARE * remaining_s, policy.retry_max_s))
     return backoff.pause_s(
-        failures, draw, max_s=min(ceiling_s, policy.retry_max_s), floor_s=1.0, retry_after_s=retry_after_s
+        failures,
+        draw,
+        base_s=first_s,
+        max_s=min(ceiling_s, policy.retry_max_s),
+        floor_s=1.0,
+        retry_after_s=retry_after_s,
     )
 
 
