@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import select
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import requests
+import zmq
 
 from runtime.adapters.hub import Hub, HubOptions
 from runtime.adapters.identity import IdentityStore
+from runtime.adapters.store_reader import StoreReader
 from runtime.core.answer import Grant, Registration
 from runtime.core.connection_string import parse
 from runtime.core.credentials import HubCredentials
 from runtime.core.enrolment import Enrolment
 from runtime.core.line import Acked, Closed, Connected, LineEvent, Lost
+from runtime.core.message import StoredMessage
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
+from runtime.errors import Retryable
 from runtime.layout import Layout
-from tests.harness import Cloud
+from tests.harness import Cloud, Home, eventually
 
 
 def register(cloud: Cloud, device: str | None = None) -> HubCredentials:
@@ -83,3 +89,74 @@ def acked(events: Iterable[LineEvent]) -> list[object]:
 
 def losses(events: Iterable[LineEvent]) -> list[Lost]:
     return [e for e in events if isinstance(e, Lost)]
+
+
+def put(home: Home, header: dict[str, Any], *payloads: bytes) -> list[int]:
+    """One request to ingest over a plain REQ socket; the ids it stored."""
+    socket = zmq.Context.instance().socket(zmq.REQ)
+    socket.linger = 0
+    try:
+        socket.connect(home.config.producer_endpoint())
+        socket.send_multipart([json.dumps(header).encode(), *payloads])
+        assert socket.poll(20_000), "ingest does not answer"
+        reply = json.loads(socket.recv())
+        assert reply["ok"], reply
+        return list(reply["ids"])
+    finally:
+        socket.close(0)
+
+
+def backlog(home: Home) -> int:
+    """Messages that the store still has; -1 while it cannot be read."""
+    reader = StoreReader(home.layout.messages_db)
+    try:
+        return reader.backlog().messages
+    except Retryable:
+        return -1
+    finally:
+        reader.close()
+
+
+def quarantined(home: Home) -> dict[bytes, str]:
+    """Payload and reason of what was set aside."""
+    reader = StoreReader(home.layout.messages_db)
+    try:
+        return {
+            aside.message.payload if isinstance(aside.message, StoredMessage) else b"": aside.reason
+            for aside in reader.quarantine(limit=10_000)
+        }
+    finally:
+        reader.close()
+
+
+def uploading(home: Home, cloud: Cloud, toml: str = "", **more: str) -> HubCredentials:
+    """A registered device with ingest and upload at work."""
+    home.write_config(cloud.config_toml(upload=toml, **more))
+    credentials = register(cloud)
+    put_in_force(home.layout, credentials)
+    home.start_worker("ingest")
+    home.start_worker("upload")
+    eventually(lambda: home.layout.messages_db.exists(), 20, "ingest starts")
+    return credentials
+
+
+def check_arrivals(cloud: Cloud, payloads: Iterable[bytes], streams: str = "stream-name") -> None:
+    """Everything is there, first arrivals in order within each stream, repeats under known ids."""
+    wanted = list(payloads)
+    first: dict[str, bytes] = {}
+    for message in cloud.messages():
+        if message.message_id.startswith("probe:"):
+            continue
+        known = first.setdefault(message.message_id, message.payload)
+        assert known == message.payload, "two messages under one id"
+    assert sorted(first.values()) == sorted(wanted)
+    order: dict[str, list[bytes]] = {}
+    seen: set[str] = set()
+    for message in cloud.messages():
+        if message.message_id not in seen and not message.message_id.startswith("probe:"):
+            seen.add(message.message_id)
+            order.setdefault(message.properties.get(streams, ""), []).append(message.payload)
+    position = {payload: n for n, payload in enumerate(wanted)}
+    for stream, arrived in order.items():
+        places = [position[payload] for payload in arrived]
+        assert places == sorted(places), f"stream {stream}: {arrived[:10]}"

@@ -19,6 +19,7 @@ from runtime.adapters.hub import Hub, HubOptions
 from runtime.adapters.identity import IdentityReader
 from runtime.adapters.process import Stop
 from runtime.adapters.status import StatusFile
+from runtime.adapters.store_errors import StoreDamaged
 from runtime.adapters.store_reader import StoreReader
 from runtime.config import Config
 from runtime.core.credentials import HubCredentials
@@ -45,17 +46,18 @@ MOST_UNCONFIRMED = 50_000
 
 def run(config: Config, stop: Stop) -> None:
     """Until asked to stop."""
-    upload = Uploader(config)
+    upload = Uploader(config, stop)
     upload.look()
     while not stop.requested():
         faulthandler.dump_traceback_later(HUNG_S, exit=True)
-        upload.turn(stop)
+        upload.turn()
 
 
 class Uploader:
     """One turn after another."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, stop: Stop) -> None:
+        self._stop = stop
         layout, settings = config.layout, config.settings.upload
         self._config = config
         self._clock = SystemClock()
@@ -75,11 +77,11 @@ class Uploader:
         self._look_at_s = 0.0
         self._counts = {"delivered": 0, "quarantined": 0, "dropped": 0}
 
-    def turn(self, stop: Stop) -> None:
+    def turn(self) -> None:
         """Wait for something to happen, and do what follows from it."""
         now = self._clock.boot_s()
         wait_s = min(TURN_S, self._delivery.wait_s(now), max(0.0, self._look_at_s - now))
-        heard = self._hints.wait(wait_s, also=[stop, self._hub, self._reporter.socket])
+        heard = self._hints.wait(wait_s, also=[self._stop, self._hub, self._reporter.socket])
         now = self._clock.boot_s()
         if IDENTITY_CHANGED in heard or now >= self._look_at_s:
             self.look()
@@ -112,6 +114,12 @@ class Uploader:
             return
         try:
             found = self._store.after(self._read_up_to, room, room_bytes)
+        except StoreDamaged as exc:
+            logger.error("the store is damaged, ingest has to salvage it: {}", exc)
+            self._reporter.report_damage(str(exc))
+            self._store.close()
+            self._stop.wait(TURN_S)
+            return
         except Retryable as exc:
             logger.debug("store: {}", exc)
             return
