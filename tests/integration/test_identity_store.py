@@ -1,0 +1,206 @@
+"""identity.db: tokens are there after a crash, are nobody else's to read, and survive two writers."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from runtime.adapters.identity import Identity, IdentityReader, IdentityStore
+from runtime.core.answer import Grant, Outcome, Registration
+from runtime.core.enrolment import Enrolment, Phase
+from runtime.core.moment import Moment
+from runtime.core.renewal import Pace, Task
+from runtime.core.secret import Secret
+from runtime.errors import NeedsHuman
+from runtime.layout import Layout
+from tests.harness import Home
+
+NOW = Moment(1_800_000_000.5, 1000.25, "boot")
+DONE = Enrolment(Phase.PROVISIONED, "basis", at=NOW)
+
+
+def grant(text: str, lifetime_s: float | None = 3600.0) -> Grant:
+    return Grant(Secret(text), lifetime_s)
+
+
+def registration(sas: str, remaining_s: float | None = None) -> Registration:
+    return Registration("hub", "w:dev", 600.0, Secret(sas), token_remaining_s=remaining_s)
+
+
+@pytest.fixture
+def layout(home: Home) -> Layout:
+    return home.layout
+
+
+@pytest.fixture
+def store(layout: Layout) -> IdentityStore:
+    return IdentityStore(layout)
+
+
+def texts(identity: Identity) -> dict[str, str | None]:
+    return {
+        kind: token.secret.reveal() if token else None
+        for kind, token in (
+            ("registration", identity.registration),
+            ("parent", identity.parent),
+            ("sas", identity.sas),
+        )
+    }
+
+
+def test_a_device_that_was_never_provisioned_has_an_empty_identity_and_no_file(layout: Layout) -> None:
+    assert IdentityReader(layout).hub_credentials() is None
+    assert IdentityReader(layout).read() == Identity(Enrolment())
+    assert not layout.identity_db.exists()
+
+
+def test_everything_that_was_saved_is_read_back(store: IdentityStore, layout: Layout) -> None:
+    record = Enrolment(Phase.PENDING, "b", "op", "CODE", Outcome.TIMED_OUT, "slow", 3, NOW, 7.5)
+    store.save_enrolment(record)
+    assert IdentityReader(layout).read().enrolment == record
+    store.save_provisioned(DONE, grant("rt"), NOW, 0.25)
+    store.save_registered(1, registration("sas-1", 1800.0), NOW, 0.75)
+    pace = Pace(2, NOW, 30.0, Outcome.THROTTLED, "too many")
+    store.save_pace(Task.REFRESH, pace)
+    store.save_skew(-12.5)
+    found = IdentityReader(layout).read()
+    assert texts(found) == {"registration": "rt", "parent": None, "sas": "sas-1"}
+    assert found.registration is not None and found.registration.life.remaining_s(NOW) == 1800
+    assert found.registration.life.draw == 0.25, "the draw is made once per token and kept"
+    assert (found.paces, found.skew_s) == ({Task.REFRESH: pace}, -12.5)
+    credentials = IdentityReader(layout).hub_credentials()
+    assert credentials is not None and credentials.sas == Secret("sas-1")
+    assert (credentials.hub_host, credentials.device_id, credentials.generation) == ("hub", "w:dev", 1)
+
+
+def test_the_parent_stays_known_until_its_child_has_registered(store: IdentityStore) -> None:
+    store.save_provisioned(DONE, grant("first"), NOW, 0.5)
+    store.save_registered(1, registration("sas-1"), NOW, 0.5)
+    assert store.save_refreshed(1, grant("second"), NOW, 0.5)
+    assert texts(store.read()) == {"registration": "second", "parent": "first", "sas": "sas-1"}
+    assert store.save_registered(2, registration("sas-2"), NOW, 0.5)
+    assert texts(store.read()) == {"registration": "second", "parent": None, "sas": "sas-2"}
+
+
+def test_a_dead_child_leaves_its_parent_and_a_refresh_with_it_heals(store: IdentityStore) -> None:
+    store.save_provisioned(DONE, grant("first"), NOW, 0.5)
+    store.save_refreshed(1, grant("second"), NOW, 0.5)
+    store.drop_registration(2)
+    assert texts(store.read()) == {"registration": None, "parent": "first", "sas": None}
+    assert store.save_refreshed(1, grant("third"), NOW, 0.5)
+    assert texts(store.read()) == {"registration": "third", "parent": "first", "sas": None}
+
+
+def test_an_answer_to_a_token_that_was_replaced_meanwhile_is_dropped(store: IdentityStore) -> None:
+    store.save_provisioned(DONE, grant("old"), NOW, 0.5)
+    store.save_provisioned(DONE, grant("new"), NOW, 0.5)
+    assert not store.save_refreshed(1, grant("child of old"), NOW, 0.5)
+    assert not store.save_registered(1, registration("sas of old"), NOW, 0.5)
+    store.save_refused(1)
+    found = store.read()
+    assert texts(found) == {"registration": "new", "parent": None, "sas": None} and not found.token_refused
+
+
+def test_the_sas_in_force_stays_in_force_while_the_device_is_provisioned_again(store: IdentityStore) -> None:
+    store.save_provisioned(DONE, grant("old"), NOW, 0.5)
+    store.save_registered(1, registration("sas-1"), NOW, 0.5)
+    store.drop_registration(1)
+    store.save_provisioned(DONE, grant("new"), NOW, 0.5)
+    credentials = store.hub_credentials()
+    assert credentials is not None and credentials.sas == Secret("sas-1")
+
+
+def test_generations_only_ever_grow_even_over_a_reset(store: IdentityStore) -> None:
+    store.save_provisioned(DONE, grant("one"), NOW, 0.5)
+    store.save_registered(1, registration("sas"), NOW, 0.5)
+    store.reset()
+    assert store.hub_credentials() is None
+    store.save_provisioned(DONE, grant("two"), NOW, 0.5)
+    store.save_registered(2, registration("sas"), NOW, 0.5)
+    credentials = store.hub_credentials()
+    assert credentials is not None and credentials.generation > 1
+
+
+def test_the_database_is_for_its_owner_alone(store: IdentityStore, layout: Layout) -> None:
+    assert stat.S_IMODE(layout.identity_db.stat().st_mode) == 0o600
+    assert stat.S_IMODE(layout.state.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(("what", "mode"), [("identity_db", 0o640), ("state", 0o755)])
+def test_tokens_that_others_could_read_are_refused_with_the_remedy(
+    what: str, mode: int, store: IdentityStore, layout: Layout
+) -> None:
+    path: Path = getattr(layout, what)
+    path.chmod(mode)
+    for touch in (IdentityReader(layout).read, lambda: IdentityStore(layout), lambda: store.save_skew(1)):
+        with pytest.raises(NeedsHuman, match="open to others") as caught:
+            touch()
+        assert caught.value.hint.startswith("chmod ")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_database_of_somebody_else_is_refused(store: IdentityStore, layout: Layout) -> None:
+    os.chown(layout.identity_db, 12345, 12345)
+    os.chown(layout.state, 12345, 12345)
+    child = os.fork()
+    if child == 0:  # as an ordinary user, who must be able to come that far
+        os.setuid(54321)
+        try:
+            IdentityReader(layout).read()
+        except (NeedsHuman, PermissionError):
+            os._exit(0)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_deleted_token_is_gone_from_the_file_too(store: IdentityStore, layout: Layout) -> None:
+    store.save_provisioned(DONE, grant("a-token-to-be-forgotten"), NOW, 0.5)
+    assert b"a-token-to-be-forgotten" in layout.identity_db.read_bytes()
+    store.reset()
+    for path in layout.state.iterdir():
+        assert b"a-token-to-be-forgotten" not in path.read_bytes(), path
+
+
+def test_two_writers_at_once_neither_fail_nor_lose_a_write(layout: Layout) -> None:
+    IdentityStore(layout).save_provisioned(DONE, grant("t"), NOW, 0.5)
+    failed: list[BaseException] = []
+
+    def write(task: Task) -> None:
+        try:
+            mine = IdentityStore(layout)
+            for n in range(40):
+                mine.save_pace(task, Pace(n + 1, NOW, 1.0, Outcome.CUT, ""))
+        except BaseException as exc:
+            failed.append(exc)
+
+    writers = [threading.Thread(target=write, args=(task,)) for task in Task]
+    for one in writers:
+        one.start()
+    for one in writers:
+        one.join(60)
+    assert failed == []
+    assert {t: p.failures for t, p in (IdentityReader(layout).read().paces or {}).items()} == dict.fromkeys(
+        Task, 40
+    )
+
+
+def test_a_writer_killed_in_a_transaction_leaves_the_state_before_it(layout: Layout) -> None:
+    store = IdentityStore(layout)
+    store.save_provisioned(DONE, grant("kept"), NOW, 0.5)
+    child = os.fork()
+    if child == 0:
+        db = sqlite3.connect(layout.identity_db, isolation_level=None)
+        db.execute("PRAGMA cache_size = 0")  # pages go to the file before the commit: a hot journal stays
+        db.execute("BEGIN IMMEDIATE")
+        db.execute("UPDATE tokens SET text = 'half'")
+        db.execute("CREATE TABLE bulk AS SELECT randomblob(500000) AS b")
+        os.kill(os.getpid(), 9)
+    os.waitpid(child, 0)
+    assert (layout.state / "identity.db-journal").exists()
+    assert texts(IdentityReader(layout).read())["registration"] == "kept"
+    store.save_skew(1.0)
