@@ -1,0 +1,221 @@
+"""The provisioning worker against a platform that says what the test wants, and files that come and go."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from runtime.adapters.bus import IDENTITY_CHANGED, Hints
+from runtime.adapters.identity import IdentityReader
+from runtime.adapters.platform import CANCELLED
+from runtime.adapters.process import Stop
+from runtime.adapters.status import read_status
+from runtime.core.answer import Outcome
+from runtime.core.enrolment import Phase
+from runtime.workers.provisioning import Clerk
+from tests.harness import Home, eventually
+from tests.integration import scripted as s
+from tests.integration.scripted import Asked, Says, Scripted, scripted
+
+BEGUN = Says(200, {"provisioningOperationId": "op-1", "verificationCode": "AB-12", "expirationTime": None})
+GRANTED = Says(200, {"registrationToken": "the-registration-token", "expirationTime": None})
+
+
+class Bench:
+    """One worker, turned by hand."""
+
+    def __init__(self, home: Home, server: Scripted, folder: Path) -> None:
+        self.home, self.server = home, server
+        self.token_file = folder / "token"
+        self.token_file.write_text("the-provisioning-token\n")
+        self.configure()
+        self.hints = Hints(home.layout, "provisioning")
+        self.stop = Stop()
+        self.clerk = Clerk(home.config, self.stop, self.hints)
+
+    def configure(self, device_id: str = "dev-1") -> None:
+        self.home.write_config(
+            f'[device]\nid = "{device_id}"\n[platform]\ninstance = "{self.server.instance}"\n'
+            f'ca_file = "{self.server.ca_file}"\nprovisioning_token_file = "{self.token_file}"\n'
+            "timeout_s = 0.5\n"
+            "[provisioning]\npoll_s = 0.1\nretry_max_s = 1\ncancelled_pause_s = 30\n"
+        )
+
+    def restart(self) -> None:
+        """As after a crash: nothing is left but the disk."""
+        self.clerk = Clerk(self.home.config, self.stop, self.hints)
+
+    def phase(self) -> Phase:
+        return IdentityReader(self.home.layout).read().enrolment.phase
+
+    def turn_until(self, phase: Phase) -> None:
+        def turned() -> bool:
+            self.clerk.turn()
+            return self.phase() is phase
+
+        eventually(turned, 10, f"provisioning is {phase.name}")
+
+    def calls(self) -> list[str]:
+        return [asked.path.rpartition("/")[2] for asked in self.server.asked]
+
+
+@pytest.fixture
+def bench(home: Home, folder: Path) -> Iterator[Bench]:
+    with scripted(folder) as server:
+        made = Bench(home, server, folder)
+        with closing(made.hints):
+            yield made
+
+
+def script(**answers: Says) -> s.Script:
+    return lambda asked: answers[asked.path.rpartition("/")[2]]
+
+
+def test_a_device_shows_its_code_waits_for_approval_and_is_provisioned(bench: Bench) -> None:
+    bench.server.answer = script(init=BEGUN, complete=Says(202, b""))
+    code_file = bench.home.layout.run / "verification-code"
+    bench.turn_until(Phase.PENDING)
+    bench.clerk.turn()
+    assert code_file.read_text() == "AB-12\n"
+    told = read_status(bench.home.layout.status_file("provisioning"))
+    assert told is not None
+    assert (told["state"], told["verification_code"]) == ("waiting for approval", "AB-12")
+    with closing(Hints(bench.home.layout, "refresh", ["provisioning"])) as listener:
+        bench.server.answer = script(init=BEGUN, complete=GRANTED)
+
+        def heard() -> bool:
+            bench.clerk.turn()
+            return IDENTITY_CHANGED in listener.heard()
+
+        eventually(lambda: bench.phase() is Phase.PROVISIONED or heard() or None, 10)
+    bench.clerk.turn()
+    assert not code_file.exists()
+    registration = IdentityReader(bench.home.layout).read().registration
+    assert registration is not None and registration.secret.reveal() == "the-registration-token"
+    assert bench.server.asked[0].body == {"deviceId": "dev-1"}
+    assert bench.calls()[0] == "init" and set(bench.calls()[1:]) == {"complete"}
+
+
+def test_a_worker_killed_between_complete_and_saving_completes_again(bench: Bench) -> None:
+    bench.server.answer = script(init=BEGUN, complete=Says(202, b""))
+    bench.turn_until(Phase.PENDING)
+    bench.server.answer = script(complete=Says(raw=s.cut_within))  # approved, but we never got to keep it
+    eventually(lambda: (bench.clerk.turn(), "complete" in bench.calls())[1])
+    bench.restart()
+    bench.server.answer = script(complete=GRANTED)
+    bench.turn_until(Phase.PROVISIONED)
+    assert bench.calls().count("init") == 1
+    assert {asked.body["provisioningOperationId"] for asked in bench.server.asked[1:]} == {"op-1"}
+
+
+def test_a_cancelled_operation_is_told_and_not_begun_again_in_a_hurry(bench: Bench) -> None:
+    bench.server.answer = script(init=BEGUN, complete=Says(410, {"type": CANCELLED, "detail": "by Eve"}))
+    bench.turn_until(Phase.CANCELLED)
+    bench.restart()
+    assert bench.clerk.turn() > 25
+    told = read_status(bench.home.layout.status_file("provisioning"))
+    assert told is not None and told["state"] == "cancelled by the operator" and "by Eve" in told["reason"]
+    assert bench.calls().count("init") == 1
+
+
+def test_an_expired_operation_is_begun_again_with_a_new_code(bench: Bench) -> None:
+    bench.server.answer = script(init=BEGUN, complete=Says(410, {"type": "/problems/expired"}))
+    bench.turn_until(Phase.PENDING)
+    bench.turn_until(Phase.FRESH)
+    second = Says(200, {**BEGUN.body, "provisioningOperationId": "op-2", "verificationCode": "CD-34"})
+    bench.server.answer = script(init=second, complete=Says(202, b""))
+    bench.turn_until(Phase.PENDING)
+    assert IdentityReader(bench.home.layout).read().enrolment.verification_code == "CD-34"
+
+
+def test_a_rejected_wish_waits_for_another_configuration(bench: Bench) -> None:
+    bench.server.answer = script(init=Says(400, {"detail": "dev-1 is taken"}))
+    bench.turn_until(Phase.REJECTED)
+    bench.restart()
+    for _ in range(5):
+        bench.clerk.turn()
+    assert bench.calls() == ["init"]
+    told = read_status(bench.home.layout.status_file("provisioning"))
+    assert told is not None and "dev-1 is taken" in told["reason"]
+    bench.configure(device_id="dev-2")
+    bench.restart()
+    bench.server.answer = script(init=BEGUN, complete=Says(202, b""))
+    bench.turn_until(Phase.PENDING)
+    assert bench.server.asked[1].body == {"deviceId": "dev-2"}
+
+
+def test_a_refused_token_waits_and_a_new_one_in_the_file_is_taken_without_a_restart(bench: Bench) -> None:
+    def answer(asked: Asked) -> Says:
+        return BEGUN if asked.headers["Authorization"].endswith("another-token") else Says(401, {})
+
+    bench.server.answer = answer
+    bench.turn_until(Phase.TOKEN_REFUSED)
+    bench.token_file.write_text("another-token")
+    bench.turn_until(Phase.PENDING)
+
+
+def test_a_token_that_comes_late_is_enough(bench: Bench) -> None:
+    bench.token_file.unlink()
+    bench.clerk.turn()
+    told = read_status(bench.home.layout.status_file("provisioning"))
+    assert told is not None and told["state"] == "no provisioning token"
+    bench.server.answer = script(init=BEGUN, complete=Says(202, b""))
+    bench.token_file.write_text("the-provisioning-token")
+    bench.turn_until(Phase.PENDING)
+
+
+@pytest.mark.parametrize(
+    ("says", "outcome"),
+    [
+        (Says(423, {}), Outcome.DISABLED),
+        (Says(429, {}), Outcome.THROTTLED),
+        (Says(503, b"<html>"), Outcome.UNAVAILABLE),
+        (Says(200, b"[]"), Outcome.GARBLED),
+        (Says(raw=s.hang), Outcome.TIMED_OUT),
+        (Says(raw=s.cut_before), Outcome.CUT),
+    ],
+    ids=lambda one: one.name if isinstance(one, Outcome) else "",
+)
+def test_weather_is_named_waited_out_and_keeps_the_operation(
+    says: Says, outcome: Outcome, bench: Bench
+) -> None:
+    bench.server.answer = script(init=BEGUN, complete=says)
+    bench.turn_until(Phase.PENDING)
+    eventually(
+        lambda: (bench.clerk.turn(), IdentityReader(bench.home.layout).read().enrolment.trouble)[1], 10
+    )
+    found = IdentityReader(bench.home.layout).read().enrolment
+    assert (found.trouble, found.phase, found.operation_id) == (outcome, Phase.PENDING, "op-1")
+    assert found.pause_s > 0
+    bench.server.answer = script(complete=GRANTED)
+    bench.turn_until(Phase.PROVISIONED)
+
+
+def test_retry_after_is_honoured_over_a_restart(bench: Bench) -> None:
+    bench.server.answer = script(init=Says(429, {}, {"Retry-After": "60"}))
+    bench.clerk.turn()
+    bench.restart()
+    assert bench.clerk.turn() > 55
+    assert bench.calls() == ["init"]
+
+
+def test_a_stop_in_the_middle_of_a_call_ends_it_at_once(bench: Bench) -> None:
+    bench.server.answer = script(init=Says(raw=s.hang))
+    bench.stop.ask()
+    began_s = time.monotonic()
+    bench.clerk.turn()
+    assert time.monotonic() - began_s < 0.45, "sooner than the call's own deadline"
+    assert bench.phase() is Phase.FRESH
+
+
+def test_a_device_without_a_platform_waits_visibly(home: Home) -> None:
+    with closing(Hints(home.layout, "provisioning")) as hints:
+        clerk = Clerk(home.config, Stop(), hints)
+        assert clerk.turn() > 0
+    told = read_status(home.layout.status_file("provisioning"))
+    assert told is not None
+    assert (told["state"], told["reason"]) == ("no platform configured", "platform.instance is not set")
