@@ -1,4 +1,4 @@
-"""The generated part of README.md. `python -m tests.readme` writes it; a test says when that was forgotten."""
+"""The generated part of README.md. `python -m tests.readme` writes it."""
 
 from __future__ import annotations
 
