@@ -1,8 +1,8 @@
 """How much the stand-in hub takes, so that it is never what another benchmark measures.
 
 The hub runs in a process of its own; the client here does as little as a client can: packets encoded
-beforehand, one TLS record each (as paho sends them), PUBACKs only counted. The limit beside it is the same client
-against a process that answers without MQTT, loop or database: what TLS and sockets give on this machine.
+beforehand, one TLS record each (as paho sends them), PUBACKs only counted. The limit beside it is the same
+client against one that answers without MQTT, loop or database: what TLS and sockets of this machine give.
 """
 
 from __future__ import annotations

@@ -26,6 +26,14 @@ class AckLine:
             self._last_due_s = max(now_s + delay_s, self._last_due_s + spacing_s)
             self._owed.append((self._last_due_s, packet_id))
 
+    def hurry(self, now_s: float, delay_s: float, per_s: float | None) -> None:
+        """Other rules hold from now on: whoever would leave earlier under them does."""
+        before, self._owed, self._last_due_s = self._owed, deque(), float("-inf")
+        self.owe((packet_id for _, packet_id in before), now_s, delay_s, per_s)
+        pairs = zip(before, self._owed, strict=True)
+        self._owed = deque((min(old_s, new_s), packet_id) for (old_s, packet_id), (new_s, _) in pairs)
+        self._last_due_s = self._owed[-1][0] if self._owed else float("-inf")
+
     def due(self, now_s: float, most: int) -> list[int]:
         """Take what may leave now, at most `most`."""
         found: list[int] = []

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from runtime.devcloud import topics
 from runtime.devcloud.acks import PATIENCE_S, AckLine
+from runtime.devcloud.certificates import shown_by
 from runtime.devcloud.dialogue import Dialogue
 from runtime.devcloud.mqtt import Decoder, Malformed, encode, puback
 from runtime.devcloud.packets import Bare, Connack, Connect, Kind, Packet, Publish
@@ -49,6 +50,7 @@ class Connection(asyncio.Protocol):
         self._idle_limit_s = CONNECT_WITHIN_S
         self._expires_at_s: float | None = None
         self._acks = AckLine()
+        self._acks_follow = hub.faults
         self._ack_timer: asyncio.TimerHandle | None = None
         self._messages = 0
         self._unheard = b""  # came in during a silence
@@ -120,6 +122,7 @@ class Connection(asyncio.Protocol):
             self.end("nothing heard for 1.5 times the keep-alive" if self._dialogue else "no CONNECT came")
         else:
             self._speak_again()
+            self._follow_faults()
             self._pump()
 
     # -- hearing -----------------------------------------------------------------------------------------
@@ -158,12 +161,12 @@ class Connection(asyncio.Protocol):
         self._idle_limit_s = min(packet.keep_alive_s * 1.5 or LONGEST_IDLE_S, LONGEST_IDLE_S)
         if packet.will is not None:
             self._will = topics.last_will(self.device_id, packet.will)
-        present, session = self._hub.welcome(self, self.device_id, packet.clean_session)
+        session = self._hub.welcome(self, self.device_id, packet.clean_session)
         self._dialogue = Dialogue(
             self._hub.cloud, self.device_id, session, self.number, self._send, self._arrived
         )
         self._unsubscribe = self._hub.cloud.subscribe(self.device_id, self._dialogue.happened)
-        self._send(Connack(0, present))
+        self._send(Connack(0, session.present))
         self._dialogue.send_commands()
 
     def _answer(self, packet: Connect, now_s: float) -> Admitted | Refused:
@@ -179,7 +182,9 @@ class Connection(asyncio.Protocol):
             password = None if packet.password is None else packet.password.decode()
         except UnicodeDecodeError:
             return Refused(4, "password is not text")
-        return self._hub.cloud.authenticate(packet.client_id, packet.username, password, now_s)
+        return self._hub.cloud.authenticate(
+            packet.client_id, packet.username, password, now_s, shown_by(self._transport)
+        )
 
     def _is_poison(self, payload: bytes) -> bool:
         poison = self._hub.faults.poison
@@ -199,12 +204,24 @@ class Connection(asyncio.Protocol):
         """Their messages are recorded: send the PUBACKs, when and if the faults allow."""
         if self._ended:
             return
+        self._follow_faults()
         faults, now_s = self._hub.faults, self._loop.time()
         self._acks.owe(packet_ids, now_s, faults.ack_delay_ms / 1000, faults.throttle_per_s)
         if faults.throttle_per_s and self._acks.lag_s(now_s) > PATIENCE_S:
             self.end("throttled, and too many messages in flight")
         else:
             self._pump()
+
+    def _follow_faults(self) -> None:
+        """The faults may have changed: what is owed does not wait for a delay that is over."""
+        faults = self._hub.faults
+        if faults is self._acks_follow:
+            return
+        self._acks_follow = faults
+        self._acks.hurry(self._loop.time(), faults.ack_delay_ms / 1000, faults.throttle_per_s)
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
+            self._ack_timer = None
 
     def _pump(self) -> None:
         """Send every PUBACK whose time has come, and wake up for the next."""

@@ -5,24 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from runtime.devcloud import topics
 from runtime.devcloud.mqtt import Malformed
 from runtime.devcloud.packets import Ack, Bare, Kind, Packet, Publish, Suback, Subscribe, Unsubscribe
+from runtime.devcloud.sessions import Session
 from runtime.devcloud.state import Cloud
 from runtime.devcloud.topics import Channel, MethodAnswer, ReportedPatch, Telemetry, TwinGet
 from runtime.devcloud.values import CommandsWaiting, DesiredChange, Event, MethodCall, Received, Refused
-
-
-@dataclass(slots=True)
-class Session:
-    """What outlives a connection with clean session 0."""
-
-    channels: dict[Channel, int] = field(default_factory=dict)
-    """What the device listens to, and at which QoS."""
-    sent: set[int] = field(default_factory=set)
-    """Commands that were sent and not acknowledged: sent again with DUP."""
 
 
 class Dialogue:
@@ -62,7 +52,7 @@ class Dialogue:
                 self._subscribed(packet)
             case Unsubscribe(packet_id, filters):
                 for name in filters:
-                    self._session.channels.pop(topics.channel(self._device_id, name), None)
+                    self._session.ignore(topics.channel(self._device_id, name))
                 self._send(Ack(Kind.UNSUBACK, packet_id))
             case _:
                 raise Malformed(f"a device does not send {packet} here")
@@ -107,15 +97,16 @@ class Dialogue:
             self._tell(Channel.TWIN_RESULTS, topics.twin_result_topic(204, request_id, answer), b"")
 
     def _subscribed(self, packet: Subscribe) -> None:
-        granted = {topics.channel(self._device_id, name): min(qos, 1) for name, qos in packet.filters}
-        self._session.channels.update(granted)
+        self._session.listen(
+            {topics.channel(self._device_id, name): min(qos, 1) for name, qos in packet.filters}
+        )
         self._send(Suback(packet.packet_id, tuple(min(qos, 1) for _, qos in packet.filters)))
         self.send_commands()
 
     def _acknowledged(self, packet_id: int) -> None:
         command = self._in_flight.pop(packet_id, None)
         if command is not None:
-            self._session.sent.discard(command)
+            self._session.command_acknowledged(command)
             self._cloud.command_delivered(command, time.time())
 
     def last_will(self, will: Publish) -> None:
@@ -160,7 +151,7 @@ class Dialogue:
             packet_id = self._free_packet_id()
             again = command.seq in self._session.sent
             self._in_flight[packet_id] = command.seq
-            self._session.sent.add(command.seq)
+            self._session.command_sent(command.seq)
             self._send(Publish(topic, command.payload, 1, packet_id, dup=again))
 
     def _free_packet_id(self) -> int:

@@ -3,7 +3,7 @@
 Store first, acknowledge second, here too: what arrived from all connections in one turn of the loop is
 recorded in one commit, then its PUBACKs leave, per connection in the order of arrival.
 
-`Hub` holds what connections share (listener, group commit, takeover, sessions, the look at the clocks); a
+`Hub` holds what connections share (listener, group commit, takeover, the look at the clocks); a
 `Connection` is one TLS connection, a `Dialogue` what an admitted device says on it, an `AckLine` when its
 PUBACKs leave.
 """
@@ -19,8 +19,8 @@ import time
 from loguru import logger
 
 from runtime.devcloud.connection import Connection
-from runtime.devcloud.dialogue import Session
 from runtime.devcloud.faults import Faults
+from runtime.devcloud.sessions import Session, open_session
 from runtime.devcloud.state import Cloud
 from runtime.devcloud.values import Received
 
@@ -34,7 +34,6 @@ class Hub:
 
     def __init__(self, cloud: Cloud) -> None:
         self.cloud = cloud
-        self.sessions: dict[str, Session] = {}
         self.connections: set[Connection] = set()
         self._faults: Faults | None = None
         self._acks_left: int | None = None
@@ -83,14 +82,11 @@ class Hub:
             self._acks_left = self._faults.ack_limit
         return self._faults
 
-    def welcome(self, newcomer: Connection, device_id: str, clean: bool) -> tuple[bool, Session]:
-        """One connection a device: end any other. Returns whether a session was there, and the session."""
+    def welcome(self, newcomer: Connection, device_id: str, clean: bool) -> Session:
+        """One connection a device: end any other. Returns the device's session."""
         for other in [c for c in self.connections if c.device_id == device_id and c is not newcomer]:
             other.end("another connection of the same device")
-        present = device_id in self.sessions and not clean
-        if not present:
-            self.sessions[device_id] = Session()
-        return present, self.sessions[device_id]
+        return open_session(self.cloud.database, device_id, clean=clean)
 
     def arrived(self, connection: Connection, packet_id: int, received: Received | None) -> None:
         """Record a message with the others of this turn, then acknowledge `packet_id` (0: none)."""

@@ -104,10 +104,10 @@ class HubInThread:
         return [row["end_reason"] for row in self.rows("connections")]
 
     @contextlib.contextmanager
-    def client(self, device_id: str = DEVICE, **options: Any) -> Iterator[Any]:
+    def client(self, device_id: str = DEVICE, *, lifetime_s: float = 3600.0, **options: Any) -> Iterator[Any]:
         """The real client, not yet connected, which gives up at its first error as ours does."""
         made = IoTHubDeviceClient.create_from_sastoken(
-            self.sas(device_id),
+            self.sas(device_id, lifetime_s=lifetime_s),
             server_verification_cert=self.ca_file.read_text(),
             connection_retry=False,
             **options,

@@ -10,8 +10,10 @@ import os
 import queue
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,20 @@ def messages(count: int, start: int = 1) -> list[Publish]:
 
 def payloads(hub: HubInThread) -> list[bytes]:
     return [row["payload"] for row in hub.messages()]
+
+
+def in_background(action: Callable[[], Any]) -> Future[Any]:
+    """Its outcome, later; a thread of its own, which nobody waits for at exit."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(action())
+        except BaseException as exc:
+            future.set_exception(exc)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 # -- with the real client -----------------------------------------------------------------------------------
@@ -124,12 +140,6 @@ def test_a_method_is_called_and_answered(hub: HubInThread) -> None:
             client.send_method_response(MethodResponse.create_from_method_request(request, 202, body))
 
         client.on_method_request_received = answer
-        listening = "METHODS in hub.sessions"
-        eventually(
-            lambda: topics.Channel.METHODS in hub.call(lambda: hub.hub.sessions[DEVICE].channels),
-            10,
-            listening,
-        )
         status, body = hub.run(hub.cloud.call_method(DEVICE, "re boot/ü", {"now": True}, 10))
     assert (status, json.loads(body)) == (202, {"heard": ["re boot/ü", {"now": True}]})
 
@@ -194,6 +204,65 @@ def test_a_hub_that_was_taken_away_comes_back_at_the_same_place(hub: HubInThread
         client.connect()
         client.send_message("again")
     assert payloads(hub) == [b"again"]
+
+
+def test_the_real_client_is_cut_when_its_sas_expires(hub: HubInThread) -> None:
+    with hub.client(lifetime_s=2.5) as client:
+        client.connect()
+        client.send_message("in time")
+        eventually(lambda: not client.connected)
+    assert hub.end_reasons() == ["the SAS has expired"]
+
+
+def test_twenty_sends_of_the_real_client_wait_for_a_delay_together(hub: HubInThread) -> None:
+    with hub.client() as client:
+        client.connect()
+        hub.faults(ack_delay_ms=300)
+        started_s = time.monotonic()
+        sends = [in_background(lambda: client.send_message("x")) for _ in range(20)]
+        for send in sends:
+            send.result(10)
+        assert 0.3 <= time.monotonic() - started_s < 1.5
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"withhold_acks": True},
+        {"ack_limit": 0},
+        {"silent": True},
+        {"throttle_per_s": 0.2},
+        {"ack_delay_ms": 60_000},
+    ],
+    ids=str,
+)
+def test_a_send_of_the_real_client_hangs_until_the_fault_is_over(
+    hub: HubInThread, fault: dict[str, Any]
+) -> None:
+    with hub.client() as client:
+        client.connect()
+        hub.faults(**fault)
+        sends = [in_background(lambda: client.send_message("x")) for _ in range(2)]
+        assert wait(sends, 0.5).not_done
+        hub.faults()
+        for send in sends:
+            send.result(10)
+    assert payloads(hub) == [b"x", b"x"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "recorded"), [({"poison": "arsenic"}, 0), ({"drop_after_messages": 1}, 1)], ids=str
+)
+def test_a_message_may_cost_the_real_client_its_connection(
+    hub: HubInThread, fault: dict[str, Any], recorded: int
+) -> None:
+    hub.faults(**fault)
+    with hub.client() as client:
+        client.connect()
+        send = in_background(lambda: client.send_message("arsenic"))
+        eventually(lambda: not client.connected)
+        assert len(hub.messages()) == recorded
+        assert isinstance(send.exception(10), exceptions.ClientError | exceptions.OperationCancelled)
 
 
 # -- CONNECT, by hand ---------------------------------------------------------------------------------------
@@ -367,9 +436,12 @@ def test_one_subscribe_opens_several_channels_and_a_session_keeps_them(hub: HubI
         hub.call(lambda: hub.cloud.send_command(DEVICE, b"unheard", {}, time.time()))
         hub.call(lambda: hub.cloud.patch_desired(DEVICE, {"a": 1}))
         assert raw.receive().topic == "$iothub/twin/PATCH/properties/desired/?$version=2"
-    with hub.raw(connect=False) as raw:
-        raw.send(hub.connect_packet(clean_session=True))
-        assert raw.receive() == Connack(0, session_present=False)
+    hub.stop()
+    hub.start()
+    for clean, present in ((False, True), (True, False), (False, False)):
+        with hub.raw(connect=False) as raw:
+            raw.send(hub.connect_packet(clean_session=clean))
+            assert raw.receive() == Connack(0, session_present=present)
     assert [row["delivered_at"] is None for row in hub.rows("commands")] == [False, True]
 
 

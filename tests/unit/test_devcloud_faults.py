@@ -71,6 +71,14 @@ def test_a_throttle_lets_so_many_through_each_second() -> None:
     assert line.lag_s(1.0) == pytest.approx(8.9)
 
 
+def test_acknowledgements_do_not_wait_for_a_delay_that_is_over() -> None:
+    line = AckLine()
+    line.owe([1, 2], now_s=0.0, delay_s=60.0, per_s=None)
+    line.hurry(now_s=1.0, delay_s=0.0, per_s=None)
+    line.owe([3], now_s=1.0, delay_s=0.0, per_s=None)
+    assert line.due(1.0, MANY) == [1, 2, 3]
+
+
 @given(
     st.lists(
         st.tuples(
@@ -79,15 +87,18 @@ def test_a_throttle_lets_so_many_through_each_second() -> None:
             st.floats(0, 2),
             st.none() | st.floats(1, 100),
             st.integers(0, 9),
+            st.booleans(),
         )
     )
 )
 def test_acknowledgements_leave_in_order_and_once_whatever_the_faults_do(
-    turns: list[tuple[int, float, float, float | None, int]],
+    turns: list[tuple[int, float, float, float | None, int, bool]],
 ) -> None:
     line, now_s, owed, sent = AckLine(), 0.0, 0, list[int]()
-    for count, passed_s, delay_s, per_s, most in turns:
+    for count, passed_s, delay_s, per_s, most, changed in turns:
         now_s += passed_s
+        if changed:
+            line.hurry(now_s, delay_s, per_s)
         line.owe(range(owed, owed + count), now_s, delay_s, per_s)
         owed += count
         sent += line.due(now_s, most)
