@@ -5,16 +5,17 @@ It reads what to do from `<home>/<worker>.behaviour`: `work`, `deadlock`, `crash
 
 from __future__ import annotations
 
-import os
+import argparse
 import sys
 import threading
 import types
 
 from loguru import logger
 
-from runtime.adapters.process import Stop
+from runtime.adapters.process import Stop, supervised
 from runtime.adapters.status import StatusFile
-from runtime.config import Config, load
+from runtime.cli.workers import load_or_last_accepted
+from runtime.config import Config
 from runtime.workers import start
 
 
@@ -22,7 +23,8 @@ def main(worker: str) -> None:
     module = types.ModuleType(f"runtime.workers.{worker}")
     module.run = lambda config, stop: _run(worker, config, stop)  # type: ignore[attr-defined]
     sys.modules[module.__name__] = module
-    start(worker, load(os.environ))
+    arguments = argparse.Namespace(home=None, config=None)
+    start(worker, load_or_last_accepted(arguments, alone=supervised()))
 
 
 def _run(worker: str, config: Config, stop: Stop) -> None:

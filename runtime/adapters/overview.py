@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.adapters.clock import Clock
+from runtime.adapters.crash import count_crashes
 from runtime.adapters.status import read_status
 from runtime.adapters.supervisor import Program, Supervisor
 from runtime.config import Config
@@ -44,6 +45,7 @@ def take(config: Config, clock: Clock) -> dict[str, Any]:
         "hub": _figures(layout, "upload"),
         "identity": _figures(layout, "refresh"),
         "disk": _disk(layout),
+        "crashes": dict(zip(("count", "last"), count_crashes(layout), strict=True)),
         "alarms": alarms,
     }
 

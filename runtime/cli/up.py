@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.cli import Commands, load_config
+from runtime.cli.workers import load_or_last_accepted
 
 if TYPE_CHECKING:
     from runtime.config import Config
@@ -24,11 +25,16 @@ def register(commands: Commands) -> None:
     up.set_defaults(run=_up)
     down = commands.add_parser("down", help="stop the runtime and wait until it is gone")
     down.set_defaults(run=_down)
+    reload = commands.add_parser(
+        "reload",
+        help="read the configuration again: a bad one is refused, and nothing changes",
+    )
+    reload.set_defaults(run=_reload)
 
 
 def _up(arguments: argparse.Namespace) -> int:
     """Become supervisord: nothing stays between the service manager and it."""
-    config = load_config(arguments)
+    config = load_or_last_accepted(arguments, alone="NOTIFY_SOCKET" in os.environ)
     layout = config.layout
     _refuse_odd_home(layout.home)
     layout.create()
@@ -42,11 +48,13 @@ def _up(arguments: argparse.Namespace) -> int:
 
 def _environment(config: Config) -> dict[str, str]:
     """What supervisord and the workers inherit: this interpreter's `edgectl` first, and the same file."""
+    from runtime.adapters.accepted import accepted_file
+
     environment = dict(os.environ)
     programs = str(Path(sys.executable).parent)
     environment["PATH"] = f"{programs}:{environment.get('PATH') or os.defpath}"
     environment["EDGE_HOME"] = str(config.layout.home)
-    if config.file is not None:
+    if config.file not in (None, accepted_file(config.layout)):
         environment["EDGE_CONFIG"] = str(config.file)
     return environment
 
@@ -125,6 +133,25 @@ def _down(arguments: argparse.Namespace) -> int:
     sys.stderr.write(f"edgectl: still there after {patience_s:g} s; sending it SIGKILL\n")
     _signal(lock, "SIGKILL")  # the kernel ends the workers with it
     return 0 if _gone(lock, 5.0) else 1
+
+
+def _reload(arguments: argparse.Namespace) -> int:
+    """Check first; then one worker after the other starts afresh."""
+    import contextlib
+
+    from runtime.adapters.supervisor import Supervisor
+    from runtime.errors import Rejected
+
+    config = load_config(arguments)
+    supervisor = Supervisor(config.layout.supervisor_socket, timeout_s=STOP_TIMEOUT_S)
+    for name, program in supervisor.programs().items():
+        if program.state == "STOPPED":
+            continue  # a person stopped it; reading settings is no reason to start it
+        with contextlib.suppress(Rejected):  # it was down at this moment
+            supervisor.stop(name, wait=True)
+        supervisor.start(name)
+        print(f"{name} reads its configuration again")
+    return 0
 
 
 def _signal(lock: Path, name: str) -> None:

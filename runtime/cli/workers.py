@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from runtime.cli import Commands, load_config
 from runtime.layout import WORKERS
+
+if TYPE_CHECKING:
+    from runtime.config import Config
 
 
 def register(commands: Commands) -> None:
@@ -15,7 +19,32 @@ def register(commands: Commands) -> None:
 
 
 def _worker(arguments: argparse.Namespace) -> int:
+    from runtime.adapters.process import supervised
     from runtime.workers import start
 
-    start(arguments.name, load_config(arguments))
+    start(arguments.name, load_or_last_accepted(arguments, alone=supervised()))
     return 0
+
+
+def load_or_last_accepted(arguments: argparse.Namespace, *, alone: bool) -> Config:
+    """The configuration; where it is bad and nobody is there to see it (`alone`), the last good one."""
+    import os
+    import sys
+
+    from runtime.adapters.accepted import accepted_file, remember
+    from runtime.config import find_home, load
+    from runtime.errors import ConfigError
+    from runtime.layout import Layout
+
+    try:
+        config = load_config(arguments)
+    except ConfigError as exc:
+        home = find_home(os.environ, arguments.home)
+        kept = accepted_file(Layout(home))
+        if not alone or not kept.is_file():
+            raise
+        sys.stderr.write(f"edgectl: {exc}; going on with the configuration that was last in order\n")
+        return load(os.environ, home=home, file=kept)
+    config.layout.create()
+    remember(config)
+    return config

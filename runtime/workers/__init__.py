@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 
 from runtime.adapters import logs
+from runtime.adapters.crash import report_crashes
 from runtime.adapters.process import Lock, Stop, die_with_parent, dump_stacks_on_signal
 from runtime.config import Config
 
@@ -20,6 +21,7 @@ def start(name: str, config: Config) -> None:
     dump_stacks_on_signal()
     logs.configure(name, config.settings.log)
     config.layout.create()
+    report_crashes(name, config.layout)
     lock = Lock(config.layout.lock(name))
     try:
         importlib.import_module(f"runtime.workers.{name}").run(

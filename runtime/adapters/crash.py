@@ -1,0 +1,104 @@
+"""Crash reports: an exception that nobody caught leaves one record, and never a secret.
+
+One JSON object a line in log/crashes.jsonl: when, worker, version, reason, and the frames with their local
+variables, shortened and redacted. `edgectl status` counts them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import reprlib
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from loguru import logger
+
+from runtime import __version__
+from runtime.adapters.logs import redact
+from runtime.layout import Layout
+
+KEEP_BYTES = 262_144
+FRAMES = 8
+_TELLING_NAME = re.compile(r"token|secret|sas|password|credential|signature|authorization|key", re.IGNORECASE)
+_LOOKS_RANDOM = re.compile(r"(?=[\w+/=-]*\d)(?=[\w+/=-]*[a-z])(?=[\w+/=-]*[A-Z])[\w+/=-]{20,}")
+_brief = reprlib.Repr()
+_brief.maxstring = _brief.maxother = 160
+
+
+def crash_file(layout: Layout) -> Path:
+    return layout.log / "crashes.jsonl"
+
+
+def report_crashes(worker: str, layout: Layout) -> None:
+    """From now on whatever nobody catches in this process is reported."""
+
+    def on_crash(kind: type[BaseException], exc: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            return
+        record = describe(worker, exc, trace)
+        with contextlib.suppress(OSError):  # a full disk: the log line below is all there is
+            _append(crash_file(layout), record)
+        logger.bind(at=record["at"]).critical("crashed: {}", record["reason"])
+
+    def in_thread(args: threading.ExceptHookArgs) -> None:
+        name = args.thread.name if args.thread else "?"
+        logger.warning("thread {} ended: {}: {}", name, args.exc_type.__name__, args.exc_value)
+
+    sys.excepthook = on_crash
+    threading.excepthook = in_thread  # a library's thread: whether we can go on is judged by progress
+
+
+def describe(worker: str, exc: BaseException, trace: TracebackType | None) -> dict[str, Any]:
+    """What is known about a crash, with nothing secret in it."""
+    frames = [
+        {
+            "at": f"{Path(frame.f_code.co_filename).name}:{line} {frame.f_code.co_name}",
+            "locals": {name: _shown(name, value) for name, value in frame.f_locals.items()},
+        }
+        for frame, line in list(traceback.walk_tb(trace))[-FRAMES:]
+    ]
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "worker": worker,
+        "version": __version__,
+        "reason": _clean("".join(traceback.format_exception_only(exc)).strip()),
+        "at": frames[-1]["at"] if frames else "?",
+        "frames": frames,
+    }
+
+
+def count_crashes(layout: Layout) -> tuple[int, str]:
+    """How many reports there are, and the last one's worker and reason."""
+    try:
+        lines = crash_file(layout).read_text().splitlines()
+        last = json.loads(lines[-1])
+        return len(lines), f"{last['worker']}: {last['reason']}"
+    except (OSError, ValueError, IndexError, KeyError):
+        return 0, ""
+
+
+def _shown(name: str, value: object) -> str:
+    if _TELLING_NAME.search(name):
+        return "***"
+    try:
+        return _clean(_brief.repr(value))
+    except Exception as exc:  # a __repr__ of anybody's
+        return f"<no repr: {type(exc).__name__}>"
+
+
+def _clean(text: str) -> str:
+    return _LOOKS_RANDOM.sub("***", redact(text))
+
+
+def _append(path: Path, record: dict[str, Any]) -> None:
+    if path.exists() and path.stat().st_size > KEEP_BYTES:
+        path.replace(path.with_suffix(".1.jsonl"))
+    with path.open("a") as out:
+        out.write(json.dumps(record) + "\n")

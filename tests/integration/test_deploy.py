@@ -1,0 +1,151 @@
+"""What goes onto a device: installed, installed again, removed; a unit that systemd accepts."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runtime.cli.settings import example
+from runtime.config import keys, load
+from runtime.layout import WORKERS
+from tests.harness import require_tool
+
+TOP = Path(__file__).parent.parent.parent
+DEPLOY = TOP / "deploy"
+UNIT = DEPLOY / "edge-runtime.service"
+WORST_EXPOSURE = 1.6
+
+
+def install(*options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["sh", str(DEPLOY / "install.sh"), *options], capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "etc").mkdir()
+    return tmp_path
+
+
+def into(root: Path) -> list[str]:
+    """Below a folder, with this interpreter's environment instead of one from the network."""
+    return ["--root", str(root), "--venv", str(Path(sys.prefix))]
+
+
+def everything(root: Path) -> dict[str, tuple[int, int]]:
+    """Every path with its mode and time of change."""
+    return {
+        str(path.relative_to(root)): (path.lstat().st_mode, path.lstat().st_mtime_ns)
+        for path in sorted(root.rglob("*"))
+        if not path.is_dir()
+    }
+
+
+def test_an_installation_puts_every_file_where_the_unit_expects_it(root: Path) -> None:
+    done = install(*into(root))
+    assert done.returncode == 0, done.stderr
+    assert (root / "etc/edge-runtime/edge.toml").stat().st_mode & 0o777 == 0o640
+    assert (root / "etc/systemd/system/edge-runtime.service").read_text() == UNIT.read_text()
+    assert (root / "usr/local/bin/edgectl").readlink() == Path("/opt/edge-runtime/bin/edgectl")
+    assert os.access(root / "opt/edge-runtime/bin/edgectl", os.X_OK)
+    config = load({}, home=root, file=root / "etc/edge-runtime/edge.toml")
+    assert config.settings.ingest.group == "edge-producers"
+
+
+def test_installing_twice_changes_nothing_and_keeps_the_operators_configuration(root: Path) -> None:
+    install(*into(root))
+    (root / "etc/edge-runtime/edge.toml").write_text('[platform]\ninstance = "mine"\n')
+    before = everything(root)
+    again = install(*into(root))
+    assert again.returncode == 0, again.stderr
+    changed = {path for path, what in everything(root).items() if before.get(path) != what}
+    assert changed <= {"opt/edge-runtime", "etc/edge-runtime/edge.toml"}, changed
+    assert "mine" in (root / "etc/edge-runtime/edge.toml").read_text()
+
+
+def test_uninstalling_keeps_configuration_and_undelivered_messages(root: Path) -> None:
+    install(*into(root))
+    messages = root / "var/lib/edge-runtime/state/messages.db"
+    messages.parent.mkdir(parents=True)
+    messages.write_bytes(b"undelivered")
+    assert install("--uninstall", "--root", str(root)).returncode == 0
+    assert messages.exists() and (root / "etc/edge-runtime/edge.toml").exists()
+    assert not (root / "opt/edge-runtime").is_symlink()
+    assert not (root / "etc/systemd/system/edge-runtime.service").exists()
+    assert Path(sys.prefix).exists(), "a ready environment is not ours to delete"
+
+
+def test_purging_leaves_no_file_of_ours(root: Path) -> None:
+    install(*into(root))
+    (root / "var/lib/edge-runtime").mkdir(parents=True)
+    assert install("--purge", "--root", str(root)).returncode == 0
+    left = [p for p in everything(root) if "edge" in p]
+    assert [p for p in left if p not in ("etc/passwd", "etc/group")] == []
+
+
+def test_a_dry_run_does_nothing_but_tell(root: Path) -> None:
+    told = install("--dry-run", *into(root))
+    assert told.returncode == 0
+    assert "would run: install" in told.stdout
+    assert everything(root) == {}
+
+
+def test_an_unknown_option_is_refused_before_anything_happens(root: Path) -> None:
+    assert install("--root", str(root), "--fast").returncode == 2
+    assert everything(root) == {}
+
+
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+    analyze = require_tool("systemd-analyze")
+    here = tmp_path / UNIT.name  # the program is not installed on this machine
+    here.write_text(UNIT.read_text().replace("/opt/edge-runtime/bin/edgectl", "/bin/true"))
+    found = subprocess.run([analyze, "verify", str(here)], capture_output=True, text=True, timeout=60)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+def test_the_unit_stays_hardened() -> None:
+    analyze = require_tool("systemd-analyze")
+    found = subprocess.run(
+        [analyze, "security", "--offline=yes", str(UNIT)], capture_output=True, text=True, timeout=60
+    )
+    score = re.search(r"exposure level for \S+: ([\d.]+)", found.stdout)
+    assert score, found.stderr
+    assert float(score[1]) <= WORST_EXPOSURE
+
+
+def test_the_unit_waits_longer_than_all_workers_together() -> None:
+    text = (TOP / "supervisord.conf").read_text()
+    worst_s = sum(int(found) for found in re.findall(r"^stopwaitsecs=(\d+)", text, re.MULTILINE))
+    patience = re.search(r"^TimeoutStopSec=(\d+)", UNIT.read_text(), re.MULTILINE)
+    assert patience
+    assert worst_s < int(patience[1])
+
+
+def test_supervisord_conf_has_one_program_a_worker_and_no_door_to_the_network() -> None:
+    text = (TOP / "supervisord.conf").read_text()
+    assert set(re.findall(r"^\[program:(\w+)\]", text, re.MULTILINE)) == set(WORKERS)
+    assert re.findall(r"^\[eventlistener:(\w+)\]", text, re.MULTILINE) == ["sentinel"]
+    assert not re.search(r"^\[inet_http_server\]", text, re.MULTILINE)
+    assert text.count("logfile_maxbytes=") == 1 + len(WORKERS) + 1, "every log has a limit"
+
+
+def test_the_example_is_what_the_settings_say() -> None:
+    assert (DEPLOY / "edge.toml.example").read_text() == example(), (
+        "run: edgectl config --example > deploy/edge.toml.example"
+    )
+
+
+def test_the_example_with_every_line_uncommented_is_the_default(tmp_path: Path) -> None:
+    file = tmp_path / "edge.toml"
+    file.write_text(re.sub(r"^#(\w+ = |\[)", r"\1", example(), flags=re.MULTILINE))
+    told, silent = load({}, home=tmp_path, file=file), load({}, home=tmp_path / "elsewhere")
+    for key in keys():
+        table = key.table
+        assert getattr(getattr(told.settings, table), key.name) == key.default
+        assert getattr(getattr(silent.settings, table), key.name) == key.default

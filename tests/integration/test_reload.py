@@ -1,0 +1,128 @@
+"""Settings are read again, bad ones refused; a crash leaves one record, and no secret in it."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime.adapters.accepted import accepted_file, remember
+from runtime.adapters.crash import crash_file, describe
+from runtime.config import load
+from runtime.core.secret import Secret
+from tests.harness import Home, eventually
+from tests.supervised import Runtime
+
+WORKING = dict.fromkeys(("ingest", "provisioning", "refresh", "upload"), "work")
+GOOD = '[device]\nid = "dev-1"\n[log]\nlevel = "INFO"\n'
+BAD = '[device]\nid = "?"\n'
+
+
+@pytest.fixture
+def runtime(home: Home) -> Iterator[Runtime]:
+    home.write_config(GOOD)
+    running = Runtime(home, WORKING)
+    try:
+        for worker in (*WORKING, "sentinel"):
+            running.wait_for(worker)
+        yield running
+    finally:
+        running.close()
+
+
+def test_reload_refuses_a_bad_configuration_and_touches_nothing(runtime: Runtime) -> None:
+    before = {name: p.pid for name, p in runtime.programs().items()}
+    runtime.home.write_config(BAD)
+    refused = runtime.home.edgectl("reload")
+    assert refused.returncode == 2
+    assert "device.id" in refused.stderr
+    assert {name: p.pid for name, p in runtime.programs().items()} == before
+
+
+def test_reload_starts_every_worker_with_the_new_configuration_but_none_that_a_person_stopped(
+    runtime: Runtime,
+) -> None:
+    from runtime.adapters.supervisor import Supervisor
+
+    Supervisor(runtime.home.layout.supervisor_socket).stop("refresh", wait=True)
+    before = runtime.pid("upload")
+    runtime.home.write_config(GOOD.replace("INFO", "DEBUG"))
+    done = runtime.home.edgectl("reload", timeout_s=60)
+    assert done.returncode == 0, done.stderr
+    runtime.wait_for("upload", other_than=before)
+    assert runtime.programs()["refresh"].state == "STOPPED"
+
+
+def test_a_worker_that_dies_while_the_configuration_is_broken_goes_on_with_the_last_good_one(
+    runtime: Runtime,
+) -> None:
+    runtime.home.write_config(BAD)
+    before = {worker: runtime.pid(worker) for worker in WORKING}
+    runtime.process.signal(signal.SIGHUP)
+    for worker, pid in before.items():
+        runtime.wait_for(worker, other_than=pid)
+    assert "going on with the configuration that was last in order" in runtime.log("upload")
+
+
+def test_the_kept_configuration_says_the_same_and_is_nobody_elses(home: Home) -> None:
+    home.write_config(
+        '[device]\nid = "dev-1"\n[platform]\nca_file = "ca.pem"\nprovisioning_token = "geheim\\"§"\n'
+        '[store]\nmax_messages = 7\n[stream."a b/c"]\nmax_bytes = 9\n'
+    )
+    remember(home.config)
+    kept = accepted_file(home.layout)
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert load({}, home=home.folder, file=kept).settings == home.config.settings
+
+
+def test_a_crash_leaves_one_record_without_a_secret_and_status_counts_it(runtime: Runtime) -> None:
+    before = runtime.pid("upload")
+    runtime.behave("upload", "crash")
+    records = eventually(lambda: _records(runtime), 20, "a crash report")
+    runtime.behave("upload", "work")
+    runtime.wait_for("upload", other_than=before)
+    assert records[0]["worker"] == "upload"
+    assert records[0]["reason"].startswith("RuntimeError: a bug, with SharedAccessSignature sr=***")
+    assert records[0]["at"].endswith("_run")
+    status = json.loads(runtime.home.edgectl("status", "--json").stdout)
+    assert status["crashes"]["count"] >= 1
+    everything = crash_file(runtime.home.layout).read_text() + runtime.log("upload")
+    assert "c2VjcmV0" not in everything
+
+
+def test_a_report_shows_no_secret_however_it_is_held() -> None:
+    def crash(token: str) -> None:
+        held = Secret("Zm9vYmFyYmF6cXV4MTIzNDU2")
+        headers = {"Authorization": "DeviceToken Zm9vYmFyYmF6cXV4MTIzNDU2"}
+        body = f'{{"registrationToken": "{token}"}}'
+        raise ValueError(f"refused {token} {held} {headers} {body}")
+
+    try:
+        crash("Zm9vYmFyYmF6cXV4MTIzNDU2")
+    except ValueError as exc:
+        text = json.dumps(describe("upload", exc, exc.__traceback__))
+    assert "Zm9vYmFy" not in text
+    assert "refused ***" in text and "test_reload.py" in text
+
+
+def test_a_value_that_cannot_even_be_shown_does_not_hide_the_crash() -> None:
+    class Rude:
+        def __repr__(self) -> str:
+            raise RuntimeError("no")
+
+    try:
+        rude = Rude()
+        raise KeyError(1)
+    except KeyError as exc:
+        record = describe("upload", exc, exc.__traceback__)
+        assert rude is not None
+    assert record["reason"] == "KeyError: 1"
+    assert "Rude" in record["frames"][-1]["locals"]["rude"]
+
+
+def _records(runtime: Runtime) -> list[dict[str, str]]:
+    path: Path = crash_file(runtime.home.layout)
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
