@@ -118,7 +118,7 @@ def decode_confirmation(frame: bytes) -> int:
 
 def split(settled: Settled, most: int) -> list[Settled]:
     """The same in parts of at most `most` ids each."""
-    parts = []
+    parts: list[Settled] = []
     for name in FIELDS:
         entries = getattr(settled, name)
         starts = range(0, len(entries), most)

@@ -1,0 +1,149 @@
+"""The lazy pirate as decisions: when to ask, how long to wait for the answer, when to give up.
+
+    begin -> Ask -> answered: Stored, or raises what it means
+                 -> refused, retry later: Pause -> Ask
+                 -> silence: Ask, on a socket opened anew, for longer than before
+
+The request stays the same through all of it, key and all: that is what makes the repeats harmless.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from runtime.core.protocol import Code, Pong, Refused, Reply, Stored, encode_request
+from runtime.errors import EdgeError, Rejected, Retryable
+
+LONGEST_WAIT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A request under one key, complete: sending it again is always safe."""
+
+    header: Mapping[str, Any]
+    payloads: Sequence[bytes]
+
+    def frames(self) -> list[bytes]:
+        return encode_request(self.header, self.payloads)
+
+
+class NotStored(EdgeError):
+    """The message was not acknowledged."""
+
+
+class NoAnswer(NotStored, Retryable):
+    """No answer in time: stored or not, nobody knows; `Producer.resend(error.request)` is safe."""
+
+    def __init__(self, message: str, request: Message) -> None:
+        super().__init__(message)
+        self.request = request
+
+
+class Full(NotStored, Retryable):
+    """There is no room for it now; nothing of the request is stored."""
+
+
+class Unavailable(NotStored, Retryable):
+    """The store cannot be used now; nothing of the request is stored."""
+
+
+class Invalid(NotStored, Rejected):
+    """The request breaks the protocol: a mistake in the program."""
+
+
+class TooLarge(NotStored, Rejected):
+    """Larger than will ever be taken here."""
+
+
+class Forgotten(NotStored, Rejected):
+    """So far behind that nobody can tell any more whether it is stored."""
+
+
+_MEANING: dict[Code, type[NotStored]] = {
+    Code.STREAM_FULL: Full,
+    Code.STORE_FULL: Full,
+    Code.DISK_FULL: Full,
+    Code.TOO_MANY_STREAMS: Full,
+    Code.TOO_MANY_PRODUCERS: Full,
+    Code.STORE_UNAVAILABLE: Unavailable,
+    Code.INTERNAL: Unavailable,
+    Code.HEADER_TOO_LARGE: TooLarge,
+    Code.MESSAGE_TOO_LARGE: TooLarge,
+    Code.REQUEST_TOO_LARGE: TooLarge,
+    Code.EXCEEDS_LIMIT: TooLarge,
+    Code.SEQUENCE_FORGOTTEN: Forgotten,
+}
+
+
+def refusal_error(refused: Refused) -> NotStored:
+    """The error that a refusal is."""
+    meaning = _MEANING.get(refused.code, Invalid)
+    text = f"{refused.message} ({refused.code})"
+    if issubclass(meaning, Retryable):
+        return meaning(text, retry_after_s=(refused.retry_after_ms or 0) / 1000)
+    assert issubclass(meaning, Rejected)
+    return meaning(text, code=refused.code)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Send the request and wait so long for the answer."""
+
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Wait before asking again."""
+
+    seconds: float
+
+
+Step = Ask | Pause | Stored | Pong
+
+
+class Exchange:
+    """One request until it is answered, refused for good, or out of time."""
+
+    def __init__(self, request: Message, *, retry_for_s: float | None, timeout_s: float) -> None:
+        self.request = request
+        self._retry_for_s = retry_for_s
+        self._timeout_s = timeout_s
+        self._deadline_s = float("inf")
+        self.asked = 0
+        """How often it was sent. Refused at the first time, it certainly left no trace."""
+
+    def begin(self, now_s: float) -> Step:
+        if self._retry_for_s is not None:
+            self._deadline_s = now_s + self._retry_for_s
+        return self._ask(now_s)
+
+    def paused(self, now_s: float) -> Step:
+        """The pause is over."""
+        return self._ask(now_s)
+
+    def silence(self, now_s: float) -> Step:
+        """No answer came. Raises NoAnswer when the time is over."""
+        if now_s >= self._deadline_s:
+            raise NoAnswer(f"no answer within {self._retry_for_s:g} s", self.request)
+        self._timeout_s = min(LONGEST_WAIT_S, self._timeout_s * 1.5)
+        return self._ask(now_s)
+
+    def answered(self, reply: Reply, now_s: float) -> Step:
+        """An answer came. Raises NotStored where it is final."""
+        if not isinstance(reply, Refused):
+            return reply
+        error = refusal_error(reply)
+        if not isinstance(error, Retryable):
+            raise error
+        pause_s = error.retry_after_s or 0.1
+        if now_s + pause_s > self._deadline_s:
+            raise error
+        return Pause(pause_s)
+
+    def _ask(self, now_s: float) -> Ask:
+        self.asked += 1
+        return Ask(max(0.01, min(self._timeout_s, self._deadline_s - now_s)))

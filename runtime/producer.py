@@ -1,0 +1,314 @@
+"""The client that applications import.
+
+    with Producer() as producer:
+        producer.put(b"21.5", stream="weather")      # returns when it is on disk
+
+`put` returns only when the message is stored; `retry_for_s` bounds the wait. While ingest restarts, or its
+reply is lost, nothing is noticed but the delay: the socket is opened anew, the same request sent again, and
+its key keeps it from being stored twice. Every refusal is an error of its own type (see
+`runtime.core.pirate`): Full, Unavailable and NoAnswer may go away by waiting, Invalid, TooLarge and
+Forgotten will not.
+
+Threads may share a Producer: they wait for each other. One for each thread is faster. After a fork the child
+goes on as a new boot of the same producer. `runtime.producer_async` has the same for asyncio.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, TypedDict, Unpack
+
+import zmq
+
+from runtime.core.pirate import (  # the errors are handed on
+    Ask,
+    Exchange,
+    Forgotten,
+    Full,
+    Invalid,
+    Message,
+    NoAnswer,
+    NotStored,
+    Pause,
+    TooLarge,
+    Unavailable,
+)
+from runtime.core.protocol import BadRequest, Operation, Reply, Stored, decode_reply
+
+__all__ = [
+    "Curve",
+    "Fields",
+    "Forgotten",
+    "Full",
+    "Invalid",
+    "NoAnswer",
+    "NotStored",
+    "Producer",
+    "TooLarge",
+    "Unavailable",
+]
+
+PACK_MESSAGES = 500
+PACK_BYTES = 524_288
+"""What `put_many` puts into one request: about one commit."""
+
+
+class Fields(TypedDict, total=False):
+    """What may be said about a message; all of it may be left out."""
+
+    stream_group: str | None
+    stream: str | None
+    batch_id: str | None
+    batch_slice_id: str | None
+    message_id: str | None
+    chunk_id: str | None
+    content_type: str | None
+    properties: Mapping[str, str] | None
+    priority: int | None
+    ttl_s: float | None
+
+
+class Options(TypedDict, total=False):
+    """How a producer behaves; see `Client`."""
+
+    name: str | None
+    retry_for_s: float | None
+    answer_timeout_s: float
+    curve: Curve | None
+
+
+Payload = bytes | str
+Described = Payload | tuple[Payload, Fields]
+"""A payload, or a payload with fields of its own."""
+
+
+class Curve(NamedTuple):
+    """Keys for an endpoint on TCP (`edgectl keys`), each 40 characters in Z85."""
+
+    server_public: bytes
+    own_public: bytes
+    own_secret: bytes
+
+
+class Numbering:
+    """Turns calls into requests, each under the next free key."""
+
+    def __init__(self, name: str | None) -> None:
+        self._name = name or _default_name()
+        self.restart()
+
+    def restart(self) -> None:
+        """Count anew, as another boot."""
+        self._boot = uuid.uuid4().hex[:16]
+        self._next = 1
+        self._pid = os.getpid()
+
+    @property
+    def forked(self) -> bool:
+        return self._pid != os.getpid()
+
+    def request(
+        self, payloads: Sequence[bytes], operation: Operation = Operation.PUT, **said: Any
+    ) -> Message:
+        key = {"producer": self._name, "boot": self._boot, "sequence": self._next}
+        self._next += max(1, len(payloads))
+        verb = None if operation is Operation.PUT else operation
+        return Message({"operation": verb, **key, **said}, payloads)
+
+    def give_back(self, request: Message) -> None:
+        """The request certainly left no trace, and none came after it: its key is free again."""
+        self._next = request.header["sequence"]
+
+    def packed(self, messages: Iterable[Described], fields: Fields) -> Iterator[Message]:
+        """As few requests as the bounds of a commit allow."""
+        payloads: list[bytes] = []
+        each: list[Fields] = []
+        size = 0
+        for message in messages:
+            payload, own = message if isinstance(message, tuple) else (message, Fields())
+            payload = encoded(payload)
+            if payloads and (len(payloads) >= PACK_MESSAGES or size + len(payload) > PACK_BYTES):
+                yield self.request(payloads, messages=each if any(each) else None, **fields)
+                payloads, each, size = [], [], 0
+            payloads.append(payload)
+            each.append(own)
+            size += len(payload)
+        if payloads:
+            yield self.request(payloads, messages=each if any(each) else None, **fields)
+
+
+class Client:
+    """What `Producer` and `AsyncProducer` share: everything but the waiting."""
+
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        *,
+        name: str | None = None,
+        retry_for_s: float | None = 60.0,
+        answer_timeout_s: float = 1.0,
+        curve: Curve | None = None,
+    ) -> None:
+        """Connect to `endpoint` (default: what the runtime's configuration says); ingest need not run yet.
+
+        `name` names this program in keys and logs. `retry_for_s` bounds each wait; None waits for ever.
+        """
+        self._endpoint = endpoint or default_endpoint()
+        self._retry_for_s = retry_for_s
+        self._answer_timeout_s = answer_timeout_s
+        self._curve = curve
+        self._numbering = Numbering(name)
+        self._socket: Any = None
+
+    def _new_exchange(self, request: Message) -> Exchange:
+        return Exchange(request, retry_for_s=self._retry_for_s, timeout_s=self._answer_timeout_s)
+
+    def _failed(self, exchange: Exchange, error: NotStored) -> None:
+        if exchange.asked == 1 and not isinstance(error, NoAnswer):
+            self._numbering.give_back(exchange.request)
+
+    def _connect(self, context: zmq.Context[Any]) -> Any:
+        """A fresh REQ socket, unless there is one."""
+        if self._socket is None:
+            self._socket = context.socket(zmq.REQ)
+            self._socket.setsockopt(zmq.LINGER, 0)
+            if self._curve is not None:
+                keys = self._curve
+                self._socket.curve_serverkey = keys.server_public
+                self._socket.curve_publickey, self._socket.curve_secretkey = keys.own_public, keys.own_secret
+            self._socket.connect(self._endpoint)
+        return self._socket
+
+    def _hang_up(self) -> None:
+        if self._socket is not None:
+            self._socket.close(linger=0)
+            self._socket = None
+
+
+class Producer(Client):
+    """Sends messages to ingest and returns when they are on disk."""
+
+    def __init__(self, endpoint: str | None = None, **options: Unpack[Options]) -> None:
+        super().__init__(endpoint, **options)
+        self._lock = threading.Lock()
+
+    def put(self, payload: Payload, **fields: Unpack[Fields]) -> int | None:
+        """Store one message; its id. Raises NotStored."""
+        with self._turn():
+            return self._store(self._numbering.request([encoded(payload)], **fields))[0]
+
+    def put_many(self, messages: Iterable[Described], **fields: Unpack[Fields]) -> list[int | None]:
+        """Store many messages in order; `fields` hold for all that say nothing else. Raises NotStored.
+
+        They go in packs, each stored as a whole; where one raises, those before it are stored.
+        """
+        ids: list[int | None] = []
+        with self._turn():
+            for request in self._numbering.packed(messages, fields):
+                ids += self._store(request)
+        return ids
+
+    def complete_batch(self, **fields: Unpack[Fields]) -> int | None:
+        """Say that the batch `batch_id` is whole. Raises NotStored."""
+        return self._complete(Operation.COMPLETE_BATCH, fields)
+
+    def complete_message(self, **fields: Unpack[Fields]) -> int | None:
+        """Say that the message `message_id`, sent in chunks, is whole. Raises NotStored."""
+        return self._complete(Operation.COMPLETE_MESSAGE, fields)
+
+    def resend(self, request: Message) -> list[int | None]:
+        """Send again what raised NoAnswer, under its own key: stored once, whatever became of it before."""
+        with self._turn():
+            return list(self._store(request))
+
+    def ping(self) -> None:
+        """Return when ingest answers. Raises NoAnswer."""
+        with self._turn():
+            self._exchange(self._new_exchange(Message({"operation": Operation.PING}, [])))
+
+    def close(self) -> None:
+        """Let go of the socket. The producer may be used again."""
+        with self._turn():
+            self._hang_up()
+
+    def __enter__(self) -> Producer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _turn(self) -> threading.Lock:
+        """The right to talk. A forked child must not touch what it shares with its parent."""
+        if self._numbering.forked:
+            self._numbering.restart()
+            self._lock = threading.Lock()
+            self._socket = None
+        return self._lock
+
+    def _complete(self, operation: Operation, fields: Fields) -> int | None:
+        with self._turn():
+            return self._store(self._numbering.request([], operation, **fields))[0]
+
+    def _store(self, request: Message) -> Sequence[int | None]:
+        exchange = self._new_exchange(request)
+        try:
+            reply = self._exchange(exchange)
+        except NotStored as error:
+            self._failed(exchange, error)
+            raise
+        assert isinstance(reply, Stored)
+        return reply.ids
+
+    def _exchange(self, exchange: Exchange) -> Reply:
+        frames = exchange.request.frames()
+        step = exchange.begin(time.monotonic())
+        while True:
+            if isinstance(step, Ask):
+                reply = self._ask(frames, step.timeout_s)
+                now_s = time.monotonic()
+                step = exchange.silence(now_s) if reply is None else exchange.answered(reply, now_s)
+            elif isinstance(step, Pause):
+                time.sleep(step.seconds)
+                step = exchange.paused(time.monotonic())
+            else:
+                return step
+
+    def _ask(self, frames: Sequence[bytes], timeout_s: float) -> Reply | None:
+        socket = self._connect(zmq.Context.instance())
+        try:
+            socket.send_multipart(frames)
+            if socket.poll(int(timeout_s * 1000)):
+                return decode_reply(socket.recv_multipart())
+        except BadRequest:
+            pass  # not ingest's answer: as good as none
+        except BaseException:
+            self._hang_up()  # e.g. Ctrl-C between question and answer: the socket is of no use any more
+            raise
+        self._hang_up()
+        return None
+
+
+def default_endpoint() -> str:
+    """Where the runtime of this machine listens, from its configuration. Raises ConfigError."""
+    from runtime.config import load  # late: who names an endpoint needs no configuration
+
+    return load(os.environ).producer_endpoint()
+
+
+def _default_name() -> str:
+    """The program's own name, as far as a key may hold it."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(sys.argv[0] or "python").stem).strip("-")[:40] or "python"
+
+
+def encoded(payload: Payload) -> bytes:
+    return payload.encode() if isinstance(payload, str) else payload

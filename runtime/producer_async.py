@@ -1,0 +1,115 @@
+"""The client for asyncio: `runtime.producer`, with every wait awaited.
+
+async with AsyncProducer() as producer:
+    await producer.put(b"21.5", stream="weather")      # returns when it is on disk
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Unpack
+
+import zmq.asyncio
+
+from runtime.core.pirate import Ask, Exchange, Message, NotStored, Pause
+from runtime.core.protocol import BadRequest, Operation, Reply, Stored, decode_reply
+from runtime.producer import Client, Described, Fields, Options, Payload, encoded
+
+__all__ = ["AsyncProducer"]
+
+
+class AsyncProducer(Client):
+    """The same for asyncio: calls are answered one after the other, in the order they were made."""
+
+    def __init__(self, endpoint: str | None = None, **options: Unpack[Options]) -> None:
+        super().__init__(endpoint, **options)
+        self._lock = asyncio.Lock()
+
+    async def put(self, payload: Payload, **fields: Unpack[Fields]) -> int | None:
+        """Store one message; its id. Raises NotStored."""
+        async with self._lock:
+            return (await self._store(self._numbering.request([encoded(payload)], **fields)))[0]
+
+    async def put_many(self, messages: Iterable[Described], **fields: Unpack[Fields]) -> list[int | None]:
+        """Store many messages in order, in packs. Raises NotStored."""
+        ids: list[int | None] = []
+        async with self._lock:
+            for request in self._numbering.packed(messages, fields):
+                ids += await self._store(request)
+        return ids
+
+    async def complete_batch(self, **fields: Unpack[Fields]) -> int | None:
+        """Say that the batch `batch_id` is whole. Raises NotStored."""
+        return await self._complete(Operation.COMPLETE_BATCH, fields)
+
+    async def complete_message(self, **fields: Unpack[Fields]) -> int | None:
+        """Say that the message `message_id`, sent in chunks, is whole. Raises NotStored."""
+        return await self._complete(Operation.COMPLETE_MESSAGE, fields)
+
+    async def resend(self, request: Message) -> Sequence[int | None]:
+        """Send again what raised NoAnswer, under its own key."""
+        async with self._lock:
+            return await self._store(request)
+
+    async def ping(self) -> None:
+        """Return when ingest answers. Raises NoAnswer."""
+        async with self._lock:
+            await self._exchange(self._new_exchange(Message({"operation": Operation.PING}, [])))
+
+    async def close(self) -> None:
+        """Let go of the socket. The producer may be used again."""
+        async with self._lock:
+            self._hang_up()
+
+    async def __aenter__(self) -> AsyncProducer:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _complete(self, operation: Operation, fields: Fields) -> int | None:
+        async with self._lock:
+            return (await self._store(self._numbering.request([], operation, **fields)))[0]
+
+    async def _store(self, request: Message) -> Sequence[int | None]:
+        exchange = self._new_exchange(request)
+        try:
+            reply = await self._exchange(exchange)
+        except NotStored as error:
+            self._failed(exchange, error)
+            raise
+        assert isinstance(reply, Stored)
+        return reply.ids
+
+    async def _exchange(self, exchange: Exchange) -> Reply:
+        frames = exchange.request.frames()
+        step = exchange.begin(time.monotonic())
+        while True:
+            if isinstance(step, Ask):
+                reply = await self._ask(frames, step.timeout_s)
+                now_s = time.monotonic()
+                step = exchange.silence(now_s) if reply is None else exchange.answered(reply, now_s)
+            elif isinstance(step, Pause):
+                await asyncio.sleep(step.seconds)
+                step = exchange.paused(time.monotonic())
+            else:
+                return step
+
+    async def _ask(self, frames: Sequence[bytes], timeout_s: float) -> Reply | None:
+        socket = self._connect(zmq.asyncio.Context.instance())
+        try:
+            await socket.send_multipart(frames)
+            if await socket.poll(int(timeout_s * 1000)):
+                return decode_reply(await socket.recv_multipart())
+        except BadRequest:
+            pass  # not ingest's answer: as good as none
+        except BaseException:
+            self._hang_up()  # cancelled between question and answer: the socket is of no use any more
+            raise
+        self._hang_up()
+        return None
