@@ -81,6 +81,12 @@ def _register_tokens(subcommands: Commands) -> None:
     )
     by_hand.add_argument("device", metavar="ID")
     by_hand.add_argument("--expires", metavar="TIME", help="RFC 3339")
+    certificate = _add(
+        subcommands, "certificate", calls.certificate, "write a client certificate for a device"
+    )
+    certificate.add_argument("device", metavar="ID")
+    certificate.add_argument("--out", type=Path, default=Path(), help="folder for ID.pem and ID.key")
+    certificate.add_argument("--expires", metavar="TIME", help="RFC 3339")
     revoke = _add(subcommands, "revoke", calls.revoke, "have tokens count no more")
     whose = revoke.add_mutually_exclusive_group(required=True)
     whose.add_argument("--device", metavar="ID", help="its Registration Tokens")

@@ -89,6 +89,20 @@ def create_registration_token(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def certificate(arguments: argparse.Namespace) -> int:
+    remote = Remote(arguments.dir)
+    body = {"deviceId": arguments.device, "expirationTime": arguments.expires}
+    made = remote.call("POST", f"{remote.workspace}/devices/certificates/create", body)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for ending, content in (("pem", made["certificate"]), ("key", made["privateKey"])):
+        path = arguments.out / f"{arguments.device}.{ending}"
+        path.unlink(missing_ok=True)
+        path.touch(mode=0o600)  # before there is anything to read
+        path.write_text(content)
+        print(path)
+    return 0
+
+
 def revoke(arguments: argparse.Namespace) -> int:
     remote = Remote(arguments.dir)
     if arguments.provisioning_token:

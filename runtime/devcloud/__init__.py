@@ -10,6 +10,7 @@ The map, in reading order:
     admin.py          what tests call: faults, drops, tokens that end; remote.py: how to call it
     hub.py            the MQTT side; connection.py, dialogue.py, acks.py; pure: mqtt.py, packets.py, topics.py
     enrolment.py      Provisioning Tokens and operations; registrations.py: devices and Registration Tokens
+    certificates.py   client certificates of devices
     records.py        every message and connection, in order of arrival; twins.py: desired and reported
     tokens.py         signing and checking tokens and SAS, pure; lifetimes.py: how long they count
     faults.py         what it is told to do wrong; misbehave.py: the same over HTTP

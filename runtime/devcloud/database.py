@@ -33,6 +33,9 @@ CREATE TABLE IF NOT EXISTS registration_tokens (
     expires_at REAL, lifetime_s REAL, grace_until REAL, revoked_at REAL
 );
 CREATE INDEX IF NOT EXISTS registration_tokens_by_device ON registration_tokens (device_id);
+CREATE TABLE IF NOT EXISTS certificates (
+    thumbprint TEXT PRIMARY KEY, device_id TEXT NOT NULL, created_at REAL NOT NULL, revoked_at REAL
+);
 CREATE TABLE IF NOT EXISTS twins (
     device_id TEXT PRIMARY KEY, desired TEXT NOT NULL, desired_version INTEGER NOT NULL,
     reported TEXT NOT NULL, reported_version INTEGER NOT NULL

@@ -16,7 +16,7 @@ from runtime.devcloud.blobs import CONTAINER, MOST_NAME_CHARS, sas_token
 from runtime.devcloud.problems import Problem
 from runtime.devcloud.uploads import MOST_OPEN
 from runtime.devcloud.values import Refused
-from runtime.devcloud.web import cloud_of, json_body, now_s
+from runtime.devcloud.web import client_certificate, cloud_of, json_body, now_s
 
 
 class HubRefusal(Exception):
@@ -74,11 +74,13 @@ async def notify(request: Request) -> Response:
 
 
 def _device(request: Request) -> str:
-    """Hub device id of a caller with a living SAS for it. Raises HubRefusal."""
+    """Hub device id of a caller with a living SAS or a certificate for it. Raises HubRefusal."""
     if not re.fullmatch(r"\d{4}-\d\d-\d\d(-preview)?", request.query_params.get("api-version", "")):
         raise HubRefusal(400, "InvalidProtocolVersion", "api-version is missing or no date")
     device_id: str = request.path_params["device"]
-    answer = cloud_of(request).check_sas(device_id, request.headers.get("authorization", ""), now_s())
+    answer = cloud_of(request).check_device(
+        device_id, request.headers.get("authorization"), client_certificate(request), now_s()
+    )
     if isinstance(answer, Refused):
         raise HubRefusal(401, "IotHubUnauthorizedAccess", answer.reason)
     return device_id

@@ -178,6 +178,28 @@ async def revoke_registration_tokens(request: Request) -> Response:
     return JSONResponse({"revoked": cloud.registrations.revoke(device_id, now_s())})
 
 
+async def create_certificate(request: Request) -> Response:
+    """A client certificate and its key, for a device that may not exist yet."""
+    cloud = operator(request)
+    body = await json_body(request)
+    device_id, expires_at_s = text_field(body, "deviceId"), optional_time(body, "expirationTime")
+    check_device_id(device_id)
+    at_s = now_s()
+    with cloud.database.transaction():
+        cloud.registrations.adopt(device_id, at_s)
+        issued = cloud.certificates.issue(device_id, expires_at_s, at_s)
+    return JSONResponse(
+        {"certificate": issued.certificate, "privateKey": issued.key, "thumbprint": issued.thumbprint}, 201
+    )
+
+
+async def revoke_certificates(request: Request) -> Response:
+    """All certificates of a device; what is connected stays so."""
+    cloud = operator(request)
+    device_id = known_device(cloud, text_field(await json_body(request), "deviceId"))
+    return JSONResponse({"revoked": cloud.certificates.revoke(device_id, now_s())})
+
+
 async def delete_device(request: Request) -> Response:
     cloud = operator(request)
     device_id = known_device(cloud, request.path_params["device"])
@@ -263,6 +285,8 @@ routes = [
     Route(f"{_WS}/devices", list_devices),
     Route(f"{_WS}/devices/registration-tokens/create", create_registration_token, methods=["POST"]),
     Route(f"{_WS}/devices/registration-tokens/revoke", revoke_registration_tokens, methods=["PUT"]),
+    Route(f"{_WS}/devices/certificates/create", create_certificate, methods=["POST"]),
+    Route(f"{_WS}/devices/certificates/revoke", revoke_certificates, methods=["PUT"]),
     Route(f"{_WS}/devices/{{device}}/delete", delete_device, methods=["DELETE"]),
     Route(
         f"{_WS}/devices/{{device}}/desired-properties", desired_properties, methods=["GET", "PUT", "PATCH"]

@@ -12,7 +12,16 @@ from runtime.devcloud import tokens
 from runtime.devcloud.problems import Problem, bad_request, unauthorized, workspace_disabled
 from runtime.devcloud.registrations import Granted
 from runtime.devcloud.state import Cloud
-from runtime.devcloud.web import cloud_of, json_body, now_s, optional_text, rfc3339, text_field, timespan
+from runtime.devcloud.web import (
+    client_certificate,
+    cloud_of,
+    json_body,
+    now_s,
+    optional_text,
+    rfc3339,
+    text_field,
+    timespan,
+)
 
 SAS, KEY, HEADER = "SharedAccessSignature", "SharedAccessKey", "AuthorizationHeader"
 
@@ -76,13 +85,13 @@ async def register(request: Request) -> Response:
     cloud = cloud_of(request)
     _workspace_enabled(cloud)
     at_s = now_s()
+    if "authorization" not in request.headers and (certificate := client_certificate(request)):
+        return await _register_by_certificate(request, certificate, at_s)
     held = cloud.registrations.valid(_device_token(request), at_s)
     if held is None:
         raise unauthorized("The Registration Token is invalid, expired or revoked")
     body = await json_body(request)
-    kind = text_field(body, "connectionStringType")
-    if kind not in (SAS, KEY, HEADER):
-        raise bad_request(f"connectionStringType is not one of {SAS}, {KEY}, {HEADER}")
+    kind = _connection_kind(body)
     cloud.registrations.registered(held["device_id"], at_s)
     remaining_s = None if held["expires_at"] is None else held["expires_at"] - at_s
     return JSONResponse(
@@ -93,6 +102,32 @@ async def register(request: Request) -> Response:
             "tokenRemainingLifetime": timespan(remaining_s),
         }
     )
+
+
+async def _register_by_certificate(request: Request, certificate: bytes, at_s: float) -> Response:
+    """Registration with mTLS: the certificate serves at the hub too, so there is nothing else to hand out."""
+    cloud = cloud_of(request)
+    device = cloud.certificates.owner(certificate)
+    if device is None:
+        raise unauthorized("The certificate is unknown or revoked")
+    kind = _connection_kind(await json_body(request))
+    cloud.registrations.registered(device, at_s)
+    return JSONResponse(
+        {
+            "connectionString": f"HostName={cloud.hub_host};DeviceId={cloud.hub_id(device)};x509=true",
+            "connectionStringExpiration": None,
+            "iotHubHostName": cloud.hub_host,
+            "connectionStringType": kind,
+            "tokenRemainingLifetime": None,
+        }
+    )
+
+
+def _connection_kind(body: dict[str, Any]) -> str:
+    kind = text_field(body, "connectionStringType")
+    if kind not in (SAS, KEY, HEADER):
+        raise bad_request(f"connectionStringType is not one of {SAS}, {KEY}, {HEADER}")
+    return kind
 
 
 routes = [

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.devcloud import tokens
+from runtime.devcloud.certificates import Certificates
 from runtime.devcloud.database import Database
 from runtime.devcloud.enrolment import Enrolment, Mode
 from runtime.devcloud.faults import Faults
@@ -62,6 +63,7 @@ class Cloud:
         """Signs tokens and upload addresses."""
         self.enrolment = Enrolment(self.database, self.secret)
         self.registrations = Registrations(self.database, self.secret, workspace)
+        self.certificates = Certificates(self.database, folder)
         self.uploads = Uploads(self.database, folder / "blobs")
         self.operator_token = self._once("operator_token", lambda: secrets.token_urlsafe(32))
         self.provisioning_token = self.enrolment.token_text(
@@ -127,15 +129,34 @@ class Cloud:
     # -- the hub: connections ------------------------------------------------------------------------
 
     def authenticate(
-        self, client_id: str, username: str | None, password: str | None, now_s: float
+        self,
+        client_id: str,
+        username: str | None,
+        password: str | None,
+        now_s: float,
+        certificate: bytes | None = None,
     ) -> Admitted | Refused:
-        """Check a CONNECT: names that agree, a device that is known and enabled, a SAS of its key, alive."""
+        """Check a CONNECT: names that agree, a device that is known and enabled, a SAS of its key, alive.
+
+        Without a password the client certificate (DER) counts, which TLS has checked.
+        """
         workspace, _, device = client_id.partition(":")
         if workspace != self.workspace or not device:
             return Refused(BAD_CLIENT_ID, f"client id is not {self.workspace}:DEVICE")
         if (username or "").partition("/?")[0].rstrip("/") != f"{self.hub_host}/{client_id}":
             return Refused(NOT_AUTHORIZED, "user name does not agree with host and client id")
-        return self.check_sas(client_id, password or "", now_s)
+        return self.check_device(client_id, password, certificate, now_s)
+
+    def check_device(
+        self, device_id: str, sas: str | None, certificate: bytes | None, now_s: float
+    ) -> Admitted | Refused:
+        """Whether whoever calls is this device: by its SAS, or without one by its certificate."""
+        if sas is not None or certificate is None:
+            return self.check_sas(device_id, sas or "", now_s)
+        owner = self.certificates.owner(certificate)
+        if owner is None or self.hub_id(owner) != device_id:
+            return Refused(NOT_AUTHORIZED, "the certificate is unknown, revoked or another device's")
+        return Admitted(device_id, None)
 
     def check_sas(self, device_id: str, text: str, now_s: float) -> Admitted | Refused:
         """Whether `text` is a SAS for this device, signed by its key, alive at `now_s`."""

@@ -1,7 +1,7 @@
-"""A certificate authority of the stand-in's own, and a certificate for its address.
+"""Two certificate authorities of the stand-in: for its own address, and for devices without a SAS.
 
-Files in DIR: `ca.pem`, which devices trust; `ca.key` and `server.pem` (key and chain), 0600. They are made
-once; another address gets another certificate of the same authority.
+Files in DIR: `ca.pem`, which devices trust; `device-ca.pem`, which signs theirs; `ca.key`, `device-ca.key`
+and `server.pem` (key and chain), 0600. They are made once; another address gets another certificate.
 """
 
 from __future__ import annotations
@@ -16,20 +16,31 @@ from cryptography import x509
 
 
 def server_context(folder: Path, address: str) -> ssl.SSLContext:
-    """TLS 1.2 or newer, as `address`."""
-    ca_file, ca_key, server = folder / "ca.pem", folder / "ca.key", folder / "server.pem"
-    if not (ca_file.exists() and ca_key.exists()):
-        ca = trustme.CA(organization_name="Stand-in cloud", organization_unit_name=folder.name)
-        _write(ca_key, ca.private_key_pem.bytes())
-        _write(ca_file, ca.cert_pem.bytes(), 0o644)
-        server.unlink(missing_ok=True)
-    if not (server.exists() and _is_for(server, address)):
-        ca = trustme.CA.from_pem(ca_file.read_bytes(), ca_key.read_bytes())
-        _write(server, ca.issue_cert(address).private_key_and_cert_chain_pem.bytes())
+    """TLS 1.2 or newer, as `address`. A client may show a certificate; then our device CA must have signed it."""
+    authority(folder, "device-ca")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(server)
+    context.load_cert_chain(_server_certificate(folder, address))
+    context.load_verify_locations(folder / "device-ca.pem")
+    context.verify_mode = ssl.CERT_OPTIONAL
     return context
+
+
+def authority(folder: Path, name: str) -> trustme.CA:
+    """The authority of this name, made at its first use."""
+    certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
+    if not (certificate.exists() and key.exists()):
+        made = trustme.CA(organization_name="Stand-in cloud", organization_unit_name=name)
+        _write(key, made.private_key_pem.bytes())
+        _write(certificate, made.cert_pem.bytes(), 0o644)
+    return trustme.CA.from_pem(certificate.read_bytes(), key.read_bytes())
+
+
+def _server_certificate(folder: Path, address: str) -> Path:
+    server, ca = folder / "server.pem", authority(folder, "ca")
+    if not (server.exists() and _is_for(server, address)):
+        _write(server, ca.issue_cert(address).private_key_and_cert_chain_pem.bytes())
+    return server
 
 
 def _is_for(server: Path, address: str) -> bool:

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from runtime.devcloud.certificates import shown_by
 from runtime.devcloud.problems import Problem, bad_request
 
 if TYPE_CHECKING:
@@ -31,6 +32,11 @@ def cloud_of(request: Request) -> Cloud:
 def now_s() -> float:
     """Unix time, the platform's own: the only place on the HTTPS side that asks for it."""
     return time.time()
+
+
+def client_certificate(request: Request) -> bytes | None:
+    """What the caller showed in the TLS handshake (DER), if anything."""
+    return shown_by(request.scope["state"]["transport"])
 
 
 async def json_body(request: Request) -> dict[str, Any]:

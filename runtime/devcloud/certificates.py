@@ -1,0 +1,75 @@
+"""Client certificates of devices: who shows one is known by its thumbprint, whatever it says inside."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import ssl
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from runtime.devcloud.database import Database
+from runtime.devcloud.tls import authority
+
+_MOST_COMMON_NAME_CHARS = 64  # X.520
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A certificate and its key, both PEM; only the certificate's thumbprint is kept."""
+
+    certificate: str
+    key: str
+    thumbprint: str
+
+
+class Certificates:
+    """Every certificate issued; a device may have several, as it must to change them."""
+
+    def __init__(self, database: Database, folder: Path) -> None:
+        self._database = database
+        self._folder = folder
+
+    def issue(self, device_id: str, expires_at_s: float | None, now_s: float) -> Issued:
+        """Make a certificate for a device of this bare id."""
+        made = authority(
+            self._folder, "device-ca"
+        ).issue_cert(
+            "device.invalid",  # some name must be there; nobody looks at it
+            common_name=device_id[:_MOST_COMMON_NAME_CHARS],
+            not_after=None if expires_at_s is None else datetime.fromtimestamp(expires_at_s, UTC),
+        )
+        pem = made.cert_chain_pems[0].bytes().decode()
+        thumbprint = _thumbprint(ssl.PEM_cert_to_DER_cert(pem))
+        self._database.execute(
+            "INSERT INTO certificates (thumbprint, device_id, created_at) VALUES (?, ?, ?)",
+            *(thumbprint, device_id, now_s),
+        )
+        return Issued(pem, made.private_key_pem.bytes().decode(), thumbprint)
+
+    def owner(self, shown: bytes) -> str | None:
+        """Bare id of the enabled device that a certificate (DER, its chain checked by TLS) belongs to."""
+        found = self._database.row(
+            "SELECT d.id FROM certificates c JOIN devices d ON d.id = c.device_id"
+            " WHERE c.thumbprint = ? AND c.revoked_at IS NULL AND d.enabled",
+            _thumbprint(shown),
+        )
+        return found["id"] if found else None
+
+    def revoke(self, device_id: str, now_s: float) -> int:
+        """Revoke every certificate of a device. Returns how many."""
+        return self._database.change(
+            "UPDATE certificates SET revoked_at = ? WHERE device_id = ? AND revoked_at IS NULL",
+            *(now_s, device_id),
+        )
+
+
+def shown_by(transport: asyncio.BaseTransport) -> bytes | None:
+    """The client's certificate as DER, if it showed one in the handshake."""
+    secured: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+    return None if secured is None else secured.getpeercert(binary_form=True)
+
+
+def _thumbprint(der: bytes) -> str:
+    return hashlib.sha256(der).hexdigest()
