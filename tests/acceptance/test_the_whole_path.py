@@ -50,7 +50,7 @@ def start_senders(home: Home, folder: Path) -> list[tuple[Process, Path]]:
             home.config.producer_endpoint(),
             f"p{number}",
             str(MESSAGES // PRODUCERS),
-            "20",
+            "40",
             str(ledger),
         ]
         process = Process(
