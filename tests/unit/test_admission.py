@@ -1,0 +1,210 @@
+"""What is kept, what is answered, what gives way: decided without disk, socket or clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.core.admission import Admission, Stamp, View
+from runtime.core.message import Kind, StreamName
+from runtime.core.protocol import Code, Description, Ping, Pong, ProducerKey, Put, Refused, Stored
+from runtime.core.quota import Amount, Limit, Policy, Quota, parse_stream_limits
+from runtime.core.sequences import Sequences
+from runtime.errors import ConfigError
+
+WIDE = Quota(Limit(Amount(1_000, 100_000)))
+A, B = StreamName(None, "a"), StreamName(None, "b")
+
+
+def admission(
+    quota: Quota = WIDE, known: Mapping[ProducerKey, Sequences] | None = None, **view: Any
+) -> Admission:
+    levels = view.pop("levels", {})
+    amounts = [amount for stream in levels.values() for amount in stream.values()]
+    total = Amount(sum(a.messages for a in amounts), sum(a.bytes for a in amounts))
+    facts = {"next_id": 1, "streams": {}, "next_stream": 1, "room_bytes": 10**9, **view}
+    return Admission(quota, View(levels=levels, total=total, **facts), Stamp(None, 5.0, 1), known or {})
+
+
+def put(count: int = 1, *, first: int | None = None, stream: str = "a", size: int = 10, **fields: Any) -> Put:
+    description = Description(stream=stream, **fields)
+    key = None if first is None else ProducerKey("p", "b")
+    return Put(Kind.MESSAGE, [description] * count, [b"x" * size] * count, key, first or 0)
+
+
+def code(reply: object) -> Code:
+    assert isinstance(reply, Refused), reply
+    return reply.code
+
+
+def test_ids_are_consecutive_and_streams_get_numbers_once() -> None:
+    deciding = admission(next_id=7, next_stream=3)
+    assert deciding.decide(put(2)) == Stored(range(7, 9))
+    assert deciding.decide(put(1, stream="b")) == Stored(range(9, 10))
+    assert deciding.decide(put(1)) == Stored(range(10, 11))
+    assert deciding.new_streams == {A: 3, B: 4}
+    assert [(row.id, row.stream) for row in deciding.rows] == [(7, 3), (8, 3), (9, 4), (10, 3)]
+
+
+def test_a_ping_is_answered_and_keeps_nothing() -> None:
+    deciding = admission()
+    assert deciding.decide(Ping()) == Pong()
+    assert not deciding.rows
+
+
+def test_a_repeat_within_one_commit_is_stored_once() -> None:
+    deciding = admission()
+    first, again = deciding.decide(put(2, first=1)), deciding.decide(put(2, first=1))
+    assert isinstance(first, Stored)
+    assert again == Stored(list(first.ids), repeated=2)
+    assert len(deciding.rows) == 2
+
+
+def test_deciding_leaves_what_is_known_untouched_until_the_commit() -> None:
+    memory = Sequences()
+    memory.add(1, 1, 50)
+    known = {ProducerKey("p", "b"): memory}
+    admission(known=known, next_id=60).decide(put(1, first=2))
+    assert memory.expected == 2  # the commit may fail: nothing of it may be remembered
+
+
+def test_part_of_a_request_that_is_already_stored_is_not_stored_again() -> None:
+    memory = Sequences()
+    memory.add(1, 2, 50)
+    reply = admission(known={ProducerKey("p", "b"): memory}, next_id=60).decide(put(4, first=1))
+    assert reply == Stored([50, 51, 60, 61], repeated=2, warnings=())
+
+
+def test_gaps_and_steps_backwards_are_stored_and_reported() -> None:
+    deciding = admission()
+    deciding.decide(put(1, first=1))
+    skipped, back = deciding.decide(put(1, first=5)), deciding.decide(put(1, first=3))
+    assert isinstance(skipped, Stored)
+    assert isinstance(back, Stored)
+    assert [w for w, _ in skipped.warnings] == ["sequence_gap"]
+    assert [w for w, _ in back.warnings] == ["sequence_backwards"]
+    assert len(deciding.rows) == 3
+
+
+def test_what_is_forgotten_is_neither_acknowledged_nor_stored() -> None:
+    memory = Sequences()
+    memory.add(100, 100, 1)
+    memory.floor = 90
+    deciding = admission(known={ProducerKey("p", "b"): memory})
+    assert code(deciding.decide(put(2, first=89))) is Code.SEQUENCE_FORGOTTEN
+    assert not deciding.rows
+
+
+def test_a_full_store_refuses_the_whole_request_and_says_when_to_come_back() -> None:
+    deciding = admission(Quota(Limit(Amount(3, 1_000))), levels={A: {4: Amount(2, 20)}}, streams={A: 1})
+    reply = deciding.decide(put(2))
+    assert code(reply) is Code.STORE_FULL
+    assert isinstance(reply, Refused)
+    assert reply.retry_after_ms
+    assert not deciding.rows
+    assert isinstance(deciding.decide(put(1)), Stored)
+    assert code(deciding.decide(put(1))) is Code.STORE_FULL  # what this commit adds counts too
+
+
+def test_a_repeat_is_acknowledged_even_when_the_store_is_full() -> None:
+    memory = Sequences()
+    memory.add(1, 1, 50)
+    known = {ProducerKey("p", "b"): memory}
+    deciding = admission(
+        Quota(Limit(Amount(1, 1_000))), known, levels={A: {4: Amount(1, 10)}}, streams={A: 1}
+    )
+    assert deciding.decide(put(1, first=1)) == Stored([50], repeated=1)
+
+
+def test_a_request_larger_than_the_limit_itself_will_never_fit() -> None:
+    reply = admission(Quota(Limit(Amount(3, 1_000), Policy.DROP_OLDEST))).decide(put(4))
+    assert code(reply) is Code.EXCEEDS_LIMIT
+    assert isinstance(reply, Refused)
+    assert reply.retry_after_ms is None
+
+
+def test_drop_oldest_makes_room_for_exactly_what_comes() -> None:
+    quota = Quota(Limit(Amount(5, 1_000), Policy.DROP_OLDEST))
+    deciding = admission(quota, levels={A: {4: Amount(5, 50)}}, streams={A: 1})
+    assert isinstance(deciding.decide(put(2)), Stored)
+    assert [(e.stream, e.amount) for e in deciding.evictions] == [(None, Amount(2, 0))]
+
+
+def test_what_is_more_important_never_gives_way_to_what_is_less() -> None:
+    quota = Quota(Limit(Amount(5, 1_000), Policy.DROP_LOWEST))
+    deciding = admission(quota, levels={A: {4: Amount(4, 40), 1: Amount(1, 10)}}, streams={A: 1})
+    assert code(deciding.decide(put(1, priority=0))) is Code.STORE_FULL
+    assert isinstance(deciding.decide(put(1, priority=2)), Stored)
+    assert code(deciding.decide(put(1, priority=2))) is Code.STORE_FULL  # only one was less important
+    assert [e.max_priority for e in deciding.evictions] == [2]
+
+
+def test_one_full_stream_leaves_the_others_alone() -> None:
+    quota = Quota(Limit(Amount(100, 10_000)), streams=parse_stream_limits(["-/a max_messages=1"]))
+    deciding = admission(quota)
+    assert isinstance(deciding.decide(put(1)), Stored)
+    assert code(deciding.decide(put(1))) is Code.STREAM_FULL
+    assert isinstance(deciding.decide(put(1, stream="b")), Stored)
+
+
+def test_evictions_of_a_refused_request_are_taken_back() -> None:
+    quota = Quota(Limit(Amount(1, 1_000)), streams={A: Limit(Amount(1, 1_000), Policy.DROP_OLDEST)})
+    deciding = admission(quota, levels={A: {4: Amount(1, 10)}, B: {4: Amount(5, 50)}}, streams={A: 1, B: 2})
+    assert code(deciding.decide(put(1))) is Code.STORE_FULL
+    assert not deciding.evictions
+
+
+def test_a_full_disk_refuses_before_anything_is_written() -> None:
+    deciding = admission(room_bytes=400)
+    assert isinstance(deciding.decide(put(1, size=200)), Stored)
+    assert code(deciding.decide(put(1, size=200))) is Code.DISK_FULL
+
+
+def test_more_streams_or_producers_than_can_be_kept_track_of_are_refused() -> None:
+    deciding = admission(Quota(WIDE.total, max_streams=1), may_meet_producers=1)
+    assert isinstance(deciding.decide(put(1, first=1)), Stored)
+    assert code(deciding.decide(put(1, stream="b"))) is Code.TOO_MANY_STREAMS
+    other = Put(Kind.MESSAGE, [Description(stream="a")], [b""], ProducerKey("q", "b"), 1)
+    assert code(deciding.decide(other)) is Code.TOO_MANY_PRODUCERS
+
+
+@pytest.mark.parametrize(
+    "rule", ["a", "g/s nonsense", "g/s max_messages=x", "g/s policy=never", "g/s colour=red"]
+)
+def test_a_wrong_stream_limit_is_named(rule: str) -> None:
+    with pytest.raises(ConfigError, match=r"store\.streams"):
+        parse_stream_limits([rule])
+
+
+puts = st.builds(
+    put,
+    st.integers(1, 4),
+    first=st.none() | st.integers(1, 12),
+    stream=st.sampled_from("ab"),
+    size=st.integers(0, 30),
+    priority=st.integers(0, 9),
+)
+
+
+@given(st.lists(puts, max_size=20), st.sampled_from(Policy), st.sampled_from(Policy))
+def test_no_limit_is_exceeded_and_no_acknowledgement_is_without_a_row(
+    requests: list[Put], policy: Policy, stream_policy: Policy
+) -> None:
+    quota = Quota(Limit(Amount(12, 200), policy), Limit(Amount(8, 120), stream_policy))
+    levels = {A: {2: Amount(3, 30), 7: Amount(2, 20)}, B: {4: Amount(4, 40)}}
+    deciding = admission(quota, levels=levels, streams={A: 1, B: 2})
+    acknowledged: set[int] = set()
+    for request in requests:
+        reply = deciding.decide(request)
+        if isinstance(reply, Stored):
+            assert len(reply.ids) == len(request.payloads)
+            acknowledged |= {number for number in reply.ids if number is not None}
+    assert acknowledged == {row.id for row in deciding.rows}
+    freed = sum(e.amount.messages for e in deciding.evictions)
+    assert 9 + len(deciding.rows) - freed <= 12
+    freed_bytes = sum(e.amount.bytes for e in deciding.evictions)
+    assert 90 + sum(row.bytes for row in deciding.rows) - freed_bytes <= 200
