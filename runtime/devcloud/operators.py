@@ -203,7 +203,7 @@ async def revoke_certificates(request: Request) -> Response:
 async def delete_device(request: Request) -> Response:
     cloud = operator(request)
     device_id = known_device(cloud, request.path_params["device"])
-    cloud.registrations.delete(device_id, now_s())
+    cloud.forget(device_id, now_s())
     cloud.drop("polite", cloud.hub_id(device_id))
     return Response(status_code=204)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from importlib import resources
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
@@ -64,7 +65,7 @@ async def feed(request: Request) -> Response:
         {
             "workspace": cloud.workspace,
             "hub": cloud.hub_host,
-            "waiting": [operators.shown(o) for o in waiting],
+            "waiting": [{**operators.shown(o), "deviceExists": _exists(cloud, o)} for o in waiting],
             "devices": operators.devices(cloud),
             "messages": [admin.shown(m) for m in cloud.records.messages(after, MOST_MESSAGES)],
             "newest": newest,
@@ -72,6 +73,12 @@ async def feed(request: Request) -> Response:
         },
         headers=_HEADERS,
     )
+
+
+def _exists(cloud: Cloud, operation: dict[str, Any]) -> bool:
+    """Whether approving as wished takes over the name of a device that is there."""
+    wish = operation["wished_id"]
+    return wish is not None and cloud.registrations.device(wish) is not None
 
 
 routes = [

@@ -8,6 +8,7 @@ import random
 import socket
 from pathlib import Path
 
+from runtime.devcloud.files import write_whole
 from runtime.errors import UsageError
 
 HUB_PORT = 8883
@@ -26,7 +27,7 @@ def take(folder: Path, address: str, https_port: int) -> tuple[str, socket.socke
         listener = _bound(address, port)
     except OSError as exc:
         raise UsageError(f"cannot listen on {address}:{port}: {exc.strerror}") from exc
-    memory.write_text(json.dumps({"address": address, "https_port": listener.getsockname()[1]}))
+    write_whole(memory, json.dumps({"address": address, "https_port": listener.getsockname()[1]}))
     return address, listener
 
 

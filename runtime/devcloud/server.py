@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import ssl
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from runtime.adapters import logs
 from runtime.adapters.process import Lock
 from runtime.devcloud import admin, blobs, file_upload, hub, operators, page, place, platform_api
+from runtime.devcloud.files import write_whole
 from runtime.devcloud.misbehave import Misbehave
 from runtime.devcloud.problems import Problem
 from runtime.devcloud.state import Cloud
@@ -49,6 +51,8 @@ class Options:
 def run(options: Options, say: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT. Raises UsageError where it cannot start."""
     logs.configure("devcloud", Log())
+    if not re.fullmatch(r"[0-9a-zA-Z\-_.]{1,64}", options.workspace):
+        raise UsageError(f"workspace {options.workspace!r} must be 1 to 64 of 0-9 a-z A-Z - _ .")
     options.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = Lock(options.folder / "devcloud.lock")
     try:
@@ -65,7 +69,10 @@ async def _serve(options: Options, say: Callable[[str], None]) -> None:
     facts.unlink(missing_ok=True)
     address, listener = place.take(options.folder, options.address, options.https_port)
     cloud = Cloud(options.folder, address, now_s(), options.workspace)
-    cloud.change_lifetimes(options.lifetimes or {})
+    try:
+        cloud.change_lifetimes(options.lifetimes or {})
+    except Problem as exc:
+        raise UsageError(exc.detail) from exc
     context = server_context(options.folder, address)
     switch = HubSwitch(cloud, context)
     https = Https(application(cloud, switch), context)
@@ -175,9 +182,5 @@ def write_facts(path: Path, cloud: Cloud, https_port: int) -> dict[str, Any]:
         "provisioning_token": cloud.provisioning_token,
         "pid": os.getpid(),
     }
-    fresh = path.with_suffix(".new")
-    fresh.unlink(missing_ok=True)
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump(known, file, indent=2)
-    fresh.replace(path)
+    write_whole(path, json.dumps(known, indent=2))
     return known

@@ -126,6 +126,14 @@ class Cloud:
             or self.lifetimes.registration_token_s
         )
 
+    def forget(self, device: str, now_s: float) -> None:
+        """A device of this bare id was never here: the next of its name inherits nothing."""
+        with self.database.transaction():
+            self.registrations.delete(device, now_s)
+            self.certificates.revoke(device, now_s)
+            for table in ("twins", "commands"):
+                self.database.execute(f"DELETE FROM {table} WHERE device_id = ?", self.hub_id(device))  # noqa: S608 (names are ours)
+
     # -- the hub: connections ------------------------------------------------------------------------
 
     def authenticate(

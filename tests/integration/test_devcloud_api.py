@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import ssl
+import subprocess
+import sys
 import time
 import urllib.parse
 from collections.abc import Iterator
@@ -13,9 +15,11 @@ from typing import Any
 
 import pytest
 import requests
+from azure.iot.device import IoTHubDeviceClient
 
+from runtime.devcloud.tls import server_context
 from tests.devcloud_client import REGISTER, Client, problem
-from tests.harness import Cloud, eventually, short_folder
+from tests.harness import Cloud, clean_environment, eventually, short_folder
 
 GRACE_S = 1.0
 CANCELLED = "/problems/deviceProvisioning/provisioningOperationCancelled"
@@ -382,6 +386,15 @@ def test_a_deleted_device_is_gone_with_its_tokens(client: Client) -> None:
     assert problem(client.refresh(token))[0] == 410
 
 
+def test_a_new_device_of_a_deleted_name_inherits_nothing(client: Client) -> None:
+    client.provisioned("dev-reborn")
+    path = f"{client.workspace}/devices/dev-reborn/desired-properties"
+    assert client.operator("PATCH", path, {"a": 1}).ok
+    assert client.operator("DELETE", f"{client.workspace}/devices/dev-reborn/delete").ok
+    client.provisioned("dev-reborn")
+    assert client.operator("GET", path).json() == {"$version": 1}
+
+
 def test_desired_properties_are_merged_replaced_and_checked(client: Client) -> None:
     client.provisioned("dev-twin")
     path = f"{client.workspace}/devices/dev-twin/desired-properties"
@@ -419,13 +432,58 @@ def test_a_killed_cloud_comes_back_the_same(folder: Path) -> None:
         cloud.close()
 
 
+def test_every_message_acknowledged_before_a_kill_is_there(folder: Path) -> None:
+    cloud = Cloud(folder / "cloud")
+    try:
+        device = IoTHubDeviceClient.create_from_sastoken(
+            Client(cloud).sas("dev-killed"), server_verification_cert=Path(cloud.facts["ca_file"]).read_text()
+        )
+        for number in range(50):
+            device.send_message(str(number))  # returns with the PUBACK
+        cloud.process.kill()
+        assert [m.payload for m in cloud.messages()] == [str(n).encode() for n in range(50)]
+        device.shutdown()
+    finally:
+        cloud.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--workspace", "a:b"), "workspace 'a:b'"),
+        (("--sas-lifetime-s", "-1"), "sas_s"),
+        (("--address", "300.1.1.1"), "300.1.1.1"),
+    ],
+)
+def test_a_wrong_option_is_one_sentence_and_no_traceback(
+    folder: Path, options: tuple[str, ...], reason: str
+) -> None:
+    command = [sys.executable, "-m", "runtime", "devcloud", "--dir", str(folder), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=clean_environment())
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_another_address_gets_another_certificate_of_the_same_authority(folder: Path) -> None:
+    server_context(folder, "127.9.9.9")
+    first, ca = (folder / "server.pem").read_bytes(), (folder / "ca.pem").read_bytes()
+    server_context(folder, "127.9.9.9")
+    assert (folder / "server.pem").read_bytes() == first
+    server_context(folder, "127.9.9.8")
+    assert (folder / "server.pem").read_bytes() != first
+    assert (folder / "ca.pem").read_bytes() == ca
+    (folder / "ca.pem").unlink()
+    lost_ca = (folder / "server.pem").read_bytes()
+    server_context(folder, "127.9.9.8")
+    assert (folder / "server.pem").read_bytes() != lost_ca
+
+
 def test_keys_and_facts_are_for_the_owner_only(shared: Cloud) -> None:
-    for name in ("devcloud.json", "ca.key", "server.pem"):
+    for name in ("devcloud.json", "ca.key", "server.pem", "device-ca.key", "place.json"):
         assert (shared.folder / name).stat().st_mode & 0o777 == 0o600, name
     assert shared.folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_tls_older_than_1_2_is_not_spoken(folder: Path) -> None:
-    from runtime.devcloud.tls import server_context
-
     assert server_context(folder, "127.9.9.9").minimum_version == ssl.TLSVersion.TLSv1_2

@@ -1,0 +1,15 @@
+"""Small files that are there whole or not at all, and that others never read for an instant."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write_whole(path: Path, content: str, mode: int = 0o600) -> None:
+    """Replace `path`; a SIGKILL leaves the old content or the new."""
+    fresh = path.with_suffix(".new")
+    fresh.unlink(missing_ok=True)
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
+        file.write(content)
+    fresh.replace(path)
