@@ -78,6 +78,7 @@ class Delivery:
         self._in_flight: dict[Tag, tuple[float, int]] = {}  # -> (sent at, bytes), in order of sending
         self._in_flight_bytes = 0
         self._uploading: set[int] = set()
+        self._upload_pauses: dict[int, tuple[int, float]] = {}  # -> (failures, not before)
         self._narrowed = _WIDE
         self._sent_on_client = 0
         self._acked_on_client = 0
@@ -137,17 +138,33 @@ class Delivery:
     def uploaded(self, id: int) -> None:
         """The payload is in the cloud: its link may go."""
         self._uploading.discard(id)
+        self._upload_pauses.pop(id, None)
         if message := self.hand.files.pop(id, None):
             self.hand.release(message.stream)
 
-    def upload_failed(self, id: int, reason: str, *, for_good: bool) -> None:
-        """It is not. `for_good` sets it aside; else it begins anew when `steps` says so."""
+    def upload_failed(
+        self,
+        id: int,
+        reason: str,
+        now: float,
+        draw: float,
+        *,
+        for_good: bool,
+        retry_after_s: float | None = None,
+    ) -> None:
+        """It is not. `for_good` sets it aside; else it begins anew after a pause."""
         self._uploading.discard(id)
-        if message := self.hand.files.get(id):
-            if for_good:
-                self._quarantined.append((id, reason))
-                self._settle(message)
-            self.hand.release(message.stream)
+        message = self.hand.files.get(id)
+        if message is None:
+            return
+        if for_good:
+            self._quarantined.append((id, reason))
+            self._settle(message)
+        else:
+            failures = self._upload_pauses.get(id, (0, 0.0))[0]
+            pause = pause_s(failures, draw, max_s=self._limits.retry_max_s, retry_after_s=retry_after_s)
+            self._upload_pauses[id] = failures + 1, now + pause
+        self.hand.release(message.stream)
 
     def take_settled(self) -> Settled:
         """What became of messages since the last call."""
@@ -229,6 +246,9 @@ class Delivery:
                     until_s = min(until_s, trial_s)
             case _:
                 until_s = now + 60.0
+        for id, (_, again_s) in self._upload_pauses.items():
+            if id not in self._uploading:
+                until_s = min(until_s, again_s)
         return max(0.0, until_s - now)
 
     # -- the client ----------------------------------------------------------------------------------
@@ -341,6 +361,7 @@ class Delivery:
         """It waits for ingest's confirmation now."""
         self._unconfirmed.add(message.offer.id)
         self._suspicion.forget(message.offer.id)
+        self._upload_pauses.pop(message.offer.id, None)
         self.hand.remove(message)
 
     def _start_uploads(self, now: float) -> None:
@@ -350,7 +371,8 @@ class Delivery:
         for message in self.hand.to_upload():
             if len(self._uploading) >= self._limits.uploads:
                 return
-            if self._pace.allows(message.offer.priority, now):
+            rested = now >= self._upload_pauses.get(message.offer.id, (0, 0.0))[1]
+            if rested and self._pace.allows(message.offer.priority, now):
                 self.hand.hold(message.stream)
                 self._uploading.add(message.offer.id)
                 self._steps.append(Upload(message.offer.id))

@@ -99,6 +99,8 @@ class Parcel:
     open: Callable[[int], Telemetry]
     """The piece with this number, from 0. Pieces are cut when they are sent, so that a large message
     is not in memory twice."""
+    by_file: bool = False
+    """It is the link to a payload that was uploaded before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,12 @@ class FileParcel:
     payload: bytes
     file: str | None
     """Name in the spool, where the payload is there instead."""
-    link: Telemetry
+    notice: Telemetry
+    """What is sent then, but for the name under which the payload is found."""
+
+    def link(self, uploaded_as: str) -> Telemetry:
+        """The telemetry that says where the payload is."""
+        return replace(self.notice, payload=json.dumps({"link": uploaded_as}).encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,15 +223,10 @@ def _too_long(topic_bytes: int) -> str:
 
 
 def _by_file(message: StoredMessage, properties: Mapping[str, str], payload: bytes) -> Sealed:
-    name = blob_name(message.key)
-    link = _telemetry(
-        message,
-        {**properties, "has-externalized-payload": "true"},
-        json.dumps({"link": name}).encode(),
-    )
-    if link.topic_bytes > TOPIC_LIMIT_BYTES:
-        return Unsendable(_too_long(link.topic_bytes))
-    return FileParcel(name, payload, message.file, link)
+    notice = _telemetry(message, {**properties, "has-externalized-payload": "true"}, b"")
+    if notice.topic_bytes > TOPIC_LIMIT_BYTES:
+        return Unsendable(_too_long(notice.topic_bytes))
+    return FileParcel(blob_name(message.key), payload, message.file, notice)
 
 
 def _in_chunks(message: StoredMessage, properties: dict[str, str], packing: Packing) -> Sealed:

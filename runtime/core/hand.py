@@ -33,6 +33,9 @@ class Stream:
 
     waiting: deque[Message] = field(default_factory=deque)
     """Messages with something unsent, in store order."""
+    messages: int = 0
+    bytes: int = 0
+    """All of it in hand, waiting or in flight."""
     in_flight: int = 0
     turn: float = 0.0
     queued: bool = False
@@ -59,6 +62,8 @@ class Hand:
         message = Message(offer, stream, deque(range(offer.pieces)), offer.pieces)
         self.messages[offer.id] = message
         self.bytes += offer.wire_bytes
+        stream.bytes += offer.wire_bytes
+        stream.messages += 1
         if offer.file:
             self.files[offer.id] = message
         stream.waiting.append(message)
@@ -70,14 +75,16 @@ class Hand:
         del self.messages[offer.id]
         self.files.pop(offer.id, None)
         self.bytes -= offer.wire_bytes
+        stream.bytes -= offer.wire_bytes
+        stream.messages -= 1
         if stream.waiting and stream.waiting[0] is message:
             stream.waiting.popleft()
         if not stream.waiting and not stream.in_flight and self._streams.get(offer.stream) is stream:
             del self._streams[offer.stream]
 
-    def counts(self) -> dict[Hashable, int]:
-        """Messages not sent yet, by stream."""
-        return {name: len(stream.waiting) for name, stream in self._streams.items()}
+    def stream(self, name: Hashable) -> Stream:
+        """What is in hand of a stream; an empty one where nothing is."""
+        return self._streams.get(name) or Stream()
 
     def hold(self, stream: Stream) -> None:
         stream.held = True

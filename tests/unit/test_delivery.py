@@ -121,6 +121,9 @@ class World:
             self.report(Acked(self.client, tag))
         del self.at_hub[:count]
 
+    def upload_failed(self, id: int) -> None:
+        self.delivery.upload_failed(id, "weather", self.now, 0.5, for_good=False)
+
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
 
@@ -197,7 +200,7 @@ class DeliveryMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.world.uploads)
     @rule()
     def upload_fails(self) -> None:
-        self.world.delivery.upload_failed(self.world.uploads.pop(), "weather", for_good=False)
+        self.world.upload_failed(self.world.uploads.pop())
 
     @precondition(lambda self: self.world.connected)
     @rule()
@@ -433,7 +436,10 @@ def test_a_file_upload_holds_its_own_stream_and_no_other() -> None:
     world.acknowledge()
     world.step()
     assert world.uploads == [2] and world.wire == []
-    world.delivery.upload_failed(2, "weather", for_good=False)
+    world.upload_failed(2)
+    world.step()
+    assert world.uploads == [2], "it is tried again after a pause"
+    world.pass_time(world.delivery.wait_s(world.now))
     world.step()
     assert world.uploads == [2, 2]
     world.delivery.uploaded(2)

@@ -1,0 +1,361 @@
+"""File upload: large payloads go over HTTPS in blocks, and the hub is told how it went.
+
+Invariants:
+
+1. An upload that was begun is ended: the hub hears of success *and* failure. An open one blocks the next.
+2. The journal (`state/uploads/<id>.json`, 0600: it holds the address with its SAS) is written before what it
+   speaks of is relied on. After a crash an upload goes on with the block it had reached, or is told failed.
+3. One block of each upload is in memory, whatever the size of the file.
+4. Nothing blocks the caller: each upload has a thread, results come by `take()`, `fileno()` wakes.
+
+    begin --address--> blocks ... --block list--> committed --notify--> done --link delivered--> forget
+"""
+
+from __future__ import annotations
+
+import base64
+import collections
+import contextlib
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import requests
+from loguru import logger
+
+from runtime.core.credentials import HubCredentials
+from runtime.core.envelope import FileParcel
+
+API_VERSION = "2021-04-12"
+ADDRESS_LIFE_S = 3_000.0
+"""An address lives about an hour; ten minutes are kept for the last block."""
+_TIMEOUTS_S = (10.0, 60.0)
+_QUOTA_USED_UP = "403002"
+
+
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """The payload is in the cloud under this name."""
+
+    id: int
+    blob_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class UploadFailed:
+    """It is not, and the hub was told so if it could be reached."""
+
+    id: int
+    reason: str
+    for_good: bool = False
+    """It would fail the same way again."""
+    quota: bool = False
+    """The hub's daily quota is used up."""
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BlockSent:
+    """So many bytes went out."""
+
+    id: int
+    bytes: int
+
+
+FileEvent = Uploaded | UploadFailed | BlockSent
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """How to reach the hub's HTTPS side, and where things lie."""
+
+    journal: Path
+    spool: Path
+    ca_file: Path | None = None
+    https_port: int = 443
+    block_bytes: int = 1_048_576
+    bytes_per_s: float = 0.0
+    proxy: str | None = None
+
+
+@dataclass(slots=True)
+class _Journal:
+    """What is known of one upload."""
+
+    correlation_id: str
+    address: str
+    blob_name: str
+    block_bytes: int
+    blocks: int = 0
+    """Blocks that the storage has."""
+    began_wall_s: float = 0.0
+    state: str = "open"
+    """open, committed (the blob is whole), done (and the hub knows)."""
+
+
+class Files:
+    """All uploads of this process."""
+
+    def __init__(self, options: FileOptions) -> None:
+        self._options = options
+        self._events: collections.deque[FileEvent] = collections.deque()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._may_go_on = threading.Event()
+        self._may_go_on.set()
+        self._credentials: HubCredentials | None = None
+        options.journal.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def fileno(self) -> int:
+        """Readable when `take()` has something."""
+        return self._wake
+
+    def take(self) -> list[FileEvent]:
+        """What happened since the last call, oldest first."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+        found = []
+        while self._events:
+            found.append(self._events.popleft())
+        return found
+
+    def hold(self, held: bool) -> None:
+        """No further block while `held`."""
+        (self._may_go_on.clear if held else self._may_go_on.set)()
+
+    def begin(self, id: int, parcel: FileParcel, credentials: HubCredentials) -> None:
+        """Upload, or go on with what a process before us began."""
+        self._credentials = credentials
+        upload = _Upload(id, parcel, _Platform(self._options, credentials), self._options, self._tell)
+        upload.may_go_on = self._may_go_on
+        threading.Thread(target=upload.run, name=f"upload-{id}", daemon=True).start()
+
+    def forget(self, id: int) -> None:
+        """The message has left: its journal goes, and an upload that is still open is ended as failed."""
+        path = self._options.journal / f"{id}.json"
+        journal = _read(path)
+        if journal is None:
+            return
+        path.unlink(missing_ok=True)
+        if journal.state != "done" and self._credentials is not None:
+            platform = _Platform(self._options, self._credentials)
+            threading.Thread(target=platform.tell_failure, args=(journal, "given up"), daemon=True).start()
+
+    def known(self) -> list[int]:
+        """Messages with a journal, of this process or one before."""
+        return [int(path.stem) for path in self._options.journal.glob("*.json") if path.stem.isdigit()]
+
+    def _tell(self, event: FileEvent) -> None:
+        self._events.append(event)
+        os.eventfd_write(self._wake, 1)
+
+
+class _Refused(Exception):
+    """An answer that is not what was asked for."""
+
+    def __init__(self, what: str, answer: requests.Response) -> None:
+        text = answer.text[:200]
+        super().__init__(f"{what}: {answer.status_code} {text}")
+        self.status = answer.status_code
+        self.quota = _QUOTA_USED_UP in text
+        after = answer.headers.get("Retry-After", "")
+        self.retry_after_s = float(after) if after.isdigit() else None
+
+
+class _Platform:
+    """The calls, each with its deadlines."""
+
+    def __init__(self, options: FileOptions, credentials: HubCredentials) -> None:
+        self._credentials = credentials
+        self._base = (
+            f"https://{credentials.hub_host}:{options.https_port}/devices/"
+            f"{quote(credentials.device_id, safe='')}/files"
+        )
+        self._session = requests.Session()
+        self._session.trust_env = False  # a ~/.netrc must not replace our SAS
+        if options.ca_file:
+            self._session.verify = str(options.ca_file)
+        if options.proxy:
+            self._session.proxies = {"https": options.proxy}
+        if credentials.certificate and credentials.key:
+            self._session.cert = (str(credentials.certificate), str(credentials.key))
+
+    def address(self, blob_name: str, block_bytes: int) -> _Journal:
+        """Ask for an address to write to."""
+        body = self._post("", {"blobName": blob_name}, "file upload").json()
+        name = quote(body["blobName"], safe="/")
+        address = f"https://{body['hostName']}/{body['containerName']}/{name}{body['sasToken']}"
+        return _Journal(
+            body["correlationId"], address, body["blobName"], block_bytes, began_wall_s=time.time()
+        )
+
+    def put_block(self, journal: _Journal, number: int, block: bytes) -> None:
+        more = f"&comp=block&blockid={quote(_block_id(number), safe='')}"
+        answer = self._session.put(journal.address + more, data=block, timeout=_TIMEOUTS_S)
+        if answer.status_code != 201:
+            raise _Refused(f"block {number}", answer)
+
+    def commit(self, journal: _Journal) -> None:
+        """Make a blob of the blocks."""
+        ids = "".join(f"<Latest>{_block_id(number)}</Latest>" for number in range(journal.blocks))
+        text = f'<?xml version="1.0" encoding="utf-8"?><BlockList>{ids}</BlockList>'
+        headers = {"x-ms-blob-type": "BlockBlob", "Content-Type": "application/xml"}
+        answer = self._session.put(
+            journal.address + "&comp=blocklist", data=text.encode(), headers=headers, timeout=_TIMEOUTS_S
+        )
+        if answer.status_code != 201:
+            raise _Refused("block list", answer)
+
+    def tell_success(self, journal: _Journal) -> None:
+        self._notify(journal, True, 200, "uploaded")
+
+    def tell_failure(self, journal: _Journal, reason: str) -> None:
+        """As far as the hub can be reached; an address that nobody hears of expires by itself."""
+        with contextlib.suppress(requests.RequestException, _Refused):
+            self._notify(journal, False, 500, reason[:200])
+
+    def _notify(self, journal: _Journal, succeeded: bool, status: int, words: str) -> None:
+        body = {
+            "correlationId": journal.correlation_id,
+            "isSuccess": succeeded,
+            "statusCode": status,
+            "statusDescription": words,
+        }
+        self._post("/notifications", body, "notification")
+
+    def _post(self, path: str, body: Mapping[str, Any], what: str) -> requests.Response:
+        headers = {"Authorization": self._credentials.sas.reveal()} if self._credentials.sas else {}
+        answer = self._session.post(
+            self._base + path,
+            params={"api-version": API_VERSION},
+            json=body,
+            headers=headers,
+            timeout=_TIMEOUTS_S,
+            allow_redirects=False,
+        )
+        if not answer.ok:
+            raise _Refused(what, answer)
+        return answer
+
+
+class _Upload:
+    """One upload, in its thread."""
+
+    may_go_on: threading.Event
+
+    def __init__(
+        self, id: int, parcel: FileParcel, platform: _Platform, options: FileOptions, tell: Any
+    ) -> None:
+        self._id = id
+        self._parcel = parcel
+        self._platform = platform
+        self._options = options
+        self._tell = tell
+        self._path = options.journal / f"{id}.json"
+        self._journal = _read(self._path)
+
+    def run(self) -> None:
+        """Until it is done or has failed; nothing escapes but as an event."""
+        try:
+            self._tell(Uploaded(self._id, self._upload().blob_name))
+        except _Refused as exc:
+            self._give_up(str(exc))
+            for_good = exc.status in (400, 409, 411, 413)
+            self._tell(UploadFailed(self._id, str(exc), for_good, exc.quota, exc.retry_after_s))
+        except FileNotFoundError as exc:
+            self._give_up("the file is gone")
+            self._tell(UploadFailed(self._id, f"the file is gone: {exc.filename}", for_good=True))
+        except requests.RequestException as exc:  # the journal stays: it goes on from there
+            self._tell(UploadFailed(self._id, type(exc).__name__))
+        except Exception as exc:  # any at all: a thread that dies silently would hold its stream for ever
+            logger.exception("upload of message {}", self._id)
+            self._tell(UploadFailed(self._id, repr(exc)))
+
+    def _upload(self) -> _Journal:
+        journal = self._current()
+        if journal.state == "open":
+            for number, block in self._blocks(journal):
+                self.may_go_on.wait()
+                began_s = time.monotonic()
+                self._platform.put_block(journal, number, block)
+                journal.blocks = number + 1
+                self._save()
+                self._tell(BlockSent(self._id, len(block)))
+                self._keep_rate(len(block), began_s)
+            self._platform.commit(journal)
+            journal.state = "committed"
+            self._save()
+        if journal.state == "committed":
+            try:
+                self._platform.tell_success(journal)
+            except _Refused as exc:
+                if exc.status != 400:  # 400: the hub has closed it already; the blob is whole
+                    raise
+            journal.state = "done"
+            self._save()
+        return journal
+
+    def _current(self) -> _Journal:
+        """The upload to go on with; one whose address is too old is ended first."""
+        journal = self._journal
+        if journal is not None and journal.state == "open":
+            age_s = time.time() - journal.began_wall_s
+            if not 0 <= age_s < ADDRESS_LIFE_S:  # also where the clock jumped: the address is cheap
+                self._give_up("the address has expired")
+                journal = None
+        if journal is None:
+            journal = self._platform.address(self._parcel.blob_name, self._options.block_bytes)
+            self._journal = journal
+            self._save()
+        return journal
+
+    def _blocks(self, journal: _Journal) -> Iterator[tuple[int, bytes]]:
+        """The blocks that are still to be sent; an empty payload has one."""
+        step, number = journal.block_bytes, journal.blocks
+        if self._parcel.file is None:
+            payload = self._parcel.payload
+            while number * step < len(payload) or number == 0:
+                yield number, payload[number * step : (number + 1) * step]
+                number += 1
+            return
+        fd = os.open(self._options.spool / self._parcel.file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb", buffering=0) as file:
+            file.seek(number * step)
+            while (block := file.read(step)) or number == 0:
+                yield number, block
+                number += 1
+
+    def _keep_rate(self, size_bytes: int, began_s: float) -> None:
+        if self._options.bytes_per_s:
+            time.sleep(max(0.0, size_bytes / self._options.bytes_per_s - (time.monotonic() - began_s)))
+
+    def _give_up(self, reason: str) -> None:
+        if self._journal is not None and self._journal.state == "open":
+            self._platform.tell_failure(self._journal, reason)
+        self._path.unlink(missing_ok=True)
+        self._journal = None
+
+    def _save(self) -> None:
+        assert self._journal is not None
+        fresh = self._path.with_suffix(".new")
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "w") as file:
+            json.dump(asdict(self._journal), file)
+        fresh.replace(self._path)
+
+
+def _read(path: Path) -> _Journal | None:
+    """A journal, or None where there is none that can be used."""
+    try:
+        return _Journal(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _block_id(number: int) -> str:
+    return base64.b64encode(f"{number:08d}".encode()).decode()

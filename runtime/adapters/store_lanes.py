@@ -1,0 +1,70 @@
+"""messages.db as upload reads it: one stream, or all but some, in stretches of ids. See `core.reading`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from runtime.adapters.store_errors import translated
+from runtime.adapters.store_reader import _COLUMNS, StoreReader
+from runtime.core.message import CorruptRow, StoredMessage, StreamName
+
+
+class LaneReader(StoreReader):
+    """Short reads in autocommit, like all reads of the store."""
+
+    def newest(self) -> int:
+        """The last id; 0 where the store is empty."""
+        db = self._connection()
+        with translated():
+            ((newest,),) = db.execute("SELECT max(id) FROM messages").fetchall()
+        return newest or 0
+
+    def stored(self) -> dict[StreamName, int]:
+        """Messages by stream, from the counters."""
+        db = self._connection()
+        with translated():
+            rows = db.execute(
+                "SELECT stream_group, streams.stream, sum(messages) FROM levels JOIN streams"
+                " ON streams.id = levels.stream GROUP BY levels.stream HAVING sum(messages) > 0"
+            ).fetchall()
+        return {StreamName(group, stream): count for group, stream, count in rows}
+
+    def find(
+        self,
+        after: int,
+        up_to: int,
+        limit: int,
+        max_bytes: int,
+        only: StreamName | None = None,
+        without: Collection[StreamName] = (),
+    ) -> tuple[list[StoredMessage | CorruptRow], bool]:
+        """Messages behind `after` up to `up_to`, in id order, and whether that is all of them there."""
+        db = self._connection()
+        with translated():
+            numbers = {
+                StreamName(group, stream): id
+                for id, group, stream in db.execute("SELECT id, stream_group, stream FROM streams").fetchall()
+            }
+            if only is not None:
+                condition, chosen = "stream = ?", [numbers.get(only, -1)]
+            else:
+                chosen = [numbers[name] for name in without if name in numbers]
+                condition = f"stream NOT IN ({','.join('?' * len(chosen))})" if chosen else "1"
+            sizes = db.execute(
+                f"SELECT id, bytes FROM messages WHERE id > ? AND id <= ? AND {condition}"  # noqa: S608  # ours
+                " ORDER BY id LIMIT ?",
+                (after, up_to, *chosen, limit),
+            ).fetchall()
+            wanted, total_bytes = 0, 0
+            for _, size in sizes:
+                total_bytes += size
+                if wanted and total_bytes > max_bytes:
+                    break
+                wanted += 1
+            if not wanted:
+                return [], True
+            rows = db.execute(
+                f"SELECT {_COLUMNS} FROM messages WHERE id > ? AND id <= ? AND {condition} ORDER BY id",  # noqa: S608
+                (after, sizes[wanted - 1][0], *chosen),
+            ).fetchall()
+        return [self._message(row) for row in rows], wanted == len(sizes) < limit

@@ -1,0 +1,20 @@
+"""When a message has outlived its `ttl`, by clocks that may never have been set."""
+
+from __future__ import annotations
+
+from runtime.core.message import StoredMessage
+from runtime.core.moment import Moment
+
+
+def expires_s(message: StoredMessage, now: Moment) -> float | None:
+    """On the boot clock of `now`; None where it has no ttl, or where nobody can tell how old it is.
+
+    Within the boot that stored it the boot clock tells. After a reboot only the wall clock can, and only
+    where it was set then and can be true now. What cannot be told is sent: late is better than lost.
+    """
+    if message.ttl_s is None:
+        return None
+    if message.stored_boot_id != now.boot_id and message.stored_wall_s is None:
+        return None
+    age_s = now.since(Moment(message.stored_wall_s or 0.0, message.stored_boot_s, message.stored_boot_id))
+    return None if age_s is None else now.boot_s - age_s + message.ttl_s

@@ -1,0 +1,162 @@
+"""Which messages to read next, so that a deep backlog of one stream does not hide the others behind it.
+
+The *front* moves through the store once, in id order, and takes what it meets. A stream of which enough is in
+hand is left *behind*: the front passes over its further messages, and the stream is read on from where it was
+left when less of it is in hand. So memory is bounded, and an urgent message at the end of millions is found.
+
+A stream that drains *fresh-first* is read at the front again once the front has reached the end of the store;
+its backlog follows in a lane of its own, at a limited rate. A stream that uses batches is never drained so.
+
+Reading a message twice does no harm: `Delivery.offer` knows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+
+from runtime.core.message import StreamName
+
+ENOUGH = 256
+"""Messages of one stream in hand, not sent yet."""
+ENOUGH_BYTES = 524_288
+SPAN = 100_000
+"""Ids that one query looks through while it passes over others' messages."""
+PAGE = 500
+"""Most messages of one query."""
+
+Lane = tuple[StreamName, bool]
+"""A stream, and whether this is its fresh lane: what `Delivery` keeps in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Messages behind `after` up to `up_to`: of one stream, or of all but some."""
+
+    after: int
+    up_to: int
+    only: StreamName | None = None
+    without: Collection[StreamName] = ()
+    limit: int = PAGE
+
+
+@dataclass(slots=True)
+class _Behind:
+    """A stream that was left behind."""
+
+    after: int
+    """Everything of it up to here was taken."""
+    up_to: int | None = None
+    """From here on the front takes it again (fresh-first); None: it does not."""
+    allowance: float = 0.0
+    at_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Level:
+    """What is in hand of one lane and not sent yet."""
+
+    messages: int = 0
+    bytes: int = 0
+
+    def enough(self) -> bool:
+        return self.messages >= ENOUGH or self.bytes >= ENOUGH_BYTES
+
+    def low(self) -> bool:
+        return self.messages < ENOUGH // 2 and self.bytes < ENOUGH_BYTES // 2
+
+
+@dataclass(slots=True)
+class Reading:
+    """Where the front is, and who is behind."""
+
+    fresh_first: Callable[[StreamName], bool] = lambda stream: False
+    backlog_per_s: float = 0.0
+    front: int = 0
+    behind: dict[StreamName, _Behind] = field(default_factory=dict)
+    _with_batches: set[StreamName] = field(default_factory=set)
+    _refused: bool = False
+
+    def resume(self, level: Callable[[Lane], Level], now: float) -> Query | None:
+        """What to read on of a stream that is behind."""
+        for stream, left in list(self.behind.items()):
+            end = self.front if left.up_to is None else left.up_to
+            if left.after >= end:
+                del self.behind[stream]
+            elif level((stream, False)).low() and (limit := self._allowed(left, now)):
+                self.behind[stream] = self.behind.pop(stream)  # the next one in the next turn
+                self._refused = False
+                return Query(left.after, min(end, left.after + SPAN), only=stream, limit=limit)
+        return None
+
+    def advance(
+        self, newest: int, stored: Mapping[StreamName, int], in_hand: Callable[[StreamName], int]
+    ) -> Query | None:
+        """What to read at the front; `newest` is the last id in the store, the counts are by stream.
+
+        Where nobody but those behind has more, it moves to the end without looking.
+        """
+        if self.front < newest:
+            others = (stream for stream in stored if not self._passed_over(stream))
+            if any(stored[stream] > in_hand(stream) for stream in others):
+                without = [stream for stream in self.behind if self._passed_over(stream)]
+                up_to = min(newest, self.front + SPAN) if without else newest
+                return Query(self.front, up_to, without=without)
+            self.front = newest
+        for stream, left in self.behind.items():
+            if left.up_to is None and self._drains_fresh(stream):
+                left.up_to = self.front
+        return None
+
+    def lane(self, query: Query, stream: StreamName) -> Lane:
+        """The lane of a message that `query` found."""
+        return stream, query.only is None and stream in self.behind
+
+    def take(self, query: Query, id: int, stream: StreamName, batch: bool, level: Level) -> bool:
+        """Whether to take a message that `query` found; `level` is that of its lane."""
+        left = self.behind.get(stream)
+        if batch:
+            self._with_batches.add(stream)
+        if query.only is not None:
+            return self._take_on(left, id, level)
+        if left is None:
+            if level.enough():
+                self.behind[stream] = _Behind(id - 1)
+            return not level.enough()
+        if left.up_to is None or level.enough() or stream in self._with_batches:
+            left.up_to = None  # its turn comes behind its backlog
+            return False
+        return True
+
+    def done(self, query: Query, last: int | None, complete: bool) -> None:
+        """`query` was answered up to the id `last`; `complete`: that was all there is."""
+        end = query.up_to if complete or last is None else last
+        if query.only is None:
+            self.front = max(self.front, end)
+        elif (left := self.behind.get(query.only)) is not None and not self._refused:
+            left.after = max(left.after, end)
+
+    def _take_on(self, left: _Behind | None, id: int, level: Level) -> bool:
+        """The next one of a stream that is behind: in order, none after one that was refused."""
+        self._refused = self._refused or left is None or level.enough()
+        if left is None or self._refused:
+            return False
+        left.after = id
+        left.allowance -= 1
+        return True
+
+    def _passed_over(self, stream: StreamName) -> bool:
+        left = self.behind.get(stream)
+        return left is not None and left.up_to is None
+
+    def _allowed(self, left: _Behind, now: float) -> int:
+        """How many messages of a backlog may be read now."""
+        if left.up_to is None or not self.backlog_per_s:
+            return PAGE
+        most = max(1.0, self.backlog_per_s)
+        left.allowance = min(most, left.allowance + (now - left.at_s) * self.backlog_per_s)
+        left.at_s = now
+        return int(left.allowance)
+
+    def _drains_fresh(self, stream: StreamName) -> bool:
+        return self.fresh_first(stream) and stream not in self._with_batches
