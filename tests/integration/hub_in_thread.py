@@ -44,6 +44,8 @@ class HubInThread:
         self.ca_file = folder / "ca.pem"
         self._context = server_context(folder, self.address)
         self._loop = asyncio.new_event_loop()
+        self._bugs: list[dict[str, Any]] = []
+        self._loop.set_exception_handler(lambda _, context: self._bugs.append(context))
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self.cloud = self.call(lambda: Cloud(folder, self.address, time.time()))
@@ -73,6 +75,7 @@ class HubInThread:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
+        assert self._bugs == []
 
     def faults(self, **asked: Any) -> None:
         """Exactly these faults from now on."""

@@ -5,9 +5,11 @@ What the real client would never do wrong, a raw one does.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
+import random
 import socket
 import ssl
 import threading
@@ -367,6 +369,28 @@ def test_bytes_that_are_no_mqtt_end_the_connection(hub: HubInThread) -> None:
         raw.send_bytes(b"\xf0\x00")
         raw.assert_dropped()
     assert hub.end_reasons() == ["packet type 15 is reserved"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_bytes_at_all_disturb_the_hub(hub: HubInThread, seed: int) -> None:
+    """Packets with bytes turned at random: dropped or answered, and never a bug."""
+    dice = random.Random(seed)
+    good = [
+        *map(encode, messages(1)),
+        encode(Subscribe(2, ((TWIN_RESULTS, 0), (COMMANDS, 1)))),
+        encode(Publish(REPORTED, b'{"a": {"b": 1}}', 1, 3)),
+        encode(Publish("$iothub/methods/res/200/?$rid=1", b"{}", 1, 4)),
+        encode(hub.connect_packet(will=Will(EVENTS, b"gone", 1))),
+    ]
+    for attempt in range(60):
+        raw_bytes = bytearray(b"".join(dice.choices(good, k=3)))
+        for _ in range(dice.randint(1, 8)):
+            raw_bytes[dice.randrange(len(raw_bytes))] = dice.randrange(256)
+        with hub.raw(connect=attempt % 3 > 0) as raw, contextlib.suppress(OSError):
+            raw.send_bytes(bytes(raw_bytes))
+    with hub.raw("demo:dev-2") as neighbour:
+        neighbour.send(Bare(Kind.PINGREQ))
+        assert neighbour.receive() == Bare(Kind.PINGRESP)
 
 
 def test_a_packet_announced_as_huge_is_refused_before_it_comes(hub: HubInThread) -> None:
