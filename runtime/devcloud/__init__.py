@@ -15,5 +15,5 @@ The map, in reading order:
     tokens.py         signing and checking tokens and SAS, pure; lifetimes.py: how long they count
     faults.py         what it is told to do wrong; misbehave.py: the same over HTTP
     web.py            JSON in, JSON or problem+json out; problems.py: what is refused
-    database.py       devcloud.db, the only importer of sqlite3 here; files.py: files that are whole or not there
+    database.py       devcloud.db, alone with sqlite3 here; files.py: files that are whole or not there
 """
