@@ -45,7 +45,20 @@ def groups() -> list[Group]:
     return [importlib.import_module(f"runtime.cli.{name}") for name in GROUPS]  # type: ignore[misc]
 
 
-GROUPS = ("up", "status", "send", "identity", "workers", "settings", "devcloud", "demo", "completion")
+GROUPS = (
+    "up",
+    "status",
+    "send",
+    "keys",
+    "identity",
+    "quarantine",
+    "link",
+    "workers",
+    "settings",
+    "devcloud",
+    "demo",
+    "completion",
+)
 """Modules of this package, in the order of `edgectl --help`."""
 
 

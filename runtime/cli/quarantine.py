@@ -1,0 +1,152 @@
+"""`edgectl quarantine`: look at what could not be delivered, give it another chance, or give it up."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from runtime.cli import Commands, load_config
+
+if TYPE_CHECKING:
+    from runtime.adapters.store_reader import SetAside
+    from runtime.config import Config
+    from runtime.core.settlement import Settled
+
+CONFIRM_TIMEOUT_S = 10.0
+PAGE = 500
+
+
+def register(commands: Commands) -> None:
+    group = commands.add_parser(
+        "quarantine", help="messages that could not be delivered: ls, show, requeue, drop"
+    )
+    actions = group.add_subparsers(metavar="ACTION", required=True)
+    listing = actions.add_parser("ls", help="list them with the reason")
+    listing.add_argument("--json", action="store_true", help="one JSON object a line")
+    listing.set_defaults(run=_list)
+    show = actions.add_parser("show", help="everything about one of them")
+    show.add_argument("id", type=int)
+    show.add_argument("--payload", action="store_true", help="write its payload to standard output, as it is")
+    show.set_defaults(run=_show)
+    for name, words in (
+        ("requeue", "put them at the end of the store again, to be sent once more"),
+        ("drop", "delete them for good"),
+    ):
+        action = actions.add_parser(name, help=words)
+        action.add_argument("ids", type=int, nargs="*", metavar="ID")
+        action.add_argument("--all", action="store_true", help="all that are there now")
+        action.set_defaults(run=_requeue if name == "requeue" else _drop)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    found = _all(load_config(arguments))
+    if arguments.json:
+        for aside in found:
+            print(json.dumps(_described(aside), default=str))
+        return 0
+    if not found:
+        print("nothing is in quarantine")
+        return 0
+    print(f"{'id':>8}  {'stream':<24} {'bytes':>9}  reason")
+    for aside in found:
+        fields = _described(aside)
+        print(
+            f"{fields['id']:>8}  {fields.get('stream', '?'):<24} {fields.get('bytes', 0):>9}  {aside.reason}"
+        )
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from runtime.core.message import StoredMessage
+    from runtime.errors import UsageError
+
+    found = {aside.message.id: aside for aside in _all(load_config(arguments))}
+    aside = found.get(arguments.id)
+    if aside is None:
+        raise UsageError(f"message {arguments.id} is not in quarantine")
+    if arguments.payload:
+        if isinstance(aside.message, StoredMessage):
+            sys.stdout.buffer.write(aside.message.payload)
+        return 0
+    print(json.dumps(_described(aside, everything=True), indent=2, default=str))
+    return 0
+
+
+def _requeue(arguments: argparse.Namespace) -> int:
+    from runtime.core.settlement import Settled
+
+    return _carry_out(arguments, lambda ids: Settled(requeued=ids), "requeued")
+
+
+def _drop(arguments: argparse.Namespace) -> int:
+    from runtime.core.settlement import Settled
+
+    return _carry_out(arguments, lambda ids: Settled(discarded=ids), "dropped")
+
+
+def _carry_out(arguments: argparse.Namespace, order: Any, word: str) -> int:
+    """Ask ingest, which alone writes the store, and wait until it is on disk."""
+    from runtime.errors import Retryable, UsageError
+
+    config = load_config(arguments)
+    there = {aside.message.id for aside in _all(config)}
+    ids = sorted(there) if arguments.all else arguments.ids
+    if not ids and not arguments.all:
+        raise UsageError("name the ids, or --all")
+    if missing := sorted(set(ids) - there):
+        raise UsageError(f"not in quarantine: {', '.join(map(str, missing))}")
+    if ids and not _confirmed(config, order(ids)):
+        raise Retryable(f"ingest did not answer within {CONFIRM_TIMEOUT_S:g} s; is it running?")
+    print(f"{len(ids)} {word}")
+    return 0
+
+
+def _confirmed(config: Config, order: Settled) -> bool:
+    from runtime.adapters.bus import DeliveryReporter
+
+    reporter = DeliveryReporter(config.layout)
+    try:
+        reporter.report(order)
+        waiting, deadline_s = order.ids(), time.monotonic() + CONFIRM_TIMEOUT_S
+        while waiting and time.monotonic() < deadline_s:
+            reporter.socket.poll(200)
+            waiting -= reporter.confirmed()
+        return not waiting
+    finally:
+        reporter.close()
+
+
+def _all(config: Config) -> list[SetAside]:
+    from runtime.adapters.store_reader import StoreReader
+
+    reader = StoreReader(config.layout.messages_db)
+    found: list[SetAside] = []
+    try:
+        while page := reader.quarantine(found[-1].message.id if found else 0, PAGE):
+            found += page
+    finally:
+        reader.close()
+    return found
+
+
+def _described(aside: SetAside, *, everything: bool = False) -> dict[str, Any]:
+    from runtime.core.message import StoredMessage
+
+    message, since = aside.message, aside.set_aside_wall_s
+    fields: dict[str, Any] = {"id": message.id, "reason": aside.reason}
+    if since is not None:
+        fields["since"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(since))
+    if not isinstance(message, StoredMessage):
+        return fields
+    fields |= {"stream": str(message.name), "bytes": len(message.payload), "key": message.key}
+    if everything:
+        for name in ("kind", "priority", "batch_id", "message_id", "chunk_id", "content_type", "file"):
+            value = getattr(message, name)
+            if value is not None:
+                fields[name] = getattr(value, "name", value)
+        fields["properties"] = dict(message.properties)
+        fields["payload"] = message.payload[:200].decode(errors="backslashreplace")
+    return fields
