@@ -49,7 +49,7 @@ from runtime.core.steps import PROBE, Discard, Offer, Open, Send, Step, TellRefu
 from runtime.errors import NeedsHuman, Retryable
 from runtime.settings import Settings
 
-LOOK_EVERY_S = 5.0
+LOOK_EVERY_S = 2.0
 """Hints may be lost: then the disk is asked so often."""
 TURN_S = 1.0
 """The loop comes round at least so often, to say that it lives."""

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+import time
+from typing import Any
+
+import brotli
+import requests
+
+from runtime.adapters.bus import IDENTITY_CHANGED, Hints
+from runtime.adapters.status import read_status
 from tests.harness import Cloud, Home, eventually
-from tests.lines import backlog, check_arrivals, put, uploading
+from tests.lines import backlog, check_arrivals, put, put_in_force, register, uploading
 
 
 def test_messages_of_several_streams_arrive_in_order_and_leave_the_store(home: Home, cloud: Cloud) -> None:
@@ -14,3 +24,182 @@ def test_messages_of_several_streams_arrive_in_order_and_leave_the_store(home: H
     eventually(lambda: cloud.message_count() == 1000)
     check_arrivals(cloud, payloads)
     eventually(lambda: backlog(home) == 0)
+
+
+def blobs(cloud: Cloud) -> dict[str, bytes]:
+    """Uploaded files by name."""
+    names = [blob["name"] for blob in cloud.call("GET", "/admin/blobs")["blobs"]]
+    return {name: _content(cloud, name) for name in names}
+
+
+def _content(cloud: Cloud, name: str) -> bytes:
+    answer = requests.get(
+        f"{cloud.facts['admin_url']}/admin/blobs/{name}",
+        headers={"Authorization": f"Bearer {cloud.facts['operator_token']}"},
+        verify=cloud.facts["ca_file"],
+        timeout=10,
+    )
+    assert answer.ok
+    return answer.content
+
+
+def uploads(cloud: Cloud) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = cloud.call("GET", "/admin/blobs")["uploads"]
+    return found
+
+
+def test_a_payload_that_does_not_fit_goes_as_a_file_and_its_stream_waits_for_it(
+    home: Home, cloud: Cloud
+) -> None:
+    uploading(home, cloud, toml="block_bytes = 65536")
+    large = os.urandom(700_000)
+    cloud.faults(http={"PUT /uploads": {"delay_s": 0.1}})
+    put(home, {"stream": "files"}, b"before", large, b"after")
+    put(home, {"stream": "telemetry"}, *[b"%d" % n for n in range(50)])
+    eventually(lambda: backlog(home) == 0)
+    arrived = cloud.messages()
+    files = [m for m in arrived if m.properties["stream-name"] == "files"]
+    assert [m.payload for m in files[::2]] == [b"before", b"after"]
+    assert files[1].properties["has-externalized-payload"] == "true"
+    name = json.loads(files[1].payload)["link"]
+    assert blobs(cloud) == {name: large}
+    assert [u["state"] for u in uploads(cloud)] == ["succeeded"]
+    assert arrived.index(files[1]) > 50, "telemetry of the other stream overtook it"
+    assert list((home.layout.state / "uploads").iterdir()) == []
+
+
+def test_a_file_upload_goes_on_after_a_kill_with_the_block_it_had_reached(home: Home, cloud: Cloud) -> None:
+    uploading(home, cloud, toml="block_bytes = 65536")
+    cloud.faults(http={"PUT /uploads": {"delay_s": 0.2}})
+    large = os.urandom(1_000_000)
+    (number,) = put(home, {"stream": "files"}, large)
+    journal = home.layout.state / "uploads" / f"{number}.json"
+    eventually(lambda: journal.exists() and json.loads(journal.read_text())["blocks"] >= 5)
+    assert journal.stat().st_mode & 0o077 == 0, "it holds a SAS"
+    home.workers["upload"].kill()
+    reached = json.loads(journal.read_text())["blocks"]
+    cloud.no_faults()
+    cloud.faults(http={"POST /devices": {"status": 503, "times": 0}})
+    home.start_worker("upload")
+    eventually(lambda: backlog(home) == 0)
+    assert list(blobs(cloud).values()) == [large]
+    assert len(uploads(cloud)) == 1, f"it began anew, though {reached} blocks were there"
+
+
+def test_a_failed_file_upload_is_told_to_the_hub_and_tried_again(home: Home, cloud: Cloud) -> None:
+    cloud.faults(http={"PUT /uploads": {"status": 403, "times": 1}})
+    uploading(home, cloud)
+    large = os.urandom(300_000)
+    put(home, {"stream": "files"}, large)
+    eventually(lambda: backlog(home) == 0)
+    assert sorted(u["state"] for u in uploads(cloud)) == ["failed", "succeeded"]
+    assert list(blobs(cloud).values()) == [large]
+
+
+def test_chunks_arrive_in_order_with_a_completion_behind_them(home: Home, cloud: Cloud) -> None:
+    home_toml = '[stream.big]\nchunk_bytes = 10000\ncompression = "smallest"\n'
+    credentials = register(cloud)
+    home.write_config(cloud.config_toml() + home_toml)
+    put_in_force(home.layout, credentials)
+    home.start_worker("ingest")
+    home.start_worker("upload")
+    eventually(lambda: home.layout.messages_db.exists())
+    payload = b"".join(b"%d," % n for n in range(10_000))
+    put(home, {"stream": "big", "message_id": "m1"}, payload)
+    put(home, {"stream": "big"}, b"small, and not worth compressing")
+    eventually(lambda: backlog(home) == 0)
+    *chunks, done, small = cloud.messages()
+    assert [c.properties["chunk-id"] for c in chunks] == [str(n) for n in range(len(chunks))]
+    assert {c.properties["message-id"] for c in (*chunks, done)} == {"m1"}
+    assert all(c.properties["content-encoding"] == "br" for c in chunks)
+    assert b"".join(brotli.decompress(c.payload) for c in chunks) == payload
+    assert done.payload == b""
+    assert (done.properties["complete-message"], done.properties["ignore-payload"]) == ("true", "true")
+    assert "content-encoding" not in small.properties
+
+
+def test_completions_and_batches_carry_what_the_platform_asks_for(home: Home, cloud: Cloud) -> None:
+    uploading(home, cloud)
+    put(home, {"stream": "s", "stream_group": "g", "batch_id": "b1", "properties": {"unit": "°C"}}, b"21.5")
+    put(home, {"operation": "complete_batch", "stream": "s", "stream_group": "g", "batch_id": "b1"})
+    eventually(lambda: backlog(home) == 0)
+    message, done = cloud.messages()
+    named = {"stream-group-name": "g", "stream-name": "s", "batch-id": "b1"}
+    assert message.properties == {**named, "unit": "°C"}
+    assert done.properties == {**named, "complete-batch": "true", "ignore-payload": "true"}
+
+
+def test_new_credentials_take_over_with_nothing_lost(home: Home, cloud: Cloud) -> None:
+    """The device is given another name while messages flow: they go out under the one in force."""
+    cloud.faults(ack_delay_ms=20)
+    first = uploading(home, cloud)
+    payloads = [b"%d" % n for n in range(2000)]
+    put(home, {"stream": "s"}, *payloads[:1000])
+    eventually(lambda: cloud.message_count() > 100)
+    second = register(cloud)
+    put_in_force(home.layout, second)
+    refresh = Hints(home.layout, "refresh")
+    put(home, {"stream": "s"}, *payloads[1000:])
+
+    def heard() -> bool:
+        refresh.tell(IDENTITY_CHANGED)
+        status = read_status(home.layout.status_file("upload"))
+        return status is not None and status["device"] == second.device_id
+
+    eventually(heard)
+    eventually(lambda: backlog(home) == 0, 40)
+    check_arrivals(cloud, payloads)
+    put(home, {"stream": "s"}, b"last")
+    eventually(lambda: cloud.messages()[-1].payload == b"last")
+    assert cloud.messages()[0].device_id == first.device_id
+    assert cloud.messages()[-1].device_id == second.device_id
+
+
+def test_an_urgent_message_at_the_end_of_a_deep_backlog_does_not_wait_for_all_of_it(
+    home: Home, cloud: Cloud
+) -> None:
+    home.write_config(cloud.config_toml(upload="window = 4"))
+    put_in_force(home.layout, register(cloud))
+    home.start_worker("ingest")
+    eventually(lambda: home.layout.messages_db.exists())
+    for _ in range(10):
+        put(home, {"stream": "bulk", "priority": 1}, *[b"x"] * 1000)
+    put(home, {"stream": "alarm", "priority": 9}, b"fire")
+    cloud.faults(ack_delay_ms=20)
+    home.start_worker("upload")
+    eventually(lambda: any(m.payload == b"fire" for m in cloud.messages()))
+    place = [m.payload for m in cloud.messages()].index(b"fire")
+    assert place < 600, "it waited for the backlog"
+
+
+def test_expired_messages_are_dropped_and_counted(home: Home, cloud: Cloud) -> None:
+    home.write_config(cloud.config_toml())
+    put_in_force(home.layout, register(cloud))
+    home.start_worker("ingest")
+    eventually(lambda: home.layout.messages_db.exists())
+    put(home, {"stream": "s", "ttl_s": 0.2}, b"old")
+    put(home, {"stream": "s", "ttl_s": 1000}, b"lasting")
+    began_s = time.monotonic()
+    eventually(lambda: time.monotonic() - began_s > 0.3)
+    home.start_worker("upload")
+    eventually(lambda: backlog(home) == 0)
+    assert [m.payload for m in cloud.messages()] == [b"lasting"]
+    status = eventually(lambda: (s := read_status(home.layout.status_file("upload"))) and s["dropped"] and s)
+    assert status["dropped"] == 1
+
+
+def test_the_kill_switch_stops_everything_and_the_urgent_pass_a_budget(home: Home, cloud: Cloud) -> None:
+    limits = "messages_per_day = 10\nurgent_priority = 8"
+    uploading(home, cloud, link=limits)
+    put(home, {"stream": "s"}, *[b"%d" % n for n in range(30)])
+    eventually(lambda: cloud.message_count() == 10)
+    put(home, {"stream": "alarm", "priority": 8}, b"fire")
+    eventually(lambda: cloud.message_count() == 11)
+    assert home.edgectl("link", "off").returncode == 0
+    eventually(
+        lambda: (s := read_status(home.layout.status_file("upload"))) and s["barred"] == "switched off"
+    )
+    put(home, {"stream": "alarm", "priority": 9}, b"flood")
+    assert home.edgectl("link", "on").returncode == 0
+    eventually(lambda: cloud.message_count() == 12)
+    assert backlog(home) == 20
