@@ -8,7 +8,8 @@ The map, in reading order:
     operators.py      what people and scripts call; page.py and page.html: the same for the eye
     file_upload.py    uploads, the hub's part; blobs.py: the storage's part; uploads.py: what is on disk
     admin.py          what tests call: faults, drops, tokens that end; remote.py: how to call it
-    hub.py            the MQTT side; connection.py, dialogue.py, acks.py; pure: mqtt.py, packets.py, topics.py
+    hub.py            the MQTT side; connection.py, dialogue.py, sessions.py; pure: mqtt.py, packets.py,
+                      topics.py, acks.py
     enrolment.py      Provisioning Tokens and operations; registrations.py: devices and Registration Tokens
     certificates.py   client certificates of devices
     records.py        every message and connection, in order of arrival; twins.py: desired and reported

@@ -50,7 +50,15 @@ class Session:
 
 def open_session(database: Database, device_id: str, *, clean: bool) -> Session:
     """A device's session; a clean one forgets what was, and is forgotten with its connection."""
-    name = f"session of {device_id}"
     if clean:
-        database.remember(name, "null")
-    return Session(database, None if clean else name)
+        forget_session(database, device_id)
+    return Session(database, None if clean else _name(device_id))
+
+
+def forget_session(database: Database, device_id: str) -> None:
+    """The device never listened to anything."""
+    database.remember(_name(device_id), "null")
+
+
+def _name(device_id: str) -> str:
+    return f"session of {device_id}"

@@ -36,8 +36,9 @@ from runtime.devcloud.packets import (
     Unsubscribe,
     Will,
 )
-from tests.harness import eventually
-from tests.integration.hub_in_thread import ABRUPT, API, DEVICE, HubInThread, Message, MethodResponse
+from tests.devcloud_client import Client
+from tests.harness import Cloud, eventually
+from tests.integration.hub_in_thread import ABRUPT, API, DEVICE, HubInThread, Message, MethodResponse, Raw
 
 EVENTS = f"devices/{DEVICE}/messages/events/"
 COMMANDS = f"devices/{DEVICE}/messages/devicebound/#"
@@ -330,6 +331,32 @@ def test_plain_text_on_the_tls_port_disturbs_nobody(hub: HubInThread) -> None:
                 raise ConnectionResetError
         raw.send(*messages(1))
         assert raw.receive() == Ack(Kind.PUBACK, 1)
+
+
+def test_a_device_that_was_deleted_leaves_no_session_behind(hub: HubInThread) -> None:
+    with hub.raw() as raw:
+        raw.send(Subscribe(1, ((TWIN_RESULTS, 0),)))
+        raw.receive()
+    hub.call(lambda: hub.cloud.forget("dev-1", time.time()))
+    hub.call(lambda: hub.cloud.registrations.adopt("dev-1", time.time()))
+    with hub.raw(connect=False) as raw:
+        raw.send(hub.connect_packet())
+        assert raw.receive() == Connack(0, session_present=False)
+
+
+def test_a_killed_cloud_has_every_message_that_it_acknowledged(cloud: Cloud) -> None:
+    host, sas = cloud.facts["hub_host"], Client(cloud).sas("dev-kill")
+    with Raw(host, Path(cloud.facts["ca_file"])) as raw:
+        raw.send(Connect("demo:dev-kill", f"{host}/demo:dev-kill/{API}", sas.encode(), clean_session=False))
+        assert raw.receive() == Connack(0)
+        topic = "devices/demo:dev-kill/messages/events/%24.mid=m:{}"
+        raw.send(*(Publish(topic.format(n), b"21.5", 1, n) for n in range(1, 5001)))
+        acknowledged = {f"m:{raw.receive().packet_id}" for _ in range(500)}
+        cloud.process.kill()
+        with contextlib.suppress(OSError, EOFError):
+            while True:
+                acknowledged.add(f"m:{raw.receive().packet_id}")
+    assert acknowledged <= {message.message_id for message in cloud.messages()}
 
 
 # -- what ends a connection ---------------------------------------------------------------------------------
