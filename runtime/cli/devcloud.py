@@ -87,6 +87,10 @@ def _register_tokens(subcommands: Commands) -> None:
     certificate.add_argument("device", metavar="ID")
     certificate.add_argument("--out", type=Path, default=Path(), help="folder for ID.pem and ID.key")
     certificate.add_argument("--expires", metavar="TIME", help="RFC 3339")
+    string = _add(
+        subcommands, "connection-string", calls.connection_string, "print a device's, with its key in it"
+    )
+    string.add_argument("device", metavar="ID")
     revoke = _add(subcommands, "revoke", calls.revoke, "have tokens count no more")
     whose = revoke.add_mutually_exclusive_group(required=True)
     whose.add_argument("--device", metavar="ID", help="its Registration Tokens")

@@ -89,6 +89,13 @@ def create_registration_token(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def connection_string(arguments: argparse.Namespace) -> int:
+    remote = Remote(arguments.dir)
+    path = f"{remote.workspace}/devices/connection-string"
+    print(remote.call("POST", path, {"deviceId": arguments.device})["connectionString"])
+    return 0
+
+
 def certificate(arguments: argparse.Namespace) -> int:
     remote = Remote(arguments.dir)
     body = {"deviceId": arguments.device, "expirationTime": arguments.expires}

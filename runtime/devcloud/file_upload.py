@@ -62,7 +62,7 @@ async def notify(request: Request) -> Response:
     code, words = body.get("statusCode"), body.get("statusDescription")
     if not isinstance(correlation_id, str) or not isinstance(succeeded, bool):
         raise HubRefusal(400, "ArgumentInvalid", "correlationId or isSuccess is missing")
-    if not isinstance(code, int | None) or not isinstance(words, str | None):
+    if not (code is None or _is_status(code)) or not isinstance(words, str | None):
         raise HubRefusal(400, "ArgumentInvalid", "statusCode is not a number or statusDescription not text")
     upload = cloud.uploads.opened(device_id, correlation_id)
     if upload is None:
@@ -71,6 +71,10 @@ async def notify(request: Request) -> Response:
         raise HubRefusal(400, "InvalidFileUploadCompletionStatus", "the blob was never written")
     cloud.uploads.settle(correlation_id, succeeded, code, words, now_s())
     return Response(status_code=204)
+
+
+def _is_status(code: object) -> bool:
+    return isinstance(code, int) and not isinstance(code, bool) and abs(code) < 2**31
 
 
 def _device(request: Request) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import hmac
+import json
+import re
 from typing import Any
 
 from starlette.requests import Request
@@ -19,7 +21,7 @@ from runtime.devcloud.web import (
     json_body,
     limited_body,
     now_s,
-    optional_number,
+    optional_seconds,
     optional_text,
     optional_time,
     rfc3339,
@@ -48,7 +50,7 @@ async def create_provisioning_token(request: Request) -> Response:
     if expires_at_s is not None and expires_at_s <= now_s():
         raise bad_request("expirationTime has passed")
     token_id = cloud.enrolment.create_token(
-        _mode(body), expires_at_s, optional_number(body, "registrationTokenLifetimeSeconds"), now_s()
+        _mode(body), expires_at_s, optional_seconds(body, "registrationTokenLifetimeSeconds"), now_s()
     )
     token = cloud.enrolment.token_text(token_id)
     return JSONResponse(
@@ -151,6 +153,15 @@ def devices(cloud: Cloud) -> list[dict[str, Any]]:
     ]
 
 
+async def connection_string(request: Request) -> Response:
+    """A connection string with the device's key, for a device that has no platform; it may not exist yet."""
+    cloud = operator(request)
+    device_id = text_field(await json_body(request), "deviceId")
+    check_device_id(device_id)
+    cloud.registrations.adopt(device_id, now_s())
+    return JSONResponse({"connectionString": cloud.key_string(device_id)})
+
+
 async def create_registration_token(request: Request) -> Response:
     """A token by hand, for a device that may not exist yet."""
     cloud = operator(request)
@@ -185,6 +196,8 @@ async def create_certificate(request: Request) -> Response:
     device_id, expires_at_s = text_field(body, "deviceId"), optional_time(body, "expirationTime")
     check_device_id(device_id)
     at_s = now_s()
+    if expires_at_s is not None and expires_at_s <= at_s:
+        raise bad_request("expirationTime has passed")
     with cloud.database.transaction():
         cloud.registrations.adopt(device_id, at_s)
         issued = cloud.certificates.issue(device_id, expires_at_s, at_s)
@@ -246,9 +259,9 @@ async def call_method(request: Request) -> Response:
     body = await json_body(request)
     answer = await cloud.call_method(
         cloud.hub_id(device_id),
-        text_field(body, "methodName"),
+        _method_name(body),
         body.get("payload"),
-        optional_number(body, "responseTimeoutInSeconds") or 30.0,
+        optional_seconds(body, "responseTimeoutInSeconds") or 30.0,
     )
     if answer is None:
         raise not_found("An answer of the device in time")
@@ -256,9 +269,14 @@ async def call_method(request: Request) -> Response:
     return JSONResponse({"status": status, "payload": _decoded(payload)})
 
 
-def _decoded(payload: bytes) -> Any:
-    import json
+def _method_name(body: dict[str, Any]) -> str:
+    name = text_field(body, "methodName")
+    if not re.fullmatch(r"[0-9A-Za-z_\-.]{1,100}", name):  # it becomes a level of a topic
+        raise bad_request("methodName must be 1 to 100 of 0-9 A-Z a-z _ - .")
+    return name
 
+
+def _decoded(payload: bytes) -> Any:
     try:
         return json.loads(payload) if payload else None
     except ValueError:
@@ -285,6 +303,7 @@ routes = [
     Route(f"{_WS}/devices", list_devices),
     Route(f"{_WS}/devices/registration-tokens/create", create_registration_token, methods=["POST"]),
     Route(f"{_WS}/devices/registration-tokens/revoke", revoke_registration_tokens, methods=["PUT"]),
+    Route(f"{_WS}/devices/connection-string", connection_string, methods=["POST"]),
     Route(f"{_WS}/devices/certificates/create", create_certificate, methods=["POST"]),
     Route(f"{_WS}/devices/certificates/revoke", revoke_certificates, methods=["PUT"]),
     Route(f"{_WS}/devices/{{device}}/delete", delete_device, methods=["DELETE"]),

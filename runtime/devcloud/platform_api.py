@@ -142,16 +142,13 @@ def _connection(cloud: Cloud, device: str, kind: str, at_s: float) -> dict[str, 
     device_id = cloud.hub_id(device)
     known = cloud.registrations.device(device)
     assert known is not None  # `valid` joined it
-    prefix = f"HostName={cloud.hub_host};DeviceId={device_id};"
     if kind == KEY:
-        return {
-            "connectionString": f"{prefix}SharedAccessKey={known['key']}",
-            "connectionStringExpiration": None,
-        }
+        return {"connectionString": cloud.key_string(device), "connectionStringExpiration": None}
     expires_at_s = int(at_s + cloud.sas_lifetime_s())
     sas = tokens.sign_sas(cloud.resource(device_id), known["key"], expires_at_s)
+    whole = f"HostName={cloud.hub_host};DeviceId={device_id};SharedAccessSignature={sas}"
     return {
-        "connectionString": sas if kind == HEADER else f"{prefix}SharedAccessSignature={sas}",
+        "connectionString": sas if kind == HEADER else whole,
         "connectionStringExpiration": rfc3339(expires_at_s),
     }
 

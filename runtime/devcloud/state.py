@@ -25,9 +25,10 @@ from runtime.devcloud.certificates import Certificates
 from runtime.devcloud.database import Database
 from runtime.devcloud.enrolment import Enrolment, Mode
 from runtime.devcloud.faults import Faults
-from runtime.devcloud.lifetimes import Lifetimes
+from runtime.devcloud.lifetimes import LONGEST_S, Lifetimes
 from runtime.devcloud.records import Records
 from runtime.devcloud.registrations import Registrations
+from runtime.devcloud.sessions import forget_session
 from runtime.devcloud.twins import Twins
 from runtime.devcloud.uploads import Uploads
 from runtime.devcloud.values import (
@@ -115,22 +116,29 @@ class Cloud:
         """What a SAS for this hub device id is signed for."""
         return f"{self.hub_host}/devices/{device_id}"
 
+    def key_string(self, device: str) -> str:
+        """The connection string that holds a device's key itself."""
+        known = self.registrations.device(device)
+        assert known is not None  # the caller made sure
+        return f"HostName={self.hub_host};DeviceId={self.hub_id(device)};SharedAccessKey={known['key']}"
+
     def sas_lifetime_s(self) -> float:
-        return self.faults.sas_lifetime_s or self.lifetimes.sas_s
+        asked_s = self.faults.sas_lifetime_s
+        return self.lifetimes.sas_s if asked_s is None else min(asked_s, LONGEST_S)
 
     def registration_lifetime_s(self, of_provisioning_token_s: float | None) -> float | None:
         """Lifetime of a Registration Token given out now; None for ever."""
-        return (
-            self.faults.registration_token_lifetime_s
-            or of_provisioning_token_s
-            or self.lifetimes.registration_token_s
-        )
+        asked_s = self.faults.registration_token_lifetime_s
+        if asked_s is not None:
+            return min(asked_s, LONGEST_S)
+        return of_provisioning_token_s or self.lifetimes.registration_token_s
 
     def forget(self, device: str, now_s: float) -> None:
         """A device of this bare id was never here: the next of its name inherits nothing."""
         with self.database.transaction():
             self.registrations.delete(device, now_s)
             self.certificates.revoke(device, now_s)
+            forget_session(self.database, self.hub_id(device))
             for table in ("twins", "commands"):
                 self.database.execute(f"DELETE FROM {table} WHERE device_id = ?", self.hub_id(device))  # noqa: S608 (names are ours)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +14,7 @@ from runtime.devcloud.values import Refused
 MOST_BYTES = 32 * 1024
 MOST_VALUE_BYTES = 4 * 1024
 MOST_DEPTH = 10
-_BAD_KEY = re.compile(r"[.$\s\x00-\x1f]")
+_BAD_KEY = re.compile(r"[.$\s\x00-\x1f\ud800-\udfff]")
 
 
 class Twins:
@@ -79,13 +80,15 @@ def merged(target: object, patch: object) -> Any:
 def broken_rule(value: object, depth: int = 0) -> str | None:
     """Which rule of the hub for twin properties `value` breaks, in words, or None."""
     if isinstance(value, str):
-        return "a string exceeds 4 KiB" if len(value.encode()) > MOST_VALUE_BYTES else None
-    if isinstance(value, list):
-        return next(filter(None, (broken_rule(item, depth + 1) for item in value)), None)
-    if not isinstance(value, Mapping):
+        return _broken_text(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return "a number is not finite"
+    if not isinstance(value, Mapping | list):
         return None
     if depth >= MOST_DEPTH:
         return f"nested deeper than {MOST_DEPTH}"
+    if isinstance(value, list):
+        return next(filter(None, (broken_rule(item, depth + 1) for item in value)), None)
     for key, inner in value.items():
         if not key or _BAD_KEY.search(key):
             return f"key {key!r} is empty or holds a dot, a dollar sign or a blank"
@@ -93,3 +96,11 @@ def broken_rule(value: object, depth: int = 0) -> str | None:
         if broken:
             return broken
     return None
+
+
+def _broken_text(text: str) -> str | None:
+    try:
+        size_bytes = len(text.encode())
+    except UnicodeEncodeError:
+        return "a string is not valid Unicode"
+    return "a string exceeds 4 KiB" if size_bytes > MOST_VALUE_BYTES else None

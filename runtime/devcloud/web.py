@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from runtime.devcloud.certificates import shown_by
+from runtime.devcloud.lifetimes import LONGEST_S
 from runtime.devcloud.problems import Problem, bad_request
 
 if TYPE_CHECKING:
@@ -44,12 +45,17 @@ async def json_body(request: Request) -> dict[str, Any]:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Problem(415, "common/unsupportedMediaType", "Content-Type must be application/json")
     try:
-        body = json.loads(await limited_body(request, MOST_BODY_BYTES))
+        body = json.loads(await limited_body(request, MOST_BODY_BYTES), parse_constant=_no_constant)
+        json.dumps(body, ensure_ascii=False).encode()  # an escaped lone surrogate is no text
     except (ValueError, RecursionError):
         raise bad_request("the body is not JSON") from None
     if not isinstance(body, dict):
         raise bad_request("the body is not a JSON object")
     return body
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is Python's, not JSON's")
 
 
 async def limited_body(request: Request, most_bytes: int) -> bytes:
@@ -89,16 +95,18 @@ def optional_time(body: dict[str, Any], name: str) -> float | None:
         raise bad_request(f"{name} is not an RFC 3339 time") from None
     if moment.tzinfo is None:
         raise bad_request(f"{name} has no time zone")
+    if not 1970 <= moment.year < 9999:  # the ends of the calendar have no neighbours to convert to
+        raise bad_request(f"{name} is not in a year that we can handle")
     return moment.timestamp()
 
 
-def optional_number(body: dict[str, Any], name: str) -> float | None:
-    """A number above zero. Raises Problem."""
+def optional_seconds(body: dict[str, Any], name: str) -> float | None:
+    """A number of seconds above zero. Raises Problem."""
     value = body.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e12:
-        raise bad_request(f"{name} is not a number above zero")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LONGEST_S:
+        raise bad_request(f"{name} is not a number of seconds above zero")
     return float(value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import ssl
 import subprocess
@@ -16,7 +17,10 @@ from typing import Any
 import pytest
 import requests
 from azure.iot.device import IoTHubDeviceClient
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from runtime.devcloud import admin, blobs, operators, page, platform_api
 from runtime.devcloud.tls import server_context
 from tests.devcloud_client import REGISTER, Client, problem
 from tests.harness import Cloud, clean_environment, eventually, short_folder
@@ -294,14 +298,55 @@ def test_what_is_not_a_json_object_is_refused_in_words(
     assert problem(answer)[0] == status
 
 
+FIELDS = (
+    "deviceId", "provisioningOperationId", "registrationToken", "connectionStringType", "expirationTime",
+    "registrationTokenLifetimeSeconds", "deviceIdMode", "provisioningTokenId", "methodName", "what", "how",
+    "device", "mode", "enabled", "sas_s", "ack_delay_ms", "http", "token",
+)  # fmt: skip
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+SPECIAL = st.sampled_from(["dev-fuzz", "\ud800", "9999-12-31T23:59:59-14:00", "\0", 10**40, 1e308, -0.0])
+
+
+def test_no_json_whatever_makes_it_answer_500(client: Client, shared: Cloud) -> None:
+    client.provisioned("dev-fuzz")
+    ours = [platform_api, operators, admin, page]
+    targets = [
+        (method, re.sub(r"\{[^}]*\}", lambda m: {"{workspace}": "demo"}.get(m[0], "dev-fuzz"), route.path))
+        for part in ours
+        for route in part.routes
+        for method in (route.methods or set()) & {"POST", "PUT", "PATCH"}
+        if route.path not in ("/admin/hub", "/admin/workspace")
+    ]
+    wire = requests.Session()
+
+    @settings(max_examples=150)
+    @given(st.sampled_from(targets), st.dictionaries(st.sampled_from(FIELDS), SPECIAL | VALUES, max_size=4))
+    def law(target: tuple[str, str], body: dict[str, Any]) -> None:
+        token = (
+            "operator_token" if target[1].startswith(("/admin", "/work", "/page")) else "provisioning_token"
+        )
+        scheme = "Bearer" if token == "operator_token" else "DeviceToken"
+        headers = {"Content-Type": "application/json", "Authorization": f"{scheme} {client.facts[token]}"}
+        url = client.facts["admin_url"] + target[1]
+        answer = wire.request(
+            target[0], url, data=json.dumps(body), headers=headers, verify=client.facts["ca_file"], timeout=15
+        )
+        assert answer.status_code < 500, (target, body, answer.text)
+
+    law()
+    assert shared.process.running()
+
+
 def test_what_does_not_exist_is_refused_as_a_problem_too(client: Client) -> None:
     assert problem(client.send("GET", "/nothing/here"))[0] == 404
     assert problem(client.send("GET", "/devices/register"))[0] == 405
 
 
 def test_nothing_of_operators_or_admins_answers_without_their_token(client: Client) -> None:
-    from runtime.devcloud import admin, blobs, operators, page
-
     public = {"/", "/page/session", f"/{blobs.CONTAINER}/{{blob:path}}"}
     routes = [r for part in (operators, admin, page, blobs) for r in part.routes if r.path not in public]
     assert len(routes) > 20

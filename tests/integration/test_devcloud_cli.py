@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from azure.iot.device import X509, IoTHubDeviceClient
 
 from tests.devcloud_client import Client
 from tests.harness import Cloud, clean_environment, eventually, short_folder
@@ -80,6 +81,25 @@ def test_a_script_makes_it_misbehave_and_behave_again(shared: Cloud) -> None:
     said("hub", "up", cloud=shared)
     assert said("messages", cloud=shared) == ""
     assert said("page", cloud=shared).startswith(f"{shared.facts['admin_url']}/?token=")
+
+
+def test_a_device_without_a_platform_gets_a_connection_string_or_a_certificate(
+    shared: Cloud, folder: Path
+) -> None:
+    ca = Path(shared.facts["ca_file"]).read_text()
+    string = said("connection-string", "dev-string", cloud=shared).strip()
+    device = IoTHubDeviceClient.create_from_connection_string(string, server_verification_cert=ca)
+    device.connect()
+    device.shutdown()
+    said("certificate", "dev-cert", "--out", str(folder), cloud=shared)
+    assert (folder / "dev-cert.key").stat().st_mode & 0o777 == 0o600
+    pair = X509(str(folder / "dev-cert.pem"), str(folder / "dev-cert.key"))
+    host = shared.facts["hub_host"]
+    device = IoTHubDeviceClient.create_from_x509_certificate(
+        pair, host, "demo:dev-cert", server_verification_cert=ca
+    )
+    device.connect()
+    device.shutdown()
 
 
 @pytest.mark.parametrize(
@@ -158,8 +178,6 @@ def test_messages_are_followed_as_they_arrive(shared: Cloud) -> None:
 
 
 def _send_one(cloud: Cloud) -> None:
-    from azure.iot.device import IoTHubDeviceClient
-
     ca = Path(cloud.facts["ca_file"]).read_text()
     client = IoTHubDeviceClient.create_from_sastoken(
         Client(cloud).sas("dev-follow"), server_verification_cert=ca

@@ -61,6 +61,10 @@ def _nested(depth: int) -> dict[str, Any]:
         {"": 1},
         {"a": {"b\n": 1}},
         {"a": "x" * 4097},
+        {"a": "\ud800"},
+        {"\ud800": 1},
+        {"a": [float("nan")]},
+        {"a": [[[[[[[[[[[1]]]]]]]]]]]},
         _nested(MOST_DEPTH + 1),
     ],
 )
