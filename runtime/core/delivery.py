@@ -267,6 +267,7 @@ class Delivery:
 
     def _up(self, now: float) -> None:
         self.phase = Phase.UP
+        self._pace.connected()
         self._sent_on_client = self._acked_on_client = 0
         self._control = None
         self._progress_s = now

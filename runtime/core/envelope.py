@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from urllib.parse import quote
 
+from runtime.core.description import RESERVED_PROPERTIES
 from runtime.core.message import Kind, StoredMessage
-from runtime.core.protocol import RESERVED_PROPERTIES
 
 LIMIT_BYTES = 262_144
 """Largest device-to-cloud message, properties included (platform contract, section 2)."""

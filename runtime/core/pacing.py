@@ -12,8 +12,8 @@ WINDOW_BYTES = 1_048_576
 """No further send while so many bytes are in flight: they are in memory, and on a slow line for long."""
 _NEAR_S = 0.005
 _FAR_S = 0.020
-_FORGET = 1.02
-"""The shortest round trip seen counts a little longer with every round: routes change."""
+_ALONE = 2
+"""With so few in flight nothing queues: a longer round trip than before is a longer way."""
 
 
 class Window:
@@ -22,6 +22,9 @@ class Window:
     While the round trip stays near the shortest one seen, the line is not full and the window grows; when it
     becomes much longer, messages only queue somewhere, and it shrinks. A hub that throttles by answering
     later is thereby obeyed; one that throttles by dropping the connection halves it.
+
+    The shortest round trip is that of this connection. It must not be forgotten with time: where messages
+    queue all the while, the forgotten one would be replaced by a longer one, for which the window grows.
     """
 
     def __init__(self, fixed: int = 0) -> None:
@@ -47,15 +50,22 @@ class Window:
 
     def _round(self, smooth_s: float) -> None:
         """A window's worth of acknowledgements came."""
+        if self.size <= _ALONE:
+            self._shortest_s = smooth_s
         if smooth_s > 3 * self._shortest_s + _FAR_S:
             self.size = max(LEAST_WINDOW, self.size * 3 // 4)
             self._starting = False
         elif self._full and smooth_s < 1.5 * self._shortest_s + _NEAR_S:
             more = self.size if self._starting else max(1, self.size // 8)
             self.size = min(LARGEST_WINDOW, self.size + more)
-        self._shortest_s *= _FORGET
         self._acks = 0
         self._full = False
+
+    def connected(self) -> None:
+        """A new connection may go another way."""
+        self._shortest_s = float("inf")
+        self._smooth_s = None
+        self._acks = 0
 
     def lost(self) -> None:
         """A connection was lost with several in flight."""
@@ -87,6 +97,10 @@ class Pace:
     def wait_s(self, now: float) -> float:
         """How long that stays as it is."""
         return self.link.wait_s(now)
+
+    def connected(self) -> None:
+        """A new connection stands."""
+        self._window.connected()
 
     def sent(self, size_bytes: int) -> None:
         """A message was sent."""

@@ -1,0 +1,155 @@
+"""How fast: the window against lines of different kinds, and what a metered link may carry."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import pytest
+
+from runtime.core.expiry import expires_s
+from runtime.core.link import Link, Terms, Usage, parse_hours
+from runtime.core.message import StoredMessage
+from runtime.core.moment import Moment
+from runtime.core.pacing import LARGEST_WINDOW, Window
+from runtime.errors import ConfigError
+from tests.unit.test_envelope import stored
+
+NOON = 1_800_014_400.0  # 2027-01-15 12:00 UTC
+
+
+def drive(window: Window, round_trip_s: float, per_s: float, acks: int = 20_000) -> float:
+    """Send through a line with that delay and that capacity; messages per second at the end."""
+    now, free_s = 0.0, 0.0
+    flying: deque[tuple[float, float]] = deque()
+    half = 0.0
+    for n in range(acks):
+        while len(flying) < window.size:
+            free_s = max(free_s, now) + 1 / per_s
+            flying.append((now, free_s + round_trip_s))
+        sent_s, back_s = flying.popleft()
+        now = max(now, back_s)
+        window.acked(now - sent_s, len(flying) + 1)
+        if n == acks // 2:
+            half = now
+    return (acks / 2) / (now - half)
+
+
+@pytest.mark.parametrize(
+    ("round_trip_s", "per_s", "share"),
+    [(0.0005, 5000, 0.9), (0.05, 3000, 0.9), (0.2, 500, 0.9), (0.05, 100, 0.9), (0.6, 200, 0.9)],
+)
+def test_the_window_fills_a_line_whatever_its_delay_and_does_not_flood_it(
+    round_trip_s: float, per_s: float, share: float
+) -> None:
+    window = Window()
+    assert drive(window, round_trip_s, per_s) >= share * per_s
+    assert window.size <= min(LARGEST_WINDOW, 4 * per_s * (round_trip_s + 0.02) + 16)
+
+
+def test_a_window_that_is_fixed_stays() -> None:
+    window = Window(7)
+    drive(window, 0.05, 3000)
+    window.lost()
+    assert window.size == 7
+
+
+def test_a_loss_halves_the_window_and_a_throttled_line_shrinks_it() -> None:
+    window = Window()
+    drive(window, 0.05, 5000)
+    before = window.size
+    window.lost()
+    assert window.size == before // 2
+    drive(window, 0.05, 40, acks=2000)
+    assert window.size <= 16
+
+
+def test_a_rate_is_kept_over_any_time_and_a_burst_is_a_second_of_it() -> None:
+    link = Link(Terms(messages_per_s=10))
+    now, sent = 0.0, 0
+    while now < 60:
+        while link.allows(4, now):
+            link.sent(100)
+            sent += 1
+        now += max(0.001, link.wait_s(now))
+    assert 600 <= sent <= 612
+
+
+def test_bytes_a_second_count_too_and_a_large_message_is_paid_for_afterwards() -> None:
+    link = Link(Terms(bytes_per_s=1000))
+    assert link.allows(4, 0.0)
+    link.sent(5000)
+    assert not link.allows(4, 1.0)
+    assert link.wait_s(1.0) == pytest.approx(3.0, abs=0.01)
+    assert link.allows(4, 4.1)
+
+
+def test_a_budget_is_renewed_by_a_later_day_and_by_nothing_else() -> None:
+    link = Link(Terms(messages_per_day=2), Usage())
+    link.tell_time(NOON)
+    link.sent(1)
+    link.sent(1)
+    assert link.barred() == "the day's budget of messages is used up"
+    assert not link.allows(4, 0.0)
+    for wall_s in (0.0, NOON - 400 * 86_400, NOON + 3600):  # no clock; a jump back; later the same day
+        link.tell_time(wall_s)
+        assert link.barred()
+    link.tell_time(NOON + 43_201)
+    assert link.barred() is None
+
+
+def test_budgets_of_bytes_and_months_survive_a_restart() -> None:
+    usage = Usage()
+    link = Link(Terms(bytes_per_month=1000), usage)
+    link.tell_time(NOON)
+    link.sent(600)
+    link.uploaded(600)
+    again = Link(
+        Terms(bytes_per_month=1000), Usage.of({"month": usage.month, "month_bytes": usage.month_bytes})
+    )
+    again.tell_time(NOON + 86_400)
+    assert again.barred() == "the month's budget of bytes is used up"
+    again.tell_time(NOON + 20 * 86_400)
+    assert again.barred() is None
+    assert Usage.of({"day": 7, "day_messages": "x"}) == Usage()
+
+
+def test_hours_may_span_midnight_and_nothing_goes_while_nobody_knows_the_hour() -> None:
+    link = Link(Terms(hours=parse_hours(["22:00-06:00", "12:00-12:30"])))
+    for hour, open_ in ((0, True), (5.9, True), (6, False), (12.2, True), (12.6, False), (22.5, True)):
+        link.tell_time(NOON - 43_200 + hour * 3600)
+        assert (link.barred() is None) is open_, hour
+    link.tell_time(100.0)
+    assert link.barred() == "outside the allowed hours"
+    for wrong in ("25:00-06:00", "6-7", ""):
+        with pytest.raises(ConfigError):
+            parse_hours([wrong])
+
+
+def test_the_urgent_pass_budgets_and_hours_but_neither_the_kill_switch_nor_a_quota() -> None:
+    link = Link(Terms(messages_per_day=1, urgent_priority=8))
+    link.tell_time(NOON)
+    link.sent(1)
+    assert link.allows(8, 0.0) and not link.allows(7, 0.0)
+    link.off = True
+    assert link.shut(0.0) == "switched off"
+    link.off = False
+    link.park(0.0, NOON)
+    assert link.shut(1.0) == "the hub's daily quota is used up until 00:00 UTC"
+    assert link.shut(43_199.0) and link.shut(43_201.0) is None
+
+
+def expiring(**more: object) -> StoredMessage:
+    fields = {"ttl_s": 100.0, "stored_wall_s": NOON, "stored_boot_s": 50.0, "stored_boot_id": "one"}
+    return stored(**{**fields, **more})  # type: ignore[arg-type]
+
+
+def test_a_message_expires_by_the_boot_clock_whatever_the_wall_clock_does() -> None:
+    for wall_s in (0.0, NOON, NOON + 10 * 366 * 86_400):
+        assert expires_s(expiring(), Moment(wall_s, 80.0, "one")) == 150.0
+    assert expires_s(expiring(ttl_s=None), Moment(NOON, 80.0, "one")) is None
+
+
+def test_after_a_reboot_only_a_believable_wall_clock_expires_a_message() -> None:
+    assert expires_s(expiring(), Moment(NOON + 60, 20.0, "two")) == 60.0
+    assert expires_s(expiring(), Moment(0.0, 20.0, "two")) is None
+    assert expires_s(expiring(stored_wall_s=None), Moment(NOON, 20.0, "two")) is None
