@@ -48,6 +48,7 @@ def groups() -> list[Group]:
 GROUPS = (
     "up",
     "status",
+    "doctor",
     "send",
     "keys",
     "identity",
