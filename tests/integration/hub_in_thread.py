@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from azure.iot.device import IoTHubDeviceClient, Message, MethodResponse
+from azure.iot.device import IoTHubDeviceClient
 
 from runtime.devcloud import hub, place
 from runtime.devcloud.mqtt import Decoder, encode
-from runtime.devcloud.packets import Connack, Connect, Packet
+from runtime.devcloud.packets import Connack, Connect, Packet, Publish
 from runtime.devcloud.state import Cloud
 from runtime.devcloud.tls import server_context
 from runtime.devcloud.tokens import sign_sas
@@ -27,11 +27,13 @@ T = TypeVar("T")
 DEVICE = "demo:dev-1"
 API = "?api-version=2021-04-12"
 
-__all__ = ["ABRUPT", "API", "DEVICE", "HubInThread", "Message", "MethodResponse", "Raw"]
-
-
 ABRUPT = (ConnectionError, ssl.SSLEOFError)
 """What a drop without close_notify looks like: OpenSSL hides the reset behind an unexpected end."""
+
+EVENTS = f"devices/{DEVICE}/messages/events/"
+COMMANDS = f"devices/{DEVICE}/messages/devicebound/#"
+TWIN_RESULTS, DESIRED = "$iothub/twin/res/#", "$iothub/twin/PATCH/properties/desired/#"
+REPORTED = "$iothub/twin/PATCH/properties/reported/?$rid=r-1"
 
 
 class HubInThread:
@@ -183,3 +185,11 @@ class Raw:
 
     def __exit__(self, *_: object) -> None:
         self.socket.close()
+
+
+def messages(count: int, start: int = 1) -> list[Publish]:
+    return [Publish(f"{EVENTS}%24.mid=m:{n}", b"21.5", 1, n) for n in range(start, start + count)]
+
+
+def payloads(hub: HubInThread) -> list[bytes]:
+    return [row["payload"] for row in hub.messages()]
