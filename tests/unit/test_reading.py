@@ -1,0 +1,167 @@
+"""Reading against a list: every message is taken, in order within its stream, and nobody hides anybody."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.core.message import StreamName
+from runtime.core.reading import ENOUGH, SPAN, Lane, Level, Query, Reading
+
+Row = tuple[int, StreamName, bool]
+"""Id, stream, whether it belongs to a batch."""
+
+
+def stream(name: str) -> StreamName:
+    return StreamName(None, name)
+
+
+class Store:
+    """Rows in a list, and what is in hand of them."""
+
+    def __init__(self, reading: Reading | None = None) -> None:
+        self.reading = reading or Reading()
+        self.rows: list[Row] = []
+        self.hand: dict[Lane, list[int]] = defaultdict(list)
+        self.taken: dict[StreamName, list[int]] = defaultdict(list)
+        self.lanes: dict[int, bool] = {}
+        self.known: set[int] = set()
+        self.looked_at = 0
+        self.now = 0.0
+
+    def store(self, name: str, count: int = 1, *, batch: bool = False) -> None:
+        for _ in range(count):
+            self.rows.append((len(self.rows) + 1, stream(name), batch))
+
+    def level(self, lane: Lane) -> Level:
+        return Level(len(self.hand[lane]))
+
+    def in_hand(self, name: StreamName) -> int:
+        return len(self.hand[name, False]) + len(self.hand[name, True])
+
+    def read(self) -> bool:
+        """One turn. Whether it asked for anything."""
+        stored: dict[StreamName, int] = defaultdict(int)
+        for id, name, _ in self.rows:
+            if id not in self.known or id in self.hand[name, self.lanes[id]]:
+                stored[name] += 1
+        first = self.reading.resume(self.level, self.now)
+        if first:
+            self.answer(first)
+        second = self.reading.advance(len(self.rows), stored, self.in_hand)
+        if second:
+            self.answer(second)
+        return bool(first or second)
+
+    def answer(self, query: Query) -> None:
+        rows = [
+            row
+            for row in self.rows[query.after : query.up_to]
+            if (row[1] == query.only if query.only else row[1] not in query.without)
+        ]
+        self.looked_at += query.up_to - query.after
+        found = rows[: query.limit]
+        for id, name, batch in found:
+            lane = self.reading.lane(query, name)
+            if self.reading.take(query, id, name, batch, self.level(lane)) and id not in self.known:
+                self.known.add(id)
+                self.lanes[id] = lane[1]
+                self.hand[lane].append(id)
+                self.taken[name].append(id)
+        self.reading.done(query, found[-1][0] if found else None, len(found) == len(rows))
+
+    def send(self, count: int, name: str | None = None) -> None:
+        for lane, waiting in self.hand.items():
+            if name is None or lane[0] == stream(name):
+                del waiting[:count]
+
+    def drain(self, turns: int = 10_000) -> None:
+        for _ in range(turns):
+            asked = self.read()
+            self.send(200)
+            self.now += 10.0
+            if not asked and len(self.known) == len(self.rows) and not any(self.hand.values()):
+                return
+        raise AssertionError(f"{len(self.rows) - len(self.known)} were never taken")
+
+    def ids(self, name: str) -> list[int]:
+        return [id for id, other, _ in self.rows if other == stream(name)]
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.sampled_from("abcd"), st.integers(1, 400)), st.integers(0, 300), st.just("read")
+        ),
+        max_size=30,
+    )
+)
+def test_every_message_is_taken_once_and_in_the_order_of_its_stream(actions: list[object]) -> None:
+    world = Store()
+    for action in actions:
+        match action:
+            case (str(name), int(count)):
+                world.store(name, count)
+            case int(count):
+                world.send(count)
+            case _:
+                world.read()
+    world.drain()
+    for name in "abcd":
+        assert world.taken[stream(name)] == world.ids(name)
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 400), st.booleans()), max_size=12))
+def test_draining_fresh_first_loses_nothing_either(chunks: list[tuple[str, int, bool]]) -> None:
+    world = Store(Reading(lambda name: name == stream("a"), backlog_per_s=50))
+    for name, count, read in chunks:
+        world.store(name, count)
+        if read:
+            world.read()
+    world.drain()
+    assert sorted(world.taken[stream("a")]) == world.ids("a")
+    assert world.taken[stream("b")] == world.ids("b")
+
+
+def test_one_message_behind_a_deep_backlog_of_another_stream_is_found() -> None:
+    world = Store()
+    world.store("bulk", 3 * SPAN)
+    world.store("alarm")
+    for _ in range(10):
+        world.read()
+    assert world.taken[stream("alarm")] == [3 * SPAN + 1]
+    assert len(world.hand[stream("bulk"), False]) <= ENOUGH
+
+
+def test_a_single_stream_is_not_run_through_to_its_end_for_nothing() -> None:
+    world = Store()
+    world.store("only", 3 * SPAN)
+    for _ in range(10):
+        world.read()
+    assert world.looked_at < 4 * SPAN, "the front looked at what nobody but the one behind has"
+    assert world.reading.front == 3 * SPAN
+
+
+def test_a_fresh_first_stream_sends_new_messages_before_its_backlog_and_that_at_a_limited_rate() -> None:
+    world = Store(Reading(lambda name: True, backlog_per_s=10))
+    world.store("s", 2000)
+    world.read()
+    world.read()
+    world.send(1000)
+    world.store("s", 5)
+    world.now = 100.0
+    world.read()
+    assert world.hand[stream("s"), True] == [2001, 2002, 2003, 2004, 2005]
+    assert len(world.hand[stream("s"), False]) <= 10
+
+
+def test_a_stream_that_uses_batches_is_never_drained_fresh_first() -> None:
+    world = Store(Reading(lambda name: True, backlog_per_s=10))
+    world.store("s", 2000, batch=True)
+    world.read()
+    world.read()
+    world.store("s", 5, batch=True)
+    world.drain()
+    assert world.taken[stream("s")] == world.ids("s")
