@@ -5,7 +5,8 @@ The map, in reading order:
     server.py         the process: HTTPS and hub in one loop; place.py and tls.py: where, and with which keys
     state.py          Cloud: all that is known, and the seam between HTTPS and hub; values.py: what they say
     platform_api.py   what devices call: provisioning, refresh, registration
-    operators.py      what people and scripts call; page.py and page.html: the same for the eye
+    operators.py      what people and scripts call; devices.py: the same for devices that are in
+    page.py           the page, page.html, where a person approves and watches
     file_upload.py    uploads, the hub's part; blobs.py: the storage's part; uploads.py: what is on disk
     admin.py          what tests call: faults, drops, tokens that end; remote.py: how to call it
     hub.py            the MQTT side; connection.py, dialogue.py, sessions.py; pure: mqtt.py, packets.py,

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import hmac
-import json
-import re
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from runtime.devcloud.enrolment import Mode, check_device_id
+from runtime.devcloud.enrolment import Mode
 from runtime.devcloud.problems import bad_request, not_found, unauthorized
 from runtime.devcloud.state import Cloud
-from runtime.devcloud.values import Refused
 from runtime.devcloud.web import (
     cloud_of,
     json_body,
-    limited_body,
     now_s,
     optional_seconds,
     optional_text,
@@ -131,186 +126,13 @@ def shown(operation: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-# -- devices -----------------------------------------------------------------------------------------
-
-
-async def list_devices(request: Request) -> Response:
-    return JSONResponse({"devices": devices(operator(request))})
-
-
-def devices(cloud: Cloud) -> list[dict[str, Any]]:
-    """Every device, and whether the hub has it on the line."""
-    connected = cloud.records.connected()
-    return [
-        {
-            "deviceId": device["id"],
-            "enabled": bool(device["enabled"]),
-            "connected": cloud.hub_id(device["id"]) in connected,
-            "creationTime": rfc3339(device["created_at"]),
-            "registrationTime": rfc3339(device["registered_at"]),
-        }
-        for device in cloud.registrations.devices()
-    ]
-
-
-async def connection_string(request: Request) -> Response:
-    """A connection string with the device's key, for a device that has no platform; it may not exist yet."""
-    cloud = operator(request)
-    device_id = text_field(await json_body(request), "deviceId")
-    check_device_id(device_id)
-    cloud.registrations.adopt(device_id, now_s())
-    return JSONResponse({"connectionString": cloud.key_string(device_id)})
-
-
-async def create_registration_token(request: Request) -> Response:
-    """A token by hand, for a device that may not exist yet."""
-    cloud = operator(request)
-    body = await json_body(request)
-    device_id, expires_at_s = text_field(body, "deviceId"), optional_time(body, "expirationTime")
-    check_device_id(device_id)
-    if not isinstance(body.get("allowOnBehalfOfRegistration", False), bool):
-        raise bad_request("allowOnBehalfOfRegistration is not true or false")
-    at_s = now_s()
-    if expires_at_s is not None and expires_at_s <= at_s:
-        raise bad_request("expirationTime has passed")
-    with cloud.database.transaction():
-        cloud.registrations.adopt(device_id, at_s)
-        lifetime_s = None if expires_at_s is None else expires_at_s - at_s
-        granted = cloud.registrations.grant(device_id, lifetime_s, at_s)
-    return JSONResponse(
-        {"registrationToken": granted.token, "expirationTime": rfc3339(granted.expires_at_s)}, 201
-    )
-
-
-async def revoke_registration_tokens(request: Request) -> Response:
-    """All Registration Tokens of a device; its SAS lives on until it expires."""
-    cloud = operator(request)
-    device_id = known_device(cloud, text_field(await json_body(request), "deviceId"))
-    return JSONResponse({"revoked": cloud.registrations.revoke(device_id, now_s())})
-
-
-async def create_certificate(request: Request) -> Response:
-    """A client certificate and its key, for a device that may not exist yet."""
-    cloud = operator(request)
-    body = await json_body(request)
-    device_id, expires_at_s = text_field(body, "deviceId"), optional_time(body, "expirationTime")
-    check_device_id(device_id)
-    at_s = now_s()
-    if expires_at_s is not None and expires_at_s <= at_s:
-        raise bad_request("expirationTime has passed")
-    with cloud.database.transaction():
-        cloud.registrations.adopt(device_id, at_s)
-        issued = cloud.certificates.issue(device_id, expires_at_s, at_s)
-    return JSONResponse(
-        {"certificate": issued.certificate, "privateKey": issued.key, "thumbprint": issued.thumbprint}, 201
-    )
-
-
-async def revoke_certificates(request: Request) -> Response:
-    """All certificates of a device; what is connected stays so."""
-    cloud = operator(request)
-    device_id = known_device(cloud, text_field(await json_body(request), "deviceId"))
-    return JSONResponse({"revoked": cloud.certificates.revoke(device_id, now_s())})
-
-
-async def delete_device(request: Request) -> Response:
-    cloud = operator(request)
-    device_id = known_device(cloud, request.path_params["device"])
-    cloud.forget(device_id, now_s())
-    cloud.drop("polite", cloud.hub_id(device_id))
-    return Response(status_code=204)
-
-
-async def desired_properties(request: Request) -> Response:
-    """GET them, PATCH merges, PUT replaces all."""
-    cloud = operator(request)
-    device_id = cloud.hub_id(known_device(cloud, request.path_params["device"]))
-    if request.method == "GET":
-        return JSONResponse(cloud.twin_get(device_id)["desired"])
-    patch = await json_body(request)
-    if request.method == "PUT":
-        held = cloud.twin_get(device_id)["desired"]
-        patch = {**{key: None for key in held if key != "$version"}, **patch}
-    version = cloud.patch_desired(device_id, patch)
-    if isinstance(version, Refused):
-        raise bad_request(version.reason)
-    return JSONResponse({"$version": version})
-
-
-async def reported_properties(request: Request) -> Response:
-    cloud = operator(request)
-    device_id = known_device(cloud, request.path_params["device"])
-    return JSONResponse(cloud.twin_get(cloud.hub_id(device_id))["reported"])
-
-
-async def send_c2d(request: Request) -> Response:
-    """Queue the body as a cloud-to-device message; properties come as the query."""
-    cloud = operator(request)
-    device_id = known_device(cloud, request.path_params["device"])
-    payload = await limited_body(request, 64 * 1024)  # the hub's limit for this direction
-    message_id = cloud.send_command(cloud.hub_id(device_id), payload, dict(request.query_params), now_s())
-    return JSONResponse({"messageId": message_id}, 202)
-
-
-async def call_method(request: Request) -> Response:
-    """Call a direct method: `{"methodName", "payload", "responseTimeoutInSeconds"}`."""
-    cloud = operator(request)
-    device_id = known_device(cloud, request.path_params["device"])
-    body = await json_body(request)
-    answer = await cloud.call_method(
-        cloud.hub_id(device_id),
-        _method_name(body),
-        body.get("payload"),
-        optional_seconds(body, "responseTimeoutInSeconds") or 30.0,
-    )
-    if answer is None:
-        raise not_found("An answer of the device in time")
-    status, payload = answer
-    return JSONResponse({"status": status, "payload": _decoded(payload)})
-
-
-def _method_name(body: dict[str, Any]) -> str:
-    name = text_field(body, "methodName")
-    if not re.fullmatch(r"[0-9A-Za-z_\-.]{1,100}", name):  # it becomes a level of a topic
-        raise bad_request("methodName must be 1 to 100 of 0-9 A-Z a-z _ - .")
-    return name
-
-
-def _decoded(payload: bytes) -> Any:
-    try:
-        return json.loads(payload) if payload else None
-    except ValueError:
-        return {"base64": base64.b64encode(payload).decode()}
-
-
-def known_device(cloud: Cloud, device: str) -> str:
-    """The bare id of a device named with or without its workspace. Raises Problem."""
-    device_id = device.removeprefix(f"{cloud.workspace}:")
-    if cloud.registrations.device(device_id) is None:
-        raise not_found(f"The device {device_id}")
-    return device_id
-
-
-_WS = "/workspaces/{workspace}"
+WORKSPACE = "/workspaces/{workspace}"
 
 routes = [
-    Route(f"{_WS}/provisioning-tokens/create", create_provisioning_token, methods=["POST"]),
-    Route(f"{_WS}/provisioning-tokens/revoke", revoke_provisioning_token, methods=["PUT"]),
-    Route(f"{_WS}/provisioning-tokens", list_provisioning_tokens),
-    Route(f"{_WS}/provisioning-operations", list_operations),
-    Route(f"{_WS}/provisioning-operations/approve", approve, methods=["PUT"]),
-    Route(f"{_WS}/provisioning-operations/cancel", cancel, methods=["PUT"]),
-    Route(f"{_WS}/devices", list_devices),
-    Route(f"{_WS}/devices/registration-tokens/create", create_registration_token, methods=["POST"]),
-    Route(f"{_WS}/devices/registration-tokens/revoke", revoke_registration_tokens, methods=["PUT"]),
-    Route(f"{_WS}/devices/connection-string", connection_string, methods=["POST"]),
-    Route(f"{_WS}/devices/certificates/create", create_certificate, methods=["POST"]),
-    Route(f"{_WS}/devices/certificates/revoke", revoke_certificates, methods=["PUT"]),
-    Route(f"{_WS}/devices/{{device}}/delete", delete_device, methods=["DELETE"]),
-    Route(
-        f"{_WS}/devices/{{device}}/desired-properties", desired_properties, methods=["GET", "PUT", "PATCH"]
-    ),
-    Route(f"{_WS}/devices/{{device}}/reported-properties", reported_properties),
-    Route(f"{_WS}/devices/{{device}}/c2d-messages", send_c2d, methods=["POST"]),
-    Route(f"{_WS}/devices/{{device}}/methods", call_method, methods=["POST"]),
+    Route(f"{WORKSPACE}/provisioning-tokens/create", create_provisioning_token, methods=["POST"]),
+    Route(f"{WORKSPACE}/provisioning-tokens/revoke", revoke_provisioning_token, methods=["PUT"]),
+    Route(f"{WORKSPACE}/provisioning-tokens", list_provisioning_tokens),
+    Route(f"{WORKSPACE}/provisioning-operations", list_operations),
+    Route(f"{WORKSPACE}/provisioning-operations/approve", approve, methods=["PUT"]),
+    Route(f"{WORKSPACE}/provisioning-operations/cancel", cancel, methods=["PUT"]),
 ]

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from runtime.devcloud import admin, operators
+from runtime.devcloud import admin, devices, operators
 from runtime.devcloud.problems import unauthorized
 from runtime.devcloud.state import Cloud
 from runtime.devcloud.web import cloud_of, json_body, now_s, text_field
@@ -66,7 +66,7 @@ async def feed(request: Request) -> Response:
             "workspace": cloud.workspace,
             "hub": cloud.hub_host,
             "waiting": [{**operators.shown(o), "deviceExists": _exists(cloud, o)} for o in waiting],
-            "devices": operators.devices(cloud),
+            "devices": devices.listed(cloud),
             "messages": [admin.shown(m) for m in cloud.records.messages(after, MOST_MESSAGES)],
             "newest": newest,
             "faults": {k: v for k, v in cloud.faults.to_json().items() if v not in (None, False, 0.0, {})},

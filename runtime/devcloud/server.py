@@ -21,7 +21,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from runtime.adapters import logs
 from runtime.adapters.process import Lock
-from runtime.devcloud import admin, blobs, file_upload, hub, operators, page, place, platform_api
+from runtime.devcloud import admin, blobs, devices, file_upload, hub, operators, page, place, platform_api
 from runtime.devcloud.files import write_whole
 from runtime.devcloud.misbehave import Misbehave
 from runtime.devcloud.problems import Problem
@@ -31,7 +31,7 @@ from runtime.devcloud.web import now_s, render_http_exception, render_problem
 from runtime.errors import UsageError
 from runtime.settings import Log
 
-PARTS = (platform_api, operators, file_upload, blobs, admin, page)
+PARTS = (platform_api, operators, devices, file_upload, blobs, admin, page)
 
 
 @dataclass(frozen=True)
