@@ -124,8 +124,10 @@ class Numbering:
         return Message({"operation": verb, **key, **said}, payloads)
 
     def give_back(self, request: Message) -> None:
-        """The request certainly left no trace, and none came after it: its key is free again."""
-        self._next = request.header["sequence"]
+        """The request certainly left no trace: its key is free again, if none came after it."""
+        sequence = request.header["sequence"]
+        if request.header["boot"] == self._boot and self._next == sequence + max(1, len(request.payloads)):
+            self._next = sequence
 
     def packed(self, messages: Iterable[Described], fields: Fields) -> Iterator[Message]:
         """As few requests as the bounds of a commit allow."""
@@ -187,6 +189,14 @@ class Client:
             self._socket.connect(self._endpoint)
         return self._socket
 
+    def _forked(self) -> bool:
+        """Whether this is a child that has not talked yet: then it counts as another boot from here."""
+        if not self._numbering.forked:
+            return False
+        self._numbering.restart()
+        self._socket = None  # the parent's: closing it here would talk over the parent
+        return True
+
     def _hang_up(self) -> None:
         if self._socket is not None:
             self._socket.close(linger=0)
@@ -226,8 +236,8 @@ class Producer(Client):
 
     def resend(self, request: Message) -> list[int | None]:
         """Send again what raised NoAnswer, under its own key: stored once, whatever became of it before."""
-        with self._turn():
-            return list(self._store(request))
+        with self._turn():  # what became of it before is not known, so its key is never given to another
+            return list(self._ids(self._new_exchange(request)))
 
     def ping(self) -> None:
         """Return when ingest answers. Raises NoAnswer."""
@@ -249,10 +259,8 @@ class Producer(Client):
 
     def _turn(self) -> threading.Lock:
         """The right to talk. A forked child must not touch what it shares with its parent."""
-        if self._numbering.forked:
-            self._numbering.restart()
+        if self._forked():
             self._lock = threading.Lock()
-            self._socket = None
         return self._lock
 
     def _complete(self, operation: Operation, fields: Fields) -> int | None:
@@ -262,10 +270,13 @@ class Producer(Client):
     def _store(self, request: Message) -> Sequence[int | None]:
         exchange = self._new_exchange(request)
         try:
-            reply = self._exchange(exchange)
+            return self._ids(exchange)
         except NotStored as error:
             self._failed(exchange, error)
             raise
+
+    def _ids(self, exchange: Exchange) -> Sequence[int | None]:
+        reply = self._exchange(exchange)
         assert isinstance(reply, Stored)
         return reply.ids
 

@@ -30,13 +30,13 @@ class AsyncProducer(Client):
 
     async def put(self, payload: Payload, **fields: Unpack[Fields]) -> int | None:
         """Store one message; its id. Raises NotStored."""
-        async with self._lock:
+        async with self._turn():
             return (await self._store(self._numbering.request([encoded(payload)], **fields)))[0]
 
     async def put_many(self, messages: Iterable[Described], **fields: Unpack[Fields]) -> list[int | None]:
         """Store many messages in order, in packs. Raises NotStored."""
         ids: list[int | None] = []
-        async with self._lock:
+        async with self._turn():
             for request in self._numbering.packed(messages, fields):
                 ids += await self._store(request)
         return ids
@@ -51,17 +51,17 @@ class AsyncProducer(Client):
 
     async def resend(self, request: Message) -> Sequence[int | None]:
         """Send again what raised NoAnswer, under its own key."""
-        async with self._lock:
-            return await self._store(request)
+        async with self._turn():
+            return await self._ids(self._new_exchange(request))
 
     async def ping(self) -> None:
         """Return when ingest answers. Raises NoAnswer."""
-        async with self._lock:
+        async with self._turn():
             await self._exchange(self._new_exchange(Message({"operation": Operation.PING}, [])))
 
     async def close(self) -> None:
         """Let go of the socket. The producer may be used again."""
-        async with self._lock:
+        async with self._turn():
             self._hang_up()
 
     async def __aenter__(self) -> AsyncProducer:
@@ -72,17 +72,26 @@ class AsyncProducer(Client):
     ) -> None:
         await self.close()
 
+    def _turn(self) -> asyncio.Lock:
+        """The right to talk, as in `Producer`."""
+        if self._forked():
+            self._lock = asyncio.Lock()
+        return self._lock
+
     async def _complete(self, operation: Operation, fields: Fields) -> int | None:
-        async with self._lock:
+        async with self._turn():
             return (await self._store(self._numbering.request([], operation, **fields)))[0]
 
     async def _store(self, request: Message) -> Sequence[int | None]:
         exchange = self._new_exchange(request)
         try:
-            reply = await self._exchange(exchange)
+            return await self._ids(exchange)
         except NotStored as error:
             self._failed(exchange, error)
             raise
+
+    async def _ids(self, exchange: Exchange) -> Sequence[int | None]:
+        reply = await self._exchange(exchange)
         assert isinstance(reply, Stored)
         return reply.ids
 

@@ -1,0 +1,59 @@
+"""A producer's acknowledged message must be its own: no key may ever be used for two messages."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+
+import pytest
+
+from runtime.producer import NotStored, Producer
+from runtime.producer_async import AsyncProducer
+from tests.harness import Home, eventually
+
+
+def stored(home: Home) -> list[bytes]:
+    with sqlite3.connect(f"file:{home.layout.messages_db}?mode=ro", uri=True) as db:
+        return [bytes(row[0]) for row in db.execute("SELECT payload FROM messages ORDER BY id").fetchall()]
+
+
+def test_a_resend_that_is_refused_does_not_make_later_messages_vanish(home: Home) -> None:
+    """`resend` of an old request, refused: its key must not be given to the next message."""
+    home.write_config("[store]\nstreams = ['-/full max_messages=1']\n")
+    producer = Producer(home.config.producer_endpoint(), retry_for_s=0.3, answer_timeout_s=0.1)
+    with pytest.raises(NotStored) as no_answer:
+        producer.put(b"a", stream="full")  # ingest does not run yet
+    home.start_worker("ingest")
+    eventually(lambda: home.config.producer_endpoint() and home.layout.messages_db.exists())
+    patient = Producer(home.config.producer_endpoint(), retry_for_s=20)
+    patient.put(b"fills the stream", stream="full")
+    producer._retry_for_s = 5.0
+    producer.put(b"b", stream="s")
+    producer.put(b"c", stream="s")
+    producer._retry_for_s = 0.3
+    with pytest.raises(NotStored):
+        producer.resend(no_answer.value.request)
+    producer._retry_for_s = 5.0
+    acknowledged = [b"d", b"e", b"f"]
+    for payload in acknowledged:
+        producer.put(payload, stream="s")
+    assert [p for p in stored(home) if p in acknowledged] == acknowledged
+
+
+def test_two_processes_that_share_an_async_producer_over_a_fork_lose_nothing(home: Home) -> None:
+    home.start_worker("ingest")
+    shared = AsyncProducer(home.config.producer_endpoint(), name="preloaded")
+    children = []
+    for number in range(2):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                asyncio.run(shared.put(b"from child %d" % number))
+                os._exit(0)
+            finally:
+                os._exit(1)
+        children.append(pid)
+    statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+    assert statuses == [0, 0], "both were acknowledged"
+    assert sorted(stored(home)) == [b"from child 0", b"from child 1"]
