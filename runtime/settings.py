@@ -83,6 +83,28 @@ class Platform:
 
 
 @dataclass(frozen=True)
+class Identity:
+    """How the device becomes known to a hub, and how its tokens rest on disk."""
+
+    mode: str = setting(
+        "platform",
+        "platform: an operator approves; mtls: a client certificate at the platform; connection-string: none",
+        choices=("platform", "mtls", "connection-string"),
+    )
+    certificate_file: Path | None = setting(
+        None, "PEM file of the client certificate, for mtls and a connection string with x509=true"
+    )
+    key_file: Path | None = setting(None, "PEM file of its private key")
+    connection_string: Secret | None = setting(None, "hub connection string; better in a file")
+    connection_string_file: Path | None = setting(
+        None, "file that holds it; default: the systemd credential connection-string"
+    )
+    sas_lifetime_s: float = setting(
+        86_400.0, "lifetime of a SAS that we sign with a device key", low=30, high=31_536_000
+    )
+
+
+@dataclass(frozen=True)
 class Provisioning:
     """How the device waits for an operator's approval."""
 
@@ -119,6 +141,16 @@ class Ingest:
         text="must be ipc://PATH or tcp://ADDRESS:PORT",
     )
     group: str | None = setting(None, "group that may connect to the producers' socket")
+    tcp_endpoint: str | None = setting(
+        None,
+        "a second endpoint for producers elsewhere: loopback, or anywhere with CURVE",
+        pattern=r"tcp://.+:\d+",
+        text="must be tcp://ADDRESS:PORT",
+    )
+    curve_secret_file: Path | None = setting(
+        None, "secret key of the TCP endpoint (edgectl keys make); producers then need an allowed key"
+    )
+    curve_clients: Path | None = setting(None, "folder with the .public files of producers allowed over TCP")
     commit_messages: int = setting(500, "most messages in one commit", low=1, high=100_000)
     commit_bytes: int = setting(
         524_288, "most payload bytes in one commit, a single larger message aside", low=1024
@@ -256,6 +288,7 @@ class Settings:
 
     device: Device = Device()
     platform: Platform = Platform()
+    identity: Identity = Identity()
     provisioning: Provisioning = Provisioning()
     refresh: Refresh = Refresh()
     ingest: Ingest = Ingest()

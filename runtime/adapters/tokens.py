@@ -18,12 +18,19 @@ MAX_BYTES = 65_536
 
 def provisioning_token(settings: Platform, environ: Mapping[str, str] = os.environ) -> Secret | None:
     """The Provisioning Token in force now, or None where none is to be had."""
-    if settings.provisioning_token:
-        return settings.provisioning_token
-    if settings.provisioning_token_file:
-        return _from_file(settings.provisioning_token_file)
+    return secret_from(settings.provisioning_token, settings.provisioning_token_file, CREDENTIAL, environ)
+
+
+def secret_from(
+    text: Secret | None, file: Path | None, credential: str, environ: Mapping[str, str] = os.environ
+) -> Secret | None:
+    """A secret out of the first place that is set: the setting, its file, or the systemd credential."""
+    if text:
+        return text
+    if file:
+        return _from_file(file)
     folder = environ.get("CREDENTIALS_DIRECTORY")
-    return _from_file(Path(folder) / CREDENTIAL) if folder else None
+    return _from_file(Path(folder) / credential) if folder else None
 
 
 def fingerprint(token: Secret | None) -> str | None:

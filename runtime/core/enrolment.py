@@ -27,6 +27,7 @@ REFUSED_PAUSE_S = 60.0
 class Phase(StrEnum):
     """Where the device's enrolment stands."""
 
+    NOT_NEEDED = "not needed"
     UNCONFIGURED = "no platform configured"
     TOKENLESS = "no provisioning token"
     FRESH = "not begun"

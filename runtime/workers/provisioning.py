@@ -58,6 +58,10 @@ class Clerk:
 
     def turn(self) -> float:
         """Do what is due now; return the seconds until something may be due again."""
+        if self._config.settings.identity.mode != "platform":
+            why = f"identity.mode is {self._config.settings.identity.mode}"
+            self._show(Enrolment(), Step(Phase.NOT_NEEDED, None, why=why))
+            return TURN_S
         token = tokens.provisioning_token(self._config.settings.platform)
         instance = self._config.settings.platform.instance
         wish = Wish(instance, tokens.fingerprint(token), self._config.settings.device.id)

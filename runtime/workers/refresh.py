@@ -16,14 +16,14 @@ from loguru import logger
 from runtime.adapters import tokens
 from runtime.adapters.bus import IDENTITY_CHANGED, SAS_REFUSED, Hints
 from runtime.adapters.clock import SystemClock
-from runtime.adapters.https import Trust
 from runtime.adapters.identity import Identity, IdentityStore, Token
-from runtime.adapters.platform import Platform
 from runtime.adapters.process import Stop
+from runtime.adapters.registrars import ByPlatform, registrar
 from runtime.adapters.status import StatusFile
 from runtime.config import Config
-from runtime.core import renewal
+from runtime.core import enrolment, renewal
 from runtime.core.answer import Answer, Grant, Outcome, Registration
+from runtime.core.enrolment import Enrolment
 from runtime.core.moment import Moment
 from runtime.core.renewal import Held, Pace, Phase, Policy, Refusals, Step, Task, Verdict
 from runtime.core.secret import Secret
@@ -34,6 +34,9 @@ TURN_S = 2.0
 
 STALE_REFUSAL_S = 2.0
 """A refusal heard so soon after a registration speaks of the SAS before it."""
+
+STANDING = Grant(Secret(""), None)
+"""In the place of a Registration Token where the way in needs none."""
 
 SKEW_STEP_S = 2.0
 """Smaller changes of the skew are not worth a write: the server's `Date` has whole seconds."""
@@ -60,6 +63,7 @@ class Keeper:
         self._store = IdentityStore(config.layout)
         self._status = StatusFile(config.layout.status_file(NAME), NAME)
         self._figures: dict[str, Any] = {}
+        self._registrar = registrar(config.settings, self._waiting)
         self._refusals = Refusals()
         self._refused = False
         self._renewer: str | None = None
@@ -71,20 +75,35 @@ class Keeper:
     def turn(self, hub_refused: bool) -> float:
         """Do what is due now; return the seconds until something may be due again."""
         token = self._provisioning_token()
-        identity, now = self._store.read(), Moment.by(self._clock)
+        now, missing = Moment.by(self._clock), self._registrar.missing()
+        identity = self._settled(self._store.read(), now, missing)
         if hub_refused:
             self._hear_refusal(identity, now)
         held = self._held(identity, token)
         step = renewal.next_step(held, self._policy, now)
-        self._show(identity, held, step, now)
-        instance = self._config.settings.platform.instance
-        if instance is None or step.task is None or step.in_s > 0:
-            return TURN_S if instance is None else step.in_s
-        self._perform(step.task, identity, token, instance)
+        self._show(identity, held, step, now, missing)
+        if missing or step.task is None or step.in_s > 0:
+            return TURN_S if missing else step.in_s
+        self._perform(step.task, identity, token)
         return 0.0
+
+    def _settled(self, identity: Identity, now: Moment, missing: str | None) -> Identity:
+        """`identity` in the light of how the device is to be known: another basis begins it anew."""
+        basis = None if missing else self._registrar.basis()
+        standing = identity.registration is not None and not identity.registration.secret
+        if basis is not None and identity.enrolment.basis != basis:
+            record = Enrolment(enrolment.Phase.PROVISIONED, basis, at=now)
+            self._store.save_provisioned(record, STANDING, now, random.random())
+        elif basis is None and missing is None and standing and identity.registration:
+            self._store.drop_registration(identity.registration.serial)  # back from a way without tokens
+        else:
+            return identity
+        return self._store.read()
 
     def _provisioning_token(self) -> Secret | None:
         """The token to refresh with; another one than before ends the pause that the old one earned."""
+        if self._registrar.basis() is not None:
+            return None
         token = tokens.provisioning_token(self._config.settings.platform)
         mark = tokens.fingerprint(token)
         if self._renewer is not None and mark not in (None, self._renewer):
@@ -116,17 +135,15 @@ class Keeper:
             identity.paces or {},
         )
 
-    def _perform(self, task: Task, identity: Identity, token: Secret | None, instance: str) -> None:
-        settings = self._config.settings.platform
-        platform = Platform(instance, Trust(settings.ca_file), settings.timeout_s, self._waiting, self._clock)
+    def _perform(self, task: Task, identity: Identity, token: Secret | None) -> None:
         asked = identity.parent if task is Task.REFRESH_PARENT else identity.registration
         assert asked is not None
         answer: Answer[Registration] | Answer[Grant]
         if task is Task.REGISTER:
-            answer = platform.register(asked.secret)
+            answer = self._registrar.register(asked.secret)
         else:
             assert token is not None
-            answer = platform.refresh(token, asked.secret)
+            answer = ByPlatform(self._config.settings, self._waiting).platform().refresh(token, asked.secret)
         if answer.outcome is Outcome.ABANDONED:
             return
         now = Moment.by(self._clock)
@@ -189,14 +206,14 @@ class Keeper:
         self._status.progress(self._figures)
         return self._stop.requested()
 
-    def _show(self, identity: Identity, held: Held, step: Step, now: Moment) -> None:
+    def _show(self, identity: Identity, held: Held, step: Step, now: Moment, missing: str | None) -> None:
         """Tell people where we stand: the status file, and the log on a change."""
         phase = renewal.phase(held, now)
         trouble = next((pace for pace in held.paces.values() if pace.outcome), None)
         self._figures = {
             "state": phase.value,
             "trouble": trouble.outcome.value if trouble and trouble.outcome else None,
-            "reason": self._reason(phase, step, trouble),
+            "reason": missing or _reason(phase, step, trouble),
             "device_id": identity.hub.device_id if identity.hub else None,
             "generation": identity.hub.generation if identity.hub else None,
             "sas_remaining_s": _whole(held.sas.remaining_s(now) if held.sas else None),
@@ -213,12 +230,11 @@ class Keeper:
             self._told = (phase, self._figures["trouble"])
             logger.info("{state}", state=phase.value, reason=self._figures["reason"])
 
-    def _reason(self, phase: Phase, step: Step, trouble: Pace | None) -> str:
-        if self._config.settings.platform.instance is None:
-            return "platform.instance is not set"
-        if trouble:
-            return trouble.reason
-        return "" if phase is Phase.REGISTERED else step.why
+
+def _reason(phase: Phase, step: Step, trouble: Pace | None) -> str:
+    if trouble:
+        return trouble.reason
+    return "" if phase is Phase.REGISTERED else step.why
 
 
 def _whole(seconds: float | None) -> int | None:

@@ -1,0 +1,139 @@
+"""The ways in: how a device becomes known to a hub, behind one interface.
+
+    platform           with a Registration Token that the operator's approval brought
+    mtls               with a client certificate, at the same platform
+    connection-string  without any platform: a device key (we sign), a SAS, or a certificate (x509=true)
+
+A way that needs no Registration Token rests on a *basis* instead: a name for the files and settings it is
+made of. Another basis (a certificate renewed on disk, another connection string) means registering anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from runtime.adapters.clock import Clock, SystemClock
+from runtime.adapters.https import Trust, Waiting
+from runtime.adapters.platform import Platform
+from runtime.adapters.tokens import fingerprint, secret_from
+from runtime.core import connection_string
+from runtime.core.answer import Answer, Outcome, Registration
+from runtime.core.secret import Secret
+from runtime.settings import Settings
+
+
+class Registrar(Protocol):
+    """One way in."""
+
+    def missing(self) -> str | None:
+        """What has to be configured or delivered first, in words; None: nothing."""
+
+    def basis(self) -> str | None:
+        """What the identity rests on, or None where that is a Registration Token."""
+
+    def register(self, token: Secret | None) -> Answer[Registration]:
+        """Become known to the hub; `token` is the Registration Token where there is one."""
+
+
+def registrar(settings: Settings, waiting: Waiting = lambda: False) -> Registrar:
+    """The way that the configuration chooses."""
+    if settings.identity.mode == "connection-string":
+        return ByConnectionString(settings)
+    return ByPlatform(settings, waiting)
+
+
+@dataclass(frozen=True)
+class ByPlatform:
+    """`platform` and `mtls`: the registration service, asked with a token or with a certificate."""
+
+    settings: Settings
+    waiting: Waiting = lambda: False
+
+    @property
+    def _by_certificate(self) -> bool:
+        return self.settings.identity.mode == "mtls"
+
+    def missing(self) -> str | None:
+        if self.settings.platform.instance is None:
+            return "platform.instance is not set"
+        return _missing_certificate(self.settings) if self._by_certificate else None
+
+    def basis(self) -> str | None:
+        if not self._by_certificate:
+            return None
+        return f"mtls {self.settings.platform.instance} {_certificate_mark(self.settings)}"
+
+    def register(self, token: Secret | None) -> Answer[Registration]:
+        return self.platform().register(None if self._by_certificate else token)
+
+    def platform(self) -> Platform:
+        """The platform itself, for the calls that only it knows."""
+        mine, files = self.settings.platform, self.settings.identity
+        certificate = (files.certificate_file, files.key_file) if self._by_certificate else (None, None)
+        assert mine.instance is not None  # `missing` says so first
+        return Platform(mine.instance, Trust(mine.ca_file, *certificate), mine.timeout_s, self.waiting)
+
+
+@dataclass(frozen=True)
+class ByConnectionString:
+    """A fixed identity. With a device key each registration signs a SAS; otherwise it tells what there is."""
+
+    settings: Settings
+    clock: Clock = field(default_factory=SystemClock)
+
+    def missing(self) -> str | None:
+        text = self._text()
+        if text is None:
+            return "identity.connection_string_file is not set, or the file is not there"
+        try:
+            known = connection_string.parse(text.reveal())
+        except ValueError as exc:
+            return f"identity.connection_string_file: {exc}"
+        return _missing_certificate(self.settings) if known.x509 else None
+
+    def basis(self) -> str | None:
+        return f"connection-string {fingerprint(self._text())} {_certificate_mark(self.settings)}"
+
+    def register(self, token: Secret | None) -> Answer[Registration]:
+        text = self._text()
+        try:
+            return Answer(
+                Outcome.OK, self._registration(connection_string.parse(text.reveal() if text else ""))
+            )
+        except ValueError as exc:
+            return Answer(Outcome.BAD_REQUEST, reason=str(exc))
+
+    def _registration(self, known: connection_string.ConnectionString) -> Registration:
+        host, device = known.hub_host, known.device_id
+        if known.key is not None:
+            lifetime_s = self.settings.identity.sas_lifetime_s
+            sas = connection_string.sign(host, device, known.key, int(self.clock.wall_s() + lifetime_s))
+            return Registration(host, device, lifetime_s, sas)
+        if known.sas is not None:  # nobody here can renew it; another file does
+            return Registration(host, device, None, known.sas)
+        files = self.settings.identity
+        return Registration(host, device, None, None, (str(files.certificate_file), str(files.key_file)))
+
+    def _text(self) -> Secret | None:
+        mine = self.settings.identity
+        return secret_from(mine.connection_string, mine.connection_string_file, "connection-string")
+
+
+def _missing_certificate(settings: Settings) -> str | None:
+    for name in ("certificate_file", "key_file"):
+        path: Path | None = getattr(settings.identity, name)
+        if path is None or not path.is_file():
+            return f"identity.{name} is not set, or the file is not there"
+    return None
+
+
+def _certificate_mark(settings: Settings) -> str:
+    """Tells one certificate from the next without a restart; the key comes with it."""
+    path = settings.identity.certificate_file
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path else "-"
+    except OSError:
+        return "-"
