@@ -8,6 +8,7 @@ does not fetch; more are dropped).
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -17,8 +18,9 @@ from pathlib import Path
 import zmq
 
 from runtime.adapters.bus import bind_private, context
+from runtime.adapters.curve import arm
 from runtime.adapters.process import Lock
-from runtime.errors import UsageError
+from runtime.errors import ConfigError, UsageError
 
 WAITING_PER_PEER = 64
 
@@ -39,7 +41,14 @@ class Letter:
 class ProducerDoor:
     """One endpoint."""
 
-    def __init__(self, endpoint: str, *, max_frame_bytes: int, group: str | None = None) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        max_frame_bytes: int,
+        group: str | None = None,
+        secret_file: Path | None = None,
+    ) -> None:
         self.endpoint = endpoint
         self.socket = context().socket(zmq.ROUTER)
         self.socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes)  # before bind, or it does not count
@@ -47,6 +56,8 @@ class ProducerDoor:
         self.socket.setsockopt(zmq.SNDHWM, WAITING_PER_PEER)
         self._lock: Lock | None = None
         try:
+            if endpoint.startswith("tcp://"):
+                self._protect(secret_file)
             self._bind(group)
         except BaseException:
             self.close()
@@ -66,6 +77,15 @@ class ProducerDoor:
         except zmq.ZMQError as exc:
             raise UsageError(f"cannot listen on {self.endpoint}: {exc.strerror}") from exc
 
+    def _protect(self, secret_file: Path | None) -> None:
+        if secret_file is not None:
+            arm(self.socket, secret_file)
+        elif not _is_loopback(self.endpoint):
+            raise ConfigError(
+                f"ingest: {self.endpoint} can be reached from outside, and needs ingest.curve_secret_file "
+                "(edgectl keys make ingest)"
+            )
+
     def letters(self) -> Iterator[Letter]:
         """Requests that wait, one from each peer in turn, without waiting."""
         while True:
@@ -82,6 +102,14 @@ class ProducerDoor:
         self.socket.close(0)
         if self._lock is not None:
             self._lock.release()
+
+
+def _is_loopback(endpoint: str) -> bool:
+    host = endpoint.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False  # names and interfaces may change what they mean
 
 
 def _give_to_group(path: Path, group: str) -> None:

@@ -18,20 +18,26 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from runtime.adapters.clock import Clock
-from runtime.adapters.store_errors import SCHEMA_VERSION, StoreNewer, StoreUnavailable, translated
+from runtime.adapters.store_books import Books, Loss
+from runtime.adapters.store_errors import (
+    SCHEMA_VERSION,
+    StoreDamaged,
+    StoreNewer,
+    StoreUnavailable,
+    translated,
+)
 from runtime.adapters.store_reader import StoreReader
 from runtime.core.admission import Admission, Row, Stamp, View
 from runtime.core.message import Backlog, StreamName
 from runtime.core.protocol import ProducerKey
 from runtime.core.quota import NOTHING, Amount, Eviction, Policy
 from runtime.core.sequences import Sequences
-from runtime.core.settlement import Settled, to_ranges
+from runtime.core.settlement import Settled
 
 __all__ = ["Loss", "MessageStore", "StoreReader"]
 
@@ -44,39 +50,6 @@ PRODUCERS_IN_MEMORY = 1_024
 _COLUMNS = ", ".join(Row._fields)
 _INSERT = f"INSERT INTO messages ({_COLUMNS}) VALUES ({', '.join('?' * len(Row._fields))})"  # noqa: S608  # our own names
 _IN = "(SELECT value FROM json_each(?))"
-
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """Messages that left the store undelivered."""
-
-    stream: StreamName
-    reason: str
-    amount: Amount
-    ranges: Sequence[Sequence[int]]
-    """Closed ranges of ids."""
-
-
-@dataclass
-class _Change:
-    """What one transaction does to the counters of one (stream, priority)."""
-
-    messages: int = 0
-    bytes: int = 0
-    stored: int = 0
-    delivered: int = 0
-
-
-@dataclass
-class _Books:
-    """What a commit will have changed; thrown away when it fails."""
-
-    next_id: int
-    levels: defaultdict[tuple[int, int], _Change] = field(default_factory=lambda: defaultdict(_Change))
-    lost: defaultdict[tuple[int, str], list[tuple[int, int]]] = field(
-        default_factory=lambda: defaultdict(list)
-    )
-    """(id, bytes) by (stream, reason)."""
 
 
 class MessageStore:
@@ -101,6 +74,9 @@ class MessageStore:
                 self._migrate(path)
                 self._create_eviction_indexes(policies)
                 self._load()
+            except KeyError as exc:
+                self._db.close()
+                raise StoreDamaged(f"a row of a stream is missing: {exc}") from exc
             except BaseException:
                 self._db.close()
                 raise
@@ -194,12 +170,13 @@ class MessageStore:
         for key in set(keys):
             memory = self._known.get(key)
             if memory is None:
-                row = self._db.execute(
-                    "SELECT memory FROM producers WHERE producer = ? AND boot = ?", key
-                ).fetchone()
+                with translated():
+                    row = self._db.execute(
+                        "SELECT memory FROM producers WHERE producer = ? AND boot = ?", key
+                    ).fetchone()
                 if row is None:
                     continue
-                memory = Sequences.unpack(row[0])
+                memory = _unpacked(row[0])
             self._known[key] = found[key] = memory
             self._known.move_to_end(key)
         while len(self._known) > PRODUCERS_IN_MEMORY:
@@ -233,7 +210,7 @@ class MessageStore:
         """Both in one transaction, on disk when this returns. StoreError: nothing is done."""
         if not settled and (admission is None or not (admission.rows or admission.producers)):
             return []
-        books = _Books(self._next_id)
+        books = Books(self._next_id)
         with translated():
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -250,7 +227,7 @@ class MessageStore:
                 raise
         return self._book(books, admission)
 
-    def _store(self, admission: Admission, books: _Books) -> None:
+    def _store(self, admission: Admission, books: Books) -> None:
         self._db.executemany(
             "INSERT INTO streams (id, stream_group, stream) VALUES (?, ?, ?)",
             [(number, *name) for name, number in admission.new_streams.items()],
@@ -258,10 +235,7 @@ class MessageStore:
         self._db.executemany(_INSERT, admission.rows)
         books.next_id = admission.next_id
         for row in admission.rows:
-            change = books.levels[row.stream, row.priority]
-            change.messages += 1
-            change.stored += 1
-            change.bytes += row.bytes
+            books.added(row.stream, row.priority, row.bytes)
         _, boot_s, boot = admission.stamp
         self._db.executemany(
             "INSERT INTO producers (producer, boot, memory, used_boot, used_boot_s) VALUES (?, ?, ?, ?, ?) "
@@ -270,7 +244,7 @@ class MessageStore:
             [(*key, memory.pack(), boot, boot_s) for key, memory in admission.producers.items()],
         )
 
-    def _settle(self, settled: Settled, books: _Books) -> None:
+    def _settle(self, settled: Settled, books: Books) -> None:
         wall_s = self.stamp().wall_s
         for number, reason in settled.quarantined:
             self._db.execute(
@@ -285,7 +259,7 @@ class MessageStore:
         if settled.discarded:
             self._db.execute(f"DELETE FROM quarantine WHERE id IN {_IN}", (json.dumps(settled.discarded),))  # noqa: S608
 
-    def _remove(self, ids: Sequence[int], books: _Books, lost: str | None) -> None:
+    def _remove(self, ids: Sequence[int], books: Books, lost: str | None) -> None:
         """Delete messages; ids that are gone already do no harm."""
         if not ids:
             return
@@ -294,15 +268,9 @@ class MessageStore:
             (json.dumps(ids),),
         ).fetchall()
         for number, stream, priority, size in gone:
-            change = books.levels[stream, priority]
-            change.messages -= 1
-            change.bytes -= size
-            if lost is None:
-                change.delivered += 1
-            else:
-                books.lost[stream, lost].append((number, size))
+            books.removed(number, stream, priority, size, lost)
 
-    def _requeue(self, ids: Sequence[int], books: _Books) -> None:
+    def _requeue(self, ids: Sequence[int], books: Books) -> None:
         columns = _COLUMNS.replace("id, ", "", 1)
         for number in ids:
             row = self._db.execute(
@@ -318,7 +286,7 @@ class MessageStore:
         if ids:
             self._db.execute(f"DELETE FROM quarantine WHERE id IN {_IN}", (json.dumps(ids),))  # noqa: S608
 
-    def _evict(self, admission: Admission, books: _Books) -> None:
+    def _evict(self, admission: Admission, books: Books) -> None:
         for eviction in admission.evictions:
             self._remove(self._victims(eviction), books, eviction.policy)
 
@@ -342,7 +310,7 @@ class MessageStore:
         cursor.close()
         return victims
 
-    def _count(self, books: _Books, admission: Admission | None) -> None:
+    def _count(self, books: Books, admission: Admission | None) -> None:
         self._db.executemany(
             "INSERT INTO levels (stream, priority, messages, bytes, stored, delivered) "
             "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (stream, priority) DO UPDATE SET "
@@ -372,7 +340,7 @@ class MessageStore:
         met = sum(1 for key in admission.producers if key not in admission.known)
         return len(admission.new_streams), met
 
-    def _book(self, books: _Books, admission: Admission | None) -> list[Loss]:
+    def _book(self, books: Books, admission: Admission | None) -> list[Loss]:
         """The commit stands: bring the books in memory up to date."""
         streams, producers = self._growth(admission)
         self._next_id = books.next_id
@@ -387,15 +355,7 @@ class MessageStore:
             more = Amount(change.messages, change.bytes)
             level[priority] = level.get(priority, NOTHING).plus(more)
             self._total = self._total.plus(more)
-        return [
-            Loss(
-                self._names[number],
-                reason,
-                Amount(len(lost), sum(size for _, size in lost)),
-                to_ranges(i for i, _ in lost),
-            )
-            for (number, reason), lost in books.lost.items()
-        ]
+        return books.losses(self._names)
 
     # --- keeping house, between commits ---
 
@@ -441,3 +401,10 @@ class MessageStore:
             self._db.close()
         except sqlite3.Error:  # e.g. EIO at the last checkpoint: the WAL stays, and is read at the next open
             return
+
+
+def _unpacked(packed: bytes) -> Sequences:
+    try:
+        return Sequences.unpack(packed)
+    except (ValueError, TypeError) as exc:
+        raise StoreDamaged(f"the memory of a producer cannot be read: {exc}") from exc

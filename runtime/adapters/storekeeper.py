@@ -14,14 +14,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 from loguru import logger
 
 from runtime.adapters.clock import Clock
+from runtime.adapters.salvage import Report, last_report, pending, salvage
 from runtime.adapters.store import Loss, MessageStore
-from runtime.adapters.store_errors import StoreError, StoreFull, StoreNewer, StoreUnavailable
+from runtime.adapters.store_errors import StoreDamaged, StoreError, StoreFull, StoreNewer, StoreUnavailable
 from runtime.config import Config
 from runtime.core.admission import RETRY_FULL_MS, Admission
 from runtime.core.protocol import Code, ProducerKey, Refused
@@ -32,6 +34,8 @@ from runtime.settings import Store as StoreSettings
 LOOK_AT_DISK_S = 1.0
 TRY_OPEN_S = 1.0
 TRY_NEWER_S = 10.0
+SALVAGE_PAUSE_S = 60.0
+"""The reader may still look at the old file: its complaints count again only after so long."""
 BALLAST_BYTES = 4_194_304
 VACUUM_PAGES = 64
 """256 KiB a step: a few milliseconds, which nobody waits for."""
@@ -51,7 +55,10 @@ class Storekeeper:
         self._disk = Disk(self._path.parent, config.settings.store)
         self._max_pages = max_pages
         self._store: MessageStore | None = None
+        self._alarm: str | None = None
         self._trouble: StoreError | None = StoreUnavailable("the store is not open yet")
+        self._salvage: Iterator[Report] | None = None
+        self._salvaged_s = -SALVAGE_PAUSE_S
         self._room_bytes = 0
         self._open_s = self._look_s = 0.0
         self.keep_house()
@@ -59,7 +66,9 @@ class Storekeeper:
     def keep_house(self) -> None:
         """Whatever is due between commits. Never raises StoreError: trouble is kept for the next request."""
         now_s = self._clock.boot_s()
-        if self._store is None and now_s >= self._open_s:
+        if self._salvage is not None:
+            self._guarded(self._salvage_on)
+        elif self._store is None and now_s >= self._open_s:
             self._guarded(self._open)
         if self._store is not None and now_s >= self._look_s:
             self._look_s = now_s + LOOK_AT_DISK_S
@@ -85,20 +94,32 @@ class Storekeeper:
         """The store raised: do what the error calls for."""
         logger.bind(error=type(error).__name__).warning("the store: {}", error)
         self._look_s = 0.0
-        if isinstance(error, StoreFull):
+        if isinstance(error, StoreFull) and self._store is not None:
             self._disk.give_up_ballast()
             return
         self._trouble = error
         if self._store is not None:
             self._store.close()
             self._store = None
+        self._salvage = salvage(self._path, str(error)) if isinstance(error, StoreDamaged) else None
         self._open_s = self._clock.boot_s() + (TRY_NEWER_S if isinstance(error, StoreNewer) else TRY_OPEN_S)
+
+    def damage_reported(self, reason: str) -> None:
+        """The reader met damage where we did not look."""
+        if self._clock.boot_s() - self._salvaged_s > SALVAGE_PAUSE_S and self._store is not None:
+            self.failed(StoreDamaged(reason))
+
+    def patience_s(self, idle_s: float) -> float:
+        """How long the loop may wait for others before it comes back here."""
+        return 0.0 if self._salvage is not None else idle_s
 
     def figures(self) -> dict[str, object]:
         """For `edgectl status`."""
+        alarm = {"alarm": self._alarm} if self._alarm else {}
         if self._store is None:
-            return {"store": str(self._trouble)}
-        return {"store": "open", "room_bytes": max(0, self._room_bytes), **self._store.figures()}
+            return {"store": str(self._trouble), **alarm}
+        room_bytes = max(0, self._room_bytes)
+        return {"store": "open", "room_bytes": room_bytes, **self._store.figures(), **alarm}
 
     def close(self) -> None:
         if self._store is not None:
@@ -115,7 +136,23 @@ class Storekeeper:
         except StoreError as error:
             self.failed(error)
 
+    def _salvage_on(self) -> None:
+        """One slice. What fails to be salvaged for lack of room begins again later."""
+        assert self._salvage is not None
+        going_on, self._salvage = self._salvage, None
+        report = next(going_on, None)
+        if report is not None:
+            self._salvage, self._report = going_on, report
+            return
+        self._salvaged_s = self._clock.boot_s()
+        logger.bind(**asdict(self._report)).critical("messages.db was damaged; what could be read goes on")
+        self._open()
+
     def _open(self) -> None:
+        if pending(self._path):
+            self._salvage = salvage(self._path, "a salvage was interrupted")
+            return
+        self._alarm = _alarm(self._path)
         self._store = MessageStore(
             self._path,
             self._clock,
@@ -166,6 +203,16 @@ class Disk:
     def give_up_ballast(self) -> None:
         with contextlib.suppress(OSError):
             self._ballast.unlink(missing_ok=True)
+
+
+def _alarm(path: Path) -> str | None:
+    """What a person should know about an earlier salvage, until he clears `damaged/` away."""
+    report = last_report(path)
+    if report is None:
+        return None
+    return (
+        f"messages.db was damaged ({report['reason']}): {report['salvaged']} of {report['expected']} salvaged"
+    )
 
 
 def quota(config: Config) -> Quota:

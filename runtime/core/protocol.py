@@ -24,72 +24,52 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from runtime.core.message import Kind, StreamName
-from runtime.errors import Rejected
+from runtime.core.description import (
+    MESSAGE_FIELDS,
+    RESERVED_PROPERTIES,
+    BadRequest,
+    Code,
+    Description,
+    describe,
+    shown,
+)
+from runtime.core.message import Kind
+
+__all__ = [  # with what description.py has: whoever speaks the protocol imports it from here
+    "MAX_MESSAGES",
+    "RESERVED_PROPERTIES",
+    "VERSION",
+    "WARNING_BACKWARDS",
+    "WARNING_GAP",
+    "BadRequest",
+    "Code",
+    "Description",
+    "Limits",
+    "Operation",
+    "Ping",
+    "Pong",
+    "ProducerKey",
+    "Put",
+    "Refused",
+    "Reply",
+    "Request",
+    "Stored",
+    "decode_reply",
+    "decode_request",
+    "encode_reply",
+    "encode_request",
+]
+
 
 VERSION = 1
 MAX_HEADER_BYTES = 262_144
 MAX_MESSAGES = 1_000
 """Most messages in one request."""
-MAX_NAME_CHARACTERS = 128
-MAX_PROPERTIES = 64
-MAX_PROPERTIES_BYTES = 8_192
-"""All names and values of one message as UTF-8; three times that when every byte is percent-encoded."""
 MAX_SEQUENCE = 2**62
-MAX_TTL_S = 100 * 366 * 86_400.0
-DEFAULT_PRIORITY = 4
-
-RESERVED_PROPERTIES = frozenset(
-    (
-        *(
-            "stream-group-name",
-            "stream-name",
-            "site-id",
-            "batch-id",
-            "batch-slice-id",
-            "message-id",
-            "chunk-id",
-        ),
-        *(
-            "content-encoding",
-            "complete-batch",
-            "complete-message",
-            "ignore-payload",
-            "has-externalized-payload",
-        ),
-    )
-)
-"""Names the platform gives a meaning to (platform contract, section 2)."""
-
-
-class Code(StrEnum):
-    """Why a request was refused. Producers branch on these words: never change one."""
-
-    BAD_ENVELOPE = "bad_envelope"
-    BAD_HEADER = "bad_header"
-    BAD_VERSION = "bad_version"
-    UNKNOWN_OPERATION = "unknown_operation"
-    UNKNOWN_FIELD = "unknown_field"
-    BAD_FIELD = "bad_field"
-    BAD_PROPERTY = "bad_property"
-    BAD_KEY = "bad_key"
-    WRONG_PAYLOADS = "wrong_payloads"
-    HEADER_TOO_LARGE = "header_too_large"
-    MESSAGE_TOO_LARGE = "message_too_large"
-    REQUEST_TOO_LARGE = "request_too_large"
-    SEQUENCE_FORGOTTEN = "sequence_forgotten"
-    EXCEEDS_LIMIT = "exceeds_limit"
-    TOO_MANY_STREAMS = "too_many_streams"
-    TOO_MANY_PRODUCERS = "too_many_producers"
-    STREAM_FULL = "stream_full"
-    STORE_FULL = "store_full"
-    DISK_FULL = "disk_full"
-    STORE_UNAVAILABLE = "store_unavailable"
-    INTERNAL = "internal"
 
 
 class Operation(StrEnum):
@@ -101,45 +81,11 @@ class Operation(StrEnum):
     PING = "ping"
 
 
-class BadRequest(Rejected):
-    """The request breaks the protocol. `code` is one of Code."""
-
-    def __init__(self, code: Code, message: str) -> None:
-        super().__init__(message, code=code)
-
-
 class ProducerKey(NamedTuple):
     """Under whose numbering a sequence counts."""
 
     producer: str
     boot: str
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    """Everything about a message but its payload. Many messages of a request may share one."""
-
-    stream_group: str | None = None
-    stream: str | None = None
-    batch_id: str | None = None
-    batch_slice_id: str | None = None
-    message_id: str | None = None
-    chunk_id: str | None = None
-    content_type: str | None = None
-    properties: str | None = None
-    """A JSON object in text, as it is stored; None for no properties."""
-    priority: int = DEFAULT_PRIORITY
-    ttl_s: float | None = None
-
-    @property
-    def name(self) -> StreamName:
-        return StreamName(self.stream_group, self.stream)
-
-    @property
-    def text_bytes(self) -> int:
-        """About what the texts take on disk."""
-        texts = (self.batch_id, self.batch_slice_id, self.message_id, self.chunk_id, self.content_type)
-        return sum(map(len, filter(None, (*texts, self.properties))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,20 +147,8 @@ WARNING_BACKWARDS = "sequence_backwards"
 
 # --- decoding requests ---
 
-_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]+")  # no controls; no halves of surrogate pairs
-_PROPERTY_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _KEY_PART = re.compile(r"[A-Za-z0-9_.-]{1,48}")  # with a sequence still a valid hub message id (128)
-_TEXT_FIELDS = (
-    "stream_group",
-    "stream",
-    "batch_id",
-    "batch_slice_id",
-    "message_id",
-    "chunk_id",
-    "content_type",
-)
-_MESSAGE_FIELDS = frozenset((*_TEXT_FIELDS, "properties", "priority", "ttl_s"))
-_HEADER_FIELDS = _MESSAGE_FIELDS | {"version", "operation", "producer", "boot", "sequence", "messages"}
+_HEADER_FIELDS = MESSAGE_FIELDS | {"version", "operation", "producer", "boot", "sequence", "messages"}
 _PLAIN = Description()
 
 
@@ -234,7 +168,7 @@ def decode_request(frames: Sequence[bytes], limits: Limits) -> Request:
     except ValueError:
         raise BadRequest(
             Code.UNKNOWN_OPERATION,
-            f"operation must be one of {', '.join(Operation)}, not {_shown(header['operation'])}",
+            f"operation must be one of {', '.join(Operation)}, not {shown(header['operation'])}",
         ) from None
     if operation is Operation.PING:
         return Ping()
@@ -290,7 +224,7 @@ def _header(frame: bytes) -> dict[str, Any]:
         raise BadRequest(Code.BAD_HEADER, "the header must be a JSON object")
     version = header.get("version", VERSION)
     if version != VERSION or isinstance(version, bool):
-        raise BadRequest(Code.BAD_VERSION, f"version {_shown(version)} is not spoken here; this is {VERSION}")
+        raise BadRequest(Code.BAD_VERSION, f"version {shown(version)} is not spoken here; this is {VERSION}")
     if not header.keys() <= _HEADER_FIELDS:
         _unknown_field(header.keys() - _HEADER_FIELDS, "the header")
     return header
@@ -303,7 +237,7 @@ def _no_payload(payloads: Sequence[bytes], operation: Operation) -> Sequence[byt
 
 
 def _descriptions(header: Mapping[str, Any], count: int) -> Sequence[Description]:
-    shared = _description(header, _PLAIN)
+    shared = describe(header, _PLAIN)
     each = header.get("messages")
     if each is None:
         return (shared,) * count
@@ -312,68 +246,9 @@ def _descriptions(header: Mapping[str, Any], count: int) -> Sequence[Description
     if len(each) != count:
         raise BadRequest(Code.WRONG_PAYLOADS, f"messages describes {len(each)} payloads, {count} came")
     for one in each:
-        if not one.keys() <= _MESSAGE_FIELDS:
-            _unknown_field(one.keys() - _MESSAGE_FIELDS, "messages")
-    return [_description(one, shared) if one else shared for one in each]
-
-
-def _description(fields: Mapping[str, Any], base: Description) -> Description:
-    """What `fields` say, and `base` where they say nothing."""
-    changes: dict[str, Any] = {}
-    for name in _TEXT_FIELDS:
-        if name in fields:
-            changes[name] = _text(name, fields[name])
-    if "properties" in fields:
-        changes["properties"] = _properties(fields["properties"])
-    if "priority" in fields:
-        priority = fields["priority"]
-        if type(priority) is not int or not 0 <= priority <= 9:
-            raise BadRequest(Code.BAD_FIELD, f"priority must be 0 to 9, not {_shown(priority)}")
-        changes["priority"] = priority
-    if "ttl_s" in fields:
-        ttl_s = fields["ttl_s"]
-        if ttl_s is not None and (type(ttl_s) not in (int, float) or not 0 < ttl_s <= MAX_TTL_S):
-            raise BadRequest(Code.BAD_FIELD, f"ttl_s must be seconds above 0, not {_shown(ttl_s)}")
-        changes["ttl_s"] = ttl_s
-    return replace(base, **changes) if changes else base
-
-
-def _text(name: str, value: Any) -> str | None:
-    if value is None:
-        return None
-    if not isinstance(value, str) or not value or len(value) > MAX_NAME_CHARACTERS:
-        raise BadRequest(
-            Code.BAD_FIELD,
-            f"{name} must be text of 1 to {MAX_NAME_CHARACTERS} characters, not {_shown(value)}",
-        )
-    if not _NAME.fullmatch(value):
-        raise BadRequest(Code.BAD_FIELD, f"{name} has control characters or broken Unicode: {_shown(value)}")
-    return value
-
-
-def _properties(found: Any) -> str | None:
-    if not found and (found is None or isinstance(found, dict)):
-        return None
-    if not isinstance(found, dict) or len(found) > MAX_PROPERTIES:
-        raise BadRequest(Code.BAD_PROPERTY, f"properties must be an object of at most {MAX_PROPERTIES} texts")
-    total_bytes = 0
-    for name, value in found.items():
-        if not _PROPERTY_NAME.fullmatch(name) or len(name) > MAX_NAME_CHARACTERS:
-            raise BadRequest(
-                Code.BAD_PROPERTY, f"property name {_shown(name)} must be of A-Z a-z 0-9 _ . and -"
-            )
-        if name.lower() in RESERVED_PROPERTIES:
-            raise BadRequest(
-                Code.BAD_PROPERTY, f"property {name} is the platform's own; use the header field"
-            )
-        if not isinstance(value, str) or (value and not _NAME.fullmatch(value)):
-            raise BadRequest(Code.BAD_PROPERTY, f"property {name} must be text without control characters")
-        total_bytes += len(name) + len(value.encode())
-    if total_bytes > MAX_PROPERTIES_BYTES:
-        raise BadRequest(
-            Code.BAD_PROPERTY, f"the properties have {total_bytes} bytes of at most {MAX_PROPERTIES_BYTES}"
-        )
-    return json.dumps(found, ensure_ascii=False, separators=(",", ":"))
+        if not one.keys() <= MESSAGE_FIELDS:
+            _unknown_field(one.keys() - MESSAGE_FIELDS, "messages")
+    return [describe(one, shared) if one else shared for one in each]
 
 
 def _check_kind(kind: Kind, description: Description) -> None:
@@ -391,22 +266,17 @@ def _key(header: Mapping[str, Any]) -> tuple[ProducerKey | None, int]:
     for name, part in (("producer", producer), ("boot", boot)):
         if not isinstance(part, str) or not _KEY_PART.fullmatch(part):
             raise BadRequest(
-                Code.BAD_KEY, f"{name} must be 1 to 48 of A-Z a-z 0-9 _ . and -, not {_shown(part)}"
+                Code.BAD_KEY, f"{name} must be 1 to 48 of A-Z a-z 0-9 _ . and -, not {shown(part)}"
             )
     if type(sequence) is not int or not 0 <= sequence <= MAX_SEQUENCE:
         raise BadRequest(
-            Code.BAD_KEY, f"sequence must be a whole number from 0 to 2^62, not {_shown(sequence)}"
+            Code.BAD_KEY, f"sequence must be a whole number from 0 to 2^62, not {shown(sequence)}"
         )
     return ProducerKey(str(producer), str(boot)), sequence
 
 
 def _unknown_field(names: set[str], where: str) -> None:
-    raise BadRequest(Code.UNKNOWN_FIELD, f"{where} has unknown fields: {_shown(', '.join(sorted(names)))}")
-
-
-def _shown(value: Any) -> str:
-    """`value` for an error message: short, in ASCII, whatever a stranger sent."""
-    return ascii(value)[:60]
+    raise BadRequest(Code.UNKNOWN_FIELD, f"{where} has unknown fields: {shown(', '.join(sorted(names)))}")
 
 
 # --- encoding requests: the producer's side ---

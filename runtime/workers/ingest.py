@@ -7,12 +7,13 @@ so the busier it is, the more share an fsync.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from loguru import logger
 
 from runtime.adapters.bus import STORED, DeliveryDoor, Hints, wait_readable
 from runtime.adapters.clock import Clock, SystemClock
+from runtime.adapters.curve import KeyGate
 from runtime.adapters.door import Letter, ProducerDoor
 from runtime.adapters.process import Stop
 from runtime.adapters.status import StatusFile
@@ -35,6 +36,7 @@ from runtime.core.protocol import (
     encode_reply,
 )
 from runtime.core.settlement import Settled
+from runtime.errors import ConfigError
 
 IDLE_S = 1.0
 
@@ -58,9 +60,8 @@ class Ingest:
         self._most = (settings.commit_messages, settings.commit_bytes)
         self._limits = Limits(settings.max_message_bytes, settings.max_request_bytes)
         self._keeper = Storekeeper(config, clock)
-        self._door = ProducerDoor(
-            config.producer_endpoint(), max_frame_bytes=settings.max_request_bytes, group=settings.group
-        )
+        self._gate = KeyGate(settings.curve_clients) if settings.curve_clients else None
+        self._doors = _doors(config)
         self._deliveries = DeliveryDoor(config.layout)
         self._hints = Hints(config.layout, "ingest")
         self._status = StatusFile(config.layout.status_file("ingest"), "ingest", clock)
@@ -70,12 +71,20 @@ class Ingest:
         """Poll, drain, decide, one commit, reply. Dying in between costs a resend, never a message."""
         self._keeper.keep_house()
         self._status.progress({"counted": self._counted, **self._keeper.figures()})
-        wait_readable((self._door.socket, self._deliveries.socket, self._stop), IDLE_S)
+        patience_s = self._keeper.patience_s(IDLE_S)
+        gate = [self._gate.socket] if self._gate else []
+        sockets = (*(door.socket for door in self._doors), self._deliveries.socket, *gate)
+        wait_readable((*sockets, self._stop), patience_s)
+        if self._gate:
+            self._gate.answer()
         letters = self._receive()
         reports = self._deliveries.receive()
         if not letters and not reports:
             self._keeper.rest()
             return
+        for _, report in reports:
+            if report.damaged is not None:
+                self._keeper.damage_reported(report.damaged)
         replies = self._store(letters, Settled.of(report.settled for _, report in reports))
         self._acknowledge(letters, replies)  # on disk since the line above: now it may be said
         if self._settled:
@@ -85,7 +94,7 @@ class Ingest:
         """What waits, up to the bounds of one commit; a request is taken whole."""
         found: list[tuple[Letter, Request | Refused]] = []
         messages = size = 0
-        for letter in self._door.letters():
+        for letter in _in_turn(self._doors):
             request = _read(letter, self._limits)
             found.append((letter, request))
             if isinstance(request, Put):
@@ -138,9 +147,40 @@ class Ingest:
 
     def close(self) -> None:
         self._keeper.close()
-        self._door.close()
+        for door in self._doors:
+            door.close()
+        if self._gate:
+            self._gate.close()
         self._deliveries.close()
         self._hints.close()
+
+
+def _doors(config: Config) -> list[ProducerDoor]:
+    settings = config.settings.ingest
+    if settings.curve_secret_file and not settings.curve_clients:
+        raise ConfigError("ingest.curve_secret_file needs ingest.curve_clients, or nobody is asked for a key")
+    endpoints = filter(None, (config.producer_endpoint(), settings.tcp_endpoint))
+    return [
+        ProducerDoor(
+            endpoint,
+            max_frame_bytes=settings.max_request_bytes,
+            group=settings.group,
+            secret_file=settings.curve_secret_file,
+        )
+        for endpoint in endpoints
+    ]
+
+
+def _in_turn(doors: Sequence[ProducerDoor]) -> Iterator[Letter]:
+    """Letters from all doors, one from each in turn, so that a flood at one does not close the other."""
+    waiting = [door.letters() for door in doors]
+    while waiting:
+        for letters in tuple(waiting):
+            letter = next(letters, None)
+            if letter is None:
+                waiting.remove(letters)
+            else:
+                yield letter
 
 
 def _read(letter: Letter, limits: Limits) -> Request | Refused:

@@ -1,4 +1,4 @@
-"""The wire protocol: what is said comes out, what breaks the rules is refused with a code, no more escapes."""
+"""The wire protocol: what is said comes out, what breaks the rules is refused with a code."""
 
 from __future__ import annotations
 
@@ -212,7 +212,8 @@ def test_what_is_encoded_is_what_is_decoded(
 def test_the_worst_that_is_accepted_still_fits_into_an_mqtt_topic() -> None:
     """65,535 bytes, with every byte percent-encoded."""
     text = "\U0001f600" * 128
-    fields = dict.fromkeys(("stream_group", "stream", "batch_id", "batch_slice_id", "message_id", "chunk_id"), text)
+    names = ("stream_group", "stream", "batch_id", "batch_slice_id", "message_id", "chunk_id")
+    fields = dict.fromkeys(names, text)
     room = 8_192 - 2
     header = {**fields, "content_type": text, "properties": {"pp": "\U0001f600" * (room // 4)}}
     put = decode_request([json.dumps(header, ensure_ascii=False).encode(), b""], Limits(1_000, 100_000))

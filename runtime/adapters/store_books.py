@@ -1,0 +1,73 @@
+"""The books of one commit: what it changes in the counters, so that nothing is ever counted by looking."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from runtime.core.message import StreamName
+from runtime.core.quota import Amount
+from runtime.core.settlement import to_ranges
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Messages that left the store undelivered."""
+
+    stream: StreamName
+    reason: str
+    amount: Amount
+    ranges: Sequence[Sequence[int]]
+    """Closed ranges of ids."""
+
+
+@dataclass
+class Change:
+    """What one transaction does to the counters of one (stream, priority)."""
+
+    messages: int = 0
+    bytes: int = 0
+    stored: int = 0
+    delivered: int = 0
+
+
+@dataclass
+class Books:
+    """What a commit will have changed; thrown away when it fails."""
+
+    next_id: int
+    levels: defaultdict[tuple[int, int], Change] = field(default_factory=lambda: defaultdict(Change))
+    lost: defaultdict[tuple[int, str], list[tuple[int, int]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    """(id, bytes) by (stream, reason)."""
+
+    def added(self, stream: int, priority: int, size: int) -> None:
+        """A message arrived."""
+        change = self.levels[stream, priority]
+        change.messages += 1
+        change.stored += 1
+        change.bytes += size
+
+    def removed(self, number: int, stream: int, priority: int, size: int, lost: str | None) -> None:
+        """A message left: delivered, or lost for the reason `lost`."""
+        change = self.levels[stream, priority]
+        change.messages -= 1
+        change.bytes -= size
+        if lost is None:
+            change.delivered += 1
+        else:
+            self.lost[stream, lost].append((number, size))
+
+    def losses(self, names: Mapping[int, StreamName]) -> list[Loss]:
+        """What was lost, for the log."""
+        return [
+            Loss(
+                names[stream],
+                reason,
+                Amount(len(lost), sum(size for _, size in lost)),
+                to_ranges(number for number, _ in lost),
+            )
+            for (stream, reason), lost in self.lost.items()
+        ]

@@ -1,0 +1,182 @@
+"""What a producer says about a message: its fields, what they may hold, and why a request is refused.
+
+Part of the wire protocol; `protocol.py` has the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+from runtime.core.message import StreamName
+from runtime.errors import Rejected
+
+MAX_NAME_CHARACTERS = 128
+MAX_PROPERTIES = 64
+MAX_PROPERTIES_BYTES = 8_192
+"""All names and values of one message as UTF-8; three times that when every byte is percent-encoded."""
+MAX_TTL_S = 100 * 366 * 86_400.0
+DEFAULT_PRIORITY = 4
+
+RESERVED_PROPERTIES = frozenset(
+    (
+        *(
+            "stream-group-name",
+            "stream-name",
+            "site-id",
+            "batch-id",
+            "batch-slice-id",
+            "message-id",
+            "chunk-id",
+        ),
+        *(
+            "content-encoding",
+            "complete-batch",
+            "complete-message",
+            "ignore-payload",
+            "has-externalized-payload",
+        ),
+    )
+)
+"""Names the platform gives a meaning to (platform contract, section 2)."""
+
+_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]+")  # no controls; no halves of surrogate pairs
+_PROPERTY_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_TEXT_FIELDS = (
+    "stream_group",
+    "stream",
+    "batch_id",
+    "batch_slice_id",
+    "message_id",
+    "chunk_id",
+    "content_type",
+)
+MESSAGE_FIELDS = frozenset((*_TEXT_FIELDS, "properties", "priority", "ttl_s"))
+
+
+class Code(StrEnum):
+    """Why a request was refused. Producers branch on these words: never change one."""
+
+    BAD_ENVELOPE = "bad_envelope"
+    BAD_HEADER = "bad_header"
+    BAD_VERSION = "bad_version"
+    UNKNOWN_OPERATION = "unknown_operation"
+    UNKNOWN_FIELD = "unknown_field"
+    BAD_FIELD = "bad_field"
+    BAD_PROPERTY = "bad_property"
+    BAD_KEY = "bad_key"
+    WRONG_PAYLOADS = "wrong_payloads"
+    HEADER_TOO_LARGE = "header_too_large"
+    MESSAGE_TOO_LARGE = "message_too_large"
+    REQUEST_TOO_LARGE = "request_too_large"
+    SEQUENCE_FORGOTTEN = "sequence_forgotten"
+    EXCEEDS_LIMIT = "exceeds_limit"
+    TOO_MANY_STREAMS = "too_many_streams"
+    TOO_MANY_PRODUCERS = "too_many_producers"
+    STREAM_FULL = "stream_full"
+    STORE_FULL = "store_full"
+    DISK_FULL = "disk_full"
+    STORE_UNAVAILABLE = "store_unavailable"
+    INTERNAL = "internal"
+
+
+class BadRequest(Rejected):
+    """The request breaks the protocol. `code` is one of Code."""
+
+    def __init__(self, code: Code, message: str) -> None:
+        super().__init__(message, code=code)
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """Everything about a message but its payload. Many messages of a request may share one."""
+
+    stream_group: str | None = None
+    stream: str | None = None
+    batch_id: str | None = None
+    batch_slice_id: str | None = None
+    message_id: str | None = None
+    chunk_id: str | None = None
+    content_type: str | None = None
+    properties: str | None = None
+    """A JSON object in text, as it is stored; None for no properties."""
+    priority: int = DEFAULT_PRIORITY
+    ttl_s: float | None = None
+
+    @property
+    def name(self) -> StreamName:
+        return StreamName(self.stream_group, self.stream)
+
+    @property
+    def text_bytes(self) -> int:
+        """About what the texts take on disk."""
+        texts = (self.batch_id, self.batch_slice_id, self.message_id, self.chunk_id, self.content_type)
+        return sum(map(len, filter(None, (*texts, self.properties))))
+
+
+def describe(fields: Mapping[str, Any], base: Description) -> Description:
+    """What `fields` say, and `base` where they say nothing."""
+    changes: dict[str, Any] = {}
+    for name in _TEXT_FIELDS:
+        if name in fields:
+            changes[name] = _text(name, fields[name])
+    if "properties" in fields:
+        changes["properties"] = _properties(fields["properties"])
+    if "priority" in fields:
+        priority = fields["priority"]
+        if type(priority) is not int or not 0 <= priority <= 9:
+            raise BadRequest(Code.BAD_FIELD, f"priority must be 0 to 9, not {shown(priority)}")
+        changes["priority"] = priority
+    if "ttl_s" in fields:
+        ttl_s = fields["ttl_s"]
+        if ttl_s is not None and (type(ttl_s) not in (int, float) or not 0 < ttl_s <= MAX_TTL_S):
+            raise BadRequest(Code.BAD_FIELD, f"ttl_s must be seconds above 0, not {shown(ttl_s)}")
+        changes["ttl_s"] = ttl_s
+    return replace(base, **changes) if changes else base
+
+
+def _text(name: str, value: Any) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value or len(value) > MAX_NAME_CHARACTERS:
+        raise BadRequest(
+            Code.BAD_FIELD,
+            f"{name} must be text of 1 to {MAX_NAME_CHARACTERS} characters, not {shown(value)}",
+        )
+    if not _NAME.fullmatch(value):
+        raise BadRequest(Code.BAD_FIELD, f"{name} has control characters or broken Unicode: {shown(value)}")
+    return value
+
+
+def _properties(found: Any) -> str | None:
+    if not found and (found is None or isinstance(found, dict)):
+        return None
+    if not isinstance(found, dict) or len(found) > MAX_PROPERTIES:
+        raise BadRequest(Code.BAD_PROPERTY, f"properties must be an object of at most {MAX_PROPERTIES} texts")
+    total_bytes = 0
+    for name, value in found.items():
+        if not _PROPERTY_NAME.fullmatch(name) or len(name) > MAX_NAME_CHARACTERS:
+            raise BadRequest(
+                Code.BAD_PROPERTY, f"property name {shown(name)} must be of A-Z a-z 0-9 _ . and -"
+            )
+        if name.lower() in RESERVED_PROPERTIES:
+            raise BadRequest(
+                Code.BAD_PROPERTY, f"property {name} is the platform's own; use the header field"
+            )
+        if not isinstance(value, str) or (value and not _NAME.fullmatch(value)):
+            raise BadRequest(Code.BAD_PROPERTY, f"property {name} must be text without control characters")
+        total_bytes += len(name) + len(value.encode())
+    if total_bytes > MAX_PROPERTIES_BYTES:
+        raise BadRequest(
+            Code.BAD_PROPERTY, f"the properties have {total_bytes} bytes of at most {MAX_PROPERTIES_BYTES}"
+        )
+    return json.dumps(found, ensure_ascii=False, separators=(",", ":"))
+
+
+def shown(value: Any) -> str:
+    """`value` for an error message: short, in ASCII, whatever a stranger sent."""
+    return ascii(value)[:60]

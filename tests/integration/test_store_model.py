@@ -1,0 +1,174 @@
+"""Random life against a model of ten lines: puts, repeats, deliveries, crashes between any two statements,
+restarts, full disks, clocks that jump."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import tempfile
+from pathlib import Path
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from runtime.adapters.store import MessageStore
+from runtime.adapters.store_errors import StoreFull
+from runtime.adapters.store_reader import StoreReader
+from runtime.core.message import StoredMessage
+from runtime.core.protocol import Put, Stored
+from runtime.core.settlement import Settled
+from tests.store_tools import ObedientClock, copy_as_killed, decide, put
+
+
+class Model:
+    """What is promised: a keyed message is stored once, and stays until it is delivered."""
+
+    def __init__(self) -> None:
+        self.present: dict[int, bytes] = {}
+        self.ids: dict[tuple[str, int], int] = {}
+        self.highest = 0
+
+    def stored(self, request: Put, ids: list[int]) -> None:
+        for index, number in enumerate(ids):
+            key = (request.producer.producer, request.first_sequence + index) if request.producer else None
+            if key in self.ids:
+                assert self.ids[key] == number, "a repeat must be acknowledged with the same id"
+                continue
+            assert number > self.highest, "an id was used again"
+            self.highest, self.present[number] = number, request.payloads[index]
+            if key:
+                self.ids[key] = number
+
+
+class StoreLife(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="edge-"))
+        self.generation = 0
+        self.path = self.folder / "messages.db"
+        self.clock = ObedientClock()
+        self.model = Model()
+        self.last: Put | None = None
+        self.sequence = {"p": 1, "q": 1}
+        self.open()
+
+    def open(self) -> None:
+        self.store = MessageStore(self.path, self.clock)
+
+    def commit(self, *requests: Put, settled: Settled | None = None) -> bool:
+        admission, replies = decide(self.store, requests)
+        try:
+            self.store.commit(admission, settled or Settled())
+        except StoreFull:
+            return False
+        for request, reply in zip(requests, replies, strict=True):
+            assert isinstance(reply, Stored)
+            self.model.stored(request, [number for number in reply.ids if number is not None])
+        return True
+
+    @rule(
+        who=st.sampled_from("pq"),
+        count=st.integers(1, 4),
+        skip=st.sampled_from((0, 0, 0, 2)),
+        size=st.integers(0, 3000),
+    )
+    def put_keyed(self, who: str, count: int, skip: int, size: int) -> None:
+        first = self.sequence[who] + skip
+        payloads = [f"{who}{first + i}".encode() + b"." * size for i in range(count)]
+        self.last = put(payloads, producer=who, first=first, stream=who)
+        if self.commit(self.last):
+            self.sequence[who] = first + count
+
+    @rule(count=st.integers(1, 3))
+    def put_without_key(self, count: int) -> None:
+        self.commit(put([b"plain"] * count))
+
+    @precondition(lambda self: self.last is not None)
+    @rule()
+    def repeat(self) -> None:
+        assert self.last is not None
+        self.commit(self.last, self.last)
+
+    @rule(data=st.data())
+    def deliver(self, data: st.DataObject) -> None:
+        if not self.model.present:
+            return
+        ids = data.draw(st.lists(st.sampled_from(sorted(self.model.present)), unique=True, max_size=5))
+        if self.commit(settled=Settled(delivered=[*ids, 10**9])):
+            for number in ids:
+                del self.model.present[number]
+
+    @rule()
+    def restart(self) -> None:
+        self.store.close()
+        self.open()
+
+    @rule()
+    def reboot_with_a_clock_in_1970(self) -> None:
+        self.store.close()
+        self.clock.reboot()
+        self.clock.wall = 5.0
+        self.open()
+
+    @rule(years=st.integers(-40, 40))
+    def clock_jumps(self, years: int) -> None:
+        self.clock.wall += years * 31_557_600
+
+    @rule(statement=st.integers(0, 12), who=st.sampled_from("pq"))
+    def crash_in_the_middle_of_a_commit(self, statement: int, who: str) -> None:
+        """Go on from a copy made before the n-th statement: nothing of the commit may be there."""
+        self.last = put([b"x" * 5000] * 2, producer=who, first=self.sequence[who], stream="new")
+        admission, _ = decide(self.store, [self.last])
+        settled = Settled(delivered=sorted(self.model.present)[:1])
+        self.generation += 1
+        target = self.folder / str(self.generation)
+        seen = 0
+
+        def count(sql: str) -> None:
+            nonlocal seen
+            if seen == statement or (sql == "COMMIT" and seen < statement):
+                seen = 10**6
+                copy_as_killed(self.path, target)
+            seen += 1
+
+        self.store._db.set_trace_callback(count)
+        self.store.commit(admission, settled)
+        self.store._db.set_trace_callback(None)
+        if not target.exists():
+            return  # a repeat and nothing delivered: there was nothing to commit
+        self.store.close()
+        self.path = target / self.path.name
+        self.open()
+
+    @rule()
+    def the_disk_is_full(self) -> None:
+        ((pages,),) = self.store._db.execute("PRAGMA page_count").fetchall()
+        self.store._db.execute(f"PRAGMA max_page_count = {pages}")
+        big = put([b"b" * 60_000] * 8)
+        before = self.store.figures()
+        if not self.commit(big):
+            assert self.store.figures() == before, "a commit that failed changed the books"
+        self.store._db.execute("PRAGMA max_page_count = 1000000")
+
+    @invariant()
+    def store_and_model_agree(self) -> None:
+        reader = StoreReader(self.path)
+        found = {m.id: m.payload for m in reader.after(0, 10_000, 10**9) if isinstance(m, StoredMessage)}
+        backlog = reader.backlog()
+        reader.close()
+        assert found == self.model.present
+        assert (backlog.messages, self.store.backlog().messages) == (len(found), len(found))
+        assert backlog.bytes == sum(map(len, found.values()))
+
+    def teardown(self) -> None:
+        check = sqlite3.connect(self.path).execute("PRAGMA integrity_check").fetchall()
+        self.store.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        assert check == [("ok",)]
+
+
+TestStoreLife = StoreLife.TestCase
+TestStoreLife.settings = settings(
+    max_examples=80, stateful_step_count=35, deadline=None, suppress_health_check=list(HealthCheck)
+)

@@ -1,0 +1,68 @@
+"""What tests of the store share: a clock that obeys, requests, and the store as SIGKILL leaves it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from runtime.adapters.store import MessageStore
+from runtime.core.admission import Admission
+from runtime.core.message import Kind
+from runtime.core.protocol import Description, ProducerKey, Put, Reply
+from runtime.core.quota import Amount, Limit, Quota
+from runtime.core.settlement import Settled
+
+WIDE = Quota(Limit(Amount(1_000_000, 10**9)))
+
+
+class ObedientClock:
+    """Says what it was told to say."""
+
+    def __init__(self) -> None:
+        self.wall, self.boot, self.boots = 1_800_000_000.0, 100.0, 0
+
+    def wall_s(self) -> float:
+        return self.wall
+
+    def boot_s(self) -> float:
+        return self.boot
+
+    def boot_id(self) -> str:
+        return f"boot-{self.boots}"
+
+    def reboot(self) -> None:
+        self.boots += 1
+        self.boot = 1.0
+
+
+def put(payloads: Sequence[bytes], *, producer: str | None = None, first: int = 0, **fields: Any) -> Put:
+    key = None if producer is None else ProducerKey(producer, "b")
+    return Put(Kind.MESSAGE, [Description(**fields)] * len(payloads), payloads, key, first)
+
+
+def decide(
+    store: MessageStore, requests: Sequence[Put], quota: Quota = WIDE
+) -> tuple[Admission, list[Reply]]:
+    known = store.known(request.producer for request in requests if request.producer)
+    admission = Admission(quota, store.view(10**12), store.stamp(), known)
+    return admission, [admission.decide(request) for request in requests]
+
+
+def keep(
+    store: MessageStore, *requests: Put, quota: Quota = WIDE, settled: Settled | None = None
+) -> list[Reply]:
+    """Decide and commit."""
+    admission, replies = decide(store, requests, quota)
+    store.commit(admission, settled or Settled())
+    return replies
+
+
+def copy_as_killed(path: Path, to: Path) -> Path:
+    """The files as they are now, without a goodbye: what SIGKILL leaves behind."""
+    to.mkdir()
+    for file in path.parent.glob(f"{path.name}*"):
+        if not file.name.endswith("-shm"):  # shared memory: rebuilt from the WAL by whoever opens next
+            shutil.copy(file, to / file.name)
+    return to / path.name
