@@ -1,0 +1,344 @@
+"""How fast and how lean upload is: against the bare library, over a long line, with a deep backlog.
+
+Everything is real: ingest, upload and the stand-in hub are processes of their own, over TLS on a loopback
+address. The stand-in's delay of acknowledgements stands for the round trip. All of them share this machine's
+cores, so a rate here is that of the whole chain.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from runtime.adapters.identity import IdentityStore
+from runtime.bench import Row
+from runtime.core.answer import Grant, Registration
+from runtime.core.connection_string import parse
+from runtime.core.enrolment import Enrolment
+from runtime.core.moment import Moment
+from runtime.core.secret import Secret
+from runtime.layout import Layout
+
+PAYLOAD_BYTES = 200
+MEMORY_REACH_MB = 60
+START_TIMEOUT_S = 60.0
+_BARE = """
+import sys, threading, time, warnings
+warnings.simplefilter("ignore")
+from azure.iot.device import IoTHubDeviceClient, Message
+sas, ca, count, window = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+client = IoTHubDeviceClient.create_from_sastoken(sas, server_verification_cert=open(ca).read())
+client.connect()
+room, payload = threading.Semaphore(window), b"x" * 200
+began = time.perf_counter()
+for n in range(count):
+    room.acquire()
+    message = Message(payload, message_id=f"bare-{n}")
+    client._mqtt_pipeline.send_message(message, callback=lambda error=None: room.release())
+for _ in range(window):
+    room.acquire()
+print(count / (time.perf_counter() - began))
+import os
+sys.stdout.flush()
+os._exit(0)
+"""
+_FILL = """
+import sys
+from pathlib import Path
+from runtime.producer import Producer
+with Producer(sys.argv[1]) as producer:
+    while True:
+        producer.put_many([b"x" * 200] * 10, stream=sys.argv[2])
+"""
+
+
+def measure(quick: bool) -> list[Row]:
+    """The table of upload's figures."""
+    count, rounds = (5_000, 1) if quick else (20_000, 3)
+    rows: list[Row] = []
+    ours = _median(rounds, lambda: _drain(count, 0))
+    bare = _median(rounds, lambda: max(_bare(count // 4, window) for window in (20, 64, 256)))
+    rows.append(
+        Row("upload, 0 ms: delivered, against the bare library", ours, "msg/s", bare, ours / bare, ">= 0.9")
+    )
+    far = _median(rounds, lambda: _drain(count, 50))
+    single = _drain(100, 50, "window = 1")
+    rows.append(Row("upload, 50 ms round trip: delivered", far, "msg/s", None, None, ">= 500"))
+    rows.append(Row("upload, 50 ms: against one in flight", far, "msg/s", single, far / single, ">= 25"))
+    rows.append(_while_filling(count, rounds))
+    deep = 200_000 if quick else 5_000_000
+    shallow_rate = _median(rounds, lambda: _drain(10_000, 0, measured=8_000))
+    deep_rate = _drain(deep, 0, measured=8_000)
+    name = f"upload, backlog of {deep:,} against 10,000: delivered"
+    rows.append(Row(name, deep_rate, "msg/s", shallow_rate, deep_rate / shallow_rate, ">= 0.9"))
+    rows.append(_memory_of_messages(10_000 if quick else 100_000))
+    rows.append(_memory_of_a_file(50 if quick else 500))
+    rows.append(_repeats_after_a_kill())
+    return rows
+
+
+# -- the figures ------------------------------------------------------------------------------------------
+
+
+def _drain(count: int, delay_ms: float, toml: str = "", measured: int | None = None) -> float:
+    """Messages a second that arrive while a backlog is drained."""
+    with Rig(toml) as rig:
+        rig.fill(count)
+        rig.faults(ack_delay_ms=delay_ms)
+        rig.start("ingest")
+        rig.start("upload")
+        return rig.rate(measured or count)
+
+
+def _while_filling(count: int, rounds: int) -> Row:
+    def one(producers: int) -> float:
+        with Rig() as rig:
+            rig.fill(count * 2)
+            rig.start("ingest")
+            endpoint = f"ipc://{rig.layout.producer_socket}"
+            for number in range(producers):
+                rig.run(sys.executable, "-c", _FILL, endpoint, f"fill-{number}")
+            if producers:
+                _until(lambda: rig.newest() > count * 2 + 5_000)
+            rig.start("upload")
+            return rig.rate(count)
+
+    alone = _median(rounds, lambda: one(0))
+    busy = _median(rounds, lambda: one(8))
+    reason = (
+        "" if busy >= 0.8 * alone else f"{os.cpu_count()} cores for 8 producers, ingest, upload and the hub"
+    )
+    name = "upload, while 8 producers fill the store: against draining alone"
+    return Row(name, busy, "msg/s", alone, busy / alone, ">= 0.8", reason)
+
+
+def _memory_of_messages(count: int) -> Row:
+    with Rig() as rig:
+        rig.fill(count)
+        rig.start("ingest")
+        upload = rig.start("upload")
+        rig.rate(count)
+        return _memory(upload, f"upload's memory, draining {count:,} messages")
+
+
+def _memory_of_a_file(size_mb: int) -> Row:
+    with Rig() as rig:
+        rig.fill(1, file_bytes=size_mb * 1_000_000)
+        rig.start("ingest")
+        upload = rig.start("upload")
+        _until(lambda: rig.arrived() == 1)
+        return _memory(upload, f"upload's memory, uploading a file of {size_mb} MB")
+
+
+def _memory(process: subprocess.Popen[bytes], name: str) -> Row:
+    text = Path(f"/proc/{process.pid}/status").read_text()
+    peak_mb = int(text.partition("VmHWM:")[2].split()[0]) / 1024
+    return Row(name, peak_mb, "MB", None, None, f"<= {MEMORY_REACH_MB}")
+
+
+def _repeats_after_a_kill() -> Row:
+    window = 64
+    with Rig(f"window = {window}") as rig:
+        rig.fill(5_000)
+        rig.faults(ack_delay_ms=20)
+        rig.start("ingest")
+        upload = rig.start("upload")
+        _until(lambda: rig.arrived() > 1_000)
+        upload.kill()
+        upload.wait()
+        rig.start("upload")
+        _until(lambda: rig.arrived() == 5_000)
+        repeats = rig.arrivals() - 5_000
+    return Row(
+        f"repeats at the hub after SIGKILL, {window} in flight",
+        repeats,
+        "msg",
+        window,
+        repeats / window,
+        "<= 1",
+    )
+
+
+def _bare(count: int, window: int) -> float:
+    """What azure-iot-device does by itself with this many in flight."""
+    with Rig() as rig:
+        arguments = [rig.sas, rig.facts["ca_file"], str(count), str(window)]
+        done = subprocess.run(
+            [sys.executable, "-c", _BARE, *arguments], capture_output=True, text=True, timeout=300, check=True
+        )
+        return float(done.stdout)
+
+
+def _median(rounds: int, action: Callable[[], float]) -> float:
+    return statistics.median(action() for _ in range(rounds))
+
+
+def _until(fact: Callable[[], bool], timeout_s: float = 900.0) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not fact():
+        if time.monotonic() > deadline_s:
+            raise TimeoutError("a process of the benchmark does not get on")
+        time.sleep(0.01)
+
+
+# -- the rig ----------------------------------------------------------------------------------------------
+
+
+class Rig:
+    """A stand-in cloud and a registered device, in a folder of their own that vanishes."""
+
+    def __init__(self, toml: str = "") -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="bench-"))
+        self.layout = Layout(self.folder / "home")
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._toml = toml
+
+    def __enter__(self) -> Rig:
+        try:
+            self._prepare()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in reversed(self._processes):
+            process.kill()
+            process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _prepare(self) -> None:
+        cloud = self.folder / "cloud"
+        self.run(
+            *(sys.executable, "-m", "runtime", "devcloud", "--dir", str(cloud)),
+            *("--address", "auto", "--https-port", "0"),
+        )
+        facts = cloud / "devcloud.json"
+        _until(facts.exists, START_TIMEOUT_S)
+        self.facts: dict[str, Any] = json.loads(facts.read_text())
+        self._arrivals = sqlite3.connect(f"file:{cloud / 'devcloud.db'}?mode=ro", uri=True)
+        self.layout.create()
+        (self.layout.home / "edge.toml").write_text(
+            f'[platform]\ninstance = "{self.facts["instance"]}"\nca_file = "{self.facts["ca_file"]}"\n'
+            f"[store]\nmax_messages = 100000000\nmax_bytes = 100000000000\nmin_free_bytes = 0\n"
+            f"[upload]\nhttps_port = {self.facts['https_port']}\n{self._toml}\n"
+        )
+        self._register()
+        ingest = self.start("ingest")  # makes the store
+        _until(self.layout.messages_db.exists, START_TIMEOUT_S)
+        _until(lambda: self._store_stands(), START_TIMEOUT_S)
+        ingest.kill()
+        ingest.wait()
+
+    def _register(self) -> None:
+        path = f"/workspaces/{self.facts['workspace']}/devices/registration-tokens/create"
+        token = self._call("POST", path, {"deviceId": "bench"})["registrationToken"]
+        answer = requests.put(
+            f"https://{self.facts['instance']}/devices/register",
+            json={"connectionStringType": "SharedAccessSignature"},
+            headers={"Authorization": f"DeviceToken {token}"},
+            verify=self.facts["ca_file"],
+            timeout=10,
+        )
+        found = parse(answer.json()["connectionString"])
+        assert found.sas is not None
+        self.sas = found.sas.reveal()
+        store, now = IdentityStore(self.layout), Moment(time.time(), time.monotonic(), "bench")
+        store.save_provisioned(Enrolment(), Grant(Secret("bench"), None), now, 0.5)
+        registered = store.read().registration
+        assert registered is not None
+        registration = Registration(found.hub_host, found.device_id, None, sas=found.sas)
+        store.save_registered(registered.serial, registration, now, 0.5)
+
+    def run(self, *argv: str) -> subprocess.Popen[bytes]:
+        """A process that ends with the rig."""
+        mine = {name: value for name, value in os.environ.items() if not name.startswith("EDGE_")}
+        with (self.folder / "log").open("ab") as log:
+            process = subprocess.Popen(argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=mine)
+        self._processes.append(process)
+        return process
+
+    def start(self, worker: str) -> subprocess.Popen[bytes]:
+        return self.run(sys.executable, "-m", "runtime", "--home", str(self.layout.home), "worker", worker)
+
+    def faults(self, **fields: Any) -> None:
+        self._call("POST", "/admin/faults", fields)
+
+    def fill(self, count: int, file_bytes: int = 0) -> None:
+        """A backlog, written straight into the store while ingest is down: millions in seconds."""
+        file = None
+        if file_bytes:
+            self.layout.spool.mkdir(exist_ok=True)
+            file = "large"
+            with (self.layout.spool / file).open("wb") as out:
+                out.truncate(file_bytes)
+        with contextlib.closing(sqlite3.connect(self.layout.messages_db)) as db, db:
+            db.execute("PRAGMA synchronous = OFF")
+            db.execute("INSERT INTO streams (id, stream_group, stream) VALUES (1000, NULL, 'bench')")
+            db.execute("INSERT OR IGNORE INTO boots (id, boot_id) VALUES (1000, 'bench')")
+            db.execute(
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
+                " INSERT INTO messages"
+                " (id, stream, kind, priority, stored_boot_s, boot, bytes, file, payload)"
+                " SELECT i, 1000, 0, 4, 0.0, 1000, ?, ?, zeroblob(?) FROM n",
+                (count, PAYLOAD_BYTES, file, 0 if file else PAYLOAD_BYTES),
+            )
+            db.execute(
+                "INSERT INTO levels (stream, priority, messages, bytes, stored, delivered)"
+                " VALUES (1000, 4, ?, ?, ?, 0)",
+                (count, count * PAYLOAD_BYTES, count),
+            )
+            db.execute("UPDATE store SET next_id = ?, next_stream = 1001", (count + 1,))
+        os.sync()  # what is still to be written must not be what ingest's commits wait for
+
+    def rate(self, count: int) -> float:
+        """Arrivals a second, from a tenth of `count` to all of it: the start is not what is measured."""
+        _until(lambda: self.arrivals() >= count // 10)
+        began_s, first = time.perf_counter(), self.arrivals()
+        _until(lambda: self.arrivals() >= count)
+        return (self.arrivals() - first) / (time.perf_counter() - began_s)
+
+    def arrivals(self) -> int:
+        """Messages at the hub, repeats too."""
+        return int(self._arrivals.execute("SELECT coalesce(max(seq), 0) FROM messages").fetchone()[0])
+
+    def newest(self) -> int:
+        """The last id in the store."""
+        with contextlib.closing(sqlite3.connect(self.layout.messages_db, timeout=10)) as db:
+            return int(db.execute("SELECT coalesce(max(id), 0) FROM messages").fetchone()[0])
+
+    def arrived(self) -> int:
+        """Different messages at the hub."""
+        found = self._arrivals.execute("SELECT COUNT(DISTINCT message_id) FROM messages").fetchone()
+        return int(found[0])
+
+    def _store_stands(self) -> bool:
+        with contextlib.suppress(sqlite3.Error):
+            with contextlib.closing(sqlite3.connect(self.layout.messages_db)) as db:
+                return bool(db.execute("SELECT uuid FROM store").fetchall())
+        return False
+
+    def _call(self, method: str, path: str, body: Any) -> Any:
+        answer = requests.request(
+            method,
+            self.facts["admin_url"] + path,
+            json=body,
+            headers={"Authorization": f"Bearer {self.facts['operator_token']}"},
+            verify=self.facts["ca_file"],
+            timeout=10,
+        )
+        answer.raise_for_status()
+        return answer.json() if answer.content else None
