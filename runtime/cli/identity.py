@@ -209,4 +209,16 @@ def _follow(config: Config, wait: bool, timeout_s: float | None) -> int:
 
 
 def _invitation(code: str) -> str:
-    return f"Verification code: {code}\nAn operator approves the device by it."
+    """The code for an operator: as text, and in a terminal as a QR code for a telephone's camera."""
+    text = f"Verification code: {code}\nAn operator approves the device by it."
+    return f"{_qr(code)}\n{text}" if sys.stdout.isatty() else text
+
+
+def _qr(code: str) -> str:
+    import io
+
+    import segno  # late: only here
+
+    drawn = io.StringIO()
+    segno.make(code, micro=False).terminal(drawn, border=2, compact=True)
+    return drawn.getvalue()

@@ -1,0 +1,78 @@
+"""`edgectl identity` and `edgectl provision`, as a person and as a script meet them."""
+
+from __future__ import annotations
+
+import json
+
+from runtime.adapters.clock import SystemClock
+from runtime.adapters.identity import IdentityReader, IdentityStore
+from runtime.core.answer import Grant, Outcome, Registration
+from runtime.core.enrolment import Enrolment, Phase
+from runtime.core.moment import Moment
+from runtime.core.renewal import Pace, Task
+from runtime.core.secret import Secret
+from tests.harness import Home
+
+
+def now() -> Moment:
+    return Moment.by(SystemClock())
+
+
+def register(home: Home) -> IdentityStore:
+    store = IdentityStore(home.layout)
+    store.save_provisioned(
+        Enrolment(Phase.PROVISIONED, "b", at=now()), Grant(Secret("secret-rt"), None), now(), 0.5
+    )
+    store.save_registered(1, Registration("hub", "w:dev-1", 86_400.0, Secret("secret-sas")), now(), 0.5)
+    return store
+
+
+def test_a_new_device_says_that_it_is_nobody_yet_and_exits_with_1(home: Home) -> None:
+    done = home.edgectl("identity")
+    assert done.returncode == 1 and "waiting for provisioning" in done.stdout
+    done = home.edgectl("provision")
+    assert (done.returncode, done.stdout.strip()) == (1, "No verification code yet: not begun.")
+
+
+def test_a_pending_device_shows_its_code(home: Home) -> None:
+    IdentityStore(home.layout).save_enrolment(Enrolment(Phase.PENDING, "b", "op", "AB-12", at=now()))
+    done = home.edgectl("provision")
+    assert done.returncode == 1 and "Verification code: AB-12" in done.stdout
+    assert "AB-12" in home.edgectl("identity").stdout
+
+
+def test_a_registered_device_tells_everything_but_its_tokens(home: Home) -> None:
+    store = register(home)
+    store.save_pace(Task.REFRESH, Pace(2, now(), 30.0, Outcome.THROTTLED, "too many"))
+    store.save_skew(-3600.0)
+    done = home.edgectl("identity")
+    assert done.returncode == 0
+    for fact in (
+        "w:dev-1",
+        "never expires, age",
+        "23 h 59 min left",
+        "renewal in 14 h",
+        "-3600 s",
+        "throttled (too many), 2 times",
+    ):
+        assert fact in done.stdout, fact
+    told = json.loads(home.edgectl("identity", "--json").stdout)
+    assert (told["state"], told["device_id"]) == ("registered", "w:dev-1")
+    assert told["tokens"]["registration token"]["remaining_s"] is None
+    assert told["errors"][0]["at"] == "refresh"
+    for text in (done.stdout, json.dumps(told)):
+        assert "secret-" not in text
+
+
+def test_forgetting_needs_a_word_and_then_forgets(home: Home) -> None:
+    register(home)
+    refused = home.edgectl("provision", "--reset", stdin="y\n")
+    assert refused.returncode == 2 and "--yes" in refused.stderr
+    assert IdentityReader(home.layout).hub_credentials() is not None
+    done = home.edgectl("provision", "--reset", "--yes")
+    assert "Forgotten" in done.stdout
+    assert IdentityReader(home.layout).hub_credentials() is None
+
+
+def test_waiting_ends_when_its_time_is_over(home: Home) -> None:
+    assert home.edgectl("provision", "--wait", "--timeout", "0.2").returncode == 1
