@@ -67,7 +67,12 @@ def _mode(body: dict[str, Any]) -> Mode:
 
 
 async def list_provisioning_tokens(request: Request) -> Response:
-    listed = [
+    return JSONResponse({"provisioningTokens": shown_tokens(operator(request))})
+
+
+def shown_tokens(cloud: Cloud) -> list[dict[str, Any]]:
+    """Every Provisioning Token, without its text."""
+    return [
         {
             "provisioningTokenId": token["id"],
             "deviceIdMode": token["mode"],
@@ -76,9 +81,8 @@ async def list_provisioning_tokens(request: Request) -> Response:
             "registrationTokenLifetimeSeconds": token["registration_lifetime_s"],
             "isRevoked": token["revoked_at"] is not None,
         }
-        for token in operator(request).enrolment.tokens()
+        for token in cloud.enrolment.tokens()
     ]
-    return JSONResponse({"provisioningTokens": listed})
 
 
 async def revoke_provisioning_token(request: Request) -> Response:

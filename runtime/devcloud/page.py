@@ -66,6 +66,7 @@ async def feed(request: Request) -> Response:
             "workspace": cloud.workspace,
             "hub": cloud.hub_host,
             "waiting": [{**operators.shown(o), "deviceExists": _exists(cloud, o)} for o in waiting],
+            "provisioningTokens": operators.shown_tokens(cloud),
             "devices": devices.listed(cloud),
             "messages": [admin.shown(m) for m in cloud.records.messages(after, MOST_MESSAGES)],
             "newest": newest,
