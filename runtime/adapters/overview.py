@@ -12,14 +12,21 @@ from typing import Any
 from runtime.adapters.clock import Clock
 from runtime.adapters.crash import count_crashes
 from runtime.adapters.status import read_status
+from runtime.adapters.store_reader import StoreReader
 from runtime.adapters.supervisor import Program, Supervisor
 from runtime.config import Config
+from runtime.core.message import CorruptRow, StoredMessage
 from runtime.errors import EdgeError
 from runtime.layout import WORKERS, Layout
 
 LOOK_TIMEOUT_S = 2.0
 LATE_AFTER_S = 15.0
 """A worker's loop comes round every 5 s at the latest; three times that is no accident."""
+
+QUARANTINE_COUNTED = 1_000
+LEAST_GROWTH_BYTES_PER_S = 100.0
+GOOD_HUB = ("up", "draining")
+GOOD_IDENTITY = "registered"
 
 
 def take(config: Config, clock: Clock) -> dict[str, Any]:
@@ -30,8 +37,13 @@ def take(config: Config, clock: Clock) -> dict[str, Any]:
     restarts = sentinel.get("restarts", {})
     workers = {name: _worker(layout, name, programs, restarts, clock) for name in (*WORKERS, "sentinel")}
     alarms = sentinel.get("alarms", []) if workers["sentinel"]["state"] == "RUNNING" else []
+    hub, identity = _figures(layout, "upload"), _identity(layout)
     reasons = [why for name, worker in workers.items() if (why := _trouble(name, worker))]
     reasons += [f"{alarm['worker']}: {alarm['text']}" for alarm in alarms]
+    if identity.get("state", GOOD_IDENTITY) != GOOD_IDENTITY:
+        reasons.append(f"identity: {identity['state']}")
+    if hub.get("state", GOOD_HUB[0]) not in GOOD_HUB:
+        reasons.append(f"hub: {hub['state']}")
     if programs is None:
         verdict, reasons = "down", ["supervisord does not answer: nothing runs here, or nothing that listens"]
     else:
@@ -41,10 +53,10 @@ def take(config: Config, clock: Clock) -> dict[str, Any]:
         "reasons": reasons,
         "home": str(layout.home),
         "workers": workers,
-        "backlog": _backlog(layout),
-        "hub": _figures(layout, "upload"),
-        "identity": _figures(layout, "refresh"),
-        "disk": _disk(layout),
+        "backlog": _backlog(layout, clock),
+        "hub": hub,
+        "identity": identity,
+        "disk": _disk(layout, sentinel.get("disk_growth_bytes_per_s")),
         "crashes": dict(zip(("count", "last"), count_crashes(layout), strict=True)),
         "alarms": alarms,
     }
@@ -60,8 +72,10 @@ def _programs(layout: Layout) -> dict[str, Program] | None:
 def _worker(
     layout: Layout, name: str, programs: dict[str, Program] | None, restarts: dict[str, int], clock: Clock
 ) -> dict[str, Any]:
-    status = read_status(layout.status_file(name)) or {}
     program = (programs or {}).get(name)
+    status = read_status(layout.status_file(name)) or {}
+    if program and program.pid and status.get("pid") != program.pid:
+        status = {}  # its predecessor's
     same_boot = status.get("boot_id") == clock.boot_id()
     progress = status.get("progress_boot_s")
     return {
@@ -98,8 +112,36 @@ def memory_bytes(pid: int) -> int | None:
     return None
 
 
-def _backlog(layout: Layout) -> dict[str, Any]:
-    return _figures(layout, "ingest")
+def _backlog(layout: Layout, clock: Clock) -> dict[str, Any]:
+    """From the disk, so that it is known when nobody runs; what was refused and lost only ingest can say."""
+    figures = _figures(layout, "ingest")
+    reader = StoreReader(layout.messages_db)
+    try:
+        backlog = reader.backlog()
+        oldest = reader.after(backlog.oldest_id - 1, 1, 1) if backlog.oldest_id is not None else []
+        return {
+            "messages": backlog.messages,
+            "bytes": backlog.bytes,
+            "oldest_age_s": _age_s(oldest[0], clock) if oldest else None,
+            "quarantine": len(reader.quarantine(limit=QUARANTINE_COUNTED)),
+            "counted": figures.get("counted", {}),
+            "store": figures.get("store"),
+        }
+    except EdgeError as exc:
+        return {"store": str(exc)}
+    finally:
+        reader.close()
+
+
+def _age_s(message: StoredMessage | CorruptRow, clock: Clock) -> float | None:
+    """By the clock that does not jump where it is the same boot, else by the wall."""
+    if isinstance(message, CorruptRow):
+        return None
+    if message.stored_boot_id == clock.boot_id():
+        return round(clock.boot_s() - message.stored_boot_s, 1)
+    if message.stored_wall_s is None:
+        return None
+    return round(max(0.0, clock.wall_s() - message.stored_wall_s), 1)
 
 
 def _figures(layout: Layout, worker: str) -> dict[str, Any]:
@@ -109,9 +151,26 @@ def _figures(layout: Layout, worker: str) -> dict[str, Any]:
     return {name: value for name, value in status.items() if name not in common}
 
 
-def _disk(layout: Layout) -> dict[str, Any]:
+def _identity(layout: Layout) -> dict[str, Any]:
+    """What refresh says, and while a person has to approve, what provisioning shows that person."""
+    found = _figures(layout, "refresh")
+    enrolment = _figures(layout, "provisioning")
+    if enrolment.get("state"):
+        found["provisioning"] = enrolment["state"]
+    if enrolment.get("verification_code"):
+        found["verification_code"] = enrolment["verification_code"]
+    return found
+
+
+def _disk(layout: Layout, growth_bytes_per_s: float | None) -> dict[str, Any]:
+    """Free space, and how long it lasts at the rate of late."""
     place = next((p for p in (layout.state, *layout.state.parents) if p.exists()), None)
     if place is None:
         return {}
     usage = shutil.disk_usage(place)
-    return {"free_bytes": usage.free, "total_bytes": usage.total}
+    filling = growth_bytes_per_s is not None and growth_bytes_per_s > LEAST_GROWTH_BYTES_PER_S
+    return {
+        "free_bytes": usage.free,
+        "total_bytes": usage.total,
+        "full_in_s": round(usage.free / growth_bytes_per_s) if filling and growth_bytes_per_s else None,
+    }

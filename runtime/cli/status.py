@@ -52,8 +52,11 @@ def render(found: dict[str, Any]) -> str:
     for title in ("backlog", "hub", "identity", "disk"):
         facts = found[title]
         if facts:
-            words = ", ".join(f"{k.replace('_', ' ')} {_figure(k, v)}" for k, v in facts.items())
+            told = {name: value for name, value in facts.items() if value not in (None, "", {})}
+            words = ", ".join(f"{_words(name)} {_figure(name, value)}" for name, value in told.items())
             lines.append(f"{title:<9} {words}")
+    if found["crashes"]["count"]:
+        lines.append(f"crashes   {found['crashes']['count']}, the last {found['crashes']['last']}")
     for alarm in found["alarms"]:
         lines.append(f"ALARM     {alarm['worker']}: {alarm['text']}")
     return "\n".join(lines)
@@ -78,9 +81,12 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
     ] + [""]
 
 
+def _words(name: str) -> str:
+    """A figure's name without its unit, which its value shows."""
+    return name.removesuffix("_bytes").removesuffix("_s").replace("_", " ")
+
+
 def _figure(name: str, value: Any) -> str:
-    if value is None:
-        return "unknown"
     if name.endswith("_bytes") or name == "bytes":
         return size(value)
     if name.endswith("_s") and isinstance(value, int | float):

@@ -246,6 +246,27 @@ class Health:
         return [StartAgain(worker, watch.state)]
 
 
+class Growth:
+    """How fast free space goes, smoothed over the last minutes."""
+
+    SMOOTH_S = 300.0
+
+    def __init__(self) -> None:
+        self._last: tuple[float, int] | None = None
+        self._bytes_per_s = 0.0
+
+    def seen(self, now_s: float, free_bytes: int) -> float:
+        """Take in one look. Bytes a second, negative where it empties; one burst does not count for much."""
+        last, self._last = self._last, (now_s, free_bytes)
+        if last is None or now_s <= last[0]:
+            return self._bytes_per_s
+        elapsed_s = now_s - last[0]
+        rate = (last[1] - free_bytes) / elapsed_s
+        weight = min(1.0, elapsed_s / self.SMOOTH_S)
+        self._bytes_per_s += weight * (rate - self._bytes_per_s)
+        return self._bytes_per_s
+
+
 def _within(moments_s: list[float], now_s: float, window_s: float) -> list[float]:
     """The moments of the last `window_s`; one from the future is of another boot."""
     return [at_s for at_s in moments_s if now_s - window_s <= at_s <= now_s]

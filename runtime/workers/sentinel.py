@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import time
 from typing import Any
@@ -26,6 +27,7 @@ from runtime.config import Config
 from runtime.core.health import (
     Action,
     Alarm,
+    Growth,
     Health,
     Kill,
     KillSupervisor,
@@ -77,6 +79,7 @@ class Sentinel:
         )
         self._status = StatusFile(self._layout.status_file(NAME), NAME)
         self._health = Health(limits, _memory(self._layout))
+        self._growth = Growth()
         self._told: frozenset[Alarm] = frozenset()
         self._withheld = False
         self._ready = False
@@ -116,6 +119,9 @@ class Sentinel:
             {
                 "restarts": self._health.restarts(),
                 "alarms": [{"worker": a.worker, "text": a.text} for a in alarms],
+                "disk_growth_bytes_per_s": self._growth.seen(
+                    now_s, shutil.disk_usage(self._layout.state).free
+                ),
                 "supervisor_pid": os.getppid(),
                 "memory": self._health.memory(),
             },

@@ -1,0 +1,53 @@
+"""`edgectl doctor`: checks from outside whether this device can do its work, and says what helps."""
+
+from __future__ import annotations
+
+import argparse
+
+from runtime.cli import Commands, load_config
+
+_MARKS = {"ok": "ok     ", "warning": "WARNING", "error": "ERROR  "}
+
+
+def register(commands: Commands) -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        help="check configuration, disk, databases, clock and network, and say what helps",
+        epilog="exit status: 0 all in order, 1 with a warning, 2 with an error",
+    )
+    doctor.add_argument("--json", action="store_true", help="for a program")
+    doctor.set_defaults(run=_doctor)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    import dataclasses
+    import json
+
+    from runtime.core.checkup import Check, worst
+    from runtime.errors import ConfigError
+
+    checks: list[Check] = []
+    try:
+        from runtime.adapters.doctor import examine
+
+        config = load_config(arguments)
+        for check in examine(config):
+            checks.append(check)
+            if not arguments.json:
+                _tell(check)
+    except ConfigError as exc:
+        checks.append(Check("configuration", "error", str(exc), "correct it, then: edgectl reload"))
+        if not arguments.json:
+            _tell(checks[-1])
+    if arguments.json:
+        print(json.dumps([dataclasses.asdict(check) for check in checks], indent=2))
+    return worst(checks)
+
+
+def _tell(check: object) -> None:
+    from runtime.core.checkup import Check
+
+    assert isinstance(check, Check)
+    print(f"{_MARKS[check.verdict]}  {check.name}: {check.text}", flush=True)
+    if check.remedy:
+        print(f"         -> {check.remedy}", flush=True)

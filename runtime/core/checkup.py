@@ -1,0 +1,81 @@
+"""What `edgectl doctor` makes of what it measured: ok, warning or error, each with the remedy. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Verdict = Literal["ok", "warning", "error"]
+
+SLOW_FSYNC_MS = 50.0
+BAD_FSYNC_MS = 500.0
+MUCH_SKEW_S = 60.0
+BAD_SKEW_S = 600.0
+CERTIFICATE_SOON_S = 14 * 86400.0
+SQLITE_WANTED = (3, 35, 0)
+"""RETURNING and DROP COLUMN."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the doctor's report."""
+
+    name: str
+    verdict: Verdict
+    text: str
+    remedy: str = ""
+
+
+def judge_fsync(samples_ms: list[float]) -> Check:
+    """Every acknowledgement waits for one: its worst is the producers' worst."""
+    typical, worst = sorted(samples_ms)[len(samples_ms) // 2], max(samples_ms)
+    text = f"{typical:.1f} ms typically, {worst:.1f} ms at worst of {len(samples_ms)}"
+    if typical > BAD_FSYNC_MS:
+        return Check("fsync", "error", text, "move the state folder to a faster disk")
+    if typical > SLOW_FSYNC_MS or worst > BAD_FSYNC_MS:
+        return Check(
+            "fsync", "warning", text, "expect slow acknowledgements; send several messages a request"
+        )
+    return Check("fsync", "ok", text)
+
+
+def judge_disk(free_bytes: int, min_free_bytes: int) -> Check:
+    text = f"{free_bytes / 1e6:,.0f} MB free, {min_free_bytes / 1e6:,.0f} MB are to stay free"
+    if free_bytes < min_free_bytes:
+        return Check("disk", "error", text, "make room: new messages are refused until then")
+    if free_bytes < 2 * min_free_bytes:
+        return Check("disk", "warning", text, "make room soon, or lower store.min_free_bytes")
+    return Check("disk", "ok", text)
+
+
+def judge_skew(skew_s: float | None) -> Check:
+    """By the platform's own Date header; the runtime corrects for it, TLS does not."""
+    if skew_s is None:
+        return Check("clock", "warning", "no server said what time it is", "see the lines about the network")
+    text = f"{abs(skew_s):.0f} s {'behind' if skew_s > 0 else 'ahead of'} the platform"
+    if abs(skew_s) > BAD_SKEW_S:
+        return Check("clock", "error", text, "set the clock (timedatectl): certificates and SAS will fail")
+    if abs(skew_s) > MUCH_SKEW_S:
+        return Check("clock", "warning", text, "let the device synchronise its clock (NTP)")
+    return Check("clock", "ok", text)
+
+
+def judge_certificate(name: str, remaining_s: float) -> Check:
+    days = remaining_s / 86400
+    if remaining_s < CERTIFICATE_SOON_S:
+        return Check(
+            name, "warning", f"TLS in order, certificate ends in {days:.0f} days", "tell its operator"
+        )
+    return Check(name, "ok", f"TLS in order, certificate good for {days:.0f} days")
+
+
+def judge_sqlite(version: tuple[int, ...], text: str) -> Check:
+    if version < SQLITE_WANTED:
+        return Check("sqlite", "error", text, "use a Python with SQLite 3.35 or newer")
+    return Check("sqlite", "ok", text)
+
+
+def worst(checks: list[Check]) -> int:
+    """Exit status: 0 all ok, 1 with a warning, 2 with an error."""
+    found = {check.verdict for check in checks}
+    return 2 if "error" in found else 1 if "warning" in found else 0
