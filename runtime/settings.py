@@ -99,6 +99,9 @@ class Identity:
     connection_string_file: Path | None = setting(
         None, "file that holds it; default: the systemd credential connection-string"
     )
+    hold_backlog_on_identity_change: bool = setting(
+        False, "send nothing under another device id than before until `edgectl identity --accept`"
+    )
     sas_lifetime_s: float = setting(
         86_400.0, "lifetime of a SAS that we sign with a device key", low=30, high=31_536_000
     )

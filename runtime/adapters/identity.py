@@ -73,11 +73,13 @@ class Identity:
     token_refused: bool = False
     skew_s: float | None = None
     """Server's clock minus ours, as last seen."""
+    on_hold: bool = False
+    """The device id is another one than before, and a person wants to be asked before anything goes out."""
 
     def hub_credentials(self) -> HubCredentials | None:
-        """What upload connects with, or None until the device was registered."""
+        """What upload connects with, or None until the device was registered, and while it is on hold."""
         hub, sas = self.hub, self.sas.secret if self.sas and self.sas.secret else None
-        if hub is None or (sas is None) == (hub.certificate is None):
+        if self.on_hold or hub is None or (sas is None) == (hub.certificate is None):
             return None
         return HubCredentials(hub.host, hub.device_id, hub.generation, sas, hub.certificate, hub.key)
 
@@ -143,14 +145,20 @@ class IdentityStore(IdentityReader):
             _put_fact(db, "token_refused", None)
             return True
 
-    def save_registered(self, serial: int, found: Registration, now: Moment, draw: float) -> bool:
+    def save_registered(
+        self, serial: int, found: Registration, now: Moment, draw: float, *, hold: bool = False
+    ) -> bool:
         """Put a registration in force: the new SAS, and what became known of the Registration Token.
 
-        Registering proves the token: its parent is not needed any more.
+        Registering proves the token: its parent is not needed any more. With `hold` another device id than
+        before waits for `accept`.
         """
         with self._change() as db:
             if not _is_current(db, serial):
                 return False
+            before = db.execute("SELECT device_id FROM hub").fetchone()
+            if hold and before is not None and before[0] != found.device_id:
+                _put_fact(db, "on_hold", 1)
             _put_sas(db, found, serial, now, draw)
             _put_hub(db, found)
             db.execute("DELETE FROM tokens WHERE kind = 'parent'")
@@ -189,13 +197,18 @@ class IdentityStore(IdentityReader):
         with self._change() as db:
             _put_fact(db, "skew_s", skew_s)
 
+    def accept(self) -> None:
+        """A person agrees that messages go out under the new device id."""
+        with self._change() as db:
+            _put_fact(db, "on_hold", None)
+
     def reset(self) -> None:
-        """Forget everything but the hub's generation, which must only ever grow."""
+        """Forget the tokens. The device id stays, to be compared, and the generation, which only grows."""
         with self._change() as db:
             for table in ("tokens", "enrolment", "paces"):
                 db.execute(f"DELETE FROM {table}")  # noqa: S608 - names of our own
-            db.execute("DELETE FROM facts WHERE name <> 'serial'")
-            db.execute("UPDATE hub SET host = '', device_id = '', generation = generation + 1")
+            db.execute("DELETE FROM facts WHERE name NOT IN ('serial', 'on_hold')")
+            db.execute("UPDATE hub SET host = '', generation = generation + 1")
 
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
@@ -267,6 +280,7 @@ def _read(db: sqlite3.Connection) -> Identity:
         {Task(row["task"]): _pace(row) for row in db.execute("SELECT * FROM paces").fetchall()},
         bool(facts.get("token_refused")),
         facts.get("skew_s"),
+        bool(facts.get("on_hold")),
     )
 
 

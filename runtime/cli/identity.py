@@ -23,6 +23,9 @@ POLL_S = 0.5
 def register(commands: Commands) -> None:
     identity = commands.add_parser("identity", help="who this device is, and how long its tokens live")
     identity.add_argument("--json", action="store_true", help="for a program")
+    identity.add_argument(
+        "--accept", action="store_true", help="let messages go out under a new device id that is on hold"
+    )
     identity.set_defaults(run=_identity)
     provision = commands.add_parser("provision", help="show the verification code; begin anew with --reset")
     provision.add_argument("--wait", action="store_true", help="stay until the device is registered")
@@ -34,6 +37,10 @@ def register(commands: Commands) -> None:
 
 def _identity(arguments: argparse.Namespace) -> int:
     config = load_config(arguments)
+    if arguments.accept:
+        from runtime.adapters.identity import IdentityStore
+
+        IdentityStore(config.layout).accept()  # upload looks every few seconds
     facts = describe(config)
     if arguments.json:
         print(json.dumps(facts, indent=2))
@@ -60,6 +67,7 @@ def describe(config: Config) -> dict[str, Any]:
         identity.parent is not None,
         identity.sas.life if identity.sas else None,
         token_refused=identity.token_refused,
+        on_hold=identity.on_hold,
     )
     kinds = {
         "registration token": identity.registration,

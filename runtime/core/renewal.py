@@ -65,6 +65,7 @@ class Phase(StrEnum):
     REGISTERED = "registered"
     REFUSED = "registration token refused"
     EXPIRED = "sas expired"
+    ON_HOLD = "another device id, held for an operator"
 
 
 @dataclass(frozen=True)
@@ -210,6 +211,8 @@ class Held:
     can_refresh: bool = True
     """There is a Provisioning Token to refresh with."""
     paces: Mapping[Task, Pace] = field(default_factory=dict)
+    on_hold: bool = False
+    """Registered under another device id than before, which a person has yet to accept."""
 
 
 @dataclass(frozen=True)
@@ -271,6 +274,8 @@ def phase(held: Held, now: Moment) -> Phase:
         return Phase.REFUSED
     if held.sas is None:
         return Phase.REGISTERING
+    if held.on_hold:
+        return Phase.ON_HOLD
     remaining_s = held.sas.remaining_s(now)
     return Phase.EXPIRED if remaining_s is not None and remaining_s <= 0 else Phase.REGISTERED
 

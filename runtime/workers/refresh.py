@@ -133,6 +133,7 @@ class Keeper:
             self._refusals if self._refused else None,
             token is not None,
             identity.paces or {},
+            identity.on_hold,
         )
 
     def _perform(self, task: Task, identity: Identity, token: Secret | None) -> None:
@@ -163,10 +164,10 @@ class Keeper:
                     self._store.save_refused(asked.serial)
 
     def _save(self, asked: Token, answer: Answer[Registration] | Answer[Grant], now: Moment) -> None:
-        draw = random.random()
+        draw, hold = random.random(), self._config.settings.identity.hold_backlog_on_identity_change
         match answer.value:
             case Registration() as found:
-                if self._store.save_registered(asked.serial, found, now, draw):
+                if self._store.save_registered(asked.serial, found, now, draw, hold=hold):
                     self._refused = False
                     logger.info("registered as {device}", device=found.device_id, lifetime_s=found.lifetime_s)
             case Grant() as grant:

@@ -126,6 +126,22 @@ def test_generations_only_ever_grow_even_over_a_reset(store: IdentityStore) -> N
     assert credentials is not None and credentials.generation > 1
 
 
+def test_another_device_id_waits_for_a_word_where_that_is_wished(store: IdentityStore) -> None:
+    store.save_provisioned(DONE, grant("one"), NOW, 0.5)
+    store.save_registered(1, registration("sas-1"), NOW, 0.5, hold=True)
+    assert store.hub_credentials() is not None, "the first id is no change"
+    store.reset()
+    store.save_provisioned(DONE, grant("two"), NOW, 0.5)
+    other = Registration("hub", "w:other", 600.0, Secret("sas-2"))
+    store.save_registered(2, other, NOW, 0.5, hold=True)
+    assert store.hub_credentials() is None and store.read().on_hold
+    store.save_registered(2, other, NOW, 0.5, hold=True)
+    assert store.hub_credentials() is None, "a renewal is no word of a person"
+    store.accept()
+    credentials = store.hub_credentials()
+    assert credentials is not None and credentials.device_id == "w:other"
+
+
 def test_the_database_is_for_its_owner_alone(store: IdentityStore, layout: Layout) -> None:
     assert stat.S_IMODE(layout.identity_db.stat().st_mode) == 0o600
     assert stat.S_IMODE(layout.state.stat().st_mode) == 0o700

@@ -235,11 +235,12 @@ def test_every_answer_to_every_task_has_its_verdict(task: Task, outcome: Outcome
     assert judge(task, outcome) is VERDICTS.get((task, outcome), Verdict.RETRY)
 
 
-def test_people_are_told_one_of_five_phases() -> None:
+def test_people_are_told_where_the_registration_stands() -> None:
     sas, gone = life(), Life(later(-2 * DAY_S), DAY_S, 0.5)
     assert phase(Held(), NOW) is Phase.UNPROVISIONED
     assert phase(Held(life()), NOW) is Phase.REGISTERING
     assert phase(registered(sas), NOW) is Phase.REGISTERED
     assert phase(registered(gone), NOW) is Phase.EXPIRED
+    assert phase(registered(sas, on_hold=True), NOW) is Phase.ON_HOLD
     assert phase(registered(sas, token_refused=True), NOW) is Phase.REFUSED
     assert phase(Held(None, True, sas), NOW) is Phase.REFUSED
