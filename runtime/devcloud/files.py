@@ -10,6 +10,7 @@ def write_whole(path: Path, content: str, mode: int = 0o600) -> None:
     """Replace `path`; a SIGKILL leaves the old content or the new."""
     fresh = path.with_suffix(".new")
     fresh.unlink(missing_ok=True)
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        os.fchmod(file.fileno(), mode)  # whatever the umask
         file.write(content)
     fresh.replace(path)

@@ -531,9 +531,10 @@ def test_another_address_gets_another_certificate_of_the_same_authority(folder: 
 
 
 def test_keys_and_facts_are_for_the_owner_only(shared: Cloud) -> None:
-    for name in ("devcloud.json", "ca.key", "server.pem", "device-ca.key", "place.json"):
+    for name in ("devcloud.json", "ca.key", "server.pem", "device-ca.key", "place.json", "devcloud.db"):
         assert (shared.folder / name).stat().st_mode & 0o777 == 0o600, name
     assert shared.folder.stat().st_mode & 0o777 == 0o700
+    assert (shared.folder / "ca.pem").stat().st_mode & 0o777 == 0o644  # for whoever is a device
 
 
 def test_tls_older_than_1_2_is_not_spoken(folder: Path) -> None:
