@@ -1,0 +1,83 @@
+"""A disk that is really full: a small tmpfs where we may mount one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime.adapters.bus import DeliveryReporter, Settled
+from runtime.adapters.store import StoreReader
+from runtime.core.message import StoredMessage
+from runtime.producer import Full, Producer
+from tests.harness import Home, eventually, short_folder
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A filesystem of 12 MiB of our own."""
+    with short_folder() as folder:
+        mounted = os.geteuid() == 0 and (
+            subprocess.run(
+                ["mount", "-t", "tmpfs", "-o", "size=12m", "edge-test", str(folder)], capture_output=True
+            ).returncode
+            == 0
+        )
+        if not mounted:
+            pytest.skip("only root may mount a tmpfs; test_store.py does it with max_page_count")
+        try:
+            yield folder
+        finally:
+            subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
+def test_enospc_refuses_at_once_keeps_what_is_acknowledged_and_heals_by_itself(small_disk: Path) -> None:
+    home = Home(small_disk, "[store]\nmin_free_bytes = 0\nmin_free_inodes = 0\n")
+    home.start_worker("ingest")
+    try:
+        acknowledged: list[int] = []
+        with Producer(home.config.producer_endpoint(), retry_for_s=1.5) as producer:
+            producer.ping()
+            filler = small_disk / "filler"
+            with pytest.raises(Full, match="disk_full"):
+                for number in range(400):
+                    if number == 20:  # somebody else takes the rest, behind our back
+                        _fill(filler)
+                    acknowledged += [i for i in producer.put_many([b"x" * 4_000] * 20) if i is not None]
+            assert len(_stored(home)) == len(acknowledged)
+            reporter = DeliveryReporter(home.layout, resend_after_s=0.5)
+            gone = acknowledged[: len(acknowledged) // 2]
+            reporter.report(Settled(delivered=gone))
+            eventually(
+                lambda: reporter.confirmed() and not reporter.unconfirmed, what="deletes still succeed"
+            )
+            reporter.close()
+            acknowledged = [i for i in acknowledged if i not in set(gone)]
+            filler.unlink()
+            acknowledged += [i for i in producer.put_many([b"y" * 4_000] * 20) if i is not None]
+        assert [message.id for message in _stored(home)] == acknowledged
+        assert home.workers["ingest"].running()
+    finally:
+        home.stop()
+
+
+def _fill(file: Path) -> None:
+    """Take every block that is left."""
+    with file.open("wb", buffering=0) as out:
+        for size in (65_536, 4_096, 1):
+            try:
+                while out.write(b"\0" * size):
+                    continue
+            except OSError:
+                continue
+
+
+def _stored(home: Home) -> list[StoredMessage]:
+    reader = StoreReader(home.layout.messages_db)
+    try:
+        return [m for m in reader.after(0, 100_000, 10**9) if isinstance(m, StoredMessage)]
+    finally:
+        reader.close()

@@ -1,0 +1,292 @@
+"""ingest as a real process, seen through real sockets."""
+
+from __future__ import annotations
+
+import json
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from runtime.adapters.bus import DeliveryReporter, Settled
+from runtime.adapters.curve import make_keys, read_key
+from runtime.adapters.status import read_status
+from runtime.adapters.store import StoreReader
+from runtime.config import load
+from runtime.core.message import StoredMessage
+from runtime.producer import Curve, Full, NoAnswer, Producer
+from tests.harness import Home, eventually, short_folder
+
+SMALL = "max_message_bytes = 10000\nmax_request_bytes = 40000\n"
+
+
+@pytest.fixture
+def home() -> Iterator[Home]:
+    with short_folder() as folder:
+        made = Home(folder, f"[ingest]\n{SMALL}[store]\nmin_free_bytes = 0\n")
+        yield made
+        made.stop()
+
+
+@pytest.fixture
+def ingest(home: Home) -> Home:
+    home.start_worker("ingest")
+    return home
+
+
+def endpoint(home: Home) -> str:
+    return load({}, home=home.folder).producer_endpoint()
+
+
+def connect(home: Home, kind: int = zmq.REQ, where: str | None = None) -> zmq.Socket[bytes]:
+    socket = zmq.Context.instance().socket(kind)
+    socket.linger = 0
+    socket.connect(where or endpoint(home))
+    return socket
+
+
+def ask(socket: zmq.Socket[bytes], *frames: bytes, timeout_s: float = 15) -> dict[str, Any]:
+    socket.send_multipart(frames)
+    assert socket.poll(int(timeout_s * 1000)), f"no reply to {frames!r}"
+    return dict(json.loads(socket.recv()))
+
+
+def stored(home: Home) -> list[StoredMessage]:
+    reader = StoreReader(home.layout.messages_db)
+    try:
+        return [m for m in reader.after(0, 100_000, 10**9) if isinstance(m, StoredMessage)]
+    finally:
+        reader.close()
+
+
+def test_the_smallest_client_there_is(ingest: Home) -> None:
+    sock = connect(ingest)
+    sock.send_multipart([b'{"stream": "weather"}', b"21.5"])
+    assert sock.poll(15_000)
+    assert json.loads(sock.recv()) == {"ok": True, "stored": 1, "ids": [1]}
+    assert [(m.stream, m.payload) for m in stored(ingest)] == [("weather", b"21.5")]
+    sock.close()
+
+
+def test_every_malformed_request_gets_a_reply_and_the_next_one_is_served(ingest: Home) -> None:
+    sock = connect(ingest)
+    for frames, code in (
+        ((b"",), "bad_header"),
+        ((b"{}",), "wrong_payloads"),
+        ((b"\xff", b"x"), "bad_header"),
+        ((b'{"nope": 1}', b"x"), "unknown_field"),
+        ((b"{}", b"x" * 10_001), "message_too_large"),
+        ((b"{}", *[b"x" * 9_000] * 5), "request_too_large"),
+        ((b"{}", *[b""] * 1_001), "request_too_large"),
+    ):
+        assert ask(sock, *frames)["error"]["code"] == code
+    assert ask(sock, b"{}", b"good")["ok"]
+    assert len(stored(ingest)) == 1
+    sock.close()
+
+
+def test_a_dealer_without_the_empty_frame_is_told_so(ingest: Home) -> None:
+    sock = connect(ingest, zmq.DEALER)
+    assert ask(sock, b"{}", b"x")["error"]["code"] == "bad_envelope"
+    sock.close()
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(frames=st.lists(st.binary(max_size=200), min_size=1, max_size=6))
+def test_any_frames_at_all_are_answered(shared_ingest: Home, frames: list[bytes]) -> None:
+    sock = connect(shared_ingest)
+    assert "ok" in ask(sock, *frames)
+    sock.close()
+
+
+@pytest.fixture(scope="module")
+def shared_ingest() -> Iterator[Home]:
+    with short_folder() as folder:
+        home = Home(folder, f"[ingest]\n{SMALL}[store]\nmin_free_bytes = 0\n")
+        home.start_worker("ingest")
+        yield home
+        home.stop()
+
+
+def test_only_the_owner_and_its_group_reach_the_socket_and_only_the_owner_the_rest(ingest: Home) -> None:
+    ask(connect(ingest), b'{"operation": "ping"}')
+    modes = {
+        path: stat.S_IMODE(path.stat().st_mode)
+        for path in (ingest.layout.producer_socket, ingest.layout.delivery_socket, ingest.layout.state)
+    }
+    assert list(modes.values()) == [0o660, 0o600, 0o700]
+
+
+def test_a_second_ingest_on_the_same_endpoint_refuses_and_says_why(ingest: Home) -> None:
+    ask(connect(ingest), b'{"operation": "ping"}')
+    with short_folder() as folder:
+        other = Home(folder, f'[ingest]\nendpoint = "{endpoint(ingest)}"\n')
+        second = other.start_worker("ingest")
+        assert second.popen.wait(20) == 2
+        assert "already runs" in second.said()
+    assert ask(connect(ingest), b"{}", b"x")["ok"]
+
+
+def test_a_stale_socket_is_no_obstacle(ingest: Home) -> None:
+    ask(connect(ingest), b'{"operation": "ping"}')
+    ingest.workers["ingest"].kill()
+    assert ingest.layout.producer_socket.exists()
+    ingest.start_worker("ingest")
+    assert ask(connect(ingest), b"{}", b"x")["ok"]
+
+
+def test_what_upload_reports_leaves_the_store_and_is_confirmed(ingest: Home) -> None:
+    with Producer(endpoint(ingest)) as producer:
+        producer.put_many([b"x"] * 10)
+        reporter = DeliveryReporter(ingest.layout, resend_after_s=0.3)
+        reporter.report(Settled(delivered=[1, 2, 3], dropped=[(4, "expired")], quarantined=[(5, "poison")]))
+        confirmed: set[int] = set()
+        eventually(lambda: confirmed.update(reporter.confirmed()) or len(confirmed) == 5)
+        assert not reporter.unconfirmed
+        assert [m.id for m in stored(ingest)] == [6, 7, 8, 9, 10]
+        ingest.workers["ingest"].kill()
+        reporter.report(Settled(delivered=[6]))  # nobody is there to hear it
+        ingest.start_worker("ingest")
+        eventually(lambda: 6 in reporter.confirmed())
+        reporter.close()
+
+
+def test_one_that_floods_and_never_reads_does_not_keep_others_waiting(ingest: Home) -> None:
+    flood = connect(ingest, zmq.DEALER)
+    flood.sndhwm = 10_000
+    with Producer(endpoint(ingest)) as producer:
+        producer.ping()
+        waits = []
+        for _ in range(30):
+            for _ in range(100):
+                try:
+                    flood.send_multipart([b"", b"{}", b"x" * 5_000], zmq.NOBLOCK)
+                except zmq.Again:
+                    break
+            start = time.monotonic()
+            producer.put(b"mine")
+            waits.append(time.monotonic() - start)
+    flood.close()
+    assert sorted(waits)[15] < 0.5
+    assert len([m for m in stored(ingest) if m.payload == b"mine"]) == 30
+
+
+def test_memory_stays_flat_over_many_strangers_and_much_nonsense(ingest: Home) -> None:
+    def visit(times: int) -> int:
+        for number in range(times):
+            sock = connect(ingest)
+            ask(sock, *((b"nonsense" * 100,) if number % 2 else (b"{}", b"x" * 9_999, b"y" * 10_001)))
+            sock.close()
+        status = Path(f"/proc/{ingest.workers['ingest'].pid}/status").read_text()
+        return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")))
+
+    before_kib = visit(200)
+    assert visit(600) - before_kib < 4_000
+
+
+def test_a_full_store_tells_the_producer_to_wait_and_takes_it_when_there_is_room() -> None:
+    with short_folder() as folder:
+        home = Home(folder, "[store]\nmax_messages = 5\nmin_free_bytes = 0\n")
+        home.start_worker("ingest")
+        with Producer(endpoint(home), retry_for_s=0.5, name="p") as producer:
+            producer.put_many([b"x"] * 5)
+            with pytest.raises(Full, match="store_full"):
+                producer.put(b"no room")
+            reporter = DeliveryReporter(home.layout)
+            reporter.report(Settled(delivered=[1]))
+            eventually(lambda: reporter.confirmed())
+            assert producer.put(b"room") == 6
+            reporter.close()
+        eventually(lambda: (read_status(home.layout.status_file("ingest")) or {}).get("messages") == 5)
+        home.stop()
+
+
+def test_a_disk_below_its_reserve_refuses_at_once_and_deletes_still_succeed() -> None:
+    with short_folder() as folder:
+        home = Home(folder)
+        home.start_worker("ingest")
+        with Producer(endpoint(home), retry_for_s=0.5) as producer:
+            producer.put(b"x")
+            home.workers["ingest"].kill()
+            home.write_config(f"[store]\nmin_free_bytes = {2**60}\n")
+            home.start_worker("ingest")
+            with pytest.raises(Full, match="disk_full"):
+                for _ in range(500):  # what is free inside the file may be used up first
+                    producer.put(b"x" * 1_000)
+            reporter = DeliveryReporter(home.layout)
+            reporter.report(Settled(delivered=[1]))
+            eventually(lambda: reporter.confirmed())
+            reporter.close()
+        home.stop()
+
+
+def test_over_tcp_only_an_allowed_key_is_let_in() -> None:
+    with short_folder() as folder:
+        (folder / "clients").mkdir()
+        make_keys("ingest", folder)
+        make_keys("friend", folder)
+        make_keys("stranger", folder)
+        (folder / "clients" / "friend.public").write_bytes((folder / "friend.public").read_bytes())
+        with zmq.Context.instance().socket(zmq.REP) as probe:
+            port = probe.bind_to_random_port("tcp://127.0.0.1")
+        where = f"tcp://127.0.0.1:{port}"
+        home = Home(
+            folder / "home",
+            f'[ingest]\ntcp_endpoint = "{where}"\ncurve_secret_file = "{folder}/ingest.secret"\n'
+            f'curve_clients = "{folder}/clients"\n[store]\nmin_free_bytes = 0\n',
+        )
+        home.start_worker("ingest")
+
+        def keys(name: str) -> Curve:
+            server = read_key(folder / "ingest.public")
+            return Curve(server, read_key(folder / f"{name}.public"), read_key(folder / f"{name}.secret"))
+
+        with Producer(where, curve=keys("friend"), retry_for_s=15) as friend:
+            assert friend.put(b"hello") == 1
+        for refused in (keys("stranger"), None):
+            with Producer(where, curve=refused, retry_for_s=1.0) as stranger, pytest.raises(NoAnswer):
+                stranger.put(b"let me in")
+        assert [m.payload for m in stored(home)] == [b"hello"]
+        home.stop()
+
+
+def test_tcp_that_can_be_reached_from_outside_needs_keys() -> None:
+    with short_folder() as folder:
+        home = Home(folder, '[ingest]\ntcp_endpoint = "tcp://0.0.0.0:1"\n')
+        worker = home.start_worker("ingest")
+        assert worker.popen.wait(20) == 2
+        assert "curve_secret_file" in worker.said()
+        home.stop()
+
+
+def test_a_damaged_store_is_salvaged_while_producers_only_wait() -> None:
+    with short_folder() as folder:
+        home = Home(folder, "[store]\nmin_free_bytes = 0\n")
+        home.start_worker("ingest")
+        with Producer(endpoint(home), retry_for_s=30) as producer:
+            for _ in range(40):
+                producer.put_many([b"x" * 1_000] * 25)
+            assert home.workers["ingest"].terminate() == 0
+            with home.layout.messages_db.open("r+b") as file:
+                file.seek(4096 * 120)
+                file.write(b"\xa5" * 4096 * 2)
+            home.start_worker("ingest")
+            producer.put(b"before anybody looked")
+            reporter = DeliveryReporter(home.layout)
+            reporter.report(Settled(delivered=list(range(1, 1_001))))  # walks over the damage
+            eventually(lambda: home.layout.state.joinpath("damaged", "report.json").exists())
+            assert producer.put(b"after") is not None
+            reporter.close()
+        status = eventually(
+            lambda: (read_status(home.layout.status_file("ingest")) or {}).get("alarm"),
+            what="an alarm is raised",
+        )
+        assert "damaged" in status
+        assert b"after" in [m.payload for m in stored(home)]
+        home.stop()

@@ -1,0 +1,189 @@
+"""The client: delay is all that a producer notices."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import zmq
+
+from runtime.adapters.store import StoreReader
+from runtime.core.message import Kind, StoredMessage
+from runtime.producer import Forgotten, Invalid, NoAnswer, Producer, TooLarge
+from runtime.producer_async import AsyncProducer
+from tests.harness import Home, short_folder
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Home]:
+    with short_folder() as folder:
+        made = Home(folder, "[store]\nmin_free_bytes = 0\n[ingest]\nmax_message_bytes = 100000\n")
+        made.start_worker("ingest")
+        yield made
+        made.stop()
+
+
+@pytest.fixture
+def endpoint(home: Home) -> str:
+    return home.config.producer_endpoint()
+
+
+def stored(home: Home, stream: str) -> list[StoredMessage]:
+    reader = StoreReader(home.layout.messages_db)
+    try:
+        found = reader.after(0, 100_000, 10**9)
+    finally:
+        reader.close()
+    return [m for m in found if isinstance(m, StoredMessage) and m.stream == stream]
+
+
+def test_put_returns_when_it_is_on_disk(home: Home, endpoint: str) -> None:
+    with Producer(endpoint, name="me") as producer:
+        number = producer.put("21.5", stream="put", properties={"unit": "°C"}, priority=9, ttl_s=60)
+    (message,) = stored(home, "put")
+    assert (message.id, message.payload, message.properties) == (number, b"21.5", {"unit": "°C"})
+    assert message.key.startswith("me/")
+    assert message.key.endswith("/1")
+
+
+def test_many_messages_go_in_packs_and_in_order(home: Home, endpoint: str) -> None:
+    with Producer(endpoint) as producer:
+        ids = producer.put_many([str(n) for n in range(1_200)], stream="many")
+        producer.put_many(["plain", ("own", {"stream": "own"})], stream="many")
+    messages = stored(home, "many")
+    assert [m.id for m in messages[:-1]] == ids
+    assert [int(m.payload) for m in messages[:-1]] == list(range(1_200))
+    assert [m.payload for m in stored(home, "own")] == [b"own"]
+
+
+def test_completions_are_stored_behind_what_they_complete(home: Home, endpoint: str) -> None:
+    with Producer(endpoint) as producer:
+        producer.put(b"x", stream="batches", batch_id="b", message_id="m")
+        producer.complete_message(stream="batches", batch_id="b", message_id="m")
+        producer.complete_batch(stream="batches", batch_id="b")
+    kinds = [m.kind for m in stored(home, "batches")]
+    assert kinds == [Kind.MESSAGE, Kind.COMPLETE_MESSAGE, Kind.COMPLETE_BATCH]
+
+
+def test_every_refusal_has_a_type_of_its_own_and_leaves_no_gap(home: Home, endpoint: str) -> None:
+    with Producer(endpoint) as producer:
+        with pytest.raises(Invalid, match="priority"):
+            producer.put(b"x", priority=11)
+        with pytest.raises(TooLarge):
+            producer.put(b"x" * 100_001)
+        with pytest.raises(Invalid):
+            producer.complete_batch()
+        producer.put(b"x", stream="after-refusals")
+    assert stored(home, "after-refusals")[0].key.endswith("/1")
+    assert issubclass(Forgotten, Exception)
+
+
+def test_nobody_there_is_said_after_the_time_allowed_and_resending_is_safe(home: Home) -> None:
+    with short_folder() as folder:
+        late = Home(folder, "[store]\nmin_free_bytes = 0\n")
+        producer = Producer(late.config.producer_endpoint(), retry_for_s=0.4, answer_timeout_s=0.1)
+        start = time.monotonic()
+        with pytest.raises(NoAnswer) as caught:
+            producer.put(b"x", stream="s")
+        assert 0.3 < time.monotonic() - start < 2
+        late.start_worker("ingest")
+        patient = Producer(late.config.producer_endpoint(), retry_for_s=20)
+        patient.ping()
+        assert producer.resend(caught.value.request) == patient.resend(caught.value.request) == [1]
+        producer.close()
+        patient.close()
+        late.stop()
+
+
+def test_an_answer_that_is_none_is_asked_for_again() -> None:
+    """Something else answers at first; the producer hangs up, and asks again."""
+    with short_folder() as folder:
+        where = f"ipc://{folder}/sock"
+        with zmq.Context.instance().socket(zmq.ROUTER) as impostor:
+            impostor.bind(where)
+
+            def answer() -> None:
+                for reply in (b"nonsense", b'{"ok":true,"stored":1,"ids":[7]}'):
+                    peer, *_ = impostor.recv_multipart()
+                    impostor.send_multipart([peer, b"", reply])
+
+            thread = threading.Thread(target=answer)
+            thread.start()
+            with Producer(where, retry_for_s=10) as producer:
+                assert producer.put(b"x") == 7
+            thread.join(5)
+
+
+def test_a_forked_child_goes_on_as_another_boot_and_its_parent_is_not_disturbed(
+    home: Home, endpoint: str
+) -> None:
+    with Producer(endpoint) as producer:
+        producer.put(b"before", stream="fork")
+        child = os.fork()
+        if child == 0:  # pragma: no cover
+            try:
+                producer.put(b"child", stream="fork")
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+        producer.put(b"after", stream="fork")
+    keys = {m.payload: m.key.split("/")[1:] for m in stored(home, "fork")}
+    assert keys[b"before"][0] == keys[b"after"][0] != keys[b"child"][0]
+    assert [keys[p][1] for p in (b"before", b"after", b"child")] == ["1", "2", "1"]
+
+
+def test_threads_may_share_a_producer(home: Home, endpoint: str) -> None:
+    with Producer(endpoint) as producer:
+        threads = [
+            threading.Thread(target=lambda: [producer.put(b"x", stream="threads") for _ in range(20)])
+            for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+    assert [int(m.key.split("/")[2]) for m in stored(home, "threads")] == list(range(1, 81))
+
+
+def test_the_asyncio_twin_does_the_same(home: Home, endpoint: str) -> None:
+    async def talk() -> None:
+        async with AsyncProducer(endpoint, name="twin") as producer:
+            await producer.ping()
+            await asyncio.gather(*(producer.put(str(n), stream="twin") for n in range(20)))
+            await producer.put_many(["a", "b"], stream="twin")
+            await producer.complete_batch(stream="twin", batch_id="b")
+            with pytest.raises(Invalid):
+                await producer.put(b"x", priority=11)
+            waiting = asyncio.ensure_future(producer.put(b"cancelled?", stream="twin"))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            await producer.put(b"last", stream="twin")
+
+    asyncio.run(talk())
+    payloads = [m.payload for m in stored(home, "twin")]
+    assert payloads[:23] == [*(str(n).encode() for n in range(20)), b"a", b"b", b""]
+    assert payloads[-1] == b"last"
+
+
+def test_edgectl_send_stores_text_stdin_and_lines(home: Home) -> None:
+    assert home.edgectl("send", "--stream", "cli", "hello").returncode == 0
+    assert home.edgectl("send", "--stream", "cli", "-", stdin="from stdin").returncode == 0
+    assert home.edgectl("send", "--stream", "cli", "--lines", stdin="a\n\nb").returncode == 0
+    assert home.edgectl("send", "--stream", "cli", "--complete-batch", "1").returncode == 0
+    assert [m.payload for m in stored(home, "cli")] == [b"hello", b"from stdin", b"a", b"", b"b", b""]
+    refused = home.edgectl("send", "--priority", "11", "x")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "priority must be 0 to 9" in refused.stderr
+
+
+def test_edgectl_keys_writes_a_pair_and_never_over_another(home: Home) -> None:
+    made = home.edgectl("keys", "make", "friend", "--dir", str(home.folder))
+    assert made.returncode == 0
+    assert (home.folder / "friend.secret").stat().st_mode & 0o777 == 0o600
+    assert (home.folder / "friend.secret").read_text().strip() not in made.stdout
+    assert home.edgectl("keys", "make", "friend", "--dir", str(home.folder)).returncode == 2
