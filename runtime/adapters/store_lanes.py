@@ -19,15 +19,15 @@ class LaneReader(StoreReader):
             ((newest,),) = db.execute("SELECT max(id) FROM messages").fetchall()
         return newest or 0
 
-    def stored(self) -> dict[StreamName, int]:
-        """Messages by stream, from the counters."""
+    def stored(self) -> set[StreamName]:
+        """Streams that have any message, from the counters."""
         db = self._connection()
         with translated():
             rows = db.execute(
-                "SELECT stream_group, streams.stream, sum(messages) FROM levels JOIN streams"
-                " ON streams.id = levels.stream GROUP BY levels.stream HAVING sum(messages) > 0"
+                "SELECT DISTINCT stream_group, streams.stream FROM levels JOIN streams"
+                " ON streams.id = levels.stream WHERE messages > 0"
             ).fetchall()
-        return {StreamName(group, stream): count for group, stream, count in rows}
+        return {StreamName(group, stream) for group, stream in rows}
 
     def find(
         self,

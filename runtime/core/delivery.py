@@ -86,6 +86,7 @@ class Delivery:
         self._open_at_s = 0.0
         self._deadline_s = 0.0
         self._progress_s = 0.0
+        self._overtaken_s: float | None = None  # since when others, sent later, are acknowledged before it
         self._well_s: float | None = None  # the last acknowledgement
         self._steps: list[Step] = []
         self._delivered: list[int] = []
@@ -218,6 +219,8 @@ class Delivery:
                 self._lost(Cause.OVERDUE, f"no answer within {self._limits.connect_s:g} s", now, draw)
             case Phase.UP if self._in_flight and now - self._progress_s >= self._limits.ack_s:
                 self._lost(Cause.OVERDUE, f"no acknowledgement for {self._limits.ack_s:g} s", now, draw)
+            case Phase.UP if self._overtaken_s is not None and now - self._overtaken_s >= self._limits.ack_s:
+                self._lost(Cause.OVERDUE, "others are acknowledged, the oldest in flight is not", now, draw)
             case Phase.UP if self._to_be_replaced(now):
                 self._deadline_s = now + DRAIN_S
                 self.phase = Phase.DRAINING
@@ -241,7 +244,8 @@ class Delivery:
             case Phase.UP:
                 until_s = now + self._pace.wait_s(now)
                 if self._in_flight:
-                    until_s = min(until_s, self._progress_s + self._limits.ack_s)
+                    since_s = self._progress_s if self._overtaken_s is None else self._overtaken_s
+                    until_s = min(until_s, since_s + self._limits.ack_s)
                 if (trial_s := self._suspicion.next_trial_s()) is not None and self._trial is None:
                     until_s = min(until_s, trial_s)
             case _:
@@ -271,6 +275,7 @@ class Delivery:
         self._sent_on_client = self._acked_on_client = 0
         self._control = None
         self._progress_s = now
+        self._overtaken_s = None
         due = self._suspicion.due()
         self._trial = self.hand.messages[due[0]] if due else None
 
@@ -339,11 +344,16 @@ class Delivery:
         self._steps.append(Send(tag))
 
     def _acked(self, tag: Tag, now: float) -> None:
+        oldest = next(iter(self._in_flight), None)
         sent = self._in_flight.pop(tag, None)
         if sent is None:
             return
         self._in_flight_bytes -= sent[1]
         self._progress_s = self._well_s = now
+        if tag == oldest:
+            self._overtaken_s = None
+        elif self._overtaken_s is None:
+            self._overtaken_s = now
         self._acked_on_client += 1
         self._failures = 0
         self._narrowed = min(self._narrowed + 1, _WIDE)

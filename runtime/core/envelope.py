@@ -114,6 +114,15 @@ class FileParcel:
     notice: Telemetry
     """What is sent then, but for the name under which the payload is found."""
 
+    @property
+    def pieces(self) -> int:
+        return 1
+
+    @property
+    def wire_bytes(self) -> int:
+        """Of the notice: the file goes another way."""
+        return self.notice.wire_bytes
+
     def link(self, uploaded_as: str) -> Telemetry:
         """The telemetry that says where the payload is."""
         return replace(self.notice, payload=json.dumps({"link": uploaded_as}).encode())

@@ -12,7 +12,7 @@ Reading a message twice does no harm: `Delivery.offer` knows it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from runtime.core.message import StreamName
@@ -89,17 +89,15 @@ class Reading:
                 return Query(left.after, min(end, left.after + SPAN), only=stream, limit=limit)
         return None
 
-    def advance(
-        self, newest: int, stored: Mapping[StreamName, int], in_hand: Callable[[StreamName], int]
-    ) -> Query | None:
-        """What to read at the front; `newest` is the last id in the store, the counts are by stream.
+    def advance(self, newest: int, stored: Collection[StreamName]) -> Query | None:
+        """What to read at the front; `newest` is the last id in the store, `stored` who had any after that.
 
-        Where nobody but those behind has more, it moves to the end without looking.
+        Where only those have any who are behind anyway, it moves to the end without looking. How many they
+        have must not be asked: what the store dropped and what came in its place make the same number.
         """
         if self.front < newest:
-            others = (stream for stream in stored if not self._passed_over(stream))
-            if any(stored[stream] > in_hand(stream) for stream in others):
-                without = [stream for stream in self.behind if self._passed_over(stream)]
+            without = [stream for stream in self.behind if self._passed_over(stream)]
+            if not all(self._passed_over(stream) for stream in stored):
                 up_to = min(newest, self.front + SPAN) if without else newest
                 return Query(self.front, up_to, without=without)
             self.front = newest

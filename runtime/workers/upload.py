@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import faulthandler
 import random
+from dataclasses import replace
 
 from loguru import logger
 
@@ -193,16 +194,26 @@ class Uploader:
                 self._hub.discard()
             case Send((id, piece) as tag):
                 self._hub.send(tag, self._probe() if id == PROBE else self._intake.piece(id, piece))
-            case Upload(id) if credentials is not None:
-                self._files.begin(id, self._intake.file(id), credentials)
             case Upload(id):
-                self._delivery.upload_failed(
-                    id, "no credentials", self._clock.boot_s(), random.random(), for_good=False
-                )
+                self._upload(id)
             case TellRefused():
                 self._hints.tell(SAS_REFUSED)
             case _:
                 raise AssertionError(step)
+
+    def _upload(self, id: int) -> None:
+        now, draw = self._clock.boot_s(), random.random()
+        try:
+            parcel = self._intake.file(id)
+        except (Retryable, StoreDamaged) as exc:
+            self._delivery.upload_failed(id, str(exc), now, draw, for_good=False)
+            return
+        if parcel is None:
+            self._delivery.upload_failed(id, "the store has dropped it", now, draw, for_good=True)
+        elif self._credentials is None:
+            self._delivery.upload_failed(id, "no credentials", now, draw, for_good=False)
+        else:
+            self._files.begin(id, parcel, self._credentials)
 
     def _probe(self) -> Telemetry:
         """A control: what was delivered last, once more, else a message that says nothing."""
@@ -266,8 +277,8 @@ class Intake:
             self._answer(query)
         if self.hungry:
             newest = self._store.newest()
-            stored = self._store.stored() if newest > self._reading.front else {}
-            query = self._reading.advance(newest, stored, self._in_hand)
+            stored = self._store.stored() if newest > self._reading.front else set()
+            query = self._reading.advance(newest, stored)
             if query:
                 self._answer(query)
             self.hungry = query is not None
@@ -278,11 +289,15 @@ class Intake:
         assert isinstance(sealed, Parcel), "its file is not uploaded yet"
         return sealed.open(number)
 
-    def file(self, id: int) -> FileParcel:
-        """A message in hand whose payload goes as a file."""
-        sealed = self._sealed[id]
-        assert isinstance(sealed, FileParcel)
-        return sealed
+    def file(self, id: int) -> FileParcel | None:
+        """A message in hand whose payload goes as a file, read anew: only now is it in memory.
+
+        None where the store has dropped it meanwhile.
+        """
+        found, _ = self._store.find(id - 1, id, 1, PAGE_BYTES)
+        message = found[0] if found else None
+        sealed = seal(message, self._packing(message.name)) if isinstance(message, StoredMessage) else None
+        return sealed if isinstance(sealed, FileParcel) else None
 
     def link(self, id: int, blob_name: str) -> None:
         """Its file is uploaded: from now on it is the telemetry that says so."""
@@ -325,11 +340,13 @@ class Intake:
             self._delivery.refuse(message.id, sealed.reason)
             return
         file = isinstance(sealed, FileParcel)
+        if isinstance(sealed, FileParcel):
+            sealed = replace(sealed, payload=b"")  # many may wait: they must not fill the memory
         offer = Offer(
             message.id,
             lane,
-            1 if isinstance(sealed, FileParcel) else sealed.pieces,
-            len(sealed.payload) if isinstance(sealed, FileParcel) else sealed.wire_bytes,
+            sealed.pieces,
+            sealed.wire_bytes,
             message.priority,
             expires_s(message, now),
             file,
@@ -340,10 +357,6 @@ class Intake:
     def _level(self, lane: Lane) -> Level:
         stream = self._delivery.hand.stream(lane)
         return Level(len(stream.waiting), stream.bytes)
-
-    def _in_hand(self, name: StreamName) -> int:
-        hand = self._delivery.hand
-        return hand.stream((name, False)).messages + hand.stream((name, True)).messages
 
     def _packing(self, name: StreamName) -> Packing:
         if name not in self._packings:

@@ -38,19 +38,15 @@ class Store:
     def level(self, lane: Lane) -> Level:
         return Level(len(self.hand[lane]))
 
-    def in_hand(self, name: StreamName) -> int:
-        return len(self.hand[name, False]) + len(self.hand[name, True])
-
     def read(self) -> bool:
         """One turn. Whether it asked for anything."""
-        stored: dict[StreamName, int] = defaultdict(int)
-        for id, name, _ in self.rows:
-            if id not in self.known or id in self.hand[name, self.lanes[id]]:
-                stored[name] += 1
         first = self.reading.resume(self.level, self.now)
         if first:
             self.answer(first)
-        second = self.reading.advance(len(self.rows), stored, self.in_hand)
+        stored = {
+            name for id, name, _ in self.rows if id not in self.known or id in self.hand[name, self.lanes[id]]
+        }
+        second = self.reading.advance(len(self.rows), stored)
         if second:
             self.answer(second)
         return bool(first or second)
