@@ -63,7 +63,20 @@ Event = Write | Truncate | Unlink | Sync | Acknowledged
 def record(argv: list[str], trace: Path, environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
     """Start a program under strace."""
     return subprocess.Popen(
-        ["strace", "-f", "-y", "-xx", "-s", "70000", "-e", f"trace={CALLS}", "-o", str(trace), *argv],
+        [
+            "strace",
+            "-f",
+            "--seccomp-bpf",
+            "-y",
+            "-xx",
+            "-s",
+            "70000",
+            "-e",
+            f"trace={CALLS}",
+            "-o",
+            str(trace),
+            *argv,
+        ],
         env=environment,
         stdout=log.open("ab"),
         stderr=subprocess.STDOUT,

@@ -7,10 +7,8 @@ test would prove nothing.
 
 from __future__ import annotations
 
-import contextlib
 import random
 import sqlite3
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -20,12 +18,12 @@ from pathlib import Path
 import pytest
 import zmq
 
-from tests.harness import Home, clean_environment, eventually, require_tool
+from tests.harness import Home, clean_environment, eventually, kill_tree, require_tool
 from tests.power import Acknowledged, Disk, Event, Fate, Sync, read_trace, record
 
 REQUESTS = 500
 MESSAGES_EACH = 2
-CUTS = 400
+CUTS = 700
 """Points in the run; each is tried with unsynced writes dropped, kept, and torn."""
 FATES: tuple[Fate, ...] = ("dropped", "kept", "torn")
 SEED = 20260401
@@ -57,7 +55,7 @@ def test_no_cut_of_power_loses_what_was_acknowledged(recorded: Home) -> None:
 @pytest.mark.parametrize("level", ["NORMAL", "OFF"])
 def test_the_same_cuts_do_find_losses_where_commits_are_not_synced(recorded: Home, level: str) -> None:
     events = run_ingest(recorded, sys.executable, "-m", "tests.weak_ingest", level)
-    verdict = pull_the_plug(events, cuts=CUTS // 4)
+    verdict = pull_the_plug(events, cuts=CUTS // 7)
     assert verdict.lost > verdict.states / 20
 
 
@@ -71,10 +69,8 @@ def run_ingest(home: Home, *argv: str) -> list[Event]:
         eventually(lambda: home.layout.producer_socket.exists() or process.poll() is not None, 60)
         _send(home)
     finally:
-        process.terminate()  # strace hands it on
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(15)
-        process.kill()
+        kill_tree(process.pid)  # strace keeps SIGTERM to itself
+        process.wait(10)
     return list(read_trace(trace, "messages.db"))
 
 
@@ -122,7 +118,9 @@ def _examine(folder: Path, files: dict[str, bytes], acknowledged: int, verdict: 
         if db.execute("PRAGMA integrity_check").fetchone() != ("ok",):
             verdict.broken += 1
         there = {row[0] for row in db.execute("SELECT CAST(substr(payload, 1, 8) AS TEXT) FROM messages")}
-    except sqlite3.Error:
+    except sqlite3.OperationalError:  # not even the table reached the disk
+        there = set()
+    except sqlite3.DatabaseError:
         verdict.broken += 1
         there = set()
     finally:
