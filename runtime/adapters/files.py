@@ -108,7 +108,6 @@ class Files:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._may_go_on = threading.Event()
         self._may_go_on.set()
-        self._credentials: HubCredentials | None = None
         options.journal.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def fileno(self) -> int:
@@ -130,20 +129,17 @@ class Files:
 
     def begin(self, id: int, parcel: FileParcel, credentials: HubCredentials) -> None:
         """Upload, or go on with what a process before us began."""
-        self._credentials = credentials
         upload = _Upload(id, parcel, _Platform(self._options, credentials), self._options, self._tell)
         upload.may_go_on = self._may_go_on
         threading.Thread(target=upload.run, name=f"upload-{id}", daemon=True).start()
 
-    def forget(self, id: int) -> None:
+    def forget(self, id: int, credentials: HubCredentials | None) -> None:
         """The message has left: its journal goes, and an upload that is still open is ended as failed."""
         path = self._options.journal / f"{id}.json"
         journal = _read(path)
-        if journal is None:
-            return
         path.unlink(missing_ok=True)
-        if journal.state != "done" and self._credentials is not None:
-            platform = _Platform(self._options, self._credentials)
+        if journal is not None and journal.state != "done" and credentials is not None:
+            platform = _Platform(self._options, credentials)
             threading.Thread(target=platform.tell_failure, args=(journal, "given up"), daemon=True).start()
 
     def known(self) -> list[int]:

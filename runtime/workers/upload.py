@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import faulthandler
 import random
-from dataclasses import replace
 
 from loguru import logger
 
@@ -23,47 +22,27 @@ from runtime.adapters.link_usage import LinkUsage
 from runtime.adapters.process import Stop
 from runtime.adapters.status import StatusFile
 from runtime.adapters.store_errors import StoreDamaged
-from runtime.adapters.store_lanes import LaneReader
 from runtime.config import Config
 from runtime.core.credentials import HubCredentials
 from runtime.core.delivery import Delivery, Limits
-from runtime.core.envelope import (
-    Compression,
-    FileParcel,
-    Packing,
-    Parcel,
-    Telemetry,
-    Unsendable,
-    has_brotli,
-    probe,
-    seal,
-)
-from runtime.core.expiry import expires_s
+from runtime.core.envelope import Telemetry, probe
 from runtime.core.line import Lost
 from runtime.core.link import Link, Terms, parse_hours
-from runtime.core.message import CorruptRow, StoredMessage, StreamName
-from runtime.core.moment import Moment
 from runtime.core.pacing import Pace, Window
-from runtime.core.reading import Lane, Level, Query, Reading
 from runtime.core.settlement import Settled
-from runtime.core.steps import PROBE, Discard, Offer, Open, Send, Step, TellRefused, Upload
+from runtime.core.steps import PROBE, Discard, Open, Send, Step, TellRefused, Upload
 from runtime.errors import NeedsHuman, Retryable
 from runtime.settings import Settings
+from runtime.workers.intake import Intake
 
 LOOK_EVERY_S = 2.0
 """Hints may be lost: then the disk is asked so often."""
 TURN_S = 1.0
 """The loop comes round at least so often, to say that it lives."""
 HUNG_S = 60.0
-"""A turn that lasts longer ends the process, with the stacks of its threads in the log."""
-IN_HAND = 4_000
-IN_HAND_BYTES = 4_194_304
-"""Most messages in hand, and their bytes: a single larger one aside."""
-PAGE_BYTES = 1_048_576
+"""A loop that stands for so long ends the process, with the stacks of its threads in the log."""
 MOST_UNCONFIRMED = 20_000
 """More deliveries that ingest has not confirmed than this: wait for ingest, else memory grows."""
-WITNESS_BYTES = 16_384
-"""A delivered message up to this size is kept, to be sent once more as a control."""
 
 
 def run(config: Config, stop: Stop) -> None:
@@ -71,7 +50,6 @@ def run(config: Config, stop: Stop) -> None:
     uploader = Uploader(config, stop)
     uploader.look()
     while not stop.requested():
-        faulthandler.dump_traceback_later(HUNG_S, exit=True)
         uploader.turn()
     faulthandler.cancel_dump_traceback_later()
 
@@ -111,6 +89,7 @@ class Uploader:
         self._credentials: HubCredentials | None = None
         self._witness: Telemetry | None = None
         self._probes = 0
+        self._swept = False
         self._look_at_s = 0.0
         self._counts = {"delivered": 0, "quarantined": 0, "dropped": 0}
 
@@ -138,6 +117,7 @@ class Uploader:
         now = self._clock.boot_s()
         self._look_at_s = now + LOOK_EVERY_S
         self._intake.hungry = True
+        faulthandler.dump_traceback_later(HUNG_S, exit=True)
         self._link.tell_time(self._clock.wall_s())
         self._link.off = self._usage.switched_off()
         self._usage.save(self._link.usage)
@@ -147,6 +127,19 @@ class Uploader:
         except (Retryable, NeedsHuman) as exc:
             logger.warning("identity: {}", exc)
         self._delivery.credentials(self._credentials.generation if self._credentials else None, now)
+        if self._credentials is not None and not self._swept:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Once: end the file uploads of messages that left while nobody looked."""
+        try:
+            oldest = self._intake.oldest()
+        except (Retryable, StoreDamaged):
+            return
+        self._swept = True
+        for id in self._files.known():
+            if oldest is None or id < oldest:
+                self._files.forget(id, self._credentials)
 
     def _wait(self) -> None:
         now = self._clock.boot_s()
@@ -228,7 +221,7 @@ class Uploader:
             self._witness = self._intake.witness(settled.delivered[-1]) or self._witness
         for id in settled.ids():
             if self._intake.forget(id):
-                self._files.forget(id)
+                self._files.forget(id, self._credentials)
         for name in self._counts:
             self._counts[name] += len(getattr(settled, name))
         self._reporter.report(settled)
@@ -239,6 +232,7 @@ class Uploader:
             "state": delivery.phase.value,
             "barred": self._link.shut(now) or self._link.barred(),
             "device": self._credentials.device_id if self._credentials else None,
+            "tuned": self._hub.tuned(),
             "in_flight": delivery.in_flight,
             "window": delivery.window,
             "in_hand": len(delivery.hand.messages),
@@ -251,127 +245,6 @@ class Uploader:
             "bytes_today": self._link.usage.day_bytes,
             **self._counts,
         }
-
-
-class Intake:
-    """From rows to offers: reads what `Reading` asks for, seals it, and keeps that until it is settled."""
-
-    def __init__(self, config: Config, delivery: Delivery, clock: SystemClock) -> None:
-        self.hungry = True
-        self._settings = config.settings
-        self._delivery = delivery
-        self._clock = clock
-        self._store = LaneReader(config.layout.messages_db)
-        self._sealed: dict[int, Parcel | FileParcel] = {}
-        self._packings: dict[StreamName, Packing] = {}
-        self._reading = Reading(self._fresh_first, config.settings.upload.backlog_per_s)
-        if not has_brotli() and any(s.compression != "none" for s in config.settings.stream.values()):
-            logger.warning("a stream asks for compression, but the extra [compress] is not installed")
-
-    def read(self) -> None:
-        """Take on messages as far as there is room in hand."""
-        hand, now = self._delivery.hand, self._clock.boot_s()
-        if len(hand.messages) >= IN_HAND or hand.bytes >= IN_HAND_BYTES:
-            return
-        if query := self._reading.resume(self._level, now):
-            self._answer(query)
-        if self.hungry:
-            newest = self._store.newest()
-            stored = self._store.stored() if newest > self._reading.front else set()
-            query = self._reading.advance(newest, stored)
-            if query:
-                self._answer(query)
-            self.hungry = query is not None
-
-    def piece(self, id: int, number: int) -> Telemetry:
-        """A piece of a message in hand."""
-        sealed = self._sealed[id]
-        assert isinstance(sealed, Parcel), "its file is not uploaded yet"
-        return sealed.open(number)
-
-    def file(self, id: int) -> FileParcel | None:
-        """A message in hand whose payload goes as a file, read anew: only now is it in memory.
-
-        None where the store has dropped it meanwhile.
-        """
-        found, _ = self._store.find(id - 1, id, 1, PAGE_BYTES)
-        message = found[0] if found else None
-        sealed = seal(message, self._packing(message.name)) if isinstance(message, StoredMessage) else None
-        return sealed if isinstance(sealed, FileParcel) else None
-
-    def link(self, id: int, blob_name: str) -> None:
-        """Its file is uploaded: from now on it is the telemetry that says so."""
-        sealed = self._sealed.get(id)
-        if isinstance(sealed, FileParcel):
-            link = sealed.link(blob_name)
-            self._sealed[id] = Parcel(1, link.wire_bytes, lambda _: link, by_file=True)
-
-    def witness(self, id: int) -> Telemetry | None:
-        """A message that can be sent once more to see whether the hub takes any."""
-        sealed = self._sealed.get(id)
-        small = isinstance(sealed, Parcel) and sealed.pieces == 1 and sealed.wire_bytes <= WITNESS_BYTES
-        return sealed.open(0) if isinstance(sealed, Parcel) and small else None
-
-    def forget(self, id: int) -> bool:
-        """It is settled. Whether a file upload belonged to it."""
-        sealed = self._sealed.pop(id, None)
-        return isinstance(sealed, FileParcel) or (sealed is not None and sealed.by_file)
-
-    def _answer(self, query: Query) -> None:
-        found, complete = self._store.find(
-            query.after, query.up_to, query.limit, PAGE_BYTES, query.only, query.without
-        )
-        now = Moment.by(self._clock)
-        for message in found:
-            if isinstance(message, CorruptRow):
-                self._delivery.refuse(message.id, message.reason)
-                continue
-            lane = self._reading.lane(query, message.name)
-            batch = message.batch_id is not None
-            if self._reading.take(query, message.id, message.name, batch, self._level(lane)):
-                self._take_on(message, lane, now)
-        self._reading.done(query, found[-1].id if found else None, complete)
-
-    def _take_on(self, message: StoredMessage, lane: Lane, now: Moment) -> None:
-        if message.id in self._sealed:
-            return
-        sealed = seal(message, self._packing(message.name))
-        if isinstance(sealed, Unsendable):
-            self._delivery.refuse(message.id, sealed.reason)
-            return
-        file = isinstance(sealed, FileParcel)
-        if isinstance(sealed, FileParcel):
-            sealed = replace(sealed, payload=b"")  # many may wait: they must not fill the memory
-        offer = Offer(
-            message.id,
-            lane,
-            sealed.pieces,
-            sealed.wire_bytes,
-            message.priority,
-            expires_s(message, now),
-            file,
-        )
-        if self._delivery.offer(offer):
-            self._sealed[message.id] = sealed
-
-    def _level(self, lane: Lane) -> Level:
-        stream = self._delivery.hand.stream(lane)
-        return Level(len(stream.waiting), stream.bytes)
-
-    def _packing(self, name: StreamName) -> Packing:
-        if name not in self._packings:
-            wanted = self._settings.of_stream(name.group, name.stream)
-            upload = self._settings.upload
-            self._packings[name] = Packing(
-                Compression[wanted.compression.upper()],
-                wanted.chunk_bytes,
-                upload.file_from_units,
-                upload.site_id,
-            )
-        return self._packings[name]
-
-    def _fresh_first(self, name: StreamName) -> bool:
-        return self._settings.of_stream(name.group, name.stream).drain == "fresh-first"
 
 
 def _terms(settings: Settings) -> Terms:

@@ -203,3 +203,35 @@ def test_the_kill_switch_stops_everything_and_the_urgent_pass_a_budget(home: Hom
     assert home.edgectl("link", "on").returncode == 0
     eventually(lambda: cloud.message_count() == 12)
     assert backlog(home) == 20
+
+
+def test_a_quota_that_is_used_up_parks_everything_and_the_status_says_so(home: Home, cloud: Cloud) -> None:
+    told = {"status": 403, "body": '{"Message":"ErrorCode:IotHubQuotaExceeded;403002"}', "times": 1}
+    cloud.faults(http={"POST /devices": told})
+    uploading(home, cloud)
+    put(home, {"stream": "files"}, b"x" * 300_000)
+    status = eventually(lambda: (s := read_status(home.layout.status_file("upload"))) and s["barred"] and s)
+    assert status["barred"] == "the hub's daily quota is used up until 00:00 UTC"
+    assert backlog(home) == 1
+
+
+def test_an_upload_whose_message_has_left_is_ended_at_the_next_start(home: Home, cloud: Cloud) -> None:
+    uploading(home, cloud)
+    put(home, {"stream": "s"}, b"so that the store stands")
+    eventually(lambda: backlog(home) == 0)
+    home.workers["upload"].kill()
+    journal = home.layout.state / "uploads" / "1.json"
+    cloud.faults(http={"PUT /uploads": {"status": 503}})
+    (number,) = put(home, {"stream": "files"}, b"x" * 300_000)
+    home.start_worker("upload")
+    eventually(lambda: (home.layout.state / "uploads" / f"{number}.json").exists() or uploads(cloud))
+    eventually(lambda: [u["state"] for u in uploads(cloud)])
+    home.workers["upload"].kill()
+    open_journal = home.layout.state / "uploads" / f"{number}.json"
+    if open_journal.exists():
+        open_journal.rename(journal)  # as if it belonged to a message that is no longer stored
+    cloud.no_faults()
+    home.start_worker("upload")
+    eventually(lambda: backlog(home) == 0)
+    eventually(lambda: not any(u["state"] == "open" for u in uploads(cloud)))
+    assert list((home.layout.state / "uploads").iterdir()) == []

@@ -1,0 +1,159 @@
+"""The half of upload that faces the store: rows in, offers out. Not a worker of its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from loguru import logger
+
+from runtime.adapters.clock import Clock
+from runtime.adapters.store_lanes import LaneReader
+from runtime.config import Config
+from runtime.core.delivery import Delivery
+from runtime.core.envelope import (
+    Compression,
+    FileParcel,
+    Packing,
+    Parcel,
+    Telemetry,
+    Unsendable,
+    has_brotli,
+    seal,
+)
+from runtime.core.expiry import expires_s
+from runtime.core.message import CorruptRow, StoredMessage, StreamName
+from runtime.core.moment import Moment
+from runtime.core.reading import Lane, Level, Query, Reading
+from runtime.core.steps import Offer
+
+IN_HAND = 4_000
+IN_HAND_BYTES = 4_194_304
+"""Most messages in hand, and their bytes: a single larger one aside."""
+PAGE_BYTES = 1_048_576
+WITNESS_BYTES = 16_384
+"""A delivered message up to this size is kept, to be sent once more as a control."""
+
+
+class Intake:
+    """Reads what `Reading` asks for, seals it, and keeps that until it is settled."""
+
+    def __init__(self, config: Config, delivery: Delivery, clock: Clock) -> None:
+        self.hungry = True
+        self._settings = config.settings
+        self._delivery = delivery
+        self._clock = clock
+        self._store = LaneReader(config.layout.messages_db)
+        self._sealed: dict[int, Parcel | FileParcel] = {}
+        self._packings: dict[StreamName, Packing] = {}
+        self._reading = Reading(self._fresh_first, config.settings.upload.backlog_per_s)
+        if not has_brotli() and any(s.compression != "none" for s in config.settings.stream.values()):
+            logger.warning("a stream asks for compression, but the extra [compress] is not installed")
+
+    def read(self) -> None:
+        """Take on messages as far as there is room in hand."""
+        hand, now = self._delivery.hand, self._clock.boot_s()
+        if len(hand.messages) >= IN_HAND or hand.bytes >= IN_HAND_BYTES:
+            return
+        if query := self._reading.resume(self._level, now):
+            self._answer(query)
+        if self.hungry:
+            newest = self._store.newest()
+            stored = self._store.stored() if newest > self._reading.front else set()
+            query = self._reading.advance(newest, stored)
+            if query:
+                self._answer(query)
+            self.hungry = query is not None
+
+    def oldest(self) -> int | None:
+        """The first id in the store; None where it is empty."""
+        return self._store.backlog().oldest_id
+
+    def piece(self, id: int, number: int) -> Telemetry:
+        """A piece of a message in hand."""
+        sealed = self._sealed[id]
+        assert isinstance(sealed, Parcel), "its file is not uploaded yet"
+        return sealed.open(number)
+
+    def file(self, id: int) -> FileParcel | None:
+        """A message in hand whose payload goes as a file, read anew: only now is it in memory.
+
+        None where the store has dropped it meanwhile.
+        """
+        found, _ = self._store.find(id - 1, id, 1, PAGE_BYTES)
+        message = found[0] if found else None
+        sealed = seal(message, self._packing(message.name)) if isinstance(message, StoredMessage) else None
+        return sealed if isinstance(sealed, FileParcel) else None
+
+    def link(self, id: int, blob_name: str) -> None:
+        """Its file is uploaded: from now on it is the telemetry that says so."""
+        sealed = self._sealed.get(id)
+        if isinstance(sealed, FileParcel):
+            link = sealed.link(blob_name)
+            self._sealed[id] = Parcel(1, link.wire_bytes, lambda _: link, by_file=True)
+
+    def witness(self, id: int) -> Telemetry | None:
+        """A message that can be sent once more to see whether the hub takes any."""
+        sealed = self._sealed.get(id)
+        small = isinstance(sealed, Parcel) and sealed.pieces == 1 and sealed.wire_bytes <= WITNESS_BYTES
+        return sealed.open(0) if isinstance(sealed, Parcel) and small else None
+
+    def forget(self, id: int) -> bool:
+        """It is settled. Whether a file upload belonged to it."""
+        sealed = self._sealed.pop(id, None)
+        return isinstance(sealed, FileParcel) or (sealed is not None and sealed.by_file)
+
+    def _answer(self, query: Query) -> None:
+        found, complete = self._store.find(
+            query.after, query.up_to, query.limit, PAGE_BYTES, query.only, query.without
+        )
+        now = Moment.by(self._clock)
+        for message in found:
+            if isinstance(message, CorruptRow):
+                self._delivery.refuse(message.id, message.reason)
+                continue
+            lane = self._reading.lane(query, message.name)
+            batch = message.batch_id is not None
+            if self._reading.take(query, message.id, message.name, batch, self._level(lane)):
+                self._take_on(message, lane, now)
+        self._reading.done(query, found[-1].id if found else None, complete)
+
+    def _take_on(self, message: StoredMessage, lane: Lane, now: Moment) -> None:
+        if message.id in self._sealed:
+            return
+        sealed = seal(message, self._packing(message.name))
+        if isinstance(sealed, Unsendable):
+            self._delivery.refuse(message.id, sealed.reason)
+            return
+        file = isinstance(sealed, FileParcel)
+        if isinstance(sealed, FileParcel):
+            sealed = replace(sealed, payload=b"")  # many may wait: they must not fill the memory
+        offer = Offer(
+            message.id,
+            lane,
+            sealed.pieces,
+            sealed.wire_bytes,
+            message.priority,
+            expires_s(message, now),
+            file,
+        )
+        if self._delivery.offer(offer):
+            self._sealed[message.id] = sealed
+
+    def _level(self, lane: Lane) -> Level:
+        stream = self._delivery.hand.stream(lane)
+        return Level(len(stream.waiting), stream.bytes)
+
+    def _packing(self, name: StreamName) -> Packing:
+        if name not in self._packings:
+            wanted = self._settings.of_stream(name.group, name.stream)
+            upload = self._settings.upload
+            self._packings[name] = Packing(
+                Compression[wanted.compression.upper()],
+                wanted.chunk_bytes,
+                upload.file_from_units,
+                upload.site_id,
+            )
+        return self._packings[name]
+
+    def _fresh_first(self, name: StreamName) -> bool:
+        return self._settings.of_stream(name.group, name.stream).drain == "fresh-first"
