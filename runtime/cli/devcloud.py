@@ -11,7 +11,7 @@ from runtime.cli import Commands
 from runtime.cli import devcloud_calls as calls
 from runtime.errors import UsageError
 
-NEEDS = ("amqtt", "cryptography", "starlette", "trustme", "uvicorn")
+NEEDS = ("cryptography", "starlette", "trustme", "uvicorn")
 LIFETIMES = {
     "sas_s": "lifetime of a SAS",
     "registration_token_s": "lifetime of a Registration Token",
