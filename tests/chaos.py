@@ -15,6 +15,7 @@ import contextlib
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -114,6 +115,13 @@ def _drop(mode: str) -> Breakage:
     return breakage
 
 
+def _restart_all(chaos: Chaos) -> str:
+    """What an operator does who has not read the runbook."""
+    command = [str(Path(sys.executable).parent / "supervisorctl"), "-c", "supervisord.conf", "restart", "all"]
+    done = subprocess.run(command, cwd=chaos.home.folder, capture_output=True, timeout=60)
+    return "supervisorctl restart all" + ("" if done.returncode == 0 else " (in part)")
+
+
 def _hub_away(chaos: Chaos) -> str:
     lasting_s = chaos.chance.uniform(1, 6)
     chaos.cloud.hub(up=False)
@@ -130,6 +138,7 @@ BREAKAGES: tuple[tuple[int, Breakage], ...] = (
     (3, _drop("abrupt")),
     (2, _drop("polite")),
     (2, _hub_away),
+    (1, _restart_all),
     (1, _faults("silent hub", silent=True)),
     (1, _faults("acknowledgements withheld", withhold_acks=True)),
     (1, _faults("connections refused as not authorised", refuse_connect_code=5)),

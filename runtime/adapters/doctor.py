@@ -120,16 +120,14 @@ def _proxy() -> Check:
 
 def _network(config: Config) -> Iterator[Check]:
     """Name, port and TLS of every host that the runtime talks to."""
-    platform = config.settings.platform
-    skew_s = None
-    if platform.instance is None:
+    platform, identity = config.settings.platform, config.settings.identity
+    named = {"dps": identity.dps_host, "connection-string": None}.get(identity.mode, platform.instance)
+    if named is not None:
+        host, _, port = named.partition(":")
+        yield _tls(f"platform {named}", host, int(port or 443), platform.ca_file)
+        yield judge_skew(_skew_s(host, int(port or 443)))
+    elif identity.mode != "connection-string":
         yield Check("platform", "warning", "platform.instance is not set", "messages stay on the device")
-    else:
-        host, _, port = platform.instance.partition(":")
-        trusted = platform.ca_file
-        yield _tls(f"platform {platform.instance}", host, int(port or 443), trusted)
-        skew_s = _skew_s(host, int(port or 443), trusted)
-        yield judge_skew(skew_s)
     try:
         credentials = IdentityReader(config.layout).hub_credentials()
     except EdgeError as exc:
@@ -165,7 +163,7 @@ def _tls(name: str, host: str, port: int, ca_file: Path | None) -> Check:
     return judge_certificate(name, remaining_s)
 
 
-def _skew_s(host: str, port: int, ca_file: Path | None) -> float | None:
+def _skew_s(host: str, port: int) -> float | None:
     """How far the platform's clock is ahead of ours; certificates are not checked: a bad clock fails them."""
     try:
         context = ssl._create_unverified_context()  # noqa: S323  # only a Date is read, nothing is sent
