@@ -23,6 +23,8 @@ from runtime.adapters.process import Lock
 from runtime.errors import ConfigError, UsageError
 
 WAITING_PER_PEER = 64
+_LAST = int(zmq.NOBLOCK)  # plain numbers: pyzmq's flags cost more than the sending
+_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,10 @@ class Letter:
     """Header and payloads; None where the empty frame behind the peer is missing."""
 
     def answer(self, reply: bytes) -> None:
-        self.door.socket.send_multipart([*self.route, reply], zmq.NOBLOCK)
+        send = self.door.socket.send
+        for frame in self.route:
+            send(frame, _MORE)
+        send(reply, _LAST)
 
 
 class ProducerDoor:

@@ -228,14 +228,22 @@ class MessageStore:
         return self._book(books, admission)
 
     def _store(self, admission: Admission, books: Books) -> None:
-        self._db.executemany(
-            "INSERT INTO streams (id, stream_group, stream) VALUES (?, ?, ?)",
-            [(number, *name) for name, number in admission.new_streams.items()],
-        )
+        if admission.new_streams:
+            self._store_streams(admission)
         self._db.executemany(_INSERT, admission.rows)
         books.next_id = admission.next_id
         for row in admission.rows:
             books.added(row.stream, row.priority, row.bytes)
+        if admission.producers:
+            self._store_memory(admission)
+
+    def _store_streams(self, admission: Admission) -> None:
+        self._db.executemany(
+            "INSERT INTO streams (id, stream_group, stream) VALUES (?, ?, ?)",
+            [(number, *name) for name, number in admission.new_streams.items()],
+        )
+
+    def _store_memory(self, admission: Admission) -> None:
         _, boot_s, boot = admission.stamp
         self._db.executemany(
             "INSERT INTO producers (producer, boot, memory, used_boot, used_boot_s) VALUES (?, ?, ?, ?, ?) "
@@ -272,7 +280,7 @@ class MessageStore:
 
     def _requeue(self, ids: Sequence[int], books: Books) -> None:
         columns = _COLUMNS.replace("id, ", "", 1)
-        for number in ids:
+        for number in dict.fromkeys(ids):  # a report that was repeated names them twice
             row = self._db.execute(
                 f"INSERT INTO messages ({_COLUMNS}) SELECT ?, {columns} FROM quarantine WHERE id = ? "  # noqa: S608
                 "RETURNING stream, priority, bytes",
@@ -318,6 +326,14 @@ class MessageStore:
             "stored = stored + excluded.stored, delivered = delivered + excluded.delivered",
             [(*level, c.messages, c.bytes, c.stored, c.delivered) for level, c in books.levels.items()],
         )
+        if books.lost:
+            self._count_losses(books)
+        self._db.execute(
+            "UPDATE store SET next_id = ?, next_stream = next_stream + ?, producers = producers + ?",
+            (books.next_id, *self._growth(admission)),
+        )
+
+    def _count_losses(self, books: Books) -> None:
         self._db.executemany(
             "INSERT INTO losses (stream, reason, messages, bytes, first_id, last_id) "
             "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (stream, reason) DO UPDATE SET "
@@ -327,10 +343,6 @@ class MessageStore:
                 (*place, len(lost), sum(size for _, size in lost), min(lost)[0], max(lost)[0])
                 for place, lost in books.lost.items()
             ],
-        )
-        self._db.execute(
-            "UPDATE store SET next_id = ?, next_stream = next_stream + ?, producers = producers + ?",
-            (books.next_id, *self._growth(admission)),
         )
 
     def _growth(self, admission: Admission | None) -> tuple[int, int]:

@@ -232,17 +232,15 @@ class Admission:
     def _keep(self, put: Put, fresh: Sequence[int], amounts: Mapping[StreamName, Amount]) -> int:
         """Turn the fresh payloads into rows; return the first id."""
         first_id = self.next_id
-        shared: dict[int, tuple[Any, ...]] = {}  # by identity: most requests describe all payloads at once
+        prefix = f"{put.producer.producer}/{put.producer.boot}/" if put.producer else None
+        described: Description | None = None  # most requests describe all payloads at once
         for row_id, index in enumerate(fresh, first_id):
             description, payload = put.descriptions[index], put.payloads[index]
-            columns = shared.get(id(description))
-            if columns is None:
-                columns = shared[id(description)] = self._columns(put, description)
-            key = (
-                f"{put.producer[0]}/{put.producer[1]}/{put.first_sequence + index}" if put.producer else None
-            )
-            size_bytes = len(payload) + description.text_bytes
-            self.rows.append(Row._make((row_id, *columns, key, None, size_bytes, payload)))
+            if description is not described:
+                described, text_bytes = description, description.text_bytes
+                columns = self._columns(put, description)
+            key = f"{prefix}{put.first_sequence + index}" if prefix else None
+            self.rows.append(Row._make((row_id, *columns, key, None, len(payload) + text_bytes, payload)))
         self.next_id = first_id + len(fresh)
         for name, amount in amounts.items():
             self._usage.add(name, amount)

@@ -118,6 +118,10 @@ class Description:
         return sum(map(len, filter(None, (*texts, self.properties))))
 
 
+PLAIN = Description()
+"""Nothing said."""
+
+
 def describe(fields: Mapping[str, Any], base: Description) -> Description:
     """What `fields` say, and `base` where they say nothing."""
     changes: dict[str, Any] = {}
@@ -136,7 +140,9 @@ def describe(fields: Mapping[str, Any], base: Description) -> Description:
         if ttl_s is not None and (type(ttl_s) not in (int, float) or not 0 < ttl_s <= MAX_TTL_S):
             raise BadRequest(Code.BAD_FIELD, f"ttl_s must be seconds above 0, not {shown(ttl_s)}")
         changes["ttl_s"] = ttl_s
-    return replace(base, **changes) if changes else base
+    if not changes:
+        return base
+    return Description(**changes) if base is PLAIN else replace(base, **changes)
 
 
 def _text(name: str, value: Any) -> str | None:

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 
 from runtime.core.description import (
     MESSAGE_FIELDS,
+    PLAIN,
     RESERVED_PROPERTIES,
     BadRequest,
     Code,
@@ -149,7 +150,6 @@ WARNING_BACKWARDS = "sequence_backwards"
 
 _KEY_PART = re.compile(r"[A-Za-z0-9_.-]{1,48}")  # with a sequence still a valid hub message id (128)
 _HEADER_FIELDS = MESSAGE_FIELDS | {"version", "operation", "producer", "boot", "sequence", "messages"}
-_PLAIN = Description()
 
 
 def _no_constant(text: str) -> float:
@@ -237,7 +237,7 @@ def _no_payload(payloads: Sequence[bytes], operation: Operation) -> Sequence[byt
 
 
 def _descriptions(header: Mapping[str, Any], count: int) -> Sequence[Description]:
-    shared = describe(header, _PLAIN)
+    shared = describe(header, PLAIN)
     each = header.get("messages")
     if each is None:
         return (shared,) * count

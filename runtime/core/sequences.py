@@ -27,9 +27,10 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from enum import Enum
+from itertools import chain
 
 MAX_INTERVALS = 64
-MAX_RECENT = 16  # a REQ socket repeats its latest request only; the rest is for producers that pipeline
+MAX_RECENT = 8  # a REQ socket repeats its latest request only; the rest is for producers that pipeline
 
 
 class Fate(Enum):
@@ -115,12 +116,9 @@ class Sequences:
 
     def pack(self) -> bytes:
         """The bytes that go to disk: floor, number of intervals, intervals, runs; each a 64 bit integer."""
-        flat = array("q", (self.floor, len(self._lows)))
-        for pair in zip(self._lows, self._highs, strict=True):
-            flat.extend(pair)
-        for run in self.recent:
-            flat.extend(run)
-        return flat.tobytes()
+        intervals = chain.from_iterable(zip(self._lows, self._highs, strict=True))
+        runs = chain.from_iterable(self.recent)
+        return array("q", [self.floor, len(self._lows), *intervals, *runs]).tobytes()
 
     @classmethod
     def unpack(cls, packed: bytes) -> Sequences:

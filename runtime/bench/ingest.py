@@ -1,0 +1,215 @@
+"""Ingest against this machine's disk and sockets. Ratios are taken in turns: limit, ours, limit, ours."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from runtime.adapters.clock import SystemClock
+from runtime.adapters.store import MessageStore
+from runtime.bench import Row
+from runtime.bench.limits import PAYLOAD, echo, flushes_per_s, folder, rows_per_s
+from runtime.bench.load import acknowledged_per_s
+from runtime.config import load
+from runtime.layout import Layout
+from runtime.producer import Producer
+
+SETTINGS = "[store]\nmax_bytes = 1000000000000\nmax_messages = 100000000\nmin_free_bytes = 0\n"
+FILL_AT_ONCE = 100_000
+
+
+def measure(quick: bool) -> list[Row]:
+    """All figures of ingest."""
+    rounds, seconds, backlog = (3, 0.4, 100_000) if quick else (5, 1.5, 5_000_000)
+    rows = []
+    with folder() as where, echo(where) as bare, running(where / "home") as ours:
+        rows += _shares(where, bare, ours, rounds, seconds)
+        rows.append(_written(ours, where / "home", seconds))
+    with folder() as where:
+        rows.append(_fsyncs(where, seconds))
+    with folder() as where:
+        rows += _backlog(where, backlog, rounds, seconds)
+    with folder() as where:
+        rows += _restart(where / "home", rounds)
+    return rows
+
+
+def _shares(where: Path, bare: str, ours: str, rounds: int, seconds: float) -> list[Row]:
+    flushes = statistics.median(flushes_per_s(where, seconds) for _ in range(rounds))
+    alone = statistics.median(acknowledged_per_s(bare, 1, 1, seconds) for _ in range(rounds))
+    rows = [Row("bare fdatasync", flushes, "1/s"), Row("bare ROUTER echo, 1 producer", alone, "requests/s")]
+    for name, size, pack, limit, reach in (
+        ("1 producer, 1 message a request, against bare 1-row commits", 1, 1, 1, ">= 0.5"),
+        ("64 producers, 1 message a request, against a bare ROUTER echo", 64, 1, None, ">= 0.6"),
+        ("4 producers, 100 messages a request, against bare 100-row commits", 4, 100, 100, ">= 0.5"),
+    ):
+        limits, rates = [], []
+        for _ in range(rounds):
+            limits.append(
+                rows_per_s(where, limit, seconds) if limit else acknowledged_per_s(bare, size, pack, seconds)
+            )
+            rates.append(acknowledged_per_s(ours, size, pack, seconds))
+        bare_rate, rate = statistics.median(limits), statistics.median(rates)
+        rows.append(Row(name, rate, "acknowledged/s", bare_rate, rate / bare_rate, reach))
+    return rows
+
+
+def _written(endpoint: str, home: Path, seconds: float) -> Row:
+    """What the kernel says that ingest gave to the disk."""
+    pid = _pid(home)
+    before = _io(pid)
+    rate_seconds = max(seconds, 1.0)
+    start = time.perf_counter()
+    rate = acknowledged_per_s(endpoint, 4, 100, rate_seconds)
+    payload_bytes = rate * (time.perf_counter() - start) * len(PAYLOAD)
+    return Row(
+        "written to disk for each payload byte (200 B, 100 a request)",
+        (_io(pid) - before) / payload_bytes,
+        "B/B",
+        reach="<= 4",
+    )
+
+
+def _fsyncs(where: Path, seconds: float) -> Row:
+    """Counted by strace, which stops at these calls only."""
+    name = "fsyncs for each message, 64 producers"
+    strace = shutil.which("strace")
+    if strace is None:
+        return Row(name, float("nan"), "fsync", reason="strace is not installed")
+    trace = where / "trace"
+    command = [strace, "-f", "--seccomp-bpf", "-o", str(trace), "-e", "trace=fsync,fdatasync"]
+    with running(where / "home", *command) as endpoint:
+        before = _flushes(trace)
+        start = time.perf_counter()
+        rate = acknowledged_per_s(endpoint, 64, 1, max(seconds, 1.0))
+        messages = rate * (time.perf_counter() - start)
+        return Row(name, (_flushes(trace) - before) / messages, "fsync", reach="<= 0.05")
+
+
+def _flushes(trace: Path) -> int:
+    return sum(1 for line in trace.read_text(errors="replace").splitlines() if "sync(" in line)
+
+
+def _backlog(where: Path, backlog: int, rounds: int, seconds: float) -> list[Row]:
+    """The same load on an empty and on a full store, in turns."""
+    _fill(where / "full", backlog)
+    with running(where / "empty") as empty, running(where / "full") as full:
+        pairs = [
+            (acknowledged_per_s(empty, 4, 100, seconds), acknowledged_per_s(full, 4, 100, seconds))
+            for _ in range(rounds)
+        ]
+        rss_mb = _rss_kib(_pid(where / "full")) / 1024
+    before, after = statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
+    million = f"{backlog / 1e6:g} million"
+    return [
+        Row(
+            f"a backlog of {million} against an empty store",
+            after,
+            "acknowledged/s",
+            before,
+            after / before,
+            ">= 0.9",
+        ),
+        Row(f"memory with a backlog of {million}", rss_mb, "MB RSS", reach="<= 45"),
+    ]
+
+
+def _fill(home: Path, messages: int) -> None:
+    """A store with a backlog, made without a flush for each commit."""
+    layout = Layout(home)
+    layout.create()
+    MessageStore(layout.messages_db, SystemClock()).close()
+    db = sqlite3.connect(layout.messages_db, isolation_level=None)
+    db.execute("PRAGMA synchronous = OFF")
+    db.execute("INSERT INTO streams (id, stream) VALUES (1, 'bench')")
+    for start in range(1, messages + 1, FILL_AT_ONCE):
+        end = min(messages, start + FILL_AT_ONCE - 1)
+        db.execute(
+            "WITH RECURSIVE n(id) AS (SELECT ? UNION ALL SELECT id + 1 FROM n WHERE id < ?) "
+            "INSERT INTO messages (id, stream, kind, priority, stored_boot_s, boot, key, bytes, payload) "
+            "SELECT id, 1, 0, 4, 1.0, 1, 'bench/0123456789abcdef/' || id, 200, ? FROM n",
+            (start, end, PAYLOAD),
+        )
+    db.execute("INSERT INTO levels VALUES (1, 4, ?, ?, ?, 0)", (messages, messages * 200, messages))
+    db.execute("UPDATE store SET next_id = ?, next_stream = 2", (messages + 1,))
+    db.close()
+
+
+def _restart(home: Path, rounds: int) -> list[Row]:
+    """From SIGKILL to the next acknowledgement, with supervisord bringing it back."""
+    _prepare(home)
+    command = [sys.executable, "-m", "runtime", "--home", str(home), "up"]
+    with _child(command, home) as supervisor, Producer(_endpoint(home), retry_for_s=30) as producer:
+        producer.put(b"up")
+        times = []
+        for _ in range(rounds):
+            time.sleep(1.2)  # longer than startsecs: supervisord takes it for running
+            os.kill(_pid(home), signal.SIGKILL)
+            start = time.perf_counter()
+            producer.put(b"again")
+            times.append(time.perf_counter() - start)
+        supervisor.send_signal(signal.SIGTERM)
+        supervisor.wait(30)
+    return [
+        Row("from SIGKILL to the next acknowledgement", statistics.median(times), "s", reach="<= 2.5"),
+    ]
+
+
+@contextmanager
+def running(home: Path, *prefix: str) -> Iterator[str]:
+    """A real ingest in a home of its own; its endpoint."""
+    _prepare(home)
+    command = [*prefix, sys.executable, "-m", "runtime", "--home", str(home), "worker", "ingest"]
+    with _child(command, home):
+        with Producer(_endpoint(home), retry_for_s=30) as producer:
+            producer.ping()
+        try:
+            yield _endpoint(home)
+        finally:
+            os.kill(_pid(home), signal.SIGKILL)
+
+
+def _prepare(home: Path) -> None:
+    home.mkdir(exist_ok=True)
+    (home / "edge.toml").write_text(SETTINGS)
+
+
+@contextmanager
+def _child(command: list[str], home: Path) -> Iterator[subprocess.Popen[bytes]]:
+    mine = {name: value for name, value in os.environ.items() if not name.startswith("EDGE_")}
+    mine["PATH"] = f"{Path(sys.executable).parent}:{mine.get('PATH', os.defpath)}"
+    with (home / "bench.log").open("wb") as log:
+        child = subprocess.Popen(command, stdout=log, stderr=log, env=mine)
+        try:
+            yield child
+        finally:
+            child.kill()
+            child.wait()
+
+
+def _endpoint(home: Path) -> str:
+    return load({}, home=home).producer_endpoint()
+
+
+def _pid(home: Path) -> int:
+    return int(Layout(home).lock("ingest").read_text())
+
+
+def _io(pid: int) -> int:
+    """Bytes this process caused to be written to the disk."""
+    lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("write_bytes")))
+
+
+def _rss_kib(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("VmRSS")))
