@@ -6,6 +6,7 @@ so the busier it is, the more share an fsync.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -93,16 +94,20 @@ class Ingest:
     def _receive(self) -> list[tuple[Letter, Request | Refused]]:
         """What waits, up to the bounds of one commit; a request is taken whole."""
         found: list[tuple[Letter, Request | Refused]] = []
-        messages = size = 0
-        for letter in _in_turn(self._doors):
-            request = _read(letter, self._limits)
-            found.append((letter, request))
-            if isinstance(request, Put):
-                messages += len(request.payloads)
-                size += sum(map(len, request.payloads))
-            if messages >= self._most[0] or size >= self._most[1] or len(found) >= self._most[0]:
-                break
-        return found
+        room, room_bytes = self._most
+        while True:
+            before = len(found)
+            for letter in _in_turn(self._doors):
+                request = _read(letter, self._limits)
+                found.append((letter, request))
+                if isinstance(request, Put):
+                    room -= len(request.payloads) - 1
+                    room_bytes -= sum(map(len, request.payloads))
+                if len(found) >= room or room_bytes <= 0:
+                    return found
+            if len(found) == before:
+                return found
+            os.sched_yield()  # who waits for a core with a request may come along: more share an fsync
 
     def _store(self, letters: Sequence[tuple[Letter, Request | Refused]], settled: Settled) -> list[Reply]:
         """One commit for all of it; what may be answered once it is on disk."""
