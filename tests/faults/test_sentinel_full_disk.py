@@ -1,0 +1,65 @@
+"""The disk is full to the last block: hearts beat on, nobody is killed for it, and it passes."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime.layout import WORKERS
+from tests.harness import Home, eventually
+from tests.supervised import PROGRAMS, QUICK, Runtime, kill
+
+
+@pytest.fixture
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A file system of 6 MB, where this machine lets us make one."""
+    place = folder / "d"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(place)], capture_output=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=False)
+
+
+def test_a_full_disk_kills_nobody_and_even_a_worker_that_starts_on_it_beats(small_disk: Path) -> None:
+    home = Home(small_disk / "h", QUICK + "\n[store]\nmin_free_bytes = 0\n")
+    runtime = Runtime(home)
+    try:
+        before = {program: runtime.wait_for(program) for program in PROGRAMS}
+        eventually(
+            lambda: all(p.state == "RUNNING" for p in runtime.programs().values()),
+            20,
+            "all stand for a while",
+        )
+        _fill(small_disk / "rubbish")
+        kill(before["refresh"])
+        fresh = runtime.wait_for("refresh", other_than=before["refresh"])
+        looks = home.layout.status_file("sentinel").stat().st_mtime_ns
+        eventually(
+            lambda: home.layout.status_file("sentinel").stat().st_mtime_ns > looks + 6_000_000_000,
+            30,
+            "the sentinel looked for three times the patience that it has",
+        )
+        now = {worker: runtime.pid(worker) for worker in WORKERS}
+        assert now == {worker: before[worker] for worker in WORKERS} | {"refresh": fresh}
+        (small_disk / "rubbish").unlink()
+        eventually(lambda: home.edgectl("send", "--stream", "s", "there is room again").returncode == 0, 30)
+    finally:
+        runtime.close()
+
+
+def _fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as rubbish:
+        try:
+            while rubbish.write(bytes(4096)):
+                pass
+        except OSError:
+            pass

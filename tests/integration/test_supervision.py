@@ -1,0 +1,161 @@
+"""What holds workers: locks, the tie to their parent, supervisord's socket, an orderly restart under load."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from runtime.adapters.process import Lock, has_open, lock_holder, process_state
+from runtime.adapters.store_reader import StoreReader
+from runtime.adapters.supervisor import Supervisor
+from runtime.core.message import StoredMessage
+from runtime.errors import Rejected, Retryable, UsageError
+from runtime.producer import Producer
+from tests.harness import Home, clean_environment, eventually
+from tests.supervised import Runtime, gone
+
+SUPERVISORCTL = Path(sys.executable).parent / "supervisorctl"
+WORKING = dict.fromkeys(("ingest", "provisioning", "refresh", "upload"), "work")
+
+
+def test_restarting_everything_under_load_loses_and_repeats_nothing_for_keyed_producers(home: Home) -> None:
+    runtime = Runtime(home)
+    try:
+        runtime.wait_for("ingest")
+        over, acknowledged = threading.Event(), []
+
+        def send() -> None:
+            with Producer(home.config.producer_endpoint(), retry_for_s=60) as producer:
+                number = 0
+                while not over.is_set():
+                    producer.put(f"{number}", stream="s")
+                    acknowledged.append(number)
+                    number += 1
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        for _ in range(2):
+            so_far = len(acknowledged)
+            eventually(lambda n=so_far: len(acknowledged) > n + 50, 40, "messages flow")
+            restart = subprocess.run(
+                [str(SUPERVISORCTL), "-c", "supervisord.conf", "restart", "all"],
+                cwd=home.folder, env={"PATH": os.environ["PATH"]}, capture_output=True, timeout=60,
+            )  # fmt: skip
+            assert restart.returncode == 0, restart.stdout
+        over.set()
+        sender.join(60)
+        reader = StoreReader(home.layout.messages_db)
+        stored = [m for m in reader.after(0, 1_000_000, 1 << 30) if isinstance(m, StoredMessage)]
+        reader.close()
+        assert [int(m.payload) for m in stored] == acknowledged
+    finally:
+        runtime.close()
+
+
+def test_a_second_worker_of_a_kind_refuses_and_names_the_first(home: Home) -> None:
+    first = home.start_worker("refresh")
+    eventually(lambda: lock_holder(home.layout.lock("refresh")) == first.pid, 30)
+    second = home.edgectl("worker", "refresh")
+    assert second.returncode == 2
+    assert f"process {first.pid} holds" in second.stderr
+    assert first.running()
+
+
+def test_a_lock_outlives_no_process_and_needs_no_hand(tmp_path: Path) -> None:
+    path = tmp_path / "x.lock"
+    script = (
+        "import sys, time\nfrom pathlib import Path\nfrom runtime.adapters.process import Lock\n"
+        "lock = Lock(Path(sys.argv[1]))\ntime.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", script, str(path)], env=clean_environment())
+    eventually(lambda: lock_holder(path) == holder.pid, 20)
+    assert has_open(holder.pid, path)
+    with pytest.raises(UsageError, match=str(holder.pid)):
+        Lock(path)
+    holder.kill()
+    holder.wait()
+    assert lock_holder(path) is None
+    Lock(path).release()
+
+
+def test_looking_who_holds_a_lock_never_keeps_a_worker_from_taking_it(tmp_path: Path) -> None:
+    path = tmp_path / "x.lock"
+    Lock(path).release()
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            lock_holder(path)
+
+    looker = threading.Thread(target=look)
+    looker.start()
+    try:
+        for _ in range(50):
+            Lock(path).release()
+    finally:
+        over.set()
+        looker.join()
+
+
+def test_a_worker_whose_supervisor_died_before_it_could_ask_leaves_at_once(home: Home) -> None:
+    home.layout.supervisor_pid_file.write_text("1\n")  # not our parent
+    worker = home.start_worker("refresh", SUPERVISOR_ENABLED="1")
+    assert worker.popen.wait(30) == 1
+    assert lock_holder(home.layout.lock("refresh")) is None
+
+
+def test_a_worker_dies_with_its_parent(home: Home) -> None:
+    script = (
+        "import subprocess, sys, time\n"
+        "command = [sys.executable, '-m', 'runtime', '--home', sys.argv[1], 'worker', 'refresh']\n"
+        "child = subprocess.Popen(command)\n"
+        "time.sleep(120)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script, str(home.folder)], env=clean_environment())
+    worker = eventually(lambda: lock_holder(home.layout.lock("refresh")), 30)
+    eventually(lambda: home.layout.status_file("refresh").exists(), 30, "it is at work")
+    parent.kill()
+    parent.wait()
+    eventually(lambda: gone([worker]), 5, "the worker is gone")
+
+
+def test_a_worker_writes_the_stacks_of_its_threads_to_its_log_when_asked(home: Home) -> None:
+    worker = home.start_worker("refresh")
+    eventually(lambda: home.layout.status_file("refresh").exists(), 30)
+    worker.signal(signal.SIGUSR1)
+    eventually(lambda: "most recent call first" in worker.said(), 10)
+    assert worker.running()
+    worker.signal(signal.SIGSTOP)
+    eventually(lambda: process_state(worker.pid) == "stopped", 5)
+
+
+def test_a_supervisord_that_does_not_answer_costs_its_deadline_and_no_more(tmp_path: Path) -> None:
+    path = tmp_path / "supervisor.sock"
+    with pytest.raises(Retryable):
+        Supervisor(path, timeout_s=0.3).programs()
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.bind(str(path))
+        deaf.listen()
+        began_s = time.monotonic()
+        with pytest.raises(Retryable):
+            Supervisor(path, timeout_s=0.3).programs()
+        assert time.monotonic() - began_s < 3
+
+
+def test_what_supervisord_refuses_is_told_apart_from_silence(home: Home) -> None:
+    runtime = Runtime(home, WORKING)
+    try:
+        with pytest.raises(Rejected, match="ALREADY_STARTED"):
+            Supervisor(home.layout.supervisor_socket).start("ingest")
+        with pytest.raises(Rejected, match="BAD_NAME"):
+            Supervisor(home.layout.supervisor_socket).start("nobody")
+    finally:
+        runtime.close()
