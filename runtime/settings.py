@@ -88,17 +88,26 @@ class Identity:
 
     mode: str = setting(
         "platform",
-        "platform: an operator approves; mtls: a client certificate at the platform; connection-string: none",
-        choices=("platform", "mtls", "connection-string"),
+        "platform: an operator approves; mtls: a client certificate at the platform; connection-string: "
+        "no platform; dps: Azure's provisioning service",
+        choices=("platform", "mtls", "connection-string", "dps"),
     )
     certificate_file: Path | None = setting(
-        None, "PEM file of the client certificate, for mtls and a connection string with x509=true"
+        None, "PEM file of the client certificate, for mtls, dps or a connection string with x509=true"
     )
     key_file: Path | None = setting(None, "PEM file of its private key")
     connection_string: Secret | None = setting(None, "hub connection string; better in a file")
     connection_string_file: Path | None = setting(
         None, "file that holds it; default: the systemd credential connection-string"
     )
+    dps_host: str = setting("global.azure-devices-provisioning.net", "host of the provisioning service")
+    dps_id_scope: str | None = setting(None, "its id scope, 0ne...")
+    dps_registration_id: str | None = setting(None, "who we are there; default: device.id")
+    dps_key: Secret | None = setting(
+        None, "symmetric key; better in a file. Without one the certificate serves"
+    )
+    dps_key_file: Path | None = setting(None, "file that holds it; default: the systemd credential dps-key")
+    dps_group: bool = setting(False, "the key is an enrolment group's, from which the device's is derived")
     hold_backlog_on_identity_change: bool = setting(
         False, "send nothing under another device id than before until `edgectl identity --accept`"
     )

@@ -3,6 +3,7 @@
     platform           with a Registration Token that the operator's approval brought
     mtls               with a client certificate, at the same platform
     connection-string  without any platform: a device key (we sign), a SAS, or a certificate (x509=true)
+    dps                Azure's provisioning service assigns the hub; then by key or certificate, as above
 
 A way that needs no Registration Token rests on a *basis* instead: a name for the files and settings it is
 made of. Another basis (a certificate renewed on disk, another connection string) means registering anew.
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from runtime.adapters import dps
 from runtime.adapters.clock import Clock, SystemClock
 from runtime.adapters.https import Trust, Waiting
 from runtime.adapters.platform import Platform
@@ -42,6 +44,8 @@ def registrar(settings: Settings, waiting: Waiting = lambda: False) -> Registrar
     """The way that the configuration chooses."""
     if settings.identity.mode == "connection-string":
         return ByConnectionString(settings)
+    if settings.identity.mode == "dps":
+        return ByDps(settings, waiting)
     return ByPlatform(settings, waiting)
 
 
@@ -120,6 +124,65 @@ class ByConnectionString:
     def _text(self) -> Secret | None:
         mine = self.settings.identity
         return secret_from(mine.connection_string, mine.connection_string_file, "connection-string")
+
+
+@dataclass(frozen=True)
+class ByDps:
+    """Azure DPS. Asked at every renewal: the service may have moved us to another hub."""
+
+    settings: Settings
+    waiting: Waiting = lambda: False
+    clock: Clock = field(default_factory=SystemClock)
+
+    def missing(self) -> str | None:
+        if not self.settings.identity.dps_id_scope:
+            return "identity.dps_id_scope is not set"
+        if not self._registration_id():
+            return "neither identity.dps_registration_id nor device.id is set"
+        return None if self._shared_key() else _missing_certificate(self.settings)
+
+    def basis(self) -> str | None:
+        mine = self.settings.identity
+        who = f"{mine.dps_host} {mine.dps_id_scope} {self._registration_id()}"
+        return f"dps {who} {fingerprint(self._shared_key())} {_certificate_mark(self.settings)}"
+
+    def register(self, token: Secret | None) -> Answer[Registration]:
+        mine = self.settings.identity
+        try:
+            key = self._key()
+            found = dps.assign(self._question(key), self.waiting)
+            if not found.outcome.good:
+                return Answer(found.outcome, reason=found.reason)
+            host, device = found.hub_host, found.device_id
+            if key is None:
+                files = (str(mine.certificate_file), str(mine.key_file))
+                return Answer(Outcome.OK, Registration(host, device, None, None, files))
+            sas = connection_string.sign(host, device, key, int(self.clock.wall_s() + mine.sas_lifetime_s))
+            return Answer(Outcome.OK, Registration(host, device, mine.sas_lifetime_s, sas))
+        except ValueError as exc:
+            return Answer(Outcome.BAD_REQUEST, reason=str(exc))
+
+    def _question(self, key: Secret | None) -> dps.Question:
+        mine = self.settings.identity
+        files = (None, None) if key else (mine.certificate_file, mine.key_file)
+        ca_file = self.settings.platform.ca_file
+        return dps.Question(
+            mine.dps_host, mine.dps_id_scope or "", self._registration_id() or "", key, *files, ca_file
+        )
+
+    def _registration_id(self) -> str | None:
+        return self.settings.identity.dps_registration_id or self.settings.device.id
+
+    def _shared_key(self) -> Secret | None:
+        mine = self.settings.identity
+        return secret_from(mine.dps_key, mine.dps_key_file, "dps-key")
+
+    def _key(self) -> Secret | None:
+        """The device's own key."""
+        key = self._shared_key()
+        if key is None or not self.settings.identity.dps_group:
+            return key
+        return connection_string.derived_key(key, self._registration_id() or "")
 
 
 def _missing_certificate(settings: Settings) -> str | None:

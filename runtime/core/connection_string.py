@@ -49,13 +49,22 @@ def sas_expiry_s(sas: str) -> float | None:
     return float(found[1]) if found else None
 
 
+def derived_key(group_key: Secret, registration_id: str) -> Secret:
+    """The key of one device out of its enrolment group's. Raises ValueError where that is not base64."""
+    digest = hmac.new(_decoded(group_key), registration_id.encode(), hashlib.sha256).digest()
+    return Secret(base64.b64encode(digest).decode())
+
+
 def sign(hub_host: str, device_id: str, key: Secret, expiry_s: int) -> Secret:
     """A SAS for the device, good until `expiry_s` (unix). Raises ValueError where the key is not base64."""
     resource = quote(f"{hub_host}/devices/{device_id}", safe="")
-    try:
-        secret = base64.b64decode(key.reveal(), validate=True)
-    except (binascii.Error, ValueError):
-        raise ValueError("the device key is not base64") from None
-    digest = hmac.new(secret, f"{resource}\n{expiry_s}".encode(), hashlib.sha256).digest()
+    digest = hmac.new(_decoded(key), f"{resource}\n{expiry_s}".encode(), hashlib.sha256).digest()
     signature = quote(base64.b64encode(digest), safe="")
     return Secret(f"SharedAccessSignature sr={resource}&sig={signature}&se={expiry_s}")
+
+
+def _decoded(key: Secret) -> bytes:
+    try:
+        return base64.b64decode(key.reveal(), validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("the key is not base64") from None

@@ -1,0 +1,136 @@
+"""Azure's Device Provisioning Service through azure-iot-device's own client, in a process of its own.
+
+The client knows no deadline, and after an error it may leave a network thread behind. A child that is killed
+when its time is over leaves nothing, and `refresh` need not carry the library for one call a day. The
+question goes to the child's stdin and the answer comes from its stdout: no key is in a command line or file.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.adapters.https import SLICE_S, Waiting
+from runtime.core.answer import Outcome
+from runtime.core.secret import Secret
+
+DEADLINE_S = 60.0
+"""For the whole registration: the service assigns in steps of a few seconds."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """Who asks whom. A key, or a certificate with its private key."""
+
+    host: str
+    id_scope: str
+    registration_id: str
+    key: Secret | None = None
+    certificate: Path | None = None
+    key_file: Path | None = None
+    ca_file: Path | None = None
+
+    def to_json(self) -> str:
+        """For the child's stdin."""
+        paths = {name: str(getattr(self, name) or "") for name in ("certificate", "key_file", "ca_file")}
+        mine = {"host": self.host, "id_scope": self.id_scope, "registration_id": self.registration_id}
+        return json.dumps({**mine, **paths, "key": self.key.reveal() if self.key else ""})
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """What the service said. `hub_host` and `device_id` are set where the outcome is good."""
+
+    outcome: Outcome
+    hub_host: str = ""
+    device_id: str = ""
+    reason: str = ""
+
+
+def assign(question: Question, waiting: Waiting = lambda: False, deadline_s: float = DEADLINE_S) -> Assigned:
+    """Ask the service which hub is ours, within `deadline_s`; `waiting` may end it sooner."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "runtime.adapters.dps"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    with child:
+        try:
+            return _listen(child, question, waiting, time.monotonic() + deadline_s)
+        finally:
+            child.kill()
+
+
+def _listen(child: subprocess.Popen[str], question: Question, waiting: Waiting, end_s: float) -> Assigned:
+    told: str | None = question.to_json()
+    while True:
+        try:
+            answer, _ = child.communicate(told, timeout=SLICE_S)
+        except subprocess.TimeoutExpired:
+            told = None  # it has been handed over
+            if waiting():
+                return Assigned(Outcome.ABANDONED)
+            if time.monotonic() >= end_s:
+                return Assigned(Outcome.TIMED_OUT, reason="no assignment in time")
+            continue
+        try:
+            found = json.loads(answer)
+            return Assigned(Outcome[found.pop("outcome")], **found)
+        except (ValueError, KeyError, TypeError):
+            return Assigned(Outcome.CUT, reason=f"the provisioning client ended with {child.returncode}")
+
+
+def _client(asked: dict[str, str]) -> Any:
+    from azure.iot.device import X509, ProvisioningDeviceClient
+
+    more: dict[str, Any] = {}
+    if asked["ca_file"]:
+        more["server_verification_cert"] = Path(asked["ca_file"]).read_text()
+    who = (asked["host"], asked["registration_id"], asked["id_scope"])
+    if asked["key"]:
+        return ProvisioningDeviceClient.create_from_symmetric_key(*who, asked["key"], **more)
+    certificate = X509(asked["certificate"], asked["key_file"])
+    return ProvisioningDeviceClient.create_from_x509_certificate(*who, certificate, **more)
+
+
+def _ask(asked: dict[str, str]) -> dict[str, str]:
+    """The child's whole work. Whatever is wrong has a name of ours."""
+    from azure.iot.device import exceptions
+
+    names: dict[type[Exception], Outcome] = {
+        exceptions.CredentialError: Outcome.UNAUTHORIZED,
+        exceptions.ConnectionFailedError: Outcome.UNREACHABLE,
+        exceptions.ConnectionDroppedError: Outcome.CUT,
+        exceptions.OperationTimeout: Outcome.TIMED_OUT,
+        exceptions.ServiceError: Outcome.UNAVAILABLE,
+        OSError: Outcome.NO_CERTIFICATE,
+        ValueError: Outcome.BAD_REQUEST,
+    }
+    try:
+        result = _client(asked).register()
+    except Exception as exc:  # its tree is not all documented; what is not named is weather
+        outcome = next((o for kind, o in names.items() if isinstance(exc, kind)), Outcome.UNEXPECTED)
+        return {"outcome": outcome.name, "reason": type(exc).__name__}
+    state = result.registration_state
+    if result.status != "assigned" or not state.assigned_hub:
+        outcome = Outcome.DISABLED if result.status == "disabled" else Outcome.FORBIDDEN
+        return {"outcome": outcome.name, "reason": f"the service says {result.status}"}
+    return {"outcome": Outcome.OK.name, "hub_host": state.assigned_hub, "device_id": state.device_id}
+
+
+if __name__ == "__main__":
+    import os
+
+    from runtime.adapters.process import die_with_parent
+
+    die_with_parent()
+    sys.stdout.write(json.dumps(_ask(json.load(sys.stdin))))
+    sys.stdout.flush()
+    os._exit(0)  # the library's threads may not want to end
