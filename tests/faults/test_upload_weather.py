@@ -100,7 +100,7 @@ def test_a_hub_that_refuses_connections_or_is_away_costs_nothing_but_time(home: 
 def test_a_throttled_hub_gets_its_messages_at_its_own_speed(home: Home, cloud: Cloud) -> None:
     cloud.faults(throttle_per_s=40)
     uploading(home, cloud)
-    payloads = put_many(home, 400)
+    payloads = put_many(home, 200)
     eventually(lambda: backlog(home) == 0, 60)
     check_arrivals(cloud, payloads)
     assert quarantined(home) == {}
@@ -125,5 +125,5 @@ def test_ingest_and_upload_are_killed_in_turn_and_repeats_stay_within_the_window
     eventually(lambda: backlog(home) == 0, 60)
     check_arrivals(cloud, payloads)
     repeats = len(cloud.messages()) - cloud.message_count()
-    unreported = 6 * 1000  # acknowledged by the hub, and upload was killed before ingest had heard of it
-    assert repeats <= 6 * 32 + unreported
+    unreported = 100  # acknowledged by the hub, and upload was killed before ingest had heard of it
+    assert repeats <= 6 * (32 + unreported)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import socket
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from runtime.adapters import hub as hub_adapter
+from runtime.core.credentials import HubCredentials
 from runtime.core.envelope import Telemetry
 from runtime.core.line import Acked, Cause, Connected
 from runtime.core.secret import Secret
@@ -140,3 +142,29 @@ def test_a_silent_hub_is_let_go_of_within_the_deadline(cloud: Cloud) -> None:
     assert time.monotonic() - began_s < 5.0
     cloud.no_faults()
     line.discard(line.connect(credentials))
+
+
+def test_a_certificate_serves_instead_of_a_sas(cloud: Cloud, folder: Path) -> None:
+    path = f"/workspaces/{cloud.facts['workspace']}/devices/certificates/create"
+    made = cloud.call("POST", path, {"deviceId": "dev-x509"})
+    certificate, key = folder / "device.pem", folder / "device.key"
+    certificate.write_text(made["certificate"])
+    key.write_text(made["privateKey"])
+    device = f"{cloud.facts['workspace']}:dev-x509"
+    line = Line(cloud)
+    line.connect(
+        HubCredentials(cloud.facts["hub_host"], device, generation=1, certificate=certificate, key=key)
+    )
+    line.hub.send("x", message(1))
+    line.until(lambda seen: acked(seen) == ["x"])
+    assert cloud.messages()[0].device_id == device
+    line.discard(1)
+
+
+def test_a_hub_that_falls_silent_while_nothing_is_sent_is_noticed_by_the_keepalive(cloud: Cloud) -> None:
+    line = Line(cloud, keepalive_s=1)
+    line.connect(register(cloud))
+    cloud.faults(silent=True)
+    line.until(lambda seen: bool(losses(seen)), 10.0)
+    assert losses(line.seen)[0].cause is Cause.DROPPED
+    line.discard(1)
