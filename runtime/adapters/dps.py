@@ -88,16 +88,18 @@ def _listen(child: subprocess.Popen[str], question: Question, waiting: Waiting, 
 
 
 def _client(asked: dict[str, str]) -> Any:
-    from azure.iot.device import X509, ProvisioningDeviceClient
+    import azure.iot.device
 
+    library: Any = azure.iot.device  # X509 has no types
+    client = library.ProvisioningDeviceClient
     more: dict[str, Any] = {}
     if asked["ca_file"]:
         more["server_verification_cert"] = Path(asked["ca_file"]).read_text()
     who = (asked["host"], asked["registration_id"], asked["id_scope"])
     if asked["key"]:
-        return ProvisioningDeviceClient.create_from_symmetric_key(*who, asked["key"], **more)
-    certificate = X509(asked["certificate"], asked["key_file"])
-    return ProvisioningDeviceClient.create_from_x509_certificate(*who, certificate, **more)
+        return client.create_from_symmetric_key(*who, asked["key"], **more)
+    certificate = library.X509(asked["certificate"], asked["key_file"])
+    return client.create_from_x509_certificate(*who, certificate, **more)
 
 
 def _ask(asked: dict[str, str]) -> dict[str, str]:

@@ -16,15 +16,15 @@ writers at a WAL reset. `synchronous=EXTRA` syncs the folder too, so that a save
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import stat
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime.adapters.identity_file import alone, check_private, connect, create, damaged, set_aside
 from runtime.core.answer import Grant, Outcome, Registration
 from runtime.core.credentials import HubCredentials
 from runtime.core.enrolment import Enrolment
@@ -32,11 +32,7 @@ from runtime.core.enrolment import Phase as EnrolmentPhase
 from runtime.core.moment import Moment
 from runtime.core.renewal import Life, Pace, Task
 from runtime.core.secret import Secret
-from runtime.errors import NeedsHuman
 from runtime.layout import Layout
-
-BUSY_TIMEOUT_S = 5.0
-SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -95,7 +91,7 @@ class IdentityReader:
         if not self._path.exists():
             return Identity(Enrolment())
         check_private(self._path)
-        with closing(_connect(self._path)) as db:
+        with closing(connect(self._path)) as db:
             db.execute("PRAGMA query_only = 1")
             if db.execute("PRAGMA user_version").fetchone()[0] == 0:
                 return Identity(Enrolment())  # the first writer is at it
@@ -111,13 +107,22 @@ class IdentityStore(IdentityReader):
     """Reads and writes."""
 
     def __init__(self, layout: Layout) -> None:
-        """Make the database where there is none. Raises NeedsHuman where others could read it."""
+        """Make the database where there is none, or none that can be read.
+
+        Raises NeedsHuman where others could read it.
+        """
         super().__init__(layout)
-        if not self._path.exists():
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        check_private(self._path)
-        with closing(_connect(self._path)) as db:
-            _migrate(db)
+        with alone(self._path.parent):
+            create(self._path)
+            if damaged(self._path):
+                set_aside(self._path)
+                create(self._path)
+                self._begin_after(time.time())
+
+    def _begin_after(self, wall_s: float) -> None:
+        """Generations that were never handed out: the seconds since 1970 are more than there were changes."""
+        with self._change() as db:
+            db.execute("INSERT INTO hub VALUES (1, '', '', ?, NULL, NULL)", (int(wall_s),))
 
     def save_enrolment(self, record: Enrolment) -> None:
         """Keep the state machine's record."""
@@ -214,7 +219,7 @@ class IdentityStore(IdentityReader):
     def _change(self) -> Iterator[sqlite3.Connection]:
         """One short transaction; takes the write lock first."""
         check_private(self._path)
-        with closing(_connect(self._path)) as db:
+        with closing(connect(self._path)) as db:
             db.execute("BEGIN IMMEDIATE")
             try:
                 yield db
@@ -222,47 +227,6 @@ class IdentityStore(IdentityReader):
                 db.execute("ROLLBACK")
                 raise
             db.execute("COMMIT")
-
-
-def check_private(path: Path) -> None:
-    """Raise NeedsHuman where someone else could read or replace the tokens."""
-    for one, mode in ((path.parent, 0o700), (path, 0o600)):
-        found = one.stat()
-        if found.st_uid not in (os.geteuid(), os.getuid()) and os.geteuid() != 0:
-            raise NeedsHuman(f"{one} belongs to user {found.st_uid}", hint="chown it to the runtime's user")
-        if stat.S_IMODE(found.st_mode) & 0o077:
-            raise NeedsHuman(f"{one} is open to others", hint=f"chmod {mode:o} {one}")
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)
-    db.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
-    db.execute("PRAGMA synchronous = EXTRA")
-    db.execute("PRAGMA secure_delete = ON")  # a token that was deleted is gone from the file too
-    return db
-
-
-def _migrate(db: sqlite3.Connection) -> None:
-    if db.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION:
-        return
-    from sqlite_utils import Database  # late: 20 MB that only the first start needs
-
-    db.execute("BEGIN IMMEDIATE")
-    if db.execute("PRAGMA user_version").fetchone()[0] == 0:  # the other writer may have been first
-        moment = {"wall_s": float, "boot_s": float, "boot_id": str}
-        made = Database(db)
-        token = {"kind": str, "text": str, "serial": int, "lifetime_s": float, "age_s": float, "draw": float}
-        made.create_table("tokens", {**token, **moment}, pk="kind", not_null={"text", "serial", "boot_id"})
-        enrolment = {"id": int, "phase": str, "basis": str, "operation_id": str, "verification_code": str}
-        trouble = {"trouble": str, "reason": str, "failures": int, "pause_s": float}
-        made.create_table("enrolment", {**enrolment, **trouble, **moment}, pk="id")
-        pace = {"task": str, "failures": int, "pause_s": float, "outcome": str, "reason": str}
-        made.create_table("paces", {**pace, **moment}, pk="task")
-        hub = {"id": int, "host": str, "device_id": str, "generation": int, "certificate": str, "key": str}
-        made.create_table("hub", hub, pk="id")
-        made.create_table("facts", {"name": str, "value": float}, pk="name")
-        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    db.execute("COMMIT")
 
 
 def _read(db: sqlite3.Connection) -> Identity:

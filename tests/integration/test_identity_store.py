@@ -205,6 +205,35 @@ def test_two_writers_at_once_neither_fail_nor_lose_a_write(layout: Layout) -> No
     )
 
 
+@pytest.mark.parametrize("damage", [b"not a database at all" * 100, None], ids=["overwritten", "torn page"])
+def test_a_damaged_database_is_set_aside_and_the_device_can_be_provisioned_again(
+    damage: bytes | None, store: IdentityStore, layout: Layout
+) -> None:
+    store.save_provisioned(DONE, grant("t"), NOW, 0.5)
+    store.save_registered(1, registration("sas"), NOW, 0.5)
+    before = store.hub_credentials()
+    whole = layout.identity_db.read_bytes()
+    layout.identity_db.write_bytes(damage or whole[:4096] + bytes([0xA5]) * (len(whole) - 4096))
+    again = IdentityStore(layout)
+    assert again.read().registration is None
+    assert (layout.state / "identity.db.damaged").exists()
+    again.save_provisioned(DONE, grant("t2"), NOW, 0.5)
+    again.save_registered(1, registration("sas"), NOW, 0.5)
+    after = again.hub_credentials()
+    assert before is not None and after is not None and after.generation > before.generation
+
+
+def test_a_sound_database_is_never_set_aside_by_two_that_start_at_once(layout: Layout) -> None:
+    IdentityStore(layout).save_provisioned(DONE, grant("kept"), NOW, 0.5)
+    starters = [threading.Thread(target=IdentityStore, args=(layout,)) for _ in range(8)]
+    for one in starters:
+        one.start()
+    for one in starters:
+        one.join(30)
+    assert texts(IdentityReader(layout).read())["registration"] == "kept"
+    assert not (layout.state / "identity.db.damaged").exists()
+
+
 def test_a_writer_killed_in_a_transaction_leaves_the_state_before_it(layout: Layout) -> None:
     store = IdentityStore(layout)
     store.save_provisioned(DONE, grant("kept"), NOW, 0.5)

@@ -1,0 +1,110 @@
+"""identity.db as a file: its schema, how it is opened, who may read it, and what becomes of a damaged one."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import stat
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from loguru import logger
+
+from runtime.errors import NeedsHuman
+
+BUSY_TIMEOUT_S = 5.0
+SCHEMA_VERSION = 1
+
+
+def check_private(path: Path) -> None:
+    """Raise NeedsHuman where someone else could read or replace the tokens."""
+    for one, mode in ((path.parent, 0o700), (path, 0o600)):
+        found = one.stat()
+        if found.st_uid not in (os.geteuid(), os.getuid()) and os.geteuid() != 0:
+            raise NeedsHuman(f"{one} belongs to user {found.st_uid}", hint="chown it to the runtime's user")
+        if stat.S_IMODE(found.st_mode) & 0o077:
+            raise NeedsHuman(f"{one} is open to others", hint=f"chmod {mode:o} {one}")
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Only one of the two writers makes, or sets aside, at a time."""
+    fd = os.open(folder / "identity.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def create(path: Path) -> None:
+    """Make the database, or bring it to our schema. What is damaged stays as it is. Raises NeedsHuman."""
+    if not path.exists():
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    check_private(path)
+    try:
+        with closing(connect(path)) as db:
+            _migrate(db)
+    except sqlite3.OperationalError:  # busy, or a full disk: no damage
+        raise
+    except sqlite3.DatabaseError:
+        return
+
+
+def damaged(path: Path) -> bool:
+    """Whether SQLite cannot make sense of the file. A busy one is not damaged."""
+    try:
+        with closing(connect(path)) as db:
+            return bool(db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok")
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError:
+        return True
+
+
+def set_aside(path: Path) -> None:
+    """Keep the damaged file for whoever wants to look: the device provisions again."""
+    aside = path.with_name(f"{path.name}.damaged")
+    path.replace(aside)
+    path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
+    logger.error("identity.db was damaged and is set aside as {name}: provisioning again", name=aside.name)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open it for reading and writing, as every user of it does."""
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)
+    db.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
+    db.execute("PRAGMA synchronous = EXTRA")
+    db.execute("PRAGMA secure_delete = ON")  # a token that was deleted is gone from the file too
+    return db
+
+
+def _migrate(db: sqlite3.Connection) -> None:
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version == SCHEMA_VERSION:
+        return
+    if version > SCHEMA_VERSION:
+        raise NeedsHuman(
+            f"identity.db has schema {version}, this runtime knows {SCHEMA_VERSION}",
+            hint="install a newer one",
+        )
+    from sqlite_utils import Database  # late: 20 MB that only the first start needs
+
+    db.execute("BEGIN IMMEDIATE")
+    if db.execute("PRAGMA user_version").fetchone()[0] == 0:  # the other writer may have been first
+        moment = {"wall_s": float, "boot_s": float, "boot_id": str}
+        made = Database(db)
+        token = {"kind": str, "text": str, "serial": int, "lifetime_s": float, "age_s": float, "draw": float}
+        made.create_table("tokens", {**token, **moment}, pk="kind", not_null={"text", "serial", "boot_id"})
+        enrolment = {"id": int, "phase": str, "basis": str, "operation_id": str, "verification_code": str}
+        trouble = {"trouble": str, "reason": str, "failures": int, "pause_s": float}
+        made.create_table("enrolment", {**enrolment, **trouble, **moment}, pk="id")
+        pace = {"task": str, "failures": int, "pause_s": float, "outcome": str, "reason": str}
+        made.create_table("paces", {**pace, **moment}, pk="task")
+        hub = {"id": int, "host": str, "device_id": str, "generation": int, "certificate": str, "key": str}
+        made.create_table("hub", hub, pk="id")
+        made.create_table("facts", {"name": str, "value": float}, pk="name")
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    db.execute("COMMIT")
