@@ -93,7 +93,15 @@ def salvage(path: Path, reason: str) -> Iterator[Report]:
     (path.parent / FOLDER / REPORT).write_text(json.dumps(asdict(report)))
     fresh_path.rename(path)
     _sync(path.parent)
+    finish(path)
     yield report
+
+
+def finish(path: Path) -> None:
+    """A store that was salvaged is history: under its old name it would be salvaged again one day."""
+    aside = path.parent / FOLDER / path.name
+    if path.exists() and aside.exists():
+        aside.rename(aside.with_name(f"{aside.name}.salvaged"))
 
 
 def _fresh(path: Path) -> sqlite3.Connection:

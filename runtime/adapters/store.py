@@ -276,7 +276,8 @@ class MessageStore:
             (json.dumps(ids),),
         ).fetchall()
         for number, stream, priority, size in gone:
-            books.removed(number, stream, priority, size, lost)
+            if stream in self._names and isinstance(priority, int) and isinstance(size, int):
+                books.removed(number, stream, priority, size, lost)  # a damaged row was never counted there
 
     def _requeue(self, ids: Sequence[int], books: Books) -> None:
         columns = _COLUMNS.replace("id, ", "", 1)
@@ -295,8 +296,11 @@ class MessageStore:
             self._db.execute(f"DELETE FROM quarantine WHERE id IN {_IN}", (json.dumps(ids),))  # noqa: S608
 
     def _evict(self, admission: Admission, books: Books) -> None:
+        freed = books.freed(self._names)
         for eviction in admission.evictions:
-            self._remove(self._victims(eviction), books, eviction.policy)
+            needed = freed.spend(eviction)  # what is settled in this commit makes room too
+            if needed.amount != NOTHING:
+                self._remove(self._victims(needed), books, eviction.policy)
 
     def _victims(self, eviction: Eviction) -> list[int]:
         where, values = ["priority <= ?"], [eviction.max_priority]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from runtime.core.message import StreamName
-from runtime.core.quota import Amount
+from runtime.core.quota import NOTHING, Amount, Eviction
 from runtime.core.settlement import to_ranges
 
 
@@ -30,6 +30,30 @@ class Change:
     bytes: int = 0
     stored: int = 0
     delivered: int = 0
+
+
+class Freed:
+    """Room made by what was settled: spent once, by the evictions of the same commit."""
+
+    def __init__(self, streams: dict[StreamName, Amount]) -> None:
+        self._streams = streams
+        amounts = streams.values()
+        self._total = Amount(sum(a.messages for a in amounts), sum(a.bytes for a in amounts))
+
+    def spend(self, eviction: Eviction) -> Eviction:
+        """What is left of `eviction` to be done."""
+        credit = self._total
+        if eviction.stream is not None:
+            credit = _least(credit, self._streams.get(eviction.stream, NOTHING))
+        spent = _least(credit, eviction.amount)
+        self._total = self._total.minus(spent)
+        if eviction.stream is not None:
+            self._streams[eviction.stream] = self._streams.get(eviction.stream, NOTHING).minus(spent)
+        return replace(eviction, amount=eviction.amount.minus(spent))
+
+
+def _least(one: Amount, other: Amount) -> Amount:
+    return Amount(min(one.messages, other.messages), min(one.bytes, other.bytes))
 
 
 @dataclass
@@ -59,6 +83,14 @@ class Books:
             change.delivered += 1
         else:
             self.lost[stream, lost].append((number, size))
+
+    def freed(self, names: Mapping[int, StreamName]) -> Freed:
+        """The room that this commit has made so far."""
+        streams: dict[StreamName, Amount] = {}
+        for (stream, _), change in self.levels.items():
+            more = Amount(max(0, -change.messages), max(0, -change.bytes))
+            streams[names[stream]] = streams.get(names[stream], NOTHING).plus(more)
+        return Freed(streams)
 
     def losses(self, names: Mapping[int, StreamName]) -> list[Loss]:
         """What was lost, for the log."""

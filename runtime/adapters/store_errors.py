@@ -4,6 +4,7 @@ speaks.
 StoreError
 ├── StoreFull         no room on the disk: make some, refuse meanwhile
 ├── StoreUnavailable  the disk fails, or is read-only: close, open again later
+│   └── StoreClosed   not open at the moment, for a reason that is being worked on
 ├── StoreDamaged      the file is not sound: set it aside and salvage
 └── StoreNewer        a newer runtime wrote it: a person must decide
 """
@@ -29,6 +30,10 @@ class StoreFull(StoreError, Retryable):
 
 class StoreUnavailable(StoreError, Retryable):
     """The disk cannot be used now."""
+
+
+class StoreClosed(StoreUnavailable):
+    """The store is being opened or salvaged; that is known already, and nothing needs to be done about it."""
 
 
 class StoreDamaged(StoreError):

@@ -16,6 +16,7 @@ from typing import Any
 
 from runtime.adapters.store_errors import SCHEMA_VERSION, StoreUnavailable, translated
 from runtime.core.message import Backlog, CorruptRow, Kind, StoredMessage
+from runtime.core.quota import TOP_PRIORITY
 
 _FIELDS = (
     *("id", "stream", "kind", "priority", "ttl_s", "stored_wall_s", "stored_boot_s", "boot"),
@@ -53,6 +54,7 @@ class StoreReader:
             self._db = sqlite3.connect(
                 f"file:{self._path}?mode=ro", uri=True, isolation_level=None, timeout=1.0
             )
+            self._db.text_factory = _text
             ((version,),) = self._db.execute("PRAGMA user_version").fetchall()
             if version != SCHEMA_VERSION:
                 self.close()
@@ -87,7 +89,7 @@ class StoreReader:
             ).fetchall()
             last, total_bytes = None, 0
             for number, size in sizes:
-                total_bytes += size
+                total_bytes += size if isinstance(size, int) else 0  # damaged: the row itself will say so
                 if last is not None and total_bytes > max_bytes:
                     break
                 last = number
@@ -167,8 +169,21 @@ def _check(message: StoredMessage) -> None:
         all(text is None or isinstance(text, str) for text in texts)
         and isinstance(message.payload, bytes)
         and isinstance(message.priority, int)
+        and 0 <= message.priority <= TOP_PRIORITY
         and isinstance(message.properties, dict)
-        and (message.ttl_s is None or isinstance(message.ttl_s, float))
+        and all(isinstance(value, str) for value in message.properties.values())
+        and isinstance(message.stored_boot_s, int | float)
+        and all(isinstance(at, int | float | None) for at in (message.ttl_s, message.stored_wall_s))
+        and all(isinstance(name, str | None) for name in (message.stream_group, message.stream, message.file))
+        and isinstance(message.key, str)
     )
     if not sound:
         raise TypeError("a column has the wrong type")
+
+
+def _text(found: bytes) -> str | bytes:
+    """Text that is none stays bytes: the row is corrupt, which must not stop the reading of others."""
+    try:
+        return found.decode()
+    except UnicodeDecodeError:
+        return found

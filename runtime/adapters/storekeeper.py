@@ -21,9 +21,16 @@ from pathlib import Path
 from loguru import logger
 
 from runtime.adapters.clock import Clock
-from runtime.adapters.salvage import Report, last_report, pending, salvage
+from runtime.adapters.salvage import Report, finish, last_report, pending, salvage
 from runtime.adapters.store import Loss, MessageStore
-from runtime.adapters.store_errors import StoreDamaged, StoreError, StoreFull, StoreNewer, StoreUnavailable
+from runtime.adapters.store_errors import (
+    StoreClosed,
+    StoreDamaged,
+    StoreError,
+    StoreFull,
+    StoreNewer,
+    StoreUnavailable,
+)
 from runtime.config import Config
 from runtime.core.admission import RETRY_FULL_MS, Admission
 from runtime.core.protocol import Code, ProducerKey, Refused
@@ -73,6 +80,7 @@ class Storekeeper:
         if self._store is not None and now_s >= self._look_s:
             self._look_s = now_s + LOOK_AT_DISK_S
             self._guarded(self._look_at_disk)
+            self._guarded(self._tidy)  # also where somebody always asks for something
 
     def rest(self) -> None:
         """Nobody waits for us: give a little room back to the disk, forget producers long gone."""
@@ -92,6 +100,8 @@ class Storekeeper:
 
     def failed(self, error: StoreError) -> None:
         """The store raised: do what the error calls for."""
+        if isinstance(error, StoreClosed):
+            return  # it is being worked on: beginning again for every request would never come to an end
         logger.bind(error=type(error).__name__).warning("the store: {}", error)
         self._look_s = 0.0
         if isinstance(error, StoreFull) and self._store is not None:
@@ -127,7 +137,7 @@ class Storekeeper:
 
     def _usable(self) -> MessageStore:
         if self._store is None:
-            raise self._trouble or StoreUnavailable()
+            raise StoreClosed(str(self._trouble))
         return self._store
 
     def _guarded(self, action: Callable[[], None]) -> None:
@@ -152,6 +162,7 @@ class Storekeeper:
         if pending(self._path):
             self._salvage = salvage(self._path, "a salvage was interrupted")
             return
+        finish(self._path)
         self._alarm = _alarm(self._path)
         self._store = MessageStore(
             self._path,
