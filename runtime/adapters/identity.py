@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.adapters.identity_file import alone, check_private, connect, create, damaged, set_aside
+from runtime.adapters.identity_file import alone, check_private, connect, create, damaged, set_aside, weather
 from runtime.core.answer import Grant, Outcome, Registration
 from runtime.core.credentials import HubCredentials
 from runtime.core.enrolment import Enrolment
@@ -87,11 +87,11 @@ class IdentityReader:
         self._path = layout.identity_db
 
     def read(self) -> Identity:
-        """Everything, in one snapshot. An empty identity where there is none. Raises NeedsHuman."""
+        """Everything, in one snapshot. Empty where there is none. Raises NeedsHuman, Retryable."""
         if not self._path.exists():
             return Identity(Enrolment())
         check_private(self._path)
-        with closing(connect(self._path)) as db:
+        with weather(), closing(connect(self._path)) as db:
             db.execute("PRAGMA query_only = 1")
             if db.execute("PRAGMA user_version").fetchone()[0] == 0:
                 return Identity(Enrolment())  # the first writer is at it
@@ -217,16 +217,12 @@ class IdentityStore(IdentityReader):
 
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
-        """One short transaction; takes the write lock first."""
+        """One short transaction; takes the write lock first. Raises Retryable where the disk refuses."""
         check_private(self._path)
-        with closing(connect(self._path)) as db:
+        with weather(), closing(connect(self._path)) as db:
             db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-            except BaseException:
-                db.execute("ROLLBACK")
-                raise
-            db.execute("COMMIT")
+            yield db
+            db.execute("COMMIT")  # whatever comes in between closes the connection, which rolls back
 
 
 def _read(db: sqlite3.Connection) -> Identity:

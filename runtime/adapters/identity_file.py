@@ -12,7 +12,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from runtime.errors import NeedsHuman
+from runtime.errors import NeedsHuman, Retryable
 
 BUSY_TIMEOUT_S = 5.0
 SCHEMA_VERSION = 1
@@ -26,6 +26,15 @@ def check_private(path: Path) -> None:
             raise NeedsHuman(f"{one} belongs to user {found.st_uid}", hint="chown it to the runtime's user")
         if stat.S_IMODE(found.st_mode) & 0o077:
             raise NeedsHuman(f"{one} is open to others", hint=f"chmod {mode:o} {one}")
+
+
+@contextmanager
+def weather() -> Iterator[None]:
+    """A full or failing disk, or a writer that holds the lock for long: to be waited out."""
+    try:
+        yield
+    except sqlite3.OperationalError as exc:
+        raise Retryable(f"identity.db: {exc}") from exc
 
 
 @contextmanager

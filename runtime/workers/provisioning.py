@@ -26,10 +26,14 @@ from runtime.core.answer import Answer, Grant, Operation, Outcome
 from runtime.core.enrolment import Call, Enrolment, Phase, Policy, Step, Wish
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
+from runtime.errors import Retryable
 
 NAME = "provisioning"
 TURN_S = 2.0
 """How long a change on disk may go unnoticed."""
+
+DISK_PAUSE_S = 30.0
+"""Pause where the disk takes nothing: what the platform hands out meanwhile could not be kept."""
 
 
 def run(config: Config, stop: Stop) -> None:
@@ -37,7 +41,10 @@ def run(config: Config, stop: Stop) -> None:
     with closing(Hints(config.layout, NAME, listen_to=("refresh",))) as hints:
         clerk = Clerk(config, stop, hints)
         while not stop.requested():
-            hints.wait(min(clerk.turn(), TURN_S), also=[stop])
+            try:
+                hints.wait(min(clerk.turn(), TURN_S), also=[stop])
+            except Retryable as exc:
+                clerk.sit_out(exc)
 
 
 class Clerk:
@@ -106,6 +113,13 @@ class Clerk:
         if call is Call.INIT:
             return platform.init(token, self._config.settings.device.id)
         return platform.complete(token, record.operation_id or "")
+
+    def sit_out(self, exc: Retryable) -> None:
+        """The disk is full or does not answer: say so, and keep the heartbeat for a while."""
+        logger.warning("{reason}; again in {pause:.0f} s", reason=str(exc), pause=DISK_PAUSE_S)
+        until_s = self._clock.boot_s() + DISK_PAUSE_S
+        while self._clock.boot_s() < until_s and not self._stop.wait(TURN_S):
+            self._status.progress({**self._figures, "trouble": str(exc)})
 
     def _waiting(self) -> bool:
         """Keep the heartbeat while a call is under way; true ends the call."""

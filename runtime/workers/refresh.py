@@ -27,10 +27,14 @@ from runtime.core.enrolment import Enrolment
 from runtime.core.moment import Moment
 from runtime.core.renewal import Held, Pace, Phase, Policy, Refusals, Step, Task, Verdict
 from runtime.core.secret import Secret
+from runtime.errors import Retryable
 
 NAME = "refresh"
 TURN_S = 2.0
 """How long a change on disk may go unnoticed."""
+
+DISK_PAUSE_S = 30.0
+"""Pause where the disk takes nothing: what the platform hands out meanwhile could not be kept."""
 
 STALE_REFUSAL_S = 2.0
 """A refusal heard so soon after a registration speaks of the SAS before it."""
@@ -48,8 +52,11 @@ def run(config: Config, stop: Stop) -> None:
         keeper = Keeper(config, stop, hints)
         heard: set[str] = set()
         while not stop.requested():
-            wait_s = keeper.turn(SAS_REFUSED in heard)
-            heard = hints.wait(min(wait_s, TURN_S), also=[stop])
+            try:
+                wait_s = keeper.turn(SAS_REFUSED in heard)
+                heard = hints.wait(min(wait_s, TURN_S), also=[stop])
+            except Retryable as exc:
+                keeper.sit_out(exc)
 
 
 class Keeper:
@@ -201,6 +208,13 @@ class Keeper:
         skew_s = answer.server_s + 0.5 - now.wall_s  # a Date is cut off to whole seconds
         if identity.skew_s is None or abs(skew_s - identity.skew_s) >= SKEW_STEP_S:
             self._store.save_skew(round(skew_s, 1))
+
+    def sit_out(self, exc: Retryable) -> None:
+        """The disk is full or does not answer: say so, and keep the heartbeat for a while."""
+        logger.warning("{reason}; again in {pause:.0f} s", reason=str(exc), pause=DISK_PAUSE_S)
+        until_s = self._clock.boot_s() + DISK_PAUSE_S
+        while self._clock.boot_s() < until_s and not self._stop.wait(TURN_S):
+            self._status.progress({**self._figures, "trouble": str(exc)})
 
     def _waiting(self) -> bool:
         """Keep the heartbeat while a call is under way; true ends the call."""

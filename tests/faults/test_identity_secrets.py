@@ -31,7 +31,7 @@ def everything_written(device: Home) -> dict[str, bytes]:
 
 def test_no_token_is_in_any_log_status_answer_or_process_list(cloud: Cloud, device: Home) -> None:
     known = {cloud.facts["provisioning_token"]}
-    cloud.faults(sas_lifetime_s=20, registration_token_lifetime_s=20)
+    cloud.faults(sas_lifetime_s=12, registration_token_lifetime_s=12)
     device.write_config(cloud.config_toml(log='level = "DEBUG"'))
     device.start_all()
     eventually(cloud.waiting)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import resource
+import signal
 import sqlite3
 import stat
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,7 @@ from runtime.core.enrolment import Enrolment, Phase
 from runtime.core.moment import Moment
 from runtime.core.renewal import Pace, Task
 from runtime.core.secret import Secret
-from runtime.errors import NeedsHuman
+from runtime.errors import NeedsHuman, Retryable
 from runtime.layout import Layout
 from tests.harness import Home
 
@@ -232,6 +235,34 @@ def test_a_sound_database_is_never_set_aside_by_two_that_start_at_once(layout: L
         one.join(30)
     assert texts(IdentityReader(layout).read())["registration"] == "kept"
     assert not (layout.state / "identity.db.damaged").exists()
+
+
+def test_a_database_that_somebody_holds_is_weather_and_not_a_crash(
+    store: IdentityStore, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.adapters.identity_file.BUSY_TIMEOUT_S", 0.1)
+    with closing(sqlite3.connect(layout.identity_db, isolation_level=None)) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        for touch in (store.read, lambda: store.save_skew(1.0)):
+            with pytest.raises(Retryable, match="locked"):
+                touch()
+    store.save_skew(1.0)
+
+
+def test_a_full_disk_is_weather_and_leaves_what_was_there(store: IdentityStore, layout: Layout) -> None:
+    store.save_provisioned(DONE, grant("kept"), NOW, 0.5)
+    size_bytes = layout.identity_db.stat().st_size
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, size_bytes))
+        try:
+            store.save_enrolment(Enrolment(reason="x" * 100_000))
+        except Retryable:
+            os._exit(0)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert texts(store.read())["registration"] == "kept"
 
 
 def test_a_writer_killed_in_a_transaction_leaves_the_state_before_it(layout: Layout) -> None:
