@@ -192,9 +192,6 @@ class Store:
     stream_max_bytes: int = setting(0, "most bytes in every stream; 0: no such limit", low=0)
     stream_max_messages: int = setting(0, "most messages in every stream; 0: no such limit", low=0)
     stream_policy: str = setting("reject", "what gives way when a stream is full", choices=POLICIES)
-    streams: tuple[str, ...] = setting(
-        (), "limits of single streams, each `GROUP/STREAM max_messages=N max_bytes=N policy=P`; - is no name"
-    )
 
 
 @dataclass(frozen=True)
@@ -284,11 +281,7 @@ class Stream:
     chunk_bytes: int = setting(0, "send larger messages in chunks of this size; 0 never", low=0)
     max_messages: int = setting(0, "most messages of this stream in the store; 0 as many as fit", low=0)
     max_bytes: int = setting(0, "most payload bytes of this stream in the store; 0 as many as fit", low=0)
-    when_full: str = setting(
-        "reject",
-        "what happens to a message that does not fit",
-        choices=("reject", "drop-oldest", "drop-lowest-priority"),
-    )
+    policy: str = setting("reject", "what gives way when this stream is full", choices=POLICIES)
     drain: str = setting(
         "in-order", "fresh-first sends new messages before the backlog", choices=("in-order", "fresh-first")
     )
@@ -312,5 +305,5 @@ class Settings:
     stream: Mapping[str, Stream] = field(default_factory=dict)
 
     def of_stream(self, group: str | None, name: str | None) -> Stream:
-        """The settings of a stream: its own, those of its name in any group, or the defaults."""
-        return self.stream.get(f"{group or ''}/{name or ''}") or self.stream.get(name or "") or Stream()
+        """The settings of a stream: its own, or the defaults."""
+        return self.stream.get(f"{group}/{name or ''}" if group else name or "") or Stream()

@@ -33,8 +33,9 @@ from runtime.adapters.store_errors import (
 )
 from runtime.config import Config
 from runtime.core.admission import RETRY_FULL_MS, Admission
+from runtime.core.message import StreamName
 from runtime.core.protocol import Code, ProducerKey, Refused
-from runtime.core.quota import Amount, Limit, Policy, Quota, parse_stream_limits
+from runtime.core.quota import Amount, Limit, Policy, Quota
 from runtime.core.settlement import Settled
 from runtime.settings import Store as StoreSettings
 
@@ -232,12 +233,21 @@ def _alarm(path: Path) -> str | None:
 def quota(config: Config) -> Quota:
     """The limits that the configuration sets. Raises ConfigError."""
     said = config.settings.store
-    every = None
-    if said.stream_max_messages or said.stream_max_bytes:
-        most = Amount(said.stream_max_messages or MAX_INT, said.stream_max_bytes or MAX_INT)
-        every = Limit(most, Policy(said.stream_policy))
     total = Limit(Amount(said.max_messages, said.max_bytes), Policy(said.policy))
-    return Quota(total, every, parse_stream_limits(said.streams), said.max_streams)
+    every = _limit(said.stream_max_messages, said.stream_max_bytes, said.stream_policy)
+    own = {
+        StreamName.parse(name): limit
+        for name, stream in config.settings.stream.items()
+        if (limit := _limit(stream.max_messages, stream.max_bytes, stream.policy))
+    }
+    return Quota(total, every, own, said.max_streams)
+
+
+def _limit(messages: int, bytes: int, policy: str) -> Limit | None:
+    """A stream's limit; None where neither is set."""
+    if not messages and not bytes:
+        return None
+    return Limit(Amount(messages or MAX_INT, bytes or MAX_INT), Policy(policy))
 
 
 def refusal(error: StoreError) -> Refused:

@@ -22,6 +22,12 @@ class StreamName(NamedTuple):
     group: str | None
     stream: str | None
 
+    @classmethod
+    def parse(cls, text: str) -> StreamName:
+        """`STREAM`, or `GROUP/STREAM`, as tables of the configuration are named."""
+        group, slash, stream = text.partition("/")
+        return cls(group or None, stream or None) if slash else cls(None, text or None)
+
     def __str__(self) -> str:
         return f"{self.group or '-'}/{self.stream or '-'}"
 

@@ -13,7 +13,6 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from runtime.core.message import StreamName
-from runtime.errors import ConfigError
 
 TOP_PRIORITY = 9
 
@@ -140,27 +139,3 @@ def _sum(amounts: Iterable[Amount]) -> Amount:
         messages += amount.messages
         stored_bytes += amount.bytes
     return Amount(messages, stored_bytes)
-
-
-def parse_stream_limits(rules: Iterable[str]) -> dict[StreamName, Limit]:
-    """Read `GROUP/STREAM max_messages=N max_bytes=N policy=P` texts; `-` stands for a name left out."""
-    found = {}
-    for rule in rules:
-        name, *words = rule.split()
-        group, slash, stream = name.partition("/")
-        said = dict(word.split("=", 1) for word in words if "=" in word)
-        if not slash or len(said) != len(words) or not said.keys() <= {"max_messages", "max_bytes", "policy"}:
-            raise ConfigError(
-                f"store.streams = {rule!r} must read GROUP/STREAM max_messages=N max_bytes=N policy=P"
-            )
-        try:
-            most = Amount(int(said.get("max_messages", 2**62)), int(said.get("max_bytes", 2**62)))
-            policy = Policy(said.get("policy", Policy.REJECT))
-        except ValueError as exc:
-            raise ConfigError(f"store.streams = {rule!r}: {exc}") from None
-        found[StreamName(_given(group), _given(stream))] = Limit(most, policy)
-    return found
-
-
-def _given(word: str) -> str | None:
-    return None if word in ("", "-") else word

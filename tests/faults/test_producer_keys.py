@@ -20,7 +20,7 @@ def stored(home: Home) -> list[bytes]:
 
 def test_a_resend_that_is_refused_does_not_make_later_messages_vanish(home: Home) -> None:
     """`resend` of an old request, refused: its key must not be given to the next message."""
-    home.write_config("[store]\nstreams = ['-/full max_messages=1']\n")
+    home.write_config("[stream.full]\nmax_messages = 1\n")
     producer = Producer(home.config.producer_endpoint(), retry_for_s=0.3, answer_timeout_s=0.1)
     with pytest.raises(NotStored) as no_answer:
         producer.put(b"a", stream="full")  # ingest does not run yet

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.core.admission import Admission, Stamp, View
 from runtime.core.message import Kind, StreamName
 from runtime.core.protocol import Code, Description, Ping, Pong, ProducerKey, Put, Refused, Stored
-from runtime.core.quota import Amount, Limit, Policy, Quota, parse_stream_limits
+from runtime.core.quota import Amount, Limit, Policy, Quota
 from runtime.core.sequences import Sequences
-from runtime.errors import ConfigError
 
 WIDE = Quota(Limit(Amount(1_000, 100_000)))
 A, B = StreamName(None, "a"), StreamName(None, "b")
@@ -144,7 +142,7 @@ def test_what_is_more_important_never_gives_way_to_what_is_less() -> None:
 
 
 def test_one_full_stream_leaves_the_others_alone() -> None:
-    quota = Quota(Limit(Amount(100, 10_000)), streams=parse_stream_limits(["-/a max_messages=1"]))
+    quota = Quota(Limit(Amount(100, 10_000)), streams={A: Limit(Amount(1, 10_000))})
     deciding = admission(quota)
     assert isinstance(deciding.decide(put(1)), Stored)
     assert code(deciding.decide(put(1))) is Code.STREAM_FULL
@@ -170,14 +168,6 @@ def test_more_streams_or_producers_than_can_be_kept_track_of_are_refused() -> No
     assert code(deciding.decide(put(1, stream="b"))) is Code.TOO_MANY_STREAMS
     other = Put(Kind.MESSAGE, [Description(stream="a")], [b""], ProducerKey("q", "b"), 1)
     assert code(deciding.decide(other)) is Code.TOO_MANY_PRODUCERS
-
-
-@pytest.mark.parametrize(
-    "rule", ["a", "g/s nonsense", "g/s max_messages=x", "g/s policy=never", "g/s colour=red"]
-)
-def test_a_wrong_stream_limit_is_named(rule: str) -> None:
-    with pytest.raises(ConfigError, match=r"store\.streams"):
-        parse_stream_limits([rule])
 
 
 puts = st.builds(

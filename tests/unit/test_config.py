@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from runtime.adapters.storekeeper import MAX_INT
+from runtime.adapters.storekeeper import quota as storekeeper_quota
 from runtime.config import keys, load
+from runtime.core.message import StreamName
+from runtime.core.quota import Amount, Limit, Policy
 from runtime.core.secret import Secret
 from runtime.errors import ConfigError
 
@@ -95,3 +99,14 @@ def test_every_setting_has_a_meaning_and_a_default_that_keeps_its_own_rule() -> 
     for key in keys():
         assert len(key.doc) > 10, key.dotted
         assert key.rule.broken_by(key.default) is None, key.dotted
+
+
+def test_the_limits_of_a_stream_stand_in_its_table_and_nowhere_else(tmp_path: Path) -> None:
+    home = written(
+        tmp_path,
+        '[stream.a]\nmax_messages = 3\npolicy = "drop-oldest"\n[stream."g/b"]\ncompression = "fastest"\n',
+    )
+    quota = storekeeper_quota(load({}, home=home))
+    assert quota.of(StreamName(None, "a")) == Limit(Amount(3, MAX_INT), Policy.DROP_OLDEST)
+    assert quota.of(StreamName("g", "a")) is None
+    assert quota.of(StreamName("g", "b")) is None
