@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from runtime.adapters.supervisor import Program, Supervisor
 from runtime.core.message import StoredMessage
 from runtime.errors import EdgeError
 from runtime.layout import WORKERS
+from tests import plug
 from tests.harness import Cloud, Home, Process, eventually, kill_tree, short_folder
 
 PRODUCERS = 8
@@ -36,6 +38,7 @@ PACE_MS = 40
 MANAGER_PAUSE_S = 1.0
 SETTLE_S = 120.0
 """A hang, a kill, a start, a long backoff, and then the backlog: after so long all must be in order."""
+POWER_CUTS_A_MINUTE = 4
 FLAT_BYTES = 120 * 1024 * 1024
 
 Breakage = Callable[["Chaos"], str]
@@ -281,8 +284,16 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=3.0)
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}, {arguments.minutes:g} minutes", flush=True)
+    kernel = shutil.which("linux.uml")
     with short_folder() as folder:
         wrong = run(arguments.seed, arguments.minutes, folder, lambda line: print(line, flush=True))
+    if kernel is None:
+        print("power cuts left out: user-mode-linux is not installed (see tests/plug.py)")
+    else:
+        cuts = max(4, int(POWER_CUTS_A_MINUTE * arguments.minutes))
+        with short_folder() as folder:
+            if bad := plug.run(kernel, cuts, arguments.seed, "FULL", folder):
+                wrong.append(f"{bad} of {cuts} power cuts lost something acknowledged")
     for sentence in wrong[:20]:
         print(f"WRONG: {sentence}")
     print("FAILED" if wrong else "all in order")

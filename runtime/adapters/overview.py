@@ -32,7 +32,7 @@ GOOD_IDENTITY = "registered"
 def take(config: Config, clock: Clock) -> dict[str, Any]:
     """Everything `edgectl status` shows."""
     layout = config.layout
-    programs = _programs(layout)
+    programs, silence = _programs(layout)
     sentinel = read_status(layout.status_file("sentinel")) or {}
     restarts = sentinel.get("restarts", {})
     workers = {name: _worker(layout, name, programs, restarts, clock) for name in (*WORKERS, "sentinel")}
@@ -45,7 +45,7 @@ def take(config: Config, clock: Clock) -> dict[str, Any]:
     if hub.get("state", GOOD_HUB[0]) not in GOOD_HUB:
         reasons.append(f"hub: {hub['state']}")
     if programs is None:
-        verdict, reasons = "down", ["supervisord does not answer: nothing runs here, or nothing that listens"]
+        verdict, reasons = "down", [silence]
     else:
         verdict = "degraded" if reasons else "healthy"
     return {
@@ -62,11 +62,12 @@ def take(config: Config, clock: Clock) -> dict[str, Any]:
     }
 
 
-def _programs(layout: Layout) -> dict[str, Program] | None:
+def _programs(layout: Layout) -> tuple[dict[str, Program] | None, str]:
+    """Every program, or None and why."""
     try:
-        return Supervisor(layout.supervisor_socket, LOOK_TIMEOUT_S).programs()
-    except EdgeError:
-        return None
+        return Supervisor(layout.supervisor_socket, LOOK_TIMEOUT_S).programs(), ""
+    except EdgeError as exc:
+        return None, str(exc)
 
 
 def _worker(

@@ -67,6 +67,12 @@ class Supervisor:
             return getattr(self._proxy.supervisor, method)(*arguments)
         except xmlrpc.client.Fault as exc:
             raise Rejected(f"supervisord refuses {method}: {exc.faultString}", code=exc.faultString) from exc
+        except PermissionError as exc:
+            raise Retryable(
+                "supervisord may not be asked by this user; be root or the runtime's user"
+            ) from exc
+        except (FileNotFoundError, ConnectionRefusedError) as exc:
+            raise Retryable("supervisord does not run here") from exc
         except (OSError, http.client.HTTPException, xmlrpc.client.Error) as exc:
             raise Retryable(f"supervisord does not answer: {exc or type(exc).__name__}") from exc
 

@@ -23,7 +23,7 @@ from tests.power import Acknowledged, Disk, Event, Fate, Sync, read_trace, recor
 
 REQUESTS = 500
 MESSAGES_EACH = 2
-CUTS = 700
+CUTS = 500
 """Points in the run; each is tried with unsynced writes dropped, kept, and torn."""
 FATES: tuple[Fate, ...] = ("dropped", "kept", "torn")
 SEED = 20260401
@@ -55,7 +55,7 @@ def test_no_cut_of_power_loses_what_was_acknowledged(recorded: Home) -> None:
 @pytest.mark.parametrize("level", ["NORMAL", "OFF"])
 def test_the_same_cuts_do_find_losses_where_commits_are_not_synced(recorded: Home, level: str) -> None:
     events = run_ingest(recorded, sys.executable, "-m", "tests.weak_ingest", level)
-    verdict = pull_the_plug(events, cuts=CUTS // 7)
+    verdict = pull_the_plug(events, cuts=CUTS // 5)
     assert verdict.lost > verdict.states / 20
 
 
