@@ -74,6 +74,7 @@ class Fields(TypedDict, total=False):
     properties: Mapping[str, str] | None
     priority: int | None
     ttl_s: float | None
+    file: str | None
 
 
 class Options(TypedDict, total=False):

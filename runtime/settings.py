@@ -163,6 +163,9 @@ class Ingest:
         None, "secret key of the TCP endpoint (edgectl keys make); producers then need an allowed key"
     )
     curve_clients: Path | None = setting(None, "folder with the .public files of producers allowed over TCP")
+    drop_folder: Path | None = setting(
+        None, "folder from which files named by producers are taken; on the file system of the state"
+    )
     commit_messages: int = setting(500, "most messages in one commit", low=1, high=100_000)
     commit_bytes: int = setting(
         524_288, "most payload bytes in one commit, a single larger message aside", low=1024

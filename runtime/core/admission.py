@@ -14,7 +14,7 @@ Laws, held by `tests/unit/test_admission.py`:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
@@ -35,6 +35,7 @@ from runtime.core.protocol import (
 )
 from runtime.core.quota import TOP_PRIORITY, Amount, Eviction, Levels, Limit, Policy, Quota, Usage
 from runtime.core.sequences import Fate, Sequences
+from runtime.core.spooling import spool_name
 
 RETRY_FULL_MS = 1_000
 ROW_OVERHEAD_BYTES = 128  # what a row takes on disk beside its payload and texts, generously
@@ -111,6 +112,8 @@ class Admission:
     producers: dict[ProducerKey, Sequences] = field(default_factory=dict)
     """Memory that changes with this commit."""
     new_streams: dict[StreamName, int] = field(default_factory=dict)
+    take_file: Callable[[str, str], str | None] = lambda name, key: "files are not taken here"
+    """Take a producer's file for the message with this key, or say why not."""
     disk_bytes: int = 0
     """About what the rows take on disk."""
 
@@ -143,6 +146,7 @@ class Admission:
         self._check_streams(amounts)
         self._make_room(put, amounts)
         warnings = _warnings(put, memory, fresh)
+        self._take_files(put, fresh)
         first_id = self._keep(put, fresh, amounts)
         if memory is None or put.producer is None:
             return Stored(range(first_id, self.next_id))
@@ -178,6 +182,18 @@ class Admission:
                 f"sequences below {memory.floor} are forgotten: whether this was stored cannot be told",
             )
         return [index for index, fate in enumerate(fates) if fate is Fate.NEW]
+
+    def _take_files(self, put: Put, fresh: Sequence[int]) -> None:
+        """Have the files taken that stand for payloads, or refuse."""
+        for index in fresh:
+            name = put.descriptions[index].file
+            if name is None:
+                continue
+            if put.producer is None or put.payloads[index]:
+                raise _Refusal(Code.BAD_FIELD, "a file needs a key (producer, boot, sequence) and no payload")
+            wrong = self.take_file(name, f"{put.producer[0]}/{put.producer[1]}/{put.first_sequence + index}")
+            if wrong is not None:
+                raise _Refusal(Code.BAD_FIELD, f"file {name}: {wrong}")
 
     def _check_streams(self, amounts: Mapping[StreamName, Amount]) -> None:
         missing = {name for name in amounts if name not in self.view.streams and name not in self.new_streams}
@@ -240,7 +256,8 @@ class Admission:
                 described, text_bytes = description, description.text_bytes
                 columns = self._columns(put, description)
             key = f"{prefix}{put.first_sequence + index}" if prefix else None
-            self.rows.append(Row._make((row_id, *columns, key, None, len(payload) + text_bytes, payload)))
+            file = spool_name(key) if key and description.file else None
+            self.rows.append(Row._make((row_id, *columns, key, file, len(payload) + text_bytes, payload)))
         self.next_id = first_id + len(fresh)
         for name, amount in amounts.items():
             self._usage.add(name, amount)

@@ -54,6 +54,7 @@ _TEXT_FIELDS = (
     "message_id",
     "chunk_id",
     "content_type",
+    "file",
 )
 MESSAGE_FIELDS = frozenset((*_TEXT_FIELDS, "properties", "priority", "ttl_s"))
 
@@ -106,6 +107,8 @@ class Description:
     """A JSON object in text, as it is stored; None for no properties."""
     priority: int = DEFAULT_PRIORITY
     ttl_s: float | None = None
+    file: str | None = None
+    """Name of a file in the drop folder that holds the payload."""
 
     @property
     def name(self) -> StreamName:
@@ -128,6 +131,8 @@ def describe(fields: Mapping[str, Any], base: Description) -> Description:
     for name in _TEXT_FIELDS:
         if name in fields:
             changes[name] = _text(name, fields[name])
+    if (changes.get("file") or "").startswith(".") or "/" in (changes.get("file") or ""):
+        raise BadRequest(Code.BAD_FIELD, f"file must be a plain name, not {shown(fields['file'])}")
     if "properties" in fields:
         changes["properties"] = _properties(fields["properties"])
     if "priority" in fields:

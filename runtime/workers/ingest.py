@@ -17,6 +17,7 @@ from runtime.adapters.clock import Clock, SystemClock
 from runtime.adapters.curve import KeyGate
 from runtime.adapters.door import Letter, ProducerDoor
 from runtime.adapters.process import Stop
+from runtime.adapters.spool import Spool
 from runtime.adapters.status import StatusFile
 from runtime.adapters.store import Loss
 from runtime.adapters.store_errors import StoreError
@@ -61,6 +62,7 @@ class Ingest:
         self._most = (settings.commit_messages, settings.commit_bytes)
         self._limits = Limits(settings.max_message_bytes, settings.max_request_bytes)
         self._keeper = Storekeeper(config, clock)
+        self._spool = Spool(config.layout.spool, settings.drop_folder)
         self._gate = KeyGate(settings.curve_clients) if settings.curve_clients else None
         self._doors = _doors(config)
         self._deliveries = DeliveryDoor(config.layout)
@@ -115,6 +117,7 @@ class Ingest:
         keys = {r.producer for _, r in letters if isinstance(r, Put) and r.producer is not None}
         try:
             admission = self._keeper.admission(keys)
+            admission.take_file = self._spool.take
             replies = [r if isinstance(r, Refused) else admission.decide(r) for _, r in letters]
             losses = self._keeper.commit(admission, settled)
         except StoreError as error:

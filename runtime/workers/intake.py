@@ -44,6 +44,7 @@ class Intake:
         self._clock = clock
         self._store = LaneReader(config.layout.messages_db)
         self._sealed: dict[int, Parcel | FileParcel] = {}
+        self._spooled: dict[int, str] = {}
         self._packings: dict[StreamName, Packing] = {}
         self._reading = Reading(self._fresh_first, config.settings.upload.backlog_per_s)
         if not has_brotli() and any(s.compression != "none" for s in config.settings.stream.values()):
@@ -97,9 +98,14 @@ class Intake:
         small = isinstance(sealed, Parcel) and sealed.pieces == 1 and sealed.wire_bytes <= WITNESS_BYTES
         return sealed.open(0) if isinstance(sealed, Parcel) and small else None
 
+    def spooled(self, id: int) -> str | None:
+        """The file in the spool that belongs to a message in hand."""
+        return self._spooled.get(id)
+
     def forget(self, id: int) -> bool:
         """It is settled. Whether a file upload belonged to it."""
         sealed = self._sealed.pop(id, None)
+        self._spooled.pop(id, None)
         return isinstance(sealed, FileParcel) or (sealed is not None and sealed.by_file)
 
     def _answer(self, query: Query) -> None:
@@ -138,6 +144,8 @@ class Intake:
         )
         if self._delivery.offer(offer):
             self._sealed[message.id] = sealed
+            if message.file is not None:
+                self._spooled[message.id] = message.file
 
     def _level(self, lane: Lane) -> Level:
         stream = self._delivery.hand.stream(lane)

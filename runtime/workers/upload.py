@@ -89,6 +89,8 @@ class Uploader:
         self._credentials: HubCredentials | None = None
         self._witness: Telemetry | None = None
         self._probes = 0
+        self._spool = layout.spool
+        self._spooled: dict[int, str] = {}  # files whose messages ingest has not confirmed to have removed
         self._swept = False
         self._look_at_s = 0.0
         self._counts = {"delivered": 0, "quarantined": 0, "dropped": 0}
@@ -102,7 +104,7 @@ class Uploader:
                 logger.info("client {} lost, {}: {}", event.client, event.cause.value, event.reason)
             self._delivery.report(event, now, random.random())
         self._hear_files(now)
-        self._delivery.confirmed(self._reporter.confirmed())
+        self._confirmed(self._reporter.confirmed())
         if self._delivery.unconfirmed < MOST_UNCONFIRMED:
             self._read()
         for step in self._delivery.steps(self._clock.boot_s(), random.random()):
@@ -159,6 +161,12 @@ class Uploader:
             self._stop.wait(TURN_S)
         except Retryable as exc:
             logger.debug("store: {}", exc)
+
+    def _confirmed(self, ids: set[int]) -> None:
+        """Ingest has removed them, on disk: only now their files may go."""
+        self._delivery.confirmed(ids)
+        for id in ids & self._spooled.keys():
+            (self._spool / self._spooled.pop(id)).unlink(missing_ok=True)
 
     def _hear_files(self, now: float) -> None:
         for event in self._files.take():
@@ -219,7 +227,10 @@ class Uploader:
             logger.warning("message {} goes to quarantine: {}", id, reason)
         if settled.delivered:
             self._witness = self._intake.witness(settled.delivered[-1]) or self._witness
+        aside = {id for id, _ in settled.quarantined}
         for id in settled.ids():
+            if (file := self._intake.spooled(id)) and id not in aside:
+                self._spooled[id] = file
             if self._intake.forget(id):
                 self._files.forget(id, self._credentials)
         for name in self._counts:

@@ -1,0 +1,74 @@
+"""Large payloads that a producer names instead of sending: taken from the drop folder into our own.
+
+A producer writes a file into the drop folder, syncs it, and sends its name (`"file": "clip.mp4"`) under a
+key. Before the acknowledgement the file is renamed into the spool, which nobody else may enter, and looked at
+there: what it is can then no longer change. Links, devices, files with a second name and files of strangers
+go back. The name in the spool comes from the message's key, so a request that is sent again finds its file.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+from runtime.core.spooling import spool_name
+
+
+class Spool:
+    """The folder and its door."""
+
+    def __init__(self, folder: Path, drop_folder: Path | None) -> None:
+        self._folder = folder
+        self._drop_folder = drop_folder
+        if drop_folder is not None:
+            folder.mkdir(mode=0o700, exist_ok=True)
+
+    def take(self, name: str, key: str) -> str | None:
+        """Take the file `name` for the message `key`, on disk when this returns. Returns why not, or None."""
+        if self._drop_folder is None:
+            return "no drop folder is configured (ingest.drop_folder)"
+        place = self._folder / spool_name(key)
+        if place.exists():
+            return None  # taken before; its acknowledgement was lost
+        try:
+            source = os.open(self._drop_folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as exc:
+            return f"the drop folder cannot be opened: {exc.strerror}"
+        try:
+            os.rename(name, place, src_dir_fd=source)
+            wrong = self._wrong(place, os.fstat(source).st_uid)
+            if wrong is not None:
+                os.rename(place, name, dst_dir_fd=source)
+            return wrong
+        except OSError as exc:
+            if exc.errno == errno.EXDEV:
+                return "the drop folder must be on the same file system as the runtime's state"
+            return f"file {name}: {exc.strerror}"
+        finally:
+            os.close(source)
+
+    def _wrong(self, place: Path, drop_owner: int) -> str | None:
+        """Why a file that lies in the spool may not stay; else it is synced."""
+        found = place.lstat()
+        if not stat.S_ISREG(found.st_mode):
+            return "not a regular file"
+        if found.st_nlink != 1:
+            return "the file has another name somewhere"
+        if found.st_uid not in (drop_owner, os.geteuid()):
+            return "the file belongs neither to the owner of the drop folder nor to us"
+        try:
+            for path in (place, self._folder):
+                _sync(path)
+        except OSError as exc:
+            return f"the file cannot be read and synced: {exc.strerror}"
+        return None
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

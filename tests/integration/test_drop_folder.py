@@ -1,0 +1,72 @@
+"""Files that producers name: taken before the acknowledgement, uploaded in blocks, gone when delivered."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.adapters.spool import Spool
+from runtime.core.spooling import spool_name
+from tests.harness import Cloud, Home, eventually
+from tests.integration.test_upload import blobs
+from tests.lines import backlog, put, put_in_force, register
+
+KEY = "p/b/0"
+
+
+@pytest.fixture
+def spool(folder: Path) -> Spool:
+    (folder / "drop").mkdir()
+    return Spool(folder / "spool", folder / "drop")
+
+
+def test_a_file_is_taken_whole_and_a_second_request_finds_it_taken(spool: Spool, folder: Path) -> None:
+    (folder / "drop" / "clip").write_bytes(b"film")
+    assert spool.take("clip", KEY) is None
+    assert not (folder / "drop" / "clip").exists()
+    assert (folder / "spool" / spool_name(KEY)).read_bytes() == b"film"
+    assert spool.take("clip", KEY) is None
+    assert spool.take("clip", "p/b/1") is not None
+
+
+def test_links_folders_second_names_and_what_is_outside_are_refused_and_stay(
+    spool: Spool, folder: Path
+) -> None:
+    drop, secret = folder / "drop", folder / "secret"
+    secret.write_text("not yours")
+    (drop / "link").symlink_to(secret)
+    os.link(secret, drop / "hard")
+    (drop / "sub").mkdir()
+    os.mkfifo(drop / "pipe")
+    for name in ("link", "hard", "sub", "pipe", "missing"):
+        assert spool.take(name, f"p/b/{name}") is not None, name
+    assert sorted(path.name for path in drop.iterdir()) == ["hard", "link", "pipe", "sub"]
+    assert list((folder / "spool").iterdir()) == []
+    assert secret.read_text() == "not yours"
+
+
+def test_a_named_file_is_acknowledged_uploaded_and_removed(home: Home, cloud: Cloud) -> None:
+    drop = home.folder / "drop"
+    drop.mkdir()
+    home.write_config(cloud.config_toml(ingest=f'drop_folder = "{drop}"', upload="block_bytes = 65536"))
+    put_in_force(home.layout, register(cloud))
+    home.start_worker("ingest")
+    home.start_worker("upload")
+    eventually(lambda: home.layout.messages_db.exists())
+    content = os.urandom(500_000)
+    (drop / "clip.mp4").write_bytes(content)
+    header: dict[str, Any] = {"stream": "v", "file": "clip.mp4", "producer": "p", "boot": "b", "sequence": 0}
+    ids = put(home, header, b"")
+    assert put(home, header, b"") == ids, "a repeat is not a missing file"
+    eventually(lambda: backlog(home) == 0)
+    (arrived,) = cloud.messages()
+    assert blobs(cloud) == {json.loads(arrived.payload)["link"]: content}
+    eventually(lambda: list(home.layout.spool.iterdir()) == [])
+    assert put(home, header, b"") == ids, "nor is one after the delivery"
+    for wrong in ({"file": "../edge.toml"}, {"file": ".hidden"}, {"file": "missing"}):
+        with pytest.raises(AssertionError, match="bad_field"):
+            put(home, {**header, "sequence": 1, **wrong}, b"")
