@@ -38,18 +38,9 @@ def take(config: Config, clock: Clock) -> dict[str, Any]:
     workers = {name: _worker(layout, name, programs, restarts, clock) for name in (*WORKERS, "sentinel")}
     alarms = sentinel.get("alarms", []) if workers["sentinel"]["state"] == "RUNNING" else []
     hub, identity = _figures(layout, "upload"), _identity(layout)
-    reasons = [why for name, worker in workers.items() if (why := _trouble(name, worker))]
-    reasons += [f"{alarm['worker']}: {alarm['text']}" for alarm in alarms]
-    if identity.get("state", GOOD_IDENTITY) != GOOD_IDENTITY:
-        reasons.append(f"identity: {identity['state']}")
-    if hub.get("state", GOOD_HUB[0]) not in GOOD_HUB:
-        reasons.append(f"hub: {hub['state']}")
-    if programs is None:
-        verdict, reasons = "down", [silence]
-    else:
-        verdict = "degraded" if reasons else "healthy"
+    reasons = [silence] if programs is None else _reasons(workers, alarms, hub, identity)
     return {
-        "verdict": verdict,
+        "verdict": "down" if programs is None else "degraded" if reasons else "healthy",
         "reasons": reasons,
         "home": str(layout.home),
         "workers": workers,
@@ -60,6 +51,19 @@ def take(config: Config, clock: Clock) -> dict[str, Any]:
         "crashes": dict(zip(("count", "last"), count_crashes(layout), strict=True)),
         "alarms": alarms,
     }
+
+
+def _reasons(
+    workers: dict[str, Any], alarms: list[dict[str, str]], hub: dict[str, Any], identity: dict[str, Any]
+) -> list[str]:
+    """Everything that makes the runtime less than healthy, one sentence each."""
+    found = [why for name, worker in workers.items() if (why := _trouble(name, worker))]
+    found += [f"{alarm['worker']}: {alarm['text']}" for alarm in alarms]
+    if identity.get("state", GOOD_IDENTITY) != GOOD_IDENTITY:
+        found.append(f"identity: {identity['state']}")
+    if hub.get("state", GOOD_HUB[0]) not in GOOD_HUB:
+        found.append(f"hub: {hub['state']}")
+    return found
 
 
 def _programs(layout: Layout) -> tuple[dict[str, Program] | None, str]:
