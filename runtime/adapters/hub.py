@@ -135,6 +135,7 @@ class _Client:
         self._options = options
         self._tell = tell
         self._azure: Any = None
+        self._connected = False
         self._over = threading.Event()  # nothing more is told once it is set
         self._stock: queue.SimpleQueue[tuple[Hashable, Telemetry] | None] = queue.SimpleQueue()
         self.wire: _Wire | None = None
@@ -187,12 +188,17 @@ class _Client:
             self.lost(Cause.UNREACHABLE, _words(exc))
         else:
             if not self._over.is_set():
+                self._connected = True
                 self._tell(Connected(self._number))
+                self._state_changed()  # it may have ended already
 
     def _state_changed(self) -> None:
-        """A handler of the library: an exception here would end its runner in silence."""
+        """A handler of the library: an exception here would end its runner in silence.
+
+        While it connects, only connect() knows why it failed: a refusal ends the connection, too.
+        """
         with contextlib.suppress(Exception):
-            if not self._azure.connected:
+            if self._connected and not self._azure.connected:
                 self.lost(Cause.DROPPED, "the hub ended the connection")
 
     def _send_stock(self) -> None:
