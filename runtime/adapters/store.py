@@ -19,7 +19,8 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from runtime.adapters.clock import Clock
@@ -211,21 +212,26 @@ class MessageStore:
         if not settled and (admission is None or not (admission.rows or admission.producers)):
             return []
         books = Books(self._next_id)
-        with translated():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                self._settle(settled, books)
-                if admission is not None:
-                    self._evict(admission, books)
-                    self._store(admission, books)
-                self._requeue(settled.requeued, books)
-                self._count(books, admission)
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+        with translated(), self._transaction():
+            self._settle(settled, books)
+            if admission is not None:
+                self._evict(admission, books)
+                self._store(admission, books)
+            self._requeue(settled.requeued, books)
+            self._count(books, admission)
         return self._book(books, admission)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All of it on disk at the end, or nothing."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
 
     def _store(self, admission: Admission, books: Books) -> None:
         if admission.new_streams:
@@ -390,16 +396,15 @@ class MessageStore:
         if self._producers <= self._max_producers * 9 // 10:
             return 0
         _, boot_s, boot = self.stamp()
-        with translated():
-            self._db.execute("BEGIN IMMEDIATE")
+        with translated(), self._transaction():
             gone = self._db.execute(
                 "DELETE FROM producers WHERE (producer, boot) IN (SELECT producer, boot FROM producers "
                 "WHERE CASE used_boot WHEN ? THEN used_boot_s ELSE 0 END < ? "
                 "ORDER BY used_boot, used_boot_s LIMIT ?) RETURNING producer, boot",
                 (boot, boot_s - older_than_s, self._max_producers // 5),
             ).fetchall()
-            self._db.execute("UPDATE store SET producers = producers - ? WHERE id = 1", (len(gone),))
-            self._db.execute("COMMIT")
+            if gone:  # else nothing is written: this is asked every second
+                self._db.execute("UPDATE store SET producers = producers - ? WHERE id = 1", (len(gone),))
         self._producers -= len(gone)
         for key in gone:
             self._known.pop(ProducerKey(*key), None)

@@ -40,6 +40,7 @@ from runtime.core.settlement import Settled
 from runtime.settings import Store as StoreSettings
 
 LOOK_AT_DISK_S = 1.0
+TIDY_S = 1.0
 TRY_OPEN_S = 1.0
 TRY_NEWER_S = 10.0
 SALVAGE_PAUSE_S = 60.0
@@ -68,7 +69,7 @@ class Storekeeper:
         self._salvage: Iterator[Report] | None = None
         self._salvaged_s = -SALVAGE_PAUSE_S
         self._room_bytes = 0
-        self._open_s = self._look_s = 0.0
+        self._open_s = self._look_s = self._tidy_s = 0.0
         self.keep_house()
 
     def keep_house(self) -> None:
@@ -81,10 +82,12 @@ class Storekeeper:
         if self._store is not None and now_s >= self._look_s:
             self._look_s = now_s + LOOK_AT_DISK_S
             self._guarded(self._look_at_disk)
-            self._guarded(self._tidy)  # also where somebody always asks for something
+        if now_s >= self._tidy_s:  # by the clock: where somebody always asks for something, no turn is idle
+            self._tidy_s = now_s + TIDY_S
+            self._guarded(self._tidy)
 
     def rest(self) -> None:
-        """Nobody waits for us: give a little room back to the disk, forget producers long gone."""
+        """Nobody waits for us: give a little more room back to the disk."""
         self._guarded(self._tidy)
 
     def admission(self, keys: Iterable[ProducerKey]) -> Admission:
@@ -181,6 +184,7 @@ class Storekeeper:
         self._disk.keep_ballast()
 
     def _tidy(self) -> None:
+        """A little room goes back to the disk; producers long gone are forgotten where there are too many."""
         if self._store is not None:
             self._store.vacuum(VACUUM_PAGES, KEEP_FREE_PAGES)
             self._store.forget_producers(PRODUCER_MEMORY_S)

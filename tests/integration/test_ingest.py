@@ -44,6 +44,12 @@ def endpoint(home: Home) -> str:
     return load({}, home=home.folder).producer_endpoint()
 
 
+def wait_until_served(home: Home) -> None:
+    """A worker needs its time to start, more than an impatient producer of a test grants it."""
+    with Producer(endpoint(home), retry_for_s=30) as patient:
+        patient.ping()
+
+
 def connect(home: Home, kind: int = zmq.REQ, where: str | None = None) -> zmq.Socket[bytes]:
     socket = zmq.Context.instance().socket(kind)
     socket.linger = 0
@@ -194,6 +200,7 @@ def test_a_full_store_tells_the_producer_to_wait_and_takes_it_when_there_is_room
     with short_folder() as folder:
         home = Home(folder, "[store]\nmax_messages = 5\nmin_free_bytes = 0\n")
         home.start_worker("ingest")
+        wait_until_served(home)
         with Producer(endpoint(home), retry_for_s=0.5, name="p") as producer:
             producer.put_many([b"x"] * 5)
             with pytest.raises(Full, match="store_full"):
@@ -211,11 +218,13 @@ def test_a_disk_below_its_reserve_refuses_at_once_and_deletes_still_succeed() ->
     with short_folder() as folder:
         home = Home(folder)
         home.start_worker("ingest")
+        wait_until_served(home)
         with Producer(endpoint(home), retry_for_s=0.5) as producer:
             producer.put(b"x")
             home.workers["ingest"].kill()
             home.write_config(f"[store]\nmin_free_bytes = {2**60}\n")
             home.start_worker("ingest")
+            wait_until_served(home)
             with pytest.raises(Full, match="disk_full"):
                 for _ in range(500):  # what is free inside the file may be used up first
                     producer.put(b"x" * 1_000)
