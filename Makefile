@@ -24,7 +24,7 @@ bench: $(READY)
 	@$(VENV)/bin/python -m runtime.bench $(ARGS)
 
 chaos: $(READY)
-	@$(VENV)/bin/python -m tests.chaos $(ARGS)
+	@$(VENV)/bin/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist bench-report .mypy_cache .ruff_cache .hypothesis
