@@ -7,6 +7,7 @@ The order of steps makes every crash harmless, without a journal of our own:
 2. What can be read is copied into `messages.db.salvage`, in id order. Where reading fails, the next readable
    id is searched, and the range between is lost, by name.
 3. The copy is closed (on disk, no WAL) and renamed to `messages.db`: only now does a store exist again.
+4. The damaged files get another name (`finish`), so that they are history should messages.db ever be missing.
 
 No new message is taken meanwhile (there is no store), so ids stay in order. The damaged files stay in
 `damaged/` with a report, for a person.
@@ -14,6 +15,7 @@ No new message is taken meanwhile (there is no store), so ids stay in order. The
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -23,7 +25,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runtime.adapters.store_errors import translated
+from runtime.adapters.store_errors import StoreUnavailable, translated
 
 FOLDER = "damaged"
 REPORT = "report.json"
@@ -31,6 +33,8 @@ ROWS_AT_ONCE = 500
 ID_GAP = 2**32
 """Left free behind the highest id found where the counter of ids is lost."""
 HIGHEST_ID = 2**62
+UNREADABLE = (sqlite3.DatabaseError, UnicodeDecodeError)
+"""What reading damaged pages raises; the latter where even SQLite's message holds some of the damage."""
 
 
 @dataclass
@@ -73,7 +77,14 @@ def set_aside(path: Path) -> None:
 
 
 def salvage(path: Path, reason: str) -> Iterator[Report]:
-    """Steps 1 to 3, a slice for each `next`; yields the growing report. On StoreError begin again."""
+    """All steps, a slice for each `next`; yields the growing report. On StoreError begin again, later."""
+    try:
+        yield from _salvage(path, reason)
+    except OSError as exc:
+        raise StoreUnavailable(f"the damaged store cannot be salvaged now: {exc.strerror}") from exc
+
+
+def _salvage(path: Path, reason: str) -> Iterator[Report]:
     set_aside(path)
     fresh_path = path.with_name(f"{path.name}.salvage")
     for leftover in path.parent.glob(f"{fresh_path.name}*"):
@@ -98,10 +109,15 @@ def salvage(path: Path, reason: str) -> Iterator[Report]:
 
 
 def finish(path: Path) -> None:
-    """A store that was salvaged is history: under its old name it would be salvaged again one day."""
-    aside = path.parent / FOLDER / path.name
-    if path.exists() and aside.exists():
-        aside.rename(aside.with_name(f"{aside.name}.salvaged"))
+    """Step 4, also where the last run died before it. The WAL goes first, and stays beside its database."""
+    folder = path.parent / FOLDER
+    if not path.exists():
+        return
+    with contextlib.suppress(OSError):  # the next start tries again
+        for suffix in ("-wal", ""):
+            aside = folder / f"{path.name}{suffix}"
+            if aside.exists():
+                aside.rename(folder / f"{path.name}.salvaged{suffix}")
 
 
 def _fresh(path: Path) -> sqlite3.Connection:
@@ -133,7 +149,7 @@ def _expected(old: sqlite3.Connection) -> int | None:
     try:
         ((messages,),) = old.execute("SELECT sum(messages) FROM levels").fetchall()
         ((aside,),) = old.execute("SELECT count(*) FROM quarantine").fetchall()
-    except sqlite3.DatabaseError:
+    except UNREADABLE:
         return None
     return int((messages or 0) + aside)
 
@@ -143,7 +159,7 @@ def _copy_small(old: sqlite3.Connection, fresh: sqlite3.Connection, table: str) 
     try:
         for row in old.execute(f"SELECT * FROM {table}"):  # noqa: S608  # our own names
             _insert(fresh, table, [row])
-    except sqlite3.DatabaseError:
+    except UNREADABLE:
         return
 
 
@@ -189,7 +205,7 @@ def _try_read(old: sqlite3.Connection, table: str, after: int, limit: int) -> li
             f"SELECT * FROM {table} WHERE id > ? ORDER BY id LIMIT ?",  # noqa: S608  # our own names
             (after, limit),
         ).fetchall()
-    except sqlite3.DatabaseError:
+    except UNREADABLE:
         return None
 
 

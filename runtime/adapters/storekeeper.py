@@ -115,7 +115,8 @@ class Storekeeper:
         if self._store is not None:
             self._store.close()
             self._store = None
-        self._salvage = salvage(self._path, str(error)) if isinstance(error, StoreDamaged) else None
+        begins = isinstance(error, StoreDamaged) and not pending(self._path)  # a failed one: when it is time
+        self._salvage = salvage(self._path, str(error)) if begins else None
         self._open_s = self._clock.boot_s() + (TRY_NEWER_S if isinstance(error, StoreNewer) else TRY_OPEN_S)
 
     def damage_reported(self, reason: str) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from runtime.adapters.salvage import salvage
+import shutil
+import sqlite3
+
+from runtime.adapters.salvage import FOLDER, salvage
 from runtime.adapters.store import MessageStore
+from runtime.adapters.store_errors import StoreDamaged
 from runtime.adapters.storekeeper import Storekeeper
 from runtime.core.settlement import Settled
 from tests.harness import Home
@@ -27,4 +31,42 @@ def test_a_store_taken_away_after_a_salvage_does_not_bring_back_what_was_deliver
         clock.boot += 1.0
         keeper.keep_house()
     assert keeper.figures()["messages"] == 0
+    keeper.close()
+
+
+def test_a_damaged_store_can_still_be_looked_at_with_all_it_held(home: Home) -> None:
+    """Also the last messages, which were only in its WAL."""
+    path = home.layout.messages_db
+    store = MessageStore(path, ObedientClock())
+    keep(store, put([b"x"] * 3))
+    wal = path.with_name(f"{path.name}-wal")
+    as_killed = wal.read_bytes()
+    store._db.close()
+    wal.write_bytes(as_killed)
+    for _ in salvage(path, "for the test"):
+        pass
+    aside = path.parent / FOLDER / f"{path.name}.salvaged"
+    with sqlite3.connect(aside) as db:
+        assert db.execute("SELECT count(*) FROM messages").fetchone() == (3,)
+
+
+def test_a_salvage_that_cannot_go_on_waits_and_tries_again(home: Home) -> None:
+    """Trouble with the files themselves is weather: no crash, no busy loop."""
+    path, clock = home.layout.messages_db, ObedientClock()
+    store = MessageStore(path, clock)
+    keep(store, put([b"x"] * 3))
+    store._db.close()
+    keeper = Storekeeper(home.config, clock)
+    in_the_way = path.with_name(f"{path.name}.salvage")
+    (in_the_way / "folder").mkdir(parents=True)  # as unwilling as a read-only disk, also to root
+    keeper.failed(StoreDamaged("for the test"))
+    for _ in range(20):
+        keeper.keep_house()
+    assert "cannot be salvaged now" in str(keeper.figures()["store"])
+    assert keeper.patience_s(1.0) == 1.0
+    shutil.rmtree(in_the_way)
+    for _ in range(5):
+        clock.boot += 1.0
+        keeper.keep_house()
+    assert keeper.figures()["messages"] == 3
     keeper.close()
