@@ -47,13 +47,28 @@ def context() -> zmq.Context[zmq.Socket[bytes]]:
     return ctx
 
 
-def bind_private(socket: zmq.Socket[bytes], path: Path, mode: int = 0o600) -> None:
-    """Bind an ipc socket with `mode` from its first instant. The caller holds the worker's flock."""
-    before = os.umask(0o777 & ~mode)
-    try:
-        socket.bind(f"ipc://{path}")
-    finally:
-        os.umask(before)
+class Bound:
+    """An ipc socket bound with `mode` from its first instant. The caller holds the worker's flock."""
+
+    def __init__(self, socket: zmq.Socket[bytes], path: Path, mode: int = 0o600) -> None:
+        self.path = path
+        before = os.umask(0o777 & ~mode)
+        try:
+            socket.bind(f"ipc://{path}")
+        finally:
+            os.umask(before)
+        self._identity = self._found()
+
+    def still(self) -> bool:
+        """Whether the path still leads here: where somebody cleaned the folder, nobody new finds us."""
+        return self._found() == self._identity
+
+    def _found(self) -> tuple[int, int] | None:
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
 
 def wait_readable(sources: Iterable[object], timeout_s: float) -> None:
@@ -69,7 +84,7 @@ class Hints:
 
     def __init__(self, layout: Layout, worker: str, listen_to: Iterable[str] = ()) -> None:
         self._pub = context().socket(zmq.PUB)
-        bind_private(self._pub, layout.hints_socket(worker))
+        Bound(self._pub, layout.hints_socket(worker))
         self._sub = context().socket(zmq.SUB)
         self._sub.setsockopt(zmq.SUBSCRIBE, b"")
         for other in listen_to:
@@ -106,7 +121,7 @@ class DeliveryDoor:
 
     def __init__(self, layout: Layout) -> None:
         self.socket = context().socket(zmq.ROUTER)
-        bind_private(self.socket, layout.delivery_socket)
+        self.bound = Bound(self.socket, layout.delivery_socket)
 
     def receive(self) -> list[tuple[bytes, Report]]:
         """Reports that wait, without waiting: enough to fill one commit."""

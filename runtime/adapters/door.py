@@ -3,7 +3,7 @@
 A request is `[peer, empty frame, header, payload...]`; the reply goes back over the same two first frames.
 zmq takes turns between peers, so one that floods adds no more than its turn to another's wait. What bounds
 memory: MAXMSGSIZE (a frame), RCVHWM (requests waiting per peer; a REQ has one), SNDHWM (replies that a peer
-does not fetch; more are dropped).
+does not fetch; more are dropped). What zmq cannot bound is a request of frames without end.
 """
 
 from __future__ import annotations
@@ -14,27 +14,31 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import zmq
 
-from runtime.adapters.bus import bind_private, context
+from runtime.adapters.bus import Bound, context
 from runtime.adapters.curve import arm
 from runtime.adapters.process import Lock
 from runtime.errors import ConfigError, UsageError
 
-WAITING_PER_PEER = 64
+REQUESTS_PER_PEER = 2
+"""Waiting, each of up to `max_request_bytes`: a peer that sends without asking waits in its own process."""
+REPLIES_PER_PEER = 64
 _LAST = int(zmq.NOBLOCK)  # plain numbers: pyzmq's flags cost more than the sending
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+
+Frames: TypeAlias = "Sequence[bytes] | None"
+"""Header and payloads; None where the empty frame behind the peer is missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """One request as it came, and the way back."""
+    """The way back to whoever asked. What was asked is not kept here: it may be large, and refused."""
 
     door: ProducerDoor
     route: Sequence[bytes]
-    frames: Sequence[bytes] | None
-    """Header and payloads; None where the empty frame behind the peer is missing."""
 
     def answer(self, reply: bytes) -> None:
         send = self.door.socket.send
@@ -57,8 +61,10 @@ class ProducerDoor:
         self.endpoint = endpoint
         self.socket = context().socket(zmq.ROUTER)
         self.socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes)  # before bind, or it does not count
-        self.socket.setsockopt(zmq.RCVHWM, WAITING_PER_PEER)
-        self.socket.setsockopt(zmq.SNDHWM, WAITING_PER_PEER)
+        self.socket.setsockopt(zmq.RCVHWM, REQUESTS_PER_PEER)
+        self.socket.setsockopt(zmq.SNDHWM, REPLIES_PER_PEER)
+        self.bound: Bound | None = None
+        """None for TCP, which needs no path."""
         self._lock: Lock | None = None
         try:
             if endpoint.startswith("tcp://"):
@@ -73,7 +79,7 @@ class ProducerDoor:
         if scheme == "ipc":
             # A second bind on an ipc path steals it in silence; only a lock tells.
             self._lock = Lock(Path(f"{place}.lock"))
-            bind_private(self.socket, Path(place), 0o660)
+            self.bound = Bound(self.socket, Path(place), 0o660)
             if group is not None:
                 _give_to_group(Path(place), group)
             return
@@ -91,7 +97,7 @@ class ProducerDoor:
                 "(edgectl keys make ingest)"
             )
 
-    def letters(self) -> Iterator[Letter]:
+    def letters(self) -> Iterator[tuple[Letter, Frames]]:
         """Requests that wait, one from each peer in turn, without waiting."""
         while True:
             try:
@@ -99,9 +105,9 @@ class ProducerDoor:
             except zmq.Again:
                 return
             if frames and not frames[0]:
-                yield Letter(self, (peer, b""), frames[1:])
+                yield Letter(self, (peer, b"")), frames[1:]
             else:
-                yield Letter(self, (peer,), None)
+                yield Letter(self, (peer,)), None
 
     def close(self) -> None:
         self.socket.close(0)

@@ -1,6 +1,7 @@
 """Workers: thin loops that introduce decisions to adapters. One process each, run by supervisord.
 
-Each module has `run(config: Config, stop: Stop) -> None`, which returns only when it was asked to stop.
+Each module has `run(config: Config, stop: Stop) -> None`, which returns when it was asked to stop, or
+to be started afresh.
 """
 
 from __future__ import annotations

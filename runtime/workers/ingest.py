@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from loguru import logger
 
 from runtime.adapters.bus import STORED, DeliveryDoor, Hints, wait_readable
 from runtime.adapters.clock import Clock, SystemClock
 from runtime.adapters.curve import KeyGate
-from runtime.adapters.door import Letter, ProducerDoor
+from runtime.adapters.door import Frames, Letter, ProducerDoor
 from runtime.adapters.process import Stop
 from runtime.adapters.spool import Spool
 from runtime.adapters.status import StatusFile
@@ -44,11 +45,15 @@ IDLE_S = 1.0
 
 
 def run(config: Config, stop: Stop) -> None:
-    """Serve producers until asked to stop."""
+    """Serve producers until asked to stop, or until nobody can reach us any more."""
     ingest = Ingest(config, stop, SystemClock())
     try:
         while not stop.requested():
             ingest.turn()
+            lost = ingest.lost_path()
+            if lost is not None:  # nobody new finds us: supervisord starts us afresh, and run/ is made again
+                logger.error("{} is not our socket any more; leaving, to be started afresh", lost)
+                return
     finally:
         ingest.close()
 
@@ -93,18 +98,23 @@ class Ingest:
         if self._settled:
             self._deliveries.confirm(reports)
 
+    def lost_path(self) -> Path | None:
+        """Where one of our sockets should be, and is not: somebody cleaned up, or put another there."""
+        every = (self._deliveries.bound, *(door.bound for door in self._doors))
+        return next((bound.path for bound in every if bound is not None and not bound.still()), None)
+
     def _receive(self) -> list[tuple[Letter, Request | Refused]]:
         """What waits, up to the bounds of one commit; a request is taken whole."""
         found: list[tuple[Letter, Request | Refused]] = []
         room, room_bytes = self._most
         while True:
             before = len(found)
-            for letter in _in_turn(self._doors):
-                request = _read(letter, self._limits)
+            for letter, frames in _in_turn(self._doors):
+                request = _read(frames, self._limits)
                 found.append((letter, request))
+                room_bytes -= sum(map(len, frames or ()))  # what is refused took its time, too
                 if isinstance(request, Put):
                     room -= len(request.payloads) - 1
-                    room_bytes -= sum(map(len, request.payloads))
                 if len(found) >= room or room_bytes <= 0:
                     return found
             if len(found) == before:
@@ -179,7 +189,7 @@ def _doors(config: Config) -> list[ProducerDoor]:
     ]
 
 
-def _in_turn(doors: Sequence[ProducerDoor]) -> Iterator[Letter]:
+def _in_turn(doors: Sequence[ProducerDoor]) -> Iterator[tuple[Letter, Frames]]:
     """Letters from all doors, one from each in turn, so that a flood at one does not close the other."""
     waiting = [door.letters() for door in doors]
     while waiting:
@@ -191,12 +201,12 @@ def _in_turn(doors: Sequence[ProducerDoor]) -> Iterator[Letter]:
                 yield letter
 
 
-def _read(letter: Letter, limits: Limits) -> Request | Refused:
+def _read(frames: Frames, limits: Limits) -> Request | Refused:
     """Any frames at all give a request or a refusal."""
-    if letter.frames is None:
+    if frames is None:
         return Refused(Code.BAD_ENVELOPE, "use a REQ socket, or send an empty frame first")
     try:
-        return decode_request(letter.frames, limits)
+        return decode_request(frames, limits)
     except BadRequest as exc:
         return Refused(Code(exc.code), str(exc))
 
