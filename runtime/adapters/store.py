@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from runtime.adapters.clock import Clock
-from runtime.adapters.store_books import Books, Loss
+from runtime.adapters.store_books import COUNT_LEVELS, FORGET_LEVELS, READ_LEVELS, Books, Loss
 from runtime.adapters.store_errors import (
     SCHEMA_VERSION,
     StoreDamaged,
@@ -36,7 +36,7 @@ from runtime.adapters.store_reader import StoreReader
 from runtime.core.admission import Admission, Row, Stamp, View
 from runtime.core.message import Backlog, StreamName
 from runtime.core.protocol import ProducerKey
-from runtime.core.quota import NOTHING, Amount, Eviction, Policy
+from runtime.core.quota import NOTHING, TOP_PRIORITY, Amount, Eviction, Policy
 from runtime.core.sequences import Sequences
 from runtime.core.settlement import Settled
 
@@ -50,6 +50,9 @@ PRODUCERS_IN_MEMORY = 1_024
 
 _COLUMNS = ", ".join(Row._fields)
 _INSERT = f"INSERT INTO messages ({_COLUMNS}) VALUES ({', '.join('?' * len(Row._fields))})"  # noqa: S608  # our own names
+_NEVER_NULL = ("stream", "kind", "priority", "stored_boot_s", "boot", "bytes", "payload")
+_SOUND = ", ".join(f"coalesce({name}, 0)" if name in _NEVER_NULL else name for name in Row._fields)
+"""The columns of a row that may be damaged, as the schema takes them."""
 _IN = "(SELECT value FROM json_each(?))"
 
 
@@ -75,9 +78,9 @@ class MessageStore:
                 self._migrate(path)
                 self._create_eviction_indexes(policies)
                 self._load()
-            except KeyError as exc:
+            except (KeyError, TypeError, ValueError) as exc:
                 self._db.close()
-                raise StoreDamaged(f"a row of a stream is missing: {exc}") from exc
+                raise StoreDamaged(f"the counters cannot be read: {exc!r}") from exc
             except BaseException:
                 self._db.close()
                 raise
@@ -133,18 +136,21 @@ class MessageStore:
             for number, group, stream in run("SELECT id, stream_group, stream FROM streams")
         }
         self._names = {number: name for name, number in self._streams.items()}
-        self._levels: dict[StreamName, dict[int, Amount]] = {}
-        self._total = NOTHING
-        for number, priority, messages, size in run("SELECT stream, priority, messages, bytes FROM levels"):
-            amount = Amount(messages, size)
-            self._levels.setdefault(self._names[number], {})[priority] = amount
-            self._total = self._total.plus(amount)
+        self._set_levels(run(READ_LEVELS).fetchall())
         self._known: OrderedDict[ProducerKey, Sequences] = OrderedDict()
         run(
             "INSERT INTO boots (boot_id) VALUES (?) ON CONFLICT (boot_id) DO NOTHING",
             (self._clock.boot_id(),),
         )
         (self._boot,) = run("SELECT id FROM boots WHERE boot_id = ?", (self._clock.boot_id(),)).fetchone()
+
+    def _set_levels(self, levels: Iterable[tuple[int, int, int, int]]) -> None:
+        self._levels: dict[StreamName, dict[int, Amount]] = {}
+        self._total = NOTHING
+        for number, priority, messages, size in levels:
+            amount = Amount(messages, size)
+            self._levels.setdefault(self._names[number], {})[int(priority)] = amount
+            self._total = self._total.plus(amount)
 
     # --- what stands ---
 
@@ -211,7 +217,7 @@ class MessageStore:
         """Both in one transaction, on disk when this returns. StoreError: nothing is done."""
         if not settled and (admission is None or not (admission.rows or admission.producers)):
             return []
-        books = Books(self._next_id)
+        books = Books(self._next_id, self._names)
         with translated(), self._transaction():
             self._settle(settled, books)
             if admission is not None:
@@ -262,7 +268,7 @@ class MessageStore:
         wall_s = self.stamp().wall_s
         for number, reason in settled.quarantined:
             self._db.execute(
-                f"INSERT INTO quarantine ({_COLUMNS}, reason, set_aside_wall_s) SELECT {_COLUMNS}, ?, ? "  # noqa: S608
+                f"INSERT INTO quarantine ({_COLUMNS}, reason, set_aside_wall_s) SELECT {_SOUND}, ?, ? "  # noqa: S608
                 "FROM messages WHERE id = ? ON CONFLICT (id) DO NOTHING",  # our own names
                 (reason, wall_s, number),
             )
@@ -282,8 +288,7 @@ class MessageStore:
             (json.dumps(ids),),
         ).fetchall()
         for number, stream, priority, size in gone:
-            if stream in self._names and isinstance(priority, int) and isinstance(size, int):
-                books.removed(number, stream, priority, size, lost)  # a damaged row was never counted there
+            books.removed(number, stream, priority, size, lost)
 
     def _requeue(self, ids: Sequence[int], books: Books) -> None:
         columns = _COLUMNS.replace("id, ", "", 1)
@@ -295,9 +300,7 @@ class MessageStore:
             ).fetchall()
             for stream, priority, size in row:
                 books.next_id += 1
-                change = books.levels[stream, priority]
-                change.messages += 1
-                change.bytes += size
+                books.returned(stream, priority, size)
         if ids:
             self._db.execute(f"DELETE FROM quarantine WHERE id IN {_IN}", (json.dumps(ids),))  # noqa: S608
 
@@ -324,7 +327,7 @@ class MessageStore:
             if len(victims) >= eviction.amount.messages and freed_bytes >= eviction.amount.bytes:
                 break
             victims.append(number)
-            freed_bytes += size
+            freed_bytes += size if isinstance(size, int) else 0  # damaged
         cursor.close()
         return victims
 
@@ -336,6 +339,10 @@ class MessageStore:
             "stored = stored + excluded.stored, delivered = delivered + excluded.delivered",
             [(*level, c.messages, c.bytes, c.stored, c.delivered) for level, c in books.levels.items()],
         )
+        if books.doubtful:  # rare, so every message is looked at
+            self._db.execute(FORGET_LEVELS)
+            self._db.execute(COUNT_LEVELS, (TOP_PRIORITY,))
+            books.recounted = self._db.execute(READ_LEVELS).fetchall()
         if books.lost:
             self._count_losses(books)
         self._db.execute(
@@ -372,6 +379,9 @@ class MessageStore:
             self._streams.update(admission.new_streams)
             self._names.update({number: name for name, number in admission.new_streams.items()})
             self._known.update(admission.producers)
+        if books.recounted is not None:
+            self._set_levels(books.recounted)
+            return books.losses(self._names)
         for (number, priority), change in books.levels.items():
             level = self._levels.setdefault(self._names[number], {})
             more = Amount(change.messages, change.bytes)

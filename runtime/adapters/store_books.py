@@ -7,8 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from runtime.core.message import StreamName
-from runtime.core.quota import NOTHING, Amount, Eviction
+from runtime.core.quota import NOTHING, TOP_PRIORITY, Amount, Eviction
 from runtime.core.settlement import to_ranges
+
+FORGET_LEVELS = "UPDATE levels SET messages = 0, bytes = 0"
+COUNT_LEVELS = (
+    "INSERT INTO levels (stream, priority, messages, bytes, stored, delivered) "
+    "SELECT stream, priority, count(*), sum(bytes), 0, 0 FROM messages "
+    "WHERE stream IN (SELECT id FROM streams) AND priority BETWEEN 0 AND ? "
+    "AND typeof(bytes) = 'integer' GROUP BY stream, priority "
+    "ON CONFLICT (stream, priority) DO UPDATE SET messages = excluded.messages, bytes = excluded.bytes"
+)
+READ_LEVELS = "SELECT stream, priority, messages, bytes FROM levels"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +71,17 @@ class Books:
     """What a commit will have changed; thrown away when it fails."""
 
     next_id: int
+    names: Mapping[int, StreamName] = field(default_factory=dict)
+    """The streams there are, by number."""
     levels: defaultdict[tuple[int, int], Change] = field(default_factory=lambda: defaultdict(Change))
     lost: defaultdict[tuple[int, str], list[tuple[int, int]]] = field(
         default_factory=lambda: defaultdict(list)
     )
     """(id, bytes) by (stream, reason)."""
+    doubtful: bool = False
+    """A damaged row came or left: nobody knows how it was counted."""
+    recounted: Sequence[tuple[int, int, int, int]] | None = None
+    """All levels (stream, priority, messages, bytes) as they stand after this commit."""
 
     def added(self, stream: int, priority: int, size: int) -> None:
         """A message arrived."""
@@ -74,8 +90,17 @@ class Books:
         change.stored += 1
         change.bytes += size
 
+    def returned(self, stream: int, priority: int, size: int) -> None:
+        """A message came back from quarantine: it was counted as stored before."""
+        if self._countable(stream, priority, size):
+            change = self.levels[stream, priority]
+            change.messages += 1
+            change.bytes += size
+
     def removed(self, number: int, stream: int, priority: int, size: int, lost: str | None) -> None:
         """A message left: delivered, or lost for the reason `lost`."""
+        if not self._countable(stream, priority, size):
+            return
         change = self.levels[stream, priority]
         change.messages -= 1
         change.bytes -= size
@@ -83,6 +108,12 @@ class Books:
             change.delivered += 1
         else:
             self.lost[stream, lost].append((number, size))
+
+    def _countable(self, stream: object, priority: object, size: object) -> bool:
+        """What a row says of itself may be damaged; then it was counted elsewhere."""
+        known = stream in self.names and priority in range(TOP_PRIORITY + 1) and isinstance(size, int)
+        self.doubtful = self.doubtful or not known
+        return known
 
     def freed(self, names: Mapping[int, StreamName]) -> Freed:
         """The room that this commit has made so far."""

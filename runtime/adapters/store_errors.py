@@ -55,17 +55,31 @@ _MEANING: dict[int, type[StoreError]] = {
     sqlite3.SQLITE_PROTOCOL: StoreUnavailable,
     sqlite3.SQLITE_CORRUPT: StoreDamaged,
     sqlite3.SQLITE_NOTADB: StoreDamaged,
+    sqlite3.SQLITE_ERROR: StoreDamaged,  # "no such column": the schema is not the one we wrote
+    sqlite3.SQLITE_CONSTRAINT: StoreDamaged,  # what was checked before does not keep to the schema
+    sqlite3.SQLITE_MISMATCH: StoreDamaged,
+    sqlite3.SQLITE_TOOBIG: StoreDamaged,
 }
 
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn SQLite's errors into ours. Others are bugs and escape."""
+    """Turn SQLite's errors into ours. Others are bugs and escape.
+
+    A flipped bit shows in many ways: also as text that cannot be decoded, even in the words of an error.
+    """
     try:
         yield
+    except UnicodeDecodeError as exc:
+        raise StoreDamaged(f"text in the store cannot be decoded: {exc}") from exc
     except sqlite3.Error as exc:
         code = getattr(exc, "sqlite_errorcode", None)
-        meaning = _MEANING.get(code & 0xFF) if code is not None else None
+        meaning = _meaning_without_code(exc) if code is None else _MEANING.get(code & 0xFF)
         if meaning is None:
             raise
-        raise meaning(f"{exc} ({exc.sqlite_errorname})") from exc
+        raise meaning(f"{exc} ({getattr(exc, 'sqlite_errorname', 'no code')})") from exc
+
+
+def _meaning_without_code(error: sqlite3.Error) -> type[StoreError] | None:
+    """Raised by Python's module itself: about what it found in the file, or about how we use it."""
+    return None if isinstance(error, sqlite3.ProgrammingError | sqlite3.InterfaceError) else StoreDamaged

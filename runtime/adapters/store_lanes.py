@@ -57,7 +57,7 @@ class LaneReader(StoreReader):
             ).fetchall()
             wanted, total_bytes = 0, 0
             for _, size in sizes:
-                total_bytes += size
+                total_bytes += size if isinstance(size, int) else 0  # damaged: the row itself will say so
                 if wanted and total_bytes > max_bytes:
                     break
                 wanted += 1

@@ -7,6 +7,7 @@ A reader that holds a snapshot, or a cursor after `fetchone()`, keeps the WAL fr
 from __future__ import annotations
 
 import json
+import math
 import os
 import sqlite3
 from collections.abc import Sequence
@@ -146,19 +147,24 @@ class StoreReader:
 
     def _stream(self, number: int) -> tuple[str | None, str | None]:
         if number not in self._streams:
-            rows = self._connection().execute("SELECT id, stream_group, stream FROM streams").fetchall()
+            with translated():
+                rows = self._connection().execute("SELECT id, stream_group, stream FROM streams").fetchall()
             self._streams = {found: (group, stream) for found, group, stream in rows}
         return self._streams[number]
 
     def _boot(self, number: int) -> str:
         if number not in self._boots:
-            self._boots = dict(self._connection().execute("SELECT id, boot_id FROM boots").fetchall())
+            with translated():
+                self._boots = dict(self._connection().execute("SELECT id, boot_id FROM boots").fetchall())
         return self._boots[number]
 
 
 def _check(message: StoredMessage) -> None:
     """SQLite stores any type in any column: a flipped bit may show as one. Raises TypeError."""
     texts = (
+        message.stream_group,
+        message.stream,
+        message.file,
         message.batch_id,
         message.batch_slice_id,
         message.message_id,
@@ -172,13 +178,17 @@ def _check(message: StoredMessage) -> None:
         and 0 <= message.priority <= TOP_PRIORITY
         and isinstance(message.properties, dict)
         and all(isinstance(value, str) for value in message.properties.values())
-        and isinstance(message.stored_boot_s, int | float)
-        and all(isinstance(at, int | float | None) for at in (message.ttl_s, message.stored_wall_s))
-        and all(isinstance(name, str | None) for name in (message.stream_group, message.stream, message.file))
+        and all(at is None or _is_time(at) for at in (message.ttl_s, message.stored_wall_s))
+        and _is_time(message.stored_boot_s)
         and isinstance(message.key, str)
+        and isinstance(message.stored_boot_id, str)
     )
     if not sound:
         raise TypeError("a column has the wrong type")
+
+
+def _is_time(found: object) -> bool:
+    return isinstance(found, int | float) and math.isfinite(found)
 
 
 def _text(found: bytes) -> str | bytes:

@@ -184,15 +184,16 @@ def _invalid(message: StoredMessage) -> str | None:
             return f"property {name!r} belongs to the platform"
         if not (_is_text(name) and _is_text(value)):
             return f"property {name!r} is not valid text"
-    for given in (message.stream_group, message.stream, message.batch_id, message.message_id):
+    names = (message.stream_group, message.stream, message.batch_id, message.batch_slice_id)
+    for given in (*names, message.message_id, message.chunk_id, message.content_type, message.key):
         if given is not None and not _is_text(given):
             return f"name {given!r} is not valid text"
     return None
 
 
-def _is_text(value: str) -> bool:
+def _is_text(value: object) -> bool:
     """Whether MQTT takes it: UTF-8 without a NUL."""
-    return "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
+    return isinstance(value, str) and "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def _properties(message: StoredMessage, packing: Packing) -> dict[str, str]:

@@ -104,7 +104,7 @@ def test_a_not_null_failure_is_no_acknowledgement(store: MessageStore) -> None:
     """`INSERT OR IGNORE` would have swallowed it."""
     admission, _ = decide(store, [put([b"x"])])
     admission.rows[0] = admission.rows[0]._replace(payload=None)  # type: ignore[arg-type]  # the damage
-    with pytest.raises(sqlite3.IntegrityError):
+    with pytest.raises(StoreDamaged):
         store.commit(admission, Settled())
     assert store.backlog().messages == 0
 
