@@ -28,6 +28,7 @@ import queue
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,8 @@ from runtime.errors import ConfigError
 EXIT_HUNG = 70
 """Exit status of a process whose client could not be discarded."""
 DISCARD_DEADLINE_S = 10.0
+NOTICE_S = 2.0
+"""For so long the library may take to see that its connection is gone; usually milliseconds."""
 _FAR_FUTURE_S = 4_102_444_800  # 2100-01-01: an expiry that no local clock reaches
 
 _Message: Any = Message  # the library's types cover it in part
@@ -226,12 +229,25 @@ class _Client:
                 self.wire.cut()
             self.worker.join()
             if self._azure is not None:
+                self._let_it_notice()
                 self._azure.shutdown()
         except Exception as exc:  # it is gone anyway; what still hangs is the deadline's
             logger.debug("discarding client {}: {}", self._number, _words(exc))
         deadline.cancel()
         self._azure = None
         self._tell(Closed(self._number))
+
+    def _let_it_notice(self) -> None:
+        """Wait until the library knows that its connection was cut.
+
+        A shutdown that comes first waits for good for the word of a network thread that has ended, or died
+        of the cut: in 14 of 54 rounds with 20 in flight on busy cores, none since.
+        """
+        until_s = time.monotonic() + NOTICE_S
+        while self._azure.connected and time.monotonic() < until_s:
+            if self.wire:
+                self.wire.read_the_end()
+            time.sleep(0.01)
 
 
 def _give_up(number: int) -> None:
@@ -282,6 +298,10 @@ class _Wire:
             # the base class's: SSLSocket's own takes the TLS state away under the reader's feet
             plain = getattr(self.socket, "_socket", self.socket)  # inside paho's WebsocketWrapper
             socket.socket.shutdown(plain, socket.SHUT_RDWR)
+        self.read_the_end()
+
+    def read_the_end(self) -> None:
+        """Do what paho's own thread would have done about a lost connection, where that thread has died."""
         thread = getattr(self._paho, "_thread", None)
         if thread is not None and not thread.is_alive():
             with contextlib.suppress(Exception):

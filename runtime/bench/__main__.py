@@ -18,7 +18,7 @@ PARTS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure, print, and leave the report. Exit status 0 whatever was reached: figures inform, tests decide."""
+    """Measure, print, and leave the report. Exit status 0 whatever was reached: figures inform."""
     parser = argparse.ArgumentParser(prog="python -m runtime.bench", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of: {', '.join(PARTS)} (default: all)")
     parser.add_argument("--quick", action="store_true", help="small sizes: a look, not a figure to quote")

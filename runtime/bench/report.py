@@ -49,9 +49,8 @@ def table(sections: dict[str, list[Row]]) -> str:
             limit = "" if row.limit is None else f"of {row.limit:,.6g}"
             share = "" if row.share is None else f"{row.share:.2f}"
             verdict = {None: "", True: "reached", False: "NOT REACHED"}[row.reached]
-            lines.append(
-                f"  {row.name:<66} {row.value:>12,.5g} {row.unit:<14} {limit:<14} {share:>6}  {row.reach:<9} {verdict}"
-            )
+            figure = f"{row.value:>12,.5g} {row.unit:<14} {limit:<14}"
+            lines.append(f"  {row.name:<66} {figure} {share:>6}  {row.reach:<9} {verdict}")
             if row.reason:
                 lines.append(f"      {row.reason}")
     return "\n".join(lines)

@@ -57,6 +57,7 @@ def test_enospc_refuses_at_once_keeps_what_is_acknowledged_and_heals_by_itself(s
             reporter.close()
             acknowledged = [i for i in acknowledged if i not in set(gone)]
             filler.unlink()
+        with Producer(home.config.producer_endpoint(), retry_for_s=30) as producer:  # it heals by itself
             acknowledged += [i for i in producer.put_many([b"y" * 4_000] * 20) if i is not None]
         assert [message.id for message in _stored(home)] == acknowledged
         assert home.workers["ingest"].running()
