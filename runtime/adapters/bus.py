@@ -158,6 +158,7 @@ class DeliveryReporter:
         self._next_number = 1
         self._waiting: OrderedDict[int, Report] = OrderedDict()
         self._sent_s = 0.0
+        self._unsent = False
         self._open()
 
     def _open(self) -> None:
@@ -169,10 +170,10 @@ class DeliveryReporter:
         """Ids that were reported and may still be in the store."""
         return {number for report in self._waiting.values() for number in report.settled.ids()}
 
-    def report(self, settled: Settled) -> None:
-        """Report what became of messages."""
+    def report(self, settled: Settled, store: str | None = None) -> None:
+        """Report what became of messages of the store with this uuid."""
         for part in split(settled, REPORT_IDS):
-            self._send_new(Report(self._next_number, part))
+            self._send_new(Report(self._next_number, part, store=store))
 
     def report_damage(self, reason: str) -> None:
         """Report that the store cannot be read, so that ingest salvages it."""
@@ -185,7 +186,8 @@ class DeliveryReporter:
             report = self._waiting.pop(decode_confirmation(self.socket.recv()), None)
             if report is not None:
                 done |= report.settled.ids()
-                self._sent_s = self._clock.boot_s()  # it answers: what else waits is on its way
+                if not self._unsent:
+                    self._sent_s = self._clock.boot_s()  # it answers: what else waits is on its way
         if self._waiting and self._clock.boot_s() - self._sent_s > self._resend_after_s:
             self._repeat()
         return done
@@ -200,7 +202,7 @@ class DeliveryReporter:
     def _repeat(self) -> None:
         self.socket.close(0)
         self._open()
-        self._sent_s = self._clock.boot_s()
+        self._sent_s, self._unsent = self._clock.boot_s(), False
         for report in self._waiting.values():
             self._send(report)
 
@@ -208,7 +210,7 @@ class DeliveryReporter:
         try:
             self.socket.send(encode_report(report), zmq.NOBLOCK)
         except zmq.Again:
-            return  # the queue is full; it is repeated later
+            self._unsent = True  # the queue is full: repeated later, even where others are confirmed
 
     def close(self) -> None:
         self.socket.close(0)

@@ -6,6 +6,7 @@ StoreError
 ├── StoreUnavailable  the disk fails, or is read-only: close, open again later
 │   └── StoreClosed   not open at the moment, for a reason that is being worked on
 ├── StoreDamaged      the file is not sound: set it aside and salvage
+├── StoreReplaced     another store stands in its place: nothing known about the old one counts, restart
 └── StoreNewer        a newer runtime wrote it: a person must decide
 """
 
@@ -38,6 +39,10 @@ class StoreClosed(StoreUnavailable):
 
 class StoreDamaged(StoreError):
     """The store is damaged."""
+
+
+class StoreReplaced(StoreError):
+    """Ids of the store that was there mean other messages in the one that is there now."""
 
 
 class StoreNewer(StoreError, NeedsHuman):

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Collection
 
-from runtime.adapters.store_errors import translated
+from runtime.adapters.store_errors import StoreReplaced, translated
 from runtime.adapters.store_reader import _COLUMNS, StoreReader
 from runtime.core.message import CorruptRow, StoredMessage, StreamName
 
 
 class LaneReader(StoreReader):
-    """Short reads in autocommit, like all reads of the store."""
+    """Short reads in autocommit, like all reads of the store: of one and the same store."""
+
+    _newest = 0
+
+    def _look_at(self, db: sqlite3.Connection) -> None:
+        """A salvaged store is the same one; one that was begun anew, or brought back, is another."""
+        before = self.uuid
+        super()._look_at(db)
+        if before not in (None, self.uuid) or self._next_id <= self._newest:
+            raise StoreReplaced("messages.db is another store now: begin anew with what it has")
 
     def newest(self) -> int:
         """The last id; 0 where the store is empty."""
         db = self._connection()
         with translated():
             ((newest,),) = db.execute("SELECT max(id) FROM messages").fetchall()
+        self._newest = max(self._newest, newest or 0)
         return newest or 0
 
     def stored(self) -> set[StreamName]:

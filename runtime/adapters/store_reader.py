@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.adapters.store_errors import SCHEMA_VERSION, StoreUnavailable, translated
+from runtime.adapters.store_errors import SCHEMA_VERSION, StoreDamaged, StoreUnavailable, translated
 from runtime.core.message import Backlog, CorruptRow, Kind, StoredMessage
 from runtime.core.quota import TOP_PRIORITY
 
@@ -43,6 +43,8 @@ class StoreReader:
         self._path = path
         self._db: sqlite3.Connection | None = None
         self._inode = 0
+        self.uuid: str | None = None
+        """Which store it is; None until one was open."""
 
     def open(self) -> None:
         """Connect. Raises Retryable while there is no store of a schema this runtime knows."""
@@ -52,17 +54,26 @@ class StoreReader:
         except OSError as exc:
             raise StoreUnavailable(f"{self._path} does not exist yet") from exc
         with translated():
-            self._db = sqlite3.connect(
-                f"file:{self._path}?mode=ro", uri=True, isolation_level=None, timeout=1.0
-            )
-            self._db.text_factory = _text
-            ((version,),) = self._db.execute("PRAGMA user_version").fetchall()
-            if version != SCHEMA_VERSION:
-                self.close()
-                raise StoreUnavailable(f"{self._path} has schema {version}, wanted is {SCHEMA_VERSION}")
-            ((self._uuid,),) = self._db.execute("SELECT uuid FROM store").fetchall()
+            db = sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, isolation_level=None, timeout=1.0)
+            try:
+                self._look_at(db)
+            except BaseException:
+                db.close()  # half open it would be taken for open
+                raise
         self._streams: dict[int, tuple[str | None, str | None]] = {}
         self._boots: dict[int, str] = {}
+        self._db = db
+
+    def _look_at(self, db: sqlite3.Connection) -> None:
+        """Whether it is a store that we can read, and which."""
+        db.text_factory = _text
+        ((version,),) = db.execute("PRAGMA user_version").fetchall()
+        if version != SCHEMA_VERSION:
+            raise StoreUnavailable(f"{self._path} has schema {version}, wanted is {SCHEMA_VERSION}")
+        found = db.execute("SELECT uuid, next_id FROM store").fetchall()
+        if len(found) != 1 or not isinstance(found[0][0], str) or not isinstance(found[0][1], int):
+            raise StoreDamaged(f"{self._path} does not know its name")
+        self.uuid, self._next_id = found[0]
 
     def close(self) -> None:
         if self._db is not None:
@@ -138,7 +149,7 @@ class StoreReader:
             columns["stored_boot_id"] = self._boot(columns.pop("boot"))
             columns["properties"] = json.loads(columns["properties"] or "{}")
             columns["kind"] = Kind(columns["kind"])
-            columns["key"] = columns["key"] or f"{self._uuid}/{number}"
+            columns["key"] = columns["key"] or f"{self.uuid}/{number}"
             message = StoredMessage(**columns)
             _check(message)
         except (ValueError, TypeError, KeyError) as exc:

@@ -140,6 +140,10 @@ class Storekeeper:
         if self._store is not None:
             self._store.close()
 
+    def is_this(self, uuid: str | None) -> bool:
+        """Whether ids of the store `uuid` mean our messages: of one that was there before they do not."""
+        return self._store is None or uuid in (None, self._store.uuid)
+
     def _usable(self) -> MessageStore:
         if self._store is None:
             raise StoreClosed(str(self._trouble))

@@ -60,6 +60,8 @@ class Report:
     settled: Settled = field(default_factory=Settled)
     damaged: str | None = None
     """The reader met damage in the store, described so: ingest should salvage it."""
+    store: str | None = None
+    """The uuid of the store that the ids are of; None: of the one that is there now."""
 
 
 def to_ranges(ids: Iterable[int]) -> list[list[int]]:
@@ -87,6 +89,7 @@ def encode_report(report: Report) -> bytes:
         "requeued": to_ranges(settled.requeued),
         "discarded": to_ranges(settled.discarded),
         "damaged": report.damaged,
+        "store": report.store,
     }
     return json.dumps({name: value for name, value in said.items() if value not in ([], None)}).encode()
 
@@ -102,10 +105,13 @@ def decode_report(frame: bytes) -> Report:
             _from_ranges(said.get("requeued", ())),
             _from_ranges(said.get("discarded", ())),
         )
-        damaged = said.get("damaged")
-        return Report(int(said["report"]), settled, None if damaged is None else str(damaged))
+        return Report(int(said["report"]), settled, _said(said, "damaged"), _said(said, "store"))
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise Rejected(f"not a report: {exc!r}", code="bad_report") from None
+
+
+def _said(report: dict[str, Any], name: str) -> str | None:
+    return None if report.get(name) is None else str(report[name])
 
 
 def encode_confirmation(number: int) -> bytes:

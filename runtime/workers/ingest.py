@@ -93,7 +93,8 @@ class Ingest:
         for _, report in reports:
             if report.damaged is not None:
                 self._keeper.damage_reported(report.damaged)
-        replies = self._store(letters, Settled.of(report.settled for _, report in reports))
+        ours = [report.settled for _, report in reports if self._keeper.is_this(report.store)]
+        replies = self._store(letters, Settled.of(ours))
         self._acknowledge(letters, replies)  # on disk since the line above: now it may be said
         if self._settled:
             self._deliveries.confirm(reports)

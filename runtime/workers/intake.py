@@ -65,6 +65,11 @@ class Intake:
                 self._answer(query)
             self.hungry = query is not None
 
+    @property
+    def store(self) -> str | None:
+        """The uuid of the store that all ids are of."""
+        return self._store.uuid
+
     def oldest(self) -> int | None:
         """The first id in the store; None where it is empty."""
         return self._store.backlog().oldest_id

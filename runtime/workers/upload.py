@@ -21,7 +21,7 @@ from runtime.adapters.identity import IdentityReader
 from runtime.adapters.link_usage import LinkUsage
 from runtime.adapters.process import Stop
 from runtime.adapters.status import StatusFile
-from runtime.adapters.store_errors import StoreDamaged
+from runtime.adapters.store_errors import StoreDamaged, StoreReplaced
 from runtime.config import Config
 from runtime.core.credentials import HubCredentials
 from runtime.core.delivery import Delivery, Limits
@@ -46,11 +46,14 @@ MOST_UNCONFIRMED = 20_000
 
 
 def run(config: Config, stop: Stop) -> None:
-    """Until asked to stop."""
+    """Until asked to stop, or until what we know is about a store that is gone."""
     uploader = Uploader(config, stop)
-    uploader.look()
-    while not stop.requested():
-        uploader.turn()
+    try:
+        uploader.look()
+        while not stop.requested():
+            uploader.turn()
+    except StoreReplaced as exc:
+        logger.error("{}; leaving, to be started afresh", exc)
     faulthandler.cancel_dump_traceback_later()
 
 
@@ -235,7 +238,7 @@ class Uploader:
                 self._files.forget(id, self._credentials)
         for name in self._counts:
             self._counts[name] += len(getattr(settled, name))
-        self._reporter.report(settled)
+        self._reporter.report(settled, self._intake.store)
 
     def _figures(self) -> dict[str, object]:
         delivery, now = self._delivery, self._clock.boot_s()

@@ -18,9 +18,8 @@ DEVICE_SIDE = sorted(
 )
 CORE = [path for path in DEVICE_SIDE if path.parent.name == "core"]
 WORLD = {
-    "socket", "sqlite3", "sqlite_utils", "time", "random", "secrets", "os", "logging", "loguru", "zmq", "azure",
-    "requests",
-    "subprocess", "threading", "asyncio", "signal",
+    "socket", "sqlite3", "sqlite_utils", "time", "random", "secrets", "os", "logging", "loguru", "zmq",
+    "azure", "requests", "subprocess", "threading", "asyncio", "signal",
 }  # fmt: skip
 PURE_ADAPTERS = {"runtime.adapters", "runtime.workers", "runtime.config", "runtime.cli"}
 

@@ -1,0 +1,39 @@
+"""What the store drops while upload holds it in hand must not hide what came in its place."""
+
+from __future__ import annotations
+
+from tests.harness import Cloud, Home, eventually
+from tests.lines import backlog, put, uploading
+
+
+def test_messages_that_took_the_place_of_dropped_ones_are_delivered(home: Home, cloud: Cloud) -> None:
+    """The hub is away, the stream is full and drops its oldest: the new ones still go when it is back."""
+    uploading(home, cloud)
+    home.workers["ingest"].kill()
+    home.write_config(
+        (home.folder / "edge.toml").read_text() + "\n[stream.s]\nmax_messages = 10\npolicy = 'drop-oldest'\n"
+    )
+    home.start_worker("ingest")
+    cloud.hub(up=False)
+    old = [b"old-%d" % n for n in range(10)]
+    put(home, {"stream": "s"}, *old)
+    from runtime.adapters.status import read_status
+
+    eventually(lambda: (read_status(home.layout.status_file("upload")) or {}).get("in_hand") == 10)
+    new = [b"new-%d" % n for n in range(10)]
+    put(home, {"stream": "s"}, *new)
+    cloud.hub(up=True)
+    eventually(lambda: backlog(home) == 0, 20, "what is in the store now is delivered")
+    assert [m.payload for m in cloud.messages() if m.payload in new] == new
+
+
+def test_files_that_cannot_be_uploaded_do_not_stop_the_telemetry_of_other_streams(
+    home: Home, cloud: Cloud
+) -> None:
+    """The hub is there, the blobs are not: two large messages, and everybody else waits for ever."""
+    uploading(home, cloud)
+    cloud.faults(http={"PUT /uploads": {"status": 503}, "POST /devices": {"status": 503}})
+    put(home, {"stream": "files-1"}, b"x" * 2_200_000)
+    put(home, {"stream": "files-2"}, b"x" * 2_200_000)
+    put(home, {"stream": "telemetry"}, b"urgent")
+    eventually(lambda: any(m.payload == b"urgent" for m in cloud.messages()), 15)

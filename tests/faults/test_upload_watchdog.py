@@ -1,0 +1,26 @@
+"""A message whose PUBACK never comes is noticed, though others are acknowledged all the time."""
+
+from __future__ import annotations
+
+from runtime.core.delivery import Delivery, Limits
+from runtime.core.line import Acked, Connected
+from runtime.core.pacing import Pace, Window
+from runtime.core.steps import Discard, Offer, Send
+
+
+def test_one_missing_acknowledgement_among_others_is_noticed() -> None:
+    delivery = Delivery(Pace(Window(4)), Limits(ack_s=30.0))
+    delivery.credentials(1, 0.0)
+    delivery.steps(0.0, 0.5)
+    delivery.report(Connected(1), 0.0, 0.5)
+    delivery.offer(Offer(1, "lost"))
+    now, discarded = 0.0, False
+    for id in range(2, 400):
+        delivery.offer(Offer(id, "other"))
+        steps = delivery.steps(now, 0.5)
+        discarded = discarded or any(isinstance(step, Discard) for step in steps)
+        now += 1.0
+        for step in steps:
+            if isinstance(step, Send) and step.tag[0] != 1:
+                delivery.report(Acked(1, step.tag), now, 0.5)
+    assert discarded, "message 1 waits for its acknowledgement since 400 s"
