@@ -224,6 +224,11 @@ class Cloud:
         with self._database() as db:
             return int(db.execute("SELECT COUNT(DISTINCT message_id) FROM messages").fetchone()[0])
 
+    def connections(self) -> list[str | None]:
+        """How each connection to the hub ended, oldest first; None for one that lives."""
+        with self._database() as db:
+            return [row[0] for row in db.execute("SELECT end_reason FROM connections ORDER BY seq")]
+
     @contextlib.contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:
         db = sqlite3.connect(f"file:{self.folder / 'devcloud.db'}?mode=ro", uri=True, timeout=10)

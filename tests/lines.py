@@ -58,8 +58,8 @@ def put_in_force(layout: Layout, credentials: HubCredentials) -> None:
 class Line:
     """A hub adapter whose events are waited for."""
 
-    def __init__(self, cloud: Cloud, keepalive_s: int = 25) -> None:
-        self.hub = Hub(HubOptions(ca_file=Path(cloud.facts["ca_file"]), keepalive_s=keepalive_s))
+    def __init__(self, cloud: Cloud, **options: Any) -> None:
+        self.hub = Hub(HubOptions(**{"ca_file": Path(cloud.facts["ca_file"]), **options}))
         self.seen: list[LineEvent] = []
 
     def until(self, fact: Callable[[list[LineEvent]], bool], timeout_s: float = 20.0) -> list[LineEvent]:

@@ -32,6 +32,9 @@ def register(commands: Commands) -> None:
     )
     devcloud.add_argument("--address", default="auto", help="loopback address; auto: a free one, kept")
     devcloud.add_argument("--https-port", type=int, default=0, metavar="N", help="0: a free one, kept")
+    devcloud.add_argument(
+        "--name", default="", metavar="HOST", help="host name it goes by, resolved by whoever connects"
+    )
     devcloud.add_argument("--workspace", default="demo", help="name of its workspace")
     for name, meaning in LIFETIMES.items():
         flag = f"--{name.removesuffix('_s').replace('_', '-')}-lifetime-s"
@@ -123,7 +126,12 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     lifetimes = {name: getattr(arguments, name) for name in LIFETIMES if getattr(arguments, name) is not None}
     options = Options(
-        arguments.dir.absolute(), arguments.address, arguments.https_port, arguments.workspace, lifetimes
+        arguments.dir.absolute(),
+        arguments.address,
+        arguments.https_port,
+        arguments.name,
+        arguments.workspace,
+        lifetimes,
     )
     run(options, lambda sentence: print(sentence, flush=True))
     return 0

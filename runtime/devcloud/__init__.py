@@ -9,8 +9,8 @@ The map, in reading order:
     page.py           the page, page.html, where a person approves and watches
     file_upload.py    uploads, the hub's part; blobs.py: the storage's part; uploads.py: what is on disk
     admin.py          what tests call: faults, drops, tokens that end; remote.py: how to call it
-    hub.py            the MQTT side; connection.py, dialogue.py, sessions.py; pure: mqtt.py, packets.py,
-                      topics.py, acks.py
+    hub.py            the MQTT side; connection.py, dialogue.py, sessions.py; websocket.py: the same over 443;
+                      pure: mqtt.py, packets.py, topics.py, acks.py, frames.py
     enrolment.py      Provisioning Tokens and operations; registrations.py: devices and Registration Tokens
     certificates.py   client certificates of devices
     records.py        every message and connection, in order of arrival; twins.py: desired and reported

@@ -13,6 +13,8 @@ from runtime.errors import UsageError
 
 HUB_PORT = 8883
 """azure-iot-device has it built in: two hubs on one machine differ in their address."""
+HTTPS_PORT = 443
+"""It has this one built in, too, for MQTT over WebSockets."""
 _TRIES = 200
 
 
@@ -29,6 +31,14 @@ def take(folder: Path, address: str, https_port: int) -> tuple[str, socket.socke
         raise UsageError(f"cannot listen on {address}:{port}: {exc.strerror}") from exc
     write_whole(memory, json.dumps({"address": address, "https_port": listener.getsockname()[1]}))
     return address, listener
+
+
+def standard_port(address: str, https_port: int) -> list[socket.socket]:
+    """A bound socket for port 443 beside ours, as the real hub has it; none where we may not."""
+    try:
+        return [] if https_port == HTTPS_PORT else [_bound(address, HTTPS_PORT)]
+    except OSError:
+        return []
 
 
 def _free_address() -> str:

@@ -28,6 +28,7 @@ from runtime.devcloud.problems import Problem
 from runtime.devcloud.state import Cloud
 from runtime.devcloud.tls import server_context
 from runtime.devcloud.web import now_s, render_http_exception, render_problem
+from runtime.devcloud.websocket import WebSocket
 from runtime.errors import UsageError
 from runtime.settings import Log
 
@@ -43,6 +44,8 @@ class Options:
     """A loopback address, or `auto`: the one of last time, else one that nobody uses."""
     https_port: int = 0
     """0: the one of last time, else a free one."""
+    name: str = ""
+    """Host name under which devices know it; empty: its address."""
     workspace: str = "demo"
     lifetimes: Mapping[str, Any] | None = None
     """Those that differ from last time's."""
@@ -69,22 +72,25 @@ async def _serve(options: Options, say: Callable[[str], None]) -> None:
     facts = options.folder / "devcloud.json"
     facts.unlink(missing_ok=True)
     address, listener = place.take(options.folder, options.address, options.https_port)
-    cloud = Cloud(options.folder, address, now_s(), options.workspace)
+    cloud = Cloud(options.folder, options.name or address, now_s(), options.workspace)
     try:
         cloud.change_lifetimes(options.lifetimes or {})
     except Problem as exc:
         raise UsageError(exc.detail) from exc
-    context = server_context(options.folder, address)
-    switch = HubSwitch(cloud, context)
-    https = Https(application(cloud, switch), context)
+    context = server_context(options.folder, address, *filter(None, [options.name]))
+    switch = HubSwitch(cloud, address, context)
+    https = Https(application(cloud, switch), context, lambda: switch.hub)
+    port = listener.getsockname()[1]
+    beside = place.standard_port(address, port)
     try:
         await switch(True)
-        serving = asyncio.create_task(https.serve(sockets=[listener]))
+        serving = asyncio.create_task(https.serve(sockets=[listener, *beside]))
         await https.ready(serving)
-        known = write_facts(facts, cloud, listener.getsockname()[1])
+        known = write_facts(facts, cloud, address, port, place.HTTPS_PORT if beside else port)
         say(f"devcloud is ready at {known['instance']}; this link opens its page once: {known['page_url']}")
         stopping = asyncio.create_task(asked_to_stop.wait())
         await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+        await switch(False)  # its connections over WebSockets are also those of the HTTPS server
         await https.end(serving)
     finally:
         facts.unlink(missing_ok=True)
@@ -95,22 +101,23 @@ async def _serve(options: Options, say: Callable[[str], None]) -> None:
 class HubSwitch:
     """Takes the hub's listener away and brings it back."""
 
-    def __init__(self, cloud: Cloud, context: ssl.SSLContext) -> None:
+    def __init__(self, cloud: Cloud, address: str, context: ssl.SSLContext) -> None:
         self._cloud = cloud
+        self._address = address
         self._context = context
-        self._hub: hub.Hub | None = None
+        self.hub: hub.Hub | None = None
 
     async def __call__(self, up: bool) -> None:
         """Have it up, or not. Raises UsageError where its port is taken."""
-        if up and self._hub is None:
-            host, port = self._cloud.hub_host, place.HUB_PORT
+        if up and self.hub is None:
+            host, port = self._address, place.HUB_PORT
             try:
-                self._hub = await hub.serve(self._cloud, host, port, self._context)
+                self.hub = await hub.serve(self._cloud, host, port, self._context)
             except OSError as exc:
                 raise UsageError(f"cannot listen on {host}:{port}: {exc.strerror}") from exc
-            self._cloud.drop = self._hub.drop
-        elif not up and self._hub is not None:
-            stopping, self._hub = self._hub, None
+            self._cloud.drop = self.hub.drop
+        elif not up and self.hub is not None:
+            stopping, self.hub = self.hub, None
             self._cloud.drop = lambda mode, device_id: 0
             await stopping.stop()
 
@@ -143,12 +150,15 @@ class _Connection(H11Protocol):
 class Https(uvicorn.Server):
     """uvicorn with our TLS context, our signals, and an end that does not wait for whoever is connected."""
 
-    def __init__(self, app: Starlette, context: ssl.SSLContext) -> None:
+    def __init__(
+        self, app: Starlette, context: ssl.SSLContext, find_hub: Callable[[], hub.Hub | None]
+    ) -> None:
         config = uvicorn.Config(
             app, http=_Connection, ws="none", lifespan="off", log_config=None, access_log=False,
             server_header=False, timeout_keep_alive=60,
         )  # fmt: skip
         config.load()
+        config.ws_protocol_class = lambda **_: WebSocket(find_hub)  # type: ignore[assignment]  # it is only called
         config.ssl = context
         super().__init__(config)
 
@@ -168,16 +178,20 @@ class Https(uvicorn.Server):
         await serving
 
 
-def write_facts(path: Path, cloud: Cloud, https_port: int) -> dict[str, Any]:
+def write_facts(
+    path: Path, cloud: Cloud, address: str, https_port: int, websocket_port: int
+) -> dict[str, Any]:
     """Tell whoever starts us where everything is: whole or not at all, for the owner only."""
-    instance = f"{cloud.hub_host}:{https_port}"
+    here = f"{address}:{https_port}"
     known = {
-        "instance": instance,
+        "instance": f"{cloud.hub_host}:{https_port}",
         "hub_host": cloud.hub_host,
+        "address": address,
         "https_port": https_port,
+        "websocket_port": websocket_port,
         "ca_file": str(cloud.folder.absolute() / "ca.pem"),
-        "admin_url": f"https://{instance}",
-        "page_url": page.one_time_url(cloud, instance),
+        "admin_url": f"https://{here}",
+        "page_url": page.one_time_url(cloud, here),
         "workspace": cloud.workspace,
         "operator_token": cloud.operator_token,
         "provisioning_token": cloud.provisioning_token,

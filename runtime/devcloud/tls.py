@@ -1,12 +1,11 @@
 """Two certificate authorities of the stand-in: for its own address, and for devices without a SAS.
 
 Files in DIR: `ca.pem`, which devices trust; `device-ca.pem`, which signs theirs; `ca.key`, `device-ca.key`
-and `server.pem` (key and chain), 0600. They are made once; another address gets another certificate.
+and `server.pem` (key and chain), 0600. They are made once; other addresses or names get another certificate.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import ssl
 from pathlib import Path
 
@@ -17,12 +16,12 @@ from cryptography.exceptions import InvalidSignature
 from runtime.devcloud.files import write_whole
 
 
-def server_context(folder: Path, address: str) -> ssl.SSLContext:
-    """TLS 1.2 or newer, as `address`. A client may show a certificate, signed by our device CA."""
+def server_context(folder: Path, *names: str) -> ssl.SSLContext:
+    """TLS 1.2 or newer, as these addresses and names. A client may show a certificate of our device CA."""
     authority(folder, "device-ca")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(_server_certificate(folder, address))
+    context.load_cert_chain(_server_certificate(folder, names))
     context.load_verify_locations(folder / "device-ca.pem")
     context.verify_mode = ssl.CERT_OPTIONAL
     return context
@@ -38,21 +37,20 @@ def authority(folder: Path, name: str) -> trustme.CA:
     return trustme.CA.from_pem(certificate.read_bytes(), key.read_bytes())
 
 
-def _server_certificate(folder: Path, address: str) -> Path:
+def _server_certificate(folder: Path, names: tuple[str, ...]) -> Path:
     server, ca = folder / "server.pem", authority(folder, "ca")
-    if not (server.exists() and _serves(server, ca, address)):
-        write_whole(server, ca.issue_cert(address).private_key_and_cert_chain_pem.bytes().decode())
+    if not (server.exists() and _serves(server, ca, names)):
+        write_whole(server, ca.issue_cert(*names).private_key_and_cert_chain_pem.bytes().decode())
     return server
 
 
-def _serves(server: Path, ca: trustme.CA, address: str) -> bool:
-    """Whether the certificate is for this address and of this authority."""
+def _serves(server: Path, ca: trustme.CA, names: tuple[str, ...]) -> bool:
+    """Whether the certificate is for all of these and of this authority."""
     found = x509.load_pem_x509_certificate(server.read_bytes())
-    names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    subject = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    known = {str(name.value) for name in subject}
     try:
         found.verify_directly_issued_by(x509.load_pem_x509_certificate(ca.cert_pem.bytes()))
-        return ipaddress.ip_address(address) in names.get_values_for_type(x509.IPAddress)
     except InvalidSignature:
         return False
-    except ValueError:
-        return address in names.get_values_for_type(x509.DNSName)
+    return known >= set(names)
