@@ -75,13 +75,25 @@ def describe(worker: str, exc: BaseException, trace: TracebackType | None) -> di
 
 
 def count_crashes(layout: Layout) -> tuple[int, str]:
-    """How many reports there are, and the last one's worker and reason."""
+    """How many reports are kept, and the last one's worker and reason."""
+    path = crash_file(layout)
+    lines = [line for file in (_older(path), path) for line in _lines(file)]
     try:
-        lines = crash_file(layout).read_text().splitlines()
         last = json.loads(lines[-1])
         return len(lines), f"{last['worker']}: {last['reason']}"
-    except (OSError, ValueError, IndexError, KeyError):
-        return 0, ""
+    except (ValueError, RecursionError, IndexError, KeyError, TypeError):  # none, or torn by a power cut
+        return len(lines), "(cannot be read)" if lines else ""
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def _older(path: Path) -> Path:
+    return path.with_suffix(".1.jsonl")
 
 
 def _shown(name: str, value: object) -> str:
@@ -99,6 +111,6 @@ def _clean(text: str) -> str:
 
 def _append(path: Path, record: dict[str, Any]) -> None:
     if path.exists() and path.stat().st_size > KEEP_BYTES:
-        path.replace(path.with_suffix(".1.jsonl"))
+        path.replace(_older(path))
     with path.open("a") as out:
         out.write(json.dumps(record) + "\n")

@@ -1,69 +1,76 @@
 """One look at a whole runtime from outside: what supervisord, the workers' status files and the disk say.
 
-Every source may be missing; what cannot be known is None, and never an error.
+Every source may be missing, or hold anything: what cannot be known is None, and never an error. What a worker
+said that lives no more is not news: of it only what cannot have changed is kept. The keys are documented in
+deploy/RUNBOOK.md and stay; new ones may come.
 """
 
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from runtime import __version__
 from runtime.adapters.clock import Clock
 from runtime.adapters.crash import count_crashes
-from runtime.adapters.status import read_status
+from runtime.adapters.identity import IdentityReader
+from runtime.adapters.process import lock_holder, memory_bytes, process_age_s
+from runtime.adapters.status import Words, last_words
 from runtime.adapters.store_reader import StoreReader
 from runtime.adapters.supervisor import Program, Supervisor
-from runtime.config import Config
+from runtime.core import condition, renewal
 from runtime.core.message import CorruptRow, StoredMessage
+from runtime.core.moment import Moment
+from runtime.core.renewal import Life
 from runtime.errors import EdgeError
 from runtime.layout import WORKERS, Layout
 
 LOOK_TIMEOUT_S = 2.0
-LATE_AFTER_S = 15.0
-"""A worker's loop comes round every 5 s at the latest; three times that is no accident."""
-
-QUARANTINE_COUNTED = 1_000
 LEAST_GROWTH_BYTES_PER_S = 100.0
-GOOD_HUB = ("up", "draining")
-GOOD_IDENTITY = "registered"
+NOBODY = Words({})
 
 
-def take(config: Config, clock: Clock) -> dict[str, Any]:
-    """Everything `edgectl status` shows."""
-    layout = config.layout
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One program: supervisord's view where it answers, else whoever holds the worker's lock."""
+
+    state: str
+    pid: int
+    trouble: str
+    last: Words
+    """What was said last under this name, perhaps by one that is gone."""
+    lives: bool
+    """Whether `last` are the words of this very process."""
+
+    @property
+    def words(self) -> Words:
+        return self.last if self.lives else NOBODY
+
+
+def take(layout: Layout, clock: Clock, configuration: str = "") -> dict[str, Any]:
+    """Everything `edgectl status` shows. `configuration` is what is wrong with it."""
     programs, silence = _programs(layout)
-    sentinel = read_status(layout.status_file("sentinel")) or {}
-    restarts = sentinel.get("restarts", {})
-    workers = {name: _worker(layout, name, programs, restarts, clock) for name in (*WORKERS, "sentinel")}
-    alarms = sentinel.get("alarms", []) if workers["sentinel"]["state"] == "RUNNING" else []
-    hub, identity = _figures(layout, "upload"), _identity(layout)
-    reasons = [silence] if programs is None else _reasons(workers, alarms, hub, identity)
-    return {
-        "verdict": "down" if programs is None else "degraded" if reasons else "healthy",
-        "reasons": reasons,
+    seen = {name: _see(layout, name, programs, clock) for name in (*WORKERS, "sentinel")}
+    sentinel = seen["sentinel"]
+    restarts = sentinel.last.counts("restarts")
+    found: dict[str, Any] = {
         "home": str(layout.home),
-        "workers": workers,
-        "backlog": _backlog(layout, clock),
-        "hub": hub,
-        "identity": identity,
-        "disk": _disk(layout, sentinel.get("disk_growth_bytes_per_s")),
+        "version": __version__,
+        "configuration": configuration,
+        "supervisor": {"pid": lock_holder(layout.lock("supervisor")) or 0, "trouble": silence},
+        "workers": {name: _worker(s, restarts.get(name), clock) for name, s in seen.items()},
+        "backlog": _backlog(layout, seen["ingest"].words, clock),
+        "hub": _hub(seen["upload"], clock),
+        "identity": _identity(layout, seen["refresh"].words, seen["provisioning"].words, clock),
+        "disk": _disk(layout, sentinel.words.number("disk_growth_bytes_per_s")),
         "crashes": dict(zip(("count", "last"), count_crashes(layout), strict=True)),
-        "alarms": alarms,
+        "alarms": _alarms(sentinel.words, seen["ingest"].words),
     }
-
-
-def _reasons(
-    workers: dict[str, Any], alarms: list[dict[str, str]], hub: dict[str, Any], identity: dict[str, Any]
-) -> list[str]:
-    """Everything that makes the runtime less than healthy, one sentence each."""
-    found = [why for name, worker in workers.items() if (why := _trouble(name, worker))]
-    found += [f"{alarm['worker']}: {alarm['text']}" for alarm in alarms]
-    if identity.get("state", GOOD_IDENTITY) != GOOD_IDENTITY:
-        found.append(f"identity: {identity['state']}")
-    if hub.get("state", GOOD_HUB[0]) not in GOOD_HUB:
-        found.append(f"hub: {hub['state']}")
-    return found
+    found["reasons"] = condition.reasons(found)
+    return {"verdict": condition.verdict(found), **found}
 
 
 def _programs(layout: Layout) -> tuple[dict[str, Program] | None, str]:
@@ -74,65 +81,66 @@ def _programs(layout: Layout) -> tuple[dict[str, Program] | None, str]:
         return None, str(exc)
 
 
-def _worker(
-    layout: Layout, name: str, programs: dict[str, Program] | None, restarts: dict[str, int], clock: Clock
-) -> dict[str, Any]:
+def _see(layout: Layout, name: str, programs: dict[str, Program] | None, clock: Clock) -> Seen:
+    last = last_words(layout.status_file(name), clock.boot_id())
     program = (programs or {}).get(name)
-    status = read_status(layout.status_file(name)) or {}
-    if program and program.pid and status.get("pid") != program.pid:
-        status = {}  # its predecessor's
-    same_boot = status.get("boot_id") == clock.boot_id()
-    progress = status.get("progress_boot_s")
+    if program:
+        state, pid, trouble = program.state, program.pid, program.trouble
+    else:
+        pid = lock_holder(layout.lock(name)) or 0
+        state, trouble = "UNSUPERVISED" if pid else "UNKNOWN" if programs else "DOWN", ""
+    return Seen(state, pid, trouble, last, lives=pid != 0 and last.number("pid") == pid)
+
+
+def _worker(seen: Seen, restarts: int | None, clock: Clock) -> dict[str, Any]:
     return {
-        "state": program.state if program else "UNKNOWN" if programs else "DOWN",
-        "pid": program.pid if program else 0,
-        "uptime_s": program.since_s if program and program.pid else None,
-        "restarts": restarts.get(name),
-        "progress_age_s": round(clock.boot_s() - progress, 1) if same_boot and progress else None,
-        "memory_bytes": memory_bytes(program.pid) if program and program.pid else None,
-        "trouble": program.trouble if program else "",
+        "state": seen.state,
+        "pid": seen.pid,
+        "uptime_s": process_age_s(seen.pid) if seen.pid else None,
+        "restarts": restarts,
+        "progress_age_s": seen.words.age_s("progress_boot_s", clock.boot_s()),
+        "memory_bytes": memory_bytes(seen.pid) if seen.pid else None,
+        "trouble": seen.trouble,
     }
 
 
-def _trouble(name: str, worker: dict[str, Any]) -> str:
-    """Why this worker makes the runtime less than healthy, or nothing."""
-    if worker["state"] != "RUNNING":
-        return f"{name} is {worker['state']}" + (f": {worker['trouble']}" if worker["trouble"] else "")
-    age = worker["progress_age_s"]
-    if age is None and worker["uptime_s"] > LATE_AFTER_S:
-        return f"{name} never reported progress"
-    if age is not None and age > LATE_AFTER_S:
-        return f"{name} has made no progress for {age:.0f} s"
-    return ""
+def _alarms(sentinel: Words, ingest: Words) -> list[dict[str, str]]:
+    said = sentinel.said.get("alarms")
+    told = [a for a in said if isinstance(a, dict)] if isinstance(said, list) else []
+    alarms = [{"worker": str(a.get("worker")), "text": str(a.get("text"))} for a in told]
+    salvage = ingest.text("alarm")
+    return [*alarms, *([{"worker": "ingest", "text": salvage}] if salvage else [])]
 
 
-def memory_bytes(pid: int) -> int | None:
-    """Resident memory of a process."""
+def _backlog(layout: Layout, ingest: Words, clock: Clock) -> dict[str, Any]:
+    """From the disk, so that it is known when nobody runs; what was refused only ingest can say."""
+    counted = ingest.counts("counted")
+    return {
+        **dict.fromkeys(("messages", "bytes", "oldest_age_s", "quarantine"), None),
+        "dropped": {},
+        "store": ingest.text("store"),
+        **_on_disk(layout.messages_db, clock),
+        "stored": counted.get("stored", 0) if ingest.said else None,
+        "refused": {k.removeprefix("refused_"): n for k, n in counted.items() if k.startswith("refused_")},
+        "room_bytes": ingest.number("room_bytes"),
+    }
+
+
+def _on_disk(path: Path, clock: Clock) -> dict[str, Any]:
+    reader = StoreReader(path)
     try:
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None
-
-
-def _backlog(layout: Layout, clock: Clock) -> dict[str, Any]:
-    """From the disk, so that it is known when nobody runs; what was refused and lost only ingest can say."""
-    figures = _figures(layout, "ingest")
-    reader = StoreReader(layout.messages_db)
-    try:
+        if not path.exists():
+            return {}
         backlog = reader.backlog()
         oldest = reader.after(backlog.oldest_id - 1, 1, 1) if backlog.oldest_id is not None else []
         return {
             "messages": backlog.messages,
             "bytes": backlog.bytes,
             "oldest_age_s": _age_s(oldest[0], clock) if oldest else None,
-            "quarantine": len(reader.quarantine(limit=QUARANTINE_COUNTED)),
-            "counted": figures.get("counted", {}),
-            "store": figures.get("store"),
+            "quarantine": reader.quarantined(),
+            "dropped": reader.lost(),
         }
-    except EdgeError as exc:
+    except (EdgeError, OSError) as exc:
         return {"store": str(exc)}
     finally:
         reader.close()
@@ -149,33 +157,100 @@ def _age_s(message: StoredMessage | CorruptRow, clock: Clock) -> float | None:
     return round(max(0.0, clock.wall_s() - message.stored_wall_s), 1)
 
 
-def _figures(layout: Layout, worker: str) -> dict[str, Any]:
-    """What the worker said about its own matter, without what every worker says."""
-    status = read_status(layout.status_file(worker)) or {}
-    common = {"worker", "pid", "started_boot_s", "progress_boot_s", "boot_id"}
-    return {name: value for name, value in status.items() if name not in common}
+def _hub(upload: Seen, clock: Clock) -> dict[str, Any]:
+    words, now = upload.words, clock.boot_s()
+    connected_s = words.age_s("connected_boot_s", now)
+    whole = ("in_flight", "window", "in_hand", "uploading", "unconfirmed", "suspects", "losses")
+    counts = ("delivered", "quarantined", "dropped", "sent_today", "bytes_today")
+    return {
+        "state": words.text("state") or condition.UNKNOWN,
+        "device": words.text("device"),
+        "connected_since": _date(clock, connected_s),
+        "connected_s": connected_s,
+        "puback_age_s": upload.last.age_s("puback_boot_s", now),
+        "rate_per_s": words.number("rate_per_s"),
+        **{name: words.number(name) for name in (*whole, *counts)},
+        "last_loss": words.text("last_loss"),
+        "barred": words.text("barred"),
+    }
 
 
-def _identity(layout: Layout) -> dict[str, Any]:
-    """What refresh says, and while a person has to approve, what provisioning shows that person."""
-    found = _figures(layout, "refresh")
-    enrolment = _figures(layout, "provisioning")
-    if enrolment.get("state"):
-        found["provisioning"] = enrolment["state"]
-    if enrolment.get("verification_code"):
-        found["verification_code"] = enrolment["verification_code"]
-    return found
+def _date(clock: Clock, ago_s: float | None) -> str | None:
+    """For people only: by a wall clock that may be wrong."""
+    if ago_s is None:
+        return None
+    return datetime.fromtimestamp(clock.wall_s() - ago_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _identity(layout: Layout, refresh: Words, provisioning: Words, clock: Clock) -> dict[str, Any]:
+    """What refresh says, else what is on disk; and the code that provisioning shows a person."""
+    now = clock.boot_s()
+    said = refresh if refresh.text("state") else Words(_identity_on_disk(layout, clock))
+    return {
+        "state": said.text("state") or condition.UNKNOWN,
+        "device_id": said.text("device_id"),
+        "next": said.text("next"),
+        "next_in_s": _left_s(said, "next_in_s", now),
+        "sas_remaining_s": _left_s(said, "sas_remaining_s", now),
+        "registration_remaining_s": _left_s(said, "registration_remaining_s", now),
+        "trouble": said.text("trouble"),
+        "reason": said.text("reason"),
+        "skew_s": said.number("skew_s"),
+        "provisioning": provisioning.text("state"),
+        "verification_code": provisioning.text("verification_code"),
+    }
+
+
+def _left_s(words: Words, name: str, now_boot_s: float) -> float | None:
+    """What is left of a span that was told when its worker last made progress."""
+    told_s = words.number(name)
+    return None if told_s is None else round(told_s - (words.age_s("progress_boot_s", now_boot_s) or 0.0))
+
+
+def _identity_on_disk(layout: Layout, clock: Clock) -> dict[str, Any]:
+    try:
+        identity = IdentityReader(layout).read()
+    except (EdgeError, OSError) as exc:
+        return {"reason": str(exc)}
+    registration = identity.registration.life if identity.registration else None
+    sas, now = identity.sas.life if identity.sas else None, Moment.by(clock)
+    held = renewal.Held(
+        registration,
+        identity.parent is not None,
+        sas,
+        token_refused=identity.token_refused,
+        on_hold=identity.on_hold,
+    )
+    return {
+        "state": renewal.phase(held, now).value,
+        "device_id": identity.hub.device_id if identity.hub else None,
+        "sas_remaining_s": _remaining_s(sas, now),
+        "registration_remaining_s": _remaining_s(registration, now),
+        "skew_s": identity.skew_s,
+    }
+
+
+def _remaining_s(life: Life | None, now: Moment) -> float | None:
+    """Seconds of life left; None for a token that never expires, and for none at all."""
+    return life.remaining_s(now) if life else None
 
 
 def _disk(layout: Layout, growth_bytes_per_s: float | None) -> dict[str, Any]:
     """Free space, and how long it lasts at the rate of late."""
-    place = next((p for p in (layout.state, *layout.state.parents) if p.exists()), None)
-    if place is None:
-        return {}
-    usage = shutil.disk_usage(place)
-    filling = growth_bytes_per_s is not None and growth_bytes_per_s > LEAST_GROWTH_BYTES_PER_S
+    usage = next((u for p in (layout.state, *layout.state.parents) if (u := _usage(p))), None)
+    rate = growth_bytes_per_s or 0.0
+    filling = usage is not None and rate > LEAST_GROWTH_BYTES_PER_S
     return {
-        "free_bytes": usage.free,
-        "total_bytes": usage.total,
-        "full_in_s": round(usage.free / growth_bytes_per_s) if filling and growth_bytes_per_s else None,
+        "free_bytes": usage.free if usage else None,
+        "total_bytes": usage.total if usage else None,
+        "growth_bytes_per_s": None if growth_bytes_per_s is None else round(rate),
+        "full_in_s": round(usage.free / rate) if usage and filling else None,
     }
+
+
+def _usage(folder: Path) -> Any:
+    """None where the folder is not there, or is nobody's business of ours."""
+    try:
+        return shutil.disk_usage(folder)
+    except OSError:
+        return None

@@ -156,6 +156,24 @@ def process_state(pid: int) -> str:
     return words.get(letter, letter)
 
 
+def process_age_s(pid: int) -> float | None:
+    """Seconds since a process began, by the clock that does not jump."""
+    try:
+        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return None
+    return round(time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"), 1)
+
+
+def memory_bytes(pid: int) -> int | None:
+    """Resident memory of a process."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
 def tell_service_manager(words: str) -> None:
     """Say something to systemd (sd_notify): READY=1, WATCHDOG=1, STATUS=... Silent where there is none."""
     address = os.environ.get("NOTIFY_SOCKET")

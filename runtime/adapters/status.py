@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,41 @@ def read_status(path: Path) -> dict[str, Any] | None:
     """The last words of a worker, or None where there are none to be read."""
     try:
         found = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):  # gone, or anything at all
         return None
     return found if isinstance(found, dict) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What a worker said, for whoever shows it: what is missing or has the wrong type is None or empty."""
+
+    said: Mapping[str, Any]
+    same_boot: bool = False
+    """Whether its times can be compared with those of now."""
+
+    def text(self, name: str) -> str | None:
+        found = self.said.get(name)
+        return found if isinstance(found, str) else None
+
+    def number(self, name: str) -> float | None:
+        """Any number; a moment (`..._boot_s`) only of this boot."""
+        found = self.said.get(name)
+        sound = isinstance(found, int | float) and math.isfinite(found)
+        return found if sound and (self.same_boot or not name.endswith("_boot_s")) else None
+
+    def counts(self, name: str) -> dict[str, int]:
+        found = self.said.get(name)
+        pairs = found.items() if isinstance(found, dict) else ()
+        return {key: value for key, value in pairs if isinstance(value, int)}
+
+    def age_s(self, name: str, now_boot_s: float) -> float | None:
+        """Seconds since that moment."""
+        moment = self.number(name)
+        return None if moment is None else max(0.0, round(now_boot_s - moment, 1))
+
+
+def last_words(path: Path, boot_id: str) -> Words:
+    """What is in a status file, whoever wrote it."""
+    said = read_status(path) or {}
+    return Words(said, said.get("boot_id") == boot_id)

@@ -141,6 +141,13 @@ class StoreReader:
             ((count,),) = db.execute("SELECT count(*) FROM quarantine").fetchall()
         return int(count)
 
+    def lost(self) -> dict[str, int]:
+        """How many messages ever left the store undelivered, by reason."""
+        db = self._connection()
+        with translated():
+            rows = db.execute("SELECT reason, sum(messages) FROM losses GROUP BY reason").fetchall()
+        return {str(reason): count for reason, count in rows if isinstance(count, int)}
+
     def _message(self, row: Sequence[Any]) -> StoredMessage | CorruptRow:
         columns = dict(zip(_FIELDS, row, strict=True))
         number = columns["id"]

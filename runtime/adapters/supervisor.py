@@ -23,8 +23,6 @@ class Program:
     """STOPPED, STARTING, RUNNING, BACKOFF, STOPPING, EXITED, FATAL or UNKNOWN."""
     pid: int
     """0 where no process lives."""
-    since_s: float
-    """Seconds since its last start, or since its end where it does not run, by supervisord's wall clock."""
     trouble: str
     """Why it could not be started, else empty."""
 
@@ -78,10 +76,7 @@ class Supervisor:
 
 
 def _program(row: dict[str, Any]) -> Program:
-    since = row["start"] if row["pid"] else row["stop"]
-    return Program(
-        row["name"], row["statename"], row["pid"], max(0.0, float(row["now"] - since)), row["spawnerr"]
-    )
+    return Program(row["name"], row["statename"], row["pid"], row["spawnerr"])
 
 
 class _Transport(xmlrpc.client.Transport):

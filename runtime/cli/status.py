@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runtime.cli import Commands, load_config
 
+if TYPE_CHECKING:
+    from runtime.layout import Layout
+
 WATCH_EVERY_S = 2.0
+_CLEAR = "\x1b[H\x1b[J"
 
 
 def register(commands: Commands) -> None:
@@ -17,7 +21,7 @@ def register(commands: Commands) -> None:
         help="show workers, backlog, hub, identity, disk and alarms",
         epilog="exit status: 0 healthy, 1 degraded, 2 down",
     )
-    status.add_argument("--json", action="store_true", help="for a program")
+    status.add_argument("--json", action="store_true", help="for a program; with --watch an object a line")
     status.add_argument("--watch", action="store_true", help=f"again every {WATCH_EVERY_S:g} s, until Ctrl-C")
     status.set_defaults(run=_status)
 
@@ -29,16 +33,31 @@ def _status(arguments: argparse.Namespace) -> int:
     from runtime.adapters.clock import SystemClock
     from runtime.adapters.overview import take
 
-    config = load_config(arguments)
     while True:
-        found = take(config, SystemClock())
-        text = json.dumps(found, indent=2) if arguments.json else render(found)
+        layout, trouble = _layout(arguments)
+        found = take(layout, SystemClock(), trouble)
+        indent = None if arguments.watch else 2
+        text = json.dumps(found, indent=indent) if arguments.json else render(found)
         if arguments.watch and sys.stdout.isatty():
-            text = "\x1b[H\x1b[2J" + text
+            text = f"{_CLEAR}{time.strftime('%H:%M:%S')}  {text}"
         print(text, flush=True)
         if not arguments.watch:
             return {"healthy": 0, "degraded": 1}.get(found["verdict"], 2)
         time.sleep(WATCH_EVERY_S)
+
+
+def _layout(arguments: argparse.Namespace) -> tuple[Layout, str]:
+    """Which runtime, and what is wrong with its configuration: it may well run on with the last good one."""
+    import os
+
+    from runtime.config import find_home
+    from runtime.errors import ConfigError
+    from runtime.layout import Layout
+
+    try:
+        return load_config(arguments).layout, ""
+    except ConfigError as exc:
+        return Layout(find_home(os.environ, arguments.home)), f"configuration: {exc}"
 
 
 def render(found: dict[str, Any]) -> str:
@@ -49,12 +68,13 @@ def render(found: dict[str, Any]) -> str:
         ["WORKER", "STATE", "PID", "UPTIME", "RESTARTS", "PROGRESS", "MEMORY"],
         [_worker_row(name, worker) for name, worker in found["workers"].items()],
     )
-    for title in ("backlog", "hub", "identity", "disk"):
-        facts = found[title]
-        if facts:
-            told = {name: value for name, value in facts.items() if value not in (None, "", {})}
-            words = ", ".join(f"{_words(name)} {_figure(name, value)}" for name, value in told.items())
-            lines.append(f"{title:<9} {words}")
+    for title, words in (
+        ("backlog", _backlog(found["backlog"])),
+        ("hub", _hub(found["hub"])),
+        ("identity", _identity(found["identity"])),
+        ("disk", _disk(found["disk"])),
+    ):
+        lines.append(f"{title:<9} {', '.join(filter(None, words)) or 'unknown'}")
     if found["crashes"]["count"]:
         lines.append(f"crashes   {found['crashes']['count']}, the last {found['crashes']['last']}")
     for alarm in found["alarms"]:
@@ -63,13 +83,14 @@ def render(found: dict[str, Any]) -> str:
 
 
 def _worker_row(name: str, worker: dict[str, Any]) -> list[str]:
+    age_s, restarts = worker["progress_age_s"], worker["restarts"]
     return [
         name,
         worker["state"],
         str(worker["pid"] or "-"),
         duration(worker["uptime_s"]),
-        str(worker["restarts"] if worker["restarts"] is not None else "-"),
-        f"{duration(worker['progress_age_s'])} ago" if worker["progress_age_s"] is not None else "-",
+        "-" if restarts is None else str(restarts),
+        "-" if age_s is None else f"{duration(age_s)} ago",
         size(worker["memory_bytes"]),
     ]
 
@@ -77,23 +98,67 @@ def _worker_row(name: str, worker: dict[str, Any]) -> list[str]:
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     return [
-        "  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)) for row in [head, *rows]
+        "  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in [head, *rows]
     ] + [""]
 
 
-def _words(name: str) -> str:
-    """A figure's name without its unit, which its value shows."""
-    return name.removesuffix("_bytes").removesuffix("_s").replace("_", " ")
+def _backlog(facts: dict[str, Any]) -> list[str]:
+    known = facts["messages"] is not None
+    return [
+        f"{facts['messages']} messages, {size(facts['bytes'])}" if known else "",
+        _said("the oldest {}", facts["oldest_age_s"], duration),
+        f"{facts['quarantine']} in quarantine" if known else "",
+        _counted("dropped", facts["dropped"]),
+        _counted("refused since its start", facts["refused"]),
+        _said("room for {}", facts["room_bytes"], size),
+        f"store {facts['store']}" if facts["store"] not in ("open", None) else "",
+    ]
 
 
-def _figure(name: str, value: Any) -> str:
-    if name.endswith("_bytes") or name == "bytes":
-        return size(value)
-    if name.endswith("_s") and isinstance(value, int | float):
-        return duration(value)
-    if isinstance(value, dict):
-        return "; ".join(f"{k} {v}" for k, v in value.items()) or "none"
-    return str(value)
+def _hub(facts: dict[str, Any]) -> list[str]:
+    return [
+        facts["state"],
+        _said("connected since {}", facts["connected_since"])
+        + _said(" ({})", facts["connected_s"], duration),
+        _said("last PUBACK {} ago", facts["puback_age_s"], duration),
+        _said("{:.0f} in flight", facts["in_flight"]),
+        _said("{:.1f} messages/s", facts["rate_per_s"]),
+        _said("{:.0f} delivered since its start", facts["delivered"]),
+        _said("{:.0f} suspects", facts["suspects"] or None),
+        _said("link: {}", facts["barred"]),
+        _said("lost {:.0f} times", facts["losses"] or None)
+        + _said(", the last time: {}", facts["last_loss"] or None),
+    ]
+
+
+def _identity(facts: dict[str, Any]) -> list[str]:
+    return [
+        facts["state"] + _said(" as {}", facts["device_id"]),
+        _said("next {}", facts["next"]) + _said(" in {}", facts["next_in_s"], duration),
+        _said("SAS for {}", facts["sas_remaining_s"], duration),
+        _said("Registration Token for {}", facts["registration_remaining_s"], duration),
+        _said("provisioning {}", facts["provisioning"]),
+        _said("verification code {}", facts["verification_code"]),
+        _said("{}", facts["trouble"]) + _said(" ({})", facts["reason"] or None),
+    ]
+
+
+def _disk(facts: dict[str, Any]) -> list[str]:
+    return [
+        _said("{} free", facts["free_bytes"], size) + _said(" of {}", facts["total_bytes"], size),
+        _said("full in {} at the present rate", facts["full_in_s"], duration),
+    ]
+
+
+def _said(words: str, value: Any, spoken: Any = None) -> str:
+    """The words with the value in them; nothing where it is unknown."""
+    return "" if value is None else words.format(spoken(value) if spoken else value)
+
+
+def _counted(what: str, counts: dict[str, int]) -> str:
+    named = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+    return f"{what}: {named}" if named else ""
 
 
 def duration(seconds: float | None) -> str:

@@ -20,17 +20,18 @@ from runtime.adapters.hub import Hub, HubOptions, proxy_options
 from runtime.adapters.identity import IdentityReader
 from runtime.adapters.link_usage import LinkUsage
 from runtime.adapters.process import Stop
-from runtime.adapters.status import StatusFile
+from runtime.adapters.status import StatusFile, last_words
 from runtime.adapters.store_errors import StoreDamaged, StoreReplaced
 from runtime.config import Config
 from runtime.core.credentials import HubCredentials
-from runtime.core.delivery import Delivery, Limits
+from runtime.core.delivery import Delivery, Limits, Phase
 from runtime.core.envelope import Telemetry, probe
 from runtime.core.line import Lost
 from runtime.core.link import Link, Terms, parse_hours
 from runtime.core.pacing import Pace, Window
 from runtime.core.settlement import Settled
 from runtime.core.steps import PROBE, Discard, Open, Send, Step, TellRefused, Upload
+from runtime.core.traffic import Traffic
 from runtime.errors import NeedsHuman, Retryable
 from runtime.settings import Settings
 from runtime.workers.intake import Intake
@@ -65,6 +66,8 @@ class Uploader:
         self._stop = stop
         self._clock = SystemClock()
         self._hints = Hints(layout, "upload", ("ingest", "provisioning", "refresh"))
+        acked_s = last_words(layout.status_file("upload"), self._clock.boot_id()).number("puback_boot_s")
+        self._traffic = Traffic(self._clock.boot_s(), acked_s)
         self._status = StatusFile(layout.status_file("upload"), "upload")
         self._identity = IdentityReader(layout)
         self._reporter = DeliveryReporter(layout)
@@ -105,6 +108,7 @@ class Uploader:
         for event in self._hub.take():
             if isinstance(event, Lost):
                 logger.info("client {} lost, {}: {}", event.client, event.cause.value, event.reason)
+            self._traffic.heard(event, now)
             self._delivery.report(event, now, random.random())
         self._hear_files(now)
         self._confirmed(self._reporter.confirmed())
@@ -238,12 +242,17 @@ class Uploader:
                 self._files.forget(id, self._credentials)
         for name in self._counts:
             self._counts[name] += len(getattr(settled, name))
+        self._traffic.delivered(len(settled.delivered), self._clock.boot_s())
         self._reporter.report(settled, self._intake.store)
 
     def _figures(self) -> dict[str, object]:
-        delivery, now = self._delivery, self._clock.boot_s()
+        delivery, traffic, now = self._delivery, self._traffic, self._clock.boot_s()
+        stands = delivery.phase in (Phase.UP, Phase.DRAINING)
         return {
             "state": delivery.phase.value,
+            "connected_boot_s": traffic.connected_s if stands else None,
+            "puback_boot_s": traffic.acked_s,
+            "rate_per_s": round(traffic.rate_per_s(now), 2),
             "barred": self._link.shut(now) or self._link.barred(),
             "device": self._credentials.device_id if self._credentials else None,
             "tuned": self._hub.tuned(),

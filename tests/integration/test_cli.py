@@ -36,7 +36,7 @@ def test_wrong_usage_is_one_sentence_and_status_2(home: Home, arguments: tuple[s
 
 def test_a_wrong_setting_stops_every_command_with_status_2(home: Home) -> None:
     home.write_config('[upload]\nwindow = "wide"\n')
-    for command in (["config"], ["status"], ["worker", "ingest"], ["up"], ["send", "x"]):
+    for command in (["config"], ["worker", "ingest"], ["up"], ["send", "x"]):
         failed = home.edgectl(*command)
         assert failed.returncode == 2, command
         assert "upload.window = 'wide' is not a whole number" in failed.stderr

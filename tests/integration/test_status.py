@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +16,13 @@ from typing import Any
 
 import pytest
 
-from runtime.adapters.overview import _trouble
-from runtime.adapters.status import StatusFile, beat_of, read_status
+from runtime.adapters.clock import SystemClock
+from runtime.adapters.overview import take
+from runtime.adapters.process import Lock
+from runtime.adapters.status import StatusFile, Words, beat_of, last_words, read_status
 from runtime.cli.status import duration, size
-from tests.harness import Cloud, Home, eventually
+from tests.harness import Cloud, Home, clean_environment, eventually
+from tests.lines import put, uploading
 from tests.supervised import PROGRAMS, Runtime
 
 
@@ -49,7 +58,7 @@ def test_the_backlog_is_known_even_when_everything_is_down(served: Runtime) -> N
     code, found = status(home)
     assert (code, found["verdict"]) == (1, "degraded"), "no platform is configured"
     assert found["backlog"]["messages"] == 1
-    eventually(lambda: status(home)[1]["backlog"]["counted"].get("stored") == 1, 10, "ingest says so too")
+    eventually(lambda: status(home)[1]["backlog"]["stored"] == 1, 10, "ingest says so too")
     eventually(
         lambda: status(home)[1]["workers"]["ingest"]["state"] == "RUNNING", 20, "it has stood for a while"
     )
@@ -61,30 +70,176 @@ def test_the_backlog_is_known_even_when_everything_is_down(served: Runtime) -> N
     assert found["backlog"]["oldest_age_s"] > 0
 
 
-def test_a_runtime_with_its_hub_is_healthy(device: Home, cloud: Cloud) -> None:
+def test_a_runtime_with_its_hub_is_healthy_and_every_figure_is_there(device: Home, cloud: Cloud) -> None:
     runtime = Runtime(device)
     try:
         eventually(cloud.approve_all, 40, "the device asks for approval")
         eventually(lambda: status(device)[0] == 0, 40, "healthy")
-        found = status(device)[1]
-        assert found["hub"]["state"] == "up" and found["identity"]["state"] == "registered"
+        assert device.edgectl("send", "--stream", "s", "one").returncode == 0
+        found = eventually(lambda: _with(status(device)[1], "hub", "delivered"), 20, "it is delivered")
+        hub, identity = found["hub"], found["identity"]
+        assert hub["state"] == "up" and hub["device"].endswith(identity["device_id"])
+        assert 0 <= hub["puback_age_s"] <= hub["connected_s"] < 60
+        assert hub["connected_since"].endswith("Z") and hub["in_flight"] == 0
+        assert 1 / 60 <= hub["rate_per_s"] < 1, "one message, and one look is enough"
+        assert identity["state"] == "registered" and identity["next_in_s"] > 0
+        assert identity["sas_remaining_s"] > identity["next_in_s"]
+        assert found["backlog"]["room_bytes"] > 0
+        for worker in found["workers"].values():
+            assert worker["pid"] and 0 < worker["uptime_s"] < 60
+            assert worker["progress_age_s"] < 10 and worker["memory_bytes"] > 5_000_000
+        assert found["workers"]["upload"]["restarts"] == 0
+        _check_words(device.edgectl("status").stdout)
+        runtime.close()
+        after = status(device)[1]
+        assert (after["hub"]["state"], after["hub"]["in_flight"]) == ("unknown", None), "it is gone"
+        assert after["hub"]["puback_age_s"] >= hub["puback_age_s"], "but this happened"
+        assert after["identity"]["state"] == "registered", "from the disk"
+        assert after["identity"]["sas_remaining_s"] <= identity["sas_remaining_s"]
     finally:
         runtime.close()
 
 
-def test_watch_shows_the_state_again_and_again(home: Home) -> None:
-    import subprocess
-    import sys
+def _with(found: dict[str, Any], part: str, name: str) -> dict[str, Any]:
+    return found if found[part][name] else {}
 
+
+def _check_words(text: str) -> None:
+    assert text.startswith("HEALTHY") and "\x1b" not in text
+    for words in (
+        "connected since",
+        "last PUBACK",
+        "in flight",
+        "messages/s",
+        "next register in",
+        "GiB free",
+    ):
+        assert words in text, text
+
+
+def test_the_last_puback_is_known_to_the_upload_that_was_restarted(home: Home, cloud: Cloud) -> None:
+    uploading(home, cloud)
+    put(home, {"stream": "s"}, b"one")
+    told = eventually(lambda: _upload(home).number("puback_boot_s"), 20, "it is delivered")
+    home.workers["upload"].kill()
+    cloud.hub(up=False)
+    home.start_worker("upload")
+    eventually(lambda: _upload(home).number("pid") == home.workers["upload"].pid, 20)
+    assert _upload(home).number("puback_boot_s") == told
+    assert _upload(home).number("connected_boot_s") is None
+
+
+def _upload(home: Home) -> Words:
+    return last_words(home.layout.status_file("upload"), SystemClock().boot_id())
+
+
+def test_workers_without_a_supervisord_are_told_apart_from_none(home: Home) -> None:
+    worker = home.start_worker("ingest")
+    found = eventually(lambda: _with(status(home)[1]["workers"], "ingest", "progress_age_s"), 20)
+    assert (found["ingest"]["state"], found["ingest"]["pid"]) == ("UNSUPERVISED", worker.pid)
+    assert found["ingest"]["memory_bytes"] > 5_000_000
+    code, whole = status(home)
+    assert (code, whole["verdict"]) == (2, "down"), "nobody would bring it back"
+    assert whole["backlog"]["messages"] == 0
+
+
+GARBAGE = (
+    b"", b"\xff\xfe", b"[" * 100_000, b"null", b'{"pid": "x", "boot_id": 7}',
+    b'{"alarms": [7, {}], "restarts": [1], "counted": {"refused_x": "y"}, "progress_boot_s": "soon"}',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("garbage", GARBAGE, ids=range(len(GARBAGE)))
+def test_garbage_in_every_file_is_no_traceback(home: Home, garbage: bytes) -> None:
+    layout = home.layout
+    for path in (
+        *map(layout.status_file, PROGRAMS), *map(layout.lock, PROGRAMS), layout.lock("supervisor"),
+        layout.messages_db, layout.identity_db, layout.log / "crashes.jsonl", layout.supervisor_socket,
+    ):  # fmt: skip
+        path.write_bytes(garbage)
+        path.chmod(0o600)
+    code, found = status(home)
+    assert (code, found["verdict"]) == (2, "down")
+    assert home.edgectl("status").stdout.startswith("DOWN")
+
+
+def test_words_of_the_living_that_make_no_sense_are_no_traceback(home: Home) -> None:
+    """A worker that lives, and a status file under its number that another wrote."""
+    clock = SystemClock()
+    lock = Lock(home.layout.lock("sentinel"))
+    said = {"pid": os.getpid(), "boot_id": clock.boot_id(), "alarms": {}, "restarts": 3, "state": [],
+            "disk_growth_bytes_per_s": "fast"}  # fmt: skip
+    home.layout.status_file("sentinel").write_text(json.dumps(said))
+    found = take(home.layout, clock)
+    lock.release()
+    assert (found["workers"]["sentinel"]["pid"], found["alarms"]) == (os.getpid(), [])
+
+
+def test_a_bad_configuration_is_a_reason_and_hides_nothing_else(home: Home) -> None:
+    home.write_config('[upload]\nwindow = "wide"\n')
+    code, found = status(home)
+    assert code == 2 and set(found["workers"]) == set(PROGRAMS)
+    assert any("upload.window = 'wide' is not a whole number" in reason for reason in found["reasons"])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_somebody_who_may_not_look_is_told_so(home: Home) -> None:
+    """A producer's user: may pass through the home, and sees neither run/ nor state/."""
+    for folder in (home.folder, home.folder.parent):
+        if folder != Path(tempfile.gettempdir()):
+            folder.chmod(0o711)
+    script = (
+        "import os, sys\nimport runtime.adapters.clock, runtime.adapters.overview, runtime.config\n"
+        "from runtime.__main__ import main, parser\n"
+        "parser()\n"  # import first: this checkout may be for root's eyes only
+        "os.setgroups([]), os.setgid(65534), os.setuid(65534)\nsys.exit(main())"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", script, "--home", str(home.folder), "status", "--json"],
+        capture_output=True, text=True, timeout=30, env=clean_environment(),
+    )  # fmt: skip
+    assert (answer.returncode, answer.stderr) == (2, "")
+    assert "may not be asked by this user" in json.loads(answer.stdout)["reasons"][0]
+
+
+def test_what_was_lost_is_counted_by_reason_also_when_nobody_runs(home: Home) -> None:
+    home.write_config('[store]\nmax_messages = 3\npolicy = "drop-oldest"\n')
+    worker = home.start_worker("ingest")
+    for number in range(5):
+        put(home, {"stream": "s"}, b"%d" % number)
+    worker.kill()
+    backlog = status(home)[1]["backlog"]
+    assert (backlog["messages"], sum(backlog["dropped"].values())) == (3, 2), backlog
+
+
+def test_the_keys_of_the_json_are_those_of_the_runbook(home: Home) -> None:
+    runbook = (Path(__file__).parent.parent.parent / "deploy/RUNBOOK.md").read_text()
+    told = set(re.findall(r"^\| `([\w.]+)`", runbook.partition("## The keys of `status --json`")[2], re.M))
+    assert told == set(_keys(status(home)[1]))
+
+
+def _keys(found: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in found.items():
+        if name == "workers":
+            yield from (f"workers.NAME.{key}" for key in value["ingest"])
+        elif isinstance(value, dict) and value:
+            yield from _keys(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def test_watch_shows_the_state_again_and_again_and_ends_with_ctrl_c(home: Home) -> None:
     watch = subprocess.Popen(
-        [sys.executable, "-m", "runtime", "--home", str(home.folder), "status", "--watch"],
-        stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-m", "runtime", "--home", str(home.folder), "status", "--watch", "--json"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        assert watch.stdout is not None
-        heads = 0
-        while heads < 2:
-            heads += watch.stdout.readline().startswith("DOWN")
+        assert watch.stdout is not None and watch.stderr is not None
+        for _ in range(2):
+            assert json.loads(watch.stdout.readline())["verdict"] == "down"
+        watch.send_signal(signal.SIGINT)
+        assert watch.wait(10) == 130
+        assert watch.stderr.read() == ""
     finally:
         watch.kill()
         watch.wait()
@@ -109,13 +264,6 @@ def test_a_full_disk_stops_the_figures_but_not_the_heart(tmp_path: Path, monkeyp
 def _beats_on(reporter: StatusFile, path: Path, before: object) -> bool:
     reporter.progress({}, now=True)
     return beat_of(path, reporter._fixed["pid"]) != before
-
-
-def test_a_worker_that_runs_without_progress_is_no_healthy_worker() -> None:
-    worker = {"state": "RUNNING", "progress_age_s": 20.0, "uptime_s": 100.0, "trouble": ""}
-    assert "no progress for 20 s" in _trouble("upload", worker)
-    assert "never reported" in _trouble("upload", {**worker, "progress_age_s": None})
-    assert _trouble("upload", {**worker, "progress_age_s": 1.0}) == ""
 
 
 def test_figures_are_said_as_a_person_says_them() -> None:

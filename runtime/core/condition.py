@@ -1,0 +1,69 @@
+"""From what a look at a runtime found to one word, and the reasons for it: healthy, degraded or down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+LATE_AFTER_S = 15.0
+"""A worker's loop comes round every 5 s at the latest; three times that is no accident."""
+DISK_FULL_SOON_S = 3600.0
+GOOD_HUB = ("up", "draining")
+GOOD_IDENTITY = "registered"
+UNKNOWN = "unknown"
+"""State of a hub or an identity whose worker does not live: the worker's own state says enough."""
+LIVING = frozenset({"RUNNING", "STARTING", "UNSUPERVISED"})
+
+
+def verdict(found: Mapping[str, Any]) -> str:
+    """Down: nobody would bring anything back, or nothing is there. Degraded: any reason at all."""
+    if found["supervisor"]["trouble"] or not any(w["state"] in LIVING for w in found["workers"].values()):
+        return "down"
+    return "degraded" if found["reasons"] else "healthy"
+
+
+def reasons(found: Mapping[str, Any]) -> list[str]:
+    """Everything that makes the runtime less than healthy, one sentence each, the gravest first."""
+    why = [found["supervisor"]["trouble"], found["configuration"]]
+    if not found["supervisor"]["trouble"]:
+        why += [_worker(name, worker) for name, worker in found["workers"].items()]
+    why += [f"{alarm['worker']}: {alarm['text']}" for alarm in found["alarms"]]
+    why += [
+        _backlog(found["backlog"]),
+        _disk(found["disk"]),
+        _identity(found["identity"]),
+        _hub(found["hub"]),
+    ]
+    return [sentence for sentence in why if sentence]
+
+
+def _worker(name: str, worker: Mapping[str, Any]) -> str:
+    if worker["state"] != "RUNNING":
+        return f"{name} is {worker['state']}" + (f": {worker['trouble']}" if worker["trouble"] else "")
+    age_s, uptime_s = worker["progress_age_s"], worker["uptime_s"]
+    if age_s is None:
+        return f"{name} never reported progress" if uptime_s and uptime_s > LATE_AFTER_S else ""
+    return f"{name} has made no progress for {age_s:.0f} s" if age_s > LATE_AFTER_S else ""
+
+
+def _backlog(backlog: Mapping[str, Any]) -> str:
+    if backlog["store"] not in ("open", None):
+        return f"store: {backlog['store']}"
+    return "store: no room on the disk" if backlog["room_bytes"] == 0 else ""
+
+
+def _disk(disk: Mapping[str, Any]) -> str:
+    soon = disk["full_in_s"] is not None and disk["full_in_s"] < DISK_FULL_SOON_S
+    return f"disk: full in {disk['full_in_s'] / 60:.0f} min at the present rate" if soon else ""
+
+
+def _identity(identity: Mapping[str, Any]) -> str:
+    state = identity["state"]
+    return "" if state in (GOOD_IDENTITY, UNKNOWN) else f"identity: {state}"
+
+
+def _hub(hub: Mapping[str, Any]) -> str:
+    if hub["state"] in (*GOOD_HUB, UNKNOWN):
+        return ""
+    why = hub["barred"] or hub["last_loss"]
+    return f"hub: {hub['state']}" + (f" ({why})" if why else "")

@@ -1,0 +1,70 @@
+"""When `edgectl status` says degraded or down, and why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from runtime.core import condition
+
+WELL = {"state": "RUNNING", "progress_age_s": 1.0, "uptime_s": 100.0, "trouble": ""}
+
+
+def found(**changes: Any) -> dict[str, Any]:
+    """A healthy runtime, but for `changes`."""
+    whole: dict[str, Any] = {
+        "configuration": "",
+        "supervisor": {"pid": 7, "trouble": ""},
+        "workers": {"ingest": WELL, "upload": WELL},
+        "alarms": [],
+        "backlog": {"store": "open", "room_bytes": 1_000_000},
+        "disk": {"full_in_s": None},
+        "identity": {"state": "registered"},
+        "hub": {"state": "up", "barred": None, "last_loss": None},
+    }
+    whole.update(changes)
+    whole["reasons"] = condition.reasons(whole)
+    return whole
+
+
+def test_a_runtime_at_work_is_healthy() -> None:
+    assert condition.verdict(found()) == "healthy"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"configuration": "configuration: x"}, "configuration: x"),
+        ({"workers": {"ingest": {**WELL, "state": "FATAL"}, "upload": WELL}}, "ingest is FATAL"),
+        ({"workers": {"ingest": {**WELL, "progress_age_s": 20.0}}}, "ingest has made no progress for 20 s"),
+        ({"workers": {"ingest": {**WELL, "progress_age_s": None}}}, "ingest never reported progress"),
+        ({"alarms": [{"worker": "upload", "text": "hung"}]}, "upload: hung"),
+        ({"backlog": {"store": "damaged", "room_bytes": None}}, "store: damaged"),
+        ({"backlog": {"store": "open", "room_bytes": 0}}, "store: no room on the disk"),
+        ({"disk": {"full_in_s": 600}}, "disk: full in 10 min at the present rate"),
+        ({"identity": {"state": "sas expired"}}, "identity: sas expired"),
+        ({"hub": {"state": "down", "barred": None, "last_loss": "refused: 5"}}, "hub: down (refused: 5)"),
+        ({"hub": {"state": "down", "barred": "switched off", "last_loss": ""}}, "hub: down (switched off)"),
+    ],
+)  # fmt: skip
+def test_whatever_is_not_well_degrades_it_and_is_said(changes: dict[str, Any], reason: str) -> None:
+    whole = found(**changes)
+    assert (condition.verdict(whole), whole["reasons"]) == ("degraded", [reason])
+
+
+def test_a_worker_that_has_just_started_need_not_have_reported() -> None:
+    fresh = {**WELL, "progress_age_s": None, "uptime_s": 2.0}
+    assert condition.verdict(found(workers={"ingest": fresh})) == "healthy"
+
+
+def test_without_a_supervisord_or_any_worker_it_is_down() -> None:
+    assert condition.verdict(found(supervisor={"pid": 0, "trouble": "does not run"})) == "down"
+    stopped = {**WELL, "state": "STOPPED"}
+    assert condition.verdict(found(workers={"ingest": stopped, "upload": stopped})) == "down"
+
+
+def test_what_nobody_alive_can_tell_is_no_further_reason() -> None:
+    silent = {"state": condition.UNKNOWN, "barred": None, "last_loss": None}
+    nothing = {"store": None, "room_bytes": None}
+    assert condition.verdict(found(hub=silent, backlog=nothing)) == "healthy"
