@@ -30,7 +30,7 @@ def main(venv):
         "install",
         "--quiet",
     ]
-    if subprocess.call([*pip, "-c", "constraints.txt", "-e", ".[compress,devcloud,test]"]) != 0:
+    if subprocess.call([*pip, "-c", "constraints.txt", "-e", ".[compress,encrypt,devcloud,test]"]) != 0:
         return fail(
             "pip could not install the dependencies (see above); check the network or your package index"
         )

@@ -111,6 +111,10 @@ class Identity:
     hold_backlog_on_identity_change: bool = setting(
         False, "send nothing under another device id than before until `edgectl identity --accept`"
     )
+    encrypt: bool = setting(False, "seal tokens at rest with a key; false opens them again")
+    encryption_key_file: Path | None = setting(
+        None, "file with that key, 32 bytes in base64; default: the systemd credential identity-key"
+    )
     sas_lifetime_s: float = setting(
         86_400.0, "lifetime of a SAS that we sign with a device key", low=30, high=31_536_000
     )

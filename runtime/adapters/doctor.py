@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runtime.adapters.identity import IdentityReader
+from runtime.adapters.vault import Vault
 from runtime.config import Config
 from runtime.core.checkup import (
     Check,
@@ -23,6 +24,7 @@ from runtime.core.checkup import (
     judge_fsync,
     judge_skew,
     judge_sqlite,
+    judge_tokens,
 )
 from runtime.errors import EdgeError
 from runtime.layout import Layout
@@ -129,16 +131,17 @@ def _network(config: Config) -> Iterator[Check]:
     elif identity.mode != "connection-string":
         yield Check("platform", "warning", "platform.instance is not set", "messages stay on the device")
     try:
-        credentials = IdentityReader(config.layout).hub_credentials()
+        known = IdentityReader(config.layout, Vault.of(identity)).read()
     except EdgeError as exc:
         yield Check("identity", "warning", str(exc), "`edgectl status` says who works on it")
         return
-    if credentials is None:
+    yield judge_tokens(identity.encrypt, known.sealed, known.locked)
+    if known.hub is None or known.sas is None:
         yield Check("identity", "warning", "not registered yet", "approve the device; see `edgectl status`")
         return
-    yield Check("identity", "ok", f"{credentials.device_id} on {credentials.hub_host}")
+    yield Check("identity", "ok", f"{known.hub.device_id} on {known.hub.host}")
     trusted = config.settings.upload.ca_file or platform.ca_file
-    yield _tls(f"hub {credentials.hub_host}:{HUB_PORT}", credentials.hub_host, HUB_PORT, trusted)
+    yield _tls(f"hub {known.hub.host}:{HUB_PORT}", known.hub.host, HUB_PORT, trusted)
 
 
 def _tls(name: str, host: str, port: int, ca_file: Path | None) -> Check:

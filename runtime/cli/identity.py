@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from runtime.cli import Commands, load_config
 
 if TYPE_CHECKING:
-    from runtime.adapters.identity import Identity, Token
+    from runtime.adapters.identity_rows import Identity, Token
     from runtime.config import Config
     from runtime.core.moment import Moment
     from runtime.core.renewal import Policy
@@ -83,6 +83,7 @@ def describe(config: Config) -> dict[str, Any]:
         "generation": identity.hub.generation if identity.hub else None,
         "verification_code": identity.enrolment.verification_code,
         "tokens": {kind: _life(token, policy, now) for kind, token in kinds.items() if token},
+        "sealed": identity.sealed,
         "skew_s": identity.skew_s,
         "errors": _errors(identity, now),
         "next": {name: _next(told) for name, told in workers.items()},
@@ -136,6 +137,8 @@ def _table(facts: dict[str, Any]) -> list[str]:
     told = ("device_id", "hub", "verification_code")
     rows += [(name.replace("_", " "), facts[name]) for name in told if facts[name]]
     rows += [(kind, _life_in_words(life)) for kind, life in facts["tokens"].items()]
+    if facts["sealed"] is not None:
+        rows.append(("at rest", "sealed" if facts["sealed"] else "in the clear"))
     if facts["skew_s"] is not None:
         rows.append(("clock skew", f"{facts['skew_s']:+.0f} s (platform minus this device)"))
     rows += [("error", _error_in_words(error)) for error in facts["errors"]]
@@ -200,8 +203,8 @@ def _follow(config: Config, wait: bool, timeout_s: float | None) -> int:
     ends_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
     while True:
         identity = reader.read()
-        if identity.hub_credentials() is not None and identity.registration is not None:
-            print(f"Registered as {identity.hub.device_id if identity.hub else '?'}.")
+        if identity.hub and identity.sas and identity.registration and not identity.on_hold:
+            print(f"Registered as {identity.hub.device_id}.")
             return 0
         code = identity.enrolment.verification_code
         if code and code != shown:

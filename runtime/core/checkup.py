@@ -69,6 +69,19 @@ def judge_certificate(name: str, remaining_s: float) -> Check:
     return Check(name, "ok", f"TLS in order, certificate good for {days:.0f} days")
 
 
+def judge_tokens(wanted: bool, sealed: bool | None, locked: str) -> Check:
+    """Whether they rest as the settings say. A key that only the service gets is not to be seen from here."""
+    if locked:
+        remedy = "look at `edgectl identity`: a systemd credential is the service's alone"
+        return Check("tokens", "warning", locked, remedy)
+    if sealed is not None and sealed is not wanted:
+        rest = "sealed" if sealed else "in the clear"
+        return Check(
+            "tokens", "warning", f"{rest}, against identity.encrypt", "start `refresh`, it sees to it"
+        )
+    return Check("tokens", "ok", {None: "none yet", True: "sealed at rest", False: "in the clear"}[sealed])
+
+
 def judge_sqlite(version: tuple[int, ...], text: str) -> Check:
     if version < SQLITE_WANTED:
         return Check("sqlite", "error", text, "use a Python with SQLite 3.35 or newer")

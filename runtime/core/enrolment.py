@@ -29,6 +29,7 @@ class Phase(StrEnum):
 
     NOT_NEEDED = "not needed"
     UNCONFIGURED = "no platform configured"
+    LOCKED = "tokens locked: no key opens them"
     TOKENLESS = "no provisioning token"
     FRESH = "not begun"
     PENDING = "waiting for approval"

@@ -66,6 +66,7 @@ class Phase(StrEnum):
     REFUSED = "registration token refused"
     EXPIRED = "sas expired"
     ON_HOLD = "another device id, held for an operator"
+    LOCKED = "tokens locked: no key opens them"
 
 
 @dataclass(frozen=True)
@@ -213,6 +214,8 @@ class Held:
     paces: Mapping[Task, Pace] = field(default_factory=dict)
     on_hold: bool = False
     """Registered under another device id than before, which a person has yet to accept."""
+    locked: str = ""
+    """Why no token can be used or stored: they are sealed, and the key is not there."""
 
 
 @dataclass(frozen=True)
@@ -226,6 +229,8 @@ class Step:
 
 def next_step(held: Held, policy: Policy, now: Moment) -> Step:
     """What to ask of the platform next, and when."""
+    if held.locked:
+        return Step(None, math.inf, held.locked)
     if held.registration is None:
         if not held.parent:
             return Step(None, math.inf, "there is no registration token")
@@ -268,6 +273,8 @@ def _paced(task: Task, due_s: float, held: Held, life: Life | None, now: Moment)
 
 def phase(held: Held, now: Moment) -> Phase:
     """Where the registration stands, for people."""
+    if held.locked:
+        return Phase.LOCKED
     if held.registration is None and not held.parent:
         return Phase.UNPROVISIONED
     if held.token_refused or held.registration is None:

@@ -20,6 +20,7 @@ from runtime.adapters.identity import IdentityStore
 from runtime.adapters.platform import Platform
 from runtime.adapters.process import Stop
 from runtime.adapters.status import StatusFile
+from runtime.adapters.vault import Vault
 from runtime.config import Config
 from runtime.core import enrolment
 from runtime.core.answer import Answer, Grant, Operation, Outcome
@@ -55,7 +56,7 @@ class Clerk:
         self._stop = stop
         self._hints = hints
         self._clock = SystemClock()
-        self._store = IdentityStore(config.layout)
+        self._store = IdentityStore(config.layout, Vault.of(config.settings.identity))
         self._status = StatusFile(config.layout.status_file(NAME), NAME)
         self._figures: dict[str, Any] = {}
         self._code_file = config.layout.run / "verification-code"
@@ -73,6 +74,9 @@ class Clerk:
         instance = self._config.settings.platform.instance
         wish = Wish(instance, tokens.fingerprint(token), self._config.settings.device.id)
         identity = self._store.read()
+        if identity.locked:  # what came now could not be kept, and what is there may be as good as ever
+            self._show(identity.enrolment, Step(Phase.LOCKED, None, why=identity.locked))
+            return TURN_S
         has_token = identity.registration is not None or identity.parent is not None
         record = enrolment.settled(identity.enrolment, wish, has_token)
         if record != identity.enrolment:

@@ -16,10 +16,12 @@ from loguru import logger
 from runtime.adapters import tokens
 from runtime.adapters.bus import IDENTITY_CHANGED, SAS_REFUSED, Hints
 from runtime.adapters.clock import SystemClock
-from runtime.adapters.identity import Identity, IdentityStore, Token
+from runtime.adapters.identity import IdentityStore
+from runtime.adapters.identity_rows import Identity, Token
 from runtime.adapters.process import Stop
 from runtime.adapters.registrars import ByPlatform, registrar
 from runtime.adapters.status import StatusFile
+from runtime.adapters.vault import Vault
 from runtime.config import Config
 from runtime.core import enrolment, renewal
 from runtime.core.answer import Answer, Grant, Outcome, Registration
@@ -67,7 +69,7 @@ class Keeper:
         self._stop = stop
         self._hints = hints
         self._clock = SystemClock()
-        self._store = IdentityStore(config.layout)
+        self._store = IdentityStore(config.layout, Vault.of(config.settings.identity))
         self._status = StatusFile(config.layout.status_file(NAME), NAME)
         self._figures: dict[str, Any] = {}
         self._registrar = registrar(config.settings, self._waiting)
@@ -83,7 +85,7 @@ class Keeper:
         """Do what is due now; return the seconds until something may be due again."""
         token = self._provisioning_token()
         now, missing = Moment.by(self._clock), self._registrar.missing()
-        identity = self._settled(self._store.read(), now, missing)
+        identity = self._settled(self._read(), now, missing)
         if hub_refused:
             self._hear_refusal(identity, now)
         held = self._held(identity, token)
@@ -94,8 +96,22 @@ class Keeper:
         self._perform(step.task, identity, token)
         return 0.0
 
+    def _read(self) -> Identity:
+        """What is on disk, every token sealed or in the clear as the settings have it."""
+        identity = self._store.read()
+        if identity.locked or all(token.as_wanted for token in identity.tokens):
+            return identity
+        self._store.rewrite()
+        identity = self._store.read()
+        logger.info(
+            "the tokens at rest are written anew, {}", "sealed" if identity.sealed else "in the clear"
+        )
+        return identity
+
     def _settled(self, identity: Identity, now: Moment, missing: str | None) -> Identity:
         """`identity` in the light of how the device is to be known: another basis begins it anew."""
+        if identity.locked:
+            return identity
         basis = None if missing else self._registrar.basis()
         standing = identity.registration is not None and not identity.registration.secret
         if basis is not None and identity.enrolment.basis != basis:
@@ -141,11 +157,12 @@ class Keeper:
             token is not None,
             identity.paces or {},
             identity.on_hold,
+            identity.locked,
         )
 
     def _perform(self, task: Task, identity: Identity, token: Secret | None) -> None:
         asked = identity.parent if task is Task.REFRESH_PARENT else identity.registration
-        assert asked is not None
+        assert asked is not None and asked.secret is not None  # nothing is due while it is locked
         answer: Answer[Registration] | Answer[Grant]
         if task is Task.REGISTER:
             answer = self._registrar.register(asked.secret)
@@ -238,6 +255,7 @@ class Keeper:
             "next": step.task.value if step.task else None,
             "next_in_s": _whole(step.in_s),
             "skew_s": identity.skew_s,
+            "sealed": identity.sealed,
         }
         changed = (phase, self._figures["trouble"]) != self._told
         self._status.progress(self._figures, now=changed)

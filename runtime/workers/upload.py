@@ -22,6 +22,7 @@ from runtime.adapters.link_usage import LinkUsage
 from runtime.adapters.process import Stop
 from runtime.adapters.status import StatusFile, last_words
 from runtime.adapters.store_errors import StoreDamaged, StoreReplaced
+from runtime.adapters.vault import Vault
 from runtime.config import Config
 from runtime.core.credentials import HubCredentials
 from runtime.core.delivery import Delivery, Limits, Phase
@@ -69,7 +70,7 @@ class Uploader:
         acked_s = last_words(layout.status_file("upload"), self._clock.boot_id()).number("puback_boot_s")
         self._traffic = Traffic(self._clock.boot_s(), acked_s)
         self._status = StatusFile(layout.status_file("upload"), "upload")
-        self._identity = IdentityReader(layout)
+        self._identity = IdentityReader(layout, Vault.of(config.settings.identity))
         self._reporter = DeliveryReporter(layout)
         ca_file = settings.ca_file or config.settings.platform.ca_file
         proxy = settings.proxy.reveal() if settings.proxy else None
@@ -93,6 +94,7 @@ class Uploader:
         self._delivery = Delivery(Pace(Window(settings.window), self._link), limits)
         self._intake = Intake(config, self._delivery, self._clock)
         self._credentials: HubCredentials | None = None
+        self._identity_trouble = ""
         self._witness: Telemetry | None = None
         self._probes = 0
         self._spool = layout.spool
@@ -132,9 +134,12 @@ class Uploader:
         self._usage.save(self._link.usage)
         self._files.hold(self._link.shut(now) is not None or self._link.barred() is not None)
         try:
-            self._credentials = self._identity.hub_credentials()
+            self._credentials, trouble = self._identity.hub_credentials(), ""
         except (Retryable, NeedsHuman) as exc:
-            logger.warning("identity: {}", exc)
+            trouble = str(exc)  # what we hold stays in use until it is refused
+        if trouble and trouble != self._identity_trouble:
+            logger.warning("identity: {}", trouble)
+        self._identity_trouble = trouble
         self._delivery.credentials(self._credentials.generation if self._credentials else None, now)
         if self._credentials is not None and not self._swept:
             self._sweep()

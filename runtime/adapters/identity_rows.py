@@ -1,0 +1,230 @@
+"""The rows of identity.db as values, and back. All of it runs inside somebody's transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.adapters.vault import REMEDY, Keys
+from runtime.core.answer import Outcome, Registration
+from runtime.core.credentials import HubCredentials
+from runtime.core.enrolment import Enrolment
+from runtime.core.enrolment import Phase as EnrolmentPhase
+from runtime.core.moment import Moment
+from runtime.core.renewal import Life, Pace, Task
+from runtime.core.secret import Secret
+from runtime.errors import NeedsHuman
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token at rest."""
+
+    secret: Secret | None
+    """None: sealed, and no key opens it. Empty: a way in that needs no token."""
+    life: Life
+    serial: int
+    """Registration and parent: grows with every token. SAS: that of the Registration Token it came from."""
+    as_wanted: bool = True
+    """It rests as the settings say: sealed, or in the clear."""
+
+
+@dataclass(frozen=True)
+class Hub:
+    """The connection that is in force."""
+
+    host: str
+    device_id: str
+    generation: int
+    certificate: Path | None
+    key: Path | None
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Everything in the database, read in one snapshot."""
+
+    enrolment: Enrolment
+    registration: Token | None = None
+    parent: Token | None = None
+    sas: Token | None = None
+    hub: Hub | None = None
+    paces: Mapping[Task, Pace] | None = None
+    token_refused: bool = False
+    skew_s: float | None = None
+    """Server's clock minus ours, as last seen."""
+    on_hold: bool = False
+    """The device id is another one than before, and a person wants to be asked before anything goes out."""
+    locked: str = ""
+    """Why the tokens cannot be used, or stored, though they are there: the key is missing, or another one."""
+    sealed: bool | None = None
+    """Whether the tokens rest sealed; None: there are none."""
+
+    @property
+    def tokens(self) -> list[Token]:
+        """Those that there are."""
+        return [token for token in (self.registration, self.parent, self.sas) if token]
+
+    def hub_credentials(self) -> HubCredentials | None:
+        """What upload connects with, or None until the device was registered, and while it is on hold.
+
+        Raises NeedsHuman where the SAS is sealed and no key opens it.
+        """
+        hub, sas = self.hub, self.sas
+        if sas is not None and sas.secret is None:
+            raise NeedsHuman(self.locked, hint=REMEDY)
+        secret = (sas.secret or None) if sas else None
+        if self.on_hold or hub is None or (secret is None) == (hub.certificate is None):
+            return None
+        return HubCredentials(hub.host, hub.device_id, hub.generation, secret, hub.certificate, hub.key)
+
+
+def _rows(db: sqlite3.Connection, query: str) -> list[sqlite3.Row]:
+    with closing(db.cursor()) as cursor:
+        cursor.row_factory = sqlite3.Row
+        return cursor.execute(query).fetchall()
+
+
+def tokens_of(db: sqlite3.Connection, keys: Keys) -> dict[str, Token]:
+    """Every token by its kind."""
+    return {row["kind"]: _token(row, keys) for row in _rows(db, "SELECT * FROM tokens")}
+
+
+def read_all(db: sqlite3.Connection, keys: Keys) -> Identity:
+    """Everything."""
+    tokens = tokens_of(db, keys)
+    kept = [kind for (kind,) in db.execute("SELECT typeof(text) FROM tokens WHERE text <> ''").fetchall()]
+    facts = dict(db.execute("SELECT name, value FROM facts").fetchall())
+    hub, enrolment = _rows(db, "SELECT * FROM hub WHERE host <> ''"), _rows(db, "SELECT * FROM enrolment")
+    return Identity(
+        _enrolment(enrolment[0]) if enrolment else Enrolment(),
+        tokens.get("registration"),
+        tokens.get("parent"),
+        tokens.get("sas"),
+        _hub(hub[0]) if hub else None,
+        {Task(row["task"]): _pace(row) for row in _rows(db, "SELECT * FROM paces")},
+        bool(facts.get("token_refused")),
+        facts.get("skew_s"),
+        bool(facts.get("on_hold")),
+        keys.locked(sealed=any(token.secret is None for token in tokens.values())),
+        all(kind == "blob" for kind in kept) if kept else None,
+    )
+
+
+def _token(row: sqlite3.Row, keys: Keys) -> Token:
+    life = Life(_at(row), row["lifetime_s"], row["draw"], row["age_s"])
+    opened = keys.open(row["kind"], row["text"])
+    if opened is None:
+        return Token(None, life, row["serial"])
+    return Token(opened.secret, life, row["serial"], opened.as_wanted)
+
+
+def _hub(row: sqlite3.Row) -> Hub:
+    paths = [Path(row[name]) if row[name] else None for name in ("certificate", "key")]
+    return Hub(row["host"], row["device_id"], row["generation"], paths[0], paths[1])
+
+
+def _pace(row: sqlite3.Row) -> Pace:
+    outcome = Outcome[row["outcome"]] if row["outcome"] else None
+    return Pace(row["failures"], _at(row), row["pause_s"], outcome, row["reason"])
+
+
+def _enrolment(row: sqlite3.Row) -> Enrolment:
+    return Enrolment(
+        EnrolmentPhase[row["phase"]],
+        row["basis"],
+        row["operation_id"],
+        row["verification_code"],
+        Outcome[row["trouble"]] if row["trouble"] else None,
+        row["reason"],
+        row["failures"],
+        _at(row) if row["boot_id"] else None,
+        row["pause_s"],
+    )
+
+
+def _at(row: sqlite3.Row) -> Moment:
+    return Moment(row["wall_s"], row["boot_s"], row["boot_id"])
+
+
+def moment(at: Moment | None) -> tuple[Any, Any, Any]:
+    """Its three columns."""
+    return (at.wall_s, at.boot_s, at.boot_id) if at else (None, None, None)
+
+
+def put_enrolment(db: sqlite3.Connection, record: Enrolment) -> None:
+    """Keep the record."""
+    row = (
+        1,
+        record.phase.name,
+        record.basis,
+        record.operation_id,
+        record.verification_code,
+        record.trouble.name if record.trouble else None,
+        record.reason,
+        record.failures,
+        record.pause_s,
+        *moment(record.at),
+    )
+    db.execute(f"REPLACE INTO enrolment VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608 - only marks
+
+
+def put_token(
+    db: sqlite3.Connection, keys: Keys, kind: str, secret: Secret | None, life: Life, serial: int
+) -> None:
+    """Raises NeedsHuman where the key is missing that would open or seal it."""
+    if secret is None:
+        raise NeedsHuman(keys.locked(sealed=True), hint=REMEDY)
+    rest = (serial, *_life(life))
+    # no local variable ever holds a token's text: a crash report shows them all
+    db.execute(
+        "REPLACE INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (kind, keys.seal(kind, secret), *rest)
+    )
+
+
+def _life(life: Life) -> tuple[Any, ...]:
+    return (life.lifetime_s, life.age_s, life.draw, *moment(life.received))
+
+
+def put_hub(db: sqlite3.Connection, found: Registration) -> None:
+    """Put a connection in force, under the next generation."""
+    row = db.execute("SELECT generation FROM hub").fetchone()
+    certificate, key = found.certificate or (None, None)
+    new = (1, found.hub_host, found.device_id, (row[0] if row else 0) + 1, certificate, key)
+    db.execute("REPLACE INTO hub VALUES (?, ?, ?, ?, ?, ?)", new)
+
+
+def correct_registration(db: sqlite3.Connection, remaining_s: float, now: Moment) -> None:
+    """The platform told how much life the Registration Token has left."""
+    for row in _rows(db, "SELECT * FROM tokens WHERE kind = 'registration'"):
+        life = _token(row, Keys(encrypt=False)).life.corrected(remaining_s, now)
+        db.execute(
+            "UPDATE tokens SET lifetime_s = ?, age_s = ?, draw = ?, wall_s = ?, boot_s = ?, boot_id = ?"
+            " WHERE kind = 'registration'",
+            _life(life),
+        )
+
+
+def is_current(db: sqlite3.Connection, serial: int) -> bool:
+    """Whether `serial` still names the newest Registration Token that is known."""
+    row = db.execute("SELECT max(serial) FROM tokens WHERE kind IN ('registration', 'parent')").fetchone()
+    return bool(row[0] == serial)
+
+
+def next_serial(db: sqlite3.Connection) -> int:
+    """The number of a new Registration Token."""
+    row = db.execute("SELECT value FROM facts WHERE name = 'serial'").fetchone()
+    serial = int(row[0]) + 1 if row else 1
+    put_fact(db, "serial", serial)
+    return serial
+
+
+def put_fact(db: sqlite3.Connection, name: str, value: float | None) -> None:
+    """Keep one value; None forgets it."""
+    db.execute("DELETE FROM facts WHERE name = ?", (name,))
+    if value is not None:
+        db.execute("INSERT INTO facts VALUES (?, ?)", (name, value))
