@@ -53,15 +53,25 @@ class Sync:
 
 
 @dataclass(frozen=True, slots=True)
+class SyncFailed:
+    """An error, once. The kernel calls the pages clean that it could not write: reading finds them, the next
+    sync does not write them, and nobody says so again."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class Acknowledged:
     """A reply to the producer begins to leave the process."""
 
 
-Event = Write | Truncate | Unlink | Sync | Acknowledged
+Event = Write | Truncate | Unlink | Sync | SyncFailed | Acknowledged
 
 
-def record(argv: list[str], trace: Path, environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
-    """Start a program under strace."""
+def record(
+    argv: list[str], trace: Path, environment: dict[str, str], log: Path, inject: str | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a program under strace, which may make some calls fail (`strace --inject`)."""
     return subprocess.Popen(
         [
             "strace",
@@ -73,6 +83,7 @@ def record(argv: list[str], trace: Path, environment: dict[str, str], log: Path)
             "70000",
             "-e",
             f"trace={CALLS}",
+            *(["-e", f"inject={inject}"] if inject else []),
             "-o",
             str(trace),
             *argv,
@@ -111,12 +122,13 @@ def read_trace(trace: Path, stem: str) -> Iterator[Event]:
 
 
 def _is_reply(call: str) -> bool:
-    return call.startswith("sendto(") and b'"ok"' in _bytes(call)
+    return call.startswith("sendto(") and b'"ok":true' in _bytes(call)
 
 
 def _event(text: str, stem: str) -> Event | None:
     call = _CALL.match(text)
-    if call is None or int(call["result"]) < 0:
+    failed = call is not None and int(call["result"]) < 0
+    if call is None or (failed and "sync" not in call["name"]):
         return None
     file = _FILE.match(call["arguments"]) or _QUOTED.match(call["arguments"])
     path = _bytes(file["path"]).decode(errors="replace") if file else ""
@@ -126,11 +138,12 @@ def _event(text: str, stem: str) -> Event | None:
     match call["name"]:
         case "pwrite64":
             quoted, _, numbers = rest.rpartition('"')
+            assert not numbers.startswith("..."), "strace shortened a write: raise its -s"
             return Write(path, int(numbers.split(",")[2]), _bytes(quoted.partition('"')[2]))
         case "ftruncate":
             return Truncate(path, int(rest.split(",")[1]))
         case "fdatasync" | "fsync":
-            return Sync(path)
+            return SyncFailed(path) if failed else Sync(path)
         case "unlink":
             return Unlink(path)
     raise AssertionError(f"the model of the disk does not know what to do with: {text[:200]}")
@@ -161,6 +174,8 @@ class Disk:
                 self._files.setdefault(path, _File()).pending.append(event)
             case Unlink(path):
                 self._files.pop(path, None)
+            case SyncFailed(path):
+                self._files.setdefault(path, _File()).pending.clear()
             case Sync(path):
                 file = self._files.setdefault(path, _File())
                 for each in file.pending:

@@ -1,10 +1,14 @@
-"""ingest with a store that promises too much: shows that the tests of power cuts would notice."""
+"""ingest with a store that promises too much: shows that the tests of power cuts would notice.
+
+Its argument is a level for `PRAGMA synchronous`; or `credulous`, which believes the page cache at opening.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 
+from runtime.adapters import store
 from runtime.adapters.process import Stop
 from runtime.adapters.store import MessageStore
 from runtime.config import load
@@ -19,7 +23,10 @@ def weaken(store: MessageStore, max_pages: int | None) -> None:
 
 
 if __name__ == "__main__":
-    MessageStore._configure = weaken  # type: ignore[method-assign]
+    if sys.argv[1] == "credulous":
+        store.write_again = lambda database: None
+    else:
+        MessageStore._configure = weaken  # type: ignore[method-assign]
     stop = Stop()
     stop.listen()
     config = load(os.environ)

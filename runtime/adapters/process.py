@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import faulthandler
 import fcntl
 import os
@@ -58,7 +59,7 @@ class Lock:
     """One process of a kind per home: an flock the kernel releases whatever kills us."""
 
     def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._fd = _open_lock(path)
         if not self._taken():
             holder = _pid_in(self._fd)
             os.close(self._fd)
@@ -91,6 +92,16 @@ class Lock:
 
     def release(self) -> None:
         os.close(self._fd)
+
+
+def _open_lock(path: Path) -> int:
+    """On a disk that is read-only now, the file of an earlier start will do: an flock writes nothing."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        if exc.errno != errno.EROFS:
+            raise
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def lock_holder(path: Path) -> int | None:

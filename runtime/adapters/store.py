@@ -3,7 +3,8 @@
 Invariants:
 
 1. When `commit` returns, everything it was given is on disk (WAL, `synchronous=FULL`, asserted at open).
-   When it raises, nothing of it is.
+   When it raises, nothing of it counts. What is found at opening is on disk, too (`wal.py`): else a repeat
+   of it would be acknowledged from memory.
 2. One transaction holds what arrived, what was settled, the memory of producers and every counter. So
    counters are never counted, ids are never used again, and a repeat is recognised across crashes and
    deliveries.
@@ -33,6 +34,7 @@ from runtime.adapters.store_errors import (
     translated,
 )
 from runtime.adapters.store_reader import StoreReader
+from runtime.adapters.wal import write_again
 from runtime.core.admission import Admission, Row, Stamp, View
 from runtime.core.message import Backlog, StreamName
 from runtime.core.protocol import ProducerKey
@@ -71,6 +73,7 @@ class MessageStore:
         """Open, create or migrate it. `max_pages` makes a small disk for tests. Raises StoreError."""
         self._clock = clock
         self._max_producers = max_producers
+        write_again(path)
         with translated():
             self._db = sqlite3.connect(path, isolation_level=None, timeout=1.0)
             try:
