@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from runtime.core import proxy as the_proxy
+from runtime.core.link import HOURS
 from runtime.core.secret import Secret
 
 
@@ -34,12 +36,17 @@ class Rule:
                 return self.text or f"must be at least {self.low:g}"
             if self.high is not None and value > self.high:
                 return self.text or f"must be at most {self.high:g}"
-        if isinstance(value, str):
-            if self.choices is not None and value not in self.choices:
-                return self.text or "must be one of " + ", ".join(self.choices)
-            if self.pattern is not None and not re.fullmatch(self.pattern, value):
-                return self.text or f"must match {self.pattern}"
+        if isinstance(value, str) and self.choices is not None and value not in self.choices:
+            return self.text or "must be one of " + ", ".join(self.choices)
+        if self.pattern is not None and not all(re.fullmatch(self.pattern, text) for text in _texts(value)):
+            return self.text or f"must match {self.pattern}"
         return None
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if isinstance(value, Secret):
+        return (value.reveal(),)
+    return value if isinstance(value, tuple) else (str(value),)
 
 
 def setting(default: Any, doc: str, **rule: Any) -> Any:
@@ -74,6 +81,12 @@ class Platform:
     )
     ca_file: Path | None = setting(
         None, "PEM file of the certificate authorities to trust; default: the system's"
+    )
+    proxy: Secret | None = setting(
+        None,
+        "http://, socks4:// or socks5:// [user:password@]host:port; default: HTTPS_PROXY, not for the hub",
+        pattern=the_proxy.PATTERN,
+        text=the_proxy.RULE,
     )
     timeout_s: float = setting(10.0, "deadline of one call to the platform", low=0.1, high=120)
     provisioning_token: Secret | None = setting(
@@ -217,7 +230,12 @@ class Upload:
     https_port: int = setting(443, "port of the hub's HTTPS side (file upload)", low=1, high=65535)
     keepalive_s: int = setting(25, "the hub hears from us at least so often", low=1, high=1740)
     websockets: bool = setting(False, "MQTT over WebSockets on port 443, where 8883 is blocked")
-    proxy: Secret | None = setting(None, "http://, socks4:// or socks5:// [user:password@]host:port")
+    proxy: Secret | None = setting(
+        None,
+        "the same for the hub and its file uploads; default: platform.proxy",
+        pattern=the_proxy.PATTERN,
+        text=the_proxy.RULE,
+    )
     site_id: str | None = setting(None, "site-id that goes with every message")
     file_from_units: int = setting(
         0,
@@ -244,7 +262,12 @@ class Link:
     bytes_per_day: int = setting(0, "most bytes a day", low=0)
     messages_per_month: int = setting(0, "most messages a month", low=0)
     bytes_per_month: int = setting(0, "most bytes a month", low=0)
-    hours: tuple[str, ...] = setting((), "when it may be used, as in 22:00-06:00 (UTC); empty: always")
+    hours: tuple[str, ...] = setting(
+        (),
+        "when it may be used, as in 22:00-06:00 (UTC); empty: always",
+        pattern=HOURS,
+        text="must read HH:MM-HH:MM, in UTC",
+    )
     urgent_priority: int = setting(
         10, "messages of at least this priority pass all of the above; 10 none", low=0, high=10
     )

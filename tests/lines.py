@@ -35,7 +35,7 @@ def register(cloud: Cloud, device: str | None = None) -> HubCredentials:
     path = f"/workspaces/{cloud.facts['workspace']}/devices/registration-tokens/create"
     token = cloud.call("POST", path, {"deviceId": device})["registrationToken"]
     answer = requests.put(
-        f"https://{cloud.facts['instance']}/devices/register",
+        f"{cloud.facts['admin_url']}/devices/register",
         json={"connectionStringType": "SharedAccessSignature"},
         headers={"Authorization": f"DeviceToken {token}"},
         verify=cloud.facts["ca_file"],

@@ -50,6 +50,8 @@ class Proxy:
         return f"{self._kind}://{credentials + '@' if credentials else ''}127.0.0.1:{self.port}"
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # who waits in accept() keeps it open otherwise
         self._listener.close()
         for connection in list(self._open):
             with contextlib.suppress(OSError):
@@ -88,7 +90,8 @@ class Proxy:
         host, _, port = target.rpartition(":")
         if method != "CONNECT" or not port.isdigit():
             self._say(client, "405 Method Not Allowed")
-        if self._who and headers.get("proxy-authorization") != _basic(*self._who):
+        scheme, _, said = headers.get("proxy-authorization", "").partition(" ")
+        if self._who and (scheme.lower(), said) != ("basic", _basic(*self._who)):
             self._say(client, '407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm="test"')
         found = self._reach(host, int(port))
         if found is None:
@@ -138,7 +141,7 @@ class Proxy:
 
 
 def _basic(user: str, password: str) -> str:
-    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+    return base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
 def _exactly(source: socket.socket, count: int) -> bytes:

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from runtime.adapters.https import SLICE_S, Waiting
+from runtime.adapters.proxies import ProxyTrouble, as_azure_wants_it, in_words, trouble_beneath
 from runtime.core.answer import Outcome
+from runtime.core.proxy import Proxy
 from runtime.core.secret import Secret
 
 DEADLINE_S = 60.0
@@ -34,12 +36,19 @@ class Question:
     certificate: Path | None = None
     key_file: Path | None = None
     ca_file: Path | None = None
+    proxy: Proxy | None = None
+    websockets: bool = False
+    """As for the hub: who cannot reach 8883 there cannot reach it here."""
 
     def to_json(self) -> str:
         """For the child's stdin."""
         paths = {name: str(getattr(self, name) or "") for name in ("certificate", "key_file", "ca_file")}
         mine = {"host": self.host, "id_scope": self.id_scope, "registration_id": self.registration_id}
-        return json.dumps({**mine, **paths, "key": self.key.reveal() if self.key else ""})
+        way = {
+            "proxy": as_azure_wants_it(self.proxy) if self.proxy else None,
+            "websockets": self.websockets,
+        }
+        return json.dumps({**mine, **paths, **way, "key": self.key.reveal() if self.key else ""})
 
 
 @dataclass(frozen=True)
@@ -87,12 +96,14 @@ def _listen(child: subprocess.Popen[str], question: Question, waiting: Waiting, 
             return Assigned(Outcome.CUT, reason=f"the provisioning client ended with {child.returncode}")
 
 
-def _client(asked: dict[str, str]) -> Any:
+def _client(asked: dict[str, Any]) -> Any:
     import azure.iot.device
 
     library: Any = azure.iot.device  # X509 has no types
     client = library.ProvisioningDeviceClient
-    more: dict[str, Any] = {}
+    more: dict[str, Any] = {"websockets": asked["websockets"]}
+    if asked["proxy"]:
+        more["proxy_options"] = library.ProxyOptions(*asked["proxy"])
     if asked["ca_file"]:
         more["server_verification_cert"] = Path(asked["ca_file"]).read_text()
     who = (asked["host"], asked["registration_id"], asked["id_scope"])
@@ -102,7 +113,7 @@ def _client(asked: dict[str, str]) -> Any:
     return client.create_from_x509_certificate(*who, certificate, **more)
 
 
-def _ask(asked: dict[str, str]) -> dict[str, str]:
+def _ask(asked: dict[str, Any]) -> dict[str, str]:
     """The child's whole work. Whatever is wrong has a name of ours."""
     from azure.iot.device import exceptions
 
@@ -118,6 +129,9 @@ def _ask(asked: dict[str, str]) -> dict[str, str]:
     try:
         result = _client(asked).register()
     except Exception as exc:  # its tree is not all documented; what is not named is weather
+        if (beneath := trouble_beneath(exc)) is not None:
+            kind = Outcome.PROXY if isinstance(beneath, ProxyTrouble) else Outcome.TLS_FAILED
+            return {"outcome": kind.name, "reason": in_words(beneath)}
         outcome = next((o for kind, o in names.items() if isinstance(exc, kind)), Outcome.UNEXPECTED)
         return {"outcome": outcome.name, "reason": type(exc).__name__}
     state = result.registration_state

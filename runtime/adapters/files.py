@@ -29,8 +29,10 @@ from urllib.parse import quote
 import requests
 from loguru import logger
 
+from runtime.adapters.https import Trust
 from runtime.core.credentials import HubCredentials
 from runtime.core.envelope import FileParcel
+from runtime.core.proxy import Proxy
 
 API_VERSION = "2021-04-12"
 ADDRESS_LIFE_S = 3_000.0
@@ -81,7 +83,7 @@ class FileOptions:
     https_port: int = 443
     block_bytes: int = 1_048_576
     bytes_per_s: float = 0.0
-    proxy: str | None = None
+    proxy: Proxy | None = None
 
 
 @dataclass(slots=True)
@@ -174,10 +176,9 @@ class _Platform:
         )
         self._session = requests.Session()
         self._session.trust_env = False  # a ~/.netrc must not replace our SAS
-        if options.ca_file:
-            self._session.verify = str(options.ca_file)
+        self._session.verify = Trust(options.ca_file).verify()
         if options.proxy:
-            self._session.proxies = {"https": options.proxy}
+            self._session.proxies = {"https": options.proxy.url()}
         if credentials.certificate and credentials.key:
             self._session.cert = (str(credentials.certificate), str(credentials.key))
 

@@ -23,7 +23,9 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
+from runtime.adapters.proxies import ProxyTrouble
 from runtime.core.answer import Outcome
+from runtime.core.proxy import Proxy
 from runtime.core.secret import Secret
 
 MAX_BODY_BYTES = 65_536
@@ -55,11 +57,13 @@ class Failure:
 
 @dataclass(frozen=True)
 class Trust:
-    """Whom we believe, and what we show. Paths are read anew for every request."""
+    """Whom we believe, what we show, and how we get there. Paths are read anew for every request."""
 
     ca_file: Path | None = None
     certificate: Path | None = None
     key: Path | None = None
+    proxy: Proxy | None = None
+    """The way there; None: as the environment says (HTTPS_PROXY)."""
 
     def check(self) -> None:
         """Raise the OSError of a file that cannot be read, which `requests` would hide."""
@@ -71,8 +75,8 @@ class Trust:
         """What `requests` calls `verify`: our file, else the system's, else the ones `requests` brings."""
         if self.ca_file:
             return str(self.ca_file)
-        system = ssl.get_default_verify_paths().cafile
-        return system if system and Path(system).exists() else True
+        system = ssl.get_default_verify_paths()
+        return system.cafile or system.capath or True  # the first two are None where they do not exist
 
 
 class _DeviceToken(AuthBase):
@@ -172,6 +176,7 @@ def _exchange(
                 auth=_DeviceToken(token),
                 verify=trust.verify(),
                 cert=pair,
+                proxies={"https": trust.proxy.url()} if trust.proxy else None,
                 timeout=timeout_s,
                 stream=True,
                 allow_redirects=False,
@@ -205,7 +210,7 @@ def _failure(exc: Exception) -> Failure:
 _NAMES: tuple[tuple[tuple[type[BaseException], ...], Outcome], ...] = (
     ((FileNotFoundError, PermissionError, IsADirectoryError), Outcome.NO_CERTIFICATE),
     ((urllib3.exceptions.NameResolutionError,), Outcome.NAME_UNKNOWN),
-    ((requests.exceptions.ProxyError,), Outcome.UNREACHABLE),
+    ((requests.exceptions.ProxyError, ProxyTrouble), Outcome.PROXY),
     ((requests.Timeout, urllib3.exceptions.ReadTimeoutError, TimeoutError), Outcome.TIMED_OUT),
     ((urllib3.exceptions.NewConnectionError,), Outcome.UNREACHABLE),
     ((ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionResetError, BrokenPipeError), Outcome.CUT),

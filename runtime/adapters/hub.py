@@ -38,9 +38,11 @@ from azure.iot.device import X509, IoTHubDeviceClient, Message, ProxyOptions
 from azure.iot.device import exceptions as azure_errors
 from loguru import logger
 
+from runtime.adapters.proxies import ProxyTrouble, as_azure_wants_it, causes, in_words, trouble_beneath
 from runtime.core.credentials import HubCredentials
 from runtime.core.envelope import Telemetry
 from runtime.core.line import Acked, Cause, Closed, Connected, LineEvent, Lost
+from runtime.core.proxy import Proxy
 from runtime.errors import ConfigError
 
 EXIT_HUNG = 70
@@ -65,7 +67,7 @@ class HubOptions:
     ca_file: Path | None = None
     keepalive_s: int = 25
     websockets: bool = False
-    proxy: ProxyOptions | None = None
+    proxy: Proxy | None = None
 
 
 class Hub:
@@ -180,15 +182,8 @@ class _Client:
                 threading.Thread(target=self._send_stock, name="send", daemon=True).start()
             self._azure.on_connection_state_change = self._state_changed
             self._azure.connect()
-        except azure_errors.CredentialError as exc:
-            self.lost(Cause.REFUSED, _words(exc))
-        except azure_errors.ClientError as exc:
-            busy = "Connection Refused: broker unavailable" in _words(exc)  # CONNACK 3
-            self.lost(Cause.BUSY if busy else Cause.UNREACHABLE, _words(exc))
-        except ValueError as exc:
-            self.lost(Cause.REFUSED, f"the credentials are unusable: {exc}")
         except Exception as exc:  # any at all: it is the weather of a library
-            self.lost(Cause.UNREACHABLE, _words(exc))
+            self.lost(*_why_not_connected(exc))
         else:
             if not self._over.is_set():
                 self._connected = True
@@ -323,7 +318,7 @@ def _build(credentials: HubCredentials, options: HubOptions) -> Any:
         except OSError as exc:
             raise ConfigError(f"upload.ca_file {options.ca_file}: {exc.strerror}") from exc
     if options.proxy is not None:
-        common["proxy_options"] = options.proxy
+        common["proxy_options"] = _ProxyOptions(*as_azure_wants_it(options.proxy))
     if credentials.sas is None:
         certificate = _X509(str(credentials.certificate), str(credentials.key))
         return IoTHubDeviceClient.create_from_x509_certificate(
@@ -350,23 +345,19 @@ def _build_with_sas(sas: str, common: dict[str, Any]) -> Any:
         return IoTHubDeviceClient.create_from_sastoken(sas, **common)
 
 
-def proxy_options(url: str | None) -> ProxyOptions | None:
-    """What `http://user:password@host:port` (or socks4, socks5) means to the library. Raises ConfigError."""
-    if not url:
-        return None
-    found = re.fullmatch(r"(http|socks4|socks5)://(?:([^:@/]*):([^@/]*)@)?([^:@/]+):(\d+)/?", url)
-    if not found:
-        raise ConfigError("upload.proxy must be http://, socks4:// or socks5:// [user:password@]host:port")
-    kind, user, password, host, port = found.groups()
-    made: ProxyOptions = _ProxyOptions(kind.upper(), host, int(port), user, password)
-    return made
+def _why_not_connected(exc: Exception) -> tuple[Cause, str]:
+    """By what lies beneath: the library takes a proxy that refuses us for a hub that does."""
+    if (beneath := trouble_beneath(exc)) is not None:
+        return Cause.PROXY if isinstance(beneath, ProxyTrouble) else Cause.UNTRUSTED, in_words(beneath)
+    if isinstance(exc, azure_errors.CredentialError):
+        return Cause.REFUSED, _words(exc)
+    if isinstance(exc, ValueError):
+        return Cause.REFUSED, f"the credentials are unusable: {exc}"
+    busy = "Connection Refused: broker unavailable" in _words(exc)  # CONNACK 3
+    return Cause.BUSY if busy else Cause.UNREACHABLE, _words(exc)
 
 
 def _words(exc: BaseException) -> str:
     """An exception and what caused it, in one line."""
-    parts: list[str] = []
-    cause: BaseException | None = exc
-    while cause is not None and len(parts) < 4:
-        parts.append(f"{type(cause).__name__}: {cause}".rstrip(": "))
-        cause = cause.__cause__
-    return " <- ".join(parts)
+    told = [f"{type(cause).__name__}: {cause}".rstrip(": ") for cause in causes(exc)]
+    return " <- ".join(told[:4])

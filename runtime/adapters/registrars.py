@@ -23,6 +23,7 @@ from runtime.adapters.platform import Platform
 from runtime.adapters.tokens import fingerprint, secret_from
 from runtime.core import connection_string
 from runtime.core.answer import Answer, Outcome, Registration
+from runtime.core.proxy import parse as parse_proxy
 from runtime.core.secret import Secret
 from runtime.settings import Settings
 
@@ -78,7 +79,8 @@ class ByPlatform:
         mine, files = self.settings.platform, self.settings.identity
         certificate = (files.certificate_file, files.key_file) if self._by_certificate else (None, None)
         assert mine.instance is not None  # `missing` says so first
-        return Platform(mine.instance, Trust(mine.ca_file, *certificate), mine.timeout_s, self.waiting)
+        trust = Trust(mine.ca_file, *certificate, proxy=parse_proxy(mine.proxy))
+        return Platform(mine.instance, trust, mine.timeout_s, self.waiting)
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,14 @@ class ByDps:
         files = (None, None) if key else (mine.certificate_file, mine.key_file)
         ca_file = self.settings.platform.ca_file
         return dps.Question(
-            mine.dps_host, mine.dps_id_scope or "", self._registration_id() or "", key, *files, ca_file
+            mine.dps_host,
+            mine.dps_id_scope or "",
+            self._registration_id() or "",
+            key,
+            *files,
+            ca_file,
+            parse_proxy(self.settings.platform.proxy),
+            self.settings.upload.websockets,
         )
 
     def _registration_id(self) -> str | None:

@@ -31,6 +31,7 @@ class Outcome(Enum):
     TIMED_OUT = "timed out"
     CUT = "connection cut"
     UNREACHABLE = "unreachable"
+    PROXY = "no way through the proxy"
     NAME_UNKNOWN = "host name not found"
     TLS_FAILED = "TLS failed"
     NO_CERTIFICATE = "certificate file unusable"

@@ -15,6 +15,10 @@ class Cause(Enum):
 
     UNREACHABLE = "unreachable"
     """It never got so far as to be answered."""
+    PROXY = "no way through the proxy"
+    """It refused us, or could not be reached, or could not reach the hub."""
+    UNTRUSTED = "certificate not trusted"
+    """The hub showed one that we do not believe; it learnt nothing from us."""
     REFUSED = "refused"
     """The hub refused the credentials."""
     BUSY = "busy"

@@ -17,6 +17,7 @@ from runtime.errors import ConfigError
 
 BELIEVABLE_S = 1_704_067_200.0
 """2024-01-01: a wall clock before this was never set."""
+HOURS = r"([01]\d|2[0-3]):([0-5]\d)\s*-\s*(?:([01]\d|2[0-3]):([0-5]\d)|24:00)"
 BURST_S = 1.0
 """A rate may be used up in advance for so long."""
 NOBODY = 10
@@ -188,10 +189,12 @@ def parse_hours(spans: Iterable[str]) -> tuple[tuple[int, int], ...]:
     """`22:00-06:00` in minutes of the day. Raises ConfigError."""
     found = []
     for span in spans:
-        parts = re.fullmatch(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-4]):([0-5]\d)", span.replace(" ", ""))
+        parts = re.fullmatch(HOURS, span)
         if parts is None:
             raise ConfigError(f"link.hours = {span!r} must read HH:MM-HH:MM, in UTC")
-        start_h, start_m, end_h, end_m = (int(part) for part in parts.groups())
+        start_h, start_m, end_h, end_m = (int(part) for part in parts.groups("0"))
+        if parts[3] is None:
+            end_h = 24
         found.append((start_h * 60 + start_m, end_h * 60 + end_m))
     return tuple(found)
 

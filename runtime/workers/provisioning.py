@@ -26,6 +26,7 @@ from runtime.core import enrolment
 from runtime.core.answer import Answer, Grant, Operation, Outcome
 from runtime.core.enrolment import Call, Enrolment, Phase, Policy, Step, Wish
 from runtime.core.moment import Moment
+from runtime.core.proxy import parse as parse_proxy
 from runtime.core.secret import Secret
 from runtime.errors import Retryable
 
@@ -113,7 +114,8 @@ class Clerk:
         self, call: Call, record: Enrolment, token: Secret, instance: str
     ) -> Answer[Operation] | Answer[Grant]:
         settings = self._config.settings.platform
-        platform = Platform(instance, Trust(settings.ca_file), settings.timeout_s, self._waiting, self._clock)
+        trust = Trust(settings.ca_file, proxy=parse_proxy(settings.proxy))
+        platform = Platform(instance, trust, settings.timeout_s, self._waiting, self._clock)
         if call is Call.INIT:
             return platform.init(token, self._config.settings.device.id)
         return platform.complete(token, record.operation_id or "")

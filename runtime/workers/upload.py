@@ -16,7 +16,7 @@ from loguru import logger
 from runtime.adapters.bus import IDENTITY_CHANGED, SAS_REFUSED, STORED, DeliveryReporter, Hints
 from runtime.adapters.clock import SystemClock
 from runtime.adapters.files import BlockSent, FileOptions, Files, Uploaded, UploadFailed
-from runtime.adapters.hub import Hub, HubOptions, proxy_options
+from runtime.adapters.hub import Hub, HubOptions
 from runtime.adapters.identity import IdentityReader
 from runtime.adapters.link_usage import LinkUsage
 from runtime.adapters.process import Stop
@@ -30,6 +30,7 @@ from runtime.core.envelope import Telemetry, probe
 from runtime.core.line import Lost
 from runtime.core.link import Link, Terms, parse_hours
 from runtime.core.pacing import Pace, Window
+from runtime.core.proxy import parse as parse_proxy
 from runtime.core.settlement import Settled
 from runtime.core.steps import PROBE, Discard, Open, Send, Step, TellRefused, Upload
 from runtime.core.traffic import Traffic
@@ -73,8 +74,8 @@ class Uploader:
         self._identity = IdentityReader(layout, Vault.of(config.settings.identity))
         self._reporter = DeliveryReporter(layout)
         ca_file = settings.ca_file or config.settings.platform.ca_file
-        proxy = settings.proxy.reveal() if settings.proxy else None
-        self._hub = Hub(HubOptions(ca_file, settings.keepalive_s, settings.websockets, proxy_options(proxy)))
+        proxy = parse_proxy(settings.proxy or config.settings.platform.proxy)
+        self._hub = Hub(HubOptions(ca_file, settings.keepalive_s, settings.websockets, proxy))
         self._files = Files(
             FileOptions(
                 journal=layout.state / "uploads",

@@ -1,87 +1,153 @@
-"""Through a proxy: a real CONNECT proxy on a loopback address, and upload that knows no other way."""
+"""Through a proxy, and through nothing else: the hub has a name that only the proxy can resolve."""
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import threading
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from runtime.adapters.hub import proxy_options
+from runtime.adapters.dps import Question, assign
+from runtime.core.answer import Outcome
+from runtime.core.proxy import parse
+from runtime.core.secret import Secret
+from runtime.devcloud.place import HTTPS_PORT, HUB_PORT
 from runtime.errors import ConfigError
 from tests.harness import Cloud, Home, eventually
-from tests.lines import backlog, check_arrivals, put, uploading
+from tests.lines import Line, backlog, check_arrivals, losses, put, register, uploading
+from tests.proxy import Proxy, proxying
 
-
-class Proxy:
-    """Answers CONNECT, then copies bytes both ways."""
-
-    def __init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self.targets: list[str] = []
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                threading.Thread(target=self._connect, args=(client,), daemon=True).start()
-
-    def _connect(self, client: socket.socket) -> None:
-        head = b""
-        while b"\r\n\r\n" not in head:
-            head += client.recv(1000)
-        target = head.split()[1].decode()
-        self.targets.append(target)
-        host, _, port = target.rpartition(":")
-        hub = socket.create_connection((host, int(port)))
-        client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-        threading.Thread(target=_copy, args=(client, hub), daemon=True).start()
-        _copy(hub, client)
-
-    def close(self) -> None:
-        self._listener.close()
-
-
-def _copy(source: socket.socket, sink: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(65536):
-            sink.sendall(data)
-        sink.shutdown(socket.SHUT_WR)
+NAME = "hub.only-the-proxy-knows.test"
+USER, PASSWORD = "device@site", "p:4/ss wörd"
+WRITTEN = "device%40site:p%3A4%2Fss%20w%C3%B6rd"
+KINDS = ["http", "socks5"]
 
 
 @pytest.fixture
-def proxy() -> Iterator[Proxy]:
-    made = Proxy()
-    yield made
-    made.close()
+def far_cloud(folder: Path) -> Iterator[Cloud]:
+    """A cloud that goes by a name which no resolver here has."""
+    running = Cloud(folder / "far", "--name", NAME)
+    try:
+        yield running
+    finally:
+        running.close()
 
 
-def test_telemetry_and_files_go_through_the_proxy_that_is_configured(
-    home: Home, cloud: Cloud, proxy: Proxy
+def proxy_to(cloud: Cloud, kind: str, **options: str) -> Proxy:
+    ports = {HTTPS_PORT: cloud.facts["websocket_port"]}
+    return Proxy(kind, names={NAME: cloud.facts["address"]}, ports=ports, **options)  # type: ignore[arg-type]
+
+
+def everything_written(home: Home) -> str:
+    """All that the home holds in logs and status, as text; not the configuration."""
+    folders = (home.layout.log, home.layout.run)
+    return "".join(p.read_text(errors="replace") for d in folders for p in d.rglob("*") if p.is_file())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_provisioning_telemetry_and_files_all_go_through_the_proxy_and_nothing_beside_it(
+    home: Home, far_cloud: Cloud, kind: str
 ) -> None:
-    uploading(home, cloud, toml=f'proxy = "http://127.0.0.1:{proxy.port}"')
+    proxy = proxy_to(far_cloud, kind, user=USER, password=PASSWORD)
+    home.write_config(far_cloud.config_toml(platform=f'proxy = "{proxy.url(WRITTEN)}"'))
+    home.start_all()
+    eventually(lambda: far_cloud.approve_all(), what="the platform is reached")
+    eventually(home.layout.messages_db.exists)
+    payloads = [b"%d" % n for n in range(100)]
+    put(home, {"stream": "s"}, *payloads)
+    put(home, {"stream": "files"}, b"x" * 300_000)
+    eventually(lambda: far_cloud.message_count() == 101, what="telemetry and the link of a file")
+    eventually(lambda: backlog(home) == 0)
+    assert set(proxy.targets) == {f"{NAME}:{HUB_PORT}", far_cloud.facts["instance"]}
+    assert proxy.refusals == 0
+    seen = everything_written(home) + home.edgectl("config").stdout + home.edgectl("status").stdout
+    assert PASSWORD not in seen and "p%3A4" not in seen
+    proxy.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_websockets_go_through_a_proxy_to_port_443(home: Home, far_cloud: Cloud, kind: str) -> None:
+    proxy = proxy_to(far_cloud, kind)
+    uploading(home, far_cloud, toml=f'proxy = "{proxy.url()}"\nwebsockets = true')
     payloads = [b"%d" % n for n in range(100)]
     put(home, {"stream": "s"}, *payloads)
     eventually(lambda: backlog(home) == 0)
-    check_arrivals(cloud, payloads)
-    put(home, {"stream": "files"}, b"x" * 300_000)
-    eventually(lambda: backlog(home) == 0)
-    assert f"{cloud.facts['hub_host']}:8883" in proxy.targets
-    assert f"{cloud.facts['hub_host']}:{cloud.facts['https_port']}" in proxy.targets
+    check_arrivals(far_cloud, payloads)
+    assert set(proxy.targets) == {f"{NAME}:{HTTPS_PORT}"}
+    proxy.close()
 
 
-@pytest.mark.parametrize("wrong", ["proxy", "ftp://a:1", "http://host", "http://host:port"])
-def test_a_proxy_that_is_no_address_is_a_wrong_setting(wrong: str) -> None:
-    with pytest.raises(ConfigError):
-        proxy_options(wrong)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_proxy_that_refuses_the_password_is_named_and_not_taken_for_the_hub(
+    home: Home, far_cloud: Cloud, kind: str
+) -> None:
+    """Taken for the hub, it would have the device register anew, and provision anew in the end."""
+    proxy = proxy_to(far_cloud, kind, user=USER, password="another")
+    uploading(home, far_cloud, toml=f'proxy = "{proxy.url(WRITTEN)}"')
+    put(home, {"stream": "s"}, b"1")
+
+    def hub() -> dict[str, object]:
+        return dict(json.loads(home.edgectl("status", "--json").stdout)["hub"])
+
+    eventually(lambda: str(hub().get("last_loss", "")).startswith("no way through the proxy: "))
+    assert "lost, refused" not in home.workers["upload"].said()
+    assert proxy.refusals and backlog(home) == 1
+    assert PASSWORD not in everything_written(home) and "p%3A4" not in everything_written(home)
+    proxy.close()
 
 
-def test_user_and_password_of_a_proxy_are_understood() -> None:
-    found = proxy_options("socks5://me:secret@proxy.example:1080")
-    assert found is not None
-    assert (found.proxy_type, found.proxy_address, found.proxy_port) == ("SOCKS5", "proxy.example", 1080)
-    assert proxy_options(None) is None
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_proxy_that_refuses_the_password_is_named_to_whoever_waits_for_the_platform(
+    home: Home, far_cloud: Cloud, kind: str
+) -> None:
+    proxy = proxy_to(far_cloud, kind, user=USER, password="another")
+    home.write_config(far_cloud.config_toml(platform=f'proxy = "{proxy.url(WRITTEN)}"'))
+    worker = home.start_worker("provisioning")
+    eventually(lambda: "no way through the proxy" in worker.said())
+    assert PASSWORD not in everything_written(home) and "p%3A4" not in everything_written(home)
+    proxy.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_proxy_that_is_away_or_cannot_reach_the_hub_is_named(cloud: Cloud, kind: str) -> None:
+    credentials = register(cloud)
+    for proxy in (Proxy(kind), Proxy(kind, ports={HUB_PORT: 1})):
+        if not proxy._ports:
+            proxy.close()
+        line = Line(cloud, proxy=parse(Secret(proxy.url())))
+        line.hub.open(credentials)
+        line.until(lambda seen: bool(losses(seen)))
+        assert losses(line.seen)[0].cause.value == "no way through the proxy"
+        line.discard(1)
+        proxy.close()
+
+
+def test_the_provisioning_service_of_azure_is_asked_through_the_proxy(folder: Path) -> None:
+    with proxying(ports={HUB_PORT: 1}) as proxy:
+        asked = Question("dps.test", "0ne", "dev-1", Secret("a2V5"), proxy=parse(Secret(proxy.url())))
+        assert assign(asked).outcome is Outcome.PROXY
+        assert set(proxy.targets) == {f"dps.test:{HUB_PORT}"}
+
+
+@pytest.mark.parametrize(
+    "wrong", ["proxy", "ftp://a:1", "http://host", "http://host:port", "http://a:b@c@d:1"]
+)
+@pytest.mark.parametrize("setting", ["platform", "upload"])
+def test_a_proxy_that_is_no_address_is_a_wrong_setting_and_not_repeated(
+    home: Home, wrong: str, setting: str
+) -> None:
+    home.write_config(f'[{setting}]\nproxy = "{wrong}"')
+    with pytest.raises(ConfigError) as caught:
+        _ = home.config
+    assert f"{setting}.proxy = *** must be" in str(caught.value)
+
+
+def test_user_and_password_of_a_proxy_are_decoded_and_encoded_again() -> None:
+    found = parse(Secret(f"socks5://{WRITTEN}@proxy.example:1080"))
+    assert found is not None and found.password is not None
+    assert (found.kind, found.host, found.port) == ("socks5", "proxy.example", 1080)
+    assert (found.user, found.password.reveal()) == (USER, PASSWORD)
+    assert found.url() == f"socks5h://{WRITTEN}@proxy.example:1080", "the proxy resolves the names"
+    assert PASSWORD not in repr(found) + str(found)
+    assert parse(None) is None and parse(Secret("")) is None

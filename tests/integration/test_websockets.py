@@ -9,9 +9,10 @@ from collections.abc import Iterator
 import pytest
 
 from runtime.adapters import hub as hub_adapter
-from runtime.adapters.hub import proxy_options
 from runtime.core.envelope import Telemetry
 from runtime.core.line import Cause, Closed
+from runtime.core.proxy import parse
+from runtime.core.secret import Secret
 from runtime.devcloud.place import HTTPS_PORT
 from tests.harness import Cloud, Home, eventually
 from tests.lines import Line, acked, backlog, check_arrivals, losses, put, put_in_force, register, uploading
@@ -30,7 +31,7 @@ def proxy_url(cloud: Cloud) -> Iterator[str]:
 
 @pytest.fixture
 def line(cloud: Cloud, proxy_url: str) -> Line:
-    return Line(cloud, websockets=True, proxy=proxy_options(proxy_url))
+    return Line(cloud, websockets=True, proxy=parse(Secret(proxy_url)))
 
 
 def message(number: int, payload: bytes = b"x") -> Telemetry:

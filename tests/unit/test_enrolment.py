@@ -44,6 +44,7 @@ WEATHER = [
     Outcome.TIMED_OUT,
     Outcome.CUT,
     Outcome.UNREACHABLE,
+    Outcome.PROXY,
     Outcome.NAME_UNKNOWN,
     Outcome.TLS_FAILED,
     Outcome.NO_CERTIFICATE,

@@ -1,0 +1,59 @@
+"""The proxy on the way out: what its URL says. Pure; the password stays a secret until it has to be sent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import quote, unquote, urlsplit
+
+from runtime.core.secret import Secret
+from runtime.errors import ConfigError
+
+PATTERN = r"(http|socks4|socks5h?)://([^:@/\s]+(:[^:@/\s]*)?@)?([^:@/\s]+|\[[0-9a-fA-F:.]+\]):\d{1,5}/?"
+RULE = "must be http://, socks4:// or socks5:// [user:password@]host:port, both percent-encoded"
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """One proxy. It resolves the names of our hosts itself, whatever its kind: ours may know none of them."""
+
+    kind: str
+    """http (CONNECT), socks4 or socks5."""
+    host: str
+    port: int
+    user: str | None = None
+    password: Secret | None = None
+
+    def __str__(self) -> str:
+        return f"{self.kind} proxy {self.host}:{self.port}"
+
+    def url(self) -> str:
+        """For `requests`; holds the password."""
+        scheme = {"socks4": "socks4a", "socks5": "socks5h"}.get(self.kind, self.kind)
+        password = f":{self._quoted(self.password.reveal())}" if self.password is not None else ""
+        who = f"{self._quoted(self.user)}{password}@" if self.user is not None else ""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{scheme}://{who}{host}:{self.port}"
+
+    def _quoted(self, text: str) -> str:
+        """In UTF-8 on the wire, as PySocks sends it: `requests` would write Latin-1 to an HTTP proxy."""
+        return quote(text.encode().decode("latin-1") if self.kind == "http" else text, safe="")
+
+
+def parse(text: Secret | None) -> Proxy | None:
+    """What the setting says; `PATTERN` has been checked with the configuration. Raises ConfigError."""
+    if not text:
+        return None
+    try:
+        found = urlsplit(text.reveal())
+        host, port = found.hostname, found.port
+    except ValueError:
+        host, port = None, None
+    if not host or not port:
+        raise ConfigError(f"the proxy {RULE}")  # never its text: it may hold a password
+    return Proxy(
+        found.scheme.removesuffix("h"),
+        host,
+        port,
+        None if found.username is None else unquote(found.username),
+        None if found.password is None else Secret(unquote(found.password)),
+    )
