@@ -13,8 +13,15 @@ import struct
 import threading
 from collections.abc import Iterator, Mapping
 
+from tests.harness import Cloud
+
+KINDS = ["http", "socks5"]
+FAR_NAME = "hub.only-the-proxy-knows.test"
+USER, PASSWORD = "device@site", "p:4/ss wörd"
+WRITTEN = "device%40site:p%3A4%2Fss%20w%C3%B6rd"
+"""The two as a URL has them."""
 SOCKS_OK, SOCKS_REFUSED, SOCKS_UNREACHABLE = 0, 2, 4
-NO_PASSWORD, PASSWORD, NO_METHOD = 0, 2, 0xFF
+ANONYMOUS, BY_PASSWORD, NO_METHOD = 0, 2, 0xFF
 
 
 class Refused(Exception):
@@ -110,7 +117,7 @@ class Proxy:
     def _asked_over_socks(self, client: socket.socket) -> socket.socket:
         version, count = _exactly(client, 2)
         offered = _exactly(client, count)
-        method = PASSWORD if self._who else NO_PASSWORD
+        method = BY_PASSWORD if self._who else ANONYMOUS
         if version != 5 or method not in offered:
             self._answer(client, bytes([5, NO_METHOD]), refused=True)
         self._answer(client, bytes([5, method]))
@@ -164,6 +171,12 @@ def _copy(source: socket.socket, sink: socket.socket) -> None:
     for end in (source, sink):
         with contextlib.suppress(OSError):
             end.shutdown(socket.SHUT_RDWR)
+
+
+def proxy_to(cloud: Cloud, kind: str, **options: str) -> Proxy:
+    """One that knows a far cloud by its name, and leads port 443 to where it listens."""
+    ports = {443: cloud.facts["websocket_port"]}
+    return Proxy(kind, names={FAR_NAME: cloud.facts["address"]}, ports=ports, **options)  # type: ignore[arg-type]  # user, password
 
 
 @contextlib.contextmanager

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import email.utils
-import http.client
 import os
 import resource
 import shutil
-import socket
 import sqlite3
-import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from runtime.adapters.identity import IdentityReader
+from runtime.adapters.reach import Network
 from runtime.adapters.vault import Vault
 from runtime.config import Config
 from runtime.core.checkup import (
     Check,
-    judge_certificate,
     judge_disk,
     judge_fsync,
-    judge_skew,
     judge_sqlite,
     judge_tokens,
 )
@@ -31,7 +26,6 @@ from runtime.layout import Layout
 
 FSYNCS = 20
 DEADLINE_S = 5.0
-HUB_PORT = 8883
 WANTED_FILES = 1024
 OPEN_BITS = 0o077
 
@@ -44,7 +38,6 @@ def examine(config: Config) -> Iterator[Check]:
     yield _databases(config.layout)
     yield judge_sqlite(sqlite3.sqlite_version_info, f"SQLite {sqlite3.sqlite_version}")
     yield _open_files()
-    yield _proxy()
     yield from _network(config)
 
 
@@ -115,21 +108,17 @@ def _open_files() -> Check:
     return Check("open files", "ok", f"at most {soft}")
 
 
-def _proxy() -> Check:
-    named = sorted(name for name in os.environ if name.lower() in ("https_proxy", "all_proxy", "no_proxy"))
-    return Check("proxy", "ok", f"from {', '.join(named)}" if named else "none in this environment")
-
-
 def _network(config: Config) -> Iterator[Check]:
-    """Name, port and TLS of every host that the runtime talks to."""
-    platform, identity = config.settings.platform, config.settings.identity
-    named = {"dps": identity.dps_host, "connection-string": None}.get(identity.mode, platform.instance)
-    if named is not None:
-        host, _, port = named.partition(":")
-        yield _tls(f"platform {named}", host, int(port or 443), platform.ca_file)
-        yield judge_skew(_skew_s(host, int(port or 443)))
-    elif identity.mode != "connection-string":
-        yield Check("platform", "warning", "platform.instance is not set", "messages stay on the device")
+    """Every host that the runtime talks to, and what their clocks say about ours."""
+    network = Network(config.settings)
+    yield from network.platform()
+    yield from _hub(config, network)
+    yield network.clock()
+
+
+def _hub(config: Config, network: Network) -> Iterator[Check]:
+    """Who we are there, and the way."""
+    identity = config.settings.identity
     try:
         known = IdentityReader(config.layout, Vault.of(identity)).read()
     except EdgeError as exc:
@@ -140,42 +129,4 @@ def _network(config: Config) -> Iterator[Check]:
         yield Check("identity", "warning", "not registered yet", "approve the device; see `edgectl status`")
         return
     yield Check("identity", "ok", f"{known.hub.device_id} on {known.hub.host}")
-    trusted = config.settings.upload.ca_file or platform.ca_file
-    yield _tls(f"hub {known.hub.host}:{HUB_PORT}", known.hub.host, HUB_PORT, trusted)
-
-
-def _tls(name: str, host: str, port: int, ca_file: Path | None) -> Check:
-    try:
-        context = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
-        with socket.create_connection((host, port), DEADLINE_S) as plain:
-            with context.wrap_socket(plain, server_hostname=host) as secured:
-                certificate = secured.getpeercert() or {}
-    except socket.gaierror as exc:
-        return Check(name, "error", f"name not found: {exc.strerror}", "check DNS: getent hosts " + host)
-    except ssl.SSLCertVerificationError as exc:
-        remedy = "set platform.ca_file (or upload.ca_file), and check the clock"
-        return Check(name, "error", f"certificate refused: {exc.verify_message}", remedy)
-    except TimeoutError:
-        return Check(name, "error", f"no answer within {DEADLINE_S:g} s", f"open port {port} in the firewall")
-    except OSError as exc:
-        return Check(
-            name, "error", str(exc.strerror or exc), f"check the address, and port {port} on the way"
-        )
-    ends = certificate.get("notAfter")
-    remaining_s = ssl.cert_time_to_seconds(str(ends)) - time.time() if ends else 0.0
-    return judge_certificate(name, remaining_s)
-
-
-def _skew_s(host: str, port: int) -> float | None:
-    """How far the platform's clock is ahead of ours; certificates are not checked: a bad clock fails them."""
-    try:
-        context = ssl._create_unverified_context()  # noqa: S323  # only a Date is read, nothing is sent
-        call = http.client.HTTPSConnection(host, port, timeout=DEADLINE_S, context=context)
-        try:
-            call.request("HEAD", "/")
-            said = call.getresponse().getheader("Date")
-        finally:
-            call.close()
-        return email.utils.parsedate_to_datetime(said).timestamp() - time.time() if said else None
-    except (OSError, http.client.HTTPException, ValueError):
-        return None
+    yield from network.hub(known.hub.host)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Literal
 
 Verdict = Literal["ok", "warning", "error"]
@@ -11,6 +12,9 @@ SLOW_FSYNC_MS = 50.0
 BAD_FSYNC_MS = 500.0
 MUCH_SKEW_S = 60.0
 BAD_SKEW_S = 600.0
+NOT_YET_VALID, EXPIRED = 9, 10
+"""X.509 verification codes of OpenSSL."""
+SET_THE_CLOCK = "set the clock: timedatectl set-ntp true, or timedatectl set-time"
 CERTIFICATE_SOON_S = 14 * 86400.0
 SQLITE_WANTED = (3, 35, 0)
 """RETURNING and DROP COLUMN."""
@@ -51,7 +55,12 @@ def judge_disk(free_bytes: int, min_free_bytes: int) -> Check:
 def judge_skew(skew_s: float | None) -> Check:
     """By the platform's own Date header; the runtime corrects for it, TLS does not."""
     if skew_s is None:
-        return Check("clock", "warning", "no server said what time it is", "see the lines about the network")
+        return Check(
+            "clock",
+            "warning",
+            "no server that we trust said what time it is",
+            "see the lines about the network",
+        )
     text = f"{abs(skew_s):.0f} s {'behind' if skew_s > 0 else 'ahead of'} the platform"
     if abs(skew_s) > BAD_SKEW_S:
         return Check("clock", "error", text, "set the clock (timedatectl): certificates and SAS will fail")
@@ -67,6 +76,19 @@ def judge_certificate(name: str, remaining_s: float) -> Check:
             name, "warning", f"TLS in order, certificate ends in {days:.0f} days", "tell its operator"
         )
     return Check(name, "ok", f"TLS in order, certificate good for {days:.0f} days")
+
+
+def judge_refused_certificate(name: str, code: int, words: str, now_s: float) -> Check:
+    """A certificate that counts only at another time tells about our clock, too."""
+    now = datetime.fromtimestamp(now_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    if code == NOT_YET_VALID:
+        text = f"its certificate is not valid yet by our clock, {now}: our clock is behind"
+        return Check(name, "error", text, SET_THE_CLOCK)
+    if code == EXPIRED:
+        text = f"its certificate has expired by our clock, {now}: that, or our clock is ahead"
+        return Check(name, "error", text, f"where {now} is wrong, {SET_THE_CLOCK}; else tell its operator")
+    remedy = "set platform.ca_file (or upload.ca_file) to the authority that signed it"
+    return Check(name, "error", f"certificate refused: {words}", remedy)
 
 
 def judge_tokens(wanted: bool, sealed: bool | None, locked: str) -> Check:

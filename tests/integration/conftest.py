@@ -7,7 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness import Cloud
 from tests.integration.hub_in_thread import HubInThread
+from tests.proxy import FAR_NAME
+
+
+@pytest.fixture
+def far_cloud(folder: Path) -> Iterator[Cloud]:
+    """A cloud that goes by a name which no resolver here has."""
+    running = Cloud(folder / "far", "--name", FAR_NAME)
+    try:
+        yield running
+    finally:
+        running.close()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,27 +15,8 @@ from runtime.devcloud.place import HTTPS_PORT, HUB_PORT
 from runtime.errors import ConfigError
 from tests.harness import Cloud, Home, eventually
 from tests.lines import Line, backlog, check_arrivals, losses, put, register, uploading
-from tests.proxy import Proxy, proxying
-
-NAME = "hub.only-the-proxy-knows.test"
-USER, PASSWORD = "device@site", "p:4/ss wörd"
-WRITTEN = "device%40site:p%3A4%2Fss%20w%C3%B6rd"
-KINDS = ["http", "socks5"]
-
-
-@pytest.fixture
-def far_cloud(folder: Path) -> Iterator[Cloud]:
-    """A cloud that goes by a name which no resolver here has."""
-    running = Cloud(folder / "far", "--name", NAME)
-    try:
-        yield running
-    finally:
-        running.close()
-
-
-def proxy_to(cloud: Cloud, kind: str, **options: str) -> Proxy:
-    ports = {HTTPS_PORT: cloud.facts["websocket_port"]}
-    return Proxy(kind, names={NAME: cloud.facts["address"]}, ports=ports, **options)  # type: ignore[arg-type]
+from tests.proxy import FAR_NAME as NAME
+from tests.proxy import KINDS, PASSWORD, USER, WRITTEN, Proxy, proxy_to, proxying
 
 
 def everything_written(home: Home) -> str:

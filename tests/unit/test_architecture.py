@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,6 +79,56 @@ def test_no_device_module_imports_the_stand_in_at_import_time() -> None:
         if path.parent.name == "cli":
             continue  # `edgectl devcloud` and `demo` import it when they are called
         assert not any(m.startswith("runtime.devcloud") for m in imported(path)), name(path)
+
+
+UNVERIFIED = re.compile(
+    r"unverified|CERT_NONE|CERT_OPTIONAL|insecure|disable_warnings|_stdlib_context|PROTOCOL_"
+)
+
+
+def unverified_tls(path: Path) -> Iterator[str]:
+    """What could make a TLS connection to someone whose certificate nobody checked."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        words = [getattr(node, "attr", ""), getattr(node, "id", "")]
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " not in node.value:
+            words.append(node.value)
+        yield from (word for word in words if UNVERIFIED.search(word))
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "SSLContext":
+            yield "SSLContext, which verifies nothing unless told; create_default_context does"
+        if isinstance(node, ast.keyword) and node.arg in ("verify", "check_hostname", "assert_hostname"):
+            yield from _falsehood(node.arg, node.value)
+        if isinstance(node, ast.Assign):
+            for target in node.targets:
+                if getattr(target, "attr", "") in ("verify", "check_hostname", "verify_mode"):
+                    yield from _falsehood(ast.unparse(target), node.value)
+
+
+def _falsehood(name: str, value: ast.expr) -> Iterator[str]:
+    if isinstance(value, ast.Constant) and not value.value:
+        yield f"{name} = {value.value}"
+
+
+@pytest.mark.parametrize("path", DEVICE_SIDE, ids=name)
+def test_tls_is_verified_always(path: Path) -> None:
+    assert not list(unverified_tls(path))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ssl._create_unverified_context()",
+        "ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)",
+        "context.verify_mode = ssl.CERT_NONE",
+        "context.check_hostname = False",
+        "session.verify = False",
+        "requests.get(url, verify=False)",
+        "urllib3.PoolManager(cert_reqs='CERT_NONE')",
+        "client.tls_insecure_set(True)",
+    ],
+)
+def test_unverified_tls_would_be_noticed(line: str, tmp_path: Path) -> None:
+    (tmp_path / "module.py").write_text(line)
+    assert list(unverified_tls(tmp_path / "module.py"))
 
 
 def test_no_module_has_grown_beyond_one_sitting() -> None:
