@@ -132,12 +132,14 @@ def _ask(asked: dict[str, Any]) -> dict[str, str]:
         if (beneath := trouble_beneath(exc)) is not None:
             kind = Outcome.PROXY if isinstance(beneath, ProxyTrouble) else Outcome.TLS_FAILED
             return {"outcome": kind.name, "reason": in_words(beneath)}
-        outcome = next((o for kind, o in names.items() if isinstance(exc, kind)), Outcome.UNEXPECTED)
-        return {"outcome": outcome.name, "reason": type(exc).__name__}
+        cause = exc.__cause__ if type(exc) is exceptions.ClientError and exc.__cause__ else exc
+        outcome = next((o for kind, o in names.items() if isinstance(cause, kind)), Outcome.UNEXPECTED)
+        if "registration status disabled" in str(cause):  # the client knows no such status
+            outcome = Outcome.DISABLED
+        return {"outcome": outcome.name, "reason": type(cause).__name__}
     state = result.registration_state
     if result.status != "assigned" or not state.assigned_hub:
-        outcome = Outcome.DISABLED if result.status == "disabled" else Outcome.FORBIDDEN
-        return {"outcome": outcome.name, "reason": f"the service says {result.status}"}
+        return {"outcome": Outcome.FORBIDDEN.name, "reason": f"the service says {result.status}"}
     return {"outcome": Outcome.OK.name, "hub_host": state.assigned_hub, "device_id": state.device_id}
 
 

@@ -137,8 +137,9 @@ def _served(role: str, **faults: float) -> Iterator[Served]:
 
 def _serve(role: str, folder: Path, faults: dict[str, Any]) -> None:
     """Be the process that is measured, until killed."""
-    address, https = place.take(folder, "auto", 0)
-    https.close()
+    here = place.take(folder, "auto", 0)
+    here.https.close()
+    address = here.address
     cloud = Cloud(folder, address, time.time())
     cloud.registrations.adopt("bench", time.time())
     cloud.faults = Faults().merge(faults)

@@ -7,7 +7,7 @@ import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
-from runtime.cli import Commands
+from runtime.cli import Commands, devcloud_dps
 from runtime.cli import devcloud_calls as calls
 from runtime.errors import UsageError
 
@@ -94,6 +94,7 @@ def _register_tokens(subcommands: Commands) -> None:
         subcommands, "connection-string", calls.connection_string, "print a device's, with its key in it"
     )
     string.add_argument("device", metavar="ID")
+    devcloud_dps.register(subcommands, _add)
     revoke = _add(subcommands, "revoke", calls.revoke, "have tokens count no more")
     whose = revoke.add_mutually_exclusive_group(required=True)
     whose.add_argument("--device", metavar="ID", help="its Registration Tokens")

@@ -13,6 +13,7 @@ The map, in reading order:
                       pure: mqtt.py, packets.py, topics.py, acks.py, frames.py
     enrolment.py      Provisioning Tokens and operations; registrations.py: devices and Registration Tokens
     certificates.py   client certificates of devices
+    dps.py            Azure's DPS over MQTT; dps_enrolments.py: who may be assigned; dps_api.py: who says so
     records.py        every message and connection, in order of arrival; twins.py: desired and reported
     tokens.py         signing and checking tokens and SAS, pure; lifetimes.py: how long they count
     faults.py         what it is told to do wrong; misbehave.py: the same over HTTP

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
 from runtime.devcloud.database import Database
 from runtime.devcloud.tls import authority
 
@@ -41,12 +44,18 @@ class Certificates:
             not_after=None if expires_at_s is None else datetime.fromtimestamp(expires_at_s, UTC),
         )
         pem = made.cert_chain_pems[0].bytes().decode()
-        thumbprint = _thumbprint(ssl.PEM_cert_to_DER_cert(pem))
+        thumbprint = self.adopt(ssl.PEM_cert_to_DER_cert(pem), device_id, now_s)
+        return Issued(pem, made.private_key_pem.bytes().decode(), thumbprint)
+
+    def adopt(self, der: bytes, device_id: str, now_s: float) -> str:
+        """Have a certificate be this device's; a known one stays whose it is. Returns its thumbprint."""
+        thumbprint = _thumbprint(der)
         self._database.execute(
-            "INSERT INTO certificates (thumbprint, device_id, created_at) VALUES (?, ?, ?)",
+            "INSERT INTO certificates (thumbprint, device_id, created_at) VALUES (?, ?, ?)"
+            " ON CONFLICT (thumbprint) DO NOTHING",
             *(thumbprint, device_id, now_s),
         )
-        return Issued(pem, made.private_key_pem.bytes().decode(), thumbprint)
+        return thumbprint
 
     def owner(self, shown: bytes) -> str | None:
         """Bare id of the enabled device that a certificate (DER, its chain checked by TLS) belongs to."""
@@ -69,6 +78,12 @@ def shown_by(transport: asyncio.BaseTransport) -> bytes | None:
     """The client's certificate as DER, if it showed one in the handshake."""
     secured: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
     return None if secured is None else secured.getpeercert(binary_form=True)
+
+
+def common_name(der: bytes) -> str:
+    """The subject's name."""
+    found = x509.load_der_x509_certificate(der).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(found[0].value) if found else ""
 
 
 def _thumbprint(der: bytes) -> str:

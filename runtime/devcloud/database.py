@@ -36,6 +36,14 @@ CREATE INDEX IF NOT EXISTS registration_tokens_by_device ON registration_tokens 
 CREATE TABLE IF NOT EXISTS certificates (
     thumbprint TEXT PRIMARY KEY, device_id TEXT NOT NULL, created_at REAL NOT NULL, revoked_at REAL
 );
+CREATE TABLE IF NOT EXISTS dps_enrolments (
+    name TEXT PRIMARY KEY, grouped INTEGER NOT NULL, attestation TEXT NOT NULL, key TEXT,
+    enabled INTEGER NOT NULL DEFAULT 1, created_at REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS dps_registrations (
+    registration_id TEXT PRIMARY KEY, enrolment TEXT NOT NULL, device_id TEXT NOT NULL,
+    assigned_at REAL NOT NULL, times INTEGER NOT NULL
+);
 CREATE TABLE IF NOT EXISTS twins (
     device_id TEXT PRIMARY KEY, desired TEXT NOT NULL, desired_version INTEGER NOT NULL,
     reported TEXT NOT NULL, reported_version INTEGER NOT NULL

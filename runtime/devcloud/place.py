@@ -6,6 +6,7 @@ import errno
 import json
 import random
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.devcloud.files import write_whole
@@ -18,8 +19,19 @@ HTTPS_PORT = 443
 _TRIES = 200
 
 
-def take(folder: Path, address: str, https_port: int) -> tuple[str, socket.socket]:
-    """The address, and a bound socket for HTTPS. `auto` and port 0 mean last time's, else free ones."""
+@dataclass(frozen=True)
+class Place:
+    """Where it listens."""
+
+    address: str
+    https: socket.socket
+    """Bound."""
+    dps_address: str
+    """DPS has the hub's port built in too, and is another host."""
+
+
+def take(folder: Path, address: str, https_port: int) -> Place:
+    """`auto` and port 0 mean last time's, else free ones."""
     memory = folder / "place.json"
     last = json.loads(memory.read_text()) if memory.exists() else {}
     if address == "auto":
@@ -29,8 +41,10 @@ def take(folder: Path, address: str, https_port: int) -> tuple[str, socket.socke
         listener = _bound(address, port)
     except OSError as exc:
         raise UsageError(f"cannot listen on {address}:{port}: {exc.strerror}") from exc
-    write_whole(memory, json.dumps({"address": address, "https_port": listener.getsockname()[1]}))
-    return address, listener
+    dps_address = last.get("dps_address") or _free_address()
+    known = {"address": address, "https_port": listener.getsockname()[1], "dps_address": dps_address}
+    write_whole(memory, json.dumps(known))
+    return Place(address, listener, dps_address)
 
 
 def standard_port(address: str, https_port: int) -> list[socket.socket]:

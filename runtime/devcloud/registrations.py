@@ -52,6 +52,10 @@ class Registrations:
     def registered(self, device_id: str, now_s: float) -> None:
         self._database.execute("UPDATE devices SET registered_at = ? WHERE id = ?", now_s, device_id)
 
+    def give_key(self, device_id: str, key: str) -> None:
+        """Its key is another's choice."""
+        self._database.execute("UPDATE devices SET key = ? WHERE id = ?", key, device_id)
+
     def rotate_key(self, device_id: str) -> None:
         """Every SAS handed out so far stops to count."""
         self._database.execute("UPDATE devices SET key = ? WHERE id = ?", _new_key(), device_id)

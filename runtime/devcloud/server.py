@@ -21,7 +21,19 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from runtime.adapters import logs
 from runtime.adapters.process import Lock
-from runtime.devcloud import admin, blobs, devices, file_upload, hub, operators, page, place, platform_api
+from runtime.devcloud import (
+    admin,
+    blobs,
+    devices,
+    dps,
+    dps_api,
+    file_upload,
+    hub,
+    operators,
+    page,
+    place,
+    platform_api,
+)
 from runtime.devcloud.files import write_whole
 from runtime.devcloud.misbehave import Misbehave
 from runtime.devcloud.problems import Problem
@@ -32,7 +44,7 @@ from runtime.devcloud.websocket import WebSocket
 from runtime.errors import UsageError
 from runtime.settings import Log
 
-PARTS = (platform_api, operators, devices, file_upload, blobs, admin, page)
+PARTS = (platform_api, operators, devices, dps_api, file_upload, blobs, admin, page)
 
 
 @dataclass(frozen=True)
@@ -71,31 +83,41 @@ async def _serve(options: Options, say: Callable[[str], None]) -> None:
         asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
     facts = options.folder / "devcloud.json"
     facts.unlink(missing_ok=True)
-    address, listener = place.take(options.folder, options.address, options.https_port)
-    cloud = Cloud(options.folder, options.name or address, now_s(), options.workspace)
+    here = place.take(options.folder, options.address, options.https_port)
+    cloud = Cloud(options.folder, options.name or here.address, now_s(), options.workspace)
     try:
         cloud.change_lifetimes(options.lifetimes or {})
     except Problem as exc:
         raise UsageError(exc.detail) from exc
-    context = server_context(options.folder, address, *filter(None, [options.name]))
-    switch = HubSwitch(cloud, address, context)
+    names = filter(None, [options.name])
+    context = server_context(options.folder, here.address, here.dps_address, *names)
+    switch = HubSwitch(cloud, here.address, context)
     https = Https(application(cloud, switch), context, lambda: switch.hub)
-    port = listener.getsockname()[1]
-    beside = place.standard_port(address, port)
+    port = here.https.getsockname()[1]
+    beside = place.standard_port(here.address, port)
     try:
         await switch(True)
-        serving = asyncio.create_task(https.serve(sockets=[listener, *beside]))
+        assigning = await _serve_dps(cloud, here.dps_address, context)
+        serving = asyncio.create_task(https.serve(sockets=[here.https, *beside]))
         await https.ready(serving)
-        known = write_facts(facts, cloud, address, port, place.HTTPS_PORT if beside else port)
+        known = write_facts(facts, cloud, here, place.HTTPS_PORT if beside else port)
         say(f"devcloud is ready at {known['instance']}; this link opens its page once: {known['page_url']}")
         stopping = asyncio.create_task(asked_to_stop.wait())
         await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
         await switch(False)  # its connections over WebSockets are also those of the HTTPS server
+        assigning.close()
         await https.end(serving)
     finally:
         facts.unlink(missing_ok=True)
         await switch(False)
         cloud.close()
+
+
+async def _serve_dps(cloud: Cloud, address: str, context: ssl.SSLContext) -> asyncio.Server:
+    try:
+        return await dps.serve(cloud, address, place.HUB_PORT, context)
+    except OSError as exc:
+        raise UsageError(f"cannot listen on {address}:{place.HUB_PORT}: {exc.strerror}") from exc
 
 
 class HubSwitch:
@@ -178,20 +200,21 @@ class Https(uvicorn.Server):
         await serving
 
 
-def write_facts(
-    path: Path, cloud: Cloud, address: str, https_port: int, websocket_port: int
-) -> dict[str, Any]:
+def write_facts(path: Path, cloud: Cloud, here: place.Place, websocket_port: int) -> dict[str, Any]:
     """Tell whoever starts us where everything is: whole or not at all, for the owner only."""
-    here = f"{address}:{https_port}"
+    https_port = here.https.getsockname()[1]
+    operators_host = f"{here.address}:{https_port}"
     known = {
         "instance": f"{cloud.hub_host}:{https_port}",
         "hub_host": cloud.hub_host,
-        "address": address,
+        "address": here.address,
+        "dps_host": here.dps_address,
+        "dps_id_scope": cloud.dps.id_scope,
         "https_port": https_port,
         "websocket_port": websocket_port,
         "ca_file": str(cloud.folder.absolute() / "ca.pem"),
-        "admin_url": f"https://{here}",
-        "page_url": page.one_time_url(cloud, here),
+        "admin_url": f"https://{operators_host}",
+        "page_url": page.one_time_url(cloud, operators_host),
         "workspace": cloud.workspace,
         "operator_token": cloud.operator_token,
         "provisioning_token": cloud.provisioning_token,

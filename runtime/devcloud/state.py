@@ -23,6 +23,7 @@ from typing import Any
 from runtime.devcloud import tokens
 from runtime.devcloud.certificates import Certificates
 from runtime.devcloud.database import Database
+from runtime.devcloud.dps_enrolments import DpsEnrolments
 from runtime.devcloud.enrolment import Enrolment, Mode
 from runtime.devcloud.faults import Faults
 from runtime.devcloud.lifetimes import LONGEST_S, Lifetimes
@@ -65,6 +66,8 @@ class Cloud:
         self.enrolment = Enrolment(self.database, self.secret)
         self.registrations = Registrations(self.database, self.secret, workspace)
         self.certificates = Certificates(self.database, folder)
+        id_scope = self._once("dps_id_scope", lambda: f"0ne{secrets.token_hex(4).upper()}")
+        self.dps = DpsEnrolments(self.database, self.certificates, id_scope)
         self.uploads = Uploads(self.database, folder / "blobs")
         self.operator_token = self._once("operator_token", lambda: secrets.token_urlsafe(32))
         self.provisioning_token = self.enrolment.token_text(
@@ -132,6 +135,20 @@ class Cloud:
         if asked_s is not None:
             return min(asked_s, LONGEST_S)
         return of_provisioning_token_s or self.lifetimes.registration_token_s
+
+    def assign(
+        self, device: str, enrolment: Mapping[str, Any], certificate: bytes | None, now_s: float
+    ) -> str:
+        """DPS assigns a device to this hub, which knows it from now on. Returns its id here."""
+        with self.database.transaction():
+            self.registrations.adopt(device, now_s)
+            if enrolment["key"]:
+                self.registrations.give_key(device, enrolment["key"])
+            elif certificate:
+                self.certificates.adopt(certificate, device, now_s)
+            self.registrations.registered(device, now_s)
+            self.dps.note(device, enrolment["name"], self.hub_id(device), now_s)
+        return self.hub_id(device)
 
     def forget(self, device: str, now_s: float) -> None:
         """A device of this bare id was never here: the next of its name inherits nothing."""

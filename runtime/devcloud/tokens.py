@@ -64,6 +64,12 @@ def sas_holds(sas: Sas, key: str) -> bool:
     return hmac.compare_digest(expected.encode(), sas.signature.encode())
 
 
+def derived_key(group_key: str, registration_id: str) -> str:
+    """The key of one device out of its enrolment group's."""
+    digest = hmac.digest(base64.b64decode(group_key), registration_id.encode(), "sha256")
+    return base64.b64encode(digest).decode()
+
+
 def _sas_signature(encoded_resource: str, key: str, expires_at_s: int) -> str:
     signed = f"{encoded_resource}\n{expires_at_s}".encode()
     return base64.b64encode(hmac.new(base64.b64decode(key), signed, hashlib.sha256).digest()).decode()

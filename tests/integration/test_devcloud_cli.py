@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import signal
 import subprocess
@@ -81,6 +82,23 @@ def test_a_script_makes_it_misbehave_and_behave_again(shared: Cloud) -> None:
     said("hub", "up", cloud=shared)
     assert said("messages", cloud=shared) == ""
     assert said("page", cloud=shared).startswith(f"{shared.facts['admin_url']}/?token=")
+
+
+def test_a_script_enrols_devices_at_dps(shared: Cloud) -> None:
+    key = said("dps", "add", "script-dps", cloud=shared).strip()
+    assert len(base64.b64decode(key, validate=True)) == 64
+    assert said("dps", "add", "script-certs", "--group", "--certificate", cloud=shared) == ""
+    said("dps", "disable", "script-dps", cloud=shared)
+    listed = said("dps", cloud=shared)
+    assert f"host {shared.facts['dps_host']}, id scope {shared.facts['dps_id_scope']}" in listed
+    assert "individual script-dps  by key  disabled" in listed and key not in listed
+    assert "group      script-certs  by certificate\n" in listed
+    said("dps", "enable", "script-dps", cloud=shared)
+    said("dps", "rm", "script-certs", cloud=shared)
+    found = json.loads(said("dps", "--json", cloud=shared))
+    assert [(one["name"], one["enabled"]) for one in found["enrolments"]] == [("script-dps", True)]
+    again = run("dps", "add", "script-dps", folder=shared.folder)
+    assert again.returncode == 2 and "already" in again.stderr
 
 
 def test_a_device_without_a_platform_gets_a_connection_string_or_a_certificate(

@@ -1,103 +1,156 @@
-"""Azure DPS through azure-iot-device's own client, against a strict stand-in that speaks its MQTT."""
+"""Azure DPS by azure-iot-device's own client: every way to prove oneself, and every way to be turned away."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
-import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runtime.adapters.dps import Question, assign
-from runtime.adapters.identity import IdentityReader
+from runtime.adapters.registrars import ByDps
 from runtime.core.answer import Outcome
 from runtime.core.connection_string import derived_key
 from runtime.core.secret import Secret
 from runtime.producer import Producer
-from tests.harness import Cloud, Home, eventually
-from tests.integration.dps_stand_in import ID_SCOPE, Dps, dps_service
-
-GROUP_KEY = base64.b64encode(b"the key of a whole enrolment group").decode()
+from tests.harness import Cloud, Home, eventually, short_folder
 
 
-@pytest.fixture
-def service(folder: Path) -> Iterator[Dps]:
-    with dps_service(folder) as running:
-        yield running
+class Service:
+    """The stand-in's DPS, as its operator and its devices see it."""
+
+    def __init__(self, cloud: Cloud) -> None:
+        self.cloud = cloud
+        self.path = f"/workspaces/{cloud.facts['workspace']}"
+
+    def enrol(self, name: str, *, group: bool = False, attestation: str = "key") -> str:
+        """A new enrolment; its key, or nothing."""
+        body = {"name": name, "group": group, "attestation": attestation}
+        return str(self.cloud.call("POST", f"{self.path}/dps/enrolments/create", body)["key"] or "")
+
+    def certify(self, device_id: str, folder: Path) -> tuple[Path, Path]:
+        made = self.cloud.call("POST", f"{self.path}/devices/certificates/create", {"deviceId": device_id})
+        files = folder / f"{device_id}.pem", folder / f"{device_id}.key"
+        for path, text in zip(files, (made["certificate"], made["privateKey"]), strict=True):
+            path.write_text(text)
+        return files
+
+    def question(
+        self, who: str, key: str | None = None, files: tuple[Path, Path] | None = None, **more: Any
+    ) -> Question:
+        facts = self.cloud.facts
+        certificate, key_file = files or (None, None)
+        secret, ca_file = Secret(key) if key else None, Path(facts["ca_file"])
+        scope = more.get("id_scope", facts["dps_id_scope"])
+        return Question(facts["dps_host"], scope, who, secret, certificate, key_file, ca_file)
+
+    def assigned(self) -> dict[str, int]:
+        """Registration ids, and how often each was assigned."""
+        found = self.cloud.call("GET", f"{self.path}/dps/enrolments")["assigned"]
+        return {row["registrationId"]: row["times"] for row in found}
 
 
-def question(service: Dps, key: str | None, registration_id: str = "dev-1") -> Question:
-    return Question(
-        service.host, ID_SCOPE, registration_id, Secret(key) if key else None, ca_file=service.ca_file
-    )
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Service]:
+    with short_folder() as folder:
+        running = Cloud(folder / "cloud")
+        yield Service(running)
+        running.close()
 
 
-def test_a_key_derived_from_the_groups_is_what_the_service_expects(service: Dps) -> None:
-    expected = base64.b64encode(
-        hmac.new(base64.b64decode(GROUP_KEY), b"dev-1", hashlib.sha256).digest()
-    ).decode()
-    service.keys["dev-1"] = expected
-    assert derived_key(Secret(GROUP_KEY), "dev-1") == Secret(expected)
-    service.assigns = ("hub.example", "dev-1")
-    found = assign(question(service, expected))
-    assert (found.outcome, found.hub_host, found.device_id) == (Outcome.OK, "hub.example", "dev-1")
+def test_an_enrolled_key_is_assigned_to_the_hub_under_the_registration_id(shared: Service) -> None:
+    found = assign(shared.question("single-1", shared.enrol("single-1")))
+    hub = shared.cloud.facts["hub_host"]
+    assert (found.outcome, found.hub_host, found.device_id) == (Outcome.OK, hub, "demo:single-1")
 
 
-def test_a_certificate_is_enough(service: Dps, folder: Path) -> None:
-    made = service.authority.issue_cert("dev-1.invalid", common_name="dev-1")
-    made.cert_chain_pems[0].write_to_path(str(folder / "c.pem"))
-    made.private_key_pem.write_to_path(str(folder / "c.key"))
-    asked = Question(
-        service.host, ID_SCOPE, "dev-1", None, folder / "c.pem", folder / "c.key", service.ca_file
-    )
-    assert assign(asked).outcome is Outcome.OK
+def test_a_key_derived_from_the_groups_is_what_the_service_expects_and_only_for_its_own_id(
+    shared: Service,
+) -> None:
+    group = Secret(shared.enrol("fleet", group=True))
+    mine = derived_key(group, "fleet-7").reveal()
+    assert assign(shared.question("fleet-7", mine)).outcome is Outcome.OK
+    assert assign(shared.question("fleet-8", mine)).outcome is Outcome.UNAUTHORIZED
+    assert assign(shared.question("fleet-7", group.reveal())).outcome is Outcome.UNAUTHORIZED
 
 
-def test_a_wrong_key_has_a_name_and_ends(service: Dps) -> None:
-    service.keys["dev-1"] = GROUP_KEY
-    wrong = base64.b64encode(b"wrong").decode()
-    found = assign(question(service, wrong))
-    assert found.outcome is Outcome.UNAUTHORIZED and wrong not in found.reason
+def test_who_has_an_enrolment_of_its_own_is_not_let_in_by_the_groups_key(shared: Service) -> None:
+    group = Secret(shared.enrol("others", group=True))
+    shared.enrol("single-2")
+    derived = derived_key(group, "single-2").reveal()
+    assert assign(shared.question("single-2", derived)).outcome is Outcome.UNAUTHORIZED
 
 
-def test_a_service_that_says_nothing_costs_one_deadline_and_leaves_no_process(service: Dps) -> None:
-    service.silent = True
-    service.keys["dev-1"] = GROUP_KEY
-    began_s = time.monotonic()
-    assert assign(question(service, GROUP_KEY), deadline_s=1.5).outcome is Outcome.TIMED_OUT
-    assert time.monotonic() - began_s < 8
+def test_a_certificate_is_enough_where_it_names_the_registration_id(shared: Service, folder: Path) -> None:
+    shared.enrol("cert-1", attestation="certificate")
+    files = shared.certify("cert-1", folder)
+    assert assign(shared.question("cert-1", files=files)).outcome is Outcome.OK
+    assert assign(shared.question("cert-2", files=files)).outcome is Outcome.UNAUTHORIZED
 
 
-def test_a_stop_ends_the_question_at_once(service: Dps) -> None:
-    service.silent = True
-    assert assign(question(service, GROUP_KEY), waiting=lambda: True).outcome is Outcome.ABANDONED
+@pytest.mark.parametrize("wrong", ["key", "scope", "registration id"])
+def test_whoever_is_not_enrolled_has_a_name_for_it_and_an_end(wrong: str, shared: Service) -> None:
+    key = shared.enrol(f"wrong-{wrong.replace(' ', '-')}")
+    asked = {
+        "key": shared.question("wrong-key", "d3Jvbmc="),
+        "scope": shared.question("wrong-scope", key, id_scope="0neOTHER"),
+        "registration id": shared.question("nobody", key),
+    }[wrong]
+    found = assign(asked)
+    assert found.outcome is Outcome.UNAUTHORIZED and key not in found.reason
 
 
-def test_a_device_that_dps_assigns_to_a_hub_delivers_there(service: Dps, cloud: Cloud, home: Home) -> None:
-    workspace = cloud.facts["workspace"]
-    cloud.call("POST", f"/workspaces/{workspace}/devices/certificates/create", {"deviceId": "dps-1"})
-    with closing(sqlite3.connect(f"file:{cloud.folder / 'devcloud.db'}?mode=ro", uri=True)) as db:
-        key = str(db.execute("SELECT key FROM devices WHERE id = 'dps-1'").fetchone()[0])
-    service.keys["dps-1"] = key
-    service.assigns = (cloud.facts["hub_host"], f"{workspace}:dps-1")
-    authorities = home.folder / "authorities.pem"
-    authorities.write_text(service.ca_file.read_text() + Path(cloud.facts["ca_file"]).read_text())
-    key_file = home.folder / "dps.key"
-    key_file.write_text(key)
+def test_a_disabled_enrolment_is_told_from_a_wrong_key(shared: Service) -> None:
+    key = shared.enrol("off-1")
+    shared.cloud.call("PUT", f"{shared.path}/dps/enrolments/off-1", {"enabled": False})
+    assert assign(shared.question("off-1", key)).outcome is Outcome.DISABLED
+
+
+def test_a_service_that_says_nothing_costs_one_deadline_or_a_stop_and_leaves_no_process(
+    shared: Service,
+) -> None:
+    asked = shared.question("silence", shared.enrol("silence"))
+    shared.cloud.faults(silent=True)
+    try:
+        began_s = time.monotonic()
+        assert assign(asked, deadline_s=1.5).outcome is Outcome.TIMED_OUT
+        assert time.monotonic() - began_s < 8
+        assert assign(asked, waiting=lambda: True).outcome is Outcome.ABANDONED
+    finally:
+        shared.cloud.no_faults()
+
+
+def configure(home: Home, service: Service, more: str, who: str) -> None:
+    facts = service.cloud.facts
     home.write_config(
-        f'[device]\nid = "dps-1"\n[platform]\nca_file = "{authorities}"\n'
-        f'[identity]\nmode = "dps"\ndps_host = "{service.host}"\ndps_id_scope = "{ID_SCOPE}"\n'
-        f'dps_key_file = "{key_file}"\n[upload]\nhttps_port = {cloud.facts["https_port"]}\n'
+        f'[device]\nid = "{who}"\n[platform]\nca_file = "{facts["ca_file"]}"\n'
+        f'[identity]\nmode = "dps"\ndps_host = "{facts["dps_host"]}"\n'
+        f'dps_id_scope = "{facts["dps_id_scope"]}"\n'
+        f"{more}[upload]\nhttps_port = {facts['https_port']}\n"
     )
+
+
+@pytest.mark.parametrize("way", ["own key", "key of a group", "certificate", "certificate of a group"])
+def test_a_device_that_dps_assigns_to_a_hub_delivers_there(
+    way: str, shared: Service, home: Home, folder: Path
+) -> None:
+    who = f"e2e-{way.replace(' ', '-')}"
+    group, by_certificate = way.endswith("group"), way.startswith("certificate")
+    attestation = "certificate" if by_certificate else "key"
+    key = shared.enrol("e2e-fleet-" + attestation if group else who, group=group, attestation=attestation)
+    if by_certificate:
+        files = shared.certify(who, folder)
+        configure(home, shared, f'certificate_file = "{files[0]}"\nkey_file = "{files[1]}"\n', who)
+    else:
+        (home.folder / "dps.key").write_text(key)
+        configure(home, shared, f'dps_key_file = "dps.key"\ndps_group = {str(group).lower()}\n', who)
+    assert ByDps(home.config.settings).missing() is None
     for worker in ("ingest", "upload", "refresh"):
         home.start_worker(worker)
-    eventually(IdentityReader(home.layout).hub_credentials, 30)
     with Producer(f"ipc://{home.layout.producer_socket}") as producer:
-        producer.put("hello")
-    eventually(lambda: [m.payload for m in cloud.messages()] == [b"hello"], 30)
-    assert service.registered == ["dps-1"]
+        producer.put(way)
+    arrived = [(f"demo:{who}", way.encode())]
+    eventually(lambda: [(m.device_id, m.payload) for m in shared.cloud.messages()][-1:] == arrived, 40)
+    assert shared.assigned()[who] == 1
