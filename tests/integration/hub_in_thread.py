@@ -41,8 +41,9 @@ class HubInThread:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
-        self.address, listener = place.take(folder, "auto", 0)
-        listener.close()
+        here = place.take(folder, "auto", 0)
+        here.https.close()
+        self.address = here.address
         self.ca_file = folder / "ca.pem"
         self._context = server_context(folder, self.address)
         self._loop = asyncio.new_event_loop()
