@@ -72,6 +72,11 @@ class Layout:
         return self.state / "spool"
 
     @property
+    def under_way(self) -> Path:
+        """How far upload is with what it sends in parts: chunks, batches."""
+        return self.state / "under-way"
+
+    @property
     def producer_socket(self) -> Path:
         return self.home / "ingest.sock"
 

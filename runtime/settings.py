@@ -250,6 +250,9 @@ class Upload:
     backlog_per_s: float = setting(
         50.0, "fresh-first streams: messages of the backlog a second beside the new ones; 0 no limit", low=0
     )
+    batch_s: float = setting(
+        5.0, "a batch with nothing to send for so long gives way to the next one of its stream", low=0
+    )
 
 
 @dataclass(frozen=True)

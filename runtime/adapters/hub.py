@@ -29,6 +29,7 @@ import re
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,7 @@ class Hub:
         self._options = options
         self._number = 0
         self._client: _Client | None = None
+        self._elders: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         self._events: collections.deque[LineEvent] = collections.deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         threading.excepthook = self._thread_died
@@ -88,6 +90,7 @@ class Hub:
     def open(self, credentials: HubCredentials) -> int:
         """Begin to connect a new client and return its number. The one before must be `Closed`."""
         self._number += 1
+        self._elders = weakref.WeakSet(threading.enumerate())
         self._client = _Client(self._number, credentials, self._options, self._tell)
         return self._number
 
@@ -120,9 +123,15 @@ class Hub:
         os.eventfd_write(self._wake, 1)
 
     def _thread_died(self, args: threading.ExceptHookArgs) -> None:
-        """The library's network thread dies of an abrupt disconnect, and tells nobody (ssl.SSLEOFError)."""
-        if self._client is not None:
-            self._client.lost(Cause.DROPPED, f"a thread died: {args.exc_type.__name__}: {args.exc_value}")
+        """The library's network thread dies of an abrupt disconnect, and tells nobody (ssl.SSLEOFError).
+
+        A thread that ran before this client was opened belongs to an earlier one: nobody is to blame.
+        """
+        reason = f"a thread died: {args.exc_type.__name__}: {args.exc_value}"
+        if self._client is None or args.thread in self._elders:
+            logger.debug("of a client discarded before: {}", reason)
+        else:
+            self._client.lost(Cause.DROPPED, reason)
 
 
 class _Client:

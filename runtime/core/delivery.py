@@ -4,8 +4,9 @@ Invariants:
 
 1. A message is *delivered* only by the PUBACK of its own last send, on the client that is open now. What a
    discarded client says is ignored: it may lie.
-2. Within a stream, what is sent for the first time is sent in store order: after a loss everything that was
-   not acknowledged goes back to the front, in order, before anything newer.
+2. Within a stream, what is sent for the first time is sent in store order, one batch after the other
+   (`batches`): after a loss everything that was not acknowledged goes back to the front, in order, before
+   anything newer.
 3. A message goes to quarantine only on evidence that is about it and not about the hub (`suspicion`).
 4. Nothing that was settled is sent again while ingest has not confirmed its removal.
 
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from runtime.core.backoff import pause_s
+from runtime.core.batches import PATIENCE_S
 from runtime.core.hand import Hand, Message
 from runtime.core.line import Acked, Cause, Closed, Connected, LineEvent, Lost
 from runtime.core.pacing import WINDOW_BYTES, Pace
@@ -57,6 +59,8 @@ class Limits:
     retry_max_s: float = 60.0
     uploads: int = 2
     """Most file uploads at a time; the hub allows ten."""
+    batch_s: float = PATIENCE_S
+    """How long a batch may have nothing to send before the next one of its stream begins."""
 
 
 class Delivery:
@@ -69,6 +73,7 @@ class Delivery:
         self.last_loss = ""
         self._pace = pace
         self._limits = limits or Limits()
+        self.hand.batches.patience_s = self._limits.batch_s
         self._suspicion = Suspicion()
         self._trial: Message | None = None
         self._control: Tag | None = None
@@ -93,6 +98,7 @@ class Delivery:
         self._quarantined: list[tuple[int, str]] = []
         self._dropped: list[tuple[int, str]] = []
         self._unconfirmed: set[int] = set()
+        self._reached: dict[int, int] = {}
 
     # -- figures -------------------------------------------------------------------------------------
 
@@ -177,6 +183,17 @@ class Delivery:
         self._delivered, self._quarantined, self._dropped = [], [], []
         return taken
 
+    def take_reached(self) -> dict[int, int]:
+        """Messages sent in pieces, and the first piece that the hub does not have, where that has changed."""
+        taken, self._reached = self._reached, {}
+        return taken
+
+    def begin_anew(self) -> None:
+        """Another device is to send: what the hub has of a message in pieces is not this device's."""
+        assert not self._in_flight
+        self.hand.begin_anew()
+        self._reached.clear()
+
     def confirmed(self, ids: set[int]) -> None:
         """Ingest removed them: they will not be read again."""
         self._unconfirmed -= ids
@@ -250,6 +267,8 @@ class Delivery:
                     until_s = min(until_s, trial_s)
             case _:
                 until_s = now + 60.0
+        if self.phase is Phase.UP and (batch_s := self.hand.batches.next_s()) is not None:
+            until_s = min(until_s, batch_s)
         for id, (_, again_s) in self._upload_pauses.items():
             if id not in self._uploading:
                 until_s = min(until_s, again_s)
@@ -310,11 +329,13 @@ class Delivery:
     # -- sending -------------------------------------------------------------------------------------
 
     def _send_what_may_go(self, now: float) -> None:
+        self.hand.give_way(now, crowded=self.hand.crowded)
         for message in self._whose_turn(now):
             size_bytes = message.offer.piece_bytes
             self._pace.sent(size_bytes)
             self._put_in_flight(self.hand.take(message), size_bytes, now)
         if self._suspicion.any() and not self._sent_on_client:
+            self._pace.sent(0)
             self._put_in_flight((PROBE, 0), 0, now)
 
     def _whose_turn(self, now: float) -> Iterator[Message]:
@@ -341,7 +362,7 @@ class Delivery:
         self._sent_on_client += 1
         self._in_flight[tag] = (now, size_bytes)
         self._in_flight_bytes += size_bytes
-        self._steps.append(Send(tag))
+        self._steps.append(Send(tag, size_bytes))
 
     def _acked(self, tag: Tag, now: float) -> None:
         oldest = next(iter(self._in_flight), None)
@@ -361,8 +382,12 @@ class Delivery:
         message = self.hand.messages.get(tag[0])
         if message is not None:
             self._let_go(self._suspicion.passed(tag[0]))
-            if self.hand.acked(message):
+            whole = self.hand.acked(message, tag[1])
+            if message.offer.pieces > 1:
+                self._reached[tag[0]] = message.reached
+            if whole:
                 self._delivered.append(tag[0])
+                self.hand.batches.delivered(message.offer)
                 self._settle(message)
         if tag == self._control or (message is not None and message is self._trial):
             self._control = self._trial = None

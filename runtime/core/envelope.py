@@ -33,6 +33,8 @@ _LONGEST_DEVICE_ID = "d" * 128
 """The hub allows so many characters; the platform uses fewer."""
 _PACKET_BYTES = 9
 """Of a PUBLISH besides topic and payload: type, remaining length (up to 4), topic length, packet id."""
+_REMAINING_LENGTHS = (1 << 7, 1 << 14, 1 << 21)
+"""From so many bytes on the remaining length takes a byte more."""
 _MID_LIMIT_CHARACTERS = 120
 """The hub allows 128; a chunk adds its number."""
 _MID_PUNCTUATION = "-._+*?!(),=@;$'"
@@ -85,8 +87,13 @@ class Telemetry:
 
     @property
     def wire_bytes(self) -> int:
-        """Its true size on the wire, TLS apart."""
+        """Its size on the wire under the longest device id, TLS apart: what the hub's limit is about."""
         return self.topic_bytes + len(self.payload) + _PACKET_BYTES
+
+    def packet_bytes(self, device_id: str) -> int:
+        """The length of its PUBLISH: what a link is charged for it."""
+        rest = len(self.topic(device_id)) + len(self.payload) + 4  # topic length, packet id
+        return 2 + sum(rest >= more for more in _REMAINING_LENGTHS) + rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +106,8 @@ class Parcel:
     open: Callable[[int], Telemetry]
     """The piece with this number, from 0. Pieces are cut when they are sent, so that a large message
     is not in memory twice."""
+    chunk_bytes: int = 0
+    """Of the payload in each piece but the last ones, where it goes in chunks."""
     by_file: bool = False
     """It is the link to a payload that was uploaded before."""
 
@@ -257,7 +266,7 @@ def _in_chunks(message: StoredMessage, properties: dict[str, str], packing: Pack
         chunk = _telemetry(message, {**named, "chunk-id": str(number)}, part, f"#{number}")
         return _compressed(chunk, packing.compression)
 
-    return Parcel(chunks + 1, len(message.payload) + (chunks + 1) * empty.wire_bytes, piece)
+    return Parcel(chunks + 1, len(message.payload) + (chunks + 1) * empty.wire_bytes, piece, step_bytes)
 
 
 def _compressed(piece: Telemetry, compression: Compression) -> Telemetry:

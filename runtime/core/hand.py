@@ -1,7 +1,8 @@
 """Messages in hand, by stream: what may be sent next, and what goes back after a loss.
 
-Within a stream strictly in the order of offering. Between streams by weight: a stream whose next message has
-priority p gets twice the turns of one with p - 1, and each gets some (stride scheduling), so nobody starves.
+Within a stream in the order of offering, batches one after the other (`Stream.waiting` and `deferred`, see
+`batches`). Between streams by weight: a stream whose next message has priority p gets twice the turns of one
+with p - 1, and each gets some (stride scheduling), so nobody starves.
 """
 
 from __future__ import annotations
@@ -11,7 +12,15 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from runtime.core.batches import Batches
 from runtime.core.steps import Offer, Tag
+
+CROWDED = 4_000
+CROWDED_BYTES = 4_194_304
+"""With so many in hand, or so many bytes, only streams that have hardly any in hand get further ones."""
+FULL = 2 * CROWDED
+FULL_BYTES = 2 * CROWDED_BYTES
+"""Most in hand, a single larger one aside."""
 
 
 @dataclass(slots=True, eq=False)
@@ -22,9 +31,18 @@ class Message:
     stream: Stream
     unsent: deque[int]
     """Numbers of its pieces, ascending."""
-    unacked: int
+    reached: int
+    """All pieces before this one are acknowledged."""
+    ahead: set[int] = field(default_factory=set)
+    """Those that are acknowledged beyond it."""
     touched: bool = False
     """Something of it was sent: it is too late to drop it."""
+
+    def begin_anew(self) -> None:
+        """From its first piece, while nothing of it is in flight."""
+        self.unsent = deque(range(self.offer.pieces))
+        self.reached = 0
+        self.ahead.clear()
 
 
 @dataclass(slots=True, eq=False)
@@ -32,7 +50,12 @@ class Stream:
     """One stream."""
 
     waiting: deque[Message] = field(default_factory=deque)
-    """Messages with something unsent, in store order."""
+    """Messages with something unsent that may go, in order."""
+    deferred: deque[Message] = field(default_factory=deque)
+    """Messages behind the batch that is under way, in store order."""
+    deferred_bytes: int = 0
+    quiet_s: float | None = None
+    """Since when those wait while the batch has nothing to send."""
     messages: int = 0
     bytes: int = 0
     """All of it in hand, waiting or in flight."""
@@ -53,20 +76,32 @@ class Hand:
         """Dropped since somebody looked."""
         self.files: dict[int, Message] = {}
         """Messages whose payload has still to be uploaded."""
+        self.batches = Batches()
         self._streams: dict[Hashable, Stream] = {}
         self._turns: list[tuple[float, int, Stream]] = []
         self._now_turn = 0.0
 
+    @property
+    def crowded(self) -> bool:
+        """Whether others than those who have some in hand come first."""
+        return len(self.messages) >= CROWDED or self.bytes >= CROWDED_BYTES
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for anybody."""
+        return len(self.messages) >= FULL or self.bytes >= FULL_BYTES
+
     def add(self, offer: Offer) -> None:
         stream = self._streams.setdefault(offer.stream, Stream())
-        message = Message(offer, stream, deque(range(offer.pieces)), offer.pieces)
+        unsent = deque(range(offer.reached, offer.pieces))
+        message = Message(offer, stream, unsent, offer.reached, touched=offer.reached > 0)
         self.messages[offer.id] = message
         self.bytes += offer.wire_bytes
         stream.bytes += offer.wire_bytes
         stream.messages += 1
         if offer.file:
             self.files[offer.id] = message
-        stream.waiting.append(message)
+        self.batches.admit(stream, message)
         self._queue(stream)
 
     def remove(self, message: Message) -> None:
@@ -79,7 +114,7 @@ class Hand:
         stream.messages -= 1
         if stream.waiting and stream.waiting[0] is message:
             stream.waiting.popleft()
-        if not stream.waiting and not stream.in_flight and self._streams.get(offer.stream) is stream:
+        if not stream.messages and self._streams.get(offer.stream) is stream:
             del self._streams[offer.stream]
 
     def stream(self, name: Hashable) -> Stream:
@@ -96,6 +131,14 @@ class Hand:
     def idle(self) -> bool:
         """Whether no stream waits for its turn."""
         return not any(stream.waiting and not stream.held for _, _, stream in self._turns)
+
+    def give_way(self, now: float, *, crowded: bool) -> None:
+        """Begin the next batch where the present one has nothing to send and is not waited for any longer.
+
+        `crowded`: there is no room to look for more of it.
+        """
+        for stream in self.batches.overdue(now, crowded=crowded):
+            self._queue(stream)
 
     def turns(self, now: float, may: Callable[[Offer], bool]) -> Iterator[Message]:
         """Whose next piece may go now, one after the other; the caller takes that piece, or stops."""
@@ -129,11 +172,14 @@ class Hand:
         message.stream.in_flight += 1
         return message.offer.id, piece
 
-    def acked(self, message: Message) -> bool:
+    def acked(self, message: Message, piece: int) -> bool:
         """A piece of it was acknowledged. Whether that was the last."""
-        message.unacked -= 1
         message.stream.in_flight -= 1
-        return message.unacked == 0
+        message.ahead.add(piece)
+        while message.reached in message.ahead:
+            message.ahead.remove(message.reached)
+            message.reached += 1
+        return message.reached == message.offer.pieces
 
     def put_back(self, tags: Sequence[Tag]) -> None:
         """Pieces that were sent, in that order, and not acknowledged: they go first, in the same order."""
@@ -148,11 +194,18 @@ class Hand:
                 stream.waiting.appendleft(message)
             self._queue(stream)
 
+    def begin_anew(self) -> None:
+        """What was sent in part goes again from its first piece. Nothing may be in flight."""
+        for message in self.messages.values():
+            if message.offer.pieces > 1:
+                message.begin_anew()
+
     def to_upload(self) -> Iterator[Message]:
         """Messages whose file could be uploaded now: all before them in their stream is acknowledged."""
         for message in list(self.files.values()):
             stream = message.stream
-            if stream.waiting[0] is message and not stream.held and not stream.in_flight:
+            first = stream.waiting[0] if stream.waiting else None
+            if first is message and not stream.held and not stream.in_flight:
                 yield message
 
     def _head(self, stream: Stream, now: float) -> Message | None:

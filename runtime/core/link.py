@@ -172,6 +172,11 @@ class Link:
         self._messages.take(1)
         self._bytes.take(size_bytes)
 
+    def weighed(self, more_bytes: int) -> None:
+        """What was sent was so much larger than it was charged for (smaller, where negative)."""
+        self.usage.add(0, more_bytes)
+        self._bytes.take(more_bytes)
+
     def uploaded(self, size_bytes: int) -> None:
         """So many bytes went as part of a file."""
         self.usage.add(0, size_bytes)

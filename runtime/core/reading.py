@@ -20,6 +20,9 @@ from runtime.core.message import StreamName
 ENOUGH = 256
 """Messages of one stream in hand, not sent yet."""
 ENOUGH_BYTES = 524_288
+FEW = 4
+FEW_BYTES = 32_768
+"""The same while the hand is crowded: who has none in it gets some, so that nothing urgent stays unseen."""
 SPAN = 100_000
 """Ids that one query looks through while it passes over others' messages."""
 PAGE = 500
@@ -58,12 +61,21 @@ class Level:
 
     messages: int = 0
     bytes: int = 0
+    crowded: bool = False
+    """There is little room for anybody."""
+    full: bool = False
+    """There is room for nothing more of it, whatever may go of it."""
 
     def enough(self) -> bool:
-        return self.messages >= ENOUGH or self.bytes >= ENOUGH_BYTES
+        most, most_bytes = self._most()
+        return self.full or self.messages >= most or self.bytes >= most_bytes
 
     def low(self) -> bool:
-        return self.messages < ENOUGH // 2 and self.bytes < ENOUGH_BYTES // 2
+        most, most_bytes = self._most()
+        return not self.full and self.messages < most // 2 and self.bytes < most_bytes // 2
+
+    def _most(self) -> tuple[int, int]:
+        return (FEW, FEW_BYTES) if self.crowded else (ENOUGH, ENOUGH_BYTES)
 
 
 @dataclass(slots=True)

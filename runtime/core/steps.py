@@ -27,6 +27,12 @@ class Offer:
     """On the clock of `now`; what has not been touched by then is dropped."""
     file: bool = False
     """A file upload comes first; then its one piece, the link."""
+    batch: str | None = None
+    """The batch it belongs to, within its stream."""
+    completes_batch: bool = False
+    """Nothing of that batch comes behind it."""
+    reached: int = 0
+    """The first piece that the hub does not have: those before it were acknowledged in an earlier life."""
 
     @property
     def piece_bytes(self) -> int:
@@ -50,6 +56,8 @@ class Send:
     """Send this piece, or a `PROBE`, now."""
 
     tag: Tag
+    counted_bytes: int = 0
+    """What the link was charged for it: about its size."""
 
 
 @dataclass(frozen=True, slots=True)

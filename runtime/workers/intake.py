@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import cast
 
 from loguru import logger
 
 from runtime.adapters.clock import Clock
 from runtime.adapters.store_lanes import LaneReader
+from runtime.adapters.under_way import Chunked, UnderWay
 from runtime.config import Config
+from runtime.core.batches import is_full
 from runtime.core.delivery import Delivery
 from runtime.core.envelope import (
     Compression,
     FileParcel,
     Packing,
     Parcel,
+    Sealed,
     Telemetry,
     Unsendable,
     has_brotli,
     seal,
 )
 from runtime.core.expiry import expires_s
-from runtime.core.message import CorruptRow, StoredMessage, StreamName
+from runtime.core.message import CorruptRow, Kind, StoredMessage, StreamName
 from runtime.core.moment import Moment
 from runtime.core.reading import Lane, Level, Query, Reading
 from runtime.core.steps import Offer
 
-IN_HAND = 4_000
-IN_HAND_BYTES = 4_194_304
-"""Most messages in hand, and their bytes: a single larger one aside."""
 PAGE_BYTES = 1_048_576
 WITNESS_BYTES = 16_384
 """A delivered message up to this size is kept, to be sent once more as a control."""
@@ -45,6 +47,9 @@ class Intake:
         self._store = LaneReader(config.layout.messages_db)
         self._sealed: dict[int, Parcel | FileParcel] = {}
         self._spooled: dict[int, str] = {}
+        self._under_way = UnderWay(config.layout.under_way)
+        self._chunked: dict[int, tuple[str, int]] = {}  # -> (key, bytes of a chunk)
+        delivery.hand.batches.resume({(stream, False): b for stream, b in self._under_way.batches.items()})
         self._packings: dict[StreamName, Packing] = {}
         self._reading = Reading(self._fresh_first, config.settings.upload.backlog_per_s)
         if not has_brotli() and any(s.compression != "none" for s in config.settings.stream.values()):
@@ -53,7 +58,7 @@ class Intake:
     def read(self) -> None:
         """Take on messages as far as there is room in hand."""
         hand, now = self._delivery.hand, self._clock.boot_s()
-        if len(hand.messages) >= IN_HAND or hand.bytes >= IN_HAND_BYTES:
+        if hand.full:
             return
         if query := self._reading.resume(self._level, now):
             self._answer(query)
@@ -69,6 +74,26 @@ class Intake:
     def store(self) -> str | None:
         """The uuid of the store that all ids are of."""
         return self._store.uuid
+
+    def under_device(self, device: str) -> None:
+        """Under which device id messages go from now on. What another one has in part, this one has not."""
+        if self._under_way.device not in (None, device):
+            self._delivery.begin_anew()
+        if self._under_way.device != device:
+            self._under_way.begin_anew(device)
+
+    def remember(self, reached: Mapping[int, int]) -> None:
+        """How far the messages in pieces are, for a later life."""
+        for id, piece in reached.items():
+            key, chunk_bytes = self._chunked[id]
+            self._under_way.reached(key, Chunked(chunk_bytes, piece))
+        batches = self._delivery.hand.batches.begun.items()
+        self._under_way.save({cast(Lane, lane)[0]: batch for lane, batch in batches})
+
+    def confirmed(self, ids: set[int]) -> None:
+        """Ingest has removed them: no later life will see them."""
+        for id in ids & self._chunked.keys():
+            self._under_way.left(self._chunked.pop(id)[0])
 
     def oldest(self) -> int | None:
         """The first id in the store; None where it is empty."""
@@ -131,7 +156,7 @@ class Intake:
     def _take_on(self, message: StoredMessage, lane: Lane, now: Moment) -> None:
         if message.id in self._sealed:
             return
-        sealed = seal(message, self._packing(message.name))
+        sealed, reached = self._seal(message)
         if isinstance(sealed, Unsendable):
             self._delivery.refuse(message.id, sealed.reason)
             return
@@ -146,15 +171,34 @@ class Intake:
             message.priority,
             expires_s(message, now),
             file,
+            message.batch_id,
+            message.kind is Kind.COMPLETE_BATCH and message.batch_id is not None,
+            reached,
         )
         if self._delivery.offer(offer):
             self._sealed[message.id] = sealed
+            if isinstance(sealed, Parcel) and sealed.chunk_bytes:
+                self._chunked[message.id] = message.key, sealed.chunk_bytes
             if message.file is not None:
                 self._spooled[message.id] = message.file
 
+    def _seal(self, message: StoredMessage) -> tuple[Sealed, int]:
+        """The message, and the first piece that the hub does not have; the rest is cut as those before."""
+        packing = self._packing(message.name)
+        if (found := self._under_way.chunked(message.key)) is not None:
+            sealed = seal(message, replace(packing, chunk_bytes=found.chunk_bytes))
+            if isinstance(sealed, Parcel) and sealed.chunk_bytes == found.chunk_bytes:
+                return sealed, min(found.reached, sealed.pieces - 1)
+        return seal(message, packing), 0
+
     def _level(self, lane: Lane) -> Level:
         stream = self._delivery.hand.stream(lane)
-        return Level(len(stream.waiting), stream.bytes)
+        return Level(
+            len(stream.waiting),
+            stream.bytes - stream.deferred_bytes,
+            self._delivery.hand.crowded,
+            is_full(stream),
+        )
 
     def _packing(self, name: StreamName) -> Packing:
         if name not in self._packings:

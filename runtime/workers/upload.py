@@ -90,7 +90,11 @@ class Uploader:
         self._usage = LinkUsage(layout)
         self._link = Link(_terms(config.settings), self._usage.load())
         limits = Limits(
-            settings.connect_timeout_s, settings.ack_timeout_s, settings.retry_max_s, settings.files
+            settings.connect_timeout_s,
+            settings.ack_timeout_s,
+            settings.retry_max_s,
+            settings.files,
+            settings.batch_s,
         )
         self._delivery = Delivery(Pace(Window(settings.window), self._link), limits)
         self._intake = Intake(config, self._delivery, self._clock)
@@ -120,6 +124,7 @@ class Uploader:
         for step in self._delivery.steps(self._clock.boot_s(), random.random()):
             self._do(step)
         settled = self._delivery.take_settled()
+        self._intake.remember(self._delivery.take_reached())
         if settled:
             self._settle(settled)
         self._status.progress(self._figures())
@@ -178,6 +183,7 @@ class Uploader:
     def _confirmed(self, ids: set[int]) -> None:
         """Ingest has removed them, on disk: only now their files may go."""
         self._delivery.confirmed(ids)
+        self._intake.confirmed(ids)
         for id in ids & self._spooled.keys():
             (self._spool / self._spooled.pop(id)).unlink(missing_ok=True)
 
@@ -201,13 +207,16 @@ class Uploader:
         credentials = self._credentials
         match step:
             case Open() if credentials is not None:
+                self._intake.under_device(credentials.device_id)
                 number = self._hub.open(credentials)
                 logger.debug("client {} connects to {}", number, credentials.hub_host)
             case Discard(reason):
                 logger.debug("client discarded: {}", reason)
                 self._hub.discard()
-            case Send((id, piece) as tag):
-                self._hub.send(tag, self._probe() if id == PROBE else self._intake.piece(id, piece))
+            case Send((id, piece) as tag, counted_bytes) if credentials is not None:
+                telemetry = self._probe() if id == PROBE else self._intake.piece(id, piece)
+                self._link.weighed(telemetry.packet_bytes(credentials.device_id) - counted_bytes)
+                self._hub.send(tag, telemetry)
             case Upload(id):
                 self._upload(id)
             case TellRefused():

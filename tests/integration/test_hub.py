@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -122,6 +123,33 @@ def test_a_discarded_client_says_nothing_more(cloud: Cloud) -> None:
     line.hub.send("last", message(1))
     line.until(lambda seen: Acked(second, "last") in seen)
     assert acked(line.seen) == ["last"]
+    line.discard(second)
+
+
+def test_a_thread_that_a_discarded_client_left_behind_dies_without_harm_to_the_present_one(
+    cloud: Cloud,
+) -> None:
+    """Late in dying, it told of a broken pipe: the connection that stands was cut for it."""
+
+    def die(when: threading.Event) -> None:
+        when.wait(10)
+        raise BrokenPipeError("late")
+
+    credentials, line = register(cloud), Line(cloud)
+    line.discard(line.connect(credentials))
+    now = threading.Event()
+    late = threading.Thread(target=die, args=[now])
+    late.start()
+    second = line.connect(credentials)
+    now.set()
+    late.join(10)
+    line.hub.send("still there", message(1))
+    line.until(lambda seen: Acked(second, "still there") in seen)
+    assert losses(line.seen) == []
+    own = threading.Thread(target=die, args=[now])
+    own.start()
+    line.until(lambda seen: bool(losses(seen)))
+    assert losses(line.seen)[0].client == second, "its own threads still count"
     line.discard(second)
 
 

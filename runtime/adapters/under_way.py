@@ -1,0 +1,99 @@
+"""How far upload is with what it sends in parts: a hint on disk, so that a crash repeats little.
+
+`state/under-way` is one line, written in place: a checksum and JSON. What it says can be old, never ahead of
+the hub; what is torn, or of another device, counts as nothing. Then a message in chunks begins with its first
+one, whose repeats are known by their ids. There is no fsync, and no new file for each change: it changes with
+every chunk, and flash would wear.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.core.message import StreamName
+
+MOST_CHUNKED = 256
+"""Messages whose chunks are remembered; more are not under way at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunked:
+    """A message that the hub has in part."""
+
+    chunk_bytes: int
+    """How its payload was cut: the rest is cut the same way, whatever is configured meanwhile."""
+    reached: int
+    """The first piece that the hub does not have."""
+
+
+class UnderWay:
+    """The file, and what it says."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        said = _read(path)
+        self.device: str | None = said.get("device")
+        """Whose chunks these are."""
+        self.batches = {StreamName(group, stream): batch for group, stream, batch in said.get("batches", ())}
+        self._chunked = {key: Chunked(*found) for key, found in said.get("chunked", {}).items()}
+        self._changed = False
+
+    def chunked(self, key: str) -> Chunked | None:
+        """What the hub has of the message with this key."""
+        return self._chunked.get(key)
+
+    def reached(self, key: str, chunked: Chunked) -> None:
+        """The hub has more of it."""
+        self._chunked.pop(key, None)
+        self._chunked[key] = chunked
+        while len(self._chunked) > MOST_CHUNKED:
+            del self._chunked[next(iter(self._chunked))]
+        self._changed = True
+
+    def left(self, key: str) -> None:
+        """It is settled."""
+        self._changed |= self._chunked.pop(key, None) is not None
+
+    def begin_anew(self, device: str) -> None:
+        """Another device has nothing of it."""
+        self.device = device
+        self._chunked.clear()
+        self._changed = True
+
+    def save(self, batches: dict[StreamName, str]) -> None:
+        """Keep it, where it has changed."""
+        if not self._changed and batches == self.batches:
+            return
+        self.batches = dict(batches)
+        self._changed = False
+        said = {
+            "device": self.device,
+            "batches": [(*stream, batch) for stream, batch in batches.items()],
+            "chunked": {key: (found.chunk_bytes, found.reached) for key, found in self._chunked.items()},
+        }
+        text = json.dumps(said).encode()
+        with contextlib.suppress(OSError):  # a full disk: a crash would repeat more
+            fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.pwrite(fd, b"%08x %s\n" % (zlib.crc32(text), text), 0)
+            finally:
+                os.close(fd)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What the file says; nothing where it is torn."""
+    try:
+        line = path.read_bytes().partition(b"\n")[0]
+        check, _, text = line.partition(b" ")
+        if int(check, 16) != zlib.crc32(text):
+            return {}
+        found: dict[str, Any] = json.loads(text)
+        return found
+    except (OSError, ValueError):
+        return {}

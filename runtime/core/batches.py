@@ -1,0 +1,129 @@
+"""One batch at a time within a stream, where a producer fills several at once.
+
+The platform takes one active batch for each device and stream, and the store has their messages in the order
+in which they came. Both hold together like this:
+
+1. The batch of the first message is *under way*. Its further messages overtake those of other batches,
+   which are *deferred*; nothing else overtakes anything. So each batch keeps its order, and batches follow
+   each other in the order of their first messages. A message without a batch goes where it stands.
+2. The completion ends the batch, and the next one begins behind it.
+3. Nobody waits for ever: a batch that is never completed gives way once it had nothing to send for
+   `patience_s`, or as soon as there is no room to look further ahead for more of it. What comes of it later
+   is a batch like any other.
+
+A message is sorted once, when it is taken on. What is waiting in a stream stays a plain queue. A crash must
+not forget what the hub has begun: `begun` says so, and `resume` takes it up.
+
+Left: to begin the next batch only when the completion is acknowledged. The hub gets both on one connection in
+this order, and after a loss the completion is sent first again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from runtime.core.steps import Offer
+
+if TYPE_CHECKING:
+    from runtime.core.hand import Message, Stream
+
+LOOK_AHEAD = 1_024
+LOOK_AHEAD_BYTES = 1_048_576
+"""Most messages of a stream that are deferred, and their bytes: further the batch is not looked for."""
+PATIENCE_S = 5.0
+
+
+class Batches:
+    """Which batch of each stream is under way, and who waits behind it."""
+
+    def __init__(self, patience_s: float = PATIENCE_S) -> None:
+        self.patience_s = patience_s
+        self.begun: dict[Hashable, str] = {}
+        """Batches that the hub has in part, by stream: what is sorted in may be far ahead of it."""
+        self._under_way: dict[Hashable, str] = {}
+        self._gave_way: dict[Hashable, str] = {}
+        self._deferring: dict[Stream, None] = {}
+
+    def resume(self, begun: Mapping[Hashable, str]) -> None:
+        """What an earlier life has begun is under way."""
+        self.begun.update(begun)
+        self._under_way.update(begun)
+
+    def delivered(self, offer: Offer) -> None:
+        """The hub has it."""
+        if offer.completes_batch:
+            self.begun.pop(offer.stream, None)
+        elif offer.batch is not None and self._gave_way.get(offer.stream) != offer.batch:
+            self.begun[offer.stream] = offer.batch
+
+    def admit(self, stream: Stream, message: Message) -> None:
+        """Sort in a message that is new in hand."""
+        todo = deque([message])
+        while todo:
+            message = todo.popleft()
+            if not self._may_go(stream, message):
+                self._defer(stream, message)
+                continue
+            stream.waiting.append(message)
+            stream.quiet_s = None
+            offer = message.offer
+            if offer.completes_batch:
+                self._under_way.pop(offer.stream, None)
+                todo.extendleft(reversed(self._undefer(stream)))
+            elif offer.batch is not None:
+                self._under_way[offer.stream] = offer.batch
+                if self._gave_way.get(offer.stream) == offer.batch:
+                    del self._gave_way[offer.stream]
+
+    def overdue(self, now: float, *, crowded: bool) -> Iterator[Stream]:
+        """Streams whose next batch begins now."""
+        for stream in list(self._deferring):
+            if stream.waiting:
+                stream.quiet_s = None
+                continue
+            stream.quiet_s = now if stream.quiet_s is None else stream.quiet_s
+            if crowded or is_full(stream) or now - stream.quiet_s >= self.patience_s:
+                self._next(stream)
+                yield stream
+
+    def next_s(self) -> float | None:
+        """When the next one is due, at the latest."""
+        quiet = [stream.quiet_s for stream in self._deferring if stream.quiet_s is not None]
+        return min(quiet) + self.patience_s if quiet else None
+
+    def _next(self, stream: Stream) -> None:
+        """The batch that is under way gives way."""
+        name, batch = stream.deferred[0].offer.stream, stream.deferred[0].offer.batch
+        if (gave_way := self._under_way.pop(name, None)) is not None:
+            self._gave_way[name] = gave_way
+        self.begun.pop(name, None)
+        if batch is not None:
+            self.begun[name] = batch
+        for message in self._undefer(stream):
+            self.admit(stream, message)
+
+    def _may_go(self, stream: Stream, message: Message) -> bool:
+        batch, under_way = message.offer.batch, self._under_way.get(message.offer.stream)
+        if batch is not None and batch == under_way:
+            return True
+        return not stream.deferred and (batch is None or under_way is None)
+
+    def _defer(self, stream: Stream, message: Message) -> None:
+        stream.deferred.append(message)
+        stream.deferred_bytes += message.offer.wire_bytes
+        self._deferring[stream] = None
+
+    def _undefer(self, stream: Stream) -> list[Message]:
+        messages = list(stream.deferred)
+        stream.deferred.clear()
+        stream.deferred_bytes = 0
+        stream.quiet_s = None
+        self._deferring.pop(stream, None)
+        return messages
+
+
+def is_full(stream: Stream) -> bool:
+    """Whether so much is deferred that no more of the stream should be read."""
+    return len(stream.deferred) >= LOOK_AHEAD or stream.deferred_bytes >= LOOK_AHEAD_BYTES

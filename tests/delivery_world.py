@@ -1,0 +1,238 @@
+"""A hub, a line to it, and a store, for the tests of `delivery`: nothing happens unless a test says so."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable
+from dataclasses import replace
+from typing import Any
+
+from runtime.core.delivery import Delivery, Limits, Phase
+from runtime.core.line import Acked, Cause, Closed, Connected, LineEvent, Lost
+from runtime.core.pacing import Pace, Window
+from runtime.core.steps import PROBE, Discard, Offer, Open, Send, Tag, TellRefused, Upload
+
+LIMITS = Limits(connect_s=5, ack_s=10, retry_max_s=8, batch_s=4)
+
+
+class World:
+    """A hub, a line to it, and a store, in a hundred lines. Nothing happens unless a test says so."""
+
+    def __init__(self, window: int = 8) -> None:
+        self.now = 1000.0
+        self.generation = 1
+        self.device = 1
+        self.window = window
+        self.begin()
+        self.offers: dict[int, Offer] = {}  # what the store has
+        self.reached: dict[int, int] = {}  # what a crash does not forget: pieces, batches, and whose they are
+        self.batches: dict[Hashable, str] = {}
+        self.reached_of = 0
+        self.connected = False
+        self.closing = False
+        self.outage = False
+        self.refusing = False
+        self.wire: list[Tag] = []  # sent, not yet at the hub
+        self.at_hub: list[Tag] = []  # received on this connection, not yet acknowledged
+        self.stale: list[LineEvent] = []  # what discarded clients may still say
+        self.arrivals: list[Tag] = []
+        self.arrived_at: dict[int, set[Tag]] = defaultdict(set)  # by device
+        self.sent_at: dict[Tag, float] = {}  # for the first time
+        self.poison: set[int] = set()
+        self.uploads: list[int] = []
+        self.delivered: list[int] = []
+        self.quarantined: dict[int, str] = {}
+        self.unconfirmed: set[int] = set()
+        self.told_refused = 0
+        self.sent: list[Tag] = []
+        self.gone: dict[int, Offer] = {}
+        self.connections = 0
+
+    def begin(self) -> None:
+        """A process that knows nothing."""
+        self.delivery = Delivery(Pace(Window(self.window)), LIMITS)
+        self.delivery.credentials(self.generation, self.now)
+        self.client = 0
+
+    def crash(self) -> None:
+        """SIGKILL between two turns, and a new start with what the store has."""
+        self.begin()
+        self.connected = self.closing = False
+        for forgotten in (self.wire, self.at_hub, self.stale, self.uploads):
+            forgotten.clear()
+        for id in self.unconfirmed:  # the report was lost: they are in the store as before
+            self.quarantined.pop(id, None)
+            if id in self.delivered:
+                self.delivered.remove(id)
+        self.unconfirmed.clear()
+        self.delivery.hand.batches.resume(self.batches)
+        for id, offer in self.offers.items():
+            reached = min(self.reached.get(id, 0), offer.pieces - 1)
+            assert self.delivery.offer(replace(offer, reached=reached))
+
+    def store(self, id: int, stream: str, *, poison: bool = False, pieces: int = 1, **more: Any) -> None:
+        self.offers[id] = Offer(id, stream, pieces, 100 * pieces, **more)
+        if poison:
+            self.poison.add(id)
+        assert self.delivery.offer(self.offers[id])
+
+    def confirm(self, ids: set[int]) -> None:
+        """Ingest has removed them."""
+        self.delivery.confirmed(ids)
+        self.unconfirmed -= ids
+        for id in ids:
+            self.gone[id] = self.offers.pop(id)
+            self.reached.pop(id, None)
+
+    def report(self, event: LineEvent, draw: float = 0.5) -> None:
+        self.delivery.report(event, self.now, draw)
+
+    def lose(self, cause: Cause = Cause.DROPPED) -> None:
+        self.stale += [Acked(self.client, tag) for tag in self.at_hub]
+        self.connected = False
+        self.wire.clear()
+        self.at_hub.clear()
+        self.report(Lost(self.client, cause, "test"))
+
+    def step(self) -> bool:
+        """Do what delivery wants done. Whether there was anything."""
+        steps = self.delivery.steps(self.now, 0.5)
+        for step in steps:
+            match step:
+                case Open():
+                    assert not self.connected and not self.closing, "two clients at a time"
+                    self.client += 1
+                    self.connections += 1
+                    if self.device != self.reached_of:
+                        self.delivery.begin_anew()
+                        self.reached.clear()
+                        self.reached_of = self.device
+                case Discard():
+                    self.stale += [Acked(self.client, tag) for tag in (*self.at_hub, *self.wire)]
+                    self.connected = False
+                    self.wire.clear()
+                    self.at_hub.clear()
+                    self.closing = True
+                case Send(tag):
+                    assert self.connected
+                    assert tag[0] not in self.unconfirmed, "sent again after it was settled"
+                    self.check_send(tag)
+                    self.sent_at.setdefault(tag, self.now)
+                    self.wire.append(tag)
+                    self.sent.append(tag)
+                case TellRefused():
+                    self.told_refused += 1
+                case Upload(id):
+                    self.uploads.append(id)
+        self.reached |= self.delivery.take_reached()
+        self.batches = dict(self.delivery.hand.batches.begun)
+        settled = self.delivery.take_settled()
+        for id in settled.delivered:
+            pieces = {(id, piece) for piece in range(self.offers[id].pieces)}
+            assert any(pieces <= has for has in self.arrived_at.values()), (
+                "delivered, and no hub has all of it"
+            )
+            assert id not in self.delivered
+        self.delivered += settled.delivered
+        self.quarantined.update(settled.quarantined)
+        self.unconfirmed |= settled.ids()
+        return bool(steps)
+
+    def close(self) -> None:
+        if self.closing:
+            self.closing = False
+            self.report(Closed(self.client))
+
+    def connect(self) -> None:
+        if self.delivery.phase is Phase.CONNECTING:
+            if self.refusing:
+                self.lose(Cause.REFUSED)
+            else:
+                self.connected = True
+                self.report(Connected(self.client))
+
+    def receive(self, count: int = 1 << 30) -> None:
+        """The hub reads; a poisonous message, or an outage, ends the connection."""
+        for _ in range(min(count, len(self.wire))):
+            tag = self.wire.pop(0)
+            if self.outage or tag[0] in self.poison:
+                self.lose()
+                return
+            self.arrivals.append(tag)
+            self.arrived_at[self.reached_of].add(tag)
+            self.at_hub.append(tag)
+
+    def acknowledge(self, count: int = 1 << 30) -> None:
+        for tag in self.at_hub[:count]:
+            self.report(Acked(self.client, tag))
+        del self.at_hub[:count]
+
+    def upload_failed(self, id: int) -> None:
+        self.delivery.upload_failed(id, "weather", self.now, 0.5, for_good=False)
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+
+    def settle_down(self, turns: int = 4000) -> None:
+        """All is well now, poison apart: turn until nothing is left."""
+        self.outage = self.refusing = False
+        for _ in range(turns):
+            self.close()
+            self.connect()
+            self.receive()
+            self.acknowledge()
+            for id in self.uploads:
+                self.delivery.uploaded(id)
+            self.uploads.clear()
+            if not self.step():
+                if not self.delivery.hand.messages:
+                    return
+                self.pass_time(min(10.0, max(0.01, self.delivery.wait_s(self.now))))
+        raise AssertionError(f"{len(self.delivery.hand.messages)} left, {self.delivery.phase}")
+
+    def offered(self, id: int) -> Offer:
+        return self.offers.get(id) or self.gone[id]
+
+    def first_arrivals(self) -> dict[Hashable, list[Tag]]:
+        found: dict[Hashable, list[Tag]] = defaultdict(list)
+        for tag in dict.fromkeys(self.arrivals):
+            if tag[0] != PROBE:
+                found[self.offered(tag[0]).stream].append(tag)
+        return found
+
+    def check_send(self, tag: Tag) -> None:
+        """What the hub of this device is known to have of a message in pieces is not sent once more."""
+        known = self.reached.get(tag[0], 0)
+        assert known == 0 or tag[1] >= min(known, self.offered(tag[0]).pieces - 1)
+
+    def check_order(self) -> None:
+        """Each batch in store order, and what belongs to none; where there are no batches that is all."""
+        for stream, tags in self.first_arrivals().items():
+            by_batch: dict[str | None, list[Tag]] = defaultdict(list)
+            for tag in tags:
+                by_batch[self.offered(tag[0]).batch].append(tag)
+            for batch, of_it in by_batch.items():
+                assert of_it == sorted(of_it), f"stream {stream}, batch {batch} arrived as {of_it}"
+
+    def check_batches(self) -> None:
+        """A batch begins when the one before is completed, or was waited for long enough."""
+        for stream, tags in self.first_arrivals().items():
+            under_way: str | None = None
+            last_s = 0.0
+            for tag in tags:
+                offer = self.offered(tag[0])
+                if offer.batch is None:
+                    continue
+                waited_s = self.sent_at[tag] - last_s
+                assert under_way in (None, offer.batch) or waited_s >= LIMITS.batch_s, (
+                    f"stream {stream}: {offer} came within batch {under_way}, {waited_s} s after its last"
+                )
+                under_way = None if offer.completes_batch else offer.batch
+                last_s = self.sent_at[tag]
+
+
+def world_with(count: int, stream: str = "s", **more: int) -> World:
+    world = World(**more)
+    for id in range(1, count + 1):
+        world.store(id, stream)
+    return world

@@ -1,0 +1,58 @@
+"""How far upload is: kept over a crash, nothing where the file is torn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from runtime.adapters.under_way import MOST_CHUNKED, Chunked, UnderWay
+from runtime.core.message import StreamName
+
+STREAM = StreamName(None, "s")
+
+
+@pytest.fixture
+def path(folder: Path) -> Path:
+    kept = UnderWay(folder / "under-way")
+    kept.begin_anew("ws:dev")
+    kept.reached("p/b/1", Chunked(1000, 7))
+    kept.save({STREAM: "A"})
+    return folder / "under-way"
+
+
+def test_the_next_life_knows_what_the_hub_has(path: Path) -> None:
+    found = UnderWay(path)
+    assert (found.device, found.batches) == ("ws:dev", {STREAM: "A"})
+    assert found.chunked("p/b/1") == Chunked(1000, 7)
+    assert path.stat().st_mode & 0o077 == 0
+
+
+def test_a_shorter_text_over_a_longer_one_is_read_as_what_it_says(path: Path) -> None:
+    kept = UnderWay(path)
+    kept.left("p/b/1")
+    kept.save({})
+    found = UnderWay(path)
+    assert (found.device, found.batches, found.chunked("p/b/1")) == ("ws:dev", {}, None)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\n", b"nonsense", b"00000000 {}\n", b"\xff\xfe"])
+def test_a_damaged_file_counts_as_nothing(path: Path, damage: bytes) -> None:
+    path.write_bytes(damage)
+    assert UnderWay(path).chunked("p/b/1") is None
+
+
+def test_a_torn_file_counts_as_nothing(path: Path) -> None:
+    whole = path.read_bytes()
+    for end in range(len(whole) - 1):
+        path.write_bytes(whole[:end])
+        assert UnderWay(path).device is None
+
+
+def test_messages_that_came_to_nothing_do_not_fill_it(path: Path) -> None:
+    kept = UnderWay(path)
+    for n in range(2 * MOST_CHUNKED):
+        kept.reached(f"p/c/{n}", Chunked(1000, 1))
+    kept.save({})
+    assert path.stat().st_size < 100 * MOST_CHUNKED
+    assert UnderWay(path).chunked(f"p/c/{2 * MOST_CHUNKED - 1}") == Chunked(1000, 1)

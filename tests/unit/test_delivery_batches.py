@@ -1,0 +1,98 @@
+"""Delivery: one batch at a time within a stream, whatever the producer interleaves."""
+
+from __future__ import annotations
+
+from runtime.core.batches import LOOK_AHEAD
+from tests.delivery_world import LIMITS, World
+
+
+def sent(world: World) -> list[int]:
+    return [tag[0] for tag in world.sent]
+
+
+def up(world: World) -> World:
+    world.step()
+    world.connect()
+    world.step()
+    return world
+
+
+def test_a_batch_is_finished_before_the_next_one_of_its_stream_begins() -> None:
+    world = World(window=100)
+    for id, batch in enumerate("ABABA", 1):
+        world.store(id, "s", batch=batch)
+    world.store(6, "s", batch="A", completes_batch=True)
+    world.store(7, "s", batch="B", completes_batch=True)
+    world.store(8, "other", batch="B")
+    up(world)
+    assert [id for id in sent(world) if id != 8] == [1, 3, 5, 6, 2, 4, 7]
+    assert 8 in sent(world)
+
+
+def test_a_batch_that_is_never_completed_gives_way_and_what_comes_of_it_later_is_sent_too() -> None:
+    world = World()
+    world.store(1, "s", batch="A")
+    world.store(2, "s", batch="B")
+    up(world)
+    assert sent(world) == [1]
+    world.receive()
+    world.acknowledge()
+    world.step()
+    assert 0 < world.delivery.wait_s(world.now) <= LIMITS.batch_s
+    world.pass_time(world.delivery.wait_s(world.now))
+    world.step()
+    assert sent(world) == [1, 2]
+    world.store(3, "s", batch="A")
+    world.settle_down()
+    assert world.delivered == [1, 2, 3]
+
+
+def test_a_message_without_a_batch_goes_where_it_stands() -> None:
+    world = World()
+    for id, batch in enumerate(["A", None, "B", None, "A"], 1):
+        world.store(id, "s", batch=batch)
+    world.store(6, "s", batch="A", completes_batch=True)
+    up(world)
+    assert sent(world) == [1, 2, 5, 6, 3, 4]
+
+
+def test_what_waits_behind_a_batch_is_bounded() -> None:
+    world = World(window=10)
+    world.store(1, "s", batch="A")
+    for id in range(2, LOOK_AHEAD + 2):
+        world.store(id, "s", batch="B")
+    up(world)
+    world.receive()
+    world.acknowledge()
+    world.step()
+    assert sent(world)[:3] == [1, 2, 3], "there is no room to look for more of A: nobody waits for it"
+
+
+def test_after_a_crash_the_batch_goes_on_that_the_hub_has_begun() -> None:
+    """What the hub has of it is not in the store any more: there another batch stands first."""
+    world = World()
+    world.store(1, "s", batch="A")
+    world.store(2, "s", batch="B")
+    world.store(3, "s", batch="A")
+    world.store(4, "s", batch="A", completes_batch=True)
+    up(world)
+    world.receive(1)
+    world.acknowledge(1)
+    world.step()
+    world.confirm({1})
+    world.crash()
+    world.sent.clear()
+    up(world)
+    assert sent(world) == [3, 4, 2]
+
+
+def test_many_batches_interleaved_go_out_one_by_one() -> None:
+    """As many as fit: sorting them is no recursion."""
+    world = World(window=10_000)
+    names = [f"b{n}" for n in range(LOOK_AHEAD // 2)]
+    for id, name in enumerate(names, 1):
+        world.store(id, "s", batch=name)
+    for id, name in enumerate(names, len(names) + 1):
+        world.store(id, "s", batch=name, completes_batch=True)
+    up(world)
+    assert sent(world) == [id for n in range(1, len(names) + 1) for id in (n, n + len(names))]

@@ -1,0 +1,85 @@
+"""Delivery: a client lives until its first error, and what replaces it."""
+
+from __future__ import annotations
+
+from runtime.core.delivery import Phase
+from runtime.core.line import Acked
+from tests.delivery_world import world_with
+
+
+def test_an_acknowledgement_of_a_discarded_client_delivers_nothing() -> None:
+    world = world_with(1)
+    world.step()
+    world.connect()
+    world.step()
+    world.lose()
+    world.step()
+    world.close()
+    world.pass_time(5)
+    world.step()
+    world.connect()
+    world.step()
+    world.report(Acked(1, (1, 0)))
+    world.step()
+    assert world.delivered == []
+
+
+def test_a_hub_that_never_acknowledges_is_left_after_the_time_out_and_everything_is_sent_again_in_order() -> (
+    None
+):
+    world = world_with(5)
+    world.step()
+    world.connect()
+    world.step()
+    assert [tag[0] for tag in world.wire] == [1, 2, 3, 4, 5]
+    world.pass_time(10.1)
+    world.step()
+    assert world.closing
+    world.close()
+    world.pass_time(10)
+    world.step()
+    world.connect()
+    world.step()
+    assert [tag[0] for tag in world.wire] == [1]  # narrowed: a quarter of five
+    world.settle_down()
+    assert world.delivered == [1, 2, 3, 4, 5]
+
+
+def test_refused_credentials_are_told_at_every_attempt_and_new_ones_are_tried_at_once() -> None:
+    world = world_with(1)
+    world.refusing = True
+    for attempt in range(1, 4):
+        world.step()
+        world.connect()
+        world.step()
+        assert world.told_refused == attempt
+        world.close()
+        world.pass_time(30)
+    world.step()
+    world.connect()
+    world.step()
+    world.close()
+    assert world.delivery.wait_s(world.now) > 0
+    world.refusing = False
+    world.delivery.credentials(2, world.now)
+    assert world.delivery.wait_s(world.now) == 0
+    world.settle_down()
+    assert world.delivered == [1]
+
+
+def test_new_credentials_replace_the_client_and_what_was_in_flight_may_still_be_acknowledged() -> None:
+    world = world_with(3)
+    world.step()
+    world.connect()
+    world.step()
+    world.receive(2)
+    world.delivery.credentials(2, world.now)
+    world.step()
+    assert world.delivery.phase is Phase.DRAINING
+    world.acknowledge()
+    world.pass_time(2.1)
+    world.step()
+    assert world.closing
+    assert world.delivered == [1, 2]
+    world.settle_down()
+    assert [tag[0] for tag in world.sent] == [1, 2, 3, 3]

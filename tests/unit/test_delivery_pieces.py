@@ -1,0 +1,54 @@
+"""Delivery: a message in pieces goes on where it was, and is whole at one device."""
+
+from __future__ import annotations
+
+from tests.delivery_world import World
+
+
+def begun(world: World, pieces: int) -> None:
+    """Pieces of message 1 are at the hub and acknowledged; the rest is on the wire."""
+    world.store(1, "s", pieces=10)
+    world.step()
+    world.connect()
+    world.step()
+    world.receive(pieces)
+    world.acknowledge(pieces)
+    world.step()
+
+
+def test_after_a_crash_a_message_goes_on_at_its_first_piece_without_an_acknowledgement() -> None:
+    world = World(window=4)
+    begun(world, 3)
+    assert world.reached == {1: 3}
+    world.crash()
+    world.sent.clear()
+    world.settle_down()
+    assert world.sent[0] == (1, 3)
+    assert world.delivered == [1]
+
+
+def test_an_acknowledgement_out_of_turn_hides_no_piece() -> None:
+    """The hub may acknowledge the second before the first; the first is still to come then."""
+    world = World(window=4)
+    begun(world, 0)
+    world.receive(3)
+    world.at_hub.reverse()
+    world.acknowledge(2)
+    world.step()
+    assert world.reached.get(1, 0) == 0
+    world.crash()
+    world.sent.clear()
+    world.settle_down()
+    assert world.sent[0] == (1, 0)
+
+
+def test_another_device_gets_the_message_from_its_first_piece() -> None:
+    """Half of it under one name and half under another is no message at all."""
+    world = World(window=4)
+    begun(world, 3)
+    world.generation, world.device = 2, 2
+    world.delivery.credentials(2, world.now)
+    world.sent.clear()
+    world.settle_down()
+    assert world.delivered == [1]
+    assert [piece for _, piece in world.sent] == list(range(10))

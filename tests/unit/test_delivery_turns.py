@@ -1,0 +1,71 @@
+"""Delivery: whose turn it is: files, priorities, expiry, what was settled."""
+
+from __future__ import annotations
+
+from runtime.core.line import Acked
+from runtime.core.steps import Offer
+from tests.delivery_world import World, world_with
+
+
+def test_a_file_upload_holds_its_own_stream_and_no_other() -> None:
+    world = World()
+    world.store(1, "files")
+    world.store(2, "files", file=True)
+    world.store(3, "files")
+    world.store(4, "telemetry")
+    world.step()
+    world.connect()
+    world.step()
+    assert [tag[0] for tag in world.wire] == [1, 4]
+    assert world.uploads == [], "what stands before it is not acknowledged yet"
+    world.receive()
+    world.acknowledge()
+    world.step()
+    assert world.uploads == [2] and world.wire == []
+    world.upload_failed(2)
+    world.step()
+    assert world.uploads == [2], "it is tried again after a pause"
+    world.pass_time(world.delivery.wait_s(world.now))
+    world.step()
+    assert world.uploads == [2, 2]
+    world.delivery.uploaded(2)
+    world.step()
+    assert [tag[0] for tag in world.wire] == [2, 3]
+
+
+def test_a_stream_of_low_priority_is_served_beside_one_of_high_priority_and_not_after_it() -> None:
+    world = World(window=1000)
+    for id in range(1, 501):
+        world.delivery.offer(Offer(id, "low", priority=0))
+        world.delivery.offer(Offer(1000 + id, "high", priority=5))
+    world.step()
+    world.connect()
+    world.step()
+    first = [tag[0] for tag in world.wire[:330]]
+    assert sum(id < 1000 for id in first) == 10, "one in 33: 2 to the power of the difference"
+    assert first[0] == 1 or first[1] == 1 or 1 in first[:40]
+
+
+def test_expired_messages_are_dropped_with_the_reason_unless_they_are_on_their_way() -> None:
+    world = World(window=1)
+    world.delivery.offer(Offer(1, "s", expires_s=1005.0))
+    world.delivery.offer(Offer(2, "s", expires_s=1005.0))
+    world.step()
+    world.connect()
+    world.step()
+    world.pass_time(6)
+    world.arrivals += world.wire
+    world.report(Acked(1, (1, 0)))
+    world.delivery.steps(world.now, 0.5)
+    settled = world.delivery.take_settled()
+    assert settled.delivered == [1]
+    assert settled.dropped == [(2, "expired")]
+
+
+def test_what_ingest_has_not_confirmed_is_not_sent_again_when_the_store_shows_it_again() -> None:
+    world = world_with(1)
+    world.settle_down()
+    assert world.delivered == [1]
+    assert not world.delivery.offer(Offer(1, "s"))
+    world.delivery.confirmed({1})
+    assert world.delivery.unconfirmed == 0
