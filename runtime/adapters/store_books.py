@@ -83,12 +83,12 @@ class Books:
     recounted: Sequence[tuple[int, int, int, int]] | None = None
     """All levels (stream, priority, messages, bytes) as they stand after this commit."""
 
-    def added(self, stream: int, priority: int, size: int) -> None:
-        """A message arrived."""
+    def added(self, stream: int, priority: int, amount: Amount) -> None:
+        """Messages arrived."""
         change = self.levels[stream, priority]
-        change.messages += 1
-        change.stored += 1
-        change.bytes += size
+        change.messages += amount.messages
+        change.stored += amount.messages
+        change.bytes += amount.bytes
 
     def returned(self, stream: int, priority: int, size: int) -> None:
         """A message came back from quarantine: it was counted as stored before."""

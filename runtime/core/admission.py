@@ -16,8 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
+from runtime.core.description import NO_DETAILS, Details
 from runtime.core.message import StreamName
 from runtime.core.protocol import (
     WARNING_BACKWARDS,
@@ -33,7 +34,7 @@ from runtime.core.protocol import (
     Request,
     Stored,
 )
-from runtime.core.quota import TOP_PRIORITY, Amount, Eviction, Levels, Limit, Policy, Quota, Usage
+from runtime.core.quota import NOTHING, TOP_PRIORITY, Amount, Eviction, Levels, Limit, Policy, Quota, Usage
 from runtime.core.sequences import Fate, Sequences
 from runtime.core.spooling import spool_name
 
@@ -55,26 +56,26 @@ class Stamp(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One message as the store writes it. The field order is the column order of table `messages`."""
+    """One message as the store writes it, but for its `Details`: every column that is left out saves time."""
 
     id: int
     stream: int
     kind: int
     priority: int
-    ttl_s: float | None
     stored_wall_s: float | None
     stored_boot_s: float
     boot: int
-    batch_id: str | None
-    batch_slice_id: str | None
-    message_id: str | None
-    chunk_id: str | None
-    content_type: str | None
-    properties: str | None
     key: str | None
-    file: str | None
     bytes: int
     payload: Payload
+
+
+class Run(NamedTuple):
+    """Payloads of a request that share a description: what holds for all of them is worked out once."""
+
+    described: Description
+    indexes: Sequence[int]
+    amount: Amount
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,10 @@ class Admission:
     known: Mapping[ProducerKey, Sequences]
     """Memory of every keyed producer among the requests that was met before."""
     rows: list[Row] = field(default_factory=list)
+    details: dict[int, Details] = field(default_factory=dict)
+    """Of those rows that have any, by id."""
+    added: dict[tuple[int, int], Amount] = field(default_factory=dict)
+    """What the rows add, by (stream, priority)."""
     producers: dict[ProducerKey, Sequences] = field(default_factory=dict)
     """Memory that changes with this commit."""
     new_streams: dict[StreamName, int] = field(default_factory=dict)
@@ -142,17 +147,20 @@ class Admission:
         if not fresh:
             assert memory is not None
             return self._stored(put, memory, repeated=len(put.payloads))
-        amounts = _amounts(put, fresh)
+        runs = _runs(put, fresh)
+        amounts = _amounts(runs)
         self._check_streams(amounts)
         self._make_room(put, amounts)
         warnings = _warnings(put, memory, fresh)
         self._take_files(put, fresh)
-        first_id = self._keep(put, fresh, amounts)
+        first_id = self._keep(put, runs)
         if memory is None or put.producer is None:
             return Stored(range(first_id, self.next_id))
         memory = memory if put.producer in self.producers else memory.copy()
         self.producers[put.producer] = memory
         _remember(memory, put.first_sequence, fresh, first_id)
+        if len(fresh) == len(put.payloads):
+            return Stored(range(first_id, self.next_id), warnings=tuple(warnings))
         return self._stored(put, memory, len(put.payloads) - len(fresh), warnings)
 
     def _memory(self, key: ProducerKey | None) -> Sequences | None:
@@ -196,7 +204,7 @@ class Admission:
                 raise _Refusal(Code.BAD_FIELD, f"file {name}: {wrong}")
 
     def _check_streams(self, amounts: Mapping[StreamName, Amount]) -> None:
-        missing = {name for name in amounts if name not in self.view.streams and name not in self.new_streams}
+        missing = [name for name in amounts if name not in self.view.streams and name not in self.new_streams]
         if missing and len(self.view.streams) + len(self.new_streams) + len(missing) > self.quota.max_streams:
             raise _Refusal(
                 Code.TOO_MANY_STREAMS, f"the store holds {self.quota.max_streams} streams", RETRY_FULL_MS * 10
@@ -204,81 +212,80 @@ class Admission:
 
     def _make_room(self, put: Put, amounts: Mapping[StreamName, Amount]) -> None:
         """Book the evictions that let `amounts` in, or refuse."""
-        # What gives way must not be more important than anything it gives way to.
-        lowest = min(description.priority for description in put.descriptions)
+        wanted = NOTHING
         for name, amount in amounts.items():
+            wanted = wanted.plus(amount)
             limit = self.quota.of(name)
             if limit is not None:
-                self._fit(name, self._usage.stream(name), amount, limit, lowest, Code.STREAM_FULL)
-        wanted = Amount(sum(a.messages for a in amounts.values()), sum(a.bytes for a in amounts.values()))
+                self._fit(put, name, self._usage.stream(name), amount, limit)
         total = self.quota.total
-        self._fit(None, self._usage.total, wanted, total, lowest, Code.STORE_FULL)
+        self._fit(put, None, self._usage.total, wanted, total)
         if _disk_bytes(wanted) > self.view.room_bytes - self.disk_bytes:
-            self._evict(None, wanted, total.policy, lowest, Code.DISK_FULL)
+            self._evict(put, None, wanted, total.policy, Code.DISK_FULL)
 
-    def _fit(
-        self,
-        name: StreamName | None,
-        used: Amount,
-        wanted: Amount,
-        limit: Limit,
-        lowest: int,
-        code: Code,
-    ) -> None:
-        excess = used.plus(wanted).over(limit.most)
-        if excess == (0, 0):
+    def _fit(self, put: Put, name: StreamName | None, used: Amount, wanted: Amount, limit: Limit) -> None:
+        after = used.plus(wanted)
+        if limit.most.covers(after):
             return
         if not limit.most.covers(wanted):
             raise _Refusal(
                 Code.EXCEEDS_LIMIT, f"the request alone exceeds the limit of {name or 'the store'}"
             )
-        self._evict(name, excess, limit.policy, lowest, code)
+        code = Code.STREAM_FULL if name else Code.STORE_FULL
+        self._evict(put, name, after.over(limit.most), limit.policy, code)
 
-    def _evict(
-        self, name: StreamName | None, amount: Amount, policy: Policy, lowest: int, code: Code
-    ) -> None:
+    def _evict(self, put: Put, name: StreamName | None, amount: Amount, policy: Policy, code: Code) -> None:
         where = f"stream {name}" if name else "the disk" if code is Code.DISK_FULL else "the store"
         if policy is Policy.REJECT:
             raise _Refusal(code, f"{where} is full", RETRY_FULL_MS)
+        # What gives way must not be more important than anything it gives way to.
+        lowest = min(description.priority for description in put.descriptions)
         eviction = Eviction(name, policy, lowest if policy is Policy.DROP_LOWEST else TOP_PRIORITY, amount)
         if not self._usage.can_free(eviction):
             raise _Refusal(code, f"{where} is full, and nothing in it may give way", RETRY_FULL_MS)
         self._usage.evict(eviction)
 
-    def _keep(self, put: Put, fresh: Sequence[int], amounts: Mapping[StreamName, Amount]) -> int:
+    def _keep(self, put: Put, runs: Sequence[Run]) -> int:
         """Turn the fresh payloads into rows; return the first id."""
         first_id = self.next_id
-        prefix = f"{put.producer.producer}/{put.producer.boot}/" if put.producer else None
-        described: Description | None = None  # most requests describe all payloads at once
-        for row_id, index in enumerate(fresh, first_id):
-            description, payload = put.descriptions[index], put.payloads[index]
-            if description is not described:
-                described, text_bytes = description, description.text_bytes
-                columns = self._columns(put, description)
-            key = f"{prefix}{put.first_sequence + index}" if prefix else None
-            file = spool_name(key) if key and description.file else None
-            self.rows.append(Row._make((row_id, *columns, key, file, len(payload) + text_bytes, payload)))
-        self.next_id = first_id + len(fresh)
-        for name, amount in amounts.items():
-            self._usage.add(name, amount)
-            self.disk_bytes += _disk_bytes(amount)
+        for run in runs:
+            self._keep_run(put, run)
         return first_id
 
-    def _columns(self, put: Put, of: Description) -> tuple[Any, ...]:
-        """The columns of `Row` from stream to properties."""
-        return (
-            self._stream(of.name),
-            int(put.kind),
-            of.priority,
-            of.ttl_s,
-            *self.stamp,
-            of.batch_id,
-            of.batch_slice_id,
-            of.message_id,
-            of.chunk_id,
-            of.content_type,
-            of.properties,
-        )
+    def _keep_run(self, put: Put, run: Run) -> None:
+        described, indexes, amount = run
+        payloads, first_sequence, text_bytes = put.payloads, put.first_sequence, described.text_bytes
+        stream = self._stream(described.name)
+        columns = (stream, int(put.kind), described.priority, *self.stamp)
+        prefix = f"{put.producer[0]}/{put.producer[1]}/" if put.producer else None
+        rows = [
+            Row._make(
+                (
+                    row_id,
+                    *columns,
+                    None if prefix is None else f"{prefix}{first_sequence + index}",
+                    len(payloads[index]) + text_bytes,
+                    payloads[index],
+                )
+            )
+            for row_id, index in enumerate(indexes, self.next_id)
+        ]
+        self.rows += rows
+        self.next_id += len(rows)
+        self._count(described.name, (stream, described.priority), amount)
+        if described.details is not NO_DETAILS:
+            self._keep_details(described.details, rows)
+
+    def _count(self, name: StreamName, level: tuple[int, int], amount: Amount) -> None:
+        before = self.added.get(level)
+        self.added[level] = amount if before is None else before.plus(amount)
+        self._usage.add(name, amount)
+        self.disk_bytes += _disk_bytes(amount)
+
+    def _keep_details(self, details: Details, rows: Sequence[Row]) -> None:
+        for row in rows:
+            file = spool_name(row.key) if row.key and details.file else None
+            self.details[row.id] = details._replace(file=file)
 
     def _stream(self, name: StreamName) -> int:
         number = self.view.streams.get(name) or self.new_streams.get(name)
@@ -297,17 +304,27 @@ def _disk_bytes(amount: Amount) -> int:
     return amount.bytes + amount.messages * ROW_OVERHEAD_BYTES
 
 
-def _amounts(put: Put, fresh: Sequence[int]) -> dict[StreamName, Amount]:
-    """What the fresh payloads add to each stream."""
-    first = put.descriptions[fresh[0]]
-    if all(put.descriptions[index] is first for index in fresh):
-        size = sum(len(put.payloads[index]) for index in fresh) + first.text_bytes * len(fresh)
-        return {first.name: Amount(len(fresh), size)}
+def _runs(put: Put, fresh: Sequence[int]) -> list[Run]:
+    """Stretches of `fresh` that share a description: mostly it is one."""
+    descriptions, payloads = put.descriptions, put.payloads
+    runs, start, end = [], 0, len(fresh)
+    while start < end:
+        described, at = descriptions[fresh[start]], start + 1
+        while at < end and descriptions[fresh[at]] is described:
+            at += 1
+        indexes = fresh[start:at]
+        size = sum([len(payloads[index]) for index in indexes]) + described.text_bytes * len(indexes)
+        runs.append(Run(described, indexes, Amount(len(indexes), size)))
+        start = at
+    return runs
+
+
+def _amounts(runs: Sequence[Run]) -> dict[StreamName, Amount]:
+    """What a request adds to each stream."""
     amounts: dict[StreamName, Amount] = {}
-    for index in fresh:
-        description = put.descriptions[index]
-        more = Amount(1, len(put.payloads[index]) + description.text_bytes)
-        amounts[description.name] = amounts.get(description.name, Amount()).plus(more)
+    for described, _, amount in runs:
+        before = amounts.get(described.name)
+        amounts[described.name] = amount if before is None else before.plus(amount)
     return amounts
 
 

@@ -5,12 +5,14 @@ Part of the wire protocol; `protocol.py` has the rest.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 from runtime.core.message import StreamName
 from runtime.errors import Rejected
@@ -57,6 +59,8 @@ _TEXT_FIELDS = (
     "file",
 )
 MESSAGE_FIELDS = frozenset((*_TEXT_FIELDS, "properties", "priority", "ttl_s"))
+_PLAIN_FIELDS = ("stream_group", "stream", "priority")
+_DETAIL_FIELDS = MESSAGE_FIELDS.difference(_PLAIN_FIELDS)
 
 
 class Code(StrEnum):
@@ -92,6 +96,24 @@ class BadRequest(Rejected):
         super().__init__(message, code=code)
 
 
+class Details(NamedTuple):
+    """What few messages say of themselves. The field order is that of the last columns of `Row`."""
+
+    ttl_s: float | None = None
+    batch_id: str | None = None
+    batch_slice_id: str | None = None
+    message_id: str | None = None
+    chunk_id: str | None = None
+    content_type: str | None = None
+    properties: str | None = None
+    """A JSON object in text, as it is stored; None for no properties."""
+    file: str | None = None
+    """A file that holds the payload."""
+
+
+NO_DETAILS = Details()
+
+
 @dataclass(frozen=True, slots=True)
 class Description:
     """Everything about a message but its payload. Many messages of a request may share one."""
@@ -109,16 +131,19 @@ class Description:
     ttl_s: float | None = None
     file: str | None = None
     """Name of a file in the drop folder that holds the payload."""
+    name: StreamName = field(init=False, compare=False)
+    details: Details = field(init=False, compare=False)
+    text_bytes: int = field(init=False, compare=False)
+    """About what the texts take on disk."""
 
-    @property
-    def name(self) -> StreamName:
-        return StreamName(self.stream_group, self.stream)
-
-    @property
-    def text_bytes(self) -> int:
-        """About what the texts take on disk."""
-        texts = (self.batch_id, self.batch_slice_id, self.message_id, self.chunk_id, self.content_type)
-        return sum(map(len, filter(None, (*texts, self.properties))))
+    def __post_init__(self) -> None:
+        names = (self.batch_id, self.batch_slice_id, self.message_id, self.chunk_id)
+        texts = (*names, self.content_type, self.properties)
+        details = Details(self.ttl_s, *texts, self.file)
+        derive = partial(object.__setattr__, self)  # the way into a frozen dataclass
+        derive("name", StreamName(self.stream_group, self.stream))
+        derive("details", NO_DETAILS if details == NO_DETAILS else details)
+        derive("text_bytes", sum(map(len, filter(None, texts))))
 
 
 PLAIN = Description()
@@ -127,6 +152,20 @@ PLAIN = Description()
 
 def describe(fields: Mapping[str, Any], base: Description) -> Description:
     """What `fields` say, and `base` where they say nothing."""
+    if base is PLAIN and _DETAIL_FIELDS.isdisjoint(fields):
+        with contextlib.suppress(TypeError):  # not hashable, so neither a name nor a number: refused below
+            return _plainly(*map(fields.get, _PLAIN_FIELDS), "priority" in fields)
+    return _described(fields, base)
+
+
+@lru_cache(maxsize=1_024, typed=True)  # typed: true is not 1
+def _plainly(group: Any, stream: Any, priority: Any, has_priority: bool) -> Description:
+    """Most messages say no more than this, and many the same."""
+    said = {"stream_group": group, "stream": stream, **({"priority": priority} if has_priority else {})}
+    return _described(said, PLAIN)
+
+
+def _described(fields: Mapping[str, Any], base: Description) -> Description:
     changes: dict[str, Any] = {}
     for name in _TEXT_FIELDS:
         if name in fields:

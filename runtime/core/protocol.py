@@ -26,6 +26,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from runtime.core.description import (
@@ -163,13 +164,7 @@ def decode_request(frames: Sequence[bytes], limits: Limits) -> Request:
     """Read the frames of one request, without its envelope. Raises BadRequest."""
     _check_sizes(frames, limits)
     header = _header(frames[0])
-    try:
-        operation = Operation(header.get("operation", Operation.PUT))
-    except ValueError:
-        raise BadRequest(
-            Code.UNKNOWN_OPERATION,
-            f"operation must be one of {', '.join(Operation)}, not {shown(header['operation'])}",
-        ) from None
+    operation = _operation(header["operation"]) if "operation" in header else Operation.PUT
     if operation is Operation.PING:
         return Ping()
     payloads = frames[1:]
@@ -179,10 +174,19 @@ def decode_request(frames: Sequence[bytes], limits: Limits) -> Request:
         raise BadRequest(Code.WRONG_PAYLOADS, "put needs at least one payload frame behind the header")
     descriptions = _descriptions(header, len(payloads))
     kind = _KINDS[operation]
-    for description in {id(d): d for d in descriptions}.values():
-        _check_kind(kind, description)
+    if kind is not Kind.MESSAGE:
+        _check_completion(kind, descriptions[0])
     producer, sequence = _key(header)
     return Put(kind, descriptions, payloads, producer, sequence)
+
+
+def _operation(said: Any) -> Operation:
+    try:
+        return Operation(said)
+    except ValueError:
+        raise BadRequest(
+            Code.UNKNOWN_OPERATION, f"operation must be one of {', '.join(Operation)}, not {shown(said)}"
+        ) from None
 
 
 _KINDS = {
@@ -251,7 +255,7 @@ def _descriptions(header: Mapping[str, Any], count: int) -> Sequence[Description
     return [describe(one, shared) if one else shared for one in each]
 
 
-def _check_kind(kind: Kind, description: Description) -> None:
+def _check_completion(kind: Kind, description: Description) -> None:
     if kind is Kind.COMPLETE_BATCH and description.batch_id is None:
         raise BadRequest(Code.BAD_FIELD, "complete_batch needs a batch_id")
     if kind is Kind.COMPLETE_MESSAGE and description.message_id is None:
@@ -263,16 +267,24 @@ def _key(header: Mapping[str, Any]) -> tuple[ProducerKey | None, int]:
     if parts == [None, None, None]:
         return None, 0
     producer, boot, sequence = parts
-    for name, part in (("producer", producer), ("boot", boot)):
-        if not isinstance(part, str) or not _KEY_PART.fullmatch(part):
-            raise BadRequest(
-                Code.BAD_KEY, f"{name} must be 1 to 48 of A-Z a-z 0-9 _ . and -, not {shown(part)}"
-            )
     if type(sequence) is not int or not 0 <= sequence <= MAX_SEQUENCE:
         raise BadRequest(
             Code.BAD_KEY, f"sequence must be a whole number from 0 to 2^62, not {shown(sequence)}"
         )
-    return ProducerKey(str(producer), str(boot)), sequence
+    if not isinstance(producer, str) or not isinstance(boot, str):
+        producer, boot = _key_part("producer", producer), _key_part("boot", boot)
+    return _producer_key(producer, boot), sequence
+
+
+@lru_cache(maxsize=4_096)
+def _producer_key(producer: str, boot: str) -> ProducerKey:
+    return ProducerKey(_key_part("producer", producer), _key_part("boot", boot))
+
+
+def _key_part(name: str, part: Any) -> str:
+    if not isinstance(part, str) or not _KEY_PART.fullmatch(part):
+        raise BadRequest(Code.BAD_KEY, f"{name} must be 1 to 48 of A-Z a-z 0-9 _ . and -, not {shown(part)}")
+    return part
 
 
 def _unknown_field(names: set[str], where: str) -> None:

@@ -107,7 +107,8 @@ class Usage:
         return stored.plus(self._added.get(name, NOTHING)).minus(freed)
 
     def add(self, name: StreamName, amount: Amount) -> None:
-        self._added[name] = self._added.get(name, NOTHING).plus(amount)
+        before = self._added.get(name)
+        self._added[name] = amount if before is None else before.plus(amount)
         self.total = self.total.plus(amount)
 
     def evict(self, eviction: Eviction) -> None:

@@ -276,7 +276,9 @@ def test_what_can_be_read_of_a_damaged_store_goes_on_and_what_is_lost_is_named(p
     assert saved["expected"] == 1_000
     store = MessageStore(path, ObedientClock())
     (reply,) = keep(store, put([b"x"], producer="p", first=1_001))
-    assert reply == Stored([next_id])  # no id is used again, and the producer is still known
+    assert reply == Stored(
+        range(next_id, next_id + 1)
+    )  # no id is used again, and the producer is still known
     assert store.backlog().messages == len(found) + 1
     store.close()
 
