@@ -71,12 +71,15 @@ class Bound:
         return found.st_dev, found.st_ino
 
 
-def wait_readable(sources: Iterable[object], timeout_s: float) -> None:
-    """Wait until one of the sources (zmq sockets, or anything with fileno()) is readable, or for the time."""
+def wait_readable(sources: Iterable[object], timeout_s: float) -> list[object]:
+    """Wait until one of the sources (zmq sockets, or anything with fileno()) is readable, or for the time.
+
+    Returns those zmq sockets that are readable, and the file descriptors of the other sources.
+    """
     poller = zmq.Poller()
     for source in sources:
         poller.register(source, zmq.POLLIN)
-    poller.poll(int(max(0.0, timeout_s) * 1000))
+    return [source for source, _ in poller.poll(int(max(0.0, timeout_s) * 1000))]
 
 
 class Hints:

@@ -12,9 +12,8 @@ import ipaddress
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import zmq
 
@@ -33,8 +32,7 @@ Frames: TypeAlias = "Sequence[bytes] | None"
 """Header and payloads; None where the empty frame behind the peer is missing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Letter:
+class Letter(NamedTuple):
     """The way back to whoever asked. What was asked is not kept here: it may be large, and refused."""
 
     door: ProducerDoor
@@ -101,13 +99,23 @@ class ProducerDoor:
         """Requests that wait, one from each peer in turn, without waiting."""
         while True:
             try:
-                peer, *frames = self.socket.recv_multipart(zmq.NOBLOCK)
+                peer, *frames = self._request()
             except zmq.Again:
                 return
             if frames and not frames[0]:
                 yield Letter(self, (peer, b"")), frames[1:]
             else:
                 yield Letter(self, (peer,)), None
+
+    def _request(self) -> list[bytes]:
+        """All frames that came together. A frame knows whether more follow: asking the socket is dearer."""
+        recv = self.socket.recv
+        frame = recv(_LAST, copy=False)
+        frames = [frame.bytes]
+        while frame.more:
+            frame = recv(_LAST, copy=False)
+            frames.append(frame.bytes)
+        return frames
 
     def close(self) -> None:
         self.socket.close(0)

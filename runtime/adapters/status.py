@@ -9,7 +9,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,15 @@ class StatusFile:
         self._ours = False
         self._fixed = {"worker": worker, "pid": os.getpid(), "started_boot_s": self._clock.boot_s()}
 
-    def progress(self, figures: Mapping[str, Any], *, now: bool = False) -> None:
+    def progress(
+        self, figures: Mapping[str, Any] | Callable[[], Mapping[str, Any]], *, now: bool = False
+    ) -> None:
         """Say that the loop came round, with the worker's figures. Cheap: writes at most once a second."""
         at = self._clock.boot_s()
         if at < self._next_s and not now:
             return
+        if callable(figures):
+            figures = figures()
         self._next_s = at + WRITE_EVERY_S
         record = {**self._fixed, "progress_boot_s": at, "boot_id": self._clock.boot_id(), **figures}
         try:

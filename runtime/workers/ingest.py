@@ -7,6 +7,7 @@ so the busier it is, the more share an fsync.
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -42,6 +43,8 @@ from runtime.core.settlement import Settled
 from runtime.errors import ConfigError
 
 IDLE_S = 1.0
+LOOK_AT_SOCKETS_S = 1.0
+LONGEST_GATHER_S = 0.001
 
 
 def run(config: Config, stop: Stop) -> None:
@@ -74,19 +77,23 @@ class Ingest:
         self._hints = Hints(config.layout, "ingest")
         self._status = StatusFile(config.layout.status_file("ingest"), "ingest", clock)
         self._counted: Counter[str] = Counter()
+        self._clock = clock
+        self._look_s = 0.0
+        self._company = 0
+        self._flush_s = 0.0
 
     def turn(self) -> None:
         """Poll, drain, decide, one commit, reply. Dying in between costs a resend, never a message."""
         self._keeper.keep_house()
-        self._status.progress({"counted": self._counted, **self._keeper.figures()})
+        self._status.progress(lambda: {"counted": self._counted, **self._keeper.figures()})
         patience_s = self._keeper.patience_s(IDLE_S)
         gate = [self._gate.socket] if self._gate else []
         sockets = (*(door.socket for door in self._doors), self._deliveries.socket, *gate)
-        wait_readable((*sockets, self._stop), patience_s)
+        ready = wait_readable((*sockets, self._stop), patience_s)
         if self._gate:
             self._gate.answer()
         letters = self._receive()
-        reports = self._deliveries.receive()
+        reports = self._deliveries.receive() if self._deliveries.socket in ready else []
         if not letters and not reports:
             self._keeper.rest()
             return
@@ -100,16 +107,26 @@ class Ingest:
             self._deliveries.confirm(reports)
 
     def lost_path(self) -> Path | None:
-        """Where one of our sockets should be, and is not: somebody cleaned up, or put another there."""
+        """Where one of our sockets should be, and is not: somebody cleaned up, or put another there.
+
+        Looked at once a second.
+        """
+        now_s = self._clock.boot_s()
+        if now_s < self._look_s:
+            return None
+        self._look_s = now_s + LOOK_AT_SOCKETS_S
         every = (self._deliveries.bound, *(door.bound for door in self._doors))
         return next((bound.path for bound in every if bound is not None and not bound.still()), None)
 
     def _receive(self) -> list[tuple[Letter, Request | Refused]]:
-        """What waits, up to the bounds of one commit; a request is taken whole."""
+        """What waits, up to the bounds of one commit; a request is taken whole.
+
+        Those who shared the last commit will ask again: for them we wait, half a flush at most.
+        """
         found: list[tuple[Letter, Request | Refused]] = []
         room, room_bytes = self._most
+        until_s = time.perf_counter() + min(self._flush_s / 2, LONGEST_GATHER_S)
         while True:
-            before = len(found)
             for letter, frames in _in_turn(self._doors):
                 request = _read(frames, self._limits)
                 found.append((letter, request))
@@ -118,9 +135,9 @@ class Ingest:
                     room -= len(request.payloads) - 1
                 if len(found) >= room or room_bytes <= 0:
                     return found
-            if len(found) == before:
+            if len(found) >= self._company or time.perf_counter() >= until_s:
                 return found
-            os.sched_yield()  # who waits for a core with a request may come along: more share an fsync
+            os.sched_yield()  # to whoever waits for a core with a request
 
     def _store(self, letters: Sequence[tuple[Letter, Request | Refused]], settled: Settled) -> list[Reply]:
         """One commit for all of it; what may be answered once it is on disk."""
@@ -130,7 +147,9 @@ class Ingest:
             admission = self._keeper.admission(keys)
             admission.take_file = self._spool.take
             replies = [r if isinstance(r, Refused) else admission.decide(r) for _, r in letters]
+            began_s = time.perf_counter()
             losses = self._keeper.commit(admission, settled)
+            self._company, self._flush_s = len(letters), time.perf_counter() - began_s
         except StoreError as error:
             self._keeper.failed(error)
             self._settle_alone(settled)

@@ -110,6 +110,22 @@ def test_what_breaks_the_rules_is_refused_with_its_code(
 
 
 @pytest.mark.parametrize(
+    ("accepted", "alike"),
+    [
+        ({"priority": 1}, {"priority": True}),
+        ({"priority": 1}, {"priority": 1.0}),
+        ({}, {"priority": None}),
+        ({"stream": "1"}, {"stream": 1}),
+        ({"stream": "a"}, {"stream": ["a"]}),
+    ],
+)
+def test_what_was_accepted_does_not_let_in_what_only_looks_like_it(accepted: Any, alike: Any) -> None:
+    assert isinstance(decode(accepted, b""), Put)
+    assert code_of(json.dumps(alike).encode(), b"") is Code.BAD_FIELD
+    assert isinstance(decode(accepted, b""), Put)
+
+
+@pytest.mark.parametrize(
     "frame",
     [
         b"",
