@@ -15,6 +15,7 @@ from runtime.core.quota import Amount, Limit, Quota
 from runtime.core.settlement import Settled
 
 WIDE = Quota(Limit(Amount(1_000_000, 10**9)))
+NONE = Settled()
 
 
 class ObedientClock:
@@ -43,19 +44,17 @@ def put(payloads: Sequence[bytes], *, producer: str | None = None, first: int = 
 
 
 def decide(
-    store: MessageStore, requests: Sequence[Put], quota: Quota = WIDE
+    store: MessageStore, requests: Sequence[Put], quota: Quota = WIDE, settled: Settled = NONE
 ) -> tuple[Admission, list[Reply]]:
     known = store.known(request.producer for request in requests if request.producer)
-    admission = Admission(quota, store.view(10**12), store.stamp(), known)
+    admission = Admission(quota, store.view(10**12, settled), store.stamp(), known)
     return admission, [admission.decide(request) for request in requests]
 
 
-def keep(
-    store: MessageStore, *requests: Put, quota: Quota = WIDE, settled: Settled | None = None
-) -> list[Reply]:
+def keep(store: MessageStore, *requests: Put, quota: Quota = WIDE, settled: Settled = NONE) -> list[Reply]:
     """Decide and commit."""
-    admission, replies = decide(store, requests, quota)
-    store.commit(admission, settled or Settled())
+    admission, replies = decide(store, requests, quota, settled)
+    store.commit(admission, settled)
     return replies
 
 

@@ -19,13 +19,21 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from runtime.adapters.clock import Clock
-from runtime.adapters.store_books import COUNT_LEVELS, FORGET_LEVELS, READ_LEVELS, Books, Loss
+from runtime.adapters.store_books import (
+    BY_LEVEL,
+    COUNT_LEVELS,
+    FORGET_LEVELS,
+    LEAVING,
+    READ_LEVELS,
+    Books,
+    Loss,
+    without,
+)
 from runtime.adapters.store_errors import (
     SCHEMA_VERSION,
     StoreDamaged,
@@ -33,6 +41,7 @@ from runtime.adapters.store_errors import (
     StoreUnavailable,
     translated,
 )
+from runtime.adapters.store_producers import ProducerMemory
 from runtime.adapters.store_reader import StoreReader
 from runtime.adapters.store_statements import COLUMNS, IN, INSERT, INSERT_DETAILED, SOUND_COLUMNS
 from runtime.adapters.wal import write_again
@@ -50,7 +59,6 @@ JOURNAL_LIMIT_BYTES = 4_194_304
 CLOCK_IS_SET_FROM_S = (
     1_735_689_600  # 2025-01-01: a device that says less has no battery and no network time yet
 )
-PRODUCERS_IN_MEMORY = 1_024
 
 
 class MessageStore:
@@ -67,7 +75,6 @@ class MessageStore:
     ) -> None:
         """Open, create or migrate it. `max_pages` makes a small disk for tests. Raises StoreError."""
         self._clock = clock
-        self._max_producers = max_producers
         write_again(path)
         with translated():
             self._db = sqlite3.connect(path, isolation_level=None, timeout=1.0)
@@ -75,7 +82,7 @@ class MessageStore:
                 self._configure(max_pages)
                 self._migrate(path)
                 self._create_eviction_indexes(policies)
-                self._load()
+                self._load(max_producers)
             except (KeyError, TypeError, ValueError) as exc:
                 self._db.close()
                 raise StoreDamaged(f"the counters cannot be read: {exc!r}") from exc
@@ -124,18 +131,18 @@ class MessageStore:
             else:
                 self._db.execute(f"DROP INDEX IF EXISTS {name}")
 
-    def _load(self) -> None:
+    def _load(self, max_producers: int) -> None:
         run = self._db.execute
-        self.uuid, self._next_id, self._next_stream, self._producers = run(
+        self.uuid, self._next_id, self._next_stream, producers = run(
             "SELECT uuid, next_id, next_stream, producers FROM store WHERE id = 1"
         ).fetchone()
+        self._producers = ProducerMemory(self._db, producers, max_producers)
         self._streams = {
             StreamName(group, stream): number
             for number, group, stream in run("SELECT id, stream_group, stream FROM streams")
         }
         self._names = {number: name for name, number in self._streams.items()}
         self._set_levels(run(READ_LEVELS).fetchall())
-        self._known: OrderedDict[ProducerKey, Sequences] = OrderedDict()
         run(
             "INSERT INTO boots (boot_id) VALUES (?) ON CONFLICT (boot_id) DO NOTHING",
             (self._clock.boot_id(),),
@@ -157,36 +164,35 @@ class MessageStore:
         wall_s = self._clock.wall_s()
         return Stamp(wall_s if wall_s >= CLOCK_IS_SET_FROM_S else None, self._clock.boot_s(), self._boot)
 
-    def view(self, room_bytes: int) -> View:
-        """What the next decision starts from."""
+    def view(self, room_bytes: int, settled: Settled) -> View:
+        """What the next decision starts from: what is settled in the same commit makes room for it."""
+        levels, total = without(self._levels, self._total, self._leaving(settled))
         return View(
             self._next_id,
             self._streams,
             self._next_stream,
-            self._levels,
-            self._total,
+            levels,
+            total,
             room_bytes,
-            max(0, self._max_producers - self._producers),
+            self._producers.room,
         )
+
+    def _leaving(self, settled: Settled) -> list[tuple[StreamName, int, Amount]]:
+        """What the commit of `settled` takes away. Damaged rows count for nothing, as in the counters."""
+        ids = settled.leaving()
+        if not ids:
+            return []
+        with translated():
+            found = self._db.execute(f"{LEAVING} WHERE id IN {IN} {BY_LEVEL}", (json.dumps(ids),)).fetchall()
+        return [
+            (self._names[stream], priority, Amount(messages, size))
+            for stream, priority, messages, size in found
+            if stream in self._names
+        ]
 
     def known(self, keys: Iterable[ProducerKey]) -> dict[ProducerKey, Sequences]:
         """The memory of those producers that were met before."""
-        found = {}
-        for key in set(keys):
-            memory = self._known.get(key)
-            if memory is None:
-                with translated():
-                    row = self._db.execute(
-                        "SELECT memory FROM producers WHERE producer = ? AND boot = ?", key
-                    ).fetchone()
-                if row is None:
-                    continue
-                memory = _unpacked(row[0])
-            self._known[key] = found[key] = memory
-            self._known.move_to_end(key)
-        while len(self._known) > PRODUCERS_IN_MEMORY:
-            self._known.popitem(last=False)
-        return found
+        return self._producers.known(keys)
 
     def backlog(self) -> Backlog:
         """Messages and bytes stored; `oldest_id` is left to the reader."""
@@ -198,7 +204,7 @@ class MessageStore:
             "messages": self._total.messages,
             "bytes": self._total.bytes,
             "streams": len(self._streams),
-            "producers": self._producers,
+            "producers": self._producers.count,
             "next_id": self._next_id,
         }
 
@@ -245,7 +251,7 @@ class MessageStore:
         for level, amount in admission.added.items():
             books.added(*level, amount)
         if admission.producers:
-            self._store_memory(admission)
+            self._producers.store(admission)
 
     def _insert(self, rows: Sequence[Row], details: Mapping[int, Details]) -> None:
         """Every row; the few columns of those without details take half the time."""
@@ -260,15 +266,6 @@ class MessageStore:
         self._db.executemany(
             "INSERT INTO streams (id, stream_group, stream) VALUES (?, ?, ?)",
             [(number, *name) for name, number in admission.new_streams.items()],
-        )
-
-    def _store_memory(self, admission: Admission) -> None:
-        _, boot_s, boot = admission.stamp
-        self._db.executemany(
-            "INSERT INTO producers (producer, boot, memory, used_boot, used_boot_s) VALUES (?, ?, ?, ?, ?) "
-            "ON CONFLICT (producer, boot) DO UPDATE SET memory = excluded.memory, "
-            "used_boot = excluded.used_boot, used_boot_s = excluded.used_boot_s",
-            [(*key, memory.pack(), boot, boot_s) for key, memory in admission.producers.items()],
         )
 
     def _settle(self, settled: Settled, books: Books) -> None:
@@ -298,12 +295,13 @@ class MessageStore:
             books.removed(number, stream, priority, size, lost)
 
     def _requeue(self, ids: Sequence[int], books: Books) -> None:
-        columns = COLUMNS.replace("id, ", "", 1)
+        """Under a new id, and still under the name by which the hub may know it."""
+        columns = COLUMNS.replace("id, ", "", 1).replace("key", "coalesce(key, ? || '/' || id)")
         for number in dict.fromkeys(ids):  # a report that was repeated names them twice
             row = self._db.execute(
                 f"INSERT INTO messages ({COLUMNS}) SELECT ?, {columns} FROM quarantine WHERE id = ? "  # noqa: S608
                 "RETURNING stream, priority, bytes",
-                (books.next_id, number),
+                (books.next_id, self.uuid, number),
             ).fetchall()
             for stream, priority, size in row:
                 books.next_id += 1
@@ -312,11 +310,8 @@ class MessageStore:
             self._db.execute(f"DELETE FROM quarantine WHERE id IN {IN}", (json.dumps(ids),))  # noqa: S608
 
     def _evict(self, admission: Admission, books: Books) -> None:
-        freed = books.freed(self._names)
         for eviction in admission.evictions:
-            needed = freed.spend(eviction)  # what is settled in this commit makes room too
-            if needed.amount != NOTHING:
-                self._remove(self._victims(needed), books, eviction.policy)
+            self._remove(self._victims(eviction), books, eviction.policy)
 
     def _victims(self, eviction: Eviction) -> list[int]:
         where, values = ["priority <= ?"], [eviction.max_priority]
@@ -378,14 +373,13 @@ class MessageStore:
 
     def _book(self, books: Books, admission: Admission | None) -> list[Loss]:
         """The commit stands: bring the books in memory up to date."""
-        streams, producers = self._growth(admission)
+        streams, met = self._growth(admission)
         self._next_id = books.next_id
         self._next_stream += streams
-        self._producers += producers
         if admission is not None:
             self._streams.update(admission.new_streams)
             self._names.update({number: name for name, number in admission.new_streams.items()})
-            self._known.update(admission.producers)
+            self._producers.book(admission.producers, met)
         if books.recounted is not None:
             self._set_levels(books.recounted)
             return books.losses(self._names)
@@ -408,23 +402,15 @@ class MessageStore:
             self._db.execute(f"PRAGMA incremental_vacuum({give})").fetchall()  # a page a step: fetch them all
         return bool(free - give > keep_free_pages)
 
+    def crowded(self, room: int | None = None) -> bool:
+        """Whether so many more producers, or a tenth of all, would not fit."""
+        return self._producers.crowded(room)
+
     def forget_producers(self, older_than_s: float) -> int:
-        """Where there are too many, forget those that were silent for so long, the longest silent first."""
-        if self._producers <= self._max_producers * 9 // 10:
-            return 0
-        _, boot_s, boot = self.stamp()
+        """Forget up to a fifth of all producers: those silent for longest, and for so long at least."""
         with translated(), self._transaction():
-            gone = self._db.execute(
-                "DELETE FROM producers WHERE (producer, boot) IN (SELECT producer, boot FROM producers "
-                "WHERE CASE used_boot WHEN ? THEN used_boot_s ELSE 0 END < ? "
-                "ORDER BY used_boot, used_boot_s LIMIT ?) RETURNING producer, boot",
-                (boot, boot_s - older_than_s, self._max_producers // 5),
-            ).fetchall()
-            if gone:  # else nothing is written: this is asked every second
-                self._db.execute("UPDATE store SET producers = producers - ? WHERE id = 1", (len(gone),))
-        self._producers -= len(gone)
-        for key in gone:
-            self._known.pop(ProducerKey(*key), None)
+            gone = self._producers.forget(self.stamp(), older_than_s)
+        self._producers.forgotten(gone)
         return len(gone)
 
     def losses(self) -> Mapping[tuple[StreamName, str], Amount]:
@@ -439,10 +425,3 @@ class MessageStore:
             self._db.close()
         except sqlite3.Error:  # e.g. EIO at the last checkpoint: the WAL stays, and is read at the next open
             return
-
-
-def _unpacked(packed: bytes) -> Sequences:
-    try:
-        return Sequences.unpack(packed)
-    except (ValueError, TypeError) as exc:
-        raise StoreDamaged(f"the memory of a producer cannot be read: {exc}") from exc

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from runtime.core.message import StreamName
-from runtime.core.quota import NOTHING, TOP_PRIORITY, Amount, Eviction
+from runtime.core.quota import NOTHING, TOP_PRIORITY, Amount, Levels
 from runtime.core.settlement import to_ranges
 
 FORGET_LEVELS = "UPDATE levels SET messages = 0, bytes = 0"
@@ -19,6 +19,10 @@ COUNT_LEVELS = (
     "ON CONFLICT (stream, priority) DO UPDATE SET messages = excluded.messages, bytes = excluded.bytes"
 )
 READ_LEVELS = "SELECT stream, priority, messages, bytes FROM levels"
+LEAVING = "SELECT stream, priority, count(*), sum(bytes) FROM messages"
+BY_LEVEL = (
+    f"AND priority BETWEEN 0 AND {TOP_PRIORITY} AND typeof(bytes) = 'integer' GROUP BY stream, priority"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,28 +46,18 @@ class Change:
     delivered: int = 0
 
 
-class Freed:
-    """Room made by what was settled: spent once, by the evictions of the same commit."""
-
-    def __init__(self, streams: dict[StreamName, Amount]) -> None:
-        self._streams = streams
-        amounts = streams.values()
-        self._total = Amount(sum(a.messages for a in amounts), sum(a.bytes for a in amounts))
-
-    def spend(self, eviction: Eviction) -> Eviction:
-        """What is left of `eviction` to be done."""
-        credit = self._total
-        if eviction.stream is not None:
-            credit = _least(credit, self._streams.get(eviction.stream, NOTHING))
-        spent = _least(credit, eviction.amount)
-        self._total = self._total.minus(spent)
-        if eviction.stream is not None:
-            self._streams[eviction.stream] = self._streams.get(eviction.stream, NOTHING).minus(spent)
-        return replace(eviction, amount=eviction.amount.minus(spent))
-
-
-def _least(one: Amount, other: Amount) -> Amount:
-    return Amount(min(one.messages, other.messages), min(one.bytes, other.bytes))
+def without(
+    levels: Levels, total: Amount, leaving: Sequence[tuple[StreamName, int, Amount]]
+) -> tuple[Levels, Amount]:
+    """What stands when that has left."""
+    if not leaving:
+        return levels, total
+    left = {name: dict(priorities) for name, priorities in levels.items()}
+    for name, priority, amount in leaving:
+        level = left.setdefault(name, {})
+        level[priority] = level.get(priority, NOTHING).minus(amount)
+        total = total.minus(amount)
+    return left, total
 
 
 @dataclass
@@ -114,14 +108,6 @@ class Books:
         known = stream in self.names and priority in range(TOP_PRIORITY + 1) and isinstance(size, int)
         self.doubtful = self.doubtful or not known
         return known
-
-    def freed(self, names: Mapping[int, StreamName]) -> Freed:
-        """The room that this commit has made so far."""
-        streams: dict[StreamName, Amount] = {}
-        for (stream, _), change in self.levels.items():
-            more = Amount(max(0, -change.messages), max(0, -change.bytes))
-            streams[names[stream]] = streams.get(names[stream], NOTHING).plus(more)
-        return Freed(streams)
 
     def losses(self, names: Mapping[int, StreamName]) -> list[Loss]:
         """What was lost, for the log."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -51,6 +51,10 @@ VACUUM_PAGES = 64
 KEEP_FREE_PAGES = 1_024
 MAX_INT = 2**62
 PRODUCER_MEMORY_S = 600.0
+"""A producer silent for so long may be forgotten, if the store was open all the while: no repeat of its can
+still come. Whoever waits for an answer asks again at least every `LONGEST_WAIT_S` (core/pirate.py, 10 s),
+and would have been answered. What remains is a producer that stood still itself (SIGSTOP, a laptop asleep)
+between sending and hearing: where there are too many producers, its repeat may be stored a second time."""
 
 
 class Storekeeper:
@@ -69,7 +73,7 @@ class Storekeeper:
         self._salvage: Iterator[Report] | None = None
         self._salvaged_s = -SALVAGE_PAUSE_S
         self._room_bytes = 0
-        self._open_s = self._look_s = self._tidy_s = 0.0
+        self._open_s = self._look_s = self._tidy_s = self._forget_s = 0.0
         self.keep_house()
 
     def keep_house(self) -> None:
@@ -90,10 +94,12 @@ class Storekeeper:
         """Nobody waits for us: give a little more room back to the disk."""
         self._guarded(self._tidy)
 
-    def admission(self, keys: Iterable[ProducerKey]) -> Admission:
-        """What the next commit is decided with. Raises StoreError."""
+    def admission(self, keys: Collection[ProducerKey], settled: Settled) -> Admission:
+        """What the next commit, which also carries out `settled`, is decided with. Raises StoreError."""
         store = self._usable()
-        return Admission(self._quota, store.view(self._room_bytes), store.stamp(), store.known(keys))
+        known = store.known(keys)
+        self._forget_producers(store, room=len(keys) - len(known))
+        return Admission(self._quota, store.view(self._room_bytes, settled), store.stamp(), known)
 
     def commit(self, admission: Admission | None, settled: Settled) -> list[Loss]:
         """On disk when this returns. Raises StoreError, then nothing is."""
@@ -181,6 +187,7 @@ class Storekeeper:
             max_producers=self._max_producers,
         )
         self._trouble = None
+        self._forget_s = self._clock.boot_s() + PRODUCER_MEMORY_S
         logger.bind(**self._store.figures()).info("the store is open")
 
     def _look_at_disk(self) -> None:
@@ -192,7 +199,15 @@ class Storekeeper:
         """A little room goes back to the disk; producers long gone are forgotten where there are too many."""
         if self._store is not None:
             self._store.vacuum(VACUUM_PAGES, KEEP_FREE_PAGES)
-            self._store.forget_producers(PRODUCER_MEMORY_S)
+            self._forget_producers(self._store)
+
+    def _forget_producers(self, store: MessageStore, room: int | None = None) -> None:
+        """Make room for so many more, where that is needed and nobody's repeat can still come."""
+        now_s = self._clock.boot_s()
+        if now_s < self._forget_s or not store.crowded(room):
+            return
+        if not store.forget_producers(PRODUCER_MEMORY_S):
+            self._forget_s = now_s + TIDY_S  # all were active lately, and looking takes milliseconds
 
 
 class Disk:

@@ -35,8 +35,12 @@ class Settled:
 
     def ids(self) -> set[int]:
         """Every id that is named."""
+        return {*self.leaving(), *self.requeued, *self.discarded}
+
+    def leaving(self) -> list[int]:
+        """Ids that will not be among the stored messages any more."""
         reasons = (*self.quarantined, *self.dropped)
-        return {*self.delivered, *self.requeued, *self.discarded, *(number for number, _ in reasons)}
+        return [*self.delivered, *(number for number, _ in reasons)]
 
     @classmethod
     def of(cls, reports: Iterable[Settled]) -> Settled:

@@ -144,7 +144,7 @@ class Ingest:
         self._settled = False
         keys = {r.producer for _, r in letters if isinstance(r, Put) and r.producer is not None}
         try:
-            admission = self._keeper.admission(keys)
+            admission = self._keeper.admission(keys, settled)
             admission.take_file = self._spool.take
             replies = [r if isinstance(r, Refused) else admission.decide(r) for _, r in letters]
             began_s = time.perf_counter()

@@ -11,6 +11,8 @@ import zmq
 from runtime.adapters.process import Stop
 from runtime.adapters.store import MessageStore
 from runtime.adapters.store_errors import StoreDamaged, StoreUnavailable
+from runtime.adapters.storekeeper import Storekeeper
+from runtime.core.protocol import Code, Refused, Stored
 from runtime.core.quota import Amount, Limit, Policy, Quota
 from runtime.core.settlement import Settled
 from runtime.workers.ingest import Ingest
@@ -86,6 +88,55 @@ def test_no_more_is_evicted_than_is_needed_beside_the_delivered(tmp_path: Path) 
     quota = Quota(Limit(Amount(10, 10**9), Policy.DROP_OLDEST))
     store = MessageStore(tmp_path / "messages.db", ObedientClock())
     keep(store, request([b"x"] * 10), quota=quota)
-    admission, _ = decide(store, [request([b"y"] * 5)], quota)
-    losses = store.commit(admission, Settled(delivered=[1, 2, 3, 4, 5]))
+    settled = Settled(delivered=[1, 2, 3, 4, 5])
+    admission, _ = decide(store, [request([b"y"] * 5)], quota, settled)
+    losses = store.commit(admission, settled)
     assert losses == []
+    assert store.backlog().messages == 10
+    store.close()
+
+
+def test_nobody_is_refused_for_lack_of_room_that_the_same_commit_makes(tmp_path: Path) -> None:
+    """Of the whole store and of a stream, by any way that a message leaves; and not for more than that."""
+    full = Limit(Amount(10, 10**9))
+    store = MessageStore(tmp_path / "messages.db", ObedientClock())
+    for number in range(10):
+        keep(store, request([b"x"], stream=f"s{number % 2}"))
+    settled = Settled(delivered=[1, 1, 10**9], dropped=[(2, "expired")], quarantined=[(3, "poison")])
+    for quota in (Quota(full), Quota(Limit(Amount(100, 10**9)), Limit(Amount(5, 10**9)))):
+        _, (refused,) = decide(store, [request([b"y"] * 4, stream="s0")], quota, settled)
+        assert isinstance(refused, Refused)
+    (taken,) = keep(store, request([b"y"] * 3, stream="s0"), quota=Quota(full), settled=settled)
+    assert isinstance(taken, Stored)
+    assert store.backlog().messages == 10
+    store.close()
+
+
+def test_a_producer_idle_for_long_makes_room_at_once_and_one_that_may_still_repeat_never(home: Home) -> None:
+    home.write_config("[ingest]\nmax_producers = 10\n")
+    clock = ObedientClock()
+    clock.boot = 10_000.0
+    keeper = Storekeeper(home.config, clock)
+    for number in range(10):
+        assert code_of(keeper, f"p{number}") is None
+    clock.boot += 300.0
+    assert code_of(keeper, "p0", 2) is None  # all others are silent from here on
+    clock.boot += 301.0
+    assert code_of(keeper, "new") is None, "said too_many_producers, and nine were idle"
+    assert code_of(keeper, "p0", 2) is None
+    keeper.close()
+    clock.boot += 3_600.0  # ingest was away: whoever waited for an answer could not ask again
+    keeper = Storekeeper(home.config, clock)
+    codes = [code_of(keeper, f"q{number}") for number in range(3)]
+    assert codes[-1] is Code.TOO_MANY_PRODUCERS
+    keeper.close()
+
+
+def code_of(keeper: Storekeeper, producer: str, first: int = 1) -> Code | None:
+    """How the keeper answers one message of that producer."""
+    wanted = request([b"x"], producer=producer, first=first)
+    assert wanted.producer is not None
+    admission = keeper.admission({wanted.producer}, Settled())
+    reply = admission.decide(wanted)
+    keeper.commit(admission, Settled())
+    return reply.code if isinstance(reply, Refused) else None

@@ -229,6 +229,18 @@ def test_a_row_with_nonsense_in_it_is_named_and_does_not_stop_the_rest(
     reader.close()
 
 
+def test_what_comes_back_from_quarantine_goes_by_the_name_under_which_the_hub_may_know_it(
+    store: MessageStore, path: Path
+) -> None:
+    keep(store, put([b"keyless"]), put([b"keyed"], producer="p", first=1))
+    before = {message.payload: message.key for message in stored(path)}
+    for number in (1, 3):  # it may be poison twice
+        store.commit(None, Settled(quarantined=[(number, "poison"), (number + 1, "poison")]))
+        store.commit(None, Settled(requeued=[number, number + 1]))
+    assert {message.payload: message.key for message in stored(path)} == before
+    assert [message.id for message in stored(path)] == [5, 6]
+
+
 def test_silent_producers_are_forgotten_only_when_there_are_too_many(path: Path) -> None:
     clock = ObedientClock()
     store = MessageStore(path, clock, max_producers=10)
@@ -236,6 +248,7 @@ def test_silent_producers_are_forgotten_only_when_there_are_too_many(path: Path)
         keep(store, put([b"x"], producer=f"p{number}", first=1))
     (refused,) = keep(store, put([b"x"], producer="one-more", first=1))
     assert isinstance(refused, Refused)
+    assert store.crowded()
     assert store.forget_producers(600) == 0  # all of them were active just now
     clock.boot += 601
     assert store.forget_producers(600) == 2
