@@ -130,6 +130,11 @@ class Storekeeper:
         if self._clock.boot_s() - self._salvaged_s > SALVAGE_PAUSE_S and self._store is not None:
             self.failed(StoreDamaged(reason))
 
+    @property
+    def flush_s(self) -> float:
+        """What the disk took for the last commit."""
+        return self._store.flush_s if self._store is not None else 0.0
+
     def patience_s(self, idle_s: float) -> float:
         """How long the loop may wait for others before it comes back here."""
         return 0.0 if self._salvage is not None else idle_s
