@@ -75,11 +75,7 @@ class MessageStore:
     ) -> None:
         """Open, create or migrate it. `max_pages` makes a small disk for tests. Raises StoreError."""
         self._clock = clock
-<<<<<<< HEAD
-=======
-        self._max_producers = max_producers
         self.flush_s = 0.0  # what the disk took for the last commit
->>>>>>> 9673ece (Where a flush is quick, ingest takes half of those who ask: the others' requests come in while it is written)
         write_again(path)
         with translated():
             self._db = sqlite3.connect(path, isolation_level=None, timeout=1.0)
