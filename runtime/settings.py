@@ -93,6 +93,12 @@ class Platform:
         None, "the Provisioning Token; better in a file or a systemd credential"
     )
     provisioning_token_file: Path | None = setting(None, "file that holds the Provisioning Token")
+    registration_token: Secret | None = setting(
+        None, "a Registration Token that an operator made by hand; better in a file or a systemd credential"
+    )
+    registration_token_file: Path | None = setting(
+        None, "file that holds it; default: the systemd credential registration-token"
+    )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from loguru import logger
 from runtime.errors import NeedsHuman, Retryable
 
 BUSY_TIMEOUT_S = 5.0
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def check_private(path: Path) -> None:
@@ -107,9 +107,9 @@ def _migrate(db: sqlite3.Connection) -> None:
     from sqlite_utils import Database  # late: 20 MB that only the first start needs
 
     db.execute("BEGIN IMMEDIATE")
-    if db.execute("PRAGMA user_version").fetchone()[0] == 0:  # the other writer may have been first
+    made, version = Database(db), db.execute("PRAGMA user_version").fetchone()[0]
+    if version < 1:  # the other writer may have been first
         moment = {"wall_s": float, "boot_s": float, "boot_id": str}
-        made = Database(db)
         token = {"kind": str, "text": str, "serial": int, "lifetime_s": float, "age_s": float, "draw": float}
         made.create_table("tokens", {**token, **moment}, pk="kind", not_null={"text", "serial", "boot_id"})
         enrolment = {"id": int, "phase": str, "basis": str, "operation_id": str, "verification_code": str}
@@ -120,5 +120,7 @@ def _migrate(db: sqlite3.Connection) -> None:
         hub = {"id": int, "host": str, "device_id": str, "generation": int, "certificate": str, "key": str}
         made.create_table("hub", hub, pk="id")
         made.create_table("facts", {"name": str, "value": float}, pk="name")
-        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    if version < 2:
+        db.execute("ALTER TABLE enrolment ADD COLUMN adopted TEXT")
+    db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     db.execute("COMMIT")

@@ -144,6 +144,7 @@ def _enrolment(row: sqlite3.Row) -> Enrolment:
         row["failures"],
         _at(row) if row["boot_id"] else None,
         row["pause_s"],
+        dict(row).get("adopted"),  # a reader may be faster than the writer that brings it to our schema
     )
 
 
@@ -169,6 +170,7 @@ def put_enrolment(db: sqlite3.Connection, record: Enrolment) -> None:
         record.failures,
         record.pause_s,
         *moment(record.at),
+        record.adopted,
     )
     db.execute(f"REPLACE INTO enrolment VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608 - only marks
 

@@ -21,6 +21,13 @@ def provisioning_token(settings: Platform, environ: Mapping[str, str] = os.envir
     return secret_from(settings.provisioning_token, settings.provisioning_token_file, CREDENTIAL, environ)
 
 
+def registration_token(settings: Platform, environ: Mapping[str, str] = os.environ) -> Secret | None:
+    """The Registration Token made by hand that is there now, if any."""
+    return secret_from(
+        settings.registration_token, settings.registration_token_file, "registration-token", environ
+    )
+
+
 def secret_from(
     text: Secret | None, file: Path | None, credential: str, environ: Mapping[str, str] = os.environ
 ) -> Secret | None:

@@ -6,6 +6,9 @@
       |                    PENDING --202--> PENDING (poll)
       +---- 410 expired ----/   \\--410 cancelled--> CANCELLED --long pause--> FRESH
 
+A Registration Token made by hand is taken at once, without any call, where it is not the one taken last.
+While it is in force nothing begins anew; once it is dead, the way above is open.
+
 Everything else (423, 429, 5xx, time-outs, TLS, garbage) leaves the phase as it is and backs off; the record
 names the trouble. The operation id is kept until its end is known, so a device that died between `complete`
 and saving simply completes again. The token that is in force stays so while another one is sought.
@@ -22,6 +25,10 @@ from runtime.core.moment import Moment
 
 REFUSED_PAUSE_S = 60.0
 """Shortest pause after the Provisioning Token was refused: it is dead until a person acts."""
+
+
+BY_HAND = "made by hand"
+"""The basis of a device that lives on a Registration Token made by hand."""
 
 
 class Phase(StrEnum):
@@ -48,11 +55,14 @@ class Call(StrEnum):
 
 @dataclass(frozen=True)
 class Wish:
-    """What the configuration asks for. `token` is the Provisioning Token's fingerprint, if there is one."""
+    """What the configuration asks for."""
 
     instance: str | None
     token: str | None
+    """The Provisioning Token's fingerprint."""
     device_id: str | None
+    by_hand: str | None = None
+    """The fingerprint of a Registration Token that an operator made."""
 
     def basis(self) -> str:
         """One text for all of it: another basis means provisioning again."""
@@ -83,6 +93,8 @@ class Enrolment:
     """When the last answer came."""
     pause_s: float = 0.0
     """Nothing is asked within so long of `at`."""
+    adopted: str | None = None
+    """The fingerprint of the Registration Token made by hand that was taken last: no token is taken twice."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +105,8 @@ class Step:
     call: Call | None
     in_s: float = 0.0
     why: str = ""
+    adopt: bool = False
+    """Take the Registration Token made by hand, which needs no call."""
 
 
 def settled(record: Enrolment, wish: Wish, has_token: bool) -> Enrolment:
@@ -100,10 +114,12 @@ def settled(record: Enrolment, wish: Wish, has_token: bool) -> Enrolment:
 
     A wish without a token is no other wish: the token may be taken away once it has served.
     """
+    if record.basis == BY_HAND and has_token:
+        return record
     if wish.instance is None or wish.token is None:
         return record
     if record.basis != wish.basis():
-        return Enrolment(basis=wish.basis())
+        return Enrolment(basis=wish.basis(), adopted=record.adopted)
     if record.phase is Phase.PROVISIONED and not has_token:
         return replace(record, phase=Phase.FRESH)
     return record
@@ -113,17 +129,24 @@ def next_step(record: Enrolment, wish: Wish, has_token: bool, now: Moment) -> St
     """What to ask next, and when. `record` is settled."""
     if wish.instance is None:
         return Step(Phase.UNCONFIGURED, None, why="platform.instance is not set")
-    if record.phase is Phase.PROVISIONED and has_token:
+    if wish.by_hand is not None and wish.by_hand != record.adopted:
+        return Step(record.phase, None, why="there is a registration token made by hand", adopt=True)
+    if has_token and (record.phase is Phase.PROVISIONED or wish.token is None):
         return Step(Phase.PROVISIONED, None)
     if wish.token is None:
-        if has_token:
-            return Step(Phase.PROVISIONED, None)
         why = "set platform.provisioning_token_file, or the credential provisioning-token"
+        if record.adopted:
+            why = f"the registration token made by hand is dead: replace it, or {why}"
         return Step(Phase.TOKENLESS, None, why=why)
     if record.phase is Phase.REJECTED:
         return Step(record.phase, None, why=record.reason)
     call = Call.COMPLETE if record.operation_id else Call.INIT
     return Step(record.phase, call, _wait_s(record, now), record.reason)
+
+
+def adopted(wish: Wish, now: Moment) -> Enrolment:
+    """The record once the Registration Token made by hand is stored."""
+    return Enrolment(Phase.PROVISIONED, BY_HAND, at=now, adopted=wish.by_hand)
 
 
 def _wait_s(record: Enrolment, now: Moment) -> float:
@@ -149,9 +172,10 @@ def after(
                 operation.verification_code,
                 at=now,
                 pause_s=policy.poll_s,
+                adopted=record.adopted,
             )
         case Grant():
-            return Enrolment(Phase.PROVISIONED, record.basis, at=now)
+            return Enrolment(Phase.PROVISIONED, record.basis, at=now, adopted=record.adopted)
         case _:
             return _after_refusal(record, call, answer, policy, now, draw)
 

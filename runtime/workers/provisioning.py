@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from contextlib import closing
-from typing import Any
 
 from loguru import logger
 
@@ -19,7 +18,6 @@ from runtime.adapters.https import Trust
 from runtime.adapters.identity import IdentityStore
 from runtime.adapters.platform import Platform
 from runtime.adapters.process import Stop
-from runtime.adapters.status import StatusFile
 from runtime.adapters.vault import Vault
 from runtime.config import Config
 from runtime.core import enrolment
@@ -29,13 +27,11 @@ from runtime.core.moment import Moment
 from runtime.core.proxy import parse as parse_proxy
 from runtime.core.secret import Secret
 from runtime.errors import Retryable
+from runtime.workers.heart import Heart
 
 NAME = "provisioning"
 TURN_S = 2.0
 """How long a change on disk may go unnoticed."""
-
-DISK_PAUSE_S = 30.0
-"""Pause where the disk takes nothing: what the platform hands out meanwhile could not be kept."""
 
 
 def run(config: Config, stop: Stop) -> None:
@@ -46,7 +42,7 @@ def run(config: Config, stop: Stop) -> None:
             try:
                 hints.wait(min(clerk.turn(), TURN_S), also=[stop])
             except Retryable as exc:
-                clerk.sit_out(exc)
+                clerk.heart.sit_out(exc)
 
 
 class Clerk:
@@ -54,12 +50,10 @@ class Clerk:
 
     def __init__(self, config: Config, stop: Stop, hints: Hints) -> None:
         self._config = config
-        self._stop = stop
         self._hints = hints
         self._clock = SystemClock()
+        self.heart = Heart(config, NAME, self._clock, stop)
         self._store = IdentityStore(config.layout, Vault.of(config.settings.identity))
-        self._status = StatusFile(config.layout.status_file(NAME), NAME)
-        self._figures: dict[str, Any] = {}
         self._code_file = config.layout.run / "verification-code"
         self._told: tuple[object, ...] = ()
         settings = config.settings.provisioning
@@ -73,7 +67,8 @@ class Clerk:
             return TURN_S
         token = tokens.provisioning_token(self._config.settings.platform)
         instance = self._config.settings.platform.instance
-        wish = Wish(instance, tokens.fingerprint(token), self._config.settings.device.id)
+        by_hand = tokens.registration_token(self._config.settings.platform)
+        wish = self._wish(token, by_hand)
         identity = self._store.read()
         if identity.locked:  # what came now could not be kept, and what is there may be as good as ever
             self._show(identity.enrolment, Step(Phase.LOCKED, None, why=identity.locked))
@@ -84,11 +79,20 @@ class Clerk:
             self._store.save_enrolment(record)
         step = enrolment.next_step(record, wish, has_token, Moment.by(self._clock))
         self._show(record, step)
+        if step.adopt and by_hand is not None:
+            self._keep(enrolment.adopted(wish, Moment.by(self._clock)), Grant(by_hand, None))
+            logger.info("the registration token made by hand is taken")
+            return 0.0
         if step.call is None or step.in_s > 0:
             return step.in_s if step.call else TURN_S
         assert token is not None and instance is not None
         self._perform(step.call, record, token, instance)
         return 0.0
+
+    def _wish(self, token: Secret | None, by_hand: Secret | None) -> Wish:
+        settings = self._config.settings
+        marks = tokens.fingerprint(token), tokens.fingerprint(by_hand)
+        return Wish(settings.platform.instance, marks[0], settings.device.id, marks[1])
 
     def _perform(self, call: Call, record: Enrolment, token: Secret, instance: str) -> None:
         answer = self._ask(call, record, token, instance)
@@ -97,8 +101,7 @@ class Clerk:
         now, draw = Moment.by(self._clock), random.random()
         after = enrolment.after(record, call, answer, self._policy, now, draw)
         if isinstance(answer.value, Grant):
-            self._store.save_provisioned(after, answer.value, now, random.random())
-            self._hints.tell(IDENTITY_CHANGED)
+            self._keep(after, answer.value)
         else:
             self._store.save_enrolment(after)
         if after.trouble:
@@ -110,32 +113,25 @@ class Clerk:
                 reason=after.reason,
             )
 
+    def _keep(self, record: Enrolment, grant: Grant) -> None:
+        """A Registration Token begins a new line."""
+        self._store.save_provisioned(record, grant, Moment.by(self._clock), random.random())
+        self._hints.tell(IDENTITY_CHANGED)
+
     def _ask(
         self, call: Call, record: Enrolment, token: Secret, instance: str
     ) -> Answer[Operation] | Answer[Grant]:
         settings = self._config.settings.platform
         trust = Trust(settings.ca_file, proxy=parse_proxy(settings.proxy))
-        platform = Platform(instance, trust, settings.timeout_s, self._waiting, self._clock)
+        platform = Platform(instance, trust, settings.timeout_s, self.heart.waiting, self._clock)
         if call is Call.INIT:
             return platform.init(token, self._config.settings.device.id)
         return platform.complete(token, record.operation_id or "")
 
-    def sit_out(self, exc: Retryable) -> None:
-        """The disk is full or does not answer: say so, and keep the heartbeat for a while."""
-        logger.warning("{reason}; again in {pause:.0f} s", reason=str(exc), pause=DISK_PAUSE_S)
-        until_s = self._clock.boot_s() + DISK_PAUSE_S
-        while self._clock.boot_s() < until_s and not self._stop.wait(TURN_S):
-            self._status.progress({**self._figures, "trouble": str(exc)})
-
-    def _waiting(self) -> bool:
-        """Keep the heartbeat while a call is under way; true ends the call."""
-        self._status.progress(self._figures)
-        return self._stop.requested()
-
     def _show(self, record: Enrolment, step: Step) -> None:
         """Tell people where we stand: the status file, the file for a display, and the log on a change."""
         code = record.verification_code if step.phase is Phase.PENDING else None
-        self._figures = {
+        figures = {
             "state": step.phase.value,
             "trouble": record.trouble.value if record.trouble else None,
             "reason": step.why,
@@ -144,7 +140,7 @@ class Clerk:
             "next_in_s": round(step.in_s, 1) if step.call else None,
         }
         changed = (step.phase, code, record.trouble) != self._told
-        self._status.progress(self._figures, now=changed)
+        self.heart.tell(figures, now=changed)
         if not changed:
             return
         self._told = (step.phase, code, record.trouble)

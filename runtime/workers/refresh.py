@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 from contextlib import closing
-from typing import Any
 
 from loguru import logger
 
@@ -20,7 +19,6 @@ from runtime.adapters.identity import IdentityStore
 from runtime.adapters.identity_rows import Identity, Token
 from runtime.adapters.process import Stop
 from runtime.adapters.registrars import ByPlatform, registrar
-from runtime.adapters.status import StatusFile
 from runtime.adapters.vault import Vault
 from runtime.config import Config
 from runtime.core import enrolment, renewal
@@ -30,13 +28,11 @@ from runtime.core.moment import Moment
 from runtime.core.renewal import Held, Pace, Phase, Policy, Refusals, Step, Task, Verdict
 from runtime.core.secret import Secret
 from runtime.errors import Retryable
+from runtime.workers.heart import Heart
 
 NAME = "refresh"
 TURN_S = 2.0
 """How long a change on disk may go unnoticed."""
-
-DISK_PAUSE_S = 30.0
-"""Pause where the disk takes nothing: what the platform hands out meanwhile could not be kept."""
 
 STALE_REFUSAL_S = 2.0
 """A refusal heard so soon after a registration speaks of the SAS before it."""
@@ -58,7 +54,7 @@ def run(config: Config, stop: Stop) -> None:
                 wait_s = keeper.turn(SAS_REFUSED in heard)
                 heard = hints.wait(min(wait_s, TURN_S), also=[stop])
             except Retryable as exc:
-                keeper.sit_out(exc)
+                keeper.heart.sit_out(exc)
 
 
 class Keeper:
@@ -66,13 +62,11 @@ class Keeper:
 
     def __init__(self, config: Config, stop: Stop, hints: Hints) -> None:
         self._config = config
-        self._stop = stop
         self._hints = hints
         self._clock = SystemClock()
+        self.heart = Heart(config, NAME, self._clock, stop)
         self._store = IdentityStore(config.layout, Vault.of(config.settings.identity))
-        self._status = StatusFile(config.layout.status_file(NAME), NAME)
-        self._figures: dict[str, Any] = {}
-        self._registrar = registrar(config.settings, self._waiting)
+        self._registrar = registrar(config.settings, self.heart.waiting)
         self._refusals = Refusals()
         self._refused = False
         self._renewer: str | None = None
@@ -168,7 +162,8 @@ class Keeper:
             answer = self._registrar.register(asked.secret)
         else:
             assert token is not None
-            answer = ByPlatform(self._config.settings, self._waiting).platform().refresh(token, asked.secret)
+            platform = ByPlatform(self._config.settings, self.heart.waiting).platform()
+            answer = platform.refresh(token, asked.secret)
         if answer.outcome is Outcome.ABANDONED:
             return
         now = Moment.by(self._clock)
@@ -226,23 +221,11 @@ class Keeper:
         if identity.skew_s is None or abs(skew_s - identity.skew_s) >= SKEW_STEP_S:
             self._store.save_skew(round(skew_s, 1))
 
-    def sit_out(self, exc: Retryable) -> None:
-        """The disk is full or does not answer: say so, and keep the heartbeat for a while."""
-        logger.warning("{reason}; again in {pause:.0f} s", reason=str(exc), pause=DISK_PAUSE_S)
-        until_s = self._clock.boot_s() + DISK_PAUSE_S
-        while self._clock.boot_s() < until_s and not self._stop.wait(TURN_S):
-            self._status.progress({**self._figures, "trouble": str(exc)})
-
-    def _waiting(self) -> bool:
-        """Keep the heartbeat while a call is under way; true ends the call."""
-        self._status.progress(self._figures)
-        return self._stop.requested()
-
     def _show(self, identity: Identity, held: Held, step: Step, now: Moment, missing: str | None) -> None:
         """Tell people where we stand: the status file, and the log on a change."""
         phase = renewal.phase(held, now)
         trouble = next((pace for pace in held.paces.values() if pace.outcome), None)
-        self._figures = {
+        figures = {
             "state": phase.value,
             "trouble": trouble.outcome.value if trouble and trouble.outcome else None,
             "reason": missing or _reason(phase, step, trouble),
@@ -257,11 +240,11 @@ class Keeper:
             "skew_s": identity.skew_s,
             "sealed": identity.sealed,
         }
-        changed = (phase, self._figures["trouble"]) != self._told
-        self._status.progress(self._figures, now=changed)
+        changed = (phase, figures["trouble"]) != self._told
+        self.heart.tell(figures, now=changed)
         if changed:
-            self._told = (phase, self._figures["trouble"])
-            logger.info("{state}", state=phase.value, reason=self._figures["reason"])
+            self._told = (phase, figures["trouble"])
+            logger.info("{state}", state=phase.value, reason=figures["reason"])
 
 
 def _reason(phase: Phase, step: Step, trouble: Pace | None) -> str:

@@ -85,6 +85,25 @@ def test_a_token_from_the_environment_is_in_no_file_and_no_command_line(cloud: C
         assert token.encode() not in path.read_bytes(), "a Provisioning Token is not ours to keep"
 
 
+def test_a_registration_token_made_by_hand_may_be_a_systemd_credential_or_a_variable(
+    home: Home, folder: Path
+) -> None:
+    home.write_config('[platform]\ninstance = "platform.invalid"\n')
+    (folder / "registration-token").write_text("by-hand-1\n")
+    home.start_worker("provisioning", CREDENTIALS_DIRECTORY=str(folder))
+    reader = IdentityReader(home.layout)
+
+    def held() -> str | None:
+        found = reader.read().registration
+        return found.secret.reveal() if found and found.secret else None
+
+    eventually(lambda: held() == "by-hand-1")
+    home.stop()
+    home.start_worker("provisioning", EDGE_PLATFORM_REGISTRATION_TOKEN="by-hand-2")
+    eventually(lambda: held() == "by-hand-2")
+    assert b"by-hand" not in b"".join(everything_written(home).values())
+
+
 def test_a_systemd_credential_is_enough(cloud: Cloud, home: Home, folder: Path) -> None:
     (folder / "credentials").mkdir()
     (folder / "credentials" / "provisioning-token").write_text(cloud.facts["provisioning_token"] + "\n")

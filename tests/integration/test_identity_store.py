@@ -226,6 +226,20 @@ def test_a_damaged_database_is_set_aside_and_the_device_can_be_provisioned_again
     assert before is not None and after is not None and after.generation > before.generation
 
 
+def test_a_database_of_the_first_schema_keeps_everything_when_a_newer_runtime_starts(layout: Layout) -> None:
+    store = IdentityStore(layout)
+    store.save_provisioned(DONE, grant("kept"), NOW, 0.5)
+    with closing(sqlite3.connect(layout.identity_db)) as db, db:
+        db.execute("ALTER TABLE enrolment DROP COLUMN adopted")
+        db.execute("PRAGMA user_version = 1")
+    assert texts(IdentityReader(layout).read())["registration"] == "kept", "a reader comes before the writer"
+    newer = IdentityStore(layout)
+    adopted = Enrolment(Phase.PROVISIONED, "basis", at=NOW, adopted="mark")
+    assert newer.read().enrolment == DONE
+    newer.save_enrolment(adopted)
+    assert newer.read().enrolment == adopted and texts(newer.read())["registration"] == "kept"
+
+
 def test_a_sound_database_is_never_set_aside_by_two_that_start_at_once(layout: Layout) -> None:
     IdentityStore(layout).save_provisioned(DONE, grant("kept"), NOW, 0.5)
     starters = [threading.Thread(target=IdentityStore, args=(layout,)) for _ in range(8)]

@@ -101,6 +101,30 @@ def test_a_fixed_connection_string_needs_no_platform(rest: Callable[[Device], st
     device.delivers()
 
 
+def test_a_registration_token_made_by_hand_needs_no_approval_and_another_one_counts_at_once(
+    device: Device,
+) -> None:
+    facts, token = device.cloud.facts, device.home.folder / "registration-token"
+    path = f"/workspaces/{facts['workspace']}/devices/registration-tokens/create"
+
+    def by_hand(device_id: str) -> None:
+        token.write_text(device.cloud.call("POST", path, {"deviceId": device_id})["registrationToken"] + "\n")
+        token.chmod(0o600)
+
+    by_hand("hand-1")
+    device.home.write_config(
+        f'[platform]\ninstance = "{facts["instance"]}"\nca_file = "{facts["ca_file"]}"\n'
+        f'registration_token_file = "registration-token"\n[upload]\nhttps_port = {facts["https_port"]}\n'
+    )
+    device.start()
+    device.delivers()
+    by_hand("hand-2")
+    eventually(lambda: "hand-2" in str(IdentityReader(device.home.layout).read().hub), 15)
+    device.delivers()
+    assert [m.device_id for m in device.cloud.messages()] == ["demo:hand-1", "demo:hand-2"]
+    assert device.cloud.waiting() == [], "nobody had to approve"
+
+
 def test_a_connection_string_that_is_not_there_yet_is_waited_for(device: Device) -> None:
     device.configure("connection-string", platform=False)
     device.start()

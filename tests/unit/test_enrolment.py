@@ -16,6 +16,7 @@ from runtime.core.enrolment import (
     Phase,
     Policy,
     Wish,
+    adopted,
     after,
     next_step,
     settled,
@@ -168,6 +169,41 @@ def test_a_token_that_is_taken_away_after_it_has_served_changes_nothing() -> Non
 def test_a_dead_registration_token_begins_provisioning_again() -> None:
     done = Enrolment(Phase.PROVISIONED, WISH.basis())
     assert next_step(settled(done, WISH, False), WISH, False, NOW).call is Call.INIT
+
+
+BY_HAND = Wish("platform:443", None, "dev-1", "hand-1")
+
+
+def test_a_token_made_by_hand_is_taken_at_once_and_only_once() -> None:
+    step = next_step(settled(FRESH, BY_HAND, False), BY_HAND, False, NOW)
+    assert (step.adopt, step.in_s) == (True, 0)
+    taken = adopted(BY_HAND, NOW)
+    assert settled(taken, BY_HAND, True) == taken
+    assert next_step(taken, BY_HAND, True, NOW).call is None
+    dead = next_step(settled(taken, BY_HAND, False), BY_HAND, False, NOW)
+    assert dead.call is None and "made by hand is dead" in dead.why
+    another = replace(BY_HAND, by_hand="hand-2")
+    assert next_step(settled(taken, another, True), another, True, NOW).adopt
+
+
+def test_a_provisioning_token_beside_one_made_by_hand_renews_it_and_begins_nothing_anew() -> None:
+    taken = adopted(BY_HAND, NOW)
+    with_token = replace(BY_HAND, token="mark-1")
+    taken_away = replace(with_token, by_hand=None)
+    for wish in (with_token, taken_away):
+        assert next_step(settled(taken, wish, True), wish, True, NOW).call is None
+
+
+def test_once_a_token_made_by_hand_is_dead_the_usual_way_is_open_and_it_is_not_taken_again() -> None:
+    wish = replace(BY_HAND, token="mark-1")
+    dead = settled(adopted(BY_HAND, NOW), wish, False)
+    assert next_step(dead, wish, False, NOW).call is Call.INIT
+    pending = after(dead, Call.INIT, Answer(Outcome.OK, Operation("op", "AB", None)), POLICY, NOW, 0.5)
+    assert next_step(settled(pending, wish, False), wish, False, NOW).call is Call.COMPLETE
+    done = after(pending, Call.COMPLETE, Answer(Outcome.OK, Grant(Secret("t"), None)), POLICY, NOW, 0.5)
+    assert next_step(settled(done, wish, True), wish, True, NOW).call is None
+    other_id = replace(wish, device_id="dev-2")
+    assert next_step(settled(done, other_id, True), other_id, True, NOW).call is Call.INIT
 
 
 def test_a_device_without_platform_or_token_says_what_is_missing() -> None:
