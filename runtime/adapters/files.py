@@ -5,6 +5,7 @@ Invariants:
 1. An upload that was begun is ended: the hub hears of success *and* failure. An open one blocks the next.
 2. The journal (`state/uploads/<id>.json`, 0600: it holds the address with its SAS) is written before what it
    speaks of is relied on. After a crash an upload goes on with the block it had reached, or is told failed.
+   So it does where the address expires: the storage keeps blocks, and the next address is for the same blob.
 3. One block of each upload is in memory, whatever the size of the file.
 4. Nothing blocks the caller: each upload has a thread, results come by `take()`, `fileno()` wakes.
 
@@ -39,6 +40,8 @@ ADDRESS_LIFE_S = 3_000.0
 """An address lives about an hour; ten minutes are kept for the last block."""
 _TIMEOUTS_S = (10.0, 60.0)
 _QUOTA_USED_UP = "403002"
+_WEATHER = (408, 429, 500, 502, 503, 504)
+"""Refusals that are not about us: it goes on from there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,12 @@ class _Journal:
     began_wall_s: float = 0.0
     state: str = "open"
     """open, committed (the blob is whole), done (and the hub knows)."""
+    of: str = ""
+    """Whose it is: the device, and the name asked for. An id may come round when a store is begun anew."""
+
+    def same_blob(self, other: _Journal) -> bool:
+        """Whether blocks that went to the other address are of this one's blob."""
+        return self.of == other.of and self.address.partition("?")[0] == other.address.partition("?")[0]
 
 
 class Files:
@@ -133,6 +142,7 @@ class Files:
         """Upload, or go on with what a process before us began."""
         upload = _Upload(id, parcel, _Platform(self._options, credentials), self._options, self._tell)
         upload.may_go_on = self._may_go_on
+        upload.of = f"{credentials.device_id}/{parcel.blob_name}"
         threading.Thread(target=upload.run, name=f"upload-{id}", daemon=True).start()
 
     def forget(self, id: int, credentials: HubCredentials | None) -> None:
@@ -161,6 +171,8 @@ class _Refused(Exception):
         super().__init__(f"{what}: {answer.status_code} {text}")
         self.status = answer.status_code
         self.quota = _QUOTA_USED_UP in text
+        self.blocks_missing = what == "block list" and self.status == 400
+        """The storage has lost blocks that it took: they are sent again."""
         after = answer.headers.get("Retry-After", "")
         self.retry_after_s = float(after) if after.isdigit() else None
 
@@ -244,6 +256,7 @@ class _Upload:
     """One upload, in its thread."""
 
     may_go_on: threading.Event
+    of: str
 
     def __init__(
         self, id: int, parcel: FileParcel, platform: _Platform, options: FileOptions, tell: Any
@@ -261,8 +274,8 @@ class _Upload:
         try:
             self._tell(Uploaded(self._id, self._upload().blob_name))
         except _Refused as exc:
-            self._give_up(str(exc))
-            for_good = exc.status in (400, 409, 411, 413)
+            self._refused(exc)
+            for_good = exc.status in (400, 409, 411, 413) and not exc.blocks_missing and self._journal is None
             self._tell(UploadFailed(self._id, str(exc), for_good, exc.quota, exc.retry_after_s))
         except FileNotFoundError as exc:
             self._give_up("the file is gone")
@@ -278,6 +291,7 @@ class _Upload:
         if journal.state == "open":
             for number, block in self._blocks(journal):
                 self.may_go_on.wait()
+                journal = self._current()
                 began_s = time.monotonic()
                 self._platform.put_block(journal, number, block)
                 journal.blocks = number + 1
@@ -291,7 +305,7 @@ class _Upload:
             try:
                 self._platform.tell_success(journal)
             except _Refused as exc:
-                if exc.status != 400:  # 400: the hub has closed it already; the blob is whole
+                if exc.status not in (400, 404):  # the hub has closed it already; the blob is whole
                     raise
             journal.state = "done"
             self._save()
@@ -299,17 +313,20 @@ class _Upload:
 
     def _current(self) -> _Journal:
         """The upload to go on with; one whose address is too old is ended first."""
-        journal = self._journal
-        if journal is not None and journal.state == "open":
-            age_s = time.time() - journal.began_wall_s
+        if self._journal is not None and self._journal.of != self.of:
+            self._give_up("it belongs to another message or device")
+        before = self._journal
+        if before is not None and before.state == "open":
+            age_s = time.time() - before.began_wall_s
             if not 0 <= age_s < ADDRESS_LIFE_S:  # also where the clock jumped: the address is cheap
                 self._give_up("the address has expired")
-                journal = None
-        if journal is None:
-            journal = self._platform.address(self._parcel.blob_name, self._options.block_bytes)
-            self._journal = journal
+        if self._journal is None:
+            self._journal = self._platform.address(self._parcel.blob_name, self._options.block_bytes)
+            self._journal.of = self.of
+            if before is not None and self._journal.same_blob(before):
+                self._journal.blocks, self._journal.block_bytes = before.blocks, before.block_bytes
             self._save()
-        return journal
+        return self._journal
 
     def _blocks(self, journal: _Journal) -> Iterator[tuple[int, bytes]]:
         """The blocks that are still to be sent; an empty payload has one."""
@@ -330,6 +347,17 @@ class _Upload:
     def _keep_rate(self, size_bytes: int, began_s: float) -> None:
         if self._options.bytes_per_s:
             time.sleep(max(0.0, size_bytes / self._options.bytes_per_s - (time.monotonic() - began_s)))
+
+    def _refused(self, exc: _Refused) -> None:
+        """What the storage has stays, if it only was the weather; a refused address is replaced next time."""
+        journal = self._journal
+        if journal is None or journal.state != "open" or exc.status in _WEATHER:
+            return
+        if exc.status == 403:
+            journal.began_wall_s = 0.0
+            self._save()
+        else:
+            self._give_up(str(exc))
 
     def _give_up(self, reason: str) -> None:
         if self._journal is not None and self._journal.state == "open":

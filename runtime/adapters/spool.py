@@ -4,16 +4,27 @@ A producer writes a file into the drop folder, syncs it, and sends its name (`"f
 key. Before the acknowledgement the file is renamed into the spool, which nobody else may enter, and looked at
 there: what it is can then no longer change. Links, devices, files with a second name and files of strangers
 go back. The name in the spool comes from the message's key, so a request that is sent again finds its file.
+
+A file that no message names is a *stray*: we died between taking it and the commit, or upload between the
+delivery and the removal. Strays that were there at the start go, but late: the producer of the first kind has
+no acknowledgement, sends its request again, and must find its file.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
+from loguru import logger
+
 from runtime.core.spooling import spool_name
+
+STRAY_S = 3_600.0
+"""A producer without an acknowledgement sends again long before, however late it is started itself."""
 
 
 class Spool:
@@ -22,8 +33,10 @@ class Spool:
     def __init__(self, folder: Path, drop_folder: Path | None) -> None:
         self._folder = folder
         self._drop_folder = drop_folder
+        self._tidy_s: float | None = None
         if drop_folder is not None:
             folder.mkdir(mode=0o700, exist_ok=True)
+        self._old = {path.name for path in folder.iterdir()} if folder.exists() else set()
 
     def take(self, name: str, key: str) -> str | None:
         """Take the file `name` for the message `key`, on disk when this returns. Returns why not, or None."""
@@ -48,6 +61,19 @@ class Spool:
             return f"file {name}: {exc.strerror}"
         finally:
             os.close(source)
+
+    def tidy(self, now_s: float, named: Callable[[set[str]], set[str]]) -> None:
+        """Once, `STRAY_S` after the first call: remove what was here at the start and no message names."""
+        if self._tidy_s is None:
+            self._tidy_s = now_s + STRAY_S
+        if not self._old or now_s < self._tidy_s:
+            return
+        strays = self._old - named(self._old)
+        self._old = set()
+        for name in strays:
+            with contextlib.suppress(FileNotFoundError):
+                (self._folder / name).unlink()
+                logger.warning("removed a file that no message names: {}", name)
 
     def _wrong(self, place: Path, drop_owner: int) -> str | None:
         """Why a file that lies in the spool may not stay; else it is synced."""

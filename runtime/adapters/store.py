@@ -216,6 +216,16 @@ class MessageStore:
             (size,) = self._db.execute("PRAGMA page_size").fetchone()
         return int(pages) * int(size)
 
+    def files_named(self, names: Iterable[str]) -> set[str]:
+        """Which of these files messages name, in quarantine too."""
+        with translated():
+            self._db.execute("CREATE INDEX IF NOT EXISTS by_file ON messages (file) WHERE file IS NOT NULL")
+            found = self._db.execute(
+                f"SELECT file FROM messages WHERE file IN {IN} UNION SELECT file FROM quarantine",  # noqa: S608
+                (json.dumps(list(names)),),
+            ).fetchall()
+        return {file for (file,) in found if file is not None} & set(names)
+
     # --- the commit ---
 
     def commit(self, admission: Admission | None, settled: Settled) -> list[Loss]:

@@ -135,6 +135,14 @@ class Storekeeper:
         """What the disk took for the last commit."""
         return self._store.flush_s if self._store is not None else 0.0
 
+    def files_named(self, names: set[str]) -> set[str]:
+        """Which of these files in the spool messages name; all, where that cannot be said for sure."""
+        named = names
+        if self._store is not None and self._alarm is None:  # a salvage may have lost the row, not the file
+            with contextlib.suppress(StoreError):
+                named = self._store.files_named(names)
+        return named
+
     def patience_s(self, idle_s: float) -> float:
         """How long the loop may wait for others before it comes back here."""
         return 0.0 if self._salvage is not None else idle_s

@@ -86,6 +86,7 @@ class Ingest:
     def turn(self) -> None:
         """Poll, drain, decide, one commit, reply. Dying in between costs a resend, never a message."""
         self._keeper.keep_house()
+        self._spool.tidy(self._clock.boot_s(), self._keeper.files_named)
         self._status.progress(lambda: {"counted": self._counted, **self._keeper.figures()})
         patience_s = self._keeper.patience_s(IDLE_S)
         gate = [self._gate.socket] if self._gate else []

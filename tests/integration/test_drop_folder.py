@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runtime.adapters.spool import Spool
+from runtime.adapters.clock import SystemClock
+from runtime.adapters.spool import STRAY_S, Spool
+from runtime.adapters.storekeeper import Storekeeper
 from runtime.core.spooling import spool_name
 from tests.harness import Cloud, Home, eventually
 from tests.integration.test_upload import blobs
@@ -70,3 +73,34 @@ def test_a_named_file_is_acknowledged_uploaded_and_removed(home: Home, cloud: Cl
     for wrong in ({"file": "../edge.toml"}, {"file": ".hidden"}, {"file": "missing"}):
         with pytest.raises(AssertionError, match="bad_field"):
             put(home, {**header, "sequence": 1, **wrong}, b"")
+
+
+def test_strays_in_the_spool_go_late_and_never_what_a_message_names(folder: Path) -> None:
+    """Taken and not committed, or delivered and not removed, and the process died: nobody else tidies up."""
+    (folder / "drop").mkdir()
+    (folder / "spool").mkdir()
+    for name in ("stray", "named"):
+        (folder / "spool" / name).write_bytes(b"film")
+    again = Spool(folder / "spool", folder / "drop")
+    (folder / "drop" / "clip").write_bytes(b"film")
+    assert again.take("clip", KEY) is None
+    left = {"named", spool_name(KEY)}
+    for now_s, there in ((0.0, {"stray", *left}), (STRAY_S - 1, {"stray", *left}), (STRAY_S, left)):
+        again.tidy(now_s, lambda names: names & {"named"})
+        assert {path.name for path in (folder / "spool").iterdir()} == there
+
+
+def test_the_store_knows_which_files_its_messages_name(folder: Path) -> None:
+    """In quarantine too; and after a salvage, which may have lost a row, every file counts as named."""
+    home = Home(folder / "home")
+    (home.folder / "drop").mkdir()
+    home.write_config(f'[ingest]\ndrop_folder = "{home.folder / "drop"}"\n')
+    keeper = Storekeeper(home.config, SystemClock())
+    with sqlite3.connect(home.layout.messages_db) as db:
+        columns = "stream, kind, priority, stored_boot_s, boot, bytes, payload, file"
+        db.execute(f"INSERT INTO messages ({columns}) VALUES (1, 0, 4, 0.0, 1, 0, x'', 'a')")
+        db.execute(f"INSERT INTO quarantine ({columns}, reason) VALUES (1, 0, 4, 0.0, 1, 0, x'', 'b', '')")
+    assert keeper.files_named({"a", "b", "c"}) == {"a", "b"}
+    keeper.close()
+    keeper._alarm = "salvaged"
+    assert keeper.files_named({"c"}) == {"c"}

@@ -1,0 +1,141 @@
+"""File upload against the stand-in's storage: what a journal is good for, and what not."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.adapters import files as files_adapter
+from runtime.adapters.files import BlockSent, FileEvent, FileOptions, Files, Uploaded, UploadFailed
+from runtime.core.credentials import HubCredentials
+from runtime.core.envelope import FileParcel, Telemetry
+from tests.harness import Cloud
+from tests.integration.test_upload import blobs, uploads
+from tests.lines import register
+
+BLOCK = 65_536
+BLOCKS = 12
+
+
+class Lane:
+    """Files, and what it told."""
+
+    def __init__(self, cloud: Cloud, folder: Path) -> None:
+        options = FileOptions(
+            journal=folder / "uploads",
+            spool=folder / "spool",
+            ca_file=Path(cloud.facts["ca_file"]),
+            https_port=cloud.facts["https_port"],
+            block_bytes=BLOCK,
+        )
+        self.files = Files(options)
+        self.seen: list[FileEvent] = []
+
+    def upload(self, parcel: FileParcel, credentials: HubCredentials, id: int = 1) -> FileEvent:
+        """Begin, and wait for the end."""
+        self.files.begin(id, parcel, credentials)
+        deadline_s = time.monotonic() + 30
+        while time.monotonic() < deadline_s:
+            select.select([self.files], [], [], 1.0)
+            self.seen += self.files.take()
+            if self.seen and isinstance(self.seen[-1], Uploaded | UploadFailed):
+                return self.seen[-1]
+        raise AssertionError(self.seen)
+
+    @property
+    def blocks(self) -> int:
+        return sum(isinstance(event, BlockSent) for event in self.seen)
+
+
+@pytest.fixture
+def lane(cloud: Cloud, folder: Path) -> Lane:
+    return Lane(cloud, folder)
+
+
+def parcel(payload: bytes, name: str = "clip") -> FileParcel:
+    return FileParcel(name, payload, None, Telemetry("m", b""))
+
+
+def states(cloud: Cloud) -> list[str]:
+    return [upload["state"] for upload in uploads(cloud)]
+
+
+def test_a_file_that_takes_longer_than_its_address_lives_is_not_begun_again(
+    cloud: Cloud, lane: Lane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a slow line it never came to its end: each address expired in the midst of the file."""
+    monkeypatch.setattr(files_adapter, "ADDRESS_LIFE_S", 0.3)
+    cloud.faults(http={"PUT /uploads": {"delay_s": 0.1}})
+    payload = os.urandom(BLOCKS * BLOCK)
+    assert isinstance(lane.upload(parcel(payload), register(cloud)), Uploaded)
+    assert list(blobs(cloud).values()) == [payload]
+    assert lane.blocks == BLOCKS, "blocks that the storage had were sent again"
+    assert states(cloud)[-1] == "succeeded" and set(states(cloud)[:-1]) == {"failed"}
+    assert len(states(cloud)) > 2
+
+
+@pytest.mark.parametrize(("status", "told"), [(403, ["failed", "succeeded"]), (503, ["succeeded"])])
+def test_a_refusal_in_the_midst_costs_one_block_and_not_the_file(
+    cloud: Cloud, lane: Lane, status: int, told: list[str]
+) -> None:
+    """A refused address is replaced by another for the same blob; a busy storage is asked again."""
+    credentials, payload = register(cloud), os.urandom(BLOCKS * BLOCK)
+    cloud.faults(http={"PUT /uploads": {"delay_s": 0.05}})
+    refused: dict[str, Any] = {"PUT /uploads": {"status": status, "times": 1}}
+    lane.files.begin(1, parcel(payload), credentials)
+    while lane.blocks < 3:
+        select.select([lane.files], [], [], 10.0)
+        lane.seen += lane.files.take()
+    cloud.no_faults()
+    cloud.faults(http=refused)
+    while not lane.seen or not isinstance(lane.seen[-1], Uploaded | UploadFailed):
+        select.select([lane.files], [], [], 10.0)
+        lane.seen += lane.files.take()
+    assert isinstance(lane.seen[-1], UploadFailed) and not lane.seen[-1].for_good
+    assert isinstance(lane.upload(parcel(payload), credentials), Uploaded)
+    assert lane.blocks == BLOCKS
+    assert (list(blobs(cloud).values()), states(cloud)) == ([payload], told)
+
+
+def test_a_hub_that_cannot_hear_of_the_success_does_not_get_the_file_again(cloud: Cloud, lane: Lane) -> None:
+    credentials, payload = register(cloud), os.urandom(BLOCKS * BLOCK)
+    told = f"POST /devices/{credentials.device_id}/files/notifications"
+    cloud.faults(http={told: {"status": 503, "times": 1}})
+    assert isinstance(lane.upload(parcel(payload), credentials), UploadFailed)
+    assert isinstance(lane.upload(parcel(payload), credentials), Uploaded)
+    assert (lane.blocks, states(cloud)) == (BLOCKS, ["succeeded"])
+
+
+def test_blocks_that_the_storage_has_lost_are_sent_again(cloud: Cloud, lane: Lane, folder: Path) -> None:
+    credentials, payload = register(cloud), os.urandom(BLOCKS * BLOCK)
+    cloud.faults(http={"PUT /uploads": {"status": 503, "times": 1}})
+    assert isinstance(lane.upload(parcel(payload), credentials), UploadFailed)
+    assert isinstance(lane.upload(parcel(payload), credentials), Uploaded)
+    path = folder / "uploads" / "2.json"
+    journal = json.loads((folder / "uploads" / "1.json").read_text())
+    other = parcel(payload, "other")
+    address = journal["address"].replace("clip", "other")
+    mine = {"state": "open", "blocks": 5, "of": journal["of"].replace("clip", "other"), "address": address}
+    path.write_text(json.dumps({**journal, **mine, "began_wall_s": 0.0}))
+    failed = lane.upload(other, credentials, 2)
+    assert isinstance(failed, UploadFailed) and not failed.for_good, failed
+    assert isinstance(lane.upload(other, credentials, 2), Uploaded)
+    assert set(blobs(cloud).values()) == {payload} and len(blobs(cloud)) == 2
+
+
+@pytest.mark.parametrize("who", ["another message", "another device"])
+def test_a_journal_of_another_is_not_taken_for_this_ones(cloud: Cloud, lane: Lane, who: str) -> None:
+    """Ids come round in a store begun anew: the message was told to lie where another's payload does."""
+    credentials, old, new = register(cloud), os.urandom(1000), os.urandom(1000)
+    assert isinstance(lane.upload(parcel(old), credentials), Uploaded)
+    if who == "another device":
+        credentials = register(cloud)
+    again = lane.upload(parcel(new, "clip" if who == "another device" else "new"), credentials)
+    assert isinstance(again, Uploaded)
+    assert blobs(cloud)[again.blob_name] == new
