@@ -197,6 +197,11 @@ class Ingest:
     max_request_bytes: int = setting(
         8_388_608, "largest request in all its frames", low=1024, high=2_147_483_647
     )
+    memory_bytes: int = setting(
+        134_217_728,
+        "memory that requests on their way may take; above it whoever sends most is cut off",
+        low=1_048_576,
+    )
     max_producers: int = setting(
         10_000, "producers (by name and boot) whose sequences are remembered", low=10, high=1_000_000
     )

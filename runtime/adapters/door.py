@@ -3,7 +3,7 @@
 A request is `[peer, empty frame, header, payload...]`; the reply goes back over the same two first frames.
 zmq takes turns between peers, so one that floods adds no more than its turn to another's wait. What bounds
 memory: MAXMSGSIZE (a frame), RCVHWM (requests waiting per peer; a REQ has one), SNDHWM (replies that a peer
-does not fetch; more are dropped). What zmq cannot bound is a request of frames without end.
+does not fetch; more are dropped). A request of frames without end is the doorkeeper's business.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from runtime.adapters.bus import STORED, DeliveryDoor, Hints, wait_readable
 from runtime.adapters.clock import Clock, SystemClock
 from runtime.adapters.curve import KeyGate
 from runtime.adapters.door import Frames, Letter, ProducerDoor
+from runtime.adapters.doorkeeper import Doorkeeper
 from runtime.adapters.process import Stop
 from runtime.adapters.spool import Spool
 from runtime.adapters.status import StatusFile
@@ -75,6 +76,7 @@ class Ingest:
         self._spool = Spool(config.layout.spool, settings.drop_folder)
         self._gate = KeyGate(settings.curve_clients) if settings.curve_clients else None
         self._doors = _doors(config)
+        self._doorkeeper = Doorkeeper([door.endpoint for door in self._doors], settings.memory_bytes)
         self._deliveries = DeliveryDoor(config.layout)
         self._hints = Hints(config.layout, "ingest")
         self._status = StatusFile(config.layout.status_file("ingest"), "ingest", clock)
@@ -187,6 +189,7 @@ class Ingest:
             )
 
     def close(self) -> None:
+        self._doorkeeper.close()
         self._keeper.close()
         for door in self._doors:
             door.close()
@@ -198,6 +201,8 @@ class Ingest:
 
 def _doors(config: Config) -> list[ProducerDoor]:
     settings = config.settings.ingest
+    if settings.memory_bytes < 4 * settings.max_request_bytes:
+        raise ConfigError("ingest.memory_bytes must be at least four times ingest.max_request_bytes")
     if settings.curve_secret_file and not settings.curve_clients:
         raise ConfigError("ingest.curve_secret_file needs ingest.curve_clients, or nobody is asked for a key")
     endpoints = filter(None, (config.producer_endpoint(), settings.tcp_endpoint))

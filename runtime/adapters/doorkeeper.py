@@ -1,0 +1,124 @@
+"""Stands at the producers' doors and shows out who brings a request without end.
+
+libzmq bounds a frame and the requests that wait, not the frames of one request: it takes them in, before we
+see any, until memory is gone (1 GB in 2 s when we measured). So a thread of its own, since the loop may be
+waiting for the disk, looks at the memory of this process. Above the bound it cuts connections, those with the
+most bytes waiting to be read first, an eighth of all at every look, until memory has come back. libzmq then
+frees what it held for them.
+
+Whoever floods always has bytes waiting, so it is found at the first look or soon after. A wrong guess costs
+an honest producer little: its socket connects again, and it sends its request again under the same key.
+
+Left: RLIMIT_DATA (libzmq aborts where it gets no memory, and everybody waits for the restart), a monitor
+socket (tells who comes, not who sends), reading the wire ourselves (twice the work for every message).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import struct
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
+from fcntl import ioctl
+from pathlib import Path
+from termios import FIONREAD
+
+from loguru import logger
+
+LOOK_EVERY_S = 0.05
+"""What arrives between two looks comes on top of the bound: 50 MB at most on a fast machine."""
+SHARE = 8
+_PAGE_BYTES = os.sysconf("SC_PAGESIZE")
+
+
+class Doorkeeper:
+    """One for all doors of this process, until it is closed."""
+
+    def __init__(self, endpoints: Iterable[str], most_bytes: int) -> None:
+        self.cut = 0
+        """Connections cut so far."""
+        self._places = {_place(endpoint) for endpoint in endpoints}
+        self._bound_bytes = resident_bytes() + most_bytes
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="doorkeeper", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(LOOK_EVERY_S):
+            if self._above():
+                _give_back()  # what is free inside this process belongs to the machine
+                if self._above():
+                    self._relieve()
+
+    def _above(self) -> bool:
+        return resident_bytes() > self._bound_bytes
+
+    def _relieve(self) -> None:
+        with ExitStack() as held:
+            connections = [held.enter_context(one) for one in _connections(self._places)]
+            waiting = {one: _waiting_bytes(one) for one in connections}
+            by_guilt = sorted(connections, key=lambda one: waiting[one], reverse=True)
+            for one in by_guilt[: -(-len(by_guilt) // SHARE)]:
+                who = _who(one)
+                with suppress(OSError):  # gone by itself
+                    one.shutdown(socket.SHUT_RDWR)
+                self.cut += 1
+                logger.bind(connection=who, waiting_bytes=waiting[one]).warning(
+                    "requests on their way take too much memory: the connection of {} is cut", who
+                )
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in use (RSS)."""
+    return int(Path("/proc/self/statm").read_bytes().split()[1]) * _PAGE_BYTES
+
+
+def _give_back() -> None:
+    with suppress(AttributeError):  # not with musl
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _place(endpoint: str) -> str | int:
+    """What a connection accepted there says of its own end: a path, or a port."""
+    scheme, _, place = endpoint.partition("://")
+    return int(place.rpartition(":")[2]) if scheme == "tcp" else place
+
+
+def _connections(places: set[str | int]) -> Iterator[socket.socket]:
+    """Copies of the sockets that libzmq accepted: what it closes meanwhile never becomes another's."""
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208  # numbers, not paths
+        with suppress(OSError):
+            if not os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):  # noqa: PTH115
+                continue
+            found = socket.socket(fileno=os.dup(int(name)))
+            here = found.getsockname()
+            listens = found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            if not listens and (here[1] if isinstance(here, tuple) else here) in places:
+                yield found
+            else:
+                found.close()
+
+
+def _waiting_bytes(connection: socket.socket) -> int:
+    answer = bytearray(4)
+    with suppress(OSError):
+        ioctl(connection, FIONREAD, answer)
+    return int.from_bytes(answer, "little")
+
+
+def _who(connection: socket.socket) -> str:
+    """For the log: a process of this machine, or an address."""
+    if connection.family != socket.AF_UNIX:
+        with suppress(OSError):
+            return "{}:{}".format(*connection.getpeername()[:2])
+        return "somebody"
+    peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid, uid, _ = struct.unpack("3i", peer)
+    return f"process {pid} (user {uid})"
