@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import Cloud
+from tests.devcloud_client import GRACE_S, Client
+from tests.harness import Cloud, short_folder
 from tests.integration.hub_in_thread import HubInThread
 from tests.proxy import FAR_NAME
 
@@ -20,6 +21,21 @@ def far_cloud(folder: Path) -> Iterator[Cloud]:
         yield running
     finally:
         running.close()
+
+
+@pytest.fixture(scope="session")
+def devcloud() -> Iterator[Cloud]:
+    """One cloud for all tests of its HTTPS side; each brings its own devices and tokens."""
+    with short_folder() as folder:
+        running = Cloud(folder / "cloud", "--grace-lifetime-s", str(GRACE_S))
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def client(devcloud: Cloud) -> Iterator[Client]:
+    yield Client(devcloud)
+    devcloud.no_faults()
 
 
 @pytest.fixture
