@@ -92,8 +92,10 @@ install_program() {
         return
     fi
     say "installing into $opt"
-    # --upgrade keeps what is there and follows a newer system Python
-    run "$python" -m venv --upgrade-deps --upgrade "$opt" 2>/dev/null || run "$python" -m venv "$opt"
+    # --upgrade keeps what is there and follows a newer system Python; a newer pip only where there is an index
+    newer=--upgrade-deps
+    if [ -n "$wheels" ]; then newer=''; fi
+    run "$python" -m venv ${newer:+"$newer"} --upgrade "$opt" 2>/dev/null || run "$python" -m venv "$opt"
     run "$opt/bin/python" -m pip --disable-pip-version-check install --quiet --upgrade \
         -c "$top/constraints.txt" ${wheels:+--no-index --find-links "$wheels"} "$source"
     if [ -n "$root" ]; then   # the scripts name their interpreter by its path on the device

@@ -10,7 +10,7 @@ two runtimes on one machine differ in nothing but their home.
       ingest.sock         0660  producers connect here
       state/              0700  messages.db, identity.db, locks: survives everything
       run/                0700  private sockets and status files: may vanish at any time
-      log/                0750
+      log/                0700
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Layout:
                 (self.home, 0o711),
                 (self.state, 0o700),
                 (self.run, 0o700),
-                (self.log, 0o750),
+                (self.log, 0o700),
             ):
                 if not folder.exists():
                     folder.mkdir(mode=mode, parents=True)

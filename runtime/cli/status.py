@@ -140,7 +140,8 @@ def _identity(facts: dict[str, Any]) -> list[str]:
         _said("Registration Token for {}", facts["registration_remaining_s"], duration),
         _said("provisioning {}", facts["provisioning"]),
         _said("verification code {}", facts["verification_code"]),
-        _said("{}", facts["trouble"]) + _said(" ({})", facts["reason"] or None),
+        _said("{}", facts["trouble"]),
+        _said("({})", facts["reason"] or None),
     ]
 
 

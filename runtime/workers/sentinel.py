@@ -62,7 +62,8 @@ def run(config: Config, stop: Stop) -> None:
                 next_s = now_s + (every_s if answered else 1.0)
             if listener.wait(next_s - time.monotonic(), also=[stop]) == "TICK_5":
                 next_s = 0.0
-    tell_service_manager("STOPPING=1")
+    # Not STOPPING=1: it may be us alone who are started afresh (`edgectl reload`). systemd would take it for
+    # the end of all of us, and kill everybody when the time for that is over.
 
 
 class Sentinel:

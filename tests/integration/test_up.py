@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters.process import has_open, lock_holder
+from runtime.adapters.supervisor import Supervisor
 from tests.harness import Home, eventually
 from tests.supervised import PROGRAMS, SHIPPED, Runtime, gone, kill
 
@@ -141,6 +142,14 @@ def test_the_service_manager_hears_that_we_are_ready_and_goes_on_hearing_of_us(h
             assert "READY=1" in first and "WATCHDOG=1" in first
             second = manager.recv(4096).decode()
             assert "READY=1" not in second and "WATCHDOG=1" in second
+            before = runtime.wait_for("sentinel")
+            Supervisor(home.layout.supervisor_socket).stop("sentinel", wait=True)
+            Supervisor(home.layout.supervisor_socket).start("sentinel")
+            runtime.wait_for("sentinel", other_than=before)
+            heard = ""
+            while "READY=1" not in heard:  # from the second sentinel
+                heard += manager.recv(4096).decode()
+            assert "STOPPING" not in heard, "systemd would end all of us when its patience is over"
         finally:
             runtime.close()
 
