@@ -10,7 +10,7 @@ from typing import Any
 from runtime.core.delivery import Delivery, Limits, Phase
 from runtime.core.line import Acked, Cause, Closed, Connected, LineEvent, Lost
 from runtime.core.pacing import Pace, Window
-from runtime.core.steps import PROBE, Discard, Offer, Open, Send, Tag, TellRefused, Upload
+from runtime.core.steps import PROBE, AskWhy, Discard, Offer, Open, Send, Tag, TellRefused, Upload
 
 LIMITS = Limits(connect_s=5, ack_s=10, retry_max_s=8, batch_s=4)
 
@@ -44,6 +44,7 @@ class World:
         self.quarantined: dict[int, str] = {}
         self.unconfirmed: set[int] = set()
         self.told_refused = 0
+        self.asked_why = 0
         self.sent: list[Tag] = []
         self.gone: dict[int, Offer] = {}
         self.connections = 0
@@ -122,6 +123,8 @@ class World:
                     self.sent.append(tag)
                 case TellRefused():
                     self.told_refused += 1
+                case AskWhy():
+                    self.asked_why += 1
                 case Upload(id):
                     self.uploads.append(id)
         self.reached |= self.delivery.take_reached()

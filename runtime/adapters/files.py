@@ -21,7 +21,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,16 +30,12 @@ from urllib.parse import quote
 import requests
 from loguru import logger
 
-from runtime.adapters.https import Trust
+from runtime.adapters.hub_https import TIMEOUTS_S, HttpsWay, HubHttps, Refused
 from runtime.core.credentials import HubCredentials
 from runtime.core.envelope import FileParcel
-from runtime.core.proxy import Proxy
 
-API_VERSION = "2021-04-12"
 ADDRESS_LIFE_S = 3_000.0
 """An address lives about an hour; ten minutes are kept for the last block."""
-_TIMEOUTS_S = (10.0, 60.0)
-_QUOTA_USED_UP = "403002"
 _WEATHER = (408, 429, 500, 502, 503, 504)
 """Refusals that are not about us: it goes on from there."""
 
@@ -78,15 +74,13 @@ FileEvent = Uploaded | UploadFailed | BlockSent
 
 @dataclass(frozen=True)
 class FileOptions:
-    """How to reach the hub's HTTPS side, and where things lie."""
+    """Where things lie, and the way to the hub's HTTPS side."""
 
     journal: Path
     spool: Path
-    ca_file: Path | None = None
-    https_port: int = 443
+    way: HttpsWay
     block_bytes: int = 1_048_576
     bytes_per_s: float = 0.0
-    proxy: Proxy | None = None
 
 
 @dataclass(slots=True)
@@ -163,40 +157,19 @@ class Files:
         os.eventfd_write(self._wake, 1)
 
 
-class _Refused(Exception):
-    """An answer that is not what was asked for."""
-
-    def __init__(self, what: str, answer: requests.Response) -> None:
-        text = answer.text[:200]
-        super().__init__(f"{what}: {answer.status_code} {text}")
-        self.status = answer.status_code
-        self.quota = _QUOTA_USED_UP in text
-        self.blocks_missing = what == "block list" and self.status == 400
-        """The storage has lost blocks that it took: they are sent again."""
-        after = answer.headers.get("Retry-After", "")
-        self.retry_after_s = float(after) if after.isdigit() else None
+class _BlocksMissing(Refused):
+    """The storage has lost blocks that it took: they are sent again."""
 
 
 class _Platform:
-    """The calls, each with its deadlines."""
+    """The calls that one upload takes."""
 
     def __init__(self, options: FileOptions, credentials: HubCredentials) -> None:
-        self._credentials = credentials
-        self._base = (
-            f"https://{credentials.hub_host}:{options.https_port}/devices/"
-            f"{quote(credentials.device_id, safe='')}/files"
-        )
-        self._session = requests.Session()
-        self._session.trust_env = False  # a ~/.netrc must not replace our SAS
-        self._session.verify = Trust(options.ca_file).verify()
-        if options.proxy:
-            self._session.proxies = {"https": options.proxy.url()}
-        if credentials.certificate and credentials.key:
-            self._session.cert = (str(credentials.certificate), str(credentials.key))
+        self._hub = HubHttps(options.way, credentials)
 
     def address(self, blob_name: str, block_bytes: int) -> _Journal:
         """Ask for an address to write to."""
-        body = self._post("", {"blobName": blob_name}, "file upload").json()
+        body = self._hub.post("/files", "file upload", {"blobName": blob_name}).json()
         name = quote(body["blobName"], safe="/")
         address = f"https://{body['hostName']}/{body['containerName']}/{name}{body['sasToken']}"
         return _Journal(
@@ -205,27 +178,27 @@ class _Platform:
 
     def put_block(self, journal: _Journal, number: int, block: bytes) -> None:
         more = f"&comp=block&blockid={quote(_block_id(number), safe='')}"
-        answer = self._session.put(journal.address + more, data=block, timeout=_TIMEOUTS_S)
+        answer = self._hub.session.put(journal.address + more, data=block, timeout=TIMEOUTS_S)
         if answer.status_code != 201:
-            raise _Refused(f"block {number}", answer)
+            raise Refused(f"block {number}", answer)
 
     def commit(self, journal: _Journal) -> None:
         """Make a blob of the blocks."""
         ids = "".join(f"<Latest>{_block_id(number)}</Latest>" for number in range(journal.blocks))
         text = f'<?xml version="1.0" encoding="utf-8"?><BlockList>{ids}</BlockList>'
         headers = {"x-ms-blob-type": "BlockBlob", "Content-Type": "application/xml"}
-        answer = self._session.put(
-            journal.address + "&comp=blocklist", data=text.encode(), headers=headers, timeout=_TIMEOUTS_S
+        answer = self._hub.session.put(
+            journal.address + "&comp=blocklist", data=text.encode(), headers=headers, timeout=TIMEOUTS_S
         )
         if answer.status_code != 201:
-            raise _Refused("block list", answer)
+            raise (_BlocksMissing if answer.status_code == 400 else Refused)("block list", answer)
 
     def tell_success(self, journal: _Journal) -> None:
         self._notify(journal, True, 200, "uploaded")
 
     def tell_failure(self, journal: _Journal, reason: str) -> None:
         """As far as the hub can be reached; an address that nobody hears of expires by itself."""
-        with contextlib.suppress(requests.RequestException, _Refused):
+        with contextlib.suppress(requests.RequestException, Refused):
             self._notify(journal, False, 500, reason[:200])
 
     def _notify(self, journal: _Journal, succeeded: bool, status: int, words: str) -> None:
@@ -235,21 +208,7 @@ class _Platform:
             "statusCode": status,
             "statusDescription": words,
         }
-        self._post("/notifications", body, "notification")
-
-    def _post(self, path: str, body: Mapping[str, Any], what: str) -> requests.Response:
-        headers = {"Authorization": self._credentials.sas.reveal()} if self._credentials.sas else {}
-        answer = self._session.post(
-            self._base + path,
-            params={"api-version": API_VERSION},
-            json=body,
-            headers=headers,
-            timeout=_TIMEOUTS_S,
-            allow_redirects=False,
-        )
-        if not answer.ok:
-            raise _Refused(what, answer)
-        return answer
+        self._hub.post("/files/notifications", "notification", body)
 
 
 class _Upload:
@@ -273,9 +232,10 @@ class _Upload:
         """Until it is done or has failed; nothing escapes but as an event."""
         try:
             self._tell(Uploaded(self._id, self._upload().blob_name))
-        except _Refused as exc:
+        except Refused as exc:
             self._refused(exc)
-            for_good = exc.status in (400, 409, 411, 413) and not exc.blocks_missing and self._journal is None
+            lost = isinstance(exc, _BlocksMissing)
+            for_good = exc.status in (400, 409, 411, 413) and not lost and self._journal is None
             self._tell(UploadFailed(self._id, str(exc), for_good, exc.quota, exc.retry_after_s))
         except FileNotFoundError as exc:
             self._give_up("the file is gone")
@@ -304,7 +264,7 @@ class _Upload:
         if journal.state == "committed":
             try:
                 self._platform.tell_success(journal)
-            except _Refused as exc:
+            except Refused as exc:
                 if exc.status not in (400, 404):  # the hub has closed it already; the blob is whole
                     raise
             journal.state = "done"
@@ -348,7 +308,7 @@ class _Upload:
         if self._options.bytes_per_s:
             time.sleep(max(0.0, size_bytes / self._options.bytes_per_s - (time.monotonic() - began_s)))
 
-    def _refused(self, exc: _Refused) -> None:
+    def _refused(self, exc: Refused) -> None:
         """What the storage has stays, if it only was the weather; a refused address is replaced next time."""
         journal = self._journal
         if journal is None or journal.state != "open" or exc.status in _WEATHER:

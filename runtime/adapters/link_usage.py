@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from dataclasses import asdict
 
 from runtime.core.link import Usage
@@ -35,7 +36,10 @@ class LinkUsage:
             return
         fresh = self._path.with_suffix(".new")
         with contextlib.suppress(OSError):  # a full disk: it is tried again
-            fresh.write_text(json.dumps(asdict(usage)))
+            with fresh.open("w") as file:
+                file.write(json.dumps(asdict(usage)))
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut leaves it empty, and the budgets begin anew
             fresh.replace(self._path)
         self._saved = Usage(**asdict(usage))
 

@@ -25,11 +25,12 @@ from enum import Enum
 
 from runtime.core.backoff import pause_s
 from runtime.core.batches import PATIENCE_S
+from runtime.core.doubt import Doubt
 from runtime.core.hand import Hand, Message
 from runtime.core.line import Acked, Cause, Closed, Connected, LineEvent, Lost
 from runtime.core.pacing import WINDOW_BYTES, Pace
 from runtime.core.settlement import Settled
-from runtime.core.steps import PROBE, Discard, Offer, Open, Send, Step, Tag, TellRefused, Upload
+from runtime.core.steps import PROBE, AskWhy, Discard, Offer, Open, Send, Step, Tag, TellRefused, Upload
 from runtime.core.suspicion import Suspicion
 
 DRAIN_S = 2.0
@@ -75,6 +76,7 @@ class Delivery:
         self._limits = limits or Limits()
         self.hand.batches.patience_s = self._limits.batch_s
         self._suspicion = Suspicion()
+        self._doubt = Doubt()
         self._trial: Message | None = None
         self._control: Tag | None = None
         self._client = 0
@@ -313,6 +315,8 @@ class Delivery:
             self._steps.append(TellRefused())
         if self.phase is not Phase.CONNECTING:
             self._blame()
+            if self._sent_on_client and not self._acked_on_client and self._doubt.fruitless():
+                self._steps.append(AskWhy())
         self._failures = 1 if self._acked_on_client else self._failures + 1
         self._acked_on_client = 0
         self._open_at_s = now + self._pause_s(cause, now, draw)
@@ -377,6 +381,7 @@ class Delivery:
             self._overtaken_s = now
         self._acked_on_client += 1
         self._failures = 0
+        self._doubt.dispelled()
         self._narrowed = min(self._narrowed + 1, _WIDE)
         self._pace.acked(now - sent[0], len(self._in_flight) + 1)
         message = self.hand.messages.get(tag[0])

@@ -2,7 +2,8 @@
 
 For links that cost money. Messages of an urgent priority pass rates, budgets and hours; nothing passes the
 kill switch or the hub's own quota. Days and months are those of UTC. A wall clock that was never set ends no
-day: a budget is renewed only when a believable clock shows a later day than the one that was booked.
+day: a budget is renewed when a believable clock shows a later day than the one that was booked, or after 24
+hours of running.
 """
 
 from __future__ import annotations
@@ -20,6 +21,11 @@ BELIEVABLE_S = 1_704_067_200.0
 HOURS = r"([01]\d|2[0-3]):([0-5]\d)\s*-\s*(?:([01]\d|2[0-3]):([0-5]\d)|24:00)"
 BURST_S = 1.0
 """A rate may be used up in advance for so long."""
+LONGEST_DAY_S, LONGEST_MONTH_S = 86_400.0, 31 * 86_400.0
+RESET_SPREAD_S = 120.0
+"""A hub's quota begins anew for all its devices at once: they come back spread over this time."""
+ASK_EVERY_S = 3600.0
+"""How often to ask while the quota is said to be used up: it can be raised, and clocks are wrong."""
 NOBODY = 10
 """An urgent priority that no message has."""
 
@@ -115,18 +121,45 @@ class Link:
         self.off = False
         """The kill switch."""
         self._parked_until_s = 0.0
+        self._ask_at_s = 0.0
+        self._day_since: dict[str, float] = {}
+        self._month_since: dict[str, float] = {}
         self._wall_s = 0.0
         self._messages = _Bucket(self.terms.messages_per_s)
         self._bytes = _Bucket(self.terms.bytes_per_s)
 
-    def tell_time(self, wall_s: float) -> None:
-        """What the wall clock shows now."""
-        self._wall_s = wall_s
-        self.usage.renew(wall_s)
+    def tell_time(self, wall_s: float, now: float) -> None:
+        """What the wall clock shows at `now`, which is of a clock that does not jump.
 
-    def park(self, now: float, wall_s: float) -> None:
+        A clock that was years ahead books a day that does not come for years. So a day also ends when it has
+        lasted for one, and a month for the longest: never sooner than agreed, whatever the wall clock does.
+        """
+        self._wall_s = wall_s
+        usage = self.usage
+        if self._day_since.get(usage.day, now) <= now - LONGEST_DAY_S:
+            usage.day = ""
+        if self._month_since.get(usage.month, now) <= now - LONGEST_MONTH_S:
+            usage.month = ""
+        usage.renew(wall_s)
+        self._day_since = {usage.day: self._day_since.get(usage.day, now)}
+        self._month_since = {usage.month: self._month_since.get(usage.month, now)}
+
+    def park(self, now: float, wall_s: float, draw: float) -> None:
         """The hub's daily quota is used up: nothing goes before 00:00 UTC, or for an hour without a clock."""
-        self._parked_until_s = now + (_until_midnight_s(wall_s) if wall_s >= BELIEVABLE_S else 3600.0)
+        reset_s = _until_midnight_s(wall_s) if wall_s >= BELIEVABLE_S else 3600.0
+        self._parked_until_s = now + reset_s + draw * RESET_SPREAD_S
+        self._ask_at_s = now + ASK_EVERY_S
+
+    def unpark(self) -> None:
+        """The hub takes messages again."""
+        self._parked_until_s = 0.0
+
+    def ask_again(self, now: float) -> bool:
+        """Whether the hub is to be asked now if its quota is still used up. Says so once an hour."""
+        if self.off or not self._ask_at_s <= now < self._parked_until_s:
+            return False
+        self._ask_at_s = now + ASK_EVERY_S
+        return True
 
     def shut(self, now: float) -> str | None:
         """Why nothing at all may go, or None."""

@@ -72,4 +72,9 @@ class TellRefused:
     """The hub refused the credentials: say so to who can renew them."""
 
 
-Step = Open | Discard | Send | Upload | TellRefused
+@dataclass(frozen=True, slots=True)
+class AskWhy:
+    """The hub takes connections and no messages: ask it over HTTPS whether its quota is used up."""
+
+
+Step = Open | Discard | Send | Upload | TellRefused | AskWhy

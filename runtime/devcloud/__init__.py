@@ -7,6 +7,7 @@ The map, in reading order:
     platform_api.py   what devices call: provisioning, refresh, registration
     operators.py      what people and scripts call; devices.py: the same for devices that are in
     page.py           the page, page.html, where a person approves and watches
+    https_messages.py telemetry over HTTPS; hub_https.py: what the hub's HTTPS calls share
     file_upload.py    uploads, the hub's part; blobs.py: the storage's part; uploads.py: what is on disk
     admin.py          what tests call: faults, drops, tokens that end; remote.py: how to call it
     hub.py            the MQTT side; connection.py, dialogue.py, sessions.py; websocket.py: the same over 443;

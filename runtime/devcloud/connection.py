@@ -191,6 +191,9 @@ class Connection(asyncio.Protocol):
         return poison is not None and poison.encode() in payload
 
     def _arrived(self, packet_id: int, received: Received | None) -> None:
+        if received is not None and not self._ended and not self._hub.cloud.take_quota():
+            self.end("the daily quota is used up")
+            return
         self._messages += received is not None
         if self._messages == self._hub.faults.drop_after_messages and not self._ended:
             self._hub.arrived(self, 0, received)

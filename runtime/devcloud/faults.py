@@ -1,6 +1,6 @@
 """How the stand-in misbehaves on request. All zero: a well-behaved cloud.
 
-A merge makes a new `Faults`; the hub starts its counts (`ack_limit`, `drop_after_messages`) anew with each.
+A merge makes a new `Faults`; counts (`ack_limit`, `drop_after_messages`, `quota_left`) start anew with each.
 """
 
 from __future__ import annotations
@@ -52,6 +52,9 @@ class Faults:
     """A message whose payload contains this is not recorded: its connection is dropped abruptly."""
     throttle_per_s: float | None = None
     """PUBACKs a second and connection; who is owed ten seconds of them is dropped."""
+    quota_left: int | None = None
+    """Messages that the hub still takes before its daily quota is used up: then it ends the connection at the
+    first one, polite and without a word, answers twin patches with 403, and 403002 over HTTPS."""
     silent: bool = False
     """TCP and TLS stay open, nothing is read or answered: no CONNACK, no PUBACK, no PINGRESP."""
     drop_after_messages: int | None = None

@@ -1,11 +1,7 @@
-"""File upload, the hub's part: hand out an address for one blob, and hear how it went.
-
-It refuses in the hub's own words: JSON with an ErrorCode.
-"""
+"""File upload, the hub's part: hand out an address for one blob, and hear how it went."""
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from starlette.requests import Request
@@ -13,28 +9,21 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from runtime.devcloud.blobs import CONTAINER, MOST_NAME_CHARS, sas_token
+from runtime.devcloud.hub_https import HubRefusal, QuotaUsedUp, caller
 from runtime.devcloud.problems import Problem
 from runtime.devcloud.uploads import MOST_OPEN
-from runtime.devcloud.values import Refused
-from runtime.devcloud.web import client_certificate, cloud_of, json_body, now_s
-
-
-class HubRefusal(Exception):
-    """The hub will not do this."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
+from runtime.devcloud.web import cloud_of, json_body, now_s
 
 
 async def open_upload(request: Request) -> Response:
     """Hand out an address to which one blob may be written."""
     cloud = cloud_of(request)
-    device_id = _device(request)
+    device_id = caller(request)
     blob_name = (await _body(request)).get("blobName")
     if not isinstance(blob_name, str) or not 0 < len(blob_name) <= MOST_NAME_CHARS - len(device_id) - 1:
         raise HubRefusal(400, "ArgumentInvalid", "blobName is missing, empty or too long")
+    if cloud.quota_used_up():
+        raise QuotaUsedUp
     name = f"{device_id}/{blob_name}"
     at_s = now_s()
     upload = cloud.uploads.open(device_id, name, cloud.lifetimes.upload_s, at_s)
@@ -56,7 +45,7 @@ async def open_upload(request: Request) -> Response:
 async def notify(request: Request) -> Response:
     """The device says how an upload went, which closes it. A success must have a blob to show."""
     cloud = cloud_of(request)
-    device_id = _device(request)
+    device_id = caller(request)
     body = await _body(request)
     correlation_id, succeeded = body.get("correlationId"), body.get("isSuccess")
     code, words = body.get("statusCode"), body.get("statusDescription")
@@ -77,33 +66,12 @@ def _is_status(code: object) -> bool:
     return isinstance(code, int) and not isinstance(code, bool) and abs(code) < 2**31
 
 
-def _device(request: Request) -> str:
-    """Hub device id of a caller with a living SAS or a certificate for it. Raises HubRefusal."""
-    if not re.fullmatch(r"\d{4}-\d\d-\d\d(-preview)?", request.query_params.get("api-version", "")):
-        raise HubRefusal(400, "InvalidProtocolVersion", "api-version is missing or no date")
-    device_id: str = request.path_params["device"]
-    answer = cloud_of(request).check_device(
-        device_id, request.headers.get("authorization"), client_certificate(request), now_s()
-    )
-    if isinstance(answer, Refused):
-        raise HubRefusal(401, "IotHubUnauthorizedAccess", answer.reason)
-    return device_id
-
-
 async def _body(request: Request) -> dict[str, Any]:
     try:
         return await json_body(request)
     except Problem as exc:
         raise HubRefusal(exc.status, "ArgumentInvalid", str(exc)) from exc
 
-
-async def render_hub_refusal(request: Request, exc: Exception) -> Response:
-    assert isinstance(exc, HubRefusal)
-    body = {"Message": f"ErrorCode:{exc.code};{exc}", "ExceptionMessage": str(exc)}
-    return JSONResponse(body, exc.status, headers={"iothub-errorcode": exc.code})
-
-
-handlers = {HubRefusal: render_hub_refusal}
 
 routes = [
     Route("/devices/{device}/files", open_upload, methods=["POST"]),

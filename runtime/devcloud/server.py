@@ -28,7 +28,9 @@ from runtime.devcloud import (
     dps,
     dps_api,
     file_upload,
+    https_messages,
     hub,
+    hub_https,
     operators,
     page,
     place,
@@ -44,7 +46,7 @@ from runtime.devcloud.websocket import WebSocket
 from runtime.errors import UsageError
 from runtime.settings import Log
 
-PARTS = (platform_api, operators, devices, dps_api, file_upload, blobs, admin, page)
+PARTS = (platform_api, operators, devices, dps_api, file_upload, https_messages, blobs, admin, page)
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def application(cloud: Cloud, switch_hub: HubSwitch) -> Starlette:
             Problem: render_problem,
             HTTPException: render_http_exception,
             **blobs.handlers,
-            **file_upload.handlers,
+            **hub_https.handlers,
         },
     )
     app.state.cloud = cloud

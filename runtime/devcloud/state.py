@@ -55,6 +55,7 @@ class Cloud:
         self.hub_host = hub_host
         self.workspace = workspace
         self.faults = Faults()
+        self._metered = (self.faults, 0)
         self.drop: Callable[[str, str | None], int] = lambda mode, device_id: 0
         """Cut connections, of one device or of all: `server.py` puts the hub's own here while it is up."""
         self.database = Database(folder / "devcloud.db")
@@ -217,6 +218,19 @@ class Cloud:
         """Note how a connection ended; the first reason counts."""
         self.records.closed(connection, reason, at_s)
 
+    def take_quota(self) -> bool:
+        """Count one message against the daily quota; False where that is used up."""
+        if self.quota_used_up():
+            return False
+        self._metered = (self.faults, self._metered[1] + 1)
+        return True
+
+    def quota_used_up(self) -> bool:
+        """Whether the hub takes nothing more today. Other faults begin another day."""
+        if self._metered[0] is not self.faults:
+            self._metered = (self.faults, 0)
+        return self.faults.quota_left is not None and self._metered[1] >= self.faults.quota_left
+
     def record(self, received: Sequence[Received]) -> None:
         """Store first, acknowledge second: committed when this returns, in one commit."""
         self.records.append(received)
@@ -234,6 +248,8 @@ class Cloud:
 
     def twin_patch_reported(self, device_id: str, patch: object) -> int | Refused:
         """Merge what a device reports. Returns the new version, or why not (status 400)."""
+        if self.quota_used_up():
+            return Refused(403, "the daily quota is used up")
         return self.twins.patch(device_id, "reported", patch)
 
     def commands_for(self, device_id: str) -> list[Command]:

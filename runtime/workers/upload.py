@@ -17,6 +17,7 @@ from runtime.adapters.bus import IDENTITY_CHANGED, SAS_REFUSED, STORED, Delivery
 from runtime.adapters.clock import SystemClock
 from runtime.adapters.files import BlockSent, FileOptions, Files, Uploaded, UploadFailed
 from runtime.adapters.hub import Hub, HubOptions
+from runtime.adapters.hub_https import HttpsWay, Inquiry
 from runtime.adapters.identity import IdentityReader
 from runtime.adapters.link_usage import LinkUsage
 from runtime.adapters.process import Stop
@@ -32,7 +33,7 @@ from runtime.core.link import Link, Terms, parse_hours
 from runtime.core.pacing import Pace, Window
 from runtime.core.proxy import parse as parse_proxy
 from runtime.core.settlement import Settled
-from runtime.core.steps import PROBE, Discard, Open, Send, Step, TellRefused, Upload
+from runtime.core.steps import PROBE, AskWhy, Discard, Open, Send, Step, TellRefused, Upload
 from runtime.core.traffic import Traffic
 from runtime.errors import NeedsHuman, Retryable
 from runtime.settings import Settings
@@ -58,6 +59,7 @@ def run(config: Config, stop: Stop) -> None:
     except StoreReplaced as exc:
         logger.error("{}; leaving, to be started afresh", exc)
     faulthandler.cancel_dump_traceback_later()
+    uploader.book()
 
 
 class Uploader:
@@ -76,17 +78,17 @@ class Uploader:
         ca_file = settings.ca_file or config.settings.platform.ca_file
         proxy = parse_proxy(settings.proxy or config.settings.platform.proxy)
         self._hub = Hub(HubOptions(ca_file, settings.keepalive_s, settings.websockets, proxy))
+        way = HttpsWay(ca_file, settings.https_port, proxy)
         self._files = Files(
             FileOptions(
                 journal=layout.state / "uploads",
                 spool=layout.spool,
-                ca_file=ca_file,
-                https_port=settings.https_port,
+                way=way,
                 block_bytes=settings.block_bytes,
                 bytes_per_s=config.settings.link.bytes_per_s,
-                proxy=proxy,
             )
         )
+        self._inquiry = Inquiry(way)
         self._usage = LinkUsage(layout)
         self._link = Link(_terms(config.settings), self._usage.load())
         limits = Limits(
@@ -118,6 +120,7 @@ class Uploader:
             self._traffic.heard(event, now)
             self._delivery.report(event, now, random.random())
         self._hear_files(now)
+        self._hear_inquiry(now)
         self._confirmed(self._reporter.confirmed())
         if self._delivery.unconfirmed < MOST_UNCONFIRMED:
             self._read()
@@ -135,9 +138,11 @@ class Uploader:
         self._look_at_s = now + LOOK_EVERY_S
         self._intake.hungry = True
         faulthandler.dump_traceback_later(HUNG_S, exit=True)
-        self._link.tell_time(self._clock.wall_s())
+        self._link.tell_time(self._clock.wall_s(), now)
         self._link.off = self._usage.switched_off()
-        self._usage.save(self._link.usage)
+        self.book()
+        if self._link.ask_again(now):
+            self._ask_why()
         self._files.hold(self._link.shut(now) is not None or self._link.barred() is not None)
         try:
             self._credentials, trouble = self._identity.hub_credentials(), ""
@@ -149,6 +154,10 @@ class Uploader:
         self._delivery.credentials(self._credentials.generation if self._credentials else None, now)
         if self._credentials is not None and not self._swept:
             self._sweep()
+
+    def book(self) -> None:
+        """Keep what was sent today and this month."""
+        self._usage.save(self._link.usage)
 
     def _sweep(self) -> None:
         """Once: end the file uploads of messages that left while nobody looked."""
@@ -198,10 +207,26 @@ class Uploader:
                 case UploadFailed(id, reason, for_good, quota, retry_after_s):
                     logger.warning("file upload of message {}: {}", id, reason)
                     if quota:
-                        self._link.park(now, self._clock.wall_s())
+                        self._link.park(now, self._clock.wall_s(), random.random())
                     self._delivery.upload_failed(
                         id, reason, now, random.random(), for_good=for_good, retry_after_s=retry_after_s
                     )
+
+    def _ask_why(self) -> None:
+        if self._credentials is not None:
+            self._probes += 1
+            self._inquiry.ask(self._credentials, f"probe:{self._clock.boot_id()}:{self._probes}")
+
+    def _hear_inquiry(self, now: float) -> None:
+        """The hub said over HTTPS whether it takes messages; its own clock says when the day is over."""
+        said = self._inquiry.take()
+        if said is None:
+            return
+        if said.quota:
+            logger.warning("the hub's daily quota is used up: waiting until 00:00 UTC")
+            self._link.park(now, said.server_s or self._clock.wall_s(), random.random())
+        elif said.taken:
+            self._link.unpark()
 
     def _do(self, step: Step) -> None:
         credentials = self._credentials
@@ -221,6 +246,8 @@ class Uploader:
                 self._upload(id)
             case TellRefused():
                 self._hints.tell(SAS_REFUSED)
+            case AskWhy():
+                self._ask_why()
             case _:
                 raise AssertionError(step)
 

@@ -19,6 +19,11 @@ def put_many(home: Home, count: int, streams: int = 3, start: int = 0) -> list[b
     return payloads
 
 
+def barred(home: Home) -> object:
+    """Why the link may not be used, as upload says it."""
+    return (read_status(home.layout.status_file("upload")) or {}).get("barred")
+
+
 def arrived(cloud: Cloud, count: int, timeout_s: float = 60) -> None:
     eventually(lambda: cloud.message_count() >= count, timeout_s, f"{count} messages arrive")
 
@@ -106,6 +111,49 @@ def test_a_throttled_hub_gets_its_messages_at_its_own_speed(home: Home, cloud: C
     assert quarantined(home) == {}
     status = read_status(home.layout.status_file("upload")) or {}
     assert status["window"] <= 64, "a hub that answers late must not get more and more"
+
+
+def test_a_used_up_quota_is_told_from_an_outage_and_costs_no_message(home: Home, cloud: Cloud) -> None:
+    """Over MQTT it looks like a hub that drops everybody, or like poison at the head."""
+    cloud.faults(quota_left=50)
+    uploading(home, cloud)
+    payloads = put_many(home, 200)
+    eventually(lambda: barred(home) == "the hub's daily quota is used up until 00:00 UTC")
+    tried = len(cloud.connections())
+    assert tried <= 12, "a storm against a hub that takes nothing"
+    assert home.edgectl("status").stdout.count("daily quota is used up until 00:00 UTC")
+    payloads += put_many(home, 10, start=1000)
+    assert backlog(home) == 160 and quarantined(home) == {}
+    assert len(cloud.connections()) == tried, "parked means parked"
+    cloud.no_faults()
+    home.workers["upload"].kill()  # what it knows of the quota it learns again where that is still true
+    home.start_worker("upload")
+    eventually(lambda: backlog(home) == 0)
+    check_arrivals(cloud, payloads)
+
+
+def test_a_hub_that_drops_everybody_is_not_taken_for_a_used_up_quota(home: Home, cloud: Cloud) -> None:
+    cloud.faults(drop_after_messages=1)
+    uploading(home, cloud)
+    payloads = put_many(home, 20)
+    asked = eventually(lambda: [m for m in cloud.messages() if m.properties.get("ignore-payload")])
+    assert asked, "it was asked over HTTPS"
+    assert barred(home) is None
+    cloud.no_faults()
+    eventually(lambda: backlog(home) == 0)
+    check_arrivals(cloud, payloads)
+    assert quarantined(home) == {}
+
+
+def test_a_hub_that_drops_everybody_and_is_silent_over_https_is_an_outage(home: Home, cloud: Cloud) -> None:
+    cloud.faults(drop_after_messages=1, http={"POST /devices": {"cut": True}})
+    uploading(home, cloud)
+    payloads = put_many(home, 20)
+    eventually(lambda: "over HTTPS either" in home.workers["upload"].said())
+    assert barred(home) is None
+    cloud.no_faults()
+    eventually(lambda: backlog(home) == 0)
+    check_arrivals(cloud, payloads)
 
 
 def test_ingest_and_upload_are_killed_in_turn_and_repeats_stay_within_the_window(

@@ -13,6 +13,7 @@ import pytest
 
 from runtime.adapters import files as files_adapter
 from runtime.adapters.files import BlockSent, FileEvent, FileOptions, Files, Uploaded, UploadFailed
+from runtime.adapters.hub_https import HttpsWay
 from runtime.core.credentials import HubCredentials
 from runtime.core.envelope import FileParcel, Telemetry
 from tests.harness import Cloud
@@ -30,8 +31,7 @@ class Lane:
         options = FileOptions(
             journal=folder / "uploads",
             spool=folder / "spool",
-            ca_file=Path(cloud.facts["ca_file"]),
-            https_port=cloud.facts["https_port"],
+            way=HttpsWay(Path(cloud.facts["ca_file"]), cloud.facts["https_port"]),
             block_bytes=BLOCK,
         )
         self.files = Files(options)

@@ -203,6 +203,15 @@ def test_the_kill_switch_stops_everything_and_the_urgent_pass_a_budget(home: Hom
     assert home.edgectl("link", "on").returncode == 0
     eventually(lambda: cloud.message_count() == 12)
     eventually(lambda: backlog(home) == 20)
+    assert home.workers["upload"].terminate() == 0
+    assert "12 messages" in home.edgectl("link").stdout
+    home.start_worker("upload")
+    put(home, {"stream": "alarm", "priority": 9}, b"storm")
+    eventually(lambda: cloud.message_count() == 13)
+    status = eventually(lambda: (s := read_status(home.layout.status_file("upload"))) and s["barred"] and s)
+    assert status["barred"] == "the day's budget of messages is used up", "a restart gave it anew"
+    eventually(lambda: backlog(home) == 20)
+    eventually(lambda: "13 messages" in home.edgectl("link").stdout, what="booked within seconds")
 
 
 def test_a_quota_that_is_used_up_parks_everything_and_the_status_says_so(home: Home, cloud: Cloud) -> None:

@@ -7,7 +7,7 @@ from collections import deque
 import pytest
 
 from runtime.core.expiry import expires_s
-from runtime.core.link import Link, Terms, Usage, parse_hours
+from runtime.core.link import RESET_SPREAD_S, Link, Terms, Usage, parse_hours
 from runtime.core.message import StoredMessage
 from runtime.core.moment import Moment
 from runtime.core.pacing import LARGEST_WINDOW, Window
@@ -85,30 +85,30 @@ def test_bytes_a_second_count_too_and_a_large_message_is_paid_for_afterwards() -
 
 def test_a_budget_is_renewed_by_a_later_day_and_by_nothing_else() -> None:
     link = Link(Terms(messages_per_day=2), Usage())
-    link.tell_time(NOON)
+    link.tell_time(NOON, 0.0)
     link.sent(1)
     link.sent(1)
     assert link.barred() == "the day's budget of messages is used up"
     assert not link.allows(4, 0.0)
     for wall_s in (0.0, NOON - 400 * 86_400, NOON + 3600):  # no clock; a jump back; later the same day
-        link.tell_time(wall_s)
+        link.tell_time(wall_s, 0.0)
         assert link.barred()
-    link.tell_time(NOON + 43_201)
+    link.tell_time(NOON + 43_201, 0.0)
     assert link.barred() is None
 
 
 def test_budgets_of_bytes_and_months_survive_a_restart() -> None:
     usage = Usage()
     link = Link(Terms(bytes_per_month=1000), usage)
-    link.tell_time(NOON)
+    link.tell_time(NOON, 0.0)
     link.sent(600)
     link.uploaded(600)
     again = Link(
         Terms(bytes_per_month=1000), Usage.of({"month": usage.month, "month_bytes": usage.month_bytes})
     )
-    again.tell_time(NOON + 86_400)
+    again.tell_time(NOON + 86_400, 0.0)
     assert again.barred() == "the month's budget of bytes is used up"
-    again.tell_time(NOON + 20 * 86_400)
+    again.tell_time(NOON + 20 * 86_400, 0.0)
     assert again.barred() is None
     assert Usage.of({"day": 7, "day_messages": "x"}) == Usage()
 
@@ -116,9 +116,9 @@ def test_budgets_of_bytes_and_months_survive_a_restart() -> None:
 def test_hours_may_span_midnight_and_nothing_goes_while_nobody_knows_the_hour() -> None:
     link = Link(Terms(hours=parse_hours(["22:00-06:00", "12:00-12:30"])))
     for hour, open_ in ((0, True), (5.9, True), (6, False), (12.2, True), (12.6, False), (22.5, True)):
-        link.tell_time(NOON - 43_200 + hour * 3600)
+        link.tell_time(NOON - 43_200 + hour * 3600, 0.0)
         assert (link.barred() is None) is open_, hour
-    link.tell_time(100.0)
+    link.tell_time(100.0, 0.0)
     assert link.barred() == "outside the allowed hours"
     for wrong in ("25:00-06:00", "6-7", ""):
         with pytest.raises(ConfigError):
@@ -127,15 +127,76 @@ def test_hours_may_span_midnight_and_nothing_goes_while_nobody_knows_the_hour() 
 
 def test_the_urgent_pass_budgets_and_hours_but_neither_the_kill_switch_nor_a_quota() -> None:
     link = Link(Terms(messages_per_day=1, urgent_priority=8))
-    link.tell_time(NOON)
+    link.tell_time(NOON, 0.0)
     link.sent(1)
     assert link.allows(8, 0.0) and not link.allows(7, 0.0)
     link.off = True
     assert link.shut(0.0) == "switched off"
     link.off = False
-    link.park(0.0, NOON)
+    link.park(0.0, NOON, 0.0)
     assert link.shut(1.0) == "the hub's daily quota is used up until 00:00 UTC"
     assert link.shut(43_199.0) and link.shut(43_201.0) is None
+
+
+def test_devices_that_a_quota_parked_together_do_not_come_back_together() -> None:
+    ends = []
+    for draw in (0.0, 0.5, 1.0):
+        link = Link()
+        link.park(0.0, NOON, draw)
+        ends.append(next(s for s in range(43_190, 44_000) if link.shut(float(s)) is None))
+    assert ends == [43_200, 43_200 + RESET_SPREAD_S / 2, 43_200 + RESET_SPREAD_S]
+
+
+def test_a_quota_is_asked_about_once_an_hour_and_believed_when_it_is_renewed() -> None:
+    link = Link()
+    assert not link.ask_again(0.0)
+    link.park(0.0, NOON, 0.0)
+    asked = [now for now in range(0, 50_000, 2) if link.ask_again(float(now))]
+    assert asked == [3_600 * n for n in range(1, 12)], "and no more once the day is over"
+    link.park(0.0, NOON, 0.0)
+    link.off = True
+    assert not link.ask_again(3_600.0), "switched off means off"
+    link.off = False
+    link.unpark()
+    assert link.shut(1.0) is None and not link.ask_again(3_600.0)
+
+
+def test_a_clock_that_was_years_ahead_does_not_bar_the_link_for_years() -> None:
+    year_s, day_s = 366 * 86_400.0, 86_400.0
+    link = Link(Terms(messages_per_day=2, messages_per_month=3))
+    link.tell_time(NOON + 14 * year_s, 0.0)
+    link.sent(1)
+    link.sent(1)
+    link.tell_time(NOON, 10.0)
+    link.tell_time(NOON + day_s - 20, day_s - 1)
+    assert link.barred() == "the day's budget of messages is used up", "what was sent was sent"
+    link.tell_time(NOON + day_s, day_s)
+    assert link.barred() is None
+    link.sent(1)
+    link.tell_time(NOON + 30 * day_s, 31 * day_s - 1)
+    assert link.barred() == "the month's budget of messages is used up"
+    link.tell_time(NOON + 31 * day_s, 31 * day_s)
+    assert link.barred() is None
+
+
+def test_a_clock_that_is_wrong_after_every_reboot_gives_no_budget_anew() -> None:
+    link = Link(Terms(messages_per_day=1))
+    link.tell_time(NOON, 0.0)
+    link.sent(1)
+    for reboot in range(5):
+        link = Link(link.terms, link.usage)
+        link.tell_time(NOON - 400 * 86_400, 5.0)
+        link.tell_time(NOON + reboot, 60.0)
+        assert link.barred() == "the day's budget of messages is used up"
+
+
+def test_a_clock_set_back_over_midnight_gives_no_second_budget() -> None:
+    link = Link(Terms(messages_per_day=1))
+    link.tell_time(NOON + 43_201, 0.0)
+    link.sent(1)
+    for wall_s in (NOON + 43_199, NOON + 43_201):
+        link.tell_time(wall_s, 0.0)
+        assert link.barred() == "the day's budget of messages is used up"
 
 
 def expiring(**more: object) -> StoredMessage:

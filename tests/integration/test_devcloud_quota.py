@@ -1,0 +1,72 @@
+"""The stand-in's daily quota: silent over MQTT as the real hub's, named over HTTPS."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import requests
+
+from runtime.devcloud.packets import Ack, Kind, Publish, Subscribe
+from tests.harness import Cloud
+from tests.integration.hub_in_thread import REPORTED, TWIN_RESULTS, HubInThread, messages, payloads
+from tests.lines import register
+
+
+def post(cloud: Cloud, sas: str, path: str = "/messages/events", **more: object) -> requests.Response:
+    device = sas.partition("%2Fdevices%2F")[2].partition("&")[0].replace("%3A", ":")
+    return requests.post(
+        f"{cloud.facts['admin_url']}/devices/{device}{path}?api-version=2021-04-12",
+        verify=cloud.facts["ca_file"],
+        timeout=10,
+        **{"headers": {"Authorization": sas}, **more},  # type: ignore[arg-type]  # handed on
+    )
+
+
+def test_the_hub_takes_what_is_left_and_ends_every_connection_at_the_next_message(hub: HubInThread) -> None:
+    hub.faults(quota_left=3)
+    for _ in range(2):
+        with hub.raw() as raw:
+            raw.send(*messages(5))
+            acked = []
+            with pytest.raises(EOFError):  # closed politely, without a word
+                while True:
+                    acked.append(raw.receive())
+    assert acked == [], "the second connection was taken, and nothing on it"
+    assert len(payloads(hub)) == 3
+    assert hub.end_reasons() == ["the daily quota is used up"] * 2
+
+
+def test_a_twin_is_not_patched_while_the_quota_is_used_up(hub: HubInThread) -> None:
+    hub.faults(quota_left=0)
+    with hub.raw() as raw:
+        raw.send(Subscribe(1, ((TWIN_RESULTS, 0),)))
+        raw.receive()
+        raw.send(Publish(REPORTED, b'{"a": 1}', 1, 2))
+        answers = [raw.receive(), raw.receive()]
+        topics = [a.topic for a in answers if isinstance(a, Publish)]
+        assert Ack(Kind.PUBACK, 2) in answers and topics[0].startswith("$iothub/twin/res/403/")
+
+
+def test_a_message_over_https_is_one_like_any_other(cloud: Cloud) -> None:
+    credentials = register(cloud)
+    assert credentials.sas is not None
+    sas = credentials.sas.reveal()
+    named = {"Authorization": sas, "iothub-messageid": "m-1", "iothub-app-n": "7"}
+    assert post(cloud, sas, data=b"21.5", headers=named).status_code == 204
+    (arrived,) = cloud.messages()
+    assert (arrived.device_id, arrived.message_id, arrived.payload) == (credentials.device_id, "m-1", b"21.5")
+    assert arrived.properties == {"n": "7"}
+    assert post(cloud, sas, headers={}).status_code == 401
+    assert post(cloud, sas, data=b"x" * 262_145).status_code == 413
+
+
+def test_https_says_by_name_that_the_quota_is_used_up(cloud: Cloud) -> None:
+    credentials = register(cloud)
+    assert credentials.sas is not None
+    cloud.faults(quota_left=0)
+    for path, body in (("/messages/events", {}), ("/files", {"blobName": "b"})):
+        answer = post(cloud, credentials.sas.reveal(), path, json=body)
+        assert answer.status_code == 403
+        assert json.loads(answer.json()["Message"])["errorCode"] == 403002
+    assert cloud.messages() == []
