@@ -146,6 +146,9 @@ def _values(raw: Mapping[str, Any], known: Mapping[str, Key], path: Path) -> dic
         if name not in known:
             raise ConfigError(f"{path}: unknown key {name}{_did_you_mean(name, known)}")
         values[name] = _checked(known[name], value, str(path), base=path.parent)
+    tables = {name.rpartition(".")[0] for name in known}
+    for table in raw.keys() - tables:
+        raise ConfigError(f"{path}: unknown table {table}{_did_you_mean(table, tables)}")
     return values
 
 

@@ -36,6 +36,11 @@ async def faults(request: Request) -> Response:
     return JSONResponse(cloud.faults.to_json())
 
 
+async def answers(request: Request) -> Response:
+    """How often the platform's calls were answered how: `{"PUT /devices/register": {"200": 3, "cut": 1}}`."""
+    return JSONResponse(operator(request).answers)
+
+
 async def lifetimes(request: Request) -> Response:
     """GET the lifetimes, POST replaces some."""
     cloud = operator(request)
@@ -188,6 +193,7 @@ def whole(text: str) -> int:
 
 routes = [
     Route("/admin/faults", faults, methods=["GET", "POST", "DELETE"]),
+    Route("/admin/answers", answers),
     Route("/admin/lifetimes", lifetimes, methods=["GET", "POST"]),
     Route("/admin/drop", drop, methods=["POST"]),
     Route("/admin/hub", hub, methods=["POST"]),

@@ -1,4 +1,8 @@
-"""HTTP that goes wrong on request: waits, odd answers, connections cut without a word (`faults.http`)."""
+"""HTTP that goes wrong on request: waits, odd answers, connections cut without a word (`faults.http`).
+
+Every call of the platform's is counted with its answer, so that a test can tell a fault that struck from one
+that nobody ran into.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,15 @@ import asyncio
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runtime.devcloud.faults import HttpFault
 from runtime.devcloud.state import Cloud
 
 ABOVE_FAULTS = ("/admin/", "/page/")
 """Never misbehaves: otherwise nobody could end it."""
+COUNTED = ("/provisioning-operations/", "/devices/register", "/devices/registration-tokens/")
+"""The platform's calls. Paths of blobs and operators have no end."""
 
 
 class Misbehave:
@@ -24,6 +30,8 @@ class Misbehave:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         fault = self._fault_for(scope)
+        if scope["type"] == "http" and scope["path"].startswith(COUNTED):
+            send = self._counting(scope, send, cut=fault is not None and fault.cut)
         if fault is None:
             await self._app(scope, receive, send)
             return
@@ -35,6 +43,18 @@ class Misbehave:
             await _answer(fault, fault.status)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+    def _counting(self, scope: Scope, send: Send, *, cut: bool) -> Send:
+        """`send`, noting the status that goes out; a call that is cut has none."""
+        answers = self._cloud.answers[f"{scope['method']} {scope['path']}"]
+        answers["cut"] += cut
+
+        async def counting(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                answers[str(message["status"])] += 1
+            await send(message)
+
+        return counting
 
     def _fault_for(self, scope: Scope) -> HttpFault | None:
         if scope["type"] != "http" or scope["path"].startswith(ABOVE_FAULTS):

@@ -15,7 +15,7 @@ import asyncio
 import dataclasses
 import json
 import secrets
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,8 @@ class Cloud:
             )
         )
         """The one that `devcloud.json` tells; it never expires."""
+        self.answers: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        """How often each call of the platform's was answered how, since the start."""
         self._listeners: dict[str, list[Callable[[Event], None]]] = defaultdict(list)
         self._calls: dict[str, asyncio.Future[tuple[int, bytes]]] = {}
 

@@ -116,7 +116,7 @@ class Uploader:
         now = self._clock.boot_s()
         for event in self._hub.take():
             if isinstance(event, Lost):
-                logger.info("client {} lost, {}: {}", event.client, event.cause.value, event.reason)
+                logger.debug("client {} lost, {}: {}", event.client, event.cause.value, event.reason)
             self._traffic.heard(event, now)
             self._delivery.report(event, now, random.random())
         self._hear_files(now)
@@ -236,7 +236,7 @@ class Uploader:
                 number = self._hub.open(credentials)
                 logger.debug("client {} connects to {}", number, credentials.hub_host)
             case Discard(reason):
-                logger.debug("client discarded: {}", reason)
+                logger.info("client discarded: {}", reason)  # the line for every loss, also our watchdog's
                 self._hub.discard()
             case Send((id, piece) as tag, counted_bytes) if credentials is not None:
                 telemetry = self._probe() if id == PROBE else self._intake.piece(id, piece)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from runtime.producer import Producer
 
-RETRY_FOR_S = 90.0
+RETRY_FOR_S = 300.0
 
 
 def main(endpoint: str, name: str, count: int, pause_ms: float, ledger: Path) -> None:
