@@ -12,8 +12,6 @@ WINDOW_BYTES = 1_048_576
 """No further send while so many bytes are in flight: they are in memory, and on a slow line for long."""
 _NEAR_S = 0.005
 _FAR_S = 0.020
-_ALONE = 2
-"""With so few in flight nothing queues: a longer round trip than before is a longer way."""
 
 
 class Window:
@@ -25,6 +23,9 @@ class Window:
 
     The shortest round trip is that of this connection. It must not be forgotten with time: where messages
     queue all the while, the forgotten one would be replaced by a longer one, for which the window grows.
+
+    Up to FIRST_WINDOW the delay has no say: so few fill no line, and round trips that vary by themselves (a
+    busy processor, a radio that sleeps) would else be taken for a queue and starve the backlog.
     """
 
     def __init__(self, fixed: int = 0) -> None:
@@ -50,10 +51,10 @@ class Window:
 
     def _round(self, smooth_s: float) -> None:
         """A window's worth of acknowledgements came."""
-        if self.size <= _ALONE:
-            self._shortest_s = smooth_s
-        if smooth_s > 3 * self._shortest_s + _FAR_S:
-            self.size = max(LEAST_WINDOW, self.size * 3 // 4)
+        if self.size < FIRST_WINDOW:
+            self.size = min(FIRST_WINDOW, 2 * self.size) if self._full else self.size
+        elif smooth_s > 3 * self._shortest_s + _FAR_S:
+            self.size = max(FIRST_WINDOW, self.size * 3 // 4)
             self._starting = False
         elif self._full and smooth_s < 1.5 * self._shortest_s + _NEAR_S:
             more = self.size if self._starting else max(1, self.size // 8)

@@ -23,7 +23,9 @@ CYCLE_S = 300.0
 BUSY_S = 180.0
 """Of each cycle, for those who kill and stop processes."""
 PAUSE_S = (0.5, 3.0)
-"""Between two cards of one hand."""
+CALM_S = (4.0, 12.0)
+"""Between two cards of one hand. The hub's and the platform's must leave the device time to deliver."""
+CALMER = ("hub", "platform")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ KINDS = (
     Kind("SIGSTOP", "hangs", 30, victims=EVERYBODY, first=True),
     Kind("abrupt drop", "hub", 1, first=True),
     Kind("polite drop", "hub", 1),
-    Kind("silent hub", "hub", 7, first=True),
+    Kind("silent hub", "hub", 6, first=True),
     Kind("acknowledgements withheld", "hub", 7),
     Kind("throttling", "hub", 5),
     Kind("hub away", "hub", 1, lasts_s=(1, 6)),
@@ -112,7 +114,11 @@ def _hand(field: str, seed: int, until_s: float) -> Iterator[Fault]:
             return
         lasts_s = chance.uniform(*kind.lasts_s)
         yield Fault(round(at_s, 1), field, kind.name, victim, round(lasts_s, 1), round(chance.random(), 3))
-        at_s += kind.takes_s + lasts_s + chance.uniform(*PAUSE_S)
+        at_s += (
+            kind.takes_s
+            + lasts_s
+            + chance.uniform(*(CALM_S if field in CALMER and not kind.first else PAUSE_S))
+        )
 
 
 def _cards(field: str, chance: random.Random) -> Iterator[tuple[Kind, str]]:

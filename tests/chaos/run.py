@@ -37,10 +37,12 @@ def run(
     `slack` stretches the limits of recoveries; where something was wrong, `keep` gets what the runtime
     left; `tables` adds lines to a table of edge.toml.
     """
+    began_s = time.monotonic()
     scene = Scene(folder, **tables)
     watch = None
     try:
         scene.start()
+        tell(f"everything runs after {time.monotonic() - began_s:.1f} s")
         watch = Watch(scene.home.folder)
         faults = plan(seed, minutes)
         _break(scene, faults, minutes * 60, tell)
@@ -110,6 +112,7 @@ def _hand(scene: Scene, faults: list[Fault], began_s: float, until_s: float, tel
 
 def _aftermath(scene: Scene, tell: Tell) -> tuple[list[str], verdict.Count]:
     """Let it settle, stop, and count."""
+    began_s = time.monotonic()
     scene.cloud.no_faults()
     wrong = [f"without effect: {what}" for what in scene.facts.unseen]
     wrong += _settled(scene.all_running, "not everything runs again")
@@ -118,7 +121,9 @@ def _aftermath(scene: Scene, tell: Tell) -> tuple[list[str], verdict.Count]:
             wrong.append(f"a producer gave up: {sender.said()[-300:]}")
         sender.close()
     reader = StoreReader(scene.home.layout.messages_db)
+    tell(f"in order after {time.monotonic() - began_s:.1f} s, {verdict.backlog(reader)} messages to go")
     wrong += _settled(lambda: verdict.backlog(reader) == 0, "the backlog does not drain")
+    tell(f"all is delivered after {time.monotonic() - began_s:.1f} s")
     set_aside = verdict.quarantined(reader)
     reader.close()
     acknowledged = [line for _, ledger in scene.senders for line in verdict.ledger_lines(ledger)]

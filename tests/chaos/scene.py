@@ -231,7 +231,7 @@ class FakeClock:
         return {
             "LD_PRELOAD": str(FAKETIME),
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
-            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_CACHE_DURATION": "1",  # without any, every look at any clock reads the file
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "NO_FAKE_STAT": "1",
             "PYTHONPATH": str(Path(__file__).parent / "faketime"),

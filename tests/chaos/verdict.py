@@ -25,10 +25,10 @@ SENTINEL_BACK_WITHIN_S = {"SIGKILL": 5.0, "SIGTERM": 5.0, "SIGSTOP": 35.0}
 SPOILERS = ("supervisord", "sentinel", "full disk", "clock", "restart all", "reload", "FATAL")
 """Who was hit while one of these was under way is not held to the limit: supervision itself was hit."""
 LEFT_BEHIND = re.compile(
-    r"(supervisord\.conf|edge\.toml|state/(\w+\.lock|identity\.db|messages\.db|(uploads|crashes|accepted|link)[\w.-]*"
-    r"|crashes\.jsonl)|run/\w+\.status|log/[\w.-]+)(-wal|-shm)?"
+    r"(supervisord\.conf|edge\.toml|state/(\w+\.lock|identity\.db|messages\.db|ballast|(uploads|crashes|accepted|link)[\w.-]*"
+    r"|crashes\.jsonl)|run/(\w+\.status|delivery\.sock|\w+\.hints)|ingest\.sock|([\w/.]+\.(sock|hints)\.lock)|log/[\w.-]+)(-wal|-shm)?"
 )
-"""All that a runtime that was stopped in order leaves in its home."""
+"""All that a runtime leaves in its home. A name of a socket that nobody has open is in nobody's way."""
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -181,3 +182,22 @@ def test_faults_never_lock_the_admin_out_and_a_misspelt_one_is_refused(
     assert problem(client.operator("POST", "/admin/faults", {"ack_dealy_ms": 5}))[0] == 400
     devcloud.no_faults()
     assert client.device("POST", "/provisioning-operations/init", {}).status_code == 200
+
+
+def test_how_calls_were_answered_is_counted_so_that_a_fault_that_struck_can_be_told(
+    client: Client, devcloud: Cloud
+) -> None:
+    call = "POST /provisioning-operations/init"
+
+    def counted() -> Counter[str]:
+        return Counter(client.operator("GET", "/admin/answers").json().get(call, {}))
+
+    before = counted()
+    devcloud.faults(http={call: {"status": 503, "times": 1}})
+    assert client.device("POST", "/provisioning-operations/init", {}).status_code == 503
+    devcloud.faults(http={call: {"cut": True, "times": 1}})
+    with pytest.raises(requests.ConnectionError):
+        client.device("POST", "/provisioning-operations/init", {})
+    assert client.device("POST", "/provisioning-operations/init", {}).status_code == 200
+    assert counted() - before == {"503": 1, "cut": 1, "200": 1}
+    assert problem(client.send("GET", "/admin/answers"))[0] == 401

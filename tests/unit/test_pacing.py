@@ -10,7 +10,7 @@ from runtime.core.expiry import expires_s
 from runtime.core.link import RESET_SPREAD_S, Link, Terms, Usage, parse_hours
 from runtime.core.message import StoredMessage
 from runtime.core.moment import Moment
-from runtime.core.pacing import LARGEST_WINDOW, Window
+from runtime.core.pacing import FIRST_WINDOW, LARGEST_WINDOW, Window
 from runtime.errors import ConfigError
 from tests.unit.test_envelope import stored
 
@@ -44,6 +44,16 @@ def test_the_window_fills_a_line_whatever_its_delay_and_does_not_flood_it(
     window = Window()
     assert drive(window, round_trip_s, per_s) >= share * per_s
     assert window.size <= min(LARGEST_WINDOW, 4 * per_s * (round_trip_s + 0.02) + 16)
+
+
+def test_round_trips_that_vary_by_themselves_do_not_starve_the_backlog() -> None:
+    """A busy processor, a radio that sleeps: most answers take long, some are quick, and nothing queues."""
+    window = Window()
+    for n in range(2000):
+        if n % 500 == 100:
+            window.lost()
+        window.acked(0.001 if n % 10 == 0 else 0.2, window.size)
+    assert window.size >= FIRST_WINDOW
 
 
 def test_a_window_that_is_fixed_stays() -> None:
