@@ -12,7 +12,8 @@ from tests.chaos.scene import NotSeen, Scene, reachable
 
 LINE_S = 90.0
 """The device may just be without credentials, killed, or hung: so long it takes at most to come back."""
-NOTICE_S = 60.0
+NOTICE_S = 120.0
+"""A device that has nothing in flight notices only when it sends again."""
 HUB_PORT = 8883
 THROTTLE_PER_S = 20.0
 THROTTLED_FOR_S = 3.0

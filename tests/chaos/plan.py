@@ -24,8 +24,8 @@ BUSY_S = 180.0
 """Of each cycle, for those who kill and stop processes."""
 PAUSE_S = (0.5, 3.0)
 CALM_S = (4.0, 12.0)
-"""Between two cards of one hand. The hub's and the platform's must leave the device time to deliver."""
-CALMER = ("hub", "platform")
+"""Between two cards of one hand. Weather must leave the device time to deliver."""
+CALMER = ("hub", "platform", "machine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +90,8 @@ class Fault:
     kind: str
     victim: str
     lasts_s: float
+    pause_s: float
+    """At least so long after the one before of the same hand, however late that was over."""
     draw: float
     """Random in [0, 1), for whatever else the kind has to choose."""
 
@@ -106,19 +108,16 @@ def plan(seed: int, minutes: float) -> list[Fault]:
 
 def _hand(field: str, seed: int, until_s: float) -> Iterator[Fault]:
     chance = random.Random(f"{seed} {field}")
-    at_s = 0.0
+    at_s = pause_s = 0.0
     for kind, victim in _cards(field, chance):
         if field in RESTING and at_s % CYCLE_S > BUSY_S:
             at_s += CYCLE_S - at_s % CYCLE_S
         if at_s >= until_s:
             return
-        lasts_s = chance.uniform(*kind.lasts_s)
-        yield Fault(round(at_s, 1), field, kind.name, victim, round(lasts_s, 1), round(chance.random(), 3))
-        at_s += (
-            kind.takes_s
-            + lasts_s
-            + chance.uniform(*(CALM_S if field in CALMER and not kind.first else PAUSE_S))
-        )
+        lasts_s, draw = chance.uniform(*kind.lasts_s), chance.random()
+        yield Fault(at_s, field, kind.name, victim, lasts_s, pause_s, draw)
+        pause_s = chance.uniform(*(CALM_S if field in CALMER and not kind.first else PAUSE_S))
+        at_s += kind.takes_s + lasts_s + pause_s
 
 
 def _cards(field: str, chance: random.Random) -> Iterator[tuple[Kind, str]]:

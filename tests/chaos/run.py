@@ -87,10 +87,12 @@ def _break(scene: Scene, faults: list[Fault], lasting_s: float, tell: Tell) -> N
 
 def _hand(scene: Scene, faults: list[Fault], began_s: float, until_s: float, tell: Tell) -> None:
     """One after the other; when the time is over only what has not been seen at all."""
+    over_s = began_s
     for fault in faults:
         if time.monotonic() > until_s and fault.kind in scene.facts.seen:
             continue
-        if scene.over.wait(max(0.0, began_s + fault.at_s - time.monotonic())):
+        start_s = max(began_s + fault.at_s, over_s + fault.pause_s)
+        if scene.over.wait(max(0.0, start_s - time.monotonic())):
             return
         if why := at_machine.unable(scene, fault):
             scene.facts.left_out[fault.kind] = why
@@ -107,6 +109,7 @@ def _hand(scene: Scene, faults: list[Fault], began_s: float, until_s: float, tel
             seen = f"NOT DONE: {type(exc).__name__}: {exc}"
             scene.facts.unseen.append(f"{fault} at {at_s:.1f} s: {type(exc).__name__}: {exc}")
         scene.under_way.pop(fault.field)
+        over_s = time.monotonic()
         tell(f"{at_s:7.1f} s  {fault}: {seen}")
 
 

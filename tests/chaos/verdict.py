@@ -24,11 +24,10 @@ SENTINEL_BACK_WITHIN_S = {"SIGKILL": 5.0, "SIGTERM": 5.0, "SIGSTOP": 35.0}
 """The one that supervises. Until it is back nobody is missed but a hung or given-up worker."""
 SPOILERS = ("supervisord", "sentinel", "full disk", "clock", "restart all", "reload", "FATAL")
 """Who was hit while one of these was under way is not held to the limit: supervision itself was hit."""
-LEFT_BEHIND = re.compile(
-    r"(supervisord\.conf|edge\.toml|state/(\w+\.lock|identity\.db|messages\.db|ballast|(uploads|crashes|accepted|link)[\w.-]*"
-    r"|crashes\.jsonl)|run/(\w+\.status|delivery\.sock|\w+\.hints)|ingest\.sock|([\w/.]+\.(sock|hints)\.lock)|log/[\w.-]+)(-wal|-shm)?"
-)
-"""All that a runtime leaves in its home. A name of a socket that nobody has open is in nobody's way."""
+RUBBISH = re.compile(r"(\.|.*/\.).*|.*\.(new|tmp)|state/(spool|uploads)/.*|core(\.\d+)?")
+"""Half-written files, and what belongs to messages that are gone."""
+MOST_FILES = 60
+"""Databases, locks, status files, names of sockets that nobody has open, capped logs. More keeps growing."""
 
 
 @dataclass
@@ -108,10 +107,10 @@ def left_over(scene: Scene) -> list[str]:
         line.split()[-1] for line in Path("/proc/net/unix").read_text().splitlines() if str(home) in line
     ]
     wrong += [f"socket {path} is still open" for path in sorted(set(sockets))]
-    for path in sorted(home.rglob("*")):
-        name = str(path.relative_to(home))
-        if not path.is_dir() and not LEFT_BEHIND.fullmatch(name):
-            wrong.append(f"{name} is left behind")
+    files = [str(path.relative_to(home)) for path in sorted(home.rglob("*")) if not path.is_dir()]
+    wrong += [f"{name} is left behind" for name in files if RUBBISH.fullmatch(name)]
+    if len(files) > MOST_FILES:
+        wrong.append(f"{len(files)} files are left behind: {files}")
     return wrong
 
 
