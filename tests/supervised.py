@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from runtime.adapters.supervisor import Program, Supervisor
@@ -23,6 +24,10 @@ look_every_s = 0.3
 hang_after_s = 2.0
 """
 """Limits shrunk so that the rare arrives at once."""
+
+
+WORKING = dict.fromkeys(WORKERS, "work")
+"""A stand-in for each worker."""
 
 
 class Runtime:
@@ -44,6 +49,11 @@ class Runtime:
         )  # fmt: skip
         eventually(lambda: self.programs() or not self.process.running(), 40, "supervisord answers")
         assert self.process.running(), self.process.said()
+
+    def all_at_work(self) -> None:
+        """Return when every program beats."""
+        for program in PROGRAMS:
+            self.wait_for(program)
 
     def behave(self, worker: str, behaviour: str) -> None:
         """From its next turn on the stand-in does so."""
@@ -84,6 +94,18 @@ class Runtime:
     def close(self) -> None:
         kill_tree(self.process.pid)
         self.process.close()
+
+
+@contextlib.contextmanager
+def stand_ins(home: Home, toml: str = "") -> Iterator[Runtime]:
+    """A runtime under this configuration, with a stand-in for each worker, all of them at work."""
+    home.write_config(toml)
+    runtime = Runtime(home, WORKING)
+    try:
+        runtime.all_at_work()
+        yield runtime
+    finally:
+        runtime.close()
 
 
 def _with_stand_ins(workers: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import time
@@ -11,38 +12,21 @@ from pathlib import Path
 import pytest
 
 from tests.harness import Home, eventually
-from tests.supervised import QUICK, Runtime, gone, kill
-
-WORKING = dict.fromkeys(("ingest", "provisioning", "refresh", "upload"), "work")
+from tests.supervised import QUICK, WORKING, Runtime, gone, kill, stand_ins
 
 
 @pytest.fixture
 def quick(home: Home) -> Iterator[Runtime]:
     """All stand-ins, and limits so small that the rare arrives at once."""
-    home.write_config(QUICK)
-    running = Runtime(home, WORKING)
-    try:
-        for worker in (*WORKING, "sentinel"):
-            running.wait_for(worker)
-        yield running
-    finally:
-        running.close()
+    with stand_ins(home, QUICK) as runtime:
+        yield runtime
 
 
 @pytest.fixture
 def three(folder: Path) -> Iterator[list[Runtime]]:
     """Three runtimes with the limits that ship, so that three long waits are one."""
-    running: list[Runtime] = []
-    try:
-        for name in "abc":
-            running.append(Runtime(Home(folder / name), WORKING))
-        for runtime in running:
-            for worker in (*WORKING, "sentinel"):
-                runtime.wait_for(worker)
-        yield running
-    finally:
-        for runtime in running:
-            runtime.close()
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(stand_ins(Home(folder / name))) for name in "abc"]
 
 
 def test_with_the_limits_that_ship_every_kind_of_hang_is_over_within_30_s(three: list[Runtime]) -> None:

@@ -14,23 +14,16 @@ from runtime.adapters.crash import crash_file, describe
 from runtime.config import load
 from runtime.core.secret import Secret
 from tests.harness import Home, eventually
-from tests.supervised import Runtime
+from tests.supervised import WORKING, Runtime, stand_ins
 
-WORKING = dict.fromkeys(("ingest", "provisioning", "refresh", "upload"), "work")
 GOOD = '[device]\nid = "dev-1"\n[log]\nlevel = "INFO"\n'
 BAD = '[device]\nid = "?"\n'
 
 
 @pytest.fixture
 def runtime(home: Home) -> Iterator[Runtime]:
-    home.write_config(GOOD)
-    running = Runtime(home, WORKING)
-    try:
-        for worker in (*WORKING, "sentinel"):
-            running.wait_for(worker)
+    with stand_ins(home, GOOD) as running:
         yield running
-    finally:
-        running.close()
 
 
 def test_reload_refuses_a_bad_configuration_and_touches_nothing(runtime: Runtime) -> None:

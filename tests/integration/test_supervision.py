@@ -20,10 +20,9 @@ from runtime.core.message import StoredMessage
 from runtime.errors import Rejected, Retryable, UsageError
 from runtime.producer import Producer
 from tests.harness import Home, clean_environment, eventually
-from tests.supervised import Runtime, gone
+from tests.supervised import WORKING, Runtime, gone
 
 SUPERVISORCTL = Path(sys.executable).parent / "supervisorctl"
-WORKING = dict.fromkeys(("ingest", "provisioning", "refresh", "upload"), "work")
 
 
 def test_restarting_everything_under_load_loses_and_repeats_nothing_for_keyed_producers(home: Home) -> None:

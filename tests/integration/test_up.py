@@ -16,10 +16,7 @@ import pytest
 from runtime.adapters.process import has_open, lock_holder
 from runtime.adapters.supervisor import Supervisor
 from tests.harness import Home, eventually
-from tests.supervised import PROGRAMS, SHIPPED, Runtime, gone, kill
-
-WORKING = dict.fromkeys(("ingest", "provisioning", "refresh", "upload"), "work")
-"""Stand-ins for all workers: these tests are about what holds them."""
+from tests.supervised import PROGRAMS, SHIPPED, WORKING, Runtime, gone, kill
 
 
 @pytest.fixture
