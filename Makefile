@@ -1,5 +1,5 @@
 # Thin on purpose: the work is in Python. `make` alone says what there is.
-.PHONY: help demo test bench chaos clean
+.PHONY: help demo test bench chaos soak clean
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
@@ -9,6 +9,7 @@ help:
 	@echo "make test    every test, the linter and the type checker"
 	@echo "make bench   speed, as a share of this machine's own limits"
 	@echo "make chaos   break things at random for minutes (SEED=, MINUTES=)"
+	@echo "make soak    tokens that live for seconds, under load, for ten minutes (MINUTES=)"
 	@echo "make clean   remove what the above made"
 
 $(READY): pyproject.toml constraints.txt deploy/bootstrap.py
@@ -25,6 +26,9 @@ bench: $(READY)
 
 chaos: $(READY)
 	@$(VENV)/bin/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
+
+soak: $(READY)
+	@EDGE_SOAK_S=$$(( 60 * $(or $(MINUTES),10) )) $(VENV)/bin/python -m pytest -s tests/faults/test_identity_lifetimes.py
 
 clean:
 	rm -rf $(VENV) build dist bench-report .mypy_cache .ruff_cache .hypothesis
