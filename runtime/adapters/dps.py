@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.adapters.https import SLICE_S, Waiting
+from runtime.adapters.https import SLICE_S, Waiting, wrong_time
 from runtime.adapters.proxies import ProxyTrouble, as_azure_wants_it, in_words, trouble_beneath
 from runtime.core.answer import Outcome
 from runtime.core.proxy import Proxy
@@ -130,7 +130,8 @@ def _ask(asked: dict[str, Any]) -> dict[str, str]:
         result = _client(asked).register()
     except Exception as exc:  # its tree is not all documented; what is not named is weather
         if (beneath := trouble_beneath(exc)) is not None:
-            kind = Outcome.PROXY if isinstance(beneath, ProxyTrouble) else Outcome.TLS_FAILED
+            tls = Outcome.WRONG_TIME if wrong_time(beneath) else Outcome.TLS_FAILED
+            kind = Outcome.PROXY if isinstance(beneath, ProxyTrouble) else tls
             return {"outcome": kind.name, "reason": in_words(beneath)}
         cause = exc.__cause__ if type(exc) is exceptions.ClientError and exc.__cause__ else exc
         outcome = next((o for kind, o in names.items() if isinstance(cause, kind)), Outcome.UNEXPECTED)

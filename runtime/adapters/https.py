@@ -25,6 +25,7 @@ from requests.auth import AuthBase
 
 from runtime.adapters.proxies import ProxyTrouble
 from runtime.core.answer import Outcome
+from runtime.core.checkup import EXPIRED, NOT_YET_VALID
 from runtime.core.proxy import Proxy
 from runtime.core.secret import Secret
 
@@ -197,9 +198,16 @@ def _read(response: requests.Response, deadline_s: float) -> Reply | Failure:
     return Reply(response.status_code, response.headers, body)
 
 
+def wrong_time(exc: BaseException) -> bool:
+    """Whether a certificate was refused for the time by our clock, and for nothing else."""
+    return isinstance(exc, ssl.SSLCertVerificationError) and exc.verify_code in (NOT_YET_VALID, EXPIRED)
+
+
 def _failure(exc: Exception) -> Failure:
     """Name what `requests` raised, by the first cause we know. Its text may hold the URL, never a token."""
     causes = list(_causes(exc))
+    if any(wrong_time(cause) for cause in causes):
+        return Failure(Outcome.WRONG_TIME, _words(exc))
     for kinds, outcome in _NAMES:
         for cause in causes:
             if isinstance(cause, kinds):

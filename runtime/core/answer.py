@@ -34,6 +34,7 @@ class Outcome(Enum):
     PROXY = "no way through the proxy"
     NAME_UNKNOWN = "host name not found"
     TLS_FAILED = "TLS failed"
+    WRONG_TIME = "no certificate counts by our clock"  # not valid yet, or expired: it may be the clock
     NO_CERTIFICATE = "certificate file unusable"
     ABANDONED = "abandoned"  # we were asked to stop while it was under way
 

@@ -150,6 +150,8 @@ def adopted(wish: Wish, now: Moment) -> Enrolment:
 
 
 def _wait_s(record: Enrolment, now: Moment) -> float:
+    if record.trouble is Outcome.WRONG_TIME and record.at and now.clock_set_since(record.at):
+        return 0.0
     passed_s = now.since(record.at) if record.at else None
     return 0.0 if passed_s is None else max(0.0, record.pause_s - max(0.0, passed_s))
 

@@ -20,6 +20,10 @@ class Clocks(Protocol):
     def boot_id(self) -> str: ...
 
 
+CLOCK_SET_BY_S = 60.0
+"""The wall clock was set where it moved by more than this beside the boot clock."""
+
+
 @dataclass(frozen=True, slots=True)
 class Moment:
     """Now, or then."""
@@ -39,3 +43,8 @@ class Moment:
             return self.boot_s - then.boot_s
         apart_s = self.wall_s - then.wall_s
         return apart_s if apart_s >= self.boot_s else None
+
+    def clock_set_since(self, then: Moment) -> bool:
+        """Whether somebody set the wall clock between `then` and this moment; a reboot counts as that."""
+        moved_s = (self.wall_s - then.wall_s) - (self.boot_s - then.boot_s)
+        return then.boot_id != self.boot_id or abs(moved_s) > CLOCK_SET_BY_S

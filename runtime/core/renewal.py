@@ -138,7 +138,9 @@ class Pace:
     reason: str = ""
 
     def wait_s(self, now: Moment) -> float:
-        """Seconds until the next attempt is allowed. After a reboot it is."""
+        """Seconds until the next attempt is allowed. After a reboot it is, and once a wrong clock was set."""
+        if self.outcome is Outcome.WRONG_TIME and self.at and now.clock_set_since(self.at):
+            return 0.0
         passed_s = now.since(self.at) if self.at else None
         return 0.0 if passed_s is None else max(0.0, self.pause_s - max(0.0, passed_s))
 

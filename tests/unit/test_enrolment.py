@@ -48,6 +48,7 @@ WEATHER = [
     Outcome.PROXY,
     Outcome.NAME_UNKNOWN,
     Outcome.TLS_FAILED,
+    Outcome.WRONG_TIME,
     Outcome.NO_CERTIFICATE,
 ]
 # (call, outcome) -> phase afterwards, and the call that comes next (None: no call until a fact changes)
@@ -211,6 +212,12 @@ def test_a_device_without_platform_or_token_says_what_is_missing() -> None:
     assert next_step(FRESH, nothing, False, NOW).phase is Phase.UNCONFIGURED
     step = next_step(FRESH, tokenless, False, NOW)
     assert step.phase is Phase.TOKENLESS and "provisioning_token_file" in step.why
+
+
+def test_a_clock_that_is_set_ends_the_pause_for_a_certificate_that_did_not_count_by_it() -> None:
+    wrong = after(FRESH, Call.INIT, Answer(Outcome.WRONG_TIME, retry_after_s=600), POLICY, NOW, 0.5)
+    assert next_step(wrong, WISH, False, later(5)).in_s > 500
+    assert next_step(wrong, WISH, False, Moment(1.8e9, NOW.boot_s + 5, NOW.boot_id)).in_s == 0
 
 
 def test_a_pause_survives_a_restart_but_not_a_reboot() -> None:

@@ -202,6 +202,14 @@ def test_the_hubs_first_refusal_is_answered_at_once_and_the_next_ones_with_backo
     assert third.heard(series, 0.9, POLICY).pause_s == 0, "a new series begins with an answer at once"
 
 
+def test_a_pause_for_a_wrong_clock_ends_when_the_clock_is_set_and_no_other_pause_does() -> None:
+    paces = {outcome: Pace(9, NOW, 300, outcome) for outcome in (Outcome.WRONG_TIME, Outcome.TLS_FAILED)}
+    for jump_s in (1.8e9, -1.8e9, 61.0):
+        assert paces[Outcome.WRONG_TIME].wait_s(later(5, jump_s)) == 0
+        assert paces[Outcome.TLS_FAILED].wait_s(later(5, jump_s)) == 295
+    assert paces[Outcome.WRONG_TIME].wait_s(later(5, 59)) == 295, "a clock that is slewed was not set"
+
+
 def test_a_pause_is_over_after_a_reboot_and_a_clock_that_runs_backwards_does_not_prolong_it() -> None:
     pace = Pace(1, NOW, 60)
     assert pace.wait_s(later(20)) == 40
