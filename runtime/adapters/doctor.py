@@ -12,6 +12,7 @@ from pathlib import Path
 
 from runtime.adapters.identity import IdentityReader
 from runtime.adapters.reach import Network
+from runtime.adapters.tokens import is_open_to_others
 from runtime.adapters.vault import Vault
 from runtime.config import Config
 from runtime.core.checkup import (
@@ -34,6 +35,7 @@ def examine(config: Config) -> Iterator[Check]:
     """Every check, in the order in which a person would look."""
     yield Check("configuration", "ok", f"{config.file or 'no file'}, home {config.layout.home}")
     yield from _folders(config.layout)
+    yield from _secret_files(config)
     yield from _disk(config)
     yield _databases(config.layout)
     yield judge_sqlite(sqlite3.sqlite_version_info, f"SQLite {sqlite3.sqlite_version}")
@@ -52,6 +54,21 @@ def _folders(layout: Layout) -> Iterator[Check]:
             yield Check(name, "warning", f"{folder} is open to others", f"chmod 700 {folder}")
         else:
             yield Check(name, "ok", "private, and writable")
+
+
+def _secret_files(config: Config) -> Iterator[Check]:
+    """Files that hold a secret, edge.toml only where it does."""
+    platform, identity = config.settings.platform, config.settings.identity
+    named = [
+        *(platform.provisioning_token_file, platform.registration_token_file, identity.dps_key_file),
+        *(identity.connection_string_file, identity.key_file, identity.encryption_key_file),
+    ]
+    inline = (platform.provisioning_token, platform.registration_token, identity.dps_key)
+    if any(inline) or identity.connection_string:
+        named.append(config.file)
+    for path in filter(None, named):
+        if path.exists() and is_open_to_others(path.stat().st_mode):
+            yield Check("secrets", "warning", f"{path} is open to others", f"chmod 600 {path}")
 
 
 def _disk(config: Config) -> Iterator[Check]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+
+from loguru import logger
 
 from runtime.core.secret import Secret
 from runtime.settings import Platform
@@ -45,10 +48,22 @@ def fingerprint(token: Secret | None) -> str | None:
     return hashlib.sha256(token.reveal().encode()).hexdigest()[:16] if token else None
 
 
+def is_open_to_others(mode: int) -> bool:
+    """Whether users other than owner and group can read it."""
+    return bool(mode & 0o007)
+
+
+@cache
+def _warn_once(path: Path) -> None:
+    logger.warning("{path} holds a secret and is open to others; chmod 600 {path}", path=path)
+
+
 def _from_file(path: Path) -> Secret | None:
     """A file that is missing, empty, unreadable or not text holds no token; it may come."""
     try:
         with path.open("rb") as file:
+            if is_open_to_others(os.fstat(file.fileno()).st_mode):
+                _warn_once(path)
             text = file.read(MAX_BYTES).decode().strip()
     except (OSError, UnicodeDecodeError):
         return None

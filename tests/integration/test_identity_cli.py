@@ -76,3 +76,12 @@ def test_forgetting_needs_a_word_and_then_forgets(home: Home) -> None:
 
 def test_waiting_ends_when_its_time_is_over(home: Home) -> None:
     assert home.edgectl("provision", "--wait", "--timeout", "0.2").returncode == 1
+
+
+def test_a_token_file_that_others_can_read_is_named_with_the_remedy(home: Home) -> None:
+    token = home.folder / "token"
+    token.write_text("t")
+    home.write_config('[platform]\nprovisioning_token_file = "token"\n')
+    for mode, named in ((0o644, True), (0o640, False)):
+        token.chmod(mode)
+        assert (f"chmod 600 {token}" in home.edgectl("doctor").stdout) is named
