@@ -105,15 +105,31 @@ def _reload(scene: Scene, fault: Fault) -> str:
     scene.until(scene.all_in_service, THERE_S, "everything stands")
     before = {name: scene.pid(name) for name in PROGRAMS}
     try:
-        scene.home.write_config(scene.toml + "[nonsense]\n")
+        _write(scene, scene.home.folder / "edge.toml", scene.toml + "[nonsense]\n")
         refused = scene.home.edgectl("reload", timeout_s=60)
         if refused.returncode != 2:
             raise NotSeen(f"a bad configuration was not refused: {refused}")
     finally:
-        scene.home.write_config(scene.toml)
+        _write(scene, scene.home.folder / "edge.toml", scene.toml)
     with contextlib.suppress(subprocess.TimeoutExpired):
         scene.home.edgectl("reload", timeout_s=60)
     return "a bad configuration was refused; with the good one " + _all_others(scene, before)
+
+
+def _write(scene: Scene, path: Path, text: str) -> None:
+    """Whole or not at all; another hand may just have filled the disk."""
+
+    def written() -> bool:
+        fresh = path.with_suffix(".new")
+        try:
+            fresh.write_text(text)
+            fresh.replace(path)
+        except OSError:
+            fresh.unlink(missing_ok=True)
+            return False
+        return True
+
+    scene.until(written, THERE_S, f"{path.name} is written")
 
 
 def _all_others(scene: Scene, before: dict[str, int]) -> str:
@@ -129,8 +145,7 @@ def _driven_to_fatal(scene: Scene, fault: Fault) -> str:
     """The shipped file never gives up; an operator's own may, and then the sentinel must."""
     conf = scene.home.layout.supervisord_conf
     head, mark, tail = shipped_configuration().read_text().partition(f"[program:{fault.victim}]")
-    conf.unlink()
-    conf.write_text(head + mark + re.sub(r"startretries=\d+", "startretries=0", tail, count=1))
+    _write(scene, conf, head + mark + re.sub(r"startretries=\d+", "startretries=0", tail, count=1))
     try:
         _new_supervisord(scene)
         beside = {what for field, what in scene.under_way.items() if field != fault.field}
