@@ -20,6 +20,7 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from fcntl import ioctl
@@ -28,9 +29,12 @@ from termios import FIONREAD
 
 from loguru import logger
 
+from runtime.core.sparing import Sparing
+
 LOOK_EVERY_S = 0.05
 """What arrives between two looks comes on top of the bound: 50 MB at most on a fast machine."""
 SHARE = 8
+SAY_EVERY_S = 60.0
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 
 
@@ -42,6 +46,7 @@ class Doorkeeper:
         """Connections cut so far."""
         self._places = {_place(endpoint) for endpoint in endpoints}
         self._bound_bytes = resident_bytes() + most_bytes
+        self._sparing = Sparing(SAY_EVERY_S)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="doorkeeper", daemon=True)
         self._thread.start()
@@ -70,9 +75,11 @@ class Doorkeeper:
                 with suppress(OSError):  # gone by itself
                     one.shutdown(socket.SHUT_RDWR)
                 self.cut += 1
-                logger.bind(connection=who, waiting_bytes=waiting[one]).warning(
-                    "requests on their way take too much memory: the connection of {} is cut", who
-                )
+                times = self._sparing.times("cut", time.monotonic())
+                if times:
+                    logger.bind(connection=who, waiting_bytes=waiting[one], times=times).warning(
+                        "requests on their way take too much memory: the connection of {} is cut", who
+                    )
 
 
 def resident_bytes() -> int:

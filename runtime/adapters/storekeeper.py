@@ -37,6 +37,7 @@ from runtime.core.message import StreamName
 from runtime.core.protocol import Code, ProducerKey, Refused
 from runtime.core.quota import Amount, Limit, Policy, Quota
 from runtime.core.settlement import Settled
+from runtime.core.sparing import Sparing
 from runtime.settings import Store as StoreSettings
 
 LOOK_AT_DISK_S = 1.0
@@ -45,6 +46,7 @@ TRY_OPEN_S = 1.0
 TRY_NEWER_S = 10.0
 SALVAGE_PAUSE_S = 60.0
 """The reader may still look at the old file: its complaints count again only after so long."""
+SAY_EVERY_S = 60.0
 BALLAST_BYTES = 4_194_304
 VACUUM_PAGES = 64
 """256 KiB a step: a few milliseconds, which nobody waits for."""
@@ -70,6 +72,7 @@ class Storekeeper:
         self._store: MessageStore | None = None
         self._alarm: str | None = None
         self._trouble: StoreError | None = StoreUnavailable("the store is not open yet")
+        self._sparing = Sparing(SAY_EVERY_S)
         self._salvage: Iterator[Report] | None = None
         self._salvaged_s = -SALVAGE_PAUSE_S
         self._room_bytes = 0
@@ -112,7 +115,10 @@ class Storekeeper:
         """The store raised: do what the error calls for."""
         if isinstance(error, StoreClosed):
             return  # it is being worked on: beginning again for every request would never come to an end
-        logger.bind(error=type(error).__name__).warning("the store: {}", error)
+        name = type(error).__name__
+        times = self._sparing.times(name, self._clock.boot_s())
+        if times:
+            logger.bind(error=name, times=times).warning("the store: {}", error)
         self._look_s = 0.0
         if isinstance(error, StoreFull) and self._store is not None:
             self._disk.give_up_ballast()

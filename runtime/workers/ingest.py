@@ -24,7 +24,7 @@ from runtime.adapters.spool import Spool
 from runtime.adapters.status import StatusFile
 from runtime.adapters.store import Loss
 from runtime.adapters.store_errors import StoreError
-from runtime.adapters.storekeeper import Storekeeper, refusal
+from runtime.adapters.storekeeper import SAY_EVERY_S, Storekeeper, refusal
 from runtime.config import Config
 from runtime.core.admission import Admission
 from runtime.core.protocol import (
@@ -41,6 +41,7 @@ from runtime.core.protocol import (
     encode_reply,
 )
 from runtime.core.settlement import Settled
+from runtime.core.sparing import Sparing
 from runtime.errors import ConfigError
 
 IDLE_S = 1.0
@@ -81,6 +82,7 @@ class Ingest:
         self._hints = Hints(config.layout, "ingest")
         self._status = StatusFile(config.layout.status_file("ingest"), "ingest", clock)
         self._counted: Counter[str] = Counter()
+        self._sparing = Sparing(SAY_EVERY_S)
         self._clock = clock
         self._look_s = 0.0
         self._company = 0
@@ -89,7 +91,7 @@ class Ingest:
         """Poll, drain, decide, one commit, reply. Dying in between costs a resend, never a message."""
         self._keeper.keep_house()
         self._spool.tidy(self._clock.boot_s(), self._keeper.files_named)
-        self._status.progress(lambda: {"counted": self._counted, **self._keeper.figures()})
+        self._status.progress(self._figures)
         patience_s = self._keeper.patience_s(IDLE_S)
         gate = [self._gate.socket] if self._gate else []
         sockets = (*(door.socket for door in self._doors), self._deliveries.socket, *gate)
@@ -109,6 +111,10 @@ class Ingest:
         self._acknowledge(letters, replies)  # on disk since the line above: now it may be said
         if self._settled:
             self._deliveries.confirm(reports)
+
+    def _figures(self) -> dict[str, object]:
+        cut = self._doorkeeper.cut
+        return {"counted": self._counted, "connections_cut": cut, **self._keeper.figures()}
 
     def lost_path(self) -> Path | None:
         """Where one of our sockets should be, and is not: somebody cleaned up, or put another there.
@@ -176,7 +182,14 @@ class Ingest:
         for (letter, _), reply in zip(letters, replies, strict=True):
             letter.answer(encode_reply(reply))
             if isinstance(reply, Refused):
-                self._counted[f"refused_{reply.code}"] += 1
+                self._note_refusal(reply.code)
+
+    def _note_refusal(self, code: Code) -> None:
+        """Its words are the producer's business, and may repeat what it sent: they are in no log."""
+        self._counted[f"refused_{code}"] += 1
+        times = self._sparing.times(code, self._clock.boot_s())
+        if times:
+            logger.bind(code=str(code), times=times).warning("producers are refused: {}", code)
 
     def _note(self, admission: Admission | None, losses: Sequence[Loss]) -> None:
         if admission is not None and admission.rows:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import zmq
+from loguru import logger
 
 from runtime.adapters.process import Stop
 from runtime.adapters.store import MessageStore
-from runtime.adapters.store_errors import StoreDamaged, StoreUnavailable
+from runtime.adapters.store_errors import StoreDamaged, StoreFull, StoreUnavailable
 from runtime.adapters.storekeeper import Storekeeper
 from runtime.core.protocol import Code, Refused, Stored
 from runtime.core.quota import Amount, Limit, Policy, Quota
@@ -64,6 +65,32 @@ def test_producers_long_gone_are_forgotten_though_others_never_pause(home: Home)
             reply = ask(ingest, socket, {"producer": "p", "boot": f"b{number}", "sequence": 1})
             assert reply["ok"], f"producer {number}: {reply}"
     finally:
+        socket.close(0)
+        ingest.close()
+
+
+def test_what_happens_a_thousand_times_takes_no_thousand_lines_of_the_log(home: Home) -> None:
+    """Else the refusals of one night push the reason of all out of it."""
+    home.write_config("[store]\nmax_messages = 1\n")
+    clock, said = ObedientClock(), []
+    ingest = Ingest(home.config, Stop(), clock)
+    listening = logger.add(lambda line: said.append(line.record["extra"]), level="WARNING")
+    socket = zmq.Context.instance().socket(zmq.REQ)
+    socket.connect(home.config.producer_endpoint())
+    try:
+        assert ask(ingest, socket, {"stream": "s"})["ok"]
+        for _ in range(30):
+            clock.boot += 5.0
+            assert not ask(ingest, socket, {"stream": "s"})["ok"]
+            ingest._keeper.failed(StoreFull("for the test"))
+        for name in ("code", "error"):
+            assert [extra["times"] for extra in said if name in extra] == [
+                1,
+                12,
+                12,
+            ]  # at once, then a minute's
+    finally:
+        logger.remove(listening)
         socket.close(0)
         ingest.close()
 
