@@ -1,12 +1,14 @@
 """ingest with a store that promises too much: shows that the tests of power cuts would notice.
 
-Its argument is a level for `PRAGMA synchronous`; or `credulous`, which believes the page cache at opening.
+Its argument is a level for `PRAGMA synchronous`; `credulous` believes the page cache at opening; `hasty`
+acknowledges before it commits.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 from runtime.adapters import store
 from runtime.adapters.process import Stop
@@ -15,6 +17,7 @@ from runtime.config import load
 from runtime.workers import ingest
 
 configure = MessageStore._configure
+store_them, acknowledge = ingest.Ingest._store, ingest.Ingest._acknowledge
 
 
 def weaken(store: MessageStore, max_pages: int | None) -> None:
@@ -22,9 +25,27 @@ def weaken(store: MessageStore, max_pages: int | None) -> None:
     store._db.execute(f"PRAGMA synchronous = {sys.argv[1]}")
 
 
+def acknowledge_first(self: ingest.Ingest, letters: list[Any], settled: Any) -> list[Any]:
+    """What a store that always works would answer."""
+    for letter, request in letters:
+        if not isinstance(request, ingest.Ping):
+            letter.answer(b'{"ok":true,"stored":1,"ids":[1]}')
+    return store_them(self, letters, settled)
+
+
+def answer_pings(self: ingest.Ingest, letters: list[Any], replies: list[Any]) -> None:
+    pings = [
+        (letter, reply) for letter, reply in zip(letters, replies, strict=True) if reply == ingest.Pong()
+    ]
+    acknowledge(self, [letter for letter, _ in pings], [reply for _, reply in pings])
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "credulous":
         store.write_again = lambda database: None
+    elif sys.argv[1] == "hasty":
+        ingest.Ingest._store = acknowledge_first  # type: ignore[method-assign]
+        ingest.Ingest._acknowledge = answer_pings  # type: ignore[method-assign]
     else:
         MessageStore._configure = weaken  # type: ignore[method-assign]
     stop = Stop()
