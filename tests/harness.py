@@ -44,6 +44,11 @@ def eventually(fact: Callable[[], T], timeout_s: float = 20.0, what: str = "") -
         time.sleep(0.02)
 
 
+def at_full_size(full: T, shrunk: T) -> T:
+    """`full` where FULL_SIZE is set (minutes more), else what brings the same edge in seconds."""
+    return full if os.environ.get("FULL_SIZE") else shrunk
+
+
 def require_tool(name: str) -> str:
     """Path of a system tool. Without it the test skips at a user's home and fails in CI."""
     found = shutil.which(name)

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from runtime.adapters.status import read_status
-from tests.harness import Cloud, Home, eventually
+from tests.harness import Cloud, Home, at_full_size, eventually
 from tests.lines import backlog, check_arrivals, put, quarantined, uploading
 
 
@@ -28,14 +28,15 @@ def arrived(cloud: Cloud, count: int, timeout_s: float = 60) -> None:
     eventually(lambda: cloud.message_count() >= count, timeout_s, f"{count} messages arrive")
 
 
+@pytest.mark.timeout(at_full_size(900, 120))
 @pytest.mark.parametrize("mode", ["abrupt", "polite"])
-def test_a_hundred_drops_under_load_lose_nothing_and_reorder_nothing(
+def test_a_hundred_drops_under_load_of_each_kind_lose_nothing_and_reorder_nothing(
     home: Home, cloud: Cloud, mode: str
 ) -> None:
     cloud.faults(ack_delay_ms=10)
     uploading(home, cloud)
     payloads: list[bytes] = []
-    for round in range(20):
+    for round in range(at_full_size(40, 20)):
         payloads += put_many(home, 300, start=round * 300)
         for _ in range(5):
             before = cloud.message_count()
