@@ -409,7 +409,7 @@ class Delivery:
         """Begin the file uploads that can begin; the stream of each waits for it, others do not."""
         if not self.hand.files or not self._pace.open(now):
             return
-        for message in self.hand.to_upload():
+        for message in self.hand.to_upload(now):
             if len(self._uploading) >= self._limits.uploads:
                 return
             rested = now >= self._upload_pauses.get(message.offer.id, (0, 0.0))[1]

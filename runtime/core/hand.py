@@ -200,13 +200,17 @@ class Hand:
             if message.offer.pieces > 1:
                 message.begin_anew()
 
-    def to_upload(self) -> Iterator[Message]:
+    def to_upload(self, now: float) -> Iterator[Message]:
         """Messages whose file could be uploaded now: all before them in their stream is acknowledged."""
         for message in list(self.files.values()):
             stream = message.stream
             first = stream.waiting[0] if stream.waiting else None
             if first is message and not stream.held and not stream.in_flight:
-                yield message
+                self._head(stream, now)
+                if message.offer.id in self.files:  # not expired
+                    yield message
+                else:
+                    self._queue(stream)
 
     def _head(self, stream: Stream, now: float) -> Message | None:
         """The message whose turn it is in `stream`, expired ones dropped; None where it has to wait."""

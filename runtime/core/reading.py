@@ -139,8 +139,11 @@ class Reading:
         return True
 
     def done(self, query: Query, last: int | None, complete: bool) -> None:
-        """`query` was answered up to the id `last`; `complete`: that was all there is."""
-        end = query.up_to if complete or last is None else last
+        """`query` was answered up to the id `last`; `complete`: that was all there is.
+
+        Neither: what was found has been dropped meanwhile. What comes behind it is still to be looked for.
+        """
+        end = query.up_to if complete else query.after if last is None else last
         if query.only is None:
             self.front = max(self.front, end)
         elif (left := self.behind.get(query.only)) is not None and not self._refused:

@@ -69,3 +69,16 @@ def test_what_ingest_has_not_confirmed_is_not_sent_again_when_the_store_shows_it
     assert not world.delivery.offer(Offer(1, "s"))
     world.delivery.confirmed({1})
     assert world.delivery.unconfirmed == 0
+
+
+def test_a_file_that_has_expired_is_dropped_and_not_uploaded_for_nothing() -> None:
+    world = World()
+    world.store(1, "files", file=True, expires_s=1005.0)
+    world.store(2, "files")
+    world.pass_time(6)
+    world.step()
+    world.connect()
+    world.step()
+    assert world.uploads == []
+    world.settle_down()
+    assert world.delivered == [2]

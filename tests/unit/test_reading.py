@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.core.message import StreamName
-from runtime.core.reading import ENOUGH, SPAN, Lane, Level, Query, Reading
+from runtime.core.reading import ENOUGH, FEW, SPAN, Lane, Level, Query, Reading
 
 Row = tuple[int, StreamName, bool]
 """Id, stream, whether it belongs to a batch."""
@@ -30,13 +30,14 @@ class Store:
         self.known: set[int] = set()
         self.looked_at = 0
         self.now = 0.0
+        self.crowded = False
 
     def store(self, name: str, count: int = 1, *, batch: bool = False) -> None:
         for _ in range(count):
             self.rows.append((len(self.rows) + 1, stream(name), batch))
 
     def level(self, lane: Lane) -> Level:
-        return Level(len(self.hand[lane]))
+        return Level(len(self.hand[lane]), crowded=self.crowded)
 
     def read(self) -> bool:
         """One turn. Whether it asked for anything."""
@@ -161,3 +162,31 @@ def test_a_stream_that_uses_batches_is_never_drained_fresh_first() -> None:
     world.store("s", 5, batch=True)
     world.drain()
     assert world.taken[stream("s")] == world.ids("s")
+
+
+def test_what_comes_behind_a_page_that_the_store_dropped_meanwhile_is_still_found() -> None:
+    """Sizes are read before rows: between them the oldest may have made room for others."""
+    reading = Reading()
+    query = reading.advance(2000, {stream("s")})
+    assert query is not None
+    reading.done(query, None, complete=False)
+    again = reading.advance(2000, {stream("s")})
+    assert again is not None and again.after == 0, "messages 501 to 2000 were passed over"
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(1, 400)), max_size=30))
+def test_a_crowded_hand_takes_something_of_everybody_and_a_little_of_each(
+    stored: list[tuple[str, int]],
+) -> None:
+    world = Store()
+    world.crowded = True
+    for name, count in stored:
+        world.store(name, count)
+    for _ in range(20):
+        world.read()
+    for name in {name for name, _ in stored}:
+        assert 1 <= len(world.hand[stream(name), False]) <= FEW
+    world.crowded = False
+    world.drain()
+    for name in "abcdefgh":
+        assert world.taken[stream(name)] == world.ids(name)
