@@ -89,7 +89,8 @@ class Delivery:
         self._narrowed = _WIDE
         self._sent_on_client = 0
         self._acked_on_client = 0
-        self._failures = 0  # clients in a row without an acknowledgement
+        self._failures = 0  # clients in a row without an acknowledgement, once more where one gets through
+        self._got_through = True  # the last one connected
         self._open_at_s = 0.0
         self._deadline_s = 0.0
         self._progress_s = 0.0
@@ -317,7 +318,8 @@ class Delivery:
             self._blame()
             if self._sent_on_client and not self._acked_on_client and self._doubt.fruitless():
                 self._steps.append(AskWhy())
-        self._failures = 1 if self._acked_on_client else self._failures + 1
+        before, self._got_through = self._got_through, self.phase is not Phase.CONNECTING
+        self._failures = 1 if self._acked_on_client or self._got_through > before else self._failures + 1
         self._acked_on_client = 0
         self._open_at_s = now + self._pause_s(cause, now, draw)
         self._discard(reason)

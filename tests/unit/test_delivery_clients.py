@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runtime.core.delivery import Phase
-from runtime.core.line import Acked
+from runtime.core.line import Acked, Cause
 from tests.delivery_world import world_with
 
 
@@ -83,3 +83,23 @@ def test_new_credentials_replace_the_client_and_what_was_in_flight_may_still_be_
     assert world.delivered == [1, 2]
     world.settle_down()
     assert [tag[0] for tag in world.sent] == [1, 2, 3, 3]
+
+
+def test_after_a_long_outage_a_hub_that_is_back_is_not_waited_for_as_long_as_one_that_is_away() -> None:
+    """A poisonous message in the first window cost half a minute for each time that the window narrowed."""
+    world = world_with(5)
+    for _ in range(12):
+        world.step()
+        world.lose(Cause.UNREACHABLE)
+        world.step()
+        world.close()
+        world.pass_time(60)
+    for drops in range(1, 4):
+        world.step()
+        world.connect()
+        world.step()
+        world.lose()
+        world.step()
+        world.close()
+        assert world.delivery.wait_s(world.now) <= 2**drops, "and longer with each drop: it may be an outage"
+        world.pass_time(60)
