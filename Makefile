@@ -1,5 +1,5 @@
 # Thin on purpose: the work is in Python. `make` alone says what there is.
-.PHONY: help demo test bench chaos soak clean
+.PHONY: help demo test bench chaos soak systemd clean
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
@@ -10,6 +10,7 @@ help:
 	@echo "make bench   speed, as a share of this machine's own limits"
 	@echo "make chaos   break things at random for minutes (SEED=, MINUTES=)"
 	@echo "make soak    tokens that live for seconds, under load, for ten minutes (MINUTES=)"
+	@echo "make systemd the unit and the installer under a live systemd (root, user-mode-linux; minutes)"
 	@echo "make clean   remove what the above made"
 
 $(READY): pyproject.toml constraints.txt deploy/bootstrap.py
@@ -29,6 +30,9 @@ chaos: $(READY)
 
 soak: $(READY)
 	@EDGE_SOAK_S=$$(( 60 * $(or $(MINUTES),10) )) $(VENV)/bin/python -m pytest -s tests/faults/test_identity_lifetimes.py
+
+systemd: $(READY)
+	@$(VENV)/bin/python -m tests.systemd
 
 clean:
 	rm -rf $(VENV) build dist bench-report .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,140 @@
+"""The shipped unit and the installer under a live systemd, in a machine of their own that is a process here.
+
+Debian's package `user-mode-linux` boots a kernel as a process. Its root is this machine's, read-only, under
+an overlay on a disk of its own; systemd is its first process. In it tests/systemd_guest.sh installs, starts,
+kills, hangs, reloads and restarts the service, and removes it; the machine is booted twice, for what must
+outlive that. Three to four minutes. It found what no test of a part had found: a system call filter under
+which no worker lived.
+
+    python -m tests.systemd         (root, user-mode-linux, systemd, mkfs.ext4, /usr/bin/python3 with venv)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from tests.harness import short_folder
+
+TOP = Path(__file__).parent.parent
+PYTHON = "/usr/bin/python3"  # not one in somebody's home, which the unit hides
+TOOLS = ("linux.uml", "mkfs.ext4", PYTHON, "/lib/systemd/systemd")
+BOOT_S = 400.0
+MASKED = ("systemd-tmpfiles-setup.service", "systemd-tmpfiles-clean.timer")  # they read this machine's /tmp
+
+INIT = """#!/bin/sh
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin
+mount -t proc proc /proc
+for module in /usr/lib/uml/modules/*/kernel/fs/overlayfs/overlay.ko; do
+    {python} -c "import ctypes, os, sys; ctypes.CDLL(None).syscall(
+        {finit_module}, os.open(sys.argv[1], 0), b'', 0)" $module
+done
+umount /proc
+mount -t ext4 /dev/ubda /mnt
+mount -t overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work overlay /mnt/root
+cd /mnt/root
+[ -e /mnt/begun ] || rm -rf etc/systemd/system/*.wants
+touch /mnt/begun
+mkdir -p old
+pivot_root . old
+exec chroot . /lib/systemd/systemd --unit=trial.target
+"""
+FINIT_MODULE = {"x86_64": 313, "aarch64": 273}
+
+TARGET = """[Unit]
+Requires=basic.target trial.service
+After=basic.target
+AllowIsolate=yes
+"""
+SERVICE = """[Unit]
+After=basic.target
+
+[Service]
+Type=oneshot
+ExecStart=/bin/sh /old{guest} /old{top}
+StandardOutput=tty
+StandardError=tty
+TTYPath=/dev/console
+TimeoutStartSec=380
+ExecStopPost=/usr/bin/systemctl poweroff --force
+"""
+
+
+def make_disk(folder: Path) -> None:
+    """What lies over this machine's root: a virtual environment, and the service that tries everything."""
+    upper = folder / "disk/upper"
+    for name in ("upper/etc/systemd/system", "upper/srv", "work", "root"):
+        (folder / "disk" / name).mkdir(parents=True)
+    (upper / "etc/fstab").write_text("")
+    (upper / "etc/systemd/system/trial.target").write_text(TARGET)
+    guest = TOP / "tests/systemd_guest.sh"
+    (upper / "etc/systemd/system/trial.service").write_text(SERVICE.format(guest=guest, top=TOP))
+    venv = upper / "srv/venv"
+    subprocess.run([PYTHON, "-m", "venv", str(venv)], check=True)
+    pip = [str(venv / "bin/python"), "-m", "pip", "-qq", "--disable-pip-version-check", "install"]
+    subprocess.run([*pip, "-c", "constraints.txt", "."], cwd=TOP, check=True)
+    for script in (venv / "bin").iterdir():
+        if script.is_file() and (text := script.read_bytes()).startswith(b"#!"):
+            script.write_bytes(text.replace(bytes(venv), b"/srv/venv", 1))
+    with (folder / "disk.img").open("wb") as image:
+        image.truncate(1 << 30)
+    subprocess.run(["mkfs.ext4", "-q", "-d", str(folder / "disk"), str(folder / "disk.img")], check=True)
+    shutil.rmtree(folder / "disk")
+    init = folder / "init"
+    init.write_text(INIT.format(python=PYTHON, finit_module=FINIT_MODULE[os.uname().machine]))
+    init.chmod(0o755)
+
+
+def boot(folder: Path) -> tuple[int, int]:
+    """Once from power on to power off, its verdicts shown. How many trials were fine, and how many not."""
+    machine = subprocess.Popen(
+        ["linux.uml", "mem=640M", "rootfstype=hostfs", "rootflags=/", "ro", f"init={folder / 'init'}",
+         f"ubd0={folder / 'disk.img'}", "con0=null,fd:1", "con=null", "quiet", "systemd.show_status=0",
+         *(f"systemd.mask={unit}" for unit in MASKED)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+        text=True, errors="replace", start_new_session=True,
+    )  # fmt: skip
+    overdue = threading.Timer(BOOT_S, _pull, [machine])
+    overdue.start()
+    fine = failed = 0
+    assert machine.stdout is not None
+    for line in machine.stdout:
+        told = re.match(r"(fine|FAILED|\|) +\S.*", line.strip())
+        fine += told is not None and told[1] == "fine"
+        failed += told is not None and told[1] == "FAILED"
+        if told:
+            print(told[0].rstrip(), flush=True)
+    overdue.cancel()
+    _pull(machine)
+    machine.wait()
+    return fine, failed
+
+
+def _pull(machine: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(machine.pid, signal.SIGKILL)
+
+
+def main() -> int:
+    """Exit status 0 if every trial was fine, 2 where it cannot be tried here."""
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if missing or os.geteuid() != 0 or os.uname().machine not in FINIT_MODULE:
+        print(f"cannot be tried here: needs root and {', '.join(missing or TOOLS)}", file=sys.stderr)
+        return 2
+    with short_folder() as folder:
+        make_disk(folder)
+        first, second = boot(folder), boot(folder)
+    fine, failed = first[0] + second[0], first[1] + second[1]
+    print(f"{fine} of {fine + failed} trials under a live systemd were fine")
+    return 0 if failed == 0 and first[0] > 0 and second[0] > 0 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
