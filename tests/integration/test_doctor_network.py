@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import trustme
+from cryptography import x509
 
 from runtime.adapters.reach import Network
 from runtime.devcloud.place import HUB_PORT
@@ -91,9 +92,12 @@ def test_a_clock_so_wrong_that_no_certificate_counts_is_named(
     """The certificate is of another time instead of the clock: to OpenSSL that is the same."""
     first, last = (datetime.datetime.fromisoformat(day) for day in (first_day, last_day))
     ca = trustme.CA.from_pem((cloud.folder / "ca.pem").read_bytes(), (cloud.folder / "ca.key").read_bytes())
-    ours = ca.issue_cert(cloud.facts["address"], not_before=first, not_after=last)
+    server = cloud.folder / "server.pem"
+    theirs = x509.load_pem_x509_certificate(server.read_bytes()).extensions
+    names = [str(name.value) for name in theirs.get_extension_for_class(x509.SubjectAlternativeName).value]
+    ours = ca.issue_cert(*names, not_before=first, not_after=last)
     cloud.close()
-    ours.private_key_and_cert_chain_pem.write_to_path(str(cloud.folder / "server.pem"))
+    ours.private_key_and_cert_chain_pem.write_to_path(str(server))
     cloud.start()
     home.write_config(cloud.config_toml())
     checks = {check.name: check for check in Network(home.config.settings).platform()}
