@@ -8,6 +8,8 @@ import os
 import signal
 import struct
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import zmq
 
@@ -19,13 +21,20 @@ _COUNT = struct.Struct("q")
 
 def acknowledged_per_s(endpoint: str, size: int, pack: int, seconds: float) -> float:
     """Messages acknowledged in a second: `size` producers with `pack` messages in each request."""
+    with producing(endpoint, size, pack) as acknowledged:
+        start, before = time.perf_counter(), acknowledged()
+        time.sleep(seconds)
+        return (acknowledged() - before) / (time.perf_counter() - start)
+
+
+@contextmanager
+def producing(endpoint: str, size: int, pack: int) -> Iterator[Callable[[], int]]:
+    """Producers at work, each of them served once; how many messages were acknowledged by now."""
     counts = mmap.mmap(-1, size * _COUNT.size)
     children = [_start(endpoint, number, pack, counts) for number in range(size)]
     try:
         _wait_until_all_are_served(counts, size)
-        start, before = time.perf_counter(), _total(counts, size)
-        time.sleep(seconds)
-        return (_total(counts, size) - before) * pack / (time.perf_counter() - start)
+        yield lambda: _total(counts, size) * pack
     finally:
         for child in children:
             os.kill(child, signal.SIGKILL)
