@@ -1,20 +1,30 @@
-"""The generated part of README.md. `python -m tests.readme` writes it."""
+"""The generated parts of README.md: `python -m tests.readme` writes the settings,
+`python -m tests.readme bench-report/bench.json` the figures that `make bench` left there."""
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 from pathlib import Path
+from typing import Any
 
+from runtime.bench import Row
 from runtime.config import Key, keys, keys_of
 from runtime.settings import Stream
 
 README = Path(__file__).resolve().parent.parent / "README.md"
-_PART = re.compile(r"(<!-- settings -->\n).*?(<!-- /settings -->)", re.DOTALL)
+
+
+def with_part(text: str, name: str, part: str) -> str:
+    """`text` with `part` between the comments of this name."""
+    marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    return marks.sub(lambda found: found[1] + part + found[2], text)
 
 
 def with_settings(text: str) -> str:
     """`text` with the table of settings as settings.py has them."""
-    return _PART.sub(lambda found: found[1] + settings_table() + found[2], text)
+    return with_part(text, "settings", settings_table())
 
 
 def settings_table() -> str:
@@ -35,5 +45,38 @@ def _toml(value: object) -> str:
     return f'"{value}"' if isinstance(value, str | Path) else f"{value}"
 
 
+def figures_table(report: dict[str, Any]) -> str:
+    """What `make bench` measured and on what: of its figures those for which something was to be reached."""
+    on = report["machine"]
+    said = (
+        f"Measured by `make bench` on {on['cores']} cores of an {on['cpu']}, Linux {on['kernel']}, Python "
+        f"{on['python']}, SQLite {on['sqlite']}:\n\n"
+    )
+    rows = [
+        Row(**row)
+        for title, rows in report["figures"].items()
+        for row in rows
+        if row["reach"] and "stand-in" not in title  # which is not what the reader came for
+    ]
+    lines = [
+        "| figure | measured | share | to reach | reached |",
+        "|---|---|---|---|---|",
+        *map(_figure, rows),
+    ]
+    reasons = [f"- {row.name}: {row.reason}." for row in rows if row.reason]
+    why = ["", "Out of reach, and why:", "", *reasons] if reasons else []
+    return said + "\n".join([*lines, *why]) + "\n"
+
+
+def _figure(row: Row) -> str:
+    share = "" if row.share is None else f"{row.share:.2f}"
+    value = f"{row.value:,.0f}" if row.value >= 100 else f"{row.value:.3g}"
+    reached = "yes" if row.reached else "**no**"
+    return f"| {row.name} | {value} {row.unit} | {share} | {row.reach} | {reached} |"
+
+
 if __name__ == "__main__":
-    README.write_text(with_settings(README.read_text()))
+    written = with_settings(README.read_text())
+    for path in sys.argv[1:]:
+        written = with_part(written, "figures", figures_table(json.loads(Path(path).read_text())))
+    README.write_text(written)

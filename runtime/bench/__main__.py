@@ -28,13 +28,14 @@ def main(argv: list[str] | None = None) -> int:
     if unknown:
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     sections: dict[str, list[Row]] = {}
+    where = report.machine()
     for part, title in PARTS.items():
         if arguments.parts and part not in arguments.parts:
             continue
         sys.stderr.write(f"measuring {part} ...\n")
         sections[title] = importlib.import_module(f"runtime.bench.{part}").measure(arguments.quick)
-    print(report.table(sections))
-    report.write(arguments.out, sections)
+    print(report.table(sections, where))
+    report.write(arguments.out, sections, where)
     sys.stderr.write(f"report in {arguments.out}\n")
     return 0
 

@@ -20,7 +20,7 @@ NAME_PX = 520
 
 
 def machine() -> dict[str, object]:
-    """On what it was measured; a number without this says nothing."""
+    """On what it is going to be measured, and what else it is doing: a number without this says nothing."""
     model = next(
         (
             line.partition(":")[2].strip()
@@ -36,13 +36,13 @@ def machine() -> dict[str, object]:
         "kernel": platform.release(),
         "cpu": model,
         "cores": os.cpu_count(),
-        "load_1min": os.getloadavg()[0],
+        "load_1min": round(os.getloadavg()[0], 2),
     }
 
 
-def table(sections: dict[str, list[Row]]) -> str:
+def table(sections: dict[str, list[Row]], where: dict[str, object]) -> str:
     """All figures, a line each."""
-    lines = ["on " + ", ".join(f"{name} {value}" for name, value in machine().items())]
+    lines = ["on " + ", ".join(f"{name} {value}" for name, value in where.items())]
     for title, rows in sections.items():
         lines += ["", title]
         for row in rows:
@@ -56,14 +56,12 @@ def table(sections: dict[str, list[Row]]) -> str:
     return "\n".join(lines)
 
 
-def write(folder: Path, sections: dict[str, list[Row]]) -> None:
+def write(folder: Path, sections: dict[str, list[Row]], where: dict[str, object]) -> None:
     """Leave table, JSON and plot in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "bench.txt").write_text(table(sections) + "\n")
+    (folder / "bench.txt").write_text(table(sections, where) + "\n")
     figures = {title: [asdict(row) for row in rows] for title, rows in sections.items()}
-    (folder / "bench.json").write_text(
-        json.dumps({"machine": machine(), "figures": figures}, indent=2) + "\n"
-    )
+    (folder / "bench.json").write_text(json.dumps({"machine": where, "figures": figures}, indent=2) + "\n")
     (folder / "bench.svg").write_text(plot(row for rows in sections.values() for row in rows))
 
 

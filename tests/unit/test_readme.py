@@ -67,3 +67,15 @@ def test_every_file_that_is_named_exists() -> None:
     for path in re.findall(r"\]\(([^)#:]+)\)|`((?:deploy|runtime|tests)/[\w./]+)`", TEXT):
         name = path[0] or path[1]
         assert (README.parent / name).exists(), name
+
+
+def test_readme_owns_up_to_every_figure_that_is_out_of_reach_and_says_why() -> None:
+    figures = re.findall(
+        r"^\| (.+) \| ([\d.,]+) \S.* \| ([\d.]*) \| ([<>]=) ([\d.]+) \| (\S+) \|$", TEXT, re.M
+    )
+    assert len(figures) > 10
+    for name, value, share, sign, bound, said in figures:
+        measured = float(share or value.replace(",", ""))
+        reached = measured >= float(bound) if sign == ">=" else measured <= float(bound)
+        assert said == ("yes" if reached else "**no**"), name
+        assert reached or f"- {name}: " in TEXT, name
