@@ -10,11 +10,13 @@ Deliveries: `DeliveryReporter` (upload, `edgectl quarantine`) reports what becam
 from __future__ import annotations
 
 import os
+import time
 from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
 
 import zmq
+from loguru import logger
 
 from runtime.adapters.clock import Clock, SystemClock
 from runtime.core.settlement import (
@@ -35,6 +37,7 @@ STORED = "stored"  # ingest: new messages are on disk
 IDENTITY_CHANGED = "identity-changed"  # provisioning, refresh: read identity.db again
 SAS_REFUSED = "sas-refused"  # upload: the hub refused the SAS in force
 
+LOOK_EVERY_S = 1.0
 RESEND_AFTER_S = 2.0
 REPORT_IDS = 1_000
 """Most ids in one report: the deletes that ride on a commit must not delay its acknowledgements."""
@@ -52,16 +55,41 @@ class Bound:
 
     def __init__(self, socket: zmq.Socket[bytes], path: Path, mode: int = 0o600) -> None:
         self.path = path
-        before = os.umask(0o777 & ~mode)
+        self._socket = socket
+        self._mode = mode
+        self._look_s = 0.0
+        self._bind()
+
+    def lost(self) -> bool:
+        """Whether the path leads here no more: somebody cleaned up. Looked at once a second."""
+        now_s = time.monotonic()
+        if now_s < self._look_s:
+            return False
+        self._look_s = now_s + LOOK_EVERY_S
+        return self._found() != self._identity
+
+    def mend(self) -> bool:
+        """Be found again; whether it worked. Whoever is connected stays so, and what is on its way arrives.
+
+        The old listener is not closed: zmq does that later, in another thread, and removes the *path* then.
+        It costs a descriptor until the process ends.
+        """
         try:
-            socket.bind(f"ipc://{path}")
+            self.path.parent.mkdir(mode=0o700, exist_ok=True)
+            self._bind()
+        except (OSError, zmq.ZMQError) as exc:  # a full disk: at the next look
+            logger.warning("{} is gone, and cannot be made again: {}", self.path, exc)
+            return False
+        logger.warning("{} was gone; made again", self.path)
+        return True
+
+    def _bind(self) -> None:
+        before = os.umask(0o777 & ~self._mode)
+        try:
+            self._socket.bind(f"ipc://{self.path}")
         finally:
             os.umask(before)
         self._identity = self._found()
-
-    def still(self) -> bool:
-        """Whether the path still leads here: where somebody cleaned the folder, nobody new finds us."""
-        return self._found() == self._identity
 
     def _found(self) -> tuple[int, int] | None:
         try:
@@ -87,7 +115,7 @@ class Hints:
 
     def __init__(self, layout: Layout, worker: str, listen_to: Iterable[str] = ()) -> None:
         self._pub = context().socket(zmq.PUB)
-        Bound(self._pub, layout.hints_socket(worker))
+        self._bound = Bound(self._pub, layout.hints_socket(worker))
         self._sub = context().socket(zmq.SUB)
         self._sub.setsockopt(zmq.SUBSCRIBE, b"")
         for other in listen_to:
@@ -97,6 +125,11 @@ class Hints:
     def socket(self) -> zmq.Socket[bytes]:
         """To be polled together with other sockets."""
         return self._sub
+
+    def stay_reachable(self) -> None:
+        """Bind again where somebody cleaned up: else no worker that starts from now on ever hears us."""
+        if self._bound.lost():
+            self._bound.mend()
 
     def tell(self, hint: str) -> None:
         """Publish a hint to whoever listens now."""
@@ -111,6 +144,7 @@ class Hints:
 
     def wait(self, timeout_s: float, also: Iterable[object] = ()) -> set[str]:
         """Wait for a hint, for one of `also` (anything with fileno()) to become readable, or for the time."""
+        self.stay_reachable()
         wait_readable([self._sub, *also], timeout_s)
         return self.heard()
 
@@ -124,7 +158,12 @@ class DeliveryDoor:
 
     def __init__(self, layout: Layout) -> None:
         self.socket = context().socket(zmq.ROUTER)
-        self.bound = Bound(self.socket, layout.delivery_socket)
+        self._bound = Bound(self.socket, layout.delivery_socket)
+
+    def stay_reachable(self) -> None:
+        """Bind again where somebody cleaned up: else what is delivered would never leave the store."""
+        if self._bound.lost():
+            self._bound.mend()
 
     def receive(self) -> list[tuple[bytes, Report]]:
         """Reports that wait, without waiting: enough to fill one commit."""

@@ -61,30 +61,51 @@ class ProducerDoor:
         self.socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes)  # before bind, or it does not count
         self.socket.setsockopt(zmq.RCVHWM, REQUESTS_PER_PEER)
         self.socket.setsockopt(zmq.SNDHWM, REPLIES_PER_PEER)
-        self.bound: Bound | None = None
+        self._group = group
+        self._bound: Bound | None = None
         """None for TCP, which needs no path."""
         self._lock: Lock | None = None
         try:
             if endpoint.startswith("tcp://"):
                 self._protect(secret_file)
-            self._bind(group)
+            self._bind()
         except BaseException:
             self.close()
             raise
 
-    def _bind(self, group: str | None) -> None:
+    def _bind(self) -> None:
         scheme, _, place = self.endpoint.partition("://")
         if scheme == "ipc":
             # A second bind on an ipc path steals it in silence; only a lock tells.
             self._lock = Lock(Path(f"{place}.lock"))
-            self.bound = Bound(self.socket, Path(place), 0o660)
-            if group is not None:
-                _give_to_group(Path(place), group)
+            self._bound = Bound(self.socket, Path(place), 0o660)
+            self._give_to_group(Path(place))
             return
         try:
             self.socket.bind(self.endpoint)
         except zmq.ZMQError as exc:
             raise UsageError(f"cannot listen on {self.endpoint}: {exc.strerror}") from exc
+
+    def stay_reachable(self) -> None:
+        """Bind again where somebody removed the path. Raises UsageError where another has taken it."""
+        if self._bound is None or self._lock is None or not self._bound.lost():
+            return
+        lock, self._lock = self._lock, None
+        lock.release()
+        self._lock = Lock(Path(f"{self._bound.path}.lock"))  # its file may be gone, too, and another's there
+        if self._bound.mend():
+            self._give_to_group(self._bound.path)
+
+    def _give_to_group(self, path: Path) -> None:
+        if self._group is None:
+            return
+        try:
+            shutil.chown(path, group=self._group)
+        except (LookupError, OSError) as exc:
+            raise UsageError(
+                f"ingest.group = {self._group!r}: cannot give {path} to that group: {exc}"
+            ) from exc
+        os.chmod(path, 0o660)  # noqa: PTH101  # beside the chown it belongs to
 
     def _protect(self, secret_file: Path | None) -> None:
         if secret_file is not None:
@@ -129,11 +150,3 @@ def _is_loopback(endpoint: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False  # names and interfaces may change what they mean
-
-
-def _give_to_group(path: Path, group: str) -> None:
-    try:
-        shutil.chown(path, group=group)
-    except (LookupError, OSError) as exc:
-        raise UsageError(f"ingest.group = {group!r}: cannot give {path} to that group: {exc}") from exc
-    os.chmod(path, 0o660)  # noqa: PTH101  # beside the chown it belongs to

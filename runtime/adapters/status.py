@@ -41,12 +41,19 @@ class StatusFile:
         self._next_s = at + WRITE_EVERY_S
         record = {**self._fixed, "progress_boot_s": at, "boot_id": self._clock.boot_id(), **figures}
         try:
-            fresh = self._path.with_suffix(".new")
-            fresh.write_text(json.dumps(record))
-            fresh.replace(self._path)
-            self._ours = True
+            self._write(json.dumps(record))
+        except FileNotFoundError:  # somebody cleaned run/ away under us
+            with contextlib.suppress(OSError):
+                self._path.parent.mkdir(mode=0o700, exist_ok=True)
+                self._write(json.dumps(record))
         except OSError:  # a full disk: the figures stay old, but the heart still beats (see `beat_of`)
             self._touch()
+
+    def _write(self, text: str) -> None:
+        fresh = self._path.with_suffix(".new")
+        fresh.write_text(text)
+        fresh.replace(self._path)
+        self._ours = True
 
     def _touch(self) -> None:
         """Beat without needing a single block. A predecessor's words are emptied first: they name its pid."""

@@ -1,9 +1,13 @@
-"""A piece of ours inside supervisord: it watches the sentinel, as the sentinel watches everything else.
+"""Two pieces of ours inside supervisord, each looking round at every tick (5 s).
 
-supervisord restarts a sentinel that died, but does not see one that hangs. At every tick this looks whether
-the sentinel's status file moved; where it stood still for four ticks the sentinel gets a signal to dump its
-stacks, and at the fifth SIGKILL. Named in supervisord.conf as an rpcinterface, the only door supervisord
-has for such a thing; it adds no call. It must be small and never raise: it runs in supervisord's own loop.
+`SentinelWatch`: supervisord restarts a sentinel that died, but does not see one that hangs. Where its status
+file stood still for four ticks the sentinel gets a signal to dump its stacks, and at the fifth SIGKILL.
+
+`SocketWatch`: where somebody cleaned run/ away nobody can ask supervisord any more, and it would not notice.
+The socket and the pid file are made again; no program feels it.
+
+Named in supervisord.conf as an rpcinterface, the only door supervisord has for such a thing; it adds no call.
+It must be small and never raise: it runs in supervisord's own loop.
 """
 
 from __future__ import annotations
@@ -11,12 +15,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
 TICKS_TO_DUMP = 4
 TICKS_TO_KILL = 5
 DUMP_SIGNAL = signal.SIGUSR1
+WAITING_CALLS = 128
 
 
 class SentinelWatch:
@@ -58,6 +64,45 @@ class SentinelWatch:
             os.kill(pid, number)
 
 
+class SocketWatch:
+    """Sees to it that supervisord can be found. The server stays, with all it knows: it listens elsewhere."""
+
+    def __init__(self, supervisord: Any) -> None:
+        self._options = supervisord.options
+
+    def __call__(self, _tick: object) -> None:
+        """One tick (5 s)."""
+        for config, server in self._options.httpservers:
+            path = Path(config.get("file", "/"))
+            if path.exists():
+                continue
+            try:
+                fresh = _listening(path, config["chmod"])
+                server.close()
+                server.set_socket(fresh)
+                server.listen(WAITING_CALLS)
+                Path(self._options.pidfile).write_text(f"{os.getpid()}\n")
+            except OSError as exc:  # a full disk: at the next tick
+                self._options.logger.warn(f"{path} is gone, and cannot be made again: {exc}")
+            else:
+                self._options.logger.warn(f"{path} was gone; made again")
+
+
+def _listening(path: Path, mode: int) -> socket.socket:
+    """A socket that is found at `path` from now on, and takes calls."""
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        found.bind(str(path))
+        path.chmod(mode)
+        found.listen(WAITING_CALLS)
+        found.setblocking(False)
+    except BaseException:
+        found.close()
+        raise
+    return found
+
+
 class _NoCalls:
     """The rpcinterface that supervisord insists on."""
 
@@ -66,5 +111,6 @@ def make(supervisord: Any, **_settings: str) -> object:
     """supervisord calls this at every start and reload."""
     from supervisor import events
 
-    events.subscribe(events.Tick5Event, SentinelWatch(supervisord))
+    for watch in (SentinelWatch, SocketWatch):
+        events.subscribe(events.Tick5Event, watch(supervisord))
     return _NoCalls()

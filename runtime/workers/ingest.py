@@ -10,7 +10,6 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from loguru import logger
 
@@ -45,22 +44,17 @@ from runtime.core.sparing import Sparing
 from runtime.errors import ConfigError
 
 IDLE_S = 1.0
-LOOK_AT_SOCKETS_S = 1.0
 QUICK_FLUSH_S = 0.002
 QUICK_REQUESTS = 32
 """Where a flush is quick, a commit takes no more: while it is written, the others' requests come in."""
 
 
 def run(config: Config, stop: Stop) -> None:
-    """Serve producers until asked to stop, or until nobody can reach us any more."""
+    """Serve producers until asked to stop."""
     ingest = Ingest(config, stop, SystemClock())
     try:
         while not stop.requested():
             ingest.turn()
-            lost = ingest.lost_path()
-            if lost is not None:  # nobody new finds us: supervisord starts us afresh, and run/ is made again
-                logger.error("{} is not our socket any more; leaving, to be started afresh", lost)
-                return
     finally:
         ingest.close()
 
@@ -84,11 +78,14 @@ class Ingest:
         self._counted: Counter[str] = Counter()
         self._sparing = Sparing(SAY_EVERY_S)
         self._clock = clock
-        self._look_s = 0.0
         self._company = 0
 
     def turn(self) -> None:
         """Poll, drain, decide, one commit, reply. Dying in between costs a resend, never a message."""
+        for door in self._doors:
+            door.stay_reachable()
+        self._deliveries.stay_reachable()
+        self._hints.stay_reachable()
         self._keeper.keep_house()
         self._spool.tidy(self._clock.boot_s(), self._keeper.files_named)
         self._status.progress(self._figures)
@@ -115,18 +112,6 @@ class Ingest:
     def _figures(self) -> dict[str, object]:
         cut = self._doorkeeper.cut
         return {"counted": self._counted, "connections_cut": cut, **self._keeper.figures()}
-
-    def lost_path(self) -> Path | None:
-        """Where one of our sockets should be, and is not: somebody cleaned up, or put another there.
-
-        Looked at once a second.
-        """
-        now_s = self._clock.boot_s()
-        if now_s < self._look_s:
-            return None
-        self._look_s = now_s + LOOK_AT_SOCKETS_S
-        every = (self._deliveries.bound, *(door.bound for door in self._doors))
-        return next((bound.path for bound in every if bound is not None and not bound.still()), None)
 
     def _receive(self) -> list[tuple[Letter, Request | Refused]]:
         """What waits, up to the bounds of one commit; a request is taken whole.

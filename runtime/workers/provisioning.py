@@ -6,6 +6,7 @@ asked again: `complete` answers as often as it is called.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from contextlib import closing
 
@@ -141,12 +142,19 @@ class Clerk:
         }
         changed = (step.phase, code, record.trouble) != self._told
         self.heart.tell(figures, now=changed)
+        self._display(code)
         if not changed:
             return
         self._told = (step.phase, code, record.trouble)
         if code:
-            self._code_file.write_text(code + "\n")
             logger.warning("waiting for approval: verification code {code}", code=code)
         else:
-            self._code_file.unlink(missing_ok=True)
             logger.info("{state}", state=step.phase.value, reason=step.why)
+
+    def _display(self, code: str | None) -> None:
+        """A file for a display on the device, made again where somebody cleaned up."""
+        with contextlib.suppress(OSError):  # no room on the disk, or no folder: at the next turn
+            if code is None:
+                self._code_file.unlink(missing_ok=True)
+            elif not self._code_file.exists() or self._code_file.read_text() != f"{code}\n":
+                self._code_file.write_text(f"{code}\n")

@@ -1,4 +1,4 @@
-"""Somebody cleans up under running workers: whoever cannot be found any more starts afresh."""
+"""Somebody cleans up under running workers: whoever cannot be found any more makes itself found again."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters.bus import DeliveryReporter, Settled
+from runtime.adapters.door import ProducerDoor
 from runtime.producer import Producer
 from tests.harness import Home, eventually
 
@@ -22,20 +23,36 @@ def producer_socket(home: Home) -> Path:
 
 
 @pytest.mark.parametrize("cleaned", [delivery_folder, producer_socket])
-def test_ingest_leaves_where_its_socket_is_gone_and_the_next_one_is_found(
+def test_ingest_whose_socket_is_gone_is_found_again_and_those_connected_notice_nothing(
     home: Home, cleaned: Callable[[Home], Path]
 ) -> None:
     """Else what is delivered would never leave the store, and both workers would look alive."""
-    first = home.start_worker("ingest")
+    worker = home.start_worker("ingest")
     with Producer(home.config.producer_endpoint(), retry_for_s=30) as producer:
         assert producer.put(b"before") == 1
         path = cleaned(home)
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-        assert first.popen.wait(5) == 0
-        assert "is not our socket any more" in first.said()
-        home.start_worker("ingest")  # supervisord does
+        assert producer.put(b"while it is gone") == 2
+        with Producer(home.config.producer_endpoint(), retry_for_s=30) as newcomer:
+            assert newcomer.put(b"after") == 3
         reporter = DeliveryReporter(home.layout, resend_after_s=0.3)
         reporter.report(Settled(delivered=[1]))
         eventually(lambda: reporter.confirmed() == {1})
-        assert producer.put(b"after") == 2
         reporter.close()
+        assert producer.put(b"and on") == 4
+    assert "was gone; made again" in worker.said()
+    assert worker.running()
+
+
+def test_ingest_whose_socket_another_has_taken_leaves_it_to_him_and_says_so(home: Home) -> None:
+    worker = home.start_worker("ingest")
+    socket = home.layout.producer_socket
+    eventually(socket.exists, 20, "it serves")
+    for path in (socket, socket.with_name(f"{socket.name}.lock")):
+        path.unlink()
+    other = ProducerDoor(f"ipc://{socket}", max_frame_bytes=1000)
+    try:
+        assert worker.popen.wait(20) == 2
+        assert "already runs here" in worker.said()
+    finally:
+        other.close()
