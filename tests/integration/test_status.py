@@ -261,6 +261,14 @@ def test_a_full_disk_stops_the_figures_but_not_the_heart(tmp_path: Path, monkeyp
     eventually(lambda: _beats_on(reporter, path, first), 5, "the heart beats on")
 
 
+def test_a_heart_beats_on_where_somebody_removed_the_folder_of_its_figures(tmp_path: Path) -> None:
+    """Else the sentinel would take everybody for hung."""
+    path = tmp_path / "run/upload.status"
+    StatusFile(path, "upload").progress({"in_flight": 7}, now=True)
+    assert (read_status(path) or {})["in_flight"] == 7
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
 def _beats_on(reporter: StatusFile, path: Path, before: object) -> bool:
     reporter.progress({}, now=True)
     return beat_of(path, reporter._fixed["pid"]) != before
