@@ -11,6 +11,9 @@ The order of steps makes every crash harmless, without a journal of our own:
 
 No new message is taken meanwhile (there is no store), so ids stay in order. The damaged files stay in
 `damaged/` with a report, for a person.
+
+A store of an older schema is copied into that same schema, which then grows as every older one does. One of a
+newer schema is left in `damaged/` for the runtime that wrote it.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runtime.adapters.store_errors import StoreUnavailable, translated
+from runtime.adapters.store_errors import SCHEMA_VERSION, StoreNewer, StoreUnavailable, translated
 
 FOLDER = "damaged"
 REPORT = "report.json"
@@ -91,7 +94,7 @@ def _salvage(path: Path, reason: str) -> Iterator[Report]:
         leftover.unlink()
     report = Report(reason)
     with translated():
-        fresh = _fresh(fresh_path)
+        fresh = sqlite3.connect(fresh_path, isolation_level=None)
         try:
             old = sqlite3.connect(path.parent / FOLDER / path.name, isolation_level=None)
             try:
@@ -120,17 +123,12 @@ def finish(path: Path) -> None:
                 aside.rename(folder / f"{path.name}.salvaged{suffix}")
 
 
-def _fresh(path: Path) -> sqlite3.Connection:
+def _copy(old: sqlite3.Connection, fresh: sqlite3.Connection, report: Report) -> Iterator[Report]:
     from runtime.adapters.store_schema import migrate  # late: sqlite-utils only where it is needed
 
-    db = sqlite3.connect(path, isolation_level=None)
-    db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-    db.execute("PRAGMA synchronous = OFF")  # the whole file is synced before it gets its name
-    migrate(db)
-    return db
-
-
-def _copy(old: sqlite3.Connection, fresh: sqlite3.Connection, report: Report) -> Iterator[Report]:
+    fresh.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    fresh.execute("PRAGMA synchronous = OFF")  # the whole file is synced before it gets its name
+    migrate(fresh, _version(old))
     report.expected = _expected(old)
     for table in ("streams", "boots", "losses", "producers"):
         _copy_small(old, fresh, table)
@@ -140,9 +138,24 @@ def _copy(old: sqlite3.Connection, fresh: sqlite3.Connection, report: Report) ->
             report.salvaged += _insert(fresh, table, rows)
             highest = max(highest, rows[-1][0])
             yield report
+    migrate(fresh)
     _name_unknown(fresh)
     _recount(fresh)
     _carry_counters(old, fresh, highest)
+
+
+def _version(old: sqlite3.Connection) -> int:
+    """The schema of the damaged store; today's where it does not say."""
+    try:
+        ((version,),) = old.execute("PRAGMA user_version").fetchall()
+    except UNREADABLE:
+        return SCHEMA_VERSION
+    if version > SCHEMA_VERSION:
+        raise StoreNewer(
+            f"the damaged store has schema {version}, this runtime knows {SCHEMA_VERSION}",
+            hint="install the newer runtime again: it salvages what is in damaged/",
+        )
+    return version or SCHEMA_VERSION
 
 
 def _expected(old: sqlite3.Connection) -> int | None:

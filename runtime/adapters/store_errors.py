@@ -65,6 +65,10 @@ _MEANING: dict[int, type[StoreError]] = {
     sqlite3.SQLITE_MISMATCH: StoreDamaged,
     sqlite3.SQLITE_TOOBIG: StoreDamaged,
 }
+_CLOSER: dict[int, type[StoreError]] = {
+    sqlite3.SQLITE_IOERR_SHMSIZE: StoreFull,  # no 32 KiB for the index of the WAL: so a full disk is opened
+}
+"""Where the extended code says more."""
 
 
 @contextmanager
@@ -79,7 +83,7 @@ def translated() -> Iterator[None]:
         raise StoreDamaged(f"text in the store cannot be decoded: {exc}") from exc
     except sqlite3.Error as exc:
         code = getattr(exc, "sqlite_errorcode", None)
-        meaning = _meaning_without_code(exc) if code is None else _MEANING.get(code & 0xFF)
+        meaning = _meaning_without_code(exc) if code is None else _CLOSER.get(code, _MEANING.get(code & 0xFF))
         if meaning is None:
             raise
         raise meaning(f"{exc} ({getattr(exc, 'sqlite_errorname', 'no code')})") from exc

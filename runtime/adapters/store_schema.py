@@ -2,6 +2,9 @@
 
 `PRAGMA user_version` names the schema: comparing it costs microseconds, and sqlite-utils stays out of
 ingest's memory on every start but the first after an upgrade.
+
+The next schema is a function `version_2` below the first, and SCHEMA_VERSION = 2: opening an older store
+carries it out, and so does the salvage of one. What a released version says never changes again.
 """
 
 from __future__ import annotations
@@ -65,8 +68,7 @@ def version_1(db: Database) -> None:
     )
 
 
-def migrate(connection: sqlite3.Connection) -> None:
-    """Bring the schema up to date; every step is one transaction."""
-    database = Database(connection)
-    migrations.apply(database)
-    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+def migrate(connection: sqlite3.Connection, version: int = SCHEMA_VERSION) -> None:
+    """Bring the schema up to `version`; every step is one transaction, carried out once."""
+    migrations.apply(Database(connection), stop_before=f"version_{version + 1}")
+    connection.execute(f"PRAGMA user_version = {version}")

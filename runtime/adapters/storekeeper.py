@@ -120,9 +120,10 @@ class Storekeeper:
         if times:
             logger.bind(error=name, times=times).warning("the store: {}", error)
         self._look_s = 0.0
-        if isinstance(error, StoreFull) and self._store is not None:
+        if isinstance(error, StoreFull):
             self._disk.give_up_ballast()
-            return
+            if self._store is not None:
+                return
         self._trouble = error
         if self._store is not None:
             self._store.close()

@@ -65,6 +65,28 @@ def test_enospc_refuses_at_once_keeps_what_is_acknowledged_and_heals_by_itself(s
         home.stop()
 
 
+def test_a_disk_that_is_full_at_the_start_opens_the_store_and_takes_deletes(small_disk: Path) -> None:
+    """The ballast is given up for it: opening alone takes 32 KiB, and a store that is shut never drains."""
+    home = Home(small_disk, "[store]\nmin_free_bytes = 0\nmin_free_inodes = 0\n")
+    home.start_worker("ingest")
+    try:
+        with Producer(home.config.producer_endpoint(), retry_for_s=30) as producer:
+            acknowledged = [
+                number for number in producer.put_many([b"x" * 4_000] * 100) if number is not None
+            ]
+        eventually((home.layout.state / "ballast").exists, what="there is a ballast")
+        home.workers["ingest"].terminate()
+        _fill(small_disk / "filler")
+        home.start_worker("ingest")
+        reporter = DeliveryReporter(home.layout, resend_after_s=0.5)
+        reporter.report(Settled(delivered=acknowledged[1:]))
+        eventually(lambda: reporter.confirmed() and not reporter.unconfirmed, what="deletes succeed")
+        reporter.close()
+        assert [message.id for message in _stored(home)] == acknowledged[:1]
+    finally:
+        home.stop()
+
+
 def _fill(file: Path) -> None:
     """Take every block that is left."""
     with file.open("wb", buffering=0) as out:

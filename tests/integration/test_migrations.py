@@ -1,0 +1,158 @@
+"""An older store under a newer runtime: nothing in it is lost, forgotten or done again.
+
+`messages-v1.sql` is a store as the first release left it: two of `press`'s three messages wait, one was
+delivered; of the stream `b` one expired and one is in quarantine.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from sqlite_utils import Database
+from sqlite_utils.migrations import Migrations
+
+from runtime.adapters import salvage as salvaging
+from runtime.adapters import store as writing
+from runtime.adapters import store_errors, store_reader, store_schema
+from runtime.adapters.salvage import pending, salvage
+from runtime.adapters.store import MessageStore
+from runtime.adapters.store_errors import StoreFull, StoreNewer
+from runtime.adapters.store_reader import StoreReader
+from runtime.core.message import StoredMessage, StreamName
+from runtime.core.protocol import Stored
+from runtime.core.quota import Amount
+from runtime.core.settlement import Settled
+from tests.store_tools import ObedientClock, keep, put
+
+FROZEN = Path(__file__).parents[1] / "data" / "messages-v1.sql"
+WAITING = [(2, b"two"), (3, b"three"), (4, b"\x00\xff keyless"), (7, b"last")]
+UUID = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """A store of schema 1."""
+    path = tmp_path / "messages.db"
+    db = sqlite3.connect(path)
+    db.executescript(FROZEN.read_text())
+    db.close()
+    return path
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release to come: messages get a colour in their midst, that none of the old ones has."""
+    steps = Migrations("messages")
+    steps._migrations = list(store_schema.migrations._migrations)
+
+    @steps()
+    def version_2(db: Database) -> None:
+        for table in ("messages", "quarantine"):
+            db.table(table).add_column("colour", str, not_null_default="grey")
+            db.table(table).transform(column_order=["id", "colour"])
+
+    monkeypatch.setattr(store_schema, "migrations", steps)
+    for module in (store_errors, store_schema, store_reader, writing, salvaging):
+        monkeypatch.setattr(module, "SCHEMA_VERSION", 2)
+    monkeypatch.setattr(store_schema.migrate, "__defaults__", (2,))
+
+
+def columns(path: Path) -> tuple[int, list[str]]:
+    with sqlite3.connect(path) as db:
+        ((version,),) = db.execute("PRAGMA user_version").fetchall()
+        found = [row[1] for row in db.execute("PRAGMA table_info(messages)")]
+    db.close()
+    return version, found
+
+
+def stored(path: Path) -> list[tuple[int, bytes]]:
+    reader = StoreReader(path)
+    found = [(m.id, m.payload) for m in reader.after(0, 100, 10**6) if isinstance(m, StoredMessage)]
+    reader.close()
+    return found
+
+
+def use_it(path: Path) -> None:
+    """As ingest would go on with it: what was stored, remembered and counted stands."""
+    assert stored(path) == WAITING
+    store = MessageStore(path, ObedientClock())
+    assert store.uuid == UUID, "keyless messages would come under other names"
+    assert store.backlog().messages == 4
+    assert store.losses()[StreamName(None, "b"), "expired"] == Amount(1, 7)
+    again, fresh = keep(
+        store,
+        put([b"one", b"two", b"three"], producer="press", first=1),
+        put([b"4"], producer="press", first=4),
+    )
+    assert isinstance(again, Stored)
+    assert (list(again.ids), again.repeated) == ([1, 2, 3], 3)
+    assert fresh == Stored(range(8, 9))
+    store.commit(None, Settled(delivered=[2, 3, 4, 7], requeued=[6]))
+    store.close()
+    assert stored(path) == [(8, b"4"), (9, b"poison")]
+
+
+def test_what_a_released_schema_says_never_changes_again(tmp_path: Path, old: Path) -> None:
+    """Else the same number would name two schemas, and a store of the first release would fit neither."""
+    db = sqlite3.connect(tmp_path / "today")
+    store_schema.migrate(db, 1)
+    schemas = [
+        each.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall()
+        for each in (db, sqlite3.connect(old))
+    ]
+    assert schemas[0] == schemas[1]
+
+
+def test_every_version_has_its_step() -> None:
+    """The salvage of an older store stops before the step that bears the next number."""
+    names = [step.name for step in store_schema.migrations._migrations]
+    assert names == [f"version_{number}" for number in range(1, store_errors.SCHEMA_VERSION + 1)]
+
+
+def test_today_s_runtime_goes_on_with_a_store_of_the_first_release(old: Path) -> None:
+    use_it(old)
+
+
+def test_a_later_runtime_goes_on_with_a_store_of_the_first_release(old: Path, later: None) -> None:
+    MessageStore(old, ObedientClock()).close()
+    version, found = columns(old)
+    assert (version, found[:2]) == (2, ["id", "colour"])
+    use_it(old)
+
+
+def test_a_migration_that_is_cut_short_is_done_again_whole(old: Path, later: None) -> None:
+    """For want of room here; and where its step stood, but its number did not, the step is not repeated."""
+    ((pages,),) = sqlite3.connect(old).execute("PRAGMA page_count").fetchall()
+    with pytest.raises(StoreFull):
+        MessageStore(old, ObedientClock(), max_pages=pages)
+    assert columns(old)[0] == 1
+    assert "colour" not in columns(old)[1]
+    MessageStore(old, ObedientClock()).close()
+    with sqlite3.connect(old) as db:
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    MessageStore(old, ObedientClock()).close()
+    use_it(old)
+    assert columns(old)[0] == 2
+
+
+@pytest.mark.usefixtures("later")
+def test_a_later_runtime_salvages_a_damaged_store_of_the_first_release(old: Path) -> None:
+    """By position a payload would land in another column, or every row be taken for damaged."""
+    *_, report = salvage(old, "flipped bytes")
+    assert (report.salvaged, report.lost_ranges) == (5, [])
+    version, found = columns(old)
+    assert (version, found[:2]) == (2, ["id", "colour"])
+    use_it(old)
+
+
+def test_an_older_runtime_leaves_a_damaged_newer_store_to_the_runtime_that_wrote_it(old: Path) -> None:
+    with sqlite3.connect(old) as db:
+        db.execute("PRAGMA user_version = 2")
+    db.close()
+    with pytest.raises(StoreNewer, match="damaged store has schema 2, this runtime knows 1"):
+        list(salvage(old, "flipped bytes"))
+    assert pending(old)
+    assert columns(old.parent / "damaged" / old.name)[0] == 2
