@@ -1,7 +1,8 @@
 """ingest with a store that promises too much: shows that the tests of power cuts would notice.
 
 Its argument is a level for `PRAGMA synchronous`; `credulous` believes the page cache at opening; `hasty`
-acknowledges before it commits.
+acknowledges before it commits; `impatient` keeps all promises, and looks at a disk that cannot be read a
+hundred times as often.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import os
 import sys
 from typing import Any
 
-from runtime.adapters import store
+from runtime.adapters import store, storekeeper
 from runtime.adapters.process import Stop
 from runtime.adapters.store import MessageStore
 from runtime.config import load
+from runtime.core import unreadable
 from runtime.workers import ingest
 
 configure = MessageStore._configure
@@ -46,6 +48,10 @@ if __name__ == "__main__":
     elif sys.argv[1] == "hasty":
         ingest.Ingest._store = acknowledge_first  # type: ignore[method-assign]
         ingest.Ingest._acknowledge = answer_pings  # type: ignore[method-assign]
+    elif sys.argv[1] == "impatient":
+        unreadable.LOOK_EVERY_S /= 100
+        unreadable.LASTING_S /= 100
+        storekeeper.TRY_OPEN_S /= 10
     else:
         MessageStore._configure = weaken  # type: ignore[method-assign]
     stop = Stop()

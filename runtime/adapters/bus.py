@@ -217,9 +217,9 @@ class DeliveryReporter:
         for part in split(settled, REPORT_IDS):
             self._send_new(Report(self._next_number, part, store=store))
 
-    def report_damage(self, reason: str) -> None:
-        """Report that the store cannot be read, so that ingest salvages it."""
-        self._send_new(Report(self._next_number, damaged=reason))
+    def report_damage(self, reason: str, *, unreadable: bool = False) -> None:
+        """Report that the store cannot be read, so that ingest salvages it, or looks whether that passes."""
+        self._send_new(Report(self._next_number, damaged=reason, unreadable=unreadable))
 
     def confirmed(self) -> set[int]:
         """Ids whose settlement is on disk since the last call. Repeats what has waited too long."""

@@ -28,16 +28,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runtime.adapters.store_errors import SCHEMA_VERSION, StoreNewer, StoreUnavailable, translated
+from runtime.adapters.damaged_store import Counters, DamagedStore
+from runtime.adapters.examine import look, named
+from runtime.adapters.store_errors import StoreUnavailable, StoreUnreadable, translated
 
 FOLDER = "damaged"
 REPORT = "report.json"
-ROWS_AT_ONCE = 500
 ID_GAP = 2**32
 """Left free behind the highest id found where the counter of ids is lost."""
-HIGHEST_ID = 2**62
-UNREADABLE = (sqlite3.DatabaseError, UnicodeDecodeError)
-"""What reading damaged pages raises; the latter where even SQLite's message holds some of the damage."""
 
 
 @dataclass
@@ -50,6 +48,17 @@ class Report:
     """Messages by the store's own counters, where they can be read."""
     lost_ranges: list[tuple[int, int]] = field(default_factory=list)
     """Closed ranges of ids that may have held messages and cannot be read."""
+    unreadable: Sequence[str] = ()
+    """Parts of the files that the disk does not give back any more."""
+
+
+def files(path: Path) -> list[Path]:
+    """Of the store, where they are in use, and where they lie while it is salvaged."""
+    return [
+        folder / f"{path.name}{suffix}"
+        for folder in (path.parent, path.parent / FOLDER)
+        for suffix in ("", "-wal")
+    ]
 
 
 def pending(path: Path) -> bool:
@@ -79,26 +88,26 @@ def set_aside(path: Path) -> None:
     path.with_name(f"{path.name}-shm").unlink(missing_ok=True)
 
 
-def salvage(path: Path, reason: str) -> Iterator[Report]:
+def salvage(path: Path, reason: str, unreadable: Sequence[str] = ()) -> Iterator[Report]:
     """All steps, a slice for each `next`; yields the growing report. On StoreError begin again, later."""
     try:
-        yield from _salvage(path, reason)
+        yield from _salvage(path, Report(reason, unreadable=unreadable))
     except OSError as exc:
         raise StoreUnavailable(f"the damaged store cannot be salvaged now: {exc.strerror}") from exc
 
 
-def _salvage(path: Path, reason: str) -> Iterator[Report]:
+def _salvage(path: Path, report: Report) -> Iterator[Report]:
     set_aside(path)
     fresh_path = path.with_name(f"{path.name}.salvage")
     for leftover in path.parent.glob(f"{fresh_path.name}*"):
         leftover.unlink()
-    report = Report(reason)
     with translated():
         fresh = sqlite3.connect(fresh_path, isolation_level=None)
         try:
-            old = sqlite3.connect(path.parent / FOLDER / path.name, isolation_level=None)
+            old = DamagedStore(path.parent / FOLDER / path.name, gone_for_good=bool(report.unreadable))
             try:
                 yield from _copy(old, fresh, report)
+                yield from _was_no_weather(path, report)
             finally:
                 old.close()
         finally:
@@ -109,6 +118,17 @@ def _salvage(path: Path, reason: str) -> Iterator[Report]:
     _sync(path.parent)
     finish(path)
     yield report
+
+
+def _was_no_weather(path: Path, report: Report) -> Iterator[Report]:
+    """What was lost must be damaged: were it only the disk that does not give it back, that might pass."""
+    if report.lost_ranges and not report.unreadable:
+        for found in look(files(path)):
+            if found is not None and found.unreadable:
+                raise StoreUnreadable(
+                    f"a part of the damaged store cannot be read: {named(found.unreadable)}"
+                )
+            yield report
 
 
 def finish(path: Path) -> None:
@@ -123,18 +143,19 @@ def finish(path: Path) -> None:
                 aside.rename(folder / f"{path.name}.salvaged{suffix}")
 
 
-def _copy(old: sqlite3.Connection, fresh: sqlite3.Connection, report: Report) -> Iterator[Report]:
+def _copy(old: DamagedStore, fresh: sqlite3.Connection, report: Report) -> Iterator[Report]:
     from runtime.adapters.store_schema import migrate  # late: sqlite-utils only where it is needed
 
     fresh.execute("PRAGMA auto_vacuum = INCREMENTAL")
     fresh.execute("PRAGMA synchronous = OFF")  # the whole file is synced before it gets its name
-    migrate(fresh, _version(old))
-    report.expected = _expected(old)
+    migrate(fresh, old.version())
+    report.expected, report.lost_ranges = old.expected(), old.lost_ranges
     for table in ("streams", "boots", "losses", "producers"):
-        _copy_small(old, fresh, table)
+        for row in old.small(table):
+            _insert(fresh, table, [row])
     highest = 0
     for table in ("quarantine", "messages"):
-        for rows in _readable(old, table, report):
+        for rows in old.rows(table):
             report.salvaged += _insert(fresh, table, rows)
             highest = max(highest, rows[-1][0])
             yield report
@@ -142,38 +163,6 @@ def _copy(old: sqlite3.Connection, fresh: sqlite3.Connection, report: Report) ->
     _name_unknown(fresh)
     _recount(fresh)
     _carry_counters(old, fresh, highest)
-
-
-def _version(old: sqlite3.Connection) -> int:
-    """The schema of the damaged store; today's where it does not say."""
-    try:
-        ((version,),) = old.execute("PRAGMA user_version").fetchall()
-    except UNREADABLE:
-        return SCHEMA_VERSION
-    if version > SCHEMA_VERSION:
-        raise StoreNewer(
-            f"the damaged store has schema {version}, this runtime knows {SCHEMA_VERSION}",
-            hint="install the newer runtime again: it salvages what is in damaged/",
-        )
-    return version or SCHEMA_VERSION
-
-
-def _expected(old: sqlite3.Connection) -> int | None:
-    try:
-        ((messages,),) = old.execute("SELECT sum(messages) FROM levels").fetchall()
-        ((aside,),) = old.execute("SELECT count(*) FROM quarantine").fetchall()
-    except UNREADABLE:
-        return None
-    return int((messages or 0) + aside)
-
-
-def _copy_small(old: sqlite3.Connection, fresh: sqlite3.Connection, table: str) -> None:
-    """Row by row, until it breaks."""
-    try:
-        for row in old.execute(f"SELECT * FROM {table}"):  # noqa: S608  # our own names
-            _insert(fresh, table, [row])
-    except UNREADABLE:
-        return
 
 
 def _insert(fresh: sqlite3.Connection, table: str, rows: Sequence[Sequence[Any]]) -> int:
@@ -189,62 +178,6 @@ def _insert(fresh: sqlite3.Connection, table: str, rows: Sequence[Sequence[Any]]
             continue
     fresh.execute("COMMIT")
     return kept
-
-
-def _readable(old: sqlite3.Connection, table: str, report: Report) -> Iterator[list[tuple[Any, ...]]]:
-    """Every row that can be read, in id order, over all damage between."""
-    at, limit = -1, ROWS_AT_ONCE
-    while True:
-        rows = _try_read(old, table, at, limit)
-        if rows:
-            yield rows
-            at, limit = rows[-1][0], min(ROWS_AT_ONCE, limit * 2)
-        elif rows is not None:
-            return
-        elif limit > 1:
-            limit = 1  # the damage is among the next rows: go on one by one
-        else:
-            found = _next_readable(old, table, at)
-            report.lost_ranges.append((at + 1, (found if found is not None else _last_id(old, at))))
-            if found is None:
-                return
-            at = found
-
-
-def _try_read(old: sqlite3.Connection, table: str, after: int, limit: int) -> list[tuple[Any, ...]] | None:
-    """The rows behind `after`, or None where reading fails."""
-    try:
-        return old.execute(
-            f"SELECT * FROM {table} WHERE id > ? ORDER BY id LIMIT ?",  # noqa: S608  # our own names
-            (after, limit),
-        ).fetchall()
-    except UNREADABLE:
-        return None
-
-
-def _next_readable(old: sqlite3.Connection, table: str, at: int) -> int | None:
-    """The lowest id behind which reading works again: leaps that double, then halving between."""
-    leap = 1
-    while not _try_read(old, table, at + leap, 1):
-        leap *= 2
-        if at + leap > HIGHEST_ID:
-            return None
-    fails, works = at + leap // 2, at + leap
-    while works - fails > 1:
-        middle = (fails + works) // 2
-        if _try_read(old, table, middle, 1):
-            works = middle
-        else:
-            fails = middle
-    return works
-
-
-def _last_id(old: sqlite3.Connection, at_least: int) -> int:
-    try:
-        ((next_id,),) = old.execute("SELECT next_id FROM store").fetchall()
-    except (sqlite3.DatabaseError, ValueError):
-        return at_least + 1
-    return max(at_least + 1, int(next_id) - 1)
 
 
 def _name_unknown(fresh: sqlite3.Connection) -> None:
@@ -266,20 +199,19 @@ def _recount(fresh: sqlite3.Connection) -> None:
     )
 
 
-def _carry_counters(old: sqlite3.Connection, fresh: sqlite3.Connection, highest: int) -> None:
+def _carry_counters(old: DamagedStore, fresh: sqlite3.Connection, highest: int) -> None:
     """Ids and stream numbers go on above everything ever given."""
     ((producers,),) = fresh.execute("SELECT count(*) FROM producers").fetchall()
     ((streams,),) = fresh.execute("SELECT coalesce(max(id), 0) FROM streams").fetchall()
-    try:
-        ((uuid, next_id, next_stream),) = old.execute(
-            "SELECT uuid, next_id, next_stream FROM store"
-        ).fetchall()
-    except (sqlite3.DatabaseError, ValueError):
-        ((uuid,),) = fresh.execute("SELECT uuid FROM store").fetchall()
-        next_id, next_stream = highest + ID_GAP, streams + 1
+    ((own_uuid,),) = fresh.execute("SELECT uuid FROM store").fetchall()
+    counters = old.counters() or Counters(own_uuid, highest + ID_GAP, streams + 1)
+    next_id = max(counters.next_id, highest + 1)
+    if old.wal_is_cut:
+        old.lost_ranges.append((next_id, next_id + ID_GAP - 1))
+        next_id += ID_GAP
     fresh.execute(
         "UPDATE store SET uuid = ?, next_id = ?, next_stream = ?, producers = ?",
-        (uuid, max(next_id, highest + 1), max(next_stream, streams + 1), producers),
+        (counters.uuid, next_id, max(counters.next_stream, streams + 1), producers),
     )
 
 

@@ -6,6 +6,7 @@ StoreError
 ├── StoreUnavailable  the disk fails, or is read-only: close, open again later
 │   └── StoreClosed   not open at the moment, for a reason that is being worked on
 ├── StoreDamaged      the file is not sound: set it aside and salvage
+│   └── StoreUnreadable  or the disk does not give back what it holds: look which, and whether it stays so
 ├── StoreReplaced     another store stands in its place: nothing known about the old one counts, restart
 └── StoreNewer        a newer runtime wrote it: a person must decide
 """
@@ -41,6 +42,10 @@ class StoreDamaged(StoreError):
     """The store is damaged."""
 
 
+class StoreUnreadable(StoreDamaged):
+    """A page of the store is damaged, or the disk does not give it back: SQLite says the same of both."""
+
+
 class StoreReplaced(StoreError):
     """Ids of the store that was there mean other messages in the one that is there now."""
 
@@ -58,7 +63,7 @@ _MEANING: dict[int, type[StoreError]] = {
     sqlite3.SQLITE_LOCKED: StoreUnavailable,
     sqlite3.SQLITE_PERM: StoreUnavailable,
     sqlite3.SQLITE_PROTOCOL: StoreUnavailable,
-    sqlite3.SQLITE_CORRUPT: StoreDamaged,
+    sqlite3.SQLITE_CORRUPT: StoreUnreadable,
     sqlite3.SQLITE_NOTADB: StoreDamaged,
     sqlite3.SQLITE_ERROR: StoreDamaged,  # "no such column": the schema is not the one we wrote
     sqlite3.SQLITE_CONSTRAINT: StoreDamaged,  # what was checked before does not keep to the schema
@@ -67,6 +72,8 @@ _MEANING: dict[int, type[StoreError]] = {
 }
 _CLOSER: dict[int, type[StoreError]] = {
     sqlite3.SQLITE_IOERR_SHMSIZE: StoreFull,  # no 32 KiB for the index of the WAL: so a full disk is opened
+    sqlite3.SQLITE_IOERR_READ: StoreUnreadable,
+    sqlite3.SQLITE_IOERR_CORRUPTFS: StoreUnreadable,  # what becomes of EIO; later SQLite calls it CORRUPT
 }
 """Where the extended code says more."""
 

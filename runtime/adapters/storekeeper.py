@@ -4,6 +4,8 @@ What it does when the store fails, by what the error says:
 
 - StoreFull: give up the ballast, so that deletes can be written; refuse new messages until there is room.
 - StoreUnavailable (EIO, read-only, locked): close, open again every second.
+- StoreUnreadable (a page is damaged, or the disk does not give it back): the same, and look which
+  (`core/unreadable.py`).
 - StoreDamaged: set the file aside and salvage what can be read into a fresh one (`salvage.py`).
 - StoreNewer: a person must decide; look again every ten seconds.
 
@@ -14,14 +16,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from loguru import logger
 
 from runtime.adapters.clock import Clock
-from runtime.adapters.salvage import Report, finish, last_report, pending, salvage
+from runtime.adapters.examine import Examiner, named
+from runtime.adapters.salvage import Report, files, finish, last_report, pending, salvage
 from runtime.adapters.store import Loss, MessageStore
 from runtime.adapters.store_errors import (
     StoreClosed,
@@ -30,6 +33,7 @@ from runtime.adapters.store_errors import (
     StoreFull,
     StoreNewer,
     StoreUnavailable,
+    StoreUnreadable,
 )
 from runtime.config import Config
 from runtime.core.admission import RETRY_FULL_MS, Admission
@@ -74,6 +78,10 @@ class Storekeeper:
         self._trouble: StoreError | None = StoreUnavailable("the store is not open yet")
         self._sparing = Sparing(SAY_EVERY_S)
         self._salvage: Iterator[Report] | None = None
+        self._examiner = Examiner(files(self._path), clock)
+        self._doubt = ""
+        self._gone: Sequence[str] = ()
+        """Parts of the files that cannot be read any more."""
         self._salvaged_s = -SALVAGE_PAUSE_S
         self._room_bytes = 0
         self._open_s = self._look_s = self._tidy_s = self._forget_s = 0.0
@@ -84,6 +92,8 @@ class Storekeeper:
         now_s = self._clock.boot_s()
         if self._salvage is not None:
             self._guarded(self._salvage_on)
+        elif self._examiner.under_way:
+            self._guarded(self._examine_on)
         elif self._store is None and now_s >= self._open_s:
             self._guarded(self._open)
         if self._store is not None and now_s >= self._look_s:
@@ -128,13 +138,20 @@ class Storekeeper:
         if self._store is not None:
             self._store.close()
             self._store = None
-        begins = isinstance(error, StoreDamaged) and not pending(self._path)  # a failed one: when it is time
-        self._salvage = salvage(self._path, str(error)) if begins else None
+        self._salvage = None
+        if isinstance(error, StoreUnreadable):
+            self._doubt = str(error)
+            self._examiner.begin()
+        elif isinstance(error, StoreDamaged) and not pending(self._path):  # a failed one: when it is time
+            self._salvage = salvage(self._path, str(error), self._gone)
         self._open_s = self._clock.boot_s() + (TRY_NEWER_S if isinstance(error, StoreNewer) else TRY_OPEN_S)
 
-    def damage_reported(self, reason: str) -> None:
-        """The reader met damage where we did not look."""
-        if self._clock.boot_s() - self._salvaged_s > SALVAGE_PAUSE_S and self._store is not None:
+    def damage_reported(self, reason: str, *, unreadable: bool) -> None:
+        """The reader met damage, or could not read at all, where we did not look."""
+        if unreadable:
+            if self._store is not None and self._examiner.due():
+                self.failed(StoreUnreadable(reason))
+        elif self._clock.boot_s() - self._salvaged_s > SALVAGE_PAUSE_S and self._store is not None:
             self.failed(StoreDamaged(reason))
 
     @property
@@ -152,7 +169,7 @@ class Storekeeper:
 
     def patience_s(self, idle_s: float) -> float:
         """How long the loop may wait for others before it comes back here."""
-        return 0.0 if self._salvage is not None else idle_s
+        return 0.0 if self._salvage is not None or self._examiner.under_way else idle_s
 
     def figures(self) -> dict[str, object]:
         """For `edgectl status`."""
@@ -189,13 +206,20 @@ class Storekeeper:
         if report is not None:
             self._salvage, self._report = going_on, report
             return
-        self._salvaged_s = self._clock.boot_s()
+        self._salvaged_s, self._gone = self._clock.boot_s(), ()
         logger.bind(**asdict(self._report)).critical("messages.db was damaged; what could be read goes on")
         self._open()
 
+    def _examine_on(self) -> None:
+        """A slice of the look at files that could not be read; the store stays closed for so long."""
+        verdict = self._examiner.go_on()
+        if verdict.damaged:
+            self._gone = named(verdict.gone)
+            raise StoreDamaged(self._doubt)
+
     def _open(self) -> None:
         if pending(self._path):
-            self._salvage = salvage(self._path, "a salvage was interrupted")
+            self._salvage = salvage(self._path, "a salvage was interrupted", self._gone)
             return
         finish(self._path)
         self._alarm = _alarm(self._path)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from runtime.adapters.store_errors import StoreUnavailable
+from runtime.adapters.store_errors import StoreUnavailable, StoreUnreadable
 
 _CHUNK_BYTES = 65_536
 
@@ -38,11 +38,18 @@ def _write_again(wal: Path) -> None:
     descriptor = os.open(wal, os.O_RDWR | os.O_CLOEXEC)
     try:
         at = 0
-        while chunk := os.pread(descriptor, _CHUNK_BYTES, at):
+        while chunk := _read(descriptor, at):
             at += os.pwrite(descriptor, chunk, at)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _read(descriptor: int, at: int) -> bytes:
+    try:
+        return os.pread(descriptor, _CHUNK_BYTES, at)
+    except OSError as exc:
+        raise StoreUnreadable(f"the WAL cannot be read: {exc.strerror}") from exc
 
 
 def _flush_names(folder: Path) -> None:

@@ -64,6 +64,8 @@ class Report:
     settled: Settled = field(default_factory=Settled)
     damaged: str | None = None
     """The reader met damage in the store, described so: ingest should salvage it."""
+    unreadable: bool = False
+    """It may be the disk, and pass."""
     store: str | None = None
     """The uuid of the store that the ids are of; None: of the one that is there now."""
 
@@ -93,6 +95,7 @@ def encode_report(report: Report) -> bytes:
         "requeued": to_ranges(settled.requeued),
         "discarded": to_ranges(settled.discarded),
         "damaged": report.damaged,
+        "unreadable": report.unreadable or None,
         "store": report.store,
     }
     return json.dumps({name: value for name, value in said.items() if value not in ([], None)}).encode()
@@ -109,7 +112,13 @@ def decode_report(frame: bytes) -> Report:
             _from_ranges(said.get("requeued", ())),
             _from_ranges(said.get("discarded", ())),
         )
-        return Report(int(said["report"]), settled, _said(said, "damaged"), _said(said, "store"))
+        return Report(
+            int(said["report"]),
+            settled,
+            _said(said, "damaged"),
+            bool(said.get("unreadable")),
+            _said(said, "store"),
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise Rejected(f"not a report: {exc!r}", code="bad_report") from None
 

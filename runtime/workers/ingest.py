@@ -102,7 +102,7 @@ class Ingest:
             return
         for _, report in reports:
             if report.damaged is not None:
-                self._keeper.damage_reported(report.damaged)
+                self._keeper.damage_reported(report.damaged, unreadable=report.unreadable)
         ours = [report.settled for _, report in reports if self._keeper.is_this(report.store)]
         replies = self._store(letters, Settled.of(ours))
         self._acknowledge(letters, replies)  # on disk since the line above: now it may be said

@@ -22,7 +22,7 @@ from runtime.adapters.identity import IdentityReader
 from runtime.adapters.link_usage import LinkUsage
 from runtime.adapters.process import Stop
 from runtime.adapters.status import StatusFile, last_words
-from runtime.adapters.store_errors import StoreDamaged, StoreReplaced
+from runtime.adapters.store_errors import StoreDamaged, StoreReplaced, StoreUnreadable
 from runtime.adapters.vault import Vault
 from runtime.config import Config
 from runtime.core.credentials import HubCredentials
@@ -184,7 +184,7 @@ class Uploader:
             self._intake.read()
         except StoreDamaged as exc:
             logger.error("the store is damaged, ingest has to salvage it: {}", exc)
-            self._reporter.report_damage(str(exc))
+            self._reporter.report_damage(str(exc), unreadable=isinstance(exc, StoreUnreadable))
             self._stop.wait(TURN_S)
         except Retryable as exc:
             logger.debug("store: {}", exc)

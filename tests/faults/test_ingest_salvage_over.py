@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 
-from runtime.adapters.salvage import FOLDER, salvage
+from runtime.adapters.salvage import FOLDER, salvage, set_aside
 from runtime.adapters.store import MessageStore
 from runtime.adapters.store_errors import StoreDamaged
 from runtime.adapters.storekeeper import Storekeeper
@@ -65,6 +65,28 @@ def test_a_salvage_that_cannot_go_on_waits_and_tries_again(home: Home) -> None:
     assert "cannot be salvaged now" in str(keeper.figures()["store"])
     assert keeper.patience_s(1.0) == 1.0
     shutil.rmtree(in_the_way)
+    for _ in range(5):
+        clock.boot += 1.0
+        keeper.keep_house()
+    assert keeper.figures()["messages"] == 3
+    keeper.close()
+
+
+def test_an_error_of_the_disk_during_a_salvage_is_waited_out_and_not_counted_as_loss(home: Home) -> None:
+    """Every message counted as lost, and an empty store took its place: the disk was full for a moment."""
+    path, clock = home.layout.messages_db, ObedientClock()
+    store = MessageStore(path, clock)
+    keep(store, put([b"x"] * 3))
+    store._db.close()
+    set_aside(path)
+    in_the_way = path.parent / FOLDER / f"{path.name}-wal"
+    in_the_way.mkdir()  # reading it is an I/O error
+    keeper = Storekeeper(home.config, clock)
+    for _ in range(10):
+        clock.boot += 1.0
+        keeper.keep_house()
+    assert not path.exists()
+    in_the_way.rmdir()
     for _ in range(5):
         clock.boot += 1.0
         keeper.keep_house()

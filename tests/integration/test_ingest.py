@@ -287,9 +287,12 @@ def test_a_damaged_store_is_salvaged_while_producers_only_wait() -> None:
                 file.write(b"\xa5" * 4096 * 2)
             home.start_worker("ingest")
             producer.put(b"before anybody looked")
-            reporter = DeliveryReporter(home.layout)
+            reporter = DeliveryReporter(home.layout, resend_after_s=0.3)
             reporter.report(Settled(delivered=list(range(1, 1_001))))  # walks over the damage
-            eventually(lambda: home.layout.state.joinpath("damaged", "report.json").exists())
+            report = home.layout.state / "damaged" / "report.json"
+            eventually(
+                lambda: reporter.confirmed() is not None and report.exists()
+            )  # repeated, as upload does
             assert producer.put(b"after") is not None
             reporter.close()
         status = eventually(

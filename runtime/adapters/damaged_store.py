@@ -1,0 +1,156 @@
+"""What can be read of a damaged store, around all that cannot.
+
+Damage shows as any of `DAMAGE`. An I/O error is weather, and escapes, so that the salvage begins again
+later: what a disk does not give back for now is not lost. Only where parts of the files are known to be gone
+for good (`core/unreadable.py`) that counts as damage, too.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from runtime.adapters.store_errors import SCHEMA_VERSION, StoreNewer
+
+ROWS_AT_ONCE = 500
+HIGHEST_ID = 2**62
+DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)
+"""What reading damaged pages raises; the latter where even SQLite's message holds some of the damage."""
+WEATHER = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_BLOCK_BYTES = 4_096
+
+Row = tuple[Any, ...]
+
+
+class Counters(NamedTuple):
+    """What is known of the store as a whole."""
+
+    uuid: str
+    next_id: int
+    next_stream: int
+
+
+class DamagedStore:
+    """Opened for the last time."""
+
+    def __init__(self, path: Path, *, gone_for_good: bool) -> None:
+        self._forgiving = gone_for_good
+        self.lost_ranges: list[tuple[int, int]] = []
+        """Closed ranges of ids that may have held messages and cannot be read."""
+        self.wal_is_cut = gone_for_good and _cut(path.with_name(f"{path.name}-wal"))
+        """Commits behind the cut are lost, nobody knows how many."""
+        self._db = sqlite3.connect(path, isolation_level=None)
+
+    def close(self) -> None:
+        self._db.close()
+
+    def version(self) -> int:
+        """Its schema; today's where it does not say. Raises StoreNewer."""
+        found = self._try("PRAGMA user_version")
+        version = int(found[0][0]) if found else SCHEMA_VERSION
+        if version > SCHEMA_VERSION:
+            raise StoreNewer(
+                f"the damaged store has schema {version}, this runtime knows {SCHEMA_VERSION}",
+                hint="install the newer runtime again: it salvages what is in damaged/",
+            )
+        return version or SCHEMA_VERSION
+
+    def expected(self) -> int | None:
+        """How many messages it should hold by its own counters, where they can be read."""
+        stored = self._try("SELECT coalesce(sum(messages), 0) FROM levels")
+        aside = self._try("SELECT count(*) FROM quarantine")
+        return None if stored is None or aside is None else int(stored[0][0] + aside[0][0])
+
+    def counters(self) -> Counters | None:
+        """Its name, and what comes after everything ever given; None where that is lost."""
+        found = self._try("SELECT uuid, next_id, next_stream FROM store")
+        return Counters(*found[0]) if found and len(found) == 1 else None
+
+    def small(self, table: str) -> Iterator[Row]:
+        """Row by row, until it breaks."""
+        try:
+            yield from self._db.execute(f"SELECT * FROM {table}")  # noqa: S608  # our own names
+        except DAMAGE as exc:
+            self._count_as_lost(exc)
+
+    def rows(self, table: str) -> Iterator[list[Row]]:
+        """Every row that can be read, in id order, over all damage between."""
+        at, limit = -1, ROWS_AT_ONCE
+        while True:
+            rows = self._behind(table, at, limit)
+            if rows:
+                yield rows
+                at, limit = rows[-1][0], min(ROWS_AT_ONCE, limit * 2)
+            elif rows is not None:
+                return
+            elif limit > 1:
+                limit = 1  # the damage is among the next rows: go on one by one
+            else:
+                found = self._next_readable(table, at)
+                self.lost_ranges.append((at + 1, found if found is not None else self._last_id(at + 1)))
+                if found is None:
+                    return
+                at = found
+
+    def _behind(self, table: str, id: int, limit: int) -> list[Row] | None:
+        return self._try(f"SELECT * FROM {table} WHERE id > ? ORDER BY id LIMIT ?", id, limit)  # noqa: S608
+
+    def _next_readable(self, table: str, at: int) -> int | None:
+        """The lowest id behind which reading works again: leaps that double, then halving between."""
+        leap = 1
+        while not self._behind(table, at + leap, 1):
+            leap *= 2
+            if at + leap > HIGHEST_ID:
+                return None
+        fails, works = at + leap // 2, at + leap
+        while works - fails > 1:
+            middle = (fails + works) // 2
+            if self._behind(table, middle, 1):
+                works = middle
+            else:
+                fails = middle
+        return works
+
+    def _last_id(self, at_least: int) -> int:
+        counters = self.counters()
+        return at_least if counters is None else max(at_least, int(counters.next_id) - 1)
+
+    def _try(self, query: str, *values: object) -> list[Row] | None:
+        """What the query finds; None where reading fails."""
+        try:
+            return self._db.execute(query, values).fetchall()
+        except DAMAGE as exc:
+            self._count_as_lost(exc)
+            return None
+
+    def _count_as_lost(self, error: Exception) -> None:
+        code = getattr(error, "sqlite_errorcode", None)
+        if code is not None and code & 0xFF in WEATHER and not self._forgiving:
+            raise error
+
+
+def _cut(wal: Path) -> bool:
+    """End the WAL before the first block that cannot be read: SQLite would read nothing at all."""
+    if not wal.exists():
+        return False
+    at = _readable_bytes(wal)
+    cut = at < wal.stat().st_size
+    if cut:
+        os.truncate(wal, at)
+    return cut
+
+
+def _readable_bytes(file: Path) -> int:
+    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        at = 0
+        while chunk := os.pread(descriptor, _BLOCK_BYTES, at):
+            at += len(chunk)
+    except OSError:
+        return at
+    finally:
+        os.close(descriptor)
+    return at

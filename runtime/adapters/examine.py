@@ -1,0 +1,120 @@
+"""Looks at the files of a store that could not be read: block by block, beside SQLite.
+
+Only while the store is closed: closing a file here would let go of the locks that SQLite holds on it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from loguru import logger
+
+from runtime.adapters.clock import Clock
+from runtime.core.settlement import to_ranges
+from runtime.core.unreadable import Block, Look, Unreadable, Verdict
+
+BLOCK_BYTES = 4_096
+CHUNK_BYTES = 1_048_576
+CHUNKS_AT_ONCE = 8
+"""In a turn of ingest, which answers producers in between."""
+
+
+class Examiner:
+    """Of one store, wherever its files lie: in their place, or set aside for a salvage."""
+
+    def __init__(self, files: Sequence[Path], clock: Clock) -> None:
+        self._clock = clock
+        self._files = files
+        self._seen = Unreadable()
+        self._look: Iterator[Look | None] | None = None
+
+    @property
+    def under_way(self) -> bool:
+        return self._look is not None
+
+    def due(self) -> bool:
+        return self._look is None and self._seen.due(self._clock.boot_s())
+
+    def begin(self) -> None:
+        """Look now, where another look says more."""
+        if self.due():
+            self._look = look(self._files)
+
+    def go_on(self) -> Verdict:
+        """A slice of the look; at its end what it means."""
+        assert self._look is not None
+        found = next(self._look)
+        if found is None:
+            return Verdict()
+        self._look = None
+        if found.unreadable:
+            logger.bind(blocks=named(found.unreadable), readable=found.readable).error(
+                "a part of messages.db cannot be read"
+            )
+        return self._seen.saw(found, self._clock.boot_s())
+
+
+def look(files: Sequence[Path]) -> Iterator[Look | None]:
+    """Read all there is, a slice for each `next`; what was found comes last."""
+    unreadable: set[Block] = set()
+    readable = 0
+    for file in files:
+        for number, chunk in enumerate(_chunks(file)):
+            unreadable |= {Block(str(file), block) for block, sound in chunk if not sound}
+            readable += sum(sound for _, sound in chunk)
+            if number % CHUNKS_AT_ONCE == 0:
+                yield None
+    yield Look(frozenset(unreadable), readable, _flushes(files[0].with_name("probe")))
+
+
+def _chunks(file: Path) -> Iterator[list[tuple[int, bool]]]:
+    """The blocks of a file, and whether each can be read."""
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # not there, or the disk is away: no block is unreadable, none was read
+        return
+    try:
+        for start in range(0, os.fstat(descriptor).st_size, CHUNK_BYTES):
+            size = min(CHUNK_BYTES, os.fstat(descriptor).st_size - start)
+            whole = _reads(descriptor, start, size)
+            yield [
+                (at // BLOCK_BYTES, whole or _reads(descriptor, at, BLOCK_BYTES))
+                for at in range(start, start + size, BLOCK_BYTES)
+            ]
+    finally:
+        os.close(descriptor)
+
+
+def _reads(descriptor: int, at: int, size: int) -> bool:
+    try:
+        os.pread(descriptor, size, at)
+    except OSError:
+        return False
+    return True
+
+
+def _flushes(probe: Path) -> bool:
+    """Whether the disk takes what is written; that it is full says so, too."""
+    try:
+        descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, bytes(BLOCK_BYTES))
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+            probe.unlink()
+    except OSError as exc:
+        return exc.errno == errno.ENOSPC
+    return True
+
+
+def named(blocks: Iterable[Block]) -> list[str]:
+    """For a person: files, and closed ranges of blocks in them."""
+    files = sorted({block.file for block in blocks})
+    return [
+        f"{file}: blocks of {BLOCK_BYTES} bytes {to_ranges(b.number for b in blocks if b.file == file)}"
+        for file in files
+    ]

@@ -1,0 +1,60 @@
+"""A good store is never set aside for a disk that was away; a damaged one always is, in the end."""
+
+from __future__ import annotations
+
+import pytest
+
+from runtime.core.unreadable import LASTING_S, LOOK_EVERY_S, LOOKS, PASSES_S, Block, Look, Unreadable, Verdict
+
+BAD, OTHER = Block("messages.db", 7), Block("messages.db", 8)
+WELL = Look(frozenset(), 100, flushed=True)
+PARTLY = Look(frozenset({BAD, OTHER}), 98, flushed=True)
+
+
+def after(*looks: Look, every_s: float = LOOK_EVERY_S) -> Verdict:
+    """What is certain after these looks."""
+    seen, now_s, verdict = Unreadable(), 1000.0, Verdict()
+    for look in looks:
+        assert not verdict.damaged, "said too early"
+        verdict, now_s = seen.saw(look, now_s), now_s + every_s
+    return verdict
+
+
+def test_blocks_that_fail_at_every_look_are_gone_and_those_that_failed_at_some_are_not() -> None:
+    sometimes = Look(frozenset({BAD}), 99, flushed=True)
+    assert after(*[PARTLY] * (LOOKS - 1), sometimes) == Verdict(True, {BAD})
+    assert after(*[PARTLY] * (LOOKS - 1)) == Verdict()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(WELL, id="it can be read again"),
+        pytest.param(Look(frozenset({BAD, OTHER}), 0, flushed=True), id="nothing can be read"),
+        pytest.param(Look(frozenset(), 0, flushed=False), id="no file can be opened"),
+        pytest.param(Look(frozenset({BAD, OTHER}), 98, flushed=False), id="nothing is flushed"),
+        pytest.param(Look(frozenset({Block("messages.db", 9)}), 99, flushed=True), id="another block fails"),
+    ],
+)
+def test_a_disk_that_is_away_in_between_is_waited_for(other: Look) -> None:
+    assert after(*[PARTLY] * (LOOKS - 1), other, *[PARTLY] * (LOOKS - 1)) == Verdict()
+
+
+def test_looks_in_quick_succession_prove_nothing() -> None:
+    assert after(*[PARTLY] * 3 * LOOKS, every_s=LASTING_S / 20 / LOOKS) == Verdict()
+
+
+def test_what_can_be_read_and_makes_no_sense_twice_is_damaged() -> None:
+    assert after(WELL) == Verdict()
+    assert after(WELL, WELL) == Verdict(damaged=True)
+    assert after(WELL, WELL, every_s=PASSES_S + 1) == Verdict(), "a disk that hiccups now and then"
+    assert after(WELL, PARTLY, WELL) == Verdict()
+
+
+def test_another_look_is_due_at_once_unless_a_part_was_just_found_unreadable() -> None:
+    seen = Unreadable()
+    seen.saw(WELL, 10.0)
+    assert seen.due(10.0)
+    seen.saw(PARTLY, 10.0)
+    assert not seen.due(10.0 + LOOK_EVERY_S - 1)
+    assert seen.due(10.0 + LOOK_EVERY_S)
