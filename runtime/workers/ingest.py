@@ -6,6 +6,7 @@ so the busier it is, the more share an fsync.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter
@@ -26,6 +27,7 @@ from runtime.adapters.store_errors import StoreError
 from runtime.adapters.storekeeper import SAY_EVERY_S, Storekeeper, refusal
 from runtime.config import Config
 from runtime.core.admission import Admission
+from runtime.core.losses import Losses
 from runtime.core.protocol import (
     BadRequest,
     Code,
@@ -77,6 +79,7 @@ class Ingest:
         self._status = StatusFile(config.layout.status_file("ingest"), "ingest", clock)
         self._counted: Counter[str] = Counter()
         self._sparing = Sparing(SAY_EVERY_S)
+        self._losses = Losses(SAY_EVERY_S)
         self._clock = clock
         self._company = 0
 
@@ -89,6 +92,7 @@ class Ingest:
         self._keeper.keep_house()
         self._spool.tidy(self._clock.boot_s(), self._keeper.files_named)
         self._status.progress(self._figures)
+        self._say_losses(self._clock.boot_s())
         patience_s = self._keeper.patience_s(IDLE_S)
         gate = [self._gate.socket] if self._gate else []
         sockets = (*(door.socket for door in self._doors), self._deliveries.socket, *gate)
@@ -182,11 +186,16 @@ class Ingest:
             self._hints.tell(STORED)
         for loss in losses:
             self._counted[f"lost_{loss.reason}"] += loss.amount.messages
-            logger.bind(stream=str(loss.stream), reason=loss.reason, ids=loss.ranges).warning(
-                "{} messages left the store undelivered", loss.amount.messages
+            self._losses.add((str(loss.stream), loss.reason), loss.amount.messages, loss.ranges)
+
+    def _say_losses(self, now_s: float) -> None:
+        for (stream, reason), lost in self._losses.due(now_s):
+            logger.bind(stream=stream, reason=reason, ids=lost.ranges).warning(
+                "{} messages left the store undelivered", lost.messages
             )
 
     def close(self) -> None:
+        self._say_losses(math.inf)
         self._doorkeeper.close()
         self._keeper.close()
         for door in self._doors:

@@ -95,6 +95,29 @@ def test_what_happens_a_thousand_times_takes_no_thousand_lines_of_the_log(home: 
         ingest.close()
 
 
+def test_a_policy_that_drops_with_every_commit_takes_no_line_of_the_log_for_each_and_names_every_id(
+    home: Home,
+) -> None:
+    home.write_config('[store]\nmax_messages = 1\npolicy = "drop-oldest"\n')
+    clock, said = ObedientClock(), []
+    ingest = Ingest(home.config, Stop(), clock)
+    listening = logger.add(lambda line: said.append(line.record), level="WARNING")
+    socket = zmq.Context.instance().socket(zmq.REQ)
+    socket.connect(home.config.producer_endpoint())
+    try:
+        for _ in range(30):
+            clock.boot += 5.0
+            assert ask(ingest, socket, {"stream": "s"})["ok"]
+    finally:
+        socket.close(0)
+        ingest.close()
+        logger.remove(listening)
+    assert len(said) <= 4, "at once, then a minute's, and the rest at the end"
+    ids = [i for each in said for first, last in each["extra"]["ids"] for i in range(first, last + 1)]
+    assert ids == list(range(1, 30))
+    assert sum(int(each["message"].split()[0]) for each in said) == 29
+
+
 def test_forgetting_that_fails_leaves_the_store_fit_for_the_next_commit(tmp_path: Path) -> None:
     clock = ObedientClock()
     store = MessageStore(tmp_path / "messages.db", clock, max_producers=10)

@@ -1,0 +1,56 @@
+"""Losses in few words that leave nothing out: a policy that drops may drop with every commit.
+
+What is lost of a stream for a reason is said at once, and then at most once in a while, with all that came
+together meanwhile: how many messages, and every range of ids. Where the ranges become many they are said
+earlier. Counters on disk do not wait for any of this; what SIGKILL keeps from being said stands there, too,
+with its first and its last id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+RANGES_AT_ONCE = 1_000
+"""20 kB of a line."""
+
+Place = tuple[str, str]
+"""Stream and reason."""
+
+
+@dataclass
+class Gathered:
+    """What was lost at one place, and was not said yet."""
+
+    messages: int = 0
+    ranges: list[list[int]] = field(default_factory=list)
+    """Closed ranges of ids."""
+
+    def add(self, messages: int, ranges: Sequence[Sequence[int]]) -> None:
+        self.messages += messages
+        for first, last in ranges:
+            if self.ranges and self.ranges[-1][1] == first - 1:
+                self.ranges[-1][1] = last
+            else:
+                self.ranges.append([first, last])
+
+
+@dataclass
+class Losses:
+    """Of all streams, for all reasons."""
+
+    every_s: float
+    _said_s: dict[Place, float] = field(default_factory=dict)
+    _unsaid: dict[Place, Gathered] = field(default_factory=dict)
+
+    def add(self, place: Place, messages: int, ranges: Sequence[Sequence[int]]) -> None:
+        self._unsaid.setdefault(place, Gathered()).add(messages, ranges)
+
+    def due(self, now_s: float) -> Iterator[tuple[Place, Gathered]]:
+        """What is to be said now; with `now_s` infinite, all."""
+        for place, gathered in tuple(self._unsaid.items()):
+            waited = now_s - self._said_s.get(place, -self.every_s) >= self.every_s
+            if waited or len(gathered.ranges) >= RANGES_AT_ONCE:
+                del self._unsaid[place]
+                self._said_s[place] = now_s
+                yield place, gathered
