@@ -100,7 +100,7 @@ class IdentityStore(IdentityReader):
             db.execute("DELETE FROM tokens WHERE kind = 'parent' AND serial <> ?", (serial,))
             self._make_parent(db)
             self._put_granted(db, grant, now, draw)
-            db.execute("DELETE FROM paces")
+            rows.forget_failed_refreshes(db)
             return True
 
     def save_registered(
@@ -154,7 +154,7 @@ class IdentityStore(IdentityReader):
             db.execute(
                 "DELETE FROM tokens WHERE serial = ? AND kind IN ('registration', 'parent')", (serial,)
             )
-            db.execute("DELETE FROM paces")
+            rows.forget_failed_refreshes(db)
             rows.put_fact(db, "token_refused", None)
 
     def save_refused(self, serial: int) -> None:
@@ -166,11 +166,7 @@ class IdentityStore(IdentityReader):
     def save_pace(self, task: Task, pace: Pace | None) -> None:
         """Keep what the failures of `task` demand; None: they are over."""
         with self._change() as db:
-            db.execute("DELETE FROM paces WHERE task = ?", (task.value,))
-            if pace is not None and pace.at is not None:
-                outcome = pace.outcome.name if pace.outcome else None
-                row = (task.value, pace.failures, pace.pause_s, outcome, pace.reason, *rows.moment(pace.at))
-                db.execute("INSERT INTO paces VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+            rows.put_pace(db, task, pace)
 
     def save_skew(self, skew_s: float) -> None:
         """Keep the server's clock minus ours."""

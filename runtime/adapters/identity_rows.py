@@ -106,7 +106,7 @@ def read_all(db: sqlite3.Connection, keys: Keys) -> Identity:
         tokens.get("parent"),
         tokens.get("sas"),
         _hub(hub[0]) if hub else None,
-        {Task(row["task"]): _pace(row) for row in _rows(db, "SELECT * FROM paces")},
+        _paces(db),
         bool(facts.get("token_refused")),
         facts.get("skew_s"),
         bool(facts.get("on_hold")),
@@ -126,6 +126,10 @@ def _token(row: sqlite3.Row, keys: Keys) -> Token:
 def _hub(row: sqlite3.Row) -> Hub:
     paths = [Path(row[name]) if row[name] else None for name in ("certificate", "key")]
     return Hub(row["host"], row["device_id"], row["generation"], paths[0], paths[1])
+
+
+def _paces(db: sqlite3.Connection) -> dict[Task, Pace]:
+    return {Task(row["task"]): _pace(row) for row in _rows(db, "SELECT * FROM paces")}
 
 
 def _pace(row: sqlite3.Row) -> Pace:
@@ -190,6 +194,23 @@ def put_token(
 
 def _life(life: Life) -> tuple[Any, ...]:
     return (life.lifetime_s, life.age_s, life.draw, *moment(life.received))
+
+
+def put_pace(db: sqlite3.Connection, task: Task, pace: Pace | None) -> None:
+    """Keep what the failures of `task` demand; None: they are over."""
+    db.execute("DELETE FROM paces WHERE task = ?", (task.value,))
+    if pace is not None and pace.at is not None:
+        outcome = pace.outcome.name if pace.outcome else None
+        row = (task.value, pace.failures, pace.pause_s, outcome, pace.reason, *moment(pace.at))
+        db.execute("INSERT INTO paces VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+
+def forget_failed_refreshes(db: sqlite3.Connection) -> None:
+    """Another Registration Token is in force: only what was learnt about registering still counts."""
+    register = _paces(db).get(Task.REGISTER)
+    db.execute("DELETE FROM paces")
+    if register is not None:
+        put_pace(db, Task.REGISTER, register.with_another_token())
 
 
 def put_hub(db: sqlite3.Connection, found: Registration) -> None:

@@ -10,6 +10,7 @@ What holds:
    while it can wait, and each device hurries as its own expiry nears.
 5. Every refusal leads one rung down: SAS refused, register; Registration Token refused, renew it, or its
    parent; that refused as well, provision again. There is no state without a way on.
+6. A rung that did not help is not tried again at once: each new token that is refused as well costs a longer pause.
 
 Lives run on the boot clock from the moment of receipt. After a reboot the wall clock tells the age if it can
 be right; otherwise the token counts as due soon, spread over the first minute of uptime.
@@ -148,6 +149,13 @@ class Pace:
         """The pace after one more failure."""
         return Pace(self.failures + 1, now, pause_s, outcome, reason)
 
+    def with_another_token(self) -> Pace:
+        """The pace of registering once the token is another one: its refusal was for the one before.
+
+        The failures still count, and weather is not changed by a token.
+        """
+        return replace(self, pause_s=0.0) if _REGISTER.get(self.outcome) is Verdict.REFUSED else self
+
 
 def retry_pause_s(
     life: Life | None,
@@ -259,7 +267,9 @@ def _register(held: Held, policy: Policy, now: Moment) -> Step:
 def _refresh(held: Held, registration: Life, policy: Policy, now: Moment) -> Step:
     due_s, why = due_in_s(registration, policy, now), "the registration token is due for renewal"
     if held.token_refused:
-        due_s, why = 0.0, "the registration token was refused"
+        # Its parent is still known, so it never proved itself: renewing did not help the last time.
+        due_s = held.paces.get(Task.REGISTER, Pace()).wait_s(now) if held.parent else 0.0
+        why = "the registration token was refused"
     if not held.can_refresh:
         due_s, why = math.inf, "there is no provisioning token to renew the registration token with"
     return Step(Task.REFRESH, _paced(Task.REFRESH, due_s, held, registration, now), why)
@@ -298,7 +308,7 @@ class Verdict(StrEnum):
     DROP = "this registration token is dead: its parent, or provisioning again"
 
 
-_REGISTER = {
+_REGISTER: Mapping[Outcome | None, Verdict] = {
     Outcome.OK: Verdict.STORE,
     Outcome.CREATED: Verdict.STORE,
     Outcome.UNAUTHORIZED: Verdict.REFUSED,
@@ -311,12 +321,21 @@ _REFRESH = {
     Outcome.GONE: Verdict.DROP,
     Outcome.CANCELLED: Verdict.DROP,
 }
+_LAST_HOPE = {
+    Outcome.BAD_REQUEST: Verdict.DROP,
+    Outcome.FORBIDDEN: Verdict.DROP,
+    Outcome.PRECONDITION: Verdict.DROP,
+}
 
 
-def judge(task: Task, outcome: Outcome) -> Verdict:
+def judge(task: Task, outcome: Outcome, *, refused: bool = False) -> Verdict:
     """What `outcome` of `task` leads to. Whatever is not named is weather: a pause, then the same again.
 
-    A 401 to a refresh speaks of the Provisioning Token, not of the one in the body: that stays.
+    A 401 to a refresh speaks of the Provisioning Token, not of the one in the body: that stays. So does a
+    token that still registers (not `refused`), whatever else the platform has against renewing it.
     """
-    table = _REGISTER if task is Task.REGISTER else _REFRESH
+    if task is Task.REGISTER:
+        return _REGISTER.get(outcome, Verdict.RETRY)
+    hopeless = refused or task is Task.REFRESH_PARENT
+    table = _REFRESH | _LAST_HOPE if hopeless else _REFRESH
     return table.get(outcome, Verdict.RETRY)

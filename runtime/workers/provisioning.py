@@ -138,6 +138,7 @@ class Clerk:
             "reason": step.why,
             "failures": record.failures,
             "verification_code": code,
+            "next": step.call.value if step.call else None,
             "next_in_s": round(step.in_s, 1) if step.call else None,
         }
         changed = (step.phase, code, record.trouble) != self._told

@@ -168,7 +168,7 @@ class Keeper:
             return
         now = Moment.by(self._clock)
         self._learn_skew(identity, answer, now)
-        match renewal.judge(task, answer.outcome):
+        match renewal.judge(task, answer.outcome, refused=identity.token_refused):
             case Verdict.STORE:
                 self._save(asked, answer, now)
             case Verdict.DROP:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -41,6 +42,10 @@ lifetimes = st.floats(20, 10 * 365 * DAY_S)
 
 def later(seconds: float, wall_step_s: float = 0) -> Moment:
     return Moment(NOW.wall_s + seconds + wall_step_s, NOW.boot_s + seconds, NOW.boot_id)
+
+
+def _after(now: Moment, seconds: float) -> Moment:
+    return later(now.boot_s - NOW.boot_s + max(0.0, seconds))
 
 
 def life(lifetime_s: float | None = DAY_S, draw: float = 0.5) -> Life:
@@ -218,29 +223,53 @@ def test_a_pause_is_over_after_a_reboot_and_a_clock_that_runs_backwards_does_not
 
 
 # What each answer to each task leads to: everything not named here is a pause and the same again.
-VERDICTS = {
-    (Task.REGISTER, Outcome.OK): Verdict.STORE,
-    (Task.REGISTER, Outcome.CREATED): Verdict.STORE,
-    (Task.REGISTER, Outcome.UNAUTHORIZED): Verdict.REFUSED,
-    (Task.REGISTER, Outcome.GONE): Verdict.REFUSED,
-    (Task.REGISTER, Outcome.CANCELLED): Verdict.REFUSED,
-    **{
-        (task, outcome): verdict
-        for task in (Task.REFRESH, Task.REFRESH_PARENT)
-        for outcome, verdict in {
-            Outcome.OK: Verdict.STORE,
-            Outcome.CREATED: Verdict.STORE,
-            Outcome.GONE: Verdict.DROP,
-            Outcome.CANCELLED: Verdict.DROP,
-        }.items()
-    },
+REFRESHED = {Outcome.OK: Verdict.STORE, Outcome.CREATED: Verdict.STORE}
+DEAD = dict.fromkeys((Outcome.GONE, Outcome.CANCELLED), Verdict.DROP)
+HOPELESS = dict.fromkeys((Outcome.BAD_REQUEST, Outcome.FORBIDDEN, Outcome.PRECONDITION), Verdict.DROP)
+VERDICTS: dict[tuple[Task, bool], dict[Outcome, Verdict]] = {
+    **dict.fromkeys(
+        [(Task.REGISTER, False), (Task.REGISTER, True)],
+        {
+            **REFRESHED,
+            **dict.fromkeys((Outcome.UNAUTHORIZED, Outcome.GONE, Outcome.CANCELLED), Verdict.REFUSED),
+        },
+    ),
+    (Task.REFRESH, False): {**REFRESHED, **DEAD},
+    (Task.REFRESH, True): {**REFRESHED, **DEAD, **HOPELESS},
+    **dict.fromkeys(
+        [(Task.REFRESH_PARENT, False), (Task.REFRESH_PARENT, True)], {**REFRESHED, **DEAD, **HOPELESS}
+    ),
 }
 
 
 @pytest.mark.parametrize("outcome", Outcome, ids=lambda one: one.name)
-@pytest.mark.parametrize("task", Task, ids=lambda one: one.name)
-def test_every_answer_to_every_task_has_its_verdict(task: Task, outcome: Outcome) -> None:
-    assert judge(task, outcome) is VERDICTS.get((task, outcome), Verdict.RETRY)
+@pytest.mark.parametrize(("task", "refused"), VERDICTS)
+def test_every_answer_to_every_task_has_its_verdict(task: Task, refused: bool, outcome: Outcome) -> None:
+    wanted = VERDICTS[task, refused].get(outcome, Verdict.RETRY)
+    assert judge(task, outcome, refused=refused) is wanted
+
+
+def test_a_platform_that_renews_tokens_and_refuses_every_one_of_them_is_asked_ever_more_rarely() -> None:
+    now, paces, parent, asked_s = later(60), dict[Task, Pace](), False, list[float]()
+    while now.boot_s < NOW.boot_s + DAY_S / 2:
+        held = Held(Life(now, 30 * DAY_S, 0.5), parent, life(), False, False, paces=paces)
+        now = _after(now, next_step(held, POLICY, now).in_s)
+        pace = paces.get(Task.REGISTER, Pace())
+        pause_s = retry_pause_s(life(), pace.failures, 0.5, POLICY, now)
+        paces = {Task.REGISTER: pace.after(Outcome.UNAUTHORIZED, "", pause_s, now)}
+        step = next_step(replace(held, token_refused=True, paces=paces), POLICY, now)
+        assert step.task is Task.REFRESH
+        now = _after(now, step.in_s)
+        asked_s.append(now.boot_s)
+        parent, paces = True, {Task.REGISTER: paces[Task.REGISTER].with_another_token()}
+    assert asked_s[0] - NOW.boot_s < 70, "the first refusal is answered at once"
+    assert len(asked_s) < 60, "twelve hours; every five seconds would be thousands"
+
+
+def test_another_token_ends_the_pause_for_a_refused_one_and_no_pause_for_the_weather() -> None:
+    refused, throttled = (Pace(3, NOW, 600, outcome) for outcome in (Outcome.UNAUTHORIZED, Outcome.THROTTLED))
+    assert (refused.with_another_token().wait_s(NOW), refused.with_another_token().failures) == (0, 3)
+    assert throttled.with_another_token() == throttled
 
 
 def test_people_are_told_where_the_registration_stands() -> None:

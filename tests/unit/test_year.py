@@ -182,13 +182,18 @@ class Device:
         self.sky.sleep(OPERATOR_S)
         if not self.sky.out():
             self.accept(self.books.issue(self.sky.true_s))
-            self.parent = None
+            self.parent, self.paces = None, {}
 
     def accept(self, token: int) -> None:
         life_s = None if math.isinf(self.books.token_life_s) else self.books.token_life_s
         self.registration = (token, Life(self.sky.moment(), life_s, self.sky.dice.random()))
-        self.token_refused, self.paces = False, {}
+        self.forget_failed_refreshes()
         self.renewed.setdefault("registration", []).append((self.sky.boots, self.sky.true_s))
+
+    def forget_failed_refreshes(self) -> None:
+        self.token_refused = False
+        register = self.paces.get(Task.REGISTER)
+        self.paces = {Task.REGISTER: register.with_another_token()} if register else {}
 
     def perform(self, task: Task) -> None:
         self.attempts.append((self.sky.boots, self.sky.true_s))
@@ -196,7 +201,7 @@ class Device:
         assert asked is not None
         outcome, child = self.ask(task, asked)
         self.sky.true_s += 0.05
-        verdict = renewal.judge(task, outcome)
+        verdict = renewal.judge(task, outcome, refused=self.token_refused)
         if verdict is Verdict.STORE and task is Task.REGISTER:
             life = Life(self.sky.moment(), self.books.sas_life_s, self.sky.dice.random())
             self.sas = (asked, life, self.sky.true_s + self.books.sas_life_s)
@@ -207,7 +212,7 @@ class Device:
             self.parent = asked
             self.accept(child)
         elif verdict is Verdict.DROP:
-            self.paces, self.token_refused = {}, False
+            self.forget_failed_refreshes()
             if task is Task.REFRESH_PARENT:
                 self.parent = None
             else:
