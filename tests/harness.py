@@ -24,8 +24,11 @@ from typing import Any, TypeVar
 import pytest
 import requests
 
+from runtime.adapters.clock import SystemClock
+from runtime.adapters.process import Stop
 from runtime.config import Config, load
 from runtime.layout import WORKERS, Layout
+from runtime.workers.heart import Heart
 
 T = TypeVar("T")
 
@@ -289,6 +292,11 @@ class Home:
     def stop(self) -> None:
         for process in self.workers.values():
             process.close()
+
+
+def heart(home: Home, worker: str, stop: Stop | None = None) -> Heart:
+    """For a worker that a test turns by hand."""
+    return Heart(home.layout, worker, SystemClock(), stop or Stop())
 
 
 def kill_tree(pid: int) -> None:

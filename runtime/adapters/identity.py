@@ -43,15 +43,16 @@ class IdentityReader:
 
     def read(self) -> Identity:
         """Everything, in one snapshot. Empty where there is none. Raises NeedsHuman, Retryable."""
-        if not self._path.exists():
-            return Identity(Enrolment())
-        check_private(self._path)
-        with weather(), closing(connect(self._path)) as db:
-            db.execute("PRAGMA query_only = 1")
-            if db.execute("PRAGMA user_version").fetchone()[0] == 0:
-                return Identity(Enrolment())  # the first writer is at it
-            db.execute("BEGIN")
-            return rows.read_all(db, self._vault.keys())
+        with weather():
+            if not self._path.exists():
+                return Identity(Enrolment())
+            check_private(self._path)
+            with closing(connect(self._path)) as db:
+                db.execute("PRAGMA query_only = 1")
+                if db.execute("PRAGMA user_version").fetchone()[0] == 0:
+                    return Identity(Enrolment())  # the first writer is at it
+                db.execute("BEGIN")
+                return rows.read_all(db, self._vault.keys())
 
     def hub_credentials(self) -> HubCredentials | None:
         """What to connect to the hub with, or None until the device was registered."""
@@ -64,10 +65,10 @@ class IdentityStore(IdentityReader):
     def __init__(self, layout: Layout, vault: Vault | None = None) -> None:
         """Make the database where there is none, or none that can be read.
 
-        Raises NeedsHuman where others could read it.
+        Raises NeedsHuman where others could read it, Retryable where the disk refuses.
         """
         super().__init__(layout, vault)
-        with alone(self._path.parent):
+        with weather(), alone(self._path.parent):
             create(self._path)
             if damaged(self._path):
                 set_aside(self._path)
@@ -168,6 +169,11 @@ class IdentityStore(IdentityReader):
         with self._change() as db:
             rows.put_pace(db, task, pace)
 
+    def check_room(self) -> None:
+        """Raises Retryable where nothing could be kept of what the platform is about to hand out."""
+        with self._change() as db:
+            rows.put_fact(db, "room", time.time())
+
     def save_skew(self, skew_s: float) -> None:
         """Keep the server's clock minus ours."""
         with self._change() as db:
@@ -189,8 +195,9 @@ class IdentityStore(IdentityReader):
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
         """One short transaction; takes the write lock first. Raises Retryable where the disk refuses."""
-        check_private(self._path)
-        with weather(), closing(connect(self._path)) as db:
-            db.execute("BEGIN IMMEDIATE")
-            yield db
-            db.execute("COMMIT")  # whatever comes in between closes the connection, which rolls back
+        with weather():
+            check_private(self._path)
+            with closing(connect(self._path)) as db:
+                db.execute("BEGIN IMMEDIATE")
+                yield db
+                db.execute("COMMIT")  # whatever comes in between closes the connection, which rolls back

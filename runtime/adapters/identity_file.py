@@ -30,15 +30,17 @@ def check_private(path: Path) -> None:
 
 @contextmanager
 def weather() -> Iterator[None]:
-    """A full or failing disk, or a writer that holds the lock for long: to be waited out. Damage is not."""
+    """A full, failing or missing disk, or a writer that holds the lock for long, is waited out. Damage is not."""
     try:
         yield
-    except sqlite3.OperationalError as exc:
+    except PermissionError as exc:
+        raise NeedsHuman(f"identity.db: {exc}", hint="chown it and its folder to the runtime's user") from exc
+    except (sqlite3.OperationalError, OSError) as exc:
         raise Retryable(f"identity.db: {exc}") from exc
     except sqlite3.DatabaseError as exc:
         if exc.sqlite_errorcode not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
             raise
-        hint = "restart refresh: it sets the file aside, and the device provisions again"
+        hint = "refresh and provisioning set the file aside by themselves, and the device provisions again"
         raise NeedsHuman(f"identity.db is damaged: {exc}", hint=hint) from exc
 
 

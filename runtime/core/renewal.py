@@ -10,7 +10,8 @@ What holds:
    while it can wait, and each device hurries as its own expiry nears.
 5. Every refusal leads one rung down: SAS refused, register; Registration Token refused, renew it, or its
    parent; that refused as well, provision again. There is no state without a way on.
-6. A rung that did not help is not tried again at once: each new token that is refused as well costs a longer pause.
+6. A rung that did not help is not tried again at once: each token in a row that is refused as well costs a
+   longer pause.
 
 Lives run on the boot clock from the moment of receipt. After a reboot the wall clock tells the age if it can
 be right; otherwise the token counts as due soon, spread over the first minute of uptime.

@@ -1,4 +1,4 @@
-"""The heartbeat of a worker that waits for slow things: it goes on during calls and through bad weather."""
+"""The heartbeat of a worker that waits for slow things: for an answer, for the disk, for a person."""
 
 from __future__ import annotations
 
@@ -10,27 +10,35 @@ from loguru import logger
 from runtime.adapters.clock import Clock
 from runtime.adapters.process import Stop
 from runtime.adapters.status import StatusFile
-from runtime.config import Config
-from runtime.errors import Retryable
+from runtime.errors import NeedsHuman, Retryable
+from runtime.layout import Layout
 
 DISK_PAUSE_S = 30.0
 """Pause where the disk takes nothing: what the platform hands out meanwhile could not be kept."""
 
 BEAT_S = 2.0
+"""Also how soon a worker goes on once a person has mended what it waited for."""
+
+WAITING_FOR_A_PERSON = "waiting for a person"
+"""The state of a worker that cannot go on by itself; `trouble` says why, `reason` what helps."""
 
 
 class Heart:
     """Beats with the figures that were told last."""
 
-    def __init__(self, config: Config, name: str, clock: Clock, stop: Stop) -> None:
-        self._status = StatusFile(config.layout.status_file(name), name)
+    def __init__(self, layout: Layout, name: str, clock: Clock, stop: Stop) -> None:
+        self._status = StatusFile(layout.status_file(name), name)
         self._clock = clock
         self._stop = stop
         self._figures: Mapping[str, Any] = {}
+        self._told = ""
+        """What a person was last told to mend."""
 
     def tell(self, figures: Mapping[str, Any], *, now: bool) -> None:
         """From now on these figures, written at once where `now` says so."""
-        self._figures = figures
+        if self._told:
+            logger.info("mended: {trouble}", trouble=self._told)
+        self._figures, now, self._told = figures, now or bool(self._told), ""
         self._status.progress(figures, now=now)
 
     def waiting(self) -> bool:
@@ -38,8 +46,23 @@ class Heart:
         self._status.progress(self._figures)
         return self._stop.requested()
 
-    def sit_out(self, exc: Retryable) -> None:
-        """The disk is full or does not answer: say so, and beat for a while."""
+    def sit_out(self, exc: Retryable | NeedsHuman) -> None:
+        """Say what is wrong, and beat for a while."""
+        if isinstance(exc, NeedsHuman):
+            self._wait_for_a_person(exc)
+        else:
+            self._wait_for_the_disk(exc)
+
+    def _wait_for_a_person(self, exc: NeedsHuman) -> None:
+        """One line in the log, however long it takes."""
+        figures = {"state": WAITING_FOR_A_PERSON, "trouble": str(exc), "reason": exc.hint}
+        if str(exc) != self._told:
+            self._told = str(exc)
+            logger.error("{trouble}; {hint}", trouble=str(exc), hint=exc.hint or "waiting")
+        self._status.progress(figures, now=True)
+        self._stop.wait(BEAT_S)
+
+    def _wait_for_the_disk(self, exc: Retryable) -> None:
         logger.warning("{reason}; again in {pause:.0f} s", reason=str(exc), pause=DISK_PAUSE_S)
         until_s = self._clock.boot_s() + DISK_PAUSE_S
         while self._clock.boot_s() < until_s and not self._stop.wait(BEAT_S):

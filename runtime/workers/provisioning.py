@@ -20,6 +20,7 @@ from runtime.adapters.identity import IdentityStore
 from runtime.adapters.platform import Platform
 from runtime.adapters.process import Stop
 from runtime.adapters.vault import Vault
+from runtime.adapters.watched import WatchedConfig
 from runtime.config import Config
 from runtime.core import enrolment
 from runtime.core.answer import Answer, Grant, Operation, Outcome
@@ -27,7 +28,7 @@ from runtime.core.enrolment import Call, Enrolment, Phase, Policy, Step, Wish
 from runtime.core.moment import Moment
 from runtime.core.proxy import parse as parse_proxy
 from runtime.core.secret import Secret
-from runtime.errors import Retryable
+from runtime.errors import NeedsHuman, Retryable
 from runtime.workers.heart import Heart
 
 NAME = "provisioning"
@@ -37,23 +38,28 @@ TURN_S = 2.0
 
 def run(config: Config, stop: Stop) -> None:
     """Provision whenever there is no usable Registration Token, until asked to stop."""
+    clock = SystemClock()
+    heart, watched = Heart(config.layout, NAME, clock, stop), WatchedConfig(config, clock)
     with closing(Hints(config.layout, NAME, listen_to=("refresh",))) as hints:
-        clerk = Clerk(config, stop, hints)
+        clerk: Clerk | None = None
         while not stop.requested():
             try:
+                if watched.changed() or clerk is None:
+                    clerk = Clerk(watched.config, heart, hints)
                 hints.wait(min(clerk.turn(), TURN_S), also=[stop])
-            except Retryable as exc:
-                clerk.heart.sit_out(exc)
+            except (Retryable, NeedsHuman) as exc:
+                clerk = None  # opening the database anew sets a damaged one aside
+                heart.sit_out(exc)
 
 
 class Clerk:
     """Introduces the state machine to the platform and to the disk."""
 
-    def __init__(self, config: Config, stop: Stop, hints: Hints) -> None:
+    def __init__(self, config: Config, heart: Heart, hints: Hints) -> None:
         self._config = config
         self._hints = hints
+        self._heart = heart
         self._clock = SystemClock()
-        self.heart = Heart(config, NAME, self._clock, stop)
         self._store = IdentityStore(config.layout, Vault.of(config.settings.identity))
         self._code_file = config.layout.run / "verification-code"
         self._told: tuple[object, ...] = ()
@@ -96,6 +102,7 @@ class Clerk:
         return Wish(settings.platform.instance, marks[0], settings.device.id, marks[1])
 
     def _perform(self, call: Call, record: Enrolment, token: Secret, instance: str) -> None:
+        self._store.check_room()
         answer = self._ask(call, record, token, instance)
         if answer.outcome is Outcome.ABANDONED:
             return
@@ -124,7 +131,7 @@ class Clerk:
     ) -> Answer[Operation] | Answer[Grant]:
         settings = self._config.settings.platform
         trust = Trust(settings.ca_file, proxy=parse_proxy(settings.proxy))
-        platform = Platform(instance, trust, settings.timeout_s, self.heart.waiting, self._clock)
+        platform = Platform(instance, trust, settings.timeout_s, self._heart.waiting, self._clock)
         if call is Call.INIT:
             return platform.init(token, self._config.settings.device.id)
         return platform.complete(token, record.operation_id or "")
@@ -142,7 +149,7 @@ class Clerk:
             "next_in_s": round(step.in_s, 1) if step.call else None,
         }
         changed = (step.phase, code, record.trouble) != self._told
-        self.heart.tell(figures, now=changed)
+        self._heart.tell(figures, now=changed)
         self._display(code)
         if not changed:
             return

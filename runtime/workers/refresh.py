@@ -20,6 +20,7 @@ from runtime.adapters.identity_rows import Identity, Token
 from runtime.adapters.process import Stop
 from runtime.adapters.registrars import ByPlatform, registrar
 from runtime.adapters.vault import Vault
+from runtime.adapters.watched import WatchedConfig
 from runtime.config import Config
 from runtime.core import enrolment, renewal
 from runtime.core.answer import Answer, Grant, Outcome, Registration
@@ -27,7 +28,7 @@ from runtime.core.enrolment import Enrolment
 from runtime.core.moment import Moment
 from runtime.core.renewal import Held, Pace, Phase, Policy, Refusals, Step, Task, Verdict
 from runtime.core.secret import Secret
-from runtime.errors import Retryable
+from runtime.errors import NeedsHuman, Retryable
 from runtime.workers.heart import Heart
 
 NAME = "refresh"
@@ -46,30 +47,36 @@ SKEW_STEP_S = 2.0
 
 def run(config: Config, stop: Stop) -> None:
     """Keep the device registered until asked to stop."""
+    clock = SystemClock()
+    heart, watched = Heart(config.layout, NAME, clock, stop), WatchedConfig(config, clock)
     with closing(Hints(config.layout, NAME, listen_to=("provisioning", "upload"))) as hints:
-        keeper = Keeper(config, stop, hints)
+        keeper: Keeper | None = None
         heard: set[str] = set()
         while not stop.requested():
             try:
+                if watched.changed() or keeper is None:
+                    keeper = Keeper(watched.config, heart, hints, keeper)
                 wait_s = keeper.turn(SAS_REFUSED in heard)
                 heard = hints.wait(min(wait_s, TURN_S), also=[stop])
-            except Retryable as exc:
-                keeper.heart.sit_out(exc)
+            except (Retryable, NeedsHuman) as exc:
+                keeper = None  # opening the database anew sets a damaged one aside
+                heart.sit_out(exc)
 
 
 class Keeper:
     """Introduces the renewal decisions to the platform and to the disk."""
 
-    def __init__(self, config: Config, stop: Stop, hints: Hints) -> None:
+    def __init__(self, config: Config, heart: Heart, hints: Hints, before: Keeper | None = None) -> None:
+        """`before`: its predecessor, under another configuration."""
         self._config = config
         self._hints = hints
+        self._heart = heart
         self._clock = SystemClock()
-        self.heart = Heart(config, NAME, self._clock, stop)
         self._store = IdentityStore(config.layout, Vault.of(config.settings.identity))
-        self._registrar = registrar(config.settings, self.heart.waiting)
+        self._registrar = registrar(config.settings, heart.waiting)
         self._refusals = Refusals()
         self._refused = False
-        self._renewer: str | None = None
+        self._renewer: str | None = before._renewer if before else None
         """Fingerprint of the Provisioning Token at the last turn."""
         self._told: tuple[object, ...] = ()
         settings = config.settings.refresh
@@ -155,6 +162,7 @@ class Keeper:
         )
 
     def _perform(self, task: Task, identity: Identity, token: Secret | None) -> None:
+        self._store.check_room()
         asked = identity.parent if task is Task.REFRESH_PARENT else identity.registration
         assert asked is not None and asked.secret is not None  # nothing is due while it is locked
         answer: Answer[Registration] | Answer[Grant]
@@ -162,7 +170,7 @@ class Keeper:
             answer = self._registrar.register(asked.secret)
         else:
             assert token is not None
-            platform = ByPlatform(self._config.settings, self.heart.waiting).platform()
+            platform = ByPlatform(self._config.settings, self._heart.waiting).platform()
             answer = platform.refresh(token, asked.secret)
         if answer.outcome is Outcome.ABANDONED:
             return
@@ -241,7 +249,7 @@ class Keeper:
             "sealed": identity.sealed,
         }
         changed = (phase, figures["trouble"]) != self._told
-        self.heart.tell(figures, now=changed)
+        self._heart.tell(figures, now=changed)
         if changed:
             self._told = (phase, figures["trouble"])
             logger.info("{state}", state=phase.value, reason=figures["reason"])

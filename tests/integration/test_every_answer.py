@@ -1,4 +1,4 @@
-"""Every answer to every call, over a real wire, and what the device does next: the table is the specification.
+"""Every answer to every call, over a real wire, and what the device does next: the table says it.
 
 Each cell is one real call by a real worker. What is read afterwards is the status file of a worker that was
 started anew on the same disk: what follows does not depend on anybody's memory.
@@ -20,7 +20,6 @@ from runtime.adapters.bus import Hints
 from runtime.adapters.clock import SystemClock
 from runtime.adapters.identity import IdentityStore
 from runtime.adapters.platform import CANCELLED as CANCELLED_TYPE
-from runtime.adapters.process import Stop
 from runtime.adapters.status import read_status
 from runtime.core.answer import Grant, Outcome, Registration
 from runtime.core.enrolment import Enrolment, Phase, Wish
@@ -28,7 +27,7 @@ from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.workers.provisioning import Clerk
 from runtime.workers.refresh import Keeper
-from tests.harness import Home, short_folder
+from tests.harness import Home, heart, short_folder
 from tests.integration import scripted as s
 from tests.integration.scripted import Says, Scripted, scripted
 
@@ -73,7 +72,7 @@ ALL_GOOD = {
     "verificationCode": "AB-12",
     "registrationToken": "another",
     "expirationTime": None,
-    "connectionString": "HostName=hub;DeviceId=w:d;SharedAccessSignature=SharedAccessSignature sr=hub&sig=x&se=1",
+    "connectionString": "HostName=h;DeviceId=w:d;SharedAccessSignature=SharedAccessSignature sr=h&sig=x&se=1",
     "connectionStringExpiration": "2999-01-01T00:00:00Z",
 }
 ASKED_S = 40
@@ -209,12 +208,12 @@ class Device:
     """A home on the eve of one call."""
 
     def __init__(self, folder: Path, world: World, column: str) -> None:
-        self.worker = CALLS[column][0]
+        self.worker, _, _ = CALLS[column]
         token = folder / "token"
         token.write_text("the-provisioning-token")
         token.chmod(0o600)
         home = Home(folder, f'[platform]\n{world.platform(folder)}provisioning_token_file = "{token}"\n')
-        self.config, self.status = home.config, home.layout.status_file(self.worker)
+        self.home, self.config = home, home.config
         self.store, self._then = IdentityStore(home.layout), _ago(60)
         getattr(self, f"_{column}", lambda: None)()
 
@@ -243,12 +242,13 @@ class Device:
 
     def turn(self) -> dict[str, object]:
         """One turn of a worker that just started; what it showed before it asked."""
-        with closing(Hints(self.config.layout, self.worker)) as hints:
+        beating = heart(self.home, self.worker)
+        with closing(Hints(self.home.layout, self.worker)) as hints:
             if self.worker == PROVISIONING:
-                Clerk(self.config, Stop(), hints).turn()
+                Clerk(self.config, beating, hints).turn()
             else:
-                Keeper(self.config, Stop(), hints).turn(False)
-        return read_status(self.status) or {}
+                Keeper(self.config, beating, hints).turn(False)
+        return read_status(self.home.layout.status_file(self.worker)) or {}
 
 
 def _ago(seconds: float) -> Moment:

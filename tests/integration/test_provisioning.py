@@ -17,7 +17,7 @@ from runtime.adapters.status import read_status
 from runtime.core.answer import Outcome
 from runtime.core.enrolment import Phase
 from runtime.workers.provisioning import Clerk
-from tests.harness import Home, eventually
+from tests.harness import Home, eventually, heart
 from tests.integration import scripted as s
 from tests.integration.scripted import Asked, Says, Scripted, scripted
 
@@ -35,7 +35,7 @@ class Bench:
         self.configure()
         self.hints = Hints(home.layout, "provisioning")
         self.stop = Stop()
-        self.clerk = Clerk(home.config, self.stop, self.hints)
+        self.restart()
 
     def configure(self, device_id: str = "dev-1") -> None:
         self.home.write_config(
@@ -47,7 +47,8 @@ class Bench:
 
     def restart(self) -> None:
         """As after a crash: nothing is left but the disk."""
-        self.clerk = Clerk(self.home.config, self.stop, self.hints)
+        mine = heart(self.home, "provisioning", self.stop)
+        self.clerk = Clerk(self.home.config, mine, self.hints)
 
     def phase(self) -> Phase:
         return IdentityReader(self.home.layout).read().enrolment.phase
@@ -214,7 +215,7 @@ def test_a_stop_in_the_middle_of_a_call_ends_it_at_once(bench: Bench) -> None:
 
 def test_a_device_without_a_platform_waits_visibly(home: Home) -> None:
     with closing(Hints(home.layout, "provisioning")) as hints:
-        clerk = Clerk(home.config, Stop(), hints)
+        clerk = Clerk(home.config, heart(home, "provisioning"), hints)
         assert clerk.turn() > 0
     told = read_status(home.layout.status_file("provisioning"))
     assert told is not None

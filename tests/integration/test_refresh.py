@@ -12,7 +12,6 @@ import pytest
 from runtime.adapters.bus import Hints
 from runtime.adapters.clock import SystemClock
 from runtime.adapters.identity import Identity, IdentityStore
-from runtime.adapters.process import Stop
 from runtime.adapters.status import read_status
 from runtime.core.answer import Grant
 from runtime.core.enrolment import Enrolment, Phase
@@ -21,7 +20,7 @@ from runtime.core.renewal import MIN_GAP_S, Task
 from runtime.core.secret import Secret
 from runtime.workers import refresh
 from runtime.workers.refresh import Keeper
-from tests.harness import Home, eventually
+from tests.harness import Home, eventually, heart
 from tests.integration import scripted as s
 from tests.integration.scripted import Asked, Says, Scripted, scripted
 
@@ -61,7 +60,7 @@ class Bench:
         self.store.save_provisioned(done, Grant(Secret(token), lifetime_s), then, 0.5)
 
     def restart(self) -> None:
-        self.keeper = Keeper(self.home.config, Stop(), self.hints)
+        self.keeper = Keeper(self.home.config, heart(self.home, "refresh"), self.hints)
 
     def identity(self) -> Identity:
         return self.store.read()
@@ -239,7 +238,7 @@ def test_skew_is_learnt_from_the_servers_clock(bench: Bench) -> None:
 
 def test_a_device_without_a_platform_waits_and_does_not_spin(home: Home) -> None:
     with closing(Hints(home.layout, "refresh")) as hints:
-        keeper = Keeper(home.config, Stop(), hints)
+        keeper = Keeper(home.config, heart(home, "refresh"), hints)
         assert keeper.turn(False) >= refresh.TURN_S
     told = read_status(home.layout.status_file("refresh"))
     assert told is not None and told["reason"] == "platform.instance is not set"

@@ -17,7 +17,6 @@ from runtime.adapters.bus import Hints
 from runtime.adapters.clock import SystemClock
 from runtime.adapters.crash import describe
 from runtime.adapters.identity import IdentityReader, IdentityStore
-from runtime.adapters.process import Stop
 from runtime.adapters.status import read_status
 from runtime.adapters.vault import Vault
 from runtime.core.answer import Grant, Registration
@@ -27,7 +26,7 @@ from runtime.core.secret import Secret
 from runtime.errors import NeedsHuman
 from runtime.workers.provisioning import Clerk
 from runtime.workers.refresh import Keeper
-from tests.harness import Home, clean_environment
+from tests.harness import Home, clean_environment, heart
 from tests.integration.scripted import Says, Scripted, scripted
 
 TOKENS = {kind: f"the-{kind}-token-" + "x" * 600 for kind in ("parent", "registration", "sas")}
@@ -243,7 +242,8 @@ def test_a_missing_key_asks_nothing_of_the_platform_and_loses_no_identity(
     right = key_file.read_text()
     key_file.unlink()
     with closing(Hints(home.layout, "refresh")) as hints:
-        keeper, clerk = (kind(home.config, Stop(), hints) for kind in (Keeper, Clerk))
+        keeper = Keeper(home.config, heart(home, "refresh"), hints)
+        clerk = Clerk(home.config, heart(home, "provisioning"), hints)
         for _ in range(3):
             keeper.turn(True)
             clerk.turn()
@@ -264,7 +264,7 @@ def test_a_new_device_whose_key_is_missing_is_not_provisioned_in_the_clear(
 ) -> None:
     configure(home, server, folder / "key that comes later")
     with closing(Hints(home.layout, "provisioning")) as hints:
-        Clerk(home.config, Stop(), hints).turn()
+        Clerk(home.config, heart(home, "provisioning"), hints).turn()
     assert server.asked == []
 
 
@@ -276,7 +276,7 @@ def test_a_key_that_comes_with_the_next_start_seals_at_once_and_people_see_that(
     assert "in the clear" in home.edgectl("identity").stdout
     configure(home, server, key_file)
     with closing(Hints(home.layout, "refresh")) as hints:
-        Keeper(home.config, Stop(), hints).turn(False)
+        Keeper(home.config, heart(home, "refresh"), hints).turn(False)
     assert in_the_clear(home) == set()
     told = read_status(home.layout.status_file("refresh"))
     assert told is not None and told["sealed"] is True

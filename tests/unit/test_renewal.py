@@ -224,21 +224,16 @@ def test_a_pause_is_over_after_a_reboot_and_a_clock_that_runs_backwards_does_not
 
 # What each answer to each task leads to: everything not named here is a pause and the same again.
 REFRESHED = {Outcome.OK: Verdict.STORE, Outcome.CREATED: Verdict.STORE}
+REFUSED = dict.fromkeys((Outcome.UNAUTHORIZED, Outcome.GONE, Outcome.CANCELLED), Verdict.REFUSED)
 DEAD = dict.fromkeys((Outcome.GONE, Outcome.CANCELLED), Verdict.DROP)
 HOPELESS = dict.fromkeys((Outcome.BAD_REQUEST, Outcome.FORBIDDEN, Outcome.PRECONDITION), Verdict.DROP)
 VERDICTS: dict[tuple[Task, bool], dict[Outcome, Verdict]] = {
-    **dict.fromkeys(
-        [(Task.REGISTER, False), (Task.REGISTER, True)],
-        {
-            **REFRESHED,
-            **dict.fromkeys((Outcome.UNAUTHORIZED, Outcome.GONE, Outcome.CANCELLED), Verdict.REFUSED),
-        },
-    ),
+    (Task.REGISTER, False): {**REFRESHED, **REFUSED},
+    (Task.REGISTER, True): {**REFRESHED, **REFUSED},
     (Task.REFRESH, False): {**REFRESHED, **DEAD},
     (Task.REFRESH, True): {**REFRESHED, **DEAD, **HOPELESS},
-    **dict.fromkeys(
-        [(Task.REFRESH_PARENT, False), (Task.REFRESH_PARENT, True)], {**REFRESHED, **DEAD, **HOPELESS}
-    ),
+    (Task.REFRESH_PARENT, False): {**REFRESHED, **DEAD, **HOPELESS},
+    (Task.REFRESH_PARENT, True): {**REFRESHED, **DEAD, **HOPELESS},
 }
 
 
