@@ -30,7 +30,7 @@ def check_private(path: Path) -> None:
 
 @contextmanager
 def weather() -> Iterator[None]:
-    """A full, failing or missing disk, or a writer that holds the lock for long, is waited out. Damage is not."""
+    """A full, failing or missing disk, or a writer that holds the lock for long: weather. Damage is not."""
     try:
         yield
     except PermissionError as exc:

@@ -258,6 +258,8 @@ class Keeper:
 def _reason(phase: Phase, step: Step, trouble: Pace | None) -> str:
     if trouble:
         return trouble.reason
+    if phase is Phase.ON_HOLD:
+        return "`edgectl identity --accept` sends the backlog under the new device id"
     return "" if phase is Phase.REGISTERED else step.why
 
 

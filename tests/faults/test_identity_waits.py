@@ -1,0 +1,117 @@
+"""Workers that cannot use identity.db stay, say why, and go on by themselves once it is mended."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.adapters.bus import Hints
+from runtime.adapters.identity import IdentityReader, IdentityStore
+from runtime.adapters.status import read_status
+from runtime.core.answer import Grant
+from runtime.core.enrolment import Enrolment, Phase
+from runtime.core.moment import Moment
+from runtime.core.secret import Secret
+from runtime.errors import Retryable
+from runtime.workers import heart as hearts
+from runtime.workers.refresh import Keeper
+from tests.harness import Home, eventually, heart, short_folder
+from tests.integration.scripted import Says, scripted
+
+WORKERS = ("provisioning", "refresh")
+
+
+def told(home: Home, worker: str) -> dict[str, Any]:
+    return read_status(home.layout.status_file(worker)) or {}
+
+
+def state(home: Home) -> set[object]:
+    return {told(home, worker).get("state") for worker in WORKERS}
+
+
+def test_workers_stay_through_an_identity_that_others_can_read_and_a_damaged_one_and_go_on_by_themselves(
+    home: Home,
+) -> None:
+    database, calm = home.layout.identity_db, {"no platform configured", "waiting for provisioning"}
+    IdentityStore(home.layout)
+    database.chmod(0o644)
+    for worker in WORKERS:
+        home.start_worker(worker)
+    eventually(lambda: state(home) == {"waiting for a person"})
+    for worker in WORKERS:
+        assert told(home, worker)["trouble"] == f"{database} is open to others"
+        assert told(home, worker)["reason"] == f"chmod 600 {database}"
+    beats = [told(home, worker)["progress_boot_s"] for worker in WORKERS]
+    eventually(lambda: all(told(home, w)["progress_boot_s"] > b for w, b in zip(WORKERS, beats, strict=True)))
+    status = home.edgectl("status").stdout
+    assert "identity: waiting for a person" in status and "chmod 600" in status
+    database.chmod(0o600)
+    eventually(lambda: state(home) == calm, 10)
+    database.write_bytes(b"this is no database" * 1000)
+    eventually((home.layout.state / "identity.db.damaged").exists, 15)
+    eventually(lambda: state(home) == calm, 15)
+    IdentityReader(home.layout).read()
+    for worker in WORKERS:
+        assert home.workers[worker].running(), "the same process"
+        assert home.workers[worker].said().count("is open to others; chmod 600") == 1, "one line in the log"
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A file system of 1 MiB of our own."""
+    with short_folder() as folder:
+        mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "edge-test", str(folder)]
+        if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+            pytest.skip("only root may mount a tmpfs")
+        try:
+            yield folder
+        finally:
+            subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
+def test_on_a_full_disk_nothing_is_asked_that_could_not_be_kept(small_disk: Path, folder: Path) -> None:
+    with scripted(folder) as server:
+        server.answer = lambda asked: Says(503)
+        home = Home(
+            small_disk / "home",
+            f'[platform]\ninstance = "{server.instance}"\nca_file = "{server.ca_file}"\n',
+        )
+        store, now = IdentityStore(home.layout), Moment(0, 0, "an earlier boot")
+        store.save_provisioned(Enrolment(Phase.PROVISIONED, "b"), Grant(Secret("t"), None), now, 0.5)
+        filler = small_disk / "filler"
+        with filler.open("wb", buffering=0) as out, pytest.raises(OSError, match="No space"):
+            while True:
+                out.write(b"\0" * (4096 if out.tell() < 900_000 else 1))
+        with closing(Hints(home.layout, "refresh")) as hints:
+            keeper = Keeper(home.config, heart(home, "refresh"), hints)
+            with pytest.raises(Retryable, match=r"identity\.db"):
+                keeper.turn(False)
+            assert server.asked == []
+            filler.unlink()
+            keeper.turn(False)
+        assert len(server.asked) == 1
+        with closing(sqlite3.connect(home.layout.identity_db)) as db:
+            assert db.execute("PRAGMA quick_check").fetchone() == ("ok",)
+
+
+def test_a_disk_that_takes_nothing_is_looked_at_again_twice_a_minute_and_named_meanwhile(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert hearts.DISK_PAUSE_S == 30, "long enough to spare a platform, short beside the life of any SAS"
+    monkeypatch.setattr(hearts, "DISK_PAUSE_S", 0.05)
+    monkeypatch.setattr(hearts, "BEAT_S", 0.02)
+    beating = heart(home, "refresh")
+    beating.tell({"state": "registered"}, now=True)
+    eventually(
+        lambda: (beating.sit_out(Retryable("identity.db: full")), told(home, "refresh").get("trouble"))[1]
+    )
+    assert told(home, "refresh") | {"state": "registered", "trouble": "identity.db: full"} == told(
+        home, "refresh"
+    )
