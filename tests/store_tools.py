@@ -9,8 +9,9 @@ from typing import Any
 
 from runtime.adapters.store import MessageStore
 from runtime.core.admission import Admission
+from runtime.core.description import PLAIN, describe
 from runtime.core.message import Kind
-from runtime.core.protocol import Description, ProducerKey, Put, Reply
+from runtime.core.protocol import ProducerKey, Put, Reply
 from runtime.core.quota import Amount, Limit, Quota
 from runtime.core.settlement import Settled
 
@@ -40,7 +41,7 @@ class ObedientClock:
 
 def put(payloads: Sequence[bytes], *, producer: str | None = None, first: int = 0, **fields: Any) -> Put:
     key = None if producer is None else ProducerKey(producer, "b")
-    return Put(Kind.MESSAGE, [Description(**fields)] * len(payloads), payloads, key, first)
+    return Put(Kind.MESSAGE, [describe(fields, PLAIN)] * len(payloads), payloads, key, first)
 
 
 def decide(

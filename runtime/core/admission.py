@@ -194,7 +194,7 @@ class Admission:
     def _take_files(self, put: Put, fresh: Sequence[int]) -> None:
         """Have the files taken that stand for payloads, or refuse."""
         for index in fresh:
-            name = put.descriptions[index].file
+            name = put.descriptions[index].details.file
             if name is None:
                 continue
             if put.producer is None or put.payloads[index]:

@@ -9,9 +9,9 @@ import contextlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from runtime.core.message import StreamName
@@ -112,38 +112,25 @@ class Details(NamedTuple):
 
 
 NO_DETAILS = Details()
+NO_NAME = StreamName(None, None)
 
 
 @dataclass(frozen=True, slots=True)
 class Description:
     """Everything about a message but its payload. Many messages of a request may share one."""
 
-    stream_group: str | None = None
-    stream: str | None = None
-    batch_id: str | None = None
-    batch_slice_id: str | None = None
-    message_id: str | None = None
-    chunk_id: str | None = None
-    content_type: str | None = None
-    properties: str | None = None
-    """A JSON object in text, as it is stored; None for no properties."""
+    name: StreamName = NO_NAME
     priority: int = DEFAULT_PRIORITY
-    ttl_s: float | None = None
-    file: str | None = None
-    """Name of a file in the drop folder that holds the payload."""
-    name: StreamName = field(init=False, compare=False)
-    details: Details = field(init=False, compare=False)
+    details: Details = NO_DETAILS
+    """With the file's name in the drop folder."""
     text_bytes: int = field(init=False, compare=False)
     """About what the texts take on disk."""
 
     def __post_init__(self) -> None:
-        names = (self.batch_id, self.batch_slice_id, self.message_id, self.chunk_id)
-        texts = (*names, self.content_type, self.properties)
-        details = Details(self.ttl_s, *texts, self.file)
-        derive = partial(object.__setattr__, self)  # the way into a frozen dataclass
-        derive("name", StreamName(self.stream_group, self.stream))
-        derive("details", NO_DETAILS if details == NO_DETAILS else details)
-        derive("text_bytes", sum(map(len, filter(None, texts))))
+        if self.details == NO_DETAILS:  # one and the same: it is asked for with `is`
+            object.__setattr__(self, "details", NO_DETAILS)
+        texts = (text for text in self.details[1:-1] if text)
+        object.__setattr__(self, "text_bytes", sum(map(len, texts)))
 
 
 PLAIN = Description()
@@ -166,27 +153,28 @@ def _plainly(group: Any, stream: Any, priority: Any, has_priority: bool) -> Desc
 
 
 def _described(fields: Mapping[str, Any], base: Description) -> Description:
-    changes: dict[str, Any] = {}
-    for name in _TEXT_FIELDS:
-        if name in fields:
-            changes[name] = _text(name, fields[name])
-    if (changes.get("file") or "").startswith(".") or "/" in (changes.get("file") or ""):
+    said: dict[str, Any] = {name: _text(name, fields[name]) for name in _TEXT_FIELDS if name in fields}
+    if (said.get("file") or "").startswith(".") or "/" in (said.get("file") or ""):
         raise BadRequest(Code.BAD_FIELD, f"file must be a plain name, not {shown(fields['file'])}")
     if "properties" in fields:
-        changes["properties"] = _properties(fields["properties"])
-    if "priority" in fields:
-        priority = fields["priority"]
-        if type(priority) is not int or not 0 <= priority <= 9:
-            raise BadRequest(Code.BAD_FIELD, f"priority must be 0 to 9, not {shown(priority)}")
-        changes["priority"] = priority
+        said["properties"] = _properties(fields["properties"])
     if "ttl_s" in fields:
-        ttl_s = fields["ttl_s"]
-        if ttl_s is not None and (type(ttl_s) not in (int, float) or not 0 < ttl_s <= MAX_TTL_S):
-            raise BadRequest(Code.BAD_FIELD, f"ttl_s must be seconds above 0, not {shown(ttl_s)}")
-        changes["ttl_s"] = ttl_s
-    if not changes:
-        return base
-    return Description(**changes) if base is PLAIN else replace(base, **changes)
+        said["ttl_s"] = _ttl_s(fields["ttl_s"])
+    priority = _priority(fields["priority"]) if "priority" in fields else base.priority
+    name = StreamName(said.pop("stream_group", base.name.group), said.pop("stream", base.name.stream))
+    return Description(name, priority, base.details._replace(**said))
+
+
+def _priority(found: Any) -> int:
+    if type(found) is int and 0 <= found <= 9:
+        return found
+    raise BadRequest(Code.BAD_FIELD, f"priority must be 0 to 9, not {shown(found)}")
+
+
+def _ttl_s(found: Any) -> float | None:
+    if found is None or (type(found) in (int, float) and 0 < found <= MAX_TTL_S):
+        return None if found is None else float(found)
+    raise BadRequest(Code.BAD_FIELD, f"ttl_s must be seconds above 0, not {shown(found)}")
 
 
 def _text(name: str, value: Any) -> str | None:

@@ -98,8 +98,7 @@ class Limits:
     request_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
+class Put(NamedTuple):
     """Store these messages. Payload i has the sequence `first_sequence + i`."""
 
     kind: Kind
@@ -117,8 +116,7 @@ class Ping:
 Request = Put | Ping
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """Every message of the request is on disk: the acknowledgement."""
 
     ids: Sequence[int | None]
@@ -256,9 +254,9 @@ def _descriptions(header: Mapping[str, Any], count: int) -> Sequence[Description
 
 
 def _check_completion(kind: Kind, description: Description) -> None:
-    if kind is Kind.COMPLETE_BATCH and description.batch_id is None:
+    if kind is Kind.COMPLETE_BATCH and description.details.batch_id is None:
         raise BadRequest(Code.BAD_FIELD, "complete_batch needs a batch_id")
-    if kind is Kind.COMPLETE_MESSAGE and description.message_id is None:
+    if kind is Kind.COMPLETE_MESSAGE and description.details.message_id is None:
         raise BadRequest(Code.BAD_FIELD, "complete_message needs a message_id")
 
 

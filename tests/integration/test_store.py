@@ -54,7 +54,7 @@ def test_a_commit_is_flushed_and_the_journal_is_bounded(store: MessageStore) -> 
 def test_what_was_said_about_a_message_comes_out_again(store: MessageStore, path: Path) -> None:
     keep(store, put([b"\x00\xff"], producer="p", first=7, stream_group="g", stream="s", batch_id="b",
                     batch_slice_id="bs", message_id="m", chunk_id="c", content_type="t",
-                    properties='{"a":"ü"}',
+                    properties={"a": "ü"},
                     priority=9, ttl_s=60.5))  # fmt: skip
     (message,) = stored(path)
     assert message == StoredMessage(
@@ -218,7 +218,7 @@ def test_a_page_of_messages_is_bounded_by_bytes_but_never_empty(store: MessageSt
 def test_a_row_with_nonsense_in_it_is_named_and_does_not_stop_the_rest(
     store: MessageStore, path: Path
 ) -> None:
-    keep(store, put([b"x"] * 3, properties='{"a":"b"}'))
+    keep(store, put([b"x"] * 3, properties={"a": "b"}))
     store._db.execute("UPDATE messages SET properties = '{' WHERE id = 2")
     reader = StoreReader(path)
     assert [type(message) for message in reader.after(0, 10, 1_000)] == [

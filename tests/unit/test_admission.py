@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.core.admission import Admission, Stamp, View
+from runtime.core.description import PLAIN, describe
 from runtime.core.message import Kind, StreamName
-from runtime.core.protocol import Code, Description, Ping, Pong, ProducerKey, Put, Refused, Stored
+from runtime.core.protocol import Code, Ping, Pong, ProducerKey, Put, Refused, Stored
 from runtime.core.quota import Amount, Limit, Policy, Quota
 from runtime.core.sequences import Sequences
 
@@ -29,7 +30,7 @@ def admission(
 
 
 def put(count: int = 1, *, first: int | None = None, stream: str = "a", size: int = 10, **fields: Any) -> Put:
-    description = Description(stream=stream, **fields)
+    description = describe({"stream": stream, **fields}, PLAIN)
     key = None if first is None else ProducerKey("p", "b")
     return Put(Kind.MESSAGE, [description] * count, [b"x" * size] * count, key, first or 0)
 
@@ -166,7 +167,7 @@ def test_more_streams_or_producers_than_can_be_kept_track_of_are_refused() -> No
     deciding = admission(Quota(WIDE.total, max_streams=1), may_meet_producers=1)
     assert isinstance(deciding.decide(put(1, first=1)), Stored)
     assert code(deciding.decide(put(1, stream="b"))) is Code.TOO_MANY_STREAMS
-    other = Put(Kind.MESSAGE, [Description(stream="a")], [b""], ProducerKey("q", "b"), 1)
+    other = Put(Kind.MESSAGE, [describe({"stream": "a"}, PLAIN)], [b""], ProducerKey("q", "b"), 1)
     assert code(deciding.decide(other)) is Code.TOO_MANY_PRODUCERS
 
 

@@ -47,7 +47,7 @@ def test_the_smallest_request_there_is() -> None:
     put = decode({"stream": "weather"}, b"21.5")
     assert isinstance(put, Put)
     assert (put.kind, put.payloads, put.producer) == (Kind.MESSAGE, [b"21.5"], None)
-    assert put.descriptions[0].stream == "weather"
+    assert put.descriptions[0].name.stream == "weather"
 
 
 def test_one_header_describes_each_payload_separately() -> None:
@@ -55,7 +55,7 @@ def test_one_header_describes_each_payload_separately() -> None:
         {"stream": "a", "priority": 2, "messages": [{}, {"stream": "b"}, {"priority": 9, "stream": None}]},
         *[b"x"] * 3,
     )
-    assert [(d.stream, d.priority) for d in put.descriptions] == [("a", 2), ("b", 2), (None, 9)]
+    assert [(d.name.stream, d.priority) for d in put.descriptions] == [("a", 2), ("b", 2), (None, 9)]
 
 
 def test_completions_carry_no_payload_and_name_what_is_complete() -> None:
@@ -220,9 +220,11 @@ def test_what_is_encoded_is_what_is_decoded(
     assert (put.producer, put.first_sequence) == (ProducerKey("p", "b"), sequence)
     for (own, payload), description, stored in zip(messages, put.descriptions, put.payloads, strict=True):
         assert stored == payload
-        for name, value in {**shared, **own}.items():
-            found = getattr(description, name)
-            assert (json.loads(found) if name == "properties" else found) == value
+        name = {"stream_group": description.name.group, "stream": description.name.stream}
+        found = {**name, "priority": description.priority, **description.details._asdict()}
+        found["properties"] = json.loads(found["properties"] or "null")
+        said = {**shared, **own}
+        assert {field: found[field] for field in said} == said
 
 
 def test_the_worst_that_is_accepted_still_fits_into_an_mqtt_topic() -> None:
