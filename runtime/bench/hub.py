@@ -59,6 +59,12 @@ def measure(quick: bool) -> list[Row]:
     return rows + _codecs(count)
 
 
+def processor_s(pid: int) -> float:
+    """User and system time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 # -- the client -------------------------------------------------------------------------------------------
 
 
@@ -74,8 +80,7 @@ class Served:
 
     def processor_s(self) -> float:
         """User and system time it has used."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return processor_s(self.process.pid)
 
     def connect(self) -> ssl.SSLSocket:
         """A connection that is accepted."""

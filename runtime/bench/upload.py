@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ import requests
 
 from runtime.adapters.identity import IdentityStore
 from runtime.bench import Row
+from runtime.bench.hub import processor_s
 from runtime.core.answer import Grant, Registration
 from runtime.core.connection_string import parse
 from runtime.core.enrolment import Enrolment
@@ -104,25 +105,41 @@ def _drain(count: int, delay_ms: float, toml: str = "", measured: int | None = N
 
 
 def _while_filling(count: int, rounds: int) -> Row:
+    """With what the two cores leave to upload while others fill the store: that bounds it."""
+    mine_s, others_share = [], []
+
     def one(producers: int) -> float:
         with Rig() as rig:
             rig.fill(count * 2)
-            rig.start("ingest")
+            others = [rig.hub, rig.start("ingest")]
             endpoint = f"ipc://{rig.layout.producer_socket}"
-            for number in range(producers):
-                rig.run(sys.executable, "-c", _FILL, endpoint, f"fill-{number}")
+            others += [rig.run(sys.executable, "-c", _FILL, endpoint, f"fill-{n}") for n in range(producers)]
             if producers:
                 _until(lambda: rig.newest() > count * 2 + 5_000)
-            rig.start("upload")
-            return rig.rate(count)
+            upload = rig.start("upload")
+            _until(lambda: rig.arrivals() >= count // 10)
+            began_s, used_s, others_s = time.perf_counter(), processor_s(upload.pid), _processor_s(others)
+            rate = rig.rate(count)
+            took_s = time.perf_counter() - began_s
+            if producers:
+                mine_s.append((processor_s(upload.pid) - used_s) / (rate * took_s))
+                others_share.append((_processor_s(others) - others_s) / took_s)
+            return rate
 
     alone = _median(rounds, lambda: one(0))
     busy = _median(rounds, lambda: one(8))
+    cores, taken, each_s = os.cpu_count() or 1, statistics.median(others_share), statistics.median(mine_s)
+    left = cores - taken
     reason = (
-        "" if busy >= 0.8 * alone else f"{os.cpu_count()} cores for 8 producers, ingest, upload and the hub"
+        f"producers, ingest and the hub take {taken:.2f} of {cores} cores; what they leave carries "
+        f"{min(left, 1.0) / each_s:,.0f} msg/s at {each_s * 1e6:.0f} us each, if none ever waited for one"
     )
     name = "upload, while 8 producers fill the store: against draining alone"
-    return Row(name, busy, "msg/s", alone, busy / alone, ">= 0.8", reason)
+    return Row(name, busy, "msg/s", alone, busy / alone, ">= 0.8", "" if busy >= 0.8 * alone else reason)
+
+
+def _processor_s(processes: Iterable[subprocess.Popen[bytes]]) -> float:
+    return sum(processor_s(process.pid) for process in processes)
 
 
 def _memory_of_messages(count: int) -> Row:
@@ -222,7 +239,7 @@ class Rig:
 
     def _prepare(self) -> None:
         cloud = self.folder / "cloud"
-        self.run(
+        self.hub = self.run(
             *(sys.executable, "-m", "runtime", "devcloud", "--dir", str(cloud)),
             *("--address", "auto", "--https-port", "0"),
         )

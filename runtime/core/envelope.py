@@ -16,7 +16,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from urllib.parse import quote
 
@@ -71,14 +71,19 @@ class Telemetry:
     properties: tuple[tuple[str, str], ...] = ()
     """Application properties, sorted by name."""
     content_type: str | None = None
+    _bag: str = field(init=False, repr=False, compare=False)
+    """What describes it, percent-encoded: asked for again and again, so it is written once."""
 
-    def topic(self, device_id: str) -> str:
-        """Where it is published: everything but the payload."""
+    def __post_init__(self) -> None:
         system = [("$.mid", self.mid)]
         if self.content_type:
             system.append(("$.ct", self.content_type))
         bag = "&".join(f"{quote(k, safe='')}={quote(v, safe='')}" for k, v in (*system, *self.properties))
-        return f"devices/{device_id}/messages/events/{bag}"
+        object.__setattr__(self, "_bag", bag)
+
+    def topic(self, device_id: str) -> str:
+        """Where it is published: everything but the payload."""
+        return f"devices/{device_id}/messages/events/{self._bag}"
 
     @property
     def topic_bytes(self) -> int:

@@ -27,6 +27,7 @@ SPAN = 100_000
 """Ids that one query looks through while it passes over others' messages."""
 PAGE = 500
 """Most messages of one query."""
+PAGE_BYTES = 1_048_576
 
 Lane = tuple[StreamName, bool]
 """A stream, and whether this is its fresh lane: what `Delivery` keeps in order."""
@@ -41,6 +42,7 @@ class Query:
     only: StreamName | None = None
     without: Collection[StreamName] = ()
     limit: int = PAGE
+    limit_bytes: int = PAGE_BYTES
 
 
 @dataclass(slots=True)
@@ -70,6 +72,11 @@ class Level:
         most, most_bytes = self._most()
         return self.full or self.messages >= most or self.bytes >= most_bytes
 
+    def room(self) -> tuple[int, int]:
+        """How many messages, and bytes, until it is enough: what is read beyond is read for nothing."""
+        most, most_bytes = self._most()
+        return most - self.messages, most_bytes - self.bytes
+
     def low(self) -> bool:
         most, most_bytes = self._most()
         return not self.full and self.messages < most // 2 and self.bytes < most_bytes // 2
@@ -95,10 +102,14 @@ class Reading:
             end = self.front if left.up_to is None else left.up_to
             if left.after >= end:
                 del self.behind[stream]
-            elif level((stream, False)).low() and (limit := self._allowed(left, now)):
+                continue
+            found = level((stream, False))
+            if found.low() and (allowed := self._allowed(left, now)):
                 self.behind[stream] = self.behind.pop(stream)  # the next one in the next turn
                 self._refused = False
-                return Query(left.after, min(end, left.after + SPAN), only=stream, limit=limit)
+                room, room_bytes = found.room()
+                up_to, limit = min(end, left.after + SPAN), min(allowed, room)
+                return Query(left.after, up_to, stream, limit=limit, limit_bytes=room_bytes)
         return None
 
     def advance(self, newest: int, stored: Collection[StreamName]) -> Query | None:

@@ -28,10 +28,9 @@ from runtime.core.envelope import (
 from runtime.core.expiry import expires_s
 from runtime.core.message import CorruptRow, Kind, StoredMessage, StreamName
 from runtime.core.moment import Moment
-from runtime.core.reading import Lane, Level, Query, Reading
+from runtime.core.reading import PAGE_BYTES, Lane, Level, Query, Reading
 from runtime.core.steps import Offer
 
-PAGE_BYTES = 1_048_576
 WITNESS_BYTES = 16_384
 """A delivered message up to this size is kept, to be sent once more as a control."""
 
@@ -140,7 +139,7 @@ class Intake:
 
     def _answer(self, query: Query) -> None:
         found, complete = self._store.find(
-            query.after, query.up_to, query.limit, PAGE_BYTES, query.only, query.without
+            query.after, query.up_to, query.limit, query.limit_bytes, query.only, query.without
         )
         now = Moment.by(self._clock)
         for message in found:

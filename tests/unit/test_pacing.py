@@ -46,6 +46,27 @@ def test_the_window_fills_a_line_whatever_its_delay_and_does_not_flood_it(
     assert window.size <= min(LARGEST_WINDOW, 4 * per_s * (round_trip_s + 0.02) + 16)
 
 
+@pytest.mark.parametrize(("before_s", "after_s"), [(0.005, 0.2), (0.02, 0.3)])
+def test_a_way_that_becomes_longer_within_a_connection_is_filled_again(
+    before_s: float, after_s: float
+) -> None:
+    """A modem that falls back to a slower cell: at 16 in flight the backlog drained at a tenth for days."""
+    window = Window()
+    drive(window, before_s, 800)
+    assert drive(window, after_s, 800) >= 0.85 * 800
+    assert window.size <= 4 * 800 * (after_s + 0.02)
+
+
+def test_a_line_that_is_full_is_not_flooded_the_longer_it_lasts() -> None:
+    """The look at the line's own delay must not take a queue for it."""
+    window = Window()
+    sizes = []
+    for _ in range(40):
+        drive(window, 0.0, 100, acks=1000)
+        sizes.append(window.size)
+    assert max(sizes) <= FIRST_WINDOW
+
+
 def test_round_trips_that_vary_by_themselves_do_not_starve_the_backlog() -> None:
     """A busy processor, a radio that sleeps: most answers take long, some are quick, and nothing queues."""
     window = Window()

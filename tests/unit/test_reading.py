@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.core.message import StreamName
-from runtime.core.reading import ENOUGH, FEW, SPAN, Lane, Level, Query, Reading
+from runtime.core.reading import ENOUGH, ENOUGH_BYTES, FEW, SPAN, Lane, Level, Query, Reading
 
 Row = tuple[int, StreamName, bool]
 """Id, stream, whether it belongs to a batch."""
@@ -29,6 +29,7 @@ class Store:
         self.lanes: dict[int, bool] = {}
         self.known: set[int] = set()
         self.looked_at = 0
+        self.read_rows = 0
         self.now = 0.0
         self.crowded = False
 
@@ -60,6 +61,7 @@ class Store:
         ]
         self.looked_at += query.up_to - query.after
         found = rows[: query.limit]
+        self.read_rows += len(found)
         for id, name, batch in found:
             lane = self.reading.lane(query, name)
             if self.reading.take(query, id, name, batch, self.level(lane)) and id not in self.known:
@@ -139,6 +141,26 @@ def test_a_single_stream_is_not_run_through_to_its_end_for_nothing() -> None:
         world.read()
     assert world.looked_at < 4 * SPAN, "the front looked at what nobody but the one behind has"
     assert world.reading.front == 3 * SPAN
+
+
+def test_a_row_is_read_once_and_not_again_and_again_for_want_of_room() -> None:
+    """Four rows were read and sealed for each one taken, which cost half of what upload may use of a core."""
+    store = Store()
+    for name in ("bulk", "other"):
+        store.store(name, 5_000)
+    while len(store.known) < len(store.rows):
+        store.read()
+        store.send(20)
+    assert store.read_rows <= 1.2 * len(store.rows)
+
+
+def test_no_more_bytes_of_a_stream_are_read_than_there_is_room_for() -> None:
+    store = Store()
+    store.store("bulk", 5_000)
+    store.read()
+    held = Level(10, ENOUGH_BYTES // 4)
+    query = store.reading.resume(lambda lane: held, 0.0)
+    assert query and (query.limit, query.limit_bytes) == (ENOUGH - 10, ENOUGH_BYTES - ENOUGH_BYTES // 4)
 
 
 def test_a_fresh_first_stream_sends_new_messages_before_its_backlog_and_that_at_a_limited_rate() -> None:
