@@ -15,7 +15,6 @@ Invariants:
 from __future__ import annotations
 
 import base64
-import collections
 import contextlib
 import json
 import os
@@ -31,6 +30,7 @@ import requests
 from loguru import logger
 
 from runtime.adapters.hub_https import TIMEOUTS_S, HttpsWay, HubHttps, Refused
+from runtime.adapters.tidings import Tidings
 from runtime.core.credentials import HubCredentials
 from runtime.core.envelope import FileParcel
 
@@ -104,29 +104,15 @@ class _Journal:
         return self.of == other.of and self.address.partition("?")[0] == other.address.partition("?")[0]
 
 
-class Files:
+class Files(Tidings[FileEvent]):
     """All uploads of this process."""
 
     def __init__(self, options: FileOptions) -> None:
+        super().__init__()
         self._options = options
-        self._events: collections.deque[FileEvent] = collections.deque()
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._may_go_on = threading.Event()
         self._may_go_on.set()
         options.journal.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-    def fileno(self) -> int:
-        """Readable when `take()` has something."""
-        return self._wake
-
-    def take(self) -> list[FileEvent]:
-        """What happened since the last call, oldest first."""
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._wake)
-        found = []
-        while self._events:
-            found.append(self._events.popleft())
-        return found
 
     def hold(self, held: bool) -> None:
         """No further block while `held`."""
@@ -151,10 +137,6 @@ class Files:
     def known(self) -> list[int]:
         """Messages with a journal, of this process or one before."""
         return [int(path.stem) for path in self._options.journal.glob("*.json") if path.stem.isdigit()]
-
-    def _tell(self, event: FileEvent) -> None:
-        self._events.append(event)
-        os.eventfd_write(self._wake, 1)
 
 
 class _BlocksMissing(Refused):

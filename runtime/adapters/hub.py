@@ -20,7 +20,6 @@ thread: correct, in order, slow, and said so in the log.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import logging
 import os
@@ -40,6 +39,7 @@ from azure.iot.device import exceptions as azure_errors
 from loguru import logger
 
 from runtime.adapters.proxies import ProxyTrouble, as_azure_wants_it, causes, in_words, trouble_beneath
+from runtime.adapters.tidings import Tidings
 from runtime.core.credentials import HubCredentials
 from runtime.core.envelope import Telemetry
 from runtime.core.line import Acked, Cause, Closed, Connected, LineEvent, Lost
@@ -71,21 +71,16 @@ class HubOptions:
     proxy: Proxy | None = None
 
 
-class Hub:
+class Hub(Tidings[LineEvent]):
     """The line: at most one client at a time."""
 
     def __init__(self, options: HubOptions) -> None:
+        super().__init__()
         self._options = options
         self._number = 0
         self._client: _Client | None = None
         self._elders: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
-        self._events: collections.deque[LineEvent] = collections.deque()
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         threading.excepthook = self._thread_died
-
-    def fileno(self) -> int:
-        """Readable when `take()` has something."""
-        return self._wake
 
     def open(self, credentials: HubCredentials) -> int:
         """Begin to connect a new client and return its number. The one before must be `Closed`."""
@@ -104,23 +99,9 @@ class Hub:
         if self._client is not None:
             self._client.discard()
 
-    def take(self) -> list[LineEvent]:
-        """What happened since the last call, oldest first."""
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._wake)
-        found = []
-        while self._events:
-            found.append(self._events.popleft())
-        return found
-
     def tuned(self) -> bool:
         """Whether the client in use has the fast way to send."""
         return self._client is not None and self._client.wire is not None
-
-    def _tell(self, event: LineEvent) -> None:
-        """Called from any thread."""
-        self._events.append(event)
-        os.eventfd_write(self._wake, 1)
 
     def _thread_died(self, args: threading.ExceptHookArgs) -> None:
         """The library's network thread dies of an abrupt disconnect, and tells nobody (ssl.SSLEOFError).

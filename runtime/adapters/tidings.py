@@ -1,0 +1,36 @@
+"""What happened in other threads, for a loop that polls: hub and file uploads tell it in this way."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+from typing import Generic, TypeVar
+
+Event = TypeVar("Event")
+
+
+class Tidings(Generic[Event]):
+    """A queue with a file descriptor, one for as long as the process lives."""
+
+    def __init__(self) -> None:
+        self._events: collections.deque[Event] = collections.deque()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def fileno(self) -> int:
+        """Readable when `take()` has something."""
+        return self._wake
+
+    def take(self) -> list[Event]:
+        """What happened since the last call, oldest first."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+        found = []
+        while self._events:
+            found.append(self._events.popleft())
+        return found
+
+    def _tell(self, event: Event) -> None:
+        """Called from any thread."""
+        self._events.append(event)
+        os.eventfd_write(self._wake, 1)
