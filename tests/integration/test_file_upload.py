@@ -92,8 +92,10 @@ def test_a_refusal_in_the_midst_costs_one_block_and_not_the_file(
     while lane.blocks < 3:
         select.select([lane.files], [], [], 10.0)
         lane.seen += lane.files.take()
+    lane.files.hold(True)  # however busy the machine: the file must not be through before it is refused
     cloud.no_faults()
     cloud.faults(http=refused)
+    lane.files.hold(False)
     while not lane.seen or not isinstance(lane.seen[-1], Uploaded | UploadFailed):
         select.select([lane.files], [], [], 10.0)
         lane.seen += lane.files.take()
