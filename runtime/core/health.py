@@ -27,7 +27,7 @@ ALIVE = frozenset({"RUNNING", "STARTING"})
 GIVEN_UP = frozenset({"FATAL", "EXITED", "UNKNOWN"})
 _SILENT_LOOK_S = 10.0  # a call to a silent supervisord takes its whole deadline, 5 s
 PROVEN_AFTER_S = 60.0
-"""A program that stood for so long has its attempts forgotten."""
+"""A program that stood for so long, and makes progress, has its attempts forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +122,8 @@ class _Watch:
     restarts: int = 0
     restarted_at_s: list[float] = field(default_factory=list)
     hung_at_s: list[float] = field(default_factory=list)
+    helpless: bool = False
+    """Nothing helped; it ends where the worker stands and makes progress for a while."""
 
 
 _REMEMBERED = ("pid", "attempts", "restarts", "restarted_at_s", "hung_at_s")
@@ -169,9 +171,15 @@ class Health:
                 found.append(Alarm(worker, f"restarted {len(often)} times within {window_s / 60:.0f} min"))
             if _within(watch.hung_at_s, now_s, self._limits.hangs_window_s):
                 found.append(Alarm(worker, f"hung and was killed, {len(watch.hung_at_s)} times of late"))
+            if watch.helpless:
+                found.append(Alarm(worker, "nothing helped; it is left to the service manager"))
             if watch.state == "FATAL":
                 found.append(Alarm(worker, "supervisord gave it up; it is being started again and again"))
         return found
+
+    def helpless(self) -> bool:
+        """Whether the service manager is to act: our own measures are used up."""
+        return any(watch.helpless for watch in self._watches.values())
 
     def restarts(self) -> dict[str, int]:
         """How often each program was started again."""
@@ -210,8 +218,8 @@ class Health:
         watch.up_s = watch.up_s + elapsed_s if sight.state in ALIVE else 0.0
         watch.down_s = watch.down_s + elapsed_s if sight.state == watch.state else 0.0
         watch.beat, watch.state = sight.beat, sight.state
-        if watch.up_s > PROVEN_AFTER_S:
-            watch.attempts = 0
+        if watch.up_s > PROVEN_AFTER_S and watch.idle_s == 0:
+            watch.attempts, watch.helpless = 0, False
 
     def _judge_living(self, worker: str, watch: _Watch, now_s: float) -> list[Action]:
         limit_s = self._limits.hang_after_s if watch.beat is not None else self._limits.start_grace_s
@@ -229,6 +237,7 @@ class Health:
         )
         past = _within(self._restarted_all_at_s, now_s, self._limits.restart_all_window_s)
         if len(past) >= self._limits.restart_all_max:
+            watch.helpless = True
             return Withhold(reason)
         self._restarted_all_at_s = [*past, now_s]
         watch.hung_at_s = []

@@ -82,7 +82,6 @@ class Sentinel:
         self._health = Health(limits, _memory(self._layout))
         self._growth = Growth()
         self._told: frozenset[Alarm] = frozenset()
-        self._withheld = False
         self._ready = False
 
     def look(self, now_s: float) -> bool:
@@ -128,7 +127,7 @@ class Sentinel:
             },
             now=True,
         )
-        if sights is not None and not self._withheld:
+        if sights is not None and not self._health.helpless():
             ready = "" if self._ready else "READY=1\n"
             tell_service_manager(f"{ready}WATCHDOG=1\nSTATUS={running} of {len(WORKERS)} workers running")
             self._ready = True
@@ -148,7 +147,6 @@ class Sentinel:
                 logger.critical(
                     "{}, and restarting everything did not help: the watchdog gets no more", reason
                 )
-                self._withheld = True
             case KillSupervisor(silent_s):
                 logger.critical("supervisord has been silent for {:.0f} s: killing it", silent_s)
                 os.kill(os.getppid(), signal.SIGKILL)  # and the kernel kills us with it

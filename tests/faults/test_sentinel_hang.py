@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from runtime.adapters.clock import SystemClock
 from tests.harness import Home, eventually
 from tests.supervised import QUICK, WORKING, Runtime, gone, kill, stand_ins
 
@@ -115,16 +117,46 @@ def test_what_a_person_stops_stays_stopped_and_starts_when_told(quick: Runtime) 
     quick.wait_for("upload")
 
 
-def test_a_worker_that_hangs_for_ever_takes_the_whole_runtime_through_a_fresh_start(home: Home) -> None:
-    home.write_config("[sentinel]\nlook_every_s = 0.3\nhang_after_s = 1.0\n")
-    runtime = Runtime(home, {**WORKING, "upload": "deadlock"})
-    try:
-        refresh = runtime.wait_for("refresh")
-        runtime.wait_for("refresh", other_than=refresh, timeout_s=60)
-        assert runtime.process.running(), "supervisord itself stayed"
-        assert "restarting everything" in runtime.log("sentinel")
-    finally:
-        runtime.close()
+IMPATIENT = "[sentinel]\nlook_every_s = 0.3\nhang_after_s = 1.0\n"
+
+
+def test_a_worker_that_hangs_for_ever_has_all_start_afresh_and_at_last_systemd_decides(folder: Path) -> None:
+    """In one home for the first time, in the other after two fresh starts within the hour."""
+    first, third = Home(folder / "a", IMPATIENT), Home(folder / "b", IMPATIENT)
+    known = {"restarted_all_at_s": [time.monotonic(), time.monotonic()]}
+    third.layout.status_file("sentinel").write_text(
+        json.dumps({"boot_id": SystemClock().boot_id(), "memory": known})
+    )
+    with contextlib.ExitStack() as stack:
+        manager = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+        manager.bind(str(folder / "notify"))
+        manager.setblocking(False)
+        hanging = {**WORKING, "upload": "deadlock"}
+        helped = Runtime(first, hanging)
+        stack.callback(helped.close)
+        helpless = Runtime(third, hanging, NOTIFY_SOCKET=str(folder / "notify"))
+        stack.callback(helpless.close)
+        before, kept = helped.wait_for("refresh"), helpless.wait_for("refresh")
+
+        helped.wait_for("refresh", other_than=before, timeout_s=60)
+        assert helped.process.running(), "supervisord itself stayed"
+        assert "restarting everything" in helped.log("sentinel")
+
+        eventually(lambda: "nothing helped" in str(_sentinel(helpless).get("alarms")), 60, "the last step")
+        assert helpless.pid("refresh") == kept, "no third fresh start within the hour"
+        assert "WATCHDOG=1" in _heard(manager)
+        looks = _sentinel(helpless)["progress_boot_s"]
+        eventually(lambda: _sentinel(helpless)["progress_boot_s"] > looks + 1, 20, "the sentinel looks on")
+        assert not _heard(manager), "the watchdog gets no more"
+
+
+def _heard(manager: socket.socket) -> str:
+    """What the service manager was told since the last time."""
+    said = ""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            said += manager.recv(4096).decode()
+    return said
 
 
 def _sentinel(runtime: Runtime) -> dict[str, object]:

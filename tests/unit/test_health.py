@@ -149,6 +149,41 @@ def test_the_ladder_ends_with_the_service_manager() -> None:
     assert [step for step in reached if step is not Kill] == [RestartAll, RestartAll, Withhold]
 
 
+def climbed(watching: Watching) -> list[Action]:
+    """Hung so often that every measure of ours is used up; what followed beside the kills."""
+    return [step for pid in range(100, 109) for step in watching.hang(pid) if not isinstance(step, Kill)]
+
+
+def test_the_limit_of_fresh_starts_is_one_of_an_hour() -> None:
+    watching = Watching()
+    climbed(watching)
+    watching.now_s += 3600
+    assert [type(step) for step in climbed(watching)] == [RestartAll, RestartAll, Withhold]
+
+
+def test_the_limit_holds_for_the_next_sentinel_too() -> None:
+    watching = Watching()
+    climbed(watching)
+    kept = json.loads(json.dumps({"restarted_all_at_s": watching.health.memory()["restarted_all_at_s"]}))
+    watching.health = Health(Limits(), kept)
+    assert [type(step) for step in climbed(watching)] == [Withhold] * 7, "each hang from the third on"
+
+
+def test_a_worker_that_nothing_helped_raises_an_alarm_until_it_stands() -> None:
+    watching = Watching()
+    climbed(watching)
+    assert watching.health.helpless()
+    assert "nothing helped" in str(watching.health.alarms(watching.now_s))
+    watching.look(pid=200)
+    for _ in range(14):
+        watching.look(pid=200, beats=False)
+    assert watching.health.helpless(), "it is up, and does nothing"
+    for _ in range(14):
+        watching.look(pid=201)
+    assert not watching.health.helpless()
+    assert "nothing helped" not in str(watching.health.alarms(watching.now_s))
+
+
 def test_silence_of_supervisord_is_borne_for_20_seconds() -> None:
     watching = Watching()
     watching.look()
