@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,10 +27,21 @@ from runtime.layout import Layout
 
 KEEP_BYTES = 262_144
 FRAMES = 8
-_TELLING_NAME = re.compile(r"token|secret|sas|password|credential|signature|authorization|key", re.IGNORECASE)
-_LOOKS_RANDOM = re.compile(r"(?=[\w+/=-]*\d)(?=[\w+/=-]*[a-z])(?=[\w+/=-]*[A-Z])[\w+/=-]{20,}")
+CAUSES = 5
+SHOWN = 160
+"""Characters of a local variable."""
+_TELLING = "token|secret|sas|password|credential|signature|authorization|key"
+_TELLING_NAME = re.compile(_TELLING, re.IGNORECASE)
+_TOLD_BY_NAME = re.compile(
+    rf"""((?:{_TELLING})[\w-]*\\?["']?\s*[:=]\s*b?\\?)(["'])(?!\*\*\*).*?\2""", re.IGNORECASE
+)
+_LOOKS_RANDOM = re.compile(
+    r"(?=[\w+/=-]*\d)(?=[\w+/=-]*[a-z])(?=[\w+/=-]*[A-Z])[\w+/=-]{20,}|\b[0-9a-fA-F]{32,}\b"
+)
 _brief = reprlib.Repr()
-_brief.maxstring = _brief.maxother = 160
+_brief.maxstring = _brief.maxother = (
+    4000  # far more than is shown: first clean, then cut, never inside a secret
+)
 
 
 def crash_file(layout: Layout) -> Path:
@@ -44,12 +56,12 @@ def report_crashes(worker: str, layout: Layout) -> None:
             return
         record = describe(worker, exc, trace)
         with contextlib.suppress(OSError):  # a full disk: the log line below is all there is
-            _append(crash_file(layout), record)
+            record_crash(layout, record)
         logger.bind(at=record["at"]).critical("crashed: {}", record["reason"])
 
     def in_thread(args: threading.ExceptHookArgs) -> None:
         name = args.thread.name if args.thread else "?"
-        logger.warning("thread {} ended: {}: {}", name, args.exc_type.__name__, args.exc_value)
+        logger.warning("thread {} ended: {}", name, _said(args.exc_value or args.exc_type()))
 
     sys.excepthook = on_crash
     threading.excepthook = in_thread  # a library's thread: whether we can go on is judged by progress
@@ -68,10 +80,35 @@ def describe(worker: str, exc: BaseException, trace: TracebackType | None) -> di
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "worker": worker,
         "version": __version__,
-        "reason": _clean("".join(traceback.format_exception_only(exc)).strip()),
+        "reason": _said(exc),
+        "causes": [_said(cause) for cause in _causes(exc)],
         "at": frames[-1]["at"] if frames else "?",
         "frames": frames,
     }
+
+
+def _said(exc: BaseException) -> str:
+    return _clean("".join(traceback.format_exception_only(exc)).strip())
+
+
+def _causes(exc: BaseException) -> Iterator[BaseException]:
+    """What it was raised from, the nearest first."""
+    seen = {id(exc)}
+    while (cause := exc.__cause__ or (None if exc.__suppress_context__ else exc.__context__)) is not None:
+        if id(cause) in seen or len(seen) > CAUSES:
+            return
+        seen.add(id(cause))
+        yield cause
+        exc = cause
+
+
+def record_crash(layout: Layout, record: dict[str, Any]) -> None:
+    """Keep it, with those before: two files of KEEP_BYTES and one record more at most."""
+    path = crash_file(layout)
+    if path.exists() and path.stat().st_size > KEEP_BYTES:
+        path.replace(_older(path))
+    with path.open("a") as out:
+        out.write(json.dumps(record) + "\n")
 
 
 def count_crashes(layout: Layout) -> tuple[int, str]:
@@ -100,17 +137,10 @@ def _shown(name: str, value: object) -> str:
     if _TELLING_NAME.search(name):
         return "***"
     try:
-        return _clean(_brief.repr(value))
+        return _clean(_brief.repr(value))[:SHOWN]
     except Exception as exc:  # a __repr__ of anybody's
         return f"<no repr: {type(exc).__name__}>"
 
 
 def _clean(text: str) -> str:
-    return _LOOKS_RANDOM.sub("***", redact(text))
-
-
-def _append(path: Path, record: dict[str, Any]) -> None:
-    if path.exists() and path.stat().st_size > KEEP_BYTES:
-        path.replace(_older(path))
-    with path.open("a") as out:
-        out.write(json.dumps(record) + "\n")
+    return _LOOKS_RANDOM.sub("***", _TOLD_BY_NAME.sub(r"\1\2***\2", redact(text)))

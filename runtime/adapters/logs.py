@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from loguru import logger
 
+from runtime.core.secret import hide_known
 from runtime.settings import Log
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _SECRETS = re.compile(
 
 def redact(text: str) -> str:
     """Take out what looks like a credential: the last line of defence behind `Secret`."""
-    return _SECRETS.sub(lambda m: next(g for g in m.groups() if g) + "***", text)
+    return _SECRETS.sub(lambda m: next(g for g in m.groups() if g) + "***", hide_known(text))
 
 
 def configure(worker: str, settings: Log) -> None:

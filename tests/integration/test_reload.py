@@ -1,4 +1,4 @@
-"""Settings are read again, bad ones refused; a crash leaves one record, and no secret in it."""
+"""Settings are read again, bad ones refused; a crash leaves one record, and `edgectl status` counts it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters.accepted import accepted_file, remember
-from runtime.adapters.crash import crash_file, describe
+from runtime.adapters.crash import crash_file
 from runtime.config import load
-from runtime.core.secret import Secret
 from tests.harness import Home, eventually
 from tests.supervised import WORKING, Runtime, stand_ins
 
@@ -84,36 +83,6 @@ def test_a_crash_leaves_one_record_without_a_secret_and_status_counts_it(runtime
     assert status["crashes"]["count"] >= 1
     everything = crash_file(runtime.home.layout).read_text() + runtime.log("upload")
     assert "c2VjcmV0" not in everything
-
-
-def test_a_report_shows_no_secret_however_it_is_held() -> None:
-    def crash(token: str) -> None:
-        held = Secret("Zm9vYmFyYmF6cXV4MTIzNDU2")
-        headers = {"Authorization": "DeviceToken Zm9vYmFyYmF6cXV4MTIzNDU2"}
-        body = f'{{"registrationToken": "{token}"}}'
-        raise ValueError(f"refused {token} {held} {headers} {body}")
-
-    try:
-        crash("Zm9vYmFyYmF6cXV4MTIzNDU2")
-    except ValueError as exc:
-        text = json.dumps(describe("upload", exc, exc.__traceback__))
-    assert "Zm9vYmFy" not in text
-    assert "refused ***" in text and "test_reload.py" in text
-
-
-def test_a_value_that_cannot_even_be_shown_does_not_hide_the_crash() -> None:
-    class Rude:
-        def __repr__(self) -> str:
-            raise RuntimeError("no")
-
-    try:
-        rude = Rude()
-        raise KeyError(1)
-    except KeyError as exc:
-        record = describe("upload", exc, exc.__traceback__)
-        assert rude is not None
-    assert record["reason"] == "KeyError: 1"
-    assert "Rude" in record["frames"][-1]["locals"]["rude"]
 
 
 def _records(runtime: Runtime) -> list[dict[str, str]]:
