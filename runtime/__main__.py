@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -14,21 +15,35 @@ from runtime.errors import EdgeError, NeedsHuman, UsageError
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit status."""
-    arguments = parser().parse_args(argv)
     try:
+        status = _run(argv)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where somebody still listens to what goes wrong
+        return status
+    except KeyboardInterrupt:
+        return 130
+    except OSError as exc:
+        a_worker = sys.excepthook is not sys.__excepthook__  # its crash is reported, see adapters/crash.py
+        if a_worker or exc.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        # What is not written yet goes nowhere, so that the interpreter does not complain at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if exc.errno == errno.EPIPE:
+            return 1  # the reader left: nothing to complain about
+        return _fail(f"cannot write: {exc.strerror}", 1)
+
+
+def _run(argv: list[str] | None) -> int:
+    try:
+        arguments = parser().parse_args(argv)
         return int(arguments.run(arguments) or 0)
     except UsageError as exc:
         return _fail(str(exc), 2)
     except EdgeError as exc:
         hint = f"; {exc.hint}" if isinstance(exc, NeedsHuman) and exc.hint else ""
         return _fail(f"{exc}{hint}", 1)
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # the reader left; do not complain at exit
-        return 1
+    except SystemExit as exc:  # argparse: --help, or wrong usage that it has explained
+        return int(exc.code or 0)
 
 
 def _fail(sentence: str, status: int) -> int:

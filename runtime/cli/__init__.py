@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 from runtime import __version__
 
@@ -19,9 +19,7 @@ def parser() -> argparse.ArgumentParser:
     """Build the whole command line."""
     from runtime.cli import groups  # late: a module there may import this one
 
-    root = argparse.ArgumentParser(
-        prog="edgectl", description="The edge runtime: run it, look at it, send with it."
-    )
+    root = Parser(prog="edgectl", description="The edge runtime: run it, look at it, send with it.")
     root.add_argument("--version", action="version", version=f"edgectl {__version__}")
     root.add_argument("--home", type=Path, metavar="DIR", help="folder of the runtime (EDGE_HOME)")
     root.add_argument("--config", type=Path, metavar="FILE", help="configuration file (EDGE_CONFIG)")
@@ -29,6 +27,13 @@ def parser() -> argparse.ArgumentParser:
     for group in groups():
         group.register(commands)
     return root
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, as every other mistake is told. Subcommands get the same."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def load_config(arguments: argparse.Namespace) -> Config:

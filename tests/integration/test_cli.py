@@ -1,21 +1,112 @@
-"""The command line is well-mannered: helps, exit statuses, and never a traceback for a user's mistake."""
+"""The command line has manners: helps, exit statuses, pipes, and never a traceback for a user's mistake."""
 
 from __future__ import annotations
 
+import argparse
 import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.harness import Home
-from tests.unit.test_readme import commands
+from runtime.cli import parser
+from tests.forked import Outcome, try_all
+from tests.harness import Home, clean_environment, eventually
+
+LASTING = {"up", "worker", "devcloud", "demo", "send"}
+"""They run until they are stopped, or wait for stdin."""
 
 
-@pytest.mark.parametrize("command", sorted(commands()))
-def test_every_command_explains_itself(home: Home, command: str) -> None:
-    shown = home.edgectl(command, "--help")
-    assert shown.returncode == 0
-    assert "usage: edgectl" in shown.stdout
+def every_command(
+    found: argparse.ArgumentParser | None = None, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], argparse.ArgumentParser]]:
+    """Each command and subcommand with its parser, `edgectl` itself first."""
+    found = found or parser()
+    yield path, found
+    for action in found._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, below in action.choices.items():
+                yield from every_command(below, (*path, name))
+
+
+COMMANDS = dict(every_command())
+ALONE = [
+    path
+    for path, found in COMMANDS.items()
+    if path and path[0] not in LASTING and not any(a.required for a in found._actions)
+]
+"""Those that do something without another word."""
+
+
+def ends(outcome: Outcome, status: int) -> bool:
+    """In that status, with one sentence for a person and no traceback."""
+    sentence = outcome.err.count("\n") == 1 and outcome.err.startswith("edgectl")
+    return outcome.status == status and "Traceback" not in outcome.err and sentence
+
+
+def test_every_command_explains_itself_without_a_heavy_import() -> None:
+    """`edgectl --help` on a small device in 0.2 s, not in 2."""
+    found = try_all([[*path, "--help"] for path in COMMANDS])
+    assert len(found) > 40
+    wrong = [f for f in found if f.status or f.err or not f.out.startswith("usage: edgectl") or f.heavy]
+    assert wrong == []
+
+
+def test_an_unknown_option_is_one_sentence_and_status_2_at_every_command() -> None:
+    found = try_all([[*path, *_least(path), "--no-such-option"] for path in COMMANDS if path])
+    wrong = [f for f in found if not ends(f, 2) or not re.search("--no-such-option|required", f.err)]
+    assert wrong == []
+
+
+def _least(path: tuple[str, ...]) -> list[str]:
+    """Words for the positional arguments that a command asks for."""
+    wanted = [a for a in COMMANDS[path]._actions if not a.option_strings and a.required]
+    return [str(next(iter(a.choices))) if a.choices else "1" for a in wanted]
+
+
+def test_a_home_that_cannot_be_there_is_no_traceback_for_any_command() -> None:
+    found = try_all([["--home", "/proc/nowhere", *path] for path in [*ALONE, ("up",), ("worker", "ingest")]])
+    assert [f for f in found if f.status not in (0, 1, 2) or "Traceback" in f.err + f.out] == []
+    assert [f for f in found if f.err.count("\n") > 1] == []
+    assert [f.arguments[-1] for f in found if "up" in f.arguments and not ends(f, 2)] == []
+
+
+def test_nothing_is_coloured_in_a_pipe(home: Home) -> None:
+    commands = [["--home", str(home.folder), *path] for path in ALONE if path != ("doctor",)]
+    found = try_all([*commands, ["--help"]], FORCE_COLOR="1", CLICOLOR_FORCE="1", NO_COLOR="")
+    assert [f for f in found if "\x1b" in f.out + f.err] == []
+
+
+def test_json_is_json_and_has_the_same_keys_every_time(home: Home) -> None:
+    offer = [path for path in ALONE if "--json" in COMMANDS[path]._option_string_actions]
+    assert {("status",), ("doctor",), ("config",), ("identity",), ("quarantine", "ls")} <= set(offer)
+    commands = [["--home", str(home.folder), *path, "--json"] for path in offer]
+    for first, second in zip(try_all(commands), try_all(commands), strict=True):
+        if first.arguments[2] == "quarantine":  # an object a line, and there is no store yet
+            assert ends(first, 1) and first.out == ""
+            continue
+        assert _keys(json.loads(first.out)) == _keys(json.loads(second.out)), first.arguments
+        assert first.err == ""
+
+
+def _keys(found: object) -> object:
+    if isinstance(found, dict):
+        return {name: _keys(value) for name, value in found.items()}
+    return [_keys(value) for value in found] if isinstance(found, list) else None
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion_knows_every_command_and_every_option(home: Home, shell: str) -> None:
+    script = home.edgectl("completion", shell).stdout
+    for path, found in COMMANDS.items():
+        options = {option for option in found._option_string_actions if option.startswith("--")}
+        words = {*path, *options}
+        missing = {word for word in words if word not in script and word.lstrip("-") not in script}
+        assert missing == set(), path
 
 
 @pytest.mark.parametrize(
@@ -24,13 +115,14 @@ def test_every_command_explains_itself(home: Home, command: str) -> None:
         ((), "required: COMMAND"),
         (("sing",), "invalid choice"),
         (("worker", "gardener"), "invalid choice"),
+        (("send", "--priority", "high", "x"), "--priority"),
         (("--config", "/nowhere.toml", "config"), "/nowhere.toml does not exist"),
     ],
 )
 def test_wrong_usage_is_one_sentence_and_status_2(home: Home, arguments: tuple[str, ...], says: str) -> None:
     failed = home.edgectl(*arguments)
     assert failed.returncode == 2
-    assert says in failed.stderr
+    assert says in failed.stderr and failed.stderr.count("\n") == 1
     assert "Traceback" not in failed.stderr
 
 
@@ -50,18 +142,49 @@ def test_config_says_where_each_value_came_from(home: Home) -> None:
     assert found["log.level"]["source"] == "default"
 
 
-def test_a_reader_that_leaves_early_causes_no_traceback(home: Home, folder: Path) -> None:
-    import subprocess
-    import sys
+@pytest.mark.parametrize("command", ["config", "--help", "completion bash", "status --watch", "doctor"])
+def test_a_reader_that_leaves_early_hears_no_complaint(home: Home, command: str) -> None:
+    """At the write, and at the last flush; `true` has left before the first word."""
+    for reader in ("head -1", "true"):
+        piped = subprocess.run(
+            f"{sys.executable} -m runtime --home {home.folder} {command} | {reader}",
+            shell=True, capture_output=True, text=True, timeout=60, env=clean_environment(),
+        )  # fmt: skip
+        assert piped.stderr == "", (command, reader)
 
-    from tests.harness import clean_environment
 
-    piped = subprocess.run(
-        f"{sys.executable} -m runtime --home {home.folder} config | head -1",
-        shell=True,
-        capture_output=True,
-        text=True,
-        timeout=30,
+def test_output_that_finds_no_room_is_one_sentence_and_status_1(home: Home) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    with open("/dev/full", "w") as full:  # noqa: PTH123  # a device
+        failed = subprocess.run(
+            [sys.executable, "-m", "runtime", "--home", str(home.folder), "config"],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=30, env=clean_environment(),
+        )  # fmt: skip
+    assert (failed.returncode, failed.stderr) == (1, "edgectl: cannot write: No space left on device\n")
+
+
+@pytest.mark.parametrize("command", [["send", "--lines"], ["status", "--watch"], ["worker", "refresh"]])
+def test_ctrl_c_is_no_traceback(home: Home, command: list[str]) -> None:
+    running = subprocess.Popen(
+        [sys.executable, "-m", "runtime", "--home", str(home.folder), *command],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=clean_environment(),
-    )
-    assert "Traceback" not in piped.stderr
+    )  # fmt: skip
+    try:
+        caught = f"/proc/{running.pid}/status"
+        eventually(lambda: _waits(Path(caught)), 30, "it is at work")
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=30)
+        assert running.returncode == (0 if command[0] == "worker" else 130)
+        assert "Traceback" not in err
+    finally:
+        running.kill()
+        running.wait()
+
+
+def _waits(status: Path) -> bool:
+    """Whether the interpreter is up (it catches SIGINT), and has nothing to do."""
+    text = status.read_text()
+    caught = int(text.partition("SigCgt:")[2].split()[0], 16)
+    return bool(caught & 1 << (signal.SIGINT - 1)) and "State:\tS" in text and "VmRSS" in text
