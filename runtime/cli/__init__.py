@@ -19,7 +19,9 @@ def parser() -> argparse.ArgumentParser:
     """Build the whole command line."""
     from runtime.cli import groups  # late: a module there may import this one
 
-    root = Parser(prog="edgectl", description="The edge runtime: run it, look at it, send with it.")
+    root: argparse.ArgumentParser = Parser(
+        prog="edgectl", description="The edge runtime: run it, look at it, send with it."
+    )
     root.add_argument("--version", action="version", version=f"edgectl {__version__}")
     root.add_argument("--home", type=Path, metavar="DIR", help="folder of the runtime (EDGE_HOME)")
     root.add_argument("--config", type=Path, metavar="FILE", help="configuration file (EDGE_CONFIG)")
