@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runtime.adapters.identity import IdentityReader
+from runtime.adapters.process import has_open, lock_holder
 from runtime.adapters.reach import Network
 from runtime.adapters.tokens import is_open_to_others
 from runtime.adapters.vault import Vault
@@ -39,7 +40,7 @@ def examine(config: Config) -> Iterator[Check]:
     yield from _disk(config)
     yield _databases(config.layout)
     yield judge_sqlite(sqlite3.sqlite_version_info, f"SQLite {sqlite3.sqlite_version}")
-    yield _open_files()
+    yield _open_files(config.layout)
     yield from _network(config)
 
 
@@ -118,11 +119,20 @@ def _databases(layout: Layout) -> Check:
     return Check("databases", "ok", ", ".join(p.name for p in seen) + " in order" if seen else "none yet")
 
 
-def _open_files() -> Check:
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+def _open_files(layout: Layout) -> Check:
+    """Those of ingest, which needs one for each producer; our own where it is not to be seen."""
+    lock = layout.lock("ingest")
+    pid = lock_holder(lock) or 0
+    try:
+        pid = pid if has_open(pid, lock) else 0
+        soft, _ = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    except OSError:  # it has gone
+        pid, (soft, _) = 0, resource.getrlimit(resource.RLIMIT_NOFILE)
+    whose = f"at most {soft} for ingest" if pid else f"at most {soft} here; no ingest is to be seen"
     if soft != resource.RLIM_INFINITY and soft < WANTED_FILES:
-        return Check("open files", "warning", f"at most {soft}", f"ulimit -n {WANTED_FILES}, or LimitNOFILE=")
-    return Check("open files", "ok", f"at most {soft}")
+        remedy = f"LimitNOFILE={WANTED_FILES} in its unit, or ulimit -n {WANTED_FILES} before `edgectl up`"
+        return Check("open files", "warning", whose, remedy)
+    return Check("open files", "ok", whose)
 
 
 def _network(config: Config) -> Iterator[Check]:

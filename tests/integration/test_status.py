@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from runtime.adapters.clock import SystemClock
+from runtime.adapters.doctor import examine
 from runtime.adapters.overview import take
 from runtime.adapters.process import Lock
 from runtime.adapters.status import StatusFile, Words, beat_of, last_words, read_status
@@ -291,6 +293,18 @@ def test_doctor_names_what_is_wrong_and_what_helps(home: Home) -> None:
     platform = checks["platform localhost:1"]
     assert platform["verdict"] == "error" and "refused" in platform["text"].lower()
     assert platform["remedy"]
+
+
+def test_doctor_looks_at_the_limits_of_those_who_run_and_not_at_its_own(home: Home) -> None:
+    """The unit gives 8192, a login shell 1024: the doctor's own number says nothing about the service."""
+    worker = home.start_worker("ingest")
+    eventually(lambda: home.layout.status_file("ingest").exists(), 20, "it serves")
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (777, hard))
+    checks = [check for check in examine(home.config) if check.name == "open files"]
+    assert [(c.verdict, c.text) for c in checks] == [("warning", "at most 777 for ingest")]
+    worker.kill()
+    assert "no ingest is to be seen" in str(list(examine(home.config)))
 
 
 def test_doctor_tells_a_bad_setting_from_everything_else(home: Home) -> None:
