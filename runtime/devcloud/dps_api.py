@@ -12,6 +12,7 @@ from runtime.devcloud.dps_enrolments import Attestation
 from runtime.devcloud.enrolment import check_device_id
 from runtime.devcloud.operators import WORKSPACE, operator
 from runtime.devcloud.problems import bad_request
+from runtime.devcloud.state import Cloud
 from runtime.devcloud.web import json_body, now_s, optional_text, rfc3339, text_field
 
 
@@ -32,7 +33,11 @@ async def create_enrolment(request: Request) -> Response:
 
 
 async def list_enrolments(request: Request) -> Response:
-    cloud = operator(request)
+    return JSONResponse(listed(operator(request)))
+
+
+def listed(cloud: Cloud) -> dict[str, Any]:
+    """Everything but the keys."""
     assigned = [
         {
             "registrationId": row["registration_id"],
@@ -44,7 +49,7 @@ async def list_enrolments(request: Request) -> Response:
         for row in cloud.dps.assigned()
     ]
     enrolments = [_shown(row) for row in cloud.dps.all()]
-    return JSONResponse({"idScope": cloud.dps.id_scope, "enrolments": enrolments, "assigned": assigned})
+    return {"idScope": cloud.dps.id_scope, "enrolments": enrolments, "assigned": assigned}
 
 
 async def enable_enrolment(request: Request) -> Response:

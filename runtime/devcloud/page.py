@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from runtime.devcloud import admin, devices, operators
+from runtime.devcloud import admin, devices, dps_api, operators
 from runtime.devcloud.problems import unauthorized
 from runtime.devcloud.state import Cloud
 from runtime.devcloud.web import cloud_of, json_body, now_s, text_field
@@ -68,6 +68,7 @@ async def feed(request: Request) -> Response:
             "waiting": [{**operators.shown(o), "deviceExists": _exists(cloud, o)} for o in waiting],
             "provisioningTokens": operators.shown_tokens(cloud),
             "devices": devices.listed(cloud),
+            "dps": dps_api.listed(cloud),
             "messages": [admin.shown(m) for m in cloud.records.messages(after, MOST_MESSAGES)],
             "newest": newest,
             "faults": {k: v for k, v in cloud.faults.to_json().items() if v not in (None, False, 0.0, {})},

@@ -47,6 +47,16 @@ def test_the_page_lists_who_waits_and_who_is_registered(client: Client) -> None:
     assert "dev-on-page" in {d["deviceId"] for d in feed["devices"]}
 
 
+def test_the_page_lists_dps_enrolments_and_who_came_by_them_without_a_key(client: Client) -> None:
+    create = f"{client.workspace}/dps/enrolments/create"
+    assert problem(client.operator("POST", create, {"name": "<b>bold</b>"}))[0] == 400, "a name is no markup"
+    made = client.operator("POST", create, {"name": "dps-on-page"})
+    answer = client.operator("GET", "/page/feed")
+    dps = answer.json()["dps"]
+    assert dps["idScope"] and "dps-on-page" in {one["name"] for one in dps["enrolments"]}
+    assert made.json()["key"] not in answer.text
+
+
 # -- devices -----------------------------------------------------------------------------------------
 
 
