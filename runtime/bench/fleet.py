@@ -2,7 +2,8 @@
 
 All devices are switched on within a minute and live through almost two lifetimes of their SAS; then the
 platform is away for an hour. Devices do not see each other, so each is followed by itself through its whole
-life, with the very functions that `refresh` uses; its requests, answered or not, make a histogram.
+life, with the very functions that `refresh` uses; its requests, answered or not, make a histogram. Their
+Registration Tokens live for 30 days and are not due before the tenth: what renews in these days are SAS.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def test_the_fake_clock_is_the_wall_clock_only(folder: Path) -> None:
     assert said[0] == "True" and abs(float(said[1]) - time.clock_gettime(time.CLOCK_BOOTTIME)) < 20
 
 
-def test_a_device_that_boots_in_1970_says_so_stores_meanwhile_and_is_registered_once_its_clock_is_set(
+def test_a_device_that_boots_in_1970_stores_meanwhile_is_registered_once_its_clock_is_set_and_stays_who_it_is(
     running: Running,
 ) -> None:
     running.clock.set("@1970-01-01 00:00:20")
@@ -114,6 +114,14 @@ def test_a_device_that_boots_in_1970_says_so_stores_meanwhile_and_is_registered_
     eventually(running.cloud.waiting, 10, "it asks as soon as its clock is set")
     running.cloud.approve_all()
     eventually(running.arrived, 30)
+    running.device.stop()
+    running.clock.set("@1970-01-01 00:00:20")
+    running.start()
+    running.send()
+    eventually(lambda: running.told("upload").get("device"), what="it knows who it is")
+    running.clock.set("+0")
+    eventually(running.arrived, 30)
+    assert running.cloud.waiting() == [], "and asks nobody to approve it again"
     assert {code for code, _ in running.connections()} == {0}
 
 
@@ -139,20 +147,3 @@ def test_a_clock_that_jumps_ten_years_either_way_while_tokens_live_for_seconds_c
     assert running.told("refresh")["state"] == "registered"
     assert {code for code, _ in running.connections()} == {0}, "no CONNECT was refused"
     assert not [why for _, why in running.connections() if "expir" in why.lower()], "no SAS ran out in use"
-
-
-def test_a_device_that_was_registered_and_boots_in_1970_goes_on_by_itself(running: Running) -> None:
-    running.clock.set("+0")
-    running.start()
-    eventually(running.cloud.waiting)
-    running.cloud.approve_all()
-    running.send()
-    eventually(running.arrived, 30)
-    running.device.stop()
-    running.clock.set("@1970-01-01 00:00:20")
-    running.start()
-    running.send()
-    eventually(lambda: running.told("upload").get("device"), what="it knows who it is")
-    running.clock.set("+0")
-    eventually(running.arrived, 30)
-    assert running.cloud.waiting() == [], "and asks nobody to approve it again"

@@ -5,8 +5,9 @@ What must hold, whatever happens:
 
 * two renewals of one token are never closer than the minimum gap (within one boot),
 * no attempts follow each other in a tight loop,
-* a SAS does not run out while the device was awake and the platform reachable,
-* as soon as both are there again, the device is registered again.
+* neither a SAS nor a Registration Token runs out while the device was awake and the platform reachable,
+* as soon as both are there again, the device is registered again, with a token that the platform knows,
+  also where an operator revoked every token it had.
 """
 
 from __future__ import annotations
@@ -111,6 +112,10 @@ class Books:
     def good(self, token: int, true_s: float) -> bool:
         return self.ends_s.get(token, -math.inf) > true_s
 
+    def revoke(self) -> None:
+        """An operator ends every Registration Token there is."""
+        self.ends_s.clear()
+
     def refresh(self, token: int, true_s: float) -> tuple[Outcome, int]:
         """201 for the newest; 200 for one in its grace, whose child is revoked; the grandparent dies."""
         if not self.good(token, true_s):
@@ -159,6 +164,11 @@ class Device:
 
     def in_service(self) -> bool:
         return self.sas is not None and self.sas[2] > self.sky.true_s
+
+    def sound(self) -> bool:
+        """In service, and able to stay so."""
+        token = self.registration[0] if self.registration else 0
+        return self.in_service() and self.books.good(token, self.sky.true_s)
 
     def turn(self, most_s: float) -> None:
         """One decision: act, or let time pass until the next, at most `most_s`."""
@@ -255,6 +265,19 @@ def check_expiry(device: Device, was_in_service: bool) -> None:
     ), f"the sas ran out at {ended_s} though nothing stood in the way since {excuse_s}"
 
 
+def check_token(device: Device, before: tuple[int, Life] | None) -> None:
+    """The same for a Registration Token that ran out; one that was revoked is nobody's fault here."""
+    sky = device.sky
+    ended_s = device.books.ends_s.get(before[0], math.inf) if before else math.inf
+    if before is None or device.registration is not before or ended_s > sky.true_s:
+        return
+    excuse_s = max(sky.last_trouble_s, sky.outage_until_s)
+    lived_from_s = ended_s - (before[1].lifetime_s or 0)
+    assert excuse_s >= ended_s - URGENT_PAUSE_S - 1 or sky.clock_lied_s >= lived_from_s, (
+        f"the registration token ran out at {ended_s} though nothing stood in the way since {excuse_s}"
+    )
+
+
 def check_gaps(device: Device) -> None:
     for what, times in device.renewed.items():
         for (boot, one_s), (next_boot, other_s) in pairwise(times):
@@ -282,18 +305,23 @@ def test_a_year_of_outages_jumps_and_reboots_never_leaves_the_device_stuck(
     sky = Sky(random.Random(seed), wall_error_s=1.8e9)
     device = Device(sky, Books(token_life_s, sas_life_s), Policy())
     for _ in range(MOST_STEPS):
-        was_in_service = device.in_service()
+        was_in_service, token = device.in_service(), device.registration
         device.turn(6 * 3600.0)
+        check_token(device, token)
         sky.weather(calm=False)
         check_expiry(device, was_in_service)
+        if sky.dice.random() < 0.002:
+            device.books.revoke()
         if sky.true_s > YEAR_S:
             break
     check_gaps(device)
     sky.outage_until_s = sky.true_s
+    if seed % 2:
+        device.books.revoke()  # found out at the next renewal of the SAS
     heal_by_s = sky.true_s + HEAL_S + sas_life_s * (1 if device.in_service() else 0)
-    while sky.true_s < heal_by_s and not (device.in_service() and device.registration):
-        device.turn(30.0)
-    assert device.in_service() and device.registration, "not registered though the platform is there"
+    while sky.true_s < heal_by_s and not device.sound():
+        device.turn(6 * 3600.0)
+    assert device.sound(), "not registered though the platform is there"
 
 
 def test_the_simulation_notices_a_device_that_renews_too_late() -> None:
