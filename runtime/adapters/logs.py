@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 _SECRETS = re.compile(
     r"(SharedAccessSignature\s+sr=)[^\s\"']+|(SharedAccessKey=)[^;\s\"']+|((?:DeviceToken|Bearer)\s+)[^\s\"',]+"
-    r"|([?&](?:sig|se|sv|sr)=)[^&\s\"']+",
+    r"|([?&](?:sig|se|sv|sr)=)[^&\s\"']+"
+    r"|((?:registrationToken|connectionString)[\\\"']*\s*:\s*[\\\"']*)[^\\\"',}]+",  # in answers
     re.IGNORECASE,
 )
 

@@ -131,6 +131,13 @@ def test_a_secret_that_was_in_hand_is_known_wherever_it_shows_up_again() -> None
     assert redact("a short one: " + Secret("yes").reveal()) == "a short one: yes"
 
 
+@pytest.mark.parametrize("name", ["registrationToken", "connectionString"])
+def test_a_token_in_an_answer_that_nobody_has_read_yet_is_known_by_its_field(name: str) -> None:
+    answer = {name: "abc def.0123", "expirationTime": None}
+    for text in (repr(answer), json.dumps(answer), json.dumps(json.dumps(answer)), repr(json.dumps(answer))):
+        assert "0123" not in redact(text) and "expirationTime" in redact(text)
+
+
 def test_a_value_that_cannot_even_be_shown_does_not_hide_the_crash() -> None:
     class Rude:
         def __repr__(self) -> str:
