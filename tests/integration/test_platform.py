@@ -14,6 +14,7 @@ from runtime.adapters.https import Trust
 from runtime.adapters.platform import CANCELLED, Platform
 from runtime.core.answer import Answer, Outcome
 from runtime.core.secret import Secret
+from tests.harness import short_folder
 from tests.integration import scripted as s
 from tests.integration.scripted import Says, Scripted, scripted
 
@@ -30,10 +31,18 @@ REGISTERED = {
 }
 
 
-@pytest.fixture
-def server(folder: Path) -> Iterator[Scripted]:
-    with scripted(folder) as running:
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Scripted]:
+    with short_folder() as folder, scripted(folder) as running:
         yield running
+
+
+@pytest.fixture
+def server(shared: Scripted) -> Scripted:
+    """Nobody has asked it anything yet, and it knows nothing."""
+    shared.asked.clear()
+    shared.answer = lambda asked: Says(404)
+    return shared
 
 
 def platform(server: Scripted, timeout_s: float = 5.0) -> Platform:
@@ -183,7 +192,7 @@ def test_a_server_that_misbehaves_costs_one_deadline_and_no_more(
 ) -> None:
     server.answer = lambda asked: Says(raw=misbehaviour)  # type: ignore[arg-type]
     began_s = time.monotonic()
-    answer = ask("complete", server, timeout_s=0.7)
+    answer = ask("complete", server, timeout_s=0.4)
     assert answer.outcome is outcome
     assert time.monotonic() - began_s < 2.5
 

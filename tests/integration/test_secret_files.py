@@ -1,0 +1,48 @@
+"""A file with a secret that others can read serves nevertheless, and is named in the log once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from loguru import logger
+
+from runtime.adapters import tokens
+from runtime.adapters.vault import Vault
+from runtime.settings import Platform
+
+KEY = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "provisioning token": lambda path: tokens.provisioning_token(Platform(provisioning_token_file=path), {}),
+    "registration token": lambda path: tokens.registration_token(Platform(registration_token_file=path), {}),
+    "systemd credential": lambda path: tokens.secret_from(
+        None, None, path.name, {"CREDENTIALS_DIRECTORY": str(path.parent)}
+    ),
+    "key that seals tokens": lambda path: Vault(True, path).keys({}).secrets,
+}
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    lines: list[str] = []
+    sink = logger.add(lines.append, format="{level} {message}")
+    yield lines
+    logger.remove(sink)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_secret_that_others_can_read_is_named_once_and_still_serves(
+    reader: str, folder: Path, said: list[str]
+) -> None:
+    path = folder / "secret"
+    path.write_text(KEY + "\n")
+    for mode in (0o600, 0o640, 0o440):
+        path.chmod(mode)
+        assert READERS[reader](path)
+    assert said == []
+    path.chmod(0o604)
+    assert all(READERS[reader](path) for _ in range(3))
+    assert said == [f"WARNING {path} holds a secret and is open to others; chmod 600 {path}\n"]
+    assert KEY not in said[0]
