@@ -1,9 +1,10 @@
 """The producers' door: a ROUTER to which REQ sockets connect, by ipc and, where asked for, by TCP.
 
 A request is `[peer, empty frame, header, payload...]`; the reply goes back over the same two first frames.
-zmq takes turns between peers, so one that floods adds no more than its turn to another's wait. What bounds
-memory: MAXMSGSIZE (a frame), RCVHWM (requests waiting per peer; a REQ has one), SNDHWM (replies that a peer
-does not fetch; more are dropped). A request of frames without end is the doorkeeper's business.
+zmq takes turns between peers, so a flood from one adds one commit at most to another's wait: the one that its
+request may fill. What bounds memory: MAXMSGSIZE (a frame), RCVHWM (requests waiting per peer; a REQ has one),
+SNDHWM (replies that a peer does not fetch; more are dropped). A request of frames without end is the
+doorkeeper's business, and so are connections without end.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Stands at the producers' doors and shows out who brings a request without end.
+"""Stands at the producers' doors and shows out who brings a request without end, or comes too often.
 
 libzmq bounds a frame and the requests that wait, not the frames of one request: it takes them in, before we
 see any, until memory is gone (1 GB in 2 s when we measured). So a thread of its own, since the loop may be
@@ -9,6 +9,11 @@ frees what it held for them.
 Whoever floods always has bytes waiting, so it is found at the first look or soon after. A wrong guess costs
 an honest producer little: its socket connects again, and it sends its request again under the same key.
 
+Connections without end are the other way to bring it down: where no file can be opened any more, libzmq
+aborts the process. So above a third of what the limit of files allows connections are cut, too, down to that
+bound: first of the process (or address) that has the most. A producer needs one. Whoever opens thousands
+between two looks still brings it down, for a restart.
+
 Left: RLIMIT_DATA (libzmq aborts where it gets no memory, and everybody waits for the restart), a monitor
 socket (tells who comes, not who sends), reading the wire ourselves (twice the work for every message).
 """
@@ -17,15 +22,18 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import socket
 import struct
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from fcntl import ioctl
 from pathlib import Path
 from termios import FIONREAD
+from typing import TypeAlias
 
 from loguru import logger
 
@@ -34,7 +42,12 @@ from runtime.core.sparing import Sparing
 LOOK_EVERY_S = 0.05
 """What arrives between two looks comes on top of the bound: 50 MB at most on a fast machine."""
 SHARE = 8
+MOST_FILES = 65_536
+"""What we take where we may: an ordinary limit of 1,024 is for programs without guests."""
+FILES_SHARE = 3
+"""Looking at connections opens each a second time."""
 SAY_EVERY_S = 60.0
+_Order: TypeAlias = "Callable[[Sequence[socket.socket]], list[socket.socket]]"
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 
 
@@ -46,6 +59,7 @@ class Doorkeeper:
         """Connections cut so far."""
         self._places = {_place(endpoint) for endpoint in endpoints}
         self._bound_bytes = resident_bytes() + most_bytes
+        self._most_files = _allow_files() // FILES_SHARE
         self._sparing = Sparing(SAY_EVERY_S)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="doorkeeper", daemon=True)
@@ -60,25 +74,27 @@ class Doorkeeper:
             if self._above():
                 _give_back()  # what is free inside this process belongs to the machine
                 if self._above():
-                    self._relieve()
+                    self._show_out(_by_waiting_bytes, "requests on their way take too much memory")
+            too_many = _open_files() - self._most_files
+            if too_many > 0:
+                self._show_out(_by_company, "there are too many connections", too_many)
 
     def _above(self) -> bool:
         return resident_bytes() > self._bound_bytes
 
-    def _relieve(self) -> None:
+    def _show_out(self, by_guilt: _Order, why: str, at_least: int = 1) -> None:
+        """Cut an eighth of all connections, those with the most guilt first."""
         with ExitStack() as held:
-            connections = [held.enter_context(one) for one in _connections(self._places)]
-            waiting = {one: _waiting_bytes(one) for one in connections}
-            by_guilt = sorted(connections, key=lambda one: waiting[one], reverse=True)
-            for one in by_guilt[: -(-len(by_guilt) // SHARE)]:
-                who = _who(one)
+            connections = by_guilt([held.enter_context(one) for one in _connections(self._places)])
+            for one in connections[: max(at_least, -(-len(connections) // SHARE))]:
+                who, waiting_bytes = _who(one), _waiting_bytes(one)
                 with suppress(OSError):  # gone by itself
                     one.shutdown(socket.SHUT_RDWR)
                 self.cut += 1
-                times = self._sparing.times("cut", time.monotonic())
+                times = self._sparing.times(why, time.monotonic())
                 if times:
-                    logger.bind(connection=who, waiting_bytes=waiting[one], times=times).warning(
-                        "requests on their way take too much memory: the connection of {} is cut", who
+                    logger.bind(connection=who, waiting_bytes=waiting_bytes, times=times).warning(
+                        "{}: the connection of {} is cut", why, who
                     )
 
 
@@ -92,6 +108,40 @@ def _give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def _allow_files() -> int:
+    """Raise our limit of open files as far as we may; what it is now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return MOST_FILES if soft == resource.RLIM_INFINITY else soft
+
+
+def _open_files() -> int:
+    """About how many there are: a new one gets the lowest number that is free."""
+    try:
+        lowest = os.open("/", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return MOST_FILES
+    os.close(lowest)
+    return lowest
+
+
+def _by_waiting_bytes(connections: Sequence[socket.socket]) -> list[socket.socket]:
+    """The most bytes waiting to be read first."""
+    waiting = {one: _waiting_bytes(one) for one in connections}
+    return sorted(connections, key=lambda one: waiting[one], reverse=True)
+
+
+def _by_company(connections: Sequence[socket.socket]) -> list[socket.socket]:
+    """Those of whoever has the most connections first, the newest before the older."""
+    owners = [_who(one).partition(":")[0] for one in connections]
+    company = Counter(owners)
+    order = sorted(range(len(connections)), key=lambda at: (company[owners[at]], at), reverse=True)
+    return [connections[at] for at in order]
+
+
 def _place(endpoint: str) -> str | int:
     """What a connection accepted there says of its own end: a path, or a port."""
     scheme, _, place = endpoint.partition("://")
@@ -100,7 +150,7 @@ def _place(endpoint: str) -> str | int:
 
 def _connections(places: set[str | int]) -> Iterator[socket.socket]:
     """Copies of the sockets that libzmq accepted: what it closes meanwhile never becomes another's."""
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208  # numbers, not paths
+    for name in sorted(os.listdir("/proc/self/fd"), key=int):  # noqa: PTH208  # numbers, not paths
         with suppress(OSError):
             if not os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):  # noqa: PTH115
                 continue

@@ -1,0 +1,161 @@
+"""Very many connections, very many producers behind few, and one that floods: others hardly notice."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import resource
+import socket
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import zmq
+
+from runtime.adapters.process import Stop
+from runtime.adapters.status import read_status
+from runtime.producer import Producer
+from runtime.workers.ingest import Ingest
+from tests.harness import Home, Process, at_full_size, eventually
+from tests.store_tools import ObedientClock
+
+FILES = 600
+LEAK = 4
+"""Connections between two messages."""
+LIMITED = (
+    "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard})); "
+    "sys.argv[0] = 'edgectl'; runpy.run_module('runtime', run_name='__main__')"
+)
+PRODUCERS, REMEMBERED = at_full_size((30_000, 10_000), (6_000, 2_000))
+LANES, UNDER_WAY = 4, 20
+MOST_GROWTH_BYTES = 16_000_000
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """As many as this process may have: an ordinary limit is 1,024."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if before[1] < 4 * FILES:
+        pytest.skip("this process may not open enough files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def start(home: Home, *, soft: int, hard: int) -> Process:
+    """Ingest, under a limit of open files."""
+    process = Process(
+        sys.executable, "-c", LIMITED.format(soft=soft, hard=hard),
+        "--home", str(home.folder), "worker", "ingest", log=home.layout.log / "ingest.log",
+    )  # fmt: skip
+    home.workers["ingest"] = process
+    return process
+
+
+@pytest.mark.usefixtures("many_files")
+def test_connections_that_are_never_closed_are_cut_and_do_not_end_ingest(home: Home) -> None:
+    """libzmq aborts the process where it can open no more: a leak in one program shut the door to all."""
+    ingest = start(home, soft=FILES // 2, hard=FILES)
+    door = str(home.layout.producer_socket)
+    with contextlib.ExitStack() as leak:
+        producer = leak.enter_context(Producer(home.config.producer_endpoint(), retry_for_s=30))
+        assert producer.put(b"before") == 1
+        assert resource.prlimit(ingest.pid, resource.RLIMIT_NOFILE)[0] == FILES, "it takes what it may"
+        for number in range(2, 2 * FILES // LEAK):
+            for _ in range(LEAK):
+                leak.enter_context(socket.socket(socket.AF_UNIX)).connect(door)
+            assert producer.put(b"meanwhile") == number
+        eventually(lambda: said(home, "connections_cut") >= FILES)
+        assert ingest.running(), ingest.said()[-800:]
+        assert len(list(Path(f"/proc/{ingest.pid}/fd").iterdir())) < FILES / 2
+    assert ingest.said().count("is cut") == 1, "once a minute is enough"
+
+
+def said(home: Home, name: str) -> int:
+    status = read_status(home.layout.status_file("ingest"))
+    return int(status[name]) if status else 0
+
+
+def test_tens_of_thousands_of_producers_take_little_memory_and_those_too_many_are_told_so(
+    home: Home,
+) -> None:
+    """Who was met is remembered: a repeat could still come. Nobody is forgotten for somebody new."""
+    home.write_config(f"[ingest]\nmax_producers = {REMEMBERED}\n")
+    ingest = home.start_worker("ingest")
+    with Producer(home.config.producer_endpoint(), retry_for_s=30) as producer:
+        producer.put(b"first", stream="s")
+    before = peak_bytes(ingest)
+    answers = Counter(
+        str(answer.get("error", {}).get("code") if not answer["ok"] else "stored")
+        for answer in ask_as_many(home.config.producer_endpoint())
+    )
+    assert answers == {"stored": REMEMBERED - 1, "too_many_producers": PRODUCERS - REMEMBERED + 1}
+    print(f"{PRODUCERS} producers: {(peak_bytes(ingest) - before) / 1e6:.1f} MB more, at the highest")
+    assert peak_bytes(ingest) - before < MOST_GROWTH_BYTES
+
+
+def peak_bytes(process: Process) -> int:
+    (line,) = (
+        line
+        for line in Path(f"/proc/{process.pid}/status").read_text().splitlines()
+        if line.startswith("VmHWM")
+    )
+    return int(line.split()[1]) * 1024
+
+
+def ask_as_many(endpoint: str) -> Iterator[dict[str, object]]:
+    """One message of each producer, over a few sockets; the answers."""
+    sockets = [zmq.Context.instance().socket(zmq.DEALER) for _ in range(LANES)]
+    for lane in sockets:
+        lane.connect(endpoint)
+    try:
+        for first in range(0, PRODUCERS, UNDER_WAY):
+            lane = sockets[first // UNDER_WAY % LANES]
+            for number in range(first, first + UNDER_WAY):
+                header = {"stream": "s", "producer": f"producer-{number}", "boot": "b", "sequence": 1}
+                lane.send_multipart([b"", json.dumps(header).encode(), b"x" * 100])
+            for _ in range(UNDER_WAY):
+                assert lane.poll(20_000), "no answer"
+                yield json.loads(lane.recv_multipart()[1])
+    finally:
+        for lane in sockets:
+            lane.close(0)
+
+
+@pytest.mark.parametrize(
+    ("messages", "size"), [(1, 100), (500, 10), (1, 1_000_000)], ids=["many", "full", "large"]
+)
+def test_a_flood_from_one_producer_adds_one_commit_to_the_wait_of_another(
+    home: Home, messages: int, size: int
+) -> None:
+    """Whoever asks while one is on its way waits for that one, for one more, and shares the next."""
+    home.write_config("[store]\nmin_free_bytes = 0\n")
+    ingest = Ingest(home.config, Stop(), ObedientClock())
+    flood, other = (zmq.Context.instance().socket(kind) for kind in (zmq.DEALER, zmq.REQ))
+    for each in (flood, other):
+        each.setsockopt(zmq.SNDHWM, 0)
+        each.connect(home.config.producer_endpoint())
+    try:
+        for _ in range(max(40, 4_000 // messages if size < 1_000 else 0)):
+            flood.send_multipart([b"", b'{"stream":"flood"}', *[b"x" * size] * messages])
+        waits = [commits_until_answered(ingest, other) for _ in range(8)]
+        assert flood.poll(0), "the flood was served meanwhile"
+        assert max(waits) <= 3, f"commits: {waits}"
+    finally:
+        flood.close(0)
+        other.close(0)
+        ingest.close()
+
+
+def commits_until_answered(ingest: Ingest, socket: zmq.Socket[bytes]) -> int:
+    """Of how many turns, each of one commit at most, the answer needed: the last is its own."""
+    ingest.turn()  # in the middle of the flood
+    socket.send_multipart([b'{"stream":"other"}', b"x"])
+    for turns in range(1, 100):
+        ingest.turn()
+        if socket.poll(1):
+            assert json.loads(socket.recv())["ok"]
+            return turns
+    raise AssertionError("no answer")
