@@ -29,11 +29,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from fcntl import ioctl
 from pathlib import Path
 from termios import FIONREAD
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from loguru import logger
 
@@ -45,10 +45,23 @@ SHARE = 8
 MOST_FILES = 65_536
 """What we take where we may: an ordinary limit of 1,024 is for programs without guests."""
 FILES_SHARE = 3
-"""Looking at connections opens each a second time."""
+"""The rest is for whoever comes between two looks."""
 SAY_EVERY_S = 60.0
-_Order: TypeAlias = "Callable[[Sequence[socket.socket]], list[socket.socket]]"
+_Order: TypeAlias = "Callable[[Sequence[Guest]], list[Guest]]"
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
+
+
+class Guest(NamedTuple):
+    """A connection. Its number may be another's when it is cut, which costs that one little."""
+
+    number: int
+    who: str
+    waiting_bytes: int
+
+    @property
+    def owner(self) -> str:
+        """Without the port."""
+        return self.who.partition(":")[0]
 
 
 class Doorkeeper:
@@ -84,18 +97,16 @@ class Doorkeeper:
 
     def _show_out(self, by_guilt: _Order, why: str, at_least: int = 1) -> None:
         """Cut an eighth of all connections, those with the most guilt first."""
-        with ExitStack() as held:
-            connections = by_guilt([held.enter_context(one) for one in _connections(self._places)])
-            for one in connections[: max(at_least, -(-len(connections) // SHARE))]:
-                who, waiting_bytes = _who(one), _waiting_bytes(one)
-                with suppress(OSError):  # gone by itself
-                    one.shutdown(socket.SHUT_RDWR)
-                self.cut += 1
-                times = self._sparing.times(why, time.monotonic())
-                if times:
-                    logger.bind(connection=who, waiting_bytes=waiting_bytes, times=times).warning(
-                        "{}: the connection of {} is cut", why, who
-                    )
+        guests = by_guilt(list(_guests(self._places)))
+        for guest in guests[: max(at_least, -(-len(guests) // SHARE))]:
+            with suppress(OSError), _copy(guest.number) as connection:  # it may be gone by itself
+                connection.shutdown(socket.SHUT_RDWR)
+            self.cut += 1
+            times = self._sparing.times(why, time.monotonic())
+            if times:
+                logger.bind(connection=guest.who, waiting_bytes=guest.waiting_bytes, times=times).warning(
+                    "{}: the connection of {} is cut", why, guest.who
+                )
 
 
 def resident_bytes() -> int:
@@ -128,18 +139,15 @@ def _open_files() -> int:
     return lowest
 
 
-def _by_waiting_bytes(connections: Sequence[socket.socket]) -> list[socket.socket]:
+def _by_waiting_bytes(guests: Sequence[Guest]) -> list[Guest]:
     """The most bytes waiting to be read first."""
-    waiting = {one: _waiting_bytes(one) for one in connections}
-    return sorted(connections, key=lambda one: waiting[one], reverse=True)
+    return sorted(guests, key=lambda guest: guest.waiting_bytes, reverse=True)
 
 
-def _by_company(connections: Sequence[socket.socket]) -> list[socket.socket]:
+def _by_company(guests: Sequence[Guest]) -> list[Guest]:
     """Those of whoever has the most connections first, the newest before the older."""
-    owners = [_who(one).partition(":")[0] for one in connections]
-    company = Counter(owners)
-    order = sorted(range(len(connections)), key=lambda at: (company[owners[at]], at), reverse=True)
-    return [connections[at] for at in order]
+    company = Counter(guest.owner for guest in guests)
+    return sorted(guests, key=lambda guest: (company[guest.owner], guest.number), reverse=True)
 
 
 def _place(endpoint: str) -> str | int:
@@ -148,19 +156,22 @@ def _place(endpoint: str) -> str | int:
     return int(place.rpartition(":")[2]) if scheme == "tcp" else place
 
 
-def _connections(places: set[str | int]) -> Iterator[socket.socket]:
-    """Copies of the sockets that libzmq accepted: what it closes meanwhile never becomes another's."""
-    for name in sorted(os.listdir("/proc/self/fd"), key=int):  # noqa: PTH208  # numbers, not paths
+def _guests(places: set[str | int]) -> Iterator[Guest]:
+    """The sockets that libzmq accepted."""
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208  # numbers, not paths
         with suppress(OSError):
             if not os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):  # noqa: PTH115
                 continue
-            found = socket.socket(fileno=os.dup(int(name)))
-            here = found.getsockname()
-            listens = found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-            if not listens and (here[1] if isinstance(here, tuple) else here) in places:
-                yield found
-            else:
-                found.close()
+            with _copy(int(name)) as found:
+                here = found.getsockname()
+                listens = found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+                if not listens and (here[1] if isinstance(here, tuple) else here) in places:
+                    yield Guest(int(name), _who(found), _waiting_bytes(found))
+
+
+def _copy(number: int) -> socket.socket:
+    """Held for a moment, one at a time: all of them at once would take the last files that there are."""
+    return socket.socket(fileno=os.dup(number))
 
 
 def _waiting_bytes(connection: socket.socket) -> int:

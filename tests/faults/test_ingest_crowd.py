@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import resource
-import socket
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -22,8 +21,18 @@ from tests.harness import Home, Process, at_full_size, eventually
 from tests.store_tools import ObedientClock
 
 FILES = 600
-LEAK = 4
+LEAKS = 4
 """Connections between two messages."""
+LEAK = """
+import resource, socket, sys
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+held = []
+for _ in sys.stdin:
+    held += [socket.socket(socket.AF_UNIX) for _ in range(int(sys.argv[2]))]
+    for one in held[-int(sys.argv[2]):]:
+        one.connect(sys.argv[1])
+"""
 LIMITED = (
     "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard})); "
     "sys.argv[0] = 'edgectl'; runpy.run_module('runtime', run_name='__main__')"
@@ -31,17 +40,6 @@ LIMITED = (
 PRODUCERS, REMEMBERED = at_full_size((30_000, 10_000), (6_000, 2_000))
 LANES, UNDER_WAY = 4, 20
 MOST_GROWTH_BYTES = 16_000_000
-
-
-@pytest.fixture
-def many_files() -> Iterator[None]:
-    """As many as this process may have: an ordinary limit is 1,024."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if before[1] < 4 * FILES:
-        pytest.skip("this process may not open enough files")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def start(home: Home, *, soft: int, hard: int) -> Process:
@@ -54,22 +52,24 @@ def start(home: Home, *, soft: int, hard: int) -> Process:
     return process
 
 
-@pytest.mark.usefixtures("many_files")
 def test_connections_that_are_never_closed_are_cut_and_do_not_end_ingest(home: Home) -> None:
     """libzmq aborts the process where it can open no more: a leak in one program shut the door to all."""
     ingest = start(home, soft=FILES // 2, hard=FILES)
-    door = str(home.layout.producer_socket)
-    with contextlib.ExitStack() as leak:
-        producer = leak.enter_context(Producer(home.config.producer_endpoint(), retry_for_s=30))
+    argv = [sys.executable, "-c", LEAK, str(home.layout.producer_socket), str(LEAKS)]
+    with (
+        Producer(home.config.producer_endpoint(), retry_for_s=30) as producer,
+        subprocess.Popen(argv, stdin=subprocess.PIPE) as leak,
+    ):
         assert producer.put(b"before") == 1
         assert resource.prlimit(ingest.pid, resource.RLIMIT_NOFILE)[0] == FILES, "it takes what it may"
-        for number in range(2, 2 * FILES // LEAK):
-            for _ in range(LEAK):
-                leak.enter_context(socket.socket(socket.AF_UNIX)).connect(door)
+        assert leak.stdin is not None
+        for number in range(2, 2 * FILES // LEAKS):
+            leak.stdin.write(b"\n")
+            leak.stdin.flush()
             assert producer.put(b"meanwhile") == number
         eventually(lambda: said(home, "connections_cut") >= FILES)
-        assert ingest.running(), ingest.said()[-800:]
-        assert len(list(Path(f"/proc/{ingest.pid}/fd").iterdir())) < FILES / 2
+        eventually(lambda: len(list(Path(f"/proc/{ingest.pid}/fd").iterdir())) < FILES / 2)
+    assert ingest.running(), ingest.said()[-800:]
     assert ingest.said().count("is cut") == 1, "once a minute is enough"
 
 
@@ -141,7 +141,7 @@ def test_a_flood_from_one_producer_adds_one_commit_to_the_wait_of_another(
         for _ in range(max(40, 4_000 // messages if size < 1_000 else 0)):
             flood.send_multipart([b"", b'{"stream":"flood"}', *[b"x" * size] * messages])
         waits = [commits_until_answered(ingest, other) for _ in range(8)]
-        assert flood.poll(0), "the flood was served meanwhile"
+        assert flood.poll(20_000), "the flood was served meanwhile"
         assert max(waits) <= 3, f"commits: {waits}"
     finally:
         flood.close(0)
