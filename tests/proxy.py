@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import select
 import socket
 import struct
 import threading
@@ -22,6 +23,8 @@ WRITTEN = "device%40site:p%3A4%2Fss%20w%C3%B6rd"
 """The two as a URL has them."""
 SOCKS_OK, SOCKS_REFUSED, SOCKS_UNREACHABLE = 0, 2, 4
 ANONYMOUS, BY_PASSWORD, NO_METHOD = 0, 2, 0xFF
+HESITATES_S = 0.2
+"""How long a hesitant proxy waits between the parts of its answer."""
 
 
 class Refused(Exception):
@@ -39,12 +42,14 @@ class Proxy:
         password: str = "",
         names: Mapping[str, str] | None = None,
         ports: Mapping[int, int] | None = None,
+        hesitant: bool = False,
     ) -> None:
         assert kind in ("http", "socks5")
         self._kind = kind
         self._who = None if user is None else (user, password)
         self._names = names or {}
         self._ports = ports or {}
+        self._hesitant = hesitant
         self.targets: list[str] = []
         self.refusals = 0
         self._open: set[socket.socket] = set()
@@ -104,7 +109,12 @@ class Proxy:
         if found is None:
             self._say(client, "502 Bad Gateway")
             raise AssertionError("said")
-        client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        client.sendall(b"HTTP/1.1 200 Connection established\r\n")
+        if self._hesitant:
+            # Whoever goes on after the first line is heard before the rest of the answer is out.
+            select.select([client], [], [], HESITATES_S)
+            client.sendall(b"Via: 1.1 proxy.test\r\n")
+        client.sendall(b"\r\n")
         return found
 
     def _say(self, client: socket.socket, status: str) -> None:

@@ -46,6 +46,8 @@ class Uploaded:
 
     id: int
     blob_name: str
+    device_id: str
+    """Whose it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,7 @@ class Files(Tidings[FileEvent]):
         """Upload, or go on with what a process before us began."""
         upload = _Upload(id, parcel, _Platform(self._options, credentials), self._options, self._tell)
         upload.may_go_on = self._may_go_on
+        upload.device_id = credentials.device_id
         upload.of = f"{credentials.device_id}/{parcel.blob_name}"
         threading.Thread(target=upload.run, name=f"upload-{id}", daemon=True).start()
 
@@ -197,6 +200,7 @@ class _Upload:
     """One upload, in its thread."""
 
     may_go_on: threading.Event
+    device_id: str
     of: str
 
     def __init__(
@@ -213,7 +217,7 @@ class _Upload:
     def run(self) -> None:
         """Until it is done or has failed; nothing escapes but as an event."""
         try:
-            self._tell(Uploaded(self._id, self._upload().blob_name))
+            self._tell(Uploaded(self._id, self._upload().blob_name, self.device_id))
         except Refused as exc:
             self._refused(exc)
             lost = isinstance(exc, _BlocksMissing)

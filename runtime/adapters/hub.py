@@ -28,10 +28,12 @@ import re
 import socket
 import threading
 import time
+import traceback
 import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from azure.iot.device import X509, IoTHubDeviceClient, Message, ProxyOptions
@@ -80,6 +82,7 @@ class Hub(Tidings[LineEvent]):
         self._number = 0
         self._client: _Client | None = None
         self._elders: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+        self._hook_before = threading.excepthook
         threading.excepthook = self._thread_died
 
     def open(self, credentials: HubCredentials) -> int:
@@ -106,8 +109,12 @@ class Hub(Tidings[LineEvent]):
     def _thread_died(self, args: threading.ExceptHookArgs) -> None:
         """The library's network thread dies of an abrupt disconnect, and tells nobody (ssl.SSLEOFError).
 
+        There is one such hook in a process: what dies of other threads is passed on to whoever had it before.
         A thread that ran before this client was opened belongs to an earlier one: nobody is to blame.
         """
+        if not _is_the_librarys(args.exc_traceback):
+            self._hook_before(args)
+            return
         reason = f"a thread died: {args.exc_type.__name__}: {args.exc_value}"
         if self._client is None or args.thread in self._elders:
             logger.debug("of a client discarded before: {}", reason)
@@ -233,6 +240,12 @@ class _Client:
             if self.wire:
                 self.wire.read_the_end()
             time.sleep(0.01)
+
+
+def _is_the_librarys(trace: TracebackType | None) -> bool:
+    """Whether the thread that died so had come through azure-iot-device or paho."""
+    modules = (str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(trace))
+    return any(name.startswith(("azure.", "paho.")) for name in modules)
 
 
 def _give_up(number: int) -> None:

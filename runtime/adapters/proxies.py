@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import socks
@@ -14,6 +16,42 @@ from runtime.core.proxy import Proxy
 KINDS = {"HTTP": socks.HTTP, "SOCKS4": socks.SOCKS4, "SOCKS5": socks.SOCKS5}
 ProxyTrouble: type[Exception] = socks.ProxyError
 """The proxy refused, could not be reached, or could not reach the other side; its text says which."""
+
+MOST_ANSWER_BYTES = 65_536
+"""Of a proxy's answer to CONNECT."""
+
+
+def _whole_answer(negotiate: Callable[[Any, Any, Any], None]) -> Callable[[Any, Any, Any], None]:
+    """PySocks' dialogue with an HTTP proxy, reading all of the answer and nothing beyond it.
+
+    By itself it reads the first line and whatever came in the same segment. Headers that came in a later one
+    were then taken for the other side's first words, and TLS failed at every attempt.
+    """
+
+    def negotiated(sock: Any, host: Any, port: Any) -> None:
+        sock.makefile = lambda: io.StringIO(_head(sock), newline="")
+        try:
+            negotiate(sock, host, port)
+        finally:
+            del sock.makefile
+
+    return negotiated
+
+
+def _head(sock: socket.socket) -> str:
+    """Byte by byte: what follows the empty line is the tunnel's."""
+    head = b""
+    while not head.endswith((b"\r\n\r\n", b"\n\n")) and len(head) < MOST_ANSWER_BYTES:
+        more = sock.recv(1)
+        if not more:
+            break
+        head += more
+    return head.decode("latin-1")
+
+
+with contextlib.suppress(AttributeError, KeyError):  # where PySocks has changed inside: as it is by itself
+    _negotiators: Any = socks.socksocket._proxy_negotiators
+    _negotiators[socks.HTTP] = _whole_answer(_negotiators[socks.HTTP])
 
 
 def dial(host: str, port: int, proxy: Proxy | None, timeout_s: float) -> socket.socket:

@@ -19,7 +19,7 @@ def register(commands: Commands) -> None:
     status = commands.add_parser(
         "status",
         help="show workers, backlog, hub, identity, disk and alarms",
-        epilog="exit status: 0 healthy, 1 degraded, 2 down",
+        epilog="exit status: 0 healthy or parked, 1 degraded, 2 down",
     )
     status.add_argument("--json", action="store_true", help="for a program; with --watch an object a line")
     status.add_argument("--watch", action="store_true", help=f"again every {WATCH_EVERY_S:g} s, until Ctrl-C")
@@ -42,7 +42,7 @@ def _status(arguments: argparse.Namespace) -> int:
             text = f"{_CLEAR}{time.strftime('%H:%M:%S')}  {text}"
         print(text, flush=True)
         if not arguments.watch:
-            return {"healthy": 0, "degraded": 1}.get(found["verdict"], 2)
+            return {"healthy": 0, "parked": 0, "degraded": 1}.get(found["verdict"], 2)
         time.sleep(WATCH_EVERY_S)
 
 
@@ -62,7 +62,8 @@ def _layout(arguments: argparse.Namespace) -> tuple[Layout, str]:
 
 def render(found: dict[str, Any]) -> str:
     """The overview as a person reads it."""
-    lines = [f"{found['verdict'].upper()}  {found['home']}", ""]
+    why = f"  ({found['hub']['barred']})" if found["verdict"] == "parked" else ""
+    lines = [f"{found['verdict'].upper()}  {found['home']}{why}", ""]
     lines += [f"  {reason}" for reason in found["reasons"]] + ([""] if found["reasons"] else [])
     lines += _table(
         ["WORKER", "STATE", "PID", "UPTIME", "RESTARTS", "PROGRESS", "MEMORY"],

@@ -1,4 +1,4 @@
-"""From what a look at a runtime found to one word, and the reasons for it: healthy, degraded or down."""
+"""From what a look at a runtime found to one word: healthy, parked, degraded or down; and the reasons for it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 LATE_AFTER_S = 15.0
 """A worker's loop comes round every 5 s at the latest; three times that is no accident."""
 DISK_FULL_SOON_S = 3600.0
-GOOD_HUB = ("up", "draining")
+GOOD_HUB = ("up", "draining", "parked")
 GOOD_IDENTITY = "registered"
 UNKNOWN = "unknown"
 """State of a hub or an identity whose worker does not live: the worker's own state says enough."""
@@ -16,10 +16,16 @@ LIVING = frozenset({"RUNNING", "STARTING", "UNSUPERVISED"})
 
 
 def verdict(found: Mapping[str, Any]) -> str:
-    """Down: nobody would bring anything back, or nothing is there. Degraded: any reason at all."""
+    """Down: nobody would bring anything back, or nothing is there. Degraded: any reason at all.
+
+    Parked: all is well, and the link may not be used: by its budget, its hours, the switch, the hub's quota.
+    That ends by itself or by who did it; nothing is to be repaired, and nobody to be woken.
+    """
     if found["supervisor"]["trouble"] or not any(w["state"] in LIVING for w in found["workers"].values()):
         return "down"
-    return "degraded" if found["reasons"] else "healthy"
+    if found["reasons"]:
+        return "degraded"
+    return "parked" if found["hub"]["barred"] else "healthy"
 
 
 def reasons(found: Mapping[str, Any]) -> list[str]:
@@ -65,5 +71,4 @@ def _identity(identity: Mapping[str, Any]) -> str:
 def _hub(hub: Mapping[str, Any]) -> str:
     if hub["state"] in (*GOOD_HUB, UNKNOWN):
         return ""
-    why = hub["barred"] or hub["last_loss"]
-    return f"hub: {hub['state']}" + (f" ({why})" if why else "")
+    return f"hub: {hub['state']}" + (f" ({hub['last_loss']})" if hub["last_loss"] else "")

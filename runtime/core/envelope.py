@@ -113,8 +113,6 @@ class Parcel:
     is not in memory twice."""
     chunk_bytes: int = 0
     """Of the payload in each piece but the last ones, where it goes in chunks."""
-    by_file: bool = False
-    """It is the link to a payload that was uploaded before."""
 
 
 @dataclass(frozen=True, slots=True)

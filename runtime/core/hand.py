@@ -195,10 +195,12 @@ class Hand:
             self._queue(stream)
 
     def begin_anew(self) -> None:
-        """What was sent in part goes again from its first piece. Nothing may be in flight."""
+        """What was sent in part goes again from its first piece, files too. Nothing may be in flight."""
         for message in self.messages.values():
             if message.offer.pieces > 1:
                 message.begin_anew()
+            if message.offer.file:
+                self.files[message.offer.id] = message
 
     def to_upload(self, now: float) -> Iterator[Message]:
         """Messages whose file could be uploaded now: all before them in their stream is acknowledged."""

@@ -45,6 +45,7 @@ class Intake:
         self._clock = clock
         self._store = LaneReader(config.layout.messages_db)
         self._sealed: dict[int, Parcel | FileParcel] = {}
+        self._links: dict[int, Telemetry] = {}  # to payloads that this device has uploaded
         self._spooled: dict[int, str] = {}
         self._under_way = UnderWay(config.layout.under_way)
         self._chunked: dict[int, tuple[str, int]] = {}  # -> (key, bytes of a chunk)
@@ -75,8 +76,12 @@ class Intake:
         return self._store.uuid
 
     def under_device(self, device: str) -> None:
-        """Under which device id messages go from now on. What another one has in part, this one has not."""
+        """Under which device id messages go from now on. What another one has in part, this one has not.
+
+        Nor has it the files of the other: the hub keeps each device's under its name.
+        """
         if self._under_way.device not in (None, device):
+            self._links.clear()
             self._delivery.begin_anew()
         if self._under_way.device != device:
             self._under_way.begin_anew(device)
@@ -101,8 +106,7 @@ class Intake:
     def piece(self, id: int, number: int) -> Telemetry:
         """A piece of a message in hand."""
         sealed = self._sealed[id]
-        assert isinstance(sealed, Parcel), "its file is not uploaded yet"
-        return sealed.open(number)
+        return sealed.open(number) if isinstance(sealed, Parcel) else self._links[id]
 
     def file(self, id: int) -> FileParcel | None:
         """A message in hand whose payload goes as a file, read anew: only now is it in memory.
@@ -118,8 +122,7 @@ class Intake:
         """Its file is uploaded: from now on it is the telemetry that says so."""
         sealed = self._sealed.get(id)
         if isinstance(sealed, FileParcel):
-            link = sealed.link(blob_name)
-            self._sealed[id] = Parcel(1, link.wire_bytes, lambda _: link, by_file=True)
+            self._links[id] = sealed.link(blob_name)
 
     def witness(self, id: int) -> Telemetry | None:
         """A message that can be sent once more to see whether the hub takes any."""
@@ -135,7 +138,8 @@ class Intake:
         """It is settled. Whether a file upload belonged to it."""
         sealed = self._sealed.pop(id, None)
         self._spooled.pop(id, None)
-        return isinstance(sealed, FileParcel) or (sealed is not None and sealed.by_file)
+        self._links.pop(id, None)
+        return isinstance(sealed, FileParcel)
 
     def _answer(self, query: Query) -> None:
         found, complete = self._store.find(

@@ -199,9 +199,12 @@ class Uploader:
     def _hear_files(self, now: float) -> None:
         for event in self._files.take():
             match event:
-                case Uploaded(id, blob_name):
+                case Uploaded(id, blob_name, device_id) if self._is_us(device_id):
                     self._intake.link(id, blob_name)
                     self._delivery.uploaded(id)
+                case Uploaded(id):
+                    reason = "the device has another id meanwhile"
+                    self._delivery.upload_failed(id, reason, now, random.random(), for_good=False)
                 case BlockSent(_, size_bytes):
                     self._link.uploaded(size_bytes)
                 case UploadFailed(id, reason, for_good, quota, retry_after_s):
@@ -211,6 +214,9 @@ class Uploader:
                     self._delivery.upload_failed(
                         id, reason, now, random.random(), for_good=for_good, retry_after_s=retry_after_s
                     )
+
+    def _is_us(self, device_id: str) -> bool:
+        return self._credentials is not None and self._credentials.device_id == device_id
 
     def _ask_why(self) -> None:
         if self._credentials is not None:
@@ -291,7 +297,9 @@ class Uploader:
         delivery, traffic, now = self._delivery, self._traffic, self._clock.boot_s()
         stands = delivery.phase in (Phase.UP, Phase.DRAINING)
         return {
-            "state": delivery.phase.value,
+            "state": "parked"
+            if self._link.shut(now) and delivery.phase is Phase.DOWN
+            else delivery.phase.value,
             "connected_boot_s": traffic.connected_s if stands else None,
             "puback_boot_s": traffic.acked_s,
             "rate_per_s": round(traffic.rate_per_s(now), 2),

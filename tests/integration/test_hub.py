@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 import threading
 import time
+import types
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,15 +128,39 @@ def test_a_discarded_client_says_nothing_more(cloud: Cloud) -> None:
     line.discard(second)
 
 
-def test_a_thread_that_a_discarded_client_left_behind_dies_without_harm_to_the_present_one(
-    cloud: Cloud,
-) -> None:
-    """Late in dying, it told of a broken pipe: the connection that stands was cut for it."""
+def within(module: str) -> Callable[[threading.Event], None]:
+    """What a thread dies of that runs code of this module."""
 
     def die(when: threading.Event) -> None:
         when.wait(10)
         raise BrokenPipeError("late")
 
+    return types.FunctionType(die.__code__, {**globals(), "__name__": module})
+
+
+def test_a_thread_of_anybody_else_costs_no_connection_when_it_dies_and_is_told_to_who_asked_before(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is one hook for all threads of a process, and the line took every death for its own."""
+    told: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: told.append(args.exc_value))
+    line, at_once = Line(cloud), threading.Event()
+    number = line.connect(register(cloud))
+    at_once.set()
+    other = threading.Thread(target=within("somebody.else"), args=[at_once])
+    other.start()
+    other.join(10)
+    line.hub.send("still there", message(1))
+    line.until(lambda seen: Acked(number, "still there") in seen)
+    assert (losses(line.seen), [str(exc) for exc in told]) == ([], ["late"])
+    line.discard(number)
+
+
+def test_a_thread_that_a_discarded_client_left_behind_dies_without_harm_to_the_present_one(
+    cloud: Cloud,
+) -> None:
+    """Late in dying, it told of a broken pipe: the connection that stands was cut for it."""
+    die = within("paho.mqtt.client")
     credentials, line = register(cloud), Line(cloud)
     line.discard(line.connect(credentials))
     now = threading.Event()

@@ -46,6 +46,16 @@ def test_provisioning_telemetry_and_files_all_go_through_the_proxy_and_nothing_b
     proxy.close()
 
 
+def test_a_proxy_whose_answer_comes_in_several_segments_does_not_bar_the_hub_for_ever(cloud: Cloud) -> None:
+    """What came behind its first line was taken for the hub's first words, and TLS failed each time."""
+    proxy = Proxy("http", hesitant=True)
+    line = Line(cloud, proxy=parse(Secret(proxy.url())))
+    number = line.connect(register(cloud))
+    assert not losses(line.seen)
+    line.discard(number)
+    proxy.close()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_websockets_go_through_a_proxy_to_port_443(home: Home, far_cloud: Cloud, kind: str) -> None:
     proxy = proxy_to(far_cloud, kind)

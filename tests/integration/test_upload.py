@@ -155,6 +155,28 @@ def test_new_credentials_take_over_with_nothing_lost(home: Home, cloud: Cloud) -
     assert cloud.messages()[-1].device_id == second.device_id
 
 
+def test_a_device_that_got_another_id_uploads_a_file_again_before_it_links_to_it(
+    home: Home, cloud: Cloud
+) -> None:
+    """The file is in the cloud under one id, and its link must not go out under another."""
+    cloud.faults(ack_limit=0)
+    first = uploading(home, cloud)
+    large = os.urandom(300_000)
+    put(home, {"stream": "files"}, b"before")
+    eventually(lambda: cloud.message_count() == 1)
+    put(home, {"stream": "others"}, large)
+    eventually(lambda: cloud.message_count() == 2, what="the link is sent and not acknowledged")
+    second = register(cloud)
+    put_in_force(home.layout, second)
+    cloud.no_faults()
+    eventually(lambda: backlog(home) == 0)
+    links = [m for m in cloud.messages() if "has-externalized-payload" in m.properties]
+    assert [m.device_id for m in links] == [first.device_id, second.device_id]
+    for message in links:
+        name = json.loads(message.payload)["link"]
+        assert name.startswith(message.device_id) and blobs(cloud)[name] == large
+
+
 def test_an_urgent_message_at_the_end_of_a_deep_backlog_does_not_wait_for_all_of_it(
     home: Home, cloud: Cloud
 ) -> None:

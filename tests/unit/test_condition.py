@@ -45,12 +45,23 @@ def test_a_runtime_at_work_is_healthy() -> None:
         ({"disk": {"full_in_s": 600}}, "disk: full in 10 min at the present rate"),
         ({"identity": {"state": "sas expired"}}, "identity: sas expired"),
         ({"hub": {"state": "down", "barred": None, "last_loss": "refused: 5"}}, "hub: down (refused: 5)"),
-        ({"hub": {"state": "down", "barred": "switched off", "last_loss": ""}}, "hub: down (switched off)"),
+        (
+            {"hub": {"state": "down", "barred": "outside the allowed hours", "last_loss": "dropped: gone"}},
+            "hub: down (dropped: gone)",
+        ),
     ],
 )  # fmt: skip
 def test_whatever_is_not_well_degrades_it_and_is_said(changes: dict[str, Any], reason: str) -> None:
     whole = found(**changes)
     assert (condition.verdict(whole), whole["reasons"]) == ("degraded", [reason])
+
+
+@pytest.mark.parametrize(
+    ("state", "barred"), [("parked", "switched off"), ("up", "outside the allowed hours")]
+)
+def test_a_link_that_may_not_be_used_wakes_nobody_and_is_not_called_healthy(state: str, barred: str) -> None:
+    whole = found(hub={"state": state, "barred": barred, "last_loss": None})
+    assert (condition.verdict(whole), whole["reasons"]) == ("parked", [])
 
 
 def test_a_worker_that_has_just_started_need_not_have_reported() -> None:

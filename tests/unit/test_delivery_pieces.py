@@ -42,6 +42,30 @@ def test_an_acknowledgement_out_of_turn_hides_no_piece() -> None:
     assert world.sent[0] == (1, 0)
 
 
+def test_another_device_does_not_link_to_a_file_that_it_never_uploaded() -> None:
+    """The link went out under the new id and named a blob that belongs to the old one."""
+    world = World(window=4)
+    world.store(1, "s", file=True)
+    world.store(2, "s")
+    world.step()
+    world.uploads.clear()
+    world.delivery.uploaded(1)
+    while not world.sent:
+        world.connect()
+        world.step()
+    world.generation, world.device = 2, 2
+    world.delivery.credentials(2, world.now)
+    world.sent.clear()
+    for _ in range(20):
+        world.step()
+        world.pass_time(1.0)
+        world.close()
+        world.connect()
+    assert (world.uploads, world.sent) == ([1], [])
+    world.settle_down()
+    assert world.delivered == [1, 2]
+
+
 def test_another_device_gets_the_message_from_its_first_piece() -> None:
     """Half of it under one name and half under another is no message at all."""
     world = World(window=4)
