@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import socket
@@ -13,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.process import has_open, lock_holder
+from runtime.adapters.process import has_open, lock_holder, process_state
 from runtime.adapters.supervisor import Supervisor
-from tests.harness import Home, eventually
+from tests.harness import Home, Process, eventually, kill_tree
 from tests.supervised import PROGRAMS, SHIPPED, WORKING, Runtime, gone, kill
 
 
@@ -151,25 +152,72 @@ def test_the_service_manager_hears_that_we_are_ready_and_goes_on_hearing_of_us(h
             runtime.close()
 
 
-def test_as_first_process_of_a_container_it_comes_up_and_goes_down(
+ORPHANS = """
+[program:orphans]
+command=sh -c "(sleep 0.2; exit 3) & (sleep 0.3) & (sleep 0.4) &"
+startsecs=0
+autorestart=false
+"""
+
+
+def test_as_first_process_of_a_container_it_collects_the_dead_and_stops_everybody_in_order(
     folder: Path,
 ) -> None:
+    """What a container engine does: it starts us as process 1, and ends us with SIGTERM."""
     if subprocess.run(["unshare", "-Urpf", "true"], capture_output=True).returncode != 0:
         pytest.skip("this machine does not let us make a pid namespace")
     home = Home(folder / "home")
-    inside = subprocess.Popen(
+    home.layout.supervisord_conf.write_text(SHIPPED.read_text() + ORPHANS)
+    engine = subprocess.Popen(
         ["unshare", "-Urpf", "--mount-proc", "--kill-child", sys.executable, "-m", "runtime",
          "--home", str(home.folder), "up"],
         stdout=(folder / "up.log").open("wb"), stderr=subprocess.STDOUT,
     )  # fmt: skip
+    log = home.layout.log / "supervisord.log"
     try:
         pid_file = home.layout.supervisor_pid_file
         eventually(pid_file.exists, 30, "supervisord is up")
         assert pid_file.read_text().strip() == "1"
-        status = eventually(lambda: home.layout.status_file("sentinel").exists(), 30)
-        assert status
-        assert home.edgectl("down").returncode == 0
-        assert inside.wait(10) == 0
+        first = int(Path(f"/proc/{engine.pid}/task/{engine.pid}/children").read_text())
+        eventually(lambda: log.read_text().count("reaped unknown pid") == 3, 30, "orphans are collected")
+        assert not _zombies(first)
+        for program in PROGRAMS:
+            eventually(home.layout.status_file(program).exists, 30, f"{program} is at work")
+        kill(first, signal.SIGTERM)
+        assert engine.wait(20) == 0
+        stopped = re.findall(r"stopped: (\w+)", log.read_text())
+        assert stopped == ["upload", "refresh", "provisioning", "ingest", "sentinel"]
     finally:
-        inside.kill()
-        inside.wait()
+        engine.kill()
+        engine.wait()
+
+
+def test_orphans_of_a_worker_are_collected_by_whoever_they_fall_to(home: Home) -> None:
+    """As above where no namespace can be had: orphans go also to a process that asks the kernel for them."""
+    home.layout.supervisord_conf.write_text(SHIPPED.read_text().partition("[eventlistener:")[0] + ORPHANS)
+    as_init = "import ctypes, os, sys; ctypes.CDLL(None).prctl(36, 1); os.execv(sys.executable, sys.argv[1:])"
+    command = [
+        sys.executable,
+        "-c",
+        as_init,
+        sys.executable,
+        "-m",
+        "runtime",
+        "--home",
+        str(home.folder),
+        "up",
+    ]
+    up = Process(*command, log=home.folder / "up.log")
+    log = home.layout.log / "supervisord.log"
+    try:
+        eventually(lambda: log.exists() and log.read_text().count("reaped unknown pid") == 3, 30)
+        assert not _zombies(up.pid)
+        assert up.terminate(20) == 0
+    finally:
+        kill_tree(up.pid)
+        up.close()
+
+
+def _zombies(parent: int) -> list[int]:
+    children = map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())
+    return [pid for pid in children if process_state(pid) == "dead"]
