@@ -36,6 +36,7 @@ def examine(config: Config) -> Iterator[Check]:
     """Every check, in the order in which a person would look."""
     yield Check("configuration", "ok", f"{config.file or 'no file'}, home {config.layout.home}")
     yield from _folders(config.layout)
+    yield from _owners(config.layout)
     yield from _secret_files(config)
     yield from _disk(config)
     yield _databases(config.layout)
@@ -55,6 +56,19 @@ def _folders(layout: Layout) -> Iterator[Check]:
             yield Check(name, "warning", f"{folder} is open to others", f"chmod 700 {folder}")
         else:
             yield Check(name, "ok", "private, and writable")
+
+
+def _owners(layout: Layout) -> Iterator[Check]:
+    """Files of another user than their home: somebody ran a command as root, and the service cannot write."""
+    if not layout.home.exists() or not os.access(layout.state, os.R_OK | os.X_OK):
+        return
+    owner = layout.home.stat().st_uid
+    places = (layout.home, layout.state, layout.run, layout.log)
+    files = (path for place in places if os.access(place, os.R_OK | os.X_OK) for path in place.iterdir())
+    foreign = [path for path in files if path.lstat().st_uid != owner]
+    if foreign:
+        text = f"{len(foreign)} files belong to another user than {layout.home}, as {foreign[0]}"
+        yield Check("owners", "error", text, f"chown -R --no-dereference {owner} {layout.home}")
 
 
 def _secret_files(config: Config) -> Iterator[Check]:
@@ -103,6 +117,8 @@ def _fsyncs_ms(folder: Path) -> list[float]:
 
 def _databases(layout: Layout) -> Check:
     """`quick_check` reads everything but compares no index: seconds per GB, and it holds nobody up."""
+    if layout.state.exists() and not os.access(layout.state, os.X_OK):
+        return Check("databases", "error", f"{layout.state} is not ours to look into", "be root or its owner")
     seen = [path for path in (layout.messages_db, layout.identity_db) if path.exists()]
     for path in seen:
         try:

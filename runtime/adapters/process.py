@@ -98,6 +98,11 @@ def _open_lock(path: Path) -> int:
     """On a disk that is read-only now, the file of an earlier start will do: an flock writes nothing."""
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except PermissionError as exc:
+        raise UsageError(
+            f"{path} may not be opened by user {os.geteuid()}: somebody else ran here, perhaps root; "
+            f"as root: chown -R {os.geteuid()} {path.parent.parent}"
+        ) from exc
     except OSError as exc:
         if exc.errno != errno.EROFS:
             raise

@@ -51,8 +51,10 @@ class StoreReader:
         self.close()
         try:
             self._inode = self._path.stat().st_ino
-        except OSError as exc:
+        except FileNotFoundError as exc:
             raise StoreUnavailable(f"{self._path} does not exist yet") from exc
+        except OSError as exc:
+            raise StoreUnavailable(f"{self._path} cannot be read: {exc.strerror}") from exc
         with translated():
             db = sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, isolation_level=None, timeout=1.0)
             try:

@@ -66,9 +66,11 @@ def _hold_lock(layout: Layout) -> None:
     try:
         lock = Lock(layout.lock(LOCK))
     except UsageError as exc:
-        holder = lock_holder(layout.lock(LOCK)) or "unknown"
+        holder = lock_holder(layout.lock(LOCK))
+        if holder is None:
+            raise
         raise UsageError(
-            f"a runtime already runs in {layout.home} (process {holder}); "
+            f"a runtime already runs in {layout.home} (process {holder or 'unknown'}); "
             f"`edgectl --home {layout.home} down` ends it"
         ) from exc
     lock.keep_over_exec()
@@ -112,10 +114,12 @@ def shipped_configuration() -> Path:
 def _down(arguments: argparse.Namespace) -> int:
     from runtime.adapters.process import lock_holder
     from runtime.adapters.supervisor import Supervisor
-    from runtime.errors import Rejected, Retryable
+    from runtime.errors import Rejected, Retryable, UsageError
 
     layout = load_config(arguments).layout
     lock = layout.lock(LOCK)
+    if layout.state.exists() and not os.access(layout.state, os.R_OK | os.X_OK):
+        raise UsageError(f"{layout.state} may not be read by this user; be root or the runtime's user")
     if lock_holder(lock) is None:
         print(f"nothing runs in {layout.home}")
         return 0
@@ -145,8 +149,9 @@ def _reload(arguments: argparse.Namespace) -> int:
     config = load_config(arguments)
     supervisor = Supervisor(config.layout.supervisor_socket, timeout_s=STOP_TIMEOUT_S)
     for name, program in supervisor.programs().items():
-        if program.state == "STOPPED":
-            continue  # a person stopped it; reading settings is no reason to start it
+        if program.state == "STOPPED":  # by a person; reading settings is no reason to start it
+            print(f"{name} stays stopped; supervisorctl -c supervisord.conf start {name}")
+            continue
         with contextlib.suppress(Rejected):  # it was down at this moment
             supervisor.stop(name, wait=True)
         supervisor.start(name)

@@ -8,6 +8,8 @@ from typing import Any
 LATE_AFTER_S = 15.0
 """A worker's loop comes round every 5 s at the latest; three times that is no accident."""
 DISK_FULL_SOON_S = 3600.0
+DISK_FULL_BYTES = 65536
+"""Less than a worker needs to say anything at all: figures may be missing then."""
 GOOD_HUB = ("up", "draining", "parked")
 GOOD_IDENTITY = "registered"
 UNKNOWN = "unknown"
@@ -59,6 +61,8 @@ def _backlog(backlog: Mapping[str, Any]) -> str:
 
 
 def _disk(disk: Mapping[str, Any]) -> str:
+    if disk["free_bytes"] is not None and disk["free_bytes"] < DISK_FULL_BYTES:
+        return "disk: no room left"
     soon = disk["full_in_s"] is not None and disk["full_in_s"] < DISK_FULL_SOON_S
     return f"disk: full in {disk['full_in_s'] / 60:.0f} min at the present rate" if soon else ""
 

@@ -19,7 +19,7 @@ def found(**changes: Any) -> dict[str, Any]:
         "workers": {"ingest": WELL, "upload": WELL},
         "alarms": [],
         "backlog": {"store": "open", "room_bytes": 1_000_000},
-        "disk": {"full_in_s": None},
+        "disk": {"full_in_s": None, "free_bytes": 10**9},
         "identity": {"state": "registered"},
         "hub": {"state": "up", "barred": None, "last_loss": None},
     }
@@ -42,7 +42,8 @@ def test_a_runtime_at_work_is_healthy() -> None:
         ({"alarms": [{"worker": "upload", "text": "hung"}]}, "upload: hung"),
         ({"backlog": {"store": "damaged", "room_bytes": None}}, "store: damaged"),
         ({"backlog": {"store": "open", "room_bytes": 0}}, "store: no room on the disk"),
-        ({"disk": {"full_in_s": 600}}, "disk: full in 10 min at the present rate"),
+        ({"disk": {"full_in_s": None, "free_bytes": 4096}}, "disk: no room left"),
+        ({"disk": {"full_in_s": 600, "free_bytes": 10**9}}, "disk: full in 10 min at the present rate"),
         ({"identity": {"state": "sas expired"}}, "identity: sas expired"),
         ({"hub": {"state": "down", "barred": None, "last_loss": "refused: 5"}}, "hub: down (refused: 5)"),
         (

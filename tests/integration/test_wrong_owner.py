@@ -1,0 +1,79 @@
+"""Somebody ran `edgectl up` as root in the service's home, or looks at it as somebody else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.harness import Home, clean_environment
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+NOBODY = 65534
+SCRIPT = """
+import os, sys
+import runtime.adapters.crash, runtime.adapters.doctor, runtime.adapters.overview
+import runtime.adapters.supervisor, runtime.cli.workers, runtime.workers
+from runtime.__main__ import main, parser
+parser()  # import first: this checkout may be for root's eyes only
+os.setgroups([]), os.setgid(65534), os.setuid(65534)
+sys.exit(main())
+"""
+
+
+def as_nobody(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT, "--home", str(home.folder), *arguments],
+        capture_output=True, text=True, timeout=30, env=clean_environment(),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def left_by_root(home: Home) -> Home:
+    """A home of the service in which root ran once."""
+    home.folder.parent.chmod(0o711)
+    for folder in (home.folder, home.layout.state, home.layout.run, home.layout.log):
+        os.chown(folder, NOBODY, NOBODY)
+    for name in ("supervisor", "ingest"):
+        home.layout.lock(name).touch(mode=0o600)
+    return home
+
+
+@pytest.mark.parametrize("command", [["up"], ["worker", "ingest"]])
+def test_locks_that_root_left_are_one_sentence_with_the_remedy(
+    left_by_root: Home, command: list[str]
+) -> None:
+    refused = as_nobody(left_by_root, *command)
+    assert refused.returncode == 2
+    assert f"chown -R {NOBODY} {left_by_root.folder}" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+
+
+def test_doctor_finds_what_root_left_and_names_the_remedy(left_by_root: Home) -> None:
+    for see in (as_nobody(left_by_root, "doctor"), left_by_root.edgectl("doctor")):
+        assert see.returncode == 2 and "files belong to another user" in see.stdout
+        assert f"chown -R --no-dereference {NOBODY} {left_by_root.folder}" in see.stdout
+    subprocess.run(["chown", "-R", str(NOBODY), str(left_by_root.folder)], check=True)
+    assert "files belong to another user" not in left_by_root.edgectl("doctor").stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("doctor", "not ours to look into"),
+        ("down", "may not be read by this user"),
+        ("quarantine ls", "cannot be read: Permission denied"),
+    ],
+)
+def test_who_may_not_look_is_told_so_and_not_that_nothing_is_there(
+    home: Home, command: str, says: str
+) -> None:
+    home.layout.messages_db.touch()
+    for folder in (home.folder.parent, home.folder):
+        Path(folder).chmod(0o711)
+    told = as_nobody(home, *command.split())
+    assert told.returncode in (1, 2)
+    assert says in told.stdout + told.stderr and "Traceback" not in told.stderr
