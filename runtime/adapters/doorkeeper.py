@@ -41,6 +41,8 @@ from runtime.core.sparing import Sparing
 
 LOOK_EVERY_S = 0.05
 """What arrives between two looks comes on top of the bound: 50 MB at most on a fast machine."""
+CROWDED_LOOK_S = 0.005
+"""Where half of the connections that are allowed are there: a program that leaks them may be quick."""
 SHARE = 8
 MOST_FILES = 65_536
 """What we take where we may: an ordinary limit of 1,024 is for programs without guests."""
@@ -83,12 +85,15 @@ class Doorkeeper:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._over.wait(LOOK_EVERY_S):
+        look_again_s = LOOK_EVERY_S
+        while not self._over.wait(look_again_s):
             if self._above():
                 _give_back()  # what is free inside this process belongs to the machine
                 if self._above():
                     self._show_out(_by_waiting_bytes, "requests on their way take too much memory")
-            too_many = _open_files() - self._most_files
+            open_files = _open_files()
+            look_again_s = LOOK_EVERY_S if open_files < self._most_files // 2 else CROWDED_LOOK_S
+            too_many = open_files - self._most_files
             if too_many > 0:
                 self._show_out(_by_company, "there are too many connections", too_many)
 

@@ -1,4 +1,4 @@
-"""From what a look at a runtime found to one word: healthy, parked, degraded or down; and the reasons for it."""
+"""From what a look at a runtime found to one word (healthy, parked, degraded or down), and the reasons."""
 
 from __future__ import annotations
 

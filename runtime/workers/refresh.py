@@ -26,7 +26,7 @@ from runtime.core import enrolment, renewal
 from runtime.core.answer import Answer, Grant, Outcome, Registration
 from runtime.core.enrolment import Enrolment
 from runtime.core.moment import Moment
-from runtime.core.renewal import Held, Pace, Phase, Policy, Refusals, Step, Task, Verdict
+from runtime.core.renewal import Held, Life, Pace, Phase, Policy, Refusals, Step, Task, Verdict
 from runtime.core.secret import Secret
 from runtime.errors import NeedsHuman, Retryable
 from runtime.workers.heart import Heart
@@ -186,7 +186,7 @@ class Keeper:
                 self._store.drop_registration(asked.serial)
                 self._hints.tell(IDENTITY_CHANGED)
             case verdict:
-                self._pause(task, identity, answer, now)
+                self._pause(task, identity, self._held(identity, token).at_stake(task), answer, now)
                 if verdict is Verdict.REFUSED:
                     self._store.save_refused(asked.serial)
 
@@ -203,13 +203,16 @@ class Keeper:
         self._hints.tell(IDENTITY_CHANGED)
 
     def _pause(
-        self, task: Task, identity: Identity, answer: Answer[Registration] | Answer[Grant], now: Moment
+        self,
+        task: Task,
+        identity: Identity,
+        at_stake: Life | None,
+        answer: Answer[Registration] | Answer[Grant],
+        now: Moment,
     ) -> None:
         pace = (identity.paces or {}).get(task, Pace())
-        at_stake = identity.sas if task is Task.REGISTER else identity.registration
-        life = at_stake.life if at_stake else None
         pause_s = renewal.retry_pause_s(
-            life, pace.failures, random.random(), self._policy, now, answer.retry_after_s
+            at_stake, pace.failures, random.random(), self._policy, now, answer.retry_after_s
         )
         self._store.save_pace(task, pace.after(answer.outcome, answer.reason, pause_s, now))
         logger.warning(

@@ -21,7 +21,7 @@ from tests.harness import Home, Process, at_full_size, eventually
 from tests.store_tools import ObedientClock
 
 FILES = 600
-LEAKS = 4
+LEAKS = 2
 """Connections between two messages."""
 LEAK = """
 import resource, socket, sys

@@ -129,6 +129,18 @@ def test_completions_and_batches_carry_what_the_platform_asks_for(home: Home, cl
     assert done.properties == {**named, "complete-batch": "true", "ignore-payload": "true"}
 
 
+def tell_until_heard(home: Home, device_id: str) -> None:
+    """As `refresh` does: there is another identity."""
+    refresh = Hints(home.layout, "refresh")
+
+    def heard() -> bool:
+        refresh.tell(IDENTITY_CHANGED)
+        status = read_status(home.layout.status_file("upload"))
+        return status is not None and status["device"] == device_id
+
+    eventually(heard)
+
+
 def test_new_credentials_take_over_with_nothing_lost(home: Home, cloud: Cloud) -> None:
     """The device is given another name while messages flow: they go out under the one in force."""
     cloud.faults(ack_delay_ms=20)
@@ -138,15 +150,8 @@ def test_new_credentials_take_over_with_nothing_lost(home: Home, cloud: Cloud) -
     eventually(lambda: cloud.message_count() > 100)
     second = register(cloud)
     put_in_force(home.layout, second)
-    refresh = Hints(home.layout, "refresh")
     put(home, {"stream": "s"}, *payloads[1000:])
-
-    def heard() -> bool:
-        refresh.tell(IDENTITY_CHANGED)
-        status = read_status(home.layout.status_file("upload"))
-        return status is not None and status["device"] == second.device_id
-
-    eventually(heard)
+    tell_until_heard(home, second.device_id)
     eventually(lambda: backlog(home) == 0, 40)
     check_arrivals(cloud, payloads)
     put(home, {"stream": "s"}, b"last")
@@ -168,6 +173,8 @@ def test_a_device_that_got_another_id_uploads_a_file_again_before_it_links_to_it
     eventually(lambda: cloud.message_count() == 2, what="the link is sent and not acknowledged")
     second = register(cloud)
     put_in_force(home.layout, second)
+    tell_until_heard(home, second.device_id)
+    eventually(lambda: cloud.messages()[-1].device_id == second.device_id, what="the first is gone")
     cloud.no_faults()
     eventually(lambda: backlog(home) == 0)
     links = [m for m in cloud.messages() if "has-externalized-payload" in m.properties]

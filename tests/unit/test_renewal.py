@@ -145,6 +145,14 @@ def test_pauses_grow_to_an_hour_while_there_is_time_and_shrink_as_expiry_nears()
     assert retry_pause_s(None, 20, 1.0, POLICY, NOW) == EXPIRED_PAUSE_S
 
 
+def test_a_device_that_was_revoked_is_not_silent_for_an_hour_because_one_renewal_was_cut() -> None:
+    """The Registration Token would have lived for ever, so there seemed to be time: the device had no SAS."""
+    held = Held(life(None), False, life(), False, token_refused=True)
+    assert retry_pause_s(held.at_stake(Task.REFRESH), 20, 1.0, POLICY, NOW) == EXPIRED_PAUSE_S
+    assert replace(held, token_refused=False).at_stake(Task.REFRESH) == life(None)
+    assert held.at_stake(Task.REGISTER) == life()
+
+
 def test_a_new_device_registers_at_once_and_then_waits_for_its_time() -> None:
     new = Held(life(30 * DAY_S))
     assert (next_step(new, POLICY, NOW).task, next_step(new, POLICY, NOW).in_s) == (Task.REGISTER, 0)

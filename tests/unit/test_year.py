@@ -246,7 +246,7 @@ class Device:
 
     def pause(self, task: Task, outcome: Outcome, verdict: Verdict) -> None:
         pace, now = self.paces.get(task, Pace()), self.sky.moment()
-        life = self.held().sas if task is Task.REGISTER else self.held().registration
+        life = self.held().at_stake(task)
         pause_s = renewal.retry_pause_s(life, pace.failures, self.sky.dice.random(), self.policy, now)
         self.paces = {**self.paces, task: pace.after(outcome, "", pause_s, now)}
         self.token_refused = self.token_refused or verdict is Verdict.REFUSED
@@ -298,6 +298,7 @@ LIVES_S = (20.0, 30.0, 60.0, 3600.0, 86_400.0, 30 * 86_400.0, math.inf)
 )
 @example(seed=1, token_life_s=20.0, sas_life_s=20.0)
 @example(seed=2, token_life_s=30 * 86_400.0, sas_life_s=86_400.0)
+@example(seed=3523, token_life_s=math.inf, sas_life_s=60.0)
 @rules(max_examples=60)
 def test_a_year_of_outages_jumps_and_reboots_never_leaves_the_device_stuck(
     seed: int, token_life_s: float, sas_life_s: float
