@@ -229,7 +229,7 @@ class Held:
     """Why no token can be used or stored: they are sealed, and the key is not there."""
 
     def at_stake(self, task: Task) -> Life | None:
-        """The life that ends where `task` goes on failing; None where it has ended: a refused token has none."""
+        """The life that ends where `task` goes on failing; None for a refused token: its life has ended."""
         if task is Task.REGISTER:
             return self.sas
         return None if self.token_refused else self.registration
