@@ -408,7 +408,7 @@ class MessageStore:
             give = min(pages, free - keep_free_pages)
             if give <= 0:
                 return False
-            self._db.execute(f"PRAGMA incremental_vacuum({give})").fetchall()  # a page a step: fetch them all
+            self._db.executescript(f"PRAGMA incremental_vacuum({give})")  # execute() stops after one page
         return bool(free - give > keep_free_pages)
 
     def crowded(self, room: int | None = None) -> bool:

@@ -12,11 +12,11 @@ from loguru import logger
 from runtime.adapters.process import Stop
 from runtime.adapters.store import MessageStore
 from runtime.adapters.store_errors import StoreDamaged, StoreFull, StoreUnavailable
-from runtime.adapters.storekeeper import Storekeeper
+from runtime.adapters.storekeeper import KEEP_FREE_PAGES, VACUUM_PAGES, VACUUM_PAUSE_S, Storekeeper
 from runtime.core.protocol import Code, Refused, Stored
 from runtime.core.quota import Amount, Limit, Policy, Quota
 from runtime.core.settlement import Settled
-from runtime.workers.ingest import Ingest
+from runtime.workers.ingest import IDLE_S, Ingest
 from tests.harness import Home
 from tests.store_tools import ObedientClock, decide, keep
 from tests.store_tools import put as request
@@ -190,3 +190,33 @@ def code_of(keeper: Storekeeper, producer: str, first: int = 1) -> Code | None:
     reply = admission.decide(wanted)
     keeper.commit(admission, Settled())
     return reply.code if isinstance(reply, Refused) else None
+
+
+def test_after_a_long_outage_the_room_goes_back_to_the_disk_in_small_steps_and_soon(home: Home) -> None:
+    """It went back a page a second: a file of 10 GB would have stayed one for a month."""
+    clock = ObedientClock()
+    store = MessageStore(home.layout.messages_db, clock)
+    for _ in range(40):
+        keep(store, request([b"x" * 1_000] * 500))
+    store.commit(None, Settled(delivered=list(range(1, 20_001))))
+    store.close()
+    before = home.layout.messages_db.stat().st_size
+    ingest = Ingest(home.config, Stop(), clock)
+    try:
+        for turns in range(1, 1_000):
+            free = _free_pages(ingest)
+            if free <= KEEP_FREE_PAGES and turns > 1:
+                break
+            ingest.turn()
+            assert free - _free_pages(ingest) <= 2 * VACUUM_PAGES, "a message may come at any time"
+            patience_s = ingest._keeper.patience_s(IDLE_S)
+            assert patience_s == (VACUUM_PAUSE_S if _free_pages(ingest) > KEEP_FREE_PAGES else IDLE_S)
+        assert turns <= before // 4096 // VACUUM_PAGES + 2
+    finally:
+        ingest.close()
+    assert home.layout.messages_db.stat().st_size < before / 3
+
+
+def _free_pages(ingest: Ingest) -> int:
+    store = ingest._keeper._store
+    return int(store._db.execute("PRAGMA freelist_count").fetchone()[0]) if store else 0

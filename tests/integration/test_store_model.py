@@ -1,12 +1,16 @@
-"""Random life against a model of ten lines: puts, repeats, deliveries, crashes between any two statements,
-restarts, full disks, clocks that jump."""
+"""Random life against a model of ten lines: puts, repeats, deliveries, restarts, full disks, jumping clocks;
+crashes between any two statements of a commit, a vacuum or a start, and before the acknowledgement."""
 
 from __future__ import annotations
 
 import shutil
 import sqlite3
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -19,6 +23,8 @@ from runtime.core.message import StoredMessage
 from runtime.core.protocol import Put, Stored
 from runtime.core.settlement import Settled
 from tests.store_tools import ObedientClock, copy_as_killed, decide, put
+
+connect = sqlite3.connect
 
 
 class Model:
@@ -51,10 +57,12 @@ class StoreLife(RuleBasedStateMachine):
         self.model = Model()
         self.last: Put | None = None
         self.sequence = {"p": 1, "q": 1}
+        self.traced: Callable[[str], None] | None = None
         self.open()
 
     def open(self) -> None:
-        self.store = MessageStore(self.path, self.clock)
+        with patch.object(sqlite3, "connect", self.connect_traced):
+            self.store = MessageStore(self.path, self.clock)
 
     def commit(self, *requests: Put, settled: Settled | None = None) -> bool:
         admission, replies = decide(self.store, requests)
@@ -117,13 +125,40 @@ class StoreLife(RuleBasedStateMachine):
 
     @rule(statement=st.integers(0, 12), who=st.sampled_from("pq"))
     def crash_in_the_middle_of_a_commit(self, statement: int, who: str) -> None:
-        """Go on from a copy made before the n-th statement: nothing of the commit may be there."""
+        """Nothing of the commit may be there."""
         self.last = put([b"x" * 5000] * 2, producer=who, first=self.sequence[who], stream="new")
         admission, _ = decide(self.store, [self.last])
         settled = Settled(delivered=sorted(self.model.present)[:1])
-        self.generation += 1
-        target = self.folder / str(self.generation)
-        seen = 0
+        with self.crash(statement):
+            self.store.commit(admission, settled)
+
+    @rule(who=st.sampled_from("pq"))
+    def crash_between_a_commit_and_its_acknowledgement(self, who: str) -> None:
+        """The producer comes again with the same request, and must get the ids of then."""
+        self.last = put([b"unheard"] * 2, producer=who, first=self.sequence[who], stream=who)
+        if self.commit(self.last):
+            self.sequence[who] += 2
+        self.go_on_from(copy_as_killed(self.path, self.next_folder()))
+        self.commit(self.last)
+
+    @rule(statement=st.integers(0, 12))
+    def crash_in_the_middle_of_a_vacuum(self, statement: int) -> None:
+        with self.crash(statement):
+            while self.store.vacuum(1):
+                pass
+
+    @rule(statement=st.integers(0, 40))
+    def crash_in_the_middle_of_a_start(self, statement: int) -> None:
+        """As often as it pleases: each start finds what the one before left."""
+        self.path = copy_as_killed(self.path, self.next_folder())
+        self.store.close()
+        with self.crash(statement):
+            self.open()
+
+    @contextmanager
+    def crash(self, statement: int) -> Iterator[None]:
+        """Go on from a copy made before the n-th statement of what is done within, a COMMIT at the latest."""
+        target, seen = self.next_folder(), 0
 
         def count(sql: str) -> None:
             nonlocal seen
@@ -132,13 +167,24 @@ class StoreLife(RuleBasedStateMachine):
                 copy_as_killed(self.path, target)
             seen += 1
 
-        self.store._db.set_trace_callback(count)
-        self.store.commit(admission, settled)
-        self.store._db.set_trace_callback(None)
-        if not target.exists():
-            return  # a repeat and nothing delivered: there was nothing to commit
+        self.traced = count
+        yield
+        self.traced = None
+        if target.exists():  # else there was less to do
+            self.go_on_from(target / self.path.name)
+
+    def connect_traced(self, *args: Any, **options: Any) -> sqlite3.Connection:
+        db = connect(*args, **options)
+        db.set_trace_callback(lambda sql: self.traced(sql) if self.traced else None)
+        return db
+
+    def next_folder(self) -> Path:
+        self.generation += 1
+        return self.folder / str(self.generation)
+
+    def go_on_from(self, path: Path) -> None:
         self.store.close()
-        self.path = target / self.path.name
+        self.path = path
         self.open()
 
     @rule()
