@@ -74,7 +74,7 @@ class MessageStore:
         max_producers: int = 10_000,
     ) -> None:
         """Open, create or migrate it. `max_pages` makes a small disk for tests. Raises StoreError."""
-        self._clock = clock
+        self._path, self._clock = path, clock
         self.flush_s = 0.0  # what the disk took for the last commit
         write_again(path)
         with translated():
@@ -405,11 +405,24 @@ class MessageStore:
         """Give up to `pages` free pages back to the disk; whether there are more to give."""
         with translated():
             (free,) = self._db.execute("PRAGMA freelist_count").fetchone()
-            give = min(pages, free - keep_free_pages)
-            if give <= 0:
-                return False
-            self._db.executescript(f"PRAGMA incremental_vacuum({give})")  # execute() stops after one page
-        return bool(free - give > keep_free_pages)
+            give = max(0, min(pages, free - keep_free_pages))
+            if give:
+                self._db.executescript(f"PRAGMA incremental_vacuum({give})")  # execute() stops after one page
+            more = bool(free - give > keep_free_pages)
+            if not more:
+                self._shorten()
+        return more
+
+    def _shorten(self) -> None:
+        """The file itself becomes shorter at a checkpoint only, which a quiet night would not bring."""
+        (pages,) = self._db.execute("PRAGMA page_count").fetchone()
+        (page_bytes,) = self._db.execute("PRAGMA page_size").fetchone()
+        try:
+            surplus_bytes = self._path.stat().st_size - pages * page_bytes
+        except OSError:  # gone, or the disk is: others notice
+            return
+        if surplus_bytes > JOURNAL_LIMIT_BYTES:
+            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def crowded(self, room: int | None = None) -> bool:
         """Whether so many more producers, or a tenth of all, would not fit."""
