@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import brotli
+import pytest
 import requests
 
 from runtime.adapters.bus import IDENTITY_CHANGED, Hints
@@ -241,6 +243,48 @@ def test_the_kill_switch_stops_everything_and_the_urgent_pass_a_budget(home: Hom
     assert status["barred"] == "the day's budget of messages is used up", "a restart gave it anew"
     eventually(lambda: backlog(home) == 20)
     eventually(lambda: "13 messages" in home.edgectl("link").stdout, what="booked within seconds")
+
+
+def elsewhere_in_the_day() -> str:
+    """An hour of today's clock that is far from now."""
+    hour = (datetime.now(UTC).hour + 12) % 24
+    return f"{hour:02}:00-{hour:02}:30"
+
+
+@pytest.mark.parametrize(
+    ("limits", "pass_at_least", "pass_at_most", "says"),
+    [
+        ("bytes_per_day = 10000", 5, 10, "the day's budget of bytes is used up"),
+        ("messages_per_month = 7", 7, 7, "the month's budget of messages is used up"),
+        ("bytes_per_month = 10000", 5, 10, "the month's budget of bytes is used up"),
+        (f'hours = ["{elsewhere_in_the_day()}"]', 0, 0, "outside the allowed hours"),
+    ],
+)
+def test_what_was_agreed_about_the_link_is_kept_said_and_passed_by_the_urgent(
+    home: Home, cloud: Cloud, limits: str, pass_at_least: int, pass_at_most: int, says: str
+) -> None:
+    uploading(home, cloud, link=f"{limits}\nurgent_priority = 8")
+    put(home, {"stream": "s"}, *[b"%d" % n + b"." * 1_000 for n in range(20)])
+    eventually(lambda: (s := read_status(home.layout.status_file("upload"))) and s["barred"] == says)
+    put(home, {"stream": "alarm", "priority": 8}, b"fire")
+    eventually(lambda: cloud.message_count() and cloud.messages()[-1].payload == b"fire")
+    passed = cloud.message_count() - 1
+    assert pass_at_least <= passed <= pass_at_most
+    eventually(lambda: backlog(home) == 20 - passed, what="the others wait, and none is lost")
+
+
+@pytest.mark.parametrize("rate", ["messages_per_s = 20", "bytes_per_s = 20000"])
+def test_a_rate_is_kept_and_everything_arrives(home: Home, cloud: Cloud, rate: str) -> None:
+    """A second's worth goes at once; the other 40 messages of 1,000 bytes need two seconds or more."""
+    uploading(home, cloud, link=rate)
+    put(home, {"stream": "s"}, b"first")
+    eventually(lambda: backlog(home) == 0)
+    began_s = time.monotonic()
+    payloads = [b"%d" % n + b"." * 1_000 for n in range(60)]
+    put(home, {"stream": "s"}, *payloads)
+    eventually(lambda: backlog(home) == 0)
+    assert time.monotonic() - began_s > 1.9
+    check_arrivals(cloud, [b"first", *payloads])
 
 
 def test_a_quota_that_is_used_up_parks_everything_and_the_status_says_so(home: Home, cloud: Cloud) -> None:
