@@ -246,6 +246,7 @@ class Storekeeper:
 
     def _tidy(self) -> None:
         """A little room goes back to the disk; producers long gone are forgotten where there are too many."""
+        self._roomy = False  # where the disk refuses it, it is tried at the ordinary pace
         if self._store is not None:
             self._roomy = self._store.vacuum(VACUUM_PAGES, KEEP_FREE_PAGES)
             self._forget_producers(self._store)
