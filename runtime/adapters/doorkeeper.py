@@ -40,9 +40,9 @@ from loguru import logger
 from runtime.core.sparing import Sparing
 
 LOOK_EVERY_S = 0.05
-"""What arrives between two looks comes on top of the bound: 50 MB at most on a fast machine."""
-CROWDED_LOOK_S = 0.005
-"""Where half of the connections that are allowed are there: a program that leaks them may be quick."""
+"""What arrives between two looks comes on top of the bound: 2 GB/s on a fast machine."""
+CLOSE_LOOK_S = 0.005
+"""Where half of what is allowed, of memory or of connections, is there already."""
 SHARE = 8
 MOST_FILES = 65_536
 """What we take where we may: an ordinary limit of 1,024 is for programs without guests."""
@@ -73,7 +73,8 @@ class Doorkeeper:
         self.cut = 0
         """Connections cut so far."""
         self._places = {_place(endpoint) for endpoint in endpoints}
-        self._bound_bytes = resident_bytes() + most_bytes
+        self._half_bytes = resident_bytes() + most_bytes // 2
+        self._bound_bytes = self._half_bytes + most_bytes // 2
         self._most_files = _allow_files() // FILES_SHARE
         self._sparing = Sparing(SAY_EVERY_S)
         self._over = threading.Event()
@@ -92,7 +93,8 @@ class Doorkeeper:
                 if self._above():
                     self._show_out(_by_waiting_bytes, "requests on their way take too much memory")
             open_files = _open_files()
-            look_again_s = LOOK_EVERY_S if open_files < self._most_files // 2 else CROWDED_LOOK_S
+            crowded = open_files > self._most_files // 2 or resident_bytes() > self._half_bytes
+            look_again_s = CLOSE_LOOK_S if crowded else LOOK_EVERY_S
             too_many = open_files - self._most_files
             if too_many > 0:
                 self._show_out(_by_company, "there are too many connections", too_many)
