@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.adapters.https import SLICE_S, Waiting, wrong_time
 from runtime.adapters.proxies import ProxyTrouble, as_azure_wants_it, in_words, trouble_beneath
+from runtime.adapters.trust import SLICE_S, Waiting, wrong_time
 from runtime.core.answer import Outcome
 from runtime.core.proxy import Proxy
 from runtime.core.secret import Secret

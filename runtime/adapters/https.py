@@ -13,9 +13,8 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import requests
@@ -24,19 +23,12 @@ from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
 from runtime.adapters.proxies import ProxyTrouble
+from runtime.adapters.trust import SLICE_S, Trust, Waiting, wrong_time
 from runtime.core.answer import Outcome
-from runtime.core.checkup import EXPIRED, NOT_YET_VALID
-from runtime.core.proxy import Proxy
 from runtime.core.secret import Secret
 
 MAX_BODY_BYTES = 65_536
 """No answer of the platform comes near it; more is not ours to keep in memory."""
-
-SLICE_S = 0.25
-"""How often a caller who waits is asked whether it still wants to."""
-
-Waiting = Callable[[], bool]
-"""Called while a request is under way; true ends the wait."""
 
 
 @dataclass(frozen=True)
@@ -54,30 +46,6 @@ class Failure:
 
     outcome: Outcome
     reason: str
-
-
-@dataclass(frozen=True)
-class Trust:
-    """Whom we believe, what we show, and how we get there. Paths are read anew for every request."""
-
-    ca_file: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
-    proxy: Proxy | None = None
-    """The way there; None: as the environment says (HTTPS_PROXY)."""
-
-    def check(self) -> None:
-        """Raise the OSError of a file that cannot be read, which `requests` would hide."""
-        for path in (self.ca_file, self.certificate, self.key):
-            if path is not None:
-                path.open("rb").close()
-
-    def verify(self) -> str | bool:
-        """What `requests` calls `verify`: our file, else the system's, else the ones `requests` brings."""
-        if self.ca_file:
-            return str(self.ca_file)
-        system = ssl.get_default_verify_paths()
-        return system.cafile or system.capath or True  # the first two are None where they do not exist
 
 
 class _DeviceToken(AuthBase):
@@ -196,11 +164,6 @@ def _read(response: requests.Response, deadline_s: float) -> Reply | Failure:
         if time.monotonic() >= deadline_s:
             return Failure(Outcome.TIMED_OUT, "the answer came too slowly")
     return Reply(response.status_code, response.headers, body)
-
-
-def wrong_time(exc: BaseException) -> bool:
-    """Whether a certificate was refused for the time by our clock, and for nothing else."""
-    return isinstance(exc, ssl.SSLCertVerificationError) and exc.verify_code in (NOT_YET_VALID, EXPIRED)
 
 
 def _failure(exc: Exception) -> Failure:

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import requests
 from loguru import logger
 
-from runtime.adapters.https import Trust
+from runtime.adapters.trust import Trust
 from runtime.core.credentials import HubCredentials
 from runtime.core.proxy import Proxy
 

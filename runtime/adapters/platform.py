@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from runtime.adapters import https
 from runtime.adapters.clock import Clock, SystemClock
+from runtime.adapters.trust import Trust, Waiting
 from runtime.core import connection_string, lifetime
 from runtime.core.answer import Answer, Grant, Operation, Outcome, Registration
 from runtime.core.secret import Secret
+
+if TYPE_CHECKING:
+    from runtime.adapters import https
 
 CANCELLED = "/problems/deviceProvisioning/provisioningOperationCancelled"
 """Problem type of an operation that an operator cancelled; ends in it, whatever host stands before."""
@@ -39,9 +42,9 @@ class Platform:
     """One platform. Calls block for at most `timeout_s`; `waiting` is called meanwhile and may end them."""
 
     instance: str
-    trust: https.Trust
+    trust: Trust
     timeout_s: float = 10.0
-    waiting: https.Waiting = lambda: False
+    waiting: Waiting = lambda: False
     clock: Clock = field(default_factory=SystemClock)
 
     def init(self, provisioning_token: Secret, device_id: str | None) -> Answer[Operation]:
@@ -85,6 +88,8 @@ class Platform:
     def _call(
         self, method: str, path: str, token: Secret | None, body: Mapping[str, str], read: Reader[Value]
     ) -> Answer[Value]:
+        from runtime.adapters import https  # late: a device that holds its tokens asks for nothing for hours
+
         reply = https.request(
             method,
             f"https://{self.instance}{path}",

@@ -18,9 +18,9 @@ from typing import Protocol
 
 from runtime.adapters import dps
 from runtime.adapters.clock import Clock, SystemClock
-from runtime.adapters.https import Trust, Waiting
 from runtime.adapters.platform import Platform
 from runtime.adapters.tokens import fingerprint, secret_from
+from runtime.adapters.trust import Trust, Waiting
 from runtime.core import connection_string
 from runtime.core.answer import Answer, Outcome, Registration
 from runtime.core.proxy import parse as parse_proxy

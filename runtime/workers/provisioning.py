@@ -15,10 +15,10 @@ from loguru import logger
 from runtime.adapters import tokens
 from runtime.adapters.bus import IDENTITY_CHANGED, Hints
 from runtime.adapters.clock import SystemClock
-from runtime.adapters.https import Trust
 from runtime.adapters.identity import IdentityStore
 from runtime.adapters.platform import Platform
 from runtime.adapters.process import Stop
+from runtime.adapters.trust import Trust
 from runtime.adapters.vault import Vault
 from runtime.adapters.watched import WatchedConfig
 from runtime.config import Config

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.https import Trust
 from runtime.adapters.platform import CANCELLED, Platform
+from runtime.adapters.trust import Trust
 from runtime.core.answer import Answer, Outcome
 from runtime.core.secret import Secret
 from tests.harness import short_folder

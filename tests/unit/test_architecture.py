@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -134,3 +136,19 @@ def test_unverified_tls_would_be_noticed(line: str, tmp_path: Path) -> None:
 def test_no_module_has_grown_beyond_one_sitting() -> None:
     large = {name(p): n for p in PACKAGE.rglob("*.py") if (n := len(p.read_text().splitlines())) > 450}
     assert not large
+
+
+@pytest.mark.parametrize(
+    ("worker", "heavy"),
+    [
+        ("ingest", ["azure", "requests", "sqlite_utils"]),
+        ("provisioning", ["azure", "requests", "sqlite_utils", "cryptography"]),
+        ("refresh", ["azure", "requests", "sqlite_utils", "cryptography"]),
+        ("upload", ["sqlite_utils", "cryptography"]),
+        ("sentinel", ["azure", "requests", "sqlite_utils", "zmq"]),
+    ],
+)
+def test_no_worker_starts_with_what_it_may_never_need(worker: str, heavy: list[str]) -> None:
+    code = f"import sys, runtime.workers.{worker}; print([m for m in {heavy} if m in sys.modules])"
+    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert asked.stdout.strip() == "[]"
