@@ -172,7 +172,7 @@ def _restart(home: Path, rounds: int) -> list[Row]:
         producer.put(b"up")
         times = []
         for _ in range(rounds):
-            time.sleep(1.2)  # longer than startsecs: supervisord takes it for running
+            time.sleep(2.5)  # longer than startsecs: supervisord takes it for running
             os.kill(_pid(home), signal.SIGKILL)
             start = time.perf_counter()
             producer.put(b"again")

@@ -5,22 +5,25 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import threading
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from runtime.adapters.process import Lock, has_open, lock_holder, process_state
+from runtime.adapters.status import read_status
 from runtime.adapters.store_reader import StoreReader
 from runtime.adapters.supervisor import Supervisor
 from runtime.core.message import StoredMessage
 from runtime.errors import Rejected, Retryable, UsageError
 from runtime.producer import Producer
 from tests.harness import Home, clean_environment, eventually
-from tests.supervised import WORKING, Runtime, gone
+from tests.supervised import WORKING, Runtime, gone, kill, stand_ins
 
 SUPERVISORCTL = Path(sys.executable).parent / "supervisorctl"
 
@@ -57,6 +60,38 @@ def test_restarting_everything_under_load_loses_and_repeats_nothing_for_keyed_pr
         assert [int(m.payload) for m in stored] == acknowledged
     finally:
         runtime.close()
+
+
+def test_a_worker_that_died_does_not_wait_for_the_next_second_of_supervisord(home: Home) -> None:
+    """Nobody asks supervisord meanwhile: each question would have its loop come round."""
+    with stand_ins(home) as runtime:
+        said = home.layout.log / "supervisord.log"
+        for round in range(1, 4):
+            eventually(lambda n=round: said.read_text().count("success: refresh entered RUNNING") >= n, 20)
+            pid = beating(home, "refresh")
+            kill(pid)
+            eventually(lambda old=pid: beating(home, "refresh") not in (0, old), 20, "it is back")
+        waits_s = respawns_s(said.read_text(), "refresh")
+        assert runtime.process.running()
+    assert len(waits_s) == 3
+    assert statistics.median(waits_s) < 0.4  # a round of its loop takes a second
+
+
+def beating(home: Home, worker: str) -> int:
+    """The process that wrote the worker's status."""
+    return int(str((read_status(home.layout.status_file(worker)) or {}).get("pid", 0)))
+
+
+def respawns_s(log: str, program: str) -> list[float]:
+    """From each end of the program to its next start, as supervisord's log has them."""
+    found, ended = [], None
+    for line in log.splitlines():
+        at = datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f")
+        if f"exited: {program} " in line:
+            ended = at
+        elif f"spawned: '{program}'" in line and ended is not None:
+            found.append((at - ended).total_seconds())
+    return found
 
 
 def test_a_second_worker_of_a_kind_refuses_and_names_the_first(home: Home) -> None:
