@@ -26,6 +26,13 @@ hang_after_s = 2.0
 """Limits shrunk so that the rare arrives at once."""
 
 
+INSIDE = {"PYTHONPATH": str(Path(__file__).parent / "inside")}
+"""The environment of processes that can be deadlocked."""
+DEADLOCK = signal.SIGUSR2
+"""Of such a process the main thread then waits for itself, for good."""
+SELF_LOCKED = "in _deadlock"
+"""Then in a dump of its stacks."""
+
 WORKING = dict.fromkeys(WORKERS, "work")
 """A stand-in for each worker."""
 
@@ -128,6 +135,14 @@ def _alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def deadlocked(pid: int) -> bool:
+    """Whether `DEADLOCK` has struck this process; or it is gone already."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text() == "deadlocked\n"
+    except OSError:
+        return True
 
 
 def kill(pid: int, number: int = signal.SIGKILL) -> float:

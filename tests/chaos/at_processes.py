@@ -16,7 +16,7 @@ from runtime.adapters.process import process_state
 from runtime.cli.up import link_configuration, shipped_configuration
 from tests.chaos.plan import Fault
 from tests.chaos.scene import PROGRAMS, NotSeen, Scene
-from tests.supervised import gone
+from tests.supervised import DEADLOCK, deadlocked, gone
 
 THERE_S = 90.0
 """Whoever is to be killed may just be coming back from the blow before, even by the manager's watchdog."""
@@ -183,6 +183,7 @@ WAYS = {
     "SIGKILL": _signal(signal.SIGKILL, _dead),
     "SIGTERM": _signal(signal.SIGTERM, _dead),
     "SIGSTOP": _signal(signal.SIGSTOP, _stopped_or_dead),
+    "deadlock": _signal(DEADLOCK, deadlocked),
     "SIGKILL while it starts": _killed_while_it_starts,
     "restart all": _restart_all,
     "reload": _reload,

@@ -24,6 +24,7 @@ from runtime.errors import EdgeError
 from runtime.layout import WORKERS
 from tests.chaos.manager import Manager
 from tests.harness import Cloud, Home, Process, eventually
+from tests.supervised import INSIDE
 
 PRODUCERS = 8
 PACE_MS = 40
@@ -77,8 +78,8 @@ class Scene:
         self.toml = self.cloud.config_toml(**{**HASTE, **tables})
         self.home = Home((self.disk or self.folder) / "h", self.toml)
         self.clock = FakeClock(self.folder) if FAKETIME.exists() else None
-        environment = self.clock.environment() if self.clock else {}
-        self.manager = Manager(self.home, self.folder / "up.log", environment)
+        faked = self.clock.environment() if self.clock else {}
+        self.manager = Manager(self.home, self.folder / "up.log", {**INSIDE, **faked})
         self._closing.callback(self.manager.end)
         self.senders: list[tuple[Process, Path]] = []
         self._operator = threading.Thread(target=self._approve, name="operator")
@@ -214,7 +215,7 @@ class FakeClock:
     """libfaketime's clock for a tree of processes: the wall clock jumps when a file says so.
 
     The clocks that do not jump stay true: FAKETIME_DONT_FAKE_MONOTONIC spares monotonic and boot time.
-    Version 0.9.10 then breaks clock_nanosleep, and so time.sleep: `faketime/sitecustomize.py` mends it.
+    Version 0.9.10 then breaks clock_nanosleep, and so time.sleep: `tests/inside` mends it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -234,7 +235,6 @@ class FakeClock:
             "FAKETIME_CACHE_DURATION": "1",  # without any, every look at any clock reads the file
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "NO_FAKE_STAT": "1",
-            "PYTHONPATH": str(Path(__file__).parent / "faketime"),
         }
 
     @staticmethod
