@@ -174,8 +174,8 @@ class Client:
     def _new_exchange(self, request: Message) -> Exchange:
         return Exchange(request, retry_for_s=self._retry_for_s, timeout_s=self._answer_timeout_s)
 
-    def _failed(self, exchange: Exchange, error: NotStored) -> None:
-        if exchange.asked == 1 and not isinstance(error, NoAnswer):
+    def _failed(self, exchange: Exchange) -> None:
+        if exchange.left_no_trace:
             self._numbering.give_back(exchange.request)
 
     def _connect(self, context: zmq.Context[Any]) -> Any:
@@ -236,7 +236,7 @@ class Producer(Client):
         return self._complete(Operation.COMPLETE_MESSAGE, fields)
 
     def resend(self, request: Message) -> list[int | None]:
-        """Send again what raised NoAnswer, under its own key: stored once, whatever became of it before."""
+        """Send again the `request` of an error under its own key: stored once, whatever became of it."""
         with self._turn():  # what became of it before is not known, so its key is never given to another
             return list(self._ids(self._new_exchange(request)))
 
@@ -272,8 +272,8 @@ class Producer(Client):
         exchange = self._new_exchange(request)
         try:
             return self._ids(exchange)
-        except NotStored as error:
-            self._failed(exchange, error)
+        except BaseException:  # also what a mistake in the fields raises, before anything is sent
+            self._failed(exchange)
             raise
 
     def _ids(self, exchange: Exchange) -> Sequence[int | None]:

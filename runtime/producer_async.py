@@ -14,7 +14,7 @@ from typing import Unpack
 
 import zmq.asyncio
 
-from runtime.core.pirate import Ask, Exchange, Message, NotStored, Pause
+from runtime.core.pirate import Ask, Exchange, Message, Pause
 from runtime.core.protocol import BadRequest, Operation, Reply, Stored, decode_reply
 from runtime.producer import Client, Described, Fields, Options, Payload, encoded
 
@@ -50,7 +50,7 @@ class AsyncProducer(Client):
         return await self._complete(Operation.COMPLETE_MESSAGE, fields)
 
     async def resend(self, request: Message) -> Sequence[int | None]:
-        """Send again what raised NoAnswer, under its own key."""
+        """Send again the `request` of an error, under its own key."""
         async with self._turn():
             return await self._ids(self._new_exchange(request))
 
@@ -86,8 +86,8 @@ class AsyncProducer(Client):
         exchange = self._new_exchange(request)
         try:
             return await self._ids(exchange)
-        except NotStored as error:
-            self._failed(exchange, error)
+        except BaseException:  # also what a mistake in the fields raises, before anything is sent
+            self._failed(exchange)
             raise
 
     async def _ids(self, exchange: Exchange) -> Sequence[int | None]:

@@ -33,6 +33,10 @@ class Message:
 class NotStored(EdgeError):
     """The message was not acknowledged."""
 
+    request: Message | None = None
+    """Set where it may be stored all the same: `Producer.resend(error.request)` stores it for sure, and once.
+    None: nothing of it is stored, nor will be."""
+
 
 class NoAnswer(NotStored, Retryable):
     """No answer in time: stored or not, nobody knows; `Producer.resend(error.request)` is safe."""
@@ -47,7 +51,7 @@ class Full(NotStored, Retryable):
 
 
 class Unavailable(NotStored, Retryable):
-    """The store cannot be used now; nothing of the request is stored."""
+    """The store cannot be used now; a commit that failed may yet be found on the disk."""
 
 
 class Invalid(NotStored, Rejected):
@@ -113,8 +117,13 @@ class Exchange:
         self._retry_for_s = retry_for_s
         self._timeout_s = timeout_s
         self._deadline_s = float("inf")
-        self.asked = 0
-        """How often it was sent. Refused at the first time, it certainly left no trace."""
+        self._open_questions = 0
+        """Sent, and not refused in a way that leaves nothing behind."""
+
+    @property
+    def left_no_trace(self) -> bool:
+        """Whether certainly nothing of it is stored, nor will be: its key may name another message."""
+        return self._open_questions == 0
 
     def begin(self, now_s: float) -> Step:
         if self._retry_for_s is not None:
@@ -137,6 +146,9 @@ class Exchange:
         if not isinstance(reply, Refused):
             return reply
         error = refusal_error(reply)
+        if not isinstance(error, Unavailable):
+            self._open_questions -= 1
+        error.request = None if self.left_no_trace else self.request
         if not isinstance(error, Retryable):
             raise error
         pause_s = error.retry_after_s or 0.1
@@ -145,5 +157,5 @@ class Exchange:
         return Pause(pause_s)
 
     def _ask(self, now_s: float) -> Ask:
-        self.asked += 1
+        self._open_questions += 1
         return Ask(max(0.01, min(self._timeout_s, self._deadline_s - now_s)))

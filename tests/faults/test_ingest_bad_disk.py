@@ -129,6 +129,31 @@ def test_a_disk_that_fails_refuses_at_once_and_what_was_meant_to_happen_happens_
     assert home.workers["ingest"].running(), "it was to wait out the weather"
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_commit_that_failed_and_is_found_later_never_passes_for_another_message(
+    home: Home, killed: bool
+) -> None:
+    """The flush fails, the producer gives up, and the frames are there when the store is opened again."""
+    home.write_config(SETTINGS)
+    home.start_worker("ingest")
+    with Producer(home.config.producer_endpoint(), retry_for_s=0.3, answer_timeout_s=20) as producer:
+        eventually(lambda: _served(producer))
+        with weather(home, "fdatasync", "EIO"), pytest.raises(Unavailable) as refused:
+            producer.put(b"in doubt")
+        if killed:
+            home.workers["ingest"].kill()
+            home.start_worker("ingest")
+        producer._retry_for_s = 60.0
+        number = producer.put(b"acknowledged")
+        request = refused.value.request
+        assert request is not None, "whether it is stored is not known"
+        (doubtful,) = producer.resend(request)
+    reader = StoreReader(home.layout.messages_db)
+    found = [(m.id, m.payload) for m in reader.after(0, 10_000, 10**9) if isinstance(m, StoredMessage)]
+    reader.close()
+    assert found == sorted([(number, b"acknowledged"), (doubtful, b"in doubt")])
+
+
 @pytest.fixture
 def real_disk() -> Iterator[tuple[Home, Path]]:
     """A home whose state lies on an ext4 of its own; and the image to mount again."""

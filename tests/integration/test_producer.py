@@ -77,6 +77,8 @@ def test_every_refusal_has_a_type_of_its_own_and_leaves_no_gap(home: Home, endpo
             producer.put(b"x" * 100_001)
         with pytest.raises(Invalid):
             producer.complete_batch()
+        with pytest.raises(TypeError):
+            producer.put(b"x", properties={"a": object()})  # type: ignore[dict-item]
         producer.put(b"x", stream="after-refusals")
     assert stored(home, "after-refusals")[0].key.endswith("/1")
     assert issubclass(Forgotten, Exception)
