@@ -3,7 +3,9 @@
 A producer writes a file into the drop folder, syncs it, and sends its name (`"file": "clip.mp4"`) under a
 key. Before the acknowledgement the file is renamed into the spool, which nobody else may enter, and looked at
 there: what it is can then no longer change. Links, devices, files with a second name and files of strangers
-go back. The name in the spool comes from the message's key, so a request that is sent again finds its file.
+go back, and so does every file of a request that is refused, or whose commit found no room: its key may come
+again with another one. The name in the spool comes from the message's key, so a request that is sent again
+finds its file.
 
 A file that no message names is a *stray*: we died between taking it and the commit, or upload between the
 delivery and the removal. Strays that were there at the start go, but late: the producer of the first kind has
@@ -16,7 +18,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from loguru import logger
@@ -33,34 +35,60 @@ class Spool:
     def __init__(self, folder: Path, drop_folder: Path | None) -> None:
         self._folder = folder
         self._drop_folder = drop_folder
+        self._taken: list[tuple[str, Path]] = []
+        """Since the last commit: under which names, and where to."""
         self._tidy_s: float | None = None
         if drop_folder is not None:
             folder.mkdir(mode=0o700, exist_ok=True)
         self._old = {path.name for path in folder.iterdir()} if folder.exists() else set()
 
-    def take(self, name: str, key: str) -> str | None:
-        """Take the file `name` for the message `key`, on disk when this returns. Returns why not, or None."""
+    def take(self, wanted: Sequence[tuple[str, str]]) -> str | None:
+        """Take the files `wanted`, each (name, key of its message): all of them, on disk when this returns.
+
+        Or none, and it returns why. `settle` says what came of the commit.
+        """
         if self._drop_folder is None:
             return "no drop folder is configured (ingest.drop_folder)"
-        place = self._folder / spool_name(key)
+        before = len(self._taken)
+        for name, key in wanted:
+            wrong = self._take(self._drop_folder, name, self._folder / spool_name(key))
+            if wrong is not None:
+                self._give_back(before)
+                return f"file {name}: {wrong}"
+        return None
+
+    def settle(self, *, stored: bool) -> None:
+        """Whether what was taken since the last commit is stored, or may be."""
+        if not stored:
+            self._give_back(0)
+        self._taken.clear()
+
+    def _take(self, drop_folder: Path, name: str, place: Path) -> str | None:
         if place.exists():
             return None  # taken before; its acknowledgement was lost
         try:
-            source = os.open(self._drop_folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            source = os.open(drop_folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as exc:
             return f"the drop folder cannot be opened: {exc.strerror}"
         try:
             os.rename(name, place, src_dir_fd=source)
-            wrong = self._wrong(place, os.fstat(source).st_uid)
-            if wrong is not None:
-                os.rename(place, name, dst_dir_fd=source)
-            return wrong
+            self._taken.append((name, place))
+            return self._wrong(place, os.fstat(source).st_uid)
         except OSError as exc:
             if exc.errno == errno.EXDEV:
                 return "the drop folder must be on the same file system as the runtime's state"
-            return f"file {name}: {exc.strerror}"
+            return exc.strerror
         finally:
             os.close(source)
+
+    def _give_back(self, start: int) -> None:
+        """All but the first `start`. What cannot go back is a stray."""
+        for name, place in self._taken[start:]:
+            assert self._drop_folder is not None  # or nothing would have been taken
+            with contextlib.suppress(OSError):
+                if not (self._drop_folder / name).exists():  # the producer may have written it anew
+                    place.rename(self._drop_folder / name)
+        del self._taken[start:]
 
     def tidy(self, now_s: float, named: Callable[[set[str]], set[str]]) -> None:
         """Once, `STRAY_S` after the first call: remove what was here at the start and no message names."""

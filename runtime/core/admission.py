@@ -117,8 +117,8 @@ class Admission:
     producers: dict[ProducerKey, Sequences] = field(default_factory=dict)
     """Memory that changes with this commit."""
     new_streams: dict[StreamName, int] = field(default_factory=dict)
-    take_file: Callable[[str, str], str | None] = lambda name, key: "files are not taken here"
-    """Take a producer's file for the message with this key, or say why not."""
+    take_files: Callable[[Sequence[tuple[str, str]]], str | None] = lambda wanted: "files are not taken here"
+    """Take a producer's files, each (name, key of its message), all of them; or none, and say why."""
     disk_bytes: int = 0
     """About what the rows take on disk."""
 
@@ -193,15 +193,15 @@ class Admission:
 
     def _take_files(self, put: Put, fresh: Sequence[int]) -> None:
         """Have the files taken that stand for payloads, or refuse."""
-        for index in fresh:
-            name = put.descriptions[index].details.file
-            if name is None:
-                continue
-            if put.producer is None or put.payloads[index]:
-                raise _Refusal(Code.BAD_FIELD, "a file needs a key (producer, boot, sequence) and no payload")
-            wrong = self.take_file(name, f"{put.producer[0]}/{put.producer[1]}/{put.first_sequence + index}")
-            if wrong is not None:
-                raise _Refusal(Code.BAD_FIELD, f"file {name}: {wrong}")
+        named = [(index, name) for index in fresh if (name := put.descriptions[index].details.file)]
+        if not named:
+            return
+        if put.producer is None or any(put.payloads[index] for index, _ in named):
+            raise _Refusal(Code.BAD_FIELD, "a file needs a key (producer, boot, sequence) and no payload")
+        prefix = f"{put.producer[0]}/{put.producer[1]}/"
+        wrong = self.take_files([(name, f"{prefix}{put.first_sequence + index}") for index, name in named])
+        if wrong is not None:
+            raise _Refusal(Code.BAD_FIELD, wrong)
 
     def _check_streams(self, amounts: Mapping[StreamName, Amount]) -> None:
         missing = [name for name in amounts if name not in self.view.streams and name not in self.new_streams]

@@ -23,7 +23,7 @@ from runtime.adapters.process import Stop
 from runtime.adapters.spool import Spool
 from runtime.adapters.status import StatusFile
 from runtime.adapters.store import Loss
-from runtime.adapters.store_errors import StoreError
+from runtime.adapters.store_errors import StoreError, StoreFull
 from runtime.adapters.storekeeper import SAY_EVERY_S, Storekeeper, refusal
 from runtime.config import Config
 from runtime.core.admission import Admission
@@ -146,12 +146,14 @@ class Ingest:
         keys = {r.producer for _, r in letters if isinstance(r, Put) and r.producer is not None}
         try:
             admission = self._keeper.admission(keys, settled)
-            admission.take_file = self._spool.take
+            admission.take_files = self._spool.take
             replies = [r if isinstance(r, Refused) else admission.decide(r) for _, r in letters]
             losses = self._keeper.commit(admission, settled)
             self._company = len(letters)
+            self._spool.settle(stored=True)
         except StoreError as error:
             self._keeper.failed(error)
+            self._spool.settle(stored=not isinstance(error, StoreFull))  # others may be found on disk later
             self._settle_alone(settled)
             refused = refusal(error)
             return [r if isinstance(r, Refused) else _unstored(r, refused) for _, r in letters]

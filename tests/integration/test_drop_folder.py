@@ -29,11 +29,11 @@ def spool(folder: Path) -> Spool:
 
 def test_a_file_is_taken_whole_and_a_second_request_finds_it_taken(spool: Spool, folder: Path) -> None:
     (folder / "drop" / "clip").write_bytes(b"film")
-    assert spool.take("clip", KEY) is None
+    assert spool.take([("clip", KEY)]) is None
     assert not (folder / "drop" / "clip").exists()
     assert (folder / "spool" / spool_name(KEY)).read_bytes() == b"film"
-    assert spool.take("clip", KEY) is None
-    assert spool.take("clip", "p/b/1") is not None
+    assert spool.take([("clip", KEY)]) is None
+    assert spool.take([("clip", "p/b/1")]) is not None
 
 
 def test_links_folders_second_names_and_what_is_outside_are_refused_and_stay(
@@ -46,10 +46,37 @@ def test_links_folders_second_names_and_what_is_outside_are_refused_and_stay(
     (drop / "sub").mkdir()
     os.mkfifo(drop / "pipe")
     for name in ("link", "hard", "sub", "pipe", "missing"):
-        assert spool.take(name, f"p/b/{name}") is not None, name
+        assert spool.take([(name, f"p/b/{name}")]) is not None, name
     assert sorted(path.name for path in drop.iterdir()) == ["hard", "link", "pipe", "sub"]
     assert list((folder / "spool").iterdir()) == []
     assert secret.read_text() == "not yours"
+
+
+def test_a_file_of_a_refused_request_goes_back_and_never_passes_for_another(home: Home) -> None:
+    """Else the next message under that key would be acknowledged with the file of the one before."""
+    drop = home.folder / "drop"
+    drop.mkdir()
+    home.write_config(f'[ingest]\ndrop_folder = "{drop}"\n')
+    home.start_worker("ingest")
+    (drop / "first").write_bytes(b"first")
+    key: dict[str, Any] = {"producer": "p", "boot": "b", "sequence": 0}
+    with pytest.raises(AssertionError, match="bad_field"):
+        put(home, {**key, "messages": [{"file": "first"}, {"file": "missing"}]}, b"", b"")
+    assert (drop / "first").read_bytes() == b"first", "nothing of the request is stored"
+    (drop / "second").write_bytes(b"second")
+    put(home, {**key, "file": "second"}, b"")
+    assert (home.layout.spool / spool_name(KEY)).read_bytes() == b"second"
+
+
+def test_a_file_goes_back_where_the_commit_found_no_room_and_not_where_it_is_in_doubt(
+    spool: Spool, folder: Path
+) -> None:
+    for number, stored in enumerate((False, True)):
+        (folder / "drop" / "clip").write_bytes(b"film")
+        assert spool.take([("clip", f"p/b/{number}")]) is None
+        spool.settle(stored=stored)
+        assert (folder / "drop" / "clip").exists() is not stored
+        assert (folder / "spool" / spool_name(f"p/b/{number}")).exists() is stored
 
 
 def test_a_named_file_is_acknowledged_uploaded_and_removed(home: Home, cloud: Cloud) -> None:
@@ -83,7 +110,7 @@ def test_strays_in_the_spool_go_late_and_never_what_a_message_names(folder: Path
         (folder / "spool" / name).write_bytes(b"film")
     again = Spool(folder / "spool", folder / "drop")
     (folder / "drop" / "clip").write_bytes(b"film")
-    assert again.take("clip", KEY) is None
+    assert again.take([("clip", KEY)]) is None
     left = {"named", spool_name(KEY)}
     for now_s, there in ((0.0, {"stray", *left}), (STRAY_S - 1, {"stray", *left}), (STRAY_S, left)):
         again.tidy(now_s, lambda names: names & {"named"})
