@@ -35,7 +35,10 @@ def instant_s(text: str) -> float:
 
 def http_date_s(text: str) -> float:
     """Unix seconds of an HTTP `Date`. Raises ValueError."""
-    found = parsedate_to_datetime(text)
+    try:
+        found = parsedate_to_datetime(text)
+    except OverflowError as exc:
+        raise ValueError("a date is within the calendar") from exc
     return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
 
 

@@ -36,11 +36,25 @@ def test_every_duration_survives_the_way_there_and_back(whole_s: int, ticks: int
 
 @given(st.text())
 def test_any_other_text_is_a_value_error_and_nothing_worse(text: str) -> None:
-    for read in (duration_s, instant_s):
+    for read in (duration_s, instant_s, http_date_s):
         try:
             read(text)
         except ValueError:
             continue
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Mon, 23 Nov 99999999999 12:00:00 GMT",
+        "Mon, 23 Nov 2026 99999999999999999999:00:00 GMT",
+        "Mon, 23 Nov 2026 12:00:00 +9999999999999999999999",
+    ],
+)
+def test_a_date_beyond_every_calendar_crashes_nobody(text: str) -> None:
+    with pytest.raises(ValueError):
+        http_date_s(text)
+    assert retry_after_s(text, 0.0) is None
 
 
 @pytest.mark.parametrize("text", ["", "1", "24:00:00", "00:60:00", "1:2:3", "٠٠:٠٠:٠١", "00:00:00\n00"])
