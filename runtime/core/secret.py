@@ -5,6 +5,7 @@ from __future__ import annotations
 LONG_ENOUGH = 8
 """Shorter texts are left alone: taking them out would tear up every other word."""
 MOST_KNOWN = 100
+"""Of so many secrets, those that came into hand or were used last, the text is known."""
 _known: dict[str, None] = {}
 
 
@@ -15,13 +16,11 @@ class Secret:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        if len(text) >= LONG_ENOUGH:
-            _known[text] = None
-            if len(_known) > MOST_KNOWN:
-                del _known[next(iter(_known))]
+        _remember(text)
 
     def reveal(self) -> str:
         """Return the text itself, for the one call that has to send or store it."""
+        _remember(self._text)
         return self._text
 
     def __repr__(self) -> str:
@@ -43,6 +42,16 @@ class Secret:
 
     def __bool__(self) -> bool:
         return bool(self._text)
+
+
+def _remember(text: str) -> None:
+    """Any thread may: each step is one of a dict's own."""
+    if len(text) < LONG_ENOUGH:
+        return
+    _known.pop(text, None)
+    _known[text] = None
+    if len(_known) > MOST_KNOWN:
+        _known.pop(next(iter(tuple(_known))), None)
 
 
 def hide_known(text: str) -> str:
