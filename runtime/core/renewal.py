@@ -48,7 +48,7 @@ EXPIRED_PAUSE_S = 300.0
 """Longest pause when there is no life left to save."""
 
 REFUSAL_SERIES_S = 300.0
-"""A refusal by the hub so long after the one before begins a new series."""
+"""A refusal by the hub so long after the one before was answered begins a new series."""
 
 
 class Task(StrEnum):
@@ -191,7 +191,8 @@ class Refusals:
     def heard(self, now: Moment, draw: float, policy: Policy) -> Refusals:
         """One more refusal of the SAS in force."""
         apart_s = now.since(self.last) if self.last else None
-        count = self.count + 1 if apart_s is not None and apart_s < REFUSAL_SERIES_S else 1
+        series = apart_s is not None and apart_s < self.pause_s + REFUSAL_SERIES_S
+        count = self.count + 1 if series else 1
         pause_s = 0.0
         if count > 1:
             pause_s = backoff.pause_s(
@@ -200,7 +201,9 @@ class Refusals:
         return Refusals(count, now, pause_s)
 
     def wait_s(self, now: Moment) -> float:
-        """Seconds until the answer to the last refusal is due."""
+        """Seconds until the answer to the last refusal is due: none once the clock is set that we sign by."""
+        if self.last and now.clock_set_since(self.last):
+            return 0.0
         passed_s = now.since(self.last) if self.last else None
         return 0.0 if passed_s is None else max(0.0, self.pause_s - passed_s)
 

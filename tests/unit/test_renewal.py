@@ -211,8 +211,24 @@ def test_the_hubs_first_refusal_is_answered_at_once_and_the_next_ones_with_backo
     third = second.heard(later(120), 0.9, POLICY)
     assert MIN_GAP_S <= second.pause_s < third.pause_s
     assert next_step(registered(hub_refused=third), POLICY, later(120)).in_s == third.pause_s
-    series = later(120 + REFUSAL_SERIES_S)
+    series = later(120 + third.pause_s + REFUSAL_SERIES_S)
     assert third.heard(series, 0.9, POLICY).pause_s == 0, "a new series begins with an answer at once"
+
+
+@given(draw=draws, connecting_s=st.floats(0, REFUSAL_SERIES_S - 1))
+def test_a_long_pause_does_not_pass_for_the_end_of_a_series_of_refusals(
+    draw: float, connecting_s: float
+) -> None:
+    twelfth = Refusals(12, NOW, pause_s=EXPIRED_PAUSE_S)
+    refused_again = later(twelfth.pause_s + connecting_s)
+    assert twelfth.heard(refused_again, draw, POLICY).count == 13
+
+
+def test_a_sas_signed_by_a_wrong_clock_is_signed_again_as_soon_as_the_clock_is_set() -> None:
+    fifth = Refusals(5, NOW, pause_s=EXPIRED_PAUSE_S)
+    assert fifth.wait_s(later(10)) == EXPIRED_PAUSE_S - 10
+    for jump_s in (1.8e9, -1.8e9, 61.0):
+        assert fifth.wait_s(later(10, jump_s)) == 0
 
 
 def test_a_pause_for_a_wrong_clock_ends_when_the_clock_is_set_and_no_other_pause_does() -> None:
