@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from loguru import logger
+
 from runtime.adapters.clock import Clock, SystemClock
 from runtime.adapters.trust import Trust, Waiting
 from runtime.core import connection_string, lifetime
 from runtime.core.answer import Answer, Grant, Operation, Outcome, Registration
-from runtime.core.secret import Secret
+from runtime.core.secret import Secret, fits_header
 
 if TYPE_CHECKING:
     from runtime.adapters import https
@@ -128,16 +130,27 @@ class Platform:
         return Answer(outcome, reason=_clean(reason, secrets), retry_after_s=wait_s, server_s=server_s)
 
 
-def _operation(found: Mapping[str, Any], server_s: float) -> Operation:
-    ends = found.get("expirationTime")
-    left_s = None if ends is None else lifetime.instant_s(str(ends)) - server_s
-    return Operation(_text(found, "provisioningOperationId"), _text(found, "verificationCode"), left_s)
+def _operation(found: Mapping[str, Any], _server_s: float) -> Operation:
+    return Operation(_text(found, "provisioningOperationId"), _text(found, "verificationCode"))
 
 
 def _grant(found: Mapping[str, Any], server_s: float) -> Grant:
-    ends = found.get("expirationTime")
-    left_s = None if ends is None else lifetime.instant_s(str(ends)) - server_s
-    return Grant(Secret(_text(found, "registrationToken")), left_s)
+    token = Secret(_text(found, "registrationToken"))
+    if not fits_header(token):
+        raise ValueError("registrationToken is not one word of printable ASCII")
+    return Grant(token, _left_s(found.get("expirationTime"), server_s))
+
+
+def _left_s(ends: object, server_s: float) -> float | None:
+    """A token that was handed out has taken the place of the one before: no date is worth losing it.
+
+    Registering tells how much life it has left.
+    """
+    try:
+        return None if ends is None else lifetime.instant_s(str(ends)) - server_s
+    except ValueError as exc:
+        logger.warning("expirationTime: {reason}; the token is taken without an end", reason=str(exc))
+        return None
 
 
 def _sas_lifetime_s(found: Mapping[str, Any], sas: Secret | None, server_s: float) -> float | None:
@@ -150,8 +163,8 @@ def _sas_lifetime_s(found: Mapping[str, Any], sas: Secret | None, server_s: floa
 
 def _text(found: Mapping[str, Any], name: str) -> str:
     value = found[name]
-    if not isinstance(value, str) or not value:
-        raise TypeError(f"{name} is not a text")
+    if not isinstance(value, str) or not value.isprintable() or not value:
+        raise TypeError(f"{name} is not a printable text")
     return value
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from runtime.core.secret import Secret
+from runtime.core.secret import Secret, fits_header
 from runtime.settings import Platform
 
 CREDENTIAL = "provisioning-token"
@@ -21,13 +21,15 @@ MAX_BYTES = 65_536
 
 def provisioning_token(settings: Platform, environ: Mapping[str, str] = os.environ) -> Secret | None:
     """The Provisioning Token in force now, or None where none is to be had."""
-    return secret_from(settings.provisioning_token, settings.provisioning_token_file, CREDENTIAL, environ)
+    mine = settings.provisioning_token, settings.provisioning_token_file
+    return _sendable(secret_from(*mine, CREDENTIAL, environ), mine[1], "platform.provisioning_token")
 
 
 def registration_token(settings: Platform, environ: Mapping[str, str] = os.environ) -> Secret | None:
     """The Registration Token made by hand that is there now, if any."""
-    return secret_from(
-        settings.registration_token, settings.registration_token_file, "registration-token", environ
+    mine = settings.registration_token, settings.registration_token_file
+    return _sendable(
+        secret_from(*mine, "registration-token", environ), mine[1], "platform.registration_token"
     )
 
 
@@ -41,6 +43,14 @@ def secret_from(
         return _from_file(file)
     folder = environ.get("CREDENTIALS_DIRECTORY")
     return _from_file(Path(folder) / credential) if folder else None
+
+
+def _sendable(token: Secret | None, file: Path | None, setting: str) -> Secret | None:
+    """Two lines or a remark beside the token are none: they fit no header, and the error would show them."""
+    if token is None or fits_header(token):
+        return token
+    _warn_unsendable(str(file or setting))
+    return None
 
 
 def fingerprint(token: Secret | None) -> str | None:
@@ -58,13 +68,18 @@ def _warn_once(path: Path) -> None:
     logger.warning("{path} holds a secret and is open to others; chmod 600 {path}", path=path)
 
 
+@cache
+def _warn_unsendable(where: str) -> None:
+    logger.warning("{where} holds no token: it is not one word of printable ASCII", where=where)
+
+
 def _from_file(path: Path) -> Secret | None:
     """A file that is missing, empty, unreadable or not text holds no token; it may come."""
     try:
         with path.open("rb") as file:
             if is_open_to_others(os.fstat(file.fileno()).st_mode):
                 _warn_once(path)
-            text = file.read(MAX_BYTES).decode().strip()
+            text = file.read(MAX_BYTES).decode("utf-8-sig").strip()
     except (OSError, UnicodeDecodeError):
         return None
     return Secret(text) if text else None

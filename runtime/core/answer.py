@@ -63,7 +63,6 @@ class Operation:
 
     id: str
     verification_code: str
-    lifetime_s: float | None
 
 
 @dataclass(frozen=True)

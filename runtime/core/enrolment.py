@@ -134,7 +134,9 @@ def next_step(record: Enrolment, wish: Wish, has_token: bool, now: Moment) -> St
     if has_token and (record.phase is Phase.PROVISIONED or wish.token is None):
         return Step(Phase.PROVISIONED, None)
     if wish.token is None:
-        why = "set platform.provisioning_token_file, or the credential provisioning-token"
+        why = (
+            "put one token, alone, into platform.provisioning_token_file or the credential provisioning-token"
+        )
         if record.adopted:
             why = f"the registration token made by hand is dead: replace it, or {why}"
         return Step(Phase.TOKENLESS, None, why=why)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 LONG_ENOUGH = 8
 """Shorter texts are left alone: taking them out would tear up every other word."""
 MOST_KNOWN = 100
@@ -42,6 +44,11 @@ class Secret:
 
     def __bool__(self) -> bool:
         return bool(self._text)
+
+
+def fits_header(secret: Secret) -> bool:
+    """Whether it can be sent: whatever refuses a header shows it whole in its error."""
+    return re.fullmatch(r"[!-~]+", secret.reveal()) is not None
 
 
 def _remember(text: str) -> None:

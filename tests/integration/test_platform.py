@@ -12,7 +12,7 @@ import pytest
 
 from runtime.adapters.platform import CANCELLED, Platform
 from runtime.adapters.trust import Trust
-from runtime.core.answer import Answer, Outcome
+from runtime.core.answer import Answer, Grant, Outcome
 from runtime.core.secret import Secret
 from tests.harness import short_folder
 from tests.integration import scripted as s
@@ -159,6 +159,34 @@ def test_a_good_status_with_a_body_that_is_not_the_contracts_is_garbled(
     server.answer = lambda asked: Says(200, body)
     answer = ask(call, server)
     assert (answer.outcome, answer.value) == (Outcome.GARBLED, None)
+
+
+@pytest.mark.parametrize("text", ["two words", "two\nlines", "caf\u00e9", "\ud800", "\x1b[2J"])
+def test_a_token_that_fits_no_header_is_garbled_and_never_kept(text: str, server: Scripted) -> None:
+    server.answer = lambda asked: Says(200, {"registrationToken": text, "expirationTime": None})
+    for call in ("complete", "refresh"):
+        assert ask(call, server).outcome is Outcome.GARBLED
+
+
+@pytest.mark.parametrize("code", ["A\ud800B", "A\x1b[2JB", "A\nB"])
+def test_a_code_that_no_database_and_no_display_takes_is_garbled(code: str, server: Scripted) -> None:
+    server.answer = lambda asked: Says(200, {"provisioningOperationId": "op", "verificationCode": code})
+    assert ask("init", server).outcome is Outcome.GARBLED
+
+
+def test_a_token_that_was_handed_out_is_kept_though_nobody_can_read_when_it_ends(server: Scripted) -> None:
+    told = {"registrationToken": "t", "expirationTime": "2026-11-24T12:00:00", "verificationCode": "AB"}
+    server.answer = lambda asked: Says(201, {**told, "provisioningOperationId": "op"})
+    granted = ask("refresh", server).value
+    assert isinstance(granted, Grant) and (granted.token, granted.lifetime_s) == (Secret("t"), None)
+    assert ask("init", server).outcome is Outcome.CREATED
+
+
+@pytest.mark.parametrize("header", ["Date", "Retry-After"])
+def test_a_date_beyond_every_calendar_is_no_date(header: str, server: Scripted) -> None:
+    server.answer = lambda asked: Says(503, {}, {header: "Mon, 23 Nov 99999999999 12:00:00 GMT"})
+    answer = ask("register", server)
+    assert (answer.outcome, answer.retry_after_s, answer.server_s) == (Outcome.UNAVAILABLE, None, None)
 
 
 @pytest.mark.parametrize(

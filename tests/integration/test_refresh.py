@@ -124,10 +124,10 @@ def test_an_answer_that_was_lost_is_asked_for_again_with_the_parent(bench: Bench
     bench.restart()
 
     def answer(asked: Asked) -> Says:
-        return renewed("second child", 200) if asked.path.endswith("refresh") else registered("sas")
+        return renewed("second-child", 200) if asked.path.endswith("refresh") else registered("sas")
 
     bench.server.answer = answer
-    bench.turn_until(lambda: bench.asked()[-1] == ("register", "second child"))
+    bench.turn_until(lambda: bench.asked()[-1] == ("register", "second-child"))
     assert bench.asked().count(("refresh", "parent")) == 2
 
 

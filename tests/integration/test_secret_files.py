@@ -10,6 +10,7 @@ from loguru import logger
 
 from runtime.adapters import tokens
 from runtime.adapters.vault import Vault
+from runtime.core.secret import Secret
 from runtime.settings import Platform
 
 KEY = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
@@ -46,3 +47,24 @@ def test_a_secret_that_others_can_read_is_named_once_and_still_serves(
     assert all(READERS[reader](path) for _ in range(3))
     assert said == [f"WARNING {path} holds a secret and is open to others; chmod 600 {path}\n"]
     assert KEY not in said[0]
+
+
+@pytest.mark.parametrize("reader", ["provisioning token", "registration token"])
+@pytest.mark.parametrize(
+    "content", ["first-token\nsecond-token\n", "a remark of some-token", "caf\u00e9-token"]
+)
+def test_a_file_with_more_than_one_token_is_named_and_goes_into_no_header_and_no_reason(
+    reader: str, content: str, folder: Path, said: list[str]
+) -> None:
+    path = folder / "secret"
+    path.write_text(content)
+    path.chmod(0o600)
+    assert [READERS[reader](path) for _ in range(3)] == [None] * 3
+    assert said == [f"WARNING {path} holds no token: it is not one word of printable ASCII\n"]
+
+
+def test_a_mark_that_windows_puts_before_a_text_is_no_part_of_the_token(folder: Path) -> None:
+    path = folder / "secret"
+    path.write_bytes(b"\xef\xbb\xbfthe-token\r\n")
+    path.chmod(0o600)
+    assert READERS["provisioning token"](path) == Secret("the-token")

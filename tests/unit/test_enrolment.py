@@ -109,7 +109,7 @@ def test_whatever_comes_there_is_a_way_on_and_retry_after_is_kept(
 
 
 def test_an_approval_is_found_by_polling_at_the_set_pace() -> None:
-    begun = after(FRESH, Call.INIT, Answer(Outcome.OK, Operation("op", "CODE", 600)), POLICY, NOW, 0.5)
+    begun = after(FRESH, Call.INIT, Answer(Outcome.OK, Operation("op", "CODE")), POLICY, NOW, 0.5)
     assert (begun.phase, begun.operation_id, begun.verification_code) == (Phase.PENDING, "op", "CODE")
     assert next_step(begun, WISH, False, NOW).in_s == POLICY.poll_s
     waiting = after(begun, Call.COMPLETE, Answer(Outcome.NOT_YET), POLICY, later(5), 0.5)
@@ -199,7 +199,7 @@ def test_once_a_token_made_by_hand_is_dead_the_usual_way_is_open_and_it_is_not_t
     wish = replace(BY_HAND, token="mark-1")
     dead = settled(adopted(BY_HAND, NOW), wish, False)
     assert next_step(dead, wish, False, NOW).call is Call.INIT
-    pending = after(dead, Call.INIT, Answer(Outcome.OK, Operation("op", "AB", None)), POLICY, NOW, 0.5)
+    pending = after(dead, Call.INIT, Answer(Outcome.OK, Operation("op", "AB")), POLICY, NOW, 0.5)
     assert next_step(settled(pending, wish, False), wish, False, NOW).call is Call.COMPLETE
     done = after(pending, Call.COMPLETE, Answer(Outcome.OK, Grant(Secret("t"), None)), POLICY, NOW, 0.5)
     assert next_step(settled(done, wish, True), wish, True, NOW).call is None
