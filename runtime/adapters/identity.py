@@ -2,7 +2,8 @@
 
 Two processes write it, `provisioning` and `refresh`; everyone reads. Transactions are short and take the
 write lock before they read (BEGIN IMMEDIATE). What was decided on an older state is written only if that
-still holds: `serial` names the Registration Token that a call was made with; an answer to another is dropped.
+still holds: `serial` names the Registration Token that a call was made with, `instead_of` the enrolment; an
+answer to another one is dropped.
 
 A rollback journal, not WAL: a few writes a day, no second file with tokens in it, and no race between two
 writers at a WAL reset. `synchronous=EXTRA` syncs the folder too, so that a saved token survives a power cut.
@@ -80,18 +81,33 @@ class IdentityStore(IdentityReader):
         with self._change() as db:
             db.execute("INSERT INTO hub VALUES (1, '', '', ?, NULL, NULL)", (int(wall_s),))
 
-    def save_enrolment(self, record: Enrolment) -> None:
-        """Keep the state machine's record."""
+    def save_enrolment(self, record: Enrolment, instead_of: Enrolment | None = None) -> bool:
+        """Keep the state machine's record, where `instead_of` (None: anything) is still what is there."""
         with self._change() as db:
-            rows.put_enrolment(db, record)
+            return self._put_enrolment(db, record, instead_of)
 
-    def save_provisioned(self, record: Enrolment, grant: Grant, now: Moment, draw: float) -> None:
+    def save_provisioned(
+        self,
+        record: Enrolment,
+        grant: Grant,
+        now: Moment,
+        draw: float,
+        instead_of: Enrolment | None = None,
+    ) -> bool:
         """A new Registration Token begins a new line: what the old one promised no longer counts."""
         with self._change() as db:
-            rows.put_enrolment(db, record)
+            if not self._put_enrolment(db, record, instead_of):
+                return False
             db.execute("DELETE FROM tokens WHERE kind = 'parent'")
             db.execute("DELETE FROM paces")
             self._put_granted(db, grant, now, draw)
+            return True
+
+    def _put_enrolment(self, db: sqlite3.Connection, record: Enrolment, instead_of: Enrolment | None) -> bool:
+        if instead_of is not None and rows.enrolment_of(db) != instead_of:
+            return False
+        rows.put_enrolment(db, record)
+        return True
 
     def save_refreshed(self, serial: int, grant: Grant, now: Moment, draw: float) -> bool:
         """Put a child in the place of the token `serial`, which stays known as its parent until it proves."""

@@ -99,9 +99,9 @@ def read_all(db: sqlite3.Connection, keys: Keys) -> Identity:
     tokens = tokens_of(db, keys)
     kept = [kind for (kind,) in db.execute("SELECT typeof(text) FROM tokens WHERE text <> ''").fetchall()]
     facts = dict(db.execute("SELECT name, value FROM facts").fetchall())
-    hub, enrolment = _rows(db, "SELECT * FROM hub WHERE host <> ''"), _rows(db, "SELECT * FROM enrolment")
+    hub = _rows(db, "SELECT * FROM hub WHERE host <> ''")
     return Identity(
-        _enrolment(enrolment[0]) if enrolment else Enrolment(),
+        enrolment_of(db),
         tokens.get("registration"),
         tokens.get("parent"),
         tokens.get("sas"),
@@ -135,6 +135,12 @@ def _paces(db: sqlite3.Connection) -> dict[Task, Pace]:
 def _pace(row: sqlite3.Row) -> Pace:
     outcome = Outcome[row["outcome"]] if row["outcome"] else None
     return Pace(row["failures"], _at(row), row["pause_s"], outcome, row["reason"])
+
+
+def enrolment_of(db: sqlite3.Connection) -> Enrolment:
+    """The state machine's record; a new one where there is none."""
+    found = _rows(db, "SELECT * FROM enrolment")
+    return _enrolment(found[0]) if found else Enrolment()
 
 
 def _enrolment(row: sqlite3.Row) -> Enrolment:

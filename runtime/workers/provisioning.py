@@ -87,8 +87,8 @@ class Clerk:
         step = enrolment.next_step(record, wish, has_token, Moment.by(self._clock))
         self._show(record, step)
         if step.adopt and by_hand is not None:
-            self._keep(enrolment.adopted(wish, Moment.by(self._clock)), Grant(by_hand, None))
-            logger.info("the registration token made by hand is taken")
+            if self._keep(enrolment.adopted(wish, Moment.by(self._clock)), Grant(by_hand, None), record):
+                logger.info("the registration token made by hand is taken")
             return 0.0
         if step.call is None or step.in_s > 0:
             return step.in_s if step.call else TURN_S
@@ -109,10 +109,12 @@ class Clerk:
         now, draw = Moment.by(self._clock), random.random()
         after = enrolment.after(record, call, answer, self._policy, now, draw)
         if isinstance(answer.value, Grant):
-            self._keep(after, answer.value)
+            kept = self._keep(after, answer.value, record)
         else:
-            self._store.save_enrolment(after)
-        if after.trouble:
+            kept = self._store.save_enrolment(after, record)
+        if not kept:
+            logger.info("{call}: the answer speaks of an enrolment that was forgotten", call=call.value)
+        elif after.trouble:
             logger.warning(
                 "{call}: {outcome}; again in {pause:.0f} s",
                 call=call.value,
@@ -121,10 +123,13 @@ class Clerk:
                 reason=after.reason,
             )
 
-    def _keep(self, record: Enrolment, grant: Grant) -> None:
-        """A Registration Token begins a new line."""
-        self._store.save_provisioned(record, grant, Moment.by(self._clock), random.random())
-        self._hints.tell(IDENTITY_CHANGED)
+    def _keep(self, record: Enrolment, grant: Grant, before: Enrolment) -> bool:
+        """A Registration Token begins a new line; not where somebody had us forget `before` meanwhile."""
+        now, draw = Moment.by(self._clock), random.random()
+        kept = self._store.save_provisioned(record, grant, now, draw, before)
+        if kept:
+            self._hints.tell(IDENTITY_CHANGED)
+        return kept
 
     def _ask(
         self, call: Call, record: Enrolment, token: Secret, instance: str

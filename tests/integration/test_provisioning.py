@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters.bus import IDENTITY_CHANGED, Hints
-from runtime.adapters.identity import IdentityReader
+from runtime.adapters.identity import IdentityReader, IdentityStore
 from runtime.adapters.platform import CANCELLED
 from runtime.adapters.process import Stop
 from runtime.adapters.status import read_status
@@ -111,6 +111,28 @@ def test_a_worker_killed_between_complete_and_saving_completes_again(bench: Benc
     bench.turn_until(Phase.PROVISIONED)
     assert bench.calls().count("init") == 1
     assert {asked.body["provisioningOperationId"] for asked in bench.server.asked[1:]} == {"op-1"}
+
+
+@pytest.mark.parametrize("late", [Says(202, b""), GRANTED], ids=["not yet", "approved"])
+def test_a_device_that_was_told_to_forget_is_not_brought_back_by_an_answer_under_way(
+    late: Says, bench: Bench
+) -> None:
+    store = IdentityStore(bench.home.layout)
+
+    def forgotten_meanwhile(asked: Asked) -> Says:
+        if asked.path.endswith("complete"):
+            store.reset()
+            return late
+        return BEGUN
+
+    bench.server.answer = forgotten_meanwhile
+    bench.turn_until(Phase.PENDING)
+    eventually(lambda: (bench.clerk.turn(), "complete" in bench.calls())[1])
+    found = store.read()
+    assert (found.enrolment.operation_id, found.registration) == (None, None)
+    bench.server.answer = script(init=BEGUN, complete=Says(202, b""))
+    bench.turn_until(Phase.PENDING)
+    assert bench.calls().count("init") == 2, "it has begun anew"
 
 
 def test_a_cancelled_operation_is_told_and_not_begun_again_in_a_hurry(bench: Bench) -> None:
