@@ -174,16 +174,20 @@ class IdentityStore(IdentityReader):
             rows.forget_failed_refreshes(db)
             rows.put_fact(db, "token_refused", None)
 
-    def save_refused(self, serial: int) -> None:
-        """Note that registering with the token `serial` was refused."""
+    def save_failed(self, serial: int, task: Task, pace: Pace, *, refused: bool = False) -> bool:
+        """Keep what the failures of `task` demand, asked with the token `serial`; `refused` for it itself."""
         with self._change() as db:
-            if rows.is_current(db, serial):
-                rows.put_fact(db, "token_refused", 1)
-
-    def save_pace(self, task: Task, pace: Pace | None) -> None:
-        """Keep what the failures of `task` demand; None: they are over."""
-        with self._change() as db:
+            if not rows.is_current(db, serial):
+                return False
             rows.put_pace(db, task, pace)
+            if refused:
+                rows.put_fact(db, "token_refused", 1)
+            return True
+
+    def forget_failed(self, task: Task) -> None:
+        """What `task` failed of is over."""
+        with self._change() as db:
+            rows.put_pace(db, task, None)
 
     def check_room(self) -> None:
         """Raises Retryable where nothing could be kept of what the platform is about to hand out."""

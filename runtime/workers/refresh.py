@@ -132,7 +132,7 @@ class Keeper:
         mark = tokens.fingerprint(token)
         if self._renewer is not None and mark not in (None, self._renewer):
             for task in (Task.REFRESH, Task.REFRESH_PARENT):
-                self._store.save_pace(task, None)
+                self._store.forget_failed(task)
         self._renewer = mark or self._renewer
         return token
 
@@ -186,9 +186,8 @@ class Keeper:
                 self._store.drop_registration(asked.serial)
                 self._hints.tell(IDENTITY_CHANGED)
             case verdict:
-                self._pause(task, identity, self._held(identity, token).at_stake(task), answer, now)
-                if verdict is Verdict.REFUSED:
-                    self._store.save_refused(asked.serial)
+                pace = self._pace(task, identity, self._held(identity, token).at_stake(task), answer, now)
+                self._pause(task, asked, pace, refused=verdict is Verdict.REFUSED)
 
     def _save(self, asked: Token, answer: Answer[Registration] | Answer[Grant], now: Moment) -> None:
         draw, hold = random.random(), self._config.settings.identity.hold_backlog_on_identity_change
@@ -202,25 +201,31 @@ class Keeper:
                     logger.info("the registration token is renewed", lifetime_s=grant.lifetime_s)
         self._hints.tell(IDENTITY_CHANGED)
 
-    def _pause(
+    def _pace(
         self,
         task: Task,
         identity: Identity,
         at_stake: Life | None,
         answer: Answer[Registration] | Answer[Grant],
         now: Moment,
-    ) -> None:
+    ) -> Pace:
         pace = (identity.paces or {}).get(task, Pace())
         pause_s = renewal.retry_pause_s(
             at_stake, pace.failures, random.random(), self._policy, now, answer.retry_after_s
         )
-        self._store.save_pace(task, pace.after(answer.outcome, answer.reason, pause_s, now))
+        return pace.after(answer.outcome, answer.reason, pause_s, now)
+
+    def _pause(self, task: Task, asked: Token, pace: Pace, *, refused: bool) -> None:
+        assert pace.outcome is not None
+        if not self._store.save_failed(asked.serial, task, pace, refused=refused):
+            logger.info("{task}: the answer speaks of a token that was replaced", task=task.value)
+            return
         logger.warning(
             "{task}: {outcome}; again in {pause:.0f} s",
             task=task.value,
-            outcome=answer.outcome.value,
-            pause=pause_s,
-            reason=answer.reason,
+            outcome=pace.outcome.value,
+            pause=pace.pause_s,
+            reason=pace.reason,
         )
 
     def _learn_skew(

@@ -25,6 +25,7 @@ from runtime.adapters.status import read_status
 from runtime.core.answer import Grant, Outcome, Registration
 from runtime.core.enrolment import Enrolment, Phase, Wish
 from runtime.core.moment import Moment
+from runtime.core.renewal import Pace, Task
 from runtime.core.secret import Secret
 from runtime.workers.provisioning import Clerk
 from runtime.workers.refresh import Keeper
@@ -234,7 +235,7 @@ class Device:
 
     def _refused(self) -> None:
         self._refresh(60)
-        self.store.save_refused(1)
+        self.store.save_failed(1, Task.REGISTER, Pace(), refused=True)
 
     def _parent(self) -> None:
         self._refused()

@@ -43,7 +43,7 @@ def test_a_pending_device_shows_its_code(home: Home) -> None:
 
 def test_a_registered_device_tells_everything_but_its_tokens(home: Home) -> None:
     store = register(home)
-    store.save_pace(Task.REFRESH, Pace(2, now(), 30.0, Outcome.THROTTLED, "too many"))
+    store.save_failed(1, Task.REFRESH, Pace(2, now(), 30.0, Outcome.THROTTLED, "too many"))
     store.save_skew(-3600.0)
     done = home.edgectl("identity")
     assert done.returncode == 0

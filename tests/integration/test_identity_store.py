@@ -69,7 +69,7 @@ def test_everything_that_was_saved_is_read_back(store: IdentityStore, layout: La
     store.save_provisioned(DONE, grant("rt"), NOW, 0.25)
     store.save_registered(1, registration("sas-1", 1800.0), NOW, 0.75)
     pace = Pace(2, NOW, 30.0, Outcome.THROTTLED, "too many")
-    store.save_pace(Task.REFRESH, pace)
+    store.save_failed(1, Task.REFRESH, pace)
     store.save_skew(-12.5)
     found = IdentityReader(layout).read()
     assert texts(found) == {"registration": "rt", "parent": None, "sas": "sas-1"}
@@ -104,9 +104,11 @@ def test_an_answer_to_a_token_that_was_replaced_meanwhile_is_dropped(store: Iden
     store.save_provisioned(DONE, grant("new"), NOW, 0.5)
     assert not store.save_refreshed(1, grant("child of old"), NOW, 0.5)
     assert not store.save_registered(1, registration("sas of old"), NOW, 0.5)
-    store.save_refused(1)
+    pace = Pace(9, NOW, 300.0, Outcome.UNAUTHORIZED, "old")
+    assert not store.save_failed(1, Task.REGISTER, pace, refused=True)
     found = store.read()
-    assert texts(found) == {"registration": "new", "parent": None, "sas": None} and not found.token_refused
+    assert texts(found) == {"registration": "new", "parent": None, "sas": None}
+    assert not found.token_refused and not found.paces
 
 
 def test_the_sas_in_force_stays_in_force_while_the_device_is_provisioned_again(store: IdentityStore) -> None:
@@ -194,7 +196,7 @@ def test_two_writers_at_once_neither_fail_nor_lose_a_write(layout: Layout) -> No
         try:
             mine = IdentityStore(layout)
             for n in range(40):
-                mine.save_pace(task, Pace(n + 1, NOW, 1.0, Outcome.CUT, ""))
+                mine.save_failed(1, task, Pace(n + 1, NOW, 1.0, Outcome.CUT, ""))
         except BaseException as exc:
             failed.append(exc)
 

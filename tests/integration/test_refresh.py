@@ -120,7 +120,7 @@ def test_an_answer_that_was_lost_is_asked_for_again_with_the_parent(bench: Bench
     bench.provisioned("parent", 3600, age_s=3500)
     bench.server.answer = lambda asked: Says(raw=s.cut_within)
     eventually(lambda: (bench.keeper.turn(False), bench.identity().paces)[1])
-    bench.store.save_pace(Task.REFRESH, None)  # its second comes soon enough in other tests
+    bench.store.forget_failed(Task.REFRESH)  # its second comes soon enough in other tests
     bench.restart()
 
     def answer(asked: Asked) -> Says:
@@ -225,6 +225,19 @@ def test_a_registration_token_provisioned_meanwhile_is_not_overwritten_by_a_late
     bench.server.answer = answer
     bench.turn_until(lambda: bench.sas() is not None)
     assert bench.sas() == "newcomer"
+
+
+def test_a_refusal_of_the_token_before_makes_its_successor_wait_for_nothing(bench: Bench) -> None:
+    def superseded_meanwhile(asked: Asked) -> Says:
+        bench.provisioned("second", None)
+        bench.server.answer = lambda asked: registered("sas-2")
+        return Says(401, {}, {"Retry-After": "600"})
+
+    bench.server.answer = superseded_meanwhile
+    bench.keeper.turn(False)
+    assert not bench.identity().paces
+    bench.turn_until(lambda: bench.sas() == "sas-2")
+    assert bench.asked() == [("register", "first"), ("register", "second")]
 
 
 def test_skew_is_learnt_from_the_servers_clock(bench: Bench) -> None:
