@@ -203,7 +203,7 @@ def _follow(config: Config, wait: bool, timeout_s: float | None) -> int:
     ends_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
     while True:
         identity = reader.read()
-        if identity.hub and identity.sas and identity.registration and not identity.on_hold:
+        if identity.hub and _is_done(identity, thoroughly=wait):
             print(f"Registered as {identity.hub.device_id}.")
             return 0
         code = identity.enrolment.verification_code
@@ -217,6 +217,19 @@ def _follow(config: Config, wait: bool, timeout_s: float | None) -> int:
         if time.monotonic() >= ends_s:
             return 1
         time.sleep(POLL_S)
+
+
+def _is_done(identity: Identity, *, thoroughly: bool) -> bool:
+    """Nothing is to be approved: also not under another wish than the one that the device is registered by.
+
+    `thoroughly`: and it is registered with its newest token.
+    """
+    from runtime.core.enrolment import Phase
+
+    if identity.registration is None or identity.sas is None or identity.on_hold:
+        return False
+    proven = identity.registration.serial == identity.sas.serial
+    return identity.enrolment.phase is Phase.PROVISIONED and (proven or not thoroughly)
 
 
 def _invitation(code: str) -> str:

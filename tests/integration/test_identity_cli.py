@@ -41,6 +41,14 @@ def test_a_pending_device_shows_its_code(home: Home) -> None:
     assert "AB-12" in home.edgectl("identity").stdout
 
 
+def test_a_registered_device_that_waits_for_approval_under_another_wish_shows_its_code(home: Home) -> None:
+    register(home).save_enrolment(Enrolment(Phase.PENDING, "b2", "op", "AB-12", at=now()))
+    for options in ((), ("--wait", "--timeout", "0.2")):
+        done = home.edgectl("provision", *options)
+        assert done.returncode == 1 and "Verification code: AB-12" in done.stdout
+        assert "Registered" not in done.stdout
+
+
 def test_a_registered_device_tells_everything_but_its_tokens(home: Home) -> None:
     store = register(home)
     store.save_failed(1, Task.REFRESH, Pace(2, now(), 30.0, Outcome.THROTTLED, "too many"))
