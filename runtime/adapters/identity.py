@@ -79,7 +79,7 @@ class IdentityStore(IdentityReader):
     def _begin_after(self, wall_s: float) -> None:
         """Generations that were never handed out: the seconds since 1970 are more than there were changes."""
         with self._change() as db:
-            db.execute("INSERT INTO hub VALUES (1, '', '', ?, NULL, NULL)", (int(wall_s),))
+            db.execute("INSERT INTO hub VALUES (1, '', '', ?, NULL, NULL, '')", (int(wall_s),))
 
     def save_enrolment(self, record: Enrolment, instead_of: Enrolment | None = None) -> bool:
         """Keep the state machine's record, where `instead_of` (None: anything) is still what is there."""
@@ -126,18 +126,15 @@ class IdentityStore(IdentityReader):
         """Put a registration in force: the new SAS, and what became known of the Registration Token.
 
         Registering proves the token: its parent is not needed any more. With `hold` another device id than
-        before waits for `accept`.
+        the one that messages went out under waits for `accept`.
         """
         with self._change() as db:
             if not rows.is_current(db, serial):
                 return False
-            before = db.execute("SELECT device_id FROM hub").fetchone()
-            if hold and before is not None and before[0] != found.device_id:
-                rows.put_fact(db, "on_hold", 1)
             # by certificate there is a life too, and no text: the certificate is the secret
             life = Life(now, found.lifetime_s, draw)
             rows.put_token(db, self._vault.keys(), "sas", found.sas or Secret(""), life, serial)
-            rows.put_hub(db, found)
+            rows.put_hub(db, found, hold=hold)
             db.execute("DELETE FROM tokens WHERE kind = 'parent'")
             db.execute("DELETE FROM paces WHERE task = ?", (Task.REGISTER.value,))
             rows.put_fact(db, "token_refused", None)
@@ -203,9 +200,10 @@ class IdentityStore(IdentityReader):
         """A person agrees that messages go out under the new device id."""
         with self._change() as db:
             rows.put_fact(db, "on_hold", None)
+            db.execute("UPDATE hub SET accepted_id = device_id")
 
     def reset(self) -> None:
-        """Forget the tokens. The device id stays, to be compared, and the generation, which only grows."""
+        """Forget the tokens. The device ids stay, to be compared, and the generation, which only grows."""
         with self._change() as db:
             for table in ("tokens", "enrolment", "paces"):
                 db.execute(f"DELETE FROM {table}")  # noqa: S608 - names of our own

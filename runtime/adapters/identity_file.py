@@ -15,7 +15,7 @@ from loguru import logger
 from runtime.errors import NeedsHuman, Retryable
 
 BUSY_TIMEOUT_S = 5.0
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 def check_private(path: Path) -> None:
@@ -124,5 +124,11 @@ def _migrate(db: sqlite3.Connection) -> None:
         made.create_table("facts", {"name": str, "value": float}, pk="name")
     if version < 2:
         db.execute("ALTER TABLE enrolment ADD COLUMN adopted TEXT")
+    if version < 3:
+        db.execute("ALTER TABLE hub ADD COLUMN accepted_id TEXT")
+        db.execute(
+            "UPDATE hub SET accepted_id = device_id"
+            " WHERE NOT EXISTS (SELECT 1 FROM facts WHERE name = 'on_hold' AND value)"
+        )
     db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     db.execute("COMMIT")

@@ -219,12 +219,18 @@ def forget_failed_refreshes(db: sqlite3.Connection) -> None:
         put_pace(db, Task.REGISTER, register.with_another_token())
 
 
-def put_hub(db: sqlite3.Connection, found: Registration) -> None:
-    """Put a connection in force, under the next generation."""
-    row = db.execute("SELECT generation FROM hub").fetchone()
+def put_hub(db: sqlite3.Connection, found: Registration, *, hold: bool) -> None:
+    """Put a connection in force, under the next generation.
+
+    With `hold` it waits where messages went out under another id before: the one accepted last.
+    """
+    row = db.execute("SELECT generation, accepted_id FROM hub").fetchone()
+    generation, accepted_id = row or (0, found.device_id)
+    waits = hold and accepted_id != found.device_id
+    put_fact(db, "on_hold", 1 if waits else None)
     certificate, key = found.certificate or (None, None)
-    new = (1, found.hub_host, found.device_id, (row[0] if row else 0) + 1, certificate, key)
-    db.execute("REPLACE INTO hub VALUES (?, ?, ?, ?, ?, ?)", new)
+    rest = (generation + 1, certificate, key, accepted_id if waits else found.device_id)
+    db.execute("REPLACE INTO hub VALUES (1, ?, ?, ?, ?, ?, ?)", (found.hub_host, found.device_id, *rest))
 
 
 def correct_registration(db: sqlite3.Connection, remaining_s: float, now: Moment) -> None:

@@ -147,6 +147,27 @@ def test_another_device_id_waits_for_a_word_where_that_is_wished(store: Identity
     assert credentials is not None and credentials.device_id == "w:other"
 
 
+def test_a_device_that_is_back_under_the_id_in_force_needs_no_word(store: IdentityStore) -> None:
+    def known_as(device_id: str, *, hold: bool = True) -> str | None:
+        """The id under which messages go out now."""
+        store.save_provisioned(DONE, grant("one"), NOW, 0.5)
+        found = Registration("hub", device_id, 600.0, Secret(f"sas of {device_id}"))
+        serial = store.read().registration
+        assert serial is not None and store.save_registered(serial.serial, found, NOW, 0.5, hold=hold)
+        credentials = store.hub_credentials()
+        return credentials.device_id if credentials else None
+
+    assert known_as("w:a") == "w:a"
+    assert known_as("w:b") is None, "nothing ever went out under b"
+    assert known_as("w:a") == "w:a"
+    assert known_as("w:b") is None
+    assert known_as("w:c") is None
+    store.accept()
+    assert known_as("w:c") == "w:c"
+    assert known_as("w:a") is None, "c is the one in force"
+    assert known_as("w:a", hold=False) == "w:a", "whoever does not want to be asked any more is not"
+
+
 def test_the_database_is_for_its_owner_alone(store: IdentityStore, layout: Layout) -> None:
     assert stat.S_IMODE(layout.identity_db.stat().st_mode) == 0o600
     assert stat.S_IMODE(layout.state.stat().st_mode) == 0o700
@@ -234,6 +255,7 @@ def test_a_database_of_the_first_schema_keeps_everything_when_a_newer_runtime_st
     store.save_provisioned(DONE, grant("kept"), NOW, 0.5)
     with closing(sqlite3.connect(layout.identity_db)) as db, db:
         db.execute("ALTER TABLE enrolment DROP COLUMN adopted")
+        db.execute("ALTER TABLE hub DROP COLUMN accepted_id")
         db.execute("PRAGMA user_version = 1")
     assert texts(IdentityReader(layout).read())["registration"] == "kept", "a reader comes before the writer"
     newer = IdentityStore(layout)
@@ -241,6 +263,23 @@ def test_a_database_of_the_first_schema_keeps_everything_when_a_newer_runtime_st
     assert newer.read().enrolment == DONE
     newer.save_enrolment(adopted)
     assert newer.read().enrolment == adopted and texts(newer.read())["registration"] == "kept"
+
+
+@pytest.mark.parametrize("on_hold", [False, True])
+def test_a_device_of_the_second_schema_is_held_exactly_where_it_was(on_hold: bool, layout: Layout) -> None:
+    store = IdentityStore(layout)
+    store.save_provisioned(DONE, grant("kept"), NOW, 0.5)
+    store.save_registered(1, registration("sas"), NOW, 0.5, hold=True)
+    with closing(sqlite3.connect(layout.identity_db)) as db, db:
+        db.execute("ALTER TABLE hub DROP COLUMN accepted_id")
+        db.execute("INSERT INTO facts VALUES ('on_hold', ?)", (1 if on_hold else 0,))
+        db.execute("PRAGMA user_version = 2")
+    assert (IdentityReader(layout).hub_credentials() is None) is on_hold
+    newer = IdentityStore(layout)
+    newer.save_registered(1, registration("sas-2"), NOW, 0.5, hold=True)
+    assert (newer.hub_credentials() is None) is on_hold
+    newer.accept()
+    assert newer.hub_credentials() is not None
 
 
 def test_a_sound_database_is_never_set_aside_by_two_that_start_at_once(layout: Layout) -> None:
