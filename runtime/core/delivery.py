@@ -272,8 +272,8 @@ class Delivery:
                 until_s = now + 60.0
         if self.phase is Phase.UP and (batch_s := self.hand.batches.next_s()) is not None:
             until_s = min(until_s, batch_s)
-        for id, (_, again_s) in self._upload_pauses.items():
-            if id not in self._uploading:
+        for _, again_s in self._upload_pauses.values():
+            if again_s > now:  # one that is due and has not begun waits for something else
                 until_s = min(until_s, again_s)
         return max(0.0, until_s - now)
 

@@ -71,6 +71,25 @@ def test_what_ingest_has_not_confirmed_is_not_sent_again_when_the_store_shows_it
     assert world.delivery.unconfirmed == 0
 
 
+def test_a_file_upload_that_is_due_and_cannot_begin_does_not_keep_the_processor_busy() -> None:
+    """One failed, others took all the places: the loop waited for nothing as long as they lasted."""
+    world = World()
+    for id, stream in enumerate("abc", 1):
+        world.store(id, stream, file=True)
+    world.step()
+    assert world.uploads == [1, 2]
+    world.upload_failed(1)
+    world.step()
+    assert world.uploads == [1, 2, 3]
+    world.connect()
+    world.pass_time(100)
+    assert not world.step()
+    assert world.delivery.wait_s(world.now) > 1
+    world.delivery.uploaded(2)
+    world.step()
+    assert world.uploads == [1, 2, 3, 1]
+
+
 def test_a_file_that_has_expired_is_dropped_and_not_uploaded_for_nothing() -> None:
     world = World()
     world.store(1, "files", file=True, expires_s=1005.0)
