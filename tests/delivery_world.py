@@ -204,7 +204,11 @@ class World:
         return found
 
     def check_send(self, tag: Tag) -> None:
-        """What the hub of this device is known to have of a message in pieces is not sent once more."""
+        """What the hub of this device is known to have of a message in pieces is not sent once more.
+
+        Nor does a link go out before this device has uploaded its file.
+        """
+        assert tag[0] not in self.delivery.hand.files, "a link to a file that is still to be uploaded"
         known = self.reached.get(tag[0], 0)
         assert known == 0 or tag[1] >= min(known, self.offered(tag[0]).pieces - 1)
 

@@ -194,7 +194,9 @@ class Delivery:
     def begin_anew(self) -> None:
         """Another device is to send: what the hub has of a message in pieces is not this device's."""
         assert not self._in_flight
-        self.hand.begin_anew()
+        for message in self.hand.begin_anew():
+            self._suspicion.forget(message.offer.id)
+            self.hand.release(message.stream)
         self._reached.clear()
 
     def confirmed(self, ids: set[int]) -> None:

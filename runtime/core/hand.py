@@ -194,13 +194,19 @@ class Hand:
                 stream.waiting.appendleft(message)
             self._queue(stream)
 
-    def begin_anew(self) -> None:
-        """What was sent in part goes again from its first piece, files too. Nothing may be in flight."""
+    def begin_anew(self) -> list[Message]:
+        """What was sent in part goes again from its first piece, files too. Nothing may be in flight.
+
+        Returns those whose file, uploaded before, has to be uploaded again.
+        """
+        again = []
         for message in self.messages.values():
             if message.offer.pieces > 1:
                 message.begin_anew()
-            if message.offer.file:
+            if message.offer.file and message.offer.id not in self.files:
                 self.files[message.offer.id] = message
+                again.append(message)
+        return again
 
     def to_upload(self, now: float) -> Iterator[Message]:
         """Messages whose file could be uploaded now: all before them in their stream is acknowledged."""

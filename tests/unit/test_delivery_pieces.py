@@ -66,6 +66,27 @@ def test_another_device_does_not_link_to_a_file_that_it_never_uploaded() -> None
     assert world.delivered == [1, 2]
 
 
+def test_another_device_does_not_try_the_link_of_a_file_that_the_hub_would_not_take() -> None:
+    """Under suspicion the link was tried first of all under the new id: upload died of it."""
+    world = World(window=4)
+    world.store(1, "s", poison=True, file=True)
+    while not world.delivery.suspects:
+        world.close()
+        world.connect()
+        world.receive()
+        for id in world.uploads:
+            world.delivery.uploaded(id)
+        world.uploads.clear()
+        world.step()
+        world.pass_time(0.3)
+    world.generation, world.device = 2, 2
+    world.poison.clear()
+    world.delivery.credentials(2, world.now)
+    world.settle_down()
+    assert world.delivered == [1]
+    assert world.arrived_at[2] >= {(1, 0)}
+
+
 def test_another_device_gets_the_message_from_its_first_piece() -> None:
     """Half of it under one name and half under another is no message at all."""
     world = World(window=4)
