@@ -99,7 +99,8 @@ class _Journal:
     state: str = "open"
     """open, committed (the blob is whole), done (and the hub knows)."""
     of: str = ""
-    """Whose it is: the device, and the name asked for. An id may come round when a store is begun anew."""
+    """Whose it is: the device, the name asked for, and the payload's fingerprint. An id may come round when a
+    store is begun anew, and blocks of a compressed payload do not go with blocks of a plain one."""
 
     def same_blob(self, other: _Journal) -> bool:
         """Whether blocks that went to the other address are of this one's blob."""
@@ -125,7 +126,7 @@ class Files(Tidings[FileEvent]):
         upload = _Upload(id, parcel, _Platform(self._options, credentials), self._options, self._tell)
         upload.may_go_on = self._may_go_on
         upload.device_id = credentials.device_id
-        upload.of = f"{credentials.device_id}/{parcel.blob_name}"
+        upload.of = f"{credentials.device_id}/{parcel.blob_name}/{parcel.fingerprint()}"
         threading.Thread(target=upload.run, name=f"upload-{id}", daemon=True).start()
 
     def forget(self, id: int, credentials: HubCredentials | None) -> None:
@@ -260,7 +261,7 @@ class _Upload:
     def _current(self) -> _Journal:
         """The upload to go on with; one whose address is too old is ended first."""
         if self._journal is not None and self._journal.of != self.of:
-            self._give_up("it belongs to another message or device")
+            self._give_up("it belongs to another message, device or payload")
         before = self._journal
         if before is not None and before.state == "open":
             age_s = time.time() - before.began_wall_s

@@ -135,6 +135,10 @@ class FileParcel:
         """Of the notice: the file goes another way."""
         return self.notice.wire_bytes
 
+    def fingerprint(self) -> str:
+        """Of the payload here: a message may be compressed in one life and not in the next."""
+        return hashlib.sha256(self.payload).hexdigest()[:16]
+
     def link(self, uploaded_as: str) -> Telemetry:
         """The telemetry that says where the payload is."""
         return replace(self.notice, payload=json.dumps({"link": uploaded_as}).encode())

@@ -131,6 +131,29 @@ def test_blocks_that_the_storage_has_lost_are_sent_again(cloud: Cloud, lane: Lan
     assert set(blobs(cloud).values()) == {payload} and len(blobs(cloud)) == 2
 
 
+@pytest.mark.parametrize("reached", [3, BLOCKS])
+def test_a_payload_that_is_packed_otherwise_after_a_restart_is_not_mixed_with_what_went_before(
+    cloud: Cloud, lane: Lane, reached: int
+) -> None:
+    """Compression was switched on in between: half of the blob was plain, and the message said brotli."""
+    credentials, plain, packed = register(cloud), os.urandom(BLOCKS * BLOCK), os.urandom((BLOCKS - 1) * BLOCK)
+    if reached < BLOCKS:
+        cloud.faults(http={"PUT /uploads": {"delay_s": 0.05}})
+    lane.files.begin(1, parcel(plain), credentials)
+    while lane.blocks < reached:
+        select.select([lane.files], [], [], 10.0)
+        lane.seen += lane.files.take()
+    cloud.no_faults()
+    if reached < BLOCKS:
+        cloud.faults(http={"PUT /uploads": {"status": 503, "times": 1}})
+    while not isinstance(lane.seen[-1], Uploaded | UploadFailed):
+        select.select([lane.files], [], [], 10.0)
+        lane.seen += lane.files.take()
+    assert isinstance(lane.upload(parcel(packed), credentials), Uploaded)
+    assert list(blobs(cloud).values()) == [packed]
+    assert "open" not in states(cloud)
+
+
 @pytest.mark.parametrize("who", ["another message", "another device"])
 def test_a_journal_of_another_is_not_taken_for_this_ones(cloud: Cloud, lane: Lane, who: str) -> None:
     """Ids come round in a store begun anew: the message was told to lie where another's payload does."""
