@@ -276,18 +276,18 @@ class _Upload:
         return self._journal
 
     def _blocks(self, journal: _Journal) -> Iterator[tuple[int, bytes]]:
-        """The blocks that are still to be sent; an empty payload has one."""
+        """The blocks that are still to be sent; an empty payload has none, and its list names none."""
         step, number = journal.block_bytes, journal.blocks
         if self._parcel.file is None:
             payload = self._parcel.payload
-            while number * step < len(payload) or number == 0:
+            while number * step < len(payload):
                 yield number, payload[number * step : (number + 1) * step]
                 number += 1
             return
         fd = os.open(self._options.spool / self._parcel.file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         with os.fdopen(fd, "rb", buffering=0) as file:
             file.seek(number * step)
-            while (block := file.read(step)) or number == 0:
+            while block := file.read(step):
                 yield number, block
                 number += 1
 

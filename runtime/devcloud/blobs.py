@@ -72,6 +72,8 @@ async def _put_block(request: Request, name: str) -> Response:
         valid = False
     if not valid:
         raise StorageRefusal(400, "InvalidQueryParameterValue", "blockid is not base64 of 1 to 64 bytes")
+    if request.headers["content-length"] == "0":
+        raise StorageRefusal(400, "InvalidHeaderValue", "a block of 0 bytes; Content-Length")
     part = await _received(request)
     cloud_of(request).uploads.keep_block(name, block_id, part)
     return Response(status_code=201, headers=_storage_headers({"Content-MD5": _md5(part.md5.digest())}))

@@ -157,6 +157,8 @@ def test_the_storage_is_as_strict_about_headers_as_the_real_one(device: Uploader
     wrong = base64.b64encode(hashlib.md5(b"other").digest()).decode()
     assert storage_code(device.put(upload, b"x", Content_MD5=wrong)) == (400, "Md5Mismatch")
     assert storage_code(device.put(upload, b"x", "&comp=block&blockid=%21"))[0] == 400
+    nothing = device.put(upload, b"", "&comp=block&blockid=MDAwMA%3D%3D")
+    assert storage_code(nothing) == (400, "InvalidHeaderValue")
     assert storage_code(device.put(upload, b"x", "&comp=page"))[0] == 400
     for document in ("", "<BlockList>", "<Other/>", "<BlockList><Committed>YQ==</Committed></BlockList>"):
         assert storage_code(device.put(upload, document, "&comp=blocklist"))[0] == 400

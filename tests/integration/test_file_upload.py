@@ -105,6 +105,16 @@ def test_a_refusal_in_the_midst_costs_one_block_and_not_the_file(
     assert (list(blobs(cloud).values()), states(cloud)) == ([payload], told)
 
 
+def test_a_file_without_content_arrives(cloud: Cloud, lane: Lane, folder: Path) -> None:
+    """The storage takes no block of 0 bytes: the message went to quarantine."""
+    (folder / "spool").mkdir()
+    (folder / "spool" / "empty").touch()
+    nothing = FileParcel("empty", b"", "empty", Telemetry("m", b""))
+    assert isinstance(lane.upload(nothing, register(cloud)), Uploaded), lane.seen
+    assert list(blobs(cloud).values()) == [b""]
+    assert states(cloud) == ["succeeded"]
+
+
 def test_a_hub_that_cannot_hear_of_the_success_does_not_get_the_file_again(cloud: Cloud, lane: Lane) -> None:
     credentials, payload = register(cloud), os.urandom(BLOCKS * BLOCK)
     told = f"POST /devices/{credentials.device_id}/files/notifications"
