@@ -10,7 +10,7 @@ from typing import Any
 from runtime.adapters.store import MessageStore
 from runtime.core.admission import Admission
 from runtime.core.description import PLAIN, describe
-from runtime.core.message import Kind
+from runtime.core.message import Kind, StreamName
 from runtime.core.protocol import ProducerKey, Put, Reply
 from runtime.core.quota import Amount, Limit, Quota
 from runtime.core.settlement import Settled
@@ -66,3 +66,9 @@ def copy_as_killed(path: Path, to: Path) -> Path:
         if not file.name.endswith("-shm"):  # shared memory: rebuilt from the WAL by whoever opens next
             shutil.copy(file, to / file.name)
     return to / path.name
+
+
+def ever_lost(store: MessageStore) -> dict[tuple[StreamName, str], Amount]:
+    """Everything ever lost, by stream and reason."""
+    rows = store._db.execute("SELECT stream, reason, messages, bytes FROM losses").fetchall()
+    return {(store._names[stream], reason): Amount(count, size) for stream, reason, count, size in rows}

@@ -7,6 +7,7 @@ for good (`core/unreadable.py`) that counts as damage, too.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -14,11 +15,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runtime.adapters.store_errors import SCHEMA_VERSION, StoreNewer
+from runtime.adapters.store_reader import text_or_bytes
+from runtime.core.mending import LARGEST, is_number
 
 ROWS_AT_ONCE = 500
-HIGHEST_ID = 2**62
-DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)
-"""What reading damaged pages raises; the latter where even SQLite's message holds some of the damage."""
+BYTES_AT_ONCE = 4_194_304
+DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError, OverflowError)
+"""What reading damaged pages raises: also where SQLite's message holds some of the damage, and behind the
+largest number there is."""
 WEATHER = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _BLOCK_BYTES = 4_096
 
@@ -38,11 +42,10 @@ class DamagedStore:
 
     def __init__(self, path: Path, *, gone_for_good: bool) -> None:
         self._forgiving = gone_for_good
-        self.lost_ranges: list[tuple[int, int]] = []
-        """Closed ranges of ids that may have held messages and cannot be read."""
         self.wal_is_cut = gone_for_good and _cut(path.with_name(f"{path.name}-wal"))
         """Commits behind the cut are lost, nobody knows how many."""
         self._db = sqlite3.connect(path, isolation_level=None)
+        self._db.text_factory = text_or_bytes  # what cannot be decoded is the damage of one value only
 
     def close(self) -> None:
         self._db.close()
@@ -67,22 +70,18 @@ class DamagedStore:
     def counters(self) -> Counters | None:
         """Its name, and what comes after everything ever given; None where that is lost."""
         found = self._try("SELECT uuid, next_id, next_stream FROM store")
-        return Counters(*found[0]) if found and len(found) == 1 else None
+        if not found or len(found) != 1:
+            return None
+        uuid, *numbers = found[0]
+        return Counters(*found[0]) if isinstance(uuid, str) and all(map(is_number, numbers)) else None
 
-    def small(self, table: str) -> Iterator[Row]:
-        """Row by row, until it breaks."""
-        try:
-            yield from self._db.execute(f"SELECT * FROM {table}")  # noqa: S608  # our own names
-        except DAMAGE as exc:
-            self._count_as_lost(exc)
-
-    def rows(self, table: str) -> Iterator[list[Row]]:
-        """Every row that can be read, in id order, over all damage between."""
+    def rows(self, table: str, lost: list[tuple[int, int]]) -> Iterator[list[Row]]:
+        """Every row that can be read, by ascending number, over all damage between: that goes to `lost`."""
         at, limit = -1, ROWS_AT_ONCE
         while True:
             rows = self._behind(table, at, limit)
             if rows:
-                yield rows
+                yield [row[1:] for row in rows]
                 at, limit = rows[-1][0], min(ROWS_AT_ONCE, limit * 2)
             elif rows is not None:
                 return
@@ -90,20 +89,34 @@ class DamagedStore:
                 limit = 1  # the damage is among the next rows: go on one by one
             else:
                 found = self._next_readable(table, at)
-                self.lost_ranges.append((at + 1, found if found is not None else self._last_id(at + 1)))
+                lost.append((at + 1, found if found is not None else self._last_id(at + 1)))
                 if found is None:
                     return
                 at = found
 
-    def _behind(self, table: str, id: int, limit: int) -> list[Row] | None:
-        return self._try(f"SELECT * FROM {table} WHERE id > ? ORDER BY id LIMIT ?", id, limit)  # noqa: S608
+    def _behind(self, table: str, number: int, limit: int) -> list[Row] | None:
+        """Rows with their numbers in front: as many as memory should take, or up to where it breaks."""
+        found: list[Row] = []
+        room = BYTES_AT_ONCE
+        query = f"SELECT rowid, * FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT ?"  # noqa: S608  # our own names
+        try:
+            with contextlib.closing(self._db.execute(query, (number, limit))) as rows:
+                for row in rows:
+                    found.append(row)
+                    room -= sum(len(value) for value in row if isinstance(value, str | bytes))
+                    if room <= 0:
+                        break
+        except DAMAGE as exc:
+            self._count_as_lost(exc)
+            return found or None
+        return found
 
     def _next_readable(self, table: str, at: int) -> int | None:
-        """The lowest id behind which reading works again: leaps that double, then halving between."""
+        """The lowest number behind which reading works again: leaps that double, then halving between."""
         leap = 1
         while not self._behind(table, at + leap, 1):
             leap *= 2
-            if at + leap > HIGHEST_ID:
+            if at + leap > LARGEST:
                 return None
         fails, works = at + leap // 2, at + leap
         while works - fails > 1:

@@ -31,9 +31,11 @@ from typing import Any
 from runtime.adapters.damaged_store import Counters, DamagedStore
 from runtime.adapters.examine import look, named
 from runtime.adapters.store_errors import StoreUnavailable, StoreUnreadable, translated
+from runtime.core.mending import MENDED, Messages, is_number
 
 FOLDER = "damaged"
 REPORT = "report.json"
+SYNC_BYTES = 67_108_864
 ID_GAP = 2**32
 """Left free behind the highest id found where the counter of ids is lost."""
 
@@ -99,25 +101,50 @@ def salvage(path: Path, reason: str, unreadable: Sequence[str] = ()) -> Iterator
 def _salvage(path: Path, report: Report) -> Iterator[Report]:
     set_aside(path)
     fresh_path = path.with_name(f"{path.name}.salvage")
-    for leftover in path.parent.glob(f"{fresh_path.name}*"):
-        leftover.unlink()
-    with translated():
-        fresh = sqlite3.connect(fresh_path, isolation_level=None)
-        try:
-            old = DamagedStore(path.parent / FOLDER / path.name, gone_for_good=bool(report.unreadable))
-            try:
-                yield from _copy(old, fresh, report)
-                yield from _was_no_weather(path, report)
-            finally:
-                old.close()
-        finally:
-            fresh.close()
+    _remove(fresh_path)
+    try:
+        yield from _into(fresh_path, path, report)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            _remove(fresh_path)  # half a copy is of no use, and others need the room
+        raise
     _sync(fresh_path)
     (path.parent / FOLDER / REPORT).write_text(json.dumps(asdict(report)))
     fresh_path.rename(path)
     _sync(path.parent)
     finish(path)
     yield report
+
+
+def _remove(fresh_path: Path) -> None:
+    for leftover in fresh_path.parent.glob(f"{fresh_path.name}*"):
+        leftover.unlink()
+
+
+def _into(fresh_path: Path, path: Path, report: Report) -> Iterator[Report]:
+    """Steps 2 and 3, but for the new name."""
+    with translated():
+        fresh = sqlite3.connect(fresh_path, isolation_level=None)
+        try:
+            old = DamagedStore(path.parent / FOLDER / path.name, gone_for_good=bool(report.unreadable))
+            try:
+                yield from _little_by_little_to_the_disk(fresh_path, _copy(old, fresh, report))
+                yield from _was_no_weather(path, report)
+            finally:
+                old.close()
+        finally:
+            fresh.close()
+
+
+def _little_by_little_to_the_disk(fresh_path: Path, copying: Iterator[Report]) -> Iterator[Report]:
+    """All at once at the end might take a slow disk longer than a worker may be silent."""
+    synced_bytes = 0
+    for report in copying:
+        size = fresh_path.stat().st_size
+        if size - synced_bytes > SYNC_BYTES:
+            _sync(fresh_path)
+            synced_bytes = size
+        yield report
 
 
 def _was_no_weather(path: Path, report: Report) -> Iterator[Report]:
@@ -149,20 +176,29 @@ def _copy(old: DamagedStore, fresh: sqlite3.Connection, report: Report) -> Itera
     fresh.execute("PRAGMA auto_vacuum = INCREMENTAL")
     fresh.execute("PRAGMA synchronous = OFF")  # the whole file is synced before it gets its name
     migrate(fresh, old.version())
-    report.expected, report.lost_ranges = old.expected(), old.lost_ranges
-    for table in ("streams", "boots", "losses", "producers"):
-        for row in old.small(table):
-            _insert(fresh, table, [row])
-    highest = 0
-    for table in ("quarantine", "messages"):
-        for rows in old.rows(table):
-            report.salvaged += _insert(fresh, table, rows)
-            highest = max(highest, rows[-1][0])
+    report.expected = old.expected()
+    for table, mended in MENDED.items():
+        for rows in old.rows(table, lost=[]):
+            _insert(fresh, table, [row for row in map(mended, rows) if row is not None])
             yield report
+    messages = _messages(fresh, "messages")
+    highest = 0
+    for table, kept in (("quarantine", _messages(fresh, "quarantine")), ("messages", messages)):
+        for rows in old.rows(table, report.lost_ranges):
+            sound = [row for row in rows if is_number(row[0] + ID_GAP)]
+            report.salvaged += _insert(fresh, table, list(map(kept.take, sound)))
+            nonsense = [row[0] for row in rows if not is_number(row[0] + ID_GAP)]  # no store comes so far
+            report.lost_ranges += [(number, number) for number in nonsense]
+            highest = max([highest, *(row[0] for row in sound)])
+            yield report
+    _tell_of(fresh, messages)
     migrate(fresh)
-    _name_unknown(fresh)
-    _recount(fresh)
-    _carry_counters(old, fresh, highest)
+    _carry_counters(old, fresh, report, highest)
+
+
+def _messages(fresh: sqlite3.Connection, table: str) -> Messages:
+    columns = fresh.execute(f"PRAGMA table_info({table})").fetchall()
+    return Messages([name for _, name, *_ in columns], {name for _, name, _, never, *_ in columns if never})
 
 
 def _insert(fresh: sqlite3.Connection, table: str, rows: Sequence[Sequence[Any]]) -> int:
@@ -180,26 +216,16 @@ def _insert(fresh: sqlite3.Connection, table: str, rows: Sequence[Sequence[Any]]
     return kept
 
 
-def _name_unknown(fresh: sqlite3.Connection) -> None:
-    """Messages whose stream or boot row is lost keep their number, without a name."""
-    fresh.execute(
-        "INSERT INTO streams (id) SELECT DISTINCT stream FROM messages "
-        "WHERE stream NOT IN (SELECT id FROM streams)"
-    )
-    fresh.execute(
-        "INSERT INTO boots (id, boot_id) SELECT DISTINCT boot, 'lost-' || boot FROM messages "
-        "WHERE boot NOT IN (SELECT id FROM boots)"
-    )
+def _tell_of(fresh: sqlite3.Connection, messages: Messages) -> None:
+    """The tables about them. Messages whose stream or boot row is lost keep its number, without a name."""
+    _insert(fresh, "streams", [(number, None, None) for number in messages.streams])
+    _insert(fresh, "boots", [(number, f"lost-{number}") for number in messages.boots])
+    fresh.execute("INSERT OR IGNORE INTO streams (id) SELECT DISTINCT stream FROM losses")
+    levels = [(*level, *amount, amount.messages, 0) for level, amount in messages.levels.items()]
+    _insert(fresh, "levels", levels)
 
 
-def _recount(fresh: sqlite3.Connection) -> None:
-    fresh.execute(
-        "INSERT INTO levels (stream, priority, messages, bytes, stored, delivered) "
-        "SELECT stream, priority, count(*), sum(bytes), count(*), 0 FROM messages GROUP BY stream, priority"
-    )
-
-
-def _carry_counters(old: DamagedStore, fresh: sqlite3.Connection, highest: int) -> None:
+def _carry_counters(old: DamagedStore, fresh: sqlite3.Connection, report: Report, highest: int) -> None:
     """Ids and stream numbers go on above everything ever given."""
     ((producers,),) = fresh.execute("SELECT count(*) FROM producers").fetchall()
     ((streams,),) = fresh.execute("SELECT coalesce(max(id), 0) FROM streams").fetchall()
@@ -207,7 +233,7 @@ def _carry_counters(old: DamagedStore, fresh: sqlite3.Connection, highest: int) 
     counters = old.counters() or Counters(own_uuid, highest + ID_GAP, streams + 1)
     next_id = max(counters.next_id, highest + 1)
     if old.wal_is_cut:
-        old.lost_ranges.append((next_id, next_id + ID_GAP - 1))
+        report.lost_ranges.append((next_id, next_id + ID_GAP - 1))
         next_id += ID_GAP
     fresh.execute(
         "UPDATE store SET uuid = ?, next_id = ?, next_stream = ?, producers = ?",

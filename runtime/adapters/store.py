@@ -48,9 +48,10 @@ from runtime.adapters.store_statements import COLUMNS, IN, INSERT, INSERT_DETAIL
 from runtime.adapters.wal import write_again
 from runtime.core.admission import Admission, Row, Stamp, View
 from runtime.core.description import Details
+from runtime.core.mending import is_number
 from runtime.core.message import Backlog, StreamName
 from runtime.core.protocol import ProducerKey
-from runtime.core.quota import NOTHING, TOP_PRIORITY, Amount, Eviction, Policy
+from runtime.core.quota import NOTHING, Amount, Eviction, Policy
 from runtime.core.sequences import Sequences
 from runtime.core.settlement import Settled
 
@@ -134,15 +135,17 @@ class MessageStore:
 
     def _load(self, max_producers: int) -> None:
         run = self._db.execute
-        self.uuid, self._next_id, self._next_stream, producers = run(
+        self.uuid, *numbers = run(
             "SELECT uuid, next_id, next_stream, producers FROM store WHERE id = 1"
         ).fetchone()
+        if not isinstance(self.uuid, str) or not all(map(is_number, numbers)):
+            raise TypeError("one of them has the wrong type")
+        self._next_id, self._next_stream, producers = numbers
         self._producers = ProducerMemory(self._db, producers, max_producers)
-        self._streams = {
-            StreamName(group, stream): number
-            for number, group, stream in run("SELECT id, stream_group, stream FROM streams")
-        }
-        self._names = {number: name for name, number in self._streams.items()}
+        self._names = {
+            number: StreamName(*name) for number, *name in run("SELECT id, stream_group, stream FROM streams")
+        }  # after a salvage several may have the same one: none
+        self._streams = {name: number for number, name in self._names.items()}
         self._set_levels(run(READ_LEVELS).fetchall())
         run(
             "INSERT INTO boots (boot_id) VALUES (?) ON CONFLICT (boot_id) DO NOTHING",
@@ -155,7 +158,8 @@ class MessageStore:
         self._total = NOTHING
         for number, priority, messages, size in levels:
             amount = Amount(messages, size)
-            self._levels.setdefault(self._names[number], {})[int(priority)] = amount
+            level = self._levels.setdefault(self._names[number], {})
+            level[int(priority)] = level.get(int(priority), NOTHING).plus(amount)
             self._total = self._total.plus(amount)
 
     # --- what stands ---
@@ -352,7 +356,7 @@ class MessageStore:
         )
         if books.doubtful:  # rare, so every message is looked at
             self._db.execute(FORGET_LEVELS)
-            self._db.execute(COUNT_LEVELS, (TOP_PRIORITY,))
+            self._db.execute(COUNT_LEVELS)
             books.recounted = self._db.execute(READ_LEVELS).fetchall()
         if books.lost:
             self._count_losses(books)
@@ -434,12 +438,6 @@ class MessageStore:
             gone = self._producers.forget(self.stamp(), older_than_s)
         self._producers.forgotten(gone)
         return len(gone)
-
-    def losses(self) -> Mapping[tuple[StreamName, str], Amount]:
-        """Everything ever lost, by stream and reason."""
-        with translated():
-            rows = self._db.execute("SELECT stream, reason, messages, bytes FROM losses").fetchall()
-        return {(self._names[stream], reason): Amount(count, size) for stream, reason, count, size in rows}
 
     def close(self) -> None:
         """Let go of the file; never raises, so that a failing disk can be left."""

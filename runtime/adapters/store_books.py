@@ -7,22 +7,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runtime.core.message import StreamName
-from runtime.core.quota import NOTHING, TOP_PRIORITY, Amount, Levels
+from runtime.core.quota import LARGEST_BYTES, NOTHING, TOP_PRIORITY, Amount, Levels, countable
 from runtime.core.settlement import to_ranges
 
+COUNTABLE = (
+    f"priority BETWEEN 0 AND {TOP_PRIORITY} AND typeof(priority) = 'integer' "
+    f"AND bytes BETWEEN 0 AND {LARGEST_BYTES} AND typeof(bytes) = 'integer'"
+)
 FORGET_LEVELS = "UPDATE levels SET messages = 0, bytes = 0"
 COUNT_LEVELS = (
-    "INSERT INTO levels (stream, priority, messages, bytes, stored, delivered) "
+    "INSERT INTO levels (stream, priority, messages, bytes, stored, delivered) "  # noqa: S608  # our own names
     "SELECT stream, priority, count(*), sum(bytes), 0, 0 FROM messages "
-    "WHERE stream IN (SELECT id FROM streams) AND priority BETWEEN 0 AND ? "
-    "AND typeof(bytes) = 'integer' GROUP BY stream, priority "
+    f"WHERE stream IN (SELECT id FROM streams) AND {COUNTABLE} GROUP BY stream, priority "
     "ON CONFLICT (stream, priority) DO UPDATE SET messages = excluded.messages, bytes = excluded.bytes"
 )
 READ_LEVELS = "SELECT stream, priority, messages, bytes FROM levels"
 LEAVING = "SELECT stream, priority, count(*), sum(bytes) FROM messages"
-BY_LEVEL = (
-    f"AND priority BETWEEN 0 AND {TOP_PRIORITY} AND typeof(bytes) = 'integer' GROUP BY stream, priority"
-)
+BY_LEVEL = f"AND {COUNTABLE} GROUP BY stream, priority"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ class Books:
 
     def _countable(self, stream: object, priority: object, size: object) -> bool:
         """What a row says of itself may be damaged; then it was counted elsewhere."""
-        known = stream in self.names and priority in range(TOP_PRIORITY + 1) and isinstance(size, int)
+        known = stream in self.names and countable(priority, size)
         self.doubtful = self.doubtful or not known
         return known
 

@@ -68,7 +68,7 @@ class StoreReader:
 
     def _look_at(self, db: sqlite3.Connection) -> None:
         """Whether it is a store that we can read, and which."""
-        db.text_factory = _text
+        db.text_factory = text_or_bytes
         ((version,),) = db.execute("PRAGMA user_version").fetchall()
         if version != SCHEMA_VERSION:
             raise StoreUnavailable(f"{self._path} has schema {version}, wanted is {SCHEMA_VERSION}")
@@ -211,7 +211,7 @@ def _is_time(found: object) -> bool:
     return isinstance(found, int | float) and math.isfinite(found)
 
 
-def _text(found: bytes) -> str | bytes:
+def text_or_bytes(found: bytes) -> str | bytes:
     """Text that is none stays bytes: the row is corrupt, which must not stop the reading of others."""
     try:
         return found.decode()

@@ -15,6 +15,15 @@ from typing import NamedTuple
 from runtime.core.message import StreamName
 
 TOP_PRIORITY = 9
+LARGEST_BYTES = 2**31
+"""More than any message has: SQLite takes no more than half of it into a row."""
+
+
+def countable(priority: object, size: object) -> bool:
+    """Whether a row that may be damaged says of itself what the counters can hold."""
+    if not isinstance(priority, int) or not isinstance(size, int):
+        return False
+    return 0 <= priority <= TOP_PRIORITY and 0 <= size <= LARGEST_BYTES
 
 
 class Policy(StrEnum):

@@ -28,6 +28,7 @@ from array import array
 from bisect import bisect_right
 from enum import Enum
 from itertools import chain
+from zlib import crc32
 
 MAX_INTERVALS = 64
 MAX_RECENT = 8  # a REQ socket repeats its latest request only; the rest is for producers that pipeline
@@ -115,22 +116,37 @@ class Sequences:
             del self._lows[0], self._highs[0]
 
     def pack(self) -> bytes:
-        """The bytes that go to disk: floor, number of intervals, intervals, runs; each a 64 bit integer."""
+        """The bytes that go to disk: floor, number of intervals, intervals, runs; each a 64 bit integer.
+
+        The upper half of the number is a checksum: one flipped bit could call stored what never came.
+        """
         intervals = chain.from_iterable(zip(self._lows, self._highs, strict=True))
         runs = chain.from_iterable(self.recent)
-        return array("q", [self.floor, len(self._lows), *intervals, *runs]).tobytes()
+        flat = array("q", [self.floor, len(self._lows), *intervals, *runs])
+        flat[1] |= _checksum(flat) << 32
+        return flat.tobytes()
 
     @classmethod
     def unpack(cls, packed: bytes) -> Sequences:
         """The inverse of `pack`. Raises ValueError where the bytes are not whole."""
         flat = array("q")
         flat.frombytes(packed)
-        if len(flat) < 2 or flat[1] < 0 or (len(flat) - 2 - 2 * flat[1]) % 3 or len(flat) < 2 + 2 * flat[1]:
+        if len(flat) < 2 or flat[1] < 0:
             raise ValueError("not the memory of a producer")
+        checksum, flat[1] = divmod(flat[1], 2**32)
         found, runs_at = cls(), 2 + 2 * flat[1]
+        if len(flat) < runs_at or (len(flat) - runs_at) % 3:
+            raise ValueError("not the memory of a producer")
+        if checksum and checksum != _checksum(flat):  # none: written before there was one
+            raise ValueError("the memory of a producer was changed")
         found.floor = flat[0]
         found._lows, found._highs = list(flat[2:runs_at:2]), list(flat[3:runs_at:2])
         found.recent = list(
             zip(flat[runs_at::3], flat[runs_at + 1 :: 3], flat[runs_at + 2 :: 3], strict=True)
         )
         return found
+
+
+def _checksum(flat: array[int]) -> int:
+    """31 bits, never 0."""
+    return crc32(flat) >> 1 or 1

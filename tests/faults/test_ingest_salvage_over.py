@@ -65,7 +65,7 @@ def test_a_salvage_that_cannot_go_on_waits_and_tries_again(home: Home) -> None:
     assert "cannot be salvaged now" in str(keeper.figures()["store"])
     assert keeper.patience_s(1.0) == 1.0
     shutil.rmtree(in_the_way)
-    for _ in range(5):
+    for _ in range(20):
         clock.boot += 1.0
         keeper.keep_house()
     assert keeper.figures()["messages"] == 3
@@ -87,7 +87,7 @@ def test_an_error_of_the_disk_during_a_salvage_is_waited_out_and_not_counted_as_
         keeper.keep_house()
     assert not path.exists()
     in_the_way.rmdir()
-    for _ in range(5):
+    for _ in range(20):
         clock.boot += 1.0
         keeper.keep_house()
     assert keeper.figures()["messages"] == 3

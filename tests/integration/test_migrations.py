@@ -23,7 +23,7 @@ from runtime.core.message import StoredMessage, StreamName
 from runtime.core.protocol import Stored
 from runtime.core.quota import Amount
 from runtime.core.settlement import Settled
-from tests.store_tools import ObedientClock, keep, put
+from tests.store_tools import ObedientClock, ever_lost, keep, put
 
 FROZEN = Path(__file__).parents[1] / "data" / "messages-v1.sql"
 WAITING = [(2, b"two"), (3, b"three"), (4, b"\x00\xff keyless"), (7, b"last")]
@@ -79,7 +79,7 @@ def use_it(path: Path) -> None:
     store = MessageStore(path, ObedientClock())
     assert store.uuid == UUID, "keyless messages would come under other names"
     assert store.backlog().messages == 4
-    assert store.losses()[StreamName(None, "b"), "expired"] == Amount(1, 7)
+    assert ever_lost(store)[StreamName(None, "b"), "expired"] == Amount(1, 7)
     again, fresh = keep(
         store,
         put([b"one", b"two", b"three"], producer="press", first=1),

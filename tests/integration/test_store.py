@@ -18,7 +18,7 @@ from runtime.core.message import CorruptRow, StoredMessage, StreamName
 from runtime.core.protocol import Refused, Stored
 from runtime.core.quota import Amount, Limit, Policy, Quota
 from runtime.core.settlement import Settled
-from tests.store_tools import WIDE, ObedientClock, copy_as_killed, decide, keep, put
+from tests.store_tools import WIDE, ObedientClock, copy_as_killed, decide, ever_lost, keep, put
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_quarantine_and_back(store: MessageStore, path: Path) -> None:
     store.commit(None, Settled(requeued=[1, 99]))
     assert reader.quarantine() == []
     assert [(m.id, m.payload) for m in stored(path)] == [(3, b"c"), (4, b"a")]
-    assert store.losses()[StreamName(None, "s"), "expired"] == Amount(1, 1)
+    assert ever_lost(store)[StreamName(None, "s"), "expired"] == Amount(1, 1)
     assert reader.backlog().messages == store.backlog().messages == 2
     reader.close()
 

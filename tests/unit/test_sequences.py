@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,6 +52,25 @@ def test_damaged_bytes_are_refused() -> None:
     for broken in (b"", memory.pack()[:-8], memory.pack()[:9]):
         with pytest.raises(ValueError):
             Sequences.unpack(broken)
+
+
+def test_no_flipped_bit_calls_stored_what_never_came() -> None:
+    """It would be acknowledged, and never be kept."""
+    memory = Sequences()
+    for number in range(4):
+        memory.add(10 * number, 10 * number + 3, 100 * number)
+    packed = memory.pack()
+    for bit in range(8 * len(packed)):
+        flipped = bytearray(packed)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(ValueError):
+            Sequences.unpack(bytes(flipped))
+
+
+def test_a_memory_of_before_there_was_a_checksum_is_read() -> None:
+    memory = Sequences()
+    memory.add(1, 3, 10)
+    assert Sequences.unpack(array("q", [0, 1, 1, 3, 1, 3, 10]).tobytes()).pack() == memory.pack()
 
 
 runs = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 5)), max_size=60)

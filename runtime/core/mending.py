@@ -1,0 +1,92 @@
+"""What a salvage takes over of rows that can be read: a flipped bit shows as a value of the wrong type, too.
+
+Law: a store made of what comes out of here opens and serves; else the salvage would begin again for ever.
+Rows about messages are mended, or dropped. Messages are kept whatever they say: whoever reads them sets aside
+what makes no sense, and only what does is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from runtime.core.quota import NOTHING, Amount, countable
+from runtime.core.sequences import Sequences
+
+LARGEST = 2**62
+"""No number of ours comes near it, and none that follows it leaves SQLite's integers."""
+Row = Sequence[Any]
+
+
+def is_number(found: object) -> bool:
+    """Whether it can be an id, or a count of them."""
+    return type(found) is int and 0 <= found <= LARGEST
+
+
+def _stream(row: Row) -> Row | None:
+    number, group, stream = row
+    return (number, _text(group), _text(stream)) if is_number(number) else None
+
+
+def _boot(row: Row) -> Row | None:
+    number, boot_id = row
+    return row if is_number(number) and isinstance(boot_id, str) else None
+
+
+def _loss(row: Row) -> Row | None:
+    stream, reason, *counts = row
+    return row if isinstance(reason, str) and all(map(is_number, (stream, *counts))) else None
+
+
+def _producer(row: Row) -> Row | None:
+    producer, boot, memory, used_boot, used_boot_s = row
+    names = isinstance(producer, str) and isinstance(boot, str)
+    if not names or not is_number(used_boot) or type(used_boot_s) not in (int, float):
+        return None
+    try:
+        Sequences.unpack(memory)
+    except (ValueError, TypeError):
+        return None  # forgotten: a repeat may be stored twice, which is better than called stored
+    return row
+
+
+def _text(found: object) -> str | None:
+    """A name, with marks where it cannot be read."""
+    if isinstance(found, bytes):
+        return found.decode(errors="replace")
+    return found if isinstance(found, str) else None
+
+
+MENDED: Mapping[str, Callable[[Row], Row | None]] = {
+    "streams": _stream,
+    "boots": _boot,
+    "losses": _loss,
+    "producers": _producer,
+}
+"""By table: the row as it can be taken over, or None."""
+
+
+@dataclass
+class Messages:
+    """The messages taken over, and what the tables about them must hold: found without reading them again."""
+
+    columns: Sequence[str]
+    never_null: Collection[str]
+    streams: set[int] = field(default_factory=set)
+    boots: set[int] = field(default_factory=set)
+    levels: dict[tuple[int, int], Amount] = field(default_factory=dict)
+    """By stream and priority."""
+
+    def take(self, row: Row) -> Row:
+        """Count it, and return it as the schema takes it: an empty text where there may not be nothing."""
+        said = dict(zip(self.columns, row, strict=True))
+        stream, priority, size = said["stream"], said["priority"], said["bytes"]
+        if is_number(said["boot"]):
+            self.boots.add(said["boot"])
+        if is_number(stream):
+            self.streams.add(stream)
+            if countable(priority, size):
+                before = self.levels.get((stream, priority), NOTHING)
+                self.levels[stream, priority] = before.plus(Amount(1, size))
+        return ["" if said[name] is None and name in self.never_null else said[name] for name in self.columns]

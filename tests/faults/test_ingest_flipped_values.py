@@ -1,0 +1,124 @@
+"""One flipped bit shows as a value of another type: ingest serves on, and what can be read is not lost."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from runtime.adapters.salvage import last_report, salvage
+from runtime.adapters.store import MessageStore
+from runtime.adapters.store_errors import StoreDamaged, StoreError
+from runtime.adapters.storekeeper import Storekeeper
+from runtime.core.protocol import ProducerKey, Reply, Stored
+from runtime.core.settlement import Settled
+from tests.harness import Home
+from tests.store_tools import ObedientClock, keep, put
+
+FLIPPED = {
+    "nothing": "PRAGMA user_version",
+    "priority is text": "UPDATE messages SET priority = 'x' WHERE id = 2",
+    "priority is a fraction": "UPDATE messages SET priority = 4.5 WHERE id = 2",
+    "stream is text": "UPDATE messages SET stream = 'x' WHERE id = 2",
+    "stream is a fraction": "UPDATE messages SET stream = 1.5 WHERE id = 2",
+    "boot is bytes": "UPDATE messages SET boot = x'00' WHERE id = 2",
+    "bytes is text": "UPDATE messages SET bytes = 'x' WHERE id = 2",
+    "bytes is enormous": "UPDATE messages SET bytes = 9223372036854775807 WHERE id > 1",
+    "payload is nothing": "UPDATE messages SET payload = NULL WHERE id = 2",
+    "key is not UTF-8": "UPDATE messages SET key = CAST(x'ff' AS TEXT) WHERE id = 2",
+    "a message in quarantine": "INSERT INTO quarantine SELECT *, 'why', 1.0 FROM messages WHERE id = 2;"
+    "UPDATE quarantine SET stream = 'x', reason = NULL",
+    "name of a stream is not UTF-8": "UPDATE streams SET stream = CAST(x'ff' AS TEXT) WHERE id = 1",
+    "next_id is text": "UPDATE store SET next_id = 'x'",
+    "next_id is nothing": "UPDATE store SET next_id = NULL",
+    "next_id is enormous": "UPDATE store SET next_id = 9223372036854775807",
+    "next_id is too low": "UPDATE store SET next_id = 1",
+    "next_stream is text": "UPDATE store SET next_stream = 'x'",
+    "uuid is bytes": "UPDATE store SET uuid = x'00'",
+    "producers is nothing": "UPDATE store SET producers = NULL",
+    "the store has no row": "DELETE FROM store",
+    "messages of a level is text": "UPDATE levels SET messages = 'x'",
+    "priority of a level is text": "INSERT INTO levels VALUES (1, 'x', 1, 1, 1, 0)",
+    "a loss": "INSERT INTO losses VALUES ('x', x'ff', 'x', 1, 1, 0)",
+    "boot_id is not UTF-8": "UPDATE boots SET boot_id = CAST(x'ff' AS TEXT)",
+    "memory is text": "UPDATE producers SET memory = 'x'",
+    "memory is nothing": "UPDATE producers SET memory = NULL",
+    "memory is cut": "UPDATE producers SET memory = x'00'",
+}
+
+
+def flip(path: Path, statements: str) -> None:
+    """SQLite stores nothing in NOT NULL columns, as long as it knows."""
+    with sqlite3.connect(path) as db:
+        db.executescript(
+            "PRAGMA writable_schema = 1; UPDATE sqlite_master SET sql = replace(sql, 'NOT NULL', '')"
+        )
+    with sqlite3.connect(path) as db:
+        db.executescript(statements)
+
+
+def served(keeper: Storekeeper, number: int) -> list[Reply]:
+    """What a new message and a repeat are answered; empty while the store cannot be used."""
+    requests = [put([b"new"], producer="new", first=number, stream="w"), put([b"1"], producer="p", first=1)]
+    try:
+        admission = keeper.admission({ProducerKey("new", "b"), ProducerKey("p", "b")}, Settled())
+        replies = [admission.decide(request) for request in requests]
+        keeper.commit(admission, Settled())
+    except StoreError as error:
+        keeper.failed(error)
+        return []
+    return replies
+
+
+@pytest.mark.parametrize("salvaged", [True, False])
+@pytest.mark.parametrize("flipped", FLIPPED)
+def test_whatever_one_value_says_ingest_serves_on_and_keeps_what_can_be_read(
+    home: Home, flipped: str, salvaged: bool
+) -> None:
+    """It crashed at every start, or began the same salvage for ever."""
+    path, clock = home.layout.messages_db, ObedientClock()
+    store = MessageStore(path, clock)
+    keep(store, put([b"1", b"2", b"3"], producer="p", first=1, stream="w"), put([b"4"], stream="v"))
+    store.close()
+    flip(path, FLIPPED[flipped])
+    keeper = Storekeeper(home.config, clock)
+    if salvaged:
+        keeper.failed(StoreDamaged("for the test"))
+    replies: list[Reply] = []
+    for number in range(30):
+        clock.boot += 1.0
+        keeper.keep_house()
+        replies = served(keeper, number) or replies
+    assert [type(reply) for reply in replies] == [Stored, Stored], keeper.figures()["store"]
+    keeper.close()
+    with sqlite3.connect(path) as db:
+        assert {id for (id,) in db.execute("SELECT id FROM messages WHERE id < 5")} == {1, 2, 3, 4}
+    report = last_report(path)
+    assert report is None or report["lost_ranges"] == []
+
+
+@pytest.mark.parametrize("table", ["streams", "producers"])
+def test_a_damaged_page_costs_the_names_on_it_and_not_all_behind_it(tmp_path: Path, table: str) -> None:
+    """Messages went to the wrong stream, and repeats were stored twice, for one page in the middle."""
+    path = tmp_path / "messages.db"
+    store = MessageStore(path, ObedientClock())
+    names = [f"{number:04}{'x' * 40}" for number in range(600)]
+    for name in names:
+        keep(store, put([b"x"], producer=name, first=1, stream=name))
+    store.close()
+    with closing(sqlite3.connect(path)) as db:
+        leaves = "SELECT pageno FROM dbstat WHERE name = ? AND pagetype = 'leaf' ORDER BY path"
+        page = db.execute(leaves, [table]).fetchall()[3][0]
+    with path.open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(b"\xa5" * 4096)
+    list(salvage(path, "for the test"))
+    store = MessageStore(path, ObedientClock())
+    known = {name.stream for name in store._streams} if table == "streams" else set()
+    if table == "producers":
+        known = {key.producer for key in store.known(ProducerKey(name, "b") for name in names)}
+    assert 500 < len(known & set(names)) < 600
+    assert store.backlog().messages == 600
+    store.close()
