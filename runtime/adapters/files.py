@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -36,6 +37,8 @@ from runtime.core.envelope import FileParcel
 
 ADDRESS_LIFE_S = 3_000.0
 """An address lives about an hour; ten minutes are kept for the last block."""
+UNREADABLE_S = 120.0
+"""A file that cannot be read for so long is set aside: its stream must not wait for ever."""
 _WEATHER = (408, 429, 500, 502, 503, 504)
 """Refusals that are not about us: it goes on from there."""
 
@@ -115,7 +118,7 @@ class Files(Tidings[FileEvent]):
         self._options = options
         self._may_go_on = threading.Event()
         self._may_go_on.set()
-        options.journal.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._unreadable: dict[int, float] = {}
 
     def hold(self, held: bool) -> None:
         """No further block while `held`."""
@@ -125,12 +128,14 @@ class Files(Tidings[FileEvent]):
         """Upload, or go on with what a process before us began."""
         upload = _Upload(id, parcel, _Platform(self._options, credentials), self._options, self._tell)
         upload.may_go_on = self._may_go_on
+        upload.unreadable = self._unreadable
         upload.device_id = credentials.device_id
         upload.of = f"{credentials.device_id}/{parcel.blob_name}/{parcel.fingerprint()}"
         threading.Thread(target=upload.run, name=f"upload-{id}", daemon=True).start()
 
     def forget(self, id: int, credentials: HubCredentials | None) -> None:
         """The message has left: its journal goes, and an upload that is still open is ended as failed."""
+        self._unreadable.pop(id, None)
         path = self._options.journal / f"{id}.json"
         journal = _read(path)
         path.unlink(missing_ok=True)
@@ -145,6 +150,16 @@ class Files(Tidings[FileEvent]):
 
 class _BlocksMissing(Refused):
     """The storage has lost blocks that it took: they are sent again."""
+
+
+class _Unreadable(Exception):
+    """The file in the spool cannot be read."""
+
+    def __init__(self, name: str, why: OSError) -> None:
+        self.gone = isinstance(why, FileNotFoundError)
+        super().__init__(
+            f"the file is gone: {name}" if self.gone else f"file {name} cannot be read: {why.strerror}"
+        )
 
 
 class _Platform:
@@ -201,6 +216,8 @@ class _Upload:
     """One upload, in its thread."""
 
     may_go_on: threading.Event
+    unreadable: dict[int, float]
+    """Uploads whose file in the spool could not be read, and since when."""
     device_id: str
     of: str
 
@@ -218,22 +235,33 @@ class _Upload:
     def run(self) -> None:
         """Until it is done or has failed; nothing escapes but as an event."""
         try:
-            self._tell(Uploaded(self._id, self._upload().blob_name, self.device_id))
-        except Refused as exc:
-            self._refused(exc)
-            lost = isinstance(exc, _BlocksMissing)
-            for_good = exc.status in (400, 409, 411, 413) and not lost and self._journal is None
-            self._tell(UploadFailed(self._id, str(exc), for_good, exc.quota, exc.retry_after_s))
-        except FileNotFoundError as exc:
-            self._give_up("the file is gone")
-            self._tell(UploadFailed(self._id, f"the file is gone: {exc.filename}", for_good=True))
+            self._tell(self._ended())
         except requests.RequestException as exc:  # the journal stays: it goes on from there
             self._tell(UploadFailed(self._id, type(exc).__name__))
+        except OSError as exc:  # the disk is full, or the like
+            self._tell(UploadFailed(self._id, str(exc)))
         except Exception as exc:  # any at all: a thread that dies silently would hold its stream for ever
             logger.exception("upload of message {}", self._id)
             self._tell(UploadFailed(self._id, repr(exc)))
 
+    def _ended(self) -> FileEvent:
+        """Done, refused, or without its file; what else happens is the weather's, and escapes."""
+        try:
+            return Uploaded(self._id, self._upload().blob_name, self.device_id)
+        except Refused as exc:
+            self._refused(exc)
+            lost = isinstance(exc, _BlocksMissing)
+            for_good = exc.status in (400, 409, 411, 413) and not lost and self._journal is None
+            return UploadFailed(self._id, str(exc), for_good, exc.quota, exc.retry_after_s)
+        except _Unreadable as exc:
+            since_s = self.unreadable.setdefault(self._id, time.monotonic())
+            for_good = exc.gone or time.monotonic() - since_s >= UNREADABLE_S
+            if for_good:
+                self._give_up(str(exc))
+            return UploadFailed(self._id, str(exc), for_good)
+
     def _upload(self) -> _Journal:
+        self._options.journal.mkdir(mode=0o700, parents=True, exist_ok=True)
         journal = self._current()
         if journal.state == "open":
             for number, block in self._blocks(journal):
@@ -272,7 +300,11 @@ class _Upload:
             self._journal.of = self.of
             if before is not None and self._journal.same_blob(before):
                 self._journal.blocks, self._journal.block_bytes = before.blocks, before.block_bytes
-            self._save()
+            try:
+                self._save()
+            except OSError:  # unknown to a later life it would stay open
+                self._platform.tell_failure(self._journal, "the disk is full")
+                raise
         return self._journal
 
     def _blocks(self, journal: _Journal) -> Iterator[tuple[int, bytes]]:
@@ -284,10 +316,16 @@ class _Upload:
                 yield number, payload[number * step : (number + 1) * step]
                 number += 1
             return
-        fd = os.open(self._options.spool / self._parcel.file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with os.fdopen(fd, "rb", buffering=0) as file:
+        with _reading(self._parcel.file):
+            file = _open(self._options.spool / self._parcel.file)
+        with file:
             file.seek(number * step)
-            while block := file.read(step):
+            while True:
+                with _reading(self._parcel.file):
+                    block = file.read(step)
+                if not block:
+                    return
+                self.unreadable.pop(self._id, None)
                 yield number, block
                 number += 1
 
@@ -327,6 +365,19 @@ def _read(path: Path) -> _Journal | None:
         return _Journal(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
         return None
+
+
+@contextlib.contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Tells errors of the spool from those of the network and of the journal."""
+    try:
+        yield
+    except OSError as exc:
+        raise _Unreadable(name, exc) from exc
+
+
+def _open(path: Path) -> FileIO:
+    return FileIO(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
 
 
 def _block_id(number: int) -> str:

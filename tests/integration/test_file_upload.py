@@ -16,7 +16,7 @@ from runtime.adapters.files import BlockSent, FileEvent, FileOptions, Files, Upl
 from runtime.adapters.hub_https import HttpsWay
 from runtime.core.credentials import HubCredentials
 from runtime.core.envelope import FileParcel, Telemetry
-from tests.harness import Cloud
+from tests.harness import Cloud, eventually
 from tests.integration.test_upload import blobs, uploads
 from tests.lines import register
 
@@ -174,3 +174,65 @@ def test_a_journal_of_another_is_not_taken_for_this_ones(cloud: Cloud, lane: Lan
     again = lane.upload(parcel(new, "clip" if who == "another device" else "new"), credentials)
     assert isinstance(again, Uploaded)
     assert blobs(cloud)[again.blob_name] == new
+
+
+def spooled(folder: Path, name: str) -> FileParcel:
+    (folder / "spool").mkdir(exist_ok=True)
+    return FileParcel(name, b"", name, Telemetry("m", b""))
+
+
+def test_a_journal_that_cannot_be_kept_costs_an_attempt_and_no_message(
+    cloud: Cloud, lane: Lane, folder: Path
+) -> None:
+    """A file where its folder was: the payload was called gone, and the message went to quarantine."""
+    credentials, clip = register(cloud), spooled(folder, "clip")
+    (folder / "spool" / "clip").write_bytes(b"film")
+    (folder / "uploads").write_bytes(b"")
+    failed = lane.upload(clip, credentials)
+    assert isinstance(failed, UploadFailed) and not failed.for_good, failed
+    (folder / "uploads").unlink()
+    assert isinstance(lane.upload(clip, credentials), Uploaded), "the folder comes back by itself"
+
+
+def test_an_upload_that_cannot_be_written_down_is_not_left_open(
+    cloud: Cloud, lane: Lane, folder: Path
+) -> None:
+    """On a full disk each attempt opened one more, until the hub allowed no further ones."""
+    credentials = register(cloud)
+    (folder / "uploads" / "1.new").mkdir(parents=True)
+    failed = lane.upload(parcel(b"film"), credentials)
+    assert isinstance(failed, UploadFailed) and not failed.for_good, failed
+    assert states(cloud) == ["failed"]
+
+
+def test_a_refusal_that_cannot_be_written_down_does_not_hold_the_stream_for_ever(
+    cloud: Cloud, lane: Lane, folder: Path
+) -> None:
+    """The disk was full when the storage refused: the thread died, and nobody heard of it."""
+    cloud.faults(http={"PUT /uploads": {"status": 403, "delay_s": 1.0, "times": 1}})
+    lane.files.begin(1, parcel(b"film"), register(cloud))
+    eventually(lambda: (folder / "uploads" / "1.json").exists())
+    (folder / "uploads").rename(folder / "away")
+    (folder / "uploads").write_bytes(b"")
+    eventually(lambda: lane.files.take())
+
+
+def test_a_file_that_cannot_be_read_is_set_aside_in_the_end(
+    cloud: Cloud, lane: Lane, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bad sector below a spooled file: its stream waited for ever."""
+    credentials, clip = register(cloud), spooled(folder, "clip")
+    (folder / "spool" / "clip").mkdir()  # opens, and fails to be read
+    failed = lane.upload(clip, credentials)
+    assert isinstance(failed, UploadFailed) and not failed.for_good, failed
+    monkeypatch.setattr(files_adapter, "UNREADABLE_S", 0.0)
+    failed = lane.upload(clip, credentials)
+    assert isinstance(failed, UploadFailed) and failed.for_good, failed
+    assert "clip cannot be read" in failed.reason
+    assert "open" not in states(cloud)
+
+
+def test_a_file_that_is_gone_is_named(cloud: Cloud, lane: Lane, folder: Path) -> None:
+    failed = lane.upload(spooled(folder, "clip"), register(cloud))
+    assert failed == UploadFailed(1, "the file is gone: clip", for_good=True)
+    assert "open" not in states(cloud)
