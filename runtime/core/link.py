@@ -3,14 +3,14 @@
 For links that cost money. Messages of an urgent priority pass rates, budgets and hours; nothing passes the
 kill switch or the hub's own quota. Days and months are those of UTC. A wall clock that was never set ends no
 day: a budget is renewed when a believable clock shows a later day than the one that was booked, or after 24
-hours of running.
+hours of running, restarts apart.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,7 +21,9 @@ BELIEVABLE_S = 1_704_067_200.0
 HOURS = r"([01]\d|2[0-3]):([0-5]\d)\s*-\s*(?:([01]\d|2[0-3]):([0-5]\d)|24:00)"
 BURST_S = 1.0
 """A rate may be used up in advance for so long."""
-LONGEST_DAY_S, LONGEST_MONTH_S = 86_400.0, 31 * 86_400.0
+LONGEST_DAY_S, LONGEST_MONTH_S = 86_400, 31 * 86_400
+STEP_S = 600
+"""Running is booked in steps of this length: each one is a write to the disk."""
 RESET_SPREAD_S = 120.0
 """A hub's quota begins anew for all its devices at once: they come back spread over this time."""
 ASK_EVERY_S = 3600.0
@@ -56,6 +58,9 @@ class Usage:
     day_bytes: int = 0
     month_messages: int = 0
     month_bytes: int = 0
+    day_ran_s: int = 0
+    month_ran_s: int = 0
+    """For how long we ran since they began."""
 
     @classmethod
     def of(cls, saved: Mapping[str, Any]) -> Usage:
@@ -64,7 +69,7 @@ class Usage:
         for name, kind in (("day", str), ("month", str)):
             if isinstance(saved.get(name), kind):
                 setattr(found, name, saved[name])
-        for name in ("day_messages", "day_bytes", "month_messages", "month_bytes"):
+        for name in _COUNTS:
             if isinstance(saved.get(name), int):
                 setattr(found, name, saved[name])
         return found
@@ -76,15 +81,33 @@ class Usage:
         today = datetime.fromtimestamp(wall_s, UTC)
         day, month = today.strftime("%Y-%m-%d"), today.strftime("%Y-%m")
         if day > self.day:
-            self.day, self.day_messages, self.day_bytes = day, 0, 0
+            self._begin_day(day)
         if month > self.month:
-            self.month, self.month_messages, self.month_bytes = month, 0, 0
+            self._begin_month(month)
+
+    def ran(self, more_s: int) -> None:
+        """We ran so much longer: what has lasted for long enough ends, whatever the clock shows."""
+        self.day_ran_s += more_s
+        self.month_ran_s += more_s
+        if self.day_ran_s >= LONGEST_DAY_S:
+            self._begin_day("")
+        if self.month_ran_s >= LONGEST_MONTH_S:
+            self._begin_month("")
+
+    def _begin_day(self, day: str) -> None:
+        self.day, self.day_messages, self.day_bytes, self.day_ran_s = day, 0, 0, 0
+
+    def _begin_month(self, month: str) -> None:
+        self.month, self.month_messages, self.month_bytes, self.month_ran_s = month, 0, 0, 0
 
     def add(self, messages: int, size_bytes: int) -> None:
         self.day_messages += messages
         self.month_messages += messages
         self.day_bytes += size_bytes
         self.month_bytes += size_bytes
+
+
+_COUNTS = [field.name for field in fields(Usage) if field.type == "int"]
 
 
 @dataclass(slots=True)
@@ -122,8 +145,8 @@ class Link:
         """The kill switch."""
         self._parked_until_s = 0.0
         self._ask_at_s = 0.0
-        self._day_since: dict[str, float] = {}
-        self._month_since: dict[str, float] = {}
+        self._booked_s: float | None = None
+        """Up to when our running is booked."""
         self._wall_s = 0.0
         self._messages = _Bucket(self.terms.messages_per_s)
         self._bytes = _Bucket(self.terms.bytes_per_s)
@@ -135,14 +158,12 @@ class Link:
         lasted for one, and a month for the longest: never sooner than agreed, whatever the wall clock does.
         """
         self._wall_s = wall_s
-        usage = self.usage
-        if self._day_since.get(usage.day, now) <= now - LONGEST_DAY_S:
-            usage.day = ""
-        if self._month_since.get(usage.month, now) <= now - LONGEST_MONTH_S:
-            usage.month = ""
-        usage.renew(wall_s)
-        self._day_since = {usage.day: self._day_since.get(usage.day, now)}
-        self._month_since = {usage.month: self._month_since.get(usage.month, now)}
+        self._booked_s = now if self._booked_s is None else self._booked_s
+        steps = int((now - self._booked_s) // STEP_S)
+        if steps:
+            self._booked_s += steps * STEP_S
+            self.usage.ran(steps * STEP_S)
+        self.usage.renew(wall_s)
 
     def park(self, now: float, wall_s: float, draw: float) -> None:
         """The hub's daily quota is used up: nothing goes before 00:00 UTC, or for an hour without a clock."""

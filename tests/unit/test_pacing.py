@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import asdict
 
 import pytest
 
@@ -208,6 +209,35 @@ def test_a_clock_that_was_years_ahead_does_not_bar_the_link_for_years() -> None:
     assert link.barred() == "the month's budget of messages is used up"
     link.tell_time(NOON + 31 * day_s, 31 * day_s)
     assert link.barred() is None
+
+
+def test_a_clock_that_was_never_set_bars_the_link_for_a_day_and_not_for_good() -> None:
+    link = Link(Terms(messages_per_day=2, messages_per_month=3))
+    link.tell_time(5.0, 0.0)
+    for day, sent in ((0, 2), (1, 1), (2, 0), (31, 2), (32, 1)):
+        now = day * 86_400.0
+        link.tell_time(5.0 + now, now)
+        for _ in range(sent):
+            assert link.allows(4, now)
+            link.sent(1)
+        for hour in range(24):
+            link.tell_time(5.0 + now, now + hour * 3_600)
+            assert link.barred()
+
+
+def test_a_month_of_the_wrong_year_ends_on_a_device_that_is_started_every_morning() -> None:
+    """Running was counted from each start: the month of a clock that was years ahead never ended."""
+    day_s, hour_s = 86_400.0, 3_600.0
+    link = Link(Terms(messages_per_month=1))
+    link.tell_time(NOON + 14 * 366 * day_s, 0.0)
+    link.sent(1)
+    days = 0
+    while link.barred():
+        days += 1
+        link = Link(link.terms, Usage.of(asdict(link.usage)))
+        for hour in range(9):
+            link.tell_time(NOON + days * day_s + hour * hour_s, 100.0 + hour * hour_s)
+    assert days == 31 * 24 / 8
 
 
 def test_a_clock_that_is_wrong_after_every_reboot_gives_no_budget_anew() -> None:
