@@ -234,7 +234,7 @@ class MessageStore:
 
     def commit(self, admission: Admission | None, settled: Settled) -> list[Loss]:
         """Both in one transaction, on disk when this returns. StoreError: nothing is done."""
-        if not settled and (admission is None or not (admission.rows or admission.producers)):
+        if not settled and (admission is None or not (admission.rows or admission.evictions)):
             return []
         books = Books(self._next_id, self._names)
         with translated(), self._transaction():

@@ -39,6 +39,9 @@ from runtime.core.sequences import Fate, Sequences
 from runtime.core.spooling import spool_name
 
 RETRY_FULL_MS = 1_000
+RETRY_SOON_MS = 100
+EVICTED_AT_ONCE = 5_000
+"""Messages: 30 ms. More were too many at once only where a limit was lowered over a large backlog."""
 ROW_OVERHEAD_BYTES = 128  # what a row takes on disk beside its payload and texts, generously
 
 
@@ -94,10 +97,13 @@ class View:
 
 
 class _Refusal(Exception):
-    """Leaves the decision on one request; carries the reply."""
+    """Leaves the decision on one request; carries the reply, and what may give way for its next attempt."""
 
-    def __init__(self, code: Code, message: str, retry_after_ms: int | None = None) -> None:
+    def __init__(
+        self, code: Code, message: str, retry_after_ms: int | None = None, trim: Eviction | None = None
+    ) -> None:
         self.reply = Refused(code, message, retry_after_ms)
+        self.trim = trim
 
 
 @dataclass
@@ -125,6 +131,7 @@ class Admission:
     def __post_init__(self) -> None:
         self.next_id = self.view.next_id
         self._usage = Usage(self.view.levels, self.view.total)
+        self._trimming = False
 
     @property
     def evictions(self) -> Sequence[Eviction]:
@@ -139,6 +146,9 @@ class Admission:
             return self._put(request)
         except _Refusal as refusal:
             self._usage.withdraw(booked)
+            if refusal.trim is not None and not self._trimming:
+                self._trimming = True  # once a commit, however many ask
+                self._usage.evict(refusal.trim)
             return refusal.reply
 
     def _put(self, put: Put) -> Stored:
@@ -232,18 +242,34 @@ class Admission:
                 Code.EXCEEDS_LIMIT, f"the request alone exceeds the limit of {name or 'the store'}"
             )
         code = Code.STREAM_FULL if name else Code.STORE_FULL
+        if limit.policy is not Policy.REJECT:
+            self._trim(put, name, used, limit, code)
         self._evict(put, name, after.over(limit.most), limit.policy, code)
+
+    def _trim(self, put: Put, name: StreamName | None, used: Amount, limit: Limit, code: Code) -> None:
+        """Where the limit was lowered far below what is stored, that leaves commit by commit."""
+        excess = used.over(limit.most)
+        bytes_at_once = EVICTED_AT_ONCE * (used.bytes // max(1, used.messages) + 1)
+        piece = Amount(min(excess.messages, EVICTED_AT_ONCE), min(excess.bytes, bytes_at_once))
+        if piece == excess:
+            return
+        trim = self._eviction(put, name, piece, limit.policy)
+        if self._usage.can_free(trim):
+            raise _Refusal(code, "the limit was lowered: room is being made", RETRY_SOON_MS, trim)
 
     def _evict(self, put: Put, name: StreamName | None, amount: Amount, policy: Policy, code: Code) -> None:
         where = f"stream {name}" if name else "the disk" if code is Code.DISK_FULL else "the store"
         if policy is Policy.REJECT:
             raise _Refusal(code, f"{where} is full", RETRY_FULL_MS)
-        # What gives way must not be more important than anything it gives way to.
-        lowest = min(description.priority for description in put.descriptions)
-        eviction = Eviction(name, policy, lowest if policy is Policy.DROP_LOWEST else TOP_PRIORITY, amount)
+        eviction = self._eviction(put, name, amount, policy)
         if not self._usage.can_free(eviction):
             raise _Refusal(code, f"{where} is full, and nothing in it may give way", RETRY_FULL_MS)
         self._usage.evict(eviction)
+
+    def _eviction(self, put: Put, name: StreamName | None, amount: Amount, policy: Policy) -> Eviction:
+        """What gives way must not be more important than anything it gives way to."""
+        lowest = min(description.priority for description in put.descriptions)
+        return Eviction(name, policy, lowest if policy is Policy.DROP_LOWEST else TOP_PRIORITY, amount)
 
     def _keep(self, put: Put, runs: Sequence[Run]) -> int:
         """Turn the fresh payloads into rows; return the first id."""

@@ -18,7 +18,7 @@ from runtime.core.quota import Amount, Limit, Policy, Quota
 from runtime.core.settlement import Settled
 from runtime.workers.ingest import IDLE_S, Ingest
 from tests.harness import Home
-from tests.store_tools import ObedientClock, decide, keep
+from tests.store_tools import ObedientClock, decide, ever_lost, keep
 from tests.store_tools import put as request
 
 
@@ -143,6 +143,33 @@ def test_no_more_is_evicted_than_is_needed_beside_the_delivered(tmp_path: Path) 
     losses = store.commit(admission, settled)
     assert losses == []
     assert store.backlog().messages == 10
+    store.close()
+
+
+@pytest.mark.parametrize("policy", [Policy.DROP_OLDEST, Policy.DROP_LOWEST])
+@pytest.mark.parametrize("most", [Amount(10, 10**9), Amount(10**6, 100)])
+@pytest.mark.parametrize("of_stream", [False, True])
+def test_a_limit_lowered_over_a_large_backlog_is_reached_commit_by_commit(
+    tmp_path: Path, policy: Policy, most: Amount, of_stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it at once took longer than a worker may be silent: killed, and begun anew for ever."""
+    monkeypatch.setattr("runtime.core.admission.EVICTED_AT_ONCE", 50)
+    limit = Limit(most, policy)
+    quota = Quota(Limit(Amount(10**6, 10**9)), limit) if of_stream else Quota(limit)
+    store = MessageStore(tmp_path / "messages.db", ObedientClock(), policies=quota.policies())
+    keep(store, *[request([b"0123456789"] * 100)] * 10)
+    for _ in range(30):
+        before = store.backlog().messages
+        both = [request([b"fresh"], producer=name, first=1) for name in ("p", "q")]
+        replies = keep(store, *both, quota=quota)
+        assert before - store.backlog().messages <= 110
+        if isinstance(replies[0], Stored):
+            break
+        assert isinstance(replies[0], Refused)
+        assert replies[0].retry_after_ms
+    assert [type(reply) for reply in replies] == [Stored, Stored]
+    assert most.covers(store._total)
+    assert sum(amount.messages for amount in ever_lost(store).values()) == 1_002 - store.backlog().messages
     store.close()
 
 
