@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 from runtime.cli import Commands, load_config
+from runtime.errors import UsageError
 
 LINES_AT_ONCE = 100
 
@@ -51,7 +53,6 @@ def register(commands: Commands) -> None:
 
 
 def _send(arguments: argparse.Namespace) -> int:
-    from runtime.errors import UsageError
     from runtime.producer import Fields, Producer
 
     config = load_config(arguments)
@@ -68,21 +69,34 @@ def _send(arguments: argparse.Namespace) -> int:
         priority=arguments.priority,
         ttl_s=arguments.ttl,
     )
-    endpoint = config.producer_endpoint()
+    endpoint, most_bytes = config.producer_endpoint(), config.settings.ingest.max_message_bytes
     with Producer(endpoint, name="edgectl-send", retry_for_s=arguments.retry_for) as producer:
         if arguments.complete_batch:
             producer.complete_batch(**fields)
         elif arguments.lines:
-            for lines in _as_they_come(sys.stdin.buffer):
+            for lines in _as_they_come(_stdin(), most_bytes):
                 producer.put_many(lines, **fields)
         elif arguments.text == "-":
-            producer.put(sys.stdin.buffer.read(), **fields)
+            producer.put(_bounded(_stdin().read(most_bytes + 1), most_bytes), **fields)
         else:
-            producer.put(arguments.text, **fields)
+            producer.put(os.fsencode(arguments.text), **fields)  # the bytes that were given, UTF-8 or not
     return 0
 
 
-def _as_they_come(stdin: BinaryIO) -> Iterator[list[bytes]]:
+def _stdin() -> BinaryIO:
+    if sys.stdin is None:
+        raise UsageError("stdin is closed: give the message as an argument")
+    return sys.stdin.buffer
+
+
+def _bounded(payload: bytes, most_bytes: int) -> bytes:
+    """Whatever stdin brings, no more of it is held in memory than can be stored."""
+    if len(payload) > most_bytes:
+        raise UsageError(f"a message has at most {most_bytes} bytes (ingest.max_message_bytes)")
+    return payload
+
+
+def _as_they_come(stdin: BinaryIO, most_bytes: int) -> Iterator[list[bytes]]:
     """Lines without their ends: at once what waits, never waiting for more when there is something."""
     rest = b""
     while True:
@@ -91,6 +105,7 @@ def _as_they_come(stdin: BinaryIO) -> Iterator[list[bytes]]:
             break
         *lines, rest = (rest + chunk).split(b"\n")
         yield from _parts(lines)
+        _bounded(rest, most_bytes)
     if rest:
         yield [rest]
 

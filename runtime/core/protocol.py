@@ -295,7 +295,8 @@ def _unknown_field(names: set[str], where: str) -> None:
 def encode_request(header: Mapping[str, Any], payloads: Sequence[bytes]) -> list[bytes]:
     """The frames of one request; fields that are None are left out."""
     said = {name: value for name, value in header.items() if value is not None}
-    return [json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode(), *payloads]
+    text = json.dumps(said, ensure_ascii=False, separators=(",", ":"))
+    return [text.encode(errors="surrogatepass"), *payloads]  # broken Unicode is refused, and says why
 
 
 # --- replies ---

@@ -218,7 +218,7 @@ def _doors(config: Config) -> list[ProducerDoor]:
     return [
         ProducerDoor(
             endpoint,
-            max_frame_bytes=settings.max_request_bytes,
+            max_frame_bytes=settings.memory_bytes // 4,  # what is larger than allowed is told so, up to here
             group=settings.group,
             secret_file=settings.curve_secret_file,
         )

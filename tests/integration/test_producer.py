@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -75,6 +78,10 @@ def test_every_refusal_has_a_type_of_its_own_and_leaves_no_gap(home: Home, endpo
             producer.put(b"x", priority=11)
         with pytest.raises(TooLarge):
             producer.put(b"x" * 100_001)
+        with pytest.raises(TooLarge):  # also beyond a whole request, where silence was all one heard
+            producer.put(b"x" * 9_000_000)
+        with pytest.raises(Invalid, match="UTF-8"):
+            producer.put(b"x", stream="\udcff")
         with pytest.raises(Invalid):
             producer.complete_batch()
         with pytest.raises(TypeError):
@@ -181,6 +188,20 @@ def test_edgectl_send_stores_text_stdin_and_lines(home: Home) -> None:
     refused = home.edgectl("send", "--priority", "11", "x")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "priority must be 0 to 9" in refused.stderr
+
+
+def test_edgectl_send_takes_any_bytes_and_says_in_one_sentence_what_it_cannot_take(home: Home) -> None:
+    assert home.edgectl("send", "--stream", "bytes", "\udcff\udcfe").returncode == 0
+    assert [m.payload for m in stored(home, "bytes")] == [b"\xff\xfe"]
+    bad_name = home.edgectl("send", "--stream", "\udcff", "x")
+    too_much = [home.edgectl("send", *more, stdin="x" * 200_000) for more in ((), ("--lines",))]
+    edgectl = shlex.join([sys.executable, "-m", "runtime", "--home", str(home.folder)])
+    closed = subprocess.run(["sh", "-c", f"{edgectl} send <&-"], capture_output=True, text=True)
+    whys = ("UTF-8", "at most 100000", "at most 100000", "closed")
+    for refused, why in zip((bad_name, *too_much, closed), whys, strict=True):
+        assert refused.returncode in (1, 2)
+        assert why in refused.stderr
+        assert refused.stderr.count("\n") == 1, "no traceback"
 
 
 def test_edgectl_keys_writes_a_pair_and_never_over_another(home: Home) -> None:
