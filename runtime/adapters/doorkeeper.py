@@ -88,16 +88,22 @@ class Doorkeeper:
     def _watch(self) -> None:
         look_again_s = LOOK_EVERY_S
         while not self._over.wait(look_again_s):
+            try:
+                look_again_s = CLOSE_LOOK_S if self._look() else LOOK_EVERY_S
+            except OSError:  # no file is left to look with, here or on the machine: that may pass
+                look_again_s = CLOSE_LOOK_S
+
+    def _look(self) -> bool:
+        """Show out whom we must; whether it is crowded."""
+        if self._above():
+            _give_back()  # what is free inside this process belongs to the machine
             if self._above():
-                _give_back()  # what is free inside this process belongs to the machine
-                if self._above():
-                    self._show_out(_by_waiting_bytes, "requests on their way take too much memory")
-            open_files = _open_files()
-            crowded = open_files > self._most_files // 2 or resident_bytes() > self._half_bytes
-            look_again_s = CLOSE_LOOK_S if crowded else LOOK_EVERY_S
-            too_many = open_files - self._most_files
-            if too_many > 0:
-                self._show_out(_by_company, "there are too many connections", too_many)
+                self._show_out(_by_waiting_bytes, "requests on their way take too much memory")
+        open_files = _open_files()
+        too_many = open_files - self._most_files
+        if too_many > 0:
+            self._show_out(_by_company, "there are too many connections", too_many)
+        return open_files > self._most_files // 2 or resident_bytes() > self._half_bytes
 
     def _above(self) -> bool:
         return resident_bytes() > self._bound_bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import zmq
 
+from runtime.adapters.doorkeeper import LOOK_EVERY_S, Doorkeeper
 from runtime.adapters.process import Stop
 from runtime.adapters.status import read_status
 from runtime.producer import Producer
@@ -159,3 +161,22 @@ def commits_until_answered(ingest: Ingest, socket: zmq.Socket[bytes]) -> int:
             assert json.loads(socket.recv())["ok"]
             return turns
     raise AssertionError("no answer")
+
+
+def test_the_doorkeeper_lives_on_after_a_moment_without_a_file_to_look_with() -> None:
+    """It ended with the first look that failed, and nobody stood at the doors until the next start."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    doorkeeper = Doorkeeper(["ipc:///nowhere.sock"], 10**9)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (16, limits[1]))
+    taken = []
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            while True:
+                taken.append(os.open("/", os.O_RDONLY))
+        doorkeeper._thread.join(10 * LOOK_EVERY_S)
+        assert doorkeeper._thread.is_alive()
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        doorkeeper.close()
