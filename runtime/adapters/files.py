@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from io import FileIO
 from pathlib import Path
@@ -34,6 +35,7 @@ from runtime.adapters.hub_https import TIMEOUTS_S, HttpsWay, HubHttps, Refused
 from runtime.adapters.tidings import Tidings
 from runtime.core.credentials import HubCredentials
 from runtime.core.envelope import FileParcel
+from runtime.core.link import Passage
 
 ADDRESS_LIFE_S = 3_000.0
 """An address lives about an hour; ten minutes are kept for the last block."""
@@ -85,7 +87,6 @@ class FileOptions:
     spool: Path
     way: HttpsWay
     block_bytes: int = 1_048_576
-    bytes_per_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -116,18 +117,19 @@ class Files(Tidings[FileEvent]):
     def __init__(self, options: FileOptions) -> None:
         super().__init__()
         self._options = options
-        self._may_go_on = threading.Event()
-        self._may_go_on.set()
+        self._gate = _Gate()
         self._unreadable: dict[int, float] = {}
 
-    def hold(self, held: bool) -> None:
-        """No further block while `held`."""
-        (self._may_go_on.clear if held else self._may_go_on.set)()
+    def let(self, passage: Passage) -> None:
+        """Who may go on with a further block. An upload that may not ends, and goes on from there later."""
+        self._gate.let(passage)
 
-    def begin(self, id: int, parcel: FileParcel, credentials: HubCredentials) -> None:
+    def begin(
+        self, id: int, parcel: FileParcel, credentials: HubCredentials, *, urgent: bool = False
+    ) -> None:
         """Upload, or go on with what a process before us began."""
         upload = _Upload(id, parcel, _Platform(self._options, credentials), self._options, self._tell)
-        upload.may_go_on = self._may_go_on
+        upload.may_go_on = functools.partial(self._gate.enter, urgent)
         upload.unreadable = self._unreadable
         upload.device_id = credentials.device_id
         upload.of = f"{credentials.device_id}/{parcel.blob_name}/{parcel.fingerprint()}"
@@ -150,6 +152,31 @@ class Files(Tidings[FileEvent]):
 
 class _BlocksMissing(Refused):
     """The storage has lost blocks that it took: they are sent again."""
+
+
+class _Barred(Exception):
+    """The link may not be used for this file now."""
+
+
+class _Gate:
+    """Where each upload waits for its next block."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._passage = Passage.EVERYBODY
+
+    def let(self, passage: Passage) -> None:
+        if passage is not self._passage:
+            with self._changed:
+                self._passage = passage
+                self._changed.notify_all()
+
+    def enter(self, urgent: bool) -> None:
+        """Wait for the turn. Raises _Barred where there is none."""
+        with self._changed:
+            self._changed.wait_for(lambda: urgent or self._passage is not Passage.SOON)
+            if self._passage is Passage.NOBODY or (self._passage is Passage.URGENT and not urgent):
+                raise _Barred
 
 
 class _Unreadable(Exception):
@@ -215,7 +242,7 @@ class _Platform:
 class _Upload:
     """One upload, in its thread."""
 
-    may_go_on: threading.Event
+    may_go_on: Callable[[], None]
     unreadable: dict[int, float]
     """Uploads whose file in the spool could not be read, and since when."""
     device_id: str
@@ -253,6 +280,8 @@ class _Upload:
             lost = isinstance(exc, _BlocksMissing)
             for_good = exc.status in (400, 409, 411, 413) and not lost and self._journal is None
             return UploadFailed(self._id, str(exc), for_good, exc.quota, exc.retry_after_s)
+        except _Barred:  # its place is for one that may go on
+            return UploadFailed(self._id, "the link may not be used for it now")
         except _Unreadable as exc:
             since_s = self.unreadable.setdefault(self._id, time.monotonic())
             for_good = exc.gone or time.monotonic() - since_s >= UNREADABLE_S
@@ -265,14 +294,12 @@ class _Upload:
         journal = self._current()
         if journal.state == "open":
             for number, block in self._blocks(journal):
-                self.may_go_on.wait()
+                self.may_go_on()
                 journal = self._current()
-                began_s = time.monotonic()
                 self._platform.put_block(journal, number, block)
                 journal.blocks = number + 1
                 self._save()
                 self._tell(BlockSent(self._id, len(block)))
-                self._keep_rate(len(block), began_s)
             self._platform.commit(journal)
             journal.state = "committed"
             self._save()
@@ -328,10 +355,6 @@ class _Upload:
                 self.unreadable.pop(self._id, None)
                 yield number, block
                 number += 1
-
-    def _keep_rate(self, size_bytes: int, began_s: float) -> None:
-        if self._options.bytes_per_s:
-            time.sleep(max(0.0, size_bytes / self._options.bytes_per_s - (time.monotonic() - began_s)))
 
     def _refused(self, exc: Refused) -> None:
         """What the storage has stays, if it only was the weather; a refused address is replaced next time."""

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from typing import Any
 
 from runtime.errors import ConfigError
@@ -135,6 +136,53 @@ class _Bucket:
             self.level -= amount
 
 
+class _Lanes:
+    """A rate that messages and files share: half of it for each, and what one does not need for the other.
+
+    Files keep nothing in advance: a block goes while nothing is owed for the one before.
+    """
+
+    def __init__(self, per_s: float) -> None:
+        self._per_s = per_s
+        self._messages = self._most = per_s * BURST_S
+        self._files = 0.0
+        self._at_s: float | None = None
+
+    def messages_wait_s(self, now: float) -> float:
+        """Until a message may go: as in a bucket, at half the rate while files owe something."""
+        self._refill(now)
+        if not self._per_s or self._messages > 0:
+            return 0.0
+        return -self._messages / (self._per_s / 2 if self._files < 0 else self._per_s) + 0.001
+
+    def files_wait_s(self, now: float) -> float:
+        """Until a block of a file may go, at the earliest."""
+        self._refill(now)
+        return 0.0 if self._files >= 0 else -self._files / self._per_s + 0.001
+
+    def take(self, message_bytes: float, file_bytes: float = 0.0) -> None:
+        if self._per_s:
+            self._messages -= message_bytes
+            self._files -= file_bytes
+
+    def _refill(self, now: float) -> None:
+        gained = 0.0 if self._at_s is None else (now - self._at_s) * self._per_s
+        self._at_s = now
+        to_messages = min(gained / 2, self._most - self._messages)
+        to_files = min(gained - to_messages, -self._files)
+        self._files += to_files
+        self._messages = min(self._most, self._messages + gained - to_files)
+
+
+class Passage(Enum):
+    """Whose files may go on."""
+
+    EVERYBODY = "everybody"
+    SOON = "everybody, in a moment"
+    URGENT = "only the urgent"
+    NOBODY = "nobody"
+
+
 class Link:
     """Answers whether something may be sent now."""
 
@@ -149,7 +197,7 @@ class Link:
         """Up to when our running is booked."""
         self._wall_s = 0.0
         self._messages = _Bucket(self.terms.messages_per_s)
-        self._bytes = _Bucket(self.terms.bytes_per_s)
+        self._bytes = _Lanes(self.terms.bytes_per_s)
 
     def tell_time(self, wall_s: float, now: float) -> None:
         """What the wall clock shows at `now`, which is of a clock that does not jump.
@@ -216,9 +264,21 @@ class Link:
 
     def allows(self, priority: int, now: float) -> bool:
         """Whether a message of this priority may be sent now."""
-        if priority >= self.terms.urgent_priority:
+        if self.is_urgent(priority):
             return True
-        return self.barred() is None and not (self._messages.wait_s(now) or self._bytes.wait_s(now))
+        return self.barred() is None and not (self._messages.wait_s(now) or self._bytes.messages_wait_s(now))
+
+    def is_urgent(self, priority: int) -> bool:
+        """Whether it passes rates, budgets and hours."""
+        return priority >= self.terms.urgent_priority
+
+    def files(self, now: float) -> Passage:
+        """Whose files may go on now."""
+        if self.shut(now) is not None:
+            return Passage.NOBODY
+        if self.barred() is not None:
+            return Passage.URGENT
+        return Passage.SOON if self._bytes.files_wait_s(now) else Passage.EVERYBODY
 
     def sent(self, size_bytes: int) -> None:
         """So many bytes went as one message."""
@@ -234,14 +294,18 @@ class Link:
     def uploaded(self, size_bytes: int) -> None:
         """So many bytes went as part of a file."""
         self.usage.add(0, size_bytes)
-        self._bytes.take(size_bytes)
+        self._bytes.take(0, size_bytes)
 
     def wait_s(self, now: float) -> float:
         """How long nothing changes here by itself, at most a minute."""
         if now < self._parked_until_s:
             return min(60.0, self._parked_until_s - now)
-        waits = [w for w in (self._messages.wait_s(now), self._bytes.wait_s(now)) if w]
-        return min([60.0, *waits])
+        waits = (
+            self._messages.wait_s(now),
+            self._bytes.messages_wait_s(now),
+            self._bytes.files_wait_s(now),
+        )
+        return min([60.0, *(wait_s for wait_s in waits if wait_s)])
 
 
 def parse_hours(spans: Iterable[str]) -> tuple[tuple[int, int], ...]:

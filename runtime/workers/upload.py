@@ -85,7 +85,6 @@ class Uploader:
                 spool=layout.spool,
                 way=way,
                 block_bytes=settings.block_bytes,
-                bytes_per_s=config.settings.link.bytes_per_s,
             )
         )
         self._inquiry = Inquiry(way)
@@ -126,6 +125,7 @@ class Uploader:
             self._read()
         for step in self._delivery.steps(self._clock.boot_s(), random.random()):
             self._do(step)
+        self._files.let(self._link.files(self._clock.boot_s()))
         settled = self._delivery.take_settled()
         self._intake.remember(self._delivery.take_reached())
         if settled:
@@ -143,7 +143,6 @@ class Uploader:
         self.book()
         if self._link.ask_again(now):
             self._ask_why()
-        self._files.hold(self._link.shut(now) is not None or self._link.barred() is not None)
         try:
             self._credentials, trouble = self._identity.hub_credentials(), ""
         except (Retryable, NeedsHuman) as exc:
@@ -269,7 +268,8 @@ class Uploader:
         elif self._credentials is None:
             self._delivery.upload_failed(id, "no credentials", now, draw, for_good=False)
         else:
-            self._files.begin(id, parcel, self._credentials)
+            urgent = self._link.is_urgent(self._delivery.hand.messages[id].offer.priority)
+            self._files.begin(id, parcel, self._credentials, urgent=urgent)
 
     def _probe(self) -> Telemetry:
         """A control: what was delivered last, once more, else a message that says nothing."""

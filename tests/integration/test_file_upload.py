@@ -16,6 +16,7 @@ from runtime.adapters.files import BlockSent, FileEvent, FileOptions, Files, Upl
 from runtime.adapters.hub_https import HttpsWay
 from runtime.core.credentials import HubCredentials
 from runtime.core.envelope import FileParcel, Telemetry
+from runtime.core.link import Passage
 from tests.harness import Cloud, eventually
 from tests.integration.test_upload import blobs, uploads
 from tests.lines import register
@@ -92,10 +93,12 @@ def test_a_refusal_in_the_midst_costs_one_block_and_not_the_file(
     while lane.blocks < 3:
         select.select([lane.files], [], [], 10.0)
         lane.seen += lane.files.take()
-    lane.files.hold(True)  # however busy the machine: the file must not be through before it is refused
+    lane.files.let(
+        Passage.SOON
+    )  # however busy the machine: the file must not be through before it is refused
     cloud.no_faults()
     cloud.faults(http=refused)
-    lane.files.hold(False)
+    lane.files.let(Passage.EVERYBODY)
     while not lane.seen or not isinstance(lane.seen[-1], Uploaded | UploadFailed):
         select.select([lane.files], [], [], 10.0)
         lane.seen += lane.files.take()
@@ -113,6 +116,31 @@ def test_a_file_without_content_arrives(cloud: Cloud, lane: Lane, folder: Path) 
     assert isinstance(lane.upload(nothing, register(cloud)), Uploaded), lane.seen
     assert list(blobs(cloud).values()) == [b""]
     assert states(cloud) == ["succeeded"]
+
+
+def test_who_may_not_use_the_link_gives_up_its_place_and_goes_on_later_and_the_urgent_pass(
+    cloud: Cloud, lane: Lane
+) -> None:
+    """A file of the backlog held its place through the closed hours, and an urgent one waited for it."""
+    credentials, payload = register(cloud), os.urandom(BLOCKS * BLOCK)
+    cloud.faults(http={"PUT /uploads": {"delay_s": 0.05}})
+    lane.files.begin(1, parcel(payload), credentials)
+    while lane.blocks < 3:
+        select.select([lane.files], [], [], 10.0)
+        lane.seen += lane.files.take()
+    lane.files.let(Passage.URGENT)
+    while not isinstance(lane.seen[-1], UploadFailed):
+        select.select([lane.files], [], [], 10.0)
+        lane.seen += lane.files.take()
+    assert lane.blocks < BLOCKS and not lane.seen[-1].for_good
+    lane.seen, before = [], lane.blocks
+    lane.files.begin(2, parcel(b"fire", "alarm"), credentials, urgent=True)
+    eventually(lambda: list(blobs(cloud).values()) == [b"fire"])
+    eventually(lambda: [event.id for event in lane.files.take() if isinstance(event, Uploaded)] == [2])
+    lane.files.let(Passage.EVERYBODY)
+    assert isinstance(lane.upload(parcel(payload), credentials), Uploaded)
+    assert before + lane.blocks == BLOCKS
+    assert set(blobs(cloud).values()) == {b"fire", payload}
 
 
 def test_a_hub_that_cannot_hear_of_the_success_does_not_get_the_file_again(cloud: Cloud, lane: Lane) -> None:

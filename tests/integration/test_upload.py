@@ -287,6 +287,17 @@ def test_a_rate_is_kept_and_everything_arrives(home: Home, cloud: Cloud, rate: s
     check_arrivals(cloud, [b"first", *payloads])
 
 
+def test_a_file_on_a_slow_link_leaves_half_of_it_to_the_messages_of_others(home: Home, cloud: Cloud) -> None:
+    """They waited until it was through: the file alone used the whole rate."""
+    uploading(home, cloud, toml="block_bytes = 65536", link="bytes_per_s = 100000")
+    (number,) = put(home, {"stream": "files"}, os.urandom(4_000_000))
+    journal = home.layout.state / "uploads" / f"{number}.json"
+    eventually(lambda: journal.exists() and json.loads(journal.read_text())["blocks"] >= 2)
+    put(home, {"stream": "telemetry"}, *[b"%d" % n + b"." * 1_000 for n in range(250)])
+    eventually(lambda: cloud.message_count() == 250)
+    assert [u["state"] for u in uploads(cloud)] == ["open"], "only now"
+
+
 def test_a_quota_that_is_used_up_parks_everything_and_the_status_says_so(home: Home, cloud: Cloud) -> None:
     told = {"status": 403, "body": '{"Message":"ErrorCode:IotHubQuotaExceeded;403002"}', "times": 1}
     cloud.faults(http={"POST /devices": told})

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import pytest
 
 from runtime.core.expiry import expires_s
-from runtime.core.link import RESET_SPREAD_S, Link, Terms, Usage, parse_hours
+from runtime.core.link import RESET_SPREAD_S, Link, Passage, Terms, Usage, parse_hours
 from runtime.core.message import StoredMessage
 from runtime.core.moment import Moment
 from runtime.core.pacing import FIRST_WINDOW, LARGEST_WINDOW, Window
@@ -113,6 +113,36 @@ def test_bytes_a_second_count_too_and_a_large_message_is_paid_for_afterwards() -
     assert not link.allows(4, 1.0)
     assert link.wait_s(1.0) == pytest.approx(3.0, abs=0.01)
     assert link.allows(4, 4.1)
+
+
+@pytest.mark.parametrize(("messages", "files"), [(True, True), (True, False), (False, True)])
+def test_a_file_and_messages_share_a_rate_and_who_is_alone_has_all_of_it(messages: bool, files: bool) -> None:
+    """A file took all of it, two took twice as much, and messages waited until they were through."""
+    per_s, block, until_s = 100_000.0, 1_048_576, 2_000.0
+    link = Link(Terms(bytes_per_s=per_s))
+    now, as_messages, as_files = 0.0, 0, 0
+    while now < until_s:
+        while messages and link.allows(4, now):
+            link.sent(1_000)
+            as_messages += 1_000
+        if files and link.files(now) is Passage.EVERYBODY:
+            link.uploaded(block)
+            as_files += block
+        now += max(0.001, min(1.0, link.wait_s(now)))
+    assert 0.97 * per_s * until_s <= as_messages + as_files <= per_s * (until_s + 1) + block
+    least = 0.45 if messages and files else 0.95
+    for used, bytes_ in ((messages, as_messages), (files, as_files)):
+        assert bytes_ >= used * least * per_s * until_s
+
+
+def test_files_stop_where_messages_would_and_the_urgent_go_on() -> None:
+    link = Link(Terms(bytes_per_day=1000, urgent_priority=8))
+    link.tell_time(NOON, 0.0)
+    assert link.files(0.0) is Passage.EVERYBODY
+    link.uploaded(1000)
+    assert link.files(0.0) is Passage.URGENT
+    link.off = True
+    assert link.files(0.0) is Passage.NOBODY
 
 
 def test_a_budget_is_renewed_by_a_later_day_and_by_nothing_else() -> None:
