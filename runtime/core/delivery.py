@@ -274,10 +274,8 @@ class Delivery:
                 until_s = now + 60.0
         if self.phase is Phase.UP and (batch_s := self.hand.batches.next_s()) is not None:
             until_s = min(until_s, batch_s)
-        for _, again_s in self._upload_pauses.values():
-            if again_s > now:  # one that is due and has not begun waits for something else
-                until_s = min(until_s, again_s)
-        return max(0.0, until_s - now)
+        pauses_s = [s for _, s in self._upload_pauses.values() if s > now]  # what is due waits for another
+        return max(0.0, min([until_s, *pauses_s]) - now)
 
     # -- the client ----------------------------------------------------------------------------------
 
