@@ -40,6 +40,7 @@ from azure.iot.device import X509, IoTHubDeviceClient, Message, ProxyOptions
 from azure.iot.device import exceptions as azure_errors
 from loguru import logger
 
+from runtime.adapters.certificate_pair import check_pair
 from runtime.adapters.proxies import ProxyTrouble, as_azure_wants_it, causes, in_words, trouble_beneath
 from runtime.adapters.tidings import Tidings
 from runtime.core.credentials import HubCredentials
@@ -323,6 +324,8 @@ def _build(credentials: HubCredentials, options: HubOptions) -> Any:
     if options.proxy is not None:
         common["proxy_options"] = _ProxyOptions(*as_azure_wants_it(options.proxy))
     if credentials.sas is None:
+        assert credentials.certificate is not None and credentials.key is not None
+        check_pair(credentials.certificate, credentials.key)
         certificate = _X509(str(credentials.certificate), str(credentials.key))
         return IoTHubDeviceClient.create_from_x509_certificate(
             certificate, credentials.hub_host, credentials.device_id, **common

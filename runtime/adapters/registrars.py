@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from runtime.adapters import dps
+from runtime.adapters.certificate_pair import check_pair
 from runtime.adapters.clock import Clock, SystemClock
 from runtime.adapters.platform import Platform
 from runtime.adapters.tokens import fingerprint, secret_from
@@ -199,11 +200,17 @@ def _missing_certificate(settings: Settings) -> str | None:
         path: Path | None = getattr(settings.identity, name)
         if path is None or not path.is_file():
             return f"identity.{name} is not set, or the file is not there"
+    certificate, key = settings.identity.certificate_file, settings.identity.key_file
+    assert certificate is not None and key is not None
+    try:
+        check_pair(certificate, key)
+    except (ValueError, OSError) as exc:
+        return str(exc)
     return None
 
 
 def _certificate_mark(settings: Settings) -> str:
-    """Tells one certificate from the next without a restart; the key comes with it."""
+    """Tells one certificate from the next without a restart; while its key is not there it is missing."""
     path = settings.identity.certificate_file
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path else "-"

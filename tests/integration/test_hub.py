@@ -17,6 +17,7 @@ from runtime.core.credentials import HubCredentials
 from runtime.core.envelope import Telemetry
 from runtime.core.line import Acked, Cause, Connected
 from runtime.core.secret import Secret
+from tests.certificates import Pair
 from tests.harness import Cloud, eventually
 from tests.lines import Line, acked, losses, register
 
@@ -212,6 +213,21 @@ def test_a_certificate_serves_instead_of_a_sas(cloud: Cloud, folder: Path) -> No
     line.hub.send("x", message(1))
     line.until(lambda seen: acked(seen) == ["x"])
     assert cloud.messages()[0].device_id == device
+    line.discard(1)
+
+
+def test_a_key_with_a_passphrase_is_refused_by_name_and_nobody_is_asked_for_it(
+    cloud: Cloud, folder: Path
+) -> None:
+    pair = Pair(folder)
+    pair.seal_key()
+    line = Line(cloud)
+    line.hub.open(
+        HubCredentials(cloud.facts["hub_host"], "w:d", 1, certificate=pair.certificate, key=pair.key)
+    )
+    line.until(lambda seen: bool(losses(seen)))
+    assert losses(line.seen)[0].cause is Cause.REFUSED
+    assert "sealed with a passphrase" in losses(line.seen)[0].reason
     line.discard(1)
 
 

@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters.identity import IdentityReader
+from runtime.adapters.registrars import registrar
 from runtime.adapters.status import read_status
 from runtime.core.connection_string import parse, sas_expiry_s, sign
 from runtime.core.secret import Secret
 from runtime.producer import Producer
+from runtime.settings import Identity, Platform, Settings
+from tests.certificates import Pair
 from tests.harness import Cloud, Home, eventually
 
 
@@ -123,6 +126,33 @@ def test_a_registration_token_made_by_hand_needs_no_approval_and_another_one_cou
     device.delivers()
     assert [m.device_id for m in device.cloud.messages()] == ["demo:hand-1", "demo:hand-2"]
     assert device.cloud.waiting() == [], "nobody had to approve"
+
+
+@pytest.mark.parametrize("mode", ["mtls", "dps"])
+def test_a_certificate_waits_for_its_key_and_a_pair_that_cannot_serve_is_named(
+    mode: str, folder: Path
+) -> None:
+    pair = Pair(folder)
+    other = Pair(folder)
+    settings = Settings(
+        platform=Platform(instance="platform.invalid"),
+        identity=Identity(
+            mode=mode, certificate_file=pair.certificate, key_file=pair.key,
+            dps_id_scope="0ne", dps_registration_id="dev-1",
+        ),
+    )  # fmt: skip
+    known = registrar(settings)
+    assert known.missing() is None
+    pair.put_certificate()
+    assert known.missing() == f"{pair.key} is not the key of {pair.certificate}", "its key is yet to come"
+    pair.put_key()
+    assert known.missing() is None
+    other.seal_key()
+    assert "sealed with a passphrase" in str(known.missing())
+    pair.key.write_text("-----BEGIN PRIVATE KEY-----")
+    assert "no certificate and key in PEM" in str(known.missing())
+    pair.key.unlink()
+    assert "the file is not there" in str(known.missing())
 
 
 def test_a_connection_string_that_is_not_there_yet_is_waited_for(device: Device) -> None:
