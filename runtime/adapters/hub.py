@@ -21,6 +21,7 @@ thread: correct, in order, slow, and said so in the log.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import os
 import queue
@@ -276,8 +277,9 @@ class _Wire:
             while not hasattr(stage, "transport"):
                 stage = stage.next
             transport, paho = stage.transport, stage.transport._mqtt_client
-            if not callable(transport.publish) or not hasattr(paho, "on_socket_open"):
-                raise AttributeError("publish or on_socket_open")
+            inspect.signature(transport.publish).bind("topic", b"payload", callback=print)
+            if not hasattr(paho, "on_socket_open"):
+                raise AttributeError("on_socket_open")
             return cls(transport, paho)
         except (AttributeError, TypeError) as exc:
             logger.warning("azure-iot-device has changed inside ({}): sending one at a time", exc)

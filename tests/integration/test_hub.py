@@ -10,7 +10,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import paho.mqtt.client as paho
 import pytest
+from azure.iot.device.common.mqtt_transport import MQTTTransport
 
 from runtime.adapters import hub as hub_adapter
 from runtime.core.credentials import HubCredentials
@@ -51,6 +53,32 @@ def test_without_the_librarys_inside_everything_still_arrives_in_order(
     assert [m.message_id for m in cloud.messages()] == [f"m-{n}" for n in range(50)]
     assert cloud.messages()[7].properties == {"n": "7", "stream-name": "é/ü&="}
     line.discard(1)
+
+
+def _without_callback(self: object, topic: str, payload: bytes, qos: int = 1) -> None:
+    raise AssertionError("called in a way it does not know")
+
+
+@pytest.mark.parametrize(
+    ("of", "name", "instead"),
+    [
+        (MQTTTransport, "publish", _without_callback),
+        (MQTTTransport, "publish", None),
+        (paho.Client, "max_inflight_messages_set", None),
+        (paho.Client, "on_socket_open", None),
+    ],
+)
+def test_a_part_of_the_library_that_has_changed_makes_upload_slow_and_not_deaf(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch, of: type, name: str, instead: object
+) -> None:
+    """With another signature of publish every send failed, and every connection with it, for good."""
+    if instead is None:
+        monkeypatch.delattr(of, name)
+    else:
+        monkeypatch.setattr(of, name, instead)
+    client = hub_adapter._build(register(cloud), hub_adapter.HubOptions(Path(cloud.facts["ca_file"])))
+    assert hub_adapter._Wire.find(client) is None
+    client.shutdown()
 
 
 def test_the_library_still_has_what_the_wire_relies_on(cloud: Cloud) -> None:
