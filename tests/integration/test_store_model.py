@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -214,7 +215,7 @@ class StoreLife(RuleBasedStateMachine):
         assert check == [("ok",)]
 
 
-TestStoreLife = StoreLife.TestCase
+TestStoreLife = pytest.mark.timeout(480)(StoreLife.TestCase)  # 2,100 steps with real flushes: slow disks
 TestStoreLife.settings = settings(
-    max_examples=80, stateful_step_count=35, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=60, stateful_step_count=35, deadline=None, suppress_health_check=list(HealthCheck)
 )
