@@ -123,11 +123,12 @@ class Uploader:
         self._confirmed(self._reporter.confirmed())
         if self._delivery.unconfirmed < MOST_UNCONFIRMED:
             self._read()
-        for step in self._delivery.steps(self._clock.boot_s(), random.random()):
+        steps = self._delivery.steps(self._clock.boot_s(), random.random())
+        self._intake.remember(self._delivery.take_reached())  # before more is sent: a crash repeats a window
+        for step in steps:
             self._do(step)
         self._files.let(self._link.files(self._clock.boot_s()))
         settled = self._delivery.take_settled()
-        self._intake.remember(self._delivery.take_reached())
         if settled:
             self._settle(settled)
         self._status.progress(self._figures())
