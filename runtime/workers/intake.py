@@ -75,16 +75,19 @@ class Intake:
         """The uuid of the store that all ids are of."""
         return self._store.uuid
 
-    def under_device(self, device: str) -> None:
-        """Under which device id messages go from now on. What another one has in part, this one has not.
+    def under_device(self, device: str) -> bool:
+        """Under which device id messages go from now on; whether it was another one before.
 
-        Nor has it the files of the other: the hub keeps each device's under its name.
+        What another one has in part, this one has not. Nor has it the files of the other: the hub keeps each
+        device's under its name.
         """
-        if self._under_way.device not in (None, device):
+        another = self._under_way.device not in (None, device)
+        if another:
             self._links.clear()
             self._delivery.begin_anew()
         if self._under_way.device != device:
             self._under_way.begin_anew(device)
+        return another
 
     def remember(self, reached: Mapping[int, int]) -> None:
         """How far the messages in pieces are, for a later life."""

@@ -238,7 +238,8 @@ class Uploader:
         credentials = self._credentials
         match step:
             case Open() if credentials is not None:
-                self._intake.under_device(credentials.device_id)
+                if self._intake.under_device(credentials.device_id):
+                    self._witness = None  # what one device has delivered is no other's to send once more
                 number = self._hub.open(credentials)
                 logger.debug("client {} connects to {}", number, credentials.hub_host)
             case Discard(reason):

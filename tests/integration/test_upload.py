@@ -15,7 +15,7 @@ import requests
 from runtime.adapters.bus import IDENTITY_CHANGED, Hints
 from runtime.adapters.status import read_status
 from tests.harness import Cloud, Home, eventually
-from tests.lines import backlog, check_arrivals, put, put_in_force, register, uploading
+from tests.lines import backlog, check_arrivals, put, put_in_force, quarantined, register, uploading
 
 
 def test_messages_of_several_streams_arrive_in_order_and_leave_the_store(home: Home, cloud: Cloud) -> None:
@@ -184,6 +184,23 @@ def test_a_device_that_got_another_id_uploads_a_file_again_before_it_links_to_it
     for message in links:
         name = json.loads(message.payload)["link"]
         assert name.startswith(message.device_id) and blobs(cloud)[name] == large
+
+
+def test_what_one_device_has_delivered_does_not_arrive_once_more_as_anothers(
+    home: Home, cloud: Cloud
+) -> None:
+    """The control of a poisonous message was the last one delivered, under whatever id that was."""
+    uploading(home, cloud)
+    put(home, {"stream": "s"}, b"of the first")
+    eventually(lambda: backlog(home) == 0)
+    second = register(cloud)
+    put_in_force(home.layout, second)
+    tell_until_heard(home, second.device_id)
+    cloud.faults(poison="POISON")
+    put(home, {"stream": "s"}, b"POISON")
+    eventually(lambda: quarantined(home))
+    as_second = [m.payload for m in cloud.messages() if m.device_id == second.device_id]
+    assert set(as_second) == {b""}, "only probes, which say nothing"
 
 
 def test_an_urgent_message_at_the_end_of_a_deep_backlog_does_not_wait_for_all_of_it(
