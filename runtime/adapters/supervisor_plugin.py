@@ -1,4 +1,4 @@
-"""Three pieces of ours inside supervisord. Two look round at every tick (5 s):
+"""Three pieces of ours inside supervisord. Two look round at every tick (5 s), the third when somebody dies.
 
 `SentinelWatch`: supervisord restarts a sentinel that died, but does not see one that hangs. Where its status
 file stood still for four ticks the sentinel gets a signal to dump its stacks, and at the fifth SIGKILL.
@@ -6,10 +6,11 @@ file stood still for four ticks the sentinel gets a signal to dump its stacks, a
 `SocketWatch`: where somebody cleaned run/ away nobody can ask supervisord any more, and it would not notice.
 The socket and the pid file are made again; no program feels it.
 
-`Haste` sees to it that a program that ended is started again at once, not a second later.
+`Prompt`: supervisord looks for the dead once a second, and starts them again at the next look: up to two
+seconds, more than a worker takes to start. Here a death wakes it, and so does what follows from it.
 
 Named in supervisord.conf as an rpcinterface, the only door supervisord has for such a thing; it adds no call.
-They must be small and never raise: they run in supervisord's own loop.
+It must be small and never raise: it runs in supervisord's own loop.
 """
 
 from __future__ import annotations
@@ -90,23 +91,6 @@ class SocketWatch:
                 self._options.logger.warn(f"{path} was gone; made again")
 
 
-class Haste:
-    """Has supervisord's loop come round once more as soon as a program has ended.
-
-    A round of it starts what is to be started, then collects what has ended, then waits for a second: that
-    second would be part of every recovery. So it is given something to read that is nobody's, which it looks
-    at, finds unknown, and forgets.
-    """
-
-    def __init__(self, supervisord: Any) -> None:
-        self._poller = supervisord.options.poller
-        self._always_readable = os.eventfd(1)
-
-    def __call__(self, _ended: object) -> None:
-        """A program that was running has ended."""
-        self._poller.register_readable(self._always_readable)
-
-
 def _listening(path: Path, mode: int) -> socket.socket:
     """A socket that is found at `path` from now on, and takes calls."""
     path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -122,6 +106,48 @@ def _listening(path: Path, mode: int) -> socket.socket:
     return found
 
 
+class Prompt:
+    """Ends supervisord's wait (a second) where there is something to do: a child died, or was just buried.
+
+    A signal alone does not: Python goes on with an interrupted poll (PEP 475). So each signal leaves a byte
+    in a pipe that supervisord polls with all the rest.
+    """
+
+    def __init__(self, supervisord: Any) -> None:
+        self._options = supervisord.options
+        self._map = self._options.get_socket_map()
+        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        self._map[self._reader] = self
+        # supervisord closes what stands there at the end of each life: at a reload it begins another one
+        self._options.httpservers.append(({"family": None}, self))
+
+    def wake(self, _event: object = None) -> None:
+        """The next wait is none."""
+        with contextlib.suppress(BlockingIOError):  # a wake-up is already waiting there
+            os.write(self._writer, b"x")
+
+    def close(self) -> None:
+        signal.set_wakeup_fd(-1)
+        self._map.pop(self._reader, None)
+        os.close(self._reader)
+        os.close(self._writer)
+
+    # what supervisord's loop asks of everything that it polls
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return False
+
+    def handle_read_event(self) -> None:
+        os.read(self._reader, 4096)
+
+    def handle_error(self) -> None:
+        self._options.logger.critical("the pipe that wakes us cannot be read")
+
+
 class _NoCalls:
     """The rpcinterface that supervisord insists on."""
 
@@ -130,7 +156,13 @@ def make(supervisord: Any, **_settings: str) -> object:
     """supervisord calls this at every start and reload."""
     from supervisor import events
 
+    def running(_event: object) -> None:
+        """Its loop begins: signals have their handlers, and its sockets are open."""
+        prompt = Prompt(supervisord)
+        for buried in (events.ProcessStateExitedEvent, events.ProcessStateStoppedEvent):
+            events.subscribe(buried, prompt.wake)
+
     for watch in (SentinelWatch, SocketWatch):
         events.subscribe(events.Tick5Event, watch(supervisord))
-    events.subscribe(events.ProcessStateExitedEvent, Haste(supervisord))
+    events.subscribe(events.SupervisorRunningEvent, running)
     return _NoCalls()

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from runtime.adapters.clock import SystemClock
 from runtime.adapters.store import MessageStore
+from runtime.adapters.supervisor import Supervisor
 from runtime.bench import Row
 from runtime.bench.limits import PAYLOAD, echo, flushes_per_s, folder, rows_per_s
 from runtime.bench.load import acknowledged_per_s, producing
@@ -172,7 +173,7 @@ def _restart(home: Path, rounds: int) -> list[Row]:
         producer.put(b"up")
         times = []
         for _ in range(rounds):
-            time.sleep(2.5)  # longer than startsecs: supervisord takes it for running
+            _wait_until_it_stands(home)
             os.kill(_pid(home), signal.SIGKILL)
             start = time.perf_counter()
             producer.put(b"again")
@@ -182,6 +183,13 @@ def _restart(home: Path, rounds: int) -> list[Row]:
     return [
         Row("from SIGKILL to the next acknowledgement", statistics.median(times), "s", reach="<= 2.5"),
     ]
+
+
+def _wait_until_it_stands(home: Path) -> None:
+    """Whoever dies before supervisord calls it RUNNING has failed to start, and is made to wait."""
+    supervisor = Supervisor(Layout(home).supervisor_socket)
+    while supervisor.programs()["ingest"].state != "RUNNING":
+        time.sleep(0.1)
 
 
 @contextmanager

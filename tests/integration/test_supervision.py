@@ -184,6 +184,42 @@ def test_a_supervisord_that_does_not_answer_costs_its_deadline_and_no_more(tmp_p
         assert time.monotonic() - began_s < 3
 
 
+def test_a_dead_worker_is_replaced_at_once_and_not_at_supervisord_s_next_look_also_after_a_reload(
+    home: Home,
+) -> None:
+    """supervisord looks once a second, and at the look after that starts whom it found dead."""
+    runtime = Runtime(home, WORKING)
+    try:
+        runtime.all_at_work()
+        assert min(_replaced_after_s(runtime, worker) for worker in WORKING) < 0.5
+        files, before = _open_files(runtime), runtime.pid("ingest")
+        runtime.process.signal(signal.SIGHUP)
+        runtime.wait_for("ingest", other_than=before)
+        runtime.all_at_work()
+        assert min(_replaced_after_s(runtime, worker) for worker in WORKING) < 0.5
+        eventually(lambda: _open_files(runtime) == files, 10, "the life before left no descriptor")
+    finally:
+        runtime.close()
+
+
+def _replaced_after_s(runtime: Runtime, worker: str) -> float:
+    """Seconds until supervisord has as many children as before; whoever asks it would wake it."""
+    eventually(lambda: runtime.programs()[worker].state == "RUNNING", 20)
+    there = _children(runtime)
+    began_s = kill(runtime.pid(worker))
+    eventually(lambda: len(_children(runtime) - there) == 1, 20)
+    return time.monotonic() - began_s
+
+
+def _children(runtime: Runtime) -> set[str]:
+    pid = runtime.process.pid
+    return set(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+
+
+def _open_files(runtime: Runtime) -> int:
+    return sum(1 for _ in Path(f"/proc/{runtime.process.pid}/fd").iterdir())
+
+
 def test_what_supervisord_refuses_is_told_apart_from_silence(home: Home) -> None:
     runtime = Runtime(home, WORKING)
     try:
