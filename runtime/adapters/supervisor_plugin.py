@@ -1,4 +1,4 @@
-"""Three pieces of ours inside supervisord. Two look round at every tick (5 s), the third when somebody dies.
+"""Four pieces of ours inside supervisord. Two look round at every tick (5 s).
 
 `SentinelWatch`: supervisord restarts a sentinel that died, but does not see one that hangs. Where its status
 file stood still for four ticks the sentinel gets a signal to dump its stacks, and at the fifth SIGKILL.
@@ -9,6 +9,8 @@ The socket and the pid file are made again; no program feels it.
 `Prompt`: supervisord looks for the dead once a second, and starts them again at the next look: up to two
 seconds, more than a worker takes to start. Here a death wakes it, and so does what follows from it.
 
+`Newborn`: supervisord loses a signal to a child that is not yet the program, and then waits `stopwaitsecs`.
+
 Named in supervisord.conf as an rpcinterface, the only door supervisord has for such a thing; it adds no call.
 It must be small and never raise: it runs in supervisord's own loop.
 """
@@ -16,6 +18,7 @@ It must be small and never raise: it runs in supervisord's own loop.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -122,7 +125,12 @@ class Prompt:
         # supervisord closes what stands there at the end of each life: at a reload it begins another one
         self._options.httpservers.append(({"family": None}, self))
 
-    def wake(self, _event: object = None) -> None:
+    def __call__(self, buried: Any) -> None:
+        """Somebody was buried. A program that may die as soon as it likes (startsecs=0) would spin."""
+        if buried.process.config.startsecs:
+            self.wake()
+
+    def wake(self) -> None:
         """The next wait is none."""
         with contextlib.suppress(BlockingIOError):  # a wake-up is already waiting there
             os.write(self._writer, b"x")
@@ -148,6 +156,44 @@ class Prompt:
         self._options.logger.critical("the pipe that wakes us cannot be read")
 
 
+class Newborn:
+    """A child between fork and exec: a signal for it counts as soon as it is sent.
+
+    There it still had supervisord's handlers, which only took note, and no process group of its own yet, to
+    which supervisord sends. Whoever stopped the runtime just when it started it waited 8 s for nothing.
+    """
+
+    HANDLED = frozenset(
+        {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR2}
+    )
+    """What supervisord has handlers for."""
+
+    def __init__(self) -> None:
+        os.register_at_fork(
+            before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, self.HANDLED),
+            after_in_parent=self._listen,
+            after_in_child=self._as_the_program_will,
+        )
+
+    def __call__(self, stopping: Any) -> None:
+        """It is about to be sent a signal; where it is the program already, the group is there, too."""
+        with contextlib.suppress(OSError):
+            os.setpgid(stopping.process.pid, stopping.process.pid)
+
+    def _as_the_program_will(self) -> None:
+        signal.set_wakeup_fd(-1)
+        for number in self.HANDLED:
+            signal.signal(number, signal.SIG_DFL)
+        self._listen()
+
+    def _listen(self) -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self.HANDLED)
+
+
+newborn = functools.cache(Newborn)
+"""One for the life of the process, which may be several of supervisord's."""
+
+
 class _NoCalls:
     """The rpcinterface that supervisord insists on."""
 
@@ -159,10 +205,12 @@ def make(supervisord: Any, **_settings: str) -> object:
     def running(_event: object) -> None:
         """Its loop begins: signals have their handlers, and its sockets are open."""
         prompt = Prompt(supervisord)
+        prompt.wake()  # or it would sit out its first wait before it starts anybody
         for buried in (events.ProcessStateExitedEvent, events.ProcessStateStoppedEvent):
-            events.subscribe(buried, prompt.wake)
+            events.subscribe(buried, prompt)
 
     for watch in (SentinelWatch, SocketWatch):
         events.subscribe(events.Tick5Event, watch(supervisord))
     events.subscribe(events.SupervisorRunningEvent, running)
+    events.subscribe(events.ProcessStateStoppingEvent, newborn())
     return _NoCalls()

@@ -70,6 +70,23 @@ def test_a_signal_ends_everything_within_ten_seconds_and_leaves_nothing(
     assert not runtime.home.layout.supervisor_socket.exists()
 
 
+def test_a_signal_in_the_moment_of_the_start_is_not_lost_to_children_that_are_not_yet_workers(
+    home: Home,
+) -> None:
+    """They got it as supervisord's own, took note, and forgot it: 8 s later everybody was killed."""
+    up = Process(
+        sys.executable, "-m", "runtime", "--home", str(home.folder), "up", log=home.folder / "up.log"
+    )
+    try:
+        eventually(home.layout.supervisor_pid_file.exists, 40, "supervisord hears signals")
+        began_s = time.monotonic()
+        assert up.terminate() == 0
+        assert time.monotonic() - began_s < 5
+        assert "SIGKILL" not in up.said()
+    finally:
+        up.close()
+
+
 def test_down_returns_when_all_is_gone_and_is_content_where_nothing_runs(runtime: Runtime) -> None:
     pids = runtime.all_pids()
     assert runtime.home.edgectl("down").returncode == 0
