@@ -1,10 +1,12 @@
-"""Four pieces of ours inside supervisord. Two look round at every tick (5 s).
+"""Five pieces of ours inside supervisord. Three look round at every tick (5 s).
 
 `SentinelWatch`: supervisord restarts a sentinel that died, but does not see one that hangs. Where its status
 file stood still for four ticks the sentinel gets a signal to dump its stacks, and at the fifth SIGKILL.
 
 `SocketWatch`: where somebody cleaned run/ away nobody can ask supervisord any more, and it would not notice.
 The socket and the pid file are made again; no program feels it.
+
+`LogWatch`: where somebody removed log/ supervisord starts nobody any more. The folder is made again.
 
 `Prompt`: supervisord looks for the dead once a second, and starts them again at the next look: up to two
 seconds, more than a worker takes to start. Here a death wakes it, and so does what follows from it.
@@ -92,6 +94,29 @@ class SocketWatch:
                 self._options.logger.warn(f"{path} is gone, and cannot be made again: {exc}")
             else:
                 self._options.logger.warn(f"{path} was gone; made again")
+
+
+class LogWatch:
+    """Sees to it that logs have a place. Whoever runs writes there again, not into what was removed."""
+
+    def __init__(self, supervisord: Any) -> None:
+        self._supervisord = supervisord
+
+    def __call__(self, _tick: object) -> None:
+        """One tick (5 s)."""
+        options = self._supervisord.options
+        folder = Path(options.here) / "log"
+        if folder.exists():
+            return
+        try:
+            folder.mkdir(mode=0o700)
+            options.reopenlogs()
+            for group in self._supervisord.process_groups.values():
+                group.reopenlogs()
+        except OSError as exc:  # a full disk: at the next tick
+            options.logger.warn(f"{folder} is gone, and cannot be made again: {exc}")
+        else:
+            options.logger.warn(f"{folder} was gone; made again")
 
 
 def _listening(path: Path, mode: int) -> socket.socket:
@@ -209,7 +234,7 @@ def make(supervisord: Any, **_settings: str) -> object:
         for buried in (events.ProcessStateExitedEvent, events.ProcessStateStoppedEvent):
             events.subscribe(buried, prompt)
 
-    for watch in (SentinelWatch, SocketWatch):
+    for watch in (SentinelWatch, SocketWatch, LogWatch):
         events.subscribe(events.Tick5Event, watch(supervisord))
     events.subscribe(events.SupervisorRunningEvent, running)
     events.subscribe(events.ProcessStateStoppingEvent, newborn())

@@ -1,4 +1,4 @@
-"""The folder of sockets is removed under a living runtime: by a cleaner of old files, or by a person."""
+"""A folder is removed under a living runtime: of sockets by a cleaner of old files, of logs by a person."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from runtime.layout import WORKERS
 from runtime.producer import Producer
 from tests.harness import Cloud, Home, eventually
 from tests.lines import backlog
-from tests.supervised import PROGRAMS, Runtime, kill
+from tests.supervised import PROGRAMS, WORKING, Runtime, kill
 
 
 def test_a_run_folder_removed_under_load_comes_back_by_itself_and_costs_no_message(
@@ -53,6 +53,23 @@ def test_a_run_folder_removed_under_load_comes_back_by_itself_and_costs_no_messa
     finally:
         over.set()
         sender.join(60)
+        runtime.close()
+
+
+def test_a_log_folder_removed_comes_back_and_a_worker_that_dies_meanwhile_with_it(home: Home) -> None:
+    """supervisord opens a worker's log before it starts it: it would have tried for ever."""
+    runtime = Runtime(home, WORKING)
+    try:
+        runtime.all_at_work()
+        eventually(lambda: all(p.state == "RUNNING" for p in runtime.programs().values()), 20)
+        before = runtime.pid("upload")
+        shutil.rmtree(home.layout.log)
+        kill(before)
+        runtime.wait_for("upload", other_than=before, timeout_s=30)
+        assert home.layout.log.stat().st_mode & 0o777 == 0o700
+        runtime.behave("ingest", "crash")
+        eventually(lambda: "about to crash" in runtime.log("ingest"), 20, "the others write there, too")
+    finally:
         runtime.close()
 
 
