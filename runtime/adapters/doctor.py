@@ -50,6 +50,9 @@ def _folders(layout: Layout) -> Iterator[Check]:
         name = f"folder {folder.name}"
         if not folder.exists():
             yield Check(name, "warning", f"{folder} does not exist yet", "`edgectl up` makes it")
+        elif os.statvfs(folder).f_flag & os.ST_RDONLY:
+            remedy = "mount -o remount,rw; dmesg says whether it is failing"
+            yield Check(name, "error", f"{folder} lies on a disk that is mounted read-only", remedy)
         elif not os.access(folder, os.W_OK | os.X_OK):
             yield Check(name, "error", f"{folder} is not writable for us", f"chown -R edge-runtime {folder}")
         elif folder.stat().st_mode & OPEN_BITS:
@@ -127,6 +130,9 @@ def _databases(layout: Layout) -> Check:
                 found = [row[0] for row in db.execute("PRAGMA quick_check(3)").fetchall()]
             finally:
                 db.close()
+        except sqlite3.OperationalError as exc:  # cannot be looked at now: no word on what is in it
+            remedy = "see the lines about folders and disk; if they are fine, dmesg"
+            return Check("databases", "error", f"{path.name}: {exc}", remedy)
         except sqlite3.Error as exc:
             found = [str(exc)]
         if found != ["ok"]:

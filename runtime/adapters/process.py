@@ -106,6 +106,8 @@ def _open_lock(path: Path) -> int:
     except OSError as exc:
         if exc.errno != errno.EROFS:
             raise
+        if not path.exists():
+            raise UsageError(f"{path} cannot be made: its disk is mounted read-only") from exc
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 

@@ -38,6 +38,7 @@ def _up(arguments: argparse.Namespace) -> int:
     layout = config.layout
     _refuse_odd_home(layout.home)
     layout.create()
+    _refuse_read_only(layout)
     _hold_lock(layout)
     link_configuration(layout.supervisord_conf)
     # -P: what lies in the current folder must not be imported instead of what is installed
@@ -87,9 +88,23 @@ def _refuse_odd_home(home: Path) -> None:
         )
 
 
+def _refuse_read_only(layout: Layout) -> None:
+    """supervisord itself cannot start without its log and its socket. The state may be read-only."""
+    from runtime.errors import UsageError
+
+    for folder in (layout.run, layout.log):
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise UsageError(
+                f"{folder} may not be written by user {os.geteuid()}, or lies on a disk that is mounted "
+                "read-only; `edgectl doctor` says which, and what helps"
+            )
+
+
 def link_configuration(target: Path) -> None:
     """Have the shipped supervisord.conf stand in the home. A file of the operator's own stays as it is."""
     shipped = shipped_configuration()
+    if target.is_symlink() and target.readlink() == shipped:  # nothing to write, perhaps on a full disk
+        return
     if target.exists() and not target.is_symlink():
         if not target.samefile(shipped):
             sys.stderr.write(f"edgectl: using {target} instead of the shipped one\n")
