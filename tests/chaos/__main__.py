@@ -31,6 +31,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10_000))
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--plan", action="store_true", help="print what would be broken, and break nothing")
+    parser.add_argument(
+        "--weather-only", action="store_true", help="kill nobody: whoever lives for hours shows a slow leak"
+    )
     parser.add_argument("--no-power-cuts", action="store_true", help="leave the plug in")
     parser.add_argument(
         "--keep", type=Path, help="where something was wrong, put there what the runtime left"
@@ -53,8 +56,9 @@ def _break(arguments: argparse.Namespace) -> int:
     tell(f"seed {arguments.seed}, {arguments.minutes:g} minutes")
     with short_folder() as folder:
         summary = run(
-            arguments.seed, arguments.minutes, folder, tell, slack=arguments.slack, keep=arguments.keep
-        )
+            arguments.seed, arguments.minutes, folder, tell,
+            slack=arguments.slack, keep=arguments.keep, weather_only=arguments.weather_only,
+        )  # fmt: skip
     if not arguments.no_power_cuts:
         summary["power_cuts"], wrong = _power_cuts(arguments)
         summary["wrong"] += wrong

@@ -33,7 +33,20 @@ def _victim(scene: Scene, fault: Fault) -> int:
         scene.until(lambda: scene.pid(name) and scene.all_in_service(), THERE_S, "supervisord stands")
     else:
         scene.until(lambda: scene.stands(name, STARTSECS), THERE_S, f"{name} stands")
-    return scene.pid(name)
+    return _living(scene, name)
+
+
+def _living(scene: Scene, name: str, *, other_than: int = 0) -> int:
+    """Its process, once there is one. Never 0, which a signal takes for the harness and all its children."""
+    found = 0
+
+    def there() -> bool:
+        nonlocal found
+        found = scene.pid(name)
+        return found not in (0, other_than)
+
+    scene.until(there, BACK_S, f"{name} lives")
+    return found
 
 
 def _back(scene: Scene, name: str, before: int) -> Callable[[], bool]:
@@ -83,8 +96,7 @@ def _killed_while_it_starts(scene: Scene, fault: Fault) -> str:
     """Within startsecs supervisord takes a death for a failed start, and waits."""
     first = _victim(scene, fault)
     os.kill(first, signal.SIGKILL)
-    scene.until(lambda: scene.pid(fault.victim) not in (0, first), BACK_S, f"{fault.victim} starts again")
-    second = scene.pid(fault.victim)
+    second = _living(scene, fault.victim, other_than=first)
     with contextlib.suppress(ProcessLookupError):
         os.kill(second, signal.SIGKILL)
     scene.until(lambda: _dead(second), 5, "it died while it started")
@@ -159,8 +171,7 @@ def _driven_to_fatal(scene: Scene, fault: Fault) -> str:
 
 def _new_supervisord(scene: Scene) -> None:
     """Have the file read again."""
-    scene.until(lambda: scene.pid("supervisord"), THERE_S, "supervisord is there")
-    before = scene.pid("supervisord")
+    before = _living(scene, "supervisord")
     os.kill(before, signal.SIGTERM)
     scene.until(_back(scene, "supervisord", before), BACK_S, "a new supervisord")
 

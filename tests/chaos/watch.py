@@ -17,10 +17,12 @@ WARM_S = 20.0
 """Imports, caches and the first backlog are not a leak."""
 JUDGED_FROM_S = 60.0
 """A life shorter than this after its warm-up says nothing about leaks."""
+LONG_LIFE_S = 600.0
+"""From here on the growth alone tells: 10 KiB a minute are 14 MB a day, and too flat a slope for minutes."""
 MOST_BYTES = 120 * 1024 * 1024
 MOST_GROWTH_BYTES_PER_MIN = 1024 * 1024
 LEAST_GROWTH_BYTES = 6 * 1024 * 1024
-"""Steeper, and more in all, is a leak."""
+"""Steeper, and more in all, is a leak; in a long life more in all is enough."""
 MOST_MORE_THREADS, MOST_MORE_DESCRIPTORS = 4, 12
 
 
@@ -93,10 +95,10 @@ def _troubles(samples: list[Sample]) -> list[str]:
     warm = _warm(samples)
     if not warm or warm[-1].at_s - warm[0].at_s < JUDGED_FROM_S:
         return found
-    per_min = slope_per_s(warm) * 60
-    growth = per_min * (warm[-1].at_s - warm[0].at_s) / 60
-    if per_min > MOST_GROWTH_BYTES_PER_MIN and growth > LEAST_GROWTH_BYTES:
-        found.append(f"grew by {per_min / 2**20:.1f} MiB a minute")
+    lived_s, grew_per_s = warm[-1].at_s - warm[0].at_s, slope_per_s(warm)
+    steep = grew_per_s * 60 > MOST_GROWTH_BYTES_PER_MIN or lived_s > LONG_LIFE_S
+    if steep and grew_per_s * lived_s > LEAST_GROWTH_BYTES:
+        found.append(f"grew by {grew_per_s * lived_s / 2**20:.1f} MiB in {lived_s / 60:.1f} minutes")
     third = len(warm) // 3
     for what, most_more in (("threads", MOST_MORE_THREADS), ("descriptors", MOST_MORE_DESCRIPTORS)):
         first = max(getattr(s, what) for s in warm[:third])

@@ -60,7 +60,11 @@ def watched(samples: list[Sample]) -> Watch:
 
 
 def life(
-    *, grows_bytes_per_s: float = 0.0, threads_per_min: float = 0.0, files_per_min: float = 0.0
+    *,
+    lasts_s: int = 500,
+    grows_bytes_per_s: float = 0.0,
+    threads_per_min: float = 0.0,
+    files_per_min: float = 0.0,
 ) -> Watch:
     return watched(
         [
@@ -70,7 +74,7 @@ def life(
                 int(8 + threads_per_min * at_s / 60),
                 int(30 + files_per_min * at_s / 60),
             )
-            for at_s in range(600)
+            for at_s in range(lasts_s)
         ]
     )
 
@@ -80,6 +84,12 @@ def test_a_leak_of_memory_threads_or_descriptors_is_noticed() -> None:
     assert "grew by" in life(grows_bytes_per_s=1.1 * MOST_GROWTH_BYTES_PER_MIN / 60).wrong()[0]
     assert "threads at first" in life(threads_per_min=2).wrong()[0]
     assert "descriptors at first" in life(files_per_min=5).wrong()[0]
+
+
+def test_a_slow_leak_is_noticed_in_a_long_life_and_is_noise_in_a_short_one() -> None:
+    slow = 8 * MIB / 3600
+    assert life(lasts_s=500, grows_bytes_per_s=slow).wrong() == []
+    assert "grew by 8.0 MiB in 59.6 minutes" in life(lasts_s=3600, grows_bytes_per_s=slow).wrong()[0]
 
 
 def test_a_warm_up_is_no_leak_and_a_giant_is_one() -> None:
