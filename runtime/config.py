@@ -111,7 +111,12 @@ def find_file(environ: Mapping[str, str], home: Path, asked: Path | None = None)
             if not path.is_file():
                 raise ConfigError(f"configuration file {path} does not exist")
             return path
-    return next((path for path in (home / "edge.toml", SYSTEM_FILE) if path.is_file()), None)
+    try:
+        return next((path for path in (home / "edge.toml", SYSTEM_FILE) if path.is_file()), None)
+    except PermissionError as exc:
+        raise ConfigError(
+            f"{exc.filename} may not be looked at by this user; be root or the runtime's"
+        ) from exc
 
 
 def load(environ: Mapping[str, str], *, home: Path | None = None, file: Path | None = None) -> Config:

@@ -53,7 +53,8 @@ class Seen:
 def take(layout: Layout, clock: Clock, configuration: str = "") -> dict[str, Any]:
     """Everything `edgectl status` shows. `configuration` is what is wrong with it."""
     programs, silence = _programs(layout)
-    seen = {name: _see(layout, name, programs, clock) for name in (*WORKERS, "sentinel")}
+    absent = condition.HIDDEN if programs or _hidden(layout) else "DOWN"
+    seen = {name: _see(layout, name, programs, clock, absent) for name in (*WORKERS, "sentinel")}
     sentinel = seen["sentinel"]
     restarts = sentinel.last.counts("restarts")
     found: dict[str, Any] = {
@@ -81,14 +82,25 @@ def _programs(layout: Layout) -> tuple[dict[str, Program] | None, str]:
         return None, str(exc)
 
 
-def _see(layout: Layout, name: str, programs: dict[str, Program] | None, clock: Clock) -> Seen:
+def _hidden(layout: Layout) -> bool:
+    """Whether this user may not even look who is there."""
+    try:
+        layout.supervisor_socket.stat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _see(layout: Layout, name: str, programs: dict[str, Program] | None, clock: Clock, absent: str) -> Seen:
     last = last_words(layout.status_file(name), clock.boot_id())
     program = (programs or {}).get(name)
     if program:
         state, pid, trouble = program.state, program.pid, program.trouble
     else:
         pid = lock_holder(layout.lock(name)) or 0
-        state, trouble = "UNSUPERVISED" if pid else "UNKNOWN" if programs else "DOWN", ""
+        state, trouble = "UNSUPERVISED" if pid else absent, ""
     return Seen(state, pid, trouble, last, lives=pid != 0 and last.number("pid") == pid)
 
 

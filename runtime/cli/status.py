@@ -19,7 +19,7 @@ def register(commands: Commands) -> None:
     status = commands.add_parser(
         "status",
         help="show workers, backlog, hub, identity, disk and alarms",
-        epilog="exit status: 0 healthy or parked, 1 degraded, 2 down",
+        epilog="exit status: 0 healthy or parked, 1 degraded, 2 down or unknown",
     )
     status.add_argument("--json", action="store_true", help="for a program; with --watch an object a line")
     status.add_argument("--watch", action="store_true", help=f"again every {WATCH_EVERY_S:g} s, until Ctrl-C")

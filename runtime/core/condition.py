@@ -14,16 +14,23 @@ GOOD_HUB = ("up", "draining", "parked")
 GOOD_IDENTITY = "registered"
 UNKNOWN = "unknown"
 """State of a hub or an identity whose worker does not live: the worker's own state says enough."""
+HIDDEN = "UNKNOWN"
+"""State of a worker that supervisord does not know, or that this user may not see."""
 LIVING = frozenset({"RUNNING", "STARTING", "UNSUPERVISED"})
 
 
 def verdict(found: Mapping[str, Any]) -> str:
     """Down: nobody would bring anything back, or nothing is there. Degraded: any reason at all.
 
+    Unknown: this user may not look, which says nothing about the runtime.
+
     Parked: all is well, and the link may not be used: by its budget, its hours, the switch, the hub's quota.
     That ends by itself or by who did it; nothing is to be repaired, and nobody to be woken.
     """
-    if found["supervisor"]["trouble"] or not any(w["state"] in LIVING for w in found["workers"].values()):
+    states = {worker["state"] for worker in found["workers"].values()}
+    if found["supervisor"]["trouble"] and states == {HIDDEN}:
+        return "unknown"
+    if found["supervisor"]["trouble"] or not states & LIVING:
         return "down"
     if found["reasons"]:
         return "degraded"

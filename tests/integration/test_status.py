@@ -9,7 +9,6 @@ import resource
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -185,11 +184,11 @@ def test_a_bad_configuration_is_a_reason_and_hides_nothing_else(home: Home) -> N
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
-def test_somebody_who_may_not_look_is_told_so(home: Home) -> None:
-    """A producer's user: may pass through the home, and sees neither run/ nor state/."""
-    for folder in (home.folder, home.folder.parent):
-        if folder != Path(tempfile.gettempdir()):
-            folder.chmod(0o711)
+@pytest.mark.parametrize("mode", [0o711, 0o700])
+def test_somebody_who_may_not_look_is_told_so_and_not_that_nothing_runs(home: Home, mode: int) -> None:
+    """A producer's user: may pass through the home at most, and sees neither run/ nor state/."""
+    home.folder.parent.chmod(0o711)
+    home.folder.chmod(mode)
     script = (
         "import os, sys\nimport runtime.adapters.clock, runtime.adapters.overview, runtime.config\n"
         "from runtime.__main__ import main, parser\n"
@@ -201,7 +200,10 @@ def test_somebody_who_may_not_look_is_told_so(home: Home) -> None:
         capture_output=True, text=True, timeout=30, env=clean_environment(),
     )  # fmt: skip
     assert (answer.returncode, answer.stderr) == (2, "")
-    assert "may not be asked by this user" in json.loads(answer.stdout)["reasons"][0]
+    found = json.loads(answer.stdout)
+    assert "may not be asked by this user" in found["reasons"][0]
+    assert found["verdict"] == "unknown"
+    assert {worker["state"] for worker in found["workers"].values()} == {"UNKNOWN"}
 
 
 def test_what_was_lost_is_counted_by_reason_also_when_nobody_runs(home: Home) -> None:

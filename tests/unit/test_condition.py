@@ -76,6 +76,14 @@ def test_without_a_supervisord_or_any_worker_it_is_down() -> None:
     assert condition.verdict(found(workers={"ingest": stopped, "upload": stopped})) == "down"
 
 
+def test_who_may_not_look_is_not_told_that_it_is_down() -> None:
+    hidden = {**WELL, "state": "UNKNOWN"}
+    mine = {"pid": 0, "trouble": "supervisord may not be asked by this user"}
+    assert condition.verdict(found(supervisor=mine, workers={"ingest": hidden})) == "unknown"
+    strange = found(workers={"ingest": hidden})  # supervisord answers, and has never heard of it
+    assert condition.verdict(strange) == "down"
+
+
 def test_what_nobody_alive_can_tell_is_no_further_reason() -> None:
     silent = {"state": condition.UNKNOWN, "barred": None, "last_loss": None}
     nothing = {"store": None, "room_bytes": None}
