@@ -41,6 +41,9 @@ def _up(arguments: argparse.Namespace) -> int:
     _refuse_read_only(layout)
     _hold_lock(layout)
     link_configuration(layout.supervisord_conf)
+    # Nothing here is anybody else's; ingest opens its own socket to producers. supervisord's own setting of
+    # this name counts only for one that becomes a daemon.
+    os.umask(0o077)
     # -P: what lies in the current folder must not be imported instead of what is installed
     command = [sys.executable, "-P", "-m", "supervisor.supervisord", "-c", str(layout.supervisord_conf)]
     sys.stdout.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -35,6 +36,24 @@ def test_the_shipped_file_is_linked_into_the_home_and_every_program_comes_up(hom
         assert home.layout.supervisord_conf.readlink() == SHIPPED
         assert set(runtime.programs()) == set(PROGRAMS)
         runtime.wait_for("sentinel")
+    finally:
+        runtime.close()
+
+
+def test_no_file_is_open_to_others_even_in_a_home_that_is(home: Home) -> None:
+    """Folders that somebody made by hand stay as they are."""
+    for folder in (home.layout.state, home.layout.run, home.layout.log):
+        folder.chmod(0o755)
+    before = os.umask(0o022)
+    try:
+        runtime = Runtime(home)
+    finally:
+        os.umask(before)
+    try:
+        runtime.all_at_work()
+        files = [f for d in (home.layout.state, home.layout.run, home.layout.log) for f in d.iterdir()]
+        assert {"messages.db", "upload.log", "supervisord.pid"} <= {file.name for file in files}
+        assert [file for file in files if file.lstat().st_mode & 0o077] == []
     finally:
         runtime.close()
 
