@@ -28,7 +28,7 @@ hang_after_s = 2.0
 
 INSIDE = {"PYTHONPATH": str(Path(__file__).parent / "inside")}
 """The environment of processes that can be deadlocked."""
-DEADLOCK = signal.SIGUSR2
+DEADLOCK = signal.SIGRTMIN + 1
 """Of such a process the main thread then waits for itself, for good."""
 SELF_LOCKED = "in _deadlock"
 """Then in a dump of its stacks."""

@@ -1,4 +1,4 @@
-"""Five pieces of ours inside supervisord. Three look round at every tick (5 s).
+"""Pieces of ours inside supervisord. Three look round at every tick (5 s); see also `supervisor_loop.py`.
 
 `SentinelWatch`: supervisord restarts a sentinel that died, but does not see one that hangs. Where its status
 file stood still for four ticks the sentinel gets a signal to dump its stacks, and at the fifth SIGKILL.
@@ -8,11 +8,6 @@ The socket and the pid file are made again; no program feels it.
 
 `LogWatch`: where somebody removed log/ supervisord starts nobody any more. The folder is made again.
 
-`Prompt`: supervisord looks for the dead once a second, and starts them again at the next look: up to two
-seconds, more than a worker takes to start. Here a death wakes it, and so does what follows from it.
-
-`Newborn`: supervisord loses a signal to a child that is not yet the program, and then waits `stopwaitsecs`.
-
 Named in supervisord.conf as an rpcinterface, the only door supervisord has for such a thing; it adds no call.
 It must be small and never raise: it runs in supervisord's own loop.
 """
@@ -20,12 +15,13 @@ It must be small and never raise: it runs in supervisord's own loop.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import signal
 import socket
 from pathlib import Path
 from typing import Any
+
+from runtime.adapters.supervisor_loop import Mortal, Prompt, newborn
 
 TICKS_TO_DUMP = 4
 TICKS_TO_KILL = 5
@@ -134,97 +130,12 @@ def _listening(path: Path, mode: int) -> socket.socket:
     return found
 
 
-class Prompt:
-    """Ends supervisord's wait (a second) where there is something to do: a child died, or was just buried.
-
-    A signal alone does not: Python goes on with an interrupted poll (PEP 475). So each signal leaves a byte
-    in a pipe that supervisord polls with all the rest.
-    """
-
-    def __init__(self, supervisord: Any) -> None:
-        self._options = supervisord.options
-        self._map = self._options.get_socket_map()
-        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        self._map[self._reader] = self
-        # supervisord closes what stands there at the end of each life: at a reload it begins another one
-        self._options.httpservers.append(({"family": None}, self))
-
-    def __call__(self, buried: Any) -> None:
-        """Somebody was buried. A program that may die as soon as it likes (startsecs=0) would spin."""
-        if buried.process.config.startsecs:
-            self.wake()
-
-    def wake(self) -> None:
-        """The next wait is none."""
-        with contextlib.suppress(BlockingIOError):  # a wake-up is already waiting there
-            os.write(self._writer, b"x")
-
-    def close(self) -> None:
-        signal.set_wakeup_fd(-1)
-        self._map.pop(self._reader, None)
-        os.close(self._reader)
-        os.close(self._writer)
-
-    # what supervisord's loop asks of everything that it polls
-
-    def readable(self) -> bool:
-        return True
-
-    def writable(self) -> bool:
-        return False
-
-    def handle_read_event(self) -> None:
-        os.read(self._reader, 4096)
-
-    def handle_error(self) -> None:
-        self._options.logger.critical("the pipe that wakes us cannot be read")
-
-
-class Newborn:
-    """A child between fork and exec: a signal for it counts as soon as it is sent.
-
-    There it still had supervisord's handlers, which only took note, and no process group of its own yet, to
-    which supervisord sends. Whoever stopped the runtime just when it started it waited 8 s for nothing.
-    """
-
-    HANDLED = frozenset(
-        {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR2}
-    )
-    """What supervisord has handlers for."""
-
-    def __init__(self) -> None:
-        os.register_at_fork(
-            before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, self.HANDLED),
-            after_in_parent=self._listen,
-            after_in_child=self._as_the_program_will,
-        )
-
-    def __call__(self, stopping: Any) -> None:
-        """It is about to be sent a signal; where it is the program already, the group is there, too."""
-        with contextlib.suppress(OSError):
-            os.setpgid(stopping.process.pid, stopping.process.pid)
-
-    def _as_the_program_will(self) -> None:
-        signal.set_wakeup_fd(-1)
-        for number in self.HANDLED:
-            signal.signal(number, signal.SIG_DFL)
-        self._listen()
-
-    def _listen(self) -> None:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, self.HANDLED)
-
-
-newborn = functools.cache(Newborn)
-"""One for the life of the process, which may be several of supervisord's."""
-
-
 class _NoCalls:
     """The rpcinterface that supervisord insists on."""
 
 
-def make(supervisord: Any, **_settings: str) -> object:
-    """supervisord calls this at every start and reload."""
+def make(supervisord: Any, still_s: str = "45") -> object:
+    """supervisord calls this at every start and reload, with what its file says beside the factory."""
     from supervisor import events
 
     def running(_event: object) -> None:
@@ -233,6 +144,7 @@ def make(supervisord: Any, **_settings: str) -> object:
         prompt.wake()  # or it would sit out its first wait before it starts anybody
         for buried in (events.ProcessStateExitedEvent, events.ProcessStateStoppedEvent):
             events.subscribe(buried, prompt)
+        events.subscribe(events.Tick5Event, Mortal(supervisord, float(still_s)))
 
     for watch in (SentinelWatch, SocketWatch, LogWatch):
         events.subscribe(events.Tick5Event, watch(supervisord))

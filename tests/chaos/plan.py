@@ -53,7 +53,7 @@ KINDS = (
     Kind("reload", "deaths", 10),
     Kind("driven to FATAL", "deaths", 25, victims=("refresh",)),
     Kind("SIGSTOP", "hangs", 30, victims=EVERYBODY, first=True),
-    Kind("deadlock", "hangs", 30, victims=(*WORKERS, "sentinel")),
+    Kind("deadlock", "hangs", 30, victims=EVERYBODY),
     Kind("abrupt drop", "hub", 1, first=True),
     Kind("polite drop", "hub", 1),
     Kind("silent hub", "hub", 6, first=True),

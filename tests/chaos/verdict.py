@@ -25,7 +25,7 @@ BACK_WITHIN_S = {
     "SIGKILL while it starts": 4.0,
     "driven to FATAL": 30.0,
 }
-SUPERVISOR_BACK_WITHIN_S = {"SIGKILL": 10.0, "SIGTERM": 30.0, "SIGSTOP": 40.0}
+SUPERVISOR_BACK_WITHIN_S = {"SIGKILL": 10.0, "SIGTERM": 30.0, "SIGSTOP": 40.0, "deadlock": 40.0}
 """supervisord itself: its manager's pause and five cold starts; asked politely also the sum of all stops."""
 SENTINEL_BACK_WITHIN_S = {"SIGKILL": 5.0, "SIGTERM": 5.0, "SIGSTOP": 35.0, "deadlock": 35.0}
 """The one that supervises. Until it is back nobody is missed but a hung or given-up worker."""

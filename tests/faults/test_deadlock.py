@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from runtime.layout import WORKERS
 from tests.harness import Home, eventually
-from tests.supervised import DEADLOCK, INSIDE, PROGRAMS, QUICK, SELF_LOCKED, Runtime, deadlocked, kill
+from tests.supervised import (
+    DEADLOCK,
+    INSIDE,
+    PROGRAMS,
+    QUICK,
+    SELF_LOCKED,
+    SHIPPED,
+    Runtime,
+    deadlocked,
+    gone,
+    kill,
+)
+
+SHIPPED_STILL, SHRUNK_STILL = "still_s=45", "still_s=7"
 
 
 def test_every_worker_that_deadlocks_is_killed_with_its_stacks_in_the_log_and_comes_back(home: Home) -> None:
@@ -21,5 +34,25 @@ def test_every_worker_that_deadlocks_is_killed_with_its_stacks_in_the_log_and_co
             assert SELF_LOCKED in runtime.log(worker), "its stack says where it hung"
             assert f"(pid {pid}, sleeping) made no progress" in runtime.log("sentinel")
         assert set(runtime.programs()) == set(PROGRAMS)
+    finally:
+        runtime.close()
+
+
+def test_a_supervisord_that_hangs_ends_itself_where_the_sentinel_cannot_end_it(home: Home) -> None:
+    """As process 1 of a container it cannot be killed from inside; here the sentinel hangs as well."""
+    conf = SHIPPED.read_text()
+    assert SHIPPED_STILL in conf
+    home.layout.supervisord_conf.write_text(conf.replace(SHIPPED_STILL, SHRUNK_STILL))
+    runtime = Runtime(home, **INSIDE)
+    try:
+        runtime.all_at_work()
+        everybody = runtime.all_pids()
+        for pid in (runtime.pid("sentinel"), runtime.process.pid):
+            kill(pid, DEADLOCK)
+        eventually(lambda: deadlocked(runtime.process.pid), 5)
+        assert runtime.process.popen.wait(20) == 1
+        eventually(lambda: gone(everybody), 5, "and everybody goes with it")
+        stacks = (home.layout.log / "supervisord.stacks").read_text()
+        assert "supervisord hung" in stacks and SELF_LOCKED in stacks
     finally:
         runtime.close()

@@ -23,7 +23,7 @@ def _sleep(seconds: float) -> None:
     select.select([], [], [], seconds)
 
 
-signal.signal(signal.SIGUSR2, _deadlock)
+signal.signal(signal.SIGRTMIN + 1, _deadlock)  # nobody of ours uses it, supervisord neither
 if "faketime" in os.environ.get("LD_PRELOAD", ""):
     # 0.9.10 has clock_nanosleep, and so time.sleep, fail with EINVAL where the monotonic clock is spared
     time.sleep = _sleep

@@ -1,0 +1,134 @@
+"""supervisord's own loop, made prompt, heard by all, and mortal: three more pieces of the plugin.
+
+`Prompt`: supervisord looks for the dead once a second, and starts them again at the next look: up to two
+seconds, more than a worker takes to start. Here a death wakes it, and so does what follows from it.
+
+`Newborn`: supervisord loses a signal to a child that is not yet the program, and then waits `stopwaitsecs`.
+
+`Mortal`: a supervisord that hangs ends itself. The sentinel kills one sooner, if it can: it cannot where
+supervisord is process 1 of a container (there a signal from inside does nothing), nor where it hangs as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import functools
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+
+class Prompt:
+    """Ends supervisord's wait (a second) where there is something to do: a child died, or was just buried.
+
+    A signal alone does not: Python goes on with an interrupted poll (PEP 475). So each signal leaves a byte
+    in a pipe that supervisord polls with all the rest.
+    """
+
+    def __init__(self, supervisord: Any) -> None:
+        self._options = supervisord.options
+        self._map = self._options.get_socket_map()
+        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        self._map[self._reader] = self
+        # supervisord closes what stands there at the end of each life: at a reload it begins another one
+        self._options.httpservers.append(({"family": None}, self))
+
+    def __call__(self, buried: Any) -> None:
+        """Somebody was buried. A program that may die as soon as it likes (startsecs=0) would spin."""
+        if buried.process.config.startsecs:
+            self.wake()
+
+    def wake(self) -> None:
+        """The next wait is none."""
+        with contextlib.suppress(BlockingIOError):  # a wake-up is already waiting there
+            os.write(self._writer, b"x")
+
+    def close(self) -> None:
+        signal.set_wakeup_fd(-1)
+        self._map.pop(self._reader, None)
+        os.close(self._reader)
+        os.close(self._writer)
+
+    # what supervisord's loop asks of everything that it polls
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return False
+
+    def handle_read_event(self) -> None:
+        os.read(self._reader, 4096)
+
+    def handle_error(self) -> None:
+        self._options.logger.critical("the pipe that wakes us cannot be read")
+
+
+class Newborn:
+    """A child between fork and exec: a signal for it counts as soon as it is sent.
+
+    There it still had supervisord's handlers, which only took note, and no process group of its own yet, to
+    which supervisord sends. Whoever stopped the runtime just when it started it waited 8 s for nothing.
+    """
+
+    HANDLED = frozenset(
+        {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR2}
+    )
+    """What supervisord has handlers for."""
+
+    def __init__(self) -> None:
+        os.register_at_fork(
+            before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, self.HANDLED),
+            after_in_parent=self._listen,
+            after_in_child=self._as_the_program_will,
+        )
+
+    def __call__(self, stopping: Any) -> None:
+        """It is about to be sent a signal; where it is the program already, the group is there, too."""
+        with contextlib.suppress(OSError):
+            os.setpgid(stopping.process.pid, stopping.process.pid)
+
+    def _as_the_program_will(self) -> None:
+        signal.set_wakeup_fd(-1)
+        for number in self.HANDLED:
+            signal.signal(number, signal.SIG_DFL)
+        self._listen()
+
+    def _listen(self) -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self.HANDLED)
+
+
+newborn = functools.cache(Newborn)
+"""One for the life of the process, which may be several of supervisord's."""
+
+
+class Mortal:
+    """An alarm that each tick (5 s) puts off: where none comes any more it ends the process.
+
+    A timer of the kernel, on a clock that does not jump. Its signal ends every wait of Python's, for a lock
+    and for whoever does not read our stdout. The stacks go to a file of their own: stderr may be what hangs.
+    """
+
+    def __init__(self, supervisord: Any, still_s: float) -> None:
+        self._still_s = still_s
+        self._path = Path(supervisord.options.here) / "log" / "supervisord.stacks"
+        signal.signal(signal.SIGALRM, self._end)
+        supervisord.options.httpservers.append(({"family": None}, self))
+        self()
+
+    def __call__(self, _tick: object = None) -> None:
+        signal.setitimer(signal.ITIMER_REAL, self._still_s)
+
+    def close(self) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _end(self, _number: int, _frame: object) -> None:
+        with contextlib.suppress(OSError), self._path.open("w") as out:  # a full disk: no word, but the end
+            out.write(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} supervisord hung\n")
+            out.flush()
+            faulthandler.dump_traceback(out)
+        os._exit(1)
