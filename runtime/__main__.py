@@ -23,8 +23,11 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except OSError as exc:
-        a_worker = sys.excepthook is not sys.__excepthook__  # its crash is reported, see adapters/crash.py
-        if a_worker or exc.errno not in (errno.EPIPE, errno.ENOSPC):
+        if sys.excepthook is not sys.__excepthook__:
+            raise  # a worker's crash is reported, see adapters/crash.py
+        if exc.filename is not None:
+            return _fail(f"{exc.filename}: {exc.strerror}", 1)
+        if exc.errno not in (errno.EPIPE, errno.ENOSPC):
             raise
         # What is not written yet goes nowhere, so that the interpreter does not complain at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

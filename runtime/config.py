@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
+import os
 import tomllib
 import types
 import typing
@@ -95,12 +97,18 @@ def find_home(environ: Mapping[str, str], asked: Path | None = None) -> Path:
         return asked.absolute()
     if environ.get("EDGE_HOME"):
         return Path(environ["EDGE_HOME"]).absolute()
-    if Path("supervisord.conf").exists():
+    if os.access("supervisord.conf", os.F_OK):  # no: also in a folder of somebody else's, as under sudo -u
         return Path.cwd()
-    if SYSTEM_FILE.exists():
+    if _stands(SYSTEM_FILE):
         return DEVICE_HOME
-    state = environ.get("XDG_STATE_HOME") or str(Path.home() / ".local/state")
-    return Path(state) / "edge-runtime"
+    return Path(environ.get("XDG_STATE_HOME") or _state_of_user()) / "edge-runtime"
+
+
+def _state_of_user() -> Path:
+    try:
+        return Path.home() / ".local/state"
+    except RuntimeError as exc:
+        raise ConfigError("this user has no home folder; name one with --home or EDGE_HOME") from exc
 
 
 def find_file(environ: Mapping[str, str], home: Path, asked: Path | None = None) -> Path | None:
@@ -108,15 +116,21 @@ def find_file(environ: Mapping[str, str], home: Path, asked: Path | None = None)
     for named in (asked, environ.get("EDGE_CONFIG")):
         if named:
             path = Path(named).absolute()
-            if not path.is_file():
+            if not _stands(path):
                 raise ConfigError(f"configuration file {path} does not exist")
             return path
+    return next((path for path in (home / "edge.toml", SYSTEM_FILE) if _stands(path)), None)
+
+
+def _stands(path: Path) -> bool:
+    """Whether there is anything at all; a folder by mistake is told when it is read."""
     try:
-        return next((path for path in (home / "edge.toml", SYSTEM_FILE) if path.is_file()), None)
-    except PermissionError as exc:
-        raise ConfigError(
-            f"{exc.filename} may not be looked at by this user; be root or the runtime's"
-        ) from exc
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be looked for: {exc.strerror}") from exc
+    return True
 
 
 def load(environ: Mapping[str, str], *, home: Path | None = None, file: Path | None = None) -> Config:
@@ -140,7 +154,8 @@ def load(environ: Mapping[str, str], *, home: Path | None = None, file: Path | N
     variables = {key.variable for key in known.values()}
     for variable in environ:
         if variable.startswith(ENV_PREFIX) and variable not in variables and variable not in RESERVED_ENV:
-            raise ConfigError(f"environment: unknown variable {variable}{_did_you_mean(variable, variables)}")
+            hint = _did_you_mean(variable, [*variables, *RESERVED_ENV])
+            raise ConfigError(f"environment: unknown variable {variable}{hint}")
     return Config(layout, _build(values, _streams(streams, path)), path, origins)
 
 
@@ -233,7 +248,7 @@ def _checked(key: Key, value: Any, where: str, base: Path) -> Any:
 def _converted(kind: Any, value: Any, base: Path) -> Any:
     """`value` as `kind`, or None where it is of another type."""
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if math.isfinite(value) else None  # nan would pass every limit
     if kind is int and isinstance(value, int) and not isinstance(value, bool):
         return value
     if kind is bool and isinstance(value, bool):
@@ -242,7 +257,7 @@ def _converted(kind: Any, value: Any, base: Path) -> Any:
         if kind is str:
             return value
         if kind is Path:
-            return base / Path(value).expanduser()
+            return _path(value, base)
         if kind is Secret:
             return Secret(value.strip())
     if (
@@ -252,6 +267,13 @@ def _converted(kind: Any, value: Any, base: Path) -> Any:
     ):
         return tuple(value)
     return None
+
+
+def _path(text: str, base: Path) -> Path | None:
+    try:
+        return base / Path(text).expanduser() if "\0" not in text else None
+    except RuntimeError:  # ~somebody whom this machine does not know
+        return None
 
 
 def _kind_in_words(kind: Any) -> str:

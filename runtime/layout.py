@@ -27,6 +27,9 @@ WORKERS = ("provisioning", "refresh", "ingest", "upload")
 SOCKET_PATH_LIMIT_BYTES = 107
 """`sun_path` of unix(7) holds 108 bytes with the final NUL."""
 
+LARGEST_PID = 4_194_304
+"""PID_MAX_LIMIT of the kernel on 64 bits."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -99,13 +102,12 @@ class Layout:
 
     def create(self) -> None:
         """Make the folders with their modes. Raises UsageError where the home is too long or unwritable."""
-        longest = max(
-            len(os.fsencode(p))
-            for p in (self.supervisor_socket, self.hints_socket("provisioning"), self.producer_socket)
-        )
-        if longest + 4 > SOCKET_PATH_LIMIT_BYTES:  # supervisord binds `<name>.<pid>` before it renames
+        binding = f"{self.supervisor_socket}.{LARGEST_PID}"  # supervisord binds there before it renames
+        sockets = (binding, self.hints_socket("provisioning"), self.delivery_socket, self.producer_socket)
+        longest = max(len(os.fsencode(path)) for path in sockets)
+        if longest > SOCKET_PATH_LIMIT_BYTES:
             raise UsageError(
-                f"home {self.home} is too long: a unix socket in it needs {longest + 4} bytes of at most "
+                f"home {self.home} is too long: a unix socket in it needs {longest} bytes of at most "
                 f"{SOCKET_PATH_LIMIT_BYTES}; choose a shorter folder with --home or EDGE_HOME"
             )
         try:

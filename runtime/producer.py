@@ -42,6 +42,7 @@ from runtime.core.pirate import (  # the errors are handed on
     Unavailable,
 )
 from runtime.core.protocol import BadRequest, Operation, Reply, Stored, decode_reply
+from runtime.errors import UsageError
 
 __all__ = [
     "Curve",
@@ -181,14 +182,26 @@ class Client:
     def _connect(self, context: zmq.Context[Any]) -> Any:
         """A fresh REQ socket, unless there is one."""
         if self._socket is None:
-            self._socket = context.socket(zmq.REQ)
-            self._socket.setsockopt(zmq.LINGER, 0)
-            if self._curve is not None:
-                keys = self._curve
-                self._socket.curve_serverkey = keys.server_public
-                self._socket.curve_publickey, self._socket.curve_secretkey = keys.own_public, keys.own_secret
-            self._socket.connect(self._endpoint)
+            socket = context.socket(zmq.REQ)
+            try:
+                self._open(socket)
+            except BaseException as exc:
+                socket.close(linger=0)  # one that is not connected would wait for ever with the next message
+                if isinstance(exc, zmq.ZMQError):
+                    raise UsageError(
+                        f"cannot connect to {self._endpoint}: {zmq.strerror(exc.errno or 0)}"
+                    ) from exc
+                raise
+            self._socket = socket
         return self._socket
+
+    def _open(self, socket: Any) -> None:
+        socket.setsockopt(zmq.LINGER, 0)
+        if self._curve is not None:
+            keys = self._curve
+            socket.curve_serverkey = keys.server_public
+            socket.curve_publickey, socket.curve_secretkey = keys.own_public, keys.own_secret
+        socket.connect(self._endpoint)
 
     def _forked(self) -> bool:
         """Whether this is a child that has not talked yet: then it counts as another boot from here."""

@@ -33,9 +33,9 @@ class Rule:
             return None
         if isinstance(value, int | float) and not isinstance(value, bool):
             if self.low is not None and value < self.low:
-                return self.text or f"must be at least {self.low:g}"
+                return self.text or f"must be at least {self.low:,}"
             if self.high is not None and value > self.high:
-                return self.text or f"must be at most {self.high:g}"
+                return self.text or f"must be at most {self.high:,}"
         if isinstance(value, str) and self.choices is not None and value not in self.choices:
             return self.text or "must be one of " + ", ".join(self.choices)
         if self.pattern is not None and not all(re.fullmatch(self.pattern, text) for text in _texts(value)):

@@ -58,8 +58,9 @@ class Stop:
 class Lock:
     """One process of a kind per home: an flock the kernel releases whatever kills us."""
 
-    def __init__(self, path: Path) -> None:
-        self._fd = _open_lock(path)
+    def __init__(self, path: Path, *, ours: Path | None = None) -> None:
+        """Take it. `ours` is the folder that is the runtime's as a whole. Raises UsageError."""
+        self._fd = _open_lock(path, ours)
         if not self._taken():
             holder = _pid_in(self._fd)
             os.close(self._fd)
@@ -94,14 +95,16 @@ class Lock:
         os.close(self._fd)
 
 
-def _open_lock(path: Path) -> int:
+def _open_lock(path: Path, ours: Path | None) -> int:
     """On a disk that is read-only now, the file of an earlier start will do: an flock writes nothing."""
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except PermissionError as exc:
+        user = os.geteuid()
+        remedy = f"chown -R --no-dereference {user} {ours}" if ours else f"chown {user} {path}"
         raise UsageError(
-            f"{path} may not be opened by user {os.geteuid()}: somebody else ran here, perhaps root; "
-            f"as root: chown -R {os.geteuid()} {path.parent.parent}"
+            f"{path} may not be opened by user {user}: somebody else ran here, perhaps root; "
+            f"as root: {remedy}"
         ) from exc
     except OSError as exc:
         if exc.errno != errno.EROFS:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 from runtime.cli import Commands, load_config
-from runtime.errors import UsageError
+from runtime.errors import Retryable, UsageError
 
 LINES_AT_ONCE = 100
 
@@ -53,7 +53,7 @@ def register(commands: Commands) -> None:
 
 
 def _send(arguments: argparse.Namespace) -> int:
-    from runtime.producer import Fields, Producer
+    from runtime.producer import Fields, NoAnswer, Producer
 
     config = load_config(arguments)
     pairs = [text.partition("=") for text in arguments.property]
@@ -70,17 +70,28 @@ def _send(arguments: argparse.Namespace) -> int:
         ttl_s=arguments.ttl,
     )
     endpoint, most_bytes = config.producer_endpoint(), config.settings.ingest.max_message_bytes
-    with Producer(endpoint, name="edgectl-send", retry_for_s=arguments.retry_for) as producer:
-        if arguments.complete_batch:
-            producer.complete_batch(**fields)
-        elif arguments.lines:
-            for lines in _as_they_come(_stdin(), most_bytes):
-                producer.put_many(lines, **fields)
-        elif arguments.text == "-":
-            producer.put(_bounded(_stdin().read(most_bytes + 1), most_bytes), **fields)
-        else:
-            producer.put(os.fsencode(arguments.text), **fields)  # the bytes that were given, UTF-8 or not
+    try:
+        with Producer(endpoint, name="edgectl-send", retry_for_s=arguments.retry_for) as producer:
+            if arguments.complete_batch:
+                producer.complete_batch(**fields)
+            elif arguments.lines:
+                for lines in _as_they_come(_stdin(), most_bytes):
+                    producer.put_many(lines, **fields)
+            elif arguments.text == "-":
+                producer.put(_bounded(_stdin().read(most_bytes + 1), most_bytes), **fields)
+            else:
+                producer.put(os.fsencode(arguments.text), **fields)  # the bytes that were given, UTF-8 or not
+    except NoAnswer as exc:
+        raise Retryable(f"{exc} at {endpoint}; {_why_silent(endpoint)}") from exc
     return 0
+
+
+def _why_silent(endpoint: str) -> str:
+    """What may be the reason that nobody answers there."""
+    path = endpoint.removeprefix("ipc://")
+    if endpoint.startswith("ipc://") and os.access(path, os.F_OK) and not os.access(path, os.W_OK):
+        return "this user may not connect to it: its group may (ingest.group)"
+    return "is the runtime up? `edgectl status` tells"
 
 
 def _stdin() -> BinaryIO:

@@ -73,8 +73,8 @@ def example() -> str:
 def _explained(key: Key) -> list[str]:
     """Meaning, rule and default of one setting."""
     rule = key.rule
-    limits = [f"at least {rule.low:,g}"] if rule.low is not None else []
-    limits += [f"at most {rule.high:,g}"] if rule.high is not None else []
+    limits = [f"at least {rule.low:,}"] if rule.low is not None else []
+    limits += [f"at most {rule.high:,}"] if rule.high is not None else []
     limits += [" or ".join(rule.choices)] if rule.choices else []
     limits += [rule.text] if rule.text else []
     meaning = f"# {key.doc}" + (f" ({'; '.join(limits)})" if limits else "")

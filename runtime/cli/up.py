@@ -34,9 +34,11 @@ def register(commands: Commands) -> None:
 
 def _up(arguments: argparse.Namespace) -> int:
     """Become supervisord: nothing stays between the service manager and it."""
+    from runtime.config import find_home
+
+    _refuse_odd_home(find_home(os.environ, arguments.home))
     config = load_or_last_accepted(arguments, alone="NOTIFY_SOCKET" in os.environ)
     layout = config.layout
-    _refuse_odd_home(layout.home)
     layout.create()
     _refuse_read_only(layout)
     _hold_lock(layout)
@@ -68,7 +70,7 @@ def _hold_lock(layout: Layout) -> None:
     from runtime.errors import UsageError
 
     try:
-        lock = Lock(layout.lock(LOCK))
+        lock = Lock(layout.lock(LOCK), ours=layout.home)
     except UsageError as exc:
         holder = lock_holder(layout.lock(LOCK))
         if holder is None:
@@ -86,8 +88,9 @@ def _refuse_odd_home(home: Path) -> None:
 
     odd = sorted(set(str(home)) & set("%\"';\n"))
     if odd:
+        shown = " ".join(map(ascii, odd))
         raise UsageError(
-            f"home {home} contains {' '.join(odd)}, which supervisord cannot take; choose another"
+            f"home {str(home)!r} contains {shown}, which supervisord cannot take; choose another"
         )
 
 

@@ -72,7 +72,7 @@ def run(options: Options, say: Callable[[str], None]) -> None:
         raise UsageError(f"workspace {options.workspace!r} must be 1 to 64 of 0-9 a-z A-Z - _ .")
     os.umask(0o077)  # devcloud.db holds keys, also in a folder that others may enter
     options.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = Lock(options.folder / "devcloud.lock")
+    lock = Lock(options.folder / "devcloud.lock", ours=options.folder)
     try:
         asyncio.run(_serve(options, say))
     finally:

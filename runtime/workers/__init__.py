@@ -23,7 +23,7 @@ def start(name: str, config: Config) -> None:
     logs.configure(name, config.settings.log)
     config.layout.create()
     report_crashes(name, config.layout)
-    lock = Lock(config.layout.lock(name))
+    lock = Lock(config.layout.lock(name), ours=config.layout.home)
     try:
         importlib.import_module(f"runtime.workers.{name}").run(
             config, stop

@@ -16,6 +16,7 @@ import zmq
 
 from runtime.adapters.store import StoreReader
 from runtime.core.message import Kind, StoredMessage
+from runtime.errors import UsageError
 from runtime.producer import Forgotten, Invalid, NoAnswer, Producer, TooLarge
 from runtime.producer_async import AsyncProducer
 from tests.harness import Home, short_folder
@@ -210,3 +211,20 @@ def test_edgectl_keys_writes_a_pair_and_never_over_another(home: Home) -> None:
     assert (home.folder / "friend.secret").stat().st_mode & 0o777 == 0o600
     assert (home.folder / "friend.secret").read_text().strip() not in made.stdout
     assert home.edgectl("keys", "make", "friend", "--dir", str(home.folder)).returncode == 2
+
+
+def test_an_endpoint_that_cannot_be_is_said_at_every_call_and_never_waited_for(home: Home) -> None:
+    """The socket of the first call was kept, unconnected, and the second one waited in it for ever."""
+    with Producer(f"ipc:///{'x' * 200}", retry_for_s=1) as producer:
+        for _ in range(2):
+            with pytest.raises(UsageError, match=r"cannot connect to ipc:///x+: File name too long"):
+                producer.put(b"x")
+    too_long = home.folder / ("x" * 200)
+    failed = home.edgectl("--home", str(too_long), "send", "x")
+    assert failed.returncode == 2 and failed.stderr.count("\n") == 1
+
+
+def test_send_says_where_nobody_answered_and_what_to_look_at(home: Home) -> None:
+    missed = home.edgectl("--home", "/tmp/nobody-here", "send", "x", "--retry-for", "0.3")
+    assert missed.returncode == 1
+    assert "no answer within 0.3 s at ipc:///tmp/nobody-here/ingest.sock; is the runtime up?" in missed.stderr

@@ -161,7 +161,7 @@ def test_a_home_that_supervisord_cannot_spell_is_refused(folder: Path) -> None:
     home = Home(folder / "50%")
     refused = home.edgectl("up")
     assert refused.returncode == 2
-    assert "contains %" in refused.stderr
+    assert "contains '%'" in refused.stderr
 
 
 def test_the_service_manager_hears_that_we_are_ready_and_goes_on_hearing_of_us(home: Home) -> None:

@@ -16,7 +16,7 @@ NOBODY = 65534
 SCRIPT = """
 import os, sys
 import runtime.adapters.crash, runtime.adapters.doctor, runtime.adapters.overview
-import runtime.adapters.supervisor, runtime.cli.workers, runtime.workers
+import runtime.adapters.supervisor, runtime.cli.workers, runtime.producer, runtime.workers
 from runtime.__main__ import main, parser
 parser()  # import first: this checkout may be for root's eyes only
 os.setgroups([]), os.setgid(65534), os.setuid(65534)
@@ -25,9 +25,14 @@ sys.exit(main())
 
 
 def as_nobody(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return nobody_says("--home", str(home.folder), *arguments)
+
+
+def nobody_says(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """`edgectl` by another user, standing in `folder`."""
     return subprocess.run(
-        [sys.executable, "-c", SCRIPT, "--home", str(home.folder), *arguments],
-        capture_output=True, text=True, timeout=30, env=clean_environment(),
+        [sys.executable, "-c", SCRIPT, *arguments],
+        capture_output=True, text=True, timeout=30, cwd=folder, env=clean_environment(),
     )  # fmt: skip
 
 
@@ -48,7 +53,7 @@ def test_locks_that_root_left_are_one_sentence_with_the_remedy(
 ) -> None:
     refused = as_nobody(left_by_root, *command)
     assert refused.returncode == 2
-    assert f"chown -R {NOBODY} {left_by_root.folder}" in refused.stderr
+    assert f"chown -R --no-dereference {NOBODY} {left_by_root.folder}\n" in refused.stderr
     assert refused.stderr.count("\n") == 1
 
 
@@ -58,6 +63,36 @@ def test_doctor_finds_what_root_left_and_names_the_remedy(left_by_root: Home) ->
         assert f"chown -R --no-dereference {NOBODY} {left_by_root.folder}" in see.stdout
     subprocess.run(["chown", "-R", str(NOBODY), str(left_by_root.folder)], check=True)
     assert "files belong to another user" not in left_by_root.edgectl("doctor").stdout
+
+
+def test_a_lock_outside_the_folders_of_state_names_itself_and_no_folder_of_others(tmp_path: Path) -> None:
+    """That of the producers' socket: `chown -R` of the folder above the home gives all of /var/lib away."""
+    tmp_path.chmod(0o711)
+    lock = tmp_path / "ingest.sock.lock"
+    lock.touch(mode=0o600)
+    script = (
+        "import os, sys\nfrom runtime.adapters.process import *\nos.setuid(65534); Lock(Path(sys.argv[1]))"
+    )
+    refused = subprocess.run(
+        [sys.executable, "-c", script, str(lock)],
+        capture_output=True, text=True, timeout=30, env=clean_environment(),
+    )  # fmt: skip
+    assert refused.stderr.endswith(f"as root: chown {NOBODY} {lock}\n"), refused.stderr
+
+
+@pytest.mark.parametrize("command", ["status", "doctor", "up", "down", "send x", "identity", "worker ingest"])
+def test_a_home_that_may_not_be_entered_is_one_sentence_for_every_command(home: Home, command: str) -> None:
+    home.folder.chmod(0o700)
+    told = as_nobody(home, *command.split())
+    assert told.returncode in (1, 2) and "Traceback" not in told.stderr
+    assert f"{home.folder}/edge.toml: cannot be looked for: Permission denied" in told.stdout + told.stderr
+
+
+def test_a_current_folder_that_may_not_be_entered_is_no_matter(home: Home, tmp_path: Path) -> None:
+    """`sudo -u edge-runtime edgectl doctor`, from /root."""
+    tmp_path.chmod(0o700)
+    told = nobody_says("status", folder=tmp_path)
+    assert told.stdout.startswith("DOWN") and told.stderr == ""
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,11 @@ def test_environment_wins_over_the_file_and_says_so(tmp_path: Path) -> None:
         ("stream = 3", ["stream is not a table"]),
         ("[stream.logs]\ncompression = 'zip'", ["stream.logs.compression = 'zip'", "one of none"]),
         ("[stream.logs]\ncompresion = 'fastest'", ["unknown key stream.logs.compresion", "did you mean"]),
+        ("[refresh]\nfraction = nan", ["refresh.fraction = nan", "not a number"]),
+        ("[upload]\nbatch_s = inf", ["upload.batch_s = inf", "not a number"]),
+        ("[ingest]\nmax_message_bytes = 9999999999", ["at most 1,073,741,824"]),
+        ('[platform]\nca_file = "~nobody-of-that-name/ca.pem"', ["platform.ca_file", "not a path"]),
+        ('[platform]\nca_file = "a\\u0000b"', ["platform.ca_file", "not a path"]),
         ('[platform]\ninstance = "https://x/y"', ["platform.instance", "without https://"]),
     ],
 )
@@ -63,11 +68,25 @@ def test_a_wrong_setting_is_one_sentence_that_names_it(tmp_path: Path, text: str
 def test_an_unknown_variable_is_not_passed_over(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="EDGE_UPLOAD_WINDO; did you mean EDGE_UPLOAD_WINDOW"):
         load({"EDGE_UPLOAD_WINDO": "9"}, home=tmp_path)
+    with pytest.raises(ConfigError, match="EDGE_CONFG; did you mean EDGE_CONFIG"):
+        load({"EDGE_CONFG": "edge.toml"}, home=tmp_path)
 
 
 def test_a_named_file_that_is_missing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         load({}, home=tmp_path, file=tmp_path / "nowhere.toml")
+
+
+def test_a_folder_in_the_place_of_the_file_is_not_taken_for_no_file_at_all(tmp_path: Path) -> None:
+    """A container engine makes one where the file to mount is missing: nobody noticed the defaults."""
+    (tmp_path / "edge.toml").mkdir()
+    with pytest.raises(ConfigError, match=r"edge\.toml: cannot be read: Is a directory"):
+        load({}, home=tmp_path)
+
+
+def test_a_home_that_the_file_system_cannot_name_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="File name too long"):
+        load({}, home=tmp_path / ("x" * 300))
 
 
 def test_a_relative_path_hangs_on_the_file_that_names_it(tmp_path: Path) -> None:
