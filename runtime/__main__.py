@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 
@@ -15,6 +16,8 @@ from runtime.errors import EdgeError, NeedsHuman, UsageError
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal knows every letter of a path
     try:
         status = _run(argv)
         if sys.stdout is not None:

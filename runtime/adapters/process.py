@@ -9,6 +9,7 @@ import faulthandler
 import fcntl
 import os
 import select
+import shlex
 import signal
 import socket
 import time
@@ -101,10 +102,10 @@ def _open_lock(path: Path, ours: Path | None) -> int:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except PermissionError as exc:
         user = os.geteuid()
-        remedy = f"chown -R --no-dereference {user} {ours}" if ours else f"chown {user} {path}"
+        whole = "-R --no-dereference " if ours else ""
         raise UsageError(
             f"{path} may not be opened by user {user}: somebody else ran here, perhaps root; "
-            f"as root: {remedy}"
+            f"as root: chown {whole}{user} {shlex.quote(str(ours or path))}"
         ) from exc
     except OSError as exc:
         if exc.errno != errno.EROFS:

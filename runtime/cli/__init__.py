@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
@@ -36,6 +37,14 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def seconds(text: str) -> float:
+    """A duration on the command line, in seconds; argparse says it in a sentence where it is none."""
+    value = float(text)
+    if not 0 <= value < math.inf:  # nan as a deadline never comes
+        raise ValueError(text)
+    return value
 
 
 def load_config(arguments: argparse.Namespace) -> Config:

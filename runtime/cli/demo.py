@@ -6,7 +6,7 @@ import argparse
 import signal
 import sys
 
-from runtime.cli import Commands
+from runtime.cli import Commands, seconds
 
 
 def register(commands: Commands) -> None:
@@ -20,7 +20,9 @@ def register(commands: Commands) -> None:
         action="store_true",
         help="approve the device without a person (the default without a terminal)",
     )
-    demo.add_argument("--seconds", type=float, default=30.0, metavar="S", help="how long messages flow (30)")
+    demo.add_argument(
+        "--seconds", type=seconds, default=30.0, metavar="S", help="how long messages flow (30)"
+    )
     demo.set_defaults(run=_demo)
 
 

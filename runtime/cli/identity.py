@@ -9,7 +9,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from runtime.cli import Commands, load_config
+from runtime.cli import Commands, load_config, seconds
 
 if TYPE_CHECKING:
     from runtime.adapters.identity_rows import Identity, Token
@@ -29,7 +29,7 @@ def register(commands: Commands) -> None:
     identity.set_defaults(run=_identity)
     provision = commands.add_parser("provision", help="show the verification code; begin anew with --reset")
     provision.add_argument("--wait", action="store_true", help="stay until the device is registered")
-    provision.add_argument("--timeout", type=float, metavar="S", help="stay no longer than this")
+    provision.add_argument("--timeout", type=seconds, metavar="S", help="stay no longer than this")
     provision.add_argument("--reset", action="store_true", help="forget who the device is, and begin anew")
     provision.add_argument("--yes", action="store_true", help="do not ask before forgetting")
     provision.set_defaults(run=_provision)

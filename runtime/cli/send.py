@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
-from runtime.cli import Commands, load_config
-from runtime.errors import Retryable, UsageError
+from runtime.cli import Commands, load_config, seconds
+from runtime.errors import Rejected, Retryable, UsageError
 
 LINES_AT_ONCE = 100
 
@@ -19,7 +19,8 @@ def register(commands: Commands) -> None:
     send = commands.add_parser(
         "send",
         help="store a message; returns when it is on disk",
-        description="Store a message from the argument or from stdin. Exit status 0: it is on disk.",
+        description="Store a message from the argument or from stdin.",
+        epilog="exit status: 0 it is on disk, 1 not now, 2 never as it is",
     )
     send.add_argument(
         "text", nargs="?", default="-", metavar="TEXT", help="the payload; - (default) reads stdin"
@@ -44,7 +45,7 @@ def register(commands: Commands) -> None:
     )
     send.add_argument(
         "--retry-for",
-        type=float,
+        type=seconds,
         default=60.0,
         metavar="SECONDS",
         help="how long to try (default %(default)g)",
@@ -56,6 +57,8 @@ def _send(arguments: argparse.Namespace) -> int:
     from runtime.producer import Fields, NoAnswer, Producer
 
     config = load_config(arguments)
+    if arguments.text != "-" and (arguments.lines or arguments.complete_batch):
+        raise UsageError("TEXT would be lost beside --lines or --complete-batch; leave one of them out")
     pairs = [text.partition("=") for text in arguments.property]
     if not all(equals for _, equals, _ in pairs):
         raise UsageError("--property must read NAME=VALUE")
@@ -83,6 +86,8 @@ def _send(arguments: argparse.Namespace) -> int:
                 producer.put(os.fsencode(arguments.text), **fields)  # the bytes that were given, UTF-8 or not
     except NoAnswer as exc:
         raise Retryable(f"{exc} at {endpoint}; {_why_silent(endpoint)}") from exc
+    except Rejected as exc:
+        raise UsageError(str(exc)) from exc
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,7 +78,7 @@ def _hold_lock(layout: Layout) -> None:
             raise
         raise UsageError(
             f"a runtime already runs in {layout.home} (process {holder or 'unknown'}); "
-            f"`edgectl --home {layout.home} down` ends it"
+            f"`edgectl --home {shlex.quote(str(layout.home))} down` ends it"
         ) from exc
     lock.keep_over_exec()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,8 @@ class Remote:
         try:
             self.facts: dict[str, Any] = json.loads(facts.read_text())
         except (OSError, ValueError):
-            raise UsageError(
-                f"no devcloud runs in {folder}; start it with: edgectl devcloud --dir {folder}"
-            ) from None
+            start = f"edgectl devcloud --dir {shlex.quote(str(folder))}"
+            raise UsageError(f"no devcloud runs in {folder}; start it with: {start}") from None
         self.workspace = f"/workspaces/{self.facts['workspace']}"
 
     def call(self, method: str, path: str, body: Any = None, **query: Any) -> Any:

@@ -116,6 +116,11 @@ def test_completion_knows_every_command_and_every_option(home: Home, shell: str)
         (("sing",), "invalid choice"),
         (("worker", "gardener"), "invalid choice"),
         (("send", "--priority", "high", "x"), "--priority"),
+        (("send", "x", "--retry-for", "nan"), "--retry-for: invalid seconds value: 'nan'"),
+        (("send", "x", "--retry-for=-1"), "invalid seconds value"),
+        (("send", "this one", "--lines"), "TEXT would be lost beside --lines"),
+        (("send", "this one", "--complete-batch", "b"), "TEXT would be lost"),
+        (("provision", "--wait", "--timeout", "nan"), "invalid seconds value"),
         (("--config", "/nowhere.toml", "config"), "/nowhere.toml does not exist"),
     ],
 )
@@ -151,6 +156,17 @@ def test_a_reader_that_leaves_early_hears_no_complaint(home: Home, command: str)
             shell=True, capture_output=True, text=True, timeout=60, env=clean_environment(),
         )  # fmt: skip
         assert piped.stderr == "", (command, reader)
+
+
+def test_a_letter_that_the_terminal_does_not_know_is_no_traceback() -> None:
+    """A home with an accent, or with bytes that are no UTF-8, on a terminal of 1990."""
+    for name in ("é", "\udcff"):
+        shown = subprocess.run(
+            [sys.executable, "-m", "runtime", "--home", f"/tmp/{name}", "config"],
+            capture_output=True, timeout=30, env=clean_environment(PYTHONIOENCODING="ascii"),
+        )  # fmt: skip
+        assert (shown.returncode, shown.stderr) == (0, b"")
+        assert shown.stdout.startswith(b"# home /tmp/\\")
 
 
 def test_output_that_finds_no_room_is_one_sentence_and_status_1(home: Home) -> None:

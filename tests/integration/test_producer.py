@@ -187,7 +187,7 @@ def test_edgectl_send_stores_text_stdin_and_lines(home: Home) -> None:
     assert home.edgectl("send", "--stream", "cli", "--complete-batch", "1").returncode == 0
     assert [m.payload for m in stored(home, "cli")] == [b"hello", b"from stdin", b"a", b"", b"b", b""]
     refused = home.edgectl("send", "--priority", "11", "x")
-    assert (refused.returncode, refused.stdout) == (1, "")
+    assert (refused.returncode, refused.stdout) == (2, "")  # 1 would be: not now
     assert "priority must be 0 to 9" in refused.stderr
 
 
