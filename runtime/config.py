@@ -136,7 +136,23 @@ def _stands(path: Path) -> bool:
 def load(environ: Mapping[str, str], *, home: Path | None = None, file: Path | None = None) -> Config:
     """Read and check everything. Raises ConfigError."""
     layout = Layout(find_home(environ, home))
+    return _assembled(environ, layout, find_file(environ, layout.home, file))
+
+
+def load_as_producer(
+    environ: Mapping[str, str], *, home: Path | None = None, file: Path | None = None
+) -> Config:
+    """As `load`, for whoever only sends: the file may hold tokens, and producers need not be able to read it.
+
+    Then the environment and the defaults hold, as the socket in the home. A file that was asked for is read.
+    """
+    layout = Layout(find_home(environ, home))
     path = find_file(environ, layout.home, file)
+    asked = file or environ.get("EDGE_CONFIG")
+    return _assembled(environ, layout, path if path is None or asked or os.access(path, os.R_OK) else None)
+
+
+def _assembled(environ: Mapping[str, str], layout: Layout, path: Path | None) -> Config:
     raw = _read_toml(path) if path else {}
     streams = raw.pop(STREAMS, {})
     known = {key.dotted: key for key in keys()}

@@ -325,9 +325,9 @@ class Producer(Client):
 
 def default_endpoint() -> str:
     """Where the runtime of this machine listens, from its configuration. Raises ConfigError."""
-    from runtime.config import load  # late: who names an endpoint needs no configuration
+    from runtime.config import load_as_producer  # late: who names an endpoint needs no configuration
 
-    return load(os.environ).producer_endpoint()
+    return load_as_producer(os.environ).producer_endpoint()
 
 
 def _default_name() -> str:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
-from runtime.cli import Commands, load_config, seconds
+from runtime.cli import Commands, seconds
 from runtime.errors import Rejected, Retryable, UsageError
 
 LINES_AT_ONCE = 100
@@ -54,9 +54,10 @@ def register(commands: Commands) -> None:
 
 
 def _send(arguments: argparse.Namespace) -> int:
+    from runtime.config import load_as_producer
     from runtime.producer import Fields, NoAnswer, Producer
 
-    config = load_config(arguments)
+    config = load_as_producer(os.environ, home=arguments.home, file=arguments.config)
     if arguments.text != "-" and (arguments.lines or arguments.complete_batch):
         raise UsageError("TEXT would be lost beside --lines or --complete-batch; leave one of them out")
     pairs = [text.partition("=") for text in arguments.property]

@@ -88,6 +88,23 @@ def test_a_home_that_may_not_be_entered_is_one_sentence_for_every_command(home: 
     assert f"{home.folder}/edge.toml: cannot be looked for: Permission denied" in told.stdout + told.stderr
 
 
+def test_a_producer_sends_without_being_allowed_to_read_the_tokens_of_the_configuration(home: Home) -> None:
+    """Of the group edge-producers, on an installed device: `edgectl send` could only end."""
+    home.start_worker("ingest")
+    assert home.edgectl("send", "x").returncode == 0  # it is up
+    home.folder.parent.chmod(0o711)
+    home.folder.chmod(0o711)
+    home.layout.producer_socket.chmod(0o666)
+    (home.folder / "edge.toml").chmod(0o640)
+    sent = as_nobody(home, "send", "x")
+    assert (sent.returncode, sent.stderr) == (0, "")
+    refused = as_nobody(home, "--config", f"{home.folder}/edge.toml", "send", "x")
+    assert refused.returncode == 2 and "cannot be read: Permission denied" in refused.stderr
+    home.layout.producer_socket.chmod(0o660)
+    silent = as_nobody(home, "send", "x", "--retry-for", "0.3")
+    assert silent.returncode == 1 and "this user may not connect to it" in silent.stderr
+
+
 def test_a_current_folder_that_may_not_be_entered_is_no_matter(home: Home, tmp_path: Path) -> None:
     """`sudo -u edge-runtime edgectl doctor`, from /root."""
     tmp_path.chmod(0o700)
