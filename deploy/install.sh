@@ -59,8 +59,11 @@ put() {
     run install -D -m "$1" "$2" "$3"
 }
 
-check() {
+check_user() {
     [ -n "$root" ] || [ "$(id -u)" = 0 ] || [ -n "$dry" ] || fail "must be run as root; try: sudo $0"
+}
+
+check_python() {
     [ -n "$ready_venv" ] && return
     have "$python" || fail "$python is missing; on Debian: apt-get install python3-venv"
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
@@ -141,7 +144,7 @@ remove_program() {
 }
 
 remove_traces() {
-    for path in "$etc" "$state"; do
+    for path in "$etc" "$state" "$unit.d"; do   # the last: what systemctl edit made
         if [ -e "$path" ]; then
             say "removing $path"
             run rm -rf "$path"
@@ -153,22 +156,33 @@ remove_traces() {
     done
 }
 
+next_step() {
+    if [ -n "$dry" ]; then
+        say "nothing was done"
+    elif [ -n "$root" ]; then
+        say "done. Next: systemctl --root=$root enable edge-runtime; its configuration is $etc/edge.toml"
+    else
+        say "done. Next: edit /etc/edge-runtime/edge.toml, then: sudo systemctl reload edge-runtime; sudo edgectl status"
+    fi
+}
+
+check_user
 case $action in
     install)
-        check
+        check_python
         make_user
         install_program
         install_files
         [ -n "$root" ] || start_service
-        say "done. Next: edit /etc/edge-runtime/edge.toml, then: systemctl reload edge-runtime; edgectl status"
+        next_step
         ;;
     uninstall)
         remove_program
-        say "removed; configuration and state stay in /etc/edge-runtime and /var/lib/edge-runtime"
+        [ -n "$dry" ] || say "removed; configuration and state stay in /etc/edge-runtime and /var/lib/edge-runtime"
         ;;
     purge)
         remove_program
         remove_traces
-        say "removed, with everything it knew"
+        [ -n "$dry" ] || say "removed, with everything it knew"
         ;;
 esac

@@ -84,9 +84,11 @@ def test_uninstalling_keeps_configuration_and_undelivered_messages(root: Path) -
 def test_purging_leaves_no_file_of_ours(root: Path) -> None:
     install(*into(root))
     (root / "var/lib/edge-runtime").mkdir(parents=True)
+    edited = root / "etc/systemd/system/edge-runtime.service.d/override.conf"
+    edited.parent.mkdir()
+    edited.write_text("[Service]\nLoadCredential=provisioning-token:/somewhere\n")
     assert install("--purge", "--root", str(root)).returncode == 0
-    left = [p for p in everything(root) if "edge" in p]
-    assert [p for p in left if p not in ("etc/passwd", "etc/group")] == []
+    assert [path for path in everything(root) if "edge" in path] == []
 
 
 def test_a_dry_run_does_nothing_but_tell(root: Path) -> None:
@@ -94,6 +96,17 @@ def test_a_dry_run_does_nothing_but_tell(root: Path) -> None:
     assert told.returncode == 0
     assert "would run: install" in told.stdout
     assert everything(root) == {}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+@pytest.mark.parametrize("action", [[], ["--uninstall"], ["--purge"]])
+def test_whoever_is_not_root_is_told_so_before_anything_happens(action: list[str]) -> None:
+    refused = subprocess.run(
+        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-s", "--", *action],
+        input=(DEPLOY / "install.sh").read_text(), capture_output=True, text=True, timeout=60, cwd="/usr/bin",
+    )  # fmt: skip
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "must be run as root" in refused.stderr and refused.stderr.count("\n") == 1
 
 
 def test_an_unknown_option_is_refused_before_anything_happens(root: Path) -> None:
@@ -158,6 +171,12 @@ def _expanded(analyze: str, name: str) -> set[str]:
     names = [line.strip() for line in found.stdout.splitlines()[1:] if line.startswith("    ")]
     assert names, found.stderr
     return {call for each in names if not each.startswith("#") for call in _expanded(analyze, each)}
+
+
+def test_nothing_in_the_unit_is_said_twice() -> None:
+    """Of two limits the last one counts, and a person reads the first."""
+    names = re.findall(r"^(\w+)=", UNIT.read_text(), re.MULTILINE)
+    assert {name for name in names if names.count(name) > 1} == {"SystemCallFilter"}
 
 
 def test_the_unit_waits_longer_than_all_workers_together() -> None:
