@@ -92,7 +92,9 @@ class Platform:
     provisioning_token: Secret | None = setting(
         None, "the Provisioning Token; better in a file or a systemd credential"
     )
-    provisioning_token_file: Path | None = setting(None, "file that holds the Provisioning Token")
+    provisioning_token_file: Path | None = setting(
+        None, "file that holds it; default: the systemd credential provisioning-token"
+    )
     registration_token: Secret | None = setting(
         None, "a Registration Token that an operator made by hand; better in a file or a systemd credential"
     )
