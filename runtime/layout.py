@@ -108,7 +108,7 @@ class Layout:
         if longest > SOCKET_PATH_LIMIT_BYTES:
             raise UsageError(
                 f"home {self.home} is too long: a unix socket in it needs {longest} bytes of at most "
-                f"{SOCKET_PATH_LIMIT_BYTES}; choose a shorter folder with --home or EDGE_HOME"
+                f"{SOCKET_PATH_LIMIT_BYTES}; choose a shorter --home, EDGE_HOME, or TMPDIR (for the demo)"
             )
         try:
             for folder, mode in (

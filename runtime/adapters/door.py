@@ -79,7 +79,13 @@ class ProducerDoor:
         if scheme == "ipc":
             # A second bind on an ipc path steals it in silence; only a lock tells.
             self._lock = Lock(Path(f"{place}.lock"))
-            self._bound = Bound(self.socket, Path(place), 0o660)
+            try:
+                self._bound = Bound(self.socket, Path(place), 0o660)
+            except (
+                zmq.ZMQError
+            ) as exc:  # a container engine makes a folder where a socket to mount is missing
+                why = "there is a folder, remove it" if Path(place).is_dir() else zmq.strerror(exc.errno or 0)
+                raise UsageError(f"cannot listen on {self.endpoint}: {why}") from exc
             self._give_to_group(Path(place))
             return
         try:

@@ -108,11 +108,9 @@ def _open_lock(path: Path, ours: Path | None) -> int:
             f"as root: chown {whole}{user} {shlex.quote(str(ours or path))}"
         ) from exc
     except OSError as exc:
-        if exc.errno != errno.EROFS:
-            raise
-        if not path.exists():
-            raise UsageError(f"{path} cannot be made: its disk is mounted read-only") from exc
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        if exc.errno == errno.EROFS and path.exists():
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        raise UsageError(f"{path} cannot be opened: {exc.strerror}") from exc
 
 
 def lock_holder(path: Path) -> int | None:

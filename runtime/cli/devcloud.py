@@ -31,7 +31,7 @@ def register(commands: Commands) -> None:
         "--dir", type=Path, default=Path("devcloud"), help="its folder (default: ./devcloud)"
     )
     devcloud.add_argument("--address", default="auto", help="loopback address; auto: a free one, kept")
-    devcloud.add_argument("--https-port", type=int, default=0, metavar="N", help="0: a free one, kept")
+    devcloud.add_argument("--https-port", type=port, default=0, metavar="N", help="0: a free one, kept")
     devcloud.add_argument(
         "--name", default="", metavar="HOST", help="host name it goes by, resolved by whoever connects"
     )
@@ -41,6 +41,14 @@ def register(commands: Commands) -> None:
         devcloud.add_argument(flag, type=float, dest=name, metavar="S", help=meaning)
     devcloud.set_defaults(run=_serve)
     _register_subcommands(devcloud)
+
+
+def port(text: str) -> int:
+    """A port on the command line; argparse says it in a sentence where it is none."""
+    value = int(text)
+    if not 0 <= value <= 65_535:
+        raise ValueError(text)
+    return value
 
 
 def _register_subcommands(devcloud: argparse.ArgumentParser) -> None:

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from runtime.errors import UsageError
+
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS links (id TEXT PRIMARY KEY, created_at REAL NOT NULL) WITHOUT ROWID;
@@ -76,12 +78,16 @@ class Database:
     """One connection, used from the stand-in's loop only."""
 
     def __init__(self, path: Path) -> None:
+        """Open it, or make it. Raises UsageError where something else stands there."""
         self._connection = sqlite3.connect(path, isolation_level=None)
         self._connection.row_factory = sqlite3.Row
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute("PRAGMA synchronous = OFF")
-        self._connection.execute("PRAGMA journal_size_limit = 4194304")
-        self._connection.executescript(SCHEMA)
+        try:
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = OFF")
+            self._connection.execute("PRAGMA journal_size_limit = 4194304")
+            self._connection.executescript(SCHEMA)
+        except sqlite3.DatabaseError as exc:
+            raise UsageError(f"{path}: {exc}; begin anew in another folder") from exc
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

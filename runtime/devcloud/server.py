@@ -70,6 +70,8 @@ def run(options: Options, say: Callable[[str], None]) -> None:
     logs.configure("devcloud", Log())
     if not re.fullmatch(r"[0-9a-zA-Z\-_.]{1,64}", options.workspace):
         raise UsageError(f"workspace {options.workspace!r} must be 1 to 64 of 0-9 a-z A-Z - _ .")
+    if not re.fullmatch(r"[0-9a-zA-Z\-.]*", options.name):
+        raise UsageError(f"name {options.name!r} must be a host name, of 0-9 a-z A-Z - and .")
     os.umask(0o077)  # devcloud.db holds keys, also in a folder that others may enter
     options.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = Lock(options.folder / "devcloud.lock", ours=options.folder)

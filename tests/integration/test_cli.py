@@ -121,6 +121,8 @@ def test_completion_knows_every_command_and_every_option(home: Home, shell: str)
         (("send", "this one", "--lines"), "TEXT would be lost beside --lines"),
         (("send", "this one", "--complete-batch", "b"), "TEXT would be lost"),
         (("provision", "--wait", "--timeout", "nan"), "invalid seconds value"),
+        (("devcloud", "--https-port", "65536"), "invalid port value"),
+        (("devcloud", "--dir", "/tmp/never-made", "--name", "a b"), "name 'a b' must be a host name"),
         (("--config", "/nowhere.toml", "config"), "/nowhere.toml does not exist"),
     ],
 )
@@ -129,6 +131,27 @@ def test_wrong_usage_is_one_sentence_and_status_2(home: Home, arguments: tuple[s
     assert failed.returncode == 2
     assert says in failed.stderr and failed.stderr.count("\n") == 1
     assert "Traceback" not in failed.stderr
+
+
+def test_a_socket_that_cannot_be_made_is_one_sentence_and_no_crash_report(home: Home) -> None:
+    """A container engine makes a folder where the socket to mount is not there yet."""
+    home.layout.producer_socket.mkdir()
+    for toml, says in (
+        ("", f"cannot listen on ipc://{home.layout.producer_socket}: there is a folder, remove it"),
+        ('[ingest]\nendpoint = "ipc:///nowhere/x.sock"\n', "/nowhere/x.sock.lock cannot be opened: No such"),
+        (f'[ingest]\nendpoint = "ipc:///tmp/{"x" * 110}"\n', ": File name too long"),
+    ):
+        home.write_config(toml)
+        refused = home.edgectl("worker", "ingest")
+        assert refused.returncode == 2 and says in refused.stderr, refused.stderr
+        assert "Traceback" not in refused.stderr
+    assert not (home.layout.log / "crashes.jsonl").exists()
+
+
+def test_something_else_in_the_place_of_the_stand_ins_database_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "devcloud.db").write_text("a shopping list" * 100)
+    [refused] = try_all([["devcloud", "--dir", str(tmp_path)]])
+    assert ends(refused, 2) and "file is not a database; begin anew" in refused.err
 
 
 def test_a_wrong_setting_stops_every_command_with_status_2(home: Home) -> None:
