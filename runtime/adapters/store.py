@@ -40,6 +40,7 @@ from runtime.adapters.store_errors import (
     StoreDamaged,
     StoreNewer,
     StoreUnavailable,
+    committing,
     translated,
 )
 from runtime.adapters.store_producers import ProducerMemory
@@ -253,7 +254,8 @@ class MessageStore:
         try:
             yield
             began_s = time.perf_counter()
-            self._db.execute("COMMIT")
+            with committing():
+                self._db.execute("COMMIT")
             self.flush_s = time.perf_counter() - began_s
         except BaseException:
             if self._db.in_transaction:

@@ -96,6 +96,21 @@ def translated() -> Iterator[None]:
         raise meaning(f"{exc} ({getattr(exc, 'sqlite_errorname', 'no code')})") from exc
 
 
+@contextmanager
+def committing() -> Iterator[None]:
+    """Around a COMMIT: only what certainly left nothing behind is called full.
+
+    SQLite makes the index of the WAL longer when the frames are on disk already. Where that finds no room the
+    commit is in doubt, as after a failed flush: whoever opens the store after a crash may find it.
+    """
+    try:
+        yield
+    except sqlite3.OperationalError as exc:
+        if exc.sqlite_errorcode != sqlite3.SQLITE_IOERR_SHMSIZE:
+            raise
+        raise StoreUnavailable(f"{exc} ({exc.sqlite_errorname}): this commit is in doubt") from exc
+
+
 def _meaning_without_code(error: sqlite3.Error) -> type[StoreError] | None:
     """Raised by Python's module itself: about what it found in the file, or about how we use it."""
     return None if isinstance(error, sqlite3.ProgrammingError | sqlite3.InterfaceError) else StoreDamaged

@@ -10,7 +10,8 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -78,9 +79,9 @@ def _served(producer: Producer) -> bool:
 
 
 @contextlib.contextmanager
-def weather(home: Home, calls: str, error: str) -> Iterator[None]:
+def weather(home: Home, calls: str, error: str, suffixes: Sequence[str] = ("", "-wal")) -> Iterator[None]:
     """For a while these calls on the store's files fail in the running ingest."""
-    files = [f"--trace-path={home.layout.messages_db}{suffix}" for suffix in ("", "-wal")]
+    files = [f"--trace-path={home.layout.messages_db}{suffix}" for suffix in suffixes]
     attached = home.folder / "attached"
     with attached.open("wb") as said:
         tracing = subprocess.Popen(
@@ -152,6 +153,68 @@ def test_a_commit_that_failed_and_is_found_later_never_passes_for_another_messag
     found = [(m.id, m.payload) for m in reader.after(0, 10_000, 10**9) if isinstance(m, StoredMessage)]
     reader.close()
     assert found == sorted([(number, b"acknowledged"), (doubtful, b"in doubt")])
+
+
+FRAMES_INDEXED = 4_062
+"""Of the WAL, by the first 32 KiB of its index; for the next frame the index grows, on disk."""
+FRAME_BYTES = 4_096 + 24
+
+
+def test_a_commit_whose_index_found_no_room_is_in_doubt_and_never_passes_for_another_message(
+    home: Home,
+) -> None:
+    """SQLite makes the index longer when the frames are on disk already: a crash of all then finds them."""
+    home.write_config(SETTINGS)
+    home.start_worker("ingest")
+    wal = home.layout.messages_db.with_name("messages.db-wal")
+    with Producer(home.config.producer_endpoint(), retry_for_s=0.3, answer_timeout_s=20) as producer:
+        eventually(lambda: _served(producer))
+        producer.put(b"first")
+        with _held_snapshot(home):  # so that the WAL only grows
+            while (room := FRAMES_INDEXED - wal.stat().st_size // FRAME_BYTES) > 8:
+                producer.put(bytes(1_000_000 if room > 300 else 4_000))
+            with weather(home, "pwrite64", "ENOSPC", ["-shm"]):
+                refused, number = _first_refused(producer)
+                home.workers["ingest"].kill()
+        home.start_worker("ingest")
+        producer._retry_for_s = 60.0
+        acknowledged = producer.put(b"acknowledged")
+        assert refused.request is not None, "whether it is stored is not known"
+        (doubtful,) = producer.resend(refused.request)
+    reader = StoreReader(home.layout.messages_db)
+    found = [(m.id, m.payload) for m in reader.after(0, 10_000, 10**9) if isinstance(m, StoredMessage)]
+    reader.close()
+    assert (acknowledged, b"acknowledged") in found, "acknowledged, and another message is in its place"
+    assert [id for id, payload in found if payload == b"%d" % number] == [doubtful]
+
+
+@contextlib.contextmanager
+def _held_snapshot(home: Home) -> Iterator[None]:
+    """A reader that is killed as everybody else: one that closes as the last tidies the WAL away."""
+    script = (
+        "import sqlite3, sys, time\ndb = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "db.execute('BEGIN')\ndb.execute('SELECT id FROM messages').fetchall()\n"
+        "print('held', flush=True)\ntime.sleep(100)"
+    )
+    command = [sys.executable, "-c", script, str(home.layout.messages_db)]
+    reader = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert reader.stdout is not None
+    try:
+        assert reader.stdout.readline() == "held\n"
+        yield
+    finally:
+        reader.kill()
+        reader.communicate()
+
+
+def _first_refused(producer: Producer) -> tuple[NotStored, int]:
+    """Put until one is refused: what with, and which it was."""
+    for number in range(40):
+        try:
+            producer.put(b"%d" % number)
+        except NotStored as error:
+            return error, number
+    pytest.fail("the index never had to grow")
 
 
 @pytest.fixture

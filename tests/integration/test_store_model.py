@@ -215,7 +215,7 @@ class StoreLife(RuleBasedStateMachine):
         assert check == [("ok",)]
 
 
-TestStoreLife = pytest.mark.timeout(480)(StoreLife.TestCase)  # 2,100 steps with real flushes: slow disks
+TestStoreLife = pytest.mark.timeout(480)(StoreLife.TestCase)  # 2,800 steps with real flushes: slow disks
 TestStoreLife.settings = settings(
-    max_examples=60, stateful_step_count=35, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=80, stateful_step_count=35, deadline=None, suppress_health_check=list(HealthCheck)
 )
