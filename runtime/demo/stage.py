@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -150,15 +150,18 @@ class Stage:
     def arrivals(self) -> list[Arrival]:
         """Everything that arrived, in order."""
         with self._cloud_database() as db:
-            rows = db.execute("SELECT payload, message_id FROM messages ORDER BY seq").fetchall()
-        bodies = ((json.loads(payload), message_id) for payload, message_id in rows)
-        return [Arrival((body["from"], body["n"]), message_id) for body, message_id in bodies]
+            rows = db.execute("SELECT payload, message_id, properties FROM messages ORDER BY seq").fetchall()
+        return [_arrival(json.loads(payload), mid, json.loads(props)) for payload, mid, props in rows]
 
     @contextlib.contextmanager
     def _cloud_database(self) -> Iterator[sqlite3.Connection]:
         path = self._cloud_folder / "devcloud.db"
         with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as db:
             yield db
+
+
+def _arrival(body: Mapping[str, Any], message_id: str, properties: Mapping[str, str]) -> Arrival:
+    return Arrival((body["from"], body["n"]), message_id, properties.get("stream-name", ""))
 
 
 def wait_for(fact: Callable[[], Any], timeout_s: float, what: str) -> Any:

@@ -20,6 +20,8 @@ class Arrival:
 
     name: Name
     message_id: str
+    stream: str = ""
+    """Order is promised within a stream: a sender's messages of two may overtake each other."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Tally:
     unknown: tuple[Name, ...]
     """Delivered, though no producer holds an acknowledgement."""
     disorder: tuple[Name, ...]
-    """First arrivals that came before one with a smaller number of the same sender."""
+    """First arrivals that came after one with a larger number of the same sender and stream."""
     restarts: Mapping[str, int]
 
     @property
@@ -55,15 +57,16 @@ def count(
     """Compare what producers were promised with what arrived, in order of arrival."""
     ids: dict[Name, set[str]] = {}
     times: Counter[str] = Counter()
-    highest: dict[str, int] = {}
+    highest: dict[tuple[str, str], int] = {}
     disorder = []
     for arrival in arrivals:
         times[arrival.message_id] += 1
         if arrival.name not in ids:
             sender, number = arrival.name
-            if number < highest.get(sender, -1):
+            before = highest.get((sender, arrival.stream), -1)
+            if number < before:
                 disorder.append(arrival.name)
-            highest[sender] = max(number, highest.get(sender, -1))
+            highest[sender, arrival.stream] = max(number, before)
         ids.setdefault(arrival.name, set()).add(arrival.message_id)
     delivered = set(ids)
     return Tally(

@@ -42,6 +42,18 @@ def test_first_arrivals_out_of_order_are_noticed() -> None:
     assert tally.disorder == (("p", 1),)
 
 
+def test_streams_of_one_sender_may_overtake_each_other() -> None:
+    order = [(0, "cpu"), (2, "memory"), (1, "cpu")]
+    tally = count(ACKNOWLEDGED, 3, [Arrival(("p", n), f"id-{n}", stream) for n, stream in order], {})
+    assert tally.ok
+
+
+def test_disorder_within_a_stream_is_noticed_between_others() -> None:
+    order = [(1, "cpu"), (2, "memory"), (0, "cpu")]
+    tally = count(ACKNOWLEDGED, 3, [Arrival(("p", n), f"id-{n}", stream) for n, stream in order], {})
+    assert tally.disorder == (("p", 0),)
+
+
 def test_what_nobody_was_told_is_stored_is_no_part_of_the_promise() -> None:
     tally = count(ACKNOWLEDGED, 4, arrivals(0, 1, 2, 3), {})
     assert not tally.ok  # producers here wait for every acknowledgement, so it means a stray message
