@@ -28,6 +28,8 @@ DEVICE_HOME = Path("/var/lib/edge-runtime")
 ENV_PREFIX = "EDGE_"
 STREAMS = "stream"
 RESERVED_ENV = ("EDGE_HOME", "EDGE_CONFIG")
+OF_PRODUCERS = ("ingest.endpoint", "ingest.max_message_bytes")
+"""What a program that only sends has to know."""
 
 
 @dataclass(frozen=True)
@@ -136,24 +138,35 @@ def _stands(path: Path) -> bool:
 def load(environ: Mapping[str, str], *, home: Path | None = None, file: Path | None = None) -> Config:
     """Read and check everything. Raises ConfigError."""
     layout = Layout(find_home(environ, home))
-    return _assembled(environ, layout, find_file(environ, layout.home, file))
+    path = find_file(environ, layout.home, file)
+    return _assembled(environ, layout, path, _read_toml(path) if path else {})
 
 
 def load_as_producer(
     environ: Mapping[str, str], *, home: Path | None = None, file: Path | None = None
 ) -> Config:
-    """As `load`, for whoever only sends: the file may hold tokens, and producers need not be able to read it.
+    """As `load`, for whoever only sends: what is not a producer's concern is not looked at, so never wrong.
 
-    Then the environment and the defaults hold, as the socket in the home. A file that was asked for is read.
+    The file may hold tokens, and producers need not be able to read it; an operator may be changing it, and
+    the runtime goes on with what it read before. Where it cannot be read, the environment and the defaults
+    hold, as the socket in the home. A file that was asked for is read.
     """
     layout = Layout(find_home(environ, home))
     path = find_file(environ, layout.home, file)
-    asked = file or environ.get("EDGE_CONFIG")
-    return _assembled(environ, layout, path if path is None or asked or os.access(path, os.R_OK) else None)
+    concern = [key for key in keys() if key.dotted in OF_PRODUCERS]
+    mine = {key.variable: environ[key.variable] for key in concern if key.variable in environ}
+    try:
+        table = _read_toml(path).get("ingest", {}) if path else {}
+    except ConfigError:
+        if file or environ.get("EDGE_CONFIG"):
+            raise
+        path, table = None, {}
+    names = {key.name for key in concern}
+    known = {name: value for name, value in table.items() if name in names} if isinstance(table, dict) else {}
+    return _assembled(mine, layout, path, {"ingest": known})
 
 
-def _assembled(environ: Mapping[str, str], layout: Layout, path: Path | None) -> Config:
-    raw = _read_toml(path) if path else {}
+def _assembled(environ: Mapping[str, str], layout: Layout, path: Path | None, raw: dict[str, Any]) -> Config:
     streams = raw.pop(STREAMS, {})
     known = {key.dotted: key for key in keys()}
     values: dict[str, Any] = {}

@@ -8,7 +8,7 @@ import pytest
 
 from runtime.adapters.storekeeper import MAX_INT
 from runtime.adapters.storekeeper import quota as storekeeper_quota
-from runtime.config import keys, load
+from runtime.config import keys, load, load_as_producer
 from runtime.core.message import StreamName
 from runtime.core.quota import Amount, Limit, Policy
 from runtime.core.secret import Secret
@@ -130,3 +130,29 @@ def test_the_limits_of_a_stream_stand_in_its_table_and_nowhere_else(tmp_path: Pa
     assert quota.of(StreamName(None, "a")) == Limit(Amount(3, MAX_INT), Policy.DROP_OLDEST)
     assert quota.of(StreamName("g", "a")) is None
     assert quota.of(StreamName("g", "b")) is None
+
+
+def test_a_producer_starts_whatever_else_is_wrong_with_the_configuration(tmp_path: Path) -> None:
+    home = written(
+        tmp_path, '[upload]\nwindo = 7\n[ingest]\nendpoint = "ipc:///run/elsewhere.sock"\ngrup = "x"\n'
+    )
+    of_the_application = {"EDGE_OF_TABLE": "3 cm", "EDGE_UPLOAD_WINDOW": "many"}
+    config = load_as_producer(of_the_application, home=home)
+    assert config.producer_endpoint() == "ipc:///run/elsewhere.sock"
+    config = load_as_producer({"EDGE_INGEST_ENDPOINT": "ipc:///run/here.sock"}, home=home)
+    assert config.producer_endpoint() == "ipc:///run/here.sock"
+
+
+@pytest.mark.parametrize("text", ["[ingest\nendpoint = ", "ingest = 3\n"])
+def test_a_file_that_is_no_toml_leaves_a_producer_the_socket_in_the_home(tmp_path: Path, text: str) -> None:
+    home = written(tmp_path, text)
+    assert load_as_producer({}, home=home).producer_endpoint() == f"ipc://{home}/ingest.sock"
+
+
+def test_a_producer_is_told_what_is_wrong_with_its_endpoint_or_the_file_it_asked_for(tmp_path: Path) -> None:
+    home = written(tmp_path, '[ingest]\nendpoint = "udp://x"\n')
+    with pytest.raises(ConfigError, match="must be ipc://PATH or tcp://ADDRESS:PORT"):
+        load_as_producer({}, home=home)
+    written(tmp_path, "[ingest")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load_as_producer({"EDGE_CONFIG": str(home / "edge.toml")}, home=home)
