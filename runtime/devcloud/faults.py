@@ -129,7 +129,8 @@ def _checked(owner: type, name: str, value: object) -> Any:
         raise BadFault(f"{name} = {value!r} is not {_WORDS[kind]}")
     low, high = _RANGES.get(name, (0, math.inf))
     if isinstance(value, int | float) and not low <= value <= high:
-        raise BadFault(f"{name} = {value!r} must be {low:g} to {high:g}")
+        rule = f"{low:g} to {high:g}" if math.isfinite(high) else f"at least {low:g}"
+        raise BadFault(f"{name} = {value!r} must be {rule}")
     return value
 
 
