@@ -1,6 +1,7 @@
 """`make test`: the formatter, the linter, the type checker, then every test. Ends with pytest's closing line.
 
-Tests marked `serial` have the machine for themselves; the others follow, on all cores.
+Tests marked `serial` have the machine for themselves; the others follow, two for each core: most of them
+wait, for processes that start and for clocks.
 Arguments go to pytest: `make test ARGS="-k ingest"`.
 """
 
@@ -24,7 +25,7 @@ def main(arguments: list[str]) -> int:
         [python, "-m", "mypy", "--no-error-summary"],
     ]
     failed = [name for command in checks if _run(name := command[2], command) != 0]
-    workers = str(max(2, os.cpu_count() or 2))
+    workers = str(2 * (os.cpu_count() or 1))
     alone = _pytest(["-m", "serial", *arguments])
     together = _pytest(["-m", "not serial", "-n", workers, "--dist", "worksteal", *arguments])
     for kind, status in (("serial tests", alone), ("tests", together)):
