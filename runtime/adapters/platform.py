@@ -22,8 +22,10 @@ CANCELLED = "/problems/deviceProvisioning/provisioningOperationCancelled"
 """Problem type of an operation that an operator cancelled; ends in it, whatever host stands before."""
 
 Value = TypeVar("Value")
-Reader = Callable[[Mapping[str, Any], float], Value]
-"""Makes a value of a JSON object and the server's unix time. Raises KeyError, TypeError or ValueError."""
+Left = Callable[[float], float]
+"""Seconds until a unix time, for what was received just now."""
+Reader = Callable[[Mapping[str, Any], Left], Value]
+"""Makes a value of a JSON object. Raises KeyError, TypeError or ValueError."""
 
 _OUTCOMES = {
     200: Outcome.OK,
@@ -70,9 +72,8 @@ class Platform:
         body = {"connectionStringType": "SharedAccessSignature"}
         return self._call("PUT", "/devices/register", registration_token, body, self._registration)
 
-    def _registration(self, found: Mapping[str, Any], server_s: float) -> Registration:
+    def _registration(self, found: Mapping[str, Any], left: Left) -> Registration:
         told = connection_string.parse(_text(found, "connectionString"))
-        remaining = found.get("tokenRemainingLifetime")
         certificate = None
         if told.sas is None and self.trust.certificate and self.trust.key:
             certificate = (str(self.trust.certificate), str(self.trust.key))
@@ -81,10 +82,10 @@ class Platform:
         return Registration(
             told.hub_host,
             told.device_id,
-            _sas_lifetime_s(found, told.sas, server_s),
+            _sas_lifetime_s(found, told.sas, left),
             told.sas,
             certificate,
-            None if remaining is None else lifetime.duration_s(str(remaining)),
+            _token_remaining_s(found),
         )
 
     def _call(
@@ -110,10 +111,25 @@ class Platform:
         if not outcome.good:
             return self._refusal(outcome, reply, server_s, _secrets(token, body))
         try:
-            value = read(_json_object(reply.body), self.clock.wall_s() if server_s is None else server_s)
+            value = read(_json_object(reply.body), self._left(server_s))
         except (KeyError, TypeError, ValueError) as exc:
             return Answer(Outcome.GARBLED, reason=f"{path}: {_garbled(exc)}", server_s=server_s)
         return Answer(outcome, value, server_s=server_s)
+
+    def _left(self, server_s: float | None) -> Left:
+        wall_s = self.clock.wall_s()
+        by_s = wall_s if server_s is None else server_s
+
+        def left_s(ends_s: float) -> float:
+            if ends_s - by_s < lifetime.LEAST_LIFE_S:
+                logger.warning(
+                    "what the platform hands out is over already by its own Date, which is not believed:"
+                    " it is {ahead} s ahead of our clock",
+                    ahead=round(by_s - wall_s),
+                )
+            return lifetime.left_s(ends_s, by_s, wall_s)
+
+        return left_s
 
     def _refusal(
         self, outcome: Outcome, reply: https.Reply, server_s: float | None, secrets: list[str]
@@ -130,35 +146,42 @@ class Platform:
         return Answer(outcome, reason=_clean(reason, secrets), retry_after_s=wait_s, server_s=server_s)
 
 
-def _operation(found: Mapping[str, Any], _server_s: float) -> Operation:
+def _operation(found: Mapping[str, Any], _left: Left) -> Operation:
     return Operation(_text(found, "provisioningOperationId"), _text(found, "verificationCode"))
 
 
-def _grant(found: Mapping[str, Any], server_s: float) -> Grant:
+def _grant(found: Mapping[str, Any], left: Left) -> Grant:
     token = Secret(_text(found, "registrationToken"))
     if not fits_header(token):
         raise ValueError("registrationToken is not one word of printable ASCII")
-    return Grant(token, _left_s(found.get("expirationTime"), server_s))
+    return Grant(token, _lifetime_s(found.get("expirationTime"), left))
 
 
-def _left_s(ends: object, server_s: float) -> float | None:
+def _lifetime_s(ends: object, left: Left) -> float | None:
     """A token that was handed out has taken the place of the one before: no date is worth losing it.
 
     Registering tells how much life it has left.
     """
     try:
-        return None if ends is None else lifetime.instant_s(str(ends)) - server_s
+        return None if ends is None else left(lifetime.instant_s(str(ends)))
     except ValueError as exc:
         logger.warning("expirationTime: {reason}; the token is taken without an end", reason=str(exc))
         return None
 
 
-def _sas_lifetime_s(found: Mapping[str, Any], sas: Secret | None, server_s: float) -> float | None:
+def _sas_lifetime_s(found: Mapping[str, Any], sas: Secret | None, left: Left) -> float | None:
     ends = found.get("connectionStringExpiration")
     if ends is not None:
-        return lifetime.instant_s(str(ends)) - server_s
+        return left(lifetime.instant_s(str(ends)))
     ends_s = connection_string.sas_expiry_s(sas.reveal()) if sas else None
-    return None if ends_s is None else ends_s - server_s
+    return None if ends_s is None else left(ends_s)
+
+
+def _token_remaining_s(found: Mapping[str, Any]) -> float | None:
+    """None where it is not told, or cannot be: the token has just served."""
+    told = found.get("tokenRemainingLifetime")
+    remaining_s = None if told is None else lifetime.duration_s(str(told))
+    return None if remaining_s is None or remaining_s <= 0 else remaining_s
 
 
 def _text(found: Mapping[str, Any], name: str) -> str:

@@ -6,6 +6,11 @@ import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
+LEAST_LIFE_S = 10.0
+"""Less is not left of what was handed out this moment: the clock that says so is wrong."""
+DOUBTED_LIFE_S = 300.0, 3600.0
+"""Where the server's clock is wrong ours counts, within these bounds: it may be wrong, too."""
+
 _DURATION = re.compile(r"(-)?(?:(\d{1,8})\.)?(\d{1,2}):(\d{2}):(\d{2})(\.\d{1,7})?", re.ASCII)
 _RFC3339 = re.compile(r"(\d{4}-\d{2}-\d{2})[Tt ](\d{2}:\d{2}:\d{2})(\.\d+)?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)
 
@@ -40,6 +45,18 @@ def http_date_s(text: str) -> float:
     except OverflowError as exc:
         raise ValueError("a date is within the calendar") from exc
     return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+
+
+def left_s(ends_s: float, server_s: float, wall_s: float) -> float:
+    """Seconds left of what was received just now and ends at `ends_s`, by the server's clock, else by ours.
+
+    Never below LEAST_LIFE_S: what is over on receipt would be asked for again without end, by every device.
+    """
+    by_server_s = ends_s - server_s
+    if by_server_s >= LEAST_LIFE_S:
+        return by_server_s
+    least_s, most_s = DOUBTED_LIFE_S
+    return min(max(ends_s - wall_s, least_s), most_s)
 
 
 def retry_after_s(text: str | None, server_s: float | None) -> float | None:

@@ -252,6 +252,26 @@ def test_skew_is_learnt_from_the_servers_clock(bench: Bench) -> None:
     assert told.life.lifetime_s == pytest.approx(32_472_144_000 - 2_051_222_400), "by the server's own clock"
 
 
+@pytest.mark.parametrize("ends", ["2034-12-30T00:00:00Z", "2035-01-01T00:00:00Z"])
+def test_a_platform_whose_date_runs_ahead_of_what_it_issues_is_not_asked_every_five_seconds(
+    ends: str, bench: Bench
+) -> None:
+    says = registered("one", connectionStringExpiration=ends)
+    says.headers["Date"] = "Mon, 01 Jan 2035 00:00:00 GMT"
+    bench.server.answer = lambda asked: says
+    bench.turn_until(bench.sas)
+    assert bench.keeper.turn(False) > 60
+    _age_sas(bench, MIN_GAP_S)
+    assert bench.keeper.turn(False) > 60
+    assert len(bench.asked()) == 1
+
+
+def test_a_token_that_has_just_served_is_not_over_whatever_life_the_platform_tells(bench: Bench) -> None:
+    bench.server.answer = lambda asked: registered("one", tokenRemainingLifetime="-00:00:05")
+    bench.turn_until(bench.sas)
+    assert bench.keeper.turn(False) > 60
+
+
 def test_a_device_without_a_platform_waits_and_does_not_spin(home: Home) -> None:
     with closing(Hints(home.layout, "refresh")) as hints:
         keeper = Keeper(home.config, heart(home, "refresh"), hints)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.core.lifetime import duration_s, http_date_s, instant_s, retry_after_s, spoken
+from runtime.core.lifetime import duration_s, http_date_s, instant_s, left_s, retry_after_s, spoken
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,24 @@ def test_every_duration_survives_the_way_there_and_back(whole_s: int, ticks: int
     text = f"{sign}{days}.{hours:02}:{minutes:02}:{rest % 60:02}.{ticks:07}"
     expected_s = abs(whole_s) + ticks / 1e7
     assert duration_s(text) == pytest.approx(-expected_s if whole_s < 0 else expected_s)
+
+
+@pytest.mark.parametrize(
+    ("by_server_s", "by_us_s", "left"),
+    [
+        (86_400, -1e9, 86_400),  # our clock is of no interest where the server's can be right
+        (12, 86_400, 12),
+        (-2 * 86_400, 1800, 1800),
+        (0, 86_400, 3600),  # of two clocks one is wrong: not believed for long
+        (-5, -5, 300),
+        (9, 1e9, 3600),
+    ],
+)
+def test_what_was_just_received_is_not_over_whatever_the_clocks_say(
+    by_server_s: float, by_us_s: float, left: float
+) -> None:
+    ends_s = 1.8e9
+    assert left_s(ends_s, ends_s - by_server_s, ends_s - by_us_s) == left
 
 
 @given(st.text())

@@ -17,12 +17,14 @@ import random
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
+import pytest
 from hypothesis import example, given
 from hypothesis import settings as rules
 from hypothesis import strategies as st
 
 from runtime.core import renewal
 from runtime.core.answer import Outcome
+from runtime.core.lifetime import DOUBTED_LIFE_S, left_s
 from runtime.core.moment import Moment
 from runtime.core.renewal import (
     EXPIRED_PAUSE_S,
@@ -37,6 +39,8 @@ from runtime.core.renewal import (
     Verdict,
 )
 
+EPOCH_S = 1.8e9
+"""Unix time where true time is 0."""
 YEAR_S = 365 * 86_400.0
 MOST_STEPS = 4000
 HEAL_S = 2 * EXPIRED_PAUSE_S + 600
@@ -53,6 +57,8 @@ class Sky:
     boot_at_s: float = 0.0
     boots: int = 1
     wall_error_s: float = 0.0
+    date_error_s: float = 0.0
+    """The platform's `Date`, ahead of the clock by which it issues."""
     outage_until_s: float = 0.0
     last_trouble_s: float = -math.inf
     """When the platform was last out of reach, or the device last asleep or off."""
@@ -61,6 +67,11 @@ class Sky:
 
     def moment(self) -> Moment:
         return Moment(self.true_s + self.wall_error_s, self.true_s - self.boot_at_s, str(self.boots))
+
+    def life_s(self, lasts_s: float) -> float:
+        """What the device makes of the end that the platform tells."""
+        issued_s = self.true_s + EPOCH_S
+        return left_s(issued_s + lasts_s, issued_s + self.date_error_s, self.moment().wall_s)
 
     def out(self) -> bool:
         return self.true_s < self.outage_until_s
@@ -213,7 +224,7 @@ class Device:
         self.sky.true_s += 0.05
         verdict = renewal.judge(task, outcome, refused=self.token_refused)
         if verdict is Verdict.STORE and task is Task.REGISTER:
-            life = Life(self.sky.moment(), self.books.sas_life_s, self.sky.dice.random())
+            life = Life(self.sky.moment(), self.sky.life_s(self.books.sas_life_s), self.sky.dice.random())
             self.sas = (asked, life, self.sky.true_s + self.books.sas_life_s)
             self.parent, self.token_refused, self.refused = None, False, False
             self.paces.pop(task, None)
@@ -303,7 +314,7 @@ LIVES_S = (20.0, 30.0, 60.0, 3600.0, 86_400.0, 30 * 86_400.0, math.inf)
 def test_a_year_of_outages_jumps_and_reboots_never_leaves_the_device_stuck(
     seed: int, token_life_s: float, sas_life_s: float
 ) -> None:
-    sky = Sky(random.Random(seed), wall_error_s=1.8e9)
+    sky = Sky(random.Random(seed), wall_error_s=EPOCH_S)
     device = Device(sky, Books(token_life_s, sas_life_s), Policy())
     for _ in range(MOST_STEPS):
         was_in_service, token = device.in_service(), device.registration
@@ -325,9 +336,30 @@ def test_a_year_of_outages_jumps_and_reboots_never_leaves_the_device_stuck(
     assert device.sound(), "not registered though the platform is there"
 
 
+@pytest.mark.parametrize("clock_wrong_by_s", [0.0, -EPOCH_S, -7200.0, 3.2e8])
+@pytest.mark.parametrize("date_ahead_s", [86_400.0, 2 * 86_400.0, 3.2e8])
+@pytest.mark.parametrize("token_life_s", [math.inf, 30 * 86_400.0])
+def test_a_platform_whose_date_runs_ahead_by_the_life_of_a_sas_is_not_asked_in_a_tight_loop(
+    token_life_s: float, date_ahead_s: float, clock_wrong_by_s: float
+) -> None:
+    sky = Sky(random.Random(3), wall_error_s=EPOCH_S + clock_wrong_by_s, date_error_s=date_ahead_s)
+    device = Device(sky, Books(token_life_s, 86_400.0), Policy())
+    while sky.true_s < 2 * 86_400:
+        device.turn(6 * 3600.0)
+        assert device.in_service() or not device.sas
+    least_s = Policy().fraction - Policy().jitter / 2
+    assert len(device.attempts) < 2 * 86_400 / (least_s * DOUBTED_LIFE_S[0]), "every few seconds"
+    sky.date_error_s = 0.0
+    device.turn(DOUBTED_LIFE_S[1])
+    began_s, asked = sky.true_s, len(device.attempts)
+    while sky.true_s < began_s + 2 * 86_400:
+        device.turn(6 * 3600.0)
+    assert len(device.attempts) - asked < 10, "a clock that was set is believed"
+
+
 def test_the_simulation_notices_a_device_that_renews_too_late() -> None:
     """The invariants above bite: a device that is wrong about the life of its SAS is caught."""
-    sky = Sky(random.Random(7), wall_error_s=1.8e9)
+    sky = Sky(random.Random(7), wall_error_s=EPOCH_S)
     device = Device(sky, Books(math.inf, 86_400.0), Policy())
     while not device.in_service():
         device.turn(600.0)
