@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from runtime.adapters.vault import REMEDY, Keys
+from runtime.core import connection_string, renewal
 from runtime.core.answer import Outcome, Registration
 from runtime.core.credentials import HubCredentials
 from runtime.core.enrolment import Enrolment
 from runtime.core.enrolment import Phase as EnrolmentPhase
 from runtime.core.moment import Moment
-from runtime.core.renewal import Life, Pace, Task
+from runtime.core.renewal import Held, Life, Pace, Task
 from runtime.core.secret import Secret
 from runtime.errors import NeedsHuman
 
@@ -68,6 +69,30 @@ class Identity:
     def tokens(self) -> list[Token]:
         """Those that there are."""
         return [token for token in (self.registration, self.parent, self.sas) if token]
+
+    def held(self, now: Moment) -> Held:
+        """What the decisions look at, as far as the disk tells."""
+        registration, sas = self.registration, self.sas
+        return Held(
+            registration.life if registration else None,
+            self.parent is not None,
+            sas.life if sas else None,
+            bool(registration and sas and registration.serial == sas.serial),
+            self.token_refused,
+            paces=self.paces or {},
+            on_hold=self.on_hold,
+            locked=self.locked,
+            refused_as=renewal.refused_as(self.enrolment.basis),
+            fixed_left_s=self._fixed_left_s(now),
+        )
+
+    def _fixed_left_s(self, now: Moment) -> float | None:
+        """Of a SAS that came without a life, as in a connection string: by its own text."""
+        sas = self.sas
+        if sas is None or not sas.secret or sas.life.lifetime_s is not None:
+            return None
+        ends_s = connection_string.sas_expiry_s(sas.secret.reveal())
+        return None if ends_s is None else ends_s - now.wall_s
 
     def hub_credentials(self) -> HubCredentials | None:
         """What upload connects with, or None until the device was registered, and while it is on hold.

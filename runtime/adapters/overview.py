@@ -8,7 +8,8 @@ deploy/RUNBOOK.md and stay; new ones may come.
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ from runtime.adapters.supervisor import Program, Supervisor
 from runtime.core import condition, renewal
 from runtime.core.message import CorruptRow, StoredMessage
 from runtime.core.moment import Moment
-from runtime.core.renewal import Life
 from runtime.errors import EdgeError
 from runtime.layout import WORKERS, Layout
 
@@ -68,7 +68,7 @@ def take(layout: Layout, clock: Clock, configuration: str = "") -> dict[str, Any
         "identity": _identity(layout, seen["refresh"].words, seen["provisioning"].words, clock),
         "disk": _disk(layout, sentinel.words.number("disk_growth_bytes_per_s")),
         "crashes": dict(zip(("count", "last"), count_crashes(layout), strict=True)),
-        "alarms": _alarms(sentinel.words, seen["ingest"].words),
+        "alarms": _alarms(sentinel.words, {name: seen[name].words for name in ("ingest", "refresh")}),
     }
     found["reasons"] = condition.reasons(found)
     return {"verdict": condition.verdict(found), **found}
@@ -116,12 +116,12 @@ def _worker(seen: Seen, restarts: int | None, clock: Clock) -> dict[str, Any]:
     }
 
 
-def _alarms(sentinel: Words, ingest: Words) -> list[dict[str, str]]:
+def _alarms(sentinel: Words, workers: Mapping[str, Words]) -> list[dict[str, str]]:
     said = sentinel.said.get("alarms")
     told = [a for a in said if isinstance(a, dict)] if isinstance(said, list) else []
     alarms = [{"worker": str(a.get("worker")), "text": str(a.get("text"))} for a in told]
-    salvage = ingest.text("alarm")
-    return [*alarms, *([{"worker": "ingest", "text": salvage}] if salvage else [])]
+    own = [{"worker": name, "text": text} for name, words in workers.items() if (text := words.text("alarm"))]
+    return [*alarms, *own]
 
 
 def _backlog(layout: Layout, ingest: Words, clock: Clock) -> dict[str, Any]:
@@ -224,27 +224,15 @@ def _identity_on_disk(layout: Layout, clock: Clock) -> dict[str, Any]:
         identity = IdentityReader(layout).read()
     except (EdgeError, OSError) as exc:
         return {"reason": str(exc)}
-    registration = identity.registration.life if identity.registration else None
-    sas, now = identity.sas.life if identity.sas else None, Moment.by(clock)
-    held = renewal.Held(
-        registration,
-        identity.parent is not None,
-        sas,
-        token_refused=identity.token_refused,
-        on_hold=identity.on_hold,
-    )
+    now = Moment.by(clock)
+    held = replace(identity.held(now), locked="")  # nobody gave us a key that refresh may well have
     return {
         "state": renewal.phase(held, now).value,
         "device_id": identity.hub.device_id if identity.hub else None,
-        "sas_remaining_s": _remaining_s(sas, now),
-        "registration_remaining_s": _remaining_s(registration, now),
+        "sas_remaining_s": renewal.sas_left_s(held, now),
+        "registration_remaining_s": held.registration.remaining_s(now) if held.registration else None,
         "skew_s": identity.skew_s,
     }
-
-
-def _remaining_s(life: Life | None, now: Moment) -> float | None:
-    """Seconds of life left; None for a token that never expires, and for none at all."""
-    return life.remaining_s(now) if life else None
 
 
 def _disk(layout: Layout, growth_bytes_per_s: float | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import json
 import math
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from runtime.cli import Commands, load_config, seconds
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from runtime.config import Config
     from runtime.core.moment import Moment
     from runtime.core.renewal import Policy
+    from runtime.layout import Layout
 
 POLL_S = 0.5
 
@@ -54,40 +56,49 @@ def describe(config: Config) -> dict[str, Any]:
     """Everything that may be told about the identity: never a token's text."""
     from runtime.adapters.clock import SystemClock
     from runtime.adapters.identity import IdentityReader
-    from runtime.adapters.status import read_status
+    from runtime.adapters.vault import Vault
     from runtime.core import renewal
     from runtime.core.moment import Moment
-    from runtime.core.renewal import Held
 
-    identity, now = IdentityReader(config.layout).read(), Moment.by(SystemClock())
+    vault, now = Vault.of(config.settings.identity), Moment.by(SystemClock())
+    identity = IdentityReader(config.layout, vault).read()
     settings = config.settings.refresh
     policy = renewal.Policy(settings.fraction, settings.jitter, settings.retry_max_s)
-    held = Held(
-        identity.registration.life if identity.registration else None,
-        identity.parent is not None,
-        identity.sas.life if identity.sas else None,
-        token_refused=identity.token_refused,
-        on_hold=identity.on_hold,
-    )
+    # a key that is a systemd credential is not to be seen from here
+    held = replace(identity.held(now), locked=identity.locked if vault.key_file else "")
     kinds = {
         "registration token": identity.registration,
         "parent token": identity.parent,
         "sas": identity.sas,
     }
-    workers = {name: read_status(config.layout.status_file(name)) for name in ("provisioning", "refresh")}
+    workers = {name: _living(config.layout, name) for name in ("provisioning", "refresh")}
+    said = workers["refresh"] or {}
+    tokens = {kind: _life(token, policy, now) for kind, token in kinds.items() if token}
+    if held.fixed_left_s is not None:
+        tokens["sas"]["remaining_s"] = round(held.fixed_left_s, 1)
     return {
-        "state": renewal.phase(held, now).value,
+        "state": said.get("state") or renewal.phase(held, now).value,
+        "reason": said.get("reason") or held.locked or renewal.end_of_fixed(held.fixed_left_s),
         "provisioning": identity.enrolment.phase.value,
         "device_id": identity.hub.device_id if identity.hub else None,
         "hub": identity.hub.host if identity.hub else None,
         "generation": identity.hub.generation if identity.hub else None,
         "verification_code": identity.enrolment.verification_code,
-        "tokens": {kind: _life(token, policy, now) for kind, token in kinds.items() if token},
+        "tokens": tokens,
         "sealed": identity.sealed,
         "skew_s": identity.skew_s,
         "errors": _errors(identity, now),
         "next": {name: _next(told) for name, told in workers.items()},
     }
+
+
+def _living(layout: Layout, worker: str) -> dict[str, Any] | None:
+    """What a worker says, if it lives."""
+    from runtime.adapters.process import lock_holder
+    from runtime.adapters.status import read_status
+
+    told = read_status(layout.status_file(worker))
+    return told if told and told.get("pid") == lock_holder(layout.lock(worker)) else None
 
 
 def _life(token: Token, policy: Policy, now: Moment) -> dict[str, float | None]:
@@ -126,14 +137,16 @@ def _errors(identity: Identity, now: Moment) -> list[dict[str, Any]]:
 
 
 def _next(told: dict[str, Any] | None) -> dict[str, Any]:
-    """What a worker said it will do next; it may have stopped since."""
+    """What a worker says it will do next."""
     if told is None:
         return {"state": "not running"}
     return {name: told.get(name) for name in ("state", "trouble", "reason", "next", "next_in_s")}
 
 
 def _table(facts: dict[str, Any]) -> list[str]:
-    rows = [("state", facts["state"]), ("provisioning", facts["provisioning"])]
+    rows = [("state", facts["state"])]
+    rows += [("reason", facts["reason"])] if facts["reason"] else []
+    rows.append(("provisioning", facts["provisioning"]))
     told = ("device_id", "hub", "verification_code")
     rows += [(name.replace("_", " "), facts[name]) for name in told if facts[name]]
     rows += [(kind, _life_in_words(life)) for kind, life in facts["tokens"].items()]

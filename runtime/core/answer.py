@@ -18,7 +18,7 @@ class Outcome(Enum):
     CREATED = "created"  # 201
     NOT_YET = "not approved yet"  # 202
     BAD_REQUEST = "bad request"  # 400
-    UNAUTHORIZED = "token refused"  # 401
+    UNAUTHORIZED = "refused"  # 401: the token, the certificate, the key
     FORBIDDEN = "forbidden"  # 403
     GONE = "gone"  # 410
     CANCELLED = "cancelled by the operator"  # 410 with the problem type of a cancelled operation

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from runtime.core import enrolment
+
 LATE_AFTER_S = 15.0
 """A worker's loop comes round every 5 s at the latest; three times that is no accident."""
 DISK_FULL_SOON_S = 3600.0
@@ -12,6 +14,7 @@ DISK_FULL_BYTES = 65536
 """Less than a worker needs to say anything at all: figures may be missing then."""
 GOOD_HUB = ("up", "draining", "parked")
 GOOD_IDENTITY = "registered"
+SETTLED = (None, enrolment.Phase.PROVISIONED.value, enrolment.Phase.NOT_NEEDED.value)
 UNKNOWN = "unknown"
 """State of a hub or an identity whose worker does not live: the worker's own state says enough."""
 HIDDEN = "UNKNOWN"
@@ -75,8 +78,11 @@ def _disk(disk: Mapping[str, Any]) -> str:
 
 
 def _identity(identity: Mapping[str, Any]) -> str:
-    state = identity["state"]
-    return "" if state in (GOOD_IDENTITY, UNKNOWN) else f"identity: {state}"
+    state, provisioning = identity["state"], identity.get("provisioning")
+    if state != GOOD_IDENTITY:
+        return "" if state == UNKNOWN else f"identity: {state}"
+    # another wish than the one it is registered by waits for somebody
+    return "" if provisioning in SETTLED else f"identity: registered, provisioning {provisioning}"
 
 
 def _hub(hub: Mapping[str, Any]) -> str:

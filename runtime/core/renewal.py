@@ -26,6 +26,7 @@ from enum import StrEnum
 
 from runtime.core import backoff
 from runtime.core.answer import Outcome
+from runtime.core.lifetime import spoken
 from runtime.core.moment import Moment
 
 MIN_GAP_S = 5.0
@@ -47,6 +48,9 @@ URGENT_PAUSE_S = 5.0
 EXPIRED_PAUSE_S = 300.0
 """Longest pause when there is no life left to save."""
 
+FIXED_SOON_S = 14 * 86_400.0
+"""So long before its end a person is told of a SAS that only a person can replace."""
+
 REFUSAL_SERIES_S = 300.0
 """A refusal by the hub so long after the one before was answered begins a new series."""
 
@@ -66,6 +70,9 @@ class Phase(StrEnum):
     REGISTERING = "registering"
     REGISTERED = "registered"
     REFUSED = "registration token refused"
+    CERTIFICATE_REFUSED = "certificate refused"
+    ENROLMENT_REFUSED = "enrolment refused"
+    MISSING = "a setting or a file is missing"
     EXPIRED = "sas expired"
     ON_HOLD = "another device id, held for an operator"
     LOCKED = "tokens locked: no key opens them"
@@ -230,6 +237,12 @@ class Held:
     """Registered under another device id than before, which a person has yet to accept."""
     locked: str = ""
     """Why no token can be used or stored: they are sealed, and the key is not there."""
+    missing: str | None = None
+    """What has to be configured or delivered before anything can be asked."""
+    refused_as: Phase = Phase.REFUSED
+    """What it is that registering refuses where it does."""
+    fixed_left_s: float | None = None
+    """Seconds left of a SAS that nobody here can renew, by the wall clock; None for any other."""
 
     def at_stake(self, task: Task) -> Life | None:
         """The life that ends where `task` goes on failing; None for a refused token: its life has ended."""
@@ -249,8 +262,8 @@ class Step:
 
 def next_step(held: Held, policy: Policy, now: Moment) -> Step:
     """What to ask of the platform next, and when."""
-    if held.locked:
-        return Step(None, math.inf, held.locked)
+    if held.locked or held.missing:
+        return Step(None, math.inf, held.locked or held.missing or "")
     if held.registration is None:
         if not held.parent:
             return Step(None, math.inf, "there is no registration token")
@@ -297,16 +310,39 @@ def phase(held: Held, now: Moment) -> Phase:
     """Where the registration stands, for people."""
     if held.locked:
         return Phase.LOCKED
+    if held.missing:
+        return Phase.MISSING
     if held.registration is None and not held.parent:
         return Phase.UNPROVISIONED
     if held.token_refused or held.registration is None:
-        return Phase.REFUSED
+        return held.refused_as
     if held.sas is None:
         return Phase.REGISTERING
     if held.on_hold:
         return Phase.ON_HOLD
-    remaining_s = held.sas.remaining_s(now)
+    remaining_s = sas_left_s(held, now)
     return Phase.EXPIRED if remaining_s is not None and remaining_s <= 0 else Phase.REGISTERED
+
+
+def sas_left_s(held: Held, now: Moment) -> float | None:
+    """Seconds until the SAS ends (inf: never), or None where nobody can tell."""
+    if held.fixed_left_s is not None:
+        return held.fixed_left_s
+    return held.sas.remaining_s(now) if held.sas else None
+
+
+def refused_as(basis: str) -> Phase:
+    """The refusal by name, of an identity that rests on `basis`."""
+    names = {"mtls": Phase.CERTIFICATE_REFUSED, "dps": Phase.ENROLMENT_REFUSED}
+    return names.get(basis.partition(" ")[0], Phase.REFUSED)
+
+
+def end_of_fixed(left_s: float | None) -> str:
+    """What a person has to know of the end of a SAS that nobody here can renew; nothing while it is far."""
+    if left_s is None or left_s > FIXED_SOON_S:
+        return ""
+    ends = f"ends in {spoken(left_s)}" if left_s > 0 else f"ended {spoken(left_s)}"
+    return f"the SAS in the connection string {ends}: put another one in its place, nobody here can renew it"
 
 
 class Verdict(StrEnum):

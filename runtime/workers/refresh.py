@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from contextlib import closing
+from dataclasses import replace
 
 from loguru import logger
 
@@ -89,12 +90,12 @@ class Keeper:
         identity = self._settled(self._read(), now, missing)
         if hub_refused:
             self._hear_refusal(identity, now)
-        held = self._held(identity, token)
+        held = self._held(identity, token, missing, now)
         step = renewal.next_step(held, self._policy, now)
-        self._show(identity, held, step, now, missing)
-        if missing or step.task is None or step.in_s > 0:
-            return TURN_S if missing else step.in_s
-        self._perform(step.task, identity, token)
+        self._show(identity, held, step, now)
+        if step.task is None or step.in_s > 0:
+            return step.in_s
+        self._perform(step.task, identity, held, token)
         return 0.0
 
     def _read(self) -> Identity:
@@ -146,22 +147,15 @@ class Keeper:
             self._refusals = self._refusals.heard(now, random.random(), self._policy)
             logger.warning("the hub refused the sas", times=self._refusals.count)
 
-    def _held(self, identity: Identity, token: Secret | None) -> Held:
-        registration, sas = identity.registration, identity.sas
-        return Held(
-            registration.life if registration else None,
-            identity.parent is not None,
-            sas.life if sas else None,
-            bool(registration and sas and registration.serial == sas.serial),
-            identity.token_refused,
-            self._refusals if self._refused else None,
-            token is not None,
-            identity.paces or {},
-            identity.on_hold,
-            identity.locked,
+    def _held(self, identity: Identity, token: Secret | None, missing: str | None, now: Moment) -> Held:
+        return replace(
+            identity.held(now),
+            hub_refused=self._refusals if self._refused else None,
+            can_refresh=token is not None,
+            missing=missing,
         )
 
-    def _perform(self, task: Task, identity: Identity, token: Secret | None) -> None:
+    def _perform(self, task: Task, identity: Identity, held: Held, token: Secret | None) -> None:
         self._store.check_room()
         asked = identity.parent if task is Task.REFRESH_PARENT else identity.registration
         assert asked is not None and asked.secret is not None  # nothing is due while it is locked
@@ -186,7 +180,7 @@ class Keeper:
                 self._store.drop_registration(asked.serial)
                 self._hints.tell(IDENTITY_CHANGED)
             case verdict:
-                pace = self._pace(task, identity, self._held(identity, token).at_stake(task), answer, now)
+                pace = self._pace(task, identity, held.at_stake(task), answer, now)
                 self._pause(task, asked, pace, refused=verdict is Verdict.REFUSED)
 
     def _save(self, asked: Token, answer: Answer[Registration] | Answer[Grant], now: Moment) -> None:
@@ -237,17 +231,18 @@ class Keeper:
         if identity.skew_s is None or abs(skew_s - identity.skew_s) >= SKEW_STEP_S:
             self._store.save_skew(round(skew_s, 1))
 
-    def _show(self, identity: Identity, held: Held, step: Step, now: Moment, missing: str | None) -> None:
+    def _show(self, identity: Identity, held: Held, step: Step, now: Moment) -> None:
         """Tell people where we stand: the status file, and the log on a change."""
-        phase = renewal.phase(held, now)
+        phase, ends = renewal.phase(held, now), renewal.end_of_fixed(held.fixed_left_s)
         trouble = next((pace for pace in held.paces.values() if pace.outcome), None)
         figures = {
             "state": phase.value,
             "trouble": trouble.outcome.value if trouble and trouble.outcome else None,
-            "reason": missing or _reason(phase, step, trouble),
+            "reason": ends or _reason(phase, step, trouble),
+            "alarm": ends if phase is Phase.EXPIRED else "",
             "device_id": identity.hub.device_id if identity.hub else None,
             "generation": identity.hub.generation if identity.hub else None,
-            "sas_remaining_s": _whole(held.sas.remaining_s(now) if held.sas else None),
+            "sas_remaining_s": _whole(renewal.sas_left_s(held, now)),
             "registration_remaining_s": _whole(
                 held.registration.remaining_s(now) if held.registration else None
             ),
@@ -256,11 +251,13 @@ class Keeper:
             "skew_s": identity.skew_s,
             "sealed": identity.sealed,
         }
-        changed = (phase, figures["trouble"]) != self._told
+        told = phase, figures["trouble"], bool(ends)
+        changed = told != self._told
         self._heart.tell(figures, now=changed)
         if changed:
-            self._told = (phase, figures["trouble"])
-            logger.info("{state}", state=phase.value, reason=figures["reason"])
+            self._told = told
+            log = logger.warning if ends else logger.info
+            log("{state}", state=phase.value, reason=figures["reason"])
 
 
 def _reason(phase: Phase, step: Step, trouble: Pace | None) -> str:

@@ -39,7 +39,7 @@ def state(home: Home) -> set[object]:
 def test_workers_stay_through_an_identity_that_others_can_read_and_a_damaged_one_and_go_on_by_themselves(
     home: Home,
 ) -> None:
-    database, calm = home.layout.identity_db, {"no platform configured", "waiting for provisioning"}
+    database, calm = home.layout.identity_db, {"no platform configured", "a setting or a file is missing"}
     IdentityStore(home.layout)
     database.chmod(0o644)
     for worker in WORKERS:

@@ -20,7 +20,7 @@ def found(**changes: Any) -> dict[str, Any]:
         "alarms": [],
         "backlog": {"store": "open", "room_bytes": 1_000_000},
         "disk": {"full_in_s": None, "free_bytes": 10**9},
-        "identity": {"state": "registered"},
+        "identity": {"state": "registered", "provisioning": "provisioned"},
         "hub": {"state": "up", "barred": None, "last_loss": None},
     }
     whole.update(changes)
@@ -45,6 +45,10 @@ def test_a_runtime_at_work_is_healthy() -> None:
         ({"disk": {"full_in_s": None, "free_bytes": 4096}}, "disk: no room left"),
         ({"disk": {"full_in_s": 600, "free_bytes": 10**9}}, "disk: full in 10 min at the present rate"),
         ({"identity": {"state": "sas expired"}}, "identity: sas expired"),
+        (
+            {"identity": {"state": "registered", "provisioning": "waiting for approval"}},
+            "identity: registered, provisioning waiting for approval",
+        ),
         ({"hub": {"state": "down", "barred": None, "last_loss": "refused: 5"}}, "hub: down (refused: 5)"),
         (
             {"hub": {"state": "down", "barred": "outside the allowed hours", "last_loss": "dropped: gone"}},

@@ -1,0 +1,151 @@
+"""What a person is told of an identity that is not what it seems: nothing wrong passes for registered."""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from runtime.adapters.bus import Hints
+from runtime.adapters.clock import SystemClock
+from runtime.adapters.identity import IdentityStore
+from runtime.adapters.overview import take
+from runtime.adapters.process import Lock
+from runtime.adapters.status import read_status
+from runtime.adapters.vault import Vault
+from runtime.cli.identity import _table, describe
+from runtime.core.answer import Grant, Registration
+from runtime.core.enrolment import Enrolment, Phase
+from runtime.core.moment import Moment
+from runtime.core.secret import Secret
+from runtime.workers.refresh import Keeper
+from tests.certificates import Pair
+from tests.harness import Home, heart
+from tests.integration.scripted import Says, scripted
+
+DAY_S = 86_400
+
+
+class Device:
+    """A device whose `refresh` is turned by hand."""
+
+    def __init__(self, home: Home, hints: Hints) -> None:
+        self.home, self._hints = home, hints
+        self.pair = Pair(home.folder)
+        self.connection = home.folder / "connection"
+
+    def configure(self, identity: str, platform: str = "") -> None:
+        self.home.write_config(
+            f"[platform]\n{platform}\n[identity]\n{identity}\n"
+            f'certificate_file = "{self.pair.certificate}"\nkey_file = "{self.pair.key}"\n'
+        )
+        self._keeper = Keeper(self.home.config, heart(self.home, "refresh"), self._hints)
+
+    def connect_with(self, rest: str) -> None:
+        self.connection.write_text(f"HostName=hub.example;DeviceId=w:d;{rest}\n")
+        self.connection.chmod(0o600)
+        self.configure(f'mode = "connection-string"\nconnection_string_file = "{self.connection}"')
+
+    def turn(self) -> dict[str, Any]:
+        """What refresh says after it has done what was due."""
+        while self._keeper.turn(False) <= 0:
+            pass
+        return read_status(self.home.layout.status_file("refresh")) or {}
+
+    def told(self) -> str:
+        """`edgectl identity`, for a person."""
+        return "\n".join(_table(describe(self.home.config)))
+
+
+@pytest.fixture
+def device(home: Home) -> Iterator[Device]:
+    with closing(Hints(home.layout, "refresh")) as hints:
+        yield Device(home, hints)
+
+
+def sas(ends_in_s: float) -> str:
+    ends_s = int(time.time() + ends_in_s)
+    return f"SharedAccessSignature=SharedAccessSignature sr=hub.example&sig=c2ln&se={ends_s}"
+
+
+@pytest.mark.parametrize(
+    ("ends_in_s", "state", "line", "reason"),
+    [
+        (100 * DAY_S, "registered", "99 d 23 h left", ""),
+        (3 * DAY_S, "registered", "2 d 23 h left", "the SAS in the connection string ends in 2 d 23 h"),
+        (-2 * DAY_S - 60, "sas expired", "2 d 0 h ago", "the SAS in the connection string ended 2 d 0 h ago"),
+    ],
+)
+def test_the_end_of_a_sas_that_only_a_person_can_replace_is_told_before_and_after(
+    ends_in_s: float, state: str, line: str, reason: str, device: Device
+) -> None:
+    device.connect_with(sas(ends_in_s))
+    said = device.turn()
+    assert said["state"] == state and str(said["reason"]).startswith(reason)
+    assert line in device.told() and "never expires" not in _row(device.told(), "sas ")
+    with closing(_Living(device.home, "refresh", said)):
+        alarms = take(device.home.layout, SystemClock())["alarms"]
+    assert [alarm["text"].startswith(reason) for alarm in alarms] == [True] * (state != "registered")
+    before = said["generation"]
+    assert device.turn()["generation"] == before, "nobody can renew it: it is not asked for again and again"
+
+
+def _row(text: str, name: str) -> str:
+    return next(line for line in text.splitlines() if line.startswith(name))
+
+
+class _Living:
+    """This process in the place of a worker, whose lock it holds."""
+
+    def __init__(self, home: Home, worker: str, said: dict[str, Any]) -> None:
+        self._lock = Lock(home.layout.lock(worker))
+        home.layout.status_file(worker).write_text(json.dumps(said))
+
+    def close(self) -> None:
+        self._lock.release()
+
+
+@pytest.mark.parametrize("gone", ["key", "certificate"])
+def test_a_client_certificate_that_is_gone_does_not_pass_for_registered(gone: str, device: Device) -> None:
+    device.connect_with("x509=true")
+    assert device.turn()["state"] == "registered"
+    getattr(device.pair, gone).unlink()
+    said = device.turn()
+    assert said["state"] == "a setting or a file is missing"
+    assert said["reason"] == f"identity.{gone}_file is not set, or the file is not there"
+    with closing(_Living(device.home, "refresh", said)):
+        assert _row(device.told(), "state").split(maxsplit=1)[1] == said["state"]
+        assert f"identity.{gone}_file" in _row(device.told(), "reason")
+    getattr(device.pair, f"put_{gone}")()
+    assert device.turn()["state"] == "registered"
+
+
+def test_a_platform_that_refuses_a_client_certificate_is_not_said_to_refuse_a_token(device: Device) -> None:
+    with scripted(device.home.folder) as server:
+        server.answer = lambda asked: Says(401, {"title": "Unauthorized"})
+        device.configure('mode = "mtls"', f'instance = "{server.instance}"\nca_file = "{server.ca_file}"')
+        said = device.turn()
+    assert (said["state"], said["trouble"]) == ("certificate refused", "refused")
+    assert "certificate refused" in device.told() and "token refused" not in device.told()
+
+
+def test_tokens_that_no_key_opens_do_not_pass_for_registered_in_edgectl_identity(device: Device) -> None:
+    key = device.home.folder / "identity.key"
+    key.write_text(base64.b64encode(secrets.token_bytes(32)).decode())
+    key.chmod(0o600)
+    store, now = IdentityStore(device.home.layout, Vault(True, key)), Moment.by(SystemClock())
+    store.save_provisioned(
+        Enrolment(Phase.PROVISIONED, "b", at=now), Grant(Secret("the-token"), None), now, 0.5
+    )
+    store.save_registered(1, Registration("hub", "w:d", 3600.0, Secret("the-sas")), now, 0.5)
+    device.configure(f'encrypt = true\nencryption_key_file = "{key}"')
+    assert _row(device.told(), "state").endswith("registered")
+    key.unlink()
+    assert "tokens locked" in _row(device.told(), "state")
+    assert "the key that seals the tokens is not there" in _row(device.told(), "reason")
