@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from runtime.core import connection_string as the_connection_string
 from runtime.core import proxy as the_proxy
 from runtime.core.link import HOURS
 from runtime.core.secret import Secret
@@ -117,7 +118,12 @@ class Identity:
         None, "PEM file of the client certificate, for mtls, dps or a connection string with x509=true"
     )
     key_file: Path | None = setting(None, "PEM file of its private key")
-    connection_string: Secret | None = setting(None, "hub connection string; better in a file")
+    connection_string: Secret | None = setting(
+        None,
+        "hub connection string; better in a file",
+        pattern=the_connection_string.PATTERN,
+        text=the_connection_string.RULE,
+    )
     connection_string_file: Path | None = setting(
         None, "file that holds it; default: the systemd credential connection-string"
     )

@@ -10,19 +10,24 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from runtime.adapters.clock import SystemClock
 from runtime.adapters.identity import IdentityReader
+from runtime.adapters.identity_rows import Identity
 from runtime.adapters.process import has_open, lock_holder
 from runtime.adapters.reach import Network
+from runtime.adapters.registrars import registrar
 from runtime.adapters.tokens import is_open_to_others
 from runtime.adapters.vault import Vault
 from runtime.config import Config
 from runtime.core.checkup import (
     Check,
     judge_disk,
+    judge_fixed_sas,
     judge_fsync,
     judge_sqlite,
     judge_tokens,
 )
+from runtime.core.moment import Moment
 from runtime.errors import EdgeError
 from runtime.layout import Layout
 
@@ -165,6 +170,17 @@ def _network(config: Config) -> Iterator[Check]:
     yield network.clock()
 
 
+def _credentials(config: Config, known: Identity) -> Iterator[Check]:
+    """Those that a person sees to: the settings and files of the way in, and a SAS of his own."""
+    missing = registrar(config.settings).missing()
+    if missing and config.settings.identity.mode != "platform":
+        remedy = "correct it; a systemd credential is the service's alone, and not to be seen from here"
+        yield Check("credentials", "warning", missing, remedy)
+    left_s = known.held(Moment.by(SystemClock())).fixed_left_s
+    if left_s is not None:
+        yield judge_fixed_sas(left_s)
+
+
 def _hub(config: Config, network: Network) -> Iterator[Check]:
     """Who we are there, and the way."""
     identity = config.settings.identity
@@ -174,6 +190,7 @@ def _hub(config: Config, network: Network) -> Iterator[Check]:
         yield Check("identity", "warning", str(exc), "`edgectl status` says who works on it")
         return
     yield judge_tokens(identity.encrypt, known.sealed, known.locked)
+    yield from _credentials(config, known)
     if known.hub is None or known.sas is None:
         yield Check("identity", "warning", "not registered yet", "approve the device; see `edgectl status`")
         return

@@ -96,6 +96,7 @@ class ByConnectionString:
         if text is None:
             return "identity.connection_string_file is not set, or the file is not there"
         try:
+            connection_string.check_direct(text.reveal())
             known = connection_string.parse(text.reveal())
         except ValueError as exc:
             return f"identity.connection_string_file: {exc}"

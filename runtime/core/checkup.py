@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
+from runtime.core.lifetime import spoken
+from runtime.core.renewal import end_of_fixed
+
 Verdict = Literal["ok", "warning", "error"]
 
 SLOW_FSYNC_MS = 50.0
@@ -89,6 +92,14 @@ def judge_refused_certificate(name: str, code: int, words: str, now_s: float) ->
         return Check(name, "error", text, f"where {now} is wrong, {SET_THE_CLOCK}; else tell its operator")
     remedy = "set platform.ca_file (or upload.ca_file) to the authority that signed it"
     return Check(name, "error", f"certificate refused: {words}", remedy)
+
+
+def judge_fixed_sas(left_s: float) -> Check:
+    """A SAS in a connection string, which nobody on the device can renew."""
+    if (told := end_of_fixed(left_s)) == "":
+        return Check("sas", "ok", f"{spoken(left_s)} left of the one in the connection string")
+    what, _, remedy = told.partition(": ")
+    return Check("sas", "warning" if left_s > 0 else "error", what, remedy)
 
 
 def judge_tokens(wanted: bool, sealed: bool | None, locked: str) -> Check:

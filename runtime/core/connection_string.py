@@ -12,6 +12,9 @@ from urllib.parse import quote
 
 from runtime.core.secret import Secret
 
+PATTERN = r"(?s)(?!(?:.*;)?\s*(?:GatewayHostName|ModuleId)=).*"
+RULE = "must be a device's own, straight to the hub: without GatewayHostName and ModuleId"
+
 
 @dataclass(frozen=True)
 class ConnectionString:
@@ -41,6 +44,12 @@ def parse(text: str) -> ConnectionString:
         Secret(key) if key and not sas else None,
         x509 and not (sas or key),
     )
+
+
+def check_direct(text: str) -> None:
+    """Raise ValueError where it speaks of a gateway or a module, which we would pass over."""
+    if not re.fullmatch(PATTERN, text):
+        raise ValueError(f"the connection string {RULE}")
 
 
 def sas_expiry_s(sas: str) -> float | None:

@@ -14,16 +14,19 @@ import pytest
 
 from runtime.adapters.bus import Hints
 from runtime.adapters.clock import SystemClock
-from runtime.adapters.identity import IdentityStore
+from runtime.adapters.doctor import _credentials
+from runtime.adapters.identity import Identity, IdentityReader, IdentityStore
 from runtime.adapters.overview import take
 from runtime.adapters.process import Lock
 from runtime.adapters.status import read_status
 from runtime.adapters.vault import Vault
 from runtime.cli.identity import _table, describe
+from runtime.config import load
 from runtime.core.answer import Grant, Registration
 from runtime.core.enrolment import Enrolment, Phase
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
+from runtime.errors import ConfigError
 from runtime.workers.refresh import Keeper
 from tests.certificates import Pair
 from tests.harness import Home, heart
@@ -149,3 +152,32 @@ def test_tokens_that_no_key_opens_do_not_pass_for_registered_in_edgectl_identity
     key.unlink()
     assert "tokens locked" in _row(device.told(), "state")
     assert "the key that seals the tokens is not there" in _row(device.told(), "reason")
+
+
+@pytest.mark.parametrize("foreign", ["GatewayHostName=edge.example", "ModuleId=m"])
+def test_a_gateway_or_a_module_in_a_connection_string_is_refused_and_not_passed_over(
+    foreign: str, device: Device
+) -> None:
+    rule = "must be a device's own, straight to the hub: without GatewayHostName and ModuleId"
+    device.connect_with(f"SharedAccessKey=c2VjcmV0Cg==;{foreign}")
+    said = device.turn()
+    assert said["state"] == "a setting or a file is missing" and rule in said["reason"]
+    assert IdentityReader(device.home.layout).hub_credentials() is None
+    assert [check.verdict for check in _credentials(device.home.config, Identity(Enrolment()))] == ["warning"]
+    text = f"HostName=h;DeviceId=d;{foreign};SharedAccessKey=c2VjcmV0Cg=="
+    with pytest.raises(ConfigError, match="without GatewayHostName and ModuleId") as caught:
+        load({"EDGE_IDENTITY_CONNECTION_STRING": text}, home=device.home.folder)
+    assert "c2VjcmV0" not in str(caught.value)
+    load({"EDGE_IDENTITY_CONNECTION_STRING": text.replace(foreign, "x=1")}, home=device.home.folder)
+
+
+@pytest.mark.parametrize(
+    ("ends_in_s", "verdict"), [(-60, "error"), (3 * DAY_S, "warning"), (100 * DAY_S, "ok")]
+)
+def test_the_doctor_knows_the_end_of_a_sas_in_a_connection_string(
+    ends_in_s: float, verdict: str, device: Device
+) -> None:
+    device.connect_with(sas(ends_in_s))
+    device.turn()
+    known = IdentityReader(device.home.layout).read()
+    assert [check.verdict for check in _credentials(device.home.config, known)] == [verdict]
