@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import sqlite3
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ from loguru import logger
 from runtime.errors import NeedsHuman, Retryable
 
 BUSY_TIMEOUT_S = 5.0
+LOCK_POLL_S = 0.02
 SCHEMA_VERSION = 3
 
 
@@ -46,13 +49,26 @@ def weather() -> Iterator[None]:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Only one of the two writers makes, or sets aside, at a time."""
+    """Only one of the two writers makes, or sets aside, at a time. Raises Retryable where the other hangs."""
     fd = os.open(folder / "identity.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        _lock(fd)
         yield
     finally:
         os.close(fd)
+
+
+def _lock(fd: int) -> None:
+    deadline_s = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline_s:
+                raise Retryable(f"another process has held identity.lock for {BUSY_TIMEOUT_S:g} s") from None
+            select.select(
+                [], [], [], LOCK_POLL_S
+            )  # as `Stop.wait` does; a sleep ends late under a fake clock
 
 
 def create(path: Path) -> None:

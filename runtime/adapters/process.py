@@ -8,6 +8,7 @@ import errno
 import faulthandler
 import fcntl
 import os
+import resource
 import select
 import shlex
 import signal
@@ -159,6 +160,14 @@ def dump_stacks_on_signal() -> None:
     """Write every thread's Python stack to the log on SIGUSR1, and on a crash inside C code."""
     faulthandler.enable()
     faulthandler.register(DUMP_SIGNAL, all_threads=True)
+
+
+def leave_no_core() -> None:
+    """Have the kernel write no core file of us, nor of our children: it would hold every token, and payloads.
+
+    systemd-coredump heeds it, too. Not PR_SET_DUMPABLE: it would hide our open files from `edgectl`.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def supervised() -> bool:

@@ -35,6 +35,7 @@ def register(commands: Commands) -> None:
 
 def _up(arguments: argparse.Namespace) -> int:
     """Become supervisord: nothing stays between the service manager and it."""
+    from runtime.adapters.process import leave_no_core
     from runtime.config import find_home
 
     _refuse_odd_home(find_home(os.environ, arguments.home))
@@ -47,6 +48,7 @@ def _up(arguments: argparse.Namespace) -> int:
     # Nothing here is anybody else's; ingest opens its own socket to producers. supervisord's own setting of
     # this name counts only for one that becomes a daemon.
     os.umask(0o077)
+    leave_no_core()  # supervisord's environment may hold tokens
     # -P: what lies in the current folder must not be imported instead of what is installed
     command = [sys.executable, "-P", "-m", "supervisor.supervisord", "-c", str(layout.supervisord_conf)]
     sys.stdout.flush()

@@ -10,7 +10,7 @@ import importlib
 
 from runtime.adapters import logs
 from runtime.adapters.crash import report_crashes
-from runtime.adapters.process import Lock, Stop, die_with_parent, dump_stacks_on_signal
+from runtime.adapters.process import Lock, Stop, die_with_parent, dump_stacks_on_signal, leave_no_core
 from runtime.config import Config
 
 
@@ -20,6 +20,7 @@ def start(name: str, config: Config) -> None:
     stop.listen()
     die_with_parent(config.layout.supervisor_pid_file)
     dump_stacks_on_signal()
+    leave_no_core()
     logs.configure(name, config.settings.log)
     config.layout.create()
     report_crashes(name, config.layout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import signal
@@ -303,6 +304,17 @@ def test_a_database_that_somebody_holds_is_weather_and_not_a_crash(
             with pytest.raises(Retryable, match="locked"):
                 touch()
     store.save_skew(1.0)
+
+
+def test_a_writer_that_hangs_while_it_makes_the_database_holds_up_nobody_for_good(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.adapters.identity_file.BUSY_TIMEOUT_S", 0.1)
+    with (layout.state / "identity.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(Retryable, match=r"another process has held identity\.lock for 0\.1 s"):
+            IdentityStore(layout)
+    IdentityStore(layout).save_skew(1.0)
 
 
 def test_a_full_disk_is_weather_and_leaves_what_was_there(store: IdentityStore, layout: Layout) -> None:

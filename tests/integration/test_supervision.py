@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import statistics
@@ -169,6 +170,12 @@ def test_a_worker_writes_the_stacks_of_its_threads_to_its_log_when_asked(home: H
     assert worker.running()
     worker.signal(signal.SIGSTOP)
     eventually(lambda: process_state(worker.pid) == "stopped", 5)
+
+
+def test_a_crash_of_a_worker_leaves_no_core_file_with_tokens_in_it(home: Home) -> None:
+    worker = home.start_worker("refresh")
+    eventually(lambda: read_status(home.layout.status_file("refresh")))
+    assert resource.prlimit(worker.pid, resource.RLIMIT_CORE) == (0, 0)
 
 
 def test_a_supervisord_that_does_not_answer_costs_its_deadline_and_no_more(tmp_path: Path) -> None:

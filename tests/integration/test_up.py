@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -36,6 +37,8 @@ def test_the_shipped_file_is_linked_into_the_home_and_every_program_comes_up(hom
         assert home.layout.supervisord_conf.readlink() == SHIPPED
         assert set(runtime.programs()) == set(PROGRAMS)
         runtime.wait_for("sentinel")
+        core = resource.prlimit(runtime.process.pid, resource.RLIMIT_CORE)
+        assert core == (0, 0), "tokens in the environment are in no core file of supervisord's"
     finally:
         runtime.close()
 

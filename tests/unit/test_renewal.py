@@ -29,6 +29,7 @@ from runtime.core.renewal import (
     judge,
     next_step,
     phase,
+    refused_as,
     renewal_age_s,
     retry_pause_s,
 )
@@ -300,3 +301,9 @@ def test_people_are_told_where_the_registration_stands() -> None:
     assert phase(registered(sas, on_hold=True), NOW) is Phase.ON_HOLD
     assert phase(registered(sas, token_refused=True), NOW) is Phase.REFUSED
     assert phase(Held(None, True, sas), NOW) is Phase.REFUSED
+    for basis, refused in (
+        ("mtls platform.example 7f", Phase.CERTIFICATE_REFUSED),
+        ("dps global.example 0ne dev-1", Phase.ENROLMENT_REFUSED),
+        ("platform.example dev-1 7f", Phase.REFUSED),
+    ):
+        assert phase(registered(sas, token_refused=True, refused_as=refused_as(basis)), NOW) is refused
