@@ -18,7 +18,7 @@ from runtime.errors import NeedsHuman, Retryable
 
 BUSY_TIMEOUT_S = 5.0
 LOCK_POLL_S = 0.02
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 def check_private(path: Path) -> None:
@@ -107,10 +107,15 @@ def set_aside(path: Path) -> None:
 def connect(path: Path) -> sqlite3.Connection:
     """Open it for reading and writing, as every user of it does."""
     db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)
+    db.text_factory = _text  # what is no UTF-8 must not keep the rest from being read
     db.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
     db.execute("PRAGMA synchronous = EXTRA")
     db.execute("PRAGMA secure_delete = ON")  # a token that was deleted is gone from the file too
     return db
+
+
+def _text(stored: bytes) -> str:
+    return stored.decode(errors="replace")
 
 
 def _migrate(db: sqlite3.Connection) -> None:
@@ -125,8 +130,10 @@ def _migrate(db: sqlite3.Connection) -> None:
     from sqlite_utils import Database  # late: 20 MB that only the first start needs
 
     db.execute("BEGIN IMMEDIATE")
-    made, version = Database(db), db.execute("PRAGMA user_version").fetchone()[0]
-    if version < 1:  # the other writer may have been first
+    made = Database(db)
+    # what is there, whatever the number says
+    tables = {table.name: table.columns_dict for table in made.tables}
+    if not tables:  # the other writer may have been first
         moment = {"wall_s": float, "boot_s": float, "boot_id": str}
         token = {"kind": str, "text": str, "serial": int, "lifetime_s": float, "age_s": float, "draw": float}
         made.create_table("tokens", {**token, **moment}, pk="kind", not_null={"text", "serial", "boot_id"})
@@ -138,13 +145,15 @@ def _migrate(db: sqlite3.Connection) -> None:
         hub = {"id": int, "host": str, "device_id": str, "generation": int, "certificate": str, "key": str}
         made.create_table("hub", hub, pk="id")
         made.create_table("facts", {"name": str, "value": float}, pk="name")
-    if version < 2:
+    if "adopted" not in tables.get("enrolment", {}):
         db.execute("ALTER TABLE enrolment ADD COLUMN adopted TEXT")
-    if version < 3:
+    if "accepted_id" not in tables.get("hub", {}):
         db.execute("ALTER TABLE hub ADD COLUMN accepted_id TEXT")
         db.execute(
             "UPDATE hub SET accepted_id = device_id"
             " WHERE NOT EXISTS (SELECT 1 FROM facts WHERE name = 'on_hold' AND value)"
         )
+    if "asked_s" not in tables.get("paces", {}):
+        db.execute("ALTER TABLE paces ADD COLUMN asked_s REAL NOT NULL DEFAULT 0")
     db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     db.execute("COMMIT")

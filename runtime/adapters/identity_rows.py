@@ -1,4 +1,8 @@
-"""The rows of identity.db as values, and back. All of it runs inside somebody's transaction."""
+"""The rows of identity.db as values, and back. All of it runs inside somebody's transaction.
+
+Whatever a cell holds, reading it raises nothing: a flipped bit, or a name that only a newer runtime knows,
+must not keep both workers from starting. What makes no sense counts as not known, and is asked for anew.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from typing import Any
 from runtime.adapters.vault import REMEDY, Keys
 from runtime.core import connection_string, renewal
 from runtime.core.answer import Outcome, Registration
+from runtime.core.backoff import LONGEST_RETRY_AFTER_S
 from runtime.core.credentials import HubCredentials
 from runtime.core.enrolment import Enrolment
 from runtime.core.enrolment import Phase as EnrolmentPhase
@@ -19,6 +24,9 @@ from runtime.core.moment import Moment
 from runtime.core.renewal import Held, Life, Pace, Task
 from runtime.core.secret import Secret
 from runtime.errors import NeedsHuman
+
+MOST = 2.0**53
+"""A larger number is none of ours, whether it counts or measures."""
 
 
 @dataclass(frozen=True)
@@ -116,14 +124,15 @@ def _rows(db: sqlite3.Connection, query: str) -> list[sqlite3.Row]:
 
 def tokens_of(db: sqlite3.Connection, keys: Keys) -> dict[str, Token]:
     """Every token by its kind."""
-    return {row["kind"]: _token(row, keys) for row in _rows(db, "SELECT * FROM tokens")}
+    found = _rows(db, "SELECT * FROM tokens")
+    return {row["kind"]: _token(row, keys) for row in found if isinstance(row["text"], str | bytes)}
 
 
 def read_all(db: sqlite3.Connection, keys: Keys) -> Identity:
     """Everything."""
     tokens = tokens_of(db, keys)
     kept = [kind for (kind,) in db.execute("SELECT typeof(text) FROM tokens WHERE text <> ''").fetchall()]
-    facts = dict(db.execute("SELECT name, value FROM facts").fetchall())
+    facts = _facts(db)
     hub = _rows(db, "SELECT * FROM hub WHERE host <> ''")
     return Identity(
         enrolment_of(db),
@@ -140,26 +149,62 @@ def read_all(db: sqlite3.Connection, keys: Keys) -> Identity:
     )
 
 
+def _number(row: sqlite3.Row, name: str, otherwise: float = 0.0) -> float:
+    found = row[name]
+    return found if isinstance(found, int | float) and abs(found) <= MOST else otherwise
+
+
+def _text(row: sqlite3.Row, name: str) -> str:
+    return found if isinstance(found := row[name], str) else ""
+
+
+def _outcome(row: sqlite3.Row, name: str) -> Outcome | None:
+    return Outcome.__members__.get(_text(row, name))
+
+
+def _pause_s(row: sqlite3.Row) -> float:
+    """No pause of ours is longer: see `backoff`."""
+    return min(max(_number(row, "pause_s"), 0.0), 2 * LONGEST_RETRY_AFTER_S)
+
+
+def _at(row: sqlite3.Row) -> Moment:
+    return Moment(_number(row, "wall_s"), _number(row, "boot_s"), _text(row, "boot_id"))
+
+
+def _facts(db: sqlite3.Connection) -> dict[str, float]:
+    return {row["name"]: _number(row, "value") for row in _rows(db, "SELECT name, value FROM facts")}
+
+
 def _token(row: sqlite3.Row, keys: Keys) -> Token:
-    life = Life(_at(row), row["lifetime_s"], row["draw"], row["age_s"])
-    opened = keys.open(row["kind"], row["text"])
+    lifetime_s = None if row["lifetime_s"] is None else _number(row, "lifetime_s")
+    draw = min(max(_number(row, "draw"), 0.0), 1.0)
+    life = Life(_at(row), lifetime_s, draw, max(0.0, _number(row, "age_s")))
+    serial = int(_number(row, "serial"))
+    opened = keys.open(_text(row, "kind"), row["text"])
     if opened is None:
-        return Token(None, life, row["serial"])
-    return Token(opened.secret, life, row["serial"], opened.as_wanted)
+        return Token(None, life, serial)
+    return Token(opened.secret, life, serial, opened.as_wanted)
 
 
 def _hub(row: sqlite3.Row) -> Hub:
-    paths = [Path(row[name]) if row[name] else None for name in ("certificate", "key")]
-    return Hub(row["host"], row["device_id"], row["generation"], paths[0], paths[1])
+    paths = [Path(text) if (text := _text(row, name)) else None for name in ("certificate", "key")]
+    generation = int(_number(row, "generation"))
+    return Hub(_text(row, "host"), _text(row, "device_id"), generation, paths[0], paths[1])
 
 
 def _paces(db: sqlite3.Connection) -> dict[Task, Pace]:
-    return {Task(row["task"]): _pace(row) for row in _rows(db, "SELECT * FROM paces")}
+    known = {task.value: task for task in Task}
+    found = _rows(db, "SELECT * FROM paces")
+    return {known[row["task"]]: _pace(row) for row in found if row["task"] in known}
 
 
 def _pace(row: sqlite3.Row) -> Pace:
-    outcome = Outcome[row["outcome"]] if row["outcome"] else None
-    return Pace(row["failures"], _at(row), row["pause_s"], outcome, row["reason"])
+    failures = max(0, int(_number(row, "failures")))
+    pause_s = _pause_s(row)
+    asked_s = pause_s  # a reader may be faster than the writer that brings it to our schema
+    if "asked_s" in row.keys():  # noqa: SIM118 - a Row is no mapping
+        asked_s = min(max(_number(row, "asked_s"), 0.0), pause_s)
+    return Pace(failures, _at(row), pause_s, _outcome(row, "outcome"), _text(row, "reason"), asked_s)
 
 
 def enrolment_of(db: sqlite3.Connection) -> Enrolment:
@@ -170,21 +215,17 @@ def enrolment_of(db: sqlite3.Connection) -> Enrolment:
 
 def _enrolment(row: sqlite3.Row) -> Enrolment:
     return Enrolment(
-        EnrolmentPhase[row["phase"]],
-        row["basis"],
-        row["operation_id"],
-        row["verification_code"],
-        Outcome[row["trouble"]] if row["trouble"] else None,
-        row["reason"],
-        row["failures"],
+        EnrolmentPhase.__members__.get(_text(row, "phase"), EnrolmentPhase.FRESH),
+        _text(row, "basis"),
+        _text(row, "operation_id") or None,
+        _text(row, "verification_code") or None,
+        _outcome(row, "trouble"),
+        _text(row, "reason"),
+        max(0, int(_number(row, "failures"))),
         _at(row) if row["boot_id"] else None,
-        row["pause_s"],
+        _pause_s(row),
         dict(row).get("adopted"),  # a reader may be faster than the writer that brings it to our schema
     )
-
-
-def _at(row: sqlite3.Row) -> Moment:
-    return Moment(row["wall_s"], row["boot_s"], row["boot_id"])
 
 
 def moment(at: Moment | None) -> tuple[Any, Any, Any]:
@@ -232,8 +273,9 @@ def put_pace(db: sqlite3.Connection, task: Task, pace: Pace | None) -> None:
     db.execute("DELETE FROM paces WHERE task = ?", (task.value,))
     if pace is not None and pace.at is not None:
         outcome = pace.outcome.name if pace.outcome else None
-        row = (task.value, pace.failures, pace.pause_s, outcome, pace.reason, *moment(pace.at))
-        db.execute("INSERT INTO paces VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+        rest = (outcome, pace.reason, *moment(pace.at), pace.asked_s)
+        row = (task.value, pace.failures, pace.pause_s, *rest)
+        db.execute("INSERT INTO paces VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
 
 def forget_failed_refreshes(db: sqlite3.Connection) -> None:
@@ -249,8 +291,9 @@ def put_hub(db: sqlite3.Connection, found: Registration, *, hold: bool) -> None:
 
     With `hold` it waits where messages went out under another id before: the one accepted last.
     """
-    row = db.execute("SELECT generation, accepted_id FROM hub").fetchone()
-    generation, accepted_id = row or (0, found.device_id)
+    before = _rows(db, "SELECT generation, accepted_id FROM hub")
+    generation = int(_number(before[0], "generation")) if before else 0
+    accepted_id = before[0]["accepted_id"] if before else found.device_id
     waits = hold and accepted_id != found.device_id
     put_fact(db, "on_hold", 1 if waits else None)
     certificate, key = found.certificate or (None, None)
@@ -271,14 +314,13 @@ def correct_registration(db: sqlite3.Connection, remaining_s: float, now: Moment
 
 def is_current(db: sqlite3.Connection, serial: int) -> bool:
     """Whether `serial` still names the newest Registration Token that is known."""
-    row = db.execute("SELECT max(serial) FROM tokens WHERE kind IN ('registration', 'parent')").fetchone()
-    return bool(row[0] == serial)
+    found = {row["kind"]: int(_number(row, "serial")) for row in _rows(db, "SELECT kind, serial FROM tokens")}
+    return found.get("registration", found.get("parent")) == serial
 
 
 def next_serial(db: sqlite3.Connection) -> int:
     """The number of a new Registration Token."""
-    row = db.execute("SELECT value FROM facts WHERE name = 'serial'").fetchone()
-    serial = int(row[0]) + 1 if row else 1
+    serial = int(_facts(db).get("serial", 0)) + 1
     put_fact(db, "serial", serial)
     return serial
 

@@ -71,6 +71,8 @@ class Keys:
 
     def open(self, name: str, stored: str | bytes) -> Opened | None:
         """What was stored for the row `name`, or None where no key opens it."""
+        if isinstance(stored, bytes) and stored[:1] != _FORMAT:
+            stored = stored.decode(errors="replace")  # one flipped bit makes a text a blob: it is not sealed
         if isinstance(stored, str):
             return Opened(Secret(stored), not (self.encrypt and stored))
         for number, secret in enumerate(self.secrets):

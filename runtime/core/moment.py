@@ -24,6 +24,10 @@ CLOCK_SET_BY_S = 60.0
 """The wall clock was set where it moved by more than this beside the boot clock."""
 
 
+PUT_BACK_S = 60.0
+"""A moment further in the future of its own boot is one of before a machine was put back to a snapshot."""
+
+
 @dataclass(frozen=True, slots=True)
 class Moment:
     """Now, or then."""
@@ -40,7 +44,8 @@ class Moment:
     def since(self, then: Moment) -> float | None:
         """Seconds from `then` until this moment, or None where nobody can tell."""
         if then.boot_id == self.boot_id:
-            return self.boot_s - then.boot_s
+            passed_s = self.boot_s - then.boot_s
+            return passed_s if passed_s > -PUT_BACK_S else None
         apart_s = self.wall_s - then.wall_s
         return apart_s if apart_s >= self.boot_s else None
 

@@ -145,24 +145,34 @@ class Pace:
     pause_s: float = 0.0
     outcome: Outcome | None = None
     reason: str = ""
+    asked_s: float = 0.0
+    """What of the pause the platform asked for: `Retry-After`."""
 
-    def wait_s(self, now: Moment) -> float:
-        """Seconds until the next attempt is allowed. After a reboot it is, and once a wrong clock was set."""
+    def wait_s(self, now: Moment, most_s: float = math.inf) -> float:
+        """Seconds until the next attempt is allowed. After a reboot it is, and once a wrong clock was set.
+
+        `most_s`: no pause of our own is longer, though it was when it began.
+        """
         if self.outcome is Outcome.WRONG_TIME and self.at and now.clock_set_since(self.at):
             return 0.0
         passed_s = now.since(self.at) if self.at else None
-        return 0.0 if passed_s is None else max(0.0, self.pause_s - max(0.0, passed_s))
+        pause_s = max(self.asked_s, min(self.pause_s, most_s))
+        return 0.0 if passed_s is None else max(0.0, pause_s - max(0.0, passed_s))
 
-    def after(self, outcome: Outcome, reason: str, pause_s: float, now: Moment) -> Pace:
+    def after(
+        self, outcome: Outcome, reason: str, pause_s: float, now: Moment, asked_s: float | None = None
+    ) -> Pace:
         """The pace after one more failure."""
-        return Pace(self.failures + 1, now, pause_s, outcome, reason)
+        asked_s = min(asked_s or 0.0, pause_s)
+        return Pace(self.failures + 1, now, pause_s, outcome, reason, asked_s)
 
     def with_another_token(self) -> Pace:
         """The pace of registering once the token is another one: its refusal was for the one before.
 
         The failures still count, and weather is not changed by a token.
         """
-        return replace(self, pause_s=0.0) if _REGISTER.get(self.outcome) is Verdict.REFUSED else self
+        refused = _REGISTER.get(self.outcome) is Verdict.REFUSED
+        return replace(self, pause_s=0.0, asked_s=0.0) if refused else self
 
 
 def retry_pause_s(
@@ -245,9 +255,9 @@ class Held:
     """Seconds left of a SAS that nobody here can renew, by the wall clock; None for any other."""
 
     def at_stake(self, task: Task) -> Life | None:
-        """The life that ends where `task` goes on failing; None for a refused token: its life has ended."""
+        """The life that ends where `task` goes on failing; None for what is refused: its life has ended."""
         if task is Task.REGISTER:
-            return self.sas
+            return None if self.hub_refused else self.sas
         return None if self.token_refused else self.registration
 
 
@@ -299,11 +309,15 @@ def _refresh(held: Held, registration: Life, policy: Policy, now: Moment) -> Ste
 
 
 def _paced(task: Task, due_s: float, held: Held, life: Life | None, now: Moment) -> float:
-    """`due_s`, but not within the pause after a failure, nor within MIN_GAP_S of the last renewal."""
+    """`due_s`, but not within the pause after a failure, nor within MIN_GAP_S of the last renewal.
+
+    A pause that began while there was a life to spare is cut short where that is refused meanwhile.
+    """
+    most_s = math.inf if held.at_stake(task) else EXPIRED_PAUSE_S
     gap_s = 0.0
     if life is not None and life.received.boot_id == now.boot_id:
-        gap_s = MIN_GAP_S - (now.boot_s - life.received.boot_s)
-    return max(due_s, gap_s, held.paces.get(task, Pace()).wait_s(now))
+        gap_s = min(MIN_GAP_S, MIN_GAP_S - (now.boot_s - life.received.boot_s))
+    return max(due_s, gap_s, held.paces.get(task, Pace()).wait_s(now, most_s))
 
 
 def phase(held: Held, now: Moment) -> Phase:

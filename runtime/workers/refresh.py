@@ -207,7 +207,7 @@ class Keeper:
         pause_s = renewal.retry_pause_s(
             at_stake, pace.failures, random.random(), self._policy, now, answer.retry_after_s
         )
-        return pace.after(answer.outcome, answer.reason, pause_s, now)
+        return pace.after(answer.outcome, answer.reason, pause_s, now, answer.retry_after_s)
 
     def _pause(self, task: Task, asked: Token, pace: Pace, *, refused: bool) -> None:
         assert pace.outcome is not None

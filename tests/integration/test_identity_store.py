@@ -254,12 +254,18 @@ def test_a_damaged_database_is_set_aside_and_the_device_can_be_provisioned_again
 def test_a_database_of_the_first_schema_keeps_everything_when_a_newer_runtime_starts(layout: Layout) -> None:
     store = IdentityStore(layout)
     store.save_provisioned(DONE, grant("kept"), NOW, 0.5)
+    pace = Pace(2, NOW, 30.0, Outcome.THROTTLED, "too many", 30.0)
+    store.save_failed(1, Task.REFRESH, pace)
     with closing(sqlite3.connect(layout.identity_db)) as db, db:
         db.execute("ALTER TABLE enrolment DROP COLUMN adopted")
         db.execute("ALTER TABLE hub DROP COLUMN accepted_id")
+        db.execute("ALTER TABLE paces DROP COLUMN asked_s")
         db.execute("PRAGMA user_version = 1")
     assert texts(IdentityReader(layout).read())["registration"] == "kept", "a reader comes before the writer"
+    assert IdentityReader(layout).read().paces == {Task.REFRESH: pace}, "asked for, as far as anybody knows"
     newer = IdentityStore(layout)
+    newer.save_failed(1, Task.REFRESH, pace)
+    assert newer.read().paces == {Task.REFRESH: pace}
     adopted = Enrolment(Phase.PROVISIONED, "basis", at=NOW, adopted="mark")
     assert newer.read().enrolment == DONE
     newer.save_enrolment(adopted)

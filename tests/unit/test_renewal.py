@@ -292,6 +292,41 @@ def test_another_token_ends_the_pause_for_a_refused_one_and_no_pause_for_the_wea
     assert throttled.with_another_token() == throttled
 
 
+def test_a_machine_put_back_to_a_snapshot_beside_a_newer_disk_does_not_wait_for_moments_to_come() -> None:
+    """Its boot clock goes back by a month, under the same boot id."""
+    put_back = replace(NOW, boot_s=NOW.boot_s - 40_000)
+    weather = Pace(3, NOW, 3600.0, Outcome.TIMED_OUT, "")
+    for held in (
+        registered(),
+        registered(paces={Task.REGISTER: weather, Task.REFRESH: weather}),
+        registered(hub_refused=Refusals(3, NOW, 300.0)),
+        registered(token_refused=True),
+    ):
+        assert next_step(held, POLICY, put_back).in_s <= MIN_GAP_S
+
+
+@pytest.mark.parametrize(
+    ("task", "refused"),
+    [
+        (Task.REFRESH, {"token_refused": True}),
+        (Task.REGISTER, {"hub_refused": Refusals(1, NOW)}),
+    ],
+)
+def test_a_pause_of_a_token_that_had_time_does_not_keep_a_refused_one_waiting_for_an_hour(
+    task: Task, refused: dict[str, object]
+) -> None:
+    sas, registration = Life(later(-100), DAY_S, 0.5), Life(later(-DAY_S), 30 * DAY_S, 0.5)
+    for asked_s, most_s in ((0.0, EXPIRED_PAUSE_S), (1800.0, 1800.0)):
+        pace = Pace(3, NOW, 3000.0, Outcome.UNAVAILABLE, "", asked_s)
+        other = Task.REGISTER if task is Task.REFRESH else Task.REFRESH
+        held = registered(
+            sas, registration, paces={task: pace, other: replace(pace, asked_s=3000.0)}, **refused
+        )
+        step = next_step(held, POLICY, NOW)
+        assert (step.task, step.in_s) == (task, most_s)
+        assert held.at_stake(task) is None, "nor do later failures wait by a life that is over"
+
+
 def test_people_are_told_where_the_registration_stands() -> None:
     sas, gone = life(), Life(later(-2 * DAY_S), DAY_S, 0.5)
     assert phase(Held(), NOW) is Phase.UNPROVISIONED

@@ -309,6 +309,7 @@ LIVES_S = (20.0, 30.0, 60.0, 3600.0, 86_400.0, 30 * 86_400.0, math.inf)
 )
 @example(seed=1, token_life_s=20.0, sas_life_s=20.0)
 @example(seed=2, token_life_s=30 * 86_400.0, sas_life_s=86_400.0)
+@example(seed=7976193, token_life_s=30 * 86_400.0, sas_life_s=20.0)
 @example(seed=3523, token_life_s=math.inf, sas_life_s=60.0)
 @rules(max_examples=60)
 def test_a_year_of_outages_jumps_and_reboots_never_leaves_the_device_stuck(
