@@ -170,17 +170,26 @@ def _lifetime_s(ends: object, left: Left) -> float | None:
 
 
 def _sas_lifetime_s(found: Mapping[str, Any], sas: Secret | None, left: Left) -> float | None:
+    """A SAS says by itself when it ends: a date that cannot be read is not worth a good one."""
     ends = found.get("connectionStringExpiration")
-    if ends is not None:
-        return left(lifetime.instant_s(str(ends)))
-    ends_s = connection_string.sas_expiry_s(sas.reveal()) if sas else None
+    try:
+        ends_s = None if ends is None else lifetime.instant_s(str(ends))
+    except ValueError as exc:
+        logger.warning("connectionStringExpiration: {reason}; the SAS's own end counts", reason=str(exc))
+        ends_s = None
+    if ends_s is None and sas:
+        ends_s = connection_string.sas_expiry_s(sas.reveal())
     return None if ends_s is None else left(ends_s)
 
 
 def _token_remaining_s(found: Mapping[str, Any]) -> float | None:
     """None where it is not told, or cannot be: the token has just served."""
     told = found.get("tokenRemainingLifetime")
-    remaining_s = None if told is None else lifetime.duration_s(str(told))
+    try:
+        remaining_s = None if told is None else lifetime.duration_s(str(told))
+    except ValueError as exc:
+        logger.warning("tokenRemainingLifetime: {reason}; what is known of it counts", reason=str(exc))
+        return None
     return None if remaining_s is None or remaining_s <= 0 else remaining_s
 
 

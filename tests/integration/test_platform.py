@@ -12,7 +12,7 @@ import pytest
 
 from runtime.adapters.platform import CANCELLED, Platform
 from runtime.adapters.trust import Trust
-from runtime.core.answer import Answer, Grant, Outcome
+from runtime.core.answer import Answer, Grant, Outcome, Registration
 from runtime.core.secret import Secret
 from tests.harness import short_folder
 from tests.integration import scripted as s
@@ -194,13 +194,29 @@ def test_a_date_beyond_every_calendar_is_no_date(header: str, server: Scripted) 
     [
         {"connectionString": "HostName=hub"},
         {"connectionString": 7},
-        {"connectionStringExpiration": "tomorrow"},
-        {"tokenRemainingLifetime": "a while"},
     ],
 )
 def test_a_registration_with_one_bad_field_is_garbled(change: dict[str, object], server: Scripted) -> None:
     server.answer = lambda asked: Says(200, {**REGISTERED, **change})
     assert ask("register", server).outcome is Outcome.GARBLED
+
+
+def test_dates_that_cannot_be_read_are_not_worth_a_sas_that_is_good(server: Scripted) -> None:
+    """A date without its zone, as some libraries write it: the device would never have registered."""
+    server.answer = lambda asked: Says(
+        200,
+        {
+            **REGISTERED,
+            "connectionString": "HostName=hub;DeviceId=w:d;SharedAccessSignature="
+            "SharedAccessSignature sr=h&sig=c2ln&se=1795437000",
+            "connectionStringExpiration": "2026-11-23T12:30:00",
+            "tokenRemainingLifetime": "a while",
+        },
+        {"Date": "Mon, 23 Nov 2026 12:00:00 GMT"},
+    )
+    found = ask("register", server).value
+    assert isinstance(found, Registration)
+    assert (found.lifetime_s, found.token_remaining_s) == (1795437000 - 1795435200, None)
 
 
 @pytest.mark.parametrize(

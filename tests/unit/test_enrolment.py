@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from runtime.core.answer import Answer, Grant, Operation, Outcome
 from runtime.core.enrolment import (
+    NAMELESS_TIMES,
     REFUSED_PAUSE_S,
     Call,
     Enrolment,
@@ -85,6 +86,17 @@ def test_every_answer_leads_where_the_table_says_after_a_pause(call: Call, outco
     assert step.call is None or step.in_s >= 1, "an answer must never lead to a tight loop"
     if outcome is not Outcome.NOT_YET or call is Call.INIT:
         assert (found.trouble, found.reason) == (outcome, "words")
+
+
+def test_an_operation_that_the_platform_knows_no_more_is_not_asked_about_for_ever() -> None:
+    """After months in a drawer it may be a 404, for which the contract has no word."""
+    record, asked = PENDING, 0
+    while record.operation_id and asked < 100:
+        record, asked = after(record, Call.COMPLETE, Answer(Outcome.UNEXPECTED), POLICY, NOW, 0.5), asked + 1
+    assert asked == NAMELESS_TIMES, "a gateway that is set up wrong for a moment costs no operator's approval"
+    assert next_step(record, WISH, False, later(record.pause_s)).call is Call.INIT
+    outage = replace(PENDING, failures=1000, trouble=Outcome.TIMED_OUT)
+    assert after(outage, Call.COMPLETE, Answer(Outcome.UNEXPECTED), POLICY, NOW, 0.5).operation_id == "op"
 
 
 @given(
