@@ -30,7 +30,8 @@ class WatchedConfig:
     def __init__(self, config: Config, clock: Clock) -> None:
         self.config = config
         self._clock = clock
-        self._known = self._settling = self._mark()
+        self._known: Mark | None = None  # it may have changed since `config` was read: it is read once more
+        self._settling = self._mark()
         self._since_s = clock.boot_s()
 
     def changed(self) -> bool:

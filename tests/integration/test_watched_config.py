@@ -97,6 +97,13 @@ def test_a_file_that_is_gone_or_only_touched_changes_nothing(watch: Watch) -> No
     assert not any(watch.looks()) and watch.wish == "first"
 
 
+def test_a_change_in_the_moment_of_the_start_is_not_missed_for_good(watch: Watch) -> None:
+    read = watch.home.config
+    watch.home.write_config('[device]\nid = "second"\n')
+    watch.watched = WatchedConfig(read, watch.clock)
+    assert watch.looks() == [False, True, False] and watch.wish == "second"
+
+
 def test_a_worker_that_started_while_the_file_was_broken_hears_when_it_is_mended(watch: Watch) -> None:
     home = watch.home
     home.write_config("broken")
