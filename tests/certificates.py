@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 import trustme
@@ -11,9 +12,9 @@ from cryptography.hazmat.primitives import serialization
 class Pair:
     """Two files in `folder`; a new `Pair` there replaces them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, ends: datetime | None = None) -> None:
         self.certificate, self.key = folder / "client.pem", folder / "client.key"
-        self._made = trustme.CA().issue_cert("client.example")
+        self._made = trustme.CA().issue_cert("client.example", not_after=ends)
         self.put_key()
         self.put_certificate()
 

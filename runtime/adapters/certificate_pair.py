@@ -6,8 +6,15 @@ from a shell would wait for good. And a certificate that was renewed is of no us
 
 from __future__ import annotations
 
+import base64
+import re
 import ssl
 from pathlib import Path
+
+from runtime.core.certificate import not_after_s
+
+PEM = r"(?s)-----BEGIN CERTIFICATE-----(.*?)-----END"
+"""The first one is ours, others are its chain."""
 
 
 def check_pair(certificate: Path, key: Path) -> None:
@@ -21,6 +28,15 @@ def check_pair(certificate: Path, key: Path) -> None:
         raise ValueError(
             f"{certificate} and {key} are no certificate and key in PEM ({exc.reason or 'unreadable'})"
         ) from None
+
+
+def ends_s(certificate: Path) -> float | None:
+    """Unix seconds of its end; None where there is nothing that can be read."""
+    try:
+        found = re.search(PEM, certificate.read_text(errors="replace"))
+        return not_after_s(base64.b64decode(found[1])) if found else None
+    except (OSError, ValueError):
+        return None
 
 
 def _no_passphrase() -> str:

@@ -15,14 +15,15 @@ from runtime.adapters.identity import IdentityReader
 from runtime.adapters.identity_rows import Identity
 from runtime.adapters.process import has_open, lock_holder
 from runtime.adapters.reach import Network
-from runtime.adapters.registrars import registrar
+from runtime.adapters.registrars import certificate_left_s, registrar
 from runtime.adapters.tokens import is_open_to_others
 from runtime.adapters.vault import Vault
 from runtime.config import Config
+from runtime.core import renewal
 from runtime.core.checkup import (
     Check,
     judge_disk,
-    judge_fixed_sas,
+    judge_fixed,
     judge_fsync,
     judge_sqlite,
     judge_tokens,
@@ -172,13 +173,14 @@ def _network(config: Config) -> Iterator[Check]:
 
 def _credentials(config: Config, known: Identity) -> Iterator[Check]:
     """Those that a person sees to: the settings and files of the way in, and a SAS of his own."""
-    missing = registrar(config.settings).missing()
+    way_in, now = registrar(config.settings), Moment.by(SystemClock())
+    missing = way_in.missing()
     if missing and config.settings.identity.mode != "platform":
         remedy = "correct it; a systemd credential is the service's alone, and not to be seen from here"
         yield Check("credentials", "warning", missing, remedy)
-    left_s = known.held(Moment.by(SystemClock())).fixed_left_s
-    if left_s is not None:
-        yield judge_fixed_sas(left_s)
+    fixed = renewal.fixed(known.held(now).fixed_left_s, certificate_left_s(way_in, now))
+    if fixed is not None:
+        yield judge_fixed(fixed)
 
 
 def _hub(config: Config, network: Network) -> Iterator[Check]:

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Protocol
 
 from runtime.adapters import dps
-from runtime.adapters.certificate_pair import check_pair
+from runtime.adapters.certificate_pair import check_pair, ends_s
 from runtime.adapters.clock import Clock, SystemClock
 from runtime.adapters.platform import Platform
 from runtime.adapters.tokens import fingerprint, secret_from
 from runtime.adapters.trust import Trust, Waiting
 from runtime.core import connection_string
 from runtime.core.answer import Answer, Outcome, Registration
+from runtime.core.moment import Moment
 from runtime.core.proxy import parse as parse_proxy
 from runtime.core.secret import Secret
 from runtime.settings import Settings
@@ -38,6 +39,9 @@ class Registrar(Protocol):
     def basis(self) -> str | None:
         """What the identity rests on, or None where that is a Registration Token."""
 
+    def certificate(self) -> Path | None:
+        """The client certificate that serves, where one does."""
+
     def register(self, token: Secret | None) -> Answer[Registration]:
         """Become known to the hub; `token` is the Registration Token where there is one."""
 
@@ -49,6 +53,13 @@ def registrar(settings: Settings, waiting: Waiting = lambda: False) -> Registrar
     if settings.identity.mode == "dps":
         return ByDps(settings, waiting)
     return ByPlatform(settings, waiting)
+
+
+def certificate_left_s(way_in: Registrar, now: Moment) -> float | None:
+    """Until the end of the client certificate that serves, by the wall clock; None where none does."""
+    file = way_in.certificate()
+    end_s = ends_s(file) if file else None
+    return None if end_s is None else end_s - now.wall_s
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,9 @@ class ByPlatform:
         if not self._by_certificate:
             return None
         return f"mtls {self.settings.platform.instance} {_certificate_mark(self.settings)}"
+
+    def certificate(self) -> Path | None:
+        return self.settings.identity.certificate_file if self._by_certificate else None
 
     def register(self, token: Secret | None) -> Answer[Registration]:
         return self.platform().register(None if self._by_certificate else token)
@@ -104,6 +118,14 @@ class ByConnectionString:
 
     def basis(self) -> str | None:
         return f"connection-string {fingerprint(self._text())} {_certificate_mark(self.settings)}"
+
+    def certificate(self) -> Path | None:
+        text = self._text()
+        try:
+            known = connection_string.parse(text.reveal()) if text else None
+        except ValueError:
+            return None
+        return self.settings.identity.certificate_file if known and known.x509 else None
 
     def register(self, token: Secret | None) -> Answer[Registration]:
         text = self._text()
@@ -149,6 +171,9 @@ class ByDps:
         mine = self.settings.identity
         who = f"{mine.dps_host} {mine.dps_id_scope} {self._registration_id()}"
         return f"dps {who} {fingerprint(self._shared_key())} {_certificate_mark(self.settings)}"
+
+    def certificate(self) -> Path | None:
+        return None if self._shared_key() else self.settings.identity.certificate_file
 
     def register(self, token: Secret | None) -> Answer[Registration]:
         mine = self.settings.identity

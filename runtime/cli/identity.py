@@ -56,6 +56,7 @@ def describe(config: Config) -> dict[str, Any]:
     """Everything that may be told about the identity: never a token's text."""
     from runtime.adapters.clock import SystemClock
     from runtime.adapters.identity import IdentityReader
+    from runtime.adapters.registrars import certificate_left_s, registrar
     from runtime.adapters.vault import Vault
     from runtime.core import renewal
     from runtime.core.moment import Moment
@@ -76,9 +77,10 @@ def describe(config: Config) -> dict[str, Any]:
     tokens = {kind: _life(token, policy, now) for kind, token in kinds.items() if token}
     if held.fixed_left_s is not None:
         tokens["sas"]["remaining_s"] = round(held.fixed_left_s, 1)
+    fixed = renewal.fixed(held.fixed_left_s, certificate_left_s(registrar(config.settings), now))
     return {
         "state": said.get("state") or renewal.phase(held, now).value,
-        "reason": said.get("reason") or held.locked or renewal.end_of_fixed(held.fixed_left_s),
+        "reason": said.get("reason") or held.locked or (fixed.told() if fixed else ""),
         "provisioning": identity.enrolment.phase.value,
         "device_id": identity.hub.device_id if identity.hub else None,
         "hub": identity.hub.host if identity.hub else None,

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from runtime.core.lifetime import spoken
-from runtime.core.renewal import end_of_fixed
+from runtime.core.renewal import Fixed
 
 Verdict = Literal["ok", "warning", "error"]
 
@@ -94,12 +94,12 @@ def judge_refused_certificate(name: str, code: int, words: str, now_s: float) ->
     return Check(name, "error", f"certificate refused: {words}", remedy)
 
 
-def judge_fixed_sas(left_s: float) -> Check:
-    """A SAS in a connection string, which nobody on the device can renew."""
-    if (told := end_of_fixed(left_s)) == "":
-        return Check("sas", "ok", f"{spoken(left_s)} left of the one in the connection string")
+def judge_fixed(fixed: Fixed) -> Check:
+    """What nobody on the device can renew."""
+    if not (told := fixed.told()):
+        return Check("credentials", "ok", f"{fixed.name}: {spoken(fixed.left_s)} left")
     what, _, remedy = told.partition(": ")
-    return Check("sas", "warning" if left_s > 0 else "error", what, remedy)
+    return Check("credentials", "warning" if fixed.left_s > 0 else "error", what, remedy)
 
 
 def judge_tokens(wanted: bool, sealed: bool | None, locked: str) -> Check:

@@ -49,7 +49,7 @@ EXPIRED_PAUSE_S = 300.0
 """Longest pause when there is no life left to save."""
 
 FIXED_SOON_S = 14 * 86_400.0
-"""So long before its end a person is told of a SAS that only a person can replace."""
+"""So long before its end a person is told of what only a person can replace."""
 
 REFUSAL_SERIES_S = 300.0
 """A refusal by the hub so long after the one before was answered begins a new series."""
@@ -351,12 +351,27 @@ def refused_as(basis: str) -> Phase:
     return names.get(basis.partition(" ")[0], Phase.REFUSED)
 
 
-def end_of_fixed(left_s: float | None) -> str:
-    """What a person has to know of the end of a SAS that nobody here can renew; nothing while it is far."""
-    if left_s is None or left_s > FIXED_SOON_S:
-        return ""
-    ends = f"ends in {spoken(left_s)}" if left_s > 0 else f"ended {spoken(left_s)}"
-    return f"the SAS in the connection string {ends}: put another one in its place, nobody here can renew it"
+@dataclass(frozen=True)
+class Fixed:
+    """What only a person can replace."""
+
+    name: str
+    left_s: float
+    """Until its end, by the wall clock."""
+
+    def told(self) -> str:
+        """What a person has to know of it; nothing while its end is far."""
+        if self.left_s > FIXED_SOON_S:
+            return ""
+        ends = f"ends in {spoken(self.left_s)}" if self.left_s > 0 else f"ended {spoken(self.left_s)}"
+        return f"{self.name} {ends}: put another one in its place, nobody here can renew it"
+
+
+def fixed(sas_left_s: float | None, certificate_left_s: float | None) -> Fixed | None:
+    """The one that serves: a SAS out of a connection string, or a client certificate."""
+    if sas_left_s is not None:
+        return Fixed("the SAS in the connection string", sas_left_s)
+    return Fixed("the client certificate", certificate_left_s) if certificate_left_s is not None else None
 
 
 class Verdict(StrEnum):

@@ -19,7 +19,7 @@ from runtime.adapters.clock import SystemClock
 from runtime.adapters.identity import IdentityStore
 from runtime.adapters.identity_rows import Identity, Token
 from runtime.adapters.process import Stop
-from runtime.adapters.registrars import ByPlatform, registrar
+from runtime.adapters.registrars import ByPlatform, certificate_left_s, registrar
 from runtime.adapters.vault import Vault
 from runtime.adapters.watched import WatchedConfig
 from runtime.config import Config
@@ -233,13 +233,15 @@ class Keeper:
 
     def _show(self, identity: Identity, held: Held, step: Step, now: Moment) -> None:
         """Tell people where we stand: the status file, and the log on a change."""
-        phase, ends = renewal.phase(held, now), renewal.end_of_fixed(held.fixed_left_s)
+        phase = renewal.phase(held, now)
+        fixed = renewal.fixed(held.fixed_left_s, certificate_left_s(self._registrar, now))
+        ends = fixed.told() if fixed else ""
         trouble = next((pace for pace in held.paces.values() if pace.outcome), None)
         figures = {
             "state": phase.value,
             "trouble": trouble.outcome.value if trouble and trouble.outcome else None,
             "reason": ends or _reason(phase, step, trouble),
-            "alarm": ends if phase is Phase.EXPIRED else "",
+            "alarm": ends if fixed and fixed.left_s <= 0 else "",
             "device_id": identity.hub.device_id if identity.hub else None,
             "generation": identity.hub.generation if identity.hub else None,
             "sas_remaining_s": _whole(renewal.sas_left_s(held, now)),

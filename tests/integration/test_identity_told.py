@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -112,6 +113,29 @@ class _Living:
 
     def close(self) -> None:
         self._lock.release()
+
+
+@pytest.mark.parametrize(
+    ("ends_in_s", "verdict"), [(100 * DAY_S, "ok"), (3 * DAY_S + 60, "warning"), (-3600, "error")]
+)
+def test_the_end_of_a_client_certificate_is_told_before_and_after(
+    ends_in_s: float, verdict: str, device: Device
+) -> None:
+    device.pair = Pair(device.home.folder, datetime.fromtimestamp(time.time() + ends_in_s, UTC))
+    device.connect_with("x509=true")
+    said = device.turn()
+    assert said["state"] == "registered", (
+        "whether it still counts is for the hub to say, and not for our clock"
+    )
+    words = {
+        "ok": "",
+        "warning": "the client certificate ends in 3 d",
+        "error": "the client certificate ended",
+    }
+    assert said["reason"].startswith(words[verdict]) and bool(said["reason"]) is (verdict != "ok")
+    assert bool(said["alarm"]) is (verdict == "error")
+    known = IdentityReader(device.home.layout).read()
+    assert [check.verdict for check in _credentials(device.home.config, known)] == [verdict]
 
 
 @pytest.mark.parametrize("gone", ["key", "certificate"])
