@@ -133,8 +133,8 @@ class IdentityStore(IdentityReader):
                 return False
             # by certificate there is a life too, and no text: the certificate is the secret
             life = Life(now, found.lifetime_s, draw)
+            rows.put_hub(db, found, serial, hold=hold)
             rows.put_token(db, self._vault.keys(), "sas", found.sas or Secret(""), life, serial)
-            rows.put_hub(db, found, hold=hold)
             db.execute("DELETE FROM tokens WHERE kind = 'parent'")
             db.execute("DELETE FROM paces WHERE task = ?", (Task.REGISTER.value,))
             rows.put_fact(db, "token_refused", None)

@@ -87,6 +87,7 @@ class Identity:
             sas.life if sas else None,
             bool(registration and sas and registration.serial == sas.serial),
             self.token_refused,
+            by_certificate=self.hub is not None and self.hub.certificate is not None,
             paces=self.paces or {},
             on_hold=self.on_hold,
             locked=self.locked,
@@ -286,18 +287,24 @@ def forget_failed_refreshes(db: sqlite3.Connection) -> None:
         put_pace(db, Task.REGISTER, register.with_another_token())
 
 
-def put_hub(db: sqlite3.Connection, found: Registration, *, hold: bool) -> None:
-    """Put a connection in force, under the next generation.
+def put_hub(db: sqlite3.Connection, found: Registration, serial: int, *, hold: bool) -> None:
+    """Put a connection in force, under the next generation where it is another one.
 
     With `hold` it waits where messages went out under another id before: the one accepted last.
     """
-    before = _rows(db, "SELECT generation, accepted_id FROM hub")
+    before = _rows(db, "SELECT * FROM hub")
     generation = int(_number(before[0], "generation")) if before else 0
     accepted_id = before[0]["accepted_id"] if before else found.device_id
     waits = hold and accepted_id != found.device_id
     put_fact(db, "on_hold", 1 if waits else None)
     certificate, key = found.certificate or (None, None)
-    rest = (generation + 1, certificate, key, accepted_id if waits else found.device_id)
+    now = (found.hub_host, found.device_id, certificate, key)
+    same = before and now == tuple(before[0][name] for name in ("host", "device_id", "certificate", "key"))
+    # the same certificate, too: another one in the same file is another basis, with a serial of its own
+    known = {row["serial"] for row in _rows(db, "SELECT serial FROM tokens WHERE kind = 'sas'")}
+    if not (same and found.sas is None and serial in known):
+        generation += 1
+    rest = (generation, certificate, key, accepted_id if waits else found.device_id)
     db.execute("REPLACE INTO hub VALUES (1, ?, ?, ?, ?, ?, ?)", (found.hub_host, found.device_id, *rest))
 
 

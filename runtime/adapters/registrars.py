@@ -12,7 +12,7 @@ made of. Another basis (a certificate renewed on disk, another connection string
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -28,6 +28,9 @@ from runtime.core.moment import Moment
 from runtime.core.proxy import parse as parse_proxy
 from runtime.core.secret import Secret
 from runtime.settings import Settings
+
+ASK_AGAIN_S = 86_400.0
+"""A certificate needs no renewal, but the service may have moved us to another hub: it is asked again."""
 
 
 class Registrar(Protocol):
@@ -87,7 +90,10 @@ class ByPlatform:
         return self.settings.identity.certificate_file if self._by_certificate else None
 
     def register(self, token: Secret | None) -> Answer[Registration]:
-        return self.platform().register(None if self._by_certificate else token)
+        answer = self.platform().register(None if self._by_certificate else token)
+        if answer.value and answer.value.certificate and answer.value.lifetime_s is None:
+            return replace(answer, value=replace(answer.value, lifetime_s=ASK_AGAIN_S))
+        return answer
 
     def platform(self) -> Platform:
         """The platform itself, for the calls that only it knows."""
@@ -185,7 +191,7 @@ class ByDps:
             host, device = found.hub_host, found.device_id
             if key is None:
                 files = (str(mine.certificate_file), str(mine.key_file))
-                return Answer(Outcome.OK, Registration(host, device, None, None, files))
+                return Answer(Outcome.OK, Registration(host, device, ASK_AGAIN_S, None, files))
             sas = connection_string.sign(host, device, key, int(self.clock.wall_s() + mine.sas_lifetime_s))
             return Answer(Outcome.OK, Registration(host, device, mine.sas_lifetime_s, sas))
         except ValueError as exc:

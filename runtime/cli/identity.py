@@ -77,6 +77,8 @@ def describe(config: Config) -> dict[str, Any]:
     tokens = {kind: _life(token, policy, now) for kind, token in kinds.items() if token}
     if held.fixed_left_s is not None:
         tokens["sas"]["remaining_s"] = round(held.fixed_left_s, 1)
+    if held.by_certificate and "sas" in tokens:
+        tokens["sas"]["remaining_s"] = None
     fixed = renewal.fixed(held.fixed_left_s, certificate_left_s(registrar(config.settings), now))
     return {
         "state": said.get("state") or renewal.phase(held, now).value,

@@ -251,6 +251,8 @@ class Held:
     """What has to be configured or delivered before anything can be asked."""
     refused_as: Phase = Phase.REFUSED
     """What it is that registering refuses where it does."""
+    by_certificate: bool = False
+    """The hub knows us by a certificate: what is renewed is not what it looks at."""
     fixed_left_s: float | None = None
     """Seconds left of a SAS that nobody here can renew, by the wall clock; None for any other."""
 
@@ -340,6 +342,8 @@ def phase(held: Held, now: Moment) -> Phase:
 
 def sas_left_s(held: Held, now: Moment) -> float | None:
     """Seconds until the SAS ends (inf: never), or None where nobody can tell."""
+    if held.by_certificate:
+        return math.inf
     if held.fixed_left_s is not None:
         return held.fixed_left_s
     return held.sas.remaining_s(now) if held.sas else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import secrets
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -160,6 +161,31 @@ def test_a_platform_that_refuses_a_client_certificate_is_not_said_to_refuse_a_to
         said = device.turn()
     assert (said["state"], said["trouble"]) == ("certificate refused", "refused")
     assert "certificate refused" in device.told() and "token refused" not in device.told()
+
+
+def test_a_device_with_a_certificate_hears_that_it_was_moved_to_another_hub(device: Device) -> None:
+    """Where nothing has to be renewed nothing was asked any more: it called a hub that was gone for good."""
+    with scripted(device.home.folder) as server:
+        device.configure('mode = "mtls"', f'instance = "{server.instance}"\nca_file = "{server.ca_file}"')
+
+        def days_later(hub: str) -> int:
+            told = {"connectionString": f"HostName={hub};DeviceId=w:d;x509=true"}
+            server.answer = lambda asked: Says(200, told)
+            with closing(sqlite3.connect(device.home.layout.identity_db)) as db, db:
+                db.execute("UPDATE tokens SET age_s = 86400, boot_s = boot_s - 10 WHERE kind = 'sas'")
+            device.turn()
+            known = IdentityReader(device.home.layout).hub_credentials()
+            assert known is not None and known.hub_host == hub
+            return known.generation
+
+        first = days_later("hub-1")
+        assert days_later("hub-1") == first, "nothing has changed: no reconnect"
+        assert days_later("hub-2") > first
+        server.answer = lambda asked: Says(503)
+        with closing(sqlite3.connect(device.home.layout.identity_db)) as db, db:
+            db.execute("UPDATE tokens SET age_s = 900000, boot_s = boot_s - 10 WHERE kind = 'sas'")
+        assert device.turn()["state"] == "registered", "a certificate does not end with what was asked"
+    assert len(server.asked) == 4
 
 
 def test_tokens_that_no_key_opens_do_not_pass_for_registered_in_edgectl_identity(device: Device) -> None:
