@@ -318,7 +318,8 @@ def _paced(task: Task, due_s: float, held: Held, life: Life | None, now: Moment)
     most_s = math.inf if held.at_stake(task) else EXPIRED_PAUSE_S
     gap_s = 0.0
     if life is not None and life.received.boot_id == now.boot_id:
-        gap_s = min(MIN_GAP_S, MIN_GAP_S - (now.boot_s - life.received.boot_s))
+        since_s = now.since(life.received)
+        gap_s = 0.0 if since_s is None else MIN_GAP_S - since_s
     return max(due_s, gap_s, held.paces.get(task, Pace()).wait_s(now, most_s))
 
 
