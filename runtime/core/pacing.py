@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
+from dataclasses import dataclass, field
+
 from runtime.core.link import Link
 
 FIRST_WINDOW = 16
@@ -14,6 +17,14 @@ LOOK_WINDOW = 4
 """So few queue nowhere: their round trip is the line's own."""
 LOOK_AFTER_ROUNDS = 64
 """Full rounds without growing before the line is measured anew, which costs two round trips."""
+TRY_AFTER_ROUNDS = 8
+"""Full rounds without growing before a window twice as large is tried."""
+TRY_ROUNDS = 4
+"""So many rounds of either window are compared."""
+_PAYS = 1.5
+"""How much more a window twice as large has to carry: through a full line it is nothing, else up to twice."""
+_SELDOM = 8
+"""Who tried in vain tries again after one look, two, four, at last so many."""
 _NEAR_S = 0.005
 _FAR_S = 0.020
 
@@ -30,6 +41,11 @@ class Window:
     the way may become longer within a connection. So a window that does not grow for long is taken back to a
     few in flight for two round trips: what these take is the line's own delay now, no queue (as in TCP BBR).
 
+    A round trip may also be long and vary though nothing queues: a processor or a radio that sleeps or serves
+    others most of the time, and then takes all there is. Its shortest one says nothing about the line. So a
+    window that does not grow is doubled for some rounds. Where that carries more, the delay was the line's
+    own and counts as such from then on; where the line is full, everything only takes twice as long.
+
     Up to FIRST_WINDOW the delay has no say: so few fill no line, and round trips that vary by themselves (a
     busy processor, a radio that sleeps) would else be taken for a queue and starve the backlog.
     """
@@ -38,78 +54,140 @@ class Window:
         self._fixed = fixed
         self.size = fixed or FIRST_WINDOW
         self._shortest_s = float("inf")
+        self._proven_s = 0.0  # a delay that was seen not to be a queue
         self._smooth_s: float | None = None
         self._acks = 0
         self._full = False
+        self._sum_s = 0.0  # of the round trips in this round
+        self._means_s: deque[float] = deque(maxlen=TRY_ROUNDS)  # of the last full rounds at this size
         self._starting = True
         self._steady = 0  # full rounds in a row without growing
-        self._size_before = 0  # of the look that is under way
-        self._to_pass = 0  # acknowledgements still to come of what was sent before the look
+        self._aside: _Look | _Try | None = None
+        self._in_vain = 0  # looks to wait for after the last try
+        self._to_wait = 0  # of them still to come
 
     def acked(self, round_trip_s: float, in_flight: int) -> None:
         """A send was acknowledged; `in_flight` counts it too."""
         if self._fixed:
             return
-        if self._size_before:
-            self._look(round_trip_s)
+        if self._aside is not None and self._aside.to_pass:
+            self._aside.to_pass -= 1
             return
-        self._shortest_s = min(self._shortest_s, round_trip_s)
-        before_s = round_trip_s if self._smooth_s is None else self._smooth_s
-        self._smooth_s = before_s + (round_trip_s - before_s) / 8
         self._full = self._full or in_flight >= self.size
         self._acks += 1
-        if self._acks >= self.size:
-            before, full = self.size, self._full
-            self._round(self._smooth_s)
-            self._steady = self._steady + 1 if full and self.size == before < LARGEST_WINDOW else 0
-            if self._steady >= LOOK_AFTER_ROUNDS:
-                self._begin_look(in_flight - 1)
+        self._sum_s += round_trip_s
+        match self._aside:
+            case _Look() as look:
+                look.shortest_s = min(look.shortest_s, round_trip_s)
+                if self._acks >= self.size:
+                    self._looked(look)
+            case _Try() as attempt:
+                if self._acks >= self.size:
+                    self._tried(attempt)
+            case None:
+                self._shortest_s = min(self._shortest_s, round_trip_s)
+                before_s = round_trip_s if self._smooth_s is None else self._smooth_s
+                self._smooth_s = before_s + (round_trip_s - before_s) / 8
+                if self._acks >= self.size:
+                    self._round(self._smooth_s, in_flight - 1)
 
-    def _begin_look(self, in_flight: int) -> None:
-        """Measure the line's own delay anew."""
-        self._size_before, self.size = self.size, min(self.size, LOOK_WINDOW)
-        self._to_pass, self._acks, self._steady = in_flight, 0, 0
-
-    def _look(self, round_trip_s: float) -> None:
-        """Only what was sent since the look began says something about the line."""
-        if self._to_pass:
-            self._to_pass -= 1
-            return
-        self._shortest_s = round_trip_s if not self._acks else min(self._shortest_s, round_trip_s)
-        self._acks += 1
-        if self._acks >= self.size:
-            self._end_look()
-
-    def _end_look(self) -> None:
-        if self._size_before:
-            self.size, self._size_before = self._size_before, 0
-        self._smooth_s = None
-        self._acks = self._steady = 0
-
-    def _round(self, smooth_s: float) -> None:
+    def _round(self, smooth_s: float, in_flight: int) -> None:
         """A window's worth of acknowledgements came."""
+        before, full = self.size, self._full
+        own_s = max(self._shortest_s, self._proven_s)
         if self.size < FIRST_WINDOW:
-            self.size = min(FIRST_WINDOW, 2 * self.size) if self._full else self.size
-        elif smooth_s > 3 * self._shortest_s + _FAR_S:
+            self.size = min(FIRST_WINDOW, 2 * self.size) if full else self.size
+        elif smooth_s > 3 * own_s + _FAR_S:
             self.size = max(FIRST_WINDOW, self.size * 3 // 4)
             self._starting = False
-        elif self._full and smooth_s < 1.5 * self._shortest_s + _NEAR_S:
+        elif full and smooth_s < 1.5 * own_s + _NEAR_S:
             more = self.size if self._starting else max(1, self.size // 8)
             self.size = min(LARGEST_WINDOW, self.size + more)
-        self._acks = 0
-        self._full = False
+        steady = full and self.size == before < LARGEST_WINDOW
+        self._steady = self._steady + 1 if steady else 0
+        if steady:
+            self._means_s.append(self._sum_s / self._acks)
+        else:
+            self._means_s.clear()
+        self._begin_round()
+        if self._steady >= LOOK_AFTER_ROUNDS:
+            self._aside = _Look(self.size, in_flight)
+            self.size = min(self.size, LOOK_WINDOW)
+        elif self._steady == TRY_AFTER_ROUNDS and not self._to_wait:
+            self._aside = _Try(self.size, in_flight + 2 * self.size, sum(self._means_s) / TRY_ROUNDS)
+            self.size = min(2 * self.size, LARGEST_WINDOW)
+
+    def _looked(self, look: _Look) -> None:
+        """The line's own delay was measured anew: by what was sent since the look began."""
+        self._shortest_s = look.shortest_s
+        self._to_wait = max(0, self._to_wait - 1)
+        self._back()
+
+    def _tried(self, attempt: _Try) -> None:
+        """A round of the larger window is over."""
+        attempt.means_s.append(self._sum_s / self._acks)
+        full = self._full
+        self._begin_round()
+        if not full:  # there is not enough to send: nothing can be said
+            self._back()
+        elif len(attempt.means_s) == TRY_ROUNDS:
+            now_s = sum(attempt.means_s) / TRY_ROUNDS
+            if self.size * attempt.mean_s >= _PAYS * attempt.size_before * now_s:
+                attempt.size_before = self.size
+                self._proven_s = now_s
+                self._in_vain = 0
+            else:
+                self._in_vain = min(_SELDOM, 2 * self._in_vain or 1)
+                self._to_wait = self._in_vain
+            steady = self._steady
+            self._back()
+            self._steady = 0 if not self._in_vain else steady
+
+    def _begin_round(self) -> None:
+        self._acks, self._sum_s, self._full = 0, 0.0, False
+
+    def _back(self) -> None:
+        """To the window as it was before a look or a try."""
+        if self._aside is not None:
+            self.size, self._aside = self._aside.size_before, None
+        self._smooth_s = None
+        self._steady = 0
+        self._means_s.clear()
+        self._begin_round()
 
     def connected(self) -> None:
         """A new connection may go another way."""
-        self._end_look()
+        self._back()
         self._shortest_s = float("inf")
+        self._proven_s = 0.0
+        self._in_vain = self._to_wait = 0
 
     def lost(self) -> None:
         """A connection was lost with several in flight."""
         if not self._fixed:
-            self._end_look()
+            self._back()
             self.size = max(LEAST_WINDOW, self.size // 2)
-            self._acks = 0
+
+
+@dataclass(slots=True)
+class _Look:
+    """A few in flight, for two round trips."""
+
+    size_before: int
+    to_pass: int
+    """Acknowledgements still to come that say nothing: of what was sent before."""
+    shortest_s: float = float("inf")
+
+
+@dataclass(slots=True)
+class _Try:
+    """Twice as many in flight, for some rounds."""
+
+    size_before: int
+    to_pass: int
+    mean_s: float
+    """The round trip before."""
+    means_s: list[float] = field(default_factory=list)
 
 
 class Pace:
