@@ -31,7 +31,7 @@ from urllib.parse import quote
 import requests
 from loguru import logger
 
-from runtime.adapters.hub_https import TIMEOUTS_S, HttpsWay, HubHttps, Refused
+from runtime.adapters.hub_https import HttpsWay, HubHttps, Refused
 from runtime.adapters.tidings import Tidings
 from runtime.core.credentials import HubCredentials
 from runtime.core.envelope import FileParcel
@@ -41,6 +41,8 @@ ADDRESS_LIFE_S = 3_000.0
 """An address lives about an hour; ten minutes are kept for the last block."""
 UNREADABLE_S = 120.0
 """A file that cannot be read for so long is set aside: its stream must not wait for ever."""
+CONTROL_NAME = "control"
+"""Asked for where another name was refused: nothing is ever written under it."""
 _WEATHER = (408, 429, 500, 502, 503, 504)
 """Refusals that are not about us: it goes on from there."""
 
@@ -154,6 +156,10 @@ class _BlocksMissing(Refused):
     """The storage has lost blocks that it took: they are sent again."""
 
 
+class _NameRefused(Refused):
+    """The hub gives addresses, and none for this file."""
+
+
 class _Barred(Exception):
     """The link may not be used for this file now."""
 
@@ -196,18 +202,38 @@ class _Platform:
         self._hub = HubHttps(options.way, credentials)
 
     def address(self, blob_name: str, block_bytes: int) -> _Journal:
-        """Ask for an address to write to."""
-        body = self._hub.post("/files", "file upload", {"blobName": blob_name}).json()
-        name = quote(body["blobName"], safe="/")
-        address = f"https://{body['hostName']}/{body['containerName']}/{name}{body['sasToken']}"
-        return _Journal(
-            body["correlationId"], address, body["blobName"], block_bytes, began_wall_s=time.time()
-        )
+        """Ask for an address to write to. Raises _NameRefused where the hub gives one for another name."""
+        try:
+            return self._ask(blob_name, block_bytes)
+        except Refused as exc:
+            if exc.status == 400 and self._gives_addresses():
+                raise _NameRefused(exc.what, exc.answer) from exc
+            raise
+
+    def _ask(self, blob_name: str, block_bytes: int) -> _Journal:
+        answer = self._hub.post("/files", "file upload", {"blobName": blob_name})
+        try:
+            body = json.loads(answer)
+            name = quote(body["blobName"], safe="/")
+            address = f"https://{body['hostName']}/{body['containerName']}/{name}{body['sasToken']}"
+            correlation_id = body["correlationId"]
+        except (ValueError, LookupError, TypeError) as exc:
+            raise OSError("the hub gave no address for the file") from exc
+        return _Journal(correlation_id, address, body["blobName"], block_bytes, began_wall_s=time.time())
+
+    def _gives_addresses(self) -> bool:
+        """The control to a refusal: a hub without a storage refuses everybody with 400."""
+        try:
+            other = self._ask(CONTROL_NAME, 0)
+        except (OSError, Refused):
+            return False
+        self.tell_failure(other, "nothing was to be uploaded")
+        return True
 
     def put_block(self, journal: _Journal, number: int, block: bytes) -> None:
         more = f"&comp=block&blockid={quote(_block_id(number), safe='')}"
-        answer = self._hub.session.put(journal.address + more, data=block, timeout=TIMEOUTS_S)
-        if answer.status_code != 201:
+        answer = self._hub.put(journal.address + more, block)
+        if answer.status != 201:
             raise Refused(f"block {number}", answer)
 
     def commit(self, journal: _Journal) -> None:
@@ -215,11 +241,9 @@ class _Platform:
         ids = "".join(f"<Latest>{_block_id(number)}</Latest>" for number in range(journal.blocks))
         text = f'<?xml version="1.0" encoding="utf-8"?><BlockList>{ids}</BlockList>'
         headers = {"x-ms-blob-type": "BlockBlob", "Content-Type": "application/xml"}
-        answer = self._hub.session.put(
-            journal.address + "&comp=blocklist", data=text.encode(), headers=headers, timeout=TIMEOUTS_S
-        )
-        if answer.status_code != 201:
-            raise (_BlocksMissing if answer.status_code == 400 else Refused)("block list", answer)
+        answer = self._hub.put(journal.address + "&comp=blocklist", text.encode(), headers)
+        if answer.status != 201:
+            raise (_BlocksMissing if answer.status == 400 else Refused)("block list", answer)
 
     def tell_success(self, journal: _Journal) -> None:
         self._notify(journal, True, 200, "uploaded")
@@ -276,9 +300,7 @@ class _Upload:
         try:
             return Uploaded(self._id, self._upload().blob_name, self.device_id)
         except Refused as exc:
-            self._refused(exc)
-            lost = isinstance(exc, _BlocksMissing)
-            for_good = exc.status in (400, 409, 411, 413) and not lost and self._journal is None
+            for_good = isinstance(exc, _NameRefused) or self._refused(exc)
             return UploadFailed(self._id, str(exc), for_good, exc.quota, exc.retry_after_s)
         except _Barred:  # its place is for one that may go on
             return UploadFailed(self._id, "the link may not be used for it now")
@@ -356,16 +378,20 @@ class _Upload:
                 yield number, block
                 number += 1
 
-    def _refused(self, exc: Refused) -> None:
-        """What the storage has stays, if it only was the weather; a refused address is replaced next time."""
+    def _refused(self, exc: Refused) -> bool:
+        """What the storage has stays, if it only was the weather; a refused address is replaced next time.
+
+        Whether the storage would refuse it again.
+        """
         journal = self._journal
         if journal is None or journal.state != "open" or exc.status in _WEATHER:
-            return
+            return False
         if exc.status == 403:
             journal.began_wall_s = 0.0
             self._save()
-        else:
-            self._give_up(str(exc))
+            return False
+        self._give_up(str(exc))
+        return exc.status in (400, 409, 411, 413) and not isinstance(exc, _BlocksMissing)
 
     def _give_up(self, reason: str) -> None:
         if self._journal is not None and self._journal.state == "open":

@@ -13,6 +13,7 @@ import socket
 import ssl
 import threading
 import time
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,35 +61,39 @@ class _DeviceToken(AuthBase):
         return request
 
 
-class _Line(HTTPAdapter):
-    """Knows the socket of its only connection, to cut it."""
+class Line(HTTPAdapter):
+    """Knows the sockets of its few connections, to cut them."""
 
     def __init__(self) -> None:
-        super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
-        self._socket: socket.socket | None = None
-        self._overdue = False
+        super().__init__(pool_connections=2, pool_maxsize=1, max_retries=0)
+        self._sockets: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.overdue = False
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
         pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
         line, plain = self, pool.ConnectionCls
+        if hasattr(plain, "of_a_line"):  # the pool is asked for its second connection
+            return pool
 
         class Connection(plain):  # type: ignore[misc,valid-type]  # the class depends on the pool
+            of_a_line = True
+
             def connect(self) -> None:
                 super().connect()
-                line._socket = self.sock
-                if line._overdue:
+                line._sockets.add(self.sock)
+                if line.overdue:
                     line.cut()
 
         pool.ConnectionCls = Connection
         return pool
 
     def cut(self) -> None:
-        """End the connection from another thread."""
-        self._overdue = True
-        if self._socket is not None:
+        """End its connections from another thread."""
+        self.overdue = True
+        for one in list(self._sockets):
             with contextlib.suppress(OSError):
                 # the base class's: SSLSocket's own takes the TLS state away under the reader's feet
-                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+                socket.socket.shutdown(getattr(one, "socket", one), socket.SHUT_RDWR)  # TLS within TLS
 
 
 def request(
@@ -101,7 +106,7 @@ def request(
     waiting: Waiting = lambda: False,
 ) -> Reply | Failure:
     """Send one request and return the whole reply within `timeout_s`, or why not."""
-    line, found, done = _Line(), list[Reply | Failure](), threading.Event()
+    line, found, done = Line(), list[Reply | Failure](), threading.Event()
     deadline_s = time.monotonic() + timeout_s
 
     def work() -> None:
@@ -123,7 +128,7 @@ def request(
 
 
 def _exchange(
-    line: _Line,
+    line: Line,
     method: str,
     url: str,
     body: bytes,

@@ -7,6 +7,7 @@ message, as in an outage. Over HTTPS the same message is refused with 403 and th
 from __future__ import annotations
 
 import email.utils
+import json
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from urllib.parse import quote
 import requests
 from loguru import logger
 
+from runtime.adapters.https import MAX_BODY_BYTES, Line, Reply
 from runtime.adapters.trust import Trust
 from runtime.core.credentials import HubCredentials
 from runtime.core.proxy import Proxy
@@ -24,6 +26,9 @@ from runtime.core.proxy import Proxy
 API_VERSION = "2021-04-12"
 TIMEOUTS_S = (10.0, 60.0)
 """To connect, and for each read."""
+ANSWER_S = 60.0
+SLOWEST_BYTES_PER_S = 1_000
+"""A request has so long, and the time that its body takes on a line as slow as this; then it is cut."""
 _QUOTA_USED_UP = "403002"
 
 
@@ -39,10 +44,11 @@ class HttpsWay:
 class Refused(Exception):
     """An answer that is not what was asked for."""
 
-    def __init__(self, what: str, answer: requests.Response) -> None:
-        text = answer.text[:500]
-        super().__init__(f"{what}: {answer.status_code} {text[:200]}")
-        self.status = answer.status_code
+    def __init__(self, what: str, answer: Reply) -> None:
+        text = answer.body.decode(errors="replace")[:500]
+        super().__init__(f"{what}: {answer.status} {text[:200]}")
+        self.what, self.answer = what, answer
+        self.status = answer.status
         self.quota = _QUOTA_USED_UP in text
         """The hub's daily quota is used up."""
         after = answer.headers.get("Retry-After", "")
@@ -51,36 +57,73 @@ class Refused(Exception):
 
 
 class HubHttps:
-    """Calls under one device's name, each with its deadlines. `session` knows the way to the storage, too."""
+    """Calls under one device's name, and to the storage; each of them ends. For one thread at a time."""
 
     def __init__(self, way: HttpsWay, credentials: HubCredentials) -> None:
         self._credentials = credentials
         device = quote(credentials.device_id, safe="")
         self._base = f"https://{credentials.hub_host}:{way.port}/devices/{device}"
-        self.session = requests.Session()
-        self.session.trust_env = False  # a ~/.netrc must not replace our SAS
-        self.session.verify = Trust(way.ca_file).verify()
+        self._line = Line()
+        self._session = requests.Session()
+        self._session.mount("https://", self._line)
+        self._session.trust_env = False  # a ~/.netrc must not replace our SAS
+        self._session.verify = Trust(way.ca_file).verify()
         if way.proxy:
-            self.session.proxies = {"https": way.proxy.url()}
+            self._session.proxies = {"https": way.proxy.url()}
         if credentials.certificate and credentials.key:
-            self.session.cert = (str(credentials.certificate), str(credentials.key))
+            self._session.cert = (str(credentials.certificate), str(credentials.key))
 
-    def post(
-        self, path: str, what: str, json: Any = None, headers: Mapping[str, str] | None = None
-    ) -> requests.Response:
-        """Raises Refused, or a RequestException."""
+    def post(self, path: str, what: str, body: Any = None, headers: Mapping[str, str] | None = None) -> bytes:
+        """Ask the hub. Raises Refused, or a RequestException."""
         sas = self._credentials.sas
-        answer = self.session.post(
-            self._base + path,
-            params={"api-version": API_VERSION},
-            json=json,
-            headers={**(headers or {}), **({"Authorization": sas.reveal()} if sas else {})},
-            timeout=TIMEOUTS_S,
-            allow_redirects=False,
+        more = {"Content-Type": "application/json"} if body is not None else {}
+        answer = self._request(
+            "POST",
+            f"{self._base}{path}?api-version={API_VERSION}",
+            b"" if body is None else json.dumps(body).encode(),
+            {**more, **(headers or {}), **({"Authorization": sas.reveal()} if sas else {})},
         )
-        if not answer.ok:
+        if not 200 <= answer.status < 300:
             raise Refused(what, answer)
-        return answer
+        return answer.body
+
+    def put(self, url: str, body: bytes, headers: Mapping[str, str] | None = None) -> Reply:
+        """Give the storage something. Raises a RequestException."""
+        return self._request("PUT", url, body, headers or {})
+
+    def _request(self, method: str, url: str, body: bytes, headers: Mapping[str, str]) -> Reply:
+        """A time-out bounds each read only: who answers a byte at a time would hold us for ever."""
+        self._line.overdue = False
+        deadline = threading.Timer(ANSWER_S + len(body) / SLOWEST_BYTES_PER_S, self._line.cut)
+        deadline.daemon = True
+        deadline.start()
+        try:
+            with self._session.request(
+                method,
+                url,
+                data=body,
+                headers=headers,
+                timeout=TIMEOUTS_S,
+                stream=True,
+                allow_redirects=False,
+            ) as response:
+                reply = Reply(response.status_code, response.headers, _beginning(response))
+        finally:
+            deadline.cancel()
+            deadline.join()  # it may be cutting: the next request is not to suffer for it
+            if self._line.overdue:
+                raise requests.Timeout("no complete answer in time")
+        return reply
+
+
+def _beginning(response: requests.Response) -> bytes:
+    """The body; what exceeds every answer that we know is not read."""
+    body = b""
+    for chunk in response.iter_content(8192):
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            break
+    return body
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,15 @@ from typing import Any
 import pytest
 
 from runtime.adapters import files as files_adapter
+from runtime.adapters import hub_https
 from runtime.adapters.files import BlockSent, FileEvent, FileOptions, Files, Uploaded, UploadFailed
 from runtime.adapters.hub_https import HttpsWay
 from runtime.core.credentials import HubCredentials
 from runtime.core.envelope import FileParcel, Telemetry
 from runtime.core.link import Passage
+from runtime.core.secret import Secret
 from tests.harness import Cloud, eventually
+from tests.integration.scripted import Asked, Says, hang, scripted, trickle_body, trickle_headers
 from tests.integration.test_upload import blobs, uploads
 from tests.lines import register
 
@@ -28,20 +31,16 @@ BLOCKS = 12
 class Lane:
     """Files, and what it told."""
 
-    def __init__(self, cloud: Cloud, folder: Path) -> None:
-        options = FileOptions(
-            journal=folder / "uploads",
-            spool=folder / "spool",
-            way=HttpsWay(Path(cloud.facts["ca_file"]), cloud.facts["https_port"]),
-            block_bytes=BLOCK,
-        )
+    def __init__(self, options: FileOptions) -> None:
         self.files = Files(options)
         self.seen: list[FileEvent] = []
 
-    def upload(self, parcel: FileParcel, credentials: HubCredentials, id: int = 1) -> FileEvent:
+    def upload(
+        self, parcel: FileParcel, credentials: HubCredentials, id: int = 1, within_s: float = 30
+    ) -> FileEvent:
         """Begin, and wait for the end."""
         self.files.begin(id, parcel, credentials)
-        deadline_s = time.monotonic() + 30
+        deadline_s = time.monotonic() + within_s
         while time.monotonic() < deadline_s:
             select.select([self.files], [], [], 1.0)
             self.seen += self.files.take()
@@ -56,7 +55,8 @@ class Lane:
 
 @pytest.fixture
 def lane(cloud: Cloud, folder: Path) -> Lane:
-    return Lane(cloud, folder)
+    way = HttpsWay(Path(cloud.facts["ca_file"]), cloud.facts["https_port"])
+    return Lane(FileOptions(folder / "uploads", folder / "spool", way, BLOCK))
 
 
 def parcel(payload: bytes, name: str = "clip") -> FileParcel:
@@ -106,6 +106,54 @@ def test_a_refusal_in_the_midst_costs_one_block_and_not_the_file(
     assert isinstance(lane.upload(parcel(payload), credentials), Uploaded)
     assert lane.blocks == BLOCKS
     assert (list(blobs(cloud).values()), states(cloud)) == ([payload], told)
+
+
+@pytest.mark.parametrize("way", [trickle_headers, trickle_body, hang])
+@pytest.mark.parametrize("who", ["the hub", "the storage"])
+def test_who_answers_a_byte_at_a_time_does_not_hold_a_place_for_ever(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, who: str, way: Any
+) -> None:
+    """Each byte came within the time for a read: two such files, and no other was uploaded any more."""
+    monkeypatch.setattr(hub_https, "ANSWER_S", 0.3)
+    with scripted(folder) as server:
+        host, _, port = server.instance.partition(":")
+        address = {"correlationId": "c", "hostName": server.instance, "containerName": "files"}
+
+        def answer(asked: Asked) -> Says:
+            if asked.method == "POST" and who == "the storage":
+                return Says(body={**address, "blobName": "clip", "sasToken": "?sig=x"})
+            return Says(raw=way)
+
+        server.answer = answer
+        lane = Lane(FileOptions(folder / "uploads", folder, HttpsWay(server.ca_file, int(port)), BLOCK))
+        failed = lane.upload(parcel(b"1"), HubCredentials(host, "dev-1", 1, sas=Secret("sas")), within_s=3)
+    assert failed == UploadFailed(1, "Timeout"), failed
+
+
+def test_a_hub_that_gives_nobody_an_address_costs_time_and_no_message(cloud: Cloud, lane: Lane) -> None:
+    """No storage at the hub (400, as if it were the file's fault): every file went to quarantine at once."""
+    credentials = register(cloud)
+    cloud.faults(http={"POST /devices": {"status": 400, "times": 2}})
+    failed = lane.upload(parcel(b"film"), credentials)
+    assert isinstance(failed, UploadFailed) and not failed.for_good, failed
+    assert isinstance(lane.upload(parcel(b"film"), credentials), Uploaded)
+
+
+def test_a_name_that_the_hub_refuses_while_it_takes_others_is_set_aside(cloud: Cloud, lane: Lane) -> None:
+    cloud.faults(http={"POST /devices": {"status": 400, "times": 1}})
+    failed = lane.upload(parcel(b"film"), register(cloud))
+    assert isinstance(failed, UploadFailed) and failed.for_good, failed
+    assert states(cloud) == ["failed"], "the control was left open"
+    assert blobs(cloud) == {}
+
+
+def test_an_address_that_is_none_is_asked_for_again(cloud: Cloud, lane: Lane) -> None:
+    credentials = register(cloud)
+    for body in ("<html>", "{}", "[]"):
+        cloud.faults(http={"POST /devices": {"status": 200, "body": body, "times": 1}})
+        failed = lane.upload(parcel(b"film"), credentials)
+        assert failed == UploadFailed(1, "the hub gave no address for the file"), failed
+    assert isinstance(lane.upload(parcel(b"film"), credentials), Uploaded)
 
 
 def test_a_file_without_content_arrives(cloud: Cloud, lane: Lane, folder: Path) -> None:
