@@ -338,7 +338,7 @@ class Delivery:
         self.hand.give_way(now, crowded=self.hand.crowded)
         for message in self._whose_turn(now):
             size_bytes = message.offer.piece_bytes
-            self._pace.sent(size_bytes)
+            self._pace.sent(size_bytes, message.offer.priority)
             self._put_in_flight(self.hand.take(message), size_bytes, now)
         if self._suspicion.any() and not self._sent_on_client:
             self._pace.sent(0)
@@ -415,7 +415,7 @@ class Delivery:
             if len(self._uploading) >= self._limits.uploads:
                 return
             rested = now >= self._upload_pauses.get(message.offer.id, (0, 0.0))[1]
-            if rested and self._pace.allows(message.offer.priority, now):
+            if rested and self._pace.takes_file(message.offer.priority, now):
                 self.hand.hold(message.stream)
                 self._uploading.add(message.offer.id)
                 self._steps.append(Upload(message.offer.id))

@@ -22,6 +22,8 @@ BELIEVABLE_S = 1_704_067_200.0
 HOURS = r"([01]\d|2[0-3]):([0-5]\d)\s*-\s*(?:([01]\d|2[0-3]):([0-5]\d)|24:00)"
 BURST_S = 1.0
 """A rate may be used up in advance for so long."""
+URGENT_DEBT_S = 60.0
+"""What urgent ones use beyond a rate holds up the others no longer than this once they are through."""
 LONGEST_DAY_S, LONGEST_MONTH_S = 86_400, 31 * 86_400
 STEP_S = 600
 """Running is booked in steps of this length: each one is a write to the disk."""
@@ -131,9 +133,9 @@ class _Bucket:
         self.at_s = now
         return 0.0 if self.level > 0 else -self.level / self.per_s + 0.001
 
-    def take(self, amount: float) -> None:
+    def take(self, amount: float, *, urgent: bool = False) -> None:
         if self.per_s:
-            self.level -= amount
+            self.level = _owing(self.level, amount, self.per_s if urgent else None)
 
 
 class _Lanes:
@@ -160,10 +162,11 @@ class _Lanes:
         self._refill(now)
         return 0.0 if self._files >= 0 else -self._files / self._per_s + 0.001
 
-    def take(self, message_bytes: float, file_bytes: float = 0.0) -> None:
+    def take(self, message_bytes: float, file_bytes: float = 0.0, *, urgent: bool = False) -> None:
         if self._per_s:
-            self._messages -= message_bytes
-            self._files -= file_bytes
+            bounded_by = self._per_s if urgent else None
+            self._messages = _owing(self._messages, message_bytes, bounded_by)
+            self._files = _owing(self._files, file_bytes, bounded_by)
 
     def _refill(self, now: float) -> None:
         gained = 0.0 if self._at_s is None else (now - self._at_s) * self._per_s
@@ -172,6 +175,13 @@ class _Lanes:
         to_files = min(gained - to_messages, -self._files)
         self._files += to_files
         self._messages = min(self._most, self._messages + gained - to_files)
+
+
+def _owing(level: float, amount: float, urgent_per_s: float | None) -> float:
+    """The level after `amount` was taken. Who is urgent asks nobody: what that owes has a bound."""
+    if urgent_per_s is None:
+        return level - amount
+    return max(level - amount, min(level, -urgent_per_s * URGENT_DEBT_S))
 
 
 class Passage(Enum):
@@ -280,21 +290,29 @@ class Link:
             return Passage.URGENT
         return Passage.SOON if self._bytes.files_wait_s(now) else Passage.EVERYBODY
 
-    def sent(self, size_bytes: int) -> None:
+    def takes_file(self, priority: int, now: float) -> bool:
+        """Whether the upload of a file may begin. It is each block of it that waits for the rate."""
+        passage = self.files(now)
+        return passage in (Passage.EVERYBODY, Passage.SOON) or (
+            passage is Passage.URGENT and self.is_urgent(priority)
+        )
+
+    def sent(self, size_bytes: int, priority: int = 0) -> None:
         """So many bytes went as one message."""
+        urgent = self.is_urgent(priority)
         self.usage.add(1, size_bytes)
-        self._messages.take(1)
-        self._bytes.take(size_bytes)
+        self._messages.take(1, urgent=urgent)
+        self._bytes.take(size_bytes, urgent=urgent)
 
     def weighed(self, more_bytes: int) -> None:
         """What was sent was so much larger than it was charged for (smaller, where negative)."""
         self.usage.add(0, more_bytes)
         self._bytes.take(more_bytes)
 
-    def uploaded(self, size_bytes: int) -> None:
+    def uploaded(self, size_bytes: int, priority: int = 0) -> None:
         """So many bytes went as part of a file."""
         self.usage.add(0, size_bytes)
-        self._bytes.take(0, size_bytes)
+        self._bytes.take(0, size_bytes, urgent=self.is_urgent(priority))
 
     def wait_s(self, now: float) -> float:
         """How long nothing changes here by itself, at most a minute."""

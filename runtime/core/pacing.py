@@ -218,9 +218,13 @@ class Pace:
         """A new connection stands."""
         self._window.connected()
 
-    def sent(self, size_bytes: int) -> None:
+    def takes_file(self, priority: int, now: float) -> bool:
+        """Whether the upload of a file of this priority may begin now."""
+        return self.link.takes_file(priority, now)
+
+    def sent(self, size_bytes: int, priority: int = 0) -> None:
         """A message was sent."""
-        self.link.sent(size_bytes)
+        self.link.sent(size_bytes, priority)
 
     def acked(self, round_trip_s: float, in_flight: int) -> None:
         """It was acknowledged."""

@@ -205,8 +205,9 @@ class Uploader:
                 case Uploaded(id):
                     reason = "the device has another id meanwhile"
                     self._delivery.upload_failed(id, reason, now, random.random(), for_good=False)
-                case BlockSent(_, size_bytes):
-                    self._link.uploaded(size_bytes)
+                case BlockSent(id, size_bytes):
+                    message = self._delivery.hand.messages.get(id)
+                    self._link.uploaded(size_bytes, message.offer.priority if message else 0)
                 case UploadFailed(id, reason, for_good, quota, retry_after_s):
                     logger.warning("file upload of message {}: {}", id, reason)
                     if quota:
