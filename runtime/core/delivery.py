@@ -26,6 +26,7 @@ from enum import Enum
 from runtime.core.backoff import pause_s
 from runtime.core.batches import PATIENCE_S
 from runtime.core.doubt import Doubt
+from runtime.core.flight import Flight
 from runtime.core.hand import Hand, Message
 from runtime.core.line import Acked, Cause, Closed, Connected, LineEvent, Lost
 from runtime.core.pacing import WINDOW_BYTES, Pace
@@ -82,8 +83,7 @@ class Delivery:
         self._client = 0
         self._generation: int | None = None
         self._opened_generation: int | None = None
-        self._in_flight: dict[Tag, tuple[float, int]] = {}  # -> (sent at, bytes), in order of sending
-        self._in_flight_bytes = 0
+        self._flight = Flight()
         self._uploading: set[int] = set()
         self._upload_pauses: dict[int, tuple[int, float]] = {}  # -> (failures, not before)
         self._narrowed = _WIDE
@@ -93,8 +93,6 @@ class Delivery:
         self._got_through = True  # the last one connected
         self._open_at_s = 0.0
         self._deadline_s = 0.0
-        self._progress_s = 0.0
-        self._overtaken_s: float | None = None  # since when others, sent later, are acknowledged before it
         self._well_s: float | None = None  # the last acknowledgement
         self._steps: list[Step] = []
         self._delivered: list[int] = []
@@ -108,7 +106,7 @@ class Delivery:
     @property
     def in_flight(self) -> int:
         """Sends without an acknowledgement."""
-        return len(self._in_flight)
+        return len(self._flight)
 
     @property
     def unconfirmed(self) -> int:
@@ -193,7 +191,7 @@ class Delivery:
 
     def begin_anew(self) -> None:
         """Another device is to send: what the hub has of a message in pieces is not this device's."""
-        assert not self._in_flight
+        assert not self._flight
         for message in self.hand.begin_anew():
             self._suspicion.forget(message.offer.id)
             self.hand.release(message.stream)
@@ -239,16 +237,16 @@ class Delivery:
                 self._steps.append(Open())
             case Phase.CONNECTING if now >= self._deadline_s:
                 self._lost(Cause.OVERDUE, f"no answer within {self._limits.connect_s:g} s", now, draw)
-            case Phase.UP if self._in_flight and now - self._progress_s >= self._limits.ack_s:
+            case Phase.UP if self._flight.stands(now, self._limits.ack_s):
                 self._lost(Cause.OVERDUE, f"no acknowledgement for {self._limits.ack_s:g} s", now, draw)
-            case Phase.UP if self._overtaken_s is not None and now - self._overtaken_s >= self._limits.ack_s:
+            case Phase.UP if self._flight.overtaken(now, self._limits.ack_s):
                 self._lost(Cause.OVERDUE, "others are acknowledged, the oldest in flight is not", now, draw)
             case Phase.UP if self._to_be_replaced(now):
                 self._deadline_s = now + DRAIN_S
                 self.phase = Phase.DRAINING
             case Phase.UP:
                 self._send_what_may_go(now)
-        if self.phase is Phase.DRAINING and (not self._in_flight or now >= self._deadline_s):
+        if self.phase is Phase.DRAINING and (not self._flight or now >= self._deadline_s):
             self._discard("replaced by a new one")
         self._start_uploads(now)
         taken, self._steps = self._steps, []
@@ -264,10 +262,8 @@ class Delivery:
             case Phase.CONNECTING | Phase.DRAINING:
                 until_s = self._deadline_s
             case Phase.UP:
-                until_s = now + self._pace.wait_s(now)
-                if self._in_flight:
-                    since_s = self._progress_s if self._overtaken_s is None else self._overtaken_s
-                    until_s = min(until_s, since_s + self._limits.ack_s)
+                patience_s = self._flight.patience_s(self._limits.ack_s)
+                until_s = min(now + self._pace.wait_s(now), patience_s)
                 if (trial_s := self._suspicion.next_trial_s()) is not None and self._trial is None:
                     until_s = min(until_s, trial_s)
             case _:
@@ -289,22 +285,19 @@ class Delivery:
         trial_s = self._suspicion.next_trial_s()
         if trial_s is None or self._trial is not None:
             return False
-        return now >= trial_s or (not self._in_flight and self.hand.idle())
+        return now >= trial_s or (not self._flight and self.hand.idle())
 
     def _up(self, now: float) -> None:
         self.phase = Phase.UP
         self._pace.connected()
         self._sent_on_client = self._acked_on_client = 0
         self._control = None
-        self._progress_s = now
-        self._overtaken_s = None
+        self._flight.begin(now)
         due = self._suspicion.due()
         self._trial = self.hand.messages[due[0]] if due else None
 
     def _discard(self, reason: str) -> None:
-        self.hand.put_back(list(self._in_flight))
-        self._in_flight.clear()
-        self._in_flight_bytes = 0
+        self.hand.put_back(self._flight.clear())
         self._trial = None
         self.phase = Phase.CLOSING
         self._steps.append(Discard(reason))
@@ -347,7 +340,7 @@ class Delivery:
     def _whose_turn(self, now: float) -> Iterator[Message]:
         trial = self._trial
         if trial is not None:
-            if not self._in_flight and trial.unsent:
+            if not self._flight and trial.unsent:
                 yield trial
             return
         if not self._has_room():
@@ -358,34 +351,25 @@ class Delivery:
                 return
 
     def _has_room(self) -> bool:
-        return len(self._in_flight) < self.window and self._in_flight_bytes < WINDOW_BYTES
+        return len(self._flight) < self.window and self._flight.bytes < WINDOW_BYTES
 
     def _put_in_flight(self, tag: Tag, size_bytes: int, now: float) -> None:
         if not self._sent_on_client and self._trial is None:
             self._control = tag
-        if not self._in_flight:
-            self._progress_s = now
         self._sent_on_client += 1
-        self._in_flight[tag] = (now, size_bytes)
-        self._in_flight_bytes += size_bytes
+        self._flight.put(tag, size_bytes, now)
         self._steps.append(Send(tag, size_bytes))
 
     def _acked(self, tag: Tag, now: float) -> None:
-        oldest = next(iter(self._in_flight), None)
-        sent = self._in_flight.pop(tag, None)
-        if sent is None:
+        sent_s = self._flight.acked(tag, now)
+        if sent_s is None:
             return
-        self._in_flight_bytes -= sent[1]
-        self._progress_s = self._well_s = now
-        if tag == oldest:
-            self._overtaken_s = None
-        elif self._overtaken_s is None:
-            self._overtaken_s = now
+        self._well_s = now
         self._acked_on_client += 1
         self._failures = 0
         self._doubt.dispelled()
         self._narrowed = min(self._narrowed + 1, _WIDE)
-        self._pace.acked(now - sent[0], len(self._in_flight) + 1)
+        self._pace.acked(now - sent_s, len(self._flight) + 1)
         message = self.hand.messages.get(tag[0])
         if message is not None:
             self._let_go(self._suspicion.passed(tag[0]))
@@ -424,11 +408,11 @@ class Delivery:
 
     def _blame(self) -> None:
         """The connection was lost. With several in flight the window narrows; one that was alone bears it."""
-        if len(self._in_flight) > 1:
-            self._narrowed = max(1, min(self._narrowed, len(self._in_flight)) // 4)
+        if len(self._flight) > 1:
+            self._narrowed = max(1, min(self._narrowed, len(self._flight)) // 4)
             self._pace.lost()
             return
-        for tag in self._in_flight:
+        for tag in self._flight.tags():
             self._narrowed = 1
             if tag == self._control:
                 self._suspicion.control_failed()
