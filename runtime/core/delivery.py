@@ -307,8 +307,9 @@ class Delivery:
         self.last_loss = f"{cause.value}: {reason}"
         if cause is Cause.REFUSED:
             self._steps.append(TellRefused())
+        convicted = {}
         if self.phase is not Phase.CONNECTING:
-            self._blame()
+            convicted = self._blame(now)
             if self._sent_on_client and not self._acked_on_client and self._doubt.fruitless():
                 self._steps.append(AskWhy())
         before, self._got_through = self._got_through, self.phase is not Phase.CONNECTING
@@ -316,6 +317,7 @@ class Delivery:
         self._acked_on_client = 0
         self._open_at_s = now + self._pause_s(cause, now, draw)
         self._discard(reason)
+        self._convict(convicted, "times the hub acknowledged what was sent after this message, and never it")
 
     def _pause_s(self, cause: Cause, now: float, draw: float) -> float:
         """A short outage is healed within a second; a long one, or a hub that says no, with patience."""
@@ -329,6 +331,8 @@ class Delivery:
 
     def _send_what_may_go(self, now: float) -> None:
         self.hand.give_way(now, crowded=self.hand.crowded)
+        if self._suspicion.any_overtaken() and not self._sent_on_client and self._trial is None:
+            self._put_in_flight((PROBE, 0), 0, now)
         for message in self._whose_turn(now):
             size_bytes = message.offer.piece_bytes
             self._pace.sent(size_bytes, message.offer.priority)
@@ -382,7 +386,8 @@ class Delivery:
                 self._settle(message)
         if tag == self._control or (message is not None and message is self._trial):
             self._control = self._trial = None
-            self._convict(self._suspicion.control_passed(now))
+            words = "times the hub dropped the connection when this message came, and it took others"
+            self._convict(self._suspicion.control_passed(now), words)
 
     def _settle(self, message: Message) -> None:
         """It waits for ingest's confirmation now."""
@@ -406,12 +411,21 @@ class Delivery:
 
     # -- poison against outage -----------------------------------------------------------------------
 
-    def _blame(self) -> None:
-        """The connection was lost. With several in flight the window narrows; one that was alone bears it."""
+    def _blame(self, now: float) -> dict[int, int]:
+        """The connection was lost. Who is convicted by that.
+
+        With several in flight the window narrows; one that was alone, or is alone without an
+        acknowledgement, bears it.
+        """
+        oldest = self._flight.oldest()
+        if oldest is not None and self._flight.overtaken(now, self._limits.ack_s):
+            if oldest == self._control:
+                self._suspicion.control_failed()
+            return self._suspicion.overtaken(oldest[0]) if oldest[0] in self.hand.messages else {}
         if len(self._flight) > 1:
             self._narrowed = max(1, min(self._narrowed, len(self._flight)) // 4)
             self._pace.lost()
-            return
+            return {}
         for tag in self._flight.tags():
             self._narrowed = 1
             if tag == self._control:
@@ -419,12 +433,12 @@ class Delivery:
             message = self.hand.messages.get(tag[0])
             if message is not None and self._suspicion.failed(tag[0]):
                 self.hand.hold(message.stream)
+        return {}
 
-    def _convict(self, convicted: dict[int, int]) -> None:
+    def _convict(self, convicted: dict[int, int], words: str) -> None:
         for id, losses in convicted.items():
             message = self.hand.messages[id]
-            reason = f"the hub dropped the connection {losses} times when this message came, and took others"
-            self._quarantined.append((id, reason))
+            self._quarantined.append((id, f"{losses} {words}"))
             self._settle(message)
             self.hand.release(message.stream)
 

@@ -12,6 +12,11 @@ A trial is due only after a control passed. A suspect that failed `LONE_LOSSES` 
 between its failures and after the last, is convicted. A control that fails clears the records: the hub drops
 others too, this is an outage, nobody is to blame.
 
+A message may also be the one that is not acknowledged, for as long as the hub's deadline, while others that
+were sent after it are. That is an experiment with its control already: nothing is narrowed, nobody waits, and
+so many of them convict as well. On the next connections a control goes first, so that a hub that loses the
+first acknowledgement of each connection convicts nobody.
+
 So while a hub drops everybody, nobody is convicted, for however long. A hub that drops every connection at
 its n-th message lets the suspect pass, because it goes first. A hub that drops at random, half of the time,
 convicts an innocent message once in 500 (two losses, then three times a passed control and a failed trial,
@@ -33,6 +38,7 @@ _FIRST_PAUSE_S = 0.25
 class _Record:
     losses: int = 0
     suspect: bool = False
+    overtaken: bool = False
     due: bool = False
     """A control passed since it failed last."""
     try_at_s: float = 0.0
@@ -57,6 +63,16 @@ class Suspicion:
         record.due = False
         record.suspect = record.suspect or record.losses >= SUSPECT_AFTER
         return record.suspect
+
+    def overtaken(self, id: int) -> dict[int, int]:
+        """Others, sent after it, were acknowledged, and it was not. Who is convicted by that."""
+        record = self._records.setdefault(id, _Record())
+        record.losses += 1
+        record.overtaken = True
+        return {id: record.losses} if record.losses >= LONE_LOSSES else {}
+
+    def any_overtaken(self) -> bool:
+        return any(record.overtaken for record in self._records.values())
 
     def control_failed(self) -> None:
         """The hub drops others as well: what happened so far proves nothing."""
