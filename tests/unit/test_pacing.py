@@ -6,6 +6,8 @@ from collections import deque
 from dataclasses import asdict
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from runtime.core.expiry import expires_s
 from runtime.core.link import RESET_SPREAD_S, Link, Passage, Terms, Usage, parse_hours
@@ -109,6 +111,24 @@ def test_what_a_full_line_is_tried_with_in_vain_is_tried_more_and_more_seldom(pe
         window.acked(now - sent_s, len(flying) + 1)
         wide += window.size > FIRST_WINDOW + 4
     assert wide < 50_000 * 0.06
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["full"] * 40 + ["half", "lost", "connected"]), st.floats(1e-4, 2)))
+)
+def test_a_window_stays_within_its_bounds_whatever_happens(events: list[tuple[str, float]]) -> None:
+    window = Window()
+    for what, round_trip_s in events * 20:
+        before = window.size
+        match what:
+            case "lost":
+                window.lost()
+                assert window.size <= max(1, before // 2, FIRST_WINDOW // 2, LARGEST_WINDOW // 2)
+            case "connected":
+                window.connected()
+            case _:
+                window.acked(round_trip_s, window.size if what == "full" else max(1, window.size // 2))
+        assert 1 <= window.size <= LARGEST_WINDOW
 
 
 def test_round_trips_that_vary_by_themselves_do_not_starve_the_backlog() -> None:
