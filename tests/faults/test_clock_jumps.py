@@ -37,6 +37,7 @@ class Clock:
             "FAKETIME_TIMESTAMP_FILE": str(file),
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",  # nor the boot clock
+            "FAKETIME_FORCE_MONOTONIC_FIX": "0",  # nor waits for the interpreter's lock
             "NO_FAKE_STAT": "1",
         }
 
