@@ -6,6 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from runtime.core.line import Acked
 from runtime.core.suspicion import LONE_LOSSES
 from tests.delivery_world import World
 
@@ -52,6 +53,14 @@ class DeliveryMachine(RuleBasedStateMachine):
     def hub_works(self, count: int, acks: int) -> None:
         self.world.receive(count)
         self.world.acknowledge(acks)
+        self.world.step()
+
+    @precondition(lambda self: self.world.at_hub and self.lone_drops < LONE_LOSSES - 1)
+    @rule()
+    def hub_withholds_one(self) -> None:
+        self.lone_drops += 1
+        self.world.stale.append(Acked(self.world.client, self.world.at_hub.pop(0)))
+        self.world.acknowledge()
         self.world.step()
 
     @rule()
