@@ -41,6 +41,8 @@ ADDRESS_LIFE_S = 3_000.0
 """An address lives about an hour; ten minutes are kept for the last block."""
 UNREADABLE_S = 120.0
 """A file that cannot be read for so long is set aside: its stream must not wait for ever."""
+REFUSALS = 3
+"""So often in a row the storage has to refuse a file, each time at an address of its own, to be believed."""
 CONTROL_NAME = "control"
 """Asked for where another name was refused: nothing is ever written under it."""
 _WEATHER = (408, 429, 500, 502, 503, 504)
@@ -121,6 +123,7 @@ class Files(Tidings[FileEvent]):
         self._options = options
         self._gate = _Gate()
         self._unreadable: dict[int, float] = {}
+        self._refusals: dict[int, int] = {}
 
     def let(self, passage: Passage) -> None:
         """Who may go on with a further block. An upload that may not ends, and goes on from there later."""
@@ -132,7 +135,7 @@ class Files(Tidings[FileEvent]):
         """Upload, or go on with what a process before us began."""
         upload = _Upload(id, parcel, _Platform(self._options, credentials), self._options, self._tell)
         upload.may_go_on = functools.partial(self._gate.enter, urgent)
-        upload.unreadable = self._unreadable
+        upload.unreadable, upload.refusals = self._unreadable, self._refusals
         upload.device_id = credentials.device_id
         upload.of = f"{credentials.device_id}/{parcel.blob_name}/{parcel.fingerprint()}"
         threading.Thread(target=upload.run, name=f"upload-{id}", daemon=True).start()
@@ -140,6 +143,7 @@ class Files(Tidings[FileEvent]):
     def forget(self, id: int, credentials: HubCredentials | None) -> None:
         """The message has left: its journal goes, and an upload that is still open is ended as failed."""
         self._unreadable.pop(id, None)
+        self._refusals.pop(id, None)
         path = self._options.journal / f"{id}.json"
         journal = _read(path)
         path.unlink(missing_ok=True)
@@ -269,6 +273,8 @@ class _Upload:
     may_go_on: Callable[[], None]
     unreadable: dict[int, float]
     """Uploads whose file in the spool could not be read, and since when."""
+    refusals: dict[int, int]
+    """How often the storage has refused uploads."""
     device_id: str
     of: str
 
@@ -391,7 +397,10 @@ class _Upload:
             self._save()
             return False
         self._give_up(str(exc))
-        return exc.status in (400, 409, 411, 413) and not isinstance(exc, _BlocksMissing)
+        if exc.status not in (400, 409, 411, 413) or isinstance(exc, _BlocksMissing):
+            return False
+        self.refusals[self._id] = self.refusals.get(self._id, 0) + 1
+        return self.refusals[self._id] >= REFUSALS
 
     def _give_up(self, reason: str) -> None:
         if self._journal is not None and self._journal.state == "open":

@@ -147,6 +147,20 @@ def test_a_name_that_the_hub_refuses_while_it_takes_others_is_set_aside(cloud: C
     assert blobs(cloud) == {}
 
 
+def test_a_storage_that_refuses_a_file_is_believed_the_third_time(cloud: Cloud, lane: Lane) -> None:
+    """409 while a container is made anew, a proxy's 400: the message went to quarantine at the first one."""
+    credentials = register(cloud)
+    cloud.faults(http={"PUT /uploads": {"status": 409, "times": 2}})
+    for _ in range(2):
+        failed = lane.upload(parcel(b"film"), credentials)
+        assert isinstance(failed, UploadFailed) and not failed.for_good, failed
+    assert isinstance(lane.upload(parcel(b"film"), credentials), Uploaded)
+    cloud.faults(http={"PUT /uploads": {"status": 409}})
+    ended = [lane.upload(parcel(b"film", "other"), credentials, 2) for _ in range(3)]
+    assert [isinstance(end, UploadFailed) and end.for_good for end in ended] == [False, False, True]
+    assert "open" not in states(cloud)
+
+
 def test_an_address_that_is_none_is_asked_for_again(cloud: Cloud, lane: Lane) -> None:
     credentials = register(cloud)
     for body in ("<html>", "{}", "[]"):
