@@ -222,7 +222,7 @@ POLICIES = ("reject", "drop-oldest", "drop-lowest-priority")
 class Store:
     """What may be stored."""
 
-    max_bytes: int = setting(1_073_741_824, "most payload bytes in the store", low=4096)
+    max_bytes: int = setting(1_073_741_824, "most payload bytes in the store, in files too", low=4096)
     max_messages: int = setting(10_000_000, "most messages in the store", low=1)
     min_free_bytes: int = setting(67_108_864, "disk space that stays free for everything else", low=0)
     min_free_inodes: int = setting(1_000, "inodes that stay free for everything else", low=0)
@@ -332,7 +332,9 @@ class Stream:
     )
     chunk_bytes: int = setting(0, "send larger messages in chunks of this size; 0 never", low=0)
     max_messages: int = setting(0, "most messages of this stream in the store; 0 as many as fit", low=0)
-    max_bytes: int = setting(0, "most payload bytes of this stream in the store; 0 as many as fit", low=0)
+    max_bytes: int = setting(
+        0, "most payload bytes of this stream in the store, in files too; 0 as many as fit", low=0
+    )
     policy: str = setting("reject", "what gives way when this stream is full", choices=POLICIES)
     drain: str = setting(
         "in-order", "fresh-first sends new messages before the backlog", choices=("in-order", "fresh-first")

@@ -5,7 +5,7 @@ key. Before the acknowledgement the file is renamed into the spool, which nobody
 there: what it is can then no longer change. Links, devices, files with a second name and files of strangers
 go back, and so does every file of a request that is refused, or whose commit found no room: its key may come
 again with another one. The name in the spool comes from the message's key, so a request that is sent again
-finds its file.
+finds its file. It counts in the limits with its size, and leaves after the commit that drops its message.
 
 A file that no message names is a *stray*: we died between taking it and the commit, or upload between the
 delivery and the removal. Strays that were there at the start go, but late: the producer of the first kind has
@@ -18,7 +18,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from loguru import logger
@@ -57,6 +57,14 @@ class Spool:
                 return f"file {name}: {wrong}"
         return None
 
+    def weigh(self, name: str, key: str) -> int:
+        """Bytes of the file `name` of the message with this key; 0 where there is none that will be taken."""
+        for place in (self._folder / spool_name(key), self._drop_folder and self._drop_folder / name):
+            with contextlib.suppress(OSError):
+                if place and stat.S_ISREG((found := place.lstat()).st_mode):
+                    return found.st_size
+        return 0
+
     def settle(self, *, stored: bool) -> None:
         """Whether what was taken since the last commit is stored, or may be."""
         if not stored:
@@ -89,6 +97,12 @@ class Spool:
                 if not (self._drop_folder / name).exists():  # the producer may have written it anew
                     place.rename(self._drop_folder / name)
         del self._taken[start:]
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Files of messages that gave way: the commit that removed those is on disk."""
+        for name in names:
+            with contextlib.suppress(OSError):  # upload may have done it; else it is a stray
+                (self._folder / name).unlink()
 
     def tidy(self, now_s: float, named: Callable[[set[str]], set[str]]) -> None:
         """Once, `STRAY_S` after the first call: remove what was here at the start and no message names."""

@@ -30,6 +30,7 @@ from runtime.adapters.store_books import (
     COUNT_LEVELS,
     FORGET_LEVELS,
     LEAVING,
+    QUARANTINED,
     READ_LEVELS,
     Books,
     Loss,
@@ -43,6 +44,7 @@ from runtime.adapters.store_errors import (
     committing,
     translated,
 )
+from runtime.adapters.store_evictions import Policies, create_indexes, victims
 from runtime.adapters.store_producers import ProducerMemory
 from runtime.adapters.store_reader import StoreReader
 from runtime.adapters.store_statements import COLUMNS, IN, INSERT, INSERT_DETAILED, SOUND_COLUMNS
@@ -52,7 +54,7 @@ from runtime.core.description import Details
 from runtime.core.mending import is_number
 from runtime.core.message import Backlog, StreamName
 from runtime.core.protocol import ProducerKey
-from runtime.core.quota import NOTHING, Amount, Eviction, Policy
+from runtime.core.quota import NOTHING, Amount, Policy
 from runtime.core.sequences import Sequences
 from runtime.core.settlement import Settled
 
@@ -71,7 +73,7 @@ class MessageStore:
         path: Path,
         clock: Clock,
         *,
-        policies: tuple[Policy, frozenset[Policy]] = (Policy.REJECT, frozenset()),
+        policies: Policies = (Policy.REJECT, frozenset()),
         max_pages: int | None = None,
         max_producers: int = 10_000,
     ) -> None:
@@ -84,7 +86,7 @@ class MessageStore:
             try:
                 self._configure(max_pages)
                 self._migrate(path)
-                self._create_eviction_indexes(policies)
+                create_indexes(self._db, policies)
                 self._load(max_producers)
             except (KeyError, TypeError, ValueError) as exc:
                 self._db.close()
@@ -119,20 +121,6 @@ class MessageStore:
             from runtime.adapters.store_schema import migrate  # late: sqlite-utils only where it is needed
 
             migrate(self._db)
-
-    def _create_eviction_indexes(self, policies: tuple[Policy, frozenset[Policy]]) -> None:
-        """Only a policy that drops pays for finding what to drop."""
-        total, streams = policies
-        wanted = {
-            "by_priority": ("priority", total is Policy.DROP_LOWEST),
-            "by_stream": ("stream", Policy.DROP_OLDEST in streams),
-            "by_stream_priority": ("stream, priority", Policy.DROP_LOWEST in streams),
-        }
-        for name, (columns, needed) in wanted.items():
-            if needed:
-                self._db.execute(f"CREATE INDEX IF NOT EXISTS {name} ON messages ({columns})")
-            else:
-                self._db.execute(f"DROP INDEX IF EXISTS {name}")
 
     def _load(self, max_producers: int) -> None:
         run = self._db.execute
@@ -291,7 +279,7 @@ class MessageStore:
                 "FROM messages WHERE id = ? ON CONFLICT (id) DO NOTHING",  # our own names
                 (reason, wall_s, number),
             )
-            self._remove([number], books, "quarantined")
+            self._remove([number], books, QUARANTINED)
         for reason in {reason for _, reason in settled.dropped}:
             self._remove([number for number, why in settled.dropped if why == reason], books, reason)
         self._remove(settled.delivered, books, None)
@@ -303,11 +291,11 @@ class MessageStore:
         if not ids:
             return
         gone = self._db.execute(
-            f"DELETE FROM messages WHERE id IN {IN} RETURNING id, stream, priority, bytes",  # noqa: S608
+            f"DELETE FROM messages WHERE id IN {IN} RETURNING id, stream, priority, bytes, file",  # noqa: S608
             (json.dumps(ids),),
         ).fetchall()
-        for number, stream, priority, size in gone:
-            books.removed(number, stream, priority, size, lost)
+        for number, stream, priority, size, file in gone:
+            books.removed(number, stream, priority, size, file, lost)
 
     def _requeue(self, ids: Sequence[int], books: Books) -> None:
         """Under a new id, and still under the name by which the hub may know it."""
@@ -326,27 +314,8 @@ class MessageStore:
 
     def _evict(self, admission: Admission, books: Books) -> None:
         for eviction in admission.evictions:
-            self._remove(self._victims(eviction), books, eviction.policy)
-
-    def _victims(self, eviction: Eviction) -> list[int]:
-        where, values = ["priority <= ?"], [eviction.max_priority]
-        if eviction.stream is not None:
-            where.append("stream = ?")
-            values.append(self._streams[eviction.stream])
-        order = "priority, id" if eviction.policy is Policy.DROP_LOWEST else "id"
-        cursor = self._db.execute(
-            f"SELECT id, bytes FROM messages WHERE {' AND '.join(where)} ORDER BY {order}",  # noqa: S608
-            values,
-        )
-        victims: list[int] = []
-        freed_bytes = 0
-        for number, size in cursor:
-            if len(victims) >= eviction.amount.messages and freed_bytes >= eviction.amount.bytes:
-                break
-            victims.append(number)
-            freed_bytes += size if isinstance(size, int) else 0  # damaged
-        cursor.close()
-        return victims
+            stream = None if eviction.stream is None else self._streams[eviction.stream]
+            self._remove(victims(self._db, eviction, stream), books, eviction.policy)
 
     def _count(self, books: Books, admission: Admission | None) -> None:
         self._db.executemany(

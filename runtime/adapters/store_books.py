@@ -23,6 +23,8 @@ COUNT_LEVELS = (
 )
 READ_LEVELS = "SELECT stream, priority, messages, bytes FROM levels"
 LEAVING = "SELECT stream, priority, count(*), sum(bytes) FROM messages"
+QUARANTINED = "quarantined"
+"""The reason of messages that are set aside: lost to the cloud, and still there."""
 BY_LEVEL = f"AND {COUNTABLE} GROUP BY stream, priority"
 
 
@@ -35,6 +37,8 @@ class Loss:
     amount: Amount
     ranges: Sequence[Sequence[int]]
     """Closed ranges of ids."""
+    files: Sequence[str] = ()
+    """In the spool, which nobody needs any more."""
 
 
 @dataclass
@@ -73,6 +77,8 @@ class Books:
         default_factory=lambda: defaultdict(list)
     )
     """(id, bytes) by (stream, reason)."""
+    files: defaultdict[tuple[int, str], list[str]] = field(default_factory=lambda: defaultdict(list))
+    """Of those, names in the spool."""
     doubtful: bool = False
     """A damaged row came or left: nobody knows how it was counted."""
     recounted: Sequence[tuple[int, int, int, int]] | None = None
@@ -92,7 +98,9 @@ class Books:
             change.messages += 1
             change.bytes += size
 
-    def removed(self, number: int, stream: int, priority: int, size: int, lost: str | None) -> None:
+    def removed(
+        self, number: int, stream: int, priority: int, size: int, file: str | None, lost: str | None
+    ) -> None:
         """A message left: delivered, or lost for the reason `lost`."""
         if not self._countable(stream, priority, size):
             return
@@ -103,6 +111,8 @@ class Books:
             change.delivered += 1
         else:
             self.lost[stream, lost].append((number, size))
+            if isinstance(file, str) and lost != QUARANTINED:
+                self.files[stream, lost].append(file)
 
     def _countable(self, stream: object, priority: object, size: object) -> bool:
         """What a row says of itself may be damaged; then it was counted elsewhere."""
@@ -118,6 +128,7 @@ class Books:
                 reason,
                 Amount(len(lost), sum(size for _, size in lost)),
                 to_ranges(number for number, _ in lost),
+                self.files[stream, reason],
             )
             for (stream, reason), lost in self.lost.items()
         ]

@@ -78,7 +78,18 @@ class Run(NamedTuple):
 
     described: Description
     indexes: Sequence[int]
+    sizes: Sequence[int]
+    """What each of them counts for."""
     amount: Amount
+
+
+class Named(NamedTuple):
+    """A file that stands for a payload."""
+
+    at: int
+    name: str
+    key: str
+    """Of its message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +136,8 @@ class Admission:
     new_streams: dict[StreamName, int] = field(default_factory=dict)
     take_files: Callable[[Sequence[tuple[str, str]]], str | None] = lambda wanted: "files are not taken here"
     """Take a producer's files, each (name, key of its message), all of them; or none, and say why."""
+    weigh_file: Callable[[str, str], int] = lambda name, key: 0
+    """Size of a producer's file, by name and key of its message; 0 where it will not be taken."""
     disk_bytes: int = 0
     """About what the rows take on disk."""
 
@@ -157,13 +170,17 @@ class Admission:
         if not fresh:
             assert memory is not None
             return self._stored(put, memory, repeated=len(put.payloads))
-        runs = _runs(put, fresh)
+        files = _files(put, fresh)
+        weights = {file.at: self.weigh_file(file.name, file.key) for file in files}
+        runs = _runs(put, fresh, weights)
         amounts = _amounts(runs)
         self._check_streams(amounts)
-        self._make_room(put, amounts)
+        there_bytes = sum(weights.values())
+        self._make_room(put, amounts, there_bytes)
         warnings = _warnings(put, memory, fresh)
-        self._take_files(put, fresh)
+        self._take_files(files)
         first_id = self._keep(put, runs)
+        self.disk_bytes -= there_bytes
         if memory is None or put.producer is None:
             return Stored(range(first_id, self.next_id))
         memory = memory if put.producer in self.producers else memory.copy()
@@ -201,15 +218,9 @@ class Admission:
             )
         return [index for index, fate in enumerate(fates) if fate is Fate.NEW]
 
-    def _take_files(self, put: Put, fresh: Sequence[int]) -> None:
-        """Have the files taken that stand for payloads, or refuse."""
-        named = [(index, name) for index in fresh if (name := put.descriptions[index].details.file)]
-        if not named:
-            return
-        if put.producer is None or any(put.payloads[index] for index, _ in named):
-            raise _Refusal(Code.BAD_FIELD, "a file needs a key (producer, boot, sequence) and no payload")
-        prefix = f"{put.producer[0]}/{put.producer[1]}/"
-        wrong = self.take_files([(name, f"{prefix}{put.first_sequence + index}") for index, name in named])
+    def _take_files(self, files: Sequence[Named]) -> None:
+        """Have them taken, or refuse."""
+        wrong = self.take_files([(file.name, file.key) for file in files]) if files else None
         if wrong is not None:
             raise _Refusal(Code.BAD_FIELD, wrong)
 
@@ -220,8 +231,8 @@ class Admission:
                 Code.TOO_MANY_STREAMS, f"the store holds {self.quota.max_streams} streams", RETRY_FULL_MS * 10
             )
 
-    def _make_room(self, put: Put, amounts: Mapping[StreamName, Amount]) -> None:
-        """Book the evictions that let `amounts` in, or refuse."""
+    def _make_room(self, put: Put, amounts: Mapping[StreamName, Amount], there_bytes: int) -> None:
+        """Book the evictions that let `amounts` in, or refuse; of them `there_bytes` are on disk already."""
         wanted = NOTHING
         for name, amount in amounts.items():
             wanted = wanted.plus(amount)
@@ -230,8 +241,9 @@ class Admission:
                 self._fit(put, name, self._usage.stream(name), amount, limit)
         total = self.quota.total
         self._fit(put, None, self._usage.total, wanted, total)
-        if _disk_bytes(wanted) > self.view.room_bytes - self.disk_bytes:
-            self._evict(put, None, wanted, total.policy, Code.DISK_FULL)
+        to_write = wanted.minus(Amount(0, there_bytes))
+        if _disk_bytes(to_write) > self.view.room_bytes - self.disk_bytes:
+            self._evict(put, None, to_write, total.policy, Code.DISK_FULL)
 
     def _fit(self, put: Put, name: StreamName | None, used: Amount, wanted: Amount, limit: Limit) -> None:
         after = used.plus(wanted)
@@ -279,8 +291,8 @@ class Admission:
         return first_id
 
     def _keep_run(self, put: Put, run: Run) -> None:
-        described, indexes, amount = run
-        payloads, first_sequence, text_bytes = put.payloads, put.first_sequence, described.text_bytes
+        described, indexes, sizes, amount = run
+        payloads, first_sequence = put.payloads, put.first_sequence
         stream = self._stream(described.name)
         columns = (stream, int(put.kind), described.priority, *self.stamp)
         prefix = f"{put.producer[0]}/{put.producer[1]}/" if put.producer else None
@@ -290,11 +302,11 @@ class Admission:
                     row_id,
                     *columns,
                     None if prefix is None else f"{prefix}{first_sequence + index}",
-                    len(payloads[index]) + text_bytes,
+                    size,
                     payloads[index],
                 )
             )
-            for row_id, index in enumerate(indexes, self.next_id)
+            for row_id, (index, size) in enumerate(zip(indexes, sizes, strict=True), self.next_id)
         ]
         self.rows += rows
         self.next_id += len(rows)
@@ -330,7 +342,18 @@ def _disk_bytes(amount: Amount) -> int:
     return amount.bytes + amount.messages * ROW_OVERHEAD_BYTES
 
 
-def _runs(put: Put, fresh: Sequence[int]) -> list[Run]:
+def _files(put: Put, fresh: Sequence[int]) -> list[Named]:
+    """Those that stand for payloads."""
+    named = [(index, name) for index in fresh if (name := put.descriptions[index].details.file)]
+    if not named:
+        return []
+    if put.producer is None or any(put.payloads[index] for index, _ in named):
+        raise _Refusal(Code.BAD_FIELD, "a file needs a key (producer, boot, sequence) and no payload")
+    prefix = f"{put.producer[0]}/{put.producer[1]}/"
+    return [Named(index, name, f"{prefix}{put.first_sequence + index}") for index, name in named]
+
+
+def _runs(put: Put, fresh: Sequence[int], weights: Mapping[int, int]) -> list[Run]:
     """Stretches of `fresh` that share a description: mostly it is one."""
     descriptions, payloads = put.descriptions, put.payloads
     runs, start, end = [], 0, len(fresh)
@@ -338,9 +361,11 @@ def _runs(put: Put, fresh: Sequence[int]) -> list[Run]:
         described, at = descriptions[fresh[start]], start + 1
         while at < end and descriptions[fresh[at]] is described:
             at += 1
-        indexes = fresh[start:at]
-        size = sum([len(payloads[index]) for index in indexes]) + described.text_bytes * len(indexes)
-        runs.append(Run(described, indexes, Amount(len(indexes), size)))
+        indexes, text_bytes = fresh[start:at], described.text_bytes
+        sizes = [len(payloads[index]) + text_bytes for index in indexes]
+        if weights:
+            sizes = [size + weights.get(index, 0) for index, size in zip(indexes, sizes, strict=True)]
+        runs.append(Run(described, indexes, sizes, Amount(len(indexes), sum(sizes))))
         start = at
     return runs
 
@@ -348,7 +373,7 @@ def _runs(put: Put, fresh: Sequence[int]) -> list[Run]:
 def _amounts(runs: Sequence[Run]) -> dict[StreamName, Amount]:
     """What a request adds to each stream."""
     amounts: dict[StreamName, Amount] = {}
-    for described, _, amount in runs:
+    for described, _, _, amount in runs:
         before = amounts.get(described.name)
         amounts[described.name] = amount if before is None else before.plus(amount)
     return amounts

@@ -15,8 +15,8 @@ from typing import NamedTuple
 from runtime.core.message import StreamName
 
 TOP_PRIORITY = 9
-LARGEST_BYTES = 2**31
-"""More than any message has: SQLite takes no more than half of it into a row."""
+LARGEST_BYTES = 2**40
+"""More than any message has, with the file that is its payload."""
 
 
 def countable(priority: object, size: object) -> bool:
@@ -35,7 +35,7 @@ class Policy(StrEnum):
 
 
 class Amount(NamedTuple):
-    """Messages, and the bytes of their payloads and descriptions."""
+    """Messages, and the bytes of their payloads, in files too, and descriptions."""
 
     messages: int = 0
     bytes: int = 0

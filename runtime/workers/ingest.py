@@ -82,6 +82,8 @@ class Ingest:
         self._losses = Losses(SAY_EVERY_S)
         self._clock = clock
         self._company = 0
+        self._gone: list[str] = []
+        """Files in the spool that no message names any more."""
 
     def turn(self) -> None:
         """Poll, drain, decide, one commit, reply. Dying in between costs a resend, never a message."""
@@ -110,6 +112,7 @@ class Ingest:
         ours = [report.settled for _, report in reports if self._keeper.is_this(report.store)]
         replies = self._store(letters, Settled.of(ours))
         self._acknowledge(letters, replies)  # on disk since the line above: now it may be said
+        self._clear_away()
         if self._settled:
             self._deliveries.confirm(reports)
 
@@ -146,7 +149,7 @@ class Ingest:
         keys = {r.producer for _, r in letters if isinstance(r, Put) and r.producer is not None}
         try:
             admission = self._keeper.admission(keys, settled)
-            admission.take_files = self._spool.take
+            admission.take_files, admission.weigh_file = self._spool.take, self._spool.weigh
             replies = [r if isinstance(r, Refused) else admission.decide(r) for _, r in letters]
             losses = self._keeper.commit(admission, settled)
             self._company = len(letters)
@@ -188,7 +191,13 @@ class Ingest:
             self._hints.tell(STORED)
         for loss in losses:
             self._counted[f"lost_{loss.reason}"] += loss.amount.messages
+            self._gone += loss.files
             self._losses.add((str(loss.stream), loss.reason), loss.amount.messages, loss.ranges)
+
+    def _clear_away(self) -> None:
+        """Files of messages that gave way. Their removal is on disk; nobody waits for their room."""
+        gone, self._gone = self._gone, []
+        self._spool.remove(gone)
 
     def _say_losses(self, now_s: float) -> None:
         for (stream, reason), lost in self._losses.due(now_s):

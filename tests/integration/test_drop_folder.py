@@ -12,11 +12,15 @@ import pytest
 
 from runtime.adapters.clock import SystemClock
 from runtime.adapters.spool import STRAY_S, Spool
+from runtime.adapters.store import MessageStore
 from runtime.adapters.storekeeper import Storekeeper
+from runtime.core.settlement import Settled
 from runtime.core.spooling import spool_name
+from tests import store_tools
 from tests.harness import Cloud, Home, eventually
 from tests.integration.test_upload import blobs
 from tests.lines import backlog, put, put_in_force, register
+from tests.store_tools import ObedientClock
 
 KEY = "p/b/0"
 
@@ -131,3 +135,53 @@ def test_the_store_knows_which_files_its_messages_name(folder: Path) -> None:
     keeper.close()
     keeper._alarm = "salvaged"
     assert keeper.files_named({"c"}) == {"c"}
+
+
+def _with_limit(home: Home, store: str) -> Path:
+    drop = home.folder / "drop"
+    drop.mkdir()
+    home.write_config(f'[ingest]\ndrop_folder = "{drop}"\n[store]\nmin_free_bytes = 0\n{store}\n')
+    home.start_worker("ingest")
+    return drop
+
+
+def _put_file(home: Home, drop: Path, number: int, size: int = 40_000, **said: Any) -> list[int]:
+    (drop / f"{number}").write_bytes(b"f" * size)
+    return put(home, {"file": f"{number}", "producer": "p", "boot": "b", "sequence": number, **said}, b"")
+
+
+def test_files_count_in_the_limits_before_they_are_taken(home: Home) -> None:
+    """They filled the disk, whatever the limits said."""
+    drop = _with_limit(home, "max_bytes = 100000")
+    assert _put_file(home, drop, 1) + _put_file(home, drop, 2) == [1, 2]
+    with pytest.raises(AssertionError, match="store_full"):
+        _put_file(home, drop, 3)
+    with pytest.raises(AssertionError, match="exceeds_limit"):
+        _put_file(home, drop, 3, size=100_001)
+    assert (drop / "3").exists()
+    assert len(list(home.layout.spool.iterdir())) == 2
+
+
+def test_the_file_of_a_message_that_gave_way_leaves_with_it(home: Home) -> None:
+    """It stayed until an hour after the next start: a policy that drops did not bound the disk."""
+    drop = _with_limit(home, 'stream_max_bytes = 100000\nstream_policy = "drop-oldest"')
+    for number in (1, 2, 3):
+        _put_file(home, drop, number, stream="v")
+    left = {spool_name("p/b/2"), spool_name("p/b/3")}
+    eventually(lambda: {path.name for path in home.layout.spool.iterdir()} == left)
+
+
+def test_a_file_goes_with_its_message_and_never_while_that_is_set_aside(folder: Path) -> None:
+    """What is in quarantine may be sent yet."""
+    store = MessageStore(folder / "messages.db", ObedientClock())
+    admission, _ = store_tools.decide(store, [])
+    admission.take_files = lambda wanted: None
+    for number in (1, 2, 3):
+        admission.decide(store_tools.put([b""], producer="p", first=number, file="clip"))
+    store.commit(admission, Settled())
+    losses = store.commit(None, Settled(dropped=[(1, "expired")], quarantined=[(2, "poison")], delivered=[3]))
+    assert {loss.reason: list(loss.files) for loss in losses} == {
+        "expired": [spool_name("p/b/1")],
+        "quarantined": [],
+    }
+    store.close()
