@@ -19,6 +19,7 @@ newer schema is left in `damaged/` for the runtime that wrote it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -30,7 +31,7 @@ from typing import Any
 
 from runtime.adapters.damaged_store import Counters, DamagedStore
 from runtime.adapters.examine import look, named
-from runtime.adapters.store_errors import StoreUnavailable, StoreUnreadable, translated
+from runtime.adapters.store_errors import StoreFull, StoreUnavailable, StoreUnreadable, translated
 from runtime.core.mending import MENDED, Messages, is_number
 
 FOLDER = "damaged"
@@ -95,7 +96,8 @@ def salvage(path: Path, reason: str, unreadable: Sequence[str] = ()) -> Iterator
     try:
         yield from _salvage(path, Report(reason, unreadable=unreadable))
     except OSError as exc:
-        raise StoreUnavailable(f"the damaged store cannot be salvaged now: {exc.strerror}") from exc
+        kind = StoreFull if exc.errno in (errno.ENOSPC, errno.EDQUOT) else StoreUnavailable
+        raise kind(f"the damaged store cannot be salvaged now: {exc.strerror}") from exc
 
 
 def _salvage(path: Path, report: Report) -> Iterator[Report]:

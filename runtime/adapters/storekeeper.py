@@ -6,7 +6,8 @@ What it does when the store fails, by what the error says:
 - StoreUnavailable (EIO, read-only, locked): close, open again every second.
 - StoreUnreadable (a page is damaged, or the disk does not give it back): the same, and look which
   (`core/unreadable.py`).
-- StoreDamaged: set the file aside and salvage what can be read into a fresh one (`salvage.py`).
+- StoreDamaged: set the file aside and salvage what can be read into a fresh one (`salvage.py`). A salvage
+  that fails begins again, each time later (`core/attempts.py`).
 - StoreNewer: a person must decide; look again every ten seconds.
 
 Meanwhile `admission` says what producers are told: every request gets an answer, at once.
@@ -37,6 +38,7 @@ from runtime.adapters.store_errors import (
 )
 from runtime.config import Config
 from runtime.core.admission import RETRY_FULL_MS, Admission
+from runtime.core.attempts import Attempts
 from runtime.core.message import StreamName
 from runtime.core.protocol import Code, ProducerKey, Refused
 from runtime.core.quota import Amount, Limit, Policy, Quota
@@ -85,6 +87,7 @@ class Storekeeper:
         self._gone: Sequence[str] = ()
         """Parts of the files that cannot be read any more."""
         self._salvaged_s = -SALVAGE_PAUSE_S
+        self._attempts = Attempts()
         self._room_bytes = 0
         self._open_s = self._look_s = self._tidy_s = self._forget_s = 0.0
         self._roomy = False
@@ -97,7 +100,7 @@ class Storekeeper:
             self._guarded(self._salvage_on)
         elif self._examiner.under_way:
             self._guarded(self._examine_on)
-        elif self._store is None and now_s >= self._open_s:
+        elif self._store is None and (now_s >= self._open_s or self._has_room(now_s)):
             self._guarded(self._open)
         if self._store is not None and now_s >= self._look_s:
             self._look_s = now_s + LOOK_AT_DISK_S
@@ -124,12 +127,12 @@ class Storekeeper:
             self._room_bytes -= admission.disk_bytes
         return losses
 
-    def failed(self, error: StoreError) -> None:
+    def failed(self, error: StoreError, *, say: bool = True) -> None:
         """The store raised: do what the error calls for."""
         if isinstance(error, StoreClosed):
             return  # it is being worked on: beginning again for every request would never come to an end
         name = type(error).__name__
-        times = self._sparing.times(name, self._clock.boot_s())
+        times = say and self._sparing.times(name, self._clock.boot_s())
         if times:
             logger.bind(error=name, times=times).warning("the store: {}", error)
         self._look_s = 0.0
@@ -207,13 +210,41 @@ class Storekeeper:
         """One slice. What fails to be salvaged for lack of room begins again later."""
         assert self._salvage is not None
         going_on, self._salvage = self._salvage, None
-        report = next(going_on, None)
+        try:
+            report = next(going_on, None)
+        except StoreError as error:
+            self._salvage_failed(error)
+            return
         if report is not None:
             self._salvage, self._report = going_on, report
             return
-        self._salvaged_s, self._gone = self._clock.boot_s(), ()
+        self._salvaged_s, self._gone, self._attempts = self._clock.boot_s(), (), Attempts()
         logger.bind(**asdict(self._report)).critical("messages.db was damaged; what could be read goes on")
         self._open()
+
+    def _salvage_failed(self, error: StoreError) -> None:
+        """Each attempt reads and writes the whole store: not every second, where only a person can help."""
+        cramped = self._attempts.cramped
+        pause_s = self._attempts.failed()
+        if isinstance(error, StoreFull):
+            self._disk.give_up_ballast()
+            store_bytes = sum(map(_size, files(self._path)))
+            self._attempts.found_no_room(self._disk.left_bytes(), store_bytes)
+            error = StoreFull(
+                f"messages.db is damaged, and the disk has no room to salvage it ({store_bytes} bytes)"
+            )
+            self._alarm = str(error)
+            if not cramped:
+                logger.critical("{}", error)
+        self.failed(error, say=not isinstance(error, StoreFull))
+        self._open_s = max(self._open_s, self._clock.boot_s() + pause_s)
+
+    def _has_room(self, now_s: float) -> bool:
+        """Whether a salvage that found no room may find it now. Looked at once a second."""
+        if not self._attempts.cramped or now_s < self._look_s:
+            return False
+        self._look_s = now_s + LOOK_AT_DISK_S
+        return self._attempts.has_room(self._disk.left_bytes())
 
     def _examine_on(self) -> None:
         """A slice of the look at files that could not be read; the store stays closed for so long."""
@@ -282,6 +313,14 @@ class Disk:
         )  # thrown off for deletes, not for us to fill
         return max(0, found.f_bavail * found.f_frsize - self._reserve_bytes - kept_bytes)
 
+    def left_bytes(self) -> int:
+        """What there is at all."""
+        try:
+            found = os.statvfs(self._folder)
+        except OSError:
+            return 0
+        return found.f_bavail * found.f_frsize
+
     def keep_ballast(self) -> None:
         """Have blocks of our own, to be given up when even deletes find no room."""
         if self._ballast.exists() or self.free_bytes() < BALLAST_BYTES:
@@ -292,6 +331,13 @@ class Disk:
     def give_up_ballast(self) -> None:
         with contextlib.suppress(OSError):
             self._ballast.unlink(missing_ok=True)
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
 
 
 def _alarm(path: Path) -> str | None:

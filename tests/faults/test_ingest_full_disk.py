@@ -6,14 +6,19 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from runtime.adapters import salvage, storekeeper
 from runtime.adapters.bus import DeliveryReporter, Settled
-from runtime.adapters.store import StoreReader
+from runtime.adapters.salvage import Report
+from runtime.adapters.store import MessageStore, StoreReader
+from runtime.adapters.store_errors import StoreDamaged, StoreError
 from runtime.core.message import StoredMessage
 from runtime.producer import Full, Producer
 from tests.harness import Home, eventually, short_folder
+from tests.store_tools import ObedientClock, keep, put
 
 
 @pytest.fixture
@@ -105,3 +110,43 @@ def _stored(home: Home) -> list[StoredMessage]:
         return [m for m in reader.after(0, 100_000, 10**9) if isinstance(m, StoredMessage)]
     finally:
         reader.close()
+
+
+def test_a_salvage_without_room_does_not_begin_again_every_second_and_begins_when_there_is_room(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It read and wrote the whole store every second, for as long as nobody made room: flash wears."""
+    home, clock = Home(small_disk, "[store]\nmin_free_bytes = 0\nmin_free_inodes = 0\n"), ObedientClock()
+    store = MessageStore(home.layout.messages_db, clock)
+    for _ in range(10):
+        keep(store, put([b"x" * 4_000] * 100))
+    store.close()
+    filler = small_disk / "filler"
+    filler.write_bytes(b"x" * 6_000_000)
+    begun: list[float] = []
+
+    def counted(*given: Any) -> Iterator[Report]:
+        begun.append(clock.boot)
+        return salvage.salvage(*given)
+
+    monkeypatch.setattr(storekeeper, "salvage", counted)
+    keeper = storekeeper.Storekeeper(home.config, clock)
+    keeper.failed(StoreDamaged("for the test"))
+
+    def wait(seconds: int) -> None:
+        for _ in range(seconds):
+            clock.boot += 1.0
+            keeper.keep_house()
+            while keeper.patience_s(1.0) == 0.0:
+                keeper.keep_house()
+
+    wait(100)
+    assert len(begun) <= 8
+    assert "no room" in str(keeper.figures()["alarm"])
+    with pytest.raises(StoreError, match="no room to salvage"):
+        keeper.admission((), Settled())
+    filler.unlink()
+    wait(3)
+    assert keeper.figures()["messages"] == 1_000
+    assert "1000 of 1000 salvaged" in str(keeper.figures()["alarm"])
+    keeper.close()
