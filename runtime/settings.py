@@ -226,6 +226,9 @@ class Store:
     max_messages: int = setting(10_000_000, "most messages in the store", low=1)
     min_free_bytes: int = setting(67_108_864, "disk space that stays free for everything else", low=0)
     min_free_inodes: int = setting(1_000, "inodes that stay free for everything else", low=0)
+    quarantine_max_bytes: int = setting(
+        107_374_182, "most bytes in quarantine, beside the store; beyond it the oldest are dropped", low=4096
+    )
     policy: str = setting("reject", "what gives way when the store is full", choices=POLICIES)
     max_streams: int = setting(1_000, "most streams", low=1, high=100_000)
     stream_max_bytes: int = setting(0, "most bytes in every stream; 0: no such limit", low=0)

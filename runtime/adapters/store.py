@@ -46,8 +46,9 @@ from runtime.adapters.store_errors import (
 )
 from runtime.adapters.store_evictions import Policies, create_indexes, victims
 from runtime.adapters.store_producers import ProducerMemory
+from runtime.adapters.store_quarantine import MOST_BYTES, Quarantine
 from runtime.adapters.store_reader import StoreReader
-from runtime.adapters.store_statements import COLUMNS, IN, INSERT, INSERT_DETAILED, SOUND_COLUMNS
+from runtime.adapters.store_statements import COLUMNS, IN, INSERT, INSERT_DETAILED
 from runtime.adapters.wal import write_again
 from runtime.core.admission import Admission, Row, Stamp, View
 from runtime.core.description import Details
@@ -76,6 +77,7 @@ class MessageStore:
         policies: Policies = (Policy.REJECT, frozenset()),
         max_pages: int | None = None,
         max_producers: int = 10_000,
+        quarantine_bytes: int = MOST_BYTES,
     ) -> None:
         """Open, create or migrate it. `max_pages` makes a small disk for tests. Raises StoreError."""
         self._path, self._clock = path, clock
@@ -88,6 +90,7 @@ class MessageStore:
                 self._migrate(path)
                 create_indexes(self._db, policies)
                 self._load(max_producers)
+                self._quarantine = Quarantine(self._db, quarantine_bytes)
             except (KeyError, TypeError, ValueError) as exc:
                 self._db.close()
                 raise StoreDamaged(f"the counters cannot be read: {exc!r}") from exc
@@ -226,12 +229,14 @@ class MessageStore:
         if not settled and (admission is None or not (admission.rows or admission.evictions)):
             return []
         books = Books(self._next_id, self._names)
+        self._quarantine.begin()
         with translated(), self._transaction():
             self._settle(settled, books)
             if admission is not None:
                 self._evict(admission, books)
                 self._store(admission, books)
             self._requeue(settled.requeued, books)
+            self._quarantine.trim(books)
             self._count(books, admission)
         return self._book(books, admission)
 
@@ -274,17 +279,12 @@ class MessageStore:
     def _settle(self, settled: Settled, books: Books) -> None:
         wall_s = self.stamp().wall_s
         for number, reason in settled.quarantined:
-            self._db.execute(
-                f"INSERT INTO quarantine ({COLUMNS}, reason, set_aside_wall_s) SELECT {SOUND_COLUMNS}, ?, ? "  # noqa: S608
-                "FROM messages WHERE id = ? ON CONFLICT (id) DO NOTHING",  # our own names
-                (reason, wall_s, number),
-            )
+            self._quarantine.set_aside(number, reason, wall_s)
             self._remove([number], books, QUARANTINED)
         for reason in {reason for _, reason in settled.dropped}:
             self._remove([number for number, why in settled.dropped if why == reason], books, reason)
         self._remove(settled.delivered, books, None)
-        if settled.discarded:
-            self._db.execute(f"DELETE FROM quarantine WHERE id IN {IN}", (json.dumps(settled.discarded),))  # noqa: S608
+        self._quarantine.discard(settled.discarded)
 
     def _remove(self, ids: Sequence[int], books: Books, lost: str | None) -> None:
         """Delete messages; ids that are gone already do no harm."""
@@ -309,8 +309,7 @@ class MessageStore:
             for stream, priority, size in row:
                 books.next_id += 1
                 books.returned(stream, priority, size)
-        if ids:
-            self._db.execute(f"DELETE FROM quarantine WHERE id IN {IN}", (json.dumps(ids),))  # noqa: S608
+        self._quarantine.discard(ids)
 
     def _evict(self, admission: Admission, books: Books) -> None:
         for eviction in admission.evictions:
@@ -358,6 +357,7 @@ class MessageStore:
     def _book(self, books: Books, admission: Admission | None) -> list[Loss]:
         """The commit stands: bring the books in memory up to date."""
         streams, met = self._growth(admission)
+        self._quarantine.stands()
         self._next_id = books.next_id
         self._next_stream += streams
         if admission is not None:

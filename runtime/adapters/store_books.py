@@ -114,6 +114,13 @@ class Books:
             if isinstance(file, str) and lost != QUARANTINED:
                 self.files[stream, lost].append(file)
 
+    def given_up(self, number: int, stream: object, size: object, file: object, why: str) -> None:
+        """One that was set aside leaves for good; it is in no level any more, damaged or not."""
+        place = (stream if isinstance(stream, int) else 0, why)
+        self.lost[place].append((number, size if isinstance(size, int) else 0))
+        if isinstance(file, str):
+            self.files[place].append(file)
+
     def _countable(self, stream: object, priority: object, size: object) -> bool:
         """What a row says of itself may be damaged; then it was counted elsewhere."""
         known = stream in self.names and countable(priority, size)
@@ -124,7 +131,7 @@ class Books:
         """What was lost, for the log."""
         return [
             Loss(
-                names[stream],
+                names.get(stream, StreamName(None, None)),
                 reason,
                 Amount(len(lost), sum(size for _, size in lost)),
                 to_ranges(number for number, _ in lost),

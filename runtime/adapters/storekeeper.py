@@ -74,6 +74,7 @@ class Storekeeper:
         self._clock = clock
         self._path = config.layout.messages_db
         self._quota = quota(config)
+        self._quarantine_bytes = config.settings.store.quarantine_max_bytes
         self._max_producers = config.settings.ingest.max_producers
         self._disk = Disk(self._path.parent, config.settings.store)
         self._max_pages = max_pages
@@ -265,6 +266,7 @@ class Storekeeper:
             policies=self._quota.policies(),
             max_pages=self._max_pages,
             max_producers=self._max_producers,
+            quarantine_bytes=self._quarantine_bytes,
         )
         self._trouble = None
         self._forget_s = self._clock.boot_s() + PRODUCER_MEMORY_S

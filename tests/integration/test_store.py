@@ -335,3 +335,30 @@ def test_a_salvage_that_is_killed_begins_again_and_loses_nothing(
     assert report.salvaged == 1_500
     assert len(stored(copy)) == 1_500
     assert json.loads((copy.parent / "damaged" / "report.json").read_text())["reason"] == "second try"
+
+
+def test_quarantine_is_bounded_and_what_leaves_it_is_counted_and_named(path: Path) -> None:
+    """It counted in no limit: a hub that refuses a kind of message for months filled the disk."""
+    store = MessageStore(path, ObedientClock(), quarantine_bytes=3_500)
+    keep(store, put([b"x" * 1_000] * 5, stream="s"))
+    losses = [store.commit(None, Settled(quarantined=[(number, "poison")])) for number in range(1, 6)]
+    reader = StoreReader(path)
+    assert [aside.message.id for aside in reader.quarantine()] == [3, 4, 5]
+    dropped = [loss for found in losses for loss in found if loss.reason == "quarantine_full"]
+    assert [(loss.stream.stream, loss.amount, loss.ranges) for loss in dropped] == [
+        ("s", Amount(1, 1_000), [[1, 1]]),
+        ("s", Amount(1, 1_000), [[2, 2]]),
+    ]
+    assert ever_lost(store)[StreamName(None, "s"), "quarantine_full"] == Amount(2, 2_000)
+    store.commit(None, Settled(requeued=[3], discarded=[4]))  # that makes room
+    keep(store, put([b"y" * 1_000] * 2, stream="s"))
+    store.commit(None, Settled(quarantined=[(7, "poison"), (8, "poison")]))
+    assert [aside.message.id for aside in reader.quarantine()] == [5, 7, 8]
+    store.close()
+    store = MessageStore(
+        path, ObedientClock(), quarantine_bytes=1
+    )  # lowered: the last one stays all the same
+    store.commit(None, Settled(quarantined=[(6, "poison")]))
+    assert [aside.message.id for aside in reader.quarantine()] == [8]
+    reader.close()
+    store.close()

@@ -1,0 +1,81 @@
+"""What is set aside in messages.db, within a bound of its own: beyond it the oldest go, counted and named.
+
+How much is there is added up once, when the first message is set aside, and kept from then on.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+
+from runtime.adapters.store_books import Books
+from runtime.adapters.store_statements import COLUMNS, IN, SOUND_COLUMNS
+from runtime.core.admission import EVICTED_AT_ONCE, ROW_OVERHEAD_BYTES
+
+MOST_BYTES = 107_374_182
+FULL = "quarantine_full"
+"""The reason of those that go: lost for the second time, and for good."""
+_SIZE = f"CASE typeof(bytes) WHEN 'integer' THEN bytes ELSE 0 END + {ROW_OVERHEAD_BYTES}"
+
+
+class Quarantine:
+    """Changes it within the transactions of others."""
+
+    def __init__(self, db: sqlite3.Connection, most_bytes: int) -> None:
+        self._db = db
+        self._most_bytes = most_bytes
+        self._bytes: int | None = None
+        """As it stands on disk; None where nobody has looked."""
+        self._change = 0
+
+    def begin(self) -> None:
+        """A transaction begins; the one before may have failed."""
+        self._change = 0
+
+    def stands(self) -> None:
+        """It is on disk."""
+        if self._bytes is not None:
+            self._bytes += self._change
+
+    def set_aside(self, number: int, reason: str, wall_s: float | None) -> None:
+        """Take a message in; the caller removes it from the others."""
+        self._look()
+        self._changed(
+            f"INSERT INTO quarantine ({COLUMNS}, reason, set_aside_wall_s) SELECT {SOUND_COLUMNS}, ?, ? "  # noqa: S608
+            "FROM messages WHERE id = ? ON CONFLICT (id) DO NOTHING",  # our own names
+            (reason, wall_s, number),
+            1,
+        )
+
+    def discard(self, ids: Sequence[int]) -> None:
+        """They leave, for good or to where the caller has put them."""
+        if ids:
+            self._changed(f"DELETE FROM quarantine WHERE id IN {IN}", (json.dumps(ids),), -1)  # noqa: S608
+
+    def trim(self, books: Books) -> None:
+        """Let the oldest messages go, as far as there is too much; the newest one stays, however large."""
+        excess = (self._bytes or 0) + self._change - self._most_bytes
+        if excess <= 0:
+            return
+        oldest = self._db.execute(
+            f"SELECT id, stream, bytes, file, {_SIZE} FROM quarantine "  # noqa: S608
+            "WHERE id < (SELECT max(id) FROM quarantine) ORDER BY id LIMIT ?",
+            (EVICTED_AT_ONCE,),
+        ).fetchall()
+        gone = []
+        for number, stream, size, file, freed_bytes in oldest:
+            if excess <= 0:
+                break
+            excess -= freed_bytes
+            gone.append(number)
+            books.given_up(number, stream, size, file, FULL)
+        self.discard(gone)
+
+    def _look(self) -> None:
+        if self._bytes is None:
+            ((self._bytes,),) = self._db.execute(f"SELECT coalesce(sum({_SIZE}), 0) FROM quarantine")  # noqa: S608
+
+    def _changed(self, statement: str, values: tuple[object, ...], sign: int) -> None:
+        sizes = self._db.execute(f"{statement} RETURNING {_SIZE}", values).fetchall()
+        self._change += sign * sum(size for (size,) in sizes)
