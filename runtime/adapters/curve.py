@@ -1,7 +1,8 @@
 """CURVE on the producers' TCP door: who holds an allowed key may talk, others are cut off at the handshake.
 
 A key is 40 characters (Z85) in a file of its own: `NAME.secret` (0600) and `NAME.public`. Clients are allowed
-by laying their public file into the folder `ingest.curve_clients`; it is looked at anew at every handshake.
+by laying their public file into the folder `ingest.curve_clients`; it is looked at anew for every handshake,
+and once a second for those who are in: a connection may outlive the right to it.
 """
 
 from __future__ import annotations
@@ -16,32 +17,50 @@ from runtime.adapters.bus import context
 from runtime.errors import ConfigError, UsageError
 
 KEY_CHARACTERS = 40
+HANDSHAKES_AT_ONCE = 16
+"""Whoever knocks without end must not keep from their turn those who are in."""
+LOOK_EVERY_S = 1.0
 
 
 class KeyGate:
-    """Answers libzmq's question, for each handshake, whether this key may come in (ZeroMQ RFC 27)."""
+    """Answers libzmq's question, for each handshake, whether this key may come in (ZeroMQ RFC 27).
+
+    From then on every message says its key, as "User-Id".
+    """
 
     def __init__(self, clients: Path) -> None:
         self._clients = clients
         self.socket = context().socket(zmq.REP)
+        self._allowed: set[bytes] = set()
+        self._look_s = 0.0
         self.socket.bind("inproc://zeromq.zap.01")  # before the door is bound: it is asked at once
 
     def answer(self) -> None:
-        """Answer the handshakes that wait, without waiting."""
-        while self.socket.poll(0):
+        """Answer the handshakes that wait, without waiting; a few, and the rest in the next turn."""
+        for answered in range(HANDSHAKES_AT_ONCE):
+            if not self.socket.poll(0):
+                return
+            if not answered:
+                self._look()
             version, number, _, _, _, mechanism, *credentials = self.socket.recv_multipart()
-            allowed = mechanism == b"CURVE" and len(credentials) == 1 and self._knows(credentials[0])
-            verdict = (b"200", b"OK") if allowed else (b"400", b"this key is not allowed here")
-            self.socket.send_multipart([version, number, *verdict, b"", b""])
+            key = z85.encode(credentials[0]) if mechanism == b"CURVE" and len(credentials) == 1 else b""
+            verdict = (b"200", b"OK") if key in self._allowed else (b"400", b"this key is not allowed here")
+            self.socket.send_multipart([version, number, *verdict, key, b""])
 
-    def _knows(self, key: bytes) -> bool:
-        allowed = set()
+    def admits(self, key: str, now_s: float) -> bool:
+        """Whether who came in with this key may still stay."""
+        if now_s >= self._look_s:
+            self._look_s = now_s + LOOK_EVERY_S
+            self._look()
+        return key.encode() in self._allowed
+
+    def _look(self) -> None:
+        self._allowed = set()
         for file in self._clients.glob("*.public"):
             try:
-                allowed.add(read_key(file))
+                self._allowed.add(read_key(file))
             except ConfigError:
                 continue  # one broken file must not lock the others out
-        return z85.encode(key) in allowed
 
     def close(self) -> None:
         self.socket.close(0)

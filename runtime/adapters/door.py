@@ -38,6 +38,8 @@ class Letter(NamedTuple):
 
     door: ProducerDoor
     route: Sequence[bytes]
+    key: str | None = None
+    """With which whoever asks came in, where a key is needed."""
 
     def answer(self, reply: bytes) -> None:
         send = self.door.socket.send
@@ -63,6 +65,7 @@ class ProducerDoor:
         self.socket.setsockopt(zmq.RCVHWM, REQUESTS_PER_PEER)
         self.socket.setsockopt(zmq.SNDHWM, REPLIES_PER_PEER)
         self._group = group
+        self._guarded = secret_file is not None and endpoint.startswith("tcp://")
         self._bound: Bound | None = None
         """None for TCP, which needs no path."""
         self._lock: Lock | None = None
@@ -127,23 +130,26 @@ class ProducerDoor:
         """Requests that wait, one from each peer in turn, without waiting."""
         while True:
             try:
-                peer, *frames = self._request()
+                (peer, *frames), key = self._request()
             except zmq.Again:
                 return
             if frames and not frames[0]:
-                yield Letter(self, (peer, b"")), frames[1:]
+                yield Letter(self, (peer, b""), key), frames[1:]
             else:
-                yield Letter(self, (peer,)), None
+                yield Letter(self, (peer,), key), None
 
-    def _request(self) -> list[bytes]:
-        """All frames that came together. A frame knows whether more follow: asking the socket is dearer."""
+    def _request(self) -> tuple[list[bytes], str | None]:
+        """All frames that came together, and whose they are.
+
+        A frame knows whether more follow: asking the socket is dearer.
+        """
         recv = self.socket.recv
         frame = recv(_LAST, copy=False)
         frames = [frame.bytes]
         while frame.more:
             frame = recv(_LAST, copy=False)
             frames.append(frame.bytes)
-        return frames
+        return frames, str(frame.get("User-Id")) if self._guarded else None
 
     def close(self) -> None:
         self.socket.close(0)

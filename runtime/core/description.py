@@ -78,6 +78,7 @@ class Code(StrEnum):
     HEADER_TOO_LARGE = "header_too_large"
     MESSAGE_TOO_LARGE = "message_too_large"
     REQUEST_TOO_LARGE = "request_too_large"
+    NOT_ALLOWED = "not_allowed"
     SEQUENCE_FORGOTTEN = "sequence_forgotten"
     EXCEEDS_LIMIT = "exceeds_limit"
     TOO_MANY_STREAMS = "too_many_streams"

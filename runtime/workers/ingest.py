@@ -46,6 +46,7 @@ from runtime.core.sparing import Sparing
 from runtime.errors import ConfigError
 
 IDLE_S = 1.0
+LEFT_OUT = Refused(Code.NOT_ALLOWED, "this key is not allowed here any more")
 QUICK_FLUSH_S = 0.002
 QUICK_REQUESTS = 32
 """Where a flush is quick, a commit takes no more: while it is written, the others' requests come in."""
@@ -132,7 +133,7 @@ class Ingest:
         until_s = time.perf_counter() + min(flush_s, QUICK_FLUSH_S) / 2
         while True:
             for letter, frames in _in_turn(self._doors):
-                request = _read(frames, self._limits)
+                request = _read(frames, self._limits) if self._admits(letter) else LEFT_OUT
                 found.append((letter, request))
                 room_bytes -= sum(map(len, frames or ()))  # what is refused took its time, too
                 if isinstance(request, Put):
@@ -142,6 +143,9 @@ class Ingest:
             if len(found) >= self._company or time.perf_counter() >= until_s:
                 return found
             os.sched_yield()  # to whoever waits for a core with a request
+
+    def _admits(self, letter: Letter) -> bool:
+        return self._gate is None or letter.key is None or self._gate.admits(letter.key, self._clock.boot_s())
 
     def _store(self, letters: Sequence[tuple[Letter, Request | Refused]], settled: Settled) -> list[Reply]:
         """One commit for all of it; what may be answered once it is on disk."""

@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runtime.adapters.bus import DeliveryReporter, Settled
-from runtime.adapters.curve import make_keys, read_key
+from runtime.adapters.curve import HANDSHAKES_AT_ONCE, KeyGate, make_keys, read_key
 from runtime.adapters.status import read_status
 from runtime.adapters.store import StoreReader
 from runtime.config import load
 from runtime.core.message import StoredMessage
-from runtime.producer import Curve, Full, NoAnswer, Producer
+from runtime.producer import Curve, Full, Invalid, NoAnswer, NotStored, Producer
 from tests.harness import Home, eventually, short_folder
 
 SMALL = "max_message_bytes = 10000\nmax_request_bytes = 40000\n"
@@ -258,11 +258,39 @@ def test_over_tcp_only_an_allowed_key_is_let_in() -> None:
 
         with Producer(where, curve=keys("friend"), retry_for_s=15) as friend:
             assert friend.put(b"hello") == 1
+            (folder / "clients" / "friend.public").unlink()
+            eventually(lambda: refused_as(friend, Invalid, "not_allowed"), what="who is off the list is out")
         for refused in (keys("stranger"), None):
             with Producer(where, curve=refused, retry_for_s=1.0) as stranger, pytest.raises(NoAnswer):
                 stranger.put(b"let me in")
-        assert [m.payload for m in stored(home)] == [b"hello"]
+        assert {m.payload for m in stored(home)} == {b"hello"}
         home.stop()
+
+
+def refused_as(producer: Producer, kind: type[NotStored], code: str) -> bool:
+    """Whether the next message is refused so."""
+    try:
+        producer.put(b"hello")
+    except kind as error:
+        return code in str(error)
+    return False
+
+
+def test_knocking_without_end_keeps_nobody_from_being_served(tmp_path: Path) -> None:
+    """Every handshake that waited was answered first, and each read every key: a flood had no end."""
+    gate = KeyGate(tmp_path)
+    knocking = [zmq.Context.instance().socket(zmq.REQ) for _ in range(3 * HANDSHAKES_AT_ONCE)]
+    for socket in knocking:
+        socket.connect("inproc://zeromq.zap.01")
+        socket.send_multipart([b"1.0", b"1", b"producers", b"127.0.0.1", b"", b"CURVE", b"k" * 32])
+    try:
+        for turn in (1, 2, 3):
+            gate.answer()
+            assert sum(1 for socket in knocking if socket.poll(0)) == turn * HANDSHAKES_AT_ONCE
+        assert {socket.recv_multipart()[2] for socket in knocking} == {b"400"}
+    finally:
+        for socket in (*knocking, gate):
+            socket.close()
 
 
 def test_tcp_that_can_be_reached_from_outside_needs_keys() -> None:
