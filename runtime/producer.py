@@ -100,6 +100,13 @@ class Curve(NamedTuple):
     own_secret: bytes
 
 
+class Pack(NamedTuple):
+    """What goes in one request."""
+
+    payloads: list[bytes]
+    each: list[Fields]
+
+
 class Numbering:
     """Turns calls into requests, each under the next free key."""
 
@@ -131,22 +138,8 @@ class Numbering:
         if request.header["boot"] == self._boot and self._next == sequence + max(1, len(request.payloads)):
             self._next = sequence
 
-    def packed(self, messages: Iterable[Described], fields: Fields) -> Iterator[Message]:
-        """As few requests as the bounds of a commit allow."""
-        payloads: list[bytes] = []
-        each: list[Fields] = []
-        size = 0
-        for message in messages:
-            payload, own = message if isinstance(message, tuple) else (message, Fields())
-            payload = encoded(payload)
-            if payloads and (len(payloads) >= PACK_MESSAGES or size + len(payload) > PACK_BYTES):
-                yield self.request(payloads, messages=each if any(each) else None, **fields)
-                payloads, each, size = [], [], 0
-            payloads.append(payload)
-            each.append(own)
-            size += len(payload)
-        if payloads:
-            yield self.request(payloads, messages=each if any(each) else None, **fields)
+    def pack(self, pack: Pack, fields: Fields) -> Message:
+        return self.request(pack.payloads, messages=pack.each if any(pack.each) else None, **fields)
 
 
 class Client:
@@ -232,12 +225,13 @@ class Producer(Client):
     def put_many(self, messages: Iterable[Described], **fields: Unpack[Fields]) -> list[int | None]:
         """Store many messages in order; `fields` hold for all that say nothing else. Raises NotStored.
 
-        They go in packs, each stored as a whole; where one raises, those before it are stored.
+        They go in packs, each stored as a whole; where one raises, those before it are stored. Others may
+        come between two packs: whoever makes `messages` may take its time, and may `put` meanwhile.
         """
         ids: list[int | None] = []
-        with self._turn():
-            for request in self._numbering.packed(messages, fields):
-                ids += self._store(request)
+        for pack in packs(messages):
+            with self._turn():
+                ids += self._store(self._numbering.pack(pack, fields))
         return ids
 
     def complete_batch(self, **fields: Unpack[Fields]) -> int | None:
@@ -333,6 +327,22 @@ def default_endpoint() -> str:
 def _default_name() -> str:
     """The program's own name, as far as a key may hold it."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(sys.argv[0] or "python").stem).strip("-")[:40] or "python"
+
+
+def packs(messages: Iterable[Described]) -> Iterator[Pack]:
+    """As few as the bounds of a commit allow."""
+    pack, size = Pack([], []), 0
+    for message in messages:
+        payload, own = message if isinstance(message, tuple) else (message, Fields())
+        payload = encoded(payload)
+        if pack.payloads and (len(pack.payloads) >= PACK_MESSAGES or size + len(payload) > PACK_BYTES):
+            yield pack
+            pack, size = Pack([], []), 0
+        pack.payloads.append(payload)
+        pack.each.append(own)
+        size += len(payload)
+    if pack.payloads:
+        yield pack
 
 
 def encoded(payload: Payload) -> bytes:

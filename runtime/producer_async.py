@@ -16,7 +16,7 @@ import zmq.asyncio
 
 from runtime.core.pirate import Ask, Exchange, Message, Pause
 from runtime.core.protocol import BadRequest, Operation, Reply, Stored, decode_reply
-from runtime.producer import Client, Described, Fields, Options, Payload, encoded
+from runtime.producer import Client, Described, Fields, Options, Payload, encoded, packs
 
 __all__ = ["AsyncProducer"]
 
@@ -36,9 +36,9 @@ class AsyncProducer(Client):
     async def put_many(self, messages: Iterable[Described], **fields: Unpack[Fields]) -> list[int | None]:
         """Store many messages in order, in packs. Raises NotStored."""
         ids: list[int | None] = []
-        async with self._turn():
-            for request in self._numbering.packed(messages, fields):
-                ids += await self._store(request)
+        for pack in packs(messages):
+            async with self._turn():
+                ids += await self._store(self._numbering.pack(pack, fields))
         return ids
 
     async def complete_batch(self, **fields: Unpack[Fields]) -> int | None:

@@ -64,6 +64,23 @@ def test_many_messages_go_in_packs_and_in_order(home: Home, endpoint: str) -> No
     assert [m.payload for m in stored(home, "own")] == [b"own"]
 
 
+def test_a_source_that_puts_by_itself_is_no_deadlock(home: Home, endpoint: str) -> None:
+    """`put_many` held the lock while its messages were made: a `put` among them waited for ever."""
+    with Producer(endpoint) as producer:
+
+        def readings() -> Iterator[bytes]:
+            for number in range(2):
+                yield str(number).encode()
+                producer.put(b"beside", stream="nested")
+
+        done = threading.Thread(target=producer.put_many, args=(readings(),), kwargs={"stream": "nested"})
+        done.daemon = True
+        done.start()
+        done.join(5)
+        assert not done.is_alive()
+    assert [m.payload for m in stored(home, "nested")] == [b"beside", b"beside", b"0", b"1"]
+
+
 def test_completions_are_stored_behind_what_they_complete(home: Home, endpoint: str) -> None:
     with Producer(endpoint) as producer:
         producer.put(b"x", stream="batches", batch_id="b", message_id="m")
