@@ -2,7 +2,8 @@
 
     begin -> Ask -> answered: Stored, or raises what it means
                  -> refused, retry later: Pause -> Ask
-                 -> silence: Ask, on a socket opened anew, for longer than before
+                 -> silence: Ask, on a socket opened anew, for longer than before; an answer that is none
+                    counts as silence, and Pause lasts until that would have been over
 
 The request stays the same through all of it, key and all: that is what makes the repeats harmless.
 """
@@ -66,7 +67,7 @@ class Forgotten(NotStored, Rejected):
     """So far behind that nobody can tell any more whether it is stored."""
 
 
-_MEANING: dict[Code, type[NotStored]] = {
+_MEANING: dict[str, type[NotStored]] = {
     Code.STREAM_FULL: Full,
     Code.STORE_FULL: Full,
     Code.DISK_FULL: Full,
@@ -83,13 +84,18 @@ _MEANING: dict[Code, type[NotStored]] = {
 
 
 def refusal_error(refused: Refused) -> NotStored:
-    """The error that a refusal is."""
-    meaning = _MEANING.get(refused.code, Invalid)
+    """The error that a refusal is. Of a code that a newer ingest has only this is known: whether to wait."""
+    unknown = Unavailable if refused.retry_after_ms is not None and not _known(refused) else Invalid
+    meaning = _MEANING.get(refused.code, unknown)
     text = f"{refused.message} ({refused.code})"
     if issubclass(meaning, Retryable):
         return meaning(text, retry_after_s=(refused.retry_after_ms or 0) / 1000)
     assert issubclass(meaning, Rejected)
     return meaning(text, code=refused.code)
+
+
+def _known(refused: Refused) -> bool:
+    return refused.code in set(Code)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +123,7 @@ class Exchange:
         self._retry_for_s = retry_for_s
         self._timeout_s = timeout_s
         self._deadline_s = float("inf")
+        self._answer_by_s = 0.0
         self._open_questions = 0
         """Sent, and not refused in a way that leaves nothing behind."""
 
@@ -135,18 +142,19 @@ class Exchange:
         return self._ask(now_s)
 
     def silence(self, now_s: float) -> Step:
-        """No answer came. Raises NoAnswer when the time is over."""
+        """No answer came, or none that can be read. Raises NoAnswer when the time is over."""
         if now_s >= self._deadline_s:
             raise NoAnswer(f"no answer within {self._retry_for_s:g} s", self.request)
         self._timeout_s = min(LONGEST_WAIT_S, self._timeout_s * 1.5)
-        return self._ask(now_s)
+        early_s = self._answer_by_s - now_s
+        return Pause(early_s) if early_s > 0 else self._ask(now_s)
 
     def answered(self, reply: Reply, now_s: float) -> Step:
         """An answer came. Raises NotStored where it is final."""
         if not isinstance(reply, Refused):
             return reply
         error = refusal_error(reply)
-        if not isinstance(error, Unavailable):
+        if not isinstance(error, Unavailable) and _known(reply):
             self._open_questions -= 1
         error.request = None if self.left_no_trace else self.request
         if not isinstance(error, Retryable):
@@ -158,4 +166,6 @@ class Exchange:
 
     def _ask(self, now_s: float) -> Ask:
         self._open_questions += 1
-        return Ask(max(0.01, min(self._timeout_s, self._deadline_s - now_s)))
+        timeout_s = max(0.01, min(self._timeout_s, self._deadline_s - now_s))
+        self._answer_by_s = now_s + timeout_s
+        return Ask(timeout_s)

@@ -135,13 +135,15 @@ class Pong:
 class Refused:
     """Nothing of the request is stored."""
 
-    code: Code
+    code: str
+    """One of Code; at a client that is older than ingest, any."""
     message: str
     retry_after_ms: int | None = None
 
 
 Reply = Stored | Pong | Refused
 
+LONGEST_PAUSE_MS = 86_400_000
 WARNING_GAP = "sequence_gap"
 WARNING_BACKWARDS = "sequence_backwards"
 
@@ -324,6 +326,13 @@ def encode_reply(reply: Reply) -> bytes:
             return _json({"ok": False, "error": error})
 
 
+def _pause_ms(error: Mapping[str, Any]) -> int | None:
+    found = error.get("retry_after_ms")
+    if found is None or (type(found) is int and 0 <= found <= LONGEST_PAUSE_MS):
+        return found
+    raise ValueError(f"no pause is {found!r} ms")
+
+
 def _json(said: Mapping[str, Any]) -> bytes:
     return json.dumps(said, separators=(",", ":")).encode()
 
@@ -335,7 +344,7 @@ def decode_reply(frames: Sequence[bytes]) -> Reply:
         said = json.loads(frame)
         if not said["ok"]:
             error = said["error"]
-            return Refused(Code(error["code"]), str(error["message"]), error.get("retry_after_ms"))
+            return Refused(str(error["code"]), str(error["message"]), _pause_ms(error))
         if "ids" not in said:
             return Pong()
         warnings = tuple((w["code"], w["message"]) for w in said.get("warnings", ()))

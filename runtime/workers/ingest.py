@@ -182,12 +182,12 @@ class Ingest:
             if isinstance(reply, Refused):
                 self._note_refusal(reply.code)
 
-    def _note_refusal(self, code: Code) -> None:
+    def _note_refusal(self, code: str) -> None:
         """Its words are the producer's business, and may repeat what it sent: they are in no log."""
         self._counted[f"refused_{code}"] += 1
         times = self._sparing.times(code, self._clock.boot_s())
         if times:
-            logger.bind(code=str(code), times=times).warning("producers are refused: {}", code)
+            logger.bind(code=code, times=times).warning("producers are refused: {}", code)
 
     def _note(self, admission: Admission | None, losses: Sequence[Loss]) -> None:
         if admission is not None and admission.rows:

@@ -140,7 +140,7 @@ def test_an_answer_that_is_none_is_asked_for_again() -> None:
 
             thread = threading.Thread(target=answer)
             thread.start()
-            with Producer(where, retry_for_s=10) as producer:
+            with Producer(where, retry_for_s=10, answer_timeout_s=0.2) as producer:
                 assert producer.put(b"x") == 7
             thread.join(5)
 
