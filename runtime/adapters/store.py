@@ -20,20 +20,19 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from runtime.adapters.clock import Clock
 from runtime.adapters.store_books import (
     BY_LEVEL,
-    COUNT_LEVELS,
-    FORGET_LEVELS,
     LEAVING,
     QUARANTINED,
     READ_LEVELS,
     Books,
     Loss,
+    count_levels,
     without,
 )
 from runtime.adapters.store_errors import (
@@ -78,9 +77,13 @@ class MessageStore:
         max_pages: int | None = None,
         max_producers: int = 10_000,
         quarantine_bytes: int = MOST_BYTES,
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
-        """Open, create or migrate it. `max_pages` makes a small disk for tests. Raises StoreError."""
-        self._path, self._clock = path, clock
+        """Open, create or migrate it. Raises StoreError.
+
+        `max_pages` makes a small disk for tests; `alive` is called by what looks at every message.
+        """
+        self._path, self._clock, self._alive = path, clock, alive
         self.flush_s = 0.0  # what the disk took for the last commit
         write_again(path)
         with translated():
@@ -88,7 +91,7 @@ class MessageStore:
             try:
                 self._configure(max_pages)
                 self._migrate(path)
-                create_indexes(self._db, policies)
+                create_indexes(self._db, policies, alive)
                 self._load(max_producers)
                 self._quarantine = Quarantine(self._db, quarantine_bytes)
             except (KeyError, TypeError, ValueError) as exc:
@@ -325,9 +328,7 @@ class MessageStore:
             [(*level, c.messages, c.bytes, c.stored, c.delivered) for level, c in books.levels.items()],
         )
         if books.doubtful:  # rare, so every message is looked at
-            self._db.execute(FORGET_LEVELS)
-            self._db.execute(COUNT_LEVELS)
-            books.recounted = self._db.execute(READ_LEVELS).fetchall()
+            books.recounted = count_levels(self._db, self._alive)
         if books.lost:
             self._count_losses(books)
         self._db.execute(

@@ -70,14 +70,22 @@ between sending and hearing: where there are too many producers, its repeat may 
 class Storekeeper:
     """The store while it can be used, and the reason while it cannot."""
 
-    def __init__(self, config: Config, clock: Clock, *, max_pages: int | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        clock: Clock,
+        *,
+        max_pages: int | None = None,
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`alive` is called while the store takes its time."""
         self._clock = clock
         self._path = config.layout.messages_db
         self._quota = quota(config)
         self._quarantine_bytes = config.settings.store.quarantine_max_bytes
         self._max_producers = config.settings.ingest.max_producers
         self._disk = Disk(self._path.parent, config.settings.store)
-        self._max_pages = max_pages
+        self._max_pages, self._alive = max_pages, alive
         self._store: MessageStore | None = None
         self._alarm: str | None = None
         self._trouble: StoreError | None = StoreUnavailable("the store is not open yet")
@@ -267,6 +275,7 @@ class Storekeeper:
             max_pages=self._max_pages,
             max_producers=self._max_producers,
             quarantine_bytes=self._quarantine_bytes,
+            alive=self._alive,
         )
         self._trouble = None
         self._forget_s = self._clock.boot_s() + PRODUCER_MEMORY_S
