@@ -18,6 +18,8 @@ from runtime.adapters.store_errors import SCHEMA_VERSION, StoreNewer
 from runtime.adapters.store_reader import text_or_bytes
 from runtime.core.mending import LARGEST, is_number
 
+NUMBERED = ("messages", "quarantine")
+"""Tables whose ids the store gives; those of others are SQLite's."""
 ROWS_AT_ONCE = 500
 BYTES_AT_ONCE = 4_194_304
 DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError, OverflowError)
@@ -27,6 +29,10 @@ WEATHER = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY, s
 _BLOCK_BYTES = 4_096
 
 Row = tuple[Any, ...]
+
+
+class _Broken(Exception):
+    """Reading ends in damage."""
 
 
 class Counters(NamedTuple):
@@ -76,52 +82,65 @@ class DamagedStore:
         return Counters(*found[0]) if isinstance(uuid, str) and all(map(is_number, numbers)) else None
 
     def rows(self, table: str, lost: list[tuple[int, int]]) -> Iterator[list[Row]]:
-        """Every row that can be read, by ascending number, over all damage between: that goes to `lost`."""
-        at, limit = -1, ROWS_AT_ONCE
-        while True:
-            rows = self._behind(table, at, limit)
-            if rows:
-                yield [row[1:] for row in rows]
-                at, limit = rows[-1][0], min(ROWS_AT_ONCE, limit * 2)
-            elif rows is not None:
-                return
-            elif limit > 1:
-                limit = 1  # the damage is among the next rows: go on one by one
-            else:
-                found = self._next_readable(table, at)
-                lost.append((at + 1, found if found is not None else self._last_id(at + 1)))
-                if found is None:
-                    return
-                at = found
+        """Every row that can be read, in the order they lie, over all damage between: that goes to `lost`.
 
-    def _behind(self, table: str, number: int, limit: int) -> list[Row] | None:
-        """Rows with their numbers in front: as many as memory should take, or up to where it breaks."""
+        Read on without seeking for as long as it goes: one flipped number must not decide where to go on.
+        """
+        at, most = -1, (self._last_id(0) if table in NUMBERED else 0) or LARGEST
+        while True:
+            began_at = at
+            try:
+                for rows in self._stretch(table, at):
+                    at = next((row[0] for row in reversed(rows) if at < row[0] <= most), at)
+                    yield [row[1:] for row in rows]
+                return
+            except _Broken:
+                if at > began_at:
+                    continue
+            found = self._next_readable(table, at, most)
+            lost.append((at + 1, found if found is not None else self._last_id(at + 1)))
+            if found is None:
+                return
+            at = found
+
+    def _stretch(self, table: str, number: int) -> Iterator[list[Row]]:
+        """Rows behind `number`, it in front, as many at once as memory should take. Raises _Broken."""
         found: list[Row] = []
         room = BYTES_AT_ONCE
-        query = f"SELECT rowid, * FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT ?"  # noqa: S608  # our own names
+        query = f"SELECT rowid, * FROM {table} WHERE rowid > ? ORDER BY rowid"  # noqa: S608  # our own names
         try:
-            with contextlib.closing(self._db.execute(query, (number, limit))) as rows:
+            with contextlib.closing(self._db.execute(query, (number,))) as rows:
                 for row in rows:
                     found.append(row)
                     room -= sum(len(value) for value in row if isinstance(value, str | bytes))
-                    if room <= 0:
-                        break
+                    if room <= 0 or len(found) >= ROWS_AT_ONCE:
+                        yield found
+                        found, room = [], BYTES_AT_ONCE
         except DAMAGE as exc:
             self._count_as_lost(exc)
-            return found or None
-        return found
+            if found:
+                yield found
+            raise _Broken from exc
+        if found:
+            yield found
 
-    def _next_readable(self, table: str, at: int) -> int | None:
+    def _readable(self, table: str, behind: int, most: int) -> bool:
+        """Whether the next row can be read, and has a number that can be."""
+        query = f"SELECT rowid, * FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT 1"  # noqa: S608  # our own names
+        found = self._try(query, behind)
+        return found is not None and any(row[0] <= most for row in found)
+
+    def _next_readable(self, table: str, at: int, most: int) -> int | None:
         """The lowest number behind which reading works again: leaps that double, then halving between."""
         leap = 1
-        while not self._behind(table, at + leap, 1):
+        while not self._readable(table, at + leap, most):
             leap *= 2
-            if at + leap > LARGEST:
+            if at + leap > most:
                 return None
         fails, works = at + leap // 2, at + leap
         while works - fails > 1:
             middle = (fails + works) // 2
-            if self._behind(table, middle, 1):
+            if self._readable(table, middle, most):
                 works = middle
             else:
                 fails = middle

@@ -32,11 +32,13 @@ from typing import Any
 from runtime.adapters.damaged_store import Counters, DamagedStore
 from runtime.adapters.examine import look, named
 from runtime.adapters.store_errors import StoreFull, StoreUnavailable, StoreUnreadable, translated
-from runtime.core.mending import MENDED, Messages, is_number
+from runtime.core.mending import MENDED, Messages
 
 FOLDER = "damaged"
 REPORT = "report.json"
 SYNC_BYTES = 67_108_864
+LARGEST_ID = 2**52
+"""No store comes so far in a century. What says more is damaged, and must not decide where ids go on."""
 ID_GAP = 2**32
 """Left free behind the highest id found where the counter of ids is lost."""
 
@@ -187,9 +189,9 @@ def _copy(old: DamagedStore, fresh: sqlite3.Connection, report: Report) -> Itera
     highest = 0
     for table, kept in (("quarantine", _messages(fresh, "quarantine")), ("messages", messages)):
         for rows in old.rows(table, report.lost_ranges):
-            sound = [row for row in rows if is_number(row[0] + ID_GAP)]
+            sound = [row for row in rows if 0 <= row[0] <= LARGEST_ID]
             report.salvaged += _insert(fresh, table, list(map(kept.take, sound)))
-            nonsense = [row[0] for row in rows if not is_number(row[0] + ID_GAP)]  # no store comes so far
+            nonsense = [row[0] for row in rows if not 0 <= row[0] <= LARGEST_ID]
             report.lost_ranges += [(number, number) for number in nonsense]
             highest = max([highest, *(row[0] for row in sound)])
             yield report

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from runtime.adapters.damaged_store import ROWS_AT_ONCE
 from runtime.adapters.salvage import last_report, salvage
 from runtime.adapters.store import MessageStore
 from runtime.adapters.store_errors import StoreDamaged, StoreError
@@ -121,4 +124,31 @@ def test_a_damaged_page_costs_the_names_on_it_and_not_all_behind_it(tmp_path: Pa
         known = {key.producer for key in store.known(ProducerKey(name, "b") for name in names)}
     assert 500 < len(known & set(names)) < 600
     assert store.backlog().messages == 600
+    store.close()
+
+
+def id_in_file(number: int) -> bytes:
+    """As SQLite writes an id of three bytes into a page."""
+    return bytes((0x80 | number >> 14, 0x80 | number >> 7 & 0x7F, number & 0x7F))
+
+
+@pytest.mark.parametrize("says", [2**21 - 1, 1])
+def test_a_flipped_id_at_the_end_of_a_slice_costs_no_other_message(tmp_path: Path, says: int) -> None:
+    """A large one hid all messages behind it, and nobody named them; a small one had no end."""
+    path, first = tmp_path / "messages.db", 2**20
+    store = MessageStore(path, ObedientClock())
+    store._db.execute("UPDATE store SET next_id = ?", (first,))
+    store._next_id = first
+    for _ in range(3):
+        keep(store, put([b"x" * 20] * 400))
+    store.close()
+    flipped = first + ROWS_AT_ONCE - 1
+    damaged = path.read_bytes()
+    (at,) = (match.start() for match in re.finditer(re.escape(id_in_file(flipped)), damaged))
+    path.write_bytes(damaged[:at] + id_in_file(says) + damaged[at + 3 :])
+    slices = itertools.islice(salvage(path, "for the test"), 100)
+    assert len(list(slices)) < 100, "it comes to an end"
+    store = MessageStore(path, ObedientClock())
+    there = {id for (id,) in store._db.execute("SELECT id FROM messages")}
+    assert there == {*range(first, first + 1_200), says} - {flipped}
     store.close()
