@@ -2,7 +2,8 @@
 
 Invariants:
 
-1. When `commit` returns, everything it was given is on disk (WAL, `synchronous=FULL`, asserted at open).
+1. When `commit` returns, everything it was given is on disk (WAL, `synchronous=FULL`, asserted at open), in
+   files that can be found there (`store_place.py`).
    When it raises, nothing of it counts. What is found at opening is on disk, too (`wal.py`): else a repeat
    of it would be acknowledged from memory.
 2. One transaction holds what arrived, what was settled, the memory of producers and every counter. So
@@ -44,6 +45,7 @@ from runtime.adapters.store_errors import (
     translated,
 )
 from runtime.adapters.store_evictions import Policies, create_indexes, victims
+from runtime.adapters.store_place import Place
 from runtime.adapters.store_producers import ProducerMemory
 from runtime.adapters.store_quarantine import MOST_BYTES, Quarantine
 from runtime.adapters.store_reader import StoreReader
@@ -93,6 +95,7 @@ class MessageStore:
                 self._migrate(path)
                 create_indexes(self._db, policies, alive)
                 self._load(max_producers)
+                self._place = Place(path)
                 self._quarantine = Quarantine(self._db, quarantine_bytes)
             except (KeyError, TypeError, ValueError) as exc:
                 self._db.close()
@@ -208,6 +211,10 @@ class MessageStore:
             "next_id": self._next_id,
         }
 
+    def still_there(self) -> None:
+        """Raises StoreUnavailable where its files were taken away."""
+        self._place.check()
+
     def spare_bytes(self) -> int:
         """Room inside the file that deletes have left."""
         with translated():
@@ -253,6 +260,7 @@ class MessageStore:
             with committing():
                 self._db.execute("COMMIT")
             self.flush_s = time.perf_counter() - began_s
+            self.still_there()  # or what is on disk has no name there
         except BaseException:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")

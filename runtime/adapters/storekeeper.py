@@ -283,6 +283,7 @@ class Storekeeper:
 
     def _look_at_disk(self) -> None:
         """Free pages inside the file count as room; what others need on this disk does not."""
+        self._usable().still_there()
         self._room_bytes = self._disk.free_bytes() + self._usable().spare_bytes()
         self._disk.keep_ballast()
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import sqlite3
+
+import pytest
+
 from runtime.adapters.bus import DeliveryReporter, Settled
+from runtime.adapters.store_errors import StoreUnavailable
 from runtime.adapters.store_reader import StoreReader
+from runtime.adapters.storekeeper import Storekeeper
+from tests import store_tools
 from tests.harness import Cloud, Home, eventually
 from tests.lines import backlog, put, uploading
+from tests.store_tools import ObedientClock
 
 
 def test_messages_of_a_store_begun_anew_are_delivered(home: Home, cloud: Cloud) -> None:
@@ -43,3 +51,44 @@ def test_a_report_about_another_store_removes_nothing(home: Home) -> None:
     finally:
         reader.close()
         reporter.close()
+
+
+@pytest.mark.parametrize("taken", ["messages.db*", "messages.db-wal"])
+def test_nothing_is_acknowledged_into_a_file_that_somebody_removed(home: Home, taken: str) -> None:
+    """SQLite writes on to what has no name any more: hours of acknowledged messages went with the process."""
+    clock = ObedientClock()
+    keeper = Storekeeper(home.config, clock)
+
+    def keep(payload: bytes) -> None:
+        admission = keeper.admission((), Settled())
+        admission.decide(store_tools.put([payload]))
+        keeper.commit(admission, Settled())
+
+    keep(b"before")
+    for file in home.layout.state.glob(taken):
+        file.unlink()
+    with pytest.raises(StoreUnavailable, match="removed or replaced") as caught:
+        keep(b"after")
+    keeper.failed(caught.value)
+    clock.boot += 1.0
+    keeper.keep_house()
+    keep(b"again")
+    with sqlite3.connect(home.layout.messages_db) as db:
+        there = {payload for (payload,) in db.execute("SELECT payload FROM messages")}
+    assert there >= {b"again"}
+    assert b"before" in there or taken == "messages.db*", "SQLite still had the WAL, and wrote it down"
+    keeper.close()
+
+
+def test_an_ingest_without_guests_notices_that_its_store_was_removed(home: Home) -> None:
+    """Upload would wait for a store for as long as nobody came."""
+    clock = ObedientClock()
+    keeper = Storekeeper(home.config, clock)
+    for file in home.layout.state.glob("messages.db*"):
+        file.unlink()
+    for _ in range(4):
+        clock.boot += 1.0
+        keeper.keep_house()
+    assert home.layout.messages_db.exists()
+    assert keeper.figures()["store"] == "open"
+    keeper.close()
