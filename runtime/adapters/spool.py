@@ -72,15 +72,16 @@ class Spool:
         self._taken.clear()
 
     def _take(self, drop_folder: Path, name: str, place: Path) -> str | None:
-        if place.exists():
-            return None  # taken before; its acknowledgement was lost
         try:
             source = os.open(drop_folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as exc:
             return f"the drop folder cannot be opened: {exc.strerror}"
         try:
-            os.rename(name, place, src_dir_fd=source)
-            self._taken.append((name, place))
+            if not os.path.lexists(
+                place
+            ):  # else taken before: its acknowledgement was lost, or the life before
+                os.rename(name, place, src_dir_fd=source)
+                self._taken.append((name, place))
             return self._wrong(place, os.fstat(source).st_uid)
         except OSError as exc:
             if exc.errno == errno.EXDEV:

@@ -132,6 +132,20 @@ def id_in_file(number: int) -> bytes:
     return bytes((0x80 | number >> 14, 0x80 | number >> 7 & 0x7F, number & 0x7F))
 
 
+def test_an_id_that_no_store_comes_to_is_lost_by_name_and_decides_nothing(tmp_path: Path) -> None:
+    """Ids went on behind it, up to where the store would open no more."""
+    path = tmp_path / "messages.db"
+    store = MessageStore(path, ObedientClock())
+    keep(store, put([b"x"] * 4))
+    store._db.execute("UPDATE messages SET id = ? WHERE id = 2", (2**60,))
+    store.close()
+    *_, report = salvage(path, "for the test")
+    assert report.lost_ranges == [(2**60, 2**60)]
+    store = MessageStore(path, ObedientClock())
+    assert store.figures()["next_id"] == 5
+    store.close()
+
+
 @pytest.mark.parametrize("says", [2**21 - 1, 1])
 def test_a_flipped_id_at_the_end_of_a_slice_costs_no_other_message(tmp_path: Path, says: int) -> None:
     """A large one hid all messages behind it, and nobody named them; a small one had no end."""

@@ -185,3 +185,12 @@ def test_a_file_goes_with_its_message_and_never_while_that_is_set_aside(folder: 
         "quarantined": [],
     }
     store.close()
+
+
+def test_a_file_taken_by_a_life_that_ended_at_once_is_looked_at_before_it_counts(
+    spool: Spool, folder: Path
+) -> None:
+    """Renamed, neither looked at nor synced, and SIGKILL: a repeat counted whatever lay there."""
+    (folder / "secret").write_text("not yours")
+    (folder / "spool" / spool_name(KEY)).symlink_to(folder / "secret")
+    assert spool.take([("clip", KEY)]) is not None
