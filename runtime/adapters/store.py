@@ -412,10 +412,10 @@ class MessageStore:
         """Whether so many more producers, or a tenth of all, would not fit."""
         return self._producers.crowded(room)
 
-    def forget_producers(self, older_than_s: float) -> int:
+    def forget_producers(self, older_than_s: float, but: Iterable[ProducerKey] = ()) -> int:
         """Forget up to a fifth of all producers: those silent for longest, and for so long at least."""
         with translated(), self._transaction():
-            gone = self._producers.forget(self.stamp(), older_than_s)
+            gone = self._producers.forget(self.stamp(), older_than_s, but)
         self._producers.forgotten(gone)
         return len(gone)
 

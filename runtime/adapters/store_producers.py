@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -62,13 +63,22 @@ class ProducerMemory:
         self._known.update(producers)
         self.count += met
 
-    def forget(self, now: Stamp, older_than_s: float) -> list[ProducerKey]:
-        """Delete up to a fifth of all that may be kept: silent for longest, and for so long at least."""
+    def forget(self, now: Stamp, older_than_s: float, but: Iterable[ProducerKey]) -> list[ProducerKey]:
+        """Delete up to a fifth of all that may be kept: silent for longest, and for so long at least.
+
+        `but` those who are here again.
+        """
         gone = self._db.execute(
             "DELETE FROM producers WHERE (producer, boot) IN (SELECT producer, boot FROM producers "
             "WHERE CASE used_boot WHEN ? THEN used_boot_s ELSE 0 END < ? "
+            "AND producer || '/' || boot NOT IN (SELECT value FROM json_each(?)) "
             "ORDER BY used_boot, used_boot_s LIMIT ?) RETURNING producer, boot",
-            (now.boot, now.boot_s - older_than_s, self._most // 5),
+            (
+                now.boot,
+                now.boot_s - older_than_s,
+                json.dumps(["/".join(key) for key in but]),
+                self._most // 5,
+            ),
         ).fetchall()
         if gone:  # else nothing is written: this is asked every second
             self._db.execute("UPDATE store SET producers = producers - ? WHERE id = 1", (len(gone),))

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -126,7 +126,7 @@ class Storekeeper:
         """What the next commit, which also carries out `settled`, is decided with. Raises StoreError."""
         store = self._usable()
         known = store.known(keys)
-        self._forget_producers(store, room=len(keys) - len(known))
+        self._forget_producers(store, room=len(keys) - len(known), but=known)
         return Admission(self._quota, store.view(self._room_bytes, settled), store.stamp(), known)
 
     def commit(self, admission: Admission | None, settled: Settled) -> list[Loss]:
@@ -294,12 +294,14 @@ class Storekeeper:
             self._roomy = self._store.vacuum(VACUUM_PAGES, KEEP_FREE_PAGES)
             self._forget_producers(self._store)
 
-    def _forget_producers(self, store: MessageStore, room: int | None = None) -> None:
+    def _forget_producers(
+        self, store: MessageStore, room: int | None = None, but: Iterable[ProducerKey] = ()
+    ) -> None:
         """Make room for so many more, where that is needed and nobody's repeat can still come."""
         now_s = self._clock.boot_s()
         if now_s < self._forget_s or not store.crowded(room):
             return
-        if not store.forget_producers(PRODUCER_MEMORY_S):
+        if not store.forget_producers(PRODUCER_MEMORY_S, but):
             self._forget_s = now_s + TIDY_S  # all were active lately, and looking takes milliseconds
 
 

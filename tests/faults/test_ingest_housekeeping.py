@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from runtime.adapters.process import Stop
 from runtime.adapters.store import MessageStore
 from runtime.adapters.store_errors import StoreDamaged, StoreFull, StoreUnavailable
 from runtime.adapters.storekeeper import KEEP_FREE_PAGES, VACUUM_PAGES, VACUUM_PAUSE_S, Storekeeper
-from runtime.core.protocol import Code, Refused, Stored
+from runtime.core.protocol import Code, ProducerKey, Refused, Reply, Stored
 from runtime.core.quota import Amount, Limit, Policy, Quota
 from runtime.core.settlement import Settled
 from runtime.workers.ingest import IDLE_S, Ingest
@@ -131,6 +132,31 @@ def test_forgetting_that_fails_leaves_the_store_fit_for_the_next_commit(tmp_path
     keep(store, request([b"y"], producer="p0", first=2))
     assert store.forget_producers(600.0) > 0
     store.close()
+
+
+def test_a_producer_that_comes_back_is_not_forgotten_for_the_room_of_another(home: Home) -> None:
+    """It was written anew and not counted anew: the bound on producers crept up with each of them."""
+    home.write_config("[ingest]\nmax_producers = 10\n[store]\nmin_free_bytes = 0\n")
+    clock = ObedientClock()
+    keeper = Storekeeper(home.config, clock)
+
+    def come(*names: str, first: int) -> list[Reply]:
+        requests = [request([b"x"], producer=name, first=first) for name in names]
+        admission = keeper.admission({ProducerKey(name, "b") for name in names}, Settled())
+        replies = [admission.decide(each) for each in requests]
+        keeper.commit(admission, Settled())
+        return replies
+
+    come(*(f"p{number}" for number in range(10)), first=1)
+    clock.boot += 10_000.0
+    _, new = come("p0", "new", first=2)
+    assert isinstance(new, Stored)
+    with sqlite3.connect(home.layout.messages_db) as db:
+        there = {name for (name,) in db.execute("SELECT producer FROM producers")}
+        (counted,) = db.execute("SELECT producers FROM store").fetchone()
+    assert {"p0", "new"} <= there
+    assert counted == len(there)
+    keeper.close()
 
 
 def test_no_more_is_evicted_than_is_needed_beside_the_delivered(tmp_path: Path) -> None:
