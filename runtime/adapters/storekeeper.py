@@ -322,9 +322,7 @@ class Disk:
             raise StoreUnavailable(f"cannot look at the disk: {exc.strerror}") from exc
         if found.f_files and found.f_favail < self._reserve_inodes:
             return 0
-        kept_bytes = (
-            0 if self._ballast.exists() else BALLAST_BYTES
-        )  # thrown off for deletes, not for us to fill
+        kept_bytes = 0 if self._has_ballast() else BALLAST_BYTES  # thrown off for deletes, not for us to fill
         return max(0, found.f_bavail * found.f_frsize - self._reserve_bytes - kept_bytes)
 
     def left_bytes(self) -> int:
@@ -337,10 +335,13 @@ class Disk:
 
     def keep_ballast(self) -> None:
         """Have blocks of our own, to be given up when even deletes find no room."""
-        if self._ballast.exists() or self.free_bytes() < BALLAST_BYTES:
+        if self._has_ballast() or self.free_bytes() < BALLAST_BYTES:
             return
         with contextlib.suppress(OSError), self._ballast.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, BALLAST_BYTES)
+
+    def _has_ballast(self) -> bool:
+        return _size(self._ballast) >= BALLAST_BYTES
 
     def give_up_ballast(self) -> None:
         with contextlib.suppress(OSError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import sqlite3
 from pathlib import Path
 
@@ -13,7 +14,14 @@ from loguru import logger
 from runtime.adapters.process import Stop
 from runtime.adapters.store import MessageStore
 from runtime.adapters.store_errors import StoreDamaged, StoreFull, StoreUnavailable
-from runtime.adapters.storekeeper import KEEP_FREE_PAGES, VACUUM_PAGES, VACUUM_PAUSE_S, Storekeeper
+from runtime.adapters.storekeeper import (
+    BALLAST_BYTES,
+    KEEP_FREE_PAGES,
+    VACUUM_PAGES,
+    VACUUM_PAUSE_S,
+    Disk,
+    Storekeeper,
+)
 from runtime.core.protocol import Code, ProducerKey, Refused, Reply, Stored
 from runtime.core.quota import Amount, Limit, Policy, Quota
 from runtime.core.settlement import Settled
@@ -273,3 +281,16 @@ def test_after_a_long_outage_the_room_goes_back_to_the_disk_in_small_steps_and_s
 def _free_pages(ingest: Ingest) -> int:
     store = ingest._keeper._store
     return int(store._db.execute("PRAGMA freelist_count").fetchone()[0]) if store else 0
+
+
+def test_a_ballast_that_found_no_room_is_none(home: Home) -> None:
+    """An empty file passed for it from then on, and a disk that is full had nothing to give up."""
+    disk = Disk(home.layout.state, home.config.settings.store)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (BALLAST_BYTES // 2, before[1]))  # as a quota would
+    try:
+        disk.keep_ballast()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    disk.keep_ballast()
+    assert (home.layout.state / "ballast").stat().st_size == BALLAST_BYTES
