@@ -107,6 +107,10 @@ class View:
     """How many producers never met may be taken into memory now."""
 
 
+NO_WEIGHTS: Mapping[int, int] = {}
+"""Of messages without files, as most are."""
+
+
 class _Refusal(Exception):
     """Leaves the decision on one request; carries the reply, and what may give way for its next attempt."""
 
@@ -171,14 +175,15 @@ class Admission:
             assert memory is not None
             return self._stored(put, memory, repeated=len(put.payloads))
         files = _files(put, fresh)
-        weights = {file.at: self.weigh_file(file.name, file.key) for file in files}
+        weights = {file.at: self.weigh_file(file.name, file.key) for file in files} if files else NO_WEIGHTS
         runs = _runs(put, fresh, weights)
         amounts = _amounts(runs)
         self._check_streams(amounts)
-        there_bytes = sum(weights.values())
+        there_bytes = sum(weights.values()) if weights else 0
         self._make_room(put, amounts, there_bytes)
         warnings = _warnings(put, memory, fresh)
-        self._take_files(files)
+        if files:
+            self._take_files(files)
         first_id = self._keep(put, runs)
         self.disk_bytes -= there_bytes
         if memory is None or put.producer is None:
@@ -220,7 +225,7 @@ class Admission:
 
     def _take_files(self, files: Sequence[Named]) -> None:
         """Have them taken, or refuse."""
-        wrong = self.take_files([(file.name, file.key) for file in files]) if files else None
+        wrong = self.take_files([(file.name, file.key) for file in files])
         if wrong is not None:
             raise _Refusal(Code.BAD_FIELD, wrong)
 
@@ -241,7 +246,7 @@ class Admission:
                 self._fit(put, name, self._usage.stream(name), amount, limit)
         total = self.quota.total
         self._fit(put, None, self._usage.total, wanted, total)
-        to_write = wanted.minus(Amount(0, there_bytes))
+        to_write = wanted.minus(Amount(0, there_bytes)) if there_bytes else wanted
         if _disk_bytes(to_write) > self.view.room_bytes - self.disk_bytes:
             self._evict(put, None, to_write, total.policy, Code.DISK_FULL)
 
