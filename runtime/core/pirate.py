@@ -74,6 +74,7 @@ _MEANING: dict[str, type[NotStored]] = {
     Code.TOO_MANY_STREAMS: Full,
     Code.TOO_MANY_PRODUCERS: Full,
     Code.STORE_UNAVAILABLE: Unavailable,
+    Code.NOT_ALLOWED: Unavailable,
     Code.INTERNAL: Unavailable,
     Code.HEADER_TOO_LARGE: TooLarge,
     Code.MESSAGE_TOO_LARGE: TooLarge,

@@ -26,7 +26,7 @@ from runtime.adapters.store import Loss
 from runtime.adapters.store_errors import StoreError, StoreFull
 from runtime.adapters.storekeeper import SAY_EVERY_S, Storekeeper, refusal
 from runtime.config import Config
-from runtime.core.admission import Admission
+from runtime.core.admission import RETRY_FULL_MS, Admission
 from runtime.core.losses import Losses
 from runtime.core.protocol import (
     BadRequest,
@@ -46,7 +46,8 @@ from runtime.core.sparing import Sparing
 from runtime.errors import ConfigError
 
 IDLE_S = 1.0
-LEFT_OUT = Refused(Code.NOT_ALLOWED, "this key is not allowed here any more")
+LEFT_OUT = Refused(Code.NOT_ALLOWED, "this key is not allowed here any more", RETRY_FULL_MS)
+"""Not for good: its file may just be written anew."""
 QUICK_FLUSH_S = 0.002
 QUICK_REQUESTS = 32
 """Where a flush is quick, a commit takes no more: while it is written, the others' requests come in."""

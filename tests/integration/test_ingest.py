@@ -20,7 +20,7 @@ from runtime.adapters.status import read_status
 from runtime.adapters.store import StoreReader
 from runtime.config import load
 from runtime.core.message import StoredMessage
-from runtime.producer import Curve, Full, Invalid, NoAnswer, NotStored, Producer
+from runtime.producer import Curve, Full, NoAnswer, NotStored, Producer, Unavailable
 from tests.harness import Home, eventually, short_folder
 
 SMALL = "max_message_bytes = 10000\nmax_request_bytes = 40000\n"
@@ -259,7 +259,10 @@ def test_over_tcp_only_an_allowed_key_is_let_in() -> None:
         with Producer(where, curve=keys("friend"), retry_for_s=15) as friend:
             assert friend.put(b"hello") == 1
             (folder / "clients" / "friend.public").unlink()
-            eventually(lambda: refused_as(friend, Invalid, "not_allowed"), what="who is off the list is out")
+            friend._retry_for_s = 0.1
+            eventually(
+                lambda: refused_as(friend, Unavailable, "not_allowed"), what="who is off the list is out"
+            )
         for refused in (keys("stranger"), None):
             with Producer(where, curve=refused, retry_for_s=1.0) as stranger, pytest.raises(NoAnswer):
                 stranger.put(b"let me in")
@@ -274,6 +277,23 @@ def refused_as(producer: Producer, kind: type[NotStored], code: str) -> bool:
     except kind as error:
         return code in str(error)
     return False
+
+
+def test_keys_that_cannot_be_looked_at_stay_allowed(tmp_path: Path) -> None:
+    """Else a moment without a free file would turn everybody away."""
+    clients = tmp_path / "clients"
+    clients.mkdir()
+    make_keys("friend", clients)
+    key = read_key(clients / "friend.public").decode()
+    gate = KeyGate(clients)
+    try:
+        assert gate.admits(key, 1.0)
+        clients.rename(tmp_path / "elsewhere")
+        assert gate.admits(key, 3.0)
+        clients.mkdir()
+        assert not gate.admits(key, 5.0)
+    finally:
+        gate.close()
 
 
 def test_knocking_without_end_keeps_nobody_from_being_served(tmp_path: Path) -> None:
