@@ -18,6 +18,8 @@ from runtime.adapters.store_errors import SCHEMA_VERSION, StoreNewer
 from runtime.adapters.store_reader import text_or_bytes
 from runtime.core.mending import LARGEST, is_number
 
+ID_GAP = 2**32
+"""Left free behind the highest id found where the counter of ids is lost."""
 NUMBERED = ("messages", "quarantine")
 """Tables whose ids the store gives; those of others are SQLite's."""
 ROWS_AT_ONCE = 500
@@ -86,7 +88,7 @@ class DamagedStore:
 
         Read on without seeking for as long as it goes: one flipped number must not decide where to go on.
         """
-        at, most = -1, (self._last_id(0) if table in NUMBERED else 0) or LARGEST
+        at, most = -1, self._most(table)
         while True:
             began_at = at
             try:
@@ -102,6 +104,11 @@ class DamagedStore:
             if found is None:
                 return
             at = found
+
+    def _most(self, table: str) -> int:
+        """The largest number of a row there, as far as that is known."""
+        counters = self.counters() if table in NUMBERED else None
+        return LARGEST if counters is None or counters.next_id <= 1 else counters.next_id - 1
 
     def _stretch(self, table: str, number: int) -> Iterator[list[Row]]:
         """Rows behind `number`, it in front, as many at once as memory should take. Raises _Broken."""
@@ -147,8 +154,9 @@ class DamagedStore:
         return works
 
     def _last_id(self, at_least: int) -> int:
+        """The last id ever given, by the counter; where that is lost, what it comes to at most."""
         counters = self.counters()
-        return at_least if counters is None else max(at_least, int(counters.next_id) - 1)
+        return at_least + ID_GAP - 1 if counters is None else max(at_least, int(counters.next_id) - 1)
 
     def _try(self, query: str, *values: object) -> list[Row] | None:
         """What the query finds; None where reading fails."""

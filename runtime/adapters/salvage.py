@@ -29,7 +29,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runtime.adapters.damaged_store import Counters, DamagedStore
+from runtime.adapters.damaged_store import ID_GAP, Counters, DamagedStore
 from runtime.adapters.examine import look, named
 from runtime.adapters.store_errors import StoreFull, StoreUnavailable, StoreUnreadable, translated
 from runtime.core.mending import MENDED, Messages
@@ -39,8 +39,8 @@ REPORT = "report.json"
 SYNC_BYTES = 67_108_864
 LARGEST_ID = 2**52
 """No store comes so far in a century. What says more is damaged, and must not decide where ids go on."""
-ID_GAP = 2**32
-"""Left free behind the highest id found where the counter of ids is lost."""
+MOST_GAPS = 1_000
+GAPS_AT_ONCE = 100_000
 
 
 @dataclass
@@ -55,6 +55,12 @@ class Report:
     """Closed ranges of ids that may have held messages and cannot be read."""
     unreadable: Sequence[str] = ()
     """Parts of the files that the disk does not give back any more."""
+
+    @property
+    def unexplained(self) -> int:
+        """How many there should be besides what was salvaged and what is named as lost."""
+        named = sum(last - first + 1 for first, last in self.lost_ranges)
+        return 0 if self.expected is None else self.expected - self.salvaged - named
 
 
 def files(path: Path) -> list[Path]:
@@ -190,14 +196,19 @@ def _copy(old: DamagedStore, fresh: sqlite3.Connection, report: Report) -> Itera
     for table, kept in (("quarantine", _messages(fresh, "quarantine")), ("messages", messages)):
         for rows in old.rows(table, report.lost_ranges):
             sound = [row for row in rows if 0 <= row[0] <= LARGEST_ID]
-            report.salvaged += _insert(fresh, table, list(map(kept.take, sound)))
+            taken = _insert(fresh, table, list(map(kept.mended, sound)))
+            report.salvaged += len(taken)
+            for row in taken:
+                kept.count(row)
             nonsense = [row[0] for row in rows if not 0 <= row[0] <= LARGEST_ID]
             report.lost_ranges += [(number, number) for number in nonsense]
             highest = max([highest, *(row[0] for row in sound)])
             yield report
     _tell_of(fresh, messages)
     migrate(fresh)
-    _carry_counters(old, fresh, report, highest)
+    next_id = _carry_counters(old, fresh, report, highest)
+    if report.unexplained > 0:
+        yield from _name_gaps(fresh, report, next_id)
 
 
 def _messages(fresh: sqlite3.Connection, table: str) -> Messages:
@@ -205,15 +216,33 @@ def _messages(fresh: sqlite3.Connection, table: str) -> Messages:
     return Messages([name for _, name, *_ in columns], {name for _, name, _, never, *_ in columns if never})
 
 
-def _insert(fresh: sqlite3.Connection, table: str, rows: Sequence[Sequence[Any]]) -> int:
-    """Insert what keeps to the schema; how many did."""
-    kept = 0
+def _name_gaps(fresh: sqlite3.Connection, report: Report, next_id: int) -> Iterator[Report]:
+    """A damaged page may hide rows and look sound: then whatever id is not there may be theirs."""
+    gaps: list[tuple[int, int]] = []
+    awaited = 1
+    for at, (number,) in enumerate(
+        fresh.execute("SELECT id FROM messages UNION ALL SELECT id FROM quarantine ORDER BY id")
+    ):
+        if number > awaited and len(gaps) < MOST_GAPS:
+            gaps.append((awaited, number - 1))
+        if len(gaps) < MOST_GAPS:
+            awaited = max(awaited, number + 1)
+        if at % GAPS_AT_ONCE == 0:
+            yield report
+    if awaited < next_id:
+        gaps.append((awaited, next_id - 1))
+    report.lost_ranges = sorted({*gaps, *(lost for lost in report.lost_ranges if lost[0] >= next_id)})
+
+
+def _insert(fresh: sqlite3.Connection, table: str, rows: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
+    """Insert what keeps to the schema; those that did."""
+    kept = []
     fresh.execute("BEGIN")
     for row in rows:
         marks = ", ".join("?" * len(row))
         try:
             fresh.execute(f"INSERT INTO {table} VALUES ({marks})", row)  # noqa: S608  # our own names
-            kept += 1
+            kept.append(row)
         except sqlite3.IntegrityError:
             continue
     fresh.execute("COMMIT")
@@ -229,13 +258,13 @@ def _tell_of(fresh: sqlite3.Connection, messages: Messages) -> None:
     _insert(fresh, "levels", levels)
 
 
-def _carry_counters(old: DamagedStore, fresh: sqlite3.Connection, report: Report, highest: int) -> None:
-    """Ids and stream numbers go on above everything ever given."""
+def _carry_counters(old: DamagedStore, fresh: sqlite3.Connection, report: Report, highest: int) -> int:
+    """Ids and stream numbers go on above everything ever given. Returns the next id."""
     ((producers,),) = fresh.execute("SELECT count(*) FROM producers").fetchall()
     ((streams,),) = fresh.execute("SELECT coalesce(max(id), 0) FROM streams").fetchall()
     ((own_uuid,),) = fresh.execute("SELECT uuid FROM store").fetchall()
     counters = old.counters() or Counters(own_uuid, highest + ID_GAP, streams + 1)
-    next_id = max(counters.next_id, highest + 1)
+    next_id = end = max(counters.next_id, highest + 1)
     if old.wal_is_cut:
         report.lost_ranges.append((next_id, next_id + ID_GAP - 1))
         next_id += ID_GAP
@@ -243,6 +272,7 @@ def _carry_counters(old: DamagedStore, fresh: sqlite3.Connection, report: Report
         "UPDATE store SET uuid = ?, next_id = ?, next_stream = ?, producers = ?",
         (counters.uuid, next_id, max(counters.next_stream, streams + 1), producers),
     )
+    return end
 
 
 def _sync(path: Path) -> None:

@@ -78,8 +78,13 @@ class Messages:
     levels: dict[tuple[int, int], Amount] = field(default_factory=dict)
     """By stream and priority."""
 
-    def take(self, row: Row) -> Row:
-        """Count it, and return it as the schema takes it: an empty text where there may not be nothing."""
+    def mended(self, row: Row) -> Row:
+        """As the schema takes it: an empty text where there may not be nothing."""
+        named = zip(self.columns, row, strict=True)
+        return ["" if value is None and name in self.never_null else value for name, value in named]
+
+    def count(self, row: Row) -> None:
+        """It was taken over."""
         said = dict(zip(self.columns, row, strict=True))
         stream, priority, size = said["stream"], said["priority"], said["bytes"]
         if is_number(said["boot"]):
@@ -89,4 +94,3 @@ class Messages:
             if countable(priority, size):
                 before = self.levels.get((stream, priority), NOTHING)
                 self.levels[stream, priority] = before.plus(Amount(1, size))
-        return ["" if said[name] is None and name in self.never_null else said[name] for name in self.columns]

@@ -132,6 +132,46 @@ def id_in_file(number: int) -> bytes:
     return bytes((0x80 | number >> 14, 0x80 | number >> 7 & 0x7F, number & 0x7F))
 
 
+def test_rows_that_a_damaged_page_hides_without_an_error_are_lost_by_name(tmp_path: Path) -> None:
+    """One bit in the number of its rows: the page reads as sound, and nobody named the others."""
+    path = tmp_path / "messages.db"
+    store = MessageStore(path, ObedientClock())
+    keep(store, put([b"x" * 50] * 400))
+    store.close()
+    with closing(sqlite3.connect(path)) as db:
+        leaves = (
+            "SELECT pageno, ncell FROM dbstat WHERE name = 'messages' AND pagetype = 'leaf' ORDER BY path"
+        )
+        page, rows = db.execute(leaves).fetchall()[2]
+    with path.open("r+b") as file:
+        file.seek((page - 1) * 4096 + 3)
+        file.write((rows - 5).to_bytes(2, "big"))
+    *_, report = salvage(path, "for the test")
+    ((first, last),) = report.lost_ranges
+    assert last - first + 1 == 5
+    with closing(sqlite3.connect(path)) as db:
+        there = {number for (number,) in db.execute("SELECT id FROM messages")}
+    assert there == set(range(1, 401)) - set(range(first, last + 1))
+
+
+def test_a_row_that_is_dropped_for_the_id_of_another_is_not_counted(tmp_path: Path) -> None:
+    """The store was fuller than it was, for good."""
+    path, first = tmp_path / "messages.db", 2**20
+    store = MessageStore(path, ObedientClock())
+    store._next_id = first
+    keep(store, put([b"x" * 20] * 10))
+    store.close()
+    damaged = path.read_bytes()
+    (at,) = (match.start() for match in re.finditer(re.escape(id_in_file(first + 5)), damaged))
+    path.write_bytes(damaged[:at] + id_in_file(first + 4) + damaged[at + 3 :])
+    *_, report = salvage(path, "for the test")
+    assert (report.salvaged, report.expected) == (9, 10)
+    assert (first + 5, first + 5) in report.lost_ranges
+    store = MessageStore(path, ObedientClock())
+    assert store.backlog().messages == 9
+    store.close()
+
+
 def test_an_id_that_no_store_comes_to_is_lost_by_name_and_decides_nothing(tmp_path: Path) -> None:
     """Ids went on behind it, up to where the store would open no more."""
     path = tmp_path / "messages.db"

@@ -308,6 +308,7 @@ def test_a_store_that_is_no_database_any_more_becomes_an_empty_one(path: Path) -
         MessageStore(path, ObedientClock())
     *_, report = salvage(path, "garbage")
     assert (report.salvaged, report.expected) == (0, None)
+    assert any(first <= 1 <= last for first, last in report.lost_ranges), "what is lost is named"
     store = MessageStore(path, ObedientClock())
     (reply,) = keep(store, put([b"y"]))
     assert isinstance(reply, Stored)
