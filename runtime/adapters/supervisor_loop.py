@@ -1,9 +1,11 @@
-"""supervisord's own loop, made prompt, heard by all, and mortal: three more pieces of the plugin.
+"""supervisord's own loop, made prompt, heard by all, careful, and mortal: four more pieces of the plugin.
 
 `Prompt`: supervisord looks for the dead once a second, and starts them again at the next look: up to two
 seconds, more than a worker takes to start. Here a death wakes it, and so does what follows from it.
 
 `Newborn`: supervisord loses a signal to a child that is not yet the program, and then waits `stopwaitsecs`.
+
+`Careful`: supervisord reloads by stopping everybody, reading its file then, and ending where it cannot.
 
 `Mortal`: a supervisord that hangs ends itself. The sentinel kills one sooner, if it can: it cannot where
 supervisord is process 1 of a container (there a signal from inside does nothing), nor where it hangs as well.
@@ -104,6 +106,46 @@ class Newborn:
 
 newborn = functools.cache(Newborn)
 """One for the life of the process, which may be several of supervisord's."""
+
+
+class Careful:
+    """Reads the file first: a reload under one that supervisord would not take is refused, and nobody stops.
+
+    Whoever asks for it, SIGHUP, `supervisorctl reload` or the sentinel, sets supervisord's mood; it looks at
+    that in its next round, and `handle_signal` is the end of this one.
+    """
+
+    def __init__(self, supervisord: Any) -> None:
+        self._supervisord = supervisord
+        self._handle_signal = supervisord.handle_signal
+        supervisord.handle_signal = self
+
+    def __call__(self) -> None:
+        from supervisor.states import SupervisorStates
+
+        self._handle_signal()
+        options = self._supervisord.options
+        if options.mood != SupervisorStates.RESTARTING or self._supervisord.stopping:
+            return
+        if wrong := self._wrong():
+            options.mood = SupervisorStates.RUNNING
+            options.logger.critical(f"reload refused, everything goes on as before: {wrong}")
+
+    @staticmethod
+    def _wrong() -> str:
+        """Why supervisord would end over its file, in one line; empty where it would not."""
+        from supervisor.options import ServerOptions
+
+        def refuse(reason: object) -> None:
+            raise ValueError(reason)
+
+        options = ServerOptions()
+        options.usage = refuse  # its own says so on stderr, and ends the process
+        try:
+            options.realize()
+        except Exception as exc:  # whatever it is, it would end supervisord
+            return " ".join(str(exc).split()) or type(exc).__name__
+        return ""
 
 
 class Mortal:

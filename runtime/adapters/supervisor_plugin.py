@@ -21,7 +21,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from runtime.adapters.supervisor_loop import Mortal, Prompt, newborn
+from runtime.adapters.supervisor_loop import Careful, Mortal, Prompt, newborn
 
 TICKS_TO_DUMP = 4
 TICKS_TO_KILL = 5
@@ -148,6 +148,7 @@ def make(supervisord: Any, still_s: str = "45") -> object:
 
     for watch in (SentinelWatch, SocketWatch, LogWatch):
         events.subscribe(events.Tick5Event, watch(supervisord))
+    Careful(supervisord)
     events.subscribe(events.SupervisorRunningEvent, running)
     events.subscribe(events.ProcessStateStoppingEvent, newborn())
     return _NoCalls()

@@ -11,6 +11,7 @@ import pytest
 
 from runtime.adapters.accepted import accepted_file, remember
 from runtime.adapters.crash import crash_file
+from runtime.adapters.supervisor import Supervisor
 from runtime.config import load
 from tests.harness import Home, eventually
 from tests.supervised import WORKING, Runtime, stand_ins
@@ -37,8 +38,6 @@ def test_reload_refuses_a_bad_configuration_and_touches_nothing(runtime: Runtime
 def test_reload_starts_every_worker_with_the_new_configuration_but_none_that_a_person_stopped(
     runtime: Runtime,
 ) -> None:
-    from runtime.adapters.supervisor import Supervisor
-
     Supervisor(runtime.home.layout.supervisor_socket).stop("refresh", wait=True)
     before = runtime.pid("upload")
     runtime.home.write_config(GOOD.replace("INFO", "DEBUG"))
@@ -57,6 +56,31 @@ def test_a_worker_that_dies_while_the_configuration_is_broken_goes_on_with_the_l
     for worker, pid in before.items():
         runtime.wait_for(worker, other_than=pid)
     assert "going on with the configuration that was last in order" in runtime.log("upload")
+
+
+def test_a_reload_of_supervisord_under_a_broken_file_of_its_own_is_refused_and_nobody_stops(
+    runtime: Runtime,
+) -> None:
+    """It stopped everybody, read the file then, and ended: under systemd again and again, all night."""
+    file, said = runtime.home.layout.supervisord_conf, runtime.home.layout.log / "supervisord.log"
+    good, before = file.read_text(), {name: p.pid for name, p in runtime.programs().items()}
+    hup = lambda: runtime.process.signal(signal.SIGHUP)  # noqa: E731
+    reload = Supervisor(runtime.home.layout.supervisor_socket).restart_all
+    broken = {
+        "contains parsing errors": good + "nonsense\n",
+        "does not specify a command": good + "[program:x]\n",
+        "invalid literal for int": good.replace("startsecs=2", "startsecs=two"),
+        "does not include supervisord section": "",
+    }
+    for number, (reason, text) in enumerate(broken.items(), 1):
+        file.write_text(text)
+        (hup if number % 2 else reload)()
+        eventually(lambda n=number: said.read_text().count("reload refused") == n, 10, reason)
+        assert reason in said.read_text().splitlines()[-1]
+    assert {name: p.pid for name, p in runtime.programs().items()} == before
+    file.write_text(good)
+    hup()
+    runtime.wait_for("upload", other_than=before["upload"])
 
 
 def test_the_kept_configuration_says_the_same_and_is_nobody_elses(home: Home) -> None:
