@@ -1,6 +1,7 @@
 """A worker for tests of supervision: the real frame (lock, signals, logs, heartbeat), with a loop that obeys.
 
-It reads what to do from `<home>/<worker>.behaviour`: `work`, `deadlock`, `crash`, `exit`, `die-at-start`.
+It reads what to do from `<home>/<worker>.behaviour`: `work`, `deadlock`, `deadlock-at-start`, `crash`,
+`die-at-start`.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ def _run(worker: str, config: Config, stop: Stop) -> None:
         behaviour = (config.layout.home / f"{worker}.behaviour").read_text()
         if behaviour == "die-at-start":
             sys.exit(3)
+        if behaviour == "deadlock-at-start":
+            _wait_for_ourselves()
         status.progress({})
         if behaviour == "deadlock":
             _wait_for_ourselves()

@@ -185,6 +185,15 @@ def process_state(pid: int) -> str:
     return words.get(letter, letter)
 
 
+def process_work(pid: int) -> object:
+    """Differs from look to look where a process uses the CPU, or waits for a disk; None where it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return time.monotonic() if fields[0] == "D" else int(fields[11]) + int(fields[12])
+
+
 def process_age_s(pid: int) -> float | None:
     """Seconds since a process began, by the clock that does not jump."""
     try:

@@ -14,7 +14,7 @@ The ladder
     supervisord silent for 20 s     -> KillSupervisor; its children die with it, its manager starts it again
 
 Considered and left: judging by events (supervisord's buffer drops the oldest), by wall clock (it jumps), by
-CPU time (a busy loop is no progress).
+CPU time (a busy loop is no progress; but whoever uses none before its first beat is not starting, it hangs).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Limits:
     look_every_s: float = 5.0
     hang_after_s: float = 15.0
     start_grace_s: float = 60.0
-    """Patience with a program that has not reported at all yet: slow disks, long recoveries."""
+    """Patience with a program that works and has not reported at all yet: slow disks, long recoveries."""
     retry_first_s: float = 2.0
     retry_max_s: float = 30.0
     restarts_to_alarm: int = 5
@@ -57,6 +57,8 @@ class Sight:
     pid: int
     beat: object = None
     """Differs from one progress to the next; None while this process has reported nothing."""
+    work: object = None
+    """Until then: differs from look to look where it uses the CPU or waits for a disk. None: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,9 @@ class _Watch:
 
     pid: int = 0
     beat: object = None
+    work: object = None
     idle_s: float = 0.0
+    still_s: float = 0.0
     up_s: float = 0.0
     down_s: float = 0.0
     state: str = ""
@@ -212,20 +216,24 @@ class Health:
             if watch.pid:
                 watch.restarts += 1
                 watch.restarted_at_s = [*_within(watch.restarted_at_s, now_s, 3600.0), now_s]
-            watch.pid, watch.beat, watch.idle_s, watch.up_s = sight.pid, None, 0.0, 0.0
+            watch.pid, watch.beat, watch.work = sight.pid, None, None
+            watch.idle_s = watch.still_s = watch.up_s = 0.0
         moved = sight.beat != watch.beat
         watch.idle_s = 0.0 if moved else watch.idle_s + elapsed_s
+        still = sight.beat is None and sight.work is not None and sight.work == watch.work
+        watch.still_s = watch.still_s + elapsed_s if still else 0.0
         watch.up_s = watch.up_s + elapsed_s if sight.state in ALIVE else 0.0
         watch.down_s = watch.down_s + elapsed_s if sight.state == watch.state else 0.0
-        watch.beat, watch.state = sight.beat, sight.state
+        watch.beat, watch.work, watch.state = sight.beat, sight.work, sight.state
         if watch.up_s > PROVEN_AFTER_S and watch.idle_s == 0:
             watch.attempts, watch.helpless = 0, False
 
     def _judge_living(self, worker: str, watch: _Watch, now_s: float) -> list[Action]:
         limit_s = self._limits.hang_after_s if watch.beat is not None else self._limits.start_grace_s
-        if watch.idle_s < limit_s:
+        if watch.idle_s < limit_s and watch.still_s < self._limits.hang_after_s:
             return []
-        idle_s, watch.idle_s = watch.idle_s, 0.0  # it gets as long again before it is killed again
+        idle_s = watch.idle_s
+        watch.idle_s = watch.still_s = 0.0  # it gets as long again before it is killed again
         watch.hung_at_s = [*_within(watch.hung_at_s, now_s, self._limits.hangs_window_s), now_s]
         if len(watch.hung_at_s) < self._limits.hangs_to_escalate:
             return [Kill(worker, watch.pid, idle_s)]

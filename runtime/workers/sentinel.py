@@ -20,9 +20,16 @@ from loguru import logger
 from runtime.adapters.clock import SystemClock
 from runtime.adapters.listener import EventListener, SupervisorGone
 from runtime.adapters.logs import tail
-from runtime.adapters.process import DUMP_SIGNAL, Stop, process_state, supervised, tell_service_manager
+from runtime.adapters.process import (
+    DUMP_SIGNAL,
+    Stop,
+    process_state,
+    process_work,
+    supervised,
+    tell_service_manager,
+)
 from runtime.adapters.status import StatusFile, beat_of, read_status
-from runtime.adapters.supervisor import Supervisor
+from runtime.adapters.supervisor import Program, Supervisor
 from runtime.config import Config
 from runtime.core.health import (
     Action,
@@ -101,11 +108,12 @@ class Sentinel:
 
     def _sights(self) -> dict[str, Sight]:
         programs = self._supervisor.programs()
-        return {
-            name: Sight(p.state, p.pid, beat_of(self._layout.status_file(name), p.pid))
-            for name, p in programs.items()
-            if name in WORKERS
-        }
+        return {name: self._sight(p) for name, p in programs.items() if name in WORKERS}
+
+    def _sight(self, program: Program) -> Sight:
+        beat = beat_of(self._layout.status_file(program.name), program.pid)
+        work = process_work(program.pid) if beat is None else None
+        return Sight(program.state, program.pid, beat, work)
 
     def _report(self, now_s: float, sights: dict[str, Sight] | None) -> None:
         """To the status file, to the log what is new, and to the service manager that we are at work."""

@@ -36,15 +36,22 @@ def test_with_the_limits_that_ship_every_kind_of_hang_is_over_within_30_s(three:
     stopped, locked = runtime.pid("ingest"), runtime.pid("upload")
     hung_sentinel = without_sentinel.pid("sentinel")
     orphans = without_supervisor.all_pids()
+    eventually(lambda: runtime.programs()["provisioning"].state == "RUNNING", 10)
     runtime.behave("upload", "deadlock")
+    runtime.behave("provisioning", "deadlock-at-start")
+    kill(runtime.pid("provisioning"))
     eventually(lambda: _idle_s(runtime, "upload") > 2, 10, "upload is deadlocked")
-    runtime.behave("upload", "work")
+    stillborn = runtime.pid("provisioning")
+    assert stillborn and not runtime.beats("provisioning", stillborn)
+    for worker in ("upload", "provisioning"):
+        runtime.behave(worker, "work")
     began_s = kill(stopped, signal.SIGSTOP)
     kill(hung_sentinel, signal.SIGSTOP)
     kill(without_supervisor.process.pid, signal.SIGSTOP)
 
     runtime.wait_for("upload", other_than=locked, timeout_s=30)
     runtime.wait_for("ingest", other_than=stopped, timeout_s=30)
+    runtime.wait_for("provisioning", other_than=stillborn, timeout_s=30)
     assert "_wait_for_ourselves" in runtime.log("upload"), "its stack says where it hung"
     assert f"(pid {stopped}, stopped) made no progress" in runtime.log("sentinel")
     assert "refresh" not in runtime.log("sentinel")

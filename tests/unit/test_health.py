@@ -32,11 +32,13 @@ class Watching:
         self.now_s = 1000.0
         self.beat = 0
 
-    def look(self, state: str = "RUNNING", pid: int = 7, *, beats: bool = True) -> list[Action]:
+    def look(
+        self, state: str = "RUNNING", pid: int = 7, *, beats: bool = True, works: bool = True
+    ) -> list[Action]:
         self.now_s += LOOK_S
         self.beat += beats
         beat = self.beat or None
-        return self.health.look(self.now_s, {"upload": Sight(state, pid, beat)})
+        return self.health.look(self.now_s, {"upload": Sight(state, pid, beat, self.now_s if works else 3)})
 
     def until_action(self, looks: int = 50, **sight: object) -> tuple[list[Action], float]:
         """Look until something is to be done; what, and after how many seconds."""
@@ -72,6 +74,20 @@ def test_a_worker_that_never_reported_gets_the_longer_grace_of_a_start() -> None
     actions, after_s = watching.until_action(beats=False)
     assert actions == [Kill("upload", 7, 60.0)]
     assert after_s <= 70
+
+
+def test_a_worker_that_hangs_before_its_first_report_is_killed_as_soon_as_any_other() -> None:
+    """It had a minute, as one that is slow: but it uses no CPU, and waits for no disk."""
+    watching = Watching()
+    actions, after_s = watching.until_action(beats=False, works=False)
+    assert actions == [Kill("upload", 7, 15.0)]
+    assert after_s <= 20
+
+
+def test_a_worker_that_works_now_and_then_before_its_first_report_has_its_grace() -> None:
+    watching = Watching()
+    for number in range(11):
+        assert watching.look(beats=False, works=number % 3 == 0) == []
 
 
 def test_waking_from_a_night_of_suspend_hangs_nobody() -> None:
