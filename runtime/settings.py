@@ -307,7 +307,7 @@ class Sentinel:
         15.0, "a worker without progress for so long is killed and started again", low=1, high=3600
     )
     start_grace_s: float = setting(
-        60.0, "the same for a worker that is busy with its start and has not yet reported", low=1, high=3600
+        60.0, "the same for a worker that is busy with its start, or with its store", low=1, high=3600
     )
     alarm_restarts: int = setting(5, "so many restarts of a worker within 10 min raise an alarm", low=1)
 

@@ -17,6 +17,8 @@ from typing import Any
 from runtime.adapters.clock import Clock, SystemClock
 
 WRITE_EVERY_S = 1.0
+BUSY = "busy"
+"""What a worker says true to where it is at something that may take long between two reports."""
 
 
 class StatusFile:

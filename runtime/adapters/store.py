@@ -63,6 +63,8 @@ from runtime.core.settlement import Settled
 __all__ = ["Loss", "MessageStore", "StoreReader"]
 
 JOURNAL_LIMIT_BYTES = 4_194_304
+ALIVE_STEPS = 1_000_000
+"""Of SQLite's virtual machine: a tenth of a second. No ordinary commit takes so many."""
 CLOCK_IS_SET_FROM_S = 1_735_689_600
 """2025-01-01: a device that says less has no battery and no network time yet."""
 
@@ -81,19 +83,20 @@ class MessageStore:
         quarantine_bytes: int = MOST_BYTES,
         alive: Callable[[], None] = lambda: None,
     ) -> None:
-        """Open, create or migrate it. Raises StoreError.
+        """Open, create or migrate it. `max_pages` makes a small disk for tests. Raises StoreError.
 
-        `max_pages` makes a small disk for tests; `alive` is called by what looks at every message.
+        `alive` is called every now and then, here and later, by whatever takes long.
         """
-        self._path, self._clock, self._alive = path, clock, alive
+        self._path, self._clock = path, clock
         self.flush_s = 0.0  # what the disk took for the last commit
-        write_again(path)
+        write_again(path, alive)
         with translated():
             self._db = sqlite3.connect(path, isolation_level=None, timeout=1.0)
+            self._db.set_progress_handler(alive, ALIVE_STEPS)
             try:
                 self._configure(max_pages)
                 self._migrate(path)
-                create_indexes(self._db, policies, alive)
+                create_indexes(self._db, policies)
                 self._load(max_producers)
                 self._place = Place(path)
                 self._quarantine = Quarantine(self._db, quarantine_bytes)
@@ -336,7 +339,7 @@ class MessageStore:
             [(*level, c.messages, c.bytes, c.stored, c.delivered) for level, c in books.levels.items()],
         )
         if books.doubtful:  # rare, so every message is looked at
-            books.recounted = count_levels(self._db, self._alive)
+            books.recounted = count_levels(self._db)
         if books.lost:
             self._count_losses(books)
         self._db.execute(

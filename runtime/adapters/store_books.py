@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runtime.core.message import StreamName
@@ -20,7 +20,6 @@ WRITE_LEVEL = (
     "INSERT INTO levels (stream, priority, messages, bytes, stored, delivered) VALUES (?, ?, ?, ?, 0, 0) "
     "ON CONFLICT (stream, priority) DO UPDATE SET messages = excluded.messages, bytes = excluded.bytes"
 )
-ROWS_A_BEAT = 100_000
 READ_LEVELS = "SELECT stream, priority, messages, bytes FROM levels"
 LEAVING = "SELECT stream, priority, count(*), sum(bytes) FROM messages"
 QUARANTINED = "quarantined"
@@ -28,19 +27,17 @@ QUARANTINED = "quarantined"
 BY_LEVEL = f"AND {COUNTABLE} GROUP BY stream, priority"
 
 
-def count_levels(db: sqlite3.Connection, alive: Callable[[], None]) -> list[tuple[int, int, int, int]]:
+def count_levels(db: sqlite3.Connection) -> list[tuple[int, int, int, int]]:
     """Look at every message, and write down what there is. Row by row: SQLite would sort them, in memory."""
     levels: defaultdict[tuple[int, int], list[int]] = defaultdict(lambda: [0, 0])
     rows = db.execute(
         "SELECT stream, priority, bytes FROM messages "  # noqa: S608  # our own names
         f"WHERE stream IN (SELECT id FROM streams) AND {COUNTABLE}"
     )
-    for number, (stream, priority, size) in enumerate(rows):
+    for stream, priority, size in rows:
         level = levels[stream, priority]
         level[0] += 1
         level[1] += size
-        if number % ROWS_A_BEAT == 0:
-            alive()
     db.execute(FORGET_LEVELS)
     db.executemany(WRITE_LEVEL, [(*level, *amount) for level, amount in levels.items()])
     return db.execute(READ_LEVELS).fetchall()

@@ -1,14 +1,14 @@
 """What gives way in messages.db: found by indexes that exist only where a policy needs them.
 
-Making one reads every message. SQLite sorts it on the disk (in memory 5 million take 260 MB, and MemoryMax
-ends the worker at every start), and the heart beats meanwhile: after a salvage it is made in mid-life.
+Making one reads every message. SQLite sorts it on the disk: in memory 5 million take 260 MB, and MemoryMax
+ends the worker at every start.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from loguru import logger
 
@@ -16,12 +16,10 @@ from runtime.core.quota import Eviction, Policy
 
 Policies = tuple[Policy, frozenset[Policy]]
 """Of the whole store, and of its streams."""
-STEPS_A_BEAT = 500_000
-"""Of SQLite's machine: 50 ms."""
 
 
-def create_indexes(db: sqlite3.Connection, policies: Policies, alive: Callable[[], None]) -> None:
-    """Only a policy that drops pays for finding what to drop. `alive` is called all the while."""
+def create_indexes(db: sqlite3.Connection, policies: Policies) -> None:
+    """Only a policy that drops pays for finding what to drop."""
     total, streams = policies
     wanted = {
         "by_priority": ("priority", total is Policy.DROP_LOWEST),
@@ -33,13 +31,13 @@ def create_indexes(db: sqlite3.Connection, policies: Policies, alive: Callable[[
         if not needed:
             db.execute(f"DROP INDEX IF EXISTS {name}")
         elif name not in there:
-            _create(db, f"CREATE INDEX {name} ON messages ({columns})", alive)
+            _create(db, f"CREATE INDEX {name} ON messages ({columns})")
 
 
-def _create(db: sqlite3.Connection, statement: str, alive: Callable[[], None]) -> None:
+def _create(db: sqlite3.Connection, statement: str) -> None:
     """Where there is no room for it things are slow, and may change; a store that is shut never drains."""
     try:
-        with _at_length(db, alive):
+        with _sorting_on_disk(db):
             db.execute(statement)
     except sqlite3.OperationalError as exc:
         if exc.sqlite_errorcode != sqlite3.SQLITE_FULL:
@@ -50,13 +48,11 @@ def _create(db: sqlite3.Connection, statement: str, alive: Callable[[], None]) -
 
 
 @contextlib.contextmanager
-def _at_length(db: sqlite3.Connection, alive: Callable[[], None]) -> Iterator[None]:
+def _sorting_on_disk(db: sqlite3.Connection) -> Iterator[None]:
     db.execute("PRAGMA temp_store = FILE")
-    db.set_progress_handler(alive, STEPS_A_BEAT)
     try:
         yield
     finally:
-        db.set_progress_handler(None, 0)
         db.execute("PRAGMA temp_store = MEMORY")
 
 

@@ -26,6 +26,7 @@ from loguru import logger
 from runtime.adapters.clock import Clock
 from runtime.adapters.examine import Examiner, named
 from runtime.adapters.salvage import Report, files, finish, last_report, pending, salvage
+from runtime.adapters.status import BUSY
 from runtime.adapters.store import Loss, MessageStore
 from runtime.adapters.store_errors import (
     StoreClosed,
@@ -76,16 +77,17 @@ class Storekeeper:
         clock: Clock,
         *,
         max_pages: int | None = None,
-        alive: Callable[[], None] = lambda: None,
+        beat: Callable[[Callable[[], dict[str, object]]], None] | None = None,
     ) -> None:
-        """`alive` is called while the store takes its time."""
+        """`beat` is told the figures by whatever takes long, a migration or a new index, while it does."""
         self._clock = clock
+        self._beat = beat
         self._path = config.layout.messages_db
         self._quota = quota(config)
         self._quarantine_bytes = config.settings.store.quarantine_max_bytes
         self._max_producers = config.settings.ingest.max_producers
         self._disk = Disk(self._path.parent, config.settings.store)
-        self._max_pages, self._alive = max_pages, alive
+        self._max_pages = max_pages
         self._store: MessageStore | None = None
         self._alarm: str | None = None
         self._trouble: StoreError | None = StoreUnavailable("the store is not open yet")
@@ -214,6 +216,10 @@ class Storekeeper:
             action()
         except StoreError as error:
             self.failed(error)
+
+    def _alive(self) -> None:
+        if self._beat is not None:
+            self._beat(lambda: {**self.figures(), BUSY: True})
 
     def _salvage_on(self) -> None:
         """One slice. What fails to be salvaged for lack of room begins again later."""

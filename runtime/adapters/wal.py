@@ -16,17 +16,22 @@ frames once more after they were checked, and the cache may have let them go in 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from runtime.adapters.store_errors import StoreUnavailable, StoreUnreadable
 
 _CHUNK_BYTES = 65_536
+_FLUSH_BYTES = 8_388_608
 
 
-def write_again(database: Path) -> None:
-    """Bring the WAL beside `database`, and the names in its folder, to the disk. Raises StoreUnavailable."""
+def write_again(database: Path, alive: Callable[[], None] = lambda: None) -> None:
+    """Bring the WAL beside `database`, and the names in its folder, to the disk. Raises StoreUnavailable.
+
+    `alive` is called every now and then: after a migration the WAL may be as large as the store.
+    """
     try:
-        _write_again(database.with_name(f"{database.name}-wal"))
+        _write_again(database.with_name(f"{database.name}-wal"), alive)
         _flush_names(database.parent)
     except FileNotFoundError:
         return  # no WAL: everything is in the database, and was flushed before the WAL went
@@ -34,12 +39,16 @@ def write_again(database: Path) -> None:
         raise StoreUnavailable(f"the WAL cannot be written: {exc.strerror}") from exc
 
 
-def _write_again(wal: Path) -> None:
+def _write_again(wal: Path, alive: Callable[[], None]) -> None:
     descriptor = os.open(wal, os.O_RDWR | os.O_CLOEXEC)
     try:
-        at = 0
+        at = flushed = 0
         while chunk := _read(descriptor, at):
             at += os.pwrite(descriptor, chunk, at)
+            if at - flushed >= _FLUSH_BYTES:
+                os.fsync(descriptor)  # all at once at the end might take longer than we may be silent
+                flushed = at
+                alive()
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -37,7 +37,8 @@ class Limits:
     look_every_s: float = 5.0
     hang_after_s: float = 15.0
     start_grace_s: float = 60.0
-    """Patience with a program that works and has not reported at all yet: slow disks, long recoveries."""
+    """Patience with a program that has not reported at all yet, or is at something long: slow disks,
+    long recoveries. As long as it works."""
     retry_first_s: float = 2.0
     retry_max_s: float = 30.0
     restarts_to_alarm: int = 5
@@ -58,7 +59,8 @@ class Sight:
     beat: object = None
     """Differs from one progress to the next; None while this process has reported nothing."""
     work: object = None
-    """Until then: differs from look to look where it uses the CPU or waits for a disk. None: not known."""
+    """Until then, and where it says that it is busy for long: differs from look to look while it uses the
+    CPU or waits for a disk. Else None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +222,7 @@ class Health:
             watch.idle_s = watch.still_s = watch.up_s = 0.0
         moved = sight.beat != watch.beat
         watch.idle_s = 0.0 if moved else watch.idle_s + elapsed_s
-        still = sight.beat is None and sight.work is not None and sight.work == watch.work
+        still = not moved and sight.work is not None and sight.work == watch.work
         watch.still_s = watch.still_s + elapsed_s if still else 0.0
         watch.up_s = watch.up_s + elapsed_s if sight.state in ALIVE else 0.0
         watch.down_s = watch.down_s + elapsed_s if sight.state == watch.state else 0.0
@@ -229,7 +231,8 @@ class Health:
             watch.attempts, watch.helpless = 0, False
 
     def _judge_living(self, worker: str, watch: _Watch, now_s: float) -> list[Action]:
-        limit_s = self._limits.hang_after_s if watch.beat is not None else self._limits.start_grace_s
+        busy = watch.beat is None or watch.work is not None
+        limit_s = self._limits.start_grace_s if busy else self._limits.hang_after_s
         if watch.idle_s < limit_s and watch.still_s < self._limits.hang_after_s:
             return []
         idle_s = watch.idle_s

@@ -72,7 +72,7 @@ class Ingest:
         self._most = (settings.commit_messages, settings.commit_bytes)
         self._limits = Limits(settings.max_message_bytes, settings.max_request_bytes)
         self._status = StatusFile(config.layout.status_file("ingest"), "ingest", clock)
-        self._keeper = Storekeeper(config, clock, alive=self._at_length)
+        self._keeper = Storekeeper(config, clock, beat=self._status.progress)
         self._spool = Spool(config.layout.spool, settings.drop_folder)
         self._gate = KeyGate(settings.curve_clients) if settings.curve_clients else None
         self._doors = _doors(config)
@@ -117,10 +117,6 @@ class Ingest:
         self._clear_away()
         if self._settled:
             self._deliveries.confirm(reports)
-
-    def _at_length(self) -> None:
-        """The store looks at every message: nobody is served meanwhile, and nothing hangs."""
-        self._status.progress({"store": "looks at every message"})
 
     def _figures(self) -> dict[str, object]:
         cut = self._doorkeeper.cut

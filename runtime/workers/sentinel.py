@@ -28,7 +28,7 @@ from runtime.adapters.process import (
     supervised,
     tell_service_manager,
 )
-from runtime.adapters.status import StatusFile, beat_of, read_status
+from runtime.adapters.status import BUSY, StatusFile, beat_of, read_status
 from runtime.adapters.supervisor import Program, Supervisor
 from runtime.config import Config
 from runtime.core.health import (
@@ -111,8 +111,10 @@ class Sentinel:
         return {name: self._sight(p) for name, p in programs.items() if name in WORKERS}
 
     def _sight(self, program: Program) -> Sight:
-        beat = beat_of(self._layout.status_file(program.name), program.pid)
-        work = process_work(program.pid) if beat is None else None
+        file = self._layout.status_file(program.name)
+        beat = beat_of(file, program.pid)
+        busy = beat is None or (read_status(file) or {}).get(BUSY)
+        work = process_work(program.pid) if busy else None
         return Sight(program.state, program.pid, beat, work)
 
     def _report(self, now_s: float, sights: dict[str, Sight] | None) -> None:

@@ -11,7 +11,9 @@ import pytest
 import zmq
 from loguru import logger
 
+from runtime.adapters.clock import SystemClock
 from runtime.adapters.process import Stop
+from runtime.adapters.status import BUSY, read_status
 from runtime.adapters.store import MessageStore
 from runtime.adapters.store_errors import StoreDamaged, StoreFull, StoreUnavailable
 from runtime.adapters.storekeeper import (
@@ -22,6 +24,7 @@ from runtime.adapters.storekeeper import (
     Disk,
     Storekeeper,
 )
+from runtime.adapters.wal import write_again
 from runtime.core.protocol import Code, ProducerKey, Refused, Reply, Stored
 from runtime.core.quota import Amount, Limit, Policy, Quota
 from runtime.core.settlement import Settled
@@ -205,6 +208,29 @@ def test_a_limit_lowered_over_a_large_backlog_is_reached_commit_by_commit(
     assert most.covers(store._total)
     assert sum(amount.messages for amount in ever_lost(store).values()) == 1_002 - store.backlog().messages
     store.close()
+
+
+def test_a_start_that_takes_long_reports_meanwhile_and_is_not_killed_and_begun_anew_for_ever(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new policy over a large backlog needs an index, a schema may change, a WAL be large."""
+    monkeypatch.setattr("runtime.adapters.store.ALIVE_STEPS", 100)
+    monkeypatch.setattr("runtime.adapters.wal._FLUSH_BYTES", 65_536)
+    left = MessageStore(home.layout.messages_db, ObedientClock())
+    keep(left, *[request([b"0123456789" * 10] * 100)] * 10)
+    calls: list[None] = []
+    write_again(home.layout.messages_db, lambda: calls.append(None))
+    assert calls
+    left.close()
+    home.write_config('[store]\npolicy = "drop-lowest-priority"\n')
+    ingest = Ingest(home.config, Stop(), SystemClock())
+    try:
+        starting = read_status(home.layout.status_file("ingest"))
+        assert starting is not None and starting[BUSY]
+        ingest._status.progress(ingest._figures, now=True)
+        assert BUSY not in (read_status(home.layout.status_file("ingest")) or {BUSY: True})
+    finally:
+        ingest.close()
 
 
 def test_nobody_is_refused_for_lack_of_room_that_the_same_commit_makes(tmp_path: Path) -> None:

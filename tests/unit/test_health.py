@@ -33,12 +33,19 @@ class Watching:
         self.beat = 0
 
     def look(
-        self, state: str = "RUNNING", pid: int = 7, *, beats: bool = True, works: bool = True
+        self,
+        state: str = "RUNNING",
+        pid: int = 7,
+        *,
+        beats: bool = True,
+        works: bool = True,
+        busy: bool = False,
     ) -> list[Action]:
         self.now_s += LOOK_S
         self.beat += beats
         beat = self.beat or None
-        return self.health.look(self.now_s, {"upload": Sight(state, pid, beat, self.now_s if works else 3)})
+        work = (self.now_s if works else 3) if busy or beat is None else None
+        return self.health.look(self.now_s, {"upload": Sight(state, pid, beat, work)})
 
     def until_action(self, looks: int = 50, **sight: object) -> tuple[list[Action], float]:
         """Look until something is to be done; what, and after how many seconds."""
@@ -88,6 +95,16 @@ def test_a_worker_that_works_now_and_then_before_its_first_report_has_its_grace(
     watching = Watching()
     for number in range(11):
         assert watching.look(beats=False, works=number % 3 == 0) == []
+
+
+def test_a_worker_busy_with_its_store_has_the_grace_of_a_start_for_as_long_as_it_works() -> None:
+    """Building an index, SQLite sorts for long without a word."""
+    watching = Watching()
+    watching.look(busy=True)
+    assert all(watching.look(beats=False, busy=True) == [] for _ in range(11))
+    watching.look(busy=True)
+    _, after_s = watching.until_action(beats=False, busy=True, works=False)
+    assert after_s <= 20
 
 
 def test_waking_from_a_night_of_suspend_hangs_nobody() -> None:
