@@ -52,6 +52,10 @@ class Supervisor:
         """Stop a program; `wait` returns only when it is gone (within the deadline of a call)."""
         self._call("stopProcess", name, wait)
 
+    def signal(self, name: str, signal: str) -> None:
+        """Send a signal to a program that lives (TERM, KILL, ...)."""
+        self._call("signalProcess", name, signal)
+
     def restart_all(self) -> None:
         """Have supervisord stop every program, read its configuration again and start afresh."""
         self._call("restart")

@@ -1,7 +1,9 @@
-"""supervisord's own loop, made prompt, heard by all, careful, and mortal: four more pieces of the plugin.
+"""supervisord's own loop, made prompt, heard by all, careful, and mortal: five more pieces of the plugin.
 
 `Prompt`: supervisord looks for the dead once a second, and starts them again at the next look: up to two
 seconds, more than a worker takes to start. Here a death wakes it, and so does what follows from it.
+
+`try_again_soon`: supervisord waits ever longer before it starts again who died at once.
 
 `Newborn`: supervisord loses a signal to a child that is not yet the program, and then waits `stopwaitsecs`.
 
@@ -21,6 +23,9 @@ import signal
 import time
 from pathlib import Path
 from typing import Any
+
+TRY_AGAIN_S = 30
+"""Longest pause before supervisord tries again to start a program."""
 
 
 class Prompt:
@@ -68,6 +73,15 @@ class Prompt:
 
     def handle_error(self) -> None:
         self._options.logger.critical("the pipe that wakes us cannot be read")
+
+
+def try_again_soon(failed: Any) -> None:
+    """1, 2, 3, ... 30 s and no more. From outside it could only be stopped and started: by the time that
+    is heard it may be up, and then it would stay stopped.
+    """
+    process = failed.process
+    process.backoff = min(process.backoff, TRY_AGAIN_S)
+    process.delay = min(process.delay, time.time() + TRY_AGAIN_S)
 
 
 class Newborn:

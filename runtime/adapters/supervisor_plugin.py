@@ -21,7 +21,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from runtime.adapters.supervisor_loop import Careful, Mortal, Prompt, newborn
+from runtime.adapters.supervisor_loop import Careful, Mortal, Prompt, newborn, try_again_soon
 
 TICKS_TO_DUMP = 4
 TICKS_TO_KILL = 5
@@ -151,4 +151,5 @@ def make(supervisord: Any, still_s: str = "45") -> object:
     Careful(supervisord)
     events.subscribe(events.SupervisorRunningEvent, running)
     events.subscribe(events.ProcessStateStoppingEvent, newborn())
+    events.subscribe(events.ProcessStateBackoffEvent, try_again_soon)
     return _NoCalls()

@@ -6,6 +6,7 @@ import argparse
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,15 @@ from runtime.cli import Commands, load_config
 from runtime.cli.workers import load_or_last_accepted
 
 if TYPE_CHECKING:
+    from runtime.adapters.supervisor import Supervisor
     from runtime.config import Config
     from runtime.layout import Layout
 
 LOCK = "supervisor"
 STOP_TIMEOUT_S = 30.0
 SILENT_STOP_TIMEOUT_S = 5.0
+FLUSH_TIMEOUT_S = 8.0
+"""As stopwaitsecs in supervisord.conf."""
 
 
 def register(commands: Commands) -> None:
@@ -165,22 +169,33 @@ def _down(arguments: argparse.Namespace) -> int:
 
 def _reload(arguments: argparse.Namespace) -> int:
     """Check first; then one worker after the other starts afresh."""
-    import contextlib
-
     from runtime.adapters.supervisor import Supervisor
-    from runtime.errors import Rejected
 
     config = load_config(arguments)
-    supervisor = Supervisor(config.layout.supervisor_socket, timeout_s=STOP_TIMEOUT_S)
+    supervisor = Supervisor(config.layout.supervisor_socket)
     for name, program in supervisor.programs().items():
         if program.state == "STOPPED":  # by a person; reading settings is no reason to start it
             print(f"{name} stays stopped; supervisorctl -c supervisord.conf start {name}")
             continue
-        with contextlib.suppress(Rejected):  # it was down at this moment
-            supervisor.stop(name, wait=True)
-        supervisor.start(name)
+        _start_afresh(supervisor, name)
         print(f"{name} reads its configuration again")
     return 0
+
+
+def _start_afresh(supervisor: Supervisor, name: str) -> None:
+    """End it, and supervisord starts it again: whoever takes us away in between leaves nobody stopped."""
+    import contextlib
+
+    from runtime.errors import Rejected
+
+    before = supervisor.programs()[name].pid
+    with contextlib.suppress(Rejected):  # it just died, or is being started already
+        if not before:
+            supervisor.start(name)
+            return
+        supervisor.signal(name, "TERM")
+        if not _eventually(lambda: supervisor.programs()[name].pid != before, FLUSH_TIMEOUT_S):
+            supervisor.signal(name, "KILL")
 
 
 def _signal(lock: Path, name: str) -> None:
@@ -198,12 +213,17 @@ def _signal(lock: Path, name: str) -> None:
 
 def _gone(lock: Path, timeout_s: float) -> bool:
     """Wait until nobody holds the lock."""
-    import time
-
     from runtime.adapters.process import lock_holder
 
+    return _eventually(lambda: lock_holder(lock) is None, timeout_s)
+
+
+def _eventually(fact: Callable[[], bool], timeout_s: float) -> bool:
+    """Wait for a fact; whether it came."""
+    import time
+
     deadline_s = time.monotonic() + timeout_s
-    while lock_holder(lock) is not None:
+    while not fact():
         if time.monotonic() > deadline_s:
             return False
         time.sleep(0.05)

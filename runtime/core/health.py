@@ -8,7 +8,7 @@ Invariants
 
 The ladder
     hung worker                     -> Kill (supervisord restarts it at once)
-    FATAL, EXITED, or a long BACKOFF -> StartAgain after 2, 4, 8, ... 30 s
+    FATAL or EXITED                 -> StartAgain after 2, 4, 8, ... 30 s (BACKOFF is supervisord's own)
     the same worker hung 3 times in 15 min -> RestartAll, at most twice an hour
     and again                       -> Withhold: the service manager's watchdog is fed no longer
     supervisord silent for 20 s     -> KillSupervisor; its children die with it, its manager starts it again
@@ -74,7 +74,7 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class StartAgain:
-    """supervisord gave up, or waits longer than we would."""
+    """supervisord gave up."""
 
     worker: str
     state: str
@@ -156,7 +156,7 @@ class Health:
             self._notice(watch, sight, elapsed_s, now_s)
             if sight.state in ALIVE and sight.pid:
                 actions += self._judge_living(worker, watch, now_s)
-            elif sight.state in GIVEN_UP or sight.state == "BACKOFF":
+            elif sight.state in GIVEN_UP:
                 actions += self._judge_fallen(worker, watch)
         return actions
 
@@ -255,10 +255,7 @@ class Health:
         return RestartAll(reason)
 
     def _judge_fallen(self, worker: str, watch: _Watch) -> list[Action]:
-        """In BACKOFF supervisord retries by itself, with pauses that grow for ever: we cut them short."""
-        pause_s = self._limits.retry_max_s
-        if watch.state != "BACKOFF":
-            pause_s = min(pause_s, self._limits.retry_first_s * 2 ** min(watch.attempts, 16))
+        pause_s = min(self._limits.retry_max_s, self._limits.retry_first_s * 2 ** min(watch.attempts, 16))
         if watch.down_s < pause_s:
             return []
         watch.attempts += 1

@@ -148,7 +148,7 @@ class Sentinel:
                 self._kill(worker, pid, idle_s)
             case StartAgain(worker, state):
                 logger.warning("{} is {}: starting it again", worker, state)
-                self._start_again(worker, state)
+                self._start_again(worker)
             case RestartAll(reason):
                 logger.error("{}: restarting everything", reason)
                 with contextlib.suppress(Rejected, Retryable):
@@ -179,10 +179,8 @@ class Sentinel:
         finally:
             os.close(handle)
 
-    def _start_again(self, worker: str, state: str) -> None:
+    def _start_again(self, worker: str) -> None:
         try:
-            if state == "BACKOFF":  # supervisord refuses to start what it means to start some day
-                self._supervisor.stop(worker)
             self._supervisor.start(worker)
         except (Rejected, Retryable) as exc:
             logger.warning("{} could not be started: {}", worker, exc)

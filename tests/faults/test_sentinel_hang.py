@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters.clock import SystemClock
+from runtime.core.health import StartAgain
+from runtime.workers.sentinel import Sentinel
 from tests.harness import Home, eventually
 from tests.supervised import QUICK, WORKING, Runtime, gone, kill, stand_ins
 
@@ -122,6 +124,16 @@ def test_what_a_person_stops_stays_stopped_and_starts_when_told(quick: Runtime) 
     assert quick.programs()["upload"].state == "STOPPED"
     supervisor.start("upload")
     quick.wait_for("upload")
+
+
+def test_who_came_up_between_the_look_and_the_deed_is_not_stopped_for_good(quick: Runtime) -> None:
+    """From a BACKOFF it was stopped, to be started: where it lived by then, it only was stopped."""
+    pid = quick.pid("upload")
+    sentinel = Sentinel(quick.home.config)
+    for state in ("BACKOFF", "EXITED", "FATAL"):
+        sentinel._perform(StartAgain("upload", state))
+    assert quick.programs()["upload"].state in ("RUNNING", "STARTING")
+    assert quick.pid("upload") == pid
 
 
 IMPATIENT = "[sentinel]\nlook_every_s = 0.3\nhang_after_s = 1.0\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from runtime.adapters.accepted import accepted_file, remember
 from runtime.adapters.crash import crash_file
 from runtime.adapters.supervisor import Supervisor
 from runtime.config import load
-from tests.harness import Home, eventually
-from tests.supervised import WORKING, Runtime, stand_ins
+from tests.harness import Home, Process, eventually
+from tests.supervised import WORKING, Runtime, kill, stand_ins
 
 GOOD = '[device]\nid = "dev-1"\n[log]\nlevel = "INFO"\n'
 BAD = '[device]\nid = "?"\n'
@@ -45,6 +46,26 @@ def test_reload_starts_every_worker_with_the_new_configuration_but_none_that_a_p
     assert done.returncode == 0, done.stderr
     runtime.wait_for("upload", other_than=before)
     assert runtime.programs()["refresh"].state == "STOPPED"
+
+
+def test_a_reload_that_is_killed_half_way_leaves_no_worker_stopped(runtime: Runtime) -> None:
+    """Each was stopped, to be started: a lost ssh session in between, and ingest took nothing any more."""
+    before = runtime.pid("ingest")
+    kill(before, signal.SIGSTOP)  # so that half way lasts
+    command = [sys.executable, "-m", "runtime", "--home", str(runtime.home.folder), "reload"]
+    reload = Process(*command, log=runtime.home.folder / "reload.log")
+    try:
+        eventually(lambda: _is_told_to_end(before), 20, "it has begun")
+    finally:
+        reload.kill()
+    kill(before, signal.SIGCONT)
+    runtime.wait_for("ingest", other_than=before, timeout_s=10)
+
+
+def _is_told_to_end(pid: int) -> bool:
+    said = Path(f"/proc/{pid}/status").read_text()
+    pending = int(said.partition("ShdPnd:")[2].split()[0], 16)
+    return bool(pending & 1 << signal.SIGTERM - 1)
 
 
 def test_a_worker_that_dies_while_the_configuration_is_broken_goes_on_with_the_last_good_one(

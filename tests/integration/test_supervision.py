@@ -15,13 +15,18 @@ import time
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from supervisor import events
+from supervisor.process import Subprocess
+from supervisor.states import ProcessStates
 
 from runtime.adapters.process import Lock, has_open, lock_holder, process_state
 from runtime.adapters.status import read_status
 from runtime.adapters.store_reader import StoreReader
 from runtime.adapters.supervisor import Supervisor
+from runtime.adapters.supervisor_loop import try_again_soon
 from runtime.core.message import StoredMessage
 from runtime.errors import Rejected, Retryable, UsageError
 from runtime.producer import Producer
@@ -249,6 +254,20 @@ def _open_files(runtime: Runtime) -> Counter[str]:
         with contextlib.suppress(FileNotFoundError):  # closed meanwhile
             links.append(descriptor.readlink())
     return Counter(link.name.partition(":")[0] for link in links)
+
+
+def test_whoever_dies_at_every_start_is_tried_again_every_30_s_and_not_more_rarely_each_time() -> None:
+    """The pauses of supervisord grow for ever: the sentinel's own, after a bad night, were minutes."""
+    process = Subprocess(SimpleNamespace(name="x"))
+    events.subscribe(events.ProcessStateBackoffEvent, try_again_soon)
+    try:
+        for _ in range(100):
+            process.state = ProcessStates.STARTING
+            process.change_state(ProcessStates.BACKOFF)
+            assert process.delay <= time.time() + 30
+    finally:
+        events.unsubscribe(events.ProcessStateBackoffEvent, try_again_soon)
+    assert process.delay > time.time() + 29
 
 
 def test_what_supervisord_refuses_is_told_apart_from_silence(home: Home) -> None:
