@@ -8,6 +8,8 @@ The socket and the pid file are made again; no program feels it.
 
 `LogWatch`: where somebody removed log/ supervisord starts nobody any more. The folder is made again.
 
+`logs_outlive_the_disk`: on a full disk supervisord ends, or a worker hangs, over a log due to roll over.
+
 Named in supervisord.conf as an rpcinterface, the only door supervisord has for such a thing; it adds no call.
 It must be small and never raise: it runs in supervisord's own loop.
 """
@@ -15,6 +17,7 @@ It must be small and never raise: it runs in supervisord's own loop.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -115,6 +118,30 @@ class LogWatch:
             options.logger.warn(f"{folder} was gone; made again")
 
 
+@functools.cache
+def logs_outlive_the_disk() -> None:
+    """A log that could not roll over, or a word about that which found no room on stderr, raised wherever
+    somebody logged: in supervisord's loop, which ended, or where it reads from a worker, to which it then
+    listened no more. And the log stayed closed. Now a line is lost, and the next one tries again.
+    """
+    from supervisor.loggers import Handler, RotatingFileHandler
+
+    roll_over, complain = RotatingFileHandler.doRollover, Handler.handleError
+
+    def or_go_on(handler: Any) -> None:
+        try:
+            roll_over(handler)
+        except (OSError, ValueError):  # ValueError: it is closed, by the last attempt
+            with contextlib.suppress(OSError):
+                handler.stream = Path(handler.baseFilename).open("ab")  # noqa: SIM115
+
+    def if_heard(handler: Any) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            complain(handler)
+
+    RotatingFileHandler.doRollover, Handler.handleError = or_go_on, if_heard
+
+
 def _listening(path: Path, mode: int) -> socket.socket:
     """A socket that is found at `path` from now on, and takes calls."""
     path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -146,6 +173,7 @@ def make(supervisord: Any, still_s: str = "45") -> object:
             events.subscribe(buried, prompt)
         events.subscribe(events.Tick5Event, Mortal(supervisord, float(still_s)))
 
+    logs_outlive_the_disk()
     for watch in (SentinelWatch, SocketWatch, LogWatch):
         events.subscribe(events.Tick5Event, watch(supervisord))
     Careful(supervisord)

@@ -270,6 +270,34 @@ def test_whoever_dies_at_every_start_is_tried_again_every_30_s_and_not_more_rare
     assert process.delay > time.time() + 29
 
 
+def test_a_log_due_to_roll_over_on_a_full_disk_costs_lines_and_not_supervisord(tmp_path: Path) -> None:
+    """The disk is a limit to what a file may hold, in a process of its own; its stderr is full, too."""
+    script = """
+import os, resource, sys
+from supervisor import loggers
+from runtime.adapters.supervisor_plugin import logs_outlive_the_disk
+logs_outlive_the_disk()
+with open(sys.argv[1], "wb") as log:
+    log.write(bytes(9000))
+handler = loggers.RotatingFileHandler(sys.argv[1], maxBytes=10000, backupCount=1)
+handler.setFormat("%(message)s")
+handler.setLevel(0)
+logger = loggers.Logger(0, [handler])
+sys.stderr = open("/dev/full", "w", buffering=1)
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (9000, most))
+for _ in range(300):
+    logger.info("y" * 100)
+resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+for word in ("room", "again"):
+    logger.info(word)
+os._exit(0)  # without a last word to stderr
+"""
+    log = tmp_path / "x.log"
+    subprocess.run([sys.executable, "-c", script, str(log)], check=True, timeout=20)
+    assert "again" in log.read_text()
+
+
 def test_what_supervisord_refuses_is_told_apart_from_silence(home: Home) -> None:
     runtime = Runtime(home, WORKING)
     try:
