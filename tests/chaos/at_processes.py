@@ -72,13 +72,13 @@ def _recovery(scene: Scene, fault: Fault, before: int, beside: set[str]) -> str:
     return f"back after {took_s:.1f} s"
 
 
-def _signal(number: signal.Signals, effect: Callable[[int], bool]) -> Callable[[Scene, Fault], str]:
+def _signal(number: int, effect: Callable[[int], bool]) -> Callable[[Scene, Fault], str]:
     def way(scene: Scene, fault: Fault) -> str:
         pid = _victim(scene, fault)
         beside = {what for field, what in scene.under_way.items() if field != fault.field}
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-        scene.until(lambda: effect(pid), 20, f"{number.name} struck {fault.victim} ({pid})")
+        scene.until(lambda: effect(pid), 20, f"{fault.kind} struck {fault.victim} ({pid})")
         return f"process {pid} " + _recovery(scene, fault, pid, beside)
 
     return way
