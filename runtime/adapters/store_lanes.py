@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Collection
 
-from runtime.adapters.store_errors import StoreReplaced, translated
+from runtime.adapters.store_errors import StoreDamaged, StoreReplaced, translated
 from runtime.adapters.store_reader import _COLUMNS, StoreReader
 from runtime.core.message import CorruptRow, StoredMessage, StreamName
 
@@ -23,10 +23,17 @@ class LaneReader(StoreReader):
             raise StoreReplaced("messages.db is another store now: begin anew with what it has")
 
     def newest(self) -> int:
-        """The last id; 0 where the store is empty."""
+        """The last id; 0 where the store is empty. Raises StoreDamaged for one that was never given.
+
+        Beyond that nothing would be looked for: what comes has smaller ones.
+        """
         db = self._connection()
         with translated():
-            ((newest,),) = db.execute("SELECT max(id) FROM messages").fetchall()
+            ((newest, next_id),) = db.execute(
+                "SELECT (SELECT max(id) FROM messages), (SELECT next_id FROM store)"
+            ).fetchall()
+        if newest is not None and (not isinstance(next_id, int) or newest >= next_id):
+            raise StoreDamaged(f"there is a message {newest}, though the next one is to be {next_id}")
         self._newest = max(self._newest, newest or 0)
         return newest or 0
 

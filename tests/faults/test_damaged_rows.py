@@ -32,6 +32,7 @@ DAMAGE = {
     "property that is no text": """properties = '{"a": 1}'""",
     "time of storing is no number": "ttl_s = 60.0, stored_boot_s = 'x'",
     "key is no text": "key = 7",
+    "an id that was never given": "id = 1 << 40",
 }
 
 
