@@ -19,7 +19,7 @@ from runtime.adapters.clock import Clock
 from runtime.adapters.crash import count_crashes
 from runtime.adapters.identity import IdentityReader
 from runtime.adapters.process import lock_holder, memory_bytes, process_age_s
-from runtime.adapters.status import Words, last_words
+from runtime.adapters.status import Words, last_words, takes_beats
 from runtime.adapters.store_reader import StoreReader
 from runtime.adapters.supervisor import Program, Supervisor
 from runtime.core import condition, renewal
@@ -241,6 +241,7 @@ def _disk(layout: Layout, growth_bytes_per_s: float | None) -> dict[str, Any]:
     rate = growth_bytes_per_s or 0.0
     filling = usage is not None and rate > LEAST_GROWTH_BYTES_PER_S
     return {
+        "read_only": not takes_beats(layout.run),
         "free_bytes": usage.free if usage else None,
         "total_bytes": usage.total if usage else None,
         "growth_bytes_per_s": None if growth_bytes_per_s is None else round(rate),

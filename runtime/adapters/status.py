@@ -6,6 +6,7 @@ It is a heartbeat that proves progress: only the worker's own loop calls `progre
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -65,6 +66,15 @@ class StatusFile:
             else:
                 self._path.write_bytes(b"")
                 self._ours = True
+
+
+def takes_beats(folder: Path) -> bool:
+    """Whether its owner could beat there: nobody can on a disk that the kernel has made read-only."""
+    try:
+        os.utime(folder)
+    except OSError as exc:
+        return exc.errno not in (errno.EROFS, errno.EIO)
+    return True
 
 
 def beat_of(path: Path, pid: int) -> object:

@@ -24,6 +24,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from runtime.adapters.status import takes_beats
 from runtime.adapters.supervisor_loop import Careful, Mortal, Prompt, newborn, try_again_soon
 
 TICKS_TO_DUMP = 4
@@ -38,6 +39,7 @@ class SentinelWatch:
     def __init__(self, supervisord: Any, name: str = "sentinel") -> None:
         self._supervisord = supervisord
         self._name = name
+        self._status = Path(supervisord.options.here) / "run" / f"{name}.status"
         self._seen: tuple[int, int] | None = None
         self._still = 0
 
@@ -45,7 +47,8 @@ class SentinelWatch:
         """One tick (5 s)."""
         pid = self._pid()
         seen = (pid, self._beat())
-        self._still = self._still + 1 if pid and seen == self._seen else 0
+        still = pid and seen == self._seen and takes_beats(self._status.parent)
+        self._still = self._still + 1 if still else 0
         self._seen = seen
         if self._still == TICKS_TO_DUMP:
             self._signal(pid, DUMP_SIGNAL)
@@ -61,7 +64,7 @@ class SentinelWatch:
 
     def _beat(self) -> int:
         try:
-            return (Path(self._supervisord.options.here) / "run" / f"{self._name}.status").stat().st_mtime_ns
+            return self._status.stat().st_mtime_ns
         except OSError:
             return 0
 

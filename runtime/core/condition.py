@@ -44,7 +44,8 @@ def reasons(found: Mapping[str, Any]) -> list[str]:
     """Everything that makes the runtime less than healthy, one sentence each, the gravest first."""
     why = [found["supervisor"]["trouble"], found["configuration"]]
     if not found["supervisor"]["trouble"]:
-        why += [_worker(name, worker) for name, worker in found["workers"].items()]
+        blind = found["disk"]["read_only"]
+        why += [_worker(name, worker, blind=blind) for name, worker in found["workers"].items()]
     why += [f"{alarm['worker']}: {alarm['text']}" for alarm in found["alarms"]]
     why += [
         _backlog(found["backlog"]),
@@ -55,9 +56,11 @@ def reasons(found: Mapping[str, Any]) -> list[str]:
     return [sentence for sentence in why if sentence]
 
 
-def _worker(name: str, worker: Mapping[str, Any]) -> str:
+def _worker(name: str, worker: Mapping[str, Any], *, blind: bool) -> str:
     if worker["state"] != "RUNNING":
         return f"{name} is {worker['state']}" + (f": {worker['trouble']}" if worker["trouble"] else "")
+    if blind:
+        return ""  # nobody can report progress
     age_s, uptime_s = worker["progress_age_s"], worker["uptime_s"]
     if age_s is None:
         return f"{name} never reported progress" if uptime_s and uptime_s > LATE_AFTER_S else ""
@@ -71,6 +74,8 @@ def _backlog(backlog: Mapping[str, Any]) -> str:
 
 
 def _disk(disk: Mapping[str, Any]) -> str:
+    if disk["read_only"]:
+        return "disk: read-only, nothing can be stored, and the figures are old"
     if disk["free_bytes"] is not None and disk["free_bytes"] < DISK_FULL_BYTES:
         return "disk: no room left"
     soon = disk["full_in_s"] is not None and disk["full_in_s"] < DISK_FULL_SOON_S

@@ -28,7 +28,7 @@ from runtime.adapters.process import (
     supervised,
     tell_service_manager,
 )
-from runtime.adapters.status import BUSY, StatusFile, beat_of, read_status
+from runtime.adapters.status import BUSY, StatusFile, beat_of, read_status, takes_beats
 from runtime.adapters.supervisor import Program, Supervisor
 from runtime.config import Config
 from runtime.core.health import (
@@ -90,6 +90,8 @@ class Sentinel:
         self._growth = Growth()
         self._told: frozenset[Alarm] = frozenset()
         self._ready = False
+        self._blind = False
+        """No beat can be written: none means nothing."""
 
     def look(self, now_s: float) -> bool:
         """One look at everything, and what follows from it. Returns whether supervisord answered."""
@@ -108,9 +110,16 @@ class Sentinel:
 
     def _sights(self) -> dict[str, Sight]:
         programs = self._supervisor.programs()
+        before, self._blind = self._blind, not takes_beats(self._layout.run)
+        if self._blind > before:
+            logger.error(
+                "{} cannot be written: nobody can show progress, and nobody is killed", self._layout.run
+            )
         return {name: self._sight(p) for name, p in programs.items() if name in WORKERS}
 
     def _sight(self, program: Program) -> Sight:
+        if self._blind:
+            return Sight(program.state, program.pid, time.monotonic())
         file = self._layout.status_file(program.name)
         beat = beat_of(file, program.pid)
         busy = beat is None or (read_status(file) or {}).get(BUSY)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from runtime.producer import Producer
-from tests.harness import Home, eventually
-from tests.supervised import PROGRAMS, Runtime
+from runtime.adapters.supervisor_plugin import TICKS_TO_KILL, SentinelWatch
+from runtime.producer import Producer, Unavailable
+from tests.harness import Home, eventually, short_folder
+from tests.supervised import PROGRAMS, QUICK, Runtime
+
+DISK_BYTES = 64 * 1024 * 1024
+HANG_AFTER_S = 2.0
+"""As in QUICK."""
 
 
 @pytest.fixture
@@ -25,6 +32,25 @@ def ran(home: Home) -> Home:
     finally:
         runtime.close()
     return home
+
+
+@pytest.fixture
+def failing_disk() -> Iterator[Home]:
+    """A home on an ext4 of its own."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a disk")
+    with short_folder() as folder:
+        image, place = folder / "image", folder / "disk"
+        place.mkdir()
+        with image.open("wb") as disk:
+            disk.truncate(DISK_BYTES)
+        try:
+            for step in (["mkfs.ext4", "-q", image], ["mount", "-o", "loop", image, place]):
+                if subprocess.run(step, capture_output=True).returncode:
+                    pytest.skip(f"cannot {step[0]} here")
+            yield Home(place / "home", QUICK + "[store]\nmin_free_bytes = 0\nmin_free_inodes = 0\n")
+        finally:
+            subprocess.run(["umount", "-l", str(place)], check=False, capture_output=True)
 
 
 class ReadOnly:
@@ -81,3 +107,48 @@ def test_a_state_folder_that_is_read_only_at_boot_kills_nobody_and_is_used_once_
         eventually(lambda: {name: runtime.pid(name) for name in PROGRAMS} == before, 5, "the same processes")
     finally:
         runtime.close()
+
+
+def test_a_disk_that_gives_up_under_a_living_runtime_kills_nobody_and_producers_hear_of_it(
+    failing_disk: Home,
+) -> None:
+    """Nobody could beat, all were killed, none could be started again, and producers met silence."""
+    home = failing_disk
+    runtime = Runtime(home)
+    try:
+        runtime.all_at_work()
+        before = {name: runtime.pid(name) for name in PROGRAMS}
+        with Producer(home.config.producer_endpoint(), retry_for_s=HANG_AFTER_S + 1) as producer:
+            producer.put("before")
+            subprocess.run(["mount", "-o", "remount,abort", str(home.folder.parent)], check=True)
+            for _ in range(2):
+                with pytest.raises(Unavailable, match="Read-only"):
+                    producer.put("refused")
+        assert {name: runtime.pid(name) for name in PROGRAMS} == before, "the same processes"
+        told = home.edgectl("status")
+        assert told.returncode == 1 and "disk: read-only" in told.stdout
+        assert "progress for" not in told.stdout
+    finally:
+        runtime.close()
+
+
+def test_a_sentinel_that_cannot_beat_is_killed_only_once_it_could(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/sentinel.status").touch()
+    disk = ReadOnly(tmp_path / "run")
+    sentinel = subprocess.Popen(["sleep", "60"])
+    group = SimpleNamespace(processes={"sentinel": sentinel})
+    options = SimpleNamespace(here=str(tmp_path), logger=SimpleNamespace(warn=lambda words: None))
+    watch = SentinelWatch(SimpleNamespace(process_groups={"sentinel": group}, options=options))
+    try:
+        for _ in range(2 * TICKS_TO_KILL):
+            watch(None)
+        assert sentinel.poll() is None
+        disk.mount("rw")
+        for _ in range(TICKS_TO_KILL + 1):
+            watch(None)
+        assert sentinel.wait(5) < 0
+    finally:
+        disk.close()
+        sentinel.kill()
+        sentinel.wait()

@@ -19,7 +19,7 @@ def found(**changes: Any) -> dict[str, Any]:
         "workers": {"ingest": WELL, "upload": WELL},
         "alarms": [],
         "backlog": {"store": "open", "room_bytes": 1_000_000},
-        "disk": {"full_in_s": None, "free_bytes": 10**9},
+        "disk": {"read_only": False, "full_in_s": None, "free_bytes": 10**9},
         "identity": {"state": "registered", "provisioning": "provisioned"},
         "hub": {"state": "up", "barred": None, "last_loss": None},
     }
@@ -42,8 +42,15 @@ def test_a_runtime_at_work_is_healthy() -> None:
         ({"alarms": [{"worker": "upload", "text": "hung"}]}, "upload: hung"),
         ({"backlog": {"store": "damaged", "room_bytes": None}}, "store: damaged"),
         ({"backlog": {"store": "open", "room_bytes": 0}}, "store: no room on the disk"),
-        ({"disk": {"full_in_s": None, "free_bytes": 4096}}, "disk: no room left"),
-        ({"disk": {"full_in_s": 600, "free_bytes": 10**9}}, "disk: full in 10 min at the present rate"),
+        ({"disk": {"read_only": False, "full_in_s": None, "free_bytes": 4096}}, "disk: no room left"),
+        (
+            {"disk": {"read_only": False, "full_in_s": 600, "free_bytes": 10**9}},
+            "disk: full in 10 min at the present rate",
+        ),
+        (
+            {"disk": {"read_only": True}, "workers": {"ingest": {**WELL, "progress_age_s": 60.0}}},
+            "disk: read-only, nothing can be stored, and the figures are old",
+        ),
         ({"identity": {"state": "sas expired"}}, "identity: sas expired"),
         (
             {"identity": {"state": "registered", "provisioning": "waiting for approval"}},
