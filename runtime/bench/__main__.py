@@ -7,6 +7,8 @@ import importlib
 import sys
 from pathlib import Path
 
+from loguru import logger
+
 from runtime.bench import Row, report
 
 PARTS = {
@@ -27,6 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     unknown = set(arguments.parts) - set(PARTS)
     if unknown:
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    logger.remove()  # the stand-in hub in this process tells of every connection
+    logger.add(sys.stderr, level="WARNING")
     sections: dict[str, list[Row]] = {}
     where = report.machine()
     for part, title in PARTS.items():
@@ -41,4 +45,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
