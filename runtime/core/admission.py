@@ -107,10 +107,6 @@ class View:
     """How many producers never met may be taken into memory now."""
 
 
-NO_WEIGHTS: Mapping[int, int] = {}
-"""Of messages without files, as most are."""
-
-
 class _Refusal(Exception):
     """Leaves the decision on one request; carries the reply, and what may give way for its next attempt."""
 
@@ -174,12 +170,13 @@ class Admission:
         if not fresh:
             assert memory is not None
             return self._stored(put, memory, repeated=len(put.payloads))
-        files = _files(put, fresh)
-        weights = {file.at: self.weigh_file(file.name, file.key) for file in files} if files else NO_WEIGHTS
-        runs = _runs(put, fresh, weights)
+        runs, there_bytes = _runs(put, fresh), 0
+        files = _files(put, runs)
+        if files:
+            weights = {file.at: self.weigh_file(file.name, file.key) for file in files}
+            runs, there_bytes = [_weighed(run, weights) for run in runs], sum(weights.values())
         amounts = _amounts(runs)
         self._check_streams(amounts)
-        there_bytes = sum(weights.values()) if weights else 0
         self._make_room(put, amounts, there_bytes)
         warnings = _warnings(put, memory, fresh)
         if files:
@@ -240,7 +237,7 @@ class Admission:
         """Book the evictions that let `amounts` in, or refuse; of them `there_bytes` are on disk already."""
         wanted = NOTHING
         for name, amount in amounts.items():
-            wanted = wanted.plus(amount)
+            wanted = amount if wanted is NOTHING else wanted.plus(amount)
             limit = self.quota.of(name)
             if limit is not None:
                 self._fit(put, name, self._usage.stream(name), amount, limit)
@@ -251,8 +248,7 @@ class Admission:
             self._evict(put, None, to_write, total.policy, Code.DISK_FULL)
 
     def _fit(self, put: Put, name: StreamName | None, used: Amount, wanted: Amount, limit: Limit) -> None:
-        after = used.plus(wanted)
-        if limit.most.covers(after):
+        if limit.fits(used, wanted):
             return
         if not limit.most.covers(wanted):
             raise _Refusal(
@@ -261,7 +257,7 @@ class Admission:
         code = Code.STREAM_FULL if name else Code.STORE_FULL
         if limit.policy is not Policy.REJECT:
             self._trim(put, name, used, limit, code)
-        self._evict(put, name, after.over(limit.most), limit.policy, code)
+        self._evict(put, name, used.plus(wanted).over(limit.most), limit.policy, code)
 
     def _trim(self, put: Put, name: StreamName | None, used: Amount, limit: Limit, code: Code) -> None:
         """Where the limit was lowered far below what is stored, that leaves commit by commit."""
@@ -347,9 +343,14 @@ def _disk_bytes(amount: Amount) -> int:
     return amount.bytes + amount.messages * ROW_OVERHEAD_BYTES
 
 
-def _files(put: Put, fresh: Sequence[int]) -> list[Named]:
+def _files(put: Put, runs: Sequence[Run]) -> list[Named]:
     """Those that stand for payloads."""
-    named = [(index, name) for index in fresh if (name := put.descriptions[index].details.file)]
+    named = [
+        (index, run.described.details.file)
+        for run in runs
+        if run.described.details.file
+        for index in run.indexes
+    ]
     if not named:
         return []
     if put.producer is None or any(put.payloads[index] for index, _ in named):
@@ -358,21 +359,27 @@ def _files(put: Put, fresh: Sequence[int]) -> list[Named]:
     return [Named(index, name, f"{prefix}{put.first_sequence + index}") for index, name in named]
 
 
-def _runs(put: Put, fresh: Sequence[int], weights: Mapping[int, int]) -> list[Run]:
+def _runs(put: Put, fresh: Sequence[int]) -> list[Run]:
     """Stretches of `fresh` that share a description: mostly it is one."""
     descriptions, payloads = put.descriptions, put.payloads
     runs, start, end = [], 0, len(fresh)
     while start < end:
         described, at = descriptions[fresh[start]], start + 1
+        if at < end and descriptions[-1] is described and descriptions.count(described) == len(descriptions):
+            at = end  # all of them: most have but one
         while at < end and descriptions[fresh[at]] is described:
             at += 1
         indexes, text_bytes = fresh[start:at], described.text_bytes
         sizes = [len(payloads[index]) + text_bytes for index in indexes]
-        if weights:
-            sizes = [size + weights.get(index, 0) for index, size in zip(indexes, sizes, strict=True)]
         runs.append(Run(described, indexes, sizes, Amount(len(indexes), sum(sizes))))
         start = at
     return runs
+
+
+def _weighed(run: Run, weights: Mapping[int, int]) -> Run:
+    """With what its files weigh."""
+    sizes = [size + weights.get(index, 0) for index, size in zip(run.indexes, run.sizes, strict=True)]
+    return run._replace(sizes=sizes, amount=Amount(len(sizes), sum(sizes)))
 
 
 def _amounts(runs: Sequence[Run]) -> dict[StreamName, Amount]:
@@ -386,6 +393,9 @@ def _amounts(runs: Sequence[Run]) -> dict[StreamName, Amount]:
 
 def _remember(memory: Sequences, first_sequence: int, fresh: Sequence[int], first_id: int) -> None:
     """Add the fresh sequences as runs."""
+    if isinstance(fresh, range):
+        memory.add(first_sequence + fresh[0], first_sequence + fresh[-1], first_id)
+        return
     start = 0
     for at in range(1, len(fresh) + 1):
         if at == len(fresh) or fresh[at] != fresh[at - 1] + 1:

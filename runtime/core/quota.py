@@ -64,6 +64,11 @@ class Limit:
     most: Amount
     policy: Policy = Policy.REJECT
 
+    def fits(self, used: Amount, wanted: Amount) -> bool:
+        """Whether so much more is within it."""
+        most = self.most
+        return used[0] + wanted[0] <= most[0] and used[1] + wanted[1] <= most[1]
+
 
 @dataclass(frozen=True, slots=True)
 class Quota:
