@@ -21,6 +21,7 @@ import sys
 import threading
 from pathlib import Path
 
+from tests import plug
 from tests.harness import short_folder
 
 TOP = Path(__file__).parent.parent
@@ -127,6 +128,9 @@ def main() -> int:
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if missing or os.geteuid() != 0 or os.uname().machine not in FINIT_MODULE:
         print(f"cannot be tried here: needs root and {', '.join(missing or TOOLS)}", file=sys.stderr)
+        return 2
+    if not plug.starts("linux.uml"):
+        print(f"cannot be tried here: user-mode-linux {plug.STARTS_NOT}", file=sys.stderr)
         return 2
     with short_folder() as folder:
         make_disk(folder)

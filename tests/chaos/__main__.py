@@ -74,6 +74,9 @@ def _power_cuts(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
     kernel = shutil.which("linux.uml")
     if kernel is None:
         return "left out: user-mode-linux is not installed (see tests/plug.py)", []
+    if not plug.starts(kernel):
+        tell(f"no power cuts: user-mode-linux {plug.STARTS_NOT}")
+        return f"left out: user-mode-linux {plug.STARTS_NOT}", []
     wrong, found = [], {}
     for level, cuts in (
         ("FULL", max(4, int(CUTS_A_MINUTE * arguments.minutes))),
