@@ -151,12 +151,13 @@ class Pace:
     def wait_s(self, now: Moment, most_s: float = math.inf) -> float:
         """Seconds until the next attempt is allowed. After a reboot it is, and once a wrong clock was set.
 
-        `most_s`: no pause of our own is longer, though it was when it began.
+        `most_s`: no pause of our own is longer, though it was when it began. It comes on top of what the
+        platform asked for, as it did then: a fleet is not to come back in the same second.
         """
         if self.outcome is Outcome.WRONG_TIME and self.at and now.clock_set_since(self.at):
             return 0.0
         passed_s = now.since(self.at) if self.at else None
-        pause_s = max(self.asked_s, min(self.pause_s, most_s))
+        pause_s = min(self.pause_s, self.asked_s + most_s)
         return 0.0 if passed_s is None else max(0.0, pause_s - max(0.0, passed_s))
 
     def after(

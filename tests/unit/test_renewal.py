@@ -316,7 +316,7 @@ def test_a_pause_of_a_token_that_had_time_does_not_keep_a_refused_one_waiting_fo
     task: Task, refused: dict[str, object]
 ) -> None:
     sas, registration = Life(later(-100), DAY_S, 0.5), Life(later(-DAY_S), 30 * DAY_S, 0.5)
-    for asked_s, most_s in ((0.0, EXPIRED_PAUSE_S), (1800.0, 1800.0)):
+    for asked_s, most_s in ((0.0, EXPIRED_PAUSE_S), (1800.0, 1800.0 + EXPIRED_PAUSE_S)):
         pace = Pace(3, NOW, 3000.0, Outcome.UNAVAILABLE, "", asked_s)
         other = Task.REGISTER if task is Task.REFRESH else Task.REFRESH
         held = registered(
@@ -325,6 +325,15 @@ def test_a_pause_of_a_token_that_had_time_does_not_keep_a_refused_one_waiting_fo
         step = next_step(held, POLICY, NOW)
         assert (step.task, step.in_s) == (task, most_s)
         assert held.at_stake(task) is None, "nor do later failures wait by a life that is over"
+
+
+def test_a_fleet_with_no_life_to_lose_that_was_told_the_same_number_does_not_come_back_as_one() -> None:
+    fleet = []
+    for draw in (0.0, 0.5, 0.9):
+        pause_s = retry_pause_s(None, 9, draw, POLICY, NOW, 3600.0)
+        pace = Pace().after(Outcome.UNAVAILABLE, "", pause_s, NOW, 3600.0)
+        fleet.append(next_step(Held(life(), paces={Task.REGISTER: pace}), POLICY, NOW).in_s)
+    assert fleet == [3600, 3600 + EXPIRED_PAUSE_S / 2, 3600 + 0.9 * EXPIRED_PAUSE_S]
 
 
 def test_people_are_told_where_the_registration_stands() -> None:
