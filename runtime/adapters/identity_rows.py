@@ -126,7 +126,12 @@ def _rows(db: sqlite3.Connection, query: str) -> list[sqlite3.Row]:
 def tokens_of(db: sqlite3.Connection, keys: Keys) -> dict[str, Token]:
     """Every token by its kind."""
     found = _rows(db, "SELECT * FROM tokens")
-    return {row["kind"]: _token(row, keys) for row in found if isinstance(row["text"], str | bytes)}
+    return {row["kind"]: _token(row, keys) for row in found if _is_token(row["text"])}
+
+
+def _is_token(text: object) -> bool:
+    """Whether it can be one. What no header takes would pass for a platform that cannot be reached."""
+    return isinstance(text, bytes) or (isinstance(text, str) and text.isascii() and text.isprintable())
 
 
 def read_all(db: sqlite3.Connection, keys: Keys) -> Identity:
@@ -321,7 +326,8 @@ def correct_registration(db: sqlite3.Connection, remaining_s: float, now: Moment
 
 def is_current(db: sqlite3.Connection, serial: int) -> bool:
     """Whether `serial` still names the newest Registration Token that is known."""
-    found = {row["kind"]: int(_number(row, "serial")) for row in _rows(db, "SELECT kind, serial FROM tokens")}
+    rows = [row for row in _rows(db, "SELECT kind, text, serial FROM tokens") if _is_token(row["text"])]
+    found = {row["kind"]: int(_number(row, "serial")) for row in rows}
     return found.get("registration", found.get("parent")) == serial
 
 

@@ -106,6 +106,19 @@ def test_a_token_that_one_bit_turned_into_a_blob_is_not_taken_for_a_sealed_one(k
     assert after.locked == "" and getattr(after, kind).secret == getattr(before, kind).secret
 
 
+@pytest.mark.parametrize("text", ["second\ufffdtoken", "second\ntoken"])
+def test_a_token_that_no_header_takes_is_not_offered_for_ever(text: str, home: Home) -> None:
+    """One bit more or less: it passed for a platform that cannot be reached, and the SAS ran out."""
+    store = IdentityStore(home.layout)
+    live(store)
+    with closing(sqlite3.connect(home.layout.identity_db)) as db, db:
+        db.execute("UPDATE tokens SET text = ? WHERE kind = 'registration'", (text,))
+    assert store.read().registration is None
+    assert renewal.next_step(store.read().held(NOW), Policy(), NOW).task is Task.REFRESH_PARENT
+    assert store.save_refreshed(1, Grant(Secret("child"), 3600.0), NOW, 0.5), "the parent's child was dropped"
+    assert store.save_registered(newest(store), found(), NOW, 0.5)
+
+
 @pytest.mark.parametrize("version", [0, 1, 2, 3])
 def test_a_schema_number_that_is_too_low_costs_nothing(version: int, home: Home) -> None:
     live(IdentityStore(home.layout))
