@@ -42,9 +42,10 @@ ADDRESS_LIFE_S = 3_000.0
 UNREADABLE_S = 120.0
 """A file that cannot be read for so long is set aside: its stream must not wait for ever."""
 REFUSALS = 3
-"""So often in a row the storage has to refuse a file, each time at an address of its own, to be believed."""
+"""So often the storage has to refuse a file, each time at an address of its own, and then to take another's
+block, to be believed."""
 CONTROL_NAME = "control"
-"""Asked for where another name was refused: nothing is ever written under it."""
+"""Asked for where another file was refused: no blob ever comes to be under it."""
 _WEATHER = (408, 429, 500, 502, 503, 504)
 """Refusals that are not about us: it goes on from there."""
 
@@ -210,7 +211,7 @@ class _Platform:
         try:
             return self._ask(blob_name, block_bytes)
         except Refused as exc:
-            if exc.status == 400 and self._gives_addresses():
+            if exc.status == 400 and self.takes_another():
                 raise _NameRefused(exc.what, exc.answer) from exc
             raise
 
@@ -225,13 +226,20 @@ class _Platform:
             raise OSError("the hub gave no address for the file") from exc
         return _Journal(correlation_id, address, body["blobName"], block_bytes, began_wall_s=time.time())
 
-    def _gives_addresses(self) -> bool:
-        """The control to a refusal: a hub without a storage refuses everybody with 400."""
+    def takes_another(self, block: bytes = b"") -> bool:
+        """The control to a refusal: a hub without a storage, or a storage that is away, refuses everybody.
+
+        With `block` the storage has to take it, too: it keeps none for long that no list makes a blob of.
+        """
         try:
             other = self._ask(CONTROL_NAME, 0)
+            try:
+                if block:
+                    self.put_block(other, 0, block)
+            finally:
+                self.tell_failure(other, "nothing was to be uploaded")
         except (OSError, Refused):
             return False
-        self.tell_failure(other, "nothing was to be uploaded")
         return True
 
     def put_block(self, journal: _Journal, number: int, block: bytes) -> None:
@@ -400,7 +408,7 @@ class _Upload:
         if exc.status not in (400, 409, 411, 413) or isinstance(exc, _BlocksMissing):
             return False
         self.refusals[self._id] = self.refusals.get(self._id, 0) + 1
-        return self.refusals[self._id] >= REFUSALS
+        return self.refusals[self._id] >= REFUSALS and self._platform.takes_another(b"control")
 
     def _give_up(self, reason: str) -> None:
         if self._journal is not None and self._journal.state == "open":

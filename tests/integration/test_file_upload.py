@@ -155,10 +155,23 @@ def test_a_storage_that_refuses_a_file_is_believed_the_third_time(cloud: Cloud, 
         failed = lane.upload(parcel(b"film"), credentials)
         assert isinstance(failed, UploadFailed) and not failed.for_good, failed
     assert isinstance(lane.upload(parcel(b"film"), credentials), Uploaded)
-    cloud.faults(http={"PUT /uploads": {"status": 409}})
+    cloud.faults(http={f"PUT /uploads/{credentials.device_id}/other": {"status": 409}})
     ended = [lane.upload(parcel(b"film", "other"), credentials, 2) for _ in range(3)]
     assert [isinstance(end, UploadFailed) and end.for_good for end in ended] == [False, False, True]
     assert "open" not in states(cloud)
+
+
+def test_a_storage_that_refuses_every_file_costs_time_and_no_file(cloud: Cloud, lane: Lane) -> None:
+    """A container that is made anew takes half a minute: each file went to quarantine after a few seconds."""
+    credentials = register(cloud)
+    cloud.faults(http={"PUT /uploads": {"status": 409}})
+    for _ in range(5):
+        failed = lane.upload(parcel(b"film"), credentials)
+        assert isinstance(failed, UploadFailed) and not failed.for_good, failed
+    cloud.faults(http={"PUT /uploads": None})
+    assert isinstance(lane.upload(parcel(b"film"), credentials), Uploaded)
+    assert "open" not in states(cloud), "a control was left open"
+    assert list(blobs(cloud).values()) == [b"film"]
 
 
 def test_an_address_that_is_none_is_asked_for_again(cloud: Cloud, lane: Lane) -> None:
