@@ -332,6 +332,7 @@ class Delivery:
     def _send_what_may_go(self, now: float) -> None:
         self.hand.give_way(now, crowded=self.hand.crowded)
         if self._suspicion.any_overtaken() and not self._sent_on_client and self._trial is None:
+            self._pace.sent(0)
             self._put_in_flight((PROBE, 0), 0, now)
         for message in self._whose_turn(now):
             size_bytes = message.offer.piece_bytes

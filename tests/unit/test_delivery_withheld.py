@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from runtime.core.steps import Tag
+from runtime.core.steps import PROBE, Tag
 from tests.delivery_world import LIMITS, World
 
 OURS = 35
@@ -59,6 +59,14 @@ def test_an_acknowledgement_that_is_withheld_once_costs_one_deadline() -> None:
     assert seen and OURS in world.gone and OURS not in world.quarantined
     assert world.delivery.losses == 1
     assert world.delivery.window == 16, "the line was as it should be"
+
+
+def test_a_control_that_goes_first_counts_in_the_budget_as_every_message() -> None:
+    world = World(window=16)
+    flow(world, lambda _, tag: tag[0] == OURS, 3 * LIMITS.ack_s)
+    usage = world.delivery._pace.link.usage
+    assert PROBE in {id for id, _ in world.sent}
+    assert usage.day_messages == len(world.sent)
 
 
 def test_a_hub_that_loses_the_first_acknowledgement_of_each_connection_sets_nothing_aside() -> None:
