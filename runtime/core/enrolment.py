@@ -28,7 +28,7 @@ REFUSED_PAUSE_S = 60.0
 
 
 NAMELESS_TIMES = 10
-"""After so many failures an answer to `complete` that has no name for us is taken for: no such operation."""
+"""So many answers to `complete` in a row that have no name for us are taken for: no such operation."""
 
 BY_HAND = "made by hand"
 """The basis of a device that lives on a Registration Token made by hand."""
@@ -227,9 +227,9 @@ def _after_refusal(
             return replace(closed, phase=Phase.CANCELLED, pause_s=max(pause_s, spread_s))
         case Call.COMPLETE, Outcome.GONE | Outcome.BAD_REQUEST:
             return replace(closed, pause_s=max(pause_s, min(policy.poll_s, policy.retry_max_s)))
-        case Call.COMPLETE, Outcome.UNEXPECTED if record.trouble is answer.outcome and (
-            failed.failures >= NAMELESS_TIMES
-        ):
+        case Call.COMPLETE, Outcome.UNEXPECTED if record.trouble is not answer.outcome:
+            return replace(failed, phase=Phase.PENDING, failures=1)  # those before were of another kind
+        case Call.COMPLETE, Outcome.UNEXPECTED if failed.failures >= NAMELESS_TIMES:
             return closed
         case Call.INIT, Outcome.BAD_REQUEST:
             return replace(closed, phase=Phase.REJECTED)

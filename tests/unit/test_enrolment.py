@@ -97,6 +97,9 @@ def test_an_operation_that_the_platform_knows_no_more_is_not_asked_about_for_eve
     assert next_step(record, WISH, False, later(record.pause_s)).call is Call.INIT
     outage = replace(PENDING, failures=1000, trouble=Outcome.TIMED_OUT)
     assert after(outage, Call.COMPLETE, Answer(Outcome.UNEXPECTED), POLICY, NOW, 0.5).operation_id == "op"
+    for _ in range(NAMELESS_TIMES - 2):
+        outage = after(outage, Call.COMPLETE, Answer(Outcome.UNEXPECTED), POLICY, NOW, 0.5)
+        assert outage.operation_id == "op", "failures of another kind counted for it"
 
 
 @given(
