@@ -112,7 +112,7 @@ class IdentityStore(IdentityReader):
     def save_refreshed(self, serial: int, grant: Grant, now: Moment, draw: float) -> bool:
         """Put a child in the place of the token `serial`, which stays known as its parent until it proves."""
         with self._change() as db:
-            if not rows.is_current(db, serial):
+            if not rows.is_current(db, self._vault.keys(), serial):
                 return False
             db.execute("DELETE FROM tokens WHERE kind = 'parent' AND serial <> ?", (serial,))
             self._make_parent(db)
@@ -129,7 +129,7 @@ class IdentityStore(IdentityReader):
         the one that messages went out under waits for `accept`.
         """
         with self._change() as db:
-            if not rows.is_current(db, serial):
+            if not rows.is_current(db, self._vault.keys(), serial):
                 return False
             # by certificate there is a life too, and no text: the certificate is the secret
             life = Life(now, found.lifetime_s, draw)
@@ -174,7 +174,7 @@ class IdentityStore(IdentityReader):
     def save_failed(self, serial: int, task: Task, pace: Pace, *, refused: bool = False) -> bool:
         """Keep what the failures of `task` demand, asked with the token `serial`; `refused` for it itself."""
         with self._change() as db:
-            if not rows.is_current(db, serial):
+            if not rows.is_current(db, self._vault.keys(), serial):
                 return False
             rows.put_pace(db, task, pace)
             if refused:

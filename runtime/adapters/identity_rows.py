@@ -124,14 +124,18 @@ def _rows(db: sqlite3.Connection, query: str) -> list[sqlite3.Row]:
 
 
 def tokens_of(db: sqlite3.Connection, keys: Keys) -> dict[str, Token]:
-    """Every token by its kind."""
-    found = _rows(db, "SELECT * FROM tokens")
-    return {row["kind"]: _token(row, keys) for row in found if _is_token(row["text"])}
+    """Every token by its kind; not what is damaged: one that stays sealed where a key opens another."""
+    rows = [row for row in _rows(db, "SELECT * FROM tokens") if isinstance(row["text"], str | bytes)]
+    found = [(row, _token(row, keys)) for row in rows]
+    opened = any(token.secret and isinstance(row["text"], bytes) for row, token in found)
+    return {row["kind"]: token for row, token in found if _sound(token.secret, opened=opened)}
 
 
-def _is_token(text: object) -> bool:
-    """Whether it can be one. What no header takes would pass for a platform that cannot be reached."""
-    return isinstance(text, bytes) or (isinstance(text, str) and text.isascii() and text.isprintable())
+def _sound(secret: Secret | None, *, opened: bool) -> bool:
+    """What no header takes is no token: it would pass for a platform that cannot be reached."""
+    if secret is None:
+        return not opened
+    return secret.reveal().isascii() and secret.reveal().isprintable()
 
 
 def read_all(db: sqlite3.Connection, keys: Keys) -> Identity:
@@ -324,11 +328,11 @@ def correct_registration(db: sqlite3.Connection, remaining_s: float, now: Moment
         )
 
 
-def is_current(db: sqlite3.Connection, serial: int) -> bool:
+def is_current(db: sqlite3.Connection, keys: Keys, serial: int) -> bool:
     """Whether `serial` still names the newest Registration Token that is known."""
-    rows = [row for row in _rows(db, "SELECT kind, text, serial FROM tokens") if _is_token(row["text"])]
-    found = {row["kind"]: int(_number(row, "serial")) for row in rows}
-    return found.get("registration", found.get("parent")) == serial
+    found = tokens_of(db, keys)
+    newest = found.get("registration") or found.get("parent")
+    return newest is not None and newest.serial == serial
 
 
 def next_serial(db: sqlite3.Connection) -> int:

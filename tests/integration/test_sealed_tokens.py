@@ -19,9 +19,11 @@ from runtime.adapters.crash import describe
 from runtime.adapters.identity import IdentityReader, IdentityStore
 from runtime.adapters.status import read_status
 from runtime.adapters.vault import Vault
+from runtime.core import renewal
 from runtime.core.answer import Grant, Registration
 from runtime.core.enrolment import Enrolment, Phase
 from runtime.core.moment import Moment
+from runtime.core.renewal import Policy, Task
 from runtime.core.secret import Secret
 from runtime.errors import NeedsHuman
 from runtime.workers.provisioning import Clerk
@@ -156,7 +158,7 @@ def test_a_sealed_token_in_another_tokens_row_is_not_taken(home: Home, key_file:
         db.execute(
             "UPDATE tokens SET text = (SELECT text FROM tokens WHERE kind = 'parent') WHERE kind = 'sas'"
         )
-    assert texts(store)["sas"] is None and "damaged" in store.read().locked
+    assert texts(store)["sas"] is None and store.read().locked == "", "it is asked for anew"
 
 
 def test_a_worker_killed_while_it_seals_leaves_every_token_readable(home: Home, key_file: Path) -> None:
@@ -296,3 +298,23 @@ def test_a_systemd_credential_holds_the_key_as_well(home: Home, folder: Path) ->
     opened = keys.open("sas", sealed)
     assert opened is not None and opened.secret == Secret("text")
     assert vault.keys({}).trouble
+
+
+@pytest.mark.parametrize("at", [0, 40])
+@pytest.mark.parametrize("kind", ["registration", "sas"])
+def test_one_flipped_bit_in_a_sealed_token_waits_for_no_person(
+    kind: str, at: int, home: Home, key_file: Path
+) -> None:
+    """The key that opens the others is the right one: the token is damaged, and is asked for anew."""
+    store = IdentityStore(home.layout, Vault(True, key_file))
+    fill(store)
+    with closing(sqlite3.connect(home.layout.identity_db)) as db, db:
+        ((sealed,),) = db.execute("SELECT text FROM tokens WHERE kind = ?", (kind,)).fetchall()
+        flipped = bytes([*sealed[:at], sealed[at] ^ 0x80, *sealed[at + 1 :]])
+        db.execute("UPDATE tokens SET text = ? WHERE kind = ?", (flipped, kind))
+    store.rewrite()
+    found = store.read()
+    assert found.locked == "" and getattr(found, kind) is None, "it is locked, or offered for ever"
+    now = Moment.by(SystemClock())
+    step = renewal.next_step(found.held(now), Policy(), now)
+    assert (step.task, step.in_s <= 5) == (Task.REGISTER if kind == "sas" else Task.REFRESH_PARENT, True)
