@@ -31,6 +31,7 @@ from urllib.parse import quote
 import requests
 from loguru import logger
 
+from runtime.adapters.file_gate import Barred, Gate
 from runtime.adapters.hub_https import HttpsWay, HubHttps, Refused
 from runtime.adapters.tidings import Tidings
 from runtime.core.credentials import HubCredentials
@@ -42,8 +43,7 @@ ADDRESS_LIFE_S = 3_000.0
 UNREADABLE_S = 120.0
 """A file that cannot be read for so long is set aside: its stream must not wait for ever."""
 REFUSALS = 3
-"""So often the storage has to refuse a file, each time at an address of its own, and then to take another's
-block, to be believed."""
+"""So often the storage has to refuse a file, at an address each, and then to take another, to be believed."""
 CONTROL_NAME = "control"
 """Asked for where another file was refused: no blob ever comes to be under it."""
 _WEATHER = (408, 429, 500, 502, 503, 504)
@@ -75,7 +75,7 @@ class UploadFailed:
 
 @dataclass(frozen=True, slots=True)
 class BlockSent:
-    """So many bytes went out."""
+    """So many bytes went out, whether the storage kept them or not."""
 
     id: int
     bytes: int
@@ -122,7 +122,7 @@ class Files(Tidings[FileEvent]):
     def __init__(self, options: FileOptions) -> None:
         super().__init__()
         self._options = options
-        self._gate = _Gate()
+        self._gate = Gate()
         self._unreadable: dict[int, float] = {}
         self._refusals: dict[int, int] = {}
 
@@ -163,31 +163,6 @@ class _BlocksMissing(Refused):
 
 class _NameRefused(Refused):
     """The hub gives addresses, and none for this file."""
-
-
-class _Barred(Exception):
-    """The link may not be used for this file now."""
-
-
-class _Gate:
-    """Where each upload waits for its next block."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._passage = Passage.EVERYBODY
-
-    def let(self, passage: Passage) -> None:
-        if passage is not self._passage:
-            with self._changed:
-                self._passage = passage
-                self._changed.notify_all()
-
-    def enter(self, urgent: bool) -> None:
-        """Wait for the turn. Raises _Barred where there is none."""
-        with self._changed:
-            self._changed.wait_for(lambda: urgent or self._passage is not Passage.SOON)
-            if self._passage is Passage.NOBODY or (self._passage is Passage.URGENT and not urgent):
-                raise _Barred
 
 
 class _Unreadable(Exception):
@@ -231,16 +206,15 @@ class _Platform:
 
         With `block` the storage has to take it, too: it keeps none for long that no list makes a blob of.
         """
-        try:
+        with contextlib.suppress(OSError, Refused):
             other = self._ask(CONTROL_NAME, 0)
             try:
                 if block:
                     self.put_block(other, 0, block)
+                return True
             finally:
                 self.tell_failure(other, "nothing was to be uploaded")
-        except (OSError, Refused):
-            return False
-        return True
+        return False
 
     def put_block(self, journal: _Journal, number: int, block: bytes) -> None:
         more = f"&comp=block&blockid={quote(_block_id(number), safe='')}"
@@ -316,7 +290,7 @@ class _Upload:
         except Refused as exc:
             for_good = isinstance(exc, _NameRefused) or self._refused(exc)
             return UploadFailed(self._id, str(exc), for_good, exc.quota, exc.retry_after_s)
-        except _Barred:  # its place is for one that may go on
+        except Barred:  # its place is for one that may go on
             return UploadFailed(self._id, "the link may not be used for it now")
         except _Unreadable as exc:
             since_s = self.unreadable.setdefault(self._id, time.monotonic())
@@ -332,10 +306,9 @@ class _Upload:
             for number, block in self._blocks(journal):
                 self.may_go_on()
                 journal = self._current()
-                self._platform.put_block(journal, number, block)
+                self._put(journal, number, block)
                 journal.blocks = number + 1
                 self._save()
-                self._tell(BlockSent(self._id, len(block)))
             self._platform.commit(journal)
             journal.state = "committed"
             self._save()
@@ -348,6 +321,15 @@ class _Upload:
             journal.state = "done"
             self._save()
         return journal
+
+    def _put(self, journal: _Journal, number: int, block: bytes) -> None:
+        sent = BlockSent(self._id, len(block))
+        try:
+            self._platform.put_block(journal, number, block)
+        except Refused:
+            self._tell(sent)
+            raise
+        self._tell(sent)
 
     def _current(self) -> _Journal:
         """The upload to go on with; one whose address is too old is ended first."""

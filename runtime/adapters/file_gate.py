@@ -1,0 +1,33 @@
+"""Where the threads of file uploads wait until the link may be used for their next block."""
+
+from __future__ import annotations
+
+import threading
+
+from runtime.core.link import Passage
+
+
+class Barred(Exception):
+    """The link may not be used for this file now."""
+
+
+class Gate:
+    """Where each upload waits for its next block."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._passage = Passage.EVERYBODY
+
+    def let(self, passage: Passage) -> None:
+        """Whose files may go on from now on."""
+        if passage is not self._passage:
+            with self._changed:
+                self._passage = passage
+                self._changed.notify_all()
+
+    def enter(self, urgent: bool) -> None:
+        """Wait for the turn. Raises Barred where there is none."""
+        with self._changed:
+            self._changed.wait_for(lambda: urgent or self._passage is not Passage.SOON)
+            if self._passage is Passage.NOBODY or (self._passage is Passage.URGENT and not urgent):
+                raise Barred
