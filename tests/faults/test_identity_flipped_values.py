@@ -119,6 +119,14 @@ def test_a_token_that_no_header_takes_is_not_offered_for_ever(text: str, home: H
     assert store.save_registered(newest(store), found(), NOW, 0.5)
 
 
+def test_a_sas_that_is_no_ascii_is_not_asked_for_without_a_pause(home: Home) -> None:
+    """It came so: the hub has to say what it thinks of it, and the next one would be the same."""
+    store = IdentityStore(home.layout)
+    live(store)
+    assert store.save_registered(2, Registration("hub", "w:d", None, Secret("s\u00e4s")), NOW, 0.5)
+    assert store.read().sas is not None
+
+
 @pytest.mark.parametrize("version", [0, 1, 2, 3])
 def test_a_schema_number_that_is_too_low_costs_nothing(version: int, home: Home) -> None:
     live(IdentityStore(home.layout))

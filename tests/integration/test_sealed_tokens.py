@@ -300,8 +300,7 @@ def test_a_systemd_credential_holds_the_key_as_well(home: Home, folder: Path) ->
     assert vault.keys({}).trouble
 
 
-@pytest.mark.parametrize("at", [0, 40])
-@pytest.mark.parametrize("kind", ["registration", "sas"])
+@pytest.mark.parametrize(("kind", "at"), [("registration", 0), ("registration", 40), ("sas", 40)])
 def test_one_flipped_bit_in_a_sealed_token_waits_for_no_person(
     kind: str, at: int, home: Home, key_file: Path
 ) -> None:
