@@ -157,10 +157,6 @@ class Files(Tidings[FileEvent]):
         return [int(path.stem) for path in self._options.journal.glob("*.json") if path.stem.isdigit()]
 
 
-class _BlocksMissing(Refused):
-    """The storage has lost blocks that it took: they are sent again."""
-
-
 class _NameRefused(Refused):
     """The hub gives addresses, and none for this file."""
 
@@ -229,7 +225,7 @@ class _Platform:
         headers = {"x-ms-blob-type": "BlockBlob", "Content-Type": "application/xml"}
         answer = self._hub.put(journal.address + "&comp=blocklist", text.encode(), headers)
         if answer.status != 201:
-            raise (_BlocksMissing if answer.status == 400 else Refused)("block list", answer)
+            raise Refused("block list", answer)
 
     def tell_success(self, journal: _Journal) -> None:
         self._notify(journal, True, 200, "uploaded")
@@ -377,7 +373,7 @@ class _Upload:
     def _refused(self, exc: Refused) -> bool:
         """What the storage has stays, if it only was the weather; a refused address is replaced next time.
 
-        Whether the storage would refuse it again.
+        Else all of it is sent again, as where the storage has lost blocks. Whether it would be refused again.
         """
         journal = self._journal
         if journal is None or journal.state != "open" or exc.status in _WEATHER:
@@ -387,7 +383,7 @@ class _Upload:
             self._save()
             return False
         self._give_up(str(exc))
-        if exc.status not in (400, 409, 411, 413) or isinstance(exc, _BlocksMissing):
+        if exc.status not in (400, 409, 411, 413):
             return False
         self.refusals[self._id] = self.refusals.get(self._id, 0) + 1
         return self.refusals[self._id] >= REFUSALS and self._platform.takes_another(b"control")

@@ -40,6 +40,14 @@ class Says:
 Script = Callable[[Asked], Says]
 
 
+def _body(text: bytes) -> Any:
+    """JSON, or the bytes: a block of a file."""
+    try:
+        return json.loads(text or "null")
+    except ValueError:
+        return text
+
+
 class Scripted:
     """The server. `answer` decides; `asked` remembers."""
 
@@ -81,7 +89,7 @@ class Scripted:
             def _serve(self) -> None:
                 text = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 peer = self.connection.getpeercert(binary_form=True)
-                asked = Asked(self.command, self.path, dict(self.headers), json.loads(text or "null"), peer)
+                asked = Asked(self.command, self.path, dict(self.headers), _body(text), peer)
                 owner.asked.append(asked)
                 says = owner.answer(asked)
                 if says.raw is not None:

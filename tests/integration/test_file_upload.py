@@ -174,6 +174,25 @@ def test_a_storage_that_refuses_every_file_costs_time_and_no_file(cloud: Cloud, 
     assert list(blobs(cloud).values()) == [b"film"]
 
 
+def test_a_file_whose_block_list_is_never_taken_is_not_uploaded_for_ever(folder: Path) -> None:
+    """As if the blocks were lost each time: the whole file went again and again, over a link that costs."""
+    with scripted(folder) as server:
+        host, _, port = server.instance.partition(":")
+
+        def answer(asked: Asked) -> Says:
+            if asked.method == "PUT":
+                return Says(400 if "comp=blocklist" in asked.path else 201)
+            name = asked.body.get("blobName", "")
+            address = {"hostName": server.instance, "containerName": "files", "sasToken": "?sig=x"}
+            return Says(body={"correlationId": "c", "blobName": name, **address})
+
+        server.answer = answer
+        lane = Lane(FileOptions(folder / "uploads", folder, HttpsWay(server.ca_file, int(port)), BLOCK))
+        credentials = HubCredentials(host, "dev-1", 1, sas=Secret("sas"))
+        ended = [lane.upload(parcel(b"film"), credentials) for _ in range(3)]
+    assert [isinstance(end, UploadFailed) and end.for_good for end in ended] == [False, False, True]
+
+
 def test_an_address_that_is_none_is_asked_for_again(cloud: Cloud, lane: Lane) -> None:
     credentials = register(cloud)
     for body in ("<html>", "{}", "[]"):
