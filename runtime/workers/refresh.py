@@ -116,7 +116,8 @@ class Keeper:
             return identity
         basis = None if missing else self._registrar.basis()
         standing = identity.registration is not None and not identity.registration.secret
-        if basis is not None and identity.enrolment.basis != basis:
+        lost = identity.registration is None  # what stands for a token where the way in needs none
+        if basis is not None and (lost or identity.enrolment.basis != basis):
             record = Enrolment(enrolment.Phase.PROVISIONED, basis, at=now)
             self._store.save_provisioned(record, STANDING, now, random.random())
         elif basis is None and missing is None and standing and identity.registration:

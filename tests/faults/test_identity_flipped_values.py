@@ -15,15 +15,18 @@ from pathlib import Path
 
 import pytest
 
+from runtime.adapters.bus import Hints
 from runtime.adapters.clock import SystemClock
 from runtime.adapters.identity import IdentityStore
+from runtime.adapters.status import read_status
 from runtime.core import enrolment, renewal
 from runtime.core.answer import Answer, Grant, Outcome, Registration
 from runtime.core.enrolment import Call, Enrolment, Phase, Wish
 from runtime.core.moment import Moment
 from runtime.core.renewal import Pace, Policy, Task
 from runtime.core.secret import Secret
-from tests.harness import Home
+from runtime.workers.refresh import Keeper
+from tests.harness import Home, heart
 
 WISH = Wish("platform.example", "7f", None)
 NOW = Moment.by(SystemClock())
@@ -175,3 +178,20 @@ def found() -> Registration:
 def newest(store: IdentityStore) -> int:
     registration = store.read().registration
     return registration.serial if registration else 0
+
+
+def test_a_way_in_without_tokens_gets_over_the_loss_of_the_row_that_stands_for_one(home: Home) -> None:
+    """It waited for a provisioning that such a device has none of, while its SAS ran out."""
+    connection = home.folder / "connection"
+    connection.write_text("HostName=hub.example;DeviceId=w:d;SharedAccessKey=a2V5\n")
+    connection.chmod(0o600)
+    home.write_config(f'[identity]\nmode = "connection-string"\nconnection_string_file = "{connection}"\n')
+    with closing(Hints(home.layout, "refresh")) as hints:
+        keeper = Keeper(home.config, heart(home, "refresh"), hints)
+        while keeper.turn(False) <= 0:
+            pass
+        with closing(sqlite3.connect(home.layout.identity_db)) as db, db:
+            db.execute("UPDATE tokens SET kind = 'registratiOn' WHERE kind = 'registration'")
+        while keeper.turn(False) <= 0:
+            pass
+    assert (read_status(home.layout.status_file("refresh")) or {})["state"] == "registered"
