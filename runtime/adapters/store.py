@@ -338,13 +338,21 @@ class MessageStore:
             "stored = stored + excluded.stored, delivered = delivered + excluded.delivered",
             [(*level, c.messages, c.bytes, c.stored, c.delivered) for level, c in books.levels.items()],
         )
-        if books.doubtful:  # rare, so every message is looked at
+        if books.doubtful or self._overdrawn(books):  # rare, so every message is looked at
             books.recounted = count_levels(self._db)
         if books.lost:
             self._count_losses(books)
         self._db.execute(
             "UPDATE store SET next_id = ?, next_stream = next_stream + ?, producers = producers + ?",
             (books.next_id, *self._growth(admission)),
+        )
+
+    def _overdrawn(self, books: Books) -> bool:
+        """Whether more leaves than came: what a row says it has is not what it had when it was counted."""
+        return any(
+            min(self._levels.get(self._names[number], {}).get(priority, NOTHING).plus(change.amount)) < 0
+            for (number, priority), change in books.levels.items()
+            if change.bytes < 0
         )
 
     def _count_losses(self, books: Books) -> None:
@@ -381,9 +389,8 @@ class MessageStore:
             return books.losses(self._names)
         for (number, priority), change in books.levels.items():
             level = self._levels.setdefault(self._names[number], {})
-            more = Amount(change.messages, change.bytes)
-            level[priority] = level.get(priority, NOTHING).plus(more)
-            self._total = self._total.plus(more)
+            level[priority] = level.get(priority, NOTHING).plus(change.amount)
+            self._total = self._total.plus(change.amount)
         return books.losses(self._names)
 
     # --- keeping house, between commits ---

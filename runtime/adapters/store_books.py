@@ -65,6 +65,10 @@ class Change:
     stored: int = 0
     delivered: int = 0
 
+    @property
+    def amount(self) -> Amount:
+        return Amount(self.messages, self.bytes)
+
 
 def without(
     levels: Levels, total: Amount, leaving: Sequence[tuple[StreamName, int, Amount]]

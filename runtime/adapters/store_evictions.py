@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from loguru import logger
 
-from runtime.core.quota import Eviction, Policy
+from runtime.core.admission import EVICTED_AT_ONCE
+from runtime.core.quota import Amount, Eviction, Policy
 
 Policies = tuple[Policy, frozenset[Policy]]
 """Of the whole store, and of its streams."""
@@ -63,16 +64,21 @@ def victims(db: sqlite3.Connection, eviction: Eviction, stream: int | None) -> l
         where.append("stream = ?")
         values.append(stream)
     order = "priority, id" if eviction.policy is Policy.DROP_LOWEST else "id"
-    cursor = db.execute(
-        f"SELECT id, bytes FROM messages WHERE {' AND '.join(where)} ORDER BY {order}",  # noqa: S608
-        values,
-    )
-    found: list[int] = []
+    query = f"SELECT id, bytes FROM messages WHERE {' AND '.join(where)} ORDER BY {order} LIMIT ?"  # noqa: S608
+    most = max(eviction.amount.messages, EVICTED_AT_ONCE)
+    while True:  # where an index found no room SQLite sorts in memory, but never more than it is asked for
+        rows = db.execute(query, (*values, most)).fetchall()
+        found = _enough(rows, eviction.amount)
+        if found < len(rows) or len(rows) < most:
+            return [number for number, _ in rows[:found]]
+        most *= 2
+
+
+def _enough(rows: Sequence[tuple[int, object]], amount: Amount) -> int:
+    """How many of them make up `amount`; all, where they do not."""
     freed_bytes = 0
-    for number, size in cursor:
-        if len(found) >= eviction.amount.messages and freed_bytes >= eviction.amount.bytes:
-            break
-        found.append(number)
+    for at, (_, size) in enumerate(rows):
+        if at >= amount.messages and freed_bytes >= amount.bytes:
+            return at
         freed_bytes += size if isinstance(size, int) else 0  # damaged
-    cursor.close()
-    return found
+    return len(rows)

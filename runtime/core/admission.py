@@ -363,10 +363,9 @@ def _runs(put: Put, fresh: Sequence[int]) -> list[Run]:
     """Stretches of `fresh` that share a description: mostly it is one."""
     descriptions, payloads = put.descriptions, put.payloads
     runs, start, end = [], 0, len(fresh)
+    alike = descriptions.count(descriptions[0]) == len(descriptions)  # most have but one
     while start < end:
-        described, at = descriptions[fresh[start]], start + 1
-        if at < end and descriptions[-1] is described and descriptions.count(described) == len(descriptions):
-            at = end  # all of them: most have but one
+        described, at = descriptions[fresh[start]], end if alike else start + 1
         while at < end and descriptions[fresh[at]] is described:
             at += 1
         indexes, text_bytes = fresh[start:at], described.text_bytes

@@ -15,7 +15,8 @@ from runtime.adapters.salvage import last_report, salvage
 from runtime.adapters.store import MessageStore
 from runtime.adapters.store_errors import StoreDamaged, StoreError
 from runtime.adapters.storekeeper import Storekeeper
-from runtime.core.protocol import ProducerKey, Reply, Stored
+from runtime.core.protocol import ProducerKey, Refused, Reply, Stored
+from runtime.core.quota import Amount, Limit, Quota
 from runtime.core.settlement import Settled
 from tests.harness import Home
 from tests.store_tools import ObedientClock, keep, put
@@ -100,6 +101,21 @@ def test_whatever_one_value_says_ingest_serves_on_and_keeps_what_can_be_read(
         assert {id for (id,) in db.execute("SELECT id FROM messages WHERE id < 5")} == {1, 2, 3, 4}
     report = last_report(path)
     assert report is None or report["lost_ranges"] == []
+
+
+def test_a_size_that_one_bit_made_enormous_does_not_lift_the_limit_when_it_leaves(tmp_path: Path) -> None:
+    """More left the counters than had come: half a terabyte below nothing, and no limit held any more."""
+    path, quota = tmp_path / "messages.db", Quota(Limit(Amount(1_000, 1_000)))
+    store = MessageStore(path, ObedientClock())
+    keep(store, put([b"x" * 100] * 10, stream="s"))
+    store.close()
+    flip(path, f"UPDATE messages SET bytes = {100 + 2**39} WHERE id = 2")
+    store = MessageStore(path, ObedientClock())
+    store.commit(None, Settled(delivered=[2]))
+    assert store.backlog().bytes == 900
+    assert isinstance(keep(store, put([b"x" * 101], stream="s"), quota=quota)[0], Refused)
+    assert store._db.execute("SELECT messages, bytes, delivered FROM levels").fetchall() == [(9, 900, 1)]
+    store.close()
 
 
 @pytest.mark.parametrize("table", ["streams", "producers"])

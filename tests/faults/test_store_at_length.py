@@ -8,8 +8,11 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from runtime.adapters.store import MessageStore
-from runtime.core.quota import Policy
+from runtime.adapters.store_evictions import victims
+from runtime.core.quota import Amount, Eviction, Policy
 from runtime.core.settlement import Settled
 from tests.store_tools import ObedientClock, keep, put
 
@@ -18,6 +21,8 @@ LARGE = """
 import sys
 from pathlib import Path
 from runtime.adapters.store import MessageStore
+from runtime.adapters.store_evictions import victims
+from runtime.core.quota import Amount, Eviction, Policy
 from runtime.core.settlement import Settled
 from tests.faults.test_store_at_length import DROPS
 from tests.store_tools import ObedientClock
@@ -33,6 +38,9 @@ made = len(beats)
 assert made, "an index takes its time"
 store.commit(None, Settled(quarantined=[(1, "damaged")]))
 assert len(beats) > made, "so does counting"
+for index in ("by_priority", "by_stream", "by_stream_priority"):
+    store._db.execute(f"DROP INDEX {index}")  # as where there was no room for it
+assert len(victims(store._db, Eviction(None, Policy.DROP_LOWEST, 9, Amount(1, 0)), None)) == 1
 assert kib() - before < 8_000, kib() - before
 print(store.backlog().messages)
 """
@@ -56,6 +64,19 @@ def test_indexes_and_counts_over_a_large_store_take_little_memory(tmp_path: Path
         [sys.executable, "-c", LARGE, str(path)], capture_output=True, text=True, check=False
     )
     assert told.stdout.strip() == "299999", told.stderr
+
+
+@pytest.mark.parametrize(("wanted", "gone"), [(1, 1), (2, 2), (3, 3), (7, 7), (10, 10), (99, 10)])
+def test_what_gives_way_is_found_in_pieces_and_is_neither_more_nor_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: int, gone: int
+) -> None:
+    monkeypatch.setattr("runtime.adapters.store_evictions.EVICTED_AT_ONCE", 2)
+    store = MessageStore(tmp_path / "messages.db", ObedientClock())
+    keep(store, put([b"x"] * 10, stream="s"))
+    for policy in (Policy.DROP_OLDEST, Policy.DROP_LOWEST):
+        eviction = Eviction(None, policy, 9, Amount(1, wanted))
+        assert victims(store._db, eviction, None) == list(range(1, gone + 1))
+    store.close()
 
 
 def test_a_disk_without_room_for_an_index_opens_the_store_and_drains_it(tmp_path: Path) -> None:
