@@ -216,7 +216,11 @@ class MessageStore:
 
     def still_there(self) -> None:
         """Raises StoreUnavailable where its files were taken away."""
-        self._place.check()
+        try:
+            self._place.check()
+        except StoreUnavailable:
+            self._place.leave(self._db)
+            raise
 
     def spare_bytes(self) -> int:
         """Room inside the file that deletes have left."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.adapters.store_errors import SCHEMA_VERSION, StoreDamaged, StoreUnavailable, translated
+from runtime.adapters.store_place import Place
 from runtime.core.message import Backlog, CorruptRow, Kind, StoredMessage
 from runtime.core.quota import TOP_PRIORITY
 
@@ -37,12 +37,12 @@ class SetAside:
 
 
 class StoreReader:
-    """Read-only, and always of the file that stands at the path now: ingest may replace a damaged one."""
+    """Read-only, and always of the files that stand at the path now: ingest may replace a damaged one."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._db: sqlite3.Connection | None = None
-        self._inode = 0
+        self._place: Place | None = None
         self.uuid: str | None = None
         """Which store it is; None until one was open."""
 
@@ -50,11 +50,12 @@ class StoreReader:
         """Connect. Raises Retryable while there is no store of a schema this runtime knows."""
         self.close()
         try:
-            self._inode = self._path.stat().st_ino
+            self._path.stat()
         except FileNotFoundError as exc:
             raise StoreUnavailable(f"{self._path} does not exist yet") from exc
         except OSError as exc:
             raise StoreUnavailable(f"{self._path} cannot be read: {exc.strerror}") from exc
+        self._place = Place(self._path)
         with translated():
             db = sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, isolation_level=None, timeout=1.0)
             try:
@@ -83,16 +84,10 @@ class StoreReader:
             self._db = None
 
     def _connection(self) -> sqlite3.Connection:
-        if self._db is None or not self._still_there():
+        if self._db is None or self._place is None or not self._place.stands():
             self.open()
         assert self._db is not None
         return self._db
-
-    def _still_there(self) -> bool:
-        try:
-            return os.stat(self._path).st_ino == self._inode  # noqa: PTH116  # on the hot path
-        except OSError:
-            return False
 
     def after(self, id: int, limit: int, max_bytes: int) -> list[StoredMessage | CorruptRow]:
         """The oldest messages behind `id`, in id order: one at least, then as many as both bounds allow."""

@@ -15,6 +15,7 @@ frames once more after they were checked, and the cache may have let them go in 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -33,10 +34,16 @@ def write_again(database: Path, alive: Callable[[], None] = lambda: None) -> Non
     try:
         _write_again(database.with_name(f"{database.name}-wal"), alive)
         _flush_names(database.parent)
-    except FileNotFoundError:
-        return  # no WAL: everything is in the database, and was flushed before the WAL went
+    except FileNotFoundError:  # no WAL: everything is in the database, and was flushed before the WAL went
+        _forget_index(database.with_name(f"{database.name}-shm"))
     except OSError as exc:
         raise StoreUnavailable(f"the WAL cannot be written: {exc.strerror}") from exc
+
+
+def _forget_index(index: Path) -> None:
+    """Of a WAL that somebody removed: as long as upload holds it, SQLite looks for what is in no file."""
+    with contextlib.suppress(OSError):
+        index.unlink()
 
 
 def _write_again(wal: Path, alive: Callable[[], None]) -> None:

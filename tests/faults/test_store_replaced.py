@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from runtime.adapters.bus import DeliveryReporter, Settled
-from runtime.adapters.store_errors import StoreUnavailable
+from runtime.adapters.store_errors import StoreError, StoreUnavailable
 from runtime.adapters.store_reader import StoreReader
 from runtime.adapters.storekeeper import Storekeeper
 from tests import store_tools
@@ -53,31 +59,118 @@ def test_a_report_about_another_store_removes_nothing(home: Home) -> None:
         reporter.close()
 
 
-@pytest.mark.parametrize("taken", ["messages.db*", "messages.db-wal"])
-def test_nothing_is_acknowledged_into_a_file_that_somebody_removed(home: Home, taken: str) -> None:
-    """SQLite writes on to what has no name any more: hours of acknowledged messages went with the process."""
-    clock = ObedientClock()
-    keeper = Storekeeper(home.config, clock)
+READER = """
+import sys
+from pathlib import Path
+from runtime.adapters.store_reader import StoreReader
+from runtime.errors import EdgeError
 
-    def keep(payload: bytes) -> None:
-        admission = keeper.admission((), Settled())
-        admission.decide(store_tools.put([payload]))
-        keeper.commit(admission, Settled())
+reader = StoreReader(Path(sys.argv[1]))
+for _ in sys.stdin:
+    try:
+        print([message.payload for message in reader.after(0, 1_000, 10**6)], flush=True)
+    except EdgeError as error:
+        print(repr(str(error)), flush=True)
+"""
 
-    keep(b"before")
-    for file in home.layout.state.glob(taken):
+
+class Kept:
+    """A storekeeper, and a reader beside it as upload: within one process they would share SQLite's locks."""
+
+    def __init__(self, home: Home) -> None:
+        self.path, self.clock = home.layout.messages_db, ObedientClock()
+        self.keeper = Storekeeper(home.config, self.clock)
+        self.reader = subprocess.Popen(
+            [sys.executable, "-c", READER, str(self.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def keep(self, *payloads: bytes) -> None:
+        admission = self.keeper.admission((), Settled())
+        admission.decide(store_tools.put(payloads))
+        self.keeper.commit(admission, Settled())
+
+    def go_on(self, error: StoreError) -> None:
+        """As ingest does a second later."""
+        self.keeper.failed(error)
+        self.clock.boot += 1.0
+        self.keeper.keep_house()
+
+    def read(self) -> set[bytes]:
+        assert self.reader.stdin is not None and self.reader.stdout is not None
+        print(file=self.reader.stdin, flush=True)
+        return set(ast.literal_eval(self.reader.stdout.readline()))
+
+    def close(self) -> None:
+        self.keeper.close()
+        self.reader.communicate(timeout=10)
+
+    def stored(self) -> set[bytes]:
+        with sqlite3.connect(self.path) as db:
+            assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+            return {payload for (payload,) in db.execute("SELECT payload FROM messages")}
+
+
+@pytest.fixture
+def kept(home: Home) -> Iterator[Kept]:
+    with contextlib.closing(Kept(home)) as kept:
+        yield kept
+
+
+@pytest.mark.parametrize(
+    "taken", ["messages.db*", "messages.db", "messages.db-wal", "messages.db-shm", "messages.db-*"]
+)
+@pytest.mark.parametrize("looked", [True, False])
+def test_nothing_is_acknowledged_into_a_file_that_somebody_removed(
+    kept: Kept, taken: str, looked: bool
+) -> None:
+    """SQLite writes on to what has no name any more: hours of acknowledged messages went with the process.
+
+    While upload read the store, ingest could not open it any more, or upload saw nothing any more.
+    """
+    kept.keep(b"before")
+    assert kept.read() == {b"before"}
+    for file in kept.path.parent.glob(taken):
         file.unlink()
+    if looked:
+        kept.read()
     with pytest.raises(StoreUnavailable, match="removed or replaced") as caught:
-        keep(b"after")
-    keeper.failed(caught.value)
-    clock.boot += 1.0
-    keeper.keep_house()
-    keep(b"again")
-    with sqlite3.connect(home.layout.messages_db) as db:
-        there = {payload for (payload,) in db.execute("SELECT payload FROM messages")}
-    assert there >= {b"again"}
-    assert b"before" in there or taken == "messages.db*", "SQLite still had the WAL, and wrote it down"
-    keeper.close()
+        kept.keep(b"after", *[b"%d" % number for number in range(500)])
+    kept.go_on(caught.value)
+    kept.keep(b"again")
+    assert kept.read() == kept.stored() >= {b"again"}
+    database_too = taken in ("messages.db*", "messages.db")
+    assert b"before" in kept.stored() or database_too, "SQLite still had the WAL, and wrote it down"
+
+
+def test_a_wal_that_went_while_ingest_was_away_does_not_keep_it_out(kept: Kept) -> None:
+    """As long as upload was there SQLite looked for frames that were nowhere: nobody could store anything."""
+    kept.keep(b"before")
+    assert kept.read() == {b"before"}
+    kept.keeper.close()
+    kept.path.with_name("messages.db-wal").unlink()
+    kept.go_on(StoreUnavailable("for the test"))
+    kept.keep(b"again")
+    assert kept.read() == kept.stored() >= {b"again"}
+
+
+def test_a_backup_that_is_brought_back_is_not_mixed_with_what_came_after_it(
+    kept: Kept, tmp_path: Path
+) -> None:
+    """The WAL of the store that it replaced stayed, and was read into it."""
+    kept.keep(b"old")
+    with sqlite3.connect(kept.path) as db, sqlite3.connect(tmp_path / "backup") as backup:
+        db.backup(backup)
+    kept.keep(*[b"%d" % number for number in range(500)])
+    assert kept.read() > {b"old"}
+    (tmp_path / "backup").replace(kept.path)
+    with pytest.raises(StoreUnavailable, match="removed or replaced") as caught:
+        kept.keep(b"after")
+    kept.go_on(caught.value)
+    kept.keep(b"again")
+    assert kept.read() == kept.stored() == {b"old", b"again"}
 
 
 def test_an_ingest_without_guests_notices_that_its_store_was_removed(home: Home) -> None:
