@@ -56,11 +56,15 @@ class KeyGate:
 
     def _look(self) -> None:
         try:
-            files = [name for name in os.listdir(self._clients) if name.endswith(".public")]  # noqa: PTH208
+            names = os.listdir(self._clients)  # noqa: PTH208
+        except FileNotFoundError:
+            names = []  # nobody is allowed any more
         except OSError:  # no file can be opened now, say: what was allowed stays so
             return
         self._allowed = set()
-        for name in files:
+        for name in names:
+            if not name.endswith(".public"):
+                continue
             try:
                 self._allowed.add(read_key(self._clients / name))
             except ConfigError:

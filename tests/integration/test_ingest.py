@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 import stat
 import time
 from collections.abc import Iterator
@@ -289,11 +291,25 @@ def test_keys_that_cannot_be_looked_at_stay_allowed(tmp_path: Path) -> None:
     try:
         assert gate.admits(key, 1.0)
         clients.rename(tmp_path / "elsewhere")
+        clients.symlink_to(clients)  # a folder that cannot be read
         assert gate.admits(key, 3.0)
+        clients.unlink()
         clients.mkdir()
         assert not gate.admits(key, 5.0)
     finally:
         gate.close()
+
+
+def test_with_the_folder_of_keys_every_right_goes(tmp_path: Path) -> None:
+    """Who removed it to shut everybody out let all of them in until the next start, anew too."""
+    clients = tmp_path / "clients"
+    clients.mkdir()
+    make_keys("friend", clients)
+    key = read_key(clients / "friend.public").decode()
+    with contextlib.closing(KeyGate(clients)) as gate:
+        assert gate.admits(key, 1.0)
+        shutil.rmtree(clients)
+        assert not gate.admits(key, 3.0)
 
 
 def test_knocking_without_end_keeps_nobody_from_being_served(tmp_path: Path) -> None:
