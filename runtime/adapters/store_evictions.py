@@ -18,6 +18,9 @@ from runtime.core.quota import Amount, Eviction, Policy
 Policies = tuple[Policy, frozenset[Policy]]
 """Of the whole store, and of its streams."""
 
+NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR_GETTEMPPATH)
+"""On the disk; or nowhere for the files to sort in, as in a container whose root is read-only."""
+
 
 def create_indexes(db: sqlite3.Connection, policies: Policies) -> None:
     """Only a policy that drops pays for finding what to drop."""
@@ -41,11 +44,9 @@ def _create(db: sqlite3.Connection, statement: str) -> None:
         with _sorting_on_disk(db):
             db.execute(statement)
     except sqlite3.OperationalError as exc:
-        if exc.sqlite_errorcode != sqlite3.SQLITE_FULL:
+        if exc.sqlite_errorcode not in NO_ROOM:
             raise
-        logger.warning(
-            "no room on the disk for an index: what gives way is found slowly until the next start"
-        )
+        logger.warning("no room for an index ({}): what gives way is found slowly until the next start", exc)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import sqlite3
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters.store import MessageStore
-from runtime.adapters.store_evictions import victims
+from runtime.adapters.store_evictions import create_indexes, victims
 from runtime.core.quota import Amount, Eviction, Policy
 from runtime.core.settlement import Settled
 from tests.store_tools import ObedientClock, keep, put
@@ -46,6 +47,16 @@ print(store.backlog().messages)
 """
 
 
+def fill(db: sqlite3.Connection, messages: int) -> None:
+    """With all but the first."""
+    db.execute(
+        "WITH RECURSIVE n (i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
+        "INSERT INTO messages (id, stream, kind, priority, stored_boot_s, boot, bytes, payload) "
+        "SELECT i, 1, 0, i % 10, 1.0, 1, 0, x'' FROM n",
+        (messages,),
+    )
+
+
 def test_indexes_and_counts_over_a_large_store_take_little_memory(tmp_path: Path) -> None:
     """Sorted in memory, 5 million messages took 260 MB: the kernel ended ingest at every start."""
     path = tmp_path / "messages.db"
@@ -53,11 +64,7 @@ def test_indexes_and_counts_over_a_large_store_take_little_memory(tmp_path: Path
     keep(store, put([b"x"], stream="s"))
     store.close()
     with closing(sqlite3.connect(path)) as db, db:
-        db.execute(
-            "WITH RECURSIVE n (i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < 300000) "
-            "INSERT INTO messages (id, stream, kind, priority, stored_boot_s, boot, bytes, payload) "
-            "SELECT i, 1, 0, i % 10, 1.0, 1, 0, x'' FROM n"
-        )
+        fill(db, 300_000)
         db.execute("UPDATE messages SET priority = 99 WHERE id = 1")  # counted before, nobody knows where
         db.execute("UPDATE store SET next_id = 300001")
     told = subprocess.run(
@@ -96,4 +103,19 @@ def test_a_disk_without_room_for_an_index_opens_the_store_and_drains_it(tmp_path
         len(store._db.execute("SELECT 1 FROM sqlite_master WHERE name LIKE 'by\\_%' ESCAPE '\\'").fetchall())
         == 3
     )
+    store.close()
+
+
+def test_nowhere_to_sort_an_index_does_not_keep_the_store_shut(tmp_path: Path) -> None:
+    """In a container whose root is read-only a policy that drops shut ingest out of a large store."""
+    store = MessageStore(tmp_path / "messages.db", ObedientClock())
+    keep(store, put([b"x"], stream="s"))
+    fill(store._db, 200_000)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))  # no file can be made any more
+    try:
+        create_indexes(store._db, DROPS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert victims(store._db, Eviction(None, Policy.DROP_LOWEST, 9, Amount(2, 0)), None) == [10, 20]
     store.close()
