@@ -133,10 +133,10 @@ class Books:
             if isinstance(file, str) and lost != QUARANTINED:
                 self.files[stream, lost].append(file)
 
-    def given_up(self, number: int, stream: object, size: object, file: object, why: str) -> None:
+    def given_up(self, number: int, stream: object, size: int, file: object, why: str) -> None:
         """One that was set aside leaves for good; it is in no level any more, damaged or not."""
         place = (stream if isinstance(stream, int) else 0, why)
-        self.lost[place].append((number, size if isinstance(size, int) else 0))
+        self.lost[place].append((number, size))
         if isinstance(file, str):
             self.files[place].append(file)
 

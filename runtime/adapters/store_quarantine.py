@@ -12,11 +12,19 @@ from collections.abc import Sequence
 from runtime.adapters.store_books import Books
 from runtime.adapters.store_statements import COLUMNS, IN, SOUND_COLUMNS
 from runtime.core.admission import EVICTED_AT_ONCE, ROW_OVERHEAD_BYTES
+from runtime.core.quota import LARGEST_BYTES
 
 MOST_BYTES = 107_374_182
 FULL = "quarantine_full"
 """The reason of those that go: lost for the second time, and for good."""
-_SIZE = f"CASE typeof(bytes) WHEN 'integer' THEN bytes ELSE 0 END + {ROW_OVERHEAD_BYTES}"
+TEXTS_BYTES = 16_384
+"""More than properties and names have."""
+_MOST = f"CASE WHEN file IS NULL THEN length(payload) + {TEXTS_BYTES} ELSE {LARGEST_BYTES} END"
+_SIZE = (
+    f"CASE WHEN typeof(bytes) = 'integer' AND bytes BETWEEN 0 AND {_MOST} THEN bytes "
+    f"ELSE coalesce(length(payload), 0) END + {ROW_OVERHEAD_BYTES}"
+)
+"""What a row says, where that can be: one flipped bit must not push all the others out."""
 
 
 class Quarantine:
@@ -59,17 +67,17 @@ class Quarantine:
         if excess <= 0:
             return
         oldest = self._db.execute(
-            f"SELECT id, stream, bytes, file, {_SIZE} FROM quarantine "  # noqa: S608
+            f"SELECT id, stream, file, {_SIZE} FROM quarantine "  # noqa: S608
             "WHERE id < (SELECT max(id) FROM quarantine) ORDER BY id LIMIT ?",
             (EVICTED_AT_ONCE,),
         ).fetchall()
         gone = []
-        for number, stream, size, file, freed_bytes in oldest:
+        for number, stream, file, freed_bytes in oldest:
             if excess <= 0:
                 break
             excess -= freed_bytes
             gone.append(number)
-            books.given_up(number, stream, size, file, FULL)
+            books.given_up(number, stream, freed_bytes - ROW_OVERHEAD_BYTES, file, FULL)
         self.discard(gone)
 
     def _look(self) -> None:

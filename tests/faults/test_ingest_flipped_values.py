@@ -118,6 +118,27 @@ def test_a_size_that_one_bit_made_enormous_does_not_lift_the_limit_when_it_leave
     store.close()
 
 
+@pytest.mark.parametrize("size", [2**30, 2**62, 2**63 - 1, -(2**62), "'x'"])
+@pytest.mark.parametrize("where", ["quarantine", "messages"])
+def test_a_damaged_size_costs_nobody_else_the_quarantine_and_does_not_end_ingest(
+    tmp_path: Path, where: str, size: object
+) -> None:
+    """All that was set aside before it was dropped for the room that it said it took; or no commit went."""
+    path = tmp_path / "messages.db"
+    store = MessageStore(path, ObedientClock(), quarantine_bytes=2_500)
+    keep(store, put([b"x" * 100] * 12, stream="s"))
+    store.commit(None, Settled(quarantined=[(number, "why") for number in range(1, 8)]))
+    store.close()
+    flip(path, f"UPDATE {where} SET bytes = {size} WHERE id IN (2, 3, 8)")
+    store = MessageStore(path, ObedientClock(), quarantine_bytes=2_500)
+    for number in range(8, 12):
+        store.commit(None, Settled(quarantined=[(number, "why")]))
+    kept = store._db.execute("SELECT id FROM quarantine").fetchall()
+    assert kept == [(number,) for number in range(2, 12)], "room for ten"
+    assert store.backlog().messages == 1
+    store.close()
+
+
 @pytest.mark.parametrize("table", ["streams", "producers"])
 def test_a_damaged_page_costs_the_names_on_it_and_not_all_behind_it(tmp_path: Path, table: str) -> None:
     """Messages went to the wrong stream, and repeats were stored twice, for one page in the middle."""
