@@ -34,12 +34,13 @@ class Place:
 
     def leave(self, db: sqlite3.Connection) -> None:
         """Let whoever opens next find what can be kept, and nothing that belongs to what is gone."""
-        wal = f"{self._database}-wal"
+        wal, there = f"{self._database}-wal", _identity(self._database)
         with contextlib.suppress(sqlite3.Error, OSError):
             if self._same(self._database):  # SQLite still has the WAL
                 db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-            elif self._same(wal):
+            elif there is not None and self._same(wal):
                 os.unlink(wal)  # noqa: PTH108  # of another database than the one that is there
+        with contextlib.suppress(OSError):
             # also one that a reader made meanwhile: it knows nothing of what came after
             os.unlink(f"{self._database}-shm")  # noqa: PTH108
 
