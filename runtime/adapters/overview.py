@@ -8,7 +8,7 @@ deploy/RUNBOOK.md and stay; new ones may come.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +30,8 @@ from runtime.layout import WORKERS, Layout
 
 LOOK_TIMEOUT_S = 2.0
 LEAST_GROWTH_BYTES_PER_S = 100.0
+FRESH_S = 3.0
+"""A beat of so young an age was written: ingest's come every second."""
 NOBODY = Words({})
 
 
@@ -66,7 +68,7 @@ def take(layout: Layout, clock: Clock, configuration: str = "") -> dict[str, Any
         "backlog": _backlog(layout, seen["ingest"].words, clock),
         "hub": _hub(seen["upload"], clock),
         "identity": _identity(layout, seen["refresh"].words, seen["provisioning"].words, clock),
-        "disk": _disk(layout, sentinel.words.number("disk_growth_bytes_per_s")),
+        "disk": {"read_only": _read_only(layout, seen.values(), clock), **_disk(layout, sentinel.words)},
         "crashes": dict(zip(("count", "last"), count_crashes(layout), strict=True)),
         "alarms": _alarms(sentinel.words, {name: seen[name].words for name in ("ingest", "refresh")}),
     }
@@ -235,13 +237,19 @@ def _identity_on_disk(layout: Layout, clock: Clock) -> dict[str, Any]:
     }
 
 
-def _disk(layout: Layout, growth_bytes_per_s: float | None) -> dict[str, Any]:
+def _read_only(layout: Layout, seen: Iterable[Seen], clock: Clock) -> bool:
+    """For everybody: to us alone it may be (a monitor of the service manager's, or of another container)."""
+    ages_s = [one.words.age_s("progress_boot_s", clock.boot_s()) for one in seen]
+    return not takes_beats(layout.run) and not any(age is not None and age < FRESH_S for age in ages_s)
+
+
+def _disk(layout: Layout, sentinel: Words) -> dict[str, Any]:
     """Free space, and how long it lasts at the rate of late."""
+    growth_bytes_per_s = sentinel.number("disk_growth_bytes_per_s")
     usage = next((u for p in (layout.state, *layout.state.parents) if (u := _usage(p))), None)
     rate = growth_bytes_per_s or 0.0
     filling = usage is not None and rate > LEAST_GROWTH_BYTES_PER_S
     return {
-        "read_only": not takes_beats(layout.run),
         "free_bytes": usage.free if usage else None,
         "total_bytes": usage.total if usage else None,
         "growth_bytes_per_s": None if growth_bytes_per_s is None else round(rate),

@@ -10,9 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from runtime.adapters import overview
+from runtime.adapters.overview import FRESH_S
+from runtime.adapters.process import Lock
+from runtime.adapters.status import StatusFile
 from runtime.adapters.supervisor_plugin import TICKS_TO_KILL, SentinelWatch
 from runtime.producer import Producer, Unavailable
 from tests.harness import Home, eventually, short_folder
+from tests.store_tools import ObedientClock
 from tests.supervised import PROGRAMS, QUICK, Runtime
 
 DISK_BYTES = 64 * 1024 * 1024
@@ -130,6 +135,21 @@ def test_a_disk_that_gives_up_under_a_living_runtime_kills_nobody_and_producers_
         assert "progress for" not in told.stdout
     finally:
         runtime.close()
+
+
+def test_a_disk_that_is_read_only_for_the_looker_alone_is_not_called_so(home: Home) -> None:
+    """To a monitor that may write nowhere (ProtectSystem=strict) a healthy runtime had lost its disk."""
+    layout, clock = home.layout, ObedientClock()
+    StatusFile(layout.status_file("ingest"), "ingest", clock).progress({})
+    lock = Lock(layout.lock("ingest"))
+    disk = ReadOnly(layout.run)
+    try:
+        assert not overview.take(layout, clock)["disk"]["read_only"]
+        clock.boot += FRESH_S
+        assert overview.take(layout, clock)["disk"]["read_only"]
+    finally:
+        disk.close()
+        lock.release()
 
 
 def test_a_sentinel_that_cannot_beat_is_killed_only_once_it_could(tmp_path: Path) -> None:
