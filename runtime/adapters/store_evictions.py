@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from loguru import logger
 
@@ -68,18 +68,20 @@ def victims(db: sqlite3.Connection, eviction: Eviction, stream: int | None) -> l
     query = f"SELECT id, bytes FROM messages WHERE {' AND '.join(where)} ORDER BY {order} LIMIT ?"  # noqa: S608
     most = max(eviction.amount.messages, EVICTED_AT_ONCE)
     while True:  # where an index found no room SQLite sorts in memory, but never more than it is asked for
-        rows = db.execute(query, (*values, most)).fetchall()
-        found = _enough(rows, eviction.amount)
-        if found < len(rows) or len(rows) < most:
-            return [number for number, _ in rows[:found]]
+        with contextlib.closing(db.execute(query, (*values, most))) as rows:
+            found, enough = _enough(rows, eviction.amount)
+        if enough or len(found) < most:
+            return found
         most *= 2
 
 
-def _enough(rows: Sequence[tuple[int, object]], amount: Amount) -> int:
-    """How many of them make up `amount`; all, where they do not."""
+def _enough(rows: Iterable[tuple[int, object]], amount: Amount) -> tuple[list[int], bool]:
+    """Ids of the first that make up `amount`, and whether they do. No more is read."""
+    found: list[int] = []
     freed_bytes = 0
-    for at, (_, size) in enumerate(rows):
-        if at >= amount.messages and freed_bytes >= amount.bytes:
-            return at
+    for number, size in rows:
+        found.append(number)
         freed_bytes += size if isinstance(size, int) else 0  # damaged
-    return len(rows)
+        if len(found) >= amount.messages and freed_bytes >= amount.bytes:
+            return found, True
+    return found, False
