@@ -36,8 +36,8 @@ class Place:
         """Let whoever opens next find what can be kept, and nothing that belongs to what is gone."""
         wal, there = f"{self._database}-wal", _identity(self._database)
         with contextlib.suppress(sqlite3.Error, OSError):
-            if self._same(self._database):  # SQLite still has the WAL
-                db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            if self._same(self._database):  # SQLite still has the WAL. FULL: not only up to where a reader is
+                db.execute("PRAGMA wal_checkpoint(FULL)").fetchall()
             elif there is not None and self._same(wal):
                 os.unlink(wal)  # noqa: PTH108  # of another database than the one that is there
         with contextlib.suppress(OSError):

@@ -7,6 +7,7 @@ import contextlib
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -143,6 +144,24 @@ def test_nothing_is_acknowledged_into_a_file_that_somebody_removed(
     assert kept.read() == kept.stored() >= {b"again"}
     database_too = taken in ("messages.db*", "messages.db")
     assert b"before" in kept.stored() or database_too, "SQLite still had the WAL, and wrote it down"
+
+
+def test_a_reader_in_the_midst_of_a_read_costs_no_message_of_a_wal_that_is_gone(kept: Kept) -> None:
+    kept.keep(b"before")
+    assert kept.read() == {b"before"}  # upload stays: the last one to leave would write all of it down
+    reading = sqlite3.connect(kept.path, isolation_level=None, check_same_thread=False)
+    reading.execute("BEGIN")
+    reading.execute("SELECT * FROM messages").fetchall()
+    kept.keep(b"acknowledged")
+    kept.path.with_name("messages.db-wal").unlink()
+    done = threading.Timer(0.1, lambda: reading.execute("COMMIT"))
+    done.start()
+    with pytest.raises(StoreUnavailable, match="removed or replaced") as caught:
+        kept.keep(b"after")
+    done.join()
+    reading.close()
+    kept.go_on(caught.value)
+    assert kept.stored() >= {b"before", b"acknowledged"}
 
 
 def test_a_wal_that_went_while_ingest_was_away_does_not_keep_it_out(kept: Kept) -> None:
