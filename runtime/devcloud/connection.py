@@ -97,9 +97,10 @@ class Connection(asyncio.Protocol):
         if not abrupt:
             self._transport.close()
             return
+        raw = self._transport.get_extra_info("socket")
         with contextlib.suppress(OSError):  # the other side was faster
-            raw = self._transport.get_extra_info("socket")
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            if raw is not None:  # so much faster that TLS has let go of it, and we are about to hear
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
 
     def _conclude(self, reason: str) -> None:

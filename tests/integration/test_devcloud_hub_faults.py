@@ -191,3 +191,20 @@ def test_a_client_that_never_reads_does_not_fill_the_hubs_memory(hub: HubInThrea
         with hub.raw("demo:dev-2") as neighbour:
             neighbour.send(Bare(Kind.PINGREQ))
             assert neighbour.receive() == Bare(Kind.PINGRESP)
+
+
+def test_a_connection_that_ends_in_the_same_moment_keeps_no_other_from_being_dropped(
+    hub: HubInThread,
+) -> None:
+    """TLS lets go of its socket a turn of the loop before we hear of it."""
+    with hub.raw(), hub.raw("demo:dev-2") as other:
+
+        async def drop() -> int:
+            for connection in hub.hub.connections:
+                if connection.device_id == "demo:dev-1":
+                    connection._transport._ssl_protocol.connection_lost(None)  # type: ignore[attr-defined]
+            return hub.hub.drop("abrupt")
+
+        assert hub.run(drop()) == 2
+        with pytest.raises(ABRUPT):
+            other.receive()
