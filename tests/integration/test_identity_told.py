@@ -82,8 +82,8 @@ def sas(ends_in_s: float) -> str:
 @pytest.mark.parametrize(
     ("ends_in_s", "state", "line", "reason"),
     [
-        (100 * DAY_S, "registered", "99 d 23 h left", ""),
-        (3 * DAY_S, "registered", "2 d 23 h left", "the SAS in the connection string ends in 2 d 23 h"),
+        (100 * DAY_S - 60, "registered", "99 d 23 h left", ""),
+        (3 * DAY_S - 60, "registered", "2 d 23 h left", "the SAS in the connection string ends in 2 d 23 h"),
         (-2 * DAY_S - 60, "sas expired", "2 d 0 h ago", "the SAS in the connection string ended 2 d 0 h ago"),
     ],
 )
