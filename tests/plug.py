@@ -77,14 +77,10 @@ class Machine:
     def run(self, number: int, acknowledgements: int, *, look: bool = False) -> Boot:
         """Power on; pull the plug after so many acknowledgements (or once it has told what it found)."""
         boot = Boot()
-        machine = subprocess.Popen(
-            [
-                self._kernel, "mem=256M", "rootfstype=hostfs", "rootflags=/", "rw", f"init={self._init}",
-                f"ubd0={self._disk}", "con0=null,fd:1", "con=null", "quiet", f"PLUG_LEVEL={self._level}",
-                f"PLUG_BASE={number * A_BOOT}", f"PLUG_LOOK={'yes' if look else 'no'}",
-            ],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-            text=True, errors="replace", start_new_session=True,
+        machine = _power_on(
+            self._kernel, "mem=256M", "rw", f"init={self._init}", f"ubd0={self._disk}",
+            f"PLUG_LEVEL={self._level}", f"PLUG_BASE={number * A_BOOT}",
+            f"PLUG_LOOK={'yes' if look else 'no'}",
         )  # fmt: skip
         assert machine.stdout is not None
         overdue = threading.Timer(BOOT_S, _pull, [machine])
@@ -109,12 +105,7 @@ def starts(kernel: str) -> bool:
         init = folder / "init"
         init.write_text("#!/bin/sh\necho STARTS\nsleep 9\n")
         init.chmod(0o755)
-        machine = subprocess.Popen(
-            [kernel, "mem=64M", "rootfstype=hostfs", "rootflags=/", "ro", f"init={init}", "con0=null,fd:1",
-             "con=null", "quiet", "panic=1"],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-            text=True, errors="replace", start_new_session=True,
-        )  # fmt: skip
+        machine = _power_on(kernel, "mem=64M", "ro", f"init={init}", "panic=1")
         assert machine.stdout is not None
         overdue = threading.Timer(BOOT_S, _pull, [machine])
         overdue.start()
@@ -123,6 +114,15 @@ def starts(kernel: str) -> bool:
         _pull(machine)
         machine.wait()
         return found
+
+
+def _power_on(kernel: str, *arguments: str) -> subprocess.Popen[str]:
+    """This machine's root is its root; its console is our pipe."""
+    return subprocess.Popen(
+        [kernel, "rootfstype=hostfs", "rootflags=/", "con0=null,fd:1", "con=null", "quiet", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+        text=True, errors="replace", start_new_session=True,
+    )  # fmt: skip
 
 
 def _pull(machine: subprocess.Popen[str]) -> None:
