@@ -62,6 +62,18 @@ def require_tool(name: str) -> str:
     pytest.skip(f"{name} is not installed")
 
 
+def mount_ext4(image: Path, place: Path, size_bytes: int) -> None:
+    """A disk of its own at `place`; made at the first time, mounted as it was at the next."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a disk")
+    if not image.exists():
+        with image.open("wb") as disk:
+            disk.truncate(size_bytes)
+        subprocess.run([require_tool("mkfs.ext4"), "-q", str(image)], check=True)
+    if subprocess.run(["mount", "-o", "loop", str(image), str(place)], capture_output=True).returncode:
+        pytest.skip("cannot mount a file here")
+
+
 @contextlib.contextmanager
 def short_folder() -> Iterator[Path]:
     """A folder with a name short enough for unix sockets, removed afterwards."""

@@ -56,17 +56,17 @@ class KeyGate:
 
     def _look(self) -> None:
         try:
-            names = os.listdir(self._clients)  # noqa: PTH208
+            files = list(self._clients.iterdir())
         except FileNotFoundError:
-            names = []  # nobody is allowed any more
+            files = []  # nobody is allowed any more
         except OSError:  # no file can be opened now, say: what was allowed stays so
             return
         self._allowed = set()
-        for name in names:
-            if not name.endswith(".public"):
+        for file in files:
+            if file.suffix != ".public":
                 continue
             try:
-                self._allowed.add(read_key(self._clients / name))
+                self._allowed.add(read_key(file))
             except ConfigError:
                 continue  # one broken file must not lock the others out
 

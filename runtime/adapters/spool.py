@@ -77,9 +77,7 @@ class Spool:
         except OSError as exc:
             return f"the drop folder cannot be opened: {exc.strerror}"
         try:
-            if not os.path.lexists(
-                place
-            ):  # else taken before: its acknowledgement was lost, or the life before
+            if not os.path.lexists(place):  # else taken before, and the acknowledgement was lost
                 os.rename(name, place, src_dir_fd=source)
                 self._taken.append((name, place))
             return self._wrong(place, os.fstat(source).st_uid)

@@ -7,7 +7,6 @@ trace). Where we may mount, a real ext4 gives up under it, and is mounted again.
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from runtime.adapters.bus import DeliveryReporter, Settled
 from runtime.adapters.store import StoreReader
 from runtime.core.message import StoredMessage
 from runtime.producer import Full, NoAnswer, NotStored, Producer, Unavailable
-from tests.harness import Home, eventually, require_tool, short_folder
+from tests.harness import Home, eventually, mount_ext4, require_tool, short_folder
 
 SETTINGS = "[store]\nmin_free_bytes = 0\nmin_free_inodes = 0\n"
 DISK_BYTES = 32 * 1024 * 1024
@@ -222,24 +221,13 @@ def real_disk() -> Iterator[tuple[Home, Path]]:
     """A home whose state lies on an ext4 of its own; and the image to mount again."""
     with short_folder() as folder:
         home, image = Home(folder / "home", SETTINGS), folder / "image"
-        with image.open("wb") as disk:
-            disk.truncate(DISK_BYTES)
         try:
-            _mount(home, image)
+            mount_ext4(image, home.layout.state, DISK_BYTES)
+            home.layout.state.chmod(0o700)
             yield home, image
         finally:
             home.stop()
             subprocess.run(["umount", "-l", str(home.layout.state)], check=False, capture_output=True)
-
-
-def _mount(home: Home, image: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a disk")
-    steps = [["mkfs.ext4", "-q", str(image)]] if not home.layout.messages_db.exists() else []
-    for step in (*steps, ["mount", "-o", "loop", str(image), str(home.layout.state)]):
-        if subprocess.run(step, capture_output=True).returncode:
-            pytest.skip(f"cannot {step[0]} here")
-    home.layout.state.chmod(0o700)
 
 
 def test_a_file_system_that_gives_up_has_everything_that_was_acknowledged_and_read_only_is_weather(

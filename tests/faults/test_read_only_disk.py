@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from runtime.adapters.process import Lock
 from runtime.adapters.status import StatusFile
 from runtime.adapters.supervisor_plugin import TICKS_TO_KILL, SentinelWatch
 from runtime.producer import Producer, Unavailable
-from tests.harness import Home, eventually, short_folder
+from tests.harness import Home, eventually, mount_ext4, short_folder
 from tests.store_tools import ObedientClock
 from tests.supervised import PROGRAMS, QUICK, Runtime
 
@@ -42,17 +41,11 @@ def ran(home: Home) -> Home:
 @pytest.fixture
 def failing_disk() -> Iterator[Home]:
     """A home on an ext4 of its own."""
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a disk")
     with short_folder() as folder:
-        image, place = folder / "image", folder / "disk"
+        place = folder / "disk"
         place.mkdir()
-        with image.open("wb") as disk:
-            disk.truncate(DISK_BYTES)
         try:
-            for step in (["mkfs.ext4", "-q", image], ["mount", "-o", "loop", image, place]):
-                if subprocess.run(step, capture_output=True).returncode:
-                    pytest.skip(f"cannot {step[0]} here")
+            mount_ext4(folder / "image", place, DISK_BYTES)
             yield Home(place / "home", QUICK + "[store]\nmin_free_bytes = 0\nmin_free_inodes = 0\n")
         finally:
             subprocess.run(["umount", "-l", str(place)], check=False, capture_output=True)
