@@ -16,6 +16,8 @@ from zmq.utils import z85
 from runtime.adapters.bus import context
 from runtime.errors import ConfigError, UsageError
 
+ASKED_AT = "inproc://zeromq.zap.01"
+"""Where libzmq asks, in each context (ZeroMQ RFC 27)."""
 KEY_CHARACTERS = 40
 HANDSHAKES_AT_ONCE = 16
 """Whoever knocks without end must not keep from their turn those who are in."""
@@ -33,7 +35,7 @@ class KeyGate:
         self.socket = context().socket(zmq.REP)
         self._allowed: set[bytes] = set()
         self._look_s = 0.0
-        self.socket.bind("inproc://zeromq.zap.01")  # before the door is bound: it is asked at once
+        self.socket.bind(ASKED_AT)  # before the door is bound: it is asked at once
 
     def answer(self) -> None:
         """Answer the handshakes that wait, without waiting; a few, and the rest in the next turn."""
@@ -71,6 +73,7 @@ class KeyGate:
                 continue  # one broken file must not lock the others out
 
     def close(self) -> None:
+        self.socket.unbind(ASKED_AT)  # libzmq's reaper would do it later, and the next gate finds it taken
         self.socket.close(0)
 
 

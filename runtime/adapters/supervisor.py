@@ -77,6 +77,8 @@ class Supervisor:
             raise Retryable("supervisord does not run here") from exc
         except (OSError, http.client.HTTPException, xmlrpc.client.Error) as exc:
             raise Retryable(f"supervisord does not answer: {exc or type(exc).__name__}") from exc
+        finally:
+            self._proxy("close")()  # left to the collector, it swallows a Ctrl-C that falls into its warning
 
 
 def _program(row: dict[str, Any]) -> Program:
@@ -93,7 +95,9 @@ class _Transport(xmlrpc.client.Transport):
 
     def make_connection(self, host: Any) -> http.client.HTTPConnection:
         self.close()
-        return _UnixConnection(self._path, self._timeout_s)
+        connection = _UnixConnection(self._path, self._timeout_s)
+        self._connection = host, connection
+        return connection
 
 
 class _UnixConnection(http.client.HTTPConnection):

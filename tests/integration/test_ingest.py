@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runtime.adapters.bus import DeliveryReporter, Settled
-from runtime.adapters.curve import HANDSHAKES_AT_ONCE, KeyGate, make_keys, read_key
+from runtime.adapters.curve import ASKED_AT, HANDSHAKES_AT_ONCE, KeyGate, make_keys, read_key
 from runtime.adapters.status import read_status
 from runtime.adapters.store import StoreReader
 from runtime.config import load
@@ -312,12 +312,18 @@ def test_with_the_folder_of_keys_every_right_goes(tmp_path: Path) -> None:
         assert not gate.admits(key, 3.0)
 
 
+def test_a_gate_can_be_set_up_again_at_once(tmp_path: Path) -> None:
+    """Its place was given free by another thread, some time later."""
+    for _ in range(300):
+        KeyGate(tmp_path).close()
+
+
 def test_knocking_without_end_keeps_nobody_from_being_served(tmp_path: Path) -> None:
     """Every handshake that waited was answered first, and each read every key: a flood had no end."""
     gate = KeyGate(tmp_path)
     knocking = [zmq.Context.instance().socket(zmq.REQ) for _ in range(3 * HANDSHAKES_AT_ONCE)]
     for socket in knocking:
-        socket.connect("inproc://zeromq.zap.01")
+        socket.connect(ASKED_AT)
         socket.send_multipart([b"1.0", b"1", b"producers", b"127.0.0.1", b"", b"CURVE", b"k" * 32])
     try:
         for turn in (1, 2, 3):

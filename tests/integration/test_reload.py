@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from runtime.adapters.accepted import accepted_file, remember
 from runtime.adapters.crash import crash_file
 from runtime.adapters.supervisor import Supervisor
 from runtime.config import load
+from runtime.errors import Rejected
 from tests.harness import Home, Process, eventually
 from tests.supervised import WORKING, Runtime, kill, stand_ins
 
@@ -34,6 +37,18 @@ def test_reload_refuses_a_bad_configuration_and_touches_nothing(runtime: Runtime
     assert refused.returncode == 2
     assert "device.id" in refused.stderr
     assert {name: p.pid for name, p in runtime.programs().items()} == before
+
+
+def test_a_call_to_supervisord_leaves_no_connection_for_the_collector(runtime: Runtime) -> None:
+    """A Ctrl-C that fell into the collector's warning about it was lost: the demo went on to its end."""
+    supervisor = Supervisor(runtime.home.layout.supervisor_socket)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", ResourceWarning)
+        assert supervisor.programs()
+        with pytest.raises(Rejected):
+            supervisor.start("nobody")
+        gc.collect()
+    assert [str(warning.message) for warning in said] == []
 
 
 def test_reload_starts_every_worker_with_the_new_configuration_but_none_that_a_person_stopped(
