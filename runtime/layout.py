@@ -80,6 +80,11 @@ class Layout:
         return self.state / "under-way"
 
     @property
+    def ids_given(self) -> Path:
+        """How far ids of messages were given, beside the store."""
+        return self.state / "ids-given"
+
+    @property
     def producer_socket(self) -> Path:
         return self.home / "ingest.sock"
 

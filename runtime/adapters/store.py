@@ -21,6 +21,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,7 @@ from runtime.adapters.store_place import Place
 from runtime.adapters.store_producers import ProducerMemory
 from runtime.adapters.store_quarantine import MOST_BYTES, Quarantine
 from runtime.adapters.store_reader import StoreReader
+from runtime.adapters.store_room import JOURNAL_LIMIT_BYTES, give_back, spare_bytes
 from runtime.adapters.store_statements import COLUMNS, IN, INSERT, INSERT_DETAILED
 from runtime.adapters.wal import write_again
 from runtime.core.admission import Admission, Row, Stamp, View
@@ -62,7 +64,6 @@ from runtime.core.settlement import Settled
 
 __all__ = ["Loss", "MessageStore", "StoreReader"]
 
-JOURNAL_LIMIT_BYTES = 4_194_304
 ALIVE_STEPS = 1_000_000
 """Of SQLite's virtual machine: a tenth of a second. No ordinary commit takes so many."""
 CLOCK_IS_SET_FROM_S = 1_735_689_600
@@ -214,6 +215,18 @@ class MessageStore:
             "next_id": self._next_id,
         }
 
+    @property
+    def next_id(self) -> int:
+        """Ids below were given."""
+        return int(self._next_id)
+
+    def rename(self) -> None:
+        """Be another store from here on: this one has given the ids that come before."""
+        name = uuid.uuid4().hex
+        with translated(), self._transaction():
+            self._db.execute("UPDATE store SET uuid = ?", (name,))
+        self.uuid = name
+
     def still_there(self) -> None:
         """Raises StoreUnavailable where its files were taken away."""
         try:
@@ -225,9 +238,7 @@ class MessageStore:
     def spare_bytes(self) -> int:
         """Room inside the file that deletes have left."""
         with translated():
-            (pages,) = self._db.execute("PRAGMA freelist_count").fetchone()
-            (size,) = self._db.execute("PRAGMA page_size").fetchone()
-        return int(pages) * int(size)
+            return spare_bytes(self._db)
 
     def files_named(self, names: Iterable[str]) -> set[str]:
         """Which of these files messages name, in quarantine too."""
@@ -402,25 +413,7 @@ class MessageStore:
     def vacuum(self, pages: int, keep_free_pages: int = 0) -> bool:
         """Give up to `pages` free pages back to the disk; whether there are more to give."""
         with translated():
-            (free,) = self._db.execute("PRAGMA freelist_count").fetchone()
-            give = max(0, min(pages, free - keep_free_pages))
-            if give:
-                self._db.executescript(f"PRAGMA incremental_vacuum({give})")  # execute() stops after one page
-            more = bool(free - give > keep_free_pages)
-            if not more:
-                self._shorten()
-        return more
-
-    def _shorten(self) -> None:
-        """The file itself becomes shorter at a checkpoint only, which a quiet night would not bring."""
-        (pages,) = self._db.execute("PRAGMA page_count").fetchone()
-        (page_bytes,) = self._db.execute("PRAGMA page_size").fetchone()
-        try:
-            surplus_bytes = self._path.stat().st_size - pages * page_bytes
-        except OSError:  # gone, or the disk is: others notice
-            return
-        if surplus_bytes > JOURNAL_LIMIT_BYTES:
-            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            return give_back(self._db, self._path, pages, keep_free_pages)
 
     def crowded(self, room: int | None = None) -> bool:
         """Whether so many more producers, or a tenth of all, would not fit."""

@@ -25,6 +25,7 @@ from loguru import logger
 
 from runtime.adapters.clock import Clock
 from runtime.adapters.examine import Examiner, named
+from runtime.adapters.ids_given import SAVE_EVERY_S, IdsGiven
 from runtime.adapters.salvage import Report, files, finish, last_report, pending, salvage
 from runtime.adapters.status import BUSY
 from runtime.adapters.store import Loss, MessageStore
@@ -86,6 +87,7 @@ class Storekeeper:
         self._quota = quota(config)
         self._quarantine_bytes = config.settings.store.quarantine_max_bytes
         self._max_producers = config.settings.ingest.max_producers
+        self._given = IdsGiven(config.layout.ids_given)
         self._disk = Disk(self._path.parent, config.settings.store)
         self._max_pages = max_pages
         self._store: MessageStore | None = None
@@ -100,7 +102,7 @@ class Storekeeper:
         self._salvaged_s = -SALVAGE_PAUSE_S
         self._attempts = Attempts()
         self._room_bytes = 0
-        self._open_s = self._look_s = self._tidy_s = self._forget_s = 0.0
+        self._open_s = self._look_s = self._tidy_s = self._forget_s = self._save_s = 0.0
         self._roomy = False
         self.keep_house()
 
@@ -152,9 +154,7 @@ class Storekeeper:
             if self._store is not None:
                 return
         self._trouble = error
-        if self._store is not None:
-            self._store.close()
-            self._store = None
+        self._leave()
         self._salvage = None
         if isinstance(error, StoreUnreadable):
             self._doubt = str(error)
@@ -199,8 +199,14 @@ class Storekeeper:
         return {"store": "open", "room_bytes": room_bytes, **self._store.figures(), **alarm}
 
     def close(self) -> None:
+        self._leave()
+        self._given.save()
+
+    def _leave(self) -> None:
         if self._store is not None:
+            self._given.remember(self._store.uuid, self._store.next_id)
             self._store.close()
+            self._store = None
 
     def is_this(self, uuid: str | None) -> bool:
         """Whether ids of the store `uuid` mean our messages: of one that was there before they do not."""
@@ -283,6 +289,11 @@ class Storekeeper:
             quarantine_bytes=self._quarantine_bytes,
             alive=self._alive,
         )
+        if missing := self._given.missing(self._store.uuid, self._store.next_id):
+            self._store.rename()
+            logger.bind(ids=(missing[0], missing[-1])).critical(
+                "messages.db has forgotten ids that it gave (an older copy?): it goes on as another store"
+            )
         self._trouble = None
         self._forget_s = self._clock.boot_s() + PRODUCER_MEMORY_S
         logger.bind(**self._store.figures()).info("the store is open")
@@ -299,6 +310,13 @@ class Storekeeper:
         if self._store is not None:
             self._roomy = self._store.vacuum(VACUUM_PAGES, KEEP_FREE_PAGES)
             self._forget_producers(self._store)
+            self._note_ids(self._store)
+
+    def _note_ids(self, store: MessageStore) -> None:
+        if (now_s := self._clock.boot_s()) >= self._save_s:
+            self._save_s = now_s + SAVE_EVERY_S
+            self._given.remember(store.uuid, store.next_id)
+            self._given.save()
 
     def _forget_producers(
         self, store: MessageStore, room: int | None = None, but: Iterable[ProducerKey] = ()

@@ -1,21 +1,16 @@
 """How far upload is with what it sends in parts: a hint on disk, so that a crash repeats little.
 
-`state/under-way` is one line, written in place: a checksum and JSON. What it says can be old, never ahead of
-the hub; what is torn, or of another device, counts as nothing. Then a message in chunks begins with its first
-one, whose repeats are known by their ids. There is no fsync, and no new file for each change: it changes with
-every chunk, and flash would wear.
+What `state/under-way` says can be old, never ahead of the hub; what is torn, or of another device, counts as
+nothing. Then a message in chunks begins with its first one, whose repeats are known by their ids.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from runtime.adapters import checked_line
 from runtime.core.message import StreamName
 
 MOST_CHUNKED = 256
@@ -37,7 +32,7 @@ class UnderWay:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        said = _read(path)
+        said = checked_line.read(path) or {}
         self.device: str | None = said.get("device")
         """Whose chunks these are."""
         self.batches = {StreamName(group, stream): batch for group, stream, batch in said.get("batches", ())}
@@ -77,23 +72,5 @@ class UnderWay:
             "batches": [(*stream, batch) for stream, batch in batches.items()],
             "chunked": {key: (found.chunk_bytes, found.reached) for key, found in self._chunked.items()},
         }
-        text = json.dumps(said).encode()
         with contextlib.suppress(OSError):  # a full disk: a crash would repeat more
-            fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                os.pwrite(fd, b"%08x %s\n" % (zlib.crc32(text), text), 0)
-            finally:
-                os.close(fd)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """What the file says; nothing where it is torn."""
-    try:
-        line = path.read_bytes().partition(b"\n")[0]
-        check, _, text = line.partition(b" ")
-        if int(check, 16) != zlib.crc32(text):
-            return {}
-        found: dict[str, Any] = json.loads(text)
-        return found
-    except (OSError, ValueError):
-        return {}
+            checked_line.write(self._path, said)

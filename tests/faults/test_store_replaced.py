@@ -180,8 +180,7 @@ def test_a_backup_that_is_brought_back_is_not_mixed_with_what_came_after_it(
 ) -> None:
     """The WAL of the store that it replaced stayed, and was read into it."""
     kept.keep(b"old")
-    with sqlite3.connect(kept.path) as db, sqlite3.connect(tmp_path / "backup") as backup:
-        db.backup(backup)
+    back_up(kept.path, tmp_path / "backup")
     kept.keep(*[b"%d" % number for number in range(500)])
     assert kept.read() > {b"old"}
     (tmp_path / "backup").replace(kept.path)
@@ -190,6 +189,66 @@ def test_a_backup_that_is_brought_back_is_not_mixed_with_what_came_after_it(
     kept.go_on(caught.value)
     kept.keep(b"again")
     assert kept.read() == kept.stored() == {b"old", b"again"}
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_backup_that_is_brought_back_gives_no_id_a_second_time(
+    home: Home, tmp_path: Path, alive: bool
+) -> None:
+    """A late report took away a new message that nobody had, or the cloud took it for a repeat."""
+    clock, layout = ObedientClock(), home.layout
+    with contextlib.closing(Storekeeper(home.config, clock)) as keeper:
+        store(keeper, b"old")
+        back_up(layout.messages_db, tmp_path / "backup")
+        store(keeper, b"delivered")
+        late = identity(layout.messages_db)
+        if alive:
+            (tmp_path / "backup").replace(layout.messages_db)
+            clock.boot += 1.0
+            keeper.keep_house()  # notices
+            clock.boot += 1.0
+            keeper.keep_house()  # opens
+            store(keeper, b"new")
+            assert not keeper.is_this(late)
+    if not alive:
+        (tmp_path / "backup").replace(layout.messages_db)
+    with contextlib.closing(Storekeeper(home.config, clock)) as keeper:
+        store(keeper, b"new")
+        assert not keeper.is_this(late)
+        new = identity(layout.messages_db)
+    with contextlib.closing(Storekeeper(home.config, clock)) as keeper:
+        assert keeper.is_this(new), "an ordinary start changes nothing"
+
+
+def test_what_is_said_of_ids_is_never_ahead_of_the_store(home: Home) -> None:
+    """Else an ordinary crash would pass for an older copy."""
+    clock = ObedientClock()
+    with contextlib.closing(Storekeeper(home.config, clock)) as keeper:
+        store(keeper, b"1")
+        name = identity(home.layout.messages_db)
+        for said in (home.layout.ids_given.read_bytes(), b"", b"torn", b"\xff" * 40):
+            home.layout.ids_given.write_bytes(said)
+            store(keeper, b"2")
+            clock.boot += 60.0
+            keeper.keep_house()
+            with contextlib.closing(Storekeeper(home.config, clock)) as after_a_crash:
+                assert after_a_crash.is_this(name)
+
+
+def store(keeper: Storekeeper, payload: bytes) -> None:
+    admission = keeper.admission((), Settled())
+    admission.decide(store_tools.put([payload]))
+    keeper.commit(admission, Settled())
+
+
+def back_up(path: Path, copy: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as db, contextlib.closing(sqlite3.connect(copy)) as to:
+        db.backup(to)
+
+
+def identity(path: Path) -> str:
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        return str(db.execute("SELECT uuid FROM store").fetchone()[0])
 
 
 def test_an_ingest_without_guests_notices_that_its_store_was_removed(home: Home) -> None:

@@ -1,0 +1,40 @@
+"""Room inside messages.db that deletes have left, and how it goes back to the disk."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+JOURNAL_LIMIT_BYTES = 4_194_304
+
+
+def spare_bytes(db: sqlite3.Connection) -> int:
+    """Free pages inside the file."""
+    return _ask(db, "freelist_count") * _ask(db, "page_size")
+
+
+def give_back(db: sqlite3.Connection, path: Path, pages: int, keep_free_pages: int) -> bool:
+    """Give up to `pages` free pages back to the disk; whether there are more to give."""
+    free = _ask(db, "freelist_count")
+    give = max(0, min(pages, free - keep_free_pages))
+    if give:
+        db.executescript(f"PRAGMA incremental_vacuum({give})")  # execute() stops after one page
+    more = free - give > keep_free_pages
+    if not more:
+        _shorten(db, path)
+    return more
+
+
+def _shorten(db: sqlite3.Connection, path: Path) -> None:
+    """The file itself becomes shorter at a checkpoint only, which a quiet night would not bring."""
+    try:
+        surplus_bytes = path.stat().st_size - _ask(db, "page_count") * _ask(db, "page_size")
+    except OSError:  # gone, or the disk is: others notice
+        return
+    if surplus_bytes > JOURNAL_LIMIT_BYTES:
+        db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+
+def _ask(db: sqlite3.Connection, pragma: str) -> int:
+    ((value,),) = db.execute(f"PRAGMA {pragma}").fetchall()
+    return int(value)
