@@ -20,7 +20,7 @@ class LaneReader(StoreReader):
         before = self.uuid
         super()._look_at(db)
         if before not in (None, self.uuid) or self._next_id <= self._newest:
-            raise StoreReplaced("messages.db is another store now: begin anew with what it has")
+            raise _replaced()
 
     def newest(self) -> int:
         """The last id; 0 where the store is empty. Raises StoreDamaged for one that was never given.
@@ -29,9 +29,11 @@ class LaneReader(StoreReader):
         """
         db = self._connection()
         with translated():
-            ((newest, next_id),) = db.execute(
-                "SELECT (SELECT max(id) FROM messages), (SELECT next_id FROM store)"
+            ((newest, next_id, uuid),) = db.execute(
+                "SELECT (SELECT max(id) FROM messages), (SELECT next_id FROM store), (SELECT uuid FROM store)"
             ).fetchall()
+        if isinstance(uuid, str) and uuid != self.uuid:  # ingest found that it is an older copy
+            raise _replaced()
         if newest is not None and (not isinstance(next_id, int) or newest >= next_id):
             raise StoreDamaged(f"there is a message {newest}, though the next one is to be {next_id}")
         self._newest = max(self._newest, newest or 0)
@@ -86,3 +88,7 @@ class LaneReader(StoreReader):
                 (after, sizes[wanted - 1][0], *chosen),
             ).fetchall()
         return [self._message(row) for row in rows], wanted == len(sizes) < limit
+
+
+def _replaced() -> StoreReplaced:
+    return StoreReplaced("messages.db is another store now: begin anew with what it has")

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters.bus import DeliveryReporter, Settled
-from runtime.adapters.store_errors import StoreError, StoreUnavailable
+from runtime.adapters.store import MessageStore
+from runtime.adapters.store_errors import StoreError, StoreReplaced, StoreUnavailable
+from runtime.adapters.store_lanes import LaneReader
 from runtime.adapters.store_reader import StoreReader
 from runtime.adapters.storekeeper import Storekeeper
 from tests import store_tools
@@ -233,6 +235,19 @@ def test_what_is_said_of_ids_is_never_ahead_of_the_store(home: Home) -> None:
             keeper.keep_house()
             with contextlib.closing(Storekeeper(home.config, clock)) as after_a_crash:
                 assert after_a_crash.is_this(name)
+
+
+def test_upload_does_not_read_on_under_the_old_name_of_a_copy(home: Home) -> None:
+    """It had opened the copy before ingest did: no report counted, and new messages had old message ids."""
+    with contextlib.closing(Storekeeper(home.config, ObedientClock())) as keeper:
+        store(keeper, b"old")
+        reader = LaneReader(home.layout.messages_db)
+        assert reader.newest() == 1
+        with contextlib.closing(MessageStore(home.layout.messages_db, ObedientClock())) as ingest:
+            ingest.rename()
+        with pytest.raises(StoreReplaced):
+            reader.newest()
+        reader.close()
 
 
 def store(keeper: Storekeeper, payload: bytes) -> None:
