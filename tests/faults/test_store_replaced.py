@@ -44,6 +44,26 @@ def test_messages_of_a_store_begun_anew_are_delivered(home: Home, cloud: Cloud) 
     eventually(lambda: {m.payload for m in cloud.messages()} >= set(new), 20, "all new ones arrive")
 
 
+def test_messages_after_a_copy_was_brought_back_are_delivered_under_ids_of_their_own(
+    home: Home, cloud: Cloud, tmp_path: Path
+) -> None:
+    uploading(home, cloud)
+    put(home, {"stream": "s"}, b"old")
+    eventually(lambda: backlog(home) == 0)
+    back_up(home.layout.messages_db, tmp_path / "copy")
+    put(home, {"stream": "s"}, b"before-1", b"before-2")
+    eventually(lambda: backlog(home) == 0)
+    (tmp_path / "copy").replace(home.layout.messages_db)
+    eventually(lambda: "as another store" in home.workers["ingest"].said(), 20, "ingest notices")
+    new = [b"new-1", b"new-2", b"new-3"]
+    put(home, {"stream": "s"}, *new)
+    eventually(lambda: not home.workers["upload"].running(), 20, "upload leaves")
+    home.start_worker("upload")  # as supervisord does
+    eventually(lambda: {m.payload for m in cloud.messages()} >= set(new), 20, "all new ones arrive")
+    ids: dict[str, bytes] = {}
+    assert all(ids.setdefault(m.message_id, m.payload) == m.payload for m in cloud.messages())
+
+
 def test_a_report_about_another_store_removes_nothing(home: Home) -> None:
     home.start_worker("ingest")
     eventually(lambda: backlog(home) == 0, 20, "ingest starts")
@@ -262,7 +282,7 @@ def back_up(path: Path, copy: Path) -> None:
 
 
 def identity(path: Path) -> str:
-    with contextlib.closing(sqlite3.connect(path)) as db:
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
         return str(db.execute("SELECT uuid FROM store").fetchone()[0])
 
 
