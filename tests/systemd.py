@@ -11,11 +11,9 @@ which no worker lived.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -95,14 +93,11 @@ def make_disk(folder: Path) -> None:
 
 def boot(folder: Path) -> tuple[int, int]:
     """Once from power on to power off, its verdicts shown. How many trials were fine, and how many not."""
-    machine = subprocess.Popen(
-        ["linux.uml", "mem=640M", "rootfstype=hostfs", "rootflags=/", "ro", f"init={folder / 'init'}",
-         f"ubd0={folder / 'disk.img'}", "con0=null,fd:1", "con=null", "quiet", "systemd.show_status=0",
-         *(f"systemd.mask={unit}" for unit in MASKED)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-        text=True, errors="replace", start_new_session=True,
+    machine = plug.power_on(
+        "linux.uml", folder, "mem=640M", "ro", f"init={folder / 'init'}", f"ubd0={folder / 'disk.img'}",
+        "systemd.show_status=0", *(f"systemd.mask={unit}" for unit in MASKED),
     )  # fmt: skip
-    overdue = threading.Timer(BOOT_S, _pull, [machine])
+    overdue = threading.Timer(BOOT_S, plug.pull, [machine])
     overdue.start()
     fine = failed = 0
     assert machine.stdout is not None
@@ -113,14 +108,9 @@ def boot(folder: Path) -> tuple[int, int]:
         if told:
             print(told[0].rstrip(), flush=True)
     overdue.cancel()
-    _pull(machine)
+    plug.pull(machine)
     machine.wait()
     return fine, failed
-
-
-def _pull(machine: subprocess.Popen[str]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(machine.pid, signal.SIGKILL)
 
 
 def main() -> int:
