@@ -1,4 +1,4 @@
-"""supervisord's own loop, made prompt, heard by all, careful, and mortal: five more pieces of the plugin.
+"""supervisord's own loop, made prompt, heard by all, careful, and mortal: more pieces of the plugin.
 
 `Prompt`: supervisord looks for the dead once a second, and starts them again at the next look: up to two
 seconds, more than a worker takes to start. Here a death wakes it, and so does what follows from it.
@@ -8,6 +8,7 @@ seconds, more than a worker takes to start. Here a death wakes it, and so does w
 `Newborn`: supervisord loses a signal to a child that is not yet the program, and then waits `stopwaitsecs`.
 
 `Careful`: supervisord reloads by stopping everybody, reading its file then, and ending where it cannot.
+`refuse_in_words`: who calls for such a reload hears why there is none.
 
 `Mortal`: a supervisord that hangs ends itself. The sentinel kills one sooner, if it can: it cannot where
 supervisord is process 1 of a container (there a signal from inside does nothing), nor where it hangs as well.
@@ -141,25 +142,43 @@ class Careful:
         options = self._supervisord.options
         if options.mood != SupervisorStates.RESTARTING or self._supervisord.stopping:
             return
-        if wrong := self._wrong():
+        if _wrong(options.logger):
             options.mood = SupervisorStates.RUNNING
-            options.logger.critical(f"reload refused, everything goes on as before: {wrong}")
 
-    @staticmethod
-    def _wrong() -> str:
-        """Why supervisord would end over its file, in one line; empty where it would not."""
-        from supervisor.options import ServerOptions
 
-        def refuse(reason: object) -> None:
-            raise ValueError(reason)
+@functools.cache
+def refuse_in_words() -> None:
+    """supervisord answers before anything happens, so `supervisorctl reload` said Restarted in any case."""
+    from supervisor.rpcinterface import SupervisorNamespaceRPCInterface as Calls
+    from supervisor.xmlrpc import Faults, RPCError
 
-        options = ServerOptions()
-        options.usage = refuse  # its own says so on stderr, and ends the process
-        try:
-            options.realize()
-        except Exception as exc:  # whatever it is, it would end supervisord
-            return " ".join(str(exc).split()) or type(exc).__name__
-        return ""
+    restart = Calls.restart
+
+    @functools.wraps(restart)  # supervisord shows its docstring as help
+    def if_it_can(calls: Any) -> Any:
+        if wrong := _wrong(calls.supervisord.options.logger):
+            raise RPCError(Faults.CANT_REREAD, wrong)
+        return restart(calls)
+
+    Calls.restart = if_it_can
+
+
+def _wrong(log: Any) -> str:
+    """Why supervisord would end over its file, in one line, logged; empty where it would not."""
+    from supervisor.options import ServerOptions
+
+    def refuse(reason: object) -> None:
+        raise ValueError(reason)
+
+    options = ServerOptions()
+    options.usage = refuse  # its own says so on stderr, and ends the process
+    try:
+        options.realize()
+    except Exception as exc:  # whatever it is, it would end supervisord
+        wrong = " ".join(str(exc).split()) or type(exc).__name__
+        log.critical(f"reload refused, everything goes on as before: {wrong}")
+        return wrong
+    return ""
 
 
 class Mortal:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.adapters.status import takes_beats
-from runtime.adapters.supervisor_loop import Careful, Mortal, Prompt, newborn, try_again_soon
+from runtime.adapters.supervisor_loop import Careful, Mortal, Prompt, newborn, refuse_in_words, try_again_soon
 
 TICKS_TO_DUMP = 4
 TICKS_TO_KILL = 5
@@ -180,6 +180,7 @@ def make(supervisord: Any, still_s: str = "45") -> object:
     for watch in (SentinelWatch, SocketWatch, LogWatch):
         events.subscribe(events.Tick5Event, watch(supervisord))
     Careful(supervisord)
+    refuse_in_words()
     events.subscribe(events.SupervisorRunningEvent, running)
     events.subscribe(events.ProcessStateStoppingEvent, newborn())
     events.subscribe(events.ProcessStateBackoffEvent, try_again_soon)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import signal
+import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
@@ -101,7 +102,6 @@ def test_a_reload_of_supervisord_under_a_broken_file_of_its_own_is_refused_and_n
     file, said = runtime.home.layout.supervisord_conf, runtime.home.layout.log / "supervisord.log"
     good, before = file.read_text(), {name: p.pid for name, p in runtime.programs().items()}
     hup = lambda: runtime.process.signal(signal.SIGHUP)  # noqa: E731
-    reload = Supervisor(runtime.home.layout.supervisor_socket).restart_all
     broken = {
         "contains parsing errors": good + "nonsense\n",
         "does not specify a command": good + "[program:x]\n",
@@ -110,13 +110,26 @@ def test_a_reload_of_supervisord_under_a_broken_file_of_its_own_is_refused_and_n
     }
     for number, (reason, text) in enumerate(broken.items(), 1):
         file.write_text(text)
-        (hup if number % 2 else reload)()
+        hup()
         eventually(lambda n=number: said.read_text().count("reload refused") == n, 10, reason)
         assert reason in said.read_text().splitlines()[-1]
     assert {name: p.pid for name, p in runtime.programs().items()} == before
     file.write_text(good)
     hup()
     runtime.wait_for("upload", other_than=before["upload"])
+
+
+def test_supervisorctl_reload_does_not_say_restarted_where_the_reload_is_refused(runtime: Runtime) -> None:
+    file, before = runtime.home.layout.supervisord_conf, runtime.pid("upload")
+    file.write_text(file.read_text() + "[program:x]\n")
+    with pytest.raises(Rejected, match="does not specify a command"):
+        Supervisor(runtime.home.layout.supervisor_socket).restart_all()
+    command = [sys.executable, "-m", "supervisor.supervisorctl", "-c", str(file), "reload"]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert told.returncode != 0
+    assert "does not specify a command" in told.stdout
+    assert "reload refused" in (runtime.home.layout.log / "supervisord.log").read_text()
+    assert runtime.pid("upload") == before
 
 
 def test_the_kept_configuration_says_the_same_and_is_nobody_elses(home: Home) -> None:
