@@ -20,6 +20,8 @@ from runtime.errors import UsageError
 
 DUMP_SIGNAL = signal.SIGUSR1
 """A worker answers it with the stacks of its threads in its log."""
+KEPT_FD = 3
+"""supervisord closes everything from 5 on when it reloads, and everything from 3 on in its children."""
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LOCK_PATIENCE_S = 1.0
 
@@ -86,12 +88,12 @@ class Lock:
                 time.sleep(0.05)
 
     def keep_over_exec(self) -> None:
-        """Let the program that this process becomes hold the lock on, as descriptor 3.
-
-        supervisord closes everything from 5 on when it reloads, and everything from 3 on in its children.
-        """
-        os.dup2(self._fd, 3)
-        os.set_inheritable(3, True)  # by itself: dup2 onto the same number changes nothing
+        """Let the program that this process becomes hold the lock on."""
+        os.dup2(self._fd, KEPT_FD)
+        os.set_inheritable(KEPT_FD, True)  # by itself: dup2 onto the same number changes nothing
+        if self._fd != KEPT_FD:
+            os.close(self._fd)
+            self._fd = KEPT_FD
 
     def release(self) -> None:
         os.close(self._fd)
@@ -112,6 +114,20 @@ def _open_lock(path: Path, ours: Path | None) -> int:
         if exc.errno == errno.EROFS and path.exists():
             return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         raise UsageError(f"{path} cannot be opened: {exc.strerror}") from exc
+
+
+def kept_lock_is_lost(path: Path) -> bool:
+    """Whether we kept the lock over an exec, and its file is not the one at `path` any more."""
+    try:
+        kept, name = os.fstat(KEPT_FD), Path(f"/proc/self/fd/{KEPT_FD}").readlink().name
+    except OSError:  # supervisord was started by somebody else than `edgectl up`
+        return False
+    if name.removesuffix(" (deleted)") != path.name:
+        return False
+    try:
+        return not os.path.samestat(kept, path.stat())
+    except FileNotFoundError:
+        return True
 
 
 def lock_holder(path: Path) -> int | None:

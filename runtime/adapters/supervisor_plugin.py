@@ -1,4 +1,4 @@
-"""Pieces of ours inside supervisord. Three look round at every tick (5 s); see also `supervisor_loop.py`.
+"""Pieces of ours inside supervisord. Four look round at every tick (5 s); see also `supervisor_loop.py`.
 
 `SentinelWatch`: supervisord restarts a sentinel that died, but does not see one that hangs. Where its status
 file stood still for four ticks the sentinel gets a signal to dump its stacks, and at the fifth SIGKILL.
@@ -7,6 +7,9 @@ file stood still for four ticks the sentinel gets a signal to dump its stacks, a
 The socket and the pid file are made again; no program feels it.
 
 `LogWatch`: where somebody removed log/ supervisord starts nobody any more. The folder is made again.
+
+`LockWatch`: where somebody removed state/ `edgectl down` finds nobody to end, and a second `edgectl up` no
+lock. It is taken again; where another runtime was quicker this one ends.
 
 `logs_outlive_the_disk`: on a full disk supervisord ends, or a worker hangs, over a log due to roll over.
 
@@ -24,8 +27,10 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from runtime.adapters.process import Lock, kept_lock_is_lost, lock_holder
 from runtime.adapters.status import takes_beats
 from runtime.adapters.supervisor_loop import Careful, Mortal, Prompt, newborn, refuse_in_words, try_again_soon
+from runtime.errors import UsageError
 
 TICKS_TO_DUMP = 4
 TICKS_TO_KILL = 5
@@ -121,6 +126,35 @@ class LogWatch:
             options.logger.warn(f"{folder} was gone; made again")
 
 
+class LockWatch:
+    """Sees to it that the lock of `edgectl up`, which we hold, is the one that others find."""
+
+    def __init__(self, supervisord: Any) -> None:
+        self._options = supervisord.options
+        self._path = Path(supervisord.options.here) / "state" / "supervisor.lock"
+
+    def __call__(self, _tick: object) -> None:
+        """One tick (5 s)."""
+        try:
+            if not kept_lock_is_lost(self._path):
+                return
+            self._path.parent.mkdir(mode=0o700, exist_ok=True)
+            Lock(self._path).keep_over_exec()
+        except (OSError, UsageError) as exc:
+            self._without(exc)
+        else:
+            self._options.logger.warn(f"{self._path} was gone; made again")
+
+    def _without(self, exc: Exception) -> None:
+        from supervisor.states import SupervisorStates
+
+        if lock_holder(self._path) is None:  # a full disk: at the next tick
+            self._options.logger.warn(f"{self._path} is gone, and cannot be made again: {exc}")
+            return
+        self._options.logger.critical(f"ending, for there would be two of us: {exc}")
+        self._options.mood = SupervisorStates.SHUTDOWN
+
+
 @functools.cache
 def logs_outlive_the_disk() -> None:
     """A log that could not roll over, or a word about that which found no room on stderr, raised wherever
@@ -177,7 +211,7 @@ def make(supervisord: Any, still_s: str = "45") -> object:
         events.subscribe(events.Tick5Event, Mortal(supervisord, float(still_s)))
 
     logs_outlive_the_disk()
-    for watch in (SentinelWatch, SocketWatch, LogWatch):
+    for watch in (SentinelWatch, SocketWatch, LogWatch, LockWatch):
         events.subscribe(events.Tick5Event, watch(supervisord))
     Careful(supervisord)
     refuse_in_words()

@@ -138,9 +138,7 @@ class Sentinel:
             {
                 "restarts": self._health.restarts(),
                 "alarms": [{"worker": a.worker, "text": a.text} for a in alarms],
-                "disk_growth_bytes_per_s": self._growth.seen(
-                    now_s, shutil.disk_usage(self._layout.state).free
-                ),
+                "disk_growth_bytes_per_s": self._disk_growth(now_s),
                 "supervisor_pid": os.getppid(),
                 "memory": self._health.memory(),
             },
@@ -150,6 +148,12 @@ class Sentinel:
             ready = "" if self._ready else "READY=1\n"
             tell_service_manager(f"{ready}WATCHDOG=1\nSTATUS={running} of {len(WORKERS)} workers running")
             self._ready = True
+
+    def _disk_growth(self, now_s: float) -> float | None:
+        try:
+            return self._growth.seen(now_s, shutil.disk_usage(self._layout.state).free)
+        except FileNotFoundError:  # somebody removed it; ingest makes it again
+            return None
 
     def _perform(self, action: Action) -> None:
         match action:

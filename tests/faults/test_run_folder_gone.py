@@ -1,11 +1,18 @@
-"""A folder is removed under a living runtime: of sockets by a cleaner of old files, of logs by a person."""
+"""A folder is removed under a living runtime: of sockets by a cleaner of old files, of logs or the
+state by a person."""
 
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import threading
+from pathlib import Path
+
+from supervisor.states import SupervisorStates
 
 from runtime.adapters.bus import STORED, Hints
+from runtime.adapters.process import lock_holder
 from runtime.layout import WORKERS
 from runtime.producer import Producer
 from tests.harness import Cloud, Home, eventually
@@ -56,21 +63,75 @@ def test_a_run_folder_removed_under_load_comes_back_by_itself_and_costs_no_messa
         runtime.close()
 
 
-def test_a_log_folder_removed_comes_back_and_a_worker_that_dies_meanwhile_with_it(home: Home) -> None:
-    """supervisord opens a worker's log before it starts it: it would have tried for ever."""
+def test_logs_and_state_removed_come_back_with_a_worker_that_dies_meanwhile_and_with_the_lock(
+    home: Home,
+) -> None:
+    """supervisord opens a worker's log before it starts it: it would have tried for ever. And `edgectl down`
+    said that nothing runs, and went."""
+    home.write_config("[sentinel]\nlook_every_s = 0.2\n")
     runtime = Runtime(home, WORKING)
     try:
         runtime.all_at_work()
         eventually(lambda: all(p.state == "RUNNING" for p in runtime.programs().values()), 20)
-        before = runtime.pid("upload")
+        before, sentinel = runtime.pid("upload"), runtime.pid("sentinel")
         shutil.rmtree(home.layout.log)
+        shutil.rmtree(home.layout.state)
         kill(before)
         runtime.wait_for("upload", other_than=before, timeout_s=30)
         assert home.layout.log.stat().st_mode & 0o777 == 0o700
         runtime.behave("ingest", "crash")
         eventually(lambda: "about to crash" in runtime.log("ingest"), 20, "the others write there, too")
+        lock = home.layout.lock("supervisor")
+        eventually(lambda: lock_holder(lock) == runtime.process.pid, 20, "the lock is held again")
+        assert runtime.pid("sentinel") == sentinel, "it looks how full the disk of the state is"
+        assert home.edgectl("down").returncode == 0
+        eventually(lambda: not runtime.process.running(), 20, "it has ended")
     finally:
         runtime.close()
+
+
+TWO = """
+import os, shutil, sys
+from pathlib import Path
+from types import SimpleNamespace
+from runtime.adapters.process import Lock, lock_holder
+from runtime.adapters.supervisor_plugin import LockWatch
+
+lock = Path(sys.argv[1]) / "state/supervisor.lock"
+lock.parent.mkdir()
+Lock(lock).keep_over_exec()
+logger = SimpleNamespace(warn=print, critical=print)
+options = SimpleNamespace(here=sys.argv[1], logger=logger, mood="on")
+look = LockWatch(SimpleNamespace(options=options))
+shutil.rmtree(lock.parent)
+lock.parent.touch()
+look(None)
+print(options.mood)
+lock.parent.unlink()
+look(None)
+print(lock_holder(lock) == os.getpid())
+shutil.rmtree(lock.parent)
+lock.parent.mkdir()
+another = Lock(lock)
+look(None)
+print(options.mood)
+"""
+
+
+def test_of_two_runtimes_in_one_home_the_one_without_the_lock_ends_and_none_ends_for_want_of_a_disk(
+    tmp_path: Path,
+) -> None:
+    """Two ingests would have written one store: state/ and run/ removed, and `edgectl up` at once."""
+    told = subprocess.run(
+        [sys.executable, "-c", TWO, str(tmp_path)], capture_output=True, text=True, timeout=20
+    )
+    gone, on, again, held, two, ends = told.stdout.splitlines()
+    assert "cannot be made again" in gone
+    assert on == "on"
+    assert again.endswith("made again")
+    assert held == "True"
+    assert two.startswith("ending, for there would be two of us: supervisor already runs here")
+    assert ends == str(SupervisorStates.SHUTDOWN)
 
 
 def _hears_of_messages(home: Home) -> bool:
