@@ -49,7 +49,7 @@ from runtime.adapters.store_evictions import Policies, create_indexes, victims
 from runtime.adapters.store_place import Place
 from runtime.adapters.store_producers import ProducerMemory
 from runtime.adapters.store_quarantine import MOST_BYTES, Quarantine
-from runtime.adapters.store_reader import StoreReader
+from runtime.adapters.store_reader import StoreReader, text_or_bytes
 from runtime.adapters.store_room import JOURNAL_LIMIT_BYTES, give_back, spare_bytes
 from runtime.adapters.store_statements import COLUMNS, IN, INSERT, INSERT_DETAILED
 from runtime.adapters.wal import write_again
@@ -93,6 +93,7 @@ class MessageStore:
         write_again(path, alive)
         with translated():
             self._db = sqlite3.connect(path, isolation_level=None, timeout=1.0)
+            self._db.text_factory = text_or_bytes  # one value that cannot be decoded is one row's damage
             self._db.set_progress_handler(alive, ALIVE_STEPS)
             try:
                 self._configure(max_pages)
@@ -147,6 +148,8 @@ class MessageStore:
         self._names = {
             number: StreamName(*name) for number, *name in run("SELECT id, stream_group, stream FROM streams")
         }  # after a salvage several may have the same one: none
+        if not all(part is None or isinstance(part, str) for name in self._names.values() for part in name):
+            raise TypeError("the name of a stream is no text")
         self._streams = {name: number for number, name in self._names.items()}
         self._set_levels(run(READ_LEVELS).fetchall())
         run(

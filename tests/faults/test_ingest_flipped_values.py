@@ -16,7 +16,7 @@ from runtime.adapters.store import MessageStore
 from runtime.adapters.store_errors import StoreDamaged, StoreError
 from runtime.adapters.storekeeper import Storekeeper
 from runtime.core.protocol import ProducerKey, Refused, Reply, Stored
-from runtime.core.quota import Amount, Limit, Quota
+from runtime.core.quota import Amount, Limit, Policy, Quota
 from runtime.core.settlement import Settled
 from tests.harness import Home
 from tests.store_tools import ObedientClock, keep, put
@@ -136,6 +136,36 @@ def test_a_damaged_size_costs_nobody_else_the_quarantine_and_does_not_end_ingest
     kept = store._db.execute("SELECT id FROM quarantine").fetchall()
     assert kept == [(number,) for number in range(2, 12)], "room for ten"
     assert store.backlog().messages == 1
+    store.close()
+
+
+NOT_UTF8 = "CAST(x'ff' AS TEXT)"
+LEAVING = {
+    "delivered": Settled(delivered=[2]),
+    "set aside": Settled(quarantined=[(2, "why")]),
+    "expired": Settled(dropped=[(2, "expired")]),
+}
+
+
+@pytest.mark.parametrize("column", ["file", "bytes", "priority", "stream"])
+@pytest.mark.parametrize("leaves", [*LEAVING, "evicted"])
+def test_a_value_that_is_no_utf8_costs_its_row_and_no_salvage_of_the_whole_store(
+    tmp_path: Path, column: str, leaves: str
+) -> None:
+    """Whatever row left, for whatever reason: the store was set aside and copied for one flipped bit."""
+    path, quota = tmp_path / "messages.db", Quota(Limit(Amount(3, 10_000), Policy.DROP_OLDEST))
+    store = MessageStore(path, ObedientClock())
+    keep(store, put([b"1", b"2", b"3"], stream="s"))
+    store.close()
+    flip(path, f"UPDATE messages SET {column} = {NOT_UTF8} WHERE id = 2")
+    store = MessageStore(path, ObedientClock())
+    if leaves == "evicted":
+        store.commit(None, Settled(delivered=[1]))
+        assert isinstance(keep(store, put([b"4", b"5"], stream="s"), quota=quota)[0], Stored)
+    else:
+        store.commit(None, LEAVING[leaves])
+        assert store._db.execute("SELECT id FROM messages").fetchall() == [(1,), (3,)]
+    assert store.files_named({"a"}) == set()
     store.close()
 
 
