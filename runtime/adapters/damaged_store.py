@@ -52,6 +52,8 @@ class DamagedStore:
         self._forgiving = gone_for_good
         self.wal_is_cut = gone_for_good and _cut(path.with_name(f"{path.name}-wal"))
         """Commits behind the cut are lost, nobody knows how many."""
+        self.in_disorder = False
+        """Numbers do not grow from row to row: a page is not the one that belongs there."""
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.text_factory = text_or_bytes  # what cannot be decoded is the damage of one value only
 
@@ -118,6 +120,8 @@ class DamagedStore:
         try:
             with contextlib.closing(self._db.execute(query, (number,))) as rows:
                 for row in rows:
+                    self.in_disorder |= row[0] <= number
+                    number = row[0]
                     found.append(row)
                     room -= sum(len(value) for value in row if isinstance(value, str | bytes))
                     if room <= 0 or len(found) >= ROWS_AT_ONCE:

@@ -57,10 +57,13 @@ class Report:
     """Parts of the files that the disk does not give back any more."""
 
     @property
-    def unexplained(self) -> int:
-        """How many there should be besides what was salvaged and what is named as lost."""
+    def explained(self) -> bool:
+        """Whether just as many are missing as are named.
+
+        Else a range covers what was delivered, or a page of long ago brought it back: others may be hidden.
+        """
         named = sum(last - first + 1 for first, last in self.lost_ranges)
-        return 0 if self.expected is None else self.expected - self.salvaged - named
+        return self.expected is not None and self.expected - self.salvaged == named
 
 
 def files(path: Path) -> list[Path]:
@@ -207,7 +210,7 @@ def _copy(old: DamagedStore, fresh: sqlite3.Connection, report: Report) -> Itera
     _tell_of(fresh, messages)
     migrate(fresh)
     next_id = _carry_counters(old, fresh, report, highest)
-    if report.unexplained > 0:
+    if not report.explained or old.in_disorder:
         yield from _name_gaps(fresh, report, next_id)
 
 

@@ -221,6 +221,68 @@ def test_rows_that_a_damaged_page_hides_without_an_error_are_lost_by_name(tmp_pa
     assert there == set(range(1, 401)) - set(range(first, last + 1))
 
 
+def leaves_of_messages(path: Path) -> list[tuple[int, int]]:
+    """Their pages in order, each with the number of its rows."""
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute(
+            "SELECT pageno, ncell FROM dbstat WHERE name = 'messages' AND pagetype = 'leaf' ORDER BY path"
+        ).fetchall()
+
+
+def overwrite(path: Path, page: int, at: int, by: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek((page - 1) * 4096 + at)
+        file.write(by)
+
+
+@pytest.mark.parametrize("counters", ["are there", "are lost"])
+def test_hidden_rows_are_named_also_where_a_named_range_covers_as_many_that_were_delivered(
+    tmp_path: Path, counters: str
+) -> None:
+    """The sum of what is missing and what is named came out right, and messages were gone without a word."""
+    path = tmp_path / "messages.db"
+    store = MessageStore(path, ObedientClock())
+    keep(store, put([b"x" * 50] * 600))
+    store.commit(None, Settled(delivered=[*range(300, 306)]))
+    if counters == "are lost":
+        store._db.execute("DROP TABLE levels")
+    store.close()
+    pages = leaves_of_messages(path)
+    rows_before = list(itertools.accumulate(rows for _, rows in pages))
+    unreadable = next(at for at, rows in enumerate(rows_before) if rows > 300)
+    overwrite(path, pages[unreadable][0], 0, b"\xa5" * 4096)
+    page, rows = pages[2]
+    overwrite(path, page, 3, (rows - 5).to_bytes(2, "big"))
+    *_, report = salvage(path, "for the test")
+    with closing(sqlite3.connect(path)) as db:
+        there = {number for (number,) in db.execute("SELECT id FROM messages")}
+    named = {number for first, last in report.lost_ranges for number in range(first, last + 1)}
+    assert len(there) < 595 - 30
+    assert there | named == set(range(1, 601))
+
+
+def test_a_page_that_is_not_the_one_that_belongs_there_is_named_though_the_sum_is_right(
+    tmp_path: Path,
+) -> None:
+    """A write that went to the wrong place: what it wrote over was gone, and the counters knew no better."""
+    path = tmp_path / "messages.db"
+    store = MessageStore(path, ObedientClock())
+    keep(store, put([b"x" * 50] * 400))
+    store.close()
+    pages = leaves_of_messages(path)
+    with path.open("rb") as file:
+        file.seek((pages[1][0] - 1) * 4096)
+        other = file.read(4096)
+    overwrite(path, pages[3][0], 0, other)
+    first = sum(rows for _, rows in pages[:3]) + 1
+    hidden = range(first, first + pages[3][1])
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("UPDATE levels SET messages = messages - ?", (len(hidden),))
+        db.commit()
+    *_, report = salvage(path, "for the test")
+    assert report.lost_ranges == [(hidden[0], hidden[-1])]
+
+
 def test_a_row_that_is_dropped_for_the_id_of_another_is_not_counted(tmp_path: Path) -> None:
     """The store was fuller than it was, for good."""
     path, first = tmp_path / "messages.db", 2**20
