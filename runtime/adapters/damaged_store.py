@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from runtime.adapters.store_errors import SCHEMA_VERSION, StoreNewer
 from runtime.adapters.store_reader import text_or_bytes
+from runtime.adapters.wal import ends_early, keep_cut
 from runtime.core.mending import LARGEST, is_number
 
 ID_GAP = 2**32
@@ -50,12 +51,15 @@ class DamagedStore:
 
     def __init__(self, path: Path, *, gone_for_good: bool) -> None:
         self._forgiving = gone_for_good
-        self.wal_is_cut = gone_for_good and _cut(path.with_name(f"{path.name}-wal"))
-        """Commits behind the cut are lost, nobody knows how many."""
+        if gone_for_good:
+            _cut(path.with_name(f"{path.name}-wal"))
         self.in_disorder = False
         """Numbers do not grow from row to row: a page is not the one that belongs there."""
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.text_factory = text_or_bytes  # what cannot be decoded is the damage of one value only
+        self._try("PRAGMA user_version")  # reads the WAL
+        self.wal_is_cut = ends_early(self._db, path)
+        """Commits behind the cut are lost, nobody knows how many."""
 
     def close(self) -> None:
         self._db.close()
@@ -176,15 +180,14 @@ class DamagedStore:
             raise error
 
 
-def _cut(wal: Path) -> bool:
+def _cut(wal: Path) -> None:
     """End the WAL before the first block that cannot be read: SQLite would read nothing at all."""
     if not wal.exists():
-        return False
+        return
     at = _readable_bytes(wal)
-    cut = at < wal.stat().st_size
-    if cut:
+    if at < wal.stat().st_size:
+        keep_cut(wal)
         os.truncate(wal, at)
-    return cut
 
 
 def _readable_bytes(file: Path) -> int:

@@ -32,6 +32,7 @@ from typing import Any
 from runtime.adapters.damaged_store import ID_GAP, Counters, DamagedStore
 from runtime.adapters.examine import look, named
 from runtime.adapters.store_errors import StoreFull, StoreUnavailable, StoreUnreadable, translated
+from runtime.adapters.wal import cut_mark
 from runtime.core.mending import MENDED, Messages
 
 FOLDER = "damaged"
@@ -97,8 +98,9 @@ def set_aside(path: Path) -> None:
         folder.mkdir(mode=0o700)
         path.rename(folder / path.name)
     wal = path.with_name(f"{path.name}-wal")
-    if wal.exists():
-        wal.rename(folder / wal.name)
+    for file in (wal, cut_mark(wal)):
+        if file.exists():
+            file.rename(folder / file.name)
     path.with_name(f"{path.name}-shm").unlink(missing_ok=True)
 
 
@@ -209,8 +211,9 @@ def _copy(old: DamagedStore, fresh: sqlite3.Connection, report: Report) -> Itera
             yield report
     _tell_of(fresh, messages)
     migrate(fresh)
+    explained = report.explained and not old.in_disorder
     next_id = _carry_counters(old, fresh, report, highest)
-    if not report.explained or old.in_disorder:
+    if not explained:
         yield from _name_gaps(fresh, report, next_id)
 
 

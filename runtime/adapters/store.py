@@ -52,7 +52,7 @@ from runtime.adapters.store_quarantine import MOST_BYTES, Quarantine
 from runtime.adapters.store_reader import StoreReader, text_or_bytes
 from runtime.adapters.store_room import JOURNAL_LIMIT_BYTES, give_back, spare_bytes
 from runtime.adapters.store_statements import COLUMNS, IN, INSERT, INSERT_DETAILED
-from runtime.adapters.wal import write_again
+from runtime.adapters.wal import ends_early, write_again
 from runtime.core.admission import Admission, Row, Stamp, View
 from runtime.core.description import Details
 from runtime.core.mending import is_number
@@ -96,6 +96,7 @@ class MessageStore:
             self._db.text_factory = text_or_bytes  # one value that cannot be decoded is one row's damage
             self._db.set_progress_handler(alive, ALIVE_STEPS)
             try:
+                self._check_wal()
                 self._configure(max_pages)
                 self._migrate(path)
                 create_indexes(self._db, policies)
@@ -123,6 +124,10 @@ class MessageStore:
         in_force = (run("PRAGMA journal_mode").fetchone()[0], run("PRAGMA synchronous").fetchone()[0])
         if in_force != ("wal", 2):
             raise StoreUnavailable(f"the disk under the store refuses WAL with synchronous=FULL: {in_force}")
+
+    def _check_wal(self) -> None:
+        if ends_early(self._db, self._path):
+            raise StoreDamaged("the WAL is damaged, in front of commits that were acknowledged")
 
     def _migrate(self, path: Path) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()

@@ -9,6 +9,10 @@ flushing leaves the same, more mildly: a repeat of what it wrote would be acknow
 So every opening writes the WAL again, each byte where it stands, and flushes it. Readers do not notice.
 `tests/faults/test_power_cut.py` shows the loss without it.
 
+A flipped bit in it is the other danger: SQLite ends the WAL there, without a word, as if the power had been
+cut while that frame was written, and ids of acknowledged messages would be given once more. But whatever was
+written behind a commit was written after its flush: `ends_early` finds that, so it was no power cut.
+
 Left: remembering that a flush failed (the next process would not know), a checkpoint at opening (reads the
 frames once more after they were checked, and the cache may have let them go in between).
 """
@@ -17,13 +21,23 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
+import struct
+from array import array
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 from runtime.adapters.store_errors import StoreUnavailable, StoreUnreadable
 
 _CHUNK_BYTES = 65_536
 _FLUSH_BYTES = 8_388_608
+_HEADER = struct.Struct(">8I")
+_FRAME = struct.Struct(">6I")
+"""Page number, pages of the database after a commit or 0, two salts, two checksums that go on from frame to
+frame. The salts of frames that an earlier WAL left behind are others."""
+
+_Pair = tuple[int, int]
 
 
 def write_again(database: Path, alive: Callable[[], None] = lambda: None) -> None:
@@ -74,3 +88,82 @@ def _flush_names(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def ends_early(db: sqlite3.Connection, database: Path) -> bool:
+    """Whether commits are lost behind a frame at which SQLite has stopped reading the WAL.
+
+    Asked before anything is written, which would be in its place. It stays so until the store is set aside.
+    """
+    wal = database.with_name(f"{database.name}-wal")
+    if not cut_mark(wal).exists():
+        with contextlib.suppress(sqlite3.Error):  # a full disk, say: it says so where that matters
+            ((page_bytes,),) = db.execute("PRAGMA page_size").fetchall()
+            ((_, frames, _),) = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            if _commits_behind(wal, max(0, frames), page_bytes):
+                keep_cut(wal)
+    return cut_mark(wal).exists()
+
+
+def cut_mark(wal: Path) -> Path:
+    """There where commits are lost: SQLite clears the WAL away, and a salvage may have to begin again."""
+    return wal.with_name(f"{wal.name}.cut")
+
+
+def keep_cut(wal: Path) -> None:
+    """Make that mark. For a person it is the WAL itself, where the file system can. Raises OSError."""
+    mark = cut_mark(wal)
+    try:
+        mark.hardlink_to(wal)
+    except FileExistsError:
+        return
+    except OSError:
+        mark.touch()
+
+
+def _commits_behind(wal: Path, frames: int, page_bytes: int) -> bool:
+    """Whether a commit that was flushed stands behind the first `frames` of this WAL."""
+    try:
+        descriptor = os.open(wal, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # not there; or it cannot be read, which is for others to find
+        return False
+    try:
+        return _commit_and_more(descriptor, frames, page_bytes)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _commit_and_more(descriptor: int, frames: int, page_bytes: int) -> bool:
+    salts, commit = _salts(descriptor), None
+    for number in count(frames):
+        at = _HEADER.size + number * (_FRAME.size + page_bytes)
+        head = os.pread(descriptor, _FRAME.size, at)
+        if len(head) < _FRAME.size:
+            return False
+        _, pages, *mine, one, two = _FRAME.unpack(head)
+        if commit is not None and mine == commit[0]:
+            page = os.pread(descriptor, page_bytes, at + _FRAME.size)
+            if _checksums(head[:8] + page, commit[1]) == (one, two):
+                return True
+        commit = (mine, (one, two)) if pages and salts in (None, mine) else None
+    return False
+
+
+def _salts(descriptor: int) -> list[int] | None:
+    """Those of the WAL; None where its header is damaged: then none of its frames were read."""
+    header = os.pread(descriptor, _HEADER.size, 0).ljust(_HEADER.size, b"\0")
+    *_, one, two = checked = _HEADER.unpack(header)
+    sound = checked[0] and _checksums(header[:-8], (0, 0)) == (one, two)  # nothing but zeros would seem so
+    return [*checked[4:6]] if sound else None
+
+
+def _checksums(data: bytes, seed: _Pair) -> _Pair:
+    """SQLite's, over the words as this machine has them."""
+    words = array("I", data[: len(data) // 8 * 8])
+    one, two = seed
+    for even, odd in zip(words[::2], words[1::2], strict=True):
+        one = one + even + two & 0xFFFFFFFF
+        two = two + odd + one & 0xFFFFFFFF
+    return one, two
