@@ -53,7 +53,7 @@ from runtime.adapters.store_reader import StoreReader, text_or_bytes
 from runtime.adapters.store_room import JOURNAL_LIMIT_BYTES, give_back, spare_bytes
 from runtime.adapters.store_statements import COLUMNS, IN, INSERT, INSERT_DETAILED
 from runtime.adapters.wal import ends_early, write_again
-from runtime.core.admission import Admission, Row, Stamp, View
+from runtime.core.admission import Admission, Stamp, Values, View
 from runtime.core.description import Details
 from runtime.core.mending import is_number
 from runtime.core.message import Backlog, StreamName
@@ -304,13 +304,13 @@ class MessageStore:
         if admission.producers:
             self._producers.store(admission)
 
-    def _insert(self, rows: Sequence[Row], details: Mapping[int, Details]) -> None:
+    def _insert(self, rows: Sequence[Values], details: Mapping[int, Details]) -> None:
         """Every row; the few columns of those without details take half the time."""
         if not details:
             self._db.executemany(INSERT, rows)
             return
         for row in rows:
-            more = details.get(row.id)
+            more = details.get(row[0])
             self._db.execute(*((INSERT, row) if more is None else (INSERT_DETAILED, (*row, *more))))
 
     def _settle(self, settled: Settled, books: Books) -> None:

@@ -59,7 +59,7 @@ class Stamp(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One message as the store writes it, but for its `Details`: every column that is left out saves time."""
+    """The columns of a message, but for its `Details`: every column that is left out saves time."""
 
     id: int
     stream: int
@@ -71,6 +71,10 @@ class Row(NamedTuple):
     key: str | None
     bytes: int
     payload: Payload
+
+
+Values: TypeAlias = tuple[int, int, int, int, float | None, float, int, str | None, int, Payload]
+"""A `Row` without its names: Python's sqlite3 takes twice the time to bind what is a tuple and more."""
 
 
 class Run(NamedTuple):
@@ -126,7 +130,7 @@ class Admission:
     stamp: Stamp
     known: Mapping[ProducerKey, Sequences]
     """Memory of every keyed producer among the requests that was met before."""
-    rows: list[Row] = field(default_factory=list)
+    rows: list[Values] = field(default_factory=list)
     details: dict[int, Details] = field(default_factory=dict)
     """Of those rows that have any, by id."""
     added: dict[tuple[int, int], Amount] = field(default_factory=dict)
@@ -293,27 +297,18 @@ class Admission:
 
     def _keep_run(self, put: Put, run: Run) -> None:
         described, indexes, sizes, amount = run
-        payloads, first_sequence = put.payloads, put.first_sequence
-        stream = self._stream(described.name)
+        payloads, stream = put.payloads, self._stream(described.name)
         columns = (stream, int(put.kind), described.priority, *self.stamp)
-        prefix = f"{put.producer[0]}/{put.producer[1]}/" if put.producer else None
-        rows = [
-            Row._make(
-                (
-                    row_id,
-                    *columns,
-                    None if prefix is None else f"{prefix}{first_sequence + index}",
-                    size,
-                    payloads[index],
-                )
-            )
-            for row_id, (index, size) in enumerate(zip(indexes, sizes, strict=True), self.next_id)
+        ids = range(self.next_id, self.next_id + len(indexes))
+        keys = _keys(put, indexes)
+        self.rows += [
+            (number, *columns, key, size, payloads[index])
+            for number, key, size, index in zip(ids, keys, sizes, indexes, strict=True)
         ]
-        self.rows += rows
-        self.next_id += len(rows)
+        self.next_id = ids.stop
         self._count(described.name, (stream, described.priority), amount)
         if described.details is not NO_DETAILS:
-            self._keep_details(described.details, rows)
+            self._keep_details(described.details, ids, keys)
 
     def _count(self, name: StreamName, level: tuple[int, int], amount: Amount) -> None:
         before = self.added.get(level)
@@ -321,10 +316,9 @@ class Admission:
         self._usage.add(name, amount)
         self.disk_bytes += _disk_bytes(amount)
 
-    def _keep_details(self, details: Details, rows: Sequence[Row]) -> None:
-        for row in rows:
-            file = spool_name(row.key) if row.key and details.file else None
-            self.details[row.id] = details._replace(file=file)
+    def _keep_details(self, details: Details, ids: Sequence[int], keys: Sequence[str | None]) -> None:
+        for number, key in zip(ids, keys, strict=True):
+            self.details[number] = details._replace(file=spool_name(key) if key and details.file else None)
 
     def _stream(self, name: StreamName) -> int:
         number = self.view.streams.get(name) or self.new_streams.get(name)
@@ -357,6 +351,14 @@ def _files(put: Put, runs: Sequence[Run]) -> list[Named]:
         raise _Refusal(Code.BAD_FIELD, "a file needs a key (producer, boot, sequence) and no payload")
     prefix = f"{put.producer[0]}/{put.producer[1]}/"
     return [Named(index, name, f"{prefix}{put.first_sequence + index}") for index, name in named]
+
+
+def _keys(put: Put, indexes: Sequence[int]) -> Sequence[str | None]:
+    """The names of these messages, the same in every repeat; None where its producer gave none."""
+    if put.producer is None:
+        return [None] * len(indexes)
+    prefix, first = f"{put.producer[0]}/{put.producer[1]}/", put.first_sequence
+    return [f"{prefix}{first + index}" for index in indexes]
 
 
 def _runs(put: Put, fresh: Sequence[int]) -> list[Run]:

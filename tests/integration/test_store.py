@@ -14,6 +14,7 @@ from runtime.adapters.salvage import last_report, pending, salvage, set_aside
 from runtime.adapters.store import MessageStore
 from runtime.adapters.store_errors import StoreDamaged, StoreFull, StoreNewer, StoreUnavailable
 from runtime.adapters.store_reader import StoreReader
+from runtime.core.admission import Row
 from runtime.core.message import CorruptRow, StoredMessage, StreamName
 from runtime.core.protocol import Refused, Stored
 from runtime.core.quota import Amount, Limit, Policy, Quota
@@ -103,7 +104,7 @@ def test_a_repeat_is_recognised_after_delivery_and_restart(path: Path) -> None:
 def test_a_not_null_failure_is_no_acknowledgement(store: MessageStore) -> None:
     """`INSERT OR IGNORE` would have swallowed it."""
     admission, _ = decide(store, [put([b"x"])])
-    admission.rows[0] = admission.rows[0]._replace(payload=None)  # type: ignore[arg-type]  # the damage
+    admission.rows[0] = Row._make(admission.rows[0])._replace(payload=None)  # type: ignore[arg-type]  # the damage
     with pytest.raises(StoreDamaged):
         store.commit(admission, Settled())
     assert store.backlog().messages == 0
