@@ -5,7 +5,6 @@ Part of the wire protocol; `protocol.py` has the rest.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from collections.abc import Mapping
@@ -59,8 +58,7 @@ _TEXT_FIELDS = (
     "file",
 )
 MESSAGE_FIELDS = frozenset((*_TEXT_FIELDS, "properties", "priority", "ttl_s"))
-_PLAIN_FIELDS = ("stream_group", "stream", "priority")
-_DETAIL_FIELDS = MESSAGE_FIELDS.difference(_PLAIN_FIELDS)
+_DETAIL_FIELDS = MESSAGE_FIELDS.difference(("stream_group", "stream", "priority"))
 
 
 class Code(StrEnum):
@@ -140,10 +138,13 @@ PLAIN = Description()
 
 def describe(fields: Mapping[str, Any], base: Description) -> Description:
     """What `fields` say, and `base` where they say nothing."""
-    if base is PLAIN and _DETAIL_FIELDS.isdisjoint(fields):
-        with contextlib.suppress(TypeError):  # not hashable, so neither a name nor a number: refused below
-            return _plainly(*map(fields.get, _PLAIN_FIELDS), "priority" in fields)
-    return _described(fields, base)
+    if base is not PLAIN or not _DETAIL_FIELDS.isdisjoint(fields):
+        return _described(fields, base)
+    said = fields.get
+    try:
+        return _plainly(said("stream_group"), said("stream"), said("priority"), "priority" in fields)
+    except TypeError:  # not hashable, so neither a name nor a number: refused
+        return _described(fields, base)
 
 
 @lru_cache(maxsize=1_024, typed=True)  # typed: true is not 1

@@ -158,6 +158,7 @@ def _no_constant(text: str) -> float:
 
 
 _DECODER = json.JSONDecoder(parse_constant=_no_constant)
+_JSON_SPACE = " \t\n\r"
 
 
 def decode_request(frames: Sequence[bytes], limits: Limits) -> Request:
@@ -199,28 +200,29 @@ _KINDS = {
 def _check_sizes(frames: Sequence[bytes], limits: Limits) -> None:
     if not frames:
         raise BadRequest(Code.BAD_ENVELOPE, "a request needs a JSON header frame")
-    sizes = [len(frame) for frame in frames]
-    if sizes[0] > MAX_HEADER_BYTES:
+    header_bytes, *sizes = map(len, frames)
+    total_bytes = header_bytes + sum(sizes)
+    if header_bytes > MAX_HEADER_BYTES:
         raise BadRequest(
-            Code.HEADER_TOO_LARGE, f"the header has {sizes[0]} bytes of at most {MAX_HEADER_BYTES}"
+            Code.HEADER_TOO_LARGE, f"the header has {header_bytes} bytes of at most {MAX_HEADER_BYTES}"
         )
-    if len(sizes) - 1 > MAX_MESSAGES:
+    if len(sizes) > MAX_MESSAGES:
         raise BadRequest(
-            Code.REQUEST_TOO_LARGE, f"the request has {len(sizes) - 1} payloads of at most {MAX_MESSAGES}"
+            Code.REQUEST_TOO_LARGE, f"the request has {len(sizes)} payloads of at most {MAX_MESSAGES}"
         )
-    if max(sizes[1:], default=0) > limits.message_bytes:
+    if sizes and max(sizes) > limits.message_bytes:
         raise BadRequest(
-            Code.MESSAGE_TOO_LARGE, f"a payload has {max(sizes[1:])} bytes of at most {limits.message_bytes}"
+            Code.MESSAGE_TOO_LARGE, f"a payload has {max(sizes)} bytes of at most {limits.message_bytes}"
         )
-    if sum(sizes) > limits.request_bytes:
+    if total_bytes > limits.request_bytes:
         raise BadRequest(
-            Code.REQUEST_TOO_LARGE, f"the request has {sum(sizes)} bytes of at most {limits.request_bytes}"
+            Code.REQUEST_TOO_LARGE, f"the request has {total_bytes} bytes of at most {limits.request_bytes}"
         )
 
 
 def _header(frame: bytes) -> dict[str, Any]:
     try:
-        header = _DECODER.decode(frame.decode())
+        header = _json_value(frame.decode())
     except (ValueError, RecursionError) as exc:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         reason = "too deeply nested" if isinstance(exc, RecursionError) else str(exc)[:120]
         raise BadRequest(Code.BAD_HEADER, f"the header is not JSON in UTF-8: {reason}") from None
@@ -232,6 +234,15 @@ def _header(frame: bytes) -> dict[str, Any]:
     if not header.keys() <= _HEADER_FIELDS:
         _unknown_field(header.keys() - _HEADER_FIELDS, "the header")
     return header
+
+
+def _json_value(text: str) -> Any:
+    """As `JSONDecoder.decode`, in half the time: that one skips white space with a regular expression."""
+    text = text.strip(_JSON_SPACE)
+    value, end = _DECODER.raw_decode(text)
+    if end != len(text):
+        raise ValueError(f"something follows at {end}")
+    return value
 
 
 def _no_payload(payloads: Sequence[bytes], operation: Operation) -> Sequence[bytes]:
@@ -263,10 +274,9 @@ def _check_completion(kind: Kind, description: Description) -> None:
 
 
 def _key(header: Mapping[str, Any]) -> tuple[ProducerKey | None, int]:
-    parts = [header.get(name) for name in ("producer", "boot", "sequence")]
-    if parts == [None, None, None]:
+    producer, boot, sequence = header.get("producer"), header.get("boot"), header.get("sequence")
+    if producer is None and boot is None and sequence is None:
         return None, 0
-    producer, boot, sequence = parts
     if type(sequence) is not int or not 0 <= sequence <= MAX_SEQUENCE:
         raise BadRequest(
             Code.BAD_KEY, f"sequence must be a whole number from 0 to 2^62, not {shown(sequence)}"

@@ -133,12 +133,18 @@ def test_what_was_accepted_does_not_let_in_what_only_looks_like_it(accepted: Any
         b"{",
         b"NaN",
         b'{"ttl_s": NaN}',
+        b'{"stream": "a"} {}',
         b"[" * 100_000,
         b'{"sequence": ' + b"9" * 5_000 + b"}",
     ],
 )
 def test_a_header_that_is_no_json_is_refused(frame: bytes) -> None:
     assert code_of(frame, b"x") is Code.BAD_HEADER
+
+
+def test_white_space_around_the_header_says_nothing() -> None:
+    said = decode_request([b' \r\n\t{"stream": "a"}\n', b"x"], LIMITS)
+    assert said == decode({"stream": "a"}, b"x")
 
 
 def test_a_huge_header_is_refused_before_it_is_parsed() -> None:
