@@ -267,11 +267,13 @@ class MessageStore:
         books = Books(self._next_id, self._names)
         self._quarantine.begin()
         with translated(), self._transaction():
-            self._settle(settled, books)
+            if settled:
+                self._settle(settled, books)
             if admission is not None:
                 self._evict(admission, books)
                 self._store(admission, books)
-            self._requeue(settled.requeued, books)
+            if settled.requeued:
+                self._requeue(settled.requeued, books)
             self._quarantine.trim(books)
             self._count(books, admission)
         return self._book(books, admission)
@@ -293,10 +295,11 @@ class MessageStore:
             raise
 
     def _store(self, admission: Admission, books: Books) -> None:
-        self._db.executemany(
-            "INSERT INTO streams (id, stream_group, stream) VALUES (?, ?, ?)",
-            [(number, *name) for name, number in admission.new_streams.items()],
-        )
+        if admission.new_streams:
+            self._db.executemany(
+                "INSERT INTO streams (id, stream_group, stream) VALUES (?, ?, ?)",
+                [(number, *name) for name, number in admission.new_streams.items()],
+            )
         self._insert(admission.rows, admission.details)
         books.next_id = admission.next_id
         for level, amount in admission.added.items():

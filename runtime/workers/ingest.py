@@ -38,6 +38,7 @@ from runtime.core.protocol import (
     Refused,
     Reply,
     Request,
+    Stored,
     decode_request,
     encode_reply,
 )
@@ -114,6 +115,8 @@ class Ingest:
         ours = [report.settled for _, report in reports if self._keeper.is_this(report.store)]
         replies = self._store(letters, Settled.of(ours))
         self._acknowledge(letters, replies)  # on disk since the line above: now it may be said
+        if any(isinstance(reply, Stored) for reply in replies):
+            self._hints.tell(STORED)  # upload does not wait as producers do
         self._clear_away()
         if self._settled:
             self._deliveries.confirm(reports)
@@ -193,7 +196,6 @@ class Ingest:
     def _note(self, admission: Admission | None, losses: Sequence[Loss]) -> None:
         if admission is not None and admission.rows:
             self._counted["stored"] += len(admission.rows)
-            self._hints.tell(STORED)
         for loss in losses:
             self._counted[f"lost_{loss.reason}"] += loss.amount.messages
             self._gone += loss.files
