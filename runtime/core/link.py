@@ -2,7 +2,7 @@
 
 For links that cost money. Messages of an urgent priority pass rates, budgets and hours; nothing passes the
 kill switch or the hub's own quota. Days and months are those of UTC. A wall clock that was never set ends no
-day: a budget is renewed when a believable clock shows a later day than the one that was booked, or after 24
+day: a budget is renewed when a believable clock shows a later day than the one that was booked, or after 25
 hours of running, restarts apart.
 """
 
@@ -24,7 +24,9 @@ BURST_S = 1.0
 """A rate may be used up in advance for so long."""
 URGENT_DEBT_S = 60.0
 """What urgent ones use beyond a rate holds up the others no longer than this once they are through."""
-LONGEST_DAY_S, LONGEST_MONTH_S = 86_400, 31 * 86_400
+LONGEST_DAY_S, LONGEST_MONTH_S = 25 * 3_600, 31 * 86_400 + 3_600
+"""An hour more than the calendar's: a day that ended just before midnight would give its budget twice.
+Running is booked in steps, the first of which began before the day, and clocks are corrected now and then."""
 STEP_S = 600
 """Running is booked in steps of this length: each one is a write to the disk."""
 RESET_SPREAD_S = 120.0

@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.core.expiry import expires_s
-from runtime.core.link import RESET_SPREAD_S, Link, Passage, Terms, Usage, parse_hours
+from runtime.core.link import (
+    LONGEST_DAY_S,
+    LONGEST_MONTH_S,
+    RESET_SPREAD_S,
+    Link,
+    Passage,
+    Terms,
+    Usage,
+    parse_hours,
+)
 from runtime.core.message import StoredMessage
 from runtime.core.moment import Moment
 from runtime.core.pacing import FIRST_WINDOW, LARGEST_WINDOW, Window
@@ -293,14 +302,14 @@ def test_a_clock_that_was_years_ahead_does_not_bar_the_link_for_years() -> None:
     link.sent(1)
     link.sent(1)
     link.tell_time(NOON, 10.0)
-    link.tell_time(NOON + day_s - 20, day_s - 1)
+    link.tell_time(NOON + day_s - 20, LONGEST_DAY_S - 1)
     assert link.barred() == "the day's budget of messages is used up", "what was sent was sent"
-    link.tell_time(NOON + day_s, day_s)
+    link.tell_time(NOON + day_s, LONGEST_DAY_S)
     assert link.barred() is None
     link.sent(1)
-    link.tell_time(NOON + 30 * day_s, 31 * day_s - 1)
+    link.tell_time(NOON + 30 * day_s, LONGEST_MONTH_S - 1)
     assert link.barred() == "the month's budget of messages is used up"
-    link.tell_time(NOON + 31 * day_s, 31 * day_s)
+    link.tell_time(NOON + 31 * day_s, LONGEST_MONTH_S)
     assert link.barred() is None
 
 
@@ -308,7 +317,7 @@ def test_a_clock_that_was_never_set_bars_the_link_for_a_day_and_not_for_good() -
     link = Link(Terms(messages_per_day=2, messages_per_month=3))
     link.tell_time(5.0, 0.0)
     for day, sent in ((0, 2), (1, 1), (2, 0), (31, 2), (32, 1)):
-        now = day * 86_400.0
+        now = day * float(LONGEST_DAY_S)
         link.tell_time(5.0 + now, now)
         for _ in range(sent):
             assert link.allows(4, now)
@@ -330,7 +339,7 @@ def test_a_month_of_the_wrong_year_ends_on_a_device_that_is_started_every_mornin
         link = Link(link.terms, Usage.of(asdict(link.usage)))
         for hour in range(9):
             link.tell_time(NOON + days * day_s + hour * hour_s, 100.0 + hour * hour_s)
-    assert days == 31 * 24 / 8
+    assert days == -(-LONGEST_MONTH_S // (8 * 3_600))
 
 
 def test_a_clock_that_is_wrong_after_every_reboot_gives_no_budget_anew() -> None:
@@ -342,6 +351,24 @@ def test_a_clock_that_is_wrong_after_every_reboot_gives_no_budget_anew() -> None
         link.tell_time(NOON - 400 * 86_400, 5.0)
         link.tell_time(NOON + reboot, 60.0)
         assert link.barred() == "the day's budget of messages is used up"
+
+
+@pytest.mark.parametrize("began_s", [0.0, 299.0, 590.0])
+def test_a_day_gives_its_budget_once_and_not_again_just_before_midnight(began_s: float) -> None:
+    """A day that began within a step of our running was over up to ten minutes before midnight, and gave all
+    of its budget once more: every day, for as long as the process ran."""
+    link = Link(Terms(messages_per_day=3))
+    sent: dict[int, int] = {}
+    for second in range(0, 3 * 86_400, 10):
+        wall_s = (
+            NOON + began_s + second - 8 * (second // 86_400)
+        )  # a clock that is set back a little each day
+        link.tell_time(wall_s, 1000.0 + second)
+        while link.allows(4, 1000.0 + second):
+            link.sent(1)
+            day = int(wall_s // 86_400)
+            sent[day] = sent.get(day, 0) + 1
+    assert list(sent.values()) == [3, 3, 3, 3]
 
 
 def test_a_clock_set_back_over_midnight_gives_no_second_budget() -> None:
