@@ -111,6 +111,10 @@ class _Journal:
     """Whose it is: the device, the name asked for, and the payload's fingerprint. An id may come round when a
     store is begun anew, and blocks of a compressed payload do not go with blocks of a plain one."""
 
+    def is_young(self) -> bool:
+        """Whether its address counts. Where the clock jumped it does not: another one is cheap."""
+        return 0 <= time.time() - self.began_wall_s < ADDRESS_LIFE_S
+
     def same_blob(self, other: _Journal) -> bool:
         """Whether blocks that went to the other address are of this one's blob."""
         return self.of == other.of and self.address.partition("?")[0] == other.address.partition("?")[0]
@@ -328,25 +332,29 @@ class _Upload:
         self._tell(sent)
 
     def _current(self) -> _Journal:
-        """The upload to go on with; one whose address is too old is ended first."""
+        """The upload to go on with; one whose address is too old is ended first.
+
+        It is forgotten only for the next one: while there is no other address, what the storage has is known.
+        """
         if self._journal is not None and self._journal.of != self.of:
             self._give_up("it belongs to another message, device or payload")
         before = self._journal
-        if before is not None and before.state == "open":
-            age_s = time.time() - before.began_wall_s
-            if not 0 <= age_s < ADDRESS_LIFE_S:  # also where the clock jumped: the address is cheap
-                self._give_up("the address has expired")
-        if self._journal is None:
-            self._journal = self._platform.address(self._parcel.blob_name, self._options.block_bytes)
-            self._journal.of = self.of
-            if before is not None and self._journal.same_blob(before):
-                self._journal.blocks, self._journal.block_bytes = before.blocks, before.block_bytes
-            try:
-                self._save()
-            except OSError:  # unknown to a later life it would stay open
-                self._platform.tell_failure(self._journal, "the disk is full")
-                raise
-        return self._journal
+        if before is not None and (before.state != "open" or before.is_young()):
+            return before
+        if before is not None:
+            self._platform.tell_failure(before, "the address has expired")
+        self._journal = None  # not on disk: who is refused an address is not refused the file
+        fresh = self._platform.address(self._parcel.blob_name, self._options.block_bytes)
+        fresh.of = self.of
+        if before is not None and fresh.same_blob(before):
+            fresh.blocks, fresh.block_bytes = before.blocks, before.block_bytes
+        self._journal = fresh
+        try:
+            self._save()
+        except OSError:  # unknown to a later life it would stay open
+            self._platform.tell_failure(fresh, "the disk is full")
+            raise
+        return fresh
 
     def _blocks(self, journal: _Journal) -> Iterator[tuple[int, bytes]]:
         """The blocks that are still to be sent; an empty payload has none, and its list names none."""

@@ -81,6 +81,33 @@ def test_a_file_that_takes_longer_than_its_address_lives_is_not_begun_again(
     assert len(states(cloud)) > 2
 
 
+@pytest.mark.parametrize("status", [401, 503])
+def test_an_outage_longer_than_an_address_lives_costs_no_block_of_a_file(
+    cloud: Cloud, lane: Lane, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """The old address was forgotten before there was another one: the file began anew with block 0."""
+    credentials, payload = register(cloud), os.urandom(BLOCKS * BLOCK)
+    cloud.faults(http={"PUT /uploads": {"delay_s": 0.1}})
+    lane.files.begin(1, parcel(payload), credentials)
+    while lane.blocks < 2:
+        select.select([lane.files], [], [], 10.0)
+        lane.seen += lane.files.take()
+    cloud.faults(http={"PUT /uploads": {"status": 503}, "POST /devices": {"status": status}})
+    while not isinstance(lane.seen[-1], UploadFailed):
+        select.select([lane.files], [], [], 10.0)
+        lane.seen += lane.files.take()
+    reached = lane.blocks - 1
+    monkeypatch.setattr(files_adapter, "ADDRESS_LIFE_S", 0.0)
+    for _ in range(2):
+        assert isinstance(lane.upload(parcel(payload), credentials), UploadFailed)
+    monkeypatch.setattr(files_adapter, "ADDRESS_LIFE_S", 3_000.0)
+    cloud.no_faults()
+    lane.seen.clear()
+    assert isinstance(lane.upload(parcel(payload), credentials), Uploaded)
+    assert lane.blocks == BLOCKS - reached, "blocks that the storage had were sent again"
+    assert list(blobs(cloud).values()) == [payload]
+
+
 @pytest.mark.parametrize(("status", "told"), [(403, ["failed", "succeeded"]), (503, ["succeeded"])])
 def test_a_refusal_in_the_midst_costs_one_block_and_not_the_file(
     cloud: Cloud, lane: Lane, status: int, told: list[str]
