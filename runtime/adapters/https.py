@@ -31,6 +31,9 @@ from runtime.core.secret import Secret
 MAX_BODY_BYTES = 65_536
 """No answer of the platform comes near it; more is not ours to keep in memory."""
 
+UNHEARD_S = 60.0
+"""What was sent and is not acknowledged by TCP for so long ends the connection: the way is dead."""
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -80,9 +83,17 @@ class Line(HTTPAdapter):
 
             def connect(self) -> None:
                 super().connect()
+                with contextlib.suppress(OSError):
+                    _plain(self.sock).setsockopt(
+                        socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNHEARD_S * 1000)
+                    )
                 line._sockets.add(self.sock)
                 if line.overdue:
                     line.cut()
+
+            def request(self, *args: Any, **kwargs: Any) -> None:
+                self.timeout = None  # was that of connecting; a block on a slow line takes longer
+                super().request(*args, **kwargs)
 
         pool.ConnectionCls = Connection
         return pool
@@ -93,7 +104,12 @@ class Line(HTTPAdapter):
         for one in list(self._sockets):
             with contextlib.suppress(OSError):
                 # the base class's: SSLSocket's own takes the TLS state away under the reader's feet
-                socket.socket.shutdown(getattr(one, "socket", one), socket.SHUT_RDWR)  # TLS within TLS
+                socket.socket.shutdown(_plain(one), socket.SHUT_RDWR)
+
+
+def _plain(sock: Any) -> Any:
+    """What is beneath TLS within TLS."""
+    return getattr(sock, "socket", sock)
 
 
 def request(

@@ -24,8 +24,7 @@ from runtime.core.credentials import HubCredentials
 from runtime.core.proxy import Proxy
 
 API_VERSION = "2021-04-12"
-TIMEOUTS_S = (10.0, 60.0)
-"""To connect, and for each read."""
+CONNECT_S = 10.0
 ANSWER_S = 60.0
 SLOWEST_BYTES_PER_S = 1_000
 """A request has so long, and the time that its body takes on a line as slow as this; then it is cut."""
@@ -94,7 +93,8 @@ class HubHttps:
     def _request(self, method: str, url: str, body: bytes, headers: Mapping[str, str]) -> Reply:
         """A time-out bounds each read only: who answers a byte at a time would hold us for ever."""
         self._line.overdue = False
-        deadline = threading.Timer(ANSWER_S + len(body) / SLOWEST_BYTES_PER_S, self._line.cut)
+        most_s = ANSWER_S + len(body) / SLOWEST_BYTES_PER_S
+        deadline = threading.Timer(most_s, self._line.cut)
         deadline.daemon = True
         deadline.start()
         try:
@@ -103,7 +103,7 @@ class HubHttps:
                 url,
                 data=body,
                 headers=headers,
-                timeout=TIMEOUTS_S,
+                timeout=(CONNECT_S, most_s),
                 stream=True,
                 allow_redirects=False,
             ) as response:
