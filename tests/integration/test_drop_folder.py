@@ -187,6 +187,24 @@ def test_a_file_goes_with_its_message_and_never_while_that_is_set_aside(folder: 
     store.close()
 
 
+def test_the_payload_of_a_message_in_quarantine_is_shown_also_where_it_is_a_file(home: Home) -> None:
+    """Nothing was written, with exit status 0: who saved it and dropped the message then had lost both."""
+    home.write_config("")
+    store = MessageStore(home.layout.messages_db, ObedientClock())
+    admission, _ = store_tools.decide(store, [])
+    admission.take_files = lambda wanted: None
+    admission.decide(store_tools.put([b""], producer="p", first=1, file="clip"))
+    store.commit(admission, Settled())
+    store.commit(None, Settled(quarantined=[(1, "poison")]))
+    store.close()
+    home.layout.spool.mkdir()
+    (home.layout.spool / spool_name("p/b/1")).write_bytes(b"film")
+    assert home.edgectl("quarantine", "show", "1", "--payload").stdout == "film"
+    (home.layout.spool / spool_name("p/b/1")).unlink()
+    shown = home.edgectl("quarantine", "show", "1", "--payload")
+    assert shown.returncode == 1 and "is gone" in shown.stderr, shown
+
+
 def test_a_file_taken_by_a_life_that_ended_at_once_is_looked_at_before_it_counts(
     spool: Spool, folder: Path
 ) -> None:
