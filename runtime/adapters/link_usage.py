@@ -41,7 +41,7 @@ class LinkUsage:
                 file.flush()
                 os.fsync(file.fileno())  # else a power cut leaves it empty, and the budgets begin anew
             fresh.replace(self._path)
-        self._saved = Usage(**asdict(usage))
+            self._saved = Usage(**asdict(usage))
 
     def switched_off(self) -> bool:
         return self._switch.exists()
