@@ -34,6 +34,8 @@ from runtime.core.steps import Offer
 WITNESS_BYTES = 16_384
 """A delivered message up to this size is kept, to be sent once more as a control."""
 
+_PARTS = {"batch-id", "chunk-id", "complete-batch", "complete-message"}
+
 
 class Intake:
     """Reads what `Reading` asks for, seals it, and keeps that until it is settled."""
@@ -128,10 +130,15 @@ class Intake:
             self._links[id] = sealed.link(blob_name)
 
     def witness(self, id: int) -> Telemetry | None:
-        """A message that can be sent once more to see whether the hub takes any."""
+        """A message that can be sent once more, at any time, to see whether the hub takes any.
+
+        Not one of a batch or in chunks, nor a completion: it would come in the midst of the next one.
+        """
         sealed = self._sealed.get(id)
-        small = isinstance(sealed, Parcel) and sealed.pieces == 1 and sealed.wire_bytes <= WITNESS_BYTES
-        return sealed.open(0) if isinstance(sealed, Parcel) and small else None
+        if not isinstance(sealed, Parcel) or sealed.pieces > 1 or sealed.wire_bytes > WITNESS_BYTES:
+            return None
+        found = sealed.open(0)
+        return None if _PARTS & {name for name, _ in found.properties} else found
 
     def spooled(self, id: int) -> str | None:
         """The file in the spool that belongs to a message in hand."""

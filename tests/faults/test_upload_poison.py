@@ -41,6 +41,19 @@ def test_while_one_stream_waits_for_its_trial_the_others_flow(home: Home, cloud:
     assert list(quarantined(home)) == [POISON]
 
 
+def test_a_batch_that_is_completed_is_not_completed_again_to_test_the_hub(home: Home, cloud: Cloud) -> None:
+    """The last message that was delivered goes once more as a control: it came within the next batch."""
+    cloud.faults(poison=POISON.decode())
+    uploading(home, cloud)
+    put(home, {"stream": "s", "batch_id": "A"}, b"a")
+    put(home, {"operation": "complete_batch", "stream": "s", "batch_id": "A"})
+    eventually(lambda: backlog(home) == 0)
+    put(home, {"stream": "bad"}, POISON)
+    eventually(lambda: quarantined(home), 60)
+    of_batch = [m.message_id for m in cloud.messages() if m.properties.get("batch-id") == "A"]
+    assert len(of_batch) == len(set(of_batch)) == 2
+
+
 def test_a_hub_that_drops_every_message_condemns_none(home: Home, cloud: Cloud) -> None:
     """An outage: connections are accepted, and every telemetry message ends them."""
     cloud.faults(poison="")  # the empty text is in every payload
