@@ -18,6 +18,7 @@ from typing import Any
 from runtime.adapters.proxies import ProxyTrouble, as_azure_wants_it, in_words, trouble_beneath
 from runtime.adapters.trust import SLICE_S, Waiting, wrong_time
 from runtime.core.answer import Outcome
+from runtime.core.connection_string import check_names
 from runtime.core.proxy import Proxy
 from runtime.core.secret import Secret
 
@@ -91,9 +92,19 @@ def _listen(child: subprocess.Popen[str], question: Question, waiting: Waiting, 
             continue
         try:
             found = json.loads(answer)
-            return Assigned(Outcome[found.pop("outcome")], **found)
+            return _sound(Assigned(Outcome[found.pop("outcome")], **found))
         except (ValueError, KeyError, TypeError):
             return Assigned(Outcome.CUT, reason=f"the provisioning client ended with {child.returncode}")
+
+
+def _sound(assigned: Assigned) -> Assigned:
+    """The library hands on whatever the service said."""
+    try:
+        if assigned.outcome.good:
+            check_names(assigned.hub_host, assigned.device_id)
+    except ValueError as exc:
+        return Assigned(Outcome.GARBLED, reason=str(exc))
+    return assigned
 
 
 def _client(asked: dict[str, Any]) -> Any:

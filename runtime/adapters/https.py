@@ -64,6 +64,13 @@ class _DeviceToken(AuthBase):
         return request
 
 
+class Session(requests.Session):
+    """Sees no redirect in any answer: to prepare for one it reads the whole body, however long that is."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        return None
+
+
 class Line(HTTPAdapter):
     """Knows the sockets of its few connections, to cut them."""
 
@@ -154,7 +161,7 @@ def _exchange(
     deadline_s: float,
 ) -> Reply | Failure:
     try:
-        with requests.Session() as session:
+        with Session() as session:
             trust.check()
             session.mount("https://", line)
             pair = (str(trust.certificate), str(trust.key)) if trust.certificate and trust.key else None

@@ -18,7 +18,7 @@ from urllib.parse import quote
 import requests
 from loguru import logger
 
-from runtime.adapters.https import MAX_BODY_BYTES, Line, Reply
+from runtime.adapters.https import MAX_BODY_BYTES, Line, Reply, Session
 from runtime.adapters.trust import Trust
 from runtime.core.credentials import HubCredentials
 from runtime.core.proxy import Proxy
@@ -63,7 +63,7 @@ class HubHttps:
         device = quote(credentials.device_id, safe="")
         self._base = f"https://{credentials.hub_host}:{way.port}/devices/{device}"
         self._line = Line()
-        self._session = requests.Session()
+        self._session = Session()
         self._session.mount("https://", self._line)
         self._session.trust_env = False  # a ~/.netrc must not replace our SAS
         self._session.verify = Trust(way.ca_file).verify()

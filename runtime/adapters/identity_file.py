@@ -41,7 +41,8 @@ def weather() -> Iterator[None]:
     except (sqlite3.OperationalError, OSError) as exc:
         raise Retryable(f"identity.db: {exc}") from exc
     except sqlite3.DatabaseError as exc:
-        if exc.sqlite_errorcode not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+        # Python's own objections to a call have no code: they are no damage
+        if getattr(exc, "sqlite_errorcode", None) not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
             raise
         hint = "refresh and provisioning set the file aside by themselves, and the device provisions again"
         raise NeedsHuman(f"identity.db is damaged: {exc}", hint=hint) from exc

@@ -16,6 +16,10 @@ PATTERN = r"(?s)(?!(?:.*;)?\s*(?:GatewayHostName|ModuleId)=).*"
 RULE = "must be a device's own, straight to the hub: without GatewayHostName and ModuleId"
 
 
+_HOST, _DEVICE = r"[A-Za-z0-9._-]{1,253}", r"[!-~]{1,128}"
+"""What can be the name of a hub, and the id of a device there; longer ones fit into no packet."""
+
+
 @dataclass(frozen=True)
 class ConnectionString:
     """What a connection string says. One of `sas` and `key` is set, or `x509`: a certificate serves."""
@@ -33,6 +37,7 @@ def parse(text: str) -> ConnectionString:
     missing = [name for name in ("HostName", "DeviceId") if not parts.get(name)]
     if missing:
         raise ValueError(f"the connection string has no {' and no '.join(missing)}")
+    check_names(parts["HostName"], parts["DeviceId"])
     sas, key = parts.get("SharedAccessSignature"), parts.get("SharedAccessKey")
     x509 = parts.get("x509", "").lower() == "true"
     if not (sas or key or x509):
@@ -44,6 +49,14 @@ def parse(text: str) -> ConnectionString:
         Secret(key) if key and not sas else None,
         x509 and not (sas or key),
     )
+
+
+def check_names(hub_host: object, device_id: object) -> None:
+    """Raise ValueError where no hub can be called so, or knows a device by that id."""
+    if not (isinstance(hub_host, str) and re.fullmatch(_HOST, hub_host)):
+        raise ValueError("the name of the hub is none that a host can have")
+    if not (isinstance(device_id, str) and re.fullmatch(_DEVICE, device_id)):
+        raise ValueError("the device id is not 1 to 128 printable characters of ASCII")
 
 
 def check_direct(text: str) -> None:

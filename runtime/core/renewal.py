@@ -110,8 +110,14 @@ class Life:
         return None if age_s is None else self.lifetime_s - age_s
 
     def corrected(self, remaining_s: float, now: Moment) -> Life:
-        """The same life after the platform told how much of it is left."""
+        """The same life after the platform told how much of it is left.
+
+        It is no longer than that and the age that we know of: a `Date` that was behind made it longer, and
+        what looks old on arrival would be renewed again and again.
+        """
         lifetime_s = remaining_s if self.lifetime_s is None else max(self.lifetime_s, remaining_s)
+        if (age_s := self.age(now)) is not None:
+            lifetime_s = min(lifetime_s, max(age_s, 0.0) + remaining_s)
         return replace(self, received=now, lifetime_s=lifetime_s, age_s=lifetime_s - remaining_s)
 
 

@@ -159,6 +159,14 @@ def not_http(connection: socket.socket, closing: threading.Event) -> None:
 
 
 def endless(connection: socket.socket, closing: threading.Event) -> None:
-    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")
+    _for_ever(b"200 OK\r\nContent-Length: 100000000", connection, closing)
+
+
+def endless_redirect(connection: socket.socket, closing: threading.Event) -> None:
+    _for_ever(b"302 Found\r\nLocation: https://elsewhere.invalid/", connection, closing)
+
+
+def _for_ever(head: bytes, connection: socket.socket, closing: threading.Event) -> None:
+    connection.sendall(b"HTTP/1.1 " + head + b"\r\n\r\n")
     while not closing.is_set():
         connection.sendall(b"x" * 65536)

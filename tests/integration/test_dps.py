@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from runtime.adapters import dps
 from runtime.adapters.dps import Question, assign
 from runtime.adapters.registrars import ByDps
 from runtime.core.answer import Outcome
@@ -120,6 +123,20 @@ def test_a_service_that_says_nothing_costs_one_deadline_or_a_stop_and_leaves_no_
         assert assign(asked, waiting=lambda: True).outcome is Outcome.ABANDONED
     finally:
         shared.cloud.no_faults()
+
+
+@pytest.mark.parametrize("hub", ["hub.example", ["hub.example"], "hub example", None])
+@pytest.mark.parametrize("device", ["press-7", None, 7, "d" * 60_000])
+def test_an_assignment_that_names_no_hub_or_no_device_is_garbled_and_ends_no_worker(
+    hub: object, device: object
+) -> None:
+    """A list as host ended `refresh` at every start; no device id was kept until the next day."""
+    told = json.dumps({"outcome": "OK", "hub_host": hub, "device_id": device})
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(["printf", "%s", told], text=True, **pipes) as child:  # type: ignore[call-overload]
+        found = dps._listen(child, Question("", "", ""), lambda: False, time.monotonic() + 5)
+    good = (hub, device) == ("hub.example", "press-7")
+    assert found.outcome is (Outcome.OK if good else Outcome.GARBLED)
 
 
 def configure(home: Home, service: Service, more: str, who: str) -> None:

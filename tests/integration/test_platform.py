@@ -21,9 +21,9 @@ from tests.integration.scripted import Says, Scripted, scripted
 PROVISIONING = Secret("provisioning-token-in-full")
 REGISTRATION = Secret("registration-token-in-full")
 DATE = "Mon, 23 Nov 2026 12:00:00 GMT"
+SAS = "SharedAccessSignature=SharedAccessSignature sr=hub%2Fdevices%2Fw%3Ad&sig=c2ln&se=1795464000"
 REGISTERED = {
-    "connectionString": "HostName=hub;DeviceId=w:d;SharedAccessSignature=SharedAccessSignature sr=hub"
-    "%2Fdevices%2Fw%3Ad&sig=c2ln&se=1795464000",
+    "connectionString": f"HostName=hub;DeviceId=w:d;{SAS}",
     "iotHubHostName": "hub",
     "connectionStringType": "SharedAccessSignature",
     "connectionStringExpiration": "2026-11-23T12:30:00Z",
@@ -194,9 +194,15 @@ def test_a_date_beyond_every_calendar_is_no_date(header: str, server: Scripted) 
     [
         {"connectionString": "HostName=hub"},
         {"connectionString": 7},
+        {"connectionString": f"HostName=h b;DeviceId=w:d;{SAS}"},
+        {"connectionString": f"HostName={'h' * 300};DeviceId=w:d;{SAS}"},
+        {"connectionString": f"HostName=h;DeviceId={'d' * 60_000};{SAS}"},
+        {"connectionString": f"HostName=h;DeviceId=w d\u00e9;{SAS}"},
     ],
 )
-def test_a_registration_with_one_bad_field_is_garbled(change: dict[str, object], server: Scripted) -> None:
+def test_a_registration_that_no_hub_can_be_reached_by_is_garbled_and_not_put_in_force(
+    change: dict[str, object], server: Scripted
+) -> None:
     server.answer = lambda asked: Says(200, {**REGISTERED, **change})
     assert ask("register", server).outcome is Outcome.GARBLED
 
@@ -226,6 +232,7 @@ def test_dates_that_cannot_be_read_are_not_worth_a_sas_that_is_good(server: Scri
         (s.cut_within, Outcome.CUT),
         (s.not_http, Outcome.CUT),
         (s.endless, Outcome.GARBLED),
+        (s.endless_redirect, Outcome.GARBLED),
         (s.hang, Outcome.TIMED_OUT),
         (s.trickle_headers, Outcome.TIMED_OUT),
         (s.trickle_body, Outcome.TIMED_OUT),

@@ -266,6 +266,22 @@ def test_a_platform_whose_date_runs_ahead_of_what_it_issues_is_not_asked_every_f
     assert len(bench.asked()) == 1
 
 
+def test_a_platform_whose_date_is_years_behind_is_not_asked_for_another_token_every_five_seconds(
+    bench: Bench,
+) -> None:
+    def answer(asked: Asked) -> Says:
+        if asked.path.endswith("register"):
+            return registered("one", tokenRemainingLifetime="30.00:00:00")
+        return Says(201, {"registrationToken": "second", "expirationTime": "2026-12-31T00:00:00Z"}, behind)
+
+    behind = {"Date": "Thu, 01 Jan 1970 00:00:00 GMT"}
+    bench.server.answer = answer
+    bench.provisioned("first", 100, age_s=99)
+    bench.turn_until(bench.sas)
+    assert bench.keeper.turn(False) > 3600
+    assert bench.asked() == [("refresh", "first"), ("register", "second")]
+
+
 def test_a_token_that_has_just_served_is_not_over_whatever_life_the_platform_tells(bench: Bench) -> None:
     bench.server.answer = lambda asked: registered("one", tokenRemainingLifetime="-00:00:05")
     bench.turn_until(bench.sas)

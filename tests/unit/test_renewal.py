@@ -117,9 +117,23 @@ def test_a_clock_that_is_set_after_a_reboot_is_believed_from_then_on() -> None:
 
 def test_the_platforms_word_on_the_remaining_life_replaces_our_own_reckoning() -> None:
     known = life(100).corrected(40, later(10))
-    assert (known.remaining_s(later(10)), known.lifetime_s) == (40, 100)
+    assert (known.remaining_s(later(10)), known.lifetime_s) == (40, 50)
     unknown = life(None).corrected(40, later(10))
     assert (unknown.remaining_s(later(20)), unknown.lifetime_s) == (30, 40)
+    rebooted = Moment(30, 30, "another boot")
+    of_unknown_age = life(100).corrected(40, rebooted)
+    assert (of_unknown_age.remaining_s(rebooted), of_unknown_age.lifetime_s) == (40, 100)
+
+
+@given(lifetime_s=lifetimes, behind_s=st.floats(0, 60 * 365 * DAY_S), draw=draws, waited_s=st.floats(0, 9))
+def test_a_token_that_a_date_far_behind_made_look_old_is_not_renewed_as_soon_as_it_is_proven(
+    lifetime_s: float, behind_s: float, draw: float, waited_s: float
+) -> None:
+    received = life(lifetime_s + behind_s, draw)
+    proven = received.corrected(lifetime_s - waited_s, later(waited_s))
+    assert due_in_s(proven, POLICY, NOW) == pytest.approx(
+        due_in_s(life(lifetime_s, draw), POLICY, NOW), abs=1
+    )
 
 
 @given(
