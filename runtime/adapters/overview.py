@@ -70,7 +70,7 @@ def take(layout: Layout, clock: Clock, configuration: str = "") -> dict[str, Any
         "identity": _identity(layout, seen["refresh"].words, seen["provisioning"].words, clock),
         "disk": {"read_only": _read_only(layout, seen.values(), clock), **_disk(layout, sentinel.words)},
         "crashes": dict(zip(("count", "last"), count_crashes(layout), strict=True)),
-        "alarms": _alarms(sentinel.words, {name: seen[name].words for name in ("ingest", "refresh")}),
+        "alarms": _alarms(sentinel.words, {name: seen[name].words for name in WORKERS}),
     }
     found["reasons"] = condition.reasons(found)
     return {"verdict": condition.verdict(found), **found}

@@ -66,4 +66,5 @@ class Heart:
         logger.warning("{reason}; again in {pause:.0f} s", reason=str(exc), pause=DISK_PAUSE_S)
         until_s = self._clock.boot_s() + DISK_PAUSE_S
         while self._clock.boot_s() < until_s and not self._stop.wait(BEAT_S):
-            self._status.progress({**self._figures, "trouble": str(exc)})
+            # an alarm: what it says beside that may be well for days yet, and then it is too late
+            self._status.progress({**self._figures, "trouble": str(exc), "alarm": str(exc)})

@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 
 from runtime.adapters.bus import Hints
+from runtime.adapters.clock import SystemClock
 from runtime.adapters.identity import IdentityReader, IdentityStore
+from runtime.adapters.overview import take
+from runtime.adapters.process import Lock
 from runtime.adapters.status import read_status
 from runtime.core.answer import Grant
 from runtime.core.enrolment import Enrolment, Phase
@@ -115,3 +118,25 @@ def test_a_disk_that_takes_nothing_is_looked_at_again_twice_a_minute_and_named_m
     assert told(home, "refresh") | {"state": "registered", "trouble": "identity.db: full"} == told(
         home, "refresh"
     )
+
+
+@pytest.mark.parametrize("worker", WORKERS)
+def test_an_identity_that_cannot_be_written_is_an_alarm_while_everything_is_well_yet(
+    worker: str, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Locked by somebody's shell, or on a disk gone bad: "healthy" until the day on which the SAS ended."""
+    monkeypatch.setattr(hearts, "DISK_PAUSE_S", 0.05)
+    monkeypatch.setattr(hearts, "BEAT_S", 0.02)
+    lock, beating = Lock(home.layout.lock(worker)), heart(home, worker)
+    beating.tell({"state": "registered"}, now=True)
+    assert alarms(home) == []
+    eventually(lambda: (beating.sit_out(Retryable("identity.db: locked")), alarms(home))[1])
+    assert alarms(home) == [{"worker": worker, "text": "identity.db: locked"}]
+    assert f"{worker}: identity.db: locked" in take(home.layout, SystemClock())["reasons"]
+    beating.tell({"state": "registered"}, now=True)
+    assert alarms(home) == []
+    lock.release()
+
+
+def alarms(home: Home) -> object:
+    return take(home.layout, SystemClock())["alarms"]
