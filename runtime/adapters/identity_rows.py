@@ -6,6 +6,7 @@ must not keep both workers from starting. What makes no sense counts as not know
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
@@ -24,6 +25,9 @@ from runtime.core.moment import Moment
 from runtime.core.renewal import Held, Life, Pace, Task
 from runtime.core.secret import Secret, fits_header
 from runtime.errors import NeedsHuman
+
+_HUB = "host", "device_id", "certificate", "key"
+"""Of the row `hub`: what a registration brought."""
 
 MOST = 2.0**53
 """A larger number is none of ours, whether it counts or measures."""
@@ -146,13 +150,14 @@ def read_all(db: sqlite3.Connection, keys: Keys) -> Identity:
     tokens = tokens_of(db, keys)
     kept = [kind for (kind,) in db.execute("SELECT typeof(text) FROM tokens WHERE text <> ''").fetchall()]
     facts = _facts(db)
-    hub = _rows(db, "SELECT * FROM hub WHERE host <> ''")
+    found = _rows(db, "SELECT * FROM hub WHERE host <> ''")
+    hub = _hub(found[0]) if found and facts.get("hub_mark") in (None, _hub_mark(found[0])) else None
     return Identity(
         enrolment_of(db),
         tokens.get("registration"),
         tokens.get("parent"),
-        tokens.get("sas"),
-        _hub(hub[0]) if hub else None,
+        tokens.get("sas") if hub else None,
+        hub,
         _paces(db),
         bool(facts.get("token_refused")),
         facts.get("skew_s"),
@@ -203,6 +208,12 @@ def _hub(row: sqlite3.Row) -> Hub:
     paths = [Path(text) if (text := _text(row, name)) else None for name in ("certificate", "key")]
     generation = int(_number(row, "generation"))
     return Hub(_text(row, "host"), _text(row, "device_id"), generation, paths[0], paths[1])
+
+
+def _hub_mark(row: Mapping[str, Any] | sqlite3.Row) -> float:
+    """Another one where a bit flipped: a name that leads nowhere would stay until the next renewal."""
+    told = repr([row[name] for name in _HUB]).encode()
+    return float(int.from_bytes(hashlib.sha256(told).digest()[:6]))
 
 
 def _paces(db: sqlite3.Connection) -> dict[Task, Pace]:
@@ -310,8 +321,9 @@ def put_hub(db: sqlite3.Connection, found: Registration, serial: int, *, hold: b
     waits = hold and accepted_id != found.device_id
     put_fact(db, "on_hold", 1 if waits else None)
     certificate, key = found.certificate or (None, None)
-    now = (found.hub_host, found.device_id, certificate, key)
-    same = before and now == tuple(before[0][name] for name in ("host", "device_id", "certificate", "key"))
+    now = dict(zip(_HUB, (found.hub_host, found.device_id, certificate, key), strict=True))
+    put_fact(db, "hub_mark", _hub_mark(now))
+    same = before and now == {name: before[0][name] for name in _HUB}
     # the same certificate, too: another one in the same file is another basis, with a serial of its own
     known = {row["serial"] for row in _rows(db, "SELECT serial FROM tokens WHERE kind = 'sas'")}
     if not (same and found.sas is None and serial in known):

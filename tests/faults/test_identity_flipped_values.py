@@ -182,8 +182,24 @@ def newest(store: IdentityStore) -> int:
 
 def test_a_way_in_without_tokens_gets_over_the_loss_of_the_row_that_stands_for_one(home: Home) -> None:
     """It waited for a provisioning that such a device has none of, while its SAS ran out."""
+    change = "UPDATE tokens SET kind = 'registratiOn' WHERE kind = 'registration'"
+    change_beneath(home, "SharedAccessKey=a2V5", change)
+    assert (read_status(home.layout.status_file("refresh")) or {})["state"] == "registered"
+
+
+@pytest.mark.parametrize("flipped", ["host = 'hub.exampld'", "device_id = 'w:e'"])
+@pytest.mark.parametrize("rest", ["SharedAccessKey=a2V5", "SharedAccessSignature=SharedAccessSignature sr=h"])
+def test_a_hub_whose_name_one_bit_made_another_is_asked_for_anew(rest: str, flipped: str, home: Home) -> None:
+    """Nobody renews what a fixed connection string says: a host that is not there was called for ever."""
+    change_beneath(home, rest, f"UPDATE hub SET {flipped}")
+    found = IdentityStore(home.layout).hub_credentials()
+    assert found is not None and (found.hub_host, found.device_id) == ("hub.example", "w:d")
+
+
+def change_beneath(home: Home, rest: str, change: str) -> None:
+    """A device on a connection string, whose database says something else from one turn to the next."""
     connection = home.folder / "connection"
-    connection.write_text("HostName=hub.example;DeviceId=w:d;SharedAccessKey=a2V5\n")
+    connection.write_text(f"HostName=hub.example;DeviceId=w:d;{rest}\n")
     connection.chmod(0o600)
     home.write_config(f'[identity]\nmode = "connection-string"\nconnection_string_file = "{connection}"\n')
     with closing(Hints(home.layout, "refresh")) as hints:
@@ -191,7 +207,6 @@ def test_a_way_in_without_tokens_gets_over_the_loss_of_the_row_that_stands_for_o
         while keeper.turn(False) <= 0:
             pass
         with closing(sqlite3.connect(home.layout.identity_db)) as db, db:
-            db.execute("UPDATE tokens SET kind = 'registratiOn' WHERE kind = 'registration'")
+            db.execute(change)
         while keeper.turn(False) <= 0:
             pass
-    assert (read_status(home.layout.status_file("refresh")) or {})["state"] == "registered"
