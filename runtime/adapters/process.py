@@ -22,6 +22,8 @@ DUMP_SIGNAL = signal.SIGUSR1
 """A worker answers it with the stacks of its threads in its log."""
 KEPT_FD = 3
 """supervisord closes everything from 5 on when it reloads, and everything from 3 on in its children."""
+SUPERVISOR_PID = "SUPERVISOR_PID"
+"""In the environment of a supervised process: who supervises it (see `supervisor_plugin.py`)."""
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LOCK_PATIENCE_S = 1.0
 
@@ -158,18 +160,15 @@ def _pid_in(fd: int) -> int:
     return int(text) if text.isdigit() else 0
 
 
-def die_with_parent(pid_file: Path | None = None) -> None:
+def die_with_parent() -> None:
     """Have the kernel kill us when our supervisor dies, so that two of us never run side by side.
 
-    `pid_file` is supervisord's: where it names another process than our parent, our supervisor died
-    before we could ask, and nobody would ever end us.
+    Where it is not our parent it died before we could ask, and nobody would ever end us. Not by its pid file:
+    one of an earlier life would send everybody away, where supervisord writes none, or writes it elsewhere.
     """
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if pid_file is None or not supervised():
-        return
-    with contextlib.suppress(OSError, ValueError):  # unreadable on a full disk: nothing to compare with
-        if int(pid_file.read_text()) != os.getppid():
-            os._exit(1)
+    if supervised() and os.environ.get(SUPERVISOR_PID, "") not in ("", str(os.getppid())):
+        os._exit(1)
 
 
 def dump_stacks_on_signal() -> None:

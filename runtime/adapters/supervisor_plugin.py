@@ -27,7 +27,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from runtime.adapters.process import Lock, kept_lock_is_lost, lock_holder
+from runtime.adapters.process import SUPERVISOR_PID, Lock, kept_lock_is_lost, lock_holder
 from runtime.adapters.status import takes_beats
 from runtime.adapters.supervisor_loop import Careful, Mortal, Prompt, newborn, refuse_in_words, try_again_soon
 from runtime.errors import UsageError
@@ -203,7 +203,8 @@ def make(supervisord: Any, still_s: str = "45") -> object:
     from supervisor import events
 
     def running(_event: object) -> None:
-        """Its loop begins: signals have their handlers, and its sockets are open."""
+        """Its loop begins: signals have their handlers, its sockets are open, and nobody is started yet."""
+        os.environ[SUPERVISOR_PID] = str(os.getpid())  # here: one that becomes a daemon is another one before
         prompt = Prompt(supervisord)
         prompt.wake()  # or it would sit out its first wait before it starts anybody
         for buried in (events.ProcessStateExitedEvent, events.ProcessStateStoppedEvent):

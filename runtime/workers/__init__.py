@@ -18,7 +18,7 @@ def start(name: str, config: Config) -> None:
     """Be the worker `name` until asked to stop. Raises UsageError where another one already is."""
     stop = Stop()
     stop.listen()
-    die_with_parent(config.layout.supervisor_pid_file)
+    die_with_parent()
     dump_stacks_on_signal()
     leave_no_core()
     logs.configure(name, config.settings.log)

@@ -148,10 +148,18 @@ def test_looking_who_holds_a_lock_never_keeps_a_worker_from_taking_it(tmp_path: 
 
 
 def test_a_worker_whose_supervisor_died_before_it_could_ask_leaves_at_once(home: Home) -> None:
-    home.layout.supervisor_pid_file.write_text("1\n")  # not our parent
-    worker = home.start_worker("refresh", SUPERVISOR_ENABLED="1")
+    worker = home.start_worker("refresh", SUPERVISOR_ENABLED="1", SUPERVISOR_PID="1")  # not our parent
     assert worker.popen.wait(30) == 1
     assert lock_holder(home.layout.lock("refresh")) is None
+
+
+def test_a_pid_file_of_an_earlier_supervisord_sends_no_worker_away(home: Home) -> None:
+    """A supervisord.conf of the operator's own may write none: nobody stayed, and no log said why."""
+    home.layout.supervisor_pid_file.write_text("1\n")
+    supervised = {"SUPERVISOR_ENABLED": "1", "SUPERVISOR_PID": str(os.getpid())}
+    worker = home.start_worker("refresh", **supervised)
+    eventually(lambda: home.layout.status_file("refresh").exists() or not worker.running(), 30)
+    assert worker.running()
 
 
 def test_a_worker_dies_with_its_parent(home: Home) -> None:

@@ -141,10 +141,12 @@ def test_supervisord_killed_takes_its_workers_along_and_the_next_one_comes_up_by
     assert time.monotonic() - began_s < 10
 
 
-def test_a_reload_by_sighup_keeps_the_lock(runtime: Runtime) -> None:
+def test_a_reload_by_sighup_keeps_the_lock_and_workers_know_their_supervisor(runtime: Runtime) -> None:
     before = runtime.wait_for("upload")
     runtime.process.signal(signal.SIGHUP)
-    runtime.wait_for("upload", other_than=before)
+    upload = runtime.wait_for("upload", other_than=before)
+    told = Path(f"/proc/{upload}/environ").read_bytes().split(b"\0")
+    assert f"SUPERVISOR_PID={runtime.process.pid}".encode() in told
     assert lock_holder(runtime.home.layout.lock("supervisor")) == runtime.process.pid
     assert runtime.home.edgectl("up").returncode == 2
 
