@@ -84,10 +84,12 @@ def _disk(disk: Mapping[str, Any]) -> str:
 
 def _identity(identity: Mapping[str, Any]) -> str:
     state, provisioning = identity["state"], identity.get("provisioning")
+    code = identity.get("verification_code")
+    todo = f"; an operator has to approve {code}" if code else ""
     if state != GOOD_IDENTITY:
-        return "" if state == UNKNOWN else f"identity: {state}"
+        return "" if state == UNKNOWN else f"identity: {state}{todo}"
     # another wish than the one it is registered by waits for somebody
-    return "" if provisioning in SETTLED else f"identity: registered, provisioning {provisioning}"
+    return "" if provisioning in SETTLED else f"identity: registered, provisioning {provisioning}{todo}"
 
 
 def _hub(hub: Mapping[str, Any]) -> str:

@@ -53,6 +53,10 @@ def test_a_runtime_at_work_is_healthy() -> None:
         ),
         ({"identity": {"state": "sas expired"}}, "identity: sas expired"),
         (
+            {"identity": {"state": "waiting for provisioning", "verification_code": "AB-12"}},
+            "identity: waiting for provisioning; an operator has to approve AB-12",
+        ),
+        (
             {"identity": {"state": "registered", "provisioning": "waiting for approval"}},
             "identity: registered, provisioning waiting for approval",
         ),
