@@ -51,12 +51,21 @@ def weather() -> Iterator[None]:
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Only one of the two writers makes, or sets aside, at a time. Raises Retryable where the other hangs."""
-    fd = os.open(folder / "identity.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = _opened(folder / "identity.lock")
     try:
         _lock(fd)
         yield
     finally:
         os.close(fd)
+
+
+def _opened(path: Path) -> int:
+    """The file, made where there is none: its folder's owner's, whoever of root's commands was the first."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    folder = path.parent.stat()
+    if os.geteuid() == 0 and os.fstat(fd).st_uid != folder.st_uid:
+        os.fchown(fd, folder.st_uid, folder.st_gid)
+    return fd
 
 
 def _lock(fd: int) -> None:
@@ -75,7 +84,7 @@ def _lock(fd: int) -> None:
 def create(path: Path) -> None:
     """Make the database, or bring it to our schema. What is damaged stays as it is. Raises NeedsHuman."""
     if not path.exists():
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        os.close(_opened(path))
     check_private(path)
     try:
         with closing(connect(path)) as db:

@@ -57,6 +57,23 @@ def test_locks_that_root_left_are_one_sentence_with_the_remedy(
     assert refused.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", ["provision --reset --yes", "identity --accept"])
+@pytest.mark.parametrize("damaged", [False, True])
+def test_an_identity_that_a_command_of_root_makes_is_the_services(
+    left_by_root: Home, command: str, damaged: bool
+) -> None:
+    """As the runbook says, with sudo: both workers then waited for somebody to chown the new file."""
+    database = left_by_root.layout.identity_db
+    if damaged:
+        database.touch(mode=0o600)
+        database.write_bytes(b"this is no database" * 1000)
+        os.chown(database, NOBODY, NOBODY)
+    assert "Errno" not in left_by_root.edgectl(*command.split()).stderr
+    owners = {path.name: path.stat().st_uid for path in left_by_root.layout.state.glob("identity.*")}
+    aside = {"identity.db.damaged": NOBODY} if damaged else {}
+    assert owners == {"identity.db": NOBODY, "identity.lock": NOBODY, **aside}
+
+
 def test_doctor_finds_what_root_left_and_names_the_remedy(left_by_root: Home) -> None:
     for see in (as_nobody(left_by_root, "doctor"), left_by_root.edgectl("doctor")):
         assert see.returncode == 2 and "files belong to another user" in see.stdout
