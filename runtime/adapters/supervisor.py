@@ -25,6 +25,8 @@ class Program:
     """0 where no process lives."""
     trouble: str
     """Why it could not be started, else empty."""
+    started: int = 0
+    """When it was started last, by supervisord's clock; 0: never."""
 
 
 class Supervisor:
@@ -82,7 +84,7 @@ class Supervisor:
 
 
 def _program(row: dict[str, Any]) -> Program:
-    return Program(row["name"], row["statename"], row["pid"], row["spawnerr"])
+    return Program(row["name"], row["statename"], row["pid"], row["spawnerr"], row["start"])
 
 
 class _Transport(xmlrpc.client.Transport):

@@ -61,6 +61,8 @@ class Sight:
     work: object = None
     """Until then, and where it says that it is busy for long: differs from look to look while it uses the
     CPU or waits for a disk. Else None."""
+    started: int = 0
+    """When it was started last, by supervisord's clock: tells of who lived and died between two looks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,7 @@ class _Watch:
     """What is remembered of one program."""
 
     pid: int = 0
+    started: int = 0
     beat: object = None
     work: object = None
     idle_s: float = 0.0
@@ -132,7 +135,7 @@ class _Watch:
     """Nothing helped; it ends where the worker stands and makes progress for a while."""
 
 
-_REMEMBERED = ("pid", "attempts", "restarts", "restarted_at_s", "hung_at_s")
+_REMEMBERED = ("pid", "started", "attempts", "restarts", "restarted_at_s", "hung_at_s")
 
 
 class Health:
@@ -214,10 +217,13 @@ class Health:
 
     def _notice(self, watch: _Watch, sight: Sight, elapsed_s: float, now_s: float) -> None:
         """Bring what is remembered up to what is seen."""
-        if sight.pid and sight.pid != watch.pid:
-            if watch.pid:
-                watch.restarts += 1
-                watch.restarted_at_s = [*_within(watch.restarted_at_s, now_s, 3600.0), now_s]
+        another = sight.pid and sight.pid != watch.pid
+        unseen = sight.started and not sight.pid and watch.started not in (0, sight.started)
+        if (another and watch.pid) or unseen:
+            watch.restarts += 1
+            watch.restarted_at_s = [*_within(watch.restarted_at_s, now_s, 3600.0), now_s]
+        watch.started = sight.started
+        if another:
             watch.pid, watch.beat, watch.work = sight.pid, None, None
             watch.idle_s = watch.still_s = watch.up_s = 0.0
         moved = sight.beat != watch.beat

@@ -119,12 +119,12 @@ class Sentinel:
 
     def _sight(self, program: Program) -> Sight:
         if self._blind:
-            return Sight(program.state, program.pid, time.monotonic())
+            return Sight(program.state, program.pid, time.monotonic(), started=program.started)
         file = self._layout.status_file(program.name)
         beat = beat_of(file, program.pid)
         busy = beat is None or (read_status(file) or {}).get(BUSY)
         work = process_work(program.pid) if busy else None
-        return Sight(program.state, program.pid, beat, work)
+        return Sight(program.state, program.pid, beat, work, program.started)
 
     def _report(self, now_s: float, sights: dict[str, Sight] | None) -> None:
         """To the status file, to the log what is new, and to the service manager that we are at work."""

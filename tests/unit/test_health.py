@@ -40,12 +40,13 @@ class Watching:
         beats: bool = True,
         works: bool = True,
         busy: bool = False,
+        started: int = 0,
     ) -> list[Action]:
         self.now_s += LOOK_S
         self.beat += beats
         beat = self.beat or None
         work = (self.now_s if works else 3) if busy or beat is None else None
-        return self.health.look(self.now_s, {"upload": Sight(state, pid, beat, work)})
+        return self.health.look(self.now_s, {"upload": Sight(state, pid, beat, work, started)})
 
     def until_action(self, looks: int = 50, **sight: object) -> tuple[list[Action], float]:
         """Look until something is to be done; what, and after how many seconds."""
@@ -169,6 +170,26 @@ def test_a_worker_that_restarts_too_often_raises_an_alarm_that_ends_with_its_cau
     for _ in range(200):
         watching.look(pid=15)
     assert watching.health.alarms(watching.now_s) == []
+
+
+def test_a_worker_that_dies_between_two_looks_at_every_start_raises_an_alarm_too() -> None:
+    """It lived 0.9 s of every 31: most looks found nobody, and after some minutes no alarm came or stayed."""
+    watching = Watching()
+    for second in range(0, 3600, 5):
+        watching.look(state="BACKOFF", pid=0, beats=False, started=1 + second // 31)
+        assert second < 300 or [a.worker for a in watching.health.alarms(watching.now_s)] == ["upload"]
+    assert watching.health.restarts() == {"upload": 3595 // 31}
+
+
+def test_a_death_that_was_seen_as_another_process_is_one_restart() -> None:
+    watching = Watching()
+    for life in range(1, 5):
+        for state, pid in (("STARTING", 10 + life), ("RUNNING", 10 + life), ("BACKOFF", 0), ("BACKOFF", 0)):
+            watching.look(state=state, pid=pid, started=life)
+    assert watching.health.restarts() == {"upload": 3}
+    watching.look(state="STOPPED", pid=0)  # supervisord begins another life of its own
+    watching.look(state="STARTING", pid=20, started=5)
+    assert watching.health.restarts() == {"upload": 4}
 
 
 def test_the_ladder_ends_with_the_service_manager() -> None:
