@@ -18,12 +18,14 @@ from runtime.adapters.identity import IdentityReader, IdentityStore
 from runtime.adapters.overview import take
 from runtime.adapters.process import Lock
 from runtime.adapters.status import read_status
+from runtime.adapters.tokens import fingerprint
 from runtime.core.answer import Grant
-from runtime.core.enrolment import Enrolment, Phase
+from runtime.core.enrolment import Enrolment, Phase, Wish
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.errors import Retryable
 from runtime.workers import heart as hearts
+from runtime.workers.provisioning import Clerk
 from runtime.workers.refresh import Keeper
 from tests.harness import Home, eventually, heart, short_folder
 from tests.integration.scripted import Says, scripted
@@ -79,29 +81,43 @@ def small_disk() -> Iterator[Path]:
             subprocess.run(["umount", "-l", str(folder)], check=False)
 
 
-def test_on_a_full_disk_nothing_is_asked_that_could_not_be_kept(small_disk: Path, folder: Path) -> None:
+@pytest.mark.parametrize("worker", WORKERS)
+def test_on_a_full_disk_nothing_is_asked_that_could_not_be_kept(
+    worker: str, small_disk: Path, folder: Path
+) -> None:
     with scripted(folder) as server:
         server.answer = lambda asked: Says(503)
         home = Home(
             small_disk / "home",
-            f'[platform]\ninstance = "{server.instance}"\nca_file = "{server.ca_file}"\n',
+            f'[platform]\ninstance = "{server.instance}"\nca_file = "{server.ca_file}"\n'
+            'provisioning_token = "a-token-for-many"\n',
         )
         store, now = IdentityStore(home.layout), Moment(0, 0, "an earlier boot")
-        store.save_provisioned(Enrolment(Phase.PROVISIONED, "b"), Grant(Secret("t"), None), now, 0.5)
+        if worker == "refresh":
+            store.save_provisioned(Enrolment(Phase.PROVISIONED, "b"), Grant(Secret("t"), None), now, 0.5)
+        else:
+            store.save_enrolment(Enrolment(basis=begun(home)))
         filler = small_disk / "filler"
         with filler.open("wb", buffering=0) as out, pytest.raises(OSError, match="No space"):
             while True:
                 out.write(b"\0" * (4096 if out.tell() < 900_000 else 1))
-        with closing(Hints(home.layout, "refresh")) as hints:
-            keeper = Keeper(home.config, heart(home, "refresh"), hints)
+        with closing(Hints(home.layout, worker)) as hints:
+            at_work = (Keeper if worker == "refresh" else Clerk)(home.config, heart(home, worker), hints)
+            turn = (lambda: at_work.turn(False)) if isinstance(at_work, Keeper) else at_work.turn
             with pytest.raises(Retryable, match=r"identity\.db"):
-                keeper.turn(False)
+                turn()
             assert server.asked == []
             filler.unlink()
-            keeper.turn(False)
+            turn()
         assert len(server.asked) == 1
         with closing(sqlite3.connect(home.layout.identity_db)) as db:
             assert db.execute("PRAGMA quick_check").fetchone() == ("ok",)
+
+
+def begun(home: Home) -> str:
+    """What provisioning notes first, so that on the full disk the next thing is to ask."""
+    settings = home.config.settings.platform
+    return Wish(settings.instance, fingerprint(settings.provisioning_token), None).basis()
 
 
 def test_a_disk_that_takes_nothing_is_looked_at_again_twice_a_minute_and_named_meanwhile(
