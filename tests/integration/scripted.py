@@ -9,6 +9,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,10 @@ def _body(text: bytes) -> Any:
 class Scripted:
     """The server. `answer` decides; `asked` remembers."""
 
-    def __init__(self, folder: Path, *, address: str = "127.0.0.1", mutual: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, address: str = "127.0.0.1", mutual: bool = False, ends: datetime | None = None
+    ) -> None:
+        """`ends`: so does its certificate."""
         self.asked: list[Asked] = []
         self.answer: Script = lambda asked: Says(404)
         self.closing = threading.Event()
@@ -59,7 +63,7 @@ class Scripted:
         self.ca_file = folder / "scripted-ca.pem"
         self.authority.cert_pem.write_to_path(str(self.ca_file))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.authority.issue_cert(address).configure_cert(context)
+        self.authority.issue_cert(address, not_after=ends).configure_cert(context)
         if mutual:
             self.authority.configure_trust(context)
             context.verify_mode = ssl.CERT_REQUIRED

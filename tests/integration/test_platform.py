@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -272,6 +273,14 @@ def test_a_server_of_another_authority_gets_no_token(server: Scripted, folder: P
         trusting = Platform(stranger.instance, Trust(server.ca_file), 5.0)
         assert trusting.register(REGISTRATION).outcome is Outcome.TLS_FAILED
         assert stranger.asked == []
+
+
+def test_a_certificate_that_has_ended_by_our_clock_is_told_from_one_of_another_authority(
+    folder: Path,
+) -> None:
+    with scripted(folder, ends=datetime(2020, 1, 1, tzinfo=UTC)) as ended:
+        answer = Platform(ended.instance, Trust(ended.ca_file), 5.0).register(REGISTRATION)
+        assert (answer.outcome, ended.asked) == (Outcome.WRONG_TIME, [])
 
 
 def test_a_server_that_does_not_speak_tls_gets_no_token(folder: Path, server: Scripted) -> None:

@@ -85,13 +85,10 @@ def test_a_device_shows_its_code_waits_for_approval_and_is_provisioned(bench: Be
     assert told is not None
     assert (told["state"], told["verification_code"]) == ("waiting for approval", "AB-12")
     with closing(Hints(bench.home.layout, "refresh", ["provisioning"])) as listener:
+        eventually(lambda: (bench.hints.tell("hello"), listener.wait(0.1))[1], 10, "it listens")
         bench.server.answer = script(init=BEGUN, complete=GRANTED)
-
-        def heard() -> bool:
-            bench.clerk.turn()
-            return IDENTITY_CHANGED in listener.heard()
-
-        eventually(lambda: bench.phase() is Phase.PROVISIONED or heard() or None, 10)
+        bench.turn_until(Phase.PROVISIONED)
+        eventually(lambda: IDENTITY_CHANGED in listener.wait(0.1), 10)
     bench.clerk.turn()
     assert not code_file.exists()
     registration = IdentityReader(bench.home.layout).read().registration

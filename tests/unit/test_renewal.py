@@ -101,6 +101,13 @@ def test_after_a_reboot_the_wall_clock_tells_the_age_where_it_can_be_right() -> 
     assert due_in_s(life(), POLICY, rebooted) == renewal_age_s(DAY_S, 0.5, POLICY) - 3600
 
 
+def test_after_a_reboot_a_wall_clock_that_went_on_for_less_than_the_uptime_tells_no_age() -> None:
+    """Set back meanwhile: a token of a day would have looked new, and ended in use."""
+    rebooted = Moment(NOW.wall_s + 3600, 7200, "another boot")
+    assert life().age(rebooted) is None
+    assert due_in_s(life(), POLICY, rebooted) <= 0
+
+
 @given(draw=draws, uptime_s=st.floats(0, 1000), wall_s=st.floats(0, 1.7e9))
 def test_a_clock_at_1970_after_a_reboot_means_renewal_within_the_first_minute(
     draw: float, uptime_s: float, wall_s: float
