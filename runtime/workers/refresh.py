@@ -241,7 +241,7 @@ class Keeper:
         figures = {
             "state": phase.value,
             "trouble": trouble.outcome.value if trouble and trouble.outcome else None,
-            "reason": ends or _reason(phase, step, trouble),
+            "reason": ends or _reason(phase, step, held),
             "alarm": ends if fixed and fixed.left_s <= 0 else "",
             "device_id": identity.hub.device_id if identity.hub else None,
             "generation": identity.hub.generation if identity.hub else None,
@@ -263,9 +263,19 @@ class Keeper:
             log("{state}", state=phase.value, reason=figures["reason"])
 
 
-def _reason(phase: Phase, step: Step, trouble: Pace | None) -> str:
-    if trouble:
-        return trouble.reason
+def _reason(phase: Phase, step: Step, held: Held) -> str:
+    failed = {task: pace for task, pace in held.paces.items() if pace.outcome}
+    told = [
+        f"{task.value}: {pace.reason}" if len(failed) > 1 else pace.reason for task, pace in failed.items()
+    ]
+    if any(
+        pace.outcome is Outcome.UNAUTHORIZED for task, pace in failed.items() if task is not Task.REGISTER
+    ):
+        told.append("the provisioning token is refused: put another one into its file")
+    elif phase is Phase.REFUSED and not held.can_refresh:
+        told.append("no provisioning token renews it: put one, or another registration token, into its file")
+    if told:
+        return "; ".join(told)
     if phase is Phase.ON_HOLD:
         return "`edgectl identity --accept` sends the backlog under the new device id"
     return "" if phase is Phase.REGISTERED else step.why

@@ -216,6 +216,28 @@ def test_a_refused_provisioning_token_keeps_everything_and_a_new_one_ends_the_pa
     assert registration is not None and registration.secret.reveal() == "new"
 
 
+@pytest.mark.parametrize(
+    ("provisioning_token", "wanted"),
+    [
+        ("refused", "refresh: HTTP 401: no refresh; the provisioning token is refused: put another one into"),
+        (
+            "",
+            "HTTP 401: no register; no provisioning token renews it: put one, or another registration token",
+        ),
+    ],
+)
+def test_a_refused_registration_token_that_nothing_renews_is_told_with_what_helps(
+    provisioning_token: str, wanted: str, bench: Bench
+) -> None:
+    """The status said that the token is refused, and nothing of the other one, for which it waited."""
+    bench.token_file.write_text(provisioning_token)
+    bench.server.answer = lambda asked: Says(401, {"title": f"no {asked.path.rpartition('/')[2]}"})
+    bench.provisioned("first", 3600, age_s=MIN_GAP_S)
+    bench.turn_until(
+        lambda: wanted in (read_status(bench.home.layout.status_file("refresh")) or {}).get("reason", "")
+    )
+
+
 def test_a_registration_token_provisioned_meanwhile_is_not_overwritten_by_a_late_answer(bench: Bench) -> None:
     def answer(asked: Asked) -> Says:
         if _token_of(asked)[1] == "first":
