@@ -8,8 +8,6 @@ import requests
 
 from tests.harness import Cloud
 
-GRACE_S = 1.0
-"""How long the clouds of these tests let a replaced token live."""
 REGISTER = {"connectionStringType": "SharedAccessSignature"}
 
 

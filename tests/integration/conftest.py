@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.devcloud_client import GRACE_S, Client
+from tests.devcloud_client import Client
 from tests.harness import Cloud, short_folder
 from tests.integration.hub_in_thread import HubInThread
 from tests.proxy import FAR_NAME
@@ -27,7 +27,7 @@ def far_cloud(folder: Path) -> Iterator[Cloud]:
 def devcloud() -> Iterator[Cloud]:
     """One cloud for all tests of its HTTPS side; each brings its own devices and tokens."""
     with short_folder() as folder:
-        running = Cloud(folder / "cloud", "--grace-lifetime-s", str(GRACE_S))
+        running = Cloud(folder / "cloud")
         yield running
         running.close()
 

@@ -91,6 +91,25 @@ class HubInThread:
     def drop(self, mode: str) -> None:
         self.call(lambda: self.hub.drop(mode))
 
+    def pass_time(self, seconds: float) -> None:
+        """Nobody who is connected has been heard for so much longer."""
+
+        def age() -> None:
+            for connection in self.hub.connections:
+                connection._heard_at_s -= seconds
+
+        self.call(age)
+
+    def expire(self) -> int:
+        """The SAS of whoever is connected ends now; when it was to end."""
+
+        def end() -> int:
+            (connection,) = self.hub.connections
+            ends_at_s, connection._expires_at_s = connection._expires_at_s, time.time()
+            return int(ends_at_s or 0)
+
+        return self.call(end)
+
     def sas(self, device_id: str = DEVICE, *, lifetime_s: float = 3600.0) -> str:
         known = self.call(lambda: self.cloud.registrations.device(device_id.partition(":")[2]))
         return sign_sas(self.cloud.resource(device_id), known["key"], int(time.time() + lifetime_s))

@@ -147,7 +147,7 @@ def test_a_sas_writes_its_own_blob_and_no_other_and_not_after_its_end(device: Up
         short = device.open("short")
     finally:
         device.operator("POST", "/admin/lifetimes", {"upload_s": 3600})
-    eventually(lambda: device.put(short, b"x").status_code == 403, 5)
+    eventually(lambda: device.put(short, b"x").status_code == 403)
 
 
 def test_the_storage_is_as_strict_about_headers_as_the_real_one(device: Uploader) -> None:

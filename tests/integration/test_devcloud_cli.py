@@ -77,10 +77,11 @@ def test_a_script_makes_and_revokes_tokens(shared: Cloud) -> None:
 def test_a_script_makes_it_misbehave_and_behave_again(shared: Cloud) -> None:
     assert json.loads(said("faults", "ack_delay_ms=50", "poison=bang", cloud=shared))["poison"] == "bang"
     assert json.loads(said("faults", "--reset", cloud=shared))["ack_delay_ms"] == 0
-    assert said("drop", cloud=shared) == "dropped 0\n"
+    assert said("drop", cloud=shared).startswith("dropped ")
     said("hub", "down", cloud=shared)
     said("hub", "up", cloud=shared)
-    assert said("messages", cloud=shared) == ""
+    for line in said("messages", cloud=shared).splitlines():
+        assert json.loads(line)["device"], "of other tests"
     assert said("page", cloud=shared).startswith(f"{shared.facts['admin_url']}/?token=")
 
 

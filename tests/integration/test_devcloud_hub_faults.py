@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import ssl
 import threading
 import time
@@ -36,12 +37,13 @@ def in_background(action: Callable[[], Any]) -> Future[Any]:
 def test_twenty_sends_of_the_real_client_wait_for_a_delay_together(hub: HubInThread) -> None:
     with hub.client() as client:
         client.connect()
-        hub.faults(ack_delay_ms=300)
-        started_s = time.monotonic()
+        hub.faults(ack_delay_ms=60_000)
         sends = [in_background(lambda: client.send_message("x")) for _ in range(20)]
+        eventually(lambda: len(hub.messages()) == 20, what="all are under way at once")
+        assert not any(send.done() for send in sends)
+        hub.faults()
         for send in sends:
             send.result(10)
-        assert 0.3 <= time.monotonic() - started_s < 1.5
 
 
 @pytest.mark.parametrize(
@@ -93,10 +95,13 @@ def timed(action: Callable[[], Any]) -> float:
 def test_delayed_acknowledgements_do_not_wait_for_one_another(hub: HubInThread) -> None:
     hub.faults(ack_delay_ms=300)
     with hub.raw() as raw:
-        raw.send(*messages(50))
-        assert len(hub.messages()) in range(51)
-        assert timed(raw.receive) > 0.2
-        assert timed(lambda: [raw.receive() for _ in range(49)]) < 0.25
+
+        def first() -> None:
+            raw.send(*messages(50))
+            raw.receive()
+
+        assert timed(first) >= 0.3
+        assert timed(lambda: [raw.receive() for _ in range(49)]) < 0.3 * 49 / 3, "one after the other: 14.7 s"
     assert len(hub.messages()) == 50
 
 
@@ -121,13 +126,14 @@ def test_after_its_limit_the_hub_acknowledges_no_more(hub: HubInThread) -> None:
 
 
 def test_a_silent_hub_keeps_the_connection_and_hears_everything_afterwards(hub: HubInThread) -> None:
-    with hub.raw(keep_alive_s=1) as raw:
+    with hub.raw() as raw:
         hub.faults(silent=True)
         raw.send(*messages(3), Bare(Kind.PINGREQ))
         with hub.raw("demo:dev-2", connect=False) as late:
             late.send(hub.connect_packet("demo:dev-2"))
             assert late.is_silent_for(0.3)
-            assert raw.is_silent_for(1.7)  # longer than the keep-alive allows
+            hub.pass_time(1000)  # longer than the keep-alive allows
+            assert raw.is_silent_for(0.3)
             assert hub.messages() == []
             hub.faults()
             assert late.receive() == Connack(0)
@@ -161,8 +167,13 @@ def test_every_connection_is_dropped_at_its_nth_message_unacknowledged(hub: HubI
 def test_a_throttled_hub_slows_down_and_drops_who_does_not_care(hub: HubInThread) -> None:
     hub.faults(throttle_per_s=20)
     with hub.raw() as raw:
-        raw.send(*messages(11))
-        assert timed(lambda: [raw.receive() for _ in range(11)]) == pytest.approx(0.5, abs=0.2)
+
+        def eleven() -> None:
+            raw.send(*messages(11))
+            for _ in range(11):
+                raw.receive()
+
+        assert timed(eleven) > 0.4
         raw.send(*messages(300))
         with pytest.raises((EOFError, OSError)):
             while True:
@@ -173,6 +184,7 @@ def test_a_throttled_hub_slows_down_and_drops_who_does_not_care(hub: HubInThread
 def test_an_abrupt_drop_is_a_reset_and_a_polite_one_a_goodbye(hub: HubInThread) -> None:
     with hub.raw() as raw:
         hub.drop("abrupt")
+        select.select([raw.socket], [], [], 10)
         with pytest.raises(ConnectionResetError):
             os.read(raw.socket.fileno(), 1)  # below TLS
     with hub.raw() as raw:
