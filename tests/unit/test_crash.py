@@ -78,6 +78,7 @@ def leaks(text: str) -> list[str]:
 
 @pytest.mark.parametrize("held", HELD.values(), ids=HELD)
 def test_a_local_variable_shows_no_secret(held: object) -> None:
+    Secret(IN_HAND).reveal()  # just now: of those that were in hand only so many are known
     assert leaks(json.dumps(report(local(held)))) == []
 
 
