@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import select
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +41,29 @@ class Lane:
         self, parcel: FileParcel, credentials: HubCredentials, id: int = 1, within_s: float = 30
     ) -> FileEvent:
         """Begin, and wait for the end."""
+        before = len(self.seen)
         self.files.begin(id, parcel, credentials)
+        return self.ended(before, within_s)
+
+    def before_block(self, number: int, do: Callable[[], Any]) -> None:
+        """In its turn, once: however busy the machine, the file is not through before that."""
+        enter, at = self.files._gate.enter, itertools.count()
+
+        def enter_and_do(urgent: bool) -> None:
+            if next(at) == number:
+                do()
+            enter(urgent)
+
+        self.files._gate.enter = enter_and_do  # type: ignore[method-assign]
+
+    def ended(self, before: int = 0, within_s: float = 30) -> FileEvent:
+        """Wait for an end that is told behind so many events."""
         deadline_s = time.monotonic() + within_s
-        while time.monotonic() < deadline_s:
+        while not self.seen[before:] or not isinstance(self.seen[-1], Uploaded | UploadFailed):
+            assert time.monotonic() < deadline_s, self.seen
             select.select([self.files], [], [], 1.0)
             self.seen += self.files.take()
-            if self.seen and isinstance(self.seen[-1], Uploaded | UploadFailed):
-                return self.seen[-1]
-        raise AssertionError(self.seen)
+        return self.seen[-1]
 
     @property
     def blocks(self) -> int:
@@ -114,22 +131,11 @@ def test_a_refusal_in_the_midst_costs_one_block_and_not_the_file(
 ) -> None:
     """A refused address is replaced by another for the same blob; a busy storage is asked again."""
     credentials, payload = register(cloud), os.urandom(BLOCKS * BLOCK)
-    cloud.faults(http={"PUT /uploads": {"delay_s": 0.05}})
     refused: dict[str, Any] = {"PUT /uploads": {"status": status, "times": 1}}
+    lane.before_block(3, lambda: cloud.faults(http=refused))
     lane.files.begin(1, parcel(payload), credentials)
-    while lane.blocks < 3:
-        select.select([lane.files], [], [], 10.0)
-        lane.seen += lane.files.take()
-    lane.files.let(
-        Passage.SOON
-    )  # however busy the machine: the file must not be through before it is refused
-    cloud.no_faults()
-    cloud.faults(http=refused)
-    lane.files.let(Passage.EVERYBODY)
-    while not lane.seen or not isinstance(lane.seen[-1], Uploaded | UploadFailed):
-        select.select([lane.files], [], [], 10.0)
-        lane.seen += lane.files.take()
-    assert isinstance(lane.seen[-1], UploadFailed) and not lane.seen[-1].for_good
+    failed = lane.ended()
+    assert isinstance(failed, UploadFailed) and not failed.for_good
     assert isinstance(lane.upload(parcel(payload), credentials), Uploaded)
     assert lane.blocks == BLOCKS + 1, "what was refused went out, too: no budget was charged for it"
     assert (list(blobs(cloud).values()), states(cloud)) == ([payload], told)
@@ -244,16 +250,11 @@ def test_who_may_not_use_the_link_gives_up_its_place_and_goes_on_later_and_the_u
 ) -> None:
     """A file of the backlog held its place through the closed hours, and an urgent one waited for it."""
     credentials, payload = register(cloud), os.urandom(BLOCKS * BLOCK)
-    cloud.faults(http={"PUT /uploads": {"delay_s": 0.05}})
+    lane.before_block(3, lambda: lane.files.let(Passage.URGENT))
     lane.files.begin(1, parcel(payload), credentials)
-    while lane.blocks < 3:
-        select.select([lane.files], [], [], 10.0)
-        lane.seen += lane.files.take()
-    lane.files.let(Passage.URGENT)
-    while not isinstance(lane.seen[-1], UploadFailed):
-        select.select([lane.files], [], [], 10.0)
-        lane.seen += lane.files.take()
-    assert lane.blocks < BLOCKS and not lane.seen[-1].for_good
+    barred = lane.ended()
+    assert isinstance(barred, UploadFailed) and not barred.for_good
+    assert lane.blocks == 3
     lane.seen, before = [], lane.blocks
     lane.files.begin(2, parcel(b"fire", "alarm"), credentials, urgent=True)
     eventually(lambda: list(blobs(cloud).values()) == [b"fire"])
@@ -296,18 +297,11 @@ def test_a_payload_that_is_packed_otherwise_after_a_restart_is_not_mixed_with_wh
 ) -> None:
     """Compression was switched on in between: half of the blob was plain, and the message said brotli."""
     credentials, plain, packed = register(cloud), os.urandom(BLOCKS * BLOCK), os.urandom((BLOCKS - 1) * BLOCK)
+    busy: dict[str, Any] = {"PUT /uploads": {"status": 503, "times": 1}}
     if reached < BLOCKS:
-        cloud.faults(http={"PUT /uploads": {"delay_s": 0.05}})
+        lane.before_block(reached, lambda: cloud.faults(http=busy))
     lane.files.begin(1, parcel(plain), credentials)
-    while lane.blocks < reached:
-        select.select([lane.files], [], [], 10.0)
-        lane.seen += lane.files.take()
-    cloud.no_faults()
-    if reached < BLOCKS:
-        cloud.faults(http={"PUT /uploads": {"status": 503, "times": 1}})
-    while not isinstance(lane.seen[-1], Uploaded | UploadFailed):
-        select.select([lane.files], [], [], 10.0)
-        lane.seen += lane.files.take()
+    assert isinstance(lane.ended(), Uploaded) is (reached == BLOCKS)
     assert isinstance(lane.upload(parcel(packed), credentials), Uploaded)
     assert list(blobs(cloud).values()) == [packed]
     assert "open" not in states(cloud)
