@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from runtime.adapters.bus import DeliveryReporter, Settled
 from runtime.adapters.door import ProducerDoor
+from runtime.adapters.process import process_state
 from runtime.producer import Producer
 from tests.harness import Home, eventually
 
@@ -47,10 +49,13 @@ def test_ingest_whose_socket_is_gone_is_found_again_and_those_connected_notice_n
 def test_ingest_whose_socket_another_has_taken_leaves_it_to_him_and_says_so(home: Home) -> None:
     worker = home.start_worker("ingest")
     socket = home.layout.producer_socket
-    eventually(socket.exists, 20, "it serves")
+    eventually(socket.exists, what="it serves")
+    worker.signal(signal.SIGSTOP)  # else it may be the first to come back
+    eventually(lambda: process_state(worker.pid) == "stopped")
     for path in (socket, socket.with_name(f"{socket.name}.lock")):
         path.unlink()
     other = ProducerDoor(f"ipc://{socket}", max_frame_bytes=1000)
+    worker.signal(signal.SIGCONT)
     try:
         assert worker.popen.wait(20) == 2
         assert "already runs here" in worker.said()
