@@ -193,15 +193,15 @@ class World:
     @property
     def timeout_s(self) -> float:
         """Short where it is the answer."""
-        return 0.3 if self.answer in ("hang", "trickle-headers", "trickle-body") else 5.0
+        return 0.3 if self.answer in ("hang", "trickle-headers", "trickle-body") else 15.0
 
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    with short_folder() as folder, socket.create_server(("127.0.0.1", 0)) as taken:
+    with short_folder() as folder, socket.socket() as deaf:
         (folder / "other").mkdir()
-        port = taken.getsockname()[1]
-        taken.close()
+        deaf.bind(("127.0.0.1", 0))  # and kept, so that nobody else listens there
+        port = deaf.getsockname()[1]
         with scripted(folder) as server, scripted(folder / "other") as stranger:
             yield World(server, stranger, f"127.0.0.1:{port}")
 

@@ -15,7 +15,7 @@ from runtime.adapters.platform import CANCELLED, Platform
 from runtime.adapters.trust import Trust
 from runtime.core.answer import Answer, Grant, Outcome, Registration
 from runtime.core.secret import Secret
-from tests.harness import short_folder
+from tests.harness import eventually, short_folder
 from tests.integration import scripted as s
 from tests.integration.scripted import Says, Scripted, scripted
 
@@ -244,18 +244,15 @@ def test_a_server_that_misbehaves_costs_one_deadline_and_no_more(
 ) -> None:
     server.answer = lambda asked: Says(raw=misbehaviour)  # type: ignore[arg-type]
     began_s = time.monotonic()
-    answer = ask("complete", server, timeout_s=0.4)
+    answer = ask("complete", server, timeout_s=0.4 if outcome is Outcome.TIMED_OUT else 10.0)
     assert answer.outcome is outcome
-    assert time.monotonic() - began_s < 2.5
+    assert time.monotonic() - began_s < 5, "whoever hangs here hangs for 15 s, or for ever"
 
 
 def test_an_overdue_call_leaves_no_thread_behind(server: Scripted) -> None:
     server.answer = lambda asked: Says(raw=s.trickle_headers)
     assert ask("complete", server, timeout_s=0.4).outcome is Outcome.TIMED_OUT
-    deadline_s = time.monotonic() + 5
-    while any(t.name == "https" for t in threading.enumerate()) and time.monotonic() < deadline_s:
-        time.sleep(0.02)
-    assert not any(t.name == "https" for t in threading.enumerate())
+    eventually(lambda: not any(t.name == "https" for t in threading.enumerate()))
 
 
 def test_a_call_ends_at_once_when_we_are_asked_to_stop(server: Scripted) -> None:
@@ -263,7 +260,7 @@ def test_a_call_ends_at_once_when_we_are_asked_to_stop(server: Scripted) -> None
     began_s = time.monotonic()
     patient = Platform(server.instance, Trust(server.ca_file), 10.0, waiting=lambda: True)
     assert patient.register(REGISTRATION).outcome is Outcome.ABANDONED
-    assert time.monotonic() - began_s < 2
+    assert time.monotonic() - began_s < 8, "and not at the deadline of the call"
 
 
 def test_a_server_of_another_authority_gets_no_token(server: Scripted, folder: Path) -> None:
@@ -304,9 +301,10 @@ def test_a_server_that_does_not_speak_tls_gets_no_token(folder: Path, server: Sc
 
 
 def test_nobody_listening_and_a_name_that_is_not_there_are_told_apart(server: Scripted) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    closed = Platform(f"127.0.0.1:{port}", Trust(server.ca_file), 5.0).register(REGISTRATION)
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))  # and kept, so that nobody else listens there
+        port = deaf.getsockname()[1]
+        closed = Platform(f"127.0.0.1:{port}", Trust(server.ca_file), 5.0).register(REGISTRATION)
     assert closed.outcome is Outcome.UNREACHABLE
     nowhere = Platform("no-such-host.invalid", Trust(server.ca_file), 5.0).register(REGISTRATION)
     assert nowhere.outcome is Outcome.NAME_UNKNOWN
