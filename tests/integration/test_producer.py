@@ -76,7 +76,7 @@ def test_a_source_that_puts_by_itself_is_no_deadlock(home: Home, endpoint: str) 
         done = threading.Thread(target=producer.put_many, args=(readings(),), kwargs={"stream": "nested"})
         done.daemon = True
         done.start()
-        done.join(5)
+        done.join(60)
         assert not done.is_alive()
     assert [m.payload for m in stored(home, "nested")] == [b"beside", b"beside", b"0", b"1"]
 
@@ -91,7 +91,7 @@ def test_completions_are_stored_behind_what_they_complete(home: Home, endpoint: 
 
 
 def test_every_refusal_has_a_type_of_its_own_and_leaves_no_gap(home: Home, endpoint: str) -> None:
-    with Producer(endpoint) as producer:
+    with Producer(endpoint, answer_timeout_s=30) as producer:  # a question that is repeated costs a number
         with pytest.raises(Invalid, match="priority"):
             producer.put(b"x", priority=11)
         with pytest.raises(TooLarge):
@@ -116,7 +116,7 @@ def test_nobody_there_is_said_after_the_time_allowed_and_resending_is_safe(home:
         start = time.monotonic()
         with pytest.raises(NoAnswer) as caught:
             producer.put(b"x", stream="s")
-        assert 0.3 < time.monotonic() - start < 2
+        assert 0.3 < time.monotonic() - start < 10
         late.start_worker("ingest")
         patient = Producer(late.config.producer_endpoint(), retry_for_s=20)
         patient.ping()
@@ -134,15 +134,22 @@ def test_an_answer_that_is_none_is_asked_for_again() -> None:
             impostor.bind(where)
 
             def answer() -> None:
-                for reply in (b"nonsense", b'{"ok":true,"stored":1,"ids":[7]}'):
-                    peer, *_ = impostor.recv_multipart()
-                    impostor.send_multipart([peer, b"", reply])
+                reply = b"nonsense"
+                while not over.is_set():
+                    if impostor.poll(20):
+                        peer, *_ = impostor.recv_multipart()
+                        impostor.send_multipart([peer, b"", reply])
+                        reply = b'{"ok":true,"stored":1,"ids":[7]}'
 
+            over = threading.Event()
             thread = threading.Thread(target=answer)
             thread.start()
-            with Producer(where, retry_for_s=10, answer_timeout_s=0.2) as producer:
-                assert producer.put(b"x") == 7
-            thread.join(5)
+            try:
+                with Producer(where, retry_for_s=10, answer_timeout_s=0.2) as producer:
+                    assert producer.put(b"x") == 7
+            finally:
+                over.set()
+                thread.join()
 
 
 def test_a_forked_child_goes_on_as_another_boot_and_its_parent_is_not_disturbed(
