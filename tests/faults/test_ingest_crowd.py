@@ -142,7 +142,7 @@ def test_a_flood_from_one_producer_adds_one_commit_to_the_wait_of_another(
     try:
         for _ in range(max(40, 4_000 // messages if size < 1_000 else 0)):
             flood.send_multipart([b"", b'{"stream":"flood"}', *[b"x" * size] * messages])
-        waits = [commits_until_answered(ingest, other) for _ in range(8)]
+        waits = [commits_until_answered(ingest, other, home) for _ in range(8)]
         assert flood.poll(20_000), "the flood was served meanwhile"
         assert max(waits) <= 3, f"commits: {waits}"
     finally:
@@ -151,12 +151,29 @@ def test_a_flood_from_one_producer_adds_one_commit_to_the_wait_of_another(
         ingest.close()
 
 
-def commits_until_answered(ingest: Ingest, socket: zmq.Socket[bytes]) -> int:
+def carried(home: Home) -> None:
+    """Return when libzmq's thread has carried all that was sent before: it carries in order."""
+    near, far = (zmq.Context.instance().socket(zmq.PAIR) for _ in range(2))
+    try:
+        far.bind(f"ipc://{home.folder}/carried")
+        near.connect(f"ipc://{home.folder}/carried")
+        for sender, receiver in 2 * ((near, far), (far, near)):
+            sender.send(b"")
+            assert receiver.poll(20_000)
+            receiver.recv()
+    finally:
+        near.close(0)
+        far.close(0)
+
+
+def commits_until_answered(ingest: Ingest, socket: zmq.Socket[bytes], home: Home) -> int:
     """Of how many turns, each of one commit at most, the answer needed: the last is its own."""
     ingest.turn()  # in the middle of the flood
     socket.send_multipart([b'{"stream":"other"}', b"x"])
+    carried(home)
     for turns in range(1, 100):
         ingest.turn()
+        carried(home)
         if socket.poll(1):
             assert json.loads(socket.recv())["ok"]
             return turns
