@@ -2,7 +2,7 @@
 
 Its argument is a level for `PRAGMA synchronous`; `credulous` believes the page cache at opening; `hasty`
 acknowledges before it commits; `impatient` keeps all promises, and looks at a disk that cannot be read a
-hundred times as often.
+hundred times as often, and believes it a hundred times as soon; `curious` only looks so often.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ if __name__ == "__main__":
     elif sys.argv[1] == "hasty":
         ingest.Ingest._store = acknowledge_first  # type: ignore[method-assign]
         ingest.Ingest._acknowledge = answer_pings  # type: ignore[method-assign]
-    elif sys.argv[1] == "impatient":
+    elif sys.argv[1] in ("impatient", "curious"):
         unreadable.LOOK_EVERY_S /= 100
-        unreadable.LASTING_S /= 100
+        unreadable.LASTING_S /= 100 if sys.argv[1] == "impatient" else 1
         storekeeper.TRY_OPEN_S /= 10
     else:
         MessageStore._configure = weaken  # type: ignore[method-assign]

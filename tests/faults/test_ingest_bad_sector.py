@@ -38,8 +38,11 @@ class BadDisk:
             for number in range(1, 41):
                 assert producer.put((WORDS if number == 20 else b"%d" % number) + b"." * 3_000) == number
         self.home.workers["ingest"].terminate()  # all of it is in the database now, and nothing in its WAL
+
+    def start(self, how: str) -> None:
+        """Ingest on this disk (see tests/weak_ingest.py)."""
         self.ingest = Process(
-            sys.executable, "-m", "tests.weak_ingest", "impatient",
+            sys.executable, "-m", "tests.weak_ingest", how,
             log=self.home.layout.log / "ingest.log", EDGE_HOME=str(self.home.folder),
             LD_PRELOAD=str(self._shim), BAD_SECTOR=str(self._words),
         )  # fmt: skip
@@ -74,6 +77,7 @@ def disk() -> Iterator[BadDisk]:
 
 def test_a_part_that_stays_unreadable_is_lost_by_name_and_everything_else_goes_on(disk: BadDisk) -> None:
     """It kept the store unavailable for ever: every restart met the same sector."""
+    disk.start("impatient")
     disk.fails()
     reporter = DeliveryReporter(disk.home.layout, resend_after_s=0.2)
     reporter.report(Settled(delivered=range(11, 31)))
@@ -93,6 +97,7 @@ def test_a_part_that_stays_unreadable_is_lost_by_name_and_everything_else_goes_o
 
 
 def test_a_part_that_comes_back_was_weather_and_the_store_stays(disk: BadDisk) -> None:
+    disk.start("curious")
     disk.fails()
     reporter = DeliveryReporter(disk.home.layout, resend_after_s=0.2)
     reporter.report(Settled(delivered=range(11, 31)))
