@@ -57,9 +57,16 @@ class DamagedStore:
         """Numbers do not grow from row to row: a page is not the one that belongs there."""
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.text_factory = text_or_bytes  # what cannot be decoded is the damage of one value only
-        self._try("PRAGMA user_version")  # reads the WAL
-        self.wal_is_cut = ends_early(self._db, path)
+        self.wal_is_cut = self._wal_is_cut(path)
         """Commits behind the cut are lost, nobody knows how many."""
+
+    def _wal_is_cut(self, path: Path) -> bool:
+        try:
+            self._try("PRAGMA user_version")  # reads the WAL
+            return ends_early(self._db, path)
+        except BaseException:
+            self._db.close()
+            raise
 
     def close(self) -> None:
         self._db.close()
