@@ -226,12 +226,13 @@ class Producer(Client):
         """Store many messages in order; `fields` hold for all that say nothing else. Raises NotStored.
 
         They go in packs, each stored as a whole; where one raises, those before it are stored. Others may
-        come between two packs: whoever makes `messages` may take its time, and may `put` meanwhile.
+        come between two packs: whoever makes `messages` may take its time, and may `put` meanwhile. What is
+        too large together goes in smaller ones.
         """
         ids: list[int | None] = []
         for pack in packs(messages):
             with self._turn():
-                ids += self._store(self._numbering.pack(pack, fields))
+                ids += self._store_pack(pack, fields)
         return ids
 
     def complete_batch(self, **fields: Unpack[Fields]) -> int | None:
@@ -274,6 +275,13 @@ class Producer(Client):
     def _complete(self, operation: Operation, fields: Fields) -> int | None:
         with self._turn():
             return self._store(self._numbering.request([], operation, **fields))[0]
+
+    def _store_pack(self, pack: Pack, fields: Fields) -> Sequence[int | None]:
+        try:
+            return self._store(self._numbering.pack(pack, fields))
+        except TooLarge as error:
+            smaller = halves(pack, error)
+        return [number for half in smaller for number in self._store_pack(half, fields)]
 
     def _store(self, request: Message) -> Sequence[int | None]:
         exchange = self._new_exchange(request)
@@ -343,6 +351,14 @@ def packs(messages: Iterable[Described]) -> Iterator[Pack]:
         size += len(payload)
     if pack.payloads:
         yield pack
+
+
+def halves(pack: Pack, refused: TooLarge) -> tuple[Pack, Pack]:
+    """They may be taken one by one. Raises `refused` for one message, or where a copy may be stored."""
+    middle = len(pack.payloads) // 2
+    if not middle or refused.request is not None:
+        raise refused
+    return Pack(pack.payloads[:middle], pack.each[:middle]), Pack(pack.payloads[middle:], pack.each[middle:])
 
 
 def encoded(payload: Payload) -> bytes:

@@ -14,9 +14,9 @@ from typing import Unpack
 
 import zmq.asyncio
 
-from runtime.core.pirate import Ask, Exchange, Message, Pause
+from runtime.core.pirate import Ask, Exchange, Message, Pause, TooLarge
 from runtime.core.protocol import BadRequest, Operation, Reply, Stored, decode_reply
-from runtime.producer import Client, Described, Fields, Options, Payload, encoded, packs
+from runtime.producer import Client, Described, Fields, Options, Pack, Payload, encoded, halves, packs
 
 __all__ = ["AsyncProducer"]
 
@@ -38,7 +38,7 @@ class AsyncProducer(Client):
         ids: list[int | None] = []
         for pack in packs(messages):
             async with self._turn():
-                ids += await self._store(self._numbering.pack(pack, fields))
+                ids += await self._store_pack(pack, fields)
         return ids
 
     async def complete_batch(self, **fields: Unpack[Fields]) -> int | None:
@@ -81,6 +81,13 @@ class AsyncProducer(Client):
     async def _complete(self, operation: Operation, fields: Fields) -> int | None:
         async with self._turn():
             return (await self._store(self._numbering.request([], operation, **fields)))[0]
+
+    async def _store_pack(self, pack: Pack, fields: Fields) -> Sequence[int | None]:
+        try:
+            return await self._store(self._numbering.pack(pack, fields))
+        except TooLarge as error:
+            smaller = halves(pack, error)
+        return [number for half in smaller for number in await self._store_pack(half, fields)]
 
     async def _store(self, request: Message) -> Sequence[int | None]:
         exchange = self._new_exchange(request)

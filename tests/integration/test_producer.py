@@ -17,15 +17,17 @@ import zmq
 from runtime.adapters.store import StoreReader
 from runtime.core.message import Kind, StoredMessage
 from runtime.errors import UsageError
-from runtime.producer import Forgotten, Invalid, NoAnswer, Producer, TooLarge
+from runtime.producer import Fields, Forgotten, Invalid, NoAnswer, Producer, TooLarge
 from runtime.producer_async import AsyncProducer
 from tests.harness import Home, short_folder
+
+SMALL = '[stream.small]\nmax_messages = 10\npolicy = "drop-oldest"\n'
 
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Home]:
     with short_folder() as folder:
-        made = Home(folder, "[store]\nmin_free_bytes = 0\n[ingest]\nmax_message_bytes = 100000\n")
+        made = Home(folder, "[store]\nmin_free_bytes = 0\n[ingest]\nmax_message_bytes = 100000\n" + SMALL)
         made.start_worker("ingest")
         yield made
         made.stop()
@@ -62,6 +64,34 @@ def test_many_messages_go_in_packs_and_in_order(home: Home, endpoint: str) -> No
     assert [m.id for m in messages[:-1]] == ids
     assert [int(m.payload) for m in messages[:-1]] == list(range(1_200))
     assert [m.payload for m in stored(home, "own")] == [b"own"]
+
+
+def described_at_length(count: int) -> list[tuple[bytes, Fields]]:
+    return [(b"%d" % number, Fields(properties={"a": "y" * 2_000})) for number in range(count)]
+
+
+def test_messages_that_are_too_large_only_together_are_stored_in_order(home: Home, endpoint: str) -> None:
+    """The headers of 200 made a megabyte, a stream held less than a pack: all were refused for good."""
+    with Producer(endpoint) as producer:
+        ids = producer.put_many(described_at_length(200), stream="at length")
+        assert ids == [message.id for message in stored(home, "at length")]
+        assert [m.payload for m in stored(home, "at length")] == [b"%d" % number for number in range(200)]
+        producer.put_many([b"%d" % number for number in range(90)], stream="small")
+        assert [m.payload for m in stored(home, "small")] == [b"%d" % number for number in range(80, 90)]
+        with pytest.raises(TooLarge):
+            producer.put_many([b"before", b"x" * 100_001, b"behind"], stream="one of them")
+        assert [m.payload for m in stored(home, "one of them")] == [b"before"]
+        producer.put(b"after", stream="one of them")
+    keys = [int(m.key.rpartition("/")[2]) for m in stored(home, "one of them")]
+    assert keys == [291, 292], "no gap"
+
+
+def test_the_asyncio_twin_stores_what_is_too_large_only_together(home: Home, endpoint: str) -> None:
+    async def put_all() -> list[int | None]:
+        async with AsyncProducer(endpoint) as producer:
+            return await producer.put_many(described_at_length(200), stream="at length, async")
+
+    assert asyncio.run(put_all()) == [message.id for message in stored(home, "at length, async")]
 
 
 def test_a_source_that_puts_by_itself_is_no_deadlock(home: Home, endpoint: str) -> None:
