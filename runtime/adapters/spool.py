@@ -93,7 +93,9 @@ class Spool:
         for name, place in self._taken[start:]:
             assert self._drop_folder is not None  # or nothing would have been taken
             with contextlib.suppress(OSError):
-                if not (self._drop_folder / name).exists():  # the producer may have written it anew
+                if os.path.lexists(self._drop_folder / name):
+                    place.unlink()  # the producer has written it anew, which would have been its end
+                else:
                     place.rename(self._drop_folder / name)
         del self._taken[start:]
 

@@ -83,6 +83,16 @@ def test_a_file_goes_back_where_the_commit_found_no_room_and_not_where_it_is_in_
         assert (folder / "spool" / spool_name(f"p/b/{number}")).exists() is stored
 
 
+def test_a_file_that_cannot_go_back_never_passes_for_another(spool: Spool, folder: Path) -> None:
+    """Its producer had written it anew: the key's next message was acknowledged with the old one."""
+    (folder / "drop" / "latest").write_bytes(b"first")
+    assert spool.take([("latest", KEY)]) is None
+    (folder / "drop" / "latest").write_bytes(b"second")
+    spool.settle(stored=False)
+    assert spool.take([("latest", KEY)]) is None
+    assert (folder / "spool" / spool_name(KEY)).read_bytes() == b"second"
+
+
 def test_a_named_file_is_acknowledged_uploaded_and_removed(home: Home, cloud: Cloud) -> None:
     drop = home.folder / "drop"
     drop.mkdir()
