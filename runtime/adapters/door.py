@@ -28,6 +28,14 @@ REQUESTS_PER_PEER = 8
 Fewer cost time: of every half of them libzmq reports the frames of one, each by a lock, often by waking a
 thread. With 2 that was every frame."""
 REPLIES_PER_PEER = 64
+KEEPALIVE = {
+    zmq.TCP_KEEPALIVE: 1,
+    zmq.TCP_KEEPALIVE_IDLE: 60,
+    zmq.TCP_KEEPALIVE_INTVL: 10,
+    zmq.TCP_KEEPALIVE_CNT: 3,
+}
+"""A machine that lost its power says no goodbye: its connection stood for ever, and so did its routing id,
+under which nobody else is heard."""
 _LAST = int(zmq.NOBLOCK)  # plain numbers: pyzmq's flags cost more than the sending
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 
@@ -66,6 +74,8 @@ class ProducerDoor:
         self.socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes)  # before bind, or it does not count
         self.socket.setsockopt(zmq.RCVHWM, REQUESTS_PER_PEER)
         self.socket.setsockopt(zmq.SNDHWM, REPLIES_PER_PEER)
+        for option, value in KEEPALIVE.items():
+            self.socket.setsockopt(option, value)
         self._group = group
         self._guarded = secret_file is not None and endpoint.startswith("tcp://")
         self._bound: Bound | None = None

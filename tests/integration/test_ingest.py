@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import socket
 import stat
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ import zmq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from runtime.adapters import door
 from runtime.adapters.bus import DeliveryReporter, Settled
 from runtime.adapters.curve import ASKED_AT, HANDSHAKES_AT_ONCE, KeyGate, make_keys, read_key
 from runtime.adapters.status import read_status
@@ -272,6 +275,73 @@ def test_over_tcp_only_an_allowed_key_is_let_in() -> None:
         home.stop()
 
 
+TCP_REPAIR = 19
+UNACKNOWLEDGED_AT = 24
+"""In the kernel's struct tcp_info."""
+
+
+def vanishing(port: int, routing_id: bytes) -> socket.socket:
+    """A REQ socket that can go without a goodbye: closed in repair it says nothing."""
+    there = socket.create_connection(("127.0.0.1", port), timeout=20)
+    there.sendall(b"\xff" + bytes(7) + b"\x01\x7f\x03\x00NULL".ljust(24, b"\0") + bytes(32))
+    there.recv(64, socket.MSG_WAITALL)
+    said = ((b"Socket-Type", b"REQ"), (b"Identity", routing_id))
+    ready = b"\x05READY" + b"".join(
+        bytes([len(name)]) + name + len(value).to_bytes(4, "big") + value for name, value in said
+    )
+    there.sendall(bytes([4, len(ready)]) + ready)
+    there.recv(2 + len(b"\x05READY"), socket.MSG_WAITALL)
+    there.sendall(b"\x01\x00\x01\x02{}\x00\x01x")
+    return there
+
+
+def unacknowledged(connection: socket.socket) -> int:
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, UNACKNOWLEDGED_AT + 4)
+    return int.from_bytes(info[UNACKNOWLEDGED_AT:], sys.byteorder)
+
+
+def test_a_producer_that_comes_back_after_a_power_cut_is_heard_under_its_own_routing_id(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its old connection stood for ever, and whoever comes under the id of another is not heard."""
+    monkeypatch.setitem(door.KEEPALIVE, zmq.TCP_KEEPALIVE_IDLE, 1)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    where = f"tcp://127.0.0.1:{port}"
+    ours = door.ProducerDoor(where, max_frame_bytes=1_000)
+    back = None
+    try:
+        gone = vanishing(port, b"me")
+        eventually(lambda: [frames for _, frames in ours.letters()] == [[b"{}", b"x"]])
+        eventually(
+            lambda: unacknowledged(gone) == 0, what="or what is on its way would tell that nobody is there"
+        )
+        try:
+            gone.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+        except PermissionError:
+            pytest.skip("only root may close without a goodbye")
+        gone.close()
+
+        def heard() -> bool:
+            nonlocal back
+            if back is None or not back.poll(200):
+                if back is not None:
+                    back.close(0)
+                back = zmq.Context.instance().socket(zmq.REQ)
+                back.routing_id = b"me"
+                back.connect(where)
+                back.send_multipart([b"{}", b"back"])
+            ours.socket.poll(200)
+            return any(frames == [b"{}", b"back"] for _, frames in ours.letters())
+
+        eventually(heard)
+    finally:
+        if back is not None:
+            back.close(0)
+        ours.close()
+
+
 def refused_as(producer: Producer, kind: type[NotStored], code: str) -> bool:
     """Whether the next message is refused so."""
     try:
@@ -322,9 +392,9 @@ def test_knocking_without_end_keeps_nobody_from_being_served(tmp_path: Path) -> 
     """Every handshake that waited was answered first, and each read every key: a flood had no end."""
     gate = KeyGate(tmp_path)
     knocking = [zmq.Context.instance().socket(zmq.REQ) for _ in range(3 * HANDSHAKES_AT_ONCE)]
-    for socket in knocking:
-        socket.connect(ASKED_AT)
-        socket.send_multipart([b"1.0", b"1", b"producers", b"127.0.0.1", b"", b"CURVE", b"k" * 32])
+    for each in knocking:
+        each.connect(ASKED_AT)
+        each.send_multipart([b"1.0", b"1", b"producers", b"127.0.0.1", b"", b"CURVE", b"k" * 32])
     try:
         for turn in (1, 2, 3):
             gate.answer()
