@@ -20,6 +20,7 @@ frames once more after they were checked, and the cache may have let them go in 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 import struct
@@ -28,7 +29,7 @@ from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
-from runtime.adapters.store_errors import StoreUnavailable, StoreUnreadable
+from runtime.adapters.store_errors import StoreFull, StoreUnavailable, StoreUnreadable
 
 _CHUNK_BYTES = 65_536
 _FLUSH_BYTES = 8_388_608
@@ -94,6 +95,7 @@ def ends_early(db: sqlite3.Connection, database: Path) -> bool:
     """Whether commits are lost behind a frame at which SQLite has stopped reading the WAL.
 
     Asked before anything is written, which would be in its place. It stays so until the store is set aside.
+    Raises StoreError.
     """
     wal = database.with_name(f"{database.name}-wal")
     if not cut_mark(wal).exists():
@@ -111,14 +113,18 @@ def cut_mark(wal: Path) -> Path:
 
 
 def keep_cut(wal: Path) -> None:
-    """Make that mark. For a person it is the WAL itself, where the file system can. Raises OSError."""
+    """Make that mark. For a person it is the WAL itself, where the file system can. Raises StoreError."""
     mark = cut_mark(wal)
     try:
         mark.hardlink_to(wal)
     except FileExistsError:
         return
     except OSError:
-        mark.touch()
+        try:
+            mark.touch()
+        except OSError as exc:
+            kind = StoreFull if exc.errno == errno.ENOSPC else StoreUnavailable
+            raise kind(f"that the WAL is damaged cannot be noted: {exc.strerror}") from exc
 
 
 def _commits_behind(wal: Path, frames: int, page_bytes: int) -> bool:
