@@ -9,8 +9,9 @@ its key keeps it from being stored twice. Every refusal is an error of its own t
 `runtime.core.pirate`): Full, Unavailable and NoAnswer may go away by waiting, Invalid, TooLarge and
 Forgotten will not.
 
-Threads may share a Producer: they wait for each other. One for each thread is faster. After a fork the child
-goes on as a new boot of the same producer. `runtime.producer_async` has the same for asyncio.
+Threads may share a Producer: they wait for each other. One for each thread is faster. A signal handler needs
+one of its own. After a fork the child goes on as a new boot of the same producer. `runtime.producer_async`
+has the same for asyncio.
 """
 
 from __future__ import annotations
@@ -210,12 +211,34 @@ class Client:
             self._socket = None
 
 
+class Turn:
+    """The right to talk: threads wait for each other.
+
+    Whoever has it already must not: a signal handler that puts would wait for the put that it interrupted.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._talking = False
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        if self._talking:
+            self._lock.release()
+            raise UsageError("this Producer is talking already; a signal handler needs one of its own")
+        self._talking = True
+
+    def __exit__(self, *error: object) -> None:
+        self._talking = False
+        self._lock.release()
+
+
 class Producer(Client):
     """Sends messages to ingest and returns when they are on disk."""
 
     def __init__(self, endpoint: str | None = None, **options: Unpack[Options]) -> None:
         super().__init__(endpoint, **options)
-        self._lock = threading.Lock()
+        self._lock = Turn()
 
     def put(self, payload: Payload, **fields: Unpack[Fields]) -> int | None:
         """Store one message; its id. Raises NotStored."""
@@ -266,10 +289,10 @@ class Producer(Client):
     ) -> None:
         self.close()
 
-    def _turn(self) -> threading.Lock:
+    def _turn(self) -> Turn:
         """The right to talk. A forked child must not touch what it shares with its parent."""
         if self._forked():
-            self._lock = threading.Lock()
+            self._lock = Turn()
         return self._lock
 
     def _complete(self, operation: Operation, fields: Fields) -> int | None:

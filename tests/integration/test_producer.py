@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -199,6 +200,35 @@ def test_a_forked_child_goes_on_as_another_boot_and_its_parent_is_not_disturbed(
     keys = {m.payload: m.key.split("/")[1:] for m in stored(home, "fork")}
     assert keys[b"before"][0] == keys[b"after"][0] != keys[b"child"][0]
     assert [keys[p][1] for p in (b"before", b"after", b"child")] == ["1", "2", "1"]
+
+
+class Interrupted(str):
+    """A signal comes while it is put."""
+
+    def encode(self, *_: str) -> bytes:
+        signal.raise_signal(signal.SIGALRM)
+        return super().encode()
+
+
+def test_a_signal_handler_that_puts_is_told_so_and_does_not_wait_for_ever(home: Home, endpoint: str) -> None:
+    """It waited for the put that it had interrupted, and with it the program: SIGTERM did not end it."""
+    told: list[UsageError] = []
+
+    def last_words(*_: object) -> None:
+        try:
+            producer.put("last words", stream="interrupted")
+        except UsageError as error:
+            told.append(error)
+
+    before = signal.signal(signal.SIGALRM, last_words)
+    try:
+        with Producer(endpoint) as producer:
+            producer.put(Interrupted("first"), stream="interrupted")
+            producer.put("second", stream="interrupted")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert len(told) == 1
+    assert [message.payload for message in stored(home, "interrupted")] == [b"first", b"second"]
 
 
 def test_threads_may_share_a_producer(home: Home, endpoint: str) -> None:
