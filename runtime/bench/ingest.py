@@ -35,11 +35,12 @@ ROUND_TRIP = (
     "producer's memory, two counters), 45 receiving, 20 deciding, 20 answering"
 )
 A_CORE = (
-    "both cores are busy: a message takes 41 us of ingest's thread (in a tight loop 24: decoding 5, deciding "
-    "9, storing 8) and 10 of zmq's, where the echo takes 17 in all, and 60 of its producer"
+    "both cores are busy: a message takes 37 us of ingest's thread (receiving 5, decoding 4, deciding 11, "
+    "storing 10, answering 3 where nobody else runs) and 14 of zmq's, where the echo takes 18 in all, and 56 "
+    "of its producer, whom the echo costs 46"
 )
 COLUMNS = (
-    "of 7 us for a message, receiving its frame takes 1.5, deciding 1, inserting 10 columns 1.4, pages and "
+    "of 5 us for a message, receiving its frame takes 1, deciding 0.5, inserting 10 columns 1.4, pages and "
     "flush 2; the bare row takes 3, of which 2 are pages and flush"
 )
 FEW_AT_ONCE = (
