@@ -391,8 +391,6 @@ class _Upload:
             self._save()
             return False
         self._give_up(str(exc))
-        if exc.status not in (400, 409, 411, 413):
-            return False
         self.refusals[self._id] = self.refusals.get(self._id, 0) + 1
         return self.refusals[self._id] >= REFUSALS and self._platform.takes_another(b"control")
 
