@@ -31,6 +31,7 @@ from urllib.parse import quote
 import requests
 from loguru import logger
 
+from runtime.adapters import checked_line
 from runtime.adapters.file_gate import Barred, Gate
 from runtime.adapters.hub_https import HttpsWay, HubHttps, Refused
 from runtime.adapters.tidings import Tidings
@@ -403,17 +404,15 @@ class _Upload:
     def _save(self) -> None:
         assert self._journal is not None
         fresh = self._path.with_suffix(".new")
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "w") as file:
-            json.dump(asdict(self._journal), file)
+        checked_line.write(fresh, asdict(self._journal))
         fresh.replace(self._path)
 
 
 def _read(path: Path) -> _Journal | None:
     """A journal, or None where there is none that can be used."""
     try:
-        return _Journal(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
+        return _Journal(**checked_line.read(path))
+    except TypeError:
         return None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import select
 import time
@@ -14,8 +13,8 @@ from typing import Any
 import pytest
 import requests
 
+from runtime.adapters import checked_line, hub_https
 from runtime.adapters import files as files_adapter
-from runtime.adapters import hub_https
 from runtime.adapters.files import BlockSent, FileEvent, FileOptions, Files, Uploaded, UploadFailed
 from runtime.adapters.hub_https import HttpsWay
 from runtime.core.credentials import HubCredentials
@@ -81,6 +80,22 @@ def parcel(payload: bytes, name: str = "clip") -> FileParcel:
     return FileParcel(name, payload, None, Telemetry("m", b""))
 
 
+def _cut_half_way(
+    lane: Lane, payload: bytes, credentials: HubCredentials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection ends there."""
+    put_block = files_adapter._Platform.put_block
+
+    def cut(platform: Any, journal: Any, number: int, block: bytes) -> None:
+        if number == BLOCKS // 2:
+            raise requests.ConnectionError
+        put_block(platform, journal, number, block)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files_adapter._Platform, "put_block", cut)
+        assert isinstance(lane.upload(parcel(payload), credentials), UploadFailed)
+
+
 def states(cloud: Cloud) -> list[str]:
     return [upload["state"] for upload in uploads(cloud)]
 
@@ -105,16 +120,7 @@ def test_an_outage_longer_than_an_address_lives_costs_no_block_of_a_file(
 ) -> None:
     """The old address was forgotten before there was another one: the file began anew with block 0."""
     credentials, payload = register(cloud), os.urandom(BLOCKS * BLOCK)
-    put_block = files_adapter._Platform.put_block
-
-    def cut(platform: Any, journal: Any, number: int, block: bytes) -> None:
-        if number == BLOCKS // 2:
-            raise requests.ConnectionError
-        put_block(platform, journal, number, block)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(files_adapter._Platform, "put_block", cut)
-        assert isinstance(lane.upload(parcel(payload), credentials), UploadFailed)
+    _cut_half_way(lane, payload, credentials, monkeypatch)
     cloud.faults(http={"POST /devices": {"status": status}})
     monkeypatch.setattr(files_adapter, "ADDRESS_LIFE_S", 0.0)
     for _ in range(2):
@@ -283,11 +289,11 @@ def test_blocks_that_the_storage_has_lost_are_sent_again(cloud: Cloud, lane: Lan
     assert isinstance(lane.upload(parcel(payload), credentials), UploadFailed)
     assert isinstance(lane.upload(parcel(payload), credentials), Uploaded)
     path = folder / "uploads" / "2.json"
-    journal = json.loads((folder / "uploads" / "1.json").read_text())
+    journal = checked_line.read(folder / "uploads" / "1.json")
     other = parcel(payload, "other")
     address = journal["address"].replace("clip", "other")
     mine = {"state": "open", "blocks": 5, "of": journal["of"].replace("clip", "other"), "address": address}
-    path.write_text(json.dumps({**journal, **mine, "began_wall_s": 0.0}))
+    checked_line.write(path, {**journal, **mine, "began_wall_s": 0.0})
     failed = lane.upload(other, credentials, 2)
     assert isinstance(failed, UploadFailed) and not failed.for_good, failed
     assert isinstance(lane.upload(other, credentials, 2), Uploaded)
@@ -320,6 +326,21 @@ def test_a_journal_of_another_is_not_taken_for_this_ones(cloud: Cloud, lane: Lan
     again = lane.upload(parcel(new, "clip" if who == "another device" else "new"), credentials)
     assert isinstance(again, Uploaded)
     assert blobs(cloud)[again.blob_name] == new
+
+
+def test_a_flipped_bit_in_a_journal_mixes_no_blocks_of_a_file(
+    cloud: Cloud, lane: Lane, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks were cut at other places from there on: the blob was another file, and counted as delivered."""
+    credentials, payload = register(cloud), os.urandom(BLOCKS * BLOCK)
+    _cut_half_way(lane, payload, credentials, monkeypatch)
+    journal = folder / "uploads" / "1.json"
+    text = journal.read_text()
+    assert f'"block_bytes": {BLOCK}' in text
+    journal.write_text(text.replace(f'"block_bytes": {BLOCK}', f'"block_bytes": {BLOCK - 4}'))
+    ended = lane.upload(parcel(payload), credentials)
+    assert isinstance(ended, Uploaded), ended
+    assert list(blobs(cloud).values()) == [payload]
 
 
 def spooled(folder: Path, name: str) -> FileParcel:
