@@ -266,8 +266,13 @@ class _Wire:
         self._transport = transport
         self._paho = paho
         self.socket: Any = None
+        self._below: socket.socket | None = None  # while TLS begins, which may take paho a whole keep-alive
+        self._over = False
         paho.max_inflight_messages_set(0)  # 0: no ceiling
         paho.on_socket_open = self._opened
+        with contextlib.suppress(AttributeError):
+            reach = paho._create_socket_connection
+            paho._create_socket_connection = lambda: self._reached(reach())
 
     @classmethod
     def find(cls, client: Any) -> _Wire | None:
@@ -285,8 +290,16 @@ class _Wire:
             logger.warning("azure-iot-device has changed inside ({}): sending one at a time", exc)
             return None
 
+    def _reached(self, sock: Any) -> Any:
+        """TCP stands. TLS takes the socket over, so a second one for the same connection is kept."""
+        self._below = socket.socket(fileno=os.dup(sock.fileno()))
+        if self._over:
+            self.cut()
+        return sock
+
     def _opened(self, _paho: Any, _data: Any, sock: Any) -> None:
         self.socket = sock
+        self._let_go_below()
         with contextlib.suppress(OSError, AttributeError):
             getattr(sock, "_socket", sock).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -295,11 +308,21 @@ class _Wire:
 
     def cut(self) -> None:
         """End the connection below TLS, and see to it that paho notices, even if its thread has died."""
+        self._over = True
+        if (below := self._below) is not None:
+            with contextlib.suppress(OSError):
+                below.shutdown(socket.SHUT_RDWR)
+            self._let_go_below()
         with contextlib.suppress(OSError, AttributeError, TypeError):
             # the base class's: SSLSocket's own takes the TLS state away under the reader's feet
             plain = getattr(self.socket, "_socket", self.socket)  # inside paho's WebsocketWrapper
             socket.socket.shutdown(plain, socket.SHUT_RDWR)
         self.read_the_end()
+
+    def _let_go_below(self) -> None:
+        below, self._below = self._below, None
+        if below is not None:
+            below.close()
 
     def read_the_end(self) -> None:
         """Do what paho's own thread would have done about a lost connection, where that thread has died."""

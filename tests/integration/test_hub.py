@@ -19,6 +19,7 @@ from runtime.core.credentials import HubCredentials
 from runtime.core.envelope import Telemetry
 from runtime.core.line import Acked, Cause, Closed, Connected
 from runtime.core.secret import Secret
+from runtime.devcloud import place
 from tests.certificates import Pair
 from tests.harness import Cloud, eventually
 from tests.lines import Line, acked, losses, register
@@ -228,6 +229,24 @@ def test_a_silent_hub_is_let_go_of_within_the_deadline(cloud: Cloud) -> None:
     assert time.monotonic() - began_s < hub_adapter.DISCARD_DEADLINE_S
     cloud.no_faults()
     line.discard(line.connect(credentials))
+
+
+def test_a_hub_that_never_begins_tls_is_let_go_of_whatever_the_keepalive_is(cloud: Cloud) -> None:
+    """The next attempt waited for as long as the keep-alive: half an hour, on a link that costs."""
+    line, known = Line(cloud, keepalive_s=1740), register(cloud)
+    assert known.sas is not None
+    sas = Secret(known.sas.reveal().replace(known.hub_host, "127.77.0.1"))
+    with socket.create_server(("127.77.0.1", place.HUB_PORT)) as listener:
+        listener.settimeout(20)
+        number = line.hub.open(replace(known, hub_host="127.77.0.1", sas=sas))
+        deaf, _ = listener.accept()
+        with deaf:
+            deaf.settimeout(20)
+            assert deaf.recv(5), "TLS was begun by us"
+            line.discard(number)
+            while deaf.recv(4_096):
+                pass
+    line.discard(line.connect(known))
 
 
 def test_a_certificate_serves_instead_of_a_sas(cloud: Cloud, folder: Path) -> None:
