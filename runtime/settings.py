@@ -14,7 +14,7 @@ from typing import Any
 
 from runtime.core import connection_string as the_connection_string
 from runtime.core import proxy as the_proxy
-from runtime.core.link import HOURS
+from runtime.core.link import HOURS, HOURS_RULE
 from runtime.core.secret import Secret
 
 
@@ -291,7 +291,7 @@ class Link:
         (),
         "when it may be used, as in 22:00-06:00 (UTC); empty: always",
         pattern=HOURS,
-        text="must read HH:MM-HH:MM, in UTC",
+        text=HOURS_RULE,
     )
     urgent_priority: int = setting(
         10, "messages of at least this priority pass all of the above; 10 none", low=0, high=10

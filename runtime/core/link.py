@@ -19,7 +19,8 @@ from runtime.errors import ConfigError
 
 BELIEVABLE_S = 1_704_067_200.0
 """2024-01-01: a wall clock before this was never set."""
-HOURS = r"([01]\d|2[0-3]):([0-5]\d)\s*-\s*(?:([01]\d|2[0-3]):([0-5]\d)|24:00)"
+HOURS = r"(?!(\d\d:\d\d)\s*-\s*\1$)([01]\d|2[0-3]):([0-5]\d)\s*-\s*(?:([01]\d|2[0-3]):([0-5]\d)|24:00)"
+HOURS_RULE = "must read HH:MM-HH:MM, in UTC, and end at another time than it begins"
 BURST_S = 1.0
 """A rate may be used up in advance for so long."""
 URGENT_DEBT_S = 60.0
@@ -334,9 +335,9 @@ def parse_hours(spans: Iterable[str]) -> tuple[tuple[int, int], ...]:
     for span in spans:
         parts = re.fullmatch(HOURS, span)
         if parts is None:
-            raise ConfigError(f"link.hours = {span!r} must read HH:MM-HH:MM, in UTC")
-        start_h, start_m, end_h, end_m = (int(part) for part in parts.groups("0"))
-        if parts[3] is None:
+            raise ConfigError(f"link.hours = {span!r} {HOURS_RULE}")
+        start_h, start_m, end_h, end_m = (int(part) for part in parts.groups("0")[1:])
+        if parts[4] is None:
             end_h = 24
         found.append((start_h * 60 + start_m, end_h * 60 + end_m))
     return tuple(found)

@@ -90,6 +90,8 @@ def test_the_library_still_has_what_the_wire_relies_on(cloud: Cloud) -> None:
     assert client is not None and client.wire is not None, "azure-iot-device has moved its transport"
     assert client.wire._paho._max_inflight_messages == 0, "paho has moved its ceiling"
     assert client.wire.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+    assert client.wire._paho._create_socket_connection.__module__ == hub_adapter.__name__
+    assert hasattr(paho.Client, "_create_socket_connection"), "paho has moved the place where TCP begins"
     assert hasattr(client.wire._paho, "_thread"), "paho has moved its network thread"
     line.discard(1)
 

@@ -259,6 +259,14 @@ def test_hours_may_span_midnight_and_nothing_goes_while_nobody_knows_the_hour() 
             parse_hours([wrong])
 
 
+def test_hours_that_end_when_they_begin_are_a_slip_and_do_not_shut_the_link_for_ever() -> None:
+    """00:00-00:00, meant as all day, was never."""
+    for wrong in ("00:00-00:00", "06:00 - 06:00"):
+        with pytest.raises(ConfigError, match="another time"):
+            parse_hours([wrong])
+    assert parse_hours(["00:00-24:00", "06:00-06:01"]) == ((0, 1440), (360, 361))
+
+
 def test_the_urgent_pass_budgets_and_hours_but_neither_the_kill_switch_nor_a_quota() -> None:
     link = Link(Terms(messages_per_day=1, urgent_priority=8))
     link.tell_time(NOON, 0.0)
