@@ -142,9 +142,8 @@ def _errors(identity: Identity, now: Moment) -> list[dict[str, Any]]:
 
 def _next(told: dict[str, Any] | None) -> dict[str, Any]:
     """What a worker says it will do next."""
-    if told is None:
-        return {"state": "not running"}
-    return {name: told.get(name) for name in ("state", "trouble", "reason", "next", "next_in_s")}
+    said = {"state": "not running"} if told is None else told
+    return {name: said.get(name) for name in ("state", "trouble", "reason", "next", "next_in_s")}
 
 
 def _table(facts: dict[str, Any]) -> list[str]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from runtime.adapters.clock import SystemClock
 from runtime.adapters.identity import IdentityReader, IdentityStore
+from runtime.adapters.process import Lock
 from runtime.core.answer import Grant, Outcome, Registration
 from runtime.core.enrolment import Enrolment, Phase
 from runtime.core.moment import Moment
 from runtime.core.renewal import Pace, Task
 from runtime.core.secret import Secret
-from tests.harness import Home
+from tests.harness import Home, heart
+from tests.runbook import documented_keys
 
 
 def now() -> Moment:
@@ -70,6 +75,35 @@ def test_a_registered_device_tells_everything_but_its_tokens(home: Home) -> None
     assert told["errors"][0]["at"] == "refresh"
     for text in (done.stdout, json.dumps(told)):
         assert "secret-" not in text
+
+
+def test_the_keys_of_the_json_are_those_of_the_runbook_whoever_runs(home: Home) -> None:
+    register(home).save_failed(1, Task.REFRESH, Pace(2, now(), 30.0, Outcome.THROTTLED, "too many"))
+    told = json.loads(home.edgectl("identity", "--json").stdout)
+    assert set(told["errors"][0]) == {"at", "outcome", "reason", "times", "ago_s"}
+    with heard(home):
+        running = json.loads(home.edgectl("identity", "--json").stdout)
+    for found in (told, running):
+        one = {
+            **found,
+            "tokens": {"KIND": found["tokens"]["sas"]},
+            "next": {"WORKER": found["next"]["refresh"]},
+        }
+        assert set(keys(one)) == documented_keys("identity --json")
+
+
+def keys(found: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in found.items():
+        yield from keys(value, f"{prefix}{name}.") if isinstance(value, dict) else [prefix + name]
+
+
+@contextmanager
+def heard(home: Home) -> Iterator[None]:
+    """A `refresh` that says where it stands."""
+    lock = Lock(home.layout.lock("refresh"))
+    heart(home, "refresh").tell({"state": "registered", "next": "register", "next_in_s": 5}, now=True)
+    yield
+    lock.release()
 
 
 def test_forgetting_needs_a_word_and_then_forgets(home: Home) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import resource
 import signal
 import subprocess
@@ -24,6 +23,7 @@ from runtime.adapters.status import StatusFile, Words, beat_of, last_words, read
 from runtime.cli.status import duration, size
 from tests.harness import Cloud, Home, clean_environment, eventually
 from tests.lines import put, uploading
+from tests.runbook import documented_keys
 from tests.supervised import PROGRAMS, Runtime
 
 
@@ -217,9 +217,7 @@ def test_what_was_lost_is_counted_by_reason_also_when_nobody_runs(home: Home) ->
 
 
 def test_the_keys_of_the_json_are_those_of_the_runbook(home: Home) -> None:
-    runbook = (Path(__file__).parent.parent.parent / "deploy/RUNBOOK.md").read_text()
-    told = set(re.findall(r"^\| `([\w.]+)`", runbook.partition("## The keys of `status --json`")[2], re.M))
-    assert told == set(_keys(status(home)[1]))
+    assert documented_keys("status --json") == set(_keys(status(home)[1]))
 
 
 def _keys(found: dict[str, Any], prefix: str = "") -> Iterator[str]:
@@ -289,6 +287,7 @@ def test_doctor_names_what_is_wrong_and_what_helps(home: Home) -> None:
     answer = home.edgectl("doctor", "--json", timeout_s=60)
     assert time.monotonic() - began_s < 30
     checks = {check["name"]: check for check in json.loads(answer.stdout)}
+    assert all(set(check) == {"name", "verdict", "text", "remedy"} for check in checks.values())
     assert answer.returncode == 2
     assert checks["configuration"]["verdict"] == "ok"
     assert checks["fsync"]["verdict"] in ("ok", "warning")

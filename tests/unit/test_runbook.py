@@ -6,7 +6,6 @@ import ast
 import inspect
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -15,9 +14,9 @@ from supervisor.states import ProcessStates, getProcessStateDescription
 from runtime.adapters import overview, storekeeper
 from runtime.core import condition, delivery, enrolment, health, link, renewal
 from runtime.core.line import Cause
+from tests.runbook import chapter
 
-RUNBOOK = (Path(__file__).parent.parent.parent / "deploy/RUNBOOK.md").read_text()
-NIGHT = RUNBOOK.partition("## It is three in the morning")[2].partition("\n## ")[0]
+NIGHT = chapter("It is three in the morning")
 """What a person reads who has no time."""
 WELL = {renewal.Phase.REGISTERED, enrolment.Phase.PROVISIONED, enrolment.Phase.NOT_NEEDED}
 
