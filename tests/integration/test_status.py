@@ -176,6 +176,19 @@ def test_words_of_the_living_that_make_no_sense_are_no_traceback(home: Home) -> 
     assert (found["workers"]["sentinel"]["pid"], found["alarms"]) == (os.getpid(), [])
 
 
+def test_what_the_dead_said_is_no_news_and_a_span_that_was_told_goes_on_running_out(home: Home) -> None:
+    clock, lock = SystemClock(), Lock(home.layout.lock("refresh"))
+    said = {"boot_id": clock.boot_id(), "progress_boot_s": clock.boot_s() - 30, "state": "registered",
+            "sas_remaining_s": 100, "alarm": "x"}  # fmt: skip
+    try:
+        for pid, left_s, alarms in ((os.getpid(), 70, 1), (os.getpid() + 1, None, 0)):
+            home.layout.status_file("refresh").write_text(json.dumps({**said, "pid": pid}))
+            found = take(home.layout, clock)
+            assert (found["identity"]["sas_remaining_s"], len(found["alarms"])) == (left_s, alarms)
+    finally:
+        lock.release()
+
+
 def test_a_bad_configuration_is_a_reason_and_hides_nothing_else(home: Home) -> None:
     home.write_config('[upload]\nwindow = "wide"\n')
     code, found = status(home)
