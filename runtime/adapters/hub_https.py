@@ -6,7 +6,6 @@ message, as in an outage. Over HTTPS the same message is refused with 403 and th
 
 from __future__ import annotations
 
-import email.utils
 import json
 import threading
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from loguru import logger
 
 from runtime.adapters.https import MAX_BODY_BYTES, Line, Reply, Session
 from runtime.adapters.trust import Trust
+from runtime.core import lifetime
 from runtime.core.credentials import HubCredentials
 from runtime.core.proxy import Proxy
 
@@ -50,9 +50,8 @@ class Refused(Exception):
         self.status = answer.status
         self.quota = _QUOTA_USED_UP in text
         """The hub's daily quota is used up."""
-        after = answer.headers.get("Retry-After", "")
-        self.retry_after_s = float(after) if after.isdigit() else None
         self.server_s = _unix_time(answer.headers.get("Date"))
+        self.retry_after_s = lifetime.retry_after_s(answer.headers.get("Retry-After"), self.server_s)
 
 
 class HubHttps:
@@ -171,6 +170,6 @@ class Inquiry:
 
 def _unix_time(date: str | None) -> float | None:
     try:
-        return email.utils.parsedate_to_datetime(date).timestamp() if date else None
+        return lifetime.http_date_s(date) if date else None
     except ValueError:
         return None

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from runtime.adapters.https import Reply
+from runtime.adapters.hub_https import Refused
 from runtime.adapters.platform import CANCELLED, Platform
 from runtime.adapters.trust import Trust
 from runtime.core.answer import Answer, Grant, Outcome, Registration
@@ -147,6 +149,15 @@ def test_retry_after_is_read_as_seconds_or_as_a_date_and_otherwise_ignored(
 ) -> None:
     server.answer = lambda asked: Says(429, {}, {"Retry-After": told, "Date": DATE})
     assert ask("register", server).retry_after_s == expected_s
+
+
+@pytest.mark.parametrize(
+    "header", [{"Retry-After": "\u00b2"}, {"Date": "Mon, 23 Nov 99999999999 12:00:00 GMT"}]
+)
+def test_a_refusal_of_the_hub_with_a_header_that_makes_no_sense_is_a_refusal(header: dict[str, str]) -> None:
+    """It ended the thread that asks whether the quota is used up: nobody ever heard the answer."""
+    refused = Refused("file upload", Reply(429, header, b""))
+    assert (refused.status, refused.retry_after_s, refused.server_s) == (429, None, None)
 
 
 @pytest.mark.parametrize(
