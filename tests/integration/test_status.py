@@ -189,6 +189,14 @@ def test_what_the_dead_said_is_no_news_and_a_span_that_was_told_goes_on_running_
         lock.release()
 
 
+def test_the_beats_of_its_predecessor_are_none_of_a_worker_that_only_starts(home: Home) -> None:
+    """It would have the patience for one at work, and not that for a start."""
+    file = home.layout.status_file("ingest")
+    StatusFile(file, "ingest").progress({}, now=True)
+    assert beat_of(file, os.getpid()) is not None
+    assert beat_of(file, os.getpid() + 1) is None
+
+
 def test_a_bad_configuration_is_a_reason_and_hides_nothing_else(home: Home) -> None:
     home.write_config('[upload]\nwindow = "wide"\n')
     code, found = status(home)
