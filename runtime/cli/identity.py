@@ -23,13 +23,21 @@ POLL_S = 0.5
 
 
 def register(commands: Commands) -> None:
-    identity = commands.add_parser("identity", help="who this device is, and how long its tokens live")
+    identity = commands.add_parser(
+        "identity",
+        help="who this device is, and how long its tokens live",
+        epilog="exit status: 0 registered, 1 not",
+    )
     identity.add_argument("--json", action="store_true", help="for a program")
     identity.add_argument(
         "--accept", action="store_true", help="let messages go out under a new device id that is on hold"
     )
     identity.set_defaults(run=_identity)
-    provision = commands.add_parser("provision", help="show the verification code; begin anew with --reset")
+    provision = commands.add_parser(
+        "provision",
+        help="show the verification code; begin anew with --reset",
+        epilog="exit status: 0 registered, or with --reset forgotten; 1 not yet, or not forgotten",
+    )
     provision.add_argument("--wait", action="store_true", help="stay until the device is registered")
     provision.add_argument("--timeout", type=seconds, metavar="S", help="stay no longer than this")
     provision.add_argument("--reset", action="store_true", help="forget who the device is, and begin anew")
@@ -188,8 +196,10 @@ def _next_in_words(told: dict[str, Any]) -> str:
 
 def _provision(arguments: argparse.Namespace) -> int:
     config = load_config(arguments)
-    if arguments.reset and not _reset(config, arguments.yes):
-        return 1
+    if arguments.reset:
+        forgotten = _reset(config, arguments.yes)
+        if not (forgotten and arguments.wait):
+            return 0 if forgotten else 1
     return _follow(config, arguments.wait, arguments.timeout)
 
 

@@ -112,6 +112,7 @@ def test_forgetting_needs_a_word_and_then_forgets(home: Home) -> None:
     assert refused.returncode == 2 and "--yes" in refused.stderr
     assert IdentityReader(home.layout).hub_credentials() is not None
     done = home.edgectl("provision", "--reset", "--yes")
+    assert done.returncode == 0, "it did what it was asked for"
     assert "Forgotten" in done.stdout
     assert IdentityReader(home.layout).hub_credentials() is None
 

@@ -27,9 +27,11 @@ from runtime.adapters.status import read_status
 from runtime.adapters.store_reader import StoreReader
 from runtime.adapters.supervisor import Supervisor
 from runtime.adapters.supervisor_loop import try_again_soon
+from runtime.cli import up
 from runtime.core.message import StoredMessage
 from runtime.errors import Rejected, Retryable, UsageError
 from runtime.producer import Producer
+from runtime.workers.sentinel import Sentinel
 from tests.harness import Home, clean_environment, eventually
 from tests.supervised import PROGRAMS, WORKING, Runtime, gone, kill, stand_ins
 
@@ -315,3 +317,30 @@ def test_what_supervisord_refuses_is_told_apart_from_silence(home: Home) -> None
             Supervisor(home.layout.supervisor_socket).start("nobody")
     finally:
         runtime.close()
+
+
+def test_a_supervisord_that_shuts_down_refuses_and_is_not_killed_for_silence(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_supervisor: object) -> None:
+        raise Rejected("supervisord refuses getAllProcessInfo: SHUTDOWN_STATE", code="SHUTDOWN_STATE")
+
+    monkeypatch.setattr(Supervisor, "programs", refuse)
+    looker, sent = Sentinel(home.config), []
+    monkeypatch.setattr(os, "kill", lambda pid, number: sent.append(number))
+    assert all(looker.look(float(now_s)) for now_s in range(0, 60, 5))
+    assert sent == []
+
+
+def test_nobody_is_signalled_by_a_number_of_another_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its processes have other numbers: the one in the lock of a shared folder means somebody else here."""
+    path, sent = tmp_path / "supervisor.lock", []
+    lock = Lock(path)
+    monkeypatch.setattr(os, "kill", lambda pid, number: sent.append(pid))
+    for named in (os.getppid(), os.getpid()):
+        path.write_text(f"{named}\n")
+        up._signal(path, "SIGKILL")
+    lock.release()
+    assert sent == [os.getpid()], "who has the lock open"
