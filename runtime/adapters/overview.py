@@ -200,6 +200,8 @@ def _identity(layout: Layout, refresh: Words, provisioning: Words, clock: Clock)
     """What refresh says, else what is on disk; and the code that provisioning shows a person."""
     now = clock.boot_s()
     said = refresh if refresh.text("state") else Words(_identity_on_disk(layout, clock))
+    # whoever waits for provisioning has nothing to say beside it: what holds that up is the reason
+    blamed = provisioning if provisioning.text("state") not in condition.SETTLED else NOBODY
     return {
         "state": said.text("state") or condition.UNKNOWN,
         "device_id": said.text("device_id"),
@@ -207,8 +209,8 @@ def _identity(layout: Layout, refresh: Words, provisioning: Words, clock: Clock)
         "next_in_s": _left_s(said, "next_in_s", now),
         "sas_remaining_s": _left_s(said, "sas_remaining_s", now),
         "registration_remaining_s": _left_s(said, "registration_remaining_s", now),
-        "trouble": said.text("trouble"),
-        "reason": said.text("reason"),
+        "trouble": blamed.text("trouble") or said.text("trouble"),
+        "reason": blamed.text("reason") or said.text("reason"),
         "skew_s": said.number("skew_s"),
         "provisioning": provisioning.text("state"),
         "verification_code": provisioning.text("verification_code"),

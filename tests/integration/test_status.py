@@ -189,6 +189,24 @@ def test_what_the_dead_said_is_no_news_and_a_span_that_was_told_goes_on_running_
         lock.release()
 
 
+def test_what_holds_provisioning_up_is_the_reason_and_not_that_there_is_no_token(home: Home) -> None:
+    said = {
+        "refresh": {"state": "waiting for provisioning", "reason": "there is no registration token"},
+        "provisioning": {
+            "state": "rejected by the platform",
+            "trouble": "bad request",
+            "reason": "HTTP 400: dev-1 is taken",
+        },
+    }
+    locks = [Lock(home.layout.lock(worker)) for worker in said]
+    for worker, words in said.items():
+        StatusFile(home.layout.status_file(worker), worker).progress(words, now=True)
+    found = take(home.layout, SystemClock())["identity"]
+    for lock in locks:
+        lock.release()
+    assert (found["trouble"], found["reason"]) == ("bad request", "HTTP 400: dev-1 is taken")
+
+
 def test_the_beats_of_its_predecessor_are_none_of_a_worker_that_only_starts(home: Home) -> None:
     """It would have the patience for one at work, and not that for a start."""
     file = home.layout.status_file("ingest")
