@@ -142,7 +142,7 @@ class Careful:
         options = self._supervisord.options
         if options.mood != SupervisorStates.RESTARTING or self._supervisord.stopping:
             return
-        if _wrong(options.logger):
+        if _refused(options.logger):
             options.mood = SupervisorStates.RUNNING
 
 
@@ -156,15 +156,25 @@ def refuse_in_words() -> None:
 
     @functools.wraps(restart)  # supervisord shows its docstring as help
     def if_it_can(calls: Any) -> Any:
-        if wrong := _wrong(calls.supervisord.options.logger):
+        if wrong := _refused(calls.supervisord.options.logger):
             raise RPCError(Faults.CANT_REREAD, wrong)
         return restart(calls)
 
     Calls.restart = if_it_can
 
 
-def _wrong(log: Any) -> str:
-    """Why supervisord would end over its file, in one line, logged; empty where it would not."""
+def _refused(log: Any) -> str:
+    """Why there is no reload, logged; empty where there can be one."""
+    if wrong := wrong_configuration():
+        log.critical(f"reload refused, everything goes on as before: {wrong}")
+    return wrong
+
+
+def wrong_configuration(arguments: list[str] | None = None) -> str:
+    """Why supervisord would end over its file, or be ended, in one line; empty where it would not.
+
+    `arguments`: its command line; None: of this process, which is supervisord.
+    """
     from supervisor.options import ServerOptions
 
     def refuse(reason: object) -> None:
@@ -173,12 +183,14 @@ def _wrong(log: Any) -> str:
     options = ServerOptions()
     options.usage = refuse  # its own says so on stderr, and ends the process
     try:
-        options.realize()
+        options.realize(arguments)
     except Exception as exc:  # whatever it is, it would end supervisord
-        wrong = " ".join(str(exc).split()) or type(exc).__name__
-        log.critical(f"reload refused, everything goes on as before: {wrong}")
-        return wrong
-    return ""
+        return " ".join(str(exc).split()) or type(exc).__name__
+    sockets = [config.get("file") for config in options.server_configs]
+    if str(Path(options.here) / "run" / "supervisor.sock") in sockets:
+        return ""
+    # the sentinel took that for a hang, and killed it every 20 s
+    return "[unix_http_server] must say file=%(here)s/run/supervisor.sock: the sentinel and edgectl ask there"
 
 
 class Mortal:

@@ -49,6 +49,8 @@ def _up(arguments: argparse.Namespace) -> int:
     _refuse_read_only(layout)
     _hold_lock(layout)
     link_configuration(layout.supervisord_conf)
+    os.environ.update(_environment(config))
+    _refuse_own_configuration(layout.supervisord_conf)
     # Nothing here is anybody else's; ingest opens its own socket to producers. supervisord's own setting of
     # this name counts only for one that becomes a daemon.
     os.umask(0o077)
@@ -56,7 +58,7 @@ def _up(arguments: argparse.Namespace) -> int:
     # -P: what lies in the current folder must not be imported instead of what is installed
     command = [sys.executable, "-P", "-m", "supervisor.supervisord", "-c", str(layout.supervisord_conf)]
     sys.stdout.flush()
-    os.execve(sys.executable, command, _environment(config))  # noqa: S606 an argument list of our own
+    os.execv(sys.executable, command)  # noqa: S606 an argument list of our own
 
 
 def _environment(config: Config) -> dict[str, str]:
@@ -126,6 +128,15 @@ def link_configuration(target: Path) -> None:
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(shipped)
     fresh.replace(target)
+
+
+def _refuse_own_configuration(file: Path) -> None:
+    """In one sentence, where supervisord would not start with it, or not for long."""
+    from runtime.adapters.supervisor_loop import wrong_configuration
+    from runtime.errors import UsageError
+
+    if not file.is_symlink() and (wrong := wrong_configuration(["-c", str(file)])):
+        raise UsageError(f"{file}: {wrong}")
 
 
 def shipped_configuration() -> Path:

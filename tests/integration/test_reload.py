@@ -107,6 +107,7 @@ def test_a_reload_of_supervisord_under_a_broken_file_of_its_own_is_refused_and_n
         "does not specify a command": good + "[program:x]\n",
         "invalid literal for int": good.replace("startsecs=2", "startsecs=two"),
         "does not include supervisord section": "",
+        "the sentinel and edgectl ask there": good.replace("/run/supervisor.sock", "/run/other.sock"),
     }
     for number, (reason, text) in enumerate(broken.items(), 1):
         file.write_text(text)

@@ -162,6 +162,22 @@ def test_an_operators_own_supervisord_conf_stays(runtime: Runtime) -> None:
     assert "instead of the shipped one" in runtime.process.said()
 
 
+@pytest.mark.parametrize(
+    ("said", "instead", "reason"),
+    [
+        ("run/supervisor.sock", "run/other.sock", "must say file=%(here)s/run/supervisor.sock"),
+        ("startsecs=2", "startsecs=two%(ENV_EDGE_HOME)s", "invalid literal for int() with base 10: 'two/"),
+    ],
+)
+def test_a_supervisord_conf_under_which_nothing_would_last_is_refused_in_one_sentence(
+    said: str, instead: str, reason: str, home: Home
+) -> None:
+    """One that listens elsewhere: the sentinel took that for a hang, and killed supervisord every 20 s."""
+    home.layout.supervisord_conf.write_text(SHIPPED.read_text().replace(said, instead))
+    refused = home.edgectl("up")
+    assert refused.returncode == 2 and reason in refused.stderr.splitlines()[-1]
+
+
 def test_a_home_that_supervisord_cannot_spell_is_refused(folder: Path) -> None:
     home = Home(folder / "50%")
     refused = home.edgectl("up")
