@@ -23,7 +23,7 @@ from supervisor.process import Subprocess
 from supervisor.states import ProcessStates
 
 from runtime.adapters.process import Lock, has_open, lock_holder, process_state
-from runtime.adapters.status import read_status
+from runtime.adapters.status import StatusFile, read_status
 from runtime.adapters.store_reader import StoreReader
 from runtime.adapters.supervisor import Supervisor
 from runtime.adapters.supervisor_loop import try_again_soon
@@ -31,7 +31,7 @@ from runtime.cli import up
 from runtime.core.message import StoredMessage
 from runtime.errors import Rejected, Retryable, UsageError
 from runtime.producer import Producer
-from runtime.workers.sentinel import Sentinel
+from runtime.workers.sentinel import Sentinel, _memory
 from tests.harness import Home, clean_environment, eventually
 from tests.supervised import PROGRAMS, WORKING, Runtime, gone, kill, stand_ins
 
@@ -344,3 +344,16 @@ def test_nobody_is_signalled_by_a_number_of_another_container(
         up._signal(path, "SIGKILL")
     lock.release()
     assert sent == [os.getpid()], "who has the lock open"
+
+
+@pytest.mark.parametrize("supervisor", ["same", "another", "of another boot"])
+def test_a_sentinel_takes_over_what_still_holds_and_no_more(supervisor: str, home: Home) -> None:
+    """Under another supervisord everybody is another process: none of them was restarted."""
+    memory = {"restarted_all_at_s": [5.0], "watches": {"upload": {"pid": 7, "restarts": 3}}}
+    pid = os.getppid() + (supervisor == "another")
+    words = {"memory": memory, "supervisor_pid": pid}
+    StatusFile(home.layout.status_file("sentinel"), "sentinel").progress(
+        {**words, "boot_id": "another"} if supervisor == "of another boot" else words, now=True
+    )
+    left = {"same": memory, "another": {"restarted_all_at_s": [5.0]}, "of another boot": {}}
+    assert _memory(home.layout) == left[supervisor]
