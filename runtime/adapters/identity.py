@@ -26,6 +26,7 @@ from runtime.adapters import identity_rows as rows
 from runtime.adapters.identity_file import alone, check_private, connect, create, damaged, set_aside, weather
 from runtime.adapters.identity_rows import Identity
 from runtime.adapters.vault import Vault
+from runtime.core import enrolment
 from runtime.core.answer import Grant, Registration
 from runtime.core.credentials import HubCredentials
 from runtime.core.enrolment import Enrolment
@@ -101,6 +102,7 @@ class IdentityStore(IdentityReader):
             db.execute("DELETE FROM tokens WHERE kind = 'parent'")
             db.execute("DELETE FROM paces")
             self._put_granted(db, grant, now, draw)
+            rows.put_fact(db, "granted", enrolment.mark(record.basis))
             return True
 
     def _put_enrolment(self, db: sqlite3.Connection, record: Enrolment, instead_of: Enrolment | None) -> bool:

@@ -76,6 +76,8 @@ class Identity:
     """Why the tokens cannot be used, or stored, though they are there: the key is missing, or another one."""
     sealed: bool | None = None
     """Whether the tokens rest sealed; None: there are none."""
+    granted: float | None = None
+    """The mark of the basis that the tokens in force were granted under."""
 
     @property
     def tokens(self) -> list[Token]:
@@ -164,6 +166,7 @@ def read_all(db: sqlite3.Connection, keys: Keys) -> Identity:
         bool(facts.get("on_hold")),
         keys.locked(sealed=any(token.secret is None for token in tokens.values())),
         all(kind == "blob" for kind in kept) if kept else None,
+        facts.get("granted"),
     )
 
 

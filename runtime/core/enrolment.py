@@ -16,6 +16,7 @@ and saving simply completes again. The token that is in force stays so while ano
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -112,16 +113,24 @@ class Step:
     """Take the Registration Token made by hand, which needs no call."""
 
 
-def settled(record: Enrolment, wish: Wish, has_token: bool) -> Enrolment:
+def mark(basis: str) -> float:
+    """Tells one basis from another, as a number."""
+    return float(int.from_bytes(hashlib.sha256(basis.encode()).digest()[:6]))
+
+
+def settled(record: Enrolment, wish: Wish, has_token: bool, granted: float | None = None) -> Enrolment:
     """`record` in the light of the facts: another wish or a dead Registration Token begin it anew.
 
-    A wish without a token is no other wish: the token may be taken away once it has served.
+    A wish without a token is no other wish: the token may be taken away once it has served. Nor is the one
+    that the token in force was `granted` under (its `mark`), put back: nobody has to approve that again.
     """
     if record.basis == BY_HAND and has_token:
         return record
     if wish.instance is None or wish.token is None:
         return record
     if record.basis != wish.basis():
+        if has_token and granted == mark(wish.basis()):
+            return Enrolment(Phase.PROVISIONED, wish.basis(), adopted=record.adopted)
         return Enrolment(basis=wish.basis(), adopted=record.adopted)
     if record.phase is Phase.PROVISIONED and not has_token:
         return replace(record, phase=Phase.FRESH)

@@ -81,7 +81,7 @@ class Clerk:
             self._show(identity.enrolment, Step(Phase.LOCKED, None, why=identity.locked))
             return TURN_S
         has_token = identity.registration is not None or identity.parent is not None
-        record = enrolment.settled(identity.enrolment, wish, has_token)
+        record = enrolment.settled(identity.enrolment, wish, has_token, identity.granted)
         if record != identity.enrolment:
             self._store.save_enrolment(record)
         step = enrolment.next_step(record, wish, has_token, Moment.by(self._clock))

@@ -151,6 +151,21 @@ def test_an_expired_operation_is_begun_again_with_a_new_code(bench: Bench) -> No
     assert IdentityReader(bench.home.layout).read().enrolment.verification_code == "CD-34"
 
 
+def test_a_wish_that_is_put_back_needs_nobody_s_approval(bench: Bench) -> None:
+    """As the runbook says. An operator had to approve a device that was registered all the time."""
+    bench.server.answer = script(init=BEGUN, complete=GRANTED)
+    bench.turn_until(Phase.PROVISIONED)
+    bench.server.answer = script(init=BEGUN, complete=Says(202, b""))
+    bench.token_file.write_text("another-token\n")
+    bench.turn_until(Phase.PENDING)
+    asked = len(bench.calls())
+    bench.token_file.write_text("the-provisioning-token\n")
+    bench.clerk.turn()
+    assert (bench.phase(), len(bench.calls())) == (Phase.PROVISIONED, asked)
+    bench.token_file.write_text("a-third-one\n")
+    bench.turn_until(Phase.PENDING)
+
+
 def test_a_rejected_wish_waits_for_another_configuration(bench: Bench) -> None:
     bench.server.answer = script(init=Says(400, {"detail": "dev-1 is taken"}))
     bench.turn_until(Phase.REJECTED)

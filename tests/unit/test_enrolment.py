@@ -19,6 +19,7 @@ from runtime.core.enrolment import (
     Wish,
     adopted,
     after,
+    mark,
     next_step,
     settled,
 )
@@ -164,6 +165,15 @@ def test_a_rejected_wish_stays_rejected_until_the_configuration_changes() -> Non
     assert next_step(settled(found, WISH, False), WISH, False, later(10**9)).call is None
     other = Wish(WISH.instance, WISH.token, "dev-2")
     assert next_step(settled(found, other, False), other, False, NOW).call is Call.INIT
+
+
+def test_only_the_wish_that_a_token_in_force_was_granted_under_needs_no_other_token() -> None:
+    other = Enrolment(Phase.PENDING, "another wish", "op", "CODE", adopted="x")
+    granted = mark(WISH.basis())
+    assert settled(other, WISH, True, granted) == Enrolment(Phase.PROVISIONED, WISH.basis(), adopted="x")
+    begun = Enrolment(basis=WISH.basis(), adopted="x")
+    for has_token, under in ((False, granted), (True, mark("another")), (True, None)):
+        assert settled(other, WISH, has_token, under) == begun
 
 
 @pytest.mark.parametrize(
