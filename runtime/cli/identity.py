@@ -225,7 +225,7 @@ def _follow(config: Config, wait: bool, timeout_s: float | None) -> int:
     """Show the verification code once there is one; with `wait` stay until the device is registered."""
     from runtime.adapters.identity import IdentityReader
 
-    reader, shown = IdentityReader(config.layout), None
+    reader, shown, told = IdentityReader(config.layout), None, ""
     ends_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
     while True:
         identity = reader.read()
@@ -236,6 +236,10 @@ def _follow(config: Config, wait: bool, timeout_s: float | None) -> int:
         if code and code != shown:
             print(_invitation(code), flush=True)
             shown = code
+        record = identity.enrolment
+        if record.reason and record.reason != told:  # whoever stands there would wait for nothing
+            print(f"{record.phase.value}: {record.reason}", flush=True)
+            told = record.reason
         if not wait:
             if shown is None:
                 print(f"No verification code yet: {identity.enrolment.phase.value}.")

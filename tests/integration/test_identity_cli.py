@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 from runtime.adapters.clock import SystemClock
 from runtime.adapters.identity import IdentityReader, IdentityStore
 from runtime.adapters.process import Lock
@@ -119,6 +121,15 @@ def test_forgetting_needs_a_word_and_then_forgets(home: Home) -> None:
 
 def test_waiting_ends_when_its_time_is_over(home: Home) -> None:
     assert home.edgectl("provision", "--wait", "--timeout", "0.2").returncode == 1
+
+
+@pytest.mark.parametrize("options", [(), ("--wait", "--timeout", "0.2")])
+def test_whoever_waits_for_a_code_hears_why_none_comes(options: tuple[str, ...], home: Home) -> None:
+    rejected = Enrolment(Phase.REJECTED, "b", trouble=Outcome.BAD_REQUEST, reason="HTTP 400: dev-1 is taken")
+    IdentityStore(home.layout).save_enrolment(rejected)
+    said = home.edgectl("provision", *options)
+    assert said.returncode == 1
+    assert said.stdout.startswith("rejected by the platform: HTTP 400: dev-1 is taken\n")
 
 
 def test_a_token_file_that_others_can_read_is_named_with_the_remedy(home: Home) -> None:
