@@ -170,16 +170,16 @@ def _lifetime_s(ends: object, left: Left) -> float | None:
 
 
 def _sas_lifetime_s(found: Mapping[str, Any], sas: Secret | None, left: Left) -> float | None:
-    """A SAS says by itself when it ends: a date that cannot be read is not worth a good one."""
+    """A SAS says by itself when it ends, and the hub believes nothing else: no date makes it live longer."""
     ends = found.get("connectionStringExpiration")
     try:
         ends_s = None if ends is None else lifetime.instant_s(str(ends))
     except ValueError as exc:
         logger.warning("connectionStringExpiration: {reason}; the SAS's own end counts", reason=str(exc))
         ends_s = None
-    if ends_s is None and sas:
-        ends_s = connection_string.sas_expiry_s(sas.reveal())
-    return None if ends_s is None else left(ends_s)
+    its_own_s = connection_string.sas_expiry_s(sas.reveal()) if sas else None
+    known_s = [end_s for end_s in (ends_s, its_own_s) if end_s is not None]
+    return left(min(known_s)) if known_s else None
 
 
 def _token_remaining_s(found: Mapping[str, Any]) -> float | None:

@@ -74,7 +74,7 @@ ALL_GOOD = {
     "verificationCode": "AB-12",
     "registrationToken": "another",
     "expirationTime": None,
-    "connectionString": "HostName=h;DeviceId=w:d;SharedAccessSignature=SharedAccessSignature sr=h&sig=x&se=1",
+    "connectionString": "HostName=h;DeviceId=w:d;SharedAccessSignature=SharedAccessSignature sr=h&sig=x",
     "connectionStringExpiration": "2999-01-01T00:00:00Z",
 }
 ASKED_S = 40

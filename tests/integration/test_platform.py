@@ -237,6 +237,15 @@ def test_dates_that_cannot_be_read_are_not_worth_a_sas_that_is_good(server: Scri
     assert (found.lifetime_s, found.token_remaining_s) == (1795437000 - 1795435200, None)
 
 
+def test_a_date_beyond_the_sas_s_own_end_does_not_have_it_used_until_the_hub_refuses_it(
+    server: Scripted,
+) -> None:
+    found = {**REGISTERED, "connectionStringExpiration": "2099-01-01T00:00:00Z"}
+    server.answer = lambda asked: Says(200, found, {"Date": DATE})
+    told = ask("register", server).value
+    assert isinstance(told, Registration) and told.lifetime_s == 1795464000 - 1795435200
+
+
 @pytest.mark.parametrize(
     ("misbehaviour", "outcome"),
     [

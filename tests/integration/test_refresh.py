@@ -28,7 +28,7 @@ NEVER = {"connectionStringExpiration": "2999-01-01T00:00:00Z", "tokenRemainingLi
 
 
 def registered(sas: str, **more: Any) -> Says:
-    told = f"HostName=hub;DeviceId=w:d;SharedAccessSignature=SharedAccessSignature sr=hub&sig={sas}&se=1"
+    told = f"HostName=hub;DeviceId=w:d;SharedAccessSignature=SharedAccessSignature sr=hub&sig={sas}"
     return Says(200, {"connectionString": told, **NEVER, **more})
 
 
