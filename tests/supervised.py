@@ -13,15 +13,20 @@ from pathlib import Path
 from runtime.adapters.supervisor import Program, Supervisor
 from runtime.errors import EdgeError
 from runtime.layout import WORKERS
+from runtime.workers.refresh import TURN_S
 from tests.harness import Home, Process, eventually, kill_tree
 
 PROGRAMS = (*WORKERS, "sentinel")
+PATIENCE_S = 15.0
+"""A supervisord that starts five programs on a busy machine answers late: that is not "nobody runs"."""
 SHIPPED = Path(__file__).parent.parent / "supervisord.conf"
 
-QUICK = """
+HANG_AFTER_S = 2 * TURN_S
+"""A worker with nothing to do beats once a turn: with less patience the sentinel kills the healthy."""
+QUICK = f"""
 [sentinel]
 look_every_s = 0.3
-hang_after_s = 2.0
+hang_after_s = {HANG_AFTER_S}
 """
 """Limits shrunk so that the rare arrives at once."""
 
@@ -69,9 +74,14 @@ class Runtime:
     def programs(self) -> dict[str, Program]:
         """What supervisord says; nothing where it does not answer."""
         try:
-            return Supervisor(self.home.layout.supervisor_socket, timeout_s=2.0).programs()
+            return Supervisor(self.home.layout.supervisor_socket, timeout_s=PATIENCE_S).programs()
         except EdgeError:
             return {}
+
+    def state(self, program: str) -> str:
+        """What supervisord calls the state of a program; nothing where it does not answer."""
+        found = self.programs().get(program)
+        return found.state if found else ""
 
     def pid(self, program: str) -> int:
         """The process of a program that lives, else 0."""
@@ -86,6 +96,11 @@ class Runtime:
             return pid if pid != other_than and self.beats(program, pid) else 0
 
         return eventually(back, timeout_s, f"{program} is in service")
+
+    def all_running(self) -> bool:
+        """Whether every program stands for so long that its death would not pass for a failed start."""
+        programs = self.programs()
+        return len(programs) == len(PROGRAMS) and all(p.state == "RUNNING" for p in programs.values())
 
     def beats(self, program: str, pid: int) -> bool:
         from runtime.adapters.status import beat_of
@@ -147,5 +162,6 @@ def deadlocked(pid: int) -> bool:
 
 def kill(pid: int, number: int = signal.SIGKILL) -> float:
     """Send a signal; the moment of it, to measure from."""
+    assert pid > 0, "no such process: a signal to 0 would end this run of the tests, and all that it started"
     os.kill(pid, number)
     return time.monotonic()

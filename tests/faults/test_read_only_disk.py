@@ -17,11 +17,9 @@ from runtime.adapters.supervisor_plugin import TICKS_TO_KILL, SentinelWatch
 from runtime.producer import Producer, Unavailable
 from tests.harness import Home, eventually, mount_ext4, short_folder
 from tests.store_tools import ObedientClock
-from tests.supervised import PROGRAMS, QUICK, Runtime
+from tests.supervised import HANG_AFTER_S, PROGRAMS, QUICK, Runtime
 
 DISK_BYTES = 64 * 1024 * 1024
-HANG_AFTER_S = 2.0
-"""As in QUICK."""
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ def test_logs_and_state_removed_come_back_with_a_worker_that_dies_meanwhile_and_
     runtime = Runtime(home, WORKING)
     try:
         runtime.all_at_work()
-        eventually(lambda: all(p.state == "RUNNING" for p in runtime.programs().values()), 20)
+        eventually(runtime.all_running)
         before, sentinel = runtime.pid("upload"), runtime.pid("sentinel")
         shutil.rmtree(home.layout.log)
         shutil.rmtree(home.layout.state)

@@ -10,7 +10,7 @@ import pytest
 
 from runtime.layout import WORKERS
 from tests.harness import Home, eventually
-from tests.supervised import PROGRAMS, QUICK, Runtime, kill
+from tests.supervised import HANG_AFTER_S, PROGRAMS, QUICK, Runtime, kill
 
 
 @pytest.fixture
@@ -34,19 +34,15 @@ def test_a_full_disk_kills_nobody_and_even_a_worker_that_starts_on_it_beats(smal
     runtime = Runtime(home)
     try:
         before = {program: runtime.wait_for(program) for program in PROGRAMS}
-        eventually(
-            lambda: all(p.state == "RUNNING" for p in runtime.programs().values()),
-            20,
-            "all stand for a while",
-        )
+        eventually(runtime.all_running, what="all stand for a while")
         _fill(small_disk / "rubbish")
         kill(before["refresh"])
         fresh = runtime.wait_for("refresh", other_than=before["refresh"])
         looks = home.layout.status_file("sentinel").stat().st_mtime_ns
         eventually(
-            lambda: home.layout.status_file("sentinel").stat().st_mtime_ns > looks + 6_000_000_000,
-            30,
-            "the sentinel looked for three times the patience that it has",
+            lambda: home.layout.status_file("sentinel").stat().st_mtime_ns > looks + 2 * HANG_AFTER_S * 10**9,
+            40,
+            "the sentinel looked for twice the patience that it has",
         )
         now = {worker: runtime.pid(worker) for worker in WORKERS}
         assert now == {worker: before[worker] for worker in WORKERS} | {"refresh": fresh}
