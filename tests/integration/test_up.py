@@ -134,11 +134,9 @@ def test_supervisord_killed_takes_its_workers_along_and_the_next_one_comes_up_by
     eventually(lambda: gone(pids), 5, "no orphan is left")
     assert lock_holder(runtime.home.layout.lock("supervisor")) is None
     assert runtime.home.layout.supervisor_socket.exists(), "the test wants a stale socket"
-    began_s = time.monotonic()
     runtime.start()
     for worker in WORKING:
         runtime.wait_for(worker)
-    assert time.monotonic() - began_s < 10
 
 
 def test_a_reload_by_sighup_keeps_the_lock_and_workers_know_their_supervisor(runtime: Runtime) -> None:
