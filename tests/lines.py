@@ -23,10 +23,14 @@ from runtime.core.enrolment import Enrolment
 from runtime.core.line import Acked, Closed, Connected, LineEvent, Lost
 from runtime.core.message import StoredMessage
 from runtime.core.moment import Moment
+from runtime.core.pirate import NotStored, refusal_error
+from runtime.core.protocol import Refused, decode_reply
 from runtime.core.secret import Secret
 from runtime.errors import Retryable
 from runtime.layout import Layout
 from tests.harness import Cloud, Home, eventually
+
+DAY_S = 86_400
 
 
 def register(cloud: Cloud, device: str | None = None) -> HubCredentials:
@@ -93,15 +97,27 @@ def losses(events: Iterable[LineEvent]) -> list[Lost]:
 
 def put(home: Home, header: dict[str, Any], *payloads: bytes) -> list[int]:
     """One request to ingest over a plain REQ socket; the ids it stored."""
+    reply = json.loads(ask(home, header, *payloads))
+    assert reply["ok"], reply
+    return list(reply["ids"])
+
+
+def refusal(home: Home, *payloads: bytes) -> NotStored:
+    """How ingest refuses these: once, and however late. A producer that gives up soon may hear nothing."""
+    reply = decode_reply([ask(home, {}, *payloads)])
+    assert isinstance(reply, Refused), reply
+    return refusal_error(reply)
+
+
+def ask(home: Home, header: dict[str, Any], *payloads: bytes) -> bytes:
+    """One request, and its answer."""
     socket = zmq.Context.instance().socket(zmq.REQ)
     socket.linger = 0
     try:
         socket.connect(home.config.producer_endpoint())
         socket.send_multipart([json.dumps(header).encode(), *payloads])
         assert socket.poll(20_000), "ingest does not answer"
-        reply = json.loads(socket.recv())
-        assert reply["ok"], reply
-        return list(reply["ids"])
+        return socket.recv()
     finally:
         socket.close(0)
 
@@ -138,6 +154,11 @@ def uploading(home: Home, cloud: Cloud, toml: str = "", **more: str) -> HubCrede
     home.start_worker("upload")
     eventually(lambda: home.layout.messages_db.exists(), 20, "ingest starts")
     return credentials
+
+
+def within_a_day() -> None:
+    """Return when midnight (UTC) is not near: what is counted by the day would begin anew in the midst."""
+    eventually(lambda: time.time() % DAY_S < DAY_S - 90.0, 120)
 
 
 def check_arrivals(cloud: Cloud, payloads: Iterable[bytes], streams: str = "stream-name") -> None:
