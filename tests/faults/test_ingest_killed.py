@@ -10,6 +10,8 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
 from runtime.producer import Producer
 from tests.harness import Home, eventually, short_folder
 
@@ -40,6 +42,7 @@ class Sender(threading.Thread):
                 self.acknowledged += [(i, p) for i, p in zip(ids, payloads, strict=True) if i is not None]
 
 
+@pytest.mark.timeout(300)
 def test_whatever_moment_ingest_is_killed_at_nothing_acknowledged_is_lost_or_doubled() -> None:
     chance = random.Random(20261123)
     with short_folder() as folder:

@@ -49,6 +49,7 @@ def recorded(home: Home) -> Iterator[Home]:
     yield home
 
 
+@pytest.mark.timeout(300)
 def test_no_cut_of_power_loses_what_was_acknowledged(recorded: Home) -> None:
     events = run_ingest(recorded, sys.executable, "-m", "runtime", "worker", "ingest")
     assert sum(isinstance(event, Acknowledged) for event in events) == REQUESTS

@@ -64,7 +64,7 @@ class HubInThread:
         return self.run(do())
 
     def run(self, coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
 
     def start(self) -> None:
         self.hub = self.run(hub.serve(self.cloud, self.address, place.HUB_PORT, self._context))
@@ -165,7 +165,7 @@ class Raw:
 
     def __init__(self, address: str, ca_file: Path) -> None:
         context = ssl.create_default_context(cafile=str(ca_file))
-        plain = socket.create_connection((address, place.HUB_PORT), timeout=10)
+        plain = socket.create_connection((address, place.HUB_PORT), timeout=30)
         self.socket = context.wrap_socket(plain, server_hostname=address, suppress_ragged_eofs=False)
         self._decoder = Decoder()
         self._packets: list[Packet] = []

@@ -72,6 +72,7 @@ def test_the_backlog_is_known_even_when_everything_is_down(served: Runtime) -> N
 
 
 def test_a_runtime_with_its_hub_is_healthy_and_every_figure_is_there(device: Home, cloud: Cloud) -> None:
+    began_s = time.monotonic()
     runtime = Runtime(device)
     try:
         eventually(cloud.approve_all, 40, "the device asks for approval")
@@ -80,14 +81,15 @@ def test_a_runtime_with_its_hub_is_healthy_and_every_figure_is_there(device: Hom
         found = eventually(lambda: _with(status(device)[1], "hub", "delivered"), 20, "it is delivered")
         hub, identity = found["hub"], found["identity"]
         assert hub["state"] == "up" and hub["device"].endswith(identity["device_id"])
-        assert 0 <= hub["puback_age_s"] <= hub["connected_s"] < 60
+        lasts_s = time.monotonic() - began_s
+        assert 0 <= hub["puback_age_s"] <= hub["connected_s"] < lasts_s
         assert hub["connected_since"].endswith("Z") and hub["in_flight"] == 0
-        assert 1 / 60 <= hub["rate_per_s"] < 1, "one message, and one look is enough"
+        assert 0 < hub["rate_per_s"] < 1, "one message, and one look is enough"
         assert identity["state"] == "registered" and identity["next_in_s"] > 0
         assert identity["sas_remaining_s"] > identity["next_in_s"]
         assert found["backlog"]["room_bytes"] > 0
         for worker in found["workers"].values():
-            assert worker["pid"] and 0 < worker["uptime_s"] < 60
+            assert worker["pid"] and 0 < worker["uptime_s"] < lasts_s
             assert worker["progress_age_s"] < 10 and worker["memory_bytes"] > 5_000_000
         assert found["workers"]["upload"]["restarts"] == 0
         _check_words(device.edgectl("status").stdout)
