@@ -1,7 +1,6 @@
 """`make test`: the formatter, the linter, the type checker, then every test. Ends with pytest's closing line.
 
-Tests marked `serial` have the machine for themselves; the others follow, two for each core: most of them
-wait, for processes that start and for clocks.
+Two tests for each core: most of them wait, for processes that start and for clocks.
 Arguments go to pytest: `make test ARGS="-k ingest"`.
 """
 
@@ -13,7 +12,6 @@ import sys
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parent.parent
-NO_TESTS_COLLECTED = 5
 
 
 def main(arguments: list[str]) -> int:
@@ -26,18 +24,12 @@ def main(arguments: list[str]) -> int:
     ]
     failed = [name for command in checks if _run(name := command[2], command) != 0]
     workers = str(2 * (os.cpu_count() or 1))
-    alone = _pytest(["-m", "serial", *arguments])
-    together = _pytest(["-m", "not serial", "-n", workers, "--dist", "worksteal", *arguments])
-    for kind, status in (("serial tests", alone), ("tests", together)):
-        if status not in (0, NO_TESTS_COLLECTED):
-            failed.append(kind)
+    tests = [python, "-m", "pytest", "-n", workers, "--dist", "worksteal", *arguments]
+    if _run("pytest", tests) != 0:
+        failed.append("tests")
     if failed:
         print(f"FAILED: {', '.join(failed)}", file=sys.stderr)
-    return 1 if failed or {alone, together} == {NO_TESTS_COLLECTED} else 0
-
-
-def _pytest(arguments: list[str]) -> int:
-    return _run("pytest", [sys.executable, "-m", "pytest", *arguments])
+    return 1 if failed else 0
 
 
 def _run(name: str, command: list[str]) -> int:
