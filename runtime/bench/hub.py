@@ -129,6 +129,7 @@ def _served(role: str, **faults: float) -> Iterator[Served]:
             [sys.executable, "-m", "runtime.bench.hub", role, folder, json.dumps(faults)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            env={**os.environ, "LOGURU_LEVEL": "WARNING"},  # it tells of every connection
             text=True,
         )
         assert process.stdout is not None
