@@ -6,7 +6,6 @@ must not keep both workers from starting. What makes no sense counts as not know
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
@@ -19,7 +18,7 @@ from runtime.core import connection_string, renewal
 from runtime.core.answer import Outcome, Registration
 from runtime.core.backoff import LONGEST_RETRY_AFTER_S
 from runtime.core.credentials import HubCredentials
-from runtime.core.enrolment import Enrolment
+from runtime.core.enrolment import Enrolment, mark
 from runtime.core.enrolment import Phase as EnrolmentPhase
 from runtime.core.moment import Moment
 from runtime.core.renewal import Held, Life, Pace, Task
@@ -215,8 +214,7 @@ def _hub(row: sqlite3.Row) -> Hub:
 
 def _hub_mark(row: Mapping[str, Any] | sqlite3.Row) -> float:
     """Another one where a bit flipped: a name that leads nowhere would stay until the next renewal."""
-    told = repr([row[name] for name in _HUB]).encode()
-    return float(int.from_bytes(hashlib.sha256(told).digest()[:6]))
+    return mark(repr([row[name] for name in _HUB]))
 
 
 def _paces(db: sqlite3.Connection) -> dict[Task, Pace]:

@@ -113,9 +113,9 @@ class Step:
     """Take the Registration Token made by hand, which needs no call."""
 
 
-def mark(basis: str) -> float:
-    """Tells one basis from another, as a number."""
-    return float(int.from_bytes(hashlib.sha256(basis.encode()).digest()[:6]))
+def mark(text: str) -> float:
+    """Tells one from another, as a number that can be kept among facts."""
+    return float(int.from_bytes(hashlib.sha256(text.encode()).digest()[:6]))
 
 
 def settled(record: Enrolment, wish: Wish, has_token: bool, granted: float | None = None) -> Enrolment:
