@@ -26,8 +26,8 @@ import sqlite3
 import struct
 from array import array
 from collections.abc import Callable
-from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 from runtime.adapters.store_errors import StoreFull, StoreUnavailable, StoreUnreadable
 
@@ -134,35 +134,66 @@ def _commits_behind(wal: Path, frames: int, page_bytes: int) -> bool:
     except OSError:  # not there; or it cannot be read, which is for others to find
         return False
     try:
-        return _commit_and_more(descriptor, frames, page_bytes)
+        return _commit_and_more(_Frames(descriptor, page_bytes), frames)
     except OSError:
         return False
     finally:
         os.close(descriptor)
 
 
-def _commit_and_more(descriptor: int, frames: int, page_bytes: int) -> bool:
-    salts, commit = _salts(descriptor), None
-    for number in count(frames):
-        at = _HEADER.size + number * (_FRAME.size + page_bytes)
-        head = os.pread(descriptor, _FRAME.size, at)
-        if len(head) < _FRAME.size:
-            return False
-        _, pages, *mine, one, two = _FRAME.unpack(head)
-        if commit is not None and mine == commit[0]:
-            page = os.pread(descriptor, page_bytes, at + _FRAME.size)
-            if _checksums(head[:8] + page, commit[1]) == (one, two):
-                return True
-        commit = (mine, (one, two)) if pages and salts in (None, mine) else None
+class _Frame(NamedTuple):
+    """One page in the WAL."""
+
+    commits: bool
+    salts: _Pair
+    sums: _Pair
+    data: bytes
+    """What the checksums are of, those of the frame before apart."""
+
+    def follows(self, salts: _Pair, sums: _Pair) -> bool:
+        """Whether it was written behind the one with these."""
+        return self.salts == salts and _checksums(self.data, sums) == self.sums
+
+
+class _Frames:
+    """A WAL, frame by frame."""
+
+    def __init__(self, descriptor: int, page_bytes: int) -> None:
+        self._descriptor, self._page_bytes = descriptor, page_bytes
+
+    def begin(self) -> tuple[_Pair, _Pair] | None:
+        """Salts and checksums of its header; None where it is damaged: then no frame was read."""
+        header = os.pread(self._descriptor, _HEADER.size, 0).ljust(_HEADER.size, b"\0")
+        magic, *_, salt_1, salt_2, one, two = _HEADER.unpack(header)
+        sound = magic and _checksums(header[:-8], (0, 0)) == (one, two)  # nothing but zeros would seem so
+        return ((salt_1, salt_2), (one, two)) if sound else None
+
+    def get(self, number: int) -> _Frame | None:
+        """None where the file ends."""
+        size = _FRAME.size + self._page_bytes
+        found = os.pread(self._descriptor, size, _HEADER.size + number * size)
+        if len(found) < size:
+            return None
+        _, pages, salt_1, salt_2, one, two = _FRAME.unpack_from(found)
+        return _Frame(pages > 0, (salt_1, salt_2), (one, two), found[:8] + found[_FRAME.size :])
+
+
+def _commit_and_more(wal: _Frames, number: int) -> bool:
+    """Whether at this frame, where SQLite ended, or behind is a commit, and a frame written behind it."""
+    begin = wal.begin()
+    last = wal.get(number - 1) if number else None
+    sums = last.sums if last else begin[1] if begin else None
+    while begin and sums and (frame := wal.get(number)) and frame.follows(begin[0], sums):
+        if frame.commits:
+            return False  # sound: SQLite has begun the WAL anew, so far in its index only
+        number, sums = number + 1, frame.sums
+    commit = None
+    while frame := wal.get(number):
+        if commit and frame.follows(commit.salts, commit.sums):
+            return True
+        commit = frame if frame.commits and (begin is None or frame.salts == begin[0]) else None
+        number += 1
     return False
-
-
-def _salts(descriptor: int) -> list[int] | None:
-    """Those of the WAL; None where its header is damaged: then none of its frames were read."""
-    header = os.pread(descriptor, _HEADER.size, 0).ljust(_HEADER.size, b"\0")
-    *_, one, two = checked = _HEADER.unpack(header)
-    sound = checked[0] and _checksums(header[:-8], (0, 0)) == (one, two)  # nothing but zeros would seem so
-    return [*checked[4:6]] if sound else None
 
 
 def _checksums(data: bytes, seed: _Pair) -> _Pair:

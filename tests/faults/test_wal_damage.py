@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,40 @@ def test_what_a_power_cut_tore_is_no_damage(tmp_path: Path, inside: int) -> None
     store = MessageStore(path, ObedientClock())
     assert stored(store) == [1, *range(3, (COMMITS - 1) * EACH + 1)]
     store.close()
+
+
+def test_a_wal_that_sqlite_had_begun_anew_when_the_disk_failed_is_no_damage(tmp_path: Path) -> None:
+    """Its index says so, the file does not yet: a healthy store was salvaged, and 2^32 ids named as lost."""
+    path = tmp_path / "messages.db"
+    told = subprocess.run([sys.executable, "-c", BEGUN_ANEW, str(path)], capture_output=True, text=True)
+    assert told.stdout.split() == ["SQLITE_IOERR_WRITE", "True"], told.stderr
+
+
+BEGUN_ANEW = """
+import resource, signal, sqlite3, sys
+from pathlib import Path
+from runtime.adapters.wal import ends_early
+
+path = Path(sys.argv[1])
+ingest, upload = sqlite3.connect(path, isolation_level=None), sqlite3.connect(path, isolation_level=None)
+ingest.execute("PRAGMA journal_mode = WAL")
+for _ in range(3):
+    ingest.execute(f"CREATE TABLE t{_} (a)")
+upload.execute("SELECT * FROM t0").fetchall()
+ingest.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+try:
+    ingest.execute("CREATE TABLE t3 (a)")
+except sqlite3.Error as exc:
+    failed = exc.sqlite_errorname
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+ingest.close()
+again = sqlite3.connect(path, isolation_level=None)
+((_, frames, _),) = again.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+assert frames == 0, "it has begun anew"
+print(failed, not ends_early(again, path))
+"""
 
 
 def test_what_an_earlier_wal_left_behind_the_end_is_no_damage(tmp_path: Path) -> None:
