@@ -24,6 +24,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 from runtime.adapters.clock import Clock
@@ -51,7 +52,7 @@ from runtime.adapters.store_producers import ProducerMemory
 from runtime.adapters.store_quarantine import MOST_BYTES, Quarantine
 from runtime.adapters.store_reader import StoreReader, text_or_bytes
 from runtime.adapters.store_room import JOURNAL_LIMIT_BYTES, give_back, spare_bytes
-from runtime.adapters.store_statements import COLUMNS, IN, INSERT, INSERT_DETAILED
+from runtime.adapters.store_statements import AT_ONCE, COLUMNS, IN, INSERT, INSERT_DETAILED, INSERT_MANY
 from runtime.adapters.wal import ends_early, write_again
 from runtime.core.admission import Admission, Stamp, Values, View
 from runtime.core.description import Details
@@ -310,7 +311,10 @@ class MessageStore:
     def _insert(self, rows: Sequence[Values], details: Mapping[int, Details]) -> None:
         """Every row; the few columns of those without details take half the time."""
         if not details:
-            self._db.executemany(INSERT, rows)
+            whole = len(rows) - len(rows) % AT_ONCE
+            for at in range(0, whole, AT_ONCE):
+                self._db.execute(INSERT_MANY, tuple(chain.from_iterable(rows[at : at + AT_ONCE])))
+            self._db.executemany(INSERT, rows[whole:])
             return
         for row in rows:
             more = details.get(row[0])

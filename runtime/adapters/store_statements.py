@@ -13,10 +13,14 @@ IN = "(SELECT value FROM json_each(?))"
 """A list of ids, given as JSON."""
 
 
-def _insert(fields: tuple[str, ...]) -> str:
-    return f"INSERT INTO messages ({', '.join(fields)}) VALUES ({', '.join('?' * len(fields))})"  # noqa: S608  # our own names
+def _insert(fields: tuple[str, ...], rows: int = 1) -> str:
+    row = f"({', '.join('?' * len(fields))})"
+    return f"INSERT INTO messages ({', '.join(fields)}) VALUES {', '.join([row] * rows)}"  # noqa: S608  # our own names
 
 
 INSERT = _insert(Row._fields)
 """Only what every message has: SQLite takes half the time for it."""
 INSERT_DETAILED = _insert(_FIELDS)
+AT_ONCE = 50
+INSERT_MANY = _insert(Row._fields, AT_ONCE)
+"""The same for so many: a sixth less for each. SQLite keeps a copy of the last ones until the next come."""

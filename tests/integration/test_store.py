@@ -14,6 +14,7 @@ from runtime.adapters.salvage import last_report, pending, salvage, set_aside
 from runtime.adapters.store import MessageStore
 from runtime.adapters.store_errors import StoreDamaged, StoreFull, StoreNewer, StoreUnavailable
 from runtime.adapters.store_reader import StoreReader
+from runtime.adapters.store_statements import AT_ONCE
 from runtime.core.admission import Row
 from runtime.core.message import CorruptRow, StoredMessage, StreamName
 from runtime.core.protocol import Refused, Stored
@@ -101,10 +102,11 @@ def test_a_repeat_is_recognised_after_delivery_and_restart(path: Path) -> None:
     store.close()
 
 
-def test_a_not_null_failure_is_no_acknowledgement(store: MessageStore) -> None:
+@pytest.mark.parametrize(("many", "at"), [(1, 0), (2 * AT_ONCE + 1, 0), (2 * AT_ONCE + 1, 2 * AT_ONCE)])
+def test_a_not_null_failure_is_no_acknowledgement(store: MessageStore, many: int, at: int) -> None:
     """`INSERT OR IGNORE` would have swallowed it."""
-    admission, _ = decide(store, [put([b"x"])])
-    admission.rows[0] = Row._make(admission.rows[0])._replace(payload=None)  # type: ignore[arg-type]  # the damage
+    admission, _ = decide(store, [put([b"x"] * many)])
+    admission.rows[at] = Row._make(admission.rows[at])._replace(payload=None)  # type: ignore[arg-type]  # the damage
     with pytest.raises(StoreDamaged):
         store.commit(admission, Settled())
     assert store.backlog().messages == 0
