@@ -40,8 +40,8 @@ A_CORE = (
     "of its producer, whom the echo costs 46"
 )
 COLUMNS = (
-    "of 5 us for a message, receiving its frame takes 1, deciding 0.5, inserting 10 columns 1.4, pages and "
-    "flush 2; the bare row takes 3, of which 2 are pages and flush"
+    "of some 4.5 us for a message, receiving its frame takes 1, deciding 0.5, inserting 10 columns 1, pages "
+    "and flush 2; the bare row takes 3, of which 2 are pages and flush"
 )
 FEW_AT_ONCE = (
     "a flush takes 0.2 ms, in which two cores let about 14 of the 64 producers ask again; on a slower disk "
