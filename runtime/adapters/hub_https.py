@@ -102,7 +102,7 @@ class HubHttps:
                 url,
                 data=body,
                 headers=headers,
-                timeout=(CONNECT_S, most_s),
+                timeout=(CONNECT_S, 2 * most_s),  # the deadline comes first
                 stream=True,
                 allow_redirects=False,
             ) as response:
