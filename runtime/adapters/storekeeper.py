@@ -280,7 +280,7 @@ class Storekeeper:
             return
         finish(self._path)
         self._alarm = _alarm(self._path)
-        self._store = MessageStore(
+        store = MessageStore(
             self._path,
             self._clock,
             policies=self._quota.policies(),
@@ -289,14 +289,24 @@ class Storekeeper:
             quarantine_bytes=self._quarantine_bytes,
             alive=self._alive,
         )
-        if missing := self._given.missing(self._store.uuid, self._store.next_id):
-            self._store.rename()
-            logger.bind(ids=(missing[0], missing[-1])).critical(
-                "messages.db has forgotten ids that it gave (an older copy?): it goes on as another store"
-            )
-        self._trouble = None
+        self._name_apart(store)
+        self._store, self._trouble = store, None
         self._forget_s = self._clock.boot_s() + PRODUCER_MEMORY_S
         logger.bind(**self._store.figures()).info("the store is open")
+
+    def _name_apart(self, store: MessageStore) -> None:
+        """Before anything is stored in it: where that fails it is not used, and tried again."""
+        missing = self._given.missing(store.uuid, store.next_id)
+        if not missing:
+            return
+        try:
+            store.rename()
+        except BaseException:
+            store.close()
+            raise
+        logger.bind(ids=(missing[0], missing[-1])).critical(
+            "messages.db has forgotten ids that it gave (an older copy?): it goes on as another store"
+        )
 
     def _look_at_disk(self) -> None:
         """Free pages inside the file count as room; what others need on this disk does not."""

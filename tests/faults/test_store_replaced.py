@@ -15,7 +15,7 @@ import pytest
 
 from runtime.adapters.bus import DeliveryReporter, Settled
 from runtime.adapters.store import MessageStore
-from runtime.adapters.store_errors import StoreError, StoreReplaced, StoreUnavailable
+from runtime.adapters.store_errors import StoreError, StoreFull, StoreReplaced, StoreUnavailable
 from runtime.adapters.store_lanes import LaneReader
 from runtime.adapters.store_reader import StoreReader
 from runtime.adapters.storekeeper import Storekeeper
@@ -240,6 +240,34 @@ def test_a_backup_that_is_brought_back_gives_no_id_a_second_time(
         new = identity(layout.messages_db)
     with contextlib.closing(Storekeeper(home.config, clock)) as keeper:
         assert keeper.is_this(new), "an ordinary start changes nothing"
+
+
+@pytest.mark.parametrize("failure", [StoreFull, StoreUnavailable])
+def test_a_disk_that_fails_while_a_copy_is_renamed_lets_it_give_no_id_either(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: type[StoreError]
+) -> None:
+    """It stayed open under its old name, or was opened so a second later: what was given was forgotten."""
+    clock, path = ObedientClock(), home.layout.messages_db
+    with contextlib.closing(Storekeeper(home.config, clock)) as keeper:
+        store(keeper, b"old")
+        back_up(path, tmp_path / "copy")
+        store(keeper, b"delivered")
+        late = identity(path)
+    (tmp_path / "copy").replace(path)
+    with monkeypatch.context() as at_first:
+
+        def fail(_store: MessageStore) -> None:
+            raise failure("the disk")
+
+        at_first.setattr(MessageStore, "rename", fail)
+        keeper = Storekeeper(home.config, clock)
+        with pytest.raises(StoreError):
+            store(keeper, b"new")
+    with contextlib.closing(keeper):
+        clock.boot += 60.0
+        keeper.keep_house()
+        store(keeper, b"new")
+        assert not keeper.is_this(late)
 
 
 def test_what_is_said_of_ids_is_never_ahead_of_the_store(home: Home) -> None:
