@@ -211,34 +211,12 @@ class Client:
             self._socket = None
 
 
-class Turn:
-    """The right to talk: threads wait for each other.
-
-    Whoever has it already must not: a signal handler that puts would wait for the put that it interrupted.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._talking = False
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-        if self._talking:
-            self._lock.release()
-            raise UsageError("this Producer is talking already; a signal handler needs one of its own")
-        self._talking = True
-
-    def __exit__(self, *error: object) -> None:
-        self._talking = False
-        self._lock.release()
-
-
 class Producer(Client):
     """Sends messages to ingest and returns when they are on disk."""
 
     def __init__(self, endpoint: str | None = None, **options: Unpack[Options]) -> None:
         super().__init__(endpoint, **options)
-        self._lock = Turn()
+        self._lock = threading.RLock()
 
     def put(self, payload: Payload, **fields: Unpack[Fields]) -> int | None:
         """Store one message; its id. Raises NotStored."""
@@ -289,10 +267,16 @@ class Producer(Client):
     ) -> None:
         self.close()
 
-    def _turn(self) -> Turn:
-        """The right to talk. A forked child must not touch what it shares with its parent."""
+    def _turn(self) -> threading.RLock:
+        """The right to talk: threads wait for each other. A forked child must not touch what it shares.
+
+        Raises UsageError where this thread has it: a signal handler that puts would wait for the put that it
+        interrupted. The lock itself says so, for a Ctrl-C may fall between any two lines of ours.
+        """
         if self._forked():
-            self._lock = Turn()
+            self._lock = threading.RLock()
+        if self._lock._is_owned():  # type: ignore[attr-defined]  # as threading.Condition asks it
+            raise UsageError("this Producer is talking already; a signal handler needs one of its own")
         return self._lock
 
     def _complete(self, operation: Operation, fields: Fields) -> int | None:
