@@ -10,12 +10,18 @@ EdgeError
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class EdgeError(Exception):
     """The runtime met a known problem."""
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or (self.__doc__ or "").splitlines()[0])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by the values, not by what `__init__` takes: multiprocessing hangs where that fails."""
+        return _rebuilt, (type(self), self.args, vars(self))
 
 
 class Retryable(EdgeError):
@@ -48,3 +54,10 @@ class UsageError(EdgeError):
 
 class ConfigError(UsageError):
     """A setting is wrong."""
+
+
+def _rebuilt(kind: type[EdgeError], args: tuple[Any, ...], values: dict[str, Any]) -> EdgeError:
+    """The error that `EdgeError.__reduce__` took apart."""
+    error = kind.__new__(kind, *args)
+    vars(error).update(values)
+    return error

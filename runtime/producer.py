@@ -4,14 +4,15 @@
         producer.put(b"21.5", stream="weather")      # returns when it is on disk
 
 `put` returns only when the message is stored; `retry_for_s` bounds the wait. While ingest restarts, or its
-reply is lost, nothing is noticed but the delay: the socket is opened anew, the same request sent again, and
+reply is lost, the program notices only the delay: the socket is reopened, the same request sent again, and
 its key keeps it from being stored twice. Every refusal is an error of its own type (see
 `runtime.core.pirate`): Full, Unavailable and NoAnswer may go away by waiting, Invalid, TooLarge and
 Forgotten will not.
 
 Threads may share a Producer: they wait for each other. One for each thread is faster. A signal handler needs
-one of its own. After a fork the child goes on as a new boot of the same producer. `runtime.producer_async`
-has the same for asyncio.
+one of its own. After a fork the child goes on as a new boot of the same producer: a hook of
+`os.register_at_fork` restarts the numbering while the child still has a single thread.
+`runtime.producer_async` has the same for asyncio.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ import sys
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, TypedDict, Unpack
+from typing import Any, NamedTuple, TypedDict, Unpack, cast
 
 import zmq
 
@@ -88,7 +91,7 @@ class Options(TypedDict, total=False):
     curve: Curve | None
 
 
-Payload = bytes | str
+Payload = bytes | bytearray | memoryview | str
 Described = Payload | tuple[Payload, Fields]
 """A payload, or a payload with fields of its own."""
 
@@ -106,6 +109,8 @@ class Pack(NamedTuple):
 
     payloads: list[bytes]
     each: list[Fields]
+    source_error: Exception | None = None
+    """What the source of the messages raised behind them; there is no further pack then."""
 
 
 class Numbering:
@@ -119,11 +124,6 @@ class Numbering:
         """Count anew, as another boot."""
         self._boot = uuid.uuid4().hex[:16]
         self._next = 1
-        self._pid = os.getpid()
-
-    @property
-    def forked(self) -> bool:
-        return self._pid != os.getpid()
 
     def request(
         self, payloads: Sequence[bytes], operation: Operation = Operation.PUT, **said: Any
@@ -165,9 +165,15 @@ class Client:
         self._curve = curve
         self._numbering = Numbering(name)
         self._socket: Any = None
+        _clients.add(self)
 
-    def _new_exchange(self, request: Message) -> Exchange:
-        return Exchange(request, retry_for_s=self._retry_for_s, timeout_s=self._answer_timeout_s)
+    def _new_exchange(self, request: Message, *, sent_before: bool = False) -> Exchange:
+        return Exchange(
+            request,
+            retry_for_s=self._retry_for_s,
+            timeout_s=self._answer_timeout_s,
+            sent_before=sent_before,
+        )
 
     def _failed(self, exchange: Exchange) -> None:
         if exchange.left_no_trace:
@@ -197,13 +203,10 @@ class Client:
             socket.curve_publickey, socket.curve_secretkey = keys.own_public, keys.own_secret
         socket.connect(self._endpoint)
 
-    def _forked(self) -> bool:
-        """Whether this is a child that has not talked yet: then it counts as another boot from here."""
-        if not self._numbering.forked:
-            return False
+    def _restart_in_child(self) -> None:
+        """Go on as another boot, with a socket of the child's own; called in the child of a fork."""
         self._numbering.restart()
-        self._socket = None  # the parent's: closing it here would talk over the parent
-        return True
+        self._socket = None  # the parent's: closing it here would write into the parent's connection
 
     def _hang_up(self) -> None:
         if self._socket is not None:
@@ -211,12 +214,29 @@ class Client:
             self._socket = None
 
 
+_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+def _restart_clients_in_child() -> None:
+    """The child of a fork has one thread now; later two of them could restart one numbering twice, and give
+    one key to two messages."""
+    for client in list(_clients):
+        client._restart_in_child()
+
+
+os.register_at_fork(after_in_child=_restart_clients_in_child)
+
+
 class Producer(Client):
     """Sends messages to ingest and returns when they are on disk."""
 
     def __init__(self, endpoint: str | None = None, **options: Unpack[Options]) -> None:
-        super().__init__(endpoint, **options)
         self._lock = threading.RLock()
+        super().__init__(endpoint, **options)
+
+    def _restart_in_child(self) -> None:
+        super()._restart_in_child()
+        self._lock = threading.RLock()  # a thread that exists in the parent only may hold the old one
 
     def put(self, payload: Payload, **fields: Unpack[Fields]) -> int | None:
         """Store one message; its id. Raises NotStored."""
@@ -226,15 +246,19 @@ class Producer(Client):
     def put_many(self, messages: Iterable[Described], **fields: Unpack[Fields]) -> list[int | None]:
         """Store many messages in order; `fields` hold for all that say nothing else. Raises NotStored.
 
-        They go in packs, each stored as a whole; where one raises, those before it are stored. Others may
-        come between two packs: whoever makes `messages` may take its time, and may `put` meanwhile. What is
-        too large together goes in smaller ones.
+        They go in packs, each stored as a whole; what is too large together goes in smaller ones. Where one
+        is not stored, the error says what is (`error.ids`), what may be (`error.request`) and what is left
+        (`error.remaining`). Where the source of `messages` itself raises, what it gave before is stored
+        first. Others may come between two packs: the source may take its time, and may `put` meanwhile.
         """
-        ids: list[int | None] = []
-        for pack in packs(messages):
-            with self._turn():
-                ids += self._store_pack(pack, fields)
-        return ids
+        progress = Progress()
+        with progress.explained():
+            for pack in packs(messages):
+                progress.begin(pack)
+                with self._turn():
+                    self._store_pack(pack, fields, progress)
+                progress.end()
+        return progress.ids
 
     def complete_batch(self, **fields: Unpack[Fields]) -> int | None:
         """Say that the batch `batch_id` is whole. Raises NotStored."""
@@ -247,7 +271,7 @@ class Producer(Client):
     def resend(self, request: Message) -> list[int | None]:
         """Send again the `request` of an error under its own key: stored once, whatever became of it."""
         with self._turn():  # what became of it before is not known, so its key is never given to another
-            return list(self._ids(self._new_exchange(request)))
+            return list(self._ids(self._new_exchange(request, sent_before=True)))
 
     def ping(self) -> None:
         """Return when ingest answers. Raises NoAnswer."""
@@ -268,13 +292,11 @@ class Producer(Client):
         self.close()
 
     def _turn(self) -> threading.RLock:
-        """The right to talk: threads wait for each other. A forked child must not touch what it shares.
+        """The right to talk: threads wait for each other.
 
         Raises UsageError where this thread has it: a signal handler that puts would wait for the put that it
         interrupted. The lock itself says so, for a Ctrl-C may fall between any two lines of ours.
         """
-        if self._forked():
-            self._lock = threading.RLock()
         if self._lock._is_owned():  # type: ignore[attr-defined]  # as threading.Condition asks it
             raise UsageError("this Producer is talking already; a signal handler needs one of its own")
         return self._lock
@@ -283,12 +305,14 @@ class Producer(Client):
         with self._turn():
             return self._store(self._numbering.request([], operation, **fields))[0]
 
-    def _store_pack(self, pack: Pack, fields: Fields) -> Sequence[int | None]:
+    def _store_pack(self, pack: Pack, fields: Fields, progress: Progress) -> None:
         try:
-            return self._store(self._numbering.pack(pack, fields))
+            progress.stored(self._store(self._numbering.pack(pack, fields)))
+            return
         except TooLarge as error:
             smaller = halves(pack, error)
-        return [number for half in smaller for number in self._store_pack(half, fields)]
+        for half in smaller:
+            self._store_pack(half, fields, progress)
 
     def _store(self, request: Message) -> Sequence[int | None]:
         exchange = self._new_exchange(request)
@@ -344,12 +368,58 @@ def _default_name() -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(sys.argv[0] or "python").stem).strip("-")[:40] or "python"
 
 
+class Progress:
+    """How far one `put_many` has come, so that an error can say what is stored and what is left."""
+
+    def __init__(self) -> None:
+        self.ids: list[int | None] = []
+        self._pack = Pack([], [])
+        self._pack_at = 0
+
+    def begin(self, pack: Pack) -> None:
+        """The messages of `pack` are taken from the source, and are next."""
+        self._pack, self._pack_at = pack, len(self.ids)
+
+    def stored(self, ids: Sequence[int | None]) -> None:
+        """The next messages of the pack are stored."""
+        self.ids += ids
+
+    def end(self) -> None:
+        """The pack is stored. Raises what its source raised behind it."""
+        if self._pack.source_error is not None:
+            raise self._pack.source_error
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Whatever ends the work says how far it came."""
+        try:
+            yield
+        except NotStored as error:
+            done = len(self.ids) - self._pack_at
+            error.ids = list(self.ids)
+            error.remaining = list(zip(self._pack.payloads, self._pack.each, strict=True))[done:]
+            raise error from self._pack.source_error or error.__cause__
+        except Exception as error:
+            error.add_note(f"put_many: the first {len(self.ids)} messages are stored")
+            raise
+
+
 def packs(messages: Iterable[Described]) -> Iterator[Pack]:
-    """As few as the bounds of a commit allow."""
-    pack, size = Pack([], []), 0
-    for message in messages:
-        payload, own = message if isinstance(message, tuple) else (message, Fields())
-        payload = encoded(payload)
+    """As few as the bounds of a commit allow. Holds copies: a source may reuse the objects that it gives.
+
+    Where the source raises, what it gave before comes first, and its error with it.
+    """
+    pack, size, source = Pack([], []), 0, iter(messages)
+    while True:
+        try:
+            payload, own = described(next(source))
+        except StopIteration:
+            break
+        except Exception as error:
+            if not pack.payloads:
+                raise
+            pack = pack._replace(source_error=error)
+            break
         if pack.payloads and (len(pack.payloads) >= PACK_MESSAGES or size + len(payload) > PACK_BYTES):
             yield pack
             pack, size = Pack([], []), 0
@@ -358,6 +428,15 @@ def packs(messages: Iterable[Described]) -> Iterator[Pack]:
         size += len(payload)
     if pack.payloads:
         yield pack
+
+
+def described(message: Described) -> tuple[bytes, Fields]:
+    """A message's payload and its own fields, copied; a field that is None counts as left out."""
+    payload, own = message if isinstance(message, tuple) else (message, Fields())
+    said = {name: value for name, value in own.items() if value is not None}
+    if "properties" in said:
+        said["properties"] = dict(own["properties"] or {})
+    return encoded(payload), cast(Fields, said)
 
 
 def halves(pack: Pack, refused: TooLarge) -> tuple[Pack, Pack]:
@@ -369,4 +448,9 @@ def halves(pack: Pack, refused: TooLarge) -> tuple[Pack, Pack]:
 
 
 def encoded(payload: Payload) -> bytes:
-    return payload.encode() if isinstance(payload, str) else payload
+    """The bytes of a payload, as they are now. Raises TypeError for what is neither bytes nor text."""
+    if isinstance(payload, str):
+        return payload.encode()
+    if isinstance(payload, bytes | bytearray | memoryview):
+        return bytes(payload)
+    raise TypeError(f"a payload must be bytes or str, not {type(payload).__name__}")

@@ -16,7 +16,18 @@ import zmq.asyncio
 
 from runtime.core.pirate import Ask, Exchange, Message, Pause, TooLarge
 from runtime.core.protocol import BadRequest, Operation, Reply, Stored, decode_reply
-from runtime.producer import Client, Described, Fields, Options, Pack, Payload, encoded, halves, packs
+from runtime.producer import (
+    Client,
+    Described,
+    Fields,
+    Options,
+    Pack,
+    Payload,
+    Progress,
+    encoded,
+    halves,
+    packs,
+)
 
 __all__ = ["AsyncProducer"]
 
@@ -25,7 +36,11 @@ class AsyncProducer(Client):
     """The same for asyncio: calls are answered one after the other, in the order they were made."""
 
     def __init__(self, endpoint: str | None = None, **options: Unpack[Options]) -> None:
+        self._lock = asyncio.Lock()
         super().__init__(endpoint, **options)
+
+    def _restart_in_child(self) -> None:
+        super()._restart_in_child()
         self._lock = asyncio.Lock()
 
     async def put(self, payload: Payload, **fields: Unpack[Fields]) -> int | None:
@@ -34,12 +49,15 @@ class AsyncProducer(Client):
             return (await self._store(self._numbering.request([encoded(payload)], **fields)))[0]
 
     async def put_many(self, messages: Iterable[Described], **fields: Unpack[Fields]) -> list[int | None]:
-        """Store many messages in order, in packs. Raises NotStored."""
-        ids: list[int | None] = []
-        for pack in packs(messages):
-            async with self._turn():
-                ids += await self._store_pack(pack, fields)
-        return ids
+        """Store many messages in order, in packs. Raises NotStored, with what is stored and what is left."""
+        progress = Progress()
+        with progress.explained():
+            for pack in packs(messages):
+                progress.begin(pack)
+                async with self._turn():
+                    await self._store_pack(pack, fields, progress)
+                progress.end()
+        return progress.ids
 
     async def complete_batch(self, **fields: Unpack[Fields]) -> int | None:
         """Say that the batch `batch_id` is whole. Raises NotStored."""
@@ -52,7 +70,7 @@ class AsyncProducer(Client):
     async def resend(self, request: Message) -> Sequence[int | None]:
         """Send again the `request` of an error, under its own key."""
         async with self._turn():
-            return await self._ids(self._new_exchange(request))
+            return await self._ids(self._new_exchange(request, sent_before=True))
 
     async def ping(self) -> None:
         """Return when ingest answers. Raises NoAnswer."""
@@ -74,20 +92,20 @@ class AsyncProducer(Client):
 
     def _turn(self) -> asyncio.Lock:
         """The right to talk, as in `Producer`."""
-        if self._forked():
-            self._lock = asyncio.Lock()
         return self._lock
 
     async def _complete(self, operation: Operation, fields: Fields) -> int | None:
         async with self._turn():
             return (await self._store(self._numbering.request([], operation, **fields)))[0]
 
-    async def _store_pack(self, pack: Pack, fields: Fields) -> Sequence[int | None]:
+    async def _store_pack(self, pack: Pack, fields: Fields, progress: Progress) -> None:
         try:
-            return await self._store(self._numbering.pack(pack, fields))
+            progress.stored(await self._store(self._numbering.pack(pack, fields)))
+            return
         except TooLarge as error:
             smaller = halves(pack, error)
-        return [number for half in smaller for number in await self._store_pack(half, fields)]
+        for half in smaller:
+            await self._store_pack(half, fields, progress)
 
     async def _store(self, request: Message) -> Sequence[int | None]:
         exchange = self._new_exchange(request)

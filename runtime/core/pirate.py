@@ -17,6 +17,8 @@ from typing import Any
 from runtime.core.protocol import Code, Pong, Refused, Reply, Stored, encode_request
 from runtime.errors import EdgeError, Rejected, Retryable
 
+SHORTEST_WAIT_S = 0.05
+"""A time-out below this asks a busy ingest faster than it can answer."""
 LONGEST_WAIT_S = 10.0
 
 
@@ -37,12 +39,18 @@ class NotStored(EdgeError):
     request: Message | None = None
     """Set where it may be stored all the same: `Producer.resend(error.request)` stores it for sure, and once.
     None: nothing of it is stored, nor will be."""
+    ids: Sequence[int | None] = ()
+    """Of `put_many`: the ids of the messages that are stored, which are the first of those given."""
+    remaining: Sequence[Any] = ()
+    """Of `put_many`: the messages that were taken from the source and are not known to be stored, in order,
+    as (payload, fields). Where `request` is set it holds the first `len(request.payloads)` of them: resend
+    that, and put the rest."""
 
 
 class NoAnswer(NotStored, Retryable):
-    """No answer in time: stored or not, nobody knows; `Producer.resend(error.request)` is safe."""
+    """No answer came in time, so it is unknown whether the request is stored; `Producer.resend` is safe."""
 
-    def __init__(self, message: str, request: Message) -> None:
+    def __init__(self, message: str | None = None, request: Message | None = None) -> None:
         super().__init__(message)
         self.request = request
 
@@ -64,7 +72,7 @@ class TooLarge(NotStored, Rejected):
 
 
 class Forgotten(NotStored, Rejected):
-    """So far behind that nobody can tell any more whether it is stored."""
+    """So far behind that ingest cannot tell whether it is stored."""
 
 
 _MEANING: dict[str, type[NotStored]] = {
@@ -119,14 +127,17 @@ Step = Ask | Pause | Stored | Pong
 class Exchange:
     """One request until it is answered, refused for good, or out of time."""
 
-    def __init__(self, request: Message, *, retry_for_s: float | None, timeout_s: float) -> None:
+    def __init__(
+        self, request: Message, *, retry_for_s: float | None, timeout_s: float, sent_before: bool = False
+    ) -> None:
         self.request = request
         self._retry_for_s = retry_for_s
-        self._timeout_s = timeout_s
+        self._timeout_s = max(SHORTEST_WAIT_S, timeout_s)
         self._deadline_s = float("inf")
         self._answer_by_s = 0.0
-        self._open_questions = 0
-        """Sent, and not refused in a way that leaves nothing behind."""
+        self._open_questions = int(sent_before)
+        """Sent, and not refused in a way that leaves nothing behind. A copy that an earlier exchange sent may
+        still wait in a queue, whatever is answered to this one."""
 
     @property
     def left_no_trace(self) -> bool:

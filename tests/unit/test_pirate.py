@@ -63,3 +63,15 @@ def test_an_answer_is_the_end_of_it() -> None:
     exchange = Exchange(REQUEST, retry_for_s=60.0, timeout_s=1.0)
     exchange.begin(0.0)
     assert exchange.answered(Stored([7]), 0.5) == Stored([7])
+
+
+@pytest.mark.parametrize("timeout_s", [0.0, -1.0])
+def test_a_time_out_of_nothing_does_not_ask_six_thousand_times(timeout_s: float) -> None:
+    exchange, now_s, asked = Exchange(REQUEST, retry_for_s=60.0, timeout_s=timeout_s), 0.0, 1
+    step = exchange.begin(now_s)
+    with pytest.raises(NoAnswer):
+        while isinstance(step, Ask):
+            now_s += step.timeout_s
+            step = exchange.silence(now_s)
+            asked += 1
+    assert asked < 30
