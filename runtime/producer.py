@@ -24,11 +24,10 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, TypedDict, Unpack, cast
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import zmq
 
@@ -46,6 +45,7 @@ from runtime.core.pirate import (  # the errors are handed on
     Unavailable,
 )
 from runtime.core.protocol import BadRequest, Operation, Reply, Stored, decode_reply
+from runtime.core.request_packs import Described, Fields, Pack, Payload, Progress, encoded, halves, packs
 from runtime.errors import UsageError
 
 __all__ = [
@@ -61,26 +61,6 @@ __all__ = [
     "Unavailable",
 ]
 
-PACK_MESSAGES = 500
-PACK_BYTES = 524_288
-"""What `put_many` puts into one request: about one commit."""
-
-
-class Fields(TypedDict, total=False):
-    """What may be said about a message; all of it may be left out."""
-
-    stream_group: str | None
-    stream: str | None
-    batch_id: str | None
-    batch_slice_id: str | None
-    message_id: str | None
-    chunk_id: str | None
-    content_type: str | None
-    properties: Mapping[str, str] | None
-    priority: int | None
-    ttl_s: float | None
-    file: str | None
-
 
 class Options(TypedDict, total=False):
     """How a producer behaves; see `Client`."""
@@ -91,26 +71,12 @@ class Options(TypedDict, total=False):
     curve: Curve | None
 
 
-Payload = bytes | bytearray | memoryview | str
-Described = Payload | tuple[Payload, Fields]
-"""A payload, or a payload with fields of its own."""
-
-
 class Curve(NamedTuple):
     """Keys for an endpoint on TCP (`edgectl keys`), each 40 characters in Z85."""
 
     server_public: bytes
     own_public: bytes
     own_secret: bytes
-
-
-class Pack(NamedTuple):
-    """What goes in one request."""
-
-    payloads: list[bytes]
-    each: list[Fields]
-    source_error: Exception | None = None
-    """What the source of the messages raised behind them; there is no further pack then."""
 
 
 class Numbering:
@@ -366,91 +332,3 @@ def default_endpoint() -> str:
 def _default_name() -> str:
     """The program's own name, as far as a key may hold it."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(sys.argv[0] or "python").stem).strip("-")[:40] or "python"
-
-
-class Progress:
-    """How far one `put_many` has come, so that an error can say what is stored and what is left."""
-
-    def __init__(self) -> None:
-        self.ids: list[int | None] = []
-        self._pack = Pack([], [])
-        self._pack_at = 0
-
-    def begin(self, pack: Pack) -> None:
-        """The messages of `pack` are taken from the source, and are next."""
-        self._pack, self._pack_at = pack, len(self.ids)
-
-    def stored(self, ids: Sequence[int | None]) -> None:
-        """The next messages of the pack are stored."""
-        self.ids += ids
-
-    def end(self) -> None:
-        """The pack is stored. Raises what its source raised behind it."""
-        if self._pack.source_error is not None:
-            raise self._pack.source_error
-
-    @contextmanager
-    def explained(self) -> Iterator[None]:
-        """Whatever ends the work says how far it came."""
-        try:
-            yield
-        except NotStored as error:
-            done = len(self.ids) - self._pack_at
-            error.ids = list(self.ids)
-            error.remaining = list(zip(self._pack.payloads, self._pack.each, strict=True))[done:]
-            raise error from self._pack.source_error or error.__cause__
-        except Exception as error:
-            error.add_note(f"put_many: the first {len(self.ids)} messages are stored")
-            raise
-
-
-def packs(messages: Iterable[Described]) -> Iterator[Pack]:
-    """As few as the bounds of a commit allow. Holds copies: a source may reuse the objects that it gives.
-
-    Where the source raises, what it gave before comes first, and its error with it.
-    """
-    pack, size, source = Pack([], []), 0, iter(messages)
-    while True:
-        try:
-            payload, own = described(next(source))
-        except StopIteration:
-            break
-        except Exception as error:
-            if not pack.payloads:
-                raise
-            pack = pack._replace(source_error=error)
-            break
-        if pack.payloads and (len(pack.payloads) >= PACK_MESSAGES or size + len(payload) > PACK_BYTES):
-            yield pack
-            pack, size = Pack([], []), 0
-        pack.payloads.append(payload)
-        pack.each.append(own)
-        size += len(payload)
-    if pack.payloads:
-        yield pack
-
-
-def described(message: Described) -> tuple[bytes, Fields]:
-    """A message's payload and its own fields, copied; a field that is None counts as left out."""
-    payload, own = message if isinstance(message, tuple) else (message, Fields())
-    said = {name: value for name, value in own.items() if value is not None}
-    if "properties" in said:
-        said["properties"] = dict(own["properties"] or {})
-    return encoded(payload), cast(Fields, said)
-
-
-def halves(pack: Pack, refused: TooLarge) -> tuple[Pack, Pack]:
-    """They may be taken one by one. Raises `refused` for one message, or where a copy may be stored."""
-    middle = len(pack.payloads) // 2
-    if not middle or refused.request is not None:
-        raise refused
-    return Pack(pack.payloads[:middle], pack.each[:middle]), Pack(pack.payloads[middle:], pack.each[middle:])
-
-
-def encoded(payload: Payload) -> bytes:
-    """The bytes of a payload, as they are now. Raises TypeError for what is neither bytes nor text."""
-    if isinstance(payload, str):
-        return payload.encode()
-    if isinstance(payload, bytes | bytearray | memoryview):
-        return bytes(payload)
-    raise TypeError(f"a payload must be bytes or str, not {type(payload).__name__}")

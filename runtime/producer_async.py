@@ -16,18 +16,8 @@ import zmq.asyncio
 
 from runtime.core.pirate import Ask, Exchange, Message, Pause, TooLarge
 from runtime.core.protocol import BadRequest, Operation, Reply, Stored, decode_reply
-from runtime.producer import (
-    Client,
-    Described,
-    Fields,
-    Options,
-    Pack,
-    Payload,
-    Progress,
-    encoded,
-    halves,
-    packs,
-)
+from runtime.core.request_packs import Described, Fields, Pack, Payload, Progress, encoded, halves, packs
+from runtime.producer import Client, Options
 
 __all__ = ["AsyncProducer"]
 

@@ -1,0 +1,135 @@
+"""How `put_many` cuts a stream of messages into requests, and how far it has come.
+
+Invariants: a pack holds copies, for a source may reuse the objects that it gives. What a source gave before
+it raised is in a pack. An error that ends the work says what is stored and what is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple, TypedDict, cast
+
+from runtime.core.pirate import NotStored, TooLarge
+
+PACK_MESSAGES = 500
+PACK_BYTES = 524_288
+"""What `put_many` puts into one request: about one commit."""
+
+
+class Fields(TypedDict, total=False):
+    """What may be said about a message; all of it may be left out."""
+
+    stream_group: str | None
+    stream: str | None
+    batch_id: str | None
+    batch_slice_id: str | None
+    message_id: str | None
+    chunk_id: str | None
+    content_type: str | None
+    properties: Mapping[str, str] | None
+    priority: int | None
+    ttl_s: float | None
+    file: str | None
+
+
+Payload = bytes | bytearray | memoryview | str
+Described = Payload | tuple[Payload, Fields]
+"""A payload, or a payload with fields of its own."""
+
+
+class Pack(NamedTuple):
+    """What goes in one request."""
+
+    payloads: list[bytes]
+    each: list[Fields]
+    source_error: Exception | None = None
+    """What the source of the messages raised behind them; there is no further pack then."""
+
+
+class Progress:
+    """How far one `put_many` has come, so that an error can say what is stored and what is left."""
+
+    def __init__(self) -> None:
+        self.ids: list[int | None] = []
+        self._pack = Pack([], [])
+        self._pack_at = 0
+
+    def begin(self, pack: Pack) -> None:
+        """The messages of `pack` are taken from the source, and are next."""
+        self._pack, self._pack_at = pack, len(self.ids)
+
+    def stored(self, ids: Sequence[int | None]) -> None:
+        """The next messages of the pack are stored."""
+        self.ids += ids
+
+    def end(self) -> None:
+        """The pack is stored. Raises what its source raised behind it."""
+        if self._pack.source_error is not None:
+            raise self._pack.source_error
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Whatever ends the work says how far it came."""
+        try:
+            yield
+        except NotStored as error:
+            done = len(self.ids) - self._pack_at
+            error.ids = list(self.ids)
+            error.remaining = list(zip(self._pack.payloads, self._pack.each, strict=True))[done:]
+            raise error from self._pack.source_error or error.__cause__
+        except Exception as error:
+            error.add_note(f"put_many: the first {len(self.ids)} messages are stored")
+            raise
+
+
+def packs(messages: Iterable[Described]) -> Iterator[Pack]:
+    """As few as the bounds of a commit allow. Holds copies: a source may reuse the objects that it gives.
+
+    Where the source raises, what it gave before comes first, and its error with it.
+    """
+    pack, size, source = Pack([], []), 0, iter(messages)
+    while True:
+        try:
+            payload, own = described(next(source))
+        except StopIteration:
+            break
+        except Exception as error:
+            if not pack.payloads:
+                raise
+            pack = pack._replace(source_error=error)
+            break
+        if pack.payloads and (len(pack.payloads) >= PACK_MESSAGES or size + len(payload) > PACK_BYTES):
+            yield pack
+            pack, size = Pack([], []), 0
+        pack.payloads.append(payload)
+        pack.each.append(own)
+        size += len(payload)
+    if pack.payloads:
+        yield pack
+
+
+def described(message: Described) -> tuple[bytes, Fields]:
+    """A message's payload and its own fields, copied; a field that is None counts as left out."""
+    payload, own = message if isinstance(message, tuple) else (message, Fields())
+    said = {name: value for name, value in own.items() if value is not None}
+    if "properties" in said:
+        said["properties"] = dict(own["properties"] or {})
+    return encoded(payload), cast(Fields, said)
+
+
+def halves(pack: Pack, refused: TooLarge) -> tuple[Pack, Pack]:
+    """They may be taken one by one. Raises `refused` for one message, or where a copy may be stored."""
+    middle = len(pack.payloads) // 2
+    if not middle or refused.request is not None:
+        raise refused
+    return Pack(pack.payloads[:middle], pack.each[:middle]), Pack(pack.payloads[middle:], pack.each[middle:])
+
+
+def encoded(payload: Payload) -> bytes:
+    """The bytes of a payload, as they are now. Raises TypeError for what is neither bytes nor text."""
+    if isinstance(payload, str):
+        return payload.encode()
+    if isinstance(payload, bytes | bytearray | memoryview):
+        return bytes(payload)
+    raise TypeError(f"a payload must be bytes or str, not {type(payload).__name__}")
