@@ -26,6 +26,7 @@ from enum import Enum
 from runtime.core.backoff import pause_s
 from runtime.core.batches import PATIENCE_S
 from runtime.core.doubt import Doubt
+from runtime.core.file_turns import FileTurns
 from runtime.core.flight import Flight
 from runtime.core.hand import Hand, Message
 from runtime.core.line import Acked, Cause, Closed, Connected, LineEvent, Lost
@@ -84,8 +85,7 @@ class Delivery:
         self._generation: int | None = None
         self._opened_generation: int | None = None
         self._flight = Flight()
-        self._uploading: set[int] = set()
-        self._upload_pauses: dict[int, tuple[int, float]] = {}  # -> (failures, not before)
+        self._files = FileTurns(self._limits.uploads, self._limits.retry_max_s)
         self._narrowed = _WIDE
         self._sent_on_client = 0
         self._acked_on_client = 0
@@ -116,7 +116,7 @@ class Delivery:
     @property
     def uploading(self) -> int:
         """File uploads under way."""
-        return len(self._uploading)
+        return len(self._files)
 
     @property
     def suspects(self) -> list[int]:
@@ -145,8 +145,8 @@ class Delivery:
 
     def uploaded(self, id: int) -> None:
         """The payload is in the cloud: its link may go."""
-        self._uploading.discard(id)
-        self._upload_pauses.pop(id, None)
+        self._files.ended(id)
+        self._files.forget(id)
         if message := self.hand.files.pop(id, None):
             self.hand.release(message.stream)
 
@@ -161,7 +161,7 @@ class Delivery:
         retry_after_s: float | None = None,
     ) -> None:
         """It is not. `for_good` sets it aside; else it begins anew after a pause."""
-        self._uploading.discard(id)
+        self._files.ended(id)
         message = self.hand.files.get(id)
         if message is None:
             return
@@ -169,9 +169,7 @@ class Delivery:
             self._quarantined.append((id, reason))
             self._settle(message)
         else:
-            failures = self._upload_pauses.get(id, (0, 0.0))[0]
-            pause = pause_s(failures, draw, max_s=self._limits.retry_max_s, retry_after_s=retry_after_s)
-            self._upload_pauses[id] = failures + 1, now + pause
+            self._files.failed(id, now, draw, retry_after_s)
         self.hand.release(message.stream)
 
     def take_settled(self) -> Settled:
@@ -270,8 +268,9 @@ class Delivery:
                 until_s = now + 60.0
         if self.phase is Phase.UP and (batch_s := self.hand.batches.next_s()) is not None:
             until_s = min(until_s, batch_s)
-        pauses_s = [s for _, s in self._upload_pauses.values() if s > now]  # what is due waits for another
-        return max(0.0, min([until_s, *pauses_s]) - now)
+        if (file_s := self._files.next_s(now)) is not None:
+            until_s = min(until_s, file_s)
+        return max(0.0, until_s - now)
 
     # -- the client ----------------------------------------------------------------------------------
 
@@ -394,21 +393,21 @@ class Delivery:
         """It waits for ingest's confirmation now."""
         self._unconfirmed.add(message.offer.id)
         self._suspicion.forget(message.offer.id)
-        self._upload_pauses.pop(message.offer.id, None)
+        self._files.forget(message.offer.id)
         self.hand.remove(message)
 
     def _start_uploads(self, now: float) -> None:
         """Begin the file uploads that can begin; the stream of each waits for it, others do not."""
         if not self.hand.files or not self._pace.open(now):
             return
-        for message in self.hand.to_upload(now):
-            if len(self._uploading) >= self._limits.uploads:
+        for message in self.hand.to_upload(now):  # the most important first
+            id, priority = message.offer.id, message.offer.priority
+            if not self._files.has_place(urgent=self._pace.is_urgent(priority)):
                 return
-            rested = now >= self._upload_pauses.get(message.offer.id, (0, 0.0))[1]
-            if rested and self._pace.takes_file(message.offer.priority, now):
+            if self._files.rested(id, now) and self._pace.takes_file(priority, now):
                 self.hand.hold(message.stream)
-                self._uploading.add(message.offer.id)
-                self._steps.append(Upload(message.offer.id))
+                self._files.begin(id)
+                self._steps.append(Upload(id))
 
     # -- poison against outage -----------------------------------------------------------------------
 

@@ -209,8 +209,11 @@ class Hand:
         return again
 
     def to_upload(self, now: float) -> Iterator[Message]:
-        """Messages whose file could be uploaded now: all before them in their stream is acknowledged."""
-        for message in list(self.files.values()):
+        """Messages whose file could be uploaded now, the most important first.
+
+        All before them in their stream is acknowledged.
+        """
+        for message in sorted(self.files.values(), key=lambda message: -message.offer.priority):
             stream = message.stream
             first = stream.waiting[0] if stream.waiting else None
             if first is message and not stream.held and not stream.in_flight:

@@ -222,6 +222,10 @@ class Pace:
         """Whether the upload of a file of this priority may begin now."""
         return self.link.takes_file(priority, now)
 
+    def is_urgent(self, priority: int) -> bool:
+        """Whether it passes rates, budgets and hours."""
+        return self.link.is_urgent(priority)
+
     def sent(self, size_bytes: int, priority: int = 0) -> None:
         """A message was sent."""
         self.link.sent(size_bytes, priority)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from runtime.core.line import Acked
+from runtime.core.link import Terms
 from runtime.core.steps import Offer
 from tests.delivery_world import World, world_with
 
@@ -101,3 +102,21 @@ def test_a_file_that_has_expired_is_dropped_and_not_uploaded_for_nothing() -> No
     assert world.uploads == []
     world.settle_down()
     assert world.delivered == [2]
+
+
+def test_an_urgent_file_does_not_wait_for_places_that_files_hold_while_they_wait_for_the_rate() -> None:
+    world = World()
+    world.delivery._pace.link.terms = Terms(bytes_per_s=1000, urgent_priority=8)
+    for id in range(1, 6):
+        world.store(id, f"bulk-{id}", file=True)
+    world.step()
+    assert world.uploads == [1, 2], "two places, held until the last block has gone"
+    world.store(6, "alarm", file=True, priority=8)
+    world.step()
+    assert world.uploads == [1, 2, 6]
+    world.store(7, "alarm-2", file=True, priority=8)
+    world.step()
+    assert world.uploads == [1, 2, 6], "the number of uploads has a bound"
+    world.delivery.uploaded(1)
+    world.step()
+    assert world.uploads == [1, 2, 6, 7], "the next free place is for the most important one"
