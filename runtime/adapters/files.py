@@ -72,6 +72,8 @@ class UploadFailed:
     quota: bool = False
     """The hub's daily quota is used up."""
     retry_after_s: float | None = None
+    barred: bool = False
+    """Nothing failed: the link may not be used for it now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +294,7 @@ class _Upload:
             for_good = isinstance(exc, _NameRefused) or self._refused(exc)
             return UploadFailed(self._id, str(exc), for_good, exc.quota, exc.retry_after_s)
         except Barred:  # its place is for one that may go on
-            return UploadFailed(self._id, "the link may not be used for it now")
+            return UploadFailed(self._id, "the link may not be used for it now", barred=True)
         except _Unreadable as exc:
             since_s = self.unreadable.setdefault(self._id, time.monotonic())
             for_good = exc.gone or time.monotonic() - since_s >= UNREADABLE_S

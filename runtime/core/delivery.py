@@ -119,9 +119,9 @@ class Delivery:
         return len(self._files)
 
     @property
-    def suspects(self) -> list[int]:
-        """Messages that may be poisonous."""
-        return self._suspicion.suspects()
+    def suspects(self) -> dict[int, int]:
+        """Messages that may be poisonous, and how often each has failed."""
+        return self._suspicion.failures()
 
     @property
     def window(self) -> int:

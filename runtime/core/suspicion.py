@@ -53,6 +53,10 @@ class Suspicion:
     def suspects(self) -> list[int]:
         return [id for id, record in self._records.items() if record.suspect]
 
+    def failures(self) -> dict[int, int]:
+        """The suspects, and how often each has failed."""
+        return {id: record.losses for id, record in self._records.items() if record.suspect}
+
     def any(self) -> bool:
         return any(record.suspect for record in self._records.values())
 

@@ -37,6 +37,11 @@ WITNESS_BYTES = 16_384
 _PARTS = {"batch-id", "chunk-id", "complete-batch", "complete-message"}
 
 
+def lane_of(offer: Offer) -> Lane:
+    """The lane that was given as the stream of an offer, below."""
+    return cast(Lane, offer.stream)
+
+
 class Intake:
     """Reads what `Reading` asks for, seals it, and keeps that until it is settled."""
 

@@ -28,6 +28,7 @@ from runtime.config import Config
 from runtime.core.credentials import HubCredentials
 from runtime.core.delivery import Delivery, Limits, Phase
 from runtime.core.envelope import Telemetry, probe
+from runtime.core.lane_health import MOST_LANES, FailingLanes, OldestWait
 from runtime.core.line import Lost
 from runtime.core.link import Link, Terms, parse_hours
 from runtime.core.pacing import Pace, Window
@@ -37,7 +38,7 @@ from runtime.core.steps import PROBE, AskWhy, Discard, Open, Send, Step, TellRef
 from runtime.core.traffic import Traffic
 from runtime.errors import NeedsHuman, Retryable
 from runtime.settings import Settings
-from runtime.workers.intake import Intake
+from runtime.workers.intake import Intake, lane_of
 
 LOOK_EVERY_S = 2.0
 """Hints may be lost: then the disk is asked so often."""
@@ -45,6 +46,8 @@ TURN_S = 1.0
 """The loop comes round at least so often, to say that it lives."""
 HUNG_S = 60.0
 """A loop that stands for so long ends the process, with the stacks of its threads in the log."""
+_FILES = "files"
+"""The lane of all file uploads together."""
 MOST_UNCONFIRMED = 20_000
 """More deliveries that ingest has not confirmed than this: wait for ingest, else memory grows."""
 
@@ -107,6 +110,8 @@ class Uploader:
         self._spooled: dict[int, str] = {}  # files whose messages ingest has not confirmed to have removed
         self._swept = False
         self._look_at_s = 0.0
+        self._failing = FailingLanes()
+        self._oldest = OldestWait()
         self._counts = {"delivered": 0, "quarantined": 0, "dropped": 0}
 
     def turn(self) -> None:
@@ -131,7 +136,7 @@ class Uploader:
         settled = self._delivery.take_settled()
         if settled:
             self._settle(settled)
-        self._status.progress(self._figures())
+        self._status.progress(self._figures)
 
     def look(self) -> None:
         """Read what others may have written without our hearing of it."""
@@ -201,6 +206,8 @@ class Uploader:
             match event:
                 case Uploaded(id, blob_name, device_id) if self._is_us(device_id):
                     self._intake.link(id, blob_name)
+                    self._failing.worked(_FILES, None)
+                    self._failing.worked("file", self._stream_of(id))
                     self._delivery.uploaded(id)
                 case Uploaded(id):
                     reason = "the device has another id meanwhile"
@@ -208,13 +215,31 @@ class Uploader:
                 case BlockSent(id, size_bytes):
                     message = self._delivery.hand.messages.get(id)
                     self._link.uploaded(size_bytes, message.offer.priority if message else 0)
-                case UploadFailed(id, reason, for_good, quota, retry_after_s):
-                    logger.warning("file upload of message {}: {}", id, reason)
-                    if quota:
-                        self._link.park(now, self._clock.wall_s(), random.random())
-                    self._delivery.upload_failed(
-                        id, reason, now, random.random(), for_good=for_good, retry_after_s=retry_after_s
-                    )
+                case UploadFailed():
+                    self._file_failed(event, now)
+
+    def _file_failed(self, event: UploadFailed, now: float) -> None:
+        logger.warning("file upload of message {}: {}", event.id, event.reason)
+        stream = self._stream_of(event.id)
+        if event.quota:
+            self._link.park(now, self._clock.wall_s(), random.random())
+        if event.for_good:
+            self._failing.worked("file", stream)  # it goes to quarantine: what comes next is another file
+        elif not event.barred:
+            self._failing.failed(_FILES, None, event.reason, now)
+            self._failing.failed("file", stream, event.reason, now)
+        self._delivery.upload_failed(
+            event.id,
+            event.reason,
+            now,
+            random.random(),
+            for_good=event.for_good,
+            retry_after_s=event.retry_after_s,
+        )
+
+    def _stream_of(self, id: int) -> str | None:
+        message = self._delivery.hand.messages.get(id)
+        return None if message is None else str(lane_of(message.offer)[0])
 
     def _is_us(self, device_id: str) -> bool:
         return self._credentials is not None and self._credentials.device_id == device_id
@@ -315,11 +340,27 @@ class Uploader:
             "uploading": delivery.uploading,
             "unconfirmed": delivery.unconfirmed,
             "suspects": len(delivery.suspects),
+            **self._hold_ups(now, up=stands),
             "losses": delivery.losses,
             "last_loss": delivery.last_loss,
             "sent_today": self._link.usage.day_messages,
             "bytes_today": self._link.usage.day_bytes,
             **self._counts,
+        }
+
+    def _hold_ups(self, now: float, *, up: bool) -> dict[str, object]:
+        """What keeps messages from leaving: see `core.lane_health`."""
+        delivery = self._delivery
+        suspects = [
+            {"lane": "telemetry", "stream": self._stream_of(id), "failures": n, "words": delivery.last_loss}
+            for id, n in delivery.suspects.items()
+        ]
+        oldest = min(delivery.hand.messages, default=None)
+        flowing = up and not (self._link.shut(now) or self._link.barred())
+        return {
+            "failing": [*suspects[:MOST_LANES], *self._failing.figures()],
+            "oldest_waited_s": round(self._oldest.look(oldest, now, flowing=flowing), 1),
+            "oldest_stream": None if oldest is None else self._stream_of(oldest),
         }
 
 

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from runtime.adapters.status import read_status
 from tests.harness import Cloud, Home, eventually
 from tests.lines import backlog, put, uploading, within_a_day
+
+
+def figures(home: Home) -> dict[str, Any]:
+    return read_status(home.layout.status_file("upload")) or {}
 
 
 def test_messages_that_took_the_place_of_dropped_ones_are_delivered(home: Home, cloud: Cloud) -> None:
@@ -17,9 +24,7 @@ def test_messages_that_took_the_place_of_dropped_ones_are_delivered(home: Home, 
     cloud.hub(up=False)
     old = [b"old-%d" % n for n in range(10)]
     put(home, {"stream": "s"}, *old)
-    from runtime.adapters.status import read_status
-
-    eventually(lambda: (read_status(home.layout.status_file("upload")) or {}).get("in_hand") == 10)
+    eventually(lambda: figures(home).get("in_hand") == 10)
     new = [b"new-%d" % n for n in range(10)]
     put(home, {"stream": "s"}, *new)
     cloud.hub(up=True)
@@ -37,6 +42,10 @@ def test_files_that_cannot_be_uploaded_do_not_stop_the_telemetry_of_other_stream
     put(home, {"stream": "files-2"}, b"x" * 2_200_000)
     put(home, {"stream": "telemetry"}, b"urgent")
     eventually(lambda: any(m.payload == b"urgent" for m in cloud.messages()))
+    lanes = eventually(lambda: {lane["lane"]: lane for lane in figures(home)["failing"]}, what="it is said")
+    assert "503" in lanes["files"]["words"] and lanes["file"]["stream"] in ("-/files-1", "-/files-2")
+    eventually(lambda: figures(home)["oldest_waited_s"] > 1, what="since when the oldest could have gone")
+    assert figures(home)["oldest_stream"] == "-/files-1"
 
 
 def test_an_urgent_message_is_seen_behind_all_that_must_wait(home: Home, cloud: Cloud) -> None:

@@ -1,0 +1,74 @@
+"""What keeps messages from leaving, for the operator: lanes that fail again and again; the oldest message.
+
+A *lane* is what can fail by itself while everything else goes on: the file uploads of all streams together,
+the file of one stream, the telemetry of one stream.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+MOST_LANES = 5
+"""Lanes in the figures: those with the most failures."""
+WORDS = 300
+"""Most characters of the other side's words in the figures."""
+
+
+@dataclass(slots=True)
+class _Failing:
+    failures: int
+    since_s: float
+    words: str
+
+
+class FailingLanes:
+    """Failures in a row, by lane. Times are seconds on one clock that never jumps."""
+
+    def __init__(self) -> None:
+        self._failing: dict[tuple[str, str | None], _Failing] = {}
+
+    def failed(self, lane: str, stream: str | None, words: str, now: float) -> None:
+        """It failed once more."""
+        found = self._failing.setdefault((lane, stream), _Failing(0, now, words))
+        found.failures += 1
+        found.words = words
+
+    def worked(self, lane: str, stream: str | None) -> None:
+        """It works: what was before does not count any more."""
+        self._failing.pop((lane, stream), None)
+
+    def figures(self) -> list[dict[str, Any]]:
+        """The worst lanes first."""
+        worst = sorted(self._failing.items(), key=lambda item: -item[1].failures)[:MOST_LANES]
+        return [
+            {
+                "lane": lane,
+                "stream": stream,
+                "failures": found.failures,
+                "since_boot_s": found.since_s,
+                "words": found.words[:WORDS],
+            }
+            for (lane, stream), found in worst
+        ]
+
+
+class OldestWait:
+    """How long one and the same message has been the oldest in hand while it could have gone."""
+
+    def __init__(self) -> None:
+        self.waited_s = 0.0
+        self._id: int | None = None
+        self._looked_s: float | None = None
+
+    def look(self, id: int | None, now: float, *, flowing: bool) -> float:
+        """`id` is the oldest in hand now; `flowing`: the hub is up and the link may be used.
+
+        Time in which either was not so does not count, and what was counted stays.
+        """
+        if id != self._id:
+            self._id, self.waited_s = id, 0.0
+        elif id is not None and flowing and self._looked_s is not None:
+            self.waited_s += now - self._looked_s
+        self._looked_s = now if flowing else None
+        return self.waited_s
