@@ -25,11 +25,12 @@ def pause_s(
     """Seconds to wait after the failure number `attempt` (from 0) in a row; `draw` is random in [0, 1).
 
     With `retry_after_s` the pause begins where that ends: a fleet that was told the same number must not
-    come back in the same second.
+    come back in the same second. It is never shorter than without: a `Retry-After: 0` cancels no backoff.
     """
     ceiling_s = min(max_s, base_s * 2.0 ** min(attempt + 1, 64))
     jitter_s = draw * ceiling_s
+    own_s = max(min(floor_s, max_s), jitter_s)
     if retry_after_s is None:
-        return max(min(floor_s, max_s), jitter_s)
+        return own_s
     asked_s = min(max(retry_after_s, 0.0), LONGEST_RETRY_AFTER_S)
-    return max(floor_s, asked_s + min(jitter_s, asked_s))
+    return max(floor_s, own_s, asked_s + min(jitter_s, asked_s))

@@ -12,9 +12,8 @@ from urllib.parse import quote
 
 from runtime.core.secret import Secret
 
-PATTERN = r"(?s)(?!(?:.*;)?\s*(?:GatewayHostName|ModuleId)=).*"
+PATTERN = r"(?is)(?!(?:.*;)?\s*(?:GatewayHostName|ModuleId)\s*=).*"
 RULE = "must be a device's own, straight to the hub: without GatewayHostName and ModuleId"
-
 
 _HOST, _DEVICE = r"[A-Za-z0-9._-]{1,253}", r"[!-~]{1,128}"
 """What can be the name of a hub, and the id of a device there; longer ones fit into no packet."""
@@ -32,23 +31,37 @@ class ConnectionString:
 
 
 def parse(text: str) -> ConnectionString:
-    """Read `HostName=...;DeviceId=...;...`. Raises ValueError, never with a secret in it."""
-    parts = dict(part.partition("=")[::2] for part in text.strip().split(";") if part)
-    missing = [name for name in ("HostName", "DeviceId") if not parts.get(name)]
+    """Read `HostName=...;DeviceId=...;...`, names in any case. Raises ValueError, never with a secret in it."""
+    parts = _parts(text)
+    missing = [name for name in ("HostName", "DeviceId") if not parts.get(name.lower())]
     if missing:
         raise ValueError(f"the connection string has no {' and no '.join(missing)}")
-    check_names(parts["HostName"], parts["DeviceId"])
-    sas, key = parts.get("SharedAccessSignature"), parts.get("SharedAccessKey")
+    host, device = parts["hostname"], parts["deviceid"]
+    check_names(host, device)
+    sas, key = parts.get("sharedaccesssignature"), parts.get("sharedaccesskey")
     x509 = parts.get("x509", "").lower() == "true"
     if not (sas or key or x509):
         raise ValueError("the connection string has no SharedAccessSignature, SharedAccessKey or x509=true")
     return ConnectionString(
-        parts["HostName"],
-        parts["DeviceId"],
+        host,
+        device,
         Secret(sas) if sas else None,
         Secret(key) if key and not sas else None,
         x509 and not (sas or key),
     )
+
+
+def _parts(text: str) -> dict[str, str]:
+    """Values by their names in small letters. Raises ValueError where a name stands twice: which one counts?"""
+    found: dict[str, str] = {}
+    for part in text.strip().split(";"):
+        name, _, value = part.partition("=")
+        name = name.strip().lower()
+        if name in found:
+            raise ValueError("the connection string has one of its names twice")
+        if name:
+            found[name] = value.strip()
+    return found
 
 
 def check_names(hub_host: object, device_id: object) -> None:

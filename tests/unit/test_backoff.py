@@ -39,3 +39,9 @@ def test_a_fleet_that_was_told_the_same_number_does_not_come_back_in_the_same_se
 def test_full_jitter_spreads_over_the_whole_span_and_not_over_its_end() -> None:
     pauses = [pause_s(20, n / 1000, max_s=100) for n in range(1000)]
     assert sum(pause < 50 for pause in pauses) == 500
+
+
+@given(attempt=attempts, draw=draws, asked_s=st.floats(0, 10))
+def test_a_retry_after_of_nothing_cancels_no_backoff(attempt: int, draw: float, asked_s: float) -> None:
+    """3,600 calls an hour instead of 29: the header cut each pause to the second that it named."""
+    assert pause_s(attempt, draw, max_s=300, retry_after_s=asked_s) >= pause_s(attempt, draw, max_s=300)
