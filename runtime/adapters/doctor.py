@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from runtime.adapters import tokens
 from runtime.adapters.clock import SystemClock
 from runtime.adapters.identity import IdentityReader
 from runtime.adapters.identity_rows import Identity
@@ -27,7 +28,9 @@ from runtime.core.checkup import (
     judge_fsync,
     judge_sqlite,
     judge_tokens,
+    judge_unregistered,
 )
+from runtime.core.enrolment import Enrolment
 from runtime.core.moment import Moment
 from runtime.errors import EdgeError
 from runtime.layout import Layout
@@ -183,6 +186,15 @@ def _credentials(config: Config, known: Identity) -> Iterator[Check]:
         yield judge_fixed(fixed)
 
 
+def _unregistered(config: Config, known: Identity) -> Check:
+    """What the device waits for: a token, another token, or an operator."""
+    record, source = known.enrolment, tokens.provisioning_source(config.settings.platform)
+    unseen = not source.words and source.lack is not None  # a systemd credential is the service's alone
+    if config.settings.identity.mode != "platform" or known.registration or unseen:
+        return judge_unregistered(Enrolment())
+    return judge_unregistered(record, source.where, source.words)
+
+
 def _hub(config: Config, network: Network) -> Iterator[Check]:
     """Who we are there, and the way."""
     identity = config.settings.identity
@@ -194,7 +206,7 @@ def _hub(config: Config, network: Network) -> Iterator[Check]:
     yield judge_tokens(identity.encrypt, known.sealed, known.locked)
     yield from _credentials(config, known)
     if known.hub is None or known.sas is None:
-        yield Check("identity", "warning", "not registered yet", "approve the device; see `edgectl status`")
+        yield _unregistered(config, known)
         return
     yield Check("identity", "ok", f"{known.hub.device_id} on {known.hub.host}")
     yield from network.hub(known.hub.host)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import cache
 from pathlib import Path
 
@@ -19,38 +22,74 @@ CREDENTIAL = "provisioning-token"
 MAX_BYTES = 65_536
 
 
+class Lack(StrEnum):
+    """Why a place holds no token: what a person has to do differs."""
+
+    MISSING = "missing"
+    UNREADABLE = "unreadable"
+    GARBLED = "garbled"
+
+
+@dataclass(frozen=True)
+class SecretSource:
+    """What a setting, a file or a credential holds: a secret, or why not."""
+
+    secret: Secret | None = None
+    where: str = ""
+    """The path, or the name of the setting or credential."""
+    lack: Lack | None = Lack.MISSING
+    words: str = ""
+    """What is wrong there, without the remedy."""
+
+
 def provisioning_token(settings: Platform, environ: Mapping[str, str] = os.environ) -> Secret | None:
     """The Provisioning Token in force now, or None where none is to be had."""
-    mine = settings.provisioning_token, settings.provisioning_token_file
-    return _sendable(secret_from(*mine, CREDENTIAL, environ), mine[1], "platform.provisioning_token")
+    return provisioning_source(settings, environ).secret
 
 
 def registration_token(settings: Platform, environ: Mapping[str, str] = os.environ) -> Secret | None:
     """The Registration Token made by hand that is there now, if any."""
+    return registration_source(settings, environ).secret
+
+
+def provisioning_source(settings: Platform, environ: Mapping[str, str] = os.environ) -> SecretSource:
+    """Where the Provisioning Token comes from, and whether it is there."""
+    mine = settings.provisioning_token, settings.provisioning_token_file
+    return _sendable(look(*mine, CREDENTIAL, environ), "platform.provisioning_token")
+
+
+def registration_source(settings: Platform, environ: Mapping[str, str] = os.environ) -> SecretSource:
+    """Where a Registration Token made by hand comes from, and whether it is there."""
     mine = settings.registration_token, settings.registration_token_file
-    return _sendable(
-        secret_from(*mine, "registration-token", environ), mine[1], "platform.registration_token"
-    )
+    return _sendable(look(*mine, "registration-token", environ), "platform.registration_token")
 
 
 def secret_from(
     text: Secret | None, file: Path | None, credential: str, environ: Mapping[str, str] = os.environ
 ) -> Secret | None:
     """A secret out of the first place that is set: the setting, its file, or the systemd credential."""
+    return look(text, file, credential, environ).secret
+
+
+def look(
+    text: Secret | None, file: Path | None, credential: str, environ: Mapping[str, str] = os.environ
+) -> SecretSource:
+    """The first place that is set: the setting, its file, or the systemd credential."""
     if text:
-        return text
-    if file:
-        return _from_file(file)
+        return SecretSource(text, lack=None)
     folder = environ.get("CREDENTIALS_DIRECTORY")
-    return _from_file(Path(folder) / credential) if folder else None
+    path = file or (Path(folder) / credential if folder else None)
+    return _in_file(path) if path else SecretSource()
 
 
-def _sendable(token: Secret | None, file: Path | None, setting: str) -> Secret | None:
+def _sendable(source: SecretSource, setting: str) -> SecretSource:
     """Two lines or a remark beside the token are none: they fit no header, and the error would show them."""
-    if token is None or fits_header(token):
-        return token
-    _warn_unsendable(str(file or setting))
-    return None
+    source = replace(source, where=source.where or setting)
+    if source.secret is None or fits_header(source.secret):
+        return source
+    _warn_unsendable(source.where)
+    words = f"{source.where} holds no token: it is not one word of printable ASCII"
+    return replace(source, secret=None, lack=Lack.GARBLED, words=words)
 
 
 def fingerprint(token: Secret | None) -> str | None:
@@ -73,13 +112,35 @@ def _warn_unsendable(where: str) -> None:
     logger.warning("{where} holds no token: it is not one word of printable ASCII", where=where)
 
 
-def _from_file(path: Path) -> Secret | None:
-    """A file that is missing, empty, unreadable or not text holds no token; it may come."""
+def _content(path: Path) -> bytes | None:
+    """What a regular file holds, None for any other: a pipe that is never written to holds no worker up."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     try:
-        with path.open("rb") as file:
-            if is_open_to_others(os.fstat(file.fileno()).st_mode):
-                _warn_once(path)
-            text = file.read(MAX_BYTES).decode("utf-8-sig").strip()
-    except (OSError, UnicodeDecodeError):
-        return None
-    return Secret(text) if text else None
+        mode = os.fstat(fd).st_mode
+        if not stat.S_ISREG(mode):
+            return None
+        if is_open_to_others(mode):
+            _warn_once(path)
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            return file.read(MAX_BYTES)
+    finally:
+        os.close(fd)
+
+
+def _in_file(path: Path) -> SecretSource:
+    """A file that is missing, empty, unreadable or not text holds no token; it may come."""
+    where = str(path)
+    try:
+        content = _content(path)
+        if content is None:
+            return SecretSource(None, where, Lack.UNREADABLE, f"{where} is not a regular file")
+        text = content.decode("utf-8-sig").strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return SecretSource(None, where, Lack.MISSING, f"{where} is not there")
+    except OSError as exc:
+        return SecretSource(None, where, Lack.UNREADABLE, f"{where} cannot be read: {exc.strerror}")
+    except UnicodeDecodeError:
+        return SecretSource(None, where, Lack.GARBLED, f"{where} holds no token: it is not text")
+    if not text:
+        return SecretSource(None, where, Lack.MISSING, f"{where} is empty")
+    return SecretSource(Secret(text), where, None)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
+from runtime.core.enrolment import Enrolment, Phase
 from runtime.core.lifetime import spoken
 from runtime.core.renewal import Fixed
 
@@ -113,6 +114,24 @@ def judge_tokens(wanted: bool, sealed: bool | None, locked: str) -> Check:
             "tokens", "warning", f"{rest}, against identity.encrypt", "start `refresh`, it sees to it"
         )
     return Check("tokens", "ok", {None: "none yet", True: "sealed at rest", False: "in the clear"}[sealed])
+
+
+def judge_unregistered(record: Enrolment, source: str = "", lack: str = "") -> Check:
+    """Why a device is not registered. `source`: of its Provisioning Token; `lack`: what is wrong with that."""
+    if lack:
+        return Check(
+            "identity", "error", f"not registered: {lack}", "put one provisioning token, alone, there"
+        )
+    if record.phase is Phase.TOKEN_REFUSED:
+        text = f"not registered: the platform refuses the provisioning token in {source} ({record.reason})"
+        return Check("identity", "error", text, f"put another token into {source}")
+    if record.phase is Phase.REJECTED:
+        text = f"not registered: rejected by the platform ({record.reason})"
+        return Check("identity", "error", text, "correct device.id, or use another provisioning token")
+    if record.phase is Phase.PENDING:
+        code = record.verification_code or "its code"
+        return Check("identity", "warning", "not registered yet", f"approve {code} at the platform")
+    return Check("identity", "warning", "not registered yet", "see `edgectl status`")
 
 
 def judge_sqlite(version: tuple[int, ...], text: str) -> Check:

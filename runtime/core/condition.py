@@ -15,6 +15,17 @@ DISK_FULL_BYTES = 65536
 GOOD_HUB = ("up", "draining", "parked")
 GOOD_IDENTITY = "registered"
 SETTLED = (None, enrolment.Phase.PROVISIONED.value, enrolment.Phase.NOT_NEEDED.value)
+HELD_UP = frozenset(
+    phase.value
+    for phase in (
+        enrolment.Phase.TOKENLESS,
+        enrolment.Phase.TOKEN_UNREADABLE,
+        enrolment.Phase.TOKEN_GARBLED,
+        enrolment.Phase.TOKEN_REFUSED,
+        enrolment.Phase.REJECTED,
+    )
+)
+"""States of provisioning in which there is nothing to approve: a person has to put something right."""
 UNKNOWN = "unknown"
 """State of a hub or an identity whose worker does not live: the worker's own state says enough."""
 HIDDEN = "UNKNOWN"
@@ -86,6 +97,9 @@ def _identity(identity: Mapping[str, Any]) -> str:
     state, provisioning = identity["state"], identity.get("provisioning")
     code = identity.get("verification_code")
     todo = f"; an operator has to approve {code}" if code else ""
+    if provisioning in HELD_UP and state not in (GOOD_IDENTITY, UNKNOWN):
+        why = f" ({identity['reason']})" if identity.get("reason") else ""
+        return f"identity: {state}; {provisioning}{why}"
     if state != GOOD_IDENTITY:
         return "" if state == UNKNOWN else f"identity: {state}{todo}"
     # another wish than the one it is registered by waits for somebody

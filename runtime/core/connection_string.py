@@ -31,7 +31,7 @@ class ConnectionString:
 
 
 def parse(text: str) -> ConnectionString:
-    """Read `HostName=...;DeviceId=...;...`, names in any case. Raises ValueError, never with a secret in it."""
+    """Read `HostName=...;DeviceId=...;...`, names in any case. Raises ValueError without a secret in it."""
     parts = _parts(text)
     missing = [name for name in ("HostName", "DeviceId") if not parts.get(name.lower())]
     if missing:
@@ -52,7 +52,7 @@ def parse(text: str) -> ConnectionString:
 
 
 def _parts(text: str) -> dict[str, str]:
-    """Values by their names in small letters. Raises ValueError where a name stands twice: which one counts?"""
+    """Values by their names in small letters. Raises ValueError where a name stands twice."""
     found: dict[str, str] = {}
     for part in text.strip().split(";"):
         name, _, value = part.partition("=")

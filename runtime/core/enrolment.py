@@ -42,6 +42,8 @@ class Phase(StrEnum):
     UNCONFIGURED = "no platform configured"
     LOCKED = "tokens locked: no key opens them"
     TOKENLESS = "no provisioning token"
+    TOKEN_UNREADABLE = "provisioning token unreadable"  # noqa: S105 - the name of a state
+    TOKEN_GARBLED = "provisioning token garbled"  # noqa: S105 - the name of a state
     FRESH = "not begun"
     PENDING = "waiting for approval"
     CANCELLED = "cancelled by the operator"
@@ -67,6 +69,12 @@ class Wish:
     device_id: str | None
     by_hand: str | None = None
     """The fingerprint of a Registration Token that an operator made."""
+    source: str = ""
+    """Where the Provisioning Token comes from: a path, or the name of a setting."""
+    lack: Phase = Phase.TOKENLESS
+    """Where there is no Provisioning Token: why."""
+    lack_words: str = ""
+    """The same for a person, with the path."""
 
     def basis(self) -> str:
         """One text for all of it: another basis means provisioning again."""
@@ -146,16 +154,27 @@ def next_step(record: Enrolment, wish: Wish, has_token: bool, now: Moment) -> St
     if has_token and (record.phase is Phase.PROVISIONED or wish.token is None):
         return Step(Phase.PROVISIONED, None)
     if wish.token is None:
-        why = (
-            "put one token, alone, into platform.provisioning_token_file or the credential provisioning-token"
-        )
-        if record.adopted:
-            why = f"the registration token made by hand is dead: replace it, or {why}"
-        return Step(Phase.TOKENLESS, None, why=why)
+        return Step(wish.lack, None, why=_lack(record, wish))
     if record.phase is Phase.REJECTED:
         return Step(record.phase, None, why=record.reason)
     call = Call.COMPLETE if record.operation_id else Call.INIT
-    return Step(record.phase, call, _wait_s(record, now), record.reason)
+    why = record.reason
+    if record.phase is Phase.TOKEN_REFUSED:
+        why = f"{why}: put another token into {wish.source or 'platform.provisioning_token_file'}"
+    return Step(record.phase, call, _wait_s(record, now), why)
+
+
+def _lack(record: Enrolment, wish: Wish) -> str:
+    """What a person has to put where."""
+    remedy = (
+        "put one token, alone, into platform.provisioning_token_file or the credential provisioning-token"
+    )
+    if wish.lack_words:
+        what = {Phase.TOKEN_UNREADABLE: "make it readable for the user of the service"}
+        remedy = f"{wish.lack_words}: {what.get(wish.lack, 'put one provisioning token, alone, into it')}"
+    if record.adopted:
+        return f"the registration token made by hand is dead: replace it, or: {remedy}"
+    return remedy
 
 
 def adopted(wish: Wish, now: Moment) -> Enrolment:

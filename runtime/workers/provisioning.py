@@ -35,6 +35,11 @@ NAME = "provisioning"
 TURN_S = 2.0
 """How long a change on disk may go unnoticed."""
 
+_LACKS: dict[tokens.Lack | None, Phase] = {
+    tokens.Lack.UNREADABLE: Phase.TOKEN_UNREADABLE,
+    tokens.Lack.GARBLED: Phase.TOKEN_GARBLED,
+}
+
 
 def run(config: Config, stop: Stop) -> None:
     """Provision whenever there is no usable Registration Token, until asked to stop."""
@@ -72,10 +77,10 @@ class Clerk:
             why = f"identity.mode is {self._config.settings.identity.mode}"
             self._show(Enrolment(), Step(Phase.NOT_NEEDED, None, why=why))
             return TURN_S
-        token = tokens.provisioning_token(self._config.settings.platform)
-        instance = self._config.settings.platform.instance
+        source = tokens.provisioning_source(self._config.settings.platform)
+        token, instance = source.secret, self._config.settings.platform.instance
         by_hand = tokens.registration_token(self._config.settings.platform)
-        wish = self._wish(token, by_hand)
+        wish = self._wish(source, by_hand)
         identity = self._store.read()
         if identity.locked:  # what came now could not be kept, and what is there may be as good as ever
             self._show(identity.enrolment, Step(Phase.LOCKED, None, why=identity.locked))
@@ -96,10 +101,12 @@ class Clerk:
         self._perform(step.call, record, token, instance)
         return 0.0
 
-    def _wish(self, token: Secret | None, by_hand: Secret | None) -> Wish:
+    def _wish(self, source: tokens.SecretSource, by_hand: Secret | None) -> Wish:
         settings = self._config.settings
-        marks = tokens.fingerprint(token), tokens.fingerprint(by_hand)
-        return Wish(settings.platform.instance, marks[0], settings.device.id, marks[1])
+        marks = tokens.fingerprint(source.secret), tokens.fingerprint(by_hand)
+        lack = _LACKS.get(source.lack, Phase.TOKENLESS)
+        how = source.where, lack, source.words
+        return Wish(settings.platform.instance, marks[0], settings.device.id, marks[1], *how)
 
     def _perform(self, call: Call, record: Enrolment, token: Secret, instance: str) -> None:
         self._store.check_room()

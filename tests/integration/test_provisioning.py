@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from runtime.adapters.bus import IDENTITY_CHANGED, Hints
+from runtime.adapters.doctor import _unregistered
 from runtime.adapters.identity import IdentityReader, IdentityStore
 from runtime.adapters.platform import CANCELLED
 from runtime.adapters.process import Stop
@@ -200,6 +202,61 @@ def test_a_token_that_comes_late_is_enough(bench: Bench) -> None:
     bench.server.answer = script(init=BEGUN, complete=Says(202, b""))
     bench.token_file.write_text("the-provisioning-token")
     bench.turn_until(Phase.PENDING)
+
+
+def _missing(file: Path) -> None:
+    file.unlink()
+
+
+def _empty(file: Path) -> None:
+    file.write_text(" \n")
+
+
+def _two_lines(file: Path) -> None:
+    file.write_text("one\ntwo\n")
+
+
+def _no_text(file: Path) -> None:
+    file.write_bytes(b"\xff\xfe\x00")
+
+
+def _pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+def _folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "state", "words"),
+    [
+        (_missing, "no provisioning token", "is not there: put one provisioning token, alone, into it"),
+        (_empty, "no provisioning token", "is empty: put one provisioning token"),
+        (_two_lines, "provisioning token garbled", "it is not one word of printable ASCII: put one"),
+        (_no_text, "provisioning token garbled", "it is not text: put one"),
+        (_pipe, "provisioning token unreadable", "is not a regular file: make it readable"),
+        (_folder, "provisioning token unreadable", "is not a regular file: make it readable"),
+        (None, "provisioning token refused", "HTTP 401: put another token into"),
+    ],
+)
+def test_a_provisioning_token_that_does_not_serve_is_told_with_its_path_and_what_helps(
+    spoil: Callable[[Path], None] | None, state: str, words: str, bench: Bench
+) -> None:
+    """All of them said "approve the device", and there was nothing to approve."""
+    if spoil:
+        spoil(bench.token_file)
+    bench.server.answer = script(init=Says(401, {}))
+    bench.clerk.turn()
+    bench.clerk.turn()
+    told = read_status(bench.home.layout.status_file("provisioning")) or {}
+    assert (told["state"], told["verification_code"]) == (state, None)
+    assert words in told["reason"] and str(bench.token_file) in told["reason"]
+    known = IdentityReader(bench.home.layout).read()
+    check = _unregistered(bench.home.config, known)
+    assert check.verdict == "error" and str(bench.token_file) in check.text and "approve" not in check.remedy
 
 
 @pytest.mark.parametrize(

@@ -103,3 +103,22 @@ def test_what_nobody_alive_can_tell_is_no_further_reason() -> None:
     silent = {"state": condition.UNKNOWN, "barred": None, "last_loss": None}
     nothing = {"store": None, "room_bytes": None}
     assert condition.verdict(found(hub=silent, backlog=nothing)) == "healthy"
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        "no provisioning token",
+        "provisioning token unreadable",
+        "provisioning token garbled",
+        "provisioning token refused",
+        "rejected by the platform",
+    ],
+)
+def test_what_holds_provisioning_up_is_told_in_its_own_words_and_nothing_is_to_be_approved(
+    state: str,
+) -> None:
+    """A token that is missing, unreadable, garbled or refused: all four said "approve the device"."""
+    identity = {"state": "waiting for provisioning", "provisioning": state, "reason": "/etc/t is not there"}
+    (reason,) = found(identity=identity)["reasons"]
+    assert reason == f"identity: waiting for provisioning; {state} (/etc/t is not there)"

@@ -39,7 +39,9 @@ def test_a_sas_keeps_the_equals_signs_in_its_value() -> None:
 
 
 @pytest.mark.parametrize("name", ["GatewayHostName", "gatewayhostname", "GATEWAYHOSTNAME"])
-@pytest.mark.parametrize("where", ["HostName=h;DeviceId=d;{};x509=true", "{};HostName=h;DeviceId=d;x509=true"])
+@pytest.mark.parametrize(
+    "where", ["HostName=h;DeviceId=d;{};x509=true", "{};HostName=h;DeviceId=d;x509=true"]
+)
 def test_a_gateway_in_any_case_is_refused(name: str, where: str) -> None:
     for text in (where.format(f"{name}=edge"), where.format(f" {name} =edge")):
         assert not re.fullmatch(PATTERN, text)
