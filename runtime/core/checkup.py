@@ -117,7 +117,7 @@ def judge_tokens(wanted: bool, sealed: bool | None, locked: str) -> Check:
 
 
 def judge_unregistered(record: Enrolment, source: str = "", lack: str = "") -> Check:
-    """Why a device is not registered. `source`: of its Provisioning Token; `lack`: what is wrong with that."""
+    """Why a device is not registered. `source`: of its Provisioning Token, `lack`: its fault."""
     if lack:
         return Check(
             "identity", "error", f"not registered: {lack}", "put one provisioning token, alone, there"
