@@ -10,7 +10,7 @@ import io
 import os
 import sys
 
-from runtime.cli import parser
+from runtime.cli import enter_home, parser
 from runtime.errors import EdgeError, NeedsHuman, UsageError
 
 
@@ -40,14 +40,24 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: list[str] | None) -> int:
+    began_as = os.geteuid()
     try:
         arguments = parser().parse_args(argv)
+        enter_home(arguments)
         return int(arguments.run(arguments) or 0)
     except UsageError as exc:
         return _fail(str(exc), 2)
     except EdgeError as exc:
         hint = f"; {exc.hint}" if isinstance(exc, NeedsHuman) and exc.hint else ""
         return _fail(f"{exc}{hint}", 1)
+    except ModuleNotFoundError as exc:
+        if os.geteuid() == began_as:
+            raise
+        return _fail(
+            f"user {os.geteuid()}, who owns the home, may not read this installation in {sys.prefix} "
+            f"({exc}); install it, and its Python, where that user may",
+            2,
+        )
     except SystemExit as exc:  # argparse: --help, or wrong usage that it has explained
         return int(exc.code or 0)
 

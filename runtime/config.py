@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-import os
 import tomllib
 import types
 import typing
@@ -94,13 +93,14 @@ def _fixed_tables() -> Iterator[Any]:
 
 
 def find_home(environ: Mapping[str, str], asked: Path | None = None) -> Path:
-    """Which runtime is meant: asked for, EDGE_HOME, here if supervisord.conf stands here or the machine's."""
+    """Which runtime is meant: asked for, EDGE_HOME, the machine's where one is installed, or the user's own.
+
+    Never the current folder, unless by `--home .`: its owner, perhaps a stranger, would choose our files.
+    """
     if asked is not None:
         return asked.absolute()
     if environ.get("EDGE_HOME"):
         return Path(environ["EDGE_HOME"]).absolute()
-    if os.access("supervisord.conf", os.F_OK):  # no: also in a folder of somebody else's, as under sudo -u
-        return Path.cwd()
     if _stands(SYSTEM_FILE):
         return DEVICE_HOME
     return Path(environ.get("XDG_STATE_HOME") or _state_of_user()) / "edge-runtime"

@@ -60,12 +60,8 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def _opened(path: Path) -> int:
-    """The file, made where there is none: its folder's owner's, whoever of root's commands was the first."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    folder = path.parent.stat()
-    if os.geteuid() == 0 and os.fstat(fd).st_uid != folder.st_uid:
-        os.fchown(fd, folder.st_uid, folder.st_gid)
-    return fd
+    """The file, made where there is none, never what a link in its place points to."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 
 def _lock(fd: int) -> None:

@@ -149,9 +149,22 @@ def lock_holder(path: Path) -> int | None:
 
 
 def has_open(pid: int, path: Path) -> bool:
-    """Whether that process has that very file open."""
-    with contextlib.suppress(OSError):
+    """Whether that process has that very file open, or locked where we may not see what it has open."""
+    try:
         return any(path.samefile(link) for link in Path(f"/proc/{pid}/fd").iterdir() if link.exists())
+    except PermissionError:  # it is in a user namespace of its own (PrivateUsers=)
+        return _has_locked(pid, path)
+    except OSError:
+        return False
+
+
+def _has_locked(pid: int, path: Path) -> bool:
+    """As the kernel lists it for all: number, kind, mode, access, process, device and inode."""
+    with contextlib.suppress(OSError):
+        found = path.stat()
+        file = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+        locks = Path("/proc/locks").read_text().splitlines()
+        return any(fields[4:6] == [str(pid), file] for fields in map(str.split, locks))
     return False
 
 

@@ -54,6 +54,24 @@ def load_config(arguments: argparse.Namespace) -> Config:
     return load(os.environ, home=arguments.home, file=arguments.config)
 
 
+def enter_home(arguments: argparse.Namespace) -> None:
+    """Before a command opens a file in its home: refuse a stranger's; as root become its owner.
+
+    A command that needs no home says `homeless`; one that only sends, `sends_only`. Raises UsageError.
+    """
+    from runtime.adapters.home_owner import enter
+    from runtime.config import find_home
+    from runtime.errors import ConfigError
+
+    if getattr(arguments, "homeless", False):
+        return
+    try:
+        home = find_home(os.environ, arguments.home)
+    except ConfigError:  # a command that needs one says so itself
+        return
+    enter(home, sends_only=getattr(arguments, "sends_only", False))
+
+
 def groups() -> list[Group]:
     """Every group of commands, in the order of `edgectl --help`."""
     import importlib

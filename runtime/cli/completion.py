@@ -15,7 +15,7 @@ def register(commands: Commands) -> None:
         'zsh: edgectl completion zsh > "${fpath[1]}/_edgectl"',
     )
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
-    completion.set_defaults(run=_completion)
+    completion.set_defaults(homeless=True, run=_completion)
 
 
 def _completion(arguments: argparse.Namespace) -> int:

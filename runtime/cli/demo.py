@@ -23,7 +23,7 @@ def register(commands: Commands) -> None:
     demo.add_argument(
         "--seconds", type=seconds, default=30.0, metavar="S", help="how long messages flow (30)"
     )
-    demo.set_defaults(run=_demo)
+    demo.set_defaults(homeless=True, run=_demo)
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -39,7 +39,7 @@ def register(commands: Commands) -> None:
     for name, meaning in LIFETIMES.items():
         flag = f"--{name.removesuffix('_s').replace('_', '-')}-lifetime-s"
         devcloud.add_argument(flag, type=float, dest=name, metavar="S", help=meaning)
-    devcloud.set_defaults(run=_serve)
+    devcloud.set_defaults(run=_serve, homeless=True)
     _register_subcommands(devcloud)
 
 

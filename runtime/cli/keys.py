@@ -14,7 +14,7 @@ def register(commands: Commands) -> None:
     make = actions.add_parser("make", help="write NAME.secret (0600) and NAME.public")
     make.add_argument("name", metavar="NAME", help="whose keys: ingest, or a client")
     make.add_argument("--dir", type=Path, default=Path(), metavar="DIR", help="where to (default: here)")
-    make.set_defaults(run=_make)
+    make.set_defaults(homeless=True, run=_make)
 
 
 def _make(arguments: argparse.Namespace) -> int:

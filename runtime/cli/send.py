@@ -50,7 +50,7 @@ def register(commands: Commands) -> None:
         metavar="SECONDS",
         help="how long to try (default %(default)g)",
     )
-    send.set_defaults(run=_send)
+    send.set_defaults(run=_send, sends_only=True)
 
 
 def _send(arguments: argparse.Namespace) -> int:

@@ -10,30 +10,18 @@ from pathlib import Path
 import pytest
 
 from tests.harness import Home, clean_environment
+from tests.other_user import edgectl
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 NOBODY = 65534
-SCRIPT = """
-import os, sys
-import runtime.adapters.crash, runtime.adapters.doctor, runtime.adapters.overview
-import runtime.adapters.supervisor, runtime.cli.workers, runtime.producer, runtime.workers
-from runtime.__main__ import main, parser
-parser()  # import first: this checkout may be for root's eyes only
-os.setgroups([]), os.setgid(65534), os.setuid(65534)
-sys.exit(main())
-"""
 
 
 def as_nobody(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return nobody_says("--home", str(home.folder), *arguments)
+    return edgectl(NOBODY, "--home", str(home.folder), *arguments)
 
 
-def nobody_says(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """`edgectl` by another user, standing in `folder`."""
-    return subprocess.run(
-        [sys.executable, "-c", SCRIPT, *arguments],
-        capture_output=True, text=True, timeout=30, cwd=folder, env=clean_environment(),
-    )  # fmt: skip
+def as_root(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return edgectl(0, "--home", str(home.folder), *arguments)
 
 
 @pytest.fixture
@@ -68,18 +56,18 @@ def test_an_identity_that_a_command_of_root_makes_is_the_services(
         database.touch(mode=0o600)
         database.write_bytes(b"this is no database" * 1000)
         os.chown(database, NOBODY, NOBODY)
-    assert "Errno" not in left_by_root.edgectl(*command.split()).stderr
+    assert "Errno" not in as_root(left_by_root, *command.split()).stderr
     owners = {path.name: path.stat().st_uid for path in left_by_root.layout.state.glob("identity.*")}
     aside = {"identity.db.damaged": NOBODY} if damaged else {}
     assert owners == {"identity.db": NOBODY, "identity.lock": NOBODY, **aside}
 
 
 def test_doctor_finds_what_root_left_and_names_the_remedy(left_by_root: Home) -> None:
-    for see in (as_nobody(left_by_root, "doctor"), left_by_root.edgectl("doctor")):
+    for see in (as_nobody(left_by_root, "doctor"), as_root(left_by_root, "doctor")):
         assert see.returncode == 2 and "files belong to another user" in see.stdout
         assert f"chown -R --no-dereference {NOBODY} {left_by_root.folder}" in see.stdout
     subprocess.run(["chown", "-R", str(NOBODY), str(left_by_root.folder)], check=True)
-    assert "files belong to another user" not in left_by_root.edgectl("doctor").stdout
+    assert "files belong to another user" not in as_root(left_by_root, "doctor").stdout
 
 
 def test_a_lock_outside_the_folders_of_state_names_itself_and_no_folder_of_others(tmp_path: Path) -> None:
@@ -127,7 +115,7 @@ def test_a_current_folder_that_may_not_be_entered_is_no_matter(home: Home, tmp_p
     tmp_path.chmod(0o700)
     for folder in (home.folder.parent, home.folder):
         folder.chmod(0o755)
-    told = nobody_says("--home", str(home.folder), "status", folder=tmp_path)
+    told = edgectl(NOBODY, "--home", str(home.folder), "status", folder=tmp_path)
     assert told.stdout.startswith(("DOWN", "UNKNOWN")) and told.stderr == ""
 
 
