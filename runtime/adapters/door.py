@@ -1,6 +1,6 @@
 """The producers' door: a ROUTER to which REQ sockets connect, by ipc and, where asked for, by TCP.
 
-A request is `[peer, empty frame, header, payload...]`; the reply goes back over the same two first frames.
+What stands in front of a request, and is the way of its reply, is `core/way_back.py`'s business.
 zmq takes turns between peers, so a flood from one adds one commit at most to another's wait: the one that its
 request may fill. What bounds memory: MAXMSGSIZE (a frame), RCVHWM (requests waiting per peer; a REQ has one),
 SNDHWM (replies that a peer does not fetch; more are dropped). A request of frames without end is the
@@ -21,6 +21,7 @@ import zmq
 from runtime.adapters.bus import Bound, context
 from runtime.adapters.curve import arm
 from runtime.adapters.process import Lock
+from runtime.core.way_back import take_apart
 from runtime.errors import ConfigError, UsageError
 
 REQUESTS_PER_PEER = 8
@@ -28,6 +29,8 @@ REQUESTS_PER_PEER = 8
 Fewer cost time: of every half of them libzmq reports the frames of one, each by a lock, often by waking a
 thread. With 2 that was every frame."""
 REPLIES_PER_PEER = 64
+PROBES_AT_ONCE = 64
+"""Of what needs no answer: a flood of it must not keep the loop from coming round."""
 KEEPALIVE = {
     zmq.TCP_KEEPALIVE: 1,
     zmq.TCP_KEEPALIVE_IDLE: 60,
@@ -40,7 +43,7 @@ _LAST = int(zmq.NOBLOCK)  # plain numbers: pyzmq's flags cost more than the send
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 
 Frames: TypeAlias = "Sequence[bytes] | None"
-"""Header and payloads; None where the empty frame behind the peer is missing."""
+"""Header and payloads; None where no empty frame stands in front of them."""
 
 
 class Letter(NamedTuple):
@@ -140,15 +143,17 @@ class ProducerDoor:
 
     def letters(self) -> Iterator[tuple[Letter, Frames]]:
         """Requests that wait, one from each peer in turn, without waiting."""
-        while True:
+        probes = 0
+        while probes < PROBES_AT_ONCE:
             try:
-                (peer, *frames), key = self._request()
+                frames, key = self._request()
             except zmq.Again:
                 return
-            if frames and not frames[0]:
-                yield Letter(self, (peer, b""), key), frames[1:]
-            else:
-                yield Letter(self, (peer,), key), None
+            came = take_apart(frames)
+            if came.is_probe:  # nobody asked: an answer would be taken for that of the next request
+                probes += 1
+                continue
+            yield Letter(self, came.route, key), came.request
 
     def _request(self) -> tuple[list[bytes], str | None]:
         """All frames that came together, and whose they are.

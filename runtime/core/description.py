@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -217,6 +218,11 @@ def _properties(found: Any) -> str | None:
     return json.dumps(found, ensure_ascii=False, separators=(",", ":"))
 
 
+_OUTLINE = reprlib.Repr()
+_OUTLINE.maxlevel = 3
+
+
 def shown(value: Any) -> str:
-    """`value` for an error message: short, in ASCII, whatever a stranger sent."""
-    return ascii(value)[:60]
+    """`value` for an error message: short, in ASCII, whatever a stranger sent, and however deep it is."""
+    text = _OUTLINE.repr(value) if isinstance(value, list | dict) else ascii(value)
+    return text.encode("ascii", "backslashreplace").decode()[:60]

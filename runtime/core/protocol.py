@@ -11,7 +11,8 @@ JSON frame.
 
 Invariants:
 
-1. Any bytes at all decode to a request or raise BadRequest; nothing else escapes.
+1. Any bytes at all decode to a request or raise BadRequest; nothing else escapes. What came in front of them
+   is read by `way_back.py`.
 2. A request is taken as a whole or refused as a whole.
 3. What could break the hub connection later is refused here: names and properties are bounded so that,
    percent-encoded in the worst way, they fit into an MQTT topic (65,535 bytes), and carry no control
@@ -72,6 +73,8 @@ MAX_HEADER_BYTES = 262_144
 MAX_MESSAGES = 1_000
 """Most messages in one request."""
 MAX_SEQUENCE = 2**62
+MAX_NESTING = 8
+"""Twice what a header can need: the header, its messages, one of them, its properties."""
 
 
 class Operation(StrEnum):
@@ -150,6 +153,7 @@ WARNING_BACKWARDS = "sequence_backwards"
 # --- decoding requests ---
 
 _KEY_PART = re.compile(r"[A-Za-z0-9_.-]{1,48}")  # with a sequence still a valid hub message id (128)
+_SEQUENCE_TEXT = re.compile(r"[1-9][0-9]{0,18}")
 _HEADER_FIELDS = MESSAGE_FIELDS | {"version", "operation", "producer", "boot", "sequence", "messages"}
 
 
@@ -157,7 +161,14 @@ def _no_constant(text: str) -> float:
     raise ValueError(f"{text} is not JSON")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return found
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_no_repeats)
 _JSON_SPACE = " \t\n\r"
 
 
@@ -224,10 +235,12 @@ def _header(frame: bytes) -> dict[str, Any]:
     try:
         header = _json_value(frame.decode())
     except (ValueError, RecursionError) as exc:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        reason = "too deeply nested" if isinstance(exc, RecursionError) else str(exc)[:120]
-        raise BadRequest(Code.BAD_HEADER, f"the header is not JSON in UTF-8: {reason}") from None
+        if isinstance(exc, RecursionError):
+            raise _too_deep() from None
+        raise BadRequest(Code.BAD_HEADER, f"the header is not JSON in UTF-8: {str(exc)[:120]}") from None
     if not isinstance(header, dict):
         raise BadRequest(Code.BAD_HEADER, "the header must be a JSON object")
+    _check_nesting(header)
     version = header.get("version", VERSION)
     if version != VERSION or isinstance(version, bool):
         raise BadRequest(Code.BAD_VERSION, f"version {shown(version)} is not spoken here; this is {VERSION}")
@@ -245,6 +258,21 @@ def _json_value(text: str) -> Any:
     return value
 
 
+def _check_nesting(header: dict[str, Any]) -> None:
+    """What walks through a value later, to show it say, must never run out of stack."""
+    level: list[Any] = [header]
+    for _ in range(MAX_NESTING):
+        values = (value for each in level for value in (each.values() if type(each) is dict else each))
+        level = [value for value in values if type(value) is dict or type(value) is list]
+        if not level:
+            return
+    raise _too_deep()
+
+
+def _too_deep() -> BadRequest:
+    return BadRequest(Code.BAD_HEADER, f"the header is nested deeper than {MAX_NESTING} levels")
+
+
 def _no_payload(payloads: Sequence[bytes], operation: Operation) -> Sequence[bytes]:
     if len(payloads) > 1 or (payloads and payloads[0]):
         raise BadRequest(Code.WRONG_PAYLOADS, f"{operation} carries no payload")
@@ -253,9 +281,9 @@ def _no_payload(payloads: Sequence[bytes], operation: Operation) -> Sequence[byt
 
 def _descriptions(header: Mapping[str, Any], count: int) -> Sequence[Description]:
     shared = describe(header, PLAIN)
-    each = header.get("messages")
-    if each is None:
+    if "messages" not in header:
         return (shared,) * count
+    each = header["messages"]
     if not isinstance(each, list) or not all(isinstance(one, dict) for one in each):
         raise BadRequest(Code.BAD_FIELD, "messages must be a list of objects, one for each payload")
     if len(each) != count:
@@ -274,16 +302,20 @@ def _check_completion(kind: Kind, description: Description) -> None:
 
 
 def _key(header: Mapping[str, Any]) -> tuple[ProducerKey | None, int]:
-    producer, boot, sequence = header.get("producer"), header.get("boot"), header.get("sequence")
-    if producer is None and boot is None and sequence is None:
+    if "sequence" not in header and "producer" not in header and "boot" not in header:
         return None, 0
-    if type(sequence) is not int or not 0 <= sequence <= MAX_SEQUENCE:
-        raise BadRequest(
-            Code.BAD_KEY, f"sequence must be a whole number from 0 to 2^62, not {shown(sequence)}"
-        )
+    producer, boot, sequence = header.get("producer"), header.get("boot"), _sequence(header.get("sequence"))
     if not isinstance(producer, str) or not isinstance(boot, str):
         producer, boot = _key_part("producer", producer), _key_part("boot", boot)
     return _producer_key(producer, boot), sequence
+
+
+def _sequence(said: Any) -> int:
+    """A number, or its digits as text: JavaScript has no whole numbers beyond 2^53."""
+    number = int(said) if type(said) is str and _SEQUENCE_TEXT.fullmatch(said) else said
+    if type(number) is not int or not 1 <= number <= MAX_SEQUENCE:
+        raise BadRequest(Code.BAD_KEY, f"sequence must be a whole number from 1 to 2^62, not {shown(said)}")
+    return number
 
 
 @lru_cache(maxsize=4_096)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -27,6 +28,7 @@ from runtime.adapters.store_errors import StoreError, StoreFull
 from runtime.adapters.storekeeper import SAY_EVERY_S, Storekeeper, refusal
 from runtime.config import Config
 from runtime.core.admission import RETRY_FULL_MS, Admission
+from runtime.core.lately import Lately
 from runtime.core.losses import Losses
 from runtime.core.protocol import (
     BadRequest,
@@ -47,6 +49,7 @@ from runtime.core.sparing import Sparing
 from runtime.errors import ConfigError
 
 IDLE_S = 1.0
+BUG = Refused(Code.INTERNAL, "a bug of ours: this request cannot be decided", RETRY_FULL_MS * 10)
 LEFT_OUT = Refused(Code.NOT_ALLOWED, "this key is not allowed here any more", RETRY_FULL_MS)
 """Not for good: its file may just be written anew."""
 QUICK_FLUSH_S = 0.002
@@ -81,6 +84,7 @@ class Ingest:
         self._deliveries = DeliveryDoor(config.layout)
         self._hints = Hints(config.layout, "ingest")
         self._counted: Counter[str] = Counter()
+        self._refused_lately = Lately()
         self._sparing = Sparing(SAY_EVERY_S)
         self._losses = Losses(SAY_EVERY_S)
         self._clock = clock
@@ -122,8 +126,12 @@ class Ingest:
             self._deliveries.confirm(reports)
 
     def _figures(self) -> dict[str, object]:
-        cut = self._doorkeeper.cut
-        return {"counted": self._counted, "connections_cut": cut, **self._keeper.figures()}
+        return {
+            "counted": self._counted,
+            "refused_lately": self._refused_lately.counts(self._clock.boot_s()),
+            "connections_cut": self._doorkeeper.cut,
+            **self._keeper.figures(),
+        }
 
     def _receive(self) -> list[tuple[Letter, Request | Refused]]:
         """What waits, up to the bounds of one commit; a request is taken whole.
@@ -137,7 +145,7 @@ class Ingest:
         until_s = time.perf_counter() + min(flush_s, QUICK_FLUSH_S) / 2
         while True:
             for letter, frames in _in_turn(self._doors):
-                request = _read(frames, self._limits) if self._admits(letter) else LEFT_OUT
+                request = self._read(frames) if self._admits(letter) else LEFT_OUT
                 found.append((letter, request))
                 room_bytes -= sum(map(len, frames or ()))  # what is refused took its time, too
                 if isinstance(request, Put):
@@ -148,17 +156,35 @@ class Ingest:
                 return found
             os.sched_yield()  # to whoever waits for a core with a request
 
+    def _read(self, frames: Frames) -> Request | Refused:
+        """Any frames at all give a request or a refusal: a bug that one meets must not stop all."""
+        if frames is None:
+            return Refused(Code.BAD_ENVELOPE, "use a REQ socket, or send an empty frame first")
+        try:
+            return decode_request(frames, self._limits)
+        except BadRequest as exc:
+            return Refused(Code(exc.code), str(exc))
+        except Exception as exc:
+            return self._bug(exc)
+
+    def _bug(self, exc: Exception) -> Refused:
+        """Say where it happened; not its words, which may repeat what a producer sent."""
+        at = traceback.extract_tb(exc.__traceback__)[-1]
+        where = f"{type(exc).__name__} at {at.filename}:{at.lineno}"
+        times = self._sparing.times(where, self._clock.boot_s())
+        if times:
+            logger.bind(times=times).error("a bug of ours meets a request, which is refused: {}", where)
+        return BUG
+
     def _admits(self, letter: Letter) -> bool:
         return self._gate is None or letter.key is None or self._gate.admits(letter.key, self._clock.boot_s())
 
     def _store(self, letters: Sequence[tuple[Letter, Request | Refused]], settled: Settled) -> list[Reply]:
         """One commit for all of it; what may be answered once it is on disk."""
         self._settled = False
-        keys = {r.producer for _, r in letters if isinstance(r, Put) and r.producer is not None}
+        requests = [request for _, request in letters]
         try:
-            admission = self._keeper.admission(keys, settled)
-            admission.take_files, admission.weigh_file = self._spool.take, self._spool.weigh
-            replies = [r if isinstance(r, Refused) else admission.decide(r) for _, r in letters]
+            admission, replies = self._decide(requests, settled)
             losses = self._keeper.commit(admission, settled)
             self._company = len(letters)
             self._spool.settle(stored=True)
@@ -167,10 +193,27 @@ class Ingest:
             self._spool.settle(stored=not isinstance(error, StoreFull))  # others may be found on disk later
             self._settle_alone(settled)
             refused = refusal(error)
-            return [r if isinstance(r, Refused) else _unstored(r, refused) for _, r in letters]
+            return [r if isinstance(r, Refused) else _unstored(r, refused) for r in requests]
         self._settled = True
         self._note(admission, losses)
         return replies
+
+    def _decide(self, requests: list[Request | Refused], settled: Settled) -> tuple[Admission, list[Reply]]:
+        """What to keep of these requests. One that meets a bug is refused, and its traces are gone."""
+        keys = {r.producer for r in requests if isinstance(r, Put) and r.producer is not None}
+        while True:
+            admission = self._keeper.admission(keys, settled)
+            admission.take_files, admission.weigh_file = self._spool.take, self._spool.weigh
+            replies: list[Reply] = []
+            for at, request in enumerate(requests):
+                try:
+                    replies.append(request if isinstance(request, Refused) else admission.decide(request))
+                except Exception as exc:
+                    self._spool.settle(stored=False)
+                    requests[at] = self._bug(exc)
+                    break
+            else:
+                return admission, replies
 
     def _settle_alone(self, settled: Settled) -> None:
         """New messages found no room, but what was delivered may leave: that is what makes room."""
@@ -188,8 +231,10 @@ class Ingest:
 
     def _note_refusal(self, code: str) -> None:
         """Its words are the producer's business, and may repeat what it sent: they are in no log."""
+        now_s = self._clock.boot_s()
         self._counted[f"refused_{code}"] += 1
-        times = self._sparing.times(code, self._clock.boot_s())
+        self._refused_lately.add(code, now_s)
+        times = self._sparing.times(code, now_s)
         if times:
             logger.bind(code=code, times=times).warning("producers are refused: {}", code)
 
@@ -252,16 +297,6 @@ def _in_turn(doors: Sequence[ProducerDoor]) -> Iterator[tuple[Letter, Frames]]:
                 waiting.remove(letters)
             else:
                 yield letter
-
-
-def _read(frames: Frames, limits: Limits) -> Request | Refused:
-    """Any frames at all give a request or a refusal."""
-    if frames is None:
-        return Refused(Code.BAD_ENVELOPE, "use a REQ socket, or send an empty frame first")
-    try:
-        return decode_request(frames, limits)
-    except BadRequest as exc:
-        return Refused(Code(exc.code), str(exc))
 
 
 def _unstored(request: Request, refused: Refused) -> Reply:

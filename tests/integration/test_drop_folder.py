@@ -63,7 +63,7 @@ def test_a_file_of_a_refused_request_goes_back_and_never_passes_for_another(home
     home.write_config(f'[ingest]\ndrop_folder = "{drop}"\n')
     home.start_worker("ingest")
     (drop / "first").write_bytes(b"first")
-    key: dict[str, Any] = {"producer": "p", "boot": "b", "sequence": 0}
+    key: dict[str, Any] = {"producer": "p", "boot": "b", "sequence": 9}
     with pytest.raises(AssertionError, match="bad_field"):
         put(home, {**key, "messages": [{"file": "first"}, {"file": "missing"}]}, b"", b"")
     assert (drop / "first").read_bytes() == b"first", "nothing of the request is stored"
@@ -103,7 +103,7 @@ def test_a_named_file_is_acknowledged_uploaded_and_removed(home: Home, cloud: Cl
     eventually(lambda: home.layout.messages_db.exists())
     content = os.urandom(500_000)
     (drop / "clip.mp4").write_bytes(content)
-    header: dict[str, Any] = {"stream": "v", "file": "clip.mp4", "producer": "p", "boot": "b", "sequence": 0}
+    header: dict[str, Any] = {"stream": "v", "file": "clip.mp4", "producer": "p", "boot": "b", "sequence": 9}
     ids = put(home, header, b"")
     assert put(home, header, b"") == ids, "a repeat is not a missing file"
     eventually(lambda: backlog(home) == 0)

@@ -98,6 +98,15 @@ def test_completions_carry_no_payload_and_name_what_is_complete() -> None:
         ({"producer": "p", "boot": "b", "sequence": -1}, [b""], Code.BAD_KEY),
         ({"producer": "p", "boot": "b", "sequence": 1.0}, [b""], Code.BAD_KEY),
         ({"producer": "p/q", "boot": "b", "sequence": 1}, [b""], Code.BAD_KEY),
+        *(
+            ({"producer": "p", "boot": "b", "sequence": said}, [b""], Code.BAD_KEY)
+            for said in (0, "0", "01", "1.0", " 1", "", "9" * 19, 2**62 + 1, None, True)
+        ),
+        ({"producer": None, "boot": None, "sequence": None}, [b""], Code.BAD_KEY),
+        ({"version": None}, [b""], Code.BAD_VERSION),
+        ({"operation": None}, [b""], Code.UNKNOWN_OPERATION),
+        ({"priority": None}, [b""], Code.BAD_FIELD),
+        ({"messages": None}, [b""], Code.BAD_FIELD),
         ({}, [b"x" * 1_001], Code.MESSAGE_TOO_LARGE),
         ({}, [b"x" * 1_000] * 201, Code.REQUEST_TOO_LARGE),
         ({}, [b""] * (MAX_MESSAGES + 1), Code.REQUEST_TOO_LARGE),
@@ -107,6 +116,36 @@ def test_what_breaks_the_rules_is_refused_with_its_code(
     header: Any, payloads: list[bytes], code: Code
 ) -> None:
     assert code_of(json.dumps(header).encode(), *payloads) is code
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b'{"stream": "a", "stream": "b"}',
+        b'{"producer": "p", "boot": "b", "sequence": 1, "sequence": 2}',
+        b'{"messages": [{"priority": 1, "priority": 2}]}',
+        b'{"properties": {"a": "1", "a": "2"}}',
+    ],
+)
+def test_a_name_that_stands_twice_is_refused_or_one_of_both_would_be_taken_in_silence(header: bytes) -> None:
+    assert code_of(header, b"x") is Code.BAD_HEADER
+
+
+@pytest.mark.parametrize("sequence", [1, 2**53 + 1, 2**62])
+def test_a_sequence_may_be_text_for_those_whose_numbers_end_at_2_to_the_53(sequence: int) -> None:
+    key = {"producer": "p", "boot": "b"}
+    assert decode({**key, "sequence": str(sequence)}, b"x") == decode({**key, "sequence": sequence}, b"x")
+
+
+@pytest.mark.parametrize(
+    "field", ["stream", "priority", "ttl_s", "file", "operation", "version", "properties"]
+)
+def test_however_deep_a_value_is_it_is_refused_in_few_words(field: str) -> None:
+    for depth in range(1, 1_100, 7):
+        frame = f'{{"{field}":{"[" * depth}1{"]" * depth}}}'.encode()
+        with pytest.raises(BadRequest) as caught:
+            decode_request([frame, b"x"], LIMITS)
+        assert len(str(caught.value)) < 200
 
 
 @pytest.mark.parametrize(
@@ -212,7 +251,7 @@ described = st.fixed_dictionaries(
 @given(
     described,
     st.lists(st.tuples(described, st.binary(max_size=20)), min_size=1, max_size=5),
-    st.integers(0, 2**62),
+    st.integers(1, 2**62),
 )
 def test_what_is_encoded_is_what_is_decoded(
     shared: dict[str, Any], messages: list[tuple[dict[str, Any], bytes]], sequence: int

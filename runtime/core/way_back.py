@@ -1,0 +1,62 @@
+"""What stands in front of a request: the way by which its reply goes back.
+
+A ROUTER puts in front of each message from whom it came, a REQ socket an empty frame in front of its request,
+and with `ZMQ_REQ_CORRELATE` a number in front of that. So however many proxies there are in between, the way
+back is everything up to and including the first empty frame, and the reply goes over the same frames:
+
+    [peer, empty, header, payload...]              a REQ socket
+    [peer, number, empty, header, payload...]      one with ZMQ_REQ_CORRELATE
+    [proxy, peer, empty, header, payload...]       one behind a ROUTER/DEALER proxy
+
+Where nothing at all follows the empty frame nobody asked: `ZMQ_PROBE_ROUTER` says with such a message that a
+socket is there. A REQ socket that got an answer to it would take each later answer for that of its next
+request.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+MOST_HOPS = 16
+"""Frames of a way back in front of the empty one. Nobody has so many proxies."""
+MOST_HOP_BYTES = 255
+"""ZeroMQ gives no peer a longer name."""
+CORRELATION_BYTES = 4
+"""A number that may begin with any byte."""
+
+
+class Addressed(NamedTuple):
+    """A message as a ROUTER receives it, taken apart."""
+
+    route: Sequence[bytes]
+    """Frames to put in front of the reply."""
+    request: Sequence[bytes] | None
+    """Header and payloads; nothing where nobody asked; None where there is no way back to tell them from."""
+
+    @property
+    def is_probe(self) -> bool:
+        return self.request is not None and not self.request
+
+
+def take_apart(frames: Sequence[bytes]) -> Addressed:
+    """The way back, and the request. Any frames at all; the first is always the peer's."""
+    if len(frames) > 1 and not frames[1]:  # nearly all
+        return Addressed(frames[:2], frames[2:])
+    for at, frame in enumerate(frames[1 : MOST_HOPS + 1], start=1):
+        if not frame:
+            return Addressed(frames[: at + 1], frames[at + 1 :])
+        if len(frame) > MOST_HOP_BYTES or _is_header(frame):
+            break
+    return Addressed(frames[:1], None)
+
+
+def _is_header(frame: bytes) -> bool:
+    """Of a request without an empty frame in front: a payload that is empty must not make a hop of it."""
+    if frame[:1] != b"{" or len(frame) == CORRELATION_BYTES:
+        return False
+    try:
+        return isinstance(json.loads(frame), dict)
+    except (ValueError, RecursionError):
+        return False  # a peer may call itself {so}
