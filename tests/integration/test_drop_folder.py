@@ -22,7 +22,7 @@ from tests.integration.test_upload import blobs
 from tests.lines import backlog, put, put_in_force, register
 from tests.store_tools import ObedientClock
 
-KEY = "p/b/0"
+KEY = "p/b/9"
 
 
 @pytest.fixture
