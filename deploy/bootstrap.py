@@ -20,7 +20,7 @@ def main(venv):
         import venv as venv_module
     except ImportError:
         return fail("the venv module is missing; on Debian: sudo apt-get install python3-venv")
-    sys.stderr.write("setting up %s (once)\n" % venv)
+    sys.stderr.write("setting up %s (once, about a minute: pip downloads what pyproject.toml names)\n" % venv)
     venv_module.create(venv, with_pip=True, clear=True)
     pip = [
         os.path.join(venv, "bin", "python"),

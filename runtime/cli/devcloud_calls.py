@@ -35,6 +35,10 @@ def approve(arguments: argparse.Namespace) -> int:
     if bool(arguments.operation) == arguments.all:
         raise UsageError("say whom: a verification code, or --all")
     waiting = [o["provisioningOperationId"] for o in _operations(remote) if o["status"] == "Pending"]
+    if arguments.all and not waiting:
+        print(
+            "no device is waiting; `edgectl devcloud ls` lists those that wait and those that are registered"
+        )
     for operation in waiting if arguments.all else [arguments.operation]:
         body = {"provisioningOperationId": operation, "deviceId": arguments.device_id}
         approved = remote.call("PUT", f"{remote.workspace}/provisioning-operations/approve", body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import os
 import sys
@@ -13,6 +14,8 @@ from runtime.cli import Commands, seconds
 from runtime.errors import Rejected, Retryable, UsageError
 
 LINES_AT_ONCE = 100
+PATIENCE_S = 2.0
+"""After this silence a person at a terminal is told what the command waits for."""
 
 
 def register(commands: Commands) -> None:
@@ -75,7 +78,8 @@ def _send(arguments: argparse.Namespace) -> int:
     )
     endpoint, most_bytes = config.producer_endpoint(), config.settings.ingest.max_message_bytes
     try:
-        with Producer(endpoint, name="edgectl-send", retry_for_s=arguments.retry_for) as producer:
+        producing = Producer(endpoint, name="edgectl-send", retry_for_s=arguments.retry_for)
+        with _patience_named(endpoint, arguments), producing as producer:
             if arguments.complete_batch:
                 producer.complete_batch(**fields)
             elif arguments.lines:
@@ -90,6 +94,22 @@ def _send(arguments: argparse.Namespace) -> int:
     except Rejected as exc:
         raise UsageError(str(exc)) from exc
     return 0
+
+
+@contextlib.contextmanager
+def _patience_named(endpoint: str, arguments: argparse.Namespace) -> Iterator[None]:
+    """Say on a terminal what a command waits for that takes longer than a moment."""
+    from threading import Timer
+
+    waits = f"edgectl send: waiting for ingest at {endpoint}, {arguments.retry_for:g} s at most\n"
+    timer = Timer(PATIENCE_S, sys.stderr.write, [waits])
+    timer.daemon = True
+    if sys.stderr.isatty() and not arguments.lines:  # lines come when they come
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _why_silent(endpoint: str) -> str:

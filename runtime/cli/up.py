@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.cli import Commands, load_config
+from runtime.cli import Commands, announce, load_config
 from runtime.cli.workers import load_or_last_accepted
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def _up(arguments: argparse.Namespace) -> int:
     # -P: what lies in the current folder must not be imported instead of what is installed
     command = [sys.executable, "-P", "-m", "supervisor.supervisord", "-c", str(layout.supervisord_conf)]
     sys.stdout.flush()
+    announce.begin(layout)
     os.execv(sys.executable, command)  # noqa: S606 an argument list of our own
 
 

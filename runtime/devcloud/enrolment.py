@@ -127,7 +127,8 @@ class Enrolment:
     def operation(self, operation_id: str, now_s: float) -> dict[str, Any]:
         """One operation by its id or by its verification code. Raises Problem."""
         found = self._database.row(
-            "SELECT * FROM operations WHERE id = ?1 OR verification_code = ?1", operation_id
+            "SELECT * FROM operations WHERE id = ? OR verification_code = ?",
+            *(operation_id, as_code(operation_id)),
         )
         if found is None:
             raise not_found("The provisioning operation")
@@ -184,6 +185,12 @@ class Enrolment:
     def _new_code(self) -> str:
         letters = "".join(secrets.choice(_CODE_LETTERS) for _ in range(8))
         return f"{letters[:4]}-{letters[4:]}"
+
+
+def as_code(typed: str) -> str:
+    """A verification code as a person may type it: in lower case, with blanks, without the hyphen."""
+    letters = "".join(letter for letter in typed.upper() if letter.isalnum())
+    return f"{letters[:4]}-{letters[4:]}"
 
 
 def _as_of(operation: dict[str, Any], now_s: float) -> dict[str, Any]:

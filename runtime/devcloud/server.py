@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import signal
 import ssl
 from collections.abc import Callable, Iterator, Mapping
@@ -105,7 +106,8 @@ async def _serve(options: Options, say: Callable[[str], None]) -> None:
         serving = asyncio.create_task(https.serve(sockets=[here.https, *beside]))
         await https.ready(serving)
         known = write_facts(facts, cloud, here, place.HTTPS_PORT if beside else port)
-        say(f"devcloud is ready at {known['instance']}; this link opens its page once: {known['page_url']}")
+        for sentence in welcome(options.folder, known):
+            say(sentence)
         stopping = asyncio.create_task(asked_to_stop.wait())
         await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
         await switch(False)  # its connections over WebSockets are also those of the HTTPS server
@@ -204,6 +206,43 @@ class Https(uvicorn.Server):
         await serving
 
 
+WRITTEN_BY_US = "# Written by `edgectl devcloud` at each start"
+
+
+def _write_configuration(path: Path, text: str) -> None:
+    """A file of the same name that is not ours stays as it is: the folder may be a device's home, too."""
+    if not path.exists() or path.read_text(errors="replace").startswith(WRITTEN_BY_US):
+        write_whole(path, text)
+
+
+def device_configuration(folder: Path, known: Mapping[str, Any]) -> str:
+    """A complete edge.toml for a device on this machine, whichever user runs it there."""
+    return (
+        f"{WRITTEN_BY_US}: a device on this machine reaches the stand-in with it.\n"
+        "[platform]\n"
+        f"instance = {json.dumps(known['instance'])}\n"
+        f"ca_file = {json.dumps(known['ca_file'])}\n"
+        f"provisioning_token_file = {json.dumps(str(folder.absolute() / 'provisioning-token'))}\n\n"
+        "[provisioning]\npoll_s = 1.0  # approved by the person at this desk\n\n"
+        "[upload]\n"
+        f"https_port = {known['https_port']}  # 443 at a real hub; an ordinary user may not listen there\n"
+    )
+
+
+def welcome(folder: Path, known: Mapping[str, Any]) -> list[str]:
+    """What a person needs to know to go on."""
+    here, port = folder.absolute(), known["https_port"]
+    host = known["admin_url"].removeprefix("https://")
+    config = shlex.quote(str(folder / "edge.toml"))
+    return [
+        f"devcloud is ready at {known['instance']}; this link opens its page once: {known['page_url']}",
+        "  The browser will warn: the certificate is signed by this stand-in's own authority. Go on, or",
+        f"  first import {here / 'ca.pem'} as an authority for websites.",
+        f"  A browser on another machine: ssh -L {port}:{host} HERE there, and 127.0.0.1 in the link.",
+        f"  A device's configuration is in {config}: edgectl --home edge --config {config} up",
+    ]
+
+
 def write_facts(path: Path, cloud: Cloud, here: place.Place, websocket_port: int) -> dict[str, Any]:
     """Tell whoever starts us where everything is: whole or not at all, for the owner only."""
     https_port = here.https.getsockname()[1]
@@ -224,5 +263,7 @@ def write_facts(path: Path, cloud: Cloud, here: place.Place, websocket_port: int
         "provisioning_token": cloud.provisioning_token,
         "pid": os.getpid(),
     }
-    write_whole(path, json.dumps(known, indent=2))
+    write_whole(cloud.folder / "provisioning-token", f"{cloud.provisioning_token}\n")
+    _write_configuration(cloud.folder / "edge.toml", device_configuration(cloud.folder, known))
+    write_whole(path, json.dumps(known, indent=2))  # the last: whoever waits for it finds the others there
     return known
