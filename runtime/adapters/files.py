@@ -156,12 +156,17 @@ class Files(Tidings[FileEvent]):
         journal = _read(path)
         path.unlink(missing_ok=True)
         if journal is not None and journal.state != "done" and credentials is not None:
-            platform = _Platform(self._options, credentials)
-            threading.Thread(target=platform.tell_failure, args=(journal, "given up"), daemon=True).start()
+            told = (self._options, credentials, journal)
+            threading.Thread(target=_tell_given_up, args=told, name=f"forget-{id}", daemon=True).start()
 
     def known(self) -> list[int]:
         """Messages with a journal, of this process or one before."""
         return [int(path.stem) for path in self._options.journal.glob("*.json") if path.stem.isdigit()]
+
+
+def _tell_given_up(options: FileOptions, credentials: HubCredentials, journal: _Journal) -> None:
+    with contextlib.closing(_Platform(options, credentials)) as platform:
+        platform.tell_failure(journal, "given up")
 
 
 class _NameRefused(Refused):
@@ -183,6 +188,10 @@ class _Platform:
 
     def __init__(self, options: FileOptions, credentials: HubCredentials) -> None:
         self._hub = HubHttps(options.way, credentials)
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._hub.close()
 
     def address(self, blob_name: str, block_bytes: int) -> _Journal:
         """Ask for an address to write to. Raises _NameRefused where the hub gives one for another name."""
@@ -277,7 +286,9 @@ class _Upload:
     def run(self) -> None:
         """Until it is done or has failed; nothing escapes but as an event."""
         try:
-            self._tell(self._ended())
+            with contextlib.closing(self._platform):
+                ended = self._ended()
+            self._tell(ended)
         except requests.RequestException as exc:  # the journal stays: it goes on from there
             self._tell(UploadFailed(self._id, type(exc).__name__))
         except OSError as exc:  # the disk is full, or the like

@@ -9,6 +9,7 @@ token is for the host it was meant for. Nothing is kept between calls, so renewe
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
 import ssl
 import threading
@@ -71,47 +72,73 @@ class Session(requests.Session):
         return None
 
 
-class Line(HTTPAdapter):
-    """Knows the sockets of its few connections, to cut them."""
+class Cutter:
+    """Ends the open connections of one caller from another thread.
+
+    Its connections know it, and it knows only their sockets: what held the pool, too, would keep all of it
+    for ever, because urllib3's finalizer of a pool holds the pool's connections.
+    """
 
     def __init__(self) -> None:
-        super().__init__(pool_connections=2, pool_maxsize=1, max_retries=0)
         self._sockets: weakref.WeakSet[Any] = weakref.WeakSet()
         self.overdue = False
+        """What is opened from now on is cut at once."""
 
-    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
-        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
-        line, plain = self, pool.ConnectionCls
-        if hasattr(plain, "of_a_line"):  # the pool is asked for its second connection
-            return pool
-
-        class Connection(plain):  # type: ignore[misc,valid-type]  # the class depends on the pool
-            of_a_line = True
-
-            def connect(self) -> None:
-                super().connect()
-                with contextlib.suppress(OSError):
-                    _plain(self.sock).setsockopt(
-                        socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNHEARD_S * 1000)
-                    )
-                line._sockets.add(self.sock)
-                if line.overdue:
-                    line.cut()
-
-            def request(self, *args: Any, **kwargs: Any) -> None:
-                self.timeout = None  # was that of connecting; a block on a slow line takes longer
-                super().request(*args, **kwargs)
-
-        pool.ConnectionCls = Connection
-        return pool
+    def connected(self, sock: Any) -> None:
+        self._sockets.add(sock)
+        if self.overdue:
+            self.cut()
 
     def cut(self) -> None:
-        """End its connections from another thread."""
         self.overdue = True
         for one in list(self._sockets):
             with contextlib.suppress(OSError):
                 # the base class's: SSLSocket's own takes the TLS state away under the reader's feet
                 socket.socket.shutdown(_plain(one), socket.SHUT_RDWR)
+
+
+class _OfACutter:
+    """Marks the classes that `_cuttable` made."""
+
+
+@functools.cache  # a class is garbage that only a full collection frees: one for each kind of connection
+def _cuttable(plain: Any) -> Any:
+    """The same kind of connection, whose socket is known to a `Cutter`."""
+    if issubclass(plain, _OfACutter):
+        return plain
+
+    class Connection(plain, _OfACutter):  # type: ignore[misc]  # the class depends on the pool
+        def __init__(self, *args: Any, cutter: Cutter, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self._cutter = cutter
+
+        def connect(self) -> None:
+            super().connect()
+            with contextlib.suppress(OSError):
+                _plain(self.sock).setsockopt(
+                    socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNHEARD_S * 1000)
+                )
+            self._cutter.connected(self.sock)
+
+        def request(self, *args: Any, **kwargs: Any) -> None:
+            self.timeout = None  # was that of connecting; a block on a slow line takes longer
+            super().request(*args, **kwargs)
+
+    return Connection
+
+
+class Line(HTTPAdapter):
+    """Few connections, which its `cutter` can end."""
+
+    def __init__(self) -> None:
+        super().__init__(pool_connections=2, pool_maxsize=1, max_retries=0)
+        self.cutter = Cutter()
+
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
+        pool.ConnectionCls = _cuttable(pool.ConnectionCls)
+        pool.conn_kw["cutter"] = self.cutter
+        return pool
 
 
 def _plain(sock: Any) -> Any:
@@ -146,7 +173,7 @@ def request(
             if time.monotonic() >= deadline_s:
                 return Failure(Outcome.TIMED_OUT, f"no complete answer within {timeout_s:g} s")
     finally:
-        line.cut()
+        line.cutter.cut()
     return found[0] if found else Failure(Outcome.CUT, "the request ended without an answer")
 
 

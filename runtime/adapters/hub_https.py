@@ -71,6 +71,16 @@ class HubHttps:
         if credentials.certificate and credentials.key:
             self._session.cert = (str(credentials.certificate), str(credentials.key))
 
+    def __enter__(self) -> HubHttps:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._session.close()
+
     def post(self, path: str, what: str, body: Any = None, headers: Mapping[str, str] | None = None) -> bytes:
         """Ask the hub. Raises Refused, or a RequestException."""
         sas = self._credentials.sas
@@ -91,9 +101,9 @@ class HubHttps:
 
     def _request(self, method: str, url: str, body: bytes, headers: Mapping[str, str]) -> Reply:
         """A time-out bounds each read only: who answers a byte at a time would hold us for ever."""
-        self._line.overdue = False
+        self._line.cutter.overdue = False
         most_s = ANSWER_S + len(body) / SLOWEST_BYTES_PER_S
-        deadline = threading.Timer(most_s, self._line.cut)
+        deadline = threading.Timer(most_s, self._line.cutter.cut)
         deadline.daemon = True
         deadline.start()
         try:
@@ -110,7 +120,7 @@ class HubHttps:
         finally:
             deadline.cancel()
             deadline.join()  # it may be cutting: the next request is not to suffer for it
-            if self._line.overdue:
+            if self._line.cutter.overdue:
                 raise requests.Timeout("no complete answer in time")
         return reply
 
@@ -157,7 +167,8 @@ class Inquiry:
     def _ask(self, credentials: HubCredentials, message_id: str) -> None:
         headers = {"iothub-messageid": message_id, "iothub-app-ignore-payload": "true"}
         try:
-            HubHttps(self._way, credentials).post("/messages/events", "a message", headers=headers)
+            with HubHttps(self._way, credentials) as hub:
+                hub.post("/messages/events", "a message", headers=headers)
             self._said = Said(taken=True)
         except Refused as exc:
             logger.info("the hub over HTTPS, {}", exc)
