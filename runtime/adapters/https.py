@@ -12,12 +12,14 @@ import contextlib
 import functools
 import socket
 import ssl
+import struct
 import threading
 import time
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 import urllib3
@@ -25,6 +27,7 @@ from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
 from runtime.adapters.proxies import ProxyTrouble
+from runtime.adapters.reasons import all_causes, reason_at
 from runtime.adapters.trust import SLICE_S, Trust, Waiting, wrong_time
 from runtime.core.answer import Outcome
 from runtime.core.secret import Secret
@@ -83,11 +86,21 @@ class Cutter:
         self._sockets: weakref.WeakSet[Any] = weakref.WeakSet()
         self.overdue = False
         """What is opened from now on is cut at once."""
+        self._closed_bytes = 0
 
     def connected(self, sock: Any) -> None:
         self._sockets.add(sock)
         if self.overdue:
             self.cut()
+
+    def closing(self, sock: Any) -> None:
+        if sock in self._sockets:
+            self._sockets.discard(sock)
+            self._closed_bytes += _sent_bytes(sock)
+
+    def sent_bytes(self) -> int:
+        """So much went out over all of its connections, below TLS, repeated segments too."""
+        return self._closed_bytes + sum(_sent_bytes(sock) for sock in list(self._sockets))
 
     def cut(self) -> None:
         self.overdue = True
@@ -120,6 +133,11 @@ def _cuttable(plain: Any) -> Any:
                 )
             self._cutter.connected(self.sock)
 
+        def close(self) -> None:
+            if self.sock is not None:
+                self._cutter.closing(self.sock)
+            super().close()
+
         def request(self, *args: Any, **kwargs: Any) -> None:
             self.timeout = None  # was that of connecting; a block on a slow line takes longer
             super().request(*args, **kwargs)
@@ -139,6 +157,19 @@ class Line(HTTPAdapter):
         pool.ConnectionCls = _cuttable(pool.ConnectionCls)
         pool.conn_kw["cutter"] = self.cutter
         return pool
+
+
+_TCP_INFO_BYTES, _BYTES_SENT_AT = 232, 200
+"""linux/tcp.h, struct tcp_info: tcpi_bytes_sent, since Linux 4.19."""
+
+
+def _sent_bytes(sock: Any) -> int:
+    """Bytes that TCP has put on the wire; 0 where the kernel does not say."""
+    try:
+        info = _plain(sock).getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+        return int(struct.unpack_from("=Q", info, _BYTES_SENT_AT)[0])
+    except (OSError, struct.error):
+        return 0
 
 
 def _plain(sock: Any) -> Any:
@@ -207,7 +238,7 @@ def _exchange(
             ) as response:
                 return _read(response, deadline_s)
     except (OSError, urllib3.exceptions.HTTPError, ValueError) as exc:
-        return _failure(exc)
+        return _failure(exc, urlsplit(url).netloc)
 
 
 def _read(response: requests.Response, deadline_s: float) -> Reply | Failure:
@@ -221,16 +252,15 @@ def _read(response: requests.Response, deadline_s: float) -> Reply | Failure:
     return Reply(response.status_code, response.headers, body)
 
 
-def _failure(exc: Exception) -> Failure:
-    """Name what `requests` raised, by the first cause we know. Its text may hold the URL, never a token."""
-    causes = list(_causes(exc))
+def _failure(exc: Exception, where: str) -> Failure:
+    """Name what `requests` raised, by the first cause we know."""
+    causes, reason = all_causes(exc), reason_at(exc, where)
     if any(wrong_time(cause) for cause in causes):
-        return Failure(Outcome.WRONG_TIME, _words(exc))
+        return Failure(Outcome.WRONG_TIME, reason)
     for kinds, outcome in _NAMES:
-        for cause in causes:
-            if isinstance(cause, kinds):
-                return Failure(outcome, _words(cause))
-    return Failure(Outcome.UNREACHABLE, _words(exc))
+        if any(isinstance(cause, kinds) for cause in causes):
+            return Failure(outcome, reason)
+    return Failure(Outcome.UNREACHABLE, reason)
 
 
 _NAMES: tuple[tuple[tuple[type[BaseException], ...], Outcome], ...] = (
@@ -251,19 +281,3 @@ _NAMES: tuple[tuple[tuple[type[BaseException], ...], Outcome], ...] = (
     ),
     ((requests.exceptions.ContentDecodingError, urllib3.exceptions.DecodeError), Outcome.GARBLED),
 )
-
-
-def _causes(exc: BaseException) -> list[BaseException]:
-    """`exc` and everything wrapped in it, outermost first."""
-    found: list[BaseException] = []
-    waiting: list[Any] = [exc]
-    while waiting:
-        one = waiting.pop(0)
-        if isinstance(one, BaseException) and one not in found:
-            found.append(one)
-            waiting += [getattr(one, "reason", None), one.__cause__, one.__context__, *one.args]
-    return found
-
-
-def _words(exc: BaseException) -> str:
-    return f"{type(exc).__name__}: {exc}"[:300]

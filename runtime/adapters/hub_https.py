@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import requests
 from loguru import logger
 
 from runtime.adapters.https import MAX_BODY_BYTES, Line, Reply, Session
+from runtime.adapters.reasons import bounded, reason_at
 from runtime.adapters.trust import Trust
 from runtime.core import lifetime
 from runtime.core.credentials import HubCredentials
@@ -43,15 +44,37 @@ class HttpsWay:
 class Refused(Exception):
     """An answer that is not what was asked for."""
 
-    def __init__(self, what: str, answer: Reply) -> None:
+    def __init__(self, what: str, answer: Reply, where: str) -> None:
         text = answer.body.decode(errors="replace")[:500]
-        super().__init__(f"{what}: {answer.status} {text[:200]}")
-        self.what, self.answer = what, answer
+        super().__init__(bounded(f"{what}: HTTP {answer.status} from {where} {text[:200]}"))
+        self.what, self.answer, self.where = what, answer, where
         self.status = answer.status
         self.quota = _QUOTA_USED_UP in text
         """The hub's daily quota is used up."""
         self.server_s = _unix_time(answer.headers.get("Date"))
         self.retry_after_s = lifetime.retry_after_s(answer.headers.get("Retry-After"), self.server_s)
+
+
+class Unreached(OSError):
+    """There was no whole answer; the text says where, and why."""
+
+    def __init__(self, reason: str, sent_bytes: int = 0) -> None:
+        super().__init__(reason)
+        self.sent_bytes = sent_bytes
+        """So much went out all the same."""
+
+
+class SwitchedOff(Unreached):
+    """The kill switch ended it, or kept it from beginning."""
+
+    def __init__(self, sent_bytes: int = 0) -> None:
+        super().__init__("the link was switched off", sent_bytes)
+
+
+def host_of(url: str) -> str:
+    """HOST:PORT of an https address, for a person; never what stands behind it, which may be a SAS."""
+    parts = urlsplit(url)
+    return f"{parts.hostname}:{parts.port or 443}"
 
 
 class HubHttps:
@@ -61,6 +84,7 @@ class HubHttps:
         self._credentials = credentials
         device = quote(credentials.device_id, safe="")
         self._base = f"https://{credentials.hub_host}:{way.port}/devices/{device}"
+        self._stopped = False
         self._line = Line()
         self._session = Session()
         self._session.mount("https://", self._line)
@@ -81,8 +105,13 @@ class HubHttps:
         """Give the connections back."""
         self._session.close()
 
+    def stop(self) -> None:
+        """Cut the request under way, and make no further one. From any thread."""
+        self._stopped = True
+        self._line.cutter.cut()
+
     def post(self, path: str, what: str, body: Any = None, headers: Mapping[str, str] | None = None) -> bytes:
-        """Ask the hub. Raises Refused, or a RequestException."""
+        """Ask the hub. Raises Refused or Unreached."""
         sas = self._credentials.sas
         more = {"Content-Type": "application/json"} if body is not None else {}
         answer = self._request(
@@ -92,21 +121,26 @@ class HubHttps:
             {**more, **(headers or {}), **({"Authorization": sas.reveal()} if sas else {})},
         )
         if not 200 <= answer.status < 300:
-            raise Refused(what, answer)
+            raise Refused(what, answer, host_of(self._base))
         return answer.body
 
     def put(self, url: str, body: bytes, headers: Mapping[str, str] | None = None) -> Reply:
-        """Give the storage something. Raises a RequestException."""
+        """Give the storage something. Raises Unreached."""
         return self._request("PUT", url, body, headers or {})
 
     def _request(self, method: str, url: str, body: bytes, headers: Mapping[str, str]) -> Reply:
         """A time-out bounds each read only: who answers a byte at a time would hold us for ever."""
-        self._line.cutter.overdue = False
+        cutter, where = self._line.cutter, host_of(url)
+        cutter.overdue = False
+        before_bytes = cutter.sent_bytes()
         most_s = ANSWER_S + len(body) / SLOWEST_BYTES_PER_S
-        deadline = threading.Timer(most_s, self._line.cutter.cut)
+        deadline = threading.Timer(most_s, cutter.cut)
         deadline.daemon = True
         deadline.start()
+        trouble: str | None = None
         try:
+            if self._stopped:  # asked after `overdue` was taken back: a stop in between is not lost
+                raise SwitchedOff
             with self._session.request(
                 method,
                 url,
@@ -117,11 +151,16 @@ class HubHttps:
                 allow_redirects=False,
             ) as response:
                 reply = Reply(response.status_code, response.headers, _beginning(response))
+        except requests.RequestException as exc:
+            trouble = reason_at(exc, where)
         finally:
             deadline.cancel()
             deadline.join()  # it may be cutting: the next request is not to suffer for it
-            if self._line.cutter.overdue:
-                raise requests.Timeout("no complete answer in time")
+        if cutter.overdue:
+            trouble = f"no complete answer from {where} in {most_s:.0f} s"
+        if trouble is not None:
+            sent_bytes = cutter.sent_bytes() - before_bytes
+            raise SwitchedOff(sent_bytes) if self._stopped else Unreached(trouble, sent_bytes)
         return reply
 
 
@@ -173,8 +212,8 @@ class Inquiry:
         except Refused as exc:
             logger.info("the hub over HTTPS, {}", exc)
             self._said = Said(False, exc.quota, exc.server_s)
-        except OSError as exc:  # a RequestException, or a file of authorities that is not there
-            logger.info("the hub does not answer over HTTPS either: {}", type(exc).__name__)
+        except OSError as exc:  # Unreached, or a file of authorities that cannot be read
+            logger.info("the hub does not answer over HTTPS either: {}", exc)
         finally:
             self._asking.release()
 

@@ -132,7 +132,7 @@ class Uploader:
         self._intake.remember(self._delivery.take_reached())  # before more is sent: a crash repeats a window
         for step in steps:
             self._do(step)
-        self._files.let(self._link.files(self._clock.boot_s()))
+        self._files.let(self._link.files(self._clock.boot_s()), off=self._link.off)
         settled = self._delivery.take_settled()
         if settled:
             self._settle(settled)

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 
-from runtime.adapters import checked_line, hub_https
+from runtime.adapters import checked_line, hub_https, upload_journal
 from runtime.adapters import files as files_adapter
 from runtime.adapters.files import BlockSent, FileEvent, FileOptions, Files, Uploaded, UploadFailed
-from runtime.adapters.hub_https import HttpsWay
+from runtime.adapters.hub_https import HttpsWay, Unreached
+from runtime.adapters.upload_calls import UploadCalls
 from runtime.core.credentials import HubCredentials
 from runtime.core.envelope import FileParcel, Telemetry
 from runtime.core.link import Passage
@@ -84,15 +84,15 @@ def _cut_half_way(
     lane: Lane, payload: bytes, credentials: HubCredentials, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection ends there."""
-    put_block = files_adapter._Platform.put_block
+    put_block = UploadCalls.put_block
 
     def cut(platform: Any, journal: Any, number: int, block: bytes) -> None:
         if number == BLOCKS // 2:
-            raise requests.ConnectionError
+            raise Unreached("cut")
         put_block(platform, journal, number, block)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files_adapter._Platform, "put_block", cut)
+        patch.setattr(UploadCalls, "put_block", cut)
         assert isinstance(lane.upload(parcel(payload), credentials), UploadFailed)
 
 
@@ -104,7 +104,7 @@ def test_a_file_that_takes_longer_than_its_address_lives_is_not_begun_again(
     cloud: Cloud, lane: Lane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a slow line it never came to its end: each address expired in the midst of the file."""
-    monkeypatch.setattr(files_adapter, "ADDRESS_LIFE_S", 0.3)
+    monkeypatch.setattr(upload_journal, "ADDRESS_LIFE_S", 0.3)
     cloud.faults(http={"PUT /uploads": {"delay_s": 0.1}})
     payload = os.urandom(BLOCKS * BLOCK)
     assert isinstance(lane.upload(parcel(payload), register(cloud)), Uploaded)
@@ -122,10 +122,10 @@ def test_an_outage_longer_than_an_address_lives_costs_no_block_of_a_file(
     credentials, payload = register(cloud), os.urandom(BLOCKS * BLOCK)
     _cut_half_way(lane, payload, credentials, monkeypatch)
     cloud.faults(http={"POST /devices": {"status": status}})
-    monkeypatch.setattr(files_adapter, "ADDRESS_LIFE_S", 0.0)
+    monkeypatch.setattr(upload_journal, "ADDRESS_LIFE_S", 0.0)
     for _ in range(2):
         assert isinstance(lane.upload(parcel(payload), credentials), UploadFailed)
-    monkeypatch.setattr(files_adapter, "ADDRESS_LIFE_S", 3_000.0)
+    monkeypatch.setattr(upload_journal, "ADDRESS_LIFE_S", 3_000.0)
     cloud.no_faults()
     lane.seen.clear()
     assert isinstance(lane.upload(parcel(payload), credentials), Uploaded)
@@ -168,7 +168,7 @@ def test_who_answers_a_byte_at_a_time_does_not_hold_a_place_for_ever(
         server.answer = answer
         lane = Lane(FileOptions(folder / "uploads", folder, HttpsWay(server.ca_file, int(port)), BLOCK))
         failed = lane.upload(parcel(b"1"), HubCredentials(host, "dev-1", 1, sas=Secret("sas")), within_s=3)
-    assert failed == UploadFailed(1, "Timeout"), failed
+    assert isinstance(failed, UploadFailed) and "no complete answer from 127.0.0.1:" in failed.reason, failed
 
 
 def test_a_hub_that_gives_nobody_an_address_costs_time_and_no_message(cloud: Cloud, lane: Lane) -> None:

@@ -156,7 +156,7 @@ def test_retry_after_is_read_as_seconds_or_as_a_date_and_otherwise_ignored(
 )
 def test_a_refusal_of_the_hub_with_a_header_that_makes_no_sense_is_a_refusal(header: dict[str, str]) -> None:
     """It ended the thread that asks whether the quota is used up: nobody ever heard the answer."""
-    refused = Refused("file upload", Reply(429, header, b""))
+    refused = Refused("file upload", Reply(429, header, b""), "hub:443")
     assert (refused.status, refused.retry_after_s, refused.server_s) == (429, None, None)
 
 

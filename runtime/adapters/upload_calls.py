@@ -1,0 +1,106 @@
+"""The HTTPS calls of one file upload: an address from the hub, blocks to the storage, the end to the hub."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import time
+from urllib.parse import quote
+
+from runtime.adapters.hub_https import HttpsWay, HubHttps, Refused, Unreached, host_of
+from runtime.adapters.upload_journal import Journal
+from runtime.core.credentials import HubCredentials
+
+CONTROL_NAME = "control"
+"""Asked for where another file was refused: no blob ever comes to be under it."""
+
+
+class NameRefused(Refused):
+    """The hub gives addresses, and none for this file."""
+
+
+class UploadCalls:
+    """The calls that one upload takes."""
+
+    def __init__(self, way: HttpsWay, credentials: HubCredentials) -> None:
+        self._hub = HubHttps(way, credentials)
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._hub.close()
+
+    def stop(self) -> None:
+        """Cut the call under way, and make no further one."""
+        self._hub.stop()
+
+    def address(self, blob_name: str, block_bytes: int) -> Journal:
+        """Ask for an address to write to. Raises NameRefused where the hub gives one for another name."""
+        try:
+            return self._ask(blob_name, block_bytes)
+        except Refused as exc:
+            if exc.status == 400 and self.takes_another():
+                raise NameRefused(exc.what, exc.answer, exc.where) from exc
+            raise
+
+    def _ask(self, blob_name: str, block_bytes: int) -> Journal:
+        answer = self._hub.post("/files", "file upload", {"blobName": blob_name})
+        try:
+            body = json.loads(answer)
+            name = quote(body["blobName"], safe="/")
+            address = f"https://{body['hostName']}/{body['containerName']}/{name}{body['sasToken']}"
+            correlation_id = body["correlationId"]
+        except (ValueError, LookupError, TypeError) as exc:
+            raise OSError("the hub gave no address for the file") from exc
+        return Journal(correlation_id, address, body["blobName"], block_bytes, began_wall_s=time.time())
+
+    def takes_another(self, block: bytes = b"") -> bool:
+        """The control to a refusal: a hub without a storage, or a storage that is away, refuses everybody.
+
+        With `block` the storage has to take it, too: it keeps none for long that no list makes a blob of.
+        """
+        with contextlib.suppress(OSError, Refused):
+            other = self._ask(CONTROL_NAME, 0)
+            try:
+                if block:
+                    self.put_block(other, 0, block)
+                return True
+            finally:
+                self.tell_failure(other, "nothing was to be uploaded")
+        return False
+
+    def put_block(self, journal: Journal, number: int, block: bytes) -> None:
+        more = f"&comp=block&blockid={quote(_block_id(number), safe='')}"
+        answer = self._hub.put(journal.address + more, block)
+        if answer.status != 201:
+            raise Refused(f"block {number}", answer, host_of(journal.address))
+
+    def commit(self, journal: Journal) -> None:
+        """Make a blob of the blocks."""
+        ids = "".join(f"<Latest>{_block_id(number)}</Latest>" for number in range(journal.blocks))
+        text = f'<?xml version="1.0" encoding="utf-8"?><BlockList>{ids}</BlockList>'
+        headers = {"x-ms-blob-type": "BlockBlob", "Content-Type": "application/xml"}
+        answer = self._hub.put(journal.address + "&comp=blocklist", text.encode(), headers)
+        if answer.status != 201:
+            raise Refused("block list", answer, host_of(journal.address))
+
+    def tell_success(self, journal: Journal) -> None:
+        self._notify(journal, True, 200, "uploaded")
+
+    def tell_failure(self, journal: Journal, reason: str) -> None:
+        """As far as the hub can be reached; an address that nobody hears of expires by itself."""
+        with contextlib.suppress(Unreached, Refused):
+            self._notify(journal, False, 500, reason[:200])
+
+    def _notify(self, journal: Journal, succeeded: bool, status: int, words: str) -> None:
+        body = {
+            "correlationId": journal.correlation_id,
+            "isSuccess": succeeded,
+            "statusCode": status,
+            "statusDescription": words,
+        }
+        self._hub.post("/files/notifications", "notification", body)
+
+
+def _block_id(number: int) -> str:
+    return base64.b64encode(f"{number:08d}".encode()).decode()
