@@ -163,6 +163,7 @@ class Client:
 
     def _open(self, socket: Any) -> None:
         socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.IPV6, int("[" in self._endpoint))  # off unless asked for
         if self._curve is not None:
             keys = self._curve
             socket.curve_serverkey = keys.server_public

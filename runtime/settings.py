@@ -180,8 +180,8 @@ class Ingest:
     endpoint: str | None = setting(
         None,
         "where producers connect; default: ipc socket ingest.sock in the home folder",
-        pattern=r"(ipc|tcp)://.+",
-        text="must be ipc://PATH or tcp://ADDRESS:PORT",
+        pattern=r"ipc://[^@].*|tcp://.+:\d+",
+        text="must be ipc://PATH or tcp://ADDRESS:PORT (any user may connect to an abstract ipc://@NAME)",
     )
     group: str | None = setting(None, "group that may connect to the producers' socket")
     tcp_endpoint: str | None = setting(

@@ -20,7 +20,7 @@ import zmq
 
 from runtime.adapters.bus import Bound, context
 from runtime.adapters.curve import arm
-from runtime.adapters.process import Lock
+from runtime.adapters.process import AlreadyRuns, Lock
 from runtime.core.way_back import take_apart
 from runtime.errors import ConfigError, UsageError
 
@@ -61,8 +61,12 @@ class Letter(NamedTuple):
         send(reply, _LAST)
 
 
+class CannotListen(UsageError):
+    """This door cannot be opened now. That may pass: an address comes with DHCP, a folder with its mount."""
+
+
 class ProducerDoor:
-    """One endpoint."""
+    """One endpoint. Raises CannotListen, or what else is wrong with it for as long as nothing is changed."""
 
     def __init__(
         self,
@@ -74,6 +78,7 @@ class ProducerDoor:
     ) -> None:
         self.endpoint = endpoint
         self.socket = context().socket(zmq.ROUTER)
+        self.socket.setsockopt(zmq.IPV6, int("[" in endpoint))
         self.socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes)  # before bind, or it does not count
         self.socket.setsockopt(zmq.RCVHWM, REQUESTS_PER_PEER)
         self.socket.setsockopt(zmq.SNDHWM, REPLIES_PER_PEER)
@@ -94,22 +99,27 @@ class ProducerDoor:
 
     def _bind(self) -> None:
         scheme, _, place = self.endpoint.partition("://")
-        if scheme == "ipc":
-            # A second bind on an ipc path steals it in silence; only a lock tells.
-            self._lock = Lock(Path(f"{place}.lock"))
-            try:
-                self._bound = Bound(self.socket, Path(place), 0o660)
-            except (
-                zmq.ZMQError
-            ) as exc:  # a container engine makes a folder where a socket to mount is missing
-                why = "there is a folder, remove it" if Path(place).is_dir() else zmq.strerror(exc.errno or 0)
-                raise UsageError(f"cannot listen on {self.endpoint}: {why}") from exc
-            self._give_to_group(Path(place))
-            return
         try:
-            self.socket.bind(self.endpoint)
+            if scheme == "ipc":
+                self._bind_path(Path(place))
+            else:
+                self.socket.bind(self.endpoint)
         except zmq.ZMQError as exc:
-            raise UsageError(f"cannot listen on {self.endpoint}: {exc.strerror}") from exc
+            why = zmq.strerror(exc.errno or 0)
+            if Path(place).is_dir():  # a container engine makes one where a socket to mount is missing
+                why = "there is a folder, remove it"
+            raise CannotListen(f"cannot listen on {self.endpoint}: {why}") from exc
+
+    def _bind_path(self, path: Path) -> None:
+        """A second bind on an ipc path steals it in silence; only a lock tells."""
+        try:
+            self._lock = Lock(Path(f"{path}.lock"))
+        except AlreadyRuns:
+            raise
+        except UsageError as exc:
+            raise CannotListen(f"cannot listen on {self.endpoint}: {exc}") from exc
+        self._bound = Bound(self.socket, path, 0o660)
+        self._give_to_group(path)
 
     def stay_reachable(self) -> None:
         """Bind again where somebody removed the path. Raises UsageError where another has taken it."""
@@ -127,14 +137,17 @@ class ProducerDoor:
         try:
             shutil.chown(path, group=self._group)
         except (LookupError, OSError) as exc:
-            raise UsageError(
+            raise CannotListen(
                 f"ingest.group = {self._group!r}: cannot give {path} to that group: {exc}"
             ) from exc
         os.chmod(path, 0o660)  # noqa: PTH101  # beside the chown it belongs to
 
     def _protect(self, secret_file: Path | None) -> None:
         if secret_file is not None:
-            arm(self.socket, secret_file)
+            try:
+                arm(self.socket, secret_file)
+            except ConfigError as exc:
+                raise CannotListen(f"cannot listen on {self.endpoint}: {exc}") from exc
         elif not _is_loopback(self.endpoint):
             raise ConfigError(
                 f"ingest: {self.endpoint} can be reached from outside, and needs ingest.curve_secret_file "

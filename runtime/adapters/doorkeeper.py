@@ -63,7 +63,7 @@ class Guest(NamedTuple):
     @property
     def owner(self) -> str:
         """Without the port."""
-        return self.who.partition(":")[0]
+        return self.who.rpartition(":")[0] or self.who
 
 
 class Doorkeeper:
@@ -198,7 +198,8 @@ def _who(connection: socket.socket) -> str:
     """For the log: a process of this machine, or an address."""
     if connection.family != socket.AF_UNIX:
         with suppress(OSError):
-            return "{}:{}".format(*connection.getpeername()[:2])
+            host, port, *_ = connection.getpeername()
+            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         return "somebody"
     peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     pid, uid, _ = struct.unpack("3i", peer)

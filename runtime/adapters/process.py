@@ -61,6 +61,10 @@ class Stop:
         return self._reader.fileno()
 
 
+class AlreadyRuns(UsageError):
+    """Another process holds the lock."""
+
+
 class Lock:
     """One process of a kind per home: an flock the kernel releases whatever kills us."""
 
@@ -70,7 +74,7 @@ class Lock:
         if not self._taken():
             holder = _pid_in(self._fd)
             os.close(self._fd)
-            raise UsageError(
+            raise AlreadyRuns(
                 f"{path.stem} already runs here (process {holder or 'unknown'} holds {path}); stop it first"
             )
         with contextlib.suppress(OSError):  # a full disk: the lock holds, only its name is missing

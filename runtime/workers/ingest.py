@@ -11,15 +11,16 @@ import os
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from loguru import logger
 
 from runtime.adapters.bus import STORED, DeliveryDoor, Hints, wait_readable
 from runtime.adapters.clock import Clock, SystemClock
 from runtime.adapters.curve import KeyGate
-from runtime.adapters.door import Frames, Letter, ProducerDoor
+from runtime.adapters.door import Frames, Letter
 from runtime.adapters.doorkeeper import Doorkeeper
+from runtime.adapters.doors import Doors
 from runtime.adapters.process import Stop
 from runtime.adapters.spool import Spool
 from runtime.adapters.status import StatusFile
@@ -46,7 +47,6 @@ from runtime.core.protocol import (
 )
 from runtime.core.settlement import Settled
 from runtime.core.sparing import Sparing
-from runtime.errors import ConfigError
 
 IDLE_S = 1.0
 BUG = Refused(Code.INTERNAL, "a bug of ours: this request cannot be decided", RETRY_FULL_MS * 10)
@@ -79,8 +79,8 @@ class Ingest:
         self._keeper = Storekeeper(config, clock, beat=self._status.progress)
         self._spool = Spool(config.layout.spool, settings.drop_folder)
         self._gate = KeyGate(settings.curve_clients) if settings.curve_clients else None
-        self._doors = _doors(config)
-        self._doorkeeper = Doorkeeper([door.endpoint for door in self._doors], settings.memory_bytes)
+        self._doors = Doors(config, clock)
+        self._doorkeeper = Doorkeeper(self._doors.endpoints, settings.memory_bytes)
         self._deliveries = DeliveryDoor(config.layout)
         self._hints = Hints(config.layout, "ingest")
         self._counted: Counter[str] = Counter()
@@ -94,8 +94,7 @@ class Ingest:
 
     def turn(self) -> None:
         """Poll, drain, decide, one commit, reply. Dying in between costs a resend, never a message."""
-        for door in self._doors:
-            door.stay_reachable()
+        self._doors.stay_reachable()
         self._deliveries.stay_reachable()
         self._hints.stay_reachable()
         self._keeper.keep_house()
@@ -104,7 +103,7 @@ class Ingest:
         self._say_losses(self._clock.boot_s())
         patience_s = self._keeper.patience_s(IDLE_S)
         gate = [self._gate.socket] if self._gate else []
-        sockets = (*(door.socket for door in self._doors), self._deliveries.socket, *gate)
+        sockets = (*(door.socket for door in self._doors.open), self._deliveries.socket, *gate)
         ready = wait_readable((*sockets, self._stop), patience_s)
         if self._gate:
             self._gate.answer()
@@ -126,11 +125,15 @@ class Ingest:
             self._deliveries.confirm(reports)
 
     def _figures(self) -> dict[str, object]:
+        kept = self._keeper.figures()
+        alarms = [str(said) for said in (kept.get("alarm"), self._doors.alarm) if said]
         return {
             "counted": self._counted,
             "refused_lately": self._refused_lately.counts(self._clock.boot_s()),
             "connections_cut": self._doorkeeper.cut,
-            **self._keeper.figures(),
+            "closed_doors": self._doors.closed,
+            **kept,
+            **({"alarm": "; ".join(alarms)} if alarms else {}),
         }
 
     def _receive(self) -> list[tuple[Letter, Request | Refused]]:
@@ -144,7 +147,7 @@ class Ingest:
         requests = QUICK_REQUESTS if flush_s < QUICK_FLUSH_S else room
         until_s = time.perf_counter() + min(flush_s, QUICK_FLUSH_S) / 2
         while True:
-            for letter, frames in _in_turn(self._doors):
+            for letter, frames in self._doors.letters():
                 request = self._read(frames) if self._admits(letter) else LEFT_OUT
                 found.append((letter, request))
                 room_bytes -= sum(map(len, frames or ()))  # what is refused took its time, too
@@ -261,42 +264,11 @@ class Ingest:
         self._say_losses(math.inf)
         self._doorkeeper.close()
         self._keeper.close()
-        for door in self._doors:
-            door.close()
+        self._doors.close()
         if self._gate:
             self._gate.close()
         self._deliveries.close()
         self._hints.close()
-
-
-def _doors(config: Config) -> list[ProducerDoor]:
-    settings = config.settings.ingest
-    if settings.memory_bytes < 4 * settings.max_request_bytes:
-        raise ConfigError("ingest.memory_bytes must be at least four times ingest.max_request_bytes")
-    if settings.curve_secret_file and not settings.curve_clients:
-        raise ConfigError("ingest.curve_secret_file needs ingest.curve_clients, or nobody is asked for a key")
-    endpoints = filter(None, (config.producer_endpoint(), settings.tcp_endpoint))
-    return [
-        ProducerDoor(
-            endpoint,
-            max_frame_bytes=settings.memory_bytes // 4,  # what is larger than allowed is told so, up to here
-            group=settings.group,
-            secret_file=settings.curve_secret_file,
-        )
-        for endpoint in endpoints
-    ]
-
-
-def _in_turn(doors: Sequence[ProducerDoor]) -> Iterator[tuple[Letter, Frames]]:
-    """Letters from all doors, one from each in turn, so that a flood at one does not close the other."""
-    waiting = [door.letters() for door in doors]
-    while waiting:
-        for letters in tuple(waiting):
-            letter = next(letters, None)
-            if letter is None:
-                waiting.remove(letters)
-            else:
-                yield letter
 
 
 def _unstored(request: Request, refused: Refused) -> Reply:

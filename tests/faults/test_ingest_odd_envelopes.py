@@ -40,7 +40,7 @@ def worker() -> Iterator[Ingest]:
 
 
 def endpoint(worker: Ingest) -> str:
-    return worker._doors[0].endpoint
+    return worker._doors.open[0].endpoint
 
 
 def replies(worker: Ingest, socket: zmq.Socket[bytes], count: int) -> list[list[bytes]]:
@@ -49,7 +49,7 @@ def replies(worker: Ingest, socket: zmq.Socket[bytes], count: int) -> list[list[
     until_s = time.monotonic() + 20
     while len(found) < count:
         assert time.monotonic() < until_s, f"{len(found)} replies of {count}"
-        if worker._doors[0].socket.poll(2):
+        if worker._doors.open[0].socket.poll(2):
             worker.turn()
         while socket.poll(2):
             found.append(socket.recv_multipart())

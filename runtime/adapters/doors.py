@@ -1,0 +1,109 @@
+"""All doors of ingest: those that can be opened are served, the others are tried again and named.
+
+A door that cannot be opened closes no other. At boot an address comes with DHCP, a folder with its mount, a
+key with its credential; a port is free when its holder has gone. What no waiting changes ends the start: an
+endpoint that would be open without keys, an ipc path that another ingest serves, and a path that cannot be
+made where there is no other door (supervisord starts us again, and a person at a terminal reads the reason).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from loguru import logger
+
+from runtime.adapters.clock import Clock
+from runtime.adapters.door import CannotListen, Frames, Letter, ProducerDoor
+from runtime.config import Config
+from runtime.errors import ConfigError
+
+TRY_AGAIN_S = 1.0
+
+Opener = Callable[[], ProducerDoor]
+
+
+class Doors:
+    """By endpoint."""
+
+    def __init__(self, config: Config, clock: Clock) -> None:
+        self._clock = clock
+        self._waiting = _openers(config)
+        """Those that are not open."""
+        self.endpoints = tuple(self._waiting)
+        self.open: list[ProducerDoor] = []
+        self.closed: dict[str, str] = {}
+        """Why, by endpoint."""
+        self._try_s = 0.0
+        try:
+            self._try()
+            if not self.open:
+                self._must_wait()
+        except BaseException:
+            self.close()
+            raise
+
+    def stay_reachable(self) -> None:
+        """Open what can be opened by now. Raises UsageError where another ingest has taken a path."""
+        for door in self.open:
+            door.stay_reachable()
+        if self._waiting and self._clock.boot_s() >= self._try_s:
+            self._try()
+
+    def letters(self) -> Iterator[tuple[Letter, Frames]]:
+        """One from each door in turn, so that a flood at one does not close the other."""
+        waiting = [door.letters() for door in self.open]
+        while waiting:
+            for letters in tuple(waiting):
+                letter = next(letters, None)
+                if letter is None:
+                    waiting.remove(letters)
+                else:
+                    yield letter
+
+    @property
+    def alarm(self) -> str:
+        """What a person should know; empty where all are open."""
+        return "; ".join(self.closed.values())
+
+    def close(self) -> None:
+        for door in self.open:
+            door.close()
+
+    def _must_wait(self) -> None:
+        """Raises CannotListen where waiting is not what the only doors need."""
+        for endpoint, why in self.closed.items():
+            if endpoint.startswith("ipc://"):
+                raise CannotListen(why)
+
+    def _try(self) -> None:
+        self._try_s = self._clock.boot_s() + TRY_AGAIN_S
+        for endpoint, opened in tuple(self._waiting.items()):
+            try:
+                self.open.append(opened())
+            except CannotListen as exc:
+                if self.closed.get(endpoint) != str(exc):
+                    logger.error("{}; tried again every second", exc)
+                self.closed[endpoint] = str(exc)
+                continue
+            del self._waiting[endpoint]
+            if self.closed.pop(endpoint, None):
+                logger.info("producers are served at {} now", endpoint)
+
+
+def _openers(config: Config) -> dict[str, Opener]:
+    settings = config.settings.ingest
+    if settings.memory_bytes < 4 * settings.max_request_bytes:
+        raise ConfigError("ingest.memory_bytes must be at least four times ingest.max_request_bytes")
+    if settings.curve_secret_file and not settings.curve_clients:
+        raise ConfigError("ingest.curve_secret_file needs ingest.curve_clients, or nobody is asked for a key")
+    endpoints: Sequence[str] = [e for e in (config.producer_endpoint(), settings.tcp_endpoint) if e]
+
+    def opener(endpoint: str) -> Opener:
+        return lambda: ProducerDoor(
+            endpoint,
+            max_frame_bytes=settings.memory_bytes // 4,  # what is larger than allowed is told so, up to here
+            group=settings.group,
+            secret_file=settings.curve_secret_file,
+        )
+
+    return {endpoint: opener(endpoint) for endpoint in endpoints}
