@@ -8,23 +8,23 @@ hundred times as often, and believes it a hundred times as soon; `curious` only 
 from __future__ import annotations
 
 import os
+import sqlite3
 import sys
 from typing import Any
 
 from runtime.adapters import store, storekeeper
 from runtime.adapters.process import Stop
-from runtime.adapters.store import MessageStore
 from runtime.config import load
 from runtime.core import unreadable
 from runtime.workers import ingest
 
-configure = MessageStore._configure
+configure = store.configure
 store_them, acknowledge = ingest.Ingest._store, ingest.Ingest._acknowledge
 
 
-def weaken(store: MessageStore, max_pages: int | None) -> None:
-    configure(store, max_pages)
-    store._db.execute(f"PRAGMA synchronous = {sys.argv[1]}")
+def weaken(db: sqlite3.Connection, max_pages: int | None) -> None:
+    configure(db, max_pages)
+    db.execute(f"PRAGMA synchronous = {sys.argv[1]}")
 
 
 def acknowledge_first(self: ingest.Ingest, letters: list[Any], settled: Any) -> list[Any]:
@@ -54,7 +54,7 @@ if __name__ == "__main__":
         unreadable.LASTING_S /= 100 if sys.argv[1] == "impatient" else 1
         storekeeper.TRY_OPEN_S /= 10
     else:
-        MessageStore._configure = weaken  # type: ignore[method-assign]
+        store.configure = weaken
     stop = Stop()
     stop.listen()
     config = load(os.environ)

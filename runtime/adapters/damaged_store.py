@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runtime.adapters.store_errors import SCHEMA_VERSION, StoreNewer
+from runtime.adapters.store_opening import is_flipped
 from runtime.adapters.store_reader import text_or_bytes
 from runtime.adapters.wal import ends_early, keep_cut
-from runtime.core.mending import LARGEST, is_number
+from runtime.core.mending import LARGEST, is_id, is_number
 
 ID_GAP = 2**32
 """Left free behind the highest id found where the counter of ids is lost."""
@@ -75,12 +76,12 @@ class DamagedStore:
         """Its schema; today's where it does not say. Raises StoreNewer."""
         found = self._try("PRAGMA user_version")
         version = int(found[0][0]) if found else SCHEMA_VERSION
-        if version > SCHEMA_VERSION:
+        if version > SCHEMA_VERSION and not is_flipped(self._db, version):
             raise StoreNewer(
                 f"the damaged store has schema {version}, this runtime knows {SCHEMA_VERSION}",
                 hint="install the newer runtime again: it salvages what is in damaged/",
             )
-        return version or SCHEMA_VERSION
+        return version if 0 < version <= SCHEMA_VERSION else SCHEMA_VERSION
 
     def expected(self) -> int | None:
         """How many messages it should hold by its own counters, where they can be read."""
@@ -93,8 +94,14 @@ class DamagedStore:
         found = self._try("SELECT uuid, next_id, next_stream FROM store")
         if not found or len(found) != 1:
             return None
-        uuid, *numbers = found[0]
-        return Counters(*found[0]) if isinstance(uuid, str) and all(map(is_number, numbers)) else None
+        uuid, next_id, next_stream = found[0]
+        sound = isinstance(uuid, str) and is_id(next_id) and is_number(next_stream)
+        return Counters(*found[0]) if sound else None
+
+    def name(self) -> str | None:
+        """Its uuid, also where the counters beside it are lost: keyless messages are known by it."""
+        found = self._try("SELECT uuid FROM store")
+        return found[0][0] if found and len(found) == 1 and isinstance(found[0][0], str) else None
 
     def rows(self, table: str, lost: list[tuple[int, int]]) -> Iterator[list[Row]]:
         """Every row that can be read, in the order they lie, over all damage between: that goes to `lost`.

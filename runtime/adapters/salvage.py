@@ -33,13 +33,11 @@ from runtime.adapters.damaged_store import ID_GAP, Counters, DamagedStore
 from runtime.adapters.examine import look, named
 from runtime.adapters.store_errors import StoreFull, StoreUnavailable, StoreUnreadable, translated
 from runtime.adapters.wal import cut_mark
-from runtime.core.mending import MENDED, Messages
+from runtime.core.mending import MENDED, Messages, is_id
 
 FOLDER = "damaged"
 REPORT = "report.json"
 SYNC_BYTES = 67_108_864
-LARGEST_ID = 2**52
-"""No store comes so far in a century. What says more is damaged, and must not decide where ids go on."""
 MOST_GAPS = 1_000
 GAPS_AT_ONCE = 100_000
 
@@ -197,17 +195,22 @@ def _copy(old: DamagedStore, fresh: sqlite3.Connection, report: Report) -> Itera
             _insert(fresh, table, [row for row in map(mended, rows) if row is not None])
             yield report
     messages = _messages(fresh, "messages")
-    highest = 0
+    highest, counters, name = 0, old.counters(), old.name()
+    given_up_to = counters.next_id - 1 if counters else None
     for table, kept in (("quarantine", _messages(fresh, "quarantine")), ("messages", messages)):
         for rows in old.rows(table, report.lost_ranges):
-            sound = [row for row in rows if 0 <= row[0] <= LARGEST_ID]
+            sound: list[Sequence[Any]] = [row for row in rows if is_id(row[0])]
+            highest = max([highest, *(row[0] for row in sound)])
+            beyond = [row for row in rows if not is_id(row[0])]
+            if beyond:  # behind every id that was given, or may have been
+                highest = max(highest, given_up_to if given_up_to is not None else highest + ID_GAP)
+                given_up_to = highest
+                sound += [kept.under(highest + at, row, name) for at, row in enumerate(beyond, 1)]
+                highest += len(beyond)
             taken = _insert(fresh, table, list(map(kept.mended, sound)))
             report.salvaged += len(taken)
             for row in taken:
                 kept.count(row)
-            nonsense = [row[0] for row in rows if not 0 <= row[0] <= LARGEST_ID]
-            report.lost_ranges += [(number, number) for number in nonsense]
-            highest = max([highest, *(row[0] for row in sound)])
             yield report
     _tell_of(fresh, messages)
     migrate(fresh)
@@ -269,7 +272,7 @@ def _carry_counters(old: DamagedStore, fresh: sqlite3.Connection, report: Report
     ((producers,),) = fresh.execute("SELECT count(*) FROM producers").fetchall()
     ((streams,),) = fresh.execute("SELECT coalesce(max(id), 0) FROM streams").fetchall()
     ((own_uuid,),) = fresh.execute("SELECT uuid FROM store").fetchall()
-    counters = old.counters() or Counters(own_uuid, highest + ID_GAP, streams + 1)
+    counters = old.counters() or Counters(old.name() or own_uuid, highest + ID_GAP, streams + 1)
     next_id = end = max(counters.next_id, highest + 1)
     if old.wal_is_cut:
         report.lost_ranges.append((next_id, next_id + ID_GAP - 1))

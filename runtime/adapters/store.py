@@ -22,10 +22,11 @@ import json
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from loguru import logger
 
 from runtime.adapters.clock import Clock
 from runtime.adapters.store_books import (
@@ -37,26 +38,29 @@ from runtime.adapters.store_books import (
     Loss,
     count_levels,
     without,
+    write_changes,
+    write_losses,
 )
+from runtime.adapters.store_count import AT_OPENING_S, SLICE_S, Recount
 from runtime.adapters.store_errors import (
-    SCHEMA_VERSION,
     StoreDamaged,
-    StoreNewer,
+    StoreFull,
     StoreUnavailable,
+    StoreUnreadable,
     committing,
     translated,
 )
 from runtime.adapters.store_evictions import Policies, create_indexes, victims
+from runtime.adapters.store_opening import bring_up_to_date, configure
 from runtime.adapters.store_place import Place
 from runtime.adapters.store_producers import ProducerMemory
 from runtime.adapters.store_quarantine import MOST_BYTES, Quarantine
 from runtime.adapters.store_reader import StoreReader, text_or_bytes
-from runtime.adapters.store_room import JOURNAL_LIMIT_BYTES, give_back, spare_bytes
-from runtime.adapters.store_statements import AT_ONCE, COLUMNS, IN, INSERT, INSERT_DETAILED, INSERT_MANY
+from runtime.adapters.store_room import give_back, spare_bytes
+from runtime.adapters.store_statements import COLUMNS, IN, insert
 from runtime.adapters.wal import ends_early, write_again
-from runtime.core.admission import Admission, Stamp, Values, View
-from runtime.core.description import Details
-from runtime.core.mending import is_number
+from runtime.core.admission import Admission, Stamp, View
+from runtime.core.mending import is_id, is_number
 from runtime.core.message import Backlog, StreamName
 from runtime.core.protocol import ProducerKey
 from runtime.core.quota import NOTHING, Amount, Policy
@@ -97,13 +101,16 @@ class MessageStore:
             self._db.text_factory = text_or_bytes  # one value that cannot be decoded is one row's damage
             self._db.set_progress_handler(alive, ALIVE_STEPS)
             try:
-                self._check_wal()
-                self._configure(max_pages)
-                self._migrate(path)
+                if ends_early(self._db, path):
+                    raise StoreDamaged("the WAL is damaged, in front of commits that were acknowledged")
+                configure(self._db, max_pages)
+                bring_up_to_date(self._db, path)
                 create_indexes(self._db, policies)
                 self._load(max_producers)
                 self._place = Place(path)
                 self._quarantine = Quarantine(self._db, quarantine_bytes)
+                with suppress(StoreUnreadable, StoreFull):  # those who need that page, or room, meet it
+                    self.count(AT_OPENING_S)
             except (KeyError, TypeError, ValueError) as exc:
                 self._db.close()
                 raise StoreDamaged(f"the counters cannot be read: {exc!r}") from exc
@@ -113,42 +120,13 @@ class MessageStore:
 
     # --- opening ---
 
-    def _configure(self, max_pages: int | None) -> None:
-        run = self._db.execute
-        run("PRAGMA auto_vacuum = INCREMENTAL")  # counts for a new file only, and must come first
-        run("PRAGMA journal_mode = WAL")
-        run("PRAGMA synchronous = FULL")  # in WAL mode NORMAL may lose the last commits on power loss
-        run(f"PRAGMA journal_size_limit = {JOURNAL_LIMIT_BYTES}")
-        run("PRAGMA temp_store = MEMORY")
-        if max_pages is not None:
-            run(f"PRAGMA max_page_count = {max_pages}")
-        in_force = (run("PRAGMA journal_mode").fetchone()[0], run("PRAGMA synchronous").fetchone()[0])
-        if in_force != ("wal", 2):
-            raise StoreUnavailable(f"the disk under the store refuses WAL with synchronous=FULL: {in_force}")
-
-    def _check_wal(self) -> None:
-        if ends_early(self._db, self._path):
-            raise StoreDamaged("the WAL is damaged, in front of commits that were acknowledged")
-
-    def _migrate(self, path: Path) -> None:
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version > SCHEMA_VERSION:
-            raise StoreNewer(
-                f"{path} has schema {version}, this runtime knows {SCHEMA_VERSION}",
-                hint="install the newer runtime again, or move the file away",
-            )
-        if version < SCHEMA_VERSION:
-            from runtime.adapters.store_schema import migrate  # late: sqlite-utils only where it is needed
-
-            migrate(self._db)
-
     def _load(self, max_producers: int) -> None:
         run = self._db.execute
         self.uuid, *numbers = run(
             "SELECT uuid, next_id, next_stream, producers FROM store WHERE id = 1"
         ).fetchone()
-        if not isinstance(self.uuid, str) or not all(map(is_number, numbers)):
-            raise TypeError("one of them has the wrong type")
+        if not isinstance(self.uuid, str) or not is_id(numbers[0]) or not all(map(is_number, numbers)):
+            raise TypeError("one of them has the wrong type, or is beyond what a store can come to")
         self._next_id, self._next_stream, producers = numbers
         self._producers = ProducerMemory(self._db, producers, max_producers)
         self._names = {
@@ -157,7 +135,9 @@ class MessageStore:
         if not all(part is None or isinstance(part, str) for name in self._names.values() for part in name):
             raise TypeError("the name of a stream is no text")
         self._streams = {name: number for number, name in self._names.items()}
+        self._next_stream = max([self._next_stream, *(number + 1 for number in self._names)])
         self._set_levels(run(READ_LEVELS).fetchall())
+        self._counted, self._recount = False, None  # type: tuple[bool, Recount | None]
         run(
             "INSERT INTO boots (boot_id) VALUES (?) ON CONFLICT (boot_id) DO NOTHING",
             (self._clock.boot_id(),),
@@ -191,6 +171,7 @@ class MessageStore:
             total,
             room_bytes,
             self._producers.room,
+            self._counted,
         )
 
     def _leaving(self, settled: Settled) -> list[tuple[StreamName, int, Amount]]:
@@ -265,7 +246,7 @@ class MessageStore:
         """Both in one transaction, on disk when this returns. StoreError: nothing is done."""
         if not settled and (admission is None or not (admission.rows or admission.evictions)):
             return []
-        books = Books(self._next_id, self._names)
+        books = Books(self._next_id, self._names, left=None if self._recount is None else [])
         self._quarantine.begin()
         with translated(), self._transaction():
             if settled:
@@ -301,24 +282,12 @@ class MessageStore:
                 "INSERT INTO streams (id, stream_group, stream) VALUES (?, ?, ?)",
                 [(number, *name) for name, number in admission.new_streams.items()],
             )
-        self._insert(admission.rows, admission.details)
+        insert(self._db, admission.rows, admission.details)
         books.next_id = admission.next_id
         for level, amount in admission.added.items():
             books.added(*level, amount)
         if admission.producers:
             self._producers.store(admission)
-
-    def _insert(self, rows: Sequence[Values], details: Mapping[int, Details]) -> None:
-        """Every row; the few columns of those without details take half the time."""
-        if not details:
-            whole = len(rows) - len(rows) % AT_ONCE
-            for at in range(0, whole, AT_ONCE):
-                self._db.execute(INSERT_MANY, tuple(chain.from_iterable(rows[at : at + AT_ONCE])))
-            self._db.executemany(INSERT, rows[whole:])
-            return
-        for row in rows:
-            more = details.get(row[0])
-            self._db.execute(*((INSERT, row) if more is None else (INSERT_DETAILED, (*row, *more))))
 
     def _settle(self, settled: Settled, books: Books) -> None:
         wall_s = self.stamp().wall_s
@@ -361,17 +330,11 @@ class MessageStore:
             self._remove(victims(self._db, eviction, stream), books, eviction.policy)
 
     def _count(self, books: Books, admission: Admission | None) -> None:
-        self._db.executemany(
-            "INSERT INTO levels (stream, priority, messages, bytes, stored, delivered) "
-            "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (stream, priority) DO UPDATE SET "
-            "messages = messages + excluded.messages, bytes = bytes + excluded.bytes, "
-            "stored = stored + excluded.stored, delivered = delivered + excluded.delivered",
-            [(*level, c.messages, c.bytes, c.stored, c.delivered) for level, c in books.levels.items()],
-        )
+        write_changes(self._db, books)
         if books.doubtful or self._overdrawn(books):  # rare, so every message is looked at
             books.recounted = count_levels(self._db)
         if books.lost:
-            self._count_losses(books)
+            write_losses(self._db, books)
         self._db.execute(
             "UPDATE store SET next_id = ?, next_stream = next_stream + ?, producers = producers + ?",
             (books.next_id, *self._growth(admission)),
@@ -383,18 +346,6 @@ class MessageStore:
             min(self._levels.get(self._names[number], {}).get(priority, NOTHING).plus(change.amount)) < 0
             for (number, priority), change in books.levels.items()
             if change.bytes < 0
-        )
-
-    def _count_losses(self, books: Books) -> None:
-        self._db.executemany(
-            "INSERT INTO losses (stream, reason, messages, bytes, first_id, last_id) "
-            "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (stream, reason) DO UPDATE SET "
-            "messages = messages + excluded.messages, "
-            "bytes = bytes + excluded.bytes, last_id = excluded.last_id",
-            [
-                (*place, len(lost), sum(size for _, size in lost), min(lost)[0], max(lost)[0])
-                for place, lost in books.lost.items()
-            ],
         )
 
     def _growth(self, admission: Admission | None) -> tuple[int, int]:
@@ -415,8 +366,11 @@ class MessageStore:
             self._names.update({number: name for name, number in admission.new_streams.items()})
             self._producers.book(admission.producers, met)
         if books.recounted is not None:
+            self._counted, self._recount = True, None
             self._set_levels(books.recounted)
             return books.losses(self._names)
+        if self._recount is not None:
+            self._recount.left(books.left or ())
         for (number, priority), change in books.levels.items():
             level = self._levels.setdefault(self._names[number], {})
             level[priority] = level.get(priority, NOTHING).plus(change.amount)
@@ -424,6 +378,27 @@ class MessageStore:
         return books.losses(self._names)
 
     # --- keeping house, between commits ---
+
+    @property
+    def counting(self) -> bool:
+        """Whether a count of every message is under way."""
+        return self._recount is not None
+
+    def count(self, slice_s: float = SLICE_S) -> bool:
+        """Look at some more of the messages; whether all were counted in this life (`store_count.py`)."""
+        if self._counted:
+            return True
+        recount = self._recount = self._recount or Recount()
+        with translated():
+            recount.go_on(self._db, self._names, slice_s)
+            if not recount.done:
+                return False
+            if wrong := recount.wrong(self._db):
+                with self._transaction():
+                    self._set_levels(recount.write(self._db))
+                logger.error("counters were wrong by {} messages, {} bytes: they are put right", *wrong)
+        self._counted, self._recount = True, None
+        return True
 
     def vacuum(self, pages: int, keep_free_pages: int = 0) -> bool:
         """Give up to `pages` free pages back to the disk; whether there are more to give."""

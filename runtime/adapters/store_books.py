@@ -98,6 +98,8 @@ class Books:
     """(id, bytes) by (stream, reason)."""
     files: defaultdict[tuple[int, str], list[str]] = field(default_factory=lambda: defaultdict(list))
     """Of those, names in the spool."""
+    left: list[tuple[int, int, int, int]] | None = None
+    """(id, stream, priority, bytes) of what left, for a count that is under way; None where there is none."""
     doubtful: bool = False
     """A damaged row came or left: nobody knows how it was counted."""
     recounted: Sequence[tuple[int, int, int, int]] | None = None
@@ -126,6 +128,8 @@ class Books:
         change = self.levels[stream, priority]
         change.messages -= 1
         change.bytes -= size
+        if self.left is not None:
+            self.left.append((number, stream, priority, size))
         if lost is None:
             change.delivered += 1
         else:
@@ -158,3 +162,28 @@ class Books:
             )
             for (stream, reason), lost in self.lost.items()
         ]
+
+
+def write_changes(db: sqlite3.Connection, books: Books) -> None:
+    """What the commit does to the counters of what is stored."""
+    db.executemany(
+        "INSERT INTO levels (stream, priority, messages, bytes, stored, delivered) "
+        "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (stream, priority) DO UPDATE SET "
+        "messages = messages + excluded.messages, bytes = bytes + excluded.bytes, "
+        "stored = stored + excluded.stored, delivered = delivered + excluded.delivered",
+        [(*level, c.messages, c.bytes, c.stored, c.delivered) for level, c in books.levels.items()],
+    )
+
+
+def write_losses(db: sqlite3.Connection, books: Books) -> None:
+    """What it does to those of what was lost."""
+    db.executemany(
+        "INSERT INTO losses (stream, reason, messages, bytes, first_id, last_id) "
+        "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (stream, reason) DO UPDATE SET "
+        "messages = messages + excluded.messages, "
+        "bytes = bytes + excluded.bytes, last_id = excluded.last_id",
+        [
+            (*place, len(lost), sum(size for _, size in lost), min(lost)[0], max(lost)[0])
+            for place, lost in books.lost.items()
+        ],
+    )

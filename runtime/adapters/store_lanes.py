@@ -9,6 +9,12 @@ from runtime.adapters.store_errors import StoreDamaged, StoreReplaced, translate
 from runtime.adapters.store_reader import _COLUMNS, StoreReader
 from runtime.core.message import CorruptRow, StoredMessage, StreamName
 
+_STORED = (
+    "SELECT stream_group, streams.stream FROM levels JOIN streams ON streams.id = levels.stream "
+    "GROUP BY levels.stream HAVING max(messages) > 0 OR max(levels.bytes) > 0 OR sum(stored - delivered) > "
+    "(SELECT coalesce(sum(losses.messages), 0) FROM losses WHERE losses.stream = levels.stream)"
+)
+
 
 class LaneReader(StoreReader):
     """Short reads in autocommit, like all reads of the store: of one and the same store."""
@@ -40,13 +46,13 @@ class LaneReader(StoreReader):
         return newest or 0
 
     def stored(self) -> set[StreamName]:
-        """Streams that have any message, from the counters."""
+        """Streams that have any message, from the counters: by any of them, for in one a bit may be flipped.
+
+        What has none by all of them is not looked for.
+        """
         db = self._connection()
         with translated():
-            rows = db.execute(
-                "SELECT DISTINCT stream_group, streams.stream FROM levels JOIN streams"
-                " ON streams.id = levels.stream WHERE messages > 0"
-            ).fetchall()
+            rows = db.execute(_STORED).fetchall()
         return {StreamName(group, stream) for group, stream in rows}
 
     def find(

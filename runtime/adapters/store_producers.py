@@ -22,6 +22,7 @@ class ProducerMemory:
         self._db = db
         self._most = most
         self.count = count
+        self._counted = False
         self._known: OrderedDict[ProducerKey, Sequences] = OrderedDict()
 
     @property
@@ -91,8 +92,17 @@ class ProducerMemory:
             self._known.pop(key, None)
 
     def crowded(self, room: int | None) -> bool:
-        """Whether so many more, or a tenth of all, would not fit."""
-        return self.room < (self._most // 10 if room is None else room)
+        """Whether so many more, or a tenth of all, would not fit: by looking, the first time that it matters.
+
+        One flipped bit in the counter would refuse every new producer.
+        """
+        wanted = self._most // 10 if room is None else room
+        if self.room < wanted and not self._counted:
+            with translated():
+                ((self.count,),) = self._db.execute("SELECT count(*) FROM producers").fetchall()
+                self._db.execute("UPDATE store SET producers = ? WHERE id = 1", (self.count,))
+            self._counted = True
+        return self.room < wanted
 
 
 def _unpacked(packed: bytes) -> Sequences:

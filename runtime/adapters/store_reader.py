@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.adapters.store_errors import SCHEMA_VERSION, StoreDamaged, StoreUnavailable, translated
+from runtime.adapters.store_opening import unlike_ours
 from runtime.adapters.store_place import Place
 from runtime.core.message import Backlog, CorruptRow, Kind, StoredMessage
 from runtime.core.quota import TOP_PRIORITY
@@ -72,7 +73,7 @@ class StoreReader:
         db.text_factory = text_or_bytes
         ((version,),) = db.execute("PRAGMA user_version").fetchall()
         if version != SCHEMA_VERSION:
-            raise StoreUnavailable(f"{self._path} has schema {version}, wanted is {SCHEMA_VERSION}")
+            raise StoreUnavailable(f"{self._path} has schema {version}, {unlike_ours(db, version)}")
         found = db.execute("SELECT uuid, next_id FROM store").fetchall()
         if len(found) != 1 or not isinstance(found[0][0], str) or not isinstance(found[0][1], int):
             raise StoreDamaged(f"{self._path} does not know its name")

@@ -115,6 +115,8 @@ class Storekeeper:
             self._guarded(self._examine_on)
         elif self._store is None and (now_s >= self._open_s or self._has_room(now_s)):
             self._guarded(self._open)
+        if self._store is not None and self._store.counting:
+            self._guarded(self._count_on)
         if self._store is not None and now_s >= self._look_s:
             self._look_s = now_s + LOOK_AT_DISK_S
             self._guarded(self._look_at_disk)
@@ -132,6 +134,10 @@ class Storekeeper:
         known = store.known(keys)
         self._forget_producers(store, room=len(keys) - len(known), but=known)
         return Admission(self._quota, store.view(self._room_bytes, settled), store.stamp(), known)
+
+    def count(self) -> bool:
+        """Look at what is stored, before counters decide over it; whether all was. Raises StoreError."""
+        return self._usable().count()
 
     def commit(self, admission: Admission | None, settled: Settled) -> list[Loss]:
         """On disk when this returns. Raises StoreError, then nothing is."""
@@ -186,7 +192,8 @@ class Storekeeper:
 
     def patience_s(self, idle_s: float) -> float:
         """How long the loop may wait for others before it comes back here."""
-        if self._salvage is not None or self._examiner.under_way:
+        counting = self._store is not None and self._store.counting
+        if self._salvage is not None or self._examiner.under_way or counting:
             return 0.0
         return min(idle_s, VACUUM_PAUSE_S) if self._roomy else idle_s
 
@@ -267,6 +274,9 @@ class Storekeeper:
         self._look_s = now_s + LOOK_AT_DISK_S
         return self._attempts.has_room(self._disk.left_bytes())
 
+    def _count_on(self) -> None:
+        self.count()
+
     def _examine_on(self) -> None:
         """A slice of the look at files that could not be read; the store stays closed for so long."""
         verdict = self._examiner.go_on()
@@ -333,7 +343,7 @@ class Storekeeper:
     ) -> None:
         """Make room for so many more, where that is needed and nobody's repeat can still come."""
         now_s = self._clock.boot_s()
-        if now_s < self._forget_s or not store.crowded(room):
+        if not store.crowded(room) or now_s < self._forget_s:
             return
         if not store.forget_producers(PRODUCER_MEMORY_S, but):
             self._forget_s = now_s + TIDY_S  # all were active lately, and looking takes milliseconds

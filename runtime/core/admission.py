@@ -109,6 +109,8 @@ class View:
     """What the disk still takes."""
     may_meet_producers: int = 1_000
     """How many producers never met may be taken into memory now."""
+    counted: bool = True
+    """Whether `levels` and `total` were found by looking: else one flipped bit might decide over messages."""
 
 
 class _Refusal(Exception):
@@ -149,6 +151,8 @@ class Admission:
         self.next_id = self.view.next_id
         self._usage = Usage(self.view.levels, self.view.total)
         self._trimming = False
+        self.wants_count = False
+        """A request found no room by counters that may be wrong: count, then decide again."""
 
     @property
     def evictions(self) -> Sequence[Eviction]:
@@ -259,6 +263,7 @@ class Admission:
                 Code.EXCEEDS_LIMIT, f"the request alone exceeds the limit of {name or 'the store'}"
             )
         code = Code.STREAM_FULL if name else Code.STORE_FULL
+        self._believe_counters(code, _where(name, code))
         if limit.policy is not Policy.REJECT:
             self._trim(put, name, used, limit, code)
         self._evict(put, name, used.plus(wanted).over(limit.most), limit.policy, code)
@@ -275,13 +280,20 @@ class Admission:
             raise _Refusal(code, "the limit was lowered: room is being made", RETRY_SOON_MS, trim)
 
     def _evict(self, put: Put, name: StreamName | None, amount: Amount, policy: Policy, code: Code) -> None:
-        where = f"stream {name}" if name else "the disk" if code is Code.DISK_FULL else "the store"
+        where = _where(name, code)
         if policy is Policy.REJECT:
             raise _Refusal(code, f"{where} is full", RETRY_FULL_MS)
+        self._believe_counters(code, where)
         eviction = self._eviction(put, name, amount, policy)
         if not self._usage.can_free(eviction):
             raise _Refusal(code, f"{where} is full, and nothing in it may give way", RETRY_FULL_MS)
         self._usage.evict(eviction)
+
+    def _believe_counters(self, code: Code, where: str) -> None:
+        """They decide now: not before every message was counted once."""
+        if not self.view.counted:
+            self.wants_count = True
+            raise _Refusal(code, f"{where} seems full: what is stored is being counted first", RETRY_SOON_MS)
 
     def _eviction(self, put: Put, name: StreamName | None, amount: Amount, policy: Policy) -> Eviction:
         """What gives way must not be more important than anything it gives way to."""
@@ -331,6 +343,10 @@ class Admission:
     ) -> Stored:
         ids = [memory.id_of(put.first_sequence + index) for index in range(len(put.payloads))]
         return Stored(ids, repeated, tuple(warnings))
+
+
+def _where(name: StreamName | None, code: Code) -> str:
+    return f"stream {name}" if name else "the disk" if code is Code.DISK_FULL else "the store"
 
 
 def _disk_bytes(amount: Amount) -> int:

@@ -16,12 +16,19 @@ from runtime.core.sequences import Sequences
 
 LARGEST = 2**62
 """No number of ours comes near it, and none that follows it leaves SQLite's integers."""
+LARGEST_ID = 2**52
+"""No store comes so far in a century. What says more is damaged, and must not decide where ids go on."""
 Row = Sequence[Any]
 
 
 def is_number(found: object) -> bool:
     """Whether it can be an id, or a count of them."""
     return type(found) is int and 0 <= found <= LARGEST
+
+
+def is_id(found: object) -> bool:
+    """Whether it can be the id of a message, or the next one."""
+    return type(found) is int and 0 <= found <= LARGEST_ID
 
 
 def _stream(row: Row) -> Row | None:
@@ -82,6 +89,12 @@ class Messages:
         """As the schema takes it: an empty text where there may not be nothing."""
         named = zip(self.columns, row, strict=True)
         return ["" if value is None and name in self.never_null else value for name, value in named]
+
+    def under(self, number: int, row: Row, store: str | None) -> Row:
+        """The row of a message with an id that no store comes to, under a sound one and its old name."""
+        said = dict(zip(self.columns, row, strict=True))
+        key = said.get("key") or (f"{store}/{said['id']}" if store else None)
+        return [*{**said, "id": number, "key": key}.values()]
 
     def count(self, row: Row) -> None:
         """It was taken over."""

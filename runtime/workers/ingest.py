@@ -188,6 +188,9 @@ class Ingest:
         requests = [request for _, request in letters]
         try:
             admission, replies = self._decide(requests, settled)
+            if admission.wants_count and self._keeper.count():
+                self._spool.settle(stored=False)
+                admission, replies = self._decide(requests, settled)
             losses = self._keeper.commit(admission, settled)
             self._company = len(letters)
             self._spool.settle(stored=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 import sqlite3
@@ -10,16 +11,21 @@ from pathlib import Path
 
 import pytest
 
+from runtime.adapters import store as writing
 from runtime.adapters.damaged_store import ROWS_AT_ONCE
 from runtime.adapters.salvage import last_report, salvage
 from runtime.adapters.store import MessageStore
-from runtime.adapters.store_errors import StoreDamaged, StoreError
+from runtime.adapters.store_errors import SCHEMA_VERSION, StoreDamaged, StoreError
+from runtime.adapters.store_lanes import LaneReader
+from runtime.adapters.store_reader import StoreReader
+from runtime.adapters.store_statements import COLUMNS
 from runtime.adapters.storekeeper import Storekeeper
+from runtime.core.message import StoredMessage
 from runtime.core.protocol import ProducerKey, Refused, Reply, Stored
 from runtime.core.quota import Amount, Limit, Policy, Quota
 from runtime.core.settlement import Settled
 from tests.harness import Home
-from tests.store_tools import ObedientClock, keep, put
+from tests.store_tools import ObedientClock, ever_lost, keep, put
 
 FLIPPED = {
     "nothing": "PRAGMA user_version",
@@ -41,6 +47,10 @@ FLIPPED = {
     "next_id is too low": "UPDATE store SET next_id = 1",
     "next_stream is text": "UPDATE store SET next_stream = 'x'",
     "uuid is bytes": "UPDATE store SET uuid = x'00'",
+    "next_id is beyond the bound": "UPDATE store SET next_id = 4503599627370497",
+    "bytes of a level is enormous": "UPDATE levels SET bytes = bytes | 1073741824",
+    "producers is enormous": "UPDATE store SET producers = producers | 16384",
+    "the schema is another": "PRAGMA user_version = 65537",
     "producers is nothing": "UPDATE store SET producers = NULL",
     "the store has no row": "DELETE FROM store",
     "messages of a level is text": "UPDATE levels SET messages = 'x'",
@@ -301,18 +311,163 @@ def test_a_row_that_is_dropped_for_the_id_of_another_is_not_counted(tmp_path: Pa
     store.close()
 
 
-def test_an_id_that_no_store_comes_to_is_lost_by_name_and_decides_nothing(tmp_path: Path) -> None:
-    """Ids went on behind it, up to where the store would open no more."""
+def test_an_id_that_no_store_comes_to_decides_nothing_and_its_message_is_kept(tmp_path: Path) -> None:
+    """Ids went on behind it, up to where the store would open no more; or it was thrown away."""
     path = tmp_path / "messages.db"
     store = MessageStore(path, ObedientClock())
-    keep(store, put([b"x"] * 4))
+    keep(store, put([b"1", b"2", b"3", b"4"]))
+    before = names(path)
     store._db.execute("UPDATE messages SET id = ? WHERE id = 2", (2**60,))
     store.close()
+    flip(path, f"UPDATE messages SET key = '{before[b'2']}' WHERE id = {2**60}")
     *_, report = salvage(path, "for the test")
-    assert report.lost_ranges == [(2**60, 2**60)]
+    assert report.lost_ranges == []
     store = MessageStore(path, ObedientClock())
-    assert store.figures()["next_id"] == 5
+    assert store.figures()["next_id"] == 6
+    assert names(path) == before
     store.close()
+
+
+@pytest.mark.parametrize("bit", [52, 53, 60])
+def test_messages_behind_a_next_id_that_no_store_comes_to_survive_the_salvage(
+    tmp_path: Path, bit: int
+) -> None:
+    """Served under ids beyond the bound, and thrown away by a salvage whose bound was another."""
+    path = tmp_path / "messages.db"
+    store = MessageStore(path, ObedientClock())
+    keep(store, put([b"1", b"2"]))
+    store.close()
+    flip(path, f"UPDATE store SET next_id = next_id + {2**bit}")
+    flip(path, f"INSERT INTO messages SELECT {2**bit} + 3, {OTHER_COLUMNS} FROM messages WHERE id = 1")
+    flip(path, "UPDATE messages SET payload = 'late' WHERE id > 2")
+    before = names(path)
+    for _ in salvage(path, "for the test"):
+        pass
+    store = MessageStore(path, ObedientClock())
+    assert names(path) == before
+    (reply,) = keep(store, put([b"new"]))
+    assert isinstance(reply, Stored) and 2 < min(number or 0 for number in reply.ids) < 2**52
+    store.close()
+
+
+OTHER_COLUMNS = COLUMNS.replace("id, ", "", 1)
+
+
+def names(path: Path) -> dict[bytes, str]:
+    """By payload: under which name the cloud knows each message."""
+    reader = StoreReader(path)
+    found = [m for m in reader.after(0, 100, 10**6) if isinstance(m, StoredMessage)]
+    reader.close()
+    return {message.payload: message.key for message in found}
+
+
+ONE_BIT = [0, 1, 2, 14, 20, 30, 31, 40, 52, 61]
+
+
+@pytest.mark.parametrize("bit", ONE_BIT)
+@pytest.mark.parametrize("column", ["messages", "bytes"])
+@pytest.mark.parametrize("policy", list(Policy))
+def test_one_flipped_bit_in_a_counter_drops_and_refuses_nothing(
+    tmp_path: Path, policy: Policy, column: str, bit: int
+) -> None:
+    """All that was acknowledged gave way to the next message; or an empty store was full for ever."""
+    path = tmp_path / "messages.db"
+    quota = Quota(Limit(Amount(2**14, 2**20), policy), Limit(Amount(2**12, 2**18), policy))
+    store = MessageStore(path, ObedientClock(), policies=quota.policies())
+    keep(store, put([b"x" * 100] * 30, stream="s"), put([b"y"] * 2, stream="t"))
+    for drained in (False, True):
+        if drained:
+            store.commit(None, Settled(delivered=[*range(1, 34)]))
+        store.close()
+        flip(path, f"UPDATE levels SET {column} = ({column} | {2**bit}) - ({column} & {2**bit})")
+        store = MessageStore(path, ObedientClock(), policies=quota.policies())
+        (reply,) = keep(store, put([b"new"], stream="s"), quota=quota)
+        assert isinstance(reply, Stored), reply
+        assert store.backlog().messages == (1 if drained else 33)
+    assert ever_lost(store) == {}
+    store.close()
+
+
+def test_a_large_store_is_counted_in_slices_beside_the_commits(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing gives way meanwhile, and what leaves or comes while it is counted is counted right."""
+    home.write_config('[store]\nmax_messages = 4000\npolicy = "drop-oldest"')
+    path, clock = home.layout.messages_db, ObedientClock()
+    store = MessageStore(path, clock)
+    keep(store, put([b"x" * 10] * 3_000, stream="s"))
+    store.close()
+    flip(path, "UPDATE levels SET messages = messages + 1048576")
+    monkeypatch.setattr(MessageStore.count, "__defaults__", (0.0,))
+    monkeypatch.setattr(writing, "AT_OPENING_S", 0.0)
+    keeper = Storekeeper(home.config, clock)
+    with contextlib.closing(keeper):
+        admission = keeper.admission((), Settled())
+        assert isinstance(admission.decide(put([b"new"], stream="s")), Refused) and admission.wants_count
+        slices = 0
+        while not keeper.count():
+            slices += 1
+            settled = Settled(delivered=[slices, 3_000 - slices])
+            keeper.commit(None, settled)
+            assert keeper.patience_s(1.0) == 0.0, "there is more to count"
+        assert slices >= 3
+        admission = keeper.admission((), Settled())
+        assert isinstance(admission.decide(put([b"new"], stream="s")), Stored)
+        assert keeper.commit(admission, Settled()) == []
+        left = 3_001 - 2 * slices
+        figures = keeper.figures()
+        assert (figures["messages"], figures["bytes"]) == (left, 10 * (left - 1) + 3)
+    with sqlite3.connect(path) as db:
+        assert db.execute("SELECT sum(messages), sum(bytes) FROM levels").fetchall() == [
+            (left, 10 * (left - 1) + 3)
+        ]
+
+
+@pytest.mark.parametrize("bit", [0, 13, 14, 30, 61])
+def test_one_flipped_bit_in_the_number_of_producers_refuses_no_new_one(home: Home, bit: int) -> None:
+    path, clock = home.layout.messages_db, ObedientClock()
+    store = MessageStore(path, clock)
+    keep(store, *[put([b"x"], producer=f"p{number}", first=1) for number in range(20)])
+    store.close()
+    flip(path, f"UPDATE store SET producers = (producers | {2**bit}) - (producers & {2**bit})")
+    with contextlib.closing(Storekeeper(home.config, clock)) as keeper:
+        replies = served(keeper, 1)
+        assert [type(reply) for reply in replies] == [Stored, Stored]
+
+
+@pytest.mark.parametrize("bit", [*range(1, 32)])
+def test_one_flipped_bit_in_the_number_of_the_schema_makes_no_store_that_of_a_newer_runtime(
+    tmp_path: Path, bit: int
+) -> None:
+    """Nothing was stored or delivered until a person came."""
+    path = tmp_path / "messages.db"
+    store = MessageStore(path, ObedientClock())
+    keep(store, put([b"x"], producer="p", first=1))
+    store.close()
+    flipped = SCHEMA_VERSION ^ 1 << bit
+    flip(path, f"PRAGMA user_version = {flipped - 2**32 if flipped >= 2**31 else flipped}")
+    store = MessageStore(path, ObedientClock())
+    assert store.backlog().messages == 1
+    store.close()
+    reader = StoreReader(path)
+    assert reader.backlog().messages == 1
+    reader.close()
+
+
+@pytest.mark.parametrize("payload", [b"1", b""])
+@pytest.mark.parametrize("column", ["messages", "bytes", "stored", "delivered"])
+def test_a_counter_that_one_bit_emptied_hides_no_message_from_upload(
+    tmp_path: Path, column: str, payload: bytes
+) -> None:
+    """A stream without messages is passed over: its only one was never read, over restarts."""
+    path = tmp_path / "messages.db"
+    store = MessageStore(path, ObedientClock())
+    keep(store, put([payload], stream="s"))
+    store.close()
+    flip(path, f"UPDATE levels SET {column} = 1 - min({column}, 1)")
+    reader = LaneReader(path)
+    assert {name.stream for name in reader.stored()} == {"s"}
+    reader.close()
 
 
 @pytest.mark.parametrize("says", [2**21 - 1, 1])

@@ -13,8 +13,7 @@ import pytest
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
-from runtime.adapters import damaged_store, store_errors, store_reader, store_schema
-from runtime.adapters import store as writing
+from runtime.adapters import damaged_store, store_errors, store_opening, store_reader, store_schema
 from runtime.adapters.salvage import pending, salvage
 from runtime.adapters.store import MessageStore
 from runtime.adapters.store_errors import StoreFull, StoreNewer
@@ -53,7 +52,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> None:
             db.table(table).transform(column_order=["id", "colour"])
 
     monkeypatch.setattr(store_schema, "migrations", steps)
-    for module in (store_errors, store_schema, store_reader, writing, damaged_store):
+    for module in (store_errors, store_schema, store_reader, store_opening, damaged_store):
         monkeypatch.setattr(module, "SCHEMA_VERSION", 2)
     monkeypatch.setattr(store_schema.migrate, "__defaults__", (2,))
 

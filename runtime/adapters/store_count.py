@@ -1,0 +1,77 @@
+"""Counting every message once, before the counters decide over any.
+
+Ordinarily nothing is counted by looking: `levels` is kept in the commits that change it. But one flipped bit
+there would let a policy drop all that is stored, or refuse every producer for ever. So before the first
+refusal, or eviction, for want of room in each life of the store all messages are looked at, a slice at a
+time, beside the commits: what was counted already and leaves is taken off again.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+
+from runtime.adapters.store_books import FORGET_LEVELS, READ_LEVELS, WRITE_LEVEL
+from runtime.core.quota import Amount, countable
+
+ROWS_AT_ONCE = 500
+SLICE_S = 0.1
+"""Producers wait for so long."""
+AT_OPENING_S = 0.02
+"""A store that is small, or drained, is counted before the first of them comes."""
+_BEFORE_ALL = -(2**63)
+
+
+class Recount:
+    """Under way from its making until `done`."""
+
+    def __init__(self) -> None:
+        self._levels: defaultdict[tuple[int, int], list[int]] = defaultdict(lambda: [0, 0])
+        self._counted_up_to = _BEFORE_ALL
+        self.done = False
+
+    def go_on(self, db: sqlite3.Connection, streams: Collection[int], slice_s: float = SLICE_S) -> None:
+        """Count some more."""
+        until_s = time.perf_counter() + slice_s
+        while not self.done:
+            rows = db.execute(
+                "SELECT id, stream, priority, bytes FROM messages WHERE id > ? ORDER BY id LIMIT ?",
+                (self._counted_up_to, ROWS_AT_ONCE),
+            ).fetchall()
+            for _, stream, priority, size in rows:
+                if stream in streams and countable(priority, size):
+                    self._add(stream, priority, 1, size)
+            last = max((number for number, *_ in rows), default=self._counted_up_to)
+            # a damaged page whose ids do not grow must not hold us
+            self.done = len(rows) < ROWS_AT_ONCE or last <= self._counted_up_to
+            self._counted_up_to = max(self._counted_up_to, last)
+            if time.perf_counter() >= until_s:
+                return
+
+    def left(self, rows: Iterable[tuple[int, int, int, int]]) -> None:
+        """These (id, stream, priority, bytes) are not stored any more."""
+        for number, stream, priority, size in rows:
+            if number <= self._counted_up_to:
+                self._add(stream, priority, -1, -size)
+
+    def wrong(self, db: sqlite3.Connection) -> Amount | None:
+        """By how much the counters of all levels together are; None where each of them is right."""
+        there = {(stream, priority): (m, b) for stream, priority, m, b in db.execute(READ_LEVELS).fetchall()}
+        names = there.keys() | self._levels.keys()
+        off = [(there.get(name, (0, 0)), self._levels.get(name, [0, 0])) for name in names]
+        if all(tuple(said) == tuple(found) for said, found in off):
+            return None
+        return Amount(*(sum(abs(said[at] - found[at]) for said, found in off) for at in (0, 1)))
+
+    def write(self, db: sqlite3.Connection) -> list[tuple[int, int, int, int]]:
+        """Put down what there is; all levels as they stand then."""
+        db.execute(FORGET_LEVELS)
+        db.executemany(WRITE_LEVEL, [(*level, *amount) for level, amount in self._levels.items()])
+        return db.execute(READ_LEVELS).fetchall()
+
+    def _add(self, stream: int, priority: int, messages: int, size: int) -> None:
+        level = self._levels[stream, priority]
+        level[0] += messages
+        level[1] += size

@@ -1,0 +1,68 @@
+"""How messages.db is opened for writing: its settings, which schema it has, and bringing that to ours.
+
+`PRAGMA user_version` names it. One flipped bit there would make every store that of a newer runtime, which
+only a person can open. So a number that is one bit away from ours is compared with the list of migrations
+that were carried out: only a newer runtime adds one that we do not know.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from pathlib import Path
+
+from loguru import logger
+
+from runtime.adapters.store_errors import SCHEMA_VERSION, StoreNewer, StoreUnavailable
+from runtime.adapters.store_room import JOURNAL_LIMIT_BYTES
+
+REMEDY = "install that again, or move the file away"
+_STEP = re.compile(r"version_(\d+)")
+
+
+def configure(db: sqlite3.Connection, max_pages: int | None) -> None:
+    """Before anything is written. Raises StoreUnavailable where a commit would not be on the disk."""
+    run = db.execute
+    run("PRAGMA auto_vacuum = INCREMENTAL")  # counts for a new file only, and must come first
+    run("PRAGMA journal_mode = WAL")
+    run("PRAGMA synchronous = FULL")  # in WAL mode NORMAL may lose the last commits on power loss
+    run(f"PRAGMA journal_size_limit = {JOURNAL_LIMIT_BYTES}")
+    run("PRAGMA temp_store = MEMORY")
+    if max_pages is not None:
+        run(f"PRAGMA max_page_count = {max_pages}")
+    in_force = (run("PRAGMA journal_mode").fetchone()[0], run("PRAGMA synchronous").fetchone()[0])
+    if in_force != ("wal", 2):
+        raise StoreUnavailable(f"the disk under the store refuses WAL with synchronous=FULL: {in_force}")
+
+
+def bring_up_to_date(db: sqlite3.Connection, path: Path) -> None:
+    """Migrate an older store. Raises StoreNewer."""
+    ((version,),) = db.execute("PRAGMA user_version").fetchall()
+    if version == SCHEMA_VERSION:
+        return
+    if version > SCHEMA_VERSION and not is_flipped(db, version):
+        raise StoreNewer(f"{path} has schema {version}, {unlike_ours(db, version)}", hint=REMEDY)
+    from runtime.adapters.store_schema import migrate  # late: sqlite-utils only where it is needed
+
+    if version > SCHEMA_VERSION:
+        logger.warning("{} says schema {}, which is a flipped bit: it is {}", path, version, SCHEMA_VERSION)
+    migrate(db)
+
+
+def unlike_ours(db: sqlite3.Connection, version: int) -> str:
+    """For a person: what another schema than ours means, and what to do."""
+    if version > SCHEMA_VERSION and not is_flipped(db, version):
+        return f"this runtime knows {SCHEMA_VERSION}: a newer one wrote it; {REMEDY}"
+    return f"wanted is {SCHEMA_VERSION}: ingest brings it there"
+
+
+def is_flipped(db: sqlite3.Connection, version: int) -> bool:
+    """Whether `version` is ours but for one bit, and no newer runtime ever migrated this store."""
+    if (version ^ SCHEMA_VERSION).bit_count() != 1:
+        return False
+    try:
+        names = db.execute("SELECT name FROM _sqlite_migrations WHERE migration_set = 'messages'").fetchall()
+    except sqlite3.Error:
+        return False
+    steps = [int(found[1]) for (name,) in names if (found := _STEP.fullmatch(str(name)))]
+    return bool(steps) and len(steps) == len(names) and max(steps) <= SCHEMA_VERSION
