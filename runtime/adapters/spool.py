@@ -1,103 +1,134 @@
 """Large payloads that a producer names instead of sending: taken from the drop folder into our own.
 
-A producer writes a file into the drop folder, syncs it, and sends its name (`"file": "clip.mp4"`) under a
-key. Before the acknowledgement the file is renamed into the spool, which nobody else may enter, and looked at
-there: what it is can then no longer change. Links, devices, files with a second name and files of strangers
-go back, and so does every file of a request that is refused, or whose commit found no room: its key may come
-again with another one. The name in the spool comes from the message's key, so a request that is sent again
-finds its file. It counts in the limits with its size, and leaves after the commit that drops its message.
+A producer writes a file into the drop folder, closes and syncs it, and sends its name (`"file": "clip.mp4"`)
+under a key. Before the acknowledgement the file is renamed into the spool, which only we may enter, and
+looked at there. Links, devices, files with a second name and files of strangers go back, and so does every
+file of a request that is refused, or whose commit found no room. The name in the spool comes from the
+message's key and the file's name, so a request that is sent again finds its file, and another file under that
+key does not pass for it. It counts in the limits with its size, and leaves after the commit that drops its
+message.
 
-A file that no message names is a *stray*: we died between taking it and the commit, or upload between the
-delivery and the removal. Strays that were there at the start go, but late: the producer of the first kind has
-no acknowledgement, sends its request again, and must find its file.
+A producer that kept the file open can still write to it. What it was when it was taken is stored with the
+message (`TakenFile`): `contradiction` says whether it is still that.
+
+Where the drop folder is a file system of its own, a file is copied, flushed, and removed there after the
+commit; producers wait meanwhile.
+
+Dying between taking and the commit: before it is taken, a link `taking/SPOOL-NAME -> file's name` is on disk,
+and it goes after the commit. At the next start, and where a commit is in doubt, the store is asked: a file
+that no message names goes back to the drop folder, as the file of a request that was never acknowledged.
+
+A file that no message names and no link knows is a *stray*: upload died between the delivery and the removal.
+Strays that were there at the start go, but late.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
+import re
+import shutil
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from loguru import logger
 
-from runtime.core.spooling import spool_name
+from runtime.core.spooling import HASHED_BYTES, NotTaken, TakenFile, spool_name
 
 STRAY_S = 3_600.0
-"""A producer without an acknowledgement sends again long before, however late it is started itself."""
+REVIEW_AGAIN_S = 60.0
+"""Where the drop folder does not take its files back."""
+COPY_BYTES = 4_194_304
+FINAL = {
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
+    *(errno.EINVAL, errno.ENOTEMPTY, errno.EEXIST),
+}
+"""What is wrong with the file itself. All else may pass: no room, a failing disk, missing rights."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_OURS = re.compile(r"[0-9a-f]{40}")
+_MOUNT = "mount"
+"""A link in `taking`, to the drop folder: files were taken from it while it was a file system of its own."""
+
+Named = Callable[[set[str]], set[str] | None]
+"""Which of these files messages name; None where that cannot be said now."""
+
+
+class _Untaken(Exception):
+    """Leaves the taking of one file; carries why."""
+
+    def __init__(self, why: NotTaken) -> None:
+        self.why = why
 
 
 class Spool:
     """The folder and its door."""
 
-    def __init__(self, folder: Path, drop_folder: Path | None) -> None:
+    def __init__(
+        self, folder: Path, drop_folder: Path | None, alive: Callable[[], None] = lambda: None
+    ) -> None:
+        """`alive` is called every now and then by whatever takes long."""
         self._folder = folder
+        self._taking = folder.with_name("taking")
         self._drop_folder = drop_folder
+        self._alive = alive
+        self.copies = False
+        """The drop folder is a file system of its own."""
         self._taken: list[tuple[str, Path]] = []
         """Since the last commit: under which names, and where to."""
+        self._review_s: float | None = -1.0
+        """From when on the links in `taking` are to be looked at; None: there is no reason to."""
         self._tidy_s: float | None = None
-        if drop_folder is not None:
-            folder.mkdir(mode=0o700, exist_ok=True)
-        self._old = {path.name for path in folder.iterdir()} if folder.exists() else set()
+        with contextlib.suppress(OSError):  # a disk that fails: tried again when a file comes
+            self._make_folders()
+        self._old = {name for name in _names(folder) if _OURS.fullmatch(name)}
 
-    def take(self, wanted: Sequence[tuple[str, str]]) -> str | None:
+    def take(self, wanted: Sequence[tuple[str, str]]) -> Sequence[TakenFile] | NotTaken:
         """Take the files `wanted`, each (name, key of its message): all of them, on disk when this returns.
 
         Or none, and it returns why. `settle` says what came of the commit.
         """
         if self._drop_folder is None:
-            return "no drop folder is configured (ingest.drop_folder)"
+            return NotTaken("no drop folder is configured (ingest.drop_folder)")
         before = len(self._taken)
-        for name, key in wanted:
-            wrong = self._take(self._drop_folder, name, self._folder / spool_name(key))
-            if wrong is not None:
-                self._give_back(before)
-                return f"file {name}: {wrong}"
-        return None
+        try:
+            self._make_folders()
+            with _opened(self._drop_folder) as source:
+                places = [(name, self._folder / spool_name(key, name)) for name, key in wanted]
+                self._note(source, places)
+                found = [self._take(source, name, place) for name, place in places]
+            _sync(self._folder)
+        except _Untaken as untaken:
+            self._give_back(before)
+            return untaken.why
+        except OSError as exc:
+            self._give_back(before)
+            return _not_taken(wanted[0][0], exc)
+        return found
 
     def weigh(self, name: str, key: str) -> int:
         """Bytes of the file `name` of the message with this key; 0 where there is none that will be taken."""
-        for place in (self._folder / spool_name(key), self._drop_folder and self._drop_folder / name):
+        places = [bytes(self._folder / spool_name(key, name))]
+        if self._drop_folder is not None:
+            places.insert(0, _in(self._drop_folder, name))  # the newest, where it was written again
+        for place in places:
             with contextlib.suppress(OSError):
-                if place and stat.S_ISREG((found := place.lstat()).st_mode):
+                if stat.S_ISREG((found := os.lstat(place)).st_mode):
                     return found.st_size
         return 0
 
-    def settle(self, *, stored: bool) -> None:
-        """Whether what was taken since the last commit is stored, or may be."""
-        if not stored:
+    def settle(self, *, stored: bool | None) -> None:
+        """Whether what was taken since the last commit is stored; None: it may be, the store will say."""
+        if stored is None:
+            self._review_s = -1.0 if self._taken else self._review_s
+        elif stored:
+            for name, place in self._taken:
+                self._stored(name, place)
+        else:
             self._give_back(0)
         self._taken.clear()
-
-    def _take(self, drop_folder: Path, name: str, place: Path) -> str | None:
-        try:
-            source = os.open(drop_folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as exc:
-            return f"the drop folder cannot be opened: {exc.strerror}"
-        try:
-            if not os.path.lexists(place):  # else taken before, and the acknowledgement was lost
-                os.rename(name, place, src_dir_fd=source)
-                self._taken.append((name, place))
-            return self._wrong(place, os.fstat(source).st_uid)
-        except OSError as exc:
-            if exc.errno == errno.EXDEV:
-                return "the drop folder must be on the same file system as the runtime's state"
-            return exc.strerror
-        finally:
-            os.close(source)
-
-    def _give_back(self, start: int) -> None:
-        """All but the first `start`. What cannot go back is a stray."""
-        for name, place in self._taken[start:]:
-            assert self._drop_folder is not None  # or nothing would have been taken
-            with contextlib.suppress(OSError):
-                if os.path.lexists(self._drop_folder / name):
-                    place.unlink()  # the producer has written it anew, which would have been its end
-                else:
-                    place.rename(self._drop_folder / name)
-        del self._taken[start:]
 
     def remove(self, names: Iterable[str]) -> None:
         """Files of messages that gave way: the commit that removed those is on disk."""
@@ -105,34 +136,237 @@ class Spool:
             with contextlib.suppress(OSError):  # upload may have done it; else it is a stray
                 (self._folder / name).unlink()
 
-    def tidy(self, now_s: float, named: Callable[[set[str]], set[str]]) -> None:
-        """Once, `STRAY_S` after the first call: remove what was here at the start and no message names."""
+    def tidy(self, now_s: float, named: Named) -> None:
+        """Before every decision. Files that were taken and not stored go back; strays go, once and late."""
+        if self._review_s is not None and now_s >= self._review_s:
+            self._review(now_s, named)
         if self._tidy_s is None:
             self._tidy_s = now_s + STRAY_S
-        if not self._old or now_s < self._tidy_s:
+        if self._old and now_s >= self._tidy_s:
+            self._tidy_s = now_s + STRAY_S
+            self._remove_strays(named)
+
+    # --- taking ---
+
+    def _make_folders(self) -> None:
+        if self._drop_folder is not None:
+            for ours in (self._folder, self._taking):
+                ours.mkdir(mode=0o700, exist_ok=True)
+
+    def _note(self, source: int, places: Sequence[tuple[str, Path]]) -> None:
+        """On disk, before anything is taken, under which names to give it back."""
+        for name, place in places:
+            with contextlib.suppress(FileExistsError):
+                os.symlink(name.encode(), bytes(self._taking / place.name))  # noqa: PTH211  # as bytes
+        if os.stat("..", dir_fd=source).st_dev != os.fstat(source).st_dev:
+            with contextlib.suppress(FileExistsError):
+                (self._taking / _MOUNT).symlink_to(str(self._drop_folder))
+        _sync(self._taking)
+
+    def _take(self, source: int, name: str, place: Path) -> TakenFile:
+        self._taken.append((name, place))
+        try:
+            self._move(source, name, place)
+            return _looked_at(name, place, os.fstat(source).st_uid)
+        except OSError as exc:
+            if exc.errno == errno.ENOENT and self._is_unmounted(source):
+                why = "its disk is not mounted"
+                raise _Untaken(NotTaken(f"file {name}: the drop folder is empty: {why}", True)) from exc
+            raise _Untaken(_not_taken(name, exc)) from exc
+
+    def _move(self, source: int, name: str, place: Path) -> None:
+        """One that lies there is the newest; else it was taken before, and the acknowledgement was lost."""
+        try:
+            # as bytes: whatever the locale can say
+            os.rename(name.encode(), bytes(place), src_dir_fd=source)
+            self.copies = False
+        except FileNotFoundError:
+            if not os.path.lexists(place):
+                raise
+        except OSError as exc:
+            if exc.errno != errno.EXDEV:
+                raise
+            self.copies = True
+            self._copy(source, name, place)
+
+    def _copy(self, source: int, name: str, place: Path) -> None:
+        """From another file system; what lies there goes after the commit."""
+        fd = os.open(name.encode(), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=source)
+        with os.fdopen(fd, "rb", buffering=0) as file:
+            before = os.fstat(fd)
+            _check(name, before, os.fstat(source).st_uid)
+            part = place.with_name(f"{place.name}.part")
+            try:
+                with part.open("wb", buffering=0) as copy:
+                    while chunk := file.read(COPY_BYTES):
+                        copy.write(chunk)
+                        os.fsync(
+                            copy.fileno()
+                        )  # all at once at the end might take longer than we may be silent
+                        self._alive()
+                if _changed(before, os.fstat(fd)) or part.stat().st_size != before.st_size:
+                    raise _Untaken(_still_written(name))
+                os.utime(part, ns=(before.st_mtime_ns, before.st_mtime_ns))
+                part.replace(place)
+            except BaseException:
+                part.unlink(missing_ok=True)
+                raise
+
+    def _is_unmounted(self, source: int) -> bool:
+        """Whether it was a file system of its own when files were taken from it, and is none now."""
+        try:
+            mounted = os.readlink(self._taking / _MOUNT) == str(self._drop_folder)  # noqa: PTH115
+            return mounted and os.stat("..", dir_fd=source).st_dev == os.fstat(source).st_dev
+        except OSError:
+            return False
+
+    # --- what became of it ---
+
+    def _stored(self, name: str, place: Path) -> None:
+        """A message names it: its link goes, and what a copy was made of."""
+        assert self._drop_folder is not None
+        with contextlib.suppress(OSError):
+            there = os.lstat(_in(self._drop_folder, name))
+            if not _changed(there, place.lstat()):
+                os.unlink(_in(self._drop_folder, name))  # noqa: PTH108
+        with contextlib.suppress(OSError):
+            (self._taking / place.name).unlink()
+
+    def _give_back(self, start: int) -> None:
+        """All but the first `start`."""
+        for name, place in self._taken[start:]:
+            try:
+                self._return(name, place)
+            except OSError:
+                self._review_s = -1.0
+        del self._taken[start:]
+
+    def _return(self, name: str, place: Path) -> None:
+        """Raises OSError where the drop folder does not take it."""
+        assert self._drop_folder is not None
+        if os.path.lexists(place):
+            target = _in(self._drop_folder, name)
+            if os.path.lexists(target):
+                place.unlink()  # the copy of it; or the producer has written it again, which would be its end
+            else:
+                _move_back(bytes(place), target)
+                _sync(self._drop_folder)
+            _sync(self._folder)
+        (self._taking / place.name).unlink(missing_ok=True)
+
+    def _review(self, now_s: float, named: Named) -> None:
+        """We died, or cannot know whether the commit stands: what no message names goes back."""
+        under_way = {place.name for _, place in self._taken}
+        left = {name for name in _names(self._taking) - under_way if _OURS.fullmatch(name)}
+        found = named(left) if left and self._drop_folder is not None else set()
+        if found is None:
+            return  # the store is not open; asked again before anything is decided
+        self._review_s = None
+        for spooled in left:
+            place = self._folder / spooled
+            try:
+                name = os.readlink(bytes(self._taking / spooled)).decode()  # noqa: PTH115
+                if spooled in found:
+                    self._stored(name, place)
+                elif self._drop_folder is not None:
+                    self._return(name, place)
+                    logger.info("a file of a request that was never acknowledged is back in the drop folder")
+            except (OSError, ValueError) as exc:
+                self._review_s = now_s + REVIEW_AGAIN_S
+                logger.warning("a file cannot go back to the drop folder: {}", ascii(str(exc)))
+
+    def _remove_strays(self, named: Named) -> None:
+        found = named(self._old)
+        if found is None:
             return
-        strays = self._old - named(self._old)
+        strays = self._old - found - _names(self._taking)
         self._old = set()
         for name in strays:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 (self._folder / name).unlink()
                 logger.warning("removed a file that no message names: {}", name)
 
-    def _wrong(self, place: Path, drop_owner: int) -> str | None:
-        """Why a file that lies in the spool may not stay; else it is synced."""
-        found = place.lstat()
-        if not stat.S_ISREG(found.st_mode):
-            return "not a regular file"
-        if found.st_nlink != 1:
-            return "the file has another name somewhere"
-        if found.st_uid not in (drop_owner, os.geteuid()):
-            return "the file belongs neither to the owner of the drop folder nor to us"
-        try:
-            for path in (place, self._folder):
-                _sync(path)
-        except OSError as exc:
-            return f"the file cannot be read and synced: {exc.strerror}"
-        return None
+
+def what_is(file: int) -> TakenFile:
+    """What the open file `file` is now. Raises OSError."""
+    found = os.fstat(file)
+    digest = None
+    if found.st_size <= HASHED_BYTES:
+        digest = hashlib.sha256(os.pread(file, HASHED_BYTES + 1, 0)).hexdigest()
+    return TakenFile(found.st_size, found.st_mtime_ns, digest)
+
+
+def _looked_at(name: str, place: Path, drop_owner: int) -> TakenFile:
+    """What a file in the spool is, once it is on disk. Raises _Untaken where it may not stay, or OSError."""
+    _check(name, place.lstat(), drop_owner)
+    file = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        before = os.fstat(file)
+        found = what_is(file)
+        os.fsync(file)
+        if _changed(before, os.fstat(file)):
+            raise _Untaken(_still_written(name))
+        return found
+    finally:
+        os.close(file)
+
+
+def _check(name: str, found: os.stat_result, drop_owner: int) -> None:
+    wrong = None
+    if not stat.S_ISREG(found.st_mode):
+        wrong = "not a regular file"
+    elif found.st_nlink != 1:
+        wrong = "the file has another name somewhere"
+    elif found.st_uid not in (drop_owner, os.geteuid()):
+        wrong = "the file belongs neither to the owner of the drop folder nor to us"
+    if wrong:
+        raise _Untaken(NotTaken(f"file {name}: {wrong}"))
+
+
+def _changed(one: os.stat_result, other: os.stat_result) -> bool:
+    return (one.st_size, one.st_mtime_ns) != (other.st_size, other.st_mtime_ns)
+
+
+def _still_written(name: str) -> NotTaken:
+    return NotTaken(f"file {name} is still being written to: close it, then send its name", passing=True)
+
+
+def _not_taken(name: str, exc: OSError) -> NotTaken:
+    full = exc.errno in NO_ROOM
+    return NotTaken(f"file {name}: {exc.strerror}", passing=exc.errno not in FINAL, full=full)
+
+
+@contextlib.contextmanager
+def _opened(drop_folder: Path) -> Iterator[int]:
+    try:
+        source = os.open(drop_folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as exc:
+        raise _Untaken(NotTaken(f"the drop folder cannot be opened: {exc.strerror}", passing=True)) from exc
+    try:
+        yield source
+    finally:
+        os.close(source)
+
+
+def _move_back(place: bytes, target: bytes) -> None:
+    try:
+        os.rename(place, target)  # noqa: PTH104
+    except OSError as exc:
+        if exc.errno != errno.EXDEV:
+            raise
+        shutil.copy2(place, target, follow_symlinks=False)
+        os.unlink(place)  # noqa: PTH108
+
+
+def _in(folder: Path, name: str) -> bytes:
+    return os.path.join(bytes(folder), name.encode())  # noqa: PTH118
+
+
+def _names(folder: Path) -> set[str]:
+    try:
+        return set(os.listdir(folder))  # noqa: PTH208
+    except OSError:
+        return set()
 
 
 def _sync(path: Path) -> None:

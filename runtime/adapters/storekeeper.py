@@ -182,13 +182,14 @@ class Storekeeper:
         """What the disk took for the last commit."""
         return self._store.flush_s if self._store is not None else 0.0
 
-    def files_named(self, names: set[str]) -> set[str]:
-        """Which of these files in the spool messages name; all, where that cannot be said for sure."""
-        named = names
-        if self._store is not None and self._alarm is None:  # a salvage may have lost the row, not the file
-            with contextlib.suppress(StoreError):
-                named = self._store.files_named(names)
-        return named
+    def files_named(self, names: set[str]) -> set[str] | None:
+        """Which of these files in the spool messages name; None where that cannot be said for sure."""
+        if self._store is None or self._alarm is not None:  # a salvage may have lost the row, not the file
+            return None
+        try:
+            return self._store.files_named(names)
+        except StoreError:
+            return None
 
     def patience_s(self, idle_s: float) -> float:
         """How long the loop may wait for others before it comes back here."""

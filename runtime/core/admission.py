@@ -36,7 +36,7 @@ from runtime.core.protocol import (
 )
 from runtime.core.quota import NOTHING, TOP_PRIORITY, Amount, Eviction, Levels, Limit, Policy, Quota, Usage
 from runtime.core.sequences import Fate, Sequences
-from runtime.core.spooling import spool_name
+from runtime.core.spooling import NotTaken, TakenFile, spool_name
 
 RETRY_FULL_MS = 1_000
 RETRY_SOON_MS = 100
@@ -140,8 +140,12 @@ class Admission:
     producers: dict[ProducerKey, Sequences] = field(default_factory=dict)
     """Memory that changes with this commit."""
     new_streams: dict[StreamName, int] = field(default_factory=dict)
-    take_files: Callable[[Sequence[tuple[str, str]]], str | None] = lambda wanted: "files are not taken here"
+    take_files: Callable[[Sequence[tuple[str, str]]], Sequence[TakenFile] | NotTaken] = lambda wanted: (
+        NotTaken("files are not taken here")
+    )
     """Take a producer's files, each (name, key of its message), all of them; or none, and say why."""
+    copies_files: bool = False
+    """The drop folder is a file system of its own: what is taken is written once more."""
     weigh_file: Callable[[str, str], int] = lambda name, key: 0
     """Size of a producer's file, by name and key of its message; 0 where it will not be taken."""
     disk_bytes: int = 0
@@ -182,13 +186,14 @@ class Admission:
         files = _files(put, runs)
         if files:
             weights = {file.at: self.weigh_file(file.name, file.key) for file in files}
-            runs, there_bytes = [_weighed(run, weights) for run in runs], sum(weights.values())
+            runs = [_weighed(run, weights) for run in runs]
+            there_bytes = 0 if self.copies_files else sum(weights.values())
         amounts = _amounts(runs)
         self._check_streams(amounts)
         self._make_room(put, amounts, there_bytes)
         warnings = _warnings(put, memory, fresh)
         if files:
-            self._take_files(files)
+            put = self._take_files(put, files)
         first_id = self._keep(put, runs)
         self.disk_bytes -= there_bytes
         if memory is None or put.producer is None:
@@ -228,11 +233,20 @@ class Admission:
             )
         return [index for index, fate in enumerate(fates) if fate is Fate.NEW]
 
-    def _take_files(self, files: Sequence[Named]) -> None:
-        """Have them taken, or refuse."""
-        wrong = self.take_files([(file.name, file.key) for file in files])
-        if wrong is not None:
-            raise _Refusal(Code.BAD_FIELD, wrong)
+    def _take_files(self, put: Put, files: Sequence[Named]) -> Put:
+        """Have them taken, or refuse; what each is, is the payload of its row."""
+        taken = self.take_files([(file.name, file.key) for file in files])
+        if isinstance(taken, NotTaken):
+            code = Code.DISK_FULL if taken.full else Code.STORE_UNAVAILABLE
+            raise _Refusal(
+                code if taken.passing else Code.BAD_FIELD,
+                taken.reason,
+                RETRY_FULL_MS if taken.passing else None,
+            )
+        payloads = list(put.payloads)
+        for file, found in zip(files, taken, strict=True):
+            payloads[file.at] = found.pack()
+        return put._replace(payloads=payloads)
 
     def _check_streams(self, amounts: Mapping[StreamName, Amount]) -> None:
         missing = [name for name in amounts if name not in self.view.streams and name not in self.new_streams]
@@ -330,7 +344,8 @@ class Admission:
 
     def _keep_details(self, details: Details, ids: Sequence[int], keys: Sequence[str | None]) -> None:
         for number, key in zip(ids, keys, strict=True):
-            self.details[number] = details._replace(file=spool_name(key) if key and details.file else None)
+            file = spool_name(key, details.file) if key and details.file else None
+            self.details[number] = details._replace(file=file)
 
     def _stream(self, name: StreamName) -> int:
         number = self.view.streams.get(name) or self.new_streams.get(name)

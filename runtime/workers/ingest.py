@@ -23,7 +23,7 @@ from runtime.adapters.doorkeeper import Doorkeeper
 from runtime.adapters.doors import Doors
 from runtime.adapters.process import Stop
 from runtime.adapters.spool import Spool
-from runtime.adapters.status import StatusFile
+from runtime.adapters.status import BUSY, StatusFile
 from runtime.adapters.store import Loss
 from runtime.adapters.store_errors import StoreError, StoreFull
 from runtime.adapters.storekeeper import SAY_EVERY_S, Storekeeper, refusal
@@ -77,7 +77,7 @@ class Ingest:
         self._limits = Limits(settings.max_message_bytes, settings.max_request_bytes)
         self._status = StatusFile(config.layout.status_file("ingest"), "ingest", clock)
         self._keeper = Storekeeper(config, clock, beat=self._status.progress)
-        self._spool = Spool(config.layout.spool, settings.drop_folder)
+        self._spool = Spool(config.layout.spool, settings.drop_folder, self._still_busy)
         self._gate = KeyGate(settings.curve_clients) if settings.curve_clients else None
         self._doors = Doors(config, clock)
         self._doorkeeper = Doorkeeper(self._doors.endpoints, settings.memory_bytes)
@@ -135,6 +135,10 @@ class Ingest:
             **kept,
             **({"alarm": "; ".join(alarms)} if alarms else {}),
         }
+
+    def _still_busy(self) -> None:
+        """Something takes long, and goes on."""
+        self._status.progress(lambda: {**self._figures(), BUSY: True})
 
     def _receive(self) -> list[tuple[Letter, Request | Refused]]:
         """What waits, up to the bounds of one commit; a request is taken whole.
@@ -196,7 +200,8 @@ class Ingest:
             self._spool.settle(stored=True)
         except StoreError as error:
             self._keeper.failed(error)
-            self._spool.settle(stored=not isinstance(error, StoreFull))  # others may be found on disk later
+            in_doubt = not isinstance(error, StoreFull)  # may be found on disk later
+            self._spool.settle(stored=None if in_doubt else False)
             self._settle_alone(settled)
             refused = refusal(error)
             return [r if isinstance(r, Refused) else _unstored(r, refused) for r in requests]
@@ -210,6 +215,7 @@ class Ingest:
         while True:
             admission = self._keeper.admission(keys, settled)
             admission.take_files, admission.weigh_file = self._spool.take, self._spool.weigh
+            admission.copies_files = self._spool.copies
             replies: list[Reply] = []
             for at, request in enumerate(requests):
                 try:

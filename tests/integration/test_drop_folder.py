@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from runtime.adapters import spool as spooling
 from runtime.adapters.clock import SystemClock
-from runtime.adapters.spool import STRAY_S, Spool
+from runtime.adapters.spool import REVIEW_AGAIN_S, STRAY_S, Spool, what_is
 from runtime.adapters.store import MessageStore
+from runtime.adapters.store_reader import StoreReader
 from runtime.adapters.storekeeper import Storekeeper
+from runtime.core.admission import Admission
+from runtime.core.message import StoredMessage
+from runtime.core.protocol import Code, ProducerKey, Refused, Reply, Stored
 from runtime.core.settlement import Settled
-from runtime.core.spooling import spool_name
+from runtime.core.spooling import HASHED_BYTES, NotTaken, TakenFile, spool_name
 from tests import store_tools
 from tests.harness import Cloud, Home, eventually
 from tests.integration.test_upload import blobs
 from tests.lines import backlog, put, put_in_force, register
 from tests.store_tools import ObedientClock
 
+<<<<<<< HEAD
 KEY = "p/b/9"
+=======
+KEY = "p/b/0"
+STRAY, NAMED = "5" * 40, "a" * 40
+>>>>>>> 1e83042 (spool: give back what was taken and never stored)
 
 
 @pytest.fixture
@@ -31,13 +45,17 @@ def spool(folder: Path) -> Spool:
     return Spool(folder / "spool", folder / "drop")
 
 
+def taken(spool: Spool, *wanted: tuple[str, str]) -> bool:
+    return not isinstance(spool.take(wanted), NotTaken)
+
+
 def test_a_file_is_taken_whole_and_a_second_request_finds_it_taken(spool: Spool, folder: Path) -> None:
     (folder / "drop" / "clip").write_bytes(b"film")
-    assert spool.take([("clip", KEY)]) is None
+    assert taken(spool, ("clip", KEY))
     assert not (folder / "drop" / "clip").exists()
-    assert (folder / "spool" / spool_name(KEY)).read_bytes() == b"film"
-    assert spool.take([("clip", KEY)]) is None
-    assert spool.take([("clip", "p/b/1")]) is not None
+    assert (folder / "spool" / spool_name(KEY, "clip")).read_bytes() == b"film"
+    assert taken(spool, ("clip", KEY))
+    assert not taken(spool, ("clip", "p/b/1"))
 
 
 def test_links_folders_second_names_and_what_is_outside_are_refused_and_stay(
@@ -50,7 +68,8 @@ def test_links_folders_second_names_and_what_is_outside_are_refused_and_stay(
     (drop / "sub").mkdir()
     os.mkfifo(drop / "pipe")
     for name in ("link", "hard", "sub", "pipe", "missing"):
-        assert spool.take([(name, f"p/b/{name}")]) is not None, name
+        refused = spool.take([(name, f"p/b/{name}")])
+        assert isinstance(refused, NotTaken) and not refused.passing, name
     assert sorted(path.name for path in drop.iterdir()) == ["hard", "link", "pipe", "sub"]
     assert list((folder / "spool").iterdir()) == []
     assert secret.read_text() == "not yours"
@@ -69,7 +88,7 @@ def test_a_file_of_a_refused_request_goes_back_and_never_passes_for_another(home
     assert (drop / "first").read_bytes() == b"first", "nothing of the request is stored"
     (drop / "second").write_bytes(b"second")
     put(home, {**key, "file": "second"}, b"")
-    assert (home.layout.spool / spool_name(KEY)).read_bytes() == b"second"
+    assert (home.layout.spool / spool_name(KEY, "second")).read_bytes() == b"second"
 
 
 def test_a_file_goes_back_where_the_commit_found_no_room_and_not_where_it_is_in_doubt(
@@ -77,20 +96,20 @@ def test_a_file_goes_back_where_the_commit_found_no_room_and_not_where_it_is_in_
 ) -> None:
     for number, stored in enumerate((False, True)):
         (folder / "drop" / "clip").write_bytes(b"film")
-        assert spool.take([("clip", f"p/b/{number}")]) is None
+        assert taken(spool, ("clip", f"p/b/{number}"))
         spool.settle(stored=stored)
         assert (folder / "drop" / "clip").exists() is not stored
-        assert (folder / "spool" / spool_name(f"p/b/{number}")).exists() is stored
+        assert (folder / "spool" / spool_name(f"p/b/{number}", "clip")).exists() is stored
 
 
 def test_a_file_that_cannot_go_back_never_passes_for_another(spool: Spool, folder: Path) -> None:
     """Its producer had written it anew: the key's next message was acknowledged with the old one."""
     (folder / "drop" / "latest").write_bytes(b"first")
-    assert spool.take([("latest", KEY)]) is None
+    assert taken(spool, ("latest", KEY))
     (folder / "drop" / "latest").write_bytes(b"second")
     spool.settle(stored=False)
-    assert spool.take([("latest", KEY)]) is None
-    assert (folder / "spool" / spool_name(KEY)).read_bytes() == b"second"
+    assert taken(spool, ("latest", KEY))
+    assert (folder / "spool" / spool_name(KEY, "latest")).read_bytes() == b"second"
 
 
 def test_a_named_file_is_acknowledged_uploaded_and_removed(home: Home, cloud: Cloud) -> None:
@@ -120,14 +139,14 @@ def test_strays_in_the_spool_go_late_and_never_what_a_message_names(folder: Path
     """Taken and not committed, or delivered and not removed, and the process died: nobody else tidies up."""
     (folder / "drop").mkdir()
     (folder / "spool").mkdir()
-    for name in ("stray", "named"):
+    for name in (STRAY, NAMED):
         (folder / "spool" / name).write_bytes(b"film")
     again = Spool(folder / "spool", folder / "drop")
     (folder / "drop" / "clip").write_bytes(b"film")
-    assert again.take([("clip", KEY)]) is None
-    left = {"named", spool_name(KEY)}
-    for now_s, there in ((0.0, {"stray", *left}), (STRAY_S - 1, {"stray", *left}), (STRAY_S, left)):
-        again.tidy(now_s, lambda names: names & {"named"})
+    assert taken(again, ("clip", KEY))
+    left = {NAMED, spool_name(KEY, "clip")}
+    for now_s, there in ((0.0, {STRAY, *left}), (STRAY_S - 1, {STRAY, *left}), (STRAY_S, left)):
+        again.tidy(now_s, lambda names: names & {NAMED})
         assert {path.name for path in (folder / "spool").iterdir()} == there
 
 
@@ -144,7 +163,7 @@ def test_the_store_knows_which_files_its_messages_name(folder: Path) -> None:
     assert keeper.files_named({"a", "b", "c"}) == {"a", "b"}
     keeper.close()
     keeper._alarm = "salvaged"
-    assert keeper.files_named({"c"}) == {"c"}
+    assert keeper.files_named({"c"}) is None
 
 
 def _with_limit(home: Home, store: str) -> Path:
@@ -177,7 +196,7 @@ def test_the_file_of_a_message_that_gave_way_leaves_with_it(home: Home) -> None:
     drop = _with_limit(home, 'stream_max_bytes = 100000\nstream_policy = "drop-oldest"')
     for number in (1, 2, 3):
         _put_file(home, drop, number, stream="v")
-    left = {spool_name("p/b/2"), spool_name("p/b/3")}
+    left = {spool_name("p/b/2", "2"), spool_name("p/b/3", "3")}
     eventually(lambda: {path.name for path in home.layout.spool.iterdir()} == left)
 
 
@@ -185,13 +204,13 @@ def test_a_file_goes_with_its_message_and_never_while_that_is_set_aside(folder: 
     """What is in quarantine may be sent yet."""
     store = MessageStore(folder / "messages.db", ObedientClock())
     admission, _ = store_tools.decide(store, [])
-    admission.take_files = lambda wanted: None
+    admission.take_files = lambda wanted: [TakenFile(4, 0)]
     for number in (1, 2, 3):
         admission.decide(store_tools.put([b""], producer="p", first=number, file="clip"))
     store.commit(admission, Settled())
     losses = store.commit(None, Settled(dropped=[(1, "expired")], quarantined=[(2, "poison")], delivered=[3]))
     assert {loss.reason: list(loss.files) for loss in losses} == {
-        "expired": [spool_name("p/b/1")],
+        "expired": [spool_name("p/b/1", "clip")],
         "quarantined": [],
     }
     store.close()
@@ -202,15 +221,15 @@ def test_the_payload_of_a_message_in_quarantine_is_shown_also_where_it_is_a_file
     home.write_config("")
     store = MessageStore(home.layout.messages_db, ObedientClock())
     admission, _ = store_tools.decide(store, [])
-    admission.take_files = lambda wanted: None
+    admission.take_files = lambda wanted: [TakenFile(4, 0)]
     admission.decide(store_tools.put([b""], producer="p", first=1, file="clip"))
     store.commit(admission, Settled())
     store.commit(None, Settled(quarantined=[(1, "poison")]))
     store.close()
     home.layout.spool.mkdir()
-    (home.layout.spool / spool_name("p/b/1")).write_bytes(b"film")
+    (home.layout.spool / spool_name("p/b/1", "clip")).write_bytes(b"film")
     assert home.edgectl("quarantine", "show", "1", "--payload").stdout == "film"
-    (home.layout.spool / spool_name("p/b/1")).unlink()
+    (home.layout.spool / spool_name("p/b/1", "clip")).unlink()
     shown = home.edgectl("quarantine", "show", "1", "--payload")
     assert shown.returncode == 1 and "is gone" in shown.stderr, shown
 
@@ -220,5 +239,301 @@ def test_a_file_taken_by_a_life_that_ended_at_once_is_looked_at_before_it_counts
 ) -> None:
     """Renamed, neither looked at nor synced, and SIGKILL: a repeat counted whatever lay there."""
     (folder / "secret").write_text("not yours")
-    (folder / "spool" / spool_name(KEY)).symlink_to(folder / "secret")
-    assert spool.take([("clip", KEY)]) is not None
+    (folder / "spool" / spool_name(KEY, "clip")).symlink_to(folder / "secret")
+    assert not taken(spool, ("clip", KEY))
+
+
+class Life:
+    """One life of ingest, as far as files go."""
+
+    def __init__(self, home: Home) -> None:
+        self.clock = ObedientClock()
+        self.keeper = Storekeeper(home.config, self.clock)
+        self.spool = Spool(home.layout.spool, home.config.settings.ingest.drop_folder)
+        self.spool.tidy(0.0, self.keeper.files_named)
+
+    def decide(self, first: int, file: str) -> tuple[Admission, Reply]:
+        admission = self.keeper.admission({ProducerKey("p", "b")}, Settled())
+        admission.take_files, admission.weigh_file = self.spool.take, self.spool.weigh
+        return admission, admission.decide(store_tools.put([b""], producer="p", first=first, file=file))
+
+    def keep(self, first: int, file: str) -> Reply:
+        admission, reply = self.decide(first, file)
+        self.keeper.commit(admission, Settled())
+        self.spool.settle(stored=True)
+        return reply
+
+    def killed(self) -> None:
+        self.keeper.close()
+
+
+@pytest.fixture
+def dropping(home: Home) -> Home:
+    drop = home.folder / "drop"
+    drop.mkdir()
+    home.write_config(f'[ingest]\ndrop_folder = "{drop}"\n[store]\nmin_free_bytes = 0\n')
+    return home
+
+
+def test_a_file_taken_by_a_life_that_ended_before_its_commit_is_back_in_the_drop_folder(
+    dropping: Home,
+) -> None:
+    """It was gone from there, in nobody's hands, and unlinked an hour later."""
+    drop, life = dropping.folder / "drop", Life(dropping)
+    (drop / "ä clip").write_bytes(b"film")
+    _, reply = life.decide(0, "ä clip")
+    assert isinstance(reply, Stored) and not list(drop.iterdir())
+    life.killed()
+    life = Life(dropping)
+    assert (drop / "ä clip").read_bytes() == b"film"
+    assert isinstance(life.keep(0, "ä clip"), Stored)
+    life.killed()
+
+
+def test_a_file_whose_commit_stands_stays_though_its_life_ended_before_the_acknowledgement(
+    dropping: Home,
+) -> None:
+    drop, life = dropping.folder / "drop", Life(dropping)
+    (drop / "clip").write_bytes(b"film")
+    admission, _ = life.decide(0, "clip")
+    life.keeper.commit(admission, Settled())
+    life.killed()
+    life = Life(dropping)
+    assert (dropping.layout.spool / spool_name(KEY, "clip")).read_bytes() == b"film"
+    assert not list(drop.iterdir()) and not list(dropping.layout.spool.with_name("taking").iterdir())
+    repeat = life.keep(0, "clip")
+    assert isinstance(repeat, Stored) and repeat.repeated == 1
+    life.killed()
+
+
+@pytest.mark.parametrize("name", ["second", "first"])
+def test_a_message_is_never_acknowledged_with_the_file_that_an_earlier_life_took_under_its_key(
+    dropping: Home, name: str
+) -> None:
+    """A refusal did not give it back, and the next message under that key was stored with that content."""
+    drop, life = dropping.folder / "drop", Life(dropping)
+    (drop / "first").write_bytes(b"first")
+    life.decide(0, "first")
+    life.killed()
+    (drop / name).write_bytes(b"second")
+    life = Life(dropping)
+    life.spool.take([("missing", KEY)])
+    assert isinstance(life.keep(0, name), Stored)
+    assert (dropping.layout.spool / spool_name(KEY, name)).read_bytes() == b"second"
+    life.killed()
+
+
+def test_a_file_of_a_commit_in_doubt_goes_back_where_the_store_does_not_know_it(dropping: Home) -> None:
+    drop, life = dropping.folder / "drop", Life(dropping)
+    for number in (0, 1):
+        (drop / f"{number}").write_bytes(b"film")
+    admission, _ = life.decide(0, "0")
+    life.keeper.commit(admission, Settled())  # and yet it seemed to fail
+    life.decide(1, "1")
+    life.spool.settle(stored=None)
+    life.spool.tidy(1.0, lambda names: None)
+    assert not list(drop.iterdir()), "the store is not open yet"
+    life.spool.tidy(2.0, life.keeper.files_named)
+    assert [path.name for path in drop.iterdir()] == ["1"]
+    assert [path.name for path in dropping.layout.spool.iterdir()] == [spool_name(KEY, "0")]
+    life.killed()
+
+
+def test_a_drop_folder_that_does_not_take_its_file_back_gets_it_when_it_does(dropping: Home) -> None:
+    drop, life = dropping.folder / "drop", Life(dropping)
+    (drop / "clip").write_bytes(b"film")
+    life.decide(0, "clip")
+    life.killed()
+    drop.rename(dropping.folder / "away")
+    life = Life(dropping)
+    (dropping.folder / "away").rename(drop)
+    life.spool.tidy(REVIEW_AGAIN_S, life.keeper.files_named)
+    assert (drop / "clip").read_bytes() == b"film"
+    life.killed()
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errno.EIO, Code.STORE_UNAVAILABLE),
+        (errno.EROFS, Code.STORE_UNAVAILABLE),
+        (errno.ESTALE, Code.STORE_UNAVAILABLE),
+        (errno.EMFILE, Code.STORE_UNAVAILABLE),
+        (errno.EACCES, Code.STORE_UNAVAILABLE),
+        (errno.ENOSPC, Code.DISK_FULL),
+        (errno.EDQUOT, Code.DISK_FULL),
+        (errno.ENOENT, Code.BAD_FIELD),
+        (errno.ENAMETOOLONG, Code.BAD_FIELD),
+    ],
+)
+@pytest.mark.parametrize("call", ["rename", "fsync", "open"])
+def test_what_may_pass_is_no_final_refusal_of_a_file(
+    dropping: Home, monkeypatch: pytest.MonkeyPatch, error: int, code: Code, call: str
+) -> None:
+    """A full or failing disk, a drop folder that is not mounted: the producer threw its file away."""
+    drop, life = dropping.folder / "drop", Life(dropping)
+    (drop / "clip").write_bytes(b"film")
+    real = getattr(os, call)
+
+    def fails(*given: Any, **named: Any) -> Any:
+        if call == "rename" and given[0] != b"clip":  # on its way back
+            return real(*given, **named)
+        if call == "open" and given[0] != drop:
+            return real(*given, **named)
+        raise OSError(error, os.strerror(error))
+
+    with monkeypatch.context() as failing:
+        failing.setattr(os, call, fails)
+        _, reply = life.decide(0, "clip")
+    assert isinstance(reply, Refused)
+    if call == "open":
+        assert reply.code != Code.BAD_FIELD
+    else:
+        assert reply.code == code
+    assert (reply.retry_after_ms is None) is (reply.code == Code.BAD_FIELD)
+    life.spool.tidy(1.0, life.keeper.files_named)
+    assert isinstance(life.keep(0, "clip"), Stored), "it had stayed, or was given back"
+    life.killed()
+
+
+@pytest.fixture
+def disk(dropping: Home) -> Iterator[Path]:
+    """The drop folder as a file system of its own."""
+    drop = dropping.folder / "drop"
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "edge-drop", str(drop)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("only root may mount a tmpfs")
+    try:
+        yield drop
+    finally:
+        subprocess.run(["umount", "-l", str(drop)], capture_output=True, check=False)
+
+
+def test_a_drop_folder_that_is_a_disk_of_its_own_is_taken_from(dropping: Home, disk: Path) -> None:
+    """Every file was refused for good."""
+    life = Life(dropping)
+    (disk / "clip").write_bytes(b"film" * 1_000_000)
+    os.utime(disk / "clip", ns=(1, 1_000_000_123))
+    assert isinstance(life.keep(0, "clip"), Stored)
+    assert not list(disk.iterdir()), "its place there is free"
+    (spooled,) = dropping.layout.spool.iterdir()
+    assert spooled.stat().st_size == 4_000_000 and spooled.stat().st_mtime_ns == 1_000_000_123
+    assert life.spool.copies
+    (disk / "clip").write_bytes(b"second")
+    life.decide(1, "clip")
+    life.killed()
+    life = Life(dropping)
+    assert (disk / "clip").read_bytes() == b"second" and list(dropping.layout.spool.iterdir()) == [spooled]
+    os.mkfifo(disk / "pipe")
+    for name in ("pipe", "missing"):
+        _, reply = life.decide(1, name)
+        assert isinstance(reply, Refused) and reply.code == Code.BAD_FIELD
+    admission, _ = life.decide(1, "clip")
+    life.keeper.commit(admission, Settled())
+    life.killed()
+    life = Life(dropping)
+    assert [path.name for path in disk.iterdir()] == ["pipe"], "what was stored does not come again"
+    life.killed()
+
+
+def test_a_drop_folder_whose_disk_is_not_mounted_is_no_missing_file(dropping: Home, disk: Path) -> None:
+    """The empty folder under the mount was looked into, and each file refused for good."""
+    life = Life(dropping)
+    (disk / "clip").write_bytes(b"film")
+    assert isinstance(life.keep(0, "clip"), Stored)
+    life.killed()
+    subprocess.run(["umount", str(disk)], check=True)
+    life = Life(dropping)
+    _, reply = life.decide(1, "next")
+    assert isinstance(reply, Refused)
+    assert (reply.code, "not mounted" in reply.message) == (Code.STORE_UNAVAILABLE, True)
+    life.killed()
+
+
+def test_what_a_file_was_when_it_was_taken_is_stored_and_says_that_it_was_written_to_later(
+    dropping: Home,
+) -> None:
+    """Its producer kept it open: a mixture of two files arrived, as whole."""
+    drop, life = dropping.folder / "drop", Life(dropping)
+    with (drop / "clip").open("wb", buffering=0) as kept:
+        kept.write(b"film")
+        life.keep(0, "clip")
+        reader = StoreReader(dropping.layout.messages_db)
+        (message,) = reader.after(0, 1, 1_000_000)
+        reader.close()
+        assert isinstance(message, StoredMessage) and message.file == spool_name(KEY, "clip")
+        found = TakenFile.unpack(message.payload)
+        with (dropping.layout.spool / message.file).open("rb") as spooled:
+            assert found and found.contradiction(what_is(spooled.fileno())) is None
+            os.utime(spooled.name)
+            assert found.contradiction(what_is(spooled.fileno())) is None, "a copy of the folder, say"
+            kept.seek(0)
+            kept.write(b"FILM")
+            assert "content" in (found.contradiction(what_is(spooled.fileno())) or "")
+            kept.write(b"...")
+            assert "4 bytes when it was taken" in (found.contradiction(what_is(spooled.fileno())) or "")
+    life.killed()
+
+
+def test_a_large_file_that_was_written_to_is_known_by_its_time(folder: Path) -> None:
+    file = folder / "large"
+    file.write_bytes(bytes(HASHED_BYTES + 1))
+    with file.open("rb") as opened:
+        before = what_is(opened.fileno())
+        assert TakenFile.unpack(before.pack()) == before and before.sha256 is None
+        os.utime(file, ns=(5, 5))
+        assert "written to" in (before.contradiction(what_is(opened.fileno())) or "")
+    for older in (b"", b"null", b"{}", b"[1]", b"5"):
+        assert TakenFile.unpack(older) is None
+
+
+def test_a_file_that_is_still_being_written_is_refused_for_now(
+    dropping: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop, life = dropping.folder / "drop", Life(dropping)
+    with (drop / "clip").open("wb", buffering=0) as kept:
+        kept.write(b"film")
+
+        def slowly(file: int) -> TakenFile:
+            found = what_is(file)
+            kept.write(b"more")
+            return found
+
+        monkeypatch.setattr(spooling, "what_is", slowly)
+        _, reply = life.decide(0, "clip")
+        assert isinstance(reply, Refused) and reply.retry_after_ms and "still being written" in reply.message
+    assert (drop / "clip").read_bytes() == b"filmmore"
+    life.killed()
+
+
+def test_folders_and_odd_names_in_the_spool_do_not_end_ingest(dropping: Home) -> None:
+    """A person's, or lost+found where the spool is a disk of its own."""
+    spool = dropping.layout.spool
+    (spool / "lost+found").mkdir(parents=True)
+    (spool / ("b" * 40)).mkdir()
+    Path(os.fsdecode(bytes(spool) + b"/\xff")).write_bytes(b"x")
+    (spool / STRAY).write_bytes(b"x")
+    life = Life(dropping)
+    life.spool.tidy(STRAY_S, life.keeper.files_named)
+    assert {path.name for path in spool.iterdir()} == {"lost+found", "b" * 40, os.fsdecode(b"\xff")}
+    life.killed()
+
+
+def test_a_name_that_the_locale_cannot_say_is_taken(folder: Path) -> None:
+    """UnicodeEncodeError ended ingest, at every attempt."""
+    (folder / "drop").mkdir()
+    (folder / "drop" / "größe").write_bytes(b"film")
+    code = (
+        "import sys; from pathlib import Path; from runtime.adapters.spool import Spool;"
+        "folder = Path(sys.argv[1]); spool = Spool(folder / 'spool', folder / 'drop');"
+        "name = 'gr\\xf6\\xdfe'; assert spool.weigh(name, 'k') == 4;"
+        "print(sys.getfilesystemencoding(), ascii(spool.take([(name, 'k')])));"
+        "spool.settle(stored=False); spool.take([(name, 'k')]); spool.settle(stored=True)"
+    )
+    environ = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    asked = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, env=environ, check=False
+    )
+    assert asked.stdout.startswith("ascii [TakenFile"), asked
+    assert asked.returncode == 0, asked
+    assert len(list((folder / "spool").iterdir())) == 1
