@@ -196,7 +196,7 @@ class Ingest:
     curve_clients: Path | None = setting(None, "folder with the .public files of producers allowed over TCP")
     drop_folder: Path | None = setting(
         None,
-        "folder from which files named by producers are taken; on another disk than the state they are copied",
+        "folder from which files named by producers are taken; copied where it is on another disk",
     )
     commit_messages: int = setting(500, "most messages in one commit", low=1, high=100_000)
     commit_bytes: int = setting(

@@ -31,12 +31,8 @@ from tests.integration.test_upload import blobs
 from tests.lines import backlog, put, put_in_force, register
 from tests.store_tools import ObedientClock
 
-<<<<<<< HEAD
 KEY = "p/b/9"
-=======
-KEY = "p/b/0"
 STRAY, NAMED = "5" * 40, "a" * 40
->>>>>>> 1e83042 (spool: give back what was taken and never stored)
 
 
 @pytest.fixture
@@ -281,12 +277,12 @@ def test_a_file_taken_by_a_life_that_ended_before_its_commit_is_back_in_the_drop
     """It was gone from there, in nobody's hands, and unlinked an hour later."""
     drop, life = dropping.folder / "drop", Life(dropping)
     (drop / "ä clip").write_bytes(b"film")
-    _, reply = life.decide(0, "ä clip")
+    _, reply = life.decide(9, "ä clip")
     assert isinstance(reply, Stored) and not list(drop.iterdir())
     life.killed()
     life = Life(dropping)
     assert (drop / "ä clip").read_bytes() == b"film"
-    assert isinstance(life.keep(0, "ä clip"), Stored)
+    assert isinstance(life.keep(9, "ä clip"), Stored)
     life.killed()
 
 
@@ -295,13 +291,13 @@ def test_a_file_whose_commit_stands_stays_though_its_life_ended_before_the_ackno
 ) -> None:
     drop, life = dropping.folder / "drop", Life(dropping)
     (drop / "clip").write_bytes(b"film")
-    admission, _ = life.decide(0, "clip")
+    admission, _ = life.decide(9, "clip")
     life.keeper.commit(admission, Settled())
     life.killed()
     life = Life(dropping)
     assert (dropping.layout.spool / spool_name(KEY, "clip")).read_bytes() == b"film"
     assert not list(drop.iterdir()) and not list(dropping.layout.spool.with_name("taking").iterdir())
-    repeat = life.keep(0, "clip")
+    repeat = life.keep(9, "clip")
     assert isinstance(repeat, Stored) and repeat.repeated == 1
     life.killed()
 
@@ -313,12 +309,12 @@ def test_a_message_is_never_acknowledged_with_the_file_that_an_earlier_life_took
     """A refusal did not give it back, and the next message under that key was stored with that content."""
     drop, life = dropping.folder / "drop", Life(dropping)
     (drop / "first").write_bytes(b"first")
-    life.decide(0, "first")
+    life.decide(9, "first")
     life.killed()
     (drop / name).write_bytes(b"second")
     life = Life(dropping)
     life.spool.take([("missing", KEY)])
-    assert isinstance(life.keep(0, name), Stored)
+    assert isinstance(life.keep(9, name), Stored)
     assert (dropping.layout.spool / spool_name(KEY, name)).read_bytes() == b"second"
     life.killed()
 
@@ -327,9 +323,9 @@ def test_a_file_of_a_commit_in_doubt_goes_back_where_the_store_does_not_know_it(
     drop, life = dropping.folder / "drop", Life(dropping)
     for number in (0, 1):
         (drop / f"{number}").write_bytes(b"film")
-    admission, _ = life.decide(0, "0")
+    admission, _ = life.decide(9, "0")
     life.keeper.commit(admission, Settled())  # and yet it seemed to fail
-    life.decide(1, "1")
+    life.decide(10, "1")
     life.spool.settle(stored=None)
     life.spool.tidy(1.0, lambda names: None)
     assert not list(drop.iterdir()), "the store is not open yet"
@@ -342,7 +338,7 @@ def test_a_file_of_a_commit_in_doubt_goes_back_where_the_store_does_not_know_it(
 def test_a_drop_folder_that_does_not_take_its_file_back_gets_it_when_it_does(dropping: Home) -> None:
     drop, life = dropping.folder / "drop", Life(dropping)
     (drop / "clip").write_bytes(b"film")
-    life.decide(0, "clip")
+    life.decide(9, "clip")
     life.killed()
     drop.rename(dropping.folder / "away")
     life = Life(dropping)
@@ -384,7 +380,7 @@ def test_what_may_pass_is_no_final_refusal_of_a_file(
 
     with monkeypatch.context() as failing:
         failing.setattr(os, call, fails)
-        _, reply = life.decide(0, "clip")
+        _, reply = life.decide(9, "clip")
     assert isinstance(reply, Refused)
     if call == "open":
         assert reply.code != Code.BAD_FIELD
@@ -392,7 +388,7 @@ def test_what_may_pass_is_no_final_refusal_of_a_file(
         assert reply.code == code
     assert (reply.retry_after_ms is None) is (reply.code == Code.BAD_FIELD)
     life.spool.tidy(1.0, life.keeper.files_named)
-    assert isinstance(life.keep(0, "clip"), Stored), "it had stayed, or was given back"
+    assert isinstance(life.keep(9, "clip"), Stored), "it had stayed, or was given back"
     life.killed()
 
 
@@ -414,21 +410,21 @@ def test_a_drop_folder_that_is_a_disk_of_its_own_is_taken_from(dropping: Home, d
     life = Life(dropping)
     (disk / "clip").write_bytes(b"film" * 1_000_000)
     os.utime(disk / "clip", ns=(1, 1_000_000_123))
-    assert isinstance(life.keep(0, "clip"), Stored)
+    assert isinstance(life.keep(9, "clip"), Stored)
     assert not list(disk.iterdir()), "its place there is free"
     (spooled,) = dropping.layout.spool.iterdir()
     assert spooled.stat().st_size == 4_000_000 and spooled.stat().st_mtime_ns == 1_000_000_123
     assert life.spool.copies
     (disk / "clip").write_bytes(b"second")
-    life.decide(1, "clip")
+    life.decide(10, "clip")
     life.killed()
     life = Life(dropping)
     assert (disk / "clip").read_bytes() == b"second" and list(dropping.layout.spool.iterdir()) == [spooled]
     os.mkfifo(disk / "pipe")
     for name in ("pipe", "missing"):
-        _, reply = life.decide(1, name)
+        _, reply = life.decide(10, name)
         assert isinstance(reply, Refused) and reply.code == Code.BAD_FIELD
-    admission, _ = life.decide(1, "clip")
+    admission, _ = life.decide(10, "clip")
     life.keeper.commit(admission, Settled())
     life.killed()
     life = Life(dropping)
@@ -440,11 +436,11 @@ def test_a_drop_folder_whose_disk_is_not_mounted_is_no_missing_file(dropping: Ho
     """The empty folder under the mount was looked into, and each file refused for good."""
     life = Life(dropping)
     (disk / "clip").write_bytes(b"film")
-    assert isinstance(life.keep(0, "clip"), Stored)
+    assert isinstance(life.keep(9, "clip"), Stored)
     life.killed()
     subprocess.run(["umount", str(disk)], check=True)
     life = Life(dropping)
-    _, reply = life.decide(1, "next")
+    _, reply = life.decide(10, "next")
     assert isinstance(reply, Refused)
     assert (reply.code, "not mounted" in reply.message) == (Code.STORE_UNAVAILABLE, True)
     life.killed()
@@ -457,7 +453,7 @@ def test_what_a_file_was_when_it_was_taken_is_stored_and_says_that_it_was_writte
     drop, life = dropping.folder / "drop", Life(dropping)
     with (drop / "clip").open("wb", buffering=0) as kept:
         kept.write(b"film")
-        life.keep(0, "clip")
+        life.keep(9, "clip")
         reader = StoreReader(dropping.layout.messages_db)
         (message,) = reader.after(0, 1, 1_000_000)
         reader.close()
@@ -500,7 +496,7 @@ def test_a_file_that_is_still_being_written_is_refused_for_now(
             return found
 
         monkeypatch.setattr(spooling, "what_is", slowly)
-        _, reply = life.decide(0, "clip")
+        _, reply = life.decide(9, "clip")
         assert isinstance(reply, Refused) and reply.retry_after_ms and "still being written" in reply.message
     assert (drop / "clip").read_bytes() == b"filmmore"
     life.killed()
