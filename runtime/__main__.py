@@ -11,6 +11,7 @@ import os
 import sys
 
 from runtime.cli import enter_home, parser
+from runtime.cli.terminal import complain
 from runtime.errors import EdgeError, NeedsHuman, UsageError
 
 
@@ -63,7 +64,7 @@ def _run(argv: list[str] | None) -> int:
 
 
 def _fail(sentence: str, status: int) -> int:
-    sys.stderr.write(f"edgectl: {sentence}\n")
+    complain(sentence)
     return status
 
 

@@ -36,7 +36,9 @@ class Parser(argparse.ArgumentParser):
     """Says what is wrong in one sentence, as every other mistake is told. Subcommands get the same."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        from runtime.core.printable import printable
+
+        self.exit(2, f"{printable(f'{self.prog}: {message}')}; see {self.prog} --help\n")
 
 
 def seconds(text: str) -> float:
@@ -86,6 +88,7 @@ GROUPS = (
     "send",
     "keys",
     "identity",
+    "provision",
     "quarantine",
     "link",
     "workers",

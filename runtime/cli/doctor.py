@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 
 from runtime.cli import Commands, load_config
+from runtime.cli.terminal import Row, tell, tell_json
 
-_MARKS = {"ok": "ok     ", "warning": "WARNING", "error": "ERROR  "}
+_MARKS = {"ok": ("ok     ", "green"), "warning": ("WARNING", "yellow"), "error": ("ERROR  ", "red")}
 
 
 def register(commands: Commands) -> None:
@@ -21,7 +22,6 @@ def register(commands: Commands) -> None:
 
 def _doctor(arguments: argparse.Namespace) -> int:
     import dataclasses
-    import json
 
     from runtime.core.checkup import Check, worst
     from runtime.errors import ConfigError
@@ -40,7 +40,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
         if not arguments.json:
             _tell(checks[-1])
     if arguments.json:
-        print(json.dumps([dataclasses.asdict(check) for check in checks], indent=2))
+        tell_json([dataclasses.asdict(check) for check in checks])
     return worst(checks)
 
 
@@ -48,6 +48,7 @@ def _tell(check: object) -> None:
     from runtime.core.checkup import Check
 
     assert isinstance(check, Check)
-    print(f"{_MARKS[check.verdict]}  {check.name}: {check.text}", flush=True)
+    mark, colour = _MARKS[check.verdict]
+    tell(Row(f"{mark}  {check.name}: {check.text}", mark, colour, indent=9))
     if check.remedy:
-        print(f"         -> {check.remedy}", flush=True)
+        tell(Row(f"         -> {check.remedy}", indent=12))

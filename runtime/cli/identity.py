@@ -1,16 +1,14 @@
-"""`edgectl identity`: who this device is. `edgectl provision`: watch it become someone, or forget it."""
+"""`edgectl identity`: who this device is, and how long its tokens live."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import sys
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from runtime.cli import Commands, load_config, seconds
+from runtime.cli import Commands, load_config
+from runtime.cli.terminal import Row, tell, tell_json
 
 if TYPE_CHECKING:
     from runtime.adapters.identity_rows import Identity, Token
@@ -18,8 +16,6 @@ if TYPE_CHECKING:
     from runtime.core.moment import Moment
     from runtime.core.renewal import Policy
     from runtime.layout import Layout
-
-POLL_S = 0.5
 
 
 def register(commands: Commands) -> None:
@@ -33,16 +29,6 @@ def register(commands: Commands) -> None:
         "--accept", action="store_true", help="let messages go out under a new device id that is on hold"
     )
     identity.set_defaults(run=_identity)
-    provision = commands.add_parser(
-        "provision",
-        help="show the verification code; begin anew with --reset",
-        epilog="exit status: 0 registered, or with --reset forgotten; 1 not yet, or not forgotten",
-    )
-    provision.add_argument("--wait", action="store_true", help="stay until the device is registered")
-    provision.add_argument("--timeout", type=seconds, metavar="S", help="stay no longer than this")
-    provision.add_argument("--reset", action="store_true", help="forget who the device is, and begin anew")
-    provision.add_argument("--yes", action="store_true", help="do not ask before forgetting")
-    provision.set_defaults(run=_provision)
 
 
 def _identity(arguments: argparse.Namespace) -> int:
@@ -53,10 +39,9 @@ def _identity(arguments: argparse.Namespace) -> int:
         IdentityStore(config.layout).accept()  # upload looks every few seconds
     facts = describe(config)
     if arguments.json:
-        print(json.dumps(facts, indent=2))
+        tell_json(facts)
     else:
-        for line in _table(facts):
-            print(line)
+        tell(*(Row(line, indent=21) for line in _table(facts)))
     return 0 if facts["state"] == "registered" else 1
 
 
@@ -192,87 +177,3 @@ def _next_in_words(told: dict[str, Any]) -> str:
     if told.get("next") is None:
         return str(told["state"])
     return f"{told['next']} in {spoken(told['next_in_s'])}"
-
-
-def _provision(arguments: argparse.Namespace) -> int:
-    config = load_config(arguments)
-    if arguments.reset:
-        forgotten = _reset(config, arguments.yes)
-        if not (forgotten and arguments.wait):
-            return 0 if forgotten else 1
-    return _follow(config, arguments.wait, arguments.timeout)
-
-
-def _reset(config: Config, certain: bool) -> bool:
-    """Forget the identity after a question. Stored messages stay and go out under the next one."""
-    from runtime.adapters.identity import IdentityStore
-    from runtime.errors import UsageError
-
-    store = IdentityStore(config.layout)
-    hub = store.read().hub
-    if not certain:
-        if not sys.stdin.isatty():
-            raise UsageError("--reset asks a question; without a terminal add --yes")
-        name = hub.device_id if hub else "this device's provisioning"
-        if input(f"Forget {name}? An operator has to approve it again. [y/N] ").strip().lower() != "y":
-            return False
-    store.reset()
-    print("Forgotten; the provisioning worker begins anew.")
-    return True
-
-
-def _follow(config: Config, wait: bool, timeout_s: float | None) -> int:
-    """Show the verification code once there is one; with `wait` stay until the device is registered."""
-    from runtime.adapters.identity import IdentityReader
-
-    reader, shown, told = IdentityReader(config.layout), None, ""
-    ends_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
-    while True:
-        identity = reader.read()
-        if identity.hub and _is_done(identity, thoroughly=wait):
-            print(f"Registered as {identity.hub.device_id}.")
-            return 0
-        code = identity.enrolment.verification_code
-        if code and code != shown:
-            print(_invitation(code), flush=True)
-            shown = code
-        record = identity.enrolment
-        if record.reason and record.reason != told:  # whoever stands there would wait for nothing
-            print(f"{record.phase.value}: {record.reason}", flush=True)
-            told = record.reason
-        if not wait:
-            if shown is None:
-                print(f"No verification code yet: {identity.enrolment.phase.value}.")
-            return 1
-        if time.monotonic() >= ends_s:
-            return 1
-        time.sleep(POLL_S)
-
-
-def _is_done(identity: Identity, *, thoroughly: bool) -> bool:
-    """Nothing is to be approved: also not under another wish than the one that the device is registered by.
-
-    `thoroughly`: and it is registered with its newest token.
-    """
-    from runtime.core.enrolment import Phase
-
-    if identity.registration is None or identity.sas is None or identity.on_hold:
-        return False
-    proven = identity.registration.serial == identity.sas.serial
-    return identity.enrolment.phase is Phase.PROVISIONED and (proven or not thoroughly)
-
-
-def _invitation(code: str) -> str:
-    """The code for an operator: as text, and in a terminal as a QR code for a telephone's camera."""
-    text = f"Verification code: {code}\nAn operator approves the device by it."
-    return f"{_qr(code)}\n{text}" if sys.stdout.isatty() else text
-
-
-def _qr(code: str) -> str:
-    import io
-
-    import segno  # late: only here
-
-    drawn = io.StringIO()
-    segno.make(code, micro=False).terminal(drawn, border=2, compact=True)
-    return drawn.getvalue()

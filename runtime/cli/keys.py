@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from runtime.cli import Commands
+from runtime.cli.terminal import tell, tell_json
 
 
 def register(commands: Commands) -> None:
@@ -14,6 +15,7 @@ def register(commands: Commands) -> None:
     make = actions.add_parser("make", help="write NAME.secret (0600) and NAME.public")
     make.add_argument("name", metavar="NAME", help="whose keys: ingest, or a client")
     make.add_argument("--dir", type=Path, default=Path(), metavar="DIR", help="where to (default: here)")
+    make.add_argument("--json", action="store_true", help="for a program")
     make.set_defaults(homeless=True, run=_make)
 
 
@@ -24,6 +26,11 @@ def _make(arguments: argparse.Namespace) -> int:
     if not arguments.name.replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise UsageError(f"{arguments.name!r} is no name for a file; use letters, digits, - _ and .")
     secret, public = make_keys(arguments.name, arguments.dir)
-    print(f"{secret}  keep it secret: ingest.curve_secret_file, or the client's own")
-    print(f"{public}  for the other side: ingest.curve_clients, or the client's server key")
+    if arguments.json:
+        tell_json({"secret_file": str(secret), "public_file": str(public)})
+        return 0
+    tell(
+        f"{secret}  keep it secret: ingest.curve_secret_file, or the client's own",
+        f"{public}  for the other side: ingest.curve_clients, or the client's server key",
+    )
     return 0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 from runtime.cli import Commands, load_config
+from runtime.cli.terminal import Row, table, tell, tell_json
+from runtime.core.printable import printable
 
 if TYPE_CHECKING:
     from runtime.adapters.store_reader import SetAside
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 CONFIRM_TIMEOUT_S = 10.0
 PAGE = 500
+MOST_OF_A_NAME = 40
+"""Characters of a stream's name in the list; `show` has all of it."""
 
 
 def register(commands: Commands) -> None:
@@ -47,18 +50,19 @@ def _list(arguments: argparse.Namespace) -> int:
     found = _all(load_config(arguments))
     if arguments.json:
         for aside in found:
-            print(json.dumps(_described(aside), default=str))
+            tell_json(_described(aside), indent=None)
         return 0
     if not found:
-        print("nothing is in quarantine")
+        tell("nothing is in quarantine")
         return 0
-    print(f"{'id':>8}  {'stream':<24} {'bytes':>9}  reason")
-    for aside in found:
-        fields = _described(aside)
-        print(
-            f"{fields['id']:>8}  {fields.get('stream', '?'):<24} {fields.get('bytes', 0):>9}  {aside.reason}"
-        )
+    head, *rows = table(["ID", "STREAM", "BYTES"], [_row(_described(aside)) for aside in found])
+    tell(f"{head}  REASON")
+    tell(*(Row(f"{row:<{len(head)}}  {aside.reason}", indent=4) for row, aside in zip(rows, found, strict=True)))
     return 0
+
+
+def _row(fields: dict[str, Any]) -> list[str]:
+    return [str(fields["id"]), printable(fields.get("stream", "?"), MOST_OF_A_NAME), str(fields.get("bytes", 0))]
 
 
 def _show(arguments: argparse.Namespace) -> int:
@@ -72,7 +76,7 @@ def _show(arguments: argparse.Namespace) -> int:
     if arguments.payload:
         _write_payload(config, aside.message)
     else:
-        print(json.dumps(_described(aside, everything=True), indent=2, default=str))
+        tell_json(_described(aside, everything=True))
     return 0
 
 
@@ -121,7 +125,7 @@ def _carry_out(arguments: argparse.Namespace, order: Any, word: str) -> int:
         raise Retryable(f"ingest did not answer within {CONFIRM_TIMEOUT_S:g} s; is it running?")
     if word == "dropped":
         _remove_files(config, [aside for aside in there if aside.message.id in ids])
-    print(f"{len(ids)} {word}")
+    tell(f"{len(ids)} {word}")
     return 0
 
 

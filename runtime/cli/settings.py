@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from runtime.cli import Commands, load_config
+from runtime.cli.terminal import draw, tell, tell_json
 
 if TYPE_CHECKING:
     from runtime.config import Key
@@ -26,7 +27,7 @@ def _config(arguments: argparse.Namespace) -> int:
     from runtime.core.secret import Secret
 
     if arguments.example:
-        print(example(), end="")
+        draw(example())
         return 0
     config = load_config(arguments)
     rows: list[tuple[str, Any, str]] = []
@@ -36,12 +37,12 @@ def _config(arguments: argparse.Namespace) -> int:
         rows.append((key.dotted, shown, config.origins[key.dotted].source))
     if arguments.json:
         settings = {name: {"value": value, "source": source} for name, value, source in rows}
-        print(json.dumps({"home": str(config.layout.home), "settings": settings}, indent=2, default=str))
+        tell_json({"home": str(config.layout.home), "settings": settings})
         return 0
-    print(f"# home {config.layout.home}\n# file {config.file or 'none'}")
+    tell(f"# home {config.layout.home}", f"# file {config.file or 'none'}")
     width = max(len(name) for name, _, _ in rows)
     for name, value, source in rows:
-        print(f"{name:<{width}} = {_toml(value):<24} # {source}")
+        tell(f"{name:<{width}} = {_toml(value):<24} # {source}")
     return 0
 
 

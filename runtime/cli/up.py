@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.cli import Commands, announce, load_config
+from runtime.cli.terminal import complain, tell
 from runtime.cli.workers import load_or_last_accepted
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def link_configuration(target: Path) -> None:
         return
     if target.exists() and not target.is_symlink():
         if not target.samefile(shipped):
-            sys.stderr.write(f"edgectl: using {target} instead of the shipped one\n")
+            complain(f"using {target} instead of the shipped one")
         return
     fresh = target.with_name(f".{target.name}.new")
     fresh.unlink(missing_ok=True)
@@ -161,7 +162,7 @@ def _down(arguments: argparse.Namespace) -> int:
     if layout.state.exists() and not os.access(layout.state, os.R_OK | os.X_OK):
         raise UsageError(f"{layout.state} may not be read by this user; be root or the runtime's user")
     if lock_holder(lock) is None:
-        print(f"nothing runs in {layout.home}")
+        tell(f"nothing runs in {layout.home}")
         return 0
     patience_s = STOP_TIMEOUT_S
     try:
@@ -169,12 +170,12 @@ def _down(arguments: argparse.Namespace) -> int:
     except Rejected:
         pass  # it is shutting down already
     except Retryable as exc:
-        sys.stderr.write(f"edgectl: {exc}; sending it SIGTERM\n")
+        complain(f"{exc}; sending it SIGTERM")
         _signal(lock, "SIGTERM")
         patience_s = SILENT_STOP_TIMEOUT_S
     if _gone(lock, patience_s):
         return 0
-    sys.stderr.write(f"edgectl: still there after {patience_s:g} s; sending it SIGKILL\n")
+    complain(f"still there after {patience_s:g} s; sending it SIGKILL")
     _signal(lock, "SIGKILL")  # the kernel ends the workers with it
     return 0 if _gone(lock, 5.0) else 1
 

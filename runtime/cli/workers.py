@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from runtime.cli import Commands, load_config
+from runtime.cli.terminal import complain
 from runtime.layout import WORKERS
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ def _worker(arguments: argparse.Namespace) -> int:
 def load_or_last_accepted(arguments: argparse.Namespace, *, alone: bool) -> Config:
     """The configuration; where it is bad and nobody is there to see it (`alone`), the last good one."""
     import os
-    import sys
 
     from runtime.adapters.accepted import accepted_file, remember
     from runtime.config import find_home, load
@@ -43,7 +43,7 @@ def load_or_last_accepted(arguments: argparse.Namespace, *, alone: bool) -> Conf
         kept = accepted_file(Layout(home))
         if not alone or not kept.is_file():
             raise
-        sys.stderr.write(f"edgectl: {exc}; going on with the configuration that was last in order\n")
+        complain(f"{exc}; going on with the configuration that was last in order")
         return load(os.environ, home=home, file=kept)
     config.layout.create()
     remember(config)

@@ -6,6 +6,8 @@ import sys
 import threading
 import time
 
+from runtime.core.printable import printable
+
 _ERASE_LINE = "\r\x1b[2K"
 
 
@@ -25,7 +27,7 @@ class Voice:
     def plain(self, line: str) -> None:
         """The same without the time."""
         with self._lock:
-            sys.stdout.write(f"{_ERASE_LINE if self._below else ''}{line}\n{self._below}")
+            sys.stdout.write(f"{_ERASE_LINE if self._below else ''}{printable(line)}\n{self._below}")
             sys.stdout.flush()
 
     def progress(self, sentence: str) -> None:
@@ -33,6 +35,6 @@ class Voice:
         if not self._live:
             return
         with self._lock:
-            self._below = f"         {sentence}" if sentence else ""
+            self._below = f"         {printable(sentence)}" if sentence else ""
             sys.stdout.write(_ERASE_LINE + self._below)
             sys.stdout.flush()
