@@ -111,7 +111,10 @@ class Vault:
         if not all(map(_is_key, secrets)):
             return Keys(self.encrypt, trouble=f"a key that seals tokens is not {_KEY_BYTES} bytes in base64")
         if not _installed():
-            trouble = "sealed tokens need the extra encrypt: pip install 'edge-runtime[encrypt]'"
+            trouble = (
+                "sealed tokens need the extra encrypt: pip install '.[encrypt]' in the runtime's checkout, "
+                "or 'FILE.whl[encrypt]' for a wheel"
+            )
             return Keys(self.encrypt, trouble=trouble)
         return Keys(self.encrypt, secrets)
 

@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runtime.cli.terminal import complain
+
 if TYPE_CHECKING:
     from runtime.layout import Layout
 
@@ -37,7 +39,7 @@ def announce(layout: Layout, supervisord: int) -> None:
         for sentence in facts(*_identity(layout), hub_state):
             if sentence not in said:
                 said.add(sentence)
-                sys.stderr.write(f"edgectl: {sentence}\n")
+                complain(sentence)
 
 
 def facts(code: str | None, device_id: str | None, hub_state: str) -> list[str]:

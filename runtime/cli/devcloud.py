@@ -125,7 +125,8 @@ def require_extra() -> None:
     missing = [name for name in NEEDS if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(
-            f"the stand-in cloud needs {', '.join(missing)}; run: pip install 'edge-runtime[devcloud]'"
+            f"the stand-in cloud needs {', '.join(missing)}; install this runtime with its extra: "
+            "pip install '.[devcloud]' in its checkout, or 'FILE.whl[devcloud]' for a wheel"
         )
 
 

@@ -31,7 +31,9 @@ def register(commands: Commands) -> None:
     provision.add_argument("--timeout", type=seconds, metavar="S", help="stay no longer than this")
     provision.add_argument("--reset", action="store_true", help="forget who the device is, and begin again")
     provision.add_argument("--yes", action="store_true", help="do not ask before forgetting")
-    provision.add_argument("--json", action="store_true", help="for a program: an object a line, when it changes")
+    provision.add_argument(
+        "--json", action="store_true", help="for a program: an object a line, when it changes"
+    )
     provision.set_defaults(run=_provision)
 
 

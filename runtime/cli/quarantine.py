@@ -57,12 +57,21 @@ def _list(arguments: argparse.Namespace) -> int:
         return 0
     head, *rows = table(["ID", "STREAM", "BYTES"], [_row(_described(aside)) for aside in found])
     tell(f"{head}  REASON")
-    tell(*(Row(f"{row:<{len(head)}}  {aside.reason}", indent=4) for row, aside in zip(rows, found, strict=True)))
+    tell(
+        *(
+            Row(f"{row:<{len(head)}}  {aside.reason}", indent=4)
+            for row, aside in zip(rows, found, strict=True)
+        )
+    )
     return 0
 
 
 def _row(fields: dict[str, Any]) -> list[str]:
-    return [str(fields["id"]), printable(fields.get("stream", "?"), MOST_OF_A_NAME), str(fields.get("bytes", 0))]
+    return [
+        str(fields["id"]),
+        printable(fields.get("stream", "?"), MOST_OF_A_NAME),
+        str(fields.get("bytes", 0)),
+    ]
 
 
 def _show(arguments: argparse.Namespace) -> int:

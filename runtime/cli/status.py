@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING, Any
 
 from runtime.cli import Commands, load_config
+from runtime.cli.terminal import Row, draw, table, tell, tell_json
 
 if TYPE_CHECKING:
     from runtime.layout import Layout
 
 WATCH_EVERY_S = 2.0
 _CLEAR = "\x1b[H\x1b[J"
+_VERDICTS = {"healthy": "green", "parked": "green", "degraded": "yellow", "down": "red", "unknown": "yellow"}
+"""The colour of each."""
 
 
 def register(commands: Commands) -> None:
@@ -36,11 +38,12 @@ def _status(arguments: argparse.Namespace) -> int:
     while True:
         layout, trouble = _layout(arguments)
         found = take(layout, SystemClock(), trouble)
-        indent = None if arguments.watch else 2
-        text = json.dumps(found, indent=indent) if arguments.json else render(found)
-        if arguments.watch and sys.stdout.isatty():
-            text = f"{_CLEAR}{time.strftime('%H:%M:%S')}  {text}"
-        print(text, flush=True)
+        if arguments.json:
+            tell_json(found, indent=None if arguments.watch else 2)
+        else:
+            if arguments.watch and sys.stdout.isatty():
+                draw(f"{_CLEAR}{time.strftime('%H:%M:%S')}\n")
+            tell(*render(found))
         if not arguments.watch:
             return {"healthy": 0, "parked": 0, "degraded": 1}.get(found["verdict"], 2)
         time.sleep(WATCH_EVERY_S)
@@ -60,27 +63,32 @@ def _layout(arguments: argparse.Namespace) -> tuple[Layout, str]:
         return Layout(find_home(os.environ, arguments.home)), f"configuration: {exc}"
 
 
-def render(found: dict[str, Any]) -> str:
+def render(found: dict[str, Any]) -> list[Row]:
     """The overview as a person reads it."""
     why = f"  ({found['hub']['barred']})" if found["verdict"] == "parked" else ""
-    lines = [f"{found['verdict'].upper()}  {found['home']}{why}", ""]
-    lines += [f"  {reason}" for reason in found["reasons"]] + ([""] if found["reasons"] else [])
-    lines += _table(
+    verdict = found["verdict"].upper()
+    rows = [Row(f"{verdict}  {found['home']}{why}", verdict, _VERDICTS[found["verdict"]], 4), Row("")]
+    rows += [Row(f"  {reason}", indent=4) for reason in found["reasons"]]
+    rows += [Row("")] if found["reasons"] else []
+    head, *workers = table(
         ["WORKER", "STATE", "PID", "UPTIME", "RESTARTS", "PROGRESS", "MEMORY"],
         [_worker_row(name, worker) for name, worker in found["workers"].items()],
+        spare=("PID", "RESTARTS", "MEMORY"),
     )
+    rows += [Row(head, head, "bold"), *map(Row, workers), Row("")]
     for title, words in (
         ("backlog", _backlog(found["backlog"])),
         ("hub", _hub(found["hub"])),
         ("identity", _identity(found["identity"])),
         ("disk", _disk(found["disk"])),
     ):
-        lines.append(f"{title:<9} {', '.join(filter(None, words)) or 'unknown'}")
+        rows.append(Row(f"{title:<9} {', '.join(filter(None, words)) or 'unknown'}", indent=10))
     if found["crashes"]["count"]:
-        lines.append(f"crashes   {found['crashes']['count']}, the last {found['crashes']['last']}")
+        crashes = f"{found['crashes']['count']}, the last {found['crashes']['last']}"
+        rows.append(Row(f"crashes   {crashes}", indent=10))
     for alarm in found["alarms"]:
-        lines.append(f"ALARM     {alarm['worker']}: {alarm['text']}")
-    return "\n".join(lines)
+        rows.append(Row(f"ALARM     {alarm['worker']}: {alarm['text']}", "ALARM", "red", 10))
+    return rows
 
 
 def _worker_row(name: str, worker: dict[str, Any]) -> list[str]:
@@ -94,14 +102,6 @@ def _worker_row(name: str, worker: dict[str, Any]) -> list[str]:
         "-" if age_s is None else f"{duration(age_s)} ago",
         size(worker["memory_bytes"]),
     ]
-
-
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    return [
-        "  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip()
-        for row in [head, *rows]
-    ] + [""]
 
 
 def _backlog(facts: dict[str, Any]) -> list[str]:

@@ -1,7 +1,7 @@
 """The edge to a person's terminal: all that a command says passes here.
 
-A row is one row, whatever words of others are in it (see `printable`). In a terminal it is folded to the width
-and may have a colour; in a pipe it is one line without colour, for `grep`.
+A row is one row, whatever words of others are in it (see `printable`). In a terminal it is folded to the
+width and may have a colour; in a pipe it is one line without colour, for `grep`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def draw(picture: str) -> None:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str] = ()) -> list[str]:
-    """Rows with aligned columns. Where they do not fit, columns of `spare` are left out, the first one first."""
+    """Rows with aligned columns. Where they do not fit, those of `spare` are left out, one by one."""
     left_out: list[str] = []
     for name in ("", *spare):
         left_out.append(name)
@@ -93,9 +93,7 @@ def _folded(text: str, columns: float, indent: int) -> str:
         return text
     most = int(columns)
     hang = " " * (indent if indent < most // 2 else 4)
-    lines = textwrap.wrap(
-        text, most, subsequent_indent=hang, break_long_words=False, break_on_hyphens=False
-    )
+    lines = textwrap.wrap(text, most, subsequent_indent=hang, break_long_words=False, break_on_hyphens=False)
     return "\n".join(lines)
 
 

@@ -188,10 +188,10 @@ def _reload(arguments: argparse.Namespace) -> int:
     supervisor = Supervisor(config.layout.supervisor_socket)
     for name, program in supervisor.programs().items():
         if program.state == "STOPPED":  # by a person; reading settings is no reason to start it
-            print(f"{name} stays stopped; supervisorctl -c supervisord.conf start {name}")
+            tell(f"{name} stays stopped; supervisorctl -c supervisord.conf start {name}")
             continue
         _start_afresh(supervisor, name)
-        print(f"{name} reads its configuration again")
+        tell(f"{name} reads its configuration again")
     return 0
 
 

@@ -11,6 +11,6 @@ MOST_CHARACTERS = 2_000
 
 
 def printable(text: str, most: int = MOST_CHARACTERS) -> str:
-    """One row: what cannot be seen is escaped as Python would, and what is too long is cut, with its length."""
+    """One row: what cannot be seen is escaped as in Python, and what is too long is cut, with its length."""
     cut = "" if len(text) <= most else f"... ({len(text)} characters)"
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:most]) + cut

@@ -95,7 +95,8 @@ def _end(voice: Voice, tally: Tally) -> int:
     for line in table(tally):
         voice.plain(line)
     if tally.ok:
-        voice.plain("\nacknowledged = stored = delivered, nothing lost.")
+        voice.plain("")
+        voice.plain("acknowledged = stored = delivered, nothing lost.")
         return 0
     sys.stderr.write("edgectl: the promise was broken: see the table\n")
     return 1

@@ -215,5 +215,5 @@ def test_a_missing_extra_is_said_with_the_remedy() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, env=clean_environment()
     )
     assert done.returncode == 2
-    assert "pip install 'edge-runtime[devcloud]'" in done.stderr
+    assert "pip install '.[devcloud]'" in done.stderr
     assert len(done.stderr.splitlines()) == 1

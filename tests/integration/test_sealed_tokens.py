@@ -188,7 +188,7 @@ def test_without_the_extra_it_says_what_to_install(
     home: Home, key_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "cryptography", None)
-    assert "edge-runtime[encrypt]" in IdentityStore(home.layout, Vault(True, key_file)).read().locked
+    assert "pip install '.[encrypt]'" in IdentityStore(home.layout, Vault(True, key_file)).read().locked
 
 
 def test_whoever_does_not_seal_does_not_pay_for_it(home: Home) -> None:

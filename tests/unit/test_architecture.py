@@ -86,6 +86,24 @@ def test_no_device_module_imports_the_stand_in_at_import_time() -> None:
         assert not any(m.startswith("runtime.devcloud") for m in imported(path)), name(path)
 
 
+OWN_OUTPUT = {"cli/terminal.py", "cli/completion.py"}
+"""The edge to the terminal itself, and a script for a shell. The stand-in is no part of a device."""
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in DEVICE_SIDE if p.parent.name == "cli" and "devcloud" not in p.name], ids=name
+)
+def test_a_command_says_everything_by_way_of_the_terminal(path: Path) -> None:
+    """Words of others are made printable there; a bare `print` hands them on as they are."""
+    calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    bare = [
+        ast.unparse(call)
+        for call in calls
+        if re.fullmatch(r"print|sys.std(out|err).write", ast.unparse(call))
+    ]
+    assert not bare or name(path) in OWN_OUTPUT
+
+
 UNVERIFIED = re.compile(
     r"unverified|CERT_NONE|CERT_OPTIONAL|insecure|disable_warnings|_stdlib_context|PROTOCOL_"
 )
