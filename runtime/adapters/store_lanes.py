@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
 
 from runtime.adapters.store_errors import StoreDamaged, StoreReplaced, translated
 from runtime.adapters.store_reader import _COLUMNS, StoreReader
+from runtime.adapters.store_statements import IN
 from runtime.core.message import CorruptRow, StoredMessage, StreamName
 
 _STORED = (
@@ -15,11 +19,21 @@ _STORED = (
     "(SELECT coalesce(sum(losses.messages), 0) FROM losses WHERE losses.stream = levels.stream)"
 )
 
+READ_S = 0.1
+"""A read that passes over other streams' messages ends after so long, and goes on from there at the next."""
+LEAST_STRETCH, MOST_STRETCH = 16, 1_024
+"""Ids that one statement looks at: time is asked between two."""
+
 
 class LaneReader(StoreReader):
     """Short reads in autocommit, like all reads of the store: of one and the same store."""
 
     _newest = 0
+
+    def __init__(self, path: Path, now_s: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(path)
+        self._now_s = now_s
+        self._stretch = LEAST_STRETCH
 
     def _look_at(self, db: sqlite3.Connection) -> None:
         """A salvaged store is the same one; one that was begun anew, or brought back, is another."""
@@ -63,37 +77,81 @@ class LaneReader(StoreReader):
         max_bytes: int,
         only: StreamName | None = None,
         without: Collection[StreamName] = (),
-    ) -> tuple[list[StoredMessage | CorruptRow], bool]:
-        """Messages behind `after` up to `up_to`, in id order, and whether that is all of them there."""
+    ) -> tuple[list[StoredMessage | CorruptRow], int]:
+        """Messages behind `after`, in id order, and the id up to which there are no others.
+
+        That may be before `up_to`: a page is full, or READ_S has passed. Large rows of other streams cost a
+        page of the disk each, so passing over them is bounded by time, not by their number.
+        """
         db = self._connection()
         with translated():
-            numbers = {
-                StreamName(group, stream): id
-                for id, group, stream in db.execute("SELECT id, stream_group, stream FROM streams").fetchall()
-            }
-            if only is not None:
-                condition, chosen = "stream = ?", [numbers.get(only, -1)]
-            else:
-                chosen = [numbers[name] for name in without if name in numbers]
-                condition = f"stream NOT IN ({','.join('?' * len(chosen))})" if chosen else "1"
-            sizes = db.execute(
-                f"SELECT id, bytes FROM messages WHERE id > ? AND id <= ? AND {condition}"  # noqa: S608  # ours
-                " ORDER BY id LIMIT ?",
-                (after, up_to, *chosen, limit),
-            ).fetchall()
-            wanted, total_bytes = 0, 0
-            for _, size in sizes:
-                total_bytes += size if isinstance(size, int) else 0  # damaged: the row itself will say so
-                if wanted and total_bytes > max_bytes:
-                    break
-                wanted += 1
-            if not wanted:
-                return [], True
+            condition, chosen = self._condition(db, only, without)
+            ids, reached = self._ids(db, after, up_to, limit, max_bytes, condition, chosen)
             rows = db.execute(
-                f"SELECT {_COLUMNS} FROM messages WHERE id > ? AND id <= ? AND {condition} ORDER BY id",  # noqa: S608
-                (after, sizes[wanted - 1][0], *chosen),
+                f"SELECT {_COLUMNS} FROM messages WHERE id IN {IN} ORDER BY id",  # noqa: S608  # our own names
+                (json.dumps(ids),),
             ).fetchall()
-        return [self._message(row) for row in rows], wanted == len(sizes) < limit
+        return [self._message(row) for row in rows], reached
+
+    def _condition(
+        self, db: sqlite3.Connection, only: StreamName | None, without: Collection[StreamName]
+    ) -> tuple[str, list[int]]:
+        """After a salvage several numbers may stand for one stream: the one without a name."""
+        wanted = set(without) if only is None else {only}
+        if not wanted:
+            return "", []
+        streams = db.execute("SELECT id, stream_group, stream FROM streams").fetchall()
+        numbers = [number for number, *name in streams if StreamName(*name) in wanted]
+        marks = ",".join("?" * len(numbers))
+        if only is None:
+            return f" AND (stream NOT IN ({marks}) OR stream IS NULL)", numbers
+        return f" AND stream IN ({marks})", numbers
+
+    def _ids(
+        self,
+        db: sqlite3.Connection,
+        after: int,
+        up_to: int,
+        limit: int,
+        max_bytes: int,
+        condition: str,
+        chosen: list[int],
+    ) -> tuple[list[int], int]:
+        """One stretch after the other: what fits into both bounds, one at least, and how far that is all."""
+        statement = f"SELECT id, bytes FROM messages WHERE id > ? AND id <= ?{condition} ORDER BY id LIMIT ?"  # noqa: S608
+        ids: list[int] = []
+        total_bytes = 0
+        until_s = self._now_s() + READ_S
+        while after < up_to:
+            end = min(up_to, after + self._stretch) if condition else up_to
+            began_s = self._now_s()
+            sizes = db.execute(statement, (after, end, *chosen, limit - len(ids))).fetchall()
+            for id, size in sizes:
+                total_bytes += size if isinstance(size, int) else 0  # damaged: the row itself will say so
+                if ids and total_bytes > max_bytes:
+                    return ids, ids[-1]
+                ids.append(id)
+            if len(ids) >= limit:
+                return ids, ids[-1]
+            after = end if sizes else _before_next(db, end, up_to)
+            now_s = self._now_s()
+            self._adapt(now_s - began_s)
+            if now_s >= until_s:
+                break
+        return ids, after
+
+    def _adapt(self, took_s: float) -> None:
+        """Look at fewer ids at a time where that takes long, at more where it does not."""
+        if took_s > READ_S / 4:
+            self._stretch = max(LEAST_STRETCH, self._stretch // 2)
+        elif took_s < READ_S / 16:
+            self._stretch = min(MOST_STRETCH, self._stretch * 2)
+
+
+def _before_next(db: sqlite3.Connection, end: int, up_to: int) -> int:
+    """Nothing was found up to `end`: how far there is nothing at all, so that gaps of ids cost nothing."""
+    ((following,),) = db.execute("SELECT min(id) FROM messages WHERE id > ?", (end,)).fetchall()
+    return up_to if following is None else min(up_to, following - 1)
 
 
 def _replaced() -> StoreReplaced:

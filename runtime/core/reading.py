@@ -24,7 +24,7 @@ FEW = 4
 FEW_BYTES = 32_768
 """The same while the hand is crowded: who has none in it gets some, so that nothing urgent stays unseen."""
 SPAN = 100_000
-"""Ids that one query looks through while it passes over others' messages."""
+"""Most ids that one query looks through while it passes over others' messages: time ends it sooner."""
 PAGE = 500
 """Most messages of one query."""
 PAGE_BYTES = 1_048_576
@@ -149,16 +149,12 @@ class Reading:
             return False
         return True
 
-    def done(self, query: Query, last: int | None, complete: bool) -> None:
-        """`query` was answered up to the id `last`; `complete`: that was all there is.
-
-        Neither: what was found has been dropped meanwhile. What comes behind it is still to be looked for.
-        """
-        end = query.up_to if complete else query.after if last is None else last
+    def done(self, query: Query, reached: int) -> None:
+        """`query` was answered: up to the id `reached` there is nothing else."""
         if query.only is None:
-            self.front = max(self.front, end)
+            self.front = max(self.front, reached)
         elif (left := self.behind.get(query.only)) is not None and not self._refused:
-            left.after = max(left.after, end)
+            left.after = max(left.after, reached)
 
     def _take_on(self, left: _Behind | None, id: int, level: Level) -> bool:
         """The next one of a stream that is behind: in order, none after one that was refused."""

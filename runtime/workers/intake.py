@@ -62,20 +62,24 @@ class Intake:
         if not has_brotli() and any(s.compression != "none" for s in config.settings.stream.values()):
             logger.warning("a stream asks for compression, but the extra [compress] is not installed")
 
-    def read(self) -> None:
-        """Take on messages as far as there is room in hand."""
-        hand, now = self._delivery.hand, self._clock.boot_s()
+    def read(self) -> bool:
+        """Take on messages as far as there is room in hand. Whether to look further at once.
+
+        So it is where a read only passed over others' messages: nothing will happen that could be waited for.
+        """
+        hand, now, passed_over = self._delivery.hand, self._clock.boot_s(), False
         if hand.full:
-            return
+            return False
         if query := self._reading.resume(self._level, now):
-            self._answer(query)
+            passed_over = self._answer(query)
         if self.hungry:
             newest = self._store.newest()
             stored = self._store.stored() if newest > self._reading.front else set()
             query = self._reading.advance(newest, stored)
             if query:
-                self._answer(query)
+                passed_over = self._answer(query) or passed_over
             self.hungry = query is not None
+        return passed_over
 
     @property
     def store(self) -> str | None:
@@ -156,8 +160,9 @@ class Intake:
         self._links.pop(id, None)
         return isinstance(sealed, FileParcel)
 
-    def _answer(self, query: Query) -> None:
-        found, complete = self._store.find(
+    def _answer(self, query: Query) -> bool:
+        """Whether nothing was found where it was looked for so far."""
+        found, reached = self._store.find(
             query.after, query.up_to, query.limit, query.limit_bytes, query.only, query.without
         )
         now = Moment.by(self._clock)
@@ -169,7 +174,8 @@ class Intake:
             batch = message.batch_id is not None
             if self._reading.take(query, message.id, message.name, batch, self._level(lane)):
                 self._take_on(message, lane, now)
-        self._reading.done(query, found[-1].id if found else None, complete)
+        self._reading.done(query, reached)
+        return not found and query.after < reached
 
     def _take_on(self, message: StoredMessage, lane: Lane, now: Moment) -> None:
         if message.id in self._sealed:

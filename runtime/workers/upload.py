@@ -110,6 +110,7 @@ class Uploader:
         self._spooled: dict[int, str] = {}  # files whose messages ingest has not confirmed to have removed
         self._swept = False
         self._look_at_s = 0.0
+        self._look_further = False
         self._failing = FailingLanes()
         self._oldest = OldestWait()
         self._counts = {"delivered": 0, "quarantined": 0, "dropped": 0}
@@ -126,8 +127,7 @@ class Uploader:
         self._hear_files(now)
         self._hear_inquiry(now)
         self._confirmed(self._reporter.confirmed())
-        if self._delivery.unconfirmed < MOST_UNCONFIRMED:
-            self._read()
+        self._look_further = self._delivery.unconfirmed < MOST_UNCONFIRMED and self._read()
         steps = self._delivery.steps(self._clock.boot_s(), random.random())
         self._intake.remember(self._delivery.take_reached())  # before more is sent: a crash repeats a window
         for step in steps:
@@ -178,21 +178,25 @@ class Uploader:
     def _wait(self) -> None:
         now = self._clock.boot_s()
         wait_s = min(TURN_S, self._delivery.wait_s(now), max(0.0, self._look_at_s - now))
+        if self._look_further:
+            wait_s = 0.0
         heard = self._hints.wait(wait_s, also=[self._stop, self._hub, self._files, self._reporter.socket])
         if STORED in heard:
             self._intake.hungry = True
         if IDENTITY_CHANGED in heard or self._clock.boot_s() >= self._look_at_s:
             self.look()
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
+        """Whether to look further at once."""
         try:
-            self._intake.read()
+            return self._intake.read()
         except StoreDamaged as exc:
             logger.error("the store is damaged, ingest has to salvage it: {}", exc)
             self._reporter.report_damage(str(exc), unreadable=isinstance(exc, StoreUnreadable))
             self._stop.wait(TURN_S)
         except Retryable as exc:
             logger.debug("store: {}", exc)
+        return False
 
     def _confirmed(self, ids: set[int]) -> None:
         """Ingest has removed them, on disk: only now their files may go."""

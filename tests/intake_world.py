@@ -1,0 +1,87 @@
+"""The half of upload that faces the store, over a real store: the test is the hub, ingest and the clock."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from runtime.adapters.store import MessageStore
+from runtime.core.delivery import Delivery, Limits
+from runtime.core.line import Acked, Closed, Connected
+from runtime.core.link import Link, Terms
+from runtime.core.pacing import Pace, Window
+from runtime.core.settlement import Settled
+from runtime.core.steps import Discard, Open, Send, Tag, Upload
+from runtime.workers.intake import Intake
+from tests.harness import Home
+from tests.store_tools import ObedientClock, keep, put
+
+
+class Device:
+    """Nothing happens but in `turn`."""
+
+    def __init__(self, folder: Path, toml: str = "", *, window: int = 64, terms: Terms | None = None) -> None:
+        self.home = Home(folder, toml)
+        self.clock = ObedientClock()
+        self.store = MessageStore(self.home.layout.messages_db, self.clock)
+        self.link = Link(terms)
+        self.delivery = Delivery(Pace(Window(window), self.link), Limits())
+        self.delivery.credentials(1, self.clock.boot)
+        self.intake = Intake(self.home.config, self.delivery, self.clock)
+        self.client = 0
+        self.in_flight: list[Tag] = []
+        self.sent: list[int] = []
+        self.uploads: list[int] = []
+        self.aside: dict[int, str] = {}
+        self.answers = True
+        """Whether the hub acknowledges."""
+
+    def put(self, stream: str, *payloads: bytes, **fields: Any) -> None:
+        keep(self.store, put(payloads, stream=stream, **fields))
+
+    def turn(self, *, sends: bool = True) -> bool:
+        """One turn of upload and one of ingest. Whether it wants to look further at once."""
+        self.clock.boot += 0.01
+        self.intake.hungry = True
+        further = self.intake.read()
+        for step in self.delivery.steps(self.clock.boot, 0.5) if sends else ():
+            match step:
+                case Open():
+                    self.client += 1
+                    self.delivery.report(Connected(self.client), self.clock.boot, 0.5)
+                case Discard():
+                    self.in_flight.clear()
+                    self.delivery.report(Closed(self.client), self.clock.boot, 0.5)
+                case Send(tag):
+                    self.intake.piece(*tag)
+                    self.in_flight.append(tag)
+                    self.sent.append(tag[0])
+                case Upload(id):
+                    self.uploads.append(id)
+        if self.answers:
+            for tag in self.in_flight:
+                self.delivery.report(Acked(self.client, tag), self.clock.boot, 0.5)
+            self.in_flight.clear()
+        self.settle(self.delivery.take_settled())
+        return further
+
+    def settle(self, settled: Settled) -> None:
+        if not settled:
+            return
+        self.aside |= dict(settled.quarantined)
+        self.store.commit(None, settled)
+        for id in settled.ids():
+            self.intake.forget(id)
+        self.delivery.confirmed(settled.ids())
+        self.intake.confirmed(settled.ids())
+
+    def turns(self, count: int) -> None:
+        for _ in range(count):
+            self.turn()
+
+    def backlog(self) -> int:
+        return self.store.backlog().messages
+
+    def close(self) -> None:
+        self.intake._store.close()
+        self.store.close()
