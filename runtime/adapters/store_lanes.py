@@ -69,6 +69,17 @@ class LaneReader(StoreReader):
             rows = db.execute(_STORED).fetchall()
         return {StreamName(group, stream) for group, stream in rows}
 
+    def stored_above(self, least_priority: int) -> set[StreamName]:
+        """Streams that have any message of at least this priority, from the counters."""
+        db = self._connection()
+        with translated():
+            rows = db.execute(
+                "SELECT DISTINCT stream_group, streams.stream FROM levels JOIN streams"
+                " ON streams.id = levels.stream WHERE messages > 0 AND priority >= ?",
+                (least_priority,),
+            ).fetchall()
+        return {StreamName(group, stream) for group, stream in rows}
+
     def find(
         self,
         after: int,

@@ -77,14 +77,14 @@ class Batches:
                 if self._gave_way.get(offer.stream) == offer.batch:
                     del self._gave_way[offer.stream]
 
-    def overdue(self, now: float, *, crowded: bool) -> Iterator[Stream]:
+    def overdue(self, now: float, *, no_room: bool) -> Iterator[Stream]:
         """Streams whose next batch begins now."""
         for stream in list(self._deferring):
             if stream.waiting:
                 stream.quiet_s = None
                 continue
             stream.quiet_s = now if stream.quiet_s is None else stream.quiet_s
-            if crowded or is_full(stream) or now - stream.quiet_s >= self.patience_s:
+            if no_room or is_full(stream) or now - stream.quiet_s >= self.patience_s:
                 self._next(stream)
                 yield stream
 

@@ -31,6 +31,7 @@ from runtime.core.flight import Flight
 from runtime.core.hand import Hand, Message
 from runtime.core.line import Acked, Cause, Closed, Connected, LineEvent, Lost
 from runtime.core.pacing import WINDOW_BYTES, Pace
+from runtime.core.room import RoomKeeper
 from runtime.core.settlement import Settled
 from runtime.core.steps import PROBE, AskWhy, Discard, Offer, Open, Send, Step, Tag, TellRefused, Upload
 from runtime.core.suspicion import Suspicion
@@ -72,6 +73,7 @@ class Delivery:
     def __init__(self, pace: Pace, limits: Limits | None = None) -> None:
         self.phase = Phase.DOWN
         self.hand = Hand()
+        self.room = RoomKeeper(self.hand, pace.passes, pace.is_urgent)
         self.losses = 0
         self.last_loss = ""
         self._pace = pace
@@ -329,7 +331,7 @@ class Delivery:
     # -- sending -------------------------------------------------------------------------------------
 
     def _send_what_may_go(self, now: float) -> None:
-        self.hand.give_way(now, crowded=self.hand.crowded)
+        self.hand.give_way(now, no_room=self.room.look(now).full(stands=True, important=False))
         if self._suspicion.any_overtaken() and not self._sent_on_client and self._trial is None:
             self._pace.sent(0)
             self._put_in_flight((PROBE, 0), 0, now)

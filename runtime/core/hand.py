@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from runtime.core.batches import Batches
+from runtime.core.quota import TOP_PRIORITY
 from runtime.core.steps import Offer, Tag
 
 CROWDED = 4_000
 CROWDED_BYTES = 4_194_304
-"""With so many in hand, or so many bytes, only streams that have hardly any in hand get further ones."""
+"""With less in hand than so many, or so many bytes, everything has room: `room` says what has beyond."""
 FULL = 2 * CROWDED
 FULL_BYTES = 2 * CROWDED_BYTES
-"""Most in hand, a single larger one aside."""
+"""About the most in hand."""
 
 
 @dataclass(slots=True, eq=False)
@@ -59,6 +60,8 @@ class Stream:
     messages: int = 0
     bytes: int = 0
     """All of it in hand, waiting or in flight."""
+    files: int = 0
+    """Of them, those that go as files."""
     in_flight: int = 0
     turn: float = 0.0
     queued: bool = False
@@ -77,28 +80,39 @@ class Hand:
         self.files: dict[int, Message] = {}
         """Messages whose payload has still to be uploaded."""
         self.batches = Batches()
+        self.by_priority: list[tuple[int, int]] = [(0, 0)] * (TOP_PRIORITY + 1)
+        """Messages and bytes in hand of each priority."""
         self._streams: dict[Hashable, Stream] = {}
         self._turns: list[tuple[float, int, Stream]] = []
         self._now_turn = 0.0
 
     @property
     def crowded(self) -> bool:
-        """Whether others than those who have some in hand come first."""
+        """Whether there is so much in hand that not everything has room."""
         return len(self.messages) >= CROWDED or self.bytes >= CROWDED_BYTES
 
-    @property
-    def full(self) -> bool:
-        """Whether there is no room for anybody."""
-        return len(self.messages) >= FULL or self.bytes >= FULL_BYTES
+    def streams(self) -> Iterable[Stream]:
+        """All that have any in hand."""
+        return self._streams.values()
+
+    def stands(self, stream: Stream, passes: Callable[[int], bool]) -> bool:
+        """Whether nothing of `stream` may go now, whatever its turn.
+
+        `passes` says whether budgets and hours let a message of a priority go.
+        """
+        if stream.held:
+            return True
+        if stream.waiting:
+            first = stream.waiting[0].offer
+            return first.id in self.files or not passes(first.priority)
+        return bool(stream.deferred) and not stream.in_flight
 
     def add(self, offer: Offer) -> None:
         stream = self._streams.setdefault(offer.stream, Stream())
         unsent = deque(range(offer.reached, offer.pieces))
         message = Message(offer, stream, unsent, offer.reached, touched=offer.reached > 0)
         self.messages[offer.id] = message
-        self.bytes += offer.wire_bytes
-        stream.bytes += offer.wire_bytes
-        stream.messages += 1
+        self._count(stream, offer, 1)
         if offer.file:
             self.files[offer.id] = message
         self.batches.admit(stream, message)
@@ -109,13 +123,20 @@ class Hand:
         offer, stream = message.offer, message.stream
         del self.messages[offer.id]
         self.files.pop(offer.id, None)
-        self.bytes -= offer.wire_bytes
-        stream.bytes -= offer.wire_bytes
-        stream.messages -= 1
+        self._count(stream, offer, -1)
         if stream.waiting and stream.waiting[0] is message:
             stream.waiting.popleft()
         if not stream.messages and self._streams.get(offer.stream) is stream:
             del self._streams[offer.stream]
+
+    def _count(self, stream: Stream, offer: Offer, sign: int) -> None:
+        size = sign * offer.wire_bytes
+        self.bytes += size
+        stream.bytes += size
+        stream.messages += sign
+        stream.files += sign * offer.file
+        messages, total = self.by_priority[offer.priority]
+        self.by_priority[offer.priority] = messages + sign, total + size
 
     def stream(self, name: Hashable) -> Stream:
         """What is in hand of a stream; an empty one where nothing is."""
@@ -132,12 +153,12 @@ class Hand:
         """Whether no stream waits for its turn."""
         return not any(stream.waiting and not stream.held for _, _, stream in self._turns)
 
-    def give_way(self, now: float, *, crowded: bool) -> None:
+    def give_way(self, now: float, *, no_room: bool) -> None:
         """Begin the next batch where the present one has nothing to send and is not waited for any longer.
 
-        `crowded`: there is no room to look for more of it.
+        `no_room`: what stands behind such batches fills its share, and no more of them can be looked for.
         """
-        for stream in self.batches.overdue(now, crowded=crowded):
+        for stream in self.batches.overdue(now, no_room=no_room):
             self._queue(stream)
 
     def turns(self, now: float, may: Callable[[Offer], bool]) -> Iterator[Message]:

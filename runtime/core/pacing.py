@@ -222,6 +222,10 @@ class Pace:
         """Whether the upload of a file of this priority may begin now."""
         return self.link.takes_file(priority, now)
 
+    def passes(self, priority: int) -> bool:
+        """Whether budgets and hours let a message of this priority go; rates only make it wait its turn."""
+        return self.link.is_urgent(priority) or self.link.barred() is None
+
     def is_urgent(self, priority: int) -> bool:
         """Whether it passes rates, budgets and hours."""
         return self.link.is_urgent(priority)

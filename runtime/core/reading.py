@@ -23,6 +23,8 @@ ENOUGH_BYTES = 524_288
 FEW = 4
 FEW_BYTES = 32_768
 """The same while the hand is crowded: who has none in it gets some, so that nothing urgent stays unseen."""
+AGAIN_S = 1.0
+"""A stream that is behind, and whose next message found no room, is looked at again after so long."""
 SPAN = 100_000
 """Most ids that one query looks through while it passes over others' messages: time ends it sooner."""
 PAGE = 500
@@ -55,6 +57,8 @@ class _Behind:
     """From here on the front takes it again (fresh-first); None: it does not."""
     allowance: float = 0.0
     at_s: float = 0.0
+    again_s: float | None = None
+    """When to look again for room for its next message; None: it was not refused."""
 
 
 @dataclass(slots=True)
@@ -94,21 +98,30 @@ class Reading:
     front: int = 0
     behind: dict[StreamName, _Behind] = field(default_factory=dict)
     _with_batches: set[StreamName] = field(default_factory=set)
+    _now_s: float = 0.0
     _refused: bool = False
+    _again_s: float | None = None
+    """When to look again for a stream of which this query takes nothing."""
 
-    def resume(self, level: Callable[[Lane], Level], now: float) -> Query | None:
-        """What to read on of a stream that is behind."""
+    def resume(self, level: Callable[[Lane], Level], now: float, *, refused: bool = False) -> Query | None:
+        """What to read on of a stream that is behind: of one whose next message was `refused`, or of another.
+
+        Either kind is asked for in each turn, so that neither waits for the other.
+        """
+        self._now_s = now
         for stream, left in list(self.behind.items()):
             end = self.front if left.up_to is None else left.up_to
             if left.after >= end:
                 del self.behind[stream]
                 continue
+            if refused is (left.again_s is None) or now < (left.again_s or now):
+                continue
             found = level((stream, False))
             if found.low() and (allowed := self._allowed(left, now)):
                 self.behind[stream] = self.behind.pop(stream)  # the next one in the next turn
-                self._refused = False
+                self._refused, self._again_s = False, now + AGAIN_S
                 room, room_bytes = found.room()
-                up_to, limit = min(end, left.after + SPAN), min(allowed, room)
+                up_to, limit = min(end, left.after + SPAN), 1 if refused else min(allowed, room)
                 return Query(left.after, up_to, stream, limit=limit, limit_bytes=room_bytes)
         return None
 
@@ -142,7 +155,8 @@ class Reading:
             return self._take_on(left, id, level)
         if left is None:
             if level.enough():
-                self.behind[stream] = _Behind(id - 1)
+                again_s = None if level.messages else self._now_s + AGAIN_S
+                self.behind[stream] = _Behind(id - 1, again_s=again_s)
             return not level.enough()
         if left.up_to is None or level.enough() or stream in self._with_batches:
             left.up_to = None  # its turn comes behind its backlog
@@ -158,10 +172,14 @@ class Reading:
 
     def _take_on(self, left: _Behind | None, id: int, level: Level) -> bool:
         """The next one of a stream that is behind: in order, none after one that was refused."""
-        self._refused = self._refused or left is None or level.enough()
         if left is None or self._refused:
             return False
-        left.after = id
+        if level.enough():
+            self._refused = True
+            left.after = max(left.after, id - 1)
+            left.again_s = self._again_s
+            return False
+        left.after, left.again_s, self._again_s = id, None, None
         left.allowance -= 1
         return True
 

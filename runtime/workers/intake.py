@@ -15,6 +15,8 @@ from runtime.config import Config
 from runtime.core.batches import is_full
 from runtime.core.delivery import Delivery
 from runtime.core.envelope import (
+    LIMIT_BYTES,
+    UNIT_BYTES,
     Compression,
     FileParcel,
     Packing,
@@ -26,9 +28,11 @@ from runtime.core.envelope import (
     seal,
 )
 from runtime.core.expiry import expires_s
+from runtime.core.hand import Stream
 from runtime.core.message import CorruptRow, Kind, StoredMessage, StreamName
 from runtime.core.moment import Moment
-from runtime.core.reading import PAGE_BYTES, Lane, Level, Query, Reading
+from runtime.core.reading import AGAIN_S, PAGE_BYTES, Lane, Level, Query, Reading
+from runtime.core.room import Room
 from runtime.core.steps import Offer
 
 WITNESS_BYTES = 16_384
@@ -58,6 +62,9 @@ class Intake:
         self._chunked: dict[int, tuple[str, int]] = {}  # -> (key, bytes of a chunk)
         delivery.hand.batches.resume({(stream, False): b for stream, b in self._under_way.batches.items()})
         self._packings: dict[StreamName, Packing] = {}
+        self._room = Room()
+        self._important: set[StreamName] = set()
+        self._look_important_s = 0.0
         self._reading = Reading(self._fresh_first, config.settings.upload.backlog_per_s)
         if not has_brotli() and any(s.compression != "none" for s in config.settings.stream.values()):
             logger.warning("a stream asks for compression, but the extra [compress] is not installed")
@@ -67,11 +74,16 @@ class Intake:
 
         So it is where a read only passed over others' messages: nothing will happen that could be waited for.
         """
-        hand, now, passed_over = self._delivery.hand, self._clock.boot_s(), False
-        if hand.full:
+        now, passed_over = self._clock.boot_s(), False
+        room = self._delivery.room.look(now)
+        if room.full(stands=False, important=True) and room.full(stands=True, important=True):
             return False
-        if query := self._reading.resume(self._level, now):
-            passed_over = self._answer(query)
+        self._room = room
+        if room.full(stands=False, important=False):
+            self._look_for_important(now)
+        for refused in (False, True):
+            if query := self._reading.resume(self._level, now, refused=refused):
+                passed_over = self._answer(query) or passed_over
         if self.hungry:
             newest = self._store.newest()
             stored = self._store.stored() if newest > self._reading.front else set()
@@ -172,15 +184,27 @@ class Intake:
                 continue
             lane = self._reading.lane(query, message.name)
             batch = message.batch_id is not None
-            if self._reading.take(query, message.id, message.name, batch, self._level(lane)):
-                self._take_on(message, lane, now)
+            sealed = self._seal(message) if self._may_be_file(message) else None
+            file = sealed is not None and isinstance(sealed[0], FileParcel)
+            level = self._level_for(lane, message.priority, file=file)
+            if self._reading.take(query, message.id, message.name, batch, level):
+                self._take_on(message, lane, now, sealed)
         self._reading.done(query, reached)
         return not found and query.after < reached
 
-    def _take_on(self, message: StoredMessage, lane: Lane, now: Moment) -> None:
+    def _may_be_file(self, message: StoredMessage) -> bool:
+        """Whether it is worth sealing to know whether it stands for a file, before there is room for it."""
+        least_bytes = min(
+            LIMIT_BYTES, (self._packing(message.name).file_from_units or LIMIT_BYTES) * UNIT_BYTES
+        )
+        return message.file is not None or len(message.payload) > least_bytes // 2
+
+    def _take_on(
+        self, message: StoredMessage, lane: Lane, now: Moment, known: tuple[Sealed, int] | None
+    ) -> None:
         if message.id in self._sealed:
             return
-        sealed, reached = self._seal(message)
+        sealed, reached = known or self._seal(message)
         if isinstance(sealed, Unsendable):
             self._delivery.refuse(message.id, sealed.reason)
             return
@@ -199,7 +223,10 @@ class Intake:
             message.kind is Kind.COMPLETE_BATCH and message.batch_id is not None,
             reached,
         )
+        stands = self._delivery.room.stands(self._delivery.hand.stream(lane), offer.priority, file=file)
         if self._delivery.offer(offer):
+            important = self._delivery.room.is_important(offer.priority)
+            self._room.took(offer.wire_bytes, stands=stands, important=important)
             self._sealed[message.id] = sealed
             if isinstance(sealed, Parcel) and sealed.chunk_bytes:
                 self._chunked[message.id] = message.key, sealed.chunk_bytes
@@ -216,13 +243,30 @@ class Intake:
         return seal(message, packing), 0
 
     def _level(self, lane: Lane) -> Level:
+        """Of a lane, whatever comes next of it: where that finds no room it is not taken."""
         stream = self._delivery.hand.stream(lane)
+        stands = self._delivery.room.stands(stream)
+        return self._level_of(stream, stands=stands, important=lane[0] in self._important)
+
+    def _level_for(self, lane: Lane, priority: int, *, file: bool) -> Level:
+        """As it counts for a message that comes next."""
+        stream, room = self._delivery.hand.stream(lane), self._delivery.room
+        stands = room.stands(stream, priority, file=file)
+        return self._level_of(stream, stands=stands, important=room.is_important(priority))
+
+    def _level_of(self, stream: Stream, *, stands: bool, important: bool) -> Level:
         return Level(
             len(stream.waiting),
             stream.bytes - stream.deferred_bytes,
-            self._delivery.hand.crowded,
-            is_full(stream),
+            crowded=self._room.crowded(stands=stands) or stream.files > 0,
+            full=is_full(stream) or self._room.full(stands=stands, important=important),
         )
+
+    def _look_for_important(self, now: float) -> None:
+        """Which streams have messages that find room where others do not: now and then, from the counters."""
+        if now >= self._look_important_s:
+            self._look_important_s = now + AGAIN_S
+            self._important = self._store.stored_above(self._delivery.room.least_important())
 
     def _packing(self, name: StreamName) -> Packing:
         if name not in self._packings:

@@ -7,7 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from runtime.adapters.store_lanes import MOST_STRETCH, READ_S, LaneReader
+from runtime.core.hand import FULL_BYTES
+from runtime.core.link import Terms
 from runtime.core.message import StreamName
+from runtime.core.reading import PAGE_BYTES
 from tests.intake_world import Device
 
 
@@ -75,3 +78,71 @@ def test_a_gap_of_a_million_ids_is_not_looked_through(folder: Path) -> None:
         reader.close()
         assert [message.id for message in found] == [5_000_001] and reached == 5_000_001
         assert len(statements) < 10
+
+
+def test_an_urgent_message_is_sent_while_the_budget_is_used_up_and_400_streams_wait(folder: Path) -> None:
+    """The hand was full of what may not go, and nothing was read any more."""
+    terms = Terms(messages_per_day=10, urgent_priority=8)
+    with contextlib.closing(Device(folder, terms=terms)) as device:
+        device.link.usage.day_messages = 10
+        for n in range(400):
+            device.put(f"s{n}", b"x" * 32_000)
+        device.turns(60)
+        device.put("alarm", *[b"fire"] * 600, priority=9)
+        device.turns(60)
+        assert device.sent == list(range(401, 1001))
+        assert device.delivery.hand.bytes <= FULL_BYTES + 2 * PAGE_BYTES
+        device.link.usage.day_messages = 0
+        device.link.terms = Terms()
+        device.turns(400)
+        assert device.backlog() == 0
+
+
+def test_an_important_message_is_sent_while_a_slow_line_has_more_than_enough_in_hand(folder: Path) -> None:
+    with contextlib.closing(Device(folder)) as device:
+        device.answers = False
+        for n in range(400):
+            device.put(f"s{n}", b"x" * 32_000)
+        device.turns(60)
+        device.put("alarm", b"fire", priority=9)
+        device.turns(60)
+        assert 401 in device.delivery.hand.messages
+        device.answers = True
+        device.turns(15)
+        assert 401 in device.sent
+
+
+def test_telemetry_is_sent_at_full_speed_while_60_streams_stand_behind_their_files(folder: Path) -> None:
+    """The storage answers 503: what stands behind the files filled the hand, and all others stood too."""
+    with contextlib.closing(Device(folder)) as device:
+        for n in range(60):
+            device.put(f"files-{n}", b"x" * 300_000, *[b"x" * 200_000] * 2)
+        device.turns(70)
+        assert device.sent == []
+        device.put("telemetry", *[b"t"] * 2_000)
+        device.put("mixed", b"m", b"x" * 300_000, b"m")
+        device.turns(80)
+        assert len(device.sent) == 2_001 and set(device.sent) == {*range(181, 2_182)}
+        assert device.delivery.hand.bytes <= FULL_BYTES
+        for _ in range(10_000):
+            for id in device.uploads:
+                device.intake.link(id, f"blob-{id}")
+                device.delivery.uploaded(id)
+            device.uploads.clear()
+            device.turn()
+            if not device.backlog():
+                break
+        assert device.backlog() == 0, "all goes once the storage is back"
+
+
+def test_a_stream_that_stands_is_not_read_again_and_again_for_nothing(folder: Path) -> None:
+    with contextlib.closing(Device(folder)) as device:
+        for n in range(60):
+            device.put(f"files-{n}", b"x" * 300_000, b"x" * 200_000)
+        device.turns(120)
+        assert device.intake._store._db is not None
+        statements: list[str] = []
+        device.intake._store._db.set_trace_callback(statements.append)
+        device.turns(100)  # a second
+        reads = sum("payload" in statement for statement in statements)
+        assert reads <= 70, f"{reads} reads: one a second for each stream that stands"

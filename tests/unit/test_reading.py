@@ -44,9 +44,11 @@ class Store:
 
     def read(self) -> bool:
         """One turn. Whether it asked for anything."""
-        first = self.reading.resume(self.level, self.now)
-        if first:
-            self.answer(first)
+        first = None
+        for refused in (False, True):
+            if query := self.reading.resume(self.level, self.now, refused=refused):
+                self.answer(query)
+                first = query
         stored = {
             name for id, name, _ in self.rows if id not in self.known or id in self.hand[name, self.lanes[id]]
         }
