@@ -1,7 +1,9 @@
 """Configuration: one TOML file, then the environment, checked once and passed in frozen.
 
 The only reader of the file and of `os.environ`. A wrong key, type or value is a ConfigError that names the
-key, the value and the rule. An environment variable is `EDGE_<TABLE>_<KEY>`, and wins over the file.
+key, the value and the rule. An environment variable is `EDGE_<TABLE>_<KEY>`, and wins over the file; an empty
+one counts as unset. A name with that prefix that is no setting is a warning: others put some there, too
+(Kubernetes names every Service in each container: EDGE_PORT=tcp://... where one is called edge).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime.core.address import is_loopback
 from runtime.core.secret import Secret
 from runtime.errors import ConfigError
 from runtime.layout import Layout
@@ -27,6 +30,8 @@ DEVICE_HOME = Path("/var/lib/edge-runtime")
 ENV_PREFIX = "EDGE_"
 STREAMS = "stream"
 RESERVED_ENV = ("EDGE_HOME", "EDGE_CONFIG")
+MOST_SHOWN = 200
+"""Characters of a wrong value."""
 OF_PRODUCERS = ("ingest.endpoint", "ingest.max_message_bytes")
 """What a program that only sends has to know."""
 
@@ -46,6 +51,8 @@ class Config:
     settings: Settings
     file: Path | None
     origins: Mapping[str, Origin]
+    warnings: tuple[str, ...] = ()
+    """What a person may have meant otherwise; nothing depends on it."""
 
     def producer_endpoint(self) -> str:
         """The zmq endpoint that producers connect to."""
@@ -139,7 +146,10 @@ def load(environ: Mapping[str, str], *, home: Path | None = None, file: Path | N
     """Read and check everything. Raises ConfigError."""
     layout = Layout(find_home(environ, home))
     path = find_file(environ, layout.home, file)
-    return _assembled(environ, layout, path, _read_toml(path) if path else {})
+    config = _assembled(environ, layout, path, _read_toml(path) if path else {})
+    if contradiction := _contradiction(config.settings):
+        raise ConfigError(f"{path or 'environment'}: {contradiction}")
+    return config
 
 
 def load_as_producer(
@@ -154,7 +164,7 @@ def load_as_producer(
     layout = Layout(find_home(environ, home))
     path = find_file(environ, layout.home, file)
     concern = [key for key in keys() if key.dotted in OF_PRODUCERS]
-    mine = {key.variable: environ[key.variable] for key in concern if key.variable in environ}
+    mine = {key.variable: environ.get(key.variable, "") for key in concern}
     try:
         table = _read_toml(path).get("ingest", {}) if path else {}
     except ConfigError:
@@ -175,17 +185,36 @@ def _assembled(environ: Mapping[str, str], layout: Layout, path: Path | None, ra
         values = _values(raw, known, path)
         origins |= dict.fromkeys(values, Origin(str(path)))
     for key in known.values():
-        if key.variable in environ:
-            values[key.dotted] = _checked(
-                key, _from_text(key, environ[key.variable]), key.variable, base=Path.cwd()
-            )
+        if text := environ.get(key.variable):
+            values[key.dotted] = _checked(key, _from_text(key, text), key.variable, base=Path.cwd())
             origins[key.dotted] = Origin(key.variable)
-    variables = {key.variable for key in known.values()}
-    for variable in environ:
-        if variable.startswith(ENV_PREFIX) and variable not in variables and variable not in RESERVED_ENV:
-            hint = _did_you_mean(variable, [*variables, *RESERVED_ENV])
-            raise ConfigError(f"environment: unknown variable {variable}{hint}")
-    return Config(layout, _build(values, _streams(streams, path)), path, origins)
+    settings = _build(values, _streams(streams, path))
+    return Config(layout, settings, path, origins, tuple(_unknown_variables(environ, known.values())))
+
+
+def _unknown_variables(environ: Mapping[str, str], known: typing.Iterable[Key]) -> Iterator[str]:
+    """One sentence about all names with our prefix that are no setting."""
+    names = {*(key.variable for key in known), *RESERVED_ENV}
+    unknown = sorted(n for n, text in environ.items() if n.startswith(ENV_PREFIX) and text and n not in names)
+    if unknown:
+        listed = ", ".join(f"{_printable(name)}{_did_you_mean(name, names)}" for name in unknown)
+        yield f"environment: no such setting, passed over: {listed}"
+
+
+def _contradiction(settings: Settings) -> str | None:
+    """What single values do not show: settings under which ingest would end at every start."""
+    ingest = settings.ingest
+    if ingest.memory_bytes < 4 * ingest.max_request_bytes:
+        return "ingest.memory_bytes must be at least four times ingest.max_request_bytes"
+    if ingest.curve_secret_file and not ingest.curve_clients:
+        return "ingest.curve_secret_file needs ingest.curve_clients, or nobody is asked for a key"
+    for endpoint in (ingest.endpoint or "", ingest.tcp_endpoint or ""):
+        if endpoint.startswith("tcp://") and not ingest.curve_secret_file and not is_loopback(endpoint):
+            return (
+                f"ingest: {endpoint} can be reached from outside, and needs ingest.curve_secret_file "
+                "(edgectl keys make ingest)"
+            )
+    return None
 
 
 def _values(raw: Mapping[str, Any], known: Mapping[str, Key], path: Path) -> dict[str, Any]:
@@ -217,8 +246,8 @@ def _streams(raw: Any, path: Path | None) -> dict[str, Stream]:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a byte order mark there
+    except (ValueError, RecursionError) as exc:  # no TOML, no UTF-8, a number of 5,000 digits, 1,000 brackets
         raise ConfigError(f"{path}: not valid TOML: {exc}") from exc
     except OSError as exc:
         raise ConfigError(f"{path}: cannot be read: {exc.strerror}") from exc
@@ -235,6 +264,10 @@ def _flatten(raw: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Any]]:
 def _did_you_mean(name: str, known: typing.Iterable[str]) -> str:
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def _printable(text: str) -> str:
+    return text if text.isascii() and text.isprintable() else ascii(text)
 
 
 def _inner_kind(kind: Any) -> Any:
@@ -262,7 +295,7 @@ def _from_text(key: Key, text: str) -> Any:
 
 def _checked(key: Key, value: Any, where: str, base: Path) -> Any:
     kind = _inner_kind(key.kind)
-    shown = "***" if kind is Secret else repr(value)
+    shown = "***" if kind is Secret else _shown(value)
     if value == "" and kind is not key.kind:
         return None
     converted = _converted(kind, value, base)
@@ -274,10 +307,17 @@ def _checked(key: Key, value: Any, where: str, base: Path) -> Any:
     return converted
 
 
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
+
+
 def _converted(kind: Any, value: Any, base: Path) -> Any:
     """`value` as `kind`, or None where it is of another type."""
+    if isinstance(value, str) and not _is_utf8(value):
+        return None  # a variable with other bytes: neither a database nor the log could say it
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value) if math.isfinite(value) else None  # nan would pass every limit
+        return _float(value)
     if kind is int and isinstance(value, int) and not isinstance(value, bool):
         return value
     if kind is bool and isinstance(value, bool):
@@ -298,11 +338,28 @@ def _converted(kind: Any, value: Any, base: Path) -> Any:
     return None
 
 
+def _float(value: float) -> float | None:
+    """None for nan, which would pass every limit, and for what no float can say."""
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an integer of 400 digits
+        return None
+
+
 def _path(text: str, base: Path) -> Path | None:
     try:
-        return base / Path(text).expanduser() if "\0" not in text else None
+        found = base / Path(text).expanduser() if "\0" not in text else None
     except RuntimeError:  # ~somebody whom this machine does not know
         return None
+    return found if found is not None and _is_utf8(str(found)) else None
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _kind_in_words(kind: Any) -> str:

@@ -7,15 +7,20 @@ are held against this file by a test.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from runtime.core import address
 from runtime.core import connection_string as the_connection_string
 from runtime.core import proxy as the_proxy
 from runtime.core.link import HOURS, HOURS_RULE
 from runtime.core.secret import Secret
+from runtime.errors import ConfigError
+
+LARGEST = 2**53
+"""No number is larger, whatever its setting: SQLite, ZeroMQ, JSON and a float still say it exactly."""
 
 
 @dataclass(frozen=True)
@@ -27,20 +32,36 @@ class Rule:
     choices: tuple[str, ...] | None = None
     pattern: str | None = None
     text: str = ""
+    parse: Callable[[Any], object] | None = None
+    """How the value is read where it is used. It raises ValueError or ConfigError over one that is wrong, so
+    that a value which passes here ends no worker there."""
 
     def broken_by(self, value: object) -> str | None:
         """Return the rule in words if `value` breaks it, else None."""
         if value is None:
             return None
         if isinstance(value, int | float) and not isinstance(value, bool):
-            if self.low is not None and value < self.low:
-                return self.text or f"must be at least {self.low:,}"
-            if self.high is not None and value > self.high:
-                return self.text or f"must be at most {self.high:,}"
+            return self._broken_by_number(value)
+        return self._broken_by_text(value)
+
+    def _broken_by_number(self, value: float) -> str | None:
+        if self.low is not None and value < self.low:
+            return self.text or f"must be at least {self.low:,}"
+        high = LARGEST if self.high is None else self.high
+        if value > high:
+            return self.text or f"must be at most {high:,}"
+        return None
+
+    def _broken_by_text(self, value: object) -> str | None:
         if isinstance(value, str) and self.choices is not None and value not in self.choices:
             return self.text or "must be one of " + ", ".join(self.choices)
         if self.pattern is not None and not all(re.fullmatch(self.pattern, text) for text in _texts(value)):
             return self.text or f"must match {self.pattern}"
+        if self.parse is not None:
+            try:
+                self.parse(value)
+            except (ValueError, ConfigError) as exc:
+                return self.text or str(exc)
         return None
 
 
@@ -77,8 +98,8 @@ class Platform:
     instance: str | None = setting(
         None,
         "host of the platform, with :port where it is not 443",
-        pattern=r"[^/\s]+",
-        text="must be host or host:port, without https:// or a path",
+        parse=address.parse_address,
+        text=address.INSTANCE_RULE,
     )
     ca_file: Path | None = setting(
         None, "PEM file of the certificate authorities to trust; default: the system's"
@@ -86,7 +107,7 @@ class Platform:
     proxy: Secret | None = setting(
         None,
         "http://, socks4:// or socks5:// [user:password@]host:port; default: HTTPS_PROXY, not for the hub",
-        pattern=the_proxy.PATTERN,
+        parse=the_proxy.parse,
         text=the_proxy.RULE,
     )
     timeout_s: float = setting(10.0, "deadline of one call to the platform", low=0.1, high=120)
@@ -127,7 +148,12 @@ class Identity:
     connection_string_file: Path | None = setting(
         None, "file that holds it; default: the systemd credential connection-string"
     )
-    dps_host: str = setting("global.azure-devices-provisioning.net", "host of the provisioning service")
+    dps_host: str = setting(
+        "global.azure-devices-provisioning.net",
+        "host of the provisioning service",
+        parse=address.parse_host,
+        text="must be the name of a host, without a port",
+    )
     dps_id_scope: str | None = setting(None, "its id scope, 0ne...")
     dps_registration_id: str | None = setting(None, "who we are there; default: device.id")
     dps_key: Secret | None = setting(
@@ -180,15 +206,15 @@ class Ingest:
     endpoint: str | None = setting(
         None,
         "where producers connect; default: ipc socket ingest.sock in the home folder",
-        pattern=r"ipc://[^@].*|tcp://.+:\d+",
-        text="must be ipc://PATH or tcp://ADDRESS:PORT (any user may connect to an abstract ipc://@NAME)",
+        parse=address.check_endpoint,
+        text=address.ENDPOINT_RULE,
     )
     group: str | None = setting(None, "group that may connect to the producers' socket")
     tcp_endpoint: str | None = setting(
         None,
         "a second endpoint for producers elsewhere: loopback, or anywhere with CURVE",
-        pattern=r"tcp://.+:\d+",
-        text="must be tcp://ADDRESS:PORT",
+        parse=address.parse_tcp_endpoint,
+        text=address.TCP_RULE,
     )
     curve_secret_file: Path | None = setting(
         None, "secret key of the TCP endpoint (edgectl keys make); producers then need an allowed key"
@@ -202,7 +228,7 @@ class Ingest:
     commit_bytes: int = setting(
         524_288, "most payload bytes in one commit, a single larger message aside", low=1024
     )
-    max_message_bytes: int = setting(4_194_304, "largest payload of one message", low=1, high=1_073_741_824)
+    max_message_bytes: int = setting(4_194_304, "largest payload of one message", low=1, high=900_000_000)
     max_request_bytes: int = setting(
         8_388_608, "largest request in all its frames", low=1024, high=2_147_483_647
     )
@@ -256,10 +282,15 @@ class Upload:
     proxy: Secret | None = setting(
         None,
         "the same for the hub and its file uploads; default: platform.proxy",
-        pattern=the_proxy.PATTERN,
+        parse=the_proxy.parse,
         text=the_proxy.RULE,
     )
-    site_id: str | None = setting(None, "site-id that goes with every message")
+    site_id: str | None = setting(
+        None,
+        "site-id that goes with every message",
+        pattern=r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,128}",
+        text="must be 1 to 128 printable characters",
+    )
     file_from_units: int = setting(
         0,
         "send messages of at least so many 4 KiB units as files, which may be cheaper; 0 only too large ones",

@@ -9,7 +9,6 @@ doorkeeper's business, and so are connections without end.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ import zmq
 from runtime.adapters.bus import Bound, context
 from runtime.adapters.curve import arm
 from runtime.adapters.process import AlreadyRuns, Lock
+from runtime.core.address import is_loopback
 from runtime.core.way_back import take_apart
 from runtime.errors import ConfigError, UsageError
 
@@ -148,7 +148,7 @@ class ProducerDoor:
                 arm(self.socket, secret_file)
             except ConfigError as exc:
                 raise CannotListen(f"cannot listen on {self.endpoint}: {exc}") from exc
-        elif not _is_loopback(self.endpoint):
+        elif not is_loopback(self.endpoint):
             raise ConfigError(
                 f"ingest: {self.endpoint} can be reached from outside, and needs ingest.curve_secret_file "
                 "(edgectl keys make ingest)"
@@ -185,11 +185,3 @@ class ProducerDoor:
         self.socket.close(0)
         if self._lock is not None:
             self._lock.release()
-
-
-def _is_loopback(endpoint: str) -> bool:
-    host = endpoint.removeprefix("tcp://").rpartition(":")[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False  # names and interfaces may change what they mean

@@ -37,6 +37,7 @@ from typing import NamedTuple, TypeAlias
 
 from loguru import logger
 
+from runtime.core.address import parse_tcp_endpoint
 from runtime.core.sparing import Sparing
 
 LOOK_EVERY_S = 0.05
@@ -166,7 +167,7 @@ def _by_company(guests: Sequence[Guest]) -> list[Guest]:
 def _place(endpoint: str) -> str | int:
     """What a connection accepted there says of its own end: a path, or a port."""
     scheme, _, place = endpoint.partition("://")
-    return int(place.rpartition(":")[2]) if scheme == "tcp" else place
+    return parse_tcp_endpoint(endpoint)[1] if scheme == "tcp" else place
 
 
 def _guests(places: set[str | int]) -> Iterator[Guest]:

@@ -15,7 +15,6 @@ from loguru import logger
 from runtime.adapters.clock import Clock
 from runtime.adapters.door import CannotListen, Frames, Letter, ProducerDoor
 from runtime.config import Config
-from runtime.errors import ConfigError
 
 TRY_AGAIN_S = 1.0
 
@@ -92,10 +91,6 @@ class Doors:
 
 def _openers(config: Config) -> dict[str, Opener]:
     settings = config.settings.ingest
-    if settings.memory_bytes < 4 * settings.max_request_bytes:
-        raise ConfigError("ingest.memory_bytes must be at least four times ingest.max_request_bytes")
-    if settings.curve_secret_file and not settings.curve_clients:
-        raise ConfigError("ingest.curve_secret_file needs ingest.curve_clients, or nobody is asked for a key")
     endpoints: Sequence[str] = [e for e in (config.producer_endpoint(), settings.tcp_endpoint) if e]
 
     def opener(endpoint: str) -> Opener:

@@ -204,7 +204,7 @@ def leave_no_core() -> None:
 
 def supervised() -> bool:
     """Whether supervisord started us."""
-    return "SUPERVISOR_ENABLED" in os.environ
+    return bool(os.environ.get("SUPERVISOR_ENABLED"))
 
 
 def process_state(pid: int) -> str:

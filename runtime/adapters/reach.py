@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runtime.adapters.proxies import ProxyTrouble, dial, in_words
+from runtime.core.address import Address, parse_address, parse_host
 from runtime.core.checkup import Check, judge_certificate, judge_refused_certificate, judge_skew
 from runtime.core.proxy import Proxy, parse
 from runtime.core.secret import Secret
@@ -55,14 +56,15 @@ class Network:
         if mode != "dps" and platform.instance is None:
             yield Check("platform", "warning", "platform.instance is not set", "messages stay on the device")
             return
-        host, _, port = (platform.instance or "").partition(":")
         if mode == "dps":
-            host, port = self._settings.identity.dps_host, str(self._mqtt_port())
+            host, port = Address(parse_host(self._settings.identity.dps_host), self._mqtt_port())
+        else:
+            host, port = parse_address(platform.instance or "")
         proxy, setting = parse(platform.proxy), "platform.proxy"
         if proxy is None and mode != "dps":
             proxy, setting = _from_environment(host), "HTTPS_PROXY"
         yield _proxy(proxy, setting)
-        way = Way(host, int(port or HTTPS_PORT), platform.ca_file, proxy, setting)
+        way = Way(host, port or HTTPS_PORT, platform.ca_file, proxy, setting)
         yield self._look(
             f"{'service' if mode == 'dps' else 'platform'} {host}:{way.port}", way, clock=mode != "dps"
         )

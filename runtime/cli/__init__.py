@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
@@ -49,11 +50,14 @@ def seconds(text: str) -> float:
     return value
 
 
-def load_config(arguments: argparse.Namespace) -> Config:
-    """The configuration that the command line asks for. Raises ConfigError."""
+def load_config(arguments: argparse.Namespace, *, warn: bool = True) -> Config:
+    """The configuration that the command line asks for. Raises ConfigError; `warn`: says doubts on stderr."""
     from runtime.config import load
 
-    return load(os.environ, home=arguments.home, file=arguments.config)
+    config = load(os.environ, home=arguments.home, file=arguments.config)
+    for warning in config.warnings if warn else ():
+        sys.stderr.write(f"edgectl: warning: {warning}\n")
+    return config
 
 
 def enter_home(arguments: argparse.Namespace) -> None:

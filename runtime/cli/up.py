@@ -44,7 +44,7 @@ def _up(arguments: argparse.Namespace) -> int:
     from runtime.config import find_home
 
     _refuse_odd_home(find_home(os.environ, arguments.home))
-    config = load_or_last_accepted(arguments, alone="NOTIFY_SOCKET" in os.environ)
+    config = load_or_last_accepted(arguments, alone=bool(os.environ.get("NOTIFY_SOCKET")))
     layout = config.layout
     layout.create()
     _refuse_read_only(layout)

@@ -23,12 +23,12 @@ def _worker(arguments: argparse.Namespace) -> int:
     from runtime.adapters.process import supervised
     from runtime.workers import start
 
-    start(arguments.name, load_or_last_accepted(arguments, alone=supervised()))
+    start(arguments.name, load_or_last_accepted(arguments, alone=supervised(), warn=False))
     return 0
 
 
-def load_or_last_accepted(arguments: argparse.Namespace, *, alone: bool) -> Config:
-    """The configuration; where it is bad and nobody is there to see it (`alone`), the last good one."""
+def load_or_last_accepted(arguments: argparse.Namespace, *, alone: bool, warn: bool = True) -> Config:
+    """The configuration; where it is bad and there is no person to see it (`alone`), the last good one."""
     import os
 
     from runtime.adapters.accepted import accepted_file, remember
@@ -37,7 +37,7 @@ def load_or_last_accepted(arguments: argparse.Namespace, *, alone: bool) -> Conf
     from runtime.layout import Layout
 
     try:
-        config = load_config(arguments)
+        config = load_config(arguments, warn=warn)
     except ConfigError as exc:
         home = find_home(os.environ, arguments.home)
         kept = accepted_file(Layout(home))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from urllib.parse import quote, unquote, urlsplit
 
+from runtime.core.address import parse_host
 from runtime.core.secret import Secret
 from runtime.errors import ConfigError
 
-PATTERN = r"(http|socks4|socks5h?)://([^:@/\s]+(:[^:@/\s]*)?@)?([^:@/\s]+|\[[0-9a-fA-F:.]+\]):\d{1,5}/?"
+_PATTERN = r"(http|socks4|socks5h?)://([^:@/\s]+(:[^:@/\s]*)?@)?([^:@/\s]+|\[[0-9a-fA-F:.]+\]):\d{1,5}/?"
 RULE = "must be http://, socks4:// or socks5:// [user:password@]host:port, both percent-encoded"
 
 
@@ -40,12 +42,15 @@ class Proxy:
 
 
 def parse(text: Secret | None) -> Proxy | None:
-    """What the setting says; `PATTERN` has been checked with the configuration. Raises ConfigError."""
+    """What the setting says. Raises ConfigError, as at its check with the configuration."""
     if not text:
         return None
     try:
+        if not re.fullmatch(_PATTERN, text.reveal()):
+            raise ValueError
         found = urlsplit(text.reveal())
         host, port = found.hostname, found.port
+        parse_host(f"[{host}]" if ":" in str(host) else str(host))
     except ValueError:
         host, port = None, None
     if not host or not port:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib
 
+from loguru import logger
+
 from runtime.adapters import logs
 from runtime.adapters.crash import report_crashes
 from runtime.adapters.process import Lock, Stop, die_with_parent, dump_stacks_on_signal, leave_no_core
@@ -22,6 +24,8 @@ def start(name: str, config: Config) -> None:
     dump_stacks_on_signal()
     leave_no_core()
     logs.configure(name, config.settings.log)
+    for warning in config.warnings:
+        logger.warning("{}", warning)
     config.layout.create()
     report_crashes(name, config.layout)
     lock = Lock(config.layout.lock(name), ours=config.layout.home)

@@ -22,14 +22,16 @@ from supervisor.process import Subprocess
 from supervisor.states import ProcessStates
 
 from runtime.adapters.process import Lock, has_open, lock_holder, process_state
-from runtime.adapters.status import StatusFile, read_status
+from runtime.adapters.status import StatusFile, beat_of, read_status
 from runtime.adapters.store_reader import StoreReader
 from runtime.adapters.supervisor import Supervisor
 from runtime.adapters.supervisor_loop import try_again_soon
 from runtime.cli import up
+from runtime.config import keys
 from runtime.core.message import StoredMessage
 from runtime.errors import Rejected, Retryable, UsageError
 from runtime.producer import Producer
+from runtime.settings import LARGEST
 from runtime.workers.sentinel import Sentinel, _memory
 from tests.harness import Home, clean_environment, eventually
 from tests.supervised import PROGRAMS, WORKING, Runtime, gone, kill, stand_ins
@@ -110,6 +112,22 @@ def test_a_second_worker_of_a_kind_refuses_and_names_the_first(home: Home) -> No
     assert second.returncode == 2
     assert f"process {first.pid} holds" in second.stderr
     assert first.running()
+
+
+@pytest.mark.parametrize("end", ["low", "high"])
+def test_a_number_that_passes_its_check_ends_no_worker(end: str, home: Home) -> None:
+    """A payload limit beyond SQLite's, a memory of 1e20 bytes: they passed, and ingest died at every start."""
+    numbers = [key for key in keys() if type(key.default) in (int, float)]
+    limits = {key.dotted: getattr(key.rule, end) for key in numbers}
+    values = {name: (LARGEST if end == "high" else 0) if v is None else v for name, v in limits.items()}
+    values["ingest.memory_bytes"] = max(values["ingest.memory_bytes"], 1_048_576)
+    home.write_config("".join(f"{name} = {value}\n" for name, value in values.items()))
+    home.start_all()
+    for name, worker in home.workers.items():
+        status = home.layout.status_file(name)
+        eventually(lambda s=status, w=worker: beat_of(s, w.pid) or not w.running(), 40, f"{name} beats")
+        assert worker.running(), worker.said()
+    assert (read_status(home.layout.status_file("ingest")) or {})["store"] == "open"
 
 
 def test_a_lock_outlives_no_process_and_needs_no_hand(tmp_path: Path) -> None:

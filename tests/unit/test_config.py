@@ -52,7 +52,33 @@ def test_environment_wins_over_the_file_and_says_so(tmp_path: Path) -> None:
         ("[stream.logs]\ncompresion = 'fastest'", ["unknown key stream.logs.compresion", "did you mean"]),
         ("[refresh]\nfraction = nan", ["refresh.fraction = nan", "not a number"]),
         ("[upload]\nbatch_s = inf", ["upload.batch_s = inf", "not a number"]),
-        ("[ingest]\nmax_message_bytes = 9999999999", ["at most 1,073,741,824"]),
+        ("[ingest]\nmax_message_bytes = 9999999999", ["at most 900,000,000"]),
+        ("[ingest]\nmax_message_bytes = 1_000_000_000", ["at most 900,000,000"]),  # SQLite's largest row
+        ("[ingest]\nmemory_bytes = 100_000_000_000_000_000_000", ["at most 9,007,199,254,740,992"]),
+        ("[ingest]\nmemory_bytes = 1e20", ["not a whole number"]),
+        (f"[ingest]\nmemory_bytes = {'9' * 5000}", ["not valid TOML"]),
+        (f"[upload]\nbatch_s = {'9' * 4000}", ["not a number"]),
+        (f"[upload]\nwindow = {'[' * 5000}", ["not valid TOML"]),
+        ("[ingest]\nmemory_bytes = 2_000_000", ["ingest.memory_bytes must be at least four times"]),
+        ('[ingest]\ncurve_secret_file = "x"', ["curve_secret_file needs ingest.curve_clients"]),
+        (
+            '[ingest]\ntcp_endpoint = "tcp://0.0.0.0:5555"',
+            ["can be reached from outside", "curve_secret_file"],
+        ),
+        ('[ingest]\nendpoint = "tcp://*:5555"', ["can be reached from outside"]),
+        ('[ingest]\nendpoint = "tcp://127.0.0.1"', ["ingest.endpoint", "with a port from 1 to 65535"]),
+        ('[ingest]\ntcp_endpoint = "tcp://127.0.0.1:99999"', ["with a port from 1 to 65535"]),
+        ('[ingest]\ntcp_endpoint = "tcp://::1:5555"', ["an IPv6 address stands in [brackets]"]),
+        ('[ingest]\nendpoint = "ipc://@edge"', ["must be ipc://PATH"]),
+        ('[platform]\nproxy = "http://proxy:80800"', ["platform.proxy = ***", "host:port"]),
+        ('[platform]\nproxy = "http://proxy:0"', ["platform.proxy = ***", "host:port"]),
+        ('[upload]\nproxy = "http://a..b:80"', ["upload.proxy = ***", "host:port"]),
+        ('[platform]\ninstance = "edge.example:84430"', ["platform.instance", "host or host:port"]),
+        ('[platform]\ninstance = "::1"', ["an IPv6 address stands in [brackets]"]),
+        ('[platform]\ninstance = "user@edge.example"', ["host or host:port"]),
+        ('[platform]\ninstance = "a..b"', ["host or host:port"]),
+        ('[identity]\ndps_host = "dps.example:443"', ["without a port"]),
+        ('[upload]\nsite_id = "a\\nb"', ["1 to 128 printable characters"]),
         ('[platform]\nca_file = "~nobody-of-that-name/ca.pem"', ["platform.ca_file", "not a path"]),
         ('[platform]\nca_file = "a\\u0000b"', ["platform.ca_file", "not a path"]),
         ('[platform]\ninstance = "https://x/y"', ["platform.instance", "without https://"]),
@@ -65,11 +91,57 @@ def test_a_wrong_setting_is_one_sentence_that_names_it(tmp_path: Path, text: str
     assert "\n" not in str(caught.value).replace(text, "")
 
 
-def test_an_unknown_variable_is_not_passed_over(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="EDGE_UPLOAD_WINDO; did you mean EDGE_UPLOAD_WINDOW"):
-        load({"EDGE_UPLOAD_WINDO": "9"}, home=tmp_path)
-    with pytest.raises(ConfigError, match="EDGE_CONFG; did you mean EDGE_CONFIG"):
-        load({"EDGE_CONFG": "edge.toml"}, home=tmp_path)
+def test_a_variable_that_is_no_setting_is_a_warning_and_nothing_else(tmp_path: Path) -> None:
+    """Kubernetes names each Service of the namespace in every container: one called edge ended everything."""
+    services = {"EDGE_PORT": "tcp://10.0.0.1:443", "EDGE_SERVICE_HOST": "10.0.0.1", "EDGE_PORT_443_TCP": "x"}
+    config = load({**services, "EDGE_UPLOAD_WINDO": "9", "EDGE_CONFG": "edge.toml"}, home=tmp_path)
+    (warning,) = config.warnings
+    assert all(name in warning for name in services)
+    assert "EDGE_UPLOAD_WINDO; did you mean EDGE_UPLOAD_WINDOW?" in warning
+    assert "EDGE_CONFG; did you mean EDGE_CONFIG?" in warning
+    assert load({"EDGE_UPLOAD_WINDOW": "9"}, home=tmp_path).warnings == ()
+
+
+def test_an_empty_variable_takes_no_value_away(tmp_path: Path) -> None:
+    """An authority that was pinned in the file was gone: every one of the machine's was trusted."""
+    home = written(tmp_path, '[platform]\nca_file = "ca.pem"\n[upload]\nwindow = 7\n')
+    empty = {key.variable: "" for key in keys()} | {"EDGE_HOME": "", "EDGE_CONFIG": "", "EDGE_PORT": ""}
+    config = load(empty, home=home)
+    assert config.settings == load({}, home=home).settings
+    assert config.settings.platform.ca_file == home / "ca.pem"
+    assert config.warnings == ()
+    assert load_as_producer(empty, home=home).producer_endpoint() == f"ipc://{home}/ingest.sock"
+
+
+@pytest.mark.parametrize(
+    "text", ["edge.example", "edge.example:8443", "[::1]", "[::1]:8443", "127.0.0.1:1", "bücher.example"]
+)
+def test_an_instance_that_can_be_called_is_taken(tmp_path: Path, text: str) -> None:
+    assert (
+        load({}, home=written(tmp_path, f'[platform]\ninstance = "{text}"')).settings.platform.instance
+        == text
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "says"),
+    [
+        ("EDGE_IDENTITY_CERTIFICATE_FILE", "not a path"),
+        ("EDGE_UPLOAD_SITE_ID", "not text"),
+        ("EDGE_PLATFORM_PROVISIONING_TOKEN", "not text"),
+    ],
+)
+def test_a_value_that_no_database_can_hold_is_refused_before_a_worker_ends_over_it(
+    tmp_path: Path, variable: str, says: str
+) -> None:
+    """A name with other bytes than UTF-8, as of a certificate's file."""
+    with pytest.raises(ConfigError, match=says):
+        load({variable: b"/etc/caf\xe9.pem".decode(errors="surrogateescape")}, home=tmp_path)
+
+
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    (tmp_path / "edge.toml").write_bytes(b"\xef\xbb\xbf[upload]\nwindow = 7\n")
+    assert load({}, home=tmp_path).settings.upload.window == 7
 
 
 def test_a_named_file_that_is_missing_is_an_error(tmp_path: Path) -> None:
