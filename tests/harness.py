@@ -94,11 +94,16 @@ def clean_environment(**more: str) -> dict[str, str]:
 class Process:
     """A child whose output goes to a file, killed at the end come what may."""
 
-    def __init__(self, *argv: str, log: Path, **environment: str) -> None:
+    def __init__(self, *argv: str, log: Path, cwd: Path | None = None, **environment: str) -> None:
         self.log = log
         with log.open("ab") as out:
             self.popen = subprocess.Popen(
-                argv, stdout=out, stderr=out, stdin=subprocess.DEVNULL, env=clean_environment(**environment)
+                argv,
+                stdout=out,
+                stderr=out,
+                stdin=subprocess.DEVNULL,
+                cwd=cwd,
+                env=clean_environment(**environment),
             )
 
     @property

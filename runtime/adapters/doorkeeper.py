@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import resource
 import socket
 import struct
 import threading
@@ -37,6 +36,7 @@ from typing import NamedTuple, TypeAlias
 
 from loguru import logger
 
+from runtime.adapters.process import MOST_FILES, allow_files
 from runtime.core.address import parse_tcp_endpoint
 from runtime.core.sparing import Sparing
 
@@ -45,8 +45,6 @@ LOOK_EVERY_S = 0.05
 CLOSE_LOOK_S = 0.005
 """Where half of what is allowed, of memory or of connections, is there already."""
 SHARE = 8
-MOST_FILES = 65_536
-"""What we take where we may: an ordinary limit of 1,024 is for programs without guests."""
 FILES_SHARE = 3
 """The rest is for whoever comes between two looks."""
 SAY_EVERY_S = 60.0
@@ -76,7 +74,7 @@ class Doorkeeper:
         self._places = {_place(endpoint) for endpoint in endpoints}
         self._half_bytes = resident_bytes() + most_bytes // 2
         self._bound_bytes = self._half_bytes + most_bytes // 2
-        self._most_files = _allow_files() // FILES_SHARE
+        self._most_files = allow_files() // FILES_SHARE
         self._sparing = Sparing(SAY_EVERY_S)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="doorkeeper", daemon=True)
@@ -131,16 +129,6 @@ def resident_bytes() -> int:
 def _give_back() -> None:
     with suppress(AttributeError):  # not with musl
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def _allow_files() -> int:
-    """Raise our limit of open files as far as we may; what it is now."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        return wanted
-    return MOST_FILES if soft == resource.RLIM_INFINITY else soft
 
 
 def _open_files() -> int:

@@ -20,6 +20,8 @@ from runtime.errors import UsageError
 
 DUMP_SIGNAL = signal.SIGUSR1
 """A worker answers it with the stacks of its threads in its log."""
+MOST_FILES = 65_536
+"""What we take where we may: an ordinary limit of 1,024 is for programs without guests."""
 KEPT_FD = 3
 """supervisord closes everything from 5 on when it reloads, and everything from 3 on in its children."""
 SUPERVISOR_PID = "SUPERVISOR_PID"
@@ -200,6 +202,25 @@ def leave_no_core() -> None:
     systemd-coredump heeds it, too. Not PR_SET_DUMPABLE: it would hide our open files from `edgectl`.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def open_standard_streams() -> None:
+    """Where one of the first three descriptors was closed /dev/null takes its place, before our files do."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # open() takes the lowest that is free: this one, for those below are open by now
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
+def allow_files() -> int:
+    """Raise our limit of open files as far as we may; what it is now. Children inherit it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return MOST_FILES if soft == resource.RLIM_INFINITY else soft
 
 
 def supervised() -> bool:

@@ -40,9 +40,10 @@ def register(commands: Commands) -> None:
 
 def _up(arguments: argparse.Namespace) -> int:
     """Become supervisord: nothing stays between the service manager and it."""
-    from runtime.adapters.process import leave_no_core
+    from runtime.adapters.process import allow_files, leave_no_core, open_standard_streams
     from runtime.config import find_home
 
+    open_standard_streams()
     _refuse_odd_home(find_home(os.environ, arguments.home))
     config = load_or_last_accepted(arguments, alone=bool(os.environ.get("NOTIFY_SOCKET")))
     layout = config.layout
@@ -56,9 +57,18 @@ def _up(arguments: argparse.Namespace) -> int:
     # this name counts only for one that becomes a daemon.
     os.umask(0o077)
     leave_no_core()  # supervisord's environment may hold tokens
+    allow_files()  # each worker inherits it
     # -P: what lies in the current folder must not be imported instead of what is installed
-    command = [sys.executable, "-P", "-m", "supervisor.supervisord", "-c", str(layout.supervisord_conf)]
-    sys.stdout.flush()
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "runtime.adapters.supervisor_main",
+        "-c",
+        str(layout.supervisord_conf),
+    ]
+    if sys.stdout is not None:
+        sys.stdout.flush()
     announce.begin(layout)
     os.execv(sys.executable, command)  # noqa: S606 an argument list of our own
 
@@ -135,8 +145,10 @@ def link_configuration(target: Path) -> None:
 def _refuse_own_configuration(file: Path) -> None:
     """In one sentence, where supervisord would not start with it, or not for long."""
     from runtime.adapters.supervisor_loop import wrong_configuration
+    from runtime.adapters.supervisor_main import needs_no_temporary_folder
     from runtime.errors import UsageError
 
+    needs_no_temporary_folder(file.parent / "run")
     if not file.is_symlink() and (wrong := wrong_configuration(["-c", str(file)])):
         raise UsageError(f"{file}: {wrong}")
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from runtime.adapters.status import beat_of
+from runtime.adapters.supervisor import Supervisor
+from runtime.errors import Retryable
 from runtime.layout import WORKERS
-from tests.harness import Home, eventually
+from tests.harness import Home, Process, eventually, kill_tree
 from tests.supervised import HANG_AFTER_S, PROGRAMS, QUICK, Runtime, kill
 
 
@@ -59,3 +64,38 @@ def _fill(path: Path) -> None:
                 pass
         except OSError:
             pass
+
+
+NOWHERE_ELSE = """
+for place in /tmp /var/tmp; do
+    mount --rbind $place $place && mount -o remount,bind,ro $place || exit 42
+done
+exec "$@"
+"""
+
+
+def test_a_disk_without_a_byte_left_anywhere_keeps_nobody_from_starting(small_disk: Path) -> None:
+    """supervisord looked for a temporary folder in vain, and ended: no room was ever made again."""
+    home = Home(small_disk / "h", QUICK + "\n[store]\nmin_free_bytes = 0\n")
+    _fill(small_disk / "rubbish")
+    up = Process(
+        "unshare", "-m", "sh", "-c", NOWHERE_ELSE, "sh",
+        sys.executable, "-m", "runtime", "--home", str(home.folder), "up",
+        log=small_disk.with_name("up.log"), cwd=small_disk, TMPDIR=str(small_disk),
+    )  # fmt: skip
+    try:
+        supervisor = Supervisor(home.layout.supervisor_socket, timeout_s=15)
+        pids = eventually(lambda: up.running() and _pids(supervisor), 40, "every program has started")
+        for program, pid in pids.items():
+            status = home.layout.status_file(program)
+            eventually(lambda s=status, p=pid: beat_of(s, p), 40, f"{program} beats")
+    finally:
+        kill_tree(up.pid)
+        up.close()
+
+
+def _pids(supervisor: Supervisor) -> dict[str, int]:
+    with contextlib.suppress(Retryable):
+        found = {name: program.pid for name, program in supervisor.programs().items()}
+        return found if all(found.values()) else {}
+    return {}

@@ -116,7 +116,7 @@ def test_a_second_worker_of_a_kind_refuses_and_names_the_first(home: Home) -> No
 
 @pytest.mark.parametrize("end", ["low", "high"])
 def test_a_number_that_passes_its_check_ends_no_worker(end: str, home: Home) -> None:
-    """A payload limit beyond SQLite's, a memory of 1e20 bytes: they passed, and ingest died at every start."""
+    """A payload limit beyond SQLite's, a memory of 1e20 bytes: they passed, and ingest ended by them."""
     numbers = [key for key in keys() if type(key.default) in (int, float)]
     limits = {key.dotted: getattr(key.rule, end) for key in numbers}
     values = {name: (LARGEST if end == "high" else 0) if v is None else v for name, v in limits.items()}

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.process import has_open, lock_holder, process_state
+from runtime.adapters.process import MOST_FILES, has_open, lock_holder, process_state
+from runtime.adapters.status import read_status
 from runtime.adapters.supervisor import Supervisor
 from tests.harness import Home, Process, eventually, kill_tree
 from tests.supervised import PROGRAMS, SHIPPED, WORKING, Runtime, gone, kill
@@ -205,6 +206,43 @@ def test_the_service_manager_hears_that_we_are_ready_and_goes_on_hearing_of_us(h
             assert "STOPPING" not in heard, "systemd would end all of us when its patience is over"
         finally:
             runtime.close()
+
+
+BARE = 'mkdir gone; cd gone; rmdir ../gone; ulimit -n 512; exec "$@" <&- >&- 2>&-'
+
+
+def test_an_ordinary_user_with_few_descriptors_and_none_open_in_a_folder_that_is_gone_starts_it(
+    home: Home,
+) -> None:
+    """`ulimit -n 512`: supervisord asks for 1,024 before it has read what we say."""
+    if subprocess.run(["unshare", "-Ur", "true"], capture_output=True).returncode != 0:
+        pytest.skip("this machine does not let us make a user namespace")
+    up = Process(
+        "unshare", "-Ur", "sh", "-c", BARE, "sh",
+        sys.executable, "-m", "runtime", "--home", str(home.folder), "up",
+        log=home.folder / "up.log", cwd=home.folder,
+    )  # fmt: skip
+    try:
+        eventually(home.layout.status_file("sentinel").exists, 40, "the sentinel is at work")
+    finally:
+        kill_tree(up.pid)
+        up.close()
+
+
+def test_every_worker_may_open_as_many_files_as_we_may(home: Home) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    most = min(MOST_FILES, MOST_FILES if hard == resource.RLIM_INFINITY else hard)
+    low = ["sh", "-c", 'ulimit -S -n 256; exec "$@"', "sh"]
+    up = Process(
+        *low, sys.executable, "-m", "runtime", "--home", str(home.folder), "up", log=home.folder / "up.log"
+    )
+    try:
+        eventually(lambda: read_status(home.layout.status_file("upload")), 40, "upload is at work")
+        pid = int((read_status(home.layout.status_file("upload")) or {})["pid"])
+        assert resource.prlimit(pid, resource.RLIMIT_NOFILE)[0] == most
+    finally:
+        kill_tree(up.pid)
+        up.close()
 
 
 ORPHANS = """

@@ -61,7 +61,12 @@ def test_core_touches_nothing(path: Path) -> None:
         ("cryptography", {"adapters/vault.py"}),
         (
             "supervisor",
-            {"adapters/supervisor.py", "adapters/supervisor_plugin.py", "adapters/supervisor_loop.py"},
+            {
+                "adapters/supervisor.py",
+                "adapters/supervisor_plugin.py",
+                "adapters/supervisor_loop.py",
+                "adapters/supervisor_main.py",
+            },
         ),
     ],
 )

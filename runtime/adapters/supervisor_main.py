@@ -1,0 +1,30 @@
+"""supervisord as `edgectl up` starts it: nothing that it evaluates before our settings count keeps it from
+starting.
+
+It asks for a temporary folder when its options are built, whatever `childlogdir` says, and tries each one by
+writing a byte. On a full disk, or where all is read-only but the home, there is none, and it ended in a
+traceback: no worker started, so nothing was delivered and no room was ever made. It never uses the folder.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+
+def needs_no_temporary_folder(folder: Path) -> None:
+    """From here on this process takes `folder` for the temporary one, without a look at it."""
+    tempfile.tempdir = str(folder)
+
+
+def main() -> None:
+    """Be supervisord. The arguments are its own; the last one is its file."""
+    needs_no_temporary_folder(Path(sys.argv[-1]).parent / "run")
+    from supervisor.supervisord import main as supervisord
+
+    supervisord()
+
+
+if __name__ == "__main__":
+    main()
