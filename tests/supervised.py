@@ -71,10 +71,10 @@ class Runtime:
         """From its next turn on the stand-in does so."""
         (self.home.folder / f"{worker}.behaviour").write_text(behaviour)
 
-    def programs(self) -> dict[str, Program]:
+    def programs(self, patience_s: float = PATIENCE_S) -> dict[str, Program]:
         """What supervisord says; nothing where it does not answer."""
         try:
-            return Supervisor(self.home.layout.supervisor_socket, timeout_s=PATIENCE_S).programs()
+            return Supervisor(self.home.layout.supervisor_socket, timeout_s=patience_s).programs()
         except EdgeError:
             return {}
 

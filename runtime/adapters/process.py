@@ -24,6 +24,8 @@ MOST_FILES = 65_536
 """What we take where we may: an ordinary limit of 1,024 is for programs without guests."""
 KEPT_FD = 3
 """supervisord closes everything from 5 on when it reloads, and everything from 3 on in its children."""
+WAITS_FOR_DISK = "waiting for a disk"
+"""A process state (D): no signal counts before the disk answers, SIGKILL neither."""
 SUPERVISOR_PID = "SUPERVISOR_PID"
 """In the environment of a supervised process: who supervises it (see `supervisor_plugin.py`)."""
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -230,12 +232,22 @@ def supervised() -> bool:
 
 def process_state(pid: int) -> str:
     """What the kernel says a process is doing: running, sleeping, waiting for a disk, stopped, ..."""
-    words = {"R": "running", "S": "sleeping", "D": "waiting for a disk", "T": "stopped", "Z": "dead"}
+    words = {"R": "running", "S": "sleeping", "D": WAITS_FOR_DISK, "T": "stopped", "Z": "dead"}
     try:
         letter = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return "gone"
     return words.get(letter, letter)
+
+
+def open_descriptors(pid: int) -> tuple[int, int] | None:
+    """How many a process has open, and how many it may; None where it is gone, or not ours to look into."""
+    try:
+        soft, _ = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        count = sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return None
+    return count, MOST_FILES if soft == resource.RLIM_INFINITY else soft
 
 
 def process_work(pid: int) -> object:

@@ -18,6 +18,7 @@ from typing import Any
 from runtime.adapters.clock import Clock, SystemClock
 
 WRITE_EVERY_S = 1.0
+ASKED_KEPT = 20
 BUSY = "busy"
 """What a worker says true to where it is at something that may take long between two reports."""
 
@@ -55,7 +56,11 @@ class StatusFile:
     def _write(self, text: str) -> None:
         fresh = self._path.with_suffix(".new")
         fresh.write_text(text)
-        fresh.replace(self._path)
+        try:
+            fresh.replace(self._path)
+        except IsADirectoryError:  # without a beat we would be killed for it, again and again
+            self._path.rename(self._path.with_suffix(f".folder-{os.getpid()}"))
+            fresh.replace(self._path)
         self._ours = True
 
     def _touch(self) -> None:
@@ -87,6 +92,22 @@ def beat_of(path: Path, pid: int) -> object:
     if status is not None and status.get("pid") != pid:
         return None  # its predecessor's
     return touched_ns
+
+
+def note_asked_to_end(folder: Path, worker: str, pid: int) -> None:
+    """Somebody asked this process to end, a person most likely: that it does so is no crash."""
+    known = [each for each in asked_to_end(folder, worker) if each != pid]
+    with contextlib.suppress(OSError):  # a full disk: at worst an alarm that is none
+        (folder / f"{worker}.asked").write_text(json.dumps([*known[1 - ASKED_KEPT :], pid]))
+
+
+def asked_to_end(folder: Path, worker: str) -> list[int]:
+    """The last processes of this worker that were asked to end."""
+    try:
+        found = json.loads((folder / f"{worker}.asked").read_text())
+    except (OSError, ValueError, RecursionError):
+        return []
+    return [pid for pid in found if type(pid) is int] if isinstance(found, list) else []
 
 
 def read_status(path: Path) -> dict[str, Any] | None:

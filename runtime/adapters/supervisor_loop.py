@@ -198,22 +198,32 @@ class Mortal:
 
     A timer of the kernel, on a clock that does not jump. Its signal ends every wait of Python's, for a lock
     and for whoever does not read our stdout. The stacks go to a file of their own: stderr may be what hangs.
+
+    That clock also runs while nothing of us may run (a frozen container, SIGSTOP for all): so the first time
+    only arms a second, short one. Who was frozen ticks before that; who hangs does not.
     """
 
-    def __init__(self, supervisord: Any, still_s: float) -> None:
+    def __init__(self, supervisord: Any, still_s: float, again_s: float) -> None:
         self._still_s = still_s
+        self._again_s = again_s
+        self._doubt = False
         self._path = Path(supervisord.options.here) / "log" / "supervisord.stacks"
-        signal.signal(signal.SIGALRM, self._end)
+        signal.signal(signal.SIGALRM, self._expired)
         supervisord.options.httpservers.append(({"family": None}, self))
         self()
 
     def __call__(self, _tick: object = None) -> None:
+        self._doubt = False
         signal.setitimer(signal.ITIMER_REAL, self._still_s)
 
     def close(self) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
-    def _end(self, _number: int, _frame: object) -> None:
+    def _expired(self, _number: int, _frame: object) -> None:
+        if not self._doubt:
+            self._doubt = True
+            signal.setitimer(signal.ITIMER_REAL, self._again_s)
+            return
         with contextlib.suppress(OSError), self._path.open("w") as out:  # a full disk: no word, but the end
             out.write(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} supervisord hung\n")
             out.flush()

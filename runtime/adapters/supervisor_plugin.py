@@ -27,8 +27,15 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from runtime.adapters.process import SUPERVISOR_PID, Lock, kept_lock_is_lost, lock_holder
-from runtime.adapters.status import takes_beats
+from runtime.adapters.process import (
+    SUPERVISOR_PID,
+    WAITS_FOR_DISK,
+    Lock,
+    kept_lock_is_lost,
+    lock_holder,
+    process_state,
+)
+from runtime.adapters.status import note_asked_to_end, takes_beats
 from runtime.adapters.supervisor_loop import Careful, Mortal, Prompt, newborn, refuse_in_words, try_again_soon
 from runtime.errors import UsageError
 
@@ -55,6 +62,8 @@ class SentinelWatch:
         still = pid and seen == self._seen and takes_beats(self._status.parent)
         self._still = self._still + 1 if still else 0
         self._seen = seen
+        if self._still and process_state(pid) == WAITS_FOR_DISK:
+            return
         if self._still == TICKS_TO_DUMP:
             self._signal(pid, DUMP_SIGNAL)
         elif self._still >= TICKS_TO_KILL:
@@ -80,27 +89,69 @@ class SentinelWatch:
 
 
 class SocketWatch:
-    """Sees to it that supervisord can be found. The server stays, with all it knows: it listens elsewhere."""
+    """Sees to it that supervisord can be found. The server stays, with all it knows: it listens elsewhere.
+
+    Also where something else stands at the path: the sentinel heard nothing of us any more.
+    """
 
     def __init__(self, supervisord: Any) -> None:
         self._options = supervisord.options
+        self._ours: dict[Path, tuple[int, int] | None] = {}
+
+    def remember(self, _event: object) -> None:
+        """Its sockets are open: what is at their paths now is ours."""
+        paths = [Path(config["file"]) for config, _ in self._options.httpservers if "file" in config]
+        self._ours = {path: _inode(path) for path in paths}
 
     def __call__(self, _tick: object) -> None:
         """One tick (5 s)."""
         for config, server in self._options.httpservers:
             path = Path(config.get("file", "/"))
-            if path.exists():
+            found = _inode(path)
+            if path not in self._ours or (found is not None and self._ours[path] == found):
                 continue
             try:
-                fresh = _listening(path, config["chmod"])
-                server.close()
-                server.set_socket(fresh)
-                server.listen(WAITING_CALLS)
-                Path(self._options.pidfile).write_text(f"{os.getpid()}\n")
+                self._listen_again(path, config["chmod"], server)
             except OSError as exc:  # a full disk: at the next tick
                 self._options.logger.warn(f"{path} is gone, and cannot be made again: {exc}")
             else:
-                self._options.logger.warn(f"{path} was gone; made again")
+                self._options.logger.warn(f"{path} was {'taken' if found else 'gone'}; made again")
+
+    def _listen_again(self, path: Path, mode: int, server: Any) -> None:
+        beside = path.with_suffix(".new")  # renamed into place: also over a socket that somebody else bound
+        beside.unlink(missing_ok=True)
+        fresh = _listening(beside, mode)
+        try:
+            if path.is_dir():
+                path.rename(path.with_suffix(f".folder-{os.getpid()}"))
+            beside.replace(path)
+        except OSError:
+            fresh.close()
+            raise
+        self._ours[path] = _inode(path)
+        server.close()
+        server.set_socket(fresh)
+        server.listen(WAITING_CALLS)
+        Path(self._options.pidfile).write_text(f"{os.getpid()}\n")
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    """Tells one file at a path from the next; None where there is none."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+class AskedToEnd:
+    """Notes whom supervisord stops: a person asked for it, so the sentinel takes it for no crash."""
+
+    def __init__(self, supervisord: Any) -> None:
+        self._run = Path(supervisord.options.here) / "run"
+
+    def __call__(self, stopping: Any) -> None:
+        note_asked_to_end(self._run, stopping.process.config.name, stopping.process.pid)
 
 
 class LogWatch:
@@ -198,7 +249,7 @@ class _NoCalls:
     """The rpcinterface that supervisord insists on."""
 
 
-def make(supervisord: Any, still_s: str = "45") -> object:
+def make(supervisord: Any, still_s: str = "35", again_s: str = "12") -> object:
     """supervisord calls this at every start and reload, with what its file says beside the factory."""
     from supervisor import events
 
@@ -209,14 +260,17 @@ def make(supervisord: Any, still_s: str = "45") -> object:
         prompt.wake()  # or it would sit out its first wait before it starts anybody
         for buried in (events.ProcessStateExitedEvent, events.ProcessStateStoppedEvent):
             events.subscribe(buried, prompt)
-        events.subscribe(events.Tick5Event, Mortal(supervisord, float(still_s)))
+        events.subscribe(events.Tick5Event, Mortal(supervisord, float(still_s), float(again_s)))
 
     logs_outlive_the_disk()
-    for watch in (SentinelWatch, SocketWatch, LogWatch, LockWatch):
-        events.subscribe(events.Tick5Event, watch(supervisord))
+    sockets = SocketWatch(supervisord)
+    for watch in (SentinelWatch(supervisord), sockets, LogWatch(supervisord), LockWatch(supervisord)):
+        events.subscribe(events.Tick5Event, watch)
+    events.subscribe(events.SupervisorRunningEvent, sockets.remember)
     Careful(supervisord)
     refuse_in_words()
     events.subscribe(events.SupervisorRunningEvent, running)
     events.subscribe(events.ProcessStateStoppingEvent, newborn())
+    events.subscribe(events.ProcessStateStoppingEvent, AskedToEnd(supervisord))
     events.subscribe(events.ProcessStateBackoffEvent, try_again_soon)
     return _NoCalls()

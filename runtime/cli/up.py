@@ -194,6 +194,7 @@ def _down(arguments: argparse.Namespace) -> int:
 
 def _reload(arguments: argparse.Namespace) -> int:
     """Check first; then one worker after the other starts afresh."""
+    from runtime.adapters.status import note_asked_to_end
     from runtime.adapters.supervisor import Supervisor
 
     config = load_config(arguments)
@@ -202,6 +203,7 @@ def _reload(arguments: argparse.Namespace) -> int:
         if program.state == "STOPPED":  # by a person; reading settings is no reason to start it
             tell(f"{name} stays stopped; supervisorctl -c supervisord.conf start {name}")
             continue
+        note_asked_to_end(config.layout.run, name, program.pid)
         _start_afresh(supervisor, name)
         tell(f"{name} reads its configuration again")
     return 0

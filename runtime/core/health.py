@@ -5,13 +5,19 @@ Invariants
     A worker is judged by *observed* idleness: looks at which it lived and its beat stood still. Suspend, a
     clock that jumps or a sentinel that was away add at most one look's worth, and so hang nobody.
     Every measure has a limit, and above the last limit stands the service manager.
+    One worker that hangs again and again costs the others nothing: all start afresh where none progresses.
+    A process that waits for a disk (state D) is not killed for it: nothing would come of it but a restart.
 
 The ladder
     hung worker                     -> Kill (supervisord restarts it at once)
     FATAL or EXITED                 -> StartAgain after 2, 4, 8, ... 30 s (BACKOFF is supervisord's own)
-    the same worker hung 3 times in 15 min -> RestartAll, at most twice an hour
-    and again                       -> Withhold: the service manager's watchdog is fed no longer
-    supervisord silent for 20 s     -> KillSupervisor; its children die with it, its manager starts it again
+    the same worker hung 3 times in 15 min, and
+        others progress             -> patience with it doubles each time, and an alarm
+        no other progresses         -> RestartAll, at most twice an hour
+        and again                   -> Withhold: the service manager's watchdog is fed no longer
+    nine tenths of its descriptors used up -> StartAfresh, then Kill, and an alarm
+    supervisord silent for 20 s     -> KillSupervisor; its children die with it, its manager starts it again.
+                                       One that cannot be asked but still sends its ticks is not silent
 
 Considered and left: judging by events (supervisord's buffer drops the oldest), by wall clock (it jumps), by
 CPU time (a busy loop is no progress; but whoever uses none before its first beat is not starting, it hangs).
@@ -19,7 +25,8 @@ CPU time (a busy loop is no progress; but whoever uses none before its first bea
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -28,6 +35,12 @@ GIVEN_UP = frozenset({"FATAL", "EXITED", "UNKNOWN"})
 _SILENT_LOOK_S = 10.0  # a call to a silent supervisord takes its whole deadline, 5 s
 PROVEN_AFTER_S = 60.0
 """A program that stood for so long, and makes progress, has its attempts forgotten."""
+LEAST_PATIENCE_S = 4.0
+"""A worker with nothing to do reports every 2 s: with less patience the healthy would be killed."""
+LONGEST_PATIENCE_S = 300.0
+"""With one that hangs again and again while others work."""
+SPENT = 0.9
+"""Of the descriptors that a process may open: the next connections would fail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +76,20 @@ class Sight:
     CPU or waits for a disk. Else None."""
     started: int = 0
     """When it was started last, by supervisord's clock: tells of who lived and died between two looks."""
+    waits_for_disk: bool = False
+    """The kernel cannot end it before its disk answers (state D)."""
+    descriptors: float = 0.0
+    """The share of those that it may open."""
+    asked: frozenset[int] = frozenset()
+    """Processes of this program that an operator asked to end: no crash."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartAfresh:
+    """Ask this process to end: supervisord starts it again."""
+
+    worker: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +130,7 @@ class KillSupervisor:
     silent_s: float
 
 
-Action: TypeAlias = Kill | StartAgain | RestartAll | Withhold | KillSupervisor
+Action: TypeAlias = Kill | StartAfresh | StartAgain | RestartAll | Withhold | KillSupervisor
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +139,8 @@ class Alarm:
 
     worker: str
     text: str
+    kind: str = ""
+    """The same for as long as it is the same trouble, whatever the figures in its text."""
 
 
 @dataclass(slots=True)
@@ -133,9 +162,21 @@ class _Watch:
     hung_at_s: list[float] = field(default_factory=list)
     helpless: bool = False
     """Nothing helped; it ends where the worker stands and makes progress for a while."""
+    spared: int = 0
+    """Times that it hung and all did not start afresh for it, since it stood for a while."""
+    proven_s: float | None = None
+    """When it last progressed as a process that stood for longer than a hang takes to show."""
+    disk_s: float = 0.0
+    """For how long it waits for a disk."""
+    spent_s: float | None = None
+    """Since when it has used up its descriptors and was asked to end."""
+    spent_at_s: list[float] = field(default_factory=list)
 
 
-_REMEMBERED = ("pid", "started", "attempts", "restarts", "restarted_at_s", "hung_at_s")
+_REMEMBERED = (
+    *("pid", "started", "attempts", "restarts", "restarted_at_s", "hung_at_s"),
+    *("spared", "spent_at_s"),
+)
 
 
 class Health:
@@ -158,33 +199,46 @@ class Health:
             watch = self._watches.setdefault(worker, _Watch())
             self._notice(watch, sight, elapsed_s, now_s)
             if sight.state in ALIVE and sight.pid:
+                actions += self._judge_descriptors(worker, watch, sight, now_s)
                 actions += self._judge_living(worker, watch, now_s)
             elif sight.state in GIVEN_UP:
                 actions += self._judge_fallen(worker, watch)
         return actions
 
-    def silence(self, now_s: float) -> list[Action]:
-        """Take in that supervisord did not answer."""
+    def silence(self, now_s: float, *, ticks: bool = False) -> list[Action]:
+        """Take in that supervisord did not answer. `ticks`: it lives all the same, and cannot be asked."""
         self._silent_s += self._elapsed(now_s, at_most_s=_SILENT_LOOK_S)
+        if ticks:
+            self._silent_s = 0.0
         if self._silent_s <= self._limits.supervisor_silent_s:
             return []
         return [KillSupervisor(self._silent_s)]
 
     def alarms(self, now_s: float) -> list[Alarm]:
         """What a person should know now."""
-        found = []
+        return [a for worker, watch in self._watches.items() for a in self._alarms_of(worker, watch, now_s)]
+
+    def _alarms_of(self, worker: str, watch: _Watch, now_s: float) -> Iterator[Alarm]:
         window_s = self._limits.restarts_window_s
-        for worker, watch in self._watches.items():
-            often = _within(watch.restarted_at_s, now_s, window_s)
-            if len(often) >= self._limits.restarts_to_alarm:
-                found.append(Alarm(worker, f"restarted {len(often)} times within {window_s / 60:.0f} min"))
-            if _within(watch.hung_at_s, now_s, self._limits.hangs_window_s):
-                found.append(Alarm(worker, f"hung and was killed, {len(watch.hung_at_s)} times of late"))
-            if watch.helpless:
-                found.append(Alarm(worker, "nothing helped; it is left to the service manager"))
-            if watch.state == "FATAL":
-                found.append(Alarm(worker, "supervisord gave it up; it is being started again and again"))
-        return found
+        often = _within(watch.restarted_at_s, now_s, window_s)
+        if len(often) >= self._limits.restarts_to_alarm:
+            text = f"restarted {len(often)} times within {window_s / 60:.0f} min"
+            yield Alarm(worker, text, "restarts")
+        if _within(watch.hung_at_s, now_s, self._limits.hangs_window_s):
+            text = f"hung and was killed, {len(watch.hung_at_s)} times of late"
+            if watch.spared:
+                text += f"; others work, so it is now killed after {self._stretched_s(0, watch):.0f} s only"
+            yield Alarm(worker, text, "hung")
+        if watch.disk_s >= self._limits.hang_after_s:
+            text = f"has waited {watch.disk_s:.0f} s for a disk, and nothing can end it before that answers"
+            yield Alarm(worker, text, "disk")
+        if spent := _within(watch.spent_at_s, now_s, self._limits.hangs_window_s):
+            text = f"used up its file descriptors and was started afresh, {len(spent)} times of late"
+            yield Alarm(worker, text, "descriptors")
+        if watch.helpless:
+            yield Alarm(worker, "nothing helped; it is left to the service manager", "helpless")
+        if watch.state == "FATAL":
+            yield Alarm(worker, "supervisord gave it up; it is being started again and again", "fatal")
 
     def helpless(self) -> bool:
         """Whether the service manager is to act: our own measures are used up."""
@@ -205,10 +259,12 @@ class Health:
         }
 
     def _recall(self, memory: Mapping[str, Any]) -> None:
-        self._restarted_all_at_s = list(memory.get("restarted_all_at_s", []))
-        for worker, kept in memory.get("watches", {}).items():
-            known = {name: value for name, value in kept.items() if name in _REMEMBERED}
-            self._watches[worker] = _Watch(**known)
+        """Whatever is of another type was written by something else, and counts as nothing."""
+        self._restarted_all_at_s = _moments(memory.get("restarted_all_at_s"))
+        watches = memory.get("watches")
+        for worker, kept in watches.items() if isinstance(watches, dict) else ():
+            if isinstance(kept, dict):
+                self._watches[worker] = _watch_of(kept)
 
     def _elapsed(self, now_s: float, at_most_s: float) -> float:
         """Seconds since the last look; where it was long ago nobody watched, and only `at_most_s` count."""
@@ -221,32 +277,65 @@ class Health:
         unseen = sight.started and not sight.pid and watch.started not in (0, sight.started)
         if (another and watch.pid) or unseen:
             watch.restarts += 1
+        if unseen or (another and watch.pid and watch.pid not in sight.asked):
             watch.restarted_at_s = [*_within(watch.restarted_at_s, now_s, 3600.0), now_s]
         watch.started = sight.started
         if another:
             watch.pid, watch.beat, watch.work = sight.pid, None, None
-            watch.idle_s = watch.still_s = watch.up_s = 0.0
+            watch.idle_s = watch.still_s = watch.up_s = watch.disk_s = 0.0
+            watch.spent_s = None
         moved = sight.beat != watch.beat
-        watch.idle_s = 0.0 if moved else watch.idle_s + elapsed_s
+        watch.disk_s = watch.disk_s + elapsed_s if sight.waits_for_disk and not moved else 0.0
+        if moved or not sight.waits_for_disk:
+            watch.idle_s = 0.0 if moved else watch.idle_s + elapsed_s
         still = not moved and sight.work is not None and sight.work == watch.work
         watch.still_s = watch.still_s + elapsed_s if still else 0.0
         watch.up_s = watch.up_s + elapsed_s if sight.state in ALIVE else 0.0
         watch.down_s = watch.down_s + elapsed_s if sight.state == watch.state else 0.0
         watch.beat, watch.work, watch.state = sight.beat, sight.work, sight.state
+        if moved and watch.up_s >= self._limits.hang_after_s:
+            watch.proven_s = now_s
         if watch.up_s > PROVEN_AFTER_S and watch.idle_s == 0:
-            watch.attempts, watch.helpless = 0, False
+            watch.attempts, watch.helpless, watch.spared = 0, False, 0
+
+    def _judge_descriptors(self, worker: str, watch: _Watch, sight: Sight, now_s: float) -> list[Action]:
+        if sight.descriptors < SPENT:
+            watch.spent_s = None
+            return []
+        if watch.spent_s is None:
+            watch.spent_s = now_s
+            watch.spent_at_s = [*_within(watch.spent_at_s, now_s, self._limits.hangs_window_s), now_s]
+            return [StartAfresh(worker, f"{sight.descriptors:.0%} of its file descriptors are used up")]
+        if now_s - watch.spent_s < self._limits.hang_after_s:
+            return []
+        return [Kill(worker, watch.pid, now_s - watch.spent_s)]
 
     def _judge_living(self, worker: str, watch: _Watch, now_s: float) -> list[Action]:
         busy = watch.beat is None or watch.work is not None
         limit_s = self._limits.start_grace_s if busy else self._limits.hang_after_s
-        if watch.idle_s < limit_s and watch.still_s < self._limits.hang_after_s:
+        still_too_long = watch.still_s >= self._stretched_s(self._limits.hang_after_s, watch)
+        if watch.idle_s < self._stretched_s(limit_s, watch) and not still_too_long:
             return []
         idle_s = watch.idle_s
         watch.idle_s = watch.still_s = 0.0  # it gets as long again before it is killed again
         watch.hung_at_s = [*_within(watch.hung_at_s, now_s, self._limits.hangs_window_s), now_s]
         if len(watch.hung_at_s) < self._limits.hangs_to_escalate:
             return [Kill(worker, watch.pid, idle_s)]
+        if self._another_progresses(watch, now_s):
+            watch.spared += 1
+            return [Kill(worker, watch.pid, idle_s)]
         return [Kill(worker, watch.pid, idle_s), self._escalate(worker, watch, now_s)]
+
+    def _stretched_s(self, limit_s: float, watch: _Watch) -> float:
+        """Patience with it: twice as long after each hang that did not have all start afresh."""
+        stretched_s = self._limits.hang_after_s * 2.0 ** min(watch.spared, 16)
+        return max(limit_s, min(stretched_s, LONGEST_PATIENCE_S)) if watch.spared else limit_s
+
+    def _another_progresses(self, watch: _Watch, now_s: float) -> bool:
+        """Not by the first report of a process that just came: what hangs may do so after it."""
+        since_s = now_s - 2 * (self._limits.hang_after_s + self._limits.look_every_s)
+        others = (other for other in self._watches.values() if other is not watch)
+        return any(other.proven_s is not None and other.proven_s > since_s for other in others)
 
     def _escalate(self, worker: str, watch: _Watch, now_s: float) -> Action:
         reason = (
@@ -299,3 +388,20 @@ class Growth:
 def _within(moments_s: list[float], now_s: float, window_s: float) -> list[float]:
     """The moments of the last `window_s`; one from the future is of another boot."""
     return [at_s for at_s in moments_s if now_s - window_s <= at_s <= now_s]
+
+
+def _moments(value: object) -> list[float]:
+    """Those of a list that are numbers."""
+    listed = value if isinstance(value, list) else []
+    return [moment for moment in listed if type(moment) in (int, float) and math.isfinite(moment)]
+
+
+def _watch_of(kept: Mapping[str, Any]) -> _Watch:
+    watch = _Watch()
+    for name in _REMEMBERED:
+        value = kept.get(name)
+        if isinstance(getattr(watch, name), list):
+            setattr(watch, name, _moments(value))
+        elif type(value) is int:
+            setattr(watch, name, value)
+    return watch

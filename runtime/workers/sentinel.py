@@ -22,16 +22,19 @@ from runtime.adapters.listener import EventListener, SupervisorGone
 from runtime.adapters.logs import tail
 from runtime.adapters.process import (
     DUMP_SIGNAL,
+    WAITS_FOR_DISK,
     Stop,
+    open_descriptors,
     process_state,
     process_work,
     supervised,
     tell_service_manager,
 )
-from runtime.adapters.status import BUSY, StatusFile, beat_of, read_status, takes_beats
+from runtime.adapters.status import BUSY, StatusFile, asked_to_end, beat_of, read_status, takes_beats
 from runtime.adapters.supervisor import Program, Supervisor
 from runtime.config import Config
 from runtime.core.health import (
+    LEAST_PATIENCE_S,
     Action,
     Alarm,
     Growth,
@@ -41,6 +44,7 @@ from runtime.core.health import (
     Limits,
     RestartAll,
     Sight,
+    StartAfresh,
     StartAgain,
     Withhold,
 )
@@ -51,6 +55,8 @@ NAME = "sentinel"
 DUMP_TIME_S = 1.0
 """What a process gets to write its stacks before it is killed."""
 LAST_LINES = 20
+SELECTABLE = 1024
+"""FD_SETSIZE: paho waits with select(), which takes no descriptor beyond."""
 
 
 def run(config: Config, stop: Stop) -> None:
@@ -61,14 +67,15 @@ def run(config: Config, stop: Stop) -> None:
     listener = EventListener()
     every_s = config.settings.sentinel.look_every_s
     next_s = 0.0
+    ticks = False
     with contextlib.suppress(SupervisorGone):
         while not stop.requested():
             now_s = time.monotonic()
             if now_s >= next_s:
-                answered = sentinel.look(now_s)
-                next_s = now_s + (every_s if answered else 1.0)
+                answered = sentinel.look(now_s, ticks=ticks)
+                next_s, ticks = now_s + (every_s if answered else 1.0), False
             if listener.wait(next_s - time.monotonic(), also=[stop]) == "TICK_5":
-                next_s = 0.0
+                next_s, ticks = 0.0, True
     # Not STOPPING=1: it may be us alone who are started afresh (`edgectl reload`). systemd would take it for
     # the end of all of us, and kill everybody when the time for that is over.
 
@@ -81,28 +88,36 @@ class Sentinel:
         self._supervisor = Supervisor(config.layout.supervisor_socket)
         limits = Limits(
             look_every_s=config.settings.sentinel.look_every_s,
-            hang_after_s=config.settings.sentinel.hang_after_s,
+            hang_after_s=max(config.settings.sentinel.hang_after_s, LEAST_PATIENCE_S),
             start_grace_s=config.settings.sentinel.start_grace_s,
             restarts_to_alarm=config.settings.sentinel.alarm_restarts,
         )
         self._status = StatusFile(self._layout.status_file(NAME), NAME)
         self._health = Health(limits, _memory(self._layout))
         self._growth = Growth()
-        self._told: frozenset[Alarm] = frozenset()
+        self._told: frozenset[tuple[str, str]] = frozenset()
+        self._unheard = ""
+        """Why supervisord cannot be asked, while its ticks say that it lives."""
         self._ready = False
         self._blind = False
         """No beat can be written: none means nothing."""
 
-    def look(self, now_s: float) -> bool:
-        """One look at everything, and what follows from it. Returns whether supervisord answered."""
+    def look(self, now_s: float, *, ticks: bool = False) -> bool:
+        """One look at everything, and what follows from it. Returns whether supervisord answered.
+
+        `ticks`: whether a tick of supervisord came since the last look.
+        """
         try:
             sights = self._sights()
             actions = self._health.look(now_s, sights)
+            self._unheard = ""
         except Rejected:  # it is shutting down, or restarting: not the moment to start anything
             actions, sights = [], {}
         except Retryable as exc:
             logger.warning("{}", exc)
-            actions, sights = self._health.silence(now_s), None
+            actions, sights = self._health.silence(now_s, ticks=ticks), None
+            if ticks:
+                self._unheard = str(exc)
         for action in actions:
             self._perform(action)
         self._report(now_s, sights)
@@ -124,15 +139,28 @@ class Sentinel:
         beat = beat_of(file, program.pid)
         busy = beat is None or (read_status(file) or {}).get(BUSY)
         work = process_work(program.pid) if busy else None
-        return Sight(program.state, program.pid, beat, work, program.started)
+        return Sight(
+            program.state,
+            program.pid,
+            beat,
+            work,
+            program.started,
+            waits_for_disk=process_state(program.pid) == WAITS_FOR_DISK,
+            descriptors=_descriptors(program),
+            asked=frozenset(asked_to_end(self._layout.run, program.name)),
+        )
 
     def _report(self, now_s: float, sights: dict[str, Sight] | None) -> None:
         """To the status file, to the log what is new, and to the service manager that we are at work."""
         alarms = self._health.alarms(now_s)
-        for alarm in set(alarms) - self._told:
-            last = tail(self._layout.log / f"{alarm.worker}.log", LAST_LINES)
-            logger.bind(alarm=alarm.worker).error("{}: {}\n{}", alarm.worker, alarm.text, last)
-        self._told = frozenset(alarms)
+        if self._unheard:
+            text = f"lives, but cannot be asked ({self._unheard}): hung workers are not seen"
+            alarms.append(Alarm("supervisord", text, "unheard"))
+        for alarm in alarms:
+            if (alarm.worker, alarm.kind) not in self._told:
+                last = tail(self._layout.log / f"{alarm.worker}.log", LAST_LINES)
+                logger.bind(alarm=alarm.worker).error("{}: {}\n{}", alarm.worker, alarm.text, last)
+        self._told = frozenset((alarm.worker, alarm.kind) for alarm in alarms)
         running = sum(s.state == "RUNNING" for s in (sights or {}).values())
         self._status.progress(
             {
@@ -144,7 +172,7 @@ class Sentinel:
             },
             now=True,
         )
-        if sights is not None and not self._health.helpless():
+        if (sights is not None or self._unheard) and not self._health.helpless():
             ready = "" if self._ready else "READY=1\n"
             tell_service_manager(f"{ready}WATCHDOG=1\nSTATUS={running} of {len(WORKERS)} workers running")
             self._ready = True
@@ -159,6 +187,10 @@ class Sentinel:
         match action:
             case Kill(worker, pid, idle_s):
                 self._kill(worker, pid, idle_s)
+            case StartAfresh(worker, reason):
+                logger.error("{}: {}, so it starts afresh", worker, reason)
+                with contextlib.suppress(Rejected, Retryable):
+                    self._supervisor.signal(worker, "TERM")
             case StartAgain(worker, state):
                 logger.warning("{} is {}: starting it again", worker, state)
                 self._start_again(worker)
@@ -199,11 +231,20 @@ class Sentinel:
             logger.warning("{} could not be started: {}", worker, exc)
 
 
+def _descriptors(program: Program) -> float:
+    """The share that it uses of those that it may open; but for ingest, of those that select() can take."""
+    there = open_descriptors(program.pid) if program.pid else None
+    if there is None:
+        return 0.0
+    count, limit = there
+    return count / (limit if program.name == "ingest" else min(limit, SELECTABLE))
+
+
 def _memory(layout: Layout) -> dict[str, Any]:
     """What the sentinel before us knew, as far as it still holds."""
     last = read_status(layout.status_file(NAME)) or {}
-    memory: dict[str, Any] = last.get("memory") or {}
-    if last.get("boot_id") != SystemClock().boot_id():
+    memory = last.get("memory")
+    if last.get("boot_id") != SystemClock().boot_id() or not isinstance(memory, dict):
         return {}
     if last.get("supervisor_pid") != os.getppid():  # other processes; only the ladder's limits go on
         return {"restarted_all_at_s": memory.get("restarted_all_at_s", [])}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import time
+
 from runtime.layout import WORKERS
 from tests.harness import Home, eventually
 from tests.supervised import (
@@ -17,7 +20,9 @@ from tests.supervised import (
     kill,
 )
 
-SHIPPED_STILL, SHRUNK_STILL = "still_s=45", "still_s=7"
+SHIPPED_STILL, SHRUNK_STILL = "still_s=35", "still_s=6"
+SHIPPED_AGAIN, SHRUNK_AGAIN = "again_s=12", "again_s=6"
+"""A tick comes every 5 s."""
 
 
 def test_every_worker_that_deadlocks_is_killed_with_its_stacks_in_the_log_and_comes_back(home: Home) -> None:
@@ -40,9 +45,7 @@ def test_every_worker_that_deadlocks_is_killed_with_its_stacks_in_the_log_and_co
 
 def test_a_supervisord_that_hangs_ends_itself_where_the_sentinel_cannot_end_it(home: Home) -> None:
     """As process 1 of a container it cannot be killed from inside; here the sentinel hangs as well."""
-    conf = SHIPPED.read_text()
-    assert SHIPPED_STILL in conf
-    home.layout.supervisord_conf.write_text(conf.replace(SHIPPED_STILL, SHRUNK_STILL))
+    home.layout.supervisord_conf.write_text(_impatient())
     runtime = Runtime(home, **INSIDE)
     try:
         runtime.all_at_work()
@@ -50,9 +53,37 @@ def test_a_supervisord_that_hangs_ends_itself_where_the_sentinel_cannot_end_it(h
         for pid in (runtime.pid("sentinel"), runtime.process.pid):
             kill(pid, DEADLOCK)
         eventually(lambda: deadlocked(runtime.process.pid), 5)
-        assert runtime.process.popen.wait(20) == 1
+        assert runtime.process.popen.wait(30) == 1
         eventually(lambda: gone(everybody), 5, "and everybody goes with it")
         stacks = (home.layout.log / "supervisord.stacks").read_text()
         assert "supervisord hung" in stacks and SELF_LOCKED in stacks
     finally:
         runtime.close()
+
+
+def test_who_was_frozen_for_longer_than_a_hang_may_last_goes_on_as_if_nothing_had_been(home: Home) -> None:
+    """`docker pause` for a minute: the timer had run on, and at the thaw supervisord ended itself."""
+    home.layout.supervisord_conf.write_text(_impatient())
+    runtime = Runtime(home, **INSIDE)
+    try:
+        runtime.all_at_work()
+        everybody = runtime.all_pids()
+        for pid in everybody:
+            kill(pid, signal.SIGSTOP)
+        frozen_s = time.monotonic()
+        eventually(lambda: time.monotonic() > frozen_s + 8, 20, "frozen for longer than still_s")
+        for pid in everybody:
+            kill(pid, signal.SIGCONT)
+        thawed_s = time.monotonic()
+        looks = runtime.home.layout.status_file("sentinel").stat().st_mtime_ns
+        eventually(lambda: time.monotonic() > thawed_s + 8, 20, "thawed for longer than again_s")
+        assert runtime.home.layout.status_file("sentinel").stat().st_mtime_ns > looks
+        assert runtime.all_pids() == everybody
+    finally:
+        runtime.close()
+
+
+def _impatient() -> str:
+    conf = SHIPPED.read_text()
+    assert SHIPPED_STILL in conf and SHIPPED_AGAIN in conf
+    return conf.replace(SHIPPED_STILL, SHRUNK_STILL).replace(SHIPPED_AGAIN, SHRUNK_AGAIN)

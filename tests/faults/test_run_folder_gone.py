@@ -3,18 +3,26 @@ state by a person."""
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 from supervisor.states import SupervisorStates
 
 from runtime.adapters.bus import STORED, Hints
 from runtime.adapters.process import lock_holder
+from runtime.adapters.status import read_status
+from runtime.adapters.supervisor_plugin import SocketWatch
 from runtime.layout import WORKERS
 from runtime.producer import Producer
+from runtime.workers import sentinel as sentinel_worker
+from runtime.workers.sentinel import Sentinel
 from tests.harness import Cloud, Home, eventually
 from tests.lines import backlog
 from tests.supervised import PROGRAMS, WORKING, Runtime, kill
@@ -88,6 +96,55 @@ def test_logs_and_state_removed_come_back_with_a_worker_that_dies_meanwhile_and_
         eventually(lambda: not runtime.process.running(), 20, "it has ended")
     finally:
         runtime.close()
+
+
+@pytest.mark.parametrize("by", ["a folder", "another's socket", "a file"])
+def test_a_supervisord_whose_socket_s_path_is_taken_is_found_again(by: str, folder: Path) -> None:
+    """The sentinel heard nothing of it, and killed it as hung after 20 s."""
+    path, words = folder / "run" / "supervisor.sock", []
+    path.parent.mkdir()
+    listening = [socket.socket(socket.AF_UNIX)]
+    listening[0].bind(str(path))
+    server = SimpleNamespace(
+        close=lambda: listening.pop().close(), set_socket=listening.append, listen=lambda most: None
+    )
+    config = {"file": str(path), "chmod": 0o700}
+    logger = SimpleNamespace(warn=words.append)
+    options = SimpleNamespace(
+        logger=logger, pidfile=str(folder / "pid"), httpservers=[(config, server), ({"family": None}, None)]
+    )
+    watch = SocketWatch(SimpleNamespace(options=options))
+    watch.remember(None)
+    watch(None)
+    assert words == [], "all is well"
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as another:
+        if by == "a folder":
+            path.mkdir()
+        elif by == "a file":
+            path.touch()
+        else:
+            another.bind(str(path))
+            another.listen()
+        watch(None)
+        watch(None)
+    assert words == [f"{path} was taken; made again"]
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.connect(str(path))
+        listening[0].accept()[0].close()
+    listening[0].close()
+
+
+def test_a_sentinel_that_cannot_ask_says_so_and_kills_nobody_while_ticks_come(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looker, sent = Sentinel(home.config), []
+    monkeypatch.setattr(os, "kill", lambda pid, number: sent.append(number))
+    monkeypatch.setattr(sentinel_worker, "tell_service_manager", sent.append)
+    assert not any(looker.look(float(now_s), ticks=True) for now_s in range(0, 60, 5))
+    assert all("WATCHDOG=1" in words for words in sent), "its ticks prove that it lives"
+    (alarm,) = (read_status(home.layout.status_file("sentinel")) or {})["alarms"]
+    assert alarm["worker"] == "supervisord" and "cannot be asked" in alarm["text"]
 
 
 TWO = """

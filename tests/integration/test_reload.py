@@ -12,12 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from loguru import logger
 
 from runtime.adapters.accepted import accepted_file, remember
 from runtime.adapters.crash import crash_file
-from runtime.adapters.supervisor import Supervisor
+from runtime.adapters.status import read_status
+from runtime.adapters.supervisor import Program, Supervisor
 from runtime.config import load
 from runtime.errors import Rejected
+from runtime.workers.sentinel import Sentinel
 from tests.harness import Home, Process, eventually
 from tests.supervised import WORKING, Runtime, kill, stand_ins
 
@@ -63,6 +66,53 @@ def test_reload_starts_every_worker_with_the_new_configuration_but_none_that_a_p
     assert done.returncode == 0, done.stderr
     runtime.wait_for("upload", other_than=before)
     assert runtime.state("refresh") == "STOPPED"
+
+
+def test_reloads_and_restarts_that_an_operator_asked_for_raise_no_alarm_of_a_crash_loop(home: Home) -> None:
+    with stand_ins(home, f"{GOOD}[sentinel]\nlook_every_s = 0.2\nalarm_restarts = 2\n") as runtime:
+        supervisor = Supervisor(home.layout.supervisor_socket)
+        for _ in range(2):
+            before = runtime.pid("upload")
+            assert home.edgectl("reload", timeout_s=60).returncode == 0
+            runtime.wait_for("upload", other_than=before)
+        before = runtime.pid("ingest")
+        for _ in range(2):
+            supervisor.stop("ingest", wait=True)
+            supervisor.start("ingest")
+            before = runtime.wait_for("ingest", other_than=before)
+        status = home.layout.status_file("sentinel")
+        told = eventually(
+            lambda: (s := read_status(status)) and s["restarts"].get("upload", 0) >= 2 and s,
+            20,
+            "it saw them",
+        )
+        assert told["alarms"] == []
+        for _ in range(2):
+            eventually(lambda: runtime.state("refresh") == "RUNNING")
+            before = runtime.pid("refresh")
+            kill(before)
+            runtime.wait_for("refresh", other_than=before)
+        eventually(lambda: (read_status(status) or {}).get("alarms"), 20, "a crash is one as before")
+
+
+def test_an_alarm_that_goes_on_is_logged_once_and_not_at_every_further_restart(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 2.7 kB of last words each time it was 99 of 167 kB of logs."""
+    (home.layout.log / "upload.log").write_text("last words\n" * 50)
+    lives = iter(range(100, 200))
+    monkeypatch.setattr(
+        Supervisor, "programs", lambda _: {"upload": Program("upload", "RUNNING", next(lives), "")}
+    )
+    said: list[str] = []
+    sink = logger.add(said.append, level="ERROR", format="{message}")
+    try:
+        looker = Sentinel(home.config)
+        for look in range(40):
+            looker.look(look * 5.0)
+    finally:
+        logger.remove(sink)
+    assert len(said) == 1 and "restarted 5 times" in said[0] and "last words" in said[0]
 
 
 def test_a_reload_that_is_killed_half_way_leaves_no_worker_stopped(runtime: Runtime) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +18,7 @@ from runtime.core.health import (
     Limits,
     RestartAll,
     Sight,
+    StartAfresh,
     StartAgain,
     Withhold,
 )
@@ -27,8 +29,10 @@ LOOK_S = 5.0
 class Watching:
     """A judge, a clock, and one worker called upload."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, *, company: bool = False) -> None:
         self.health = Health(limits or Limits())
+        self.company = company
+        """Whether a worker called ingest works beside it."""
         self.now_s = 1000.0
         self.beat = 0
 
@@ -46,7 +50,8 @@ class Watching:
         self.beat += beats
         beat = self.beat or None
         work = (self.now_s if works else 3) if busy or beat is None else None
-        return self.health.look(self.now_s, {"upload": Sight(state, pid, beat, work, started)})
+        ingest = {"ingest": Sight("RUNNING", 5, self.now_s)} if self.company else {}
+        return self.health.look(self.now_s, {"upload": Sight(state, pid, beat, work, started), **ingest})
 
     def until_action(self, looks: int = 50, **sight: object) -> tuple[list[Action], float]:
         """Look until something is to be done; what, and after how many seconds."""
@@ -235,6 +240,102 @@ def test_a_worker_that_nothing_helped_raises_an_alarm_until_it_stands() -> None:
         watching.look(pid=201)
     assert not watching.health.helpless()
     assert "nothing helped" not in str(watching.health.alarms(watching.now_s))
+
+
+def test_one_worker_that_hangs_again_and_again_costs_the_others_nothing() -> None:
+    """A token file on a dead network drive: 18 processes were started afresh, and then systemd ended all."""
+    watching, kills, gaps_s = Watching(company=True), [], []
+    for pid in range(100, 112):
+        watching.look(pid=pid)
+        actions, after_s = watching.until_action(looks=100, pid=pid, beats=False)
+        kills += actions
+        gaps_s.append(after_s)
+    assert all(isinstance(action, Kill) for action in kills) and len(kills) == 12
+    assert gaps_s == sorted(gaps_s) and gaps_s[2] <= 20 and 300 <= gaps_s[-1] <= 310
+    assert not watching.health.helpless()
+    assert "others work" in str(watching.health.alarms(watching.now_s))
+    for _ in range(14):
+        watching.look(pid=200)
+    watching.look(pid=200)
+    assert watching.until_action(pid=200, beats=False)[1] <= 20, "it stood for a minute: that is forgotten"
+
+
+def test_a_first_report_after_each_start_is_no_progress() -> None:
+    """Both hang behind it, one after the other: that is no company that works."""
+    watching, ladder = Watching(), []
+    for life in range(12):
+        for look in range(5):
+            beat = (life, min(look, 1))
+            sights = {name: Sight("RUNNING", 10 + life, beat) for name in ("a", "b")}
+            watching.now_s += LOOK_S
+            ladder += watching.health.look(watching.now_s, sights)
+    assert any(isinstance(step, RestartAll) for step in ladder)
+
+
+def test_a_process_that_waits_for_a_disk_is_not_killed_for_it_and_an_alarm_says_so() -> None:
+    health = Health(Limits())
+    for now_s in range(0, 600, 5):
+        assert health.look(now_s, {"ingest": Sight("RUNNING", 7, 1, waits_for_disk=True)}) == []
+    (alarm,) = health.alarms(600)
+    assert (alarm.worker, alarm.kind) == ("ingest", "disk") and "for a disk" in alarm.text
+    health.look(605, {"ingest": Sight("RUNNING", 7, 2)})
+    assert health.alarms(605) == []
+
+
+def test_a_worker_that_has_used_up_its_descriptors_starts_afresh_and_an_alarm_says_so() -> None:
+    """upload had 435 of 1,024 after 400 files; at 1,024 delivery stopped, and status said HEALTHY."""
+    health, said = Health(Limits()), []
+    for now_s in range(0, 40, 5):
+        said += health.look(now_s, {"upload": Sight("RUNNING", 7, now_s, descriptors=0.95)})
+    assert [type(action) for action in said][:2] == [StartAfresh, Kill], "asked, and then not waited for"
+    (alarm,) = health.alarms(40)
+    assert alarm.kind == "descriptors"
+    assert health.look(45, {"upload": Sight("RUNNING", 8, 45, descriptors=0.1)}) == []
+
+
+def test_restarts_that_an_operator_asked_for_raise_no_alarm() -> None:
+    """Five reloads were told as a crash loop."""
+    health = Health(Limits())
+    for pid in range(10, 30):
+        health.look(pid * 5.0, {"upload": Sight("RUNNING", pid, pid, asked=frozenset({pid - 1}))})
+    assert health.alarms(200) == []
+    assert health.restarts() == {"upload": 19}
+
+
+def test_an_alarm_is_the_same_one_while_its_figures_grow() -> None:
+    watching, kinds = Watching(), set()
+    for pid in range(10, 40):
+        watching.look(pid=pid)
+        kinds |= {(alarm.worker, alarm.kind) for alarm in watching.health.alarms(watching.now_s)}
+    assert kinds == {("upload", "restarts")}
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [
+        {"watches": 3, "restarted_all_at_s": {"a": 1}},
+        {"watches": {"upload": 7}},
+        {
+            "watches": {
+                "upload": {"hung_at_s": 5, "restarts": "4", "pid": None, "restarted_at_s": ["x", None]}
+            }
+        },
+        {"restarted_all_at_s": [float("nan"), True, "x"]},
+    ],
+)
+def test_memory_of_a_wrong_type_stops_no_sentinel(memory: dict[str, object]) -> None:
+    watching = Watching()
+    watching.health = Health(Limits(), memory)
+    assert all(watching.hang(pid) for pid in range(10, 14))
+    assert watching.health.memory()
+
+
+def test_a_supervisord_that_cannot_be_asked_but_ticks_is_not_killed_as_hung() -> None:
+    """Somebody had taken the path of its socket."""
+    health = Health(Limits())
+    health.look(0, {})
+    assert all(health.silence(now_s, ticks=now_s % 5 == 0) == [] for now_s in range(600))
+    assert any(health.silence(600 + now_s) for now_s in range(25)), "and where its ticks end it is"
 
 
 def test_silence_of_supervisord_is_borne_for_20_seconds() -> None:
