@@ -24,9 +24,10 @@ LOOK_EVERY_S = 0.5
 
 def begin(layout: Layout) -> None:
     """Start to announce, where stderr is a terminal."""
-    if sys.stderr.isatty():
+    if sys.stderr is not None and sys.stderr.isatty():
         command = [sys.executable, "-P", "-m", "runtime.cli.announce", str(layout.home), str(os.getpid())]
-        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        with contextlib.suppress(OSError):  # no process to be had now: the runtime starts all the same
+            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 
 def announce(layout: Layout, supervisord: int) -> None:
