@@ -52,11 +52,12 @@ def seconds(text: str) -> float:
 
 def load_config(arguments: argparse.Namespace, *, warn: bool = True) -> Config:
     """The configuration that the command line asks for. Raises ConfigError; `warn`: says doubts on stderr."""
+    from runtime.cli.terminal import complain
     from runtime.config import load
 
     config = load(os.environ, home=arguments.home, file=arguments.config)
     for warning in config.warnings if warn else ():
-        sys.stderr.write(f"edgectl: warning: {warning}\n")
+        complain(f"warning: {warning}")
     return config
 
 
