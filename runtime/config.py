@@ -197,7 +197,7 @@ def _unknown_variables(environ: Mapping[str, str], known: typing.Iterable[Key]) 
     names = {*(key.variable for key in known), *RESERVED_ENV}
     unknown = sorted(n for n, text in environ.items() if n.startswith(ENV_PREFIX) and text and n not in names)
     if unknown:
-        listed = ", ".join(f"{_printable(name)}{_did_you_mean(name, names)}" for name in unknown)
+        listed = ", ".join(f"{_printable(name)}{_did_you_mean(name, names, 0.85)}" for name in unknown)
         yield f"environment: no such setting, passed over: {listed}"
 
 
@@ -261,8 +261,8 @@ def _flatten(raw: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Any]]:
             yield f"{table}.{name}", value
 
 
-def _did_you_mean(name: str, known: typing.Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
+def _did_you_mean(name: str, known: typing.Iterable[str], cutoff: float = 0.6) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f"; did you mean {close[0]}?" if close else ""
 
 
