@@ -46,7 +46,7 @@ def sentences(module: ModuleType, *functions: str) -> Iterator[str]:
 
 SAID = {
     *sentences(condition, "_worker", "_backlog", "_disk", "_identity", "_hub"),
-    *sentences(health, "alarms"),
+    *sentences(health, "_alarms_of"),
     *sentences(link, "shut"),
     *(words.partition(" (")[0] for words in sentences(storekeeper, "_alarm")),
 }
