@@ -39,16 +39,18 @@ class ObedientClock:
         self.boot = 1.0
 
 
-def put(payloads: Sequence[bytes], *, producer: str | None = None, first: int = 0, **fields: Any) -> Put:
-    key = None if producer is None else ProducerKey(producer, "b")
-    return Put(Kind.MESSAGE, [describe(fields, PLAIN)] * len(payloads), payloads, key, first)
+def put(
+    payloads: Sequence[bytes], *, producer: str | None = None, first: int = 0, owner: str = "", **fields: Any
+) -> Put:
+    key = None if producer is None else ProducerKey(producer, "b", owner)
+    return Put(Kind.MESSAGE, [describe(fields, PLAIN)] * len(payloads), payloads, key, first, owner)
 
 
 def decide(
     store: MessageStore, requests: Sequence[Put], quota: Quota = WIDE, settled: Settled = NONE
 ) -> tuple[Admission, list[Reply]]:
     known = store.known(request.producer for request in requests if request.producer)
-    admission = Admission(quota, store.view(10**12, settled), store.stamp(), known)
+    admission = Admission(quota, store.view(10**12, settled), store.stamp(), known, known.apart)
     return admission, [admission.decide(request) for request in requests]
 
 

@@ -42,6 +42,8 @@ under which nobody else is heard."""
 _LAST = int(zmq.NOBLOCK)  # plain numbers: pyzmq's flags cost more than the sending
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 
+ANYONE = "anyone"
+"""Owner of what comes by TCP without keys."""
 Frames: TypeAlias = "Sequence[bytes] | None"
 """Header and payloads; None where no empty frame stands in front of them."""
 
@@ -53,6 +55,8 @@ class Letter(NamedTuple):
     route: Sequence[bytes]
     key: str | None = None
     """With which whoever asks came in, where a key is needed."""
+    owner: str = ANYONE
+    """Who asks: the key, or on ipc the user, as the kernel says."""
 
     def answer(self, reply: bytes) -> None:
         send = self.door.socket.send
@@ -159,17 +163,17 @@ class ProducerDoor:
         probes = 0
         while probes < PROBES_AT_ONCE:
             try:
-                frames, key = self._request()
+                frames, key, owner = self._request()
             except zmq.Again:
                 return
             came = take_apart(frames)
             if came.is_probe:  # nobody asked: an answer would be taken for that of the next request
                 probes += 1
                 continue
-            yield Letter(self, came.route, key), came.request
+            yield Letter(self, came.route, key, owner), came.request
 
-    def _request(self) -> tuple[list[bytes], str | None]:
-        """All frames that came together, and whose they are.
+    def _request(self) -> tuple[list[bytes], str | None, str]:
+        """All frames that came together, with which key, and whose they are.
 
         A frame knows whether more follow: asking the socket is dearer.
         """
@@ -179,7 +183,18 @@ class ProducerDoor:
         while frame.more:
             frame = recv(_LAST, copy=False)
             frames.append(frame.bytes)
-        return frames, str(frame.get("User-Id")) if self._guarded else None
+        if self._guarded:
+            key = str(frame.get("User-Id"))
+            return frames, key, f"key {key}"
+        return frames, None, self._user(frame) if self._bound else ANYONE
+
+    @staticmethod
+    def _user(frame: zmq.Frame) -> str:
+        """On ipc libzmq says `host:UID:GID:PID` of a peer."""
+        try:
+            return f"user {int(str(frame.get('Peer-Address')).rsplit(':', 3)[1])}"
+        except (zmq.ZMQError, IndexError, ValueError):  # a libzmq, or a system, that does not say it
+            return ANYONE
 
     def close(self) -> None:
         self.socket.close(0)

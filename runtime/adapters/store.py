@@ -53,7 +53,7 @@ from runtime.adapters.store_errors import (
 from runtime.adapters.store_evictions import Policies, create_indexes, victims
 from runtime.adapters.store_opening import bring_up_to_date, configure
 from runtime.adapters.store_place import Place
-from runtime.adapters.store_producers import ProducerMemory
+from runtime.adapters.store_producers import Known, ProducerMemory
 from runtime.adapters.store_quarantine import MOST_BYTES, Quarantine
 from runtime.adapters.store_reader import StoreReader, text_or_bytes
 from runtime.adapters.store_room import give_back, spare_bytes
@@ -64,7 +64,6 @@ from runtime.core.mending import is_id, is_number
 from runtime.core.message import Backlog, StreamName
 from runtime.core.protocol import ProducerKey
 from runtime.core.quota import NOTHING, Amount, Policy
-from runtime.core.sequences import Sequences
 from runtime.core.settlement import Settled
 
 __all__ = ["Loss", "MessageStore", "StoreReader"]
@@ -187,7 +186,7 @@ class MessageStore:
             if stream in self._names
         ]
 
-    def known(self, keys: Iterable[ProducerKey]) -> dict[ProducerKey, Sequences]:
+    def known(self, keys: Iterable[ProducerKey]) -> Known:
         """The memory of those producers that were met before."""
         return self._producers.known(keys)
 
@@ -352,7 +351,7 @@ class MessageStore:
         """New streams and new producers of this commit."""
         if admission is None:
             return 0, 0
-        met = sum(1 for key in admission.producers if key not in admission.known)
+        met = sum(1 for key in admission.producers if not self._producers.has_row(key))
         return len(admission.new_streams), met
 
     def _book(self, books: Books, admission: Admission | None) -> list[Loss]:
@@ -364,7 +363,7 @@ class MessageStore:
         if admission is not None:
             self._streams.update(admission.new_streams)
             self._names.update({number: name for name, number in admission.new_streams.items()})
-            self._producers.book(admission.producers, met)
+            self._producers.book(admission, met)
         if books.recounted is not None:
             self._counted, self._recount = True, None
             self._set_levels(books.recounted)

@@ -5,14 +5,22 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from runtime.adapters.store_errors import StoreDamaged, translated
 from runtime.core.admission import Admission, Stamp
+from runtime.core.ownership import AFTER_ALL_OWNERS, of_row, row_boot
 from runtime.core.protocol import ProducerKey
 from runtime.core.sequences import Sequences
 
 IN_MEMORY = 1_024
+
+
+class Known(dict[ProducerKey, Sequences]):
+    """What is remembered of some producers."""
+
+    apart: frozenset[ProducerKey] = frozenset()
+    """Of those that were asked for, those whose name and boot are another owner's."""
 
 
 class ProducerMemory:
@@ -24,30 +32,80 @@ class ProducerMemory:
         self.count = count
         self._counted = False
         self._known: OrderedDict[ProducerKey, Sequences] = OrderedDict()
+        self._apart: set[ProducerKey] = set()
+        """Of them, those that another owner's messages are named before."""
+        self._copied: set[ProducerKey] = set()
+        """Of them, those that have no row of their own yet."""
 
     @property
     def room(self) -> int:
         """How many more may be met."""
         return max(0, self._most - self.count)
 
-    def known(self, keys: Iterable[ProducerKey]) -> dict[ProducerKey, Sequences]:
-        """The memory of those producers that were met before."""
-        found = {}
-        for key in set(keys):
+    def known(self, keys: Iterable[ProducerKey]) -> Known:
+        """The memory of those producers that were met before, by their owner or by nobody knows whom."""
+        keys, found = set(keys), Known()
+        for key in keys:
             memory = self._known.get(key)
             if memory is None:
-                with translated():
-                    row = self._db.execute(
-                        "SELECT memory FROM producers WHERE producer = ? AND boot = ?", key
-                    ).fetchone()
-                if row is None:
+                memory = self._read(key)
+                if memory is None:
                     continue
-                memory = _unpacked(row[0])
             self._known[key] = found[key] = memory
             self._known.move_to_end(key)
+        found.apart = frozenset(key for key in keys if self._is_apart(key))
         while len(self._known) > IN_MEMORY:
-            self._known.popitem(last=False)
+            self._drop(next(iter(self._known)))
         return found
+
+    def _is_apart(self, key: ProducerKey) -> bool:
+        return key in self._apart or (key not in self._known and self._held_by_another(key))
+
+    def has_row(self, key: ProducerKey) -> bool:
+        """Whether what is remembered of it is counted already."""
+        return key in self._known and key not in self._copied
+
+    def _read(self, key: ProducerKey) -> Sequences | None:
+        own = {row_boot(key, apart=apart): apart for apart in (False, True)}
+        with translated():
+            rows = dict(
+                self._db.execute(
+                    "SELECT boot, memory FROM producers WHERE producer = ? AND boot IN (?, ?, ?)",
+                    (key.producer, key.boot, *own),
+                ).fetchall()
+                if key.owner
+                else self._db.execute(
+                    "SELECT boot, memory FROM producers WHERE producer = ? AND boot = ?", key[:2]
+                ).fetchall()
+            )
+        for boot, apart in own.items():
+            if boot in rows:
+                if apart:
+                    self._apart.add(key)
+                return _unpacked(rows[boot])
+        if key.boot not in rows:
+            return None
+        self._copied.add(key)
+        if self._held_by_another(key):
+            self._apart.add(key)
+        return _unpacked(rows[key.boot])
+
+    def _held_by_another(self, key: ProducerKey) -> bool:
+        """Whether another owner's messages have the plain names of this producer and boot."""
+        if not key.owner:
+            return False
+        with translated():
+            rows = self._db.execute(
+                "SELECT boot FROM producers WHERE producer = ? AND boot > ? AND boot < ?",
+                (key.producer, f"{key.boot}@", f"{key.boot}{AFTER_ALL_OWNERS}"),
+            ).fetchall()
+        holders = (of_row(key.producer, boot) for (boot,) in rows)
+        return any(not apart and holder.owner != key.owner for holder, apart in holders)
+
+    def _drop(self, key: ProducerKey) -> None:
+        self._known.pop(key, None)
+        self._apart.discard(key)
+        self._copied.discard(key)
 
     def store(self, admission: Admission) -> None:
         """Write what changes with this commit."""
@@ -56,12 +114,23 @@ class ProducerMemory:
             "INSERT INTO producers (producer, boot, memory, used_boot, used_boot_s) VALUES (?, ?, ?, ?, ?) "
             "ON CONFLICT (producer, boot) DO UPDATE SET memory = excluded.memory, "
             "used_boot = excluded.used_boot, used_boot_s = excluded.used_boot_s",
-            [(*key, memory.pack(), boot, boot_s) for key, memory in admission.producers.items()],
+            [
+                (
+                    key.producer,
+                    row_boot(key, apart=admission.is_apart(key)),
+                    memory.pack(),
+                    boot,
+                    boot_s,
+                )
+                for key, memory in admission.producers.items()
+            ],
         )
 
-    def book(self, producers: Mapping[ProducerKey, Sequences], met: int) -> None:
-        """The commit stands; `met` of them were not met before."""
-        self._known.update(producers)
+    def book(self, admission: Admission, met: int) -> None:
+        """The commit stands; `met` of its producers had no row before."""
+        self._known.update(admission.producers)
+        self._copied.difference_update(admission.producers)
+        self._apart.update(key for key in admission.producers if admission.is_apart(key))
         self.count += met
 
     def forget(self, now: Stamp, older_than_s: float, but: Iterable[ProducerKey]) -> list[ProducerKey]:
@@ -77,19 +146,19 @@ class ProducerMemory:
             (
                 now.boot,
                 now.boot_s - older_than_s,
-                json.dumps(["/".join(key) for key in but]),
+                json.dumps([f"{key.producer}/{row_boot(key, apart=key in self._apart)}" for key in but]),
                 self._most // 5,
             ),
         ).fetchall()
         if gone:  # else nothing is written: this is asked every second
             self._db.execute("UPDATE store SET producers = producers - ? WHERE id = 1", (len(gone),))
-        return [ProducerKey(*key) for key in gone]
+        return [of_row(*row)[0] for row in gone]
 
     def forgotten(self, gone: Iterable[ProducerKey]) -> None:
         """That stands, too."""
         for key in gone:
             self.count -= 1
-            self._known.pop(key, None)
+            self._drop(key)
 
     def crowded(self, room: int | None) -> bool:
         """Whether so many more, or a tenth of all, would not fit: by looking, the first time that it matters.

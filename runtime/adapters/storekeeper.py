@@ -133,7 +133,9 @@ class Storekeeper:
         store = self._usable()
         known = store.known(keys)
         self._forget_producers(store, room=len(keys) - len(known), but=known)
-        return Admission(self._quota, store.view(self._room_bytes, settled), store.stamp(), known)
+        return Admission(
+            self._quota, store.view(self._room_bytes, settled), store.stamp(), known, known.apart
+        )
 
     def count(self) -> bool:
         """Look at what is stored, before counters decide over it; whether all was. Raises StoreError."""

@@ -20,11 +20,11 @@ from typing import NamedTuple, TypeAlias
 
 from runtime.core.description import NO_DETAILS, Details
 from runtime.core.message import StreamName
+from runtime.core.ownership import key_prefix
 from runtime.core.protocol import (
     WARNING_BACKWARDS,
     WARNING_GAP,
     Code,
-    Description,
     Ping,
     Pong,
     ProducerKey,
@@ -35,6 +35,7 @@ from runtime.core.protocol import (
     Stored,
 )
 from runtime.core.quota import NOTHING, TOP_PRIORITY, Amount, Eviction, Levels, Limit, Policy, Quota, Usage
+from runtime.core.runs import Run, amounts_of, runs_of, weighed
 from runtime.core.sequences import Fate, Sequences
 from runtime.core.spooling import NotTaken, TakenFile, spool_name
 
@@ -75,16 +76,6 @@ class Row(NamedTuple):
 
 Values: TypeAlias = tuple[int, int, int, int, float | None, float, int, str | None, int, Payload]
 """A `Row` without its names: Python's sqlite3 takes twice the time to bind what is a tuple and more."""
-
-
-class Run(NamedTuple):
-    """Payloads of a request that share a description: what holds for all of them is worked out once."""
-
-    described: Description
-    indexes: Sequence[int]
-    sizes: Sequence[int]
-    """What each of them counts for."""
-    amount: Amount
 
 
 class Named(NamedTuple):
@@ -132,6 +123,8 @@ class Admission:
     stamp: Stamp
     known: Mapping[ProducerKey, Sequences]
     """Memory of every keyed producer among the requests that was met before."""
+    apart: frozenset[ProducerKey] = frozenset()
+    """Of the producers among the requests: those whose name and boot are another owner's."""
     rows: list[Values] = field(default_factory=list)
     details: dict[int, Details] = field(default_factory=dict)
     """Of those rows that have any, by id."""
@@ -154,6 +147,8 @@ class Admission:
     def __post_init__(self) -> None:
         self.next_id = self.view.next_id
         self._usage = Usage(self.view.levels, self.view.total)
+        self._holders: dict[tuple[str, str], str] = {}
+        """Who is the first to store something under a name and boot."""
         self._trimming = False
         self.wants_count = False
         """A request found no room by counters that may be wrong: count, then decide again."""
@@ -182,28 +177,39 @@ class Admission:
         if not fresh:
             assert memory is not None
             return self._stored(put, memory, repeated=len(put.payloads))
-        runs, there_bytes = _runs(put, fresh), 0
-        files = _files(put, runs)
+        runs, there_bytes = runs_of(put, fresh), 0
+        prefix = self._prefix(put.producer)
+        files = _files(put, runs, prefix)
         if files:
             weights = {file.at: self.weigh_file(file.name, file.key) for file in files}
-            runs = [_weighed(run, weights) for run in runs]
+            runs = [weighed(run, weights) for run in runs]
             there_bytes = 0 if self.copies_files else sum(weights.values())
-        amounts = _amounts(runs)
+        amounts = amounts_of(runs)
         self._check_streams(amounts)
         self._make_room(put, amounts, there_bytes)
         warnings = _warnings(put, memory, fresh)
         if files:
             put = self._take_files(put, files)
-        first_id = self._keep(put, runs)
+        first_id = self._keep(put, runs, prefix)
         self.disk_bytes -= there_bytes
         if memory is None or put.producer is None:
             return Stored(range(first_id, self.next_id))
         memory = memory if put.producer in self.producers else memory.copy()
         self.producers[put.producer] = memory
+        if put.producer not in self.apart:
+            self._holders.setdefault(put.producer[:2], put.producer.owner)
         _remember(memory, put.first_sequence, fresh, first_id)
         if len(fresh) == len(put.payloads):
             return Stored(range(first_id, self.next_id), warnings=tuple(warnings))
         return self._stored(put, memory, len(put.payloads) - len(fresh), warnings)
+
+    def is_apart(self, key: ProducerKey) -> bool:
+        """Whether another owner has stored messages under this name and boot: theirs have the plain names."""
+        return key in self.apart or self._holders.get(key[:2], key.owner) != key.owner
+
+    def _prefix(self, key: ProducerKey | None) -> str | None:
+        """Of the names of its messages; None where its producer gave none."""
+        return None if key is None else key_prefix(key, apart=self.is_apart(key))
 
     def _memory(self, key: ProducerKey | None) -> Sequences | None:
         if key is None:
@@ -314,19 +320,19 @@ class Admission:
         lowest = min(description.priority for description in put.descriptions)
         return Eviction(name, policy, lowest if policy is Policy.DROP_LOWEST else TOP_PRIORITY, amount)
 
-    def _keep(self, put: Put, runs: Sequence[Run]) -> int:
+    def _keep(self, put: Put, runs: Sequence[Run], prefix: str | None) -> int:
         """Turn the fresh payloads into rows; return the first id."""
         first_id = self.next_id
         for run in runs:
-            self._keep_run(put, run)
+            self._keep_run(put, run, prefix)
         return first_id
 
-    def _keep_run(self, put: Put, run: Run) -> None:
+    def _keep_run(self, put: Put, run: Run, prefix: str | None) -> None:
         described, indexes, sizes, amount = run
         payloads, stream = put.payloads, self._stream(described.name)
         columns = (stream, int(put.kind), described.priority, *self.stamp)
         ids = range(self.next_id, self.next_id + len(indexes))
-        keys = _keys(put, indexes)
+        keys = _keys(put, indexes, prefix)
         self.rows += [
             (number, *columns, key, size, payloads[index])
             for number, key, size, index in zip(ids, keys, sizes, indexes, strict=True)
@@ -368,7 +374,7 @@ def _disk_bytes(amount: Amount) -> int:
     return amount.bytes + amount.messages * ROW_OVERHEAD_BYTES
 
 
-def _files(put: Put, runs: Sequence[Run]) -> list[Named]:
+def _files(put: Put, runs: Sequence[Run], prefix: str | None) -> list[Named]:
     """Those that stand for payloads."""
     named = [
         (index, run.described.details.file)
@@ -380,47 +386,15 @@ def _files(put: Put, runs: Sequence[Run]) -> list[Named]:
         return []
     if put.producer is None or any(put.payloads[index] for index, _ in named):
         raise _Refusal(Code.BAD_FIELD, "a file needs a key (producer, boot, sequence) and no payload")
-    prefix = f"{put.producer[0]}/{put.producer[1]}/"
     return [Named(index, name, f"{prefix}{put.first_sequence + index}") for index, name in named]
 
 
-def _keys(put: Put, indexes: Sequence[int]) -> Sequence[str | None]:
+def _keys(put: Put, indexes: Sequence[int], prefix: str | None) -> Sequence[str | None]:
     """The names of these messages, the same in every repeat; None where its producer gave none."""
-    if put.producer is None:
+    if prefix is None:
         return [None] * len(indexes)
-    prefix, first = f"{put.producer[0]}/{put.producer[1]}/", put.first_sequence
+    first = put.first_sequence
     return [f"{prefix}{first + index}" for index in indexes]
-
-
-def _runs(put: Put, fresh: Sequence[int]) -> list[Run]:
-    """Stretches of `fresh` that share a description: mostly it is one."""
-    descriptions, payloads = put.descriptions, put.payloads
-    runs, start, end = [], 0, len(fresh)
-    alike = descriptions.count(descriptions[0]) == len(descriptions)  # most have but one
-    while start < end:
-        described, at = descriptions[fresh[start]], end if alike else start + 1
-        while at < end and descriptions[fresh[at]] is described:
-            at += 1
-        indexes, text_bytes = fresh[start:at], described.text_bytes
-        sizes = [len(payloads[index]) + text_bytes for index in indexes]
-        runs.append(Run(described, indexes, sizes, Amount(len(indexes), sum(sizes))))
-        start = at
-    return runs
-
-
-def _weighed(run: Run, weights: Mapping[int, int]) -> Run:
-    """With what its files weigh."""
-    sizes = [size + weights.get(index, 0) for index, size in zip(run.indexes, run.sizes, strict=True)]
-    return run._replace(sizes=sizes, amount=Amount(len(sizes), sum(sizes)))
-
-
-def _amounts(runs: Sequence[Run]) -> dict[StreamName, Amount]:
-    """What a request adds to each stream."""
-    amounts: dict[StreamName, Amount] = {}
-    for described, _, _, amount in runs:
-        before = amounts.get(described.name)
-        amounts[described.name] = amount if before is None else before.plus(amount)
-    return amounts
 
 
 def _remember(memory: Sequences, first_sequence: int, fresh: Sequence[int], first_id: int) -> None:

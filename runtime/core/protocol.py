@@ -91,6 +91,8 @@ class ProducerKey(NamedTuple):
 
     producer: str
     boot: str
+    owner: str = ""
+    """Who came with it: never said by a producer, but found out (`door.py`). Empty: nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,8 @@ class Put(NamedTuple):
     payloads: Sequence[bytes]
     producer: ProducerKey | None
     first_sequence: int
+    owner: str = ""
+    """Who asks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +176,8 @@ _DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_no_r
 _JSON_SPACE = " \t\n\r"
 
 
-def decode_request(frames: Sequence[bytes], limits: Limits) -> Request:
-    """Read the frames of one request, without its envelope. Raises BadRequest."""
+def decode_request(frames: Sequence[bytes], limits: Limits, owner: str = "") -> Request:
+    """Read the frames of one request of `owner`, without its envelope. Raises BadRequest."""
     _check_sizes(frames, limits)
     header = _header(frames[0])
     operation = _operation(header["operation"]) if "operation" in header else Operation.PUT
@@ -188,8 +192,8 @@ def decode_request(frames: Sequence[bytes], limits: Limits) -> Request:
     kind = _KINDS[operation]
     if kind is not Kind.MESSAGE:
         _check_completion(kind, descriptions[0])
-    producer, sequence = _key(header)
-    return Put(kind, descriptions, payloads, producer, sequence)
+    producer, sequence = _key(header, owner)
+    return Put(kind, descriptions, payloads, producer, sequence, owner)
 
 
 def _operation(said: Any) -> Operation:
@@ -301,13 +305,13 @@ def _check_completion(kind: Kind, description: Description) -> None:
         raise BadRequest(Code.BAD_FIELD, "complete_message needs a message_id")
 
 
-def _key(header: Mapping[str, Any]) -> tuple[ProducerKey | None, int]:
+def _key(header: Mapping[str, Any], owner: str) -> tuple[ProducerKey | None, int]:
     if "sequence" not in header and "producer" not in header and "boot" not in header:
         return None, 0
     producer, boot, sequence = header.get("producer"), header.get("boot"), _sequence(header.get("sequence"))
     if not isinstance(producer, str) or not isinstance(boot, str):
         producer, boot = _key_part("producer", producer), _key_part("boot", boot)
-    return _producer_key(producer, boot), sequence
+    return _producer_key(producer, boot, owner), sequence
 
 
 def _sequence(said: Any) -> int:
@@ -319,8 +323,8 @@ def _sequence(said: Any) -> int:
 
 
 @lru_cache(maxsize=4_096)
-def _producer_key(producer: str, boot: str) -> ProducerKey:
-    return ProducerKey(_key_part("producer", producer), _key_part("boot", boot))
+def _producer_key(producer: str, boot: str, owner: str) -> ProducerKey:
+    return ProducerKey(_key_part("producer", producer), _key_part("boot", boot), owner)
 
 
 def _key_part(name: str, part: Any) -> str:

@@ -152,7 +152,7 @@ class Ingest:
         until_s = time.perf_counter() + min(flush_s, QUICK_FLUSH_S) / 2
         while True:
             for letter, frames in self._doors.letters():
-                request = self._read(frames) if self._admits(letter) else LEFT_OUT
+                request = self._read(frames, letter.owner) if self._admits(letter) else LEFT_OUT
                 found.append((letter, request))
                 room_bytes -= sum(map(len, frames or ()))  # what is refused took its time, too
                 if isinstance(request, Put):
@@ -163,12 +163,12 @@ class Ingest:
                 return found
             os.sched_yield()  # to whoever waits for a core with a request
 
-    def _read(self, frames: Frames) -> Request | Refused:
+    def _read(self, frames: Frames, owner: str) -> Request | Refused:
         """Any frames at all give a request or a refusal: a bug that one meets must not stop all."""
         if frames is None:
             return Refused(Code.BAD_ENVELOPE, "use a REQ socket, or send an empty frame first")
         try:
-            return decode_request(frames, self._limits)
+            return decode_request(frames, self._limits, owner)
         except BadRequest as exc:
             return Refused(Code(exc.code), str(exc))
         except Exception as exc:
