@@ -8,7 +8,8 @@ answer to another one is dropped.
 A rollback journal, not WAL: a few writes a day, no second file with tokens in it, and no race between two
 writers at a WAL reset. `synchronous=EXTRA` syncs the folder too, so that a saved token survives a power cut.
 
-    tokens      registration, parent (until its child is proven), sas: text (a blob: sealed) and life
+    tokens      registration, parent (until its child is proven), sas: text (a blob: sealed) and life;
+                former, former parent: the line that was in force before (see `identity_lines`)
     enrolment   the provisioning state machine's record, one row
     paces       what the last failures of each task demand
     hub         what upload connects with, one row
@@ -22,16 +23,17 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
+from runtime.adapters import identity_lines as lines
 from runtime.adapters import identity_rows as rows
 from runtime.adapters.identity_file import alone, check_private, connect, create, damaged, set_aside, weather
-from runtime.adapters.identity_rows import Identity
+from runtime.adapters.identity_rows import Identity, Token
 from runtime.adapters.vault import Vault
-from runtime.core import enrolment
 from runtime.core.answer import Grant, Registration
 from runtime.core.credentials import HubCredentials
 from runtime.core.enrolment import Enrolment
+from runtime.core.escalation import Task
 from runtime.core.moment import Moment
-from runtime.core.renewal import Life, Pace, Task
+from runtime.core.renewal import Life, Pace
 from runtime.core.secret import Secret
 from runtime.layout import Layout
 
@@ -94,16 +96,24 @@ class IdentityStore(IdentityReader):
         now: Moment,
         draw: float,
         instead_of: Enrolment | None = None,
+        *,
+        host: str | None = None,
     ) -> bool:
-        """A new Registration Token begins a new line: what the old one promised no longer counts."""
+        """A new Registration Token, for the platform `host`, begins a new line; the one before rests."""
         with self._change() as db:
             if not self._put_enrolment(db, record, instead_of):
                 return False
-            db.execute("DELETE FROM tokens WHERE kind = 'parent'")
-            db.execute("DELETE FROM paces")
-            self._put_granted(db, grant, now, draw)
-            rows.put_fact(db, "granted", enrolment.mark(record.basis))
+            db.execute("DELETE FROM paces WHERE task <> ?", (Task.REGISTER_FORMER.value,))
+            life = Life(now, grant.lifetime_s, draw)
+            lines.begin(
+                db, self._vault.keys(), Token(grant.token, life, 0, host=host, basis=record.basis), now
+            )
             return True
+
+    def settle_lines(self, host: str, now: Moment) -> None:
+        """Have those tokens in force that are for the platform `host`; the others rest."""
+        with self._change() as db:
+            lines.settle(db, self._vault.keys(), host, now)
 
     def _put_enrolment(self, db: sqlite3.Connection, record: Enrolment, instead_of: Enrolment | None) -> bool:
         if instead_of is not None and rows.enrolment_of(db) != instead_of:
@@ -117,44 +127,53 @@ class IdentityStore(IdentityReader):
             if not rows.is_current(db, self._vault.keys(), serial):
                 return False
             db.execute("DELETE FROM tokens WHERE kind = 'parent' AND serial <> ?", (serial,))
-            self._make_parent(db)
-            self._put_granted(db, grant, now, draw)
+            keys = self._vault.keys()
+            found = rows.tokens_of(db, keys)
+            before = found.get("registration") or found["parent"]
+            rows.put_token(db, keys, "parent", before)  # sealed under its row's name: sealed anew
+            child = Token(
+                grant.token,
+                Life(now, grant.lifetime_s, draw),
+                rows.next_serial(db),
+                host=before.host,
+                basis=before.basis,
+            )
+            rows.put_token(db, keys, "registration", child)
+            rows.put_fact(db, "token_refused", None)
+            rows.put_fact(db, "doubted", None)
             rows.forget_failed_refreshes(db)
             return True
 
     def save_registered(
-        self, serial: int, found: Registration, now: Moment, draw: float, *, hold: bool = False
+        self,
+        serial: int,
+        found: Registration,
+        now: Moment,
+        draw: float,
+        *,
+        hold: bool = False,
+        host: str | None = None,
     ) -> bool:
         """Put a registration in force: the new SAS, and what became known of the Registration Token.
 
-        Registering proves the token: its parent is not needed any more. With `hold` another device id than
-        the one that messages went out under waits for `accept`.
+        Registering, at `host`, proves the token: its parent is not needed any more, nor the line before. With
+        `hold` another device id than the one that messages went out under waits for `accept`.
         """
         with self._change() as db:
-            if not rows.is_current(db, self._vault.keys(), serial):
+            keys = self._vault.keys()
+            if rows.is_former(db, keys, serial):
+                lines.revive(db, keys)
+            if not rows.is_current(db, keys, serial):
                 return False
             # by certificate there is a life too, and no text: the certificate is the secret
             life = Life(now, found.lifetime_s, draw)
             rows.put_hub(db, found, serial, hold=hold)
-            rows.put_token(db, self._vault.keys(), "sas", found.sas or Secret(""), life, serial)
-            db.execute("DELETE FROM tokens WHERE kind = 'parent'")
+            rows.put_token(db, keys, "sas", Token(found.sas or Secret(""), life, serial))
             db.execute("DELETE FROM paces WHERE task = ?", (Task.REGISTER.value,))
-            rows.put_fact(db, "token_refused", None)
+            lines.proven(db, keys, host)
             if found.token_remaining_s is not None:
                 rows.correct_registration(db, found.token_remaining_s, now)
             return True
-
-    def _put_granted(self, db: sqlite3.Connection, grant: Grant, now: Moment, draw: float) -> None:
-        life = Life(now, grant.lifetime_s, draw)
-        rows.put_token(db, self._vault.keys(), "registration", grant.token, life, rows.next_serial(db))
-        rows.put_fact(db, "token_refused", None)
-
-    def _make_parent(self, db: sqlite3.Connection) -> None:
-        """A sealed token is sealed under its row's name: with another name it is sealed anew."""
-        keys = self._vault.keys()
-        found = rows.tokens_of(db, keys).get("registration")
-        if found is not None:
-            rows.put_token(db, keys, "parent", found.secret, found.life, found.serial)
 
     def rewrite(self) -> None:
         """Write every token as the settings want it: sealed with the first key, or in the clear."""
@@ -162,25 +181,27 @@ class IdentityStore(IdentityReader):
             keys = self._vault.keys()
             for kind, token in rows.tokens_of(db, keys).items():
                 if not token.as_wanted:
-                    rows.put_token(db, keys, kind, token.secret, token.life, token.serial)
+                    rows.put_token(db, keys, kind, token)
 
-    def drop_registration(self, serial: int) -> None:
-        """Forget a Registration Token that is dead: the registration, or else the parent."""
+    def drop_registration(self, serial: int, now: Moment | None = None, *, whole: bool = False) -> None:
+        """Give up a Registration Token (the registration or the parent) or the `whole` line: it rests."""
         with self._change() as db:
-            db.execute(
-                "DELETE FROM tokens WHERE serial = ? AND kind IN ('registration', 'parent')", (serial,)
-            )
-            rows.forget_failed_refreshes(db)
-            rows.put_fact(db, "token_refused", None)
+            at = now or Moment(time.time(), 0.0, "")
+            lines.retire(db, self._vault.keys(), serial, at, whole=whole)
 
-    def save_failed(self, serial: int, task: Task, pace: Pace, *, refused: bool = False) -> bool:
+    def save_failed(
+        self, serial: int, task: Task, pace: Pace, *, refused: bool = False, doubted: bool = False
+    ) -> bool:
         """Keep what the failures of `task` demand, asked with the token `serial`; `refused` for it itself."""
         with self._change() as db:
-            if not rows.is_current(db, self._vault.keys(), serial):
+            known = rows.is_former if task is Task.REGISTER_FORMER else rows.is_current
+            if not known(db, self._vault.keys(), serial):
                 return False
             rows.put_pace(db, task, pace)
             if refused:
                 rows.put_fact(db, "token_refused", 1)
+            if doubted:
+                rows.put_fact(db, "doubted", 1)
             return True
 
     def forget_failed(self, task: Task) -> None:

@@ -14,11 +14,12 @@ from pathlib import Path
 
 from loguru import logger
 
+from runtime.core.enrolment import host_of
 from runtime.errors import NeedsHuman, Retryable
 
 BUSY_TIMEOUT_S = 5.0
 LOCK_POLL_S = 0.02
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 
 def check_private(path: Path) -> None:
@@ -161,5 +162,28 @@ def _migrate(db: sqlite3.Connection) -> None:
         )
     if "asked_s" not in tables.get("paces", {}):
         db.execute("ALTER TABLE paces ADD COLUMN asked_s REAL NOT NULL DEFAULT 0")
+    for table, column, kind in _COLUMNS_5:
+        if column not in tables.get(table, {}):
+            db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
+    if tables and "basis" not in tables["tokens"]:
+        _say_who_granted(db)
     db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     db.execute("COMMIT")
+
+
+_COLUMNS_5 = (
+    ("tokens", "host", "TEXT"),
+    ("tokens", "basis", "TEXT"),
+    ("enrolment", "begun", "INTEGER NOT NULL DEFAULT 0"),
+    ("enrolment", "refusals", "INTEGER NOT NULL DEFAULT 0"),
+    ("paces", "refusals", "INTEGER NOT NULL DEFAULT 0"),
+)
+
+
+def _say_who_granted(db: sqlite3.Connection) -> None:
+    """Tokens of before the column: the enrolment that is done says under which wish they came."""
+    found = db.execute("SELECT basis FROM enrolment WHERE phase = 'PROVISIONED'").fetchone()
+    basis = found[0] if found and isinstance(found[0], str) else ""
+    of_platform = basis.count(" ") == 2 and basis.partition(" ")[0] not in ("mtls", "connection-string")
+    host = host_of(basis.partition(" ")[0]) if of_platform else None
+    db.execute("UPDATE tokens SET basis = ?, host = ? WHERE kind <> 'sas'", (basis or None, host))

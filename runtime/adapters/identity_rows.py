@@ -6,6 +6,7 @@ must not keep both workers from starting. What makes no sense counts as not know
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
@@ -18,10 +19,11 @@ from runtime.core import connection_string, renewal
 from runtime.core.answer import Outcome, Registration
 from runtime.core.backoff import LONGEST_RETRY_AFTER_S
 from runtime.core.credentials import HubCredentials
-from runtime.core.enrolment import Enrolment, mark
+from runtime.core.enrolment import Enrolment
 from runtime.core.enrolment import Phase as EnrolmentPhase
+from runtime.core.escalation import Task
 from runtime.core.moment import Moment
-from runtime.core.renewal import Held, Life, Pace, Task
+from runtime.core.renewal import Held, Life, Pace
 from runtime.core.secret import Secret, fits_header
 from runtime.errors import NeedsHuman
 
@@ -43,6 +45,19 @@ class Token:
     """Registration and parent: grows with every token. SAS: that of the Registration Token it came from."""
     as_wanted: bool = True
     """It rests as the settings say: sealed, or in the clear."""
+    host: str | None = None
+    """The platform that granted it, and no other is shown it; None: made by hand, and not proven yet."""
+    basis: str | None = None
+    """What it was granted for: the basis of an enrolment."""
+
+    @property
+    def stands_for_none(self) -> bool:
+        """It is no token: the way in needs none."""
+        return self.secret is not None and not self.secret
+
+    def is_for(self, host: str) -> bool:
+        """Whether it may be shown to the platform `host`."""
+        return not self.stands_for_none and self.host in (None, host)
 
 
 @dataclass(frozen=True)
@@ -75,13 +90,42 @@ class Identity:
     """Why the tokens cannot be used, or stored, though they are there: the key is missing, or another one."""
     sealed: bool | None = None
     """Whether the tokens rest sealed; None: there are none."""
-    granted: float | None = None
-    """The mark of the basis that the tokens in force were granted under."""
+    former: Token | None = None
+    """The line that was in force before: it rests until another one has registered."""
+    former_parent: Token | None = None
+    doubted: bool = False
+    """The platform does not renew the token in force, and registering has to show whether it lives."""
 
     @property
     def tokens(self) -> list[Token]:
         """Those that there are."""
-        return [token for token in (self.registration, self.parent, self.sas) if token]
+        mine = self.registration, self.parent, self.sas, self.former, self.former_parent
+        return [token for token in mine if token]
+
+    @property
+    def in_force(self) -> Token | None:
+        """The token that is asked with, where there is one."""
+        return self.registration or self.parent
+
+    @property
+    def granted(self) -> str | None:
+        """What the tokens in force were granted for."""
+        return self.in_force.basis if self.in_force else None
+
+    def has_token(self, host: str) -> bool:
+        """Whether a token of the platform `host` is in force."""
+        return self.in_force is not None and self.in_force.is_for(host)
+
+    @property
+    def former_refused(self) -> bool:
+        """The line at rest was refused: it is tried now and then, not put in force again."""
+        return Task.REGISTER_FORMER in (self.paces or {})
+
+    def misplaced(self, host: str) -> bool:
+        """Whether another line ought to be in force where tokens of the platform `host` serve."""
+        if self.in_force is not None:
+            return not self.in_force.is_for(host)
+        return self.former is not None and self.former.is_for(host) and not self.former_refused
 
     def held(self, now: Moment) -> Held:
         """What the decisions look at, as far as the disk tells."""
@@ -90,7 +134,7 @@ class Identity:
             registration.life if registration else None,
             self.parent is not None,
             sas.life if sas else None,
-            bool(registration and sas and registration.serial == sas.serial),
+            bool(registration and sas and registration.serial == sas.serial and not self.doubted),
             self.token_refused,
             by_certificate=self.hub is not None and self.hub.certificate is not None,
             paces=self.paces or {},
@@ -159,19 +203,26 @@ def read_all(db: sqlite3.Connection, keys: Keys) -> Identity:
         tokens.get("parent"),
         tokens.get("sas") if hub else None,
         hub,
-        _paces(db),
+        paces_of(db),
         bool(facts.get("token_refused")),
         facts.get("skew_s"),
         bool(facts.get("on_hold")),
         keys.locked(sealed=any(token.secret is None for token in tokens.values())),
         all(kind == "blob" for kind in kept) if kept else None,
-        facts.get("granted"),
+        tokens.get("former"),
+        tokens.get("former parent"),
+        bool(facts.get("doubted")),
     )
 
 
 def _number(row: sqlite3.Row, name: str, otherwise: float = 0.0) -> float:
     found = row[name]
     return found if isinstance(found, int | float) and abs(found) <= MOST else otherwise
+
+
+def _count(row: sqlite3.Row, name: str) -> int:
+    """Of a column that an older schema lacks."""
+    return max(0, int(_number(row, name))) if name in row.keys() else 0  # noqa: SIM118 - a Row is no mapping
 
 
 def _text(row: sqlite3.Row, name: str) -> str:
@@ -200,10 +251,12 @@ def _token(row: sqlite3.Row, keys: Keys) -> Token:
     draw = min(max(_number(row, "draw"), 0.0), 1.0)
     life = Life(_at(row), lifetime_s, draw, max(0.0, _number(row, "age_s")))
     serial = int(_number(row, "serial"))
+    more = dict(row)  # a reader may be faster than the writer that brings it to our schema
+    origin = [found if isinstance(found := more.get(name), str) else None for name in ("host", "basis")]
     opened = keys.open(_text(row, "kind"), row["text"])
     if opened is None:
-        return Token(None, life, serial)
-    return Token(opened.secret, life, serial, opened.as_wanted)
+        return Token(None, life, serial, True, *origin)
+    return Token(opened.secret, life, serial, opened.as_wanted, *origin)
 
 
 def _hub(row: sqlite3.Row) -> Hub:
@@ -212,12 +265,18 @@ def _hub(row: sqlite3.Row) -> Hub:
     return Hub(_text(row, "host"), _text(row, "device_id"), generation, paths[0], paths[1])
 
 
+def mark(text: str) -> float:
+    """Tells one text from another, as a number that can be kept among facts."""
+    return float(int.from_bytes(hashlib.sha256(text.encode()).digest()[:6]))
+
+
 def _hub_mark(row: Mapping[str, Any] | sqlite3.Row) -> float:
     """Another one where a bit flipped: a name that leads nowhere would stay until the next renewal."""
     return mark(repr([row[name] for name in _HUB]))
 
 
-def _paces(db: sqlite3.Connection) -> dict[Task, Pace]:
+def paces_of(db: sqlite3.Connection) -> dict[Task, Pace]:
+    """What the failures of each task demand."""
     known = {task.value: task for task in Task}
     found = _rows(db, "SELECT * FROM paces")
     return {known[row["task"]]: _pace(row) for row in found if row["task"] in known}
@@ -229,7 +288,8 @@ def _pace(row: sqlite3.Row) -> Pace:
     asked_s = pause_s  # a reader may be faster than the writer that brings it to our schema
     if "asked_s" in row.keys():  # noqa: SIM118 - a Row is no mapping
         asked_s = min(max(_number(row, "asked_s"), 0.0), pause_s)
-    return Pace(failures, _at(row), pause_s, _outcome(row, "outcome"), _text(row, "reason"), asked_s)
+    told = _outcome(row, "outcome"), _text(row, "reason")
+    return Pace(failures, _at(row), pause_s, *told, asked_s, _count(row, "refusals"))
 
 
 def enrolment_of(db: sqlite3.Connection) -> Enrolment:
@@ -250,6 +310,8 @@ def _enrolment(row: sqlite3.Row) -> Enrolment:
         _at(row) if row["boot_id"] else None,
         _pause_s(row),
         dict(row).get("adopted"),  # a reader may be faster than the writer that brings it to our schema
+        _count(row, "begun"),
+        _count(row, "refusals"),
     )
 
 
@@ -272,20 +334,21 @@ def put_enrolment(db: sqlite3.Connection, record: Enrolment) -> None:
         record.pause_s,
         *moment(record.at),
         record.adopted,
+        record.begun,
+        record.refusals,
     )
     db.execute(f"REPLACE INTO enrolment VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608 - only marks
 
 
-def put_token(
-    db: sqlite3.Connection, keys: Keys, kind: str, secret: Secret | None, life: Life, serial: int
-) -> None:
+def put_token(db: sqlite3.Connection, keys: Keys, kind: str, token: Token) -> None:
     """Raises NeedsHuman where the key is missing that would open or seal it."""
-    if secret is None:
+    if token.secret is None:
         raise NeedsHuman(keys.locked(sealed=True), hint=REMEDY)
-    rest = (serial, *_life(life))
+    rest = (token.serial, *_life(token.life), token.host, token.basis)
     # no local variable ever holds a token's text: a crash report shows them all
     db.execute(
-        "REPLACE INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (kind, keys.seal(kind, secret), *rest)
+        "REPLACE INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (kind, keys.seal(kind, token.secret), *rest),
     )
 
 
@@ -298,15 +361,15 @@ def put_pace(db: sqlite3.Connection, task: Task, pace: Pace | None) -> None:
     db.execute("DELETE FROM paces WHERE task = ?", (task.value,))
     if pace is not None and pace.at is not None:
         outcome = pace.outcome.name if pace.outcome else None
-        rest = (outcome, pace.reason, *moment(pace.at), pace.asked_s)
+        rest = (outcome, pace.reason, *moment(pace.at), pace.asked_s, pace.refusals)
         row = (task.value, pace.failures, pace.pause_s, *rest)
-        db.execute("INSERT INTO paces VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        db.execute("INSERT INTO paces VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
 
 def forget_failed_refreshes(db: sqlite3.Connection) -> None:
     """Another Registration Token is in force: only what was learnt about registering still counts."""
-    register = _paces(db).get(Task.REGISTER)
-    db.execute("DELETE FROM paces")
+    register = paces_of(db).get(Task.REGISTER)
+    db.execute("DELETE FROM paces WHERE task <> ?", (Task.REGISTER_FORMER.value,))
     if register is not None:
         put_pace(db, Task.REGISTER, register.with_another_token())
 
@@ -351,11 +414,23 @@ def is_current(db: sqlite3.Connection, keys: Keys, serial: int) -> bool:
     return newest is not None and newest.serial == serial
 
 
+def is_former(db: sqlite3.Connection, keys: Keys, serial: int) -> bool:
+    """Whether `serial` names the token at rest, and none is in force."""
+    found = tokens_of(db, keys)
+    former = found.get("former")
+    return "registration" not in found and former is not None and former.serial == serial
+
+
 def next_serial(db: sqlite3.Connection) -> int:
     """The number of a new Registration Token."""
     serial = int(_facts(db).get("serial", 0)) + 1
     put_fact(db, "serial", serial)
     return serial
+
+
+def fact(db: sqlite3.Connection, name: str) -> float | None:
+    """One value, or None where it is not known."""
+    return _facts(db).get(name)
 
 
 def put_fact(db: sqlite3.Connection, name: str, value: float | None) -> None:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 CANCELLED = "/problems/deviceProvisioning/provisioningOperationCancelled"
 """Problem type of an operation that an operator cancelled; ends in it, whatever host stands before."""
 
+PROBLEM = "application/problem+json"
+"""How the platform itself refuses (RFC 9457); a page of anything on the way is something else."""
+
 Value = TypeVar("Value")
 Left = Callable[[float], float]
 """Seconds until a unix time, for what was received just now."""
@@ -134,16 +137,25 @@ class Platform:
     def _refusal(
         self, outcome: Outcome, reply: https.Reply, server_s: float | None, secrets: list[str]
     ) -> Answer[Any]:
+        own = _media_type(reply) == PROBLEM
         try:
             problem = _json_object(reply.body)
         except ValueError:
-            problem = {}
-        if outcome is Outcome.GONE and str(problem.get("type", "")).endswith(CANCELLED):
+            problem, own = {}, False
+        if outcome is Outcome.GONE and own and str(problem.get("type", "")).endswith(CANCELLED):
             outcome = Outcome.CANCELLED
         told = [str(problem[name]) for name in ("title", "detail") if problem.get(name)]
         reason = ": ".join([f"HTTP {reply.status}", *told])
+        if outcome.refuses and not own:
+            reason += ", not in the platform's own words: a gateway, a proxy or a firewall may have said so"
         wait_s = lifetime.retry_after_s(reply.headers.get("Retry-After"), server_s)
-        return Answer(outcome, reason=_clean(reason, secrets), retry_after_s=wait_s, server_s=server_s)
+        return Answer(
+            outcome, reason=_clean(reason, secrets), retry_after_s=wait_s, server_s=server_s, own=own
+        )
+
+
+def _media_type(reply: https.Reply) -> str:
+    return reply.headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
 
 def _operation(found: Mapping[str, Any], _left: Left) -> Operation:

@@ -43,6 +43,27 @@ class Outcome(Enum):
         """Whether the platform did what was asked."""
         return self in (Outcome.OK, Outcome.CREATED)
 
+    @property
+    def refuses(self) -> bool:
+        """Whether a server said no to what was asked. Anything else that is not good may pass by itself."""
+        return self in _REFUSING
+
+
+_REFUSING = frozenset(
+    {
+        Outcome.BAD_REQUEST,
+        Outcome.UNAUTHORIZED,
+        Outcome.FORBIDDEN,
+        Outcome.GONE,
+        Outcome.CANCELLED,
+        Outcome.PRECONDITION,
+        Outcome.UNEXPECTED,
+    }
+)
+
+NAMELESS_TIMES = 10
+"""So many refusals in a row are believed that are not one by one: a gateway's, or of an unknown status."""
+
 
 @dataclass(frozen=True)
 class Answer(Generic[Value]):
@@ -55,6 +76,8 @@ class Answer(Generic[Value]):
     retry_after_s: float | None = None
     server_s: float | None = None
     """Unix time by the server's `Date`, where it told."""
+    own: bool = True
+    """Said by the service itself (problem+json): not by a gateway, a proxy or a firewall on the way."""
 
 
 @dataclass(frozen=True)

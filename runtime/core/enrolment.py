@@ -1,7 +1,7 @@
 """How a device comes by its Registration Token: a state machine, event in, next record out. Pure.
 
     FRESH --init 200--> PENDING --complete 200--> PROVISIONED --token dead, or another wish--> FRESH
-      ^  \\--400--> REJECTED (until the configuration changes)
+      ^  \\--400--> REJECTED (asked again after pauses that grow to an hour)
       |  \\--401, 403--> TOKEN_REFUSED (backs off; a new Provisioning Token is taken at once)
       |                    PENDING --202--> PENDING (poll)
       +---- 410 expired ----/   \\--410 cancelled--> CANCELLED --long pause--> FRESH
@@ -12,27 +12,30 @@ While it is in force nothing begins anew; once it is dead, the way above is open
 Everything else (423, 429, 5xx, time-outs, TLS, garbage) leaves the phase as it is and backs off; the record
 names the trouble. The operation id is kept until its end is known, so a device that died between `complete`
 and saving simply completes again. The token that is in force stays so while another one is sought.
+
+Only the platform's own word (problem+json) ends an operation at once. What a gateway says, or a status
+without a name here, does after NAMELESS_TIMES in a row: there is no state without a way on. Operations that
+bring no registration are begun ever more seldom, whatever ends them. Another Provisioning Token alone is
+another means, not another wish: a registered device stays who it is when a shared token is rotated.
 """
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from runtime.core import backoff
-from runtime.core.answer import Answer, Grant, Operation, Outcome
+from runtime.core.answer import NAMELESS_TIMES, Answer, Grant, Operation, Outcome
 from runtime.core.moment import Moment
 
 REFUSED_PAUSE_S = 60.0
 """Shortest pause after the Provisioning Token was refused: it is dead until a person acts."""
 
 
-NAMELESS_TIMES = 10
-"""So many answers to `complete` in a row that have no name for us are taken for: no such operation."""
-
 BY_HAND = "made by hand"
 """The basis of a device that lives on a Registration Token made by hand."""
+
+REFUSED_BY_HAND = "the registration token made by hand was refused: the one before it is in force again"
 
 
 class Phase(StrEnum):
@@ -77,8 +80,26 @@ class Wish:
     """The same for a person, with the path."""
 
     def basis(self) -> str:
-        """One text for all of it: another basis means provisioning again."""
+        """One text for all of it: what the record was made for."""
         return f"{self.instance} {self.device_id or '*'} {self.token or '-'}"
+
+    @property
+    def host(self) -> str:
+        """The platform by name: a token is for the one that granted it."""
+        return host_of(self.instance or "")
+
+
+def host_of(instance: str) -> str:
+    """One name for `HOST` and `HOST:443`, however written."""
+    return instance.lower().removesuffix(":443")
+
+
+def aim(basis: str) -> tuple[str, ...]:
+    """What a basis asks for, without the means: platform and device id."""
+    if basis == BY_HAND:
+        return (BY_HAND,)
+    instance, *rest = basis.split(" ")
+    return (host_of(instance), *rest[:1])
 
 
 @dataclass(frozen=True)
@@ -107,6 +128,10 @@ class Enrolment:
     """Nothing is asked within so long of `at`."""
     adopted: str | None = None
     """The fingerprint of the Registration Token made by hand that was taken last: no token is taken twice."""
+    begun: int = 0
+    """Operations begun since the device last registered."""
+    refusals: int = 0
+    """Refusals in a row, of which none ended the operation by itself."""
 
 
 @dataclass(frozen=True)
@@ -121,28 +146,44 @@ class Step:
     """Take the Registration Token made by hand, which needs no call."""
 
 
-def mark(text: str) -> float:
-    """Tells one from another, as a number that can be kept among facts."""
-    return float(int.from_bytes(hashlib.sha256(text.encode()).digest()[:6]))
-
-
-def settled(record: Enrolment, wish: Wish, has_token: bool, granted: float | None = None) -> Enrolment:
+def settled(record: Enrolment, wish: Wish, has_token: bool, granted: str | None = None) -> Enrolment:
     """`record` in the light of the facts: another wish or a dead Registration Token begin it anew.
 
-    A wish without a token is no other wish: the token may be taken away once it has served. Nor is the one
-    that the token in force was `granted` under (its `mark`), put back: nobody has to approve that again.
+    A wish without a token is no other wish: the token may be taken away once it has served. Nor is another
+    token for the same platform and device id, nor the wish that the token in force was `granted` under, put
+    back: nobody has to approve that again.
     """
     if record.basis == BY_HAND and has_token:
         return record
     if wish.instance is None or wish.token is None:
         return record
-    if record.basis != wish.basis():
-        if has_token and granted == mark(wish.basis()):
-            return Enrolment(Phase.PROVISIONED, wish.basis(), adopted=record.adopted)
-        return Enrolment(basis=wish.basis(), adopted=record.adopted)
-    if record.phase is Phase.PROVISIONED and not has_token:
-        return replace(record, phase=Phase.FRESH)
-    return record
+    if has_token and granted == BY_HAND:
+        return Enrolment(Phase.PROVISIONED, BY_HAND, adopted=record.adopted)
+    if record.basis == wish.basis():
+        dead = record.phase is Phase.PROVISIONED and not has_token
+        return replace(record, phase=Phase.FRESH) if dead else record
+    if has_token and _serves(record, wish, granted):
+        return Enrolment(Phase.PROVISIONED, wish.basis(), adopted=record.adopted)
+    return Enrolment(basis=wish.basis(), adopted=record.adopted)
+
+
+def _serves(record: Enrolment, wish: Wish, granted: str | None) -> bool:
+    """Whether the token in force is what is wished for."""
+    if granted is None:  # it was kept by a runtime that did not say
+        granted = record.basis if record.phase is Phase.PROVISIONED else ""
+    return aim(granted) == aim(wish.basis())
+
+
+def restored(record: Enrolment, basis: str) -> Enrolment:
+    """The record once the line that was granted for `basis` is in force again."""
+    if record.basis == BY_HAND:
+        return Enrolment(Phase.PROVISIONED, basis, reason=REFUSED_BY_HAND, adopted=record.adopted)
+    if basis == BY_HAND:
+        return Enrolment(Phase.PROVISIONED, basis, adopted=record.adopted)
+    if aim(record.basis) == aim(basis):
+        return Enrolment(Phase.PROVISIONED, record.basis, adopted=record.adopted)
+    # another wish is not given up: it is asked for again, after the pause that it earned
+    return replace(record, phase=Phase.FRESH) if record.phase is Phase.PROVISIONED else record
 
 
 def next_step(record: Enrolment, wish: Wish, has_token: bool, now: Moment) -> Step:
@@ -152,11 +193,9 @@ def next_step(record: Enrolment, wish: Wish, has_token: bool, now: Moment) -> St
     if wish.by_hand is not None and wish.by_hand != record.adopted:
         return Step(record.phase, None, why="there is a registration token made by hand", adopt=True)
     if has_token and (record.phase is Phase.PROVISIONED or wish.token is None):
-        return Step(Phase.PROVISIONED, None)
+        return Step(Phase.PROVISIONED, None, why=record.reason if record.phase is Phase.PROVISIONED else "")
     if wish.token is None:
         return Step(wish.lack, None, why=_lack(record, wish))
-    if record.phase is Phase.REJECTED:
-        return Step(record.phase, None, why=record.reason)
     call = Call.COMPLETE if record.operation_id else Call.INIT
     why = record.reason
     if record.phase is Phase.TOKEN_REFUSED:
@@ -173,7 +212,7 @@ def _lack(record: Enrolment, wish: Wish) -> str:
         what = {Phase.TOKEN_UNREADABLE: "make it readable for the user of the service"}
         remedy = f"{wish.lack_words}: {what.get(wish.lack, 'put one provisioning token, alone, into it')}"
     if record.adopted:
-        return f"the registration token made by hand is dead: replace it, or: {remedy}"
+        return f"the registration token made by hand is spent: replace it, or: {remedy}"
     return remedy
 
 
@@ -208,11 +247,31 @@ def after(
                 at=now,
                 pause_s=policy.poll_s,
                 adopted=record.adopted,
+                begun=record.begun + 1,
             )
         case Grant():
-            return Enrolment(Phase.PROVISIONED, record.basis, at=now, adopted=record.adopted)
+            # the pause counts where the token is dead on arrival
+            return Enrolment(
+                Phase.PROVISIONED,
+                record.basis,
+                at=now,
+                pause_s=_between_operations_s(record.begun, policy, draw),
+                adopted=record.adopted,
+                begun=record.begun,
+            )
         case _:
             return _after_refusal(record, call, answer, policy, now, draw)
+
+
+def _between_operations_s(begun: int, policy: Policy, draw: float) -> float:
+    """Pause between the end of an operation and the next: each may cost an operator's time."""
+    return _spread_s(begun, policy.poll_s, policy.retry_max_s, draw)
+
+
+def _spread_s(doublings: int, first_s: float, longest_s: float, draw: float) -> float:
+    """Exponential with equal jitter: never less than half, where full jitter might be nothing."""
+    ceiling_s = min(longest_s, first_s * 2.0 ** min(doublings, 64))
+    return ceiling_s * (1 + draw) / 2
 
 
 def _after_refusal(
@@ -236,36 +295,68 @@ def _after_refusal(
         trouble=answer.outcome,
         reason=answer.reason,
         failures=record.failures + 1,
+        refusals=record.refusals + answer.outcome.refuses,
         at=now,
         pause_s=pause_s,
     )
-    closed = replace(failed, phase=Phase.FRESH, operation_id=None, verification_code=None)
-    match call, answer.outcome:
-        case Call.COMPLETE, Outcome.NOT_YET:
+    if call is Call.INIT:
+        return _after_init(failed, answer, policy, draw)
+    return _after_complete(failed, answer, policy, draw)
+
+
+def _after_init(
+    failed: Enrolment, answer: Answer[Operation] | Answer[Grant], policy: Policy, draw: float
+) -> Enrolment:
+    match answer.outcome:
+        case Outcome.BAD_REQUEST if answer.own:
+            longest_s = policy.cancelled_pause_s
+            rejected_s = _spread_s(failed.refusals, min(REFUSED_PAUSE_S, longest_s), longest_s, draw)
+            return replace(failed, phase=Phase.REJECTED, pause_s=max(failed.pause_s, rejected_s))
+        case outcome if _token_refused(outcome, own=answer.own):
+            return _with_token_refused(failed, policy)
+        case _:
+            return replace(failed, phase=Phase.FRESH)
+
+
+def _after_complete(
+    failed: Enrolment, answer: Answer[Operation] | Answer[Grant], policy: Policy, draw: float
+) -> Enrolment:
+    closed = replace(
+        failed,
+        phase=Phase.FRESH,
+        operation_id=None,
+        verification_code=None,
+        refusals=0,
+        pause_s=max(failed.pause_s, _between_operations_s(failed.begun, policy, draw)),
+    )
+    match answer.outcome:
+        case Outcome.NOT_YET:
             return replace(
                 failed,
                 phase=Phase.PENDING,
                 trouble=None,
                 reason="",
                 failures=0,
+                refusals=0,
                 pause_s=max(policy.poll_s, answer.retry_after_s or 0),
             )
-        case Call.COMPLETE, Outcome.CANCELLED:
+        case Outcome.CANCELLED if answer.own:
             spread_s = policy.cancelled_pause_s * (1 + draw / 2)
-            return replace(closed, phase=Phase.CANCELLED, pause_s=max(pause_s, spread_s))
-        case Call.COMPLETE, Outcome.GONE | Outcome.BAD_REQUEST:
-            return replace(closed, pause_s=max(pause_s, min(policy.poll_s, policy.retry_max_s)))
-        case Call.COMPLETE, Outcome.UNEXPECTED if record.trouble is not answer.outcome:
-            return replace(failed, phase=Phase.PENDING, failures=1)  # those before were of another kind
-        case Call.COMPLETE, Outcome.UNEXPECTED if failed.failures >= NAMELESS_TIMES:
+            return replace(closed, phase=Phase.CANCELLED, pause_s=max(closed.pause_s, spread_s))
+        case Outcome.GONE if answer.own:
             return closed
-        case Call.INIT, Outcome.BAD_REQUEST:
-            return replace(closed, phase=Phase.REJECTED)
-        case _, Outcome.UNAUTHORIZED | Outcome.FORBIDDEN:
-            return replace(
-                failed,
-                phase=Phase.TOKEN_REFUSED,
-                pause_s=max(pause_s, min(REFUSED_PAUSE_S, policy.retry_max_s)),
-            )
-        case _:
-            return replace(failed, phase=Phase.PENDING if failed.operation_id else Phase.FRESH)
+        case outcome:
+            ended = closed if failed.refusals >= NAMELESS_TIMES and outcome.refuses else failed
+            if _token_refused(outcome, own=answer.own):
+                return _with_token_refused(ended, policy)
+            return replace(ended, phase=Phase.PENDING if ended.operation_id else Phase.FRESH)
+
+
+def _token_refused(outcome: Outcome, *, own: bool) -> bool:
+    """Whether it is the Provisioning Token that was refused. A 403 is as often a firewall's page."""
+    return outcome is Outcome.UNAUTHORIZED or (outcome is Outcome.FORBIDDEN and own)
+
+
+def _with_token_refused(record: Enrolment, policy: Policy) -> Enrolment:
+    pause_s = max(record.pause_s, min(REFUSED_PAUSE_S, policy.retry_max_s))
+    return replace(record, phase=Phase.TOKEN_REFUSED, pause_s=pause_s)

@@ -9,9 +9,11 @@ What holds:
 4. A pause after a failure is a share of the life that is left, so that an outage spreads the fleet over hours
    while it can wait, and each device hurries as its own expiry nears.
 5. Every refusal leads one rung down: SAS refused, register; Registration Token refused, renew it, or its
-   parent; that refused as well, provision again. There is no state without a way on.
+   parent; that refused as well, provision again (see `escalation`). There is no state without a way on.
 6. A rung that did not help is not tried again at once: each token in a row that is refused as well costs a
    longer pause.
+7. While an operator is awaited, the token that was refused is tried again now and then: the refusal may have
+   been a mistake.
 
 Lives run on the boot clock from the moment of receipt. After a reboot the wall clock tells the age if it can
 be right; otherwise the token counts as due soon, spread over the first minute of uptime.
@@ -26,7 +28,8 @@ from enum import StrEnum
 
 from runtime.core import backoff
 from runtime.core.answer import Outcome
-from runtime.core.lifetime import spoken
+from runtime.core.escalation import Task, refuses_token
+from runtime.core.lifetime import DOUBTED_LIFE_S, LEAST_LIFE_S, spoken
 from runtime.core.moment import Moment
 
 MIN_GAP_S = 5.0
@@ -48,19 +51,15 @@ URGENT_PAUSE_S = 5.0
 EXPIRED_PAUSE_S = 300.0
 """Longest pause when there is no life left to save."""
 
+FORMER_PAUSE_S = 300.0
+"""Once refused, a token is tried again after so long at first, then ever more seldom."""
+FORMER_PAUSE_MAX_S = 3600.0
+
 FIXED_SOON_S = 14 * 86_400.0
 """So long before its end a person is told of what only a person can replace."""
 
 REFUSAL_SERIES_S = 300.0
 """A refusal by the hub so long after the one before was answered begins a new series."""
-
-
-class Task(StrEnum):
-    """What can be asked of the platform."""
-
-    REGISTER = "register"
-    REFRESH = "refresh"
-    REFRESH_PARENT = "refresh with the parent token"
 
 
 class Phase(StrEnum):
@@ -113,11 +112,15 @@ class Life:
         """The same life after the platform told how much of it is left.
 
         It is no longer than that and the age that we know of: a `Date` that was behind made it longer, and
-        what looks old on arrival would be renewed again and again.
+        what looks old on arrival would be renewed again and again. Nor is it believed to be over as soon as
+        it was handed out: another one would be asked for every few seconds, by every device.
         """
+        told_age_s = self.age(now)
+        if told_age_s is not None and max(told_age_s, 0.0) + remaining_s < LEAST_LIFE_S:
+            remaining_s = DOUBTED_LIFE_S[0]
         lifetime_s = remaining_s if self.lifetime_s is None else max(self.lifetime_s, remaining_s)
-        if (age_s := self.age(now)) is not None:
-            lifetime_s = min(lifetime_s, max(age_s, 0.0) + remaining_s)
+        if told_age_s is not None:
+            lifetime_s = min(lifetime_s, max(told_age_s, 0.0) + remaining_s)
         return replace(self, received=now, lifetime_s=lifetime_s, age_s=lifetime_s - remaining_s)
 
 
@@ -153,6 +156,8 @@ class Pace:
     reason: str = ""
     asked_s: float = 0.0
     """What of the pause the platform asked for: `Retry-After`."""
+    refusals: int = 0
+    """Those of the failures in a row that were refusals; weather in between does not end the row."""
 
     def wait_s(self, now: Moment, most_s: float = math.inf) -> float:
         """Seconds until the next attempt is allowed. After a reboot it is, and once a wrong clock was set.
@@ -171,15 +176,15 @@ class Pace:
     ) -> Pace:
         """The pace after one more failure."""
         asked_s = min(asked_s or 0.0, pause_s)
-        return Pace(self.failures + 1, now, pause_s, outcome, reason, asked_s)
+        refusals = self.refusals + outcome.refuses
+        return Pace(self.failures + 1, now, pause_s, outcome, reason, asked_s, refusals)
 
     def with_another_token(self) -> Pace:
         """The pace of registering once the token is another one: its refusal was for the one before.
 
         The failures still count, and weather is not changed by a token.
         """
-        refused = _REGISTER.get(self.outcome) is Verdict.REFUSED
-        return replace(self, pause_s=0.0, asked_s=0.0) if refused else self
+        return replace(self, pause_s=0.0, asked_s=0.0) if refuses_token(self.outcome) else self
 
 
 def retry_pause_s(
@@ -200,6 +205,18 @@ def retry_pause_s(
         base_s=first_s,
         max_s=min(ceiling_s, policy.retry_max_s),
         floor_s=1.0,
+        retry_after_s=retry_after_s,
+    )
+
+
+def former_pause_s(failures: int, draw: float, retry_after_s: float | None = None) -> float:
+    """Seconds until a token that was refused is tried again, after the failure number `failures` (from 0)."""
+    return backoff.pause_s(
+        failures,
+        draw,
+        base_s=FORMER_PAUSE_S,
+        max_s=FORMER_PAUSE_MAX_S,
+        floor_s=FORMER_PAUSE_S,
         retry_after_s=retry_after_s,
     )
 
@@ -260,6 +277,8 @@ class Held:
     """What it is that registering refuses where it does."""
     by_certificate: bool = False
     """The hub knows us by a certificate: what is renewed is not what it looks at."""
+    former: bool = False
+    """A line that was in force before rests, and may be tried here."""
     fixed_left_s: float | None = None
     """Seconds left of a SAS that nobody here can renew, by the wall clock; None for any other."""
 
@@ -284,14 +303,20 @@ def next_step(held: Held, policy: Policy, now: Moment) -> Step:
     if held.locked or held.missing:
         return Step(None, math.inf, held.locked or held.missing or "")
     if held.registration is None:
-        if not held.parent:
-            return Step(None, math.inf, "there is no registration token")
-        due_s = 0.0 if held.can_refresh else math.inf
-        wait_s = _paced(Task.REFRESH_PARENT, due_s, held, None, now)
-        return Step(Task.REFRESH_PARENT, wait_s, "the registration token was refused for good")
+        return _without_token(held, now)
     register, refresh = _register(held, policy, now), _refresh(held, held.registration, policy, now)
     # A new Registration Token is proven by registering with it, so refreshing first saves a call.
     return refresh if refresh.in_s <= max(0.0, register.in_s) else register
+
+
+def _without_token(held: Held, now: Moment) -> Step:
+    if held.parent and held.can_refresh:
+        wait_s = _paced(Task.REFRESH_PARENT, 0.0, held, None, now)
+        return Step(Task.REFRESH_PARENT, wait_s, "the registration token was refused for good")
+    if held.former:
+        wait_s = _paced(Task.REGISTER_FORMER, 0.0, held, None, now)
+        return Step(Task.REGISTER_FORMER, wait_s, "the registration token was refused, which may pass")
+    return Step(None, math.inf, "there is no registration token")
 
 
 def _register(held: Held, policy: Policy, now: Moment) -> Step:
@@ -322,7 +347,7 @@ def _paced(task: Task, due_s: float, held: Held, life: Life | None, now: Moment)
 
     A pause that began while there was a life to spare is cut short where that is refused meanwhile.
     """
-    most_s = math.inf if held.at_stake(task) else EXPIRED_PAUSE_S
+    most_s = math.inf if held.at_stake(task) or task is Task.REGISTER_FORMER else EXPIRED_PAUSE_S
     gap_s = 0.0
     if life is not None and life.received.boot_id == now.boot_id:
         since_s = now.since(life.received)
@@ -384,45 +409,3 @@ def fixed(sas_left_s: float | None, certificate_left_s: float | None) -> Fixed |
     if sas_left_s is not None:
         return Fixed("the SAS in the connection string", sas_left_s)
     return Fixed("the client certificate", certificate_left_s) if certificate_left_s is not None else None
-
-
-class Verdict(StrEnum):
-    """What an answer means for the token it was asked with."""
-
-    STORE = "store what came"
-    RETRY = "pause, then the same again"
-    REFUSED = "renew the registration token now"
-    DROP = "this registration token is dead: its parent, or provisioning again"
-
-
-_REGISTER: Mapping[Outcome | None, Verdict] = {
-    Outcome.OK: Verdict.STORE,
-    Outcome.CREATED: Verdict.STORE,
-    Outcome.UNAUTHORIZED: Verdict.REFUSED,
-    Outcome.GONE: Verdict.REFUSED,
-    Outcome.CANCELLED: Verdict.REFUSED,
-}
-_REFRESH = {
-    Outcome.OK: Verdict.STORE,
-    Outcome.CREATED: Verdict.STORE,
-    Outcome.GONE: Verdict.DROP,
-    Outcome.CANCELLED: Verdict.DROP,
-}
-_LAST_HOPE = {
-    Outcome.BAD_REQUEST: Verdict.DROP,
-    Outcome.FORBIDDEN: Verdict.DROP,
-    Outcome.PRECONDITION: Verdict.DROP,
-}
-
-
-def judge(task: Task, outcome: Outcome, *, refused: bool = False) -> Verdict:
-    """What `outcome` of `task` leads to. Whatever is not named is weather: a pause, then the same again.
-
-    A 401 to a refresh speaks of the Provisioning Token, not of the one in the body: that stays. So does a
-    token that still registers (not `refused`), whatever else the platform has against renewing it.
-    """
-    if task is Task.REGISTER:
-        return _REGISTER.get(outcome, Verdict.RETRY)
-    hopeless = refused or task is Task.REFRESH_PARENT
-    table = _REFRESH | _LAST_HOPE if hopeless else _REFRESH
-    return table.get(outcome, Verdict.RETRY)

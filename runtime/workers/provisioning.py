@@ -24,7 +24,7 @@ from runtime.adapters.watched import WatchedConfig
 from runtime.config import Config
 from runtime.core import enrolment
 from runtime.core.answer import Answer, Grant, Operation, Outcome
-from runtime.core.enrolment import Call, Enrolment, Phase, Policy, Step, Wish
+from runtime.core.enrolment import Call, Enrolment, Phase, Policy, Step, Wish, host_of
 from runtime.core.moment import Moment
 from runtime.core.proxy import parse as parse_proxy
 from runtime.core.secret import Secret
@@ -85,7 +85,10 @@ class Clerk:
         if identity.locked:  # what came now could not be kept, and what is there may be as good as ever
             self._show(identity.enrolment, Step(Phase.LOCKED, None, why=identity.locked))
             return TURN_S
-        has_token = identity.registration is not None or identity.parent is not None
+        if instance is not None and identity.misplaced(wish.host):
+            self._store.settle_lines(wish.host, Moment.by(self._clock))
+            identity = self._store.read()
+        has_token = identity.has_token(wish.host)
         record = enrolment.settled(identity.enrolment, wish, has_token, identity.granted)
         if record != identity.enrolment:
             self._store.save_enrolment(record)
@@ -116,7 +119,7 @@ class Clerk:
         now, draw = Moment.by(self._clock), random.random()
         after = enrolment.after(record, call, answer, self._policy, now, draw)
         if isinstance(answer.value, Grant):
-            kept = self._keep(after, answer.value, record)
+            kept = self._keep(after, answer.value, record, host_of(instance))
         else:
             kept = self._store.save_enrolment(after, record)
         if not kept:
@@ -130,10 +133,10 @@ class Clerk:
                 reason=after.reason,
             )
 
-    def _keep(self, record: Enrolment, grant: Grant, before: Enrolment) -> bool:
-        """A Registration Token begins a new line; not where somebody had us forget `before` meanwhile."""
+    def _keep(self, record: Enrolment, grant: Grant, before: Enrolment, host: str | None = None) -> bool:
+        """A Registration Token begins a new line; not where a command had us forget `before` meanwhile."""
         now, draw = Moment.by(self._clock), random.random()
-        kept = self._store.save_provisioned(record, grant, now, draw, before)
+        kept = self._store.save_provisioned(record, grant, now, draw, before, host=host)
         if kept:
             self._hints.tell(IDENTITY_CHANGED)
         return kept
@@ -160,12 +163,13 @@ class Clerk:
             "next": step.call.value if step.call else None,
             "next_in_s": round(step.in_s, 1) if step.call else None,
         }
-        changed = (step.phase, code, record.trouble) != self._told
+        told = step.phase, code, record.trouble, "" if step.call else step.why
+        changed = told != self._told
         self._heart.tell(figures, now=changed)
         self._display(code)
         if not changed:
             return
-        self._told = (step.phase, code, record.trouble)
+        self._told = told
         if code:
             logger.warning("waiting for approval: verification code {code}", code=code)
         else:

@@ -25,9 +25,10 @@ from runtime.adapters.watched import WatchedConfig
 from runtime.config import Config
 from runtime.core import enrolment, renewal
 from runtime.core.answer import Answer, Grant, Outcome, Registration
-from runtime.core.enrolment import Enrolment
+from runtime.core.enrolment import Enrolment, host_of
+from runtime.core.escalation import Evidence, Task, Verdict, judge
 from runtime.core.moment import Moment
-from runtime.core.renewal import Held, Life, Pace, Phase, Policy, Refusals, Step, Task, Verdict
+from runtime.core.renewal import Held, Life, Pace, Phase, Policy, Refusals, Step
 from runtime.core.secret import Secret
 from runtime.errors import NeedsHuman, Retryable
 from runtime.workers.heart import Heart
@@ -115,13 +116,13 @@ class Keeper:
         if identity.locked:
             return identity
         basis = None if missing else self._registrar.basis()
-        standing = identity.registration is not None and not identity.registration.secret
         lost = identity.registration is None  # what stands for a token where the way in needs none
         if basis is not None and (lost or identity.enrolment.basis != basis):
-            record = Enrolment(enrolment.Phase.PROVISIONED, basis, at=now)
+            adopted = identity.enrolment.adopted
+            record = Enrolment(enrolment.Phase.PROVISIONED, basis, at=now, adopted=adopted)
             self._store.save_provisioned(record, STANDING, now, random.random())
-        elif basis is None and missing is None and standing and identity.registration:
-            self._store.drop_registration(identity.registration.serial)  # back from a way without tokens
+        elif basis is None and missing is None and identity.misplaced(self._host()):
+            self._store.settle_lines(self._host(), now)
         else:
             return identity
         return self._store.read()
@@ -154,14 +155,24 @@ class Keeper:
             hub_refused=self._refusals if self._refused else None,
             can_refresh=token is not None,
             missing=missing,
+            former=self._tried_again(identity) is not None,
         )
+
+    def _host(self) -> str:
+        return host_of(self._config.settings.platform.instance or "")
+
+    def _tried_again(self, identity: Identity) -> Token | None:
+        """The line at rest that may be shown to the platform of now."""
+        former = identity.former
+        by_token = self._config.settings.identity.mode == "platform"
+        return former if by_token and former is not None and former.is_for(self._host()) else None
 
     def _perform(self, task: Task, identity: Identity, held: Held, token: Secret | None) -> None:
         self._store.check_room()
-        asked = identity.parent if task is Task.REFRESH_PARENT else identity.registration
+        asked = self._asked_with(task, identity)
         assert asked is not None and asked.secret is not None  # nothing is due while it is locked
         answer: Answer[Registration] | Answer[Grant]
-        if task is Task.REGISTER:
+        if task in (Task.REGISTER, Task.REGISTER_FORMER):
             answer = self._registrar.register(asked.secret)
         else:
             assert token is not None
@@ -171,24 +182,43 @@ class Keeper:
             return
         now = Moment.by(self._clock)
         self._learn_skew(identity, answer, now)
-        match renewal.judge(task, answer.outcome, refused=identity.token_refused):
+        match judge(task, answer.outcome, self._evidence(task, identity, held, answer)):
             case Verdict.STORE:
                 self._save(asked, answer, now)
             case Verdict.DROP:
                 logger.warning(
                     "{task}: the registration token is dead", task=task.value, reason=answer.reason
                 )
-                self._store.drop_registration(asked.serial)
+                self._store.drop_registration(asked.serial, now, whole=task is Task.REGISTER)
                 self._hints.tell(IDENTITY_CHANGED)
             case verdict:
                 pace = self._pace(task, identity, held.at_stake(task), answer, now)
-                self._pause(task, asked, pace, refused=verdict is Verdict.REFUSED)
+                self._pause(task, asked, pace, verdict)
+
+    def _asked_with(self, task: Task, identity: Identity) -> Token | None:
+        if task is Task.REGISTER_FORMER:
+            return self._tried_again(identity)
+        return identity.parent if task is Task.REFRESH_PARENT else identity.registration
+
+    def _evidence(
+        self, task: Task, identity: Identity, held: Held, answer: Answer[Registration] | Answer[Grant]
+    ) -> Evidence:
+        pace = held.paces.get(task, Pace())
+        beside = self._tried_again(identity)
+        return Evidence(
+            answer.own,
+            pace.refusals + answer.outcome.refuses,
+            identity.token_refused,
+            beside is not None and not (held.proven or held.parent or identity.former_refused),
+            held.can_refresh,
+        )
 
     def _save(self, asked: Token, answer: Answer[Registration] | Answer[Grant], now: Moment) -> None:
         draw, hold = random.random(), self._config.settings.identity.hold_backlog_on_identity_change
         match answer.value:
             case Registration() as found:
-                if self._store.save_registered(asked.serial, found, now, draw, hold=hold):
+                host = self._host() if asked.secret else None
+                if self._store.save_registered(asked.serial, found, now, draw, hold=hold, host=host):
                     self._refused = False
                     logger.info("registered as {device}", device=found.device_id, lifetime_s=found.lifetime_s)
             case Grant() as grant:
@@ -204,15 +234,19 @@ class Keeper:
         answer: Answer[Registration] | Answer[Grant],
         now: Moment,
     ) -> Pace:
-        pace = (identity.paces or {}).get(task, Pace())
-        pause_s = renewal.retry_pause_s(
-            at_stake, pace.failures, random.random(), self._policy, now, answer.retry_after_s
-        )
+        pace, draw = (identity.paces or {}).get(task, Pace()), random.random()
+        if task is Task.REGISTER_FORMER:
+            pause_s = renewal.former_pause_s(pace.failures, draw, answer.retry_after_s)
+        else:
+            pause_s = renewal.retry_pause_s(
+                at_stake, pace.failures, draw, self._policy, now, answer.retry_after_s
+            )
         return pace.after(answer.outcome, answer.reason, pause_s, now, answer.retry_after_s)
 
-    def _pause(self, task: Task, asked: Token, pace: Pace, *, refused: bool) -> None:
+    def _pause(self, task: Task, asked: Token, pace: Pace, verdict: Verdict) -> None:
         assert pace.outcome is not None
-        if not self._store.save_failed(asked.serial, task, pace, refused=refused):
+        refused, doubted = verdict is Verdict.REFUSED, verdict is Verdict.DOUBT
+        if not self._store.save_failed(asked.serial, task, pace, refused=refused, doubted=doubted):
             logger.info("{task}: the answer speaks of a token that was replaced", task=task.value)
             return
         logger.warning(
@@ -269,7 +303,9 @@ def _reason(phase: Phase, step: Step, held: Held) -> str:
         f"{task.value}: {pace.reason}" if len(failed) > 1 else pace.reason for task, pace in failed.items()
     ]
     if any(
-        pace.outcome is Outcome.UNAUTHORIZED for task, pace in failed.items() if task is not Task.REGISTER
+        pace.outcome is Outcome.UNAUTHORIZED
+        for task, pace in failed.items()
+        if task in (Task.REFRESH, Task.REFRESH_PARENT)
     ):
         told.append("the provisioning token is refused: put another one into its file")
     elif phase is Phase.REFUSED and not held.can_refresh:

@@ -22,8 +22,9 @@ from runtime.adapters.status import read_status
 from runtime.core import enrolment, renewal
 from runtime.core.answer import Answer, Grant, Outcome, Registration
 from runtime.core.enrolment import Call, Enrolment, Phase, Wish
+from runtime.core.escalation import Task
 from runtime.core.moment import Moment
-from runtime.core.renewal import Pace, Policy, Task
+from runtime.core.renewal import Pace, Policy
 from runtime.core.secret import Secret
 from runtime.workers.refresh import Keeper
 from tests.harness import Home, heart
@@ -76,7 +77,7 @@ def decide(store: IdentityStore) -> float:
     """As both workers do at each turn; the seconds until either does something."""
     identity = store.read()
     has_token = identity.registration is not None or identity.parent is not None
-    record = enrolment.settled(identity.enrolment, WISH, has_token)
+    record = enrolment.settled(identity.enrolment, WISH, has_token, identity.granted)
     asks = enrolment.next_step(record, WISH, has_token, NOW)
     enrolment.after(record, Call.INIT, Answer(Outcome.CUT), enrolment.Policy(), NOW, 0.5)
     held = identity.held(NOW)

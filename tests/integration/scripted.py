@@ -30,7 +30,10 @@ class Asked:
 
 @dataclass
 class Says:
-    """One answer. `raw` replaces all of it by bytes of the test's own."""
+    """One answer. `raw` replaces all of it by bytes of the test's own.
+
+    A refusal with an object for its body is the platform's own, as problem+json.
+    """
 
     status: int = 200
     body: Any = None
@@ -103,6 +106,8 @@ class Scripted:
                     return
                 body = says.body if isinstance(says.body, bytes) else json.dumps(says.body).encode()
                 self.send_response_only(says.status)  # no Date but the test's
+                if says.status >= 400 and isinstance(says.body, dict) and "Content-Type" not in says.headers:
+                    self.send_header("Content-Type", "application/problem+json")
                 for name, value in says.headers.items():
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(body)))

@@ -24,8 +24,9 @@ from runtime.adapters.platform import CANCELLED as CANCELLED_TYPE
 from runtime.adapters.status import read_status
 from runtime.core.answer import Grant, Outcome, Registration
 from runtime.core.enrolment import Enrolment, Phase, Wish
+from runtime.core.escalation import Task
 from runtime.core.moment import Moment
-from runtime.core.renewal import Pace, Task
+from runtime.core.renewal import Pace
 from runtime.core.secret import Secret
 from runtime.workers.provisioning import Clerk
 from runtime.workers.refresh import Keeper
@@ -40,13 +41,18 @@ answer                 init       complete     register    refresh     refused  
 200                    approve    provisioned  registered  prove       prove       prove
 201                    approve    provisioned  registered  prove       prove       prove
 202                    again      poll         again       again       again       again
-400                    stop       begin        again       again       provision   provision
+400                    rejected   again        again       again       provision   provision
 401                    new-token  new-token    renew       again       again       again
 403                    new-token  new-token    again       again       provision   provision
 404                    again      again        again       again       again       again
-410                    again      begin        renew       provision   provision   provision
-410-cancelled          again      cancelled    renew       provision   provision   provision
+410                    again      begin        renew       doubt       provision   provision
+410-cancelled          again      cancelled    renew       doubt       provision   provision
 412                    again      again        again       again       provision   provision
+400-page               again      again        again       again       again       again
+401-page               new-token  new-token    renew       again       again       again
+403-page               again      again        again       again       again       again
+403-json               again      again        again       again       again       again
+410-page               again      again        renew       again       again       again
 423                    again      again        again       again       again       again
 429                    again      again        again       again       again       again
 429-retry-after        later      later        later       later       later       later
@@ -77,6 +83,7 @@ ALL_GOOD = {
     "connectionString": "HostName=h;DeviceId=w:d;SharedAccessSignature=SharedAccessSignature sr=h&sig=x",
     "connectionStringExpiration": "2999-01-01T00:00:00Z",
 }
+PAGE = b"<html><title>Blocked by your organisation</title>"
 ASKED_S = 40
 LATER = {"Retry-After": str(ASKED_S)}
 
@@ -91,6 +98,11 @@ ANSWERS: dict[str, tuple[Outcome, Says]] = {
     "410": (Outcome.GONE, Says(410, {"type": "/problems/expired"})),
     "410-cancelled": (Outcome.CANCELLED, Says(410, {"type": CANCELLED_TYPE})),
     "412": (Outcome.PRECONDITION, Says(412, {})),
+    "400-page": (Outcome.BAD_REQUEST, Says(400, PAGE)),
+    "401-page": (Outcome.UNAUTHORIZED, Says(401, PAGE)),
+    "403-page": (Outcome.FORBIDDEN, Says(403, PAGE)),
+    "403-json": (Outcome.FORBIDDEN, Says(403, {"type": "x"}, {"Content-Type": "application/json"})),
+    "410-page": (Outcome.GONE, Says(410, PAGE)),
     "423": (Outcome.DISABLED, Says(423, {})),
     "429": (Outcome.THROTTLED, Says(429, {})),
     "429-retry-after": (Outcome.THROTTLED, Says(429, {}, LATER)),
@@ -132,8 +144,8 @@ class Next:
     state: str
     call: str | None = None
     in_s: tuple[float, float] = (0, 0)
-    trouble: bool = True
-    """Whether the answer is named as a trouble."""
+    trouble: bool | None = True
+    """Whether the answer is named as a trouble; None: that the token was refused is."""
 
 
 def expected(word: str, column: str) -> Next:
@@ -149,13 +161,17 @@ def expected(word: str, column: str) -> Next:
         "provisioned": Next("provisioned", trouble=False),
         "begin": Next("not begun", "init", (4, MOST_S)),
         "cancelled": Next("cancelled by the operator", "init", (3599, 5400)),
-        "stop": Next("rejected by the platform"),
+        "rejected": Next("rejected by the platform", "init", (60, 120)),
         "new-token": Next("provisioning token refused", call, (59, 60)),
         # with one
         "registered": Next("registered", "refresh", (60, 3600), trouble=False),
         "prove": Next("registered", "register", trouble=False),
         "renew": Next("registration token refused", "refresh"),
-        "provision": Next("waiting for provisioning", trouble=False),
+        "doubt": Next("registered", "register"),  # whether the token lives
+        # what was refused rests, and is tried again now and then
+        "provision": Next(
+            "waiting for provisioning", "register with the token that was refused", (299, 300), trouble=None
+        ),
     }[word]
 
 
@@ -284,7 +300,7 @@ def test_what_every_answer_leads_to(answer: str, world: World) -> None:
         _, call, state = CALLS[column]
         assert (before["state"], before["next"], before["next_in_s"]) == (state, call, 0), column
         wanted = expected(word, column)
-        trouble = outcome.value if wanted.trouble else None
+        trouble = "refused" if wanted.trouble is None else outcome.value if wanted.trouble else None
         assert (after["state"], after["next"], after["trouble"]) == (wanted.state, wanted.call, trouble), (
             column
         )

@@ -14,8 +14,9 @@ from runtime.adapters.identity import IdentityReader, IdentityStore
 from runtime.adapters.process import Lock
 from runtime.core.answer import Grant, Outcome, Registration
 from runtime.core.enrolment import Enrolment, Phase
+from runtime.core.escalation import Task
 from runtime.core.moment import Moment
-from runtime.core.renewal import Pace, Task
+from runtime.core.renewal import Pace
 from runtime.core.secret import Secret
 from tests.harness import Home, heart
 from tests.runbook import documented_keys

@@ -17,8 +17,9 @@ import pytest
 from runtime.adapters.identity import Identity, IdentityReader, IdentityStore
 from runtime.core.answer import Grant, Outcome, Registration
 from runtime.core.enrolment import Enrolment, Phase
+from runtime.core.escalation import Task
 from runtime.core.moment import Moment
-from runtime.core.renewal import Pace, Task
+from runtime.core.renewal import Pace
 from runtime.core.secret import Secret
 from runtime.errors import NeedsHuman, Retryable
 from runtime.layout import Layout
@@ -213,6 +214,7 @@ def test_a_deleted_token_is_gone_from_the_file_too(store: IdentityStore, layout:
 def test_two_writers_at_once_neither_fail_nor_lose_a_write(layout: Layout) -> None:
     IdentityStore(layout).save_provisioned(DONE, grant("t"), NOW, 0.5)
     failed: list[BaseException] = []
+    tasks = [task for task in Task if task is not Task.REGISTER_FORMER]
 
     def write(task: Task) -> None:
         try:
@@ -222,14 +224,14 @@ def test_two_writers_at_once_neither_fail_nor_lose_a_write(layout: Layout) -> No
         except BaseException as exc:
             failed.append(exc)
 
-    writers = [threading.Thread(target=write, args=(task,)) for task in Task]
+    writers = [threading.Thread(target=write, args=(task,)) for task in tasks]
     for one in writers:
         one.start()
     for one in writers:
         one.join(60)
     assert failed == []
     assert {t: p.failures for t, p in (IdentityReader(layout).read().paces or {}).items()} == dict.fromkeys(
-        Task, 40
+        tasks, 40
     )
 
 
@@ -260,6 +262,10 @@ def test_a_database_of_the_first_schema_keeps_everything_when_a_newer_runtime_st
         db.execute("ALTER TABLE enrolment DROP COLUMN adopted")
         db.execute("ALTER TABLE hub DROP COLUMN accepted_id")
         db.execute("ALTER TABLE paces DROP COLUMN asked_s")
+        for table, column in (("tokens", "host"), ("tokens", "basis"), ("paces", "refusals")):
+            db.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+        for column in ("begun", "refusals"):
+            db.execute(f"ALTER TABLE enrolment DROP COLUMN {column}")
         db.execute("PRAGMA user_version = 1")
     assert texts(IdentityReader(layout).read())["registration"] == "kept", "a reader comes before the writer"
     assert IdentityReader(layout).read().paces == {Task.REFRESH: pace}, "asked for, as far as anybody knows"

@@ -15,8 +15,9 @@ from runtime.adapters.identity import Identity, IdentityStore
 from runtime.adapters.status import read_status
 from runtime.core.answer import Grant
 from runtime.core.enrolment import Enrolment, Phase
+from runtime.core.escalation import Task
 from runtime.core.moment import Moment
-from runtime.core.renewal import MIN_GAP_S, Task
+from runtime.core.renewal import MIN_GAP_S
 from runtime.core.secret import Secret
 from runtime.workers import refresh
 from runtime.workers.refresh import Keeper

@@ -22,8 +22,9 @@ from runtime.adapters.vault import Vault
 from runtime.core import renewal
 from runtime.core.answer import Grant, Registration
 from runtime.core.enrolment import Enrolment, Phase
+from runtime.core.escalation import Task
 from runtime.core.moment import Moment
-from runtime.core.renewal import Policy, Task
+from runtime.core.renewal import Policy
 from runtime.core.secret import Secret
 from runtime.errors import NeedsHuman
 from runtime.workers.provisioning import Clerk

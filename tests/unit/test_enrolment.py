@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.core.answer import Answer, Grant, Operation, Outcome
+from runtime.core.answer import NAMELESS_TIMES, Answer, Grant, Operation, Outcome
 from runtime.core.enrolment import (
-    NAMELESS_TIMES,
     REFUSED_PAUSE_S,
     Call,
     Enrolment,
@@ -19,8 +18,8 @@ from runtime.core.enrolment import (
     Wish,
     adopted,
     after,
-    mark,
     next_step,
+    restored,
     settled,
 )
 from runtime.core.moment import Moment
@@ -55,14 +54,14 @@ WEATHER = [
 ]
 # (call, outcome) -> phase afterwards, and the call that comes next (None: no call until a fact changes)
 TABLE: dict[tuple[Call, Outcome], tuple[Phase, Call | None]] = {
-    (Call.INIT, Outcome.BAD_REQUEST): (Phase.REJECTED, None),
+    (Call.INIT, Outcome.BAD_REQUEST): (Phase.REJECTED, Call.INIT),
     (Call.INIT, Outcome.UNAUTHORIZED): (Phase.TOKEN_REFUSED, Call.INIT),
     (Call.INIT, Outcome.FORBIDDEN): (Phase.TOKEN_REFUSED, Call.INIT),
     (Call.INIT, Outcome.NOT_YET): (Phase.FRESH, Call.INIT),
     (Call.INIT, Outcome.GONE): (Phase.FRESH, Call.INIT),
     (Call.INIT, Outcome.CANCELLED): (Phase.FRESH, Call.INIT),
     (Call.COMPLETE, Outcome.NOT_YET): (Phase.PENDING, Call.COMPLETE),
-    (Call.COMPLETE, Outcome.BAD_REQUEST): (Phase.FRESH, Call.INIT),
+    (Call.COMPLETE, Outcome.BAD_REQUEST): (Phase.PENDING, Call.COMPLETE),
     (Call.COMPLETE, Outcome.UNAUTHORIZED): (Phase.TOKEN_REFUSED, Call.COMPLETE),
     (Call.COMPLETE, Outcome.FORBIDDEN): (Phase.TOKEN_REFUSED, Call.COMPLETE),
     (Call.COMPLETE, Outcome.GONE): (Phase.FRESH, Call.INIT),
@@ -117,11 +116,64 @@ def test_whatever_comes_there_is_a_way_on_and_retry_after_is_kept(
     record = replace(record, failures=failures)
     found = after(record, call, Answer(outcome, retry_after_s=asked_s), POLICY, NOW, draw)
     step = next_step(found, WISH, False, NOW)
-    if found.phase is Phase.REJECTED:
-        assert next_step(settled(found, Wish("other", "m", None), False), WISH, False, NOW).call is Call.INIT
-    else:
-        assert step.call is not None and step.in_s >= min(asked_s or 1, 1)
-        assert step.in_s >= (asked_s or 0)
+    assert step.call is not None and step.in_s >= max(asked_s or 0, 1)
+
+
+@pytest.mark.parametrize("outcome", [o for o in Outcome if not o.good], ids=lambda one: one.name)
+def test_no_word_of_a_gateway_ends_an_operation_until_it_was_said_ten_times(outcome: Outcome) -> None:
+    """One 400 to `complete`, and the operator's approval was thrown away."""
+    record = PENDING
+    for _ in range(NAMELESS_TIMES - 1):
+        record = after(record, Call.COMPLETE, Answer(outcome, own=False), POLICY, NOW, 0.5)
+        assert record.operation_id == "op"
+    refused = after(FRESH, Call.INIT, Answer(outcome, own=False), POLICY, NOW, 0.5)
+    assert refused.phase is not Phase.REJECTED
+    assert refused.phase is not Phase.TOKEN_REFUSED or outcome is Outcome.UNAUTHORIZED
+
+
+@pytest.mark.parametrize("outcome", [o for o in Outcome if o.refuses], ids=lambda one: one.name)
+@pytest.mark.parametrize("own", [False, True])
+def test_an_operation_that_is_refused_for_ever_gives_way_to_another_one(outcome: Outcome, own: bool) -> None:
+    record, asked = PENDING, 0
+    while record.operation_id:
+        record, asked = after(record, Call.COMPLETE, Answer(outcome, own=own), POLICY, NOW, 0.5), asked + 1
+        record = after(record, Call.COMPLETE, Answer(Outcome.CUT), POLICY, NOW, 0.5)  # between two of them
+    assert asked <= NAMELESS_TIMES
+    assert next_step(record, WISH, False, later(2 * POLICY.cancelled_pause_s)).call is Call.INIT
+
+
+def test_a_platform_whose_operations_are_over_at_once_is_not_asked_for_thousands_a_day() -> None:
+    """`init` 200 and `complete` 410: 7,692 operations a day."""
+    record, now, begun = FRESH, NOW, 0
+    while now.boot_s < NOW.boot_s + 86_400:
+        step = next_step(settled(record, WISH, False), WISH, False, now)
+        assert step.call is not None
+        now = Moment(now.wall_s + step.in_s, now.boot_s + step.in_s, now.boot_id)
+        begun += step.call is Call.INIT
+        value = Answer(Outcome.OK, Operation("op", "AB")) if step.call is Call.INIT else Answer(Outcome.GONE)
+        record = after(record, step.call, value, POLICY, now, 0.5)
+    assert begun < 600
+
+
+def test_a_token_that_is_dead_on_arrival_does_not_begin_the_next_operation_at_once() -> None:
+    """Approvals that come by themselves, and tokens that never register."""
+    record = replace(FRESH, begun=8)
+    granted = after(record, Call.COMPLETE, Answer(Outcome.OK, Grant(Secret("t"), None)), POLICY, NOW, 0.5)
+    assert next_step(granted, WISH, True, NOW).call is None
+    assert next_step(settled(granted, WISH, False), WISH, False, later(10)).in_s > 100
+    assert next_step(settled(granted, WISH, False), WISH, False, later(86_400)).in_s == 0
+
+
+def test_a_line_that_is_put_back_needs_no_approval_and_keeps_another_wish() -> None:
+    by_hand = adopted(BY_HAND, NOW)
+    back = restored(by_hand, WISH.basis())
+    assert (back.phase, back.basis, back.adopted) == (Phase.PROVISIONED, WISH.basis(), "hand-1")
+    rotated = replace(PENDING, basis=Wish("platform", "mark-2", "dev-1").basis())
+    assert restored(rotated, WISH.basis()).phase is Phase.PROVISIONED
+    assert restored(PENDING, "made by hand") == Enrolment(Phase.PROVISIONED, "made by hand")
+    other = replace(PENDING, basis=Wish("platform", "mark-1", "dev-2").basis())
+    assert restored(other, WISH.basis()) == other, "another wish is not given up"
+    assert settled(replace(other, phase=Phase.FRESH), WISH, True, "made by hand").basis == "made by hand"
 
 
 def test_an_approval_is_found_by_polling_at_the_set_pace() -> None:
@@ -160,26 +212,53 @@ def test_a_refused_provisioning_token_waits_visibly_and_a_new_one_is_taken_at_on
     assert (step.call, step.in_s) == (Call.INIT, 0)
 
 
-def test_a_rejected_wish_stays_rejected_until_the_configuration_changes() -> None:
-    found = after(FRESH, Call.INIT, Answer(Outcome.BAD_REQUEST, reason="id is taken"), POLICY, NOW, 0.5)
-    assert next_step(settled(found, WISH, False), WISH, False, later(10**9)).call is None
+def test_a_rejected_wish_is_asked_for_again_ever_more_seldom_and_another_one_at_once() -> None:
+    """One 400 to `init` was for ever."""
+    found, pauses = FRESH, list[float]()
+    for _ in range(12):
+        found = after(found, Call.INIT, Answer(Outcome.BAD_REQUEST, reason="id is taken"), POLICY, NOW, 0.5)
+        step = next_step(settled(found, WISH, False), WISH, False, NOW)
+        assert (step.phase, step.call, step.why) == (Phase.REJECTED, Call.INIT, "id is taken")
+        pauses.append(step.in_s)
+    assert pauses[0] >= REFUSED_PAUSE_S and pauses[-1] >= POLICY.cancelled_pause_s / 2
     other = Wish(WISH.instance, WISH.token, "dev-2")
     assert next_step(settled(found, other, False), other, False, NOW).call is Call.INIT
 
 
 def test_only_the_wish_that_a_token_in_force_was_granted_under_needs_no_other_token() -> None:
     other = Enrolment(Phase.PENDING, "another wish", "op", "CODE", adopted="x")
-    granted = mark(WISH.basis())
+    granted = WISH.basis()
     assert settled(other, WISH, True, granted) == Enrolment(Phase.PROVISIONED, WISH.basis(), adopted="x")
     begun = Enrolment(basis=WISH.basis(), adopted="x")
-    for has_token, under in ((False, granted), (True, mark("another")), (True, None)):
+    for has_token, under in ((False, granted), (True, "another"), (True, None)):
         assert settled(other, WISH, has_token, under) == begun
 
 
+@pytest.mark.parametrize("granted", [None, WISH.basis()])
+@pytest.mark.parametrize("instance", ["platform:443", "PLATFORM", "platform"])
+def test_a_shared_token_that_is_rotated_makes_no_registered_device_ask_for_approval(
+    instance: str, granted: str | None
+) -> None:
+    done, rotated = Enrolment(Phase.PROVISIONED, WISH.basis()), Wish(instance, "mark-2", "dev-1")
+    still = settled(done, rotated, True, granted)
+    assert (still.phase, still.basis) == (Phase.PROVISIONED, rotated.basis())
+    assert next_step(still, rotated, True, NOW).call is None
+    dead = settled(still, rotated, False)
+    assert next_step(dead, rotated, False, NOW).call is Call.INIT, "the new token provisions where it has to"
+
+
+def test_another_token_is_taken_at_once_where_the_device_is_not_yet_what_it_wishes_to_be() -> None:
+    pending = replace(PENDING, basis=Wish("platform:443", "mark-1", "dev-2").basis())
+    rotated = Wish("platform:443", "mark-2", "dev-2")
+    for has_token in (False, True):  # also beside a token that serves under the id of before
+        step = next_step(settled(pending, rotated, has_token, WISH.basis()), rotated, has_token, NOW)
+        assert (step.call, step.in_s) == (Call.INIT, 0)
+
+
 @pytest.mark.parametrize(
-    "other", [Wish("platform:443", "mark-2", "dev-1"), Wish("platform:443", "mark-1", "dev-2")]
+    "other", [Wish("other:443", "mark-1", "dev-1"), Wish("platform:443", "mark-1", "dev-2")]
 )
-def test_another_token_or_another_wished_id_means_provisioning_again(other: Wish) -> None:
+def test_another_platform_or_another_wished_id_means_provisioning_again(other: Wish) -> None:
     done = Enrolment(Phase.PROVISIONED, WISH.basis())
     assert next_step(settled(done, WISH, True), WISH, True, NOW).call is None
     assert next_step(settled(done, other, True), other, True, NOW).call is Call.INIT
@@ -207,7 +286,7 @@ def test_a_token_made_by_hand_is_taken_at_once_and_only_once() -> None:
     assert settled(taken, BY_HAND, True) == taken
     assert next_step(taken, BY_HAND, True, NOW).call is None
     dead = next_step(settled(taken, BY_HAND, False), BY_HAND, False, NOW)
-    assert dead.call is None and "made by hand is dead" in dead.why
+    assert dead.call is None and "made by hand is spent" in dead.why
     another = replace(BY_HAND, by_hand="hand-2")
     assert next_step(settled(taken, another, True), another, True, NOW).adopt
 

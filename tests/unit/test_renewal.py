@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.core.answer import Outcome
+from runtime.core.answer import NAMELESS_TIMES, Outcome
+from runtime.core.escalation import HOPELESS_TIMES, Evidence, Task, Verdict, judge, refuses_token
 from runtime.core.moment import Moment
 from runtime.core.renewal import (
     CLEAR_SHARE,
@@ -23,10 +24,8 @@ from runtime.core.renewal import (
     Phase,
     Policy,
     Refusals,
-    Task,
-    Verdict,
     due_in_s,
-    judge,
+    former_pause_s,
     next_step,
     phase,
     refused_as,
@@ -271,15 +270,18 @@ def test_a_pause_is_over_after_a_reboot_and_a_clock_that_runs_backwards_does_not
 # What each answer to each task leads to: everything not named here is a pause and the same again.
 REFRESHED = {Outcome.OK: Verdict.STORE, Outcome.CREATED: Verdict.STORE}
 REFUSED = dict.fromkeys((Outcome.UNAUTHORIZED, Outcome.GONE, Outcome.CANCELLED), Verdict.REFUSED)
+DOUBTED = dict.fromkeys((Outcome.GONE, Outcome.CANCELLED), Verdict.DOUBT)
 DEAD = dict.fromkeys((Outcome.GONE, Outcome.CANCELLED), Verdict.DROP)
 HOPELESS = dict.fromkeys((Outcome.BAD_REQUEST, Outcome.FORBIDDEN, Outcome.PRECONDITION), Verdict.DROP)
 VERDICTS: dict[tuple[Task, bool], dict[Outcome, Verdict]] = {
     (Task.REGISTER, False): {**REFRESHED, **REFUSED},
     (Task.REGISTER, True): {**REFRESHED, **REFUSED},
-    (Task.REFRESH, False): {**REFRESHED, **DEAD},
+    (Task.REFRESH, False): {**REFRESHED, **DOUBTED},
     (Task.REFRESH, True): {**REFRESHED, **DEAD, **HOPELESS},
     (Task.REFRESH_PARENT, False): {**REFRESHED, **DEAD, **HOPELESS},
     (Task.REFRESH_PARENT, True): {**REFRESHED, **DEAD, **HOPELESS},
+    (Task.REGISTER_FORMER, False): REFRESHED,
+    (Task.REGISTER_FORMER, True): REFRESHED,
 }
 
 
@@ -287,7 +289,78 @@ VERDICTS: dict[tuple[Task, bool], dict[Outcome, Verdict]] = {
 @pytest.mark.parametrize(("task", "refused"), VERDICTS)
 def test_every_answer_to_every_task_has_its_verdict(task: Task, refused: bool, outcome: Outcome) -> None:
     wanted = VERDICTS[task, refused].get(outcome, Verdict.RETRY)
-    assert judge(task, outcome, refused=refused) is wanted
+    assert judge(task, outcome, Evidence(refused=refused)) is wanted
+
+
+@pytest.mark.parametrize("outcome", [o for o in Outcome if not o.good], ids=lambda one: one.name)
+@pytest.mark.parametrize("refused", [False, True])
+@pytest.mark.parametrize("task", Task, ids=lambda one: one.name)
+def test_no_word_of_a_gateway_gives_a_token_up_until_it_was_said_ten_times(
+    task: Task, refused: bool, outcome: Outcome
+) -> None:
+    """One 401 to register and one page of a firewall to refresh, and the device was provisioned again."""
+    for refusals in range(NAMELESS_TIMES):
+        seen = Evidence(own=False, refusals=refusals, refused=refused, replaceable=True)
+        assert judge(task, outcome, seen) in (Verdict.RETRY, Verdict.REFUSED)
+
+
+@pytest.mark.parametrize("outcome", [o for o in Outcome if o.refuses], ids=lambda one: one.name)
+@pytest.mark.parametrize("own", [False, True])
+def test_whatever_refuses_for_ever_there_is_a_way_on(own: bool, outcome: Outcome) -> None:
+    """401 to register, then 404 to refresh: 30 days of calls, and never provisioned again."""
+    first = [judge(Task.REGISTER, outcome, Evidence(own, n)) for n in range(1, NAMELESS_TIMES + 1)]
+    assert Verdict.REFUSED in first
+    for task in (Task.REFRESH, Task.REFRESH_PARENT):
+        last = [judge(task, outcome, Evidence(own, n, True)) for n in range(1, NAMELESS_TIMES + 1)]
+        assert last[-1] is Verdict.DROP
+    renewed_in_vain = Evidence(own, HOPELESS_TIMES, True)
+    assert judge(Task.REGISTER, outcome, renewed_in_vain) is Verdict.DROP
+    without_other_means = replace(renewed_in_vain, renewable=False)
+    assert judge(Task.REGISTER, outcome, without_other_means) is Verdict.REFUSED
+
+
+@pytest.mark.parametrize("outcome", [o for o in Outcome if not (o.good or o.refuses)], ids=lambda o: o.name)
+@pytest.mark.parametrize("task", Task, ids=lambda one: one.name)
+def test_no_weather_is_evidence_against_a_token_however_long_it_lasts(task: Task, outcome: Outcome) -> None:
+    seen = Evidence(refusals=10**6, refused=True, replaceable=True)
+    assert judge(task, outcome, seen) is Verdict.RETRY
+    assert not refuses_token(outcome)
+
+
+def test_a_token_that_never_registered_gives_way_to_the_line_that_did() -> None:
+    refused = Evidence(replaceable=True)
+    assert judge(Task.REGISTER, Outcome.UNAUTHORIZED, refused) is Verdict.DROP
+    assert judge(Task.REGISTER, Outcome.UNAUTHORIZED, replace(refused, own=False)) is Verdict.REFUSED
+    assert judge(Task.REGISTER, Outcome.FORBIDDEN, refused) is Verdict.RETRY
+
+
+def test_a_token_that_was_refused_is_tried_again_now_and_then_while_an_operator_is_awaited() -> None:
+    now, paces, tries = NOW, {Task.REGISTER_FORMER: Pace(1, NOW, 300.0, Outcome.UNAUTHORIZED)}, 0
+    while now.boot_s < NOW.boot_s + DAY_S:
+        step = next_step(Held(former=True, paces=paces), POLICY, now)
+        assert step.task is Task.REGISTER_FORMER and (tries or step.in_s >= 300)
+        now, tries = _after(now, step.in_s), tries + 1
+        pace = paces[Task.REGISTER_FORMER]
+        pause_s = former_pause_s(pace.failures, 0.5)
+        paces = {Task.REGISTER_FORMER: pace.after(Outcome.UNAUTHORIZED, "", pause_s, now)}
+    assert 20 <= tries <= 100
+
+
+@pytest.mark.parametrize("told_s", [0.0, 1.0, 5.0])
+@pytest.mark.parametrize("lifetime_s", [None, 30 * DAY_S])
+def test_a_token_is_not_believed_to_be_over_as_soon_as_it_was_handed_out(
+    lifetime_s: float | None, told_s: float
+) -> None:
+    """A remaining life of a second, told of every token: 31,700 calls a day."""
+    fresh = Life(NOW, lifetime_s, 0.5).corrected(told_s, later(1))
+    assert due_in_s(fresh, POLICY, later(1)) > 60
+    aged = Life(NOW, lifetime_s, 0.5).corrected(told_s, later(DAY_S))
+    assert due_in_s(aged, POLICY, later(DAY_S)) <= MIN_GAP_S, "of an old one it is true"
+
+
+def test_a_token_of_twelve_seconds_is_renewed_in_time() -> None:
+    short = Life(NOW, 12.0, 0.5).corrected(11.0, later(1))
+    assert short.remaining_s(later(1)) == 11.0
 
 
 def test_a_platform_that_renews_tokens_and_refuses_every_one_of_them_is_asked_ever_more_rarely() -> None:

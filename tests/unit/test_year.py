@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from runtime.core import renewal
 from runtime.core.answer import Outcome
+from runtime.core.escalation import Evidence, Task, Verdict, judge
 from runtime.core.lifetime import DOUBTED_LIFE_S, left_s
 from runtime.core.moment import Moment
 from runtime.core.renewal import (
@@ -36,8 +37,6 @@ from runtime.core.renewal import (
     Pace,
     Policy,
     Refusals,
-    Task,
-    Verdict,
 )
 
 EPOCH_S = 1.8e9
@@ -237,7 +236,7 @@ class Device:
         assert asked is not None
         outcome, child = self.ask(task, asked)
         self.sky.true_s += 0.05
-        verdict = renewal.judge(task, outcome, refused=self.token_refused)
+        verdict = judge(task, outcome, Evidence(refused=self.token_refused))
         if verdict is Verdict.STORE and task is Task.REGISTER:
             life = Life(self.sky.moment(), self.sky.life_s(self.books.sas_life_s), self.sky.dice.random())
             self.sas = (asked, life, self.sky.true_s + self.books.sas_life_s)

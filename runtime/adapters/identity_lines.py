@@ -1,0 +1,143 @@
+"""Lines of Registration Tokens in identity.db: the one in force, and the one before it, which rests.
+
+    line      a Registration Token, and its parent until the child is proven
+    in force  the rows `registration` and `parent`: what the platform is asked with
+    at rest   the rows `former` and `former parent`
+
+What holds:
+
+1. A line that registered is deleted only once another one has registered, whatever took its place: a token
+   made by hand with a piece missing, another mode, another platform, an answer that was a mistake.
+2. A token is for the platform that granted it: no other is shown it. Back there, its line is in force again.
+3. A line that was refused is not put in force by itself: registering with it, tried now and then, has to
+   succeed first.
+
+All of it runs inside somebody's transaction.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import replace
+
+from runtime.adapters import identity_rows as rows
+from runtime.adapters.identity_rows import Token
+from runtime.adapters.vault import Keys
+from runtime.core import enrolment
+from runtime.core.answer import Outcome
+from runtime.core.escalation import Task
+from runtime.core.moment import Moment
+from runtime.core.renewal import FORMER_PAUSE_S, Pace
+
+_IN_FORCE = ("registration", "parent")
+_AT_REST = ("former", "former parent")
+_REFUSED = "the registration token was refused; it is tried again now and then"
+
+
+def begin(db: sqlite3.Connection, keys: Keys, token: Token, now: Moment) -> None:
+    """Put a new line in force; the one before rests."""
+    _put_to_rest(db, keys, now)
+    _delete(db, "parent")
+    rows.put_token(db, keys, "registration", replace(token, serial=rows.next_serial(db)))
+    rows.put_fact(db, "token_refused", None)
+    rows.put_fact(db, "doubted", None)
+
+
+def retire(db: sqlite3.Connection, keys: Keys, serial: int, now: Moment, *, whole: bool) -> None:
+    """A token is given up; its parent is left, unless the `whole` line is. `settle` has the last word."""
+    found = rows.tokens_of(db, keys)
+    dropped = next((kind for kind in _IN_FORCE if kind in found and found[kind].serial == serial), None)
+    if dropped is None:
+        return
+    rows.forget_failed_refreshes(db)
+    if dropped == "registration" and "parent" in found and not whole:
+        _delete(db, "registration")
+    else:
+        rows.put_fact(db, "token_refused", 1)
+        _put_to_rest(db, keys, now)
+        _delete(db, *_IN_FORCE)
+    rows.put_fact(db, "token_refused", None)
+    rows.put_fact(db, "doubted", None)
+
+
+def settle(db: sqlite3.Connection, keys: Keys, host: str, now: Moment) -> None:
+    """Have that line in force that may be shown to the platform `host`, where there is one."""
+    found = rows.tokens_of(db, keys)
+    current = found.get("registration") or found.get("parent")
+    if current is not None and current.is_for(host):
+        return
+    former = found.get("former")
+    line = {kind: found[kind] for kind in _AT_REST if kind in found}
+    returns = former is not None and former.is_for(host) and not _refused(db)
+    if returns:
+        _delete(db, *_AT_REST)
+    _put_to_rest(db, keys, now)
+    _delete(db, *_IN_FORCE)
+    rows.put_fact(db, "token_refused", None)
+    rows.put_fact(db, "doubted", None)
+    if returns:
+        _put_back(db, keys, line)
+
+
+def proven(db: sqlite3.Connection, keys: Keys, host: str | None) -> None:
+    """The token in force has registered, at `host`: nothing that came before it is needed any more."""
+    _delete(db, "parent")
+    rows.put_fact(db, "doubted", None)
+    rows.put_fact(db, "token_refused", None)
+    token = rows.tokens_of(db, keys).get("registration")
+    if token is None or token.stands_for_none:
+        return
+    _delete(db, *_AT_REST)
+    rows.put_pace(db, Task.REGISTER_FORMER, None)
+    if token.host is None and host is not None:
+        rows.put_token(db, keys, "registration", replace(token, host=host))
+    record = rows.enrolment_of(db)
+    if record.begun and record.phase is enrolment.Phase.PROVISIONED:
+        rows.put_enrolment(db, replace(record, begun=0))
+
+
+def revive(db: sqlite3.Connection, keys: Keys) -> None:
+    """The line at rest has registered: it is in force again."""
+    found = rows.tokens_of(db, keys)
+    line = {kind: found[kind] for kind in _AT_REST if kind in found}
+    _delete(db, *_AT_REST)
+    _put_back(db, keys, line)
+
+
+def _put_to_rest(db: sqlite3.Connection, keys: Keys, now: Moment) -> None:
+    """The line in force rests, unless it never registered and there is one at rest that did."""
+    found = rows.tokens_of(db, keys)
+    line = {kind: found[kind] for kind in _IN_FORCE if kind in found and not found[kind].stands_for_none}
+    if not line:
+        return
+    sas = found.get("sas")
+    worked = "parent" in line or (sas is not None and sas.serial == line["registration"].serial)
+    if "former" in found and not worked:
+        return
+    _delete(db, *_AT_REST)
+    for kind, token in zip(_AT_REST, line.values(), strict=False):
+        rows.put_token(db, keys, kind, token)
+    refused = rows.fact(db, "token_refused")
+    pace = Pace(1, now, FORMER_PAUSE_S, Outcome.UNAUTHORIZED, _REFUSED) if refused else None
+    rows.put_pace(db, Task.REGISTER_FORMER, pace)
+
+
+def _put_back(db: sqlite3.Connection, keys: Keys, line: dict[str, Token]) -> None:
+    if "former" not in line:
+        return
+    _delete(db, *_IN_FORCE)
+    for kind, token in zip(_IN_FORCE, line.values(), strict=False):
+        rows.put_token(db, keys, kind, token)
+    rows.put_pace(db, Task.REGISTER_FORMER, None)
+    basis = line["former"].basis
+    if basis is not None:
+        rows.put_enrolment(db, enrolment.restored(rows.enrolment_of(db), basis))
+
+
+def _refused(db: sqlite3.Connection) -> bool:
+    return Task.REGISTER_FORMER in rows.paces_of(db)
+
+
+def _delete(db: sqlite3.Connection, *kinds: str) -> None:
+    for kind in kinds:
+        db.execute("DELETE FROM tokens WHERE kind = ?", (kind,))
