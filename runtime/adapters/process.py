@@ -176,6 +176,42 @@ def _has_locked(pid: int, path: Path) -> bool:
     return False
 
 
+WAL_READ_LOCKS = range(123, 128)
+"""Of SQLite, in the index of a WAL: bytes that whoever reads from it has locked for so long."""
+
+
+def wal_readers(index: Path) -> list[str]:
+    """Processes in the midst of reading from the WAL with this index, but for this one, as the kernel knows.
+
+    It names none in another PID namespace.
+    """
+    with contextlib.suppress(OSError):
+        inode = str(index.stat().st_ino)
+        locks = map(str.split, Path("/proc/locks").read_text().splitlines())
+        pids = {int(lock[4]) for lock in locks if len(lock) == 8 and _reads_wal(lock, inode)}
+        return [f"process {pid} ({_called(pid)})" for pid in sorted(pids - {os.getpid()}) if pid > 0]
+    return []
+
+
+def _reads_wal(lock: list[str], inode: str) -> bool:
+    """Of a line in /proc/locks: number, kind, mode, access, process, device and inode, range of bytes."""
+    _, _, _, access, _, file, first, last = lock
+    return (
+        access == "READ"
+        and file.rpartition(":")[2] == inode
+        and last.isdigit()
+        and int(first) < WAL_READ_LOCKS.stop
+        and int(last) >= WAL_READ_LOCKS.start
+    )
+
+
+def _called(pid: int) -> str:
+    try:
+        return ascii(Path(f"/proc/{pid}/comm").read_text(errors="replace").strip())[1:-1]
+    except OSError:
+        return "gone"
+
+
 def _pid_in(fd: int) -> int:
     text = os.pread(fd, 32, 0).strip()
     return int(text) if text.isdigit() else 0

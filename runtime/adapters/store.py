@@ -56,7 +56,7 @@ from runtime.adapters.store_place import Place
 from runtime.adapters.store_producers import Known, ProducerMemory
 from runtime.adapters.store_quarantine import MOST_BYTES, Quarantine
 from runtime.adapters.store_reader import StoreReader, text_or_bytes
-from runtime.adapters.store_room import give_back, spare_bytes
+from runtime.adapters.store_room import begin_wal, give_back, spare_bytes, wal_bytes
 from runtime.adapters.store_statements import COLUMNS, IN, insert
 from runtime.adapters.wal import ends_early, write_again
 from runtime.core.admission import Admission, Stamp, View
@@ -228,6 +228,16 @@ class MessageStore:
         """Room inside the file that deletes have left."""
         with translated():
             return spare_bytes(self._db)
+
+    def wal(self) -> tuple[int, int]:
+        """Bytes of the WAL, and by how many the database grows when they are copied into it."""
+        with translated():
+            return wal_bytes(self._db, self._path)
+
+    def begin_wal(self) -> bool:
+        """Copy the WAL into the database, and cut it off; False where another process reads from it."""
+        with translated():
+            return begin_wal(self._db)
 
     def files_named(self, names: Iterable[str]) -> set[str]:
         """Which of these files messages name, in quarantine too."""

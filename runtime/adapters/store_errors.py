@@ -5,6 +5,7 @@ StoreError
 ├── StoreFull         no room on the disk: make some, refuse meanwhile
 ├── StoreUnavailable  the disk fails, or is read-only: close, open again later
 │   └── StoreClosed   not open at the moment, for a reason that is being worked on
+│       └── StoreHeld open, and another process keeps its WAL from beginning anew
 ├── StoreDamaged      the file is not sound: set it aside and salvage
 │   └── StoreUnreadable  or the disk does not give back what it holds: look which, and whether it stays so
 ├── StoreReplaced     another store stands in its place: nothing known about the old one counts, restart
@@ -36,6 +37,10 @@ class StoreUnavailable(StoreError, Retryable):
 
 class StoreClosed(StoreUnavailable):
     """The store is being opened or salvaged; that is known already, and nothing needs to be done about it."""
+
+
+class StoreHeld(StoreClosed):
+    """Another process reads the store without end: its WAL grows, and nothing may be added to it."""
 
 
 class StoreDamaged(StoreError):

@@ -13,6 +13,27 @@ def spare_bytes(db: sqlite3.Connection) -> int:
     return _ask(db, "freelist_count") * _ask(db, "page_size")
 
 
+def wal_bytes(db: sqlite3.Connection, path: Path) -> tuple[int, int]:
+    """Of the WAL, and by how much the database grows when it is copied there."""
+    try:
+        there, wal = path.stat().st_size, path.with_name(f"{path.name}-wal").stat().st_size
+    except OSError:  # gone, or the disk is: others notice
+        return 0, 0
+    return wal, max(0, _ask(db, "page_count") * _ask(db, "page_size") - there)
+
+
+def begin_wal(db: sqlite3.Connection) -> bool:
+    """Copy all of it, and cut it off; False, without a wait, where another process reads from it."""
+    timeout_ms = _ask(db, "busy_timeout")
+    db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()  # what can be copied, also beside a reader
+    db.execute("PRAGMA busy_timeout = 0")
+    try:
+        ((busy, _, _),) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    finally:
+        db.execute(f"PRAGMA busy_timeout = {timeout_ms}")
+    return not busy
+
+
 def give_back(db: sqlite3.Connection, path: Path, pages: int, keep_free_pages: int) -> bool:
     """Give up to `pages` free pages back to the disk; whether there are more to give."""
     free = _ask(db, "freelist_count")

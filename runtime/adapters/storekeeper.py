@@ -15,8 +15,6 @@ Meanwhile `admission` says what producers are told: every request gets an answer
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -29,6 +27,7 @@ from runtime.adapters.ids_given import SAVE_EVERY_S, IdsGiven
 from runtime.adapters.salvage import Report, files, finish, last_report, pending, salvage
 from runtime.adapters.status import BUSY
 from runtime.adapters.store import Loss, MessageStore
+from runtime.adapters.store_disk import BALLAST_BYTES, Disk, WalLimit, size
 from runtime.adapters.store_errors import (
     StoreClosed,
     StoreDamaged,
@@ -46,7 +45,6 @@ from runtime.core.protocol import Code, ProducerKey, Refused
 from runtime.core.quota import Amount, Limit, Policy, Quota
 from runtime.core.settlement import Settled
 from runtime.core.sparing import Sparing
-from runtime.settings import Store as StoreSettings
 
 LOOK_AT_DISK_S = 1.0
 TIDY_S = 1.0
@@ -55,7 +53,6 @@ TRY_NEWER_S = 10.0
 SALVAGE_PAUSE_S = 60.0
 """The reader may still look at the old file: its complaints count again only after so long."""
 SAY_EVERY_S = 60.0
-BALLAST_BYTES = 4_194_304
 VACUUM_PAGES = 64
 """256 KiB a step: a few milliseconds, the most that a message adds to its wait if it comes just then."""
 VACUUM_PAUSE_S = 0.05
@@ -89,6 +86,7 @@ class Storekeeper:
         self._max_producers = config.settings.ingest.max_producers
         self._given = IdsGiven(config.layout.ids_given)
         self._disk = Disk(self._path.parent, config.settings.store)
+        self._wal = WalLimit(self._path, self._disk)
         self._max_pages = max_pages
         self._store: MessageStore | None = None
         self._alarm: str | None = None
@@ -101,7 +99,7 @@ class Storekeeper:
         """Parts of the files that cannot be read any more."""
         self._salvaged_s = -SALVAGE_PAUSE_S
         self._attempts = Attempts()
-        self._room_bytes = 0
+        self._room_bytes = self._unlooked_bytes = 0
         self._open_s = self._look_s = self._tidy_s = self._forget_s = self._save_s = 0.0
         self._roomy = False
         self.keep_house()
@@ -131,6 +129,7 @@ class Storekeeper:
     def admission(self, keys: Collection[ProducerKey], settled: Settled) -> Admission:
         """What the next commit, which also carries out `settled`, is decided with. Raises StoreError."""
         store = self._usable()
+        self._wal.check(self._room_bytes)
         known = store.known(keys)
         self._forget_producers(store, room=len(keys) - len(known), but=known)
         return Admission(
@@ -143,9 +142,13 @@ class Storekeeper:
 
     def commit(self, admission: Admission | None, settled: Settled) -> list[Loss]:
         """On disk when this returns. Raises StoreError, then nothing is."""
+        self._wal.check(self._room_bytes, removals=True)
         losses = self._usable().commit(admission, settled)
         if admission is not None:
             self._room_bytes -= admission.disk_bytes
+            self._unlooked_bytes += admission.disk_bytes
+        if self._wal.stuck or self._unlooked_bytes > BALLAST_BYTES:
+            self._look_s = 0.0
         return losses
 
     def failed(self, error: StoreError, *, say: bool = True) -> None:
@@ -202,7 +205,8 @@ class Storekeeper:
 
     def figures(self) -> dict[str, object]:
         """For `edgectl status`."""
-        alarm = {"alarm": self._alarm} if self._alarm else {}
+        alarms = [alarm for alarm in (self._wal.alarm, self._alarm) if alarm]
+        alarm = {"alarm": "; ".join(alarms)} if alarms else {}
         if self._store is None:
             return {"store": str(self._trouble), **alarm}
         room_bytes = max(0, self._room_bytes)
@@ -259,7 +263,7 @@ class Storekeeper:
         pause_s = self._attempts.failed()
         if isinstance(error, StoreFull):
             self._disk.give_up_ballast()
-            store_bytes = sum(map(_size, files(self._path)))
+            store_bytes = sum(map(size, files(self._path)))
             self._attempts.found_no_room(self._disk.left_bytes(), store_bytes)
             error = StoreFull(
                 f"messages.db is damaged, and the disk has no room to salvage it ({store_bytes} bytes)"
@@ -324,7 +328,11 @@ class Storekeeper:
     def _look_at_disk(self) -> None:
         """Free pages inside the file count as room; what others need on this disk does not."""
         self._usable().still_there()
-        self._room_bytes = self._disk.free_bytes() + self._usable().spare_bytes()
+        store, said = self._usable(), self._wal.alarm
+        self._room_bytes = self._wal.look(store, store.spare_bytes(), self._clock.boot_s())
+        self._unlooked_bytes = 0
+        if (alarm := self._wal.alarm) and not said:
+            logger.error("{}", alarm)
         self._disk.keep_ballast()
 
     def _tidy(self) -> None:
@@ -350,56 +358,6 @@ class Storekeeper:
             return
         if not store.forget_producers(PRODUCER_MEMORY_S, but):
             self._forget_s = now_s + TIDY_S  # all were active lately, and looking takes milliseconds
-
-
-class Disk:
-    """The disk under the store: what of it is ours to fill, and a ballast to throw off when it is full."""
-
-    def __init__(self, folder: Path, settings: StoreSettings) -> None:
-        self._folder = folder
-        self._reserve_bytes = settings.min_free_bytes
-        self._reserve_inodes = settings.min_free_inodes
-        self._ballast = folder / "ballast"
-
-    def free_bytes(self) -> int:
-        """What may still be written, beyond the reserve for everybody else. Raises StoreUnavailable."""
-        try:
-            found = os.statvfs(self._folder)
-        except OSError as exc:
-            raise StoreUnavailable(f"cannot look at the disk: {exc.strerror}") from exc
-        if found.f_files and found.f_favail < self._reserve_inodes:
-            return 0
-        kept_bytes = 0 if self._has_ballast() else BALLAST_BYTES  # thrown off for deletes, not for us to fill
-        return max(0, found.f_bavail * found.f_frsize - self._reserve_bytes - kept_bytes)
-
-    def left_bytes(self) -> int:
-        """What there is at all."""
-        try:
-            found = os.statvfs(self._folder)
-        except OSError:
-            return 0
-        return found.f_bavail * found.f_frsize
-
-    def keep_ballast(self) -> None:
-        """Have blocks of our own, to be given up when even deletes find no room."""
-        if self._has_ballast() or self.free_bytes() < BALLAST_BYTES:
-            return
-        with contextlib.suppress(OSError), self._ballast.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, BALLAST_BYTES)
-
-    def _has_ballast(self) -> bool:
-        return _size(self._ballast) >= BALLAST_BYTES
-
-    def give_up_ballast(self) -> None:
-        with contextlib.suppress(OSError):
-            self._ballast.unlink(missing_ok=True)
-
-
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except OSError:
-        return 0
 
 
 def _alarm(path: Path) -> str | None:
