@@ -27,7 +27,8 @@ def small_disk() -> Iterator[Path]:
     with short_folder() as folder:
         mounted = os.geteuid() == 0 and (
             subprocess.run(
-                ["mount", "-t", "tmpfs", "-o", "size=12m,mode=700", "edge-test", str(folder)], capture_output=True
+                ["mount", "-t", "tmpfs", "-o", "size=12m,mode=700", "edge-test", str(folder)],
+                capture_output=True,
             ).returncode
             == 0
         )
