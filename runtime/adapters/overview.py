@@ -23,10 +23,12 @@ from runtime.adapters.status import Words, last_words, takes_beats
 from runtime.adapters.store_reader import StoreReader
 from runtime.adapters.supervisor import Program, Supervisor
 from runtime.core import condition, renewal
+from runtime.core.headroom import StoreUsage, headroom
 from runtime.core.message import CorruptRow, StoredMessage
 from runtime.core.moment import Moment
 from runtime.errors import EdgeError
 from runtime.layout import WORKERS, Layout
+from runtime.settings import Store
 
 LOOK_TIMEOUT_S = 2.0
 LEAST_GROWTH_BYTES_PER_S = 100.0
@@ -52,8 +54,10 @@ class Seen:
         return self.last if self.lives else NOBODY
 
 
-def take(layout: Layout, clock: Clock, configuration: str = "") -> dict[str, Any]:
-    """Everything `edgectl status` shows. `configuration` is what is wrong with it."""
+def take(
+    layout: Layout, clock: Clock, configuration: str = "", limits: Store | None = None
+) -> dict[str, Any]:
+    """Everything `edgectl status` shows. `configuration` is what is wrong with it, `limits` the store's."""
     programs, silence = _programs(layout)
     absent = condition.HIDDEN if programs or _hidden(layout) else "DOWN"
     seen = {name: _see(layout, name, programs, clock, absent) for name in (*WORKERS, "sentinel")}
@@ -65,7 +69,7 @@ def take(layout: Layout, clock: Clock, configuration: str = "") -> dict[str, Any
         "configuration": configuration,
         "supervisor": {"pid": lock_holder(layout.lock("supervisor")) or 0, "trouble": silence},
         "workers": {name: _worker(s, restarts.get(name), clock) for name, s in seen.items()},
-        "backlog": _backlog(layout, seen["ingest"].words, clock),
+        "backlog": _backlog(layout, seen["ingest"].words, sentinel.words, clock, limits),
         "hub": _hub(seen["upload"], clock),
         "identity": _identity(layout, seen["refresh"].words, seen["provisioning"].words, clock),
         "disk": {"read_only": _read_only(layout, seen.values(), clock), **_disk(layout, sentinel.words)},
@@ -126,17 +130,43 @@ def _alarms(sentinel: Words, workers: Mapping[str, Words]) -> list[dict[str, str
     return [*alarms, *own]
 
 
-def _backlog(layout: Layout, ingest: Words, clock: Clock) -> dict[str, Any]:
-    """From the disk, so that it is known when nobody runs; what was refused only ingest can say."""
+def _backlog(
+    layout: Layout, ingest: Words, sentinel: Words, clock: Clock, limits: Store | None
+) -> dict[str, Any]:
+    """From the disk, so that it is known when nothing runs; what was refused only ingest can say."""
     counted = ingest.counts("counted")
-    return {
+    found = {
         **dict.fromkeys(("messages", "bytes", "oldest_age_s", "quarantine"), None),
         "dropped": {},
         "store": ingest.text("store"),
         **_on_disk(layout.messages_db, clock),
         "stored": counted.get("stored", 0) if ingest.said else None,
         "refused": {k.removeprefix("refused_"): n for k, n in counted.items() if k.startswith("refused_")},
-        "room_bytes": ingest.number("room_bytes"),
+        "refused_lately": ingest.counts("refused_lately"),
+    }
+    return {**found, **_room(found, ingest, sentinel, limits)}
+
+
+def _room(backlog: Mapping[str, Any], ingest: Words, sentinel: Words, limits: Store | None) -> dict[str, Any]:
+    """How much more can be stored, and for how long that lasts."""
+    disk_bytes = ingest.number("room_bytes")
+    left = headroom(
+        StoreUsage(
+            backlog["messages"],
+            backlog["bytes"],
+            limits.max_messages if limits else None,
+            limits.max_bytes if limits else None,
+            disk_bytes,
+            sentinel.number("store_growth_messages_per_s"),
+            sentinel.number("store_growth_bytes_per_s"),
+        )
+    )
+    return {
+        "room_bytes": left.bytes if ingest.said else None,
+        "room_messages": left.messages if ingest.said else None,
+        "room_limit": left.limit if ingest.said else None,
+        "disk_room_bytes": disk_bytes,
+        "full_in_s": None if left.full_in_s is None else round(left.full_in_s),
     }
 
 
@@ -186,7 +216,25 @@ def _hub(upload: Seen, clock: Clock) -> dict[str, Any]:
         **{name: words.number(name) for name in (*whole, *counts)},
         "last_loss": words.text("last_loss"),
         "barred": words.text("barred"),
+        "oldest_waited_s": words.number("oldest_waited_s"),
+        "oldest_stream": words.text("oldest_stream"),
+        "failing": _failing(words, now),
     }
+
+
+def _failing(upload: Words, now_boot_s: float) -> list[dict[str, Any]]:
+    """Lanes that fail again and again, in the other side's words."""
+    lanes = map(upload.part, upload.parts("failing"))
+    return [
+        {
+            "lane": lane.text("lane"),
+            "stream": lane.text("stream"),
+            "failures": lane.number("failures") or 0,
+            "since_s": lane.age_s("since_boot_s", now_boot_s),
+            "words": lane.text("words") or "",
+        }
+        for lane in lanes
+    ]
 
 
 def _date(clock: Clock, ago_s: float | None) -> str | None:

@@ -142,6 +142,15 @@ class Words:
         pairs = found.items() if isinstance(found, dict) else ()
         return {key: value for key, value in pairs if isinstance(value, int)}
 
+    def parts(self, name: str) -> list[Mapping[str, Any]]:
+        """Objects in a list."""
+        found = self.said.get(name)
+        return [part for part in found if isinstance(part, dict)] if isinstance(found, list) else []
+
+    def part(self, said: Mapping[str, Any]) -> Words:
+        """One of them, of the same boot."""
+        return Words(said, self.same_boot)
+
     def age_s(self, name: str, now_boot_s: float) -> float | None:
         """Seconds since that moment."""
         moment = self.number(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from runtime.cli import Commands, load_config
-from runtime.cli.terminal import Row, tell, tell_json
+from runtime.cli.terminal import TextRow, tell, tell_json
 
 _MARKS = {"ok": ("ok     ", "green"), "warning": ("WARNING", "yellow"), "error": ("ERROR  ", "red")}
 
@@ -49,6 +49,6 @@ def _tell(check: object) -> None:
 
     assert isinstance(check, Check)
     mark, colour = _MARKS[check.verdict]
-    tell(Row(f"{mark}  {check.name}: {check.text}", mark, colour, indent=9))
+    tell(TextRow(f"{mark}  {check.name}: {check.text}", mark, colour, indent=9))
     if check.remedy:
-        tell(Row(f"         -> {check.remedy}", indent=12))
+        tell(TextRow(f"         -> {check.remedy}", indent=12))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from runtime.cli import Commands, load_config
-from runtime.cli.terminal import Row, tell, tell_json
+from runtime.cli.terminal import TextRow, tell, tell_json
 
 if TYPE_CHECKING:
     from runtime.adapters.identity_rows import Identity, Token
@@ -41,7 +41,7 @@ def _identity(arguments: argparse.Namespace) -> int:
     if arguments.json:
         tell_json(facts)
     else:
-        tell(*(Row(line, indent=21) for line in _table(facts)))
+        tell(*(TextRow(line, indent=21) for line in _table(facts)))
     return 0 if facts["state"] == "registered" else 1
 
 

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from runtime.cli import Commands, load_config
-from runtime.cli.terminal import Row, table, tell, tell_json
+from runtime.cli.terminal import TextRow, table, tell, tell_json
 from runtime.core.printable import printable
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _list(arguments: argparse.Namespace) -> int:
     tell(f"{head}  REASON")
     tell(
         *(
-            Row(f"{row:<{len(head)}}  {aside.reason}", indent=4)
+            TextRow(f"{row:<{len(head)}}  {aside.reason}", indent=4)
             for row, aside in zip(rows, found, strict=True)
         )
     )

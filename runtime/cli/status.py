@@ -6,10 +6,11 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from runtime.cli import Commands, load_config
-from runtime.cli.terminal import Row, draw, table, tell, tell_json
+from runtime.cli.terminal import TextRow, draw, table, tell, tell_json
 
 if TYPE_CHECKING:
     from runtime.layout import Layout
+    from runtime.settings import Store
 
 WATCH_EVERY_S = 2.0
 _CLEAR = "\x1b[H\x1b[J"
@@ -36,8 +37,8 @@ def _status(arguments: argparse.Namespace) -> int:
     from runtime.adapters.overview import take
 
     while True:
-        layout, trouble = _layout(arguments)
-        found = take(layout, SystemClock(), trouble)
+        layout, limits, trouble = _layout(arguments)
+        found = take(layout, SystemClock(), trouble, limits)
         if arguments.json:
             tell_json(found, indent=None if arguments.watch else 2)
         else:
@@ -49,8 +50,11 @@ def _status(arguments: argparse.Namespace) -> int:
         time.sleep(WATCH_EVERY_S)
 
 
-def _layout(arguments: argparse.Namespace) -> tuple[Layout, str]:
-    """Which runtime, and what is wrong with its configuration: it may well run on with the last good one."""
+def _layout(arguments: argparse.Namespace) -> tuple[Layout, Store | None, str]:
+    """Which runtime, the limits of its store, and what is wrong with its configuration.
+
+    With a wrong one it may well run on, as it was last in order.
+    """
     import os
 
     from runtime.config import find_home
@@ -58,36 +62,37 @@ def _layout(arguments: argparse.Namespace) -> tuple[Layout, str]:
     from runtime.layout import Layout
 
     try:
-        return load_config(arguments).layout, ""
+        config = load_config(arguments)
     except ConfigError as exc:
-        return Layout(find_home(os.environ, arguments.home)), f"configuration: {exc}"
+        return Layout(find_home(os.environ, arguments.home)), None, f"configuration: {exc}"
+    return config.layout, config.settings.store, ""
 
 
-def render(found: dict[str, Any]) -> list[Row]:
+def render(found: dict[str, Any]) -> list[TextRow]:
     """The overview as a person reads it."""
     why = f"  ({found['hub']['barred']})" if found["verdict"] == "parked" else ""
     verdict = found["verdict"].upper()
-    rows = [Row(f"{verdict}  {found['home']}{why}", verdict, _VERDICTS[found["verdict"]], 4), Row("")]
-    rows += [Row(f"  {reason}", indent=4) for reason in found["reasons"]]
-    rows += [Row("")] if found["reasons"] else []
+    rows = [TextRow(f"{verdict}  {found['home']}{why}", verdict, _VERDICTS[found["verdict"]], 4), TextRow("")]
+    rows += [TextRow(f"  {reason}", indent=4) for reason in found["reasons"]]
+    rows += [TextRow("")] if found["reasons"] else []
     head, *workers = table(
         ["WORKER", "STATE", "PID", "UPTIME", "RESTARTS", "PROGRESS", "MEMORY"],
         [_worker_row(name, worker) for name, worker in found["workers"].items()],
         spare=("PID", "RESTARTS", "MEMORY"),
     )
-    rows += [Row(head, head, "bold"), *map(Row, workers), Row("")]
+    rows += [TextRow(head, head, "bold"), *map(TextRow, workers), TextRow("")]
     for title, words in (
         ("backlog", _backlog(found["backlog"])),
         ("hub", _hub(found["hub"])),
         ("identity", _identity(found["identity"])),
         ("disk", _disk(found["disk"])),
     ):
-        rows.append(Row(f"{title:<9} {', '.join(filter(None, words)) or 'unknown'}", indent=10))
+        rows.append(TextRow(f"{title:<9} {', '.join(filter(None, words)) or 'unknown'}", indent=10))
     if found["crashes"]["count"]:
         crashes = f"{found['crashes']['count']}, the last {found['crashes']['last']}"
-        rows.append(Row(f"crashes   {crashes}", indent=10))
+        rows.append(TextRow(f"crashes   {crashes}", indent=10))
     for alarm in found["alarms"]:
-        rows.append(Row(f"ALARM     {alarm['worker']}: {alarm['text']}", "ALARM", "red", 10))
+        rows.append(TextRow(f"ALARM     {alarm['worker']}: {alarm['text']}", "ALARM", "red", 10))
     return rows
 
 
@@ -110,11 +115,20 @@ def _backlog(facts: dict[str, Any]) -> list[str]:
         f"{facts['messages']} messages, {size(facts['bytes'])}" if known else "",
         _said("the oldest {}", facts["oldest_age_s"], duration),
         f"{facts['quarantine']} in quarantine" if known else "",
-        _counted("dropped", facts["dropped"]),
-        _counted("refused since its start", facts["refused"]),
-        _said("room for {}", facts["room_bytes"], size),
+        _said("{} ever set aside", facts["dropped"].get("quarantined")),
+        _counted("dropped", {k: n for k, n in facts["dropped"].items() if k != "quarantined"}),
+        _counted("refused in the last minute", facts["refused_lately"]),
+        _counted("refused since ingest started", facts["refused"]),
+        _room(facts) + _said(" (full in {} at the present rate)", facts["full_in_s"], duration),
         f"store {facts['store']}" if facts["store"] not in ("open", None) else "",
     ]
+
+
+def _room(facts: dict[str, Any]) -> str:
+    """By the nearest of the limits."""
+    if facts["room_limit"] == "messages":
+        return f"room for {facts['room_messages']} messages"
+    return _said("room for {}", facts["room_bytes"], size)
 
 
 def _hub(facts: dict[str, Any]) -> list[str]:

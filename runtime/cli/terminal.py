@@ -23,7 +23,7 @@ LEAST_WIDTH = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TextRow:
     """What is said in one row, and how it looks in a terminal."""
 
     text: str
@@ -34,7 +34,7 @@ class Row:
     """Where the lines begin in which a folded row goes on."""
 
 
-def tell(*rows: Row | str) -> None:
+def tell(*rows: TextRow | str) -> None:
     """Say something on standard output, now."""
     for row in rows:
         _write(sys.stdout, row)
@@ -78,10 +78,10 @@ def wants_colour(terminal: bool, environ: Mapping[str, str]) -> bool:
     return terminal and not environ.get("NO_COLOR") and environ.get("TERM", "dumb") != "dumb"
 
 
-def _write(stream: TextIO | None, row: Row | str) -> None:
+def _write(stream: TextIO | None, row: TextRow | str) -> None:
     if stream is None:  # closed by who started us
         return
-    row = Row(row) if isinstance(row, str) else row
+    row = TextRow(row) if isinstance(row, str) else row
     text = _folded(printable(row.text), width(stream), row.indent)
     if row.colour and text.startswith(row.accent) and wants_colour(_is_terminal(stream), os.environ):
         text = f"\x1b[{COLOURS[row.colour]}m{row.accent}\x1b[0m{text.removeprefix(row.accent)}"

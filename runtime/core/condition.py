@@ -33,6 +33,21 @@ HIDDEN = "UNKNOWN"
 LIVING = frozenset({"RUNNING", "STARTING", "UNSUPERVISED"})
 
 
+REFUSED_FOR_US = frozenset(
+    {
+        "store_full", "stream_full", "disk_full", "too_many_streams", "too_many_producers",
+        "store_unavailable", "internal",
+    }
+)  # fmt: skip
+"""Codes of refusals that no producer can mend; the others are its own mistakes, and harm it alone."""
+FAILURES_TO_DEGRADE = 5
+"""So many failures in a row are no accident; each came after a longer pause than the one before."""
+WAITED_TOO_LONG_S = 600.0
+WAITED_BESIDE_A_FILE_S = 3600.0
+"""Where a file is under way the oldest may be that file, on a slow line: what fails says so by itself."""
+FULL_SOON_S = 3600.0
+
+
 def verdict(found: Mapping[str, Any]) -> str:
     """Down: nobody would bring anything back, or nothing is there. Degraded: any reason at all.
 
@@ -60,9 +75,12 @@ def reasons(found: Mapping[str, Any]) -> list[str]:
     why += [f"{alarm['worker']}: {alarm['text']}" for alarm in found["alarms"]]
     why += [
         _backlog(found["backlog"]),
+        _refused(found["backlog"]),
         _disk(found["disk"]),
         _identity(found["identity"]),
         _hub(found["hub"]),
+        *_lanes(found["hub"]),
+        _oldest(found["hub"]),
     ]
     return [sentence for sentence in why if sentence]
 
@@ -81,7 +99,53 @@ def _worker(name: str, worker: Mapping[str, Any], *, blind: bool) -> str:
 def _backlog(backlog: Mapping[str, Any]) -> str:
     if backlog["store"] not in ("open", None):
         return f"store: {backlog['store']}"
-    return "store: no room on the disk" if backlog["room_bytes"] == 0 else ""
+    if backlog.get("disk_room_bytes") == 0:
+        return "store: no room on the disk"
+    if backlog.get("room_bytes") == 0 or backlog.get("room_messages") == 0:
+        which = "max_messages" if backlog.get("room_messages") == 0 else "max_bytes"
+        return f"store: full by its own limit (store.{which})"
+    full_in_s: float | None = backlog.get("full_in_s")
+    if full_in_s is None or full_in_s >= FULL_SOON_S:
+        return ""
+    return f"store: full in {full_in_s / 60:.0f} min at the present rate"
+
+
+def _refused(backlog: Mapping[str, Any]) -> str:
+    lately = {code: n for code, n in backlog.get("refused_lately", {}).items() if code in REFUSED_FOR_US}
+    named = ", ".join(f"{count} {code}" for code, count in sorted(lately.items()))
+    return f"producers are refused: {named} within the last minute" if named else ""
+
+
+def _lanes(hub: Mapping[str, Any]) -> list[str]:
+    """What fails again and again while the hub is up, in the words of the other side."""
+    failing = [lane for lane in hub.get("failing", ()) if lane["failures"] >= FAILURES_TO_DEGRADE]
+    of_all = [lane for lane in failing if lane["lane"] == "files"]
+    streams = [lane["stream"] or "-" for lane in failing if lane["lane"] == "file"]
+    if of_all:
+        whose = f" (streams {', '.join(streams)})" if streams else ""
+        failing = [lane for lane in failing if lane["lane"] == "telemetry"]
+        return [f"file uploads fail{whose}, {_in_a_row(of_all[0])}", *map(_lane, failing)]
+    return [_lane(lane) for lane in failing]
+
+
+def _lane(lane: Mapping[str, Any]) -> str:
+    what = "the file upload" if lane["lane"] == "file" else "the oldest message"
+    return f"{what} of stream {lane['stream'] or '-'} fails, {_in_a_row(lane)}"
+
+
+def _in_a_row(lane: Mapping[str, Any]) -> str:
+    words = f": {lane['words']}" if lane["words"] else ""
+    return f"{lane['failures']:.0f} times in a row{words}"
+
+
+def _oldest(hub: Mapping[str, Any]) -> str:
+    """One and the same message that could have gone."""
+    waited_s = hub.get("oldest_waited_s")
+    most_s = WAITED_BESIDE_A_FILE_S if hub.get("uploading") else WAITED_TOO_LONG_S
+    if hub["state"] != "up" or waited_s is None or waited_s < most_s:
+        return ""
+    stream = hub.get("oldest_stream") or "-"
+    return f"the oldest message (stream {stream}) has waited for {waited_s / 60:.0f} min with the hub up"
 
 
 def _disk(disk: Mapping[str, Any]) -> str:

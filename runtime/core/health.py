@@ -359,7 +359,7 @@ class Health:
 
 
 class Growth:
-    """How fast free space goes, smoothed over the last minutes."""
+    """How fast free space goes, or a store fills (as negative space), smoothed over the last minutes."""
 
     SMOOTH_S = 300.0
     SETTLE_S = 30.0
@@ -370,19 +370,19 @@ class Growth:
     def __init__(self) -> None:
         self._first_s: float | None = None
         self._last: tuple[float, int] | None = None
-        self._bytes_per_s = 0.0
+        self._per_s = 0.0
 
-    def seen(self, now_s: float, free_bytes: int) -> float | None:
-        """Take in one look. Bytes a second, negative where it empties; None while it is too early to say."""
+    def seen(self, now_s: float, free: int) -> float | None:
+        """Take in one look. How much a second, negative where it empties; None while it is too early."""
         if self._first_s is None:
             self._first_s = now_s
         began_s = self._first_s + self.SETTLE_S
-        last, self._last = self._last, (now_s, free_bytes)
+        last, self._last = self._last, (now_s, free)
         if last is not None and last[0] >= began_s and now_s > last[0]:
             elapsed_s = now_s - last[0]
-            rate = (last[1] - free_bytes) / elapsed_s
-            self._bytes_per_s += elapsed_s / min(self.SMOOTH_S, now_s - began_s) * (rate - self._bytes_per_s)
-        return self._bytes_per_s if now_s >= began_s + self.OBSERVE_S else None
+            rate = (last[1] - free) / elapsed_s
+            self._per_s += elapsed_s / min(self.SMOOTH_S, now_s - began_s) * (rate - self._per_s)
+        return self._per_s if now_s >= began_s + self.OBSERVE_S else None
 
 
 def _within(moments_s: list[float], now_s: float, window_s: float) -> list[float]:

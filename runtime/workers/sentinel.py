@@ -95,6 +95,7 @@ class Sentinel:
         self._status = StatusFile(self._layout.status_file(NAME), NAME)
         self._health = Health(limits, _memory(self._layout))
         self._growth = Growth()
+        self._stored_growth = {"messages": Growth(), "bytes": Growth()}
         self._told: frozenset[tuple[str, str]] = frozenset()
         self._unheard = ""
         """Why supervisord cannot be asked, while its ticks say that it lives."""
@@ -167,6 +168,7 @@ class Sentinel:
                 "restarts": self._health.restarts(),
                 "alarms": [{"worker": a.worker, "text": a.text} for a in alarms],
                 "disk_growth_bytes_per_s": self._disk_growth(now_s),
+                **self._store_growth(now_s),
                 "supervisor_pid": os.getppid(),
                 "memory": self._health.memory(),
             },
@@ -182,6 +184,16 @@ class Sentinel:
             return self._growth.seen(now_s, shutil.disk_usage(self._layout.state).free)
         except FileNotFoundError:  # somebody removed it; ingest makes it again
             return None
+
+    def _store_growth(self, now_s: float) -> dict[str, float | None]:
+        """How fast what waits in the store grows, by what ingest says of it."""
+        told = read_status(self._layout.status_file("ingest")) or {}
+        figures = {name: told.get(name) for name in self._stored_growth}
+        return {
+            f"store_growth_{name}_per_s": growth.seen(now_s, -value)
+            for name, growth in self._stored_growth.items()
+            if isinstance(value := figures[name], int)
+        }
 
     def _perform(self, action: Action) -> None:
         match action:

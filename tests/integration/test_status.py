@@ -360,3 +360,47 @@ def test_doctor_is_content_with_a_working_device(device: Home, cloud: Cloud) -> 
     answer = device.edgectl("doctor", "--json", timeout_s=60)
     bad = [c for c in json.loads(answer.stdout) if c["verdict"] == "error"]
     assert bad == []
+
+
+def test_a_store_that_refuses_every_producer_by_its_own_limit_is_not_healthy(home: Home) -> None:
+    home.write_config("[store]\nmax_messages = 3\n")
+    home.start_worker("ingest")
+    for _ in range(3):
+        assert home.edgectl("send", "x").returncode == 0
+    home.edgectl("send", "x", "--retry-for", "0.2")
+    told = eventually(lambda: _with(status(home)[1], "backlog", "refused_lately"), 10, "ingest says so")
+    assert told["backlog"]["room_messages"] == 0 and told["backlog"]["room_limit"] == "messages"
+    assert "store: full by its own limit (store.max_messages)" in told["reasons"]
+    assert any("producers are refused" in reason and "store_full" in reason for reason in told["reasons"])
+    assert "room for 0 messages" in home.edgectl("status").stdout
+
+
+def test_room_is_what_the_store_takes_and_not_what_the_disk_has(home: Home) -> None:
+    home.write_config("[store]\nmax_bytes = 1048576\n")
+    home.start_worker("ingest")
+    told = eventually(lambda: _with(status(home)[1], "backlog", "room_bytes"), 20, "ingest is up")
+    assert told["backlog"]["room_bytes"] == 1_048_576
+    assert "room for 1.0 MiB" in home.edgectl("status").stdout
+
+
+def test_a_stream_whose_files_the_storage_refuses_is_a_reason_in_the_storages_words(home: Home) -> None:
+    """403 for three minutes, 148 attempts, and HEALTHY."""
+    lock = Lock(home.layout.lock("upload"))
+    lane = {
+        "lane": "file",
+        "stream": "s",
+        "failures": 148,
+        "words": "block 0: 403 at STORAGE",
+        "since_boot_s": 1,
+    }
+    failing = [lane, {"lane": 7}, "garbage", {**lane, "failures": "many"}]
+    try:
+        said = {"state": "up", "failing": failing, "oldest_waited_s": 1_000.0}
+        StatusFile(home.layout.status_file("upload"), "upload").progress(said, now=True)
+        found = take(home.layout, SystemClock())
+    finally:
+        lock.release()
+    assert (
+        "the file upload of stream s fails, 148 times in a row: block 0: 403 at STORAGE" in found["reasons"]
+    )
+    assert [lane["failures"] for lane in found["hub"]["failing"]] == [148, 0, 0]

@@ -11,6 +11,10 @@ from runtime.core import condition
 WELL = {"state": "RUNNING", "progress_age_s": 1.0, "uptime_s": 100.0, "trouble": ""}
 
 
+UP = {"state": "up", "barred": None, "last_loss": None}
+LANE = {"lane": "file", "stream": "a", "failures": 5, "since_s": 60.0, "words": "refused at STORAGE: 403"}
+
+
 def found(**changes: Any) -> dict[str, Any]:
     """A healthy runtime, but for `changes`."""
     whole: dict[str, Any] = {
@@ -41,7 +45,39 @@ def test_a_runtime_at_work_is_healthy() -> None:
         ({"workers": {"ingest": {**WELL, "progress_age_s": None}}}, "ingest never reported progress"),
         ({"alarms": [{"worker": "upload", "text": "hung"}]}, "upload: hung"),
         ({"backlog": {"store": "damaged", "room_bytes": None}}, "store: damaged"),
-        ({"backlog": {"store": "open", "room_bytes": 0}}, "store: no room on the disk"),
+        ({"backlog": {"store": "open", "disk_room_bytes": 0, "room_bytes": 0}}, "store: no room on the disk"),
+        (
+            {"backlog": {"store": "open", "disk_room_bytes": 10**9, "room_bytes": 0}},
+            "store: full by its own limit (store.max_bytes)",
+        ),
+        (
+            {"backlog": {"store": "open", "room_bytes": 10**9, "room_messages": 0}},
+            "store: full by its own limit (store.max_messages)",
+        ),
+        (
+            {"backlog": {"store": "open", "room_bytes": 10**9, "full_in_s": 600}},
+            "store: full in 10 min at the present rate",
+        ),
+        (
+            {"backlog": {"store": "open", "refused_lately": {"store_full": 9, "bad_key": 1}}},
+            "producers are refused: 9 store_full within the last minute",
+        ),
+        (
+            {"hub": {**UP, "failing": [LANE, {**LANE, "lane": "files", "stream": None, "failures": 148}]}},
+            "file uploads fail (streams a), 148 times in a row: refused at STORAGE: 403",
+        ),
+        (
+            {"hub": {**UP, "failing": [LANE]}},
+            "the file upload of stream a fails, 5 times in a row: refused at STORAGE: 403",
+        ),
+        (
+            {"hub": {**UP, "failing": [{**LANE, "lane": "telemetry", "words": ""}]}},
+            "the oldest message of stream a fails, 5 times in a row",
+        ),
+        (
+            {"hub": {**UP, "oldest_waited_s": 660.0, "oldest_stream": "a"}},
+            "the oldest message (stream a) has waited for 11 min with the hub up",
+        ),
         ({"disk": {"read_only": False, "full_in_s": None, "free_bytes": 4096}}, "disk: no room left"),
         (
             {"disk": {"read_only": False, "full_in_s": 600, "free_bytes": 10**9}},
@@ -70,6 +106,21 @@ def test_a_runtime_at_work_is_healthy() -> None:
 def test_whatever_is_not_well_degrades_it_and_is_said(changes: dict[str, Any], reason: str) -> None:
     whole = found(**changes)
     assert (condition.verdict(whole), whole["reasons"]) == ("degraded", [reason])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"backlog": {"store": "open", "room_bytes": 10, "refused_lately": {"bad_header": 900}}},
+        {"backlog": {"store": "open", "room_bytes": 10, "full_in_s": 86_400}},
+        {"hub": {**UP, "failing": [{**LANE, "failures": 4}]}},
+        {"hub": {**UP, "oldest_waited_s": 590.0}},
+        {"hub": {**UP, "oldest_waited_s": 660.0, "uploading": 1}},
+        {"hub": {**UP, "state": "draining", "oldest_waited_s": 660.0}},
+    ],
+)
+def test_a_mistake_of_a_producer_or_a_short_failure_degrades_nothing(changes: dict[str, Any]) -> None:
+    assert condition.verdict(found(**changes)) == "healthy"
 
 
 @pytest.mark.parametrize(
