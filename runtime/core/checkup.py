@@ -47,6 +47,15 @@ def judge_fsync(samples_ms: list[float]) -> Check:
     return Check("fsync", "ok", text)
 
 
+def judge_connection(trouble: str) -> Check:
+    """What upload says about a connection that stands, or ends again and again."""
+    if "device" in trouble:
+        remedy = "give each device an id and a registration of its own; a copied card needs `device.id`"
+    else:
+        remedy = "lower the MTU of the interface (ip link set dev NAME mtu 1400), or mend the path"
+    return Check("connection", "warning", trouble, remedy)
+
+
 def judge_disk(free_bytes: int, min_free_bytes: int) -> Check:
     text = f"{free_bytes / 1e6:,.0f} MB free, {min_free_bytes / 1e6:,.0f} MB are to stay free"
     if free_bytes < min_free_bytes:

@@ -172,5 +172,5 @@ def _identity(identity: Mapping[str, Any]) -> str:
 
 def _hub(hub: Mapping[str, Any]) -> str:
     if hub["state"] in (*GOOD_HUB, UNKNOWN):
-        return ""
+        return f"hub: {hub['trouble']}" if hub.get("trouble") else ""
     return f"hub: {hub['state']}" + (f" ({hub['last_loss']})" if hub["last_loss"] else "")

@@ -20,17 +20,17 @@ The life of a client, and what ends each phase:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import Enum
 
-from runtime.core.backoff import pause_s
-from runtime.core.batches import PATIENCE_S
 from runtime.core.doubt import Doubt
 from runtime.core.file_turns import FileTurns
 from runtime.core.flight import Flight
 from runtime.core.hand import Hand, Message
-from runtime.core.line import Acked, Cause, Closed, Connected, LineEvent, Lost
+from runtime.core.line import Acked, Carried, Cause, Closed, Connected, LineEvent, Lost
 from runtime.core.pacing import WINDOW_BYTES, Pace
+from runtime.core.path import Path
+from runtime.core.phases import Limits as Limits
+from runtime.core.phases import Phase as Phase
+from runtime.core.reconnect import Reconnect
 from runtime.core.room import RoomKeeper
 from runtime.core.settlement import Settled
 from runtime.core.steps import PROBE, AskWhy, Discard, Offer, Open, Send, Step, Tag, TellRefused, Upload
@@ -38,33 +38,7 @@ from runtime.core.suspicion import Suspicion
 
 DRAIN_S = 2.0
 """How long a client that is to be replaced may still acknowledge what is in flight."""
-QUICK_S = 30.0
-"""For so long after the last acknowledgement connecting is tried about once a second; then it backs off."""
-_QUICK_PAUSE_S = 0.8
 _WIDE = 1 << 30
-
-
-class Phase(Enum):
-    """The life of a client."""
-
-    DOWN = "down"
-    CONNECTING = "connecting"
-    UP = "up"
-    DRAINING = "draining"
-    CLOSING = "closing"
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Deadlines, and how many at a time."""
-
-    connect_s: float = 20.0
-    ack_s: float = 30.0
-    retry_max_s: float = 60.0
-    uploads: int = 2
-    """Most file uploads at a time; the hub allows ten."""
-    batch_s: float = PATIENCE_S
-    """How long a batch may have nothing to send before the next one of its stream begins."""
 
 
 class Delivery:
@@ -79,7 +53,7 @@ class Delivery:
         self._pace = pace
         self._limits = limits or Limits()
         self.hand.batches.patience_s = self._limits.batch_s
-        self._suspicion = Suspicion()
+        self._suspicion = Suspicion(self._limits.ack_s)
         self._doubt = Doubt()
         self._trial: Message | None = None
         self._control: Tag | None = None
@@ -91,11 +65,9 @@ class Delivery:
         self._narrowed = _WIDE
         self._sent_on_client = 0
         self._acked_on_client = 0
-        self._failures = 0  # clients in a row without an acknowledgement, once more where one gets through
-        self._got_through = True  # the last one connected
-        self._open_at_s = 0.0
+        self._reconnect = Reconnect(self._limits.retry_max_s)
+        self._path = Path()
         self._deadline_s = 0.0
-        self._well_s: float | None = None  # the last acknowledgement
         self._steps: list[Step] = []
         self._delivered: list[int] = []
         self._quarantined: list[tuple[int, str]] = []
@@ -129,6 +101,12 @@ class Delivery:
     def window(self) -> int:
         """How many may be in flight now."""
         return 1 if self._trial else min(self._narrowed, self._pace.window)
+
+    def trouble(self, now: float) -> str:
+        """What is wrong with the connection though it may stand, in words."""
+        if short := self._reconnect.short_lives(now):
+            return f"{short} connections in a row ended within seconds: does another device use this id?"
+        return self._path.trouble
 
     # -- what is to be sent, and what became of it ---------------------------------------------------
 
@@ -207,8 +185,7 @@ class Delivery:
         """Which credentials are in force; None while there are none. New ones are tried at once."""
         if generation != self._generation:
             self._generation = generation
-            self._open_at_s = min(self._open_at_s, now)
-            self._failures = 0
+            self._reconnect.credentials_changed(now)
 
     def report(self, event: LineEvent, now: float, draw: float) -> None:
         """Something happened on the line; `draw` is random in [0, 1)."""
@@ -219,12 +196,18 @@ class Delivery:
                 self._up(now)
             case Acked(tag=tag) if self.phase in (Phase.UP, Phase.DRAINING):
                 self._acked(tag, now)  # type: ignore[arg-type]  # the tag is the one we sent
-            case Lost(cause=cause, reason=reason) if self.phase not in (Phase.CLOSING, Phase.DOWN):
-                self._lost(cause, reason, now, draw)
+            case Lost() if self.phase not in (Phase.CLOSING, Phase.DOWN):
+                self.carried(event.carried, now)
+                self._lost(event.cause, event.reason, now, draw)
             case Closed() if self.phase is Phase.CLOSING:
                 self.phase = Phase.DOWN
             case _:
                 pass
+
+    def carried(self, carried: Carried | None, now: float) -> None:
+        """How far the bytes of the client have come by now, where that is known."""
+        if carried is not None and carried.client == self._client:
+            self._flight.carried(carried, now)
 
     def steps(self, now: float, draw: float) -> list[Step]:
         """What to do now. Call it after events, and at the latest when `wait_s` is over."""
@@ -234,11 +217,11 @@ class Delivery:
                 self._opened_generation = self._generation
                 self._deadline_s = now + self._limits.connect_s
                 self.phase = Phase.CONNECTING
-                self._steps.append(Open())
+                self._steps.append(Open(self._path.segment_bytes(now)))
             case Phase.CONNECTING if now >= self._deadline_s:
                 self._lost(Cause.OVERDUE, f"no answer within {self._limits.connect_s:g} s", now, draw)
-            case Phase.UP if self._flight.stands(now, self._limits.ack_s):
-                self._lost(Cause.OVERDUE, f"no acknowledgement for {self._limits.ack_s:g} s", now, draw)
+            case Phase.UP if self._flight.stands(now, self._patience_s):
+                self._lost(Cause.OVERDUE, self._why_overdue(), now, draw)
             case Phase.UP if self._flight.overtaken(now, self._limits.ack_s):
                 self._lost(Cause.OVERDUE, "others are acknowledged, the oldest in flight is not", now, draw)
             case Phase.UP if self._to_be_replaced(now):
@@ -257,13 +240,14 @@ class Delivery:
         match self.phase:
             case Phase.DOWN if self._generation is not None:
                 until_s = max(
-                    self._open_at_s, now + (0.0 if self._pace.open(now) else self._pace.wait_s(now))
+                    self._reconnect.at_s, now + (0.0 if self._pace.open(now) else self._pace.wait_s(now))
                 )
             case Phase.CONNECTING | Phase.DRAINING:
                 until_s = self._deadline_s
             case Phase.UP:
-                patience_s = self._flight.patience_s(self._limits.ack_s)
-                until_s = min(now + self._pace.wait_s(now), patience_s)
+                until_s = min(now + self._pace.wait_s(now), self._flight.patience_s(self._patience_s))
+                if self._trial is not None and (s := self._flight.patience_s(self._limits.ack_s)) > now:
+                    until_s = min(until_s, s)
                 if (trial_s := self._suspicion.next_trial_s()) is not None and self._trial is None:
                     until_s = min(until_s, trial_s)
             case _:
@@ -277,7 +261,7 @@ class Delivery:
     # -- the client ----------------------------------------------------------------------------------
 
     def _may_open(self, now: float) -> bool:
-        return self._generation is not None and now >= self._open_at_s and self._pace.open(now)
+        return self._generation is not None and now >= self._reconnect.at_s and self._pace.open(now)
 
     def _to_be_replaced(self, now: float) -> bool:
         """Whether another client has to take over: other credentials, a closed link, a trial that is due."""
@@ -291,6 +275,7 @@ class Delivery:
     def _up(self, now: float) -> None:
         self.phase = Phase.UP
         self._pace.connected()
+        self._reconnect.up(now)
         self._sent_on_client = self._acked_on_client = 0
         self._control = None
         self._flight.begin(now)
@@ -300,6 +285,7 @@ class Delivery:
     def _discard(self, reason: str) -> None:
         self.hand.put_back(self._flight.clear())
         self._trial = None
+        self._reconnect.closed()
         self.phase = Phase.CLOSING
         self._steps.append(Discard(reason))
 
@@ -310,23 +296,16 @@ class Delivery:
             self._steps.append(TellRefused())
         convicted = {}
         if self.phase is not Phase.CONNECTING:
-            convicted = self._blame(now)
+            proves = cause is Cause.DROPPED and self._flight.shown(now, self._limits.prompt_s)
+            self._path.ended(0 if proves else self._flight.stuck_bytes(), now)
+            convicted = self._blame(now, proves=proves)
             if self._sent_on_client and not self._acked_on_client and self._doubt.fruitless():
                 self._steps.append(AskWhy())
-        before, self._got_through = self._got_through, self.phase is not Phase.CONNECTING
-        self._failures = 1 if self._acked_on_client or self._got_through > before else self._failures + 1
-        self._acked_on_client = 0
-        self._open_at_s = now + self._pause_s(cause, now, draw)
+        self._reconnect.lost(cause, now, draw, explained=self._suspicion.any())
+        if trouble := self.trouble(now):
+            self.last_loss = f"{self.last_loss}; {trouble}"
         self._discard(reason)
         self._convict(convicted, "times the hub acknowledged what was sent after this message, and never it")
-
-    def _pause_s(self, cause: Cause, now: float, draw: float) -> float:
-        """A short outage is healed within a second; a long one, or a hub that says no, with patience."""
-        self._well_s = now if self._well_s is None else self._well_s
-        if cause in (Cause.DROPPED, Cause.UNREACHABLE) and now - self._well_s < QUICK_S:
-            most_s = min(_QUICK_PAUSE_S, self._limits.retry_max_s)
-            return pause_s(self._failures - 1, draw, max_s=most_s, base_s=0.05, floor_s=0.01)
-        return pause_s(self._failures - 1, draw, max_s=self._limits.retry_max_s)
 
     # -- sending -------------------------------------------------------------------------------------
 
@@ -339,9 +318,25 @@ class Delivery:
             size_bytes = message.offer.piece_bytes
             self._pace.sent(size_bytes, message.offer.priority)
             self._put_in_flight(self.hand.take(message), size_bytes, now)
-        if self._suspicion.any() and not self._sent_on_client:
+        if (self._suspicion.any() and not self._sent_on_client) or self._to_be_followed(now):
             self._pace.sent(0)
             self._put_in_flight((PROBE, 0), 0, now)
+
+    def _to_be_followed(self, now: float) -> bool:
+        """Whether the hub has all of a trial, and is silent: what it says to another message tells why."""
+        if self._trial is None or len(self._flight) != 1 or self._flight.unheard():
+            return False
+        return self._patience_s > self._limits.ack_s and self._flight.stands(now, self._limits.ack_s)
+
+    @property
+    def _patience_s(self) -> float:
+        """How long nothing may happen to what is in flight."""
+        return self._suspicion.patience_s(self._trial.offer.id if self._trial else None)
+
+    def _why_overdue(self) -> str:
+        if self._flight.unheard():
+            return f"nothing of what was sent came through for {self._patience_s:g} s"
+        return f"no acknowledgement for {self._patience_s:g} s"
 
     def _whose_turn(self, now: float) -> Iterator[Message]:
         trial = self._trial
@@ -370,15 +365,15 @@ class Delivery:
         sent_s = self._flight.acked(tag, now)
         if sent_s is None:
             return
-        self._well_s = now
+        self._reconnect.acked(now)
         self._acked_on_client += 1
-        self._failures = 0
         self._doubt.dispelled()
         self._narrowed = min(self._narrowed + 1, _WIDE)
         self._pace.acked(now - sent_s, len(self._flight) + 1)
         message = self.hand.messages.get(tag[0])
         if message is not None:
-            self._let_go(self._suspicion.passed(tag[0]))
+            self._path.carried(message.offer.piece_bytes)
+            self._let_go(self._suspicion.passed(tag[0], now - sent_s))
             whole = self.hand.acked(message, tag[1])
             if message.offer.pieces > 1:
                 self._reached[tag[0]] = message.reached
@@ -413,17 +408,19 @@ class Delivery:
 
     # -- poison against outage -----------------------------------------------------------------------
 
-    def _blame(self, now: float) -> dict[int, int]:
+    def _blame(self, now: float, *, proves: bool) -> dict[int, int]:
         """The connection was lost. Who is convicted by that.
 
-        With several in flight the window narrows; one that was alone, or is alone without an
-        acknowledgement, bears it.
+        With several in flight the window narrows; one that was alone bears it where the hub ended the
+        connection on reading it (`proves`). With none in flight the hub drops others as well.
         """
         oldest = self._flight.oldest()
         if oldest is not None and self._flight.overtaken(now, self._limits.ack_s):
             if oldest == self._control:
                 self._suspicion.control_failed()
             return self._suspicion.overtaken(oldest[0]) if oldest[0] in self.hand.messages else {}
+        if oldest is None:
+            self._suspicion.control_failed()
         if len(self._flight) > 1:
             self._narrowed = max(1, min(self._narrowed, len(self._flight)) // 4)
             self._pace.lost()
@@ -433,7 +430,8 @@ class Delivery:
             if tag == self._control:
                 self._suspicion.control_failed()
             message = self.hand.messages.get(tag[0])
-            if message is not None and self._suspicion.failed(tag[0]):
+            silent_s = None if proves else self._flight.waited_s(now)
+            if message is not None and self._suspicion.failed(tag[0], silent_s):
                 self.hand.hold(message.stream)
         return {}
 
@@ -443,6 +441,7 @@ class Delivery:
             self._quarantined.append((id, f"{losses} {words}"))
             self._settle(message)
             self.hand.release(message.stream)
+            self._reconnect.explained()
 
     def _let_go(self, freed: list[int]) -> None:
         for id in freed:

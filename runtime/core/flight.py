@@ -1,20 +1,44 @@
-"""What is in flight on the client that is open, and whether it makes progress."""
+"""What is in flight on the client that is open, and whether it makes progress.
+
+Progress is an acknowledgement by the hub, or, while the oldest send is not wholly with the hub, bytes that
+its TCP acknowledged (`carried`): on a slow line a large message takes longer than any fixed deadline, and a
+new connection would only begin the same bytes again. What the hub has as a whole must be acknowledged within
+the deadline.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from runtime.core.line import Carried
 from runtime.core.steps import Tag
+
+LAST_SEGMENTS = 4
+"""A peer that reads everything and resets the connection may leave so many segments unacknowledged."""
+_SOMETHING_BYTES = 512
+"""The sizes of sends are known nearly: so much beyond the beginning of one is certainly a part of it."""
+
+
+@dataclass(slots=True)
+class _Sent:
+    """One send: when, and its place among all bytes of this client."""
+
+    at_s: float
+    begin: int
+    end: int
 
 
 @dataclass(slots=True)
 class Flight:
     """Sends without an acknowledgement, in order of sending."""
 
-    bytes: int = 0
-    _sent: dict[Tag, tuple[float, int]] = field(default_factory=dict)  # -> (sent at, bytes)
+    _sent: dict[Tag, _Sent] = field(default_factory=dict)
     _progress_s: float = 0.0
     _overtaken_s: float | None = None  # since when others, sent later, are acknowledged before the oldest
+    _end: int = 0  # bytes sent on this client
+    _heard: int | None = None  # of them, with the hub's TCP; None: not known
+    _carried: Carried | None = None
+    bytes: int = 0
 
     def __len__(self) -> int:
         return len(self._sent)
@@ -22,13 +46,29 @@ class Flight:
     def begin(self, now: float) -> None:
         """A client is up, with nothing in flight."""
         self._progress_s = now
+        self._end, self._heard, self._carried = 0, None, None
 
     def put(self, tag: Tag, size_bytes: int, now: float) -> None:
         """It is sent."""
         if not self._sent:
             self._progress_s = now
-        self._sent[tag] = (now, size_bytes)
+        self._sent[tag] = _Sent(now, self._end, self._end + size_bytes)
+        self._end += size_bytes
         self.bytes += size_bytes
+
+    def carried(self, carried: Carried, now: float) -> None:
+        """What TCP has had acknowledged by now."""
+        before, waiting = self._carried, self.unheard()
+        self._carried = carried
+        self._heard = max(self._heard or 0, self._end - carried.unheard_bytes)
+        grown = before is not None and carried.heard_bytes > before.heard_bytes
+        if waiting and (grown or not self.unheard()):
+            self._progress_s = now
+
+    def unheard(self) -> bool:
+        """Whether bytes of the oldest send may still be on their way; False where nothing is known."""
+        oldest = next(iter(self._sent.values()), None)
+        return oldest is not None and self._heard is not None and self._heard < oldest.end
 
     def acked(self, tag: Tag, now: float) -> float | None:
         """It was acknowledged. When it was sent; None where it was not."""
@@ -36,13 +76,15 @@ class Flight:
         sent = self._sent.pop(tag, None)
         if sent is None:
             return None
-        self.bytes -= sent[1]
+        self.bytes -= sent.end - sent.begin
         self._progress_s = now
+        if self._heard is not None:
+            self._heard = max(self._heard, sent.end)
         if tag == oldest:
             self._overtaken_s = None
         elif self._overtaken_s is None:
             self._overtaken_s = now
-        return sent[0]
+        return sent.at_s
 
     def oldest(self) -> Tag | None:
         """What was sent first."""
@@ -53,8 +95,13 @@ class Flight:
         return list(self._sent)
 
     def stands(self, now: float, ack_s: float) -> bool:
-        """Whether nothing was acknowledged for so long."""
+        """Whether there was no progress for so long."""
         return bool(self._sent) and now - self._progress_s >= ack_s
+
+    def waited_s(self, now: float) -> float:
+        """For how long the oldest send is in flight."""
+        oldest = next(iter(self._sent.values()), None)
+        return 0.0 if oldest is None else now - oldest.at_s
 
     def overtaken(self, now: float, ack_s: float) -> bool:
         """Whether for so long others were, and the oldest was not: it is about that one, not the hub."""
@@ -65,6 +112,28 @@ class Flight:
         if not self._sent:
             return float("inf")
         return ack_s + (self._progress_s if self._overtaken_s is None else self._overtaken_s)
+
+    def shown(self, now: float, prompt_s: float) -> bool:
+        """Whether the other side, ending the connection now, may have done so for the oldest send.
+
+        It must have read it, all of it or the beginning, and a short while ago: what a peer ends later than
+        that it ends for a reason of its own, a keep-alive, or because the line brought nothing more.
+        """
+        oldest = next(iter(self._sent.values()), None)
+        if oldest is None or self._heard is None or self._carried is None:
+            return oldest is not None
+        if now - max(oldest.at_s, self._progress_s) > prompt_s:
+            return False
+        missing = oldest.end - self._heard
+        begun = self._heard - oldest.begin >= _SOMETHING_BYTES and now - oldest.at_s <= prompt_s
+        return begun or missing <= LAST_SEGMENTS * self._carried.segment_bytes
+
+    def stuck_bytes(self) -> int:
+        """How much the hub's TCP did not acknowledge, where that is not even the first of it; else 0."""
+        oldest = next(iter(self._sent.values()), None)
+        if oldest is None or self._heard is None or self._carried is None:
+            return 0
+        return 0 if self._heard - oldest.begin >= _SOMETHING_BYTES else self._carried.unheard_bytes
 
     def clear(self) -> list[Tag]:
         """The client is discarded: what was in flight."""

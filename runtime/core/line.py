@@ -24,9 +24,9 @@ class Cause(Enum):
     BUSY = "busy"
     """The hub answered that it does not take connections now."""
     DROPPED = "dropped"
-    """It was connected, and is not any more."""
+    """It was connected, and the other side ended it."""
     OVERDUE = "overdue"
-    """Our own watchdog: no answer for too long."""
+    """We ended it: our watchdog, our keep-alive, or our TCP had no answer for too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +46,27 @@ class Acked:
 
 
 @dataclass(frozen=True, slots=True)
+class Carried:
+    """How far the bytes of a client have come. By way of a proxy it is the proxy that acknowledges them."""
+
+    client: int
+    heard_bytes: int
+    """Acknowledged by the other side's TCP since the connection began."""
+    unheard_bytes: int
+    """Handed over and not acknowledged: in the kernel, or on the way there."""
+    segment_bytes: int
+    """Most bytes of one TCP segment."""
+
+
+@dataclass(frozen=True, slots=True)
 class Lost:
     """The client is in doubt: whatever is not acknowledged may or may not have arrived."""
 
     client: int
     cause: Cause
     reason: str
+    carried: Carried | None = None
+    """At its end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,9 @@ class Offer:
 class Open:
     """Connect a new client."""
 
+    segment_bytes: int | None = None
+    """Most bytes of its TCP segments, where larger ones do not get through."""
+
 
 @dataclass(frozen=True, slots=True)
 class Discard:

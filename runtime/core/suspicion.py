@@ -17,6 +17,11 @@ were sent after it are. That is an experiment with its control already: nothing 
 so many of them convict as well. On the next connections a control goes first, so that a hub that loses the
 first acknowledgement of each connection convicts nobody.
 
+What we ended ourselves (a watchdog, a keep-alive, a TCP that gave up), and what ended before the message was
+shown to the hub, is *silence*: a slow or broken line does the same, so it convicts no message. Silence twice
+in a row makes a suspect as well, so that other messages go on; its trials get more and more time, and where
+the hub has all of it and says nothing, a control follows it: the answer to that one may convict, as above.
+
 So while a hub drops everybody, nobody is convicted, for however long. A hub that drops every connection at
 its n-th message lets the suspect pass, because it goes first. A hub that drops at random, half of the time,
 convicts an innocent message once in 500 (two losses, then three times a passed control and a failed trial,
@@ -32,41 +37,66 @@ LONE_LOSSES = 5
 SUSPECT_AFTER = 2
 _FIRST_PAUSE_S = 0.25
 """Before the first trial, doubled for each further one: meanwhile other traffic flows."""
+LONGEST_TRIAL_S = 600.0
+"""A message that was answered with silence is waited for twice as long each time, up to this."""
 
 
 @dataclass(slots=True)
 class _Record:
     losses: int = 0
+    silences: int = 0
+    waited_s: float = 0.0
+    """For the last silence; others get as long before the next trial."""
     suspect: bool = False
     overtaken: bool = False
     due: bool = False
     """A control passed since it failed last."""
     try_at_s: float = 0.0
 
+    @property
+    def failures(self) -> int:
+        """Of either kind."""
+        return self.losses + self.silences
+
 
 class Suspicion:
     """The records, by message id. A message without one is beyond suspicion."""
 
-    def __init__(self) -> None:
+    def __init__(self, ack_s: float) -> None:
         self._records: dict[int, _Record] = {}
+        self._ack_s = ack_s
 
     def suspects(self) -> list[int]:
         return [id for id, record in self._records.items() if record.suspect]
 
     def failures(self) -> dict[int, int]:
         """The suspects, and how often each has failed."""
-        return {id: record.losses for id, record in self._records.items() if record.suspect}
+        return {id: record.failures for id, record in self._records.items() if record.suspect}
 
     def any(self) -> bool:
         return any(record.suspect for record in self._records.values())
 
-    def failed(self, id: int) -> bool:
-        """It was alone in flight when the connection was lost. Whether it is a suspect now."""
+    def failed(self, id: int, silent_s: float | None = None) -> bool:
+        """It was alone in flight when the connection was lost: by the hub, or after a silence of so long.
+
+        Whether it is a suspect now.
+        """
         record = self._records.setdefault(id, _Record())
-        record.losses += 1
+        if silent_s is None:
+            record.losses += 1
+        else:
+            record.silences += 1
+            record.waited_s = silent_s
         record.due = False
-        record.suspect = record.suspect or record.losses >= SUSPECT_AFTER
+        record.suspect = record.suspect or record.failures >= SUSPECT_AFTER
         return record.suspect
+
+    def patience_s(self, on_trial: int | None) -> float:
+        """How long an acknowledgement is waited for: of this one on trial, or of any other message."""
+        record = self._records.get(on_trial) if on_trial is not None else None
+        if record is None or not record.silences:
+            return self._ack_s
+        return max(self._ack_s, min(LONGEST_TRIAL_S, self._ack_s * 2.0 ** min(record.silences - 1, 16)))
 
     def overtaken(self, id: int) -> dict[int, int]:
         """Others, sent after it, were acknowledged, and it was not. Who is convicted by that."""
@@ -82,6 +112,7 @@ class Suspicion:
         """The hub drops others as well: what happened so far proves nothing."""
         for record in self._records.values():
             record.losses = min(record.losses, 1)
+            record.silences = min(record.silences, 1)
             record.due = False
 
     def control_passed(self, now: float) -> dict[int, int]:
@@ -94,16 +125,21 @@ class Suspicion:
                 convicted[id] = record.losses
             elif not record.due:
                 record.due = True
-                record.try_at_s = now + _FIRST_PAUSE_S * (1 << max(0, record.losses - SUSPECT_AFTER))
+                failures = min(max(0, record.failures - SUSPECT_AFTER), 16)
+                pause_s = min(_FIRST_PAUSE_S * (1 << failures), LONGEST_TRIAL_S)
+                record.try_at_s = now + max(pause_s, record.waited_s)
         return convicted
 
-    def passed(self, id: int) -> list[int]:
-        """The hub took it. Who is let go: itself, and with it who was suspected on as little."""
+    def passed(self, id: int, round_trip_s: float) -> list[int]:
+        """The hub took it after so long. Who is let go: itself, and all that were suspected on as little."""
         if not self._records:
             return []
-        freed = [id] if self._records.pop(id, _Record()).suspect else []
+        record = self._records.pop(id, _Record())
+        freed = [id] if record.suspect else []
+        if record.silences and round_trip_s > self._ack_s:  # slow beyond what TCP shows: a proxy on the way
+            self._ack_s = max(self._ack_s, min(LONGEST_TRIAL_S, 2 * round_trip_s))
         if freed:
-            freed += [other for other in self.suspects() if self._records[other].losses <= SUSPECT_AFTER]
+            freed += [other for other in self.suspects() if self._records[other].failures <= SUSPECT_AFTER]
         for other in freed:
             self._records.pop(other, None)
         return freed

@@ -1,0 +1,34 @@
+"""The life of a client as `delivery` sees it, and the limits of each phase."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from runtime.core.batches import PATIENCE_S
+
+
+class Phase(Enum):
+    """The life of a client."""
+
+    DOWN = "down"
+    CONNECTING = "connecting"
+    UP = "up"
+    DRAINING = "draining"
+    CLOSING = "closing"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Deadlines, and how many at a time."""
+
+    connect_s: float = 20.0
+    ack_s: float = 30.0
+    """Most time without progress: an acknowledgement, or bytes that come through to a hub that lacks some."""
+    retry_max_s: float = 60.0
+    uploads: int = 2
+    """Most file uploads at a time; the hub allows ten."""
+    batch_s: float = PATIENCE_S
+    """How long a batch may have nothing to send before the next one of its stream begins."""
+    prompt_s: float = 10.0
+    """What the hub ends because of a message, it ends so soon; its patience with our silence is longer."""
