@@ -46,9 +46,15 @@ class Address(NamedTuple):
 
 
 def dial(
-    host: str, port: int, timeout_s: float, abandoned: Callable[[], bool] = lambda: False
+    host: str,
+    port: int,
+    timeout_s: float,
+    abandoned: Callable[[], bool] = lambda: False,
+    segment_bytes: int | None = None,
 ) -> socket.socket:
     """A TCP connection to `host`, made within `timeout_s` seconds from now, which is also its time-out then.
+
+    Neither side sends segments of more than `segment_bytes`.
 
     Raises socket.gaierror where the name has no address in time, TimeoutError where an address did not
     answer, the OSError of an address where all failed before the deadline, and ConnectionAbortedError soon
@@ -56,7 +62,7 @@ def dial(
     """
     deadline_s = time.monotonic() + timeout_s
     addresses = _ordered(_look_up(host.strip("[]"), port, deadline_s, abandoned))
-    sock = _Race(addresses, deadline_s, abandoned).run()
+    sock = _Race(addresses, deadline_s, abandoned, segment_bytes).run()
     sock.settimeout(timeout_s)
     return sock
 
@@ -92,10 +98,17 @@ def _ordered(addresses: list[Address]) -> list[Address]:
 class _Race:
     """Attempts at all addresses, each begun a little after the one before; the first that stands wins."""
 
-    def __init__(self, addresses: list[Address], deadline_s: float, abandoned: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        addresses: list[Address],
+        deadline_s: float,
+        abandoned: Callable[[], bool],
+        segment_bytes: int | None,
+    ) -> None:
         self._waiting = addresses
         self._deadline_s = deadline_s
         self._abandoned = abandoned
+        self._segment_bytes = segment_bytes
         left_s = max(0.0, deadline_s - time.monotonic())
         self._stagger_s = min(STAGGER_S, left_s / (2 * len(addresses)))  # the last one needs time, too
         self._running: dict[socket.socket, Address] = {}
@@ -135,6 +148,8 @@ class _Race:
             self._failed(address, exc.errno or errno.EAFNOSUPPORT)
             return
         sock.setblocking(False)
+        if self._segment_bytes is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, self._segment_bytes)
         code = sock.connect_ex(address.sockaddr)
         if code not in (0, errno.EINPROGRESS):
             sock.close()

@@ -17,12 +17,14 @@ from runtime.adapters.identity_rows import Identity
 from runtime.adapters.process import has_open, lock_holder
 from runtime.adapters.reach import Network
 from runtime.adapters.registrars import certificate_left_s, registrar
+from runtime.adapters.status import last_words
 from runtime.adapters.tokens import is_open_to_others
 from runtime.adapters.vault import Vault
 from runtime.config import Config
 from runtime.core import renewal
 from runtime.core.checkup import (
     Check,
+    judge_connection,
     judge_disk,
     judge_fixed,
     judge_fsync,
@@ -209,4 +211,6 @@ def _hub(config: Config, network: Network) -> Iterator[Check]:
         yield _unregistered(config, known)
         return
     yield Check("identity", "ok", f"{known.hub.device_id} on {known.hub.host}")
+    if trouble := last_words(config.layout.status_file("upload"), SystemClock().boot_id()).text("trouble"):
+        yield judge_connection(trouble)
     yield from network.hub(known.hub.host)

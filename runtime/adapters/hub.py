@@ -13,7 +13,7 @@ How many are kept in flight, in order: the caller's one thread calls `send`, whi
 library's MQTT transport; the PUBACK comes back on the network thread into a queue, and `fileno()` wakes the
 caller. Considered and left: the public `send_message` waits for its PUBACK, so one thread has one in flight,
 and a pool of threads reorders; the aio client reorders now and then; the pipeline's own `send_message` with a
-callback keeps the order but hops over three threads, half a millisecond a message. `_Wire` is the one place
+callback keeps the order but hops over three threads, half a millisecond a message. `Wire` is the one place
 that knows the library's inside. Where a new version hides it, `send` falls back to the public call in one
 thread: correct, in order, slow, and said so in the log.
 """
@@ -21,12 +21,11 @@ thread: correct, in order, slow, and said so in the log.
 from __future__ import annotations
 
 import contextlib
-import inspect
+import errno
 import logging
 import os
 import queue
 import re
-import socket
 import threading
 import time
 import traceback
@@ -42,11 +41,12 @@ from azure.iot.device import exceptions as azure_errors
 from loguru import logger
 
 from runtime.adapters.certificate_pair import check_pair
+from runtime.adapters.paho_wire import Reach, Wire
 from runtime.adapters.proxies import ProxyTrouble, as_azure_wants_it, causes, in_words, trouble_beneath
 from runtime.adapters.tidings import Tidings
 from runtime.core.credentials import HubCredentials
 from runtime.core.envelope import Telemetry
-from runtime.core.line import Acked, Cause, Closed, Connected, LineEvent, Lost
+from runtime.core.line import Acked, Carried, Cause, Closed, Connected, LineEvent, Lost
 from runtime.core.proxy import Proxy
 from runtime.errors import ConfigError
 
@@ -55,6 +55,10 @@ EXIT_HUNG = 70
 DISCARD_DEADLINE_S = 10.0
 NOTICE_S = 2.0
 """For so long the library may take to see that its connection is gone; usually milliseconds."""
+_GAVE_UP = frozenset(
+    {errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.ENONET}
+)
+"""What a socket says that nobody ended: the line is dead."""
 _FAR_FUTURE_S = 4_102_444_800  # 2100-01-01: an expiry that no local clock reaches
 
 _Message: Any = Message  # the library's types cover it in part
@@ -73,6 +77,8 @@ class HubOptions:
     keepalive_s: int = 25
     websockets: bool = False
     proxy: Proxy | None = None
+    connect_s: float = 20.0
+    """Most time for the name, TCP and the proxy."""
 
 
 class Hub(Tidings[LineEvent]):
@@ -87,11 +93,12 @@ class Hub(Tidings[LineEvent]):
         self._hook_before = threading.excepthook
         threading.excepthook = self._thread_died
 
-    def open(self, credentials: HubCredentials) -> int:
+    def open(self, credentials: HubCredentials, segment_bytes: int | None = None) -> int:
         """Begin to connect a new client and return its number. The one before must be `Closed`."""
         self._number += 1
         self._elders = weakref.WeakSet(threading.enumerate())
-        self._client = _Client(self._number, credentials, self._options, self._tell)
+        reach = Reach(self._options.connect_s, self._options.proxy, segment_bytes)
+        self._client = _Client(self._number, credentials, self._options, reach, self._tell)
         return self._number
 
     def send(self, tag: Hashable, telemetry: Telemetry) -> None:
@@ -103,6 +110,10 @@ class Hub(Tidings[LineEvent]):
         """Let go of the client, whatever state it is in; `Closed` follows."""
         if self._client is not None:
             self._client.discard()
+
+    def carried(self) -> Carried | None:
+        """How far the bytes of the client that is open have come, where that is to be known."""
+        return self._client.carried() if self._client is not None else None
 
     def tuned(self) -> bool:
         """Whether the client in use has the fast way to send."""
@@ -117,11 +128,11 @@ class Hub(Tidings[LineEvent]):
         if not _is_the_librarys(args.exc_traceback):
             self._hook_before(args)
             return
-        reason = f"a thread died: {args.exc_type.__name__}: {args.exc_value}"
+        cause, reason = _why_it_died(args.exc_value)
         if self._client is None or args.thread in self._elders:
             logger.debug("of a client discarded before: {}", reason)
         else:
-            self._client.lost(Cause.DROPPED, reason)
+            self._client.lost(cause, reason)
 
 
 class _Client:
@@ -132,17 +143,19 @@ class _Client:
         number: int,
         credentials: HubCredentials,
         options: HubOptions,
+        reach: Reach,
         tell: Callable[[LineEvent], None],
     ) -> None:
         self._number = number
         self._credentials = credentials
         self._options = options
+        self._reach = reach
         self._tell = tell
         self._azure: Any = None
         self._connected = False
         self._over = threading.Event()  # nothing more is told once it is set
         self._stock: queue.SimpleQueue[tuple[Hashable, Telemetry] | None] = queue.SimpleQueue()
-        self.wire: _Wire | None = None
+        self.wire: Wire | None = None
         self.worker = threading.Thread(target=self._connect, name=f"connect-{number}", daemon=True)
         self.worker.start()
 
@@ -150,7 +163,19 @@ class _Client:
         """Tell it once; only the first reason is the true one."""
         if not self._over.is_set():
             self._over.set()
-            self._tell(Lost(self._number, cause, reason))
+            if self.wire is not None and not self._connected and cause is Cause.UNREACHABLE:
+                self.wire.blame_address()
+            self._tell(Lost(self._number, cause, reason, self.carried()))
+
+    def carried(self) -> Carried | None:
+        return self.wire.carried(self._number) if self.wire is not None and self._connected else None
+
+    def _dropped(self, reason: str) -> None:
+        """It ended, and not by us: unless it was the keep-alive."""
+        if self.wire is not None and self.wire.silent:
+            self.lost(Cause.OVERDUE, f"our keep-alive had no answer for {self._options.keepalive_s} s")
+        else:
+            self.lost(Cause.DROPPED, reason)
 
     def send(self, tag: Hashable, telemetry: Telemetry) -> None:
         if self.wire is None:
@@ -159,7 +184,7 @@ class _Client:
 
         def done(cancelled: bool = False) -> None:
             if cancelled:
-                self.lost(Cause.DROPPED, "the connection ended with this message in flight")
+                self._dropped("the connection ended with this message in flight")
             elif not self._over.is_set():
                 self._tell(Acked(self._number, tag))
 
@@ -169,6 +194,8 @@ class _Client:
             self.lost(Cause.DROPPED, _words(exc))
 
     def discard(self) -> None:
+        if self.wire is not None and not self._connected and not self._over.is_set():
+            self.wire.blame_address()  # it did not come so far within the deadline
         self._over.set()
         self._stock.put(None)
         threading.Thread(target=self._discard, name=f"discard-{self._number}", daemon=True).start()
@@ -176,7 +203,7 @@ class _Client:
     def _connect(self) -> None:
         try:
             self._azure = _build(self._credentials, self._options)
-            self.wire = _Wire.find(self._azure)
+            self.wire = Wire.find(self._azure, self._reach, _say_once)
             if self.wire is None:
                 threading.Thread(target=self._send_stock, name="send", daemon=True).start()
             self._azure.on_connection_state_change = self._state_changed
@@ -196,7 +223,7 @@ class _Client:
         """
         with contextlib.suppress(Exception):
             if self._connected and not self._azure.connected:
-                self.lost(Cause.DROPPED, "the hub ended the connection")
+                self._dropped("the hub ended the connection")
 
     def _send_stock(self) -> None:
         """The public way, where `_Wire` finds nothing: one at a time, in order."""
@@ -213,8 +240,8 @@ class _Client:
                 self._tell(Acked(self._number, tag))
 
     def _discard(self) -> None:
-        # without its socket a connect that still runs may wait for the handshake as long as a keep-alive
-        patience_s = 0.0 if self.wire and self.wire.socket else float(self._options.keepalive_s)
+        # without the wire a connect that still runs may wait for the handshake as long as a keep-alive
+        patience_s = 0.0 if self.wire else float(self._options.keepalive_s)
         deadline = threading.Timer(DISCARD_DEADLINE_S + patience_s, _give_up, [self._number])
         deadline.daemon = True
         deadline.start()
@@ -229,6 +256,8 @@ class _Client:
             logger.debug("discarding client {}: {}", self._number, _words(exc))
         deadline.cancel()
         self._azure = None
+        if self.wire:
+            self.wire.close()
         self._tell(Closed(self._number))
 
     def _let_it_notice(self) -> None:
@@ -250,86 +279,27 @@ def _is_the_librarys(trace: TracebackType | None) -> bool:
     return any(name.startswith(("azure.", "paho.")) for name in modules)
 
 
+def _why_it_died(exc: BaseException | None) -> tuple[Cause, str]:
+    """A thread of the library: by the hub's end of the connection, or because our TCP gave up."""
+    if isinstance(exc, OSError) and exc.errno in _GAVE_UP:
+        return Cause.OVERDUE, f"our TCP gave up: {exc.strerror}"
+    return Cause.DROPPED, f"a thread died: {type(exc).__name__}: {exc}"
+
+
 def _give_up(number: int) -> None:
     logger.error("client {} cannot be discarded; leaving, to be started afresh", number)
     os._exit(EXIT_HUNG)
 
 
-class _Wire:
-    """The paho client below azure-iot-device: private parts of the library, used here and nowhere else.
+_said: set[str] = set()
 
-    It lifts paho's ceiling of 20 in flight (the window is ours), switches Nagle's delay off, publishes
-    without waiting, and pulls the plug on a socket so that no thread of the library is left waiting for it.
-    """
 
-    def __init__(self, transport: Any, paho: Any) -> None:
-        self._transport = transport
-        self._paho = paho
-        self.socket: Any = None
-        self._below: socket.socket | None = None  # while TLS begins, which may take paho a whole keep-alive
-        self._over = False
-        paho.max_inflight_messages_set(0)  # 0: no ceiling
-        paho.on_socket_open = self._opened
-        with contextlib.suppress(AttributeError):
-            reach = paho._create_socket_connection
-            paho._create_socket_connection = lambda: self._reached(reach())
-
-    @classmethod
-    def find(cls, client: Any) -> _Wire | None:
-        """The wire of a client that is not connected yet, or None where the library has changed."""
-        try:
-            stage = client._mqtt_pipeline._pipeline
-            while not hasattr(stage, "transport"):
-                stage = stage.next
-            transport, paho = stage.transport, stage.transport._mqtt_client
-            inspect.signature(transport.publish).bind("topic", b"payload", callback=print)
-            if not hasattr(paho, "on_socket_open"):
-                raise AttributeError("on_socket_open")
-            return cls(transport, paho)
-        except (AttributeError, TypeError) as exc:
-            logger.warning("azure-iot-device has changed inside ({}): sending one at a time", exc)
-            return None
-
-    def _reached(self, sock: Any) -> Any:
-        """TCP stands. TLS takes the socket over, so a second one for the same connection is kept."""
-        self._below = socket.socket(fileno=os.dup(sock.fileno()))
-        if self._over:
-            self.cut()
-        return sock
-
-    def _opened(self, _paho: Any, _data: Any, sock: Any) -> None:
-        self.socket = sock
-        self._let_go_below()
-        with contextlib.suppress(OSError, AttributeError):
-            getattr(sock, "_socket", sock).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    def publish(self, topic: str, payload: bytes, done: Callable[..., None]) -> None:
-        self._transport.publish(topic, payload, callback=done)
-
-    def cut(self) -> None:
-        """End the connection below TLS, and see to it that paho notices, even if its thread has died."""
-        self._over = True
-        if (below := self._below) is not None:
-            with contextlib.suppress(OSError):
-                below.shutdown(socket.SHUT_RDWR)
-            self._let_go_below()
-        with contextlib.suppress(OSError, AttributeError, TypeError):
-            # the base class's: SSLSocket's own takes the TLS state away under the reader's feet
-            plain = getattr(self.socket, "_socket", self.socket)  # inside paho's WebsocketWrapper
-            socket.socket.shutdown(plain, socket.SHUT_RDWR)
-        self.read_the_end()
-
-    def _let_go_below(self) -> None:
-        below, self._below = self._below, None
-        if below is not None:
-            below.close()
-
-    def read_the_end(self) -> None:
-        """Do what paho's own thread would have done about a lost connection, where that thread has died."""
-        thread = getattr(self._paho, "_thread", None)
-        if thread is not None and not thread.is_alive():
-            with contextlib.suppress(Exception):
-                self._paho.loop_read()  # reads the end, and lets go of everything as its thread would have
+def _say_once(channel: str) -> None:
+    """Something came down that nothing here handles."""
+    kind = "cloud-to-device message" if "devicebound" in channel else channel.strip("$/")
+    if kind not in _said:
+        _said.add(kind)
+        logger.warning("{} not acknowledged: this device handles none, so its channel is unsubscribed", kind)
 
 
 def _build(credentials: HubCredentials, options: HubOptions) -> Any:

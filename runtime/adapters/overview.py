@@ -215,6 +215,7 @@ def _hub(upload: Seen, clock: Clock) -> dict[str, Any]:
         "rate_per_s": words.number("rate_per_s"),
         **{name: words.number(name) for name in (*whole, *counts)},
         "last_loss": words.text("last_loss"),
+        "trouble": words.text("trouble"),
         "barred": words.text("barred"),
         "oldest_waited_s": words.number("oldest_waited_s"),
         "oldest_stream": words.text("oldest_stream"),

@@ -11,6 +11,7 @@ from typing import Any
 
 import socks
 
+from runtime.adapters.dial import dial as by_addresses
 from runtime.core.proxy import Proxy
 
 KINDS = {"HTTP": socks.HTTP, "SOCKS4": socks.SOCKS4, "SOCKS5": socks.SOCKS5}
@@ -54,14 +55,41 @@ with contextlib.suppress(AttributeError, KeyError):  # where PySocks has changed
     _negotiators[socks.HTTP] = _whole_answer(_negotiators[socks.HTTP])
 
 
-def dial(host: str, port: int, proxy: Proxy | None, timeout_s: float) -> socket.socket:
+class _Made(socket.socket):
+    """A socket that is connected to the proxy already."""
+
+    def connect(self, _address: Any) -> None:
+        """Done."""
+
+
+class _Tunnel(socks.socksocket, _Made):  # type: ignore[misc]  # PySocks has no types
+    """PySocks' dialogue over a connection that `dial` made: its own knows one address and no deadline."""
+
+
+def dial(
+    host: str,
+    port: int,
+    proxy: Proxy | None,
+    timeout_s: float,
+    abandoned: Callable[[], bool] = lambda: False,
+    segment_bytes: int | None = None,
+) -> socket.socket:
     """A TCP connection, by way of the proxy where there is one. Raises OSError; ProxyTrouble is one."""
     if proxy is None:
-        return socket.create_connection((host, port), timeout_s)
+        return by_addresses(host, port, timeout_s, abandoned, segment_bytes)
     kind, address, at, user, password = as_azure_wants_it(proxy)
-    made: Any = socks.create_connection(
-        (host, port), timeout_s, None, KINDS[kind], address, at, True, user, password
-    )
+    try:
+        plain = by_addresses(address, at, timeout_s, abandoned, segment_bytes)
+    except OSError as exc:
+        raise socks.ProxyConnectionError(f"Error connecting to {kind} proxy {address}:{at}", exc) from exc
+    made: Any = _Tunnel(plain.family, plain.type, plain.proto, fileno=plain.detach())
+    try:
+        made.settimeout(timeout_s)
+        made.set_proxy(KINDS[kind], address, at, True, user, password)
+        made.connect((host, port))
+    except BaseException:
+        made.close()
+        raise
     assert isinstance(made, socket.socket)
     return made
 

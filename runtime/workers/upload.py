@@ -48,6 +48,8 @@ HUNG_S = 60.0
 """A loop that stands for so long ends the process, with the stacks of its threads in the log."""
 _FILES = "files"
 """The lane of all file uploads together."""
+PROMPT_S = 10.0
+"""What the hub ends because of a message, it ends within so long, and within the keep-alive."""
 MOST_UNCONFIRMED = 20_000
 """More deliveries that ingest has not confirmed than this: wait for ingest, else memory grows."""
 
@@ -80,7 +82,8 @@ class Uploader:
         self._reporter = DeliveryReporter(layout)
         ca_file = settings.ca_file or config.settings.platform.ca_file
         proxy = parse_proxy(settings.proxy or config.settings.platform.proxy)
-        self._hub = Hub(HubOptions(ca_file, settings.keepalive_s, settings.websockets, proxy))
+        options = (ca_file, settings.keepalive_s, settings.websockets, proxy, settings.connect_timeout_s)
+        self._hub = Hub(HubOptions(*options))
         way = HttpsWay(ca_file, settings.https_port, proxy)
         self._files = Files(
             FileOptions(
@@ -99,6 +102,7 @@ class Uploader:
             settings.retry_max_s,
             settings.files,
             settings.batch_s,
+            min(PROMPT_S, settings.keepalive_s),
         )
         self._delivery = Delivery(Pace(Window(settings.window), self._link), limits)
         self._intake = Intake(config, self._delivery, self._clock)
@@ -128,6 +132,8 @@ class Uploader:
         self._hear_inquiry(now)
         self._confirmed(self._reporter.confirmed())
         self._look_further = self._delivery.unconfirmed < MOST_UNCONFIRMED and self._read()
+        if self._delivery.in_flight:
+            self._delivery.carried(self._hub.carried(), self._clock.boot_s())
         steps = self._delivery.steps(self._clock.boot_s(), random.random())
         self._intake.remember(self._delivery.take_reached())  # before more is sent: a crash repeats a window
         for step in steps:
@@ -267,10 +273,10 @@ class Uploader:
     def _do(self, step: Step) -> None:
         credentials = self._credentials
         match step:
-            case Open() if credentials is not None:
+            case Open(segment_bytes) if credentials is not None:
                 if self._intake.under_device(credentials.device_id):
                     self._witness = None  # what one device has delivered is no other's to send once more
-                number = self._hub.open(credentials)
+                number = self._hub.open(credentials, segment_bytes)
                 logger.debug("client {} connects to {}", number, credentials.hub_host)
             case Discard(reason):
                 logger.info("client discarded: {}", reason)  # the line for every loss, also our watchdog's
@@ -347,6 +353,7 @@ class Uploader:
             **self._hold_ups(now, up=stands),
             "losses": delivery.losses,
             "last_loss": delivery.last_loss,
+            "trouble": delivery.trouble(now),
             "sent_today": self._link.usage.day_messages,
             "bytes_today": self._link.usage.day_bytes,
             **self._counts,

@@ -15,6 +15,7 @@ import pytest
 from azure.iot.device.common.mqtt_transport import MQTTTransport
 
 from runtime.adapters import hub as hub_adapter
+from runtime.adapters.paho_wire import KEEPALIVE_RAN_OUT, Reach, Wire
 from runtime.core.credentials import HubCredentials
 from runtime.core.envelope import Telemetry
 from runtime.core.line import Acked, Cause, Closed, Connected
@@ -45,7 +46,7 @@ def test_many_in_flight_arrive_in_the_order_of_the_calls_and_each_is_acknowledge
 def test_without_the_librarys_inside_everything_still_arrives_in_order(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub_adapter._Wire, "find", classmethod(lambda cls, client: None))
+    monkeypatch.setattr(hub_adapter.Wire, "find", classmethod(lambda cls, *_: None))
     line = Line(cloud)
     line.connect(register(cloud))
     for number in range(50):
@@ -66,7 +67,7 @@ def _without_callback(self: object, topic: str, payload: bytes, qos: int = 1) ->
         (MQTTTransport, "publish", _without_callback),
         (MQTTTransport, "publish", None),
         (paho.Client, "max_inflight_messages_set", None),
-        (paho.Client, "on_socket_open", None),
+        (paho.Client, "_send_puback", None),
     ],
 )
 def test_a_part_of_the_library_that_has_changed_makes_upload_slow_and_not_deaf(
@@ -78,7 +79,7 @@ def test_a_part_of_the_library_that_has_changed_makes_upload_slow_and_not_deaf(
     else:
         monkeypatch.setattr(of, name, instead)
     client = hub_adapter._build(register(cloud), hub_adapter.HubOptions(Path(cloud.facts["ca_file"])))
-    assert hub_adapter._Wire.find(client) is None
+    assert hub_adapter.Wire.find(client, Reach(), print) is None
     client.shutdown()
 
 
@@ -90,8 +91,16 @@ def test_the_library_still_has_what_the_wire_relies_on(cloud: Cloud) -> None:
     assert client is not None and client.wire is not None, "azure-iot-device has moved its transport"
     assert client.wire._paho._max_inflight_messages == 0, "paho has moved its ceiling"
     assert client.wire.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
-    assert client.wire._paho._create_socket_connection.__module__ == hub_adapter.__name__
-    assert hasattr(paho.Client, "_create_socket_connection"), "paho has moved the place where TCP begins"
+    for name in (
+        "_create_socket_connection",
+        "loop_misc",
+        "_do_on_disconnect",
+        "_packet_queue",
+        "_sock_send",
+    ):
+        assert hasattr(paho.Client, name), f"paho has moved {name}"
+        assert getattr(client.wire._paho, name).__module__ == Wire.__module__
+    assert paho.MQTT_ERR_KEEPALIVE == KEEPALIVE_RAN_OUT
     assert hasattr(client.wire._paho, "_thread"), "paho has moved its network thread"
     line.discard(1)
 
@@ -288,5 +297,6 @@ def test_a_hub_that_falls_silent_while_nothing_is_sent_is_noticed_by_the_keepali
     line.connect(register(cloud))
     cloud.faults(silent=True)
     line.until(lambda seen: bool(losses(seen)))
-    assert losses(line.seen)[0].cause is Cause.DROPPED
+    assert losses(line.seen)[0].cause is Cause.OVERDUE
+    assert "our keep-alive" in losses(line.seen)[0].reason
     line.discard(1)

@@ -1,0 +1,219 @@
+"""The paho client below azure-iot-device: private parts of both libraries, used here and nowhere else.
+
+What the wire changes, and why:
+
+1. It lifts paho's ceiling of 20 in flight (the window is ours), switches Nagle's delay off, publishes without
+   waiting, and ends a connection below TLS so that no thread of the library is left waiting for it.
+2. TCP is made by `dial`, by all addresses of the name and by way of the proxy, and given up with the client.
+3. It knows how far the bytes have come (`carried`). While a PUBLISH waits for its PUBACK, paho's keep-alive
+   does not end the connection: on a slow line a ping waits behind the messages, and the judge of those is
+   `delivery`. What the keep-alive does end says so (`silent`).
+4. What comes down (a cloud-to-device message, a method, a change of the twin) is not acknowledged, because
+   nothing here reads it: by itself paho acknowledges first, and the cloud is told of a success. Its channel
+   is unsubscribed once, by the library's transport: `paho.unsubscribe` called directly leaves a packet id
+   behind, by which 65,535 ids later a PUBLISH counts as acknowledged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import inspect
+import os
+import re
+import socket
+import struct
+import termios
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from loguru import logger
+
+from runtime.adapters.dial import demote
+from runtime.adapters.proxies import dial
+from runtime.core.line import Carried
+from runtime.core.proxy import Proxy
+
+KEEPALIVE_RAN_OUT = 16
+"""paho's MQTT_ERR_KEEPALIVE."""
+_INFO_BYTES, _SEGMENT_AT, _ACKED_AT = 256, 16, 120  # struct tcp_info: tcpi_snd_mss, tcpi_bytes_acked
+_CHANNELS = re.compile(
+    r"(devices/[^/]+/(?:modules/[^/]+/)?messages/devicebound/"
+    r"|\$iothub/methods/POST/|\$iothub/twin/PATCH/properties/desired/)"
+)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How TCP to the hub is made."""
+
+    timeout_s: float = 20.0
+    proxy: Proxy | None = None
+    segment_bytes: int | None = None
+    """Most bytes of a TCP segment; None: what the interface takes."""
+
+
+class Wire:
+    """The wire of one client, from before its CONNECT to after its end."""
+
+    def __init__(self, transport: Any, paho: Any, reach: Reach, heard: Callable[[str], None]) -> None:
+        self._transport = transport
+        self._paho = paho
+        self._reach = reach
+        self._heard = heard
+        self._over = False
+        self.silent = False
+        """Whether our keep-alive ended the connection."""
+        self.socket: socket.socket | None = None
+        """A descriptor of the connection beside the library's, which outlives it: TLS takes that one over."""
+        self._sent, self._acked = 0, 0  # PUBLISHes; each is counted by one thread
+        self._bytes = threading.Lock()
+        self._queued_bytes, self._written_bytes = 0, 0
+        self._counting = False
+        self._left: set[str] = set()  # channels that were unsubscribed
+        paho.max_inflight_messages_set(0)  # 0: no ceiling
+        paho.on_message = self._message
+        paho._send_puback = lambda mid: 0
+        with contextlib.suppress(AttributeError):
+            _ = paho._create_socket_connection
+            paho._create_socket_connection = self._connect
+        with contextlib.suppress(AttributeError):
+            self._misc, paho.loop_misc = paho.loop_misc, self._look_after
+        with contextlib.suppress(AttributeError):
+            self._disconnected, paho._do_on_disconnect = paho._do_on_disconnect, self._ended
+        with contextlib.suppress(AttributeError):
+            self._queue, self._write = paho._packet_queue, paho._sock_send
+            paho._packet_queue, paho._sock_send = self._count_queued, self._count_written
+            self._counting = True
+
+    @classmethod
+    def find(cls, client: Any, reach: Reach, heard: Callable[[str], None]) -> Wire | None:
+        """The wire of a client that is not connected yet, or None where the library has changed."""
+        try:
+            stage = client._mqtt_pipeline._pipeline
+            while not hasattr(stage, "transport"):
+                stage = stage.next
+            transport, paho = stage.transport, stage.transport._mqtt_client
+            inspect.signature(transport.publish).bind("topic", b"payload", callback=print)
+            for name in ("_send_puback", "on_message"):
+                if not hasattr(paho, name):
+                    raise AttributeError(name)
+            return cls(transport, paho, reach, heard)
+        except (AttributeError, TypeError) as exc:
+            logger.warning("azure-iot-device has changed inside ({}): sending one at a time", exc)
+            return None
+
+    # -- the connection ------------------------------------------------------------------------------
+
+    def _connect(self) -> socket.socket:
+        """What paho calls for a TCP connection, in the place of its own."""
+        reach = self._reach
+        sock = dial(
+            self._paho._host,
+            self._paho._port,
+            reach.proxy,
+            reach.timeout_s,
+            abandoned=lambda: self._over,
+            segment_bytes=reach.segment_bytes,
+        )
+        self.socket = socket.socket(fileno=os.dup(sock.fileno()))
+        with contextlib.suppress(OSError):
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._over:
+            self.cut()
+        return sock
+
+    def blame_address(self) -> None:
+        """TCP stood, and nothing came of it: the next connection begins with another address."""
+        if self.socket is not None:
+            with contextlib.suppress(OSError):
+                demote(self.socket.getpeername())
+
+    def cut(self) -> None:
+        """End the connection below TLS, and see to it that paho notices, even if its thread has died."""
+        self._over = True
+        if self.socket is not None:
+            with contextlib.suppress(OSError):
+                self.socket.shutdown(socket.SHUT_RDWR)
+        self.read_the_end()
+
+    def read_the_end(self) -> None:
+        """Do what paho's own thread would have done about a lost connection, where that thread has died."""
+        thread = getattr(self._paho, "_thread", None)
+        if thread is not None and not thread.is_alive():
+            with contextlib.suppress(Exception):
+                self._paho.loop_read()  # reads the end, and lets go of everything as its thread would have
+
+    def close(self) -> None:
+        """Give back what would else wait for Python's collector: the library is full of circles."""
+        sock, self.socket = self.socket, None
+        if sock is not None:
+            sock.close()
+        with contextlib.suppress(Exception):
+            self._paho._reset_sockets()
+        for name in ("on_message", "_send_puback", "_create_socket_connection", "loop_misc"):
+            self._paho.__dict__.pop(name, None)
+        for name in ("_do_on_disconnect", "_packet_queue", "_sock_send"):
+            self._paho.__dict__.pop(name, None)
+
+    # -- up ------------------------------------------------------------------------------------------
+
+    def publish(self, topic: str, payload: bytes, done: Callable[..., None]) -> None:
+        """Hand over a PUBLISH; `done` is called by its PUBACK, or with `cancelled=True`."""
+
+        def answered(cancelled: bool = False) -> None:
+            self._acked += 1
+            done(cancelled=cancelled)
+
+        self._sent += 1
+        self._transport.publish(topic, payload, callback=answered)
+
+    def carried(self, client: int) -> Carried | None:
+        """How far the bytes have come; None where that is not to be known."""
+        sock = self.socket
+        if sock is None or not self._counting:
+            return None
+        try:
+            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
+            in_kernel = struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0]
+            segment_bytes = struct.unpack_from("I", info, _SEGMENT_AT)[0]
+            heard_bytes = struct.unpack_from("Q", info, _ACKED_AT)[0]
+        except (OSError, ValueError, struct.error):  # it is closed; an older kernel
+            return None
+        with self._bytes:
+            unwritten = self._queued_bytes - self._written_bytes
+        return Carried(client, heard_bytes, in_kernel + unwritten, segment_bytes)
+
+    def _count_queued(self, command: int, packet: bytes, *rest: Any, **more: Any) -> Any:
+        with self._bytes:
+            self._queued_bytes += len(packet)
+        return self._queue(command, packet, *rest, **more)
+
+    def _count_written(self, data: bytes) -> int:
+        written: int = self._write(data)
+        with self._bytes:
+            self._written_bytes += written
+        return written
+
+    def _look_after(self) -> Any:
+        if self._sent > self._acked:
+            self._paho._ping_t = 0  # no ping is waited for
+        return self._misc()
+
+    def _ended(self, rc: int, *rest: Any) -> Any:
+        self.silent = self.silent or rc == KEEPALIVE_RAN_OUT
+        return self._disconnected(rc, *rest)
+
+    # -- down ----------------------------------------------------------------------------------------
+
+    def _message(self, _paho: Any, _data: Any, message: Any) -> None:
+        """Called by paho's thread, which an exception would end."""
+        with contextlib.suppress(Exception):
+            channel = _CHANNELS.match(message.topic)
+            if channel is None or channel[0] in self._left:
+                return
+            self._left.add(channel[0])
+            self._transport.unsubscribe(channel[0] + "#", callback=lambda cancelled=False: None)
+            self._heard(channel[0])
