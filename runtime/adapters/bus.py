@@ -189,7 +189,12 @@ class DeliveryDoor:
 
 
 class DeliveryReporter:
-    """The other end: sends without blocking, keeps what is not confirmed, and repeats it after a while."""
+    """The other end: sends without blocking, keeps what is not confirmed, and repeats what was lost.
+
+    Ingest confirms reports in the order in which they were sent. A confirmation that comes before that of an
+    earlier one proves the earlier one lost: an ingest that had read it died. It is repeated at once. Where no
+    confirmation comes at all everything is repeated after a while, on a new socket.
+    """
 
     def __init__(
         self, layout: Layout, *, clock: Clock | None = None, resend_after_s: float = RESEND_AFTER_S
@@ -198,9 +203,9 @@ class DeliveryReporter:
         self._clock = clock or SystemClock()
         self._resend_after_s = resend_after_s
         self._next_number = 1
-        self._waiting: OrderedDict[int, Report] = OrderedDict()
-        self._sent_s = 0.0
-        self._unsent = False
+        self._sent: OrderedDict[int, Report] = OrderedDict()  # not confirmed, in order of sending
+        self._unsent: OrderedDict[int, Report] = OrderedDict()  # the queue was full
+        self._answered_s = 0.0
         self._open()
 
     def _open(self) -> None:
@@ -210,7 +215,7 @@ class DeliveryReporter:
     @property
     def unconfirmed(self) -> set[int]:
         """Ids that were reported and may still be in the store."""
-        return {number for report in self._waiting.values() for number in report.settled.ids()}
+        return {number for report in self._waiting() for number in report.settled.ids()}
 
     def report(self, settled: Settled, store: str | None = None) -> None:
         """Report what became of messages of the store with this uuid."""
@@ -222,37 +227,46 @@ class DeliveryReporter:
         self._send_new(Report(self._next_number, damaged=reason, unreadable=unreadable))
 
     def confirmed(self) -> set[int]:
-        """Ids whose settlement is on disk since the last call. Repeats what has waited too long."""
+        """Ids whose settlement is on disk since the last call. Repeats what was lost, or waited too long."""
         done: set[int] = set()
         while self.socket.poll(0):
-            report = self._waiting.pop(decode_confirmation(self.socket.recv()), None)
-            if report is not None:
-                done |= report.settled.ids()
-                if not self._unsent:
-                    self._sent_s = self._clock.boot_s()  # it answers: what else waits is on its way
-        if self._waiting and self._clock.boot_s() - self._sent_s > self._resend_after_s:
+            number = decode_confirmation(self.socket.recv())
+            if number not in self._sent:
+                continue
+            self._answered_s = self._clock.boot_s()  # it answers: what was sent later is on its way
+            while (first := next(iter(self._sent))) != number:
+                self._unsent[first] = self._sent.pop(first)  # overtaken
+            done |= self._sent.pop(number).settled.ids()
+        if self._waiting() and self._clock.boot_s() - self._answered_s > self._resend_after_s:
             self._repeat()
+        self._send_unsent()
         return done
 
+    def _waiting(self) -> list[Report]:
+        return [*self._sent.values(), *self._unsent.values()]
+
     def _send_new(self, report: Report) -> None:
-        if not self._waiting:
-            self._sent_s = self._clock.boot_s()
-        self._waiting[report.number] = report
+        if not self._sent and not self._unsent:
+            self._answered_s = self._clock.boot_s()
         self._next_number = report.number + 1
-        self._send(report)
+        self._unsent[report.number] = report
+        self._send_unsent()
 
     def _repeat(self) -> None:
         self.socket.close(0)
         self._open()
-        self._sent_s, self._unsent = self._clock.boot_s(), False
-        for report in self._waiting.values():
-            self._send(report)
+        self._answered_s = self._clock.boot_s()
+        self._unsent = OrderedDict((report.number, report) for report in self._waiting())
+        self._sent.clear()
 
-    def _send(self, report: Report) -> None:
-        try:
-            self.socket.send(encode_report(report), zmq.NOBLOCK)
-        except zmq.Again:
-            self._unsent = True  # the queue is full: repeated later, even where others are confirmed
+    def _send_unsent(self) -> None:
+        while self._unsent:
+            number, report = next(iter(self._unsent.items()))
+            try:
+                self.socket.send(encode_report(report), zmq.NOBLOCK)
+            except zmq.Again:
+                return  # the queue is full: at the next look
+            self._sent[number] = self._unsent.pop(number)
 
     def close(self) -> None:
         self.socket.close(0)
