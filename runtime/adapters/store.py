@@ -35,6 +35,7 @@ from runtime.adapters.store_books import (
     QUARANTINED,
     READ_LEVELS,
     Books,
+    Evictions,
     Loss,
     count_levels,
     without,
@@ -108,6 +109,7 @@ class MessageStore:
                 self._load(max_producers)
                 self._place = Place(path)
                 self._quarantine = Quarantine(self._db, quarantine_bytes)
+                self._evicted = Evictions()
                 with suppress(StoreUnreadable, StoreFull):  # those who need that page, or room, meet it
                     self.count(AT_OPENING_S)
             except (KeyError, TypeError, ValueError) as exc:
@@ -306,7 +308,9 @@ class MessageStore:
         for reason in {reason for _, reason in settled.dropped}:
             self._remove([number for number, why in settled.dropped if why == reason], books, reason)
         self._remove(settled.delivered, books, None)
-        self._quarantine.discard(settled.discarded)
+        for number, evicted in self._evicted.among(settled.delivered):
+            books.delivered_after_all(number, evicted)
+        books.discarded += self._quarantine.discard(settled.discarded)
 
     def _remove(self, ids: Sequence[int], books: Books, lost: str | None) -> None:
         """Delete messages; ids that are gone already do no harm."""
@@ -320,8 +324,12 @@ class MessageStore:
             books.removed(number, stream, priority, size, file, lost)
 
     def _requeue(self, ids: Sequence[int], books: Books) -> None:
-        """Under a new id, and still under the name by which the hub may know it."""
+        """Under a new id, and still under the name by which the hub may know it.
+
+        Without its ttl, which may long be over: the operator who asks for it wants it sent.
+        """
         columns = COLUMNS.replace("id, ", "", 1).replace("key", "coalesce(key, ? || '/' || id)")
+        columns = columns.replace("ttl_s", "NULL")
         for number in dict.fromkeys(ids):  # a report that was repeated names them twice
             row = self._db.execute(
                 f"INSERT INTO messages ({COLUMNS}) SELECT ?, {columns} FROM quarantine WHERE id = ? "  # noqa: S608
@@ -342,7 +350,7 @@ class MessageStore:
         write_changes(self._db, books)
         if books.doubtful or self._overdrawn(books):  # rare, so every message is looked at
             books.recounted = count_levels(self._db)
-        if books.lost:
+        if books.lost or books.regained:
             write_losses(self._db, books)
         self._db.execute(
             "UPDATE store SET next_id = ?, next_stream = next_stream + ?, producers = producers + ?",
@@ -368,6 +376,7 @@ class MessageStore:
         """The commit stands: bring the books in memory up to date."""
         streams, met = self._growth(admission)
         self._quarantine.stands()
+        self._evicted.book(books)
         self._next_id = books.next_id
         self._next_stream += streams
         if admission is not None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runtime.core.message import StreamName
-from runtime.core.quota import LARGEST_BYTES, NOTHING, TOP_PRIORITY, Amount, Levels, countable
+from runtime.core.quota import LARGEST_BYTES, NOTHING, TOP_PRIORITY, Amount, Levels, Policy, countable
 from runtime.core.settlement import to_ranges
 
 COUNTABLE = (
@@ -22,6 +22,14 @@ WRITE_LEVEL = (
 )
 READ_LEVELS = "SELECT stream, priority, messages, bytes FROM levels"
 LEAVING = "SELECT stream, priority, count(*), sum(bytes) FROM messages"
+EVICTIONS_REMEMBERED = 10_000
+"""More than upload has in hand."""
+DISCARDED = "discarded"
+"""Of messages in quarantine that an operator gave up: they were counted when they were set aside."""
+POLICIES = frozenset(policy.value for policy in Policy if policy is not Policy.REJECT)
+"""Reasons of messages that were dropped for want of room."""
+Evicted = tuple[int, int, int, str]
+"""Stream, priority, bytes and reason of a message that was dropped for want of room."""
 QUARANTINED = "quarantined"
 """The reason of messages that are set aside: lost to the cloud, and still there."""
 BY_LEVEL = f"AND {COUNTABLE} GROUP BY stream, priority"
@@ -96,6 +104,14 @@ class Books:
         default_factory=lambda: defaultdict(list)
     )
     """(id, bytes) by (stream, reason)."""
+    regained: defaultdict[tuple[int, str], Amount] = field(default_factory=lambda: defaultdict(Amount))
+    """What was counted as lost by (stream, reason), and is not."""
+    evicted: dict[int, Evicted] = field(default_factory=dict)
+    """Of those that are lost, what a limit's policy dropped: the hub may have them yet."""
+    after_all: list[int] = field(default_factory=list)
+    """Messages that were dropped before, and that the hub has."""
+    discarded: list[str] = field(default_factory=list)
+    """Files in the spool of messages that an operator gave up."""
     files: defaultdict[tuple[int, str], list[str]] = field(default_factory=lambda: defaultdict(list))
     """Of those, names in the spool."""
     left: list[tuple[int, int, int, int]] | None = None
@@ -118,6 +134,17 @@ class Books:
             change = self.levels[stream, priority]
             change.messages += 1
             change.bytes += size
+            self._regain(stream, QUARANTINED, size)
+
+    def delivered_after_all(self, number: int, evicted: Evicted) -> None:
+        """A message that was dropped while it was in flight: the hub has it."""
+        stream, priority, size, reason = evicted
+        self.after_all.append(number)
+        self.levels[stream, priority].delivered += 1
+        self._regain(stream, reason, size)
+
+    def _regain(self, stream: int, reason: str, size: int) -> None:
+        self.regained[stream, reason] = self.regained[stream, reason].plus(Amount(1, size))
 
     def removed(
         self, number: int, stream: int, priority: int, size: int, file: str | None, lost: str | None
@@ -133,6 +160,8 @@ class Books:
         if lost is None:
             change.delivered += 1
         else:
+            if lost in POLICIES:
+                self.evicted[number] = (stream, priority, size, lost)
             self.lost[stream, lost].append((number, size))
             if isinstance(file, str) and lost != QUARANTINED:
                 self.files[stream, lost].append(file)
@@ -151,8 +180,9 @@ class Books:
         return known
 
     def losses(self, names: Mapping[int, StreamName]) -> list[Loss]:
-        """What was lost, for the log."""
-        return [
+        """What was lost, for the log; and the files that nothing names any more."""
+        given_up = Loss(StreamName(None, None), DISCARDED, NOTHING, (), self.discarded)
+        return [given_up] * bool(self.discarded) + [
             Loss(
                 names.get(stream, StreamName(None, None)),
                 reason,
@@ -162,6 +192,25 @@ class Books:
             )
             for (stream, reason), lost in self.lost.items()
         ]
+
+
+class Evictions:
+    """What was dropped of late for want of room: upload may have it in hand, and deliver it all the same."""
+
+    def __init__(self) -> None:
+        self._dropped: dict[int, Evicted] = {}
+
+    def among(self, ids: Iterable[int]) -> list[tuple[int, Evicted]]:
+        """Which of these were dropped."""
+        return [(number, self._dropped[number]) for number in set(ids) & self._dropped.keys()]
+
+    def book(self, books: Books) -> None:
+        """A commit stands."""
+        for number in books.after_all:
+            self._dropped.pop(number, None)
+        self._dropped.update(books.evicted)
+        while len(self._dropped) > EVICTIONS_REMEMBERED:
+            del self._dropped[next(iter(self._dropped))]
 
 
 def write_changes(db: sqlite3.Connection, books: Books) -> None:
@@ -177,6 +226,11 @@ def write_changes(db: sqlite3.Connection, books: Books) -> None:
 
 def write_losses(db: sqlite3.Connection, books: Books) -> None:
     """What it does to those of what was lost."""
+    db.executemany(
+        "UPDATE losses SET messages = max(0, messages - ?), bytes = max(0, bytes - ?) "
+        "WHERE stream = ? AND reason = ?",
+        [(*amount, *place) for place, amount in books.regained.items()],
+    )
     db.executemany(
         "INSERT INTO losses (stream, reason, messages, bytes, first_id, last_id) "
         "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (stream, reason) DO UPDATE SET "

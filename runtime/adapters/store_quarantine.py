@@ -56,10 +56,11 @@ class Quarantine:
             1,
         )
 
-    def discard(self, ids: Sequence[int]) -> None:
-        """They leave, for good or to where the caller has put them."""
-        if ids:
-            self._changed(f"DELETE FROM quarantine WHERE id IN {IN}", (json.dumps(ids),), -1)  # noqa: S608
+    def discard(self, ids: Sequence[int]) -> list[str]:
+        """They leave, to where the caller has put them or altogether. Their files in the spool."""
+        if not ids:
+            return []
+        return self._changed(f"DELETE FROM quarantine WHERE id IN {IN}", (json.dumps(ids),), -1)  # noqa: S608
 
     def trim(self, books: Books) -> None:
         """Let the oldest messages go, as far as there is too much; the newest one stays, however large."""
@@ -84,6 +85,7 @@ class Quarantine:
         if self._bytes is None:
             ((self._bytes,),) = self._db.execute(f"SELECT coalesce(sum({_SIZE}), 0) FROM quarantine")  # noqa: S608
 
-    def _changed(self, statement: str, values: tuple[object, ...], sign: int) -> None:
-        sizes = self._db.execute(f"{statement} RETURNING {_SIZE}", values).fetchall()
-        self._change += sign * sum(size for (size,) in sizes)
+    def _changed(self, statement: str, values: tuple[object, ...], sign: int) -> list[str]:
+        rows = self._db.execute(f"{statement} RETURNING {_SIZE}, file", values).fetchall()
+        self._change += sign * sum(size for size, _ in rows)
+        return [file for _, file in rows if isinstance(file, str)]

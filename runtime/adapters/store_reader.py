@@ -140,11 +140,11 @@ class StoreReader:
         return int(count)
 
     def lost(self) -> dict[str, int]:
-        """How many messages ever left the store undelivered, by reason."""
+        """How many messages left the store undelivered, by reason."""
         db = self._connection()
         with translated():
             rows = db.execute("SELECT reason, sum(messages) FROM losses GROUP BY reason").fetchall()
-        return {str(reason): count for reason, count in rows if isinstance(count, int)}
+        return {str(reason): count for reason, count in rows if isinstance(count, int) and count > 0}
 
     def _message(self, row: Sequence[Any]) -> StoredMessage | CorruptRow:
         columns = dict(zip(_FIELDS, row, strict=True))

@@ -37,7 +37,7 @@ def register(commands: Commands) -> None:
     show.add_argument("--payload", action="store_true", help="write its payload to standard output, as it is")
     show.set_defaults(run=_show)
     for name, words in (
-        ("requeue", "put them at the end of the store again, to be sent once more"),
+        ("requeue", "put them at the end of the store again, to be sent once more, whatever their ttl"),
         ("drop", "delete them for good"),
     ):
         action = actions.add_parser(name, help=words)
@@ -123,8 +123,7 @@ def _carry_out(arguments: argparse.Namespace, order: Any, word: str) -> int:
     from runtime.errors import Retryable, UsageError
 
     config = load_config(arguments)
-    there = _all(config)
-    known = {aside.message.id for aside in there}
+    known = {aside.message.id for aside in _all(config)}
     ids = sorted(known) if arguments.all else arguments.ids
     if not ids and not arguments.all:
         raise UsageError("name the ids, or --all")
@@ -132,19 +131,8 @@ def _carry_out(arguments: argparse.Namespace, order: Any, word: str) -> int:
         raise UsageError(f"not in quarantine: {', '.join(map(str, missing))}")
     if ids and not _confirmed(config, order(ids)):
         raise Retryable(f"ingest did not answer within {CONFIRM_TIMEOUT_S:g} s; is it running?")
-    if word == "dropped":
-        _remove_files(config, [aside for aside in there if aside.message.id in ids])
     tell(f"{len(ids)} {word}")
     return 0
-
-
-def _remove_files(config: Config, dropped: list[SetAside]) -> None:
-    """What waited in the spool for messages that are gone."""
-    from runtime.core.message import StoredMessage
-
-    for aside in dropped:
-        if isinstance(aside.message, StoredMessage) and aside.message.file is not None:
-            (config.layout.spool / aside.message.file).unlink(missing_ok=True)
 
 
 def _confirmed(config: Config, order: Settled) -> bool:

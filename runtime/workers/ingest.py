@@ -254,9 +254,10 @@ class Ingest:
         if admission is not None and admission.rows:
             self._counted["stored"] += len(admission.rows)
         for loss in losses:
-            self._counted[f"lost_{loss.reason}"] += loss.amount.messages
             self._gone += loss.files
-            self._losses.add((str(loss.stream), loss.reason), loss.amount.messages, loss.ranges)
+            if loss.amount.messages:
+                self._counted[f"lost_{loss.reason}"] += loss.amount.messages
+                self._losses.add((str(loss.stream), loss.reason), loss.amount.messages, loss.ranges)
 
     def _clear_away(self) -> None:
         """Files of messages that gave way. Their removal is on disk; nobody waits for their room."""
