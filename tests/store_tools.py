@@ -24,6 +24,7 @@ class ObedientClock:
 
     def __init__(self) -> None:
         self.wall, self.boot, self.boots = 1_800_000_000.0, 100.0, 0
+        self.in_sync = True
 
     def wall_s(self) -> float:
         return self.wall
@@ -33,6 +34,9 @@ class ObedientClock:
 
     def boot_id(self) -> str:
         return f"boot-{self.boots}"
+
+    def synchronised(self) -> bool:
+        return self.in_sync
 
     def reboot(self) -> None:
         self.boots += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,10 @@ class Clock(Protocol):
         """Name of the current boot: `boot_s` values are comparable only under the same one."""
         ...
 
+    def synchronised(self) -> bool:
+        """Whether the wall clock is kept by something that knows the time, as the kernel has been told."""
+        ...
+
 
 class SystemClock:
     """The machine's own clock."""
@@ -35,6 +40,30 @@ class SystemClock:
 
     def boot_id(self) -> str:
         return _kernel_boot_id()
+
+    def synchronised(self) -> bool:
+        found = _Timex()  # its modes are 0: nothing is changed
+        return _libc().adjtimex(ctypes.byref(found)) >= 0 and not found.status & _UNSYNCHRONISED
+
+
+_UNSYNCHRONISED = 0x40
+"""STA_UNSYNC: set at boot and by whoever sets the clock by hand, cleared by NTP, PTP and their like."""
+
+
+class _Timex(ctypes.Structure):
+    """The beginning of the kernel's `struct timex`, and room for the rest."""
+
+    _fields_ = (
+        ("modes", ctypes.c_uint),
+        ("numbers", ctypes.c_long * 4),
+        ("status", ctypes.c_int),
+        ("rest", ctypes.c_byte * 256),
+    )
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
 
 
 @cache

@@ -157,9 +157,14 @@ class MessageStore:
     # --- what stands ---
 
     def stamp(self) -> Stamp:
-        """Now, as a stored message remembers it."""
+        """Now, as a stored message remembers it: a wall clock that may be wrong is no time to expire by."""
+        wall_s = self._wall_s() if self._clock.synchronised() else None
+        return Stamp(wall_s, self._clock.boot_s(), self._boot)
+
+    def _wall_s(self) -> float | None:
+        """For people: None where the clock was never set."""
         wall_s = self._clock.wall_s()
-        return Stamp(wall_s if wall_s >= CLOCK_IS_SET_FROM_S else None, self._clock.boot_s(), self._boot)
+        return wall_s if wall_s >= CLOCK_IS_SET_FROM_S else None
 
     def view(self, room_bytes: int, settled: Settled) -> View:
         """What the next decision starts from: what is settled in the same commit makes room for it."""
@@ -301,7 +306,7 @@ class MessageStore:
             self._producers.store(admission)
 
     def _settle(self, settled: Settled, books: Books) -> None:
-        wall_s = self.stamp().wall_s
+        wall_s = self._wall_s()
         for number, reason in settled.quarantined:
             self._quarantine.set_aside(number, reason, wall_s)
             self._remove([number], books, QUARANTINED)

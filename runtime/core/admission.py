@@ -53,7 +53,7 @@ class Stamp(NamedTuple):
     """When and in which boot a commit is decided."""
 
     wall_s: float | None
-    """None while the clock is not set."""
+    """None while the clock is not synchronised."""
     boot_s: float
     boot: int
     """The store's number for this boot."""

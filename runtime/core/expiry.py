@@ -6,15 +6,16 @@ from runtime.core.message import StoredMessage
 from runtime.core.moment import Moment
 
 
-def expires_s(message: StoredMessage, now: Moment) -> float | None:
-    """On the boot clock of `now`; None where it has no ttl, or where nobody can tell how old it is.
+def expires_s(message: StoredMessage, now: Moment, *, synchronised: bool) -> float | None:
+    """On the boot clock of `now`; None where it has no ttl, or where its age cannot be told.
 
     Within the boot that stored it the boot clock tells. After a reboot only the wall clock can, and only
-    where it was set then and can be true now. What cannot be told is sent: late is better than lost.
+    where it was synchronised then (else the store has no time of it) and is now: a clock that is months
+    behind looks like any other. What cannot be told is sent: late is better than lost.
     """
     if message.ttl_s is None:
         return None
-    if message.stored_boot_id != now.boot_id and message.stored_wall_s is None:
+    if message.stored_boot_id != now.boot_id and (message.stored_wall_s is None or not synchronised):
         return None
     age_s = now.since(Moment(message.stored_wall_s or 0.0, message.stored_boot_s, message.stored_boot_id))
     return None if age_s is None else now.boot_s - age_s + message.ttl_s

@@ -52,7 +52,7 @@ class StoredMessage:
     ttl_s: float | None
     """Worth sending for so long after it was stored; None: for ever."""
     stored_wall_s: float | None
-    """Unix time of storing; None where the clock was not set then."""
+    """Unix time of storing; None where the clock was not synchronised then."""
     stored_boot_s: float
     """Seconds since boot at storing: comparable under the same `stored_boot_id` only."""
     stored_boot_id: str

@@ -217,7 +217,7 @@ class Intake:
             sealed.pieces,
             sealed.wire_bytes,
             message.priority,
-            expires_s(message, now),
+            expires_s(message, now, synchronised=self._clock.synchronised()),
             file,
             message.batch_id,
             message.kind is Kind.COMPLETE_BATCH and message.batch_id is not None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,9 @@ from runtime.adapters.store_errors import StoreDamaged, StoreFull, StoreNewer, S
 from runtime.adapters.store_reader import StoreReader
 from runtime.adapters.store_statements import AT_ONCE
 from runtime.core.admission import Row
+from runtime.core.expiry import expires_s
 from runtime.core.message import CorruptRow, StoredMessage, StreamName
+from runtime.core.moment import Moment
 from runtime.core.protocol import Refused, Stored
 from runtime.core.quota import Amount, Limit, Policy, Quota
 from runtime.core.settlement import Settled
@@ -366,3 +369,15 @@ def test_quarantine_is_bounded_and_what_leaves_it_is_counted_and_named(path: Pat
     assert [aside.message.id for aside in reader.quarantine()] == [8]
     reader.close()
     store.close()
+
+
+def test_what_is_stored_under_a_clock_that_is_not_synchronised_does_not_expire_by_it(tmp_path: Path) -> None:
+    """Months behind, and believable: once it was right, what was five minutes old had expired."""
+    path, clock = tmp_path / "messages.db", ObedientClock()
+    clock.wall, clock.in_sync = 1_760_000_000.0, False
+    with closing(MessageStore(path, clock)) as store:
+        keep(store, put([b"a"], ttl_s=3_600))
+    clock.reboot()
+    clock.wall, clock.in_sync = 1_800_000_000.0, True
+    (message,) = stored(path)
+    assert expires_s(message, Moment.by(clock), synchronised=True) is None

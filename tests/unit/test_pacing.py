@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.core.expiry import expires_s
 from runtime.core.link import (
     LONGEST_DAY_S,
     LONGEST_MONTH_S,
@@ -20,11 +19,8 @@ from runtime.core.link import (
     Usage,
     parse_hours,
 )
-from runtime.core.message import StoredMessage
-from runtime.core.moment import Moment
 from runtime.core.pacing import FIRST_WINDOW, LARGEST_WINDOW, Window
 from runtime.errors import ConfigError
-from tests.unit.test_envelope import stored
 
 NOON = 1_800_014_400.0  # 2027-01-15 12:00 UTC
 
@@ -386,20 +382,3 @@ def test_a_clock_set_back_over_midnight_gives_no_second_budget() -> None:
     for wall_s in (NOON + 43_199, NOON + 43_201):
         link.tell_time(wall_s, 0.0)
         assert link.barred() == "the day's budget of messages is used up"
-
-
-def expiring(**more: object) -> StoredMessage:
-    fields = {"ttl_s": 100.0, "stored_wall_s": NOON, "stored_boot_s": 50.0, "stored_boot_id": "one"}
-    return stored(**{**fields, **more})  # type: ignore[arg-type]
-
-
-def test_a_message_expires_by_the_boot_clock_whatever_the_wall_clock_does() -> None:
-    for wall_s in (0.0, NOON, NOON + 10 * 366 * 86_400):
-        assert expires_s(expiring(), Moment(wall_s, 80.0, "one")) == 150.0
-    assert expires_s(expiring(ttl_s=None), Moment(NOON, 80.0, "one")) is None
-
-
-def test_after_a_reboot_only_a_believable_wall_clock_expires_a_message() -> None:
-    assert expires_s(expiring(), Moment(NOON + 60, 20.0, "two")) == 60.0
-    assert expires_s(expiring(), Moment(0.0, 20.0, "two")) is None
-    assert expires_s(expiring(stored_wall_s=None), Moment(NOON, 20.0, "two")) is None
