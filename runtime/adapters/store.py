@@ -348,8 +348,10 @@ class MessageStore:
 
     def _evict(self, admission: Admission, books: Books) -> None:
         for eviction in admission.evictions:
-            stream = None if eviction.stream is None else self._streams[eviction.stream]
-            self._remove(victims(self._db, eviction, stream), books, eviction.policy)
+            streams = None  # of a name; after a salvage several numbers may have it
+            if eviction.stream is not None:
+                streams = [number for number, name in self._names.items() if name == eviction.stream]
+            self._remove(victims(self._db, eviction, streams), books, eviction.policy)
 
     def _count(self, books: Books, admission: Admission | None) -> None:
         write_changes(self._db, books)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from loguru import logger
 
@@ -58,12 +58,12 @@ def _sorting_on_disk(db: sqlite3.Connection) -> Iterator[None]:
         db.execute("PRAGMA temp_store = MEMORY")
 
 
-def victims(db: sqlite3.Connection, eviction: Eviction, stream: int | None) -> list[int]:
-    """Ids of the messages that give way; of the stream with this number, where the eviction names one."""
+def victims(db: sqlite3.Connection, eviction: Eviction, streams: Sequence[int] | None) -> list[int]:
+    """Ids of the messages that give way; of the stream with these numbers, where the eviction names one."""
     where, values = ["priority <= ?"], [eviction.max_priority]
-    if stream is not None:
-        where.append("stream = ?")
-        values.append(stream)
+    if streams is not None:
+        where.append(f"stream IN ({', '.join('?' * len(streams))})")
+        values += streams
     order = "priority, id" if eviction.policy is Policy.DROP_LOWEST else "id"
     query = f"SELECT id, bytes FROM messages WHERE {' AND '.join(where)} ORDER BY {order} LIMIT ?"  # noqa: S608
     most = max(eviction.amount.messages, EVICTED_AT_ONCE)

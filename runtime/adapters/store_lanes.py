@@ -75,7 +75,7 @@ class LaneReader(StoreReader):
         with translated():
             rows = db.execute(
                 "SELECT DISTINCT stream_group, streams.stream FROM levels JOIN streams"
-                " ON streams.id = levels.stream WHERE messages > 0 AND priority >= ?",
+                " ON streams.id = levels.stream WHERE (messages > 0 OR bytes > 0) AND priority >= ?",
                 (least_priority,),
             ).fetchall()
         return {StreamName(group, stream) for group, stream in rows}

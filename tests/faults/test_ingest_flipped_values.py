@@ -20,7 +20,7 @@ from runtime.adapters.store_lanes import LaneReader
 from runtime.adapters.store_reader import StoreReader
 from runtime.adapters.store_statements import COLUMNS
 from runtime.adapters.storekeeper import Storekeeper
-from runtime.core.message import StoredMessage
+from runtime.core.message import StoredMessage, StreamName
 from runtime.core.protocol import ProducerKey, Refused, Reply, Stored
 from runtime.core.quota import Amount, Limit, Policy, Quota
 from runtime.core.settlement import Settled
@@ -490,3 +490,30 @@ def test_a_flipped_id_at_the_end_of_a_slice_costs_no_other_message(tmp_path: Pat
     there = {id for (id,) in store._db.execute("SELECT id FROM messages")}
     assert there == {*range(first, first + 1_200), says} - {flipped}
     store.close()
+
+
+def test_after_a_salvage_that_lost_the_names_of_streams_all_is_read_and_the_oldest_give_way(
+    tmp_path: Path,
+) -> None:
+    """One number stood for the stream without a name: the others' messages stuck, and the newest gave way."""
+    path = tmp_path / "messages.db"
+    store = MessageStore(path, ObedientClock())
+    for number in range(12):
+        keep(store, put([b"%d" % number], stream=f"s{number % 3}"))
+    store.close()
+    flip(path, "DELETE FROM streams WHERE stream != 's1'; UPDATE streams SET stream = NULL")
+    for _ in salvage(path, "for the test"):
+        pass
+    reader, nameless = LaneReader(path), StreamName(None, None)
+    found, _ = reader.find(0, reader.newest(), 100, 10**6, only=nameless)
+    assert [row.id for row in found] == [*range(1, 13)]
+    assert reader.stored() == {nameless}
+    assert reader.find(0, 12, 100, 10**6, without=[nameless]) == ([], 12)
+    reader.close()
+    for policy in (Policy.DROP_OLDEST, Policy.DROP_LOWEST):
+        quota = Quota(Limit(Amount(10**6, 10**9)), Limit(Amount(10, 10**6), policy))
+        store = MessageStore(path, ObedientClock(), policies=quota.policies())
+        assert isinstance(keep(store, put([b"new"]), quota=quota)[0], Stored)
+        ids = [id for (id,) in store._db.execute("SELECT id FROM messages ORDER BY id")]
+        assert len(ids) == 10 and ids == [*range(ids[0], ids[0] + 10)], "the oldest gave way"
+        store.close()
