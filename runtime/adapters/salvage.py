@@ -32,6 +32,7 @@ from typing import Any
 from runtime.adapters.damaged_store import ID_GAP, Counters, DamagedStore
 from runtime.adapters.examine import look, named
 from runtime.adapters.store_errors import StoreFull, StoreUnavailable, StoreUnreadable, translated
+from runtime.adapters.store_lives import create_lives, read_names
 from runtime.adapters.wal import cut_mark
 from runtime.core.mending import MENDED, Messages, is_id
 
@@ -189,13 +190,14 @@ def _copy(old: DamagedStore, fresh: sqlite3.Connection, report: Report) -> Itera
     fresh.execute("PRAGMA auto_vacuum = INCREMENTAL")
     fresh.execute("PRAGMA synchronous = OFF")  # the whole file is synced before it gets its name
     migrate(fresh, old.version())
+    create_lives(fresh)
     report.expected = old.expected()
     for table, mended in MENDED.items():
         for rows in old.rows(table, lost=[]):
             _insert(fresh, table, [row for row in map(mended, rows) if row is not None])
             yield report
     messages = _messages(fresh, "messages")
-    highest, counters, name = 0, old.counters(), old.name()
+    highest, counters, names = 0, old.counters(), read_names(fresh, old.name() or "")
     given_up_to = counters.next_id - 1 if counters else None
     for table, kept in (("quarantine", _messages(fresh, "quarantine")), ("messages", messages)):
         for rows in old.rows(table, report.lost_ranges):
@@ -205,7 +207,7 @@ def _copy(old: DamagedStore, fresh: sqlite3.Connection, report: Report) -> Itera
             if beyond:  # behind every id that was given, or may have been
                 highest = max(highest, given_up_to if given_up_to is not None else highest + ID_GAP)
                 given_up_to = highest
-                sound += [kept.under(highest + at, row, name) for at, row in enumerate(beyond, 1)]
+                sound += [kept.under(highest + at, row, names.of(row[0])) for at, row in enumerate(beyond, 1)]
                 highest += len(beyond)
             taken = _insert(fresh, table, list(map(kept.mended, sound)))
             report.salvaged += len(taken)

@@ -52,6 +52,7 @@ from runtime.adapters.store_errors import (
     translated,
 )
 from runtime.adapters.store_evictions import Policies, create_indexes, victims
+from runtime.adapters.store_lives import Life, read_names
 from runtime.adapters.store_opening import bring_up_to_date, configure
 from runtime.adapters.store_place import Place
 from runtime.adapters.store_producers import Known, ProducerMemory
@@ -108,6 +109,7 @@ class MessageStore:
                 create_indexes(self._db, policies)
                 self._load(max_producers)
                 self._place = Place(path)
+                self._life = Life(self._db)
                 self._quarantine = Quarantine(self._db, quarantine_bytes)
                 self._evicted = Evictions()
                 with suppress(StoreUnreadable, StoreFull):  # those who need that page, or room, meet it
@@ -220,6 +222,7 @@ class MessageStore:
         """Be another store from here on: this one has given the ids that come before."""
         name = uuid.uuid4().hex
         with translated(), self._transaction():
+            self._life.keep_names(self.uuid)
             self._db.execute("UPDATE store SET uuid = ?", (name,))
         self.uuid = name
 
@@ -264,6 +267,7 @@ class MessageStore:
             return []
         books = Books(self._next_id, self._names, left=None if self._recount is None else [])
         self._quarantine.begin()
+        self._life.begin()
         with translated(), self._transaction():
             if settled:
                 self._settle(settled, books)
@@ -298,6 +302,8 @@ class MessageStore:
                 "INSERT INTO streams (id, stream_group, stream) VALUES (?, ?, ?)",
                 [(number, *name) for name, number in admission.new_streams.items()],
             )
+        if admission.has_keyless:
+            self._life.gives(self._next_id, self.uuid)
         insert(self._db, admission.rows, admission.details)
         books.next_id = admission.next_id
         for level, amount in admission.added.items():
@@ -335,11 +341,12 @@ class MessageStore:
         """
         columns = COLUMNS.replace("id, ", "", 1).replace("key", "coalesce(key, ? || '/' || id)")
         columns = columns.replace("ttl_s", "NULL")
+        names = read_names(self._db, self.uuid)
         for number in dict.fromkeys(ids):  # a report that was repeated names them twice
             row = self._db.execute(
                 f"INSERT INTO messages ({COLUMNS}) SELECT ?, {columns} FROM quarantine WHERE id = ? "  # noqa: S608
                 "RETURNING stream, priority, bytes",
-                (books.next_id, self.uuid, number),
+                (books.next_id, names.of(number), number),
             ).fetchall()
             for stream, priority, size in row:
                 books.next_id += 1
@@ -384,6 +391,7 @@ class MessageStore:
         streams, met = self._growth(admission)
         self._quarantine.stands()
         self._evicted.book(books)
+        self._life.stands()
         self._next_id = books.next_id
         self._next_stream += streams
         if admission is not None:

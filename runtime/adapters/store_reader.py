@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.adapters.store_errors import SCHEMA_VERSION, StoreDamaged, StoreUnavailable, translated
+from runtime.adapters.store_lives import LifeNames, read_names
 from runtime.adapters.store_opening import unlike_ours
 from runtime.adapters.store_place import Place
 from runtime.core.message import Backlog, CorruptRow, Kind, StoredMessage
@@ -66,6 +67,7 @@ class StoreReader:
                 raise
         self._streams: dict[int, tuple[str | None, str | None]] = {}
         self._boots: dict[int, str] = {}
+        self._names, self._named_below = LifeNames(""), 0
         self._db = db
 
     def _look_at(self, db: sqlite3.Connection) -> None:
@@ -154,7 +156,7 @@ class StoreReader:
             columns["stored_boot_id"] = self._boot(columns.pop("boot"))
             columns["properties"] = json.loads(columns["properties"] or "{}")
             columns["kind"] = Kind(columns["kind"])
-            columns["key"] = columns["key"] or f"{self.uuid}/{number}"
+            columns["key"] = columns["key"] or f"{self._life(number)}/{number}"
             message = StoredMessage(**columns)
             _check(message)
         except (ValueError, TypeError, KeyError) as exc:
@@ -167,6 +169,15 @@ class StoreReader:
                 rows = self._connection().execute("SELECT id, stream_group, stream FROM streams").fetchall()
             self._streams = {found: (group, stream) for found, group, stream in rows}
         return self._streams[number]
+
+    def _life(self, number: int) -> str:
+        if number >= self._named_below:  # given since they were read
+            db = self._connection()
+            with translated():
+                ((next_id,),) = db.execute("SELECT next_id FROM store").fetchall()
+                self._names = read_names(db, str(self.uuid))
+            self._named_below = next_id if isinstance(next_id, int) else 0
+        return self._names.of(number)
 
     def _boot(self, number: int) -> str:
         if number not in self._boots:

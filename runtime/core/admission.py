@@ -150,6 +150,7 @@ class Admission:
         self._holders: dict[tuple[str, str], str] = {}
         """Who is the first to store something under a name and boot."""
         self._trimming = False
+        self.has_keyless = False
         self.wants_count = False
         """A request found no room by counters that may be wrong: count, then decide again."""
 
@@ -193,6 +194,7 @@ class Admission:
         first_id = self._keep(put, runs, prefix)
         self.disk_bytes -= there_bytes
         if memory is None or put.producer is None:
+            self.has_keyless = True
             return Stored(range(first_id, self.next_id))
         memory = memory if put.producer in self.producers else memory.copy()
         self.producers[put.producer] = memory

@@ -3,7 +3,8 @@
 Invariants:
 
 1. The same message gives the same pieces with the same message ids, whenever and however often it is sealed
-   (compression apart): a repeat is recognisable by its `$.mid`.
+   (compression apart): a repeat is recognisable by its `$.mid`. That comes from the message's key, or from
+   its id and the name of the store's life that gave it: on a copy of the store no other message has it.
 2. No piece is larger on the wire than the hub allows: topic, properties and payload, after compression.
 3. What can never be sent comes back as `Unsendable` with the reason. Nothing here raises.
 

@@ -41,6 +41,11 @@ def _boot(row: Row) -> Row | None:
     return row if is_number(number) and isinstance(boot_id, str) else None
 
 
+def _life(row: Row) -> Row | None:
+    first_id, name = row
+    return row if is_id(first_id) and isinstance(name, str) else None
+
+
 def _loss(row: Row) -> Row | None:
     stream, reason, *counts = row
     return row if isinstance(reason, str) and all(map(is_number, (stream, *counts))) else None
@@ -70,6 +75,7 @@ MENDED: Mapping[str, Callable[[Row], Row | None]] = {
     "boots": _boot,
     "losses": _loss,
     "producers": _producer,
+    "lives": _life,
 }
 """By table: the row as it can be taken over, or None."""
 
@@ -90,10 +96,10 @@ class Messages:
         named = zip(self.columns, row, strict=True)
         return ["" if value is None and name in self.never_null else value for name, value in named]
 
-    def under(self, number: int, row: Row, store: str | None) -> Row:
+    def under(self, number: int, row: Row, name: str | None) -> Row:
         """The row of a message with an id that no store comes to, under a sound one and its old name."""
         said = dict(zip(self.columns, row, strict=True))
-        key = said.get("key") or (f"{store}/{said['id']}" if store else None)
+        key = said.get("key") or (f"{name}/{said['id']}" if name else None)
         return [*{**said, "id": number, "key": key}.values()]
 
     def count(self, row: Row) -> None:

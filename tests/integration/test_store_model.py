@@ -23,7 +23,7 @@ from runtime.adapters.store_reader import StoreReader
 from runtime.core.message import StoredMessage
 from runtime.core.protocol import Put, Stored
 from runtime.core.settlement import Settled
-from tests.store_tools import ObedientClock, copy_as_killed, decide, put
+from tests.store_tools import ObedientClock, copy_as_killed, decide, keep, put
 
 connect = sqlite3.connect
 
@@ -35,6 +35,8 @@ class Model:
         self.present: dict[int, bytes] = {}
         self.ids: dict[tuple[str, int], int] = {}
         self.highest = 0
+        self.names: dict[int, str] = {}
+        """Under which name the cloud knows each message."""
 
     def stored(self, request: Put, ids: list[int]) -> None:
         for index, number in enumerate(ids):
@@ -142,6 +144,21 @@ class StoreLife(RuleBasedStateMachine):
         self.go_on_from(copy_as_killed(self.path, self.next_folder()))
         self.commit(self.last)
 
+    @rule()
+    def a_copy_goes_on_elsewhere(self) -> None:
+        """Each gives the same ids to other messages: under names of their own, once both were started."""
+        copy = copy_as_killed(self.path, self.next_folder())
+        elsewhere = MessageStore(copy, self.clock)
+        keep(elsewhere, put([b"elsewhere"] * 3))
+        elsewhere.close()
+        reader = StoreReader(copy)
+        new = [m for m in reader.after(self.model.highest, 100, 10**6) if isinstance(m, StoredMessage)]
+        reader.close()
+        assert len(new) == 3
+        self.commit(put([b"here"] * 3))
+        self.store_and_model_agree()
+        assert not {message.key for message in new} & set(self.model.names.values())
+
     @rule(statement=st.integers(0, 12))
     def crash_in_the_middle_of_a_vacuum(self, statement: int) -> None:
         with self.crash(statement):
@@ -201,7 +218,11 @@ class StoreLife(RuleBasedStateMachine):
     @invariant()
     def store_and_model_agree(self) -> None:
         reader = StoreReader(self.path)
-        found = {m.id: m.payload for m in reader.after(0, 10_000, 10**9) if isinstance(m, StoredMessage)}
+        rows = [m for m in reader.after(0, 10_000, 10**9) if isinstance(m, StoredMessage)]
+        found = {message.id: message.payload for message in rows}
+        for message in rows:
+            assert self.model.names.setdefault(message.id, message.key) == message.key, "the name is for ever"
+        assert len({message.key for message in rows}) == len(rows)
         backlog = reader.backlog()
         reader.close()
         assert found == self.model.present
