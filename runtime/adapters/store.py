@@ -52,14 +52,14 @@ from runtime.adapters.store_errors import (
     translated,
 )
 from runtime.adapters.store_evictions import Policies, create_indexes, victims
-from runtime.adapters.store_lives import Life, read_names
+from runtime.adapters.store_lives import Life
 from runtime.adapters.store_opening import bring_up_to_date, configure
 from runtime.adapters.store_place import Place
 from runtime.adapters.store_producers import Known, ProducerMemory
 from runtime.adapters.store_quarantine import MOST_BYTES, Quarantine
 from runtime.adapters.store_reader import StoreReader, text_or_bytes
 from runtime.adapters.store_room import begin_wal, give_back, spare_bytes, wal_bytes
-from runtime.adapters.store_statements import COLUMNS, IN, insert
+from runtime.adapters.store_statements import IN, insert
 from runtime.adapters.wal import ends_early, write_again
 from runtime.core.admission import Admission, Stamp, View
 from runtime.core.mending import is_id, is_number
@@ -275,7 +275,7 @@ class MessageStore:
                 self._evict(admission, books)
                 self._store(admission, books)
             if settled.requeued:
-                self._requeue(settled.requeued, books)
+                self._quarantine.requeue(settled.requeued, books, self.uuid)
             self._quarantine.trim(books)
             self._count(books, admission)
         return self._book(books, admission)
@@ -333,25 +333,6 @@ class MessageStore:
         ).fetchall()
         for number, stream, priority, size, file in gone:
             books.removed(number, stream, priority, size, file, lost)
-
-    def _requeue(self, ids: Sequence[int], books: Books) -> None:
-        """Under a new id, and still under the name by which the hub may know it.
-
-        Without its ttl, which may long be over: the operator who asks for it wants it sent.
-        """
-        columns = COLUMNS.replace("id, ", "", 1).replace("key", "coalesce(key, ? || '/' || id)")
-        columns = columns.replace("ttl_s", "NULL")
-        names = read_names(self._db, self.uuid)
-        for number in dict.fromkeys(ids):  # a report that was repeated names them twice
-            row = self._db.execute(
-                f"INSERT INTO messages ({COLUMNS}) SELECT ?, {columns} FROM quarantine WHERE id = ? "  # noqa: S608
-                "RETURNING stream, priority, bytes",
-                (books.next_id, names.of(number), number),
-            ).fetchall()
-            for stream, priority, size in row:
-                books.next_id += 1
-                books.returned(stream, priority, size)
-        self._quarantine.discard(ids)
 
     def _evict(self, admission: Admission, books: Books) -> None:
         for eviction in admission.evictions:

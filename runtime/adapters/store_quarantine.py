@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from runtime.adapters.store_books import Books
+from runtime.adapters.store_lives import read_names
 from runtime.adapters.store_statements import COLUMNS, IN, SOUND_COLUMNS
 from runtime.core.admission import EVICTED_AT_ONCE, ROW_OVERHEAD_BYTES
 from runtime.core.quota import LARGEST_BYTES
@@ -61,6 +62,25 @@ class Quarantine:
         if not ids:
             return []
         return self._changed(f"DELETE FROM quarantine WHERE id IN {IN}", (json.dumps(ids),), -1)  # noqa: S608
+
+    def requeue(self, ids: Sequence[int], books: Books, store: str) -> None:
+        """Put them at the end of the messages, under a new id and still under the name the hub may know.
+
+        Without their ttl, which may long be over: the operator who asks for them wants them sent.
+        """
+        columns = COLUMNS.replace("id, ", "", 1).replace("key", "coalesce(key, ? || '/' || id)")
+        columns = columns.replace("ttl_s", "NULL")
+        names = read_names(self._db, store)
+        for number in dict.fromkeys(ids):  # a report that was repeated names them twice
+            row = self._db.execute(
+                f"INSERT INTO messages ({COLUMNS}) SELECT ?, {columns} FROM quarantine WHERE id = ? "  # noqa: S608
+                "RETURNING stream, priority, bytes",
+                (books.next_id, names.of(number), number),
+            ).fetchall()
+            for stream, priority, size in row:
+                books.next_id += 1
+                books.returned(stream, priority, size)
+        self.discard(ids)
 
     def trim(self, books: Books) -> None:
         """Let the oldest messages go, as far as there is too much; the newest one stays, however large."""
