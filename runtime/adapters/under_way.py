@@ -12,6 +12,7 @@ from pathlib import Path
 
 from runtime.adapters import checked_line
 from runtime.core.message import StreamName
+from runtime.core.packings import Packings
 
 MOST_CHUNKED = 256
 """Messages whose chunks are remembered; more are not under way at a time."""
@@ -37,6 +38,7 @@ class UnderWay:
         """Whose chunks these are."""
         self.batches = {StreamName(group, stream): batch for group, stream, batch in said.get("batches", ())}
         self._chunked = {key: Chunked(*found) for key, found in said.get("chunked", {}).items()}
+        self.packings = Packings.of_json(said.get("packings"))
         self._changed = False
 
     def chunked(self, key: str) -> Chunked | None:
@@ -63,7 +65,7 @@ class UnderWay:
 
     def save(self, batches: dict[StreamName, str]) -> None:
         """Keep it, where it has changed."""
-        if not self._changed and batches == self.batches:
+        if not (self._changed or self.packings.changed) and batches == self.batches:
             return
         self.batches = dict(batches)
         self._changed = False
@@ -71,6 +73,7 @@ class UnderWay:
             "device": self.device,
             "batches": [(*stream, batch) for stream, batch in batches.items()],
             "chunked": {key: (found.chunk_bytes, found.reached) for key, found in self._chunked.items()},
+            "packings": self.packings.to_json(),
         }
         with contextlib.suppress(OSError):  # a full disk: a crash would repeat more
             checked_line.write(self._path, said)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import cast
 
@@ -33,7 +33,7 @@ from runtime.core.message import CorruptRow, Kind, StoredMessage, StreamName
 from runtime.core.moment import Moment
 from runtime.core.reading import AGAIN_S, PAGE_BYTES, Lane, Level, Query, Reading
 from runtime.core.room import Room
-from runtime.core.steps import Offer
+from runtime.core.steps import Offer, Send, Step, Upload
 
 WITNESS_BYTES = 16_384
 """A delivered message up to this size is kept, to be sent once more as a control."""
@@ -51,6 +51,7 @@ class Intake:
 
     def __init__(self, config: Config, delivery: Delivery, clock: Clock) -> None:
         self.hungry = True
+        self._begun = False
         self._settings = config.settings
         self._delivery = delivery
         self._clock = clock
@@ -86,6 +87,9 @@ class Intake:
                 passed_over = self._answer(query) or passed_over
         if self.hungry:
             newest = self._store.newest()
+            if not self._begun:
+                self._under_way.packings.begin(self._store.uuid, newest)
+                self._begun = True
             stored = self._store.stored() if newest > self._reading.front else set()
             query = self._reading.advance(newest, stored)
             if query:
@@ -112,13 +116,22 @@ class Intake:
             self._under_way.begin_anew(device)
         return another
 
-    def remember(self, reached: Mapping[int, int]) -> None:
-        """How far the messages in pieces are, for a later life."""
+    def remember(self, reached: Mapping[int, int], steps: Iterable[Step]) -> None:
+        """How far the messages in pieces are, and how what is sent next is packed, for a later life."""
+        for step in steps:
+            if isinstance(step, Send | Upload):
+                self._remember_packing(step.tag[0] if isinstance(step, Send) else step.id)
         for id, piece in reached.items():
             key, chunk_bytes = self._chunked[id]
             self._under_way.reached(key, Chunked(chunk_bytes, piece))
         batches = self._delivery.hand.batches.begun.items()
         self._under_way.save({cast(Lane, lane)[0]: batch for lane, batch in batches})
+
+    def _remember_packing(self, id: int) -> None:
+        message = self._delivery.hand.messages.get(id)
+        if message is not None:
+            name = lane_of(message.offer)[0]
+            self._under_way.packings.sending(self._store.uuid, name, id, self._configured(name))
 
     def confirmed(self, ids: set[int]) -> None:
         """Ingest has removed them: no later life will see them."""
@@ -141,7 +154,7 @@ class Intake:
         """
         found, _ = self._store.find(id - 1, id, 1, PAGE_BYTES)
         message = found[0] if found else None
-        sealed = seal(message, self._packing(message.name)) if isinstance(message, StoredMessage) else None
+        sealed = seal(message, self._packing(message)) if isinstance(message, StoredMessage) else None
         return sealed if isinstance(sealed, FileParcel) else None
 
     def link(self, id: int, blob_name: str) -> None:
@@ -235,7 +248,7 @@ class Intake:
 
     def _seal(self, message: StoredMessage) -> tuple[Sealed, int]:
         """The message, and the first piece that the hub does not have; the rest is cut as those before."""
-        packing = self._packing(message.name)
+        packing = self._packing(message)
         if (found := self._under_way.chunked(message.key)) is not None:
             sealed = seal(message, replace(packing, chunk_bytes=found.chunk_bytes))
             if isinstance(sealed, Parcel) and sealed.chunk_bytes == found.chunk_bytes:
@@ -268,12 +281,17 @@ class Intake:
             self._look_important_s = now + AGAIN_S
             self._important = self._store.stored_above(self._delivery.room.least_important())
 
-    def _packing(self, name: StreamName) -> Packing:
+    def _packing(self, message: StoredMessage) -> Packing:
+        """As configured, or as it was when it may have been sent before."""
+        configured = self._configured(message.name)
+        return self._under_way.packings.of(self._store.uuid, message.name, message.id, configured)
+
+    def _configured(self, name: StreamName) -> Packing:
         if name not in self._packings:
             wanted = self._settings.of_stream(name.group, name.stream)
             upload = self._settings.upload
             self._packings[name] = Packing(
-                Compression[wanted.compression.upper()],
+                Compression[wanted.compression.upper()] if has_brotli() else Compression.NONE,
                 wanted.chunk_bytes,
                 upload.file_from_units,
                 upload.site_id,

@@ -135,7 +135,7 @@ class Uploader:
         if self._delivery.in_flight:
             self._delivery.carried(self._hub.carried(), self._clock.boot_s())
         steps = self._delivery.steps(self._clock.boot_s(), random.random())
-        self._intake.remember(self._delivery.take_reached())  # before more is sent: a crash repeats a window
+        self._intake.remember(self._delivery.take_reached(), steps)  # before more is sent
         for step in steps:
             self._do(step)
         self._files.let(self._link.files(self._clock.boot_s()), off=self._link.off)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
+
 from tests.harness import Cloud, Home, eventually
 from tests.lines import backlog, put, put_in_force, register
 
@@ -63,3 +65,38 @@ def test_interleaved_batches_arrive_one_after_the_other_though_upload_is_killed(
     assert payloads == [
         (b, p) for b in "AB" for p in (*(b"%d" % n for n in range("AB".index(b), 100, 2)), b"")
     ]
+
+
+BEFORE = '[stream.s]\ncompression = "none"\nchunk_bytes = 1000\n'
+AFTER = '[stream.s]\ncompression = "fastest"\nchunk_bytes = 1500\n'
+
+
+@pytest.mark.parametrize(("first", "then"), [(BEFORE, AFTER), (AFTER, BEFORE)], ids=["larger", "smaller"])
+def test_a_repeat_is_the_same_bytes_though_the_settings_were_changed_before_the_first_acknowledgement(
+    home: Home, cloud: Cloud, first: str, then: str
+) -> None:
+    """Chunks of two sizes came under the same ids, and a payload that was plain before was compressed."""
+    pytest.importorskip("brotli", reason="the extra [compress] is not installed")
+    cloud.faults(ack_delay_ms=60_000)
+    begin(home, cloud, first)
+    put(home, {"stream": "s"}, b"short " * 100)
+    put(home, {"stream": "s", "message_id": "m1"}, b"".join(b"%06d," % n for n in range(1_000)))
+    eventually(lambda: cloud.message_count() >= WINDOW)
+    home.workers["upload"].kill()
+    toml = (home.folder / "edge.toml").read_text()
+    home.write_config(toml.replace(first, then))
+    cloud.no_faults()
+    cloud.drop()
+    home.start_worker("upload")
+    eventually(lambda: backlog(home) == 0)
+    put(home, {"stream": "s"}, *[b"%03d " % n * 100 for n in range(300)])  # beyond what may have been sent
+    eventually(lambda: backlog(home) == 0)
+    bodies: dict[str, set[tuple[bytes, str | None]]] = {}
+    for message in cloud.messages():
+        encoding = message.properties.get("content-encoding")
+        bodies.setdefault(message.message_id, set()).add((message.payload, encoding))
+    assert all(len(different) == 1 for different in bodies.values())
+    sizes = [len(m.payload) for m in cloud.messages() if m.properties.get("chunk-id") == "0"]
+    assert len(set(sizes)) == 1
+    newest = cloud.messages()[-1].properties.get("content-encoding")
+    assert newest == ("br" if then == AFTER else None), "the new settings do not count for new messages"

@@ -1,0 +1,107 @@
+"""Which packing a message keeps when the settings of its stream change, so that a repeat is the same bytes.
+
+A message that was sent and not acknowledged may have arrived. Cut or encoded otherwise when it is sent again,
+it would come under the same `$.mid` with other bytes, and the chunks of two cuts would be mixed. So the
+packing of what may have been sent is remembered before it is sent: not for each message, but for each stream
+up to which id, some ahead, so that one write serves many messages. What comes behind is packed as configured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from runtime.core.envelope import Compression, Packing
+from runtime.core.message import StreamName
+
+AHEAD = 256
+"""So many ids beyond the one that is sent count as sent, too."""
+MOST_STREAMS = 1_024
+"""Streams that are remembered; those that sent nothing for longest give way."""
+MOST_CHANGES = 4
+"""Of one stream, with messages of each still in the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Era:
+    """Messages up to this id may have been sent, packed so, where no earlier era covers them."""
+
+    up_to: int
+    packing: Packing
+
+
+class Packings:
+    """What may have been sent, and how it was packed."""
+
+    def __init__(self) -> None:
+        self._eras: dict[StreamName, list[_Era]] = {}
+        self._store: str | None = None
+        """The store that all ids are of."""
+        self.changed = False
+
+    def of(self, store: str | None, name: StreamName, id: int, configured: Packing) -> Packing:
+        """How this message is to be packed."""
+        if store != self._store:
+            return configured
+        return next((era.packing for era in self._eras.get(name, ()) if id <= era.up_to), configured)
+
+    def sending(self, store: str | None, name: StreamName, id: int, configured: Packing) -> None:
+        """It is about to be sent, packed as `of` says."""
+        if store != self._store:
+            self._store = store
+            self._eras.clear()
+        eras = self._eras.get(name, [])
+        if eras and id <= eras[-1].up_to:
+            return
+        if eras and eras[-1].packing == configured:
+            eras = [*eras[:-1], replace(eras[-1], up_to=id + AHEAD)]
+        else:
+            eras = [*eras, _Era(id + AHEAD, configured)]
+        self._eras.pop(name, None)
+        self._eras[name] = eras[-MOST_CHANGES:]
+        while len(self._eras) > MOST_STREAMS:
+            del self._eras[next(iter(self._eras))]
+        self.changed = True
+
+    def begin(self, store: str | None, newest: int) -> None:
+        """A life begins, and the store has no message beyond this one: what comes there was never sent.
+
+        That is also how a message from quarantine, under its new id, goes as the settings have it now.
+        """
+        if store != self._store:
+            return
+        for name, eras in self._eras.items():
+            self._eras[name] = [replace(era, up_to=min(era.up_to, newest)) for era in eras]
+
+    def to_json(self) -> dict[str, Any]:
+        """For the disk."""
+        self.changed = False
+        return {
+            "store": self._store,
+            "streams": [(*name, [_written(era) for era in eras]) for name, eras in self._eras.items()],
+        }
+
+    @classmethod
+    def of_json(cls, said: Any) -> Packings:
+        """From the disk. What cannot be read counts as nothing."""
+        found = cls()
+        try:
+            found._store = said["store"]
+            found._eras = {StreamName(group, stream): _read(eras) for group, stream, eras in said["streams"]}
+        except (KeyError, TypeError, ValueError):
+            return cls()
+        return found
+
+
+def _written(era: _Era) -> tuple[Any, ...]:
+    packing = era.packing
+    rest = (packing.chunk_bytes, packing.file_from_units, packing.site_id)
+    return (era.up_to, packing.compression.name, *rest)
+
+
+def _read(eras: Iterable[Any]) -> list[_Era]:
+    return [
+        _Era(int(up_to), Packing(Compression[compression], int(chunk_bytes), int(units), site))
+        for up_to, compression, chunk_bytes, units, site in eras
+    ]
