@@ -8,6 +8,7 @@ question goes to the child's stdin and the answer comes from its stdout: no key 
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -15,13 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime.adapters.dial import dial
 from runtime.adapters.proxies import ProxyTrouble, as_azure_wants_it, in_words, trouble_beneath
-from runtime.adapters.trust import SLICE_S, Waiting, wrong_time
+from runtime.adapters.reasons import reason_at
+from runtime.adapters.trust import SLICE_S, Waiting, authorities, wrong_time
 from runtime.core.answer import Outcome
 from runtime.core.connection_string import check_names
 from runtime.core.proxy import Proxy
 from runtime.core.secret import Secret
 
+CONNECT_S = 20.0
+"""For one connection, all addresses together."""
 DEADLINE_S = 60.0
 """For the whole registration: the service assigns in steps of a few seconds."""
 
@@ -116,12 +121,20 @@ def _client(asked: dict[str, Any]) -> Any:
     if asked["proxy"]:
         more["proxy_options"] = library.ProxyOptions(*asked["proxy"])
     if asked["ca_file"]:
-        more["server_verification_cert"] = Path(asked["ca_file"]).read_text()
+        more["server_verification_cert"] = authorities(Path(asked["ca_file"]))
     who = (asked["host"], asked["registration_id"], asked["id_scope"])
     if asked["key"]:
         return client.create_from_symmetric_key(*who, asked["key"], **more)
     certificate = library.X509(asked["certificate"], asked["key_file"])
     return client.create_from_x509_certificate(*who, certificate, **more)
+
+
+_WORDS = {
+    Outcome.UNAUTHORIZED: "the service refused the key or the certificate, or knows no such device",
+    Outcome.DISABLED: "the enrolment is disabled at the service",
+    Outcome.UNAVAILABLE: "the service answered with an error",
+    Outcome.BAD_REQUEST: "the id scope, the registration id or the key has a form that cannot be sent",
+}
 
 
 def _ask(asked: dict[str, Any]) -> dict[str, str]:
@@ -148,11 +161,22 @@ def _ask(asked: dict[str, Any]) -> dict[str, str]:
         outcome = next((o for kind, o in names.items() if isinstance(cause, kind)), Outcome.UNEXPECTED)
         if "registration status disabled" in str(cause):  # the client knows no such status
             outcome = Outcome.DISABLED
-        return {"outcome": outcome.name, "reason": type(cause).__name__}
+        where = f"{asked['host']}:{443 if asked['websockets'] else 8883}"
+        reason = _WORDS.get(outcome) or reason_at(cause, where)
+        return {"outcome": outcome.name, "reason": reason}
     state = result.registration_state
     if result.status != "assigned" or not state.assigned_hub:
         return {"outcome": Outcome.FORBIDDEN.name, "reason": f"the service says {result.status}"}
     return {"outcome": Outcome.OK.name, "hub_host": state.assigned_hub, "device_id": state.device_id}
+
+
+def try_all_addresses() -> None:
+    """In the child: paho's `socket.create_connection` gives the first address all the time there is."""
+
+    def create(address: tuple[str, int], timeout: Any = None, source_address: Any = None) -> socket.socket:
+        return dial(*address, float(timeout or CONNECT_S))
+
+    socket.create_connection = create  # type: ignore[assignment]
 
 
 if __name__ == "__main__":
@@ -161,6 +185,7 @@ if __name__ == "__main__":
     from runtime.adapters.process import die_with_parent
 
     die_with_parent()
+    try_all_addresses()
     sys.stdout.write(json.dumps(_ask(json.load(sys.stdin))))
     sys.stdout.flush()
     os._exit(0)  # the library's threads may not want to end

@@ -8,14 +8,9 @@ token is for the host it was meant for. Nothing is kept between calls, so renewe
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import socket
 import ssl
-import struct
 import threading
 import time
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,17 +21,15 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
+from runtime.adapters.cuttable import Cutter, cuttable
 from runtime.adapters.proxies import ProxyTrouble
 from runtime.adapters.reasons import all_causes, reason_at
-from runtime.adapters.trust import SLICE_S, Trust, Waiting, wrong_time
+from runtime.adapters.trust import SLICE_S, Trust, UnusableFile, Waiting, wrong_time
 from runtime.core.answer import Outcome
 from runtime.core.secret import Secret
 
 MAX_BODY_BYTES = 65_536
 """No answer of the platform comes near it; more is not ours to keep in memory."""
-
-UNHEARD_S = 60.0
-"""What was sent and is not acknowledged by TCP for so long ends the connection: the way is dead."""
 
 
 @dataclass(frozen=True)
@@ -75,106 +68,26 @@ class Session(requests.Session):
         return None
 
 
-class Cutter:
-    """Ends the open connections of one caller from another thread.
-
-    Its connections know it, and it knows only their sockets: what held the pool, too, would keep all of it
-    for ever, because urllib3's finalizer of a pool holds the pool's connections.
-    """
-
-    def __init__(self) -> None:
-        self._sockets: weakref.WeakSet[Any] = weakref.WeakSet()
-        self.overdue = False
-        """What is opened from now on is cut at once."""
-        self._closed_bytes = 0
-
-    def connected(self, sock: Any) -> None:
-        self._sockets.add(sock)
-        if self.overdue:
-            self.cut()
-
-    def closing(self, sock: Any) -> None:
-        if sock in self._sockets:
-            self._sockets.discard(sock)
-            self._closed_bytes += _sent_bytes(sock)
-
-    def sent_bytes(self) -> int:
-        """So much went out over all of its connections, below TLS, repeated segments too."""
-        return self._closed_bytes + sum(_sent_bytes(sock) for sock in list(self._sockets))
-
-    def cut(self) -> None:
-        self.overdue = True
-        for one in list(self._sockets):
-            with contextlib.suppress(OSError):
-                # the base class's: SSLSocket's own takes the TLS state away under the reader's feet
-                socket.socket.shutdown(_plain(one), socket.SHUT_RDWR)
-
-
-class _OfACutter:
-    """Marks the classes that `_cuttable` made."""
-
-
-@functools.cache  # a class is garbage that only a full collection frees: one for each kind of connection
-def _cuttable(plain: Any) -> Any:
-    """The same kind of connection, whose socket is known to a `Cutter`."""
-    if issubclass(plain, _OfACutter):
-        return plain
-
-    class Connection(plain, _OfACutter):  # type: ignore[misc]  # the class depends on the pool
-        def __init__(self, *args: Any, cutter: Cutter, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            self._cutter = cutter
-
-        def connect(self) -> None:
-            super().connect()
-            with contextlib.suppress(OSError):
-                _plain(self.sock).setsockopt(
-                    socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNHEARD_S * 1000)
-                )
-            self._cutter.connected(self.sock)
-
-        def close(self) -> None:
-            if self.sock is not None:
-                self._cutter.closing(self.sock)
-            super().close()
-
-        def request(self, *args: Any, **kwargs: Any) -> None:
-            self.timeout = None  # was that of connecting; a block on a slow line takes longer
-            super().request(*args, **kwargs)
-
-    return Connection
-
-
 class Line(HTTPAdapter):
     """Few connections, which its `cutter` can end."""
 
     def __init__(self) -> None:
         super().__init__(pool_connections=2, pool_maxsize=1, max_retries=0)
         self.cutter = Cutter()
+        self.authorities: str | None = None
+        """In PEM: trusted alone, in place of the file that `verify` names."""
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        super().cert_verify(conn, url, verify, cert)  # type: ignore[no-untyped-call]  # in types-requests
+        if self.authorities is not None:
+            conn.ca_certs = conn.ca_cert_dir = None
+            conn.conn_kw["ca_cert_data"] = self.authorities
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
         pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
-        pool.ConnectionCls = _cuttable(pool.ConnectionCls)
+        pool.ConnectionCls = cuttable(pool.ConnectionCls)
         pool.conn_kw["cutter"] = self.cutter
         return pool
-
-
-_TCP_INFO_BYTES, _BYTES_SENT_AT = 232, 200
-"""linux/tcp.h, struct tcp_info: tcpi_bytes_sent, since Linux 4.19."""
-
-
-def _sent_bytes(sock: Any) -> int:
-    """Bytes that TCP has put on the wire; 0 where the kernel does not say."""
-    try:
-        info = _plain(sock).getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
-        return int(struct.unpack_from("=Q", info, _BYTES_SENT_AT)[0])
-    except (OSError, struct.error):
-        return 0
-
-
-def _plain(sock: Any) -> Any:
-    """What is beneath TLS within TLS."""
-    return getattr(sock, "socket", sock)
 
 
 def request(
@@ -221,6 +134,7 @@ def _exchange(
     try:
         with Session() as session:
             trust.check()
+            line.authorities = trust.authorities()
             session.mount("https://", line)
             pair = (str(trust.certificate), str(trust.key)) if trust.certificate and trust.key else None
             with session.request(
@@ -264,7 +178,7 @@ def _failure(exc: Exception, where: str) -> Failure:
 
 
 _NAMES: tuple[tuple[tuple[type[BaseException], ...], Outcome], ...] = (
-    ((FileNotFoundError, PermissionError, IsADirectoryError), Outcome.NO_CERTIFICATE),
+    ((UnusableFile, FileNotFoundError, PermissionError, IsADirectoryError), Outcome.NO_CERTIFICATE),
     ((urllib3.exceptions.NameResolutionError,), Outcome.NAME_UNKNOWN),
     ((requests.exceptions.ProxyError, ProxyTrouble), Outcome.PROXY),
     ((requests.Timeout, urllib3.exceptions.ReadTimeoutError, TimeoutError), Outcome.TIMED_OUT),

@@ -44,11 +44,11 @@ from runtime.adapters.certificate_pair import check_pair
 from runtime.adapters.paho_wire import Reach, Wire
 from runtime.adapters.proxies import ProxyTrouble, as_azure_wants_it, causes, in_words, trouble_beneath
 from runtime.adapters.tidings import Tidings
+from runtime.adapters.trust import UnusableFile, authorities
 from runtime.core.credentials import HubCredentials
 from runtime.core.envelope import Telemetry
 from runtime.core.line import Acked, Carried, Cause, Closed, Connected, LineEvent, Lost
 from runtime.core.proxy import Proxy
-from runtime.errors import ConfigError
 
 EXIT_HUNG = 70
 """Exit status of a process whose client could not be discarded."""
@@ -312,15 +312,15 @@ def _build(credentials: HubCredentials, options: HubOptions) -> Any:
         "ensure_desired_properties": False,
     }
     if options.ca_file is not None:
-        try:
-            common["server_verification_cert"] = options.ca_file.read_text()
-        except OSError as exc:
-            raise ConfigError(f"upload.ca_file {options.ca_file}: {exc.strerror}") from exc
+        common["server_verification_cert"] = authorities(options.ca_file)
     if options.proxy is not None:
         common["proxy_options"] = _ProxyOptions(*as_azure_wants_it(options.proxy))
     if credentials.sas is None:
         assert credentials.certificate is not None and credentials.key is not None
-        check_pair(credentials.certificate, credentials.key)
+        try:
+            check_pair(credentials.certificate, credentials.key)
+        except (ValueError, OSError) as exc:
+            raise UnusableFile(f"{exc}") from exc
         certificate = _X509(str(credentials.certificate), str(credentials.key))
         return IoTHubDeviceClient.create_from_x509_certificate(
             certificate, credentials.hub_host, credentials.device_id, **common
@@ -350,6 +350,8 @@ def _why_not_connected(exc: Exception) -> tuple[Cause, str]:
     """By what lies beneath: the library takes a proxy that refuses us for a hub that does."""
     if (beneath := trouble_beneath(exc)) is not None:
         return Cause.PROXY if isinstance(beneath, ProxyTrouble) else Cause.UNTRUSTED, in_words(beneath)
+    if isinstance(exc, UnusableFile):
+        return Cause.LOCAL, str(exc)
     if isinstance(exc, azure_errors.CredentialError):
         return Cause.REFUSED, _words(exc)
     if isinstance(exc, ValueError):

@@ -19,7 +19,7 @@ from loguru import logger
 
 from runtime.adapters.https import MAX_BODY_BYTES, Line, Reply, Session
 from runtime.adapters.reasons import bounded, reason_at
-from runtime.adapters.trust import Trust
+from runtime.adapters.trust import Trust, UnusableFile
 from runtime.core import lifetime
 from runtime.core.credentials import HubCredentials
 from runtime.core.proxy import Proxy
@@ -89,7 +89,8 @@ class HubHttps:
         self._session = Session()
         self._session.mount("https://", self._line)
         self._session.trust_env = False  # a ~/.netrc must not replace our SAS
-        self._session.verify = Trust(way.ca_file).verify()
+        self._trust = Trust(way.ca_file)
+        self._session.verify = self._trust.verify()
         if way.proxy:
             self._session.proxies = {"https": way.proxy.url()}
         if credentials.certificate and credentials.key:
@@ -139,6 +140,8 @@ class HubHttps:
         deadline.start()
         trouble: str | None = None
         try:
+            if self._line.authorities is None:
+                self._line.authorities = self._trust.authorities()
             if self._stopped:  # asked after `overdue` was taken back: a stop in between is not lost
                 raise SwitchedOff
             with self._session.request(
@@ -151,7 +154,7 @@ class HubHttps:
                 allow_redirects=False,
             ) as response:
                 reply = Reply(response.status_code, response.headers, _beginning(response))
-        except requests.RequestException as exc:
+        except (requests.RequestException, UnusableFile) as exc:
             trouble = reason_at(exc, where)
         finally:
             deadline.cancel()

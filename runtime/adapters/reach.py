@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runtime.adapters.proxies import ProxyTrouble, dial, in_words
+from runtime.adapters.trust import UnusableFile, authorities
 from runtime.core.address import Address, parse_address, parse_host
 from runtime.core.checkup import Check, judge_certificate, judge_refused_certificate, judge_skew
 from runtime.core.proxy import Proxy, parse
@@ -97,7 +98,7 @@ class Network:
     def _look(self, name: str, way: Way, *, clock: bool = False) -> Check:
         """Name, port and certificate; where HTTP is spoken, the clock too."""
         try:
-            context = ssl.create_default_context(cafile=str(way.ca_file) if way.ca_file else None)
+            context = ssl.create_default_context(cadata=authorities(way.ca_file) if way.ca_file else None)
             with dial(way.host, way.port, way.proxy, DEADLINE_S) as plain:
                 with context.wrap_socket(plain, server_hostname=way.host) as secured:
                     certificate = secured.getpeercert() or {}
@@ -105,6 +106,8 @@ class Network:
                         self._ahead_s = server_s - time.time()
         except ssl.SSLCertVerificationError as exc:
             return judge_refused_certificate(name, exc.verify_code, exc.verify_message, time.time())
+        except UnusableFile as exc:
+            return Check(name, "error", str(exc), "correct the file, or platform.ca_file and upload.ca_file")
         except OSError as exc:
             return Check(name, "error", *_why_unreachable(exc, way))
         ends = certificate.get("notAfter")

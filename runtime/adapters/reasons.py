@@ -14,6 +14,7 @@ import ssl
 from typing import Any
 
 from runtime.adapters.proxies import ProxyTrouble, in_words
+from runtime.adapters.trust import UnusableFile
 
 LONGEST_CHARACTERS = 300
 OUT_OF_DESCRIPTORS = "this process has no file descriptor left"
@@ -41,6 +42,13 @@ def all_causes(exc: BaseException) -> list[BaseException]:
 def reason_at(exc: BaseException, where: str) -> str:
     """What became of a connection to `where` (HOST:PORT), without class names of libraries."""
     found = all_causes(exc)
+    for one in found:
+        if isinstance(one, UnusableFile):
+            return bounded(str(one))
+        if isinstance(one, ProxyTrouble):
+            return bounded(in_words(one))
+        if type(one).__name__ == "ProxyError":  # urllib3's, for what comes before the tunnel
+            where = "the proxy"
     for words in (_known(one, where) for one in reversed(found)):
         if words:
             return bounded(words)
@@ -66,8 +74,6 @@ _SIMPLE: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str]
 
 
 def _known(exc: BaseException, where: str) -> str | None:
-    if isinstance(exc, ProxyTrouble):
-        return in_words(exc)
     if isinstance(exc, ssl.SSLCertVerificationError):
         return f"the certificate of {where} is not trusted: {exc.verify_message or exc.reason}"
     if isinstance(exc, socket.gaierror):

@@ -1,10 +1,11 @@
-"""What whoever calls a server must say beside the request: whom to believe, and how long to wait.
+"""What is said beside a request to a server: which authorities count, and how long to wait.
 
 Apart from `https.py`, which imports `requests`: 11 MB that a worker with nothing to ask does without.
 """
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,34 @@ Waiting = Callable[[], bool]
 """Called while a request is under way; true ends the wait."""
 
 
+_CERTIFICATE = re.compile(r"-----BEGIN ((?:X509 )?CERTIFICATE)-----\s.*?-----END \1-----", re.DOTALL)
+
+
+class UnusableFile(OSError):
+    """A file on this machine that a connection needs cannot serve. No fault of the other side."""
+
+
+def authorities(path: Path) -> str:
+    """The certificates in a file of authorities, without what stands between them. Raises UnusableFile.
+
+    Comments may be of any encoding, and the libraries take ASCII only. A file without a certificate must not
+    be handed on: an empty text means to them that nothing was configured, and the system's are trusted.
+    """
+    try:
+        text = path.read_bytes().decode("latin-1")
+    except OSError as exc:
+        raise UnusableFile(f"the file of authorities {path} cannot be read: {exc.strerror}") from exc
+    blocks = [found[0] for found in _CERTIFICATE.finditer(text)]
+    if not blocks:
+        raise UnusableFile(f"the file of authorities {path} holds no certificate in PEM: nothing is trusted")
+    pem = "\n".join([*blocks, ""])
+    try:
+        ssl.create_default_context(cadata=pem)
+    except (ssl.SSLError, ValueError) as exc:
+        raise UnusableFile(f"the file of authorities {path} holds a certificate that is damaged") from exc
+    return pem
+
+
 @dataclass(frozen=True)
 class Trust:
     """Whom we believe, what we show, and how we get there. Paths are read anew for every request."""
@@ -32,9 +61,13 @@ class Trust:
 
     def check(self) -> None:
         """Raise the OSError of a file that cannot be read, which `requests` would hide."""
-        for path in (self.ca_file, self.certificate, self.key):
+        for path in (self.certificate, self.key):
             if path is not None:
                 path.open("rb").close()
+
+    def authorities(self) -> str | None:
+        """Our own in PEM, which are trusted alone; None where the system's are. Raises UnusableFile."""
+        return authorities(self.ca_file) if self.ca_file else None
 
     def verify(self) -> str | bool:
         """What `requests` calls `verify`: our file, else the system's, else the ones `requests` brings."""

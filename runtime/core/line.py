@@ -19,6 +19,8 @@ class Cause(Enum):
     """It refused us, or could not be reached, or could not reach the hub."""
     UNTRUSTED = "certificate not trusted"
     """The hub showed one that we do not believe; it learnt nothing from us."""
+    LOCAL = "a local file is unusable"
+    """Of this machine: the hub was not asked."""
     REFUSED = "refused"
     """The hub refused the credentials."""
     BUSY = "busy"

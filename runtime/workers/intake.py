@@ -207,9 +207,7 @@ class Intake:
 
     def _may_be_file(self, message: StoredMessage) -> bool:
         """Whether it is worth sealing to know whether it stands for a file, before there is room for it."""
-        least_bytes = min(
-            LIMIT_BYTES, (self._packing(message.name).file_from_units or LIMIT_BYTES) * UNIT_BYTES
-        )
+        least_bytes = min(LIMIT_BYTES, (self._packing(message).file_from_units or LIMIT_BYTES) * UNIT_BYTES)
         return message.file is not None or len(message.payload) > least_bytes // 2
 
     def _take_on(

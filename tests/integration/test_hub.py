@@ -287,7 +287,7 @@ def test_a_key_with_a_passphrase_is_refused_by_name_and_nobody_is_asked_for_it(
         HubCredentials(cloud.facts["hub_host"], "w:d", 1, certificate=pair.certificate, key=pair.key)
     )
     line.until(lambda seen: bool(losses(seen)))
-    assert losses(line.seen)[0].cause is Cause.REFUSED
+    assert losses(line.seen)[0].cause is Cause.LOCAL
     assert "sealed with a passphrase" in losses(line.seen)[0].reason
     line.discard(1)
 
