@@ -18,7 +18,9 @@ PEM = r"(?s)-----BEGIN CERTIFICATE-----(.*?)-----END"
 
 
 def check_pair(certificate: Path, key: Path) -> None:
-    """Raise ValueError where they cannot serve, OSError where one cannot be read."""
+    """Raise ValueError where they cannot serve, OSError with its path where one cannot be read."""
+    for path in (certificate, key):
+        path.open("rb").close()  # OpenSSL's own error names no file
     try:
         context = ssl.create_default_context(cafile=certificate)  # without: the system's, 20 ms of CPU
         context.load_cert_chain(certificate, key, _no_passphrase)

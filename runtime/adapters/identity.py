@@ -41,17 +41,19 @@ from runtime.layout import Layout
 class IdentityReader:
     """Reads, never writes. The database need not exist yet; without a vault sealed tokens stay closed."""
 
-    def __init__(self, layout: Layout, vault: Vault | None = None) -> None:
+    def __init__(self, layout: Layout, vault: Vault | None = None, busy_s: float | None = None) -> None:
+        """`busy_s`: how long to wait for a change that is being written; the data path does not."""
+        self._busy_s = busy_s
         self._path = layout.identity_db
         self._vault = vault or Vault()
 
     def read(self) -> Identity:
         """Everything, in one snapshot. Empty where there is none. Raises NeedsHuman, Retryable."""
-        with weather():
+        with weather(self._path):
             if not self._path.exists():
                 return Identity(Enrolment())
             check_private(self._path)
-            with closing(connect(self._path)) as db:
+            with closing(connect(self._path, self._busy_s)) as db:
                 db.execute("PRAGMA query_only = 1")
                 if db.execute("PRAGMA user_version").fetchone()[0] == 0:
                     return Identity(Enrolment())  # the first writer is at it
@@ -72,7 +74,7 @@ class IdentityStore(IdentityReader):
         Raises NeedsHuman where others could read it, Retryable where the disk refuses.
         """
         super().__init__(layout, vault)
-        with weather(), alone(self._path.parent):
+        with weather(self._path), alone(self._path.parent):
             create(self._path)
             if damaged(self._path):
                 set_aside(self._path)
@@ -236,7 +238,7 @@ class IdentityStore(IdentityReader):
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
         """One short transaction; takes the write lock first. Raises Retryable where the disk refuses."""
-        with weather():
+        with weather(self._path):
             check_private(self._path)
             with closing(connect(self._path)) as db:
                 db.execute("BEGIN IMMEDIATE")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from loguru import logger
 
+from runtime.adapters.process import database_users
 from runtime.core.enrolment import host_of
 from runtime.errors import NeedsHuman, Retryable
 
@@ -33,20 +34,28 @@ def check_private(path: Path) -> None:
 
 
 @contextmanager
-def weather() -> Iterator[None]:
-    """A full, failing or missing disk, or a writer that holds the lock for long: weather. Damage is not."""
+def weather(path: Path) -> Iterator[None]:
+    """A full, failing or missing disk, or a transaction that is left open: weather. Damage is not."""
     try:
         yield
     except PermissionError as exc:
         raise NeedsHuman(f"identity.db: {exc}", hint="chown it and its folder to the runtime's user") from exc
     except (sqlite3.OperationalError, OSError) as exc:
-        raise Retryable(f"identity.db: {exc}") from exc
+        raise Retryable(f"identity.db: {exc}{_held(path, exc)}") from exc
     except sqlite3.DatabaseError as exc:
         # Python's own objections to a call have no code: they are no damage
         if getattr(exc, "sqlite_errorcode", None) not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
             raise
         hint = "refresh and provisioning set the file aside by themselves, and the device provisions again"
         raise NeedsHuman(f"identity.db is damaged: {exc}", hint=hint) from exc
+
+
+def _held(path: Path, exc: Exception) -> str:
+    """Who has left a transaction open: a reader's is enough, as no change is written beside it."""
+    if getattr(exc, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
+        return ""
+    users = " and ".join(database_users(path))
+    return f": {users} has a transaction open in it, end that" if users else ""
 
 
 @contextmanager
@@ -111,11 +120,12 @@ def set_aside(path: Path) -> None:
     logger.error("identity.db was damaged and is set aside as {name}: provisioning again", name=aside.name)
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """Open it for reading and writing, as every user of it does."""
+def connect(path: Path, busy_s: float | None = None) -> sqlite3.Connection:
+    """Open it for reading and writing, as every user of it does. `busy_s`: how long to wait for a lock."""
+    wait_s = BUSY_TIMEOUT_S if busy_s is None else busy_s
     db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)
     db.text_factory = _text  # what is no UTF-8 must not keep the rest from being read
-    db.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
+    db.execute(f"PRAGMA busy_timeout = {int(wait_s * 1000)}")
     db.execute("PRAGMA synchronous = EXTRA")
     db.execute("PRAGMA secure_delete = ON")  # a token that was deleted is gone from the file too
     return db

@@ -185,24 +185,33 @@ def wal_readers(index: Path) -> list[str]:
 
     It names none in another PID namespace.
     """
+    return _lockers(index, WAL_READ_LOCKS, ("READ",))
+
+
+DATABASE_LOCKS = range(0x4000_0000, 0x4000_0200)
+"""Of SQLite, in a database with a rollback journal: bytes that a transaction has locked for so long."""
+
+
+def database_users(path: Path) -> list[str]:
+    """Processes with an open transaction in the database at `path`, but for this one, as the kernel knows."""
+    return _lockers(path, DATABASE_LOCKS, ("READ", "WRITE"))
+
+
+def _lockers(path: Path, span: range, kinds: tuple[str, ...]) -> list[str]:
     with contextlib.suppress(OSError):
-        inode = str(index.stat().st_ino)
+        inode = str(path.stat().st_ino)
         locks = map(str.split, Path("/proc/locks").read_text().splitlines())
-        pids = {int(lock[4]) for lock in locks if len(lock) == 8 and _reads_wal(lock, inode)}
+        found = [lock for lock in locks if len(lock) == 8 and lock[3] in kinds]
+        pids = {int(lock[4]) for lock in found if _lies_in(lock, inode, span)}
         return [f"process {pid} ({_called(pid)})" for pid in sorted(pids - {os.getpid()}) if pid > 0]
     return []
 
 
-def _reads_wal(lock: list[str], inode: str) -> bool:
+def _lies_in(lock: list[str], inode: str, span: range) -> bool:
     """Of a line in /proc/locks: number, kind, mode, access, process, device and inode, range of bytes."""
-    _, _, _, access, _, file, first, last = lock
-    return (
-        access == "READ"
-        and file.rpartition(":")[2] == inode
-        and last.isdigit()
-        and int(first) < WAL_READ_LOCKS.stop
-        and int(last) >= WAL_READ_LOCKS.start
-    )
+    *_, file, first, last = lock
+    same = file.rpartition(":")[2] == inode and last.isdigit()
+    return same and int(first) < span.stop and int(last) >= span.start
 
 
 def _called(pid: int) -> str:

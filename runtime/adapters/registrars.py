@@ -242,9 +242,14 @@ def _missing_certificate(settings: Settings) -> str | None:
 
 
 def _certificate_mark(settings: Settings) -> str:
-    """Tells one certificate from the next without a restart; while its key is not there it is missing."""
-    path = settings.identity.certificate_file
+    """Tells one certificate from the next without a restart, and one path from another: the hub is shown what
+    lies at the path of the last registration. While its key is not there it is missing.
+    """
+    path, key = settings.identity.certificate_file, settings.identity.key_file
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path else "-"
+        content = path.read_bytes() if path else b""
     except OSError:
+        content = b""
+    if not content:
         return "-"
+    return hashlib.sha256(f"{path}\0{key}\0".encode() + content).hexdigest()[:16]

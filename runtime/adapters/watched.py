@@ -27,8 +27,10 @@ Mark = tuple[str, int, int, int]
 class WatchedConfig:
     """The configuration in force: `config` changes only in `changed`."""
 
-    def __init__(self, config: Config, clock: Clock) -> None:
+    def __init__(self, config: Config, clock: Clock, *, silent: bool = False) -> None:
+        """`silent`: other workers say that it has changed, and remember it."""
         self.config = config
+        self._silent = silent
         self._clock = clock
         self._known: Mark | None = None  # it may have changed since `config` was read: it is read once more
         self._settling = self._mark()
@@ -48,13 +50,15 @@ class WatchedConfig:
         try:
             fresh = load(os.environ, home=self.config.layout.home, file=file)
         except ConfigError as exc:
-            logger.warning("{reason}; going on with the configuration that was last in order", reason=exc)
+            if not self._silent:
+                logger.warning("{reason}; going on with the configuration that was last in order", reason=exc)
             return False
         if fresh.settings == self.config.settings:
             return False
         self.config = fresh
-        remember(fresh)
-        logger.info("{file} has changed, and counts here from now on", file=file)
+        if not self._silent:
+            remember(fresh)
+            logger.info("{file} has changed, and counts here from now on", file=file)
         return True
 
     def _mark(self) -> Mark | None:

@@ -24,6 +24,7 @@ from runtime.adapters.process import Stop
 from runtime.adapters.status import StatusFile, last_words
 from runtime.adapters.store_errors import StoreDamaged, StoreReplaced, StoreUnreadable
 from runtime.adapters.vault import Vault
+from runtime.adapters.watched import WatchedConfig
 from runtime.config import Config
 from runtime.core.credentials import HubCredentials
 from runtime.core.delivery import Delivery, Limits, Phase
@@ -50,6 +51,8 @@ _FILES = "files"
 """The lane of all file uploads together."""
 PROMPT_S = 10.0
 """What the hub ends because of a message, it ends within so long, and within the keep-alive."""
+IDENTITY_BUSY_S = 0.05
+"""What is in hand serves while identity.db is held: the data path does not wait for the control path."""
 MOST_UNCONFIRMED = 20_000
 """More deliveries that ingest has not confirmed than this: wait for ingest, else memory grows."""
 
@@ -78,7 +81,8 @@ class Uploader:
         acked_s = last_words(layout.status_file("upload"), self._clock.boot_id()).number("puback_boot_s")
         self._traffic = Traffic(self._clock.boot_s(), acked_s)
         self._status = StatusFile(layout.status_file("upload"), "upload")
-        self._identity = IdentityReader(layout, Vault.of(config.settings.identity))
+        self._watched = WatchedConfig(config, self._clock, silent=True)
+        self._identity = _identity(config)
         self._reporter = DeliveryReporter(layout)
         ca_file = settings.ca_file or config.settings.platform.ca_file
         proxy = parse_proxy(settings.proxy or config.settings.platform.proxy)
@@ -156,6 +160,8 @@ class Uploader:
         if self._link.ask_again(now):
             self._ask_why()
         try:
+            if self._watched.changed():  # refresh seals the tokens as it says now, and with its key
+                self._identity = _identity(self._watched.config)
             self._credentials, trouble = self._identity.hub_credentials(), ""
         except (Retryable, NeedsHuman) as exc:
             trouble = str(exc)  # what we hold stays in use until it is refused
@@ -373,6 +379,10 @@ class Uploader:
             "oldest_waited_s": round(self._oldest.look(oldest, now, flowing=flowing), 1),
             "oldest_stream": None if oldest is None else self._stream_of(oldest),
         }
+
+
+def _identity(config: Config) -> IdentityReader:
+    return IdentityReader(config.layout, Vault.of(config.settings.identity), IDENTITY_BUSY_S)
 
 
 def _terms(settings: Settings) -> Terms:

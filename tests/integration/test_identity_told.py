@@ -154,6 +154,23 @@ def test_a_client_certificate_that_is_gone_does_not_pass_for_registered(gone: st
     assert device.turn()["state"] == "registered"
 
 
+def test_the_same_certificate_at_another_path_is_what_the_hub_is_shown_from_then_on(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The path of the last registration was kept: once the old file went, upload could not connect."""
+    monkeypatch.setattr("runtime.core.renewal.MIN_GAP_S", 0.0)
+    device.connect_with("x509=true")
+    before = device.turn()["generation"]
+    for path in (device.pair.certificate, device.pair.key):
+        path.rename(path.with_name(f"moved-{path.name}"))
+    device.pair.certificate = device.home.folder / "moved-client.pem"
+    device.pair.key = device.home.folder / "moved-client.key"
+    device.connect_with("x509=true")
+    assert device.turn()["generation"] > before
+    known = IdentityReader(device.home.layout).hub_credentials()
+    assert known is not None and known.certificate == device.pair.certificate
+
+
 def test_a_platform_that_refuses_a_client_certificate_is_not_said_to_refuse_a_token(device: Device) -> None:
     with scripted(device.home.folder) as server:
         server.answer = lambda asked: Says(401, {"title": "Unauthorized"})
