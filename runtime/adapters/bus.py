@@ -19,6 +19,7 @@ import zmq
 from loguru import logger
 
 from runtime.adapters.clock import Clock, SystemClock
+from runtime.adapters.home_mount import in_changed_home
 from runtime.core.settlement import (
     Report,
     Settled,
@@ -74,6 +75,8 @@ class Bound:
         The old listener is not closed: zmq does that later, in another thread, and removes the *path* then.
         It costs a descriptor until the process ends.
         """
+        if in_changed_home(self.path):
+            return False
         try:
             self.path.parent.mkdir(mode=0o700, exist_ok=True)
             self._bind()

@@ -19,6 +19,7 @@ import zmq
 
 from runtime.adapters.bus import Bound, context
 from runtime.adapters.curve import arm
+from runtime.adapters.home_mount import in_changed_home
 from runtime.adapters.process import AlreadyRuns, Lock
 from runtime.core.address import is_loopback
 from runtime.core.way_back import take_apart
@@ -128,6 +129,8 @@ class ProducerDoor:
     def stay_reachable(self) -> None:
         """Bind again where somebody removed the path. Raises UsageError where another has taken it."""
         if self._bound is None or self._lock is None or not self._bound.lost():
+            return
+        if in_changed_home(self._bound.path):
             return
         lock, self._lock = self._lock, None
         lock.release()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.adapters.clock import Clock, SystemClock
+from runtime.adapters.home_mount import check_home, home_changed
 
 WRITE_EVERY_S = 1.0
 ASKED_KEPT = 20
@@ -36,12 +37,16 @@ class StatusFile:
     def progress(
         self, figures: Mapping[str, Any] | Callable[[], Mapping[str, Any]], *, now: bool = False
     ) -> None:
-        """Say that the loop came round, with the worker's figures. Cheap: writes at most once a second."""
+        """Say that the loop came round, with the worker's figures. Cheap: writes at most once a second.
+
+        Raises HomeGone where the home is another one than at the start: the worker has to end.
+        """
         at = self._clock.boot_s()
         if at < self._next_s and not now:
             return
         if callable(figures):
             figures = figures()
+        check_home(self._path.parent.parent)
         self._next_s = at + WRITE_EVERY_S
         record = {**self._fixed, "progress_boot_s": at, "boot_id": self._clock.boot_id(), **figures}
         try:
@@ -74,7 +79,9 @@ class StatusFile:
 
 
 def takes_beats(folder: Path) -> bool:
-    """Whether its owner could beat there: nobody can on a disk that the kernel has made read-only."""
+    """Whether its owner could beat there: not on a disk that is read-only now, or that has gone."""
+    if home_changed(folder.parent):
+        return False
     try:
         os.utime(folder)
     except OSError as exc:

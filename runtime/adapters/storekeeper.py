@@ -23,6 +23,7 @@ from loguru import logger
 
 from runtime.adapters.clock import Clock
 from runtime.adapters.examine import Examiner, named
+from runtime.adapters.home_mount import in_changed_home
 from runtime.adapters.ids_given import SAVE_EVERY_S, IdsGiven
 from runtime.adapters.salvage import Report, files, finish, last_report, pending, salvage
 from runtime.adapters.status import BUSY
@@ -292,6 +293,8 @@ class Storekeeper:
             raise StoreDamaged(self._doubt)
 
     def _open(self) -> None:
+        if in_changed_home(self._path):
+            raise StoreUnavailable("the disk of messages.db has gone; no new one is made in its place")
         if pending(self._path):
             self._salvage = salvage(self._path, "a salvage was interrupted", self._gone)
             return

@@ -8,9 +8,12 @@ traceback: no worker started, so nothing was delivered and no room was ever made
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from pathlib import Path
+
+from runtime.adapters.home_mount import STARTED_IN
 
 
 def needs_no_temporary_folder(folder: Path) -> None:
@@ -21,6 +24,7 @@ def needs_no_temporary_folder(folder: Path) -> None:
 def main() -> None:
     """Be supervisord. The arguments are its own; the last one is its file."""
     needs_no_temporary_folder(Path(sys.argv[-1]).parent / "run")
+    os.environ.pop(STARTED_IN, None)  # of another runtime, out of which this one was started
     from supervisor.supervisord import main as supervisord
 
     supervisord()

@@ -24,9 +24,11 @@ import functools
 import os
 import signal
 import socket
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from runtime.adapters.home_mount import STARTED_IN, home_changed, remember_home
 from runtime.adapters.process import (
     SUPERVISOR_PID,
     WAITS_FOR_DISK,
@@ -142,6 +144,30 @@ def _inode(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+class HomeWatch:
+    """Has the other watches make again what is gone, unless the home itself is another one."""
+
+    def __init__(self, supervisord: Any, watches: Sequence[Callable[[object], None]]) -> None:
+        self._options = supervisord.options
+        self._home = Path(supervisord.options.here)
+        self._watches = watches
+        self._gone = False
+        if STARTED_IN not in os.environ:  # at a reload it is known
+            remember_home(self._home)
+
+    def __call__(self, tick: object) -> None:
+        """One tick (5 s)."""
+        before, self._gone = self._gone, home_changed(self._home)
+        if self._gone > before:
+            self._options.logger.critical(
+                f"{self._home} is another folder than at the start: its mount is gone"
+            )
+        elif before and not self._gone:
+            self._options.logger.warn(f"{self._home} is back")
+        for watch in self._watches if not self._gone else ():
+            watch(tick)
 
 
 class AskedToEnd:
@@ -264,7 +290,8 @@ def make(supervisord: Any, still_s: str = "35", again_s: str = "12") -> object:
 
     logs_outlive_the_disk()
     sockets = SocketWatch(supervisord)
-    for watch in (SentinelWatch(supervisord), sockets, LogWatch(supervisord), LockWatch(supervisord)):
+    home = HomeWatch(supervisord, (sockets, LogWatch(supervisord), LockWatch(supervisord)))
+    for watch in (SentinelWatch(supervisord), home):
         events.subscribe(events.Tick5Event, watch)
     events.subscribe(events.SupervisorRunningEvent, sockets.remember)
     Careful(supervisord)

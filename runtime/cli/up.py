@@ -40,6 +40,7 @@ def register(commands: Commands) -> None:
 
 def _up(arguments: argparse.Namespace) -> int:
     """Become supervisord: nothing stays between the service manager and it."""
+    from runtime.adapters.home_mount import check_mounts
     from runtime.adapters.process import allow_files, leave_no_core, open_standard_streams
     from runtime.config import find_home
 
@@ -47,6 +48,7 @@ def _up(arguments: argparse.Namespace) -> int:
     _refuse_odd_home(find_home(os.environ, arguments.home))
     config = load_or_last_accepted(arguments, alone=bool(os.environ.get("NOTIFY_SOCKET")))
     layout = config.layout
+    check_mounts(layout.home)
     layout.create()
     _refuse_read_only(layout)
     _hold_lock(layout)

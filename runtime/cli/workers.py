@@ -32,6 +32,7 @@ def load_or_last_accepted(arguments: argparse.Namespace, *, alone: bool, warn: b
     import os
 
     from runtime.adapters.accepted import accepted_file, remember
+    from runtime.adapters.home_mount import check_home
     from runtime.config import find_home, load
     from runtime.errors import ConfigError
     from runtime.layout import Layout
@@ -45,6 +46,7 @@ def load_or_last_accepted(arguments: argparse.Namespace, *, alone: bool, warn: b
             raise
         complain(f"{exc}; going on with the configuration that was last in order")
         return load(os.environ, home=home, file=kept)
+    check_home(config.layout.home)
     config.layout.create()
     remember(config)
     return config

@@ -12,6 +12,7 @@ from loguru import logger
 
 from runtime.adapters import logs
 from runtime.adapters.crash import report_crashes
+from runtime.adapters.home_mount import check_home
 from runtime.adapters.process import Lock, Stop, die_with_parent, dump_stacks_on_signal, leave_no_core
 from runtime.config import Config
 
@@ -26,6 +27,7 @@ def start(name: str, config: Config) -> None:
     logs.configure(name, config.settings.log)
     for warning in config.warnings:
         logger.warning("{}", warning)
+    check_home(config.layout.home)
     config.layout.create()
     report_crashes(name, config.layout)
     lock = Lock(config.layout.lock(name), ours=config.layout.home)

@@ -18,6 +18,7 @@ from typing import Any
 from loguru import logger
 
 from runtime.adapters.clock import SystemClock
+from runtime.adapters.home_mount import HomeGone
 from runtime.adapters.listener import EventListener, SupervisorGone
 from runtime.adapters.logs import tail
 from runtime.adapters.process import (
@@ -163,17 +164,18 @@ class Sentinel:
                 logger.bind(alarm=alarm.worker).error("{}: {}\n{}", alarm.worker, alarm.text, last)
         self._told = frozenset((alarm.worker, alarm.kind) for alarm in alarms)
         running = sum(s.state == "RUNNING" for s in (sights or {}).values())
-        self._status.progress(
-            {
-                "restarts": self._health.restarts(),
-                "alarms": [{"worker": a.worker, "text": a.text} for a in alarms],
-                "disk_growth_bytes_per_s": self._disk_growth(now_s),
-                **self._store_growth(now_s),
-                "supervisor_pid": os.getppid(),
-                "memory": self._health.memory(),
-            },
-            now=True,
-        )
+        with contextlib.suppress(HomeGone):  # we stay: the workers come back with the disk
+            self._status.progress(
+                {
+                    "restarts": self._health.restarts(),
+                    "alarms": [{"worker": a.worker, "text": a.text} for a in alarms],
+                    "disk_growth_bytes_per_s": self._disk_growth(now_s),
+                    **self._store_growth(now_s),
+                    "supervisor_pid": os.getppid(),
+                    "memory": self._health.memory(),
+                },
+                now=True,
+            )
         if (sights is not None or self._unheard) and not self._health.helpless():
             ready = "" if self._ready else "READY=1\n"
             tell_service_manager(f"{ready}WATCHDOG=1\nSTATUS={running} of {len(WORKERS)} workers running")
