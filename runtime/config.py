@@ -23,6 +23,7 @@ from runtime.core.address import is_loopback
 from runtime.core.secret import Secret
 from runtime.errors import ConfigError
 from runtime.layout import Layout
+from runtime.regular_file import read_regular
 from runtime.settings import Rule, Settings, Stream
 
 SYSTEM_FILE = Path("/etc/edge-runtime/edge.toml")
@@ -246,7 +247,8 @@ def _streams(raw: Any, path: Path | None) -> dict[str, Stream]:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a byte order mark there
+        text = read_regular(path).decode()
+        return tomllib.loads(text.removeprefix("\ufeff"))  # a mark that some editors put there
     except (ValueError, RecursionError) as exc:  # no TOML, no UTF-8, a number of 5,000 digits, 1,000 brackets
         raise ConfigError(f"{path}: not valid TOML: {exc}") from exc
     except OSError as exc:

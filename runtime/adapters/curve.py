@@ -15,6 +15,7 @@ from zmq.utils import z85
 
 from runtime.adapters.bus import context
 from runtime.errors import ConfigError, UsageError
+from runtime.regular_file import read_regular
 
 ASKED_AT = "inproc://zeromq.zap.01"
 """Where libzmq asks, in each context (ZeroMQ RFC 27)."""
@@ -89,7 +90,7 @@ def arm(socket: zmq.Socket[bytes], secret_file: Path) -> None:
 def read_key(file: Path) -> bytes:
     """The key in a file. Raises ConfigError."""
     try:
-        key = file.read_bytes().strip()
+        key = read_regular(file).strip()
     except OSError as exc:
         raise ConfigError(f"cannot read the key file {file}: {exc.strerror}") from exc
     try:

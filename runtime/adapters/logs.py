@@ -18,6 +18,8 @@ from runtime.settings import Log
 if TYPE_CHECKING:
     from loguru import Message, Record
 
+MOST_COMPLAINT = 300
+"""Characters of a worker's last words in a status line."""
 _SECRETS = re.compile(
     r"(SharedAccessSignature\s+sr=)[^\s\"']+|(SharedAccessKey=)[^;\s\"']+|((?:DeviceToken|Bearer)\s+)[^\s\"',]+"
     r"|([?&](?:sig|se|sv|sr)=)[^&\s\"']+"
@@ -47,6 +49,29 @@ def tail(path: Path, lines: int) -> str:
             return redact(b"\n".join(log.read().splitlines()[-lines:]).decode(errors="replace"))
     except OSError:
         return ""
+
+
+def last_complaint(path: Path, *, only_at_the_end: bool = False) -> str:
+    """In one line why a worker ended, by its own log; empty where that says nothing.
+
+    `only_at_the_end`: nothing that was followed by other words.
+    """
+    lines = [found for line in tail(path, 20).splitlines() if (found := _complaint(line)) is not None]
+    said = lines[-1:] if only_at_the_end else [line for line in lines if line]
+    return said[-1][:MOST_COMPLAINT] if said else ""
+
+
+def _complaint(line: str) -> str | None:
+    """What is wrong by this line; empty where nothing is, None for no line at all."""
+    if line.startswith("edgectl: "):
+        return line.removeprefix("edgectl: ")
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return line if re.match(r"[\d:.]+ (ERROR|CRITICAL) ", line) else None
+    if isinstance(entry, dict) and entry.get("level") in ("ERROR", "CRITICAL"):
+        return str(entry.get("message"))
+    return ""
 
 
 def _write_text(message: Message) -> None:

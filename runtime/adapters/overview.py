@@ -18,6 +18,7 @@ from runtime import __version__
 from runtime.adapters.clock import Clock
 from runtime.adapters.crash import count_crashes
 from runtime.adapters.identity import IdentityReader
+from runtime.adapters.logs import last_complaint
 from runtime.adapters.process import lock_holder, memory_bytes, process_age_s
 from runtime.adapters.status import Words, last_words, takes_beats
 from runtime.adapters.store_reader import StoreReader
@@ -103,11 +104,19 @@ def _see(layout: Layout, name: str, programs: dict[str, Program] | None, clock: 
     last = last_words(layout.status_file(name), clock.boot_id())
     program = (programs or {}).get(name)
     if program:
-        state, pid, trouble = program.state, program.pid, program.trouble
+        state, pid, trouble = program.state, program.pid, program.trouble or _why(layout, program)
     else:
         pid = lock_holder(layout.lock(name)) or 0
         state, trouble = "UNSUPERVISED" if pid else absent, ""
     return Seen(state, pid, trouble, last, lives=pid != 0 and last.number("pid") == pid)
+
+
+def _why(layout: Layout, program: Program) -> str:
+    """Its own last words, where it does not stay: they are in its log, and supervisord knows none."""
+    log = layout.log / f"{program.name}.log"
+    if program.state in ("BACKOFF", "FATAL", "EXITED"):
+        return last_complaint(log)
+    return last_complaint(log, only_at_the_end=True) if program.state == "STARTING" else ""
 
 
 def _worker(seen: Seen, restarts: int | None, clock: Clock) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from runtime.core.answer import Answer, Outcome, Registration
 from runtime.core.moment import Moment
 from runtime.core.proxy import parse as parse_proxy
 from runtime.core.secret import Secret
+from runtime.regular_file import read_regular
 from runtime.settings import Settings
 
 ASK_AGAIN_S = 86_400.0
@@ -247,7 +248,7 @@ def _certificate_mark(settings: Settings) -> str:
     """
     path, key = settings.identity.certificate_file, settings.identity.key_file
     try:
-        content = path.read_bytes() if path else b""
+        content = read_regular(path) if path else b""
     except OSError:
         content = b""
     if not content:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from runtime.core.checkup import EXPIRED, NOT_YET_VALID
 from runtime.core.proxy import Proxy
+from runtime.regular_file import read_regular
 
 SLICE_S = 0.25
 """How often a caller who waits is asked whether it still wants to."""
@@ -63,7 +64,7 @@ class Trust:
         """Raise the OSError of a file that cannot be read, which `requests` would hide."""
         for path in (self.certificate, self.key):
             if path is not None:
-                path.open("rb").close()
+                read_regular(path, 1)
 
     def authorities(self) -> str | None:
         """Our own in PEM, which are trusted alone; None where the system's are. Raises UnusableFile."""

@@ -196,10 +196,12 @@ def _down(arguments: argparse.Namespace) -> int:
 
 def _reload(arguments: argparse.Namespace) -> int:
     """Check first; then one worker after the other starts afresh."""
+    from runtime.adapters.preflight import check_doors
     from runtime.adapters.status import note_asked_to_end
     from runtime.adapters.supervisor import Supervisor
 
     config = load_config(arguments)
+    check_doors(config)
     supervisor = Supervisor(config.layout.supervisor_socket)
     for name, program in supervisor.programs().items():
         if program.state == "STOPPED":  # by a person; reading settings is no reason to start it

@@ -21,7 +21,9 @@ def a_disk(folder: Path) -> Iterator[Path]:
     """A file system of its own, where this machine lets us make one."""
     place = folder / "h"
     place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=711", "tmpfs", str(place)], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "mode=711", "tmpfs", str(place)], capture_output=True
+    ).returncode:
         pytest.skip("mounting a file system needs root")
     try:
         yield place

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import signal
+import socket
 import subprocess
 import sys
 import warnings
@@ -15,11 +16,14 @@ import pytest
 from loguru import logger
 
 from runtime.adapters.accepted import accepted_file, remember
+from runtime.adapters.clock import SystemClock
 from runtime.adapters.crash import crash_file
+from runtime.adapters.overview import take
+from runtime.adapters.preflight import check_doors
 from runtime.adapters.status import read_status
 from runtime.adapters.supervisor import Program, Supervisor
 from runtime.config import load
-from runtime.errors import Rejected
+from runtime.errors import ConfigError, Rejected
 from runtime.workers.sentinel import Sentinel
 from tests.harness import Home, Process, eventually
 from tests.supervised import WORKING, Runtime, kill, stand_ins
@@ -41,6 +45,80 @@ def test_reload_refuses_a_bad_configuration_and_touches_nothing(runtime: Runtime
     assert refused.returncode == 2
     assert "device.id" in refused.stderr
     assert {name: p.pid for name, p in runtime.programs().items()} == before
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        yield int(taken.getsockname()[1])
+
+
+REFUSED = {
+    'group = "no-such-group"': "ingest.group = 'no-such-group': this machine has no such group",
+    'endpoint = "ipc://{home}/nowhere/x.sock"': "the folder {home}/nowhere is not there",
+    'endpoint = "ipc://{home}/log"': "there is a folder, remove it",
+    'tcp_endpoint = "tcp://192.0.2.1:5555"': "cannot listen on tcp://192.0.2.1:5555: Cannot assign",
+    'tcp_endpoint = "tcp://127.0.0.1:{port}"': "cannot listen on tcp://127.0.0.1:{port}: Address already in use",
+    'tcp_endpoint = "tcp://127.0.0.1:1"\ncurve_secret_file = "a.secret"\ncurve_clients = "c"': (
+        "cannot read the key file {home}/a.secret: No such file"
+    ),
+    'tcp_endpoint = "tcp://0.0.0.0:5555"': "can be reached from outside",
+    'curve_secret_file = "a.secret"': "needs ingest.curve_clients",
+}
+
+
+@pytest.mark.parametrize("said", REFUSED)
+def test_reload_refuses_what_ingest_would_end_over_at_its_next_start(
+    said: str, home: Home, taken_port: int
+) -> None:
+    """It said that all read their configuration again, and ingest was gone from then on."""
+    filled = lambda text: text.replace("{home}", str(home.folder)).replace("{port}", str(taken_port))  # noqa: E731
+    home.write_config(f"[ingest]\n{filled(said)}\n")
+    with pytest.raises(ConfigError) as refused:
+        check_doors(home.config)
+    assert filled(REFUSED[said]) in str(refused.value)
+
+
+def test_reload_takes_the_endpoint_that_ingest_listens_on_already(home: Home, taken_port: int) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    home.write_config(f'[ingest]\ntcp_endpoint = "tcp://127.0.0.1:{port}"\n')
+    check_doors(home.config)
+    ingest = home.start_worker("ingest")
+    eventually(lambda: home.layout.status_file("ingest").exists() or not ingest.running(), 40)
+    check_doors(home.config)
+    home.write_config(f'[ingest]\ntcp_endpoint = "tcp://127.0.0.1:{taken_port}"\n')
+    refused = home.edgectl("reload")
+    assert refused.returncode == 2 and "Address already in use" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("state", "log", "trouble"),
+    [
+        ("BACKOFF", "edgectl: ingest already runs here\n", "ingest already runs here"),
+        ("BACKOFF", '{"level": "CRITICAL", "message": "crashed: OSError: x"}\n', "crashed: OSError: x"),
+        ("FATAL", '{"level": "ERROR", "message": "no"}\n{"level": "INFO", "message": "bye"}\n', "no"),
+        ("STARTING", "edgectl: no such group\n", "no such group"),
+        ("STARTING", 'edgectl: no such group\n{"level": "INFO", "message": "the store is open"}\n', ""),
+        ("RUNNING", "edgectl: of an earlier life\n", ""),
+        ("BACKOFF", "", ""),
+    ],
+)
+def test_status_says_why_a_worker_does_not_stay_by_its_own_last_words(
+    state: str, log: str, trouble: str, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It said `ingest is BACKOFF`, and nothing else."""
+    (home.layout.log / "ingest.log").write_text(log)
+    program = Program("ingest", state, 0, "")
+    monkeypatch.setattr(Supervisor, "programs", lambda _: {"ingest": program})
+    found = take(home.layout, SystemClock())
+    assert found["workers"]["ingest"]["trouble"] == trouble
+    assert (
+        state == "RUNNING" or f"ingest is {state}" + (f": {trouble}" if trouble else "") in found["reasons"]
+    )
 
 
 def test_a_call_to_supervisord_leaves_no_connection_for_the_collector(runtime: Runtime) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,13 @@ def test_a_folder_in_the_place_of_the_file_is_not_taken_for_no_file_at_all(tmp_p
     """A container engine makes one where the file to mount is missing: nobody noticed the defaults."""
     (tmp_path / "edge.toml").mkdir()
     with pytest.raises(ConfigError, match=r"edge\.toml: cannot be read: Is a directory"):
+        load({}, home=tmp_path)
+
+
+def test_a_pipe_in_the_place_of_the_file_is_not_waited_for(tmp_path: Path) -> None:
+    """Every worker, and every command, hung at its start."""
+    os.mkfifo(tmp_path / "edge.toml")
+    with pytest.raises(ConfigError, match=r"edge\.toml: cannot be read: not a regular file"):
         load({}, home=tmp_path)
 
 
