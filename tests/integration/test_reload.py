@@ -18,6 +18,7 @@ from loguru import logger
 from runtime.adapters.accepted import accepted_file, remember
 from runtime.adapters.clock import SystemClock
 from runtime.adapters.crash import crash_file
+from runtime.adapters.curve import make_keys
 from runtime.adapters.overview import take
 from runtime.adapters.preflight import check_doors
 from runtime.adapters.status import read_status
@@ -59,8 +60,10 @@ REFUSED = {
     'group = "no-such-group"': "ingest.group = 'no-such-group': this machine has no such group",
     'endpoint = "ipc://{home}/nowhere/x.sock"': "the folder {home}/nowhere is not there",
     'endpoint = "ipc://{home}/log"': "there is a folder, remove it",
-    'tcp_endpoint = "tcp://192.0.2.1:5555"': "cannot listen on tcp://192.0.2.1:5555: Cannot assign",
-    'tcp_endpoint = "tcp://127.0.0.1:{port}"': "cannot listen on tcp://127.0.0.1:{port}: Address already in use",
+    'tcp_endpoint = "tcp://192.0.2.1:5555"\ncurve_secret_file = "k.secret"\ncurve_clients = "c"': (
+        "cannot listen on tcp://192.0.2.1:5555: Cannot assign"
+    ),
+    'tcp_endpoint = "tcp://127.0.0.1:{port}"': ": Address already in use",
     'tcp_endpoint = "tcp://127.0.0.1:1"\ncurve_secret_file = "a.secret"\ncurve_clients = "c"': (
         "cannot read the key file {home}/a.secret: No such file"
     ),
@@ -76,6 +79,7 @@ def test_reload_refuses_what_ingest_would_end_over_at_its_next_start(
     """It said that all read their configuration again, and ingest was gone from then on."""
     filled = lambda text: text.replace("{home}", str(home.folder)).replace("{port}", str(taken_port))  # noqa: E731
     home.write_config(f"[ingest]\n{filled(said)}\n")
+    make_keys("k", home.folder)
     with pytest.raises(ConfigError) as refused:
         check_doors(home.config)
     assert filled(REFUSED[said]) in str(refused.value)
