@@ -53,6 +53,8 @@ from runtime.core.proxy import Proxy
 EXIT_HUNG = 70
 """Exit status of a process whose client could not be discarded."""
 DISCARD_DEADLINE_S = 10.0
+THAW_S = 2.0
+"""So much more once it is over: a process that was frozen (a paused container) did nothing meanwhile."""
 NOTICE_S = 2.0
 """For so long the library may take to see that its connection is gone; usually milliseconds."""
 _GAVE_UP = frozenset(
@@ -242,9 +244,7 @@ class _Client:
     def _discard(self) -> None:
         # without the wire a connect that still runs may wait for the handshake as long as a keep-alive
         patience_s = 0.0 if self.wire else float(self._options.keepalive_s)
-        deadline = threading.Timer(DISCARD_DEADLINE_S + patience_s, _give_up, [self._number])
-        deadline.daemon = True
-        deadline.start()
+        deadline = _Deadline(DISCARD_DEADLINE_S + patience_s, self._number)
         try:
             if self.wire:
                 self.wire.cut()
@@ -284,6 +284,23 @@ def _why_it_died(exc: BaseException | None) -> tuple[Cause, str]:
     if isinstance(exc, OSError) and exc.errno in _GAVE_UP:
         return Cause.OVERDUE, f"our TCP gave up: {exc.strerror}"
     return Cause.DROPPED, f"a thread died: {type(exc).__name__}: {exc}"
+
+
+class _Deadline:
+    """Ends the process unless it is cancelled before, and a moment later: all of it may have been frozen."""
+
+    def __init__(self, after_s: float, number: int) -> None:
+        self._number = number
+        self._cancelled = threading.Event()
+        self._after_s = after_s
+        threading.Thread(target=self._run, name=f"deadline-{number}", daemon=True).start()
+
+    def cancel(self) -> None:
+        self._cancelled.set()
+
+    def _run(self) -> None:
+        if not self._cancelled.wait(self._after_s) and not self._cancelled.wait(THAW_S):
+            _give_up(self._number)
 
 
 def _give_up(number: int) -> None:

@@ -129,7 +129,7 @@ def _proxy(proxy: Proxy | None, setting: str) -> Check:
     if proxy is None:
         return Check("proxy", "ok", "none")
     try:
-        socket.create_connection((proxy.host, proxy.port), DEADLINE_S).close()
+        dial(proxy.host, proxy.port, None, DEADLINE_S).close()
     except OSError as exc:
         return Check("proxy", "error", f"{proxy}: {exc.strerror or exc}", f"check {setting}")
     return Check("proxy", "ok", f"{proxy} answers, by {setting}")

@@ -3,7 +3,7 @@
 Progress is an acknowledgement by the hub, or, while the oldest send is not wholly with the hub, bytes that
 its TCP acknowledged (`carried`): on a slow line a large message takes longer than any fixed deadline, and a
 new connection would only begin the same bytes again. What the hub has as a whole must be acknowledged within
-the deadline.
+the deadline. By way of a proxy only the proxy's TCP is seen: that deadline allows for a slow line behind it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,10 @@ from runtime.core.steps import Tag
 
 LAST_SEGMENTS = 4
 """A peer that reads everything and resets the connection may leave so many segments unacknowledged."""
+SLOW_BYTES_PER_S = 2_000.0
+"""A line behind a proxy is allowed to be so slow before silence counts."""
+BEGUN_S = 2.0
+"""A peer that refuses a message on reading its beginning does so within so long of its sending."""
 _SOMETHING_BYTES = 512
 """The sizes of sends are known nearly: so much beyond the beginning of one is certainly a part of it."""
 
@@ -95,8 +99,13 @@ class Flight:
         return list(self._sent)
 
     def stands(self, now: float, ack_s: float) -> bool:
-        """Whether there was no progress for so long."""
-        return bool(self._sent) and now - self._progress_s >= ack_s
+        """Whether there was no progress for so long, and for as long as the oldest send may take unseen."""
+        return bool(self._sent) and now - self._progress_s >= ack_s + self._unseen_s()
+
+    def _unseen_s(self) -> float:
+        """How long the oldest send may take to the hub from where its TCP seems to be."""
+        oldest = next(iter(self._sent.values()), None)
+        return 0.0 if oldest is None or self.unheard() else (oldest.end - oldest.begin) / SLOW_BYTES_PER_S
 
     def waited_s(self, now: float) -> float:
         """For how long the oldest send is in flight."""
@@ -111,7 +120,9 @@ class Flight:
         """When it will be one or the other, unless something is acknowledged."""
         if not self._sent:
             return float("inf")
-        return ack_s + (self._progress_s if self._overtaken_s is None else self._overtaken_s)
+        if self._overtaken_s is not None:
+            return ack_s + self._overtaken_s
+        return ack_s + self._unseen_s() + self._progress_s
 
     def shown(self, now: float, prompt_s: float) -> bool:
         """Whether the other side, ending the connection now, may have done so for the oldest send.
@@ -125,7 +136,7 @@ class Flight:
         if now - max(oldest.at_s, self._progress_s) > prompt_s:
             return False
         missing = oldest.end - self._heard
-        begun = self._heard - oldest.begin >= _SOMETHING_BYTES and now - oldest.at_s <= prompt_s
+        begun = self._heard - oldest.begin >= _SOMETHING_BYTES and now - oldest.at_s <= BEGUN_S
         return begun or missing <= LAST_SEGMENTS * self._carried.segment_bytes
 
     def stuck_bytes(self) -> int:

@@ -20,6 +20,8 @@ SHORT_S = 10.0
 """A connection that ends sooner was a short one."""
 SHORT_LIVES = 10
 """So many short connections in a row are healed at once; beyond it the pauses double."""
+MOST_EXPLAINED = 40
+"""Messages that the hub refuses, in several streams, cost about so many until the first is convicted."""
 LONGEST_SHORT_PAUSE_S = 30.0
 _QUICK_PAUSE_S = 0.8
 
@@ -38,6 +40,7 @@ class Reconnect:
         self._up_s: float | None = None  # since when the client that is open is connected
         self._pause_s = 0.0  # before it
         self._short = 0
+        self._explained = 0  # short ones that a message is suspected of
 
     def credentials_changed(self, now: float) -> None:
         """Other credentials are tried at once."""
@@ -59,9 +62,10 @@ class Reconnect:
         """The client was lost; `explained` where a message is suspected of having ended it."""
         connected = self._up_s is not None
         if self._lives_long(now):
-            self._short = 0
-        elif connected and cause is Cause.DROPPED and not explained:
-            self._short += 1
+            self._short = self._explained = 0
+        elif connected and cause is Cause.DROPPED:
+            self._short += not explained
+            self._explained += explained
         before, self._got_through = self._got_through, connected
         self._failures = 1 if self._acked or self._got_through > before else self._failures + 1
         self._acked, self._up_s = False, None
@@ -74,11 +78,16 @@ class Reconnect:
 
     def explained(self) -> None:
         """A message was convicted of ending the connections."""
-        self._short = 0
+        self._short = self._explained = 0
 
     def short_lives(self, now: float) -> int:
         """Connections in a row that ended within seconds, where that is more than an accident."""
-        return self._short if self._short >= SHORT_LIVES and not self._lives_long(now) else 0
+        found = self._unexplained()
+        return found if found >= SHORT_LIVES and not self._lives_long(now) else 0
+
+    def _unexplained(self) -> int:
+        """Suspected messages explain some of them, and not any number."""
+        return self._short + max(0, self._explained - MOST_EXPLAINED)
 
     def _lives_long(self, now: float) -> bool:
         return self._up_s is not None and now - self._up_s >= SHORT_S + 2 * self._pause_s
@@ -92,7 +101,8 @@ class Reconnect:
         return pause_s(self._failures - 1, draw, max_s=self._retry_max_s)
 
     def _after_short_lives_s(self, draw: float) -> float:
-        if self._short <= SHORT_LIVES:
+        beyond = self._unexplained() - SHORT_LIVES
+        if beyond <= 0:
             return 0.0
         most_s = min(self._retry_max_s, LONGEST_SHORT_PAUSE_S)
-        return (0.5 + draw / 2) * min(most_s, 2.0 ** min(self._short - SHORT_LIVES, 16))
+        return (0.5 + draw / 2) * min(most_s, 2.0 ** min(beyond, 16))

@@ -242,6 +242,20 @@ def test_a_silent_hub_is_let_go_of_within_the_deadline(cloud: Cloud) -> None:
     line.discard(line.connect(credentials))
 
 
+@pytest.mark.parametrize("ends", [True, False], ids=["thawed", "hung"])
+def test_a_process_that_was_frozen_while_it_discarded_is_not_taken_for_hung(
+    monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    """A paused container: when it goes on, every deadline is over before anything could happen."""
+    left = threading.Event()
+    monkeypatch.setattr(hub_adapter, "_give_up", lambda number: left.set())
+    monkeypatch.setattr(hub_adapter, "THAW_S", 0.3)
+    deadline = hub_adapter._Deadline(0.0, 1)
+    if ends:
+        deadline.cancel()
+    assert left.wait(0.6) is not ends
+
+
 def test_a_hub_that_never_begins_tls_is_let_go_of_whatever_the_keepalive_is(cloud: Cloud) -> None:
     """The next attempt waited for as long as the keep-alive: half an hour, on a link that costs."""
     line, known = Line(cloud, keepalive_s=1740), register(cloud)

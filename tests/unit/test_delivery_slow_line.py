@@ -69,13 +69,13 @@ def test_a_message_that_takes_the_line_twenty_deadlines_is_waited_for_and_not_be
 
 def test_a_hub_that_has_all_of_a_message_must_acknowledge_it_though_pings_come_through() -> None:
     line = Line()
-    line.large(1)
+    line.store(1, "s")
     line.up()
-    line.carry(LARGE, 0)
+    line.carry(1000, 0)
     began_s = line.now
     while not line.closing:
         line.pass_time(LIMITS.ack_s / 4)
-        line.carry(LARGE + int(line.now), 0)
+        line.carry(1000 + int(line.now), 0)
         line.step()
     assert line.now - began_s <= 1.25 * LIMITS.ack_s
 
@@ -224,3 +224,18 @@ def test_a_drop_with_nothing_in_flight_speaks_for_every_suspect() -> None:
     line.report(Connected(line.client))
     line.report(Lost(line.client, Cause.DROPPED, "test"))
     assert record.losses == 1, "the hub drops others as well"
+
+
+def test_a_proxy_that_takes_everything_at_once_before_a_slow_line_is_allowed_for() -> None:
+    """Its TCP acknowledges 200 kB in a moment, and the hub has them 40 s later."""
+    line = Line()
+    line.large(1)
+    line.up()
+    line.carry(LARGE, 0)
+    line.pass_time(4 * LIMITS.ack_s)
+    line.step()
+    assert not line.closing
+    line.receive()
+    line.acknowledge()
+    line.step()
+    assert (line.delivered, line.delivery.losses) == ([1], 0)

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from runtime.core.line import Cause
-from runtime.core.reconnect import LONGEST_SHORT_PAUSE_S, SHORT_LIVES, SHORT_S, Reconnect
+from runtime.core.reconnect import (
+    LONGEST_SHORT_PAUSE_S,
+    MOST_EXPLAINED,
+    SHORT_LIVES,
+    SHORT_S,
+    Reconnect,
+)
 from tests.delivery_world import World
 
 
@@ -54,10 +60,14 @@ def test_a_connection_that_lives_ends_the_suspicion_while_it_lives() -> None:
 
 def test_drops_that_a_message_is_suspected_of_are_no_second_device() -> None:
     reconnect, now = Reconnect(60), 0.0
-    for _ in range(5 * SHORT_LIVES):
+    for _ in range(MOST_EXPLAINED):
         assert live(reconnect, now, 1.0, explained=True) < 1.0
         now = reconnect.at_s
     assert reconnect.short_lives(now) == 0
+    for _ in range(SHORT_LIVES + 1):
+        pause_s = live(reconnect, now, 1.0, explained=True)
+        now = reconnect.at_s
+    assert pause_s >= 1.0 and reconnect.short_lives(now) > 0, "they explain not any number"
 
 
 def test_many_short_connections_in_a_row_are_named() -> None:
