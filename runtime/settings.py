@@ -238,7 +238,10 @@ class Ingest:
         low=1_048_576,
     )
     max_producers: int = setting(
-        10_000, "producers (by name and boot) whose sequences are remembered", low=10, high=1_000_000
+        10_000,
+        "producers (by name and boot) that are remembered; beyond it each user or key may have a tenth",
+        low=10,
+        high=1_000_000,
     )
 
 
@@ -257,7 +260,12 @@ class Store:
         107_374_182, "most bytes in quarantine, beside the store; beyond it the oldest are dropped", low=4096
     )
     policy: str = setting("reject", "what gives way when the store is full", choices=POLICIES)
-    max_streams: int = setting(1_000, "most streams", low=1, high=100_000)
+    max_streams: int = setting(
+        1_000,
+        "most streams with anything stored; beyond it each user or key may have a tenth",
+        low=1,
+        high=100_000,
+    )
     stream_max_bytes: int = setting(0, "most bytes in every stream; 0: no such limit", low=0)
     stream_max_messages: int = setting(0, "most messages in every stream; 0: no such limit", low=0)
     stream_policy: str = setting("reject", "what gives way when a stream is full", choices=POLICIES)

@@ -22,6 +22,7 @@ import json
 import sqlite3
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -60,12 +61,13 @@ from runtime.adapters.store_quarantine import MOST_BYTES, Quarantine
 from runtime.adapters.store_reader import StoreReader, text_or_bytes
 from runtime.adapters.store_room import begin_wal, give_back, spare_bytes, wal_bytes
 from runtime.adapters.store_statements import IN, insert
+from runtime.adapters.store_streams import give_back as give_back_streams
 from runtime.adapters.wal import ends_early, write_again
 from runtime.core.admission import Admission, Stamp, View
 from runtime.core.mending import is_id, is_number
 from runtime.core.message import Backlog, StreamName
 from runtime.core.protocol import ProducerKey
-from runtime.core.quota import NOTHING, Amount, Policy
+from runtime.core.quota import EARLIER, NOTHING, Amount, Policy
 from runtime.core.settlement import Settled
 
 __all__ = ["Loss", "MessageStore", "StoreReader"]
@@ -138,6 +140,7 @@ class MessageStore:
         if not all(part is None or isinstance(part, str) for name in self._names.values() for part in name):
             raise TypeError("the name of a stream is no text")
         self._streams = {name: number for number, name in self._names.items()}
+        self._named_by: dict[StreamName, str] = {}  # in this life
         self._next_stream = max([self._next_stream, *(number + 1 for number in self._names)])
         self._set_levels(run(READ_LEVELS).fetchall())
         self._counted, self._recount = False, None  # type: tuple[bool, Recount | None]
@@ -179,6 +182,9 @@ class MessageStore:
             total,
             room_bytes,
             self._producers.room,
+            self._producers.owned,
+            self._producers.few,
+            Counter(self._named_by.values()),
             self._counted,
         )
 
@@ -377,6 +383,7 @@ class MessageStore:
         self._next_stream += streams
         if admission is not None:
             self._streams.update(admission.new_streams)
+            self._named_by.update(admission.named_by)
             self._names.update({number: name for name, number in admission.new_streams.items()})
             self._producers.book(admission, met)
         if books.recounted is not None:
@@ -418,6 +425,24 @@ class MessageStore:
         """Give up to `pages` free pages back to the disk; whether there are more to give."""
         with translated():
             return give_back(self._db, self._path, pages, keep_free_pages)
+
+    def give_back_streams(self, most: int) -> bool:
+        """Names of streams with nothing stored, up to `most`; whether there were any."""
+        if self._recount is not None:
+            return False  # it may hold numbers of them
+        with translated(), self._transaction():
+            earlier = give_back_streams(self._db, most)
+        for number in earlier.numbers if earlier else ():
+            name = self._names.pop(number)
+            if self._streams.get(name) == number:
+                del self._streams[name]
+                self._named_by.pop(name, None)
+                if not any(map(any, self._levels.get(name, {}).values())):  # a salvage may leave two alike
+                    self._levels.pop(name, None)
+        if earlier:
+            self._names[earlier.into], self._streams[EARLIER] = EARLIER, earlier.into
+            self._next_stream = max(self._next_stream, earlier.into + 1)
+        return earlier is not None
 
     def crowded(self, room: int | None = None) -> bool:
         """Whether so many more producers, or a tenth of all, would not fit."""

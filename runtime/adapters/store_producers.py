@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable
 
 from runtime.adapters.store_errors import StoreDamaged, translated
 from runtime.core.admission import Admission, Stamp
 from runtime.core.ownership import AFTER_ALL_OWNERS, of_row, row_boot
 from runtime.core.protocol import ProducerKey
+from runtime.core.quota import FEW
 from runtime.core.sequences import Sequences
 
 IN_MEMORY = 1_024
@@ -31,6 +32,10 @@ class ProducerMemory:
         self._most = most
         self.count = count
         self._counted = False
+        self.few = max(1, most // FEW)
+        """So many each owner may have, even where there is no room."""
+        self.owned: Counter[str] = Counter()
+        """How many there are, by owner; counted by looking the first time that room is scarce."""
         self._known: OrderedDict[ProducerKey, Sequences] = OrderedDict()
         self._apart: set[ProducerKey] = set()
         """Of them, those that another owner's messages are named before."""
@@ -128,6 +133,7 @@ class ProducerMemory:
 
     def book(self, admission: Admission, met: int) -> None:
         """The commit stands; `met` of its producers had no row before."""
+        self.owned.update(key.owner for key in admission.producers if not self.has_row(key))
         self._known.update(admission.producers)
         self._copied.difference_update(admission.producers)
         self._apart.update(key for key in admission.producers if admission.is_apart(key))
@@ -158,6 +164,7 @@ class ProducerMemory:
         """That stands, too."""
         for key in gone:
             self.count -= 1
+            self.owned[key.owner] -= 1
             self._drop(key)
 
     def crowded(self, room: int | None) -> bool:
@@ -170,6 +177,8 @@ class ProducerMemory:
             with translated():
                 ((self.count,),) = self._db.execute("SELECT count(*) FROM producers").fetchall()
                 self._db.execute("UPDATE store SET producers = ? WHERE id = 1", (self.count,))
+                rows = self._db.execute("SELECT producer, boot FROM producers")
+                self.owned = Counter(of_row(*row)[0].owner for row in rows)
             self._counted = True
         return self.room < wanted
 

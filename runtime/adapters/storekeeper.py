@@ -43,7 +43,7 @@ from runtime.core.admission import RETRY_FULL_MS, Admission
 from runtime.core.attempts import Attempts
 from runtime.core.message import StreamName
 from runtime.core.protocol import Code, ProducerKey, Refused
-from runtime.core.quota import Amount, Limit, Policy, Quota
+from runtime.core.quota import FEW, Amount, Limit, Policy, Quota
 from runtime.core.settlement import Settled
 from runtime.core.sparing import Sparing
 
@@ -101,7 +101,7 @@ class Storekeeper:
         self._salvaged_s = -SALVAGE_PAUSE_S
         self._attempts = Attempts()
         self._room_bytes = self._unlooked_bytes = 0
-        self._open_s = self._look_s = self._tidy_s = self._forget_s = self._save_s = 0.0
+        self._open_s = self._look_s = self._tidy_s = self._forget_s = self._names_s = self._save_s = 0.0
         self._roomy = False
         self.keep_house()
 
@@ -133,6 +133,7 @@ class Storekeeper:
         self._wal.check(self._room_bytes)
         known = store.known(keys)
         self._forget_producers(store, room=len(keys) - len(known), but=known)
+        self._give_back_streams(store)
         return Admission(
             self._quota, store.view(self._room_bytes, settled), store.stamp(), known, known.apart
         )
@@ -351,6 +352,16 @@ class Storekeeper:
             self._save_s = now_s + SAVE_EVERY_S
             self._given.remember(store.uuid, store.next_id)
             self._given.save()
+
+    def _give_back_streams(self, store: MessageStore) -> None:
+        """Where less than a tenth of the names is left."""
+        now_s, most = self._clock.boot_s(), self._quota.max_streams
+        if store.figures()["streams"] <= most - max(1, most // FEW) or now_s < self._names_s:
+            return
+        with contextlib.suppress(StoreFull):  # deletions need room, too; requests need no more of it
+            if store.give_back_streams(max(1, most // 5)):
+                return
+        self._names_s = now_s + TIDY_S  # all hold something, and looking takes milliseconds
 
     def _forget_producers(
         self, store: MessageStore, room: int | None = None, but: Iterable[ProducerKey] = ()

@@ -22,8 +22,6 @@ from runtime.core.description import NO_DETAILS, Details
 from runtime.core.message import StreamName
 from runtime.core.ownership import key_prefix
 from runtime.core.protocol import (
-    WARNING_BACKWARDS,
-    WARNING_GAP,
     Code,
     Ping,
     Pong,
@@ -34,8 +32,19 @@ from runtime.core.protocol import (
     Request,
     Stored,
 )
-from runtime.core.quota import NOTHING, TOP_PRIORITY, Amount, Eviction, Levels, Limit, Policy, Quota, Usage
-from runtime.core.runs import Run, amounts_of, runs_of, weighed
+from runtime.core.quota import (
+    EARLIER,
+    NOTHING,
+    TOP_PRIORITY,
+    Amount,
+    Eviction,
+    Levels,
+    Limit,
+    Policy,
+    Quota,
+    Usage,
+)
+from runtime.core.runs import Run, amounts_of, remember, runs_of, warnings_of, weighed
 from runtime.core.sequences import Fate, Sequences
 from runtime.core.spooling import NotTaken, TakenFile, spool_name
 
@@ -100,6 +109,12 @@ class View:
     """What the disk still takes."""
     may_meet_producers: int = 1_000
     """How many producers never met may be taken into memory now."""
+    producers_of: Mapping[str, int] = field(default_factory=dict)
+    """How many are in memory, by owner."""
+    few_producers: int = 0
+    """So many each owner may have, even where all others take the room."""
+    streams_of: Mapping[str, int] = field(default_factory=dict)
+    """How many of the streams were named lately, by owner."""
     counted: bool = True
     """Whether `levels` and `total` were found by looking: else one flipped bit might decide over messages."""
 
@@ -149,10 +164,16 @@ class Admission:
         self._usage = Usage(self.view.levels, self.view.total)
         self._holders: dict[tuple[str, str], str] = {}
         """Who is the first to store something under a name and boot."""
+        self._named_by: dict[StreamName, str] = {}
         self._trimming = False
         self.has_keyless = False
         self.wants_count = False
         """A request found no room by counters that may be wrong: count, then decide again."""
+
+    @property
+    def named_by(self) -> Mapping[StreamName, str]:
+        """Whose the new streams are."""
+        return self._named_by
 
     @property
     def evictions(self) -> Sequence[Eviction]:
@@ -186,9 +207,9 @@ class Admission:
             runs = [weighed(run, weights) for run in runs]
             there_bytes = 0 if self.copies_files else sum(weights.values())
         amounts = amounts_of(runs)
-        self._check_streams(amounts)
+        self._check_streams(put, amounts)
         self._make_room(put, amounts, there_bytes)
-        warnings = _warnings(put, memory, fresh)
+        warnings = warnings_of(put, memory, fresh)
         if files:
             put = self._take_files(put, files)
         first_id = self._keep(put, runs, prefix)
@@ -200,7 +221,7 @@ class Admission:
         self.producers[put.producer] = memory
         if put.producer not in self.apart:
             self._holders.setdefault(put.producer[:2], put.producer.owner)
-        _remember(memory, put.first_sequence, fresh, first_id)
+        remember(memory, put.first_sequence, fresh, first_id)
         if len(fresh) == len(put.payloads):
             return Stored(range(first_id, self.next_id), warnings=tuple(warnings))
         return self._stored(put, memory, len(put.payloads) - len(fresh), warnings)
@@ -218,8 +239,7 @@ class Admission:
             return None
         found = self.producers.get(key) or self.known.get(key)
         if found is None:
-            met = sum(1 for met in self.producers if met not in self.known)
-            if met >= self.view.may_meet_producers:
+            if not self._may_meet(key.owner):
                 raise _Refusal(
                     Code.TOO_MANY_PRODUCERS,
                     "too many producers were active lately to remember one more",
@@ -227,6 +247,12 @@ class Admission:
                 )
             found = Sequences()
         return found
+
+    def _may_meet(self, owner: str) -> bool:
+        met = [key.owner for key in self.producers if key not in self.known]
+        if len(met) < self.view.may_meet_producers:
+            return True
+        return self.view.producers_of.get(owner, 0) + met.count(owner) < self.view.few_producers
 
     def _fresh(self, put: Put, memory: Sequences | None) -> range | list[int]:
         """Indexes of the payloads that are not stored yet."""
@@ -256,9 +282,13 @@ class Admission:
             payloads[file.at] = found.pack()
         return put._replace(payloads=payloads)
 
-    def _check_streams(self, amounts: Mapping[StreamName, Amount]) -> None:
+    def _check_streams(self, put: Put, amounts: Mapping[StreamName, Amount]) -> None:
         missing = [name for name in amounts if name not in self.view.streams and name not in self.new_streams]
-        if missing and len(self.view.streams) + len(self.new_streams) + len(missing) > self.quota.max_streams:
+        if not missing:
+            return
+        there = len(self.view.streams.keys() - {EARLIER}) + len(self.new_streams)
+        owned = [*self._named_by.values()].count(put.owner) + self.view.streams_of.get(put.owner, 0)
+        if not self.quota.takes_streams(there, owned, len(missing)):
             raise _Refusal(
                 Code.TOO_MANY_STREAMS, f"the store holds {self.quota.max_streams} streams", RETRY_FULL_MS * 10
             )
@@ -331,7 +361,7 @@ class Admission:
 
     def _keep_run(self, put: Put, run: Run, prefix: str | None) -> None:
         described, indexes, sizes, amount = run
-        payloads, stream = put.payloads, self._stream(described.name)
+        payloads, stream = put.payloads, self._stream(described.name, put.owner)
         columns = (stream, int(put.kind), described.priority, *self.stamp)
         ids = range(self.next_id, self.next_id + len(indexes))
         keys = _keys(put, indexes, prefix)
@@ -355,10 +385,11 @@ class Admission:
             file = spool_name(key, details.file) if key and details.file else None
             self.details[number] = details._replace(file=file)
 
-    def _stream(self, name: StreamName) -> int:
+    def _stream(self, name: StreamName, owner: str) -> int:
         number = self.view.streams.get(name) or self.new_streams.get(name)
         if number is None:
             number = self.new_streams[name] = self.view.next_stream + len(self.new_streams)
+            self._named_by[name] = owner
         return number
 
     def _stored(
@@ -397,28 +428,3 @@ def _keys(put: Put, indexes: Sequence[int], prefix: str | None) -> Sequence[str 
         return [None] * len(indexes)
     first = put.first_sequence
     return [f"{prefix}{first + index}" for index in indexes]
-
-
-def _remember(memory: Sequences, first_sequence: int, fresh: Sequence[int], first_id: int) -> None:
-    """Add the fresh sequences as runs."""
-    if isinstance(fresh, range):
-        memory.add(first_sequence + fresh[0], first_sequence + fresh[-1], first_id)
-        return
-    start = 0
-    for at in range(1, len(fresh) + 1):
-        if at == len(fresh) or fresh[at] != fresh[at - 1] + 1:
-            memory.add(first_sequence + fresh[start], first_sequence + fresh[at - 1], first_id + start)
-            start = at
-
-
-def _warnings(put: Put, memory: Sequences | None, fresh: Sequence[int]) -> list[tuple[str, str]]:
-    """What is odd about the numbering: reported, and stored all the same."""
-    expected = memory.expected if memory is not None else None
-    first = put.first_sequence + fresh[0]
-    if expected is None or first == expected:
-        return []
-    if first > expected:
-        return [
-            (WARNING_GAP, f"expected sequence {expected}, got {first}: {first - expected} never came so far")
-        ]
-    return [(WARNING_BACKWARDS, f"sequence {first} came after {expected - 1}")]

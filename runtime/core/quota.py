@@ -15,6 +15,11 @@ from typing import NamedTuple
 from runtime.core.message import StreamName
 
 TOP_PRIORITY = 9
+EARLIER = StreamName(None, "(earlier streams)")
+"""Under which those are counted that gave their name back."""
+FEW = 10
+"""Where all names are taken, each owner may still have so small a share of them (a tenth): who invents names
+without end locks out itself."""
 LARGEST_BYTES = 2**40
 """More than any message has, with the file that is its payload."""
 
@@ -78,6 +83,11 @@ class Quota:
     every_stream: Limit | None = None
     streams: Mapping[StreamName, Limit] | None = None
     max_streams: int = 1_000
+
+    def takes_streams(self, there: int, owned: int, new: int) -> bool:
+        """Whether an owner that named `owned` of the streams that are `there` may name so many more."""
+        few = owned + new <= self.max_streams // FEW and there + new <= 2 * self.max_streams
+        return there + new <= self.max_streams or few
 
     def of(self, name: StreamName) -> Limit | None:
         """The limit of one stream, where it has one."""
