@@ -22,7 +22,6 @@ import json
 import sqlite3
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -61,13 +60,13 @@ from runtime.adapters.store_quarantine import MOST_BYTES, Quarantine
 from runtime.adapters.store_reader import StoreReader, text_or_bytes
 from runtime.adapters.store_room import begin_wal, give_back, spare_bytes, wal_bytes
 from runtime.adapters.store_statements import IN, insert
-from runtime.adapters.store_streams import give_back as give_back_streams
+from runtime.adapters.store_streams import Streams, give_names_back
 from runtime.adapters.wal import ends_early, write_again
 from runtime.core.admission import Admission, Stamp, View
 from runtime.core.mending import is_id, is_number
 from runtime.core.message import Backlog, StreamName
 from runtime.core.protocol import ProducerKey
-from runtime.core.quota import EARLIER, NOTHING, Amount, Policy
+from runtime.core.quota import NOTHING, Amount, Policy
 from runtime.core.settlement import Settled
 
 __all__ = ["Loss", "MessageStore", "StoreReader"]
@@ -132,16 +131,10 @@ class MessageStore:
         ).fetchone()
         if not isinstance(self.uuid, str) or not is_id(numbers[0]) or not all(map(is_number, numbers)):
             raise TypeError("one of them has the wrong type, or is beyond what a store can come to")
-        self._next_id, self._next_stream, producers = numbers
+        self._next_id, next_stream, producers = numbers
         self._producers = ProducerMemory(self._db, producers, max_producers)
-        self._names = {
-            number: StreamName(*name) for number, *name in run("SELECT id, stream_group, stream FROM streams")
-        }  # after a salvage several may have the same one: none
-        if not all(part is None or isinstance(part, str) for name in self._names.values() for part in name):
-            raise TypeError("the name of a stream is no text")
-        self._streams = {name: number for number, name in self._names.items()}
-        self._named_by: dict[StreamName, str] = {}  # in this life
-        self._next_stream = max([self._next_stream, *(number + 1 for number in self._names)])
+        self._named = Streams(self._db, next_stream)
+        self._names, self._streams = self._named.names, self._named.numbers
         self._set_levels(run(READ_LEVELS).fetchall())
         self._counted, self._recount = False, None  # type: tuple[bool, Recount | None]
         run(
@@ -177,14 +170,14 @@ class MessageStore:
         return View(
             self._next_id,
             self._streams,
-            self._next_stream,
+            self._named.next_number,
             levels,
             total,
             room_bytes,
             self._producers.room,
             self._producers.owned,
             self._producers.few,
-            Counter(self._named_by.values()),
+            self._named.owned,
             self._counted,
         )
 
@@ -304,10 +297,7 @@ class MessageStore:
 
     def _store(self, admission: Admission, books: Books) -> None:
         if admission.new_streams:
-            self._db.executemany(
-                "INSERT INTO streams (id, stream_group, stream) VALUES (?, ?, ?)",
-                [(number, *name) for name, number in admission.new_streams.items()],
-            )
+            self._named.store(admission)
         if admission.has_keyless:
             self._life.gives(self._next_id, self.uuid)
         insert(self._db, admission.rows, admission.details)
@@ -375,16 +365,13 @@ class MessageStore:
 
     def _book(self, books: Books, admission: Admission | None) -> list[Loss]:
         """The commit stands: bring the books in memory up to date."""
-        streams, met = self._growth(admission)
+        _, met = self._growth(admission)
         self._quarantine.stands()
         self._evicted.book(books)
         self._life.stands()
         self._next_id = books.next_id
-        self._next_stream += streams
         if admission is not None:
-            self._streams.update(admission.new_streams)
-            self._named_by.update(admission.named_by)
-            self._names.update({number: name for name, number in admission.new_streams.items()})
+            self._named.book(admission)
             self._producers.book(admission, met)
         if books.recounted is not None:
             self._counted, self._recount = True, None
@@ -429,20 +416,10 @@ class MessageStore:
     def give_back_streams(self, most: int) -> bool:
         """Names of streams with nothing stored, up to `most`; whether there were any."""
         if self._recount is not None:
-            return False  # it may hold numbers of them
+            return False  # that may hold numbers of them
         with translated(), self._transaction():
-            earlier = give_back_streams(self._db, most)
-        for number in earlier.numbers if earlier else ():
-            name = self._names.pop(number)
-            if self._streams.get(name) == number:
-                del self._streams[name]
-                self._named_by.pop(name, None)
-                if not any(map(any, self._levels.get(name, {}).values())):  # a salvage may leave two alike
-                    self._levels.pop(name, None)
-        if earlier:
-            self._names[earlier.into], self._streams[EARLIER] = EARLIER, earlier.into
-            self._next_stream = max(self._next_stream, earlier.into + 1)
-        return earlier is not None
+            earlier = give_names_back(self._db, most)
+        return earlier is not None and self._named.gave_back(earlier, self._levels)
 
     def crowded(self, room: int | None = None) -> bool:
         """Whether so many more producers, or a tenth of all, would not fit."""

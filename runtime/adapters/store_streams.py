@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from runtime.adapters.store_statements import IN
-from runtime.core.quota import EARLIER
+from runtime.core.admission import Admission
+from runtime.core.message import StreamName
+from runtime.core.quota import EARLIER, Amount
 
 _EMPTY = (
     "SELECT id FROM streams LEFT JOIN (SELECT stream, max(abs(messages), abs(bytes)) > 0 AS holds, "
@@ -32,7 +35,53 @@ class Earlier(NamedTuple):
     """Number of the stream under which they are counted now."""
 
 
-def give_back(db: sqlite3.Connection, most: int) -> Earlier | None:
+class Streams:
+    """The streams there are, as they stand on disk."""
+
+    def __init__(self, db: sqlite3.Connection, next_number: int) -> None:
+        """Raises TypeError where a name is none."""
+        self._db = db
+        found = db.execute("SELECT id, stream_group, stream FROM streams").fetchall()
+        self.names = {number: StreamName(*name) for number, *name in found}
+        """By number; after a salvage several may have the same one: none."""
+        if not all(part is None or isinstance(part, str) for name in self.names.values() for part in name):
+            raise TypeError("the name of a stream is no text")
+        self.numbers = {name: number for number, name in self.names.items()}
+        self.next_number = max([next_number, *(number + 1 for number in self.names)])
+        self._named_by: dict[StreamName, str] = {}
+
+    @property
+    def owned(self) -> Mapping[str, int]:
+        """How many were named in this life, by owner."""
+        return Counter(self._named_by.values())
+
+    def store(self, admission: Admission) -> None:
+        """Write those that are new."""
+        new = [(number, *name) for name, number in admission.new_streams.items()]
+        self._db.executemany("INSERT INTO streams (id, stream_group, stream) VALUES (?, ?, ?)", new)
+
+    def book(self, admission: Admission) -> None:
+        """The commit stands."""
+        self.numbers.update(admission.new_streams)
+        self.names.update({number: name for name, number in admission.new_streams.items()})
+        self._named_by.update(admission.named_by)
+        self.next_number += len(admission.new_streams)
+
+    def gave_back(self, earlier: Earlier, levels: dict[StreamName, dict[int, Amount]]) -> bool:
+        """That stands, too."""
+        for number in earlier.numbers:
+            name = self.names.pop(number)
+            if self.numbers.get(name) == number:
+                del self.numbers[name]
+                self._named_by.pop(name, None)
+                if not any(map(any, levels.get(name, {}).values())):  # a salvage may leave two alike
+                    levels.pop(name, None)
+        self.names[earlier.into], self.numbers[EARLIER] = EARLIER, earlier.into
+        self.next_number = max(self.next_number, earlier.into + 1)
+        return True
+
+
+def give_names_back(db: sqlite3.Connection, most: int) -> Earlier | None:
     """Up to `most` of those that stored least; None where there are none. In the caller's transaction."""
     aside = {number for (number,) in db.execute("SELECT DISTINCT stream FROM quarantine").fetchall()}
     empty = db.execute(_EMPTY, (EARLIER.stream, most + len(aside))).fetchall()

@@ -358,9 +358,11 @@ class Storekeeper:
         now_s, most = self._clock.boot_s(), self._quota.max_streams
         if store.figures()["streams"] <= most - max(1, most // FEW) or now_s < self._names_s:
             return
-        with contextlib.suppress(StoreFull):  # deletions need room, too; requests need no more of it
+        try:
             if store.give_back_streams(max(1, most // 5)):
                 return
+        except StoreFull:
+            pass  # deletions need room, too; without them requests are refused by name
         self._names_s = now_s + TIDY_S  # all hold something, and looking takes milliseconds
 
     def _forget_producers(
