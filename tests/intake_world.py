@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 from runtime.adapters.store import MessageStore
+from runtime.adapters.store_reader import StoreReader
 from runtime.core.delivery import Delivery, Limits
+from runtime.core.description import PLAIN, describe
 from runtime.core.line import Acked, Closed, Connected
 from runtime.core.link import Link, Terms
+from runtime.core.message import Kind, StoredMessage
 from runtime.core.pacing import Pace, Window
+from runtime.core.protocol import Put
 from runtime.core.settlement import Settled
 from runtime.core.steps import Discard, Open, Send, Tag, Upload
 from runtime.workers.intake import Intake
@@ -38,6 +43,15 @@ class Device:
 
     def put(self, stream: str, *payloads: bytes, **fields: Any) -> None:
         keep(self.store, put(payloads, stream=stream, **fields))
+
+    def complete(self, stream: str, batch: str) -> None:
+        description = describe({"stream": stream, "batch_id": batch}, PLAIN)
+        keep(self.store, Put(Kind.COMPLETE_BATCH, [description], [b""], None, 0))
+
+    def stored(self, stream: str) -> list[StoredMessage]:
+        with contextlib.closing(StoreReader(self.home.layout.messages_db)) as reader:
+            found = reader.after(0, 1_000_000, 1 << 40)
+        return [m for m in found if isinstance(m, StoredMessage) and m.stream == stream]
 
     def turn(self, *, sends: bool = True) -> bool:
         """One turn of upload and one of ingest. Whether it wants to look further at once."""

@@ -7,9 +7,10 @@ in which they came. Both hold together like this:
    which are *deferred*; nothing else overtakes anything. So each batch keeps its order, and batches follow
    each other in the order of their first messages. A message without a batch goes where it stands.
 2. The completion ends the batch, and the next one begins behind it.
-3. Nobody waits for ever: a batch that is never completed gives way once it had nothing to send for
-   `patience_s`, or as soon as there is no room to look further ahead for more of it. What comes of it later
-   is a batch like any other.
+3. No wait is for ever: a batch that is never completed gives way once it had nothing to send for
+   `patience_s`, or as soon as there is no room to look further ahead for more of it. While more of its
+   stream is stored and not yet read, behind a backlog of others, it is waited for longer. What comes of it
+   later is a batch like any other.
 
 A message is sorted once, when it is taken on. What is waiting in a stream stays a plain queue. A crash must
 not forget what the hub has begun: `begun` says so, and `resume` takes it up.
@@ -21,7 +22,7 @@ this order, and after a loss the completion is sent first again.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from runtime.core.steps import Offer
@@ -33,6 +34,8 @@ LOOK_AHEAD = 1_024
 LOOK_AHEAD_BYTES = 1_048_576
 """Most messages of a stream that are deferred, and their bytes: further the batch is not looked for."""
 PATIENCE_S = 5.0
+PATIENT = 12
+"""So many times longer a batch is waited for while more of its stream is still to be read."""
 
 
 class Batches:
@@ -40,6 +43,8 @@ class Batches:
 
     def __init__(self, patience_s: float = PATIENCE_S) -> None:
         self.patience_s = patience_s
+        self.caught_up: Callable[[Hashable], bool] = lambda stream: True
+        """Whether all that is stored of a stream was read."""
         self.begun: dict[Hashable, str] = {}
         """Batches that the hub has in part, by stream: what is sorted in may be far ahead of it."""
         self._under_way: dict[Hashable, str] = {}
@@ -84,14 +89,21 @@ class Batches:
                 stream.quiet_s = None
                 continue
             stream.quiet_s = now if stream.quiet_s is None else stream.quiet_s
-            if no_room or is_full(stream) or now - stream.quiet_s >= self.patience_s:
+            if no_room or is_full(stream) or now >= self._due_s(stream):
                 self._next(stream)
                 yield stream
 
     def next_s(self) -> float | None:
         """When the next one is due, at the latest."""
-        quiet = [stream.quiet_s for stream in self._deferring if stream.quiet_s is not None]
-        return min(quiet) + self.patience_s if quiet else None
+        return min(
+            (self._due_s(stream) for stream in self._deferring if stream.quiet_s is not None), default=None
+        )
+
+    def _due_s(self, stream: Stream) -> float:
+        """When the batch of a stream that is quiet gives way."""
+        assert stream.quiet_s is not None
+        caught_up = self.caught_up(stream.deferred[0].offer.stream)
+        return stream.quiet_s + self.patience_s * (1 if caught_up else PATIENT)
 
     def _next(self, stream: Stream) -> None:
         """The batch that is under way gives way."""

@@ -62,6 +62,8 @@ class Stream:
     """All of it in hand, waiting or in flight."""
     files: int = 0
     """Of them, those that go as files."""
+    last_id: int | None = None
+    """The newest of them."""
     in_flight: int = 0
     turn: float = 0.0
     queued: bool = False
@@ -113,6 +115,7 @@ class Hand:
         message = Message(offer, stream, unsent, offer.reached, touched=offer.reached > 0)
         self.messages[offer.id] = message
         self._count(stream, offer, 1)
+        stream.last_id = offer.id
         if offer.file:
             self.files[offer.id] = message
         self.batches.admit(stream, message)

@@ -5,7 +5,9 @@ hand is left *behind*: the front passes over its further messages, and the strea
 left when less of it is in hand. So memory is bounded, and an urgent message at the end of millions is found.
 
 A stream that drains *fresh-first* is read at the front again once the front has reached the end of the store;
-its backlog follows in a lane of its own, at a limited rate. A stream that uses batches is never drained so.
+its backlog follows in a lane of its own, at a limited rate. What is newer than a fresh message in hand stays
+behind it, also once the backlog is over. A stream whose producer sends in parts (batches, its own chunks) is
+never drained so: its parts would be torn apart.
 
 Reading a message twice does no harm: `Delivery.offer` knows it.
 """
@@ -96,8 +98,10 @@ class Reading:
     fresh_first: Callable[[StreamName], bool] = lambda stream: False
     backlog_per_s: float = 0.0
     front: int = 0
+    newest: int = 0
+    """The last id in the store, when it was looked at last."""
     behind: dict[StreamName, _Behind] = field(default_factory=dict)
-    _with_batches: set[StreamName] = field(default_factory=set)
+    _in_parts: set[StreamName] = field(default_factory=set)
     _now_s: float = 0.0
     _refused: bool = False
     _again_s: float | None = None
@@ -131,6 +135,7 @@ class Reading:
         Where only those have any who are behind anyway, it moves to the end without looking. How many they
         have must not be asked: what the store dropped and what came in its place make the same number.
         """
+        self.newest = newest
         if self.front < newest:
             without = [stream for stream in self.behind if self._passed_over(stream)]
             if not all(self._passed_over(stream) for stream in stored):
@@ -142,15 +147,31 @@ class Reading:
                 left.up_to = self.front
         return None
 
-    def lane(self, query: Query, stream: StreamName) -> Lane:
-        """The lane of a message that `query` found."""
-        return stream, query.only is None and stream in self.behind
+    def lane(
+        self, query: Query, id: int, stream: StreamName, *, in_parts: bool, last_fresh: int | None
+    ) -> Lane:
+        """The lane of a message that `query` found.
 
-    def take(self, query: Query, id: int, stream: StreamName, batch: bool, level: Level) -> bool:
+        `in_parts`: it is a part of something. `last_fresh`: the newest in hand of the stream's fresh lane.
+        """
+        if in_parts:
+            self._in_parts.add(stream)
+        if stream in self._in_parts:
+            return stream, False
+        fresh = query.only is None and stream in self.behind
+        return stream, fresh or (last_fresh is not None and id > last_fresh)
+
+    def waits(self, stream: StreamName, last_fresh: int | None) -> bool:
+        """Whether a stream whose messages are parts of something waits until its fresh lane is empty."""
+        return stream in self._in_parts and last_fresh is not None
+
+    def caught_up(self, stream: StreamName) -> bool:
+        """Whether all of a stream that is stored was looked at."""
+        return stream not in self.behind and self.front >= self.newest
+
+    def take(self, query: Query, id: int, stream: StreamName, level: Level) -> bool:
         """Whether to take a message that `query` found; `level` is that of its lane."""
         left = self.behind.get(stream)
-        if batch:
-            self._with_batches.add(stream)
         if query.only is not None:
             return self._take_on(left, id, level)
         if left is None:
@@ -158,7 +179,7 @@ class Reading:
                 again_s = None if level.messages else self._now_s + AGAIN_S
                 self.behind[stream] = _Behind(id - 1, again_s=again_s)
             return not level.enough()
-        if left.up_to is None or level.enough() or stream in self._with_batches:
+        if left.up_to is None or level.enough() or stream in self._in_parts:
             left.up_to = None  # its turn comes behind its backlog
             return False
         return True
@@ -197,4 +218,4 @@ class Reading:
         return int(left.allowance)
 
     def _drains_fresh(self, stream: StreamName) -> bool:
-        return self.fresh_first(stream) and stream not in self._with_batches
+        return self.fresh_first(stream) and stream not in self._in_parts

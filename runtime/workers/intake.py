@@ -46,6 +46,11 @@ def lane_of(offer: Offer) -> Lane:
     return cast(Lane, offer.stream)
 
 
+def _is_part(message: StoredMessage) -> bool:
+    """Whether its producer sends it as a part of something: of a batch, or a chunk of its own."""
+    return message.batch_id is not None or message.chunk_id is not None or message.kind is not Kind.MESSAGE
+
+
 class Intake:
     """Reads what `Reading` asks for, seals it, and keeps that until it is settled."""
 
@@ -61,6 +66,7 @@ class Intake:
         self._spooled: dict[int, str] = {}
         self._under_way = UnderWay(config.layout.under_way)
         self._chunked: dict[int, tuple[str, int]] = {}  # -> (key, bytes of a chunk)
+        delivery.hand.batches.caught_up = lambda lane: self._reading.caught_up(cast(Lane, lane)[0])
         delivery.hand.batches.resume({(stream, False): b for stream, b in self._under_way.batches.items()})
         self._packings: dict[StreamName, Packing] = {}
         self._room = Room()
@@ -195,12 +201,15 @@ class Intake:
             if isinstance(message, CorruptRow):
                 self._delivery.refuse(message.id, message.reason)
                 continue
-            lane = self._reading.lane(query, message.name)
-            batch = message.batch_id is not None
+            last_fresh = self._delivery.hand.stream((message.name, True)).last_id
+            lane = self._reading.lane(
+                query, message.id, message.name, in_parts=_is_part(message), last_fresh=last_fresh
+            )
             sealed = self._seal(message) if self._may_be_file(message) else None
             file = sealed is not None and isinstance(sealed[0], FileParcel)
             level = self._level_for(lane, message.priority, file=file)
-            if self._reading.take(query, message.id, message.name, batch, level):
+            level.full = level.full or self._reading.waits(message.name, last_fresh)
+            if self._reading.take(query, message.id, message.name, level):
                 self._take_on(message, lane, now, sealed)
         self._reading.done(query, reached)
         return not found and query.after < reached

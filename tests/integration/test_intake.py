@@ -146,3 +146,63 @@ def test_a_stream_that_stands_is_not_read_again_and_again_for_nothing(folder: Pa
         device.turns(100)  # a second
         reads = sum("payload" in statement for statement in statements)
         assert reads <= 70, f"{reads} reads: one a second for each stream that stands"
+
+
+def test_a_producers_own_chunks_are_not_torn_apart_by_fresh_first(folder: Path) -> None:
+    toml = '[stream.s]\ndrain = "fresh-first"\n[upload]\nbacklog_per_s = 50\n'
+    with contextlib.closing(Device(folder, toml)) as device:
+        device.put("s", *[b"x"] * 400)
+        device.put("s", b"chunk", message_id="m", chunk_id="0")
+        device.turn(sends=False)
+        device.turn(sends=False)  # the front has reached the end: what comes now is fresh
+        device.put("s", b"fresh")
+        device.turn(sends=False)
+        for n in (1, 2):
+            device.put("s", b"chunk", message_id="m", chunk_id=str(n))
+        device.put("s", b"fresh")
+        for _ in range(3_000):
+            device.turn()
+            device.clock.boot += 0.1
+            if not device.backlog():
+                break
+        assert device.backlog() == 0
+        assert [id for id in device.sent if id > 400 and id != 402] == [401, 403, 404, 405]
+
+
+def test_the_newest_do_not_overtake_fresh_ones_when_the_backlog_is_over(folder: Path) -> None:
+    with contextlib.closing(Device(folder, '[stream.s]\ndrain = "fresh-first"\n', window=4)) as device:
+        device.put("s", *[b"x"] * 266)
+        device.turn(sends=False)
+        device.turn(sends=False)
+        device.put("s", *[b"fresh"] * 240)
+        for _ in range(120):
+            device.put("s", *[b"fresh"] * 2)
+            device.turn()
+        for _ in range(1_000):
+            device.turn()
+            if not device.backlog():
+                break
+        fresh = [id for id in device.sent if id > 266]
+        assert fresh == sorted(fresh) and len(fresh) == 480
+
+
+def test_interleaved_batches_are_not_torn_where_other_streams_have_a_backlog(folder: Path) -> None:
+    """The hand was crowded, and the batch gave way though its next messages were in the store."""
+    with contextlib.closing(Device(folder, window=32)) as device:
+        for n in range(10):
+            device.put(f"bulk-{n}", *[b"x" * 2_000] * 260)
+        for batch in "AB":
+            device.put("s", b"1", batch_id=batch)
+        for n in range(300):
+            device.put(f"new-{n}", *[b"x" * 1_000] * 5)
+        for batch in "AB":
+            device.put("s", b"2", batch_id=batch)
+            device.complete("s", batch)
+        ours = {message.id: message for message in device.stored("s")}
+        for _ in range(2_000):
+            device.turn()
+            if not device.backlog():
+                break
+        assert device.backlog() == 0
+        order = [ours[id].batch_id for id in device.sent if id in ours]
+        assert order == ["A"] * 3 + ["B"] * 3

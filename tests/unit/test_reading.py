@@ -67,8 +67,17 @@ class Store:
         found = rows[: query.limit]
         self.read_rows += len(found)
         for id, name, batch in found:
-            lane = self.reading.lane(query, name)
-            if self.reading.take(query, id, name, batch, self.level(lane)) and id not in self.known:
+            fresh = self.hand[name, True]
+            last_fresh = fresh[-1] if fresh else None
+            lane = self.reading.lane(query, id, name, in_parts=batch, last_fresh=last_fresh)
+            level = self.level(lane)
+            level.full = self.reading.waits(name, last_fresh)
+            if self.reading.take(query, id, name, level) and id not in self.known:
+                assert all(waiting < id for waiting in self.hand[lane]), "out of order within its lane"
+                if not lane[1]:
+                    assert all(id < waiting for waiting in fresh), (
+                        "it may overtake an older one that is fresh"
+                    )
                 self.known.add(id)
                 self.lanes[id] = lane[1]
                 self.hand[lane].append(id)
