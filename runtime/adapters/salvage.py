@@ -20,9 +20,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import os
-import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -77,7 +77,7 @@ def files(path: Path) -> list[Path]:
 
 def pending(path: Path) -> bool:
     """Whether a salvage was begun and not finished."""
-    return not path.exists() and (path.parent / FOLDER / path.name).exists()
+    return not path.exists() and (path.parent / FOLDER / path.name).is_file()
 
 
 def last_report(path: Path) -> dict[str, Any] | None:
@@ -93,14 +93,31 @@ def set_aside(path: Path) -> None:
     """Step 1. An older damaged store makes room: one is enough to learn from."""
     folder = path.parent / FOLDER
     if path.exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(mode=0o700)
+        _make_room(folder, path.name)
         path.rename(folder / path.name)
     wal = path.with_name(f"{path.name}-wal")
     for file in (wal, cut_mark(wal)):
         if file.exists():
             file.rename(folder / file.name)
     path.with_name(f"{path.name}-shm").unlink(missing_ok=True)
+
+
+def _make_room(folder: Path, name: str) -> None:
+    """Of ours nothing stays in it. What others put there does; where that is in the way, all of it moves."""
+    if os.path.lexists(folder) and not _is_cleared(folder, name):
+        number = next(n for n in itertools.count(1) if not os.path.lexists(f"{folder}.{n}"))
+        folder.rename(f"{folder}.{number}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def _is_cleared(folder: Path, name: str) -> bool:
+    if folder.is_symlink() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        return False
+    ours = [*folder.glob(f"{name}*"), folder / REPORT]
+    for file in ours:
+        with contextlib.suppress(OSError):
+            file.unlink()
+    return not any(map(os.path.lexists, ours))
 
 
 def salvage(path: Path, reason: str, unreadable: Sequence[str] = ()) -> Iterator[Report]:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 
 from runtime.adapters.salvage import FOLDER, salvage, set_aside
 from runtime.adapters.store import MessageStore
@@ -92,3 +98,63 @@ def test_an_error_of_the_disk_during_a_salvage_is_waited_out_and_not_counted_as_
         keeper.keep_house()
     assert keeper.figures()["messages"] == 3
     keeper.close()
+
+
+def _a_folder(aside: Path) -> None:
+    (aside / "notes").mkdir(parents=True)
+    (aside / "notes" / "why").write_text("a person's")
+
+
+def _a_folder_with_our_name(aside: Path) -> None:
+    (aside / "messages.db" / "x").mkdir(parents=True)
+
+
+def _a_file(aside: Path) -> None:
+    aside.write_text("a person's")
+
+
+def _a_link(aside: Path) -> None:
+    (aside.parent / "elsewhere").mkdir()
+    aside.symlink_to("elsewhere")
+
+
+def _a_report_that_is_a_folder(aside: Path) -> None:
+    (aside / "report.json" / "x").mkdir(parents=True)
+
+
+def _a_mount(aside: Path) -> None:
+    (aside / "mnt").mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "edge-test", str(aside / "mnt")]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("only root may mount a tmpfs")
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [_a_folder, _a_folder_with_our_name, _a_file, _a_link, _a_report_that_is_a_folder, _a_mount],
+)
+def test_what_others_put_into_damaged_forbids_no_salvage(
+    home: Home, stranger: Callable[[Path], None]
+) -> None:
+    """A folder of root's in there, and nothing was stored or delivered any more, without an end."""
+    path, clock = home.layout.messages_db, ObedientClock()
+    aside = path.parent / FOLDER
+    try:
+        stranger(aside)
+        keeper = Storekeeper(home.config, clock)
+        assert keeper.figures()["store"] == "open", "nor a first start"
+        keeper.close()
+        store = MessageStore(path, clock)
+        keep(store, put([b"x"] * 3))
+        store.close()
+        for _ in range(2):
+            for _ in salvage(path, "for the test"):
+                pass
+            assert (aside / f"{path.name}.salvaged").exists() and not aside.is_symlink()
+            store = MessageStore(path, clock)
+            assert store.backlog().messages == 3
+            store.close()
+        if stranger is _a_folder:
+            assert (aside / "notes" / "why").read_text() == "a person's"
+    finally:
+        subprocess.run(["umount", "-l", *map(str, aside.parent.glob("damaged*/mnt"))], capture_output=True)
