@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runtime.adapters.store_errors import SCHEMA_VERSION, StoreNewer
-from runtime.adapters.store_opening import is_flipped
+from runtime.adapters.store_opening import is_newer
 from runtime.adapters.store_reader import text_or_bytes
 from runtime.adapters.wal import ends_early, keep_cut
 from runtime.core.mending import LARGEST, is_id, is_number
@@ -76,7 +76,7 @@ class DamagedStore:
         """Its schema; today's where it does not say. Raises StoreNewer."""
         found = self._try("PRAGMA user_version")
         version = int(found[0][0]) if found else SCHEMA_VERSION
-        if version > SCHEMA_VERSION and not is_flipped(self._db, version):
+        if is_newer(self._db, version):
             raise StoreNewer(
                 f"the damaged store has schema {version}, this runtime knows {SCHEMA_VERSION}",
                 hint="install the newer runtime again: it salvages what is in damaged/",

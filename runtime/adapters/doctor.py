@@ -13,11 +13,15 @@ from pathlib import Path
 from runtime.adapters import tokens
 from runtime.adapters.clock import SystemClock
 from runtime.adapters.identity import IdentityReader
+from runtime.adapters.identity_file import SCHEMA_VERSION as IDENTITY_VERSION
 from runtime.adapters.identity_rows import Identity
 from runtime.adapters.process import has_open, lock_holder
 from runtime.adapters.reach import Network
 from runtime.adapters.registrars import certificate_left_s, registrar
 from runtime.adapters.status import last_words
+from runtime.adapters.store_errors import SCHEMA_VERSION as STORE_VERSION
+from runtime.adapters.store_opening import REMEDY as STORE_REMEDY
+from runtime.adapters.store_opening import is_newer
 from runtime.adapters.tokens import is_open_to_others
 from runtime.adapters.vault import Vault
 from runtime.config import Config
@@ -139,6 +143,7 @@ def _databases(layout: Layout) -> Check:
             db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=DEADLINE_S)
             try:
                 found = [row[0] for row in db.execute("PRAGMA quick_check(3)").fetchall()]
+                newer = _newer(db, is_store=path == layout.messages_db)
             finally:
                 db.close()
         except sqlite3.OperationalError as exc:  # cannot be looked at now: no word on what is in it
@@ -149,7 +154,17 @@ def _databases(layout: Layout) -> Check:
         if found != ["ok"]:
             remedy = "restart ingest: it sets a damaged file aside and saves what can be read"
             return Check("databases", "error", f"{path.name}: {found[0]}", remedy)
+        if newer:
+            return Check("databases", "error", f"{path.name} {newer}", STORE_REMEDY)
     return Check("databases", "ok", ", ".join(p.name for p in seen) + " in order" if seen else "none yet")
+
+
+def _newer(db: sqlite3.Connection, *, is_store: bool) -> str:
+    """What a newer runtime wrote, and this one does not open; empty for what it does."""
+    ((version,),) = db.execute("PRAGMA user_version").fetchall()
+    known = STORE_VERSION if is_store else IDENTITY_VERSION
+    newer = is_newer(db, version) if is_store else version > known
+    return f"has schema {version}, this runtime knows {known}: a newer one wrote it" if newer else ""
 
 
 def _open_files(layout: Layout) -> Check:

@@ -4,6 +4,7 @@ speaks.
 StoreError
 ├── StoreFull         no room on the disk: make some, refuse meanwhile
 ├── StoreUnavailable  the disk fails, or is read-only: close, open again later
+│   ├── StoreUnknown  for a reader: a newer runtime wrote it
 │   └── StoreClosed   not open at the moment, for a reason that is being worked on
 │       └── StoreHeld open, and another process keeps its WAL from beginning anew
 ├── StoreDamaged      the file is not sound: set it aside and salvage
@@ -43,6 +44,10 @@ class StoreHeld(StoreClosed):
     """Another process reads the store without end: its WAL grows, and nothing may be added to it."""
 
 
+class StoreUnknown(StoreUnavailable):
+    """A newer runtime wrote this store: it cannot be read, and a person must decide."""
+
+
 class StoreDamaged(StoreError):
     """The store is damaged."""
 
@@ -57,6 +62,12 @@ class StoreReplaced(StoreError):
 
 class StoreNewer(StoreError, NeedsHuman):
     """A newer runtime wrote this store."""
+
+
+def in_words(error: StoreError) -> str:
+    """For a person: what is wrong, and what to do where only a person can."""
+    hint = error.hint if isinstance(error, StoreNewer) else ""
+    return f"{error}; {hint}" if hint else str(error)
 
 
 _MEANING: dict[int, type[StoreError]] = {

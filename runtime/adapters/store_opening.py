@@ -13,7 +13,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from runtime.adapters.store_errors import SCHEMA_VERSION, StoreNewer, StoreUnavailable
+from runtime.adapters.store_errors import SCHEMA_VERSION, StoreNewer, StoreUnavailable, StoreUnknown
 from runtime.adapters.store_room import JOURNAL_LIMIT_BYTES
 
 REMEDY = "install that again, or move the file away"
@@ -40,8 +40,8 @@ def bring_up_to_date(db: sqlite3.Connection, path: Path) -> None:
     ((version,),) = db.execute("PRAGMA user_version").fetchall()
     if version == SCHEMA_VERSION:
         return
-    if version > SCHEMA_VERSION and not is_flipped(db, version):
-        raise StoreNewer(f"{path} has schema {version}, {unlike_ours(db, version)}", hint=REMEDY)
+    if is_newer(db, version):
+        raise StoreNewer(_says(path, version), hint=REMEDY)
     from runtime.adapters.store_schema import migrate  # late: sqlite-utils only where it is needed
 
     if version > SCHEMA_VERSION:
@@ -49,11 +49,23 @@ def bring_up_to_date(db: sqlite3.Connection, path: Path) -> None:
     migrate(db)
 
 
-def unlike_ours(db: sqlite3.Connection, version: int) -> str:
-    """For a person: what another schema than ours means, and what to do."""
-    if version > SCHEMA_VERSION and not is_flipped(db, version):
-        return f"this runtime knows {SCHEMA_VERSION}: a newer one wrote it; {REMEDY}"
-    return f"wanted is {SCHEMA_VERSION}: ingest brings it there"
+def check_readable(db: sqlite3.Connection, path: Path) -> None:
+    """Raises StoreUnavailable where its schema is not ours."""
+    ((version,),) = db.execute("PRAGMA user_version").fetchall()
+    if version == SCHEMA_VERSION:
+        return
+    if is_newer(db, version):
+        raise StoreUnknown(f"{_says(path, version)}; {REMEDY}")
+    raise StoreUnavailable(f"{path} has schema {version}, wanted is {SCHEMA_VERSION}: ingest brings it there")
+
+
+def is_newer(db: sqlite3.Connection, version: int) -> bool:
+    """Whether a newer runtime wrote the store with this number."""
+    return version > SCHEMA_VERSION and not is_flipped(db, version)
+
+
+def _says(path: Path, version: int) -> str:
+    return f"{path} has schema {version}, this runtime knows {SCHEMA_VERSION}: a newer one wrote it"
 
 
 def is_flipped(db: sqlite3.Connection, version: int) -> bool:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.adapters.store_errors import SCHEMA_VERSION, StoreDamaged, StoreUnavailable, translated
+from runtime.adapters.store_errors import StoreDamaged, StoreUnavailable, translated
 from runtime.adapters.store_lives import LifeNames, read_names
-from runtime.adapters.store_opening import unlike_ours
+from runtime.adapters.store_opening import check_readable
 from runtime.adapters.store_place import Place
 from runtime.core.message import Backlog, CorruptRow, Kind, StoredMessage
 from runtime.core.quota import TOP_PRIORITY
@@ -73,9 +73,7 @@ class StoreReader:
     def _look_at(self, db: sqlite3.Connection) -> None:
         """Whether it is a store that we can read, and which."""
         db.text_factory = text_or_bytes
-        ((version,),) = db.execute("PRAGMA user_version").fetchall()
-        if version != SCHEMA_VERSION:
-            raise StoreUnavailable(f"{self._path} has schema {version}, {unlike_ours(db, version)}")
+        check_readable(db, self._path)
         found = db.execute("SELECT uuid, next_id FROM store").fetchall()
         if len(found) != 1 or not isinstance(found[0][0], str) or not isinstance(found[0][1], int):
             raise StoreDamaged(f"{self._path} does not know its name")

@@ -37,6 +37,7 @@ from runtime.adapters.store_errors import (
     StoreNewer,
     StoreUnavailable,
     StoreUnreadable,
+    in_words,
 )
 from runtime.config import Config
 from runtime.core.admission import RETRY_FULL_MS, Admission
@@ -160,7 +161,8 @@ class Storekeeper:
         name = type(error).__name__
         times = say and self._sparing.times(name, self._clock.boot_s())
         if times:
-            logger.bind(error=name, times=times).warning("the store: {}", error)
+            log = logger.bind(error=name, times=times)
+            (log.error if isinstance(error, StoreNewer) else log.warning)("the store: {}", in_words(error))
         self._look_s = 0.0
         if isinstance(error, StoreFull):
             self._disk.give_up_ballast()
@@ -210,7 +212,7 @@ class Storekeeper:
         alarms = [alarm for alarm in (self._wal.alarm, self._alarm) if alarm]
         alarm = {"alarm": "; ".join(alarms)} if alarms else {}
         if self._store is None:
-            return {"store": str(self._trouble), **alarm}
+            return {"store": in_words(self._trouble) if self._trouble else "closed", **alarm}
         room_bytes = max(0, self._room_bytes)
         return {"store": "open", "room_bytes": room_bytes, **self._store.figures(), **alarm}
 
@@ -230,7 +232,7 @@ class Storekeeper:
 
     def _usable(self) -> MessageStore:
         if self._store is None:
-            raise StoreClosed(str(self._trouble))
+            raise StoreClosed(in_words(self._trouble) if self._trouble else None)
         return self._store
 
     def _guarded(self, action: Callable[[], None]) -> None:
@@ -410,4 +412,4 @@ def refusal(error: StoreError) -> Refused:
     """What producers are told while the store fails."""
     if isinstance(error, StoreFull):
         return Refused(Code.DISK_FULL, "the disk is full", RETRY_FULL_MS)
-    return Refused(Code.STORE_UNAVAILABLE, f"nothing can be stored now: {error}", RETRY_FULL_MS)
+    return Refused(Code.STORE_UNAVAILABLE, f"nothing can be stored now: {in_words(error)}", RETRY_FULL_MS)

@@ -22,7 +22,7 @@ from runtime.adapters.identity import IdentityReader
 from runtime.adapters.link_usage import LinkUsage
 from runtime.adapters.process import Stop
 from runtime.adapters.status import StatusFile, last_words
-from runtime.adapters.store_errors import StoreDamaged, StoreReplaced, StoreUnreadable
+from runtime.adapters.store_errors import StoreDamaged, StoreReplaced, StoreUnknown, StoreUnreadable
 from runtime.adapters.vault import Vault
 from runtime.adapters.watched import WatchedConfig
 from runtime.config import Config
@@ -119,6 +119,8 @@ class Uploader:
         self._swept = False
         self._look_at_s = 0.0
         self._look_further = False
+        self._unknown: str | None = None
+        """Why the store cannot be read until a person has decided."""
         self._failing = FailingLanes()
         self._oldest = OldestWait()
         self._counts = {"delivered": 0, "quarantined": 0, "dropped": 0}
@@ -201,14 +203,23 @@ class Uploader:
     def _read(self) -> bool:
         """Whether to look further at once."""
         try:
-            return self._intake.read()
+            further = self._intake.read()
+            self._unknown = None
+            return further
         except StoreDamaged as exc:
             logger.error("the store is damaged, ingest has to salvage it: {}", exc)
             self._reporter.report_damage(str(exc), unreadable=isinstance(exc, StoreUnreadable))
             self._stop.wait(TURN_S)
         except Retryable as exc:
             logger.debug("store: {}", exc)
+            self._say_unknown(exc)
         return False
+
+    def _say_unknown(self, exc: Retryable) -> None:
+        """A person must decide; all else passes, and ingest says it."""
+        known, self._unknown = self._unknown, str(exc) if isinstance(exc, StoreUnknown) else None
+        if self._unknown and not known:
+            logger.error("nothing can be delivered: {}", self._unknown)
 
     def _confirmed(self, ids: set[int]) -> None:
         """Ingest has removed them, on disk: only now their files may go."""
@@ -360,6 +371,7 @@ class Uploader:
             "losses": delivery.losses,
             "last_loss": delivery.last_loss,
             "trouble": delivery.trouble(now),
+            **({"alarm": self._unknown} if self._unknown else {}),
             "sent_today": self._link.usage.day_messages,
             "bytes_today": self._link.usage.day_bytes,
             **self._counts,

@@ -13,15 +13,19 @@ import pytest
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
-from runtime.adapters import damaged_store, store_errors, store_opening, store_reader, store_schema
+from runtime.adapters import damaged_store, doctor, store_errors, store_opening, store_schema
+from runtime.adapters.process import Stop
 from runtime.adapters.salvage import pending, salvage
 from runtime.adapters.store import MessageStore
-from runtime.adapters.store_errors import StoreFull, StoreNewer
+from runtime.adapters.store_errors import StoreError, StoreFull, StoreNewer, StoreUnknown
 from runtime.adapters.store_reader import StoreReader
+from runtime.adapters.storekeeper import Storekeeper, refusal
 from runtime.core.message import StoredMessage, StreamName
 from runtime.core.protocol import Stored
 from runtime.core.quota import Amount
 from runtime.core.settlement import Settled
+from runtime.workers.upload import Uploader
+from tests.harness import Home
 from tests.store_tools import ObedientClock, ever_lost, keep, put
 
 FROZEN = Path(__file__).parents[1] / "data" / "messages-v1.sql"
@@ -52,7 +56,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> None:
             db.table(table).transform(column_order=["id", "colour"])
 
     monkeypatch.setattr(store_schema, "migrations", steps)
-    for module in (store_errors, store_schema, store_reader, store_opening, damaged_store):
+    for module in (store_errors, store_schema, store_opening, damaged_store):
         monkeypatch.setattr(module, "SCHEMA_VERSION", 2)
     monkeypatch.setattr(store_schema.migrate, "__defaults__", (2,))
 
@@ -154,3 +158,46 @@ def test_an_older_runtime_leaves_a_damaged_newer_store_to_the_runtime_that_wrote
         list(salvage(old, "flipped bytes"))
     assert pending(old)
     assert columns(old.parent / "damaged" / old.name)[0] == 2
+
+
+@pytest.mark.parametrize("version", [99, 3])
+def test_a_newer_store_has_a_word_and_a_remedy_in_every_place(home: Home, version: int) -> None:
+    """doctor said "in order", ingest refused all producers without a remedy, upload said nothing."""
+    path = home.layout.messages_db
+    MessageStore(path, ObedientClock()).close()
+    with sqlite3.connect(path) as db:
+        db.execute(f"PRAGMA user_version = {version}")
+        db.execute("INSERT INTO _sqlite_migrations VALUES (99, 'messages', 'version_99', '')")
+    db.close()
+    keeper = Storekeeper(home.config, ObedientClock())
+    with pytest.raises(StoreError) as caught:
+        keeper.admission((), Settled())
+    with pytest.raises(StoreUnknown) as read:
+        StoreReader(path).open()
+    judged = doctor._databases(home.layout)
+    assert judged.verdict == "error"
+    uploader = Uploader(home.config, Stop())
+    uploader._read()
+    words = [
+        str(keeper.figures()["store"]),
+        refusal(caught.value).message,
+        str(read.value),
+        f"{judged.text} {judged.remedy}",
+        str(uploader._figures()["alarm"]),
+    ]
+    for said in words:
+        assert f"has schema {version}, this runtime knows 1" in said
+        assert "install that again, or move the file away" in said
+    keeper.close()
+    uploader._reporter.close()
+    shown = home.edgectl("quarantine", "ls")
+    assert "install that again" in shown.stderr, shown
+
+
+def test_doctor_names_an_identity_of_a_newer_runtime(home: Home) -> None:
+    home.layout.state.mkdir(exist_ok=True)
+    with sqlite3.connect(home.layout.identity_db) as db:
+        db.execute("PRAGMA user_version = 77")
+    db.close()
+    judged = doctor._databases(home.layout)
+    assert (judged.verdict, "schema 77" in judged.text) == ("error", True)
