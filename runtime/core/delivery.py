@@ -53,7 +53,9 @@ class Delivery:
         self._pace = pace
         self._limits = limits or Limits()
         self.hand.batches.patience_s = self._limits.batch_s
-        self._suspicion = Suspicion(self._limits.ack_s)
+        self._suspicion = Suspicion(
+            self._limits.ack_s, lambda id: not pace.barred(self.hand.messages[id].offer.priority)
+        )
         self._doubt = Doubt()
         self._trial: Message | None = None
         self._control: Tag | None = None
@@ -221,7 +223,7 @@ class Delivery:
             case Phase.CONNECTING if now >= self._deadline_s:
                 self._lost(Cause.OVERDUE, f"no answer within {self._limits.connect_s:g} s", now, draw)
             case Phase.UP if self._flight.stands(now, self._patience_s):
-                self._lost(Cause.OVERDUE, self._why_overdue(), now, draw)
+                self._lost(Cause.OVERDUE, self._flight.why_overdue(self._patience_s), now, draw)
             case Phase.UP if self._flight.overtaken(now, self._limits.ack_s):
                 self._lost(Cause.OVERDUE, "others are acknowledged, the oldest in flight is not", now, draw)
             case Phase.UP if self._to_be_replaced(now):
@@ -269,7 +271,7 @@ class Delivery:
             return True
         trial_s = self._suspicion.next_trial_s()
         if trial_s is None or self._trial is not None:
-            return False
+            return self._trial is not None and self._pace.barred(self._trial.offer.priority)
         return now >= trial_s or (not self._flight and self.hand.idle())
 
     def _up(self, now: float) -> None:
@@ -312,13 +314,16 @@ class Delivery:
     def _send_what_may_go(self, now: float) -> None:
         self.hand.give_way(now, no_room=self.room.look(now).full(stands=True, important=False))
         if self._suspicion.any_overtaken() and not self._sent_on_client and self._trial is None:
-            self._pace.sent(0)
-            self._put_in_flight((PROBE, 0), 0, now)
+            self._probe(now)
         for message in self._whose_turn(now):
             size_bytes = message.offer.piece_bytes
             self._pace.sent(size_bytes, message.offer.priority)
             self._put_in_flight(self.hand.take(message), size_bytes, now)
         if (self._suspicion.any() and not self._sent_on_client) or self._to_be_followed(now):
+            self._probe(now)
+
+    def _probe(self, now: float) -> None:
+        if self._suspicion.worth_a_control():  # it costs what every message costs
             self._pace.sent(0)
             self._put_in_flight((PROBE, 0), 0, now)
 
@@ -333,15 +338,9 @@ class Delivery:
         """How long nothing may happen to what is in flight."""
         return self._suspicion.patience_s(self._trial.offer.id if self._trial else None)
 
-    def _why_overdue(self) -> str:
-        if self._flight.unheard():
-            return f"nothing of what was sent came through for {self._patience_s:g} s"
-        return f"no acknowledgement for {self._patience_s:g} s"
-
     def _whose_turn(self, now: float) -> Iterator[Message]:
-        trial = self._trial
-        if trial is not None:
-            if not self._flight and trial.unsent:
+        if (trial := self._trial) is not None:
+            if not self._flight and trial.unsent and self._pace.allows(trial.offer.priority, now):
                 yield trial
             return
         if not self._has_room():

@@ -74,6 +74,12 @@ class Flight:
         oldest = next(iter(self._sent.values()), None)
         return oldest is not None and self._heard is not None and self._heard < oldest.end
 
+    def why_overdue(self, patience_s: float) -> str:
+        """Why nothing is waited for any longer, for a person."""
+        if self.unheard():
+            return f"nothing of what was sent came through for {patience_s:g} s"
+        return f"no acknowledgement for {patience_s:g} s"
+
     def acked(self, tag: Tag, now: float) -> float | None:
         """It was acknowledged. When it was sent; None where it was not."""
         oldest = self.oldest()

@@ -206,6 +206,10 @@ class Pace:
         """Whether the link may be used at all."""
         return self.link.shut(now) is None
 
+    def barred(self, priority: int) -> bool:
+        """Whether a budget or the hour forbids a message of this priority, however long one waited."""
+        return not self.link.is_urgent(priority) and self.link.barred() is not None
+
     def allows(self, priority: int, now: float) -> bool:
         """Whether a message of this priority may be sent now."""
         return self.link.allows(priority, now)

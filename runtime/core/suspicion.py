@@ -30,6 +30,7 @@ then a passed control); one that drops every tenth, once in 100,000.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 LONE_LOSSES = 5
@@ -62,8 +63,10 @@ class _Record:
 class Suspicion:
     """The records, by message id. A message without one is beyond suspicion."""
 
-    def __init__(self, ack_s: float) -> None:
+    def __init__(self, ack_s: float, may: Callable[[int], bool] = lambda _: True) -> None:
+        """`may`: whether the link may be used for a trial of this message now."""
         self._records: dict[int, _Record] = {}
+        self._may = may
         self._ack_s = ack_s
 
     def suspects(self) -> list[int]:
@@ -104,6 +107,10 @@ class Suspicion:
         record.losses += 1
         record.overtaken = True
         return {id: record.losses} if record.losses >= LONE_LOSSES else {}
+
+    def worth_a_control(self) -> bool:
+        """Whether the link may be used for one of them: else a control would cost, and serve no trial."""
+        return any(self._may(id) for id in self._records)
 
     def any_overtaken(self) -> bool:
         return any(record.overtaken for record in self._records.values())
@@ -149,7 +156,9 @@ class Suspicion:
 
     def due(self) -> list[int]:
         """Suspects that have a right to a trial, the one that waits longest first."""
-        waiting = [(record.try_at_s, id) for id, record in self._records.items() if record.due]
+        waiting = [
+            (record.try_at_s, id) for id, record in self._records.items() if record.due and self._may(id)
+        ]
         return [id for _, id in sorted(waiting)]
 
     def next_trial_s(self) -> float | None:
