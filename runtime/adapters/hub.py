@@ -31,7 +31,7 @@ import time
 import traceback
 import weakref
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -52,6 +52,8 @@ from runtime.core.proxy import Proxy
 
 EXIT_HUNG = 70
 """Exit status of a process whose client could not be discarded."""
+LONGEST_KEEPALIVE_S = 1740
+"""The hub's patience is 1.5 times the keep-alive, and 1,767 s at most; it wants to hear from us before."""
 DISCARD_DEADLINE_S = 10.0
 THAW_S = 2.0
 """So much more once it is over: a process that was frozen (a paused container) did nothing meanwhile."""
@@ -95,12 +97,14 @@ class Hub(Tidings[LineEvent]):
         self._hook_before = threading.excepthook
         threading.excepthook = self._thread_died
 
-    def open(self, credentials: HubCredentials, segment_bytes: int | None = None) -> int:
+    def open(self, credentials: HubCredentials, segment_bytes: int | None = None, stretch: int = 1) -> int:
         """Begin to connect a new client and return its number. The one before must be `Closed`."""
         self._number += 1
         self._elders = weakref.WeakSet(threading.enumerate())
         reach = Reach(self._options.connect_s, self._options.proxy, segment_bytes)
-        self._client = _Client(self._number, credentials, self._options, reach, self._tell)
+        keepalive_s = min(self._options.keepalive_s * stretch, LONGEST_KEEPALIVE_S)
+        options = replace(self._options, keepalive_s=keepalive_s)
+        self._client = _Client(self._number, credentials, options, reach, self._tell)
         return self._number
 
     def send(self, tag: Hashable, telemetry: Telemetry) -> None:

@@ -219,7 +219,7 @@ class Delivery:
                 self._opened_generation = self._generation
                 self._deadline_s = now + self._limits.connect_s
                 self.phase = Phase.CONNECTING
-                self._steps.append(Open(self._path.segment_bytes(now)))
+                self._steps.append(Open(self._path.segment_bytes(now), self._path.stretch))
             case Phase.CONNECTING if now >= self._deadline_s:
                 self._lost(Cause.OVERDUE, f"no answer within {self._limits.connect_s:g} s", now, draw)
             case Phase.UP if self._flight.stands(now, self._patience_s):
@@ -298,9 +298,9 @@ class Delivery:
             self._steps.append(TellRefused())
         convicted = {}
         if self.phase is not Phase.CONNECTING:
-            proves = cause is Cause.DROPPED and self._flight.shown(now, self._limits.prompt_s)
-            self._path.ended(0 if proves else self._flight.stuck_bytes(), now)
-            convicted = self._blame(now, proves=proves)
+            ending = self._flight.ending(now, self._limits.prompt_s, by_hub=cause is Cause.DROPPED)
+            self._path.ended(ending, now)
+            convicted = self._blame(now, proves=ending.proves)
             if self._sent_on_client and not self._acked_on_client and self._doubt.fruitless():
                 self._steps.append(AskWhy())
         self._reconnect.lost(cause, now, draw, explained=self._suspicion.any())

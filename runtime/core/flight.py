@@ -32,6 +32,18 @@ class _Sent:
     end: int
 
 
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What the end of a connection says about what was in flight."""
+
+    proves: bool
+    """The hub ended it, and may have done so for the oldest send."""
+    stuck_bytes: int
+    """What the hub's TCP never acknowledged, where that is all that was sent from the oldest on; else 0."""
+    in_the_midst: bool
+    """The hub ended it late, when a part of the oldest send had come through, or all of it to a proxy."""
+
+
 @dataclass(slots=True)
 class Flight:
     """Sends without an acknowledgement, in order of sending."""
@@ -142,8 +154,15 @@ class Flight:
         if now - max(oldest.at_s, self._progress_s) > prompt_s:
             return False
         missing = oldest.end - self._heard
-        begun = self._heard - oldest.begin >= _SOMETHING_BYTES and now - oldest.at_s <= BEGUN_S
+        begun = self._heard - oldest.begin >= _SOMETHING_BYTES and now - oldest.at_s <= min(BEGUN_S, prompt_s)
         return begun or missing <= LAST_SEGMENTS * self._carried.segment_bytes
+
+    def ending(self, now: float, prompt_s: float, *, by_hub: bool) -> Ending:
+        """The connection ends now."""
+        if by_hub and self.shown(now, prompt_s):
+            return Ending(proves=True, stuck_bytes=0, in_the_midst=False)
+        late = by_hub and self.waited_s(now) > prompt_s
+        return Ending(proves=False, stuck_bytes=self.stuck_bytes(), in_the_midst=late)
 
     def stuck_bytes(self) -> int:
         """How much the hub's TCP did not acknowledge, where that is not even the first of it; else 0."""

@@ -1,11 +1,16 @@
-"""Path: whether large packets get through to the hub (a path MTU black hole), and what is done about it.
+"""Path: what the way to the hub cannot carry, and what the next connection does about it.
 
 Where a router drops packets above some size and its notice of that does not come back, small packets pass and
 large ones vanish: the connection stands, and nothing large is ever acknowledged by the hub's TCP. Smaller
 segments get through, so from the second such end in a row on our TCP is told to make them.
+
+Where the line is so slow that one message takes longer than the hub's patience (one and a half keep-alives
+without a whole packet), the hub ends every connection in its midst. So the keep-alive is stretched.
 """
 
 from __future__ import annotations
+
+from runtime.core.flight import Ending
 
 LARGE_BYTES = 1_024
 """Fewer fit into packets that every path carries."""
@@ -13,6 +18,8 @@ ENDS_TO_BELIEVE = 2
 """A line that goes dead in the midst looks the same once."""
 SEGMENTS_BYTES = (1_200, 536)
 """What is tried then, one after the other; the last one is what every IPv4 host has to take."""
+STRETCH, MOST_STRETCH = 4, 64
+"""How much longer the keep-alive becomes each time, and at most."""
 BELIEVED_S = 6 * 3600.0
 """Then the way may be another: the next connection tries full segments."""
 
@@ -24,6 +31,8 @@ class Path:
         self._ends = 0
         self._step = 0
         self._until_s = 0.0
+        self.stretch = 1
+        """So many times the keep-alive of the settings."""
 
     def segment_bytes(self, now: float) -> int | None:
         """Largest TCP segment of the connection that begins now; None: whatever the interface takes."""
@@ -38,9 +47,10 @@ class Path:
             return ""
         return f"large packets do not get through; sending segments of {SEGMENTS_BYTES[self._step - 1]} bytes"
 
-    def ended(self, stuck_bytes: int, now: float) -> None:
-        """A connection ended with so many bytes that TCP never had acknowledged, none of which was."""
-        if stuck_bytes < LARGE_BYTES:
+    def ended(self, ending: Ending, now: float) -> None:
+        """A connection ended."""
+        if ending.stuck_bytes < LARGE_BYTES:
+            self.stretch = min(self.stretch * (STRETCH if ending.in_the_midst else 1), MOST_STRETCH)
             return
         self._ends += 1
         if self._ends >= ENDS_TO_BELIEVE and self._step < len(SEGMENTS_BYTES):

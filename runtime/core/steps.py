@@ -45,6 +45,8 @@ class Open:
 
     segment_bytes: int | None = None
     """Most bytes of its TCP segments, where larger ones do not get through."""
+    stretch: int = 1
+    """So many times the keep-alive of the settings, where one message takes the line longer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -290,10 +290,10 @@ class Uploader:
     def _do(self, step: Step) -> None:
         credentials = self._credentials
         match step:
-            case Open(segment_bytes) if credentials is not None:
+            case Open(segment_bytes, stretch) if credentials is not None:
                 if self._intake.under_device(credentials.device_id):
                     self._witness = None  # what one device has delivered is no other's to send once more
-                number = self._hub.open(credentials, segment_bytes)
+                number = self._hub.open(credentials, segment_bytes, stretch)
                 logger.debug("client {} connects to {}", number, credentials.hub_host)
             case Discard(reason):
                 logger.info("client discarded: {}", reason)  # the line for every loss, also our watchdog's

@@ -10,7 +10,9 @@ import pytest
 import trustme
 from cryptography import x509
 
+from runtime.adapters.doctor import examine
 from runtime.adapters.reach import Network
+from runtime.adapters.status import StatusFile
 from runtime.devcloud.place import HUB_PORT
 from tests.harness import Cloud, Home
 from tests.lines import put_in_force, register
@@ -104,3 +106,20 @@ def test_a_clock_so_wrong_that_no_certificate_counts_is_named(
     found = checks[f"platform {cloud.facts['instance']}"]
     assert found.verdict == "error"
     assert words in found.text and "timedatectl" in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("trouble", "remedy"),
+    [
+        ("45 connections in a row ended within seconds: does another device use this id?", "device.id"),
+        ("large packets do not get through; sending segments of 1200 bytes", "mtu"),
+    ],
+)
+def test_doctor_repeats_what_upload_says_of_a_connection_and_what_helps(
+    home: Home, cloud: Cloud, trouble: str, remedy: str
+) -> None:
+    registered(home, cloud)
+    StatusFile(home.layout.status_file("upload"), "upload").progress({"trouble": trouble})
+    (found,) = (check for check in examine(home.config) if check.name == "connection")
+    assert (found.verdict, found.text) == ("warning", trouble)
+    assert remedy in found.remedy

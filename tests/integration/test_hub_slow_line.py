@@ -26,6 +26,7 @@ from runtime.core.pacing import Pace, Window
 from runtime.core.path import SEGMENTS_BYTES
 from runtime.core.secret import Secret
 from runtime.core.steps import PROBE, Discard, Offer, Open, Send
+from runtime.devcloud.connection import Connection
 from runtime.devcloud.place import HUB_PORT
 from tests.integration.hub_in_thread import DEVICE, HubInThread
 
@@ -124,9 +125,9 @@ class Sender:
 
     def _do(self, step: object) -> None:
         match step:
-            case Open(segment_bytes):
+            case Open(segment_bytes, stretch):
                 self.segments.append(segment_bytes)
-                self.hub.open(self._credentials, segment_bytes)
+                self.hub.open(self._credentials, segment_bytes, stretch)
             case Discard():
                 self.hub.discard()
             case Send((id, _) as tag):
@@ -162,6 +163,33 @@ def test_a_message_that_takes_the_line_four_deadlines_arrives_on_one_connection(
     assert sender.delivery.losses == 0 and sender.quarantined == {}
     assert line.carried < 100_000
     assert [row["message_id"] for row in hub.messages()] == ["m-1"]
+    sender.close()
+
+
+def test_a_hub_that_counts_whole_packets_only_is_promised_fewer_of_them(
+    hub: HubInThread, line: SlowLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One message took longer than one and a half keep-alives: every connection was ended in its midst."""
+    take, hear, packets = Connection.data_received, Connection._heard, list[object]()
+
+    def data_received(self: Connection, data: bytes) -> None:
+        before_s, before = self._heard_at_s, len(packets)
+        take(self, data)
+        if self._dialogue is not None and len(packets) == before:
+            self._heard_at_s = before_s
+
+    def heard(self: Connection, packet: Any) -> None:
+        packets.append(packet)
+        hear(self, packet)
+
+    monkeypatch.setattr(Connection, "data_received", data_received)
+    monkeypatch.setattr(Connection, "_heard", heard)
+    line.bytes_per_s = 40_000
+    sender = Sender(hub, Limits(ack_s=5.0, prompt_s=1.0, retry_max_s=0.1), keepalive_s=1)
+    sender.offer(1, "s", 100_000)
+    sender.run(lambda: sender.delivered or sender.quarantined)
+    assert sender.delivery.losses >= 1 and sender.quarantined == {}
+    assert "nothing heard for 1.5 times the keep-alive" in (hub.end_reasons()[0] or "")
     sender.close()
 
 

@@ -97,6 +97,7 @@ def test_a_runtime_at_work_is_healthy() -> None:
             "identity: registered, provisioning waiting for approval",
         ),
         ({"hub": {"state": "down", "barred": None, "last_loss": "refused: 5"}}, "hub: down (refused: 5)"),
+        ({"hub": {**UP, "trouble": "large packets vanish"}}, "hub: large packets vanish"),
         (
             {"hub": {"state": "down", "barred": "outside the allowed hours", "last_loss": "dropped: gone"}},
             "hub: down (dropped: gone)",
