@@ -1,6 +1,7 @@
 #!/bin/sh
 # Put the edge runtime on a Debian-like device, bring it up to date, or take it away again.
-# Running it twice changes nothing the second time.
+# Running it twice changes nothing the second time. Ended at any moment, it leaves what was there in service: a new
+# environment is made beside the one in use, tried, and then put in its place by one rename of a link.
 set -eu
 
 usage() {
@@ -39,7 +40,8 @@ while [ $# -gt 0 ]; do
     shift
 done
 
-opt=$root/opt/edge-runtime
+opt=$root/opt/edge-runtime           # a link to the environment in use
+made=$root/opt/edge-runtime.d        # environments that we made; the old one goes when the service has left it
 etc=$root/etc/edge-runtime
 state=$root/var/lib/edge-runtime
 unit=$root/etc/systemd/system/edge-runtime.service
@@ -52,11 +54,44 @@ run() { if [ -n "$dry" ]; then echo "would run: $*"; else "$@"; fi; }
 have() { command -v "$1" >/dev/null 2>&1; }
 live() { [ -z "$root" ] && [ -d /run/systemd/system ]; }   # systemd itself runs here
 
-# put MODE SOURCE TARGET: copy only what differs, so that a second run touches nothing
+# put MODE SOURCE TARGET: copy only what differs, so that a second run touches nothing; whole, by a rename
 put() {
     if [ -f "$3" ] && cmp -s "$2" "$3"; then return; fi
     say "writing $3"
-    run install -D -m "$1" "$2" "$3"
+    run install -D -m "$1" "$2" "$3.new"
+    run mv -f "$3.new" "$3"
+}
+
+# point LINK TARGET: there is no moment in which LINK leads nowhere
+point() {
+    if [ "$(readlink "$1" 2>/dev/null)" = "$2" ]; then return; fi
+    run mkdir -p "$(dirname "$1")"
+    run rm -f "$1.new"
+    run ln -s "$2" "$1.new"
+    if [ -d "$1" ] && [ ! -L "$1" ]; then   # an installation by an older version of this script
+        exchange "$1" "$1.new" || { run mv "$1" "$1.old"; run mv -T "$1.new" "$1"; }
+        run rm -rf "$1.new" "$1.old"
+    else
+        run mv -T "$1.new" "$1"
+    fi
+}
+
+exchange() {
+    [ -z "$dry" ] || return 0
+    "$interpreter" - "$1" "$2" <<'PYTHON' 2>/dev/null
+import ctypes, os, sys
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
+one, other = map(os.fsencode, sys.argv[1:])
+sys.exit(ctypes.CDLL(None).renameat2(AT_FDCWD, one, AT_FDCWD, other, RENAME_EXCHANGE) != 0)
+PYTHON
+}
+
+# Of two installations at once the second would build on what the first is about to remove.
+take_lock() {
+    [ -z "$dry" ] && have flock || return 0
+    mkdir -p "$made"
+    exec 9>>"$made/.lock"
+    flock -n 9 || fail "another installation is under way here"
 }
 
 check_user() {
@@ -90,36 +125,74 @@ make_user() {
 install_program() {
     if [ -n "$ready_venv" ]; then
         say "using the virtual environment $ready_venv"
-        run mkdir -p "$(dirname "$opt")"
-        run ln -sfn "$ready_venv" "$opt"
+        interpreter=$ready_venv/bin/python
+        point "$opt" "$ready_venv"
         return
     fi
-    say "installing into $opt"
-    # --upgrade keeps what is there and follows a newer system Python; a newer pip only where there is an index
+    interpreter=$python
+    mark=$(fingerprint)
+    if [ -L "$opt" ] && [ "$(cat "$opt/.made-of" 2>/dev/null)" = "$mark" ]; then
+        say "$opt is up to date"
+        return
+    fi
+    new=$made/$(date -u +%Y%m%dT%H%M%SZ)-$$
+    say "installing into $new"
+    trap 'rm -rf "$new"' EXIT   # whatever ends us before it is in use
+    trap 'exit 130' INT TERM HUP
+    # a newer pip only where there is an index
     newer=--upgrade-deps
     if [ -n "$wheels" ]; then newer=''; fi
-    run "$python" -m venv ${newer:+"$newer"} --upgrade "$opt" 2>/dev/null || run "$python" -m venv "$opt"
-    run "$opt/bin/python" -m pip --disable-pip-version-check install --quiet --upgrade \
+    run mkdir -p "$made"
+    run "$python" -m venv ${newer:+"$newer"} "$new"
+    run "$new/bin/python" -m pip --disable-pip-version-check install --quiet \
         -c "$top/constraints.txt" ${wheels:+--no-index --find-links "$wheels"} "$source"
+    run "$new/bin/python" -P -c "$trial" || fail "what was installed does not start; nothing was changed"
     if [ -n "$root" ]; then   # the scripts name their interpreter by its path on the device
-        run find "$opt/bin" -type f -exec sed -i "1s|^#!$root/opt|#!/opt|" {} +
+        run find "$new/bin" -type f -exec sed -i "1s|^#!$root/opt|#!/opt|" {} +
     fi
+    if [ -z "$dry" ]; then echo "$mark" >"$new/.made-of"; fi
+    point "$opt" "edge-runtime.d/${new##*/}"   # relative: the same in an image
+    trap - EXIT
+}
+
+trial='import azure.iot.device, requests, zmq, supervisor.supervisord, runtime.__main__, runtime.workers.upload'
+
+# What an environment is made of: the same again need not be made again.
+fingerprint() {
+    folder=${source%%\[*}
+    {
+        echo "$source $wheels"
+        "$python" -c 'import sys; print(sys.version, sys.prefix)'
+        cat "$top/constraints.txt"
+        if [ -f "$folder" ]; then cat "$folder"; fi
+        if [ -d "$folder" ]; then
+            find "$folder/runtime" "$folder/pyproject.toml" "$folder/supervisord.conf" -type f \
+                ! -name '*.pyc' -exec cksum {} + | sort
+        fi
+        if [ -n "$wheels" ]; then find "$wheels" -type f -exec cksum {} + | sort; fi
+    } 2>/dev/null | cksum
+}
+
+# Those that nothing uses any more, and what an installation left that was ended.
+remove_old_environments() {
+    if live && [ -z "$start" ]; then return; fi   # the service may still run in the one before
+    for path in "$made"/*; do
+        if [ -d "$path" ] && [ "$(readlink "$opt")" != "edge-runtime.d/${path##*/}" ]; then run rm -rf "$path"; fi
+    done
 }
 
 install_files() {
     put 644 "$top/deploy/edge.toml.example" "$etc/edge.toml.example"
     if [ ! -e "$etc/edge.toml" ]; then
         say "writing $etc/edge.toml; the platform's name and the Provisioning Token go there"
-        run install -D -m 640 "$top/deploy/edge.toml.example" "$etc/edge.toml"
-        run sed -i 's|^#group = .*|group = "edge-producers"|' "$etc/edge.toml"
+        run install -D -m 640 "$top/deploy/edge.toml.example" "$etc/edge.toml.new"
+        run sed -i 's|^#group = .*|group = "edge-producers"|' "$etc/edge.toml.new"
+        run mv -n "$etc/edge.toml.new" "$etc/edge.toml"   # whole, or not at all
     fi
     gid=$(awk -F: '$1 == "edge-runtime" { print $3 }' "$root/etc/group" 2>/dev/null || true)
     if [ -n "$gid" ] && [ "$(id -u)" = 0 ]; then run chown "0:$gid" "$etc/edge.toml"; fi
     put 644 "$top/deploy/edge-runtime.service" "$unit"
-    if [ "$(readlink "$command" 2>/dev/null)" != /opt/edge-runtime/bin/edgectl ]; then
-        run mkdir -p "$(dirname "$command")"
-        run ln -sfn /opt/edge-runtime/bin/edgectl "$command"
-    fi
+    point "$command" /opt/edge-runtime/bin/edgectl
 }
 
 start_service() {
@@ -134,7 +207,7 @@ start_service() {
 
 remove_program() {
     if live && [ -e "$unit" ]; then run systemctl --quiet disable --now edge-runtime; fi
-    for path in "$unit" "$sysusers" "$command" "$opt"; do
+    for path in "$unit" "$sysusers" "$command" "$opt" "$made"; do
         if [ -e "$path" ] || [ -L "$path" ]; then
             say "removing $path"
             run rm -rf "$path"
@@ -170,17 +243,21 @@ check_user
 case $action in
     install)
         check_python
+        take_lock
         make_user
         install_program
         install_files
         [ -n "$root" ] || start_service
+        remove_old_environments
         next_step
         ;;
     uninstall)
+        take_lock
         remove_program
         [ -n "$dry" ] || say "removed; configuration and state stay in /etc/edge-runtime and /var/lib/edge-runtime"
         ;;
     purge)
+        take_lock
         remove_program
         remove_traces
         [ -n "$dry" ] || say "removed, with everything it knew"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,115 @@ def test_a_dry_run_does_nothing_but_tell(root: Path) -> None:
     assert told.returncode == 0
     assert "would run: install" in told.stdout
     assert everything(root) == {}
+
+
+FAKE_PYTHON = """#!/bin/sh
+# Makes environments without a network. A file `pip` beside it says what pip does there.
+case "$*" in
+    *"-m venv "*)
+        for new; do :; done
+        mkdir -p "$new/bin" && cp "$0" "$new/bin/python"
+        cp "$(dirname "$0")/pip" "$new/bin/pip"
+        ;;
+    *"-m pip "*)
+        cd "$(dirname "$0")" && . ./pip
+        { echo "#!$PWD/python"; echo "exec true"; } >edgectl && chmod 755 edgectl
+        ;;
+    *runtime.__main__*) [ -x "$(dirname "$0")/edgectl" ] && ! grep -q broken "$(dirname "$0")/pip" ;;
+    *) exec REAL "$@" ;;
+esac
+"""
+
+
+@pytest.fixture
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An interpreter whose environments need no package index."""
+    file = tmp_path_factory.mktemp("python") / "python"
+    file.write_text(FAKE_PYTHON.replace("REAL", sys.executable))
+    file.chmod(0o755)
+    file.with_name("pip").write_text("true first")
+    return file
+
+
+def made(root: Path) -> list[str]:
+    return sorted(path.name for path in (root / "opt/edge-runtime.d").iterdir() if path.is_dir())
+
+
+def in_use(root: Path) -> Path:
+    """The environment that the unit starts, which has to be whole at any moment."""
+    link = root / "opt/edge-runtime"
+    assert os.access(link / "bin/edgectl", os.X_OK)
+    return link.resolve()
+
+
+def test_an_installation_that_is_killed_while_pip_works_leaves_what_was_there(
+    root: Path, python: Path
+) -> None:
+    """It worked in the environment in use: nothing started any more, at this boot and at every next one."""
+    options = ["--root", str(root), "--python", str(python)]
+    assert install(*options).returncode == 0
+    before = in_use(root)
+    pip, at_work = python.with_name("pip"), python.with_name("at-work")
+    pip.write_text(f"touch {at_work}; sleep 600")
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        command = ["sh", str(DEPLOY / "install.sh"), *options, "--source", str(python.parent / number.name)]
+        installing = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+        eventually(at_work.exists, 30, "pip works")
+        second = install(*options, "--source", "another")
+        assert second.returncode == 1 and "another installation is under way" in second.stderr
+        os.killpg(installing.pid, number)
+        installing.wait(20)
+        at_work.unlink()
+        assert in_use(root) == before
+    pip.write_text("true later")
+    assert install(*options, "--source", "later").returncode == 0
+    assert in_use(root) != before
+    assert made(root) == [in_use(root).name], "what was half done is gone"
+
+
+def test_an_installation_that_does_not_start_is_not_put_into_service(root: Path, python: Path) -> None:
+    options = ["--root", str(root), "--python", str(python)]
+    assert install(*options).returncode == 0
+    before = in_use(root)
+    for pip in ("false", "true broken"):
+        python.with_name("pip").write_text(f"{pip} || exit 1")
+        failed = install(*options, "--source", pip)
+        assert failed.returncode != 0
+        assert in_use(root) == before and made(root) == [before.name]
+    assert "does not start; nothing was changed" in failed.stderr
+
+
+def test_the_same_installed_again_makes_no_new_environment(root: Path, python: Path) -> None:
+    options = ["--root", str(root), "--python", str(python)]
+    assert install(*options).returncode == 0
+    before = everything(root)
+    python.with_name("pip").write_text("exit 1")
+    again = install(*options)
+    assert again.returncode == 0 and "is up to date" in again.stdout
+    assert everything(root) == before
+    scripts = (root / "opt/edge-runtime/bin/edgectl").read_text().splitlines()
+    assert scripts[0].startswith("#!/opt/edge-runtime.d/"), "its path on the device"
+
+
+@pytest.mark.parametrize("ready", [False, True])
+def test_the_folder_of_an_older_installation_gives_way_to_the_link(
+    root: Path, python: Path, ready: bool
+) -> None:
+    """`ln -sfn` made the link inside of it, and the old program went on."""
+    old = root / "opt/edge-runtime/bin/edgectl"
+    old.parent.mkdir(parents=True)
+    old.write_text("#!/bin/sh\n# old\n")
+    options = into(root) if ready else ["--root", str(root), "--python", str(python)]
+    assert install(*options).returncode == 0
+    assert (root / "opt/edge-runtime").is_symlink()
+    assert "# old" not in (in_use(root) / "bin/edgectl").read_text()
+    assert sorted(p.name for p in (root / "opt").iterdir()) == ["edge-runtime", "edge-runtime.d"]
+    if ready:
+        assert in_use(root) == Path(sys.prefix).resolve()
+        assert install("--root", str(root), "--python", str(python)).returncode == 0
+        assert in_use(root) != Path(sys.prefix).resolve(), "a ready one is left as it is"
+        assert install(*into(root)).returncode == 0
+        assert in_use(root) == Path(sys.prefix).resolve()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
