@@ -1,7 +1,7 @@
 """THE wire protocol between producers and ingest, version 1: types, encode, decode. The only place.
 
 A request is what a REQ socket sends: one JSON header frame, then one frame for each payload. A reply is one
-JSON frame.
+JSON frame. `docs/protocol.md` says it to those who write a client.
 
     >> {"stream": "weather"}  21.5
     << {"ok": true, "stored": 1, "ids": [17]}

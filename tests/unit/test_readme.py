@@ -1,15 +1,30 @@
-"""README against reality: its settings, commands, codes, examples and links."""
+"""README and the page of the protocol against reality: settings, commands, codes, limits, examples, links."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 
 import pytest
 
+from runtime.adapters.storekeeper import PRODUCER_MEMORY_S
 from runtime.cli import parser
+from runtime.core.description import (
+    DEFAULT_PRIORITY,
+    MAX_NAME_CHARACTERS,
+    MAX_PROPERTIES,
+    MAX_PROPERTIES_BYTES,
+)
+from runtime.core.envelope import _MID_LIMIT_CHARACTERS
+from runtime.core.pirate import LONGEST_WAIT_S
 from runtime.core.protocol import (
+    _HEADER_FIELDS,
+    MAX_HEADER_BYTES,
+    MAX_MESSAGES,
+    MAX_NESTING,
+    MAX_SEQUENCE,
+    WARNING_BACKWARDS,
+    WARNING_GAP,
     BadRequest,
     Code,
     Limits,
@@ -19,11 +34,15 @@ from runtime.core.protocol import (
     decode_request,
     encode_reply,
 )
+from runtime.core.way_back import MOST_HOP_BYTES, MOST_HOPS
+from runtime.settings import Ingest
 from tests.readme import README, with_settings
 
 TEXT = README.read_text()
+PROTOCOL = README.parent / "docs" / "protocol.md"
+PAGE = PROTOCOL.read_text()
 LIMITS = Limits(message_bytes=4_194_304, request_bytes=8_388_608)
-EXCHANGES = re.findall(r"^>> (.+)\n<< (.+)$", TEXT, re.MULTILINE)
+EXCHANGES = re.findall(r"^>> (.+)\n<< (.+)$", PAGE + TEXT, re.MULTILINE)
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
@@ -42,8 +61,32 @@ def test_every_command_is_documented_and_exists() -> None:
 
 
 def test_every_error_code_is_documented() -> None:
-    assert {code for code in Code if f"`{code}`" not in TEXT} == set()
-    assert {operation for operation in Operation if f"`{operation}`" not in TEXT} == set()
+    assert {code for code in Code if f"`{code}`" not in PAGE} == set()
+    assert {operation for operation in Operation if f"`{operation}`" not in PAGE} == set()
+    assert {field for field in _HEADER_FIELDS if f"`{field}`" not in PAGE} == set()
+    assert f"`{WARNING_GAP}`" in PAGE and f"`{WARNING_BACKWARDS}`" in PAGE
+
+
+def test_every_limit_of_the_page_is_the_one_in_force() -> None:
+    ingest = Ingest()
+    for limit in (
+        MAX_HEADER_BYTES,
+        MAX_MESSAGES,
+        MAX_SEQUENCE,
+        MAX_PROPERTIES_BYTES,
+        ingest.max_message_bytes,
+        ingest.max_request_bytes,
+        ingest.memory_bytes // 4,
+    ):
+        assert f"{limit:,}" in PAGE, limit
+    assert f"nested at most {MAX_NESTING} levels" in PAGE
+    assert f"{MOST_HOPS} frames of {MOST_HOP_BYTES} bytes" in PAGE
+    assert f"1 to {MAX_NAME_CHARACTERS} characters" in PAGE and f"at most {MAX_PROPERTIES}" in PAGE
+    assert f"{DEFAULT_PRIORITY} if not given" in PAGE
+    assert (
+        f"{LONGEST_WAIT_S:.0f} s at\nmost" in PAGE and f"every {PRODUCER_MEMORY_S / 60:.0f} minutes" in PAGE
+    )
+    assert f"more than {_MID_LIMIT_CHARACTERS} characters" in PAGE
 
 
 @pytest.mark.parametrize(("request_", "reply"), EXCHANGES, ids=[e[0][:40] for e in EXCHANGES])
@@ -52,7 +95,7 @@ def test_the_protocol_examples_are_what_the_codec_says(request_: str, reply: str
     answer = decode_reply([reply.encode()])
     if not isinstance(answer, Refused):
         decode_request([header.encode(), *map(str.encode, payloads)], LIMITS)
-        assert json.loads(encode_reply(answer)) == json.loads(reply)
+        assert encode_reply(answer).decode() == reply
         return
     with pytest.raises(BadRequest) as caught:
         decode_request([header.encode(), *map(str.encode, payloads)], LIMITS)
@@ -64,9 +107,10 @@ def test_there_are_examples_to_test() -> None:
 
 
 def test_every_file_that_is_named_exists() -> None:
-    for path in re.findall(r"\]\(([^)#:]+)\)|`((?:deploy|runtime|tests)/[\w./]+)`", TEXT):
-        name = path[0] or path[1]
-        assert (README.parent / name).exists(), name
+    for page in (README, *PROTOCOL.parent.glob("*.md")):
+        for path in re.findall(r"\]\(([^)#:]+)\)|`((?:deploy|runtime|tests)/[\w./]+)`", page.read_text()):
+            name = (page if path[0] else README).parent / (path[0] or path[1])
+            assert name.exists(), name
 
 
 def test_readme_owns_up_to_every_figure_that_is_out_of_reach_and_says_why() -> None:
