@@ -14,7 +14,7 @@ from runtime.adapters import tokens
 from runtime.adapters.clock import SystemClock
 from runtime.adapters.identity import IdentityReader
 from runtime.adapters.identity_file import SCHEMA_VERSION as IDENTITY_VERSION
-from runtime.adapters.identity_rows import Identity
+from runtime.adapters.identity_values import Identity
 from runtime.adapters.process import has_open, lock_holder
 from runtime.adapters.reach import Network
 from runtime.adapters.registrars import certificate_left_s, registrar

@@ -26,7 +26,7 @@ from contextlib import closing, contextmanager
 from runtime.adapters import identity_lines as lines
 from runtime.adapters import identity_rows as rows
 from runtime.adapters.identity_file import alone, check_private, connect, create, damaged, set_aside, weather
-from runtime.adapters.identity_rows import Identity, Token
+from runtime.adapters.identity_values import Identity, Token, mark
 from runtime.adapters.vault import Vault
 from runtime.core.answer import Grant, Registration
 from runtime.core.credentials import HubCredentials
@@ -216,10 +216,12 @@ class IdentityStore(IdentityReader):
         with self._change() as db:
             rows.put_fact(db, "room", time.time())
 
-    def save_skew(self, skew_s: float) -> None:
-        """Keep the server's clock minus ours."""
+    def save_skew(self, skew_s: float, now: Moment | None = None) -> None:
+        """Keep the server's clock minus ours, which counts until ours is set, or the machine boots."""
         with self._change() as db:
             rows.put_fact(db, "skew_s", skew_s)
+            rows.put_fact(db, "skew_offset_s", now.wall_s - now.boot_s if now else None)
+            rows.put_fact(db, "skew_boot", mark(now.boot_id) if now else None)
 
     def accept(self) -> None:
         """A person agrees that messages go out under the new device id."""

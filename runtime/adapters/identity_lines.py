@@ -21,7 +21,7 @@ import sqlite3
 from dataclasses import replace
 
 from runtime.adapters import identity_rows as rows
-from runtime.adapters.identity_rows import Token
+from runtime.adapters.identity_values import Token
 from runtime.adapters.vault import Keys
 from runtime.core import enrolment
 from runtime.core.answer import Outcome

@@ -293,7 +293,7 @@ def _identity_on_disk(layout: Layout, clock: Clock) -> dict[str, Any]:
         "device_id": identity.hub.device_id if identity.hub else None,
         "sas_remaining_s": renewal.sas_left_s(held, now),
         "registration_remaining_s": held.registration.remaining_s(now) if held.registration else None,
-        "skew_s": identity.skew_s,
+        "skew_s": identity.skew(now),
     }
 
 

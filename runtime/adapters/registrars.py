@@ -20,11 +20,12 @@ from runtime.adapters import dps
 from runtime.adapters.certificate_pair import check_pair, ends_s
 from runtime.adapters.clock import Clock, SystemClock
 from runtime.adapters.platform import Platform
+from runtime.adapters.server_time import server_time_s
 from runtime.adapters.tokens import fingerprint, secret_from
 from runtime.adapters.trust import Trust, Waiting
 from runtime.core import connection_string
 from runtime.core.answer import Answer, Outcome, Registration
-from runtime.core.moment import Moment
+from runtime.core.moment import CLOCK_SET_BY_S, Moment
 from runtime.core.proxy import parse as parse_proxy
 from runtime.core.secret import Secret
 from runtime.regular_file import read_regular
@@ -32,6 +33,16 @@ from runtime.settings import Settings
 
 ASK_AGAIN_S = 86_400.0
 """A certificate needs no renewal, but the service may have moved us to another hub: it is asked again."""
+
+
+@dataclass(frozen=True)
+class ServerClock:
+    """What is known of the clock by which our signatures are judged."""
+
+    skew_s: float = 0.0
+    """Server's clock minus ours, as last seen."""
+    doubted: bool = False
+    """What was signed by it was refused: ask what time it is."""
 
 
 class Registrar(Protocol):
@@ -46,14 +57,19 @@ class Registrar(Protocol):
     def certificate(self) -> Path | None:
         """The client certificate that serves, where one does."""
 
-    def register(self, token: Secret | None) -> Answer[Registration]:
+    def signs(self) -> bool:
+        """Whether we sign by our own clock, with a key."""
+
+    def register(
+        self, token: Secret | None, server_clock: ServerClock = ServerClock()
+    ) -> Answer[Registration]:
         """Become known to the hub; `token` is the Registration Token where there is one."""
 
 
 def registrar(settings: Settings, waiting: Waiting = lambda: False) -> Registrar:
     """The way that the configuration chooses."""
     if settings.identity.mode == "connection-string":
-        return ByConnectionString(settings)
+        return ByConnectionString(settings, waiting=waiting)
     if settings.identity.mode == "dps":
         return ByDps(settings, waiting)
     return ByPlatform(settings, waiting)
@@ -90,7 +106,12 @@ class ByPlatform:
     def certificate(self) -> Path | None:
         return self.settings.identity.certificate_file if self._by_certificate else None
 
-    def register(self, token: Secret | None) -> Answer[Registration]:
+    def signs(self) -> bool:
+        return False
+
+    def register(
+        self, token: Secret | None, server_clock: ServerClock = ServerClock()
+    ) -> Answer[Registration]:
         answer = self.platform().register(None if self._by_certificate else token)
         if answer.value and answer.value.certificate and answer.value.lifetime_s is None:
             return replace(answer, value=replace(answer.value, lifetime_s=ASK_AGAIN_S))
@@ -111,6 +132,7 @@ class ByConnectionString:
 
     settings: Settings
     clock: Clock = field(default_factory=SystemClock)
+    waiting: Waiting = lambda: False
 
     def missing(self) -> str | None:
         text = self._text()
@@ -134,20 +156,32 @@ class ByConnectionString:
             return None
         return self.settings.identity.certificate_file if known and known.x509 else None
 
-    def register(self, token: Secret | None) -> Answer[Registration]:
+    def signs(self) -> bool:
         text = self._text()
         try:
-            return Answer(
-                Outcome.OK, self._registration(connection_string.parse(text.reveal() if text else ""))
-            )
+            return text is not None and connection_string.parse(text.reveal()).key is not None
+        except ValueError:
+            return False
+
+    def register(
+        self, token: Secret | None, server_clock: ServerClock = ServerClock()
+    ) -> Answer[Registration]:
+        text = self._text()
+        try:
+            known = connection_string.parse(text.reveal() if text else "")
+            server_s = None
+            if known.key is not None and server_clock.doubted:
+                server_s = _asked_for_time(known.hub_host, self.settings, self.waiting)
+            now_s = _signing_time_s(server_s, server_clock, self.clock)
+            return Answer(Outcome.OK, self._registration(known, now_s), server_s=server_s)
         except ValueError as exc:
             return Answer(Outcome.BAD_REQUEST, reason=str(exc))
 
-    def _registration(self, known: connection_string.ConnectionString) -> Registration:
+    def _registration(self, known: connection_string.ConnectionString, now_s: float) -> Registration:
         host, device = known.hub_host, known.device_id
         if known.key is not None:
             lifetime_s = self.settings.identity.sas_lifetime_s
-            sas = connection_string.sign(host, device, known.key, int(self.clock.wall_s() + lifetime_s))
+            sas = connection_string.sign(host, device, known.key, int(now_s + lifetime_s))
             return Registration(host, device, lifetime_s, sas)
         if known.sas is not None:  # nobody here can renew it; another file does
             return Registration(host, device, None, known.sas)
@@ -182,23 +216,31 @@ class ByDps:
     def certificate(self) -> Path | None:
         return None if self._shared_key() else self.settings.identity.certificate_file
 
-    def register(self, token: Secret | None) -> Answer[Registration]:
+    def signs(self) -> bool:
+        return self._shared_key() is not None
+
+    def register(
+        self, token: Secret | None, server_clock: ServerClock = ServerClock()
+    ) -> Answer[Registration]:
         mine = self.settings.identity
         try:
-            key = self._key()
-            found = dps.assign(self._question(key), self.waiting)
+            key, server_s = self._key(), None
+            if key is not None and server_clock.doubted:
+                server_s = _asked_for_time(mine.dps_host, self.settings, self.waiting)
+            now_s = _signing_time_s(server_s, server_clock, self.clock)
+            found = dps.assign(self._question(key, now_s - self.clock.wall_s()), self.waiting)
             if not found.outcome.good:
-                return Answer(found.outcome, reason=found.reason)
+                return Answer(found.outcome, reason=found.reason, server_s=server_s)
             host, device = found.hub_host, found.device_id
             if key is None:
                 files = (str(mine.certificate_file), str(mine.key_file))
                 return Answer(Outcome.OK, Registration(host, device, ASK_AGAIN_S, None, files))
-            sas = connection_string.sign(host, device, key, int(self.clock.wall_s() + mine.sas_lifetime_s))
-            return Answer(Outcome.OK, Registration(host, device, mine.sas_lifetime_s, sas))
+            sas = connection_string.sign(host, device, key, int(now_s + mine.sas_lifetime_s))
+            return Answer(Outcome.OK, Registration(host, device, mine.sas_lifetime_s, sas), server_s=server_s)
         except ValueError as exc:
             return Answer(Outcome.BAD_REQUEST, reason=str(exc))
 
-    def _question(self, key: Secret | None) -> dps.Question:
+    def _question(self, key: Secret | None, ahead_s: float) -> dps.Question:
         mine = self.settings.identity
         files = (None, None) if key else (mine.certificate_file, mine.key_file)
         ca_file = self.settings.platform.ca_file
@@ -211,6 +253,7 @@ class ByDps:
             ca_file,
             parse_proxy(self.settings.platform.proxy),
             self.settings.upload.websockets,
+            ahead_s if abs(ahead_s) > CLOCK_SET_BY_S else 0.0,
         )
 
     def _registration_id(self) -> str | None:
@@ -226,6 +269,19 @@ class ByDps:
         if key is None or not self.settings.identity.dps_group:
             return key
         return connection_string.derived_key(key, self._registration_id() or "")
+
+
+def _asked_for_time(host: str, settings: Settings, waiting: Waiting) -> float | None:
+    """What time it is at the hub, or at the provisioning service."""
+    ca_file = settings.upload.ca_file or settings.platform.ca_file
+    proxy = parse_proxy(settings.upload.proxy or settings.platform.proxy)
+    return server_time_s(host, settings.upload.https_port, Trust(ca_file, proxy=proxy), waiting)
+
+
+def _signing_time_s(server_s: float | None, known: ServerClock, ours: Clock) -> float:
+    """Now, by the server's clock; by ours where they differ by little, or the server's is not known."""
+    skew_s = known.skew_s if server_s is None else server_s - ours.wall_s()
+    return ours.wall_s() + (skew_s if abs(skew_s) > CLOCK_SET_BY_S else 0.0)
 
 
 def _missing_certificate(settings: Settings) -> str | None:

@@ -11,7 +11,7 @@ from runtime.cli import Commands, load_config
 from runtime.cli.terminal import TextRow, tell, tell_json
 
 if TYPE_CHECKING:
-    from runtime.adapters.identity_rows import Identity, Token
+    from runtime.adapters.identity_values import Identity, Token
     from runtime.config import Config
     from runtime.core.moment import Moment
     from runtime.core.renewal import Policy
@@ -83,7 +83,7 @@ def describe(config: Config) -> dict[str, Any]:
         "verification_code": identity.enrolment.verification_code,
         "tokens": tokens,
         "sealed": identity.sealed,
-        "skew_s": identity.skew_s,
+        "skew_s": identity.skew(now),
         "errors": _errors(identity, now),
         "next": {name: _next(told) for name, told in workers.items()},
     }

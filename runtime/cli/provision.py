@@ -12,7 +12,7 @@ from runtime.cli import Commands, load_config, seconds
 from runtime.cli.terminal import draw, tell, tell_json
 
 if TYPE_CHECKING:
-    from runtime.adapters.identity_rows import Identity
+    from runtime.adapters.identity_values import Identity
     from runtime.config import Config
 
 POLL_S = 0.5

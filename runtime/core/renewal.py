@@ -55,6 +55,9 @@ FORMER_PAUSE_S = 300.0
 """Once refused, a token is tried again after so long at first, then ever more seldom."""
 FORMER_PAUSE_MAX_S = 3600.0
 
+CLOCK_TOLD_S = 300.0
+"""A person is told of a clock that is wrong by so much."""
+
 FIXED_SOON_S = 14 * 86_400.0
 """So long before its end a person is told of what only a person can replace."""
 
@@ -380,6 +383,14 @@ def sas_left_s(held: Held, now: Moment) -> float | None:
     if held.fixed_left_s is not None:
         return held.fixed_left_s
     return held.sas.remaining_s(now) if held.sas else None
+
+
+def clock_told(skew_s: float | None) -> str:
+    """What a person has to know of a clock that is wrong; nothing of one that is nearly right."""
+    if skew_s is None or abs(skew_s) < CLOCK_TOLD_S:
+        return ""
+    where = f"{spoken(abs(skew_s))} {'behind' if skew_s > 0 else 'ahead of'} the server's"
+    return f"the clock of this device is {where}: set it (timedatectl)"
 
 
 def refused_as(basis: str) -> Phase:

@@ -17,9 +17,9 @@ from runtime.adapters import tokens
 from runtime.adapters.bus import IDENTITY_CHANGED, SAS_REFUSED, Hints
 from runtime.adapters.clock import SystemClock
 from runtime.adapters.identity import IdentityStore
-from runtime.adapters.identity_rows import Identity, Token
+from runtime.adapters.identity_values import Identity, Token
 from runtime.adapters.process import Stop
-from runtime.adapters.registrars import ByPlatform, certificate_left_s, registrar
+from runtime.adapters.registrars import ByPlatform, ServerClock, certificate_left_s, registrar
 from runtime.adapters.vault import Vault
 from runtime.adapters.watched import WatchedConfig
 from runtime.config import Config
@@ -173,7 +173,7 @@ class Keeper:
         assert asked is not None and asked.secret is not None  # nothing is due while it is locked
         answer: Answer[Registration] | Answer[Grant]
         if task in (Task.REGISTER, Task.REGISTER_FORMER):
-            answer = self._registrar.register(asked.secret)
+            answer = self._registrar.register(asked.secret, self._server_clock(identity))
         else:
             assert token is not None
             platform = ByPlatform(self._config.settings, self._heart.waiting).platform()
@@ -194,6 +194,12 @@ class Keeper:
             case verdict:
                 pace = self._pace(task, identity, held.at_stake(task), answer, now)
                 self._pause(task, asked, pace, verdict)
+
+    def _server_clock(self, identity: Identity) -> ServerClock:
+        """By which clock to sign: where a signature was refused, that one is to be learnt anew."""
+        pace = (identity.paces or {}).get(Task.REGISTER)
+        refused = pace is not None and pace.outcome is Outcome.UNAUTHORIZED
+        return ServerClock(identity.skew(Moment.by(self._clock)) or 0.0, self._refused or refused)
 
     def _asked_with(self, task: Task, identity: Identity) -> Token | None:
         if task is Task.REGISTER_FORMER:
@@ -263,19 +269,22 @@ class Keeper:
         if answer.server_s is None:
             return
         skew_s = answer.server_s + 0.5 - now.wall_s  # a Date is cut off to whole seconds
-        if identity.skew_s is None or abs(skew_s - identity.skew_s) >= SKEW_STEP_S:
-            self._store.save_skew(round(skew_s, 1))
+        known_s = identity.skew(now)
+        if known_s is None or abs(skew_s - known_s) >= SKEW_STEP_S:
+            self._store.save_skew(round(skew_s, 1), now)
 
     def _show(self, identity: Identity, held: Held, step: Step, now: Moment) -> None:
         """Tell people where we stand: the status file, and the log on a change."""
         phase = renewal.phase(held, now)
         fixed = renewal.fixed(held.fixed_left_s, certificate_left_s(self._registrar, now))
         ends = fixed.told() if fixed else ""
+        skew_s = identity.skew(now)
+        clock = renewal.clock_told(skew_s)
         trouble = next((pace for pace in held.paces.values() if pace.outcome), None)
         figures = {
             "state": phase.value,
             "trouble": trouble.outcome.value if trouble and trouble.outcome else None,
-            "reason": ends or _reason(phase, step, held),
+            "reason": "; ".join(filter(None, (ends or _reason(phase, step, held), clock))),
             "alarm": ends if fixed and fixed.left_s <= 0 else "",
             "device_id": identity.hub.device_id if identity.hub else None,
             "generation": identity.hub.generation if identity.hub else None,
@@ -285,15 +294,15 @@ class Keeper:
             ),
             "next": step.task.value if step.task else None,
             "next_in_s": _whole(step.in_s),
-            "skew_s": identity.skew_s,
+            "skew_s": skew_s,
             "sealed": identity.sealed,
         }
-        told = phase, figures["trouble"], bool(ends)
+        told = phase, figures["trouble"], bool(ends), bool(clock)
         changed = told != self._told
         self._heart.tell(figures, now=changed)
         if changed:
             self._told = told
-            log = logger.warning if ends else logger.info
+            log = logger.warning if ends or clock else logger.info
             log("{state}", state=phase.value, reason=figures["reason"])
 
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,13 @@ def test_a_service_that_says_nothing_costs_one_deadline_or_a_stop_and_leaves_no_
         assert assign(asked, waiting=lambda: True).outcome is Outcome.ABANDONED
     finally:
         shared.cloud.no_faults()
+
+
+def test_the_library_signs_by_the_service_s_clock_where_ours_is_wrong(shared: Service) -> None:
+    """Two days behind, every signature is over at birth; here the service's clock is said to be behind."""
+    asked = shared.question("clock-1", shared.enrol("clock-1"))
+    assert assign(replace(asked, ahead_s=-2 * 86_400.0)).outcome is Outcome.UNAUTHORIZED
+    assert assign(replace(asked, ahead_s=2 * 86_400.0)).outcome is Outcome.OK
 
 
 @pytest.mark.parametrize("hub", ["hub.example", ["hub.example"], "hub example", None])

@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
+from email.utils import formatdate
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +27,7 @@ from runtime.adapters.vault import Vault
 from runtime.cli.identity import _table, describe
 from runtime.config import load
 from runtime.core.answer import Grant, Registration
+from runtime.core.connection_string import sas_expiry_s
 from runtime.core.enrolment import Enrolment, Phase
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
@@ -45,10 +48,10 @@ class Device:
         self.pair = Pair(home.folder)
         self.connection = home.folder / "connection"
 
-    def configure(self, identity: str, platform: str = "") -> None:
+    def configure(self, identity: str, platform: str = "", more: str = "") -> None:
         self.home.write_config(
             f"[platform]\n{platform}\n[identity]\n{identity}\n"
-            f'certificate_file = "{self.pair.certificate}"\nkey_file = "{self.pair.key}"\n'
+            f'certificate_file = "{self.pair.certificate}"\nkey_file = "{self.pair.key}"\n{more}'
         )
         self._keeper = Keeper(self.home.config, heart(self.home, "refresh"), self._hints)
 
@@ -62,6 +65,10 @@ class Device:
         while self._keeper.turn(False) <= 0:
             pass
         return read_status(self.home.layout.status_file("refresh")) or {}
+
+    def hub_refused(self) -> float:
+        """One turn, beside the hub's word that it refuses the SAS."""
+        return self._keeper.turn(True)
 
     def told(self) -> str:
         """`edgectl identity`, for a person."""
@@ -170,6 +177,56 @@ def test_the_same_certificate_at_another_path_is_what_the_hub_is_shown_from_then
     known = IdentityReader(device.home.layout).hub_credentials()
     assert known is not None and known.certificate == device.pair.certificate
     assert known.generation > before
+
+
+@pytest.mark.parametrize("behind_s", [2 * DAY_S, 300 * DAY_S, -3 * DAY_S, 20])
+def test_a_device_that_signs_learns_the_hub_s_time_once_the_hub_refused_and_says_so(
+    behind_s: int, device: Device, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two days behind, the SAS that we sign is over at birth: it never delivered, and the key was blamed."""
+    monkeypatch.setattr("runtime.core.renewal.MIN_GAP_S", 0.0)
+    monkeypatch.setattr("runtime.workers.refresh.STALE_REFUSAL_S", -1.0)
+    hub_s = time.time() + behind_s
+    with scripted(folder) as hub:
+        hub.answer = lambda asked: Says(404, {}, {"Date": formatdate(hub_s, usegmt=True)})
+        host, _, port = hub.instance.partition(":")
+        device.connection.write_text(f"HostName={host};DeviceId=d;SharedAccessKey=a2V5\n")
+        device.connection.chmod(0o600)
+        device.configure(
+            f'mode = "connection-string"\nconnection_string_file = "{device.connection}"',
+            more=f'[upload]\nhttps_port = {port}\nca_file = "{hub.ca_file}"\n',
+        )
+        device.turn()
+        assert hub.asked == [], "nobody is asked before the hub refuses"
+        assert abs(_ends_s(device) - time.time() - DAY_S) < 60
+        while device.hub_refused() <= 0:
+            pass
+        assert [one.method for one in hub.asked] == ["GET"]
+        assert "Authorization" not in hub.asked[0].headers, "no secret is shown for it"
+    wrong = abs(behind_s) > 300
+    assert abs(_ends_s(device) - (hub_s if wrong else time.time()) - DAY_S) < 60
+    said = device.turn()
+    time.sleep(1.1)  # a status is a second old at most
+    said = device.turn()
+    where = "behind" if behind_s > 0 else "ahead of"
+    assert ("the clock of this device is" in said["reason"]) is wrong
+    assert not wrong or f"{where} the server's: set it" in said["reason"]
+
+
+def _ends_s(device: Device) -> float:
+    """When the SAS in force ends, by its own text."""
+    known = IdentityReader(device.home.layout).hub_credentials()
+    assert known is not None and known.sas is not None
+    return sas_expiry_s(known.sas.reveal()) or 0.0
+
+
+def test_a_skew_counts_no_more_once_the_clock_is_set_or_the_machine_has_booted(home: Home) -> None:
+    store, now = IdentityStore(home.layout), Moment(1e9, 1000.0, "boot")
+    store.save_skew(2.0 * DAY_S, now)
+    known = store.read()
+    assert known.skew(Moment(1e9 + 500, 1500.0, "boot")) == 2 * DAY_S
+    assert known.skew(Moment(1e9 + 500 + 2 * DAY_S, 1500.0, "boot")) is None, "it was set"
+    assert known.skew(Moment(1e9 + 500, 500.0, "another boot")) is None
 
 
 def test_a_platform_that_refuses_a_client_certificate_is_not_said_to_refuse_a_token(device: Device) -> None:

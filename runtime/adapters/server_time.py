@@ -1,0 +1,20 @@
+"""What time it is at a server, by the `Date` of its HTTPS side: to sign under a clock that is wrong."""
+
+from __future__ import annotations
+
+from runtime.adapters.trust import Trust, Waiting
+from runtime.core import lifetime
+
+DEADLINE_S = 10.0
+
+
+def server_time_s(host: str, port: int, trust: Trust, waiting: Waiting = lambda: False) -> float | None:
+    """Unix seconds by the server's clock, or None where it cannot be asked. Whatever it answers will do."""
+    from runtime.adapters import https  # late: asked only where the hub refused what we signed
+
+    reply = https.request("GET", f"https://{host}:{port}/", b"", None, trust, DEADLINE_S, waiting)
+    date = None if isinstance(reply, https.Failure) else reply.headers.get("Date")
+    try:
+        return lifetime.http_date_s(date) if date else None
+    except ValueError:
+        return None
