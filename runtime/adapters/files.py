@@ -27,7 +27,7 @@ from loguru import logger
 from runtime.adapters import upload_journal
 from runtime.adapters.file_gate import Barred, Gate
 from runtime.adapters.hub_https import HttpsWay, Refused, SwitchedOff, Unreached
-from runtime.adapters.payloads import Payload, Unreadable, difference, digest_with, opened
+from runtime.adapters.payloads import Payload, Replaced, Unreadable, difference, digest_with, opened
 from runtime.adapters.tidings import Tidings
 from runtime.adapters.upload_calls import NameRefused, UploadCalls
 from runtime.adapters.upload_journal import Journal
@@ -221,6 +221,9 @@ class _Upload:
             if for_good:
                 self._give_up(str(exc))
             return UploadFailed(id, str(exc), for_good)
+        except Replaced as exc:
+            self._give_up(str(exc))
+            return UploadFailed(id, str(exc), for_good=True)
         except _Changed as exc:
             self._give_up(str(exc))
             trouble.changes += 1

@@ -7,6 +7,7 @@ Invariants:
 2. Before the block list is sent, what was sent is proven to be the file: its length is that of the blocks,
    its time of change is that before the first one, and a small one is read again and its hash compared.
    A process that kept the file open can still write to it; a mixture is never called delivered.
+3. A file is what was acknowledged (`TakenFile`), or it is `Replaced`, and not sent.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from runtime.adapters.spool import what_is
 from runtime.core.envelope import FileParcel
+from runtime.core.spooling import TakenFile
 
-HASHED_BYTES = 67_108_864
+SECOND_NS = 1_000_000_000
+PROVEN_BYTES = 67_108_864
 """Files up to this size are read once more before they count as uploaded."""
 
 
@@ -33,6 +37,10 @@ class Unreadable(Exception):
         super().__init__(
             f"the file is gone: {name}" if self.gone else f"file {name} cannot be read: {why.strerror}"
         )
+
+
+class Replaced(Exception):
+    """The file in the spool is another one than when its message was acknowledged."""
 
 
 class Payload:
@@ -77,7 +85,7 @@ def difference(
             return "the file was changed while it was uploaded"
         if payload.size_bytes != sent_bytes:
             return f"{sent_bytes} of {payload.size_bytes} bytes were sent"
-        if payload.size_bytes > HASHED_BYTES:
+        if payload.size_bytes > PROVEN_BYTES:
             return ""
         found = ""
         for block in payload.blocks(step_bytes):
@@ -87,7 +95,7 @@ def difference(
 
 @contextlib.contextmanager
 def opened(parcel: FileParcel, spool: Path) -> Iterator[Payload]:
-    """The payload. Raises Unreadable."""
+    """The payload. Raises Unreadable or Replaced."""
     if parcel.file is None:
         yield Payload(parcel.blob_name, io.BytesIO(parcel.payload), None)
         return
@@ -96,7 +104,16 @@ def opened(parcel: FileParcel, spool: Path) -> Iterator[Payload]:
     with file:
         with _reading(parcel.file):
             payload = Payload(parcel.file, file, os.fstat(file.fileno()))
+            now = what_is(file.fileno())
+        if (taken := TakenFile.unpack(parcel.payload)) and (wrong := taken.contradiction(_at(now, taken))):
+            raise Replaced(f"file {parcel.file}: {wrong}")
         yield payload
+
+
+def _at(now: TakenFile, taken: TakenFile) -> TakenFile:
+    """`now`, as if nothing had cut its time off to whole seconds, as some archives do."""
+    cut_off = now.mtime_ns == taken.mtime_ns // SECOND_NS * SECOND_NS
+    return now._replace(mtime_ns=taken.mtime_ns) if cut_off else now
 
 
 @contextlib.contextmanager

@@ -17,9 +17,12 @@ import pytest
 from runtime.adapters import payloads, upload_journal
 from runtime.adapters.files import BlockSent, FileOptions, Uploaded, UploadFailed
 from runtime.adapters.hub_https import HttpsWay
+from runtime.adapters.spool import what_is
 from runtime.core.credentials import HubCredentials
+from runtime.core.envelope import FileParcel, Telemetry
 from runtime.core.link import Passage
 from runtime.core.secret import Secret
+from runtime.core.spooling import HASHED_BYTES
 from tests.harness import Cloud, eventually
 from tests.integration.scripted import Asked, Says, Scripted, scripted
 from tests.integration.test_file_upload import BLOCK, Lane, parcel, spooled
@@ -124,6 +127,41 @@ def test_a_file_that_is_changed_at_every_attempt_is_set_aside_and_does_not_use_t
         ended.append(lane.upload(clip, credentials))
     assert [isinstance(end, UploadFailed) and end.for_good for end in ended] == [False, False, True]
     assert "changed while it was uploaded" in str(ended[-1])
+
+
+def taken(folder: Path, content: bytes) -> FileParcel:
+    """A file as it is in the spool when its message is acknowledged."""
+    path = folder / "spool" / spooled(folder, "clip").blob_name
+    path.write_bytes(content)
+    with path.open("rb") as file:
+        return FileParcel("clip", what_is(file.fileno()).pack(), "clip", Telemetry("m", b""))
+
+
+@pytest.mark.parametrize("size_bytes", [1_000, HASHED_BYTES + 1], ids=["small", "large"])
+@pytest.mark.parametrize("by", ["appending", "overwriting"])
+def test_a_file_that_was_changed_after_its_acknowledgement_is_set_aside_and_named(
+    cloud: Cloud, lane: Lane, folder: Path, by: str, size_bytes: int
+) -> None:
+    clip = taken(folder, os.urandom(size_bytes))
+    with (folder / "spool" / "clip").open("ab" if by == "appending" else "r+b") as kept:
+        kept.write(b"other")
+    failed = lane.upload(clip, register(cloud))
+    assert isinstance(failed, UploadFailed) and failed.for_good, failed
+    assert "taken" in failed.reason and "clip" in failed.reason
+    assert blobs(cloud) == {} and lane.blocks == 0
+
+
+@pytest.mark.parametrize("size_bytes", [1_000, HASHED_BYTES + 1], ids=["small", "large"])
+def test_a_home_that_was_brought_back_from_an_archive_has_the_files_that_were_acknowledged(
+    cloud: Cloud, lane: Lane, folder: Path, size_bytes: int
+) -> None:
+    """Archives keep whole seconds."""
+    content = os.urandom(size_bytes)
+    clip, path = taken(folder, content), folder / "spool" / "clip"
+    second = path.stat().st_mtime_ns // 1_000_000_000 * 1_000_000_000
+    os.utime(path, ns=(second, second))
+    assert isinstance(lane.upload(clip, register(cloud)), Uploaded)
+    assert list(blobs(cloud).values()) == [content]
 
 
 def test_a_journal_of_a_version_that_kept_no_lengths_costs_the_blocks_and_not_the_file(
