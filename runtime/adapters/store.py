@@ -59,7 +59,7 @@ from runtime.adapters.store_producers import Known, ProducerMemory
 from runtime.adapters.store_quarantine import MOST_BYTES, Quarantine
 from runtime.adapters.store_reader import StoreReader, text_or_bytes
 from runtime.adapters.store_room import begin_wal, give_back, spare_bytes, wal_bytes
-from runtime.adapters.store_statements import IN, insert
+from runtime.adapters.store_statements import IN, SIZE, insert
 from runtime.adapters.store_streams import Streams, give_names_back
 from runtime.adapters.wal import ends_early, write_again
 from runtime.core.admission import Admission, Stamp, View
@@ -324,7 +324,7 @@ class MessageStore:
         if not ids:
             return
         gone = self._db.execute(
-            f"DELETE FROM messages WHERE id IN {IN} RETURNING id, stream, priority, bytes, file",  # noqa: S608
+            f"DELETE FROM messages WHERE id IN {IN} RETURNING id, stream, priority, {SIZE}, file",  # noqa: S608
             (json.dumps(ids),),
         ).fetchall()
         for number, stream, priority, size, file in gone:

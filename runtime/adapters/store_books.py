@@ -7,21 +7,19 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from runtime.adapters.store_statements import SIZE
 from runtime.core.message import StreamName
-from runtime.core.quota import LARGEST_BYTES, NOTHING, TOP_PRIORITY, Amount, Levels, Policy, countable
+from runtime.core.quota import NOTHING, TOP_PRIORITY, Amount, Levels, Policy, countable
 from runtime.core.settlement import to_ranges
 
-COUNTABLE = (
-    f"priority BETWEEN 0 AND {TOP_PRIORITY} AND typeof(priority) = 'integer' "
-    f"AND bytes BETWEEN 0 AND {LARGEST_BYTES} AND typeof(bytes) = 'integer'"
-)
+COUNTABLE = f"priority BETWEEN 0 AND {TOP_PRIORITY} AND typeof(priority) = 'integer' AND {SIZE} >= 0"
 FORGET_LEVELS = "UPDATE levels SET messages = 0, bytes = 0"
 WRITE_LEVEL = (
     "INSERT INTO levels (stream, priority, messages, bytes, stored, delivered) VALUES (?, ?, ?, ?, 0, 0) "
     "ON CONFLICT (stream, priority) DO UPDATE SET messages = excluded.messages, bytes = excluded.bytes"
 )
 READ_LEVELS = "SELECT stream, priority, messages, bytes FROM levels"
-LEAVING = "SELECT stream, priority, count(*), sum(bytes) FROM messages"
+LEAVING = f"SELECT stream, priority, count(*), sum({SIZE}) FROM messages"  # noqa: S608  # our own names
 EVICTIONS_REMEMBERED = 10_000
 """More than upload has in hand."""
 DISCARDED = "discarded"
@@ -39,7 +37,7 @@ def count_levels(db: sqlite3.Connection) -> list[tuple[int, int, int, int]]:
     """Look at every message, and write down what there is. Row by row: SQLite would sort them, in memory."""
     levels: defaultdict[tuple[int, int], list[int]] = defaultdict(lambda: [0, 0])
     rows = db.execute(
-        "SELECT stream, priority, bytes FROM messages "  # noqa: S608  # our own names
+        f"SELECT stream, priority, {SIZE} FROM messages "  # noqa: S608  # our own names
         f"WHERE stream IN (SELECT id FROM streams) AND {COUNTABLE}"
     )
     for stream, priority, size in rows:
@@ -150,13 +148,16 @@ class Books:
         self, number: int, stream: int, priority: int, size: int, file: str | None, lost: str | None
     ) -> None:
         """A message left: delivered, or lost for the reason `lost`."""
-        if not self._countable(stream, priority, size):
+        counted = self._countable(stream, priority, size)
+        if not counted and not self._countable(stream, priority, 0):
             return
         change = self.levels[stream, priority]
-        change.messages -= 1
-        change.bytes -= size
-        if self.left is not None:
-            self.left.append((number, stream, priority, size))
+        if counted:
+            change.messages -= 1
+            change.bytes -= size
+            if self.left is not None:
+                self.left.append((number, stream, priority, size))
+        size = max(0, size)
         if lost is None:
             change.delivered += 1
         else:

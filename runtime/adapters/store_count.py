@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 
 from runtime.adapters.store_books import FORGET_LEVELS, READ_LEVELS, WRITE_LEVEL
+from runtime.adapters.store_statements import SIZE
 from runtime.core.quota import Amount, countable
 
 ROWS_AT_ONCE = 500
@@ -37,7 +38,7 @@ class Recount:
         until_s = time.perf_counter() + slice_s
         while not self.done:
             rows = db.execute(
-                "SELECT id, stream, priority, bytes FROM messages WHERE id > ? ORDER BY id LIMIT ?",
+                f"SELECT id, stream, priority, {SIZE} FROM messages WHERE id > ? ORDER BY id LIMIT ?",  # noqa: S608
                 (self._counted_up_to, ROWS_AT_ONCE),
             ).fetchall()
             for _, stream, priority, size in rows:

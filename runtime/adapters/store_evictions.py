@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from loguru import logger
 
+from runtime.adapters.store_statements import SIZE
 from runtime.core.admission import EVICTED_AT_ONCE
 from runtime.core.quota import Amount, Eviction, Policy
 
@@ -65,7 +66,7 @@ def victims(db: sqlite3.Connection, eviction: Eviction, streams: Sequence[int] |
         where.append(f"stream IN ({', '.join('?' * len(streams))})")
         values += streams
     order = "priority, id" if eviction.policy is Policy.DROP_LOWEST else "id"
-    query = f"SELECT id, bytes FROM messages WHERE {' AND '.join(where)} ORDER BY {order} LIMIT ?"  # noqa: S608
+    query = f"SELECT id, {SIZE} FROM messages WHERE {' AND '.join(where)} ORDER BY {order} LIMIT ?"  # noqa: S608
     most = max(eviction.amount.messages, EVICTED_AT_ONCE)
     while True:  # where an index found no room SQLite sorts in memory, but never more than it is asked for
         with contextlib.closing(db.execute(query, (*values, most))) as rows:
@@ -75,13 +76,13 @@ def victims(db: sqlite3.Connection, eviction: Eviction, streams: Sequence[int] |
         most *= 2
 
 
-def _enough(rows: Iterable[tuple[int, object]], amount: Amount) -> tuple[list[int], bool]:
+def _enough(rows: Iterable[tuple[int, int]], amount: Amount) -> tuple[list[int], bool]:
     """Ids of the first that make up `amount`, and whether they do. No more is read."""
     found: list[int] = []
     freed_bytes = 0
     for number, size in rows:
         found.append(number)
-        freed_bytes += size if isinstance(size, int) else 0  # damaged
+        freed_bytes += max(0, size)  # damaged: it was counted for nothing
         if len(found) >= amount.messages and freed_bytes >= amount.bytes:
             return found, True
     return found, False

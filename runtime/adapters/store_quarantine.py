@@ -11,15 +11,13 @@ from collections.abc import Sequence
 
 from runtime.adapters.store_books import Books
 from runtime.adapters.store_lives import read_names
-from runtime.adapters.store_statements import COLUMNS, IN, SOUND_COLUMNS
+from runtime.adapters.store_statements import COLUMNS, IN, SIZE, SOUND_COLUMNS
 from runtime.core.admission import EVICTED_AT_ONCE, ROW_OVERHEAD_BYTES
-from runtime.core.quota import LARGEST_BYTES
+from runtime.core.quota import LARGEST_BYTES, TEXTS_BYTES
 
 MOST_BYTES = 107_374_182
 FULL = "quarantine_full"
 """The reason of those that go: lost for the second time, and for good."""
-TEXTS_BYTES = 16_384
-"""More than properties and names have."""
 _MOST = f"CASE WHEN file IS NULL THEN length(payload) + {TEXTS_BYTES} ELSE {LARGEST_BYTES} END"
 _SIZE = (
     f"CASE WHEN typeof(bytes) = 'integer' AND bytes BETWEEN 0 AND {_MOST} THEN bytes "
@@ -74,7 +72,7 @@ class Quarantine:
         for number in dict.fromkeys(ids):  # a report that was repeated names them twice
             row = self._db.execute(
                 f"INSERT INTO messages ({COLUMNS}) SELECT ?, {columns} FROM quarantine WHERE id = ? "  # noqa: S608
-                "RETURNING stream, priority, bytes",
+                f"RETURNING stream, priority, {SIZE}",
                 (books.next_id, names.of(number), number),
             ).fetchall()
             for stream, priority, size in row:

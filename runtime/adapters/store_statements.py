@@ -8,6 +8,7 @@ from itertools import chain
 
 from runtime.core.admission import Row, Values
 from runtime.core.description import Details
+from runtime.core.quota import LARGEST_BYTES, TEXTS_BYTES
 
 _FIELDS = (*Row._fields, *Details._fields)
 _NEVER_NULL = ("stream", "kind", "priority", "stored_boot_s", "boot", "bytes", "payload")
@@ -15,6 +16,18 @@ _NEVER_NULL = ("stream", "kind", "priority", "stored_boot_s", "boot", "bytes", "
 COLUMNS = ", ".join(_FIELDS)
 SOUND_COLUMNS = ", ".join(f"coalesce({name}, 0)" if name in _NEVER_NULL else name for name in _FIELDS)
 """The columns of a row that may be damaged, as the schema takes them."""
+_CONTENT = (
+    "CASE WHEN file IS NULL THEN length(payload) "
+    "WHEN json_valid(CAST(payload AS TEXT)) "
+    f"THEN coalesce(json_extract(CAST(payload AS TEXT), '$.size_bytes'), {LARGEST_BYTES}) "
+    f"ELSE {LARGEST_BYTES} END"
+)
+SIZE = (
+    f"CASE WHEN typeof(bytes) = 'integer' AND bytes BETWEEN 0 AND {_CONTENT} + {TEXTS_BYTES} "
+    "THEN bytes ELSE -1 END"
+)
+"""What a message counts for; -1 where its row says more than it can have. One flipped bit there would be as
+bad as one in the counters: all others would have to give way to it. Of a file it is known what it had."""
 IN = "(SELECT value FROM json_each(?))"
 """A list of ids, given as JSON."""
 

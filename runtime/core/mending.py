@@ -11,8 +11,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from runtime.core.quota import NOTHING, Amount, countable
+from runtime.core.quota import LARGEST_BYTES, NOTHING, TEXTS_BYTES, Amount, countable
 from runtime.core.sequences import Sequences
+from runtime.core.spooling import TakenFile
 
 LARGEST = 2**62
 """No number of ours comes near it, and none that follows it leaves SQLite's integers."""
@@ -80,6 +81,15 @@ MENDED: Mapping[str, Callable[[Row], Row | None]] = {
 """By table: the row as it can be taken over, or None."""
 
 
+def _most_bytes(said: Mapping[str, Any]) -> int:
+    """What a message can count for: one flipped bit must not make all others give way to it."""
+    payload = said["payload"] if isinstance(said["payload"], bytes) else b""
+    if said["file"] is None:
+        return len(payload) + TEXTS_BYTES
+    taken = TakenFile.unpack(payload)
+    return LARGEST_BYTES if taken is None else taken.size_bytes + TEXTS_BYTES
+
+
 @dataclass
 class Messages:
     """The messages taken over, and what the tables about them must hold: found without reading them again."""
@@ -110,6 +120,6 @@ class Messages:
             self.boots.add(said["boot"])
         if is_number(stream):
             self.streams.add(stream)
-            if countable(priority, size):
+            if countable(priority, size) and size <= _most_bytes(said):
                 before = self.levels.get((stream, priority), NOTHING)
                 self.levels[stream, priority] = before.plus(Amount(1, size))

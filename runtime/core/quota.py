@@ -23,6 +23,9 @@ without end locks out itself."""
 LARGEST_BYTES = 2**40
 """More than any message has, with the file that is its payload."""
 
+TEXTS_BYTES = 16_384
+"""More than the properties and names of a message have."""
+
 
 def countable(priority: object, size: object) -> bool:
     """Whether a row that may be damaged says of itself what the counters can hold."""

@@ -24,8 +24,9 @@ from runtime.core.message import StoredMessage, StreamName
 from runtime.core.protocol import ProducerKey, Refused, Reply, Stored
 from runtime.core.quota import Amount, Limit, Policy, Quota
 from runtime.core.settlement import Settled
+from runtime.core.spooling import TakenFile
 from tests.harness import Home
-from tests.store_tools import ObedientClock, ever_lost, keep, put
+from tests.store_tools import ObedientClock, decide, ever_lost, keep, put
 
 FLIPPED = {
     "nothing": "PRAGMA user_version",
@@ -517,3 +518,35 @@ def test_after_a_salvage_that_lost_the_names_of_streams_all_is_read_and_the_olde
         ids = [id for (id,) in store._db.execute("SELECT id FROM messages ORDER BY id")]
         assert len(ids) == 10 and ids == [*range(ids[0], ids[0] + 10)], "the oldest gave way"
         store.close()
+
+
+@pytest.mark.parametrize("salvaged", [False, True])
+@pytest.mark.parametrize("bit", [15, 20, 30, 39, 40, 62])
+@pytest.mark.parametrize("file", [False, True])
+@pytest.mark.parametrize("policy", list(Policy))
+def test_one_flipped_bit_in_the_size_of_a_message_makes_no_other_give_way(
+    tmp_path: Path, policy: Policy, file: bool, bit: int, salvaged: bool
+) -> None:
+    """The counters were right by it: all that was older was dropped, or every producer refused."""
+    path = tmp_path / "messages.db"
+    quota = Quota(Limit(Amount(2**14, 2**15), policy))
+    store = MessageStore(path, ObedientClock(), policies=quota.policies())
+    keep(store, put([b"x" * 100] * 10, stream="s"))
+    admission, _ = decide(store, [])
+    admission.take_files = lambda wanted: [TakenFile(4, 0)]
+    admission.weigh_file = lambda name, key: 4
+    admission.decide(put([b""], producer="p", first=1, file="clip", stream="s"))
+    store.commit(admission, Settled())
+    store.close()
+    flip(path, f"UPDATE messages SET bytes = bytes | {2**bit} WHERE id = {11 if file else 5}")
+    if salvaged:
+        for _ in salvage(path, "for the test"):
+            pass
+    store = MessageStore(path, ObedientClock(), policies=quota.policies())
+    (reply,) = keep(store, put([b"new"], stream="s"), quota=quota)
+    assert isinstance(reply, Stored), reply
+    assert ever_lost(store) == {}
+    store.commit(None, Settled(delivered=[*range(1, 13)]))
+    assert store.backlog().messages == store.backlog().bytes == 0
+    assert store._db.execute("SELECT delivered FROM levels").fetchall() == [(12,)]
+    store.close()
