@@ -7,6 +7,7 @@ nothing. Then a message in chunks begins with its first one, whose repeats are k
 from __future__ import annotations
 
 import contextlib
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from runtime.core.message import StreamName
 from runtime.core.packings import Packings
 
 MOST_CHUNKED = 256
-"""Messages whose chunks are remembered; more are not under way at a time."""
+"""Messages whose chunks are remembered: twice as many as are under way at a time (`hand.MOST_IN_PIECES`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,8 @@ class UnderWay:
         self.device: str | None = said.get("device")
         """Whose chunks these are."""
         self.batches = {StreamName(group, stream): batch for group, stream, batch in said.get("batches", ())}
-        self._chunked = {key: Chunked(*found) for key, found in said.get("chunked", {}).items()}
+        chunked = said.get("chunked", {})
+        self._chunked = OrderedDict((key, Chunked(*found)) for key, found in chunked.items())
         self.packings = Packings.of_json(said.get("packings"))
         self._changed = False
 
@@ -52,6 +54,11 @@ class UnderWay:
         while len(self._chunked) > MOST_CHUNKED:
             del self._chunked[next(iter(self._chunked))]
         self._changed = True
+
+    def whole(self, key: str) -> None:
+        """The hub has all of it: the first to be forgotten where there is no room."""
+        if key in self._chunked:
+            self._chunked.move_to_end(key, last=False)
 
     def left(self, key: str) -> None:
         """It is settled."""

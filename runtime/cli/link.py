@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
+import time
+from typing import TYPE_CHECKING
 
 from runtime.cli import Commands, load_config
-from runtime.cli.terminal import tell, tell_json
+from runtime.cli.terminal import complain, tell, tell_json
+
+if TYPE_CHECKING:
+    from runtime.config import Config
+
+STOPPED_WITHIN_S = 8.0
+"""After that upload has ended its connection: it may wait for acknowledgements of what is in flight."""
 
 
 def register(commands: Commands) -> None:
@@ -23,6 +32,8 @@ def _link(arguments: argparse.Namespace) -> int:
     if arguments.switch:
         config.layout.create()
         usage.switch(on=arguments.switch == "on")
+        if arguments.switch == "off" and not _stopped(config):
+            complain(f"upload did not say within {STOPPED_WITHIN_S:g} s that it has stopped sending")
     sent = usage.load()
     off = usage.switched_off()
     if arguments.json:
@@ -36,3 +47,32 @@ def _link(arguments: argparse.Namespace) -> int:
         f"month  {sent.month_messages} messages, {sent.month_bytes} bytes ({sent.month or 'none yet'})",
     )
     return 0
+
+
+def _stopped(config: Config) -> bool:
+    """Wait until upload says that nothing is on its way any more; whether it did, or does not run."""
+    from runtime.adapters.clock import SystemClock
+    from runtime.adapters.status import last_words
+    from runtime.core.link import SWITCHED_OFF
+
+    clock, path = SystemClock(), config.layout.status_file("upload")
+    since_s = clock.boot_s()
+    while clock.boot_s() < since_s + STOPPED_WITHIN_S:
+        words = last_words(path, clock.boot_id())
+        pid, said_s = words.number("pid"), words.number("progress_boot_s")
+        if pid is None or said_s is None or not _runs(int(pid)):
+            return True
+        if said_s > since_s and words.text("barred") == SWITCHED_OFF and not words.number("in_flight"):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -19,6 +19,8 @@ from runtime.core.steps import Offer, Tag
 CROWDED = 4_000
 CROWDED_BYTES = 4_194_304
 """With less in hand than so many, or so many bytes, everything has room: `room` says what has beyond."""
+MOST_IN_PIECES = 128
+"""Messages in pieces that the hub has in part: of so many a crash still knows how far they are."""
 FULL = 2 * CROWDED
 FULL_BYTES = 2 * CROWDED_BYTES
 """About the most in hand."""
@@ -82,6 +84,7 @@ class Hand:
         self.files: dict[int, Message] = {}
         """Messages whose payload has still to be uploaded."""
         self.batches = Batches()
+        self._in_pieces: set[int] = set()  # begun, and not whole
         self.by_priority: list[tuple[int, int]] = [(0, 0)] * (TOP_PRIORITY + 1)
         """Messages and bytes in hand of each priority."""
         self._streams: dict[Hashable, Stream] = {}
@@ -116,6 +119,8 @@ class Hand:
         self.messages[offer.id] = message
         self._count(stream, offer, 1)
         stream.last_id = offer.id
+        if message.touched:
+            self._in_pieces.add(offer.id)
         if offer.file:
             self.files[offer.id] = message
         self.batches.admit(stream, message)
@@ -126,6 +131,7 @@ class Hand:
         offer, stream = message.offer, message.stream
         del self.messages[offer.id]
         self.files.pop(offer.id, None)
+        self._in_pieces.discard(offer.id)
         self._count(stream, offer, -1)
         if stream.waiting and stream.waiting[0] is message:
             stream.waiting.popleft()
@@ -174,7 +180,7 @@ class Hand:
                 message = self._head(stream, now)
                 if message is None:
                     continue
-                if not may(message.offer):
+                if not may(message.offer) or not self._may_begin(message):
                     barred.append(stream)
                     continue
                 self._now_turn = turn
@@ -194,7 +200,14 @@ class Hand:
             message.stream.waiting.popleft()
         message.touched = True
         message.stream.in_flight += 1
+        if message.offer.pieces > 1:
+            self._in_pieces.add(message.offer.id)
         return message.offer.id, piece
+
+    def _may_begin(self, message: Message) -> bool:
+        """Whether it is in one piece, or begun, or one more in pieces may begin."""
+        whole, begun = message.offer.pieces == 1, message.offer.id in self._in_pieces
+        return whole or begun or len(self._in_pieces) < MOST_IN_PIECES
 
     def acked(self, message: Message, piece: int) -> bool:
         """A piece of it was acknowledged. Whether that was the last."""

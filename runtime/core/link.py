@@ -34,6 +34,7 @@ RESET_SPREAD_S = 120.0
 """A hub's quota begins anew for all its devices at once: they come back spread over this time."""
 ASK_EVERY_S = 3600.0
 """How often to ask while the quota is said to be used up: it can be raised, and clocks are wrong."""
+SWITCHED_OFF = "switched off"
 NOBODY = 10
 """An urgent priority that no message has."""
 
@@ -204,6 +205,8 @@ class Link:
         self.usage = usage or Usage()
         self.off = False
         """The kill switch."""
+        self.leaving = False
+        """The process is to end: nothing more is sent, what is in flight may arrive."""
         self._parked_until_s = 0.0
         self._ask_at_s = 0.0
         self._booked_s: float | None = None
@@ -246,7 +249,9 @@ class Link:
     def shut(self, now: float) -> str | None:
         """Why nothing at all may go, or None."""
         if self.off:
-            return "switched off"
+            return SWITCHED_OFF
+        if self.leaving:
+            return "upload is stopping"
         if now < self._parked_until_s:
             return "the hub's daily quota is used up until 00:00 UTC"
         return None

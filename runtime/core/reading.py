@@ -133,12 +133,13 @@ class Reading:
         """What to read at the front; `newest` is the last id in the store, `stored` who had any after that.
 
         Where only those have any who are behind anyway, it moves to the end without looking. How many they
-        have must not be asked: what the store dropped and what came in its place make the same number.
+        have must not be asked: what the store dropped and what came in its place make the same number. Where
+        none has any, though there is a message, it is one that the counters do not know: a damaged row.
         """
         self.newest = newest
         if self.front < newest:
             without = [stream for stream in self.behind if self._passed_over(stream)]
-            if not all(self._passed_over(stream) for stream in stored):
+            if not stored or not all(self._passed_over(stream) for stream in stored):
                 up_to = min(newest, self.front + SPAN) if without else newest
                 return Query(self.front, up_to, without=without)
             self.front = newest
@@ -146,6 +147,11 @@ class Reading:
             if left.up_to is None and self._drains_fresh(stream):
                 left.up_to = self.front
         return None
+
+    def begin_anew(self) -> None:
+        """Something is stored that was passed over: look at all of it once more."""
+        self.front = 0
+        self.behind.clear()
 
     def lane(
         self, query: Query, id: int, stream: StreamName, *, in_parts: bool, last_fresh: int | None

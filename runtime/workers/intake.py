@@ -38,6 +38,9 @@ from runtime.core.steps import Offer, Send, Step, Upload
 WITNESS_BYTES = 16_384
 """A delivered message up to this size is kept, to be sent once more as a control."""
 
+LOOK_ANEW_S = 30.0
+"""How often to look through a store that should be empty and is not."""
+
 _PARTS = {"batch-id", "chunk-id", "complete-batch", "complete-message"}
 
 
@@ -71,7 +74,7 @@ class Intake:
         self._packings: dict[StreamName, Packing] = {}
         self._room = Room()
         self._important: set[StreamName] = set()
-        self._look_important_s = 0.0
+        self._look_important_s = self._look_anew_s = 0.0
         self._reading = Reading(self._fresh_first, config.settings.upload.backlog_per_s)
         if not has_brotli() and any(s.compression != "none" for s in config.settings.stream.values()):
             logger.warning("a stream asks for compression, but the extra [compress] is not installed")
@@ -93,6 +96,7 @@ class Intake:
                 passed_over = self._answer(query) or passed_over
         if self.hungry:
             newest = self._store.newest()
+            self._look_anew(newest, now)
             if not self._begun:
                 self._under_way.packings.begin(self._store.uuid, newest)
                 self._begun = True
@@ -187,6 +191,8 @@ class Intake:
     def forget(self, id: int) -> bool:
         """It is settled. Whether a file upload belonged to it."""
         sealed = self._sealed.pop(id, None)
+        if id in self._chunked:
+            self._under_way.whole(self._chunked[id][0])
         self._spooled.pop(id, None)
         self._links.pop(id, None)
         return isinstance(sealed, FileParcel)
@@ -281,6 +287,13 @@ class Intake:
             crowded=self._room.crowded(stands=stands) or stream.files > 0,
             full=is_full(stream) or self._room.full(stands=stands, important=important),
         )
+
+    def _look_anew(self, newest: int, now: float) -> None:
+        """Where all is delivered, and something is stored, it was passed over: a row that names no stream."""
+        delivery, drained = self._delivery, self._reading.front >= newest > 0 and not self._reading.behind
+        if drained and not delivery.hand.messages and not delivery.unconfirmed and now >= self._look_anew_s:
+            self._look_anew_s = now + LOOK_ANEW_S
+            self._reading.begin_anew()
 
     def _look_for_important(self, now: float) -> None:
         """Which streams have messages that find room where others do not: now and then, from the counters."""

@@ -53,6 +53,8 @@ PROMPT_S = 10.0
 """What the hub ends because of a message, it ends within so long, and within the keep-alive."""
 IDENTITY_BUSY_S = 0.05
 """What is in hand serves while identity.db is held: the data path does not wait for the control path."""
+LEAVE_S = 3.0
+"""For so long a worker that is asked to stop waits for what is in flight."""
 MOST_UNCONFIRMED = 20_000
 """More deliveries that ingest has not confirmed than this: wait for ingest, else memory grows."""
 
@@ -64,6 +66,7 @@ def run(config: Config, stop: Stop) -> None:
         uploader.look()
         while not stop.requested():
             uploader.turn()
+        uploader.leave()
     except StoreReplaced as exc:
         logger.error("{}; leaving, to be started afresh", exc)
     faulthandler.cancel_dump_traceback_later()
@@ -137,7 +140,9 @@ class Uploader:
         self._hear_files(now)
         self._hear_inquiry(now)
         self._confirmed(self._reporter.confirmed())
-        self._look_further = self._delivery.unconfirmed < MOST_UNCONFIRMED and self._read()
+        hungry = self._delivery.unconfirmed < MOST_UNCONFIRMED and not self._link.leaving
+        self._look_further = hungry and self._read()
+        self._link.off = self._usage.switched_off()  # at every turn: after `edgectl link off` nothing is sent
         if self._delivery.in_flight:
             self._delivery.carried(self._hub.carried(), self._clock.boot_s())
         steps = self._delivery.steps(self._clock.boot_s(), random.random())
@@ -150,6 +155,16 @@ class Uploader:
             self._settle(settled)
         self._status.progress(self._figures)
 
+    def leave(self) -> None:
+        """Let what is in flight arrive and be reported: what the store still has is sent a second time."""
+        self._link.leaving = True
+        until_s = self._clock.boot_s() + LEAVE_S
+        while self._on_its_way() and self._clock.boot_s() < until_s:
+            self.turn()
+
+    def _on_its_way(self) -> bool:
+        return bool(self._delivery.in_flight or self._reporter.unconfirmed)
+
     def look(self) -> None:
         """Read what others may have written without our hearing of it."""
         now = self._clock.boot_s()
@@ -157,7 +172,6 @@ class Uploader:
         self._intake.hungry = True
         faulthandler.dump_traceback_later(HUNG_S, exit=True)
         self._link.tell_time(self._clock.wall_s(), now)
-        self._link.off = self._usage.switched_off()
         self.book()
         if self._link.ask_again(now):
             self._ask_why()
@@ -194,7 +208,8 @@ class Uploader:
         wait_s = min(TURN_S, self._delivery.wait_s(now), max(0.0, self._look_at_s - now))
         if self._look_further:
             wait_s = 0.0
-        heard = self._hints.wait(wait_s, also=[self._stop, self._hub, self._files, self._reporter.socket])
+        woken_by = [self._hub, self._files, self._reporter.socket]
+        heard = self._hints.wait(wait_s, also=woken_by if self._link.leaving else [*woken_by, self._stop])
         if STORED in heard:
             self._intake.hungry = True
         if IDENTITY_CHANGED in heard or self._clock.boot_s() >= self._look_at_s:

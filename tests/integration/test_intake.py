@@ -206,3 +206,24 @@ def test_interleaved_batches_are_not_torn_where_other_streams_have_a_backlog(fol
         assert device.backlog() == 0
         order = [ours[id].batch_id for id in device.sent if id in ours]
         assert order == ["A"] * 3 + ["B"] * 3
+
+
+def test_a_damaged_row_that_is_alone_in_the_store_is_set_aside(folder: Path) -> None:
+    """No counter knows of it, so the front passed over it; and so for ever."""
+    with contextlib.closing(Device(folder)) as device:
+        device.put("s", b"x")
+        device.store._db.execute("UPDATE messages SET stream = 99")
+        device.store._db.execute("UPDATE levels SET messages = 0, bytes = 0, stored = 0")
+        device.turns(3)
+        assert list(device.aside) == [1]
+
+
+def test_a_damaged_row_between_others_is_set_aside_once_they_are_delivered(folder: Path) -> None:
+    with contextlib.closing(Device(folder)) as device:
+        for _ in range(3):
+            device.put("s", *[b"x"] * 300)
+        device.store._db.execute("UPDATE messages SET stream = 99 WHERE id = 700")
+        for _ in range(200):
+            device.turn()
+        assert list(device.aside) == [700]
+        assert sorted(device.sent) == [id for id in range(1, 901) if id != 700]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.delivery_world import World
 
 
@@ -97,3 +99,23 @@ def test_another_device_gets_the_message_from_its_first_piece() -> None:
     world.settle_down()
     assert world.delivered == [1]
     assert [piece for _, piece in world.sent] == list(range(10))
+
+
+def test_no_more_messages_are_begun_in_pieces_than_a_crash_remembers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """268 pieces were sent twice after a crash, with a window of 4: the hub had too many in part."""
+    monkeypatch.setattr("runtime.core.hand.MOST_IN_PIECES", 5)
+    world = World(window=3)
+    for id in range(1, 41):
+        world.store(id, f"s{id}", pieces=4)
+        world.store(100 + id, f"t{id}")
+    for _ in range(400):
+        world.close()
+        world.connect()
+        world.step()
+        world.receive()
+        world.acknowledge()
+        in_part = {id for id, _ in world.sent} - set(world.delivered) - set(range(100, 141))
+        assert len(in_part) <= 5
+    world.settle_down()
+    assert len(world.delivered) == 80
+    world.check_order()
