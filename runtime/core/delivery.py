@@ -372,7 +372,7 @@ class Delivery:
         message = self.hand.messages.get(tag[0])
         if message is not None:
             self._path.carried(message.offer.piece_bytes)
-            self._let_go(self._suspicion.passed(tag[0], now - sent_s))
+            self._let_go(self._suspicion.passed(tag[0]))
             whole = self.hand.acked(message, tag[1])
             if message.offer.pieces > 1:
                 self._reached[tag[0]] = message.reached
@@ -420,7 +420,7 @@ class Delivery:
             return self._suspicion.overtaken(oldest[0]) if oldest[0] in self.hand.messages else {}
         if oldest is None:
             self._suspicion.control_failed()
-        if len(self._flight) > 1:
+        if len(self._flight) > 1 and self._trial is None:
             self._narrowed = max(1, min(self._narrowed, len(self._flight)) // 4)
             self._pace.lost()
             return {}

@@ -16,7 +16,11 @@ from runtime.core.steps import Tag
 LAST_SEGMENTS = 4
 """A peer that reads everything and resets the connection may leave so many segments unacknowledged."""
 SLOW_BYTES_PER_S = 2_000.0
-"""A line behind a proxy is allowed to be so slow before silence counts."""
+"""A line behind a proxy is allowed to be so slow before silence counts; slower where one was seen to be."""
+MOST_UNSEEN_S = 600.0
+"""More is allowed to no message."""
+_TELLING_BYTES = 8_192
+"""A smaller message says nothing about the line: its time is the hub's."""
 BEGUN_S = 2.0
 """A peer that refuses a message on reading its beginning does so within so long of its sending."""
 _SOMETHING_BYTES = 512
@@ -54,6 +58,7 @@ class Flight:
     _end: int = 0  # bytes sent on this client
     _heard: int | None = None  # of them, with the hub's TCP; None: not known
     _carried: Carried | None = None
+    _bytes_per_s: float = SLOW_BYTES_PER_S
     bytes: int = 0
 
     def __len__(self) -> int:
@@ -98,7 +103,10 @@ class Flight:
         sent = self._sent.pop(tag, None)
         if sent is None:
             return None
-        self.bytes -= sent.end - sent.begin
+        size_bytes = sent.end - sent.begin
+        self.bytes -= size_bytes
+        if size_bytes >= _TELLING_BYTES and now > sent.at_s:
+            self._bytes_per_s = min(self._bytes_per_s, size_bytes / (now - sent.at_s) / 2)
         self._progress_s = now
         if self._heard is not None:
             self._heard = max(self._heard, sent.end)
@@ -123,7 +131,9 @@ class Flight:
     def _unseen_s(self) -> float:
         """How long the oldest send may take to the hub from where its TCP seems to be."""
         oldest = next(iter(self._sent.values()), None)
-        return 0.0 if oldest is None or self.unheard() else (oldest.end - oldest.begin) / SLOW_BYTES_PER_S
+        if oldest is None or self.unheard():
+            return 0.0
+        return min(MOST_UNSEEN_S, (oldest.end - oldest.begin) / self._bytes_per_s)
 
     def waited_s(self, now: float) -> float:
         """For how long the oldest send is in flight."""

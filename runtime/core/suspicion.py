@@ -137,14 +137,11 @@ class Suspicion:
                 record.try_at_s = now + max(pause_s, record.waited_s)
         return convicted
 
-    def passed(self, id: int, round_trip_s: float) -> list[int]:
-        """The hub took it after so long. Who is let go: itself, and all that were suspected on as little."""
+    def passed(self, id: int) -> list[int]:
+        """The hub took it. Who is let go: itself, and all that were suspected on as little."""
         if not self._records:
             return []
-        record = self._records.pop(id, _Record())
-        freed = [id] if record.suspect else []
-        if record.silences and round_trip_s > self._ack_s:  # slow beyond what TCP shows: a proxy on the way
-            self._ack_s = max(self._ack_s, min(LONGEST_TRIAL_S, 2 * round_trip_s))
+        freed = [id] if self._records.pop(id, _Record()).suspect else []
         if freed:
             freed += [other for other in self.suspects() if self._records[other].failures <= SUSPECT_AFTER]
         for other in freed:

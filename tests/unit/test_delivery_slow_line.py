@@ -239,3 +239,35 @@ def test_a_proxy_that_takes_everything_at_once_before_a_slow_line_is_allowed_for
     line.acknowledge()
     line.step()
     assert (line.delivered, line.delivery.losses) == ([1], 0)
+
+
+def test_a_line_that_was_seen_to_be_slower_is_allowed_to_be_so_and_small_messages_wait_no_longer() -> None:
+    """500 bytes a second behind a proxy: the first large message teaches it, those after it go at once."""
+    line = Line()
+    line.large(1)
+    for _ in range(8):
+        line.up()
+        line.carry(100, 0)
+        waited_s = 0.0
+        while not line.closing and waited_s < LARGE / 500:
+            line.pass_time(1)
+            waited_s += 1
+            line.step()
+        if not line.closing:
+            line.receive(1)
+            line.acknowledge()
+            line.step()
+            break
+    assert line.delivered == [1] and line.quarantined == {}
+    losses = line.delivery.losses
+    line.settle_down()
+    line.large(2)
+    line.up()
+    line.carry(100, 0)
+    line.pass_time(LARGE / 500)
+    line.step()
+    assert not line.closing and line.delivery.losses == losses
+    line.settle_down()
+    line.store(3, "s")
+    line.up()
+    assert line.wait_until_lost() <= LIMITS.ack_s + 2
