@@ -52,6 +52,8 @@ from runtime.core.proxy import Proxy
 
 EXIT_HUNG = 70
 """Exit status of a process whose client could not be discarded."""
+LOOK_EVERY_S = 0.1
+"""Asking the kernel how far the bytes have come costs as much as a tenth of a message."""
 LONGEST_KEEPALIVE_S = 1740
 """The hub's patience is 1.5 times the keep-alive, and 1,767 s at most; it wants to hear from us before."""
 DISCARD_DEADLINE_S = 10.0
@@ -93,6 +95,7 @@ class Hub(Tidings[LineEvent]):
         self._options = options
         self._number = 0
         self._client: _Client | None = None
+        self._carried_at_s = 0.0
         self._elders: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         self._hook_before = threading.excepthook
         threading.excepthook = self._thread_died
@@ -118,8 +121,12 @@ class Hub(Tidings[LineEvent]):
             self._client.discard()
 
     def carried(self) -> Carried | None:
-        """How far the bytes of the client that is open have come, where that is to be known."""
-        return self._client.carried() if self._client is not None else None
+        """How far the bytes of the client have come; None where it is unknown, or was asked just now."""
+        now = time.monotonic()
+        if self._client is None or now < self._carried_at_s + LOOK_EVERY_S:
+            return None
+        self._carried_at_s = now
+        return self._client.carried()
 
     def tuned(self) -> bool:
         """Whether the client in use has the fast way to send."""

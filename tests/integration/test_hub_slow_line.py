@@ -216,7 +216,8 @@ def test_how_far_the_bytes_have_come_is_known_to_the_last_one(hub: HubInThread, 
     seen: list[tuple[int, int]] = []
 
     def look() -> bool:
-        if (carried := sender.hub.carried()) is not None and sender.delivery.in_flight:
+        client = sender.hub._client
+        if client and sender.delivery.in_flight and (carried := client.carried()) is not None:
             seen.append((carried.heard_bytes, carried.unheard_bytes))
         return bool(sender.delivered)
 
