@@ -20,6 +20,7 @@ from typing import NamedTuple, TypeAlias
 
 from runtime.core.description import NO_DETAILS, Details
 from runtime.core.message import StreamName
+from runtime.core.numbering import REUSED, content_of_put, keys_of, remember, sequences_of, warnings_of
 from runtime.core.ownership import key_prefix
 from runtime.core.protocol import (
     Code,
@@ -44,7 +45,7 @@ from runtime.core.quota import (
     Quota,
     Usage,
 )
-from runtime.core.runs import Run, amounts_of, remember, runs_of, warnings_of, weighed
+from runtime.core.runs import Run, amounts_of, runs_of, weighed
 from runtime.core.sequences import Fate, Sequences
 from runtime.core.spooling import NotTaken, TakenFile, spool_name
 
@@ -195,12 +196,16 @@ class Admission:
 
     def _put(self, put: Put) -> Stored:
         memory = self._memory(put.producer)
-        fresh = self._fresh(put, memory)
+        content = content_of_put(put) if memory is not None else 0
+        another = memory is not None and memory.is_another(*sequences_of(put), content)
+        fresh = range(len(put.payloads)) if another else self._fresh(put, memory)
         if not fresh:
             assert memory is not None
             return self._stored(put, memory, repeated=len(put.payloads))
         runs, there_bytes = runs_of(put, fresh), 0
         prefix = self._prefix(put.producer)
+        if another and prefix is not None:  # two messages must not have one name at the cloud either
+            prefix = f"{prefix[:-1]}+{content:x}/"
         files = _files(put, runs, prefix)
         if files:
             weights = {file.at: self.weigh_file(file.name, file.key) for file in files}
@@ -209,7 +214,7 @@ class Admission:
         amounts = amounts_of(runs)
         self._check_streams(put, amounts)
         self._make_room(put, amounts, there_bytes)
-        warnings = warnings_of(put, memory, fresh)
+        warnings = REUSED if another else warnings_of(put, memory, fresh)
         if files:
             put = self._take_files(put, files)
         first_id = self._keep(put, runs, prefix)
@@ -221,7 +226,11 @@ class Admission:
         self.producers[put.producer] = memory
         if put.producer not in self.apart:
             self._holders.setdefault(put.producer[:2], put.producer.owner)
-        remember(memory, put.first_sequence, fresh, first_id)
+        if another:
+            memory.store_again(*sequences_of(put), first_id)
+        else:
+            remember(memory, put.first_sequence, fresh, first_id)
+        memory.note_content(*sequences_of(put), content)
         if len(fresh) == len(put.payloads):
             return Stored(range(first_id, self.next_id), warnings=tuple(warnings))
         return self._stored(put, memory, len(put.payloads) - len(fresh), warnings)
@@ -364,7 +373,7 @@ class Admission:
         payloads, stream = put.payloads, self._stream(described.name, put.owner)
         columns = (stream, int(put.kind), described.priority, *self.stamp)
         ids = range(self.next_id, self.next_id + len(indexes))
-        keys = _keys(put, indexes, prefix)
+        keys = keys_of(put, indexes, prefix)
         self.rows += [
             (number, *columns, key, size, payloads[index])
             for number, key, size, index in zip(ids, keys, sizes, indexes, strict=True)
@@ -420,11 +429,3 @@ def _files(put: Put, runs: Sequence[Run], prefix: str | None) -> list[Named]:
     if put.producer is None or any(put.payloads[index] for index, _ in named):
         raise _Refusal(Code.BAD_FIELD, "a file needs a key (producer, boot, sequence) and no payload")
     return [Named(index, name, f"{prefix}{put.first_sequence + index}") for index, name in named]
-
-
-def _keys(put: Put, indexes: Sequence[int], prefix: str | None) -> Sequence[str | None]:
-    """The names of these messages, the same in every repeat; None where its producer gave none."""
-    if prefix is None:
-        return [None] * len(indexes)
-    first = put.first_sequence
-    return [f"{prefix}{first + index}" for index in indexes]

@@ -48,6 +48,7 @@ __all__ = [  # with what description.py has: whoever speaks the protocol imports
     "VERSION",
     "WARNING_BACKWARDS",
     "WARNING_GAP",
+    "WARNING_REUSED",
     "BadRequest",
     "Code",
     "Description",
@@ -153,6 +154,7 @@ Reply = Stored | Pong | Refused
 LONGEST_PAUSE_MS = 86_400_000
 WARNING_GAP = "sequence_gap"
 WARNING_BACKWARDS = "sequence_backwards"
+WARNING_REUSED = "key_reused"
 
 # --- decoding requests ---
 

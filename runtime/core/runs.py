@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from runtime.core.message import StreamName
-from runtime.core.protocol import WARNING_BACKWARDS, WARNING_GAP, Description, Put
+from runtime.core.protocol import Description, Put
 from runtime.core.quota import Amount
-from runtime.core.sequences import Sequences
 
 
 class Run(NamedTuple):
@@ -50,28 +49,3 @@ def amounts_of(runs: Sequence[Run]) -> dict[StreamName, Amount]:
         before = amounts.get(described.name)
         amounts[described.name] = amount if before is None else before.plus(amount)
     return amounts
-
-
-def remember(memory: Sequences, first_sequence: int, fresh: Sequence[int], first_id: int) -> None:
-    """Add the fresh sequences as runs."""
-    if isinstance(fresh, range):
-        memory.add(first_sequence + fresh[0], first_sequence + fresh[-1], first_id)
-        return
-    start = 0
-    for at in range(1, len(fresh) + 1):
-        if at == len(fresh) or fresh[at] != fresh[at - 1] + 1:
-            memory.add(first_sequence + fresh[start], first_sequence + fresh[at - 1], first_id + start)
-            start = at
-
-
-def warnings_of(put: Put, memory: Sequences | None, fresh: Sequence[int]) -> list[tuple[str, str]]:
-    """What is odd about the numbering: reported, and stored all the same."""
-    expected = memory.expected if memory is not None else None
-    first = put.first_sequence + fresh[0]
-    if expected is None or first == expected:
-        return []
-    if first > expected:
-        return [
-            (WARNING_GAP, f"expected sequence {expected}, got {first}: {first - expected} never came so far")
-        ]
-    return [(WARNING_BACKWARDS, f"sequence {first} came after {expected - 1}")]

@@ -8,6 +8,9 @@ boot) ingest remembers, in the commit that stores the messages,
 - `recent`: the latest runs `(first sequence, last sequence, first id)`, to answer a repeat with the same
   ids.
 - `floor`: sequences below it are forgotten.
+- `contents`: of the latest requests `(first sequence, last sequence, checksum)`. A producer that is put back
+  to a snapshot of itself (a virtual machine, a container) numbers new messages as it numbered others before:
+  such a request is no repeat, though its sequences are stored.
 
 Laws, held by `tests/unit/test_sequences.py`:
 
@@ -17,6 +20,7 @@ Laws, held by `tests/unit/test_sequences.py`:
 3. Memory is bounded: with more than MAX_INTERVALS gaps the lowest interval goes and the floor rises above
    it. Below the floor nothing can be proven, so neither "stored" nor "new" is said: such a message is
    refused, loudly.
+4. A request is called another one only where the checksum of exactly its sequences is remembered and differs.
 
 Considered and left: only the highest sequence (acknowledges what fell into a gap, without storing it), and
 a unique index over stored messages (forgets with the delivery, and costs a random write per message).
@@ -26,12 +30,21 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
+from collections.abc import Iterable
 from enum import Enum
 from itertools import chain
 from zlib import crc32
 
 MAX_INTERVALS = 64
 MAX_RECENT = 8  # a REQ socket repeats its latest request only; the rest is for producers that pipeline
+MAX_CONTENTS = 64
+"""How far back a producer may be put, in requests, and still be noticed at its first one. 4 bytes each."""
+CONTENT_BITS = 21
+"""Of a checksum: one message in two million passes for another."""
+_COUNT_BITS = 10
+_ENTRY_BITS = CONTENT_BITS + _COUNT_BITS  # two fill a word that is not negative
+_COUNT_MASK, _ENTRY_MASK = (1 << _COUNT_BITS) - 1, (1 << _ENTRY_BITS) - 1
+_PADDING = -1
 
 
 class Fate(Enum):
@@ -45,12 +58,13 @@ class Fate(Enum):
 class Sequences:
     """The memory of one (producer, boot)."""
 
-    __slots__ = ("_highs", "_lows", "floor", "recent")
+    __slots__ = ("_highs", "_lows", "contents", "floor", "recent")
 
     def __init__(self) -> None:
         self._lows: list[int] = []
         self._highs: list[int] = []
         self.recent: list[tuple[int, int, int]] = []
+        self.contents: list[tuple[int, int, int]] = []
         self.floor = 0
 
     def copy(self) -> Sequences:
@@ -58,6 +72,7 @@ class Sequences:
         twin = Sequences()
         twin._lows, twin._highs = self._lows.copy(), self._highs.copy()
         twin.recent, twin.floor = self.recent.copy(), self.floor
+        twin.contents = self.contents.copy()
         return twin
 
     @property
@@ -82,6 +97,26 @@ class Sequences:
             if first <= sequence <= last:
                 return first_id + sequence - first
         return None
+
+    def is_another(self, first: int, last: int, content: int) -> bool:
+        """Whether the sequences `first..last` are remembered as one request, and it had another content."""
+        return any(found[:2] == (first, last) and found[2] != content for found in reversed(self.contents))
+
+    def note_content(self, first: int, last: int, content: int) -> None:
+        """Remember what the request with these sequences, all of them stored, had as content."""
+        contents = self.contents
+        for at, found in enumerate(contents):
+            if found[:2] == (first, last):
+                contents[at] = (first, last, content)
+                return
+        if contents and (contents[-1][1] + 1 != first):
+            contents.clear()  # they are kept as one chain, which is what an honest producer's requests are
+        contents.append((first, last, content))
+        del contents[:-MAX_CONTENTS]
+
+    def store_again(self, first: int, last: int, first_id: int) -> None:
+        """Another request with these sequences, which are stored already, is stored under consecutive ids."""
+        self._remember_ids(first, last, first_id)
 
     def add(self, first: int, last: int, first_id: int) -> None:
         """Remember that the new sequences `first..last` are stored under consecutive ids."""
@@ -116,13 +151,14 @@ class Sequences:
             del self._lows[0], self._highs[0]
 
     def pack(self) -> bytes:
-        """The bytes that go to disk: floor, number of intervals, intervals, runs; each a 64 bit integer.
+        """The bytes that go to disk: floor, number of intervals, intervals, contents, runs; 64 bit integers.
 
         The upper half of the number is a checksum: one flipped bit could call stored what never came.
+        Contents are negative and come in threes: an older runtime takes them for runs without a sequence.
         """
         intervals = chain.from_iterable(zip(self._lows, self._highs, strict=True))
         runs = chain.from_iterable(self.recent)
-        flat = array("q", [self.floor, len(self._lows), *intervals, *runs])
+        flat = array("q", [self.floor, len(self._lows), *intervals, *_packed(self.contents), *runs])
         flat[1] |= _checksum(flat) << 32
         return flat.tobytes()
 
@@ -141,10 +177,45 @@ class Sequences:
             raise ValueError("the memory of a producer was changed")
         found.floor = flat[0]
         found._lows, found._highs = list(flat[2:runs_at:2]), list(flat[3:runs_at:2])
-        found.recent = list(
-            zip(flat[runs_at::3], flat[runs_at + 1 :: 3], flat[runs_at + 2 :: 3], strict=True)
-        )
+        triples = list(zip(flat[runs_at::3], flat[runs_at + 1 :: 3], flat[runs_at + 2 :: 3], strict=True))
+        found.contents = _unpacked([word for triple in triples if triple[0] < 0 for word in triple])
+        found.recent = [triple for triple in triples if triple[0] >= 0]
         return found
+
+
+def _packed(contents: list[tuple[int, int, int]]) -> list[int]:
+    """The last sequence, then two requests a word, the latest first; in threes, all of it negative."""
+    if not contents:
+        return []
+    entries = [content << _COUNT_BITS | last - first for first, last, content in reversed(contents)]
+    entries += [_ENTRY_MASK] * (len(entries) % 2)  # no request: its checksum has all bits set
+    words = [-2 - contents[-1][1]]
+    words += [
+        -2 - (one | other << _ENTRY_BITS) for one, other in zip(entries[::2], entries[1::2], strict=True)
+    ]
+    return words + [_PADDING] * (-len(words) % 3)
+
+
+def _unpacked(words: list[int]) -> list[tuple[int, int, int]]:
+    """The inverse of `_packed`."""
+    if not words:
+        return []
+    last, *pairs = (-2 - word for word in words if word != _PADDING)
+    contents = []
+    for entry in chain.from_iterable((pair & _ENTRY_MASK, pair >> _ENTRY_BITS) for pair in pairs):
+        if entry != _ENTRY_MASK:
+            first = last - (entry & _COUNT_MASK)
+            contents.append((first, last, entry >> _COUNT_BITS))
+            last = first - 1
+    return contents[::-1]
+
+
+def content_of(parts: Iterable[bytes]) -> int:
+    """A checksum of what a request carries, in order."""
+    content = 0
+    for part in parts:
+        content = crc32(part, (31 * content + len(part) + 1) % 2**32)
+    return content % ((1 << CONTENT_BITS) - 1)  # all bits set is no checksum, but "none"
 
 
 def _checksum(flat: array[int]) -> int:

@@ -57,3 +57,23 @@ def test_two_processes_that_share_an_async_producer_over_a_fork_lose_nothing(hom
     statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
     assert statuses == [0, 0], "both were acknowledged"
     assert sorted(stored(home)) == [b"from child 0", b"from child 1"]
+
+
+def test_a_producer_that_is_put_back_to_a_snapshot_loses_no_message(home: Home) -> None:
+    """A virtual machine that is put back numbers other messages as it numbered those before: they were
+    acknowledged as repeats."""
+    home.start_worker("ingest")
+    producer = Producer(home.config.producer_endpoint(), name="snapshot")
+    producer.put(b"before", stream="s")
+    snapshot = producer._numbering._next
+    producer.put(b"first life", stream="s")
+    producer.put_many([b"first life"] * 3, stream="s")
+    producer._numbering._next = snapshot
+    ids = [producer.put(b"second life", stream="s"), *producer.put_many([b"second life"] * 3, stream="s")]
+    producer.put(b"after", stream="s")
+    producer.close()
+    assert len(set(ids)) == 4
+    assert stored(home) == [b"before", *[b"first life"] * 4, *[b"second life"] * 4, b"after"]
+    with sqlite3.connect(f"file:{home.layout.messages_db}?mode=ro", uri=True) as db:
+        keys = [row[0] for row in db.execute("SELECT key FROM messages")]
+    assert len(set(keys)) == len(keys), "the cloud tells them apart by their names"

@@ -228,7 +228,7 @@ def test_a_disk_below_its_reserve_refuses_at_once_and_deletes_still_succeed() ->
         with Producer(endpoint(home), retry_for_s=30) as producer:
             producer.put(b"x")
             home.workers["ingest"].kill()
-            home.write_config(f"[store]\nmin_free_bytes = {2**60}\n")
+            home.write_config(f"[store]\nmin_free_bytes = {2**53}\n")
             home.start_worker("ingest")
             wait_until_served(home)
             sock = connect(home)

@@ -220,3 +220,38 @@ def test_streams_in_turn_cost_no_more_than_one_after_the_other() -> None:
     request = Put(Kind.MESSAGE, two * 100, [b"x"] * 200, None, 0)
     assert isinstance(admission(known={}).decide(request), Stored)
     assert len(looked) < 5_000
+
+
+def test_a_producer_put_back_to_a_snapshot_has_its_new_messages_stored() -> None:
+    """They were acknowledged as repeats of those that it had numbered alike before, and not stored."""
+    first_life = admission()
+    for number in range(1, 6):
+        first_life.decide(put(1, first=number, size=number))
+    known = first_life.producers
+    second_life = admission(known=known, next_id=6)
+    replies = [second_life.decide(put(1, first=number, size=100 + number)) for number in range(3, 7)]
+    assert [list(reply.ids) for reply in replies if isinstance(reply, Stored)] == [[6], [7], [8], [9]]
+    assert [[code for code, _ in r.warnings] for r in replies if isinstance(r, Stored)] == [
+        *[["key_reused"]] * 3,
+        [],
+    ]
+    keys = [row.key for row in rows(second_life)]
+    assert len(set(keys)) == 4 and not set(keys) & {f"p/b/{number}" for number in range(1, 6)}
+    assert keys[-1] == "p/b/6", "what it never numbered before has its ordinary name"
+
+
+def test_a_repeat_of_what_came_after_a_snapshot_is_stored_once() -> None:
+    deciding = admission()
+    deciding.decide(put(1, first=1, size=10))
+    other = deciding.decide(put(1, first=1, size=20))
+    assert deciding.decide(put(1, first=1, size=20)) == Stored([2], repeated=1)
+    assert isinstance(other, Stored) and list(other.ids) == [2]
+    assert len(deciding.rows) == 2
+
+
+def test_two_completions_under_one_key_are_not_one() -> None:
+    deciding = admission()
+    for batch in ("one", "two"):
+        described = describe({"stream": "a", "batch_id": batch}, PLAIN)
+        deciding.decide(Put(Kind.COMPLETE_BATCH, [described], [b""], ProducerKey("p", "b"), 1))
+    assert len(deciding.rows) == 2

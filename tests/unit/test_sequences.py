@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.core import sequences
-from runtime.core.sequences import Fate, Sequences
+from runtime.core.sequences import CONTENT_BITS, Fate, Sequences, content_of
 
 
 def test_an_honest_producer_has_one_interval_however_long_it_runs() -> None:
@@ -112,3 +112,52 @@ def test_with_a_small_memory_nothing_stored_is_ever_called_new(asked: list[int])
             assert len(memory.seen) <= 6
     finally:
         sequences.MAX_INTERVALS = before
+
+
+def test_a_request_with_another_content_under_remembered_sequences_is_another_one() -> None:
+    memory = Sequences()
+    memory.add(1, 3, 10)
+    memory.note_content(1, 3, 7)
+    memory.add(4, 4, 13)
+    memory.note_content(4, 4, 8)
+    memory = Sequences.unpack(memory.pack())
+    assert memory.is_another(1, 3, 8) and memory.is_another(4, 4, 7)
+    assert not memory.is_another(1, 3, 7) and not memory.is_another(4, 4, 8)
+    assert not memory.is_another(1, 2, 8), "other bounds are no evidence"
+    memory.store_again(4, 4, 99)
+    memory.note_content(4, 4, 9)
+    assert memory.id_of(4) == 99 and not memory.is_another(4, 4, 9)
+
+
+contents = st.lists(st.tuples(st.integers(1, 1_000), st.integers(0, 2**CONTENT_BITS - 2)), max_size=150)
+
+
+@given(st.integers(1, 2**61), contents)
+def test_the_latest_contents_come_back_from_the_disk(first: int, asked: list[tuple[int, int]]) -> None:
+    memory, told = Sequences(), []
+    for count, content in asked:
+        last = first + count - 1
+        memory.add(first, last, first)
+        memory.note_content(first, last, content)
+        told.append((first, last, content))
+        first = last + 1
+    again = Sequences.unpack(memory.pack())
+    assert again.contents == memory.contents == told[-sequences.MAX_CONTENTS :]
+    assert again.recent == memory.recent
+    assert len(memory.pack()) < 400, "it is written with every commit"
+
+
+def test_an_older_runtime_reads_a_memory_with_contents() -> None:
+    """It takes all behind the intervals for runs: those hold no sequence, and the true ones come last."""
+    memory = Sequences()
+    memory.add(1, 3, 10)
+    memory.note_content(1, 3, 7)
+    flat = array("q", memory.pack())
+    runs = list(zip(flat[4::3], flat[5::3], flat[6::3], strict=True))
+    assert runs[-1] == (1, 3, 10)
+    assert all(not first <= sequence <= last for first, last, _ in runs[:-1] for sequence in range(-1, 5))
+
+
+def test_order_and_lengths_count_in_a_content() -> None:
+    parts = [[b"a", b"bc"], [b"ab", b"c"], [b"bc", b"a"], [b"abc"], [b"", b"a", b"bc"]]
+    assert len({content_of(one) for one in parts}) == len(parts)
