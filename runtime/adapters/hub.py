@@ -43,6 +43,7 @@ from loguru import logger
 from runtime.adapters.certificate_pair import check_pair
 from runtime.adapters.paho_wire import Reach, Wire
 from runtime.adapters.proxies import ProxyTrouble, as_azure_wants_it, causes, in_words, trouble_beneath
+from runtime.adapters.reasons import reason_at
 from runtime.adapters.tidings import Tidings
 from runtime.adapters.trust import UnusableFile, authorities
 from runtime.core.credentials import HubCredentials
@@ -59,6 +60,8 @@ LONGEST_KEEPALIVE_S = 1740
 DISCARD_DEADLINE_S = 10.0
 THAW_S = 2.0
 """So much more once it is over: a process that was frozen (a paused container) did nothing meanwhile."""
+MQTT_PORT, WEBSOCKETS_PORT = 8883, 443
+"""Both are built into the library."""
 NOTICE_S = 2.0
 """For so long the library may take to see that its connection is gone; usually milliseconds."""
 _GAVE_UP = frozenset(
@@ -141,11 +144,10 @@ class Hub(Tidings[LineEvent]):
         if not _is_the_librarys(args.exc_traceback):
             self._hook_before(args)
             return
-        cause, reason = _why_it_died(args.exc_value)
         if self._client is None or args.thread in self._elders:
-            logger.debug("of a client discarded before: {}", reason)
+            logger.debug("a thread of a client discarded before died: {}", args.exc_value)
         else:
-            self._client.lost(cause, reason)
+            self._client.lost(*_why_it_died(args.exc_value, self._client.where))
 
 
 class _Client:
@@ -166,6 +168,8 @@ class _Client:
         self._tell = tell
         self._azure: Any = None
         self._connected = False
+        port = WEBSOCKETS_PORT if options.websockets else MQTT_PORT
+        self.where = f"{credentials.hub_host}:{port}"
         self._over = threading.Event()  # nothing more is told once it is set
         self._stock: queue.SimpleQueue[tuple[Hashable, Telemetry] | None] = queue.SimpleQueue()
         self.wire: Wire | None = None
@@ -204,7 +208,7 @@ class _Client:
         try:
             self.wire.publish(telemetry.topic(self._credentials.device_id), telemetry.payload, done)
         except Exception as exc:  # any at all: the library's state is unknown now
-            self.lost(Cause.DROPPED, _words(exc))
+            self.lost(Cause.DROPPED, reason_at(exc, self.where))
 
     def discard(self) -> None:
         if self.wire is not None and not self._connected and not self._over.is_set():
@@ -222,7 +226,7 @@ class _Client:
             self._azure.on_connection_state_change = self._state_changed
             self._azure.connect()
         except Exception as exc:  # any at all: it is the weather of a library
-            self.lost(*_why_not_connected(exc))
+            self.lost(*_why_not_connected(exc, self.where))
         else:
             if not self._over.is_set():
                 self._connected = True
@@ -247,7 +251,7 @@ class _Client:
             try:
                 self._azure.send_message(message)
             except Exception as exc:  # as in send()
-                self.lost(Cause.DROPPED, _words(exc))
+                self.lost(Cause.DROPPED, reason_at(exc, self.where))
                 return
             if not self._over.is_set():
                 self._tell(Acked(self._number, tag))
@@ -264,7 +268,7 @@ class _Client:
                 self._let_it_notice()
                 self._azure.shutdown()
         except Exception as exc:  # it is gone anyway; what still hangs is the deadline's
-            logger.debug("discarding client {}: {}", self._number, _words(exc))
+            logger.debug("discarding client {}: {}", self._number, reason_at(exc, self.where))
         deadline.cancel()
         self._azure = None
         if self.wire:
@@ -290,11 +294,11 @@ def _is_the_librarys(trace: TracebackType | None) -> bool:
     return any(name.startswith(("azure.", "paho.")) for name in modules)
 
 
-def _why_it_died(exc: BaseException | None) -> tuple[Cause, str]:
+def _why_it_died(exc: BaseException | None, where: str) -> tuple[Cause, str]:
     """A thread of the library: by the hub's end of the connection, or because our TCP gave up."""
     if isinstance(exc, OSError) and exc.errno in _GAVE_UP:
         return Cause.OVERDUE, f"our TCP gave up: {exc.strerror}"
-    return Cause.DROPPED, f"a thread died: {type(exc).__name__}: {exc}"
+    return Cause.DROPPED, reason_at(exc, where) if exc else f"{where} ended the connection"
 
 
 class _Deadline:
@@ -374,21 +378,15 @@ def _build_with_sas(sas: str, common: dict[str, Any]) -> Any:
         return IoTHubDeviceClient.create_from_sastoken(sas, **common)
 
 
-def _why_not_connected(exc: Exception) -> tuple[Cause, str]:
+def _why_not_connected(exc: Exception, where: str) -> tuple[Cause, str]:
     """By what lies beneath: the library takes a proxy that refuses us for a hub that does."""
     if (beneath := trouble_beneath(exc)) is not None:
         return Cause.PROXY if isinstance(beneath, ProxyTrouble) else Cause.UNTRUSTED, in_words(beneath)
     if isinstance(exc, UnusableFile):
         return Cause.LOCAL, str(exc)
     if isinstance(exc, azure_errors.CredentialError):
-        return Cause.REFUSED, _words(exc)
+        return Cause.REFUSED, reason_at(exc, where)
     if isinstance(exc, ValueError):
         return Cause.REFUSED, f"the credentials are unusable: {exc}"
-    busy = "Connection Refused: broker unavailable" in _words(exc)  # CONNACK 3
-    return Cause.BUSY if busy else Cause.UNREACHABLE, _words(exc)
-
-
-def _words(exc: BaseException) -> str:
-    """An exception and what caused it, in one line."""
-    told = [f"{type(cause).__name__}: {cause}".rstrip(": ") for cause in causes(exc)]
-    return " <- ".join(told[:4])
+    busy = any("broker unavailable" in str(cause) for cause in causes(exc))  # CONNACK 3
+    return Cause.BUSY if busy else Cause.UNREACHABLE, reason_at(exc, where)

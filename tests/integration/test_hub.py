@@ -314,3 +314,22 @@ def test_a_hub_that_falls_silent_while_nothing_is_sent_is_noticed_by_the_keepali
     assert losses(line.seen)[0].cause is Cause.OVERDUE
     assert "our keep-alive" in losses(line.seen)[0].reason
     line.discard(1)
+
+
+def test_a_reason_names_the_place_and_what_happened_and_no_class_of_a_library(cloud: Cloud) -> None:
+    """An operator reads it: "ConnectionFailedError: Could not connect to IoTHub <- ... [Errno 111]"."""
+    credentials = register(cloud)
+    line = Line(cloud)
+    where = f"{credentials.hub_host}:8883"
+    cloud.hub(up=False)
+    line.hub.open(credentials)
+    line.until(lambda seen: len(losses(seen)) == 1)
+    assert losses(line.seen)[0].reason == f"refused at {where}"
+    line.discard(1)
+    cloud.hub(up=True)
+    cloud.faults(refuse_connect_code=5)
+    line.hub.open(credentials)
+    line.until(lambda seen: len(losses(seen)) == 2)
+    assert losses(line.seen)[1].reason.startswith(f"{where}: ")
+    assert "Error" not in losses(line.seen)[1].reason and "<-" not in losses(line.seen)[1].reason
+    line.discard(2)
