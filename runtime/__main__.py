@@ -51,7 +51,7 @@ def _run(argv: list[str] | None) -> int:
     except EdgeError as exc:
         hint = f"; {exc.hint}" if isinstance(exc, NeedsHuman) and exc.hint else ""
         return _fail(f"{exc}{hint}", 1)
-    except ModuleNotFoundError as exc:
+    except (ModuleNotFoundError, LookupError) as exc:  # also an encoding is a module that may come late
         if os.geteuid() == began_as:
             raise
         return _fail(

@@ -15,6 +15,7 @@ import zmq
 
 from runtime.adapters.hub import Hub, HubOptions
 from runtime.adapters.identity import IdentityStore
+from runtime.adapters.status import read_status
 from runtime.adapters.store_reader import StoreReader
 from runtime.core.answer import Grant, Registration
 from runtime.core.connection_string import parse
@@ -181,3 +182,9 @@ def check_arrivals(cloud: Cloud, payloads: Iterable[bytes], streams: str = "stre
     for stream, arrived in order.items():
         places = [position[payload] for payload in arrived]
         assert places == sorted(places), f"stream {stream}: {arrived[:10]}"
+
+
+def endings(home: Home) -> int:
+    """Connections of upload that were lost, and attempts that came to nothing."""
+    told = read_status(home.layout.status_file("upload")) or {}
+    return int(told.get("losses", 0)) + int(told.get("failed_attempts", 0))

@@ -10,7 +10,7 @@ from tests.harness import clean_environment
 
 SCRIPT = """
 import os, pkgutil, importlib, sys
-import segno, sqlite_utils
+import encodings.utf_8_sig, segno, sqlite_utils
 import runtime.adapters, runtime.cli, runtime.workers
 for package in (runtime.adapters, runtime.cli, runtime.workers):  # this checkout may be for root's eyes only
     for found in pkgutil.iter_modules(package.__path__, package.__name__ + "."):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shlex
 import shutil
 import sqlite3
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from runtime.adapters import tokens
 from runtime.adapters.clock import SystemClock
+from runtime.adapters.home_owner import user_name
 from runtime.adapters.identity import IdentityReader
 from runtime.adapters.identity_file import SCHEMA_VERSION as IDENTITY_VERSION
 from runtime.adapters.identity_values import Identity
@@ -32,6 +34,7 @@ from runtime.core.checkup import (
     judge_disk,
     judge_fixed,
     judge_fsync,
+    judge_inodes,
     judge_sqlite,
     judge_tokens,
     judge_unregistered,
@@ -69,7 +72,7 @@ def _folders(layout: Layout) -> Iterator[Check]:
             remedy = "mount -o remount,rw; dmesg says whether it is failing"
             yield Check(name, "error", f"{folder} lies on a disk that is mounted read-only", remedy)
         elif not os.access(folder, os.W_OK | os.X_OK):
-            yield Check(name, "error", f"{folder} is not writable for us", f"chown -R edge-runtime {folder}")
+            yield Check(name, "error", f"{folder} is not writable for us", _right_user(layout, folder))
         elif folder.stat().st_mode & OPEN_BITS:
             yield Check(name, "warning", f"{folder} is open to others", f"chmod 700 {folder}")
         else:
@@ -86,7 +89,18 @@ def _owners(layout: Layout) -> Iterator[Check]:
     foreign = [path for path in files if path.lstat().st_uid != owner]
     if foreign:
         text = f"{len(foreign)} files belong to another user than {layout.home}, as {foreign[0]}"
-        yield Check("owners", "error", text, f"chown -R --no-dereference {owner} {layout.home}")
+        remedy = f"as root: chown -R --no-dereference {owner} {shlex.quote(str(layout.home))}"
+        yield Check("owners", "error", text, remedy)
+
+
+def _right_user(layout: Layout, folder: Path) -> str:
+    """What helps this user: who may not look here must not be told to take the folder away from its owner."""
+    owner = layout.home.stat().st_uid
+    if owner != os.geteuid():
+        return f"run it as {user_name(owner)} or as root: sudo edgectl doctor"
+    if folder.stat().st_uid == owner:
+        return f"chmod 700 {shlex.quote(str(folder))}"
+    return f"as root: chown -R --no-dereference {owner} {shlex.quote(str(folder))}"
 
 
 def _secret_files(config: Config) -> Iterator[Check]:
@@ -108,6 +122,9 @@ def _disk(config: Config) -> Iterator[Check]:
     layout = config.layout
     place = next(p for p in (layout.state, *layout.state.parents) if p.exists())
     yield judge_disk(shutil.disk_usage(place).free, config.settings.store.min_free_bytes)
+    found = os.statvfs(place)
+    if found.f_files:
+        yield judge_inodes(found.f_favail, config.settings.store.min_free_inodes)
     if not os.access(place, os.W_OK):
         return
     try:

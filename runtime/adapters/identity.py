@@ -25,7 +25,17 @@ from contextlib import closing, contextmanager
 
 from runtime.adapters import identity_lines as lines
 from runtime.adapters import identity_rows as rows
-from runtime.adapters.identity_file import alone, check_private, connect, create, damaged, set_aside, weather
+from runtime.adapters.identity_file import (
+    SCHEMA_VERSION,
+    alone,
+    check_private,
+    connect,
+    create,
+    damaged,
+    is_newer,
+    set_aside,
+    weather,
+)
 from runtime.adapters.identity_values import Identity, Token, mark
 from runtime.adapters.vault import Vault
 from runtime.core.answer import Grant, Registration
@@ -55,10 +65,16 @@ class IdentityReader:
             check_private(self._path)
             with closing(connect(self._path, self._busy_s)) as db:
                 db.execute("PRAGMA query_only = 1")
-                if db.execute("PRAGMA user_version").fetchone()[0] == 0:
+                version = db.execute("PRAGMA user_version").fetchone()[0]
+                if version == 0:
                     return Identity(Enrolment())  # the first writer is at it
                 db.execute("BEGIN")
-                return rows.read_all(db, self._vault.keys())
+                try:
+                    return rows.read_all(db, self._vault.keys())
+                except sqlite3.OperationalError:
+                    if version > SCHEMA_VERSION:  # what we look for has another place there
+                        raise is_newer(version) from None
+                    raise
 
     def hub_credentials(self) -> HubCredentials | None:
         """What to connect to the hub with, or None until the device was registered."""

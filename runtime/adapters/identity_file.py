@@ -135,15 +135,20 @@ def _text(stored: bytes) -> str:
     return stored.decode(errors="replace")
 
 
+def is_newer(version: int) -> NeedsHuman:
+    """What this runtime cannot write without harm."""
+    return NeedsHuman(
+        f"identity.db has schema {version}, this runtime knows {SCHEMA_VERSION}: a newer runtime wrote it",
+        hint="install that one again, or move the file away: the device provisions again",
+    )
+
+
 def _migrate(db: sqlite3.Connection) -> None:
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version == SCHEMA_VERSION:
         return
     if version > SCHEMA_VERSION:
-        raise NeedsHuman(
-            f"identity.db has schema {version}, this runtime knows {SCHEMA_VERSION}",
-            hint="install a newer one",
-        )
+        raise is_newer(version)
     from sqlite_utils import Database  # late: 20 MB that only the first start needs
 
     db.execute("BEGIN IMMEDIATE")

@@ -7,6 +7,7 @@ deploy/RUNBOOK.md and stay; new ones may come.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -153,12 +154,19 @@ def _backlog(
         "refused": {k.removeprefix("refused_"): n for k, n in counted.items() if k.startswith("refused_")},
         "refused_lately": ingest.counts("refused_lately"),
     }
-    return {**found, **_room(found, ingest, sentinel, limits)}
+    return {**found, **_room(found, ingest, sentinel, limits, _free_inodes(layout))}
 
 
-def _room(backlog: Mapping[str, Any], ingest: Words, sentinel: Words, limits: Store | None) -> dict[str, Any]:
+def _room(
+    backlog: Mapping[str, Any],
+    ingest: Words,
+    sentinel: Words,
+    limits: Store | None,
+    free_inodes: int | None,
+) -> dict[str, Any]:
     """How much more can be stored, and for how long that lasts."""
     disk_bytes = ingest.number("room_bytes")
+    short = free_inodes is not None and limits is not None and free_inodes < limits.min_free_inodes
     left = headroom(
         StoreUsage(
             backlog["messages"],
@@ -166,6 +174,7 @@ def _room(backlog: Mapping[str, Any], ingest: Words, sentinel: Words, limits: St
             limits.max_messages if limits else None,
             limits.max_bytes if limits else None,
             disk_bytes,
+            "inodes" if short else "disk",
             sentinel.number("store_growth_messages_per_s"),
             sentinel.number("store_growth_bytes_per_s"),
         )
@@ -213,7 +222,16 @@ def _age_s(message: StoredMessage | CorruptRow, clock: Clock) -> float | None:
 def _hub(upload: Seen, clock: Clock) -> dict[str, Any]:
     words, now = upload.words, clock.boot_s()
     connected_s = words.age_s("connected_boot_s", now)
-    whole = ("in_flight", "window", "in_hand", "uploading", "unconfirmed", "suspects", "losses")
+    whole = (
+        "in_flight",
+        "window",
+        "in_hand",
+        "uploading",
+        "unconfirmed",
+        "suspects",
+        "losses",
+        "failed_attempts",
+    )
     counts = ("delivered", "quarantined", "dropped", "sent_today", "bytes_today")
     return {
         "state": words.text("state") or condition.UNKNOWN,
@@ -311,10 +329,20 @@ def _disk(layout: Layout, sentinel: Words) -> dict[str, Any]:
     filling = usage is not None and rate > LEAST_GROWTH_BYTES_PER_S
     return {
         "free_bytes": usage.free if usage else None,
+        "free_inodes": _free_inodes(layout),
         "total_bytes": usage.total if usage else None,
         "growth_bytes_per_s": None if growth_bytes_per_s is None else round(rate),
         "full_in_s": round(usage.free / rate) if usage and filling else None,
     }
+
+
+def _free_inodes(layout: Layout) -> int | None:
+    """How many files can still be made; None where the file system has no such limit."""
+    try:
+        found = os.statvfs(layout.state)
+    except OSError:
+        return None
+    return found.f_favail if found.f_files else None
 
 
 def _usage(folder: Path) -> Any:

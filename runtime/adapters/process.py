@@ -16,6 +16,7 @@ import socket
 import time
 from pathlib import Path
 
+from runtime.adapters.home_owner import user_name
 from runtime.errors import UsageError
 
 DUMP_SIGNAL = signal.SIGUSR1
@@ -116,6 +117,11 @@ def _open_lock(path: Path, ours: Path | None) -> int:
     except PermissionError as exc:
         user = os.geteuid()
         whole = "-R --no-dereference " if ours else ""
+        if ours and (owner := ours.stat().st_uid) != user:
+            raise UsageError(
+                f"{path} may not be opened by user {user}; the home belongs to {user_name(owner)}: "
+                "run the command as that user, or choose another home with --home"
+            ) from exc
         raise UsageError(
             f"{path} may not be opened by user {user}: somebody else ran here, perhaps root; "
             f"as root: chown {whole}{user} {shlex.quote(str(ours or path))}"

@@ -86,6 +86,9 @@ class Network:
         )
         if messages.verdict == "error" and files.verdict != "error" and not upload.websockets:
             messages = replace(messages, remedy=f"{messages.remedy}, or set upload.websockets = true")
+        if files.verdict == "error" and messages.verdict != "error" and files.name != messages.name:
+            remedy = f"messages flow without it; for file uploads: {files.remedy}"
+            files = replace(files, verdict="warning", remedy=remedy)
         yield from (messages, files)
 
     def clock(self) -> Check:

@@ -142,6 +142,7 @@ def _hub(facts: dict[str, Any]) -> list[str]:
         _said("{:.0f} delivered since its start", facts["delivered"]),
         _said("{:.0f} suspects", facts["suspects"] or None),
         _said("link: {}", facts["barred"]),
+        _said("{:.0f} attempts failed", facts["failed_attempts"] or None),
         _said("lost {:.0f} times", facts["losses"] or None)
         + _said(", the last time: {}", facts["last_loss"] or None),
     ]

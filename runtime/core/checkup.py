@@ -65,6 +65,15 @@ def judge_disk(free_bytes: int, min_free_bytes: int) -> Check:
     return Check("disk", "ok", text)
 
 
+def judge_inodes(free: int, min_free: int) -> Check:
+    """Each file of a producer, and each status file, needs one; bytes may well be free."""
+    text = f"{free:,} free, {min_free:,} are to stay free"
+    if free < min_free:
+        remedy = "df -i; remove what made so many small files: new messages are refused until then"
+        return Check("inodes", "error", text, remedy)
+    return Check("inodes", "ok", text)
+
+
 def judge_skew(skew_s: float | None) -> Check:
     """By the platform's own Date header; the runtime corrects for it, TLS does not."""
     if skew_s is None:

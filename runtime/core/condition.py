@@ -100,6 +100,8 @@ def _backlog(backlog: Mapping[str, Any]) -> str:
     if backlog["store"] not in ("open", None):
         return f"store: {backlog['store']}"
     if backlog.get("disk_room_bytes") == 0:
+        if backlog.get("room_limit") == "inodes":
+            return "store: no free inodes on the disk, which has room for bytes"
         return "store: no room on the disk"
     if backlog.get("room_bytes") == 0 or backlog.get("room_messages") == 0:
         which = "max_messages" if backlog.get("room_messages") == 0 else "max_bytes"

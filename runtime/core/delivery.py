@@ -48,7 +48,7 @@ class Delivery:
         self.phase = Phase.DOWN
         self.hand = Hand()
         self.room = RoomKeeper(self.hand, pace.passes, pace.is_urgent)
-        self.losses = 0
+        self.losses, self.failed_attempts = 0, 0
         self.last_loss = ""
         self._pace = pace
         self._limits = limits or Limits()
@@ -292,7 +292,8 @@ class Delivery:
         self._steps.append(Discard(reason))
 
     def _lost(self, cause: Cause, reason: str, now: float, draw: float) -> None:
-        self.losses += 1
+        self.failed_attempts += self.phase is Phase.CONNECTING
+        self.losses += self.phase is not Phase.CONNECTING
         self.last_loss = f"{cause.value}: {reason}"
         if cause is Cause.REFUSED:
             self._steps.append(TellRefused())

@@ -23,6 +23,8 @@ class StoreUsage:
     most_messages: int | None = None
     most_bytes: int | None = None
     disk_room_bytes: float | None = None
+    disk_limit: str = "disk"
+    """`inodes` where it has bytes, and no file can be made."""
     messages_per_s: float | None = None
     bytes_per_s: float | None = None
 
@@ -34,7 +36,7 @@ class Headroom:
     bytes: float | None
     messages: int | None
     limit: str | None
-    """`disk`, `bytes` or `messages`."""
+    """`disk`, `inodes`, `bytes` or `messages`."""
     full_in_s: float | None
 
 
@@ -43,7 +45,7 @@ def headroom(stored: StoreUsage) -> Headroom:
     left_bytes = _left(stored.most_bytes, stored.bytes)
     ends: dict[str, float] = {}
     if stored.disk_room_bytes is not None:
-        ends["disk"] = stored.disk_room_bytes
+        ends[stored.disk_limit] = stored.disk_room_bytes
     if left_bytes is not None:
         ends["bytes"] = left_bytes
     least_bytes = min(ends.values(), default=None)

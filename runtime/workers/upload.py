@@ -384,6 +384,7 @@ class Uploader:
             "suspects": len(delivery.suspects),
             **self._hold_ups(now, up=stands),
             "losses": delivery.losses,
+            "failed_attempts": delivery.failed_attempts,
             "last_loss": delivery.last_loss,
             "trouble": delivery.trouble(now),
             **({"alarm": self._unknown} if self._unknown else {}),

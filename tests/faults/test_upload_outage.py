@@ -6,9 +6,8 @@ import time
 
 import pytest
 
-from runtime.adapters.status import read_status
 from tests.harness import Cloud, Home, at_full_size, eventually
-from tests.lines import backlog, check_arrivals, put, put_in_force, quarantined, register
+from tests.lines import backlog, check_arrivals, endings, put, put_in_force, quarantined, register
 
 AWAY_S = at_full_size(240.0, 6.0)
 RETRY_MAX_S = at_full_size(60.0, 1.0)
@@ -46,8 +45,7 @@ def test_a_hub_that_was_away_for_minutes_gets_everything_in_order_when_it_is_bac
     cloud.hub(up=False)
     put(home, {"stream": "bad"}, POISON)
     put_for(home, AWAY_S, payloads, AWAY_S / 100)
-    status = read_status(home.layout.status_file("upload")) or {}
-    attempts = status["losses"]
+    attempts = endings(home)
     assert quarantined(home) == {}, "nobody is to blame for an outage"
     assert 3 <= attempts <= 3 * min(AWAY_S, 30) + AWAY_S / RETRY_MAX_S * 8, "a storm of attempts"
     cloud.hub(up=True)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from runtime.adapters.status import read_status
 from tests.harness import Cloud, Home, eventually
-from tests.lines import backlog, check_arrivals, put, quarantined, uploading
+from tests.lines import backlog, check_arrivals, endings, put, quarantined, uploading
 
 POISON = b"poison"
 
@@ -61,7 +60,7 @@ def test_a_hub_that_drops_every_message_condemns_none(home: Home, cloud: Cloud) 
     payloads = [b"good-%d" % n for n in range(100)]
     put(home, {"stream": "a"}, *payloads[:50])
     put(home, {"stream": "b"}, *payloads[50:])
-    eventually(lambda: (read_status(home.layout.status_file("upload")) or {}).get("losses", 0) >= 15, 60)
+    eventually(lambda: endings(home) >= 15, 60)
     assert quarantined(home) == {}
     cloud.no_faults()
     eventually(lambda: backlog(home) == 0, 60)

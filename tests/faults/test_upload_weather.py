@@ -9,7 +9,7 @@ import pytest
 
 from runtime.adapters.status import read_status
 from tests.harness import Cloud, Home, at_full_size, eventually
-from tests.lines import backlog, check_arrivals, put, quarantined, uploading, within_a_day
+from tests.lines import backlog, check_arrivals, endings, put, quarantined, uploading, within_a_day
 
 
 def put_many(home: Home, count: int, streams: int = 3, start: int = 0) -> list[bytes]:
@@ -68,7 +68,7 @@ def test_withheld_acknowledgements_are_noticed_and_everything_is_sent_again(home
     cloud.faults(ack_limit=50)
     payloads = put_many(home, 300)
     arrived(cloud, 50)
-    eventually(lambda: (read_status(home.layout.status_file("upload")) or {}).get("losses", 0) >= 2)
+    eventually(lambda: endings(home) >= 2)
     cloud.no_faults()
     eventually(lambda: backlog(home) == 0)
     check_arrivals(cloud, payloads)
@@ -82,7 +82,7 @@ def test_a_silent_hub_is_left_and_found_again(home: Home, cloud: Cloud) -> None:
     arrived(cloud, 100)
     cloud.faults(silent=True)
     payloads += put_many(home, 100, start=100)
-    eventually(lambda: (read_status(home.layout.status_file("upload")) or {}).get("losses", 0) >= 3)
+    eventually(lambda: endings(home) >= 3)
     cloud.no_faults()
     eventually(lambda: backlog(home) == 0)
     check_arrivals(cloud, payloads)
@@ -92,12 +92,12 @@ def test_a_hub_that_refuses_connections_or_is_away_costs_nothing_but_time(home: 
     cloud.faults(refuse_connect_code=3)
     uploading(home, cloud)
     payloads = put_many(home, 200)
-    eventually(lambda: (read_status(home.layout.status_file("upload")) or {}).get("losses", 0) >= 2)
+    eventually(lambda: endings(home) >= 2)
     cloud.no_faults()
     arrived(cloud, 200)
     cloud.hub(up=False)
     payloads += put_many(home, 200, start=200)
-    eventually(lambda: (read_status(home.layout.status_file("upload")) or {}).get("losses", 0) >= 6)
+    eventually(lambda: endings(home) >= 6)
     cloud.hub(up=True)
     eventually(lambda: backlog(home) == 0)
     check_arrivals(cloud, payloads)

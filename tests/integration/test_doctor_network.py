@@ -123,3 +123,15 @@ def test_doctor_repeats_what_upload_says_of_a_connection_and_what_helps(
     (found,) = (check for check in examine(home.config) if check.name == "connection")
     assert (found.verdict, found.text) == ("warning", trouble)
     assert remedy in found.remedy
+
+
+def test_a_hub_without_https_is_no_error_while_messages_flow(home: Home, cloud: Cloud) -> None:
+    """A plain MQTT broker: file uploads alone need the other port."""
+    registered(home, cloud, upload="")
+    toml = (home.folder / "edge.toml").read_text()
+    home.write_config(toml.replace(f"https_port = {cloud.facts['https_port']}", "https_port = 1"))
+    checks = doctor(home)
+    host = cloud.facts["hub_host"]
+    assert checks[f"hub {host}:{HUB_PORT}"]["verdict"] == "ok"
+    assert checks[f"files {host}:1"]["verdict"] == "warning"
+    assert checks[f"files {host}:1"]["remedy"].startswith("messages flow without it; for file uploads: ")

@@ -231,7 +231,8 @@ def test_somebody_who_may_not_look_is_told_so_and_not_that_nothing_runs(home: Ho
     home.folder.parent.chmod(0o711)
     home.folder.chmod(mode)
     script = (
-        "import os, sys\nimport runtime.adapters.clock, runtime.adapters.overview, runtime.config\n"
+        "import os, sys, encodings.utf_8_sig\n"
+        "import runtime.adapters.clock, runtime.adapters.overview, runtime.config\n"
         "from runtime.__main__ import main, parser\n"
         "parser()\n"  # import first: this checkout may be for root's eyes only
         "os.setgroups([]), os.setgid(65534), os.setuid(65534)\nsys.exit(main())"

@@ -7,9 +7,8 @@ import json
 import pytest
 import trustme
 
-from runtime.adapters.status import read_status
 from tests.harness import Cloud, Home, eventually
-from tests.lines import backlog, put, uploading
+from tests.lines import backlog, endings, put, uploading
 
 
 def other_authority(home: Home) -> str:
@@ -51,7 +50,7 @@ def test_a_shorter_keepalive_notices_a_hub_that_falls_silent_in_idleness_sooner(
     put(home, {"stream": "s"}, b"1")
     eventually(lambda: backlog(home) == 0)
     cloud.faults(silent=True)
-    eventually(lambda: (read_status(home.layout.status_file("upload")) or {}).get("losses"), 10)
+    eventually(lambda: endings(home), 10)
     cloud.no_faults()
     put(home, {"stream": "s"}, b"2")
     eventually(lambda: backlog(home) == 0)

@@ -133,3 +133,16 @@ def test_after_any_weather_a_healthy_hub_gets_all_that_the_line_carries(seed: in
     line.run(WELL_S)
     assert line.rate(well_s) >= 0.9 * PER_S
     assert line.quarantined == []
+
+
+def test_an_attempt_that_was_refused_is_no_connection_that_was_lost() -> None:
+    line = Line(1)
+    line.deaf = Cause.REFUSED
+    line.run(20)
+    assert line.delivery.losses == 0 and line.delivery.failed_attempts > 0
+    line.well()
+    line.run(60)
+    attempts = line.delivery.failed_attempts
+    line.drop()
+    line.run(1)
+    assert (line.delivery.losses, line.delivery.failed_attempts) == (1, attempts)

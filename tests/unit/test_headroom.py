@@ -41,7 +41,7 @@ def test_a_store_that_takes_one_gibibyte_has_no_room_for_75() -> None:
 def test_it_is_full_when_the_first_limit_is_reached(
     messages_per_s: float | None, bytes_per_s: float | None, full_in_s: float | None
 ) -> None:
-    stored = StoreUsage(0, 0, 1_000, 50_000, GIB, messages_per_s, bytes_per_s)
+    stored = StoreUsage(0, 0, 1_000, 50_000, GIB, messages_per_s=messages_per_s, bytes_per_s=bytes_per_s)
     assert headroom(stored).full_in_s == full_in_s
 
 
