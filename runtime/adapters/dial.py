@@ -27,6 +27,8 @@ from collections.abc import Callable
 from itertools import chain, zip_longest
 from typing import Any, NamedTuple
 
+from runtime.adapters.threads import start_thread
+
 STAGGER_S = 0.25
 """An address that does not answer for so long gets company by the next one."""
 DEMOTED_S = 600.0
@@ -194,7 +196,7 @@ class _Lookup:
         self.ended_s = 0.0
         self._addresses: list[Address] = []
         self._error: OSError | None = None
-        threading.Thread(target=self._run, name="lookup", daemon=True).start()
+        start_thread(self._run, "lookup")
 
     def _run(self) -> None:
         try:

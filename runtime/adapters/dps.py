@@ -73,13 +73,16 @@ class Assigned:
 
 def assign(question: Question, waiting: Waiting = lambda: False, deadline_s: float = DEADLINE_S) -> Assigned:
     """Ask the service which hub is ours, within `deadline_s`; `waiting` may end it sooner."""
-    child = subprocess.Popen(
-        [sys.executable, "-m", "runtime.adapters.dps"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
+    try:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "runtime.adapters.dps"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+    except OSError as exc:  # no process, or no descriptor, can be had now
+        return Assigned(Outcome.UNREACHABLE, reason=f"no process can be started now: {exc.strerror}")
     with child:
         try:
             return _listen(child, question, waiting, time.monotonic() + deadline_s)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from runtime.adapters import upload_journal
 from runtime.adapters.file_gate import Barred, Gate
 from runtime.adapters.hub_https import HttpsWay, Refused, SwitchedOff, Unreached
 from runtime.adapters.payloads import Payload, Replaced, Unreadable, difference, digest_with, opened
+from runtime.adapters.threads import start_thread
 from runtime.adapters.tidings import Tidings
 from runtime.adapters.upload_calls import NameRefused, UploadCalls
 from runtime.adapters.upload_journal import Journal
@@ -153,7 +153,12 @@ class Files(Tidings[FileEvent]):
         trouble = self._troubles.setdefault(id, _Trouble())
         device = credentials.device_id
         task = _Task(id, parcel, device, calls, self._options, enter, self._tell, trouble)
-        threading.Thread(target=self._work, args=(task,), name=f"upload-{id}", daemon=True).start()
+        try:
+            start_thread(self._work, f"upload-{id}", task)
+        except BlockingIOError as exc:
+            self._at_work.discard(calls)
+            calls.close()
+            self._tell(UploadFailed(id, str(exc.strerror)))
 
     def _work(self, task: _Task) -> None:
         """Nothing escapes but as an event."""
@@ -179,7 +184,8 @@ class Files(Tidings[FileEvent]):
         if journal is None or journal.state == "done" or credentials is None or self._off:
             return  # an address that nobody is told of expires by itself
         told = (self._options.way, credentials, journal)
-        threading.Thread(target=_tell_given_up, args=told, name=f"forget-{id}", daemon=True).start()
+        with contextlib.suppress(BlockingIOError):  # its address expires by itself
+            start_thread(_tell_given_up, f"forget-{id}", *told)
 
     def known(self) -> list[int]:
         """Messages with a journal, of this process or one before."""

@@ -24,6 +24,7 @@ from requests.auth import AuthBase
 from runtime.adapters.cuttable import Cutter, cuttable
 from runtime.adapters.proxies import ProxyTrouble
 from runtime.adapters.reasons import all_causes, reason_at
+from runtime.adapters.threads import start_thread
 from runtime.adapters.trust import SLICE_S, Trust, UnusableFile, Waiting, wrong_time
 from runtime.core.answer import Outcome
 from runtime.core.secret import Secret
@@ -109,7 +110,10 @@ def request(
         finally:
             done.set()
 
-    threading.Thread(target=work, name="https", daemon=True).start()
+    try:
+        start_thread(work, "https")
+    except BlockingIOError as exc:
+        return Failure(Outcome.UNREACHABLE, str(exc.strerror))
     try:
         while not done.wait(min(SLICE_S, max(0.0, deadline_s - time.monotonic()))):
             if waiting():

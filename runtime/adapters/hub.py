@@ -44,6 +44,7 @@ from runtime.adapters.certificate_pair import check_pair
 from runtime.adapters.paho_wire import Reach, Wire
 from runtime.adapters.proxies import ProxyTrouble, as_azure_wants_it, causes, in_words, trouble_beneath
 from runtime.adapters.reasons import reason_at
+from runtime.adapters.threads import start, start_thread
 from runtime.adapters.tidings import Tidings
 from runtime.adapters.trust import UnusableFile, authorities
 from runtime.core.credentials import HubCredentials
@@ -174,7 +175,10 @@ class _Client:
         self._stock: queue.SimpleQueue[tuple[Hashable, Telemetry] | None] = queue.SimpleQueue()
         self.wire: Wire | None = None
         self.worker = threading.Thread(target=self._connect, name=f"connect-{number}", daemon=True)
-        self.worker.start()
+        try:
+            start(self.worker)
+        except BlockingIOError as exc:
+            self.lost(Cause.UNREACHABLE, str(exc.strerror))
 
     def lost(self, cause: Cause, reason: str) -> None:
         """Tell it once; only the first reason is the true one."""
@@ -215,7 +219,12 @@ class _Client:
             self.wire.blame_address()  # it did not come so far within the deadline
         self._over.set()
         self._stock.put(None)
-        threading.Thread(target=self._discard, name=f"discard-{self._number}", daemon=True).start()
+        try:
+            start_thread(self._discard, f"discard-{self._number}")
+        except BlockingIOError:
+            if self._azure is not None or self.worker.is_alive():
+                raise  # nothing can end it in order: supervisord starts us afresh
+            self._tell(Closed(self._number))
 
     def _connect(self) -> None:
         try:

@@ -19,6 +19,7 @@ from loguru import logger
 
 from runtime.adapters.https import MAX_BODY_BYTES, Line, Reply, Session
 from runtime.adapters.reasons import bounded, reason_at
+from runtime.adapters.threads import start_thread
 from runtime.adapters.trust import Trust, UnusableFile
 from runtime.core import lifetime
 from runtime.core.credentials import HubCredentials
@@ -199,7 +200,10 @@ class Inquiry:
     def ask(self, credentials: HubCredentials, message_id: str) -> None:
         """Unless it is being asked already."""
         if self._asking.acquire(blocking=False):
-            threading.Thread(target=self._ask, args=(credentials, message_id), daemon=True).start()
+            try:
+                start_thread(self._ask, "inquiry", credentials, message_id)
+            except BlockingIOError:  # it is asked again in an hour
+                self._asking.release()
 
     def take(self) -> Said | None:
         """The answer, once; none while it is awaited, or where HTTPS does not get through either."""
