@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 import tomllib
 import types
 import typing
@@ -186,20 +187,27 @@ def _assembled(environ: Mapping[str, str], layout: Layout, path: Path | None, ra
         values = _values(raw, known, path)
         origins |= dict.fromkeys(values, Origin(str(path)))
     for key in known.values():
-        if text := environ.get(key.variable):
+        text = environ.get(key.variable)
+        if text and not _is_a_service(key, text):
             values[key.dotted] = _checked(key, _from_text(key, text), key.variable, base=Path.cwd())
             origins[key.dotted] = Origin(key.variable)
     settings = _build(values, _streams(streams, path))
-    return Config(layout, settings, path, origins, tuple(_unknown_variables(environ, known.values())))
+    return Config(layout, settings, path, origins, tuple(_unknown_variables(environ, [*known.values()])))
 
 
-def _unknown_variables(environ: Mapping[str, str], known: typing.Iterable[Key]) -> Iterator[str]:
+def _unknown_variables(environ: Mapping[str, str], known: list[Key]) -> Iterator[str]:
     """One sentence about all names with our prefix that are no setting."""
     names = {*(key.variable for key in known), *RESERVED_ENV}
+    names -= {key.variable for key in known if _is_a_service(key, environ.get(key.variable, ""))}
     unknown = sorted(n for n, text in environ.items() if n.startswith(ENV_PREFIX) and text and n not in names)
     if unknown:
         listed = ", ".join(f"{_printable(name)}{_did_you_mean(name, names, 0.85)}" for name in unknown)
         yield f"environment: no such setting, passed over: {listed}"
+
+
+def _is_a_service(key: Key, text: str) -> bool:
+    """A port as Kubernetes writes it: of a Service called edge-upload-https, and no setting of ours."""
+    return key.name.endswith("_port") and re.match(r"(tcp|udp|sctp)://", text) is not None
 
 
 def _contradiction(settings: Settings) -> str | None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from tests.chaos import verdict
+from tests.chaos.at_platform import REFUSED
+from tests.chaos.scene import Scene
 from tests.chaos.watch import MOST_GROWTH_BYTES_PER_MIN, Sample, Watch, processes, slope_per_s
 from tests.harness import Arrived, eventually
 
@@ -95,6 +102,26 @@ def test_a_slow_leak_is_noticed_in_a_long_life_and_is_noise_in_a_short_one() -> 
 def test_a_warm_up_is_no_leak_and_a_giant_is_one() -> None:
     assert watched([Sample(s, min(s, 15) * 3 * MIB, 8, 30) for s in range(200)]).wrong() == []
     assert "took 200 MiB" in watched([Sample(0, 200 * MIB, 8, 30)]).wrong()[0]
+
+
+def test_what_a_worker_takes_once_however_late_is_no_leak() -> None:
+    """The first call to the platform came after 60 s, and `provisioning grew by 10.4 MiB`."""
+    late = [Sample(s, (40 + 9 * (s >= 60)) * MIB, 8, 30, 40 + (s >= 60)) for s in range(240)]
+    assert watched(late).wrong() == []
+    unimported = [Sample(s, (40 + 9 * (s >= 80)) * MIB, 8, 30) for s in range(240)]
+    assert watched(unimported).wrong() == []
+    then_leaks = [replace(s, memory_bytes=s.memory_bytes + int(s.at_s * MIB / 20)) for s in late]
+    assert "grew by" in watched(then_leaks).wrong()[0]
+
+
+def test_a_revoked_sas_is_seen_whatever_reason_the_hub_gives(tmp_path: Path) -> None:
+    """`NOT SEEN`, though the device was refused and registered again: its SAS had expired meanwhile."""
+    with contextlib.closing(sqlite3.connect(tmp_path / "devcloud.db")) as db, db:
+        db.execute("CREATE TABLE connections (code INTEGER, reason TEXT)")
+        reasons = [(5, "the SAS has a wrong signature"), (5, "the SAS has expired"), (0, "accepted")]
+        db.executemany("INSERT INTO connections VALUES (?, ?)", reasons)
+    scene: Any = SimpleNamespace(cloud=SimpleNamespace(folder=tmp_path))
+    assert Scene.connections(scene, REFUSED) == 2
 
 
 def test_the_slope_is_that_of_a_line_through_noise() -> None:

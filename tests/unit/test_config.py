@@ -101,6 +101,9 @@ def test_a_variable_that_is_no_setting_is_a_warning_and_nothing_else(tmp_path: P
     assert "EDGE_UPLOAD_WINDO; did you mean EDGE_UPLOAD_WINDOW?" in warning
     assert "EDGE_CONFG; did you mean EDGE_CONFIG?" in warning
     assert load({"EDGE_UPLOAD_WINDOW": "9"}, home=tmp_path).warnings == ()
+    of_a_service = load({"EDGE_UPLOAD_HTTPS_PORT": "tcp://10.0.0.1:8443"}, home=tmp_path)
+    assert of_a_service.settings.upload.https_port == 443
+    assert "EDGE_UPLOAD_HTTPS_PORT" in of_a_service.warnings[0]
 
 
 def test_an_empty_variable_takes_no_value_away(tmp_path: Path) -> None:
