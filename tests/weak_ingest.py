@@ -2,12 +2,14 @@
 
 Its argument is a level for `PRAGMA synchronous`; `credulous` believes the page cache at opening; `hasty`
 acknowledges before it commits; `impatient` keeps all promises, and looks at a disk that cannot be read a
-hundred times as often, and believes it a hundred times as soon; `curious` only looks so often.
+hundred times as often, and believes it a hundred times as soon; `curious` only looks so often; `doomed` is
+killed at the end of its first commit with a message, before that is on disk.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 import sys
 from typing import Any
@@ -25,6 +27,10 @@ store_them, acknowledge = ingest.Ingest._store, ingest.Ingest._acknowledge
 def weaken(db: sqlite3.Connection, max_pages: int | None) -> None:
     configure(db, max_pages)
     db.execute(f"PRAGMA synchronous = {sys.argv[1]}")
+
+
+def die(*_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def acknowledge_first(self: ingest.Ingest, letters: list[Any], settled: Any) -> list[Any]:
@@ -49,6 +55,8 @@ if __name__ == "__main__":
     elif sys.argv[1] == "hasty":
         ingest.Ingest._store = acknowledge_first  # type: ignore[method-assign]
         ingest.Ingest._acknowledge = answer_pings  # type: ignore[method-assign]
+    elif sys.argv[1] == "doomed":
+        store.insert = die
     elif sys.argv[1] in ("impatient", "curious"):
         unreadable.LOOK_EVERY_S /= 100
         unreadable.LASTING_S /= 100 if sys.argv[1] == "impatient" else 1

@@ -41,6 +41,7 @@ from runtime.core.spooling import HASHED_BYTES, NotTaken, TakenFile, spool_name
 STRAY_S = 3_600.0
 REVIEW_AGAIN_S = 60.0
 """Where the drop folder does not take its files back."""
+PART = ".part"
 COPY_BYTES = 4_194_304
 FINAL = {
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
@@ -83,6 +84,9 @@ class Spool:
         self._tidy_s: float | None = None
         with contextlib.suppress(OSError):  # a disk that fails: tried again when a file comes
             self._make_folders()
+        for name in _names(folder):
+            if name.endswith(PART):  # of a life that ended while it copied
+                self.remove([name])
         self._old = {name for name in _names(folder) if _OURS.fullmatch(name)}
 
     def take(self, wanted: Sequence[tuple[str, str]]) -> Sequence[TakenFile] | NotTaken:
@@ -195,7 +199,7 @@ class Spool:
         with os.fdopen(fd, "rb", buffering=0) as file:
             before = os.fstat(fd)
             _check(name, before, os.fstat(source).st_uid)
-            part = place.with_name(f"{place.name}.part")
+            part = place.with_name(place.name + PART)
             try:
                 with part.open("wb", buffering=0) as copy:
                     while chunk := file.read(COPY_BYTES):

@@ -396,16 +396,18 @@ class MessageStore:
         """Look at some more of the messages; whether all were counted in this life (`store_count.py`)."""
         if self._counted:
             return True
-        recount = self._recount = self._recount or Recount()
+        recount, self._recount = self._recount or Recount(), None  # what fails begins again
         with translated():
             recount.go_on(self._db, self._names, slice_s)
             if not recount.done:
+                self._recount = recount
                 return False
             if wrong := recount.wrong(self._db):
                 with self._transaction():
-                    self._set_levels(recount.write(self._db))
+                    levels = recount.write(self._db)
+                self._set_levels(levels)
                 logger.error("counters were wrong by {} messages, {} bytes: they are put right", *wrong)
-        self._counted, self._recount = True, None
+        self._counted = True
         return True
 
     def vacuum(self, pages: int, keep_free_pages: int = 0) -> bool:

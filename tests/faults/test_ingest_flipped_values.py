@@ -15,7 +15,8 @@ from runtime.adapters import store as writing
 from runtime.adapters.damaged_store import ROWS_AT_ONCE
 from runtime.adapters.salvage import last_report, salvage
 from runtime.adapters.store import MessageStore
-from runtime.adapters.store_errors import SCHEMA_VERSION, StoreDamaged, StoreError
+from runtime.adapters.store_count import Recount
+from runtime.adapters.store_errors import SCHEMA_VERSION, StoreDamaged, StoreError, StoreFull
 from runtime.adapters.store_lanes import LaneReader
 from runtime.adapters.store_reader import StoreReader
 from runtime.adapters.store_statements import COLUMNS
@@ -549,4 +550,28 @@ def test_one_flipped_bit_in_the_size_of_a_message_makes_no_other_give_way(
     store.commit(None, Settled(delivered=[*range(1, 13)]))
     assert store.backlog().messages == store.backlog().bytes == 0
     assert store._db.execute("SELECT delivered FROM levels").fetchall() == [(12,)]
+    store.close()
+
+
+def test_a_count_whose_result_found_no_room_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What came after it would be missing in the counters that it wrote down later."""
+    path = tmp_path / "messages.db"
+    store = MessageStore(path, ObedientClock())
+    keep(store, put([b"x"] * 3, stream="s"))
+    store.close()
+    flip(path, "UPDATE levels SET messages = 1024")
+
+    def full(_recount: Recount, _db: sqlite3.Connection) -> list[tuple[int, int, int, int]]:
+        raise StoreFull("no room")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(Recount, "write", full)
+        store = MessageStore(path, ObedientClock())
+        with pytest.raises(StoreFull):
+            store.count()
+    keep(store, put([b"y"], stream="s"))
+    assert store.count()
+    assert store.backlog().messages == 4
     store.close()

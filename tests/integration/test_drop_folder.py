@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
 
 from runtime.adapters import spool as spooling
 from runtime.adapters.clock import SystemClock
@@ -26,7 +28,7 @@ from runtime.core.protocol import Code, ProducerKey, Refused, Reply, Stored
 from runtime.core.settlement import Settled
 from runtime.core.spooling import HASHED_BYTES, NotTaken, TakenFile, spool_name
 from tests import store_tools
-from tests.harness import Cloud, Home, eventually
+from tests.harness import Cloud, Home, Process, eventually
 from tests.integration.test_upload import blobs
 from tests.lines import backlog, put, put_in_force, register
 from tests.store_tools import ObedientClock
@@ -509,6 +511,7 @@ def test_folders_and_odd_names_in_the_spool_do_not_end_ingest(dropping: Home) ->
     (spool / ("b" * 40)).mkdir()
     Path(os.fsdecode(bytes(spool) + b"/\xff")).write_bytes(b"x")
     (spool / STRAY).write_bytes(b"x")
+    (spool / f"{STRAY}.part").write_bytes(b"half a copy")
     life = Life(dropping)
     life.spool.tidy(STRAY_S, life.keeper.files_named)
     assert {path.name for path in spool.iterdir()} == {"lost+found", "b" * 40, os.fsdecode(b"\xff")}
@@ -533,3 +536,29 @@ def test_a_name_that_the_locale_cannot_say_is_taken(folder: Path) -> None:
     assert asked.stdout.startswith("ascii [TakenFile"), asked
     assert asked.returncode == 0, asked
     assert len(list((folder / "spool").iterdir())) == 1
+
+
+def test_ingest_killed_in_its_commit_gives_the_file_back_and_takes_it_when_it_is_sent_again(
+    dropping: Home,
+) -> None:
+    """With the process itself: SIGKILL when the file is renamed and the row is not on disk."""
+    drop = dropping.folder / "drop"
+    (drop / "clip").write_bytes(b"film")
+    header: dict[str, Any] = {"file": "clip", "producer": "p", "boot": "b", "sequence": 9}
+    doomed = Process(
+        *(sys.executable, "-m", "tests.weak_ingest", "doomed"),
+        log=dropping.layout.log / "ingest.log",
+        EDGE_HOME=str(dropping.folder),
+    )
+    dropping.workers["ingest"] = doomed
+    with contextlib.closing(zmq.Context.instance().socket(zmq.REQ)) as producer:
+        producer.linger = 0
+        producer.connect(dropping.config.producer_endpoint())
+        producer.send_multipart([json.dumps(header).encode(), b""])
+        eventually(lambda: not doomed.running(), what="it is dead")
+    assert not (drop / "clip").exists(), doomed.said()
+    dropping.start_worker("ingest")
+    eventually((drop / "clip").exists, what="it is back")
+    put(dropping, header, b"")
+    (spooled,) = dropping.layout.spool.iterdir()
+    assert spooled.read_bytes() == b"film"
