@@ -3,6 +3,7 @@ crashes between any two statements of a commit, a vacuum or a start, and before 
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sqlite3
 import tempfile
@@ -143,6 +144,20 @@ class StoreLife(RuleBasedStateMachine):
             self.sequence[who] += 2
         self.go_on_from(copy_as_killed(self.path, self.next_folder()))
         self.commit(self.last)
+
+    @rule(
+        what=st.sampled_from(("levels SET messages", "levels SET bytes", "store SET producers")),
+        bit=st.integers(0, 61),
+    )
+    def one_bit_flips_while_it_is_closed(self, what: str, bit: int) -> None:
+        """It decides over nothing."""
+        self.store.close()
+        column, flipped = what.rpartition(" ")[2], 2**bit
+        with contextlib.closing(sqlite3.connect(self.path)) as db:
+            db.execute(f"UPDATE {what} = ({column} | {flipped}) - ({column} & {flipped})")
+            db.commit()
+        self.open()
+        assert self.store.count()
 
     @rule()
     def a_copy_goes_on_elsewhere(self) -> None:
