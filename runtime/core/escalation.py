@@ -78,8 +78,8 @@ def judge(task: Task, outcome: Outcome, evidence: Evidence | None = None) -> Ver
 
 
 def _register(outcome: Outcome, seen: Evidence) -> Verdict:
-    dead = outcome in _DEAD
-    if seen.replaceable and ((dead and seen.own) or seen.refusals >= NAMELESS_TIMES):
+    dead = seen.own and outcome in _DEAD
+    if seen.replaceable and (dead or seen.refusals >= NAMELESS_TIMES):
         return Verdict.DROP
     if seen.refused and seen.renewable and seen.refusals >= HOPELESS_TIMES:
         return Verdict.DROP

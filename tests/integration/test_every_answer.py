@@ -49,10 +49,10 @@ answer                 init       complete     register    refresh     refused  
 410-cancelled          again      cancelled    renew       doubt       provision   provision
 412                    again      again        again       again       provision   provision
 400-page               again      again        again       again       again       again
-401-page               new-token  new-token    renew       again       again       again
+401-page               new-token  new-token    again       again       again       again
 403-page               again      again        again       again       again       again
 403-json               again      again        again       again       again       again
-410-page               again      again        renew       again       again       again
+410-page               again      again        again       again       again       again
 423                    again      again        again       again       again       again
 429                    again      again        again       again       again       again
 429-retry-after        later      later        later       later       later       later
