@@ -9,7 +9,7 @@ help:
 	@echo "make test    every test, the linter and the type checker"
 	@echo "make bench   speed, as a share of this machine's own limits"
 	@echo "make chaos   break things at random for minutes (SEED=, MINUTES=)"
-	@echo "make soak    tokens that live for seconds, under load, for ten minutes (MINUTES=)"
+	@echo "make soak    tokens that live for seconds, under load (MINUTES=); all work, again and again (ROUNDS=)"
 	@echo "make systemd the unit and the installer under a live systemd (root, user-mode-linux; minutes)"
 	@echo "make clean   remove what the above made"
 
@@ -30,6 +30,7 @@ chaos: $(READY)
 
 soak: $(READY)
 	@EDGE_SOAK_S=$$(( 60 * $(or $(MINUTES),10) )) $(VENV)/bin/python -m pytest -s tests/faults/test_identity_lifetimes.py
+	@SOAK_ROUNDS=$(or $(ROUNDS),100) $(VENV)/bin/python -m pytest -s tests/faults/test_nothing_grows.py
 
 systemd: $(READY)
 	@$(VENV)/bin/python -m tests.systemd

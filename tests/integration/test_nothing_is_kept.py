@@ -12,19 +12,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import trustme
 
-from runtime.adapters import https
+from runtime.adapters import dps, https
+from runtime.adapters.bus import Hints
 from runtime.adapters.files import FileOptions, Uploaded, UploadFailed
+from runtime.adapters.hub import Hub, HubOptions
 from runtime.adapters.hub_https import HttpsWay, HubHttps, Inquiry, Refused
+from runtime.adapters.identity import IdentityReader
 from runtime.adapters.process import memory_bytes
 from runtime.adapters.trust import Trust
 from runtime.core.credentials import HubCredentials
 from runtime.core.envelope import FileParcel, Telemetry
+from runtime.core.line import Closed, Lost
 from runtime.core.secret import Secret
-from tests.harness import eventually
+from runtime.workers.refresh import Keeper
+from tests.harness import Cloud, Home, eventually, heart
 from tests.integration.scripted import Asked, Says, Scripted, cut_within, scripted
 from tests.integration.test_file_upload import Lane
+from tests.lines import Line as Hubs
+from tests.lines import register
 
+SAS = "SharedAccessSignature sr=127.0.0.7%2Fdevices%2Fw%3Ad&sig=x&se=4102444800"
 TIMES = int(os.environ.get("SOAK_FILES", "60"))
 SPARE_DESCRIPTORS = 5
 """What may be open at one look and not at another: the last connection, a wake-up."""
@@ -195,3 +204,52 @@ def test_a_call_to_the_platform_gives_its_connection_back(server: Scripted, ends
         https.request("PUT", url, b"{}", None, trust, timeout_s, lambda: ends == "abandoned")
 
     flat(call, TIMES // 4 if ends == "abandoned" else TIMES // 2)
+
+
+def test_a_client_of_the_hub_that_was_discarded_gives_everything_back(cloud: Cloud) -> None:
+    """Its descriptors and its TLS were freed by a full collection only, which comes when it likes."""
+    line, credentials = Hubs(cloud), register(cloud)
+
+    def live(number: int) -> None:
+        line.discard(line.connect(credentials))
+        line.seen.clear()
+
+    flat(live, TIMES // 4)
+
+
+def test_a_client_of_the_hub_that_never_connected_gives_everything_back(folder: Path) -> None:
+    """Nothing listens there: that is every attempt of an outage."""
+    trustme.CA().cert_pem.write_to_path(str(folder / "ca.pem"))
+    hub = Hub(HubOptions(folder / "ca.pem"))
+    nowhere = HubCredentials("127.0.0.7", "w:d", 1, sas=Secret(SAS))
+    seen: list[object] = []
+
+    def attempt(number: int) -> None:
+        seen.clear()
+        mine = hub.open(nowhere)
+        eventually(lambda: seen.extend(hub.take()) or any(isinstance(event, Lost) for event in seen))
+        hub.discard()
+        eventually(lambda: seen.extend(hub.take()) or Closed(mine) in seen)
+
+    flat(attempt, TIMES // 4)
+
+
+def test_a_question_to_the_provisioning_service_leaves_no_process_and_no_pipe(folder: Path) -> None:
+    trustme.CA().cert_pem.write_to_path(str(folder / "ca.pem"))
+    nobody = dps.Question("127.0.0.7", "scope", "who", Secret("a2V5"), ca_file=folder / "ca.pem")
+    flat(lambda _: dps.assign(nobody, waiting=lambda: True), TIMES // 12)
+
+
+def test_a_worker_that_opens_its_identity_anew_gives_the_old_one_back(home: Home) -> None:
+    """After every trouble, and at every change of the configuration."""
+    home.write_config('[platform]\ninstance = "127.0.0.7"\n')
+    pulse = heart(home, "refresh")
+    hints = Hints(home.layout, "refresh")
+
+    def begin(number: int) -> None:
+        keeper = Keeper(home.config, pulse, hints)
+        keeper.turn(False)
+        IdentityReader(home.layout).read()
+
+    flat(begin)
+    hints.close()
