@@ -8,10 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 from runtime.core.delivery import Delivery, Limits, Phase
+from runtime.core.hand import MOST_IN_PIECES
 from runtime.core.line import Acked, Cause, Closed, Connected, LineEvent, Lost
+from runtime.core.link import Link, Terms
 from runtime.core.pacing import Pace, Window
 from runtime.core.steps import PROBE, AskWhy, Discard, Offer, Open, Send, Tag, TellRefused, Upload
 
+BUDGET, URGENT = 1_000_000, 8
 LIMITS = Limits(connect_s=5, ack_s=10, retry_max_s=8, batch_s=4)
 
 
@@ -23,6 +26,7 @@ class World:
         self.generation = 1
         self.device = 1
         self.window = window
+        self.barred = False
         self.begin()
         self.offers: dict[int, Offer] = {}  # what the store has
         self.reached: dict[int, int] = {}  # what a crash does not forget: pieces, batches, and whose they are
@@ -51,9 +55,16 @@ class World:
 
     def begin(self) -> None:
         """A process that knows nothing."""
-        self.delivery = Delivery(Pace(Window(self.window)), LIMITS)
+        self.link = Link(Terms(messages_per_day=BUDGET, urgent_priority=URGENT))
+        self.delivery = Delivery(Pace(Window(self.window), self.link), LIMITS)
+        self.bar(self.barred)
         self.delivery.credentials(self.generation, self.now)
         self.client = 0
+
+    def bar(self, on: bool) -> None:
+        """The day's budget is used up, or begins anew."""
+        self.barred = on
+        self.link.usage.day_messages = BUDGET if on else 0
 
     def crash(self) -> None:
         """SIGKILL between two turns, and a new start with what the store has."""
@@ -179,6 +190,7 @@ class World:
     def settle_down(self, turns: int = 4000) -> None:
         """All is well now, poison apart: turn until nothing is left."""
         self.outage = self.refusing = False
+        self.bar(False)
         for _ in range(turns):
             self.close()
             self.connect()
@@ -209,6 +221,8 @@ class World:
         Nor does a link go out before this device has uploaded its file.
         """
         assert tag[0] not in self.delivery.hand.files, "a link to a file that is still to be uploaded"
+        if self.barred and tag[0] != PROBE and self.delivery.window > 1:  # else it may be a trial
+            assert self.offered(tag[0]).priority >= URGENT, "it passes a budget that is used up"
         known = self.reached.get(tag[0], 0)
         assert known == 0 or tag[1] >= min(known, self.offered(tag[0]).pieces - 1)
 
@@ -220,6 +234,21 @@ class World:
                 by_batch[self.offered(tag[0]).batch].append(tag)
             for batch, of_it in by_batch.items():
                 assert of_it == sorted(of_it), f"stream {stream}, batch {batch} arrived as {of_it}"
+
+    def check_hand(self) -> None:
+        """What is counted is what there is, and of files and messages in part there are not too many."""
+        hand = self.delivery.hand
+        messages = list(hand.messages.values())
+        assert hand.bytes == sum(message.offer.wire_bytes for message in messages)
+        for priority, counted in enumerate(hand.by_priority):
+            sizes = [m.offer.wire_bytes for m in messages if m.offer.priority == priority]
+            assert counted == (len(sizes), sum(sizes))
+        for stream in hand.streams():
+            of_it = [message for message in messages if message.stream is stream]
+            assert (stream.messages, stream.files) == (len(of_it), sum(m.offer.file for m in of_it))
+        in_part = [m for m in messages if m.touched and m.offer.pieces > 1]
+        assert len(in_part) <= max(MOST_IN_PIECES, sum(m.offer.reached > 0 for m in messages))
+        assert self.delivery.uploading <= LIMITS.uploads + 1
 
     def check_batches(self) -> None:
         """A batch begins when the one before is completed, or was waited for long enough."""

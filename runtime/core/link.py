@@ -54,6 +54,11 @@ class Terms:
     urgent_priority: int = NOBODY
     """Messages of at least this priority pass rates, budgets and hours."""
 
+    def is_free(self) -> bool:
+        """Whether there is neither a budget nor are there hours: asked for every message."""
+        budgets = self.messages_per_day or self.bytes_per_day or self.messages_per_month
+        return not (budgets or self.bytes_per_month or self.hours)
+
 
 @dataclass(slots=True)
 class Usage:
@@ -259,6 +264,8 @@ class Link:
     def barred(self) -> str | None:
         """Why only urgent messages may go, or None."""
         used, terms = self.usage, self.terms
+        if terms.is_free():
+            return None
         for most, have, words in (
             (terms.messages_per_day, used.day_messages, "the day's budget of messages is used up"),
             (terms.bytes_per_day, used.day_bytes, "the day's budget of bytes is used up"),

@@ -228,7 +228,7 @@ class Pace:
 
     def passes(self, priority: int) -> bool:
         """Whether budgets and hours let a message of this priority go; rates only make it wait its turn."""
-        return self.link.is_urgent(priority) or self.link.barred() is None
+        return self.link.barred() is None or self.link.is_urgent(priority)
 
     def is_urgent(self, priority: int) -> bool:
         """Whether it passes rates, budgets and hours."""

@@ -207,21 +207,23 @@ class Intake:
             if isinstance(message, CorruptRow):
                 self._delivery.refuse(message.id, message.reason)
                 continue
-            last_fresh = self._delivery.hand.stream((message.name, True)).last_id
-            lane = self._reading.lane(
-                query, message.id, message.name, in_parts=_is_part(message), last_fresh=last_fresh
-            )
+            name = message.name
+            last_fresh = self._delivery.hand.stream((name, True)).last_id
+            in_parts = _is_part(message)
+            lane = self._reading.lane(query, message.id, name, in_parts=in_parts, last_fresh=last_fresh)
             sealed = self._seal(message) if self._may_be_file(message) else None
             file = sealed is not None and isinstance(sealed[0], FileParcel)
             level = self._level_for(lane, message.priority, file=file)
-            level.full = level.full or self._reading.waits(message.name, last_fresh)
-            if self._reading.take(query, message.id, message.name, level):
+            level.full = level.full or self._reading.waits(name, last_fresh)
+            if self._reading.take(query, message.id, name, level):
                 self._take_on(message, lane, now, sealed)
         self._reading.done(query, reached)
         return not found and query.after < reached
 
     def _may_be_file(self, message: StoredMessage) -> bool:
         """Whether it is worth sealing to know whether it stands for a file, before there is room for it."""
+        if message.file is None and len(message.payload) <= UNIT_BYTES // 2:
+            return False
         least_bytes = min(LIMIT_BYTES, (self._packing(message).file_from_units or LIMIT_BYTES) * UNIT_BYTES)
         return message.file is not None or len(message.payload) > least_bytes // 2
 

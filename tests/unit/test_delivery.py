@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from runtime.core.line import Acked
 from runtime.core.suspicion import LONE_LOSSES
-from tests.delivery_world import World
+from tests.delivery_world import URGENT, World
 
 
 class DeliveryMachine(RuleBasedStateMachine):
@@ -27,14 +27,28 @@ class DeliveryMachine(RuleBasedStateMachine):
         file=st.integers(0, 19).map(lambda n: n == 0),
         batches=st.sampled_from([[None], [None], ["A"], ["A", "B"], ["B", "C", "A", None]]),
         count=st.integers(1, 12),
+        priority=st.sampled_from([0, 4, 4, URGENT]),
     )
     def store(
-        self, stream: str, poison: bool, pieces: int, file: bool, batches: list[str | None], count: int
+        self,
+        stream: str,
+        poison: bool,
+        pieces: int,
+        file: bool,
+        batches: list[str | None],
+        count: int,
+        priority: int,
     ) -> None:
         for n in range(count):
             batch = batches[n % len(batches)]
             self.world.store(
-                self.next_id, stream, poison=poison, pieces=1 if file else pieces, file=file, batch=batch
+                self.next_id,
+                stream,
+                poison=poison,
+                pieces=1 if file else pieces,
+                file=file,
+                batch=batch,
+                priority=priority,
             )
             self.next_id += 1
 
@@ -91,6 +105,10 @@ class DeliveryMachine(RuleBasedStateMachine):
     def refusals(self, on: bool) -> None:
         self.world.refusing = on
 
+    @rule(on=st.booleans())
+    def budget_is_used_up(self, on: bool) -> None:
+        self.world.bar(on)
+
     @rule(another=st.integers(0, 3).map(lambda n: n == 0))
     def new_credentials(self, another: bool) -> None:
         self.world.generation += 1
@@ -126,6 +144,10 @@ class DeliveryMachine(RuleBasedStateMachine):
     @invariant()
     def one_batch_is_under_way_within_a_stream(self) -> None:
         self.world.check_batches()
+
+    @invariant()
+    def the_hand_counts_what_it_has(self) -> None:
+        self.world.check_hand()
 
     @invariant()
     def only_poison_is_in_quarantine(self) -> None:
