@@ -29,7 +29,19 @@ def parser() -> argparse.ArgumentParser:
     commands = root.add_subparsers(metavar="COMMAND", required=True)
     for group in groups():
         group.register(commands)
+    _describe(root)
     return root
+
+
+def _describe(found: argparse.ArgumentParser) -> None:
+    """Have every command explain itself in a sentence; without one of its own in that of the list."""
+    for action in found._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for choice in action._choices_actions:
+                below = action.choices[choice.dest]
+                text = (below.description or choice.help or "").strip().rstrip(".")
+                below.description = f"{text[:1].upper()}{text[1:]}."
+                _describe(below)
 
 
 class Parser(argparse.ArgumentParser):

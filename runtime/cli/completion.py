@@ -12,16 +12,20 @@ def register(commands: Commands) -> None:
         "completion",
         help="print a shell completion script",
         epilog="bash: source <(edgectl completion bash) · "
-        'zsh: edgectl completion zsh > "${fpath[1]}/_edgectl"',
+        'zsh: edgectl completion zsh > "${fpath[1]}/_edgectl" · '
+        "fish: edgectl completion fish > ~/.config/fish/completions/edgectl.fish",
     )
-    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh", "fish"))
     completion.set_defaults(homeless=True, run=_completion)
 
 
 def _completion(arguments: argparse.Namespace) -> int:
-    import shtab
+    from runtime.cli import fish, parser
 
-    from runtime.cli import parser
+    if arguments.shell == "fish":
+        print(fish.script(parser()), end="")
+        return 0
+    import shtab
 
     print(shtab.complete(parser(), shell=arguments.shell))
     return 0

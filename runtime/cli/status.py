@@ -112,8 +112,8 @@ def _worker_row(name: str, worker: dict[str, Any]) -> list[str]:
 def _backlog(facts: dict[str, Any]) -> list[str]:
     known = facts["messages"] is not None
     return [
-        f"{facts['messages']} messages, {size(facts['bytes'])}" if known else "",
-        _said("the oldest {}", facts["oldest_age_s"], duration),
+        f"{_waiting(facts['messages'])} ({size(facts['bytes'])})" if known else "",
+        _said("the oldest for {}", facts["oldest_age_s"], duration),
         f"{facts['quarantine']} in quarantine" if known else "",
         _said("{} ever set aside", facts["dropped"].get("quarantined")),
         _counted("dropped", {k: n for k, n in facts["dropped"].items() if k != "quarantined"}),
@@ -122,6 +122,10 @@ def _backlog(facts: dict[str, Any]) -> list[str]:
         _room(facts) + _said(" (full in {} at the present rate)", facts["full_in_s"], duration),
         f"store {facts['store']}" if facts["store"] not in ("open", None) else "",
     ]
+
+
+def _waiting(messages: int) -> str:
+    return "1 message waits" if messages == 1 else f"{messages or 'no'} messages wait"
 
 
 def _room(facts: dict[str, Any]) -> str:
@@ -139,12 +143,12 @@ def _hub(facts: dict[str, Any]) -> list[str]:
         _said("last PUBACK {} ago", facts["puback_age_s"], duration),
         _said("{:.0f} in flight", facts["in_flight"]),
         _said("{:.1f} messages/s", facts["rate_per_s"]),
-        _said("{:.0f} delivered since its start", facts["delivered"]),
-        _said("{:.0f} suspects", facts["suspects"] or None),
-        _said("link: {}", facts["barred"]),
-        _said("{:.0f} attempts failed", facts["failed_attempts"] or None),
-        _said("lost {:.0f} times", facts["losses"] or None)
-        + _said(", the last time: {}", facts["last_loss"] or None),
+        _said("{:.0f} delivered since upload started", facts["delivered"]),
+        _said("{:.0f} under suspicion of ending connections", facts["suspects"] or None),
+        _said("nothing may be sent now: {}", facts["barred"]),
+        _said("{:.0f} attempts to connect failed", facts["failed_attempts"] or None),
+        _said("the connection was lost {:.0f} times", facts["losses"] or None),
+        _said("the last time: {}", facts["last_loss"] or None),
     ]
 
 
@@ -152,12 +156,12 @@ def _identity(facts: dict[str, Any]) -> list[str]:
     return [
         facts["state"] + _said(" as {}", facts["device_id"]),
         _said("next {}", facts["next"]) + _said(" in {}", facts["next_in_s"], duration),
-        _said("SAS for {}", facts["sas_remaining_s"], duration),
-        _said("Registration Token for {}", facts["registration_remaining_s"], duration),
-        _said("provisioning {}", facts["provisioning"]),
-        _said("verification code {}", facts["verification_code"]),
-        _said("{}", facts["trouble"]),
-        _said("({})", facts["reason"] or None),
+        _said("the SAS is valid for {}", facts["sas_remaining_s"], duration),
+        _said("the Registration Token for {}", facts["registration_remaining_s"], duration),
+        _said("provisioning: {}", facts["provisioning"]),
+        _said("the verification code is {}", facts["verification_code"]),
+        _said("the last attempt failed: {}", facts["trouble"]),
+        _said("{}", facts["reason"] or None),
     ]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.cli import Commands, announce, load_config
-from runtime.cli.terminal import complain, tell
+from runtime.cli.terminal import complain, tell, tell_json
 from runtime.cli.workers import load_or_last_accepted
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def register(commands: Commands) -> None:
         "reload",
         help="read the configuration again: a bad one is refused, and nothing changes",
     )
+    reload.add_argument("--json", action="store_true", help="for a program")
     reload.set_defaults(run=_reload)
 
 
@@ -203,13 +204,20 @@ def _reload(arguments: argparse.Namespace) -> int:
     config = load_config(arguments)
     check_doors(config)
     supervisor = Supervisor(config.layout.supervisor_socket)
+    told: dict[str, list[str]] = {"reloaded": [], "stopped": []}
     for name, program in supervisor.programs().items():
         if program.state == "STOPPED":  # by a person; reading settings is no reason to start it
-            tell(f"{name} stays stopped; supervisorctl -c supervisord.conf start {name}")
-            continue
-        note_asked_to_end(config.layout.run, name, program.pid)
-        _start_afresh(supervisor, name)
-        tell(f"{name} reads its configuration again")
+            told["stopped"].append(name)
+            words = f"{name} stays stopped; supervisorctl -c supervisord.conf start {name}"
+        else:
+            note_asked_to_end(config.layout.run, name, program.pid)
+            _start_afresh(supervisor, name)
+            told["reloaded"].append(name)
+            words = f"{name} reads its configuration again"
+        if not arguments.json:
+            tell(words)
+    if arguments.json:
+        tell_json(told)
     return 0
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from runtime.cli import parser
 from tests.forked import Outcome, try_all
-from tests.harness import Home, clean_environment, eventually
+from tests.harness import Home, clean_environment, eventually, require_tool
 
 LASTING = {"up", "worker", "devcloud", "demo", "send"}
 """They run until they are stopped, or wait for stdin."""
@@ -86,7 +86,8 @@ def test_json_is_json_and_has_the_same_keys_every_time(home: Home) -> None:
     assert {("status",), ("doctor",), ("config",), ("identity",), ("quarantine", "ls")} <= set(offer)
     commands = [["--home", str(home.folder), *path, "--json"] for path in offer]
     for first, second in zip(try_all(commands), try_all(commands), strict=True):
-        if first.arguments[2] == "quarantine":  # an object a line, and there is no store yet
+        # an object a line, and there is no store yet; and no runtime that could read its settings again
+        if first.arguments[2] in ("quarantine", "reload"):
             assert ends(first, 1) and first.out == ""
             continue
         assert _keys(json.loads(first.out)) == _keys(json.loads(second.out)), first.arguments
@@ -99,7 +100,7 @@ def _keys(found: object) -> object:
     return [_keys(value) for value in found] if isinstance(found, list) else None
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh", "fish"])
 def test_completion_knows_every_command_and_every_option(home: Home, shell: str) -> None:
     script = home.edgectl("completion", shell).stdout
     for path, found in COMMANDS.items():
@@ -107,6 +108,40 @@ def test_completion_knows_every_command_and_every_option(home: Home, shell: str)
         words = {*path, *options}
         missing = {word for word in words if word not in script and word.lstrip("-") not in script}
         assert missing == set(), path
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("", {"status", "up", "quarantine"}),
+        ("st", {"status"}),
+        ("--home /tmp st", {"status"}),
+        ("quarantine ", {"ls", "show", "requeue", "drop"}),
+        ("--config /nowhere quarantine re", {"requeue"}),
+        ("quarantine ls --", {"--json", "--help"}),
+        ("link ", {"on", "off"}),
+        ("worker in", {"ingest"}),
+        ("send --pri", {"--priority"}),
+    ],
+)
+def test_fish_offers_what_may_come_next(home: Home, typed: str, offered: set[str]) -> None:
+    fish = require_tool("fish")
+    script = home.edgectl("completion", "fish").stdout
+    asked = f"{script}\ncomplete -C 'edgectl {typed}'"
+    answer = subprocess.run(
+        [fish, "--no-config", "-c", asked], capture_output=True, text=True, timeout=30,
+        env=clean_environment(HOME=str(home.folder)),
+    )  # fmt: skip
+    found = {line.split("\t")[0] for line in answer.stdout.splitlines()}
+    assert answer.stderr == "" and offered <= found, (answer, found)
+    if typed == "":
+        assert not {"ls", "ingest", "--json"} & found
+
+
+def test_every_command_explains_itself_in_a_sentence() -> None:
+    for path, found in COMMANDS.items():
+        text = found.description or ""
+        assert text[:1].isupper() and text.endswith("."), (path, text)
 
 
 @pytest.mark.parametrize(
