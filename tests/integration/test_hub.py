@@ -126,11 +126,13 @@ def test_a_hub_that_refuses_by_code_is_told_apart_from_one_that_is_away(cloud: C
         number = line.hub.open(credentials)
         line.until(lambda seen, n=number: any(e.client == n for e in losses(seen)))
         assert losses(line.seen)[-1].cause is cause, losses(line.seen)
+        assert "Error" not in losses(line.seen)[-1].reason, "the name of a class"
         line.discard(number)
     cloud.hub(up=False)
     number = line.hub.open(credentials)
     line.until(lambda seen: any(e.client == number for e in losses(seen)))
     assert losses(line.seen)[-1].cause is Cause.UNREACHABLE
+    assert losses(line.seen)[-1].reason == f"refused at {cloud.facts['hub_host']}:{place.HUB_PORT}"
     line.discard(number)
 
 
