@@ -317,7 +317,8 @@ class _Deadline:
         self._number = number
         self._cancelled = threading.Event()
         self._after_s = after_s
-        threading.Thread(target=self._run, name=f"deadline-{number}", daemon=True).start()
+        with contextlib.suppress(BlockingIOError):  # where no thread can be had there is no deadline
+            start_thread(self._run, f"deadline-{number}")
 
     def cancel(self) -> None:
         self._cancelled.set()

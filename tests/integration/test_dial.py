@@ -191,3 +191,18 @@ def test_a_numeric_address_asks_no_name_server() -> None:
 def test_a_word_that_is_no_host_name_is_a_name_that_is_not_found() -> None:
     with pytest.raises(socket.gaierror):
         dial("a" * 70 + ".test", 443, 5.0)
+
+
+def test_where_no_thread_can_be_had_a_lookup_fails_as_a_network_does(
+    addresses: Addresses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    addresses.alive("127.0.0.2")
+
+    def refuses(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as scarce:
+        scarce.setattr(threading.Thread, "start", refuses)
+        with pytest.raises(BlockingIOError):
+            dial("hub.test", addresses.port, 1.0)
+    connects(addresses)
