@@ -25,8 +25,8 @@ WAL_MOST_BYTES = 33_554_432
 """Copied into the database in seconds, also on slow flash: no producer is answered meanwhile."""
 REMOVALS_BYTES = 33_554_432
 """What was delivered may leave for so much longer, as far as there is room for it."""
-REMOVAL_BYTES = 1_048_576
-"""What the removals of one commit add to the WAL, generously."""
+ONE_COMMIT_BYTES = 1_048_576
+"""What one commit adds to the WAL, generously."""
 ALARM_AFTER_S = 3.0
 
 
@@ -117,7 +117,8 @@ class WalLimit:
             return (free_bytes if ordinary else self._disk.free_bytes()) + spare_bytes
         self._stuck_since_s = now_s if self._stuck_since_s is None else self._stuck_since_s
         self._stuck_s = now_s - self._stuck_since_s
-        return free_bytes  # what is free inside would be written to the WAL first
+        # what is free inside would be written to the WAL first; and what is delivered is still to leave
+        return free_bytes - BALLAST_BYTES
 
     def check(self, room_bytes: int, *, removals: bool = False) -> None:
         """Before a commit. Raises StoreHeld."""
@@ -130,8 +131,8 @@ class WalLimit:
     def _is_cramped(self, room_bytes: int, removals: bool) -> bool:
         """For messages the room is used up; for removals there is hardly any for the copying."""
         if not removals:
-            return room_bytes <= 0
-        return self._disk.left_bytes() < self._growth_bytes + REMOVAL_BYTES
+            return room_bytes < ONE_COMMIT_BYTES
+        return self._disk.left_bytes() < self._growth_bytes + ONE_COMMIT_BYTES
 
     def _words(self) -> str:
         who = " and ".join(wal_readers(self._index)) or "another process"
