@@ -229,10 +229,10 @@ class Spool:
     def _stored(self, name: str, place: Path) -> None:
         """A message names it: its link goes, and what a copy was made of."""
         assert self._drop_folder is not None
+        source = _in(self._drop_folder, name)
         with contextlib.suppress(OSError):
-            there = os.lstat(_in(self._drop_folder, name))
-            if not _changed(there, place.lstat()):
-                os.unlink(_in(self._drop_folder, name))  # noqa: PTH108
+            if _is_copy(place, source):
+                os.unlink(source)  # noqa: PTH108
         with contextlib.suppress(OSError):
             (self._taking / place.name).unlink()
 
@@ -329,6 +329,20 @@ def _check(name: str, found: os.stat_result, drop_owner: int) -> None:
 
 def _changed(one: os.stat_result, other: os.stat_result) -> bool:
     return (one.st_size, one.st_mtime_ns) != (other.st_size, other.st_mtime_ns)
+
+
+def _is_copy(place: Path, source: bytes) -> bool:
+    """Not only by size and time, which some file systems know to two seconds. Raises OSError."""
+    if _changed(os.lstat(source), place.lstat()):
+        return False
+    known = []
+    for path in (bytes(place), source):
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            known.append(what_is(file))
+        finally:
+            os.close(file)
+    return known[0] == known[1]
 
 
 def _still_written(name: str) -> NotTaken:

@@ -562,3 +562,18 @@ def test_ingest_killed_in_its_commit_gives_the_file_back_and_takes_it_when_it_is
     put(dropping, header, b"")
     (spooled,) = dropping.layout.spool.iterdir()
     assert spooled.read_bytes() == b"film"
+
+
+def test_a_file_written_again_beside_its_copy_is_not_removed_with_it(dropping: Home, disk: Path) -> None:
+    """With the same size and, on a coarse file system, at the same time."""
+    life = Life(dropping)
+    (disk / "latest").write_bytes(b"one")
+    os.utime(disk / "latest", ns=(5, 5))
+    admission, _ = life.decide(9, "latest")
+    (disk / "latest").write_bytes(b"two")
+    os.utime(disk / "latest", ns=(5, 5))
+    life.keeper.commit(admission, Settled())
+    life.spool.settle(stored=True)
+    assert (disk / "latest").read_bytes() == b"two"
+    assert (dropping.layout.spool / spool_name(KEY, "latest")).read_bytes() == b"one"
+    life.killed()
