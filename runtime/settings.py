@@ -344,7 +344,10 @@ class Sentinel:
 
     look_every_s: float = setting(5.0, "how often the sentinel looks at every worker", low=0.1, high=60)
     hang_after_s: float = setting(
-        15.0, "a worker without progress for so long is killed and started again", low=1, high=3600
+        15.0,
+        "a worker without progress for so long is killed and started again; below 4 counts as 4",
+        low=1,
+        high=3600,
     )
     start_grace_s: float = setting(
         60.0, "the same for a worker that is busy with its start, or with its store", low=1, high=3600

@@ -32,9 +32,12 @@ def remember(config: Config) -> None:
         if target.exists() and target.read_text() == text:
             return
         fresh = target.with_name(f"{target.name}.{os.getpid()}")
-        fresh.touch(mode=0o600)
-        fresh.write_text(text)
-        fresh.replace(target)
+        try:
+            fresh.touch(mode=0o600)
+            fresh.write_text(text)
+            fresh.replace(target)
+        finally:
+            fresh.unlink(missing_ok=True)  # each start on a full disk left one
 
 
 def _lines(config: Config) -> Iterator[str]:
@@ -51,4 +54,5 @@ def _lines(config: Config) -> Iterator[str]:
 def _toml(value: Any) -> str:
     """JSON's way of writing texts, numbers, booleans and lists is also TOML's."""
     plain = value.reveal() if isinstance(value, Secret) else str(value) if isinstance(value, Path) else value
-    return json.dumps(list(plain) if isinstance(plain, tuple) else plain, ensure_ascii=False)
+    text = json.dumps(list(plain) if isinstance(plain, tuple) else plain, ensure_ascii=False)
+    return text.replace("\x7f", "\\u007f")  # the one character that TOML wants escaped and JSON does not

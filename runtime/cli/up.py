@@ -73,12 +73,14 @@ def _up(arguments: argparse.Namespace) -> int:
     if sys.stdout is not None:
         sys.stdout.flush()
     announce.begin(layout)
+    os.chdir(layout.home)  # the folder in which we were called is nothing to hold on to
     os.execv(sys.executable, command)  # noqa: S606 an argument list of our own
 
 
 def _environment(config: Config) -> dict[str, str]:
     """What supervisord and the workers inherit: this interpreter's `edgectl` first, and the same file."""
     from runtime.adapters.accepted import accepted_file
+    from runtime.config import keys
 
     environment = dict(os.environ)
     programs = str(Path(sys.executable).parent)
@@ -86,6 +88,10 @@ def _environment(config: Config) -> dict[str, str]:
     environment["EDGE_HOME"] = str(config.layout.home)
     if config.file not in (None, accepted_file(config.layout)):
         environment["EDGE_CONFIG"] = str(config.file)
+    for key in keys():  # relative ones hang on the folder in which we were called, wherever a worker starts
+        value = getattr(getattr(config.settings, key.table), key.name)
+        if isinstance(value, Path) and config.origins[key.dotted].source == key.variable:
+            environment[key.variable] = str(value)
     return environment
 
 
@@ -110,6 +116,8 @@ def _refuse_odd_home(home: Path) -> None:
     """supervisord expands `%`, and splits at quotes, in the paths it derives from its folder."""
     from runtime.errors import UsageError
 
+    if str(home) != str(home).encode(errors="replace").decode():
+        raise UsageError(f"home {str(home)!r} is no UTF-8, as databases and logs have to name it")
     odd = sorted(set(str(home)) & set("%\"';\n"))
     if odd:
         shown = " ".join(map(ascii, odd))
@@ -122,6 +130,10 @@ def _refuse_read_only(layout: Layout) -> None:
     """supervisord itself cannot start without its log and its socket. The state may be read-only."""
     from runtime.errors import UsageError
 
+    if layout.supervisor_socket.is_dir():
+        raise UsageError(
+            f"{layout.supervisor_socket} is a folder, and supervisord has to listen there; remove it"
+        )
     for folder in (layout.run, layout.log):
         if not os.access(folder, os.W_OK | os.X_OK):
             raise UsageError(

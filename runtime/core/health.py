@@ -3,7 +3,8 @@
 Invariants
     Only a program that a person stopped (STOPPED) stays down.
     A worker is judged by *observed* idleness: looks at which it lived and its beat stood still. Suspend, a
-    clock that jumps or a sentinel that was away add at most one look's worth, and so hang nobody.
+    clock that jumps or a sentinel that was away add at most one look's worth, and so hang nobody. One look
+    never decides: who was frozen with the sentinel gets the time to the next one.
     Every measure has a limit, and above the last limit stands the service manager.
     One worker that hangs again and again costs the others nothing: all start afresh where none progresses.
     A process that waits for a disk (state D) is not killed for it: nothing would come of it but a restart.
@@ -39,6 +40,7 @@ LEAST_PATIENCE_S = 4.0
 """A worker with nothing to do reports every 2 s: with less patience the healthy would be killed."""
 LONGEST_PATIENCE_S = 300.0
 """With one that hangs again and again while others work."""
+LOOKS_TO_DECIDE = 2
 SPENT = 0.9
 """Of the descriptors that a process may open: the next connections would fail."""
 
@@ -152,6 +154,8 @@ class _Watch:
     beat: object = None
     work: object = None
     idle_s: float = 0.0
+    looks: int = 0
+    """Without progress, one after the other."""
     still_s: float = 0.0
     up_s: float = 0.0
     down_s: float = 0.0
@@ -284,7 +288,9 @@ class Health:
             watch.pid, watch.beat, watch.work = sight.pid, None, None
             watch.idle_s = watch.still_s = watch.up_s = watch.disk_s = 0.0
             watch.spent_s = None
+            watch.looks = 0
         moved = sight.beat != watch.beat
+        watch.looks = 0 if moved else watch.looks + 1
         watch.disk_s = watch.disk_s + elapsed_s if sight.waits_for_disk and not moved else 0.0
         if moved or not sight.waits_for_disk:
             watch.idle_s = 0.0 if moved else watch.idle_s + elapsed_s
@@ -314,6 +320,8 @@ class Health:
         busy = watch.beat is None or watch.work is not None
         limit_s = self._limits.start_grace_s if busy else self._limits.hang_after_s
         still_too_long = watch.still_s >= self._stretched_s(self._limits.hang_after_s, watch)
+        if watch.looks < LOOKS_TO_DECIDE:
+            return []
         if watch.idle_s < self._stretched_s(limit_s, watch) and not still_too_long:
             return []
         idle_s = watch.idle_s

@@ -184,6 +184,13 @@ def test_a_home_that_supervisord_cannot_spell_is_refused(folder: Path) -> None:
     assert "contains '%'" in refused.stderr
 
 
+def test_a_folder_where_supervisord_has_to_listen_is_named(home: Home) -> None:
+    """It tried to unlink it, again and again, and said so ten times a second."""
+    home.layout.supervisor_socket.mkdir()
+    refused = home.edgectl("up")
+    assert refused.returncode == 2 and "supervisor.sock is a folder" in refused.stderr
+
+
 def test_the_service_manager_hears_that_we_are_ready_and_goes_on_hearing_of_us(home: Home) -> None:
     address = home.folder / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
@@ -224,6 +231,25 @@ def test_an_ordinary_user_with_few_descriptors_and_none_open_in_a_folder_that_is
     )  # fmt: skip
     try:
         eventually(home.layout.status_file("sentinel").exists, 40, "the sentinel is at work")
+    finally:
+        kill_tree(up.pid)
+        up.close()
+
+
+def test_a_relative_path_of_the_environment_means_the_same_file_to_every_worker(home: Home) -> None:
+    """It hung on the folder in which `edgectl up` was called, or that of each command."""
+    here = home.folder / "here"
+    here.mkdir()
+    relative = {"EDGE_PLATFORM_CA_FILE": "ca.pem", "EDGE_CONFIG": "../edge.toml"}
+    up = Process(
+        sys.executable, "-m", "runtime", "--home", str(home.folder), "up",
+        log=home.folder / "up.log", cwd=here, **relative,
+    )  # fmt: skip
+    try:
+        upload = eventually(lambda: read_status(home.layout.status_file("upload")), 40, "upload is at work")
+        told = Path(f"/proc/{upload['pid']}/environ").read_bytes().split(b"\0")
+        assert f"EDGE_PLATFORM_CA_FILE={here}/ca.pem".encode() in told
+        assert Path(f"/proc/{upload['pid']}/cwd").readlink() == home.folder
     finally:
         kill_tree(up.pid)
         up.close()

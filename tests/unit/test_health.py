@@ -121,6 +121,16 @@ def test_waking_from_a_night_of_suspend_hangs_nobody() -> None:
     assert watching.look() == []
 
 
+def test_a_worker_that_was_frozen_with_the_sentinel_gets_the_time_to_the_next_look() -> None:
+    """With less patience than two looks take the first one after the thaw killed everybody."""
+    watching = Watching(Limits(hang_after_s=4.0))
+    watching.look()
+    watching.now_s += 60
+    assert watching.look(beats=False) == []
+    assert watching.look() == []
+    assert watching.until_action(beats=False)[1] <= 15
+
+
 def test_a_worker_killed_again_and_again_is_not_killed_faster_each_time() -> None:
     watching = Watching()
     watching.look()
