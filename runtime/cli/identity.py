@@ -63,11 +63,14 @@ def describe(config: Config) -> dict[str, Any]:
     kinds = {
         "registration token": identity.registration,
         "parent token": identity.parent,
+        "former token": identity.former,
         "sas": identity.sas,
     }
     workers = {name: _living(config.layout, name) for name in ("provisioning", "refresh")}
     said = workers["refresh"] or {}
     tokens = {kind: _life(token, policy, now) for kind, token in kinds.items() if token}
+    if "former token" in tokens:
+        tokens["former token"]["renewal_in_s"] = None  # it rests
     if held.fixed_left_s is not None:
         tokens["sas"]["remaining_s"] = round(held.fixed_left_s, 1)
     if held.by_certificate and "sas" in tokens:

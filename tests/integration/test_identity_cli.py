@@ -120,6 +120,15 @@ def test_forgetting_needs_a_word_and_then_forgets(home: Home) -> None:
     assert IdentityReader(home.layout).hub_credentials() is None
 
 
+def test_a_line_at_rest_is_shown_without_its_text_and_forgotten_with_the_rest(home: Home) -> None:
+    done = Enrolment(Phase.PROVISIONED, "made by hand", at=now(), adopted="mark")
+    register(home).save_provisioned(done, Grant(Secret("secret-by-hand"), None), now(), 0.5)
+    told = home.edgectl("identity").stdout
+    assert "former token" in told and "secret-" not in told
+    home.edgectl("provision", "--reset", "--yes")
+    assert IdentityReader(home.layout).read().tokens == []
+
+
 def test_waiting_ends_when_its_time_is_over(home: Home) -> None:
     assert home.edgectl("provision", "--wait", "--timeout", "0.2").returncode == 1
 
