@@ -114,7 +114,7 @@ class Uploader:
         self._delivery = Delivery(Pace(Window(settings.window), self._link), limits)
         self._intake = Intake(config, self._delivery, self._clock)
         self._credentials: HubCredentials | None = None
-        self._identity_trouble = ""
+        self._identity_trouble = self._identity_told = ""
         self._witness: Telemetry | None = None
         self._probes = 0
         self._spool = layout.spool
@@ -181,7 +181,8 @@ class Uploader:
             self._credentials, trouble = self._identity.hub_credentials(), ""
         except (Retryable, NeedsHuman) as exc:
             trouble = str(exc)  # what we hold stays in use until it is refused
-        if trouble and trouble != self._identity_trouble:
+        if trouble and trouble == self._identity_trouble != self._identity_told:
+            self._identity_told = trouble  # not what is over by the next look, as a change being written
             logger.warning("identity: {}", trouble)
         self._identity_trouble = trouble
         self._delivery.credentials(self._credentials.generation if self._credentials else None, now)
