@@ -383,7 +383,9 @@ class Stream:
     )
     policy: str = setting("reject", "what gives way when this stream is full", choices=POLICIES)
     drain: str = setting(
-        "in-order", "fresh-first sends new messages before the backlog", choices=("in-order", "fresh-first")
+        "in-order",
+        "fresh-first sends new messages before the backlog, but for streams in batches or chunks",
+        choices=("in-order", "fresh-first"),
     )
 
 

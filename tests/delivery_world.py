@@ -247,7 +247,7 @@ class World:
             of_it = [message for message in messages if message.stream is stream]
             assert (stream.messages, stream.files) == (len(of_it), sum(m.offer.file for m in of_it))
         in_part = [m for m in messages if m.touched and m.offer.pieces > 1]
-        assert len(in_part) <= max(MOST_IN_PIECES, sum(m.offer.reached > 0 for m in messages))
+        assert len(in_part) <= max(MOST_IN_PIECES * 3 // 2, sum(m.offer.reached > 0 for m in messages))
         assert self.delivery.uploading <= LIMITS.uploads + 1
 
     def check_batches(self) -> None:

@@ -20,7 +20,9 @@ CROWDED = 4_000
 CROWDED_BYTES = 4_194_304
 """With less in hand than so many, or so many bytes, everything has room: `room` says what has beyond."""
 MOST_IN_PIECES = 128
-"""Messages in pieces that the hub has in part: of so many a crash still knows how far they are."""
+"""Messages in pieces that the hub has in part: of twice as many a crash still knows how far they are."""
+IMPORTANT_PRIORITY = 8
+"""Messages of at least this priority have room of their own (see `room`)."""
 FULL = 2 * CROWDED
 FULL_BYTES = 2 * CROWDED_BYTES
 """About the most in hand."""
@@ -206,8 +208,11 @@ class Hand:
 
     def _may_begin(self, message: Message) -> bool:
         """Whether it is in one piece, or begun, or one more in pieces may begin."""
-        whole, begun = message.offer.pieces == 1, message.offer.id in self._in_pieces
-        return whole or begun or len(self._in_pieces) < MOST_IN_PIECES
+        offer = message.offer
+        if offer.pieces == 1 or offer.id in self._in_pieces:
+            return True
+        half_more = MOST_IN_PIECES // 2 if offer.priority >= IMPORTANT_PRIORITY else 0
+        return len(self._in_pieces) < MOST_IN_PIECES + half_more
 
     def acked(self, message: Message, piece: int) -> bool:
         """A piece of it was acknowledged. Whether that was the last."""

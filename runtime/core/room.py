@@ -18,10 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from runtime.core.hand import FULL, FULL_BYTES, Hand, Stream
+from runtime.core.hand import FULL, FULL_BYTES, IMPORTANT_PRIORITY, Hand, Stream
 
-IMPORTANT_PRIORITY = 8
-"""Messages of at least this priority have room of their own, as those have that the link calls urgent."""
 MEASURE_EVERY_S = 0.05
 """What is in hand is looked at no more often, where it is much."""
 

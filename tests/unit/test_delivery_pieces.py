@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.delivery_world import World
+from tests.delivery_world import URGENT, World
 
 
 def begun(world: World, pieces: int) -> None:
@@ -119,3 +119,27 @@ def test_no_more_messages_are_begun_in_pieces_than_a_crash_remembers(monkeypatch
     world.settle_down()
     assert len(world.delivered) == 80
     world.check_order()
+
+
+def test_an_urgent_message_in_pieces_begins_though_a_budget_stopped_many_others_halfway(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("runtime.core.hand.MOST_IN_PIECES", 4)
+    world = World(window=6)
+    for id in range(1, 9):
+        world.store(id, f"s{id}", pieces=9)
+    for _ in range(3):
+        world.close()
+        world.connect()
+        world.step()
+        world.receive()
+        world.acknowledge()
+    world.bar(True)
+    world.store(100, "alarm", pieces=3, priority=URGENT)
+    for _ in range(20):
+        world.step()
+        world.receive()
+        world.acknowledge()
+    assert world.delivered == [100]
+    world.settle_down()
+    assert len(world.delivered) == 9
