@@ -38,6 +38,7 @@ from runtime.adapters.store_books import (
     Evictions,
     Loss,
     count_levels,
+    overdrawn,
     without,
     write_changes,
     write_losses,
@@ -52,6 +53,7 @@ from runtime.adapters.store_errors import (
     translated,
 )
 from runtime.adapters.store_evictions import Policies, create_indexes, victims
+from runtime.adapters.store_holders import Holders
 from runtime.adapters.store_lives import Life
 from runtime.adapters.store_opening import bring_up_to_date, configure
 from runtime.adapters.store_place import Place
@@ -135,6 +137,7 @@ class MessageStore:
         self._producers = ProducerMemory(self._db, producers, max_producers)
         self._named = Streams(self._db, next_stream)
         self._names, self._streams = self._named.names, self._named.numbers
+        self._holders = Holders(self._db)
         self._set_levels(run(READ_LEVELS).fetchall())
         self._counted, self._recount = False, None  # type: tuple[bool, Recount | None]
         run(
@@ -178,6 +181,9 @@ class MessageStore:
             self._producers.owned,
             self._producers.few,
             self._named.owned,
+            self._holders.view(),
+            self._holders.sole,
+            self._total.minus(total),
             self._counted,
         )
 
@@ -264,7 +270,7 @@ class MessageStore:
         """Both in one transaction, on disk when this returns. StoreError: nothing is done."""
         if not settled and (admission is None or not (admission.rows or admission.evictions)):
             return []
-        books = Books(self._next_id, self._names, left=None if self._recount is None else [])
+        books = Books(self._next_id, self._names, left=[] if self._recount or self._holders.several else None)
         self._quarantine.begin()
         self._life.begin()
         with translated(), self._transaction():
@@ -301,6 +307,7 @@ class MessageStore:
         if admission.has_keyless:
             self._life.gives(self._next_id, self.uuid)
         insert(self._db, admission.rows, admission.details)
+        self._holders.store(admission)
         books.next_id = admission.next_id
         for level, amount in admission.added.items():
             books.added(*level, amount)
@@ -335,25 +342,18 @@ class MessageStore:
             streams = None  # of a name; after a salvage several numbers may have it
             if eviction.stream is not None:
                 streams = [number for number, name in self._names.items() if name == eviction.stream]
-            self._remove(victims(self._db, eviction, streams), books, eviction.policy)
+            ranges = None if eviction.owner is None else self._holders.ranges(eviction.owner)
+            self._remove(victims(self._db, eviction, streams, ranges), books, eviction.policy)
 
     def _count(self, books: Books, admission: Admission | None) -> None:
         write_changes(self._db, books)
-        if books.doubtful or self._overdrawn(books):  # rare, so every message is looked at
+        if books.doubtful or overdrawn(books, self._levels):  # rare, so every message is looked at
             books.recounted = count_levels(self._db)
         if books.lost or books.regained:
             write_losses(self._db, books)
         self._db.execute(
             "UPDATE store SET next_id = ?, next_stream = next_stream + ?, producers = producers + ?",
             (books.next_id, *self._growth(admission)),
-        )
-
-    def _overdrawn(self, books: Books) -> bool:
-        """Whether more leaves than came: what a row says it has is not what it had when it was counted."""
-        return any(
-            min(self._levels.get(self._names[number], {}).get(priority, NOTHING).plus(change.amount)) < 0
-            for (number, priority), change in books.levels.items()
-            if change.bytes < 0
         )
 
     def _growth(self, admission: Admission | None) -> tuple[int, int]:
@@ -373,8 +373,10 @@ class MessageStore:
         if admission is not None:
             self._named.book(admission)
             self._producers.book(admission, met)
+        if self._holders.book(admission, books.left or ()):
+            self._counted, self._recount = False, None  # whose all this is was not counted
         if books.recounted is not None:
-            self._counted, self._recount = True, None
+            self._counted, self._recount = not self._holders.several, None
             self._set_levels(books.recounted)
             return books.losses(self._names)
         if self._recount is not None:
@@ -396,7 +398,10 @@ class MessageStore:
         """Look at some more of the messages; whether all were counted in this life (`store_count.py`)."""
         if self._counted:
             return True
-        recount, self._recount = self._recount or Recount(), None  # what fails begins again
+        recount, self._recount = (
+            self._recount or Recount(self._holders.owner_of),
+            None,
+        )  # what fails begins again
         with translated():
             recount.go_on(self._db, self._names, slice_s)
             if not recount.done:
@@ -407,6 +412,7 @@ class MessageStore:
                     levels = recount.write(self._db)
                 self._set_levels(levels)
                 logger.error("counters were wrong by {} messages, {} bytes: they are put right", *wrong)
+        self._holders.counted(recount.held)
         self._counted = True
         return True
 

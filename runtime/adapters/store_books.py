@@ -214,6 +214,15 @@ class Evictions:
             del self._dropped[next(iter(self._dropped))]
 
 
+def overdrawn(books: Books, levels: Levels) -> bool:
+    """Whether more leaves than came: what a row says it has is not what it had when it was counted."""
+    return any(
+        min(levels.get(books.names[number], {}).get(priority, NOTHING).plus(change.amount)) < 0
+        for (number, priority), change in books.levels.items()
+        if change.bytes < 0
+    )
+
+
 def write_changes(db: sqlite3.Connection, books: Books) -> None:
     """What the commit does to the counters of what is stored."""
     db.executemany(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from runtime.adapters.store_books import FORGET_LEVELS, READ_LEVELS, WRITE_LEVEL
 from runtime.adapters.store_statements import SIZE
@@ -28,7 +28,10 @@ _BEFORE_ALL = -(2**63)
 class Recount:
     """Under way from its making until `done`."""
 
-    def __init__(self) -> None:
+    def __init__(self, owner_of: Callable[[int], str]) -> None:
+        self._owner_of = owner_of
+        self.held: defaultdict[tuple[str, int], list[int]] = defaultdict(lambda: [0, 0])
+        """By owner and priority."""
         self._levels: defaultdict[tuple[int, int], list[int]] = defaultdict(lambda: [0, 0])
         self._counted_up_to = _BEFORE_ALL
         self.done = False
@@ -41,9 +44,9 @@ class Recount:
                 f"SELECT id, stream, priority, {SIZE} FROM messages WHERE id > ? ORDER BY id LIMIT ?",  # noqa: S608
                 (self._counted_up_to, ROWS_AT_ONCE),
             ).fetchall()
-            for _, stream, priority, size in rows:
+            for number, stream, priority, size in rows:
                 if stream in streams and countable(priority, size):
-                    self._add(stream, priority, 1, size)
+                    self._add(number, stream, priority, 1, size)
             last = max((number for number, *_ in rows), default=self._counted_up_to)
             # a damaged page whose ids do not grow must not hold us
             self.done = len(rows) < ROWS_AT_ONCE or last <= self._counted_up_to
@@ -55,7 +58,7 @@ class Recount:
         """These (id, stream, priority, bytes) are not stored any more."""
         for number, stream, priority, size in rows:
             if number <= self._counted_up_to:
-                self._add(stream, priority, -1, -size)
+                self._add(number, stream, priority, -1, -size)
 
     def wrong(self, db: sqlite3.Connection) -> Amount | None:
         """By how much the counters of all levels together are; None where each of them is right."""
@@ -72,7 +75,7 @@ class Recount:
         db.executemany(WRITE_LEVEL, [(*level, *amount) for level, amount in self._levels.items()])
         return db.execute(READ_LEVELS).fetchall()
 
-    def _add(self, stream: int, priority: int, messages: int, size: int) -> None:
-        level = self._levels[stream, priority]
-        level[0] += messages
-        level[1] += size
+    def _add(self, number: int, stream: int, priority: int, messages: int, size: int) -> None:
+        for amount in (self._levels[stream, priority], self.held[self._owner_of(number), priority]):
+            amount[0] += messages
+            amount[1] += size

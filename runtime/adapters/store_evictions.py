@@ -14,7 +14,7 @@ from loguru import logger
 
 from runtime.adapters.store_statements import SIZE
 from runtime.core.admission import EVICTED_AT_ONCE
-from runtime.core.quota import Amount, Eviction, Policy
+from runtime.core.quota import NOTHING, Amount, Eviction, Policy
 
 Policies = tuple[Policy, frozenset[Policy]]
 """Of the whole store, and of its streams."""
@@ -59,8 +59,48 @@ def _sorting_on_disk(db: sqlite3.Connection) -> Iterator[None]:
         db.execute("PRAGMA temp_store = MEMORY")
 
 
-def victims(db: sqlite3.Connection, eviction: Eviction, streams: Sequence[int] | None) -> list[int]:
-    """Ids of the messages that give way; of the stream with these numbers, where the eviction names one."""
+Ranges = Sequence[tuple[int, int]]
+"""Half-open, of ids."""
+
+
+def victims(
+    db: sqlite3.Connection, eviction: Eviction, streams: Sequence[int] | None, ranges: Ranges | None = None
+) -> list[int]:
+    """Ids of the messages that give way; of the stream with these numbers, where the eviction names one.
+
+    Only those in `ranges`, where there are any: the messages of one owner.
+    """
+    if ranges is None:
+        return _victims(db, eviction, streams)
+    found: list[int] = []
+    left = eviction.amount
+    lowest = eviction.policy is Policy.DROP_LOWEST
+    for priority in range(eviction.max_priority + 1) if lowest else (None,):
+        for within in ranges:
+            some, left = _victims_within(db, left, eviction.max_priority, priority, within)
+            found += some
+            if left == NOTHING:
+                return found
+    return found
+
+
+def _victims_within(
+    db: sqlite3.Connection, amount: Amount, max_priority: int, priority: int | None, within: tuple[int, int]
+) -> tuple[list[int], Amount]:
+    """The oldest in there, and what is still to be found then."""
+    condition, value = ("priority = ?", priority) if priority is not None else ("priority <= ?", max_priority)
+    query = f"SELECT id, bytes FROM messages WHERE {condition} AND id >= ? AND id < ? ORDER BY id"  # noqa: S608
+    found: list[int] = []
+    with contextlib.closing(db.execute(query, (value, *within))) as rows:
+        for number, size in rows:
+            found.append(number)
+            amount = amount.over(Amount(1, size if isinstance(size, int) else 0))
+            if amount == NOTHING:
+                break
+    return found, amount
+
+
+def _victims(db: sqlite3.Connection, eviction: Eviction, streams: Sequence[int] | None) -> list[int]:
     where, values = ["priority <= ?"], [eviction.max_priority]
     if streams is not None:
         where.append(f"stream IN ({', '.join('?' * len(streams))})")

@@ -8,14 +8,14 @@ Laws, held by `tests/unit/test_admission.py`:
 1. A request is kept whole or not at all, in the order of its payloads; requests in the order they came.
 2. A sequence known as stored is answered with its id and not kept again, also within one commit.
 3. Ids grow by one, and no id is given twice.
-4. No limit is exceeded after the commit; what gives way was stored by an earlier commit, is no more
-   important than what it gives way to, and is booked as an eviction.
+4. No limit is exceeded after the commit, but by an owner that holds little; what gives way was stored by an
+   earlier commit, is no more important than what it gives way to, and is booked as an eviction.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
 
 from runtime.core.description import NO_DETAILS, Details
@@ -39,6 +39,7 @@ from runtime.core.quota import (
     TOP_PRIORITY,
     Amount,
     Eviction,
+    Held,
     Levels,
     Limit,
     Policy,
@@ -116,6 +117,11 @@ class View:
     """So many each owner may have, even where all others take the room."""
     streams_of: Mapping[str, int] = field(default_factory=dict)
     """How many of the streams were named lately, by owner."""
+    held: Held = field(default_factory=dict)
+    sole_owner: str = ""
+    """Of what is stored, as far as is known; empty where there are several."""
+    leaving: Amount = NOTHING
+    """What leaves with this commit; of `levels` and `total` it is taken off already."""
     counted: bool = True
     """Whether `levels` and `total` were found by looking: else one flipped bit might decide over messages."""
 
@@ -162,7 +168,11 @@ class Admission:
 
     def __post_init__(self) -> None:
         self.next_id = self.view.next_id
-        self._usage = Usage(self.view.levels, self.view.total)
+        self._usage = Usage(self.view.levels, self.view.total, self.view.held, self.view.leaving)
+        self.holders: list[tuple[int, str]] = []
+        """From which id on the rows are whose."""
+        self.added_by: dict[tuple[str, int], Amount] = {}
+        """What they add, by owner and priority."""
         self._holders: dict[tuple[str, str], str] = {}
         """Who is the first to store something under a name and boot."""
         self._named_by: dict[StreamName, str] = {}
@@ -327,6 +337,9 @@ class Admission:
         self._believe_counters(code, _where(name, code))
         if limit.policy is not Policy.REJECT:
             self._trim(put, name, used, limit, code)
+        few = name is None and limit.policy is Policy.REJECT
+        if few and self._usage.takes_few(put.owner, self.view.sole_owner, wanted, limit.most):
+            return
         self._evict(put, name, used.plus(wanted).over(limit.most), limit.policy, code)
 
     def _trim(self, put: Put, name: StreamName | None, used: Amount, limit: Limit, code: Code) -> None:
@@ -346,6 +359,9 @@ class Admission:
             raise _Refusal(code, f"{where} is full", RETRY_FULL_MS)
         self._believe_counters(code, where)
         eviction = self._eviction(put, name, amount, policy)
+        if name is None and (most := self._usage.most_held(self.quota.total.most)) is not None:
+            theirs = replace(eviction, owner=most)
+            eviction = theirs if self._usage.can_free(theirs) else eviction
         if not self._usage.can_free(eviction):
             raise _Refusal(code, f"{where} is full, and nothing in it may give way", RETRY_FULL_MS)
         self._usage.evict(eviction)
@@ -364,6 +380,8 @@ class Admission:
     def _keep(self, put: Put, runs: Sequence[Run], prefix: str | None) -> int:
         """Turn the fresh payloads into rows; return the first id."""
         first_id = self.next_id
+        if not self.holders or self.holders[-1][1] != put.owner:
+            self.holders.append((first_id, put.owner))
         for run in runs:
             self._keep_run(put, run, prefix)
         return first_id
@@ -379,14 +397,15 @@ class Admission:
             for number, key, size, index in zip(ids, keys, sizes, indexes, strict=True)
         ]
         self.next_id = ids.stop
-        self._count(described.name, (stream, described.priority), amount)
+        self._count(described.name, (stream, described.priority), amount, put.owner)
         if described.details is not NO_DETAILS:
             self._keep_details(described.details, ids, keys)
 
-    def _count(self, name: StreamName, level: tuple[int, int], amount: Amount) -> None:
-        before = self.added.get(level)
+    def _count(self, name: StreamName, level: tuple[int, int], amount: Amount, owner: str) -> None:
+        before, held = self.added.get(level), (owner, level[1])
         self.added[level] = amount if before is None else before.plus(amount)
-        self._usage.add(name, amount)
+        self.added_by[held] = self.added_by.get(held, NOTHING).plus(amount)
+        self._usage.add(name, amount, owner)
         self.disk_bytes += _disk_bytes(amount)
 
     def _keep_details(self, details: Details, ids: Sequence[int], keys: Sequence[str | None]) -> None:

@@ -112,8 +112,12 @@ class Eviction:
     max_priority: int
     """Nothing more important than this goes."""
     amount: Amount
+    owner: str | None = None
+    """None: whoever's they are."""
 
 
+Held = Mapping[str, Mapping[int, Amount]]
+"""What is stored, by owner and priority; empty where there are not several owners."""
 Levels = Mapping[StreamName, Mapping[int, Amount]]
 """What is stored, by stream and priority."""
 
@@ -121,8 +125,12 @@ Levels = Mapping[StreamName, Mapping[int, Amount]]
 class Usage:
     """The book of one commit: what is stored, what it adds, what it evicts."""
 
-    def __init__(self, levels: Levels, total: Amount) -> None:
+    def __init__(self, levels: Levels, total: Amount, held: Held, leaving: Amount = NOTHING) -> None:
+        """`leaving` of what is `held` leaves with this commit, whosever it is."""
         self._levels = levels
+        self._held = held
+        self._leaving = leaving
+        self._added_by: dict[str, Amount] = {}
         self.total = total
         self._added: dict[StreamName, Amount] = {}
         self.evictions: list[Eviction] = []
@@ -133,7 +141,8 @@ class Usage:
         freed = _sum(e.amount for e in self.evictions if e.stream == name)
         return stored.plus(self._added.get(name, NOTHING)).minus(freed)
 
-    def add(self, name: StreamName, amount: Amount) -> None:
+    def add(self, name: StreamName, amount: Amount, owner: str) -> None:
+        self._added_by[owner] = self._added_by.get(owner, NOTHING).plus(amount)
         before = self._added.get(name)
         self._added[name] = amount if before is None else before.plus(amount)
         self.total = self.total.plus(amount)
@@ -150,15 +159,51 @@ class Usage:
 
     def can_free(self, asked: Eviction) -> bool:
         """Whether messages of earlier commits suffice for it, besides what this commit already evicts."""
-        names = self._levels if asked.stream is None else (asked.stream,)
+        if asked.owner is not None:
+            levels, leaving = [self._held.get(asked.owner, {})], self._leaving
+        else:
+            names = self._levels if asked.stream is None else (asked.stream,)
+            levels, leaving = [self._levels.get(name, {}) for name in names], NOTHING
         available = _sum(
-            amount
-            for name in names
-            for priority, amount in self._levels.get(name, {}).items()
-            if priority <= asked.max_priority
+            amount for level in levels for priority, amount in level.items() if priority <= asked.max_priority
         )
-        taken = _sum(e.amount for e in self.evictions if e.stream is None or asked.stream in (None, e.stream))
-        return available.minus(taken).covers(asked.amount)
+        taken = _sum(e.amount for e in self.evictions if _overlap(e, asked))
+        return available.minus(taken).minus(leaving).covers(asked.amount)
+
+    def holds(self, owner: str) -> Amount:
+        """What is this owner's after this commit, as far as is known."""
+        stored = _sum(self._held.get(owner, {}).values())
+        freed = _sum(e.amount for e in self.evictions if e.owner == owner)
+        return stored.plus(self._added_by.get(owner, NOTHING)).minus(freed)
+
+    def most_held(self, most: Amount) -> str | None:
+        """Whose the most is, as a share of `most`; None where there are not several owners."""
+        if not self._held:
+            return None
+        shares = {owner: self._share(owner, most) for owner in self._held}
+        return max(shares, key=lambda owner: (shares[owner], owner))
+
+    def takes_few(self, owner: str, sole: str, wanted: Amount, most: Amount) -> bool:
+        """Whether an owner that holds little may have so much more, though another holds all of `most`.
+
+        `sole` is the owner of all that is stored, where there are not several.
+        """
+        few = Amount(most.messages // FEW, most.bytes // FEW)
+        others = [other for other in self._held if other not in ("", owner)]
+        crowded = any(not few.covers(self.holds(other)) for other in others) or sole not in ("", owner)
+        twice = Amount(2 * most.messages, 2 * most.bytes)
+        fits = few.covers(self.holds(owner).plus(wanted)) and twice.covers(self.total.plus(wanted))
+        return owner != "" and crowded and fits
+
+    def _share(self, owner: str, most: Amount) -> float:
+        holds = self.holds(owner)
+        return max(holds.messages / max(1, most.messages), holds.bytes / max(1, most.bytes))
+
+
+def _overlap(one: Eviction, other: Eviction) -> bool:
+    """Whether both may take the same messages."""
+    streams = None in (one.stream, other.stream) or one.stream == other.stream
+    return streams and (None in (one.owner, other.owner) or one.owner == other.owner)
 
 
 def _sum(amounts: Iterable[Amount]) -> Amount:

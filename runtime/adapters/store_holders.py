@@ -1,0 +1,121 @@
+"""Whose the stored messages are: so that nobody fills the store alone, or pushes out the messages of others.
+
+Ids only grow, so it is enough to know from which id on they are another owner's (`holders` in messages.db,
+which older runtimes do not look at). Where all producers are of one owner that is one row, and nothing is
+counted. What was stored before, or while there were too many changes to remember, belongs to nobody known.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+
+from runtime.core.admission import Admission
+from runtime.core.quota import NOTHING, Amount, Held
+
+MOST_CHANGES = 50_000
+LOOK_FROM = 1_024
+"""Changes, from which on those of messages that are gone are forgotten."""
+END = 2**62
+
+
+class Holders:
+    """The changes of owner that are known, and what each owner holds."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self._changes: list[tuple[int, str]] = []
+        if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'holders'").fetchall():
+            found = db.execute("SELECT first_id, owner FROM holders ORDER BY first_id").fetchall()
+            self._changes += [(n, o) for n, o in found if isinstance(n, int) and isinstance(o, str)]
+        self._known = self._owners()
+        self._fresh: list[tuple[int, str]] = []
+        self._look_at = LOOK_FROM
+        self.held: dict[str, dict[int, Amount]] = {}
+        """By owner and priority, where there are several and all was counted."""
+
+    @property
+    def several(self) -> bool:
+        """Whether messages of more than one owner are known."""
+        return len(self._known) > 1
+
+    @property
+    def sole(self) -> str:
+        """The only owner that is known; empty where there is none, or several."""
+        return "" if self.several else next(iter(self._known), "")
+
+    def owner_of(self, number: int) -> str:
+        """Empty where it is not known."""
+        at = bisect_right(self._changes, number, key=lambda change: change[0]) - 1
+        return self._changes[at][1] if at >= 0 else ""
+
+    def ranges(self, owner: str) -> list[tuple[int, int]]:
+        """Half-open ranges of ids that are this owner's."""
+        ends = pairwise([(0, ""), *self._changes, (END, "")])
+        return [(first, end) for (first, whose), (end, _) in ends if whose == owner]
+
+    def store(self, admission: Admission) -> None:
+        """In the transaction that stores its messages."""
+        last = self._changes[-1][1] if self._changes else ""
+        self._fresh = []
+        for number, owner in admission.holders:
+            owner = owner if len(self._changes) + len(self._fresh) < MOST_CHANGES else ""
+            if owner != last:
+                self._fresh.append((number, owner))
+                last = owner
+        if self._fresh:
+            self._forget_the_gone()
+            self._db.execute("CREATE TABLE IF NOT EXISTS holders (first_id INTEGER PRIMARY KEY, owner TEXT)")
+            self._db.executemany(
+                "INSERT OR REPLACE INTO holders (first_id, owner) VALUES (?, ?)", self._fresh
+            )
+
+    def book(self, admission: Admission | None, left: Iterable[tuple[int, int, int, int]]) -> bool:
+        """The commit stands; these (id, stream, priority, bytes) are not stored any more.
+
+        Whether there are several owners just now: then all is to be counted again.
+        """
+        before = self.several
+        for number, _, priority, size in left if before else ():
+            self._change(self.owner_of(number), priority, Amount(-1, -size))
+        if admission is None:
+            return False
+        if self._fresh:
+            self._changes += self._fresh
+            self._fresh = []
+            self._known = self._owners()
+        if self.several:
+            for (owner, priority), amount in admission.added_by.items():
+                self._change(owner, priority, amount)
+        return self.several and not before
+
+    def counted(self, found: Mapping[tuple[str, int], Sequence[int]]) -> None:
+        """What there is, by owner and priority."""
+        self.held = {}
+        for (owner, priority), amount in found.items():
+            self._change(owner, priority, Amount(*amount))
+
+    def view(self) -> Held:
+        return self.held if self.several else {}
+
+    def _owners(self) -> set[str]:
+        return {owner for _, owner in self._changes if owner}
+
+    def _change(self, owner: str, priority: int, by: Amount) -> None:
+        held = self.held.setdefault(owner, {})
+        changed = held.get(priority, NOTHING).plus(by)
+        held[priority] = Amount(max(0, changed.messages), max(0, changed.bytes))
+
+    def _forget_the_gone(self) -> None:
+        """Changes of which nothing is stored any more, now and then."""
+        if len(self._changes) < self._look_at:
+            return
+        ((oldest,),) = self._db.execute("SELECT coalesce(min(id), 0) FROM messages").fetchall()
+        keep = max(0, bisect_right(self._changes, oldest, key=lambda change: change[0]) - 1)
+        if keep:
+            self._db.execute("DELETE FROM holders WHERE first_id < ?", (self._changes[keep][0],))
+            del self._changes[:keep]
+            self._known = self._owners()
+        self._look_at = max(LOOK_FROM, 2 * len(self._changes))
