@@ -64,10 +64,12 @@ class Quarantine:
     def requeue(self, ids: Sequence[int], books: Books, store: str) -> None:
         """Put them at the end of the messages, under a new id and still under the name the hub may know.
 
-        Without their ttl, which may long be over: the operator who asks for them wants them sent.
+        Without their ttl, which may long be over, and without what their file was when it was taken: the
+        operator who asks for them wants them sent, as they are now.
         """
         columns = COLUMNS.replace("id, ", "", 1).replace("key", "coalesce(key, ? || '/' || id)")
         columns = columns.replace("ttl_s", "NULL")
+        columns = columns.replace("payload", "CASE WHEN file IS NULL THEN payload ELSE x'' END")
         names = read_names(self._db, store)
         for number in dict.fromkeys(ids):  # a report that was repeated names them twice
             row = self._db.execute(

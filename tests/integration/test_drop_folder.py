@@ -577,3 +577,19 @@ def test_a_file_written_again_beside_its_copy_is_not_removed_with_it(dropping: H
     assert (disk / "latest").read_bytes() == b"two"
     assert (dropping.layout.spool / spool_name(KEY, "latest")).read_bytes() == b"one"
     life.killed()
+
+
+def test_a_file_that_an_operator_requeues_is_sent_as_it_is_now(dropping: Home) -> None:
+    """It contradicts what was acknowledged, for ever: it would have come back to quarantine at once."""
+    drop, life = dropping.folder / "drop", Life(dropping)
+    (drop / "clip").write_bytes(b"film")
+    life.keep(9, "clip")
+    life.keeper.commit(None, Settled(quarantined=[(1, "it was written to after it was taken")]))
+    life.keeper.commit(None, Settled(requeued=[1]))
+    reader = StoreReader(dropping.layout.messages_db)
+    (message,) = reader.after(0, 1, 1_000_000)
+    reader.close()
+    assert isinstance(message, StoredMessage)
+    assert (message.file, message.payload) == (spool_name(KEY, "clip"), b"")
+    assert life.keeper.figures()["bytes"] == 4
+    life.killed()
