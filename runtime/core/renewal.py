@@ -389,7 +389,8 @@ def clock_told(skew_s: float | None) -> str:
     """What a person has to know of a clock that is wrong; nothing of one that is nearly right."""
     if skew_s is None or abs(skew_s) < CLOCK_TOLD_S:
         return ""
-    where = f"{spoken(abs(skew_s))} {'behind' if skew_s > 0 else 'ahead of'} the server's"
+    off_s = 60.0 * round(abs(skew_s) / 60)
+    where = f"{spoken(off_s)} {'behind' if skew_s > 0 else 'ahead of'} the server's"
     return f"the clock of this device is {where}: set it (timedatectl)"
 
 

@@ -148,3 +148,28 @@ def test_a_clock_that_jumps_ten_years_either_way_while_tokens_live_for_seconds_c
     assert running.told("refresh")["state"] == "registered"
     assert {code for code, _ in running.connections()} == {0}, "no CONNECT was refused"
     assert not [why for _, why in running.connections() if "expir" in why.lower()], "no SAS ran out in use"
+
+
+def test_a_device_with_a_key_of_its_own_delivers_though_its_clock_is_two_days_behind(
+    running: Running,
+) -> None:
+    """Each SAS that it signed was over at birth: it never delivered, and its key was blamed."""
+    cloud, device, facts = running.cloud, running.device, running.cloud.facts
+    path = f"/workspaces/{facts['workspace']}/devices/certificates/create"
+    cloud.call("POST", path, {"deviceId": "keyed-1"})
+    with closing(sqlite3.connect(f"file:{cloud.folder / 'devcloud.db'}?mode=ro", uri=True)) as db:
+        key = db.execute("SELECT key FROM devices WHERE id = 'keyed-1'").fetchone()[0]
+    who = f"HostName={facts['hub_host']};DeviceId={facts['workspace']}:keyed-1"
+    device.write_config(
+        f'[platform]\nca_file = "{facts["ca_file"]}"\n[identity]\nmode = "connection-string"\n'
+        f'connection_string = "{who};SharedAccessKey={key}"\n'
+        f"[upload]\nhttps_port = {facts['https_port']}\nretry_max_s = 1\n[refresh]\nretry_max_s = 1\n"
+    )
+    running.clock.set("-2d")
+    running.start()
+    running.send()
+    eventually(running.arrived, 40)
+    eventually(
+        lambda: "2 d 0 h behind the server's: set it" in str(running.told("refresh").get("reason")),
+        what="the clock is named",
+    )
