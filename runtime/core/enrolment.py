@@ -78,6 +78,8 @@ class Wish:
     """Where there is no Provisioning Token: why."""
     lack_words: str = ""
     """The same for a person, with the path."""
+    by_hand_words: str = ""
+    """What is wrong with the file of a Registration Token made by hand that holds none."""
 
     def basis(self) -> str:
         """One text for all of it: what the record was made for."""
@@ -211,6 +213,8 @@ def _lack(record: Enrolment, wish: Wish) -> str:
     if wish.lack_words:
         what = {Phase.TOKEN_UNREADABLE: "make it readable for the user of the service"}
         remedy = f"{wish.lack_words}: {what.get(wish.lack, 'put one provisioning token, alone, into it')}"
+    if wish.by_hand_words:
+        return f"{wish.by_hand_words}: put a registration token, alone, into it; or: {remedy}"
     if record.adopted:
         return f"the registration token made by hand is spent: replace it, or: {remedy}"
     return remedy

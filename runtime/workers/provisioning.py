@@ -79,8 +79,8 @@ class Clerk:
             return TURN_S
         source = tokens.provisioning_source(self._config.settings.platform)
         token, instance = source.secret, self._config.settings.platform.instance
-        by_hand = tokens.registration_token(self._config.settings.platform)
-        wish = self._wish(source, by_hand)
+        hand = tokens.registration_source(self._config.settings.platform)
+        by_hand, wish = hand.secret, self._wish(source, hand)
         identity = self._store.read()
         if identity.locked:  # what came now could not be kept, and what is there may be as good as ever
             self._show(identity.enrolment, Step(Phase.LOCKED, None, why=identity.locked))
@@ -104,11 +104,11 @@ class Clerk:
         self._perform(step.call, record, token, instance)
         return 0.0
 
-    def _wish(self, source: tokens.SecretSource, by_hand: Secret | None) -> Wish:
+    def _wish(self, source: tokens.SecretSource, by_hand: tokens.SecretSource) -> Wish:
         settings = self._config.settings
-        marks = tokens.fingerprint(source.secret), tokens.fingerprint(by_hand)
+        marks = tokens.fingerprint(source.secret), tokens.fingerprint(by_hand.secret)
         lack = _LACKS.get(source.lack, Phase.TOKENLESS)
-        how = source.where, lack, source.words
+        how = source.where, lack, source.words, by_hand.words if by_hand.lack in _LACKS else ""
         return Wish(settings.platform.instance, marks[0], settings.device.id, marks[1], *how)
 
     def _perform(self, call: Call, record: Enrolment, token: Secret, instance: str) -> None:

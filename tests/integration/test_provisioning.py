@@ -265,6 +265,19 @@ def test_a_provisioning_token_that_does_not_serve_is_told_with_its_path_and_what
     assert check.verdict == "error" and str(bench.token_file) in check.text and "approve" not in check.remedy
 
 
+def test_a_registration_token_by_hand_that_cannot_be_read_is_told_with_its_path(bench: Bench) -> None:
+    bench.token_file.unlink()
+    hand = bench.home.folder / "hand"
+    hand.write_text("one\ntwo\n")
+    bench.home.write_config(
+        f'[platform]\ninstance = "{bench.server.instance}"\nregistration_token_file = "{hand}"\n'
+    )
+    bench.restart()
+    bench.clerk.turn()
+    told = read_status(bench.home.layout.status_file("provisioning")) or {}
+    assert told["reason"].startswith(f"{hand} holds no token: it is not one word of printable ASCII: put a")
+
+
 @pytest.mark.parametrize(
     ("says", "outcome"),
     [
