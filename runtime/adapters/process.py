@@ -111,9 +111,12 @@ class Lock:
 
 
 def _open_lock(path: Path, ours: Path | None) -> int:
-    """On a disk that is read-only now, the file of an earlier start will do: an flock writes nothing."""
+    """On a disk that is read-only now, the file of an earlier start will do: an flock writes nothing.
+
+    Never what a link in its place points to: the holder's number is written there, over all it holds.
+    """
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except PermissionError as exc:
         user = os.geteuid()
         whole = "-R --no-dereference " if ours else ""
@@ -128,7 +131,9 @@ def _open_lock(path: Path, ours: Path | None) -> int:
         ) from exc
     except OSError as exc:
         if exc.errno == errno.EROFS and path.exists():
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        if exc.errno == errno.ELOOP:
+            raise UsageError(f"{path} is a link, and nothing of ours: remove it") from exc
         raise UsageError(f"{path} cannot be opened: {exc.strerror}") from exc
 
 

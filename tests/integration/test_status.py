@@ -21,6 +21,7 @@ from runtime.adapters.overview import take
 from runtime.adapters.process import Lock
 from runtime.adapters.status import StatusFile, Words, beat_of, last_words, read_status
 from runtime.cli.status import duration, size
+from runtime.workers.sentinel import Sentinel
 from tests.harness import Cloud, Home, clean_environment, eventually
 from tests.lines import put, uploading
 from tests.runbook import documented_keys
@@ -405,3 +406,12 @@ def test_a_stream_whose_files_the_storage_refuses_is_a_reason_in_the_storages_wo
         "the file upload of stream s fails, 148 times in a row: block 0: 403 at STORAGE" in found["reasons"]
     )
     assert [lane["failures"] for lane in found["hub"]["failing"]] == [148, 0, 0]
+
+
+def test_the_sentinel_knows_how_fast_the_store_fills(home: Home) -> None:
+    sentinel, told = Sentinel(home.config), {}
+    for second in range(0, 181, 5):
+        figures = {"messages": 10 * second, "bytes": 1_000 * second}
+        StatusFile(home.layout.status_file("ingest"), "ingest").progress(figures, now=True)
+        told = sentinel._store_growth(float(second))
+    assert told == pytest.approx({"store_growth_messages_per_s": 10.0, "store_growth_bytes_per_s": 1_000.0})

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from runtime.adapters.process import Lock, _has_locked
+from runtime.errors import UsageError
 from tests.harness import Home, clean_environment
 from tests.other_user import edgectl
 
@@ -136,3 +138,24 @@ def test_who_may_not_look_is_told_so_and_not_that_nothing_is_there(
     told = as_nobody(home, *command.split())
     assert told.returncode in (1, 2)
     assert says in told.stdout + told.stderr and "Traceback" not in told.stderr
+
+
+def test_a_lock_writes_no_number_into_the_file_that_a_link_in_its_place_points_to(tmp_path: Path) -> None:
+    """The lock of a producers' socket in a folder that others may write, too."""
+    precious, lock = tmp_path / "precious", tmp_path / "ingest.sock.lock"
+    precious.write_text("all of it")
+    lock.symlink_to(precious)
+    with pytest.raises(UsageError, match="is a link"):
+        Lock(lock)
+    assert precious.read_text() == "all of it"
+
+
+def test_the_holder_of_a_lock_is_known_where_what_it_has_open_may_not_be_seen(tmp_path: Path) -> None:
+    """In a user namespace of its own (PrivateUsers=) the service is hidden from its own user outside."""
+    held = Lock(tmp_path / "supervisor.lock")
+    try:
+        assert _has_locked(os.getpid(), tmp_path / "supervisor.lock")
+        assert not _has_locked(os.getppid(), tmp_path / "supervisor.lock")
+    finally:
+        held.release()
+    assert not _has_locked(os.getpid(), tmp_path / "supervisor.lock")
