@@ -15,7 +15,7 @@ from pathlib import Path
 from loguru import logger
 
 from runtime.adapters.process import database_users
-from runtime.core.enrolment import host_of
+from runtime.core.enrolment import BY_HAND, host_of
 from runtime.errors import NeedsHuman, Retryable
 
 BUSY_TIMEOUT_S = 5.0
@@ -199,6 +199,7 @@ def _say_who_granted(db: sqlite3.Connection) -> None:
     """Tokens of before the column: the enrolment that is done says under which wish they came."""
     found = db.execute("SELECT basis FROM enrolment WHERE phase = 'PROVISIONED'").fetchone()
     basis = found[0] if found and isinstance(found[0], str) else ""
-    of_platform = basis.count(" ") == 2 and basis.partition(" ")[0] not in ("mtls", "connection-string")
+    other_ways = basis == BY_HAND or basis.partition(" ")[0] in ("mtls", "connection-string")
+    of_platform = basis.count(" ") == 2 and not other_ways
     host = host_of(basis.partition(" ")[0]) if of_platform else None
     db.execute("UPDATE tokens SET basis = ?, host = ? WHERE kind <> 'sas'", (basis or None, host))

@@ -267,10 +267,16 @@ def test_a_token_that_registers_is_not_given_up_because_it_is_not_renewed(world:
     assert a.calls("init") == ["the-provisioning-token"]
 
 
-def test_a_device_of_before_keeps_its_line_for_the_platform_that_it_is_of(home: Home) -> None:
+@pytest.mark.parametrize(
+    ("basis", "elsewhere"),
+    [("A.example:443 dev-1 0123456789abcdef", False), ("A.example * 01", False), ("made by hand", True)],
+)
+def test_a_device_of_before_keeps_its_line_for_the_platform_that_it_is_of(
+    basis: str, elsewhere: bool, home: Home
+) -> None:
     clock = SystemClock()
     store, now = IdentityStore(home.layout), Moment.by(clock)
-    record = Enrolment(Phase.PROVISIONED, "A.example:443 dev-1 0123456789abcdef", at=now)
+    record = Enrolment(Phase.PROVISIONED, basis, at=now)
     store.save_provisioned(record, Grant(Secret("kept"), None), now, 0.5)
     store.save_registered(1, Registration("hub", "w:d", 3600.0, Secret("sas")), now, 0.5)
     with closing(sqlite3.connect(home.layout.identity_db)) as db, db:
@@ -282,4 +288,4 @@ def test_a_device_of_before_keeps_its_line_for_the_platform_that_it_is_of(home: 
     assert IdentityReader(home.layout).read().registration is not None, "a reader comes before the writer"
     found = IdentityStore(home.layout).read()
     assert found.granted == record.basis and found.enrolment == record
-    assert (found.has_token("a.example"), found.has_token("b.example")) == (True, False)
+    assert (found.has_token("a.example"), found.has_token("b.example")) == (True, elsewhere)
