@@ -160,6 +160,7 @@ WARNING_REUSED = "key_reused"
 
 _KEY_PART = re.compile(r"[A-Za-z0-9_.-]{1,48}")  # with a sequence still a valid hub message id (128)
 _SEQUENCE_TEXT = re.compile(r"[1-9][0-9]{0,18}")
+_KEY_FIELDS = frozenset(("producer", "boot", "sequence"))
 _HEADER_FIELDS = MESSAGE_FIELDS | {"version", "operation", "producer", "boot", "sequence", "messages"}
 
 
@@ -246,7 +247,8 @@ def _header(frame: bytes) -> dict[str, Any]:
         raise BadRequest(Code.BAD_HEADER, f"the header is not JSON in UTF-8: {str(exc)[:120]}") from None
     if not isinstance(header, dict):
         raise BadRequest(Code.BAD_HEADER, "the header must be a JSON object")
-    _check_nesting(header)
+    if frame.count(b"[") + frame.count(b"{") > MAX_NESTING:  # else it cannot be
+        _check_nesting(header)
     version = header.get("version", VERSION)
     if version != VERSION or isinstance(version, bool):
         raise BadRequest(Code.BAD_VERSION, f"version {shown(version)} is not spoken here; this is {VERSION}")
@@ -308,20 +310,22 @@ def _check_completion(kind: Kind, description: Description) -> None:
 
 
 def _key(header: Mapping[str, Any], owner: str) -> tuple[ProducerKey | None, int]:
-    if "sequence" not in header and "producer" not in header and "boot" not in header:
+    said = header.get
+    producer, boot, sequence = said("producer"), said("boot"), said("sequence")
+    if sequence is None and header.keys().isdisjoint(_KEY_FIELDS):
         return None, 0
-    producer, boot, sequence = header.get("producer"), header.get("boot"), _sequence(header.get("sequence"))
+    if type(sequence) is not int or not 1 <= sequence <= MAX_SEQUENCE:
+        sequence = _sequence(sequence)
     if not isinstance(producer, str) or not isinstance(boot, str):
         producer, boot = _key_part("producer", producer), _key_part("boot", boot)
     return _producer_key(producer, boot, owner), sequence
 
 
 def _sequence(said: Any) -> int:
-    """A number, or its digits as text: JavaScript has no whole numbers beyond 2^53."""
-    number = int(said) if type(said) is str and _SEQUENCE_TEXT.fullmatch(said) else said
-    if type(number) is not int or not 1 <= number <= MAX_SEQUENCE:
-        raise BadRequest(Code.BAD_KEY, f"sequence must be a whole number from 1 to 2^62, not {shown(said)}")
-    return number
+    """Digits as text: JavaScript has no whole numbers beyond 2^53."""
+    if type(said) is str and _SEQUENCE_TEXT.fullmatch(said) and int(said) <= MAX_SEQUENCE:
+        return int(said)
+    raise BadRequest(Code.BAD_KEY, f"sequence must be a whole number from 1 to 2^62, not {shown(said)}")
 
 
 @lru_cache(maxsize=4_096)
