@@ -171,6 +171,8 @@ class Books:
         """One that was set aside leaves for good; it is in no level any more, damaged or not."""
         place = (stream if isinstance(stream, int) else 0, why)
         self.lost[place].append((number, size))
+        if place[0] in self.names:
+            self._regain(place[0], QUARANTINED, size)  # lost once, and for this reason
         if isinstance(file, str):
             self.files[place].append(file)
 
@@ -237,11 +239,6 @@ def write_changes(db: sqlite3.Connection, books: Books) -> None:
 def write_losses(db: sqlite3.Connection, books: Books) -> None:
     """What it does to those of what was lost."""
     db.executemany(
-        "UPDATE losses SET messages = max(0, messages - ?), bytes = max(0, bytes - ?) "
-        "WHERE stream = ? AND reason = ?",
-        [(*amount, *place) for place, amount in books.regained.items()],
-    )
-    db.executemany(
         "INSERT INTO losses (stream, reason, messages, bytes, first_id, last_id) "
         "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (stream, reason) DO UPDATE SET "
         "messages = messages + excluded.messages, "
@@ -250,4 +247,9 @@ def write_losses(db: sqlite3.Connection, books: Books) -> None:
             (*place, len(lost), sum(size for _, size in lost), min(lost)[0], max(lost)[0])
             for place, lost in books.lost.items()
         ],
+    )
+    db.executemany(
+        "UPDATE losses SET messages = max(0, messages - ?), bytes = max(0, bytes - ?) "
+        "WHERE stream = ? AND reason = ?",
+        [(*amount, *place) for place, amount in books.regained.items()],
     )

@@ -81,3 +81,12 @@ def test_a_drop_beside_a_requeue_leaves_the_file_of_the_message_that_is_back(tmp
         assert discarded(store.commit(None, Settled(discarded=[1, 2]))) == ["file-2"]
         assert [message.file for message in messages(path)] == ["file-1"]
         assert discarded(store.commit(None, Settled(discarded=[1, 2]))) == []
+
+
+def test_what_the_quarantine_has_no_room_for_is_lost_once(tmp_path: Path) -> None:
+    path = tmp_path / "messages.db"
+    with contextlib.closing(MessageStore(path, ObedientClock(), quarantine_bytes=2_500)) as store:
+        keep(store, put([b"x" * 1_000] * 4))
+        store.commit(None, Settled(quarantined=[(1, "why"), (2, "why"), (3, "why")]))
+        store.commit(None, Settled(quarantined=[(4, "why")]))
+        assert lost(path) == {"quarantined": 2, "quarantine_full": 2}
