@@ -13,13 +13,13 @@ def test_an_orderly_stop_sends_nothing_twice(home: Home, cloud: Cloud) -> None:
     cloud.faults(ack_delay_ms=30)
     uploading(home, cloud, toml="window = 64")
     for n in range(10):
-        put(home, {"stream": f"s{n}"}, *[b"x"] * 400)
-    for reached in (300, 1_500):
+        put(home, {"stream": f"s{n}"}, *[b"x"] * 150)
+    for reached in (150, 700):
         eventually(lambda n=reached: cloud.message_count() > n)  # type: ignore[misc]
         assert home.workers["upload"].terminate() == 0
         home.start_worker("upload")
     eventually(lambda: backlog(home) == 0, 60)
-    assert cloud.message_count() == len(cloud.messages()) == 4_000
+    assert cloud.message_count() == len(cloud.messages()) == 1_500
 
 
 def test_a_stop_does_not_wait_for_a_hub_or_an_ingest_that_does_not_answer(home: Home, cloud: Cloud) -> None:
