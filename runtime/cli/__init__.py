@@ -75,13 +75,14 @@ def load_config(arguments: argparse.Namespace, *, warn: bool = True) -> Config:
 def enter_home(arguments: argparse.Namespace) -> None:
     """Before a command opens a file in its home: refuse a stranger's; as root become its owner.
 
-    A command that needs no home says `homeless`; one that only sends, `sends_only`. Raises UsageError.
+    A command that needs no home says `homeless` (`config --example` needs none either); one that only sends
+    says `sends_only`. Raises UsageError.
     """
     from runtime.adapters.home_owner import enter
     from runtime.config import find_home
     from runtime.errors import ConfigError
 
-    if getattr(arguments, "homeless", False):
+    if getattr(arguments, "homeless", False) or getattr(arguments, "example", False):
         return
     try:
         home = find_home(os.environ, arguments.home)
