@@ -21,10 +21,10 @@ from supervisor import events
 from supervisor.process import Subprocess
 from supervisor.states import ProcessStates
 
-from runtime.adapters.process import Lock, has_open, lock_holder, process_state
+from runtime.adapters.process import Lock, has_open, lock_holder, open_descriptors, process_state
 from runtime.adapters.status import StatusFile, beat_of, read_status
 from runtime.adapters.store_reader import StoreReader
-from runtime.adapters.supervisor import Supervisor
+from runtime.adapters.supervisor import Program, Supervisor
 from runtime.adapters.supervisor_loop import try_again_soon
 from runtime.cli import up
 from runtime.config import keys
@@ -32,7 +32,7 @@ from runtime.core.message import StoredMessage
 from runtime.errors import Rejected, Retryable, UsageError
 from runtime.producer import Producer
 from runtime.settings import LARGEST
-from runtime.workers.sentinel import Sentinel, _memory
+from runtime.workers.sentinel import Sentinel, _descriptors, _memory
 from tests.harness import Home, clean_environment, eventually
 from tests.supervised import PROGRAMS, WORKING, Runtime, gone, kill, stand_ins
 
@@ -103,6 +103,21 @@ def respawns_s(log: str, program: str) -> list[float]:
         elif f"spawned: '{program}'" in line and ended is not None:
             found.append((at - ended).total_seconds())
     return found
+
+
+def test_the_sentinel_counts_descriptors_and_what_select_takes_is_the_limit_of_all_but_ingest() -> None:
+    """paho waits with select(): a leak beyond 1,024 stopped delivery however high the limit was."""
+    before, _ = open_descriptors(os.getpid()) or (0, 0)
+    with contextlib.ExitStack() as stack:
+        for _ in range(50):
+            stack.enter_context(Path(os.devnull).open())
+        count, limit = open_descriptors(os.getpid()) or (0, 0)
+        assert count == before + 50
+        assert _descriptors(Program("upload", "RUNNING", os.getpid(), "")) >= count / min(limit, 1024)
+        assert _descriptors(Program("ingest", "RUNNING", os.getpid(), "")) == pytest.approx(
+            count / limit, 0.1
+        )
+    assert _descriptors(Program("upload", "BACKOFF", 0, "")) == 0
 
 
 def test_a_second_worker_of_a_kind_refuses_and_names_the_first(home: Home) -> None:
