@@ -27,14 +27,14 @@ def accepted_file(layout: Layout) -> Path:
 def remember(config: Config) -> None:
     """Keep what the configuration file says. What the environment says is said again at every start."""
     target = accepted_file(config.layout)
-    text = "".join(_lines(config)) if config.file else ""
+    content = "".join(_lines(config)).encode() if config.file else b""
     with contextlib.suppress(OSError):  # a full disk: the one before is as good
-        if target.exists() and target.read_text() == text:
+        if target.exists() and target.read_bytes() == content:  # as bytes: a damaged one may be no text
             return
         fresh = target.with_name(f"{target.name}.{os.getpid()}")
         try:
             fresh.touch(mode=0o600)
-            fresh.write_text(text)
+            fresh.write_bytes(content)
             fresh.replace(target)
         finally:
             fresh.unlink(missing_ok=True)  # each start on a full disk left one
@@ -48,7 +48,7 @@ def _lines(config: Config) -> Iterator[str]:
                 yield f"{key.dotted} = {_toml(value)}\n"
     for name, stream in config.settings.stream.items():
         for field in dataclasses.fields(stream):
-            yield f"stream.{json.dumps(name)}.{field.name} = {_toml(getattr(stream, field.name))}\n"
+            yield f"stream.{_toml(name)}.{field.name} = {_toml(getattr(stream, field.name))}\n"
 
 
 def _toml(value: Any) -> str:

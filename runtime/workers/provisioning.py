@@ -180,5 +180,7 @@ class Clerk:
         with contextlib.suppress(OSError):  # no room on the disk, or no folder: at the next turn
             if code is None:
                 self._code_file.unlink(missing_ok=True)
-            elif not self._code_file.exists() or self._code_file.read_text() != f"{code}\n":
-                self._code_file.write_text(f"{code}\n")
+                return
+            content = f"{code}\n".encode()  # as bytes: a damaged file may be no text
+            if not self._code_file.exists() or self._code_file.read_bytes() != content:
+                self._code_file.write_bytes(content)

@@ -331,3 +331,13 @@ def test_a_device_without_a_platform_waits_visibly(home: Home) -> None:
     told = read_status(home.layout.status_file("provisioning"))
     assert told is not None
     assert (told["state"], told["reason"]) == ("no platform configured", "platform.instance is not set")
+
+
+def test_a_flipped_bit_in_the_file_for_a_display_ends_no_worker(bench: Bench) -> None:
+    """It was compared as text: what is no UTF-8 ended provisioning at every start, as long as it waited."""
+    bench.server.answer = script(init=BEGUN, complete=Says(202, b""))
+    code_file = bench.home.layout.run / "verification-code"
+    bench.turn_until(Phase.PENDING)
+    code_file.write_bytes(b"AB-\xff2\n")
+    bench.clerk.turn()
+    assert code_file.read_text() == "AB-12\n"

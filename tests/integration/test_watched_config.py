@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -112,3 +113,24 @@ def test_a_worker_that_started_while_the_file_was_broken_hears_when_it_is_mended
     assert not any(watch.looks()) and watch.wish == "first"
     home.write_config('[device]\nid = "second"\n')
     assert any(watch.looks()) and watch.wish == "second"
+
+
+def test_a_flipped_bit_in_the_kept_configuration_ends_no_worker_at_every_start(home: Home) -> None:
+    """It was compared as text: what is no UTF-8 ended `edgectl up` and every worker, again and again."""
+    home.write_config('[device]\nid = "first"\n')
+    remember(home.config)
+    kept = accepted_file(home.layout)
+    kept.write_bytes(kept.read_bytes().replace(b"first", b"f\xffrst"))
+    remember(home.config)
+    assert load({}, home=home.folder, file=kept).settings.device.id == "first"
+
+
+@pytest.mark.parametrize("name", ["\U0001f600", "größe", 'a"b', "a b", "\x7f", "g/s", "\t"])
+def test_the_kept_configuration_can_be_read_whatever_a_stream_is_called(home: Home, name: str) -> None:
+    """With one beyond the basic plane it was no TOML: no worker came back while edge.toml was broken."""
+    home.write_config(
+        f"[stream.{json.dumps(name, ensure_ascii=False)}]\nmax_bytes = 3000\n".replace("\x7f", "\\u007f")
+    )
+    remember(home.config)
+    kept = load({}, home=home.folder, file=accepted_file(home.layout))
+    assert kept.settings == home.config.settings and kept.settings.stream[name].max_bytes == 3000
