@@ -12,6 +12,7 @@ import ssl
 from pathlib import Path
 
 from runtime.core.certificate import not_after_s
+from runtime.regular_file import read_regular
 
 PEM = r"(?s)-----BEGIN CERTIFICATE-----(.*?)-----END"
 """The first one is ours, others are its chain."""
@@ -20,7 +21,7 @@ PEM = r"(?s)-----BEGIN CERTIFICATE-----(.*?)-----END"
 def check_pair(certificate: Path, key: Path) -> None:
     """Raise ValueError where they cannot serve, OSError with its path where one cannot be read."""
     for path in (certificate, key):
-        path.open("rb").close()  # OpenSSL's own error names no file
+        read_regular(path, 1)  # OpenSSL's own error names no file, and it would wait for a pipe
     try:
         context = ssl.create_default_context(cafile=certificate)  # without: the system's, 20 ms of CPU
         context.load_cert_chain(certificate, key, _no_passphrase)
@@ -35,7 +36,7 @@ def check_pair(certificate: Path, key: Path) -> None:
 def ends_s(certificate: Path) -> float | None:
     """Unix seconds of its end; None where there is nothing that can be read."""
     try:
-        found = re.search(PEM, certificate.read_text(errors="replace"))
+        found = re.search(PEM, read_regular(certificate).decode("latin-1"))
         return not_after_s(base64.b64decode(found[1])) if found else None
     except (OSError, ValueError):
         return None

@@ -36,7 +36,7 @@ def authorities(path: Path) -> str:
     be handed on: an empty text means to them that nothing was configured, and the system's are trusted.
     """
     try:
-        text = path.read_bytes().decode("latin-1")
+        text = read_regular(path).decode("latin-1")
     except OSError as exc:
         raise UnusableFile(f"the file of authorities {path} cannot be read: {exc.strerror}") from exc
     blocks = [found[0] for found in _CERTIFICATE.finditer(text)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -135,3 +137,21 @@ def test_a_file_that_is_put_right_counts_at_the_next_attempt(home: Home, cloud: 
     eventually(lambda: words in home.edgectl("status").stdout)
     path.write_bytes(COMMENTS["Latin-1"] + Path(cloud.facts["ca_file"]).read_bytes())
     eventually(lambda: backlog(home) == 0)
+
+
+def test_a_pipe_in_the_place_of_the_authorities_is_named_and_waited_for_by_none(folder: Path) -> None:
+    """Each worker that connects hung in it before its first attempt."""
+    pipe = folder / "authorities.pem"
+    os.mkfifo(pipe)
+    said: list[str] = []
+
+    def read() -> None:
+        try:
+            authorities(pipe)
+        except UnusableFile as exc:
+            said.append(str(exc))
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    reader.join(10)
+    assert said == [f"the file of authorities {pipe} cannot be read: not a regular file"]

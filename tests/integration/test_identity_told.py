@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import secrets
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -306,3 +308,21 @@ def test_the_doctor_knows_the_end_of_a_sas_in_a_connection_string(
     device.turn()
     known = IdentityReader(device.home.layout).read()
     assert [check.verdict for check in _credentials(device.home.config, known)] == [verdict]
+
+
+def test_a_pipe_in_the_place_of_a_certificate_is_named_and_holds_no_worker_up(device: Device) -> None:
+    """`refresh` waited in it for ever: it was killed as hung, and again, until all started afresh."""
+    pipe = device.home.folder / "pipe.pem"
+    os.mkfifo(pipe)
+    device.pair.certificate.unlink()
+    device.pair.certificate.symlink_to(pipe)
+    told: list[dict[str, Any]] = []
+
+    def turn() -> None:
+        device.configure('mode = "mtls"', 'instance = "platform.example"')
+        told.append(device.turn())
+
+    worker = threading.Thread(target=turn, daemon=True)
+    worker.start()
+    worker.join(10)
+    assert [said["state"] for said in told] == ["a setting or a file is missing"]
