@@ -66,7 +66,7 @@ put() {
 point() {
     if [ "$(readlink "$1" 2>/dev/null)" = "$2" ]; then return; fi
     run mkdir -p "$(dirname "$1")"
-    run rm -f "$1.new"
+    run rm -rf "$1.new"   # a folder: what an older installation left, where we were ended before it was gone
     run ln -s "$2" "$1.new"
     if [ -d "$1" ] && [ ! -L "$1" ]; then   # an installation by an older version of this script
         exchange "$1" "$1.new" || { run mv "$1" "$1.old"; run mv -T "$1.new" "$1"; }
@@ -137,7 +137,7 @@ install_program() {
     fi
     new=$made/$(date -u +%Y%m%dT%H%M%SZ)-$$
     say "installing into $new"
-    trap 'rm -rf "$new"' EXIT   # whatever ends us before it is in use
+    trap 'in_service "$new" || rm -rf "$new"' EXIT   # whatever ends us before it is in use
     trap 'exit 130' INT TERM HUP
     # a newer pip only where there is an index
     newer=--upgrade-deps
@@ -154,6 +154,9 @@ install_program() {
     point "$opt" "edge-runtime.d/${new##*/}"   # relative: the same in an image
     trap - EXIT
 }
+
+# Whether the device starts with this environment of ours: ended in the midst of `point` it may, or not yet.
+in_service() { [ "$(readlink "$opt" 2>/dev/null)" = "edge-runtime.d/${1##*/}" ]; }
 
 trial='import azure.iot.device, requests, zmq, supervisor.supervisord, runtime.__main__, runtime.workers.upload'
 
@@ -177,7 +180,7 @@ fingerprint() {
 remove_old_environments() {
     if live && [ -z "$start" ]; then return; fi   # the service may still run in the one before
     for path in "$made"/*; do
-        if [ -d "$path" ] && [ "$(readlink "$opt")" != "edge-runtime.d/${path##*/}" ]; then run rm -rf "$path"; fi
+        if [ -d "$path" ] && ! in_service "$path"; then run rm -rf "$path"; fi
     done
 }
 

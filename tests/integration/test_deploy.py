@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,10 +24,9 @@ WORST_EXPOSURE = 1.7
 """0.2 of it for ProtectClock, which would also forbid to read whether the clock is synchronised."""
 
 
-def install(*options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["sh", str(DEPLOY / "install.sh"), *options], capture_output=True, text=True, timeout=60
-    )
+def install(*options: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    command = ["sh", str(DEPLOY / "install.sh"), *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=env)
 
 
 @pytest.fixture
@@ -162,6 +162,37 @@ def test_an_installation_that_is_killed_while_pip_works_leaves_what_was_there(
     assert install(*options, "--source", "later").returncode == 0
     assert in_use(root) != before
     assert made(root) == [in_use(root).name], "what was half done is gone"
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_an_installation_that_is_ended_as_soon_as_it_is_in_service_stays_there(
+    root: Path, python: Path, older: bool
+) -> None:
+    """Its own trap removed it: /opt/edge-runtime led nowhere, and nothing started at the next boot."""
+    options = ["--root", str(root), "--python", str(python)]
+    if older:
+        old = root / "opt/edge-runtime/bin/edgectl"
+        old.parent.mkdir(parents=True)
+        old.write_text("#!/bin/sh\n# old\n")
+    else:
+        assert install(*options).returncode == 0
+    tool = python.with_name("tools") / ("rm" if older else "mv")
+    tool.parent.mkdir()
+    work = "" if older else f'{shutil.which("mv")} "$@";'  # the old folder is not even removed
+    tool.write_text(
+        f'#!/bin/sh\ncase "$*" in *opt/edge-runtime.new*) {work} kill -TERM $PPID; exit 0 ;; esac\n'
+        f'exec {shutil.which(tool.name)} "$@"\n'
+    )
+    if older:
+        tool.write_text(tool.read_text().replace("case", '[ -d "$2" ] && case', 1))
+    tool.chmod(0o755)
+    path = f"{tool.parent}:{os.environ['PATH']}"
+    ended = install(*options, "--source", "second", env={**os.environ, "PATH": path})
+    assert ended.returncode == 130
+    assert "# old" not in (in_use(root) / "bin/edgectl").read_text()
+    assert install(*options, "--source", "third").returncode == 0
+    assert made(root) == [in_use(root).name]
+    assert sorted(p.name for p in (root / "opt").iterdir()) == ["edge-runtime", "edge-runtime.d"]
 
 
 def test_an_installation_that_does_not_start_is_not_put_into_service(root: Path, python: Path) -> None:
