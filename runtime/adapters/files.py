@@ -29,6 +29,7 @@ from runtime.adapters.hub_https import HttpsWay, Refused, SwitchedOff, Unreached
 from runtime.adapters.payloads import Payload, Replaced, Unreadable, difference, digest_with, opened
 from runtime.adapters.threads import start_thread
 from runtime.adapters.tidings import Tidings
+from runtime.adapters.under_way import same_destination
 from runtime.adapters.upload_calls import NameRefused, UploadCalls
 from runtime.adapters.upload_journal import Journal
 from runtime.core.credentials import HubCredentials
@@ -51,8 +52,8 @@ class Uploaded:
 
     id: int
     blob_name: str
-    device_id: str
-    """Whose it is."""
+    destination: str
+    """The hub and the device whose it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ class _Task:
 
     id: int
     parcel: FileParcel
-    device_id: str
+    destination: str
     calls: UploadCalls
     options: FileOptions
     may_go_on: Callable[[], None]
@@ -117,7 +118,7 @@ class _Task:
 
     @property
     def of(self) -> str:
-        return f"{self.device_id}/{self.parcel.blob_name}/{self.parcel.fingerprint()}"
+        return f"{self.destination}/{self.parcel.blob_name}/{self.parcel.fingerprint()}"
 
 
 class Files(Tidings[FileEvent]):
@@ -151,8 +152,8 @@ class Files(Tidings[FileEvent]):
         self._at_work.add(calls)
         enter = functools.partial(self._gate.enter, urgent)
         trouble = self._troubles.setdefault(id, _Trouble())
-        device = credentials.device_id
-        task = _Task(id, parcel, device, calls, self._options, enter, self._tell, trouble)
+        destination = credentials.destination
+        task = _Task(id, parcel, destination, calls, self._options, enter, self._tell, trouble)
         try:
             start_thread(self._work, f"upload-{id}", task)
         except BlockingIOError as exc:
@@ -214,7 +215,7 @@ class _Upload:
         """Done, refused, or without its file; what else happens is the weather's, and escapes."""
         id, trouble = self._task.id, self._task.trouble
         try:
-            return Uploaded(id, self._upload().blob_name, self._task.device_id)
+            return Uploaded(id, self._upload().blob_name, self._task.destination)
         except Refused as exc:
             for_good = isinstance(exc, NameRefused) or self._refused(exc)
             return UploadFailed(id, str(exc), for_good, exc.quota, exc.retry_after_s)
@@ -308,8 +309,8 @@ class _Upload:
 
         It is forgotten only for the next one: while there is no other address, what the storage has is known.
         """
-        if self._journal is not None and self._journal.of != self._task.of:
-            self._give_up("it belongs to another message, device or payload")
+        if self._journal is not None and not same_destination(self._journal.of, self._task.of):
+            self._give_up("it belongs to another message, device, hub or payload")
         before = self._journal
         if before is not None and (before.state != "open" or before.is_young()):
             return before

@@ -29,14 +29,19 @@ class Chunked:
     """The first piece that the hub does not have."""
 
 
+def same_destination(before: str, now: str) -> bool:
+    """Whether `before`, which an earlier version wrote without the hub, is what it is called now."""
+    return f"/{now}".endswith(f"/{before}")
+
+
 class UnderWay:
     """The file, and what it says."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         said = checked_line.read(path) or {}
-        self.device: str | None = said.get("device")
-        """Whose chunks these are."""
+        self.destination: str | None = said.get("device")
+        """The hub and the device whose chunks these are; of an earlier version only the device."""
         self.batches = {StreamName(group, stream): batch for group, stream, batch in said.get("batches", ())}
         chunked = said.get("chunked", {})
         self._chunked = OrderedDict((key, Chunked(*found)) for key, found in chunked.items())
@@ -64,11 +69,14 @@ class UnderWay:
         """It is settled."""
         self._changed |= self._chunked.pop(key, None) is not None
 
-    def begin_anew(self, device: str) -> None:
-        """Another device has nothing of it."""
-        self.device = device
-        self._chunked.clear()
-        self._changed = True
+    def goes_to(self, destination: str) -> bool:
+        """Where the chunks go from now on. Whether that was another hub or device before: it has nothing."""
+        before, self.destination = self.destination, destination
+        another = before is not None and not same_destination(before, destination)
+        if another:
+            self._chunked.clear()
+        self._changed |= before != destination
+        return another
 
     def save(self, batches: dict[StreamName, str]) -> None:
         """Keep it, where it has changed."""
@@ -77,7 +85,7 @@ class UnderWay:
         self.batches = dict(batches)
         self._changed = False
         said = {
-            "device": self.device,
+            "device": self.destination,
             "batches": [(*stream, batch) for stream, batch in batches.items()],
             "chunked": {key: (found.chunk_bytes, found.reached) for key, found in self._chunked.items()},
             "packings": self.packings.to_json(),

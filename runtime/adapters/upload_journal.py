@@ -26,8 +26,9 @@ class Journal:
     state: str = "open"
     """open, committed (the blob is whole), done (and the hub knows)."""
     of: str = ""
-    """Whose it is: the device, the name asked for, and the payload's fingerprint. An id may come round when a
-    store is begun anew, and blocks of a compressed payload do not go with blocks of a plain one."""
+    """Whose it is: the hub, the device, the name asked for, and the payload's fingerprint. An id may come
+    round when a store is begun anew, and blocks of a compressed payload do not go with blocks of a plain
+    one."""
     sent_bytes: int = 0
     """Of those blocks together."""
     digest: str = ""

@@ -23,3 +23,11 @@ class HubCredentials:
     """The whole `SharedAccessSignature sr=...&sig=...&se=...`."""
     certificate: Path | None = None
     key: Path | None = None
+
+    @property
+    def destination(self) -> str:
+        """Hub and device: what one of them has of a message, another has not, even under the same device id.
+
+        A provisioning service may move a device to another hub, and its id stays.
+        """
+        return f"{self.hub_host.lower()}/{self.device_id}"

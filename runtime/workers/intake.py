@@ -112,18 +112,16 @@ class Intake:
         """The uuid of the store that all ids are of."""
         return self._store.uuid
 
-    def under_device(self, device: str) -> bool:
-        """Under which device id messages go from now on; whether it was another one before.
+    def go_to(self, destination: str) -> bool:
+        """To which hub messages go from now on, under which device id; whether that was another before.
 
-        What another one has in part, this one has not. Nor has it the files of the other: the hub keeps each
-        device's under its name.
+        What another one has in part, this one has not. Nor has it the files of the other: each hub has a
+        storage, and keeps each device's under its name.
         """
-        another = self._under_way.device not in (None, device)
+        another = self._under_way.goes_to(destination)
         if another:
             self._links.clear()
             self._delivery.begin_anew()
-        if self._under_way.device != device:
-            self._under_way.begin_anew(device)
         return another
 
     def remember(self, reached: Mapping[int, int], steps: Iterable[Step]) -> None:

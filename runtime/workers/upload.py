@@ -247,13 +247,13 @@ class Uploader:
     def _hear_files(self, now: float) -> None:
         for event in self._files.take():
             match event:
-                case Uploaded(id, blob_name, device_id) if self._is_us(device_id):
+                case Uploaded(id, blob_name, destination) if self._is_ours(destination):
                     self._intake.link(id, blob_name)
                     self._failing.worked(_FILES, None)
                     self._failing.worked("file", self._stream_of(id))
                     self._delivery.uploaded(id)
                 case Uploaded(id):
-                    reason = "the device has another id meanwhile"
+                    reason = "the device has another id, or another hub, meanwhile"
                     self._delivery.upload_failed(id, reason, now, random.random(), for_good=False)
                 case BlockSent(id, size_bytes):
                     message = self._delivery.hand.messages.get(id)
@@ -284,8 +284,8 @@ class Uploader:
         message = self._delivery.hand.messages.get(id)
         return None if message is None else str(lane_of(message.offer)[0])
 
-    def _is_us(self, device_id: str) -> bool:
-        return self._credentials is not None and self._credentials.device_id == device_id
+    def _is_ours(self, destination: str) -> bool:
+        return self._credentials is not None and self._credentials.destination == destination
 
     def _ask_why(self) -> None:
         if self._credentials is not None:
@@ -307,8 +307,8 @@ class Uploader:
         credentials = self._credentials
         match step:
             case Open(segment_bytes, stretch) if credentials is not None:
-                if self._intake.under_device(credentials.device_id):
-                    self._witness = None  # what one device has delivered is no other's to send once more
+                if self._intake.go_to(credentials.destination):
+                    self._witness = None  # what went to one hub or device is not to be sent to another
                 number = self._hub.open(credentials, segment_bytes, stretch)
                 logger.debug("client {} connects to {}", number, credentials.hub_host)
             case Discard(reason):
