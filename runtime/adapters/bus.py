@@ -226,7 +226,12 @@ class DeliveryReporter:
             self._send_new(Report(self._next_number, part, store=store))
 
     def report_damage(self, reason: str, *, unreadable: bool = False) -> None:
-        """Report that the store cannot be read, so that ingest salvages it, or looks whether that passes."""
+        """Report that the store cannot be read, so that ingest salvages it, or looks whether that passes.
+
+        Once: while the salvage has no room none is confirmed, and this is said again and again.
+        """
+        if any(report.damaged and report.unreadable is unreadable for report in self._waiting()):
+            return
         self._send_new(Report(self._next_number, damaged=reason, unreadable=unreadable))
 
     def confirmed(self) -> set[int]:

@@ -76,3 +76,25 @@ def test_all_is_repeated_where_no_confirmation_comes_at_all(home: Home) -> None:
         clock.boot += 2.5
         assert reporter.confirmed() == set()
         assert ids(received(door, 2)) == [[1], [2]]
+
+
+def test_damage_that_lasts_for_days_is_reported_by_one_report_and_not_by_one_a_second(home: Home) -> None:
+    """Where the disk has no room for a salvage none is confirmed: all were kept, and repeated together."""
+    clock = ObedientClock()
+    with (
+        contextlib.closing(DeliveryDoor(home.layout)) as door,
+        contextlib.closing(DeliveryReporter(home.layout, clock=clock)) as reporter,
+    ):
+        for _ in range(200):
+            clock.boot += 1.0
+            reporter.report_damage("database disk image is malformed")
+            reporter.confirmed()
+        waiting = received(door)
+        clock.boot += 2.5
+        reporter.confirmed()
+        again = received(door)
+        assert len(again) == 1 and len(waiting) < 200
+        door.confirm(again)
+        eventually(lambda: reporter.confirmed() == set() and not reporter._waiting())
+        reporter.report_damage("database disk image is malformed")
+        assert len(received(door)) == 1, "damage that is found later is reported again"
