@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
@@ -21,6 +21,7 @@ BELIEVABLE_S = 1_704_067_200.0
 """2024-01-01: a wall clock before this was never set."""
 HOURS = r"(?!(\d\d:\d\d)\s*-\s*\1$)([01]\d|2[0-3]):([0-5]\d)\s*-\s*(?:([01]\d|2[0-3]):([0-5]\d)|24:00)"
 HOURS_RULE = "must read HH:MM-HH:MM, in UTC, and end at another time than it begins"
+DAY_S = 86_400.0
 BURST_S = 1.0
 """A rate may be used up in advance for so long."""
 URGENT_DEBT_S = 60.0
@@ -356,6 +357,4 @@ def parse_hours(spans: Iterable[str]) -> tuple[tuple[int, int], ...]:
 
 
 def _until_midnight_s(wall_s: float) -> float:
-    now = datetime.fromtimestamp(wall_s, UTC)
-    midnight = (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
-    return (midnight - now).total_seconds()
+    return DAY_S - wall_s % DAY_S

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runtime.core import lifetime
 from runtime.core.link import (
     LONGEST_DAY_S,
     LONGEST_MONTH_S,
@@ -382,3 +383,10 @@ def test_a_clock_set_back_over_midnight_gives_no_second_budget() -> None:
     for wall_s in (NOON + 43_199, NOON + 43_201):
         link.tell_time(wall_s, 0.0)
         assert link.barred() == "the day's budget of messages is used up"
+
+
+def test_a_date_at_the_end_of_the_calendar_parks_for_a_day_and_ends_nobody() -> None:
+    """The hub's clock, or a gateway's, said the 31st of December 9999: upload died of the day behind it."""
+    link = Link()
+    link.park(0.0, lifetime.http_date_s("Fri, 31 Dec 9999 23:59:59 -2359"), 0.0)
+    assert link.shut(60.0) and not link.shut(86_400.0)
