@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 LOOK_AHEAD = 1_024
 LOOK_AHEAD_BYTES = 1_048_576
 """Most messages of a stream that are deferred, and their bytes: further the batch is not looked for."""
+MOST_IDLE = 1_024
+"""Streams with nothing in hand whose batch is remembered; those without any for longest give way."""
 PATIENCE_S = 5.0
 PATIENT = 12
 """So many times longer a batch is waited for while more of its stream is still to be read."""
@@ -50,21 +52,38 @@ class Batches:
         self._under_way: dict[Hashable, str] = {}
         self._gave_way: dict[Hashable, str] = {}
         self._deferring: dict[Stream, None] = {}
+        self._idle: dict[Hashable, None] = {}
+        """Streams with nothing in hand, of which something is remembered."""
 
     def resume(self, begun: Mapping[Hashable, str]) -> None:
         """What an earlier life has begun is under way."""
         self.begun.update(begun)
         self._under_way.update(begun)
+        for stream in begun:
+            self.idle(stream)
 
     def delivered(self, offer: Offer) -> None:
         """The hub has it."""
         if offer.completes_batch:
-            self.begun.pop(offer.stream, None)
+            if self.begun.get(offer.stream) == offer.batch:
+                del self.begun[offer.stream]
         elif offer.batch is not None and self._gave_way.get(offer.stream) != offer.batch:
             self.begun[offer.stream] = offer.batch
 
+    def idle(self, stream: Hashable) -> None:
+        """Nothing of this stream is in hand. Streams come and go: not all of them are remembered."""
+        if not any(stream in remembered for remembered in (self.begun, self._under_way, self._gave_way)):
+            return
+        self._idle[stream] = None
+        while len(self._idle) > MOST_IDLE:
+            gone = next(iter(self._idle))
+            del self._idle[gone]
+            for remembered in (self.begun, self._under_way, self._gave_way):
+                remembered.pop(gone, None)
+
     def admit(self, stream: Stream, message: Message) -> None:
         """Sort in a message that is new in hand."""
+        self._idle.pop(message.offer.stream, None)
         todo = deque([message])
         while todo:
             message = todo.popleft()

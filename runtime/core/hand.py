@@ -139,6 +139,7 @@ class Hand:
             stream.waiting.popleft()
         if not stream.messages and self._streams.get(offer.stream) is stream:
             del self._streams[offer.stream]
+            self.batches.idle(offer.stream)
 
     def _count(self, stream: Stream, offer: Offer, sign: int) -> None:
         size = sign * offer.wire_bytes

@@ -160,7 +160,7 @@ class Reading:
 
         `in_parts`: it is a part of something. `last_fresh`: the newest in hand of the stream's fresh lane.
         """
-        if in_parts:
+        if in_parts and self.fresh_first(stream):
             self._in_parts.add(stream)
         if stream in self._in_parts:
             return stream, False

@@ -38,6 +38,7 @@ from runtime.core.steps import Offer, Send, Step, Upload
 WITNESS_BYTES = 16_384
 """A delivered message up to this size is kept, to be sent once more as a control."""
 
+MOST_PACKINGS = 1_024
 LOOK_ANEW_S = 30.0
 """How often to look through a store that should be empty and is not."""
 
@@ -308,6 +309,8 @@ class Intake:
 
     def _configured(self, name: StreamName) -> Packing:
         if name not in self._packings:
+            if len(self._packings) >= MOST_PACKINGS:  # streams come and go
+                self._packings.clear()
             wanted = self._settings.of_stream(name.group, name.stream)
             upload = self._settings.upload
             self._packings[name] = Packing(

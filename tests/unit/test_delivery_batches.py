@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from runtime.core.batches import LOOK_AHEAD
+from runtime.core.batches import LOOK_AHEAD, MOST_IDLE
+from runtime.core.hand import Hand
+from runtime.core.steps import Offer
 from tests.delivery_world import LIMITS, World
 
 
@@ -96,3 +98,38 @@ def test_many_batches_interleaved_go_out_one_by_one() -> None:
         world.store(id, "s", batch=name, completes_batch=True)
     up(world)
     assert sent(world) == [id for n in range(1, len(names) + 1) for id in (n, n + len(names))]
+
+
+def test_batches_of_streams_that_are_long_gone_are_forgotten() -> None:
+    """Names of streams are given back: one for each job filled the memory, and a file on disk, for ever."""
+    hand = Hand()
+    for id in range(1, 3 * MOST_IDLE):
+        hand.add(Offer(id, f"job-{id}", batch="A"))
+        message = hand.messages[id]
+        hand.acked(message, hand.take(message)[1])
+        hand.batches.delivered(message.offer)
+        hand.remove(message)
+    batches = hand.batches
+    assert len(batches.begun) <= MOST_IDLE and len(batches._under_way) <= MOST_IDLE
+    assert batches.begun[f"job-{id}"] == "A", "those that sent something last are kept"
+
+
+def test_what_an_earlier_life_has_begun_is_forgotten_like_the_rest() -> None:
+    hand = Hand()
+    hand.batches.resume({f"old-{n}": "A" for n in range(3 * MOST_IDLE)})
+    assert len(hand.batches.begun) <= MOST_IDLE
+
+
+def test_a_late_acknowledgement_of_a_completion_does_not_end_the_batch_behind_it() -> None:
+    """After a crash another batch was sent in the midst of it."""
+    hand = Hand()
+    offers = [Offer(1, "s", batch="A", completes_batch=True), Offer(2, "s", batch="B")]
+    for offer in offers:
+        hand.add(offer)
+    completion, first = (hand.messages[offer.id] for offer in offers)
+    for message in (completion, first):
+        hand.take(message)
+    for message in (first, completion):
+        hand.acked(message, 0)
+        hand.batches.delivered(message.offer)
+    assert hand.batches.begun == {"s": "B"}
