@@ -181,7 +181,8 @@ class Files(Tidings[FileEvent]):
         self._troubles.pop(id, None)
         path = self._options.journal / f"{id}.json"
         journal = upload_journal.read(path)
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # swept away at a later start
+            path.unlink(missing_ok=True)
         if journal is None or journal.state == "done" or credentials is None or self._off:
             return  # an address that nobody is told of expires by itself
         told = (self._options.way, credentials, journal)

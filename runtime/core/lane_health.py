@@ -6,6 +6,7 @@ the file of one stream, the telemetry of one stream.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,12 @@ class FailingLanes:
     def worked(self, lane: str, stream: str | None) -> None:
         """It works: what was before does not count any more."""
         self._failing.pop((lane, stream), None)
+
+    def only(self, streams: Collection[str | None]) -> None:
+        """Files are in hand of these streams, and of no others: what failed of others has left."""
+        for lane, stream in list(self._failing):
+            if not streams or (stream is not None and stream not in streams):
+                del self._failing[lane, stream]
 
     def figures(self) -> list[dict[str, Any]]:
         """The worst lanes first."""

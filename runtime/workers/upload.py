@@ -8,6 +8,7 @@ can be lost at any instant: it begins again with what the store still has.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import random
 
@@ -242,7 +243,8 @@ class Uploader:
         self._delivery.confirmed(ids)
         self._intake.confirmed(ids)
         for id in ids & self._spooled.keys():
-            (self._spool / self._spooled.pop(id)).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # ingest clears away what no message names
+                (self._spool / self._spooled.pop(id)).unlink(missing_ok=True)
 
     def _hear_files(self, now: float) -> None:
         for event in self._files.take():
@@ -401,6 +403,7 @@ class Uploader:
             {"lane": "telemetry", "stream": self._stream_of(id), "failures": n, "words": delivery.last_loss}
             for id, n in delivery.suspects.items()
         ]
+        self._failing.only({self._stream_of(id) for id in delivery.hand.files})
         oldest = min(delivery.hand.messages, default=None)
         flowing = up and not (self._link.shut(now) or self._link.barred())
         return {

@@ -403,3 +403,11 @@ def test_a_file_that_is_gone_is_named(cloud: Cloud, lane: Lane, folder: Path) ->
     failed = lane.upload(spooled(folder, "clip"), register(cloud))
     assert failed == UploadFailed(1, "the file is gone: clip", for_good=True)
     assert "open" not in states(cloud)
+
+
+def test_a_journal_that_cannot_be_removed_ends_nobody(lane: Lane, folder: Path) -> None:
+    """At each start upload swept it away, and died of that: nothing was delivered any more."""
+    (folder / "uploads" / "7.json").mkdir(parents=True)
+    for id in lane.files.known():
+        lane.files.forget(id, None)
+    assert lane.files.known() == [7]

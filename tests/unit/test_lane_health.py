@@ -36,3 +36,14 @@ def test_the_oldest_message_waits_only_while_it_could_have_gone() -> None:
     assert wait.look(8, 620.0, flowing=True) == 0.0, "another one is the oldest"
     assert wait.look(None, 630.0, flowing=True) == 0.0
     assert wait.look(None, 640.0, flowing=True) == 0.0
+
+
+def test_a_lane_whose_files_have_all_left_fails_no_more() -> None:
+    """They expired, gave way or were set aside, and the device was degraded until another one worked."""
+    lanes = FailingLanes()
+    for lane, stream in (("files", None), ("file", "-/camera"), ("file", "-/log")):
+        lanes.failed(lane, stream, "503 away", 0.0)
+    lanes.only({"-/log"})
+    assert {lane["stream"] for lane in lanes.figures()} == {None, "-/log"}
+    lanes.only(set())
+    assert lanes.figures() == []
