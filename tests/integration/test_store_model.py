@@ -34,6 +34,7 @@ class Model:
 
     def __init__(self) -> None:
         self.present: dict[int, bytes] = {}
+        self.aside: dict[int, bytes] = {}
         self.ids: dict[tuple[str, int], int] = {}
         self.highest = 0
         self.names: dict[int, str] = {}
@@ -110,6 +111,21 @@ class StoreLife(RuleBasedStateMachine):
         if self.commit(settled=Settled(delivered=[*ids, 10**9])):
             for number in ids:
                 del self.model.present[number]
+
+    @rule(data=st.data())
+    def set_aside(self, data: st.DataObject) -> None:
+        if self.model.present:
+            number = data.draw(st.sampled_from(sorted(self.model.present)))
+            if self.commit(settled=Settled(quarantined=[(number, "why")])):
+                self.model.aside[number] = self.model.present.pop(number)
+
+    @rule(data=st.data())
+    def requeue(self, data: st.DataObject) -> None:
+        if self.model.aside:
+            number, new = data.draw(st.sampled_from(sorted(self.model.aside))), self.store.next_id
+            if self.commit(settled=Settled(requeued=[number, number])):
+                self.model.present[new] = self.model.aside.pop(number)
+                self.model.highest = new
 
     @rule()
     def restart(self) -> None:
@@ -238,8 +254,11 @@ class StoreLife(RuleBasedStateMachine):
         for message in rows:
             assert self.model.names.setdefault(message.id, message.key) == message.key, "the name is for ever"
         assert len({message.key for message in rows}) == len(rows)
-        backlog = reader.backlog()
+        backlog, lost = reader.backlog(), reader.lost()
         reader.close()
+        assert lost.get("quarantined", 0) == len(self.model.aside), "what came back is not lost"
+        ((left,),) = self.store._db.execute("SELECT coalesce(sum(stored - delivered), 0) FROM levels")
+        assert left == len(found) + len(self.model.aside)
         assert found == self.model.present
         assert (backlog.messages, self.store.backlog().messages) == (len(found), len(found))
         assert backlog.bytes == sum(map(len, found.values()))
