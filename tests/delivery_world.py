@@ -260,7 +260,7 @@ class World:
                 if offer.batch is None:
                     continue
                 waited_s = self.sent_at[tag] - last_s
-                assert under_way in (None, offer.batch) or waited_s >= LIMITS.batch_s, (
+                assert under_way in (None, offer.batch) or waited_s >= LIMITS.batch_s - 0.001, (
                     f"stream {stream}: {offer} came within batch {under_way}, {waited_s} s after its last"
                 )
                 under_way = None if offer.completes_batch else offer.batch
