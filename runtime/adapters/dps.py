@@ -8,6 +8,7 @@ question goes to the child's stdin and the answer comes from its stdout: no key 
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -75,7 +76,7 @@ def assign(question: Question, waiting: Waiting = lambda: False, deadline_s: flo
     """Ask the service which hub is ours, within `deadline_s`; `waiting` may end it sooner."""
     try:
         child = subprocess.Popen(
-            [sys.executable, "-m", "runtime.adapters.dps"],
+            [sys.executable, "-P", "-m", "runtime.adapters.dps", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -197,11 +198,9 @@ def try_all_addresses() -> None:
 
 
 if __name__ == "__main__":
-    import os
-
     from runtime.adapters.process import die_with_parent
 
-    die_with_parent()
+    die_with_parent(sys.argv[1])
     try_all_addresses()
     sys.stdout.write(json.dumps(_ask(json.load(sys.stdin))))
     sys.stdout.flush()

@@ -237,14 +237,18 @@ def _pid_in(fd: int) -> int:
     return int(text) if text.isdigit() else 0
 
 
-def die_with_parent() -> None:
-    """Have the kernel kill us when our supervisor dies, so that two of us never run side by side.
+def die_with_parent(parent: str | None = None) -> None:
+    """Have the kernel kill us when our parent dies, so that two of us never run side by side.
+
+    `parent`: the process that started us, by its own word; by default the supervisor, where there is one. A
+    child of a worker inherits the name of the supervisor, which is not its parent.
 
     Where it is not our parent it died before we could ask, and nobody would ever end us. Not by its pid file:
     one of an earlier life would send everybody away, where supervisord writes none, or writes it elsewhere.
     """
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if supervised() and os.environ.get(SUPERVISOR_PID, "") not in ("", str(os.getppid())):
+    known = parent or (os.environ.get(SUPERVISOR_PID, "") if supervised() else "")
+    if known not in ("", str(os.getppid())):
         os._exit(1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 
 from runtime.adapters import dps
 from runtime.adapters.dps import Question, assign
+from runtime.adapters.process import SUPERVISOR_PID
 from runtime.adapters.registrars import ByDps
 from runtime.core.answer import Outcome
 from runtime.core.connection_string import derived_key
@@ -68,6 +70,14 @@ def test_an_enrolled_key_is_assigned_to_the_hub_under_the_registration_id(shared
     found = assign(shared.question("single-1", shared.enrol("single-1")))
     hub = shared.cloud.facts["hub_host"]
     assert (found.outcome, found.hub_host, found.device_id) == (Outcome.OK, hub, "demo:single-1")
+
+
+def test_the_service_is_asked_under_supervisord_too(shared: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child ended itself: its parent, `refresh`, is not the supervisor whose number it inherits."""
+    monkeypatch.setenv("SUPERVISOR_ENABLED", "1")
+    monkeypatch.setenv(SUPERVISOR_PID, str(os.getppid()))
+    found = assign(shared.question("supervised-1", shared.enrol("supervised-1")))
+    assert (found.outcome, found.device_id) == (Outcome.OK, "demo:supervised-1")
 
 
 def test_a_key_derived_from_the_groups_is_what_the_service_expects_and_only_for_its_own_id(
