@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import socket
 import ssl
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -40,9 +42,12 @@ def _whole_answer(negotiate: Callable[[Any, Any, Any], None]) -> Callable[[Any, 
 
 
 def _head(sock: socket.socket) -> str:
-    """Byte by byte: what follows the empty line is the tunnel's."""
-    head = b""
+    """Byte by byte: what follows the empty line is the tunnel's. All of it within the time of one wait."""
+    head, wait_s = b"", sock.gettimeout()
+    end_s = math.inf if wait_s is None else time.monotonic() + wait_s
     while not head.endswith((b"\r\n\r\n", b"\n\n")) and len(head) < MOST_ANSWER_BYTES:
+        if time.monotonic() >= end_s:
+            raise TimeoutError("the proxy's answer comes too slowly")
         more = sock.recv(1)
         if not more:
             break

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from runtime.adapters import https
 from runtime.adapters.dps import Question, assign
+from runtime.adapters.proxies import dial
+from runtime.adapters.trust import Trust
 from runtime.core.answer import Outcome
 from runtime.core.proxy import parse
 from runtime.core.secret import Secret
@@ -115,6 +121,39 @@ def test_a_proxy_that_is_away_or_cannot_reach_the_hub_is_named(cloud: Cloud, kin
         assert losses(line.seen)[0].cause.value == "no way through the proxy"
         line.discard(1)
         proxy.close()
+
+
+@pytest.fixture
+def dripping() -> Iterator[int]:
+    """The port of a proxy whose answer to CONNECT never ends: a byte at a time, each well within a wait."""
+    over = threading.Event()
+
+    def drip(guest: socket.socket) -> None:
+        with guest, suppress(OSError):
+            guest.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+            while not over.wait(0.05):
+                guest.sendall(b"x")
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=drip, args=(server.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=serve, daemon=True).start()
+        yield server.getsockname()[1]
+        over.set()
+        server.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_proxy_whose_answer_never_ends_costs_one_deadline_and_keeps_no_thread(dripping: int) -> None:
+    """Each call to the platform left a thread and a descriptor there, until none could be had any more."""
+    proxy = parse(Secret(f"http://127.0.0.1:{dripping}"))
+    found = https.request("GET", "https://platform.example/", b"", None, Trust(proxy=proxy), 0.5)
+    assert isinstance(found, https.Failure) and found.outcome is Outcome.TIMED_OUT
+    eventually(lambda: not any(thread.name == "https" for thread in threading.enumerate()))
+    with pytest.raises(OSError):
+        dial("hub.example", 8883, proxy, 0.5)
 
 
 def test_the_provisioning_service_of_azure_is_asked_through_the_proxy(folder: Path) -> None:
