@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from runtime.adapters.store_statements import SIZE
 from runtime.core.message import StreamName
-from runtime.core.quota import NOTHING, TOP_PRIORITY, Amount, Levels, Policy, countable
+from runtime.core.quota import EARLIER, NOTHING, TOP_PRIORITY, Amount, Levels, Policy, countable
 from runtime.core.settlement import to_ranges
 
 COUNTABLE = f"priority BETWEEN 0 AND {TOP_PRIORITY} AND typeof(priority) = 'integer' AND {SIZE} >= 0"
@@ -137,6 +137,8 @@ class Books:
     def delivered_after_all(self, number: int, evicted: Evicted) -> None:
         """A message that was dropped while it was in flight: the hub has it."""
         stream, priority, size, reason = evicted
+        if stream not in self.names:  # its name was given back since: it is counted with the earlier ones
+            stream = next(earlier for earlier, name in self.names.items() if name == EARLIER)
         self.after_all.append(number)
         self.levels[stream, priority].delivered += 1
         self._regain(stream, reason, size)

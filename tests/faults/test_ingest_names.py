@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from runtime.adapters.store import MessageStore
 from runtime.adapters.store_lanes import LaneReader
 from runtime.adapters.storekeeper import TIDY_S, Storekeeper
 from runtime.core.message import StreamName
 from runtime.core.protocol import Code, Put, Refused, Reply, Stored
-from runtime.core.quota import EARLIER, FEW
+from runtime.core.quota import EARLIER, FEW, Amount, Limit, Policy, Quota
 from runtime.core.settlement import Settled
 from tests.harness import Home
-from tests.store_tools import ObedientClock, put
+from tests.store_tools import ObedientClock, ever_lost, keep, put
 
 STREAMS, PRODUCERS = 20, 30
 TROUBLE, HONEST = "user 1001", "user 1000"
@@ -104,6 +106,26 @@ def test_a_stream_keeps_its_name_while_anything_of_it_is_stored_or_set_aside(wor
     finally:
         reader.close()
     assert whole and [getattr(message, "stream", None) for message in found] == ["stored", "set aside"]
+
+
+def test_a_dropped_message_of_a_stream_without_a_name_that_the_hub_has_after_all_ends_no_store(
+    tmp_path: Path,
+) -> None:
+    """The commit stood, the worker died of a KeyError, and the next start took the store for damaged."""
+    quota = Quota(Limit(Amount(2, 10**9), Policy.DROP_OLDEST))
+    path = tmp_path / "messages.db"
+    store = MessageStore(path, ObedientClock(), policies=quota.policies())
+    for stream in ("short-lived", "other", "other"):
+        keep(store, put([b"x"], stream=stream), quota=quota)
+    assert ever_lost(store) == {(StreamName(None, "short-lived"), Policy.DROP_OLDEST): Amount(1, 1)}
+    assert store.give_back_streams(10)
+    keep(store, put([b"x"], stream="other"), quota=quota, settled=Settled(delivered=[1, 2]))
+    assert ever_lost(store) == {(EARLIER, Policy.DROP_OLDEST): Amount(0, 0)}
+    assert store.figures()["messages"] == 2
+    store.close()
+    store = MessageStore(path, ObedientClock(), policies=quota.policies())
+    assert store.figures()["messages"] == 2
+    store.close()
 
 
 def test_the_number_of_a_stream_is_never_used_again(world: World) -> None:
