@@ -342,8 +342,7 @@ class MessageStore:
             streams = None  # of a name; after a salvage several numbers may have it
             if eviction.stream is not None:
                 streams = [number for number, name in self._names.items() if name == eviction.stream]
-            ranges = None if eviction.owner is None else self._holders.ranges(eviction.owner)
-            self._remove(victims(self._db, eviction, streams, ranges), books, eviction.policy)
+            self._remove(victims(self._db, eviction, streams, self._holders), books, eviction.policy)
 
     def _count(self, books: Books, admission: Admission | None) -> None:
         write_changes(self._db, books)
@@ -373,7 +372,7 @@ class MessageStore:
         if admission is not None:
             self._named.book(admission)
             self._producers.book(admission, met)
-        if self._holders.book(admission, books.left or ()):
+        if self._holders.book(admission, books.left or (), books.back):
             self._counted, self._recount = False, None  # whose all this is was not counted
         if books.recounted is not None:
             self._counted, self._recount = not self._holders.several, None

@@ -114,6 +114,8 @@ class Books:
     """Of those, names in the spool."""
     left: list[tuple[int, int, int, int]] | None = None
     """(id, stream, priority, bytes) of what left, for a count that is under way; None where there is none."""
+    back: list[tuple[int, int]] = field(default_factory=list)
+    """(priority, bytes) of what came back from quarantine."""
     doubtful: bool = False
     """A damaged row came or left: nobody knows how it was counted."""
     recounted: Sequence[tuple[int, int, int, int]] | None = None
@@ -132,6 +134,7 @@ class Books:
             change = self.levels[stream, priority]
             change.messages += 1
             change.bytes += size
+            self.back.append((priority, size))
             self._regain(stream, QUARANTINED, size)
 
     def delivered_after_all(self, number: int, evicted: Evicted) -> None:

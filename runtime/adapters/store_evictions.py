@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from loguru import logger
 
+from runtime.adapters.store_holders import Holders
 from runtime.adapters.store_statements import SIZE
 from runtime.core.admission import EVICTED_AT_ONCE
 from runtime.core.quota import NOTHING, Amount, Eviction, Policy
@@ -19,6 +20,8 @@ from runtime.core.quota import NOTHING, Amount, Eviction, Policy
 Policies = tuple[Policy, frozenset[Policy]]
 """Of the whole store, and of its streams."""
 
+LOOK_AT_ONCE = 16
+"""Messages, when those of one owner are looked for; then twice as many, and so on."""
 NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR_GETTEMPPATH)
 """On the disk; or nowhere for the files to sort in, as in a container whose root is read-only."""
 
@@ -59,44 +62,44 @@ def _sorting_on_disk(db: sqlite3.Connection) -> Iterator[None]:
         db.execute("PRAGMA temp_store = MEMORY")
 
 
-Ranges = Sequence[tuple[int, int]]
-"""Half-open, of ids."""
-
-
 def victims(
-    db: sqlite3.Connection, eviction: Eviction, streams: Sequence[int] | None, ranges: Ranges | None = None
+    db: sqlite3.Connection, eviction: Eviction, streams: Sequence[int] | None, holders: Holders
 ) -> list[int]:
-    """Ids of the messages that give way; of the stream with these numbers, where the eviction names one.
-
-    Only those in `ranges`, where there are any: the messages of one owner.
-    """
-    if ranges is None:
+    """Ids of the messages that give way; of the stream with these numbers, where the eviction names one."""
+    owner = eviction.owner
+    if owner is None:
         return _victims(db, eviction, streams)
+    lowest = eviction.policy is Policy.DROP_LOWEST
     found: list[int] = []
     left = eviction.amount
-    lowest = eviction.policy is Policy.DROP_LOWEST
-    for priority in range(eviction.max_priority + 1) if lowest else (None,):
-        for within in ranges:
-            some, left = _victims_within(db, left, eviction.max_priority, priority, within)
-            found += some
-            if left == NOTHING:
-                return found
+    for priority in holders.priorities(owner) if lowest else (None,):
+        if left == NOTHING or (priority or 0) > eviction.max_priority:
+            break
+        some, left = _oldest_of(db, left, (eviction.max_priority, priority), owner, holders)
+        found += some
     return found
 
 
-def _victims_within(
-    db: sqlite3.Connection, amount: Amount, max_priority: int, priority: int | None, within: tuple[int, int]
+def _oldest_of(
+    db: sqlite3.Connection, amount: Amount, level: tuple[int, int | None], owner: str, holders: Holders
 ) -> tuple[list[int], Amount]:
-    """The oldest in there, and what is still to be found then."""
+    """The oldest of this owner, and what is still to be found then.
+
+    Owners may take turns at every message: a query for each stretch would take a second.
+    """
+    max_priority, priority = level
     condition, value = ("priority = ?", priority) if priority is not None else ("priority <= ?", max_priority)
-    query = f"SELECT id, bytes FROM messages WHERE {condition} AND id >= ? AND id < ? ORDER BY id"  # noqa: S608
+    query = f"SELECT id, {SIZE} FROM messages WHERE {condition} AND id >= ? ORDER BY id LIMIT ?"  # noqa: S608
     found: list[int] = []
-    with contextlib.closing(db.execute(query, (value, *within))) as rows:
-        for number, size in rows:
-            found.append(number)
-            amount = amount.over(Amount(1, size if isinstance(size, int) else 0))
-            if amount == NOTHING:
-                break
+    most, number = 2 * amount.messages + LOOK_AT_ONCE, holders.first_of(owner, 0)
+    while number is not None and amount != NOTHING:
+        rows = db.execute(query, (value, number, min(most, EVICTED_AT_ONCE))).fetchall()
+        for candidate, size in rows:
+            if amount != NOTHING and holders.owner_of(candidate) == owner:
+                found.append(candidate)
+                amount = amount.over(Amount(1, max(0, size)))
+        number = holders.first_of(owner, rows[-1][0] + 1) if rows else None
+        most *= 2
     return found, amount
 
 

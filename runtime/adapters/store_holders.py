@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
+from itertools import islice
 
 from runtime.core.admission import Admission
 from runtime.core.quota import NOTHING, Amount, Held
@@ -18,7 +18,8 @@ from runtime.core.quota import NOTHING, Amount, Held
 MOST_CHANGES = 50_000
 LOOK_FROM = 1_024
 """Changes, from which on those of messages that are gone are forgotten."""
-END = 2**62
+WORTH_FORGETTING = 8
+"""A share of all, in which they are forgotten: not a few in every commit."""
 
 
 class Holders:
@@ -32,6 +33,10 @@ class Holders:
             self._changes += [(n, o) for n, o in found if isinstance(n, int) and isinstance(o, str)]
         self._known = self._owners()
         self._fresh: list[tuple[int, str]] = []
+        self._gone = 0
+        """So many of the first changes are forgotten with the commit under way."""
+        self._noted = True
+        """Whether there is room for the changes of that commit."""
         self._look_at = LOOK_FROM
         self.held: dict[str, dict[int, Amount]] = {}
         """By owner and priority, where there are several and all was counted."""
@@ -51,45 +56,69 @@ class Holders:
         at = bisect_right(self._changes, number, key=lambda change: change[0]) - 1
         return self._changes[at][1] if at >= 0 else ""
 
-    def ranges(self, owner: str) -> list[tuple[int, int]]:
-        """Half-open ranges of ids that are this owner's."""
-        ends = pairwise([(0, ""), *self._changes, (END, "")])
-        return [(first, end) for (first, whose), (end, _) in ends if whose == owner]
+    def first_of(self, owner: str, number: int) -> int | None:
+        """The first id from `number` on that is this owner's."""
+        at = bisect_right(self._changes, number, key=lambda change: change[0])
+        if (self._changes[at - 1][1] if at else "") == owner:
+            return number
+        return next((first for first, whose in islice(self._changes, at, None) if whose == owner), None)
+
+    def priorities(self, owner: str) -> list[int]:
+        """Under which this owner holds anything, ascending."""
+        return sorted(priority for priority, amount in self.held.get(owner, {}).items() if amount.messages)
 
     def store(self, admission: Admission) -> None:
         """In the transaction that stores its messages."""
         last = self._changes[-1][1] if self._changes else ""
-        self._fresh = []
+        self._fresh, self._gone = [], self._forgettable()
+        self._noted = len(self._changes) - self._gone + len(admission.holders) <= MOST_CHANGES
         for number, owner in admission.holders:
-            owner = owner if len(self._changes) + len(self._fresh) < MOST_CHANGES else ""
+            owner = owner if self._noted else ""
             if owner != last:
                 self._fresh.append((number, owner))
                 last = owner
+        if self._gone:
+            first_kept, _ = self._changes[self._gone]
+            self._db.execute("DELETE FROM holders WHERE first_id < ?", (first_kept,))
         if self._fresh:
-            self._forget_the_gone()
             self._db.execute("CREATE TABLE IF NOT EXISTS holders (first_id INTEGER PRIMARY KEY, owner TEXT)")
             self._db.executemany(
                 "INSERT OR REPLACE INTO holders (first_id, owner) VALUES (?, ?)", self._fresh
             )
 
-    def book(self, admission: Admission | None, left: Iterable[tuple[int, int, int, int]]) -> bool:
-        """The commit stands; these (id, stream, priority, bytes) are not stored any more.
+    def book(
+        self,
+        admission: Admission | None,
+        left: Iterable[tuple[int, int, int, int]],
+        back: Iterable[tuple[int, int]] = (),
+    ) -> bool:
+        """The commit stands; these (id, stream, priority, bytes) are not stored any more, those are again.
 
         Whether there are several owners just now: then all is to be counted again.
         """
         before = self.several
         for number, _, priority, size in left if before else ():
             self._change(self.owner_of(number), priority, Amount(-1, -size))
-        if admission is None:
-            return False
-        if self._fresh:
-            self._changes += self._fresh
-            self._fresh = []
-            self._known = self._owners()
+        if admission is not None:
+            self._change_owners()
         if self.several:
-            for (owner, priority), amount in admission.added_by.items():
-                self._change(owner, priority, amount)
+            self._came(admission, back)
         return self.several and not before
+
+    def _change_owners(self) -> None:
+        if self._gone:
+            del self._changes[: self._gone]
+            self._known = self._owners()
+            self._look_at = min(MOST_CHANGES, max(LOOK_FROM, 2 * len(self._changes)))
+        self._changes += self._fresh
+        self._known.update(owner for _, owner in self._fresh if owner)
+        self._fresh, self._gone = [], 0
+
+    def _came(self, admission: Admission | None, back: Iterable[tuple[int, int]]) -> None:
+        for (owner, priority), amount in admission.added_by.items() if admission is not None else ():
+            self._change(owner if self._noted else "", priority, amount)
+        for priority, size in back:
+            self._change(self._changes[-1][1], priority, Amount(1, size))
 
     def counted(self, found: Mapping[tuple[str, int], Sequence[int]]) -> None:
         """What there is, by owner and priority."""
@@ -108,14 +137,13 @@ class Holders:
         changed = held.get(priority, NOTHING).plus(by)
         held[priority] = Amount(max(0, changed.messages), max(0, changed.bytes))
 
-    def _forget_the_gone(self) -> None:
-        """Changes of which nothing is stored any more, now and then."""
+    def _forgettable(self) -> int:
+        """How many changes there are of which nothing is stored any more; looked at now and then."""
         if len(self._changes) < self._look_at:
-            return
+            return 0
         ((oldest,),) = self._db.execute("SELECT coalesce(min(id), 0) FROM messages").fetchall()
-        keep = max(0, bisect_right(self._changes, oldest, key=lambda change: change[0]) - 1)
-        if keep:
-            self._db.execute("DELETE FROM holders WHERE first_id < ?", (self._changes[keep][0],))
-            del self._changes[:keep]
-            self._known = self._owners()
-        self._look_at = max(LOOK_FROM, 2 * len(self._changes))
+        gone = max(0, bisect_right(self._changes, oldest, key=lambda change: change[0]) - 1)
+        if gone * WORTH_FORGETTING >= len(self._changes):
+            return gone
+        self._look_at = min(MOST_CHANGES, 2 * len(self._changes))
+        return 0
