@@ -107,6 +107,8 @@ def _listen(child: subprocess.Popen[str], question: Question, waiting: Waiting, 
             found = json.loads(answer)
             return _sound(Assigned(Outcome[found.pop("outcome")], **found))
         except (ValueError, KeyError, TypeError):
+            if waiting():  # supervisord stops whole process groups: that is no failure of the service
+                return Assigned(Outcome.ABANDONED)
             return Assigned(Outcome.CUT, reason=f"the provisioning client ended with {child.returncode}")
 
 

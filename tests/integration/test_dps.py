@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -132,6 +134,28 @@ def test_a_service_that_says_nothing_costs_one_deadline_or_a_stop_and_leaves_no_
         assert assign(asked, deadline_s=1.5).outcome is Outcome.TIMED_OUT
         assert time.monotonic() - began_s < 8
         assert assign(asked, waiting=lambda: True).outcome is Outcome.ABANDONED
+    finally:
+        shared.cloud.no_faults()
+
+
+def test_a_stop_that_ends_the_child_as_well_costs_no_pause_after_the_next_start(shared: Service) -> None:
+    """supervisord signals the whole group: it counted as a failure of the service, paused for by minutes."""
+    asked, stopped = shared.question("stopped", shared.enrol("stopped")), threading.Event()
+
+    def children() -> list[int]:
+        return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+
+    before = children()
+
+    def stop() -> None:
+        started = eventually(lambda: [pid for pid in children() if pid not in before])
+        stopped.set()
+        os.kill(started[0], signal.SIGKILL)
+
+    shared.cloud.faults(silent=True)
+    try:
+        threading.Thread(target=stop, daemon=True).start()
+        assert assign(asked, waiting=stopped.is_set).outcome is Outcome.ABANDONED
     finally:
         shared.cloud.no_faults()
 
