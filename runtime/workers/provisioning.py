@@ -90,8 +90,8 @@ class Clerk:
             identity = self._store.read()
         has_token = identity.has_token(wish.host)
         record = enrolment.settled(identity.enrolment, wish, has_token, identity.granted)
-        if record != identity.enrolment:
-            self._store.save_enrolment(record)
+        if record != identity.enrolment and not self._store.save_enrolment(record, identity.enrolment):
+            return 0.0  # refresh, or a command, was at it meanwhile: its token may be in force again
         step = enrolment.next_step(record, wish, has_token, Moment.by(self._clock))
         self._show(record, step)
         if step.adopt and by_hand is not None:

@@ -10,13 +10,17 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters.bus import IDENTITY_CHANGED, Hints
+from runtime.adapters.clock import SystemClock
 from runtime.adapters.doctor import _unregistered
 from runtime.adapters.identity import IdentityReader, IdentityStore
+from runtime.adapters.identity_values import Identity
 from runtime.adapters.platform import CANCELLED
 from runtime.adapters.process import Stop
 from runtime.adapters.status import read_status
-from runtime.core.answer import Outcome
+from runtime.core.answer import Outcome, Registration
 from runtime.core.enrolment import Phase
+from runtime.core.moment import Moment
+from runtime.core.secret import Secret
 from runtime.workers.provisioning import Clerk
 from tests.harness import Home, eventually, heart
 from tests.integration import scripted as s
@@ -341,3 +345,29 @@ def test_a_flipped_bit_in_the_file_for_a_display_ends_no_worker(bench: Bench) ->
     code_file.write_bytes(b"AB-\xff2\n")
     bench.clerk.turn()
     assert code_file.read_text() == "AB-12\n"
+
+
+def test_a_token_that_comes_back_while_provisioning_decides_costs_no_approval(bench: Bench) -> None:
+    """`refresh` had it in force again between two statements: a device that worked began anew."""
+    bench.server.answer = script(init=BEGUN, complete=GRANTED)
+    bench.turn_until(Phase.PROVISIONED)
+    store, now = IdentityStore(bench.home.layout), Moment.by(SystemClock())
+    granted = store.read().in_force
+    assert granted is not None
+    found = Registration("hub.example", "w:d", None, Secret("SharedAccessSignature sr=x&sig=y&se=4102444800"))
+    store.save_registered(granted.serial, found, now, 0.5, host=bench.server.instance)
+    store.drop_registration(granted.serial, now, whole=True)
+    theirs, read = bench.clerk._store, bench.clerk._store.read
+
+    def read_and_be_overtaken() -> Identity:
+        identity = read()
+        theirs.read = read  # type: ignore[method-assign]
+        assert identity.former is not None
+        store.save_registered(identity.former.serial, found, now, 0.5, host=bench.server.instance)
+        return identity
+
+    theirs.read = read_and_be_overtaken  # type: ignore[method-assign]
+    calls = bench.calls()
+    for _ in range(3):
+        bench.clerk.turn()
+    assert bench.phase() is Phase.PROVISIONED and bench.calls() == calls
