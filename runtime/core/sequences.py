@@ -37,7 +37,7 @@ from zlib import crc32
 
 MAX_INTERVALS = 64
 MAX_RECENT = 8  # a REQ socket repeats its latest request only; the rest is for producers that pipeline
-MAX_CONTENTS = 64
+MAX_CONTENTS = 64  # even: they are packed in pairs
 """How far back a producer may be put, in requests, and still be noticed at its first one. 4 bytes each."""
 CONTENT_BITS = 21
 """Of a checksum: one message in two million passes for another."""
@@ -58,13 +58,18 @@ class Fate(Enum):
 class Sequences:
     """The memory of one (producer, boot)."""
 
-    __slots__ = ("_highs", "_lows", "contents", "floor", "recent")
+    __slots__ = ("_entries", "_highs", "_last", "_lows", "_pairs", "floor", "recent")
 
     def __init__(self) -> None:
         self._lows: list[int] = []
         self._highs: list[int] = []
         self.recent: list[tuple[int, int, int]] = []
-        self.contents: list[tuple[int, int, int]] = []
+        self._entries: list[int] = []
+        """The latest requests as one chain, oldest first: checksum, and how many sequences but one it had."""
+        self._pairs: list[int] = []
+        """Each of them with the one before it, as it is packed: of every other one, from the latest on."""
+        self._last = 0
+        """The last sequence of the latest."""
         self.floor = 0
 
     def copy(self) -> Sequences:
@@ -72,7 +77,7 @@ class Sequences:
         twin = Sequences()
         twin._lows, twin._highs = self._lows.copy(), self._highs.copy()
         twin.recent, twin.floor = self.recent.copy(), self.floor
-        twin.contents = self.contents.copy()
+        twin._entries, twin._pairs, twin._last = self._entries.copy(), self._pairs.copy(), self._last
         return twin
 
     @property
@@ -100,19 +105,51 @@ class Sequences:
 
     def is_another(self, first: int, last: int, content: int) -> bool:
         """Whether the sequences `first..last` are remembered as one request, and it had another content."""
-        return any(found[:2] == (first, last) and found[2] != content for found in reversed(self.contents))
+        if first > self._last:  # nearly always
+            return False
+        at = self._place(first, last)
+        return at is not None and self._entries[at] >> _COUNT_BITS != content
 
     def note_content(self, first: int, last: int, content: int) -> None:
         """Remember what the request with these sequences, all of them stored, had as content."""
-        contents = self.contents
-        for at, found in enumerate(contents):
-            if found[:2] == (first, last):
-                contents[at] = (first, last, content)
-                return
-        if contents and (contents[-1][1] + 1 != first):
-            contents.clear()  # they are kept as one chain, which is what an honest producer's requests are
-        contents.append((first, last, content))
-        del contents[:-MAX_CONTENTS]
+        entry, at = content << _COUNT_BITS | last - first, None
+        if first != self._last + 1:
+            at = self._place(first, last)
+            if at is None:  # they are one chain, which is what an honest producer's requests are
+                self._entries, self._pairs = [], []
+        if at is None:
+            self._note(entry)
+            self._last = last
+            return
+        noted, self._entries, self._pairs = self._entries, [], []
+        for other in (*noted[:at], entry, *noted[at + 1 :]):
+            self._note(other)
+
+    def _note(self, entry: int) -> None:
+        before = self._entries[-1] if self._entries else _ENTRY_MASK  # none: its checksum has all bits set
+        self._entries.append(entry)
+        self._pairs.append(-2 - (entry | before << _ENTRY_BITS))
+        del self._entries[:-MAX_CONTENTS], self._pairs[:-MAX_CONTENTS]
+
+    def _place(self, first: int, last: int) -> int | None:
+        """Where the request with exactly these sequences stands; None where it is not remembered."""
+        end = self._last
+        for at in range(len(self._entries) - 1, -1, -1):
+            begin = end - (self._entries[at] & _COUNT_MASK)
+            if end <= last:
+                return at if (begin, end) == (first, last) else None
+            end = begin - 1
+        return None
+
+    @property
+    def contents(self) -> list[tuple[int, int, int]]:
+        """Of the latest requests: first and last sequence, and checksum."""
+        found, last = [], self._last
+        for entry in reversed(self._entries):
+            first = last - (entry & _COUNT_MASK)
+            found.append((first, last, entry >> _COUNT_BITS))
+            last = first - 1
+        return found[::-1]
 
     def store_again(self, first: int, last: int, first_id: int) -> None:
         """Another request with these sequences, which are stored already, is stored under consecutive ids."""
@@ -158,9 +195,16 @@ class Sequences:
         """
         intervals = chain.from_iterable(zip(self._lows, self._highs, strict=True))
         runs = chain.from_iterable(self.recent)
-        flat = array("q", [self.floor, len(self._lows), *intervals, *_packed(self.contents), *runs])
+        flat = array("q", [self.floor, len(self._lows), *intervals, *self._packed(), *runs])
         flat[1] |= _checksum(flat) << 32
         return flat.tobytes()
+
+    def _packed(self) -> list[int]:
+        """The last sequence, then two requests a word, the latest first; in threes, all of it negative."""
+        if not self._entries:
+            return []
+        words = [-2 - self._last, *self._pairs[::-2]]
+        return words + [_PADDING] * (-len(words) % 3)
 
     @classmethod
     def unpack(cls, packed: bytes) -> Sequences:
@@ -178,36 +222,20 @@ class Sequences:
         found.floor = flat[0]
         found._lows, found._highs = list(flat[2:runs_at:2]), list(flat[3:runs_at:2])
         triples = list(zip(flat[runs_at::3], flat[runs_at + 1 :: 3], flat[runs_at + 2 :: 3], strict=True))
-        found.contents = _unpacked([word for triple in triples if triple[0] < 0 for word in triple])
+        entries, found._last = _unpacked([word for triple in triples if triple[0] < 0 for word in triple])
+        for entry in entries:
+            found._note(entry)
         found.recent = [triple for triple in triples if triple[0] >= 0]
         return found
 
 
-def _packed(contents: list[tuple[int, int, int]]) -> list[int]:
-    """The last sequence, then two requests a word, the latest first; in threes, all of it negative."""
-    if not contents:
-        return []
-    entries = [content << _COUNT_BITS | last - first for first, last, content in reversed(contents)]
-    entries += [_ENTRY_MASK] * (len(entries) % 2)  # no request: its checksum has all bits set
-    words = [-2 - contents[-1][1]]
-    words += [
-        -2 - (one | other << _ENTRY_BITS) for one, other in zip(entries[::2], entries[1::2], strict=True)
-    ]
-    return words + [_PADDING] * (-len(words) % 3)
-
-
-def _unpacked(words: list[int]) -> list[tuple[int, int, int]]:
-    """The inverse of `_packed`."""
+def _unpacked(words: list[int]) -> tuple[list[int], int]:
+    """The inverse of `Sequences._packed`."""
     if not words:
-        return []
+        return [], 0
     last, *pairs = (-2 - word for word in words if word != _PADDING)
-    contents = []
-    for entry in chain.from_iterable((pair & _ENTRY_MASK, pair >> _ENTRY_BITS) for pair in pairs):
-        if entry != _ENTRY_MASK:
-            first = last - (entry & _COUNT_MASK)
-            contents.append((first, last, entry >> _COUNT_BITS))
-            last = first - 1
-    return contents[::-1]
+    latest = chain.from_iterable((pair & _ENTRY_MASK, pair >> _ENTRY_BITS) for pair in pairs)
+    return [entry for entry in latest if entry != _ENTRY_MASK][::-1], last
 
 
 def content_of(parts: Iterable[bytes]) -> int:
