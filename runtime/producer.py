@@ -44,7 +44,7 @@ from runtime.core.pirate import (  # the errors are handed on
     TooLarge,
     Unavailable,
 )
-from runtime.core.protocol import BadRequest, Operation, Reply, Stored, decode_reply
+from runtime.core.protocol import WARNING_REUSED, BadRequest, Operation, Reply, Stored, decode_reply
 from runtime.core.request_packs import Described, Fields, Pack, Payload, Progress, encoded, halves, packs
 from runtime.errors import UsageError
 
@@ -79,6 +79,9 @@ class Curve(NamedTuple):
     own_secret: bytes
 
 
+_KEY = ("producer", "boot", "sequence")
+
+
 class Numbering:
     """Turns calls into requests, each under the next free key."""
 
@@ -104,6 +107,11 @@ class Numbering:
         sequence = request.header["sequence"]
         if request.header["boot"] == self._boot and self._next == sequence + max(1, len(request.payloads)):
             self._next = sequence
+
+    def under_another(self, request: Message) -> Message:
+        """The same under the next key."""
+        fresh = self.request(request.payloads)
+        return Message({**request.header, **{part: fresh.header[part] for part in _KEY}}, request.payloads)
 
     def pack(self, pack: Pack, fields: Fields) -> Message:
         return self.request(pack.payloads, messages=pack.each if any(pack.each) else None, **fields)
@@ -141,9 +149,18 @@ class Client:
             sent_before=sent_before,
         )
 
-    def _failed(self, exchange: Exchange) -> None:
-        if exchange.left_no_trace:
+    def _failed(self, exchange: Exchange, error: BaseException) -> None:
+        if isinstance(error, Forgotten):
+            self._numbering.restart()  # the next ones would be refused for the same reason
+        elif exchange.left_no_trace:
             self._numbering.give_back(exchange.request)
+
+    def _to_store_again(self, exchange: Exchange, reply: Stored) -> Message | None:
+        """What is under numbers that were used before; None where it is stored."""
+        used = exchange.meets_used_numbers(reply)
+        if used or any(code == WARNING_REUSED for code, _ in reply.warnings):
+            self._numbering.restart()
+        return self._numbering.under_another(exchange.request) if used else None
 
     def _connect(self, context: zmq.Context[Any]) -> Any:
         """A fresh REQ socket, unless there is one."""
@@ -238,7 +255,7 @@ class Producer(Client):
     def resend(self, request: Message) -> list[int | None]:
         """Send again the `request` of an error under its own key: stored once, whatever became of it."""
         with self._turn():  # what became of it before is not known, so its key is never given to another
-            return list(self._ids(self._new_exchange(request, sent_before=True)))
+            return list(self._stored(self._new_exchange(request, sent_before=True)).ids)
 
     def ping(self) -> None:
         """Return when ingest answers. Raises NoAnswer."""
@@ -281,18 +298,20 @@ class Producer(Client):
         for half in smaller:
             self._store_pack(half, fields, progress)
 
-    def _store(self, request: Message) -> Sequence[int | None]:
+    def _store(self, request: Message, *, again: bool = False) -> Sequence[int | None]:
         exchange = self._new_exchange(request)
         try:
-            return self._ids(exchange)
-        except BaseException:  # also what a mistake in the fields raises, before anything is sent
-            self._failed(exchange)
+            reply = self._stored(exchange)
+        except BaseException as error:  # also what a mistake in the fields raises, before anything is sent
+            self._failed(exchange, error)
             raise
+        another = None if again else self._to_store_again(exchange, reply)
+        return reply.ids if another is None else self._store(another, again=True)
 
-    def _ids(self, exchange: Exchange) -> Sequence[int | None]:
+    def _stored(self, exchange: Exchange) -> Stored:
         reply = self._exchange(exchange)
         assert isinstance(reply, Stored)
-        return reply.ids
+        return reply
 
     def _exchange(self, exchange: Exchange) -> Reply:
         frames = exchange.request.frames()

@@ -60,7 +60,7 @@ class AsyncProducer(Client):
     async def resend(self, request: Message) -> Sequence[int | None]:
         """Send again the `request` of an error, under its own key."""
         async with self._turn():
-            return await self._ids(self._new_exchange(request, sent_before=True))
+            return (await self._stored(self._new_exchange(request, sent_before=True))).ids
 
     async def ping(self) -> None:
         """Return when ingest answers. Raises NoAnswer."""
@@ -97,18 +97,20 @@ class AsyncProducer(Client):
         for half in smaller:
             await self._store_pack(half, fields, progress)
 
-    async def _store(self, request: Message) -> Sequence[int | None]:
+    async def _store(self, request: Message, *, again: bool = False) -> Sequence[int | None]:
         exchange = self._new_exchange(request)
         try:
-            return await self._ids(exchange)
-        except BaseException:  # also what a mistake in the fields raises, before anything is sent
-            self._failed(exchange)
+            reply = await self._stored(exchange)
+        except BaseException as error:  # also what a mistake in the fields raises, before anything is sent
+            self._failed(exchange, error)
             raise
+        another = None if again else self._to_store_again(exchange, reply)
+        return reply.ids if another is None else await self._store(another, again=True)
 
-    async def _ids(self, exchange: Exchange) -> Sequence[int | None]:
+    async def _stored(self, exchange: Exchange) -> Stored:
         reply = await self._exchange(exchange)
         assert isinstance(reply, Stored)
-        return reply.ids
+        return reply
 
     async def _exchange(self, exchange: Exchange) -> Reply:
         frames = exchange.request.frames()

@@ -144,6 +144,13 @@ class Exchange:
         """Whether certainly nothing of it is stored, nor will be: its key may name another message."""
         return self._open_questions == 0
 
+    def meets_used_numbers(self, reply: Stored) -> bool:
+        """Whether ingest calls a repeat what was sent but once: its numbers stand for other messages.
+
+        So it is where the producer was put back to a snapshot of itself, and numbers as it did before.
+        """
+        return bool(reply.repeated) and self._open_questions == 1
+
     def begin(self, now_s: float) -> Step:
         if self._retry_for_s is not None:
             self._deadline_s = now_s + self._retry_for_s
