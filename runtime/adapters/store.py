@@ -372,14 +372,14 @@ class MessageStore:
         if admission is not None:
             self._named.book(admission)
             self._producers.book(admission, met)
+        if self._recount is not None:
+            self._recount.left(books.left or ())  # while it is known whose they were
         if self._holders.book(admission, books.left or (), books.back):
             self._counted, self._recount = False, None  # whose all this is was not counted
         if books.recounted is not None:
             self._counted, self._recount = not self._holders.several, None
             self._set_levels(books.recounted)
             return books.losses(self._names)
-        if self._recount is not None:
-            self._recount.left(books.left or ())
         for (number, priority), change in books.levels.items():
             level = self._levels.setdefault(self._names[number], {})
             level[priority] = level.get(priority, NOTHING).plus(change.amount)

@@ -59,7 +59,7 @@ class ProducerMemory:
             self._known[key] = found[key] = memory
             self._known.move_to_end(key)
         found.apart = frozenset(key for key in keys if self._is_apart(key))
-        while len(self._known) > IN_MEMORY:
+        while len(self._known) > max(IN_MEMORY, len(keys)):  # those stay until they are stored
             self._drop(next(iter(self._known)))
         return found
 

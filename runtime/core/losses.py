@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 RANGES_AT_ONCE = 1_000
 """20 kB of a line."""
 
+MOST_PLACES = 1_000
+"""As many are remembered as said; beyond that only those said just now."""
+
 Place = tuple[str, str]
 """Stream and reason."""
 
@@ -48,6 +51,8 @@ class Losses:
 
     def due(self, now_s: float) -> Iterator[tuple[Place, Gathered]]:
         """What is to be said now; with `now_s` infinite, all."""
+        if len(self._said_s) > MOST_PLACES:  # names of streams come and go
+            self._said_s = {p: said_s for p, said_s in self._said_s.items() if now_s - said_s < self.every_s}
         for place, gathered in tuple(self._unsaid.items()):
             waited = now_s - self._said_s.get(place, -self.every_s) >= self.every_s
             if waited or len(gathered.ranges) >= RANGES_AT_ONCE:

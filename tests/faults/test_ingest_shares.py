@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters import store_holders
+from runtime.adapters import store_count, store_holders
 from runtime.adapters.store import MessageStore
 from runtime.core.protocol import Refused, Reply, Stored
 from runtime.core.quota import FEW, Amount, Limit, Policy, Quota
@@ -174,6 +174,21 @@ def test_an_owner_holds_no_more_than_is_there_where_its_changes_are_forgotten(
     store._holders._look_at = 4
     in_turn(store, 30, delivering=True)
     assert counted(store) == held(path, store) == {HONEST: 3, FLOOD: 3}
+
+
+def test_a_count_that_is_under_way_knows_whose_left_where_changes_are_forgotten(
+    path: Path, store: MessageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_turn(store, 10, delivering=False)
+    monkeypatch.setattr(store_count, "ROWS_AT_ONCE", 12)
+    assert not store.count(0)
+    monkeypatch.setattr(store_holders, "WORTH_FORGETTING", 1_000)
+    monkeypatch.setattr(store_holders, "LOOK_FROM", 4)
+    store._holders._look_at = 4
+    in_turn(store, 5, delivering=True)
+    while not store.count(0):
+        pass
+    assert counted(store) == held(path, store) == {HONEST: 10, FLOOD: 10}
 
 
 def test_where_changes_of_owner_are_too_many_the_books_say_what_the_ids_say_and_it_passes(

@@ -99,6 +99,18 @@ def test_repeats_are_recognised_by_their_owner_over_restarts(
     assert rows(path) == (3, 3) and len(stored(path)) == 3
 
 
+def test_a_commit_of_more_producers_than_are_kept_in_memory_counts_each_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were counted as met with every commit, until no new one was taken."""
+    monkeypatch.setattr(store_producers, "IN_MEMORY", 2)
+    store = MessageStore(path, ObedientClock())
+    for first in range(1, 4):
+        keep(store, *(put([b"x"], producer=f"p{number}", first=first, owner=A) for number in range(5)))
+    store.close()
+    assert rows(path) == (5, 5)
+
+
 def test_what_was_remembered_without_an_owner_recognises_its_repeats_whoever_comes(path: Path) -> None:
     """As after an upgrade: no producer can say whose it was, and none may take it from the others."""
     store = MessageStore(path, ObedientClock())

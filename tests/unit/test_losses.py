@@ -8,7 +8,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.core.losses import RANGES_AT_ONCE, Losses
+from runtime.core.losses import MOST_PLACES, RANGES_AT_ONCE, Losses
 
 STREAM = ("s", "drop-oldest")
 
@@ -38,3 +38,11 @@ def test_what_comes_together_is_bounded_and_other_places_do_not_wait() -> None:
         assert all(len(gathered.ranges) <= RANGES_AT_ONCE for _, gathered in losses.due(1.0))
     losses.add(("other", "expired"), 1, [[1, 1]])
     assert [place for place, _ in losses.due(1.0)] == [("other", "expired")]
+
+
+def test_streams_that_come_and_go_are_not_remembered_for_ever() -> None:
+    losses = Losses(60.0)
+    for number in range(5 * MOST_PLACES):
+        losses.add((f"invented-{number}", "expired"), 1, [[number, number]])
+        assert len(list(losses.due(number))) == 1
+    assert len(losses._said_s) <= MOST_PLACES + 1
