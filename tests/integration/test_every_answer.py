@@ -159,7 +159,7 @@ def expected(word: str, column: str) -> Next:
         "approve": Next("waiting for approval", "complete", (4, 5), trouble=False),
         "poll": Next("waiting for approval", "complete", (4, 5), trouble=False),
         "provisioned": Next("provisioned", trouble=False),
-        "begin": Next("not begun", "init", (4, MOST_S)),
+        "begin": Next("not begun", "init", (2.5, MOST_S)),  # half of poll_s and more, by chance
         "cancelled": Next("cancelled by the operator", "init", (3599, 5400)),
         "rejected": Next("rejected by the platform", "init", (60, 120)),
         "new-token": Next("provisioning token refused", call, (59, 60)),
