@@ -38,7 +38,7 @@ from loguru import logger
 
 from runtime.adapters.process import MOST_FILES, allow_files
 from runtime.core.address import parse_tcp_endpoint
-from runtime.core.sparing import Sparing
+from runtime.core.log_throttle import Sparing
 
 LOOK_EVERY_S = 0.05
 """What arrives between two looks comes on top of the bound: 2 GB/s on a fast machine."""

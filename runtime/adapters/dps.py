@@ -24,7 +24,7 @@ from runtime.adapters.reasons import reason_at
 from runtime.adapters.trust import SLICE_S, Waiting, authorities, wrong_time
 from runtime.core.answer import Outcome
 from runtime.core.connection_string import check_names
-from runtime.core.proxy import Proxy
+from runtime.core.proxy_url import Proxy
 from runtime.core.secret import Secret
 
 CONNECT_S = 20.0

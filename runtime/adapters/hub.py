@@ -50,7 +50,7 @@ from runtime.adapters.trust import UnusableFile, authorities
 from runtime.core.credentials import HubCredentials
 from runtime.core.envelope import Telemetry
 from runtime.core.line import Acked, Carried, Cause, Closed, Connected, LineEvent, Lost
-from runtime.core.proxy import Proxy
+from runtime.core.proxy_url import Proxy
 
 EXIT_HUNG = 70
 """Exit status of a process whose client could not be discarded."""

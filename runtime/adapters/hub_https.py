@@ -23,7 +23,7 @@ from runtime.adapters.threads import start_thread
 from runtime.adapters.trust import Trust, UnusableFile
 from runtime.core import lifetime
 from runtime.core.credentials import HubCredentials
-from runtime.core.proxy import Proxy
+from runtime.core.proxy_url import Proxy
 
 API_VERSION = "2021-04-12"
 CONNECT_S = 10.0

@@ -34,7 +34,7 @@ from loguru import logger
 from runtime.adapters.dial import demote
 from runtime.adapters.proxies import dial
 from runtime.core.line import Carried
-from runtime.core.proxy import Proxy
+from runtime.core.proxy_url import Proxy
 
 KEEPALIVE_RAN_OUT = 16
 """paho's MQTT_ERR_KEEPALIVE."""

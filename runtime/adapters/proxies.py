@@ -14,7 +14,7 @@ from typing import Any
 import socks
 
 from runtime.adapters.dial import dial as by_addresses
-from runtime.core.proxy import Proxy
+from runtime.core.proxy_url import Proxy
 
 KINDS = {"HTTP": socks.HTTP, "SOCKS4": socks.SOCKS4, "SOCKS5": socks.SOCKS5}
 ProxyTrouble: type[Exception] = socks.ProxyError

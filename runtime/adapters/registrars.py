@@ -26,7 +26,7 @@ from runtime.adapters.trust import Trust, Waiting
 from runtime.core import connection_string
 from runtime.core.answer import Answer, Outcome, Registration
 from runtime.core.moment import CLOCK_SET_BY_S, Moment
-from runtime.core.proxy import parse as parse_proxy
+from runtime.core.proxy_url import parse as parse_proxy
 from runtime.core.secret import Secret
 from runtime.regular_file import read_regular
 from runtime.settings import Settings

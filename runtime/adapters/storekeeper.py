@@ -42,11 +42,11 @@ from runtime.adapters.store_errors import (
 from runtime.config import Config
 from runtime.core.admission import RETRY_FULL_MS, Admission
 from runtime.core.attempts import Attempts
+from runtime.core.log_throttle import Sparing
 from runtime.core.message import StreamName
 from runtime.core.protocol import Code, ProducerKey, Refused
 from runtime.core.quota import FEW, Amount, Limit, Policy, Quota
 from runtime.core.settlement import Settled
-from runtime.core.sparing import Sparing
 
 LOOK_AT_DISK_S = 1.0
 TIDY_S = 1.0

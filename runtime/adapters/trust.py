@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.core.checkup import EXPIRED, NOT_YET_VALID
-from runtime.core.proxy import Proxy
+from runtime.core.proxy_url import Proxy
 from runtime.regular_file import read_regular
 
 SLICE_S = 0.25

@@ -29,7 +29,7 @@ from runtime.adapters.store_errors import StoreError, StoreFull
 from runtime.adapters.storekeeper import SAY_EVERY_S, Storekeeper, refusal
 from runtime.config import Config
 from runtime.core.admission import RETRY_FULL_MS, Admission
-from runtime.core.lately import Lately
+from runtime.core.log_throttle import Sparing
 from runtime.core.losses import Losses
 from runtime.core.protocol import (
     BadRequest,
@@ -45,8 +45,8 @@ from runtime.core.protocol import (
     decode_request,
     encode_reply,
 )
+from runtime.core.recent_counts import Lately
 from runtime.core.settlement import Settled
-from runtime.core.sparing import Sparing
 
 IDLE_S = 1.0
 BUG = Refused(Code.INTERNAL, "a bug of ours: this request cannot be decided", RETRY_FULL_MS * 10)

@@ -26,7 +26,7 @@ from runtime.core import enrolment
 from runtime.core.answer import Answer, Grant, Operation, Outcome
 from runtime.core.enrolment import Call, Enrolment, Phase, Policy, Step, Wish, host_of
 from runtime.core.moment import Moment
-from runtime.core.proxy import parse as parse_proxy
+from runtime.core.proxy_url import parse as parse_proxy
 from runtime.core.secret import Secret
 from runtime.errors import NeedsHuman, Retryable
 from runtime.workers.heart import Heart

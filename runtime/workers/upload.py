@@ -34,7 +34,7 @@ from runtime.core.lane_health import MOST_LANES, FailingLanes, OldestWait
 from runtime.core.line import Lost
 from runtime.core.link import Link, Terms, parse_hours
 from runtime.core.pacing import Pace, Window
-from runtime.core.proxy import parse as parse_proxy
+from runtime.core.proxy_url import parse as parse_proxy
 from runtime.core.settlement import Settled
 from runtime.core.steps import PROBE, AskWhy, Discard, Open, Send, Step, TellRefused, Upload
 from runtime.core.traffic import Traffic

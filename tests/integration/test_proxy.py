@@ -16,7 +16,7 @@ from runtime.adapters.dps import Question, assign
 from runtime.adapters.proxies import dial
 from runtime.adapters.trust import Trust
 from runtime.core.answer import Outcome
-from runtime.core.proxy import parse
+from runtime.core.proxy_url import parse
 from runtime.core.secret import Secret
 from runtime.devcloud.place import HTTPS_PORT, HUB_PORT
 from runtime.errors import ConfigError

@@ -11,7 +11,7 @@ import pytest
 from runtime.adapters import hub as hub_adapter
 from runtime.core.envelope import Telemetry
 from runtime.core.line import Cause, Closed
-from runtime.core.proxy import parse
+from runtime.core.proxy_url import parse
 from runtime.core.secret import Secret
 from runtime.devcloud.place import HTTPS_PORT
 from tests.harness import Cloud, Home, eventually

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.core.lately import SLOTS, SPAN_S, Lately
+from runtime.core.recent_counts import SLOTS, SPAN_S, Lately
 
 
 def test_what_is_over_is_not_said_any_more() -> None:
