@@ -6,7 +6,7 @@
 `put` returns only when the message is stored; `retry_for_s` bounds the wait. While ingest restarts, or its
 reply is lost, the program notices only the delay: the socket is reopened, the same request sent again, and
 its key keeps it from being stored twice. Every refusal is an error of its own type (see
-`runtime.core.pirate`): Full, Unavailable and NoAnswer may go away by waiting, Invalid, TooLarge and
+`runtime.core.ingest.exchange`): Full, Unavailable and NoAnswer may go away by waiting, Invalid, TooLarge and
 Forgotten will not.
 
 Threads may share a Producer: they wait for each other. One for each thread is faster. A signal handler needs
@@ -31,7 +31,7 @@ from typing import Any, NamedTuple, TypedDict, Unpack
 
 import zmq
 
-from runtime.core.pirate import (  # the errors are handed on
+from runtime.core.ingest.exchange import (  # the errors are handed on
     Ask,
     Exchange,
     Forgotten,
@@ -44,8 +44,17 @@ from runtime.core.pirate import (  # the errors are handed on
     TooLarge,
     Unavailable,
 )
-from runtime.core.protocol import WARNING_REUSED, BadRequest, Operation, Reply, Stored, decode_reply
-from runtime.core.request_packs import Described, Fields, Pack, Payload, Progress, encoded, halves, packs
+from runtime.core.ingest.protocol import WARNING_REUSED, BadRequest, Operation, Reply, Stored, decode_reply
+from runtime.core.ingest.request_packs import (
+    Described,
+    Fields,
+    Pack,
+    Payload,
+    Progress,
+    encoded,
+    halves,
+    packs,
+)
 from runtime.errors import UsageError
 
 __all__ = [

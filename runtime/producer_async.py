@@ -14,9 +14,18 @@ from typing import Unpack
 
 import zmq.asyncio
 
-from runtime.core.pirate import Ask, Exchange, Message, Pause, TooLarge
-from runtime.core.protocol import BadRequest, Operation, Reply, Stored, decode_reply
-from runtime.core.request_packs import Described, Fields, Pack, Payload, Progress, encoded, halves, packs
+from runtime.core.ingest.exchange import Ask, Exchange, Message, Pause, TooLarge
+from runtime.core.ingest.protocol import BadRequest, Operation, Reply, Stored, decode_reply
+from runtime.core.ingest.request_packs import (
+    Described,
+    Fields,
+    Pack,
+    Payload,
+    Progress,
+    encoded,
+    halves,
+    packs,
+)
 from runtime.producer import Client, Options
 
 __all__ = ["AsyncProducer"]

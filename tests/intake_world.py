@@ -9,12 +9,12 @@ from typing import Any
 from runtime.adapters.store import MessageStore
 from runtime.adapters.store_reader import StoreReader
 from runtime.core.delivery import Delivery, Limits
-from runtime.core.description import PLAIN, describe
+from runtime.core.ingest.message_fields import PLAIN, describe
+from runtime.core.ingest.protocol import Put
 from runtime.core.line import Acked, Closed, Connected
 from runtime.core.link import Link, Terms
 from runtime.core.message import Kind, StoredMessage
 from runtime.core.pacing import Pace, Window
-from runtime.core.protocol import Put
 from runtime.core.settlement import Settled
 from runtime.core.steps import Discard, Open, Send, Tag, Upload
 from runtime.workers.intake import Intake

@@ -21,11 +21,11 @@ from runtime.core.answer import Grant, Registration
 from runtime.core.connection_string import parse
 from runtime.core.credentials import HubCredentials
 from runtime.core.enrolment import Enrolment
+from runtime.core.ingest.exchange import NotStored, refusal_error
+from runtime.core.ingest.protocol import Refused, decode_reply
 from runtime.core.line import Acked, Closed, Connected, LineEvent, Lost
 from runtime.core.message import StoredMessage
 from runtime.core.moment import Moment
-from runtime.core.pirate import NotStored, refusal_error
-from runtime.core.protocol import Refused, decode_reply
 from runtime.core.secret import Secret
 from runtime.errors import Retryable
 from runtime.layout import Layout

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from runtime.adapters.store import MessageStore
-from runtime.core.admission import Admission
-from runtime.core.description import PLAIN, describe
+from runtime.core.ingest.admission import Admission
+from runtime.core.ingest.message_fields import PLAIN, describe
+from runtime.core.ingest.protocol import ProducerKey, Put, Reply
+from runtime.core.ingest.quota import Amount, Limit, Quota
 from runtime.core.message import Kind, StreamName
-from runtime.core.protocol import ProducerKey, Put, Reply
-from runtime.core.quota import Amount, Limit, Quota
 from runtime.core.settlement import Settled
 
 WIDE = Quota(Limit(Amount(1_000_000, 10**9)))

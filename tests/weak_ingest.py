@@ -17,7 +17,7 @@ from typing import Any
 from runtime.adapters import store, storekeeper
 from runtime.adapters.process import Stop
 from runtime.config import load
-from runtime.core import unreadable
+from runtime.core.ingest import read_errors
 from runtime.workers import ingest
 
 configure = store.configure
@@ -58,8 +58,8 @@ if __name__ == "__main__":
     elif sys.argv[1] == "doomed":
         store.insert = die
     elif sys.argv[1] in ("impatient", "curious"):
-        unreadable.LOOK_EVERY_S /= 100
-        unreadable.LASTING_S /= 100 if sys.argv[1] == "impatient" else 1
+        read_errors.LOOK_EVERY_S /= 100
+        read_errors.LASTING_S /= 100 if sys.argv[1] == "impatient" else 1
         storekeeper.TRY_OPEN_S /= 10
     else:
         store.configure = weaken

@@ -2,7 +2,7 @@
 
 Damage shows as any of `DAMAGE`. An I/O error is weather, and escapes, so that the salvage begins again
 later: what a disk does not give back for now is not lost. Only where parts of the files are known to be gone
-for good (`core/unreadable.py`) that counts as damage, too.
+for good (`core/ingest/read_errors.py`) that counts as damage, too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from runtime.adapters.store_errors import SCHEMA_VERSION, StoreNewer
 from runtime.adapters.store_opening import is_newer
 from runtime.adapters.store_reader import text_or_bytes
 from runtime.adapters.wal import ends_early, keep_cut
-from runtime.core.mending import LARGEST, is_id, is_number
+from runtime.core.ingest.row_repair import LARGEST, is_id, is_number
 
 ID_GAP = 2**32
 """Left free behind the highest id found where the counter of ids is lost."""

@@ -1,6 +1,6 @@
 """The producers' door: a ROUTER to which REQ sockets connect, by ipc and, where asked for, by TCP.
 
-What stands in front of a request, and is the way of its reply, is `core/way_back.py`'s business.
+What stands in front of a request, and is the way of its reply, is `core/ingest/reply_route.py`'s business.
 zmq takes turns between peers, so a flood from one adds one commit at most to another's wait: the one that its
 request may fill. What bounds memory: MAXMSGSIZE (a frame), RCVHWM (requests waiting per peer; a REQ has one),
 SNDHWM (replies that a peer does not fetch; more are dropped). A request of frames without end is the
@@ -22,7 +22,7 @@ from runtime.adapters.curve import arm
 from runtime.adapters.home_mount import in_changed_home
 from runtime.adapters.process import AlreadyRuns, Lock
 from runtime.core.address import is_loopback
-from runtime.core.way_back import take_apart
+from runtime.core.ingest.reply_route import take_apart
 from runtime.errors import ConfigError, UsageError
 
 REQUESTS_PER_PEER = 8

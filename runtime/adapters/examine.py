@@ -13,8 +13,8 @@ from pathlib import Path
 from loguru import logger
 
 from runtime.adapters.clock import Clock
+from runtime.core.ingest.read_errors import Block, Look, Unreadable, Verdict
 from runtime.core.settlement import to_ranges
-from runtime.core.unreadable import Block, Look, Unreadable, Verdict
 
 BLOCK_BYTES = 4_096
 CHUNK_BYTES = 1_048_576

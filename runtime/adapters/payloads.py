@@ -22,7 +22,7 @@ from typing import Any
 
 from runtime.adapters.spool import what_is
 from runtime.core.envelope import FileParcel
-from runtime.core.spooling import TakenFile
+from runtime.core.ingest.taken_files import TakenFile
 
 SECOND_NS = 1_000_000_000
 PROVEN_BYTES = 67_108_864

@@ -34,7 +34,7 @@ from runtime.adapters.examine import look, named
 from runtime.adapters.store_errors import StoreFull, StoreUnavailable, StoreUnreadable, translated
 from runtime.adapters.store_lives import create_lives, read_names
 from runtime.adapters.wal import cut_mark
-from runtime.core.mending import MENDED, Messages, is_id
+from runtime.core.ingest.row_repair import MENDED, Messages, is_id
 
 FOLDER = "damaged"
 REPORT = "report.json"

@@ -36,7 +36,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from runtime.core.spooling import HASHED_BYTES, NotTaken, TakenFile, spool_name
+from runtime.core.ingest.taken_files import HASHED_BYTES, NotTaken, TakenFile, spool_name
 
 STRAY_S = 3_600.0
 REVIEW_AGAIN_S = 60.0

@@ -64,11 +64,11 @@ from runtime.adapters.store_room import begin_wal, give_back, spare_bytes, wal_b
 from runtime.adapters.store_statements import IN, SIZE, insert
 from runtime.adapters.store_streams import Streams, give_names_back
 from runtime.adapters.wal import ends_early, write_again
-from runtime.core.admission import Admission, Stamp, View
-from runtime.core.mending import is_id, is_number
+from runtime.core.ingest.admission import Admission, Stamp, View
+from runtime.core.ingest.protocol import ProducerKey
+from runtime.core.ingest.quota import NOTHING, Amount, Policy
+from runtime.core.ingest.row_repair import is_id, is_number
 from runtime.core.message import Backlog, StreamName
-from runtime.core.protocol import ProducerKey
-from runtime.core.quota import NOTHING, Amount, Policy
 from runtime.core.settlement import Settled
 
 __all__ = ["Loss", "MessageStore", "StoreReader"]

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runtime.adapters.store_statements import SIZE
+from runtime.core.ingest.quota import EARLIER, NOTHING, TOP_PRIORITY, Amount, Levels, Policy, countable
 from runtime.core.message import StreamName
-from runtime.core.quota import EARLIER, NOTHING, TOP_PRIORITY, Amount, Levels, Policy, countable
 from runtime.core.settlement import to_ranges
 
 COUNTABLE = f"priority BETWEEN 0 AND {TOP_PRIORITY} AND typeof(priority) = 'integer' AND {SIZE} >= 0"

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable
 
 from runtime.adapters.store_books import FORGET_LEVELS, READ_LEVELS, WRITE_LEVEL
 from runtime.adapters.store_statements import SIZE
-from runtime.core.quota import Amount, countable
+from runtime.core.ingest.quota import Amount, countable
 
 ROWS_AT_ONCE = 500
 SLICE_S = 0.1

@@ -14,8 +14,8 @@ from loguru import logger
 
 from runtime.adapters.store_holders import Holders
 from runtime.adapters.store_statements import SIZE
-from runtime.core.admission import EVICTED_AT_ONCE
-from runtime.core.quota import NOTHING, Amount, Eviction, Policy
+from runtime.core.ingest.admission import EVICTED_AT_ONCE
+from runtime.core.ingest.quota import NOTHING, Amount, Eviction, Policy
 
 Policies = tuple[Policy, frozenset[Policy]]
 """Of the whole store, and of its streams."""

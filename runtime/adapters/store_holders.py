@@ -12,8 +12,8 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 
-from runtime.core.admission import Admission
-from runtime.core.quota import NOTHING, Amount, Held
+from runtime.core.ingest.admission import Admission
+from runtime.core.ingest.quota import NOTHING, Amount, Held
 
 MOST_CHANGES = 50_000
 LOOK_FROM = 1_024

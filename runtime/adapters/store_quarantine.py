@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from runtime.adapters.store_books import Books
 from runtime.adapters.store_lives import read_names
 from runtime.adapters.store_statements import COLUMNS, IN, SIZE, SOUND_COLUMNS
-from runtime.core.admission import EVICTED_AT_ONCE, ROW_OVERHEAD_BYTES
-from runtime.core.quota import LARGEST_BYTES, TEXTS_BYTES
+from runtime.core.ingest.admission import EVICTED_AT_ONCE, ROW_OVERHEAD_BYTES
+from runtime.core.ingest.quota import LARGEST_BYTES, TEXTS_BYTES
 
 MOST_BYTES = 107_374_182
 FULL = "quarantine_full"

@@ -18,8 +18,8 @@ from runtime.adapters.store_errors import StoreDamaged, StoreUnavailable, transl
 from runtime.adapters.store_lives import LifeNames, read_names
 from runtime.adapters.store_opening import check_readable
 from runtime.adapters.store_place import Place
+from runtime.core.ingest.quota import TOP_PRIORITY
 from runtime.core.message import Backlog, CorruptRow, Kind, StoredMessage
-from runtime.core.quota import TOP_PRIORITY
 
 _FIELDS = (
     *("id", "stream", "kind", "priority", "ttl_s", "stored_wall_s", "stored_boot_s", "boot"),

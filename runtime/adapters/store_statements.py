@@ -6,9 +6,9 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from itertools import chain
 
-from runtime.core.admission import Row, Values
-from runtime.core.description import Details
-from runtime.core.quota import LARGEST_BYTES, TEXTS_BYTES
+from runtime.core.ingest.admission import Row, Values
+from runtime.core.ingest.message_fields import Details
+from runtime.core.ingest.quota import LARGEST_BYTES, TEXTS_BYTES
 
 _FIELDS = (*Row._fields, *Details._fields)
 _NEVER_NULL = ("stream", "kind", "priority", "stored_boot_s", "boot", "bytes", "payload")

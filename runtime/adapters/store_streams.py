@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from runtime.adapters.store_statements import IN
-from runtime.core.admission import Admission
+from runtime.core.ingest.admission import Admission
+from runtime.core.ingest.quota import EARLIER, Amount
 from runtime.core.message import StreamName
-from runtime.core.quota import EARLIER, Amount
 
 _EMPTY = (
     "SELECT id FROM streams LEFT JOIN (SELECT stream, max(abs(messages), abs(bytes)) > 0 AS holds, "

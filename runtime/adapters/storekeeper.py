@@ -5,9 +5,9 @@ What it does when the store fails, by what the error says:
 - StoreFull: give up the ballast, so that deletes can be written; refuse new messages until there is room.
 - StoreUnavailable (EIO, read-only, locked): close, open again every second.
 - StoreUnreadable (a page is damaged, or the disk does not give it back): the same, and look which
-  (`core/unreadable.py`).
+  (`core/ingest/read_errors.py`).
 - StoreDamaged: set the file aside and salvage what can be read into a fresh one (`salvage.py`). A salvage
-  that fails begins again, each time later (`core/attempts.py`).
+  that fails begins again, each time later (`core/ingest/salvage_retry.py`).
 - StoreNewer: a person must decide; look again every ten seconds.
 
 Meanwhile `admission` says what producers are told: every request gets an answer, at once.
@@ -40,12 +40,12 @@ from runtime.adapters.store_errors import (
     in_words,
 )
 from runtime.config import Config
-from runtime.core.admission import RETRY_FULL_MS, Admission
-from runtime.core.attempts import Attempts
+from runtime.core.ingest.admission import RETRY_FULL_MS, Admission
+from runtime.core.ingest.protocol import Code, ProducerKey, Refused
+from runtime.core.ingest.quota import FEW, Amount, Limit, Policy, Quota
+from runtime.core.ingest.salvage_retry import Attempts
 from runtime.core.log_throttle import Sparing
 from runtime.core.message import StreamName
-from runtime.core.protocol import Code, ProducerKey, Refused
-from runtime.core.quota import FEW, Amount, Limit, Policy, Quota
 from runtime.core.settlement import Settled
 
 LOOK_AT_DISK_S = 1.0
@@ -63,7 +63,7 @@ KEEP_FREE_PAGES = 1_024
 MAX_INT = 2**62
 PRODUCER_MEMORY_S = 600.0
 """A producer silent for so long may be forgotten, if the store was open all the while: no repeat of its can
-still come. Whoever waits for an answer asks again at least every `LONGEST_WAIT_S` (core/pirate.py, 10 s),
+still come. Whoever waits for an answer asks again at least every `LONGEST_WAIT_S` (core/ingest/exchange.py, 10 s),
 and would have been answered. What remains is a producer that stood still itself (SIGSTOP, a laptop asleep)
 between sending and hearing: where there are too many producers, its repeat may be stored a second time."""
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from urllib.parse import quote
 
-from runtime.core.description import RESERVED_PROPERTIES
+from runtime.core.ingest.message_fields import RESERVED_PROPERTIES
 from runtime.core.message import Kind, StoredMessage
 
 LIMIT_BYTES = 262_144

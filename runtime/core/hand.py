@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from runtime.core.batches import Batches
-from runtime.core.quota import TOP_PRIORITY
+from runtime.core.ingest.quota import TOP_PRIORITY
 from runtime.core.steps import Offer, Tag
 
 CROWDED = 4_000

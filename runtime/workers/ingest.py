@@ -28,10 +28,9 @@ from runtime.adapters.store import Loss
 from runtime.adapters.store_errors import StoreError, StoreFull
 from runtime.adapters.storekeeper import SAY_EVERY_S, Storekeeper, refusal
 from runtime.config import Config
-from runtime.core.admission import RETRY_FULL_MS, Admission
-from runtime.core.log_throttle import Sparing
-from runtime.core.losses import Losses
-from runtime.core.protocol import (
+from runtime.core.ingest.admission import RETRY_FULL_MS, Admission
+from runtime.core.ingest.loss_log import Losses
+from runtime.core.ingest.protocol import (
     BadRequest,
     Code,
     Limits,
@@ -45,6 +44,7 @@ from runtime.core.protocol import (
     decode_request,
     encode_reply,
 )
+from runtime.core.log_throttle import Sparing
 from runtime.core.recent_counts import Lately
 from runtime.core.settlement import Settled
 

@@ -21,11 +21,11 @@ from runtime.adapters.store_lanes import LaneReader
 from runtime.adapters.store_reader import StoreReader
 from runtime.adapters.store_statements import COLUMNS
 from runtime.adapters.storekeeper import Storekeeper
+from runtime.core.ingest.protocol import ProducerKey, Refused, Reply, Stored
+from runtime.core.ingest.quota import Amount, Limit, Policy, Quota
+from runtime.core.ingest.taken_files import TakenFile
 from runtime.core.message import StoredMessage, StreamName
-from runtime.core.protocol import ProducerKey, Refused, Reply, Stored
-from runtime.core.quota import Amount, Limit, Policy, Quota
 from runtime.core.settlement import Settled
-from runtime.core.spooling import TakenFile
 from tests.harness import Home
 from tests.store_tools import ObedientClock, decide, ever_lost, keep, put
 

@@ -25,8 +25,8 @@ from runtime.adapters.storekeeper import (
     Storekeeper,
 )
 from runtime.adapters.wal import write_again
-from runtime.core.protocol import Code, ProducerKey, Refused, Reply, Stored
-from runtime.core.quota import Amount, Limit, Policy, Quota
+from runtime.core.ingest.protocol import Code, ProducerKey, Refused, Reply, Stored
+from runtime.core.ingest.quota import Amount, Limit, Policy, Quota
 from runtime.core.settlement import Settled
 from runtime.workers.ingest import IDLE_S, Ingest
 from tests.harness import Home
@@ -190,7 +190,7 @@ def test_a_limit_lowered_over_a_large_backlog_is_reached_commit_by_commit(
     tmp_path: Path, policy: Policy, most: Amount, of_stream: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of it at once took longer than a worker may be silent: killed, and begun anew for ever."""
-    monkeypatch.setattr("runtime.core.admission.EVICTED_AT_ONCE", 50)
+    monkeypatch.setattr("runtime.core.ingest.admission.EVICTED_AT_ONCE", 50)
     limit = Limit(most, policy)
     quota = Quota(Limit(Amount(10**6, 10**9)), limit) if of_stream else Quota(limit)
     store = MessageStore(tmp_path / "messages.db", ObedientClock(), policies=quota.policies())

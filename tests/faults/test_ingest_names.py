@@ -11,9 +11,9 @@ import pytest
 from runtime.adapters.store import MessageStore
 from runtime.adapters.store_lanes import LaneReader
 from runtime.adapters.storekeeper import TIDY_S, Storekeeper
+from runtime.core.ingest.protocol import Code, Put, Refused, Reply, Stored
+from runtime.core.ingest.quota import EARLIER, FEW, Amount, Limit, Policy, Quota
 from runtime.core.message import StreamName
-from runtime.core.protocol import Code, Put, Refused, Reply, Stored
-from runtime.core.quota import EARLIER, FEW, Amount, Limit, Policy, Quota
 from runtime.core.settlement import Settled
 from tests.harness import Home
 from tests.store_tools import ObedientClock, ever_lost, keep, put

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from runtime.adapters.clock import SystemClock
 from runtime.adapters.process import Stop
 from runtime.adapters.store_reader import StoreReader
-from runtime.core.admission import Admission
+from runtime.core.ingest.admission import Admission
+from runtime.core.ingest.protocol import Request
+from runtime.core.ingest.reply_route import take_apart
 from runtime.core.message import StoredMessage
-from runtime.core.protocol import Request
-from runtime.core.way_back import take_apart
 from runtime.workers.ingest import Ingest
 from tests.harness import Home, short_folder
 

@@ -10,8 +10,8 @@ import pytest
 
 from runtime.adapters import store_count, store_holders
 from runtime.adapters.store import MessageStore
-from runtime.core.protocol import Refused, Reply, Stored
-from runtime.core.quota import FEW, Amount, Limit, Policy, Quota
+from runtime.core.ingest.protocol import Refused, Reply, Stored
+from runtime.core.ingest.quota import FEW, Amount, Limit, Policy, Quota
 from runtime.core.settlement import Settled
 from tests.store_tools import ObedientClock, decide, keep, put
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import zmq
 
-from runtime.core import sequences
+from runtime.core.ingest import sequences
 from runtime.producer import Forgotten, NotStored, Producer
 from runtime.producer_async import AsyncProducer
 from tests.harness import Home, eventually

@@ -13,7 +13,7 @@ import pytest
 
 from runtime.adapters.store import MessageStore
 from runtime.adapters.store_evictions import create_indexes, victims
-from runtime.core.quota import Amount, Eviction, Policy
+from runtime.core.ingest.quota import Amount, Eviction, Policy
 from runtime.core.settlement import Settled
 from tests.store_tools import ObedientClock, keep, put
 
@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 from runtime.adapters.store import MessageStore
 from runtime.adapters.store_evictions import victims
-from runtime.core.quota import Amount, Eviction, Policy
+from runtime.core.ingest.quota import Amount, Eviction, Policy
 from runtime.core.settlement import Settled
 from tests.faults.test_store_at_length import DROPS
 from tests.store_tools import ObedientClock

@@ -16,7 +16,7 @@ from runtime.adapters.process import wal_readers
 from runtime.adapters.store import MessageStore
 from runtime.adapters.store_errors import StoreError, StoreHeld
 from runtime.adapters.storekeeper import Storekeeper, refusal
-from runtime.core.protocol import Code, Refused, Stored
+from runtime.core.ingest.protocol import Code, Refused, Stored
 from runtime.core.settlement import Settled
 from tests.harness import Home, short_folder
 from tests.store_tools import ObedientClock, put

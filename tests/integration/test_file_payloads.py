@@ -20,9 +20,9 @@ from runtime.adapters.hub_https import HttpsWay
 from runtime.adapters.spool import what_is
 from runtime.core.credentials import HubCredentials
 from runtime.core.envelope import FileParcel, Telemetry
+from runtime.core.ingest.taken_files import HASHED_BYTES
 from runtime.core.link import Passage
 from runtime.core.secret import Secret
-from runtime.core.spooling import HASHED_BYTES
 from tests.harness import Cloud, eventually
 from tests.integration.scripted import Asked, Says, Scripted, scripted
 from tests.integration.test_file_upload import BLOCK, Lane, parcel, spooled

@@ -20,9 +20,9 @@ from runtime.adapters.store import MessageStore
 from runtime.adapters.store_errors import StoreError, StoreFull, StoreNewer, StoreUnknown
 from runtime.adapters.store_reader import StoreReader
 from runtime.adapters.storekeeper import Storekeeper, refusal
+from runtime.core.ingest.protocol import Stored
+from runtime.core.ingest.quota import Amount
 from runtime.core.message import StoredMessage, StreamName
-from runtime.core.protocol import Stored
-from runtime.core.quota import Amount
 from runtime.core.settlement import Settled
 from runtime.workers.upload import Uploader
 from tests.harness import Home

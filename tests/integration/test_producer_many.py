@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from runtime.adapters.store import StoreReader
+from runtime.core.ingest.exchange import Exchange, Message, NotStored
+from runtime.core.ingest.protocol import Refused
 from runtime.core.message import StoredMessage
-from runtime.core.pirate import Exchange, Message, NotStored
-from runtime.core.protocol import Refused
 from runtime.errors import EdgeError
 from runtime.producer import Fields, Full, NoAnswer, Producer, TooLarge
 from runtime.producer_async import AsyncProducer

@@ -13,7 +13,7 @@ import pytest
 import zmq
 
 import runtime.producer
-from runtime.core.pirate import NotStored
+from runtime.core.ingest.exchange import NotStored
 from tests.harness import Home, short_folder
 
 TOP = Path(__file__).resolve().parents[2]

@@ -16,12 +16,12 @@ from runtime.adapters.store import MessageStore
 from runtime.adapters.store_errors import StoreDamaged, StoreFull, StoreNewer, StoreUnavailable
 from runtime.adapters.store_reader import StoreReader
 from runtime.adapters.store_statements import AT_ONCE
-from runtime.core.admission import Row
 from runtime.core.expiry import expires_s
+from runtime.core.ingest.admission import Row
+from runtime.core.ingest.protocol import Refused, Stored
+from runtime.core.ingest.quota import Amount, Limit, Policy, Quota
 from runtime.core.message import CorruptRow, StoredMessage, StreamName
 from runtime.core.moment import Moment
-from runtime.core.protocol import Refused, Stored
-from runtime.core.quota import Amount, Limit, Policy, Quota
 from runtime.core.settlement import Settled
 from tests.store_tools import WIDE, ObedientClock, copy_as_killed, decide, ever_lost, keep, put
 

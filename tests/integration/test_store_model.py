@@ -21,8 +21,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from runtime.adapters.store import MessageStore
 from runtime.adapters.store_errors import StoreFull
 from runtime.adapters.store_reader import StoreReader
+from runtime.core.ingest.protocol import Put, Stored
 from runtime.core.message import StoredMessage
-from runtime.core.protocol import Put, Stored
 from runtime.core.settlement import Settled
 from tests.store_tools import ObedientClock, copy_as_killed, decide, keep, put
 

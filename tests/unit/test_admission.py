@@ -8,12 +8,12 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.core.admission import Admission, Row, Stamp, View
-from runtime.core.description import PLAIN, describe
+from runtime.core.ingest.admission import Admission, Row, Stamp, View
+from runtime.core.ingest.message_fields import PLAIN, describe
+from runtime.core.ingest.protocol import Code, Ping, Pong, ProducerKey, Put, Refused, Stored
+from runtime.core.ingest.quota import Amount, Limit, Policy, Quota
+from runtime.core.ingest.sequences import Sequences
 from runtime.core.message import Kind, StreamName
-from runtime.core.protocol import Code, Ping, Pong, ProducerKey, Put, Refused, Stored
-from runtime.core.quota import Amount, Limit, Policy, Quota
-from runtime.core.sequences import Sequences
 
 WIDE = Quota(Limit(Amount(1_000, 100_000)))
 A, B = StreamName(None, "a"), StreamName(None, "b")

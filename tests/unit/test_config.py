@@ -10,8 +10,8 @@ import pytest
 from runtime.adapters.storekeeper import MAX_INT
 from runtime.adapters.storekeeper import quota as storekeeper_quota
 from runtime.config import keys, load, load_as_producer
+from runtime.core.ingest.quota import Amount, Limit, Policy
 from runtime.core.message import StreamName
-from runtime.core.quota import Amount, Limit, Policy
 from runtime.core.secret import Secret
 from runtime.errors import ConfigError
 

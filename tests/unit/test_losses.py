@@ -8,7 +8,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.core.losses import MOST_PLACES, RANGES_AT_ONCE, Losses
+from runtime.core.ingest.loss_log import MOST_PLACES, RANGES_AT_ONCE, Losses
 
 STREAM = ("s", "drop-oldest")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.core.ownership import AFTER_ALL_OWNERS, key_prefix, of_row, row_boot
-from runtime.core.protocol import ProducerKey
+from runtime.core.ingest.ownership import AFTER_ALL_OWNERS, key_prefix, of_row, row_boot
+from runtime.core.ingest.protocol import ProducerKey
 
 parts = st.from_regex(r"[A-Za-z0-9_.-]{1,12}", fullmatch=True)
 owners = st.just("") | st.integers(0, 2**32).map("user {}".format) | st.text(min_size=1).map("key {}".format)

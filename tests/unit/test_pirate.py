@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from runtime.core.pirate import Ask, Exchange, Invalid, Message, NoAnswer, Pause, Step
-from runtime.core.protocol import BadRequest, Stored, decode_reply
+from runtime.core.ingest.exchange import Ask, Exchange, Invalid, Message, NoAnswer, Pause, Step
+from runtime.core.ingest.protocol import BadRequest, Stored, decode_reply
 
 REQUEST = Message({"producer": "p", "boot": "b", "sequence": 1}, [b"x"])
 

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from runtime.core.message import Kind
-from runtime.core.protocol import (
+from runtime.core.ingest.protocol import (
     MAX_MESSAGES,
     BadRequest,
     Code,
@@ -28,6 +27,7 @@ from runtime.core.protocol import (
     encode_reply,
     encode_request,
 )
+from runtime.core.message import Kind
 
 LIMITS = Limits(message_bytes=1_000, request_bytes=200_000)
 DATA = Path(__file__).parent.parent / "data"

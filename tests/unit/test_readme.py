@@ -9,15 +9,15 @@ import pytest
 
 from runtime.adapters.storekeeper import PRODUCER_MEMORY_S
 from runtime.cli import parser
-from runtime.core.description import (
+from runtime.core.envelope import _MID_LIMIT_CHARACTERS
+from runtime.core.ingest.exchange import LONGEST_WAIT_S
+from runtime.core.ingest.message_fields import (
     DEFAULT_PRIORITY,
     MAX_NAME_CHARACTERS,
     MAX_PROPERTIES,
     MAX_PROPERTIES_BYTES,
 )
-from runtime.core.envelope import _MID_LIMIT_CHARACTERS
-from runtime.core.pirate import LONGEST_WAIT_S
-from runtime.core.protocol import (
+from runtime.core.ingest.protocol import (
     _HEADER_FIELDS,
     MAX_HEADER_BYTES,
     MAX_MESSAGES,
@@ -34,7 +34,7 @@ from runtime.core.protocol import (
     decode_request,
     encode_reply,
 )
-from runtime.core.way_back import MOST_HOP_BYTES, MOST_HOPS
+from runtime.core.ingest.reply_route import MOST_HOP_BYTES, MOST_HOPS
 from runtime.settings import Ingest
 from tests.readme import README, with_settings
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.core.hand import FULL_BYTES, Hand
-from runtime.core.quota import TOP_PRIORITY
+from runtime.core.ingest.quota import TOP_PRIORITY
 from runtime.core.room import IMPORTANT, STANDING, RoomKeeper
 from runtime.core.steps import Offer
 

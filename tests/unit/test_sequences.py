@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.core import sequences
-from runtime.core.sequences import CONTENT_BITS, Fate, Sequences, content_of
+from runtime.core.ingest import sequences
+from runtime.core.ingest.sequences import CONTENT_BITS, Fate, Sequences, content_of
 
 
 def test_an_honest_producer_has_one_interval_however_long_it_runs() -> None:

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from runtime.core.unreadable import LASTING_S, LOOK_EVERY_S, LOOKS, PASSES_S, Block, Look, Unreadable, Verdict
+from runtime.core.ingest.read_errors import (
+    LASTING_S,
+    LOOK_EVERY_S,
+    LOOKS,
+    PASSES_S,
+    Block,
+    Look,
+    Unreadable,
+    Verdict,
+)
 
 BAD, OTHER = Block("messages.db", 7), Block("messages.db", 8)
 WELL = Look(frozenset(), 100, flushed=True)

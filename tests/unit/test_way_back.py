@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.core.way_back import MOST_HOP_BYTES, MOST_HOPS, take_apart
+from runtime.core.ingest.reply_route import MOST_HOP_BYTES, MOST_HOPS, take_apart
 
 HEADER = b'{"stream": "s"}'
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from runtime.core.description import NO_DETAILS, Description
+from runtime.core.ingest.message_fields import NO_DETAILS, Description
+from runtime.core.ingest.protocol import WARNING_BACKWARDS, WARNING_GAP, WARNING_REUSED, Put
+from runtime.core.ingest.sequences import Sequences, content_of
 from runtime.core.message import Kind
-from runtime.core.protocol import WARNING_BACKWARDS, WARNING_GAP, WARNING_REUSED, Put
-from runtime.core.sequences import Sequences, content_of
 
 
 def keys_of(put: Put, indexes: Sequence[int], prefix: str | None) -> Sequence[str | None]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runtime.core.protocol import Code, Pong, Refused, Reply, Stored, encode_request
+from runtime.core.ingest.protocol import Code, Pong, Refused, Reply, Stored, encode_request
 from runtime.errors import EdgeError, Rejected, Retryable
 
 SHORTEST_WAIT_S = 0.05

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import hashlib
 
-from runtime.core.protocol import ProducerKey
+from runtime.core.ingest.protocol import ProducerKey
 
 _PLAIN, _APART = "@", "@@"
 AFTER_ALL_OWNERS = "A"

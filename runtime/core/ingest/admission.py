@@ -18,11 +18,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
 
-from runtime.core.description import NO_DETAILS, Details
-from runtime.core.message import StreamName
-from runtime.core.numbering import REUSED, content_of_put, keys_of, remember, sequences_of, warnings_of
-from runtime.core.ownership import key_prefix
-from runtime.core.protocol import (
+from runtime.core.ingest.message_fields import NO_DETAILS, Details
+from runtime.core.ingest.numbering import REUSED, content_of_put, keys_of, remember, sequences_of, warnings_of
+from runtime.core.ingest.ownership import key_prefix
+from runtime.core.ingest.payload_runs import Run, amounts_of, runs_of, weighed
+from runtime.core.ingest.protocol import (
     Code,
     Ping,
     Pong,
@@ -33,7 +33,7 @@ from runtime.core.protocol import (
     Request,
     Stored,
 )
-from runtime.core.quota import (
+from runtime.core.ingest.quota import (
     EARLIER,
     NOTHING,
     TOP_PRIORITY,
@@ -46,9 +46,9 @@ from runtime.core.quota import (
     Quota,
     Usage,
 )
-from runtime.core.runs import Run, amounts_of, runs_of, weighed
-from runtime.core.sequences import Fate, Sequences
-from runtime.core.spooling import NotTaken, TakenFile, spool_name
+from runtime.core.ingest.sequences import Fate, Sequences
+from runtime.core.ingest.taken_files import NotTaken, TakenFile, spool_name
+from runtime.core.message import StreamName
 
 RETRY_FULL_MS = 1_000
 RETRY_SOON_MS = 100

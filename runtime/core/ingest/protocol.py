@@ -30,7 +30,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from runtime.core.description import (
+from runtime.core.ingest.message_fields import (
     MESSAGE_FIELDS,
     PLAIN,
     RESERVED_PROPERTIES,

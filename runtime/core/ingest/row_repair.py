@@ -11,9 +11,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from runtime.core.quota import LARGEST_BYTES, NOTHING, TEXTS_BYTES, Amount, countable
-from runtime.core.sequences import Sequences
-from runtime.core.spooling import TakenFile
+from runtime.core.ingest.quota import LARGEST_BYTES, NOTHING, TEXTS_BYTES, Amount, countable
+from runtime.core.ingest.sequences import Sequences
+from runtime.core.ingest.taken_files import TakenFile
 
 LARGEST = 2**62
 """No number of ours comes near it, and none that follows it leaves SQLite's integers."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, TypedDict, cast
 
-from runtime.core.pirate import NotStored, TooLarge
+from runtime.core.ingest.exchange import NotStored, TooLarge
 
 PACK_MESSAGES = 500
 PACK_BYTES = 524_288

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from runtime.core.ingest.protocol import Description, Put
+from runtime.core.ingest.quota import Amount
 from runtime.core.message import StreamName
-from runtime.core.protocol import Description, Put
-from runtime.core.quota import Amount
 
 
 class Run(NamedTuple):
