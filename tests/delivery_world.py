@@ -7,12 +7,12 @@ from collections.abc import Hashable
 from dataclasses import replace
 from typing import Any
 
-from runtime.core.delivery import Delivery, Limits, Phase
-from runtime.core.hand import MOST_IN_PIECES
-from runtime.core.line import Acked, Cause, Closed, Connected, LineEvent, Lost
-from runtime.core.link import Link, Terms
-from runtime.core.pacing import Pace, Window
-from runtime.core.steps import PROBE, AskWhy, Discard, Offer, Open, Send, Tag, TellRefused, Upload
+from runtime.core.delivery.actions import PROBE, AskWhy, Discard, Offer, Open, Send, Tag, TellRefused, Upload
+from runtime.core.delivery.engine import Delivery, Limits, Phase
+from runtime.core.delivery.events import Acked, Cause, Closed, Connected, LineEvent, Lost
+from runtime.core.delivery.link_budget import Link, Terms
+from runtime.core.delivery.send_queue import MOST_IN_PIECES
+from runtime.core.delivery.window import Pace, Window
 
 BUDGET, URGENT = 1_000_000, 8
 LIMITS = Limits(connect_s=5, ack_s=10, retry_max_s=8, batch_s=4)

@@ -8,15 +8,15 @@ from typing import Any
 
 from runtime.adapters.store import MessageStore
 from runtime.adapters.store_reader import StoreReader
-from runtime.core.delivery import Delivery, Limits
+from runtime.core.delivery.actions import Discard, Open, Send, Tag, Upload
+from runtime.core.delivery.engine import Delivery, Limits
+from runtime.core.delivery.events import Acked, Closed, Connected
+from runtime.core.delivery.link_budget import Link, Terms
+from runtime.core.delivery.window import Pace, Window
 from runtime.core.ingest.message_fields import PLAIN, describe
 from runtime.core.ingest.protocol import Put
-from runtime.core.line import Acked, Closed, Connected
-from runtime.core.link import Link, Terms
 from runtime.core.message import Kind, StoredMessage
-from runtime.core.pacing import Pace, Window
 from runtime.core.settlement import Settled
-from runtime.core.steps import Discard, Open, Send, Tag, Upload
 from runtime.workers.intake import Intake
 from tests.harness import Home
 from tests.store_tools import ObedientClock, keep, put

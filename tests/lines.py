@@ -20,10 +20,10 @@ from runtime.adapters.store_reader import StoreReader
 from runtime.core.answer import Grant, Registration
 from runtime.core.connection_string import parse
 from runtime.core.credentials import HubCredentials
+from runtime.core.delivery.events import Acked, Closed, Connected, LineEvent, Lost
 from runtime.core.enrolment import Enrolment
 from runtime.core.ingest.exchange import NotStored, refusal_error
 from runtime.core.ingest.protocol import Refused, decode_reply
-from runtime.core.line import Acked, Closed, Connected, LineEvent, Lost
 from runtime.core.message import StoredMessage
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret

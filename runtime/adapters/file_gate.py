@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from runtime.core.link import Passage
+from runtime.core.delivery.link_budget import Passage
 
 
 class Barred(Exception):

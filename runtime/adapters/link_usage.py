@@ -7,7 +7,7 @@ import json
 import os
 from dataclasses import asdict
 
-from runtime.core.link import Usage
+from runtime.core.delivery.link_budget import Usage
 from runtime.layout import Layout
 
 

@@ -33,7 +33,7 @@ from loguru import logger
 
 from runtime.adapters.dial import demote
 from runtime.adapters.proxies import dial
-from runtime.core.line import Carried
+from runtime.core.delivery.events import Carried
 from runtime.core.proxy_url import Proxy
 
 KEEPALIVE_RAN_OUT = 16

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.adapters.spool import what_is
-from runtime.core.envelope import FileParcel
+from runtime.core.delivery.envelope import FileParcel
 from runtime.core.ingest.taken_files import TakenFile
 
 SECOND_NS = 1_000_000_000

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.adapters import checked_line
+from runtime.core.delivery.packings import Packings
 from runtime.core.message import StreamName
-from runtime.core.packings import Packings
 
 MOST_CHUNKED = 256
 """Messages whose chunks are remembered: twice as many as are under way at a time (`hand.MOST_IN_PIECES`)."""

@@ -53,7 +53,7 @@ def _stopped(config: Config) -> bool:
     """Wait until upload says that nothing is on its way any more; whether it did, or does not run."""
     from runtime.adapters.clock import SystemClock
     from runtime.adapters.status import last_words
-    from runtime.core.link import SWITCHED_OFF
+    from runtime.core.delivery.link_budget import SWITCHED_OFF
 
     clock, path = SystemClock(), config.layout.status_file("upload")
     since_s = clock.boot_s()

@@ -12,9 +12,10 @@ from runtime.adapters.clock import Clock
 from runtime.adapters.store_lanes import LaneReader
 from runtime.adapters.under_way import Chunked, UnderWay
 from runtime.config import Config
-from runtime.core.batches import is_full
-from runtime.core.delivery import Delivery
-from runtime.core.envelope import (
+from runtime.core.delivery.actions import Offer, Send, Step, Upload
+from runtime.core.delivery.batches import is_full
+from runtime.core.delivery.engine import Delivery
+from runtime.core.delivery.envelope import (
     LIMIT_BYTES,
     UNIT_BYTES,
     Compression,
@@ -27,13 +28,12 @@ from runtime.core.envelope import (
     has_brotli,
     seal,
 )
-from runtime.core.expiry import expires_s
-from runtime.core.hand import Stream
+from runtime.core.delivery.queue_room import Room
+from runtime.core.delivery.read_planner import AGAIN_S, PAGE_BYTES, Lane, Level, Query, Reading
+from runtime.core.delivery.send_queue import Stream
+from runtime.core.delivery.ttl import expires_s
 from runtime.core.message import CorruptRow, Kind, StoredMessage, StreamName
 from runtime.core.moment import Moment
-from runtime.core.reading import AGAIN_S, PAGE_BYTES, Lane, Level, Query, Reading
-from runtime.core.room import Room
-from runtime.core.steps import Offer, Send, Step, Upload
 
 WITNESS_BYTES = 16_384
 """A delivered message up to this size is kept, to be sent once more as a control."""

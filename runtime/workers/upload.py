@@ -28,16 +28,16 @@ from runtime.adapters.vault import Vault
 from runtime.adapters.watched import WatchedConfig
 from runtime.config import Config
 from runtime.core.credentials import HubCredentials
-from runtime.core.delivery import Delivery, Limits, Phase
-from runtime.core.envelope import Telemetry, probe
-from runtime.core.lane_health import MOST_LANES, FailingLanes, OldestWait
-from runtime.core.line import Lost
-from runtime.core.link import Link, Terms, parse_hours
-from runtime.core.pacing import Pace, Window
+from runtime.core.delivery.actions import PROBE, AskWhy, Discard, Open, Send, Step, TellRefused, Upload
+from runtime.core.delivery.engine import Delivery, Limits, Phase
+from runtime.core.delivery.envelope import Telemetry, probe
+from runtime.core.delivery.events import Lost
+from runtime.core.delivery.lane_health import MOST_LANES, FailingLanes, OldestWait
+from runtime.core.delivery.link_budget import Link, Terms, parse_hours
+from runtime.core.delivery.throughput import Traffic
+from runtime.core.delivery.window import Pace, Window
 from runtime.core.proxy_url import parse as parse_proxy
 from runtime.core.settlement import Settled
-from runtime.core.steps import PROBE, AskWhy, Discard, Open, Send, Step, TellRefused, Upload
-from runtime.core.traffic import Traffic
 from runtime.errors import NeedsHuman, Retryable
 from runtime.settings import Settings
 from runtime.workers.intake import Intake, lane_of

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from runtime.core.delivery import Delivery, Limits
-from runtime.core.line import Acked, Connected
-from runtime.core.pacing import Pace, Window
-from runtime.core.steps import Discard, Offer, Send
+from runtime.core.delivery.actions import Discard, Offer, Send
+from runtime.core.delivery.engine import Delivery, Limits
+from runtime.core.delivery.events import Acked, Connected
+from runtime.core.delivery.window import Pace, Window
 
 
 def test_one_missing_acknowledgement_among_others_is_noticed() -> None:

@@ -16,7 +16,7 @@ from runtime.adapters.reach import Network
 from runtime.adapters.trust import Trust, UnusableFile, authorities
 from runtime.config import load
 from runtime.core.answer import Outcome
-from runtime.core.line import Cause, Lost
+from runtime.core.delivery.events import Cause, Lost
 from runtime.core.secret import Secret
 from tests.harness import Cloud, Home, eventually
 from tests.integration.scripted import scripted

@@ -19,9 +19,9 @@ from runtime.adapters.files import BlockSent, FileOptions, Uploaded, UploadFaile
 from runtime.adapters.hub_https import HttpsWay
 from runtime.adapters.spool import what_is
 from runtime.core.credentials import HubCredentials
-from runtime.core.envelope import FileParcel, Telemetry
+from runtime.core.delivery.envelope import FileParcel, Telemetry
+from runtime.core.delivery.link_budget import Passage
 from runtime.core.ingest.taken_files import HASHED_BYTES
-from runtime.core.link import Passage
 from runtime.core.secret import Secret
 from tests.harness import Cloud, eventually
 from tests.integration.scripted import Asked, Says, Scripted, scripted

@@ -18,8 +18,8 @@ from runtime.adapters.files import BlockSent, FileEvent, FileOptions, Files, Upl
 from runtime.adapters.hub_https import HttpsWay, Unreached
 from runtime.adapters.upload_calls import UploadCalls
 from runtime.core.credentials import HubCredentials
-from runtime.core.envelope import FileParcel, Telemetry
-from runtime.core.link import Passage
+from runtime.core.delivery.envelope import FileParcel, Telemetry
+from runtime.core.delivery.link_budget import Passage
 from runtime.core.secret import Secret
 from tests.harness import Cloud, eventually
 from tests.integration.scripted import Asked, Says, hang, scripted, trickle_body, trickle_headers

@@ -12,7 +12,7 @@ import pytest
 
 from runtime.adapters import dial as dialer
 from runtime.adapters.dial import Address
-from runtime.core.line import Cause
+from runtime.core.delivery.events import Cause
 from runtime.devcloud.place import HUB_PORT
 from tests.harness import Cloud
 from tests.lines import Line, acked, losses, register

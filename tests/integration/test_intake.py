@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from runtime.adapters.store_lanes import MOST_STRETCH, READ_S, LaneReader
-from runtime.core.hand import FULL_BYTES
-from runtime.core.link import Terms
+from runtime.core.delivery.link_budget import Terms
+from runtime.core.delivery.read_planner import PAGE_BYTES
+from runtime.core.delivery.send_queue import FULL_BYTES
 from runtime.core.message import StreamName
-from runtime.core.reading import PAGE_BYTES
 from tests.intake_world import Device
 
 

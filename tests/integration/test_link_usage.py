@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from runtime.adapters.link_usage import LinkUsage
-from runtime.core.link import Usage
+from runtime.core.delivery.link_budget import Usage
 from runtime.layout import Layout
 
 

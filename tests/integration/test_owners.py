@@ -19,7 +19,7 @@ from runtime.adapters import store_producers
 from runtime.adapters.curve import make_keys, read_key
 from runtime.adapters.door import ANYONE, ProducerDoor
 from runtime.adapters.store import MessageStore
-from runtime.core.envelope import mid
+from runtime.core.delivery.envelope import mid
 from runtime.core.ingest.protocol import ProducerKey, Stored
 from runtime.core.settlement import Settled
 from tests.harness import Home, eventually, short_folder

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from runtime.adapters.store import Loss, MessageStore
 from runtime.adapters.store_reader import StoreReader
-from runtime.core.expiry import expires_s
+from runtime.core.delivery.ttl import expires_s
 from runtime.core.ingest.quota import Amount, Limit, Policy, Quota
 from runtime.core.message import StoredMessage
 from runtime.core.moment import Moment

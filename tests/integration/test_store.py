@@ -16,7 +16,7 @@ from runtime.adapters.store import MessageStore
 from runtime.adapters.store_errors import StoreDamaged, StoreFull, StoreNewer, StoreUnavailable
 from runtime.adapters.store_reader import StoreReader
 from runtime.adapters.store_statements import AT_ONCE
-from runtime.core.expiry import expires_s
+from runtime.core.delivery.ttl import expires_s
 from runtime.core.ingest.admission import Row
 from runtime.core.ingest.protocol import Refused, Stored
 from runtime.core.ingest.quota import Amount, Limit, Policy, Quota

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from runtime.adapters import hub as hub_adapter
-from runtime.core.envelope import Telemetry
-from runtime.core.line import Cause, Closed
+from runtime.core.delivery.envelope import Telemetry
+from runtime.core.delivery.events import Cause, Closed
 from runtime.core.proxy_url import parse
 from runtime.core.secret import Secret
 from runtime.devcloud.place import HTTPS_PORT

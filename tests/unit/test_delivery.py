@@ -6,8 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from runtime.core.line import Acked
-from runtime.core.suspicion import LONE_LOSSES
+from runtime.core.delivery.events import Acked
+from runtime.core.delivery.poison import LONE_LOSSES
 from tests.delivery_world import URGENT, World
 
 

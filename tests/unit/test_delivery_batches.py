@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from runtime.core.batches import LOOK_AHEAD, MOST_IDLE
-from runtime.core.hand import Hand
-from runtime.core.steps import Offer
+from runtime.core.delivery.actions import Offer
+from runtime.core.delivery.batches import LOOK_AHEAD, MOST_IDLE
+from runtime.core.delivery.send_queue import Hand
 from tests.delivery_world import LIMITS, World
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime.core.link import Link, Terms
+from runtime.core.delivery.link_budget import Link, Terms
 from tests.delivery_world import World
 
 URGENT = 9

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from runtime.core.delivery import Phase
-from runtime.core.line import Acked, Cause
+from runtime.core.delivery.engine import Phase
+from runtime.core.delivery.events import Acked, Cause
 from tests.delivery_world import world_with
 
 

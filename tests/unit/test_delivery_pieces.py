@@ -103,7 +103,7 @@ def test_another_device_gets_the_message_from_its_first_piece() -> None:
 
 def test_no_more_messages_are_begun_in_pieces_than_a_crash_remembers(monkeypatch: pytest.MonkeyPatch) -> None:
     """268 pieces were sent twice after a crash, with a window of 4: the hub had too many in part."""
-    monkeypatch.setattr("runtime.core.hand.MOST_IN_PIECES", 5)
+    monkeypatch.setattr("runtime.core.delivery.send_queue.MOST_IN_PIECES", 5)
     world = World(window=3)
     for id in range(1, 41):
         world.store(id, f"s{id}", pieces=4)
@@ -124,7 +124,7 @@ def test_no_more_messages_are_begun_in_pieces_than_a_crash_remembers(monkeypatch
 def test_an_urgent_message_in_pieces_begins_though_a_budget_stopped_many_others_halfway(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("runtime.core.hand.MOST_IN_PIECES", 4)
+    monkeypatch.setattr("runtime.core.delivery.send_queue.MOST_IN_PIECES", 4)
     world = World(window=6)
     for id in range(1, 9):
         world.store(id, f"s{id}", pieces=9)

@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
-from runtime.core.delivery import Delivery, Limits
-from runtime.core.line import Acked, Cause, Closed, Connected, Lost
-from runtime.core.pacing import Pace, Window
-from runtime.core.steps import Discard, Offer, Open, Send, Step
+from runtime.core.delivery.actions import Discard, Offer, Open, Send, Step
+from runtime.core.delivery.engine import Delivery, Limits
+from runtime.core.delivery.events import Acked, Cause, Closed, Connected, Lost
+from runtime.core.delivery.window import Pace, Window
 
 PER_S = 60.0
 WEATHER_S, SOON_S, WELL_S = 90.0, 45.0, 40.0

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from runtime.core.line import Acked, Carried, Cause, Connected, Lost
-from runtime.core.path import BELIEVED_S, SEGMENTS_BYTES
-from runtime.core.phases import Phase
-from runtime.core.steps import PROBE, Offer
-from runtime.core.suspicion import LONE_LOSSES
+from runtime.core.delivery.actions import PROBE, Offer
+from runtime.core.delivery.connection_state import Phase
+from runtime.core.delivery.events import Acked, Carried, Cause, Connected, Lost
+from runtime.core.delivery.path_mtu import BELIEVED_S, SEGMENTS_BYTES
+from runtime.core.delivery.poison import LONE_LOSSES
 from tests.delivery_world import LIMITS, World
 
 LARGE = 200_000

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from runtime.core.line import Acked
-from runtime.core.link import Terms
-from runtime.core.steps import Offer
+from runtime.core.delivery.actions import Offer
+from runtime.core.delivery.events import Acked
+from runtime.core.delivery.link_budget import Terms
 from tests.delivery_world import World, world_with
 
 

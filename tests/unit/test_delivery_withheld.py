@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from runtime.core.steps import PROBE, Tag
+from runtime.core.delivery.actions import PROBE, Tag
 from tests.delivery_world import LIMITS, World
 
 OURS = 35

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime.core.doubt import Doubt
+from runtime.core.delivery.quota_probe import Doubt
 from tests.delivery_world import World
 
 

@@ -12,7 +12,7 @@ from azure.iot.device.iothub.pipeline.mqtt_topic_iothub import encode_message_pr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.core.envelope import (
+from runtime.core.delivery.envelope import (
     LIMIT_BYTES,
     Compression,
     FileParcel,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime.core.expiry import expires_s
+from runtime.core.delivery.ttl import expires_s
 from runtime.core.message import StoredMessage
 from runtime.core.moment import Moment
 from tests.unit.test_envelope import stored

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime.core.lane_health import MOST_LANES, WORDS, FailingLanes, OldestWait
+from runtime.core.delivery.lane_health import MOST_LANES, WORDS, FailingLanes, OldestWait
 
 
 def test_failures_in_a_row_are_counted_with_the_last_words_until_it_works_again() -> None:

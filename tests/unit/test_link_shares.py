@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.core.delivery import Delivery
-from runtime.core.link import BURST_S, URGENT_DEBT_S, Link, Passage, Terms
-from runtime.core.pacing import Pace, Window
+from runtime.core.delivery.engine import Delivery
+from runtime.core.delivery.link_budget import BURST_S, URGENT_DEBT_S, Link, Passage, Terms
+from runtime.core.delivery.window import Pace, Window
 from tests.delivery_world import LIMITS, World
 
 URGENT, PLAIN = 8, 4

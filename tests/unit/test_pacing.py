@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.core import lifetime
-from runtime.core.link import (
+from runtime.core.delivery.link_budget import (
     LONGEST_DAY_S,
     LONGEST_MONTH_S,
     RESET_SPREAD_S,
@@ -20,7 +20,7 @@ from runtime.core.link import (
     Usage,
     parse_hours,
 )
-from runtime.core.pacing import FIRST_WINDOW, LARGEST_WINDOW, Window
+from runtime.core.delivery.window import FIRST_WINDOW, LARGEST_WINDOW, Window
 from runtime.errors import ConfigError
 
 NOON = 1_800_014_400.0  # 2027-01-15 12:00 UTC

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.core.envelope import Compression, Packing
+from runtime.core.delivery.envelope import Compression, Packing
+from runtime.core.delivery.packings import AHEAD, MOST_CHANGES, MOST_STREAMS, Packings
 from runtime.core.message import StreamName
-from runtime.core.packings import AHEAD, MOST_CHANGES, MOST_STREAMS, Packings
 
 STREAM, OTHER = StreamName(None, "s"), StreamName("g", "s")
 PLAIN, SMALL = Packing(), Packing(Compression.SMALLEST, 1000, 3, "site")

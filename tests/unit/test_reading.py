@@ -7,8 +7,8 @@ from collections import defaultdict
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runtime.core.delivery.read_planner import ENOUGH, ENOUGH_BYTES, FEW, SPAN, Lane, Level, Query, Reading
 from runtime.core.message import StreamName
-from runtime.core.reading import ENOUGH, ENOUGH_BYTES, FEW, SPAN, Lane, Level, Query, Reading
 
 Row = tuple[int, StreamName, bool]
 """Id, stream, whether it belongs to a batch."""

@@ -9,7 +9,7 @@ import pytest
 
 from runtime.adapters.storekeeper import PRODUCER_MEMORY_S
 from runtime.cli import parser
-from runtime.core.envelope import _MID_LIMIT_CHARACTERS
+from runtime.core.delivery.envelope import _MID_LIMIT_CHARACTERS
 from runtime.core.ingest.exchange import LONGEST_WAIT_S
 from runtime.core.ingest.message_fields import (
     DEFAULT_PRIORITY,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from runtime.core.line import Cause
-from runtime.core.reconnect import (
+from runtime.core.delivery.events import Cause
+from runtime.core.delivery.reconnect import (
     LONGEST_SHORT_PAUSE_S,
     MOST_EXPLAINED,
     SHORT_LIVES,

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.core.hand import FULL_BYTES, Hand
+from runtime.core.delivery.actions import Offer
+from runtime.core.delivery.queue_room import IMPORTANT, STANDING, RoomKeeper
+from runtime.core.delivery.send_queue import FULL_BYTES, Hand
 from runtime.core.ingest.quota import TOP_PRIORITY
-from runtime.core.room import IMPORTANT, STANDING, RoomKeeper
-from runtime.core.steps import Offer
 
 URGENT = 6
 FULL = 200

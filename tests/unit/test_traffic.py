@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from runtime.core.line import Acked, Cause, Closed, Connected, Lost
-from runtime.core.traffic import Traffic
+from runtime.core.delivery.events import Acked, Cause, Closed, Connected, Lost
+from runtime.core.delivery.throughput import Traffic
 
 
 def test_a_connection_is_known_by_its_beginning_and_an_acknowledgement_by_its_moment() -> None:

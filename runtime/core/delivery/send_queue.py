@@ -12,9 +12,9 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from runtime.core.batches import Batches
+from runtime.core.delivery.actions import Offer, Tag
+from runtime.core.delivery.batches import Batches
 from runtime.core.ingest.quota import TOP_PRIORITY
-from runtime.core.steps import Offer, Tag
 
 CROWDED = 4_000
 CROWDED_BYTES = 4_194_304

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from runtime.core.batches import PATIENCE_S
+from runtime.core.delivery.batches import PATIENCE_S
 
 
 class Phase(Enum):

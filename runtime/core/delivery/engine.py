@@ -21,20 +21,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from runtime.core.doubt import Doubt
-from runtime.core.file_turns import FileTurns
-from runtime.core.flight import Flight
-from runtime.core.hand import Hand, Message
-from runtime.core.line import Acked, Carried, Cause, Closed, Connected, LineEvent, Lost
-from runtime.core.pacing import WINDOW_BYTES, Pace
-from runtime.core.path import Path
-from runtime.core.phases import Limits as Limits
-from runtime.core.phases import Phase as Phase
-from runtime.core.reconnect import Reconnect
-from runtime.core.room import RoomKeeper
+from runtime.core.delivery.actions import (
+    PROBE,
+    AskWhy,
+    Discard,
+    Offer,
+    Open,
+    Send,
+    Step,
+    Tag,
+    TellRefused,
+    Upload,
+)
+from runtime.core.delivery.connection_state import Limits as Limits
+from runtime.core.delivery.connection_state import Phase as Phase
+from runtime.core.delivery.events import Acked, Carried, Cause, Closed, Connected, LineEvent, Lost
+from runtime.core.delivery.file_turns import FileTurns
+from runtime.core.delivery.in_flight import Flight
+from runtime.core.delivery.path_mtu import Path
+from runtime.core.delivery.poison import Suspicion
+from runtime.core.delivery.queue_room import RoomKeeper
+from runtime.core.delivery.quota_probe import Doubt
+from runtime.core.delivery.reconnect import Reconnect
+from runtime.core.delivery.send_queue import Hand, Message
+from runtime.core.delivery.window import WINDOW_BYTES, Pace
 from runtime.core.settlement import Settled
-from runtime.core.steps import PROBE, AskWhy, Discard, Offer, Open, Send, Step, Tag, TellRefused, Upload
-from runtime.core.suspicion import Suspicion
 
 DRAIN_S = 2.0
 """How long a client that is to be replaced may still acknowledge what is in flight."""

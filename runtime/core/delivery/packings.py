@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from runtime.core.envelope import Compression, Packing
+from runtime.core.delivery.envelope import Compression, Packing
 from runtime.core.message import StreamName
 
 AHEAD = 256

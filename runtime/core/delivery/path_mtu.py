@@ -10,7 +10,7 @@ without a whole packet), the hub ends every connection in its midst. So the keep
 
 from __future__ import annotations
 
-from runtime.core.flight import Ending
+from runtime.core.delivery.in_flight import Ending
 
 LARGE_BYTES = 1_024
 """Fewer fit into packets that every path carries."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from runtime.core.line import Acked, Connected, LineEvent
+from runtime.core.delivery.events import Acked, Connected, LineEvent
 
 SLOT_S = 5.0
 WINDOW_S = 60.0

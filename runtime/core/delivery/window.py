@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from runtime.core.link import Link
+from runtime.core.delivery.link_budget import Link
 
 FIRST_WINDOW = 16
 LEAST_WINDOW = 1

@@ -25,10 +25,10 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from runtime.core.steps import Offer
+from runtime.core.delivery.actions import Offer
 
 if TYPE_CHECKING:
-    from runtime.core.hand import Message, Stream
+    from runtime.core.delivery.send_queue import Message, Stream
 
 LOOK_AHEAD = 1_024
 LOOK_AHEAD_BYTES = 1_048_576

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from runtime.core.line import Carried
-from runtime.core.steps import Tag
+from runtime.core.delivery.actions import Tag
+from runtime.core.delivery.events import Carried
 
 LAST_SEGMENTS = 4
 """A peer that reads everything and resets the connection may leave so many segments unacknowledged."""

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from runtime.core.hand import FULL, FULL_BYTES, IMPORTANT_PRIORITY, Hand, Stream
+from runtime.core.delivery.send_queue import FULL, FULL_BYTES, IMPORTANT_PRIORITY, Hand, Stream
 
 MEASURE_EVERY_S = 0.05
 """What is in hand is looked at no more often, where it is much."""

@@ -12,7 +12,7 @@ lives less than SHORT_S and twice the pause before it: it lives as long as the o
 from __future__ import annotations
 
 from runtime.core.backoff import pause_s
-from runtime.core.line import Cause
+from runtime.core.delivery.events import Cause
 
 QUICK_S = 30.0
 """For so long after the last acknowledgement connecting is tried about once a second; then it backs off."""
