@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from runtime.core import address
-from runtime.core import connection_string as the_connection_string
 from runtime.core import proxy_url as the_proxy
 from runtime.core.delivery.link_budget import HOURS, HOURS_RULE
+from runtime.core.identity import connection_string as the_connection_string
 from runtime.core.secret import Secret
 from runtime.errors import ConfigError
 

@@ -17,11 +17,11 @@ from runtime.adapters.hub import Hub, HubOptions
 from runtime.adapters.identity import IdentityStore
 from runtime.adapters.status import read_status
 from runtime.adapters.store_reader import StoreReader
-from runtime.core.answer import Grant, Registration
-from runtime.core.connection_string import parse
-from runtime.core.credentials import HubCredentials
 from runtime.core.delivery.events import Acked, Closed, Connected, LineEvent, Lost
-from runtime.core.enrolment import Enrolment
+from runtime.core.identity.connection_string import parse
+from runtime.core.identity.credentials import HubCredentials
+from runtime.core.identity.enrolment import Enrolment
+from runtime.core.identity.platform_answer import Grant, Registration
 from runtime.core.ingest.exchange import NotStored, refusal_error
 from runtime.core.ingest.protocol import Refused, decode_reply
 from runtime.core.message import StoredMessage

@@ -11,7 +11,7 @@ import re
 import ssl
 from pathlib import Path
 
-from runtime.core.certificate import not_after_s
+from runtime.core.identity.certificate import not_after_s
 from runtime.regular_file import read_regular
 
 PEM = r"(?s)-----BEGIN CERTIFICATE-----(.*?)-----END"

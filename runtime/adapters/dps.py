@@ -22,8 +22,8 @@ from runtime.adapters.dial import dial
 from runtime.adapters.proxies import ProxyTrouble, as_azure_wants_it, in_words, trouble_beneath
 from runtime.adapters.reasons import reason_at
 from runtime.adapters.trust import SLICE_S, Waiting, authorities, wrong_time
-from runtime.core.answer import Outcome
-from runtime.core.connection_string import check_names
+from runtime.core.identity.connection_string import check_names
+from runtime.core.identity.platform_answer import Outcome
 from runtime.core.proxy_url import Proxy
 from runtime.core.secret import Secret
 

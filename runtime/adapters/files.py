@@ -32,9 +32,9 @@ from runtime.adapters.tidings import Tidings
 from runtime.adapters.under_way import same_destination
 from runtime.adapters.upload_calls import NameRefused, UploadCalls
 from runtime.adapters.upload_journal import Journal
-from runtime.core.credentials import HubCredentials
 from runtime.core.delivery.envelope import FileParcel
 from runtime.core.delivery.link_budget import Passage
+from runtime.core.identity.credentials import HubCredentials
 
 UNREADABLE_S = 120.0
 """A file that cannot be read for so long is set aside: its stream must not wait for ever."""

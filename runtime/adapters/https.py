@@ -26,7 +26,7 @@ from runtime.adapters.proxies import ProxyTrouble
 from runtime.adapters.reasons import all_causes, reason_at
 from runtime.adapters.threads import start_thread
 from runtime.adapters.trust import SLICE_S, Trust, UnusableFile, Waiting, wrong_time
-from runtime.core.answer import Outcome
+from runtime.core.identity.platform_answer import Outcome
 from runtime.core.secret import Secret
 
 MAX_BODY_BYTES = 65_536

@@ -47,9 +47,9 @@ from runtime.adapters.reasons import reason_at
 from runtime.adapters.threads import start, start_thread
 from runtime.adapters.tidings import Tidings
 from runtime.adapters.trust import UnusableFile, authorities
-from runtime.core.credentials import HubCredentials
 from runtime.core.delivery.envelope import Telemetry
 from runtime.core.delivery.events import Acked, Carried, Cause, Closed, Connected, LineEvent, Lost
+from runtime.core.identity.credentials import HubCredentials
 from runtime.core.proxy_url import Proxy
 
 EXIT_HUNG = 70

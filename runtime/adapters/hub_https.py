@@ -21,8 +21,8 @@ from runtime.adapters.https import MAX_BODY_BYTES, Line, Reply, Session
 from runtime.adapters.reasons import bounded, reason_at
 from runtime.adapters.threads import start_thread
 from runtime.adapters.trust import Trust, UnusableFile
-from runtime.core import lifetime
-from runtime.core.credentials import HubCredentials
+from runtime.core.identity import lifetime
+from runtime.core.identity.credentials import HubCredentials
 from runtime.core.proxy_url import Proxy
 
 API_VERSION = "2021-04-12"

@@ -38,12 +38,12 @@ from runtime.adapters.identity_file import (
 )
 from runtime.adapters.identity_values import Identity, Token, mark
 from runtime.adapters.vault import Vault
-from runtime.core.answer import Grant, Registration
-from runtime.core.credentials import HubCredentials
-from runtime.core.enrolment import Enrolment
-from runtime.core.escalation import Task
+from runtime.core.identity.credentials import HubCredentials
+from runtime.core.identity.enrolment import Enrolment
+from runtime.core.identity.escalation import Task
+from runtime.core.identity.platform_answer import Grant, Registration
+from runtime.core.identity.renewal import Life, Pace
 from runtime.core.moment import Moment
-from runtime.core.renewal import Life, Pace
 from runtime.core.secret import Secret
 from runtime.layout import Layout
 

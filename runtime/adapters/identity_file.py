@@ -15,7 +15,7 @@ from pathlib import Path
 from loguru import logger
 
 from runtime.adapters.process import database_users
-from runtime.core.enrolment import BY_HAND, host_of
+from runtime.core.identity.enrolment import BY_HAND, host_of
 from runtime.errors import NeedsHuman, Retryable
 
 BUSY_TIMEOUT_S = 5.0

@@ -23,11 +23,11 @@ from dataclasses import replace
 from runtime.adapters import identity_rows as rows
 from runtime.adapters.identity_values import Token
 from runtime.adapters.vault import Keys
-from runtime.core import enrolment
-from runtime.core.answer import Outcome
-from runtime.core.escalation import Task
+from runtime.core.identity import enrolment
+from runtime.core.identity.escalation import Task
+from runtime.core.identity.platform_answer import Outcome
+from runtime.core.identity.renewal import FORMER_PAUSE_S, Pace
 from runtime.core.moment import Moment
-from runtime.core.renewal import FORMER_PAUSE_S, Pace
 
 _IN_FORCE = ("registration", "parent")
 _AT_REST = ("former", "former parent")

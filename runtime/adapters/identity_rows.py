@@ -14,13 +14,13 @@ from typing import Any
 
 from runtime.adapters.identity_values import Hub, Identity, Token, mark
 from runtime.adapters.vault import REMEDY, Keys
-from runtime.core.answer import Outcome, Registration
 from runtime.core.backoff import LONGEST_RETRY_AFTER_S
-from runtime.core.enrolment import Enrolment
-from runtime.core.enrolment import Phase as EnrolmentPhase
-from runtime.core.escalation import Task
+from runtime.core.identity.enrolment import Enrolment
+from runtime.core.identity.enrolment import Phase as EnrolmentPhase
+from runtime.core.identity.escalation import Task
+from runtime.core.identity.platform_answer import Outcome, Registration
+from runtime.core.identity.renewal import Life, Pace
 from runtime.core.moment import Moment
-from runtime.core.renewal import Life, Pace
 from runtime.core.secret import Secret, fits_header
 from runtime.errors import NeedsHuman
 

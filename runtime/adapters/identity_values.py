@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.adapters.vault import REMEDY
-from runtime.core import connection_string, renewal
-from runtime.core.credentials import HubCredentials
-from runtime.core.enrolment import Enrolment
-from runtime.core.escalation import Task
+from runtime.core.identity import connection_string, renewal
+from runtime.core.identity.credentials import HubCredentials
+from runtime.core.identity.enrolment import Enrolment
+from runtime.core.identity.escalation import Task
+from runtime.core.identity.renewal import Held, Life, Pace
 from runtime.core.moment import CLOCK_SET_BY_S, Moment
-from runtime.core.renewal import Held, Life, Pace
 from runtime.core.secret import Secret
 from runtime.errors import NeedsHuman
 

@@ -11,8 +11,8 @@ from loguru import logger
 
 from runtime.adapters.clock import Clock, SystemClock
 from runtime.adapters.trust import Trust, Waiting
-from runtime.core import connection_string, lifetime
-from runtime.core.answer import Answer, Grant, Operation, Outcome, Registration
+from runtime.core.identity import connection_string, lifetime
+from runtime.core.identity.platform_answer import Answer, Grant, Operation, Outcome, Registration
 from runtime.core.secret import Secret, fits_header
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from runtime.adapters.platform import Platform
 from runtime.adapters.server_time import server_time_s
 from runtime.adapters.tokens import fingerprint, secret_from
 from runtime.adapters.trust import Trust, Waiting
-from runtime.core import connection_string
-from runtime.core.answer import Answer, Outcome, Registration
+from runtime.core.identity import connection_string
+from runtime.core.identity.platform_answer import Answer, Outcome, Registration
 from runtime.core.moment import CLOCK_SET_BY_S, Moment
 from runtime.core.proxy_url import parse as parse_proxy
 from runtime.core.secret import Secret

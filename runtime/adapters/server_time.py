@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runtime.adapters.trust import Trust, Waiting
-from runtime.core import lifetime
+from runtime.core.identity import lifetime
 
 DEADLINE_S = 10.0
 

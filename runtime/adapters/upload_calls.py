@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from runtime.adapters.hub_https import HttpsWay, HubHttps, Refused, Unreached, host_of
 from runtime.adapters.upload_journal import Journal
-from runtime.core.credentials import HubCredentials
+from runtime.core.identity.credentials import HubCredentials
 
 CONTROL_NAME = "control"
 """Asked for where another file was refused: no blob ever comes to be under it."""

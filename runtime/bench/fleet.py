@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from runtime.bench import Row
+from runtime.core.identity.renewal import Life, Policy, renewal_age_s, retry_pause_s
 from runtime.core.moment import Moment
-from runtime.core.renewal import Life, Policy, renewal_age_s, retry_pause_s
 
 SWITCHED_ON_WITHIN_S = 60.0
 FIXED_MARGIN_S = 600.0
@@ -88,7 +88,7 @@ class Load:
 
 
 def ours(scene: Scene, policy: Policy | None = None, seed: int = 1) -> Load:
-    """The fleet with the decisions of `runtime.core.renewal`."""
+    """The fleet with the decisions of `runtime.core.identity.renewal`."""
     policy = policy or Policy()
     lifetime_s = scene.sas_lifetime_s
 

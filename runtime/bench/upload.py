@@ -26,9 +26,9 @@ import requests
 from runtime.adapters.identity import IdentityStore
 from runtime.bench import Row
 from runtime.bench.hub import processor_s
-from runtime.core.answer import Grant, Registration
-from runtime.core.connection_string import parse
-from runtime.core.enrolment import Enrolment
+from runtime.core.identity.connection_string import parse
+from runtime.core.identity.enrolment import Enrolment
+from runtime.core.identity.platform_answer import Grant, Registration
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.layout import Layout

@@ -13,8 +13,8 @@ from runtime.cli.terminal import TextRow, tell, tell_json
 if TYPE_CHECKING:
     from runtime.adapters.identity_values import Identity, Token
     from runtime.config import Config
+    from runtime.core.identity.renewal import Policy
     from runtime.core.moment import Moment
-    from runtime.core.renewal import Policy
     from runtime.layout import Layout
 
 
@@ -51,7 +51,7 @@ def describe(config: Config) -> dict[str, Any]:
     from runtime.adapters.identity import IdentityReader
     from runtime.adapters.registrars import certificate_left_s, registrar
     from runtime.adapters.vault import Vault
-    from runtime.core import renewal
+    from runtime.core.identity import renewal
     from runtime.core.moment import Moment
 
     vault, now = Vault.of(config.settings.identity), Moment.by(SystemClock())
@@ -102,7 +102,7 @@ def _living(layout: Layout, worker: str) -> dict[str, Any] | None:
 
 
 def _life(token: Token, policy: Policy, now: Moment) -> dict[str, float | None]:
-    from runtime.core.renewal import due_in_s
+    from runtime.core.identity.renewal import due_in_s
 
     life = token.life
     figures = {
@@ -159,7 +159,7 @@ def _table(facts: dict[str, Any]) -> list[str]:
 
 
 def _life_in_words(life: dict[str, float | None]) -> str:
-    from runtime.core.lifetime import spoken
+    from runtime.core.identity.lifetime import spoken
 
     ends = "never expires" if life["remaining_s"] is None else f"{spoken(life['remaining_s'])} left"
     age = "unknown" if life["age_s"] is None else spoken(life["age_s"])
@@ -168,14 +168,14 @@ def _life_in_words(life: dict[str, float | None]) -> str:
 
 
 def _error_in_words(error: dict[str, Any]) -> str:
-    from runtime.core.lifetime import spoken
+    from runtime.core.identity.lifetime import spoken
 
     ago = "" if error["ago_s"] is None else f", last {spoken(error['ago_s'])} ago"
     return f"{error['at']}: {error['outcome']} ({error['reason']}), {error['times']} times{ago}"
 
 
 def _next_in_words(told: dict[str, Any]) -> str:
-    from runtime.core.lifetime import spoken
+    from runtime.core.identity.lifetime import spoken
 
     if told.get("next") is None:
         return str(told["state"])

@@ -150,7 +150,7 @@ def _is_done(identity: Identity, *, thoroughly: bool) -> bool:
 
     `thoroughly`: and it is registered with its newest token.
     """
-    from runtime.core.enrolment import Phase
+    from runtime.core.identity.enrolment import Phase
 
     if identity.registration is None or identity.sas is None or identity.on_hold:
         return False

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from runtime.core.enrolment import Enrolment, Phase
-from runtime.core.lifetime import spoken
-from runtime.core.renewal import Fixed
+from runtime.core.identity.enrolment import Enrolment, Phase
+from runtime.core.identity.lifetime import spoken
+from runtime.core.identity.renewal import Fixed
 
 Verdict = Literal["ok", "warning", "error"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from runtime.core import enrolment
+from runtime.core.identity import enrolment
 
 LATE_AFTER_S = 15.0
 """A worker's loop comes round every 5 s at the latest; three times that is no accident."""

@@ -22,9 +22,9 @@ from runtime.adapters.trust import Trust
 from runtime.adapters.vault import Vault
 from runtime.adapters.watched import WatchedConfig
 from runtime.config import Config
-from runtime.core import enrolment
-from runtime.core.answer import Answer, Grant, Operation, Outcome
-from runtime.core.enrolment import Call, Enrolment, Phase, Policy, Step, Wish, host_of
+from runtime.core.identity import enrolment
+from runtime.core.identity.enrolment import Call, Enrolment, Phase, Policy, Step, Wish, host_of
+from runtime.core.identity.platform_answer import Answer, Grant, Operation, Outcome
 from runtime.core.moment import Moment
 from runtime.core.proxy_url import parse as parse_proxy
 from runtime.core.secret import Secret

@@ -23,12 +23,12 @@ from runtime.adapters.registrars import ByPlatform, ServerClock, certificate_lef
 from runtime.adapters.vault import Vault
 from runtime.adapters.watched import WatchedConfig
 from runtime.config import Config
-from runtime.core import enrolment, renewal
-from runtime.core.answer import Answer, Grant, Outcome, Registration
-from runtime.core.enrolment import Enrolment, host_of
-from runtime.core.escalation import Evidence, Task, Verdict, judge
+from runtime.core.identity import enrolment, renewal
+from runtime.core.identity.enrolment import Enrolment, host_of
+from runtime.core.identity.escalation import Evidence, Task, Verdict, judge
+from runtime.core.identity.platform_answer import Answer, Grant, Outcome, Registration
+from runtime.core.identity.renewal import Held, Life, Pace, Phase, Policy, Refusals, Step
 from runtime.core.moment import Moment
-from runtime.core.renewal import Held, Life, Pace, Phase, Policy, Refusals, Step
 from runtime.core.secret import Secret
 from runtime.errors import NeedsHuman, Retryable
 from runtime.workers.heart import Heart

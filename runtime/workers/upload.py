@@ -27,7 +27,6 @@ from runtime.adapters.store_errors import StoreDamaged, StoreReplaced, StoreUnkn
 from runtime.adapters.vault import Vault
 from runtime.adapters.watched import WatchedConfig
 from runtime.config import Config
-from runtime.core.credentials import HubCredentials
 from runtime.core.delivery.actions import PROBE, AskWhy, Discard, Open, Send, Step, TellRefused, Upload
 from runtime.core.delivery.engine import Delivery, Limits, Phase
 from runtime.core.delivery.envelope import Telemetry, probe
@@ -36,6 +35,7 @@ from runtime.core.delivery.lane_health import MOST_LANES, FailingLanes, OldestWa
 from runtime.core.delivery.link_budget import Link, Terms, parse_hours
 from runtime.core.delivery.throughput import Traffic
 from runtime.core.delivery.window import Pace, Window
+from runtime.core.identity.credentials import HubCredentials
 from runtime.core.proxy_url import parse as parse_proxy
 from runtime.core.settlement import Settled
 from runtime.errors import NeedsHuman, Retryable

@@ -11,7 +11,7 @@ import pytest
 
 from runtime.adapters.identity import IdentityReader
 from runtime.adapters.status import read_status
-from runtime.core.credentials import HubCredentials
+from runtime.core.identity.credentials import HubCredentials
 from runtime.producer import Producer
 from tests.harness import Cloud, Home, eventually
 

@@ -19,12 +19,12 @@ from runtime.adapters.bus import Hints
 from runtime.adapters.clock import SystemClock
 from runtime.adapters.identity import IdentityStore
 from runtime.adapters.status import read_status
-from runtime.core import enrolment, renewal
-from runtime.core.answer import Answer, Grant, Outcome, Registration
-from runtime.core.enrolment import Call, Enrolment, Phase, Wish
-from runtime.core.escalation import Task
+from runtime.core.identity import enrolment, renewal
+from runtime.core.identity.enrolment import Call, Enrolment, Phase, Wish
+from runtime.core.identity.escalation import Task
+from runtime.core.identity.platform_answer import Answer, Grant, Outcome, Registration
+from runtime.core.identity.renewal import Pace, Policy
 from runtime.core.moment import Moment
-from runtime.core.renewal import Pace, Policy
 from runtime.core.secret import Secret
 from runtime.workers.refresh import Keeper
 from tests.harness import Home, heart

@@ -19,8 +19,8 @@ from runtime.adapters.overview import take
 from runtime.adapters.process import Lock
 from runtime.adapters.status import read_status
 from runtime.adapters.tokens import fingerprint
-from runtime.core.answer import Grant
-from runtime.core.enrolment import Enrolment, Phase, Wish
+from runtime.core.identity.enrolment import Enrolment, Phase, Wish
+from runtime.core.identity.platform_answer import Grant
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.errors import Retryable

@@ -14,7 +14,7 @@ import resource, threading
 from pathlib import Path
 from runtime.adapters import https, hub
 from runtime.adapters.trust import Trust
-from runtime.core.credentials import HubCredentials
+from runtime.core.identity.credentials import HubCredentials
 from runtime.core.secret import Secret
 
 def no_more_threads():

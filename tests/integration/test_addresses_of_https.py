@@ -16,8 +16,8 @@ from runtime.adapters.dial import Address
 from runtime.adapters.hub_https import HttpsWay, HubHttps, Unreached
 from runtime.adapters.reasons import OUT_OF_DESCRIPTORS, reason_at
 from runtime.adapters.trust import Trust
-from runtime.core.answer import Outcome
-from runtime.core.credentials import HubCredentials
+from runtime.core.identity.credentials import HubCredentials
+from runtime.core.identity.platform_answer import Outcome
 from runtime.core.secret import Secret
 from tests.integration.scripted import Says, Scripted, scripted
 

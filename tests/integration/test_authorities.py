@@ -15,8 +15,8 @@ from runtime.adapters.hub_https import HttpsWay, HubHttps, Unreached
 from runtime.adapters.reach import Network
 from runtime.adapters.trust import Trust, UnusableFile, authorities
 from runtime.config import load
-from runtime.core.answer import Outcome
 from runtime.core.delivery.events import Cause, Lost
+from runtime.core.identity.platform_answer import Outcome
 from runtime.core.secret import Secret
 from tests.harness import Cloud, Home, eventually
 from tests.integration.scripted import scripted

@@ -19,8 +19,8 @@ from runtime.adapters import dps
 from runtime.adapters.dps import Question, assign
 from runtime.adapters.process import SUPERVISOR_PID
 from runtime.adapters.registrars import ByDps
-from runtime.core.answer import Outcome
-from runtime.core.connection_string import derived_key
+from runtime.core.identity.connection_string import derived_key
+from runtime.core.identity.platform_answer import Outcome
 from runtime.core.secret import Secret
 from runtime.producer import Producer
 from tests.harness import Cloud, Home, eventually, short_folder

@@ -22,11 +22,11 @@ from runtime.adapters.clock import SystemClock
 from runtime.adapters.identity import IdentityStore
 from runtime.adapters.platform import CANCELLED as CANCELLED_TYPE
 from runtime.adapters.status import read_status
-from runtime.core.answer import Grant, Outcome, Registration
-from runtime.core.enrolment import Enrolment, Phase, Wish
-from runtime.core.escalation import Task
+from runtime.core.identity.enrolment import Enrolment, Phase, Wish
+from runtime.core.identity.escalation import Task
+from runtime.core.identity.platform_answer import Grant, Outcome, Registration
+from runtime.core.identity.renewal import Pace
 from runtime.core.moment import Moment
-from runtime.core.renewal import Pace
 from runtime.core.secret import Secret
 from runtime.workers.provisioning import Clerk
 from runtime.workers.refresh import Keeper

@@ -18,9 +18,9 @@ from runtime.adapters import payloads, upload_journal
 from runtime.adapters.files import BlockSent, FileOptions, Uploaded, UploadFailed
 from runtime.adapters.hub_https import HttpsWay
 from runtime.adapters.spool import what_is
-from runtime.core.credentials import HubCredentials
 from runtime.core.delivery.envelope import FileParcel, Telemetry
 from runtime.core.delivery.link_budget import Passage
+from runtime.core.identity.credentials import HubCredentials
 from runtime.core.ingest.taken_files import HASHED_BYTES
 from runtime.core.secret import Secret
 from tests.harness import Cloud, eventually

@@ -17,9 +17,9 @@ from runtime.adapters import files as files_adapter
 from runtime.adapters.files import BlockSent, FileEvent, FileOptions, Files, Uploaded, UploadFailed
 from runtime.adapters.hub_https import HttpsWay, Unreached
 from runtime.adapters.upload_calls import UploadCalls
-from runtime.core.credentials import HubCredentials
 from runtime.core.delivery.envelope import FileParcel, Telemetry
 from runtime.core.delivery.link_budget import Passage
+from runtime.core.identity.credentials import HubCredentials
 from runtime.core.secret import Secret
 from tests.harness import Cloud, eventually
 from tests.integration.scripted import Asked, Says, hang, scripted, trickle_body, trickle_headers

@@ -16,9 +16,9 @@ from azure.iot.device.common.mqtt_transport import MQTTTransport
 
 from runtime.adapters import hub as hub_adapter
 from runtime.adapters.paho_wire import KEEPALIVE_RAN_OUT, Reach, Wire
-from runtime.core.credentials import HubCredentials
 from runtime.core.delivery.envelope import Telemetry
 from runtime.core.delivery.events import Acked, Cause, Closed, Connected
+from runtime.core.identity.credentials import HubCredentials
 from runtime.core.secret import Secret
 from runtime.devcloud import place
 from tests.certificates import Pair

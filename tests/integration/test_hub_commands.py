@@ -13,7 +13,7 @@ import pytest
 from loguru import logger
 
 from runtime.adapters import hub as hub_adapter
-from runtime.core.credentials import HubCredentials
+from runtime.core.identity.credentials import HubCredentials
 from runtime.core.secret import Secret
 from runtime.devcloud.topics import Channel
 from tests.harness import eventually

@@ -19,12 +19,12 @@ import pytest
 from runtime.adapters import paho_wire
 from runtime.adapters.dial import dial
 from runtime.adapters.hub import Hub, HubOptions
-from runtime.core.credentials import HubCredentials
 from runtime.core.delivery.actions import PROBE, Discard, Offer, Open, Send
 from runtime.core.delivery.engine import Delivery, Limits
 from runtime.core.delivery.envelope import Telemetry, probe
 from runtime.core.delivery.path_mtu import SEGMENTS_BYTES
 from runtime.core.delivery.window import Pace, Window
+from runtime.core.identity.credentials import HubCredentials
 from runtime.core.secret import Secret
 from runtime.devcloud.connection import Connection
 from runtime.devcloud.place import HUB_PORT

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from runtime.core.credentials import HubCredentials
+from runtime.core.identity.credentials import HubCredentials
 from runtime.core.secret import Secret
 from tests.integration.hub_in_thread import DEVICE, HubInThread
 from tests.integration.test_hub import message

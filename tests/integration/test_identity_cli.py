@@ -12,11 +12,11 @@ import pytest
 from runtime.adapters.clock import SystemClock
 from runtime.adapters.identity import IdentityReader, IdentityStore
 from runtime.adapters.process import Lock
-from runtime.core.answer import Grant, Outcome, Registration
-from runtime.core.enrolment import Enrolment, Phase
-from runtime.core.escalation import Task
+from runtime.core.identity.enrolment import Enrolment, Phase
+from runtime.core.identity.escalation import Task
+from runtime.core.identity.platform_answer import Grant, Outcome, Registration
+from runtime.core.identity.renewal import Pace
 from runtime.core.moment import Moment
-from runtime.core.renewal import Pace
 from runtime.core.secret import Secret
 from tests.harness import Home, heart
 from tests.runbook import documented_keys

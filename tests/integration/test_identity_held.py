@@ -17,8 +17,8 @@ from runtime.adapters.certificate_pair import check_pair
 from runtime.adapters.identity import IdentityReader, IdentityStore
 from runtime.adapters.process import Stop
 from runtime.adapters.vault import Vault
-from runtime.core.answer import Grant, Registration
-from runtime.core.enrolment import Enrolment, Phase
+from runtime.core.identity.enrolment import Enrolment, Phase
+from runtime.core.identity.platform_answer import Grant, Registration
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.errors import Retryable

@@ -18,9 +18,9 @@ from runtime.adapters.bus import Hints
 from runtime.adapters.clock import SystemClock
 from runtime.adapters.identity import IdentityReader, IdentityStore
 from runtime.adapters.status import read_status
-from runtime.core.answer import Grant, Registration
-from runtime.core.enrolment import REFUSED_BY_HAND, Enrolment, Phase, host_of
-from runtime.core.escalation import Task
+from runtime.core.identity.enrolment import REFUSED_BY_HAND, Enrolment, Phase, host_of
+from runtime.core.identity.escalation import Task
+from runtime.core.identity.platform_answer import Grant, Registration
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.workers.provisioning import Clerk
@@ -237,7 +237,7 @@ def test_what_was_refused_is_tried_again_while_an_operator_is_awaited(
 ) -> None:
     device, a, _ = world
     monkeypatch.setattr("runtime.adapters.identity_lines.FORMER_PAUSE_S", 0.3)
-    monkeypatch.setattr("runtime.core.renewal.FORMER_PAUSE_S", 0.3)
+    monkeypatch.setattr("runtime.core.identity.renewal.FORMER_PAUSE_S", 0.3)
     a.good.clear()
     with closing(sqlite3.connect(device.home.layout.identity_db)) as db, db:
         db.execute("UPDATE tokens SET lifetime_s = 10 WHERE kind = 'sas'")

@@ -16,8 +16,8 @@ from runtime.adapters.bus import Hints
 from runtime.adapters.clock import SystemClock
 from runtime.adapters.identity import IdentityStore
 from runtime.adapters.status import read_status
-from runtime.core.answer import Grant
-from runtime.core.enrolment import Enrolment, Phase
+from runtime.core.identity.enrolment import Enrolment, Phase
+from runtime.core.identity.platform_answer import Grant
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.workers.refresh import Keeper

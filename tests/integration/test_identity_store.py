@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters.identity import Identity, IdentityReader, IdentityStore
-from runtime.core.answer import Grant, Outcome, Registration
-from runtime.core.enrolment import Enrolment, Phase
-from runtime.core.escalation import Task
+from runtime.core.identity.enrolment import Enrolment, Phase
+from runtime.core.identity.escalation import Task
+from runtime.core.identity.platform_answer import Grant, Outcome, Registration
+from runtime.core.identity.renewal import Pace
 from runtime.core.moment import Moment
-from runtime.core.renewal import Pace
 from runtime.core.secret import Secret
 from runtime.errors import NeedsHuman, Retryable
 from runtime.layout import Layout

@@ -28,9 +28,9 @@ from runtime.adapters.status import read_status
 from runtime.adapters.vault import Vault
 from runtime.cli.identity import _table, describe
 from runtime.config import load
-from runtime.core.answer import Grant, Registration
-from runtime.core.connection_string import sas_expiry_s
-from runtime.core.enrolment import Enrolment, Phase
+from runtime.core.identity.connection_string import sas_expiry_s
+from runtime.core.identity.enrolment import Enrolment, Phase
+from runtime.core.identity.platform_answer import Grant, Registration
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.errors import ConfigError
@@ -167,7 +167,7 @@ def test_the_same_certificate_at_another_path_is_what_the_hub_is_shown_from_then
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The path of the last registration was kept: once the old file went, upload could not connect."""
-    monkeypatch.setattr("runtime.core.renewal.MIN_GAP_S", 0.0)
+    monkeypatch.setattr("runtime.core.identity.renewal.MIN_GAP_S", 0.0)
     device.connect_with("x509=true")
     before = device.turn()["generation"]
     for path in (device.pair.certificate, device.pair.key):
@@ -186,7 +186,7 @@ def test_a_device_that_signs_learns_the_hub_s_time_once_the_hub_refused_and_says
     behind_s: int, device: Device, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two days behind, the SAS that we sign is over at birth: it never delivered, and the key was blamed."""
-    monkeypatch.setattr("runtime.core.renewal.MIN_GAP_S", 0.0)
+    monkeypatch.setattr("runtime.core.identity.renewal.MIN_GAP_S", 0.0)
     monkeypatch.setattr("runtime.workers.refresh.STALE_REFUSAL_S", -1.0)
     hub_s = time.time() + behind_s
     with scripted(folder) as hub:

@@ -22,9 +22,9 @@ from runtime.adapters.hub_https import HttpsWay, HubHttps, Inquiry, Refused
 from runtime.adapters.identity import IdentityReader
 from runtime.adapters.process import memory_bytes
 from runtime.adapters.trust import Trust
-from runtime.core.credentials import HubCredentials
 from runtime.core.delivery.envelope import FileParcel, Telemetry
 from runtime.core.delivery.events import Closed, Lost
+from runtime.core.identity.credentials import HubCredentials
 from runtime.core.secret import Secret
 from runtime.workers.refresh import Keeper
 from tests.harness import Cloud, Home, eventually, heart

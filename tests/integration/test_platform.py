@@ -15,7 +15,7 @@ from runtime.adapters.https import Reply
 from runtime.adapters.hub_https import Refused
 from runtime.adapters.platform import CANCELLED, Platform
 from runtime.adapters.trust import Trust
-from runtime.core.answer import Answer, Grant, Outcome, Registration
+from runtime.core.identity.platform_answer import Answer, Grant, Outcome, Registration
 from runtime.core.secret import Secret
 from tests.harness import eventually, short_folder
 from tests.integration import scripted as s

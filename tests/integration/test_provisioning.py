@@ -17,8 +17,8 @@ from runtime.adapters.identity_values import Identity
 from runtime.adapters.platform import CANCELLED
 from runtime.adapters.process import Stop
 from runtime.adapters.status import read_status
-from runtime.core.answer import Outcome, Registration
-from runtime.core.enrolment import Phase
+from runtime.core.identity.enrolment import Phase
+from runtime.core.identity.platform_answer import Outcome, Registration
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.workers.provisioning import Clerk

@@ -15,7 +15,7 @@ from runtime.adapters import https
 from runtime.adapters.dps import Question, assign
 from runtime.adapters.proxies import dial
 from runtime.adapters.trust import Trust
-from runtime.core.answer import Outcome
+from runtime.core.identity.platform_answer import Outcome
 from runtime.core.proxy_url import parse
 from runtime.core.secret import Secret
 from runtime.devcloud.place import HTTPS_PORT, HUB_PORT

@@ -13,11 +13,11 @@ from runtime.adapters.bus import Hints
 from runtime.adapters.clock import SystemClock
 from runtime.adapters.identity import Identity, IdentityStore
 from runtime.adapters.status import read_status
-from runtime.core.answer import Grant
-from runtime.core.enrolment import Enrolment, Phase
-from runtime.core.escalation import Task
+from runtime.core.identity.enrolment import Enrolment, Phase
+from runtime.core.identity.escalation import Task
+from runtime.core.identity.platform_answer import Grant
+from runtime.core.identity.renewal import MIN_GAP_S
 from runtime.core.moment import Moment
-from runtime.core.renewal import MIN_GAP_S
 from runtime.core.secret import Secret
 from runtime.workers import refresh
 from runtime.workers.refresh import Keeper

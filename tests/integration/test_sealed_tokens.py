@@ -19,12 +19,12 @@ from runtime.adapters.crash import describe
 from runtime.adapters.identity import IdentityReader, IdentityStore
 from runtime.adapters.status import read_status
 from runtime.adapters.vault import Vault
-from runtime.core import renewal
-from runtime.core.answer import Grant, Registration
-from runtime.core.enrolment import Enrolment, Phase
-from runtime.core.escalation import Task
+from runtime.core.identity import renewal
+from runtime.core.identity.enrolment import Enrolment, Phase
+from runtime.core.identity.escalation import Task
+from runtime.core.identity.platform_answer import Grant, Registration
+from runtime.core.identity.renewal import Policy
 from runtime.core.moment import Moment
-from runtime.core.renewal import Policy
 from runtime.core.secret import Secret
 from runtime.errors import NeedsHuman
 from runtime.workers.provisioning import Clerk

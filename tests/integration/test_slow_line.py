@@ -13,7 +13,7 @@ import pytest
 
 from runtime.adapters import hub_https
 from runtime.adapters.hub_https import HttpsWay, HubHttps
-from runtime.core.credentials import HubCredentials
+from runtime.core.identity.credentials import HubCredentials
 from runtime.core.secret import Secret
 from tests.integration.scripted import Asked, Says, Scripted, scripted
 

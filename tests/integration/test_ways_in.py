@@ -12,7 +12,7 @@ import pytest
 from runtime.adapters.identity import IdentityReader
 from runtime.adapters.registrars import registrar
 from runtime.adapters.status import read_status
-from runtime.core.connection_string import parse, sas_expiry_s, sign
+from runtime.core.identity.connection_string import parse, sas_expiry_s, sign
 from runtime.core.secret import Secret
 from runtime.producer import Producer
 from runtime.settings import Identity, Platform, Settings

@@ -13,8 +13,8 @@ from runtime.adapters.identity import IdentityStore
 from runtime.adapters.process import Lock
 from runtime.adapters.status import StatusFile
 from runtime.adapters.store import MessageStore
-from runtime.core.answer import Grant
-from runtime.core.enrolment import Enrolment, Phase
+from runtime.core.identity.enrolment import Enrolment, Phase
+from runtime.core.identity.platform_answer import Grant
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.core.settlement import Settled

@@ -20,12 +20,12 @@ from hypothesis import example, given
 from hypothesis import settings as rules
 from hypothesis import strategies as st
 
-from runtime.core import enrolment, renewal
-from runtime.core.answer import Answer, Grant, Operation, Outcome
-from runtime.core.enrolment import Call, Enrolment, Wish
-from runtime.core.escalation import Evidence, Task, Verdict, judge
+from runtime.core.identity import enrolment, renewal
+from runtime.core.identity.enrolment import Call, Enrolment, Wish
+from runtime.core.identity.escalation import Evidence, Task, Verdict, judge
+from runtime.core.identity.platform_answer import Answer, Grant, Operation, Outcome
+from runtime.core.identity.renewal import FORMER_PAUSE_S, MIN_GAP_S, Held, Life, Pace, Policy
 from runtime.core.moment import Moment
-from runtime.core.renewal import FORMER_PAUSE_S, MIN_GAP_S, Held, Life, Pace, Policy
 from runtime.core.secret import Secret
 
 DAY_S = 86_400.0
@@ -334,7 +334,7 @@ def test_the_model_finds_a_platform_that_is_stormed(monkeypatch: pytest.MonkeyPa
 
 def test_the_model_finds_a_device_that_is_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
     """A negative control: where a status without a name never counts, nothing leads back to provisioning."""
-    monkeypatch.setattr("runtime.core.escalation.NAMELESS_TIMES", 10**9)
-    monkeypatch.setattr("runtime.core.escalation.HOPELESS_TIMES", 10**9)
+    monkeypatch.setattr("runtime.core.identity.escalation.NAMELESS_TIMES", 10**9)
+    monkeypatch.setattr("runtime.core.identity.escalation.HOPELESS_TIMES", 10**9)
     with pytest.raises(AssertionError, match="no way on"):
         test_whatever_refuses_a_token_for_ever_provisioning_is_asked_again(REFUSED, NAMELESS)

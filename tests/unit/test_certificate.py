@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.core.certificate import not_after_s
+from runtime.core.identity.certificate import not_after_s
 
 AUTHORITY = trustme.CA()
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from runtime.core.connection_string import PATTERN, check_direct, parse
+from runtime.core.identity.connection_string import PATTERN, check_direct, parse
 
 KEY = base64.b64encode(b"k" * 32).decode()
 

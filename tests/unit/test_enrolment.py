@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.core.answer import NAMELESS_TIMES, Answer, Grant, Operation, Outcome
-from runtime.core.enrolment import (
+from runtime.core.identity.enrolment import (
     REFUSED_PAUSE_S,
     Call,
     Enrolment,
@@ -22,6 +21,7 @@ from runtime.core.enrolment import (
     restored,
     settled,
 )
+from runtime.core.identity.platform_answer import NAMELESS_TIMES, Answer, Grant, Operation, Outcome
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 

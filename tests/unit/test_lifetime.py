@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.core.lifetime import duration_s, http_date_s, instant_s, left_s, retry_after_s, spoken
+from runtime.core.identity.lifetime import duration_s, http_date_s, instant_s, left_s, retry_after_s, spoken
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.core import lifetime
 from runtime.core.delivery.link_budget import (
     LONGEST_DAY_S,
     LONGEST_MONTH_S,
@@ -21,6 +20,7 @@ from runtime.core.delivery.link_budget import (
     parse_hours,
 )
 from runtime.core.delivery.window import FIRST_WINDOW, LARGEST_WINDOW, Window
+from runtime.core.identity import lifetime
 from runtime.errors import ConfigError
 
 NOON = 1_800_014_400.0  # 2027-01-15 12:00 UTC

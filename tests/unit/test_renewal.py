@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.core.answer import NAMELESS_TIMES, Outcome
-from runtime.core.escalation import HOPELESS_TIMES, Evidence, Task, Verdict, judge, refuses_token
-from runtime.core.moment import Moment
-from runtime.core.renewal import (
+from runtime.core.identity.escalation import HOPELESS_TIMES, Evidence, Task, Verdict, judge, refuses_token
+from runtime.core.identity.platform_answer import NAMELESS_TIMES, Outcome
+from runtime.core.identity.renewal import (
     CLEAR_SHARE,
     EXPIRED_PAUSE_S,
     MIN_GAP_S,
@@ -32,6 +31,7 @@ from runtime.core.renewal import (
     renewal_age_s,
     retry_pause_s,
 )
+from runtime.core.moment import Moment
 
 POLICY = Policy()
 DAY_S = 86_400.0

@@ -12,9 +12,10 @@ import pytest
 from supervisor.states import ProcessStates, getProcessStateDescription
 
 from runtime.adapters import overview, storekeeper
-from runtime.core import condition, enrolment, health, renewal
+from runtime.core import condition, health
 from runtime.core.delivery import engine, link_budget
 from runtime.core.delivery.events import Cause
+from runtime.core.identity import enrolment, renewal
 from tests.runbook import chapter
 
 NIGHT = chapter("It is three in the morning")

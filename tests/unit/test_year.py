@@ -24,12 +24,11 @@ from hypothesis import example, given
 from hypothesis import settings as rules
 from hypothesis import strategies as st
 
-from runtime.core import renewal
-from runtime.core.answer import Outcome
-from runtime.core.escalation import Evidence, Task, Verdict, judge
-from runtime.core.lifetime import DOUBTED_LIFE_S, left_s
-from runtime.core.moment import Moment
-from runtime.core.renewal import (
+from runtime.core.identity import renewal
+from runtime.core.identity.escalation import Evidence, Task, Verdict, judge
+from runtime.core.identity.lifetime import DOUBTED_LIFE_S, left_s
+from runtime.core.identity.platform_answer import Outcome
+from runtime.core.identity.renewal import (
     EXPIRED_PAUSE_S,
     MIN_GAP_S,
     URGENT_PAUSE_S,
@@ -39,6 +38,7 @@ from runtime.core.renewal import (
     Policy,
     Refusals,
 )
+from runtime.core.moment import Moment
 
 EPOCH_S = 1.8e9
 """Unix time where true time is 0."""

@@ -27,9 +27,9 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from runtime.core import backoff
-from runtime.core.answer import Outcome
-from runtime.core.escalation import Task, refuses_token
-from runtime.core.lifetime import DOUBTED_LIFE_S, LEAST_LIFE_S, spoken
+from runtime.core.identity.escalation import Task, refuses_token
+from runtime.core.identity.lifetime import DOUBTED_LIFE_S, LEAST_LIFE_S, spoken
+from runtime.core.identity.platform_answer import Outcome
 from runtime.core.moment import Moment
 
 MIN_GAP_S = 5.0

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from runtime.core.answer import NAMELESS_TIMES, Outcome
+from runtime.core.identity.platform_answer import NAMELESS_TIMES, Outcome
 
 HOPELESS_TIMES = 2 * NAMELESS_TIMES
 """So many refusals to register in a row, under tokens that were renewed meanwhile: renewing does not help."""

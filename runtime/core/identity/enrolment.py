@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from runtime.core import backoff
-from runtime.core.answer import NAMELESS_TIMES, Answer, Grant, Operation, Outcome
+from runtime.core.identity.platform_answer import NAMELESS_TIMES, Answer, Grant, Operation, Outcome
 from runtime.core.moment import Moment
 
 REFUSED_PAUSE_S = 60.0
