@@ -27,7 +27,10 @@ from runtime.adapters.store_opening import is_newer
 from runtime.adapters.tokens import is_open_to_others
 from runtime.adapters.vault import Vault
 from runtime.config import Config
-from runtime.core.checkup import (
+from runtime.core.identity import renewal
+from runtime.core.identity.enrolment import Enrolment
+from runtime.core.moment import Moment
+from runtime.core.operations.diagnosis import (
     Check,
     judge_connection,
     judge_disk,
@@ -38,9 +41,6 @@ from runtime.core.checkup import (
     judge_tokens,
     judge_unregistered,
 )
-from runtime.core.identity import renewal
-from runtime.core.identity.enrolment import Enrolment
-from runtime.core.moment import Moment
 from runtime.errors import EdgeError
 from runtime.layout import Layout
 

@@ -24,11 +24,11 @@ from runtime.adapters.process import lock_holder, memory_bytes, process_age_s
 from runtime.adapters.status import Words, last_words, takes_beats
 from runtime.adapters.store_reader import StoreReader
 from runtime.adapters.supervisor import Program, Supervisor
-from runtime.core import condition
-from runtime.core.headroom import StoreUsage, headroom
 from runtime.core.identity import renewal
 from runtime.core.message import CorruptRow, StoredMessage
 from runtime.core.moment import Moment
+from runtime.core.operations import verdict as condition
+from runtime.core.operations.headroom import StoreUsage, headroom
 from runtime.errors import EdgeError
 from runtime.layout import WORKERS, Layout
 from runtime.settings import Store

@@ -19,7 +19,7 @@ from pathlib import Path
 from runtime.adapters.proxies import ProxyTrouble, dial, in_words
 from runtime.adapters.trust import UnusableFile, authorities
 from runtime.core.address import Address, parse_address, parse_host
-from runtime.core.checkup import Check, judge_certificate, judge_refused_certificate, judge_skew
+from runtime.core.operations.diagnosis import Check, judge_certificate, judge_refused_certificate, judge_skew
 from runtime.core.proxy_url import Proxy, parse
 from runtime.core.secret import Secret
 from runtime.errors import ConfigError

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.core.checkup import EXPIRED, NOT_YET_VALID
+from runtime.core.operations.diagnosis import EXPIRED, NOT_YET_VALID
 from runtime.core.proxy_url import Proxy
 from runtime.regular_file import read_regular
 

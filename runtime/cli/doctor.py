@@ -23,7 +23,7 @@ def register(commands: Commands) -> None:
 def _doctor(arguments: argparse.Namespace) -> int:
     import dataclasses
 
-    from runtime.core.checkup import Check, worst
+    from runtime.core.operations.diagnosis import Check, worst
     from runtime.errors import ConfigError
 
     checks: list[Check] = []
@@ -45,7 +45,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _tell(check: object) -> None:
-    from runtime.core.checkup import Check
+    from runtime.core.operations.diagnosis import Check
 
     assert isinstance(check, Check)
     mark, colour = _MARKS[check.verdict]

@@ -1,7 +1,7 @@
 """sentinel: whatever dies, hangs or gives up comes back.
 
 An event listener of supervisord. At each tick it looks at every program (state from supervisord, progress
-from the status files), has `core/health.py` judge, and carries out the judgement. Events only wake it: what
+from the status files), has `core/operations/health.py` judge, and carries out the judgement. Events only wake it: what
 it needs to know it asks for. It feeds the service manager's watchdog, and is itself watched from inside
 supervisord (`adapters/supervisor_plugin.py`).
 """
@@ -34,7 +34,7 @@ from runtime.adapters.process import (
 from runtime.adapters.status import BUSY, StatusFile, asked_to_end, beat_of, read_status, takes_beats
 from runtime.adapters.supervisor import Program, Supervisor
 from runtime.config import Config
-from runtime.core.health import (
+from runtime.core.operations.health import (
     LEAST_PATIENCE_S,
     Action,
     Alarm,

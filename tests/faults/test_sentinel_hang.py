@@ -14,7 +14,7 @@ import pytest
 
 from runtime.adapters.clock import SystemClock
 from runtime.adapters.supervisor import Supervisor
-from runtime.core.health import StartAgain
+from runtime.core.operations.health import StartAgain
 from runtime.workers.sentinel import Sentinel
 from tests.harness import Home, eventually
 from tests.supervised import QUICK, WORKING, Runtime, gone, kill, stand_ins

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from runtime.core import condition
+from runtime.core.operations import verdict
 
 WELL = {"state": "RUNNING", "progress_age_s": 1.0, "uptime_s": 100.0, "trouble": ""}
 
@@ -28,12 +28,12 @@ def found(**changes: Any) -> dict[str, Any]:
         "hub": {"state": "up", "barred": None, "last_loss": None},
     }
     whole.update(changes)
-    whole["reasons"] = condition.reasons(whole)
+    whole["reasons"] = verdict.reasons(whole)
     return whole
 
 
 def test_a_runtime_at_work_is_healthy() -> None:
-    assert condition.verdict(found()) == "healthy"
+    assert verdict.verdict(found()) == "healthy"
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_runtime_at_work_is_healthy() -> None:
 )  # fmt: skip
 def test_whatever_is_not_well_degrades_it_and_is_said(changes: dict[str, Any], reason: str) -> None:
     whole = found(**changes)
-    assert (condition.verdict(whole), whole["reasons"]) == ("degraded", [reason])
+    assert (verdict.verdict(whole), whole["reasons"]) == ("degraded", [reason])
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_whatever_is_not_well_degrades_it_and_is_said(changes: dict[str, Any], r
     ],
 )
 def test_a_mistake_of_a_producer_or_a_short_failure_degrades_nothing(changes: dict[str, Any]) -> None:
-    assert condition.verdict(found(**changes)) == "healthy"
+    assert verdict.verdict(found(**changes)) == "healthy"
 
 
 @pytest.mark.parametrize(
@@ -129,32 +129,32 @@ def test_a_mistake_of_a_producer_or_a_short_failure_degrades_nothing(changes: di
 )
 def test_a_link_that_may_not_be_used_wakes_nobody_and_is_not_called_healthy(state: str, barred: str) -> None:
     whole = found(hub={"state": state, "barred": barred, "last_loss": None})
-    assert (condition.verdict(whole), whole["reasons"]) == ("parked", [])
+    assert (verdict.verdict(whole), whole["reasons"]) == ("parked", [])
 
 
 def test_a_worker_that_has_just_started_need_not_have_reported() -> None:
     fresh = {**WELL, "progress_age_s": None, "uptime_s": 2.0}
-    assert condition.verdict(found(workers={"ingest": fresh})) == "healthy"
+    assert verdict.verdict(found(workers={"ingest": fresh})) == "healthy"
 
 
 def test_without_a_supervisord_or_any_worker_it_is_down() -> None:
-    assert condition.verdict(found(supervisor={"pid": 0, "trouble": "does not run"})) == "down"
+    assert verdict.verdict(found(supervisor={"pid": 0, "trouble": "does not run"})) == "down"
     stopped = {**WELL, "state": "STOPPED"}
-    assert condition.verdict(found(workers={"ingest": stopped, "upload": stopped})) == "down"
+    assert verdict.verdict(found(workers={"ingest": stopped, "upload": stopped})) == "down"
 
 
 def test_who_may_not_look_is_not_told_that_it_is_down() -> None:
     hidden = {**WELL, "state": "UNKNOWN"}
     mine = {"pid": 0, "trouble": "supervisord may not be asked by this user"}
-    assert condition.verdict(found(supervisor=mine, workers={"ingest": hidden})) == "unknown"
+    assert verdict.verdict(found(supervisor=mine, workers={"ingest": hidden})) == "unknown"
     strange = found(workers={"ingest": hidden})  # supervisord answers, and has never heard of it
-    assert condition.verdict(strange) == "down"
+    assert verdict.verdict(strange) == "down"
 
 
 def test_what_nobody_alive_can_tell_is_no_further_reason() -> None:
-    silent = {"state": condition.UNKNOWN, "barred": None, "last_loss": None}
+    silent = {"state": verdict.UNKNOWN, "barred": None, "last_loss": None}
     nothing = {"store": None, "room_bytes": None}
-    assert condition.verdict(found(hub=silent, backlog=nothing)) == "healthy"
+    assert verdict.verdict(found(hub=silent, backlog=nothing)) == "healthy"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.core.headroom import StoreUsage, headroom
+from runtime.core.operations.headroom import StoreUsage, headroom
 
 GIB = 2**30
 

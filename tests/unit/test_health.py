@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.adapters.listener import split_event
-from runtime.core.health import (
+from runtime.core.operations.health import (
     Action,
     Growth,
     Health,

@@ -12,10 +12,10 @@ import pytest
 from supervisor.states import ProcessStates, getProcessStateDescription
 
 from runtime.adapters import overview, storekeeper
-from runtime.core import condition, health
 from runtime.core.delivery import engine, link_budget
 from runtime.core.delivery.events import Cause
 from runtime.core.identity import enrolment, renewal
+from runtime.core.operations import health, verdict
 from tests.runbook import chapter
 
 NIGHT = chapter("It is three in the morning")
@@ -26,7 +26,7 @@ WELL = {renewal.Phase.REGISTERED, enrolment.Phase.PROVISIONED, enrolment.Phase.N
 def states() -> Iterator[str]:
     """Every state that is no good news, by the words that status shows."""
     yield from (phase.value for phase in (*renewal.Phase, *enrolment.Phase) if phase not in WELL)
-    yield from (phase.value for phase in engine.Phase if phase.value not in condition.GOOD_HUB)
+    yield from (phase.value for phase in engine.Phase if phase.value not in verdict.GOOD_HUB)
     yield from (cause.value for cause in Cause)
     codes = (vars(ProcessStates)[name] for name in vars(ProcessStates) if name.isupper())
     yield from (getProcessStateDescription(code) for code in codes)
@@ -47,7 +47,7 @@ def sentences(module: ModuleType, *functions: str) -> Iterator[str]:
 
 
 SAID = {
-    *sentences(condition, "_worker", "_backlog", "_disk", "_identity", "_hub"),
+    *sentences(verdict, "_worker", "_backlog", "_disk", "_identity", "_hub"),
     *sentences(health, "_alarms_of"),
     *sentences(link_budget, "shut"),
     *(words.partition(" (")[0] for words in sentences(storekeeper, "_alarm")),

@@ -1,0 +1,1 @@
+"""Judgements for operators: health, verdicts and diagnoses out of what was observed."""
