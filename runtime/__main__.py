@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except OSError as exc:
         if sys.excepthook is not sys.__excepthook__:
-            raise  # a worker's crash is reported, see adapters/crash.py
+            raise  # a worker's crash is reported, see adapters/process/crash.py
         if exc.filename is not None:
             return _fail(f"{exc.filename}: {exc.strerror}", 1)
         if exc.errno not in (errno.EPIPE, errno.ENOSPC):

@@ -24,8 +24,8 @@ from typing import Any, TypeVar
 import pytest
 import requests
 
-from runtime.adapters.clock import SystemClock
-from runtime.adapters.process import Stop
+from runtime.adapters.process.clock import SystemClock
+from runtime.adapters.process.process import Stop
 from runtime.config import Config, load
 from runtime.layout import WORKERS, Layout
 from runtime.workers.heart import Heart

@@ -13,8 +13,8 @@ import types
 
 from loguru import logger
 
-from runtime.adapters.process import Stop, supervised
-from runtime.adapters.status import StatusFile
+from runtime.adapters.process.process import Stop, supervised
+from runtime.adapters.process.status_file import StatusFile
 from runtime.cli.workers import load_or_last_accepted
 from runtime.config import Config
 from runtime.workers import start

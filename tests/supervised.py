@@ -103,7 +103,7 @@ class Runtime:
         return len(programs) == len(PROGRAMS) and all(p.state == "RUNNING" for p in programs.values())
 
     def beats(self, program: str, pid: int) -> bool:
-        from runtime.adapters.status import beat_of
+        from runtime.adapters.process.status_file import beat_of
 
         return pid != 0 and beat_of(self.home.layout.status_file(program), pid) is not None
 

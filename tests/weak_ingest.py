@@ -15,7 +15,7 @@ import sys
 from typing import Any
 
 from runtime.adapters import store, storekeeper
-from runtime.adapters.process import Stop
+from runtime.adapters.process.process import Stop
 from runtime.config import load
 from runtime.core.ingest import read_errors
 from runtime.workers import ingest

@@ -18,8 +18,8 @@ from pathlib import Path
 import zmq
 from loguru import logger
 
-from runtime.adapters.clock import Clock, SystemClock
-from runtime.adapters.home_mount import in_changed_home
+from runtime.adapters.process.clock import Clock, SystemClock
+from runtime.adapters.process.home_mount import in_changed_home
 from runtime.core.settlement import (
     Report,
     Settled,

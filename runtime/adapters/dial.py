@@ -27,7 +27,7 @@ from collections.abc import Callable
 from itertools import chain, zip_longest
 from typing import Any, NamedTuple
 
-from runtime.adapters.threads import start_thread
+from runtime.adapters.process.threads import start_thread
 
 STAGGER_S = 0.25
 """An address that does not answer for so long gets company by the next one."""

@@ -19,8 +19,8 @@ import zmq
 
 from runtime.adapters.bus import Bound, context
 from runtime.adapters.curve import arm
-from runtime.adapters.home_mount import in_changed_home
-from runtime.adapters.process import AlreadyRuns, Lock
+from runtime.adapters.process.home_mount import in_changed_home
+from runtime.adapters.process.process import AlreadyRuns, Lock
 from runtime.core.address import is_loopback
 from runtime.core.ingest.reply_route import take_apart
 from runtime.errors import ConfigError, UsageError

@@ -36,7 +36,7 @@ from typing import NamedTuple, TypeAlias
 
 from loguru import logger
 
-from runtime.adapters.process import MOST_FILES, allow_files
+from runtime.adapters.process.process import MOST_FILES, allow_files
 from runtime.core.address import parse_tcp_endpoint
 from runtime.core.log_throttle import Sparing
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from loguru import logger
 
-from runtime.adapters.clock import Clock
 from runtime.adapters.door import CannotListen, Frames, Letter, ProducerDoor
+from runtime.adapters.process.clock import Clock
 from runtime.config import Config
 
 TRY_AGAIN_S = 1.0

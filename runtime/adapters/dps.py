@@ -200,7 +200,7 @@ def try_all_addresses() -> None:
 
 
 if __name__ == "__main__":
-    from runtime.adapters.process import die_with_parent
+    from runtime.adapters.process.process import die_with_parent
 
     die_with_parent(sys.argv[1])
     try_all_addresses()

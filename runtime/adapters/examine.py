@@ -12,7 +12,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from runtime.adapters.clock import Clock
+from runtime.adapters.process.clock import Clock
 from runtime.core.ingest.read_errors import Block, Look, Unreadable, Verdict
 from runtime.core.settlement import to_ranges
 

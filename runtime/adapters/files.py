@@ -27,7 +27,7 @@ from runtime.adapters import upload_journal
 from runtime.adapters.file_gate import Barred, Gate
 from runtime.adapters.hub_https import HttpsWay, Refused, SwitchedOff, Unreached
 from runtime.adapters.payloads import Payload, Replaced, Unreadable, difference, digest_with, opened
-from runtime.adapters.threads import start_thread
+from runtime.adapters.process.threads import start_thread
 from runtime.adapters.tidings import Tidings
 from runtime.adapters.under_way import same_destination
 from runtime.adapters.upload_calls import NameRefused, UploadCalls

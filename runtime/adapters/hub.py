@@ -42,9 +42,9 @@ from loguru import logger
 
 from runtime.adapters.certificate_pair import check_pair
 from runtime.adapters.paho_wire import Reach, Wire
+from runtime.adapters.process.threads import start, start_thread
 from runtime.adapters.proxies import ProxyTrouble, as_azure_wants_it, causes, in_words, trouble_beneath
 from runtime.adapters.reasons import reason_at
-from runtime.adapters.threads import start, start_thread
 from runtime.adapters.tidings import Tidings
 from runtime.adapters.trust import UnusableFile, authorities
 from runtime.core.delivery.envelope import Telemetry

@@ -18,8 +18,8 @@ import requests
 from loguru import logger
 
 from runtime.adapters.https import MAX_BODY_BYTES, Line, Reply, Session
+from runtime.adapters.process.threads import start_thread
 from runtime.adapters.reasons import bounded, reason_at
-from runtime.adapters.threads import start_thread
 from runtime.adapters.trust import Trust, UnusableFile
 from runtime.core.identity import lifetime
 from runtime.core.identity.credentials import HubCredentials

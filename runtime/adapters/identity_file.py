@@ -14,7 +14,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from runtime.adapters.process import database_users
+from runtime.adapters.process.process import database_users
 from runtime.core.identity.enrolment import BY_HAND, host_of
 from runtime.errors import NeedsHuman, Retryable
 

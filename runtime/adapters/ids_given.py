@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from runtime.adapters import checked_line
+from runtime.adapters.process import checksummed_line
 
 SAVE_EVERY_S = 60.0
 
@@ -22,7 +22,7 @@ class IdsGiven:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        said = checked_line.read(path)
+        said = checksummed_line.read(path)
         self._uuid, self._next_id = self._saved = tuple(said) if said else ("", 0)
 
     def missing(self, uuid: str, next_id: int) -> range:
@@ -38,5 +38,5 @@ class IdsGiven:
         said = self._uuid, self._next_id
         if said != self._saved:
             with contextlib.suppress(OSError):  # a full disk: an older copy would not be known for one
-                checked_line.write(self._path, said)
+                checksummed_line.write(self._path, said)
                 self._saved = said

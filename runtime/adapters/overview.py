@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from runtime import __version__
-from runtime.adapters.clock import Clock
-from runtime.adapters.crash import count_crashes
 from runtime.adapters.identity import IdentityReader
-from runtime.adapters.logs import last_complaint
-from runtime.adapters.process import lock_holder, memory_bytes, process_age_s
-from runtime.adapters.status import Words, last_words, takes_beats
+from runtime.adapters.process.clock import Clock
+from runtime.adapters.process.crash import count_crashes
+from runtime.adapters.process.logs import last_complaint
+from runtime.adapters.process.process import lock_holder, memory_bytes, process_age_s
+from runtime.adapters.process.status_file import Words, last_words, takes_beats
 from runtime.adapters.store_reader import StoreReader
 from runtime.adapters.supervisor import Program, Supervisor
 from runtime.core.identity import renewal

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from loguru import logger
 
-from runtime.adapters.clock import Clock, SystemClock
+from runtime.adapters.process.clock import Clock, SystemClock
 from runtime.adapters.trust import Trust, Waiting
 from runtime.core.identity import connection_string, lifetime
 from runtime.core.identity.platform_answer import Answer, Grant, Operation, Outcome, Registration

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runtime.adapters.curve import read_key
-from runtime.adapters.process import has_open, lock_holder
+from runtime.adapters.process.process import has_open, lock_holder
 from runtime.config import Config
 from runtime.core.address import parse_tcp_endpoint
 from runtime.errors import ConfigError

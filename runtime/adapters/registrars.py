@@ -18,8 +18,8 @@ from typing import Protocol
 
 from runtime.adapters import dps
 from runtime.adapters.certificate_pair import check_pair, ends_s
-from runtime.adapters.clock import Clock, SystemClock
 from runtime.adapters.platform import Platform
+from runtime.adapters.process.clock import Clock, SystemClock
 from runtime.adapters.server_time import server_time_s
 from runtime.adapters.tokens import fingerprint, secret_from
 from runtime.adapters.trust import Trust, Waiting

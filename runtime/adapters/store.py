@@ -28,7 +28,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from runtime.adapters.clock import Clock
+from runtime.adapters.process.clock import Clock
 from runtime.adapters.store_books import (
     BY_LEVEL,
     LEAVING,

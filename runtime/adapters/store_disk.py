@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-from runtime.adapters.process import wal_readers
+from runtime.adapters.process.process import wal_readers
 from runtime.adapters.store_errors import StoreHeld, StoreUnavailable
 from runtime.settings import Store as StoreSettings
 

@@ -21,12 +21,12 @@ from pathlib import Path
 
 from loguru import logger
 
-from runtime.adapters.clock import Clock
 from runtime.adapters.examine import Examiner, named
-from runtime.adapters.home_mount import in_changed_home
 from runtime.adapters.ids_given import SAVE_EVERY_S, IdsGiven
+from runtime.adapters.process.clock import Clock
+from runtime.adapters.process.home_mount import in_changed_home
+from runtime.adapters.process.status_file import BUSY
 from runtime.adapters.salvage import Report, files, finish, last_report, pending, salvage
-from runtime.adapters.status import BUSY
 from runtime.adapters.store import Loss, MessageStore
 from runtime.adapters.store_disk import BALLAST_BYTES, Disk, WalLimit, size
 from runtime.adapters.store_errors import (

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from runtime.adapters.home_mount import STARTED_IN
+from runtime.adapters.process.home_mount import STARTED_IN
 
 
 def needs_no_temporary_folder(folder: Path) -> None:

@@ -28,8 +28,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from runtime.adapters.home_mount import STARTED_IN, home_changed, remember_home
-from runtime.adapters.process import (
+from runtime.adapters.process.home_mount import STARTED_IN, home_changed, remember_home
+from runtime.adapters.process.process import (
     SUPERVISOR_PID,
     WAITS_FOR_DISK,
     Lock,
@@ -37,7 +37,7 @@ from runtime.adapters.process import (
     lock_holder,
     process_state,
 )
-from runtime.adapters.status import note_asked_to_end, takes_beats
+from runtime.adapters.process.status_file import note_asked_to_end, takes_beats
 from runtime.adapters.supervisor_loop import Careful, Mortal, Prompt, newborn, refuse_in_words, try_again_soon
 from runtime.errors import UsageError
 

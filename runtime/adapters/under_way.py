@@ -11,7 +11,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.adapters import checked_line
+from runtime.adapters.process import checksummed_line
 from runtime.core.delivery.packings import Packings
 from runtime.core.message import StreamName
 
@@ -39,7 +39,7 @@ class UnderWay:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        said = checked_line.read(path) or {}
+        said = checksummed_line.read(path) or {}
         self.destination: str | None = said.get("device")
         """The hub and the device whose chunks these are; of an earlier version only the device."""
         self.batches = {StreamName(group, stream): batch for group, stream, batch in said.get("batches", ())}
@@ -91,4 +91,4 @@ class UnderWay:
             "packings": self.packings.to_json(),
         }
         with contextlib.suppress(OSError):  # a full disk: a crash would repeat more
-            checked_line.write(self._path, said)
+            checksummed_line.write(self._path, said)

@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from runtime.adapters import checked_line
+from runtime.adapters.process import checksummed_line
 
 ADDRESS_LIFE_S = 3_000.0
 """An address lives about an hour; ten minutes are kept for the last block."""
@@ -61,7 +61,7 @@ class Journal:
 def read(path: Path) -> Journal | None:
     """A journal, or None where there is none that can be used."""
     try:
-        return Journal(**checked_line.read(path))
+        return Journal(**checksummed_line.read(path))
     except TypeError:
         return None
 
@@ -69,5 +69,5 @@ def read(path: Path) -> Journal | None:
 def write(path: Path, journal: Journal) -> None:
     """Raises OSError."""
     fresh = path.with_suffix(".new")
-    checked_line.write(fresh, asdict(journal))
+    checksummed_line.write(fresh, asdict(journal))
     fresh.replace(path)

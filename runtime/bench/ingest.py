@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from runtime.adapters.clock import SystemClock
+from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.store import MessageStore
 from runtime.adapters.supervisor import Supervisor
 from runtime.bench import Row

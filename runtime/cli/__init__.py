@@ -78,7 +78,7 @@ def enter_home(arguments: argparse.Namespace) -> None:
     A command that needs no home says `homeless` (`config --example` needs none either); one that only sends
     says `sends_only`. Raises UsageError.
     """
-    from runtime.adapters.home_owner import enter
+    from runtime.adapters.process.home_owner import enter
     from runtime.config import find_home
     from runtime.errors import ConfigError
 

@@ -59,8 +59,8 @@ def facts(code: str | None, device_id: str | None, hub_state: str) -> list[str]:
 
 def _hub_state(layout: Layout) -> str:
     """What `upload` says, if it lives: the file of an earlier life says nothing."""
-    from runtime.adapters.process import lock_holder
-    from runtime.adapters.status import read_status
+    from runtime.adapters.process.process import lock_holder
+    from runtime.adapters.process.status_file import read_status
 
     told = read_status(layout.status_file("upload")) or {}
     return str(told.get("state")) if told.get("pid") == lock_holder(layout.lock("upload")) else ""

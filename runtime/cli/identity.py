@@ -47,8 +47,8 @@ def _identity(arguments: argparse.Namespace) -> int:
 
 def describe(config: Config) -> dict[str, Any]:
     """Everything that may be told about the identity: never a token's text."""
-    from runtime.adapters.clock import SystemClock
     from runtime.adapters.identity import IdentityReader
+    from runtime.adapters.process.clock import SystemClock
     from runtime.adapters.registrars import certificate_left_s, registrar
     from runtime.adapters.vault import Vault
     from runtime.core.identity import renewal
@@ -94,8 +94,8 @@ def describe(config: Config) -> dict[str, Any]:
 
 def _living(layout: Layout, worker: str) -> dict[str, Any] | None:
     """What a worker says, if it lives."""
-    from runtime.adapters.process import lock_holder
-    from runtime.adapters.status import read_status
+    from runtime.adapters.process.process import lock_holder
+    from runtime.adapters.process.status_file import read_status
 
     told = read_status(layout.status_file(worker))
     return told if told and told.get("pid") == lock_holder(layout.lock(worker)) else None

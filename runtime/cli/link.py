@@ -51,8 +51,8 @@ def _link(arguments: argparse.Namespace) -> int:
 
 def _stopped(config: Config) -> bool:
     """Wait until upload says that nothing is on its way any more; whether it did, or does not run."""
-    from runtime.adapters.clock import SystemClock
-    from runtime.adapters.status import last_words
+    from runtime.adapters.process.clock import SystemClock
+    from runtime.adapters.process.status_file import last_words
     from runtime.core.delivery.link_budget import SWITCHED_OFF
 
     clock, path = SystemClock(), config.layout.status_file("upload")

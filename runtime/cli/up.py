@@ -41,8 +41,8 @@ def register(commands: Commands) -> None:
 
 def _up(arguments: argparse.Namespace) -> int:
     """Become supervisord: nothing stays between the service manager and it."""
-    from runtime.adapters.home_mount import check_mounts
-    from runtime.adapters.process import allow_files, leave_no_core, open_standard_streams
+    from runtime.adapters.process.home_mount import check_mounts
+    from runtime.adapters.process.process import allow_files, leave_no_core, open_standard_streams
     from runtime.config import find_home
 
     open_standard_streams()
@@ -79,7 +79,7 @@ def _up(arguments: argparse.Namespace) -> int:
 
 def _environment(config: Config) -> dict[str, str]:
     """What supervisord and the workers inherit: this interpreter's `edgectl` first, and the same file."""
-    from runtime.adapters.accepted import accepted_file
+    from runtime.adapters.process.last_good_config import accepted_file
     from runtime.config import keys
 
     environment = dict(os.environ)
@@ -96,7 +96,7 @@ def _environment(config: Config) -> dict[str, str]:
 
 
 def _hold_lock(layout: Layout) -> None:
-    from runtime.adapters.process import Lock, lock_holder
+    from runtime.adapters.process.process import Lock, lock_holder
     from runtime.errors import UsageError
 
     try:
@@ -180,7 +180,7 @@ def shipped_configuration() -> Path:
 
 
 def _down(arguments: argparse.Namespace) -> int:
-    from runtime.adapters.process import lock_holder
+    from runtime.adapters.process.process import lock_holder
     from runtime.adapters.supervisor import Supervisor
     from runtime.errors import Rejected, Retryable, UsageError
 
@@ -210,7 +210,7 @@ def _down(arguments: argparse.Namespace) -> int:
 def _reload(arguments: argparse.Namespace) -> int:
     """Check first; then one worker after the other starts afresh."""
     from runtime.adapters.preflight import check_doors
-    from runtime.adapters.status import note_asked_to_end
+    from runtime.adapters.process.status_file import note_asked_to_end
     from runtime.adapters.supervisor import Supervisor
 
     config = load_config(arguments)
@@ -254,7 +254,7 @@ def _signal(lock: Path, name: str) -> None:
     import contextlib
     import signal
 
-    from runtime.adapters.process import has_open, lock_holder
+    from runtime.adapters.process.process import has_open, lock_holder
 
     pid = lock_holder(lock)
     if pid and has_open(pid, lock):
@@ -264,7 +264,7 @@ def _signal(lock: Path, name: str) -> None:
 
 def _gone(lock: Path, timeout_s: float) -> bool:
     """Wait until nobody holds the lock."""
-    from runtime.adapters.process import lock_holder
+    from runtime.adapters.process.process import lock_holder
 
     return _eventually(lambda: lock_holder(lock) is None, timeout_s)
 

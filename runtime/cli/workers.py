@@ -20,7 +20,7 @@ def register(commands: Commands) -> None:
 
 
 def _worker(arguments: argparse.Namespace) -> int:
-    from runtime.adapters.process import supervised
+    from runtime.adapters.process.process import supervised
     from runtime.workers import start
 
     start(arguments.name, load_or_last_accepted(arguments, alone=supervised(), warn=False))
@@ -31,8 +31,8 @@ def load_or_last_accepted(arguments: argparse.Namespace, *, alone: bool, warn: b
     """The configuration; where it is bad and there is no person to see it (`alone`), the last good one."""
     import os
 
-    from runtime.adapters.accepted import accepted_file, remember
-    from runtime.adapters.home_mount import check_home
+    from runtime.adapters.process.home_mount import check_home
+    from runtime.adapters.process.last_good_config import accepted_file, remember
     from runtime.config import find_home, load
     from runtime.errors import ConfigError
     from runtime.layout import Layout

@@ -20,8 +20,8 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from runtime.adapters import logs
-from runtime.adapters.process import Lock
+from runtime.adapters.process import logs
+from runtime.adapters.process.process import Lock
 from runtime.devcloud import (
     admin,
     blobs,

@@ -10,10 +10,10 @@ import importlib
 
 from loguru import logger
 
-from runtime.adapters import logs
-from runtime.adapters.crash import report_crashes
-from runtime.adapters.home_mount import check_home
-from runtime.adapters.process import Lock, Stop, die_with_parent, dump_stacks_on_signal, leave_no_core
+from runtime.adapters.process import logs
+from runtime.adapters.process.crash import report_crashes
+from runtime.adapters.process.home_mount import check_home
+from runtime.adapters.process.process import Lock, Stop, die_with_parent, dump_stacks_on_signal, leave_no_core
 from runtime.config import Config
 
 

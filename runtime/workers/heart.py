@@ -7,9 +7,9 @@ from typing import Any
 
 from loguru import logger
 
-from runtime.adapters.clock import Clock
-from runtime.adapters.process import Stop
-from runtime.adapters.status import StatusFile
+from runtime.adapters.process.clock import Clock
+from runtime.adapters.process.process import Stop
+from runtime.adapters.process.status_file import StatusFile
 from runtime.errors import NeedsHuman, Retryable
 from runtime.layout import Layout
 

@@ -16,14 +16,14 @@ from collections.abc import Sequence
 from loguru import logger
 
 from runtime.adapters.bus import STORED, DeliveryDoor, Hints, wait_readable
-from runtime.adapters.clock import Clock, SystemClock
 from runtime.adapters.curve import KeyGate
 from runtime.adapters.door import Frames, Letter
 from runtime.adapters.doorkeeper import Doorkeeper
 from runtime.adapters.doors import Doors
-from runtime.adapters.process import Stop
+from runtime.adapters.process.clock import Clock, SystemClock
+from runtime.adapters.process.process import Stop
+from runtime.adapters.process.status_file import BUSY, StatusFile
 from runtime.adapters.spool import Spool
-from runtime.adapters.status import BUSY, StatusFile
 from runtime.adapters.store import Loss
 from runtime.adapters.store_errors import StoreError, StoreFull
 from runtime.adapters.storekeeper import SAY_EVERY_S, Storekeeper, refusal

@@ -8,7 +8,7 @@ from typing import cast
 
 from loguru import logger
 
-from runtime.adapters.clock import Clock
+from runtime.adapters.process.clock import Clock
 from runtime.adapters.store_lanes import LaneReader
 from runtime.adapters.under_way import Chunked, UnderWay
 from runtime.config import Config

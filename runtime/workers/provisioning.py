@@ -14,13 +14,13 @@ from loguru import logger
 
 from runtime.adapters import tokens
 from runtime.adapters.bus import IDENTITY_CHANGED, Hints
-from runtime.adapters.clock import SystemClock
 from runtime.adapters.identity import IdentityStore
 from runtime.adapters.platform import Platform
-from runtime.adapters.process import Stop
+from runtime.adapters.process.clock import SystemClock
+from runtime.adapters.process.config_watch import WatchedConfig
+from runtime.adapters.process.process import Stop
 from runtime.adapters.trust import Trust
 from runtime.adapters.vault import Vault
-from runtime.adapters.watched import WatchedConfig
 from runtime.config import Config
 from runtime.core.identity import enrolment
 from runtime.core.identity.enrolment import Call, Enrolment, Phase, Policy, Step, Wish, host_of

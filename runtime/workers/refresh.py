@@ -15,13 +15,13 @@ from loguru import logger
 
 from runtime.adapters import tokens
 from runtime.adapters.bus import IDENTITY_CHANGED, SAS_REFUSED, Hints
-from runtime.adapters.clock import SystemClock
 from runtime.adapters.identity import IdentityStore
 from runtime.adapters.identity_values import Identity, Token
-from runtime.adapters.process import Stop
+from runtime.adapters.process.clock import SystemClock
+from runtime.adapters.process.config_watch import WatchedConfig
+from runtime.adapters.process.process import Stop
 from runtime.adapters.registrars import ByPlatform, ServerClock, certificate_left_s, registrar
 from runtime.adapters.vault import Vault
-from runtime.adapters.watched import WatchedConfig
 from runtime.config import Config
 from runtime.core.identity import enrolment, renewal
 from runtime.core.identity.enrolment import Enrolment, host_of

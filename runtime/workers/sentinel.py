@@ -17,11 +17,11 @@ from typing import Any
 
 from loguru import logger
 
-from runtime.adapters.clock import SystemClock
-from runtime.adapters.home_mount import HomeGone
 from runtime.adapters.listener import EventListener, SupervisorGone
-from runtime.adapters.logs import tail
-from runtime.adapters.process import (
+from runtime.adapters.process.clock import SystemClock
+from runtime.adapters.process.home_mount import HomeGone
+from runtime.adapters.process.logs import tail
+from runtime.adapters.process.process import (
     DUMP_SIGNAL,
     WAITS_FOR_DISK,
     Stop,
@@ -31,7 +31,14 @@ from runtime.adapters.process import (
     supervised,
     tell_service_manager,
 )
-from runtime.adapters.status import BUSY, StatusFile, asked_to_end, beat_of, read_status, takes_beats
+from runtime.adapters.process.status_file import (
+    BUSY,
+    StatusFile,
+    asked_to_end,
+    beat_of,
+    read_status,
+    takes_beats,
+)
 from runtime.adapters.supervisor import Program, Supervisor
 from runtime.config import Config
 from runtime.core.operations.health import (

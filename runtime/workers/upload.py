@@ -15,17 +15,17 @@ import random
 from loguru import logger
 
 from runtime.adapters.bus import IDENTITY_CHANGED, SAS_REFUSED, STORED, DeliveryReporter, Hints
-from runtime.adapters.clock import SystemClock
 from runtime.adapters.files import BlockSent, FileOptions, Files, Uploaded, UploadFailed
 from runtime.adapters.hub import Hub, HubOptions
 from runtime.adapters.hub_https import HttpsWay, Inquiry
 from runtime.adapters.identity import IdentityReader
 from runtime.adapters.link_usage import LinkUsage
-from runtime.adapters.process import Stop
-from runtime.adapters.status import StatusFile, last_words
+from runtime.adapters.process.clock import SystemClock
+from runtime.adapters.process.config_watch import WatchedConfig
+from runtime.adapters.process.process import Stop
+from runtime.adapters.process.status_file import StatusFile, last_words
 from runtime.adapters.store_errors import StoreDamaged, StoreReplaced, StoreUnknown, StoreUnreadable
 from runtime.adapters.vault import Vault
-from runtime.adapters.watched import WatchedConfig
 from runtime.config import Config
 from runtime.core.delivery.actions import PROBE, AskWhy, Discard, Open, Send, Step, TellRefused, Upload
 from runtime.core.delivery.engine import Delivery, Limits, Phase

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from runtime.adapters.process import process_state
+from runtime.adapters.process.process import process_state
 from runtime.cli.up import link_configuration, shipped_configuration
 from tests.chaos.plan import Fault
 from tests.chaos.scene import PROGRAMS, NotSeen, Scene

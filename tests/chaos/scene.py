@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runtime.adapters.status import beat_of, read_status
+from runtime.adapters.process.status_file import beat_of, read_status
 from runtime.adapters.supervisor import Program, Supervisor
 from runtime.errors import EdgeError
 from runtime.layout import WORKERS

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters.identity import IdentityReader
-from runtime.adapters.status import read_status
+from runtime.adapters.process.status_file import read_status
 from runtime.layout import WORKERS
 from runtime.producer import Producer
 from tests.harness import Cloud, Home, eventually, require_tool

@@ -9,8 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.home_mount import HomeGone, check_home, check_mounts, home_changed, remember_home
-from runtime.adapters.status import StatusFile
+from runtime.adapters.process.home_mount import (
+    HomeGone,
+    check_home,
+    check_mounts,
+    home_changed,
+    remember_home,
+)
+from runtime.adapters.process.status_file import StatusFile
 from runtime.errors import UsageError
 from tests.harness import Home, eventually
 from tests.supervised import WORKING, Runtime, kill

@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from runtime.adapters.identity import IdentityReader
-from runtime.adapters.status import read_status
+from runtime.adapters.process.status_file import read_status
 from runtime.producer import Producer
 from tests.harness import Cloud, Home, eventually
 

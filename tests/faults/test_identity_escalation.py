@@ -10,7 +10,7 @@ from contextlib import closing
 import pytest
 
 from runtime.adapters.identity import IdentityReader
-from runtime.adapters.status import read_status
+from runtime.adapters.process.status_file import read_status
 from runtime.core.identity.credentials import HubCredentials
 from runtime.producer import Producer
 from tests.harness import Cloud, Home, eventually
@@ -119,7 +119,7 @@ def test_a_refused_provisioning_token_waits_visibly_until_another_one_is_put_int
 
 
 def _sas_age_s(running: Running) -> float:
-    from runtime.adapters.clock import SystemClock
+    from runtime.adapters.process.clock import SystemClock
     from runtime.core.moment import Moment
 
     sas = running.reader.read().sas

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters.bus import Hints
-from runtime.adapters.clock import SystemClock
 from runtime.adapters.identity import IdentityStore
-from runtime.adapters.status import read_status
+from runtime.adapters.process.clock import SystemClock
+from runtime.adapters.process.status_file import read_status
 from runtime.core.identity import enrolment, renewal
 from runtime.core.identity.enrolment import Call, Enrolment, Phase, Wish
 from runtime.core.identity.escalation import Task

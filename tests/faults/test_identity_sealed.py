@@ -6,7 +6,7 @@ import base64
 import secrets
 
 from runtime.adapters.identity import IdentityReader
-from runtime.adapters.status import read_status
+from runtime.adapters.process.status_file import read_status
 from runtime.adapters.vault import Vault
 from runtime.producer import Producer
 from tests.harness import Cloud, Home, eventually

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from runtime.adapters.identity import IdentityReader
-from runtime.adapters.status import read_status
+from runtime.adapters.process.status_file import read_status
 from tests.harness import Cloud, Home, eventually
 
 COMMANDS = ("status", "status --json", "identity", "identity --json", "config", "config --json", "provision")

@@ -13,7 +13,7 @@ import zmq
 from runtime.adapters.curve import make_keys
 from runtime.adapters.doorkeeper import Guest
 from runtime.adapters.doors import TRY_AGAIN_S, Doors
-from runtime.adapters.status import read_status
+from runtime.adapters.process.status_file import read_status
 from runtime.errors import ConfigError, UsageError
 from runtime.producer import Producer
 from tests.harness import Home, eventually

@@ -15,8 +15,8 @@ import pytest
 import zmq
 
 from runtime.adapters.doorkeeper import LOOK_EVERY_S, Doorkeeper
-from runtime.adapters.process import Stop
-from runtime.adapters.status import read_status
+from runtime.adapters.process.process import Stop
+from runtime.adapters.process.status_file import read_status
 from runtime.producer import Producer
 from runtime.workers.ingest import Ingest
 from tests.harness import Home, Process, at_full_size, eventually

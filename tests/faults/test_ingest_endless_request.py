@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.status import read_status
+from runtime.adapters.process.status_file import read_status
 from runtime.adapters.store import StoreReader
 from runtime.core.message import StoredMessage
 from runtime.producer import Producer

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import zmq
 
-from runtime.adapters.clock import SystemClock
 from runtime.adapters.door import REQUESTS_PER_PEER
-from runtime.adapters.process import Stop
+from runtime.adapters.process.clock import SystemClock
+from runtime.adapters.process.process import Stop
 from runtime.core.ingest.protocol import Code, Refused
 from runtime.workers.ingest import Ingest
 from tests.harness import Home, eventually

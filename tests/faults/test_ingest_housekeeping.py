@@ -11,9 +11,9 @@ import pytest
 import zmq
 from loguru import logger
 
-from runtime.adapters.clock import SystemClock
-from runtime.adapters.process import Stop
-from runtime.adapters.status import BUSY, read_status
+from runtime.adapters.process.clock import SystemClock
+from runtime.adapters.process.process import Stop
+from runtime.adapters.process.status_file import BUSY, read_status
 from runtime.adapters.store import MessageStore
 from runtime.adapters.store_errors import StoreDamaged, StoreFull, StoreUnavailable
 from runtime.adapters.storekeeper import (

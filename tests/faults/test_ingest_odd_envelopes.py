@@ -14,8 +14,8 @@ import zmq
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from runtime.adapters.clock import SystemClock
-from runtime.adapters.process import Stop
+from runtime.adapters.process.clock import SystemClock
+from runtime.adapters.process.process import Stop
 from runtime.adapters.store_reader import StoreReader
 from runtime.core.ingest.admission import Admission
 from runtime.core.ingest.protocol import Request

@@ -11,7 +11,7 @@ import pytest
 
 from runtime.adapters.bus import DeliveryReporter, Settled
 from runtime.adapters.door import ProducerDoor
-from runtime.adapters.process import process_state
+from runtime.adapters.process.process import process_state
 from runtime.producer import Producer
 from tests.harness import Home, eventually
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters.identity import IdentityReader
-from runtime.adapters.process import memory_bytes
+from runtime.adapters.process.process import memory_bytes
 from runtime.layout import WORKERS
 from runtime.producer import Producer
 from tests.harness import Cloud, Home, eventually

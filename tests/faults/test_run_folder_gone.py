@@ -16,8 +16,8 @@ import pytest
 from supervisor.states import SupervisorStates
 
 from runtime.adapters.bus import STORED, Hints
-from runtime.adapters.process import lock_holder
-from runtime.adapters.status import read_status
+from runtime.adapters.process.process import lock_holder
+from runtime.adapters.process.status_file import read_status
 from runtime.adapters.supervisor_plugin import SocketWatch
 from runtime.layout import WORKERS
 from runtime.producer import Producer
@@ -151,7 +151,7 @@ TWO = """
 import os, shutil, sys
 from pathlib import Path
 from types import SimpleNamespace
-from runtime.adapters.process import Lock, lock_holder
+from runtime.adapters.process.process import Lock, lock_holder
 from runtime.adapters.supervisor_plugin import LockWatch
 
 lock = Path(sys.argv[1]) / "state/supervisor.lock"

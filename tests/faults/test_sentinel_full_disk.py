@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.status import beat_of
+from runtime.adapters.process.status_file import beat_of
 from runtime.adapters.supervisor import Supervisor
 from runtime.errors import Retryable
 from runtime.layout import WORKERS

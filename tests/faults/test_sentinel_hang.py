@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.clock import SystemClock
+from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.supervisor import Supervisor
 from runtime.core.operations.health import StartAgain
 from runtime.workers.sentinel import Sentinel

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters import store_disk
-from runtime.adapters.process import wal_readers
+from runtime.adapters.process.process import wal_readers
 from runtime.adapters.store import MessageStore
 from runtime.adapters.store_errors import StoreError, StoreHeld
 from runtime.adapters.storekeeper import Storekeeper, refusal

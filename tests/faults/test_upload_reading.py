@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from runtime.adapters.status import read_status
+from runtime.adapters.process.status_file import read_status
 from tests.harness import Cloud, Home, eventually
 from tests.lines import backlog, put, uploading, within_a_day
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from runtime.adapters.status import read_status
+from runtime.adapters.process.status_file import read_status
 from tests.harness import Cloud, Home, at_full_size, eventually
 from tests.lines import backlog, check_arrivals, endings, put, quarantined, uploading, within_a_day
 

@@ -17,7 +17,7 @@ import pytest
 
 from runtime.adapters import dps
 from runtime.adapters.dps import Question, assign
-from runtime.adapters.process import SUPERVISOR_PID
+from runtime.adapters.process.process import SUPERVISOR_PID
 from runtime.adapters.registrars import ByDps
 from runtime.core.identity.connection_string import derived_key
 from runtime.core.identity.platform_answer import Outcome

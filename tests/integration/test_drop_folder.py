@@ -17,7 +17,7 @@ import pytest
 import zmq
 
 from runtime.adapters import spool as spooling
-from runtime.adapters.clock import SystemClock
+from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.spool import REVIEW_AGAIN_S, STRAY_S, Spool, what_is
 from runtime.adapters.store import MessageStore
 from runtime.adapters.store_reader import StoreReader

@@ -18,10 +18,10 @@ import pytest
 
 from runtime.adapters import tokens
 from runtime.adapters.bus import Hints
-from runtime.adapters.clock import SystemClock
 from runtime.adapters.identity import IdentityStore
 from runtime.adapters.platform import CANCELLED as CANCELLED_TYPE
-from runtime.adapters.status import read_status
+from runtime.adapters.process.clock import SystemClock
+from runtime.adapters.process.status_file import read_status
 from runtime.core.identity.enrolment import Enrolment, Phase, Wish
 from runtime.core.identity.escalation import Task
 from runtime.core.identity.platform_answer import Grant, Outcome, Registration

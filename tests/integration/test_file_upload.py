@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from runtime.adapters import checked_line, hub_https, upload_journal
 from runtime.adapters import files as files_adapter
+from runtime.adapters import hub_https, upload_journal
 from runtime.adapters.files import BlockSent, FileEvent, FileOptions, Files, Uploaded, UploadFailed
 from runtime.adapters.hub_https import HttpsWay, Unreached
+from runtime.adapters.process import checksummed_line
 from runtime.adapters.upload_calls import UploadCalls
 from runtime.core.delivery.envelope import FileParcel, Telemetry
 from runtime.core.delivery.link_budget import Passage
@@ -289,11 +290,11 @@ def test_blocks_that_the_storage_has_lost_are_sent_again(cloud: Cloud, lane: Lan
     assert isinstance(lane.upload(parcel(payload), credentials), UploadFailed)
     assert isinstance(lane.upload(parcel(payload), credentials), Uploaded)
     path = folder / "uploads" / "2.json"
-    journal = checked_line.read(folder / "uploads" / "1.json")
+    journal = checksummed_line.read(folder / "uploads" / "1.json")
     other = parcel(payload, "other")
     address = journal["address"].replace("clip", "other")
     mine = {"state": "open", "blocks": 5, "of": journal["of"].replace("clip", "other"), "address": address}
-    checked_line.write(path, {**journal, **mine, "began_wall_s": 0.0})
+    checksummed_line.write(path, {**journal, **mine, "began_wall_s": 0.0})
     failed = lane.upload(other, credentials, 2)
     assert isinstance(failed, UploadFailed) and not failed.for_good, failed
     assert isinstance(lane.upload(other, credentials, 2), Uploaded)

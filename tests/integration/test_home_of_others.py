@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.home_owner import OVERFLOW_UID
+from runtime.adapters.process.home_owner import OVERFLOW_UID
 from tests.harness import Home, clean_environment, eventually, kill_tree
 from tests.other_user import command_as, edgectl
 

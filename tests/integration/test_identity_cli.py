@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from runtime.adapters.clock import SystemClock
 from runtime.adapters.identity import IdentityReader, IdentityStore
-from runtime.adapters.process import Lock
+from runtime.adapters.process.clock import SystemClock
+from runtime.adapters.process.process import Lock
 from runtime.core.identity.enrolment import Enrolment, Phase
 from runtime.core.identity.escalation import Task
 from runtime.core.identity.platform_answer import Grant, Outcome, Registration

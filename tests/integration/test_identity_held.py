@@ -15,7 +15,7 @@ import pytest
 
 from runtime.adapters.certificate_pair import check_pair
 from runtime.adapters.identity import IdentityReader, IdentityStore
-from runtime.adapters.process import Stop
+from runtime.adapters.process.process import Stop
 from runtime.adapters.vault import Vault
 from runtime.core.identity.enrolment import Enrolment, Phase
 from runtime.core.identity.platform_answer import Grant, Registration
@@ -104,7 +104,7 @@ def test_tokens_that_are_sealed_by_a_change_of_edge_toml_can_be_read_by_upload_t
     uploader: Uploader, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`refresh` sealed them, upload had no key: the hub was down for good at the next renewal."""
-    monkeypatch.setattr("runtime.adapters.watched.SETTLE_S", 0.0)
+    monkeypatch.setattr("runtime.adapters.process.config_watch.SETTLE_S", 0.0)
     uploader.look()
     key_file = home.folder / "identity.key"
     key_file.write_text(base64.b64encode(b"k" * 32).decode())

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from runtime.adapters.bus import Hints
-from runtime.adapters.clock import SystemClock
 from runtime.adapters.identity import IdentityReader, IdentityStore
-from runtime.adapters.status import read_status
+from runtime.adapters.process.clock import SystemClock
+from runtime.adapters.process.status_file import read_status
 from runtime.core.identity.enrolment import REFUSED_BY_HAND, Enrolment, Phase, host_of
 from runtime.core.identity.escalation import Task
 from runtime.core.identity.platform_answer import Grant, Registration

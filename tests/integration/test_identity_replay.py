@@ -13,9 +13,9 @@ from contextlib import closing
 import pytest
 
 from runtime.adapters.bus import Hints
-from runtime.adapters.clock import SystemClock
 from runtime.adapters.identity import IdentityStore
-from runtime.adapters.status import read_status
+from runtime.adapters.process.clock import SystemClock
+from runtime.adapters.process.status_file import read_status
 from runtime.core.identity.enrolment import Enrolment, Phase
 from runtime.core.identity.platform_answer import Grant
 from runtime.core.moment import Moment

@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 
 from runtime.adapters.bus import Hints
-from runtime.adapters.clock import SystemClock
 from runtime.adapters.doctor import _credentials
 from runtime.adapters.identity import Identity, IdentityReader, IdentityStore
 from runtime.adapters.overview import take
-from runtime.adapters.process import Lock
-from runtime.adapters.status import read_status
+from runtime.adapters.process.clock import SystemClock
+from runtime.adapters.process.process import Lock
+from runtime.adapters.process.status_file import read_status
 from runtime.adapters.vault import Vault
 from runtime.cli.identity import _table, describe
 from runtime.config import load

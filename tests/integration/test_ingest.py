@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from runtime.adapters import door
 from runtime.adapters.bus import DeliveryReporter, Settled
 from runtime.adapters.curve import ASKED_AT, HANDSHAKES_AT_ONCE, KeyGate, make_keys, read_key
-from runtime.adapters.status import read_status
+from runtime.adapters.process.status_file import read_status
 from runtime.adapters.store import StoreReader
 from runtime.config import load
 from runtime.core.message import StoredMessage

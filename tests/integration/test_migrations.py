@@ -14,7 +14,7 @@ from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
 from runtime.adapters import damaged_store, doctor, store_errors, store_opening, store_schema
-from runtime.adapters.process import Stop
+from runtime.adapters.process.process import Stop
 from runtime.adapters.salvage import pending, salvage
 from runtime.adapters.store import MessageStore
 from runtime.adapters.store_errors import StoreError, StoreFull, StoreNewer, StoreUnknown

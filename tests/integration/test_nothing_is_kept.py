@@ -20,7 +20,7 @@ from runtime.adapters.files import FileOptions, Uploaded, UploadFailed
 from runtime.adapters.hub import Hub, HubOptions
 from runtime.adapters.hub_https import HttpsWay, HubHttps, Inquiry, Refused
 from runtime.adapters.identity import IdentityReader
-from runtime.adapters.process import memory_bytes
+from runtime.adapters.process.process import memory_bytes
 from runtime.adapters.trust import Trust
 from runtime.core.delivery.envelope import FileParcel, Telemetry
 from runtime.core.delivery.events import Closed, Lost

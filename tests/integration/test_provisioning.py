@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters.bus import IDENTITY_CHANGED, Hints
-from runtime.adapters.clock import SystemClock
 from runtime.adapters.doctor import _unregistered
 from runtime.adapters.identity import IdentityReader, IdentityStore
 from runtime.adapters.identity_values import Identity
 from runtime.adapters.platform import CANCELLED
-from runtime.adapters.process import Stop
-from runtime.adapters.status import read_status
+from runtime.adapters.process.clock import SystemClock
+from runtime.adapters.process.process import Stop
+from runtime.adapters.process.status_file import read_status
 from runtime.core.identity.enrolment import Phase
 from runtime.core.identity.platform_answer import Outcome, Registration
 from runtime.core.moment import Moment

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from runtime.adapters.bus import Hints
-from runtime.adapters.clock import SystemClock
 from runtime.adapters.identity import Identity, IdentityStore
-from runtime.adapters.status import read_status
+from runtime.adapters.process.clock import SystemClock
+from runtime.adapters.process.status_file import read_status
 from runtime.core.identity.enrolment import Enrolment, Phase
 from runtime.core.identity.escalation import Task
 from runtime.core.identity.platform_answer import Grant

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 from loguru import logger
 
-from runtime.adapters.accepted import accepted_file, remember
-from runtime.adapters.clock import SystemClock
-from runtime.adapters.crash import crash_file
 from runtime.adapters.curve import make_keys
 from runtime.adapters.overview import take
 from runtime.adapters.preflight import check_doors
-from runtime.adapters.status import read_status
+from runtime.adapters.process.clock import SystemClock
+from runtime.adapters.process.crash import crash_file
+from runtime.adapters.process.last_good_config import accepted_file, remember
+from runtime.adapters.process.status_file import read_status
 from runtime.adapters.supervisor import Program, Supervisor
 from runtime.config import load
 from runtime.errors import ConfigError, Rejected

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters.bus import Hints
-from runtime.adapters.clock import SystemClock
-from runtime.adapters.crash import describe
 from runtime.adapters.identity import IdentityReader, IdentityStore
-from runtime.adapters.status import read_status
+from runtime.adapters.process.clock import SystemClock
+from runtime.adapters.process.crash import describe
+from runtime.adapters.process.status_file import read_status
 from runtime.adapters.vault import Vault
 from runtime.core.identity import renewal
 from runtime.core.identity.enrolment import Enrolment, Phase

@@ -21,8 +21,8 @@ from supervisor import events
 from supervisor.process import Subprocess
 from supervisor.states import ProcessStates
 
-from runtime.adapters.process import Lock, has_open, lock_holder, open_descriptors, process_state
-from runtime.adapters.status import StatusFile, beat_of, read_status
+from runtime.adapters.process.process import Lock, has_open, lock_holder, open_descriptors, process_state
+from runtime.adapters.process.status_file import StatusFile, beat_of, read_status
 from runtime.adapters.store_reader import StoreReader
 from runtime.adapters.supervisor import Program, Supervisor
 from runtime.adapters.supervisor_loop import try_again_soon
@@ -148,7 +148,7 @@ def test_a_number_that_passes_its_check_ends_no_worker(end: str, home: Home) -> 
 def test_a_lock_outlives_no_process_and_needs_no_hand(tmp_path: Path) -> None:
     path = tmp_path / "x.lock"
     script = (
-        "import sys, time\nfrom pathlib import Path\nfrom runtime.adapters.process import Lock\n"
+        "import sys, time\nfrom pathlib import Path\nfrom runtime.adapters.process.process import Lock\n"
         "lock = Lock(Path(sys.argv[1]))\ntime.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", script, str(path)], env=clean_environment())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters import checked_line
+from runtime.adapters.process import checksummed_line
 from runtime.adapters.under_way import MOST_CHUNKED, Chunked, UnderWay
 from runtime.core.message import StreamName
 
@@ -73,7 +73,7 @@ def test_what_one_hub_has_in_part_another_has_not_even_under_the_same_device_id(
 
 
 def test_what_an_earlier_version_wrote_without_the_hub_still_counts(path: Path) -> None:
-    said = checked_line.read(path)
-    checked_line.write(path, {**said, "device": "ws:dev"})
+    said = checksummed_line.read(path)
+    checksummed_line.write(path, {**said, "device": "ws:dev"})
     assert UnderWay(path).goes_to("hub/ws:dev") is False
     assert UnderWay(path).chunked("p/b/1") == Chunked(1000, 7)

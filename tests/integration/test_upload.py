@@ -12,9 +12,9 @@ import brotli
 import pytest
 import requests
 
-from runtime.adapters import checked_line
 from runtime.adapters.bus import IDENTITY_CHANGED, Hints
-from runtime.adapters.status import read_status
+from runtime.adapters.process import checksummed_line
+from runtime.adapters.process.status_file import read_status
 from tests.harness import Cloud, Home, eventually
 from tests.lines import (
     backlog,
@@ -87,10 +87,10 @@ def test_a_file_upload_goes_on_after_a_kill_with_the_block_it_had_reached(home: 
     large = os.urandom(1_000_000)
     (number,) = put(home, {"stream": "files"}, large)
     journal = home.layout.state / "uploads" / f"{number}.json"
-    eventually(lambda: journal.exists() and checked_line.read(journal)["blocks"] == 5)
+    eventually(lambda: journal.exists() and checksummed_line.read(journal)["blocks"] == 5)
     assert journal.stat().st_mode & 0o077 == 0, "it holds a SAS"
     home.workers["upload"].kill()
-    reached = checked_line.read(journal)["blocks"]
+    reached = checksummed_line.read(journal)["blocks"]
     cloud.no_faults()
     cloud.faults(http={"POST /devices": {"status": 503, "times": 0}})
     home.start_worker("upload")
@@ -322,7 +322,7 @@ def test_a_file_on_a_slow_link_leaves_half_of_it_to_the_messages_of_others(home:
     uploading(home, cloud, toml="block_bytes = 65536", link="bytes_per_s = 100000")
     (number,) = put(home, {"stream": "files"}, os.urandom(4_000_000))
     journal = home.layout.state / "uploads" / f"{number}.json"
-    eventually(lambda: journal.exists() and checked_line.read(journal)["blocks"] >= 2)
+    eventually(lambda: journal.exists() and checksummed_line.read(journal)["blocks"] >= 2)
     put(home, {"stream": "telemetry"}, *[b"%d" % n + b"." * 1_000 for n in range(250)])
     eventually(lambda: cloud.message_count() == 250)
     assert [u["state"] for u in uploads(cloud)] == ["open"], "only now"

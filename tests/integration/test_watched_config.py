@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from loguru import logger
 
-from runtime.adapters.accepted import accepted_file, remember
-from runtime.adapters.clock import SystemClock
-from runtime.adapters.watched import SETTLE_S, WatchedConfig
+from runtime.adapters.process.clock import SystemClock
+from runtime.adapters.process.config_watch import SETTLE_S, WatchedConfig
+from runtime.adapters.process.last_good_config import accepted_file, remember
 from runtime.config import load
 from tests.harness import Home
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.clock import SystemClock
 from runtime.adapters.identity import IdentityStore
-from runtime.adapters.process import Lock
-from runtime.adapters.status import StatusFile
+from runtime.adapters.process.clock import SystemClock
+from runtime.adapters.process.process import Lock
+from runtime.adapters.process.status_file import StatusFile
 from runtime.adapters.store import MessageStore
 from runtime.core.identity.enrolment import Enrolment, Phase
 from runtime.core.identity.platform_answer import Grant

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from runtime.adapters.crash import KEEP_BYTES, count_crashes, describe, record_crash
-from runtime.adapters.logs import redact
+from runtime.adapters.process.crash import KEEP_BYTES, count_crashes, describe, record_crash
+from runtime.adapters.process.logs import redact
 from runtime.core.secret import Secret
 from runtime.layout import Layout
 

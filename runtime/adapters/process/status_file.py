@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.adapters.clock import Clock, SystemClock
-from runtime.adapters.home_mount import check_home, home_changed
+from runtime.adapters.process.clock import Clock, SystemClock
+from runtime.adapters.process.home_mount import check_home, home_changed
 
 WRITE_EVERY_S = 1.0
 ASKED_KEPT = 20

@@ -22,7 +22,7 @@ from typing import Any
 from loguru import logger
 
 from runtime import __version__
-from runtime.adapters.logs import redact
+from runtime.adapters.process.logs import redact
 from runtime.layout import Layout
 
 KEEP_BYTES = 262_144

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from loguru import logger
 
-from runtime.adapters.accepted import accepted_file, remember
-from runtime.adapters.clock import Clock
+from runtime.adapters.process.clock import Clock
+from runtime.adapters.process.last_good_config import accepted_file, remember
 from runtime.config import Config, find_file, load
 from runtime.errors import ConfigError
 

@@ -16,7 +16,7 @@ import socket
 import time
 from pathlib import Path
 
-from runtime.adapters.home_owner import user_name
+from runtime.adapters.process.home_owner import user_name
 from runtime.errors import UsageError
 
 DUMP_SIGNAL = signal.SIGUSR1

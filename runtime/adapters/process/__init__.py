@@ -1,0 +1,1 @@
+"""This process and its files: clock, logs, crash reports, status, configuration."""
