@@ -15,11 +15,11 @@ from runtime.adapters import tokens
 from runtime.adapters.identity import IdentityReader
 from runtime.adapters.identity_file import SCHEMA_VERSION as IDENTITY_VERSION
 from runtime.adapters.identity_values import Identity
+from runtime.adapters.net.probe import Network
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.home_owner import user_name
 from runtime.adapters.process.process import has_open, lock_holder
 from runtime.adapters.process.status_file import last_words
-from runtime.adapters.reach import Network
 from runtime.adapters.registrars import certificate_left_s, registrar
 from runtime.adapters.store_errors import SCHEMA_VERSION as STORE_VERSION
 from runtime.adapters.store_opening import REMEDY as STORE_REMEDY

@@ -18,10 +18,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from runtime.adapters.dial import dial
-from runtime.adapters.proxies import ProxyTrouble, as_azure_wants_it, in_words, trouble_beneath
-from runtime.adapters.reasons import reason_at
-from runtime.adapters.trust import SLICE_S, Waiting, authorities, wrong_time
+from runtime.adapters.net.dial import dial
+from runtime.adapters.net.proxies import ProxyTrouble, as_azure_wants_it, in_words, trouble_beneath
+from runtime.adapters.net.reasons import reason_at
+from runtime.adapters.net.tls_options import SLICE_S, Waiting, authorities, wrong_time
 from runtime.core.identity.connection_string import check_names
 from runtime.core.identity.platform_answer import Outcome
 from runtime.core.proxy_url import Proxy

@@ -17,10 +17,10 @@ from urllib.parse import quote, urlsplit
 import requests
 from loguru import logger
 
-from runtime.adapters.https import MAX_BODY_BYTES, Line, Reply, Session
+from runtime.adapters.net.https import MAX_BODY_BYTES, Line, Reply, Session
+from runtime.adapters.net.reasons import bounded, reason_at
+from runtime.adapters.net.tls_options import Trust, UnusableFile
 from runtime.adapters.process.threads import start_thread
-from runtime.adapters.reasons import bounded, reason_at
-from runtime.adapters.trust import Trust, UnusableFile
 from runtime.core.identity import lifetime
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.proxy_url import Proxy

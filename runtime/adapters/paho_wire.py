@@ -31,8 +31,8 @@ from typing import Any
 
 from loguru import logger
 
-from runtime.adapters.dial import demote
-from runtime.adapters.proxies import dial
+from runtime.adapters.net.dial import demote
+from runtime.adapters.net.proxies import dial
 from runtime.core.delivery.events import Carried
 from runtime.core.proxy_url import Proxy
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from loguru import logger
 
+from runtime.adapters.net.tls_options import Trust, Waiting
 from runtime.adapters.process.clock import Clock, SystemClock
-from runtime.adapters.trust import Trust, Waiting
 from runtime.core.identity import connection_string, lifetime
 from runtime.core.identity.platform_answer import Answer, Grant, Operation, Outcome, Registration
 from runtime.core.secret import Secret, fits_header
 
 if TYPE_CHECKING:
-    from runtime.adapters import https
+    from runtime.adapters.net import https
 
 CANCELLED = "/problems/deviceProvisioning/provisioningOperationCancelled"
 """Problem type of an operation that an operator cancelled; ends in it, whatever host stands before."""
@@ -94,7 +94,7 @@ class Platform:
     def _call(
         self, method: str, path: str, token: Secret | None, body: Mapping[str, str], read: Reader[Value]
     ) -> Answer[Value]:
-        from runtime.adapters import https  # late: a device that holds its tokens asks for nothing for hours
+        from runtime.adapters.net import https
 
         reply = https.request(
             method,

@@ -15,11 +15,11 @@ from loguru import logger
 from runtime.adapters import tokens
 from runtime.adapters.bus import IDENTITY_CHANGED, Hints
 from runtime.adapters.identity import IdentityStore
+from runtime.adapters.net.tls_options import Trust
 from runtime.adapters.platform import Platform
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.config_watch import WatchedConfig
 from runtime.adapters.process.process import Stop
-from runtime.adapters.trust import Trust
 from runtime.adapters.vault import Vault
 from runtime.config import Config
 from runtime.core.identity import enrolment

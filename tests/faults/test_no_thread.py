@@ -13,7 +13,7 @@ WITHOUT_MEMORY = """
 import resource, threading
 from pathlib import Path
 from runtime.adapters import https, hub
-from runtime.adapters.trust import Trust
+from runtime.adapters.net.tls_options import Trust
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.secret import Secret
 

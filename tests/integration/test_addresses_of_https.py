@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters import dial as dialer
-from runtime.adapters import dps, https
-from runtime.adapters.dial import Address
+from runtime.adapters import dps
 from runtime.adapters.hub_https import HttpsWay, HubHttps, Unreached
-from runtime.adapters.reasons import OUT_OF_DESCRIPTORS, reason_at
-from runtime.adapters.trust import Trust
+from runtime.adapters.net import dial as dialer
+from runtime.adapters.net import https
+from runtime.adapters.net.dial import Address
+from runtime.adapters.net.reasons import OUT_OF_DESCRIPTORS, reason_at
+from runtime.adapters.net.tls_options import Trust
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.identity.platform_answer import Outcome
 from runtime.core.secret import Secret

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import trustme
 
-from runtime.adapters import dps, https
+from runtime.adapters import dps
 from runtime.adapters.hub_https import HttpsWay, HubHttps, Unreached
-from runtime.adapters.reach import Network
-from runtime.adapters.trust import Trust, UnusableFile, authorities
+from runtime.adapters.net import https
+from runtime.adapters.net.probe import Network
+from runtime.adapters.net.tls_options import Trust, UnusableFile, authorities
 from runtime.config import load
 from runtime.core.delivery.events import Cause, Lost
 from runtime.core.identity.platform_answer import Outcome

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from runtime.adapters import dial as dialer
-from runtime.adapters.dial import Address, dial
+from runtime.adapters.net import dial as dialer
+from runtime.adapters.net.dial import Address, dial
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ import trustme
 from cryptography import x509
 
 from runtime.adapters.doctor import examine
+from runtime.adapters.net.probe import Network
 from runtime.adapters.process.status_file import StatusFile
-from runtime.adapters.reach import Network
 from runtime.devcloud.place import HUB_PORT
 from tests.harness import Cloud, Home
 from tests.lines import put_in_force, register

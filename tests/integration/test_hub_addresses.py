@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from runtime.adapters import dial as dialer
-from runtime.adapters.dial import Address
+from runtime.adapters.net import dial as dialer
+from runtime.adapters.net.dial import Address
 from runtime.core.delivery.events import Cause
 from runtime.devcloud.place import HUB_PORT
 from tests.harness import Cloud

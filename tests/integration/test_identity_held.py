@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.certificate_pair import check_pair
 from runtime.adapters.identity import IdentityReader, IdentityStore
+from runtime.adapters.net.certificate_pair import check_pair
 from runtime.adapters.process.process import Stop
 from runtime.adapters.vault import Vault
 from runtime.core.identity.enrolment import Enrolment, Phase

@@ -14,14 +14,15 @@ from pathlib import Path
 import pytest
 import trustme
 
-from runtime.adapters import dps, https
+from runtime.adapters import dps
 from runtime.adapters.bus import Hints
 from runtime.adapters.files import FileOptions, Uploaded, UploadFailed
 from runtime.adapters.hub import Hub, HubOptions
 from runtime.adapters.hub_https import HttpsWay, HubHttps, Inquiry, Refused
 from runtime.adapters.identity import IdentityReader
+from runtime.adapters.net import https
+from runtime.adapters.net.tls_options import Trust
 from runtime.adapters.process.process import memory_bytes
-from runtime.adapters.trust import Trust
 from runtime.core.delivery.envelope import FileParcel, Telemetry
 from runtime.core.delivery.events import Closed, Lost
 from runtime.core.identity.credentials import HubCredentials

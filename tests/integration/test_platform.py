@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.https import Reply
 from runtime.adapters.hub_https import Refused
+from runtime.adapters.net.https import Reply
+from runtime.adapters.net.tls_options import Trust
 from runtime.adapters.platform import CANCELLED, Platform
-from runtime.adapters.trust import Trust
 from runtime.core.identity.platform_answer import Answer, Grant, Outcome, Registration
 from runtime.core.secret import Secret
 from tests.harness import eventually, short_folder

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters import https
 from runtime.adapters.dps import Question, assign
-from runtime.adapters.proxies import dial
-from runtime.adapters.trust import Trust
+from runtime.adapters.net import https
+from runtime.adapters.net.proxies import dial
+from runtime.adapters.net.tls_options import Trust
 from runtime.core.identity.platform_answer import Outcome
 from runtime.core.proxy_url import parse
 from runtime.core.secret import Secret

@@ -57,7 +57,7 @@ def test_core_touches_nothing(path: Path) -> None:
             "zmq",
             {"adapters/bus.py", "adapters/door.py", "adapters/curve.py", "producer.py", "producer_async.py"},
         ),
-        ("requests", {"adapters/https.py", "adapters/hub_https.py"}),
+        ("requests", {"adapters/net/https.py", "adapters/hub_https.py"}),
         ("cryptography", {"adapters/vault.py"}),
         (
             "supervisor",

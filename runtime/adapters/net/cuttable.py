@@ -12,7 +12,7 @@ from typing import Any, cast
 import urllib3
 from urllib3.connection import HTTPConnection
 
-from runtime.adapters.dial import demote, dial
+from runtime.adapters.net.dial import demote, dial
 
 UNHEARD_S = 60.0
 """What was sent and is not acknowledged by TCP for so long ends the connection: the way is dead."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import socks
 
-from runtime.adapters.dial import dial as by_addresses
+from runtime.adapters.net.dial import dial as by_addresses
 from runtime.core.proxy_url import Proxy
 
 KINDS = {"HTTP": socks.HTTP, "SOCKS4": socks.SOCKS4, "SOCKS5": socks.SOCKS5}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime.adapters.trust import Trust, Waiting
+from runtime.adapters.net.tls_options import Trust, Waiting
 from runtime.core.identity import lifetime
 
 DEADLINE_S = 10.0
@@ -10,7 +10,7 @@ DEADLINE_S = 10.0
 
 def server_time_s(host: str, port: int, trust: Trust, waiting: Waiting = lambda: False) -> float | None:
     """Unix seconds by the server's clock, or None where it cannot be asked. Whatever it answers will do."""
-    from runtime.adapters import https  # late: asked only where the hub refused what we signed
+    from runtime.adapters.net import https
 
     reply = https.request("GET", f"https://{host}:{port}/", b"", None, trust, DEADLINE_S, waiting)
     date = None if isinstance(reply, https.Failure) else reply.headers.get("Date")

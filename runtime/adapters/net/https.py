@@ -21,11 +21,11 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
-from runtime.adapters.cuttable import Cutter, cuttable
+from runtime.adapters.net.cuttable import Cutter, cuttable
+from runtime.adapters.net.proxies import ProxyTrouble
+from runtime.adapters.net.reasons import all_causes, reason_at
+from runtime.adapters.net.tls_options import SLICE_S, Trust, UnusableFile, Waiting, wrong_time
 from runtime.adapters.process.threads import start_thread
-from runtime.adapters.proxies import ProxyTrouble
-from runtime.adapters.reasons import all_causes, reason_at
-from runtime.adapters.trust import SLICE_S, Trust, UnusableFile, Waiting, wrong_time
 from runtime.core.identity.platform_answer import Outcome
 from runtime.core.secret import Secret
 

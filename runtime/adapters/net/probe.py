@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from runtime.adapters.proxies import ProxyTrouble, dial, in_words
-from runtime.adapters.trust import UnusableFile, authorities
+from runtime.adapters.net.proxies import ProxyTrouble, dial, in_words
+from runtime.adapters.net.tls_options import UnusableFile, authorities
 from runtime.core.address import Address, parse_address, parse_host
 from runtime.core.operations.diagnosis import Check, judge_certificate, judge_refused_certificate, judge_skew
 from runtime.core.proxy_url import Proxy, parse

@@ -13,8 +13,8 @@ import socket
 import ssl
 from typing import Any
 
-from runtime.adapters.proxies import ProxyTrouble, in_words
-from runtime.adapters.trust import UnusableFile
+from runtime.adapters.net.proxies import ProxyTrouble, in_words
+from runtime.adapters.net.tls_options import UnusableFile
 
 LONGEST_CHARACTERS = 300
 OUT_OF_DESCRIPTORS = "this process has no file descriptor left"

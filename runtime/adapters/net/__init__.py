@@ -1,0 +1,1 @@
+"""Outgoing connections: HTTPS, TLS options, proxies, dialing."""
