@@ -6,8 +6,8 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from runtime.adapters.store import MessageStore
-from runtime.adapters.store_reader import StoreReader
+from runtime.adapters.store.reader import StoreReader
+from runtime.adapters.store.writer import MessageStore
 from runtime.core.delivery.actions import Discard, Open, Send, Tag, Upload
 from runtime.core.delivery.engine import Delivery, Limits
 from runtime.core.delivery.events import Acked, Closed, Connected

@@ -16,7 +16,7 @@ import zmq
 from runtime.adapters.hub import Hub, HubOptions
 from runtime.adapters.identity import IdentityStore
 from runtime.adapters.process.status_file import read_status
-from runtime.adapters.store_reader import StoreReader
+from runtime.adapters.store.reader import StoreReader
 from runtime.core.delivery.events import Acked, Closed, Connected, LineEvent, Lost
 from runtime.core.identity.connection_string import parse
 from runtime.core.identity.credentials import HubCredentials

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runtime.adapters.store import MessageStore
+from runtime.adapters.store.writer import MessageStore
 from runtime.core.ingest.admission import Admission
 from runtime.core.ingest.message_fields import PLAIN, describe
 from runtime.core.ingest.protocol import ProducerKey, Put, Reply

@@ -14,13 +14,14 @@ import sqlite3
 import sys
 from typing import Any
 
-from runtime.adapters import store, storekeeper
+from runtime.adapters import storekeeper
 from runtime.adapters.process.process import Stop
+from runtime.adapters.store import writer
 from runtime.config import load
 from runtime.core.ingest import read_errors
 from runtime.workers import ingest
 
-configure = store.configure
+configure = writer.configure
 store_them, acknowledge = ingest.Ingest._store, ingest.Ingest._acknowledge
 
 
@@ -50,19 +51,19 @@ def answer_pings(self: ingest.Ingest, letters: list[Any], replies: list[Any]) ->
 
 if __name__ == "__main__":
     if sys.argv[1] == "credulous":
-        store.write_again = lambda database, alive: None
-        store.ends_early = lambda db, database: False  # a checkpoint would bring it to the disk, too
+        writer.write_again = lambda database, alive: None
+        writer.ends_early = lambda db, database: False  # a checkpoint would bring it to the disk, too
     elif sys.argv[1] == "hasty":
         ingest.Ingest._store = acknowledge_first  # type: ignore[method-assign]
         ingest.Ingest._acknowledge = answer_pings  # type: ignore[method-assign]
     elif sys.argv[1] == "doomed":
-        store.insert = die
+        writer.insert = die
     elif sys.argv[1] in ("impatient", "curious"):
         read_errors.LOOK_EVERY_S /= 100
         read_errors.LASTING_S /= 100 if sys.argv[1] == "impatient" else 1
         storekeeper.TRY_OPEN_S /= 10
     else:
-        store.configure = weaken
+        writer.configure = weaken
     stop = Stop()
     stop.listen()
     config = load(os.environ)

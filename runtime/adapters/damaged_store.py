@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runtime.adapters.store_errors import SCHEMA_VERSION, StoreNewer
-from runtime.adapters.store_opening import is_newer
-from runtime.adapters.store_reader import text_or_bytes
-from runtime.adapters.wal import ends_early, keep_cut
+from runtime.adapters.store.errors import SCHEMA_VERSION, StoreNewer
+from runtime.adapters.store.opening import is_newer
+from runtime.adapters.store.reader import text_or_bytes
+from runtime.adapters.store.wal import ends_early, keep_cut
 from runtime.core.ingest.row_repair import LARGEST, is_id, is_number
 
 ID_GAP = 2**32

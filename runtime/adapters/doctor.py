@@ -21,9 +21,9 @@ from runtime.adapters.process.home_owner import user_name
 from runtime.adapters.process.process import has_open, lock_holder
 from runtime.adapters.process.status_file import last_words
 from runtime.adapters.registrars import certificate_left_s, registrar
-from runtime.adapters.store_errors import SCHEMA_VERSION as STORE_VERSION
-from runtime.adapters.store_opening import REMEDY as STORE_REMEDY
-from runtime.adapters.store_opening import is_newer
+from runtime.adapters.store.errors import SCHEMA_VERSION as STORE_VERSION
+from runtime.adapters.store.opening import REMEDY as STORE_REMEDY
+from runtime.adapters.store.opening import is_newer
 from runtime.adapters.tokens import is_open_to_others
 from runtime.adapters.vault import Vault
 from runtime.config import Config

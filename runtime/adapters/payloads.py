@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from runtime.adapters.spool import what_is
+from runtime.adapters.store.spool import what_is
 from runtime.core.delivery.envelope import FileParcel
 from runtime.core.ingest.taken_files import TakenFile
 

@@ -31,9 +31,9 @@ from typing import Any
 
 from runtime.adapters.damaged_store import ID_GAP, Counters, DamagedStore
 from runtime.adapters.examine import look, named
-from runtime.adapters.store_errors import StoreFull, StoreUnavailable, StoreUnreadable, translated
-from runtime.adapters.store_lives import create_lives, read_names
-from runtime.adapters.wal import cut_mark
+from runtime.adapters.store.errors import StoreFull, StoreUnavailable, StoreUnreadable, translated
+from runtime.adapters.store.keyless_names import create_lives, read_names
+from runtime.adapters.store.wal import cut_mark
 from runtime.core.ingest.row_repair import MENDED, Messages, is_id
 
 FOLDER = "damaged"
@@ -202,7 +202,7 @@ def finish(path: Path) -> None:
 
 
 def _copy(old: DamagedStore, fresh: sqlite3.Connection, report: Report) -> Iterator[Report]:
-    from runtime.adapters.store_schema import migrate  # late: sqlite-utils only where it is needed
+    from runtime.adapters.store.schema import migrate  # late: sqlite-utils only where it is needed
 
     fresh.execute("PRAGMA auto_vacuum = INCREMENTAL")
     fresh.execute("PRAGMA synchronous = OFF")  # the whole file is synced before it gets its name

@@ -22,14 +22,12 @@ from pathlib import Path
 from loguru import logger
 
 from runtime.adapters.examine import Examiner, named
-from runtime.adapters.ids_given import SAVE_EVERY_S, IdsGiven
 from runtime.adapters.process.clock import Clock
 from runtime.adapters.process.home_mount import in_changed_home
 from runtime.adapters.process.status_file import BUSY
 from runtime.adapters.salvage import Report, files, finish, last_report, pending, salvage
-from runtime.adapters.store import Loss, MessageStore
-from runtime.adapters.store_disk import BALLAST_BYTES, Disk, WalLimit, size
-from runtime.adapters.store_errors import (
+from runtime.adapters.store.disk import BALLAST_BYTES, Disk, WalLimit, size
+from runtime.adapters.store.errors import (
     StoreClosed,
     StoreDamaged,
     StoreError,
@@ -39,6 +37,8 @@ from runtime.adapters.store_errors import (
     StoreUnreadable,
     in_words,
 )
+from runtime.adapters.store.id_watermark import SAVE_EVERY_S, IdsGiven
+from runtime.adapters.store.writer import Loss, MessageStore
 from runtime.config import Config
 from runtime.core.ingest.admission import RETRY_FULL_MS, Admission
 from runtime.core.ingest.protocol import Code, ProducerKey, Refused

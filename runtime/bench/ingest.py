@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from runtime.adapters.process.clock import SystemClock
-from runtime.adapters.store import MessageStore
+from runtime.adapters.store.writer import MessageStore
 from runtime.adapters.supervisor import Supervisor
 from runtime.bench import Row
 from runtime.bench.limits import PAYLOAD, echo, flushes_per_s, folder, rows_per_s

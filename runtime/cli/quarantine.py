@@ -13,7 +13,7 @@ from runtime.cli.terminal import TextRow, table, tell, tell_json
 from runtime.core.printable import printable
 
 if TYPE_CHECKING:
-    from runtime.adapters.store_reader import SetAside
+    from runtime.adapters.store.reader import SetAside
     from runtime.config import Config
     from runtime.core.message import CorruptRow, StoredMessage
     from runtime.core.settlement import Settled
@@ -151,7 +151,7 @@ def _confirmed(config: Config, order: Settled) -> bool:
 
 
 def _all(config: Config) -> list[SetAside]:
-    from runtime.adapters.store_reader import StoreReader
+    from runtime.adapters.store.reader import StoreReader
 
     reader = StoreReader(config.layout.messages_db)
     found: list[SetAside] = []

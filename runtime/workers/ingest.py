@@ -23,9 +23,9 @@ from runtime.adapters.doors import Doors
 from runtime.adapters.process.clock import Clock, SystemClock
 from runtime.adapters.process.process import Stop
 from runtime.adapters.process.status_file import BUSY, StatusFile
-from runtime.adapters.spool import Spool
-from runtime.adapters.store import Loss
-from runtime.adapters.store_errors import StoreError, StoreFull
+from runtime.adapters.store.errors import StoreError, StoreFull
+from runtime.adapters.store.spool import Spool
+from runtime.adapters.store.writer import Loss
 from runtime.adapters.storekeeper import SAY_EVERY_S, Storekeeper, refusal
 from runtime.config import Config
 from runtime.core.ingest.admission import RETRY_FULL_MS, Admission

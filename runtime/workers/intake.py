@@ -9,7 +9,7 @@ from typing import cast
 from loguru import logger
 
 from runtime.adapters.process.clock import Clock
-from runtime.adapters.store_lanes import LaneReader
+from runtime.adapters.store.upload_reader import LaneReader
 from runtime.adapters.under_way import Chunked, UnderWay
 from runtime.config import Config
 from runtime.core.delivery.actions import Offer, Send, Step, Upload

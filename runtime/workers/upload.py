@@ -24,7 +24,7 @@ from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.config_watch import WatchedConfig
 from runtime.adapters.process.process import Stop
 from runtime.adapters.process.status_file import StatusFile, last_words
-from runtime.adapters.store_errors import StoreDamaged, StoreReplaced, StoreUnknown, StoreUnreadable
+from runtime.adapters.store.errors import StoreDamaged, StoreReplaced, StoreUnknown, StoreUnreadable
 from runtime.adapters.vault import Vault
 from runtime.config import Config
 from runtime.core.delivery.actions import PROBE, AskWhy, Discard, Open, Send, Step, TellRefused, Upload

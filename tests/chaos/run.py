@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from runtime.adapters.store_reader import StoreReader
+from runtime.adapters.store.reader import StoreReader
 from tests.chaos import at_hub, at_machine, at_platform, at_processes, verdict
 from tests.chaos.plan import FIELDS, RESTING, Fault, plan
 from tests.chaos.scene import FakeClock, NotSeen, Scene

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from runtime.adapters.store_reader import StoreReader
+from runtime.adapters.store.reader import StoreReader
 from runtime.core.message import StoredMessage
 from runtime.errors import EdgeError
 from tests.chaos.scene import Scene

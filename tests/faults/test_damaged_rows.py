@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.store import MessageStore
+from runtime.adapters.store.writer import MessageStore
 from runtime.core.settlement import Settled
 from tests.harness import Cloud, Home, eventually
 from tests.lines import backlog, uploading

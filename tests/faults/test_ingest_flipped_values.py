@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters import store as writing
 from runtime.adapters.damaged_store import ROWS_AT_ONCE
 from runtime.adapters.salvage import last_report, salvage
-from runtime.adapters.store import MessageStore
-from runtime.adapters.store_count import Recount
-from runtime.adapters.store_errors import SCHEMA_VERSION, StoreDamaged, StoreError, StoreFull
-from runtime.adapters.store_lanes import LaneReader
-from runtime.adapters.store_reader import StoreReader
-from runtime.adapters.store_statements import COLUMNS
+from runtime.adapters.store import writer as writing
+from runtime.adapters.store.errors import SCHEMA_VERSION, StoreDamaged, StoreError, StoreFull
+from runtime.adapters.store.reader import StoreReader
+from runtime.adapters.store.recount import Recount
+from runtime.adapters.store.statements import COLUMNS
+from runtime.adapters.store.upload_reader import LaneReader
+from runtime.adapters.store.writer import MessageStore
 from runtime.adapters.storekeeper import Storekeeper
 from runtime.core.ingest.protocol import ProducerKey, Refused, Reply, Stored
 from runtime.core.ingest.quota import Amount, Limit, Policy, Quota

@@ -13,8 +13,8 @@ import pytest
 from runtime.adapters import salvage, storekeeper
 from runtime.adapters.bus import DeliveryReporter, Settled
 from runtime.adapters.salvage import Report
-from runtime.adapters.store import MessageStore, StoreReader
-from runtime.adapters.store_errors import StoreDamaged, StoreError
+from runtime.adapters.store.errors import StoreDamaged, StoreError
+from runtime.adapters.store.writer import MessageStore, StoreReader
 from runtime.core.message import StoredMessage
 from runtime.producer import Full, Producer
 from tests.harness import Home, eventually, short_folder

@@ -14,8 +14,9 @@ from loguru import logger
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.process import Stop
 from runtime.adapters.process.status_file import BUSY, read_status
-from runtime.adapters.store import MessageStore
-from runtime.adapters.store_errors import StoreDamaged, StoreFull, StoreUnavailable
+from runtime.adapters.store.errors import StoreDamaged, StoreFull, StoreUnavailable
+from runtime.adapters.store.wal import write_again
+from runtime.adapters.store.writer import MessageStore
 from runtime.adapters.storekeeper import (
     BALLAST_BYTES,
     KEEP_FREE_PAGES,
@@ -24,7 +25,6 @@ from runtime.adapters.storekeeper import (
     Disk,
     Storekeeper,
 )
-from runtime.adapters.wal import write_again
 from runtime.core.ingest.protocol import Code, ProducerKey, Refused, Reply, Stored
 from runtime.core.ingest.quota import Amount, Limit, Policy, Quota
 from runtime.core.settlement import Settled
@@ -214,8 +214,8 @@ def test_a_start_that_takes_long_reports_meanwhile_and_is_not_killed_and_begun_a
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A new policy over a large backlog needs an index, a schema may change, a WAL be large."""
-    monkeypatch.setattr("runtime.adapters.store.ALIVE_STEPS", 100)
-    monkeypatch.setattr("runtime.adapters.wal._FLUSH_BYTES", 65_536)
+    monkeypatch.setattr("runtime.adapters.store.writer.ALIVE_STEPS", 100)
+    monkeypatch.setattr("runtime.adapters.store.wal._FLUSH_BYTES", 65_536)
     left = MessageStore(home.layout.messages_db, ObedientClock())
     keep(left, *[request([b"0123456789" * 10] * 100)] * 10)
     calls: list[None] = []

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.store import MessageStore
-from runtime.adapters.store_lanes import LaneReader
+from runtime.adapters.store.upload_reader import LaneReader
+from runtime.adapters.store.writer import MessageStore
 from runtime.adapters.storekeeper import TIDY_S, Storekeeper
 from runtime.core.ingest.protocol import Code, Put, Refused, Reply, Stored
 from runtime.core.ingest.quota import EARLIER, FEW, Amount, Limit, Policy, Quota

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.process import Stop
-from runtime.adapters.store_reader import StoreReader
+from runtime.adapters.store.reader import StoreReader
 from runtime.core.ingest.admission import Admission
 from runtime.core.ingest.protocol import Request
 from runtime.core.ingest.reply_route import take_apart

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters.salvage import FOLDER, salvage, set_aside
-from runtime.adapters.store import MessageStore
-from runtime.adapters.store_errors import StoreDamaged
+from runtime.adapters.store.errors import StoreDamaged
+from runtime.adapters.store.writer import MessageStore
 from runtime.adapters.storekeeper import Storekeeper
 from runtime.core.settlement import Settled
 from tests.harness import Home

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters import store_count, store_holders
-from runtime.adapters.store import MessageStore
+from runtime.adapters.store import holders as store_holders
+from runtime.adapters.store import recount
+from runtime.adapters.store.writer import MessageStore
 from runtime.core.ingest.protocol import Refused, Reply, Stored
 from runtime.core.ingest.quota import FEW, Amount, Limit, Policy, Quota
 from runtime.core.settlement import Settled
@@ -180,7 +181,7 @@ def test_a_count_that_is_under_way_knows_whose_left_where_changes_are_forgotten(
     path: Path, store: MessageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_turn(store, 10, delivering=False)
-    monkeypatch.setattr(store_count, "ROWS_AT_ONCE", 12)
+    monkeypatch.setattr(recount, "ROWS_AT_ONCE", 12)
     assert not store.count(0)
     monkeypatch.setattr(store_holders, "WORTH_FORGETTING", 1_000)
     monkeypatch.setattr(store_holders, "LOOK_FROM", 4)

@@ -5,7 +5,7 @@ ingest works under strace; from the record we rebuild messages.db as a cut at an
 test would prove nothing.
 
 So it is with a flush that fails: for a while every fdatasync says EIO, once, and the kernel forgets what it
-could not write (see runtime/adapters/wal.py).
+could not write (see runtime/adapters/store/wal.py).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 import zmq
 
-from runtime.adapters.wal import ends_early
+from runtime.adapters.store.wal import ends_early
 from runtime.producer import Producer
 from tests.harness import Home, clean_environment, eventually, kill_tree, require_tool
 from tests.power import Acknowledged, Disk, Event, Fate, Sync, SyncFailed, read_trace, record

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.store import MessageStore
-from runtime.adapters.store_evictions import create_indexes, victims
+from runtime.adapters.store.evictions import create_indexes, victims
+from runtime.adapters.store.writer import MessageStore
 from runtime.core.ingest.quota import Amount, Eviction, Policy
 from runtime.core.settlement import Settled
 from tests.store_tools import ObedientClock, keep, put
@@ -21,8 +21,8 @@ DROPS = (Policy.DROP_LOWEST, frozenset((Policy.DROP_OLDEST, Policy.DROP_LOWEST))
 LARGE = """
 import sys
 from pathlib import Path
-from runtime.adapters.store import MessageStore
-from runtime.adapters.store_evictions import victims
+from runtime.adapters.store.writer import MessageStore
+from runtime.adapters.store.evictions import victims
 from runtime.core.ingest.quota import Amount, Eviction, Policy
 from runtime.core.settlement import Settled
 from tests.faults.test_store_at_length import DROPS
@@ -77,7 +77,7 @@ def test_indexes_and_counts_over_a_large_store_take_little_memory(tmp_path: Path
 def test_what_gives_way_is_found_in_pieces_and_is_neither_more_nor_less(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: int, gone: int
 ) -> None:
-    monkeypatch.setattr("runtime.adapters.store_evictions.EVICTED_AT_ONCE", 2)
+    monkeypatch.setattr("runtime.adapters.store.evictions.EVICTED_AT_ONCE", 2)
     store = MessageStore(tmp_path / "messages.db", ObedientClock())
     keep(store, put([b"x"] * 10, stream="s"))
     for policy in (Policy.DROP_OLDEST, Policy.DROP_LOWEST):

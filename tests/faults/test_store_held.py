@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters import store_disk
 from runtime.adapters.process.process import wal_readers
-from runtime.adapters.store import MessageStore
-from runtime.adapters.store_errors import StoreError, StoreHeld
+from runtime.adapters.store import disk as store_disk
+from runtime.adapters.store.errors import StoreError, StoreHeld
+from runtime.adapters.store.writer import MessageStore
 from runtime.adapters.storekeeper import Storekeeper, refusal
 from runtime.core.ingest.protocol import Code, Refused, Stored
 from runtime.core.settlement import Settled

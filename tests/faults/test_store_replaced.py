@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters.bus import DeliveryReporter, Settled
-from runtime.adapters.store import MessageStore
-from runtime.adapters.store_errors import StoreError, StoreFull, StoreReplaced, StoreUnavailable
-from runtime.adapters.store_lanes import LaneReader
-from runtime.adapters.store_reader import StoreReader
+from runtime.adapters.store.errors import StoreError, StoreFull, StoreReplaced, StoreUnavailable
+from runtime.adapters.store.reader import StoreReader
+from runtime.adapters.store.upload_reader import LaneReader
+from runtime.adapters.store.writer import MessageStore
 from runtime.adapters.storekeeper import Storekeeper
 from tests import store_tools
 from tests.harness import Cloud, Home, eventually
@@ -85,7 +85,7 @@ def test_a_report_about_another_store_removes_nothing(home: Home) -> None:
 READER = """
 import sys
 from pathlib import Path
-from runtime.adapters.store_reader import StoreReader
+from runtime.adapters.store.reader import StoreReader
 from runtime.errors import EdgeError
 
 reader = StoreReader(Path(sys.argv[1]))

@@ -10,8 +10,8 @@ import pytest
 
 from runtime.adapters.damaged_store import ID_GAP, DamagedStore
 from runtime.adapters.salvage import FOLDER, salvage, set_aside
-from runtime.adapters.store import MessageStore
-from runtime.adapters.store_errors import StoreDamaged
+from runtime.adapters.store.errors import StoreDamaged
+from runtime.adapters.store.writer import MessageStore
 from runtime.core.settlement import Settled
 from tests.store_tools import ObedientClock, copy_as_killed, keep, put
 
@@ -83,7 +83,7 @@ def test_a_wal_that_sqlite_had_begun_anew_when_the_disk_failed_is_no_damage(tmp_
 BEGUN_ANEW = """
 import resource, signal, sqlite3, sys
 from pathlib import Path
-from runtime.adapters.wal import ends_early
+from runtime.adapters.store.wal import ends_early
 
 path = Path(sys.argv[1])
 ingest, upload = sqlite3.connect(path, isolation_level=None), sqlite3.connect(path, isolation_level=None)

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 import zmq
 
-from runtime.adapters import spool as spooling
 from runtime.adapters.process.clock import SystemClock
-from runtime.adapters.spool import REVIEW_AGAIN_S, STRAY_S, Spool, what_is
-from runtime.adapters.store import MessageStore
-from runtime.adapters.store_reader import StoreReader
+from runtime.adapters.store import spool as spooling
+from runtime.adapters.store.reader import StoreReader
+from runtime.adapters.store.spool import REVIEW_AGAIN_S, STRAY_S, Spool, what_is
+from runtime.adapters.store.writer import MessageStore
 from runtime.adapters.storekeeper import Storekeeper
 from runtime.core.ingest.admission import Admission
 from runtime.core.ingest.protocol import Code, ProducerKey, Refused, Reply, Stored
@@ -523,7 +523,7 @@ def test_a_name_that_the_locale_cannot_say_is_taken(folder: Path) -> None:
     (folder / "drop").mkdir()
     (folder / "drop" / "größe").write_bytes(b"film")
     code = (
-        "import sys; from pathlib import Path; from runtime.adapters.spool import Spool;"
+        "import sys; from pathlib import Path; from runtime.adapters.store.spool import Spool;"
         "folder = Path(sys.argv[1]); spool = Spool(folder / 'spool', folder / 'drop');"
         "name = 'gr\\xf6\\xdfe'; assert spool.weigh(name, 'k') == 4;"
         "print(sys.getfilesystemencoding(), ascii(spool.take([(name, 'k')])));"

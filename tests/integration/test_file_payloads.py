@@ -17,7 +17,7 @@ import pytest
 from runtime.adapters import payloads, upload_journal
 from runtime.adapters.files import BlockSent, FileOptions, Uploaded, UploadFailed
 from runtime.adapters.hub_https import HttpsWay
-from runtime.adapters.spool import what_is
+from runtime.adapters.store.spool import what_is
 from runtime.core.delivery.envelope import FileParcel, Telemetry
 from runtime.core.delivery.link_budget import Passage
 from runtime.core.identity.credentials import HubCredentials

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-from runtime.adapters.store_lanes import MOST_STRETCH, READ_S, LaneReader
+from runtime.adapters.store.upload_reader import MOST_STRETCH, READ_S, LaneReader
 from runtime.core.delivery.link_budget import Terms
 from runtime.core.delivery.read_planner import PAGE_BYTES
 from runtime.core.delivery.send_queue import FULL_BYTES

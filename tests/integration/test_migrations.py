@@ -13,12 +13,14 @@ import pytest
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
-from runtime.adapters import damaged_store, doctor, store_errors, store_opening, store_schema
+from runtime.adapters import damaged_store, doctor
 from runtime.adapters.process.process import Stop
 from runtime.adapters.salvage import pending, salvage
-from runtime.adapters.store import MessageStore
-from runtime.adapters.store_errors import StoreError, StoreFull, StoreNewer, StoreUnknown
-from runtime.adapters.store_reader import StoreReader
+from runtime.adapters.store import errors, opening
+from runtime.adapters.store import schema as store_schema
+from runtime.adapters.store.errors import StoreError, StoreFull, StoreNewer, StoreUnknown
+from runtime.adapters.store.reader import StoreReader
+from runtime.adapters.store.writer import MessageStore
 from runtime.adapters.storekeeper import Storekeeper, refusal
 from runtime.core.ingest.protocol import Stored
 from runtime.core.ingest.quota import Amount
@@ -56,7 +58,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> None:
             db.table(table).transform(column_order=["id", "colour"])
 
     monkeypatch.setattr(store_schema, "migrations", steps)
-    for module in (store_errors, store_schema, store_opening, damaged_store):
+    for module in (errors, store_schema, opening, damaged_store):
         monkeypatch.setattr(module, "SCHEMA_VERSION", 2)
     monkeypatch.setattr(store_schema.migrate, "__defaults__", (2,))
 
@@ -110,7 +112,7 @@ def test_what_a_released_schema_says_never_changes_again(tmp_path: Path, old: Pa
 def test_every_version_has_its_step() -> None:
     """The salvage of an older store stops before the step that bears the next number."""
     names = [step.name for step in store_schema.migrations._migrations]
-    assert names == [f"version_{number}" for number in range(1, store_errors.SCHEMA_VERSION + 1)]
+    assert names == [f"version_{number}" for number in range(1, errors.SCHEMA_VERSION + 1)]
 
 
 def test_today_s_runtime_goes_on_with_a_store_of_the_first_release(old: Path) -> None:

@@ -9,7 +9,7 @@ from contextlib import closing
 import pytest
 
 from runtime.adapters.identity import IdentityReader, IdentityStore
-from runtime.adapters.store import MessageStore
+from runtime.adapters.store.writer import MessageStore
 from runtime.errors import NeedsHuman
 from tests.harness import Home, eventually
 from tests.store_tools import ObedientClock, keep, put

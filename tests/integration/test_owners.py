@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import zmq
 
-from runtime.adapters import store_producers
 from runtime.adapters.curve import make_keys, read_key
 from runtime.adapters.door import ANYONE, ProducerDoor
-from runtime.adapters.store import MessageStore
+from runtime.adapters.store import producer_memory
+from runtime.adapters.store.writer import MessageStore
 from runtime.core.delivery.envelope import mid
 from runtime.core.ingest.protocol import ProducerKey, Stored
 from runtime.core.settlement import Settled
@@ -85,7 +85,7 @@ def test_who_stores_first_has_the_plain_names_also_within_one_commit(path: Path)
 def test_repeats_are_recognised_by_their_owner_over_restarts(
     path: Path, in_memory: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_producers, "IN_MEMORY", in_memory)
+    monkeypatch.setattr(producer_memory, "IN_MEMORY", in_memory)
     store = MessageStore(path, ObedientClock())
     said = [put([owner.encode()], producer="p", first=1, owner=owner) for owner in (A, B, C)]
     first = [keep(store, each)[0] for each in said]
@@ -103,7 +103,7 @@ def test_a_commit_of_more_producers_than_are_kept_in_memory_counts_each_once(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They were counted as met with every commit, until no new one was taken."""
-    monkeypatch.setattr(store_producers, "IN_MEMORY", 2)
+    monkeypatch.setattr(producer_memory, "IN_MEMORY", 2)
     store = MessageStore(path, ObedientClock())
     for first in range(1, 4):
         keep(store, *(put([b"x"], producer=f"p{number}", first=first, owner=A) for number in range(5)))

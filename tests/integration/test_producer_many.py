@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from runtime.adapters.store import StoreReader
+from runtime.adapters.store.writer import StoreReader
 from runtime.core.ingest.exchange import Exchange, Message, NotStored
 from runtime.core.ingest.protocol import Refused
 from runtime.core.message import StoredMessage

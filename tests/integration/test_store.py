@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters import store_errors
 from runtime.adapters.salvage import last_report, pending, salvage, set_aside
-from runtime.adapters.store import MessageStore
-from runtime.adapters.store_errors import StoreDamaged, StoreFull, StoreNewer, StoreUnavailable
-from runtime.adapters.store_reader import StoreReader
-from runtime.adapters.store_statements import AT_ONCE
+from runtime.adapters.store import errors
+from runtime.adapters.store.errors import StoreDamaged, StoreFull, StoreNewer, StoreUnavailable
+from runtime.adapters.store.reader import StoreReader
+from runtime.adapters.store.statements import AT_ONCE
+from runtime.adapters.store.writer import MessageStore
 from runtime.core.delivery.ttl import expires_s
 from runtime.core.ingest.admission import Row
 from runtime.core.ingest.protocol import Refused, Stored
@@ -192,7 +192,7 @@ def test_the_file_shrinks_again_when_it_was_drained(path: Path) -> None:
 def test_a_newer_store_is_refused_in_one_sentence(path: Path) -> None:
     MessageStore(path, ObedientClock()).close()
     with sqlite3.connect(path) as db:
-        db.execute(f"PRAGMA user_version = {store_errors.SCHEMA_VERSION + 1}")
+        db.execute(f"PRAGMA user_version = {errors.SCHEMA_VERSION + 1}")
     db.close()
     with pytest.raises(StoreNewer, match="schema 2, this runtime knows 1"):
         MessageStore(path, ObedientClock())

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters.salvage import salvage
-from runtime.adapters.store import MessageStore
-from runtime.adapters.store_lives import LifeNames
-from runtime.adapters.store_reader import StoreReader
+from runtime.adapters.store.keyless_names import LifeNames
+from runtime.adapters.store.reader import StoreReader
+from runtime.adapters.store.writer import MessageStore
 from runtime.core.message import StoredMessage
 from runtime.core.settlement import Settled
 from tests.integration.test_migrations import FROZEN, UUID

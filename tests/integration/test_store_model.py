@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from runtime.adapters.store import MessageStore
-from runtime.adapters.store_errors import StoreFull
-from runtime.adapters.store_reader import StoreReader
+from runtime.adapters.store.errors import StoreFull
+from runtime.adapters.store.reader import StoreReader
+from runtime.adapters.store.writer import MessageStore
 from runtime.core.ingest.protocol import Put, Stored
 from runtime.core.message import StoredMessage
 from runtime.core.settlement import Settled

@@ -23,7 +23,7 @@ from supervisor.states import ProcessStates
 
 from runtime.adapters.process.process import Lock, has_open, lock_holder, open_descriptors, process_state
 from runtime.adapters.process.status_file import StatusFile, beat_of, read_status
-from runtime.adapters.store_reader import StoreReader
+from runtime.adapters.store.reader import StoreReader
 from runtime.adapters.supervisor import Program, Supervisor
 from runtime.adapters.supervisor_loop import try_again_soon
 from runtime.cli import up

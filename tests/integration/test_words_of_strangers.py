@@ -12,7 +12,7 @@ from runtime.adapters.identity import IdentityStore
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.process import Lock
 from runtime.adapters.process.status_file import StatusFile
-from runtime.adapters.store import MessageStore
+from runtime.adapters.store.writer import MessageStore
 from runtime.core.identity.enrolment import Enrolment, Phase
 from runtime.core.identity.platform_answer import Grant
 from runtime.core.moment import Moment

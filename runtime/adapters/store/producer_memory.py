@@ -7,7 +7,7 @@ import sqlite3
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
 
-from runtime.adapters.store_errors import StoreDamaged, translated
+from runtime.adapters.store.errors import StoreDamaged, translated
 from runtime.core.ingest.admission import Admission, Stamp
 from runtime.core.ingest.ownership import AFTER_ALL_OWNERS, of_row, row_boot
 from runtime.core.ingest.protocol import ProducerKey

@@ -13,8 +13,8 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 
-from runtime.adapters.store_books import FORGET_LEVELS, READ_LEVELS, WRITE_LEVEL
-from runtime.adapters.store_statements import SIZE
+from runtime.adapters.store.counters import FORGET_LEVELS, READ_LEVELS, WRITE_LEVEL
+from runtime.adapters.store.statements import SIZE
 from runtime.core.ingest.quota import Amount, countable
 
 ROWS_AT_ONCE = 500

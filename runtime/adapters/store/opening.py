@@ -13,8 +13,8 @@ from pathlib import Path
 
 from loguru import logger
 
-from runtime.adapters.store_errors import SCHEMA_VERSION, StoreNewer, StoreUnavailable, StoreUnknown
-from runtime.adapters.store_room import JOURNAL_LIMIT_BYTES
+from runtime.adapters.store.errors import SCHEMA_VERSION, StoreNewer, StoreUnavailable, StoreUnknown
+from runtime.adapters.store.vacuum import JOURNAL_LIMIT_BYTES
 
 REMEDY = "install that again, or move the file away"
 _STEP = re.compile(r"version_(\d+)")
@@ -42,7 +42,7 @@ def bring_up_to_date(db: sqlite3.Connection, path: Path) -> None:
         return
     if is_newer(db, version):
         raise StoreNewer(_says(path, version), hint=REMEDY)
-    from runtime.adapters.store_schema import migrate  # late: sqlite-utils only where it is needed
+    from runtime.adapters.store.schema import migrate  # late: sqlite-utils only where it is needed
 
     if version > SCHEMA_VERSION:
         logger.warning("{} says schema {}, which is a flipped bit: it is {}", path, version, SCHEMA_VERSION)

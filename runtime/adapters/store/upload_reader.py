@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from runtime.adapters.store_errors import StoreDamaged, StoreReplaced, translated
-from runtime.adapters.store_reader import _COLUMNS, StoreReader
-from runtime.adapters.store_statements import IN
+from runtime.adapters.store.errors import StoreDamaged, StoreReplaced, translated
+from runtime.adapters.store.reader import _COLUMNS, StoreReader
+from runtime.adapters.store.statements import IN
 from runtime.core.message import CorruptRow, StoredMessage, StreamName
 
 _STORED = (

@@ -13,7 +13,7 @@ import os
 import sqlite3
 from pathlib import Path
 
-from runtime.adapters.store_errors import StoreUnavailable
+from runtime.adapters.store.errors import StoreUnavailable
 
 
 class Place:

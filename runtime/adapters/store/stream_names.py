@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from runtime.adapters.store_statements import IN
+from runtime.adapters.store.statements import IN
 from runtime.core.ingest.admission import Admission
 from runtime.core.ingest.quota import EARLIER, Amount
 from runtime.core.message import StreamName

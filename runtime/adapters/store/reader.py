@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.adapters.store_errors import StoreDamaged, StoreUnavailable, translated
-from runtime.adapters.store_lives import LifeNames, read_names
-from runtime.adapters.store_opening import check_readable
-from runtime.adapters.store_place import Place
+from runtime.adapters.store.errors import StoreDamaged, StoreUnavailable, translated
+from runtime.adapters.store.file_identity import Place
+from runtime.adapters.store.keyless_names import LifeNames, read_names
+from runtime.adapters.store.opening import check_readable
 from runtime.core.ingest.quota import TOP_PRIORITY
 from runtime.core.message import Backlog, CorruptRow, Kind, StoredMessage
 

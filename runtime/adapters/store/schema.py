@@ -15,7 +15,7 @@ import uuid
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
-from runtime.adapters.store_errors import SCHEMA_VERSION
+from runtime.adapters.store.errors import SCHEMA_VERSION
 
 migrations = Migrations("messages")
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from runtime.adapters.store_statements import SIZE
+from runtime.adapters.store.statements import SIZE
 from runtime.core.ingest.quota import EARLIER, NOTHING, TOP_PRIORITY, Amount, Levels, Policy, countable
 from runtime.core.message import StreamName
 from runtime.core.settlement import to_ranges

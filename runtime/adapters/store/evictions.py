@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from loguru import logger
 
-from runtime.adapters.store_holders import Holders
-from runtime.adapters.store_statements import SIZE
+from runtime.adapters.store.holders import Holders
+from runtime.adapters.store.statements import SIZE
 from runtime.core.ingest.admission import EVICTED_AT_ONCE
 from runtime.core.ingest.quota import NOTHING, Amount, Eviction, Policy
 

@@ -29,7 +29,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from runtime.adapters.store_errors import StoreFull, StoreUnavailable, StoreUnreadable
+from runtime.adapters.store.errors import StoreFull, StoreUnavailable, StoreUnreadable
 
 _CHUNK_BYTES = 65_536
 _FLUSH_BYTES = 8_388_608

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from runtime.adapters.process.process import wal_readers
-from runtime.adapters.store_errors import StoreHeld, StoreUnavailable
+from runtime.adapters.store.errors import StoreHeld, StoreUnavailable
 from runtime.settings import Store as StoreSettings
 
 BALLAST_BYTES = 4_194_304

@@ -29,7 +29,7 @@ from pathlib import Path
 from loguru import logger
 
 from runtime.adapters.process.clock import Clock
-from runtime.adapters.store_books import (
+from runtime.adapters.store.counters import (
     BY_LEVEL,
     LEAVING,
     QUARANTINED,
@@ -43,8 +43,7 @@ from runtime.adapters.store_books import (
     write_changes,
     write_losses,
 )
-from runtime.adapters.store_count import AT_OPENING_S, SLICE_S, Recount
-from runtime.adapters.store_errors import (
+from runtime.adapters.store.errors import (
     StoreDamaged,
     StoreFull,
     StoreUnavailable,
@@ -52,18 +51,19 @@ from runtime.adapters.store_errors import (
     committing,
     translated,
 )
-from runtime.adapters.store_evictions import Policies, create_indexes, victims
-from runtime.adapters.store_holders import Holders
-from runtime.adapters.store_lives import Life
-from runtime.adapters.store_opening import bring_up_to_date, configure
-from runtime.adapters.store_place import Place
-from runtime.adapters.store_producers import Known, ProducerMemory
-from runtime.adapters.store_quarantine import MOST_BYTES, Quarantine
-from runtime.adapters.store_reader import StoreReader, text_or_bytes
-from runtime.adapters.store_room import begin_wal, give_back, spare_bytes, wal_bytes
-from runtime.adapters.store_statements import IN, SIZE, insert
-from runtime.adapters.store_streams import Streams, give_names_back
-from runtime.adapters.wal import ends_early, write_again
+from runtime.adapters.store.evictions import Policies, create_indexes, victims
+from runtime.adapters.store.file_identity import Place
+from runtime.adapters.store.holders import Holders
+from runtime.adapters.store.keyless_names import Life
+from runtime.adapters.store.opening import bring_up_to_date, configure
+from runtime.adapters.store.producer_memory import Known, ProducerMemory
+from runtime.adapters.store.quarantine import MOST_BYTES, Quarantine
+from runtime.adapters.store.reader import StoreReader, text_or_bytes
+from runtime.adapters.store.recount import AT_OPENING_S, SLICE_S, Recount
+from runtime.adapters.store.statements import IN, SIZE, insert
+from runtime.adapters.store.stream_names import Streams, give_names_back
+from runtime.adapters.store.vacuum import begin_wal, give_back, spare_bytes, wal_bytes
+from runtime.adapters.store.wal import ends_early, write_again
 from runtime.core.ingest.admission import Admission, Stamp, View
 from runtime.core.ingest.protocol import ProducerKey
 from runtime.core.ingest.quota import NOTHING, Amount, Policy

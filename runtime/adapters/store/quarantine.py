@@ -9,9 +9,9 @@ import json
 import sqlite3
 from collections.abc import Sequence
 
-from runtime.adapters.store_books import Books
-from runtime.adapters.store_lives import read_names
-from runtime.adapters.store_statements import COLUMNS, IN, SIZE, SOUND_COLUMNS
+from runtime.adapters.store.counters import Books
+from runtime.adapters.store.keyless_names import read_names
+from runtime.adapters.store.statements import COLUMNS, IN, SIZE, SOUND_COLUMNS
 from runtime.core.ingest.admission import EVICTED_AT_ONCE, ROW_OVERHEAD_BYTES
 from runtime.core.ingest.quota import LARGEST_BYTES, TEXTS_BYTES
 
