@@ -21,11 +21,11 @@ from pathlib import Path
 
 from loguru import logger
 
-from runtime.adapters.examine import Examiner, named
 from runtime.adapters.process.clock import Clock
 from runtime.adapters.process.home_mount import in_changed_home
 from runtime.adapters.process.status_file import BUSY
-from runtime.adapters.salvage import Report, files, finish, last_report, pending, salvage
+from runtime.adapters.salvage.disk_probe import Examiner, named
+from runtime.adapters.salvage.salvage import Report, files, finish, last_report, pending, salvage
 from runtime.adapters.store.disk import BALLAST_BYTES, Disk, WalLimit, size
 from runtime.adapters.store.errors import (
     StoreClosed,

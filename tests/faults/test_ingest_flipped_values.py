@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.damaged_store import ROWS_AT_ONCE
-from runtime.adapters.salvage import last_report, salvage
+from runtime.adapters.salvage.damaged_reader import ROWS_AT_ONCE
+from runtime.adapters.salvage.salvage import last_report, salvage
 from runtime.adapters.store import writer as writing
 from runtime.adapters.store.errors import SCHEMA_VERSION, StoreDamaged, StoreError, StoreFull
 from runtime.adapters.store.reader import StoreReader

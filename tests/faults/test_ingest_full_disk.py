@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from runtime.adapters import salvage, storekeeper
+from runtime.adapters import storekeeper
 from runtime.adapters.bus import DeliveryReporter, Settled
-from runtime.adapters.salvage import Report
+from runtime.adapters.salvage import salvage
+from runtime.adapters.salvage.salvage import Report
 from runtime.adapters.store.errors import StoreDamaged, StoreError
 from runtime.adapters.store.writer import MessageStore, StoreReader
 from runtime.core.message import StoredMessage

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.salvage import FOLDER, salvage, set_aside
+from runtime.adapters.salvage.salvage import FOLDER, salvage, set_aside
 from runtime.adapters.store.errors import StoreDamaged
 from runtime.adapters.store.writer import MessageStore
 from runtime.adapters.storekeeper import Storekeeper

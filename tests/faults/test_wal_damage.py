@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.damaged_store import ID_GAP, DamagedStore
-from runtime.adapters.salvage import FOLDER, salvage, set_aside
+from runtime.adapters.salvage.damaged_reader import ID_GAP, DamagedStore
+from runtime.adapters.salvage.salvage import FOLDER, salvage, set_aside
 from runtime.adapters.store.errors import StoreDamaged
 from runtime.adapters.store.writer import MessageStore
 from runtime.core.settlement import Settled

@@ -13,9 +13,10 @@ import pytest
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
-from runtime.adapters import damaged_store, doctor
+from runtime.adapters import doctor
 from runtime.adapters.process.process import Stop
-from runtime.adapters.salvage import pending, salvage
+from runtime.adapters.salvage import damaged_reader
+from runtime.adapters.salvage.salvage import pending, salvage
 from runtime.adapters.store import errors, opening
 from runtime.adapters.store import schema as store_schema
 from runtime.adapters.store.errors import StoreError, StoreFull, StoreNewer, StoreUnknown
@@ -58,7 +59,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> None:
             db.table(table).transform(column_order=["id", "colour"])
 
     monkeypatch.setattr(store_schema, "migrations", steps)
-    for module in (errors, store_schema, opening, damaged_store):
+    for module in (errors, store_schema, opening, damaged_reader):
         monkeypatch.setattr(module, "SCHEMA_VERSION", 2)
     monkeypatch.setattr(store_schema.migrate, "__defaults__", (2,))
 

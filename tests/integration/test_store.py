@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.salvage import last_report, pending, salvage, set_aside
+from runtime.adapters.salvage.salvage import last_report, pending, salvage, set_aside
 from runtime.adapters.store import errors
 from runtime.adapters.store.errors import StoreDamaged, StoreFull, StoreNewer, StoreUnavailable
 from runtime.adapters.store.reader import StoreReader

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.salvage import salvage
+from runtime.adapters.salvage.salvage import salvage
 from runtime.adapters.store.keyless_names import LifeNames
 from runtime.adapters.store.reader import StoreReader
 from runtime.adapters.store.writer import MessageStore

@@ -29,8 +29,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runtime.adapters.damaged_store import ID_GAP, Counters, DamagedStore
-from runtime.adapters.examine import look, named
+from runtime.adapters.salvage.damaged_reader import ID_GAP, Counters, DamagedStore
+from runtime.adapters.salvage.disk_probe import look, named
 from runtime.adapters.store.errors import StoreFull, StoreUnavailable, StoreUnreadable, translated
 from runtime.adapters.store.keyless_names import create_lives, read_names
 from runtime.adapters.store.wal import cut_mark
