@@ -20,7 +20,7 @@ def register(commands: Commands) -> None:
 
 
 def _make(arguments: argparse.Namespace) -> int:
-    from runtime.adapters.curve import make_keys
+    from runtime.adapters.bus.curve import make_keys
     from runtime.errors import UsageError
 
     if not arguments.name.replace("-", "").replace("_", "").replace(".", "").isalnum():

@@ -136,7 +136,7 @@ def _carry_out(arguments: argparse.Namespace, order: Any, word: str) -> int:
 
 
 def _confirmed(config: Config, order: Settled) -> bool:
-    from runtime.adapters.bus import DeliveryReporter
+    from runtime.adapters.bus.sockets import DeliveryReporter
 
     reporter = DeliveryReporter(config.layout)
     try:

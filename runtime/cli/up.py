@@ -209,7 +209,7 @@ def _down(arguments: argparse.Namespace) -> int:
 
 def _reload(arguments: argparse.Namespace) -> int:
     """Check first; then one worker after the other starts afresh."""
-    from runtime.adapters.preflight import check_doors
+    from runtime.adapters.bus.preflight import check_doors
     from runtime.adapters.process.status_file import note_asked_to_end
     from runtime.adapters.supervisor import Supervisor
 

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 
 from loguru import logger
 
-from runtime.adapters.bus import STORED, DeliveryDoor, Hints, wait_readable
-from runtime.adapters.curve import KeyGate
-from runtime.adapters.door import Frames, Letter
-from runtime.adapters.doorkeeper import Doorkeeper
-from runtime.adapters.doors import Doors
+from runtime.adapters.bus.connection_guard import Doorkeeper
+from runtime.adapters.bus.curve import KeyGate
+from runtime.adapters.bus.producer_socket import Frames, Letter
+from runtime.adapters.bus.producer_sockets import Doors
+from runtime.adapters.bus.sockets import STORED, DeliveryDoor, Hints, wait_readable
 from runtime.adapters.process.clock import Clock, SystemClock
 from runtime.adapters.process.process import Stop
 from runtime.adapters.process.status_file import BUSY, StatusFile

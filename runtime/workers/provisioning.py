@@ -13,7 +13,7 @@ from contextlib import closing
 from loguru import logger
 
 from runtime.adapters import tokens
-from runtime.adapters.bus import IDENTITY_CHANGED, Hints
+from runtime.adapters.bus.sockets import IDENTITY_CHANGED, Hints
 from runtime.adapters.identity import IdentityStore
 from runtime.adapters.net.tls_options import Trust
 from runtime.adapters.platform import Platform

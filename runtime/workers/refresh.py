@@ -14,7 +14,7 @@ from dataclasses import replace
 from loguru import logger
 
 from runtime.adapters import tokens
-from runtime.adapters.bus import IDENTITY_CHANGED, SAS_REFUSED, Hints
+from runtime.adapters.bus.sockets import IDENTITY_CHANGED, SAS_REFUSED, Hints
 from runtime.adapters.identity import IdentityStore
 from runtime.adapters.identity_values import Identity, Token
 from runtime.adapters.process.clock import SystemClock

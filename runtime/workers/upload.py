@@ -14,7 +14,7 @@ import random
 
 from loguru import logger
 
-from runtime.adapters.bus import IDENTITY_CHANGED, SAS_REFUSED, STORED, DeliveryReporter, Hints
+from runtime.adapters.bus.sockets import IDENTITY_CHANGED, SAS_REFUSED, STORED, DeliveryReporter, Hints
 from runtime.adapters.files import BlockSent, FileOptions, Files, Uploaded, UploadFailed
 from runtime.adapters.hub import Hub, HubOptions
 from runtime.adapters.hub_https import HttpsWay, Inquiry

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.bus import Hints
+from runtime.adapters.bus.sockets import Hints
 from runtime.adapters.identity import IdentityStore
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.status_file import read_status

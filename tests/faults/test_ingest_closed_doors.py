@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import pytest
 import zmq
 
-from runtime.adapters.curve import make_keys
-from runtime.adapters.doorkeeper import Guest
-from runtime.adapters.doors import TRY_AGAIN_S, Doors
+from runtime.adapters.bus.connection_guard import Guest
+from runtime.adapters.bus.curve import make_keys
+from runtime.adapters.bus.producer_sockets import TRY_AGAIN_S, Doors
 from runtime.adapters.process.status_file import read_status
 from runtime.errors import ConfigError, UsageError
 from runtime.producer import Producer

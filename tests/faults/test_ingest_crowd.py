@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import zmq
 
-from runtime.adapters.doorkeeper import LOOK_EVERY_S, Doorkeeper
+from runtime.adapters.bus.connection_guard import LOOK_EVERY_S, Doorkeeper
 from runtime.adapters.process.process import Stop
 from runtime.adapters.process.status_file import read_status
 from runtime.producer import Producer

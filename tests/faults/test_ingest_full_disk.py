@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from runtime.adapters import storekeeper
-from runtime.adapters.bus import DeliveryReporter, Settled
+from runtime.adapters.bus.sockets import DeliveryReporter, Settled
 from runtime.adapters.salvage import salvage
 from runtime.adapters.salvage.salvage import Report
 from runtime.adapters.store.errors import StoreDamaged, StoreError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zmq
 
-from runtime.adapters.door import REQUESTS_PER_PEER
+from runtime.adapters.bus.producer_socket import REQUESTS_PER_PEER
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.process import Stop
 from runtime.core.ingest.protocol import Code, Refused

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.bus import DeliveryReporter, Settled
-from runtime.adapters.door import ProducerDoor
+from runtime.adapters.bus.producer_socket import ProducerDoor
+from runtime.adapters.bus.sockets import DeliveryReporter, Settled
 from runtime.adapters.process.process import process_state
 from runtime.producer import Producer
 from tests.harness import Home, eventually

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 from supervisor.states import SupervisorStates
 
-from runtime.adapters.bus import STORED, Hints
+from runtime.adapters.bus.sockets import STORED, Hints
 from runtime.adapters.process.process import lock_holder
 from runtime.adapters.process.status_file import read_status
 from runtime.adapters.supervisor_plugin import SocketWatch

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.bus import DeliveryReporter, Settled
+from runtime.adapters.bus.sockets import DeliveryReporter, Settled
 from runtime.adapters.store.errors import StoreError, StoreFull, StoreReplaced, StoreUnavailable
 from runtime.adapters.store.reader import StoreReader
 from runtime.adapters.store.upload_reader import LaneReader

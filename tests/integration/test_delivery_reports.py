@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from runtime.adapters.bus import DeliveryDoor, DeliveryReporter
+from runtime.adapters.bus.sockets import DeliveryDoor, DeliveryReporter
 from runtime.core.settlement import Report, Settled
 from tests.harness import Home, eventually
 from tests.store_tools import ObedientClock

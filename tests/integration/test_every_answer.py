@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters import tokens
-from runtime.adapters.bus import Hints
+from runtime.adapters.bus.sockets import Hints
 from runtime.adapters.identity import IdentityStore
 from runtime.adapters.platform import CANCELLED as CANCELLED_TYPE
 from runtime.adapters.process.clock import SystemClock

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from runtime.adapters.bus import Hints
+from runtime.adapters.bus.sockets import Hints
 from runtime.adapters.identity import IdentityReader, IdentityStore
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.status_file import read_status

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from runtime.adapters.bus import Hints
+from runtime.adapters.bus.sockets import Hints
 from runtime.adapters.doctor import _credentials
 from runtime.adapters.identity import Identity, IdentityReader, IdentityStore
 from runtime.adapters.overview import take

@@ -18,9 +18,9 @@ import zmq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runtime.adapters import door
-from runtime.adapters.bus import DeliveryReporter, Settled
-from runtime.adapters.curve import ASKED_AT, HANDSHAKES_AT_ONCE, KeyGate, make_keys, read_key
+from runtime.adapters.bus import producer_socket
+from runtime.adapters.bus.curve import ASKED_AT, HANDSHAKES_AT_ONCE, KeyGate, make_keys, read_key
+from runtime.adapters.bus.sockets import DeliveryReporter, Settled
 from runtime.adapters.process.status_file import read_status
 from runtime.adapters.store.writer import StoreReader
 from runtime.config import load
@@ -309,12 +309,12 @@ def test_a_producer_that_comes_back_after_a_power_cut_is_heard_under_its_own_rou
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its old connection stood for ever, and whoever comes under the id of another is not heard."""
-    monkeypatch.setitem(door.KEEPALIVE, zmq.TCP_KEEPALIVE_IDLE, 1)
+    monkeypatch.setitem(producer_socket.KEEPALIVE, zmq.TCP_KEEPALIVE_IDLE, 1)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     where = f"tcp://127.0.0.1:{port}"
-    ours = door.ProducerDoor(where, max_frame_bytes=1_000)
+    ours = producer_socket.ProducerDoor(where, max_frame_bytes=1_000)
     back = None
     try:
         gone = vanishing(port, b"me")

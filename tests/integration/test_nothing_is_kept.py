@@ -15,7 +15,7 @@ import pytest
 import trustme
 
 from runtime.adapters import dps
-from runtime.adapters.bus import Hints
+from runtime.adapters.bus.sockets import Hints
 from runtime.adapters.files import FileOptions, Uploaded, UploadFailed
 from runtime.adapters.hub import Hub, HubOptions
 from runtime.adapters.hub_https import HttpsWay, HubHttps, Inquiry, Refused

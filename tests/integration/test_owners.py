@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import zmq
 
-from runtime.adapters.curve import make_keys, read_key
-from runtime.adapters.door import ANYONE, ProducerDoor
+from runtime.adapters.bus.curve import make_keys, read_key
+from runtime.adapters.bus.producer_socket import ANYONE, ProducerDoor
 from runtime.adapters.store import producer_memory
 from runtime.adapters.store.writer import MessageStore
 from runtime.core.delivery.envelope import mid

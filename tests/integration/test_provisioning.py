@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.bus import IDENTITY_CHANGED, Hints
+from runtime.adapters.bus.sockets import IDENTITY_CHANGED, Hints
 from runtime.adapters.doctor import _unregistered
 from runtime.adapters.identity import IdentityReader, IdentityStore
 from runtime.adapters.identity_values import Identity

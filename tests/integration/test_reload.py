@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from loguru import logger
 
-from runtime.adapters.curve import make_keys
+from runtime.adapters.bus.curve import make_keys
+from runtime.adapters.bus.preflight import check_doors
 from runtime.adapters.overview import take
-from runtime.adapters.preflight import check_doors
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.crash import crash_file
 from runtime.adapters.process.last_good_config import accepted_file, remember

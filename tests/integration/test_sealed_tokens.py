@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.bus import Hints
+from runtime.adapters.bus.sockets import Hints
 from runtime.adapters.identity import IdentityReader, IdentityStore
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.crash import describe

@@ -12,7 +12,7 @@ import brotli
 import pytest
 import requests
 
-from runtime.adapters.bus import IDENTITY_CHANGED, Hints
+from runtime.adapters.bus.sockets import IDENTITY_CHANGED, Hints
 from runtime.adapters.process import checksummed_line
 from runtime.adapters.process.status_file import read_status
 from tests.harness import Cloud, Home, eventually

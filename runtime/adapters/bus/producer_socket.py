@@ -17,8 +17,8 @@ from typing import NamedTuple, TypeAlias
 
 import zmq
 
-from runtime.adapters.bus import Bound, context
-from runtime.adapters.curve import arm
+from runtime.adapters.bus.curve import arm
+from runtime.adapters.bus.sockets import Bound, context
 from runtime.adapters.process.home_mount import in_changed_home
 from runtime.adapters.process.process import AlreadyRuns, Lock
 from runtime.core.address import is_loopback

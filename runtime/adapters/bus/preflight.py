@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from runtime.adapters.curve import read_key
+from runtime.adapters.bus.curve import read_key
 from runtime.adapters.process.process import has_open, lock_holder
 from runtime.config import Config
 from runtime.core.address import parse_tcp_endpoint

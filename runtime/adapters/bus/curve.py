@@ -13,7 +13,7 @@ from pathlib import Path
 import zmq
 from zmq.utils import z85
 
-from runtime.adapters.bus import context
+from runtime.adapters.bus.sockets import context
 from runtime.errors import ConfigError, UsageError
 from runtime.regular_file import read_regular
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from loguru import logger
 
-from runtime.adapters.door import CannotListen, Frames, Letter, ProducerDoor
+from runtime.adapters.bus.producer_socket import CannotListen, Frames, Letter, ProducerDoor
 from runtime.adapters.process.clock import Clock
 from runtime.config import Config
 

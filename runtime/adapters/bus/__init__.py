@@ -1,0 +1,1 @@
+"""ZeroMQ: the producers' socket, hints and reports between workers."""
