@@ -13,7 +13,7 @@ from typing import Any
 import requests
 import zmq
 
-from runtime.adapters.hub import Hub, HubOptions
+from runtime.adapters.hub.mqtt_client import Hub, HubOptions
 from runtime.adapters.identity import IdentityStore
 from runtime.adapters.process.status_file import read_status
 from runtime.adapters.store.reader import StoreReader

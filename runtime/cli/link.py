@@ -25,7 +25,7 @@ def register(commands: Commands) -> None:
 
 
 def _link(arguments: argparse.Namespace) -> int:
-    from runtime.adapters.link_usage import LinkUsage
+    from runtime.adapters.hub.usage_file import LinkUsage
 
     config = load_config(arguments)
     usage = LinkUsage(config.layout)

@@ -8,9 +8,9 @@ from typing import cast
 
 from loguru import logger
 
+from runtime.adapters.hub.resume_journal import Chunked, UnderWay
 from runtime.adapters.process.clock import Clock
 from runtime.adapters.store.upload_reader import LaneReader
-from runtime.adapters.under_way import Chunked, UnderWay
 from runtime.config import Config
 from runtime.core.delivery.actions import Offer, Send, Step, Upload
 from runtime.core.delivery.batches import is_full

@@ -15,11 +15,11 @@ import random
 from loguru import logger
 
 from runtime.adapters.bus.sockets import IDENTITY_CHANGED, SAS_REFUSED, STORED, DeliveryReporter, Hints
-from runtime.adapters.files import BlockSent, FileOptions, Files, Uploaded, UploadFailed
-from runtime.adapters.hub import Hub, HubOptions
-from runtime.adapters.hub_https import HttpsWay, Inquiry
+from runtime.adapters.hub.file_upload import BlockSent, FileOptions, Files, Uploaded, UploadFailed
+from runtime.adapters.hub.https_api import HttpsWay, Inquiry
+from runtime.adapters.hub.mqtt_client import Hub, HubOptions
+from runtime.adapters.hub.usage_file import LinkUsage
 from runtime.adapters.identity import IdentityReader
-from runtime.adapters.link_usage import LinkUsage
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.config_watch import WatchedConfig
 from runtime.adapters.process.process import Stop

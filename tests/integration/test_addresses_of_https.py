@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters import dps
-from runtime.adapters.hub_https import HttpsWay, HubHttps, Unreached
+from runtime.adapters.hub.https_api import HttpsWay, HubHttps, Unreached
 from runtime.adapters.net import dial as dialer
 from runtime.adapters.net import https
 from runtime.adapters.net.dial import Address

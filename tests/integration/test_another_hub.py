@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.files import FileOptions, Uploaded
-from runtime.adapters.hub_https import HttpsWay
+from runtime.adapters.hub.file_upload import FileOptions, Uploaded
+from runtime.adapters.hub.https_api import HttpsWay
 from tests.harness import Cloud, Home, eventually
 from tests.integration.test_file_upload import BLOCK, Lane, parcel
 from tests.integration.test_upload import blobs

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from runtime.adapters import payloads, upload_journal
-from runtime.adapters.files import BlockSent, FileOptions, Uploaded, UploadFailed
-from runtime.adapters.hub_https import HttpsWay
+from runtime.adapters.hub import payloads, upload_journal
+from runtime.adapters.hub.file_upload import BlockSent, FileOptions, Uploaded, UploadFailed
+from runtime.adapters.hub.https_api import HttpsWay
 from runtime.adapters.store.spool import what_is
 from runtime.core.delivery.envelope import FileParcel, Telemetry
 from runtime.core.delivery.link_budget import Passage

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from runtime.adapters import files as files_adapter
-from runtime.adapters import hub_https, upload_journal
-from runtime.adapters.files import BlockSent, FileEvent, FileOptions, Files, Uploaded, UploadFailed
-from runtime.adapters.hub_https import HttpsWay, Unreached
+from runtime.adapters.hub import file_upload as files_adapter
+from runtime.adapters.hub import https_api, upload_journal
+from runtime.adapters.hub.file_upload import BlockSent, FileEvent, FileOptions, Files, Uploaded, UploadFailed
+from runtime.adapters.hub.https_api import HttpsWay, Unreached
+from runtime.adapters.hub.upload_calls import UploadCalls
 from runtime.adapters.process import checksummed_line
-from runtime.adapters.upload_calls import UploadCalls
 from runtime.core.delivery.envelope import FileParcel, Telemetry
 from runtime.core.delivery.link_budget import Passage
 from runtime.core.identity.credentials import HubCredentials
@@ -156,7 +156,7 @@ def test_who_answers_a_byte_at_a_time_does_not_hold_a_place_for_ever(
     folder: Path, monkeypatch: pytest.MonkeyPatch, who: str, way: Any
 ) -> None:
     """Each byte came within the time for a read: two such files, and no other was uploaded any more."""
-    monkeypatch.setattr(hub_https, "ANSWER_S", 0.3)
+    monkeypatch.setattr(https_api, "ANSWER_S", 0.3)
     with scripted(folder) as server:
         host, _, port = server.instance.partition(":")
         address = {"correlationId": "c", "hostName": server.instance, "containerName": "files"}

@@ -14,8 +14,8 @@ import paho.mqtt.client as paho
 import pytest
 from azure.iot.device.common.mqtt_transport import MQTTTransport
 
-from runtime.adapters import hub as hub_adapter
-from runtime.adapters.paho_wire import KEEPALIVE_RAN_OUT, Reach, Wire
+from runtime.adapters.hub import mqtt_client as hub_adapter
+from runtime.adapters.hub.paho_wire import KEEPALIVE_RAN_OUT, Reach, Wire
 from runtime.core.delivery.envelope import Telemetry
 from runtime.core.delivery.events import Acked, Cause, Closed, Connected
 from runtime.core.identity.credentials import HubCredentials

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from loguru import logger
 
-from runtime.adapters import hub as hub_adapter
+from runtime.adapters.hub import mqtt_client as hub_adapter
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.secret import Secret
 from runtime.devcloud.topics import Channel

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from runtime.adapters import paho_wire
-from runtime.adapters.hub import Hub, HubOptions
+from runtime.adapters.hub import paho_wire
+from runtime.adapters.hub.mqtt_client import Hub, HubOptions
 from runtime.adapters.net.dial import dial
 from runtime.core.delivery.actions import PROBE, Discard, Offer, Open, Send
 from runtime.core.delivery.engine import Delivery, Limits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runtime.adapters.link_usage import LinkUsage
+from runtime.adapters.hub.usage_file import LinkUsage
 from runtime.core.delivery.link_budget import Usage
 from runtime.layout import Layout
 

@@ -16,9 +16,9 @@ import trustme
 
 from runtime.adapters import dps
 from runtime.adapters.bus.sockets import Hints
-from runtime.adapters.files import FileOptions, Uploaded, UploadFailed
-from runtime.adapters.hub import Hub, HubOptions
-from runtime.adapters.hub_https import HttpsWay, HubHttps, Inquiry, Refused
+from runtime.adapters.hub.file_upload import FileOptions, Uploaded, UploadFailed
+from runtime.adapters.hub.https_api import HttpsWay, HubHttps, Inquiry, Refused
+from runtime.adapters.hub.mqtt_client import Hub, HubOptions
 from runtime.adapters.identity import IdentityReader
 from runtime.adapters.net import https
 from runtime.adapters.net.tls_options import Trust

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.hub_https import Refused
+from runtime.adapters.hub.https_api import Refused
 from runtime.adapters.net.https import Reply
 from runtime.adapters.net.tls_options import Trust
 from runtime.adapters.platform import CANCELLED, Platform

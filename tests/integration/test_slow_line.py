@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters import hub_https
-from runtime.adapters.hub_https import HttpsWay, HubHttps
+from runtime.adapters.hub import https_api
+from runtime.adapters.hub.https_api import HttpsWay, HubHttps
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.secret import Secret
 from tests.integration.scripted import Asked, Says, Scripted, scripted
@@ -68,7 +68,7 @@ def test_a_block_has_the_time_that_it_takes_on_a_slow_line(
 ) -> None:
     """Ten seconds without room for more of it in the kernel (a line of 5 kB/s) ended the request, and so did
     a minute until the kernel had sent what it took: no block ever came through."""
-    monkeypatch.setattr(hub_https, "CONNECT_S", CONNECT_S)
-    monkeypatch.setattr(hub_https, "ANSWER_S", CONNECT_S)
+    monkeypatch.setattr(https_api, "CONNECT_S", CONNECT_S)
+    monkeypatch.setattr(https_api, "ANSWER_S", CONNECT_S)
     hub = HubHttps(line[1], HubCredentials("127.0.0.1", "dev-1", 1, sas=Secret("sas")))
     assert hub.put(f"https://127.0.0.1:{line[0].port}/blob?sig=x", bytes(size_bytes)).status == 201

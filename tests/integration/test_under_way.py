@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from runtime.adapters.hub.resume_journal import MOST_CHUNKED, Chunked, UnderWay
 from runtime.adapters.process import checksummed_line
-from runtime.adapters.under_way import MOST_CHUNKED, Chunked, UnderWay
 from runtime.core.message import StreamName
 
 STREAM = StreamName(None, "s")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from runtime.adapters import hub as hub_adapter
+from runtime.adapters.hub import mqtt_client as hub_adapter
 from runtime.core.delivery.envelope import Telemetry
 from runtime.core.delivery.events import Cause, Closed
 from runtime.core.proxy_url import parse

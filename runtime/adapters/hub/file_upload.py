@@ -23,15 +23,15 @@ from pathlib import Path
 
 from loguru import logger
 
-from runtime.adapters import upload_journal
-from runtime.adapters.file_gate import Barred, Gate
-from runtime.adapters.hub_https import HttpsWay, Refused, SwitchedOff, Unreached
-from runtime.adapters.payloads import Payload, Replaced, Unreadable, difference, digest_with, opened
+from runtime.adapters.hub import upload_journal
+from runtime.adapters.hub.event_queue import Tidings
+from runtime.adapters.hub.file_gate import Barred, Gate
+from runtime.adapters.hub.https_api import HttpsWay, Refused, SwitchedOff, Unreached
+from runtime.adapters.hub.payloads import Payload, Replaced, Unreadable, difference, digest_with, opened
+from runtime.adapters.hub.resume_journal import same_destination
+from runtime.adapters.hub.upload_calls import NameRefused, UploadCalls
+from runtime.adapters.hub.upload_journal import Journal
 from runtime.adapters.process.threads import start_thread
-from runtime.adapters.tidings import Tidings
-from runtime.adapters.under_way import same_destination
-from runtime.adapters.upload_calls import NameRefused, UploadCalls
-from runtime.adapters.upload_journal import Journal
 from runtime.core.delivery.envelope import FileParcel
 from runtime.core.delivery.link_budget import Passage
 from runtime.core.identity.credentials import HubCredentials

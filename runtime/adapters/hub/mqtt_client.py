@@ -40,13 +40,13 @@ from azure.iot.device import X509, IoTHubDeviceClient, Message, ProxyOptions
 from azure.iot.device import exceptions as azure_errors
 from loguru import logger
 
+from runtime.adapters.hub.event_queue import Tidings
+from runtime.adapters.hub.paho_wire import Reach, Wire
 from runtime.adapters.net.certificate_pair import check_pair
 from runtime.adapters.net.proxies import ProxyTrouble, as_azure_wants_it, causes, in_words, trouble_beneath
 from runtime.adapters.net.reasons import reason_at
 from runtime.adapters.net.tls_options import UnusableFile, authorities
-from runtime.adapters.paho_wire import Reach, Wire
 from runtime.adapters.process.threads import start, start_thread
-from runtime.adapters.tidings import Tidings
 from runtime.core.delivery.envelope import Telemetry
 from runtime.core.delivery.events import Acked, Carried, Cause, Closed, Connected, LineEvent, Lost
 from runtime.core.identity.credentials import HubCredentials

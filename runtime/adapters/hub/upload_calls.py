@@ -8,8 +8,8 @@ import json
 import time
 from urllib.parse import quote
 
-from runtime.adapters.hub_https import HttpsWay, HubHttps, Refused, Unreached, host_of
-from runtime.adapters.upload_journal import Journal
+from runtime.adapters.hub.https_api import HttpsWay, HubHttps, Refused, Unreached, host_of
+from runtime.adapters.hub.upload_journal import Journal
 from runtime.core.identity.credentials import HubCredentials
 
 CONTROL_NAME = "control"
