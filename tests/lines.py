@@ -14,7 +14,7 @@ import requests
 import zmq
 
 from runtime.adapters.hub.mqtt_client import Hub, HubOptions
-from runtime.adapters.identity import IdentityStore
+from runtime.adapters.identity.database import IdentityStore
 from runtime.adapters.process.status_file import read_status
 from runtime.adapters.store.reader import StoreReader
 from runtime.core.delivery.events import Acked, Closed, Connected, LineEvent, Lost

@@ -11,21 +11,21 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from runtime.adapters import tokens
-from runtime.adapters.identity import IdentityReader
-from runtime.adapters.identity_file import SCHEMA_VERSION as IDENTITY_VERSION
-from runtime.adapters.identity_values import Identity
+from runtime.adapters.identity import token_files
+from runtime.adapters.identity.database import IdentityReader
+from runtime.adapters.identity.database_file import SCHEMA_VERSION as IDENTITY_VERSION
+from runtime.adapters.identity.registrars import certificate_left_s, registrar
+from runtime.adapters.identity.token_files import is_open_to_others
+from runtime.adapters.identity.values import Identity
+from runtime.adapters.identity.vault import Vault
 from runtime.adapters.net.probe import Network
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.home_owner import user_name
 from runtime.adapters.process.process import has_open, lock_holder
 from runtime.adapters.process.status_file import last_words
-from runtime.adapters.registrars import certificate_left_s, registrar
 from runtime.adapters.store.errors import SCHEMA_VERSION as STORE_VERSION
 from runtime.adapters.store.opening import REMEDY as STORE_REMEDY
 from runtime.adapters.store.opening import is_newer
-from runtime.adapters.tokens import is_open_to_others
-from runtime.adapters.vault import Vault
 from runtime.config import Config
 from runtime.core.identity import renewal
 from runtime.core.identity.enrolment import Enrolment
@@ -222,7 +222,7 @@ def _credentials(config: Config, known: Identity) -> Iterator[Check]:
 
 def _unregistered(config: Config, known: Identity) -> Check:
     """What the device waits for: a token, another token, or an operator."""
-    record, source = known.enrolment, tokens.provisioning_source(config.settings.platform)
+    record, source = known.enrolment, token_files.provisioning_source(config.settings.platform)
     unseen = not source.words and source.lack is not None  # a systemd credential is the service's alone
     if config.settings.identity.mode != "platform" or known.registration or unseen:
         return judge_unregistered(Enrolment())

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime import __version__
-from runtime.adapters.identity import IdentityReader
+from runtime.adapters.identity.database import IdentityReader
 from runtime.adapters.process.clock import Clock
 from runtime.adapters.process.crash import count_crashes
 from runtime.adapters.process.logs import last_complaint

@@ -23,7 +23,7 @@ from typing import Any
 
 import requests
 
-from runtime.adapters.identity import IdentityStore
+from runtime.adapters.identity.database import IdentityStore
 from runtime.bench import Row
 from runtime.bench.hub import processor_s
 from runtime.core.identity.connection_string import parse

@@ -68,7 +68,7 @@ def _hub_state(layout: Layout) -> str:
 
 def _identity(layout: Layout) -> tuple[str | None, str | None]:
     """The verification code while there is one, and the device id once there is one."""
-    from runtime.adapters.identity import IdentityReader
+    from runtime.adapters.identity.database import IdentityReader
     from runtime.errors import EdgeError
 
     try:

@@ -11,7 +11,7 @@ from runtime.cli import Commands, load_config
 from runtime.cli.terminal import TextRow, tell, tell_json
 
 if TYPE_CHECKING:
-    from runtime.adapters.identity_values import Identity, Token
+    from runtime.adapters.identity.values import Identity, Token
     from runtime.config import Config
     from runtime.core.identity.renewal import Policy
     from runtime.core.moment import Moment
@@ -34,7 +34,7 @@ def register(commands: Commands) -> None:
 def _identity(arguments: argparse.Namespace) -> int:
     config = load_config(arguments)
     if arguments.accept:
-        from runtime.adapters.identity import IdentityStore
+        from runtime.adapters.identity.database import IdentityStore
 
         IdentityStore(config.layout).accept()  # upload looks every few seconds
     facts = describe(config)
@@ -47,10 +47,10 @@ def _identity(arguments: argparse.Namespace) -> int:
 
 def describe(config: Config) -> dict[str, Any]:
     """Everything that may be told about the identity: never a token's text."""
-    from runtime.adapters.identity import IdentityReader
+    from runtime.adapters.identity.database import IdentityReader
+    from runtime.adapters.identity.registrars import certificate_left_s, registrar
+    from runtime.adapters.identity.vault import Vault
     from runtime.adapters.process.clock import SystemClock
-    from runtime.adapters.registrars import certificate_left_s, registrar
-    from runtime.adapters.vault import Vault
     from runtime.core.identity import renewal
     from runtime.core.moment import Moment
 

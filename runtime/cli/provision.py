@@ -12,7 +12,7 @@ from runtime.cli import Commands, load_config, seconds
 from runtime.cli.terminal import draw, tell, tell_json
 
 if TYPE_CHECKING:
-    from runtime.adapters.identity_values import Identity
+    from runtime.adapters.identity.values import Identity
     from runtime.config import Config
 
 POLL_S = 0.5
@@ -52,7 +52,7 @@ def _provision(arguments: argparse.Namespace) -> int:
 
 def _reset(config: Config, *, certain: bool) -> bool:
     """Forget the identity after a question. Stored messages stay and go out under the next one."""
-    from runtime.adapters.identity import IdentityStore
+    from runtime.adapters.identity.database import IdentityStore
     from runtime.core.printable import printable
     from runtime.errors import UsageError
 
@@ -70,7 +70,7 @@ def _reset(config: Config, *, certain: bool) -> bool:
 
 def _follow(config: Config, arguments: argparse.Namespace) -> int:
     """Show the verification code once there is one; with --wait stay until the device is registered."""
-    from runtime.adapters.identity import IdentityReader
+    from runtime.adapters.identity.database import IdentityReader
 
     reader, wait = IdentityReader(config.layout), arguments.wait
     teller: Teller = JsonTeller() if arguments.json else Teller()

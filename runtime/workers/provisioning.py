@@ -12,15 +12,15 @@ from contextlib import closing
 
 from loguru import logger
 
-from runtime.adapters import tokens
 from runtime.adapters.bus.sockets import IDENTITY_CHANGED, Hints
-from runtime.adapters.identity import IdentityStore
+from runtime.adapters.identity import token_files
+from runtime.adapters.identity.database import IdentityStore
+from runtime.adapters.identity.platform_api import Platform
+from runtime.adapters.identity.vault import Vault
 from runtime.adapters.net.tls_options import Trust
-from runtime.adapters.platform import Platform
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.config_watch import WatchedConfig
 from runtime.adapters.process.process import Stop
-from runtime.adapters.vault import Vault
 from runtime.config import Config
 from runtime.core.identity import enrolment
 from runtime.core.identity.enrolment import Call, Enrolment, Phase, Policy, Step, Wish, host_of
@@ -35,9 +35,9 @@ NAME = "provisioning"
 TURN_S = 2.0
 """How long a change on disk may go unnoticed."""
 
-_LACKS: dict[tokens.Lack | None, Phase] = {
-    tokens.Lack.UNREADABLE: Phase.TOKEN_UNREADABLE,
-    tokens.Lack.GARBLED: Phase.TOKEN_GARBLED,
+_LACKS: dict[token_files.Lack | None, Phase] = {
+    token_files.Lack.UNREADABLE: Phase.TOKEN_UNREADABLE,
+    token_files.Lack.GARBLED: Phase.TOKEN_GARBLED,
 }
 
 
@@ -77,9 +77,9 @@ class Clerk:
             why = f"identity.mode is {self._config.settings.identity.mode}"
             self._show(Enrolment(), Step(Phase.NOT_NEEDED, None, why=why))
             return TURN_S
-        source = tokens.provisioning_source(self._config.settings.platform)
+        source = token_files.provisioning_source(self._config.settings.platform)
         token, instance = source.secret, self._config.settings.platform.instance
-        hand = tokens.registration_source(self._config.settings.platform)
+        hand = token_files.registration_source(self._config.settings.platform)
         by_hand, wish = hand.secret, self._wish(source, hand)
         identity = self._store.read()
         if identity.locked:  # what came now could not be kept, and what is there may be as good as ever
@@ -104,9 +104,9 @@ class Clerk:
         self._perform(step.call, record, token, instance)
         return 0.0
 
-    def _wish(self, source: tokens.SecretSource, by_hand: tokens.SecretSource) -> Wish:
+    def _wish(self, source: token_files.SecretSource, by_hand: token_files.SecretSource) -> Wish:
         settings = self._config.settings
-        marks = tokens.fingerprint(source.secret), tokens.fingerprint(by_hand.secret)
+        marks = token_files.fingerprint(source.secret), token_files.fingerprint(by_hand.secret)
         lack = _LACKS.get(source.lack, Phase.TOKENLESS)
         how = source.where, lack, source.words, by_hand.words if by_hand.lack in _LACKS else ""
         return Wish(settings.platform.instance, marks[0], settings.device.id, marks[1], *how)

@@ -13,15 +13,15 @@ from dataclasses import replace
 
 from loguru import logger
 
-from runtime.adapters import tokens
 from runtime.adapters.bus.sockets import IDENTITY_CHANGED, SAS_REFUSED, Hints
-from runtime.adapters.identity import IdentityStore
-from runtime.adapters.identity_values import Identity, Token
+from runtime.adapters.identity import token_files
+from runtime.adapters.identity.database import IdentityStore
+from runtime.adapters.identity.registrars import ByPlatform, ServerClock, certificate_left_s, registrar
+from runtime.adapters.identity.values import Identity, Token
+from runtime.adapters.identity.vault import Vault
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.config_watch import WatchedConfig
 from runtime.adapters.process.process import Stop
-from runtime.adapters.registrars import ByPlatform, ServerClock, certificate_left_s, registrar
-from runtime.adapters.vault import Vault
 from runtime.config import Config
 from runtime.core.identity import enrolment, renewal
 from runtime.core.identity.enrolment import Enrolment, host_of
@@ -131,8 +131,8 @@ class Keeper:
         """The token to refresh with; another one than before ends the pause that the old one earned."""
         if self._registrar.basis() is not None:
             return None
-        token = tokens.provisioning_token(self._config.settings.platform)
-        mark = tokens.fingerprint(token)
+        token = token_files.provisioning_token(self._config.settings.platform)
+        mark = token_files.fingerprint(token)
         if self._renewer is not None and mark not in (None, self._renewer):
             for task in (Task.REFRESH, Task.REFRESH_PARENT):
                 self._store.forget_failed(task)

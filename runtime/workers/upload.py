@@ -19,13 +19,13 @@ from runtime.adapters.hub.file_upload import BlockSent, FileOptions, Files, Uplo
 from runtime.adapters.hub.https_api import HttpsWay, Inquiry
 from runtime.adapters.hub.mqtt_client import Hub, HubOptions
 from runtime.adapters.hub.usage_file import LinkUsage
-from runtime.adapters.identity import IdentityReader
+from runtime.adapters.identity.database import IdentityReader
+from runtime.adapters.identity.vault import Vault
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.config_watch import WatchedConfig
 from runtime.adapters.process.process import Stop
 from runtime.adapters.process.status_file import StatusFile, last_words
 from runtime.adapters.store.errors import StoreDamaged, StoreReplaced, StoreUnknown, StoreUnreadable
-from runtime.adapters.vault import Vault
 from runtime.config import Config
 from runtime.core.delivery.actions import PROBE, AskWhy, Discard, Open, Send, Step, TellRefused, Upload
 from runtime.core.delivery.engine import Delivery, Limits, Phase

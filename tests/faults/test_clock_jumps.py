@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.identity import IdentityReader
+from runtime.adapters.identity.database import IdentityReader
 from runtime.adapters.process.status_file import read_status
 from runtime.layout import WORKERS
 from runtime.producer import Producer

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from runtime.adapters.identity import IdentityReader
+from runtime.adapters.identity.database import IdentityReader
 from runtime.adapters.process.status_file import read_status
 from runtime.producer import Producer
 from tests.harness import Cloud, Home, eventually

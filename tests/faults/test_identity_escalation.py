@@ -9,7 +9,7 @@ from contextlib import closing
 
 import pytest
 
-from runtime.adapters.identity import IdentityReader
+from runtime.adapters.identity.database import IdentityReader
 from runtime.adapters.process.status_file import read_status
 from runtime.core.identity.credentials import HubCredentials
 from runtime.producer import Producer

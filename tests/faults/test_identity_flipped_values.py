@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters.bus.sockets import Hints
-from runtime.adapters.identity import IdentityStore
+from runtime.adapters.identity.database import IdentityStore
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.status_file import read_status
 from runtime.core.identity import enrolment, renewal

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from runtime.adapters.identity import IdentityReader
+from runtime.adapters.identity.database import IdentityReader
 from runtime.producer import Producer
 from tests.harness import Cloud, Home, eventually
 

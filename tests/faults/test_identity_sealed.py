@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import secrets
 
-from runtime.adapters.identity import IdentityReader
+from runtime.adapters.identity.database import IdentityReader
+from runtime.adapters.identity.vault import Vault
 from runtime.adapters.process.status_file import read_status
-from runtime.adapters.vault import Vault
 from runtime.producer import Producer
 from tests.harness import Cloud, Home, eventually
 

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from runtime.adapters.bus.sockets import Hints
-from runtime.adapters.identity import IdentityReader, IdentityStore
+from runtime.adapters.identity.database import IdentityReader, IdentityStore
+from runtime.adapters.identity.token_files import fingerprint
 from runtime.adapters.overview import take
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.process import Lock
 from runtime.adapters.process.status_file import read_status
-from runtime.adapters.tokens import fingerprint
 from runtime.core.identity.enrolment import Enrolment, Phase, Wish
 from runtime.core.identity.platform_answer import Grant
 from runtime.core.moment import Moment

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.identity import IdentityReader
+from runtime.adapters.identity.database import IdentityReader
 from runtime.adapters.process.process import memory_bytes
 from runtime.layout import WORKERS
 from runtime.producer import Producer

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters import dps
 from runtime.adapters.hub.https_api import HttpsWay, HubHttps, Unreached
+from runtime.adapters.identity import dps
 from runtime.adapters.net import dial as dialer
 from runtime.adapters.net import https
 from runtime.adapters.net.dial import Address

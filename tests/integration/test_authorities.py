@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from runtime.adapters import dps
 from runtime.adapters.hub.https_api import HttpsWay, HubHttps, Unreached
+from runtime.adapters.identity import dps
 from runtime.adapters.net import https
 from runtime.adapters.net.probe import Network
 from runtime.adapters.net.tls_options import Trust, UnusableFile, authorities

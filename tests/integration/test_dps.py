@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from runtime.adapters import dps
-from runtime.adapters.dps import Question, assign
+from runtime.adapters.identity import dps
+from runtime.adapters.identity.dps import Question, assign
+from runtime.adapters.identity.registrars import ByDps
 from runtime.adapters.process.process import SUPERVISOR_PID
-from runtime.adapters.registrars import ByDps
 from runtime.core.identity.connection_string import derived_key
 from runtime.core.identity.platform_answer import Outcome
 from runtime.core.secret import Secret

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters import tokens
 from runtime.adapters.bus.sockets import Hints
-from runtime.adapters.identity import IdentityStore
-from runtime.adapters.platform import CANCELLED as CANCELLED_TYPE
+from runtime.adapters.identity import token_files
+from runtime.adapters.identity.database import IdentityStore
+from runtime.adapters.identity.platform_api import CANCELLED as CANCELLED_TYPE
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.status_file import read_status
 from runtime.core.identity.enrolment import Enrolment, Phase, Wish
@@ -237,7 +237,7 @@ class Device:
 
     def _complete(self) -> None:
         platform = self.config.settings.platform
-        mark = tokens.fingerprint(tokens.provisioning_token(platform))
+        mark = token_files.fingerprint(token_files.provisioning_token(platform))
         basis = Wish(platform.instance, mark, None).basis()
         self.store.save_enrolment(Enrolment(Phase.PENDING, basis, "op", "AB-12"))
 

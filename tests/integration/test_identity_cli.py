@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from runtime.adapters.identity import IdentityReader, IdentityStore
+from runtime.adapters.identity.database import IdentityReader, IdentityStore
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.process import Lock
 from runtime.core.identity.enrolment import Enrolment, Phase

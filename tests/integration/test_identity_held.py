@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.identity import IdentityReader, IdentityStore
+from runtime.adapters.identity.database import IdentityReader, IdentityStore
+from runtime.adapters.identity.vault import Vault
 from runtime.adapters.net.certificate_pair import check_pair
 from runtime.adapters.process.process import Stop
-from runtime.adapters.vault import Vault
 from runtime.core.identity.enrolment import Enrolment, Phase
 from runtime.core.identity.platform_answer import Grant, Registration
 from runtime.core.moment import Moment
@@ -74,7 +74,7 @@ def test_a_transaction_left_open_is_told_by_the_name_of_the_process_that_left_it
     statements: tuple[str, ...], store: IdentityStore, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reader left open stopped every renewal, and nothing said which."""
-    monkeypatch.setattr("runtime.adapters.identity_file.BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("runtime.adapters.identity.database_file.BUSY_TIMEOUT_S", 0.1)
     with held(home.layout.identity_db, *statements) as pid:
         with pytest.raises(Retryable, match=rf"locked: process {pid} \(python.*\) has a transaction open"):
             store.save_skew(1.0)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from runtime.adapters.bus.sockets import Hints
-from runtime.adapters.identity import IdentityReader, IdentityStore
+from runtime.adapters.identity.database import IdentityReader, IdentityStore
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.status_file import read_status
 from runtime.core.identity.enrolment import REFUSED_BY_HAND, Enrolment, Phase, host_of
@@ -236,7 +236,7 @@ def test_what_was_refused_is_tried_again_while_an_operator_is_awaited(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device, a, _ = world
-    monkeypatch.setattr("runtime.adapters.identity_lines.FORMER_PAUSE_S", 0.3)
+    monkeypatch.setattr("runtime.adapters.identity.token_lines.FORMER_PAUSE_S", 0.3)
     monkeypatch.setattr("runtime.core.identity.renewal.FORMER_PAUSE_S", 0.3)
     a.good.clear()
     with closing(sqlite3.connect(device.home.layout.identity_db)) as db, db:

@@ -13,7 +13,7 @@ from contextlib import closing
 import pytest
 
 from runtime.adapters.bus.sockets import Hints
-from runtime.adapters.identity import IdentityStore
+from runtime.adapters.identity.database import IdentityStore
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.status_file import read_status
 from runtime.core.identity.enrolment import Enrolment, Phase

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.identity import Identity, IdentityReader, IdentityStore
+from runtime.adapters.identity.database import Identity, IdentityReader, IdentityStore
 from runtime.core.identity.enrolment import Enrolment, Phase
 from runtime.core.identity.escalation import Task
 from runtime.core.identity.platform_answer import Grant, Outcome, Registration
@@ -309,7 +309,7 @@ def test_a_sound_database_is_never_set_aside_by_two_that_start_at_once(layout: L
 def test_a_database_that_somebody_holds_is_weather_and_not_a_crash(
     store: IdentityStore, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runtime.adapters.identity_file.BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("runtime.adapters.identity.database_file.BUSY_TIMEOUT_S", 0.1)
     with closing(sqlite3.connect(layout.identity_db, isolation_level=None)) as holder:
         holder.execute("BEGIN EXCLUSIVE")
         for touch in (store.read, lambda: store.save_skew(1.0)):
@@ -321,7 +321,7 @@ def test_a_database_that_somebody_holds_is_weather_and_not_a_crash(
 def test_a_writer_that_hangs_while_it_makes_the_database_holds_up_nobody_for_good(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runtime.adapters.identity_file.BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("runtime.adapters.identity.database_file.BUSY_TIMEOUT_S", 0.1)
     with (layout.state / "identity.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(Retryable, match=r"another process has held identity\.lock for 0\.1 s"):

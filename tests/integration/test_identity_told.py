@@ -20,12 +20,12 @@ import pytest
 
 from runtime.adapters.bus.sockets import Hints
 from runtime.adapters.doctor import _credentials
-from runtime.adapters.identity import Identity, IdentityReader, IdentityStore
+from runtime.adapters.identity.database import Identity, IdentityReader, IdentityStore
+from runtime.adapters.identity.vault import Vault
 from runtime.adapters.overview import take
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.process import Lock
 from runtime.adapters.process.status_file import read_status
-from runtime.adapters.vault import Vault
 from runtime.cli.identity import _table, describe
 from runtime.config import load
 from runtime.core.identity.connection_string import sas_expiry_s

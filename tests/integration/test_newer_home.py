@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from runtime.adapters.identity import IdentityReader, IdentityStore
+from runtime.adapters.identity.database import IdentityReader, IdentityStore
 from runtime.adapters.store.writer import MessageStore
 from runtime.errors import NeedsHuman
 from tests.harness import Home, eventually

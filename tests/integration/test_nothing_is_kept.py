@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 import trustme
 
-from runtime.adapters import dps
 from runtime.adapters.bus.sockets import Hints
 from runtime.adapters.hub.file_upload import FileOptions, Uploaded, UploadFailed
 from runtime.adapters.hub.https_api import HttpsWay, HubHttps, Inquiry, Refused
 from runtime.adapters.hub.mqtt_client import Hub, HubOptions
-from runtime.adapters.identity import IdentityReader
+from runtime.adapters.identity import dps
+from runtime.adapters.identity.database import IdentityReader
 from runtime.adapters.net import https
 from runtime.adapters.net.tls_options import Trust
 from runtime.adapters.process.process import memory_bytes

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters.hub.https_api import Refused
+from runtime.adapters.identity.platform_api import CANCELLED, Platform
 from runtime.adapters.net.https import Reply
 from runtime.adapters.net.tls_options import Trust
-from runtime.adapters.platform import CANCELLED, Platform
 from runtime.core.identity.platform_answer import Answer, Grant, Outcome, Registration
 from runtime.core.secret import Secret
 from tests.harness import eventually, short_folder

@@ -11,9 +11,9 @@ import pytest
 
 from runtime.adapters.bus.sockets import IDENTITY_CHANGED, Hints
 from runtime.adapters.doctor import _unregistered
-from runtime.adapters.identity import IdentityReader, IdentityStore
-from runtime.adapters.identity_values import Identity
-from runtime.adapters.platform import CANCELLED
+from runtime.adapters.identity.database import IdentityReader, IdentityStore
+from runtime.adapters.identity.platform_api import CANCELLED
+from runtime.adapters.identity.values import Identity
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.process import Stop
 from runtime.adapters.process.status_file import read_status

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.dps import Question, assign
+from runtime.adapters.identity.dps import Question, assign
 from runtime.adapters.net import https
 from runtime.adapters.net.proxies import dial
 from runtime.adapters.net.tls_options import Trust

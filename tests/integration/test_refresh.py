@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from runtime.adapters.bus.sockets import Hints
-from runtime.adapters.identity import Identity, IdentityStore
+from runtime.adapters.identity.database import Identity, IdentityStore
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.status_file import read_status
 from runtime.core.identity.enrolment import Enrolment, Phase

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters.bus.sockets import Hints
-from runtime.adapters.identity import IdentityReader, IdentityStore
+from runtime.adapters.identity.database import IdentityReader, IdentityStore
+from runtime.adapters.identity.vault import Vault
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.crash import describe
 from runtime.adapters.process.status_file import read_status
-from runtime.adapters.vault import Vault
 from runtime.core.identity import renewal
 from runtime.core.identity.enrolment import Enrolment, Phase
 from runtime.core.identity.escalation import Task
@@ -166,9 +166,9 @@ def test_a_worker_killed_while_it_seals_leaves_every_token_readable(home: Home, 
     fill(IdentityStore(home.layout))
     child = os.fork()
     if child == 0:
-        from runtime.adapters import identity_rows
+        from runtime.adapters.identity import rows
 
-        put = identity_rows.put_token
+        put = rows.put_token
 
         def put_and_die(db: sqlite3.Connection, keys: object, kind: str, *rest: object) -> None:
             put(db, keys, kind, *rest)  # type: ignore[arg-type]  # handed on as it came
@@ -176,7 +176,7 @@ def test_a_worker_killed_while_it_seals_leaves_every_token_readable(home: Home, 
             db.execute("CREATE TABLE bulk AS SELECT randomblob(500000) AS b")  # spills: a hot journal stays
             os.kill(os.getpid(), 9)
 
-        identity_rows.put_token = put_and_die  # type: ignore[assignment]  # in this child only
+        rows.put_token = put_and_die  # type: ignore[assignment]  # in this child only
         IdentityStore(home.layout, Vault(True, key_file)).rewrite()
     os.waitpid(child, 0)
     store = IdentityStore(home.layout, Vault(True, key_file))
@@ -196,7 +196,7 @@ def test_whoever_does_not_seal_does_not_pay_for_it(home: Home) -> None:
     fill(IdentityStore(home.layout))
     code = (
         "import sys; from pathlib import Path; from runtime.layout import Layout;"
-        "from runtime.adapters.identity import IdentityStore; from runtime.adapters.vault import Vault;"
+        "from runtime.adapters.identity.database import IdentityStore; from runtime.adapters.identity.vault import Vault;"
         f"s = IdentityStore(Layout(Path({str(home.folder)!r})), Vault()); assert s.hub_credentials();"
         "s.rewrite(); assert 'cryptography' not in sys.modules"
     )

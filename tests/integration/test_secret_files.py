@@ -8,17 +8,21 @@ from pathlib import Path
 import pytest
 from loguru import logger
 
-from runtime.adapters import tokens
-from runtime.adapters.vault import Vault
+from runtime.adapters.identity import token_files
+from runtime.adapters.identity.vault import Vault
 from runtime.core.secret import Secret
 from runtime.settings import Platform
 
 KEY = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
 
 READERS: dict[str, Callable[[Path], object]] = {
-    "provisioning token": lambda path: tokens.provisioning_token(Platform(provisioning_token_file=path), {}),
-    "registration token": lambda path: tokens.registration_token(Platform(registration_token_file=path), {}),
-    "systemd credential": lambda path: tokens.secret_from(
+    "provisioning token": lambda path: token_files.provisioning_token(
+        Platform(provisioning_token_file=path), {}
+    ),
+    "registration token": lambda path: token_files.registration_token(
+        Platform(registration_token_file=path), {}
+    ),
+    "systemd credential": lambda path: token_files.secret_from(
         None, None, path.name, {"CREDENTIALS_DIRECTORY": str(path.parent)}
     ),
     "key that seals tokens": lambda path: Vault(True, path).keys({}).secrets,

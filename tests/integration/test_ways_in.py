@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.identity import IdentityReader
+from runtime.adapters.identity.database import IdentityReader
+from runtime.adapters.identity.registrars import registrar
 from runtime.adapters.process.status_file import read_status
-from runtime.adapters.registrars import registrar
 from runtime.core.identity.connection_string import parse, sas_expiry_s, sign
 from runtime.core.secret import Secret
 from runtime.producer import Producer

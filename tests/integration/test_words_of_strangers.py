@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.identity import IdentityStore
+from runtime.adapters.identity.database import IdentityStore
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.process import Lock
 from runtime.adapters.process.status_file import StatusFile

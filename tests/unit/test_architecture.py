@@ -52,7 +52,7 @@ def test_core_touches_nothing(path: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "files"),
     [
-        ("azure", {"adapters/hub/mqtt_client.py", "adapters/dps.py"}),
+        ("azure", {"adapters/hub/mqtt_client.py", "adapters/identity/dps.py"}),
         (
             "zmq",
             {
@@ -64,7 +64,7 @@ def test_core_touches_nothing(path: Path) -> None:
             },
         ),
         ("requests", {"adapters/net/https.py", "adapters/hub/https_api.py"}),
-        ("cryptography", {"adapters/vault.py"}),
+        ("cryptography", {"adapters/identity/vault.py"}),
         (
             "supervisor",
             {

@@ -23,9 +23,9 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
-from runtime.adapters import identity_lines as lines
-from runtime.adapters import identity_rows as rows
-from runtime.adapters.identity_file import (
+from runtime.adapters.identity import rows
+from runtime.adapters.identity import token_lines as lines
+from runtime.adapters.identity.database_file import (
     SCHEMA_VERSION,
     alone,
     check_private,
@@ -36,8 +36,8 @@ from runtime.adapters.identity_file import (
     set_aside,
     weather,
 )
-from runtime.adapters.identity_values import Identity, Token, mark
-from runtime.adapters.vault import Vault
+from runtime.adapters.identity.values import Identity, Token, mark
+from runtime.adapters.identity.vault import Vault
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.identity.enrolment import Enrolment
 from runtime.core.identity.escalation import Task

@@ -20,9 +20,9 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import replace
 
-from runtime.adapters import identity_rows as rows
-from runtime.adapters.identity_values import Token
-from runtime.adapters.vault import Keys
+from runtime.adapters.identity import rows
+from runtime.adapters.identity.values import Token
+from runtime.adapters.identity.vault import Keys
 from runtime.core.identity import enrolment
 from runtime.core.identity.escalation import Task
 from runtime.core.identity.platform_answer import Outcome

@@ -12,8 +12,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from runtime.adapters.identity_values import Hub, Identity, Token, mark
-from runtime.adapters.vault import REMEDY, Keys
+from runtime.adapters.identity.values import Hub, Identity, Token, mark
+from runtime.adapters.identity.vault import REMEDY, Keys
 from runtime.core.backoff import LONGEST_RETRY_AFTER_S
 from runtime.core.identity.enrolment import Enrolment
 from runtime.core.identity.enrolment import Phase as EnrolmentPhase

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.adapters.tokens import secret_from
+from runtime.adapters.identity.token_files import secret_from
 from runtime.core.secret import Secret
 from runtime.errors import NeedsHuman
 from runtime.settings import Identity

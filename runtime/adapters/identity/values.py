@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.adapters.vault import REMEDY
+from runtime.adapters.identity.vault import REMEDY
 from runtime.core.identity import connection_string, renewal
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.identity.enrolment import Enrolment

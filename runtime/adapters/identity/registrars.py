@@ -16,13 +16,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from runtime.adapters import dps
+from runtime.adapters.identity import dps
+from runtime.adapters.identity.platform_api import Platform
+from runtime.adapters.identity.token_files import fingerprint, secret_from
 from runtime.adapters.net.certificate_pair import check_pair, ends_s
 from runtime.adapters.net.server_time import server_time_s
 from runtime.adapters.net.tls_options import Trust, Waiting
-from runtime.adapters.platform import Platform
 from runtime.adapters.process.clock import Clock, SystemClock
-from runtime.adapters.tokens import fingerprint, secret_from
 from runtime.core.identity import connection_string
 from runtime.core.identity.platform_answer import Answer, Outcome, Registration
 from runtime.core.moment import CLOCK_SET_BY_S, Moment

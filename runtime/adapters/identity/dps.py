@@ -76,7 +76,7 @@ def assign(question: Question, waiting: Waiting = lambda: False, deadline_s: flo
     """Ask the service which hub is ours, within `deadline_s`; `waiting` may end it sooner."""
     try:
         child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "runtime.adapters.dps", str(os.getpid())],
+            [sys.executable, "-P", "-m", "runtime.adapters.identity.dps", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -1,0 +1,1 @@
+"""identity.db, the platform's API, and where tokens and keys are read from."""
