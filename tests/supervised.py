@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from runtime.adapters.supervisor import Program, Supervisor
+from runtime.adapters.supervisor.rpc import Program, Supervisor
 from runtime.errors import EdgeError
 from runtime.layout import WORKERS
 from runtime.workers.refresh import TURN_S

@@ -23,7 +23,7 @@ from runtime.adapters.process.logs import last_complaint
 from runtime.adapters.process.process import lock_holder, memory_bytes, process_age_s
 from runtime.adapters.process.status_file import Words, last_words, takes_beats
 from runtime.adapters.store.reader import StoreReader
-from runtime.adapters.supervisor import Program, Supervisor
+from runtime.adapters.supervisor.rpc import Program, Supervisor
 from runtime.core.identity import renewal
 from runtime.core.message import CorruptRow, StoredMessage
 from runtime.core.moment import Moment

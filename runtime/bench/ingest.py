@@ -17,7 +17,7 @@ from pathlib import Path
 
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.store.writer import MessageStore
-from runtime.adapters.supervisor import Supervisor
+from runtime.adapters.supervisor.rpc import Supervisor
 from runtime.bench import Row
 from runtime.bench.limits import PAYLOAD, echo, flushes_per_s, folder, rows_per_s
 from runtime.bench.load import acknowledged_per_s, producing

@@ -15,7 +15,7 @@ from runtime.cli.terminal import complain, tell, tell_json
 from runtime.cli.workers import load_or_last_accepted
 
 if TYPE_CHECKING:
-    from runtime.adapters.supervisor import Supervisor
+    from runtime.adapters.supervisor.rpc import Supervisor
     from runtime.config import Config
     from runtime.layout import Layout
 
@@ -66,7 +66,7 @@ def _up(arguments: argparse.Namespace) -> int:
         sys.executable,
         "-P",
         "-m",
-        "runtime.adapters.supervisor_main",
+        "runtime.adapters.supervisor.main",
         "-c",
         str(layout.supervisord_conf),
     ]
@@ -159,8 +159,8 @@ def link_configuration(target: Path) -> None:
 
 def _refuse_own_configuration(file: Path) -> None:
     """In one sentence, where supervisord would not start with it, or not for long."""
-    from runtime.adapters.supervisor_loop import wrong_configuration
-    from runtime.adapters.supervisor_main import needs_no_temporary_folder
+    from runtime.adapters.supervisor.loop_patches import wrong_configuration
+    from runtime.adapters.supervisor.main import needs_no_temporary_folder
     from runtime.errors import UsageError
 
     needs_no_temporary_folder(file.parent / "run")
@@ -181,7 +181,7 @@ def shipped_configuration() -> Path:
 
 def _down(arguments: argparse.Namespace) -> int:
     from runtime.adapters.process.process import lock_holder
-    from runtime.adapters.supervisor import Supervisor
+    from runtime.adapters.supervisor.rpc import Supervisor
     from runtime.errors import Rejected, Retryable, UsageError
 
     layout = load_config(arguments).layout
@@ -211,7 +211,7 @@ def _reload(arguments: argparse.Namespace) -> int:
     """Check first; then one worker after the other starts afresh."""
     from runtime.adapters.bus.preflight import check_doors
     from runtime.adapters.process.status_file import note_asked_to_end
-    from runtime.adapters.supervisor import Supervisor
+    from runtime.adapters.supervisor.rpc import Supervisor
 
     config = load_config(arguments)
     check_doors(config)

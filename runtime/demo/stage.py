@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from runtime.adapters.supervisor import Supervisor
+from runtime.adapters.supervisor.rpc import Supervisor
 from runtime.config import Config, load
 from runtime.demo.tally import Arrival
 from runtime.devcloud.remote import Remote

@@ -3,7 +3,7 @@
 An event listener of supervisord. At each tick it looks at every program (state from supervisord, progress
 from the status files), has `core/operations/health.py` judge, and carries out the judgement. Events only wake it: what
 it needs to know it asks for. It feeds the service manager's watchdog, and is itself watched from inside
-supervisord (`adapters/supervisor_plugin.py`).
+supervisord (`adapters/supervisor/plugin.py`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Any
 
 from loguru import logger
 
-from runtime.adapters.listener import EventListener, SupervisorGone
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.home_mount import HomeGone
 from runtime.adapters.process.logs import tail
@@ -39,7 +38,8 @@ from runtime.adapters.process.status_file import (
     read_status,
     takes_beats,
 )
-from runtime.adapters.supervisor import Program, Supervisor
+from runtime.adapters.supervisor.event_listener import EventListener, SupervisorGone
+from runtime.adapters.supervisor.rpc import Program, Supervisor
 from runtime.config import Config
 from runtime.core.operations.health import (
     LEAST_PATIENCE_S,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.supervisor import Supervisor
+from runtime.adapters.supervisor.rpc import Supervisor
 from runtime.errors import EdgeError
 from runtime.layout import WORKERS
 from tests.harness import Cloud, Home, Process, eventually

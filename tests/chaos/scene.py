@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.adapters.process.status_file import beat_of, read_status
-from runtime.adapters.supervisor import Program, Supervisor
+from runtime.adapters.supervisor.rpc import Program, Supervisor
 from runtime.errors import EdgeError
 from runtime.layout import WORKERS
 from tests.chaos.manager import Manager

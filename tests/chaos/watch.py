@@ -155,7 +155,7 @@ def _name(command: list[bytes]) -> str:
     words = [word.decode(errors="replace") for word in command if word]
     if "worker" in words:
         return words[words.index("worker") + 1]
-    return "supervisord" if "runtime.adapters.supervisor_main" in words else " ".join(words[1:4])
+    return "supervisord" if "runtime.adapters.supervisor.main" in words else " ".join(words[1:4])
 
 
 def _sample(pid: int) -> Sample | None:

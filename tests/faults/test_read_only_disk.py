@@ -13,7 +13,7 @@ from runtime.adapters import overview
 from runtime.adapters.overview import FRESH_S
 from runtime.adapters.process.process import Lock
 from runtime.adapters.process.status_file import StatusFile
-from runtime.adapters.supervisor_plugin import TICKS_TO_KILL, SentinelWatch
+from runtime.adapters.supervisor.plugin import TICKS_TO_KILL, SentinelWatch
 from runtime.producer import Producer, Unavailable
 from tests.harness import Home, eventually, mount_ext4, short_folder
 from tests.store_tools import ObedientClock

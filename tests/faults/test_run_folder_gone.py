@@ -18,7 +18,7 @@ from supervisor.states import SupervisorStates
 from runtime.adapters.bus.sockets import STORED, Hints
 from runtime.adapters.process.process import lock_holder
 from runtime.adapters.process.status_file import read_status
-from runtime.adapters.supervisor_plugin import SocketWatch
+from runtime.adapters.supervisor.plugin import SocketWatch
 from runtime.layout import WORKERS
 from runtime.producer import Producer
 from runtime.workers import sentinel as sentinel_worker
@@ -152,7 +152,7 @@ import os, shutil, sys
 from pathlib import Path
 from types import SimpleNamespace
 from runtime.adapters.process.process import Lock, lock_holder
-from runtime.adapters.supervisor_plugin import LockWatch
+from runtime.adapters.supervisor.plugin import LockWatch
 
 lock = Path(sys.argv[1]) / "state/supervisor.lock"
 lock.parent.mkdir()

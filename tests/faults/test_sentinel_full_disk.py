@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters.process.status_file import beat_of
-from runtime.adapters.supervisor import Supervisor
+from runtime.adapters.supervisor.rpc import Supervisor
 from runtime.errors import Retryable
 from runtime.layout import WORKERS
 from tests.harness import Home, Process, eventually, kill_tree

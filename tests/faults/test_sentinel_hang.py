@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters.process.clock import SystemClock
-from runtime.adapters.supervisor import Supervisor
+from runtime.adapters.supervisor.rpc import Supervisor
 from runtime.core.operations.health import StartAgain
 from runtime.workers.sentinel import Sentinel
 from tests.harness import Home, eventually

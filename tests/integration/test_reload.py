@@ -22,7 +22,7 @@ from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.crash import crash_file
 from runtime.adapters.process.last_good_config import accepted_file, remember
 from runtime.adapters.process.status_file import read_status
-from runtime.adapters.supervisor import Program, Supervisor
+from runtime.adapters.supervisor.rpc import Program, Supervisor
 from runtime.config import load
 from runtime.errors import ConfigError, Rejected
 from runtime.workers.sentinel import Sentinel

@@ -24,8 +24,8 @@ from supervisor.states import ProcessStates
 from runtime.adapters.process.process import Lock, has_open, lock_holder, open_descriptors, process_state
 from runtime.adapters.process.status_file import StatusFile, beat_of, read_status
 from runtime.adapters.store.reader import StoreReader
-from runtime.adapters.supervisor import Program, Supervisor
-from runtime.adapters.supervisor_loop import try_again_soon
+from runtime.adapters.supervisor.loop_patches import try_again_soon
+from runtime.adapters.supervisor.rpc import Program, Supervisor
 from runtime.cli import up
 from runtime.config import keys
 from runtime.core.message import StoredMessage
@@ -317,7 +317,7 @@ def test_a_log_due_to_roll_over_on_a_full_disk_costs_lines_and_not_supervisord(t
     script = """
 import os, resource, sys
 from supervisor import loggers
-from runtime.adapters.supervisor_plugin import logs_outlive_the_disk
+from runtime.adapters.supervisor.plugin import logs_outlive_the_disk
 logs_outlive_the_disk()
 with open(sys.argv[1], "wb") as log:
     log.write(bytes(9000))

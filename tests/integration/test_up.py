@@ -18,7 +18,7 @@ import pytest
 
 from runtime.adapters.process.process import MOST_FILES, has_open, lock_holder, process_state
 from runtime.adapters.process.status_file import read_status
-from runtime.adapters.supervisor import Supervisor
+from runtime.adapters.supervisor.rpc import Supervisor
 from tests.harness import Home, Process, eventually, kill_tree
 from tests.supervised import PROGRAMS, SHIPPED, WORKING, Runtime, gone, kill
 

@@ -68,10 +68,10 @@ def test_core_touches_nothing(path: Path) -> None:
         (
             "supervisor",
             {
-                "adapters/supervisor.py",
-                "adapters/supervisor_plugin.py",
-                "adapters/supervisor_loop.py",
-                "adapters/supervisor_main.py",
+                "adapters/supervisor/rpc.py",
+                "adapters/supervisor/plugin.py",
+                "adapters/supervisor/loop_patches.py",
+                "adapters/supervisor/main.py",
             },
         ),
     ],

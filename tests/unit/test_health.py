@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.adapters.listener import split_event
+from runtime.adapters.supervisor.event_listener import split_event
 from runtime.core.operations.health import (
     Action,
     Growth,

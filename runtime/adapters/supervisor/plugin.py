@@ -38,7 +38,14 @@ from runtime.adapters.process.process import (
     process_state,
 )
 from runtime.adapters.process.status_file import note_asked_to_end, takes_beats
-from runtime.adapters.supervisor_loop import Careful, Mortal, Prompt, newborn, refuse_in_words, try_again_soon
+from runtime.adapters.supervisor.loop_patches import (
+    Careful,
+    Mortal,
+    Prompt,
+    newborn,
+    refuse_in_words,
+    try_again_soon,
+)
 from runtime.errors import UsageError
 
 TICKS_TO_DUMP = 4

@@ -1,0 +1,1 @@
+"""supervisord from outside (RPC) and from inside (plugin, patches)."""
