@@ -28,7 +28,7 @@ from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.process import Stop
 from runtime.config import Config, load
 from runtime.layout import WORKERS, Layout
-from runtime.workers.heart import Heart
+from runtime.workers.heartbeat import Heart
 
 T = TypeVar("T")
 

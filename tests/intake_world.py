@@ -17,7 +17,7 @@ from runtime.core.ingest.message_fields import PLAIN, describe
 from runtime.core.ingest.protocol import Put
 from runtime.core.message import Kind, StoredMessage
 from runtime.core.settlement import Settled
-from runtime.workers.intake import Intake
+from runtime.workers.upload_source import Intake
 from tests.harness import Home
 from tests.store_tools import ObedientClock, keep, put
 

@@ -26,7 +26,6 @@ from runtime.adapters.process.status_file import BUSY, StatusFile
 from runtime.adapters.store.errors import StoreError, StoreFull
 from runtime.adapters.store.spool import Spool
 from runtime.adapters.store.writer import Loss
-from runtime.adapters.storekeeper import SAY_EVERY_S, Storekeeper, refusal
 from runtime.config import Config
 from runtime.core.ingest.admission import RETRY_FULL_MS, Admission
 from runtime.core.ingest.loss_log import Losses
@@ -47,6 +46,7 @@ from runtime.core.ingest.protocol import (
 from runtime.core.log_throttle import Sparing
 from runtime.core.recent_counts import Lately
 from runtime.core.settlement import Settled
+from runtime.workers.store_manager import SAY_EVERY_S, Storekeeper, refusal
 
 IDLE_S = 1.0
 BUG = Refused(Code.INTERNAL, "a bug of ours: this request cannot be decided", RETRY_FULL_MS * 10)

@@ -29,7 +29,7 @@ from runtime.core.moment import Moment
 from runtime.core.proxy_url import parse as parse_proxy
 from runtime.core.secret import Secret
 from runtime.errors import NeedsHuman, Retryable
-from runtime.workers.heart import Heart
+from runtime.workers.heartbeat import Heart
 
 NAME = "provisioning"
 TURN_S = 2.0

@@ -31,7 +31,7 @@ from runtime.core.identity.renewal import Held, Life, Pace, Phase, Policy, Refus
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.errors import NeedsHuman, Retryable
-from runtime.workers.heart import Heart
+from runtime.workers.heartbeat import Heart
 
 NAME = "refresh"
 TURN_S = 2.0

@@ -40,7 +40,7 @@ from runtime.core.proxy_url import parse as parse_proxy
 from runtime.core.settlement import Settled
 from runtime.errors import NeedsHuman, Retryable
 from runtime.settings import Settings
-from runtime.workers.intake import Intake, lane_of
+from runtime.workers.upload_source import Intake, lane_of
 
 LOOK_EVERY_S = 2.0
 """Hints may be lost: then the disk is asked so often."""

@@ -24,7 +24,7 @@ from runtime.core.identity.platform_answer import Grant
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.errors import Retryable
-from runtime.workers import heart as hearts
+from runtime.workers import heartbeat as hearts
 from runtime.workers.provisioning import Clerk
 from runtime.workers.refresh import Keeper
 from tests.harness import Home, eventually, heart, short_folder

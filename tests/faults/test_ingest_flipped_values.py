@@ -20,12 +20,12 @@ from runtime.adapters.store.recount import Recount
 from runtime.adapters.store.statements import COLUMNS
 from runtime.adapters.store.upload_reader import LaneReader
 from runtime.adapters.store.writer import MessageStore
-from runtime.adapters.storekeeper import Storekeeper
 from runtime.core.ingest.protocol import ProducerKey, Refused, Reply, Stored
 from runtime.core.ingest.quota import Amount, Limit, Policy, Quota
 from runtime.core.ingest.taken_files import TakenFile
 from runtime.core.message import StoredMessage, StreamName
 from runtime.core.settlement import Settled
+from runtime.workers.store_manager import Storekeeper
 from tests.harness import Home
 from tests.store_tools import ObedientClock, decide, ever_lost, keep, put
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from runtime.adapters import storekeeper
 from runtime.adapters.bus.sockets import DeliveryReporter, Settled
 from runtime.adapters.salvage import salvage
 from runtime.adapters.salvage.salvage import Report
@@ -18,6 +17,7 @@ from runtime.adapters.store.errors import StoreDamaged, StoreError
 from runtime.adapters.store.writer import MessageStore, StoreReader
 from runtime.core.message import StoredMessage
 from runtime.producer import Full, Producer
+from runtime.workers import store_manager
 from tests.harness import Home, eventually, short_folder
 from tests.store_tools import ObedientClock, keep, put
 
@@ -131,8 +131,8 @@ def test_a_salvage_without_room_does_not_begin_again_every_second_and_begins_whe
         begun.append(clock.boot)
         return salvage.salvage(*given)
 
-    monkeypatch.setattr(storekeeper, "salvage", counted)
-    keeper = storekeeper.Storekeeper(home.config, clock)
+    monkeypatch.setattr(store_manager, "salvage", counted)
+    keeper = store_manager.Storekeeper(home.config, clock)
     keeper.failed(StoreDamaged("for the test"))
 
     def wait(seconds: int) -> None:

@@ -17,7 +17,11 @@ from runtime.adapters.process.status_file import BUSY, read_status
 from runtime.adapters.store.errors import StoreDamaged, StoreFull, StoreUnavailable
 from runtime.adapters.store.wal import write_again
 from runtime.adapters.store.writer import MessageStore
-from runtime.adapters.storekeeper import (
+from runtime.core.ingest.protocol import Code, ProducerKey, Refused, Reply, Stored
+from runtime.core.ingest.quota import Amount, Limit, Policy, Quota
+from runtime.core.settlement import Settled
+from runtime.workers.ingest import IDLE_S, Ingest
+from runtime.workers.store_manager import (
     BALLAST_BYTES,
     KEEP_FREE_PAGES,
     VACUUM_PAGES,
@@ -25,10 +29,6 @@ from runtime.adapters.storekeeper import (
     Disk,
     Storekeeper,
 )
-from runtime.core.ingest.protocol import Code, ProducerKey, Refused, Reply, Stored
-from runtime.core.ingest.quota import Amount, Limit, Policy, Quota
-from runtime.core.settlement import Settled
-from runtime.workers.ingest import IDLE_S, Ingest
 from tests.harness import Home
 from tests.store_tools import ObedientClock, decide, ever_lost, keep
 from tests.store_tools import put as request

@@ -10,11 +10,11 @@ import pytest
 
 from runtime.adapters.store.upload_reader import LaneReader
 from runtime.adapters.store.writer import MessageStore
-from runtime.adapters.storekeeper import TIDY_S, Storekeeper
 from runtime.core.ingest.protocol import Code, Put, Refused, Reply, Stored
 from runtime.core.ingest.quota import EARLIER, FEW, Amount, Limit, Policy, Quota
 from runtime.core.message import StreamName
 from runtime.core.settlement import Settled
+from runtime.workers.store_manager import TIDY_S, Storekeeper
 from tests.harness import Home
 from tests.store_tools import ObedientClock, ever_lost, keep, put
 

@@ -14,8 +14,8 @@ import pytest
 from runtime.adapters.salvage.salvage import FOLDER, salvage, set_aside
 from runtime.adapters.store.errors import StoreDamaged
 from runtime.adapters.store.writer import MessageStore
-from runtime.adapters.storekeeper import Storekeeper
 from runtime.core.settlement import Settled
+from runtime.workers.store_manager import Storekeeper
 from tests.harness import Home
 from tests.store_tools import ObedientClock, keep, put
 

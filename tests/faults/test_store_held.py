@@ -15,9 +15,9 @@ from runtime.adapters.process.process import wal_readers
 from runtime.adapters.store import disk as store_disk
 from runtime.adapters.store.errors import StoreError, StoreHeld
 from runtime.adapters.store.writer import MessageStore
-from runtime.adapters.storekeeper import Storekeeper, refusal
 from runtime.core.ingest.protocol import Code, Refused, Stored
 from runtime.core.settlement import Settled
+from runtime.workers.store_manager import Storekeeper, refusal
 from tests.harness import Home, short_folder
 from tests.store_tools import ObedientClock, put
 

@@ -18,7 +18,7 @@ from runtime.adapters.store.errors import StoreError, StoreFull, StoreReplaced, 
 from runtime.adapters.store.reader import StoreReader
 from runtime.adapters.store.upload_reader import LaneReader
 from runtime.adapters.store.writer import MessageStore
-from runtime.adapters.storekeeper import Storekeeper
+from runtime.workers.store_manager import Storekeeper
 from tests import store_tools
 from tests.harness import Cloud, Home, eventually
 from tests.lines import backlog, put, uploading

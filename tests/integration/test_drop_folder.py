@@ -21,12 +21,12 @@ from runtime.adapters.store import spool as spooling
 from runtime.adapters.store.reader import StoreReader
 from runtime.adapters.store.spool import REVIEW_AGAIN_S, STRAY_S, Spool, what_is
 from runtime.adapters.store.writer import MessageStore
-from runtime.adapters.storekeeper import Storekeeper
 from runtime.core.ingest.admission import Admission
 from runtime.core.ingest.protocol import Code, ProducerKey, Refused, Reply, Stored
 from runtime.core.ingest.taken_files import HASHED_BYTES, NotTaken, TakenFile, spool_name
 from runtime.core.message import StoredMessage
 from runtime.core.settlement import Settled
+from runtime.workers.store_manager import Storekeeper
 from tests import store_tools
 from tests.harness import Cloud, Home, Process, eventually
 from tests.integration.test_upload import blobs

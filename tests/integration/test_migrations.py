@@ -22,11 +22,11 @@ from runtime.adapters.store import schema as store_schema
 from runtime.adapters.store.errors import StoreError, StoreFull, StoreNewer, StoreUnknown
 from runtime.adapters.store.reader import StoreReader
 from runtime.adapters.store.writer import MessageStore
-from runtime.adapters.storekeeper import Storekeeper, refusal
 from runtime.core.ingest.protocol import Stored
 from runtime.core.ingest.quota import Amount
 from runtime.core.message import StoredMessage, StreamName
 from runtime.core.settlement import Settled
+from runtime.workers.store_manager import Storekeeper, refusal
 from runtime.workers.upload import Uploader
 from tests.harness import Home
 from tests.store_tools import ObedientClock, ever_lost, keep, put

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.storekeeper import MAX_INT
-from runtime.adapters.storekeeper import quota as storekeeper_quota
 from runtime.config import keys, load, load_as_producer
 from runtime.core.ingest.quota import Amount, Limit, Policy
 from runtime.core.message import StreamName
 from runtime.core.secret import Secret
 from runtime.errors import ConfigError
+from runtime.workers.store_manager import MAX_INT
+from runtime.workers.store_manager import quota as storekeeper_quota
 
 
 def written(folder: Path, text: str) -> Path:

@@ -7,7 +7,6 @@ import re
 
 import pytest
 
-from runtime.adapters.storekeeper import PRODUCER_MEMORY_S
 from runtime.cli import parser
 from runtime.core.delivery.envelope import _MID_LIMIT_CHARACTERS
 from runtime.core.ingest.exchange import LONGEST_WAIT_S
@@ -36,6 +35,7 @@ from runtime.core.ingest.protocol import (
 )
 from runtime.core.ingest.reply_route import MOST_HOP_BYTES, MOST_HOPS
 from runtime.settings import Ingest
+from runtime.workers.store_manager import PRODUCER_MEMORY_S
 from tests.readme import README, with_settings
 
 TEXT = README.read_text()

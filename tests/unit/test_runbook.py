@@ -11,11 +11,12 @@ from types import ModuleType
 import pytest
 from supervisor.states import ProcessStates, getProcessStateDescription
 
-from runtime.adapters import overview, storekeeper
+from runtime.adapters import overview
 from runtime.core.delivery import engine, link_budget
 from runtime.core.delivery.events import Cause
 from runtime.core.identity import enrolment, renewal
 from runtime.core.operations import health, verdict
+from runtime.workers import store_manager
 from tests.runbook import chapter
 
 NIGHT = chapter("It is three in the morning")
@@ -50,7 +51,7 @@ SAID = {
     *sentences(verdict, "_worker", "_backlog", "_disk", "_identity", "_hub"),
     *sentences(health, "_alarms_of"),
     *sentences(link_budget, "shut"),
-    *(words.partition(" (")[0] for words in sentences(storekeeper, "_alarm")),
+    *(words.partition(" (")[0] for words in sentences(store_manager, "_alarm")),
 }
 
 
