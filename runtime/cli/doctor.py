@@ -28,7 +28,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
     checks: list[Check] = []
     try:
-        from runtime.adapters.doctor import examine
+        from runtime.operations.doctor import examine
 
         config = load_config(arguments)
         for check in examine(config):

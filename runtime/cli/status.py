@@ -33,8 +33,8 @@ def _status(arguments: argparse.Namespace) -> int:
     import sys
     import time
 
-    from runtime.adapters.overview import take
     from runtime.adapters.process.clock import SystemClock
+    from runtime.operations.overview import take
 
     while True:
         layout, limits, trouble = _layout(arguments)

@@ -15,7 +15,6 @@ import pytest
 from runtime.adapters.bus.sockets import Hints
 from runtime.adapters.identity.database import IdentityReader, IdentityStore
 from runtime.adapters.identity.token_files import fingerprint
-from runtime.adapters.overview import take
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.process import Lock
 from runtime.adapters.process.status_file import read_status
@@ -24,6 +23,7 @@ from runtime.core.identity.platform_answer import Grant
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.errors import Retryable
+from runtime.operations.overview import take
 from runtime.workers import heartbeat as hearts
 from runtime.workers.provisioning import Clerk
 from runtime.workers.refresh import Keeper

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from runtime.adapters import overview
-from runtime.adapters.overview import FRESH_S
 from runtime.adapters.process.process import Lock
 from runtime.adapters.process.status_file import StatusFile
 from runtime.adapters.supervisor.plugin import TICKS_TO_KILL, SentinelWatch
+from runtime.operations import overview
+from runtime.operations.overview import FRESH_S
 from runtime.producer import Producer, Unavailable
 from tests.harness import Home, eventually, mount_ext4, short_folder
 from tests.store_tools import ObedientClock

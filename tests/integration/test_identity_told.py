@@ -19,10 +19,8 @@ from typing import Any
 import pytest
 
 from runtime.adapters.bus.sockets import Hints
-from runtime.adapters.doctor import _credentials
 from runtime.adapters.identity.database import Identity, IdentityReader, IdentityStore
 from runtime.adapters.identity.vault import Vault
-from runtime.adapters.overview import take
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.process import Lock
 from runtime.adapters.process.status_file import read_status
@@ -34,6 +32,8 @@ from runtime.core.identity.platform_answer import Grant, Registration
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.errors import ConfigError
+from runtime.operations.doctor import _credentials
+from runtime.operations.overview import take
 from runtime.workers.refresh import Keeper
 from tests.certificates import Pair
 from tests.harness import Home, heart

@@ -13,7 +13,6 @@ import pytest
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
-from runtime.adapters import doctor
 from runtime.adapters.process.process import Stop
 from runtime.adapters.salvage import damaged_reader
 from runtime.adapters.salvage.salvage import pending, salvage
@@ -26,6 +25,7 @@ from runtime.core.ingest.protocol import Stored
 from runtime.core.ingest.quota import Amount
 from runtime.core.message import StoredMessage, StreamName
 from runtime.core.settlement import Settled
+from runtime.operations import doctor
 from runtime.workers.store_manager import Storekeeper, refusal
 from runtime.workers.upload import Uploader
 from tests.harness import Home

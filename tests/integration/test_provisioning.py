@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters.bus.sockets import IDENTITY_CHANGED, Hints
-from runtime.adapters.doctor import _unregistered
 from runtime.adapters.identity.database import IdentityReader, IdentityStore
 from runtime.adapters.identity.platform_api import CANCELLED
 from runtime.adapters.identity.values import Identity
@@ -21,6 +20,7 @@ from runtime.core.identity.enrolment import Phase
 from runtime.core.identity.platform_answer import Outcome, Registration
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
+from runtime.operations.doctor import _unregistered
 from runtime.workers.provisioning import Clerk
 from tests.harness import Home, eventually, heart
 from tests.integration import scripted as s

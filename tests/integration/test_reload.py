@@ -17,7 +17,6 @@ from loguru import logger
 
 from runtime.adapters.bus.curve import make_keys
 from runtime.adapters.bus.preflight import check_doors
-from runtime.adapters.overview import take
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.crash import crash_file
 from runtime.adapters.process.last_good_config import accepted_file, remember
@@ -25,6 +24,7 @@ from runtime.adapters.process.status_file import read_status
 from runtime.adapters.supervisor.rpc import Program, Supervisor
 from runtime.config import load
 from runtime.errors import ConfigError, Rejected
+from runtime.operations.overview import take
 from runtime.workers.sentinel import Sentinel
 from tests.harness import Home, Process, eventually
 from tests.supervised import WORKING, Runtime, kill, stand_ins

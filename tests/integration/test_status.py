@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from runtime.adapters.doctor import examine
-from runtime.adapters.overview import take
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.process import Lock
 from runtime.adapters.process.status_file import StatusFile, Words, beat_of, last_words, read_status
 from runtime.cli.status import duration, size
+from runtime.operations.doctor import examine
+from runtime.operations.overview import take
 from runtime.workers.sentinel import Sentinel
 from tests.harness import Cloud, Home, clean_environment, eventually
 from tests.lines import put, uploading
@@ -233,7 +233,7 @@ def test_somebody_who_may_not_look_is_told_so_and_not_that_nothing_runs(home: Ho
     home.folder.chmod(mode)
     script = (
         "import os, sys, encodings.utf_8_sig\n"
-        "import runtime.adapters.process.clock, runtime.adapters.overview, runtime.config\n"
+        "import runtime.adapters.process.clock, runtime.operations.overview, runtime.config\n"
         "from runtime.__main__ import main, parser\n"
         "parser()\n"  # import first: this checkout may be for root's eyes only
         "os.setgroups([]), os.setgid(65534), os.setuid(65534)\nsys.exit(main())"

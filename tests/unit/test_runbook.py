@@ -11,11 +11,11 @@ from types import ModuleType
 import pytest
 from supervisor.states import ProcessStates, getProcessStateDescription
 
-from runtime.adapters import overview
 from runtime.core.delivery import engine, link_budget
 from runtime.core.delivery.events import Cause
 from runtime.core.identity import enrolment, renewal
 from runtime.core.operations import health, verdict
+from runtime.operations import overview
 from runtime.workers import store_manager
 from tests.runbook import chapter
 

@@ -1,0 +1,1 @@
+"""What looks at everything: only the command line imports it."""
