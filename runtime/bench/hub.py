@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from runtime.bench import Row
-from runtime.devcloud import hub, place
+from runtime.devcloud import place
 from runtime.devcloud.faults import Faults
-from runtime.devcloud.mqtt import Decoder, encode
-from runtime.devcloud.packets import Connect, Publish
+from runtime.devcloud.mqtt import broker
+from runtime.devcloud.mqtt.codec import Decoder, encode
+from runtime.devcloud.mqtt.packets import Connect, Publish
 from runtime.devcloud.state import Cloud
 from runtime.devcloud.tls import server_context
 from runtime.devcloud.tokens import sign_sas
@@ -164,7 +165,7 @@ def _serve(role: str, folder: Path, faults: dict[str, Any]) -> None:
 
 
 async def _run_hub(cloud: Cloud, context: ssl.SSLContext, tell: Callable[[int], None]) -> None:
-    await hub.serve(cloud, cloud.hub_host, place.HUB_PORT, context)
+    await broker.serve(cloud, cloud.hub_host, place.HUB_PORT, context)
     tell(place.HUB_PORT)
     await asyncio.Event().wait()
 

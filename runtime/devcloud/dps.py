@@ -20,8 +20,8 @@ from urllib.parse import parse_qs
 from loguru import logger
 
 from runtime.devcloud.certificates import shown_by
-from runtime.devcloud.mqtt import Decoder, Malformed, encode, puback
-from runtime.devcloud.packets import Bare, Connack, Connect, Kind, Packet, Publish, Suback, Subscribe
+from runtime.devcloud.mqtt.codec import Decoder, Malformed, encode, puback
+from runtime.devcloud.mqtt.packets import Bare, Connack, Connect, Kind, Packet, Publish, Suback, Subscribe
 from runtime.devcloud.state import Cloud
 
 LONGEST_S = 120.0

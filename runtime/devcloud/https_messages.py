@@ -7,7 +7,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from runtime.devcloud.hub_https import HubRefusal, QuotaUsedUp, caller
-from runtime.devcloud.topics import MOST_MESSAGE_BYTES
+from runtime.devcloud.mqtt.topics import MOST_MESSAGE_BYTES
 from runtime.devcloud.values import Received
 from runtime.devcloud.web import cloud_of, now_s
 

@@ -30,7 +30,6 @@ from runtime.devcloud import (
     dps_api,
     file_upload,
     https_messages,
-    hub,
     hub_https,
     operators,
     page,
@@ -39,11 +38,12 @@ from runtime.devcloud import (
 )
 from runtime.devcloud.files import write_whole
 from runtime.devcloud.misbehave import Misbehave
+from runtime.devcloud.mqtt import broker
+from runtime.devcloud.mqtt.websocket import WebSocket
 from runtime.devcloud.problems import Problem
 from runtime.devcloud.state import Cloud
 from runtime.devcloud.tls import server_context
 from runtime.devcloud.web import now_s, render_http_exception, render_problem
-from runtime.devcloud.websocket import WebSocket
 from runtime.errors import UsageError
 from runtime.settings import Log
 
@@ -133,14 +133,14 @@ class HubSwitch:
         self._cloud = cloud
         self._address = address
         self._context = context
-        self.hub: hub.Hub | None = None
+        self.hub: broker.Hub | None = None
 
     async def __call__(self, up: bool) -> None:
         """Have it up, or not. Raises UsageError where its port is taken."""
         if up and self.hub is None:
             host, port = self._address, place.HUB_PORT
             try:
-                self.hub = await hub.serve(self._cloud, host, port, self._context)
+                self.hub = await broker.serve(self._cloud, host, port, self._context)
             except OSError as exc:
                 raise UsageError(f"cannot listen on {host}:{port}: {exc.strerror}") from exc
             self._cloud.drop = self.hub.drop
@@ -179,7 +179,7 @@ class Https(uvicorn.Server):
     """uvicorn with our TLS context, our signals, and an end that does not wait for whoever is connected."""
 
     def __init__(
-        self, app: Starlette, context: ssl.SSLContext, find_hub: Callable[[], hub.Hub | None]
+        self, app: Starlette, context: ssl.SSLContext, find_hub: Callable[[], broker.Hub | None]
     ) -> None:
         config = uvicorn.Config(
             app, http=_Connection, ws="none", lifespan="off", log_config=None, access_log=False,

@@ -27,9 +27,9 @@ from runtime.devcloud.dps_enrolments import DpsEnrolments
 from runtime.devcloud.enrolment import Enrolment, Mode
 from runtime.devcloud.faults import Faults
 from runtime.devcloud.lifetimes import LONGEST_S, Lifetimes
+from runtime.devcloud.mqtt.sessions import forget_session
 from runtime.devcloud.records import Records
 from runtime.devcloud.registrations import Registrations
-from runtime.devcloud.sessions import forget_session
 from runtime.devcloud.twins import Twins
 from runtime.devcloud.uploads import Uploads
 from runtime.devcloud.values import (

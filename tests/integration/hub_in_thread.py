@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 import pytest
 from azure.iot.device import IoTHubDeviceClient
 
-from runtime.devcloud import hub, place
-from runtime.devcloud.mqtt import Decoder, encode
-from runtime.devcloud.packets import Connack, Connect, Packet, Publish
+from runtime.devcloud import place
+from runtime.devcloud.mqtt import broker
+from runtime.devcloud.mqtt.codec import Decoder, encode
+from runtime.devcloud.mqtt.packets import Connack, Connect, Packet, Publish
 from runtime.devcloud.state import Cloud
 from runtime.devcloud.tls import server_context
 from runtime.devcloud.tokens import sign_sas
@@ -67,7 +68,7 @@ class HubInThread:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
 
     def start(self) -> None:
-        self.hub = self.run(hub.serve(self.cloud, self.address, place.HUB_PORT, self._context))
+        self.hub = self.run(broker.serve(self.cloud, self.address, place.HUB_PORT, self._context))
 
     def stop(self) -> None:
         self.run(self.hub.stop())
@@ -211,5 +212,5 @@ def messages(count: int, start: int = 1) -> list[Publish]:
     return [Publish(f"{EVENTS}%24.mid=m:{n}", b"21.5", 1, n) for n in range(start, start + count)]
 
 
-def payloads(hub: HubInThread) -> list[bytes]:
-    return [row["payload"] for row in hub.messages()]
+def payloads(broker: HubInThread) -> list[bytes]:
+    return [row["payload"] for row in broker.messages()]

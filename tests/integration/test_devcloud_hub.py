@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from runtime.devcloud.mqtt import encode
-from runtime.devcloud.packets import (
+from runtime.devcloud.mqtt.codec import encode
+from runtime.devcloud.mqtt.packets import (
     Ack,
     Bare,
     Connack,

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from azure.iot.device import Message, MethodResponse, exceptions
 
-from runtime.devcloud import topics
-from runtime.devcloud.packets import Ack, Connack, Kind, Publish
+from runtime.devcloud.mqtt import topics
+from runtime.devcloud.mqtt.packets import Ack, Connack, Kind, Publish
 from tests.harness import eventually
 from tests.integration.hub_in_thread import DEVICE, EVENTS, HubInThread, messages, payloads
 

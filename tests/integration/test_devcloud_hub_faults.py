@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from azure.iot.device import exceptions
 
-from runtime.devcloud.mqtt import encode
-from runtime.devcloud.packets import Ack, Bare, Connack, Kind, Publish
+from runtime.devcloud.mqtt.codec import encode
+from runtime.devcloud.mqtt.packets import Ack, Bare, Connack, Kind, Publish
 from tests.harness import eventually
 from tests.integration.hub_in_thread import ABRUPT, EVENTS, HubInThread, messages, payloads
 

@@ -7,7 +7,7 @@ import json
 import pytest
 import requests
 
-from runtime.devcloud.packets import Ack, Kind, Publish, Subscribe
+from runtime.devcloud.mqtt.packets import Ack, Kind, Publish, Subscribe
 from tests.harness import Cloud
 from tests.integration.hub_in_thread import REPORTED, TWIN_RESULTS, HubInThread, messages, payloads
 from tests.lines import register

@@ -15,7 +15,7 @@ from loguru import logger
 from runtime.adapters.hub import mqtt_client as hub_adapter
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.secret import Secret
-from runtime.devcloud.topics import Channel
+from runtime.devcloud.mqtt.topics import Channel
 from tests.harness import eventually
 from tests.integration.hub_in_thread import DEVICE, HubInThread
 from tests.integration.test_hub import message

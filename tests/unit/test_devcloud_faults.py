@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.devcloud.acks import AckLine
 from runtime.devcloud.faults import BadFault, Faults
+from runtime.devcloud.mqtt.puback_queue import AckLine
 
 MANY = 1_000_000
 

@@ -12,8 +12,8 @@ from websockets.frames import Frame as TheirFrame
 from websockets.frames import Opcode as TheirOpcode
 from websockets.streams import StreamReader
 
-from runtime.devcloud.frames import BadFrame, Decoder, Ending, Frame, Opcode, close, encode
-from runtime.devcloud.websocket import PATH, acceptance, refusal
+from runtime.devcloud.mqtt.frames import BadFrame, Decoder, Ending, Frame, Opcode, close, encode
+from runtime.devcloud.mqtt.websocket import PATH, acceptance, refusal
 
 DATA = [Opcode.BINARY, Opcode.PING, Opcode.PONG, Opcode.CLOSE]
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="

@@ -16,8 +16,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from paho.mqtt import client as paho
 
-from runtime.devcloud.mqtt import Decoder, Malformed, encode
-from runtime.devcloud.packets import (
+from runtime.devcloud.mqtt.codec import Decoder, Malformed, encode
+from runtime.devcloud.mqtt.packets import (
     FAILURE,
     Ack,
     Bare,

@@ -10,9 +10,9 @@ from azure.iot.device.iothub.pipeline import mqtt_topic_iothub as azure_topics
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.devcloud import topics
-from runtime.devcloud.packets import Publish, Will
-from runtime.devcloud.topics import (
+from runtime.devcloud.mqtt import topics
+from runtime.devcloud.mqtt.packets import Publish, Will
+from runtime.devcloud.mqtt.topics import (
     MOST_MESSAGE_BYTES,
     BadTopic,
     Channel,

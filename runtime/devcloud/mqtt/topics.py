@@ -13,7 +13,7 @@ from enum import Enum
 from typing import TypeAlias
 from urllib.parse import quote, unquote
 
-from runtime.devcloud.packets import Publish, Will
+from runtime.devcloud.mqtt.packets import Publish, Will
 from runtime.errors import Rejected
 
 MOST_MESSAGE_BYTES = 256 * 1024

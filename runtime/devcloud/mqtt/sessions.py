@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 
 from runtime.devcloud.database import Database
-from runtime.devcloud.topics import Channel
+from runtime.devcloud.mqtt.topics import Channel
 
 
 class Session:

@@ -6,12 +6,12 @@ import json
 import time
 from collections.abc import Callable
 
-from runtime.devcloud import topics
-from runtime.devcloud.mqtt import Malformed
-from runtime.devcloud.packets import Ack, Bare, Kind, Packet, Publish, Suback, Subscribe, Unsubscribe
-from runtime.devcloud.sessions import Session
+from runtime.devcloud.mqtt import topics
+from runtime.devcloud.mqtt.codec import Malformed
+from runtime.devcloud.mqtt.packets import Ack, Bare, Kind, Packet, Publish, Suback, Subscribe, Unsubscribe
+from runtime.devcloud.mqtt.sessions import Session
+from runtime.devcloud.mqtt.topics import Channel, MethodAnswer, ReportedPatch, Telemetry, TwinGet
 from runtime.devcloud.state import Cloud
-from runtime.devcloud.topics import Channel, MethodAnswer, ReportedPatch, Telemetry, TwinGet
 from runtime.devcloud.values import CommandsWaiting, DesiredChange, Event, MethodCall, Received, Refused
 
 

@@ -18,9 +18,9 @@ import time
 
 from loguru import logger
 
-from runtime.devcloud.connection import Connection
 from runtime.devcloud.faults import Faults
-from runtime.devcloud.sessions import Session, open_session
+from runtime.devcloud.mqtt.connection import Connection
+from runtime.devcloud.mqtt.sessions import Session, open_session
 from runtime.devcloud.state import Cloud
 from runtime.devcloud.values import Received
 

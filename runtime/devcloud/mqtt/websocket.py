@@ -15,9 +15,9 @@ from typing import Any
 
 import h11
 
-from runtime.devcloud.connection import MOST_PACKET_BYTES, Connection
-from runtime.devcloud.frames import BadFrame, Decoder, Ending, Opcode, close, encode
-from runtime.devcloud.hub import Hub
+from runtime.devcloud.mqtt.broker import Hub
+from runtime.devcloud.mqtt.connection import MOST_PACKET_BYTES, Connection
+from runtime.devcloud.mqtt.frames import BadFrame, Decoder, Ending, Opcode, close, encode
 
 PATH = b"/$iothub/websocket"
 SUBPROTOCOL = b"mqtt"

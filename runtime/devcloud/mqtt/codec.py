@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from runtime.devcloud.packets import (
+from runtime.devcloud.mqtt.packets import (
     FAILURE,
     Ack,
     Bare,

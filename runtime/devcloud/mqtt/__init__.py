@@ -1,0 +1,1 @@
+"""The stand-in hub: MQTT over TLS and WebSockets, as strict as the real one."""
