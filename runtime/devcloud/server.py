@@ -22,32 +22,31 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from runtime.adapters.process import logs
 from runtime.adapters.process.process import Lock
-from runtime.devcloud import (
+from runtime.devcloud import dps, place
+from runtime.devcloud.files import write_whole
+from runtime.devcloud.http import (
     admin,
+    approval_page,
     blobs,
     devices,
-    dps,
     dps_api,
     file_upload,
     https_messages,
     hub_https,
     operators,
-    page,
-    place,
     platform_api,
 )
-from runtime.devcloud.files import write_whole
-from runtime.devcloud.misbehave import Misbehave
+from runtime.devcloud.http.fault_injection import Misbehave
+from runtime.devcloud.http.web import now_s, render_http_exception, render_problem
 from runtime.devcloud.mqtt import broker
 from runtime.devcloud.mqtt.websocket import WebSocket
 from runtime.devcloud.problems import Problem
 from runtime.devcloud.state import Cloud
 from runtime.devcloud.tls import server_context
-from runtime.devcloud.web import now_s, render_http_exception, render_problem
 from runtime.errors import UsageError
 from runtime.settings import Log
 
-PARTS = (platform_api, operators, devices, dps_api, file_upload, https_messages, blobs, admin, page)
+PARTS = (platform_api, operators, devices, dps_api, file_upload, https_messages, blobs, admin, approval_page)
 
 
 @dataclass(frozen=True)
@@ -257,7 +256,7 @@ def write_facts(path: Path, cloud: Cloud, here: place.Place, websocket_port: int
         "websocket_port": websocket_port,
         "ca_file": str(cloud.folder.absolute() / "ca.pem"),
         "admin_url": f"https://{operators_host}",
-        "page_url": page.one_time_url(cloud, operators_host),
+        "page_url": approval_page.one_time_url(cloud, operators_host),
         "workspace": cloud.workspace,
         "operator_token": cloud.operator_token,
         "provisioning_token": cloud.provisioning_token,

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runtime.devcloud.http.web import optional_seconds, optional_time, rfc3339, timespan
 from runtime.devcloud.lifetimes import Lifetimes
 from runtime.devcloud.problems import Problem
-from runtime.devcloud.web import optional_seconds, optional_time, rfc3339, timespan
 
 
 @pytest.mark.parametrize(

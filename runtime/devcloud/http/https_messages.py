@@ -6,10 +6,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from runtime.devcloud.hub_https import HubRefusal, QuotaUsedUp, caller
+from runtime.devcloud.http.hub_https import HubRefusal, QuotaUsedUp, caller
+from runtime.devcloud.http.web import cloud_of, now_s
 from runtime.devcloud.mqtt.topics import MOST_MESSAGE_BYTES
 from runtime.devcloud.values import Received
-from runtime.devcloud.web import cloud_of, now_s
 
 PROPERTY, SYSTEM = "iothub-app-", {"iothub-messageid": "$.mid", "iothub-correlationid": "$.cid"}
 

@@ -12,11 +12,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from runtime.devcloud.enrolment import check_device_id
-from runtime.devcloud.operators import WORKSPACE, operator
-from runtime.devcloud.problems import bad_request, not_found
-from runtime.devcloud.state import Cloud
-from runtime.devcloud.values import Refused
-from runtime.devcloud.web import (
+from runtime.devcloud.http.operators import WORKSPACE, operator
+from runtime.devcloud.http.web import (
     json_body,
     limited_body,
     now_s,
@@ -25,6 +22,9 @@ from runtime.devcloud.web import (
     rfc3339,
     text_field,
 )
+from runtime.devcloud.problems import bad_request, not_found
+from runtime.devcloud.state import Cloud
+from runtime.devcloud.values import Refused
 
 
 async def list_devices(request: Request) -> Response:

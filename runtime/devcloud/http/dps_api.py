@@ -10,10 +10,10 @@ from starlette.routing import Route
 
 from runtime.devcloud.dps_enrolments import Attestation
 from runtime.devcloud.enrolment import check_device_id
-from runtime.devcloud.operators import WORKSPACE, operator
+from runtime.devcloud.http.operators import WORKSPACE, operator
+from runtime.devcloud.http.web import json_body, now_s, optional_text, rfc3339, text_field
 from runtime.devcloud.problems import bad_request
 from runtime.devcloud.state import Cloud
-from runtime.devcloud.web import json_body, now_s, optional_text, rfc3339, text_field
 
 
 async def create_enrolment(request: Request) -> Response:

@@ -18,11 +18,11 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from runtime.devcloud import tokens
-from runtime.devcloud.operators import operator
+from runtime.devcloud.http.operators import operator
+from runtime.devcloud.http.web import cloud_of, limited_body, now_s, rfc3339
 from runtime.devcloud.problems import Problem, not_found
 from runtime.devcloud.state import Cloud
 from runtime.devcloud.uploads import Part
-from runtime.devcloud.web import cloud_of, limited_body, now_s, rfc3339
 
 CONTAINER = "uploads"
 MOST_NAME_CHARS = 1024

@@ -14,10 +14,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from runtime.devcloud import admin, devices, dps_api, operators
+from runtime.devcloud.http import admin, devices, dps_api, operators
+from runtime.devcloud.http.web import cloud_of, json_body, now_s, text_field
 from runtime.devcloud.problems import unauthorized
 from runtime.devcloud.state import Cloud
-from runtime.devcloud.web import cloud_of, json_body, now_s, text_field
 
 MOST_MESSAGES = 200
 _HEADERS = {

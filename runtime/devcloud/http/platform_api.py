@@ -9,10 +9,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from runtime.devcloud import tokens
-from runtime.devcloud.problems import Problem, bad_request, unauthorized, workspace_disabled
-from runtime.devcloud.registrations import Granted
-from runtime.devcloud.state import Cloud
-from runtime.devcloud.web import (
+from runtime.devcloud.http.web import (
     client_certificate,
     cloud_of,
     json_body,
@@ -22,6 +19,9 @@ from runtime.devcloud.web import (
     text_field,
     timespan,
 )
+from runtime.devcloud.problems import Problem, bad_request, unauthorized, workspace_disabled
+from runtime.devcloud.registrations import Granted
+from runtime.devcloud.state import Cloud
 
 SAS, KEY, HEADER = "SharedAccessSignature", "SharedAccessKey", "AuthorizationHeader"
 

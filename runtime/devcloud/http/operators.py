@@ -10,9 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from runtime.devcloud.enrolment import Mode
-from runtime.devcloud.problems import bad_request, not_found, unauthorized
-from runtime.devcloud.state import Cloud
-from runtime.devcloud.web import (
+from runtime.devcloud.http.web import (
     cloud_of,
     json_body,
     now_s,
@@ -22,6 +20,8 @@ from runtime.devcloud.web import (
     rfc3339,
     text_field,
 )
+from runtime.devcloud.problems import bad_request, not_found, unauthorized
+from runtime.devcloud.state import Cloud
 
 
 def operator(request: Request) -> Cloud:

@@ -1,0 +1,1 @@
+"""The stand-in's HTTPS side: platform, operators, hub, blobs, page."""
