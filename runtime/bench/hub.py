@@ -25,13 +25,13 @@ from typing import Any
 
 from runtime.bench import Row
 from runtime.devcloud import place
-from runtime.devcloud.faults import Faults
 from runtime.devcloud.mqtt import broker
 from runtime.devcloud.mqtt.codec import Decoder, encode
 from runtime.devcloud.mqtt.packets import Connect, Publish
-from runtime.devcloud.state import Cloud
+from runtime.devcloud.state.cloud import Cloud
+from runtime.devcloud.state.faults import Faults
+from runtime.devcloud.state.tokens import sign_sas
 from runtime.devcloud.tls import server_context
-from runtime.devcloud.tokens import sign_sas
 
 DEVICE = "demo:bench"
 PAHO_WINDOW = 20

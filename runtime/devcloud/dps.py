@@ -19,10 +19,10 @@ from urllib.parse import parse_qs
 
 from loguru import logger
 
-from runtime.devcloud.certificates import shown_by
 from runtime.devcloud.mqtt.codec import Decoder, Malformed, encode, puback
 from runtime.devcloud.mqtt.packets import Bare, Connack, Connect, Kind, Packet, Publish, Suback, Subscribe
-from runtime.devcloud.state import Cloud
+from runtime.devcloud.state.certificates import shown_by
+from runtime.devcloud.state.cloud import Cloud
 
 LONGEST_S = 120.0
 """A registration takes seconds; nobody stays."""

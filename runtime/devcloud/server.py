@@ -40,8 +40,8 @@ from runtime.devcloud.http.fault_injection import Misbehave
 from runtime.devcloud.http.web import now_s, render_http_exception, render_problem
 from runtime.devcloud.mqtt import broker
 from runtime.devcloud.mqtt.websocket import WebSocket
-from runtime.devcloud.problems import Problem
-from runtime.devcloud.state import Cloud
+from runtime.devcloud.state.cloud import Cloud
+from runtime.devcloud.state.problems import Problem
 from runtime.devcloud.tls import server_context
 from runtime.errors import UsageError
 from runtime.settings import Log

@@ -20,9 +20,9 @@ from runtime.devcloud import place
 from runtime.devcloud.mqtt import broker
 from runtime.devcloud.mqtt.codec import Decoder, encode
 from runtime.devcloud.mqtt.packets import Connack, Connect, Packet, Publish
-from runtime.devcloud.state import Cloud
+from runtime.devcloud.state.cloud import Cloud
+from runtime.devcloud.state.tokens import sign_sas
 from runtime.devcloud.tls import server_context
-from runtime.devcloud.tokens import sign_sas
 
 T = TypeVar("T")
 DEVICE = "demo:dev-1"

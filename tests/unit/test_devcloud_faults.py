@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.devcloud.faults import BadFault, Faults
 from runtime.devcloud.mqtt.puback_queue import AckLine
+from runtime.devcloud.state.faults import BadFault, Faults
 
 MANY = 1_000_000
 

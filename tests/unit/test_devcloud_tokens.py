@@ -7,7 +7,7 @@ import base64
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.devcloud.tokens import claims_of, mint, parse_sas, sas_holds, sign_sas
+from runtime.devcloud.state.tokens import claims_of, mint, parse_sas, sas_holds, sign_sas
 
 SECRET = b"s" * 32
 KEY = base64.b64encode(b"k" * 32).decode()

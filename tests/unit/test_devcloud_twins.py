@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.devcloud.twins import MOST_DEPTH, broken_rule, merged
+from runtime.devcloud.state.twins import MOST_DEPTH, broken_rule, merged
 
 KEYS = st.text("abc", min_size=1, max_size=2)
 JSON = st.recursive(

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.devcloud.http.web import optional_seconds, optional_time, rfc3339, timespan
-from runtime.devcloud.lifetimes import Lifetimes
-from runtime.devcloud.problems import Problem
+from runtime.devcloud.state.lifetimes import Lifetimes
+from runtime.devcloud.state.problems import Problem
 
 
 @pytest.mark.parametrize(

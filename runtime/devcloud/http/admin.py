@@ -12,12 +12,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from runtime.devcloud.faults import BadFault, Faults
 from runtime.devcloud.http.devices import known_device
 from runtime.devcloud.http.operators import operator
 from runtime.devcloud.http.web import json_body, now_s, optional_text, rfc3339, text_field
-from runtime.devcloud.problems import Problem, bad_request
-from runtime.devcloud.state import Cloud
+from runtime.devcloud.state.cloud import Cloud
+from runtime.devcloud.state.faults import BadFault, Faults
+from runtime.devcloud.state.problems import Problem, bad_request
 from runtime.errors import UsageError
 
 MOST_MESSAGES = 1000

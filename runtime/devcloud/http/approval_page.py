@@ -16,8 +16,8 @@ from starlette.routing import Route
 
 from runtime.devcloud.http import admin, devices, dps_api, operators
 from runtime.devcloud.http.web import cloud_of, json_body, now_s, text_field
-from runtime.devcloud.problems import unauthorized
-from runtime.devcloud.state import Cloud
+from runtime.devcloud.state.cloud import Cloud
+from runtime.devcloud.state.problems import unauthorized
 
 MOST_MESSAGES = 200
 _HEADERS = {

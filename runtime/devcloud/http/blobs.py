@@ -17,12 +17,12 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from runtime.devcloud import tokens
 from runtime.devcloud.http.operators import operator
 from runtime.devcloud.http.web import cloud_of, limited_body, now_s, rfc3339
-from runtime.devcloud.problems import Problem, not_found
-from runtime.devcloud.state import Cloud
-from runtime.devcloud.uploads import Part
+from runtime.devcloud.state import tokens
+from runtime.devcloud.state.cloud import Cloud
+from runtime.devcloud.state.problems import Problem, not_found
+from runtime.devcloud.state.uploads import Part
 
 CONTAINER = "uploads"
 MOST_NAME_CHARS = 1024

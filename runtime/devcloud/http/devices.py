@@ -11,7 +11,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from runtime.devcloud.enrolment import check_device_id
 from runtime.devcloud.http.operators import WORKSPACE, operator
 from runtime.devcloud.http.web import (
     json_body,
@@ -22,9 +21,10 @@ from runtime.devcloud.http.web import (
     rfc3339,
     text_field,
 )
-from runtime.devcloud.problems import bad_request, not_found
-from runtime.devcloud.state import Cloud
-from runtime.devcloud.values import Refused
+from runtime.devcloud.state.cloud import Cloud
+from runtime.devcloud.state.enrolment import check_device_id
+from runtime.devcloud.state.problems import bad_request, not_found
+from runtime.devcloud.state.values import Refused
 
 
 async def list_devices(request: Request) -> Response:

@@ -8,12 +8,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from runtime.devcloud.dps_enrolments import Attestation
-from runtime.devcloud.enrolment import check_device_id
 from runtime.devcloud.http.operators import WORKSPACE, operator
 from runtime.devcloud.http.web import json_body, now_s, optional_text, rfc3339, text_field
-from runtime.devcloud.problems import bad_request
-from runtime.devcloud.state import Cloud
+from runtime.devcloud.state.cloud import Cloud
+from runtime.devcloud.state.dps_enrolments import Attestation
+from runtime.devcloud.state.enrolment import check_device_id
+from runtime.devcloud.state.problems import bad_request
 
 
 async def create_enrolment(request: Request) -> Response:

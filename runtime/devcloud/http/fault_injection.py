@@ -12,8 +12,8 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from runtime.devcloud.faults import HttpFault
-from runtime.devcloud.state import Cloud
+from runtime.devcloud.state.cloud import Cloud
+from runtime.devcloud.state.faults import HttpFault
 
 ABOVE_FAULTS = ("/admin/", "/page/")
 """Never misbehaves: otherwise nobody could end it."""

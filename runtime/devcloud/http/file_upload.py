@@ -11,8 +11,8 @@ from starlette.routing import Route
 from runtime.devcloud.http.blobs import CONTAINER, MOST_NAME_CHARS, sas_token
 from runtime.devcloud.http.hub_https import HubRefusal, QuotaUsedUp, caller
 from runtime.devcloud.http.web import cloud_of, json_body, now_s
-from runtime.devcloud.problems import Problem
-from runtime.devcloud.uploads import MOST_OPEN
+from runtime.devcloud.state.problems import Problem
+from runtime.devcloud.state.uploads import MOST_OPEN
 
 
 async def open_upload(request: Request) -> Response:

@@ -9,7 +9,7 @@ from starlette.routing import Route
 from runtime.devcloud.http.hub_https import HubRefusal, QuotaUsedUp, caller
 from runtime.devcloud.http.web import cloud_of, now_s
 from runtime.devcloud.mqtt.topics import MOST_MESSAGE_BYTES
-from runtime.devcloud.values import Received
+from runtime.devcloud.state.values import Received
 
 PROPERTY, SYSTEM = "iothub-app-", {"iothub-messageid": "$.mid", "iothub-correlationid": "$.cid"}
 

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from runtime.devcloud.http.web import client_certificate, cloud_of, now_s, rfc3339
-from runtime.devcloud.values import Refused
+from runtime.devcloud.state.values import Refused
 
 
 class HubRefusal(Exception):

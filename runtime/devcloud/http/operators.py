@@ -9,7 +9,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from runtime.devcloud.enrolment import Mode
 from runtime.devcloud.http.web import (
     cloud_of,
     json_body,
@@ -20,8 +19,9 @@ from runtime.devcloud.http.web import (
     rfc3339,
     text_field,
 )
-from runtime.devcloud.problems import bad_request, not_found, unauthorized
-from runtime.devcloud.state import Cloud
+from runtime.devcloud.state.cloud import Cloud
+from runtime.devcloud.state.enrolment import Mode
+from runtime.devcloud.state.problems import bad_request, not_found, unauthorized
 
 
 def operator(request: Request) -> Cloud:

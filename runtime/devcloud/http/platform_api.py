@@ -8,7 +8,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from runtime.devcloud import tokens
 from runtime.devcloud.http.web import (
     client_certificate,
     cloud_of,
@@ -19,9 +18,10 @@ from runtime.devcloud.http.web import (
     text_field,
     timespan,
 )
-from runtime.devcloud.problems import Problem, bad_request, unauthorized, workspace_disabled
-from runtime.devcloud.registrations import Granted
-from runtime.devcloud.state import Cloud
+from runtime.devcloud.state import tokens
+from runtime.devcloud.state.cloud import Cloud
+from runtime.devcloud.state.problems import Problem, bad_request, unauthorized, workspace_disabled
+from runtime.devcloud.state.registrations import Granted
 
 SAS, KEY, HEADER = "SharedAccessSignature", "SharedAccessKey", "AuthorizationHeader"
 

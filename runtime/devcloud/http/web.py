@@ -12,12 +12,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from runtime.devcloud.certificates import shown_by
-from runtime.devcloud.lifetimes import LONGEST_S
-from runtime.devcloud.problems import Problem, bad_request
+from runtime.devcloud.state.certificates import shown_by
+from runtime.devcloud.state.lifetimes import LONGEST_S
+from runtime.devcloud.state.problems import Problem, bad_request
 
 if TYPE_CHECKING:
-    from runtime.devcloud.state import Cloud
+    from runtime.devcloud.state.cloud import Cloud
 
 MOST_BODY_BYTES = 256 * 1024
 

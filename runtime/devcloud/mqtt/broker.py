@@ -18,11 +18,11 @@ import time
 
 from loguru import logger
 
-from runtime.devcloud.faults import Faults
 from runtime.devcloud.mqtt.connection import Connection
 from runtime.devcloud.mqtt.sessions import Session, open_session
-from runtime.devcloud.state import Cloud
-from runtime.devcloud.values import Received
+from runtime.devcloud.state.cloud import Cloud
+from runtime.devcloud.state.faults import Faults
+from runtime.devcloud.state.values import Received
 
 SWEEP_S = 0.1
 """How often clocks and faults are looked at: expired SAS, keep-alive, the end of a silence."""

@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from runtime.devcloud.certificates import shown_by
 from runtime.devcloud.mqtt import topics
 from runtime.devcloud.mqtt.codec import Decoder, Malformed, encode, puback
 from runtime.devcloud.mqtt.conversation import Dialogue
 from runtime.devcloud.mqtt.packets import Bare, Connack, Connect, Kind, Packet, Publish
 from runtime.devcloud.mqtt.puback_queue import PATIENCE_S, AckLine
 from runtime.devcloud.mqtt.topics import BadTopic
-from runtime.devcloud.values import Admitted, Received, Refused
+from runtime.devcloud.state.certificates import shown_by
+from runtime.devcloud.state.values import Admitted, Received, Refused
 
 if TYPE_CHECKING:
     from runtime.devcloud.mqtt.broker import Hub

@@ -11,8 +11,8 @@ from runtime.devcloud.mqtt.codec import Malformed
 from runtime.devcloud.mqtt.packets import Ack, Bare, Kind, Packet, Publish, Suback, Subscribe, Unsubscribe
 from runtime.devcloud.mqtt.sessions import Session
 from runtime.devcloud.mqtt.topics import Channel, MethodAnswer, ReportedPatch, Telemetry, TwinGet
-from runtime.devcloud.state import Cloud
-from runtime.devcloud.values import CommandsWaiting, DesiredChange, Event, MethodCall, Received, Refused
+from runtime.devcloud.state.cloud import Cloud
+from runtime.devcloud.state.values import CommandsWaiting, DesiredChange, Event, MethodCall, Received, Refused
 
 
 class Dialogue:

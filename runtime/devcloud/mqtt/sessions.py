@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from runtime.devcloud.database import Database
 from runtime.devcloud.mqtt.topics import Channel
+from runtime.devcloud.state.database import Database
 
 
 class Session:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runtime.devcloud.problems import bad_request
+from runtime.devcloud.state.problems import bad_request
 
 LONGEST_S = 1e10
 """About three centuries: what ends later has no date that everybody can write."""

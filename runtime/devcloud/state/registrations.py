@@ -12,8 +12,8 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
-from runtime.devcloud import tokens
-from runtime.devcloud.database import Database
+from runtime.devcloud.state import tokens
+from runtime.devcloud.state.database import Database
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ import enum
 import secrets
 from typing import Any
 
-from runtime.devcloud import tokens
-from runtime.devcloud.certificates import Certificates, common_name
-from runtime.devcloud.database import Database
-from runtime.devcloud.problems import bad_request, not_found
+from runtime.devcloud.state import tokens
+from runtime.devcloud.state.certificates import Certificates, common_name
+from runtime.devcloud.state.database import Database
+from runtime.devcloud.state.problems import bad_request, not_found
 
 
 class Attestation(enum.Enum):

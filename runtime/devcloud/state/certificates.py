@@ -12,7 +12,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from runtime.devcloud.database import Database
+from runtime.devcloud.state.database import Database
 from runtime.devcloud.tls import authority
 
 _MOST_COMMON_NAME_CHARS = 64  # X.520

@@ -7,9 +7,9 @@ import re
 import secrets
 from typing import Any
 
-from runtime.devcloud import tokens
-from runtime.devcloud.database import Database
-from runtime.devcloud.problems import Problem, bad_request, closed, not_found
+from runtime.devcloud.state import tokens
+from runtime.devcloud.state.database import Database
+from runtime.devcloud.state.problems import Problem, bad_request, closed, not_found
 from runtime.settings import DEVICE_ID_PATTERN
 
 _CODE_LETTERS = "BCDFGHJKLMNPQRSTVWXZ23456789"  # nothing to misread, no words

@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from runtime.devcloud.database import Database
-from runtime.devcloud.values import Received
+from runtime.devcloud.state.database import Database
+from runtime.devcloud.state.values import Received
 
 _INSERT = (
     "INSERT INTO messages (received_at, device_id, message_id, dup, qos, properties, system, payload,"

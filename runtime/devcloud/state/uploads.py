@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from runtime.devcloud.database import Database
+from runtime.devcloud.state.database import Database
 
 MOST_OPEN = 10  # per device; the hub's limit
 

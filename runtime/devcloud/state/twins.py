@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from runtime.devcloud.database import Database
-from runtime.devcloud.values import Refused
+from runtime.devcloud.state.database import Database
+from runtime.devcloud.state.values import Refused
 
 MOST_BYTES = 32 * 1024
 MOST_VALUE_BYTES = 4 * 1024

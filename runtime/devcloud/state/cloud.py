@@ -20,19 +20,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runtime.devcloud import tokens
-from runtime.devcloud.certificates import Certificates
-from runtime.devcloud.database import Database
-from runtime.devcloud.dps_enrolments import DpsEnrolments
-from runtime.devcloud.enrolment import Enrolment, Mode
-from runtime.devcloud.faults import Faults
-from runtime.devcloud.lifetimes import LONGEST_S, Lifetimes
 from runtime.devcloud.mqtt.sessions import forget_session
-from runtime.devcloud.records import Records
-from runtime.devcloud.registrations import Registrations
-from runtime.devcloud.twins import Twins
-from runtime.devcloud.uploads import Uploads
-from runtime.devcloud.values import (
+from runtime.devcloud.state import tokens
+from runtime.devcloud.state.certificates import Certificates
+from runtime.devcloud.state.database import Database
+from runtime.devcloud.state.dps_enrolments import DpsEnrolments
+from runtime.devcloud.state.enrolment import Enrolment, Mode
+from runtime.devcloud.state.faults import Faults
+from runtime.devcloud.state.lifetimes import LONGEST_S, Lifetimes
+from runtime.devcloud.state.message_log import Records
+from runtime.devcloud.state.registrations import Registrations
+from runtime.devcloud.state.twins import Twins
+from runtime.devcloud.state.uploads import Uploads
+from runtime.devcloud.state.values import (
     Admitted,
     Command,
     CommandsWaiting,
