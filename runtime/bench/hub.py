@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.bench import Row
-from runtime.devcloud import place
+from runtime.devcloud import addresses
 from runtime.devcloud.mqtt import broker
 from runtime.devcloud.mqtt.codec import Decoder, encode
 from runtime.devcloud.mqtt.packets import Connect, Publish
@@ -144,7 +144,7 @@ def _served(role: str, **faults: float) -> Iterator[Served]:
 
 def _serve(role: str, folder: Path, faults: dict[str, Any]) -> None:
     """Be the process that is measured, until killed."""
-    here = place.take(folder, "auto", 0)
+    here = addresses.take(folder, "auto", 0)
     here.https.close()
     address = here.address
     cloud = Cloud(folder, address, time.time())
@@ -165,8 +165,8 @@ def _serve(role: str, folder: Path, faults: dict[str, Any]) -> None:
 
 
 async def _run_hub(cloud: Cloud, context: ssl.SSLContext, tell: Callable[[int], None]) -> None:
-    await broker.serve(cloud, cloud.hub_host, place.HUB_PORT, context)
-    tell(place.HUB_PORT)
+    await broker.serve(cloud, cloud.hub_host, addresses.HUB_PORT, context)
+    tell(addresses.HUB_PORT)
     await asyncio.Event().wait()
 
 

@@ -22,7 +22,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from runtime.adapters.process import logs
 from runtime.adapters.process.process import Lock
-from runtime.devcloud import dps, place
+from runtime.devcloud import addresses, dps
 from runtime.devcloud.files import write_whole
 from runtime.devcloud.http import (
     admin,
@@ -87,7 +87,7 @@ async def _serve(options: Options, say: Callable[[str], None]) -> None:
         asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
     facts = options.folder / "devcloud.json"
     facts.unlink(missing_ok=True)
-    here = place.take(options.folder, options.address, options.https_port)
+    here = addresses.take(options.folder, options.address, options.https_port)
     cloud = Cloud(options.folder, options.name or here.address, now_s(), options.workspace)
     try:
         cloud.change_lifetimes(options.lifetimes or {})
@@ -98,13 +98,13 @@ async def _serve(options: Options, say: Callable[[str], None]) -> None:
     switch = HubSwitch(cloud, here.address, context)
     https = Https(application(cloud, switch), context, lambda: switch.hub)
     port = here.https.getsockname()[1]
-    beside = place.standard_port(here.address, port)
+    beside = addresses.standard_port(here.address, port)
     try:
         await switch(True)
         assigning = await _serve_dps(cloud, here.dps_address, context)
         serving = asyncio.create_task(https.serve(sockets=[here.https, *beside]))
         await https.ready(serving)
-        known = write_facts(facts, cloud, here, place.HTTPS_PORT if beside else port)
+        known = write_facts(facts, cloud, here, addresses.HTTPS_PORT if beside else port)
         for sentence in welcome(options.folder, known):
             say(sentence)
         stopping = asyncio.create_task(asked_to_stop.wait())
@@ -120,9 +120,9 @@ async def _serve(options: Options, say: Callable[[str], None]) -> None:
 
 async def _serve_dps(cloud: Cloud, address: str, context: ssl.SSLContext) -> asyncio.Server:
     try:
-        return await dps.serve(cloud, address, place.HUB_PORT, context)
+        return await dps.serve(cloud, address, addresses.HUB_PORT, context)
     except OSError as exc:
-        raise UsageError(f"cannot listen on {address}:{place.HUB_PORT}: {exc.strerror}") from exc
+        raise UsageError(f"cannot listen on {address}:{addresses.HUB_PORT}: {exc.strerror}") from exc
 
 
 class HubSwitch:
@@ -137,7 +137,7 @@ class HubSwitch:
     async def __call__(self, up: bool) -> None:
         """Have it up, or not. Raises UsageError where its port is taken."""
         if up and self.hub is None:
-            host, port = self._address, place.HUB_PORT
+            host, port = self._address, addresses.HUB_PORT
             try:
                 self.hub = await broker.serve(self._cloud, host, port, self._context)
             except OSError as exc:
@@ -242,7 +242,7 @@ def welcome(folder: Path, known: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def write_facts(path: Path, cloud: Cloud, here: place.Place, websocket_port: int) -> dict[str, Any]:
+def write_facts(path: Path, cloud: Cloud, here: addresses.Place, websocket_port: int) -> dict[str, Any]:
     """Tell whoever starts us where everything is: whole or not at all, for the owner only."""
     https_port = here.https.getsockname()[1]
     operators_host = f"{here.address}:{https_port}"

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import pytest
 from azure.iot.device import IoTHubDeviceClient
 
-from runtime.devcloud import place
+from runtime.devcloud import addresses
 from runtime.devcloud.mqtt import broker
 from runtime.devcloud.mqtt.codec import Decoder, encode
 from runtime.devcloud.mqtt.packets import Connack, Connect, Packet, Publish
@@ -42,7 +42,7 @@ class HubInThread:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
-        here = place.take(folder, "auto", 0)
+        here = addresses.take(folder, "auto", 0)
         here.https.close()
         self.address = here.address
         self.ca_file = folder / "ca.pem"
@@ -68,7 +68,7 @@ class HubInThread:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
 
     def start(self) -> None:
-        self.hub = self.run(broker.serve(self.cloud, self.address, place.HUB_PORT, self._context))
+        self.hub = self.run(broker.serve(self.cloud, self.address, addresses.HUB_PORT, self._context))
 
     def stop(self) -> None:
         self.run(self.hub.stop())
@@ -166,7 +166,7 @@ class Raw:
 
     def __init__(self, address: str, ca_file: Path) -> None:
         context = ssl.create_default_context(cafile=str(ca_file))
-        plain = socket.create_connection((address, place.HUB_PORT), timeout=30)
+        plain = socket.create_connection((address, addresses.HUB_PORT), timeout=30)
         self.socket = context.wrap_socket(plain, server_hostname=address, suppress_ragged_eofs=False)
         self._decoder = Decoder()
         self._packets: list[Packet] = []

@@ -12,7 +12,7 @@ from cryptography import x509
 
 from runtime.adapters.net.probe import Network
 from runtime.adapters.process.status_file import StatusFile
-from runtime.devcloud.place import HUB_PORT
+from runtime.devcloud.addresses import HUB_PORT
 from runtime.operations.doctor import examine
 from tests.harness import Cloud, Home
 from tests.lines import put_in_force, register

@@ -20,7 +20,7 @@ from runtime.core.delivery.envelope import Telemetry
 from runtime.core.delivery.events import Acked, Cause, Closed, Connected
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.secret import Secret
-from runtime.devcloud import place
+from runtime.devcloud import addresses
 from tests.certificates import Pair
 from tests.harness import Cloud, eventually
 from tests.lines import Line, acked, losses, register
@@ -132,7 +132,7 @@ def test_a_hub_that_refuses_by_code_is_told_apart_from_one_that_is_away(cloud: C
     number = line.hub.open(credentials)
     line.until(lambda seen: any(e.client == number for e in losses(seen)))
     assert losses(line.seen)[-1].cause is Cause.UNREACHABLE
-    assert losses(line.seen)[-1].reason == f"refused at {cloud.facts['hub_host']}:{place.HUB_PORT}"
+    assert losses(line.seen)[-1].reason == f"refused at {cloud.facts['hub_host']}:{addresses.HUB_PORT}"
     line.discard(number)
 
 
@@ -263,7 +263,7 @@ def test_a_hub_that_never_begins_tls_is_let_go_of_whatever_the_keepalive_is(clou
     line, known = Line(cloud, keepalive_s=1740), register(cloud)
     assert known.sas is not None
     sas = Secret(known.sas.reveal().replace(known.hub_host, "127.77.0.1"))
-    with socket.create_server(("127.77.0.1", place.HUB_PORT)) as listener:
+    with socket.create_server(("127.77.0.1", addresses.HUB_PORT)) as listener:
         listener.settimeout(20)
         number = line.hub.open(replace(known, hub_host="127.77.0.1", sas=sas))
         deaf, _ = listener.accept()

@@ -13,7 +13,7 @@ import pytest
 from runtime.adapters.net import dial as dialer
 from runtime.adapters.net.dial import Address
 from runtime.core.delivery.events import Cause
-from runtime.devcloud.place import HUB_PORT
+from runtime.devcloud.addresses import HUB_PORT
 from tests.harness import Cloud
 from tests.lines import Line, acked, losses, register
 

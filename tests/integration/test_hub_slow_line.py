@@ -26,8 +26,8 @@ from runtime.core.delivery.path_mtu import SEGMENTS_BYTES
 from runtime.core.delivery.window import Pace, Window
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.secret import Secret
+from runtime.devcloud.addresses import HUB_PORT
 from runtime.devcloud.mqtt.connection import Connection
-from runtime.devcloud.place import HUB_PORT
 from tests.integration.hub_in_thread import DEVICE, HubInThread
 
 SEGMENT_BYTES = 1448

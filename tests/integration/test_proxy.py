@@ -18,7 +18,7 @@ from runtime.adapters.net.tls_options import Trust
 from runtime.core.identity.platform_answer import Outcome
 from runtime.core.proxy_url import parse
 from runtime.core.secret import Secret
-from runtime.devcloud.place import HTTPS_PORT, HUB_PORT
+from runtime.devcloud.addresses import HTTPS_PORT, HUB_PORT
 from runtime.errors import ConfigError
 from tests.harness import Cloud, Home, eventually
 from tests.lines import Line, backlog, check_arrivals, losses, put, register, uploading

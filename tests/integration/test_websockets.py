@@ -13,7 +13,7 @@ from runtime.core.delivery.envelope import Telemetry
 from runtime.core.delivery.events import Cause, Closed
 from runtime.core.proxy_url import parse
 from runtime.core.secret import Secret
-from runtime.devcloud.place import HTTPS_PORT
+from runtime.devcloud.addresses import HTTPS_PORT
 from tests.harness import Cloud, Home, eventually
 from tests.lines import Line, acked, backlog, check_arrivals, losses, put, put_in_force, register, uploading
 from tests.proxy import proxying
