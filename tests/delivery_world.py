@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from runtime.core.delivery.actions import PROBE, AskWhy, Discard, Offer, Open, Send, Tag, TellRefused, Upload
-from runtime.core.delivery.engine import Delivery, Limits, Phase
+from runtime.core.delivery.connection_state import Limits, Phase
+from runtime.core.delivery.engine import Delivery
 from runtime.core.delivery.events import Acked, Cause, Closed, Connected, LineEvent, Lost
 from runtime.core.delivery.link_budget import Link, Terms
 from runtime.core.delivery.send_queue import MOST_IN_PIECES

@@ -9,7 +9,8 @@ from typing import Any
 from runtime.adapters.store.reader import StoreReader
 from runtime.adapters.store.writer import MessageStore
 from runtime.core.delivery.actions import Discard, Open, Send, Tag, Upload
-from runtime.core.delivery.engine import Delivery, Limits
+from runtime.core.delivery.connection_state import Limits
+from runtime.core.delivery.engine import Delivery
 from runtime.core.delivery.events import Acked, Closed, Connected
 from runtime.core.delivery.link_budget import Link, Terms
 from runtime.core.delivery.window import Pace, Window

@@ -1,9 +1,9 @@
 """sentinel: whatever dies, hangs or gives up comes back.
 
 An event listener of supervisord. At each tick it looks at every program (state from supervisord, progress
-from the status files), has `core/operations/health.py` judge, and carries out the judgement. Events only wake it: what
-it needs to know it asks for. It feeds the service manager's watchdog, and is itself watched from inside
-supervisord (`adapters/supervisor/plugin.py`).
+from the status files), has `core/operations/health.py` judge, and carries out the judgement. Events only wake
+it: what it needs to know it asks for. It feeds the service manager's watchdog, and is itself watched from
+inside supervisord (`adapters/supervisor/plugin.py`).
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ KEEP_FREE_PAGES = 1_024
 MAX_INT = 2**62
 PRODUCER_MEMORY_S = 600.0
 """A producer silent for so long may be forgotten, if the store was open all the while: no repeat of its can
-still come. Whoever waits for an answer asks again at least every `LONGEST_WAIT_S` (core/ingest/exchange.py, 10 s),
+still come. A client that waits for an answer asks again at least every 10 s (the exchange's LONGEST_WAIT_S),
 and would have been answered. What remains is a producer that stood still itself (SIGSTOP, a laptop asleep)
 between sending and hearing: where there are too many producers, its repeat may be stored a second time."""
 

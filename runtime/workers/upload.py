@@ -28,7 +28,8 @@ from runtime.adapters.process.status_file import StatusFile, last_words
 from runtime.adapters.store.errors import StoreDamaged, StoreReplaced, StoreUnknown, StoreUnreadable
 from runtime.config import Config
 from runtime.core.delivery.actions import PROBE, AskWhy, Discard, Open, Send, Step, TellRefused, Upload
-from runtime.core.delivery.engine import Delivery, Limits, Phase
+from runtime.core.delivery.connection_state import Limits, Phase
+from runtime.core.delivery.engine import Delivery
 from runtime.core.delivery.envelope import Telemetry, probe
 from runtime.core.delivery.events import Lost
 from runtime.core.delivery.lane_health import MOST_LANES, FailingLanes, OldestWait

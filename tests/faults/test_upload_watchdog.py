@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from runtime.core.delivery.actions import Discard, Offer, Send
-from runtime.core.delivery.engine import Delivery, Limits
+from runtime.core.delivery.connection_state import Limits
+from runtime.core.delivery.engine import Delivery
 from runtime.core.delivery.events import Acked, Connected
 from runtime.core.delivery.window import Pace, Window
 

@@ -20,7 +20,8 @@ from runtime.adapters.hub import paho_wire
 from runtime.adapters.hub.mqtt_client import Hub, HubOptions
 from runtime.adapters.net.dial import dial
 from runtime.core.delivery.actions import PROBE, Discard, Offer, Open, Send
-from runtime.core.delivery.engine import Delivery, Limits
+from runtime.core.delivery.connection_state import Limits
+from runtime.core.delivery.engine import Delivery
 from runtime.core.delivery.envelope import Telemetry, probe
 from runtime.core.delivery.path_mtu import SEGMENTS_BYTES
 from runtime.core.delivery.window import Pace, Window

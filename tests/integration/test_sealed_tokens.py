@@ -196,7 +196,8 @@ def test_whoever_does_not_seal_does_not_pay_for_it(home: Home) -> None:
     fill(IdentityStore(home.layout))
     code = (
         "import sys; from pathlib import Path; from runtime.layout import Layout;"
-        "from runtime.adapters.identity.database import IdentityStore; from runtime.adapters.identity.vault import Vault;"
+        "from runtime.adapters.identity.database import IdentityStore;"
+        "from runtime.adapters.identity.vault import Vault;"
         f"s = IdentityStore(Layout(Path({str(home.folder)!r})), Vault()); assert s.hub_credentials();"
         "s.rewrite(); assert 'cryptography' not in sys.modules"
     )

@@ -77,7 +77,10 @@ def test_a_lock_outside_the_folders_of_state_names_itself_and_no_folder_of_other
     tmp_path.chmod(0o711)
     lock = tmp_path / "ingest.sock.lock"
     lock.touch(mode=0o600)
-    script = "import os, sys\nfrom runtime.adapters.process.process import *\nos.setuid(65534); Lock(Path(sys.argv[1]))"
+    script = (
+        "import os, sys\nfrom runtime.adapters.process.process import *\n"
+        "os.setuid(65534); Lock(Path(sys.argv[1]))"
+    )
     refused = subprocess.run(
         [sys.executable, "-c", script, str(lock)],
         capture_output=True, text=True, timeout=30, env=clean_environment(),

@@ -19,7 +19,7 @@ DEVICE_SIDE = sorted(
     for path in PACKAGE.rglob("*.py")
     if path.relative_to(PACKAGE).parts[0] not in ("devcloud", "demo", "bench")
 )
-CORE = [path for path in DEVICE_SIDE if path.parent.name == "core"]
+CORE = [path for path in DEVICE_SIDE if path.relative_to(PACKAGE).parts[0] == "core"]
 WORLD = {
     "socket", "sqlite3", "sqlite_utils", "time", "random", "secrets", "os", "logging", "loguru", "zmq",
     "azure", "requests", "subprocess", "threading", "asyncio", "signal",
@@ -87,7 +87,81 @@ def test_sqlite_stays_with_the_stores() -> None:
         for path in DEVICE_SIDE
         if any(m.split(".")[0] in ("sqlite3", "sqlite_utils") for m in imported(path))
     }
-    assert all(user.startswith("adapters/") for user in users), users
+    assert all(user.startswith("adapters/") or user == "operations/doctor.py" for user in users), users
+
+
+ROOMS = {
+    "core": {"core", "errors"},
+    "core/delivery": {"core", "errors", "core/ingest"},  # a stored message keeps the fields that it came with
+    "core/identity": {"core", "errors"},
+    "core/ingest": {"core", "errors"},
+    "core/operations": {"core", "errors", "core/identity"},  # health judges what identity is waiting for
+    "adapters": set[str](),
+    **{
+        f"adapters/{room}": {"core", "errors", "layout", "regular_file", "adapters/process", "adapters/net"}
+        for room in ("bus", "hub", "identity", "net", "process", "salvage", "store", "supervisor")
+    },
+    "workers": {"core", "adapters", "config", "settings", "errors", "layout"},
+    "operations": {"core", "adapters", "config", "settings", "errors", "layout"},
+}
+"""What each room may import of the package, beside itself; a room stands for those below it."""
+EXCEPTIONS = {
+    ("adapters/bus/preflight.py", "config"),  # looks at a whole configuration before it is taken
+    ("adapters/bus/producer_sockets.py", "config"),
+    ("adapters/hub/payloads.py", "adapters/store"),  # a file is read where the store keeps it
+    ("adapters/identity/registrars.py", "settings"),
+    ("adapters/identity/token_files.py", "settings"),
+    ("adapters/identity/vault.py", "settings"),
+    ("adapters/net/probe.py", "settings"),
+    ("adapters/process/config_watch.py", "config"),
+    ("adapters/process/last_good_config.py", "config"),
+    ("adapters/process/logs.py", "settings"),
+    ("adapters/store/disk.py", "settings"),
+}
+
+
+def room_of(module: str) -> str:
+    """`runtime.core.ingest.quota` stands in core/ingest, `runtime.config` in config."""
+    parts = module.split(".")[1:] or ["runtime"]
+    inner = (
+        parts[0] in ("core", "adapters", "devcloud") and (PACKAGE / parts[0] / "/".join(parts[1:2])).is_dir()
+    )
+    return "/".join(parts[:2]) if inner and len(parts) > 1 else parts[0]
+
+
+def arrows() -> Iterator[tuple[str, str, str]]:
+    """(file, its room, a room that it imports), of all rooms that have rules."""
+    for path in DEVICE_SIDE:
+        own = room_of("runtime." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts))
+        if own in ROOMS:
+            yield from (
+                (name(path), own, there)
+                for module in imported(path)
+                if module.startswith("runtime.") and (there := room_of(module)) != own
+            )
+
+
+def allowed(own: str, there: str) -> bool:
+    return (
+        there in ROOMS[own]
+        or there.split("/")[0] in ROOMS[own]
+        or (own, there) == ("adapters/salvage", "adapters/store")
+    )
+
+
+def test_every_room_imports_only_what_it_may() -> None:
+    broken = {(file, there) for file, own, there in arrows() if not allowed(own, there)}
+    assert broken - EXCEPTIONS == set()
+    assert EXCEPTIONS - broken == set(), "an exception that is none any more"
+
+
+def test_nobody_but_the_command_line_imports_workers_or_operations() -> None:
+    for path in DEVICE_SIDE:
+        if name(path).split("/")[0] in ("cli", "workers", "operations"):
+            continue
+        assert not any(m.startswith(("runtime.workers", "runtime.operations")) for m in imported(path)), name(
+            path
+        )
 
 
 def test_no_device_module_imports_the_stand_in_at_import_time() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime.core.delivery.engine import Phase
+from runtime.core.delivery.connection_state import Phase
 from runtime.core.delivery.events import Acked, Cause
 from tests.delivery_world import world_with
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime.core.delivery.engine import Phase
+from runtime.core.delivery.connection_state import Phase
 from tests.delivery_world import World, world_with
 
 

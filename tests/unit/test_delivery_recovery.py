@@ -9,7 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from runtime.core.delivery.actions import Discard, Offer, Open, Send, Step
-from runtime.core.delivery.engine import Delivery, Limits
+from runtime.core.delivery.connection_state import Limits
+from runtime.core.delivery.engine import Delivery
 from runtime.core.delivery.events import Acked, Cause, Closed, Connected, Lost
 from runtime.core.delivery.window import Pace, Window
 

@@ -1,4 +1,9 @@
-"""The life of a client as `delivery` sees it, and the limits of each phase."""
+"""The life of a client as `delivery` sees it, and the limits of each phase.
+
+DOWN --the pause is over--> CONNECTING --Connected--> UP --replaced--> DRAINING --empty, or late--+
+  ^                             |                      |                                          |
+  +-------- Closed -------- CLOSING <--- Lost, or our own watchdog <---------------------------- +
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,9 @@ from dataclasses import dataclass
 from enum import Enum
 
 from runtime.core.delivery.batches import PATIENCE_S
+
+DRAIN_S = 2.0
+"""How long a client that is to be replaced may still acknowledge what is in flight."""
 
 
 class Phase(Enum):

@@ -7,14 +7,8 @@ Invariants:
 2. Within a stream, what is sent for the first time is sent in store order, one batch after the other
    (`batches`): after a loss everything that was not acknowledged goes back to the front, in order, before
    anything newer.
-3. A message goes to quarantine only on evidence that is about it and not about the hub (`suspicion`).
+3. A message goes to quarantine only on evidence that is about it and not about the hub (`poison`).
 4. Nothing that was settled is sent again while ingest has not confirmed its removal.
-
-The life of a client, and what ends each phase:
-
-    DOWN --the pause is over--> CONNECTING --Connected--> UP --replaced--> DRAINING --empty, or late--+
-      ^                             |                      |                                          |
-      +-------- Closed -------- CLOSING <--- Lost, or our own watchdog <---------------------------- +
 """
 
 from __future__ import annotations
@@ -33,8 +27,7 @@ from runtime.core.delivery.actions import (
     TellRefused,
     Upload,
 )
-from runtime.core.delivery.connection_state import Limits as Limits
-from runtime.core.delivery.connection_state import Phase as Phase
+from runtime.core.delivery.connection_state import DRAIN_S, Limits, Phase
 from runtime.core.delivery.events import Acked, Carried, Cause, Closed, Connected, LineEvent, Lost
 from runtime.core.delivery.file_turns import FileTurns
 from runtime.core.delivery.in_flight import Flight
@@ -47,8 +40,6 @@ from runtime.core.delivery.send_queue import Hand, Message
 from runtime.core.delivery.window import WINDOW_BYTES, Pace
 from runtime.core.settlement import Settled
 
-DRAIN_S = 2.0
-"""How long a client that is to be replaced may still acknowledge what is in flight."""
 _WIDE = 1 << 30
 
 
@@ -59,8 +50,7 @@ class Delivery:
         self.phase = Phase.DOWN
         self.hand = Hand()
         self.room = RoomKeeper(self.hand, pace.passes, pace.is_urgent)
-        self.losses, self.failed_attempts = 0, 0
-        self.last_loss = ""
+        self.losses, self.failed_attempts, self.last_loss = 0, 0, ""
         self._pace = pace
         self._limits = limits or Limits()
         self.hand.batches.patience_s = self._limits.batch_s

@@ -37,7 +37,9 @@ def one_time_url(cloud: Cloud, instance: str) -> str:
 
 
 async def html(request: Request) -> Response:
-    return HTMLResponse(resources.files(__package__).joinpath("page.html").read_text(), headers=_HEADERS)
+    return HTMLResponse(
+        resources.files(__package__).joinpath("approval_page.html").read_text(), headers=_HEADERS
+    )
 
 
 async def redeem(request: Request) -> Response:
