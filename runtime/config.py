@@ -25,7 +25,7 @@ from runtime.core.secret import Secret
 from runtime.errors import ConfigError
 from runtime.layout import Layout
 from runtime.regular_file import read_regular
-from runtime.settings import Rule, Settings, Stream
+from runtime.settings import Rule, Settings, StreamSettings
 
 SYSTEM_FILE = Path("/etc/edge-runtime/edge.toml")
 DEVICE_HOME = Path("/var/lib/edge-runtime")
@@ -239,7 +239,7 @@ def _values(raw: Mapping[str, Any], known: Mapping[str, Key], path: Path) -> dic
     return values
 
 
-def _streams(raw: Any, path: Path | None) -> dict[str, Stream]:
+def _streams(raw: Any, path: Path | None) -> dict[str, StreamSettings]:
     if path is None or raw == {}:
         return {}
     if not isinstance(raw, dict):
@@ -247,9 +247,11 @@ def _streams(raw: Any, path: Path | None) -> dict[str, Stream]:
     found = {}
     for name, content in raw.items():
         table = f"{STREAMS}.{name}"
-        known = {key.dotted: key for key in keys_of(table, Stream)}
+        known = {key.dotted: key for key in keys_of(table, StreamSettings)}
         values = _values({table: content}, known, path)
-        found[name] = Stream(**{dotted.removeprefix(f"{table}."): value for dotted, value in values.items()})
+        found[name] = StreamSettings(
+            **{dotted.removeprefix(f"{table}."): value for dotted, value in values.items()}
+        )
     return found
 
 
@@ -384,7 +386,7 @@ def _kind_in_words(kind: Any) -> str:
     return words.get(kind, "a list of texts")
 
 
-def _build(values: Mapping[str, Any], streams: Mapping[str, Stream]) -> Settings:
+def _build(values: Mapping[str, Any], streams: Mapping[str, StreamSettings]) -> Settings:
     tables: dict[str, Any] = {STREAMS: streams}
     for table in _fixed_tables():
         prefix = f"{table.name}."

@@ -37,7 +37,7 @@ from runtime.core.ingest.exchange import (  # the errors are handed on
     Forgotten,
     Full,
     Invalid,
-    Message,
+    KeyedRequest,
     NoAnswer,
     NotStored,
     Pause,
@@ -48,9 +48,9 @@ from runtime.core.ingest.protocol import WARNING_REUSED, BadRequest, Operation, 
 from runtime.core.ingest.request_packs import (
     Described,
     Fields,
-    Pack,
     Payload,
     Progress,
+    RequestPack,
     encoded,
     halves,
     packs,
@@ -71,7 +71,7 @@ __all__ = [
 ]
 
 
-class Options(TypedDict, total=False):
+class ProducerOptions(TypedDict, total=False):
     """How a producer behaves; see `Client`."""
 
     name: str | None
@@ -105,24 +105,26 @@ class Numbering:
 
     def request(
         self, payloads: Sequence[bytes], operation: Operation = Operation.PUT, **said: Any
-    ) -> Message:
+    ) -> KeyedRequest:
         key = {"producer": self._name, "boot": self._boot, "sequence": self._next}
         self._next += max(1, len(payloads))
         verb = None if operation is Operation.PUT else operation
-        return Message({"operation": verb, **key, **said}, payloads)
+        return KeyedRequest({"operation": verb, **key, **said}, payloads)
 
-    def give_back(self, request: Message) -> None:
+    def give_back(self, request: KeyedRequest) -> None:
         """The request certainly left no trace: its key is free again, if none came after it."""
         sequence = request.header["sequence"]
         if request.header["boot"] == self._boot and self._next == sequence + max(1, len(request.payloads)):
             self._next = sequence
 
-    def under_another(self, request: Message) -> Message:
+    def under_another(self, request: KeyedRequest) -> KeyedRequest:
         """The same under the next key."""
         fresh = self.request(request.payloads)
-        return Message({**request.header, **{part: fresh.header[part] for part in _KEY}}, request.payloads)
+        return KeyedRequest(
+            {**request.header, **{part: fresh.header[part] for part in _KEY}}, request.payloads
+        )
 
-    def pack(self, pack: Pack, fields: Fields) -> Message:
+    def pack(self, pack: RequestPack, fields: Fields) -> KeyedRequest:
         return self.request(pack.payloads, messages=pack.each if any(pack.each) else None, **fields)
 
 
@@ -150,7 +152,7 @@ class Client:
         self._socket: Any = None
         _clients.add(self)
 
-    def _new_exchange(self, request: Message, *, sent_before: bool = False) -> Exchange:
+    def _new_exchange(self, request: KeyedRequest, *, sent_before: bool = False) -> Exchange:
         return Exchange(
             request,
             retry_for_s=self._retry_for_s,
@@ -164,7 +166,7 @@ class Client:
         elif exchange.left_no_trace:
             self._numbering.give_back(exchange.request)
 
-    def _to_store_again(self, exchange: Exchange, reply: Stored) -> Message | None:
+    def _to_store_again(self, exchange: Exchange, reply: Stored) -> KeyedRequest | None:
         """What is under numbers that were used before; None where it is stored."""
         used = exchange.meets_used_numbers(reply)
         if used or any(code == WARNING_REUSED for code, _ in reply.warnings):
@@ -223,7 +225,7 @@ os.register_at_fork(after_in_child=_restart_clients_in_child)
 class Producer(Client):
     """Sends messages to ingest and returns when they are on disk."""
 
-    def __init__(self, endpoint: str | None = None, **options: Unpack[Options]) -> None:
+    def __init__(self, endpoint: str | None = None, **options: Unpack[ProducerOptions]) -> None:
         self._lock = threading.RLock()
         super().__init__(endpoint, **options)
 
@@ -261,7 +263,7 @@ class Producer(Client):
         """Say that the message `message_id`, sent in chunks, is whole. Raises NotStored."""
         return self._complete(Operation.COMPLETE_MESSAGE, fields)
 
-    def resend(self, request: Message) -> list[int | None]:
+    def resend(self, request: KeyedRequest) -> list[int | None]:
         """Send again the `request` of an error under its own key: stored once, whatever became of it."""
         with self._turn():  # what became of it before is not known, so its key is never given to another
             return list(self._stored(self._new_exchange(request, sent_before=True)).ids)
@@ -269,7 +271,7 @@ class Producer(Client):
     def ping(self) -> None:
         """Return when ingest answers. Raises NoAnswer."""
         with self._turn():
-            self._exchange(self._new_exchange(Message({"operation": Operation.PING}, [])))
+            self._exchange(self._new_exchange(KeyedRequest({"operation": Operation.PING}, [])))
 
     def close(self) -> None:
         """Let go of the socket. The producer may be used again."""
@@ -298,7 +300,7 @@ class Producer(Client):
         with self._turn():
             return self._store(self._numbering.request([], operation, **fields))[0]
 
-    def _store_pack(self, pack: Pack, fields: Fields, progress: Progress) -> None:
+    def _store_pack(self, pack: RequestPack, fields: Fields, progress: Progress) -> None:
         try:
             progress.stored(self._store(self._numbering.pack(pack, fields)))
             return
@@ -307,7 +309,7 @@ class Producer(Client):
         for half in smaller:
             self._store_pack(half, fields, progress)
 
-    def _store(self, request: Message, *, again: bool = False) -> Sequence[int | None]:
+    def _store(self, request: KeyedRequest, *, again: bool = False) -> Sequence[int | None]:
         exchange = self._new_exchange(request)
         try:
             reply = self._stored(exchange)

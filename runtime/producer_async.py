@@ -14,19 +14,19 @@ from typing import Unpack
 
 import zmq.asyncio
 
-from runtime.core.ingest.exchange import Ask, Exchange, Message, Pause, TooLarge
+from runtime.core.ingest.exchange import Ask, Exchange, KeyedRequest, Pause, TooLarge
 from runtime.core.ingest.protocol import BadRequest, Operation, Reply, Stored, decode_reply
 from runtime.core.ingest.request_packs import (
     Described,
     Fields,
-    Pack,
     Payload,
     Progress,
+    RequestPack,
     encoded,
     halves,
     packs,
 )
-from runtime.producer import Client, Options
+from runtime.producer import Client, ProducerOptions
 
 __all__ = ["AsyncProducer"]
 
@@ -34,7 +34,7 @@ __all__ = ["AsyncProducer"]
 class AsyncProducer(Client):
     """The same for asyncio: calls are answered one after the other, in the order they were made."""
 
-    def __init__(self, endpoint: str | None = None, **options: Unpack[Options]) -> None:
+    def __init__(self, endpoint: str | None = None, **options: Unpack[ProducerOptions]) -> None:
         self._lock = asyncio.Lock()
         super().__init__(endpoint, **options)
 
@@ -66,7 +66,7 @@ class AsyncProducer(Client):
         """Say that the message `message_id`, sent in chunks, is whole. Raises NotStored."""
         return await self._complete(Operation.COMPLETE_MESSAGE, fields)
 
-    async def resend(self, request: Message) -> Sequence[int | None]:
+    async def resend(self, request: KeyedRequest) -> Sequence[int | None]:
         """Send again the `request` of an error, under its own key."""
         async with self._turn():
             return (await self._stored(self._new_exchange(request, sent_before=True))).ids
@@ -74,7 +74,7 @@ class AsyncProducer(Client):
     async def ping(self) -> None:
         """Return when ingest answers. Raises NoAnswer."""
         async with self._turn():
-            await self._exchange(self._new_exchange(Message({"operation": Operation.PING}, [])))
+            await self._exchange(self._new_exchange(KeyedRequest({"operation": Operation.PING}, [])))
 
     async def close(self) -> None:
         """Let go of the socket. The producer may be used again."""
@@ -97,7 +97,7 @@ class AsyncProducer(Client):
         async with self._turn():
             return (await self._store(self._numbering.request([], operation, **fields)))[0]
 
-    async def _store_pack(self, pack: Pack, fields: Fields, progress: Progress) -> None:
+    async def _store_pack(self, pack: RequestPack, fields: Fields, progress: Progress) -> None:
         try:
             progress.stored(await self._store(self._numbering.pack(pack, fields)))
             return
@@ -106,7 +106,7 @@ class AsyncProducer(Client):
         for half in smaller:
             await self._store_pack(half, fields, progress)
 
-    async def _store(self, request: Message, *, again: bool = False) -> Sequence[int | None]:
+    async def _store(self, request: KeyedRequest, *, again: bool = False) -> Sequence[int | None]:
         exchange = self._new_exchange(request)
         try:
             reply = await self._stored(exchange)

@@ -80,7 +80,7 @@ DEVICE_ID_PATTERN = r"[0-9a-zA-Z\-_.]{4,90}"  # platform contract, section 1
 
 
 @dataclass(frozen=True)
-class Device:
+class DeviceSettings:
     """Who this device wishes to be."""
 
     id: str | None = setting(
@@ -92,7 +92,7 @@ class Device:
 
 
 @dataclass(frozen=True)
-class Platform:
+class PlatformSettings:
     """The provisioning and registration services."""
 
     instance: str | None = setting(
@@ -126,7 +126,7 @@ class Platform:
 
 
 @dataclass(frozen=True)
-class Identity:
+class IdentitySettings:
     """How the device becomes known to a hub, and how its tokens rest on disk."""
 
     mode: str = setting(
@@ -174,7 +174,7 @@ class Identity:
 
 
 @dataclass(frozen=True)
-class Provisioning:
+class ProvisioningSettings:
     """How the device waits for an operator's approval."""
 
     poll_s: float = setting(5.0, "how often to ask whether the operator approved", low=0.1, high=3600)
@@ -185,7 +185,7 @@ class Provisioning:
 
 
 @dataclass(frozen=True)
-class Refresh:
+class RefreshSettings:
     """When tokens are renewed."""
 
     fraction: float = setting(
@@ -200,7 +200,7 @@ class Refresh:
 
 
 @dataclass(frozen=True)
-class Ingest:
+class IngestSettings:
     """The producers' side."""
 
     endpoint: str | None = setting(
@@ -249,7 +249,7 @@ POLICIES = ("reject", "drop-oldest", "drop-lowest-priority")
 
 
 @dataclass(frozen=True)
-class Store:
+class StoreSettings:
     """What may be stored."""
 
     max_bytes: int = setting(1_073_741_824, "most payload bytes in the store, in files too", low=4096)
@@ -272,7 +272,7 @@ class Store:
 
 
 @dataclass(frozen=True)
-class Upload:
+class UploadSettings:
     """The way to the hub."""
 
     window: int = setting(0, "most sends in flight; 0 adapts by itself", low=0, high=10_000)
@@ -318,7 +318,7 @@ class Upload:
 
 
 @dataclass(frozen=True)
-class Link:
+class LinkSettings:
     """What the link may carry, where it costs money. 0: no limit. Days are those of UTC."""
 
     messages_per_s: float = setting(0.0, "most messages a second", low=0)
@@ -339,7 +339,7 @@ class Link:
 
 
 @dataclass(frozen=True)
-class Sentinel:
+class SentinelSettings:
     """When a worker counts as hung."""
 
     look_every_s: float = setting(5.0, "how often the sentinel looks at every worker", low=0.1, high=60)
@@ -356,7 +356,7 @@ class Sentinel:
 
 
 @dataclass(frozen=True)
-class Log:
+class LogSettings:
     """What is written about all this."""
 
     level: str = setting(
@@ -370,7 +370,7 @@ class Log:
 
 
 @dataclass(frozen=True)
-class Stream:
+class StreamSettings:
     """One stream, by its name: `[stream.NAME]`, or `[stream."GROUP/NAME"]`."""
 
     compression: str = setting(
@@ -393,19 +393,19 @@ class Stream:
 class Settings:
     """All tables."""
 
-    device: Device = Device()
-    platform: Platform = Platform()
-    identity: Identity = Identity()
-    provisioning: Provisioning = Provisioning()
-    refresh: Refresh = Refresh()
-    ingest: Ingest = Ingest()
-    store: Store = Store()
-    upload: Upload = Upload()
-    link: Link = Link()
-    sentinel: Sentinel = Sentinel()
-    log: Log = Log()
-    stream: Mapping[str, Stream] = field(default_factory=dict)
+    device: DeviceSettings = DeviceSettings()
+    platform: PlatformSettings = PlatformSettings()
+    identity: IdentitySettings = IdentitySettings()
+    provisioning: ProvisioningSettings = ProvisioningSettings()
+    refresh: RefreshSettings = RefreshSettings()
+    ingest: IngestSettings = IngestSettings()
+    store: StoreSettings = StoreSettings()
+    upload: UploadSettings = UploadSettings()
+    link: LinkSettings = LinkSettings()
+    sentinel: SentinelSettings = SentinelSettings()
+    log: LogSettings = LogSettings()
+    stream: Mapping[str, StreamSettings] = field(default_factory=dict)
 
-    def of_stream(self, group: str | None, name: str | None) -> Stream:
+    def of_stream(self, group: str | None, name: str | None) -> StreamSettings:
         """The settings of a stream: its own, or the defaults."""
-        return self.stream.get(f"{group}/{name or ''}" if group else name or "") or Stream()
+        return self.stream.get(f"{group}/{name or ''}" if group else name or "") or StreamSettings()

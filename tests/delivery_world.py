@@ -7,16 +7,26 @@ from collections.abc import Hashable
 from dataclasses import replace
 from typing import Any
 
-from runtime.core.delivery.actions import PROBE, AskWhy, Discard, Offer, Open, Send, Tag, TellRefused, Upload
-from runtime.core.delivery.connection_state import Limits, Phase
+from runtime.core.delivery.actions import (
+    PROBE,
+    Candidate,
+    Discard,
+    InquireQuota,
+    Open,
+    ReportSasRefused,
+    Send,
+    StartUpload,
+    Tag,
+)
+from runtime.core.delivery.connection_state import ConnectionState, DeliveryLimits
 from runtime.core.delivery.engine import Delivery
-from runtime.core.delivery.events import Acked, Cause, Closed, Connected, LineEvent, Lost
-from runtime.core.delivery.link_budget import Link, Terms
+from runtime.core.delivery.events import Acked, Cause, Closed, Connected, ConnectionEvent, Lost
+from runtime.core.delivery.link_budget import LinkBudget, LinkPolicy
 from runtime.core.delivery.send_queue import MOST_IN_PIECES
-from runtime.core.delivery.window import Pace, Window
+from runtime.core.delivery.window import CongestionWindow, Pace
 
 BUDGET, URGENT = 1_000_000, 8
-LIMITS = Limits(connect_s=5, ack_s=10, retry_max_s=8, batch_s=4)
+LIMITS = DeliveryLimits(connect_s=5, ack_s=10, retry_max_s=8, batch_s=4)
 
 
 class World:
@@ -29,7 +39,7 @@ class World:
         self.window = window
         self.barred = False
         self.begin()
-        self.offers: dict[int, Offer] = {}  # what the store has
+        self.offers: dict[int, Candidate] = {}  # what the store has
         self.reached: dict[int, int] = {}  # what a crash does not forget: pieces, batches, and whose they are
         self.batches: dict[Hashable, str] = {}
         self.reached_of = 0
@@ -39,7 +49,7 @@ class World:
         self.refusing = False
         self.wire: list[Tag] = []  # sent, not yet at the hub
         self.at_hub: list[Tag] = []  # received on this connection, not yet acknowledged
-        self.stale: list[LineEvent] = []  # what discarded clients may still say
+        self.stale: list[ConnectionEvent] = []  # what discarded clients may still say
         self.arrivals: list[Tag] = []
         self.arrived_at: dict[int, set[Tag]] = defaultdict(set)  # by device
         self.sent_at: dict[Tag, float] = {}  # for the first time
@@ -51,13 +61,13 @@ class World:
         self.told_refused = 0
         self.asked_why = 0
         self.sent: list[Tag] = []
-        self.gone: dict[int, Offer] = {}
+        self.gone: dict[int, Candidate] = {}
         self.connections = 0
 
     def begin(self) -> None:
         """A process that knows nothing."""
-        self.link = Link(Terms(messages_per_day=BUDGET, urgent_priority=URGENT))
-        self.delivery = Delivery(Pace(Window(self.window), self.link), LIMITS)
+        self.link = LinkBudget(LinkPolicy(messages_per_day=BUDGET, urgent_priority=URGENT))
+        self.delivery = Delivery(Pace(CongestionWindow(self.window), self.link), LIMITS)
         self.bar(self.barred)
         self.delivery.credentials(self.generation, self.now)
         self.client = 0
@@ -84,7 +94,7 @@ class World:
             assert self.delivery.offer(replace(offer, reached=reached))
 
     def store(self, id: int, stream: str, *, poison: bool = False, pieces: int = 1, **more: Any) -> None:
-        self.offers[id] = Offer(id, stream, pieces, 100 * pieces, **more)
+        self.offers[id] = Candidate(id, stream, pieces, 100 * pieces, **more)
         if poison:
             self.poison.add(id)
         assert self.delivery.offer(self.offers[id])
@@ -97,7 +107,7 @@ class World:
             self.gone[id] = self.offers.pop(id)
             self.reached.pop(id, None)
 
-    def report(self, event: LineEvent, draw: float = 0.5) -> None:
+    def report(self, event: ConnectionEvent, draw: float = 0.5) -> None:
         self.delivery.report(event, self.now, draw)
 
     def lose(self, cause: Cause = Cause.DROPPED) -> None:
@@ -133,11 +143,11 @@ class World:
                     self.sent_at.setdefault(tag, self.now)
                     self.wire.append(tag)
                     self.sent.append(tag)
-                case TellRefused():
+                case ReportSasRefused():
                     self.told_refused += 1
-                case AskWhy():
+                case InquireQuota():
                     self.asked_why += 1
-                case Upload(id):
+                case StartUpload(id):
                     self.uploads.append(id)
         self.reached |= self.delivery.take_reached()
         self.batches = dict(self.delivery.hand.batches.begun)
@@ -159,7 +169,7 @@ class World:
             self.report(Closed(self.client))
 
     def connect(self) -> None:
-        if self.delivery.phase is Phase.CONNECTING:
+        if self.delivery.phase is ConnectionState.CONNECTING:
             if self.refusing:
                 self.lose(Cause.REFUSED)
             else:
@@ -206,7 +216,7 @@ class World:
                 self.pass_time(min(10.0, max(0.01, self.delivery.wait_s(self.now))))
         raise AssertionError(f"{len(self.delivery.hand.messages)} left, {self.delivery.phase}")
 
-    def offered(self, id: int) -> Offer:
+    def offered(self, id: int) -> Candidate:
         return self.offers.get(id) or self.gone[id]
 
     def first_arrivals(self) -> dict[Hashable, list[Tag]]:

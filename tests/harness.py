@@ -28,7 +28,7 @@ from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.process import Stop
 from runtime.config import Config, load
 from runtime.layout import WORKERS, Layout
-from runtime.workers.heartbeat import Heart
+from runtime.workers.heartbeat import Heartbeat
 
 T = TypeVar("T")
 
@@ -311,9 +311,9 @@ class Home:
             process.close()
 
 
-def heart(home: Home, worker: str, stop: Stop | None = None) -> Heart:
+def heart(home: Home, worker: str, stop: Stop | None = None) -> Heartbeat:
     """For a worker that a test turns by hand."""
-    return Heart(home.layout, worker, SystemClock(), stop or Stop())
+    return Heartbeat(home.layout, worker, SystemClock(), stop or Stop())
 
 
 def kill_tree(pid: int) -> None:

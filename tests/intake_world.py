@@ -8,17 +8,17 @@ from typing import Any
 
 from runtime.adapters.store.reader import StoreReader
 from runtime.adapters.store.writer import MessageStore
-from runtime.core.delivery.actions import Discard, Open, Send, Tag, Upload
-from runtime.core.delivery.connection_state import Limits
+from runtime.core.delivery.actions import Discard, Open, Send, StartUpload, Tag
+from runtime.core.delivery.connection_state import DeliveryLimits
 from runtime.core.delivery.engine import Delivery
 from runtime.core.delivery.events import Acked, Closed, Connected
-from runtime.core.delivery.link_budget import Link, Terms
-from runtime.core.delivery.window import Pace, Window
+from runtime.core.delivery.link_budget import LinkBudget, LinkPolicy
+from runtime.core.delivery.window import CongestionWindow, Pace
 from runtime.core.ingest.message_fields import PLAIN, describe
 from runtime.core.ingest.protocol import Put
 from runtime.core.message import Kind, StoredMessage
 from runtime.core.settlement import Settled
-from runtime.workers.upload_source import Intake
+from runtime.workers.upload_source import UploadSource
 from tests.harness import Home
 from tests.store_tools import ObedientClock, keep, put
 
@@ -26,14 +26,16 @@ from tests.store_tools import ObedientClock, keep, put
 class Device:
     """Nothing happens but in `turn`."""
 
-    def __init__(self, folder: Path, toml: str = "", *, window: int = 64, terms: Terms | None = None) -> None:
+    def __init__(
+        self, folder: Path, toml: str = "", *, window: int = 64, terms: LinkPolicy | None = None
+    ) -> None:
         self.home = Home(folder, toml)
         self.clock = ObedientClock()
         self.store = MessageStore(self.home.layout.messages_db, self.clock)
-        self.link = Link(terms)
-        self.delivery = Delivery(Pace(Window(window), self.link), Limits())
+        self.link = LinkBudget(terms)
+        self.delivery = Delivery(Pace(CongestionWindow(window), self.link), DeliveryLimits())
         self.delivery.credentials(1, self.clock.boot)
-        self.intake = Intake(self.home.config, self.delivery, self.clock)
+        self.intake = UploadSource(self.home.config, self.delivery, self.clock)
         self.client = 0
         self.in_flight: list[Tag] = []
         self.sent: list[int] = []
@@ -71,7 +73,7 @@ class Device:
                     self.intake.piece(*tag)
                     self.in_flight.append(tag)
                     self.sent.append(tag[0])
-                case Upload(id):
+                case StartUpload(id):
                     self.uploads.append(id)
         if self.answers:
             for tag in self.in_flight:

@@ -13,17 +13,17 @@ from typing import Any
 import requests
 import zmq
 
-from runtime.adapters.hub.mqtt_client import Hub, HubOptions
+from runtime.adapters.hub.mqtt_client import HubConnection, HubOptions
 from runtime.adapters.identity.database import IdentityStore
 from runtime.adapters.process.status_file import read_status
 from runtime.adapters.store.reader import StoreReader
-from runtime.core.delivery.events import Acked, Closed, Connected, LineEvent, Lost
+from runtime.core.delivery.events import Acked, Closed, Connected, ConnectionEvent, Lost
 from runtime.core.identity.connection_string import parse
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.identity.enrolment import Enrolment
-from runtime.core.identity.platform_answer import Grant, Registration
+from runtime.core.identity.platform_answer import PlatformResult, Registration
 from runtime.core.ingest.exchange import NotStored, refusal_error
-from runtime.core.ingest.protocol import Refused, decode_reply
+from runtime.core.ingest.protocol import Refusal, decode_reply
 from runtime.core.message import StoredMessage
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
@@ -54,7 +54,7 @@ def register(cloud: Cloud, device: str | None = None) -> HubCredentials:
 def put_in_force(layout: Layout, credentials: HubCredentials) -> None:
     """Write credentials into identity.db as provisioning and refresh would have."""
     store, now = IdentityStore(layout), Moment(time.time(), time.monotonic(), "boot")
-    store.save_provisioned(Enrolment(), Grant(Secret("token"), None), now, 0.5)
+    store.save_provisioned(Enrolment(), PlatformResult(Secret("token"), None), now, 0.5)
     serial = store.read().registration.serial  # type: ignore[union-attr]  # it was just saved
     found = Registration(credentials.hub_host, credentials.device_id, None, sas=credentials.sas)
     assert store.save_registered(serial, found, now, 0.5)
@@ -64,10 +64,12 @@ class Line:
     """A hub adapter whose events are waited for."""
 
     def __init__(self, cloud: Cloud, **options: Any) -> None:
-        self.hub = Hub(HubOptions(**{"ca_file": Path(cloud.facts["ca_file"]), **options}))
-        self.seen: list[LineEvent] = []
+        self.hub = HubConnection(HubOptions(**{"ca_file": Path(cloud.facts["ca_file"]), **options}))
+        self.seen: list[ConnectionEvent] = []
 
-    def until(self, fact: Callable[[list[LineEvent]], bool], timeout_s: float = 20.0) -> list[LineEvent]:
+    def until(
+        self, fact: Callable[[list[ConnectionEvent]], bool], timeout_s: float = 20.0
+    ) -> list[ConnectionEvent]:
         """Collect events until `fact` holds about all of them."""
         deadline_s = time.monotonic() + timeout_s
         while not fact(self.seen):
@@ -88,11 +90,11 @@ class Line:
         self.until(lambda seen: Closed(number) in seen)
 
 
-def acked(events: Iterable[LineEvent]) -> list[object]:
+def acked(events: Iterable[ConnectionEvent]) -> list[object]:
     return [e.tag for e in events if isinstance(e, Acked)]
 
 
-def losses(events: Iterable[LineEvent]) -> list[Lost]:
+def losses(events: Iterable[ConnectionEvent]) -> list[Lost]:
     return [e for e in events if isinstance(e, Lost)]
 
 
@@ -106,7 +108,7 @@ def put(home: Home, header: dict[str, Any], *payloads: bytes) -> list[int]:
 def refusal(home: Home, *payloads: bytes) -> NotStored:
     """How ingest refuses these: once, and however late. A producer that gives up soon may hear nothing."""
     reply = decode_reply([ask(home, {}, *payloads)])
-    assert isinstance(reply, Refused), reply
+    assert isinstance(reply, Refusal), reply
     return refusal_error(reply)
 
 

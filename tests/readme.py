@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from runtime.bench import Row
+from runtime.bench import FigureRow
 from runtime.config import Key, keys, keys_of
-from runtime.settings import Stream
+from runtime.settings import StreamSettings
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 
@@ -28,7 +28,7 @@ def with_settings(text: str) -> str:
 
 
 def settings_table() -> str:
-    rows = [_row(key) for key in (*keys(), *keys_of("stream.NAME", Stream))]
+    rows = [_row(key) for key in (*keys(), *keys_of("stream.NAME", StreamSettings))]
     return "\n".join(["| setting | default | meaning |", "|---|---|---|", *rows]) + "\n"
 
 
@@ -53,7 +53,7 @@ def figures_table(report: dict[str, Any]) -> str:
         f"{on['python']}, SQLite {on['sqlite']}:\n\n"
     )
     rows = [
-        Row(**row)
+        FigureRow(**row)
         for title, rows in report["figures"].items()
         for row in rows
         if row["reach"] and "stand-in" not in title  # which is not what the reader came for
@@ -68,7 +68,7 @@ def figures_table(report: dict[str, Any]) -> str:
     return said + "\n".join([*lines, *why]) + "\n"
 
 
-def _figure(row: Row) -> str:
+def _figure(row: FigureRow) -> str:
     share = "" if row.share is None else f"{row.share:.2f}"
     value = f"{row.value:,.0f}" if row.value >= 100 else f"{row.value:.3g}"
     reached = "yes" if row.reached else "**no**"

@@ -21,7 +21,7 @@ from runtime.core.ingest import read_errors
 from runtime.workers import ingest, store_manager
 
 configure = writer.configure
-store_them, acknowledge = ingest.Ingest._store, ingest.Ingest._acknowledge
+store_them, acknowledge = ingest.IngestLoop._store, ingest.IngestLoop._acknowledge
 
 
 def weaken(db: sqlite3.Connection, max_pages: int | None) -> None:
@@ -33,7 +33,7 @@ def die(*_: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def acknowledge_first(self: ingest.Ingest, letters: list[Any], settled: Any) -> list[Any]:
+def acknowledge_first(self: ingest.IngestLoop, letters: list[Any], settled: Any) -> list[Any]:
     """What a store that always works would answer."""
     for letter, request in letters:
         if not isinstance(request, ingest.Ping):
@@ -41,7 +41,7 @@ def acknowledge_first(self: ingest.Ingest, letters: list[Any], settled: Any) -> 
     return store_them(self, letters, settled)
 
 
-def answer_pings(self: ingest.Ingest, letters: list[Any], replies: list[Any]) -> None:
+def answer_pings(self: ingest.IngestLoop, letters: list[Any], replies: list[Any]) -> None:
     pings = [
         (letter, reply) for letter, reply in zip(letters, replies, strict=True) if reply == ingest.Pong()
     ]
@@ -53,8 +53,8 @@ if __name__ == "__main__":
         writer.write_again = lambda database, alive: None
         writer.ends_early = lambda db, database: False  # a checkpoint would bring it to the disk, too
     elif sys.argv[1] == "hasty":
-        ingest.Ingest._store = acknowledge_first  # type: ignore[method-assign]
-        ingest.Ingest._acknowledge = answer_pings  # type: ignore[method-assign]
+        ingest.IngestLoop._store = acknowledge_first  # type: ignore[method-assign]
+        ingest.IngestLoop._acknowledge = answer_pings  # type: ignore[method-assign]
     elif sys.argv[1] == "doomed":
         writer.insert = die
     elif sys.argv[1] in ("impatient", "curious"):

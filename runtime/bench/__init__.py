@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class FigureRow:
     """One figure. `share` is what `reach` is compared with."""
 
     name: str

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from runtime.bench import Row, report
+from runtime.bench import FigureRow, report
 
 PARTS = {
     "ingest": "Ingest, against this machine's disk and sockets",
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     logger.remove()  # the stand-in hub in this process tells of every connection
     logger.add(sys.stderr, level="WARNING")
-    sections: dict[str, list[Row]] = {}
+    sections: dict[str, list[FigureRow]] = {}
     where = report.machine()
     for part, title in PARTS.items():
         if arguments.parts and part not in arguments.parts:

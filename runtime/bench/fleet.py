@@ -13,8 +13,8 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from runtime.bench import Row
-from runtime.core.identity.renewal import Life, Policy, renewal_age_s, retry_pause_s
+from runtime.bench import FigureRow
+from runtime.core.identity.renewal import Life, RenewalPolicy, renewal_age_s, retry_pause_s
 from runtime.core.moment import Moment
 
 SWITCHED_ON_WITHIN_S = 60.0
@@ -87,9 +87,9 @@ class Load:
         return [max(self.per_second[at : at + 60]) for at in range(0, len(self.per_second) - 59, 60)]
 
 
-def ours(scene: Scene, policy: Policy | None = None, seed: int = 1) -> Load:
+def ours(scene: Scene, policy: RenewalPolicy | None = None, seed: int = 1) -> Load:
     """The fleet with the decisions of `runtime.core.identity.renewal`."""
-    policy = policy or Policy()
+    policy = policy or RenewalPolicy()
     lifetime_s = scene.sas_lifetime_s
 
     def age_s(draw: float) -> float:
@@ -133,7 +133,7 @@ def _follow(scene: Scene, age_s: Callable[[float], float], retry_s: Retry, dice:
     return counts
 
 
-def measure(quick: bool) -> list[Row]:
+def measure(quick: bool) -> list[FigureRow]:
     """Both fleets in rows; a quick one is too small for the peaks of single seconds to mean much."""
     scene = Scene(50_000 if quick else 1_000_000)
     return [
@@ -141,11 +141,11 @@ def measure(quick: bool) -> list[Row]:
     ]
 
 
-def _rows(load: Load, bounded: bool) -> list[Row]:
+def _rows(load: Load, bounded: bool) -> list[FigureRow]:
     devices = f"{load.scene.devices:,} devices, {load.name}"
     steady, after = load.steady_mean, load.hour_mean
     return [
-        Row(
+        FigureRow(
             f"{devices}: busiest second of the first two days",
             load.steady_peak,
             "requests/s",
@@ -153,7 +153,7 @@ def _rows(load: Load, bounded: bool) -> list[Row]:
             load.steady_peak / steady,
             "<= 3" if bounded else "",
         ),
-        Row(
+        FigureRow(
             f"{devices}: busiest second of the hour after an outage",
             load.hour_peak,
             "requests/s",

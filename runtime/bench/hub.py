@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.bench import Row
+from runtime.bench import FigureRow
 from runtime.devcloud import addresses
 from runtime.devcloud.mqtt import broker
-from runtime.devcloud.mqtt.codec import Decoder, encode
+from runtime.devcloud.mqtt.codec import PacketDecoder, encode
 from runtime.devcloud.mqtt.packets import Connect, Publish
 from runtime.devcloud.state.cloud import Cloud
 from runtime.devcloud.state.faults import Faults
@@ -40,10 +40,10 @@ PUBACK_BYTES = 4
 NEEDED_PER_S = 4000
 
 
-def measure(quick: bool) -> list[Row]:
+def measure(quick: bool) -> list[FigureRow]:
     """Messages a second with two windows, processor time a message, a delay's effect, and the codecs."""
     count, rounds = (2000, 1) if quick else (10_000, 5)
-    rows: list[Row] = []
+    rows: list[FigureRow] = []
     with _served("answer") as bare, _served("hub") as real, _served("hub", ack_delay_ms=50) as far:
         for window in (PAHO_WINDOW, 256):
             limit = _median(rounds, lambda w=window: _rate(bare, count, w))  # type: ignore[misc]
@@ -51,12 +51,14 @@ def measure(quick: bool) -> list[Row]:
             found = _median(rounds, lambda w=window: _rate(real, count, w))  # type: ignore[misc]
             per_message_us = (real.processor_s() - used_s) / (count * rounds) * 1e6
             what = f"200 B at QoS 1, {window} in flight"
-            rows.append(Row(f"hub, {what}", found, "msg/s", limit, None, f">= {NEEDED_PER_S}"))
-            rows.append(Row(f"hub, {what}: processor time", per_message_us, "us/msg", None, None, "<= 125"))
+            rows.append(FigureRow(f"hub, {what}", found, "msg/s", limit, None, f">= {NEEDED_PER_S}"))
+            rows.append(
+                FigureRow(f"hub, {what}: processor time", per_message_us, "us/msg", None, None, "<= 125")
+            )
         ideal = PAHO_WINDOW / 0.05
         delayed = _rate(far, count // 20, PAHO_WINDOW)
         name = f"hub, acknowledging 50 ms late, {PAHO_WINDOW} in flight, against {PAHO_WINDOW} each 50 ms"
-        rows.append(Row(name, delayed, "msg/s", ideal, delayed / ideal, ">= 0.9"))
+        rows.append(FigureRow(name, delayed, "msg/s", ideal, delayed / ideal, ">= 0.9"))
     return rows + _codecs(count)
 
 
@@ -187,14 +189,14 @@ def _answer(address: str, context: ssl.SSLContext, tell: Callable[[int], None]) 
 # -- the codecs -------------------------------------------------------------------------------------------
 
 
-def _codecs(count: int) -> list[Row]:
+def _codecs(count: int) -> list[FigureRow]:
     stream = b"".join(_packets(count))
     started_s = time.perf_counter()
-    assert sum(1 for _ in Decoder().feed(stream)) == count
+    assert sum(1 for _ in PacketDecoder().feed(stream)) == count
     ours = count / (time.perf_counter() - started_s)
     theirs = count / asyncio.run(_amqtt_s(stream, count))
     name = "decoding PUBLISH: ours against amqtt's"
-    return [Row(name, ours, "packets/s", theirs, ours / theirs)]
+    return [FigureRow(name, ours, "packets/s", theirs, ours / theirs)]
 
 
 async def _amqtt_s(stream: bytes, count: int) -> float:

@@ -18,7 +18,7 @@ from pathlib import Path
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.store.writer import MessageStore
 from runtime.adapters.supervisor.rpc import Supervisor
-from runtime.bench import Row
+from runtime.bench import FigureRow
 from runtime.bench.limits import PAYLOAD, echo, flushes_per_s, folder, rows_per_s
 from runtime.bench.load import acknowledged_per_s, producing
 from runtime.config import load
@@ -49,7 +49,7 @@ FEW_AT_ONCE = (
 )
 
 
-def measure(quick: bool) -> list[Row]:
+def measure(quick: bool) -> list[FigureRow]:
     """All figures of ingest."""
     rounds, seconds, backlog = (3, 0.4, 100_000) if quick else (5, 1.5, 5_000_000)
     rows = []
@@ -65,10 +65,13 @@ def measure(quick: bool) -> list[Row]:
     return [replace(row, reason="") if row.reached else row for row in rows]
 
 
-def _shares(where: Path, bare: str, ours: str, rounds: int, seconds: float) -> list[Row]:
+def _shares(where: Path, bare: str, ours: str, rounds: int, seconds: float) -> list[FigureRow]:
     flushes = statistics.median(flushes_per_s(where, seconds) for _ in range(rounds))
     alone = statistics.median(acknowledged_per_s(bare, 1, 1, seconds) for _ in range(rounds))
-    rows = [Row("bare fdatasync", flushes, "1/s"), Row("bare ROUTER echo, 1 producer", alone, "requests/s")]
+    rows = [
+        FigureRow("bare fdatasync", flushes, "1/s"),
+        FigureRow("bare ROUTER echo, 1 producer", alone, "requests/s"),
+    ]
     for name, size, pack, limit, reach, reason in (
         ("1 producer, 1 message a request, against bare 1-row commits", 1, 1, 1, ">= 0.5", ROUND_TRIP),
         ("64 producers, 1 message a request, against a bare ROUTER echo", 64, 1, None, ">= 0.6", A_CORE),
@@ -82,18 +85,18 @@ def _shares(where: Path, bare: str, ours: str, rounds: int, seconds: float) -> l
             rates.append(acknowledged_per_s(ours, size, pack, seconds))
         bare_rate, rate = statistics.median(limits), statistics.median(rates)
         why = reason.format(bound=alone / (alone + bare_rate))
-        rows.append(Row(name, rate, "acknowledged/s", bare_rate, rate / bare_rate, reach, why))
+        rows.append(FigureRow(name, rate, "acknowledged/s", bare_rate, rate / bare_rate, reach, why))
     return rows
 
 
-def _written(endpoint: str, home: Path, seconds: float) -> Row:
+def _written(endpoint: str, home: Path, seconds: float) -> FigureRow:
     """What the kernel says that ingest gave to the disk."""
     pid = _pid(home)
     with producing(endpoint, 4, 100) as acknowledged:
         before, written = acknowledged(), _io(pid)
         time.sleep(max(seconds, 1.0))
         payload_bytes, written = (acknowledged() - before) * len(PAYLOAD), _io(pid) - written
-    return Row(
+    return FigureRow(
         "written to disk for each payload byte (200 B, 100 a request)",
         written / payload_bytes,
         "B/B",
@@ -101,17 +104,17 @@ def _written(endpoint: str, home: Path, seconds: float) -> Row:
     )
 
 
-def _fsyncs(where: Path, rounds: int, seconds: float) -> Row:
+def _fsyncs(where: Path, rounds: int, seconds: float) -> FigureRow:
     """Counted by strace, which stops at these calls only. Each round begins with other producers."""
     name = "fsyncs for each message, 64 producers"
     strace = shutil.which("strace")
     if strace is None:
-        return Row(name, float("nan"), "fsync", reason="strace is not installed")
+        return FigureRow(name, float("nan"), "fsync", reason="strace is not installed")
     trace = where / "trace"
     command = [strace, "-f", "--seccomp-bpf", "-o", str(trace), "-e", "trace=fsync,fdatasync"]
     with running(where / "home", *command) as endpoint:
         found = [_flushes_per_message(trace, endpoint, seconds) for _ in range(rounds)]
-    return Row(name, statistics.median(found), "fsync", reach="<= 0.05", reason=FEW_AT_ONCE)
+    return FigureRow(name, statistics.median(found), "fsync", reach="<= 0.05", reason=FEW_AT_ONCE)
 
 
 def _flushes_per_message(trace: Path, endpoint: str, seconds: float) -> float:
@@ -126,7 +129,7 @@ def _flushes(trace: Path) -> int:
     return sum(1 for line in trace.read_text(errors="replace").splitlines() if "sync(" in line)
 
 
-def _backlog(where: Path, backlog: int, rounds: int, seconds: float) -> list[Row]:
+def _backlog(where: Path, backlog: int, rounds: int, seconds: float) -> list[FigureRow]:
     """The same load on an empty and on a full store, in turns."""
     _fill(where / "full", backlog)
     with running(where / "empty") as empty, running(where / "full") as full:
@@ -138,7 +141,7 @@ def _backlog(where: Path, backlog: int, rounds: int, seconds: float) -> list[Row
     before, after = statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
     million = f"{backlog / 1e6:g} million"
     return [
-        Row(
+        FigureRow(
             f"a backlog of {million} against an empty store",
             after,
             "acknowledged/s",
@@ -146,7 +149,7 @@ def _backlog(where: Path, backlog: int, rounds: int, seconds: float) -> list[Row
             after / before,
             ">= 0.9",
         ),
-        Row(f"memory with a backlog of {million}", rss_mb, "MB RSS", reach="<= 45"),
+        FigureRow(f"memory with a backlog of {million}", rss_mb, "MB RSS", reach="<= 45"),
     ]
 
 
@@ -171,7 +174,7 @@ def _fill(home: Path, messages: int) -> None:
     db.close()
 
 
-def _restart(home: Path, rounds: int) -> list[Row]:
+def _restart(home: Path, rounds: int) -> list[FigureRow]:
     """From SIGKILL to the next acknowledgement, with supervisord bringing it back."""
     _prepare(home)
     command = [sys.executable, "-m", "runtime", "--home", str(home), "up"]
@@ -187,7 +190,7 @@ def _restart(home: Path, rounds: int) -> list[Row]:
         supervisor.send_signal(signal.SIGTERM)
         supervisor.wait(30)
     return [
-        Row("from SIGKILL to the next acknowledgement", statistics.median(times), "s", reach="<= 2.5"),
+        FigureRow("from SIGKILL to the next acknowledgement", statistics.median(times), "s", reach="<= 2.5"),
     ]
 
 

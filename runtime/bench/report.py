@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 
 from runtime import __version__
-from runtime.bench import Row
+from runtime.bench import FigureRow
 
 BAR_PX = 360
 LINE_PX = 26
@@ -40,7 +40,7 @@ def machine() -> dict[str, object]:
     }
 
 
-def table(sections: dict[str, list[Row]], where: dict[str, object]) -> str:
+def table(sections: dict[str, list[FigureRow]], where: dict[str, object]) -> str:
     """All figures, a line each."""
     lines = ["on " + ", ".join(f"{name} {value}" for name, value in where.items())]
     for title, rows in sections.items():
@@ -56,7 +56,7 @@ def table(sections: dict[str, list[Row]], where: dict[str, object]) -> str:
     return "\n".join(lines)
 
 
-def write(folder: Path, sections: dict[str, list[Row]], where: dict[str, object]) -> None:
+def write(folder: Path, sections: dict[str, list[FigureRow]], where: dict[str, object]) -> None:
     """Leave table, JSON and plot in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "bench.txt").write_text(table(sections, where) + "\n")
@@ -65,7 +65,7 @@ def write(folder: Path, sections: dict[str, list[Row]], where: dict[str, object]
     (folder / "bench.svg").write_text(plot(row for rows in sections.values() for row in rows))
 
 
-def plot(rows: Iterable[Row]) -> str:
+def plot(rows: Iterable[FigureRow]) -> str:
     """A bar for each figure: how far it comes towards what was to be reached (the line)."""
     drawn = [(row, _progress(row)) for row in rows if row.reach]
     height = LINE_PX * (len(drawn) + 1)
@@ -90,7 +90,7 @@ def plot(rows: Iterable[Row]) -> str:
     return "".join(parts)
 
 
-def _progress(row: Row) -> float:
+def _progress(row: FigureRow) -> float:
     """1.0 is what was to be reached; more is better."""
     sign, _, bound = row.reach.partition(" ")
     measured = row.value if row.share is None else row.share

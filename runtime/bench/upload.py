@@ -24,11 +24,11 @@ from typing import Any
 import requests
 
 from runtime.adapters.identity.database import IdentityStore
-from runtime.bench import Row
+from runtime.bench import FigureRow
 from runtime.bench.hub import processor_s
 from runtime.core.identity.connection_string import parse
 from runtime.core.identity.enrolment import Enrolment
-from runtime.core.identity.platform_answer import Grant, Registration
+from runtime.core.identity.platform_answer import PlatformResult, Registration
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.layout import Layout
@@ -66,19 +66,23 @@ with Producer(sys.argv[1]) as producer:
 """
 
 
-def measure(quick: bool) -> list[Row]:
+def measure(quick: bool) -> list[FigureRow]:
     """The table of upload's figures."""
     count, rounds = (5_000, 1) if quick else (20_000, 5)
-    rows: list[Row] = []
+    rows: list[FigureRow] = []
     ours = _median(rounds, lambda: _drain(count, 0))
     bare = _median(rounds, lambda: max(_bare(count // 4, window) for window in (20, 64, 256)))
     rows.append(
-        Row("upload, 0 ms: delivered, against the bare library", ours, "msg/s", bare, ours / bare, ">= 0.9")
+        FigureRow(
+            "upload, 0 ms: delivered, against the bare library", ours, "msg/s", bare, ours / bare, ">= 0.9"
+        )
     )
     far = _median(rounds, lambda: _drain(count, 50))
     single = _drain(100, 50, "window = 1")
-    rows.append(Row("upload, 50 ms round trip: delivered", far, "msg/s", None, None, ">= 500"))
-    rows.append(Row("upload, 50 ms: against one in flight", far, "msg/s", single, far / single, ">= 25"))
+    rows.append(FigureRow("upload, 50 ms round trip: delivered", far, "msg/s", None, None, ">= 500"))
+    rows.append(
+        FigureRow("upload, 50 ms: against one in flight", far, "msg/s", single, far / single, ">= 25")
+    )
     rows.append(_while_filling(count, rounds))
     rows.append(_deep(200_000 if quick else 5_000_000, rounds))
     rows.append(_memory_of_messages(10_000 if quick else 100_000))
@@ -90,7 +94,7 @@ def measure(quick: bool) -> list[Row]:
 # -- the figures ------------------------------------------------------------------------------------------
 
 
-def _deep(messages: int, rounds: int) -> Row:
+def _deep(messages: int, rounds: int) -> FigureRow:
     """A deep backlog is filled once; each round is a life of upload, as with the shallow one."""
     with Rig() as rig:
         rig.fill(messages)
@@ -106,7 +110,7 @@ def _deep(messages: int, rounds: int) -> Row:
         turns = [(_drain(10_000, 0, measured=8_000), one()) for _ in range(rounds)]
     shallow, deep = (statistics.median(rates) for rates in zip(*turns, strict=True))
     name = f"upload, backlog of {messages:,} against 10,000: delivered"
-    return Row(name, deep, "msg/s", shallow, deep / shallow, ">= 0.9")
+    return FigureRow(name, deep, "msg/s", shallow, deep / shallow, ">= 0.9")
 
 
 def _drain(count: int, delay_ms: float, toml: str = "", measured: int | None = None) -> float:
@@ -119,7 +123,7 @@ def _drain(count: int, delay_ms: float, toml: str = "", measured: int | None = N
         return rig.rate(measured or count)
 
 
-def _while_filling(count: int, rounds: int) -> Row:
+def _while_filling(count: int, rounds: int) -> FigureRow:
     """With what the two cores leave to upload while others fill the store: that bounds it."""
     mine_s, others_share = [], []
 
@@ -150,14 +154,16 @@ def _while_filling(count: int, rounds: int) -> Row:
         f"{min(left, 1.0) / each_s:,.0f} msg/s at {each_s * 1e6:.0f} us each, if none ever waited for one"
     )
     name = "upload, while 8 producers fill the store: against draining alone"
-    return Row(name, busy, "msg/s", alone, busy / alone, ">= 0.8", "" if busy >= 0.8 * alone else reason)
+    return FigureRow(
+        name, busy, "msg/s", alone, busy / alone, ">= 0.8", "" if busy >= 0.8 * alone else reason
+    )
 
 
 def _processor_s(processes: Iterable[subprocess.Popen[bytes]]) -> float:
     return sum(processor_s(process.pid) for process in processes)
 
 
-def _memory_of_messages(count: int) -> Row:
+def _memory_of_messages(count: int) -> FigureRow:
     with Rig() as rig:
         rig.fill(count)
         rig.start("ingest")
@@ -166,7 +172,7 @@ def _memory_of_messages(count: int) -> Row:
         return _memory(upload, f"upload's memory, draining {count:,} messages")
 
 
-def _memory_of_a_file(size_mb: int) -> Row:
+def _memory_of_a_file(size_mb: int) -> FigureRow:
     with Rig() as rig:
         rig.fill(1, file_bytes=size_mb * 1_000_000)
         rig.start("ingest")
@@ -175,13 +181,13 @@ def _memory_of_a_file(size_mb: int) -> Row:
         return _memory(upload, f"upload's memory, uploading a file of {size_mb} MB")
 
 
-def _memory(process: subprocess.Popen[bytes], name: str) -> Row:
+def _memory(process: subprocess.Popen[bytes], name: str) -> FigureRow:
     text = Path(f"/proc/{process.pid}/status").read_text()
     peak_mb = int(text.partition("VmHWM:")[2].split()[0]) / 1024
-    return Row(name, peak_mb, "MB", None, None, f"<= {MEMORY_REACH_MB}")
+    return FigureRow(name, peak_mb, "MB", None, None, f"<= {MEMORY_REACH_MB}")
 
 
-def _repeats_after_a_kill() -> Row:
+def _repeats_after_a_kill() -> FigureRow:
     window = 64
     with Rig(f"window = {window}") as rig:
         rig.fill(5_000)
@@ -194,7 +200,7 @@ def _repeats_after_a_kill() -> Row:
         rig.start("upload")
         _until(lambda: rig.arrived() == 5_000)
         repeats = rig.arrivals() - 5_000
-    return Row(
+    return FigureRow(
         f"repeats at the hub after SIGKILL, {window} in flight",
         repeats,
         "msg",
@@ -289,7 +295,7 @@ class Rig:
         assert found.sas is not None
         self.sas = found.sas.reveal()
         store, now = IdentityStore(self.layout), Moment(time.time(), time.monotonic(), "bench")
-        store.save_provisioned(Enrolment(), Grant(Secret("bench"), None), now, 0.5)
+        store.save_provisioned(Enrolment(), PlatformResult(Secret("bench"), None), now, 0.5)
         registered = store.read().registration
         assert registered is not None
         registration = Registration(found.hub_host, found.device_id, None, sas=found.sas)

@@ -132,10 +132,10 @@ def require_extra() -> None:
 
 def _serve(arguments: argparse.Namespace) -> int:
     require_extra()
-    from runtime.devcloud.server import Options, run
+    from runtime.devcloud.server import ServerOptions, run
 
     lifetimes = {name: getattr(arguments, name) for name in LIFETIMES if getattr(arguments, name) is not None}
-    options = Options(
+    options = ServerOptions(
         arguments.dir.absolute(),
         arguments.address,
         arguments.https_port,

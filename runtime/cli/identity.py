@@ -11,9 +11,9 @@ from runtime.cli import Commands, load_config
 from runtime.cli.terminal import TextRow, tell, tell_json
 
 if TYPE_CHECKING:
-    from runtime.adapters.identity.values import Identity, Token
+    from runtime.adapters.identity.values import IdentityRecord, Token
     from runtime.config import Config
-    from runtime.core.identity.renewal import Policy
+    from runtime.core.identity.renewal import RenewalPolicy
     from runtime.core.moment import Moment
     from runtime.layout import Layout
 
@@ -57,7 +57,7 @@ def describe(config: Config) -> dict[str, Any]:
     vault, now = Vault.of(config.settings.identity), Moment.by(SystemClock())
     identity = IdentityReader(config.layout, vault).read()
     settings = config.settings.refresh
-    policy = renewal.Policy(settings.fraction, settings.jitter, settings.retry_max_s)
+    policy = renewal.RenewalPolicy(settings.fraction, settings.jitter, settings.retry_max_s)
     # a key that is a systemd credential is not to be seen from here
     held = replace(identity.held(now), locked=identity.locked if vault.key_file else "")
     kinds = {
@@ -101,7 +101,7 @@ def _living(layout: Layout, worker: str) -> dict[str, Any] | None:
     return told if told and told.get("pid") == lock_holder(layout.lock(worker)) else None
 
 
-def _life(token: Token, policy: Policy, now: Moment) -> dict[str, float | None]:
+def _life(token: Token, policy: RenewalPolicy, now: Moment) -> dict[str, float | None]:
     from runtime.core.identity.renewal import due_in_s
 
     life = token.life
@@ -116,7 +116,7 @@ def _life(token: Token, policy: Policy, now: Moment) -> dict[str, float | None]:
     }
 
 
-def _errors(identity: Identity, now: Moment) -> list[dict[str, Any]]:
+def _errors(identity: IdentityRecord, now: Moment) -> list[dict[str, Any]]:
     """The failures that still count, newest last."""
     found = []
     if identity.enrolment.trouble and identity.enrolment.at:

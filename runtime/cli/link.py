@@ -25,10 +25,10 @@ def register(commands: Commands) -> None:
 
 
 def _link(arguments: argparse.Namespace) -> int:
-    from runtime.adapters.hub.usage_file import LinkUsage
+    from runtime.adapters.hub.usage_file import UsageFile
 
     config = load_config(arguments)
-    usage = LinkUsage(config.layout)
+    usage = UsageFile(config.layout)
     if arguments.switch:
         config.layout.create()
         usage.switch(on=arguments.switch == "on")

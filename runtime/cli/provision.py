@@ -12,7 +12,7 @@ from runtime.cli import Commands, load_config, seconds
 from runtime.cli.terminal import draw, tell, tell_json
 
 if TYPE_CHECKING:
-    from runtime.adapters.identity.values import Identity
+    from runtime.adapters.identity.values import IdentityRecord
     from runtime.config import Config
 
 POLL_S = 0.5
@@ -95,11 +95,11 @@ class Teller:
         self._code: str | None = None
         self._reason = ""
 
-    def registered(self, identity: Identity) -> None:
+    def registered(self, identity: IdentityRecord) -> None:
         assert identity.hub is not None
         tell(f"Registered as {identity.hub.device_id}.")
 
-    def waits(self, identity: Identity) -> None:
+    def waits(self, identity: IdentityRecord) -> None:
         """The verification code, and why it goes no further."""
         record = identity.enrolment
         if record.verification_code and record.verification_code != self._code:
@@ -109,7 +109,7 @@ class Teller:
             self._reason = record.reason
             tell(f"{record.phase.value}: {record.reason}")
 
-    def leaves(self, identity: Identity) -> None:
+    def leaves(self, identity: IdentityRecord) -> None:
         """Before there was a code."""
         if self._code is None:
             tell(f"No verification code yet: {identity.enrolment.phase.value}.")
@@ -122,16 +122,16 @@ class JsonTeller(Teller):
         super().__init__()
         self._last: dict[str, Any] | None = None
 
-    def registered(self, identity: Identity) -> None:
+    def registered(self, identity: IdentityRecord) -> None:
         self._tell(identity, registered=True)
 
-    def waits(self, identity: Identity) -> None:
+    def waits(self, identity: IdentityRecord) -> None:
         self._tell(identity, registered=False)
 
-    def leaves(self, identity: Identity) -> None:
+    def leaves(self, identity: IdentityRecord) -> None:
         """All is said."""
 
-    def _tell(self, identity: Identity, *, registered: bool) -> None:
+    def _tell(self, identity: IdentityRecord, *, registered: bool) -> None:
         record = identity.enrolment
         facts = {
             "registered": registered,
@@ -145,17 +145,17 @@ class JsonTeller(Teller):
             tell_json(facts, indent=None)
 
 
-def _is_done(identity: Identity, *, thoroughly: bool) -> bool:
+def _is_done(identity: IdentityRecord, *, thoroughly: bool) -> bool:
     """Nothing is to be approved: also not under another wish than the one that the device is registered by.
 
     `thoroughly`: and it is registered with its newest token.
     """
-    from runtime.core.identity.enrolment import Phase
+    from runtime.core.identity.enrolment import EnrolmentState
 
     if identity.registration is None or identity.sas is None or identity.on_hold:
         return False
     proven = identity.registration.serial == identity.sas.serial
-    return identity.enrolment.phase is Phase.PROVISIONED and (proven or not thoroughly)
+    return identity.enrolment.phase is EnrolmentState.PROVISIONED and (proven or not thoroughly)
 
 
 def _invite(code: str) -> None:

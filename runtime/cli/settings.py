@@ -51,7 +51,7 @@ def example() -> str:
     import dataclasses
 
     from runtime.config import keys, keys_of
-    from runtime.settings import Settings, Stream
+    from runtime.settings import Settings, StreamSettings
 
     lines = [
         "# Configuration of the edge runtime: every setting, at its default. Uncomment what you change, then",
@@ -65,8 +65,8 @@ def example() -> str:
             table = key.table
             lines += ["", f"[{table}]", f"# {(tables[table].__doc__ or '').strip()}"]
         lines += _explained(key)
-    lines += ["", f"# {(Stream.__doc__ or '').strip()}", "#[stream.NAME]"]
-    for key in keys_of("stream.NAME", Stream):
+    lines += ["", f"# {(StreamSettings.__doc__ or '').strip()}", "#[stream.NAME]"]
+    for key in keys_of("stream.NAME", StreamSettings):
         lines += _explained(key)
     return "\n".join(lines) + "\n"
 

@@ -10,7 +10,7 @@ from runtime.cli.terminal import TextRow, draw, table, tell, tell_json
 
 if TYPE_CHECKING:
     from runtime.layout import Layout
-    from runtime.settings import Store
+    from runtime.settings import StoreSettings
 
 WATCH_EVERY_S = 2.0
 _CLEAR = "\x1b[H\x1b[J"
@@ -50,7 +50,7 @@ def _status(arguments: argparse.Namespace) -> int:
         time.sleep(WATCH_EVERY_S)
 
 
-def _layout(arguments: argparse.Namespace) -> tuple[Layout, Store | None, str]:
+def _layout(arguments: argparse.Namespace) -> tuple[Layout, StoreSettings | None, str]:
     """Which runtime, the limits of its store, and what is wrong with its configuration.
 
     With a wrong one it may well run on, as it was last in order.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Sparing:
+class LogThrottle:
     """What has been said, and what has happened since. `what` is one of few: a code, the name of an error."""
 
     every_s: float

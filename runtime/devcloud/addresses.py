@@ -20,7 +20,7 @@ _TRIES = 200
 
 
 @dataclass(frozen=True)
-class Place:
+class ListenAddresses:
     """Where it listens."""
 
     address: str
@@ -30,7 +30,7 @@ class Place:
     """DPS has the hub's port built in too, and is another host."""
 
 
-def take(folder: Path, address: str, https_port: int) -> Place:
+def take(folder: Path, address: str, https_port: int) -> ListenAddresses:
     """`auto` and port 0 mean last time's, else free ones."""
     memory = folder / "place.json"
     last = json.loads(memory.read_text()) if memory.exists() else {}
@@ -44,7 +44,7 @@ def take(folder: Path, address: str, https_port: int) -> Place:
     dps_address = last.get("dps_address") or _free_address()
     known = {"address": address, "https_port": listener.getsockname()[1], "dps_address": dps_address}
     write_whole(memory, json.dumps(known))
-    return Place(address, listener, dps_address)
+    return ListenAddresses(address, listener, dps_address)
 
 
 def standard_port(address: str, https_port: int) -> list[socket.socket]:

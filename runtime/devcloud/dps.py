@@ -19,8 +19,17 @@ from urllib.parse import parse_qs
 
 from loguru import logger
 
-from runtime.devcloud.mqtt.codec import Decoder, Malformed, encode, puback
-from runtime.devcloud.mqtt.packets import Bare, Connack, Connect, Kind, Packet, Publish, Suback, Subscribe
+from runtime.devcloud.mqtt.codec import Malformed, PacketDecoder, encode, puback
+from runtime.devcloud.mqtt.packets import (
+    Bare,
+    Connack,
+    Connect,
+    Packet,
+    PacketType,
+    Publish,
+    Suback,
+    Subscribe,
+)
 from runtime.devcloud.state.certificates import shown_by
 from runtime.devcloud.state.cloud import Cloud
 
@@ -39,12 +48,12 @@ class Violation(ValueError):
     """Something that the service does not take."""
 
 
-class Line(asyncio.Protocol):
+class DpsConnection(asyncio.Protocol):
     """One device's conversation."""
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
-        self._decoder = Decoder(MOST_PACKET_BYTES)
+        self._decoder = PacketDecoder(MOST_PACKET_BYTES)
         self._who = ""
         self._enrolment: dict[str, Any] | None = None
         self._listens = False
@@ -81,9 +90,9 @@ class Line(asyncio.Protocol):
                 if qos:
                     self._transport.write(puback(packet_id))
                 self._answer(topic, payload, self._enrolment)
-            case Bare(Kind.PINGREQ):
-                self._say(Bare(Kind.PINGRESP))
-            case Bare(Kind.DISCONNECT):
+            case Bare(PacketType.PINGREQ):
+                self._say(Bare(PacketType.PINGRESP))
+            case Bare(PacketType.DISCONNECT):
                 self._transport.close()
             case _:
                 raise Violation(f"{type(packet).__name__} is not for here")
@@ -149,4 +158,6 @@ def _registration_id(payload: bytes) -> str | None:
 async def serve(cloud: Cloud, address: str, port: int, context: ssl.SSLContext) -> asyncio.Server:
     """A service that listens until it is closed."""
     loop = asyncio.get_running_loop()
-    return await loop.create_server(lambda: Line(cloud), address, port, ssl=context, ssl_shutdown_timeout=2.0)
+    return await loop.create_server(
+        lambda: DpsConnection(cloud), address, port, ssl=context, ssl_shutdown_timeout=2.0
+    )

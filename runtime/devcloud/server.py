@@ -36,7 +36,7 @@ from runtime.devcloud.http import (
     operators,
     platform_api,
 )
-from runtime.devcloud.http.fault_injection import Misbehave
+from runtime.devcloud.http.fault_injection import FaultInjection
 from runtime.devcloud.http.web import now_s, render_http_exception, render_problem
 from runtime.devcloud.mqtt import broker
 from runtime.devcloud.mqtt.websocket import WebSocket
@@ -44,13 +44,13 @@ from runtime.devcloud.state.cloud import Cloud
 from runtime.devcloud.state.problems import Problem
 from runtime.devcloud.tls import server_context
 from runtime.errors import UsageError
-from runtime.settings import Log
+from runtime.settings import LogSettings
 
 PARTS = (platform_api, operators, devices, dps_api, file_upload, https_messages, blobs, admin, approval_page)
 
 
 @dataclass(frozen=True)
-class Options:
+class ServerOptions:
     """What the command line asks for."""
 
     folder: Path
@@ -65,9 +65,9 @@ class Options:
     """Those that differ from last time's."""
 
 
-def run(options: Options, say: Callable[[str], None]) -> None:
+def run(options: ServerOptions, say: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT. Raises UsageError where it cannot start."""
-    logs.configure("devcloud", Log())
+    logs.configure("devcloud", LogSettings())
     if not re.fullmatch(r"[0-9a-zA-Z\-_.]{1,64}", options.workspace):
         raise UsageError(f"workspace {options.workspace!r} must be 1 to 64 of 0-9 a-z A-Z - _ .")
     if not re.fullmatch(r"[0-9a-zA-Z\-.]*", options.name):
@@ -81,7 +81,7 @@ def run(options: Options, say: Callable[[str], None]) -> None:
         lock.release()
 
 
-async def _serve(options: Options, say: Callable[[str], None]) -> None:
+async def _serve(options: ServerOptions, say: Callable[[str], None]) -> None:
     asked_to_stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
@@ -132,7 +132,7 @@ class HubSwitch:
         self._cloud = cloud
         self._address = address
         self._context = context
-        self.hub: broker.Hub | None = None
+        self.hub: broker.Broker | None = None
 
     async def __call__(self, up: bool) -> None:
         """Have it up, or not. Raises UsageError where its port is taken."""
@@ -162,7 +162,7 @@ def application(cloud: Cloud, switch_hub: HubSwitch) -> Starlette:
     )
     app.state.cloud = cloud
     app.state.switch_hub = switch_hub
-    app.add_middleware(Misbehave, cloud=cloud)
+    app.add_middleware(FaultInjection, cloud=cloud)
     return app
 
 
@@ -178,7 +178,7 @@ class Https(uvicorn.Server):
     """uvicorn with our TLS context, our signals, and an end that does not wait for whoever is connected."""
 
     def __init__(
-        self, app: Starlette, context: ssl.SSLContext, find_hub: Callable[[], broker.Hub | None]
+        self, app: Starlette, context: ssl.SSLContext, find_hub: Callable[[], broker.Broker | None]
     ) -> None:
         config = uvicorn.Config(
             app, http=_Connection, ws="none", lifespan="off", log_config=None, access_log=False,
@@ -242,7 +242,9 @@ def welcome(folder: Path, known: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def write_facts(path: Path, cloud: Cloud, here: addresses.Place, websocket_port: int) -> dict[str, Any]:
+def write_facts(
+    path: Path, cloud: Cloud, here: addresses.ListenAddresses, websocket_port: int
+) -> dict[str, Any]:
     """Tell whoever starts us where everything is: whole or not at all, for the owner only."""
     https_port = here.https.getsockname()[1]
     operators_host = f"{here.address}:{https_port}"

@@ -16,9 +16,9 @@ from runtime.adapters.identity.database import IdentityReader
 from runtime.adapters.identity.database_file import SCHEMA_VERSION as IDENTITY_VERSION
 from runtime.adapters.identity.registrars import certificate_left_s, registrar
 from runtime.adapters.identity.token_files import is_open_to_others
-from runtime.adapters.identity.values import Identity
+from runtime.adapters.identity.values import IdentityRecord
 from runtime.adapters.identity.vault import Vault
-from runtime.adapters.net.probe import Network
+from runtime.adapters.net.probe import NetworkProbe
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.home_owner import user_name
 from runtime.adapters.process.process import has_open, lock_holder
@@ -202,13 +202,13 @@ def _open_files(layout: Layout) -> Check:
 
 def _network(config: Config) -> Iterator[Check]:
     """Every host that the runtime talks to, and what their clocks say about ours."""
-    network = Network(config.settings)
+    network = NetworkProbe(config.settings)
     yield from network.platform()
     yield from _hub(config, network)
     yield network.clock()
 
 
-def _credentials(config: Config, known: Identity) -> Iterator[Check]:
+def _credentials(config: Config, known: IdentityRecord) -> Iterator[Check]:
     """Those that a person sees to: the settings and files of the way in, and a SAS of his own."""
     way_in, now = registrar(config.settings), Moment.by(SystemClock())
     missing = way_in.missing()
@@ -220,7 +220,7 @@ def _credentials(config: Config, known: Identity) -> Iterator[Check]:
         yield judge_fixed(fixed)
 
 
-def _unregistered(config: Config, known: Identity) -> Check:
+def _unregistered(config: Config, known: IdentityRecord) -> Check:
     """What the device waits for: a token, another token, or an operator."""
     record, source = known.enrolment, token_files.provisioning_source(config.settings.platform)
     unseen = not source.words and source.lack is not None  # a systemd credential is the service's alone
@@ -229,7 +229,7 @@ def _unregistered(config: Config, known: Identity) -> Check:
     return judge_unregistered(record, source.where, source.words)
 
 
-def _hub(config: Config, network: Network) -> Iterator[Check]:
+def _hub(config: Config, network: NetworkProbe) -> Iterator[Check]:
     """Who we are there, and the way."""
     identity = config.settings.identity
     try:

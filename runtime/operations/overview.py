@@ -21,7 +21,7 @@ from runtime.adapters.process.clock import Clock
 from runtime.adapters.process.crash import count_crashes
 from runtime.adapters.process.logs import last_complaint
 from runtime.adapters.process.process import lock_holder, memory_bytes, process_age_s
-from runtime.adapters.process.status_file import Words, last_words, takes_beats
+from runtime.adapters.process.status_file import StatusRecord, last_words, takes_beats
 from runtime.adapters.store.reader import StoreReader
 from runtime.adapters.supervisor.rpc import Program, Supervisor
 from runtime.core.identity import renewal
@@ -31,34 +31,34 @@ from runtime.core.operations import verdict as condition
 from runtime.core.operations.headroom import StoreUsage, headroom
 from runtime.errors import EdgeError
 from runtime.layout import WORKERS, Layout
-from runtime.settings import Store
+from runtime.settings import StoreSettings
 
 LOOK_TIMEOUT_S = 2.0
 LEAST_GROWTH_BYTES_PER_S = 100.0
 FRESH_S = 3.0
 """A beat of so young an age was written: ingest's come every second."""
-NOBODY = Words({})
+NOBODY = StatusRecord({})
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ProcessView:
     """One program: supervisord's view where it answers, else whoever holds the worker's lock."""
 
     state: str
     pid: int
     trouble: str
-    last: Words
+    last: StatusRecord
     """What was said last under this name, perhaps by one that is gone."""
     lives: bool
     """Whether `last` are the words of this very process."""
 
     @property
-    def words(self) -> Words:
+    def words(self) -> StatusRecord:
         return self.last if self.lives else NOBODY
 
 
 def take(
-    layout: Layout, clock: Clock, configuration: str = "", limits: Store | None = None
+    layout: Layout, clock: Clock, configuration: str = "", limits: StoreSettings | None = None
 ) -> dict[str, Any]:
     """Everything `edgectl status` shows. `configuration` is what is wrong with it, `limits` the store's."""
     programs, silence = _programs(layout)
@@ -102,7 +102,9 @@ def _hidden(layout: Layout) -> bool:
     return False
 
 
-def _see(layout: Layout, name: str, programs: dict[str, Program] | None, clock: Clock, absent: str) -> Seen:
+def _see(
+    layout: Layout, name: str, programs: dict[str, Program] | None, clock: Clock, absent: str
+) -> ProcessView:
     last = last_words(layout.status_file(name), clock.boot_id())
     program = (programs or {}).get(name)
     if program:
@@ -110,7 +112,7 @@ def _see(layout: Layout, name: str, programs: dict[str, Program] | None, clock: 
     else:
         pid = lock_holder(layout.lock(name)) or 0
         state, trouble = "UNSUPERVISED" if pid else absent, ""
-    return Seen(state, pid, trouble, last, lives=pid != 0 and last.number("pid") == pid)
+    return ProcessView(state, pid, trouble, last, lives=pid != 0 and last.number("pid") == pid)
 
 
 def _why(layout: Layout, program: Program) -> str:
@@ -121,7 +123,7 @@ def _why(layout: Layout, program: Program) -> str:
     return last_complaint(log, only_at_the_end=True) if program.state == "STARTING" else ""
 
 
-def _worker(seen: Seen, restarts: int | None, clock: Clock) -> dict[str, Any]:
+def _worker(seen: ProcessView, restarts: int | None, clock: Clock) -> dict[str, Any]:
     return {
         "state": seen.state,
         "pid": seen.pid,
@@ -133,7 +135,7 @@ def _worker(seen: Seen, restarts: int | None, clock: Clock) -> dict[str, Any]:
     }
 
 
-def _alarms(sentinel: Words, workers: Mapping[str, Words]) -> list[dict[str, str]]:
+def _alarms(sentinel: StatusRecord, workers: Mapping[str, StatusRecord]) -> list[dict[str, str]]:
     said = sentinel.said.get("alarms")
     told = [a for a in said if isinstance(a, dict)] if isinstance(said, list) else []
     alarms = [{"worker": str(a.get("worker")), "text": str(a.get("text"))} for a in told]
@@ -142,7 +144,7 @@ def _alarms(sentinel: Words, workers: Mapping[str, Words]) -> list[dict[str, str
 
 
 def _backlog(
-    layout: Layout, ingest: Words, sentinel: Words, clock: Clock, limits: Store | None
+    layout: Layout, ingest: StatusRecord, sentinel: StatusRecord, clock: Clock, limits: StoreSettings | None
 ) -> dict[str, Any]:
     """From the disk, so that it is known when nothing runs; what was refused only ingest can say."""
     counted = ingest.counts("counted")
@@ -160,9 +162,9 @@ def _backlog(
 
 def _room(
     backlog: Mapping[str, Any],
-    ingest: Words,
-    sentinel: Words,
-    limits: Store | None,
+    ingest: StatusRecord,
+    sentinel: StatusRecord,
+    limits: StoreSettings | None,
     free_inodes: int | None,
 ) -> dict[str, Any]:
     """How much more can be stored, and for how long that lasts."""
@@ -220,7 +222,7 @@ def _age_s(message: StoredMessage | CorruptRow, clock: Clock) -> float | None:
     return round(max(0.0, clock.wall_s() - message.stored_wall_s), 1)
 
 
-def _hub(upload: Seen, clock: Clock) -> dict[str, Any]:
+def _hub(upload: ProcessView, clock: Clock) -> dict[str, Any]:
     words, now = upload.words, clock.boot_s()
     connected_s = words.age_s("connected_boot_s", now)
     whole = (
@@ -251,7 +253,7 @@ def _hub(upload: Seen, clock: Clock) -> dict[str, Any]:
     }
 
 
-def _failing(upload: Words, now_boot_s: float) -> list[dict[str, Any]]:
+def _failing(upload: StatusRecord, now_boot_s: float) -> list[dict[str, Any]]:
     """Lanes that fail again and again, in the other side's words."""
     lanes = map(upload.part, upload.parts("failing"))
     return [
@@ -273,10 +275,12 @@ def _date(clock: Clock, ago_s: float | None) -> str | None:
     return datetime.fromtimestamp(clock.wall_s() - ago_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _identity(layout: Layout, refresh: Words, provisioning: Words, clock: Clock) -> dict[str, Any]:
+def _identity(
+    layout: Layout, refresh: StatusRecord, provisioning: StatusRecord, clock: Clock
+) -> dict[str, Any]:
     """What refresh says, else what is on disk; and the code that provisioning shows a person."""
     now = clock.boot_s()
-    said = refresh if refresh.text("state") else Words(_identity_on_disk(layout, clock))
+    said = refresh if refresh.text("state") else StatusRecord(_identity_on_disk(layout, clock))
     # whoever waits for provisioning has nothing to say beside it: what holds that up is the reason
     blamed = provisioning if provisioning.text("state") not in condition.SETTLED else NOBODY
     return {
@@ -294,7 +298,7 @@ def _identity(layout: Layout, refresh: Words, provisioning: Words, clock: Clock)
     }
 
 
-def _left_s(words: Words, name: str, now_boot_s: float) -> float | None:
+def _left_s(words: StatusRecord, name: str, now_boot_s: float) -> float | None:
     """What is left of a span that was told when its worker last made progress."""
     told_s = words.number(name)
     return None if told_s is None else round(told_s - (words.age_s("progress_boot_s", now_boot_s) or 0.0))
@@ -316,13 +320,13 @@ def _identity_on_disk(layout: Layout, clock: Clock) -> dict[str, Any]:
     }
 
 
-def _read_only(layout: Layout, seen: Iterable[Seen], clock: Clock) -> bool:
+def _read_only(layout: Layout, seen: Iterable[ProcessView], clock: Clock) -> bool:
     """For everybody: to us alone it may be (a monitor of the service manager's, or of another container)."""
     ages_s = [one.words.age_s("progress_boot_s", clock.boot_s()) for one in seen]
     return not takes_beats(layout.run) and not any(age is not None and age < FRESH_S for age in ages_s)
 
 
-def _disk(layout: Layout, sentinel: Words) -> dict[str, Any]:
+def _disk(layout: Layout, sentinel: StatusRecord) -> dict[str, Any]:
     """Free space, and how long it lasts at the rate of late."""
     growth_bytes_per_s = sentinel.number("disk_growth_bytes_per_s")
     usage = next((u for p in (layout.state, *layout.state.parents) if (u := _usage(p))), None)

@@ -23,7 +23,7 @@ WAITING_FOR_A_PERSON = "waiting for a person"
 """The state of a worker that cannot go on by itself; `trouble` says why, `reason` what helps."""
 
 
-class Heart:
+class Heartbeat:
     """Beats with the figures that were told last."""
 
     def __init__(self, layout: Layout, name: str, clock: Clock, stop: Stop) -> None:

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 
 from loguru import logger
 
-from runtime.adapters.bus.connection_guard import Doorkeeper
+from runtime.adapters.bus.connection_guard import ConnectionGuard
 from runtime.adapters.bus.curve import KeyGate
-from runtime.adapters.bus.producer_socket import Frames, Letter
-from runtime.adapters.bus.producer_sockets import Doors
-from runtime.adapters.bus.sockets import STORED, DeliveryDoor, Hints, wait_readable
+from runtime.adapters.bus.producer_socket import Frames, PendingRequest
+from runtime.adapters.bus.producer_sockets import ProducerSockets
+from runtime.adapters.bus.sockets import STORED, DeliveryReceiver, Hints, wait_readable
 from runtime.adapters.process.clock import Clock, SystemClock
 from runtime.adapters.process.process import Stop
 from runtime.adapters.process.status_file import BUSY, StatusFile
@@ -28,29 +28,29 @@ from runtime.adapters.store.spool import Spool
 from runtime.adapters.store.writer import Loss
 from runtime.config import Config
 from runtime.core.ingest.admission import RETRY_FULL_MS, Admission
-from runtime.core.ingest.loss_log import Losses
+from runtime.core.ingest.loss_log import LossLog
 from runtime.core.ingest.protocol import (
     BadRequest,
     Code,
-    Limits,
     Ping,
     Pong,
     Put,
-    Refused,
+    Refusal,
     Reply,
     Request,
+    SizeLimits,
     Stored,
     decode_request,
     encode_reply,
 )
-from runtime.core.log_throttle import Sparing
+from runtime.core.log_throttle import LogThrottle
 from runtime.core.recent_counts import Lately
 from runtime.core.settlement import Settled
-from runtime.workers.store_manager import SAY_EVERY_S, Storekeeper, refusal
+from runtime.workers.store_manager import SAY_EVERY_S, StoreManager, refusal
 
 IDLE_S = 1.0
-BUG = Refused(Code.INTERNAL, "a bug of ours: this request cannot be decided", RETRY_FULL_MS * 10)
-LEFT_OUT = Refused(Code.NOT_ALLOWED, "this key is not allowed here any more", RETRY_FULL_MS)
+BUG = Refusal(Code.INTERNAL, "a bug of ours: this request cannot be decided", RETRY_FULL_MS * 10)
+LEFT_OUT = Refusal(Code.NOT_ALLOWED, "this key is not allowed here any more", RETRY_FULL_MS)
 """Not for good: its file may just be written anew."""
 QUICK_FLUSH_S = 0.002
 QUICK_REQUESTS = 32
@@ -59,7 +59,7 @@ QUICK_REQUESTS = 32
 
 def run(config: Config, stop: Stop) -> None:
     """Serve producers until asked to stop."""
-    ingest = Ingest(config, stop, SystemClock())
+    ingest = IngestLoop(config, stop, SystemClock())
     try:
         while not stop.requested():
             ingest.turn()
@@ -67,26 +67,26 @@ def run(config: Config, stop: Stop) -> None:
         ingest.close()
 
 
-class Ingest:
+class IngestLoop:
     """The worker's loop, one turn at a time."""
 
     def __init__(self, config: Config, stop: Stop, clock: Clock) -> None:
         settings = config.settings.ingest
         self._stop = stop
         self._most = (settings.commit_messages, settings.commit_bytes)
-        self._limits = Limits(settings.max_message_bytes, settings.max_request_bytes)
+        self._limits = SizeLimits(settings.max_message_bytes, settings.max_request_bytes)
         self._status = StatusFile(config.layout.status_file("ingest"), "ingest", clock)
-        self._keeper = Storekeeper(config, clock, beat=self._status.progress)
+        self._keeper = StoreManager(config, clock, beat=self._status.progress)
         self._spool = Spool(config.layout.spool, settings.drop_folder, self._still_busy)
         self._gate = KeyGate(settings.curve_clients) if settings.curve_clients else None
-        self._doors = Doors(config, clock)
-        self._doorkeeper = Doorkeeper(self._doors.endpoints, settings.memory_bytes)
-        self._deliveries = DeliveryDoor(config.layout)
+        self._doors = ProducerSockets(config, clock)
+        self._doorkeeper = ConnectionGuard(self._doors.endpoints, settings.memory_bytes)
+        self._deliveries = DeliveryReceiver(config.layout)
         self._hints = Hints(config.layout, "ingest")
         self._counted: Counter[str] = Counter()
         self._refused_lately = Lately()
-        self._sparing = Sparing(SAY_EVERY_S)
-        self._losses = Losses(SAY_EVERY_S)
+        self._sparing = LogThrottle(SAY_EVERY_S)
+        self._losses = LossLog(SAY_EVERY_S)
         self._clock = clock
         self._company = 0
         self._gone: list[str] = []
@@ -140,12 +140,12 @@ class Ingest:
         """Something takes long, and goes on."""
         self._status.progress(lambda: {**self._figures(), BUSY: True})
 
-    def _receive(self) -> list[tuple[Letter, Request | Refused]]:
+    def _receive(self) -> list[tuple[PendingRequest, Request | Refusal]]:
         """What waits, up to the bounds of one commit; a request is taken whole.
 
         Those who shared the last commit will ask again: for them we wait, half a quick flush at most.
         """
-        found: list[tuple[Letter, Request | Refused]] = []
+        found: list[tuple[PendingRequest, Request | Refusal]] = []
         room, room_bytes = self._most
         flush_s = self._keeper.flush_s
         requests = QUICK_REQUESTS if flush_s < QUICK_FLUSH_S else room
@@ -163,18 +163,18 @@ class Ingest:
                 return found
             os.sched_yield()  # to whoever waits for a core with a request
 
-    def _read(self, frames: Frames, owner: str) -> Request | Refused:
+    def _read(self, frames: Frames, owner: str) -> Request | Refusal:
         """Any frames at all give a request or a refusal: a bug that one meets must not stop all."""
         if frames is None:
-            return Refused(Code.BAD_ENVELOPE, "use a REQ socket, or send an empty frame first")
+            return Refusal(Code.BAD_ENVELOPE, "use a REQ socket, or send an empty frame first")
         try:
             return decode_request(frames, self._limits, owner)
         except BadRequest as exc:
-            return Refused(Code(exc.code), str(exc))
+            return Refusal(Code(exc.code), str(exc))
         except Exception as exc:
             return self._bug(exc)
 
-    def _bug(self, exc: Exception) -> Refused:
+    def _bug(self, exc: Exception) -> Refusal:
         """Say where it happened; not its words, which may repeat what a producer sent."""
         at = traceback.extract_tb(exc.__traceback__)[-1]
         where = f"{type(exc).__name__} at {at.filename}:{at.lineno}"
@@ -183,10 +183,12 @@ class Ingest:
             logger.bind(times=times).error("a bug of ours meets a request, which is refused: {}", where)
         return BUG
 
-    def _admits(self, letter: Letter) -> bool:
+    def _admits(self, letter: PendingRequest) -> bool:
         return self._gate is None or letter.key is None or self._gate.admits(letter.key, self._clock.boot_s())
 
-    def _store(self, letters: Sequence[tuple[Letter, Request | Refused]], settled: Settled) -> list[Reply]:
+    def _store(
+        self, letters: Sequence[tuple[PendingRequest, Request | Refusal]], settled: Settled
+    ) -> list[Reply]:
         """One commit for all of it; what may be answered once it is on disk."""
         self._settled = False
         requests = [request for _, request in letters]
@@ -204,12 +206,12 @@ class Ingest:
             self._spool.settle(stored=None if in_doubt else False)
             self._settle_alone(settled)
             refused = refusal(error)
-            return [r if isinstance(r, Refused) else _unstored(r, refused) for r in requests]
+            return [r if isinstance(r, Refusal) else _unstored(r, refused) for r in requests]
         self._settled = True
         self._note(admission, losses)
         return replies
 
-    def _decide(self, requests: list[Request | Refused], settled: Settled) -> tuple[Admission, list[Reply]]:
+    def _decide(self, requests: list[Request | Refusal], settled: Settled) -> tuple[Admission, list[Reply]]:
         """What to keep of these requests. One that meets a bug is refused, and its traces are gone."""
         keys = {r.producer for r in requests if isinstance(r, Put) and r.producer is not None}
         while True:
@@ -219,7 +221,7 @@ class Ingest:
             replies: list[Reply] = []
             for at, request in enumerate(requests):
                 try:
-                    replies.append(request if isinstance(request, Refused) else admission.decide(request))
+                    replies.append(request if isinstance(request, Refusal) else admission.decide(request))
                 except Exception as exc:
                     self._spool.settle(stored=False)
                     requests[at] = self._bug(exc)
@@ -235,10 +237,12 @@ class Ingest:
         except StoreError as error:
             self._keeper.failed(error)
 
-    def _acknowledge(self, letters: Sequence[tuple[Letter, object]], replies: Sequence[Reply]) -> None:
+    def _acknowledge(
+        self, letters: Sequence[tuple[PendingRequest, object]], replies: Sequence[Reply]
+    ) -> None:
         for (letter, _), reply in zip(letters, replies, strict=True):
             letter.answer(encode_reply(reply))
-            if isinstance(reply, Refused):
+            if isinstance(reply, Refusal):
                 self._note_refusal(reply.code)
 
     def _note_refusal(self, code: str) -> None:
@@ -281,5 +285,5 @@ class Ingest:
         self._hints.close()
 
 
-def _unstored(request: Request, refused: Refused) -> Reply:
+def _unstored(request: Request, refused: Refusal) -> Reply:
     return Pong() if isinstance(request, Ping) else refused

@@ -15,52 +15,65 @@ from loguru import logger
 from runtime.adapters.bus.sockets import IDENTITY_CHANGED, Hints
 from runtime.adapters.identity import token_files
 from runtime.adapters.identity.database import IdentityStore
-from runtime.adapters.identity.platform_api import Platform
+from runtime.adapters.identity.platform_api import PlatformClient
 from runtime.adapters.identity.vault import Vault
-from runtime.adapters.net.tls_options import Trust
+from runtime.adapters.net.tls_options import TrustedAuthorities
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.config_watch import WatchedConfig
 from runtime.adapters.process.process import Stop
 from runtime.config import Config
 from runtime.core.identity import enrolment
-from runtime.core.identity.enrolment import Call, Enrolment, Phase, Policy, Step, Wish, host_of
-from runtime.core.identity.platform_answer import Answer, Grant, Operation, Outcome
+from runtime.core.identity.enrolment import (
+    Call,
+    Enrolment,
+    EnrolmentPolicy,
+    EnrolmentState,
+    EnrolmentStep,
+    Wish,
+    host_of,
+)
+from runtime.core.identity.platform_answer import (
+    Outcome,
+    PlatformAnswer,
+    PlatformResult,
+    ProvisioningOperation,
+)
 from runtime.core.moment import Moment
 from runtime.core.proxy_url import parse as parse_proxy
 from runtime.core.secret import Secret
 from runtime.errors import NeedsHuman, Retryable
-from runtime.workers.heartbeat import Heart
+from runtime.workers.heartbeat import Heartbeat
 
 NAME = "provisioning"
 TURN_S = 2.0
 """How long a change on disk may go unnoticed."""
 
-_LACKS: dict[token_files.Lack | None, Phase] = {
-    token_files.Lack.UNREADABLE: Phase.TOKEN_UNREADABLE,
-    token_files.Lack.GARBLED: Phase.TOKEN_GARBLED,
+_LACKS: dict[token_files.MissingSecret | None, EnrolmentState] = {
+    token_files.MissingSecret.UNREADABLE: EnrolmentState.TOKEN_UNREADABLE,
+    token_files.MissingSecret.GARBLED: EnrolmentState.TOKEN_GARBLED,
 }
 
 
 def run(config: Config, stop: Stop) -> None:
     """Provision whenever there is no usable Registration Token, until asked to stop."""
     clock = SystemClock()
-    heart, watched = Heart(config.layout, NAME, clock, stop), WatchedConfig(config, clock)
+    heart, watched = Heartbeat(config.layout, NAME, clock, stop), WatchedConfig(config, clock)
     with closing(Hints(config.layout, NAME, listen_to=("refresh",))) as hints:
-        clerk: Clerk | None = None
+        clerk: ProvisioningLoop | None = None
         while not stop.requested():
             try:
                 if watched.changed() or clerk is None:
-                    clerk = Clerk(watched.config, heart, hints)
+                    clerk = ProvisioningLoop(watched.config, heart, hints)
                 hints.wait(min(clerk.turn(), TURN_S), also=[stop])
             except (Retryable, NeedsHuman) as exc:
                 clerk = None  # opening the database anew sets a damaged one aside
                 heart.sit_out(exc)
 
 
-class Clerk:
+class ProvisioningLoop:
     """Introduces the state machine to the platform and to the disk."""
 
-    def __init__(self, config: Config, heart: Heart, hints: Hints) -> None:
+    def __init__(self, config: Config, heart: Heartbeat, hints: Hints) -> None:
         self._config = config
         self._hints = hints
         self._heart = heart
@@ -69,13 +82,13 @@ class Clerk:
         self._code_file = config.layout.run / "verification-code"
         self._told: tuple[object, ...] = ()
         settings = config.settings.provisioning
-        self._policy = Policy(settings.poll_s, settings.retry_max_s, settings.cancelled_pause_s)
+        self._policy = EnrolmentPolicy(settings.poll_s, settings.retry_max_s, settings.cancelled_pause_s)
 
     def turn(self) -> float:
         """Do what is due now; return the seconds until something may be due again."""
         if self._config.settings.identity.mode != "platform":
             why = f"identity.mode is {self._config.settings.identity.mode}"
-            self._show(Enrolment(), Step(Phase.NOT_NEEDED, None, why=why))
+            self._show(Enrolment(), EnrolmentStep(EnrolmentState.NOT_NEEDED, None, why=why))
             return TURN_S
         source = token_files.provisioning_source(self._config.settings.platform)
         token, instance = source.secret, self._config.settings.platform.instance
@@ -83,7 +96,7 @@ class Clerk:
         by_hand, wish = hand.secret, self._wish(source, hand)
         identity = self._store.read()
         if identity.locked:  # what came now could not be kept, and what is there may be as good as ever
-            self._show(identity.enrolment, Step(Phase.LOCKED, None, why=identity.locked))
+            self._show(identity.enrolment, EnrolmentStep(EnrolmentState.LOCKED, None, why=identity.locked))
             return TURN_S
         if instance is not None and identity.misplaced(wish.host):
             self._store.settle_lines(wish.host, Moment.by(self._clock))
@@ -95,7 +108,9 @@ class Clerk:
         step = enrolment.next_step(record, wish, has_token, Moment.by(self._clock))
         self._show(record, step)
         if step.adopt and by_hand is not None:
-            if self._keep(enrolment.adopted(wish, Moment.by(self._clock)), Grant(by_hand, None), record):
+            if self._keep(
+                enrolment.adopted(wish, Moment.by(self._clock)), PlatformResult(by_hand, None), record
+            ):
                 logger.info("the registration token made by hand is taken")
             return 0.0
         if step.call is None or step.in_s > 0:
@@ -107,7 +122,7 @@ class Clerk:
     def _wish(self, source: token_files.SecretSource, by_hand: token_files.SecretSource) -> Wish:
         settings = self._config.settings
         marks = token_files.fingerprint(source.secret), token_files.fingerprint(by_hand.secret)
-        lack = _LACKS.get(source.lack, Phase.TOKENLESS)
+        lack = _LACKS.get(source.lack, EnrolmentState.TOKENLESS)
         how = source.where, lack, source.words, by_hand.words if by_hand.lack in _LACKS else ""
         return Wish(settings.platform.instance, marks[0], settings.device.id, marks[1], *how)
 
@@ -118,7 +133,7 @@ class Clerk:
             return
         now, draw = Moment.by(self._clock), random.random()
         after = enrolment.after(record, call, answer, self._policy, now, draw)
-        if isinstance(answer.value, Grant):
+        if isinstance(answer.value, PlatformResult):
             kept = self._keep(after, answer.value, record, host_of(instance))
         else:
             kept = self._store.save_enrolment(after, record)
@@ -133,7 +148,9 @@ class Clerk:
                 reason=after.reason,
             )
 
-    def _keep(self, record: Enrolment, grant: Grant, before: Enrolment, host: str | None = None) -> bool:
+    def _keep(
+        self, record: Enrolment, grant: PlatformResult, before: Enrolment, host: str | None = None
+    ) -> bool:
         """A Registration Token begins a new line; not where a command had us forget `before` meanwhile."""
         now, draw = Moment.by(self._clock), random.random()
         kept = self._store.save_provisioned(record, grant, now, draw, before, host=host)
@@ -143,17 +160,17 @@ class Clerk:
 
     def _ask(
         self, call: Call, record: Enrolment, token: Secret, instance: str
-    ) -> Answer[Operation] | Answer[Grant]:
+    ) -> PlatformAnswer[ProvisioningOperation] | PlatformAnswer[PlatformResult]:
         settings = self._config.settings.platform
-        trust = Trust(settings.ca_file, proxy=parse_proxy(settings.proxy))
-        platform = Platform(instance, trust, settings.timeout_s, self._heart.waiting, self._clock)
+        trust = TrustedAuthorities(settings.ca_file, proxy=parse_proxy(settings.proxy))
+        platform = PlatformClient(instance, trust, settings.timeout_s, self._heart.waiting, self._clock)
         if call is Call.INIT:
             return platform.init(token, self._config.settings.device.id)
         return platform.complete(token, record.operation_id or "")
 
-    def _show(self, record: Enrolment, step: Step) -> None:
+    def _show(self, record: Enrolment, step: EnrolmentStep) -> None:
         """Tell people where we stand: the status file, the file for a display, and the log on a change."""
-        code = record.verification_code if step.phase is Phase.PENDING else None
+        code = record.verification_code if step.phase is EnrolmentState.PENDING else None
         figures = {
             "state": step.phase.value,
             "trouble": record.trouble.value if record.trouble else None,

@@ -17,7 +17,7 @@ from runtime.adapters.bus.sockets import IDENTITY_CHANGED, SAS_REFUSED, Hints
 from runtime.adapters.identity import token_files
 from runtime.adapters.identity.database import IdentityStore
 from runtime.adapters.identity.registrars import ByPlatform, ServerClock, certificate_left_s, registrar
-from runtime.adapters.identity.values import Identity, Token
+from runtime.adapters.identity.values import IdentityRecord, Token
 from runtime.adapters.identity.vault import Vault
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.config_watch import WatchedConfig
@@ -25,13 +25,21 @@ from runtime.adapters.process.process import Stop
 from runtime.config import Config
 from runtime.core.identity import enrolment, renewal
 from runtime.core.identity.enrolment import Enrolment, host_of
-from runtime.core.identity.escalation import Evidence, Task, Verdict, judge
-from runtime.core.identity.platform_answer import Answer, Grant, Outcome, Registration
-from runtime.core.identity.renewal import Held, Life, Pace, Phase, Policy, Refusals, Step
+from runtime.core.identity.escalation import AnswerVerdict, Evidence, Task, judge
+from runtime.core.identity.platform_answer import Outcome, PlatformAnswer, PlatformResult, Registration
+from runtime.core.identity.renewal import (
+    CredentialState,
+    Life,
+    Refusals,
+    RegistrationState,
+    RenewalPolicy,
+    RenewalStep,
+    RetryPace,
+)
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.errors import NeedsHuman, Retryable
-from runtime.workers.heartbeat import Heart
+from runtime.workers.heartbeat import Heartbeat
 
 NAME = "refresh"
 TURN_S = 2.0
@@ -40,7 +48,7 @@ TURN_S = 2.0
 STALE_REFUSAL_S = 2.0
 """A refusal heard so soon after a registration speaks of the SAS before it."""
 
-STANDING = Grant(Secret(""), None)
+STANDING = PlatformResult(Secret(""), None)
 """In the place of a Registration Token where the way in needs none."""
 
 SKEW_STEP_S = 2.0
@@ -50,14 +58,14 @@ SKEW_STEP_S = 2.0
 def run(config: Config, stop: Stop) -> None:
     """Keep the device registered until asked to stop."""
     clock = SystemClock()
-    heart, watched = Heart(config.layout, NAME, clock, stop), WatchedConfig(config, clock)
+    heart, watched = Heartbeat(config.layout, NAME, clock, stop), WatchedConfig(config, clock)
     with closing(Hints(config.layout, NAME, listen_to=("provisioning", "upload"))) as hints:
-        keeper: Keeper | None = None
+        keeper: RefreshLoop | None = None
         heard: set[str] = set()
         while not stop.requested():
             try:
                 if watched.changed() or keeper is None:
-                    keeper = Keeper(watched.config, heart, hints, keeper)
+                    keeper = RefreshLoop(watched.config, heart, hints, keeper)
                 wait_s = keeper.turn(SAS_REFUSED in heard)
                 heard = hints.wait(min(wait_s, TURN_S), also=[stop])
             except (Retryable, NeedsHuman) as exc:
@@ -65,10 +73,12 @@ def run(config: Config, stop: Stop) -> None:
                 heart.sit_out(exc)
 
 
-class Keeper:
+class RefreshLoop:
     """Introduces the renewal decisions to the platform and to the disk."""
 
-    def __init__(self, config: Config, heart: Heart, hints: Hints, before: Keeper | None = None) -> None:
+    def __init__(
+        self, config: Config, heart: Heartbeat, hints: Hints, before: RefreshLoop | None = None
+    ) -> None:
         """`before`: its predecessor, under another configuration."""
         self._config = config
         self._hints = hints
@@ -82,7 +92,7 @@ class Keeper:
         """Fingerprint of the Provisioning Token at the last turn."""
         self._told: tuple[object, ...] = ()
         settings = config.settings.refresh
-        self._policy = Policy(settings.fraction, settings.jitter, settings.retry_max_s)
+        self._policy = RenewalPolicy(settings.fraction, settings.jitter, settings.retry_max_s)
 
     def turn(self, hub_refused: bool) -> float:
         """Do what is due now; return the seconds until something may be due again."""
@@ -99,7 +109,7 @@ class Keeper:
         self._perform(step.task, identity, held, token)
         return 0.0
 
-    def _read(self) -> Identity:
+    def _read(self) -> IdentityRecord:
         """What is on disk, every token sealed or in the clear as the settings have it."""
         identity = self._store.read()
         if identity.locked or all(token.as_wanted for token in identity.tokens):
@@ -111,7 +121,7 @@ class Keeper:
         )
         return identity
 
-    def _settled(self, identity: Identity, now: Moment, missing: str | None) -> Identity:
+    def _settled(self, identity: IdentityRecord, now: Moment, missing: str | None) -> IdentityRecord:
         """`identity` in the light of how the device is to be known: another basis begins it anew."""
         if identity.locked:
             return identity
@@ -119,7 +129,7 @@ class Keeper:
         lost = identity.registration is None  # what stands for a token where the way in needs none
         if basis is not None and (lost or identity.enrolment.basis != basis):
             adopted = identity.enrolment.adopted
-            record = Enrolment(enrolment.Phase.PROVISIONED, basis, at=now, adopted=adopted)
+            record = Enrolment(enrolment.EnrolmentState.PROVISIONED, basis, at=now, adopted=adopted)
             self._store.save_provisioned(record, STANDING, now, random.random())
         elif basis is None and missing is None and identity.misplaced(self._host()):
             self._store.settle_lines(self._host(), now)
@@ -139,7 +149,7 @@ class Keeper:
         self._renewer = mark or self._renewer
         return token
 
-    def _hear_refusal(self, identity: Identity, now: Moment) -> None:
+    def _hear_refusal(self, identity: IdentityRecord, now: Moment) -> None:
         sas = identity.sas
         age_s = now.since(sas.life.received) if sas else None
         if sas is None or (age_s is not None and age_s < STALE_REFUSAL_S):
@@ -149,7 +159,9 @@ class Keeper:
             self._refusals = self._refusals.heard(now, random.random(), self._policy)
             logger.warning("the hub refused the sas", times=self._refusals.count)
 
-    def _held(self, identity: Identity, token: Secret | None, missing: str | None, now: Moment) -> Held:
+    def _held(
+        self, identity: IdentityRecord, token: Secret | None, missing: str | None, now: Moment
+    ) -> CredentialState:
         return replace(
             identity.held(now),
             hub_refused=self._refusals if self._refused else None,
@@ -161,17 +173,19 @@ class Keeper:
     def _host(self) -> str:
         return host_of(self._config.settings.platform.instance or "")
 
-    def _tried_again(self, identity: Identity) -> Token | None:
+    def _tried_again(self, identity: IdentityRecord) -> Token | None:
         """The line at rest that may be shown to the platform of now."""
         former = identity.former
         by_token = self._config.settings.identity.mode == "platform"
         return former if by_token and former is not None and former.is_for(self._host()) else None
 
-    def _perform(self, task: Task, identity: Identity, held: Held, token: Secret | None) -> None:
+    def _perform(
+        self, task: Task, identity: IdentityRecord, held: CredentialState, token: Secret | None
+    ) -> None:
         self._store.check_room()
         asked = self._asked_with(task, identity)
         assert asked is not None and asked.secret is not None  # nothing is due while it is locked
-        answer: Answer[Registration] | Answer[Grant]
+        answer: PlatformAnswer[Registration] | PlatformAnswer[PlatformResult]
         if task in (Task.REGISTER, Task.REGISTER_FORMER):
             answer = self._registrar.register(asked.secret, self._server_clock(identity))
         else:
@@ -183,9 +197,9 @@ class Keeper:
         now = Moment.by(self._clock)
         self._learn_skew(identity, answer, now)
         match judge(task, answer.outcome, self._evidence(task, identity, held, answer)):
-            case Verdict.STORE:
+            case AnswerVerdict.STORE:
                 self._save(asked, answer, now)
-            case Verdict.DROP:
+            case AnswerVerdict.DROP:
                 logger.warning(
                     "{task}: the registration token is dead", task=task.value, reason=answer.reason
                 )
@@ -195,21 +209,25 @@ class Keeper:
                 pace = self._pace(task, identity, held.at_stake(task), answer, now)
                 self._pause(task, asked, pace, verdict)
 
-    def _server_clock(self, identity: Identity) -> ServerClock:
+    def _server_clock(self, identity: IdentityRecord) -> ServerClock:
         """By which clock to sign: where a signature was refused, that one is to be learnt anew."""
         pace = (identity.paces or {}).get(Task.REGISTER)
         refused = pace is not None and pace.outcome is Outcome.UNAUTHORIZED
         return ServerClock(identity.skew(Moment.by(self._clock)) or 0.0, self._refused or refused)
 
-    def _asked_with(self, task: Task, identity: Identity) -> Token | None:
+    def _asked_with(self, task: Task, identity: IdentityRecord) -> Token | None:
         if task is Task.REGISTER_FORMER:
             return self._tried_again(identity)
         return identity.parent if task is Task.REFRESH_PARENT else identity.registration
 
     def _evidence(
-        self, task: Task, identity: Identity, held: Held, answer: Answer[Registration] | Answer[Grant]
+        self,
+        task: Task,
+        identity: IdentityRecord,
+        held: CredentialState,
+        answer: PlatformAnswer[Registration] | PlatformAnswer[PlatformResult],
     ) -> Evidence:
-        pace = held.paces.get(task, Pace())
+        pace = held.paces.get(task, RetryPace())
         beside = self._tried_again(identity)
         return Evidence(
             answer.own,
@@ -219,7 +237,9 @@ class Keeper:
             held.can_refresh,
         )
 
-    def _save(self, asked: Token, answer: Answer[Registration] | Answer[Grant], now: Moment) -> None:
+    def _save(
+        self, asked: Token, answer: PlatformAnswer[Registration] | PlatformAnswer[PlatformResult], now: Moment
+    ) -> None:
         draw, hold = random.random(), self._config.settings.identity.hold_backlog_on_identity_change
         match answer.value:
             case Registration() as found:
@@ -227,7 +247,7 @@ class Keeper:
                 if self._store.save_registered(asked.serial, found, now, draw, hold=hold, host=host):
                     self._refused = False
                     logger.info("registered as {device}", device=found.device_id, lifetime_s=found.lifetime_s)
-            case Grant() as grant:
+            case PlatformResult() as grant:
                 if self._store.save_refreshed(asked.serial, grant, now, draw):
                     logger.info("the registration token is renewed", lifetime_s=grant.lifetime_s)
         self._hints.tell(IDENTITY_CHANGED)
@@ -235,12 +255,12 @@ class Keeper:
     def _pace(
         self,
         task: Task,
-        identity: Identity,
+        identity: IdentityRecord,
         at_stake: Life | None,
-        answer: Answer[Registration] | Answer[Grant],
+        answer: PlatformAnswer[Registration] | PlatformAnswer[PlatformResult],
         now: Moment,
-    ) -> Pace:
-        pace, draw = (identity.paces or {}).get(task, Pace()), random.random()
+    ) -> RetryPace:
+        pace, draw = (identity.paces or {}).get(task, RetryPace()), random.random()
         if task is Task.REGISTER_FORMER:
             pause_s = renewal.former_pause_s(pace.failures, draw, answer.retry_after_s)
         else:
@@ -249,9 +269,9 @@ class Keeper:
             )
         return pace.after(answer.outcome, answer.reason, pause_s, now, answer.retry_after_s)
 
-    def _pause(self, task: Task, asked: Token, pace: Pace, verdict: Verdict) -> None:
+    def _pause(self, task: Task, asked: Token, pace: RetryPace, verdict: AnswerVerdict) -> None:
         assert pace.outcome is not None
-        refused, doubted = verdict is Verdict.REFUSED, verdict is Verdict.DOUBT
+        refused, doubted = verdict is AnswerVerdict.REFUSED, verdict is AnswerVerdict.DOUBT
         if not self._store.save_failed(asked.serial, task, pace, refused=refused, doubted=doubted):
             logger.info("{task}: the answer speaks of a token that was replaced", task=task.value)
             return
@@ -264,7 +284,10 @@ class Keeper:
         )
 
     def _learn_skew(
-        self, identity: Identity, answer: Answer[Registration] | Answer[Grant], now: Moment
+        self,
+        identity: IdentityRecord,
+        answer: PlatformAnswer[Registration] | PlatformAnswer[PlatformResult],
+        now: Moment,
     ) -> None:
         if answer.server_s is None:
             return
@@ -273,7 +296,7 @@ class Keeper:
         if known_s is None or abs(skew_s - known_s) >= SKEW_STEP_S:
             self._store.save_skew(round(skew_s, 1), now)
 
-    def _show(self, identity: Identity, held: Held, step: Step, now: Moment) -> None:
+    def _show(self, identity: IdentityRecord, held: CredentialState, step: RenewalStep, now: Moment) -> None:
         """Tell people where we stand: the status file, and the log on a change."""
         phase = renewal.phase(held, now)
         fixed = renewal.fixed(held.fixed_left_s, certificate_left_s(self._registrar, now))
@@ -306,7 +329,7 @@ class Keeper:
             log("{state}", state=phase.value, reason=figures["reason"])
 
 
-def _reason(phase: Phase, step: Step, held: Held) -> str:
+def _reason(phase: RegistrationState, step: RenewalStep, held: CredentialState) -> str:
     failed = {task: pace for task, pace in held.paces.items() if pace.outcome}
     told = [
         f"{task.value}: {pace.reason}" if len(failed) > 1 else pace.reason for task, pace in failed.items()
@@ -317,13 +340,13 @@ def _reason(phase: Phase, step: Step, held: Held) -> str:
         if task in (Task.REFRESH, Task.REFRESH_PARENT)
     ):
         told.append("the provisioning token is refused: put another one into its file")
-    elif phase is Phase.REFUSED and not held.can_refresh:
+    elif phase is RegistrationState.REFUSED and not held.can_refresh:
         told.append("no provisioning token renews it: put one, or another registration token, into its file")
     if told:
         return "; ".join(told)
-    if phase is Phase.ON_HOLD:
+    if phase is RegistrationState.ON_HOLD:
         return "`edgectl identity --accept` sends the backlog under the new device id"
-    return "" if phase is Phase.REGISTERED else step.why
+    return "" if phase is RegistrationState.REGISTERED else step.why
 
 
 def _whole(seconds: float | None) -> int | None:

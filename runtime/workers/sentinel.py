@@ -47,11 +47,11 @@ from runtime.core.operations.health import (
     Alarm,
     Growth,
     Health,
+    HealthLimits,
     Kill,
     KillSupervisor,
-    Limits,
+    Observation,
     RestartAll,
-    Sight,
     StartAfresh,
     StartAgain,
     Withhold,
@@ -71,7 +71,7 @@ def run(config: Config, stop: Stop) -> None:
     """Look, judge, act, until asked to stop or supervisord is gone."""
     if not supervised():
         raise UsageError("the sentinel is an event listener of supervisord; `edgectl up` starts it")
-    sentinel = Sentinel(config)
+    sentinel = SentinelLoop(config)
     listener = EventListener()
     every_s = config.settings.sentinel.look_every_s
     next_s = 0.0
@@ -88,13 +88,13 @@ def run(config: Config, stop: Stop) -> None:
     # the end of all of us, and kill everybody when the time for that is over.
 
 
-class Sentinel:
+class SentinelLoop:
     """Eyes and hands around the judge."""
 
     def __init__(self, config: Config) -> None:
         self._layout = config.layout
         self._supervisor = Supervisor(config.layout.supervisor_socket)
-        limits = Limits(
+        limits = HealthLimits(
             look_every_s=config.settings.sentinel.look_every_s,
             hang_after_s=max(config.settings.sentinel.hang_after_s, LEAST_PATIENCE_S),
             start_grace_s=config.settings.sentinel.start_grace_s,
@@ -132,7 +132,7 @@ class Sentinel:
         self._report(now_s, sights)
         return sights is not None
 
-    def _sights(self) -> dict[str, Sight]:
+    def _sights(self) -> dict[str, Observation]:
         programs = self._supervisor.programs()
         before, self._blind = self._blind, not takes_beats(self._layout.run)
         if self._blind > before:
@@ -141,14 +141,14 @@ class Sentinel:
             )
         return {name: self._sight(p) for name, p in programs.items() if name in WORKERS}
 
-    def _sight(self, program: Program) -> Sight:
+    def _sight(self, program: Program) -> Observation:
         if self._blind:
-            return Sight(program.state, program.pid, time.monotonic(), started=program.started)
+            return Observation(program.state, program.pid, time.monotonic(), started=program.started)
         file = self._layout.status_file(program.name)
         beat = beat_of(file, program.pid)
         busy = beat is None or (read_status(file) or {}).get(BUSY)
         work = process_work(program.pid) if busy else None
-        return Sight(
+        return Observation(
             program.state,
             program.pid,
             beat,
@@ -159,7 +159,7 @@ class Sentinel:
             asked=frozenset(asked_to_end(self._layout.run, program.name)),
         )
 
-    def _report(self, now_s: float, sights: dict[str, Sight] | None) -> None:
+    def _report(self, now_s: float, sights: dict[str, Observation] | None) -> None:
         """To the status file, to the log what is new, and to the service manager that we are at work."""
         alarms = self._health.alarms(now_s)
         if self._unheard:

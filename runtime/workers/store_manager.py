@@ -24,8 +24,8 @@ from loguru import logger
 from runtime.adapters.process.clock import Clock
 from runtime.adapters.process.home_mount import in_changed_home
 from runtime.adapters.process.status_file import BUSY
-from runtime.adapters.salvage.disk_probe import Examiner, named
-from runtime.adapters.salvage.salvage import Report, files, finish, last_report, pending, salvage
+from runtime.adapters.salvage.disk_probe import DiskProbe, named
+from runtime.adapters.salvage.salvage import SalvageReport, files, finish, last_report, pending, salvage
 from runtime.adapters.store.disk import BALLAST_BYTES, Disk, WalLimit, size
 from runtime.adapters.store.errors import (
     StoreClosed,
@@ -37,14 +37,14 @@ from runtime.adapters.store.errors import (
     StoreUnreadable,
     in_words,
 )
-from runtime.adapters.store.id_watermark import SAVE_EVERY_S, IdsGiven
+from runtime.adapters.store.id_watermark import SAVE_EVERY_S, IdWatermark
 from runtime.adapters.store.writer import Loss, MessageStore
 from runtime.config import Config
 from runtime.core.ingest.admission import RETRY_FULL_MS, Admission
-from runtime.core.ingest.protocol import Code, ProducerKey, Refused
-from runtime.core.ingest.quota import FEW, Amount, Limit, Policy, Quota
-from runtime.core.ingest.salvage_retry import Attempts
-from runtime.core.log_throttle import Sparing
+from runtime.core.ingest.protocol import Code, ProducerKey, Refusal
+from runtime.core.ingest.quota import FEW, Amount, Limit, OverflowPolicy, Quota
+from runtime.core.ingest.salvage_retry import SalvageRetry
+from runtime.core.log_throttle import LogThrottle
 from runtime.core.message import StreamName
 from runtime.core.settlement import Settled
 
@@ -68,7 +68,7 @@ and would have been answered. What remains is a producer that stood still itself
 between sending and hearing: where there are too many producers, its repeat may be stored a second time."""
 
 
-class Storekeeper:
+class StoreManager:
     """The store while it can be used, and the reason while it cannot."""
 
     def __init__(
@@ -86,21 +86,21 @@ class Storekeeper:
         self._quota = quota(config)
         self._quarantine_bytes = config.settings.store.quarantine_max_bytes
         self._max_producers = config.settings.ingest.max_producers
-        self._given = IdsGiven(config.layout.ids_given)
+        self._given = IdWatermark(config.layout.ids_given)
         self._disk = Disk(self._path.parent, config.settings.store)
         self._wal = WalLimit(self._path, self._disk)
         self._max_pages = max_pages
         self._store: MessageStore | None = None
         self._alarm: str | None = None
         self._trouble: StoreError | None = StoreUnavailable("the store is not open yet")
-        self._sparing = Sparing(SAY_EVERY_S)
-        self._salvage: Iterator[Report] | None = None
-        self._examiner = Examiner(files(self._path), clock)
+        self._sparing = LogThrottle(SAY_EVERY_S)
+        self._salvage: Iterator[SalvageReport] | None = None
+        self._examiner = DiskProbe(files(self._path), clock)
         self._doubt = ""
         self._gone: Sequence[str] = ()
         """Parts of the files that cannot be read any more."""
         self._salvaged_s = -SALVAGE_PAUSE_S
-        self._attempts = Attempts()
+        self._attempts = SalvageRetry()
         self._room_bytes = self._unlooked_bytes = 0
         self._open_s = self._look_s = self._tidy_s = self._forget_s = self._names_s = self._save_s = 0.0
         self._roomy = False
@@ -257,7 +257,7 @@ class Storekeeper:
         if report is not None:
             self._salvage, self._report = going_on, report
             return
-        self._salvaged_s, self._gone, self._attempts = self._clock.boot_s(), (), Attempts()
+        self._salvaged_s, self._gone, self._attempts = self._clock.boot_s(), (), SalvageRetry()
         logger.bind(**asdict(self._report)).critical("messages.db was damaged; what could be read goes on")
         self._open()
 
@@ -391,7 +391,7 @@ def _alarm(path: Path) -> str | None:
 def quota(config: Config) -> Quota:
     """The limits that the configuration sets. Raises ConfigError."""
     said = config.settings.store
-    total = Limit(Amount(said.max_messages, said.max_bytes), Policy(said.policy))
+    total = Limit(Amount(said.max_messages, said.max_bytes), OverflowPolicy(said.policy))
     every = _limit(said.stream_max_messages, said.stream_max_bytes, said.stream_policy)
     own = {
         StreamName.parse(name): limit
@@ -405,11 +405,11 @@ def _limit(messages: int, bytes: int, policy: str) -> Limit | None:
     """A stream's limit; None where neither is set."""
     if not messages and not bytes:
         return None
-    return Limit(Amount(messages or MAX_INT, bytes or MAX_INT), Policy(policy))
+    return Limit(Amount(messages or MAX_INT, bytes or MAX_INT), OverflowPolicy(policy))
 
 
-def refusal(error: StoreError) -> Refused:
+def refusal(error: StoreError) -> Refusal:
     """What producers are told while the store fails."""
     if isinstance(error, StoreFull):
-        return Refused(Code.DISK_FULL, "the disk is full", RETRY_FULL_MS)
-    return Refused(Code.STORE_UNAVAILABLE, f"nothing can be stored now: {in_words(error)}", RETRY_FULL_MS)
+        return Refusal(Code.DISK_FULL, "the disk is full", RETRY_FULL_MS)
+    return Refusal(Code.STORE_UNAVAILABLE, f"nothing can be stored now: {in_words(error)}", RETRY_FULL_MS)

@@ -15,10 +15,10 @@ import random
 from loguru import logger
 
 from runtime.adapters.bus.sockets import IDENTITY_CHANGED, SAS_REFUSED, STORED, DeliveryReporter, Hints
-from runtime.adapters.hub.file_upload import BlockSent, FileOptions, Files, Uploaded, UploadFailed
-from runtime.adapters.hub.https_api import HttpsWay, Inquiry
-from runtime.adapters.hub.mqtt_client import Hub, HubOptions
-from runtime.adapters.hub.usage_file import LinkUsage
+from runtime.adapters.hub.file_upload import BlockSent, FileOptions, FileUploader, Uploaded, UploadFailed
+from runtime.adapters.hub.https_api import HttpsRoute, Inquiry
+from runtime.adapters.hub.mqtt_client import HubConnection, HubOptions
+from runtime.adapters.hub.usage_file import UsageFile
 from runtime.adapters.identity.database import IdentityReader
 from runtime.adapters.identity.vault import Vault
 from runtime.adapters.process.clock import SystemClock
@@ -27,21 +27,30 @@ from runtime.adapters.process.process import Stop
 from runtime.adapters.process.status_file import StatusFile, last_words
 from runtime.adapters.store.errors import StoreDamaged, StoreReplaced, StoreUnknown, StoreUnreadable
 from runtime.config import Config
-from runtime.core.delivery.actions import PROBE, AskWhy, Discard, Open, Send, Step, TellRefused, Upload
-from runtime.core.delivery.connection_state import Limits, Phase
+from runtime.core.delivery.actions import (
+    PROBE,
+    Action,
+    Discard,
+    InquireQuota,
+    Open,
+    ReportSasRefused,
+    Send,
+    StartUpload,
+)
+from runtime.core.delivery.connection_state import ConnectionState, DeliveryLimits
 from runtime.core.delivery.engine import Delivery
 from runtime.core.delivery.envelope import Telemetry, probe
 from runtime.core.delivery.events import Lost
 from runtime.core.delivery.lane_health import MOST_LANES, FailingLanes, OldestWait
-from runtime.core.delivery.link_budget import Link, Terms, parse_hours
-from runtime.core.delivery.throughput import Traffic
-from runtime.core.delivery.window import Pace, Window
+from runtime.core.delivery.link_budget import LinkBudget, LinkPolicy, parse_hours
+from runtime.core.delivery.throughput import Throughput
+from runtime.core.delivery.window import CongestionWindow, Pace
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.proxy_url import parse as parse_proxy
 from runtime.core.settlement import Settled
 from runtime.errors import NeedsHuman, Retryable
 from runtime.settings import Settings
-from runtime.workers.upload_source import Intake, lane_of
+from runtime.workers.upload_source import UploadSource, lane_of
 
 LOOK_EVERY_S = 2.0
 """Hints may be lost: then the disk is asked so often."""
@@ -63,7 +72,7 @@ MOST_UNCONFIRMED = 20_000
 
 def run(config: Config, stop: Stop) -> None:
     """Until asked to stop, or until what we know is about a store that is gone."""
-    uploader = Uploader(config, stop)
+    uploader = UploadLoop(config, stop)
     try:
         uploader.look()
         while not stop.requested():
@@ -75,7 +84,7 @@ def run(config: Config, stop: Stop) -> None:
     uploader.book()
 
 
-class Uploader:
+class UploadLoop:
     """One turn after another."""
 
     def __init__(self, config: Config, stop: Stop) -> None:
@@ -84,7 +93,7 @@ class Uploader:
         self._clock = SystemClock()
         self._hints = Hints(layout, "upload", ("ingest", "provisioning", "refresh"))
         acked_s = last_words(layout.status_file("upload"), self._clock.boot_id()).number("puback_boot_s")
-        self._traffic = Traffic(self._clock.boot_s(), acked_s)
+        self._traffic = Throughput(self._clock.boot_s(), acked_s)
         self._status = StatusFile(layout.status_file("upload"), "upload")
         self._watched = WatchedConfig(config, self._clock, silent=True)
         self._identity = _identity(config)
@@ -92,9 +101,9 @@ class Uploader:
         ca_file = settings.ca_file or config.settings.platform.ca_file
         proxy = parse_proxy(settings.proxy or config.settings.platform.proxy)
         options = (ca_file, settings.keepalive_s, settings.websockets, proxy, settings.connect_timeout_s)
-        self._hub = Hub(HubOptions(*options))
-        way = HttpsWay(ca_file, settings.https_port, proxy)
-        self._files = Files(
+        self._hub = HubConnection(HubOptions(*options))
+        way = HttpsRoute(ca_file, settings.https_port, proxy)
+        self._files = FileUploader(
             FileOptions(
                 journal=layout.state / "uploads",
                 spool=layout.spool,
@@ -103,9 +112,9 @@ class Uploader:
             )
         )
         self._inquiry = Inquiry(way)
-        self._usage = LinkUsage(layout)
-        self._link = Link(_terms(config.settings), self._usage.load())
-        limits = Limits(
+        self._usage = UsageFile(layout)
+        self._link = LinkBudget(_terms(config.settings), self._usage.load())
+        limits = DeliveryLimits(
             settings.connect_timeout_s,
             settings.ack_timeout_s,
             settings.retry_max_s,
@@ -113,8 +122,8 @@ class Uploader:
             settings.batch_s,
             min(PROMPT_S, settings.keepalive_s),
         )
-        self._delivery = Delivery(Pace(Window(settings.window), self._link), limits)
-        self._intake = Intake(config, self._delivery, self._clock)
+        self._delivery = Delivery(Pace(CongestionWindow(settings.window), self._link), limits)
+        self._intake = UploadSource(config, self._delivery, self._clock)
         self._credentials: HubCredentials | None = None
         self._identity_trouble = self._identity_told = ""
         self._witness: Telemetry | None = None
@@ -306,7 +315,7 @@ class Uploader:
         elif said.taken:
             self._link.unpark()
 
-    def _do(self, step: Step) -> None:
+    def _do(self, step: Action) -> None:
         credentials = self._credentials
         match step:
             case Open(segment_bytes, stretch) if credentials is not None:
@@ -321,11 +330,11 @@ class Uploader:
                 telemetry = self._probe() if id == PROBE else self._intake.piece(id, piece)
                 self._link.weighed(telemetry.packet_bytes(credentials.device_id) - counted_bytes)
                 self._hub.send(tag, telemetry)
-            case Upload(id):
+            case StartUpload(id):
                 self._upload(id)
-            case TellRefused():
+            case ReportSasRefused():
                 self._hints.tell(SAS_REFUSED)
-            case AskWhy():
+            case InquireQuota():
                 self._ask_why()
             case _:
                 raise AssertionError(step)
@@ -369,10 +378,10 @@ class Uploader:
 
     def _figures(self) -> dict[str, object]:
         delivery, traffic, now = self._delivery, self._traffic, self._clock.boot_s()
-        stands = delivery.phase in (Phase.UP, Phase.DRAINING)
+        stands = delivery.phase in (ConnectionState.UP, ConnectionState.DRAINING)
         return {
             "state": "parked"
-            if self._link.shut(now) and delivery.phase is Phase.DOWN
+            if self._link.shut(now) and delivery.phase is ConnectionState.DOWN
             else delivery.phase.value,
             "connected_boot_s": traffic.connected_s if stands else None,
             "puback_boot_s": traffic.acked_s,
@@ -418,9 +427,9 @@ def _identity(config: Config) -> IdentityReader:
     return IdentityReader(config.layout, Vault.of(config.settings.identity), IDENTITY_BUSY_S)
 
 
-def _terms(settings: Settings) -> Terms:
+def _terms(settings: Settings) -> LinkPolicy:
     link = settings.link
-    return Terms(
+    return LinkPolicy(
         link.messages_per_s,
         link.bytes_per_s,
         link.messages_per_day,

@@ -8,11 +8,11 @@ from typing import cast
 
 from loguru import logger
 
-from runtime.adapters.hub.resume_journal import Chunked, UnderWay
+from runtime.adapters.hub.resume_journal import Chunked, ResumeJournal
 from runtime.adapters.process.clock import Clock
-from runtime.adapters.store.upload_reader import LaneReader
+from runtime.adapters.store.upload_reader import UploadReader
 from runtime.config import Config
-from runtime.core.delivery.actions import Offer, Send, Step, Upload
+from runtime.core.delivery.actions import Action, Candidate, Send, StartUpload
 from runtime.core.delivery.batches import is_full
 from runtime.core.delivery.engine import Delivery
 from runtime.core.delivery.envelope import (
@@ -29,8 +29,8 @@ from runtime.core.delivery.envelope import (
     seal,
 )
 from runtime.core.delivery.queue_room import Room
-from runtime.core.delivery.read_planner import AGAIN_S, PAGE_BYTES, Lane, Level, Query, Reading
-from runtime.core.delivery.send_queue import Stream
+from runtime.core.delivery.read_planner import AGAIN_S, PAGE_BYTES, Lane, Level, Query, ReadPlanner
+from runtime.core.delivery.send_queue import StreamQueue
 from runtime.core.delivery.ttl import expires_s
 from runtime.core.message import CorruptRow, Kind, StoredMessage, StreamName
 from runtime.core.moment import Moment
@@ -45,7 +45,7 @@ LOOK_ANEW_S = 30.0
 _PARTS = {"batch-id", "chunk-id", "complete-batch", "complete-message"}
 
 
-def lane_of(offer: Offer) -> Lane:
+def lane_of(offer: Candidate) -> Lane:
     """The lane that was given as the stream of an offer, below."""
     return cast(Lane, offer.stream)
 
@@ -55,7 +55,7 @@ def _is_part(message: StoredMessage) -> bool:
     return message.batch_id is not None or message.chunk_id is not None or message.kind is not Kind.MESSAGE
 
 
-class Intake:
+class UploadSource:
     """Reads what `Reading` asks for, seals it, and keeps that until it is settled."""
 
     def __init__(self, config: Config, delivery: Delivery, clock: Clock) -> None:
@@ -64,11 +64,11 @@ class Intake:
         self._settings = config.settings
         self._delivery = delivery
         self._clock = clock
-        self._store = LaneReader(config.layout.messages_db)
+        self._store = UploadReader(config.layout.messages_db)
         self._sealed: dict[int, Parcel | FileParcel] = {}
         self._links: dict[int, Telemetry] = {}  # to payloads that this device has uploaded
         self._spooled: dict[int, str] = {}
-        self._under_way = UnderWay(config.layout.under_way)
+        self._under_way = ResumeJournal(config.layout.under_way)
         self._chunked: dict[int, tuple[str, int]] = {}  # -> (key, bytes of a chunk)
         delivery.hand.batches.caught_up = lambda lane: self._reading.caught_up(cast(Lane, lane)[0])
         delivery.hand.batches.resume({(stream, False): b for stream, b in self._under_way.batches.items()})
@@ -76,7 +76,7 @@ class Intake:
         self._room = Room()
         self._important: set[StreamName] = set()
         self._look_important_s = self._look_anew_s = 0.0
-        self._reading = Reading(self._fresh_first, config.settings.upload.backlog_per_s)
+        self._reading = ReadPlanner(self._fresh_first, config.settings.upload.backlog_per_s)
         if not has_brotli() and any(s.compression != "none" for s in config.settings.stream.values()):
             logger.warning("a stream asks for compression, but the extra [compress] is not installed")
 
@@ -125,10 +125,10 @@ class Intake:
             self._delivery.begin_anew()
         return another
 
-    def remember(self, reached: Mapping[int, int], steps: Iterable[Step]) -> None:
+    def remember(self, reached: Mapping[int, int], steps: Iterable[Action]) -> None:
         """How far the messages in pieces are, and how what is sent next is packed, for a later life."""
         for step in steps:
-            if isinstance(step, Send | Upload):
+            if isinstance(step, Send | StartUpload):
                 self._remember_packing(step.tag[0] if isinstance(step, Send) else step.id)
         for id, piece in reached.items():
             key, chunk_bytes = self._chunked[id]
@@ -238,7 +238,7 @@ class Intake:
         file = isinstance(sealed, FileParcel)
         if isinstance(sealed, FileParcel):
             sealed = replace(sealed, payload=b"")  # many may wait: they must not fill the memory
-        offer = Offer(
+        offer = Candidate(
             message.id,
             lane,
             sealed.pieces,
@@ -281,7 +281,7 @@ class Intake:
         stands = room.stands(stream, priority, file=file)
         return self._level_of(stream, stands=stands, important=room.is_important(priority))
 
-    def _level_of(self, stream: Stream, *, stands: bool, important: bool) -> Level:
+    def _level_of(self, stream: StreamQueue, *, stands: bool, important: bool) -> Level:
         return Level(
             len(stream.waiting),
             stream.bytes - stream.deferred_bytes,

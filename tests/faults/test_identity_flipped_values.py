@@ -20,13 +20,13 @@ from runtime.adapters.identity.database import IdentityStore
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.status_file import read_status
 from runtime.core.identity import enrolment, renewal
-from runtime.core.identity.enrolment import Call, Enrolment, Phase, Wish
+from runtime.core.identity.enrolment import Call, Enrolment, EnrolmentState, Wish
 from runtime.core.identity.escalation import Task
-from runtime.core.identity.platform_answer import Answer, Grant, Outcome, Registration
-from runtime.core.identity.renewal import Pace, Policy
+from runtime.core.identity.platform_answer import Outcome, PlatformAnswer, PlatformResult, Registration
+from runtime.core.identity.renewal import RenewalPolicy, RetryPace
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
-from runtime.workers.refresh import Keeper
+from runtime.workers.refresh import RefreshLoop
 from tests.harness import Home, heart
 
 WISH = Wish("platform.example", "7f", None)
@@ -65,11 +65,13 @@ def home() -> Iterator[Home]:
 def live(store: IdentityStore) -> None:
     """A device with everything in its database."""
     past = Moment(NOW.wall_s - 60, NOW.boot_s - 60, NOW.boot_id)
-    record = Enrolment(Phase.PROVISIONED, WISH.basis(), "op", "AB-12", Outcome.CUT, "cut", 1, past, 5.0)
-    store.save_provisioned(record, Grant(Secret("first-token"), 3600.0), past, 0.5)
+    record = Enrolment(
+        EnrolmentState.PROVISIONED, WISH.basis(), "op", "AB-12", Outcome.CUT, "cut", 1, past, 5.0
+    )
+    store.save_provisioned(record, PlatformResult(Secret("first-token"), 3600.0), past, 0.5)
     store.save_registered(1, Registration("hub", "w:d", 3600.0, Secret("a-good-sas")), past, 0.5)
-    store.save_refreshed(1, Grant(Secret("second-token"), 3600.0), past, 0.5)
-    store.save_failed(2, Task.REGISTER, Pace(1, past, 30.0, Outcome.CUT, "cut"))
+    store.save_refreshed(1, PlatformResult(Secret("second-token"), 3600.0), past, 0.5)
+    store.save_failed(2, Task.REGISTER, RetryPace(1, past, 30.0, Outcome.CUT, "cut"))
     store.save_skew(3.0)
 
 
@@ -79,9 +81,9 @@ def decide(store: IdentityStore) -> float:
     has_token = identity.registration is not None or identity.parent is not None
     record = enrolment.settled(identity.enrolment, WISH, has_token, identity.granted)
     asks = enrolment.next_step(record, WISH, has_token, NOW)
-    enrolment.after(record, Call.INIT, Answer(Outcome.CUT), enrolment.Policy(), NOW, 0.5)
+    enrolment.after(record, Call.INIT, PlatformAnswer(Outcome.CUT), enrolment.EnrolmentPolicy(), NOW, 0.5)
     held = identity.held(NOW)
-    step = renewal.next_step(held, Policy(), NOW)
+    step = renewal.next_step(held, RenewalPolicy(), NOW)
     renewal.phase(held, NOW)
     return min(step.in_s if step.task else math.inf, asks.in_s if asks.call else math.inf)
 
@@ -118,8 +120,10 @@ def test_a_token_that_no_header_takes_is_not_offered_for_ever(text: str, home: H
     with closing(sqlite3.connect(home.layout.identity_db)) as db, db:
         db.execute("UPDATE tokens SET text = ? WHERE kind = 'registration'", (text,))
     assert store.read().registration is None
-    assert renewal.next_step(store.read().held(NOW), Policy(), NOW).task is Task.REFRESH_PARENT
-    assert store.save_refreshed(1, Grant(Secret("child"), 3600.0), NOW, 0.5), "the parent's child was dropped"
+    assert renewal.next_step(store.read().held(NOW), RenewalPolicy(), NOW).task is Task.REFRESH_PARENT
+    assert store.save_refreshed(1, PlatformResult(Secret("child"), 3600.0), NOW, 0.5), (
+        "the parent's child was dropped"
+    )
     assert store.save_registered(newest(store), found(), NOW, 0.5)
 
 
@@ -161,12 +165,14 @@ def assert_comes_back(store: IdentityStore, where: str) -> None:
     assert store.read().locked == "", f"{where}: no key will ever open it"
     serial = next((t.serial for t in (store.read().registration, store.read().parent) if t), None)
     if serial is not None:
-        assert store.save_refreshed(serial, Grant(Secret("child"), 3600.0), NOW, 0.5), where
-        assert store.save_failed(newest(store), Task.REGISTER, Pace(1, NOW, 1.0, Outcome.CUT)), where
+        assert store.save_refreshed(serial, PlatformResult(Secret("child"), 3600.0), NOW, 0.5), where
+        assert store.save_failed(newest(store), Task.REGISTER, RetryPace(1, NOW, 1.0, Outcome.CUT)), where
         assert store.save_registered(newest(store), found(), NOW, 0.5), where
         assert store.hub_credentials() is not None, where
     store.drop_registration(newest(store))
-    store.save_provisioned(Enrolment(Phase.PROVISIONED, WISH.basis()), Grant(Secret("new"), None), NOW, 0.5)
+    store.save_provisioned(
+        Enrolment(EnrolmentState.PROVISIONED, WISH.basis()), PlatformResult(Secret("new"), None), NOW, 0.5
+    )
     assert store.save_registered(newest(store), found(), NOW, 0.5), where
     credentials = store.hub_credentials()
     assert credentials is not None and credentials.sas == Secret("sas"), where
@@ -204,7 +210,7 @@ def change_beneath(home: Home, rest: str, change: str) -> None:
     connection.chmod(0o600)
     home.write_config(f'[identity]\nmode = "connection-string"\nconnection_string_file = "{connection}"\n')
     with closing(Hints(home.layout, "refresh")) as hints:
-        keeper = Keeper(home.config, heart(home, "refresh"), hints)
+        keeper = RefreshLoop(home.config, heart(home, "refresh"), hints)
         while keeper.turn(False) <= 0:
             pass
         with closing(sqlite3.connect(home.layout.identity_db)) as db, db:

@@ -18,15 +18,15 @@ from runtime.adapters.identity.token_files import fingerprint
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.process import Lock
 from runtime.adapters.process.status_file import read_status
-from runtime.core.identity.enrolment import Enrolment, Phase, Wish
-from runtime.core.identity.platform_answer import Grant
+from runtime.core.identity.enrolment import Enrolment, EnrolmentState, Wish
+from runtime.core.identity.platform_answer import PlatformResult
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.errors import Retryable
 from runtime.operations.overview import take
 from runtime.workers import heartbeat as hearts
-from runtime.workers.provisioning import Clerk
-from runtime.workers.refresh import Keeper
+from runtime.workers.provisioning import ProvisioningLoop
+from runtime.workers.refresh import RefreshLoop
 from tests.harness import Home, eventually, heart, short_folder
 from tests.integration.scripted import Says, scripted
 
@@ -94,7 +94,9 @@ def test_on_a_full_disk_nothing_is_asked_that_could_not_be_kept(
         )
         store, now = IdentityStore(home.layout), Moment(0, 0, "an earlier boot")
         if worker == "refresh":
-            store.save_provisioned(Enrolment(Phase.PROVISIONED, "b"), Grant(Secret("t"), None), now, 0.5)
+            store.save_provisioned(
+                Enrolment(EnrolmentState.PROVISIONED, "b"), PlatformResult(Secret("t"), None), now, 0.5
+            )
         else:
             store.save_enrolment(Enrolment(basis=begun(home)))
         filler = small_disk / "filler"
@@ -102,8 +104,10 @@ def test_on_a_full_disk_nothing_is_asked_that_could_not_be_kept(
             while True:
                 out.write(b"\0" * (4096 if out.tell() < 900_000 else 1))
         with closing(Hints(home.layout, worker)) as hints:
-            at_work = (Keeper if worker == "refresh" else Clerk)(home.config, heart(home, worker), hints)
-            turn = (lambda: at_work.turn(False)) if isinstance(at_work, Keeper) else at_work.turn
+            at_work = (RefreshLoop if worker == "refresh" else ProvisioningLoop)(
+                home.config, heart(home, worker), hints
+            )
+            turn = (lambda: at_work.turn(False)) if isinstance(at_work, RefreshLoop) else at_work.turn
             with pytest.raises(Retryable, match=r"identity\.db"):
                 turn()
             assert server.asked == []

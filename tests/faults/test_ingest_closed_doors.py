@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import pytest
 import zmq
 
-from runtime.adapters.bus.connection_guard import Guest
+from runtime.adapters.bus.connection_guard import PeerConnection
 from runtime.adapters.bus.curve import make_keys
-from runtime.adapters.bus.producer_sockets import TRY_AGAIN_S, Doors
+from runtime.adapters.bus.producer_sockets import TRY_AGAIN_S, ProducerSockets
 from runtime.adapters.process.status_file import read_status
 from runtime.errors import ConfigError, UsageError
 from runtime.producer import Producer
@@ -54,9 +54,9 @@ def test_a_port_that_is_taken_stops_no_producer_at_another_door(home: Home, take
     assert worker.running()
 
 
-def doors(home: Home, toml: str, clock: ObedientClock) -> Doors:
+def doors(home: Home, toml: str, clock: ObedientClock) -> ProducerSockets:
     home.write_config(f"[ingest]\n{toml}\n")
-    return Doors(home.config, clock)
+    return ProducerSockets(home.config, clock)
 
 
 @pytest.mark.parametrize(
@@ -158,10 +158,10 @@ def test_the_loopback_of_ipv6_is_served(home: Home) -> None:
 
 def test_strangers_by_ipv6_are_not_taken_for_one_another() -> None:
     """All addresses of IPv6 counted as one owner: a crowd of one got the others cut off."""
-    mine, other = Guest(3, "[2001:db8::1]:4711", 0), Guest(4, "[2001:db8::2]:4711", 0)
+    mine, other = PeerConnection(3, "[2001:db8::1]:4711", 0), PeerConnection(4, "[2001:db8::2]:4711", 0)
     assert mine.owner != other.owner
-    assert Guest(5, "192.0.2.1:4711", 0).owner == Guest(6, "192.0.2.1:4712", 0).owner
-    assert Guest(7, "process 12 (user 1000)", 0).owner == "process 12 (user 1000)"
+    assert PeerConnection(5, "192.0.2.1:4711", 0).owner == PeerConnection(6, "192.0.2.1:4712", 0).owner
+    assert PeerConnection(7, "process 12 (user 1000)", 0).owner == "process 12 (user 1000)"
 
 
 @pytest.mark.parametrize("endpoint", ["ipc://@ingest", "ipc://", "tcp://127.0.0.1", "udp://x:1"])

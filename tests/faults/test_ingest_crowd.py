@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import zmq
 
-from runtime.adapters.bus.connection_guard import LOOK_EVERY_S, Doorkeeper
+from runtime.adapters.bus.connection_guard import LOOK_EVERY_S, ConnectionGuard
 from runtime.adapters.process.process import Stop
 from runtime.adapters.process.status_file import read_status
 from runtime.producer import Producer
-from runtime.workers.ingest import Ingest
+from runtime.workers.ingest import IngestLoop
 from tests.harness import Home, Process, at_full_size, eventually
 from tests.store_tools import ObedientClock
 
@@ -134,7 +134,7 @@ def test_a_flood_from_one_producer_adds_one_commit_to_the_wait_of_another(
 ) -> None:
     """Whoever asks while one is on its way waits for that one, for one more, and shares the next."""
     home.write_config("[store]\nmin_free_bytes = 0\n")
-    ingest = Ingest(home.config, Stop(), ObedientClock())
+    ingest = IngestLoop(home.config, Stop(), ObedientClock())
     flood, other = (zmq.Context.instance().socket(kind) for kind in (zmq.DEALER, zmq.REQ))
     for each in (flood, other):
         each.setsockopt(zmq.SNDHWM, 0)
@@ -166,7 +166,7 @@ def carried(home: Home) -> None:
         far.close(0)
 
 
-def commits_until_answered(ingest: Ingest, socket: zmq.Socket[bytes], home: Home) -> int:
+def commits_until_answered(ingest: IngestLoop, socket: zmq.Socket[bytes], home: Home) -> int:
     """Of how many turns, each of one commit at most, the answer needed: the last is its own."""
     ingest.turn()  # in the middle of the flood
     socket.send_multipart([b'{"stream":"other"}', b"x"])
@@ -183,7 +183,7 @@ def commits_until_answered(ingest: Ingest, socket: zmq.Socket[bytes], home: Home
 def test_the_doorkeeper_lives_on_after_a_moment_without_a_file_to_look_with() -> None:
     """It ended with the first look that failed, and nobody stood at the doors until the next start."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    doorkeeper = Doorkeeper(["ipc:///nowhere.sock"], 10**9)
+    doorkeeper = ConnectionGuard(["ipc:///nowhere.sock"], 10**9)
     resource.setrlimit(resource.RLIMIT_NOFILE, (16, limits[1]))
     taken = []
     try:

@@ -18,14 +18,14 @@ from runtime.adapters.store.errors import SCHEMA_VERSION, StoreDamaged, StoreErr
 from runtime.adapters.store.reader import StoreReader
 from runtime.adapters.store.recount import Recount
 from runtime.adapters.store.statements import COLUMNS
-from runtime.adapters.store.upload_reader import LaneReader
+from runtime.adapters.store.upload_reader import UploadReader
 from runtime.adapters.store.writer import MessageStore
-from runtime.core.ingest.protocol import ProducerKey, Refused, Reply, Stored
-from runtime.core.ingest.quota import Amount, Limit, Policy, Quota
+from runtime.core.ingest.protocol import ProducerKey, Refusal, Reply, Stored
+from runtime.core.ingest.quota import Amount, Limit, OverflowPolicy, Quota
 from runtime.core.ingest.taken_files import TakenFile
 from runtime.core.message import StoredMessage, StreamName
 from runtime.core.settlement import Settled
-from runtime.workers.store_manager import Storekeeper
+from runtime.workers.store_manager import StoreManager
 from tests.harness import Home
 from tests.store_tools import ObedientClock, decide, ever_lost, keep, put
 
@@ -75,7 +75,7 @@ def flip(path: Path, statements: str) -> None:
         db.executescript(statements)
 
 
-def served(keeper: Storekeeper, number: int) -> list[Reply]:
+def served(keeper: StoreManager, number: int) -> list[Reply]:
     """What a new message and a repeat are answered; empty while the store cannot be used."""
     requests = [put([b"new"], producer="new", first=number, stream="w"), put([b"1"], producer="p", first=1)]
     try:
@@ -99,7 +99,7 @@ def test_whatever_one_value_says_ingest_serves_on_and_keeps_what_can_be_read(
     keep(store, put([b"1", b"2", b"3"], producer="p", first=1, stream="w"), put([b"4"], stream="v"))
     store.close()
     flip(path, FLIPPED[flipped])
-    keeper = Storekeeper(home.config, clock)
+    keeper = StoreManager(home.config, clock)
     if salvaged:
         keeper.failed(StoreDamaged("for the test"))
     replies: list[Reply] = []
@@ -125,7 +125,7 @@ def test_a_size_that_one_bit_made_enormous_does_not_lift_the_limit_when_it_leave
     store = MessageStore(path, ObedientClock())
     store.commit(None, Settled(delivered=[2]))
     assert store.backlog().bytes == 900
-    assert isinstance(keep(store, put([b"x" * 101], stream="s"), quota=quota)[0], Refused)
+    assert isinstance(keep(store, put([b"x" * 101], stream="s"), quota=quota)[0], Refusal)
     assert store._db.execute("SELECT messages, bytes, delivered FROM levels").fetchall() == [(9, 900, 1)]
     store.close()
 
@@ -165,7 +165,7 @@ def test_a_value_that_is_no_utf8_costs_its_row_and_no_salvage_of_the_whole_store
     tmp_path: Path, column: str, leaves: str
 ) -> None:
     """Whatever row left, for whatever reason: the store was set aside and copied for one flipped bit."""
-    path, quota = tmp_path / "messages.db", Quota(Limit(Amount(3, 10_000), Policy.DROP_OLDEST))
+    path, quota = tmp_path / "messages.db", Quota(Limit(Amount(3, 10_000), OverflowPolicy.DROP_OLDEST))
     store = MessageStore(path, ObedientClock())
     keep(store, put([b"1", b"2", b"3"], stream="s"))
     store.close()
@@ -368,9 +368,9 @@ ONE_BIT = [0, 1, 2, 14, 20, 30, 31, 40, 52, 61]
 
 @pytest.mark.parametrize("bit", ONE_BIT)
 @pytest.mark.parametrize("column", ["messages", "bytes"])
-@pytest.mark.parametrize("policy", list(Policy))
+@pytest.mark.parametrize("policy", list(OverflowPolicy))
 def test_one_flipped_bit_in_a_counter_drops_and_refuses_nothing(
-    tmp_path: Path, policy: Policy, column: str, bit: int
+    tmp_path: Path, policy: OverflowPolicy, column: str, bit: int
 ) -> None:
     """All that was acknowledged gave way to the next message; or an empty store was full for ever."""
     path = tmp_path / "messages.db"
@@ -402,10 +402,10 @@ def test_a_large_store_is_counted_in_slices_beside_the_commits(
     flip(path, "UPDATE levels SET messages = messages + 1048576")
     monkeypatch.setattr(MessageStore.count, "__defaults__", (0.0,))
     monkeypatch.setattr(writing, "AT_OPENING_S", 0.0)
-    keeper = Storekeeper(home.config, clock)
+    keeper = StoreManager(home.config, clock)
     with contextlib.closing(keeper):
         admission = keeper.admission((), Settled())
-        assert isinstance(admission.decide(put([b"new"], stream="s")), Refused) and admission.wants_count
+        assert isinstance(admission.decide(put([b"new"], stream="s")), Refusal) and admission.wants_count
         slices = 0
         while not keeper.count():
             slices += 1
@@ -432,7 +432,7 @@ def test_one_flipped_bit_in_the_number_of_producers_refuses_no_new_one(home: Hom
     keep(store, *[put([b"x"], producer=f"p{number}", first=1) for number in range(20)])
     store.close()
     flip(path, f"UPDATE store SET producers = (producers | {2**bit}) - (producers & {2**bit})")
-    with contextlib.closing(Storekeeper(home.config, clock)) as keeper:
+    with contextlib.closing(StoreManager(home.config, clock)) as keeper:
         replies = served(keeper, 1)
         assert [type(reply) for reply in replies] == [Stored, Stored]
 
@@ -467,7 +467,7 @@ def test_a_counter_that_one_bit_emptied_hides_no_message_from_upload(
     keep(store, put([payload], stream="s"))
     store.close()
     flip(path, f"UPDATE levels SET {column} = 1 - min({column}, 1)")
-    reader = LaneReader(path)
+    reader = UploadReader(path)
     assert {name.stream for name in reader.stored()} == {"s"}
     reader.close()
 
@@ -506,13 +506,13 @@ def test_after_a_salvage_that_lost_the_names_of_streams_all_is_read_and_the_olde
     flip(path, "DELETE FROM streams WHERE stream != 's1'; UPDATE streams SET stream = NULL")
     for _ in salvage(path, "for the test"):
         pass
-    reader, nameless = LaneReader(path), StreamName(None, None)
+    reader, nameless = UploadReader(path), StreamName(None, None)
     found, _ = reader.find(0, reader.newest(), 100, 10**6, only=nameless)
     assert [row.id for row in found] == [*range(1, 13)]
     assert reader.stored() == {nameless}
     assert reader.find(0, 12, 100, 10**6, without=[nameless]) == ([], 12)
     reader.close()
-    for policy in (Policy.DROP_OLDEST, Policy.DROP_LOWEST):
+    for policy in (OverflowPolicy.DROP_OLDEST, OverflowPolicy.DROP_LOWEST):
         quota = Quota(Limit(Amount(10**6, 10**9)), Limit(Amount(10, 10**6), policy))
         store = MessageStore(path, ObedientClock(), policies=quota.policies())
         assert isinstance(keep(store, put([b"new"]), quota=quota)[0], Stored)
@@ -524,9 +524,9 @@ def test_after_a_salvage_that_lost_the_names_of_streams_all_is_read_and_the_olde
 @pytest.mark.parametrize("salvaged", [False, True])
 @pytest.mark.parametrize("bit", [15, 20, 30, 39, 40, 62])
 @pytest.mark.parametrize("file", [False, True])
-@pytest.mark.parametrize("policy", list(Policy))
+@pytest.mark.parametrize("policy", list(OverflowPolicy))
 def test_one_flipped_bit_in_the_size_of_a_message_makes_no_other_give_way(
-    tmp_path: Path, policy: Policy, file: bool, bit: int, salvaged: bool
+    tmp_path: Path, policy: OverflowPolicy, file: bool, bit: int, salvaged: bool
 ) -> None:
     """The counters were right by it: all that was older was dropped, or every producer refused."""
     path = tmp_path / "messages.db"

@@ -12,7 +12,7 @@ import pytest
 
 from runtime.adapters.bus.sockets import DeliveryReporter, Settled
 from runtime.adapters.salvage import salvage
-from runtime.adapters.salvage.salvage import Report
+from runtime.adapters.salvage.salvage import SalvageReport
 from runtime.adapters.store.errors import StoreDamaged, StoreError
 from runtime.adapters.store.writer import MessageStore, StoreReader
 from runtime.core.message import StoredMessage
@@ -127,12 +127,12 @@ def test_a_salvage_without_room_does_not_begin_again_every_second_and_begins_whe
     filler.write_bytes(b"x" * 6_000_000)
     begun: list[float] = []
 
-    def counted(*given: Any) -> Iterator[Report]:
+    def counted(*given: Any) -> Iterator[SalvageReport]:
         begun.append(clock.boot)
         return salvage.salvage(*given)
 
     monkeypatch.setattr(store_manager, "salvage", counted)
-    keeper = store_manager.Storekeeper(home.config, clock)
+    keeper = store_manager.StoreManager(home.config, clock)
     keeper.failed(StoreDamaged("for the test"))
 
     def wait(seconds: int) -> None:

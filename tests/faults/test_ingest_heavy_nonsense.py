@@ -7,8 +7,8 @@ import zmq
 from runtime.adapters.bus.producer_socket import REQUESTS_PER_PEER
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.process import Stop
-from runtime.core.ingest.protocol import Code, Refused
-from runtime.workers.ingest import Ingest
+from runtime.core.ingest.protocol import Code, Refusal
+from runtime.workers.ingest import IngestLoop
 from tests.harness import Home, eventually
 
 SETTINGS = "[ingest]\nmax_message_bytes = 1000\nmax_request_bytes = 40000\ncommit_bytes = 100000\n"
@@ -18,7 +18,7 @@ PEERS = 5
 
 def test_a_turn_is_over_after_so_many_bytes_also_of_refused_requests(home: Home) -> None:
     home.write_config(SETTINGS)
-    ingest = Ingest(home.config, Stop(), SystemClock())
+    ingest = IngestLoop(home.config, Stop(), SystemClock())
     peers = [zmq.Context.instance().socket(zmq.DEALER) for _ in range(PEERS)]
     try:
         for peer in peers:
@@ -30,7 +30,7 @@ def test_a_turn_is_over_after_so_many_bytes_also_of_refused_requests(home: Home)
         def all_are_taken() -> bool:
             letters = ingest._receive()
             assert all(
-                isinstance(said, Refused) and said.code is Code.MESSAGE_TOO_LARGE for _, said in letters
+                isinstance(said, Refusal) and said.code is Code.MESSAGE_TOO_LARGE for _, said in letters
             )
             turns.append(len(letters))
             return sum(turns) == PEERS * REQUESTS_PER_PEER

@@ -17,24 +17,24 @@ from runtime.adapters.process.status_file import BUSY, read_status
 from runtime.adapters.store.errors import StoreDamaged, StoreFull, StoreUnavailable
 from runtime.adapters.store.wal import write_again
 from runtime.adapters.store.writer import MessageStore
-from runtime.core.ingest.protocol import Code, ProducerKey, Refused, Reply, Stored
-from runtime.core.ingest.quota import Amount, Limit, Policy, Quota
+from runtime.core.ingest.protocol import Code, ProducerKey, Refusal, Reply, Stored
+from runtime.core.ingest.quota import Amount, Limit, OverflowPolicy, Quota
 from runtime.core.settlement import Settled
-from runtime.workers.ingest import IDLE_S, Ingest
+from runtime.workers.ingest import IDLE_S, IngestLoop
 from runtime.workers.store_manager import (
     BALLAST_BYTES,
     KEEP_FREE_PAGES,
     VACUUM_PAGES,
     VACUUM_PAUSE_S,
     Disk,
-    Storekeeper,
+    StoreManager,
 )
 from tests.harness import Home
 from tests.store_tools import ObedientClock, decide, ever_lost, keep
 from tests.store_tools import put as request
 
 
-def ask(ingest: Ingest, socket: zmq.Socket[bytes], header: dict[str, object]) -> dict[str, object]:
+def ask(ingest: IngestLoop, socket: zmq.Socket[bytes], header: dict[str, object]) -> dict[str, object]:
     socket.send_multipart([json.dumps(header).encode(), b"x"])
     for _ in range(50):
         ingest.turn()
@@ -50,7 +50,7 @@ def test_a_salvage_ends_though_producers_go_on_asking(home: Home) -> None:
     for _ in range(10):
         keep(store, request([b"x" * 100] * 1000))
     store._db.close()
-    ingest = Ingest(home.config, Stop(), clock)
+    ingest = IngestLoop(home.config, Stop(), clock)
     socket = zmq.Context.instance().socket(zmq.REQ)
     socket.connect(home.config.producer_endpoint())
     try:
@@ -68,7 +68,7 @@ def test_a_salvage_ends_though_producers_go_on_asking(home: Home) -> None:
 def test_producers_long_gone_are_forgotten_though_others_never_pause(home: Home) -> None:
     home.write_config("[ingest]\nmax_producers = 100\n")
     clock = ObedientClock()
-    ingest = Ingest(home.config, Stop(), clock)
+    ingest = IngestLoop(home.config, Stop(), clock)
     socket = zmq.Context.instance().socket(zmq.REQ)
     socket.connect(home.config.producer_endpoint())
     try:
@@ -85,7 +85,7 @@ def test_what_happens_a_thousand_times_takes_no_thousand_lines_of_the_log(home: 
     """Else the refusals of one night push the reason of all out of it."""
     home.write_config("[store]\nmax_messages = 1\n")
     clock, said = ObedientClock(), []
-    ingest = Ingest(home.config, Stop(), clock)
+    ingest = IngestLoop(home.config, Stop(), clock)
     listening = logger.add(lambda line: said.append(line.record["extra"]), level="WARNING")
     socket = zmq.Context.instance().socket(zmq.REQ)
     socket.connect(home.config.producer_endpoint())
@@ -112,7 +112,7 @@ def test_a_policy_that_drops_with_every_commit_takes_no_line_of_the_log_for_each
 ) -> None:
     home.write_config('[store]\nmax_messages = 1\npolicy = "drop-oldest"\n')
     clock, said = ObedientClock(), []
-    ingest = Ingest(home.config, Stop(), clock)
+    ingest = IngestLoop(home.config, Stop(), clock)
     listening = logger.add(lambda line: said.append(line.record), level="WARNING")
     socket = zmq.Context.instance().socket(zmq.REQ)
     socket.connect(home.config.producer_endpoint())
@@ -149,7 +149,7 @@ def test_a_producer_that_comes_back_is_not_forgotten_for_the_room_of_another(hom
     """It was written anew and not counted anew: the bound on producers crept up with each of them."""
     home.write_config("[ingest]\nmax_producers = 10\n[store]\nmin_free_bytes = 0\n")
     clock = ObedientClock()
-    keeper = Storekeeper(home.config, clock)
+    keeper = StoreManager(home.config, clock)
 
     def come(*names: str, first: int) -> list[Reply]:
         requests = [request([b"x"], producer=name, first=first) for name in names]
@@ -172,7 +172,7 @@ def test_a_producer_that_comes_back_is_not_forgotten_for_the_room_of_another(hom
 
 def test_no_more_is_evicted_than_is_needed_beside_the_delivered(tmp_path: Path) -> None:
     """What was delivered makes room in the same commit: nothing has to be dropped for it."""
-    quota = Quota(Limit(Amount(10, 10**9), Policy.DROP_OLDEST))
+    quota = Quota(Limit(Amount(10, 10**9), OverflowPolicy.DROP_OLDEST))
     store = MessageStore(tmp_path / "messages.db", ObedientClock())
     keep(store, request([b"x"] * 10), quota=quota)
     settled = Settled(delivered=[1, 2, 3, 4, 5])
@@ -183,11 +183,11 @@ def test_no_more_is_evicted_than_is_needed_beside_the_delivered(tmp_path: Path) 
     store.close()
 
 
-@pytest.mark.parametrize("policy", [Policy.DROP_OLDEST, Policy.DROP_LOWEST])
+@pytest.mark.parametrize("policy", [OverflowPolicy.DROP_OLDEST, OverflowPolicy.DROP_LOWEST])
 @pytest.mark.parametrize("most", [Amount(10, 10**9), Amount(10**6, 100)])
 @pytest.mark.parametrize("of_stream", [False, True])
 def test_a_limit_lowered_over_a_large_backlog_is_reached_commit_by_commit(
-    tmp_path: Path, policy: Policy, most: Amount, of_stream: bool, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, policy: OverflowPolicy, most: Amount, of_stream: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of it at once took longer than a worker may be silent: killed, and begun anew for ever."""
     monkeypatch.setattr("runtime.core.ingest.admission.EVICTED_AT_ONCE", 50)
@@ -202,7 +202,7 @@ def test_a_limit_lowered_over_a_large_backlog_is_reached_commit_by_commit(
         assert before - store.backlog().messages <= 110
         if isinstance(replies[0], Stored):
             break
-        assert isinstance(replies[0], Refused)
+        assert isinstance(replies[0], Refusal)
         assert replies[0].retry_after_ms
     assert [type(reply) for reply in replies] == [Stored, Stored]
     assert most.covers(store._total)
@@ -223,7 +223,7 @@ def test_a_start_that_takes_long_reports_meanwhile_and_is_not_killed_and_begun_a
     assert calls
     left.close()
     home.write_config('[store]\npolicy = "drop-lowest-priority"\n')
-    ingest = Ingest(home.config, Stop(), SystemClock())
+    ingest = IngestLoop(home.config, Stop(), SystemClock())
     try:
         starting = read_status(home.layout.status_file("ingest"))
         assert starting is not None and starting[BUSY]
@@ -242,7 +242,7 @@ def test_nobody_is_refused_for_lack_of_room_that_the_same_commit_makes(tmp_path:
     settled = Settled(delivered=[1, 1, 10**9], dropped=[(2, "expired")], quarantined=[(3, "poison")])
     for quota in (Quota(full), Quota(Limit(Amount(100, 10**9)), Limit(Amount(5, 10**9)))):
         _, (refused,) = decide(store, [request([b"y"] * 4, stream="s0")], quota, settled)
-        assert isinstance(refused, Refused)
+        assert isinstance(refused, Refusal)
     (taken,) = keep(store, request([b"y"] * 3, stream="s0"), quota=Quota(full), settled=settled)
     assert isinstance(taken, Stored)
     assert store.backlog().messages == 10
@@ -253,7 +253,7 @@ def test_a_producer_idle_for_long_makes_room_at_once_and_one_that_may_still_repe
     home.write_config("[ingest]\nmax_producers = 10\n")
     clock = ObedientClock()
     clock.boot = 10_000.0
-    keeper = Storekeeper(home.config, clock)
+    keeper = StoreManager(home.config, clock)
     for number in range(10):
         assert code_of(keeper, f"p{number}") is None
     clock.boot += 300.0
@@ -263,20 +263,20 @@ def test_a_producer_idle_for_long_makes_room_at_once_and_one_that_may_still_repe
     assert code_of(keeper, "p0", 2) is None
     keeper.close()
     clock.boot += 3_600.0  # ingest was away: whoever waited for an answer could not ask again
-    keeper = Storekeeper(home.config, clock)
+    keeper = StoreManager(home.config, clock)
     codes = [code_of(keeper, f"q{number}") for number in range(3)]
     assert codes[-1] is Code.TOO_MANY_PRODUCERS
     keeper.close()
 
 
-def code_of(keeper: Storekeeper, producer: str, first: int = 1) -> Code | None:
+def code_of(keeper: StoreManager, producer: str, first: int = 1) -> Code | None:
     """How the keeper answers one message of that producer."""
     wanted = request([b"x"], producer=producer, first=first)
     assert wanted.producer is not None
     admission = keeper.admission({wanted.producer}, Settled())
     reply = admission.decide(wanted)
     keeper.commit(admission, Settled())
-    return reply.code if isinstance(reply, Refused) else None
+    return reply.code if isinstance(reply, Refusal) else None
 
 
 def test_after_a_long_outage_the_room_goes_back_to_the_disk_in_small_steps_and_soon(home: Home) -> None:
@@ -288,7 +288,7 @@ def test_after_a_long_outage_the_room_goes_back_to_the_disk_in_small_steps_and_s
     store.commit(None, Settled(delivered=list(range(1, 20_001))))
     store.close()
     before = home.layout.messages_db.stat().st_size
-    ingest = Ingest(home.config, Stop(), clock)
+    ingest = IngestLoop(home.config, Stop(), clock)
     try:
         for turns in range(1, 1_000):
             free = _free_pages(ingest)
@@ -304,7 +304,7 @@ def test_after_a_long_outage_the_room_goes_back_to_the_disk_in_small_steps_and_s
         ingest.close()
 
 
-def _free_pages(ingest: Ingest) -> int:
+def _free_pages(ingest: IngestLoop) -> int:
     store = ingest._keeper._store
     return int(store._db.execute("PRAGMA freelist_count").fetchone()[0]) if store else 0
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.store.upload_reader import LaneReader
+from runtime.adapters.store.upload_reader import UploadReader
 from runtime.adapters.store.writer import MessageStore
-from runtime.core.ingest.protocol import Code, Put, Refused, Reply, Stored
-from runtime.core.ingest.quota import EARLIER, FEW, Amount, Limit, Policy, Quota
+from runtime.core.ingest.protocol import Code, Put, Refusal, Reply, Stored
+from runtime.core.ingest.quota import EARLIER, FEW, Amount, Limit, OverflowPolicy, Quota
 from runtime.core.message import StreamName
 from runtime.core.settlement import Settled
-from runtime.workers.store_manager import TIDY_S, Storekeeper
+from runtime.workers.store_manager import TIDY_S, StoreManager
 from tests.harness import Home
 from tests.store_tools import ObedientClock, ever_lost, keep, put
 
@@ -32,7 +32,7 @@ class World:
         self.open(home)
 
     def open(self, home: Home) -> None:
-        self.keeper = Storekeeper(home.config, self.clock)
+        self.keeper = StoreManager(home.config, self.clock)
 
     def put(self, request: Put) -> Reply:
         self.clock.boot += TIDY_S
@@ -58,7 +58,7 @@ def world(home: Home) -> Iterator[World]:
 
 
 def code_of(reply: Reply) -> str | None:
-    return reply.code if isinstance(reply, Refused) else None
+    return reply.code if isinstance(reply, Refusal) else None
 
 
 def ids_of(reply: Reply) -> list[int]:
@@ -100,7 +100,7 @@ def test_a_stream_keeps_its_name_while_anything_of_it_is_stored_or_set_aside(wor
     names = {str(name) for (name,) in world.ask("SELECT stream FROM streams")}
     assert {"stored", "set aside", EARLIER.stream} <= names
     world.keeper.commit(None, Settled(requeued=aside))
-    reader = LaneReader(world.path)
+    reader = UploadReader(world.path)
     try:
         found, whole = reader.find(0, 10_000, 10, 10**6)
     finally:
@@ -112,15 +112,15 @@ def test_a_dropped_message_of_a_stream_without_a_name_that_the_hub_has_after_all
     tmp_path: Path,
 ) -> None:
     """The commit stood, the worker died of a KeyError, and the next start took the store for damaged."""
-    quota = Quota(Limit(Amount(2, 10**9), Policy.DROP_OLDEST))
+    quota = Quota(Limit(Amount(2, 10**9), OverflowPolicy.DROP_OLDEST))
     path = tmp_path / "messages.db"
     store = MessageStore(path, ObedientClock(), policies=quota.policies())
     for stream in ("short-lived", "other", "other"):
         keep(store, put([b"x"], stream=stream), quota=quota)
-    assert ever_lost(store) == {(StreamName(None, "short-lived"), Policy.DROP_OLDEST): Amount(1, 1)}
+    assert ever_lost(store) == {(StreamName(None, "short-lived"), OverflowPolicy.DROP_OLDEST): Amount(1, 1)}
     assert store.give_back_streams(10)
     keep(store, put([b"x"], stream="other"), quota=quota, settled=Settled(delivered=[1, 2]))
-    assert ever_lost(store) == {(EARLIER, Policy.DROP_OLDEST): Amount(0, 0)}
+    assert ever_lost(store) == {(EARLIER, OverflowPolicy.DROP_OLDEST): Amount(0, 0)}
     assert store.figures()["messages"] == 2
     store.close()
     store = MessageStore(path, ObedientClock(), policies=quota.policies())

@@ -21,29 +21,29 @@ from runtime.core.ingest.admission import Admission
 from runtime.core.ingest.protocol import Request
 from runtime.core.ingest.reply_route import take_apart
 from runtime.core.message import StoredMessage
-from runtime.workers.ingest import Ingest
+from runtime.workers.ingest import IngestLoop
 from tests.harness import Home, short_folder
 
 PING = b'{"operation": "ping"}'
 
 
 @pytest.fixture(scope="module")
-def worker() -> Iterator[Ingest]:
+def worker() -> Iterator[IngestLoop]:
     """In this very process, so that whatever leaves a turn is seen."""
     with short_folder() as folder:
         home = Home(folder, "[ingest]\nmax_message_bytes = 10000\n[store]\nmin_free_bytes = 0\n")
         home.layout.run.mkdir(parents=True, exist_ok=True)
         home.layout.state.mkdir(parents=True, exist_ok=True)
-        made = Ingest(home.config, Stop(), SystemClock())
+        made = IngestLoop(home.config, Stop(), SystemClock())
         yield made
         made.close()
 
 
-def endpoint(worker: Ingest) -> str:
+def endpoint(worker: IngestLoop) -> str:
     return worker._doors.open[0].endpoint
 
 
-def replies(worker: Ingest, socket: zmq.Socket[bytes], count: int) -> list[list[bytes]]:
+def replies(worker: IngestLoop, socket: zmq.Socket[bytes], count: int) -> list[list[bytes]]:
     """What comes back while the loop turns, which it does when there is something for it to do."""
     found: list[list[bytes]] = []
     until_s = time.monotonic() + 20
@@ -87,7 +87,7 @@ frame = st.just(b"") | st.just(b"{}") | st.binary(max_size=300) | nested | close
 @example(frames=[b"", b""])
 @example(frames=[b"", b'{"stream":' + b"[" * 980 + b"1" + b"]" * 980 + b"}", b"x"])
 def test_any_frames_at_all_are_answered_but_a_probe_and_end_no_turn(
-    worker: Ingest, frames: list[bytes]
+    worker: IngestLoop, frames: list[bytes]
 ) -> None:
     route, request = take_apart([b"us", *frames])
     silent = request is not None and not request
@@ -104,7 +104,7 @@ def test_any_frames_at_all_are_answered_but_a_probe_and_end_no_turn(
 
 @pytest.mark.parametrize("depth", range(940, 1_001))
 def test_a_header_of_nested_brackets_is_refused_and_the_next_request_served(
-    worker: Ingest, depth: int
+    worker: IngestLoop, depth: int
 ) -> None:
     """Of 970 to 992 the parser made a value that no error message could show: ingest died."""
     with connect(endpoint(worker)) as socket:
@@ -115,7 +115,7 @@ def test_a_header_of_nested_brackets_is_refused_and_the_next_request_served(
 
 
 def test_a_bug_that_one_request_meets_refuses_that_one_alone(
-    worker: Ingest, monkeypatch: pytest.MonkeyPatch
+    worker: IngestLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decide = Admission.decide
 
@@ -135,7 +135,7 @@ def test_a_bug_that_one_request_meets_refuses_that_one_alone(
     assert stored(worker, "bug") == [b"before", b"after"]
 
 
-def stored(worker: Ingest, stream: str) -> list[bytes]:
+def stored(worker: IngestLoop, stream: str) -> list[bytes]:
     reader = StoreReader(worker._keeper._path)
     try:
         found = reader.after(0, 100_000, 10**9)
@@ -144,7 +144,7 @@ def stored(worker: Ingest, stream: str) -> list[bytes]:
         reader.close()
 
 
-def test_a_probe_is_not_answered_or_every_later_answer_is_that_of_another_request(worker: Ingest) -> None:
+def test_a_probe_is_not_answered_or_every_later_answer_is_that_of_another_request(worker: IngestLoop) -> None:
     """The answer to the probe was taken for that of the first message, which was on no disk yet."""
     with connect(endpoint(worker), PROBE_ROUTER=1) as socket:
         for number in range(5):
@@ -156,7 +156,7 @@ def test_a_probe_is_not_answered_or_every_later_answer_is_that_of_another_reques
         assert json.loads(reply[0]) == {"ok": True, "version": 1}
 
 
-def test_a_flood_of_probes_does_not_keep_the_loop_from_coming_round(worker: Ingest) -> None:
+def test_a_flood_of_probes_does_not_keep_the_loop_from_coming_round(worker: IngestLoop) -> None:
     with connect(endpoint(worker), zmq.DEALER) as flood, connect(endpoint(worker)) as socket:
         for _ in range(500):
             flood.send(b"")
@@ -166,7 +166,7 @@ def test_a_flood_of_probes_does_not_keep_the_loop_from_coming_round(worker: Inge
 
 
 @pytest.fixture
-def behind_proxies(worker: Ingest) -> Iterator[str]:
+def behind_proxies(worker: IngestLoop) -> Iterator[str]:
     """Two real ROUTER/DEALER proxies in a row in front of the door."""
     with short_folder() as folder, zmq.Context() as context:
         where = [f"ipc://{folder}/front", f"ipc://{folder}/middle", endpoint(worker)]
@@ -200,7 +200,7 @@ def proxy(*sockets: Any) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"REQ_CORRELATE": 1}, {"REQ_CORRELATE": 1, "REQ_RELAXED": 1}])
 def test_a_number_in_front_of_a_request_comes_back_with_its_answer(
-    worker: Ingest, options: dict[str, int]
+    worker: IngestLoop, options: dict[str, int]
 ) -> None:
     """With ZMQ_REQ_CORRELATE every request was refused, by an answer that the socket threw away."""
     with connect(endpoint(worker), **options) as socket:
@@ -212,7 +212,7 @@ def test_a_number_in_front_of_a_request_comes_back_with_its_answer(
 
 @pytest.mark.parametrize("options", [{}, {"REQ_CORRELATE": 1}, {"PROBE_ROUTER": 1}])
 def test_behind_proxies_every_request_is_answered(
-    worker: Ingest, behind_proxies: str, options: dict[str, int]
+    worker: IngestLoop, behind_proxies: str, options: dict[str, int]
 ) -> None:
     with connect(behind_proxies, **options) as socket:
         for number in range(5):
@@ -222,7 +222,7 @@ def test_behind_proxies_every_request_is_answered(
                 assert json.loads(reply[0])["ok"] is ok
 
 
-def test_a_dealer_that_forgot_the_empty_frame_is_told_so(worker: Ingest) -> None:
+def test_a_dealer_that_forgot_the_empty_frame_is_told_so(worker: IngestLoop) -> None:
     with connect(endpoint(worker), zmq.DEALER) as socket:
         for frames in ([b"{}", b"x"], [b"{}", b""]):
             socket.send_multipart(frames)

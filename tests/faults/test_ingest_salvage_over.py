@@ -15,7 +15,7 @@ from runtime.adapters.salvage.salvage import FOLDER, salvage, set_aside
 from runtime.adapters.store.errors import StoreDamaged
 from runtime.adapters.store.writer import MessageStore
 from runtime.core.settlement import Settled
-from runtime.workers.store_manager import Storekeeper
+from runtime.workers.store_manager import StoreManager
 from tests.harness import Home
 from tests.store_tools import ObedientClock, keep, put
 
@@ -32,7 +32,7 @@ def test_a_store_taken_away_after_a_salvage_does_not_bring_back_what_was_deliver
     store._db.close()
     for file in path.parent.glob("messages.db*"):
         file.unlink()  # a person begins anew
-    keeper = Storekeeper(home.config, clock)
+    keeper = StoreManager(home.config, clock)
     for _ in range(20):
         clock.boot += 1.0
         keeper.keep_house()
@@ -62,7 +62,7 @@ def test_a_salvage_that_cannot_go_on_waits_and_tries_again(home: Home) -> None:
     store = MessageStore(path, clock)
     keep(store, put([b"x"] * 3))
     store._db.close()
-    keeper = Storekeeper(home.config, clock)
+    keeper = StoreManager(home.config, clock)
     in_the_way = path.with_name(f"{path.name}.salvage")
     (in_the_way / "folder").mkdir(parents=True)  # as unwilling as a read-only disk, also to root
     keeper.failed(StoreDamaged("for the test"))
@@ -87,7 +87,7 @@ def test_an_error_of_the_disk_during_a_salvage_is_waited_out_and_not_counted_as_
     set_aside(path)
     in_the_way = path.parent / FOLDER / f"{path.name}-wal"
     in_the_way.mkdir()  # reading it is an I/O error
-    keeper = Storekeeper(home.config, clock)
+    keeper = StoreManager(home.config, clock)
     for _ in range(10):
         clock.boot += 1.0
         keeper.keep_house()
@@ -141,7 +141,7 @@ def test_what_others_put_into_damaged_forbids_no_salvage(
     aside = path.parent / FOLDER
     try:
         stranger(aside)
-        keeper = Storekeeper(home.config, clock)
+        keeper = StoreManager(home.config, clock)
         assert keeper.figures()["store"] == "open", "nor a first start"
         keeper.close()
         store = MessageStore(path, clock)

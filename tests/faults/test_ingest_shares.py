@@ -11,8 +11,8 @@ import pytest
 from runtime.adapters.store import holders as store_holders
 from runtime.adapters.store import recount
 from runtime.adapters.store.writer import MessageStore
-from runtime.core.ingest.protocol import Refused, Reply, Stored
-from runtime.core.ingest.quota import FEW, Amount, Limit, Policy, Quota
+from runtime.core.ingest.protocol import Refusal, Reply, Stored
+from runtime.core.ingest.quota import FEW, Amount, Limit, OverflowPolicy, Quota
 from runtime.core.settlement import Settled
 from tests.store_tools import ObedientClock, decide, keep, put
 
@@ -32,12 +32,17 @@ def store(path: Path) -> Iterator[MessageStore]:
     made.close()
 
 
-def quota(policy: Policy, most: Amount = Amount(MOST, 10**9)) -> Quota:  # noqa: B008  # it never changes
+def quota(policy: OverflowPolicy, most: Amount = Amount(MOST, 10**9)) -> Quota:  # noqa: B008  # it never changes
     return Quota(Limit(most, policy))
 
 
 def say(
-    store: MessageStore, owner: str, policy: Policy, times: int = 1, priority: int = 4, payload: bytes = b"x"
+    store: MessageStore,
+    owner: str,
+    policy: OverflowPolicy,
+    times: int = 1,
+    priority: int = 4,
+    payload: bytes = b"x",
 ) -> list[Reply]:
     """One commit for each, as the worker does it: counted where that is asked for."""
     replies = []
@@ -70,9 +75,9 @@ def stored(replies: list[Reply]) -> int:
     return sum(isinstance(reply, Stored) for reply in replies)
 
 
-@pytest.mark.parametrize("policy", list(Policy))
+@pytest.mark.parametrize("policy", list(OverflowPolicy))
 def test_a_single_owner_has_all_of_the_store_and_no_more(
-    path: Path, store: MessageStore, policy: Policy
+    path: Path, store: MessageStore, policy: OverflowPolicy
 ) -> None:
     for _ in range(2):
         say(store, FLOOD, policy, 2 * MOST)
@@ -87,23 +92,23 @@ def test_a_single_owner_has_all_of_the_store_and_no_more(
 def test_whoever_fills_the_store_keeps_no_other_owner_from_storing_a_little(
     path: Path, store: MessageStore, restart: bool
 ) -> None:
-    assert stored(say(store, FLOOD, Policy.REJECT, 2 * MOST)) == MOST
+    assert stored(say(store, FLOOD, OverflowPolicy.REJECT, 2 * MOST)) == MOST
     if restart:
         store.close()
         store = MessageStore(path, ObedientClock())
-    assert stored(say(store, HONEST, Policy.REJECT, 2 * MOST)) == MOST // FEW
-    assert stored(say(store, THIRD, Policy.REJECT, 2 * MOST)) == MOST // FEW
-    assert stored(say(store, FLOOD, Policy.REJECT, 3)) == 0
+    assert stored(say(store, HONEST, OverflowPolicy.REJECT, 2 * MOST)) == MOST // FEW
+    assert stored(say(store, THIRD, OverflowPolicy.REJECT, 2 * MOST)) == MOST // FEW
+    assert stored(say(store, FLOOD, OverflowPolicy.REJECT, 3)) == 0
     store.commit(None, Settled(delivered=list(range(1, 31))))  # 30 of the one that holds most
-    assert stored(say(store, HONEST, Policy.REJECT, 1)) == 1
-    assert stored(say(store, FLOOD, Policy.REJECT, 1)) == 1
+    assert stored(say(store, HONEST, OverflowPolicy.REJECT, 1)) == 1
+    assert stored(say(store, FLOOD, OverflowPolicy.REJECT, 1)) == 1
     store.close()
 
 
-@pytest.mark.parametrize("policy", [Policy.DROP_OLDEST, Policy.DROP_LOWEST])
+@pytest.mark.parametrize("policy", [OverflowPolicy.DROP_OLDEST, OverflowPolicy.DROP_LOWEST])
 @pytest.mark.parametrize("restart", [False, True])
 def test_a_flood_pushes_out_itself_and_not_the_messages_of_others(
-    path: Path, store: MessageStore, policy: Policy, restart: bool
+    path: Path, store: MessageStore, policy: OverflowPolicy, restart: bool
 ) -> None:
     say(store, HONEST, policy, 10)
     say(store, THIRD, policy, 5)
@@ -120,10 +125,10 @@ def test_a_flood_pushes_out_itself_and_not_the_messages_of_others(
 def test_by_importance_the_least_important_of_the_flood_gives_way_first(
     path: Path, store: MessageStore
 ) -> None:
-    say(store, HONEST, Policy.DROP_LOWEST, 5, priority=0)
-    say(store, FLOOD, Policy.DROP_LOWEST, 30, priority=9)
-    say(store, FLOOD, Policy.DROP_LOWEST, 15, priority=5)
-    say(store, FLOOD, Policy.DROP_LOWEST, 10, priority=9)
+    say(store, HONEST, OverflowPolicy.DROP_LOWEST, 5, priority=0)
+    say(store, FLOOD, OverflowPolicy.DROP_LOWEST, 30, priority=9)
+    say(store, FLOOD, OverflowPolicy.DROP_LOWEST, 15, priority=5)
+    say(store, FLOOD, OverflowPolicy.DROP_LOWEST, 10, priority=9)
     with sqlite3.connect(path) as db:
         found = db.execute("SELECT priority, count(*) FROM messages GROUP BY priority").fetchall()
     assert found == [(0, 5), (5, 5), (9, 40)]
@@ -148,13 +153,13 @@ def test_owners_in_turn_are_known_by_their_ids_and_the_delivered_are_forgotten(
 
 
 def test_what_is_counted_by_owner_is_what_is_there(path: Path, store: MessageStore) -> None:
-    policy = Policy.DROP_OLDEST
+    policy = OverflowPolicy.DROP_OLDEST
     for number in range(3 * MOST):
         say(store, (HONEST, FLOOD, THIRD)[number % 3], policy, priority=number % 10)
         if number % 7 == 0:
             store.commit(None, Settled(delivered=[number - 3]))
     assert counted(store) == held(path, store)
-    assert all(isinstance(reply, Refused | Stored) for reply in say(store, HONEST, policy))
+    assert all(isinstance(reply, Refusal | Stored) for reply in say(store, HONEST, policy))
 
 
 def in_turn(store: MessageStore, commits: int, *, delivering: bool) -> None:
@@ -218,9 +223,9 @@ def test_what_comes_back_from_quarantine_is_held_by_an_owner(path: Path, store: 
     assert counted(store) == held(path, store)
 
 
-@pytest.mark.parametrize("policy", [Policy.DROP_OLDEST, Policy.DROP_LOWEST])
+@pytest.mark.parametrize("policy", [OverflowPolicy.DROP_OLDEST, OverflowPolicy.DROP_LOWEST])
 def test_owners_in_turn_cost_no_query_for_each_turn_where_one_gives_way(
-    path: Path, store: MessageStore, policy: Policy
+    path: Path, store: MessageStore, policy: OverflowPolicy
 ) -> None:
     """With 24,000 turns each eviction took 0.6 s, and each request of a commit asks for one."""
     for number in range(200):

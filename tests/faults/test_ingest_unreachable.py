@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.bus.producer_socket import ProducerDoor
+from runtime.adapters.bus.producer_socket import ProducerSocket
 from runtime.adapters.bus.sockets import DeliveryReporter, Settled
 from runtime.adapters.process.process import process_state
 from runtime.producer import Producer
@@ -54,7 +54,7 @@ def test_ingest_whose_socket_another_has_taken_leaves_it_to_him_and_says_so(home
     eventually(lambda: process_state(worker.pid) == "stopped")
     for path in (socket, socket.with_name(f"{socket.name}.lock")):
         path.unlink()
-    other = ProducerDoor(f"ipc://{socket}", max_frame_bytes=1000)
+    other = ProducerSocket(f"ipc://{socket}", max_frame_bytes=1000)
     worker.signal(signal.SIGCONT)
     try:
         assert worker.popen.wait(20) == 2

@@ -13,7 +13,7 @@ WITHOUT_MEMORY = """
 import resource, threading
 from pathlib import Path
 from runtime.adapters import https, hub
-from runtime.adapters.net.tls_options import Trust
+from runtime.adapters.net.tls_options import TrustedAuthorities
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.secret import Secret
 
@@ -30,7 +30,7 @@ def no_more_threads():
 no_more_threads()
 """
 CALL = """
-print(https.request("GET", "https://127.0.0.1:1/", b"", None, Trust(), 5.0))
+print(https.request("GET", "https://127.0.0.1:1/", b"", None, TrustedAuthorities(), 5.0))
 """
 CONNECT = """
 line = hub.Hub(hub.HubOptions())

@@ -22,7 +22,7 @@ from runtime.adapters.supervisor.plugin import SocketWatch
 from runtime.layout import WORKERS
 from runtime.producer import Producer
 from runtime.workers import sentinel as sentinel_worker
-from runtime.workers.sentinel import Sentinel
+from runtime.workers.sentinel import SentinelLoop
 from tests.harness import Cloud, Home, eventually
 from tests.lines import backlog
 from tests.supervised import PROGRAMS, WORKING, Runtime, kill
@@ -138,7 +138,7 @@ def test_a_supervisord_whose_socket_s_path_is_taken_is_found_again(by: str, fold
 def test_a_sentinel_that_cannot_ask_says_so_and_kills_nobody_while_ticks_come(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looker, sent = Sentinel(home.config), []
+    looker, sent = SentinelLoop(home.config), []
     monkeypatch.setattr(os, "kill", lambda pid, number: sent.append(number))
     monkeypatch.setattr(sentinel_worker, "tell_service_manager", sent.append)
     assert not any(looker.look(float(now_s), ticks=True) for now_s in range(0, 60, 5))

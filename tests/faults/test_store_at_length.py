@@ -13,11 +13,11 @@ import pytest
 
 from runtime.adapters.store.evictions import create_indexes, victims
 from runtime.adapters.store.writer import MessageStore
-from runtime.core.ingest.quota import Amount, Eviction, Policy
+from runtime.core.ingest.quota import Amount, Eviction, OverflowPolicy
 from runtime.core.settlement import Settled
 from tests.store_tools import ObedientClock, keep, put
 
-DROPS = (Policy.DROP_LOWEST, frozenset((Policy.DROP_OLDEST, Policy.DROP_LOWEST)))
+DROPS = (OverflowPolicy.DROP_LOWEST, frozenset((OverflowPolicy.DROP_OLDEST, OverflowPolicy.DROP_LOWEST)))
 LARGE = """
 import sys
 from pathlib import Path
@@ -80,7 +80,7 @@ def test_what_gives_way_is_found_in_pieces_and_is_neither_more_nor_less(
     monkeypatch.setattr("runtime.adapters.store.evictions.EVICTED_AT_ONCE", 2)
     store = MessageStore(tmp_path / "messages.db", ObedientClock())
     keep(store, put([b"x"] * 10, stream="s"))
-    for policy in (Policy.DROP_OLDEST, Policy.DROP_LOWEST):
+    for policy in (OverflowPolicy.DROP_OLDEST, OverflowPolicy.DROP_LOWEST):
         eviction = Eviction(None, policy, 9, Amount(1, wanted))
         assert victims(store._db, eviction, None) == list(range(1, gone + 1))
     store.close()
@@ -117,5 +117,5 @@ def test_nowhere_to_sort_an_index_does_not_keep_the_store_shut(tmp_path: Path) -
         create_indexes(store._db, DROPS)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert victims(store._db, Eviction(None, Policy.DROP_LOWEST, 9, Amount(2, 0)), None) == [10, 20]
+    assert victims(store._db, Eviction(None, OverflowPolicy.DROP_LOWEST, 9, Amount(2, 0)), None) == [10, 20]
     store.close()

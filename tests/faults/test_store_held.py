@@ -15,9 +15,9 @@ from runtime.adapters.process.process import wal_readers
 from runtime.adapters.store import disk as store_disk
 from runtime.adapters.store.errors import StoreError, StoreHeld
 from runtime.adapters.store.writer import MessageStore
-from runtime.core.ingest.protocol import Code, Refused, Stored
+from runtime.core.ingest.protocol import Code, Refusal, Stored
 from runtime.core.settlement import Settled
-from runtime.workers.store_manager import Storekeeper, refusal
+from runtime.workers.store_manager import StoreManager, refusal
 from tests.harness import Home, short_folder
 from tests.store_tools import ObedientClock, put
 
@@ -50,9 +50,9 @@ class Keeping:
 
     def __init__(self, home: Home) -> None:
         self.clock = ObedientClock()
-        self.keeper = Storekeeper(home.config, self.clock)
+        self.keeper = StoreManager(home.config, self.clock)
         self.path = home.layout.messages_db
-        self.refused: list[Refused] = []
+        self.refused: list[Refusal] = []
 
     def turn(self) -> None:
         self.clock.boot += 0.3
@@ -67,7 +67,7 @@ class Keeping:
         except StoreError as error:
             self.keeper.failed(error)
             reply = refusal(error)
-        if isinstance(reply, Refused):
+        if isinstance(reply, Refusal):
             self.refused.append(reply)
         return isinstance(reply, Stored)
 
@@ -186,7 +186,7 @@ def test_a_store_that_is_held_is_not_closed_for_it(home: Home) -> None:
     """Closing and opening it each second would read the whole WAL each time."""
     store = MessageStore(home.layout.messages_db, ObedientClock())
     store.close()
-    keeper = Storekeeper(home.config, ObedientClock())
+    keeper = StoreManager(home.config, ObedientClock())
     keeper.failed(StoreHeld("process 1 (sqlite3) reads"))
     assert keeper.figures()["store"] == "open"
     keeper.close()

@@ -16,9 +16,9 @@ import pytest
 from runtime.adapters.bus.sockets import DeliveryReporter, Settled
 from runtime.adapters.store.errors import StoreError, StoreFull, StoreReplaced, StoreUnavailable
 from runtime.adapters.store.reader import StoreReader
-from runtime.adapters.store.upload_reader import LaneReader
+from runtime.adapters.store.upload_reader import UploadReader
 from runtime.adapters.store.writer import MessageStore
-from runtime.workers.store_manager import Storekeeper
+from runtime.workers.store_manager import StoreManager
 from tests import store_tools
 from tests.harness import Cloud, Home, eventually
 from tests.lines import backlog, put, uploading
@@ -102,7 +102,7 @@ class Kept:
 
     def __init__(self, home: Home) -> None:
         self.path, self.clock = home.layout.messages_db, ObedientClock()
-        self.keeper = Storekeeper(home.config, self.clock)
+        self.keeper = StoreManager(home.config, self.clock)
         self.reader = subprocess.Popen(
             [sys.executable, "-c", READER, str(self.path)],
             stdin=subprocess.PIPE,
@@ -219,7 +219,7 @@ def test_a_backup_that_is_brought_back_gives_no_id_a_second_time(
 ) -> None:
     """A late report took away a new message that nobody had, or the cloud took it for a repeat."""
     clock, layout = ObedientClock(), home.layout
-    with contextlib.closing(Storekeeper(home.config, clock)) as keeper:
+    with contextlib.closing(StoreManager(home.config, clock)) as keeper:
         store(keeper, b"old")
         back_up(layout.messages_db, tmp_path / "backup")
         store(keeper, b"delivered")
@@ -234,11 +234,11 @@ def test_a_backup_that_is_brought_back_gives_no_id_a_second_time(
             assert not keeper.is_this(late)
     if not alive:
         (tmp_path / "backup").replace(layout.messages_db)
-    with contextlib.closing(Storekeeper(home.config, clock)) as keeper:
+    with contextlib.closing(StoreManager(home.config, clock)) as keeper:
         store(keeper, b"new")
         assert not keeper.is_this(late)
         new = identity(layout.messages_db)
-    with contextlib.closing(Storekeeper(home.config, clock)) as keeper:
+    with contextlib.closing(StoreManager(home.config, clock)) as keeper:
         assert keeper.is_this(new), "an ordinary start changes nothing"
 
 
@@ -248,7 +248,7 @@ def test_a_disk_that_fails_while_a_copy_is_renamed_lets_it_give_no_id_either(
 ) -> None:
     """It stayed open under its old name, or was opened so a second later: what was given was forgotten."""
     clock, path = ObedientClock(), home.layout.messages_db
-    with contextlib.closing(Storekeeper(home.config, clock)) as keeper:
+    with contextlib.closing(StoreManager(home.config, clock)) as keeper:
         store(keeper, b"old")
         back_up(path, tmp_path / "copy")
         store(keeper, b"delivered")
@@ -260,7 +260,7 @@ def test_a_disk_that_fails_while_a_copy_is_renamed_lets_it_give_no_id_either(
             raise failure("the disk")
 
         at_first.setattr(MessageStore, "rename", fail)
-        keeper = Storekeeper(home.config, clock)
+        keeper = StoreManager(home.config, clock)
         with pytest.raises(StoreError):
             store(keeper, b"new")
     with contextlib.closing(keeper):
@@ -273,7 +273,7 @@ def test_a_disk_that_fails_while_a_copy_is_renamed_lets_it_give_no_id_either(
 def test_what_is_said_of_ids_is_never_ahead_of_the_store(home: Home) -> None:
     """Else an ordinary crash would pass for an older copy."""
     clock = ObedientClock()
-    with contextlib.closing(Storekeeper(home.config, clock)) as keeper:
+    with contextlib.closing(StoreManager(home.config, clock)) as keeper:
         store(keeper, b"1")
         name = identity(home.layout.messages_db)
         for said in (home.layout.ids_given.read_bytes(), b"", b"torn", b"\xff" * 40):
@@ -281,15 +281,15 @@ def test_what_is_said_of_ids_is_never_ahead_of_the_store(home: Home) -> None:
             store(keeper, b"2")
             clock.boot += 60.0
             keeper.keep_house()
-            with contextlib.closing(Storekeeper(home.config, clock)) as after_a_crash:
+            with contextlib.closing(StoreManager(home.config, clock)) as after_a_crash:
                 assert after_a_crash.is_this(name)
 
 
 def test_upload_does_not_read_on_under_the_old_name_of_a_copy(home: Home) -> None:
     """It had opened the copy before ingest did: no report counted, and new messages had old message ids."""
-    with contextlib.closing(Storekeeper(home.config, ObedientClock())) as keeper:
+    with contextlib.closing(StoreManager(home.config, ObedientClock())) as keeper:
         store(keeper, b"old")
-        reader = LaneReader(home.layout.messages_db)
+        reader = UploadReader(home.layout.messages_db)
         assert reader.newest() == 1
         with contextlib.closing(MessageStore(home.layout.messages_db, ObedientClock())) as ingest:
             ingest.rename()
@@ -298,7 +298,7 @@ def test_upload_does_not_read_on_under_the_old_name_of_a_copy(home: Home) -> Non
         reader.close()
 
 
-def store(keeper: Storekeeper, payload: bytes) -> None:
+def store(keeper: StoreManager, payload: bytes) -> None:
     admission = keeper.admission((), Settled())
     admission.decide(store_tools.put([payload]))
     keeper.commit(admission, Settled())
@@ -317,7 +317,7 @@ def identity(path: Path) -> str:
 def test_an_ingest_without_guests_notices_that_its_store_was_removed(home: Home) -> None:
     """Upload would wait for a store for as long as nobody came."""
     clock = ObedientClock()
-    keeper = Storekeeper(home.config, clock)
+    keeper = StoreManager(home.config, clock)
     for file in home.layout.state.glob("messages.db*"):
         file.unlink()
     for _ in range(4):

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from runtime.core.delivery.actions import Discard, Offer, Send
-from runtime.core.delivery.connection_state import Limits
+from runtime.core.delivery.actions import Candidate, Discard, Send
+from runtime.core.delivery.connection_state import DeliveryLimits
 from runtime.core.delivery.engine import Delivery
 from runtime.core.delivery.events import Acked, Connected
-from runtime.core.delivery.window import Pace, Window
+from runtime.core.delivery.window import CongestionWindow, Pace
 
 
 def test_one_missing_acknowledgement_among_others_is_noticed() -> None:
-    delivery = Delivery(Pace(Window(4)), Limits(ack_s=30.0))
+    delivery = Delivery(Pace(CongestionWindow(4)), DeliveryLimits(ack_s=30.0))
     delivery.credentials(1, 0.0)
     delivery.steps(0.0, 0.5)
     delivery.report(Connected(1), 0.0, 0.5)
-    delivery.offer(Offer(1, "lost"))
+    delivery.offer(Candidate(1, "lost"))
     now, discarded = 0.0, False
     for id in range(2, 400):
-        delivery.offer(Offer(id, "other"))
+        delivery.offer(Candidate(id, "other"))
         steps = delivery.steps(now, 0.5)
         discarded = discarded or any(isinstance(step, Discard) for step in steps)
         now += 1.0

@@ -18,7 +18,7 @@ from azure.iot.device import IoTHubDeviceClient
 
 from runtime.devcloud import addresses
 from runtime.devcloud.mqtt import broker
-from runtime.devcloud.mqtt.codec import Decoder, encode
+from runtime.devcloud.mqtt.codec import PacketDecoder, encode
 from runtime.devcloud.mqtt.packets import Connack, Connect, Packet, Publish
 from runtime.devcloud.state.cloud import Cloud
 from runtime.devcloud.state.tokens import sign_sas
@@ -168,7 +168,7 @@ class Raw:
         context = ssl.create_default_context(cafile=str(ca_file))
         plain = socket.create_connection((address, addresses.HUB_PORT), timeout=30)
         self.socket = context.wrap_socket(plain, server_hostname=address, suppress_ragged_eofs=False)
-        self._decoder = Decoder()
+        self._decoder = PacketDecoder()
         self._packets: list[Packet] = []
 
     def send(self, *packets: Packet) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters.hub.file_upload import FileOptions, Uploaded
-from runtime.adapters.hub.https_api import HttpsWay
+from runtime.adapters.hub.https_api import HttpsRoute
 from tests.harness import Cloud, Home, eventually
 from tests.integration.test_file_upload import BLOCK, Lane, parcel
 from tests.integration.test_upload import blobs
@@ -33,7 +33,7 @@ def test_a_file_that_one_hub_has_is_uploaded_for_the_next_hub(
 ) -> None:
     """The journal said done: the next hub got a link to a file that its storage does not have."""
     for at in (cloud, next_cloud):
-        way = HttpsWay(Path(at.facts["ca_file"]), at.facts["https_port"])
+        way = HttpsRoute(Path(at.facts["ca_file"]), at.facts["https_port"])
         lane = Lane(FileOptions(folder / "uploads", folder / "spool", way, BLOCK))
         assert isinstance(lane.upload(parcel(b"film"), register(at, DEVICE)), Uploaded)
         assert list(blobs(at).values()) == [b"film"]

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import trustme
 
-from runtime.adapters.hub.https_api import HttpsWay, HubHttps, Unreached
+from runtime.adapters.hub.https_api import HttpsRoute, HubHttps, HubUnreachable
 from runtime.adapters.identity import dps
 from runtime.adapters.net import https
-from runtime.adapters.net.probe import Network
-from runtime.adapters.net.tls_options import Trust, UnusableFile, authorities
+from runtime.adapters.net.probe import NetworkProbe
+from runtime.adapters.net.tls_options import TrustedAuthorities, UnusableFile, authorities
 from runtime.config import load
 from runtime.core.delivery.events import Cause, Lost
 from runtime.core.identity.platform_answer import Outcome
@@ -61,11 +61,11 @@ def test_a_bundle_with_comments_of_any_encoding_counts_for_mqtt_https_files_and_
     line = Line(cloud, ca_file=path)
     number = line.connect(credentials)
     line.discard(number)
-    hub = HubHttps(HttpsWay(path, cloud.facts["https_port"]), credentials)
+    hub = HubHttps(HttpsRoute(path, cloud.facts["https_port"]), credentials)
     hub.post("/messages/events", "a message", headers={"iothub-messageid": "1"})
     hub.close()
     url = f"https://{cloud.facts['instance']}/devices/register"
-    reply = https.request("PUT", url, b"{}", Secret("no token"), Trust(path), 10)
+    reply = https.request("PUT", url, b"{}", Secret("no token"), TrustedAuthorities(path), 10)
     assert isinstance(reply, https.Reply) and reply.status == 401, reply
 
 
@@ -73,7 +73,7 @@ def test_a_bundle_with_comments_counts_for_the_provisioning_service(cloud: Cloud
     service = Service(cloud)
     asked = service.question("single-1", service.enrol("single-1"))
     path = bundle(folder, Path(cloud.facts["ca_file"]).read_bytes(), COMMENTS["Latin-1"])
-    told = dps.assign(dps.Question(**{**asked.__dict__, "ca_file": path}))
+    told = dps.assign(dps.DpsRequest(**{**asked.__dict__, "ca_file": path}))
     assert told.outcome is Outcome.OK, told
 
 
@@ -93,13 +93,13 @@ def test_a_file_without_a_usable_certificate_connects_nobody_and_is_named(
     assert isinstance(lost, Lost) and lost.cause is Cause.LOCAL, "a fault of ours is no refusal by the hub"
     assert str(path) in lost.reason
     line.discard(1)
-    with pytest.raises(Unreached, match=str(path)):
-        HubHttps(HttpsWay(path, cloud.facts["https_port"]), credentials).post("/files", "nothing")
+    with pytest.raises(HubUnreachable, match=str(path)):
+        HubHttps(HttpsRoute(path, cloud.facts["https_port"]), credentials).post("/files", "nothing")
     url = f"https://{cloud.facts['instance']}/devices/register"
-    failure = https.request("PUT", url, b"{}", Secret("no token"), Trust(path), 10)
+    failure = https.request("PUT", url, b"{}", Secret("no token"), TrustedAuthorities(path), 10)
     assert isinstance(failure, https.Failure) and failure.outcome is Outcome.NO_CERTIFICATE, failure
     assert str(path) in failure.reason
-    told = dps.assign(dps.Question(cloud.facts["dps_host"], "scope", "who", Secret("a2V5"), ca_file=path))
+    told = dps.assign(dps.DpsRequest(cloud.facts["dps_host"], "scope", "who", Secret("a2V5"), ca_file=path))
     assert told.outcome is Outcome.NO_CERTIFICATE and str(path) in told.reason, told
     assert cloud.connections() == []
 
@@ -108,10 +108,10 @@ def test_the_doctor_reads_the_file_of_authorities_as_upload_does(cloud: Cloud, h
     path = home.folder / "ca.pem"
     path.write_bytes(b"")
     home.write_config(cloud.config_toml().replace(cloud.facts["ca_file"], str(path)))
-    checks = list(Network(load({}, home=home.folder).settings).platform())
+    checks = list(NetworkProbe(load({}, home=home.folder).settings).platform())
     assert [check.verdict for check in checks] == ["ok", "error"] and str(path) in checks[1].text, checks
     path.write_bytes(COMMENTS["Latin-1"] + Path(cloud.facts["ca_file"]).read_bytes())
-    checks = list(Network(load({}, home=home.folder).settings).platform())
+    checks = list(NetworkProbe(load({}, home=home.folder).settings).platform())
     assert [check.verdict for check in checks] == ["ok", "ok"], checks
 
 
@@ -124,7 +124,9 @@ def test_the_machines_own_authorities_do_not_count_where_a_file_is_configured(
     with scripted(folder) as server:
         for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
             monkeypatch.setenv(name, str(server.ca_file))
-        failure = https.request("PUT", f"https://{server.instance}/x", b"", None, Trust(other), 10)
+        failure = https.request(
+            "PUT", f"https://{server.instance}/x", b"", None, TrustedAuthorities(other), 10
+        )
     assert isinstance(failure, https.Failure) and failure.outcome is Outcome.TLS_FAILED, failure
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from runtime.adapters.bus.sockets import DeliveryDoor, DeliveryReporter
+from runtime.adapters.bus.sockets import DeliveryReceiver, DeliveryReporter
 from runtime.core.settlement import Report, Settled
 from tests.harness import Home, eventually
 from tests.store_tools import ObedientClock
@@ -12,7 +12,7 @@ from tests.store_tools import ObedientClock
 Received = list[tuple[bytes, Report]]
 
 
-def received(door: DeliveryDoor, count: int = 1) -> Received:
+def received(door: DeliveryReceiver, count: int = 1) -> Received:
     found: Received = []
     eventually(lambda: found.extend(door.receive()) or len(found) >= count)
     return found
@@ -26,7 +26,7 @@ def test_a_report_that_died_with_ingest_is_repeated_though_later_ones_are_confir
     """Each confirmation counted for all that waited: rows stayed, and went to the cloud a second time."""
     clock = ObedientClock()
     with (
-        contextlib.closing(DeliveryDoor(home.layout)) as door,
+        contextlib.closing(DeliveryReceiver(home.layout)) as door,
         contextlib.closing(DeliveryReporter(home.layout, clock=clock)) as reporter,
     ):
         reporter.report(Settled(delivered=[1]))
@@ -48,7 +48,7 @@ def test_a_report_that_died_with_ingest_is_repeated_though_later_ones_are_confir
 def test_reports_that_a_slow_ingest_has_not_come_to_are_not_repeated_for_nothing(home: Home) -> None:
     clock = ObedientClock()
     with (
-        contextlib.closing(DeliveryDoor(home.layout)) as door,
+        contextlib.closing(DeliveryReceiver(home.layout)) as door,
         contextlib.closing(DeliveryReporter(home.layout, clock=clock)) as reporter,
     ):
         for number in range(1, 6):
@@ -67,7 +67,7 @@ def test_reports_that_a_slow_ingest_has_not_come_to_are_not_repeated_for_nothing
 def test_all_is_repeated_where_no_confirmation_comes_at_all(home: Home) -> None:
     clock = ObedientClock()
     with (
-        contextlib.closing(DeliveryDoor(home.layout)) as door,
+        contextlib.closing(DeliveryReceiver(home.layout)) as door,
         contextlib.closing(DeliveryReporter(home.layout, clock=clock)) as reporter,
     ):
         for number in (1, 2):
@@ -82,7 +82,7 @@ def test_damage_that_lasts_for_days_is_reported_by_one_report_and_not_by_one_a_s
     """Where the disk has no room for a salvage none is confirmed: all were kept, and repeated together."""
     clock = ObedientClock()
     with (
-        contextlib.closing(DeliveryDoor(home.layout)) as door,
+        contextlib.closing(DeliveryReceiver(home.layout)) as door,
         contextlib.closing(DeliveryReporter(home.layout, clock=clock)) as reporter,
     ):
         for _ in range(200):

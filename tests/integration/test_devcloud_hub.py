@@ -18,7 +18,7 @@ from runtime.devcloud.mqtt.packets import (
     Bare,
     Connack,
     Connect,
-    Kind,
+    PacketType,
     Publish,
     Suback,
     Subscribe,
@@ -83,7 +83,7 @@ def test_a_sas_of_another_device_or_another_key_is_refused(hub: HubInThread) -> 
 
 def test_whatever_comes_before_connect_or_twice_ends_the_connection(hub: HubInThread) -> None:
     with hub.raw(connect=False) as raw:
-        raw.send(Bare(Kind.PINGREQ))
+        raw.send(Bare(PacketType.PINGREQ))
         raw.assert_dropped()
     with hub.raw() as raw:
         raw.send(hub.connect_packet())
@@ -102,7 +102,7 @@ def test_plain_text_on_the_tls_port_disturbs_nobody(hub: HubInThread) -> None:
                     pass
                 raise ConnectionResetError
         raw.send(*messages(1))
-        assert raw.receive() == Ack(Kind.PUBACK, 1)
+        assert raw.receive() == Ack(PacketType.PUBACK, 1)
 
 
 def test_a_device_that_was_deleted_leaves_no_session_behind(hub: HubInThread) -> None:
@@ -146,9 +146,9 @@ def test_a_killed_cloud_has_every_message_that_it_acknowledged(cloud: Cloud) -> 
         Subscribe(2, (("#", 1),)),
         Subscribe(2, (("devices/demo:dev-2/messages/devicebound/#", 1),)),
         Unsubscribe(2, ("weather",)),
-        Ack(Kind.PUBREL, 2),
+        Ack(PacketType.PUBREL, 2),
         Connack(0),
-        Bare(Kind.PINGRESP),
+        Bare(PacketType.PINGRESP),
     ],
     ids=lambda packet: str(packet)[:60],
 )
@@ -157,7 +157,7 @@ def test_what_the_contract_forbids_ends_the_connection_and_nothing_before_it_is_
 ) -> None:
     with hub.raw() as raw:
         raw.send(*messages(1), packet, *messages(1, 9))
-        assert raw.receive() == Ack(Kind.PUBACK, 1)
+        assert raw.receive() == Ack(PacketType.PUBACK, 1)
         raw.assert_dropped()
     assert len(hub.messages()) == 1
     assert hub.end_reasons() != [None]
@@ -188,8 +188,8 @@ def test_no_bytes_at_all_disturb_the_hub(hub: HubInThread, seed: int) -> None:
         with hub.raw(connect=attempt % 3 > 0) as raw, contextlib.suppress(OSError):
             raw.send_bytes(bytes(raw_bytes))
     with hub.raw("demo:dev-2") as neighbour:
-        neighbour.send(Bare(Kind.PINGREQ))
-        assert neighbour.receive() == Bare(Kind.PINGRESP)
+        neighbour.send(Bare(PacketType.PINGREQ))
+        assert neighbour.receive() == Bare(PacketType.PINGRESP)
 
 
 def test_a_packet_announced_as_huge_is_refused_before_it_comes(hub: HubInThread) -> None:
@@ -202,17 +202,17 @@ def test_a_client_that_stays_silent_for_one_and_a_half_keep_alives_is_cut(hub: H
     with hub.raw(keep_alive_s=60) as idle, hub.raw("demo:dev-2", keep_alive_s=60) as alive:
         hub.pass_time(70)
         assert idle.is_silent_for(0.2), "longer than one keep-alive, not than one and a half"
-        alive.send(Bare(Kind.PINGREQ))
-        assert alive.receive() == Bare(Kind.PINGRESP)
+        alive.send(Bare(PacketType.PINGREQ))
+        assert alive.receive() == Bare(PacketType.PINGRESP)
         hub.pass_time(70)
         idle.assert_dropped()
-        alive.send(Bare(Kind.PINGREQ))
-        assert alive.receive() == Bare(Kind.PINGRESP)
+        alive.send(Bare(PacketType.PINGREQ))
+        assert alive.receive() == Bare(PacketType.PINGRESP)
 
 
 def test_a_will_is_published_after_a_sudden_end_and_only_then(hub: HubInThread) -> None:
     with hub.raw(will=Will(EVENTS + "a=1", b"gone", 1)) as raw:
-        raw.send(Bare(Kind.DISCONNECT))
+        raw.send(Bare(PacketType.DISCONNECT))
         raw.assert_dropped()
     with hub.raw(will=Will(EVENTS + "a=1", b"gone", 1)):
         pass
@@ -229,7 +229,7 @@ def test_a_will_is_published_after_a_sudden_end_and_only_then(hub: HubInThread) 
 def test_acknowledgements_come_once_each_and_in_order(hub: HubInThread) -> None:
     with hub.raw() as raw:
         raw.send(*messages(300), Publish(EVENTS, b"no answer", 0), Publish(REPORTED, b"{}", 1, 301))
-        assert [raw.receive() for _ in range(301)] == [Ack(Kind.PUBACK, n) for n in range(1, 302)]
+        assert [raw.receive() for _ in range(301)] == [Ack(PacketType.PUBACK, n) for n in range(1, 302)]
         assert raw.is_silent_for(0.1)
     assert [row["message_id"] for row in hub.messages()] == [*(f"m:{n}" for n in range(1, 301)), None]
 
@@ -237,7 +237,7 @@ def test_acknowledgements_come_once_each_and_in_order(hub: HubInThread) -> None:
 def test_a_repeat_is_recorded_with_its_dup_flag(hub: HubInThread) -> None:
     with hub.raw() as raw:
         raw.send(*messages(1), *(m._replace(dup=True) for m in messages(1)))
-        assert [raw.receive(), raw.receive()] == [Ack(Kind.PUBACK, 1)] * 2
+        assert [raw.receive(), raw.receive()] == [Ack(PacketType.PUBACK, 1)] * 2
     assert [row["dup"] for row in hub.messages()] == [0, 1]
 
 
@@ -253,8 +253,8 @@ def test_one_subscribe_opens_several_channels_and_a_session_keeps_them(hub: HubI
         assert raw.receive() == Connack(0, session_present=True)
         again = raw.receive()
         assert (again.payload, again.topic, again.dup) == (b"go", first.topic, True)
-        raw.send(Ack(Kind.PUBACK, again.packet_id), Unsubscribe(2, (COMMANDS,)))
-        assert raw.receive() == Ack(Kind.UNSUBACK, 2)
+        raw.send(Ack(PacketType.PUBACK, again.packet_id), Unsubscribe(2, (COMMANDS,)))
+        assert raw.receive() == Ack(PacketType.UNSUBACK, 2)
         hub.call(lambda: hub.cloud.send_command(DEVICE, b"unheard", {}, time.time()))
         hub.call(lambda: hub.cloud.patch_desired(DEVICE, {"a": 1}))
         assert raw.receive().topic == "$iothub/twin/PATCH/properties/desired/?$version=2"

@@ -11,7 +11,7 @@ import pytest
 from azure.iot.device import Message, MethodResponse, exceptions
 
 from runtime.devcloud.mqtt import topics
-from runtime.devcloud.mqtt.packets import Ack, Connack, Kind, Publish
+from runtime.devcloud.mqtt.packets import Ack, Connack, PacketType, Publish
 from tests.harness import eventually
 from tests.integration.hub_in_thread import DEVICE, EVENTS, HubInThread, messages, payloads
 
@@ -87,7 +87,7 @@ def test_the_connection_is_cut_when_the_sas_expires_and_not_admitted_again(hub: 
     password = hub.sas().encode()
     with hub.raw(password=password) as raw:
         raw.send(*messages(1))
-        assert raw.receive() == Ack(Kind.PUBACK, 1)
+        assert raw.receive() == Ack(PacketType.PUBACK, 1)
         assert hub.expire() == int(password.rpartition(b"=")[2])
         raw.assert_dropped()
     with hub.raw(connect=False) as raw:

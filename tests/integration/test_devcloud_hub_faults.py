@@ -15,7 +15,7 @@ import pytest
 from azure.iot.device import exceptions
 
 from runtime.devcloud.mqtt.codec import encode
-from runtime.devcloud.mqtt.packets import Ack, Bare, Connack, Kind, Publish
+from runtime.devcloud.mqtt.packets import Ack, Bare, Connack, PacketType, Publish
 from tests.harness import eventually
 from tests.integration.hub_in_thread import ABRUPT, EVENTS, HubInThread, messages, payloads
 
@@ -108,8 +108,8 @@ def test_delayed_acknowledgements_do_not_wait_for_one_another(hub: HubInThread) 
 def test_withheld_acknowledgements_come_in_order_when_that_ends(hub: HubInThread) -> None:
     hub.faults(withhold_acks=True)
     with hub.raw() as raw:
-        raw.send(*messages(5), Bare(Kind.PINGREQ))
-        assert raw.receive() == Bare(Kind.PINGRESP)
+        raw.send(*messages(5), Bare(PacketType.PINGREQ))
+        assert raw.receive() == Bare(PacketType.PINGRESP)
         assert raw.is_silent_for(0.3)
         assert len(hub.messages()) == 5
         hub.faults()
@@ -128,7 +128,7 @@ def test_after_its_limit_the_hub_acknowledges_no_more(hub: HubInThread) -> None:
 def test_a_silent_hub_keeps_the_connection_and_hears_everything_afterwards(hub: HubInThread) -> None:
     with hub.raw() as raw:
         hub.faults(silent=True)
-        raw.send(*messages(3), Bare(Kind.PINGREQ))
+        raw.send(*messages(3), Bare(PacketType.PINGREQ))
         with hub.raw("demo:dev-2", connect=False) as late:
             late.send(hub.connect_packet("demo:dev-2"))
             assert late.is_silent_for(0.3)
@@ -138,7 +138,7 @@ def test_a_silent_hub_keeps_the_connection_and_hears_everything_afterwards(hub: 
             hub.faults()
             assert late.receive() == Connack(0)
         answers = [raw.receive() for _ in range(4)]
-        assert Bare(Kind.PINGRESP) in answers
+        assert Bare(PacketType.PINGRESP) in answers
         assert [a.packet_id for a in answers if isinstance(a, Ack)] == [1, 2, 3]
 
 
@@ -196,13 +196,13 @@ def test_an_abrupt_drop_is_a_reset_and_a_polite_one_a_goodbye(hub: HubInThread) 
 def test_a_client_that_never_reads_does_not_fill_the_hubs_memory(hub: HubInThread) -> None:
     with hub.raw() as raw:
         raw.socket.settimeout(1)
-        ping = encode(Bare(Kind.PINGREQ)) * 50_000
+        ping = encode(Bare(PacketType.PINGREQ)) * 50_000
         with pytest.raises((TimeoutError, ssl.SSLError)):
             for _ in range(400):
                 raw.send_bytes(ping)
         with hub.raw("demo:dev-2") as neighbour:
-            neighbour.send(Bare(Kind.PINGREQ))
-            assert neighbour.receive() == Bare(Kind.PINGRESP)
+            neighbour.send(Bare(PacketType.PINGREQ))
+            assert neighbour.receive() == Bare(PacketType.PINGRESP)
 
 
 def test_a_connection_that_ends_in_the_same_moment_keeps_no_other_from_being_dropped(

@@ -7,7 +7,7 @@ import json
 import pytest
 import requests
 
-from runtime.devcloud.mqtt.packets import Ack, Kind, Publish, Subscribe
+from runtime.devcloud.mqtt.packets import Ack, PacketType, Publish, Subscribe
 from tests.harness import Cloud
 from tests.integration.hub_in_thread import REPORTED, TWIN_RESULTS, HubInThread, messages, payloads
 from tests.lines import register
@@ -45,7 +45,7 @@ def test_a_twin_is_not_patched_while_the_quota_is_used_up(hub: HubInThread) -> N
         raw.send(Publish(REPORTED, b'{"a": 1}', 1, 2))
         answers = [raw.receive(), raw.receive()]
         topics = [a.topic for a in answers if isinstance(a, Publish)]
-        assert Ack(Kind.PUBACK, 2) in answers and topics[0].startswith("$iothub/twin/res/403/")
+        assert Ack(PacketType.PUBACK, 2) in answers and topics[0].startswith("$iothub/twin/res/403/")
 
 
 def test_a_message_over_https_is_one_like_any_other(cloud: Cloud) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from runtime.adapters.net import dial as dialer
-from runtime.adapters.net.dial import Address, dial
+from runtime.adapters.net.dial import PeerAddress, dial
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ class Addresses:
     def __init__(self, stack: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
         self._stack = stack
         self.port = 0
-        self._named: list[Address] = []
+        self._named: list[PeerAddress] = []
         self.lookups = 0
         monkeypatch.setattr(dialer, "_resolve", self._resolve)
         self.free = threading.Event()
@@ -61,11 +61,11 @@ class Addresses:
 
     def _name(self, host: str) -> None:
         if ":" in host:
-            self._named.append(Address(socket.AF_INET6, 6, (host, self.port, 0, 0)))
+            self._named.append(PeerAddress(socket.AF_INET6, 6, (host, self.port, 0, 0)))
         else:
-            self._named.append(Address(socket.AF_INET, 6, (host, self.port)))
+            self._named.append(PeerAddress(socket.AF_INET, 6, (host, self.port)))
 
-    def _resolve(self, _host: str, _port: int, flags: int = 0) -> list[Address]:
+    def _resolve(self, _host: str, _port: int, flags: int = 0) -> list[PeerAddress]:
         if flags:
             raise socket.gaierror(socket.EAI_NONAME, "a name")
         self.lookups += 1

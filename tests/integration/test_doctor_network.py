@@ -10,7 +10,7 @@ import pytest
 import trustme
 from cryptography import x509
 
-from runtime.adapters.net.probe import Network
+from runtime.adapters.net.probe import NetworkProbe
 from runtime.adapters.process.status_file import StatusFile
 from runtime.devcloud.addresses import HUB_PORT
 from runtime.operations.doctor import examine
@@ -102,7 +102,7 @@ def test_a_clock_so_wrong_that_no_certificate_counts_is_named(
     ours.private_key_and_cert_chain_pem.write_to_path(str(server))
     cloud.start()
     home.write_config(cloud.config_toml())
-    checks = {check.name: check for check in Network(home.config.settings).platform()}
+    checks = {check.name: check for check in NetworkProbe(home.config.settings).platform()}
     found = checks[f"platform {cloud.facts['instance']}"]
     assert found.verdict == "error"
     assert words in found.text and "timedatectl" in found.remedy

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from runtime.adapters.identity import dps
-from runtime.adapters.identity.dps import Question, assign
+from runtime.adapters.identity.dps import DpsRequest, assign
 from runtime.adapters.identity.registrars import ByDps
 from runtime.adapters.process.process import SUPERVISOR_PID
 from runtime.core.identity.connection_string import derived_key
@@ -47,12 +47,12 @@ class Service:
 
     def question(
         self, who: str, key: str | None = None, files: tuple[Path, Path] | None = None, **more: Any
-    ) -> Question:
+    ) -> DpsRequest:
         facts = self.cloud.facts
         certificate, key_file = files or (None, None)
         secret, ca_file = Secret(key) if key else None, Path(facts["ca_file"])
         scope = more.get("id_scope", facts["dps_id_scope"])
-        return Question(facts["dps_host"], scope, who, secret, certificate, key_file, ca_file)
+        return DpsRequest(facts["dps_host"], scope, who, secret, certificate, key_file, ca_file)
 
     def assigned(self) -> dict[str, int]:
         """Registration ids, and how often each was assigned."""
@@ -176,7 +176,7 @@ def test_an_assignment_that_names_no_hub_or_no_device_is_garbled_and_ends_no_wor
     told = json.dumps({"outcome": "OK", "hub_host": hub, "device_id": device})
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(["printf", "%s", told], text=True, **pipes) as child:  # type: ignore[call-overload]
-        found = dps._listen(child, Question("", "", ""), lambda: False, time.monotonic() + 5)
+        found = dps._listen(child, DpsRequest("", "", ""), lambda: False, time.monotonic() + 5)
     good = (hub, device) == ("hub.example", "press-7")
     assert found.outcome is (Outcome.OK if good else Outcome.GARBLED)
 

@@ -22,11 +22,11 @@ from runtime.adapters.store.reader import StoreReader
 from runtime.adapters.store.spool import REVIEW_AGAIN_S, STRAY_S, Spool, what_is
 from runtime.adapters.store.writer import MessageStore
 from runtime.core.ingest.admission import Admission
-from runtime.core.ingest.protocol import Code, ProducerKey, Refused, Reply, Stored
+from runtime.core.ingest.protocol import Code, ProducerKey, Refusal, Reply, Stored
 from runtime.core.ingest.taken_files import HASHED_BYTES, NotTaken, TakenFile, spool_name
 from runtime.core.message import StoredMessage
 from runtime.core.settlement import Settled
-from runtime.workers.store_manager import Storekeeper
+from runtime.workers.store_manager import StoreManager
 from tests import store_tools
 from tests.harness import Cloud, Home, Process, eventually
 from tests.integration.test_upload import blobs
@@ -153,7 +153,7 @@ def test_the_store_knows_which_files_its_messages_name(folder: Path) -> None:
     home = Home(folder / "home")
     (home.folder / "drop").mkdir()
     home.write_config(f'[ingest]\ndrop_folder = "{home.folder / "drop"}"\n')
-    keeper = Storekeeper(home.config, SystemClock())
+    keeper = StoreManager(home.config, SystemClock())
     with sqlite3.connect(home.layout.messages_db) as db:
         columns = "stream, kind, priority, stored_boot_s, boot, bytes, payload, file"
         db.execute(f"INSERT INTO messages ({columns}) VALUES (1, 0, 4, 0.0, 1, 0, x'', 'a')")
@@ -246,7 +246,7 @@ class Life:
 
     def __init__(self, home: Home) -> None:
         self.clock = ObedientClock()
-        self.keeper = Storekeeper(home.config, self.clock)
+        self.keeper = StoreManager(home.config, self.clock)
         self.spool = Spool(home.layout.spool, home.config.settings.ingest.drop_folder)
         self.spool.tidy(0.0, self.keeper.files_named)
 
@@ -383,7 +383,7 @@ def test_what_may_pass_is_no_final_refusal_of_a_file(
     with monkeypatch.context() as failing:
         failing.setattr(os, call, fails)
         _, reply = life.decide(9, "clip")
-    assert isinstance(reply, Refused)
+    assert isinstance(reply, Refusal)
     if call == "open":
         assert reply.code != Code.BAD_FIELD
     else:
@@ -425,7 +425,7 @@ def test_a_drop_folder_that_is_a_disk_of_its_own_is_taken_from(dropping: Home, d
     os.mkfifo(disk / "pipe")
     for name in ("pipe", "missing"):
         _, reply = life.decide(10, name)
-        assert isinstance(reply, Refused) and reply.code == Code.BAD_FIELD
+        assert isinstance(reply, Refusal) and reply.code == Code.BAD_FIELD
     admission, _ = life.decide(10, "clip")
     life.keeper.commit(admission, Settled())
     life.killed()
@@ -443,7 +443,7 @@ def test_a_drop_folder_whose_disk_is_not_mounted_is_no_missing_file(dropping: Ho
     subprocess.run(["umount", str(disk)], check=True)
     life = Life(dropping)
     _, reply = life.decide(10, "next")
-    assert isinstance(reply, Refused)
+    assert isinstance(reply, Refusal)
     assert (reply.code, "not mounted" in reply.message) == (Code.STORE_UNAVAILABLE, True)
     life.killed()
 
@@ -499,7 +499,7 @@ def test_a_file_that_is_still_being_written_is_refused_for_now(
 
         monkeypatch.setattr(spooling, "what_is", slowly)
         _, reply = life.decide(9, "clip")
-        assert isinstance(reply, Refused) and reply.retry_after_ms and "still being written" in reply.message
+        assert isinstance(reply, Refusal) and reply.retry_after_ms and "still being written" in reply.message
     assert (drop / "clip").read_bytes() == b"filmmore"
     life.killed()
 

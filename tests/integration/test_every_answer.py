@@ -22,14 +22,14 @@ from runtime.adapters.identity.database import IdentityStore
 from runtime.adapters.identity.platform_api import CANCELLED as CANCELLED_TYPE
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.status_file import read_status
-from runtime.core.identity.enrolment import Enrolment, Phase, Wish
+from runtime.core.identity.enrolment import Enrolment, EnrolmentState, Wish
 from runtime.core.identity.escalation import Task
-from runtime.core.identity.platform_answer import Grant, Outcome, Registration
-from runtime.core.identity.renewal import Pace
+from runtime.core.identity.platform_answer import Outcome, PlatformResult, Registration
+from runtime.core.identity.renewal import RetryPace
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
-from runtime.workers.provisioning import Clerk
-from runtime.workers.refresh import Keeper
+from runtime.workers.provisioning import ProvisioningLoop
+from runtime.workers.refresh import RefreshLoop
 from tests.harness import Home, heart, short_folder
 from tests.integration import scripted as s
 from tests.integration.scripted import Says, Scripted, scripted
@@ -239,11 +239,11 @@ class Device:
         platform = self.config.settings.platform
         mark = token_files.fingerprint(token_files.provisioning_token(platform))
         basis = Wish(platform.instance, mark, None).basis()
-        self.store.save_enrolment(Enrolment(Phase.PENDING, basis, "op", "AB-12"))
+        self.store.save_enrolment(Enrolment(EnrolmentState.PENDING, basis, "op", "AB-12"))
 
     def _register(self, age_s: float = 60) -> None:
-        done = Enrolment(Phase.PROVISIONED, "basis", at=self._then)
-        self.store.save_provisioned(done, Grant(Secret("first"), 3600.0), _ago(age_s), 0.5)
+        done = Enrolment(EnrolmentState.PROVISIONED, "basis", at=self._then)
+        self.store.save_provisioned(done, PlatformResult(Secret("first"), 3600.0), _ago(age_s), 0.5)
 
     def _refresh(self, age_s: float = 3500) -> None:
         self._register(age_s)
@@ -251,11 +251,11 @@ class Device:
 
     def _refused(self) -> None:
         self._refresh(60)
-        self.store.save_failed(1, Task.REGISTER, Pace(), refused=True)
+        self.store.save_failed(1, Task.REGISTER, RetryPace(), refused=True)
 
     def _parent(self) -> None:
         self._refused()
-        self.store.save_refreshed(1, Grant(Secret("child"), 3600.0), self._then, 0.5)
+        self.store.save_refreshed(1, PlatformResult(Secret("child"), 3600.0), self._then, 0.5)
         self.store.drop_registration(2)
 
     def turn(self) -> dict[str, object]:
@@ -263,9 +263,9 @@ class Device:
         beating = heart(self.home, self.worker)
         with closing(Hints(self.home.layout, self.worker)) as hints:
             if self.worker == PROVISIONING:
-                Clerk(self.config, beating, hints).turn()
+                ProvisioningLoop(self.config, beating, hints).turn()
             else:
-                Keeper(self.config, beating, hints).turn(False)
+                RefreshLoop(self.config, beating, hints).turn(False)
         return read_status(self.home.layout.status_file(self.worker)) or {}
 
 

@@ -16,10 +16,10 @@ import pytest
 
 from runtime.adapters.hub import payloads, upload_journal
 from runtime.adapters.hub.file_upload import BlockSent, FileOptions, Uploaded, UploadFailed
-from runtime.adapters.hub.https_api import HttpsWay
+from runtime.adapters.hub.https_api import HttpsRoute
 from runtime.adapters.store.spool import what_is
 from runtime.core.delivery.envelope import FileParcel, Telemetry
-from runtime.core.delivery.link_budget import Passage
+from runtime.core.delivery.link_budget import FilePermit
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.ingest.taken_files import HASHED_BYTES
 from runtime.core.secret import Secret
@@ -32,7 +32,7 @@ from tests.lines import register
 
 @pytest.fixture
 def lane(cloud: Cloud, folder: Path) -> Lane:
-    way = HttpsWay(Path(cloud.facts["ca_file"]), cloud.facts["https_port"])
+    way = HttpsRoute(Path(cloud.facts["ca_file"]), cloud.facts["https_port"])
     return Lane(FileOptions(folder / "uploads", folder / "spool", way, BLOCK))
 
 
@@ -241,7 +241,7 @@ CREDENTIALS = HubCredentials("127.0.0.1", "dev-1", 1, sas=Secret("sas"))
 
 
 def slow_lane(folder: Path, server: Scripted) -> Lane:
-    way = HttpsWay(server.ca_file, int(server.instance.partition(":")[2]))
+    way = HttpsRoute(server.ca_file, int(server.instance.partition(":")[2]))
     return Lane(FileOptions(folder / "uploads", folder / "spool", way, 8_388_608))
 
 
@@ -275,7 +275,7 @@ def test_the_kill_switch_cuts_the_block_under_way(folder: Path, server: Scripted
     lane = slow_lane(folder, server)
     lane.files.begin(1, parcel(os.urandom(8_388_608)), CREDENTIALS)
     eventually(lambda: storage.read_bytes > 100_000)
-    lane.files.let(Passage.NOBODY, off=True)
+    lane.files.let(FilePermit.NOBODY, off=True)
     began_s = time.monotonic()
     failed = lane.ended()
     assert time.monotonic() - began_s < 2.0

@@ -14,12 +14,19 @@ import pytest
 
 from runtime.adapters.hub import file_upload as files_adapter
 from runtime.adapters.hub import https_api, upload_journal
-from runtime.adapters.hub.file_upload import BlockSent, FileEvent, FileOptions, Files, Uploaded, UploadFailed
-from runtime.adapters.hub.https_api import HttpsWay, Unreached
+from runtime.adapters.hub.file_upload import (
+    BlockSent,
+    FileEvent,
+    FileOptions,
+    FileUploader,
+    Uploaded,
+    UploadFailed,
+)
+from runtime.adapters.hub.https_api import HttpsRoute, HubUnreachable
 from runtime.adapters.hub.upload_calls import UploadCalls
 from runtime.adapters.process import checksummed_line
 from runtime.core.delivery.envelope import FileParcel, Telemetry
-from runtime.core.delivery.link_budget import Passage
+from runtime.core.delivery.link_budget import FilePermit
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.secret import Secret
 from tests.harness import Cloud, eventually
@@ -35,7 +42,7 @@ class Lane:
     """Files, and what it told."""
 
     def __init__(self, options: FileOptions) -> None:
-        self.files = Files(options)
+        self.files = FileUploader(options)
         self.seen: list[FileEvent] = []
 
     def upload(
@@ -73,7 +80,7 @@ class Lane:
 
 @pytest.fixture
 def lane(cloud: Cloud, folder: Path) -> Lane:
-    way = HttpsWay(Path(cloud.facts["ca_file"]), cloud.facts["https_port"])
+    way = HttpsRoute(Path(cloud.facts["ca_file"]), cloud.facts["https_port"])
     return Lane(FileOptions(folder / "uploads", folder / "spool", way, BLOCK))
 
 
@@ -89,7 +96,7 @@ def _cut_half_way(
 
     def cut(platform: Any, journal: Any, number: int, block: bytes) -> None:
         if number == BLOCKS // 2:
-            raise Unreached("cut")
+            raise HubUnreachable("cut")
         put_block(platform, journal, number, block)
 
     with monkeypatch.context() as patch:
@@ -167,7 +174,7 @@ def test_who_answers_a_byte_at_a_time_does_not_hold_a_place_for_ever(
             return Says(raw=way)
 
         server.answer = answer
-        lane = Lane(FileOptions(folder / "uploads", folder, HttpsWay(server.ca_file, int(port)), BLOCK))
+        lane = Lane(FileOptions(folder / "uploads", folder, HttpsRoute(server.ca_file, int(port)), BLOCK))
         failed = lane.upload(parcel(b"1"), HubCredentials(host, "dev-1", 1, sas=Secret("sas")), within_s=3)
     assert isinstance(failed, UploadFailed) and "no complete answer from 127.0.0.1:" in failed.reason, failed
 
@@ -230,7 +237,7 @@ def test_a_file_whose_block_list_is_never_taken_is_not_uploaded_for_ever(folder:
             return Says(body={"correlationId": "c", "blobName": name, **address})
 
         server.answer = answer
-        lane = Lane(FileOptions(folder / "uploads", folder, HttpsWay(server.ca_file, int(port)), BLOCK))
+        lane = Lane(FileOptions(folder / "uploads", folder, HttpsRoute(server.ca_file, int(port)), BLOCK))
         credentials = HubCredentials(host, "dev-1", 1, sas=Secret("sas"))
         ended = [lane.upload(parcel(b"film"), credentials) for _ in range(3)]
     assert [isinstance(end, UploadFailed) and end.for_good for end in ended] == [False, False, True]
@@ -260,7 +267,7 @@ def test_who_may_not_use_the_link_gives_up_its_place_and_goes_on_later_and_the_u
 ) -> None:
     """A file of the backlog held its place through the closed hours, and an urgent one waited for it."""
     credentials, payload = register(cloud), os.urandom(BLOCKS * BLOCK)
-    lane.before_block(3, lambda: lane.files.let(Passage.URGENT))
+    lane.before_block(3, lambda: lane.files.let(FilePermit.URGENT))
     lane.files.begin(1, parcel(payload), credentials)
     barred = lane.ended()
     assert isinstance(barred, UploadFailed) and not barred.for_good
@@ -269,7 +276,7 @@ def test_who_may_not_use_the_link_gives_up_its_place_and_goes_on_later_and_the_u
     lane.files.begin(2, parcel(b"fire", "alarm"), credentials, urgent=True)
     eventually(lambda: list(blobs(cloud).values()) == [b"fire"])
     eventually(lambda: [event.id for event in lane.files.take() if isinstance(event, Uploaded)] == [2])
-    lane.files.let(Passage.EVERYBODY)
+    lane.files.let(FilePermit.EVERYBODY)
     assert isinstance(lane.upload(parcel(payload), credentials), Uploaded)
     assert before + lane.blocks == BLOCKS
     assert set(blobs(cloud).values()) == {b"fire", payload}

@@ -15,7 +15,7 @@ import pytest
 from azure.iot.device.common.mqtt_transport import MQTTTransport
 
 from runtime.adapters.hub import mqtt_client as hub_adapter
-from runtime.adapters.hub.paho_wire import KEEPALIVE_RAN_OUT, Reach, Wire
+from runtime.adapters.hub.paho_wire import KEEPALIVE_RAN_OUT, PahoWire, Reach
 from runtime.core.delivery.envelope import Telemetry
 from runtime.core.delivery.events import Acked, Cause, Closed, Connected
 from runtime.core.identity.credentials import HubCredentials
@@ -46,7 +46,7 @@ def test_many_in_flight_arrive_in_the_order_of_the_calls_and_each_is_acknowledge
 def test_without_the_librarys_inside_everything_still_arrives_in_order(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub_adapter.Wire, "find", classmethod(lambda cls, *_: None))
+    monkeypatch.setattr(hub_adapter.PahoWire, "find", classmethod(lambda cls, *_: None))
     line = Line(cloud)
     line.connect(register(cloud))
     for number in range(50):
@@ -79,7 +79,7 @@ def test_a_part_of_the_library_that_has_changed_makes_upload_slow_and_not_deaf(
     else:
         monkeypatch.setattr(of, name, instead)
     client = hub_adapter._build(register(cloud), hub_adapter.HubOptions(Path(cloud.facts["ca_file"])))
-    assert hub_adapter.Wire.find(client, Reach(), print) is None
+    assert hub_adapter.PahoWire.find(client, Reach(), print) is None
     client.shutdown()
 
 
@@ -99,7 +99,7 @@ def test_the_library_still_has_what_the_wire_relies_on(cloud: Cloud) -> None:
         "_sock_send",
     ):
         assert hasattr(paho.Client, name), f"paho has moved {name}"
-        assert getattr(client.wire._paho, name).__module__ == Wire.__module__
+        assert getattr(client.wire._paho, name).__module__ == PahoWire.__module__
     assert paho.MQTT_ERR_KEEPALIVE == KEEPALIVE_RAN_OUT
     assert hasattr(client.wire._paho, "_thread"), "paho has moved its network thread"
     line.discard(1)

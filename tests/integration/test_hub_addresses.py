@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from runtime.adapters.net import dial as dialer
-from runtime.adapters.net.dial import Address
+from runtime.adapters.net.dial import PeerAddress
 from runtime.core.delivery.events import Cause
 from runtime.devcloud.addresses import HUB_PORT
 from tests.harness import Cloud
@@ -30,12 +30,12 @@ def _nothing_remembered() -> Iterator[None]:
 def named(monkeypatch: pytest.MonkeyPatch, *hosts: str, until: threading.Event | None = None) -> None:
     """The hub's name has these addresses, once the name server has answered."""
 
-    def resolve(_host: str, port: int, flags: int = 0) -> list[Address]:
+    def resolve(_host: str, port: int, flags: int = 0) -> list[PeerAddress]:
         if flags:
             raise socket.gaierror(socket.EAI_NONAME, "a name")
         if until is not None:
             until.wait(30)
-        return [Address(socket.AF_INET, socket.IPPROTO_TCP, (host, port)) for host in hosts]
+        return [PeerAddress(socket.AF_INET, socket.IPPROTO_TCP, (host, port)) for host in hosts]
 
     monkeypatch.setattr(dialer, "_resolve", resolve)
 

@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 
 from runtime.adapters.hub import paho_wire
-from runtime.adapters.hub.mqtt_client import Hub, HubOptions
+from runtime.adapters.hub.mqtt_client import HubConnection, HubOptions
 from runtime.adapters.net.dial import dial
-from runtime.core.delivery.actions import PROBE, Discard, Offer, Open, Send
-from runtime.core.delivery.connection_state import Limits
+from runtime.core.delivery.actions import PROBE, Candidate, Discard, Open, Send
+from runtime.core.delivery.connection_state import DeliveryLimits
 from runtime.core.delivery.engine import Delivery
 from runtime.core.delivery.envelope import Telemetry, probe
 from runtime.core.delivery.path_mtu import SEGMENTS_BYTES
-from runtime.core.delivery.window import Pace, Window
+from runtime.core.delivery.window import CongestionWindow, Pace
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.secret import Secret
 from runtime.devcloud.addresses import HUB_PORT
@@ -95,10 +95,10 @@ class SlowLine:
 class Sender:
     """What the worker does, of it only deciding and sending."""
 
-    def __init__(self, hub: HubInThread, limits: Limits, keepalive_s: int) -> None:
+    def __init__(self, hub: HubInThread, limits: DeliveryLimits, keepalive_s: int) -> None:
         self._credentials = HubCredentials(hub.address, DEVICE, generation=1, sas=Secret(hub.sas()))
-        self.hub = Hub(HubOptions(hub.ca_file, keepalive_s))
-        self.delivery = Delivery(Pace(Window(4)), limits)
+        self.hub = HubConnection(HubOptions(hub.ca_file, keepalive_s))
+        self.delivery = Delivery(Pace(CongestionWindow(4)), limits)
         self.delivery.credentials(1, time.monotonic())
         self.payloads: dict[int, bytes] = {}
         self.delivered: list[int] = []
@@ -107,7 +107,7 @@ class Sender:
 
     def offer(self, id: int, stream: str, size_bytes: int) -> None:
         self.payloads[id] = random.Random(id).randbytes(size_bytes)
-        assert self.delivery.offer(Offer(id, stream, 1, size_bytes + 100))
+        assert self.delivery.offer(Candidate(id, stream, 1, size_bytes + 100))
 
     def run(self, until: Callable[[], Any], timeout_s: float = 30.0) -> None:
         deadline_s = time.monotonic() + timeout_s
@@ -158,7 +158,7 @@ def test_a_message_that_takes_the_line_four_deadlines_arrives_on_one_connection(
 ) -> None:
     """Our watchdog ended the connection, then paho's keep-alive did; after five times it was quarantined."""
     line.bytes_per_s = 20_000
-    sender = Sender(hub, Limits(ack_s=1.0), keepalive_s=1)
+    sender = Sender(hub, DeliveryLimits(ack_s=1.0), keepalive_s=1)
     sender.offer(1, "s", 80_000)
     sender.run(lambda: sender.delivered)
     assert sender.delivery.losses == 0 and sender.quarantined == {}
@@ -186,7 +186,7 @@ def test_a_hub_that_counts_whole_packets_only_is_promised_fewer_of_them(
     monkeypatch.setattr(Connection, "data_received", data_received)
     monkeypatch.setattr(Connection, "_heard", heard)
     line.bytes_per_s = 40_000
-    sender = Sender(hub, Limits(ack_s=5.0, prompt_s=1.0, retry_max_s=0.1), keepalive_s=1)
+    sender = Sender(hub, DeliveryLimits(ack_s=5.0, prompt_s=1.0, retry_max_s=0.1), keepalive_s=1)
     sender.offer(1, "s", 100_000)
     sender.run(lambda: sender.delivered or sender.quarantined)
     assert sender.delivery.losses >= 1 and sender.quarantined == {}
@@ -199,7 +199,7 @@ def test_large_packets_that_vanish_condemn_no_message_and_smaller_ones_are_sent(
 ) -> None:
     """TCP never had a byte of it acknowledged: the hub was never shown it."""
     line.swallow(above_bytes=1_400)
-    sender = Sender(hub, Limits(ack_s=0.6, retry_max_s=0.1), keepalive_s=5)
+    sender = Sender(hub, DeliveryLimits(ack_s=0.6, retry_max_s=0.1), keepalive_s=5)
     sender.offer(1, "large", 3_000)
     sender.run(lambda: SEGMENTS_BYTES[0] in sender.segments)
     assert "large packets do not get through" in sender.delivery.trouble(time.monotonic())
@@ -212,7 +212,7 @@ def test_large_packets_that_vanish_condemn_no_message_and_smaller_ones_are_sent(
 
 def test_how_far_the_bytes_have_come_is_known_to_the_last_one(hub: HubInThread, line: SlowLine) -> None:
     line.bytes_per_s = 50_000
-    sender = Sender(hub, Limits(), keepalive_s=25)
+    sender = Sender(hub, DeliveryLimits(), keepalive_s=25)
     sender.offer(1, "s", 60_000)
     seen: list[tuple[int, int]] = []
 

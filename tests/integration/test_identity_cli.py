@@ -12,10 +12,10 @@ import pytest
 from runtime.adapters.identity.database import IdentityReader, IdentityStore
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.process import Lock
-from runtime.core.identity.enrolment import Enrolment, Phase
+from runtime.core.identity.enrolment import Enrolment, EnrolmentState
 from runtime.core.identity.escalation import Task
-from runtime.core.identity.platform_answer import Grant, Outcome, Registration
-from runtime.core.identity.renewal import Pace
+from runtime.core.identity.platform_answer import Outcome, PlatformResult, Registration
+from runtime.core.identity.renewal import RetryPace
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from tests.harness import Home, heart
@@ -29,7 +29,10 @@ def now() -> Moment:
 def register(home: Home) -> IdentityStore:
     store = IdentityStore(home.layout)
     store.save_provisioned(
-        Enrolment(Phase.PROVISIONED, "b", at=now()), Grant(Secret("secret-rt"), None), now(), 0.5
+        Enrolment(EnrolmentState.PROVISIONED, "b", at=now()),
+        PlatformResult(Secret("secret-rt"), None),
+        now(),
+        0.5,
     )
     store.save_registered(1, Registration("hub", "w:dev-1", 86_400.0, Secret("secret-sas")), now(), 0.5)
     return store
@@ -43,14 +46,14 @@ def test_a_new_device_says_that_it_is_nobody_yet_and_exits_with_1(home: Home) ->
 
 
 def test_a_pending_device_shows_its_code(home: Home) -> None:
-    IdentityStore(home.layout).save_enrolment(Enrolment(Phase.PENDING, "b", "op", "AB-12", at=now()))
+    IdentityStore(home.layout).save_enrolment(Enrolment(EnrolmentState.PENDING, "b", "op", "AB-12", at=now()))
     done = home.edgectl("provision")
     assert done.returncode == 1 and "Verification code: AB-12" in done.stdout
     assert "AB-12" in home.edgectl("identity").stdout
 
 
 def test_a_registered_device_that_waits_for_approval_under_another_wish_shows_its_code(home: Home) -> None:
-    register(home).save_enrolment(Enrolment(Phase.PENDING, "b2", "op", "AB-12", at=now()))
+    register(home).save_enrolment(Enrolment(EnrolmentState.PENDING, "b2", "op", "AB-12", at=now()))
     for options in ((), ("--wait", "--timeout", "0.2")):
         done = home.edgectl("provision", *options)
         assert done.returncode == 1 and "Verification code: AB-12" in done.stdout
@@ -59,7 +62,7 @@ def test_a_registered_device_that_waits_for_approval_under_another_wish_shows_it
 
 def test_a_registered_device_tells_everything_but_its_tokens(home: Home) -> None:
     store = register(home)
-    store.save_failed(1, Task.REFRESH, Pace(2, now(), 30.0, Outcome.THROTTLED, "too many"))
+    store.save_failed(1, Task.REFRESH, RetryPace(2, now(), 30.0, Outcome.THROTTLED, "too many"))
     store.save_skew(-3600.0)
     done = home.edgectl("identity")
     assert done.returncode == 0
@@ -81,7 +84,7 @@ def test_a_registered_device_tells_everything_but_its_tokens(home: Home) -> None
 
 
 def test_the_keys_of_the_json_are_those_of_the_runbook_whoever_runs(home: Home) -> None:
-    register(home).save_failed(1, Task.REFRESH, Pace(2, now(), 30.0, Outcome.THROTTLED, "too many"))
+    register(home).save_failed(1, Task.REFRESH, RetryPace(2, now(), 30.0, Outcome.THROTTLED, "too many"))
     told = json.loads(home.edgectl("identity", "--json").stdout)
     assert set(told["errors"][0]) == {"at", "outcome", "reason", "times", "ago_s"}
     with heard(home):
@@ -121,8 +124,8 @@ def test_forgetting_needs_a_word_and_then_forgets(home: Home) -> None:
 
 
 def test_a_line_at_rest_is_shown_without_its_text_and_forgotten_with_the_rest(home: Home) -> None:
-    done = Enrolment(Phase.PROVISIONED, "made by hand", at=now(), adopted="mark")
-    register(home).save_provisioned(done, Grant(Secret("secret-by-hand"), None), now(), 0.5)
+    done = Enrolment(EnrolmentState.PROVISIONED, "made by hand", at=now(), adopted="mark")
+    register(home).save_provisioned(done, PlatformResult(Secret("secret-by-hand"), None), now(), 0.5)
     told = home.edgectl("identity").stdout
     assert "former token" in told and "secret-" not in told
     home.edgectl("provision", "--reset", "--yes")
@@ -135,7 +138,9 @@ def test_waiting_ends_when_its_time_is_over(home: Home) -> None:
 
 @pytest.mark.parametrize("options", [(), ("--wait", "--timeout", "0.2")])
 def test_whoever_waits_for_a_code_hears_why_none_comes(options: tuple[str, ...], home: Home) -> None:
-    rejected = Enrolment(Phase.REJECTED, "b", trouble=Outcome.BAD_REQUEST, reason="HTTP 400: dev-1 is taken")
+    rejected = Enrolment(
+        EnrolmentState.REJECTED, "b", trouble=Outcome.BAD_REQUEST, reason="HTTP 400: dev-1 is taken"
+    )
     IdentityStore(home.layout).save_enrolment(rejected)
     said = home.edgectl("provision", *options)
     assert said.returncode == 1

@@ -17,12 +17,12 @@ from runtime.adapters.identity.database import IdentityReader, IdentityStore
 from runtime.adapters.identity.vault import Vault
 from runtime.adapters.net.certificate_pair import check_pair
 from runtime.adapters.process.process import Stop
-from runtime.core.identity.enrolment import Enrolment, Phase
-from runtime.core.identity.platform_answer import Grant, Registration
+from runtime.core.identity.enrolment import Enrolment, EnrolmentState
+from runtime.core.identity.platform_answer import PlatformResult, Registration
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.errors import Retryable
-from runtime.workers.upload import IDENTITY_BUSY_S, Uploader
+from runtime.workers.upload import IDENTITY_BUSY_S, UploadLoop
 from tests.harness import Home
 
 NOW = Moment(1_800_000_000.5, 1000.25, "boot")
@@ -49,8 +49,8 @@ def held(path: Path, *statements: str) -> Iterator[int]:
 
 def registered(store: IdentityStore, sas: str = "first-sas") -> None:
     if store.read().registration is None:
-        done = Enrolment(Phase.PROVISIONED, "basis", at=NOW)
-        store.save_provisioned(done, Grant(Secret("token"), None), NOW, 0.5)
+        done = Enrolment(EnrolmentState.PROVISIONED, "basis", at=NOW)
+        store.save_provisioned(done, PlatformResult(Secret("token"), None), NOW, 0.5)
     store.save_registered(1, Registration("hub", "w:d", 3600.0, Secret(sas)), NOW, 0.5)
 
 
@@ -62,9 +62,9 @@ def store(home: Home) -> IdentityStore:
 
 
 @pytest.fixture
-def uploader(home: Home, store: IdentityStore) -> Iterator[Uploader]:
+def uploader(home: Home, store: IdentityStore) -> Iterator[UploadLoop]:
     home.write_config("")
-    made = Uploader(home.config, Stop())
+    made = UploadLoop(home.config, Stop())
     yield made
     faulthandler.cancel_dump_traceback_later()
 
@@ -83,7 +83,7 @@ def test_a_transaction_left_open_is_told_by_the_name_of_the_process_that_left_it
 
 
 def test_the_data_path_waits_for_no_lock_of_the_control_path(
-    uploader: Uploader, store: IdentityStore, home: Home
+    uploader: UploadLoop, store: IdentityStore, home: Home
 ) -> None:
     """113 of 1,620 messages in 40 s, though the SAS was in hand."""
     uploader.look()
@@ -101,7 +101,7 @@ def test_the_data_path_waits_for_no_lock_of_the_control_path(
 
 
 def test_tokens_that_are_sealed_by_a_change_of_edge_toml_can_be_read_by_upload_too(
-    uploader: Uploader, home: Home, monkeypatch: pytest.MonkeyPatch
+    uploader: UploadLoop, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`refresh` sealed them, upload had no key: the hub was down for good at the next renewal."""
     monkeypatch.setattr("runtime.adapters.process.config_watch.SETTLE_S", 0.0)

@@ -18,13 +18,13 @@ from runtime.adapters.bus.sockets import Hints
 from runtime.adapters.identity.database import IdentityReader, IdentityStore
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.status_file import read_status
-from runtime.core.identity.enrolment import REFUSED_BY_HAND, Enrolment, Phase, host_of
+from runtime.core.identity.enrolment import REFUSED_BY_HAND, Enrolment, EnrolmentState, host_of
 from runtime.core.identity.escalation import Task
-from runtime.core.identity.platform_answer import Grant, Registration
+from runtime.core.identity.platform_answer import PlatformResult, Registration
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
-from runtime.workers.provisioning import Clerk
-from runtime.workers.refresh import Keeper
+from runtime.workers.provisioning import ProvisioningLoop
+from runtime.workers.refresh import RefreshLoop
 from tests.harness import Home, eventually, heart
 from tests.integration.scripted import Asked, Says, Scripted, scripted
 
@@ -94,8 +94,8 @@ class Device:
             f'[identity]\nmode = "{mode}"\nconnection_string = "{connection}"\n'
             "[provisioning]\npoll_s = 0.1\nretry_max_s = 1\n[refresh]\nretry_max_s = 1\n"
         )
-        self.clerk = Clerk(self.home.config, heart(self.home, "provisioning"), self._hints[0])
-        self.keeper = Keeper(self.home.config, heart(self.home, "refresh"), self._hints[1])
+        self.clerk = ProvisioningLoop(self.home.config, heart(self.home, "provisioning"), self._hints[0])
+        self.keeper = RefreshLoop(self.home.config, heart(self.home, "refresh"), self._hints[1])
 
     def turn(self) -> None:
         self.clerk.turn()
@@ -178,7 +178,7 @@ def test_a_stay_in_another_mode_costs_no_approval(world: World) -> None:
     device.turn_until(lambda: device.sas() == "good-token", "registered again")
     calls = [one.path.rpartition("/")[2] for one in a.server.asked[asked:]]
     assert calls == ["register"], "nothing is to be approved"
-    assert device.store.read().enrolment.phase is Phase.PROVISIONED
+    assert device.store.read().enrolment.phase is EnrolmentState.PROVISIONED
 
 
 def test_one_refusal_and_the_page_of_a_firewall_do_not_make_the_device_ask_for_approval(
@@ -210,7 +210,7 @@ def test_no_other_platform_is_shown_a_token_and_back_at_its_own_it_serves_again(
     for _ in range(5):
         device.turn()
     assert device.rest() == {"registration": "good-token"}
-    assert device.store.read().enrolment.phase is Phase.PROVISIONED
+    assert device.store.read().enrolment.phase is EnrolmentState.PROVISIONED
     assert a.calls("init") == ["the-provisioning-token"], "nobody had to approve that again"
 
 
@@ -245,10 +245,10 @@ def test_what_was_refused_is_tried_again_while_an_operator_is_awaited(
     assert device.rest() == {"former": "good-token"}
     tried = len(a.calls("register"))
     device.turn_until(lambda: len(a.calls("register")) > tried, "it is tried again")
-    assert device.store.read().enrolment.phase is Phase.PENDING
+    assert device.store.read().enrolment.phase is EnrolmentState.PENDING
     a.good.add("good-token")
     device.turn_until(lambda: device.rest() == {"registration": "good-token"}, "it was a mistake")
-    assert device.store.read().enrolment.phase is Phase.PROVISIONED
+    assert device.store.read().enrolment.phase is EnrolmentState.PROVISIONED
     asked = len(a.calls("complete"))
     for _ in range(5):
         device.turn()
@@ -276,8 +276,8 @@ def test_a_device_of_before_keeps_its_line_for_the_platform_that_it_is_of(
 ) -> None:
     clock = SystemClock()
     store, now = IdentityStore(home.layout), Moment.by(clock)
-    record = Enrolment(Phase.PROVISIONED, basis, at=now)
-    store.save_provisioned(record, Grant(Secret("kept"), None), now, 0.5)
+    record = Enrolment(EnrolmentState.PROVISIONED, basis, at=now)
+    store.save_provisioned(record, PlatformResult(Secret("kept"), None), now, 0.5)
     store.save_registered(1, Registration("hub", "w:d", 3600.0, Secret("sas")), now, 0.5)
     with closing(sqlite3.connect(home.layout.identity_db)) as db, db:
         for table, column in (("tokens", "host"), ("tokens", "basis"), ("paces", "refusals")):

@@ -16,11 +16,11 @@ from runtime.adapters.bus.sockets import Hints
 from runtime.adapters.identity.database import IdentityStore
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.status_file import read_status
-from runtime.core.identity.enrolment import Enrolment, Phase
-from runtime.core.identity.platform_answer import Grant
+from runtime.core.identity.enrolment import Enrolment, EnrolmentState
+from runtime.core.identity.platform_answer import PlatformResult
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
-from runtime.workers.refresh import Keeper
+from runtime.workers.refresh import RefreshLoop
 from tests.devcloud_client import Client
 from tests.harness import Cloud, Home, eventually, heart, short_folder
 
@@ -41,14 +41,14 @@ class Device:
         )
         self.home, self.hints = home, hints
         self.store = IdentityStore(home.layout)
-        now, grant = Moment.by(SystemClock()), Grant(Secret(client.provisioned(name)), LIFE_S)
-        self.store.save_provisioned(Enrolment(Phase.PROVISIONED, "basis", at=now), grant, now, 0.5)
+        now, grant = Moment.by(SystemClock()), PlatformResult(Secret(client.provisioned(name)), LIFE_S)
+        self.store.save_provisioned(Enrolment(EnrolmentState.PROVISIONED, "basis", at=now), grant, now, 0.5)
         self.born_anew()
         self.turn_until_registered()
 
     def born_anew(self) -> None:
         """As after a crash: nothing is left but the disk."""
-        self.keeper = Keeper(self.home.config, heart(self.home, "refresh"), self.hints)
+        self.keeper = RefreshLoop(self.home.config, heart(self.home, "refresh"), self.hints)
 
     def age(self, kind: str) -> None:
         """The token of that kind is due; the minimum gap is over for all of them."""

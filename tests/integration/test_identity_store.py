@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.identity.database import Identity, IdentityReader, IdentityStore
-from runtime.core.identity.enrolment import Enrolment, Phase
+from runtime.adapters.identity.database import IdentityReader, IdentityRecord, IdentityStore
+from runtime.core.identity.enrolment import Enrolment, EnrolmentState
 from runtime.core.identity.escalation import Task
-from runtime.core.identity.platform_answer import Grant, Outcome, Registration
-from runtime.core.identity.renewal import Pace
+from runtime.core.identity.platform_answer import Outcome, PlatformResult, Registration
+from runtime.core.identity.renewal import RetryPace
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.errors import NeedsHuman, Retryable
@@ -26,11 +26,11 @@ from runtime.layout import Layout
 from tests.harness import Home
 
 NOW = Moment(1_800_000_000.5, 1000.25, "boot")
-DONE = Enrolment(Phase.PROVISIONED, "basis", at=NOW)
+DONE = Enrolment(EnrolmentState.PROVISIONED, "basis", at=NOW)
 
 
-def grant(text: str, lifetime_s: float | None = 3600.0) -> Grant:
-    return Grant(Secret(text), lifetime_s)
+def grant(text: str, lifetime_s: float | None = 3600.0) -> PlatformResult:
+    return PlatformResult(Secret(text), lifetime_s)
 
 
 def registration(sas: str, remaining_s: float | None = None) -> Registration:
@@ -47,7 +47,7 @@ def store(layout: Layout) -> IdentityStore:
     return IdentityStore(layout)
 
 
-def texts(identity: Identity) -> dict[str, str | None]:
+def texts(identity: IdentityRecord) -> dict[str, str | None]:
     return {
         kind: token.secret.reveal() if token else None
         for kind, token in (
@@ -60,17 +60,17 @@ def texts(identity: Identity) -> dict[str, str | None]:
 
 def test_a_device_that_was_never_provisioned_has_an_empty_identity_and_no_file(layout: Layout) -> None:
     assert IdentityReader(layout).hub_credentials() is None
-    assert IdentityReader(layout).read() == Identity(Enrolment())
+    assert IdentityReader(layout).read() == IdentityRecord(Enrolment())
     assert not layout.identity_db.exists()
 
 
 def test_everything_that_was_saved_is_read_back(store: IdentityStore, layout: Layout) -> None:
-    record = Enrolment(Phase.PENDING, "b", "op", "CODE", Outcome.TIMED_OUT, "slow", 3, NOW, 7.5)
+    record = Enrolment(EnrolmentState.PENDING, "b", "op", "CODE", Outcome.TIMED_OUT, "slow", 3, NOW, 7.5)
     store.save_enrolment(record)
     assert IdentityReader(layout).read().enrolment == record
     store.save_provisioned(DONE, grant("rt"), NOW, 0.25)
     store.save_registered(1, registration("sas-1", 1800.0), NOW, 0.75)
-    pace = Pace(2, NOW, 30.0, Outcome.THROTTLED, "too many")
+    pace = RetryPace(2, NOW, 30.0, Outcome.THROTTLED, "too many")
     store.save_failed(1, Task.REFRESH, pace)
     store.save_skew(-12.5)
     found = IdentityReader(layout).read()
@@ -106,7 +106,7 @@ def test_an_answer_to_a_token_that_was_replaced_meanwhile_is_dropped(store: Iden
     store.save_provisioned(DONE, grant("new"), NOW, 0.5)
     assert not store.save_refreshed(1, grant("child of old"), NOW, 0.5)
     assert not store.save_registered(1, registration("sas of old"), NOW, 0.5)
-    pace = Pace(9, NOW, 300.0, Outcome.UNAUTHORIZED, "old")
+    pace = RetryPace(9, NOW, 300.0, Outcome.UNAUTHORIZED, "old")
     assert not store.save_failed(1, Task.REGISTER, pace, refused=True)
     found = store.read()
     assert texts(found) == {"registration": "new", "parent": None, "sas": None}
@@ -220,7 +220,7 @@ def test_two_writers_at_once_neither_fail_nor_lose_a_write(layout: Layout) -> No
         try:
             mine = IdentityStore(layout)
             for n in range(40):
-                mine.save_failed(1, task, Pace(n + 1, NOW, 1.0, Outcome.CUT, ""))
+                mine.save_failed(1, task, RetryPace(n + 1, NOW, 1.0, Outcome.CUT, ""))
         except BaseException as exc:
             failed.append(exc)
 
@@ -256,7 +256,7 @@ def test_a_damaged_database_is_set_aside_and_the_device_can_be_provisioned_again
 def test_a_database_of_the_first_schema_keeps_everything_when_a_newer_runtime_starts(layout: Layout) -> None:
     store = IdentityStore(layout)
     store.save_provisioned(DONE, grant("kept"), NOW, 0.5)
-    pace = Pace(2, NOW, 30.0, Outcome.THROTTLED, "too many", 30.0)
+    pace = RetryPace(2, NOW, 30.0, Outcome.THROTTLED, "too many", 30.0)
     store.save_failed(1, Task.REFRESH, pace)
     with closing(sqlite3.connect(layout.identity_db)) as db, db:
         db.execute("ALTER TABLE enrolment DROP COLUMN adopted")
@@ -272,7 +272,7 @@ def test_a_database_of_the_first_schema_keeps_everything_when_a_newer_runtime_st
     newer = IdentityStore(layout)
     newer.save_failed(1, Task.REFRESH, pace)
     assert newer.read().paces == {Task.REFRESH: pace}
-    adopted = Enrolment(Phase.PROVISIONED, "basis", at=NOW, adopted="mark")
+    adopted = Enrolment(EnrolmentState.PROVISIONED, "basis", at=NOW, adopted="mark")
     assert newer.read().enrolment == DONE
     newer.save_enrolment(adopted)
     assert newer.read().enrolment == adopted and texts(newer.read())["registration"] == "kept"

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from runtime.adapters.bus.sockets import Hints
-from runtime.adapters.identity.database import Identity, IdentityReader, IdentityStore
+from runtime.adapters.identity.database import IdentityReader, IdentityRecord, IdentityStore
 from runtime.adapters.identity.vault import Vault
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.process import Lock
@@ -27,14 +27,14 @@ from runtime.adapters.process.status_file import read_status
 from runtime.cli.identity import _table, describe
 from runtime.config import load
 from runtime.core.identity.connection_string import sas_expiry_s
-from runtime.core.identity.enrolment import Enrolment, Phase
-from runtime.core.identity.platform_answer import Grant, Registration
+from runtime.core.identity.enrolment import Enrolment, EnrolmentState
+from runtime.core.identity.platform_answer import PlatformResult, Registration
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.errors import ConfigError
 from runtime.operations.doctor import _credentials
 from runtime.operations.overview import take
-from runtime.workers.refresh import Keeper
+from runtime.workers.refresh import RefreshLoop
 from tests.certificates import Pair
 from tests.harness import Home, heart
 from tests.integration.scripted import Says, scripted
@@ -55,7 +55,7 @@ class Device:
             f"[platform]\n{platform}\n[identity]\n{identity}\n"
             f'certificate_file = "{self.pair.certificate}"\nkey_file = "{self.pair.key}"\n{more}'
         )
-        self._keeper = Keeper(self.home.config, heart(self.home, "refresh"), self._hints)
+        self._keeper = RefreshLoop(self.home.config, heart(self.home, "refresh"), self._hints)
 
     def connect_with(self, rest: str) -> None:
         self.connection.write_text(f"HostName=hub.example;DeviceId=w:d;{rest}\n")
@@ -271,7 +271,10 @@ def test_tokens_that_no_key_opens_do_not_pass_for_registered_in_edgectl_identity
     key.chmod(0o600)
     store, now = IdentityStore(device.home.layout, Vault(True, key)), Moment.by(SystemClock())
     store.save_provisioned(
-        Enrolment(Phase.PROVISIONED, "b", at=now), Grant(Secret("the-token"), None), now, 0.5
+        Enrolment(EnrolmentState.PROVISIONED, "b", at=now),
+        PlatformResult(Secret("the-token"), None),
+        now,
+        0.5,
     )
     store.save_registered(1, Registration("hub", "w:d", 3600.0, Secret("the-sas")), now, 0.5)
     device.configure(f'encrypt = true\nencryption_key_file = "{key}"')
@@ -290,7 +293,9 @@ def test_a_gateway_or_a_module_in_a_connection_string_is_refused_and_not_passed_
     said = device.turn()
     assert said["state"] == "a setting or a file is missing" and rule in said["reason"]
     assert IdentityReader(device.home.layout).hub_credentials() is None
-    assert [check.verdict for check in _credentials(device.home.config, Identity(Enrolment()))] == ["warning"]
+    assert [check.verdict for check in _credentials(device.home.config, IdentityRecord(Enrolment()))] == [
+        "warning"
+    ]
     text = f"HostName=h;DeviceId=d;{foreign};SharedAccessKey=c2VjcmV0Cg=="
     with pytest.raises(ConfigError, match="without GatewayHostName and ModuleId") as caught:
         load({"EDGE_IDENTITY_CONNECTION_STRING": text}, home=device.home.folder)

@@ -314,7 +314,7 @@ def test_a_producer_that_comes_back_after_a_power_cut_is_heard_under_its_own_rou
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     where = f"tcp://127.0.0.1:{port}"
-    ours = producer_socket.ProducerDoor(where, max_frame_bytes=1_000)
+    ours = producer_socket.ProducerSocket(where, max_frame_bytes=1_000)
     back = None
     try:
         gone = vanishing(port, b"me")

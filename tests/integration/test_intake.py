@@ -6,15 +6,15 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-from runtime.adapters.store.upload_reader import MOST_STRETCH, READ_S, LaneReader
-from runtime.core.delivery.link_budget import Terms
+from runtime.adapters.store.upload_reader import MOST_STRETCH, READ_S, UploadReader
+from runtime.core.delivery.link_budget import LinkPolicy
 from runtime.core.delivery.read_planner import PAGE_BYTES
 from runtime.core.delivery.send_queue import FULL_BYTES
 from runtime.core.message import StreamName
 from tests.intake_world import Device
 
 
-def slow_flash(reader: LaneReader) -> Callable[[], float]:
+def slow_flash(reader: UploadReader) -> Callable[[], float]:
     """Each look at the clock finds that a statement took longer than a whole read may."""
     now_s = 0.0
 
@@ -36,7 +36,7 @@ def test_a_read_that_passes_over_large_messages_of_others_ends_in_time_and_goes_
         device.put("ours", b"1", b"2")
         device.put("others", *[b"x" * 10_000] * 500)
         device.put("ours", b"3")
-        reader = LaneReader(device.home.layout.messages_db, lambda: 0.0)
+        reader = UploadReader(device.home.layout.messages_db, lambda: 0.0)
         slow_flash(reader)
         found, after, looked_at = [], 0, []
         while after < 1003:
@@ -70,7 +70,7 @@ def test_a_gap_of_a_million_ids_is_not_looked_through(folder: Path) -> None:
         device.put("b", b"2")
         device.put("a", b"3")
         statements: list[str] = []
-        reader = LaneReader(device.home.layout.messages_db)
+        reader = UploadReader(device.home.layout.messages_db)
         reader.newest()
         assert reader._db is not None
         reader._db.set_trace_callback(statements.append)
@@ -82,7 +82,7 @@ def test_a_gap_of_a_million_ids_is_not_looked_through(folder: Path) -> None:
 
 def test_an_urgent_message_is_sent_while_the_budget_is_used_up_and_400_streams_wait(folder: Path) -> None:
     """The hand was full of what may not go, and nothing was read any more."""
-    terms = Terms(messages_per_day=10, urgent_priority=8)
+    terms = LinkPolicy(messages_per_day=10, urgent_priority=8)
     with contextlib.closing(Device(folder, terms=terms)) as device:
         device.link.usage.day_messages = 10
         for n in range(400):
@@ -93,7 +93,7 @@ def test_an_urgent_message_is_sent_while_the_budget_is_used_up_and_400_streams_w
         assert device.sent == list(range(401, 1001))
         assert device.delivery.hand.bytes <= FULL_BYTES + 2 * PAGE_BYTES
         device.link.usage.day_messages = 0
-        device.link.terms = Terms()
+        device.link.terms = LinkPolicy()
         device.turns(400)
         assert device.backlog() == 0
 

@@ -26,8 +26,8 @@ from runtime.core.ingest.quota import Amount
 from runtime.core.message import StoredMessage, StreamName
 from runtime.core.settlement import Settled
 from runtime.operations import doctor
-from runtime.workers.store_manager import Storekeeper, refusal
-from runtime.workers.upload import Uploader
+from runtime.workers.store_manager import StoreManager, refusal
+from runtime.workers.upload import UploadLoop
 from tests.harness import Home
 from tests.store_tools import ObedientClock, ever_lost, keep, put
 
@@ -172,14 +172,14 @@ def test_a_newer_store_has_a_word_and_a_remedy_in_every_place(home: Home, versio
         db.execute(f"PRAGMA user_version = {version}")
         db.execute("INSERT INTO _sqlite_migrations VALUES (99, 'messages', 'version_99', '')")
     db.close()
-    keeper = Storekeeper(home.config, ObedientClock())
+    keeper = StoreManager(home.config, ObedientClock())
     with pytest.raises(StoreError) as caught:
         keeper.admission((), Settled())
     with pytest.raises(StoreUnknown) as read:
         StoreReader(path).open()
     judged = doctor._databases(home.layout)
     assert judged.verdict == "error"
-    uploader = Uploader(home.config, Stop())
+    uploader = UploadLoop(home.config, Stop())
     uploader._read()
     words = [
         str(keeper.figures()["store"]),

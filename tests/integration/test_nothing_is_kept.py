@@ -16,18 +16,18 @@ import trustme
 
 from runtime.adapters.bus.sockets import Hints
 from runtime.adapters.hub.file_upload import FileOptions, Uploaded, UploadFailed
-from runtime.adapters.hub.https_api import HttpsWay, HubHttps, Inquiry, Refused
-from runtime.adapters.hub.mqtt_client import Hub, HubOptions
+from runtime.adapters.hub.https_api import HttpsRoute, HubHttps, HubRefusedCall, Inquiry
+from runtime.adapters.hub.mqtt_client import HubConnection, HubOptions
 from runtime.adapters.identity import dps
 from runtime.adapters.identity.database import IdentityReader
 from runtime.adapters.net import https
-from runtime.adapters.net.tls_options import Trust
+from runtime.adapters.net.tls_options import TrustedAuthorities
 from runtime.adapters.process.process import memory_bytes
 from runtime.core.delivery.envelope import FileParcel, Telemetry
 from runtime.core.delivery.events import Closed, Lost
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.secret import Secret
-from runtime.workers.refresh import Keeper
+from runtime.workers.refresh import RefreshLoop
 from tests.harness import Cloud, Home, eventually, heart
 from tests.integration.scripted import Asked, Says, Scripted, cut_within, scripted
 from tests.integration.test_file_upload import Lane
@@ -94,12 +94,12 @@ def server(folder: Path) -> Iterator[Scripted]:
 
 
 @pytest.fixture
-def way(server: Scripted) -> HttpsWay:
-    return HttpsWay(server.ca_file, int(server.instance.partition(":")[2]))
+def way(server: Scripted) -> HttpsRoute:
+    return HttpsRoute(server.ca_file, int(server.instance.partition(":")[2]))
 
 
 @pytest.fixture
-def lane(folder: Path, way: HttpsWay) -> Lane:
+def lane(folder: Path, way: HttpsRoute) -> Lane:
     return Lane(FileOptions(folder / "uploads", folder / "spool", way))
 
 
@@ -167,7 +167,7 @@ def test_a_control_to_a_refusal_gives_its_connection_back(server: Scripted, lane
 
 
 @pytest.mark.parametrize("status", [204, 403])
-def test_an_inquiry_gives_its_connection_back(server: Scripted, way: HttpsWay, status: int) -> None:
+def test_an_inquiry_gives_its_connection_back(server: Scripted, way: HttpsRoute, status: int) -> None:
     server.answer = lambda asked: Says(status)
     inquiry = Inquiry(way)
 
@@ -178,11 +178,11 @@ def test_an_inquiry_gives_its_connection_back(server: Scripted, way: HttpsWay, s
     flat(ask, TIMES // 2)
 
 
-def test_what_is_dropped_without_being_closed_is_given_back_by_itself(way: HttpsWay) -> None:
+def test_what_is_dropped_without_being_closed_is_given_back_by_itself(way: HttpsRoute) -> None:
     """urllib3's finalizer held what a class closed over, and that held the pool: no collection freed it."""
 
     def post(number: int) -> None:
-        with pytest.raises(Refused):
+        with pytest.raises(HubRefusedCall):
             HubHttps(way, CREDENTIALS).post("/refused", "nothing")
 
     flat(post)
@@ -198,7 +198,7 @@ def test_a_call_to_the_platform_gives_its_connection_back(server: Scripted, ends
         "abandoned": lambda asked: Says(raw=lambda _, closing: closing.wait(0.1) and None),
         "overdue": lambda asked: Says(raw=lambda _, closing: closing.wait(0.1) and None),
     }[ends]
-    url, trust = f"https://{server.instance}/devices/register", Trust(server.ca_file)
+    url, trust = f"https://{server.instance}/devices/register", TrustedAuthorities(server.ca_file)
     timeout_s = 0.05 if ends == "overdue" else 10.0
 
     def call(number: int) -> None:
@@ -221,7 +221,7 @@ def test_a_client_of_the_hub_that_was_discarded_gives_everything_back(cloud: Clo
 def test_a_client_of_the_hub_that_never_connected_gives_everything_back(folder: Path) -> None:
     """Nothing listens there: that is every attempt of an outage."""
     trustme.CA().cert_pem.write_to_path(str(folder / "ca.pem"))
-    hub = Hub(HubOptions(folder / "ca.pem"))
+    hub = HubConnection(HubOptions(folder / "ca.pem"))
     nowhere = HubCredentials("127.0.0.7", "w:d", 1, sas=Secret(SAS))
     seen: list[object] = []
 
@@ -237,7 +237,7 @@ def test_a_client_of_the_hub_that_never_connected_gives_everything_back(folder: 
 
 def test_a_question_to_the_provisioning_service_leaves_no_process_and_no_pipe(folder: Path) -> None:
     trustme.CA().cert_pem.write_to_path(str(folder / "ca.pem"))
-    nobody = dps.Question("127.0.0.7", "scope", "who", Secret("a2V5"), ca_file=folder / "ca.pem")
+    nobody = dps.DpsRequest("127.0.0.7", "scope", "who", Secret("a2V5"), ca_file=folder / "ca.pem")
     flat(lambda _: dps.assign(nobody, waiting=lambda: True), TIMES // 12)
 
 
@@ -248,7 +248,7 @@ def test_a_worker_that_opens_its_identity_anew_gives_the_old_one_back(home: Home
     hints = Hints(home.layout, "refresh")
 
     def begin(number: int) -> None:
-        keeper = Keeper(home.config, pulse, hints)
+        keeper = RefreshLoop(home.config, pulse, hints)
         keeper.turn(False)
         IdentityReader(home.layout).read()
 

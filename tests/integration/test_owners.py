@@ -16,7 +16,7 @@ import pytest
 import zmq
 
 from runtime.adapters.bus.curve import make_keys, read_key
-from runtime.adapters.bus.producer_socket import ANYONE, ProducerDoor
+from runtime.adapters.bus.producer_socket import ANYONE, ProducerSocket
 from runtime.adapters.store import producer_memory
 from runtime.adapters.store.writer import MessageStore
 from runtime.core.delivery.envelope import mid
@@ -164,7 +164,7 @@ def free_place() -> str:
         return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
 
 
-def owner_of(door: ProducerDoor) -> str:
+def owner_of(door: ProducerSocket) -> str:
     def letter() -> str:
         door.socket.poll(200)
         return next((letter.owner for letter, _ in door.letters()), "")
@@ -190,7 +190,7 @@ def test_the_kernel_says_which_user_asks() -> None:
         pytest.skip("only root may be another user")
     with short_folder() as folder:
         folder.chmod(0o755)
-        door = ProducerDoor(f"ipc://{folder}/in.sock", max_frame_bytes=1_000)
+        door = ProducerSocket(f"ipc://{folder}/in.sock", max_frame_bytes=1_000)
         (folder / "in.sock").chmod(0o666)
         try:
             for user in (0, 65_534):
@@ -203,7 +203,7 @@ def test_the_kernel_says_which_user_asks() -> None:
 
 
 def test_by_tcp_without_keys_all_are_one() -> None:
-    door = ProducerDoor(free_place(), max_frame_bytes=1_000)
+    door = ProducerSocket(free_place(), max_frame_bytes=1_000)
     with zmq.Context.instance().socket(zmq.REQ) as sock:
         sock.linger = 0
         sock.connect(door.endpoint)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.hub.https_api import Refused
-from runtime.adapters.identity.platform_api import CANCELLED, Platform
+from runtime.adapters.hub.https_api import HubRefusedCall
+from runtime.adapters.identity.platform_api import CANCELLED, PlatformClient
 from runtime.adapters.net.https import Reply
-from runtime.adapters.net.tls_options import Trust
-from runtime.core.identity.platform_answer import Answer, Grant, Outcome, Registration
+from runtime.adapters.net.tls_options import TrustedAuthorities
+from runtime.core.identity.platform_answer import Outcome, PlatformAnswer, PlatformResult, Registration
 from runtime.core.secret import Secret
 from tests.harness import eventually, short_folder
 from tests.integration import scripted as s
@@ -48,8 +48,8 @@ def server(shared: Scripted) -> Scripted:
     return shared
 
 
-def platform(server: Scripted, timeout_s: float = 5.0) -> Platform:
-    return Platform(server.instance, Trust(server.ca_file), timeout_s)
+def platform(server: Scripted, timeout_s: float = 5.0) -> PlatformClient:
+    return PlatformClient(server.instance, TrustedAuthorities(server.ca_file), timeout_s)
 
 
 CALLS = {
@@ -60,7 +60,7 @@ CALLS = {
 }
 
 
-def ask(call: str, server: Scripted, timeout_s: float = 5.0) -> Answer[object]:
+def ask(call: str, server: Scripted, timeout_s: float = 5.0) -> PlatformAnswer[object]:
     return CALLS[call](platform(server, timeout_s))
 
 
@@ -156,7 +156,7 @@ def test_retry_after_is_read_as_seconds_or_as_a_date_and_otherwise_ignored(
 )
 def test_a_refusal_of_the_hub_with_a_header_that_makes_no_sense_is_a_refusal(header: dict[str, str]) -> None:
     """It ended the thread that asks whether the quota is used up: nobody ever heard the answer."""
-    refused = Refused("file upload", Reply(429, header, b""), "hub:443")
+    refused = HubRefusedCall("file upload", Reply(429, header, b""), "hub:443")
     assert (refused.status, refused.retry_after_s, refused.server_s) == (429, None, None)
 
 
@@ -190,7 +190,7 @@ def test_a_token_that_was_handed_out_is_kept_though_nobody_can_read_when_it_ends
     told = {"registrationToken": "t", "expirationTime": "2026-11-24T12:00:00", "verificationCode": "AB"}
     server.answer = lambda asked: Says(201, {**told, "provisioningOperationId": "op"})
     granted = ask("refresh", server).value
-    assert isinstance(granted, Grant) and (granted.token, granted.lifetime_s) == (Secret("t"), None)
+    assert isinstance(granted, PlatformResult) and (granted.token, granted.lifetime_s) == (Secret("t"), None)
     assert ask("init", server).outcome is Outcome.CREATED
 
 
@@ -278,7 +278,7 @@ def test_an_overdue_call_leaves_no_thread_behind(server: Scripted) -> None:
 def test_a_call_ends_at_once_when_we_are_asked_to_stop(server: Scripted) -> None:
     server.answer = lambda asked: Says(raw=s.hang)
     began_s = time.monotonic()
-    patient = Platform(server.instance, Trust(server.ca_file), 10.0, waiting=lambda: True)
+    patient = PlatformClient(server.instance, TrustedAuthorities(server.ca_file), 10.0, waiting=lambda: True)
     assert patient.register(REGISTRATION).outcome is Outcome.ABANDONED
     assert time.monotonic() - began_s < 8, "and not at the deadline of the call"
 
@@ -287,7 +287,7 @@ def test_a_server_of_another_authority_gets_no_token(server: Scripted, folder: P
     other = folder / "other"
     other.mkdir()
     with scripted(other) as stranger:
-        trusting = Platform(stranger.instance, Trust(server.ca_file), 5.0)
+        trusting = PlatformClient(stranger.instance, TrustedAuthorities(server.ca_file), 5.0)
         assert trusting.register(REGISTRATION).outcome is Outcome.TLS_FAILED
         assert stranger.asked == []
 
@@ -296,7 +296,7 @@ def test_a_certificate_that_has_ended_by_our_clock_is_told_from_one_of_another_a
     folder: Path,
 ) -> None:
     with scripted(folder, ends=datetime(2020, 1, 1, tzinfo=UTC)) as ended:
-        answer = Platform(ended.instance, Trust(ended.ca_file), 5.0).register(REGISTRATION)
+        answer = PlatformClient(ended.instance, TrustedAuthorities(ended.ca_file), 5.0).register(REGISTRATION)
         assert (answer.outcome, ended.asked) == (Outcome.WRONG_TIME, [])
 
 
@@ -314,7 +314,9 @@ def test_a_server_that_does_not_speak_tls_gets_no_token(folder: Path, server: Sc
         thread = threading.Thread(target=serve)
         thread.start()
         port = plain.getsockname()[1]
-        answer = Platform(f"127.0.0.1:{port}", Trust(server.ca_file), 5.0).register(REGISTRATION)
+        answer = PlatformClient(f"127.0.0.1:{port}", TrustedAuthorities(server.ca_file), 5.0).register(
+            REGISTRATION
+        )
         thread.join(5)
     assert answer.outcome is Outcome.TLS_FAILED
     assert REGISTRATION.reveal().encode() not in b"".join(heard)
@@ -324,14 +326,20 @@ def test_nobody_listening_and_a_name_that_is_not_there_are_told_apart(server: Sc
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))  # and kept, so that nobody else listens there
         port = deaf.getsockname()[1]
-        closed = Platform(f"127.0.0.1:{port}", Trust(server.ca_file), 5.0).register(REGISTRATION)
+        closed = PlatformClient(f"127.0.0.1:{port}", TrustedAuthorities(server.ca_file), 5.0).register(
+            REGISTRATION
+        )
     assert closed.outcome is Outcome.UNREACHABLE
-    nowhere = Platform("no-such-host.invalid", Trust(server.ca_file), 5.0).register(REGISTRATION)
+    nowhere = PlatformClient("no-such-host.invalid", TrustedAuthorities(server.ca_file), 5.0).register(
+        REGISTRATION
+    )
     assert nowhere.outcome is Outcome.NAME_UNKNOWN
 
 
 def test_a_missing_file_of_authorities_is_named(folder: Path, server: Scripted) -> None:
-    answer = Platform(server.instance, Trust(folder / "gone.pem"), 5.0).register(REGISTRATION)
+    answer = PlatformClient(server.instance, TrustedAuthorities(folder / "gone.pem"), 5.0).register(
+        REGISTRATION
+    )
     assert answer.outcome is Outcome.NO_CERTIFICATE
     assert "gone.pem" in answer.reason
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from runtime.adapters.store.writer import StoreReader
-from runtime.core.ingest.exchange import Exchange, Message, NotStored
-from runtime.core.ingest.protocol import Refused
+from runtime.core.ingest.exchange import Exchange, KeyedRequest, NotStored
+from runtime.core.ingest.protocol import Refusal
 from runtime.core.message import StoredMessage
 from runtime.errors import EdgeError
 from runtime.producer import Fields, Full, NoAnswer, Producer, TooLarge
@@ -199,17 +199,17 @@ def test_every_error_comes_through_a_pipe_between_processes(kind: type[EdgeError
     """multiprocessing unpickles what a worker raised; an error that cannot be hung the pool."""
     error = kind.__new__(kind, "why")
     if isinstance(error, NotStored):
-        error.request, error.ids = Message({"producer": "p"}, [b"x"]), [1, None]
+        error.request, error.ids = KeyedRequest({"producer": "p"}, [b"x"]), [1, None]
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again), vars(again)) == (kind, "why", vars(error))
 
 
 def test_a_refusal_of_a_resend_never_says_that_nothing_is_stored() -> None:
     """The first copy may wait in a queue yet, and be stored after its producer was told that it was not."""
-    request = Message({"producer": "p", "boot": "b", "sequence": 1}, [b"x"])
+    request = KeyedRequest({"producer": "p", "boot": "b", "sequence": 1}, [b"x"])
     exchange = Exchange(request, retry_for_s=0.0, timeout_s=1.0, sent_before=True)
     exchange.begin(0.0)
     with pytest.raises(Full) as refused:
-        exchange.answered(Refused("store_full", "full", 1_000), 0.1)
+        exchange.answered(Refusal("store_full", "full", 1_000), 0.1)
     assert refused.value.request == request
     assert not exchange.left_no_trace

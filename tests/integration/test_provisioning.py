@@ -12,16 +12,16 @@ import pytest
 from runtime.adapters.bus.sockets import IDENTITY_CHANGED, Hints
 from runtime.adapters.identity.database import IdentityReader, IdentityStore
 from runtime.adapters.identity.platform_api import CANCELLED
-from runtime.adapters.identity.values import Identity
+from runtime.adapters.identity.values import IdentityRecord
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.process import Stop
 from runtime.adapters.process.status_file import read_status
-from runtime.core.identity.enrolment import Phase
+from runtime.core.identity.enrolment import EnrolmentState
 from runtime.core.identity.platform_answer import Outcome, Registration
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.operations.doctor import _unregistered
-from runtime.workers.provisioning import Clerk
+from runtime.workers.provisioning import ProvisioningLoop
 from tests.harness import Home, eventually, heart
 from tests.integration import scripted as s
 from tests.integration.scripted import Asked, Says, Scripted, scripted
@@ -53,12 +53,12 @@ class Bench:
     def restart(self) -> None:
         """As after a crash: nothing is left but the disk."""
         mine = heart(self.home, "provisioning", self.stop)
-        self.clerk = Clerk(self.home.config, mine, self.hints)
+        self.clerk = ProvisioningLoop(self.home.config, mine, self.hints)
 
-    def phase(self) -> Phase:
+    def phase(self) -> EnrolmentState:
         return IdentityReader(self.home.layout).read().enrolment.phase
 
-    def turn_until(self, phase: Phase) -> None:
+    def turn_until(self, phase: EnrolmentState) -> None:
         def turned() -> bool:
             self.clerk.turn()
             return self.phase() is phase
@@ -84,7 +84,7 @@ def script(**answers: Says) -> s.Script:
 def test_a_device_shows_its_code_waits_for_approval_and_is_provisioned(bench: Bench) -> None:
     bench.server.answer = script(init=BEGUN, complete=Says(202, b""))
     code_file = bench.home.layout.run / "verification-code"
-    bench.turn_until(Phase.PENDING)
+    bench.turn_until(EnrolmentState.PENDING)
     bench.clerk.turn()
     assert code_file.read_text() == "AB-12\n"
     told = read_status(bench.home.layout.status_file("provisioning"))
@@ -93,7 +93,7 @@ def test_a_device_shows_its_code_waits_for_approval_and_is_provisioned(bench: Be
     with closing(Hints(bench.home.layout, "refresh", ["provisioning"])) as listener:
         eventually(lambda: (bench.hints.tell("hello"), listener.wait(0.1))[1], 10, "it listens")
         bench.server.answer = script(init=BEGUN, complete=GRANTED)
-        bench.turn_until(Phase.PROVISIONED)
+        bench.turn_until(EnrolmentState.PROVISIONED)
         eventually(lambda: IDENTITY_CHANGED in listener.wait(0.1))
     bench.clerk.turn()
     assert not code_file.exists()
@@ -105,12 +105,12 @@ def test_a_device_shows_its_code_waits_for_approval_and_is_provisioned(bench: Be
 
 def test_a_worker_killed_between_complete_and_saving_completes_again(bench: Bench) -> None:
     bench.server.answer = script(init=BEGUN, complete=Says(202, b""))
-    bench.turn_until(Phase.PENDING)
+    bench.turn_until(EnrolmentState.PENDING)
     bench.server.answer = script(complete=Says(raw=s.cut_within))  # approved, but we never got to keep it
     eventually(lambda: (bench.clerk.turn(), "complete" in bench.calls())[1])
     bench.restart()
     bench.server.answer = script(complete=GRANTED)
-    bench.turn_until(Phase.PROVISIONED)
+    bench.turn_until(EnrolmentState.PROVISIONED)
     assert bench.calls().count("init") == 1
     assert {asked.body["provisioningOperationId"] for asked in bench.server.asked[1:]} == {"op-1"}
 
@@ -128,18 +128,18 @@ def test_a_device_that_was_told_to_forget_is_not_brought_back_by_an_answer_under
         return BEGUN
 
     bench.server.answer = forgotten_meanwhile
-    bench.turn_until(Phase.PENDING)
+    bench.turn_until(EnrolmentState.PENDING)
     eventually(lambda: (bench.clerk.turn(), "complete" in bench.calls())[1])
     found = store.read()
     assert (found.enrolment.operation_id, found.registration) == (None, None)
     bench.server.answer = script(init=BEGUN, complete=Says(202, b""))
-    bench.turn_until(Phase.PENDING)
+    bench.turn_until(EnrolmentState.PENDING)
     assert bench.calls().count("init") == 2, "it has begun anew"
 
 
 def test_a_cancelled_operation_is_told_and_not_begun_again_in_a_hurry(bench: Bench) -> None:
     bench.server.answer = script(init=BEGUN, complete=Says(410, {"type": CANCELLED, "detail": "by Eve"}))
-    bench.turn_until(Phase.CANCELLED)
+    bench.turn_until(EnrolmentState.CANCELLED)
     bench.restart()
     assert bench.clerk.turn() > 25
     told = read_status(bench.home.layout.status_file("provisioning"))
@@ -149,38 +149,40 @@ def test_a_cancelled_operation_is_told_and_not_begun_again_in_a_hurry(bench: Ben
 
 def test_an_expired_operation_is_begun_again_with_a_new_code(bench: Bench) -> None:
     bench.server.answer = script(init=BEGUN, complete=Says(410, {"type": "/problems/expired"}))
-    bench.turn_until(Phase.PENDING)
-    bench.turn_until(Phase.FRESH)
+    bench.turn_until(EnrolmentState.PENDING)
+    bench.turn_until(EnrolmentState.FRESH)
     second = Says(200, {**BEGUN.body, "provisioningOperationId": "op-2", "verificationCode": "CD-34"})
     bench.server.answer = script(init=second, complete=Says(202, b""))
-    bench.turn_until(Phase.PENDING)
+    bench.turn_until(EnrolmentState.PENDING)
     assert IdentityReader(bench.home.layout).read().enrolment.verification_code == "CD-34"
 
 
 def test_a_wish_that_is_put_back_needs_nobody_s_approval(bench: Bench) -> None:
     """As the runbook says. An operator had to approve a device that was registered all the time."""
     bench.server.answer = script(init=BEGUN, complete=GRANTED)
-    bench.turn_until(Phase.PROVISIONED)
+    bench.turn_until(EnrolmentState.PROVISIONED)
     bench.server.answer = script(init=BEGUN, complete=Says(202, b""))
     bench.configure(device_id="dev-2")
     bench.restart()
-    bench.turn_until(Phase.PENDING)
+    bench.turn_until(EnrolmentState.PENDING)
     asked = len(bench.calls())
     bench.configure(device_id="dev-1")
     bench.restart()
     bench.clerk.turn()
-    assert (bench.phase(), len(bench.calls())) == (Phase.PROVISIONED, asked)
+    assert (bench.phase(), len(bench.calls())) == (EnrolmentState.PROVISIONED, asked)
     bench.token_file.write_text("another-token\n")
     bench.clerk.turn()
-    assert (bench.phase(), len(bench.calls())) == (Phase.PROVISIONED, asked), "another means to the same end"
+    assert (bench.phase(), len(bench.calls())) == (EnrolmentState.PROVISIONED, asked), (
+        "another means to the same end"
+    )
     bench.configure(device_id="dev-3")
     bench.restart()
-    bench.turn_until(Phase.PENDING)
+    bench.turn_until(EnrolmentState.PENDING)
 
 
 def test_a_rejected_wish_waits_for_another_configuration(bench: Bench) -> None:
     bench.server.answer = script(init=Says(400, {"detail": "dev-1 is taken"}))
-    bench.turn_until(Phase.REJECTED)
+    bench.turn_until(EnrolmentState.REJECTED)
     bench.restart()
     for _ in range(5):
         bench.clerk.turn()
@@ -190,7 +192,7 @@ def test_a_rejected_wish_waits_for_another_configuration(bench: Bench) -> None:
     bench.configure(device_id="dev-2")
     bench.restart()
     bench.server.answer = script(init=BEGUN, complete=Says(202, b""))
-    bench.turn_until(Phase.PENDING)
+    bench.turn_until(EnrolmentState.PENDING)
     assert bench.server.asked[1].body == {"deviceId": "dev-2"}
 
 
@@ -199,9 +201,9 @@ def test_a_refused_token_waits_and_a_new_one_in_the_file_is_taken_without_a_rest
         return BEGUN if asked.headers["Authorization"].endswith("another-token") else Says(401, {})
 
     bench.server.answer = answer
-    bench.turn_until(Phase.TOKEN_REFUSED)
+    bench.turn_until(EnrolmentState.TOKEN_REFUSED)
     bench.token_file.write_text("another-token")
-    bench.turn_until(Phase.PENDING)
+    bench.turn_until(EnrolmentState.PENDING)
 
 
 def test_a_token_that_comes_late_is_enough(bench: Bench) -> None:
@@ -211,7 +213,7 @@ def test_a_token_that_comes_late_is_enough(bench: Bench) -> None:
     assert told is not None and told["state"] == "no provisioning token"
     bench.server.answer = script(init=BEGUN, complete=Says(202, b""))
     bench.token_file.write_text("the-provisioning-token")
-    bench.turn_until(Phase.PENDING)
+    bench.turn_until(EnrolmentState.PENDING)
 
 
 def _missing(file: Path) -> None:
@@ -298,7 +300,7 @@ def test_weather_is_named_waited_out_and_keeps_the_operation(
     says: Says, outcome: Outcome, bench: Bench
 ) -> None:
     bench.server.answer = script(init=BEGUN, complete=says)
-    bench.turn_until(Phase.PENDING)
+    bench.turn_until(EnrolmentState.PENDING)
     if outcome is Outcome.TIMED_OUT:
         bench.configure(timeout_s=0.5)
         bench.restart()
@@ -306,10 +308,10 @@ def test_weather_is_named_waited_out_and_keeps_the_operation(
     bench.configure()
     bench.restart()
     found = IdentityReader(bench.home.layout).read().enrolment
-    assert (found.trouble, found.phase, found.operation_id) == (outcome, Phase.PENDING, "op-1")
+    assert (found.trouble, found.phase, found.operation_id) == (outcome, EnrolmentState.PENDING, "op-1")
     assert found.pause_s > 0
     bench.server.answer = script(complete=GRANTED)
-    bench.turn_until(Phase.PROVISIONED)
+    bench.turn_until(EnrolmentState.PROVISIONED)
 
 
 def test_retry_after_is_honoured_over_a_restart(bench: Bench) -> None:
@@ -325,12 +327,14 @@ def test_a_stop_in_the_middle_of_a_call_ends_it_at_once(bench: Bench) -> None:
     bench.stop.ask()
     bench.clerk.turn()
     record = IdentityReader(bench.home.layout).read().enrolment
-    assert (record.phase, record.trouble) == (Phase.FRESH, None), "the call's own deadline came first"
+    assert (record.phase, record.trouble) == (EnrolmentState.FRESH, None), (
+        "the call's own deadline came first"
+    )
 
 
 def test_a_device_without_a_platform_waits_visibly(home: Home) -> None:
     with closing(Hints(home.layout, "provisioning")) as hints:
-        clerk = Clerk(home.config, heart(home, "provisioning"), hints)
+        clerk = ProvisioningLoop(home.config, heart(home, "provisioning"), hints)
         assert clerk.turn() > 0
     told = read_status(home.layout.status_file("provisioning"))
     assert told is not None
@@ -341,7 +345,7 @@ def test_a_flipped_bit_in_the_file_for_a_display_ends_no_worker(bench: Bench) ->
     """It was compared as text: what is no UTF-8 ended provisioning at every start, as long as it waited."""
     bench.server.answer = script(init=BEGUN, complete=Says(202, b""))
     code_file = bench.home.layout.run / "verification-code"
-    bench.turn_until(Phase.PENDING)
+    bench.turn_until(EnrolmentState.PENDING)
     code_file.write_bytes(b"AB-\xff2\n")
     bench.clerk.turn()
     assert code_file.read_text() == "AB-12\n"
@@ -350,7 +354,7 @@ def test_a_flipped_bit_in_the_file_for_a_display_ends_no_worker(bench: Bench) ->
 def test_a_token_that_comes_back_while_provisioning_decides_costs_no_approval(bench: Bench) -> None:
     """`refresh` had it in force again between two statements: a device that worked began anew."""
     bench.server.answer = script(init=BEGUN, complete=GRANTED)
-    bench.turn_until(Phase.PROVISIONED)
+    bench.turn_until(EnrolmentState.PROVISIONED)
     store, now = IdentityStore(bench.home.layout), Moment.by(SystemClock())
     granted = store.read().in_force
     assert granted is not None
@@ -359,7 +363,7 @@ def test_a_token_that_comes_back_while_provisioning_decides_costs_no_approval(be
     store.drop_registration(granted.serial, now, whole=True)
     theirs, read = bench.clerk._store, bench.clerk._store.read
 
-    def read_and_be_overtaken() -> Identity:
+    def read_and_be_overtaken() -> IdentityRecord:
         identity = read()
         theirs.read = read  # type: ignore[method-assign]
         assert identity.former is not None
@@ -370,4 +374,4 @@ def test_a_token_that_comes_back_while_provisioning_decides_costs_no_approval(be
     calls = bench.calls()
     for _ in range(3):
         bench.clerk.turn()
-    assert bench.phase() is Phase.PROVISIONED and bench.calls() == calls
+    assert bench.phase() is EnrolmentState.PROVISIONED and bench.calls() == calls

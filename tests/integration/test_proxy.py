@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.identity.dps import Question, assign
+from runtime.adapters.identity.dps import DpsRequest, assign
 from runtime.adapters.net import https
 from runtime.adapters.net.proxies import dial
-from runtime.adapters.net.tls_options import Trust
+from runtime.adapters.net.tls_options import TrustedAuthorities
 from runtime.core.identity.platform_answer import Outcome
 from runtime.core.proxy_url import parse
 from runtime.core.secret import Secret
@@ -149,7 +149,7 @@ def dripping() -> Iterator[int]:
 def test_a_proxy_whose_answer_never_ends_costs_one_deadline_and_keeps_no_thread(dripping: int) -> None:
     """Each call to the platform left a thread and a descriptor there, until none could be had any more."""
     proxy = parse(Secret(f"http://127.0.0.1:{dripping}"))
-    found = https.request("GET", "https://platform.example/", b"", None, Trust(proxy=proxy), 0.5)
+    found = https.request("GET", "https://platform.example/", b"", None, TrustedAuthorities(proxy=proxy), 0.5)
     assert isinstance(found, https.Failure) and found.outcome is Outcome.TIMED_OUT
     eventually(lambda: not any(thread.name == "https" for thread in threading.enumerate()))
     with pytest.raises(OSError):
@@ -158,7 +158,7 @@ def test_a_proxy_whose_answer_never_ends_costs_one_deadline_and_keeps_no_thread(
 
 def test_the_provisioning_service_of_azure_is_asked_through_the_proxy(folder: Path) -> None:
     with proxying(ports={HUB_PORT: 1}) as proxy:
-        asked = Question("dps.test", "0ne", "dev-1", Secret("a2V5"), proxy=parse(Secret(proxy.url())))
+        asked = DpsRequest("dps.test", "0ne", "dev-1", Secret("a2V5"), proxy=parse(Secret(proxy.url())))
         assert assign(asked).outcome is Outcome.PROXY
         assert set(proxy.targets) == {f"dps.test:{HUB_PORT}"}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from runtime.adapters.store.reader import StoreReader
 from runtime.adapters.store.writer import Loss, MessageStore
 from runtime.core.delivery.ttl import expires_s
-from runtime.core.ingest.quota import Amount, Limit, Policy, Quota
+from runtime.core.ingest.quota import Amount, Limit, OverflowPolicy, Quota
 from runtime.core.message import StoredMessage
 from runtime.core.moment import Moment
 from runtime.core.settlement import Settled
@@ -54,7 +54,7 @@ def test_a_message_with_a_ttl_that_an_operator_requeues_is_sent(tmp_path: Path) 
 
 def test_a_message_that_was_dropped_in_flight_and_delivered_is_not_lost(tmp_path: Path) -> None:
     path = tmp_path / "messages.db"
-    quota = Quota(Limit(Amount(2, 10**6), Policy.DROP_OLDEST))
+    quota = Quota(Limit(Amount(2, 10**6), OverflowPolicy.DROP_OLDEST))
     with contextlib.closing(MessageStore(path, ObedientClock())) as store:
         for payload in (b"a", b"b", b"c", b"d"):
             keep(store, put([payload]), quota=quota)

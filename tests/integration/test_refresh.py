@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 
 from runtime.adapters.bus.sockets import Hints
-from runtime.adapters.identity.database import Identity, IdentityStore
+from runtime.adapters.identity.database import IdentityRecord, IdentityStore
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.status_file import read_status
-from runtime.core.identity.enrolment import Enrolment, Phase
+from runtime.core.identity.enrolment import Enrolment, EnrolmentState
 from runtime.core.identity.escalation import Task
-from runtime.core.identity.platform_answer import Grant
+from runtime.core.identity.platform_answer import PlatformResult
 from runtime.core.identity.renewal import MIN_GAP_S
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.workers import refresh
-from runtime.workers.refresh import Keeper
+from runtime.workers.refresh import RefreshLoop
 from tests.harness import Home, eventually, heart
 from tests.integration import scripted as s
 from tests.integration.scripted import Asked, Says, Scripted, scripted
@@ -57,13 +57,13 @@ class Bench:
         """A Registration Token as the provisioning worker saves it, received `age_s` ago."""
         clock = SystemClock()
         then = Moment(clock.wall_s() - age_s, clock.boot_s() - age_s, clock.boot_id())
-        done = Enrolment(Phase.PROVISIONED, "basis", at=then)
-        self.store.save_provisioned(done, Grant(Secret(token), lifetime_s), then, 0.5)
+        done = Enrolment(EnrolmentState.PROVISIONED, "basis", at=then)
+        self.store.save_provisioned(done, PlatformResult(Secret(token), lifetime_s), then, 0.5)
 
     def restart(self) -> None:
-        self.keeper = Keeper(self.home.config, heart(self.home, "refresh"), self.hints)
+        self.keeper = RefreshLoop(self.home.config, heart(self.home, "refresh"), self.hints)
 
-    def identity(self) -> Identity:
+    def identity(self) -> IdentityRecord:
         return self.store.read()
 
     def turn_until(self, fact: Any, hub_refused: bool = False) -> None:
@@ -136,7 +136,7 @@ def test_a_refused_registration_token_is_refreshed_and_if_that_is_refused_provis
     bench: Bench,
 ) -> None:
     bench.provisioned("parent", 36000, age_s=3600)
-    bench.store.save_refreshed(2, Grant(Secret("child"), 36000.0), _ago(MIN_GAP_S), 0.5)
+    bench.store.save_refreshed(2, PlatformResult(Secret("child"), 36000.0), _ago(MIN_GAP_S), 0.5)
 
     def answer(asked: Asked) -> Says:
         return Says(410 if asked.path.endswith("refresh") else 401, {})
@@ -151,7 +151,7 @@ def test_a_refused_registration_token_is_refreshed_and_if_that_is_refused_provis
 
 def test_a_dead_child_is_replaced_through_its_parent(bench: Bench) -> None:
     bench.provisioned("parent", 36000, age_s=3600)
-    bench.store.save_refreshed(2, Grant(Secret("child"), 36000.0), _ago(MIN_GAP_S), 0.5)
+    bench.store.save_refreshed(2, PlatformResult(Secret("child"), 36000.0), _ago(MIN_GAP_S), 0.5)
 
     def answer(asked: Asked) -> Says:
         call, token = _token_of(asked)
@@ -313,7 +313,7 @@ def test_a_token_that_has_just_served_is_not_over_whatever_life_the_platform_tel
 
 def test_a_device_without_a_platform_waits_and_does_not_spin(home: Home) -> None:
     with closing(Hints(home.layout, "refresh")) as hints:
-        keeper = Keeper(home.config, heart(home, "refresh"), hints)
+        keeper = RefreshLoop(home.config, heart(home, "refresh"), hints)
         assert keeper.turn(False) >= refresh.TURN_S
     told = read_status(home.layout.status_file("refresh"))
     assert told is not None and told["reason"] == "platform.instance is not set"

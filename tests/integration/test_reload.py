@@ -25,7 +25,7 @@ from runtime.adapters.supervisor.rpc import Program, Supervisor
 from runtime.config import load
 from runtime.errors import ConfigError, Rejected
 from runtime.operations.overview import take
-from runtime.workers.sentinel import Sentinel
+from runtime.workers.sentinel import SentinelLoop
 from tests.harness import Home, Process, eventually
 from tests.supervised import WORKING, Runtime, kill, stand_ins
 
@@ -189,7 +189,7 @@ def test_an_alarm_that_goes_on_is_logged_once_and_not_at_every_further_restart(
     said: list[str] = []
     sink = logger.add(said.append, level="ERROR", format="{message}")
     try:
-        looker = Sentinel(home.config)
+        looker = SentinelLoop(home.config)
         for look in range(40):
             looker.look(look * 5.0)
     finally:

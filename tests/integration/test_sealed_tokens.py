@@ -20,15 +20,15 @@ from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.crash import describe
 from runtime.adapters.process.status_file import read_status
 from runtime.core.identity import renewal
-from runtime.core.identity.enrolment import Enrolment, Phase
+from runtime.core.identity.enrolment import Enrolment, EnrolmentState
 from runtime.core.identity.escalation import Task
-from runtime.core.identity.platform_answer import Grant, Registration
-from runtime.core.identity.renewal import Policy
+from runtime.core.identity.platform_answer import PlatformResult, Registration
+from runtime.core.identity.renewal import RenewalPolicy
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.errors import NeedsHuman
-from runtime.workers.provisioning import Clerk
-from runtime.workers.refresh import Keeper
+from runtime.workers.provisioning import ProvisioningLoop
+from runtime.workers.refresh import RefreshLoop
 from tests.harness import Home, clean_environment, heart
 from tests.integration.scripted import Says, Scripted, scripted
 
@@ -52,12 +52,12 @@ def key_file(folder: Path) -> Path:
 def fill(store: IdentityStore) -> None:
     """All three kinds of token."""
     now = Moment.by(SystemClock())
-    done = Enrolment(Phase.PROVISIONED, "platform * mark", at=now)
-    store.save_provisioned(done, Grant(Secret(TOKENS["parent"]), 3600.0), now, 0.5)
+    done = Enrolment(EnrolmentState.PROVISIONED, "platform * mark", at=now)
+    store.save_provisioned(done, PlatformResult(Secret(TOKENS["parent"]), 3600.0), now, 0.5)
     first = store.read().registration
     assert first is not None
     store.save_registered(first.serial, Registration("hub", "w:d", 600.0, Secret(TOKENS["sas"])), now, 0.5)
-    store.save_refreshed(first.serial, Grant(Secret(TOKENS["registration"]), 3600.0), now, 0.5)
+    store.save_refreshed(first.serial, PlatformResult(Secret(TOKENS["registration"]), 3600.0), now, 0.5)
 
 
 def texts(reader: IdentityReader) -> dict[str, str | None]:
@@ -147,7 +147,7 @@ def test_without_the_right_key_the_tokens_are_locked_and_the_right_one_opens_the
         store.hub_credentials()
     assert "identity.encryption_key_file" in caught.value.hint
     with pytest.raises(NeedsHuman):
-        store.save_refreshed(2, Grant(Secret("child"), None), Moment.by(SystemClock()), 0.5)
+        store.save_refreshed(2, PlatformResult(Secret("child"), None), Moment.by(SystemClock()), 0.5)
     key_file.write_text(right)
     assert texts(store) == TOKENS and not store.read().locked
 
@@ -212,7 +212,7 @@ def test_a_crash_while_a_token_is_stored_reports_no_token(home: Home, key_file: 
             db.execute("CREATE TABLE tokens (kind TEXT)")
         try:
             store.save_provisioned(
-                Enrolment(), Grant(Secret(TOKENS["sas"]), None), Moment.by(SystemClock()), 0.5
+                Enrolment(), PlatformResult(Secret(TOKENS["sas"]), None), Moment.by(SystemClock()), 0.5
             )
         except Exception as exc:
             told = str(describe("refresh", exc, exc.__traceback__))
@@ -246,8 +246,8 @@ def test_a_missing_key_asks_nothing_of_the_platform_and_loses_no_identity(
     right = key_file.read_text()
     key_file.unlink()
     with closing(Hints(home.layout, "refresh")) as hints:
-        keeper = Keeper(home.config, heart(home, "refresh"), hints)
-        clerk = Clerk(home.config, heart(home, "provisioning"), hints)
+        keeper = RefreshLoop(home.config, heart(home, "refresh"), hints)
+        clerk = ProvisioningLoop(home.config, heart(home, "provisioning"), hints)
         for _ in range(3):
             keeper.turn(True)
             clerk.turn()
@@ -268,7 +268,7 @@ def test_a_new_device_whose_key_is_missing_is_not_provisioned_in_the_clear(
 ) -> None:
     configure(home, server, folder / "key that comes later")
     with closing(Hints(home.layout, "provisioning")) as hints:
-        Clerk(home.config, heart(home, "provisioning"), hints).turn()
+        ProvisioningLoop(home.config, heart(home, "provisioning"), hints).turn()
     assert server.asked == []
 
 
@@ -280,7 +280,7 @@ def test_a_key_that_comes_with_the_next_start_seals_at_once_and_people_see_that(
     assert "in the clear" in home.edgectl("identity").stdout
     configure(home, server, key_file)
     with closing(Hints(home.layout, "refresh")) as hints:
-        Keeper(home.config, heart(home, "refresh"), hints).turn(False)
+        RefreshLoop(home.config, heart(home, "refresh"), hints).turn(False)
     assert in_the_clear(home) == set()
     told = read_status(home.layout.status_file("refresh"))
     assert told is not None and told["sealed"] is True
@@ -317,5 +317,5 @@ def test_one_flipped_bit_in_a_sealed_token_waits_for_no_person(
     found = store.read()
     assert found.locked == "" and getattr(found, kind) is None, "it is locked, or offered for ever"
     now = Moment.by(SystemClock())
-    step = renewal.next_step(found.held(now), Policy(), now)
+    step = renewal.next_step(found.held(now), RenewalPolicy(), now)
     assert (step.task, step.in_s <= 5) == (Task.REGISTER if kind == "sas" else Task.REFRESH_PARENT, True)

@@ -11,16 +11,16 @@ from loguru import logger
 from runtime.adapters.identity import token_files
 from runtime.adapters.identity.vault import Vault
 from runtime.core.secret import Secret
-from runtime.settings import Platform
+from runtime.settings import PlatformSettings
 
 KEY = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
 
 READERS: dict[str, Callable[[Path], object]] = {
     "provisioning token": lambda path: token_files.provisioning_token(
-        Platform(provisioning_token_file=path), {}
+        PlatformSettings(provisioning_token_file=path), {}
     ),
     "registration token": lambda path: token_files.registration_token(
-        Platform(registration_token_file=path), {}
+        PlatformSettings(registration_token_file=path), {}
     ),
     "systemd credential": lambda path: token_files.secret_from(
         None, None, path.name, {"CREDENTIALS_DIRECTORY": str(path.parent)}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters.hub import https_api
-from runtime.adapters.hub.https_api import HttpsWay, HubHttps
+from runtime.adapters.hub.https_api import HttpsRoute, HubHttps
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.secret import Secret
 from tests.integration.scripted import Asked, Says, Scripted, scripted
@@ -52,19 +52,19 @@ def _pass_on(source: socket.socket, target: socket.socket, most: int | None = No
 
 
 @pytest.fixture
-def line(folder: Path) -> Iterator[tuple[Line, HttpsWay]]:
+def line(folder: Path) -> Iterator[tuple[Line, HttpsRoute]]:
     with scripted(folder) as server:
         server.answer = lambda asked: Says(201 if isinstance(asked, Asked) else 500)
         line = Line(server)
         try:
-            yield line, HttpsWay(server.ca_file, line.port)
+            yield line, HttpsRoute(server.ca_file, line.port)
         finally:
             line.close()
 
 
 @pytest.mark.parametrize("size_bytes", [65_536, 16_000_000], ids=["all in the kernel", "more than it takes"])
 def test_a_block_has_the_time_that_it_takes_on_a_slow_line(
-    line: tuple[Line, HttpsWay], monkeypatch: pytest.MonkeyPatch, size_bytes: int
+    line: tuple[Line, HttpsRoute], monkeypatch: pytest.MonkeyPatch, size_bytes: int
 ) -> None:
     """Ten seconds without room for more of it in the kernel (a line of 5 kB/s) ended the request, and so did
     a minute until the kernel had sent what it took: no block ever came through."""

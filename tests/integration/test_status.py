@@ -17,11 +17,11 @@ import pytest
 
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.process import Lock
-from runtime.adapters.process.status_file import StatusFile, Words, beat_of, last_words, read_status
+from runtime.adapters.process.status_file import StatusFile, StatusRecord, beat_of, last_words, read_status
 from runtime.cli.status import duration, size
 from runtime.operations.doctor import examine
 from runtime.operations.overview import take
-from runtime.workers.sentinel import Sentinel
+from runtime.workers.sentinel import SentinelLoop
 from tests.harness import Cloud, Home, clean_environment, eventually
 from tests.lines import put, uploading
 from tests.runbook import documented_keys
@@ -133,7 +133,7 @@ def test_the_last_puback_is_known_to_the_upload_that_was_restarted(home: Home, c
     assert _upload(home).number("connected_boot_s") is None
 
 
-def _upload(home: Home) -> Words:
+def _upload(home: Home) -> StatusRecord:
     return last_words(home.layout.status_file("upload"), SystemClock().boot_id())
 
 
@@ -409,7 +409,7 @@ def test_a_stream_whose_files_the_storage_refuses_is_a_reason_in_the_storages_wo
 
 
 def test_the_sentinel_knows_how_fast_the_store_fills(home: Home) -> None:
-    sentinel, told = Sentinel(home.config), {}
+    sentinel, told = SentinelLoop(home.config), {}
     for second in range(0, 181, 5):
         figures = {"messages": 10 * second, "bytes": 1_000 * second}
         StatusFile(home.layout.status_file("ingest"), "ingest").progress(figures, now=True)

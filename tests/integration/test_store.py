@@ -17,9 +17,9 @@ from runtime.adapters.store.reader import StoreReader
 from runtime.adapters.store.statements import AT_ONCE
 from runtime.adapters.store.writer import MessageStore
 from runtime.core.delivery.ttl import expires_s
-from runtime.core.ingest.admission import Row
-from runtime.core.ingest.protocol import Refused, Stored
-from runtime.core.ingest.quota import Amount, Limit, Policy, Quota
+from runtime.core.ingest.message_rows import MessageRow
+from runtime.core.ingest.protocol import Refusal, Stored
+from runtime.core.ingest.quota import Amount, Limit, OverflowPolicy, Quota
 from runtime.core.message import CorruptRow, StoredMessage, StreamName
 from runtime.core.moment import Moment
 from runtime.core.settlement import Settled
@@ -109,7 +109,7 @@ def test_a_repeat_is_recognised_after_delivery_and_restart(path: Path) -> None:
 def test_a_not_null_failure_is_no_acknowledgement(store: MessageStore, many: int, at: int) -> None:
     """`INSERT OR IGNORE` would have swallowed it."""
     admission, _ = decide(store, [put([b"x"] * many)])
-    admission.rows[at] = Row._make(admission.rows[at])._replace(payload=None)  # type: ignore[arg-type]  # the damage
+    admission.rows[at] = MessageRow._make(admission.rows[at])._replace(payload=None)  # type: ignore[arg-type]  # the damage
     with pytest.raises(StoreDamaged):
         store.commit(admission, Settled())
     assert store.backlog().messages == 0
@@ -132,14 +132,14 @@ def test_quarantine_and_back(store: MessageStore, path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("policy", "left"),
-    [(Policy.DROP_OLDEST, [b"3", b"4", b"new"]), (Policy.DROP_LOWEST, [b"1", b"3", b"new"])],
+    [(OverflowPolicy.DROP_OLDEST, [b"3", b"4", b"new"]), (OverflowPolicy.DROP_LOWEST, [b"1", b"3", b"new"])],
 )
-def test_what_gives_way_is_counted_and_named(path: Path, policy: Policy, left: list[bytes]) -> None:
+def test_what_gives_way_is_counted_and_named(path: Path, policy: OverflowPolicy, left: list[bytes]) -> None:
     quota = Quota(Limit(Amount(3, 10_000), policy))
     store = MessageStore(path, ObedientClock(), policies=quota.policies())
     for text, priority in ((b"1", 5), (b"2", 1), (b"3", 5)):
         keep(store, put([text], priority=priority), quota=quota)
-    keep(store, put([b"4"], priority=1 if policy is Policy.DROP_LOWEST else 5), quota=quota)
+    keep(store, put([b"4"], priority=1 if policy is OverflowPolicy.DROP_LOWEST else 5), quota=quota)
     keep(store, put([b"new"], priority=5), quota=quota)
     store.close()
     assert [message.payload for message in stored(path)] == left
@@ -147,7 +147,7 @@ def test_what_gives_way_is_counted_and_named(path: Path, policy: Policy, left: l
 
 def test_a_stream_that_is_full_drops_only_its_own(path: Path) -> None:
     a = StreamName(None, "a")
-    quota = Quota(WIDE.total, streams={a: Limit(Amount(2, 1_000), Policy.DROP_OLDEST)})
+    quota = Quota(WIDE.total, streams={a: Limit(Amount(2, 1_000), OverflowPolicy.DROP_OLDEST)})
     store = MessageStore(path, ObedientClock(), policies=quota.policies())
     keep(store, put([b"b"], stream="b"), put([b"1", b"2"], stream="a"), quota=quota)
     admission, _ = decide(store, [put([b"3"], stream="a")], quota)
@@ -256,7 +256,7 @@ def test_silent_producers_are_forgotten_only_when_there_are_too_many(path: Path)
     for number in range(10):
         keep(store, put([b"x"], producer=f"p{number}", first=1))
     (refused,) = keep(store, put([b"x"], producer="one-more", first=1))
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, Refusal)
     assert store.crowded()
     assert store.forget_producers(600) == 0  # all of them were active just now
     clock.boot += 601

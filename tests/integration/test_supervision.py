@@ -32,7 +32,7 @@ from runtime.core.message import StoredMessage
 from runtime.errors import Rejected, Retryable, UsageError
 from runtime.producer import Producer
 from runtime.settings import LARGEST
-from runtime.workers.sentinel import Sentinel, _descriptors, _memory
+from runtime.workers.sentinel import SentinelLoop, _descriptors, _memory
 from tests.harness import Home, clean_environment, eventually
 from tests.supervised import PROGRAMS, WORKING, Runtime, gone, kill, stand_ins
 
@@ -358,7 +358,7 @@ def test_a_supervisord_that_shuts_down_refuses_and_is_not_killed_for_silence(
         raise Rejected("supervisord refuses getAllProcessInfo: SHUTDOWN_STATE", code="SHUTDOWN_STATE")
 
     monkeypatch.setattr(Supervisor, "programs", refuse)
-    looker, sent = Sentinel(home.config), []
+    looker, sent = SentinelLoop(home.config), []
     monkeypatch.setattr(os, "kill", lambda pid, number: sent.append(number))
     assert all(looker.look(float(now_s)) for now_s in range(0, 60, 5))
     assert sent == []

@@ -15,7 +15,7 @@ from runtime.adapters.process.status_file import read_status
 from runtime.core.identity.connection_string import parse, sas_expiry_s, sign
 from runtime.core.secret import Secret
 from runtime.producer import Producer
-from runtime.settings import Identity, Platform, Settings
+from runtime.settings import IdentitySettings, PlatformSettings, Settings
 from tests.certificates import Pair
 from tests.harness import Cloud, Home, eventually
 
@@ -135,8 +135,8 @@ def test_a_certificate_waits_for_its_key_and_a_pair_that_cannot_serve_is_named(
     pair = Pair(folder)
     other = Pair(folder)
     settings = Settings(
-        platform=Platform(instance="platform.invalid"),
-        identity=Identity(
+        platform=PlatformSettings(instance="platform.invalid"),
+        identity=IdentitySettings(
             mode=mode, certificate_file=pair.certificate, key_file=pair.key,
             dps_id_scope="0ne", dps_registration_id="dev-1",
         ),

@@ -8,10 +8,11 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.core.ingest.admission import Admission, Row, Stamp, View
+from runtime.core.ingest.admission import Admission, Stamp, View
 from runtime.core.ingest.message_fields import PLAIN, describe
-from runtime.core.ingest.protocol import Code, Ping, Pong, ProducerKey, Put, Refused, Stored
-from runtime.core.ingest.quota import Amount, Limit, Policy, Quota
+from runtime.core.ingest.message_rows import MessageRow
+from runtime.core.ingest.protocol import Code, Ping, Pong, ProducerKey, Put, Refusal, Stored
+from runtime.core.ingest.quota import Amount, Limit, OverflowPolicy, Quota
 from runtime.core.ingest.sequences import Sequences
 from runtime.core.message import Kind, StreamName
 
@@ -35,12 +36,12 @@ def put(count: int = 1, *, first: int | None = None, stream: str = "a", size: in
     return Put(Kind.MESSAGE, [description] * count, [b"x" * size] * count, key, first or 0)
 
 
-def rows(decided: Admission) -> list[Row]:
-    return [Row._make(values) for values in decided.rows]
+def rows(decided: Admission) -> list[MessageRow]:
+    return [MessageRow._make(values) for values in decided.rows]
 
 
 def code(reply: object) -> Code:
-    assert isinstance(reply, Refused), reply
+    assert isinstance(reply, Refusal), reply
     return reply.code
 
 
@@ -106,7 +107,7 @@ def test_a_full_store_refuses_the_whole_request_and_says_when_to_come_back() -> 
     deciding = admission(Quota(Limit(Amount(3, 1_000))), levels={A: {4: Amount(2, 20)}}, streams={A: 1})
     reply = deciding.decide(put(2))
     assert code(reply) is Code.STORE_FULL
-    assert isinstance(reply, Refused)
+    assert isinstance(reply, Refusal)
     assert reply.retry_after_ms
     assert not deciding.rows
     assert isinstance(deciding.decide(put(1)), Stored)
@@ -124,21 +125,21 @@ def test_a_repeat_is_acknowledged_even_when_the_store_is_full() -> None:
 
 
 def test_a_request_larger_than_the_limit_itself_will_never_fit() -> None:
-    reply = admission(Quota(Limit(Amount(3, 1_000), Policy.DROP_OLDEST))).decide(put(4))
+    reply = admission(Quota(Limit(Amount(3, 1_000), OverflowPolicy.DROP_OLDEST))).decide(put(4))
     assert code(reply) is Code.EXCEEDS_LIMIT
-    assert isinstance(reply, Refused)
+    assert isinstance(reply, Refusal)
     assert reply.retry_after_ms is None
 
 
 def test_drop_oldest_makes_room_for_exactly_what_comes() -> None:
-    quota = Quota(Limit(Amount(5, 1_000), Policy.DROP_OLDEST))
+    quota = Quota(Limit(Amount(5, 1_000), OverflowPolicy.DROP_OLDEST))
     deciding = admission(quota, levels={A: {4: Amount(5, 50)}}, streams={A: 1})
     assert isinstance(deciding.decide(put(2)), Stored)
     assert [(e.stream, e.amount) for e in deciding.evictions] == [(None, Amount(2, 0))]
 
 
 def test_what_is_more_important_never_gives_way_to_what_is_less() -> None:
-    quota = Quota(Limit(Amount(5, 1_000), Policy.DROP_LOWEST))
+    quota = Quota(Limit(Amount(5, 1_000), OverflowPolicy.DROP_LOWEST))
     deciding = admission(quota, levels={A: {4: Amount(4, 40), 1: Amount(1, 10)}}, streams={A: 1})
     assert code(deciding.decide(put(1, priority=0))) is Code.STORE_FULL
     assert isinstance(deciding.decide(put(1, priority=2)), Stored)
@@ -155,7 +156,7 @@ def test_one_full_stream_leaves_the_others_alone() -> None:
 
 
 def test_evictions_of_a_refused_request_are_taken_back() -> None:
-    quota = Quota(Limit(Amount(1, 1_000)), streams={A: Limit(Amount(1, 1_000), Policy.DROP_OLDEST)})
+    quota = Quota(Limit(Amount(1, 1_000)), streams={A: Limit(Amount(1, 1_000), OverflowPolicy.DROP_OLDEST)})
     deciding = admission(quota, levels={A: {4: Amount(1, 10)}, B: {4: Amount(5, 50)}}, streams={A: 1, B: 2})
     assert code(deciding.decide(put(1))) is Code.STORE_FULL
     assert not deciding.evictions
@@ -185,9 +186,9 @@ puts = st.builds(
 )
 
 
-@given(st.lists(puts, max_size=20), st.sampled_from(Policy), st.sampled_from(Policy))
+@given(st.lists(puts, max_size=20), st.sampled_from(OverflowPolicy), st.sampled_from(OverflowPolicy))
 def test_no_limit_is_exceeded_and_no_acknowledgement_is_without_a_row(
-    requests: list[Put], policy: Policy, stream_policy: Policy
+    requests: list[Put], policy: OverflowPolicy, stream_policy: OverflowPolicy
 ) -> None:
     quota = Quota(Limit(Amount(12, 200), policy), Limit(Amount(8, 120), stream_policy))
     levels = {A: {2: Amount(3, 30), 7: Amount(2, 20)}, B: {4: Amount(4, 40)}}

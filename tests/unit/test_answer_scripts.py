@@ -22,9 +22,21 @@ from hypothesis import strategies as st
 
 from runtime.core.identity import enrolment, renewal
 from runtime.core.identity.enrolment import Call, Enrolment, Wish
-from runtime.core.identity.escalation import Evidence, Task, Verdict, judge
-from runtime.core.identity.platform_answer import Answer, Grant, Operation, Outcome
-from runtime.core.identity.renewal import FORMER_PAUSE_S, MIN_GAP_S, Held, Life, Pace, Policy
+from runtime.core.identity.escalation import AnswerVerdict, Evidence, Task, judge
+from runtime.core.identity.platform_answer import (
+    Outcome,
+    PlatformAnswer,
+    PlatformResult,
+    ProvisioningOperation,
+)
+from runtime.core.identity.renewal import (
+    FORMER_PAUSE_S,
+    MIN_GAP_S,
+    CredentialState,
+    Life,
+    RenewalPolicy,
+    RetryPace,
+)
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 
@@ -85,7 +97,7 @@ class Device:
     doubted: bool = False
     former: Line | None = None
     sas: tuple[int, Life] | None = None
-    paces: dict[Task, Pace] = field(default_factory=dict)
+    paces: dict[Task, RetryPace] = field(default_factory=dict)
     issued: int = 0
     calls: list[tuple[float, str]] = field(default_factory=list)
     asked: dict[str, int] = field(default_factory=dict)
@@ -117,7 +129,7 @@ class Device:
         has_token = self.line is not None
         self.record = enrolment.settled(self.record, WISH, has_token, WISH.basis() if has_token else None)
         asks = enrolment.next_step(self.record, WISH, has_token, self.now)
-        step = renewal.next_step(self.held(), Policy(), self.now)
+        step = renewal.next_step(self.held(), RenewalPolicy(), self.now)
         if asks.call is not None and asks.in_s <= 0:
             self.provision(asks.call)
         elif step.task is not None and step.in_s <= 0:
@@ -129,15 +141,17 @@ class Device:
 
     def provision(self, call: Call) -> None:
         said = self.says(call.value)
-        value = Operation("op", "AB") if call is Call.INIT else Grant(Secret("token"), None)
-        answer: Answer[Operation] | Answer[Grant] = Answer(
+        value = (
+            ProvisioningOperation("op", "AB") if call is Call.INIT else PlatformResult(Secret("token"), None)
+        )
+        answer: PlatformAnswer[ProvisioningOperation] | PlatformAnswer[PlatformResult] = PlatformAnswer(
             said.outcome,
             value if said.outcome.good else None,  # type: ignore[arg-type]  # one of the two
             "",
             said.retry_after_s,
             own=said.own,
         )
-        policy = enrolment.Policy(poll_s=POLL_S)
+        policy = enrolment.EnrolmentPolicy(poll_s=POLL_S)
         self.record = enrolment.after(self.record, call, answer, policy, self.now, self.dice.random())
         if call is Call.COMPLETE and said.outcome.good:
             self.rest()
@@ -151,16 +165,16 @@ class Device:
         self.former = self.line
         self.paces.pop(Task.REGISTER_FORMER, None)
         if self.refused:
-            self.paces[Task.REGISTER_FORMER] = Pace(1, self.now, FORMER_PAUSE_S, Outcome.UNAUTHORIZED)
+            self.paces[Task.REGISTER_FORMER] = RetryPace(1, self.now, FORMER_PAUSE_S, Outcome.UNAUTHORIZED)
 
     def worked(self) -> bool:
         line = self.line
         return line is not None and (line.parent is not None or bool(self.sas and self.sas[0] == line.token))
 
-    def held(self) -> Held:
+    def held(self) -> CredentialState:
         line = self.line
         alive = line is not None and line.token != 0
-        return Held(
+        return CredentialState(
             line.life if line and alive else None,
             line is not None and line.parent is not None,
             self.sas[1] if self.sas else None,
@@ -173,7 +187,7 @@ class Device:
     def perform(self, task: Task) -> None:
         call = "register" if task in (Task.REGISTER, Task.REGISTER_FORMER) else "refresh"
         said = self.says(call)
-        pace = self.paces.get(task, Pace())
+        pace = self.paces.get(task, RetryPace())
         beside = self.former is not None and Task.REGISTER_FORMER not in self.paces
         verdict = judge(
             task,
@@ -185,19 +199,19 @@ class Device:
                 beside and not (self.proven() or (self.line and self.line.parent)),
             ),
         )
-        if verdict is Verdict.STORE and call == "register":
+        if verdict is AnswerVerdict.STORE and call == "register":
             self.save_registered(task, said)
-        elif verdict is Verdict.STORE:
+        elif verdict is AnswerVerdict.STORE:
             assert self.line is not None
             parent = self.line.token or self.line.parent
             self.line = Line(*self.issue(), parent)
             self.forget_failed_refreshes()
-        elif verdict is Verdict.DROP:
+        elif verdict is AnswerVerdict.DROP:
             self.drop(task)
         else:
             self.pause(task, pace, said)
-            self.refused = self.refused or verdict is Verdict.REFUSED
-            self.doubted = self.doubted or verdict is Verdict.DOUBT
+            self.refused = self.refused or verdict is AnswerVerdict.REFUSED
+            self.doubted = self.doubted or verdict is AnswerVerdict.DOUBT
 
     def save_registered(self, task: Task, said: Said) -> None:
         if task is Task.REGISTER_FORMER:
@@ -235,13 +249,13 @@ class Device:
             kept[Task.REGISTER] = register.with_another_token()
         self.paces = kept
 
-    def pause(self, task: Task, pace: Pace, said: Said) -> None:
+    def pause(self, task: Task, pace: RetryPace, said: Said) -> None:
         draw, asked_s = self.dice.random(), said.retry_after_s
         if task is Task.REGISTER_FORMER:
             pause_s = renewal.former_pause_s(pace.failures, draw, asked_s)
         else:
             life = self.held().at_stake(task)
-            pause_s = renewal.retry_pause_s(life, pace.failures, draw, Policy(), self.now, asked_s)
+            pause_s = renewal.retry_pause_s(life, pace.failures, draw, RenewalPolicy(), self.now, asked_s)
         self.paces = {**self.paces, task: pace.after(said.outcome, "", pause_s, self.now, asked_s)}
 
     def run(self, seconds: float, until_registered: bool = False) -> None:

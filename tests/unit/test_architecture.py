@@ -155,6 +155,16 @@ def test_every_room_imports_only_what_it_may() -> None:
     assert EXCEPTIONS - broken == set(), "an exception that is none any more"
 
 
+def test_no_class_name_means_two_things() -> None:
+    """A stranger who reads `Refused` or `Hub` in one room must not think of that of another."""
+    places: dict[str, list[str]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(name(path))
+    assert {known: files for known, files in places.items() if len(files) > 1} == {}
+
+
 def test_nobody_but_the_command_line_imports_workers_or_operations() -> None:
     for path in DEVICE_SIDE:
         if name(path).split("/")[0] in ("cli", "workers", "operations"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runtime.config import keys, load, load_as_producer
-from runtime.core.ingest.quota import Amount, Limit, Policy
+from runtime.core.ingest.quota import Amount, Limit, OverflowPolicy
 from runtime.core.message import StreamName
 from runtime.core.secret import Secret
 from runtime.errors import ConfigError
@@ -210,7 +210,7 @@ def test_the_limits_of_a_stream_stand_in_its_table_and_nowhere_else(tmp_path: Pa
         '[stream.a]\nmax_messages = 3\npolicy = "drop-oldest"\n[stream."g/b"]\ncompression = "fastest"\n',
     )
     quota = storekeeper_quota(load({}, home=home))
-    assert quota.of(StreamName(None, "a")) == Limit(Amount(3, MAX_INT), Policy.DROP_OLDEST)
+    assert quota.of(StreamName(None, "a")) == Limit(Amount(3, MAX_INT), OverflowPolicy.DROP_OLDEST)
     assert quota.of(StreamName("g", "a")) is None
     assert quota.of(StreamName("g", "b")) is None
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from runtime.core.delivery.actions import Offer
+from runtime.core.delivery.actions import Candidate
 from runtime.core.delivery.batches import LOOK_AHEAD, MOST_IDLE
-from runtime.core.delivery.send_queue import Hand
+from runtime.core.delivery.send_queue import SendQueue
 from tests.delivery_world import LIMITS, World
 
 
@@ -102,9 +102,9 @@ def test_many_batches_interleaved_go_out_one_by_one() -> None:
 
 def test_batches_of_streams_that_are_long_gone_are_forgotten() -> None:
     """Names of streams are given back: one for each job filled the memory, and a file on disk, for ever."""
-    hand = Hand()
+    hand = SendQueue()
     for id in range(1, 3 * MOST_IDLE):
-        hand.add(Offer(id, f"job-{id}", batch="A"))
+        hand.add(Candidate(id, f"job-{id}", batch="A"))
         message = hand.messages[id]
         hand.acked(message, hand.take(message)[1])
         hand.batches.delivered(message.offer)
@@ -115,15 +115,15 @@ def test_batches_of_streams_that_are_long_gone_are_forgotten() -> None:
 
 
 def test_what_an_earlier_life_has_begun_is_forgotten_like_the_rest() -> None:
-    hand = Hand()
+    hand = SendQueue()
     hand.batches.resume({f"old-{n}": "A" for n in range(3 * MOST_IDLE)})
     assert len(hand.batches.begun) <= MOST_IDLE
 
 
 def test_a_late_acknowledgement_of_a_completion_does_not_end_the_batch_behind_it() -> None:
     """After a crash another batch was sent in the midst of it."""
-    hand = Hand()
-    offers = [Offer(1, "s", batch="A", completes_batch=True), Offer(2, "s", batch="B")]
+    hand = SendQueue()
+    offers = [Candidate(1, "s", batch="A", completes_batch=True), Candidate(2, "s", batch="B")]
     for offer in offers:
         hand.add(offer)
     completion, first = (hand.messages[offer.id] for offer in offers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime.core.delivery.connection_state import Phase
+from runtime.core.delivery.connection_state import ConnectionState
 from runtime.core.delivery.events import Acked, Cause
 from tests.delivery_world import world_with
 
@@ -75,7 +75,7 @@ def test_new_credentials_replace_the_client_and_what_was_in_flight_may_still_be_
     world.receive(2)
     world.delivery.credentials(2, world.now)
     world.step()
-    assert world.delivery.phase is Phase.DRAINING
+    assert world.delivery.phase is ConnectionState.DRAINING
     world.acknowledge()
     world.pass_time(2.1)
     world.step()

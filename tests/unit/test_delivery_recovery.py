@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
-from runtime.core.delivery.actions import Discard, Offer, Open, Send, Step
-from runtime.core.delivery.connection_state import Limits
+from runtime.core.delivery.actions import Action, Candidate, Discard, Open, Send
+from runtime.core.delivery.connection_state import DeliveryLimits
 from runtime.core.delivery.engine import Delivery
 from runtime.core.delivery.events import Acked, Cause, Closed, Connected, Lost
-from runtime.core.delivery.window import Pace, Window
+from runtime.core.delivery.window import CongestionWindow, Pace
 
 PER_S = 60.0
 WEATHER_S, SOON_S, WELL_S = 90.0, 45.0, 40.0
@@ -23,7 +23,7 @@ class Line:
 
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
-        self.delivery = Delivery(Pace(Window()), Limits(connect_s=5, ack_s=4))
+        self.delivery = Delivery(Pace(CongestionWindow()), DeliveryLimits(connect_s=5, ack_s=4))
         self.delivery.credentials(1, 0.0)
         self.now = 0.0
         self.delivered_s: list[float] = []
@@ -51,7 +51,7 @@ class Line:
         while self.now < until_s:
             while len(self.delivery.hand.messages) < 300:
                 self._newest += 1
-                self.delivery.offer(Offer(self._newest, self._newest % 3, wire_bytes=200))
+                self.delivery.offer(Candidate(self._newest, self._newest % 3, wire_bytes=200))
             for step in self.delivery.steps(self.now, self.chance.random()):
                 self._do(step)
             settled = self.delivery.take_settled()
@@ -76,7 +76,7 @@ class Line:
             self._up = False
             self.delivery.report(Lost(client, cause, "weather"), self.now, self.chance.random())
 
-    def _do(self, step: Step) -> None:
+    def _do(self, step: Action) -> None:
         client = self._client
         match step:
             case Open():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from runtime.core.delivery.actions import PROBE, Offer
-from runtime.core.delivery.connection_state import Phase
+from runtime.core.delivery.actions import PROBE, Candidate
+from runtime.core.delivery.connection_state import ConnectionState
 from runtime.core.delivery.events import Acked, Carried, Cause, Connected, Lost
 from runtime.core.delivery.path_mtu import BELIEVED_S, SEGMENTS_BYTES
 from runtime.core.delivery.poison import LONE_LOSSES
@@ -18,7 +18,7 @@ class Line(World):
     """A hub behind a line whose bytes are counted: so many of what was sent are with its TCP."""
 
     def large(self, id: int, stream: str = "s") -> None:
-        self.offers[id] = Offer(id, stream, 1, LARGE)
+        self.offers[id] = Candidate(id, stream, 1, LARGE)
         assert self.delivery.offer(self.offers[id])
 
     def carry(self, heard: int, unheard: int) -> Carried:
@@ -36,7 +36,7 @@ class Line(World):
                 self.receive(1)
                 self.acknowledge()
                 self.step()
-            if self.delivery.phase is Phase.UP and (self.wire or self.quarantined):
+            if self.delivery.phase is ConnectionState.UP and (self.wire or self.quarantined):
                 return
             self.pass_time(max(0.01, self.delivery.wait_s(self.now)))
         raise AssertionError(self.delivery.phase)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from runtime.core.delivery.actions import Offer
+from runtime.core.delivery.actions import Candidate
 from runtime.core.delivery.events import Acked
-from runtime.core.delivery.link_budget import Terms
+from runtime.core.delivery.link_budget import LinkPolicy
 from tests.delivery_world import World, world_with
 
 
@@ -37,8 +37,8 @@ def test_a_file_upload_holds_its_own_stream_and_no_other() -> None:
 def test_a_stream_of_low_priority_is_served_beside_one_of_high_priority_and_not_after_it() -> None:
     world = World(window=1000)
     for id in range(1, 501):
-        world.delivery.offer(Offer(id, "low", priority=0))
-        world.delivery.offer(Offer(1000 + id, "high", priority=5))
+        world.delivery.offer(Candidate(id, "low", priority=0))
+        world.delivery.offer(Candidate(1000 + id, "high", priority=5))
     world.step()
     world.connect()
     world.step()
@@ -49,8 +49,8 @@ def test_a_stream_of_low_priority_is_served_beside_one_of_high_priority_and_not_
 
 def test_expired_messages_are_dropped_with_the_reason_unless_they_are_on_their_way() -> None:
     world = World(window=1)
-    world.delivery.offer(Offer(1, "s", expires_s=1005.0))
-    world.delivery.offer(Offer(2, "s", expires_s=1005.0))
+    world.delivery.offer(Candidate(1, "s", expires_s=1005.0))
+    world.delivery.offer(Candidate(2, "s", expires_s=1005.0))
     world.step()
     world.connect()
     world.step()
@@ -67,7 +67,7 @@ def test_what_ingest_has_not_confirmed_is_not_sent_again_when_the_store_shows_it
     world = world_with(1)
     world.settle_down()
     assert world.delivered == [1]
-    assert not world.delivery.offer(Offer(1, "s"))
+    assert not world.delivery.offer(Candidate(1, "s"))
     world.delivery.confirmed({1})
     assert world.delivery.unconfirmed == 0
 
@@ -106,7 +106,7 @@ def test_a_file_that_has_expired_is_dropped_and_not_uploaded_for_nothing() -> No
 
 def test_an_urgent_file_does_not_wait_for_places_that_files_hold_while_they_wait_for_the_rate() -> None:
     world = World()
-    world.delivery._pace.link.terms = Terms(bytes_per_s=1000, urgent_priority=8)
+    world.delivery._pace.link.terms = LinkPolicy(bytes_per_s=1000, urgent_priority=8)
     for id in range(1, 6):
         world.store(id, f"bulk-{id}", file=True)
     world.step()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.devcloud.mqtt.puback_queue import AckLine
+from runtime.devcloud.mqtt.puback_queue import PubackQueue
 from runtime.devcloud.state.faults import BadFault, Faults
 
 MANY = 1_000_000
@@ -57,7 +57,7 @@ def test_the_longest_prefix_wins_and_times_run_out() -> None:
 
 
 def test_a_delay_does_not_make_one_acknowledgement_wait_for_the_other() -> None:
-    line = AckLine()
+    line = PubackQueue()
     line.owe(range(1, 101), now_s=10.0, delay_s=0.05, per_s=None)
     assert line.due(10.049, MANY) == []
     assert line.next_due_s() == pytest.approx(10.05)
@@ -65,14 +65,14 @@ def test_a_delay_does_not_make_one_acknowledgement_wait_for_the_other() -> None:
 
 
 def test_a_throttle_lets_so_many_through_each_second() -> None:
-    line = AckLine()
+    line = PubackQueue()
     line.owe(range(1, 101), now_s=0.0, delay_s=0.0, per_s=10)
     assert len(line.due(1.0, MANY)) == 11
     assert line.lag_s(1.0) == pytest.approx(8.9)
 
 
 def test_acknowledgements_do_not_wait_for_a_delay_that_is_over() -> None:
-    line = AckLine()
+    line = PubackQueue()
     line.owe([1, 2], now_s=0.0, delay_s=60.0, per_s=None)
     line.hurry(now_s=1.0, delay_s=0.0, per_s=None)
     line.owe([3], now_s=1.0, delay_s=0.0, per_s=None)
@@ -94,7 +94,7 @@ def test_acknowledgements_do_not_wait_for_a_delay_that_is_over() -> None:
 def test_acknowledgements_leave_in_order_and_once_whatever_the_faults_do(
     turns: list[tuple[int, float, float, float | None, int, bool]],
 ) -> None:
-    line, now_s, owed, sent = AckLine(), 0.0, 0, list[int]()
+    line, now_s, owed, sent = PubackQueue(), 0.0, 0, list[int]()
     for count, passed_s, delay_s, per_s, most, changed in turns:
         now_s += passed_s
         if changed:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from runtime.core.delivery.quota_probe import Doubt
+from runtime.core.delivery.quota_probe import QuotaProbe
 from tests.delivery_world import World
 
 
 def test_a_hub_that_takes_nothing_for_hours_is_asked_more_and_more_seldom() -> None:
-    doubt = Doubt()
+    doubt = QuotaProbe()
     assert [n for n in range(1, 100) if doubt.fruitless()] == [3, 6, 12, 24, 48, 96]
     doubt.dispelled()
     assert [n for n in range(1, 10) if doubt.fruitless()] == [3, 6]

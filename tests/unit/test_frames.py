@@ -12,7 +12,7 @@ from websockets.frames import Frame as TheirFrame
 from websockets.frames import Opcode as TheirOpcode
 from websockets.streams import StreamReader
 
-from runtime.devcloud.mqtt.frames import BadFrame, Decoder, Ending, Frame, Opcode, close, encode
+from runtime.devcloud.mqtt.frames import BadFrame, Ending, Frame, FrameDecoder, Opcode, close, encode
 from runtime.devcloud.mqtt.websocket import PATH, acceptance, refusal
 
 DATA = [Opcode.BINARY, Opcode.PING, Opcode.PONG, Opcode.CLOSE]
@@ -41,7 +41,7 @@ def test_frames_of_another_implementation_are_read_in_whatever_portions_they_com
 ) -> None:
     payload = os.urandom(size if opcode is Opcode.BINARY else size % 126)
     data = theirs(opcode, payload) + theirs(Opcode.PING, b"next")
-    decoder, found = Decoder(100_000), list[Frame]()
+    decoder, found = FrameDecoder(100_000), list[Frame]()
     for cut in [*cuts, len(data)]:
         found += decoder.feed(data[:cut])
         data = data[cut:]
@@ -61,7 +61,7 @@ def test_another_implementation_reads_what_we_write(opcode: Opcode, size: int) -
 
 def test_a_message_in_fragments_is_read_with_a_ping_between_them() -> None:
     data = masked(0x02, b"a") + masked(0x89, b"p") + masked(0x00, b"b") + masked(0x80, b"c")
-    assert [f.payload for f in Decoder(100).feed(data)] == [b"a", b"p", b"b", b"c"]
+    assert [f.payload for f in FrameDecoder(100).feed(data)] == [b"a", b"p", b"b", b"c"]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_message_in_fragments_is_read_with_a_ping_between_them() -> None:
 )
 def test_a_client_that_breaks_a_rule_is_told_which_kind(data: bytes, ending: Ending) -> None:
     with pytest.raises(BadFrame) as caught:
-        list(Decoder(100_000).feed(data))
+        list(FrameDecoder(100_000).feed(data))
     assert caught.value.ending == ending
 
 

@@ -13,11 +13,11 @@ from runtime.core.operations.health import (
     Action,
     Growth,
     Health,
+    HealthLimits,
     Kill,
     KillSupervisor,
-    Limits,
+    Observation,
     RestartAll,
-    Sight,
     StartAfresh,
     StartAgain,
     Withhold,
@@ -29,8 +29,8 @@ LOOK_S = 5.0
 class Watching:
     """A judge, a clock, and one worker called upload."""
 
-    def __init__(self, limits: Limits | None = None, *, company: bool = False) -> None:
-        self.health = Health(limits or Limits())
+    def __init__(self, limits: HealthLimits | None = None, *, company: bool = False) -> None:
+        self.health = Health(limits or HealthLimits())
         self.company = company
         """Whether a worker called ingest works beside it."""
         self.now_s = 1000.0
@@ -50,8 +50,10 @@ class Watching:
         self.beat += beats
         beat = self.beat or None
         work = (self.now_s if works else 3) if busy or beat is None else None
-        ingest = {"ingest": Sight("RUNNING", 5, self.now_s)} if self.company else {}
-        return self.health.look(self.now_s, {"upload": Sight(state, pid, beat, work, started), **ingest})
+        ingest = {"ingest": Observation("RUNNING", 5, self.now_s)} if self.company else {}
+        return self.health.look(
+            self.now_s, {"upload": Observation(state, pid, beat, work, started), **ingest}
+        )
 
     def until_action(self, looks: int = 50, **sight: object) -> tuple[list[Action], float]:
         """Look until something is to be done; what, and after how many seconds."""
@@ -123,7 +125,7 @@ def test_waking_from_a_night_of_suspend_hangs_nobody() -> None:
 
 def test_a_worker_that_was_frozen_with_the_sentinel_gets_the_time_to_the_next_look() -> None:
     """With less patience than two looks take the first one after the thaw killed everybody."""
-    watching = Watching(Limits(hang_after_s=4.0))
+    watching = Watching(HealthLimits(hang_after_s=4.0))
     watching.look()
     watching.now_s += 60
     assert watching.look(beats=False) == []
@@ -233,7 +235,7 @@ def test_the_limit_holds_for_the_next_sentinel_too() -> None:
     watching = Watching()
     climbed(watching)
     kept = json.loads(json.dumps({"restarted_all_at_s": watching.health.memory()["restarted_all_at_s"]}))
-    watching.health = Health(Limits(), kept)
+    watching.health = Health(HealthLimits(), kept)
     assert [type(step) for step in climbed(watching)] == [Withhold] * 7, "each hang from the third on"
 
 
@@ -276,38 +278,38 @@ def test_a_first_report_after_each_start_is_no_progress() -> None:
     for life in range(12):
         for look in range(5):
             beat = (life, min(look, 1))
-            sights = {name: Sight("RUNNING", 10 + life, beat) for name in ("a", "b")}
+            sights = {name: Observation("RUNNING", 10 + life, beat) for name in ("a", "b")}
             watching.now_s += LOOK_S
             ladder += watching.health.look(watching.now_s, sights)
     assert any(isinstance(step, RestartAll) for step in ladder)
 
 
 def test_a_process_that_waits_for_a_disk_is_not_killed_for_it_and_an_alarm_says_so() -> None:
-    health = Health(Limits())
+    health = Health(HealthLimits())
     for now_s in range(0, 600, 5):
-        assert health.look(now_s, {"ingest": Sight("RUNNING", 7, 1, waits_for_disk=True)}) == []
+        assert health.look(now_s, {"ingest": Observation("RUNNING", 7, 1, waits_for_disk=True)}) == []
     (alarm,) = health.alarms(600)
     assert (alarm.worker, alarm.kind) == ("ingest", "disk") and "for a disk" in alarm.text
-    health.look(605, {"ingest": Sight("RUNNING", 7, 2)})
+    health.look(605, {"ingest": Observation("RUNNING", 7, 2)})
     assert health.alarms(605) == []
 
 
 def test_a_worker_that_has_used_up_its_descriptors_starts_afresh_and_an_alarm_says_so() -> None:
     """upload had 435 of 1,024 after 400 files; at 1,024 delivery stopped, and status said HEALTHY."""
-    health, said = Health(Limits()), []
+    health, said = Health(HealthLimits()), []
     for now_s in range(0, 40, 5):
-        said += health.look(now_s, {"upload": Sight("RUNNING", 7, now_s, descriptors=0.95)})
+        said += health.look(now_s, {"upload": Observation("RUNNING", 7, now_s, descriptors=0.95)})
     assert [type(action) for action in said][:2] == [StartAfresh, Kill], "asked, and then not waited for"
     (alarm,) = health.alarms(40)
     assert alarm.kind == "descriptors"
-    assert health.look(45, {"upload": Sight("RUNNING", 8, 45, descriptors=0.1)}) == []
+    assert health.look(45, {"upload": Observation("RUNNING", 8, 45, descriptors=0.1)}) == []
 
 
 def test_restarts_that_an_operator_asked_for_raise_no_alarm() -> None:
     """Five reloads were told as a crash loop."""
-    health = Health(Limits())
+    health = Health(HealthLimits())
     for pid in range(10, 30):
-        health.look(pid * 5.0, {"upload": Sight("RUNNING", pid, pid, asked=frozenset({pid - 1}))})
+        health.look(pid * 5.0, {"upload": Observation("RUNNING", pid, pid, asked=frozenset({pid - 1}))})
     assert health.alarms(200) == []
     assert health.restarts() == {"upload": 19}
 
@@ -335,14 +337,14 @@ def test_an_alarm_is_the_same_one_while_its_figures_grow() -> None:
 )
 def test_memory_of_a_wrong_type_stops_no_sentinel(memory: dict[str, object]) -> None:
     watching = Watching()
-    watching.health = Health(Limits(), memory)
+    watching.health = Health(HealthLimits(), memory)
     assert all(watching.hang(pid) for pid in range(10, 14))
     assert watching.health.memory()
 
 
 def test_a_supervisord_that_cannot_be_asked_but_ticks_is_not_killed_as_hung() -> None:
     """Somebody had taken the path of its socket."""
-    health = Health(Limits())
+    health = Health(HealthLimits())
     health.look(0, {})
     assert all(health.silence(now_s, ticks=now_s % 5 == 0) == [] for now_s in range(600))
     assert any(health.silence(600 + now_s) for now_s in range(25)), "and where its ticks end it is"
@@ -370,13 +372,13 @@ def test_the_next_sentinel_goes_on_where_the_last_one_died() -> None:
     for pid in (10, 11, 12):
         watching.look(pid=pid)
     kept = json.loads(json.dumps(watching.health.memory()))
-    successor = Health(Limits(), kept)
-    successor.look(watching.now_s + 5, {"upload": Sight("RUNNING", 13, 99)})
+    successor = Health(HealthLimits(), kept)
+    successor.look(watching.now_s + 5, {"upload": Observation("RUNNING", 13, 99)})
     assert successor.restarts() == {"upload": 3}
 
 
 def test_memory_of_another_version_is_taken_as_far_as_it_is_understood() -> None:
-    successor = Health(Limits(), {"watches": {"upload": {"restarts": 4, "colour": "blue"}}})
+    successor = Health(HealthLimits(), {"watches": {"upload": {"restarts": 4, "colour": "blue"}}})
     assert successor.restarts() == {"upload": 4}
 
 
@@ -396,10 +398,10 @@ def test_memory_of_another_version_is_taken_as_far_as_it_is_understood() -> None
 def test_only_a_living_process_is_killed_and_only_a_fallen_one_started(
     looks: list[tuple[str, int, int | None, float]],
 ) -> None:
-    health, now_s = Health(Limits()), 0.0
+    health, now_s = Health(HealthLimits()), 0.0
     for state, pid, beat, pause_s in looks:
         now_s += pause_s
-        for action in health.look(now_s, {"w": Sight(state, pid, beat)}):
+        for action in health.look(now_s, {"w": Observation(state, pid, beat)}):
             if isinstance(action, Kill):
                 assert state in ("RUNNING", "STARTING") and pid
             elif isinstance(action, StartAgain):

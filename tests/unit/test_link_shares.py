@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.core.delivery.engine import Delivery
-from runtime.core.delivery.link_budget import BURST_S, URGENT_DEBT_S, Link, Passage, Terms
-from runtime.core.delivery.window import Pace, Window
+from runtime.core.delivery.link_budget import BURST_S, URGENT_DEBT_S, FilePermit, LinkBudget, LinkPolicy
+from runtime.core.delivery.window import CongestionWindow, Pace
 from tests.delivery_world import LIMITS, World
 
 URGENT, PLAIN = 8, 4
@@ -28,13 +28,13 @@ uses = st.lists(
 )
 
 
-def use(link: Link, what: str, size: int, now: float) -> float:
+def use(link: LinkBudget, what: str, size: int, now: float) -> float:
     """Do it where the link allows it; how many bytes went that were not urgent."""
     match what:
         case "message" if link.allows(PLAIN, now):
             link.sent(size, PLAIN)
             return size
-        case "block" if link.files(now) is Passage.EVERYBODY:
+        case "block" if link.files(now) is FilePermit.EVERYBODY:
             link.uploaded(size, PLAIN)
             return size
         case "urgent":
@@ -47,7 +47,7 @@ def use(link: Link, what: str, size: int, now: float) -> float:
 
 @given(uses)
 def test_the_rate_is_kept_and_whoever_waits_comes_to_his_turn(steps: list[tuple[str, int]]) -> None:
-    link, now, went = Link(Terms(bytes_per_s=PER_S, urgent_priority=URGENT)), 0.0, 0.0
+    link, now, went = LinkBudget(LinkPolicy(bytes_per_s=PER_S, urgent_priority=URGENT)), 0.0, 0.0
     for what, number in steps:
         if what == "pass":
             now += number / 1000
@@ -56,7 +56,7 @@ def test_the_rate_is_kept_and_whoever_waits_comes_to_his_turn(steps: list[tuple[
         went += use(link, what, number, now)
         assert went <= PER_S * (now + BURST_S) + MESSAGE + BLOCK
     began, asked = now, 0
-    while not (link.allows(PLAIN, now) and link.files(now) is Passage.EVERYBODY):
+    while not (link.allows(PLAIN, now) and link.files(now) is FilePermit.EVERYBODY):
         now += max(0.001, link.wait_s(now))
         asked += 1
     assert now - began <= 2 * ((MESSAGE + BLOCK) / PER_S + URGENT_DEBT_S)
@@ -68,7 +68,7 @@ def test_the_rate_is_kept_and_whoever_waits_comes_to_his_turn(steps: list[tuple[
 def test_messages_and_files_that_both_want_all_get_half_each_whatever_was_before(
     steps: list[tuple[str, int]], messages_first: bool
 ) -> None:
-    link, now = Link(Terms(bytes_per_s=PER_S, urgent_priority=URGENT)), 0.0
+    link, now = LinkBudget(LinkPolicy(bytes_per_s=PER_S, urgent_priority=URGENT)), 0.0
     link.wait_s(now)
     for what, number in steps:
         now += number / 1000 if what == "pass" else 0.0
@@ -88,8 +88,11 @@ def test_messages_and_files_that_both_want_all_get_half_each_whatever_was_before
 
 def test_an_hour_of_urgent_messages_beyond_the_rate_does_not_hold_up_the_others_for_hours() -> None:
     """They pass the rate, and what they used of it was owed by everybody else."""
-    for terms in (Terms(messages_per_s=1, urgent_priority=8), Terms(bytes_per_s=100, urgent_priority=8)):
-        link = Link(terms)
+    for terms in (
+        LinkPolicy(messages_per_s=1, urgent_priority=8),
+        LinkPolicy(bytes_per_s=100, urgent_priority=8),
+    ):
+        link = LinkBudget(terms)
         for second in range(3_600):
             for _ in range(10):
                 assert link.allows(URGENT, second)
@@ -100,9 +103,9 @@ def test_an_hour_of_urgent_messages_beyond_the_rate_does_not_hold_up_the_others_
 
 def test_a_file_is_begun_though_messages_use_all_of_the_rate() -> None:
     """It was asked whether a message might go, right after the messages: never, while they had any."""
-    for terms in (Terms(bytes_per_s=1_000), Terms(messages_per_s=10)):
+    for terms in (LinkPolicy(bytes_per_s=1_000), LinkPolicy(messages_per_s=10)):
         world = World()
-        world.delivery = Delivery(Pace(Window(8), Link(terms)), LIMITS)
+        world.delivery = Delivery(Pace(CongestionWindow(8), LinkBudget(terms)), LIMITS)
         world.delivery.credentials(1, world.now)
         for id in range(1, 200):
             world.store(id, "telemetry")

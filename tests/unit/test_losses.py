@@ -8,14 +8,14 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.core.ingest.loss_log import MOST_PLACES, RANGES_AT_ONCE, Losses
+from runtime.core.ingest.loss_log import MOST_PLACES, RANGES_AT_ONCE, LossLog
 
 STREAM = ("s", "drop-oldest")
 
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(0, 2), st.floats(0, 90))))
 def test_whatever_is_lost_is_said_once_with_every_id(lost: list[tuple[int, int, float]]) -> None:
-    losses, now_s, next_id = Losses(60.0), 0.0, 1
+    losses, now_s, next_id = LossLog(60.0), 0.0, 1
     ids, said, lines = [], [], []
     for messages, gap, wait_s in lost:
         first, next_id, now_s = next_id + gap, next_id + gap + messages, now_s + wait_s
@@ -32,7 +32,7 @@ def test_whatever_is_lost_is_said_once_with_every_id(lost: list[tuple[int, int, 
 
 
 def test_what_comes_together_is_bounded_and_other_places_do_not_wait() -> None:
-    losses = Losses(60.0)
+    losses = LossLog(60.0)
     for number in range(3 * RANGES_AT_ONCE):
         losses.add(STREAM, 1, [[2 * number, 2 * number]])
         assert all(len(gathered.ranges) <= RANGES_AT_ONCE for _, gathered in losses.due(1.0))
@@ -41,7 +41,7 @@ def test_what_comes_together_is_bounded_and_other_places_do_not_wait() -> None:
 
 
 def test_streams_that_come_and_go_are_not_remembered_for_ever() -> None:
-    losses = Losses(60.0)
+    losses = LossLog(60.0)
     for number in range(5 * MOST_PLACES):
         losses.add((f"invented-{number}", "expired"), 1, [[number, number]])
         assert len(list(losses.due(number))) == 1

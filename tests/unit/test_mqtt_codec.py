@@ -16,15 +16,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from paho.mqtt import client as paho
 
-from runtime.devcloud.mqtt.codec import Decoder, Malformed, encode
+from runtime.devcloud.mqtt.codec import Malformed, PacketDecoder, encode
 from runtime.devcloud.mqtt.packets import (
     FAILURE,
     Ack,
     Bare,
     Connack,
     Connect,
-    Kind,
     Packet,
+    PacketType,
     Publish,
     Suback,
     Subscribe,
@@ -39,8 +39,10 @@ topics = st.text(
 filters = st.one_of(topics, st.sampled_from(["#", "+", "a/+/b", "a/#", "/", "+/#"]))
 packet_ids = st.integers(1, 65_535)
 payloads = st.binary(max_size=300)
-acks = st.sampled_from([Kind.PUBACK, Kind.PUBREC, Kind.PUBREL, Kind.PUBCOMP, Kind.UNSUBACK])
-bare = st.sampled_from([Kind.PINGREQ, Kind.PINGRESP, Kind.DISCONNECT])
+acks = st.sampled_from(
+    [PacketType.PUBACK, PacketType.PUBREC, PacketType.PUBREL, PacketType.PUBCOMP, PacketType.UNSUBACK]
+)
+bare = st.sampled_from([PacketType.PINGREQ, PacketType.PINGRESP, PacketType.DISCONNECT])
 
 
 @st.composite
@@ -71,7 +73,7 @@ packets = st.one_of(
 
 
 def decode(data: bytes) -> list[Packet]:
-    return list(Decoder().feed(data))
+    return list(PacketDecoder().feed(data))
 
 
 @given(packets)
@@ -81,7 +83,7 @@ def test_what_is_written_is_read_again(packet: Packet) -> None:
 
 @given(st.lists(packets, max_size=8), st.data())
 def test_packets_survive_being_cut_anywhere(sent: list[Packet], data: st.DataObject) -> None:
-    stream, decoder, found = b"".join(map(encode, sent)), Decoder(), []
+    stream, decoder, found = b"".join(map(encode, sent)), PacketDecoder(), []
     while stream:
         size = data.draw(st.integers(1, len(stream)))
         found += decoder.feed(stream[:size])
@@ -96,7 +98,7 @@ def test_packets_survive_being_cut_anywhere(sent: list[Packet], data: st.DataObj
 @example(b"\x82\x02\x00\x01")
 def test_any_bytes_at_all_give_packets_or_a_clean_error(data: bytes) -> None:
     with contextlib.suppress(Malformed):
-        for packet in Decoder().feed(data):
+        for packet in PacketDecoder().feed(data):
             encode(packet)
 
 
@@ -109,9 +111,11 @@ def test_one_wrong_byte_gives_packets_or_a_clean_error(packet: Packet, data: st.
 
 
 def test_good_packets_before_a_bad_one_are_not_lost() -> None:
-    found = Decoder().feed(encode(Bare(Kind.PINGREQ)) + encode(Ack(Kind.PUBACK, 7)) + b"\xf0\x00")
-    assert next(found) == Bare(Kind.PINGREQ)
-    assert next(found) == Ack(Kind.PUBACK, 7)
+    found = PacketDecoder().feed(
+        encode(Bare(PacketType.PINGREQ)) + encode(Ack(PacketType.PUBACK, 7)) + b"\xf0\x00"
+    )
+    assert next(found) == Bare(PacketType.PINGREQ)
+    assert next(found) == Ack(PacketType.PUBACK, 7)
     with pytest.raises(Malformed, match="reserved"):
         next(found)
 
@@ -124,7 +128,7 @@ def test_what_cannot_become_a_packet_is_refused_at_its_first_byte() -> None:
 def test_a_packet_too_large_is_refused_before_its_body_arrives() -> None:
     header = encode(Publish("t", bytes(5000)))[:3]
     with pytest.raises(Malformed, match="at most 1000"):
-        list(Decoder(1000).feed(header))
+        list(PacketDecoder(1000).feed(header))
 
 
 @pytest.mark.parametrize(
@@ -273,6 +277,6 @@ def test_paho_writes_what_we_read(paho_client: tuple[paho.Client, Wire]) -> None
         Connect("dev-1", "name", b"password", 30, False, Will("will/topic", b"gone", 1)),
         Subscribe(1, (("a/#", 1), ("$iothub/twin/res/#", 0))),
         Publish("topic/ä", b"payload", 1, 2),
-        Bare(Kind.PINGREQ),
+        Bare(PacketType.PINGREQ),
         Unsubscribe(3, ("a/#",)),
     ]

@@ -13,20 +13,20 @@ from runtime.core.delivery.link_budget import (
     LONGEST_DAY_S,
     LONGEST_MONTH_S,
     RESET_SPREAD_S,
-    Link,
-    Passage,
-    Terms,
-    Usage,
+    FilePermit,
+    LinkBudget,
+    LinkPolicy,
+    LinkUsage,
     parse_hours,
 )
-from runtime.core.delivery.window import FIRST_WINDOW, LARGEST_WINDOW, Window
+from runtime.core.delivery.window import FIRST_WINDOW, LARGEST_WINDOW, CongestionWindow
 from runtime.core.identity import lifetime
 from runtime.errors import ConfigError
 
 NOON = 1_800_014_400.0  # 2027-01-15 12:00 UTC
 
 
-def drive(window: Window, round_trip_s: float, per_s: float, acks: int = 20_000) -> float:
+def drive(window: CongestionWindow, round_trip_s: float, per_s: float, acks: int = 20_000) -> float:
     """Send through a line with that delay and that capacity; messages per second at the end."""
     now, free_s = 0.0, 0.0
     flying: deque[tuple[float, float]] = deque()
@@ -50,7 +50,7 @@ def drive(window: Window, round_trip_s: float, per_s: float, acks: int = 20_000)
 def test_the_window_fills_a_line_whatever_its_delay_and_does_not_flood_it(
     round_trip_s: float, per_s: float, share: float
 ) -> None:
-    window = Window()
+    window = CongestionWindow()
     assert drive(window, round_trip_s, per_s) >= share * per_s
     assert window.size <= min(LARGEST_WINDOW, 4 * per_s * (round_trip_s + 0.02) + 16)
 
@@ -60,7 +60,7 @@ def test_a_way_that_becomes_longer_within_a_connection_is_filled_again(
     before_s: float, after_s: float
 ) -> None:
     """A modem that falls back to a slower cell: at 16 in flight the backlog drained at a tenth for days."""
-    window = Window()
+    window = CongestionWindow()
     drive(window, before_s, 800)
     assert drive(window, after_s, 800) >= 0.85 * 800
     assert window.size <= 4 * 800 * (after_s + 0.02)
@@ -68,7 +68,7 @@ def test_a_way_that_becomes_longer_within_a_connection_is_filled_again(
 
 def test_a_line_that_is_full_is_not_flooded_the_longer_it_lasts() -> None:
     """The look at the line's own delay must not take a queue for it."""
-    window = Window()
+    window = CongestionWindow()
     sizes = []
     for _ in range(40):
         drive(window, 0.0, 100, acks=1000)
@@ -82,7 +82,7 @@ def test_a_line_that_takes_all_there_is_now_and_then_is_not_kept_at_a_few_in_fli
     period_s: float, awake_s: float, before: str
 ) -> None:
     """A busy processor, a radio that sleeps: at 16 in flight a backlog drained at 130 of 1000/s, for ever."""
-    window, per_s = Window(), 1000.0
+    window, per_s = CongestionWindow(), 1000.0
     if before == "after losses":
         drive(window, 0.0, 100, acks=1000)
         for _ in range(10):
@@ -105,7 +105,7 @@ def test_a_line_that_takes_all_there_is_now_and_then_is_not_kept_at_a_few_in_fli
 
 @pytest.mark.parametrize("per_s", [5, 20, 100])
 def test_what_a_full_line_is_tried_with_in_vain_is_tried_more_and_more_seldom(per_s: float) -> None:
-    window, wide = Window(), 0
+    window, wide = CongestionWindow(), 0
     now, free_s = 0.0, 0.0
     flying: deque[tuple[float, float]] = deque()
     for _ in range(50_000):
@@ -123,7 +123,7 @@ def test_what_a_full_line_is_tried_with_in_vain_is_tried_more_and_more_seldom(pe
     st.lists(st.tuples(st.sampled_from(["full"] * 40 + ["half", "lost", "connected"]), st.floats(1e-4, 2)))
 )
 def test_a_window_stays_within_its_bounds_whatever_happens(events: list[tuple[str, float]]) -> None:
-    window = Window()
+    window = CongestionWindow()
     for what, round_trip_s in events * 20:
         before = window.size
         match what:
@@ -139,7 +139,7 @@ def test_a_window_stays_within_its_bounds_whatever_happens(events: list[tuple[st
 
 def test_round_trips_that_vary_by_themselves_do_not_starve_the_backlog() -> None:
     """A busy processor, a radio that sleeps: most answers take long, some are quick, and nothing queues."""
-    window = Window()
+    window = CongestionWindow()
     for n in range(2000):
         if n % 500 == 100:
             window.lost()
@@ -148,14 +148,14 @@ def test_round_trips_that_vary_by_themselves_do_not_starve_the_backlog() -> None
 
 
 def test_a_window_that_is_fixed_stays() -> None:
-    window = Window(7)
+    window = CongestionWindow(7)
     drive(window, 0.05, 3000)
     window.lost()
     assert window.size == 7
 
 
 def test_a_loss_halves_the_window_and_a_throttled_line_shrinks_it() -> None:
-    window = Window()
+    window = CongestionWindow()
     drive(window, 0.05, 5000)
     before = window.size
     window.lost()
@@ -165,7 +165,7 @@ def test_a_loss_halves_the_window_and_a_throttled_line_shrinks_it() -> None:
 
 
 def test_a_rate_is_kept_over_any_time_and_a_burst_is_a_second_of_it() -> None:
-    link = Link(Terms(messages_per_s=10))
+    link = LinkBudget(LinkPolicy(messages_per_s=10))
     now, sent = 0.0, 0
     while now < 60:
         while link.allows(4, now):
@@ -176,7 +176,7 @@ def test_a_rate_is_kept_over_any_time_and_a_burst_is_a_second_of_it() -> None:
 
 
 def test_bytes_a_second_count_too_and_a_large_message_is_paid_for_afterwards() -> None:
-    link = Link(Terms(bytes_per_s=1000))
+    link = LinkBudget(LinkPolicy(bytes_per_s=1000))
     assert link.allows(4, 0.0)
     link.sent(5000)
     assert not link.allows(4, 1.0)
@@ -188,13 +188,13 @@ def test_bytes_a_second_count_too_and_a_large_message_is_paid_for_afterwards() -
 def test_a_file_and_messages_share_a_rate_and_who_is_alone_has_all_of_it(messages: bool, files: bool) -> None:
     """A file took all of it, two took twice as much, and messages waited until they were through."""
     per_s, block, until_s = 100_000.0, 1_048_576, 2_000.0
-    link = Link(Terms(bytes_per_s=per_s))
+    link = LinkBudget(LinkPolicy(bytes_per_s=per_s))
     now, as_messages, as_files = 0.0, 0, 0
     while now < until_s:
         while messages and link.allows(4, now):
             link.sent(1_000)
             as_messages += 1_000
-        if files and link.files(now) is Passage.EVERYBODY:
+        if files and link.files(now) is FilePermit.EVERYBODY:
             link.uploaded(block)
             as_files += block
         now += max(0.001, min(1.0, link.wait_s(now)))
@@ -205,17 +205,17 @@ def test_a_file_and_messages_share_a_rate_and_who_is_alone_has_all_of_it(message
 
 
 def test_files_stop_where_messages_would_and_the_urgent_go_on() -> None:
-    link = Link(Terms(bytes_per_day=1000, urgent_priority=8))
+    link = LinkBudget(LinkPolicy(bytes_per_day=1000, urgent_priority=8))
     link.tell_time(NOON, 0.0)
-    assert link.files(0.0) is Passage.EVERYBODY
+    assert link.files(0.0) is FilePermit.EVERYBODY
     link.uploaded(1000)
-    assert link.files(0.0) is Passage.URGENT
+    assert link.files(0.0) is FilePermit.URGENT
     link.off = True
-    assert link.files(0.0) is Passage.NOBODY
+    assert link.files(0.0) is FilePermit.NOBODY
 
 
 def test_a_budget_is_renewed_by_a_later_day_and_by_nothing_else() -> None:
-    link = Link(Terms(messages_per_day=2), Usage())
+    link = LinkBudget(LinkPolicy(messages_per_day=2), LinkUsage())
     link.tell_time(NOON, 0.0)
     link.sent(1)
     link.sent(1)
@@ -229,23 +229,24 @@ def test_a_budget_is_renewed_by_a_later_day_and_by_nothing_else() -> None:
 
 
 def test_budgets_of_bytes_and_months_survive_a_restart() -> None:
-    usage = Usage()
-    link = Link(Terms(bytes_per_month=1000), usage)
+    usage = LinkUsage()
+    link = LinkBudget(LinkPolicy(bytes_per_month=1000), usage)
     link.tell_time(NOON, 0.0)
     link.sent(600)
     link.uploaded(600)
-    again = Link(
-        Terms(bytes_per_month=1000), Usage.of({"month": usage.month, "month_bytes": usage.month_bytes})
+    again = LinkBudget(
+        LinkPolicy(bytes_per_month=1000),
+        LinkUsage.of({"month": usage.month, "month_bytes": usage.month_bytes}),
     )
     again.tell_time(NOON + 86_400, 0.0)
     assert again.barred() == "the month's budget of bytes is used up"
     again.tell_time(NOON + 20 * 86_400, 0.0)
     assert again.barred() is None
-    assert Usage.of({"day": 7, "day_messages": "x"}) == Usage()
+    assert LinkUsage.of({"day": 7, "day_messages": "x"}) == LinkUsage()
 
 
 def test_hours_may_span_midnight_and_nothing_goes_while_nobody_knows_the_hour() -> None:
-    link = Link(Terms(hours=parse_hours(["22:00-06:00", "12:00-12:30"])))
+    link = LinkBudget(LinkPolicy(hours=parse_hours(["22:00-06:00", "12:00-12:30"])))
     for hour, open_ in ((0, True), (5.9, True), (6, False), (12.2, True), (12.6, False), (22.5, True)):
         link.tell_time(NOON - 43_200 + hour * 3600, 0.0)
         assert (link.barred() is None) is open_, hour
@@ -265,7 +266,7 @@ def test_hours_that_end_when_they_begin_are_a_slip_and_do_not_shut_the_link_for_
 
 
 def test_the_urgent_pass_budgets_and_hours_but_neither_the_kill_switch_nor_a_quota() -> None:
-    link = Link(Terms(messages_per_day=1, urgent_priority=8))
+    link = LinkBudget(LinkPolicy(messages_per_day=1, urgent_priority=8))
     link.tell_time(NOON, 0.0)
     link.sent(1)
     assert link.allows(8, 0.0) and not link.allows(7, 0.0)
@@ -280,14 +281,14 @@ def test_the_urgent_pass_budgets_and_hours_but_neither_the_kill_switch_nor_a_quo
 def test_devices_that_a_quota_parked_together_do_not_come_back_together() -> None:
     ends = []
     for draw in (0.0, 0.5, 1.0):
-        link = Link()
+        link = LinkBudget()
         link.park(0.0, NOON, draw)
         ends.append(next(s for s in range(43_190, 44_000) if link.shut(float(s)) is None))
     assert ends == [43_200, 43_200 + RESET_SPREAD_S / 2, 43_200 + RESET_SPREAD_S]
 
 
 def test_a_quota_is_asked_about_once_an_hour_and_believed_when_it_is_renewed() -> None:
-    link = Link()
+    link = LinkBudget()
     assert not link.ask_again(0.0)
     link.park(0.0, NOON, 0.0)
     asked = [now for now in range(0, 50_000, 2) if link.ask_again(float(now))]
@@ -302,7 +303,7 @@ def test_a_quota_is_asked_about_once_an_hour_and_believed_when_it_is_renewed() -
 
 def test_a_clock_that_was_years_ahead_does_not_bar_the_link_for_years() -> None:
     year_s, day_s = 366 * 86_400.0, 86_400.0
-    link = Link(Terms(messages_per_day=2, messages_per_month=3))
+    link = LinkBudget(LinkPolicy(messages_per_day=2, messages_per_month=3))
     link.tell_time(NOON + 14 * year_s, 0.0)
     link.sent(1)
     link.sent(1)
@@ -319,7 +320,7 @@ def test_a_clock_that_was_years_ahead_does_not_bar_the_link_for_years() -> None:
 
 
 def test_a_clock_that_was_never_set_bars_the_link_for_a_day_and_not_for_good() -> None:
-    link = Link(Terms(messages_per_day=2, messages_per_month=3))
+    link = LinkBudget(LinkPolicy(messages_per_day=2, messages_per_month=3))
     link.tell_time(5.0, 0.0)
     for day, sent in ((0, 2), (1, 1), (2, 0), (31, 2), (32, 1)):
         now = day * float(LONGEST_DAY_S)
@@ -335,24 +336,24 @@ def test_a_clock_that_was_never_set_bars_the_link_for_a_day_and_not_for_good() -
 def test_a_month_of_the_wrong_year_ends_on_a_device_that_is_started_every_morning() -> None:
     """Running was counted from each start: the month of a clock that was years ahead never ended."""
     day_s, hour_s = 86_400.0, 3_600.0
-    link = Link(Terms(messages_per_month=1))
+    link = LinkBudget(LinkPolicy(messages_per_month=1))
     link.tell_time(NOON + 14 * 366 * day_s, 0.0)
     link.sent(1)
     days = 0
     while link.barred():
         days += 1
-        link = Link(link.terms, Usage.of(asdict(link.usage)))
+        link = LinkBudget(link.terms, LinkUsage.of(asdict(link.usage)))
         for hour in range(9):
             link.tell_time(NOON + days * day_s + hour * hour_s, 100.0 + hour * hour_s)
     assert days == -(-LONGEST_MONTH_S // (8 * 3_600))
 
 
 def test_a_clock_that_is_wrong_after_every_reboot_gives_no_budget_anew() -> None:
-    link = Link(Terms(messages_per_day=1))
+    link = LinkBudget(LinkPolicy(messages_per_day=1))
     link.tell_time(NOON, 0.0)
     link.sent(1)
     for reboot in range(5):
-        link = Link(link.terms, link.usage)
+        link = LinkBudget(link.terms, link.usage)
         link.tell_time(NOON - 400 * 86_400, 5.0)
         link.tell_time(NOON + reboot, 60.0)
         assert link.barred() == "the day's budget of messages is used up"
@@ -362,7 +363,7 @@ def test_a_clock_that_is_wrong_after_every_reboot_gives_no_budget_anew() -> None
 def test_a_day_gives_its_budget_once_and_not_again_just_before_midnight(began_s: float) -> None:
     """A day that began within a step of our running was over up to ten minutes before midnight, and gave all
     of its budget once more: every day, for as long as the process ran."""
-    link = Link(Terms(messages_per_day=3))
+    link = LinkBudget(LinkPolicy(messages_per_day=3))
     sent: dict[int, int] = {}
     for second in range(0, 3 * 86_400, 10):
         wall_s = (
@@ -377,7 +378,7 @@ def test_a_day_gives_its_budget_once_and_not_again_just_before_midnight(began_s:
 
 
 def test_a_clock_set_back_over_midnight_gives_no_second_budget() -> None:
-    link = Link(Terms(messages_per_day=1))
+    link = LinkBudget(LinkPolicy(messages_per_day=1))
     link.tell_time(NOON + 43_201, 0.0)
     link.sent(1)
     for wall_s in (NOON + 43_199, NOON + 43_201):
@@ -387,6 +388,6 @@ def test_a_clock_set_back_over_midnight_gives_no_second_budget() -> None:
 
 def test_a_date_at_the_end_of_the_calendar_parks_for_a_day_and_ends_nobody() -> None:
     """The hub's clock, or a gateway's, said the 31st of December 9999: upload died of the day behind it."""
-    link = Link()
+    link = LinkBudget()
     link.park(0.0, lifetime.http_date_s("Fri, 31 Dec 9999 23:59:59 -2359"), 0.0)
     assert link.shut(60.0) and not link.shut(86_400.0)

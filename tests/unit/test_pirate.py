@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from runtime.core.ingest.exchange import Ask, Exchange, Invalid, Message, NoAnswer, Pause, Step
+from runtime.core.ingest.exchange import Ask, Exchange, Invalid, KeyedRequest, NoAnswer, Pause, Step
 from runtime.core.ingest.protocol import BadRequest, Stored, decode_reply
 
-REQUEST = Message({"producer": "p", "boot": "b", "sequence": 1}, [b"x"])
+REQUEST = KeyedRequest({"producer": "p", "boot": "b", "sequence": 1}, [b"x"])
 
 
 def refused(code: str, retry_after_ms: object = None) -> bytes:

@@ -15,12 +15,12 @@ from runtime.core.ingest.protocol import (
     MAX_MESSAGES,
     BadRequest,
     Code,
-    Limits,
     Ping,
     Pong,
     ProducerKey,
     Put,
-    Refused,
+    Refusal,
+    SizeLimits,
     Stored,
     decode_reply,
     decode_request,
@@ -29,7 +29,7 @@ from runtime.core.ingest.protocol import (
 )
 from runtime.core.message import Kind
 
-LIMITS = Limits(message_bytes=1_000, request_bytes=200_000)
+LIMITS = SizeLimits(message_bytes=1_000, request_bytes=200_000)
 DATA = Path(__file__).parent.parent / "data"
 
 
@@ -228,7 +228,7 @@ def test_any_json_gives_a_request_or_a_refusal(header: dict[str, Any], payloads:
     try:
         decode(header, *payloads)
     except BadRequest as refused:
-        encode_reply(Refused(Code(refused.code), str(refused)))  # can always be said
+        encode_reply(Refusal(Code(refused.code), str(refused)))  # can always be said
 
 
 names = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=20)
@@ -279,7 +279,7 @@ def test_the_worst_that_is_accepted_still_fits_into_an_mqtt_topic() -> None:
     fields = dict.fromkeys(names, text)
     room = 8_192 - 2
     header = {**fields, "content_type": text, "properties": {"pp": "\U0001f600" * (room // 4)}}
-    put = decode_request([json.dumps(header, ensure_ascii=False).encode(), b""], Limits(1_000, 100_000))
+    put = decode_request([json.dumps(header, ensure_ascii=False).encode(), b""], SizeLimits(1_000, 100_000))
     assert isinstance(put, Put)
     encoded = sum(len(quote(value, safe="")) for value in (*fields.values(), text))
     encoded += sum(len(quote(value, safe="")) for value in header["properties"].values())
@@ -293,8 +293,8 @@ def test_the_worst_that_is_accepted_still_fits_into_an_mqtt_topic() -> None:
         Stored([None, 7], repeated=2),
         Stored([9], warnings=(("sequence_gap", "expected 3"),)),
         Pong(),
-        Refused(Code.STORE_FULL, "full", 1000),
-        Refused(Code.BAD_FIELD, "no"),
+        Refusal(Code.STORE_FULL, "full", 1000),
+        Refusal(Code.BAD_FIELD, "no"),
     ],
 )
 def test_a_reply_says_the_same_on_the_other_side(reply: Any) -> None:

@@ -7,7 +7,16 @@ from collections import defaultdict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.core.delivery.read_planner import ENOUGH, ENOUGH_BYTES, FEW, SPAN, Lane, Level, Query, Reading
+from runtime.core.delivery.read_planner import (
+    ENOUGH,
+    ENOUGH_BYTES,
+    FEW,
+    SPAN,
+    Lane,
+    Level,
+    Query,
+    ReadPlanner,
+)
 from runtime.core.message import StreamName
 
 Row = tuple[int, StreamName, bool]
@@ -21,8 +30,8 @@ def stream(name: str) -> StreamName:
 class Store:
     """Rows in a list, and what is in hand of them."""
 
-    def __init__(self, reading: Reading | None = None) -> None:
-        self.reading = reading or Reading()
+    def __init__(self, reading: ReadPlanner | None = None) -> None:
+        self.reading = reading or ReadPlanner()
         self.rows: list[Row] = []
         self.hand: dict[Lane, list[int]] = defaultdict(list)
         self.taken: dict[StreamName, list[int]] = defaultdict(list)
@@ -131,7 +140,7 @@ def test_every_message_is_taken_once_and_in_the_order_of_its_stream(actions: lis
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 400), st.booleans()), max_size=12))
 def test_draining_fresh_first_loses_nothing_either(chunks: list[tuple[str, int, bool]]) -> None:
-    world = Store(Reading(lambda name: name == stream("a"), backlog_per_s=50))
+    world = Store(ReadPlanner(lambda name: name == stream("a"), backlog_per_s=50))
     for name, count, read in chunks:
         world.store(name, count)
         if read:
@@ -181,7 +190,7 @@ def test_no_more_bytes_of_a_stream_are_read_than_there_is_room_for() -> None:
 
 
 def test_a_fresh_first_stream_sends_new_messages_before_its_backlog_and_that_at_a_limited_rate() -> None:
-    world = Store(Reading(lambda name: True, backlog_per_s=10))
+    world = Store(ReadPlanner(lambda name: True, backlog_per_s=10))
     world.store("s", 2000)
     world.read()
     world.read()
@@ -194,7 +203,7 @@ def test_a_fresh_first_stream_sends_new_messages_before_its_backlog_and_that_at_
 
 
 def test_a_stream_that_uses_batches_is_never_drained_fresh_first() -> None:
-    world = Store(Reading(lambda name: True, backlog_per_s=10))
+    world = Store(ReadPlanner(lambda name: True, backlog_per_s=10))
     world.store("s", 2000, batch=True)
     world.read()
     world.read()
@@ -205,7 +214,7 @@ def test_a_stream_that_uses_batches_is_never_drained_fresh_first() -> None:
 
 def test_what_comes_behind_a_page_that_the_store_dropped_meanwhile_is_still_found() -> None:
     """Sizes are read before rows: between them the oldest may have made room for others."""
-    reading = Reading()
+    reading = ReadPlanner()
     query = reading.advance(2000, {stream("s")})
     assert query is not None
     reading.done(query, 0)

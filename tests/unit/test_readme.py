@@ -26,22 +26,22 @@ from runtime.core.ingest.protocol import (
     WARNING_GAP,
     BadRequest,
     Code,
-    Limits,
     Operation,
-    Refused,
+    Refusal,
+    SizeLimits,
     decode_reply,
     decode_request,
     encode_reply,
 )
 from runtime.core.ingest.reply_route import MOST_HOP_BYTES, MOST_HOPS
-from runtime.settings import Ingest
+from runtime.settings import IngestSettings
 from runtime.workers.store_manager import PRODUCER_MEMORY_S
 from tests.readme import README, with_settings
 
 TEXT = README.read_text()
 PROTOCOL = README.parent / "docs" / "protocol.md"
 PAGE = PROTOCOL.read_text()
-LIMITS = Limits(message_bytes=4_194_304, request_bytes=8_388_608)
+LIMITS = SizeLimits(message_bytes=4_194_304, request_bytes=8_388_608)
 EXCHANGES = re.findall(r"^>> (.+)\n<< (.+)$", PAGE + TEXT, re.MULTILINE)
 
 
@@ -68,7 +68,7 @@ def test_every_error_code_is_documented() -> None:
 
 
 def test_every_limit_of_the_page_is_the_one_in_force() -> None:
-    ingest = Ingest()
+    ingest = IngestSettings()
     for limit in (
         MAX_HEADER_BYTES,
         MAX_MESSAGES,
@@ -93,7 +93,7 @@ def test_every_limit_of_the_page_is_the_one_in_force() -> None:
 def test_the_protocol_examples_are_what_the_codec_says(request_: str, reply: str) -> None:
     header, *payloads = re.split(r" {3}", request_)
     answer = decode_reply([reply.encode()])
-    if not isinstance(answer, Refused):
+    if not isinstance(answer, Refusal):
         decode_request([header.encode(), *map(str.encode, payloads)], LIMITS)
         assert encode_reply(answer).decode() == reply
         return

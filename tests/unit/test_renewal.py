@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.core.identity.escalation import HOPELESS_TIMES, Evidence, Task, Verdict, judge, refuses_token
+from runtime.core.identity.escalation import (
+    HOPELESS_TIMES,
+    AnswerVerdict,
+    Evidence,
+    Task,
+    judge,
+    refuses_token,
+)
 from runtime.core.identity.platform_answer import NAMELESS_TIMES, Outcome
 from runtime.core.identity.renewal import (
     CLEAR_SHARE,
@@ -17,12 +24,12 @@ from runtime.core.identity.renewal import (
     MIN_GAP_S,
     REFUSAL_SERIES_S,
     URGENT_PAUSE_S,
-    Held,
+    CredentialState,
     Life,
-    Pace,
-    Phase,
-    Policy,
     Refusals,
+    RegistrationState,
+    RenewalPolicy,
+    RetryPace,
     due_in_s,
     former_pause_s,
     next_step,
@@ -33,7 +40,7 @@ from runtime.core.identity.renewal import (
 )
 from runtime.core.moment import Moment
 
-POLICY = Policy()
+POLICY = RenewalPolicy()
 DAY_S = 86_400.0
 NOW = Moment(1_800_000_000, 50_000, "boot")
 draws = st.floats(0, 1, exclude_max=True)
@@ -52,15 +59,15 @@ def life(lifetime_s: float | None = DAY_S, draw: float = 0.5) -> Life:
     return Life(NOW, lifetime_s, draw)
 
 
-def registered(sas: Life | None = None, registration: Life | None = None, **more: object) -> Held:
-    return Held(registration or life(30 * DAY_S), False, sas or life(), True, **more)  # type: ignore[arg-type]
+def registered(sas: Life | None = None, registration: Life | None = None, **more: object) -> CredentialState:
+    return CredentialState(registration or life(30 * DAY_S), False, sas or life(), True, **more)  # type: ignore[arg-type]
 
 
 @given(lifetime_s=lifetimes, draw=draws, fraction=st.floats(0.05, 0.95), jitter=st.floats(0, 0.5))
 def test_a_renewal_is_well_clear_of_expiry_and_never_at_once(
     lifetime_s: float, draw: float, fraction: float, jitter: float
 ) -> None:
-    age_s = renewal_age_s(lifetime_s, draw, Policy(fraction, jitter))
+    age_s = renewal_age_s(lifetime_s, draw, RenewalPolicy(fraction, jitter))
     assert MIN_GAP_S <= age_s <= lifetime_s - min(60, CLEAR_SHARE * lifetime_s) + 1e-6
 
 
@@ -168,21 +175,21 @@ def test_pauses_grow_to_an_hour_while_there_is_time_and_shrink_as_expiry_nears()
 
 def test_a_device_that_was_revoked_is_not_silent_for_an_hour_because_one_renewal_was_cut() -> None:
     """The Registration Token would have lived for ever, so there seemed to be time: the device had no SAS."""
-    held = Held(life(None), False, life(), False, token_refused=True)
+    held = CredentialState(life(None), False, life(), False, token_refused=True)
     assert retry_pause_s(held.at_stake(Task.REFRESH), 20, 1.0, POLICY, NOW) == EXPIRED_PAUSE_S
     assert replace(held, token_refused=False).at_stake(Task.REFRESH) == life(None)
     assert held.at_stake(Task.REGISTER) == life()
 
 
 def test_a_new_device_registers_at_once_and_then_waits_for_its_time() -> None:
-    new = Held(life(30 * DAY_S))
+    new = CredentialState(life(30 * DAY_S))
     assert (next_step(new, POLICY, NOW).task, next_step(new, POLICY, NOW).in_s) == (Task.REGISTER, 0)
     step = next_step(registered(), POLICY, NOW)
     assert (step.task, step.in_s) == (Task.REGISTER, renewal_age_s(DAY_S, 0.5, POLICY))
 
 
 def test_a_renewed_registration_token_is_proven_by_registering_at_once() -> None:
-    unproven = Held(life(30 * DAY_S), True, Life(later(-100), DAY_S, 0.5), False)
+    unproven = CredentialState(life(30 * DAY_S), True, Life(later(-100), DAY_S, 0.5), False)
     assert next_step(unproven, POLICY, NOW).task is Task.REGISTER
     assert next_step(unproven, POLICY, NOW).in_s <= 0
 
@@ -193,7 +200,7 @@ def test_both_due_means_refresh_first_so_that_one_registration_serves_both() -> 
 
 
 def test_a_refresh_that_fails_does_not_starve_the_sas() -> None:
-    pace = {Task.REFRESH: Pace(3, later(90), 60, Outcome.UNAVAILABLE)}
+    pace = {Task.REFRESH: RetryPace(3, later(90), 60, Outcome.UNAVAILABLE)}
     step = next_step(registered(life(100), life(100), paces=pace), POLICY, later(90))
     assert step.task is Task.REGISTER and step.in_s <= 0
 
@@ -204,8 +211,8 @@ def test_without_a_provisioning_token_the_sas_is_still_renewed() -> None:
 
 
 def test_a_dead_registration_token_hands_over_to_its_parent_and_then_to_provisioning() -> None:
-    assert next_step(Held(None, True), POLICY, NOW).task is Task.REFRESH_PARENT
-    step = next_step(Held(None, False, life(), False), POLICY, NOW)
+    assert next_step(CredentialState(None, True), POLICY, NOW).task is Task.REFRESH_PARENT
+    step = next_step(CredentialState(None, False, life(), False), POLICY, NOW)
     assert (step.task, step.in_s) == (None, math.inf)
 
 
@@ -253,7 +260,7 @@ def test_a_sas_signed_by_a_wrong_clock_is_signed_again_as_soon_as_the_clock_is_s
 
 
 def test_a_pause_for_a_wrong_clock_ends_when_the_clock_is_set_and_no_other_pause_does() -> None:
-    paces = {outcome: Pace(9, NOW, 300, outcome) for outcome in (Outcome.WRONG_TIME, Outcome.TLS_FAILED)}
+    paces = {outcome: RetryPace(9, NOW, 300, outcome) for outcome in (Outcome.WRONG_TIME, Outcome.TLS_FAILED)}
     for jump_s in (1.8e9, -1.8e9, 61.0):
         assert paces[Outcome.WRONG_TIME].wait_s(later(5, jump_s)) == 0
         assert paces[Outcome.TLS_FAILED].wait_s(later(5, jump_s)) == 295
@@ -261,19 +268,19 @@ def test_a_pause_for_a_wrong_clock_ends_when_the_clock_is_set_and_no_other_pause
 
 
 def test_a_pause_is_over_after_a_reboot_and_a_clock_that_runs_backwards_does_not_prolong_it() -> None:
-    pace = Pace(1, NOW, 60)
+    pace = RetryPace(1, NOW, 60)
     assert pace.wait_s(later(20)) == 40
     assert pace.wait_s(Moment(0, 5, "another boot")) == 0
     assert pace.wait_s(later(-1000)) <= 60
 
 
 # What each answer to each task leads to: everything not named here is a pause and the same again.
-REFRESHED = {Outcome.OK: Verdict.STORE, Outcome.CREATED: Verdict.STORE}
-REFUSED = dict.fromkeys((Outcome.UNAUTHORIZED, Outcome.GONE, Outcome.CANCELLED), Verdict.REFUSED)
-DOUBTED = dict.fromkeys((Outcome.GONE, Outcome.CANCELLED), Verdict.DOUBT)
-DEAD = dict.fromkeys((Outcome.GONE, Outcome.CANCELLED), Verdict.DROP)
-HOPELESS = dict.fromkeys((Outcome.BAD_REQUEST, Outcome.FORBIDDEN, Outcome.PRECONDITION), Verdict.DROP)
-VERDICTS: dict[tuple[Task, bool], dict[Outcome, Verdict]] = {
+REFRESHED = {Outcome.OK: AnswerVerdict.STORE, Outcome.CREATED: AnswerVerdict.STORE}
+REFUSED = dict.fromkeys((Outcome.UNAUTHORIZED, Outcome.GONE, Outcome.CANCELLED), AnswerVerdict.REFUSED)
+DOUBTED = dict.fromkeys((Outcome.GONE, Outcome.CANCELLED), AnswerVerdict.DOUBT)
+DEAD = dict.fromkeys((Outcome.GONE, Outcome.CANCELLED), AnswerVerdict.DROP)
+HOPELESS = dict.fromkeys((Outcome.BAD_REQUEST, Outcome.FORBIDDEN, Outcome.PRECONDITION), AnswerVerdict.DROP)
+VERDICTS: dict[tuple[Task, bool], dict[Outcome, AnswerVerdict]] = {
     (Task.REGISTER, False): {**REFRESHED, **REFUSED},
     (Task.REGISTER, True): {**REFRESHED, **REFUSED},
     (Task.REFRESH, False): {**REFRESHED, **DOUBTED},
@@ -288,7 +295,7 @@ VERDICTS: dict[tuple[Task, bool], dict[Outcome, Verdict]] = {
 @pytest.mark.parametrize("outcome", Outcome, ids=lambda one: one.name)
 @pytest.mark.parametrize(("task", "refused"), VERDICTS)
 def test_every_answer_to_every_task_has_its_verdict(task: Task, refused: bool, outcome: Outcome) -> None:
-    wanted = VERDICTS[task, refused].get(outcome, Verdict.RETRY)
+    wanted = VERDICTS[task, refused].get(outcome, AnswerVerdict.RETRY)
     assert judge(task, outcome, Evidence(refused=refused)) is wanted
 
 
@@ -301,7 +308,7 @@ def test_no_word_of_a_gateway_gives_a_token_up_until_it_was_said_ten_times(
     """One 401 to register and one page of a firewall to refresh, and the device was provisioned again."""
     for refusals in range(NAMELESS_TIMES):
         seen = Evidence(own=False, refusals=refusals, refused=refused, replaceable=True)
-        assert judge(task, outcome, seen) is Verdict.RETRY
+        assert judge(task, outcome, seen) is AnswerVerdict.RETRY
 
 
 @pytest.mark.parametrize("outcome", [o for o in Outcome if o.refuses], ids=lambda one: one.name)
@@ -309,35 +316,35 @@ def test_no_word_of_a_gateway_gives_a_token_up_until_it_was_said_ten_times(
 def test_whatever_refuses_for_ever_there_is_a_way_on(own: bool, outcome: Outcome) -> None:
     """401 to register, then 404 to refresh: 30 days of calls, and never provisioned again."""
     first = [judge(Task.REGISTER, outcome, Evidence(own, n)) for n in range(1, NAMELESS_TIMES + 1)]
-    assert Verdict.REFUSED in first
+    assert AnswerVerdict.REFUSED in first
     for task in (Task.REFRESH, Task.REFRESH_PARENT):
         last = [judge(task, outcome, Evidence(own, n, True)) for n in range(1, NAMELESS_TIMES + 1)]
-        assert last[-1] is Verdict.DROP
+        assert last[-1] is AnswerVerdict.DROP
     renewed_in_vain = Evidence(own, HOPELESS_TIMES, True)
-    assert judge(Task.REGISTER, outcome, renewed_in_vain) is Verdict.DROP
+    assert judge(Task.REGISTER, outcome, renewed_in_vain) is AnswerVerdict.DROP
     without_other_means = replace(renewed_in_vain, renewable=False)
-    assert judge(Task.REGISTER, outcome, without_other_means) is Verdict.REFUSED
+    assert judge(Task.REGISTER, outcome, without_other_means) is AnswerVerdict.REFUSED
 
 
 @pytest.mark.parametrize("outcome", [o for o in Outcome if not (o.good or o.refuses)], ids=lambda o: o.name)
 @pytest.mark.parametrize("task", Task, ids=lambda one: one.name)
 def test_no_weather_is_evidence_against_a_token_however_long_it_lasts(task: Task, outcome: Outcome) -> None:
     seen = Evidence(refusals=10**6, refused=True, replaceable=True)
-    assert judge(task, outcome, seen) is Verdict.RETRY
+    assert judge(task, outcome, seen) is AnswerVerdict.RETRY
     assert not refuses_token(outcome)
 
 
 def test_a_token_that_never_registered_gives_way_to_the_line_that_did() -> None:
     refused = Evidence(replaceable=True)
-    assert judge(Task.REGISTER, Outcome.UNAUTHORIZED, refused) is Verdict.DROP
-    assert judge(Task.REGISTER, Outcome.UNAUTHORIZED, replace(refused, own=False)) is Verdict.RETRY
-    assert judge(Task.REGISTER, Outcome.FORBIDDEN, refused) is Verdict.RETRY
+    assert judge(Task.REGISTER, Outcome.UNAUTHORIZED, refused) is AnswerVerdict.DROP
+    assert judge(Task.REGISTER, Outcome.UNAUTHORIZED, replace(refused, own=False)) is AnswerVerdict.RETRY
+    assert judge(Task.REGISTER, Outcome.FORBIDDEN, refused) is AnswerVerdict.RETRY
 
 
 def test_a_token_that_was_refused_is_tried_again_now_and_then_while_an_operator_is_awaited() -> None:
-    now, paces, tries = NOW, {Task.REGISTER_FORMER: Pace(1, NOW, 300.0, Outcome.UNAUTHORIZED)}, 0
+    now, paces, tries = NOW, {Task.REGISTER_FORMER: RetryPace(1, NOW, 300.0, Outcome.UNAUTHORIZED)}, 0
     while now.boot_s < NOW.boot_s + DAY_S:
-        step = next_step(Held(former=True, paces=paces), POLICY, now)
+        step = next_step(CredentialState(former=True, paces=paces), POLICY, now)
         assert step.task is Task.REGISTER_FORMER and (tries or step.in_s >= 300)
         now, tries = _after(now, step.in_s), tries + 1
         pace = paces[Task.REGISTER_FORMER]
@@ -364,11 +371,11 @@ def test_a_token_of_twelve_seconds_is_renewed_in_time() -> None:
 
 
 def test_a_platform_that_renews_tokens_and_refuses_every_one_of_them_is_asked_ever_more_rarely() -> None:
-    now, paces, parent, asked_s = later(60), dict[Task, Pace](), False, list[float]()
+    now, paces, parent, asked_s = later(60), dict[Task, RetryPace](), False, list[float]()
     while now.boot_s < NOW.boot_s + DAY_S / 2:
-        held = Held(Life(now, 30 * DAY_S, 0.5), parent, life(), False, False, paces=paces)
+        held = CredentialState(Life(now, 30 * DAY_S, 0.5), parent, life(), False, False, paces=paces)
         now = _after(now, next_step(held, POLICY, now).in_s)
-        pace = paces.get(Task.REGISTER, Pace())
+        pace = paces.get(Task.REGISTER, RetryPace())
         pause_s = retry_pause_s(life(), pace.failures, 0.5, POLICY, now)
         paces = {Task.REGISTER: pace.after(Outcome.UNAUTHORIZED, "", pause_s, now)}
         step = next_step(replace(held, token_refused=True, paces=paces), POLICY, now)
@@ -381,7 +388,9 @@ def test_a_platform_that_renews_tokens_and_refuses_every_one_of_them_is_asked_ev
 
 
 def test_another_token_ends_the_pause_for_a_refused_one_and_no_pause_for_the_weather() -> None:
-    refused, throttled = (Pace(3, NOW, 600, outcome) for outcome in (Outcome.UNAUTHORIZED, Outcome.THROTTLED))
+    refused, throttled = (
+        RetryPace(3, NOW, 600, outcome) for outcome in (Outcome.UNAUTHORIZED, Outcome.THROTTLED)
+    )
     assert (refused.with_another_token().wait_s(NOW), refused.with_another_token().failures) == (0, 3)
     assert throttled.with_another_token() == throttled
 
@@ -389,7 +398,7 @@ def test_another_token_ends_the_pause_for_a_refused_one_and_no_pause_for_the_wea
 def test_a_machine_put_back_to_a_snapshot_beside_a_newer_disk_does_not_wait_for_moments_to_come() -> None:
     """Its boot clock goes back by a month, under the same boot id."""
     put_back = replace(NOW, boot_s=NOW.boot_s - 40_000)
-    weather = Pace(3, NOW, 3600.0, Outcome.TIMED_OUT, "")
+    weather = RetryPace(3, NOW, 3600.0, Outcome.TIMED_OUT, "")
     for held in (
         registered(),
         registered(paces={Task.REGISTER: weather, Task.REFRESH: weather}),
@@ -411,7 +420,7 @@ def test_a_pause_of_a_token_that_had_time_does_not_keep_a_refused_one_waiting_fo
 ) -> None:
     sas, registration = Life(later(-100), DAY_S, 0.5), Life(later(-DAY_S), 30 * DAY_S, 0.5)
     for asked_s, most_s in ((0.0, EXPIRED_PAUSE_S), (1800.0, 1800.0 + EXPIRED_PAUSE_S)):
-        pace = Pace(3, NOW, 3000.0, Outcome.UNAVAILABLE, "", asked_s)
+        pace = RetryPace(3, NOW, 3000.0, Outcome.UNAVAILABLE, "", asked_s)
         other = Task.REGISTER if task is Task.REFRESH else Task.REFRESH
         held = registered(
             sas, registration, paces={task: pace, other: replace(pace, asked_s=3000.0)}, **refused
@@ -425,23 +434,23 @@ def test_a_fleet_with_no_life_to_lose_that_was_told_the_same_number_does_not_com
     fleet = []
     for draw in (0.0, 0.5, 0.9):
         pause_s = retry_pause_s(None, 9, draw, POLICY, NOW, 3600.0)
-        pace = Pace().after(Outcome.UNAVAILABLE, "", pause_s, NOW, 3600.0)
-        fleet.append(next_step(Held(life(), paces={Task.REGISTER: pace}), POLICY, NOW).in_s)
+        pace = RetryPace().after(Outcome.UNAVAILABLE, "", pause_s, NOW, 3600.0)
+        fleet.append(next_step(CredentialState(life(), paces={Task.REGISTER: pace}), POLICY, NOW).in_s)
     assert fleet == [3600, 3600 + EXPIRED_PAUSE_S / 2, 3600 + 0.9 * EXPIRED_PAUSE_S]
 
 
 def test_people_are_told_where_the_registration_stands() -> None:
     sas, gone = life(), Life(later(-2 * DAY_S), DAY_S, 0.5)
-    assert phase(Held(), NOW) is Phase.UNPROVISIONED
-    assert phase(Held(life()), NOW) is Phase.REGISTERING
-    assert phase(registered(sas), NOW) is Phase.REGISTERED
-    assert phase(registered(gone), NOW) is Phase.EXPIRED
-    assert phase(registered(sas, on_hold=True), NOW) is Phase.ON_HOLD
-    assert phase(registered(sas, token_refused=True), NOW) is Phase.REFUSED
-    assert phase(Held(None, True, sas), NOW) is Phase.REFUSED
+    assert phase(CredentialState(), NOW) is RegistrationState.UNPROVISIONED
+    assert phase(CredentialState(life()), NOW) is RegistrationState.REGISTERING
+    assert phase(registered(sas), NOW) is RegistrationState.REGISTERED
+    assert phase(registered(gone), NOW) is RegistrationState.EXPIRED
+    assert phase(registered(sas, on_hold=True), NOW) is RegistrationState.ON_HOLD
+    assert phase(registered(sas, token_refused=True), NOW) is RegistrationState.REFUSED
+    assert phase(CredentialState(None, True, sas), NOW) is RegistrationState.REFUSED
     for basis, refused in (
-        ("mtls platform.example 7f", Phase.CERTIFICATE_REFUSED),
-        ("dps global.example 0ne dev-1", Phase.ENROLMENT_REFUSED),
-        ("platform.example dev-1 7f", Phase.REFUSED),
+        ("mtls platform.example 7f", RegistrationState.CERTIFICATE_REFUSED),
+        ("dps global.example 0ne dev-1", RegistrationState.ENROLMENT_REFUSED),
+        ("platform.example dev-1 7f", RegistrationState.REFUSED),
     ):
         assert phase(registered(sas, token_refused=True, refused_as=refused_as(basis)), NOW) is refused

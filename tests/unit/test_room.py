@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.core.delivery.actions import Offer
+from runtime.core.delivery.actions import Candidate
 from runtime.core.delivery.queue_room import IMPORTANT, STANDING, RoomKeeper
-from runtime.core.delivery.send_queue import FULL_BYTES, Hand
+from runtime.core.delivery.send_queue import FULL_BYTES, SendQueue
 from runtime.core.ingest.quota import TOP_PRIORITY
 
 URGENT = 6
@@ -27,7 +27,7 @@ class Given:
     """A hand in which all but the urgent is barred, or nothing."""
 
     def __init__(self, *, barred: bool) -> None:
-        self.hand = Hand()
+        self.hand = SendQueue()
         self.barred = barred
         self.keeper = RoomKeeper(self.hand, self.passes, lambda priority: priority >= URGENT)
         self.now = 0.0
@@ -46,7 +46,7 @@ class Given:
                 stands = file or not self.passes(priority)
                 if room.full(stands=stands, important=important):
                     return self.next_id - before
-                self.hand.add(Offer(self.next_id, f"s{self.next_id}", 1, SIZE, priority, file=file))
+                self.hand.add(Candidate(self.next_id, f"s{self.next_id}", 1, SIZE, priority, file=file))
                 room.took(SIZE, stands=stands, important=important)
                 self.next_id += 1
 
@@ -87,6 +87,6 @@ def test_whatever_fills_the_hand_an_urgent_message_finds_room_or_urgent_ones_are
 def test_a_hand_with_little_in_it_is_not_measured() -> None:
     world = Given(barred=True)
     for id in range(1, FULL // 2):
-        world.hand.add(Offer(id, f"s{id}", 1, SIZE, 4))
+        world.hand.add(Candidate(id, f"s{id}", 1, SIZE, 4))
     room = world.keeper.look(1.0)
     assert room.going.messages == FULL // 2 - 1 and not room.full(stands=True, important=False)

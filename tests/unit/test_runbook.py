@@ -21,13 +21,19 @@ from tests.runbook import chapter
 
 NIGHT = chapter("It is three in the morning")
 """What a person reads who has no time."""
-WELL = {renewal.Phase.REGISTERED, enrolment.Phase.PROVISIONED, enrolment.Phase.NOT_NEEDED}
+WELL = {
+    renewal.RegistrationState.REGISTERED,
+    enrolment.EnrolmentState.PROVISIONED,
+    enrolment.EnrolmentState.NOT_NEEDED,
+}
 
 
 def states() -> Iterator[str]:
     """Every state that is no good news, by the words that status shows."""
-    yield from (phase.value for phase in (*renewal.Phase, *enrolment.Phase) if phase not in WELL)
-    yield from (phase.value for phase in engine.Phase if phase.value not in verdict.GOOD_HUB)
+    yield from (
+        phase.value for phase in (*renewal.RegistrationState, *enrolment.EnrolmentState) if phase not in WELL
+    )
+    yield from (phase.value for phase in engine.ConnectionState if phase.value not in verdict.GOOD_HUB)
     yield from (cause.value for cause in Cause)
     codes = (vars(ProcessStates)[name] for name in vars(ProcessStates) if name.isupper())
     yield from (getProcessStateDescription(code) for code in codes)

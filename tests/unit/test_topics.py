@@ -18,7 +18,7 @@ from runtime.devcloud.mqtt.topics import (
     Channel,
     MethodAnswer,
     ReportedPatch,
-    Telemetry,
+    TelemetryTopic,
     TwinGet,
 )
 
@@ -43,7 +43,7 @@ def test_what_the_real_client_encodes_is_understood(properties: dict[str, str], 
     message = Message(b"", message_id="p:1", content_type=None)
     message.content_type, message.content_encoding = content_type, "utf-8"
     message.custom_properties = properties
-    assert meaning(azure_topics.encode_message_properties_in_topic(message, EVENTS)) == Telemetry(
+    assert meaning(azure_topics.encode_message_properties_in_topic(message, EVENTS)) == TelemetryTopic(
         properties, {"$.mid": "p:1", "$.ct": content_type, "$.ce": "utf-8"}
     )
 
@@ -124,19 +124,19 @@ def test_requests_of_the_device_are_recognised() -> None:
 def test_a_message_at_the_limit_is_taken_and_one_byte_more_is_refused() -> None:
     topic = EVENTS + "stream-name=wetter"
     room = MOST_MESSAGE_BYTES - len(topic)
-    assert isinstance(meaning(topic, bytes(room)), Telemetry)
+    assert isinstance(meaning(topic, bytes(room)), TelemetryTopic)
     with pytest.raises(BadTopic, match="262144"):
         meaning(topic, bytes(room + 1))
 
 
 def test_retain_is_a_property_of_telemetry_and_refused_elsewhere() -> None:
-    assert meaning(EVENTS, retain=True) == Telemetry({"mqtt-retain": "true"}, {})
+    assert meaning(EVENTS, retain=True) == TelemetryTopic({"mqtt-retain": "true"}, {})
     with pytest.raises(BadTopic, match="RETAIN"):
         meaning("$iothub/twin/GET/?$rid=1", retain=True)
 
 
 def test_qos_2_is_refused_and_qos_0_is_not() -> None:
-    assert meaning(EVENTS, qos=0) == Telemetry({}, {})
+    assert meaning(EVENTS, qos=0) == TelemetryTopic({}, {})
     with pytest.raises(BadTopic, match="QoS 2"):
         meaning(EVENTS, qos=2)
 

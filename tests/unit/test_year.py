@@ -25,18 +25,18 @@ from hypothesis import settings as rules
 from hypothesis import strategies as st
 
 from runtime.core.identity import renewal
-from runtime.core.identity.escalation import Evidence, Task, Verdict, judge
+from runtime.core.identity.escalation import AnswerVerdict, Evidence, Task, judge
 from runtime.core.identity.lifetime import DOUBTED_LIFE_S, left_s
 from runtime.core.identity.platform_answer import Outcome
 from runtime.core.identity.renewal import (
     EXPIRED_PAUSE_S,
     MIN_GAP_S,
     URGENT_PAUSE_S,
-    Held,
+    CredentialState,
     Life,
-    Pace,
-    Policy,
     Refusals,
+    RenewalPolicy,
+    RetryPace,
 )
 from runtime.core.moment import Moment
 
@@ -158,7 +158,7 @@ class Device:
 
     sky: Sky
     books: Books
-    policy: Policy
+    policy: RenewalPolicy
     registration: tuple[int, Life] | None = None
     parent: int | None = None
     sas: tuple[int, Life, float] | None = None
@@ -167,13 +167,13 @@ class Device:
     doubted: bool = False
     refusals: Refusals = field(default_factory=Refusals)
     refused: bool = False
-    paces: dict[Task, Pace] = field(default_factory=dict)
+    paces: dict[Task, RetryPace] = field(default_factory=dict)
     wants_operator_s: float | None = None
     renewed: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     attempts: list[tuple[int, float]] = field(default_factory=list)
 
-    def held(self) -> Held:
-        return Held(
+    def held(self) -> CredentialState:
+        return CredentialState(
             self.registration[1] if self.registration else None,
             self.parent is not None,
             self.sas[1] if self.sas else None,
@@ -239,18 +239,18 @@ class Device:
         assert asked is not None
         outcome, child, own = self.ask(task, asked)
         self.sky.true_s += 0.05
-        refusals = self.paces.get(task, Pace()).refusals + outcome.refuses
+        refusals = self.paces.get(task, RetryPace()).refusals + outcome.refuses
         verdict = judge(task, outcome, Evidence(own, refusals, self.token_refused))
-        if verdict is Verdict.STORE and task is Task.REGISTER:
+        if verdict is AnswerVerdict.STORE and task is Task.REGISTER:
             life = Life(self.sky.moment(), self.sky.life_s(self.books.sas_life_s), self.sky.dice.random())
             self.sas = (asked, life, self.sky.true_s + self.books.sas_life_s)
             self.parent, self.token_refused, self.refused, self.doubted = None, False, False, False
             self.paces.pop(task, None)
             self.renewed.setdefault("sas", []).append((self.sky.lives, self.sky.true_s))
-        elif verdict is Verdict.STORE:
+        elif verdict is AnswerVerdict.STORE:
             self.parent = asked
             self.accept(child)
-        elif verdict is Verdict.DROP:
+        elif verdict is AnswerVerdict.DROP:
             assert not self.books.good(asked, self.sky.true_s), "a good token is given up"
             self.forget_failed_refreshes()
             if task is Task.REFRESH_PARENT:
@@ -259,7 +259,7 @@ class Device:
                 self.registration = None
         else:
             self.pause(task, outcome, verdict)
-            self.doubted = self.doubted or verdict is Verdict.DOUBT
+            self.doubted = self.doubted or verdict is AnswerVerdict.DOUBT
 
     def ask(self, task: Task, asked: int) -> tuple[Outcome, int, bool]:
         """What the platform does, and what of it the device gets to hear, and whether it is its own word."""
@@ -278,12 +278,12 @@ class Device:
             return Outcome.CUT, 0, True
         return *found, True
 
-    def pause(self, task: Task, outcome: Outcome, verdict: Verdict) -> None:
-        pace, now = self.paces.get(task, Pace()), self.sky.moment()
+    def pause(self, task: Task, outcome: Outcome, verdict: AnswerVerdict) -> None:
+        pace, now = self.paces.get(task, RetryPace()), self.sky.moment()
         life = self.held().at_stake(task)
         pause_s = renewal.retry_pause_s(life, pace.failures, self.sky.dice.random(), self.policy, now)
         self.paces = {**self.paces, task: pace.after(outcome, "", pause_s, now)}
-        self.token_refused = self.token_refused or verdict is Verdict.REFUSED
+        self.token_refused = self.token_refused or verdict is AnswerVerdict.REFUSED
 
 
 def check_expiry(device: Device, was_in_service: bool) -> None:
@@ -341,7 +341,7 @@ def test_a_year_of_outages_jumps_and_reboots_never_leaves_the_device_stuck(
     seed: int, token_life_s: float, sas_life_s: float
 ) -> None:
     sky = Sky(random.Random(seed), wall_error_s=EPOCH_S)
-    device, whims = Device(sky, Books(token_life_s, sas_life_s), Policy()), random.Random(seed + 1)
+    device, whims = Device(sky, Books(token_life_s, sas_life_s), RenewalPolicy()), random.Random(seed + 1)
     for _ in range(MOST_STEPS):
         was_in_service, token = device.in_service(), device.registration
         device.turn(6 * 3600.0)
@@ -375,11 +375,11 @@ def test_a_platform_whose_date_runs_ahead_by_the_life_of_a_sas_is_not_asked_in_a
     token_life_s: float, date_ahead_s: float, clock_wrong_by_s: float
 ) -> None:
     sky = Sky(random.Random(3), wall_error_s=EPOCH_S + clock_wrong_by_s, date_error_s=date_ahead_s)
-    device = Device(sky, Books(token_life_s, 86_400.0), Policy())
+    device = Device(sky, Books(token_life_s, 86_400.0), RenewalPolicy())
     while sky.true_s < 2 * 86_400:
         device.turn(6 * 3600.0)
         assert device.in_service() or not device.sas
-    least_s = Policy().fraction - Policy().jitter / 2
+    least_s = RenewalPolicy().fraction - RenewalPolicy().jitter / 2
     assert len(device.attempts) < 2 * 86_400 / (least_s * DOUBTED_LIFE_S[0]), "every few seconds"
     sky.date_error_s = 0.0
     device.turn(DOUBTED_LIFE_S[1])
@@ -392,7 +392,7 @@ def test_a_platform_whose_date_runs_ahead_by_the_life_of_a_sas_is_not_asked_in_a
 def test_the_simulation_notices_a_device_that_renews_too_late() -> None:
     """The invariants above bite: a device that is wrong about the life of its SAS is caught."""
     sky = Sky(random.Random(7), wall_error_s=EPOCH_S)
-    device = Device(sky, Books(math.inf, 86_400.0), Policy())
+    device = Device(sky, Books(math.inf, 86_400.0), RenewalPolicy())
     while not device.in_service():
         device.turn(600.0)
     token, life, end_s = device.sas or (0, Life(sky.moment(), None, 0), 0.0)

@@ -38,7 +38,7 @@ from loguru import logger
 
 from runtime.adapters.process.process import MOST_FILES, allow_files
 from runtime.core.address import parse_tcp_endpoint
-from runtime.core.log_throttle import Sparing
+from runtime.core.log_throttle import LogThrottle
 
 LOOK_EVERY_S = 0.05
 """What arrives between two looks comes on top of the bound: 2 GB/s on a fast machine."""
@@ -48,11 +48,11 @@ SHARE = 8
 FILES_SHARE = 3
 """The rest is for whoever comes between two looks."""
 SAY_EVERY_S = 60.0
-_Order: TypeAlias = "Callable[[Sequence[Guest]], list[Guest]]"
+_Order: TypeAlias = "Callable[[Sequence[PeerConnection]], list[PeerConnection]]"
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 
 
-class Guest(NamedTuple):
+class PeerConnection(NamedTuple):
     """A connection. Its number may be another's when it is cut, which costs that one little."""
 
     number: int
@@ -65,7 +65,7 @@ class Guest(NamedTuple):
         return self.who.rpartition(":")[0] or self.who
 
 
-class Doorkeeper:
+class ConnectionGuard:
     """One for all doors of this process, until it is closed."""
 
     def __init__(self, endpoints: Iterable[str], most_bytes: int) -> None:
@@ -75,7 +75,7 @@ class Doorkeeper:
         self._half_bytes = resident_bytes() + most_bytes // 2
         self._bound_bytes = self._half_bytes + most_bytes // 2
         self._most_files = allow_files() // FILES_SHARE
-        self._sparing = Sparing(SAY_EVERY_S)
+        self._sparing = LogThrottle(SAY_EVERY_S)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="doorkeeper", daemon=True)
         self._thread.start()
@@ -141,12 +141,12 @@ def _open_files() -> int:
     return lowest
 
 
-def _by_waiting_bytes(guests: Sequence[Guest]) -> list[Guest]:
+def _by_waiting_bytes(guests: Sequence[PeerConnection]) -> list[PeerConnection]:
     """The most bytes waiting to be read first."""
     return sorted(guests, key=lambda guest: guest.waiting_bytes, reverse=True)
 
 
-def _by_company(guests: Sequence[Guest]) -> list[Guest]:
+def _by_company(guests: Sequence[PeerConnection]) -> list[PeerConnection]:
     """Those of whoever has the most connections first, the newest before the older."""
     company = Counter(guest.owner for guest in guests)
     return sorted(guests, key=lambda guest: (company[guest.owner], guest.number), reverse=True)
@@ -158,7 +158,7 @@ def _place(endpoint: str) -> str | int:
     return parse_tcp_endpoint(endpoint)[1] if scheme == "tcp" else place
 
 
-def _guests(places: set[str | int]) -> Iterator[Guest]:
+def _guests(places: set[str | int]) -> Iterator[PeerConnection]:
     """The sockets that libzmq accepted."""
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208  # numbers, not paths
         with suppress(OSError):
@@ -168,7 +168,7 @@ def _guests(places: set[str | int]) -> Iterator[Guest]:
                 here = found.getsockname()
                 listens = found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
                 if not listens and (here[1] if isinstance(here, tuple) else here) in places:
-                    yield Guest(int(name), _who(found), _waiting_bytes(found))
+                    yield PeerConnection(int(name), _who(found), _waiting_bytes(found))
 
 
 def _copy(number: int) -> socket.socket:

@@ -49,10 +49,10 @@ Frames: TypeAlias = "Sequence[bytes] | None"
 """Header and payloads; None where no empty frame stands in front of them."""
 
 
-class Letter(NamedTuple):
+class PendingRequest(NamedTuple):
     """The way back to whoever asked. What was asked is not kept here: it may be large, and refused."""
 
-    door: ProducerDoor
+    door: ProducerSocket
     route: Sequence[bytes]
     key: str | None = None
     """With which whoever asks came in, where a key is needed."""
@@ -70,7 +70,7 @@ class CannotListen(UsageError):
     """This door cannot be opened now. That may pass: an address comes with DHCP, a folder with its mount."""
 
 
-class ProducerDoor:
+class ProducerSocket:
     """One endpoint. Raises CannotListen, or what else is wrong with it for as long as nothing is changed."""
 
     def __init__(
@@ -161,7 +161,7 @@ class ProducerDoor:
                 "(edgectl keys make ingest)"
             )
 
-    def letters(self) -> Iterator[tuple[Letter, Frames]]:
+    def letters(self) -> Iterator[tuple[PendingRequest, Frames]]:
         """Requests that wait, one from each peer in turn, without waiting."""
         probes = 0
         while probes < PROBES_AT_ONCE:
@@ -173,7 +173,7 @@ class ProducerDoor:
             if came.is_probe:  # nobody asked: an answer would be taken for that of the next request
                 probes += 1
                 continue
-            yield Letter(self, came.route, key, owner), came.request
+            yield PendingRequest(self, came.route, key, owner), came.request
 
     def _request(self) -> tuple[list[bytes], str | None, str]:
         """All frames that came together, with which key, and whose they are.

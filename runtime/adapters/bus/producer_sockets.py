@@ -12,16 +12,16 @@ from collections.abc import Callable, Iterator, Sequence
 
 from loguru import logger
 
-from runtime.adapters.bus.producer_socket import CannotListen, Frames, Letter, ProducerDoor
+from runtime.adapters.bus.producer_socket import CannotListen, Frames, PendingRequest, ProducerSocket
 from runtime.adapters.process.clock import Clock
 from runtime.config import Config
 
 TRY_AGAIN_S = 1.0
 
-Opener = Callable[[], ProducerDoor]
+Opener = Callable[[], ProducerSocket]
 
 
-class Doors:
+class ProducerSockets:
     """By endpoint."""
 
     def __init__(self, config: Config, clock: Clock) -> None:
@@ -29,7 +29,7 @@ class Doors:
         self._waiting = _openers(config)
         """Those that are not open."""
         self.endpoints = tuple(self._waiting)
-        self.open: list[ProducerDoor] = []
+        self.open: list[ProducerSocket] = []
         self.closed: dict[str, str] = {}
         """Why, by endpoint."""
         self._try_s = 0.0
@@ -48,7 +48,7 @@ class Doors:
         if self._waiting and self._clock.boot_s() >= self._try_s:
             self._try()
 
-    def letters(self) -> Iterator[tuple[Letter, Frames]]:
+    def letters(self) -> Iterator[tuple[PendingRequest, Frames]]:
         """One from each door in turn, so that a flood at one does not close the other."""
         waiting = [door.letters() for door in self.open]
         while waiting:
@@ -94,7 +94,7 @@ def _openers(config: Config) -> dict[str, Opener]:
     endpoints: Sequence[str] = [e for e in (config.producer_endpoint(), settings.tcp_endpoint) if e]
 
     def opener(endpoint: str) -> Opener:
-        return lambda: ProducerDoor(
+        return lambda: ProducerSocket(
             endpoint,
             max_frame_bytes=settings.memory_bytes // 4,  # what is larger than allowed is told so, up to here
             group=settings.group,

@@ -4,7 +4,8 @@ Hints: each worker publishes on a PUB socket of its own (`run/<worker>.hints`); 
 A hint is one word, carries no data, and may be lost: it costs latency, never truth, which is on disk.
 
 Deliveries: `DeliveryReporter` (upload, `edgectl quarantine`) reports what became of messages to the
-`DeliveryDoor` of ingest, and repeats it until it is confirmed. The producers' side is in `door.py`.
+`DeliveryReceiver` of ingest, and repeats it until it is confirmed. The producers' side is in
+`producer_socket.py`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from runtime.core.settlement import (
 from runtime.errors import Rejected
 from runtime.layout import Layout
 
-__all__ = ["DeliveryDoor", "DeliveryReporter", "Hints", "Settled"]
+__all__ = ["DeliveryReceiver", "DeliveryReporter", "Hints", "Settled"]
 
 STORED = "stored"  # ingest: new messages are on disk
 IDENTITY_CHANGED = "identity-changed"  # provisioning, refresh: read identity.db again
@@ -156,7 +157,7 @@ class Hints:
         self._sub.close(0)
 
 
-class DeliveryDoor:
+class DeliveryReceiver:
     """Ingest's end: takes reports, confirms them after the commit."""
 
     def __init__(self, layout: Layout) -> None:

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 Event = TypeVar("Event")
 
 
-class Tidings(Generic[Event]):
+class EventQueue(Generic[Event]):
     """A queue with a file descriptor, one for as long as the process lives."""
 
     def __init__(self) -> None:

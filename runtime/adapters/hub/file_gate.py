@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import threading
 
-from runtime.core.delivery.link_budget import Passage
+from runtime.core.delivery.link_budget import FilePermit
 
 
 class Barred(Exception):
     """The link may not be used for this file now."""
 
 
-class Gate:
+class FileGate:
     """Where each upload waits for its next block."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._passage = Passage.EVERYBODY
+        self._passage = FilePermit.EVERYBODY
 
-    def let(self, passage: Passage) -> None:
+    def let(self, passage: FilePermit) -> None:
         """Whose files may go on from now on."""
         if passage is not self._passage:
             with self._changed:
@@ -28,6 +28,6 @@ class Gate:
     def enter(self, urgent: bool) -> None:
         """Wait for the turn. Raises Barred where there is none."""
         with self._changed:
-            self._changed.wait_for(lambda: urgent or self._passage is not Passage.SOON)
-            if self._passage is Passage.NOBODY or (self._passage is Passage.URGENT and not urgent):
+            self._changed.wait_for(lambda: urgent or self._passage is not FilePermit.SOON)
+            if self._passage is FilePermit.NOBODY or (self._passage is FilePermit.URGENT and not urgent):
                 raise Barred

@@ -24,16 +24,16 @@ from pathlib import Path
 from loguru import logger
 
 from runtime.adapters.hub import upload_journal
-from runtime.adapters.hub.event_queue import Tidings
-from runtime.adapters.hub.file_gate import Barred, Gate
-from runtime.adapters.hub.https_api import HttpsWay, Refused, SwitchedOff, Unreached
+from runtime.adapters.hub.event_queue import EventQueue
+from runtime.adapters.hub.file_gate import Barred, FileGate
+from runtime.adapters.hub.https_api import HttpsRoute, HubRefusedCall, HubUnreachable, SwitchedOff
 from runtime.adapters.hub.payloads import Payload, Replaced, Unreadable, difference, digest_with, opened
 from runtime.adapters.hub.resume_journal import same_destination
 from runtime.adapters.hub.upload_calls import NameRefused, UploadCalls
 from runtime.adapters.hub.upload_journal import Journal
 from runtime.adapters.process.threads import start_thread
 from runtime.core.delivery.envelope import FileParcel
-from runtime.core.delivery.link_budget import Passage
+from runtime.core.delivery.link_budget import FilePermit
 from runtime.core.identity.credentials import HubCredentials
 
 UNREADABLE_S = 120.0
@@ -88,7 +88,7 @@ class FileOptions:
 
     journal: Path
     spool: Path
-    way: HttpsWay
+    way: HttpsRoute
     block_bytes: int = 1_048_576
 
 
@@ -121,19 +121,19 @@ class _Task:
         return f"{self.destination}/{self.parcel.blob_name}/{self.parcel.fingerprint()}"
 
 
-class Files(Tidings[FileEvent]):
+class FileUploader(EventQueue[FileEvent]):
     """All uploads of this process."""
 
     def __init__(self, options: FileOptions) -> None:
         super().__init__()
         self._options = options
-        self._gate = Gate()
+        self._gate = FileGate()
         self._off = False
         self._troubles: dict[int, _Trouble] = {}
         self._at_work: set[UploadCalls] = set()
         """Touched by the uploads' threads: each operation on it is a single one."""
 
-    def let(self, passage: Passage, *, off: bool = False) -> None:
+    def let(self, passage: FilePermit, *, off: bool = False) -> None:
         """Who may go on with a further block. An upload that may not ends, and goes on from there later.
 
         `off`: the kill switch. It also cuts the blocks under way, and nobody is told of what is given up.
@@ -166,7 +166,7 @@ class Files(Tidings[FileEvent]):
         try:
             with contextlib.closing(task.calls):
                 ended: FileEvent = _Upload(task).ended()
-        except Unreached as exc:  # the journal stays: it goes on from there
+        except HubUnreachable as exc:  # the journal stays: it goes on from there
             ended = UploadFailed(task.id, str(exc), barred=isinstance(exc, SwitchedOff))
         except OSError as exc:  # the disk is full, or the like
             ended = UploadFailed(task.id, str(exc))
@@ -194,7 +194,7 @@ class Files(Tidings[FileEvent]):
         return [int(path.stem) for path in self._options.journal.glob("*.json") if path.stem.isdigit()]
 
 
-def _tell_given_up(way: HttpsWay, credentials: HubCredentials, journal: Journal) -> None:
+def _tell_given_up(way: HttpsRoute, credentials: HubCredentials, journal: Journal) -> None:
     with contextlib.closing(UploadCalls(way, credentials)) as calls:
         calls.tell_failure(journal, "given up")
 
@@ -217,7 +217,7 @@ class _Upload:
         id, trouble = self._task.id, self._task.trouble
         try:
             return Uploaded(id, self._upload().blob_name, self._task.destination)
-        except Refused as exc:
+        except HubRefusedCall as exc:
             for_good = isinstance(exc, NameRefused) or self._refused(exc)
             return UploadFailed(id, str(exc), for_good, exc.quota, exc.retry_after_s)
         except Barred:  # its place is for one that may go on
@@ -249,7 +249,7 @@ class _Upload:
         if journal.state == "committed":
             try:
                 self._calls.tell_success(journal)
-            except Refused as exc:
+            except HubRefusedCall as exc:
                 if exc.status not in (400, 404):  # the hub has closed it already; the blob is whole
                     raise
             journal.state = "done"
@@ -291,10 +291,10 @@ class _Upload:
         id = self._task.id
         try:
             self._calls.put_block(journal, number, block)
-        except Unreached as exc:
+        except HubUnreachable as exc:
             self._task.tell(BlockSent(id, exc.sent_bytes))
             raise
-        except Refused:
+        except HubRefusedCall:
             self._task.tell(BlockSent(id, len(block)))
             raise
         self._task.tell(BlockSent(id, len(block)))
@@ -330,7 +330,7 @@ class _Upload:
             raise
         return fresh
 
-    def _refused(self, exc: Refused) -> bool:
+    def _refused(self, exc: HubRefusedCall) -> bool:
         """What the storage has stays, if it only was the weather; a refused address is replaced next time.
 
         Else all of it is sent again, as where the storage has lost blocks. Whether it would be refused again.

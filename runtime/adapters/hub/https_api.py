@@ -17,9 +17,9 @@ from urllib.parse import quote, urlsplit
 import requests
 from loguru import logger
 
-from runtime.adapters.net.https import MAX_BODY_BYTES, Line, Reply, Session
+from runtime.adapters.net.https import MAX_BODY_BYTES, HttpsConnection, HttpsSession, Reply
 from runtime.adapters.net.reasons import bounded, reason_at
-from runtime.adapters.net.tls_options import Trust, UnusableFile
+from runtime.adapters.net.tls_options import TrustedAuthorities, UnusableFile
 from runtime.adapters.process.threads import start_thread
 from runtime.core.identity import lifetime
 from runtime.core.identity.credentials import HubCredentials
@@ -34,7 +34,7 @@ _QUOTA_USED_UP = "403002"
 
 
 @dataclass(frozen=True)
-class HttpsWay:
+class HttpsRoute:
     """How to get there."""
 
     ca_file: Path | None = None
@@ -42,7 +42,7 @@ class HttpsWay:
     proxy: Proxy | None = None
 
 
-class Refused(Exception):
+class HubRefusedCall(Exception):
     """An answer that is not what was asked for."""
 
     def __init__(self, what: str, answer: Reply, where: str) -> None:
@@ -56,7 +56,7 @@ class Refused(Exception):
         self.retry_after_s = lifetime.retry_after_s(answer.headers.get("Retry-After"), self.server_s)
 
 
-class Unreached(OSError):
+class HubUnreachable(OSError):
     """There was no whole answer; the text says where, and why."""
 
     def __init__(self, reason: str, sent_bytes: int = 0) -> None:
@@ -65,7 +65,7 @@ class Unreached(OSError):
         """So much went out all the same."""
 
 
-class SwitchedOff(Unreached):
+class SwitchedOff(HubUnreachable):
     """The kill switch ended it, or kept it from beginning."""
 
     def __init__(self, sent_bytes: int = 0) -> None:
@@ -81,16 +81,16 @@ def host_of(url: str) -> str:
 class HubHttps:
     """Calls under one device's name, and to the storage; each of them ends. For one thread at a time."""
 
-    def __init__(self, way: HttpsWay, credentials: HubCredentials) -> None:
+    def __init__(self, way: HttpsRoute, credentials: HubCredentials) -> None:
         self._credentials = credentials
         device = quote(credentials.device_id, safe="")
         self._base = f"https://{credentials.hub_host}:{way.port}/devices/{device}"
         self._stopped = False
-        self._line = Line()
-        self._session = Session()
+        self._line = HttpsConnection()
+        self._session = HttpsSession()
         self._session.mount("https://", self._line)
         self._session.trust_env = False  # a ~/.netrc must not replace our SAS
-        self._trust = Trust(way.ca_file)
+        self._trust = TrustedAuthorities(way.ca_file)
         self._session.verify = self._trust.verify()
         if way.proxy:
             self._session.proxies = {"https": way.proxy.url()}
@@ -123,7 +123,7 @@ class HubHttps:
             {**more, **(headers or {}), **({"Authorization": sas.reveal()} if sas else {})},
         )
         if not 200 <= answer.status < 300:
-            raise Refused(what, answer, host_of(self._base))
+            raise HubRefusedCall(what, answer, host_of(self._base))
         return answer.body
 
     def put(self, url: str, body: bytes, headers: Mapping[str, str] | None = None) -> Reply:
@@ -164,7 +164,7 @@ class HubHttps:
             trouble = f"no complete answer from {where} in {most_s:.0f} s"
         if trouble is not None:
             sent_bytes = cutter.sent_bytes() - before_bytes
-            raise SwitchedOff(sent_bytes) if self._stopped else Unreached(trouble, sent_bytes)
+            raise SwitchedOff(sent_bytes) if self._stopped else HubUnreachable(trouble, sent_bytes)
         return reply
 
 
@@ -179,7 +179,7 @@ def _beginning(response: requests.Response) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class InquiryResult:
     """What the hub said about a message over HTTPS."""
 
     taken: bool
@@ -192,10 +192,10 @@ class Said:
 class Inquiry:
     """Asks the hub whether it takes messages at all, by one that says nothing; in a thread of its own."""
 
-    def __init__(self, way: HttpsWay) -> None:
+    def __init__(self, way: HttpsRoute) -> None:
         self._way = way
         self._asking = threading.Lock()
-        self._said: Said | None = None
+        self._said: InquiryResult | None = None
 
     def ask(self, credentials: HubCredentials, message_id: str) -> None:
         """Unless it is being asked already."""
@@ -205,7 +205,7 @@ class Inquiry:
             except BlockingIOError:  # it is asked again in an hour
                 self._asking.release()
 
-    def take(self) -> Said | None:
+    def take(self) -> InquiryResult | None:
         """The answer, once; none while it is awaited, or where HTTPS does not get through either."""
         said, self._said = self._said, None
         return said
@@ -215,10 +215,10 @@ class Inquiry:
         try:
             with HubHttps(self._way, credentials) as hub:
                 hub.post("/messages/events", "a message", headers=headers)
-            self._said = Said(taken=True)
-        except Refused as exc:
+            self._said = InquiryResult(taken=True)
+        except HubRefusedCall as exc:
             logger.info("the hub over HTTPS, {}", exc)
-            self._said = Said(False, exc.quota, exc.server_s)
+            self._said = InquiryResult(False, exc.quota, exc.server_s)
         except OSError as exc:  # Unreached, or a file of authorities that cannot be read
             logger.info("the hub does not answer over HTTPS either: {}", exc)
         finally:

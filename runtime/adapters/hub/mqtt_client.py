@@ -40,15 +40,15 @@ from azure.iot.device import X509, IoTHubDeviceClient, Message, ProxyOptions
 from azure.iot.device import exceptions as azure_errors
 from loguru import logger
 
-from runtime.adapters.hub.event_queue import Tidings
-from runtime.adapters.hub.paho_wire import Reach, Wire
+from runtime.adapters.hub.event_queue import EventQueue
+from runtime.adapters.hub.paho_wire import PahoWire, Reach
 from runtime.adapters.net.certificate_pair import check_pair
 from runtime.adapters.net.proxies import ProxyTrouble, as_azure_wants_it, causes, in_words, trouble_beneath
 from runtime.adapters.net.reasons import reason_at
 from runtime.adapters.net.tls_options import UnusableFile, authorities
 from runtime.adapters.process.threads import start, start_thread
 from runtime.core.delivery.envelope import Telemetry
-from runtime.core.delivery.events import Acked, Carried, Cause, Closed, Connected, LineEvent, Lost
+from runtime.core.delivery.events import Acked, Carried, Cause, Closed, Connected, ConnectionEvent, Lost
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.proxy_url import Proxy
 
@@ -91,7 +91,7 @@ class HubOptions:
     """Most time for the name, TCP and the proxy."""
 
 
-class Hub(Tidings[LineEvent]):
+class HubConnection(EventQueue[ConnectionEvent]):
     """The line: at most one client at a time."""
 
     def __init__(self, options: HubOptions) -> None:
@@ -160,7 +160,7 @@ class _Client:
         credentials: HubCredentials,
         options: HubOptions,
         reach: Reach,
-        tell: Callable[[LineEvent], None],
+        tell: Callable[[ConnectionEvent], None],
     ) -> None:
         self._number = number
         self._credentials = credentials
@@ -173,7 +173,7 @@ class _Client:
         self.where = f"{credentials.hub_host}:{port}"
         self._over = threading.Event()  # nothing more is told once it is set
         self._stock: queue.SimpleQueue[tuple[Hashable, Telemetry] | None] = queue.SimpleQueue()
-        self.wire: Wire | None = None
+        self.wire: PahoWire | None = None
         self.worker = threading.Thread(target=self._connect, name=f"connect-{number}", daemon=True)
         try:
             start(self.worker)
@@ -229,7 +229,7 @@ class _Client:
     def _connect(self) -> None:
         try:
             self._azure = _build(self._credentials, self._options)
-            self.wire = Wire.find(self._azure, self._reach, _say_once)
+            self.wire = PahoWire.find(self._azure, self._reach, _say_once)
             if self.wire is None:
                 threading.Thread(target=self._send_stock, name="send", daemon=True).start()
             self._azure.on_connection_state_change = self._state_changed

@@ -55,7 +55,7 @@ class Reach:
     """Most bytes of a TCP segment; None: what the interface takes."""
 
 
-class Wire:
+class PahoWire:
     """The wire of one client, from before its CONNECT to after its end."""
 
     def __init__(self, transport: Any, paho: Any, reach: Reach, heard: Callable[[str], None]) -> None:
@@ -89,7 +89,7 @@ class Wire:
             self._counting = True
 
     @classmethod
-    def find(cls, client: Any, reach: Reach, heard: Callable[[str], None]) -> Wire | None:
+    def find(cls, client: Any, reach: Reach, heard: Callable[[str], None]) -> PahoWire | None:
         """The wire of a client that is not connected yet, or None where the library has changed."""
         try:
             stage = client._mqtt_pipeline._pipeline

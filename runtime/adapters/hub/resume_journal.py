@@ -34,7 +34,7 @@ def same_destination(before: str, now: str) -> bool:
     return f"/{now}".endswith(f"/{before}")
 
 
-class UnderWay:
+class ResumeJournal:
     """The file, and what it says."""
 
     def __init__(self, path: Path) -> None:

@@ -8,7 +8,7 @@ import json
 import time
 from urllib.parse import quote
 
-from runtime.adapters.hub.https_api import HttpsWay, HubHttps, Refused, Unreached, host_of
+from runtime.adapters.hub.https_api import HttpsRoute, HubHttps, HubRefusedCall, HubUnreachable, host_of
 from runtime.adapters.hub.upload_journal import Journal
 from runtime.core.identity.credentials import HubCredentials
 
@@ -16,14 +16,14 @@ CONTROL_NAME = "control"
 """Asked for where another file was refused: no blob ever comes to be under it."""
 
 
-class NameRefused(Refused):
+class NameRefused(HubRefusedCall):
     """The hub gives addresses, and none for this file."""
 
 
 class UploadCalls:
     """The calls that one upload takes."""
 
-    def __init__(self, way: HttpsWay, credentials: HubCredentials) -> None:
+    def __init__(self, way: HttpsRoute, credentials: HubCredentials) -> None:
         self._hub = HubHttps(way, credentials)
 
     def close(self) -> None:
@@ -38,7 +38,7 @@ class UploadCalls:
         """Ask for an address to write to. Raises NameRefused where the hub gives one for another name."""
         try:
             return self._ask(blob_name, block_bytes)
-        except Refused as exc:
+        except HubRefusedCall as exc:
             if exc.status == 400 and self.takes_another():
                 raise NameRefused(exc.what, exc.answer, exc.where) from exc
             raise
@@ -59,7 +59,7 @@ class UploadCalls:
 
         With `block` the storage has to take it, too: it keeps none for long that no list makes a blob of.
         """
-        with contextlib.suppress(OSError, Refused):
+        with contextlib.suppress(OSError, HubRefusedCall):
             other = self._ask(CONTROL_NAME, 0)
             try:
                 if block:
@@ -73,7 +73,7 @@ class UploadCalls:
         more = f"&comp=block&blockid={quote(_block_id(number), safe='')}"
         answer = self._hub.put(journal.address + more, block)
         if answer.status != 201:
-            raise Refused(f"block {number}", answer, host_of(journal.address))
+            raise HubRefusedCall(f"block {number}", answer, host_of(journal.address))
 
     def commit(self, journal: Journal) -> None:
         """Make a blob of the blocks."""
@@ -82,14 +82,14 @@ class UploadCalls:
         headers = {"x-ms-blob-type": "BlockBlob", "Content-Type": "application/xml"}
         answer = self._hub.put(journal.address + "&comp=blocklist", text.encode(), headers)
         if answer.status != 201:
-            raise Refused("block list", answer, host_of(journal.address))
+            raise HubRefusedCall("block list", answer, host_of(journal.address))
 
     def tell_success(self, journal: Journal) -> None:
         self._notify(journal, True, 200, "uploaded")
 
     def tell_failure(self, journal: Journal, reason: str) -> None:
         """As far as the hub can be reached; an address that nobody hears of expires by itself."""
-        with contextlib.suppress(Unreached, Refused):
+        with contextlib.suppress(HubUnreachable, HubRefusedCall):
             self._notify(journal, False, 500, reason[:200])
 
     def _notify(self, journal: Journal, succeeded: bool, status: int, words: str) -> None:

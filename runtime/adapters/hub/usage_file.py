@@ -7,11 +7,11 @@ import json
 import os
 from dataclasses import asdict
 
-from runtime.core.delivery.link_budget import Usage
+from runtime.core.delivery.link_budget import LinkUsage
 from runtime.layout import Layout
 
 
-class LinkUsage:
+class UsageFile:
     """`state/link.json`, written by upload every few seconds: a crash forgets the last of them.
 
     The kill switch is the file `state/link.off`: it works whether upload runs or not, and survives a reboot.
@@ -20,17 +20,17 @@ class LinkUsage:
     def __init__(self, layout: Layout) -> None:
         self._path = layout.state / "link.json"
         self._switch = layout.state / "link.off"
-        self._saved: Usage | None = None
+        self._saved: LinkUsage | None = None
 
-    def load(self) -> Usage:
+    def load(self) -> LinkUsage:
         """What was saved; nothing where that cannot be read."""
         try:
             found = json.loads(self._path.read_text())
         except (OSError, ValueError):
-            return Usage()
-        return Usage.of(found if isinstance(found, dict) else {})
+            return LinkUsage()
+        return LinkUsage.of(found if isinstance(found, dict) else {})
 
-    def save(self, usage: Usage) -> None:
+    def save(self, usage: LinkUsage) -> None:
         """Keep it, where it has changed."""
         if usage == self._saved:
             return
@@ -41,7 +41,7 @@ class LinkUsage:
                 file.flush()
                 os.fsync(file.fileno())  # else a power cut leaves it empty, and the budgets begin anew
             fresh.replace(self._path)
-            self._saved = Usage(**asdict(usage))
+            self._saved = LinkUsage(**asdict(usage))
 
     def switched_off(self) -> bool:
         return self._switch.exists()

@@ -36,13 +36,13 @@ from runtime.adapters.identity.database_file import (
     set_aside,
     weather,
 )
-from runtime.adapters.identity.values import Identity, Token, mark
+from runtime.adapters.identity.values import IdentityRecord, Token, mark
 from runtime.adapters.identity.vault import Vault
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.identity.enrolment import Enrolment
 from runtime.core.identity.escalation import Task
-from runtime.core.identity.platform_answer import Grant, Registration
-from runtime.core.identity.renewal import Life, Pace
+from runtime.core.identity.platform_answer import PlatformResult, Registration
+from runtime.core.identity.renewal import Life, RetryPace
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.layout import Layout
@@ -57,17 +57,17 @@ class IdentityReader:
         self._path = layout.identity_db
         self._vault = vault or Vault()
 
-    def read(self) -> Identity:
+    def read(self) -> IdentityRecord:
         """Everything, in one snapshot. Empty where there is none. Raises NeedsHuman, Retryable."""
         with weather(self._path):
             if not self._path.exists():
-                return Identity(Enrolment())
+                return IdentityRecord(Enrolment())
             check_private(self._path)
             with closing(connect(self._path, self._busy_s)) as db:
                 db.execute("PRAGMA query_only = 1")
                 version = db.execute("PRAGMA user_version").fetchone()[0]
                 if version == 0:
-                    return Identity(Enrolment())  # the first writer is at it
+                    return IdentityRecord(Enrolment())  # the first writer is at it
                 db.execute("BEGIN")
                 try:
                     return rows.read_all(db, self._vault.keys())
@@ -110,7 +110,7 @@ class IdentityStore(IdentityReader):
     def save_provisioned(
         self,
         record: Enrolment,
-        grant: Grant,
+        grant: PlatformResult,
         now: Moment,
         draw: float,
         instead_of: Enrolment | None = None,
@@ -139,7 +139,7 @@ class IdentityStore(IdentityReader):
         rows.put_enrolment(db, record)
         return True
 
-    def save_refreshed(self, serial: int, grant: Grant, now: Moment, draw: float) -> bool:
+    def save_refreshed(self, serial: int, grant: PlatformResult, now: Moment, draw: float) -> bool:
         """Put a child in the place of the token `serial`, which stays known as its parent until it proves."""
         with self._change() as db:
             if not rows.is_current(db, self._vault.keys(), serial):
@@ -208,7 +208,7 @@ class IdentityStore(IdentityReader):
             lines.retire(db, self._vault.keys(), serial, at, whole=whole)
 
     def save_failed(
-        self, serial: int, task: Task, pace: Pace, *, refused: bool = False, doubted: bool = False
+        self, serial: int, task: Task, pace: RetryPace, *, refused: bool = False, doubted: bool = False
     ) -> bool:
         """Keep what the failures of `task` demand, asked with the token `serial`; `refused` for it itself."""
         with self._change() as db:

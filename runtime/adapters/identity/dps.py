@@ -34,7 +34,7 @@ DEADLINE_S = 60.0
 
 
 @dataclass(frozen=True)
-class Question:
+class DpsRequest:
     """Who asks whom. A key, or a certificate with its private key."""
 
     host: str
@@ -72,7 +72,9 @@ class Assigned:
     reason: str = ""
 
 
-def assign(question: Question, waiting: Waiting = lambda: False, deadline_s: float = DEADLINE_S) -> Assigned:
+def assign(
+    question: DpsRequest, waiting: Waiting = lambda: False, deadline_s: float = DEADLINE_S
+) -> Assigned:
     """Ask the service which hub is ours, within `deadline_s`; `waiting` may end it sooner."""
     try:
         child = subprocess.Popen(
@@ -91,7 +93,7 @@ def assign(question: Question, waiting: Waiting = lambda: False, deadline_s: flo
             child.kill()
 
 
-def _listen(child: subprocess.Popen[str], question: Question, waiting: Waiting, end_s: float) -> Assigned:
+def _listen(child: subprocess.Popen[str], question: DpsRequest, waiting: Waiting, end_s: float) -> Assigned:
     told: str | None = question.to_json()
     while True:
         try:

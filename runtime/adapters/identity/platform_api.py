@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from loguru import logger
 
-from runtime.adapters.net.tls_options import Trust, Waiting
+from runtime.adapters.net.tls_options import TrustedAuthorities, Waiting
 from runtime.adapters.process.clock import Clock, SystemClock
 from runtime.core.identity import connection_string, lifetime
-from runtime.core.identity.platform_answer import Answer, Grant, Operation, Outcome, Registration
+from runtime.core.identity.platform_answer import (
+    Outcome,
+    PlatformAnswer,
+    PlatformResult,
+    ProvisioningOperation,
+    Registration,
+)
 from runtime.core.secret import Secret, fits_header
 
 if TYPE_CHECKING:
@@ -45,32 +51,36 @@ _OUTCOMES = {
 
 
 @dataclass(frozen=True)
-class Platform:
+class PlatformClient:
     """One platform. Calls block for at most `timeout_s`; `waiting` is called meanwhile and may end them."""
 
     instance: str
-    trust: Trust
+    trust: TrustedAuthorities
     timeout_s: float = 10.0
     waiting: Waiting = lambda: False
     clock: Clock = field(default_factory=SystemClock)
 
-    def init(self, provisioning_token: Secret, device_id: str | None) -> Answer[Operation]:
+    def init(
+        self, provisioning_token: Secret, device_id: str | None
+    ) -> PlatformAnswer[ProvisioningOperation]:
         """Begin a provisioning operation, wishing for `device_id`."""
         body = {"deviceId": device_id} if device_id else {}
         return self._call("POST", "/provisioning-operations/init", provisioning_token, body, _operation)
 
-    def complete(self, provisioning_token: Secret, operation_id: str) -> Answer[Grant]:
+    def complete(self, provisioning_token: Secret, operation_id: str) -> PlatformAnswer[PlatformResult]:
         """Ask whether the operation was approved. Harmless to repeat: each time there is a new token."""
         body = {"provisioningOperationId": operation_id}
         return self._call("PUT", "/provisioning-operations/complete", provisioning_token, body, _grant)
 
-    def refresh(self, provisioning_token: Secret, registration_token: Secret) -> Answer[Grant]:
+    def refresh(
+        self, provisioning_token: Secret, registration_token: Secret
+    ) -> PlatformAnswer[PlatformResult]:
         """Trade a Registration Token (in force, or in its grace period) for a new one."""
         body = {"registrationToken": registration_token.reveal()}
         path = "/devices/registration-tokens/refresh"
         return self._call("PUT", path, provisioning_token, body, _grant)
 
-    def register(self, registration_token: Secret | None) -> Answer[Registration]:
+    def register(self, registration_token: Secret | None) -> PlatformAnswer[Registration]:
         """Register with a Registration Token, or with the client certificate of `trust`."""
         body = {"connectionStringType": "SharedAccessSignature"}
         return self._call("PUT", "/devices/register", registration_token, body, self._registration)
@@ -93,7 +103,7 @@ class Platform:
 
     def _call(
         self, method: str, path: str, token: Secret | None, body: Mapping[str, str], read: Reader[Value]
-    ) -> Answer[Value]:
+    ) -> PlatformAnswer[Value]:
         from runtime.adapters.net import https
 
         reply = https.request(
@@ -106,7 +116,7 @@ class Platform:
             self.waiting,
         )
         if isinstance(reply, https.Failure):
-            return Answer(reply.outcome, reason=reply.reason)
+            return PlatformAnswer(reply.outcome, reason=reply.reason)
         server_s = _date(reply.headers.get("Date"))
         outcome = _OUTCOMES.get(reply.status)
         if outcome is None:
@@ -116,8 +126,8 @@ class Platform:
         try:
             value = read(_json_object(reply.body), self._left(server_s))
         except (KeyError, TypeError, ValueError) as exc:
-            return Answer(Outcome.GARBLED, reason=f"{path}: {_garbled(exc)}", server_s=server_s)
-        return Answer(outcome, value, server_s=server_s)
+            return PlatformAnswer(Outcome.GARBLED, reason=f"{path}: {_garbled(exc)}", server_s=server_s)
+        return PlatformAnswer(outcome, value, server_s=server_s)
 
     def _left(self, server_s: float | None) -> Left:
         wall_s = self.clock.wall_s()
@@ -136,7 +146,7 @@ class Platform:
 
     def _refusal(
         self, outcome: Outcome, reply: https.Reply, server_s: float | None, secrets: list[str]
-    ) -> Answer[Any]:
+    ) -> PlatformAnswer[Any]:
         own = _media_type(reply) == PROBLEM
         try:
             problem = _json_object(reply.body)
@@ -149,7 +159,7 @@ class Platform:
         if outcome.refuses and not own:
             reason += ", not in the platform's own words: a gateway, a proxy or a firewall may have said so"
         wait_s = lifetime.retry_after_s(reply.headers.get("Retry-After"), server_s)
-        return Answer(
+        return PlatformAnswer(
             outcome, reason=_clean(reason, secrets), retry_after_s=wait_s, server_s=server_s, own=own
         )
 
@@ -158,15 +168,15 @@ def _media_type(reply: https.Reply) -> str:
     return reply.headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
 
-def _operation(found: Mapping[str, Any], _left: Left) -> Operation:
-    return Operation(_text(found, "provisioningOperationId"), _text(found, "verificationCode"))
+def _operation(found: Mapping[str, Any], _left: Left) -> ProvisioningOperation:
+    return ProvisioningOperation(_text(found, "provisioningOperationId"), _text(found, "verificationCode"))
 
 
-def _grant(found: Mapping[str, Any], left: Left) -> Grant:
+def _grant(found: Mapping[str, Any], left: Left) -> PlatformResult:
     token = Secret(_text(found, "registrationToken"))
     if not fits_header(token):
         raise ValueError("registrationToken is not one word of printable ASCII")
-    return Grant(token, _lifetime_s(found.get("expirationTime"), left))
+    return PlatformResult(token, _lifetime_s(found.get("expirationTime"), left))
 
 
 def _lifetime_s(ends: object, left: Left) -> float | None:

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Protocol
 
 from runtime.adapters.identity import dps
-from runtime.adapters.identity.platform_api import Platform
+from runtime.adapters.identity.platform_api import PlatformClient
 from runtime.adapters.identity.token_files import fingerprint, secret_from
 from runtime.adapters.net.certificate_pair import check_pair, ends_s
 from runtime.adapters.net.server_time import server_time_s
-from runtime.adapters.net.tls_options import Trust, Waiting
+from runtime.adapters.net.tls_options import TrustedAuthorities, Waiting
 from runtime.adapters.process.clock import Clock, SystemClock
 from runtime.core.identity import connection_string
-from runtime.core.identity.platform_answer import Answer, Outcome, Registration
+from runtime.core.identity.platform_answer import Outcome, PlatformAnswer, Registration
 from runtime.core.moment import CLOCK_SET_BY_S, Moment
 from runtime.core.proxy_url import parse as parse_proxy
 from runtime.core.secret import Secret
@@ -62,7 +62,7 @@ class Registrar(Protocol):
 
     def register(
         self, token: Secret | None, server_clock: ServerClock = ServerClock()
-    ) -> Answer[Registration]:
+    ) -> PlatformAnswer[Registration]:
         """Become known to the hub; `token` is the Registration Token where there is one."""
 
 
@@ -111,19 +111,19 @@ class ByPlatform:
 
     def register(
         self, token: Secret | None, server_clock: ServerClock = ServerClock()
-    ) -> Answer[Registration]:
+    ) -> PlatformAnswer[Registration]:
         answer = self.platform().register(None if self._by_certificate else token)
         if answer.value and answer.value.certificate and answer.value.lifetime_s is None:
             return replace(answer, value=replace(answer.value, lifetime_s=ASK_AGAIN_S))
         return answer
 
-    def platform(self) -> Platform:
+    def platform(self) -> PlatformClient:
         """The platform itself, for the calls that only it knows."""
         mine, files = self.settings.platform, self.settings.identity
         certificate = (files.certificate_file, files.key_file) if self._by_certificate else (None, None)
         assert mine.instance is not None  # `missing` says so first
-        trust = Trust(mine.ca_file, *certificate, proxy=parse_proxy(mine.proxy))
-        return Platform(mine.instance, trust, mine.timeout_s, self.waiting)
+        trust = TrustedAuthorities(mine.ca_file, *certificate, proxy=parse_proxy(mine.proxy))
+        return PlatformClient(mine.instance, trust, mine.timeout_s, self.waiting)
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class ByConnectionString:
 
     def register(
         self, token: Secret | None, server_clock: ServerClock = ServerClock()
-    ) -> Answer[Registration]:
+    ) -> PlatformAnswer[Registration]:
         text = self._text()
         try:
             known = connection_string.parse(text.reveal() if text else "")
@@ -173,9 +173,9 @@ class ByConnectionString:
             if known.key is not None and server_clock.doubted:
                 server_s = _asked_for_time(known.hub_host, self.settings, self.waiting)
             now_s = _signing_time_s(server_s, server_clock, self.clock)
-            return Answer(Outcome.OK, self._registration(known, now_s), server_s=server_s)
+            return PlatformAnswer(Outcome.OK, self._registration(known, now_s), server_s=server_s)
         except ValueError as exc:
-            return Answer(Outcome.BAD_REQUEST, reason=str(exc))
+            return PlatformAnswer(Outcome.BAD_REQUEST, reason=str(exc))
 
     def _registration(self, known: connection_string.ConnectionString, now_s: float) -> Registration:
         host, device = known.hub_host, known.device_id
@@ -221,7 +221,7 @@ class ByDps:
 
     def register(
         self, token: Secret | None, server_clock: ServerClock = ServerClock()
-    ) -> Answer[Registration]:
+    ) -> PlatformAnswer[Registration]:
         mine = self.settings.identity
         try:
             key, server_s = self._key(), None
@@ -230,21 +230,23 @@ class ByDps:
             now_s = _signing_time_s(server_s, server_clock, self.clock)
             found = dps.assign(self._question(key, now_s - self.clock.wall_s()), self.waiting)
             if not found.outcome.good:
-                return Answer(found.outcome, reason=found.reason, server_s=server_s)
+                return PlatformAnswer(found.outcome, reason=found.reason, server_s=server_s)
             host, device = found.hub_host, found.device_id
             if key is None:
                 files = (str(mine.certificate_file), str(mine.key_file))
-                return Answer(Outcome.OK, Registration(host, device, ASK_AGAIN_S, None, files))
+                return PlatformAnswer(Outcome.OK, Registration(host, device, ASK_AGAIN_S, None, files))
             sas = connection_string.sign(host, device, key, int(now_s + mine.sas_lifetime_s))
-            return Answer(Outcome.OK, Registration(host, device, mine.sas_lifetime_s, sas), server_s=server_s)
+            return PlatformAnswer(
+                Outcome.OK, Registration(host, device, mine.sas_lifetime_s, sas), server_s=server_s
+            )
         except ValueError as exc:
-            return Answer(Outcome.BAD_REQUEST, reason=str(exc))
+            return PlatformAnswer(Outcome.BAD_REQUEST, reason=str(exc))
 
-    def _question(self, key: Secret | None, ahead_s: float) -> dps.Question:
+    def _question(self, key: Secret | None, ahead_s: float) -> dps.DpsRequest:
         mine = self.settings.identity
         files = (None, None) if key else (mine.certificate_file, mine.key_file)
         ca_file = self.settings.platform.ca_file
-        return dps.Question(
+        return dps.DpsRequest(
             mine.dps_host,
             mine.dps_id_scope or "",
             self._registration_id() or "",
@@ -275,7 +277,7 @@ def _asked_for_time(host: str, settings: Settings, waiting: Waiting) -> float | 
     """What time it is at the hub, or at the provisioning service."""
     ca_file = settings.upload.ca_file or settings.platform.ca_file
     proxy = parse_proxy(settings.upload.proxy or settings.platform.proxy)
-    return server_time_s(host, settings.upload.https_port, Trust(ca_file, proxy=proxy), waiting)
+    return server_time_s(host, settings.upload.https_port, TrustedAuthorities(ca_file, proxy=proxy), waiting)
 
 
 def _signing_time_s(server_s: float | None, known: ServerClock, ours: Clock) -> float:

@@ -12,14 +12,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from runtime.adapters.identity.values import Hub, Identity, Token, mark
+from runtime.adapters.identity.values import HubAssignment, IdentityRecord, Token, mark
 from runtime.adapters.identity.vault import REMEDY, Keys
 from runtime.core.backoff import LONGEST_RETRY_AFTER_S
 from runtime.core.identity.enrolment import Enrolment
-from runtime.core.identity.enrolment import Phase as EnrolmentPhase
+from runtime.core.identity.enrolment import EnrolmentState as EnrolmentPhase
 from runtime.core.identity.escalation import Task
 from runtime.core.identity.platform_answer import Outcome, Registration
-from runtime.core.identity.renewal import Life, Pace
+from runtime.core.identity.renewal import Life, RetryPace
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret, fits_header
 from runtime.errors import NeedsHuman
@@ -55,14 +55,14 @@ def _sound(kind: str, secret: Secret | None, *, opened: bool) -> bool:
     return kind == "sas" or not secret or fits_header(secret)
 
 
-def read_all(db: sqlite3.Connection, keys: Keys) -> Identity:
+def read_all(db: sqlite3.Connection, keys: Keys) -> IdentityRecord:
     """Everything."""
     tokens = tokens_of(db, keys)
     kept = [kind for (kind,) in db.execute("SELECT typeof(text) FROM tokens WHERE text <> ''").fetchall()]
     facts = _facts(db)
     found = _rows(db, "SELECT * FROM hub WHERE host <> ''")
     hub = _hub(found[0]) if found and facts.get("hub_mark") in (None, _hub_mark(found[0])) else None
-    return Identity(
+    return IdentityRecord(
         enrolment_of(db),
         tokens.get("registration"),
         tokens.get("parent"),
@@ -126,10 +126,10 @@ def _token(row: sqlite3.Row, keys: Keys) -> Token:
     return Token(opened.secret, life, serial, opened.as_wanted, *origin)
 
 
-def _hub(row: sqlite3.Row) -> Hub:
+def _hub(row: sqlite3.Row) -> HubAssignment:
     paths = [Path(text) if (text := _text(row, name)) else None for name in ("certificate", "key")]
     generation = int(_number(row, "generation"))
-    return Hub(_text(row, "host"), _text(row, "device_id"), generation, paths[0], paths[1])
+    return HubAssignment(_text(row, "host"), _text(row, "device_id"), generation, paths[0], paths[1])
 
 
 def _hub_mark(row: Mapping[str, Any] | sqlite3.Row) -> float:
@@ -137,21 +137,21 @@ def _hub_mark(row: Mapping[str, Any] | sqlite3.Row) -> float:
     return mark(repr([row[name] for name in _HUB]))
 
 
-def paces_of(db: sqlite3.Connection) -> dict[Task, Pace]:
+def paces_of(db: sqlite3.Connection) -> dict[Task, RetryPace]:
     """What the failures of each task demand."""
     known = {task.value: task for task in Task}
     found = _rows(db, "SELECT * FROM paces")
     return {known[row["task"]]: _pace(row) for row in found if row["task"] in known}
 
 
-def _pace(row: sqlite3.Row) -> Pace:
+def _pace(row: sqlite3.Row) -> RetryPace:
     failures = max(0, int(_number(row, "failures")))
     pause_s = _pause_s(row)
     asked_s = pause_s  # a reader may be faster than the writer that brings it to our schema
     if "asked_s" in row.keys():  # noqa: SIM118 - a Row is no mapping
         asked_s = min(max(_number(row, "asked_s"), 0.0), pause_s)
     told = _outcome(row, "outcome"), _text(row, "reason")
-    return Pace(failures, _at(row), pause_s, *told, asked_s, _count(row, "refusals"))
+    return RetryPace(failures, _at(row), pause_s, *told, asked_s, _count(row, "refusals"))
 
 
 def enrolment_of(db: sqlite3.Connection) -> Enrolment:
@@ -218,7 +218,7 @@ def _life(life: Life) -> tuple[Any, ...]:
     return (life.lifetime_s, life.age_s, life.draw, *moment(life.received))
 
 
-def put_pace(db: sqlite3.Connection, task: Task, pace: Pace | None) -> None:
+def put_pace(db: sqlite3.Connection, task: Task, pace: RetryPace | None) -> None:
     """Keep what the failures of `task` demand; None: they are over."""
     db.execute("DELETE FROM paces WHERE task = ?", (task.value,))
     if pace is not None and pace.at is not None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from loguru import logger
 
 from runtime.core.secret import Secret, fits_header
-from runtime.settings import Platform
+from runtime.settings import PlatformSettings
 
 CREDENTIAL = "provisioning-token"
 """Name of the systemd credential (`LoadCredential=provisioning-token:...`)."""
@@ -22,7 +22,7 @@ CREDENTIAL = "provisioning-token"
 MAX_BYTES = 65_536
 
 
-class Lack(StrEnum):
+class MissingSecret(StrEnum):
     """Why a place holds no token: what a person has to do differs."""
 
     MISSING = "missing"
@@ -37,28 +37,28 @@ class SecretSource:
     secret: Secret | None = None
     where: str = ""
     """The path, or the name of the setting or credential."""
-    lack: Lack | None = Lack.MISSING
+    lack: MissingSecret | None = MissingSecret.MISSING
     words: str = ""
     """What is wrong there, without the remedy."""
 
 
-def provisioning_token(settings: Platform, environ: Mapping[str, str] = os.environ) -> Secret | None:
+def provisioning_token(settings: PlatformSettings, environ: Mapping[str, str] = os.environ) -> Secret | None:
     """The Provisioning Token in force now, or None where none is to be had."""
     return provisioning_source(settings, environ).secret
 
 
-def registration_token(settings: Platform, environ: Mapping[str, str] = os.environ) -> Secret | None:
+def registration_token(settings: PlatformSettings, environ: Mapping[str, str] = os.environ) -> Secret | None:
     """The Registration Token made by hand that is there now, if any."""
     return registration_source(settings, environ).secret
 
 
-def provisioning_source(settings: Platform, environ: Mapping[str, str] = os.environ) -> SecretSource:
+def provisioning_source(settings: PlatformSettings, environ: Mapping[str, str] = os.environ) -> SecretSource:
     """Where the Provisioning Token comes from, and whether it is there."""
     mine = settings.provisioning_token, settings.provisioning_token_file
     return _sendable(look(*mine, CREDENTIAL, environ), "platform.provisioning_token")
 
 
-def registration_source(settings: Platform, environ: Mapping[str, str] = os.environ) -> SecretSource:
+def registration_source(settings: PlatformSettings, environ: Mapping[str, str] = os.environ) -> SecretSource:
     """Where a Registration Token made by hand comes from, and whether it is there."""
     mine = settings.registration_token, settings.registration_token_file
     return _sendable(look(*mine, "registration-token", environ), "platform.registration_token")
@@ -89,7 +89,7 @@ def _sendable(source: SecretSource, setting: str) -> SecretSource:
         return source
     _warn_unsendable(source.where)
     words = f"{source.where} holds no token: it is not one word of printable ASCII"
-    return replace(source, secret=None, lack=Lack.GARBLED, words=words)
+    return replace(source, secret=None, lack=MissingSecret.GARBLED, words=words)
 
 
 def fingerprint(token: Secret | None) -> str | None:
@@ -133,14 +133,14 @@ def _in_file(path: Path) -> SecretSource:
     try:
         content = _content(path)
         if content is None:
-            return SecretSource(None, where, Lack.UNREADABLE, f"{where} is not a regular file")
+            return SecretSource(None, where, MissingSecret.UNREADABLE, f"{where} is not a regular file")
         text = content.decode("utf-8-sig").strip()
     except (FileNotFoundError, NotADirectoryError):
-        return SecretSource(None, where, Lack.MISSING, f"{where} is not there")
+        return SecretSource(None, where, MissingSecret.MISSING, f"{where} is not there")
     except OSError as exc:
-        return SecretSource(None, where, Lack.UNREADABLE, f"{where} cannot be read: {exc.strerror}")
+        return SecretSource(None, where, MissingSecret.UNREADABLE, f"{where} cannot be read: {exc.strerror}")
     except UnicodeDecodeError:
-        return SecretSource(None, where, Lack.GARBLED, f"{where} holds no token: it is not text")
+        return SecretSource(None, where, MissingSecret.GARBLED, f"{where} holds no token: it is not text")
     if not text:
-        return SecretSource(None, where, Lack.MISSING, f"{where} is empty")
+        return SecretSource(None, where, MissingSecret.MISSING, f"{where} is empty")
     return SecretSource(Secret(text), where, None)

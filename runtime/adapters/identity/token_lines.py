@@ -26,7 +26,7 @@ from runtime.adapters.identity.vault import Keys
 from runtime.core.identity import enrolment
 from runtime.core.identity.escalation import Task
 from runtime.core.identity.platform_answer import Outcome
-from runtime.core.identity.renewal import FORMER_PAUSE_S, Pace
+from runtime.core.identity.renewal import FORMER_PAUSE_S, RetryPace
 from runtime.core.moment import Moment
 
 _IN_FORCE = ("registration", "parent")
@@ -92,7 +92,7 @@ def proven(db: sqlite3.Connection, keys: Keys, host: str | None) -> None:
     if token.host is None and host is not None:
         rows.put_token(db, keys, "registration", replace(token, host=host))
     record = rows.enrolment_of(db)
-    if record.begun and record.phase is enrolment.Phase.PROVISIONED:
+    if record.begun and record.phase is enrolment.EnrolmentState.PROVISIONED:
         rows.put_enrolment(db, replace(record, begun=0))
 
 
@@ -118,7 +118,7 @@ def _put_to_rest(db: sqlite3.Connection, keys: Keys, now: Moment) -> None:
     for kind, token in zip(_AT_REST, line.values(), strict=False):
         rows.put_token(db, keys, kind, token)
     refused = rows.fact(db, "token_refused")
-    pace = Pace(1, now, FORMER_PAUSE_S, Outcome.UNAUTHORIZED, _REFUSED) if refused else None
+    pace = RetryPace(1, now, FORMER_PAUSE_S, Outcome.UNAUTHORIZED, _REFUSED) if refused else None
     rows.put_pace(db, Task.REGISTER_FORMER, pace)
 
 

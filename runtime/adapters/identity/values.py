@@ -12,7 +12,7 @@ from runtime.core.identity import connection_string, renewal
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.identity.enrolment import Enrolment
 from runtime.core.identity.escalation import Task
-from runtime.core.identity.renewal import Held, Life, Pace
+from runtime.core.identity.renewal import CredentialState, Life, RetryPace
 from runtime.core.moment import CLOCK_SET_BY_S, Moment
 from runtime.core.secret import Secret
 from runtime.errors import NeedsHuman
@@ -50,7 +50,7 @@ class Token:
 
 
 @dataclass(frozen=True)
-class Hub:
+class HubAssignment:
     """The connection that is in force."""
 
     host: str
@@ -61,15 +61,15 @@ class Hub:
 
 
 @dataclass(frozen=True)
-class Identity:
+class IdentityRecord:
     """Everything in the database, read in one snapshot."""
 
     enrolment: Enrolment
     registration: Token | None = None
     parent: Token | None = None
     sas: Token | None = None
-    hub: Hub | None = None
-    paces: Mapping[Task, Pace] | None = None
+    hub: HubAssignment | None = None
+    paces: Mapping[Task, RetryPace] | None = None
     token_refused: bool = False
     skew_s: float | None = None
     """Server's clock minus ours, as last seen; `skew` says whether it still counts."""
@@ -127,10 +127,10 @@ class Identity:
             return not self.in_force.is_for(host)
         return self.former is not None and self.former.is_for(host) and not self.former_refused
 
-    def held(self, now: Moment) -> Held:
+    def held(self, now: Moment) -> CredentialState:
         """What the decisions look at, as far as the disk tells."""
         registration, sas = self.registration, self.sas
-        return Held(
+        return CredentialState(
             registration.life if registration else None,
             self.parent is not None,
             sas.life if sas else None,

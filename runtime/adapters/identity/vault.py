@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from runtime.adapters.identity.token_files import secret_from
 from runtime.core.secret import Secret
 from runtime.errors import NeedsHuman
-from runtime.settings import Identity
+from runtime.settings import IdentitySettings
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -98,7 +98,7 @@ class Vault:
     key_file: Path | None = None
 
     @classmethod
-    def of(cls, settings: Identity) -> Vault:
+    def of(cls, settings: IdentitySettings) -> Vault:
         """As the configuration has it."""
         return cls(settings.encrypt, settings.encryption_key_file)
 

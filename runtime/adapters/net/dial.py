@@ -39,7 +39,7 @@ _SLICE_S = 0.1
 _MOST_REMEMBERED = 256
 
 
-class Address(NamedTuple):
+class PeerAddress(NamedTuple):
     """One address of a name, as `socket` wants it."""
 
     family: int
@@ -80,7 +80,7 @@ _failed_s: dict[tuple[Any, ...], float] = {}
 """Host and port of an address -> when it failed last. Written by several threads, one key at a time."""
 
 
-def _ordered(addresses: list[Address]) -> list[Address]:
+def _ordered(addresses: list[PeerAddress]) -> list[PeerAddress]:
     """Families in turn; behind them what failed lately, the longest ago first."""
     first = addresses[0].family
     ours = [one for one in addresses if one.family == first]
@@ -90,7 +90,7 @@ def _ordered(addresses: list[Address]) -> list[Address]:
     if len(_failed_s) > _MOST_REMEMBERED:
         _failed_s.clear()
 
-    def failed_s(address: Address) -> float:
+    def failed_s(address: PeerAddress) -> float:
         at_s = _failed_s.get(address.sockaddr[:2])
         return at_s if at_s is not None and now - at_s < DEMOTED_S else 0.0
 
@@ -102,7 +102,7 @@ class _Race:
 
     def __init__(
         self,
-        addresses: list[Address],
+        addresses: list[PeerAddress],
         deadline_s: float,
         abandoned: Callable[[], bool],
         segment_bytes: int | None,
@@ -113,7 +113,7 @@ class _Race:
         self._segment_bytes = segment_bytes
         left_s = max(0.0, deadline_s - time.monotonic())
         self._stagger_s = min(STAGGER_S, left_s / (2 * len(addresses)))  # the last one needs time, too
-        self._running: dict[socket.socket, Address] = {}
+        self._running: dict[socket.socket, PeerAddress] = {}
         self._codes: list[int] = []
         self._names = ", ".join(str(one.sockaddr[0]) for one in addresses[:4])
 
@@ -143,7 +143,7 @@ class _Race:
             finally:
                 self._close_the_rest()
 
-    def _begin(self, address: Address, selector: selectors.BaseSelector) -> None:
+    def _begin(self, address: PeerAddress, selector: selectors.BaseSelector) -> None:
         try:
             sock = socket.socket(address.family, socket.SOCK_STREAM, address.protocol)
         except OSError as exc:  # a machine without this family
@@ -172,7 +172,7 @@ class _Race:
         assert isinstance(sock, socket.socket)
         return sock
 
-    def _failed(self, address: Address, code: int) -> None:
+    def _failed(self, address: PeerAddress, code: int) -> None:
         self._codes.append(code)
         demote(address.sockaddr)
 
@@ -194,7 +194,7 @@ class _Lookup:
         self._asked = host, port
         self.done = threading.Event()
         self.ended_s = 0.0
-        self._addresses: list[Address] = []
+        self._addresses: list[PeerAddress] = []
         self._error: OSError | None = None
         start_thread(self._run, "lookup")
 
@@ -209,7 +209,7 @@ class _Lookup:
             self.ended_s = time.monotonic()
             self.done.set()
 
-    def result(self) -> list[Address]:
+    def result(self) -> list[PeerAddress]:
         if self._error is not None:
             raise type(self._error)(*self._error.args)  # an exception of its own for each caller
         if not self._addresses:
@@ -221,7 +221,7 @@ _lookups: dict[tuple[str, int], _Lookup] = {}
 _lookups_lock = threading.Lock()
 
 
-def _look_up(host: str, port: int, deadline_s: float, abandoned: Callable[[], bool]) -> list[Address]:
+def _look_up(host: str, port: int, deadline_s: float, abandoned: Callable[[], bool]) -> list[PeerAddress]:
     with contextlib.suppress(socket.gaierror, UnicodeError):
         return _resolve(host, port, socket.AI_NUMERICHOST)  # no name server is asked
     began_s = time.monotonic()
@@ -243,6 +243,6 @@ def _look_up(host: str, port: int, deadline_s: float, abandoned: Callable[[], bo
     return lookup.result()
 
 
-def _resolve(host: str, port: int, flags: int = 0) -> list[Address]:
+def _resolve(host: str, port: int, flags: int = 0) -> list[PeerAddress]:
     found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM, 0, flags)
-    return [Address(family, protocol, sockaddr) for family, _, protocol, _, sockaddr in found]
+    return [PeerAddress(family, protocol, sockaddr) for family, _, protocol, _, sockaddr in found]

@@ -24,7 +24,7 @@ from requests.auth import AuthBase
 from runtime.adapters.net.cuttable import Cutter, cuttable
 from runtime.adapters.net.proxies import ProxyTrouble
 from runtime.adapters.net.reasons import all_causes, reason_at
-from runtime.adapters.net.tls_options import SLICE_S, Trust, UnusableFile, Waiting, wrong_time
+from runtime.adapters.net.tls_options import SLICE_S, TrustedAuthorities, UnusableFile, Waiting, wrong_time
 from runtime.adapters.process.threads import start_thread
 from runtime.core.identity.platform_answer import Outcome
 from runtime.core.secret import Secret
@@ -62,14 +62,14 @@ class _DeviceToken(AuthBase):
         return request
 
 
-class Session(requests.Session):
+class HttpsSession(requests.Session):
     """Sees no redirect in any answer: to prepare for one it reads the whole body, however long that is."""
 
     def get_redirect_target(self, resp: requests.Response) -> None:
         return None
 
 
-class Line(HTTPAdapter):
+class HttpsConnection(HTTPAdapter):
     """Few connections, which its `cutter` can end."""
 
     def __init__(self) -> None:
@@ -96,12 +96,12 @@ def request(
     url: str,
     body: bytes,
     token: Secret | None,
-    trust: Trust,
+    trust: TrustedAuthorities,
     timeout_s: float,
     waiting: Waiting = lambda: False,
 ) -> Reply | Failure:
     """Send one request and return the whole reply within `timeout_s`, or why not."""
-    line, found, done = Line(), list[Reply | Failure](), threading.Event()
+    line, found, done = HttpsConnection(), list[Reply | Failure](), threading.Event()
     deadline_s = time.monotonic() + timeout_s
 
     def work() -> None:
@@ -126,17 +126,17 @@ def request(
 
 
 def _exchange(
-    line: Line,
+    line: HttpsConnection,
     method: str,
     url: str,
     body: bytes,
     token: Secret | None,
-    trust: Trust,
+    trust: TrustedAuthorities,
     timeout_s: float,
     deadline_s: float,
 ) -> Reply | Failure:
     try:
-        with Session() as session:
+        with HttpsSession() as session:
             trust.check()
             line.authorities = trust.authorities()
             session.mount("https://", line)

@@ -31,7 +31,7 @@ HTTPS_PORT = 443
 
 
 @dataclass(frozen=True)
-class Way:
+class ProbeRoute:
     """How to get to one host, and whom to believe there."""
 
     host: str
@@ -42,7 +42,7 @@ class Way:
     """Where a proxy that fails is to be corrected."""
 
 
-class Network:
+class NetworkProbe:
     """One round of looking at it."""
 
     def __init__(self, settings: Settings) -> None:
@@ -65,7 +65,7 @@ class Network:
         if proxy is None and mode != "dps":
             proxy, setting = _from_environment(host), "HTTPS_PROXY"
         yield _proxy(proxy, setting)
-        way = Way(host, port or HTTPS_PORT, platform.ca_file, proxy, setting)
+        way = ProbeRoute(host, port or HTTPS_PORT, platform.ca_file, proxy, setting)
         yield self._look(
             f"{'service' if mode == 'dps' else 'platform'} {host}:{way.port}", way, clock=mode != "dps"
         )
@@ -78,10 +78,10 @@ class Network:
         if upload.proxy:
             yield _proxy(proxy, setting)
         ca_file, port = upload.ca_file or platform.ca_file, self._mqtt_port()
-        messages = self._look(f"hub {host}:{port}", Way(host, port, ca_file, proxy, setting))
+        messages = self._look(f"hub {host}:{port}", ProbeRoute(host, port, ca_file, proxy, setting))
         files = self._look(
             f"files {host}:{upload.https_port}",
-            Way(host, upload.https_port, ca_file, proxy, setting),
+            ProbeRoute(host, upload.https_port, ca_file, proxy, setting),
             clock=True,
         )
         if messages.verdict == "error" and files.verdict != "error" and not upload.websockets:
@@ -98,7 +98,7 @@ class Network:
     def _mqtt_port(self) -> int:
         return HTTPS_PORT if self._settings.upload.websockets else MQTT_PORT
 
-    def _look(self, name: str, way: Way, *, clock: bool = False) -> Check:
+    def _look(self, name: str, way: ProbeRoute, *, clock: bool = False) -> Check:
         """Name, port and certificate; where HTTP is spoken, the clock too."""
         try:
             context = ssl.create_default_context(cadata=authorities(way.ca_file) if way.ca_file else None)
@@ -138,7 +138,7 @@ def _proxy(proxy: Proxy | None, setting: str) -> Check:
     return Check("proxy", "ok", f"{proxy} answers, by {setting}")
 
 
-def _why_unreachable(exc: OSError, way: Way) -> tuple[str, str]:
+def _why_unreachable(exc: OSError, way: ProbeRoute) -> tuple[str, str]:
     """What is wrong, and what helps."""
     if isinstance(exc, ProxyTrouble):
         return f"no way through the {way.proxy}: {in_words(exc)}", f"check {way.setting}, user and password"

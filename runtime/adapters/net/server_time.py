@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from runtime.adapters.net.tls_options import Trust, Waiting
+from runtime.adapters.net.tls_options import TrustedAuthorities, Waiting
 from runtime.core.identity import lifetime
 
 DEADLINE_S = 10.0
 
 
-def server_time_s(host: str, port: int, trust: Trust, waiting: Waiting = lambda: False) -> float | None:
+def server_time_s(
+    host: str, port: int, trust: TrustedAuthorities, waiting: Waiting = lambda: False
+) -> float | None:
     """Unix seconds by the server's clock, or None where it cannot be asked. Whatever it answers will do."""
     from runtime.adapters.net import https
 

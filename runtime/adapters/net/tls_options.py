@@ -51,7 +51,7 @@ def authorities(path: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Trust:
+class TrustedAuthorities:
     """Whom we believe, what we show, and how we get there. Paths are read anew for every request."""
 
     ca_file: Path | None = None

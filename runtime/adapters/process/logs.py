@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from loguru import logger
 
 from runtime.core.secret import hide_known
-from runtime.settings import Log
+from runtime.settings import LogSettings
 
 if TYPE_CHECKING:
     from loguru import Message, Record
@@ -33,7 +33,7 @@ def redact(text: str) -> str:
     return _SECRETS.sub(lambda m: next(g for g in m.groups() if g) + "***", hide_known(text))
 
 
-def configure(worker: str, settings: Log) -> None:
+def configure(worker: str, settings: LogSettings) -> None:
     """Send everything this process logs to stderr, in the form its reader needs."""
     text = settings.format == "text" or (settings.format == "auto" and sys.stderr.isatty())
     logger.remove()

@@ -127,7 +127,7 @@ def read_status(path: Path) -> dict[str, Any] | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class StatusRecord:
     """What a worker said, for whoever shows it: what is missing or has the wrong type is None or empty."""
 
     said: Mapping[str, Any]
@@ -154,9 +154,9 @@ class Words:
         found = self.said.get(name)
         return [part for part in found if isinstance(part, dict)] if isinstance(found, list) else []
 
-    def part(self, said: Mapping[str, Any]) -> Words:
+    def part(self, said: Mapping[str, Any]) -> StatusRecord:
         """One of them, of the same boot."""
-        return Words(said, self.same_boot)
+        return StatusRecord(said, self.same_boot)
 
     def age_s(self, name: str, now_boot_s: float) -> float | None:
         """Seconds since that moment."""
@@ -164,7 +164,7 @@ class Words:
         return None if moment is None else max(0.0, round(now_boot_s - moment, 1))
 
 
-def last_words(path: Path, boot_id: str) -> Words:
+def last_words(path: Path, boot_id: str) -> StatusRecord:
     """What is in a status file, whoever wrote it."""
     said = read_status(path) or {}
-    return Words(said, said.get("boot_id") == boot_id)
+    return StatusRecord(said, said.get("boot_id") == boot_id)

@@ -13,7 +13,7 @@ from pathlib import Path
 from loguru import logger
 
 from runtime.adapters.process.clock import Clock
-from runtime.core.ingest.read_errors import Block, Look, Unreadable, Verdict
+from runtime.core.ingest.read_errors import Block, Look, ReadVerdict, UnreadableBlocks
 from runtime.core.settlement import to_ranges
 
 BLOCK_BYTES = 4_096
@@ -22,13 +22,13 @@ CHUNKS_AT_ONCE = 8
 """In a turn of ingest, which answers producers in between."""
 
 
-class Examiner:
+class DiskProbe:
     """Of one store, wherever its files lie: in their place, or set aside for a salvage."""
 
     def __init__(self, files: Sequence[Path], clock: Clock) -> None:
         self._clock = clock
         self._files = files
-        self._seen = Unreadable()
+        self._seen = UnreadableBlocks()
         self._look: Iterator[Look | None] | None = None
 
     @property
@@ -43,12 +43,12 @@ class Examiner:
         if self.due():
             self._look = look(self._files)
 
-    def go_on(self) -> Verdict:
+    def go_on(self) -> ReadVerdict:
         """A slice of the look; at its end what it means."""
         assert self._look is not None
         found = next(self._look)
         if found is None:
-            return Verdict()
+            return ReadVerdict()
         self._look = None
         if found.unreadable:
             logger.bind(blocks=named(found.unreadable), readable=found.readable).error(

@@ -34,7 +34,7 @@ from runtime.adapters.salvage.disk_probe import look, named
 from runtime.adapters.store.errors import StoreFull, StoreUnavailable, StoreUnreadable, translated
 from runtime.adapters.store.keyless_names import create_lives, read_names
 from runtime.adapters.store.wal import cut_mark
-from runtime.core.ingest.row_repair import MENDED, Messages, is_id
+from runtime.core.ingest.row_repair import MENDED, RowRepair, is_id
 
 FOLDER = "damaged"
 REPORT = "report.json"
@@ -44,7 +44,7 @@ GAPS_AT_ONCE = 100_000
 
 
 @dataclass
-class Report:
+class SalvageReport:
     """What became of a damaged store."""
 
     reason: str
@@ -120,16 +120,16 @@ def _is_cleared(folder: Path, name: str) -> bool:
     return not any(map(os.path.lexists, ours))
 
 
-def salvage(path: Path, reason: str, unreadable: Sequence[str] = ()) -> Iterator[Report]:
+def salvage(path: Path, reason: str, unreadable: Sequence[str] = ()) -> Iterator[SalvageReport]:
     """All steps, a slice for each `next`; yields the growing report. On StoreError begin again, later."""
     try:
-        yield from _salvage(path, Report(reason, unreadable=unreadable))
+        yield from _salvage(path, SalvageReport(reason, unreadable=unreadable))
     except OSError as exc:
         kind = StoreFull if exc.errno in (errno.ENOSPC, errno.EDQUOT) else StoreUnavailable
         raise kind(f"the damaged store cannot be salvaged now: {exc.strerror}") from exc
 
 
-def _salvage(path: Path, report: Report) -> Iterator[Report]:
+def _salvage(path: Path, report: SalvageReport) -> Iterator[SalvageReport]:
     set_aside(path)
     fresh_path = path.with_name(f"{path.name}.salvage")
     _remove(fresh_path)
@@ -152,7 +152,7 @@ def _remove(fresh_path: Path) -> None:
         leftover.unlink()
 
 
-def _into(fresh_path: Path, path: Path, report: Report) -> Iterator[Report]:
+def _into(fresh_path: Path, path: Path, report: SalvageReport) -> Iterator[SalvageReport]:
     """Steps 2 and 3, but for the new name."""
     with translated():
         fresh = sqlite3.connect(fresh_path, isolation_level=None)
@@ -167,7 +167,9 @@ def _into(fresh_path: Path, path: Path, report: Report) -> Iterator[Report]:
             fresh.close()
 
 
-def _little_by_little_to_the_disk(fresh_path: Path, copying: Iterator[Report]) -> Iterator[Report]:
+def _little_by_little_to_the_disk(
+    fresh_path: Path, copying: Iterator[SalvageReport]
+) -> Iterator[SalvageReport]:
     """All at once at the end might take a slow disk longer than a worker may be silent."""
     synced_bytes = 0
     for report in copying:
@@ -178,7 +180,7 @@ def _little_by_little_to_the_disk(fresh_path: Path, copying: Iterator[Report]) -
         yield report
 
 
-def _was_no_weather(path: Path, report: Report) -> Iterator[Report]:
+def _was_no_weather(path: Path, report: SalvageReport) -> Iterator[SalvageReport]:
     """What was lost must be damaged: were it only the disk that does not give it back, that might pass."""
     if report.lost_ranges and not report.unreadable:
         for found in look(files(path)):
@@ -201,7 +203,7 @@ def finish(path: Path) -> None:
                 aside.rename(folder / f"{path.name}.salvaged{suffix}")
 
 
-def _copy(old: DamagedStore, fresh: sqlite3.Connection, report: Report) -> Iterator[Report]:
+def _copy(old: DamagedStore, fresh: sqlite3.Connection, report: SalvageReport) -> Iterator[SalvageReport]:
     from runtime.adapters.store.schema import migrate  # late: sqlite-utils only where it is needed
 
     fresh.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -239,12 +241,12 @@ def _copy(old: DamagedStore, fresh: sqlite3.Connection, report: Report) -> Itera
         yield from _name_gaps(fresh, report, next_id)
 
 
-def _messages(fresh: sqlite3.Connection, table: str) -> Messages:
+def _messages(fresh: sqlite3.Connection, table: str) -> RowRepair:
     columns = fresh.execute(f"PRAGMA table_info({table})").fetchall()
-    return Messages([name for _, name, *_ in columns], {name for _, name, _, never, *_ in columns if never})
+    return RowRepair([name for _, name, *_ in columns], {name for _, name, _, never, *_ in columns if never})
 
 
-def _name_gaps(fresh: sqlite3.Connection, report: Report, next_id: int) -> Iterator[Report]:
+def _name_gaps(fresh: sqlite3.Connection, report: SalvageReport, next_id: int) -> Iterator[SalvageReport]:
     """A damaged page may hide rows and look sound: then whatever id is not there may be theirs."""
     gaps: list[tuple[int, int]] = []
     awaited = 1
@@ -277,7 +279,7 @@ def _insert(fresh: sqlite3.Connection, table: str, rows: Sequence[Sequence[Any]]
     return kept
 
 
-def _tell_of(fresh: sqlite3.Connection, messages: Messages) -> None:
+def _tell_of(fresh: sqlite3.Connection, messages: RowRepair) -> None:
     """The tables about them. Messages whose stream or boot row is lost keep its number, without a name."""
     _insert(fresh, "streams", [(number, None, None) for number in messages.streams])
     _insert(fresh, "boots", [(number, f"lost-{number}") for number in messages.boots])
@@ -286,7 +288,7 @@ def _tell_of(fresh: sqlite3.Connection, messages: Messages) -> None:
     _insert(fresh, "levels", levels)
 
 
-def _carry_counters(old: DamagedStore, fresh: sqlite3.Connection, report: Report, highest: int) -> int:
+def _carry_counters(old: DamagedStore, fresh: sqlite3.Connection, report: SalvageReport, highest: int) -> int:
     """Ids and stream numbers go on above everything ever given. Returns the next id."""
     ((producers,),) = fresh.execute("SELECT count(*) FROM producers").fetchall()
     ((streams,),) = fresh.execute("SELECT coalesce(max(id), 0) FROM streams").fetchall()

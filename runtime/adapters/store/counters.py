@@ -8,7 +8,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runtime.adapters.store.statements import SIZE
-from runtime.core.ingest.quota import EARLIER, NOTHING, TOP_PRIORITY, Amount, Levels, Policy, countable
+from runtime.core.ingest.quota import (
+    EARLIER,
+    NOTHING,
+    TOP_PRIORITY,
+    Amount,
+    Levels,
+    OverflowPolicy,
+    countable,
+)
 from runtime.core.message import StreamName
 from runtime.core.settlement import to_ranges
 
@@ -24,7 +32,7 @@ EVICTIONS_REMEMBERED = 10_000
 """More than upload has in hand."""
 DISCARDED = "discarded"
 """Of messages in quarantine that an operator gave up: they were counted when they were set aside."""
-POLICIES = frozenset(policy.value for policy in Policy if policy is not Policy.REJECT)
+POLICIES = frozenset(policy.value for policy in OverflowPolicy if policy is not OverflowPolicy.REJECT)
 """Reasons of messages that were dropped for want of room."""
 Evicted = tuple[int, int, int, str]
 """Stream, priority, bytes and reason of a message that was dropped for want of room."""
@@ -91,7 +99,7 @@ def without(
 
 
 @dataclass
-class Books:
+class StoreCounters:
     """What a commit will have changed; thrown away when it fails."""
 
     next_id: int
@@ -212,7 +220,7 @@ class Evictions:
         """Which of these were dropped."""
         return [(number, self._dropped[number]) for number in set(ids) & self._dropped.keys()]
 
-    def book(self, books: Books) -> None:
+    def book(self, books: StoreCounters) -> None:
         """A commit stands."""
         for number in books.after_all:
             self._dropped.pop(number, None)
@@ -221,7 +229,7 @@ class Evictions:
             del self._dropped[next(iter(self._dropped))]
 
 
-def overdrawn(books: Books, levels: Levels) -> bool:
+def overdrawn(books: StoreCounters, levels: Levels) -> bool:
     """Whether more leaves than came: what a row says it has is not what it had when it was counted."""
     return any(
         min(levels.get(books.names[number], {}).get(priority, NOTHING).plus(change.amount)) < 0
@@ -230,7 +238,7 @@ def overdrawn(books: Books, levels: Levels) -> bool:
     )
 
 
-def write_changes(db: sqlite3.Connection, books: Books) -> None:
+def write_changes(db: sqlite3.Connection, books: StoreCounters) -> None:
     """What the commit does to the counters of what is stored."""
     db.executemany(
         "INSERT INTO levels (stream, priority, messages, bytes, stored, delivered) "
@@ -241,7 +249,7 @@ def write_changes(db: sqlite3.Connection, books: Books) -> None:
     )
 
 
-def write_losses(db: sqlite3.Connection, books: Books) -> None:
+def write_losses(db: sqlite3.Connection, books: StoreCounters) -> None:
     """What it does to those of what was lost."""
     db.executemany(
         "INSERT INTO losses (stream, reason, messages, bytes, first_id, last_id) "

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from runtime.adapters.process.process import wal_readers
 from runtime.adapters.store.errors import StoreHeld, StoreUnavailable
-from runtime.settings import Store as StoreSettings
+from runtime.settings import StoreSettings as StoreSettings
 
 BALLAST_BYTES = 4_194_304
 WAL_LOOK_BYTES = 8_388_608

@@ -15,9 +15,9 @@ from loguru import logger
 from runtime.adapters.store.holders import Holders
 from runtime.adapters.store.statements import SIZE
 from runtime.core.ingest.admission import EVICTED_AT_ONCE
-from runtime.core.ingest.quota import NOTHING, Amount, Eviction, Policy
+from runtime.core.ingest.quota import NOTHING, Amount, Eviction, OverflowPolicy
 
-Policies = tuple[Policy, frozenset[Policy]]
+Policies = tuple[OverflowPolicy, frozenset[OverflowPolicy]]
 """Of the whole store, and of its streams."""
 
 LOOK_AT_ONCE = 16
@@ -30,9 +30,9 @@ def create_indexes(db: sqlite3.Connection, policies: Policies) -> None:
     """Only a policy that drops pays for finding what to drop."""
     total, streams = policies
     wanted = {
-        "by_priority": ("priority", total is Policy.DROP_LOWEST),
-        "by_stream": ("stream", Policy.DROP_OLDEST in streams),
-        "by_stream_priority": ("stream, priority", Policy.DROP_LOWEST in streams),
+        "by_priority": ("priority", total is OverflowPolicy.DROP_LOWEST),
+        "by_stream": ("stream", OverflowPolicy.DROP_OLDEST in streams),
+        "by_stream_priority": ("stream, priority", OverflowPolicy.DROP_LOWEST in streams),
     }
     there = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
     for name, (columns, needed) in wanted.items():
@@ -69,7 +69,7 @@ def victims(
     owner = eviction.owner
     if owner is None:
         return _victims(db, eviction, streams)
-    lowest = eviction.policy is Policy.DROP_LOWEST
+    lowest = eviction.policy is OverflowPolicy.DROP_LOWEST
     found: list[int] = []
     left = eviction.amount
     for priority in holders.priorities(owner) if lowest else (None,):
@@ -108,7 +108,7 @@ def _victims(db: sqlite3.Connection, eviction: Eviction, streams: Sequence[int] 
     if streams is not None:
         where.append(f"stream IN ({', '.join('?' * len(streams))})")
         values += streams
-    order = "priority, id" if eviction.policy is Policy.DROP_LOWEST else "id"
+    order = "priority, id" if eviction.policy is OverflowPolicy.DROP_LOWEST else "id"
     query = f"SELECT id, {SIZE} FROM messages WHERE {' AND '.join(where)} ORDER BY {order} LIMIT ?"  # noqa: S608
     most = max(eviction.amount.messages, EVICTED_AT_ONCE)
     while True:  # where an index found no room SQLite sorts in memory, but never more than it is asked for

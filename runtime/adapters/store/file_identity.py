@@ -16,7 +16,7 @@ from pathlib import Path
 from runtime.adapters.store.errors import StoreUnavailable
 
 
-class Place:
+class FileIdentity:
     """The database, its WAL and the index of that, as they are now."""
 
     def __init__(self, path: Path) -> None:

@@ -17,7 +17,7 @@ from runtime.adapters.process import checksummed_line
 SAVE_EVERY_S = 60.0
 
 
-class IdsGiven:
+class IdWatermark:
     """The file `state/ids-given`, and what this process knows beyond it."""
 
     def __init__(self, path: Path) -> None:

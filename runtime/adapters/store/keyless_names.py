@@ -57,7 +57,7 @@ def create_lives(db: sqlite3.Connection) -> None:
     db.execute(_CREATE)
 
 
-class Life:
+class StoreLife:
     """This one, within the transactions of others."""
 
     def __init__(self, db: sqlite3.Connection) -> None:

@@ -9,7 +9,7 @@ import json
 import sqlite3
 from collections.abc import Sequence
 
-from runtime.adapters.store.counters import Books
+from runtime.adapters.store.counters import StoreCounters
 from runtime.adapters.store.keyless_names import read_names
 from runtime.adapters.store.statements import COLUMNS, IN, SIZE, SOUND_COLUMNS
 from runtime.core.ingest.admission import EVICTED_AT_ONCE, ROW_OVERHEAD_BYTES
@@ -61,7 +61,7 @@ class Quarantine:
             return []
         return self._changed(f"DELETE FROM quarantine WHERE id IN {IN}", (json.dumps(ids),), -1)  # noqa: S608
 
-    def requeue(self, ids: Sequence[int], books: Books, store: str) -> None:
+    def requeue(self, ids: Sequence[int], books: StoreCounters, store: str) -> None:
         """Put them at the end of the messages, under a new id and still under the name the hub may know.
 
         Without their ttl, which may long be over, and without what their file was when it was taken: the
@@ -82,7 +82,7 @@ class Quarantine:
                 books.returned(stream, priority, size)
         self.discard(ids)
 
-    def trim(self, books: Books) -> None:
+    def trim(self, books: StoreCounters) -> None:
         """Let the oldest messages go, as far as there is too much; the newest one stays, however large."""
         excess = (self._bytes or 0) + self._change - self._most_bytes
         if excess <= 0:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.adapters.store.errors import StoreDamaged, StoreUnavailable, translated
-from runtime.adapters.store.file_identity import Place
+from runtime.adapters.store.file_identity import FileIdentity
 from runtime.adapters.store.keyless_names import LifeNames, read_names
 from runtime.adapters.store.opening import check_readable
 from runtime.core.ingest.quota import TOP_PRIORITY
@@ -44,7 +44,7 @@ class StoreReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._db: sqlite3.Connection | None = None
-        self._place: Place | None = None
+        self._place: FileIdentity | None = None
         self.uuid: str | None = None
         """Which store it is; None until one was open."""
 
@@ -57,7 +57,7 @@ class StoreReader:
             raise StoreUnavailable(f"{self._path} does not exist yet") from exc
         except OSError as exc:
             raise StoreUnavailable(f"{self._path} cannot be read: {exc.strerror}") from exc
-        self._place = Place(self._path)
+        self._place = FileIdentity(self._path)
         with translated():
             db = sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, isolation_level=None, timeout=1.0)
             try:

@@ -6,11 +6,11 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from itertools import chain
 
-from runtime.core.ingest.admission import Row, Values
 from runtime.core.ingest.message_fields import Details
+from runtime.core.ingest.message_rows import MessageRow, Values
 from runtime.core.ingest.quota import LARGEST_BYTES, TEXTS_BYTES
 
-_FIELDS = (*Row._fields, *Details._fields)
+_FIELDS = (*MessageRow._fields, *Details._fields)
 _NEVER_NULL = ("stream", "kind", "priority", "stored_boot_s", "boot", "bytes", "payload")
 
 COLUMNS = ", ".join(_FIELDS)
@@ -37,11 +37,11 @@ def _statement(fields: tuple[str, ...], rows: int = 1) -> str:
     return f"INSERT INTO messages ({', '.join(fields)}) VALUES {', '.join([row] * rows)}"  # noqa: S608  # our own names
 
 
-INSERT = _statement(Row._fields)
+INSERT = _statement(MessageRow._fields)
 """Only what every message has: SQLite takes half the time for it."""
 INSERT_DETAILED = _statement(_FIELDS)
 AT_ONCE = 50
-INSERT_MANY = _statement(Row._fields, AT_ONCE)
+INSERT_MANY = _statement(MessageRow._fields, AT_ONCE)
 """The same for so many: a sixth less for each. SQLite keeps a copy of the last ones until the next come."""
 
 

@@ -25,7 +25,7 @@ LEAST_STRETCH, MOST_STRETCH = 16, 1_024
 """Ids that one statement looks at: time is asked between two."""
 
 
-class LaneReader(StoreReader):
+class UploadReader(StoreReader):
     """Short reads in autocommit, like all reads of the store: of one and the same store."""
 
     _newest = 0

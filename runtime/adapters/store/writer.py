@@ -34,9 +34,9 @@ from runtime.adapters.store.counters import (
     LEAVING,
     QUARANTINED,
     READ_LEVELS,
-    Books,
     Evictions,
     Loss,
+    StoreCounters,
     count_levels,
     overdrawn,
     without,
@@ -52,9 +52,9 @@ from runtime.adapters.store.errors import (
     translated,
 )
 from runtime.adapters.store.evictions import Policies, create_indexes, victims
-from runtime.adapters.store.file_identity import Place
+from runtime.adapters.store.file_identity import FileIdentity
 from runtime.adapters.store.holders import Holders
-from runtime.adapters.store.keyless_names import Life
+from runtime.adapters.store.keyless_names import StoreLife
 from runtime.adapters.store.opening import bring_up_to_date, configure
 from runtime.adapters.store.producer_memory import Known, ProducerMemory
 from runtime.adapters.store.quarantine import MOST_BYTES, Quarantine
@@ -66,7 +66,7 @@ from runtime.adapters.store.vacuum import begin_wal, give_back, spare_bytes, wal
 from runtime.adapters.store.wal import ends_early, write_again
 from runtime.core.ingest.admission import Admission, Stamp, View
 from runtime.core.ingest.protocol import ProducerKey
-from runtime.core.ingest.quota import NOTHING, Amount, Policy
+from runtime.core.ingest.quota import NOTHING, Amount, OverflowPolicy
 from runtime.core.ingest.row_repair import is_id, is_number
 from runtime.core.message import Backlog, StreamName
 from runtime.core.settlement import Settled
@@ -87,7 +87,7 @@ class MessageStore:
         path: Path,
         clock: Clock,
         *,
-        policies: Policies = (Policy.REJECT, frozenset()),
+        policies: Policies = (OverflowPolicy.REJECT, frozenset()),
         max_pages: int | None = None,
         max_producers: int = 10_000,
         quarantine_bytes: int = MOST_BYTES,
@@ -111,8 +111,8 @@ class MessageStore:
                 bring_up_to_date(self._db, path)
                 create_indexes(self._db, policies)
                 self._load(max_producers)
-                self._place = Place(path)
-                self._life = Life(self._db)
+                self._place = FileIdentity(path)
+                self._life = StoreLife(self._db)
                 self._quarantine = Quarantine(self._db, quarantine_bytes)
                 self._evicted = Evictions()
                 with suppress(StoreUnreadable, StoreFull):  # those who need that page, or room, meet it
@@ -270,7 +270,9 @@ class MessageStore:
         """Both in one transaction, on disk when this returns. StoreError: nothing is done."""
         if not settled and (admission is None or not (admission.rows or admission.evictions)):
             return []
-        books = Books(self._next_id, self._names, left=[] if self._recount or self._holders.several else None)
+        books = StoreCounters(
+            self._next_id, self._names, left=[] if self._recount or self._holders.several else None
+        )
         self._quarantine.begin()
         self._life.begin()
         with translated(), self._transaction():
@@ -301,7 +303,7 @@ class MessageStore:
                 self._db.execute("ROLLBACK")
             raise
 
-    def _store(self, admission: Admission, books: Books) -> None:
+    def _store(self, admission: Admission, books: StoreCounters) -> None:
         if admission.new_streams:
             self._named.store(admission)
         if admission.has_keyless:
@@ -314,7 +316,7 @@ class MessageStore:
         if admission.producers:
             self._producers.store(admission)
 
-    def _settle(self, settled: Settled, books: Books) -> None:
+    def _settle(self, settled: Settled, books: StoreCounters) -> None:
         wall_s = self._wall_s()
         for number, reason in settled.quarantined:
             self._quarantine.set_aside(number, reason, wall_s)
@@ -326,7 +328,7 @@ class MessageStore:
             books.delivered_after_all(number, evicted)
         books.discarded += self._quarantine.discard(settled.discarded)
 
-    def _remove(self, ids: Sequence[int], books: Books, lost: str | None) -> None:
+    def _remove(self, ids: Sequence[int], books: StoreCounters, lost: str | None) -> None:
         """Delete messages; ids that are gone already do no harm."""
         if not ids:
             return
@@ -337,14 +339,14 @@ class MessageStore:
         for number, stream, priority, size, file in gone:
             books.removed(number, stream, priority, size, file, lost)
 
-    def _evict(self, admission: Admission, books: Books) -> None:
+    def _evict(self, admission: Admission, books: StoreCounters) -> None:
         for eviction in admission.evictions:
             streams = None  # of a name; after a salvage several numbers may have it
             if eviction.stream is not None:
                 streams = [number for number, name in self._names.items() if name == eviction.stream]
             self._remove(victims(self._db, eviction, streams, self._holders), books, eviction.policy)
 
-    def _count(self, books: Books, admission: Admission | None) -> None:
+    def _count(self, books: StoreCounters, admission: Admission | None) -> None:
         write_changes(self._db, books)
         if books.doubtful or overdrawn(books, self._levels):  # rare, so every message is looked at
             books.recounted = count_levels(self._db)
@@ -362,7 +364,7 @@ class MessageStore:
         met = sum(1 for key in admission.producers if not self._producers.has_row(key))
         return len(admission.new_streams), met
 
-    def _book(self, books: Books, admission: Admission | None) -> list[Loss]:
+    def _book(self, books: StoreCounters, admission: Admission | None) -> list[Loss]:
         """The commit stands: bring the books in memory up to date."""
         _, met = self._growth(admission)
         self._quarantine.stands()

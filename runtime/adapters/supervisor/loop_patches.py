@@ -1,17 +1,20 @@
 """supervisord's own loop, made prompt, heard by all, careful, and mortal: more pieces of the plugin.
 
-`Prompt`: supervisord looks for the dead once a second, and starts them again at the next look: up to two
-seconds, more than a worker takes to start. Here a death wakes it, and so does what follows from it.
+`WakeOnChildExit`: supervisord looks for the dead once a second, and starts them again at the next look: up to
+two seconds, more than a worker takes to start. Here a death wakes it, and so does what follows from it.
 
 `try_again_soon`: supervisord waits ever longer before it starts again who died at once.
 
-`Newborn`: supervisord loses a signal to a child that is not yet the program, and then waits `stopwaitsecs`.
+`SignalSafeFork`: supervisord loses a signal to a child that is not yet the program, and then waits
+`stopwaitsecs`.
 
-`Careful`: supervisord reloads by stopping everybody, reading its file then, and ending where it cannot.
+`ValidatedReload`: supervisord reloads by stopping all programs, reading its file then, and ending where it
+cannot.
 `refuse_in_words`: who calls for such a reload hears why there is none.
 
-`Mortal`: a supervisord that hangs ends itself. The sentinel kills one sooner, if it can: it cannot where
-supervisord is process 1 of a container (there a signal from inside does nothing), nor where it hangs as well.
+`LoopWatchdog`: a supervisord that hangs ends itself. The sentinel kills one sooner, if it can: it cannot
+where supervisord is process 1 of a container (there a signal from inside does nothing), nor where it hangs
+as well.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ TRY_AGAIN_S = 30
 """Longest pause before supervisord tries again to start a program."""
 
 
-class Prompt:
+class WakeOnChildExit:
     """Ends supervisord's wait (a second) where there is something to do: a child died, or was just buried.
 
     A signal alone does not: Python goes on with an interrupted poll (PEP 475). So each signal leaves a byte
@@ -85,7 +88,7 @@ def try_again_soon(failed: Any) -> None:
     process.delay = min(process.delay, time.time() + TRY_AGAIN_S)
 
 
-class Newborn:
+class SignalSafeFork:
     """A child between fork and exec: a signal for it counts as soon as it is sent.
 
     There it still had supervisord's handlers, which only took note, and no process group of its own yet, to
@@ -119,11 +122,11 @@ class Newborn:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self.HANDLED)
 
 
-newborn = functools.cache(Newborn)
+newborn = functools.cache(SignalSafeFork)
 """One for the life of the process, which may be several of supervisord's."""
 
 
-class Careful:
+class ValidatedReload:
     """Reads the file first: a reload under one that supervisord would not take is refused, and nobody stops.
 
     Whoever asks for it, SIGHUP, `supervisorctl reload` or the sentinel, sets supervisord's mood; it looks at
@@ -193,7 +196,7 @@ def wrong_configuration(arguments: list[str] | None = None) -> str:
     return "[unix_http_server] must say file=%(here)s/run/supervisor.sock: the sentinel and edgectl ask there"
 
 
-class Mortal:
+class LoopWatchdog:
     """An alarm that each tick (5 s) puts off: where none comes any more it ends the process.
 
     A timer of the kernel, on a clock that does not jump. Its signal ends every wait of Python's, for a lock

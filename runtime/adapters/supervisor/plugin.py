@@ -39,9 +39,9 @@ from runtime.adapters.process.process import (
 )
 from runtime.adapters.process.status_file import note_asked_to_end, takes_beats
 from runtime.adapters.supervisor.loop_patches import (
-    Careful,
-    Mortal,
-    Prompt,
+    LoopWatchdog,
+    ValidatedReload,
+    WakeOnChildExit,
     newborn,
     refuse_in_words,
     try_again_soon,
@@ -289,11 +289,11 @@ def make(supervisord: Any, still_s: str = "35", again_s: str = "12") -> object:
     def running(_event: object) -> None:
         """Its loop begins: signals have their handlers, its sockets are open, and nobody is started yet."""
         os.environ[SUPERVISOR_PID] = str(os.getpid())  # here: one that becomes a daemon is another one before
-        prompt = Prompt(supervisord)
+        prompt = WakeOnChildExit(supervisord)
         prompt.wake()  # or it would sit out its first wait before it starts anybody
         for buried in (events.ProcessStateExitedEvent, events.ProcessStateStoppedEvent):
             events.subscribe(buried, prompt)
-        events.subscribe(events.Tick5Event, Mortal(supervisord, float(still_s), float(again_s)))
+        events.subscribe(events.Tick5Event, LoopWatchdog(supervisord, float(still_s), float(again_s)))
 
     logs_outlive_the_disk()
     sockets = SocketWatch(supervisord)
@@ -301,7 +301,7 @@ def make(supervisord: Any, still_s: str = "35", again_s: str = "12") -> object:
     for watch in (SentinelWatch(supervisord), home):
         events.subscribe(events.Tick5Event, watch)
     events.subscribe(events.SupervisorRunningEvent, sockets.remember)
-    Careful(supervisord)
+    ValidatedReload(supervisord)
     refuse_in_words()
     events.subscribe(events.SupervisorRunningEvent, running)
     events.subscribe(events.ProcessStateStoppingEvent, newborn())

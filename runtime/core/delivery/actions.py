@@ -14,7 +14,7 @@ once more, or one that says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class Candidate:
     """A message that may be sent, as far as deciding needs to know it."""
 
     id: int
@@ -66,20 +66,20 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True)
-class Upload:
+class StartUpload:
     """The payload of this message goes as a file: begin."""
 
     id: int
 
 
 @dataclass(frozen=True, slots=True)
-class TellRefused:
+class ReportSasRefused:
     """The hub refused the credentials: say so to who can renew them."""
 
 
 @dataclass(frozen=True, slots=True)
-class AskWhy:
+class InquireQuota:
     """The hub takes connections and no messages: ask it over HTTPS whether its quota is used up."""
 
 
-Step = Open | Discard | Send | Upload | TellRefused | AskWhy
+Action = Open | Discard | Send | StartUpload | ReportSasRefused | InquireQuota

@@ -25,10 +25,10 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from runtime.core.delivery.actions import Offer
+from runtime.core.delivery.actions import Candidate
 
 if TYPE_CHECKING:
-    from runtime.core.delivery.send_queue import Message, Stream
+    from runtime.core.delivery.send_queue import Outgoing, StreamQueue
 
 LOOK_AHEAD = 1_024
 LOOK_AHEAD_BYTES = 1_048_576
@@ -40,7 +40,7 @@ PATIENT = 12
 """So many times longer a batch is waited for while more of its stream is still to be read."""
 
 
-class Batches:
+class BatchOrder:
     """Which batch of each stream is under way, and who waits behind it."""
 
     def __init__(self, patience_s: float = PATIENCE_S) -> None:
@@ -51,7 +51,7 @@ class Batches:
         """Batches that the hub has in part, by stream: what is sorted in may be far ahead of it."""
         self._under_way: dict[Hashable, str] = {}
         self._gave_way: dict[Hashable, str] = {}
-        self._deferring: dict[Stream, None] = {}
+        self._deferring: dict[StreamQueue, None] = {}
         self._idle: dict[Hashable, None] = {}
         """Streams with nothing in hand, of which something is remembered."""
 
@@ -62,7 +62,7 @@ class Batches:
         for stream in begun:
             self.idle(stream)
 
-    def delivered(self, offer: Offer) -> None:
+    def delivered(self, offer: Candidate) -> None:
         """The hub has it."""
         if offer.completes_batch:
             if self.begun.get(offer.stream) == offer.batch:
@@ -81,7 +81,7 @@ class Batches:
             for remembered in (self.begun, self._under_way, self._gave_way):
                 remembered.pop(gone, None)
 
-    def admit(self, stream: Stream, message: Message) -> None:
+    def admit(self, stream: StreamQueue, message: Outgoing) -> None:
         """Sort in a message that is new in hand."""
         self._idle.pop(message.offer.stream, None)
         todo = deque([message])
@@ -101,7 +101,7 @@ class Batches:
                 if self._gave_way.get(offer.stream) == offer.batch:
                     del self._gave_way[offer.stream]
 
-    def overdue(self, now: float, *, no_room: bool) -> Iterator[Stream]:
+    def overdue(self, now: float, *, no_room: bool) -> Iterator[StreamQueue]:
         """Streams whose next batch begins now."""
         for stream in list(self._deferring):
             if stream.waiting:
@@ -118,13 +118,13 @@ class Batches:
             (self._due_s(stream) for stream in self._deferring if stream.quiet_s is not None), default=None
         )
 
-    def _due_s(self, stream: Stream) -> float:
+    def _due_s(self, stream: StreamQueue) -> float:
         """When the batch of a stream that is quiet gives way."""
         assert stream.quiet_s is not None
         caught_up = self.caught_up(stream.deferred[0].offer.stream)
         return stream.quiet_s + self.patience_s * (1 if caught_up else PATIENT)
 
-    def _next(self, stream: Stream) -> None:
+    def _next(self, stream: StreamQueue) -> None:
         """The batch that is under way gives way."""
         name, batch = stream.deferred[0].offer.stream, stream.deferred[0].offer.batch
         if (gave_way := self._under_way.pop(name, None)) is not None:
@@ -135,18 +135,18 @@ class Batches:
         for message in self._undefer(stream):
             self.admit(stream, message)
 
-    def _may_go(self, stream: Stream, message: Message) -> bool:
+    def _may_go(self, stream: StreamQueue, message: Outgoing) -> bool:
         batch, under_way = message.offer.batch, self._under_way.get(message.offer.stream)
         if batch is not None and batch == under_way:
             return True
         return not stream.deferred and (batch is None or under_way is None)
 
-    def _defer(self, stream: Stream, message: Message) -> None:
+    def _defer(self, stream: StreamQueue, message: Outgoing) -> None:
         stream.deferred.append(message)
         stream.deferred_bytes += message.offer.wire_bytes
         self._deferring[stream] = None
 
-    def _undefer(self, stream: Stream) -> list[Message]:
+    def _undefer(self, stream: StreamQueue) -> list[Outgoing]:
         messages = list(stream.deferred)
         stream.deferred.clear()
         stream.deferred_bytes = 0
@@ -155,6 +155,6 @@ class Batches:
         return messages
 
 
-def is_full(stream: Stream) -> bool:
+def is_full(stream: StreamQueue) -> bool:
     """Whether so much is deferred that no more of the stream should be read."""
     return len(stream.deferred) >= LOOK_AHEAD or stream.deferred_bytes >= LOOK_AHEAD_BYTES

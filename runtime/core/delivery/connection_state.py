@@ -16,7 +16,7 @@ DRAIN_S = 2.0
 """How long a client that is to be replaced may still acknowledge what is in flight."""
 
 
-class Phase(Enum):
+class ConnectionState(Enum):
     """The life of a client."""
 
     DOWN = "down"
@@ -27,7 +27,7 @@ class Phase(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class DeliveryLimits:
     """Deadlines, and how many at a time."""
 
     connect_s: float = 20.0

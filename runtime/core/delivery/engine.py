@@ -17,26 +17,26 @@ from collections.abc import Iterator
 
 from runtime.core.delivery.actions import (
     PROBE,
-    AskWhy,
+    Action,
+    Candidate,
     Discard,
-    Offer,
+    InquireQuota,
     Open,
+    ReportSasRefused,
     Send,
-    Step,
+    StartUpload,
     Tag,
-    TellRefused,
-    Upload,
 )
-from runtime.core.delivery.connection_state import DRAIN_S, Limits, Phase
-from runtime.core.delivery.events import Acked, Carried, Cause, Closed, Connected, LineEvent, Lost
+from runtime.core.delivery.connection_state import DRAIN_S, ConnectionState, DeliveryLimits
+from runtime.core.delivery.events import Acked, Carried, Cause, Closed, Connected, ConnectionEvent, Lost
 from runtime.core.delivery.file_turns import FileTurns
-from runtime.core.delivery.in_flight import Flight
+from runtime.core.delivery.in_flight import InFlight
 from runtime.core.delivery.path_mtu import Path
-from runtime.core.delivery.poison import Suspicion
+from runtime.core.delivery.poison import PoisonDetector
 from runtime.core.delivery.queue_room import RoomKeeper
-from runtime.core.delivery.quota_probe import Doubt
+from runtime.core.delivery.quota_probe import QuotaProbe
 from runtime.core.delivery.reconnect import Reconnect
-from runtime.core.delivery.send_queue import Hand, Message
+from runtime.core.delivery.send_queue import Outgoing, SendQueue
 from runtime.core.delivery.window import WINDOW_BYTES, Pace
 from runtime.core.settlement import Settled
 
@@ -46,24 +46,24 @@ _WIDE = 1 << 30
 class Delivery:
     """All that is on its way. Times are seconds on one clock that never jumps."""
 
-    def __init__(self, pace: Pace, limits: Limits | None = None) -> None:
-        self.phase = Phase.DOWN
-        self.hand = Hand()
+    def __init__(self, pace: Pace, limits: DeliveryLimits | None = None) -> None:
+        self.phase = ConnectionState.DOWN
+        self.hand = SendQueue()
         self.room = RoomKeeper(self.hand, pace.passes, pace.is_urgent)
         self.losses, self.failed_attempts, self.last_loss = 0, 0, ""
         self._pace = pace
-        self._limits = limits or Limits()
+        self._limits = limits or DeliveryLimits()
         self.hand.batches.patience_s = self._limits.batch_s
-        self._suspicion = Suspicion(
+        self._suspicion = PoisonDetector(
             self._limits.ack_s, lambda id: not pace.barred(self.hand.messages[id].offer.priority)
         )
-        self._doubt = Doubt()
-        self._trial: Message | None = None
+        self._doubt = QuotaProbe()
+        self._trial: Outgoing | None = None
         self._control: Tag | None = None
         self._client = 0
         self._generation: int | None = None
         self._opened_generation: int | None = None
-        self._flight = Flight()
+        self._flight = InFlight()
         self._files = FileTurns(self._limits.uploads, self._limits.retry_max_s)
         self._narrowed = _WIDE
         self._sent_on_client = 0
@@ -71,7 +71,7 @@ class Delivery:
         self._reconnect = Reconnect(self._limits.retry_max_s)
         self._path = Path()
         self._deadline_s = 0.0
-        self._steps: list[Step] = []
+        self._steps: list[Action] = []
         self._delivered: list[int] = []
         self._quarantined: list[tuple[int, str]] = []
         self._dropped: list[tuple[int, str]] = []
@@ -113,7 +113,7 @@ class Delivery:
 
     # -- what is to be sent, and what became of it ---------------------------------------------------
 
-    def offer(self, offer: Offer) -> bool:
+    def offer(self, offer: Candidate) -> bool:
         """Take on a message; those of a stream come in store order. False where it is known already."""
         if offer.id in self.hand.messages or offer.id in self._unconfirmed:
             return False
@@ -190,20 +190,20 @@ class Delivery:
             self._generation = generation
             self._reconnect.credentials_changed(now)
 
-    def report(self, event: LineEvent, now: float, draw: float) -> None:
+    def report(self, event: ConnectionEvent, now: float, draw: float) -> None:
         """Something happened on the line; `draw` is random in [0, 1)."""
         if event.client != self._client:
             return
         match event:
-            case Connected() if self.phase is Phase.CONNECTING:
+            case Connected() if self.phase is ConnectionState.CONNECTING:
                 self._up(now)
-            case Acked(tag=tag) if self.phase in (Phase.UP, Phase.DRAINING):
+            case Acked(tag=tag) if self.phase in (ConnectionState.UP, ConnectionState.DRAINING):
                 self._acked(tag, now)  # type: ignore[arg-type]  # the tag is the one we sent
-            case Lost() if self.phase not in (Phase.CLOSING, Phase.DOWN):
+            case Lost() if self.phase not in (ConnectionState.CLOSING, ConnectionState.DOWN):
                 self.carried(event.carried, now)
                 self._lost(event.cause, event.reason, now, draw)
-            case Closed() if self.phase is Phase.CLOSING:
-                self.phase = Phase.DOWN
+            case Closed() if self.phase is ConnectionState.CLOSING:
+                self.phase = ConnectionState.DOWN
             case _:
                 pass
 
@@ -212,27 +212,27 @@ class Delivery:
         if carried is not None and carried.client == self._client:
             self._flight.carried(carried, now)
 
-    def steps(self, now: float, draw: float) -> list[Step]:
+    def steps(self, now: float, draw: float) -> list[Action]:
         """What to do now. Call it after events, and at the latest when `wait_s` is over."""
         match self.phase:
-            case Phase.DOWN if self._may_open(now):
+            case ConnectionState.DOWN if self._may_open(now):
                 self._client += 1
                 self._opened_generation = self._generation
                 self._deadline_s = now + self._limits.connect_s
-                self.phase = Phase.CONNECTING
+                self.phase = ConnectionState.CONNECTING
                 self._steps.append(Open(self._path.segment_bytes(now), self._path.stretch))
-            case Phase.CONNECTING if now >= self._deadline_s:
+            case ConnectionState.CONNECTING if now >= self._deadline_s:
                 self._lost(Cause.OVERDUE, f"no answer within {self._limits.connect_s:g} s", now, draw)
-            case Phase.UP if self._flight.stands(now, self._patience_s):
+            case ConnectionState.UP if self._flight.stands(now, self._patience_s):
                 self._lost(Cause.OVERDUE, self._flight.why_overdue(self._patience_s), now, draw)
-            case Phase.UP if self._flight.overtaken(now, self._limits.ack_s):
+            case ConnectionState.UP if self._flight.overtaken(now, self._limits.ack_s):
                 self._lost(Cause.OVERDUE, "others are acknowledged, the oldest in flight is not", now, draw)
-            case Phase.UP if self._to_be_replaced(now):
+            case ConnectionState.UP if self._to_be_replaced(now):
                 self._deadline_s = now + DRAIN_S
-                self.phase = Phase.DRAINING
-            case Phase.UP:
+                self.phase = ConnectionState.DRAINING
+            case ConnectionState.UP:
                 self._send_what_may_go(now)
-        if self.phase is Phase.DRAINING and (not self._flight or now >= self._deadline_s):
+        if self.phase is ConnectionState.DRAINING and (not self._flight or now >= self._deadline_s):
             self._discard("replaced by a new one")
         self._start_uploads(now)
         taken, self._steps = self._steps, []
@@ -241,13 +241,13 @@ class Delivery:
     def wait_s(self, now: float) -> float:
         """How long nothing needs to be done, if nothing happens."""
         match self.phase:
-            case Phase.DOWN if self._generation is not None:
+            case ConnectionState.DOWN if self._generation is not None:
                 until_s = max(
                     self._reconnect.at_s, now + (0.0 if self._pace.open(now) else self._pace.wait_s(now))
                 )
-            case Phase.CONNECTING | Phase.DRAINING:
+            case ConnectionState.CONNECTING | ConnectionState.DRAINING:
                 until_s = self._deadline_s
-            case Phase.UP:
+            case ConnectionState.UP:
                 until_s = min(now + self._pace.wait_s(now), self._flight.patience_s(self._patience_s))
                 if self._trial is not None and (s := self._flight.patience_s(self._limits.ack_s)) > now:
                     until_s = min(until_s, s)
@@ -255,7 +255,7 @@ class Delivery:
                     until_s = min(until_s, trial_s)
             case _:
                 until_s = now + 60.0
-        if self.phase is Phase.UP and (batch_s := self.hand.batches.next_s()) is not None:
+        if self.phase is ConnectionState.UP and (batch_s := self.hand.batches.next_s()) is not None:
             until_s = min(until_s, batch_s)
         if (file_s := self._files.next_s(now)) is not None:
             until_s = min(until_s, file_s)
@@ -276,7 +276,7 @@ class Delivery:
         return now >= trial_s or (not self._flight and self.hand.idle())
 
     def _up(self, now: float) -> None:
-        self.phase = Phase.UP
+        self.phase = ConnectionState.UP
         self._pace.connected()
         self._reconnect.up(now)
         self._sent_on_client = self._acked_on_client = 0
@@ -289,22 +289,22 @@ class Delivery:
         self.hand.put_back(self._flight.clear())
         self._trial = None
         self._reconnect.closed()
-        self.phase = Phase.CLOSING
+        self.phase = ConnectionState.CLOSING
         self._steps.append(Discard(reason))
 
     def _lost(self, cause: Cause, reason: str, now: float, draw: float) -> None:
-        self.failed_attempts += self.phase is Phase.CONNECTING
-        self.losses += self.phase is not Phase.CONNECTING
+        self.failed_attempts += self.phase is ConnectionState.CONNECTING
+        self.losses += self.phase is not ConnectionState.CONNECTING
         self.last_loss = f"{cause.value}: {reason}"
         if cause is Cause.REFUSED:
-            self._steps.append(TellRefused())
+            self._steps.append(ReportSasRefused())
         convicted = {}
-        if self.phase is not Phase.CONNECTING:
+        if self.phase is not ConnectionState.CONNECTING:
             ending = self._flight.ending(now, self._limits.prompt_s, by_hub=cause is Cause.DROPPED)
             self._path.ended(ending, now)
             convicted = self._blame(now, proves=ending.proves)
             if self._sent_on_client and not self._acked_on_client and self._doubt.fruitless():
-                self._steps.append(AskWhy())
+                self._steps.append(InquireQuota())
         self._reconnect.lost(cause, now, draw, explained=self._suspicion.any())
         if trouble := self.trouble(now):
             self.last_loss = f"{self.last_loss}; {trouble}"
@@ -340,7 +340,7 @@ class Delivery:
         """How long nothing may happen to what is in flight."""
         return self._suspicion.patience_s(self._trial.offer.id if self._trial else None)
 
-    def _whose_turn(self, now: float) -> Iterator[Message]:
+    def _whose_turn(self, now: float) -> Iterator[Outgoing]:
         if (trial := self._trial) is not None:
             if not self._flight and trial.unsent and self._pace.allows(trial.offer.priority, now):
                 yield trial
@@ -387,7 +387,7 @@ class Delivery:
             words = "times the hub dropped the connection when this message came, and it took others"
             self._convict(self._suspicion.control_passed(now), words)
 
-    def _settle(self, message: Message) -> None:
+    def _settle(self, message: Outgoing) -> None:
         """It waits for ingest's confirmation now."""
         self._unconfirmed.add(message.offer.id)
         self._suspicion.forget(message.offer.id)
@@ -405,7 +405,7 @@ class Delivery:
             if self._files.rested(id, now) and self._pace.takes_file(priority, now):
                 self.hand.hold(message.stream)
                 self._files.begin(id)
-                self._steps.append(Upload(id))
+                self._steps.append(StartUpload(id))
 
     # -- poison against outage -----------------------------------------------------------------------
 

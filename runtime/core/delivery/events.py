@@ -78,4 +78,4 @@ class Closed:
     client: int
 
 
-LineEvent = Connected | Acked | Lost | Closed
+ConnectionEvent = Connected | Acked | Lost | Closed

@@ -37,7 +37,7 @@ class _Sent:
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class ConnectionEnding:
     """What the end of a connection says about what was in flight."""
 
     proves: bool
@@ -49,7 +49,7 @@ class Ending:
 
 
 @dataclass(slots=True)
-class Flight:
+class InFlight:
     """Sends without an acknowledgement, in order of sending."""
 
     _sent: dict[Tag, _Sent] = field(default_factory=dict)
@@ -167,12 +167,12 @@ class Flight:
         begun = self._heard - oldest.begin >= _SOMETHING_BYTES and now - oldest.at_s <= min(BEGUN_S, prompt_s)
         return begun or missing <= LAST_SEGMENTS * self._carried.segment_bytes
 
-    def ending(self, now: float, prompt_s: float, *, by_hub: bool) -> Ending:
+    def ending(self, now: float, prompt_s: float, *, by_hub: bool) -> ConnectionEnding:
         """The connection ends now."""
         if by_hub and self.shown(now, prompt_s):
-            return Ending(proves=True, stuck_bytes=0, in_the_midst=False)
+            return ConnectionEnding(proves=True, stuck_bytes=0, in_the_midst=False)
         late = by_hub and self.waited_s(now) > prompt_s
-        return Ending(proves=False, stuck_bytes=self.stuck_bytes(), in_the_midst=late)
+        return ConnectionEnding(proves=False, stuck_bytes=self.stuck_bytes(), in_the_midst=late)
 
     def stuck_bytes(self) -> int:
         """How much the hub's TCP did not acknowledge, where that is not even the first of it; else 0."""

@@ -41,7 +41,7 @@ NOBODY = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class LinkPolicy:
     """What was agreed about the link. 0 means without limit."""
 
     messages_per_s: float = 0.0
@@ -62,7 +62,7 @@ class Terms:
 
 
 @dataclass(slots=True)
-class Usage:
+class LinkUsage:
     """What was sent in the current day and month; survives restarts."""
 
     day: str = ""
@@ -76,7 +76,7 @@ class Usage:
     """For how long we ran since they began."""
 
     @classmethod
-    def of(cls, saved: Mapping[str, Any]) -> Usage:
+    def of(cls, saved: Mapping[str, Any]) -> LinkUsage:
         """From what was saved; what is not usable counts as nothing."""
         found = cls()
         for name, kind in (("day", str), ("month", str)):
@@ -120,7 +120,7 @@ class Usage:
         self.month_bytes += size_bytes
 
 
-_COUNTS = [field.name for field in fields(Usage) if field.type == "int"]
+_COUNTS = [field.name for field in fields(LinkUsage) if field.type == "int"]
 
 
 @dataclass(slots=True)
@@ -148,7 +148,7 @@ class _Bucket:
             self.level = _owing(self.level, amount, self.per_s if urgent else None)
 
 
-class _Lanes:
+class _TokenBuckets:
     """A rate that messages and files share: half of it for each, and what one does not need for the other.
 
     Files keep nothing in advance: a block goes while nothing is owed for the one before.
@@ -194,7 +194,7 @@ def _owing(level: float, amount: float, urgent_per_s: float | None) -> float:
     return max(level - amount, min(level, -urgent_per_s * URGENT_DEBT_S))
 
 
-class Passage(Enum):
+class FilePermit(Enum):
     """Whose files may go on."""
 
     EVERYBODY = "everybody"
@@ -203,12 +203,12 @@ class Passage(Enum):
     NOBODY = "nobody"
 
 
-class Link:
+class LinkBudget:
     """Answers whether something may be sent now."""
 
-    def __init__(self, terms: Terms | None = None, usage: Usage | None = None) -> None:
-        self.terms = terms or Terms()
-        self.usage = usage or Usage()
+    def __init__(self, terms: LinkPolicy | None = None, usage: LinkUsage | None = None) -> None:
+        self.terms = terms or LinkPolicy()
+        self.usage = usage or LinkUsage()
         self.off = False
         """The kill switch."""
         self.leaving = False
@@ -219,7 +219,7 @@ class Link:
         """Up to when our running is booked."""
         self._wall_s = 0.0
         self._messages = _Bucket(self.terms.messages_per_s)
-        self._bytes = _Lanes(self.terms.bytes_per_s)
+        self._bytes = _TokenBuckets(self.terms.bytes_per_s)
 
     def tell_time(self, wall_s: float, now: float) -> None:
         """What the wall clock shows at `now`, which is of a clock that does not jump.
@@ -298,19 +298,19 @@ class Link:
         """Whether it passes rates, budgets and hours."""
         return priority >= self.terms.urgent_priority
 
-    def files(self, now: float) -> Passage:
+    def files(self, now: float) -> FilePermit:
         """Whose files may go on now."""
         if self.shut(now) is not None:
-            return Passage.NOBODY
+            return FilePermit.NOBODY
         if self.barred() is not None:
-            return Passage.URGENT
-        return Passage.SOON if self._bytes.files_wait_s(now) else Passage.EVERYBODY
+            return FilePermit.URGENT
+        return FilePermit.SOON if self._bytes.files_wait_s(now) else FilePermit.EVERYBODY
 
     def takes_file(self, priority: int, now: float) -> bool:
         """Whether the upload of a file may begin. It is each block of it that waits for the rate."""
         passage = self.files(now)
-        return passage in (Passage.EVERYBODY, Passage.SOON) or (
-            passage is Passage.URGENT and self.is_urgent(priority)
+        return passage in (FilePermit.EVERYBODY, FilePermit.SOON) or (
+            passage is FilePermit.URGENT and self.is_urgent(priority)
         )
 
     def sent(self, size_bytes: int, priority: int = 0) -> None:

@@ -10,7 +10,7 @@ without a whole packet), the hub ends every connection in its midst. So the keep
 
 from __future__ import annotations
 
-from runtime.core.delivery.in_flight import Ending
+from runtime.core.delivery.in_flight import ConnectionEnding
 
 LARGE_BYTES = 1_024
 """Fewer fit into packets that every path carries."""
@@ -47,7 +47,7 @@ class Path:
             return ""
         return f"large packets do not get through; sending segments of {SEGMENTS_BYTES[self._step - 1]} bytes"
 
-    def ended(self, ending: Ending, now: float) -> None:
+    def ended(self, ending: ConnectionEnding, now: float) -> None:
         """A connection ended."""
         if ending.stuck_bytes < LARGE_BYTES:
             self.stretch = min(self.stretch * (STRETCH if ending.in_the_midst else 1), MOST_STRETCH)

@@ -60,7 +60,7 @@ class _Record:
         return self.losses + self.silences
 
 
-class Suspicion:
+class PoisonDetector:
     """The records, by message id. A message without one is beyond suspicion."""
 
     def __init__(self, ack_s: float, may: Callable[[int], bool] = lambda _: True) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from runtime.core.delivery.send_queue import FULL, FULL_BYTES, IMPORTANT_PRIORITY, Hand, Stream
+from runtime.core.delivery.send_queue import FULL, FULL_BYTES, IMPORTANT_PRIORITY, SendQueue, StreamQueue
 
 MEASURE_EVERY_S = 0.05
 """What is in hand is looked at no more often, where it is much."""
@@ -84,7 +84,9 @@ class Room:
 class RoomKeeper:
     """Measures the room in a hand, now and then."""
 
-    def __init__(self, hand: Hand, passes: Callable[[int], bool], is_urgent: Callable[[int], bool]) -> None:
+    def __init__(
+        self, hand: SendQueue, passes: Callable[[int], bool], is_urgent: Callable[[int], bool]
+    ) -> None:
         self._hand = hand
         self._passes = passes
         """Whether budgets and hours let a message of this priority go."""
@@ -107,7 +109,7 @@ class RoomKeeper:
         """The lowest priority that has."""
         return next(priority for priority in range(IMPORTANT_PRIORITY + 1) if self.is_important(priority))
 
-    def stands(self, stream: Stream, priority: int | None = None, *, file: bool = False) -> bool:
+    def stands(self, stream: StreamQueue, priority: int | None = None, *, file: bool = False) -> bool:
         """Whether a message that comes behind what is in hand of `stream` would stand."""
         if self._hand.stands(stream, self._passes):
             return True

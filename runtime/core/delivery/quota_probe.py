@@ -6,7 +6,7 @@ FIRST_ASKED_AFTER = 3
 """In a row; then after twice as many, and so on: who is asked in vain is asked more and more seldom."""
 
 
-class Doubt:
+class QuotaProbe:
     """A poisonous message, an outage and a used-up quota all look like this; only the last can be named."""
 
     def __init__(self) -> None:

@@ -92,7 +92,7 @@ class Level:
 
 
 @dataclass(slots=True)
-class Reading:
+class ReadPlanner:
     """Where the front is, and who is behind."""
 
     fresh_first: Callable[[StreamName], bool] = lambda stream: False

@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from runtime.core.delivery.actions import Offer, Tag
-from runtime.core.delivery.batches import Batches
+from runtime.core.delivery.actions import Candidate, Tag
+from runtime.core.delivery.batches import BatchOrder
 from runtime.core.ingest.quota import TOP_PRIORITY
 
 CROWDED = 4_000
@@ -29,11 +29,11 @@ FULL_BYTES = 2 * CROWDED_BYTES
 
 
 @dataclass(slots=True, eq=False)
-class Message:
+class Outgoing:
     """One message in hand."""
 
-    offer: Offer
-    stream: Stream
+    offer: Candidate
+    stream: StreamQueue
     unsent: deque[int]
     """Numbers of its pieces, ascending."""
     reached: int
@@ -51,12 +51,12 @@ class Message:
 
 
 @dataclass(slots=True, eq=False)
-class Stream:
+class StreamQueue:
     """One stream."""
 
-    waiting: deque[Message] = field(default_factory=deque)
+    waiting: deque[Outgoing] = field(default_factory=deque)
     """Messages with something unsent that may go, in order."""
-    deferred: deque[Message] = field(default_factory=deque)
+    deferred: deque[Outgoing] = field(default_factory=deque)
     """Messages behind the batch that is under way, in store order."""
     deferred_bytes: int = 0
     quiet_s: float | None = None
@@ -75,22 +75,22 @@ class Stream:
     """Nothing of it is sent before something else is decided."""
 
 
-class Hand:
+class SendQueue:
     """All messages that were offered and are not settled."""
 
     def __init__(self) -> None:
-        self.messages: dict[int, Message] = {}
+        self.messages: dict[int, Outgoing] = {}
         self.bytes = 0
         self.expired: list[int] = []
         """Dropped since somebody looked."""
-        self.files: dict[int, Message] = {}
+        self.files: dict[int, Outgoing] = {}
         """Messages whose payload has still to be uploaded."""
-        self.batches = Batches()
+        self.batches = BatchOrder()
         self._in_pieces: set[int] = set()  # begun, and not whole
         self.by_priority: list[tuple[int, int]] = [(0, 0)] * (TOP_PRIORITY + 1)
         """Messages and bytes in hand of each priority."""
-        self._streams: dict[Hashable, Stream] = {}
-        self._turns: list[tuple[float, int, Stream]] = []
+        self._streams: dict[Hashable, StreamQueue] = {}
+        self._turns: list[tuple[float, int, StreamQueue]] = []
         self._now_turn = 0.0
 
     @property
@@ -98,11 +98,11 @@ class Hand:
         """Whether there is so much in hand that not everything has room."""
         return len(self.messages) >= CROWDED or self.bytes >= CROWDED_BYTES
 
-    def streams(self) -> Iterable[Stream]:
+    def streams(self) -> Iterable[StreamQueue]:
         """All that have any in hand."""
         return self._streams.values()
 
-    def stands(self, stream: Stream, passes: Callable[[int], bool]) -> bool:
+    def stands(self, stream: StreamQueue, passes: Callable[[int], bool]) -> bool:
         """Whether nothing of `stream` may go now, whatever its turn.
 
         `passes` says whether budgets and hours let a message of a priority go.
@@ -114,10 +114,10 @@ class Hand:
             return first.id in self.files or not passes(first.priority)
         return bool(stream.deferred) and not stream.in_flight
 
-    def add(self, offer: Offer) -> None:
-        stream = self._streams.setdefault(offer.stream, Stream())
+    def add(self, offer: Candidate) -> None:
+        stream = self._streams.setdefault(offer.stream, StreamQueue())
         unsent = deque(range(offer.reached, offer.pieces))
-        message = Message(offer, stream, unsent, offer.reached, touched=offer.reached > 0)
+        message = Outgoing(offer, stream, unsent, offer.reached, touched=offer.reached > 0)
         self.messages[offer.id] = message
         self._count(stream, offer, 1)
         stream.last_id = offer.id
@@ -128,7 +128,7 @@ class Hand:
         self.batches.admit(stream, message)
         self._queue(stream)
 
-    def remove(self, message: Message) -> None:
+    def remove(self, message: Outgoing) -> None:
         """It is settled."""
         offer, stream = message.offer, message.stream
         del self.messages[offer.id]
@@ -141,7 +141,7 @@ class Hand:
             del self._streams[offer.stream]
             self.batches.idle(offer.stream)
 
-    def _count(self, stream: Stream, offer: Offer, sign: int) -> None:
+    def _count(self, stream: StreamQueue, offer: Candidate, sign: int) -> None:
         size = sign * offer.wire_bytes
         self.bytes += size
         stream.bytes += size
@@ -150,14 +150,14 @@ class Hand:
         messages, total = self.by_priority[offer.priority]
         self.by_priority[offer.priority] = messages + sign, total + size
 
-    def stream(self, name: Hashable) -> Stream:
+    def stream(self, name: Hashable) -> StreamQueue:
         """What is in hand of a stream; an empty one where nothing is."""
-        return self._streams.get(name) or Stream()
+        return self._streams.get(name) or StreamQueue()
 
-    def hold(self, stream: Stream) -> None:
+    def hold(self, stream: StreamQueue) -> None:
         stream.held = True
 
-    def release(self, stream: Stream) -> None:
+    def release(self, stream: StreamQueue) -> None:
         stream.held = False
         self._queue(stream)
 
@@ -173,9 +173,9 @@ class Hand:
         for stream in self.batches.overdue(now, no_room=no_room):
             self._queue(stream)
 
-    def turns(self, now: float, may: Callable[[Offer], bool]) -> Iterator[Message]:
+    def turns(self, now: float, may: Callable[[Candidate], bool]) -> Iterator[Outgoing]:
         """Whose next piece may go now, one after the other; the caller takes that piece, or stops."""
-        barred: list[Stream] = []  # others may pass them: something urgent, something smaller
+        barred: list[StreamQueue] = []  # others may pass them: something urgent, something smaller
         try:
             while self._turns:
                 turn, _, stream = heapq.heappop(self._turns)
@@ -196,7 +196,7 @@ class Hand:
             for stream in barred:
                 self._queue(stream)
 
-    def take(self, message: Message) -> Tag:
+    def take(self, message: Outgoing) -> Tag:
         """The next piece of `message`, which is at the head of its stream."""
         piece = message.unsent.popleft()
         if not message.unsent:
@@ -207,7 +207,7 @@ class Hand:
             self._in_pieces.add(message.offer.id)
         return message.offer.id, piece
 
-    def _may_begin(self, message: Message) -> bool:
+    def _may_begin(self, message: Outgoing) -> bool:
         """Whether it is in one piece, or begun, or one more in pieces may begin."""
         offer = message.offer
         if offer.pieces == 1 or offer.id in self._in_pieces:
@@ -215,7 +215,7 @@ class Hand:
         half_more = MOST_IN_PIECES // 2 if offer.priority >= IMPORTANT_PRIORITY else 0
         return len(self._in_pieces) < MOST_IN_PIECES + half_more
 
-    def acked(self, message: Message, piece: int) -> bool:
+    def acked(self, message: Outgoing, piece: int) -> bool:
         """A piece of it was acknowledged. Whether that was the last."""
         message.stream.in_flight -= 1
         message.ahead.add(piece)
@@ -237,7 +237,7 @@ class Hand:
                 stream.waiting.appendleft(message)
             self._queue(stream)
 
-    def begin_anew(self) -> list[Message]:
+    def begin_anew(self) -> list[Outgoing]:
         """What was sent in part goes again from its first piece, files too. Nothing may be in flight.
 
         Returns those whose file, uploaded before, has to be uploaded again.
@@ -251,7 +251,7 @@ class Hand:
                 again.append(message)
         return again
 
-    def to_upload(self, now: float) -> Iterator[Message]:
+    def to_upload(self, now: float) -> Iterator[Outgoing]:
         """Messages whose file could be uploaded now, the most important first.
 
         All before them in their stream is acknowledged.
@@ -266,7 +266,7 @@ class Hand:
                 else:
                     self._queue(stream)
 
-    def _head(self, stream: Stream, now: float) -> Message | None:
+    def _head(self, stream: StreamQueue, now: float) -> Outgoing | None:
         """The message whose turn it is in `stream`, expired ones dropped; None where it has to wait."""
         while stream.waiting and not stream.held:
             message = stream.waiting[0]
@@ -278,7 +278,7 @@ class Hand:
             return None if message.offer.id in self.files else message
         return None
 
-    def _queue(self, stream: Stream) -> None:
+    def _queue(self, stream: StreamQueue) -> None:
         """Give a stream its turn. One that comes new starts now, not in the past."""
         if stream.queued or stream.held or not stream.waiting:
             return

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 
-from runtime.core.delivery.events import Acked, Connected, LineEvent
+from runtime.core.delivery.events import Acked, Connected, ConnectionEvent
 
 SLOT_S = 5.0
 WINDOW_S = 60.0
 """The rate is that of the last minute, forgotten in slots."""
 
 
-class Traffic:
+class Throughput:
     """Times are seconds on one clock that never jumps. `acked_s` may come from the process before us."""
 
     def __init__(self, now: float, acked_s: float | None = None) -> None:
@@ -22,7 +22,7 @@ class Traffic:
         self._began_s = now
         self._slots: deque[tuple[float, int]] = deque()  # (begin, messages)
 
-    def heard(self, event: LineEvent, now: float) -> None:
+    def heard(self, event: ConnectionEvent, now: float) -> None:
         """Take in what the line reports."""
         match event:
             case Connected():

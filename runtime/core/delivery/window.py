@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from runtime.core.delivery.link_budget import Link
+from runtime.core.delivery.link_budget import LinkBudget
 
 FIRST_WINDOW = 16
 LEAST_WINDOW = 1
@@ -29,7 +29,7 @@ _NEAR_S = 0.005
 _FAR_S = 0.020
 
 
-class Window:
+class CongestionWindow:
     """Sends in flight, by the delay they cause (as TCP Vegas does), halved by a loss (as TCP Reno does).
 
     While the round trip stays near the shortest one seen, the line is not full and the window grows; when it
@@ -193,9 +193,9 @@ class _Try:
 class Pace:
     """What `delivery` asks before it sends."""
 
-    def __init__(self, window: Window | None = None, link: Link | None = None) -> None:
-        self.link = link or Link()
-        self._window = window or Window()
+    def __init__(self, window: CongestionWindow | None = None, link: LinkBudget | None = None) -> None:
+        self.link = link or LinkBudget()
+        self._window = window or CongestionWindow()
 
     @property
     def window(self) -> int:

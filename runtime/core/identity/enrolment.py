@@ -25,7 +25,13 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from runtime.core import backoff
-from runtime.core.identity.platform_answer import NAMELESS_TIMES, Answer, Grant, Operation, Outcome
+from runtime.core.identity.platform_answer import (
+    NAMELESS_TIMES,
+    Outcome,
+    PlatformAnswer,
+    PlatformResult,
+    ProvisioningOperation,
+)
 from runtime.core.moment import Moment
 
 REFUSED_PAUSE_S = 60.0
@@ -38,7 +44,7 @@ BY_HAND = "made by hand"
 REFUSED_BY_HAND = "the registration token made by hand was refused: the one before it is in force again"
 
 
-class Phase(StrEnum):
+class EnrolmentState(StrEnum):
     """Where the device's enrolment stands."""
 
     NOT_NEEDED = "not needed"
@@ -74,7 +80,7 @@ class Wish:
     """The fingerprint of a Registration Token that an operator made."""
     source: str = ""
     """Where the Provisioning Token comes from: a path, or the name of a setting."""
-    lack: Phase = Phase.TOKENLESS
+    lack: EnrolmentState = EnrolmentState.TOKENLESS
     """Where there is no Provisioning Token: why."""
     lack_words: str = ""
     """The same for a person, with the path."""
@@ -105,7 +111,7 @@ def aim(basis: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Policy:
+class EnrolmentPolicy:
     """The settings that matter here."""
 
     poll_s: float = 5.0
@@ -117,7 +123,7 @@ class Policy:
 class Enrolment:
     """The story so far; stored after every step."""
 
-    phase: Phase = Phase.FRESH
+    phase: EnrolmentState = EnrolmentState.FRESH
     basis: str = ""
     operation_id: str | None = None
     verification_code: str | None = None
@@ -137,10 +143,10 @@ class Enrolment:
 
 
 @dataclass(frozen=True)
-class Step:
+class EnrolmentStep:
     """What to do now: a call in `in_s` seconds, or none until a fact changes."""
 
-    phase: Phase
+    phase: EnrolmentState
     call: Call | None
     in_s: float = 0.0
     why: str = ""
@@ -160,49 +166,55 @@ def settled(record: Enrolment, wish: Wish, has_token: bool, granted: str | None 
     if wish.instance is None or wish.token is None:
         return record
     if has_token and granted == BY_HAND:
-        return Enrolment(Phase.PROVISIONED, BY_HAND, adopted=record.adopted)
+        return Enrolment(EnrolmentState.PROVISIONED, BY_HAND, adopted=record.adopted)
     if record.basis == wish.basis():
-        dead = record.phase is Phase.PROVISIONED and not has_token
-        return replace(record, phase=Phase.FRESH) if dead else record
+        dead = record.phase is EnrolmentState.PROVISIONED and not has_token
+        return replace(record, phase=EnrolmentState.FRESH) if dead else record
     if has_token and _serves(record, wish, granted):
-        return Enrolment(Phase.PROVISIONED, wish.basis(), adopted=record.adopted)
+        return Enrolment(EnrolmentState.PROVISIONED, wish.basis(), adopted=record.adopted)
     return Enrolment(basis=wish.basis(), adopted=record.adopted)
 
 
 def _serves(record: Enrolment, wish: Wish, granted: str | None) -> bool:
     """Whether the token in force is what is wished for."""
     if granted is None:  # it was kept by a runtime that did not say
-        granted = record.basis if record.phase is Phase.PROVISIONED else ""
+        granted = record.basis if record.phase is EnrolmentState.PROVISIONED else ""
     return aim(granted) == aim(wish.basis())
 
 
 def restored(record: Enrolment, basis: str) -> Enrolment:
     """The record once the line that was granted for `basis` is in force again."""
     if record.basis == BY_HAND:
-        return Enrolment(Phase.PROVISIONED, basis, reason=REFUSED_BY_HAND, adopted=record.adopted)
+        return Enrolment(EnrolmentState.PROVISIONED, basis, reason=REFUSED_BY_HAND, adopted=record.adopted)
     if basis == BY_HAND:
-        return Enrolment(Phase.PROVISIONED, basis, adopted=record.adopted)
+        return Enrolment(EnrolmentState.PROVISIONED, basis, adopted=record.adopted)
     if aim(record.basis) == aim(basis):
-        return Enrolment(Phase.PROVISIONED, record.basis, adopted=record.adopted)
+        return Enrolment(EnrolmentState.PROVISIONED, record.basis, adopted=record.adopted)
     # another wish is not given up: it is asked for again, after the pause that it earned
-    return replace(record, phase=Phase.FRESH) if record.phase is Phase.PROVISIONED else record
+    return (
+        replace(record, phase=EnrolmentState.FRESH) if record.phase is EnrolmentState.PROVISIONED else record
+    )
 
 
-def next_step(record: Enrolment, wish: Wish, has_token: bool, now: Moment) -> Step:
+def next_step(record: Enrolment, wish: Wish, has_token: bool, now: Moment) -> EnrolmentStep:
     """What to ask next, and when. `record` is settled."""
     if wish.instance is None:
-        return Step(Phase.UNCONFIGURED, None, why="platform.instance is not set")
+        return EnrolmentStep(EnrolmentState.UNCONFIGURED, None, why="platform.instance is not set")
     if wish.by_hand is not None and wish.by_hand != record.adopted:
-        return Step(record.phase, None, why="there is a registration token made by hand", adopt=True)
-    if has_token and (record.phase is Phase.PROVISIONED or wish.token is None):
-        return Step(Phase.PROVISIONED, None, why=record.reason if record.phase is Phase.PROVISIONED else "")
+        return EnrolmentStep(record.phase, None, why="there is a registration token made by hand", adopt=True)
+    if has_token and (record.phase is EnrolmentState.PROVISIONED or wish.token is None):
+        return EnrolmentStep(
+            EnrolmentState.PROVISIONED,
+            None,
+            why=record.reason if record.phase is EnrolmentState.PROVISIONED else "",
+        )
     if wish.token is None:
-        return Step(wish.lack, None, why=_lack(record, wish))
+        return EnrolmentStep(wish.lack, None, why=_lack(record, wish))
     call = Call.COMPLETE if record.operation_id else Call.INIT
     why = record.reason
-    if record.phase is Phase.TOKEN_REFUSED:
+    if record.phase is EnrolmentState.TOKEN_REFUSED:
         why = f"{why}: put another token into {wish.source or 'platform.provisioning_token_file'}"
-    return Step(record.phase, call, _wait_s(record, now), why)
+    return EnrolmentStep(record.phase, call, _wait_s(record, now), why)
 
 
 def _lack(record: Enrolment, wish: Wish) -> str:
@@ -211,7 +223,7 @@ def _lack(record: Enrolment, wish: Wish) -> str:
         "put one token, alone, into platform.provisioning_token_file or the credential provisioning-token"
     )
     if wish.lack_words:
-        what = {Phase.TOKEN_UNREADABLE: "make it readable for the user of the service"}
+        what = {EnrolmentState.TOKEN_UNREADABLE: "make it readable for the user of the service"}
         remedy = f"{wish.lack_words}: {what.get(wish.lack, 'put one provisioning token, alone, into it')}"
     if wish.by_hand_words:
         return f"{wish.by_hand_words}: put a registration token, alone, into it; or: {remedy}"
@@ -222,7 +234,7 @@ def _lack(record: Enrolment, wish: Wish) -> str:
 
 def adopted(wish: Wish, now: Moment) -> Enrolment:
     """The record once the Registration Token made by hand is stored."""
-    return Enrolment(Phase.PROVISIONED, BY_HAND, at=now, adopted=wish.by_hand)
+    return Enrolment(EnrolmentState.PROVISIONED, BY_HAND, at=now, adopted=wish.by_hand)
 
 
 def _wait_s(record: Enrolment, now: Moment) -> float:
@@ -235,16 +247,16 @@ def _wait_s(record: Enrolment, now: Moment) -> float:
 def after(
     record: Enrolment,
     call: Call,
-    answer: Answer[Operation] | Answer[Grant],
-    policy: Policy,
+    answer: PlatformAnswer[ProvisioningOperation] | PlatformAnswer[PlatformResult],
+    policy: EnrolmentPolicy,
     now: Moment,
     draw: float,
 ) -> Enrolment:
     """The record after `call` was answered; `draw` is random in [0, 1)."""
     match answer.value:
-        case Operation() as operation:
+        case ProvisioningOperation() as operation:
             return Enrolment(
-                Phase.PENDING,
+                EnrolmentState.PENDING,
                 record.basis,
                 operation.id,
                 operation.verification_code,
@@ -253,10 +265,10 @@ def after(
                 adopted=record.adopted,
                 begun=record.begun + 1,
             )
-        case Grant():
+        case PlatformResult():
             # the pause counts where the token is dead on arrival
             return Enrolment(
-                Phase.PROVISIONED,
+                EnrolmentState.PROVISIONED,
                 record.basis,
                 at=now,
                 pause_s=_between_operations_s(record.begun, policy, draw),
@@ -267,7 +279,7 @@ def after(
             return _after_refusal(record, call, answer, policy, now, draw)
 
 
-def _between_operations_s(begun: int, policy: Policy, draw: float) -> float:
+def _between_operations_s(begun: int, policy: EnrolmentPolicy, draw: float) -> float:
     """Pause between the end of an operation and the next: each may cost an operator's time."""
     return _spread_s(begun, policy.poll_s, policy.retry_max_s, draw)
 
@@ -281,8 +293,8 @@ def _spread_s(doublings: int, first_s: float, longest_s: float, draw: float) -> 
 def _after_refusal(
     record: Enrolment,
     call: Call,
-    answer: Answer[Operation] | Answer[Grant],
-    policy: Policy,
+    answer: PlatformAnswer[ProvisioningOperation] | PlatformAnswer[PlatformResult],
+    policy: EnrolmentPolicy,
     now: Moment,
     draw: float,
 ) -> Enrolment:
@@ -309,25 +321,31 @@ def _after_refusal(
 
 
 def _after_init(
-    failed: Enrolment, answer: Answer[Operation] | Answer[Grant], policy: Policy, draw: float
+    failed: Enrolment,
+    answer: PlatformAnswer[ProvisioningOperation] | PlatformAnswer[PlatformResult],
+    policy: EnrolmentPolicy,
+    draw: float,
 ) -> Enrolment:
     match answer.outcome:
         case Outcome.BAD_REQUEST if answer.own:
             longest_s = policy.cancelled_pause_s
             rejected_s = _spread_s(failed.refusals, min(REFUSED_PAUSE_S, longest_s), longest_s, draw)
-            return replace(failed, phase=Phase.REJECTED, pause_s=max(failed.pause_s, rejected_s))
+            return replace(failed, phase=EnrolmentState.REJECTED, pause_s=max(failed.pause_s, rejected_s))
         case outcome if _token_refused(outcome, own=answer.own):
             return _with_token_refused(failed, policy)
         case _:
-            return replace(failed, phase=Phase.FRESH)
+            return replace(failed, phase=EnrolmentState.FRESH)
 
 
 def _after_complete(
-    failed: Enrolment, answer: Answer[Operation] | Answer[Grant], policy: Policy, draw: float
+    failed: Enrolment,
+    answer: PlatformAnswer[ProvisioningOperation] | PlatformAnswer[PlatformResult],
+    policy: EnrolmentPolicy,
+    draw: float,
 ) -> Enrolment:
     closed = replace(
         failed,
-        phase=Phase.FRESH,
+        phase=EnrolmentState.FRESH,
         operation_id=None,
         verification_code=None,
         refusals=0,
@@ -337,7 +355,7 @@ def _after_complete(
         case Outcome.NOT_YET:
             return replace(
                 failed,
-                phase=Phase.PENDING,
+                phase=EnrolmentState.PENDING,
                 trouble=None,
                 reason="",
                 failures=0,
@@ -346,14 +364,16 @@ def _after_complete(
             )
         case Outcome.CANCELLED if answer.own:
             spread_s = policy.cancelled_pause_s * (1 + draw / 2)
-            return replace(closed, phase=Phase.CANCELLED, pause_s=max(closed.pause_s, spread_s))
+            return replace(closed, phase=EnrolmentState.CANCELLED, pause_s=max(closed.pause_s, spread_s))
         case Outcome.GONE if answer.own:
             return closed
         case outcome:
             ended = closed if failed.refusals >= NAMELESS_TIMES and outcome.refuses else failed
             if _token_refused(outcome, own=answer.own):
                 return _with_token_refused(ended, policy)
-            return replace(ended, phase=Phase.PENDING if ended.operation_id else Phase.FRESH)
+            return replace(
+                ended, phase=EnrolmentState.PENDING if ended.operation_id else EnrolmentState.FRESH
+            )
 
 
 def _token_refused(outcome: Outcome, *, own: bool) -> bool:
@@ -361,6 +381,6 @@ def _token_refused(outcome: Outcome, *, own: bool) -> bool:
     return outcome is Outcome.UNAUTHORIZED or (outcome is Outcome.FORBIDDEN and own)
 
 
-def _with_token_refused(record: Enrolment, policy: Policy) -> Enrolment:
+def _with_token_refused(record: Enrolment, policy: EnrolmentPolicy) -> Enrolment:
     pause_s = max(record.pause_s, min(REFUSED_PAUSE_S, policy.retry_max_s))
-    return replace(record, phase=Phase.TOKEN_REFUSED, pause_s=pause_s)
+    return replace(record, phase=EnrolmentState.TOKEN_REFUSED, pause_s=pause_s)

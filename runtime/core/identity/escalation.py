@@ -31,7 +31,7 @@ class Task(StrEnum):
     REGISTER_FORMER = "register with the token that was refused"
 
 
-class Verdict(StrEnum):
+class AnswerVerdict(StrEnum):
     """What an answer means for the token it was asked with."""
 
     STORE = "store what came"
@@ -67,31 +67,31 @@ def refuses_token(outcome: Outcome | None) -> bool:
     return outcome in _DEAD
 
 
-def judge(task: Task, outcome: Outcome, evidence: Evidence | None = None) -> Verdict:
+def judge(task: Task, outcome: Outcome, evidence: Evidence | None = None) -> AnswerVerdict:
     """What `outcome` of `task` leads to. Whatever is not named is weather: a pause, then the same again."""
     seen = evidence or Evidence()
     if outcome.good:
-        return Verdict.STORE
+        return AnswerVerdict.STORE
     if not outcome.refuses or task is Task.REGISTER_FORMER:
-        return Verdict.RETRY
+        return AnswerVerdict.RETRY
     return _register(outcome, seen) if task is Task.REGISTER else _refresh(task, outcome, seen)
 
 
-def _register(outcome: Outcome, seen: Evidence) -> Verdict:
+def _register(outcome: Outcome, seen: Evidence) -> AnswerVerdict:
     dead = seen.own and outcome in _DEAD
     if seen.replaceable and (dead or seen.refusals >= NAMELESS_TIMES):
-        return Verdict.DROP
+        return AnswerVerdict.DROP
     if seen.refused and seen.renewable and seen.refusals >= HOPELESS_TIMES:
-        return Verdict.DROP
-    return Verdict.REFUSED if dead or seen.refusals >= NAMELESS_TIMES else Verdict.RETRY
+        return AnswerVerdict.DROP
+    return AnswerVerdict.REFUSED if dead or seen.refusals >= NAMELESS_TIMES else AnswerVerdict.RETRY
 
 
-def _refresh(task: Task, outcome: Outcome, seen: Evidence) -> Verdict:
+def _refresh(task: Task, outcome: Outcome, seen: Evidence) -> AnswerVerdict:
     """A 401 speaks of the Provisioning Token, not of the one in the body: that stays, at first."""
     hopeless = seen.refused or task is Task.REFRESH_PARENT
     over = seen.own and outcome in _OVER
     if not hopeless:
-        return Verdict.DOUBT if over else Verdict.RETRY
+        return AnswerVerdict.DOUBT if over else AnswerVerdict.RETRY
     if over or (seen.own and outcome in _LAST_HOPE) or seen.refusals >= NAMELESS_TIMES:
-        return Verdict.DROP
-    return Verdict.RETRY
+        return AnswerVerdict.DROP
+    return AnswerVerdict.RETRY

@@ -66,7 +66,7 @@ NAMELESS_TIMES = 10
 
 
 @dataclass(frozen=True)
-class Answer(Generic[Value]):
+class PlatformAnswer(Generic[Value]):
     """One call's outcome. `value` is set exactly when the outcome is good."""
 
     outcome: Outcome
@@ -81,7 +81,7 @@ class Answer(Generic[Value]):
 
 
 @dataclass(frozen=True)
-class Operation:
+class ProvisioningOperation:
     """A provisioning operation that waits for the operator."""
 
     id: str
@@ -89,7 +89,7 @@ class Operation:
 
 
 @dataclass(frozen=True)
-class Grant:
+class PlatformResult:
     """A Registration Token. `lifetime_s` None: it never expires."""
 
     token: Secret

@@ -65,7 +65,7 @@ REFUSAL_SERIES_S = 300.0
 """A refusal by the hub so long after the one before was answered begins a new series."""
 
 
-class Phase(StrEnum):
+class RegistrationState(StrEnum):
     """Where the device's registration stands."""
 
     UNPROVISIONED = "waiting for provisioning"
@@ -81,7 +81,7 @@ class Phase(StrEnum):
 
 
 @dataclass(frozen=True)
-class Policy:
+class RenewalPolicy:
     """The settings that matter here."""
 
     fraction: float = 0.6
@@ -127,7 +127,7 @@ class Life:
         return replace(self, received=now, lifetime_s=lifetime_s, age_s=lifetime_s - remaining_s)
 
 
-def renewal_age_s(lifetime_s: float | None, draw: float, policy: Policy) -> float:
+def renewal_age_s(lifetime_s: float | None, draw: float, policy: RenewalPolicy) -> float:
     """The age at which a token is renewed."""
     if lifetime_s is None:
         return math.inf
@@ -137,7 +137,7 @@ def renewal_age_s(lifetime_s: float | None, draw: float, policy: Policy) -> floa
     return max(MIN_GAP_S, low_s + draw * (high_s - low_s))
 
 
-def due_in_s(life: Life, policy: Policy, now: Moment) -> float:
+def due_in_s(life: Life, policy: RenewalPolicy, now: Moment) -> float:
     """Seconds until its renewal is due; not positive when it is."""
     age_s = life.age(now)
     if age_s is not None:
@@ -149,7 +149,7 @@ def due_in_s(life: Life, policy: Policy, now: Moment) -> float:
 
 
 @dataclass(frozen=True)
-class Pace:
+class RetryPace:
     """What the last failures of one task demand: no attempt within `pause_s` of `at`."""
 
     failures: int = 0
@@ -176,13 +176,13 @@ class Pace:
 
     def after(
         self, outcome: Outcome, reason: str, pause_s: float, now: Moment, asked_s: float | None = None
-    ) -> Pace:
+    ) -> RetryPace:
         """The pace after one more failure."""
         asked_s = min(asked_s or 0.0, pause_s)
         refusals = self.refusals + outcome.refuses
-        return Pace(self.failures + 1, now, pause_s, outcome, reason, asked_s, refusals)
+        return RetryPace(self.failures + 1, now, pause_s, outcome, reason, asked_s, refusals)
 
-    def with_another_token(self) -> Pace:
+    def with_another_token(self) -> RetryPace:
         """The pace of registering once the token is another one: its refusal was for the one before.
 
         The failures still count, and weather is not changed by a token.
@@ -194,7 +194,7 @@ def retry_pause_s(
     life: Life | None,
     failures: int,
     draw: float,
-    policy: Policy,
+    policy: RenewalPolicy,
     now: Moment,
     retry_after_s: float | None = None,
 ) -> float:
@@ -232,7 +232,7 @@ class Refusals:
     last: Moment | None = None
     pause_s: float = 0.0
 
-    def heard(self, now: Moment, draw: float, policy: Policy) -> Refusals:
+    def heard(self, now: Moment, draw: float, policy: RenewalPolicy) -> Refusals:
         """One more refusal of the SAS in force."""
         apart_s = now.since(self.last) if self.last else None
         series = apart_s is not None and apart_s < self.pause_s + REFUSAL_SERIES_S
@@ -253,7 +253,7 @@ class Refusals:
 
 
 @dataclass(frozen=True)
-class Held:
+class CredentialState:
     """Everything the decision looks at."""
 
     registration: Life | None = None
@@ -269,14 +269,14 @@ class Held:
     """Set while the SAS in force is refused."""
     can_refresh: bool = True
     """There is a Provisioning Token to refresh with."""
-    paces: Mapping[Task, Pace] = field(default_factory=dict)
+    paces: Mapping[Task, RetryPace] = field(default_factory=dict)
     on_hold: bool = False
     """Registered under another device id than before, which a person has yet to accept."""
     locked: str = ""
     """Why no token can be used or stored: they are sealed, and the key is not there."""
     missing: str | None = None
     """What has to be configured or delivered before anything can be asked."""
-    refused_as: Phase = Phase.REFUSED
+    refused_as: RegistrationState = RegistrationState.REFUSED
     """What it is that registering refuses where it does."""
     by_certificate: bool = False
     """The hub knows us by a certificate: what is renewed is not what it looks at."""
@@ -293,7 +293,7 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Step:
+class RenewalStep:
     """The next task and the seconds until it; no task where it is the turn of provisioning."""
 
     task: Task | None
@@ -301,10 +301,10 @@ class Step:
     why: str
 
 
-def next_step(held: Held, policy: Policy, now: Moment) -> Step:
+def next_step(held: CredentialState, policy: RenewalPolicy, now: Moment) -> RenewalStep:
     """What to ask of the platform next, and when."""
     if held.locked or held.missing:
-        return Step(None, math.inf, held.locked or held.missing or "")
+        return RenewalStep(None, math.inf, held.locked or held.missing or "")
     if held.registration is None:
         return _without_token(held, now)
     register, refresh = _register(held, policy, now), _refresh(held, held.registration, policy, now)
@@ -312,17 +312,17 @@ def next_step(held: Held, policy: Policy, now: Moment) -> Step:
     return refresh if refresh.in_s <= max(0.0, register.in_s) else register
 
 
-def _without_token(held: Held, now: Moment) -> Step:
+def _without_token(held: CredentialState, now: Moment) -> RenewalStep:
     if held.parent and held.can_refresh:
         wait_s = _paced(Task.REFRESH_PARENT, 0.0, held, None, now)
-        return Step(Task.REFRESH_PARENT, wait_s, "the registration token was refused for good")
+        return RenewalStep(Task.REFRESH_PARENT, wait_s, "the registration token was refused for good")
     if held.former:
         wait_s = _paced(Task.REGISTER_FORMER, 0.0, held, None, now)
-        return Step(Task.REGISTER_FORMER, wait_s, "the registration token was refused, which may pass")
-    return Step(None, math.inf, "there is no registration token")
+        return RenewalStep(Task.REGISTER_FORMER, wait_s, "the registration token was refused, which may pass")
+    return RenewalStep(None, math.inf, "there is no registration token")
 
 
-def _register(held: Held, policy: Policy, now: Moment) -> Step:
+def _register(held: CredentialState, policy: RenewalPolicy, now: Moment) -> RenewalStep:
     if held.sas is None:
         due_s, why = 0.0, "there is no sas yet"
     elif not held.proven:
@@ -331,21 +331,21 @@ def _register(held: Held, policy: Policy, now: Moment) -> Step:
         due_s, why = held.hub_refused.wait_s(now), "the hub refused the sas"
     else:
         due_s, why = due_in_s(held.sas, policy, now), "the sas is due for renewal"
-    return Step(Task.REGISTER, _paced(Task.REGISTER, due_s, held, held.sas, now), why)
+    return RenewalStep(Task.REGISTER, _paced(Task.REGISTER, due_s, held, held.sas, now), why)
 
 
-def _refresh(held: Held, registration: Life, policy: Policy, now: Moment) -> Step:
+def _refresh(held: CredentialState, registration: Life, policy: RenewalPolicy, now: Moment) -> RenewalStep:
     due_s, why = due_in_s(registration, policy, now), "the registration token is due for renewal"
     if held.token_refused:
         # Its parent is still known, so it never proved itself: renewing did not help the last time.
-        due_s = held.paces.get(Task.REGISTER, Pace()).wait_s(now) if held.parent else 0.0
+        due_s = held.paces.get(Task.REGISTER, RetryPace()).wait_s(now) if held.parent else 0.0
         why = "the registration token was refused"
     if not held.can_refresh:
         due_s, why = math.inf, "there is no provisioning token to renew the registration token with"
-    return Step(Task.REFRESH, _paced(Task.REFRESH, due_s, held, registration, now), why)
+    return RenewalStep(Task.REFRESH, _paced(Task.REFRESH, due_s, held, registration, now), why)
 
 
-def _paced(task: Task, due_s: float, held: Held, life: Life | None, now: Moment) -> float:
+def _paced(task: Task, due_s: float, held: CredentialState, life: Life | None, now: Moment) -> float:
     """`due_s`, but not within the pause after a failure, nor within MIN_GAP_S of the last renewal.
 
     A pause that began while there was a life to spare is cut short where that is refused meanwhile.
@@ -355,28 +355,32 @@ def _paced(task: Task, due_s: float, held: Held, life: Life | None, now: Moment)
     if life is not None and life.received.boot_id == now.boot_id:
         since_s = now.since(life.received)
         gap_s = 0.0 if since_s is None else MIN_GAP_S - since_s
-    return max(due_s, gap_s, held.paces.get(task, Pace()).wait_s(now, most_s))
+    return max(due_s, gap_s, held.paces.get(task, RetryPace()).wait_s(now, most_s))
 
 
-def phase(held: Held, now: Moment) -> Phase:
+def phase(held: CredentialState, now: Moment) -> RegistrationState:
     """Where the registration stands, for people."""
     if held.locked:
-        return Phase.LOCKED
+        return RegistrationState.LOCKED
     if held.missing:
-        return Phase.MISSING
+        return RegistrationState.MISSING
     if held.registration is None and not held.parent:
-        return Phase.UNPROVISIONED
+        return RegistrationState.UNPROVISIONED
     if held.token_refused or held.registration is None:
         return held.refused_as
     if held.sas is None:
-        return Phase.REGISTERING
+        return RegistrationState.REGISTERING
     if held.on_hold:
-        return Phase.ON_HOLD
+        return RegistrationState.ON_HOLD
     remaining_s = sas_left_s(held, now)
-    return Phase.EXPIRED if remaining_s is not None and remaining_s <= 0 else Phase.REGISTERED
+    return (
+        RegistrationState.EXPIRED
+        if remaining_s is not None and remaining_s <= 0
+        else RegistrationState.REGISTERED
+    )
 
 
-def sas_left_s(held: Held, now: Moment) -> float | None:
+def sas_left_s(held: CredentialState, now: Moment) -> float | None:
     """Seconds until the SAS ends (inf: never), or None where nobody can tell."""
     if held.by_certificate:
         return math.inf
@@ -394,10 +398,10 @@ def clock_told(skew_s: float | None) -> str:
     return f"the clock of this device is {where}: set it (timedatectl)"
 
 
-def refused_as(basis: str) -> Phase:
+def refused_as(basis: str) -> RegistrationState:
     """The refusal by name, of an identity that rests on `basis`."""
-    names = {"mtls": Phase.CERTIFICATE_REFUSED, "dps": Phase.ENROLMENT_REFUSED}
-    return names.get(basis.partition(" ")[0], Phase.REFUSED)
+    names = {"mtls": RegistrationState.CERTIFICATE_REFUSED, "dps": RegistrationState.ENROLMENT_REFUSED}
+    return names.get(basis.partition(" ")[0], RegistrationState.REFUSED)
 
 
 @dataclass(frozen=True)

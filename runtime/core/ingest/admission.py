@@ -16,9 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from runtime.core.ingest.message_fields import NO_DETAILS, Details
+from runtime.core.ingest.message_rows import Values
 from runtime.core.ingest.numbering import REUSED, content_of_put, keys_of, remember, sequences_of, warnings_of
 from runtime.core.ingest.ownership import key_prefix
 from runtime.core.ingest.payload_runs import Run, amounts_of, runs_of, weighed
@@ -28,7 +29,7 @@ from runtime.core.ingest.protocol import (
     Pong,
     ProducerKey,
     Put,
-    Refused,
+    Refusal,
     Reply,
     Request,
     Stored,
@@ -42,9 +43,9 @@ from runtime.core.ingest.quota import (
     Held,
     Levels,
     Limit,
-    Policy,
+    OverflowPolicy,
     Quota,
-    Usage,
+    QuotaUsage,
 )
 from runtime.core.ingest.sequences import Fate, Sequences
 from runtime.core.ingest.taken_files import NotTaken, TakenFile, spool_name
@@ -57,9 +58,6 @@ EVICTED_AT_ONCE = 5_000
 ROW_OVERHEAD_BYTES = 128  # what a row takes on disk beside its payload and texts, generously
 
 
-Payload: TypeAlias = bytes  # under another name: `Row` has a column called bytes
-
-
 class Stamp(NamedTuple):
     """When and in which boot a commit is decided."""
 
@@ -68,25 +66,6 @@ class Stamp(NamedTuple):
     boot_s: float
     boot: int
     """The store's number for this boot."""
-
-
-class Row(NamedTuple):
-    """The columns of a message, but for its `Details`: every column that is left out saves time."""
-
-    id: int
-    stream: int
-    kind: int
-    priority: int
-    stored_wall_s: float | None
-    stored_boot_s: float
-    boot: int
-    key: str | None
-    bytes: int
-    payload: Payload
-
-
-Values: TypeAlias = tuple[int, int, int, int, float | None, float, int, str | None, int, Payload]
-"""A `Row` without its names: Python's sqlite3 takes twice the time to bind what is a tuple and more."""
 
 
 class Named(NamedTuple):
@@ -132,7 +111,7 @@ class _Refusal(Exception):
     def __init__(
         self, code: Code, message: str, retry_after_ms: int | None = None, trim: Eviction | None = None
     ) -> None:
-        self.reply = Refused(code, message, retry_after_ms)
+        self.reply = Refusal(code, message, retry_after_ms)
         self.trim = trim
 
 
@@ -168,7 +147,7 @@ class Admission:
 
     def __post_init__(self) -> None:
         self.next_id = self.view.next_id
-        self._usage = Usage(self.view.levels, self.view.total, self.view.held, self.view.leaving)
+        self._usage = QuotaUsage(self.view.levels, self.view.total, self.view.held, self.view.leaving)
         self.holders: list[tuple[int, str]] = []
         """From which id on the rows are whose."""
         self.added_by: dict[tuple[str, int], Amount] = {}
@@ -335,9 +314,9 @@ class Admission:
             )
         code = Code.STREAM_FULL if name else Code.STORE_FULL
         self._believe_counters(code, _where(name, code))
-        if limit.policy is not Policy.REJECT:
+        if limit.policy is not OverflowPolicy.REJECT:
             self._trim(put, name, used, limit, code)
-        few = name is None and limit.policy is Policy.REJECT
+        few = name is None and limit.policy is OverflowPolicy.REJECT
         if few and self._usage.takes_few(put.owner, self.view.sole_owner, wanted, limit.most):
             return
         self._evict(put, name, used.plus(wanted).over(limit.most), limit.policy, code)
@@ -353,9 +332,11 @@ class Admission:
         if self._usage.can_free(trim):
             raise _Refusal(code, "the limit was lowered: room is being made", RETRY_SOON_MS, trim)
 
-    def _evict(self, put: Put, name: StreamName | None, amount: Amount, policy: Policy, code: Code) -> None:
+    def _evict(
+        self, put: Put, name: StreamName | None, amount: Amount, policy: OverflowPolicy, code: Code
+    ) -> None:
         where = _where(name, code)
-        if policy is Policy.REJECT:
+        if policy is OverflowPolicy.REJECT:
             raise _Refusal(code, f"{where} is full", RETRY_FULL_MS)
         self._believe_counters(code, where)
         eviction = self._eviction(put, name, amount, policy)
@@ -372,10 +353,14 @@ class Admission:
             self.wants_count = True
             raise _Refusal(code, f"{where} seems full: what is stored is being counted first", RETRY_SOON_MS)
 
-    def _eviction(self, put: Put, name: StreamName | None, amount: Amount, policy: Policy) -> Eviction:
+    def _eviction(
+        self, put: Put, name: StreamName | None, amount: Amount, policy: OverflowPolicy
+    ) -> Eviction:
         """What gives way must not be more important than anything it gives way to."""
         lowest = min(description.priority for description in put.descriptions)
-        return Eviction(name, policy, lowest if policy is Policy.DROP_LOWEST else TOP_PRIORITY, amount)
+        return Eviction(
+            name, policy, lowest if policy is OverflowPolicy.DROP_LOWEST else TOP_PRIORITY, amount
+        )
 
     def _keep(self, put: Put, runs: Sequence[Run], prefix: str | None) -> int:
         """Turn the fresh payloads into rows; return the first id."""

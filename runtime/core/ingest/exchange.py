@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runtime.core.ingest.protocol import Code, Pong, Refused, Reply, Stored, encode_request
+from runtime.core.ingest.protocol import Code, Pong, Refusal, Reply, Stored, encode_request
 from runtime.errors import EdgeError, Rejected, Retryable
 
 SHORTEST_WAIT_S = 0.05
@@ -23,7 +23,7 @@ LONGEST_WAIT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class KeyedRequest:
     """A request under one key, complete: sending it again is always safe."""
 
     header: Mapping[str, Any]
@@ -36,7 +36,7 @@ class Message:
 class NotStored(EdgeError):
     """The message was not acknowledged."""
 
-    request: Message | None = None
+    request: KeyedRequest | None = None
     """Set where it may be stored all the same: `Producer.resend(error.request)` stores it for sure, and once.
     None: nothing of it is stored, nor will be."""
     ids: Sequence[int | None] = ()
@@ -50,7 +50,7 @@ class NotStored(EdgeError):
 class NoAnswer(NotStored, Retryable):
     """No answer came in time, so it is unknown whether the request is stored; `Producer.resend` is safe."""
 
-    def __init__(self, message: str | None = None, request: Message | None = None) -> None:
+    def __init__(self, message: str | None = None, request: KeyedRequest | None = None) -> None:
         super().__init__(message)
         self.request = request
 
@@ -92,7 +92,7 @@ _MEANING: dict[str, type[NotStored]] = {
 }
 
 
-def refusal_error(refused: Refused) -> NotStored:
+def refusal_error(refused: Refusal) -> NotStored:
     """The error that a refusal is. Of a code that a newer ingest has only this is known: whether to wait."""
     unknown = Unavailable if refused.retry_after_ms is not None and not _known(refused) else Invalid
     meaning = _MEANING.get(refused.code, unknown)
@@ -103,7 +103,7 @@ def refusal_error(refused: Refused) -> NotStored:
     return meaning(text, code=refused.code)
 
 
-def _known(refused: Refused) -> bool:
+def _known(refused: Refusal) -> bool:
     return refused.code in set(Code)
 
 
@@ -128,7 +128,7 @@ class Exchange:
     """One request until it is answered, refused for good, or out of time."""
 
     def __init__(
-        self, request: Message, *, retry_for_s: float | None, timeout_s: float, sent_before: bool = False
+        self, request: KeyedRequest, *, retry_for_s: float | None, timeout_s: float, sent_before: bool = False
     ) -> None:
         self.request = request
         self._retry_for_s = retry_for_s
@@ -170,7 +170,7 @@ class Exchange:
 
     def answered(self, reply: Reply, now_s: float) -> Step:
         """An answer came. Raises NotStored where it is final."""
-        if not isinstance(reply, Refused):
+        if not isinstance(reply, Refusal):
             return reply
         error = refusal_error(reply)
         if not isinstance(error, Unavailable) and _known(reply):

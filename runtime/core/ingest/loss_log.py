@@ -39,7 +39,7 @@ class Gathered:
 
 
 @dataclass
-class Losses:
+class LossLog:
     """Of all streams, for all reasons."""
 
     every_s: float

@@ -52,15 +52,15 @@ __all__ = [  # with what description.py has: whoever speaks the protocol imports
     "BadRequest",
     "Code",
     "Description",
-    "Limits",
     "Operation",
     "Ping",
     "Pong",
     "ProducerKey",
     "Put",
-    "Refused",
+    "Refusal",
     "Reply",
     "Request",
+    "SizeLimits",
     "Stored",
     "decode_reply",
     "decode_request",
@@ -97,7 +97,7 @@ class ProducerKey(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SizeLimits:
     """Sizes that the configuration sets."""
 
     message_bytes: int
@@ -140,7 +140,7 @@ class Pong:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class Refusal:
     """Nothing of the request is stored."""
 
     code: str
@@ -149,7 +149,7 @@ class Refused:
     retry_after_ms: int | None = None
 
 
-Reply = Stored | Pong | Refused
+Reply = Stored | Pong | Refusal
 
 LONGEST_PAUSE_MS = 86_400_000
 WARNING_GAP = "sequence_gap"
@@ -179,7 +179,7 @@ _DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_no_r
 _JSON_SPACE = " \t\n\r"
 
 
-def decode_request(frames: Sequence[bytes], limits: Limits, owner: str = "") -> Request:
+def decode_request(frames: Sequence[bytes], limits: SizeLimits, owner: str = "") -> Request:
     """Read the frames of one request of `owner`, without its envelope. Raises BadRequest."""
     _check_sizes(frames, limits)
     header = _header(frames[0])
@@ -215,7 +215,7 @@ _KINDS = {
 }
 
 
-def _check_sizes(frames: Sequence[bytes], limits: Limits) -> None:
+def _check_sizes(frames: Sequence[bytes], limits: SizeLimits) -> None:
     if not frames:
         raise BadRequest(Code.BAD_ENVELOPE, "a request needs a JSON header frame")
     header_bytes, *sizes = map(len, frames)
@@ -371,7 +371,7 @@ def encode_reply(reply: Reply) -> bytes:
             return _json(said)
         case Pong():
             return _json({"ok": True, "version": VERSION})
-        case Refused(code=code, message=message, retry_after_ms=retry_after_ms):
+        case Refusal(code=code, message=message, retry_after_ms=retry_after_ms):
             error: dict[str, Any] = {"code": code, "message": message}
             if retry_after_ms is not None:
                 error["retry_after_ms"] = retry_after_ms
@@ -396,7 +396,7 @@ def decode_reply(frames: Sequence[bytes]) -> Reply:
         said = json.loads(frame)
         if not said["ok"]:
             error = said["error"]
-            return Refused(str(error["code"]), str(error["message"]), _pause_ms(error))
+            return Refusal(str(error["code"]), str(error["message"]), _pause_ms(error))
         if "ids" not in said:
             return Pong()
         warnings = tuple((w["code"], w["message"]) for w in said.get("warnings", ()))

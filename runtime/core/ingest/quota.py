@@ -34,7 +34,7 @@ def countable(priority: object, size: object) -> bool:
     return 0 <= priority <= TOP_PRIORITY and 0 <= size <= LARGEST_BYTES
 
 
-class Policy(StrEnum):
+class OverflowPolicy(StrEnum):
     """What happens to a message for which there is no room."""
 
     REJECT = "reject"
@@ -70,7 +70,7 @@ class Limit:
     """The most that may be stored, and what gives way."""
 
     most: Amount
-    policy: Policy = Policy.REJECT
+    policy: OverflowPolicy = OverflowPolicy.REJECT
 
     def fits(self, used: Amount, wanted: Amount) -> bool:
         """Whether so much more is within it."""
@@ -96,7 +96,7 @@ class Quota:
         """The limit of one stream, where it has one."""
         return (self.streams or {}).get(name, self.every_stream)
 
-    def policies(self) -> tuple[Policy, frozenset[Policy]]:
+    def policies(self) -> tuple[OverflowPolicy, frozenset[OverflowPolicy]]:
         """Of the whole store, and of its streams: which indexes the store needs to evict quickly."""
         limits = [*(self.streams or {}).values(), *([self.every_stream] if self.every_stream else [])]
         return self.total.policy, frozenset(limit.policy for limit in limits)
@@ -108,7 +108,7 @@ class Eviction:
 
     stream: StreamName | None
     """None: from the whole store."""
-    policy: Policy
+    policy: OverflowPolicy
     max_priority: int
     """Nothing more important than this goes."""
     amount: Amount
@@ -122,7 +122,7 @@ Levels = Mapping[StreamName, Mapping[int, Amount]]
 """What is stored, by stream and priority."""
 
 
-class Usage:
+class QuotaUsage:
     """The book of one commit: what is stored, what it adds, what it evicts."""
 
     def __init__(self, levels: Levels, total: Amount, held: Held, leaving: Amount = NOTHING) -> None:

@@ -43,7 +43,7 @@ class Look:
     """A file written beside them came to the disk."""
 
 
-class Verdict(NamedTuple):
+class ReadVerdict(NamedTuple):
     """What is certain now."""
 
     damaged: bool = False
@@ -53,7 +53,7 @@ class Verdict(NamedTuple):
 
 
 @dataclass
-class Unreadable:
+class UnreadableBlocks:
     """What was seen so far."""
 
     _blocks: Set[Block] = frozenset()
@@ -68,22 +68,22 @@ class Unreadable:
         """Whether looking once more would say more."""
         return not self._looks or now_s - self._last_s >= LOOK_EVERY_S
 
-    def saw(self, look: Look, now_s: float) -> Verdict:
+    def saw(self, look: Look, now_s: float) -> ReadVerdict:
         """One more look, after one more error."""
         before_s, self._sound_s = self._sound_s, None
         self._last_s = now_s
         same = look.unreadable & self._blocks
         if not (look.unreadable and look.readable and look.flushed):
             self._blocks, self._looks = frozenset(), 0
-            return self._sound(before_s, now_s) if look.readable and not look.unreadable else Verdict()
+            return self._sound(before_s, now_s) if look.readable and not look.unreadable else ReadVerdict()
         if same:
             self._blocks, self._looks = same, self._looks + 1
         else:
             self._blocks, self._looks, self._since_s = look.unreadable, 1, now_s
         lasting = self._looks >= LOOKS and now_s - self._since_s >= LASTING_S
-        return Verdict(True, self._blocks) if lasting else Verdict()
+        return ReadVerdict(True, self._blocks) if lasting else ReadVerdict()
 
-    def _sound(self, before_s: float | None, now_s: float) -> Verdict:
+    def _sound(self, before_s: float | None, now_s: float) -> ReadVerdict:
         again = before_s is not None and now_s - before_s <= PASSES_S
         self._sound_s = None if again else now_s
-        return Verdict(damaged=again)
+        return ReadVerdict(damaged=again)

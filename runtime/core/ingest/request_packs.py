@@ -38,7 +38,7 @@ Described = Payload | tuple[Payload, Fields]
 """A payload, or a payload with fields of its own."""
 
 
-class Pack(NamedTuple):
+class RequestPack(NamedTuple):
     """What goes in one request."""
 
     payloads: list[bytes]
@@ -52,10 +52,10 @@ class Progress:
 
     def __init__(self) -> None:
         self.ids: list[int | None] = []
-        self._pack = Pack([], [])
+        self._pack = RequestPack([], [])
         self._pack_at = 0
 
-    def begin(self, pack: Pack) -> None:
+    def begin(self, pack: RequestPack) -> None:
         """The messages of `pack` are taken from the source, and are next."""
         self._pack, self._pack_at = pack, len(self.ids)
 
@@ -83,12 +83,12 @@ class Progress:
             raise
 
 
-def packs(messages: Iterable[Described]) -> Iterator[Pack]:
+def packs(messages: Iterable[Described]) -> Iterator[RequestPack]:
     """As few as the bounds of a commit allow. Holds copies: a source may reuse the objects that it gives.
 
     Where the source raises, what it gave before comes first, and its error with it.
     """
-    pack, size, source = Pack([], []), 0, iter(messages)
+    pack, size, source = RequestPack([], []), 0, iter(messages)
     while True:
         try:
             payload, own = described(next(source))
@@ -101,7 +101,7 @@ def packs(messages: Iterable[Described]) -> Iterator[Pack]:
             break
         if pack.payloads and (len(pack.payloads) >= PACK_MESSAGES or size + len(payload) > PACK_BYTES):
             yield pack
-            pack, size = Pack([], []), 0
+            pack, size = RequestPack([], []), 0
         pack.payloads.append(payload)
         pack.each.append(own)
         size += len(payload)
@@ -118,12 +118,14 @@ def described(message: Described) -> tuple[bytes, Fields]:
     return encoded(payload), cast(Fields, said)
 
 
-def halves(pack: Pack, refused: TooLarge) -> tuple[Pack, Pack]:
+def halves(pack: RequestPack, refused: TooLarge) -> tuple[RequestPack, RequestPack]:
     """They may be taken one by one. Raises `refused` for one message, or where a copy may be stored."""
     middle = len(pack.payloads) // 2
     if not middle or refused.request is not None:
         raise refused
-    return Pack(pack.payloads[:middle], pack.each[:middle]), Pack(pack.payloads[middle:], pack.each[middle:])
+    return RequestPack(pack.payloads[:middle], pack.each[:middle]), RequestPack(
+        pack.payloads[middle:], pack.each[middle:]
+    )
 
 
 def encoded(payload: Payload) -> bytes:

@@ -91,7 +91,7 @@ def _most_bytes(said: Mapping[str, Any]) -> int:
 
 
 @dataclass
-class Messages:
+class RowRepair:
     """The messages taken over, and what the tables about them must hold: found without reading them again."""
 
     columns: Sequence[str]

@@ -10,7 +10,7 @@ MORE_SHARE = 10
 """So much of the store, in room that comes, is worth another attempt."""
 
 
-class Attempts:
+class SalvageRetry:
     """Those that failed in a row."""
 
     def __init__(self) -> None:

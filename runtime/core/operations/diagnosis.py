@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from runtime.core.identity.enrolment import Enrolment, Phase
+from runtime.core.identity.enrolment import Enrolment, EnrolmentState
 from runtime.core.identity.lifetime import spoken
 from runtime.core.identity.renewal import Fixed
 
@@ -140,13 +140,13 @@ def judge_unregistered(record: Enrolment, source: str = "", lack: str = "") -> C
         return Check(
             "identity", "error", f"not registered: {lack}", "put one provisioning token, alone, there"
         )
-    if record.phase is Phase.TOKEN_REFUSED:
+    if record.phase is EnrolmentState.TOKEN_REFUSED:
         text = f"not registered: the platform refuses the provisioning token in {source} ({record.reason})"
         return Check("identity", "error", text, f"put another token into {source}")
-    if record.phase is Phase.REJECTED:
+    if record.phase is EnrolmentState.REJECTED:
         text = f"not registered: rejected by the platform ({record.reason})"
         return Check("identity", "error", text, "correct device.id, or use another provisioning token")
-    if record.phase is Phase.PENDING:
+    if record.phase is EnrolmentState.PENDING:
         code = record.verification_code or "its code"
         return Check("identity", "warning", "not registered yet", f"approve {code} at the platform")
     return Check("identity", "warning", "not registered yet", "see `edgectl status`")

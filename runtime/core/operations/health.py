@@ -46,7 +46,7 @@ SPENT = 0.9
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class HealthLimits:
     """When patience ends, in seconds."""
 
     look_every_s: float = 5.0
@@ -66,7 +66,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class Observation:
     """One program as one look sees it."""
 
     state: str
@@ -186,7 +186,7 @@ _REMEMBERED = (
 class Health:
     """The judge. `now_s` is any clock that only goes forward within one boot."""
 
-    def __init__(self, limits: Limits, memory: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, limits: HealthLimits, memory: Mapping[str, Any] | None = None) -> None:
         self._limits = limits
         self._last_s: float | None = None
         self._silent_s = 0.0
@@ -194,7 +194,7 @@ class Health:
         self._restarted_all_at_s: list[float] = []
         self._recall(memory or {})
 
-    def look(self, now_s: float, sights: Mapping[str, Sight]) -> list[Action]:
+    def look(self, now_s: float, sights: Mapping[str, Observation]) -> list[Action]:
         """Take in one look at every program; what must be done about it."""
         elapsed_s = self._elapsed(now_s, at_most_s=2 * self._limits.look_every_s)
         self._silent_s = 0.0
@@ -275,7 +275,7 @@ class Health:
         last_s, self._last_s = self._last_s, now_s
         return 0.0 if last_s is None else min(max(0.0, now_s - last_s), at_most_s)
 
-    def _notice(self, watch: _Watch, sight: Sight, elapsed_s: float, now_s: float) -> None:
+    def _notice(self, watch: _Watch, sight: Observation, elapsed_s: float, now_s: float) -> None:
         """Bring what is remembered up to what is seen."""
         another = sight.pid and sight.pid != watch.pid
         unseen = sight.started and not sight.pid and watch.started not in (0, sight.started)
@@ -304,7 +304,9 @@ class Health:
         if watch.up_s > PROVEN_AFTER_S and watch.idle_s == 0:
             watch.attempts, watch.helpless, watch.spared = 0, False, 0
 
-    def _judge_descriptors(self, worker: str, watch: _Watch, sight: Sight, now_s: float) -> list[Action]:
+    def _judge_descriptors(
+        self, worker: str, watch: _Watch, sight: Observation, now_s: float
+    ) -> list[Action]:
         if sight.descriptors < SPENT:
             watch.spent_s = None
             return []

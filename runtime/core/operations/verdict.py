@@ -14,15 +14,15 @@ DISK_FULL_BYTES = 65536
 """Less than a worker needs to say anything at all: figures may be missing then."""
 GOOD_HUB = ("up", "draining", "parked")
 GOOD_IDENTITY = "registered"
-SETTLED = (None, enrolment.Phase.PROVISIONED.value, enrolment.Phase.NOT_NEEDED.value)
+SETTLED = (None, enrolment.EnrolmentState.PROVISIONED.value, enrolment.EnrolmentState.NOT_NEEDED.value)
 HELD_UP = frozenset(
     phase.value
     for phase in (
-        enrolment.Phase.TOKENLESS,
-        enrolment.Phase.TOKEN_UNREADABLE,
-        enrolment.Phase.TOKEN_GARBLED,
-        enrolment.Phase.TOKEN_REFUSED,
-        enrolment.Phase.REJECTED,
+        enrolment.EnrolmentState.TOKENLESS,
+        enrolment.EnrolmentState.TOKEN_UNREADABLE,
+        enrolment.EnrolmentState.TOKEN_GARBLED,
+        enrolment.EnrolmentState.TOKEN_REFUSED,
+        enrolment.EnrolmentState.REJECTED,
     )
 )
 """States of provisioning in which there is nothing to approve: a person has to put something right."""

@@ -24,7 +24,7 @@ from runtime.devcloud.http.web import (
 from runtime.devcloud.state.cloud import Cloud
 from runtime.devcloud.state.enrolment import check_device_id
 from runtime.devcloud.state.problems import bad_request, not_found
-from runtime.devcloud.state.values import Refused
+from runtime.devcloud.state.values import ConnectionRefused
 
 
 async def list_devices(request: Request) -> Response:
@@ -125,7 +125,7 @@ async def desired_properties(request: Request) -> Response:
         held = cloud.twin_get(device_id)["desired"]
         patch = {**{key: None for key in held if key != "$version"}, **patch}
     version = cloud.patch_desired(device_id, patch)
-    if isinstance(version, Refused):
+    if isinstance(version, ConnectionRefused):
         raise bad_request(version.reason)
     return JSONResponse({"$version": version})
 

@@ -21,7 +21,7 @@ COUNTED = ("/provisioning-operations/", "/devices/register", "/devices/registrat
 """The platform's calls. Paths of blobs and operators have no end."""
 
 
-class Misbehave:
+class FaultInjection:
     """ASGI middleware, the outermost, so that it also cuts what would answer 404."""
 
     def __init__(self, app: ASGIApp, cloud: Cloud) -> None:

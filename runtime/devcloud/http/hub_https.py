@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from runtime.devcloud.http.web import client_certificate, cloud_of, now_s, rfc3339
-from runtime.devcloud.state.values import Refused
+from runtime.devcloud.state.values import ConnectionRefused
 
 
 class HubRefusal(Exception):
@@ -36,7 +36,7 @@ def caller(request: Request) -> str:
     answer = cloud_of(request).check_device(
         device_id, request.headers.get("authorization"), client_certificate(request), now_s()
     )
-    if isinstance(answer, Refused):
+    if isinstance(answer, ConnectionRefused):
         raise HubRefusal(401, "IotHubUnauthorizedAccess", answer.reason)
     return device_id
 

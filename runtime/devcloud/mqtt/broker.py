@@ -3,9 +3,9 @@
 Store first, acknowledge second, here too: what arrived from all connections in one turn of the loop is
 recorded in one commit, then its PUBACKs leave, per connection in the order of arrival.
 
-`Hub` holds what connections share (listener, group commit, takeover, the look at the clocks); a
-`Connection` is one TLS connection, a `Dialogue` what an admitted device says on it, an `AckLine` when its
-PUBACKs leave.
+`Broker` holds what connections share (listener, group commit, takeover, the look at the clocks); a
+`Connection` is one TLS connection, a `Conversation` what an admitted device says on it, a `PubackQueue` when
+its PUBACKs leave.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import time
 from loguru import logger
 
 from runtime.devcloud.mqtt.connection import Connection
-from runtime.devcloud.mqtt.sessions import Session, open_session
+from runtime.devcloud.mqtt.sessions import HubSession, open_session
 from runtime.devcloud.state.cloud import Cloud
 from runtime.devcloud.state.faults import Faults
 from runtime.devcloud.state.values import Received
@@ -29,7 +29,7 @@ SWEEP_S = 0.1
 TLS_TIMEOUT_S = 10.0
 
 
-class Hub:
+class Broker:
     """Listens until `stop`. All its methods are called on the loop that `serve` ran in."""
 
     def __init__(self, cloud: Cloud) -> None:
@@ -82,7 +82,7 @@ class Hub:
             self._acks_left = self._faults.ack_limit
         return self._faults
 
-    def welcome(self, newcomer: Connection, device_id: str, clean: bool) -> Session:
+    def welcome(self, newcomer: Connection, device_id: str, clean: bool) -> HubSession:
         """One connection a device: end any other. Returns the device's session."""
         for other in [c for c in self.connections if c.device_id == device_id and c is not newcomer]:
             other.end("another connection of the same device")
@@ -138,8 +138,8 @@ class Hub:
                 connection.look_at_clock(now_s)
 
 
-async def serve(cloud: Cloud, host: str, port: int, ssl_context: ssl.SSLContext) -> Hub:
+async def serve(cloud: Cloud, host: str, port: int, ssl_context: ssl.SSLContext) -> Broker:
     """A hub that listens."""
-    hub = Hub(cloud)
+    hub = Broker(cloud)
     await hub.listen(host, port, ssl_context)
     return hub

@@ -19,8 +19,8 @@ from runtime.devcloud.mqtt.packets import (
     Bare,
     Connack,
     Connect,
-    Kind,
     Packet,
+    PacketType,
     Publish,
     Suback,
     Subscribe,
@@ -49,29 +49,31 @@ def encode(packet: Packet) -> bytes:
     match packet:
         case Publish(topic, payload, qos, packet_id, dup, retain):
             flags = dup << 3 | qos << 1 | retain
-            return _packet(Kind.PUBLISH, _text(topic) + (_number(packet_id) if qos else b"") + payload, flags)
+            return _packet(
+                PacketType.PUBLISH, _text(topic) + (_number(packet_id) if qos else b"") + payload, flags
+            )
         case Ack(kind, packet_id):
             return _packet(kind, _number(packet_id))
         case Bare(kind):
             return _packet(kind, b"")
         case Connect():
-            return _packet(Kind.CONNECT, _connect_body(packet))
+            return _packet(PacketType.CONNECT, _connect_body(packet))
         case Connack(code, session_present):
-            return _packet(Kind.CONNACK, bytes((session_present, code)))
+            return _packet(PacketType.CONNACK, bytes((session_present, code)))
         case Subscribe(packet_id, filters):
             pairs = b"".join(_text(name) + bytes((qos,)) for name, qos in filters)
-            return _packet(Kind.SUBSCRIBE, _number(packet_id) + pairs)
+            return _packet(PacketType.SUBSCRIBE, _number(packet_id) + pairs)
         case Suback(packet_id, codes):
-            return _packet(Kind.SUBACK, _number(packet_id) + bytes(codes))
+            return _packet(PacketType.SUBACK, _number(packet_id) + bytes(codes))
         case Unsubscribe(packet_id, names):
-            return _packet(Kind.UNSUBSCRIBE, _number(packet_id) + b"".join(map(_text, names)))
+            return _packet(PacketType.UNSUBSCRIBE, _number(packet_id) + b"".join(map(_text, names)))
 
 
-_FLAGS = {Kind.PUBREL: 2, Kind.SUBSCRIBE: 2, Kind.UNSUBSCRIBE: 2}
+_FLAGS = {PacketType.PUBREL: 2, PacketType.SUBSCRIBE: 2, PacketType.UNSUBSCRIBE: 2}
 """Reserved bits of the first byte that are not zero."""
 
 
-def _packet(kind: Kind, body: bytes, flags: int | None = None) -> bytes:
+def _packet(kind: PacketType, body: bytes, flags: int | None = None) -> bytes:
     first = kind << 4 | (_FLAGS.get(kind, 0) if flags is None else flags)
     return bytes((first,)) + _length(len(body)) + body
 
@@ -115,7 +117,7 @@ def _connect_body(packet: Connect) -> bytes:
 # -- decoding ---------------------------------------------------------------------------------------------
 
 
-class Decoder:
+class PacketDecoder:
     """Bytes in, in pieces of any size; packets out."""
 
     def __init__(self, most_bytes: int = LONGEST_PACKET_BYTES) -> None:
@@ -143,15 +145,17 @@ class Decoder:
 
 _FIRST_BYTES = frozenset(
     [
-        *(kind << 4 | _FLAGS.get(kind, 0) for kind in Kind if kind is not Kind.PUBLISH),
-        *(Kind.PUBLISH << 4 | flags for flags in (0, 1, 2, 3, 4, 5, 10, 11, 12, 13)),  # DUP means QoS 1 or 2
+        *(kind << 4 | _FLAGS.get(kind, 0) for kind in PacketType if kind is not PacketType.PUBLISH),
+        *(
+            PacketType.PUBLISH << 4 | flags for flags in (0, 1, 2, 3, 4, 5, 10, 11, 12, 13)
+        ),  # DUP means QoS 1 or 2
     ]
 )
 
 
 def _why_not(first: int) -> str:
     kind, flags = first >> 4, first & 15
-    known = next((k for k in Kind if k == kind), None)
+    known = next((k for k in PacketType if k == kind), None)
     if known is None:
         return f"packet type {kind} is reserved"
     return f"{known.name} with impossible flags {flags:04b}"
@@ -178,8 +182,8 @@ def _decode(first: int, body: bytes) -> Packet:
     if kind == 3:
         return _publish(flags, body)
     fields = _Fields(body)
-    packet = _READERS[kind](Kind(kind), fields)
-    fields.end(Kind(kind))
+    packet = _READERS[kind](PacketType(kind), fields)
+    fields.end(PacketType(kind))
     return packet
 
 
@@ -244,12 +248,12 @@ class _Fields:
     def skip(self) -> None:
         self._at = len(self._body)
 
-    def end(self, kind: Kind) -> None:
+    def end(self, kind: PacketType) -> None:
         if self.more():
             raise Malformed(f"{kind.name} with {len(self._body) - self._at} bytes too many")
 
 
-def _connect(_: Kind, fields: _Fields) -> Packet:
+def _connect(_: PacketType, fields: _Fields) -> Packet:
     name, level = fields.text(), fields.byte()
     if name not in ("MQTT", "MQIsdp"):
         raise Malformed(f"protocol name {name!r}")
@@ -267,14 +271,14 @@ def _connect(_: Kind, fields: _Fields) -> Packet:
     return Connect(client_id, username, password, keep_alive_s, bool(flags & 2), will)
 
 
-def _connack(_: Kind, fields: _Fields) -> Packet:
+def _connack(_: PacketType, fields: _Fields) -> Packet:
     present, code = fields.byte(), fields.byte()
     if present > 1 or code > 5 or (present and code):
         raise Malformed(f"CONNACK with flags {present} and code {code}")
     return Connack(code, bool(present))
 
 
-def _subscribe(_: Kind, fields: _Fields) -> Packet:
+def _subscribe(_: PacketType, fields: _Fields) -> Packet:
     packet_id, filters = fields.packet_id(), list[tuple[str, int]]()
     while fields.more() or not filters:
         name, qos = _filter(fields.text()), fields.byte()
@@ -284,7 +288,7 @@ def _subscribe(_: Kind, fields: _Fields) -> Packet:
     return Subscribe(packet_id, tuple(filters))
 
 
-def _suback(_: Kind, fields: _Fields) -> Packet:
+def _suback(_: PacketType, fields: _Fields) -> Packet:
     packet_id, codes = fields.packet_id(), list[int]()
     while fields.more() or not codes:
         codes.append(fields.byte())
@@ -293,7 +297,7 @@ def _suback(_: Kind, fields: _Fields) -> Packet:
     return Suback(packet_id, tuple(codes))
 
 
-def _unsubscribe(_: Kind, fields: _Fields) -> Packet:
+def _unsubscribe(_: PacketType, fields: _Fields) -> Packet:
     packet_id, filters = fields.packet_id(), list[str]()
     while fields.more() or not filters:
         filters.append(_filter(fields.text()))
@@ -317,20 +321,23 @@ def _filter(name: str) -> str:
     return name
 
 
-def _ack(kind: Kind, fields: _Fields) -> Packet:
+def _ack(kind: PacketType, fields: _Fields) -> Packet:
     return Ack(kind, fields.packet_id())
 
 
-def _bare(kind: Kind, _: _Fields) -> Packet:
+def _bare(kind: PacketType, _: _Fields) -> Packet:
     return Bare(kind)
 
 
-_READERS: dict[int, Callable[[Kind, _Fields], Packet]] = {
-    Kind.CONNECT: _connect,
-    Kind.CONNACK: _connack,
-    Kind.SUBSCRIBE: _subscribe,
-    Kind.SUBACK: _suback,
-    Kind.UNSUBSCRIBE: _unsubscribe,
-    **dict.fromkeys((Kind.PUBACK, Kind.PUBREC, Kind.PUBREL, Kind.PUBCOMP, Kind.UNSUBACK), _ack),
-    **dict.fromkeys((Kind.PINGREQ, Kind.PINGRESP, Kind.DISCONNECT), _bare),
+_READERS: dict[int, Callable[[PacketType, _Fields], Packet]] = {
+    PacketType.CONNECT: _connect,
+    PacketType.CONNACK: _connack,
+    PacketType.SUBSCRIBE: _subscribe,
+    PacketType.SUBACK: _suback,
+    PacketType.UNSUBSCRIBE: _unsubscribe,
+    **dict.fromkeys(
+        (PacketType.PUBACK, PacketType.PUBREC, PacketType.PUBREL, PacketType.PUBCOMP, PacketType.UNSUBACK),
+        _ack,
+    ),
+    **dict.fromkeys((PacketType.PINGREQ, PacketType.PINGRESP, PacketType.DISCONNECT), _bare),
 }

@@ -12,16 +12,16 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from runtime.devcloud.mqtt import topics
-from runtime.devcloud.mqtt.codec import Decoder, Malformed, encode, puback
-from runtime.devcloud.mqtt.conversation import Dialogue
-from runtime.devcloud.mqtt.packets import Bare, Connack, Connect, Kind, Packet, Publish
-from runtime.devcloud.mqtt.puback_queue import PATIENCE_S, AckLine
+from runtime.devcloud.mqtt.codec import Malformed, PacketDecoder, encode, puback
+from runtime.devcloud.mqtt.conversation import Conversation
+from runtime.devcloud.mqtt.packets import Bare, Connack, Connect, Packet, PacketType, Publish
+from runtime.devcloud.mqtt.puback_queue import PATIENCE_S, PubackQueue
 from runtime.devcloud.mqtt.topics import BadTopic
 from runtime.devcloud.state.certificates import shown_by
-from runtime.devcloud.state.values import Admitted, Received, Refused
+from runtime.devcloud.state.values import Admitted, ConnectionRefused, Received
 
 if TYPE_CHECKING:
-    from runtime.devcloud.mqtt.broker import Hub
+    from runtime.devcloud.mqtt.broker import Broker
 
 CONNECT_WITHIN_S = 30.0
 LONGEST_IDLE_S = 1767.0
@@ -39,17 +39,17 @@ class Connection(asyncio.Protocol):
     number: int | None = None
     """Of this connection in the cloud's records, from CONNECT on."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Broker) -> None:
         self._hub = hub
         self._loop = asyncio.get_running_loop()
-        self._decoder = Decoder(MOST_PACKET_BYTES)
-        self._dialogue: Dialogue | None = None
+        self._decoder = PacketDecoder(MOST_PACKET_BYTES)
+        self._dialogue: Conversation | None = None
         self._unsubscribe: Callable[[], None] = lambda: None
         self._will: Publish | None = None
         self._heard_at_s = self._loop.time()
         self._idle_limit_s = CONNECT_WITHIN_S
         self._expires_at_s: float | None = None
-        self._acks = AckLine()
+        self._acks = PubackQueue()
         self._acks_follow = hub.faults
         self._ack_timer: asyncio.TimerHandle | None = None
         self._messages = 0
@@ -142,7 +142,7 @@ class Connection(asyncio.Protocol):
             if not isinstance(packet, Connect):
                 raise Malformed("the first packet is not CONNECT")
             self._connect(packet)
-        elif packet == Bare(Kind.DISCONNECT):
+        elif packet == Bare(PacketType.DISCONNECT):
             self._will = None
             self.end("disconnected by the device")
         elif isinstance(packet, Publish) and self._is_poison(packet.payload):
@@ -154,7 +154,7 @@ class Connection(asyncio.Protocol):
         now_s = time.time()
         answer = self._answer(packet, now_s)
         self.number = self._hub.cloud.opened(packet.client_id, answer, now_s)
-        if isinstance(answer, Refused):
+        if isinstance(answer, ConnectionRefused):
             self._send(Connack(answer.code))
             self.end(f"refused: {answer.reason}")
             return
@@ -163,26 +163,26 @@ class Connection(asyncio.Protocol):
         if packet.will is not None:
             self._will = topics.last_will(self.device_id, packet.will)
         session = self._hub.welcome(self, self.device_id, packet.clean_session)
-        self._dialogue = Dialogue(
+        self._dialogue = Conversation(
             self._hub.cloud, self.device_id, session, self.number, self._send, self._arrived
         )
         self._unsubscribe = self._hub.cloud.subscribe(self.device_id, self._dialogue.happened)
         self._send(Connack(0, session.present))
         self._dialogue.send_commands()
 
-    def _answer(self, packet: Connect, now_s: float) -> Admitted | Refused:
+    def _answer(self, packet: Connect, now_s: float) -> Admitted | ConnectionRefused:
         if self._hub.faults.refuse_connect_code is not None:
-            return Refused(self._hub.faults.refuse_connect_code, "refused on request")
+            return ConnectionRefused(self._hub.faults.refuse_connect_code, "refused on request")
         if packet.level != 4:
-            return Refused(1, f"protocol level {packet.level}, only 4 (MQTT 3.1.1) is spoken")
+            return ConnectionRefused(1, f"protocol level {packet.level}, only 4 (MQTT 3.1.1) is spoken")
         if not packet.client_id:
-            return Refused(2, "no client id")
+            return ConnectionRefused(2, "no client id")
         if not _USERNAME.fullmatch(packet.username or ""):
-            return Refused(4, "user name is not HUB/WORKSPACE:DEVICE/?api-version=...")
+            return ConnectionRefused(4, "user name is not HUB/WORKSPACE:DEVICE/?api-version=...")
         try:
             password = None if packet.password is None else packet.password.decode()
         except UnicodeDecodeError:
-            return Refused(4, "password is not text")
+            return ConnectionRefused(4, "password is not text")
         return self._hub.cloud.authenticate(
             packet.client_id, packet.username, password, now_s, shown_by(self._transport)
         )

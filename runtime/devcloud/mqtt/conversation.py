@@ -8,21 +8,37 @@ from collections.abc import Callable
 
 from runtime.devcloud.mqtt import topics
 from runtime.devcloud.mqtt.codec import Malformed
-from runtime.devcloud.mqtt.packets import Ack, Bare, Kind, Packet, Publish, Suback, Subscribe, Unsubscribe
-from runtime.devcloud.mqtt.sessions import Session
-from runtime.devcloud.mqtt.topics import Channel, MethodAnswer, ReportedPatch, Telemetry, TwinGet
+from runtime.devcloud.mqtt.packets import (
+    Ack,
+    Bare,
+    Packet,
+    PacketType,
+    Publish,
+    Suback,
+    Subscribe,
+    Unsubscribe,
+)
+from runtime.devcloud.mqtt.sessions import HubSession
+from runtime.devcloud.mqtt.topics import Channel, MethodAnswer, ReportedPatch, TelemetryTopic, TwinGet
 from runtime.devcloud.state.cloud import Cloud
-from runtime.devcloud.state.values import CommandsWaiting, DesiredChange, Event, MethodCall, Received, Refused
+from runtime.devcloud.state.values import (
+    CommandsWaiting,
+    ConnectionRefused,
+    DesiredChange,
+    Event,
+    MethodCall,
+    Received,
+)
 
 
-class Dialogue:
+class Conversation:
     """One admitted device. `send` takes packets for it, `arrived` what it published, with the packet id."""
 
     def __init__(
         self,
         cloud: Cloud,
         device_id: str,
-        session: Session,
+        session: HubSession,
         connection: int,
         send: Callable[[Packet], None],
         arrived: Callable[[int, Received | None], None],
@@ -44,22 +60,22 @@ class Dialogue:
         match packet:
             case Publish():
                 self._published(packet)
-            case Ack(Kind.PUBACK, packet_id):
+            case Ack(PacketType.PUBACK, packet_id):
                 self._acknowledged(packet_id)
-            case Bare(Kind.PINGREQ):
-                self._send(Bare(Kind.PINGRESP))
+            case Bare(PacketType.PINGREQ):
+                self._send(Bare(PacketType.PINGRESP))
             case Subscribe():
                 self._subscribed(packet)
             case Unsubscribe(packet_id, filters):
                 for name in filters:
                     self._session.ignore(topics.channel(self._device_id, name))
-                self._send(Ack(Kind.UNSUBACK, packet_id))
+                self._send(Ack(PacketType.UNSUBACK, packet_id))
             case _:
                 raise Malformed(f"a device does not send {packet} here")
 
     def _published(self, packet: Publish) -> None:
         meaning = topics.meaning(self._device_id, packet)
-        if isinstance(meaning, Telemetry):
+        if isinstance(meaning, TelemetryTopic):
             self._arrived(packet.packet_id, self._received(packet, meaning))
             return
         match meaning:
@@ -72,7 +88,7 @@ class Dialogue:
                 self._cloud.method_answered(request_id, status, packet.payload)
         self._arrived(packet.packet_id, None)
 
-    def _received(self, packet: Publish, telemetry: Telemetry) -> Received:
+    def _received(self, packet: Publish, telemetry: TelemetryTopic) -> Received:
         return Received(
             device_id=self._device_id,
             payload=packet.payload,
@@ -89,8 +105,8 @@ class Dialogue:
         try:
             answer = self._cloud.twin_patch_reported(self._device_id, json.loads(payload.decode()))
         except (ValueError, RecursionError):
-            answer = Refused(400, "the patch is not JSON")
-        if isinstance(answer, Refused):
+            answer = ConnectionRefused(400, "the patch is not JSON")
+        if isinstance(answer, ConnectionRefused):
             topic = topics.twin_result_topic(answer.code, request_id)
             self._tell(Channel.TWIN_RESULTS, topic, json.dumps({"message": answer.reason}).encode())
         else:
@@ -112,8 +128,8 @@ class Dialogue:
     def last_will(self, will: Publish) -> None:
         """The device went without a word: publish what it left."""
         meaning = topics.meaning(self._device_id, will)
-        assert isinstance(meaning, Telemetry)
-        marked = Telemetry({**meaning.properties, "iothub-MessageType": "Will"}, meaning.system)
+        assert isinstance(meaning, TelemetryTopic)
+        marked = TelemetryTopic({**meaning.properties, "iothub-MessageType": "Will"}, meaning.system)
         self._arrived(0, self._received(will, marked))
 
     # -- to the device -----------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ class Frame(NamedTuple):
     payload: bytes
 
 
-class Decoder:
+class FrameDecoder:
     """Bytes in any portions -> the frames of a client."""
 
     def __init__(self, most_bytes: int) -> None:

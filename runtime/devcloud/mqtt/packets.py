@@ -10,7 +10,7 @@ FAILURE = 0x80
 """SUBACK: this filter was refused."""
 
 
-class Kind(IntEnum):
+class PacketType(IntEnum):
     """Packet types, the upper half of the first byte."""
 
     CONNECT = 1
@@ -78,7 +78,7 @@ class Publish(NamedTuple):
 class Ack:
     """PUBACK, PUBREC, PUBREL, PUBCOMP or UNSUBACK: a kind and a packet id."""
 
-    kind: Kind
+    kind: PacketType
     packet_id: int
 
 
@@ -110,7 +110,7 @@ class Unsubscribe:
 class Bare:
     """PINGREQ, PINGRESP or DISCONNECT: nothing but a kind."""
 
-    kind: Kind
+    kind: PacketType
 
 
 Packet: TypeAlias = Connect | Connack | Publish | Ack | Subscribe | Suback | Unsubscribe | Bare

@@ -9,7 +9,7 @@ PATIENCE_S = 10.0
 """A throttled connection that is owed more than this is dropped."""
 
 
-class AckLine:
+class PubackQueue:
     """A line in which nobody overtakes. Times are seconds of any one clock that does not jump."""
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ from runtime.devcloud.mqtt.topics import Channel
 from runtime.devcloud.state.database import Database
 
 
-class Session:
+class HubSession:
     """What a device listens to, and the commands that it may have seen."""
 
     def __init__(self, database: Database, name: str | None) -> None:
@@ -48,11 +48,11 @@ class Session:
             self._database.remember(self._name, json.dumps({"channels": channels, "sent": [*self.sent]}))
 
 
-def open_session(database: Database, device_id: str, *, clean: bool) -> Session:
+def open_session(database: Database, device_id: str, *, clean: bool) -> HubSession:
     """A device's session; a clean one forgets what was, and is forgotten with its connection."""
     if clean:
         forget_session(database, device_id)
-    return Session(database, None if clean else _name(device_id))
+    return HubSession(database, None if clean else _name(device_id))
 
 
 def forget_session(database: Database, device_id: str) -> None:

@@ -36,7 +36,7 @@ class Channel(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Telemetry:
+class TelemetryTopic:
     """A message to be kept, with its property bag taken apart."""
 
     properties: Mapping[str, str]
@@ -65,7 +65,7 @@ class MethodAnswer:
     request_id: str
 
 
-Meaning: TypeAlias = Telemetry | TwinGet | ReportedPatch | MethodAnswer
+Meaning: TypeAlias = TelemetryTopic | TwinGet | ReportedPatch | MethodAnswer
 
 
 # -- from the device --------------------------------------------------------------------------------------
@@ -89,7 +89,7 @@ def meaning(device_id: str, message: Publish) -> Meaning:
 def last_will(device_id: str, will: Will) -> Publish:
     """The message that a device leaves for after its sudden end. Raises BadTopic."""
     left = Publish(will.topic, will.payload, will.qos, retain=will.retain)
-    if not isinstance(meaning(device_id, left), Telemetry):
+    if not isinstance(meaning(device_id, left), TelemetryTopic):
         raise BadTopic("the will is no telemetry")
     return left
 
@@ -135,7 +135,7 @@ _BAG = re.compile(rf"{_CHARACTER}+={_CHARACTER}*(?:&{_CHARACTER}+={_CHARACTER}*)
 _MESSAGE_ID = re.compile(r"[A-Za-z0-9\-:.+%_#*?!(),=@;$']{1,128}")
 
 
-def _telemetry(bag: str, retain: bool) -> Telemetry:
+def _telemetry(bag: str, retain: bool) -> TelemetryTopic:
     properties: dict[str, str] = {"mqtt-retain": "true"} if retain else {}
     system: dict[str, str] = {}
     for name, value in parse_bag(bag).items():
@@ -149,7 +149,7 @@ def _telemetry(bag: str, retain: bool) -> Telemetry:
         raise BadTopic(
             f"message id {system['$.mid'][:130]!r} is not 1 to 128 of A-Z a-z 0-9 -:.+%_#*?!(),=@;$'"
         )
-    return Telemetry(properties, system)
+    return TelemetryTopic(properties, system)
 
 
 def parse_bag(bag: str) -> dict[str, str]:

@@ -15,9 +15,9 @@ from typing import Any
 
 import h11
 
-from runtime.devcloud.mqtt.broker import Hub
+from runtime.devcloud.mqtt.broker import Broker
 from runtime.devcloud.mqtt.connection import MOST_PACKET_BYTES, Connection
-from runtime.devcloud.mqtt.frames import BadFrame, Decoder, Ending, Opcode, close, encode
+from runtime.devcloud.mqtt.frames import BadFrame, Ending, FrameDecoder, Opcode, close, encode
 
 PATH = b"/$iothub/websocket"
 SUBPROTOCOL = b"mqtt"
@@ -29,9 +29,9 @@ _MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455
 class WebSocket(asyncio.Protocol):
     """One connection, from the request for an upgrade on. `hub` says who listens, None while it is away."""
 
-    def __init__(self, hub: Callable[[], Hub | None]) -> None:
+    def __init__(self, hub: Callable[[], Broker | None]) -> None:
         self._hub = hub
-        self._decoder = Decoder(MOST_FRAME_BYTES)
+        self._decoder = FrameDecoder(MOST_FRAME_BYTES)
         self._connection: Connection | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -25,10 +25,10 @@ from runtime.devcloud.state import tokens
 from runtime.devcloud.state.certificates import Certificates
 from runtime.devcloud.state.database import Database
 from runtime.devcloud.state.dps_enrolments import DpsEnrolments
-from runtime.devcloud.state.enrolment import Enrolment, Mode
+from runtime.devcloud.state.enrolment import EnrolmentBook, Mode
 from runtime.devcloud.state.faults import Faults
 from runtime.devcloud.state.lifetimes import LONGEST_S, Lifetimes
-from runtime.devcloud.state.message_log import Records
+from runtime.devcloud.state.message_log import MessageLog
 from runtime.devcloud.state.registrations import Registrations
 from runtime.devcloud.state.twins import Twins
 from runtime.devcloud.state.uploads import Uploads
@@ -36,11 +36,11 @@ from runtime.devcloud.state.values import (
     Admitted,
     Command,
     CommandsWaiting,
+    ConnectionRefused,
     DesiredChange,
     Event,
     MethodCall,
     Received,
-    Refused,
 )
 
 NOT_AUTHORIZED = 5  # MQTT 3.1.1 CONNACK codes
@@ -59,12 +59,12 @@ class Cloud:
         self.drop: Callable[[str, str | None], int] = lambda mode, device_id: 0
         """Cut connections, of one device or of all: `server.py` puts the hub's own here while it is up."""
         self.database = Database(folder / "devcloud.db")
-        self.records = Records(self.database)
+        self.records = MessageLog(self.database)
         self.records.close_all("the stand-in ended", now_s)
         self.twins = Twins(self.database)
         self.secret = bytes.fromhex(self._once("secret", lambda: secrets.token_hex(32)))
         """Signs tokens and upload addresses."""
-        self.enrolment = Enrolment(self.database, self.secret)
+        self.enrolment = EnrolmentBook(self.database, self.secret)
         self.registrations = Registrations(self.database, self.secret, workspace)
         self.certificates = Certificates(self.database, folder)
         id_scope = self._once("dps_id_scope", lambda: f"0ne{secrets.token_hex(4).upper()}")
@@ -171,46 +171,48 @@ class Cloud:
         password: str | None,
         now_s: float,
         certificate: bytes | None = None,
-    ) -> Admitted | Refused:
+    ) -> Admitted | ConnectionRefused:
         """Check a CONNECT: names that agree, a device that is known and enabled, a SAS of its key, alive.
 
         Without a password the client certificate (DER) counts, which TLS has checked.
         """
         workspace, _, device = client_id.partition(":")
         if workspace != self.workspace or not device:
-            return Refused(BAD_CLIENT_ID, f"client id is not {self.workspace}:DEVICE")
+            return ConnectionRefused(BAD_CLIENT_ID, f"client id is not {self.workspace}:DEVICE")
         if (username or "").partition("/?")[0].rstrip("/") != f"{self.hub_host}/{client_id}":
-            return Refused(NOT_AUTHORIZED, "user name does not agree with host and client id")
+            return ConnectionRefused(NOT_AUTHORIZED, "user name does not agree with host and client id")
         return self.check_device(client_id, password, certificate, now_s)
 
     def check_device(
         self, device_id: str, sas: str | None, certificate: bytes | None, now_s: float
-    ) -> Admitted | Refused:
+    ) -> Admitted | ConnectionRefused:
         """Whether whoever calls is this device: by its SAS, or without one by its certificate."""
         if sas is not None or certificate is None:
             return self.check_sas(device_id, sas or "", now_s)
         owner = self.certificates.owner(certificate)
         if owner is None or self.hub_id(owner) != device_id:
-            return Refused(NOT_AUTHORIZED, "the certificate is unknown, revoked or another device's")
+            return ConnectionRefused(
+                NOT_AUTHORIZED, "the certificate is unknown, revoked or another device's"
+            )
         return Admitted(device_id, None)
 
-    def check_sas(self, device_id: str, text: str, now_s: float) -> Admitted | Refused:
+    def check_sas(self, device_id: str, text: str, now_s: float) -> Admitted | ConnectionRefused:
         """Whether `text` is a SAS for this device, signed by its key, alive at `now_s`."""
         known = self.registrations.device(device_id.removeprefix(f"{self.workspace}:"))
         if known is None or not known["enabled"]:
-            return Refused(NOT_AUTHORIZED, "device is unknown or disabled")
+            return ConnectionRefused(NOT_AUTHORIZED, "device is unknown or disabled")
         sas = tokens.parse_sas(text)
         if sas is None:
-            return Refused(NOT_AUTHORIZED, "not a shared access signature")
+            return ConnectionRefused(NOT_AUTHORIZED, "not a shared access signature")
         if sas.resource != self.resource(device_id):
-            return Refused(NOT_AUTHORIZED, "the SAS is for another resource")
+            return ConnectionRefused(NOT_AUTHORIZED, "the SAS is for another resource")
         if not tokens.sas_holds(sas, known["key"]):
-            return Refused(NOT_AUTHORIZED, "the SAS has a wrong signature")
+            return ConnectionRefused(NOT_AUTHORIZED, "the SAS has a wrong signature")
         if sas.expires_at_s <= now_s:
-            return Refused(NOT_AUTHORIZED, "the SAS has expired")
+            return ConnectionRefused(NOT_AUTHORIZED, "the SAS has expired")
         return Admitted(device_id, float(sas.expires_at_s))
 
-    def opened(self, client_id: str, answer: Admitted | Refused, at_s: float) -> int:
+    def opened(self, client_id: str, answer: Admitted | ConnectionRefused, at_s: float) -> int:
         """Note a CONNECT and how it was answered (also a refused one). Returns the connection's number."""
         if isinstance(answer, Admitted):
             return self.records.opened(client_id, answer.device_id, 0, "accepted", at_s)
@@ -248,10 +250,10 @@ class Cloud:
         """The twin as the hub answers it."""
         return self.twins.get(device_id)
 
-    def twin_patch_reported(self, device_id: str, patch: object) -> int | Refused:
+    def twin_patch_reported(self, device_id: str, patch: object) -> int | ConnectionRefused:
         """Merge what a device reports. Returns the new version, or why not (status 400)."""
         if self.quota_used_up():
-            return Refused(403, "the daily quota is used up")
+            return ConnectionRefused(403, "the daily quota is used up")
         return self.twins.patch(device_id, "reported", patch)
 
     def commands_for(self, device_id: str) -> list[Command]:
@@ -276,7 +278,7 @@ class Cloud:
 
     # -- the admin's side of the same ----------------------------------------------------------------
 
-    def patch_desired(self, device_id: str, patch: Mapping[str, Any]) -> int | Refused:
+    def patch_desired(self, device_id: str, patch: Mapping[str, Any]) -> int | ConnectionRefused:
         """Change desired properties and tell the device, if it listens."""
         version = self.twins.patch(device_id, "desired", patch)
         if isinstance(version, int):

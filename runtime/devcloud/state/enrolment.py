@@ -54,7 +54,7 @@ def _id_refused(detail: str) -> Problem:
     return Problem(400, "deviceProvisioning/deviceIdNotAllowed", "The device id is not allowed", detail)
 
 
-class Enrolment:
+class EnrolmentBook:
     """All Provisioning Tokens and operations of the workspace."""
 
     def __init__(self, database: Database, secret: bytes) -> None:

@@ -15,7 +15,7 @@ _INSERT = (
 )
 
 
-class Records:
+class MessageLog:
     """The hub's log book."""
 
     def __init__(self, database: Database) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from runtime.devcloud.state.database import Database
-from runtime.devcloud.state.values import Refused
+from runtime.devcloud.state.values import ConnectionRefused
 
 MOST_BYTES = 32 * 1024
 MOST_VALUE_BYTES = 4 * 1024
@@ -31,17 +31,17 @@ class Twins:
             for half in ("desired", "reported")
         }
 
-    def patch(self, device_id: str, half: str, patch: object) -> int | Refused:
+    def patch(self, device_id: str, half: str, patch: object) -> int | ConnectionRefused:
         """Merge a patch into `desired` or `reported`. Returns the new version, or why not (400)."""
         if not isinstance(patch, dict):
-            return Refused(400, "a patch is a JSON object")
+            return ConnectionRefused(400, "a patch is a JSON object")
         broken = broken_rule(patch)
         if broken:
-            return Refused(400, broken)
+            return ConnectionRefused(400, broken)
         twin = self._row(device_id)
         text = json.dumps(merged(json.loads(twin[half]), patch), ensure_ascii=False, separators=(",", ":"))
         if len(text.encode()) > MOST_BYTES:
-            return Refused(400, f"{half} properties exceed {MOST_BYTES} bytes")
+            return ConnectionRefused(400, f"{half} properties exceed {MOST_BYTES} bytes")
         version: int = twin[f"{half}_version"] + 1
         twin |= {half: text, f"{half}_version": version}
         self._database.execute(

@@ -17,7 +17,7 @@ class Admitted:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class ConnectionRefused:
     """A refusal: a CONNACK code, or an HTTP-like status where the hub answers with one (twin)."""
 
     code: int
