@@ -1,7 +1,7 @@
 """Every setting: name, type, default, rule and meaning. Data only; `config.py` reads and checks.
 
-A class is a table of the TOML file, a field is a key in it. README's table and `deploy/edge.toml.example`
-are held against this file by a test.
+A class is a table of the TOML file, a field is a key in it. The table in docs/configuration.md and
+`deploy/edge.toml.example` are held against this file by a test.
 """
 
 from __future__ import annotations
