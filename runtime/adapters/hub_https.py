@@ -22,6 +22,7 @@ from runtime.adapters.reasons import bounded, reason_at
 from runtime.adapters.threads import start_thread
 from runtime.adapters.trust import Trust, UnusableFile
 from runtime.core import lifetime
+from runtime.core.connection_string import sendable
 from runtime.core.credentials import HubCredentials
 from runtime.core.proxy import Proxy
 
@@ -115,6 +116,8 @@ class HubHttps:
     def post(self, path: str, what: str, body: Any = None, headers: Mapping[str, str] | None = None) -> bytes:
         """Ask the hub. Raises Refused or Unreached."""
         sas = self._credentials.sas
+        if sas and not sendable(sas):  # damaged at rest
+            raise Unreached(f"{host_of(self._base)}: the SAS is not printable ASCII, so it is not sent")
         more = {"Content-Type": "application/json"} if body is not None else {}
         answer = self._request(
             "POST",
