@@ -19,7 +19,7 @@ from loguru import logger
 
 from runtime.adapters.https import MAX_BODY_BYTES, Line, Reply, Session
 from runtime.adapters.reasons import bounded, reason_at
-from runtime.adapters.threads import start_thread
+from runtime.adapters.threads import start, start_thread
 from runtime.adapters.trust import Trust, UnusableFile
 from runtime.core import lifetime
 from runtime.core.connection_string import sendable
@@ -141,7 +141,10 @@ class HubHttps:
         most_s = ANSWER_S + len(body) / SLOWEST_BYTES_PER_S
         deadline = threading.Timer(most_s, cutter.cut)
         deadline.daemon = True
-        deadline.start()
+        try:
+            start(deadline)
+        except BlockingIOError as exc:
+            raise Unreached(str(exc.strerror)) from exc
         trouble: str | None = None
         try:
             if self._line.authorities is None:
