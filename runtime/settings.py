@@ -1,7 +1,7 @@
 """Every setting: name, type, default, rule and meaning. Data only; `config.py` reads and checks.
 
-A class is a table of the TOML file, a field is a key in it. README's table and `deploy/edge.toml.example`
-are held against this file by a test.
+A class is a table of the TOML file, a field is a key in it. The table in docs/configuration.md and
+`deploy/edge.toml.example` are held against this file by a test.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ class IngestSettings:
     )
     memory_bytes: int = setting(
         134_217_728,
-        "memory that requests on their way may take; above it whoever sends most is cut off",
+        "memory that requests on their way may take; above it the connections that send most are cut",
         low=1_048_576,
     )
     max_producers: int = setting(
@@ -277,7 +277,10 @@ class UploadSettings:
 
     window: int = setting(0, "most sends in flight; 0 adapts by itself", low=0, high=10_000)
     ack_timeout_s: float = setting(
-        30.0, "no acknowledgement, nor bytes that come through, for so long: connect anew", low=0.1, high=3600
+        30.0,
+        "no acknowledgement, nor bytes that come through, for so long: a new connection",
+        low=0.1,
+        high=3600,
     )
     connect_timeout_s: float = setting(20.0, "deadline of one connection attempt", low=0.1, high=300)
     retry_max_s: float = setting(60.0, "longest pause between attempts that failed", low=0.1, high=86400)

@@ -1,5 +1,8 @@
-"""The generated parts of README.md: `python -m tests.readme` writes the settings,
-`python -m tests.readme bench-report/bench.json` the figures that `make bench` left there."""
+"""The generated parts of the pages.
+
+`python -m tests.readme` writes the settings into docs/configuration.md, and `python -m tests.readme
+bench-report/bench.json` the figures that `make bench` left there into docs/performance.md.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,14 @@ from runtime.bench import FigureRow
 from runtime.config import Key, keys, keys_of
 from runtime.settings import StreamSettings
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+TOP = Path(__file__).resolve().parent.parent
+README = TOP / "README.md"
+COMMANDS = TOP / "docs" / "commands.md"
+CONFIGURATION = TOP / "docs" / "configuration.md"
+PERFORMANCE = TOP / "docs" / "performance.md"
+PROTOCOL = TOP / "docs" / "protocol.md"
+PAGES = sorted(p for folder in ("", "docs", "docs/decisions", "deploy") for p in (TOP / folder).glob("*.md"))
+"""Every page that a person reads."""
 
 
 def with_part(text: str, name: str, part: str) -> str:
@@ -75,8 +85,13 @@ def _figure(row: FigureRow) -> str:
     return f"| {row.name} | {value} {row.unit} | {share} | {row.reach} | {reached} |"
 
 
+def main(reports: list[str]) -> None:
+    """Write the settings, and the figures of each report."""
+    CONFIGURATION.write_text(with_settings(CONFIGURATION.read_text()))
+    for report in reports:
+        table = figures_table(json.loads(Path(report).read_text()))
+        PERFORMANCE.write_text(with_part(PERFORMANCE.read_text(), "figures", table))
+
+
 if __name__ == "__main__":
-    written = with_settings(README.read_text())
-    for path in sys.argv[1:]:
-        written = with_part(written, "figures", figures_table(json.loads(Path(path).read_text())))
-    README.write_text(written)
+    main(sys.argv[1:])

@@ -15,7 +15,7 @@ import pytest
 from runtime.producer import Producer
 from tests.harness import Home, eventually, short_folder
 
-KILLS = int(os.environ.get("EDGE_TEST_KILLS", "40"))  # 200 in the long run; see README
+KILLS = int(os.environ.get("EDGE_TEST_KILLS", "40"))  # 200 in the long run
 PRODUCERS = 8
 
 

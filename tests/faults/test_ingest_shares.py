@@ -237,3 +237,15 @@ def test_owners_in_turn_cost_no_query_for_each_turn_where_one_gives_way(
     assert stored(keep(store, put([b"x"] * 5, owner=HONEST, priority=5), quota=limit)) == 1
     assert sum("FROM messages WHERE priority" in query for query in queries) <= 3
     assert store.backlog().messages == 200
+
+
+def test_what_gives_way_in_one_commit_is_looked_at_by_owner_not_one_by_one(store: MessageStore) -> None:
+    """Each of 500 requests looked at all that those before it had pushed out, one by one: 0.2 s."""
+    limit = quota(OverflowPolicy.DROP_OLDEST, Amount(600, 10**9))
+    for owner in (HONEST, FLOOD):
+        keep(store, put([b"x"] * 300, owner=owner), quota=limit)
+    assert store.count()
+    requests = [put([b"x"], owner=(HONEST, FLOOD)[number % 2]) for number in range(500)]
+    admission, replies = decide(store, requests, limit)
+    assert stored(replies) == len(admission.evictions) == 500
+    assert len(admission._usage._booked) <= 2

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import zmq
 
-from runtime.adapters.bus.producer_socket import ProducerSocket
+from runtime.adapters import bus
+from runtime.adapters.bus.producer_socket import CannotListen, ProducerSocket
 from runtime.adapters.bus.sockets import DeliveryReporter, Settled
-from runtime.adapters.process.process import process_state
+from runtime.adapters.process.process import AlreadyRuns, Lock, process_state
 from runtime.producer import Producer
 from tests.harness import Home, eventually
 
@@ -61,3 +65,39 @@ def test_ingest_whose_socket_another_has_taken_leaves_it_to_him_and_says_so(home
         assert "already runs here" in worker.said()
     finally:
         other.close()
+
+
+def test_a_lock_that_cannot_be_had_now_ends_nobody_who_is_connected(home: Home) -> None:
+    """A full disk or a missing folder ended ingest: UsageError, though all who were connected were served."""
+    folder = home.layout.run / "producers"
+    folder.mkdir(mode=0o700, parents=True)
+    door = ProducerSocket(f"ipc://{folder}/p", max_frame_bytes=1_000_000)
+    assert door._bound is not None
+    try:
+        shutil.rmtree(folder)
+        folder.write_text("in the way")
+        for _ in range(2):
+            door._bound._look_s = 0.0
+            door.stay_reachable()
+        folder.unlink()
+        door._bound._look_s = 0.0
+        door.stay_reachable()
+        assert sorted(found.name for found in folder.iterdir()) == ["p", "p.lock"]
+        with pytest.raises(AlreadyRuns):
+            Lock(folder / "p.lock")
+    finally:
+        door.close()
+
+
+def test_a_door_for_which_there_is_no_descriptor_is_tried_again(home: Home) -> None:
+    """The retry of one that waited ended ingest, and with it all that were open."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    bus.context().socket(zmq.PUB).close()  # what zmq needs for all of them
+    lowest = os.open("/", os.O_RDONLY)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
+    try:
+        with pytest.raises(CannotListen):
+            ProducerSocket(f"ipc://{home.layout.run}/p", max_frame_bytes=1_000_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -10,8 +10,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from runtime.adapters.hub.https_api import HttpsRoute, HubHttps, HubUnreachable
 from runtime.adapters.net import dial as dialer
 from runtime.adapters.net.dial import PeerAddress, dial
+from runtime.core.identity.credentials import HubCredentials
+from runtime.core.secret import Secret
 
 
 @pytest.fixture(autouse=True)
@@ -206,3 +209,18 @@ def test_where_no_thread_can_be_had_a_lookup_fails_as_a_network_does(
         with pytest.raises(BlockingIOError):
             dial("hub.test", addresses.port, 1.0)
     connects(addresses)
+
+
+def test_a_request_to_the_hub_without_a_thread_for_its_deadline_fails_as_the_network_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As of a bug of ours, it ended the inquiry's thread, and stood as a class name among the reasons."""
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    credentials = HubCredentials("127.0.0.1", "w:d", 1, Secret("SharedAccessSignature sr=h&sig=x&se=1"))
+    with HubHttps(HttpsRoute(None, 1, None), credentials) as hub:
+        with pytest.raises(HubUnreachable, match="no thread can be started now"):
+            hub.post("/files", "a file")

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from runtime.core.identity.platform_answer import Outcome
 from runtime.core.secret import Secret
 from runtime.producer import Producer
 from tests.harness import Cloud, Home, eventually, short_folder
+from tests.supervised import Runtime
 
 
 class Service:
@@ -206,10 +208,13 @@ def test_a_device_that_dps_assigns_to_a_hub_delivers_there(
         (home.folder / "dps.key").write_text(key)
         configure(home, shared, f'dps_key_file = "dps.key"\ndps_group = {str(group).lower()}\n', who)
     assert ByDps(home.config.settings).missing() is None
-    for worker in ("ingest", "upload", "refresh"):
-        home.start_worker(worker)
+    with closing(Runtime(home)):  # under supervisord, as on a device
+        _deliver_one(way, who, shared, home)
+    assert shared.assigned()[who] == 1
+
+
+def _deliver_one(way: str, who: str, shared: Service, home: Home) -> None:
     with Producer(f"ipc://{home.layout.producer_socket}") as producer:
         producer.put(way)
     arrived = [(f"demo:{who}", way.encode())]
     eventually(lambda: [(m.device_id, m.payload) for m in shared.cloud.messages()][-1:] == arrived, 40)
-    assert shared.assigned()[who] == 1

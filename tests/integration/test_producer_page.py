@@ -1,4 +1,4 @@
-"""docs/producer.md against reality: its examples run, and its package needs nothing but pyzmq."""
+"""README and docs/producer.md against reality: their examples run, the package needs pyzmq alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from tests.harness import Home, short_folder
 
 TOP = Path(__file__).resolve().parents[2]
 PAGE = (TOP / "docs" / "producer.md").read_text()
-EXAMPLES = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+EXAMPLES = re.findall(
+    r"^```python\n(.*?)^```", PAGE + (TOP / "README.md").read_text(), re.MULTILINE | re.DOTALL
+)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +86,7 @@ def test_the_package_brings_nothing_of_the_service(package: Path) -> None:
 
 
 def test_there_are_examples_to_run() -> None:
-    assert len(EXAMPLES) >= 5
+    assert len(EXAMPLES) >= 7
 
 
 def test_every_error_of_the_page_exists_and_every_error_is_on_it() -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from loguru import logger
 
+from runtime.adapters.hub.https_api import HttpsRoute, HubHttps, HubUnreachable
 from runtime.adapters.identity import token_files
 from runtime.adapters.identity.vault import Vault
+from runtime.core.identity.credentials import HubCredentials
 from runtime.core.secret import Secret
 from runtime.settings import PlatformSettings
 
@@ -72,3 +74,12 @@ def test_a_mark_that_windows_puts_before_a_text_is_no_part_of_the_token(folder: 
     path.write_bytes(b"\xef\xbb\xbfthe-token\r\n")
     path.chmod(0o600)
     assert READERS["provisioning token"](path) == Secret("the-token")
+
+
+def test_a_sas_that_was_damaged_at_rest_stands_in_no_reason() -> None:
+    """A flipped bit made a control character of a letter, and the library's refusal showed all the rest."""
+    damaged = Secret("SharedAccessSignature sr=hub.example&sig=c2lnbmF0dXJl&s\x05=4102444800")
+    credentials = HubCredentials("hub.example", "w:d", 1, damaged)
+    with HubHttps(HttpsRoute(None, 443, None), credentials) as hub, pytest.raises(HubUnreachable) as refused:
+        hub.post("/files", "a file")
+    assert "c2lnbmF0dXJl" not in str(refused.value) and "not sent" in str(refused.value)

@@ -59,3 +59,13 @@ def test_a_name_that_stands_twice_is_refused_without_its_value() -> None:
     with pytest.raises(ValueError, match="twice") as caught:
         parse(f"HostName=h;DeviceId=d;SharedAccessKey={KEY};sharedaccesskey=another")
     assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize("odd", ["c2ln\nbmF0", "c2ln\x00", "c2l\u00f1", "c2ln\u65e5"])
+def test_a_sas_that_no_header_takes_is_refused_without_a_word_of_it(odd: str) -> None:
+    """Wrapped by an editor, it stood whole among the reasons that `status` shows."""
+    with pytest.raises(ValueError, match="printable ASCII on one line") as refused:
+        parse(
+            f"HostName=hub.example;DeviceId=d;SharedAccessSignature=SharedAccessSignature sr=h&sig={odd}&se=1"
+        )
+    assert "c2l" not in str(refused.value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from runtime.core.delivery.connection_state import ConnectionState
 from tests.delivery_world import World, world_with
 
@@ -78,3 +80,25 @@ def test_a_hub_that_drops_every_connection_at_its_nth_message_gets_everything_in
                 break
         assert world.quarantined == {}
         assert world.delivered == list(range(1, 61))
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_hub_that_is_silent_to_several_messages_convicts_each_and_holds_nobody_up_for_ever(
+    count: int,
+) -> None:
+    """The control's acknowledgement widened the window to two: both were in flight, and none was to blame."""
+    world, mute = World(), set(range(1, count + 1))
+    for id in (*mute, *range(11, 11 + count)):
+        world.store(id, f"s{id % 10}")
+    for _ in range(3_000):
+        world.close()
+        world.connect()
+        world.step()
+        world.receive()
+        world.at_hub = [tag for tag in world.at_hub if tag[0] not in mute]
+        world.acknowledge()
+        world.step()
+        world.pass_time(max(0.01, min(1.0, world.delivery.wait_s(world.now))))
+        if set(world.quarantined) == mute and len(world.delivered) == count:
+            return
+    raise AssertionError((world.quarantined, world.delivered, world.delivery.window, world.sent[-6:]))

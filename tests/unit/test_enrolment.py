@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runtime.core.backoff import LONGEST_RETRY_AFTER_S
 from runtime.core.identity.enrolment import (
     REFUSED_PAUSE_S,
     Call,
@@ -129,6 +130,17 @@ def test_whatever_comes_there_is_a_way_on_and_retry_after_is_kept(
     found = after(record, call, PlatformAnswer(outcome, retry_after_s=asked_s), POLICY, NOW, draw)
     step = next_step(found, WISH, False, NOW)
     assert step.call is not None and step.in_s >= max(asked_s or 0, 1)
+
+
+@pytest.mark.parametrize("outcome", [o for o in Outcome if not o.good], ids=lambda one: one.name)
+@pytest.mark.parametrize("record", [FRESH, PENDING], ids=["init", "complete"])
+def test_no_answer_puts_the_next_question_off_for_longer_than_two_days(
+    record: Enrolment, outcome: Outcome
+) -> None:
+    """A 202 with `Retry-After: 999999999`: the operator approved, and the device looked days later."""
+    call = Call.COMPLETE if record.operation_id else Call.INIT
+    found = after(record, call, PlatformAnswer(outcome, retry_after_s=999_999_999.0), POLICY, NOW, 0.5)
+    assert found.pause_s <= 2 * LONGEST_RETRY_AFTER_S
 
 
 @pytest.mark.parametrize("outcome", [o for o in Outcome if not o.good], ids=lambda one: one.name)

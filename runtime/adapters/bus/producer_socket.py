@@ -9,6 +9,7 @@ doorkeeper's business, and so are connections without end.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 import zmq
+from loguru import logger
 
 from runtime.adapters.bus.curve import arm
 from runtime.adapters.bus.sockets import Bound, context
@@ -82,7 +84,10 @@ class ProducerSocket:
         secret_file: Path | None = None,
     ) -> None:
         self.endpoint = endpoint
-        self.socket = context().socket(zmq.ROUTER)
+        try:
+            self.socket = context().socket(zmq.ROUTER)
+        except zmq.ZMQError as exc:  # no descriptor is left
+            raise CannotListen(f"cannot listen on {endpoint}: {zmq.strerror(exc.errno or 0)}") from exc
         self.socket.setsockopt(zmq.IPV6, int("[" in endpoint))
         self.socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes)  # before bind, or it does not count
         self.socket.setsockopt(zmq.RCVHWM, REQUESTS_PER_PEER)
@@ -128,15 +133,29 @@ class ProducerSocket:
 
     def stay_reachable(self) -> None:
         """Bind again where somebody removed the path. Raises UsageError where another has taken it."""
-        if self._bound is None or self._lock is None or not self._bound.lost():
+        if self._bound is None or not self._bound.lost() or in_changed_home(self._bound.path):
             return
-        if in_changed_home(self._bound.path):
-            return
-        lock, self._lock = self._lock, None
-        lock.release()
-        self._lock = Lock(Path(f"{self._bound.path}.lock"))  # its file may be gone, too, and another's there
-        if self._bound.mend():
+        if self._locks_again(self._bound.path) and self._bound.mend():
             self._give_to_group(self._bound.path)
+
+    def _locks_again(self, path: Path) -> bool:
+        """Its file may be gone, too, and another's there. False where that cannot be told now:
+
+        no room, no descriptor, no folder. Whoever is connected is served meanwhile.
+        """
+        if self._lock is not None:
+            lock, self._lock = self._lock, None
+            lock.release()
+        try:
+            with contextlib.suppress(OSError):
+                path.parent.mkdir(mode=0o700, exist_ok=True)
+            self._lock = Lock(Path(f"{path}.lock"))
+        except AlreadyRuns:
+            raise
+        except UsageError as exc:
+            logger.warning("{} is gone, and cannot be made again: {}", path, exc)
+            return False
+        return True
 
     def _give_to_group(self, path: Path) -> None:
         if self._group is None:

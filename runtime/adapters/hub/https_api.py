@@ -20,8 +20,9 @@ from loguru import logger
 from runtime.adapters.net.https import MAX_BODY_BYTES, HttpsConnection, HttpsSession, Reply
 from runtime.adapters.net.reasons import bounded, reason_at
 from runtime.adapters.net.tls_options import TrustedAuthorities, UnusableFile
-from runtime.adapters.process.threads import start_thread
+from runtime.adapters.process.threads import start, start_thread
 from runtime.core.identity import lifetime
+from runtime.core.identity.connection_string import sendable
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.proxy_url import Proxy
 
@@ -115,6 +116,8 @@ class HubHttps:
     def post(self, path: str, what: str, body: Any = None, headers: Mapping[str, str] | None = None) -> bytes:
         """Ask the hub. Raises Refused or Unreached."""
         sas = self._credentials.sas
+        if sas and not sendable(sas):  # damaged at rest
+            raise HubUnreachable(f"{host_of(self._base)}: the SAS is not printable ASCII, so it is not sent")
         more = {"Content-Type": "application/json"} if body is not None else {}
         answer = self._request(
             "POST",
@@ -138,7 +141,10 @@ class HubHttps:
         most_s = ANSWER_S + len(body) / SLOWEST_BYTES_PER_S
         deadline = threading.Timer(most_s, cutter.cut)
         deadline.daemon = True
-        deadline.start()
+        try:
+            start(deadline)
+        except BlockingIOError as exc:
+            raise HubUnreachable(str(exc.strerror)) from exc
         trouble: str | None = None
         try:
             if self._line.authorities is None:

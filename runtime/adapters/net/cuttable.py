@@ -72,7 +72,7 @@ class _Cuttable(_Connection):  # type: ignore[misc]  # stands before a kind of c
             return cast(socket.socket, super()._new_conn())
         sock = _dialled(self, self._cutter)
         self._peer = sock.getpeername()
-        self._cutter.connected(sock)  # a proxy's answer and the handshake may be dripped for ever, too
+        self._cutter.connected(sock)  # here: a proxy may drip its answer for ever, too
         return sock
 
     def connect(self) -> None:

@@ -369,7 +369,7 @@ class Delivery:
         self._reconnect.acked(now)
         self._acked_on_client += 1
         self._doubt.dispelled()
-        self._narrowed = min(self._narrowed + 1, _WIDE)
+        self._narrowed = min(self._narrowed + (tag[0] != PROBE), _WIDE)  # else two could hide behind it
         self._pace.acked(now - sent_s, len(self._flight) + 1)
         message = self.hand.messages.get(tag[0])
         if message is not None:

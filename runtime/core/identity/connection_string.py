@@ -42,6 +42,8 @@ def parse(text: str) -> ConnectionString:
     x509 = parts.get("x509", "").lower() == "true"
     if not (sas or key or x509):
         raise ValueError("the connection string has no SharedAccessSignature, SharedAccessKey or x509=true")
+    if sas and not sendable(Secret(sas)):
+        raise ValueError("the SharedAccessSignature is not printable ASCII on one line")
     return ConnectionString(
         host,
         device,
@@ -49,6 +51,11 @@ def parse(text: str) -> ConnectionString:
         Secret(key) if key and not sas else None,
         x509 and not (sas or key),
     )
+
+
+def sendable(sas: Secret) -> bool:
+    """Whether a header takes it: what refuses one shows all of it in its error."""
+    return re.fullmatch(r"[ -~]+", sas.reveal()) is not None
 
 
 def _parts(text: str) -> dict[str, str]:

@@ -360,7 +360,7 @@ def _after_complete(
                 reason="",
                 failures=0,
                 refusals=0,
-                pause_s=max(policy.poll_s, answer.retry_after_s or 0),
+                pause_s=max(policy.poll_s, min(answer.retry_after_s or 0.0, backoff.LONGEST_RETRY_AFTER_S)),
             )
         case Outcome.CANCELLED if answer.own:
             spread_s = policy.cancelled_pause_s * (1 + draw / 2)

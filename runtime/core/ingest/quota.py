@@ -122,6 +122,10 @@ Levels = Mapping[StreamName, Mapping[int, Amount]]
 """What is stored, by stream and priority."""
 
 
+Place = tuple[StreamName | None, str | None]
+"""Of an eviction: stream and owner; None: any."""
+
+
 class QuotaUsage:
     """The book of one commit: what is stored, what it adds, what it evicts."""
 
@@ -134,11 +138,13 @@ class QuotaUsage:
         self.total = total
         self._added: dict[StreamName, Amount] = {}
         self.evictions: list[Eviction] = []
+        self._booked: dict[Place, Amount] = {}
+        """What they free, by stream and owner: looking at each for each would take a second."""
 
     def stream(self, name: StreamName) -> Amount:
         """What the stream will hold after this commit."""
         stored = _sum(self._levels.get(name, {}).values())
-        freed = _sum(e.amount for e in self.evictions if e.stream == name)
+        freed = _sum(amount for (stream, _), amount in self._booked.items() if stream == name)
         return stored.plus(self._added.get(name, NOTHING)).minus(freed)
 
     def add(self, name: StreamName, amount: Amount, owner: str) -> None:
@@ -149,13 +155,18 @@ class QuotaUsage:
 
     def evict(self, eviction: Eviction) -> None:
         self.evictions.append(eviction)
-        self.total = self.total.minus(eviction.amount)
+        self._book(eviction, eviction.amount)
 
     def withdraw(self, evictions: int) -> None:
         """Take back all evictions but the first `evictions`: the request they were for is refused."""
         for eviction in self.evictions[evictions:]:
-            self.total = self.total.plus(eviction.amount)
+            self._book(eviction, NOTHING.minus(eviction.amount))
         del self.evictions[evictions:]
+
+    def _book(self, eviction: Eviction, freed: Amount) -> None:
+        place = eviction.stream, eviction.owner
+        self._booked[place] = self._booked.get(place, NOTHING).plus(freed)
+        self.total = self.total.minus(freed)
 
     def can_free(self, asked: Eviction) -> bool:
         """Whether messages of earlier commits suffice for it, besides what this commit already evicts."""
@@ -167,13 +178,14 @@ class QuotaUsage:
         available = _sum(
             amount for level in levels for priority, amount in level.items() if priority <= asked.max_priority
         )
-        taken = _sum(e.amount for e in self.evictions if _overlap(e, asked))
+        here = asked.stream, asked.owner
+        taken = _sum(amount for place, amount in self._booked.items() if _overlap(place, here))
         return available.minus(taken).minus(leaving).covers(asked.amount)
 
     def holds(self, owner: str) -> Amount:
         """What is this owner's after this commit, as far as is known."""
         stored = _sum(self._held.get(owner, {}).values())
-        freed = _sum(e.amount for e in self.evictions if e.owner == owner)
+        freed = _sum(amount for (_, whose), amount in self._booked.items() if whose == owner)
         return stored.plus(self._added_by.get(owner, NOTHING)).minus(freed)
 
     def most_held(self, most: Amount) -> str | None:
@@ -200,10 +212,9 @@ class QuotaUsage:
         return max(holds.messages / max(1, most.messages), holds.bytes / max(1, most.bytes))
 
 
-def _overlap(one: Eviction, other: Eviction) -> bool:
-    """Whether both may take the same messages."""
-    streams = None in (one.stream, other.stream) or one.stream == other.stream
-    return streams and (None in (one.owner, other.owner) or one.owner == other.owner)
+def _overlap(one: Place, other: Place) -> bool:
+    """Whether the same messages may be taken there."""
+    return all(a is None or b is None or a == b for a, b in zip(one, other, strict=True))
 
 
 def _sum(amounts: Iterable[Amount]) -> Amount:
