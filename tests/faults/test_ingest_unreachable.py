@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import zmq
 
-from runtime.adapters import bus
+from runtime.adapters.bus import sockets
 from runtime.adapters.bus.producer_socket import CannotListen, ProducerSocket
 from runtime.adapters.bus.sockets import DeliveryReporter, Settled
 from runtime.adapters.process.process import AlreadyRuns, Lock, process_state
@@ -92,7 +92,7 @@ def test_a_lock_that_cannot_be_had_now_ends_nobody_who_is_connected(home: Home) 
 def test_a_door_for_which_there_is_no_descriptor_is_tried_again(home: Home) -> None:
     """The retry of one that waited ended ingest, and with it all that were open."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    bus.context().socket(zmq.PUB).close()  # what zmq needs for all of them
+    sockets.context().socket(zmq.PUB).close()  # what zmq needs for all of them
     lowest = os.open("/", os.O_RDONLY)
     os.close(lowest)
     resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
