@@ -106,3 +106,10 @@ def test_every_example_in_python_can_be_read(page: Path, code: str) -> None:
     """Those of README, docs/producer.md and docs/protocol.md run as well: in the integration tier."""
     ast.parse(code)
     assert page.name in ("README.md", "producer.md", "protocol.md"), "where does it run?"
+
+
+def test_every_guarantee_names_the_test_that_shows_it() -> None:
+    page = (TOP / "docs" / "guarantees.md").read_text()
+    rows = re.findall(r"^\| (?!what happens)[^-].*\|$", page, re.MULTILINE)
+    assert len(rows) >= 40
+    assert [row for row in rows if not re.search(r"\| `tests/[^|]*` \|$", row)] == []

@@ -197,6 +197,8 @@ class StoreCounters:
 
     def losses(self, names: Mapping[int, StreamName]) -> list[Loss]:
         """What was lost, for the log; and the files that nothing names any more."""
+        if not self.lost and not self.discarded:
+            return []
         given_up = Loss(StreamName(None, None), DISCARDED, NOTHING, (), self.discarded)
         return [given_up] * bool(self.discarded) + [
             Loss(

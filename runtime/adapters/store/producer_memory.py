@@ -133,7 +133,8 @@ class ProducerMemory:
 
     def book(self, admission: Admission, met: int) -> None:
         """The commit stands; `met` of its producers had no row before."""
-        self.owned.update(key.owner for key in admission.producers if not self.has_row(key))
+        if met:
+            self.owned.update(key.owner for key in admission.producers if not self.has_row(key))
         self._known.update(admission.producers)
         self._copied.difference_update(admission.producers)
         self._apart.update(key for key in admission.producers if admission.is_apart(key))
