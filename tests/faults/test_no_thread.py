@@ -12,7 +12,8 @@ from tests.harness import clean_environment
 WITHOUT_MEMORY = """
 import resource, threading
 from pathlib import Path
-from runtime.adapters import https, hub
+from runtime.adapters.hub import mqtt_client
+from runtime.adapters.net import https
 from runtime.adapters.net.tls_options import TrustedAuthorities
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.secret import Secret
@@ -33,7 +34,7 @@ CALL = """
 print(https.request("GET", "https://127.0.0.1:1/", b"", None, TrustedAuthorities(), 5.0))
 """
 CONNECT = """
-line = hub.Hub(hub.HubOptions())
+line = mqtt_client.HubConnection(mqtt_client.HubOptions())
 line.open(HubCredentials("127.0.0.1", "a", 1, sas=Secret("SharedAccessSignature sr=x&sig=x&se=9999999999")))
 print(line.take())
 line.discard()
