@@ -133,3 +133,20 @@ def test_a_late_acknowledgement_of_a_completion_does_not_end_the_batch_behind_it
         hand.acked(message, 0)
         hand.batches.delivered(message.offer)
     assert hand.batches.begun == {"s": "B"}
+
+
+def test_a_batch_that_is_still_in_flight_does_not_give_way_so_that_a_crash_puts_the_next_one_first() -> None:
+    world = World(window=100)
+    for id, batch in enumerate("ABA", 1):
+        world.store(id, "s", batch=batch)
+    up(world)
+    assert sent(world) == [1, 3]
+    world.pass_time(LIMITS.batch_s + 1)
+    world.step()
+    world.pass_time(LIMITS.batch_s + 1)
+    world.step()
+    world.lose()
+    world.crash()
+    world.sent.clear()
+    world.settle_down()
+    assert sent(world) == [1, 3, 2]

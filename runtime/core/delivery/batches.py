@@ -104,7 +104,7 @@ class BatchOrder:
     def overdue(self, now: float, *, no_room: bool) -> Iterator[StreamQueue]:
         """Streams whose next batch begins now."""
         for stream in list(self._deferring):
-            if stream.waiting:
+            if stream.waiting or stream.in_flight:  # what is in flight may come back, and goes first
                 stream.quiet_s = None
                 continue
             stream.quiet_s = now if stream.quiet_s is None else stream.quiet_s
