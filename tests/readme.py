@@ -1,7 +1,8 @@
 """The generated parts of the pages.
 
-`python -m tests.readme` writes the settings into docs/configuration.md, and `python -m tests.readme
-bench-report/bench.json` the figures that `make bench` left there into docs/performance.md.
+`python -m tests.readme` writes the settings into docs/configuration.md and the rooms into
+docs/architecture.md, `python -m tests.readme bench-report/bench.json` the figures that `make bench` left
+there into docs/performance.md.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from typing import Any
 from runtime.bench import FigureRow
 from runtime.config import Key, keys, keys_of
 from runtime.settings import StreamSettings
+from tests.rooms import layers_picture, rooms_table
 
 TOP = Path(__file__).resolve().parent.parent
 README = TOP / "README.md"
+ARCHITECTURE = TOP / "docs" / "architecture.md"
 COMMANDS = TOP / "docs" / "commands.md"
 CONFIGURATION = TOP / "docs" / "configuration.md"
 PERFORMANCE = TOP / "docs" / "performance.md"
@@ -35,6 +38,11 @@ def with_part(text: str, name: str, part: str) -> str:
 def with_settings(text: str) -> str:
     """`text` with the table of settings as settings.py has them."""
     return with_part(text, "settings", settings_table())
+
+
+def with_rooms(text: str) -> str:
+    """`text` with the layers and the rooms as the imports have them."""
+    return with_part(with_part(text, "layers", layers_picture()), "rooms", rooms_table())
 
 
 def settings_table() -> str:
@@ -86,7 +94,8 @@ def _figure(row: FigureRow) -> str:
 
 
 def main(reports: list[str]) -> None:
-    """Write the settings, and the figures of each report."""
+    """Write the rooms, the settings, and the figures of each report."""
+    ARCHITECTURE.write_text(with_rooms(ARCHITECTURE.read_text()))
     CONFIGURATION.write_text(with_settings(CONFIGURATION.read_text()))
     for report in reports:
         table = figures_table(json.loads(Path(report).read_text()))

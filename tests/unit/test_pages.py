@@ -64,6 +64,18 @@ def test_every_file_that_a_page_names_exists(page: Path) -> None:
             assert (TOP / path).exists(), f"{path} is not there"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_module_and_class_that_a_page_names_is_there(page: Path) -> None:
+    """Also where a folder that was named before is left out: `sequences.py`."""
+    if page.name != "CHANGELOG.md":
+        modules = {path.name for path in TOP.glob("[rtd]*/**/*.py")}
+        assert set(re.findall(r"`(\w+\.py)`", page.read_text())) <= modules
+    if page.name in ("CONTRIBUTING.md", "architecture.md"):
+        code = "".join(path.read_text() for path in (TOP / "runtime").rglob("*.py"))
+        named = set(re.findall(r"`([A-Z][a-z]+[A-Z]\w+)(?:\.\w+)?`", page.read_text()))
+        assert {one for one in named if f"class {one}" not in code} == set()
+
+
 def commands() -> Iterator[tuple[Path, str]]:
     """Every call of edgectl that a page shows whole: in a block, or as a phrase with an argument."""
     for page in PAGES:

@@ -1,0 +1,148 @@
+"""docs/architecture.md against the code: its rooms, its state machines, and the errors of its store."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+from runtime.adapters.store import errors
+from runtime.core.delivery.connection_state import ConnectionState
+from runtime.core.delivery.engine import Delivery
+from runtime.core.delivery.events import Cause
+from runtime.core.identity import enrolment
+from runtime.core.identity.enrolment import Enrolment, EnrolmentPolicy, EnrolmentState, Wish
+from runtime.core.identity.platform_answer import (
+    Outcome,
+    PlatformAnswer,
+    PlatformResult,
+    ProvisioningOperation,
+)
+from runtime.core.identity.renewal import RegistrationState
+from runtime.core.moment import Moment
+from runtime.core.secret import Secret
+from tests.delivery_world import World
+from tests.readme import ARCHITECTURE, with_rooms
+
+PAGE = ARCHITECTURE.read_text()
+Arrows = set[tuple[str, str]]
+
+
+def chapter(title: str) -> str:
+    return PAGE.partition(f"### {title}\n")[2].partition("\n#")[0]
+
+
+def drawn(title: str) -> Arrows:
+    return set(re.findall(r"^ +([A-Z_]+) --> ([A-Z_]+):", chapter(title), re.MULTILINE))
+
+
+def test_the_rooms_and_who_imports_whom_are_as_drawn() -> None:
+    assert with_rooms(PAGE) == PAGE, "run: python -m tests.readme"
+
+
+class Watched(Delivery):
+    """Notes every change of its state."""
+
+    arrows: Arrows = set()  # noqa: RUF012 - of all of them together
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "phase" and hasattr(self, "phase") and isinstance(value, ConnectionState):
+            self.arrows.add((self.phase.name, value.name))
+        super().__setattr__(name, value)
+
+
+def watched() -> World:
+    world = World()
+    world.delivery.__class__ = Watched
+    world.store(1, "s")
+    world.step()
+    return world
+
+
+def test_the_connection_goes_from_state_to_state_as_drawn() -> None:
+    Watched.arrows.clear()
+    refused = watched()
+    refused.lose(Cause.REFUSED)
+    refused.step()
+    refused.close()
+    refused.pass_time(60)
+    refused.settle_down()
+    overdue = watched()
+    overdue.connect()
+    overdue.step()
+    overdue.pass_time(60)
+    overdue.step()
+    replaced = watched()
+    replaced.connect()
+    replaced.step()
+    replaced.delivery.credentials(2, replaced.now)
+    replaced.step()
+    replaced.settle_down()
+    assert Watched.arrows == drawn("The connection to the hub")
+    assert {name for arrow in Watched.arrows for name in arrow} == set(ConnectionState.__members__)
+
+
+NOW = Moment(1e9, 1e3, "boot")
+WISH, ANOTHER = Wish("platform.example", "token", "press-7"), Wish("platform.example", "token", "press-8")
+
+
+def answers(
+    call: enrolment.Call,
+) -> Iterator[PlatformAnswer[ProvisioningOperation] | PlatformAnswer[PlatformResult]]:
+    """Everything that can come of a call."""
+    for outcome in Outcome:
+        for own in (True, False):
+            if not outcome.good:
+                yield PlatformAnswer[PlatformResult](outcome, own=own)
+            elif call is enrolment.Call.INIT:
+                yield PlatformAnswer(outcome, ProvisioningOperation("operation", "AB-12"), own=own)
+            else:
+                yield PlatformAnswer(outcome, PlatformResult(Secret("token"), None), own=own)
+
+
+def after_any_fact(record: Enrolment) -> Iterator[Enrolment]:
+    """The record in the light of every fact, and after every answer to what is asked next."""
+    for wish in (WISH, ANOTHER):
+        yield enrolment.settled(record, wish, has_token=True, granted=record.basis)
+        yield enrolment.settled(record, wish, has_token=False)
+    asking = enrolment.settled(record, WISH, has_token=False)
+    call = enrolment.next_step(asking, WISH, False, NOW).call
+    if call is not None and asking.phase is record.phase:
+        for refusals in (0, 100):
+            for answer in answers(call):
+                yield enrolment.after(
+                    replace(asking, refusals=refusals), call, answer, EnrolmentPolicy(), NOW, 0.5
+                )
+
+
+def test_an_enrolment_goes_from_state_to_state_as_drawn() -> None:
+    found: Arrows = set()
+    met, ahead = set(), [Enrolment(basis=WISH.basis())]
+    while ahead:
+        record = ahead.pop()
+        mark = (record.phase, record.operation_id, record.basis)
+        if mark not in met:
+            met.add(mark)
+            for later in after_any_fact(record):
+                ahead.append(later)
+                found |= {(record.phase.name, later.phase.name)} if later.phase is not record.phase else set()
+    assert found == drawn("Enrolment at the platform")
+
+
+def test_every_state_is_on_the_page() -> None:
+    for title, states in (
+        ("Enrolment at the platform", EnrolmentState),
+        ("Registration at the platform", RegistrationState),
+        ("The connection to the hub", ConnectionState),
+    ):
+        named = set(re.findall(r"\b[A-Z_]{2,}\b", chapter(title)))
+        assert set(states.__members__) - named == set(), title
+
+
+def test_every_error_of_the_store_has_its_row() -> None:
+    kinds = {
+        name
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, errors.StoreError) and kind is not errors.StoreError
+    }
+    assert set(re.findall(r"^\| `(\w+)` \|", chapter("The store"), re.MULTILINE)) == kinds
