@@ -33,6 +33,7 @@ def chapter(title: str) -> str:
 
 
 def drawn(title: str) -> Arrows:
+    assert not re.search(r" --> .*:.*[:;]", chapter(title)), "mermaid ends a label there"
     return set(re.findall(r"^ +([A-Z_]+) --> ([A-Z_]+):", chapter(title), re.MULTILINE))
 
 

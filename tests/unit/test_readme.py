@@ -8,6 +8,7 @@ import re
 import pytest
 
 from runtime.cli import parser
+from runtime.config import keys
 from runtime.core.delivery.envelope import _MID_LIMIT_CHARACTERS
 from runtime.core.ingest.exchange import LONGEST_WAIT_S
 from runtime.core.ingest.message_fields import (
@@ -55,6 +56,12 @@ def test_every_setting_is_in_the_table() -> None:
 
 def test_the_readme_is_read_in_one_sitting() -> None:
     assert len(README.read_text().splitlines()) <= 160
+
+
+def test_every_way_in_has_its_row() -> None:
+    (mode,) = (key for key in keys() if key.dotted == "identity.mode")
+    rows = CONFIGURATION.read_text().partition("## Ways in")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `([\w-]+)` \|", rows, re.MULTILINE) == list(mode.rule.choices or ())
 
 
 def test_every_command_is_documented_and_exists() -> None:
