@@ -1,7 +1,7 @@
 """Addresses as the settings spell them: a host with a port, and the endpoints of ZeroMQ.
 
-One parse for all: what passes here with the configuration is what doctor, ingest and the doorkeeper read.
-Every function raises ValueError with the reason.
+One parse for all: what passes here with the configuration is what doctor, ingest and the connection guard
+read. Every function raises ValueError with the reason.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _ANY_INTERFACE = "*"
 
 
 class Address(NamedTuple):
-    """A host, by name or number, and its port where one is said."""
+    """A host, by name or number, and its port where one is given."""
 
     host: str
     port: int | None
 
 
 def parse_address(text: str) -> Address:
-    """`host`, `host:port`, `[IPv6]` or `[IPv6]:port`."""
+    """Parse `host`, `host:port`, `[IPv6]` or `[IPv6]:port`."""
     found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(?::(\d{1,5}))?", text)
     if found is None:
         raise ValueError("is no host")
@@ -42,7 +42,7 @@ def parse_address(text: str) -> Address:
 
 
 def parse_host(text: str) -> str:
-    """A host alone."""
+    """Parse a host that has no port."""
     found = parse_address(text)
     if found.port is not None:
         raise ValueError("has a port")
@@ -50,7 +50,7 @@ def parse_host(text: str) -> str:
 
 
 def check_endpoint(text: str) -> None:
-    """An endpoint that ingest can listen on, as far as its spelling goes."""
+    """Raise ValueError where ingest cannot listen on this endpoint, as far as its spelling goes."""
     scheme, _, place = text.partition("://")
     if scheme == "tcp":
         parse_tcp_endpoint(text)
@@ -61,7 +61,7 @@ def check_endpoint(text: str) -> None:
 
 
 def parse_tcp_endpoint(text: str) -> tuple[str, int]:
-    """Address and port of `tcp://ADDRESS:PORT`; `*` is every interface."""
+    """The address and the port of `tcp://ADDRESS:PORT`; `*` is every interface."""
     scheme, _, place = text.partition("://")
     host, _, port = place.rpartition(":")
     if scheme != "tcp":
@@ -72,7 +72,7 @@ def parse_tcp_endpoint(text: str) -> tuple[str, int]:
 
 
 def is_loopback(endpoint: str) -> bool:
-    """Whether a TCP endpoint can be reached from this machine alone."""
+    """True if a TCP endpoint can be reached from this machine alone."""
     try:
         return ipaddress.ip_address(parse_tcp_endpoint(endpoint)[0]).is_loopback
     except ValueError:

@@ -1,4 +1,4 @@
-"""How long to pause after a failure: exponential, with full jitter, never shorter than the other side asked.
+"""Back-off: pauses after failures are exponential, with full jitter, never shorter than the other side asked.
 
 Full jitter (anywhere between nothing and the ceiling) spreads a fleet that failed at the same instant far
 better than a ceiling with a little noise on it. A floor keeps an unlucky draw from becoming a tight loop.
@@ -7,7 +7,7 @@ better than a ceiling with a little noise on it. A floor keeps an unlucky draw f
 from __future__ import annotations
 
 FLOOR_S = 0.5
-"""Shortest pause, whatever the dice say."""
+"""Shortest pause, whatever the draw is."""
 
 LONGEST_RETRY_AFTER_S = 86_400.0
 """A day: a `Retry-After` beyond it is taken for a mistake of the server's clock."""

@@ -1,4 +1,4 @@
-"""What a message is once it is stored, and how the store is counted."""
+"""A message once it is stored, and the figures by which the store is counted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Kind(IntEnum):
-    """What a stored row stands for. The numbers are on disk: never change one."""
+    """The kind of a stored row. The numbers are on disk: never change one."""
 
     MESSAGE = 0
     COMPLETE_BATCH = 1
@@ -37,7 +37,7 @@ class StoredMessage:
     """One row of the store as `upload` sees it."""
 
     id: int
-    """Grows with the order of storing, and is never used again."""
+    """Ids grow in the order of storing, and none is used a second time."""
     stream_group: str | None
     stream: str | None
     batch_id: str | None
@@ -50,7 +50,7 @@ class StoredMessage:
     priority: int
     """0 (least) to 9 (most important)."""
     ttl_s: float | None
-    """Worth sending for so long after it was stored; None: for ever."""
+    """The message is worth sending for so long after it was stored; None: for ever."""
     stored_wall_s: float | None
     """Unix time of storing; None where the clock was not synchronised then."""
     stored_boot_s: float
@@ -58,7 +58,7 @@ class StoredMessage:
     stored_boot_id: str
     payload: bytes
     key: str
-    """Stable name of the message, the same in every repeat: `producer/boot/sequence`, or `store/id`."""
+    """The stable name of the message, the same in every repeat: `producer/boot/sequence`, or `store/id`."""
     file: str | None = None
     """Name of a file in the spool that holds the payload; then `payload` is empty."""
 
@@ -69,7 +69,7 @@ class StoredMessage:
 
 @dataclass(frozen=True, slots=True)
 class CorruptRow:
-    """A row that is there and cannot be understood."""
+    """A row that exists and cannot be decoded."""
 
     id: int
     reason: str
@@ -77,7 +77,7 @@ class CorruptRow:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What waits for the hub. `bytes` counts payloads and what describes them."""
+    """The messages that wait for the hub. `bytes` counts payloads and what describes them."""
 
     messages: int
     bytes: int

@@ -1,4 +1,4 @@
-"""The proxy on the way out: what its URL says. Pure; the password stays a secret until it has to be sent."""
+"""The URL of the outgoing proxy. Pure; the password stays a secret until it has to be sent."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Proxy:
         return f"{self.kind} proxy {self.host}:{self.port}"
 
     def url(self) -> str:
-        """For `requests`; holds the password."""
+        """The URL for `requests`; it holds the password."""
         scheme = {"socks4": "socks4a", "socks5": "socks5h"}.get(self.kind, self.kind)
         password = f":{self._quoted(self.password.reveal())}" if self.password is not None else ""
         who = f"{self._quoted(self.user)}{password}@" if self.user is not None else ""
@@ -37,12 +37,12 @@ class Proxy:
         return f"{scheme}://{who}{host}:{self.port}"
 
     def _quoted(self, text: str) -> str:
-        """In UTF-8 on the wire, as PySocks sends it: `requests` would write Latin-1 to an HTTP proxy."""
+        """Quote as UTF-8 on the wire, as PySocks does: `requests` would write Latin-1 to an HTTP proxy."""
         return quote(text.encode().decode("latin-1") if self.kind == "http" else text, safe="")
 
 
 def parse(text: Secret | None) -> Proxy | None:
-    """What the setting says. Raises ConfigError, as at its check with the configuration."""
+    """Parse the setting. Raises ConfigError, as at its check with the configuration."""
     if not text:
         return None
     try:

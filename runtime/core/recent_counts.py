@@ -1,4 +1,4 @@
-"""What happened within the last minute, and how often: counted in slots, at the same cost for any number."""
+"""Counts of the events of the last minute: kept in slots, at the same cost for any number."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ class Lately:
     def __init__(self, span_s: float = SPAN_S) -> None:
         self._span_s = span_s
         self._slots: deque[tuple[float, Counter[str]]] = deque()
-        """When each began, the oldest first."""
+        """The slots, each with the time it began, the oldest first."""
 
     def add(self, what: str, now_s: float) -> None:
-        """It happened."""
+        """Count one occurrence of `what`."""
         self._forget(now_s)
         if not self._slots or now_s - self._slots[-1][0] >= self._span_s / SLOTS:
             self._slots.append((now_s, Counter()))
         self._slots[-1][1][what] += 1
 
     def counts(self, now_s: float) -> dict[str, int]:
-        """How often, of what happened lately at all."""
+        """The count of every event that occurred within the span."""
         self._forget(now_s)
         total: Counter[str] = Counter()
         for _, counted in self._slots:

@@ -7,7 +7,7 @@ import re
 LONG_ENOUGH = 8
 """Shorter texts are left alone: taking them out would tear up every other word."""
 MOST_KNOWN = 100
-"""Of so many secrets, those that came into hand or were used last, the text is known."""
+"""The text of so many secrets is remembered: those that were created or used last."""
 _known: dict[str, None] = {}
 
 
@@ -47,12 +47,12 @@ class Secret:
 
 
 def fits_header(secret: Secret) -> bool:
-    """Whether it can be sent: whatever refuses a header shows it whole in its error."""
+    """True if a header can carry it: a library that refuses a header shows all of it in its error."""
     return re.fullmatch(r"[!-~]+", secret.reveal()) is not None
 
 
 def _remember(text: str) -> None:
-    """Any thread may: each step is one of a dict's own."""
+    """Remember the text for `hide_known`. Any thread may call this: each step is one dict operation."""
     if len(text) < LONG_ENOUGH:
         return
     _known.pop(text, None)
@@ -62,7 +62,7 @@ def _remember(text: str) -> None:
 
 
 def hide_known(text: str) -> str:
-    """Take out the secrets that this process has had in hand, whoever turned them into plain text since."""
+    """Take out the secrets that this process has held, whichever code turned them into plain text since."""
     for secret in tuple(_known):
         text = text.replace(secret, "***")
     return text

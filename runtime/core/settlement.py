@@ -1,4 +1,4 @@
-"""What becomes of stored messages, as `upload` and `edgectl quarantine` report it to ingest: types and
+"""The outcome of stored messages, as `upload` and `edgectl quarantine` report it to ingest: types and
 codec.
 
 One JSON frame each way. A report is repeated until it is confirmed, and the confirmation is sent after the
@@ -22,29 +22,29 @@ class Settled:
 
     delivered: Sequence[int] = ()
     quarantined: Sequence[tuple[int, str]] = ()
-    """Set aside as undeliverable, with the reason."""
+    """Messages set aside as undeliverable, with the reason."""
     dropped: Sequence[tuple[int, str]] = ()
-    """Lost on purpose, with the reason, e.g. `expired`."""
+    """Messages lost on purpose, with the reason, e.g. `expired`."""
     requeued: Sequence[int] = ()
-    """Taken from quarantine back to the end of the store, under new ids."""
+    """Messages taken from quarantine back to the end of the store, under new ids."""
     discarded: Sequence[int] = ()
-    """Removed from quarantine for good."""
+    """Messages deleted from quarantine."""
 
     def __bool__(self) -> bool:
         return any((self.delivered, self.quarantined, self.dropped, self.requeued, self.discarded))
 
     def ids(self) -> set[int]:
-        """Every id that is named."""
+        """Every id that the report names."""
         return {*self.leaving(), *self.requeued, *self.discarded}
 
     def leaving(self) -> list[int]:
-        """Ids that will not be among the stored messages any more."""
+        """The ids that will no longer be among the stored messages."""
         reasons = (*self.quarantined, *self.dropped)
         return [*self.delivered, *(number for number, _ in reasons)]
 
     @classmethod
     def of(cls, reports: Iterable[Settled]) -> Settled:
-        """Several reports as one."""
+        """Merge several reports into one."""
         merged = {name: [] for name in FIELDS}  # type: dict[str, list[Any]]
         for report in reports:
             for name, entries in merged.items():
@@ -60,14 +60,14 @@ class Report:
     """One request on the delivery socket."""
 
     number: int
-    """Chosen by the reporter; the confirmation repeats it."""
+    """The reporter chooses it; the confirmation repeats it."""
     settled: Settled = field(default_factory=Settled)
     damaged: str | None = None
     """The reader met damage in the store, described so: ingest should salvage it."""
     unreadable: bool = False
-    """It may be the disk, and pass."""
+    """The cause may be the disk, and may pass."""
     store: str | None = None
-    """The uuid of the store that the ids are of; None: of the one that is there now."""
+    """The uuid of the store that the ids belong to; None: the store that is there now."""
 
 
 def to_ranges(ids: Iterable[int]) -> list[list[int]]:
@@ -102,7 +102,7 @@ def encode_report(report: Report) -> bytes:
 
 
 def decode_report(frame: bytes) -> Report:
-    """Raises Rejected where the frame is not a report."""
+    """Decode a report. Raises Rejected where the frame is not one."""
     try:
         said = json.loads(frame)
         settled = Settled(
@@ -136,7 +136,7 @@ def decode_confirmation(frame: bytes) -> int:
 
 
 def split(settled: Settled, most: int) -> list[Settled]:
-    """The same in parts of at most `most` ids each."""
+    """Split a report into parts of at most `most` ids each."""
     parts: list[Settled] = []
     for name in FIELDS:
         entries = getattr(settled, name)

@@ -1,6 +1,6 @@
-"""When an X.509 certificate ends: just enough of its DER to find that one date. Pure.
+"""The expiry of an X.509 certificate: just enough of its DER to find that one date. Pure.
 
-Python's ssl tells it of a peer's certificate only, and the library that reads any is 17 MB.
+Python's ssl tells it of a peer's certificate only, and the library that reads any certificate is 17 MB.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ _UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
 
 
 def not_after_s(der: bytes) -> float:
-    """Unix seconds of its end. Raises ValueError where it is no certificate."""
+    """The certificate's expiry in Unix seconds. Raises ValueError where the bytes are no certificate."""
     try:
         _, at, _ = _element(der, 0)  # Certificate
         _, at, _ = _element(der, at)  # TBSCertificate

@@ -16,12 +16,12 @@ PATTERN = r"(?is)(?!(?:.*;)?\s*(?:GatewayHostName|ModuleId)\s*=).*"
 RULE = "must be a device's own, straight to the hub: without GatewayHostName and ModuleId"
 
 _HOST, _DEVICE = r"[A-Za-z0-9._-]{1,253}", r"[!-~]{1,128}"
-"""What can be the name of a hub, and the id of a device there; longer ones fit into no packet."""
+"""The valid names of a hub, and of a device there; longer ones fit into no packet."""
 
 
 @dataclass(frozen=True)
 class ConnectionString:
-    """What a connection string says. One of `sas` and `key` is set, or `x509`: a certificate serves."""
+    """A parsed connection string. One of `sas` and `key` is set, or `x509`: a certificate serves."""
 
     hub_host: str
     device_id: str
@@ -54,12 +54,12 @@ def parse(text: str) -> ConnectionString:
 
 
 def sendable(sas: Secret) -> bool:
-    """Whether a header takes it: what refuses one shows all of it in its error."""
+    """True if a header can carry it: a library that refuses a header shows all of it in its error."""
     return re.fullmatch(r"[ -~]+", sas.reveal()) is not None
 
 
 def _parts(text: str) -> dict[str, str]:
-    """Values by their names in small letters. Raises ValueError where a name stands twice."""
+    """The values by their lower-case names. Raises ValueError where a name occurs twice."""
     found: dict[str, str] = {}
     for part in text.strip().split(";"):
         name, _, value = part.partition("=")
@@ -72,7 +72,7 @@ def _parts(text: str) -> dict[str, str]:
 
 
 def check_names(hub_host: object, device_id: object) -> None:
-    """Raise ValueError where no hub can be called so, or knows a device by that id."""
+    """Raise ValueError where no hub can have that name, or no hub can know a device by that id."""
     if not (isinstance(hub_host, str) and re.fullmatch(_HOST, hub_host)):
         raise ValueError("the name of the hub is none that a host can have")
     if not (isinstance(device_id, str) and re.fullmatch(_DEVICE, device_id)):
@@ -80,25 +80,25 @@ def check_names(hub_host: object, device_id: object) -> None:
 
 
 def check_direct(text: str) -> None:
-    """Raise ValueError where it speaks of a gateway or a module, which we would pass over."""
+    """Raise ValueError where the text names a gateway or a module, which the runtime would ignore."""
     if not re.fullmatch(PATTERN, text):
         raise ValueError(f"the connection string {RULE}")
 
 
 def sas_expiry_s(sas: str) -> float | None:
-    """Unix seconds in `se=`, or None where there is none."""
+    """The Unix seconds in `se=`, or None where there is none."""
     found = re.search(r"[&\s]se=(\d{1,12})(?:&|$)", sas)
     return float(found[1]) if found else None
 
 
 def derived_key(group_key: Secret, registration_id: str) -> Secret:
-    """The key of one device out of its enrolment group's. Raises ValueError where that is not base64."""
+    """Derive a device's key from its enrolment group's. Raises ValueError where that is not base64."""
     digest = hmac.new(_decoded(group_key), registration_id.encode(), hashlib.sha256).digest()
     return Secret(base64.b64encode(digest).decode())
 
 
 def sign(hub_host: str, device_id: str, key: Secret, expiry_s: int) -> Secret:
-    """A SAS for the device, good until `expiry_s` (unix). Raises ValueError where the key is not base64."""
+    """A SAS for the device, valid until `expiry_s` (unix). Raises ValueError where the key is not base64."""
     resource = quote(f"{hub_host}/devices/{device_id}", safe="")
     digest = hmac.new(_decoded(key), f"{resource}\n{expiry_s}".encode(), hashlib.sha256).digest()
     signature = quote(base64.b64encode(digest), safe="")

@@ -1,4 +1,4 @@
-"""What the device holds to prove who it is, as plain values."""
+"""The credentials by which the device proves its identity, as plain values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runtime.core.secret import Secret
 class HubCredentials:
     """Everything `upload` needs to connect to the hub. Exactly one of `sas` and `certificate` is set.
 
-    `generation` grows by one whenever anything else here changes: equal generations mean equal credentials.
+    `generation` grows by one whenever any other field changes: equal generations mean equal credentials.
     """
 
     hub_host: str
@@ -26,7 +26,7 @@ class HubCredentials:
 
     @property
     def destination(self) -> str:
-        """Hub and device: what one of them has of a message, another has not, even under the same device id.
+        """Hub and device: one destination's part of a message is not another's, even under one device id.
 
         A provisioning service may move a device to another hub, and its id stays.
         """

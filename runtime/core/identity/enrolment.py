@@ -1,4 +1,4 @@
-"""How a device comes by its Registration Token: a state machine, event in, next record out. Pure.
+"""Enrolment: how a device gets its Registration Token. A state machine: event in, next record out. Pure.
 
     FRESH --init 200--> PENDING --complete 200--> PROVISIONED --token dead, or another wish--> FRESH
       ^  \\--400--> REJECTED (asked again after pauses that grow to an hour)
@@ -7,16 +7,16 @@
       +---- 410 expired ----/   \\--410 cancelled--> CANCELLED --long pause--> FRESH
 
 A Registration Token made by hand is taken at once, without any call, where it is not the one taken last.
-While it is in force nothing begins anew; once it is dead, the way above is open.
+While it is in force no operation begins; once it is dead, the transitions above apply again.
 
-Everything else (423, 429, 5xx, time-outs, TLS, garbage) leaves the phase as it is and backs off; the record
+Everything else (423, 429, 5xx, time-outs, TLS, garbage) leaves the state as it is and backs off; the record
 names the trouble. The operation id is kept until its end is known, so a device that died between `complete`
-and saving simply completes again. The token that is in force stays so while another one is sought.
+and saving simply completes again. The token in force stays in force while another one is requested.
 
-Only the platform's own word (problem+json) ends an operation at once. What a gateway says, or a status
-without a name here, does after NAMELESS_TIMES in a row: there is no state without a way on. Operations that
-bring no registration are begun ever more seldom, whatever ends them. Another Provisioning Token alone is
-another means, not another wish: a registered device stays who it is when a shared token is rotated.
+Only the platform's own answer (problem+json) ends an operation at once. A gateway's answer, or a status
+without a name here, ends it after NAMELESS_TIMES in a row: no state is a dead end. Operations that bring no
+registration are begun ever more seldom, whatever ends them. Another Provisioning Token alone is another
+means, not another wish: a registered device keeps its identity when a shared token is rotated.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from runtime.core.identity.platform_answer import (
 from runtime.core.moment import Moment
 
 REFUSED_PAUSE_S = 60.0
-"""Shortest pause after the Provisioning Token was refused: it is dead until a person acts."""
+"""Shortest pause after the Provisioning Token was refused: it is dead until an operator acts."""
 
 
 BY_HAND = "made by hand"
@@ -45,7 +45,7 @@ REFUSED_BY_HAND = "the registration token made by hand was refused: the one befo
 
 
 class EnrolmentState(StrEnum):
-    """Where the device's enrolment stands."""
+    """The state of the device's enrolment."""
 
     NOT_NEEDED = "not needed"
     UNCONFIGURED = "no platform configured"
@@ -62,7 +62,7 @@ class EnrolmentState(StrEnum):
 
 
 class Call(StrEnum):
-    """What can be asked of the platform."""
+    """The calls that the platform answers."""
 
     INIT = "init"
     COMPLETE = "complete"
@@ -70,7 +70,7 @@ class Call(StrEnum):
 
 @dataclass(frozen=True)
 class Wish:
-    """What the configuration asks for."""
+    """The identity that the configuration asks for."""
 
     instance: str | None
     token: str | None
@@ -79,21 +79,21 @@ class Wish:
     by_hand: str | None = None
     """The fingerprint of a Registration Token that an operator made."""
     source: str = ""
-    """Where the Provisioning Token comes from: a path, or the name of a setting."""
+    """The source of the Provisioning Token: a path, or the name of a setting."""
     lack: EnrolmentState = EnrolmentState.TOKENLESS
-    """Where there is no Provisioning Token: why."""
+    """The reason why there is no Provisioning Token, where there is none."""
     lack_words: str = ""
-    """The same for a person, with the path."""
+    """The same in words for an operator, with the path."""
     by_hand_words: str = ""
-    """What is wrong with the file of a Registration Token made by hand that holds none."""
+    """The fault of the file of a Registration Token made by hand, where the file holds none."""
 
     def basis(self) -> str:
-        """One text for all of it: what the record was made for."""
+        """The whole wish as one text, by which a record tells what it was made for."""
         return f"{self.instance} {self.device_id or '*'} {self.token or '-'}"
 
     @property
     def host(self) -> str:
-        """The platform by name: a token is for the one that granted it."""
+        """The platform's name: a token is valid at the platform that granted it."""
         return host_of(self.instance or "")
 
 
@@ -103,7 +103,7 @@ def host_of(instance: str) -> str:
 
 
 def aim(basis: str) -> tuple[str, ...]:
-    """What a basis asks for, without the means: platform and device id."""
+    """The goal of a basis, without the means: platform and device id."""
     if basis == BY_HAND:
         return (BY_HAND,)
     instance, *rest = basis.split(" ")
@@ -112,7 +112,7 @@ def aim(basis: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class EnrolmentPolicy:
-    """The settings that matter here."""
+    """The settings that enrolment depends on."""
 
     poll_s: float = 5.0
     retry_max_s: float = 300.0
@@ -121,7 +121,7 @@ class EnrolmentPolicy:
 
 @dataclass(frozen=True)
 class Enrolment:
-    """The story so far; stored after every step."""
+    """The record of an enrolment so far; stored after every step."""
 
     phase: EnrolmentState = EnrolmentState.FRESH
     basis: str = ""
@@ -131,20 +131,20 @@ class Enrolment:
     reason: str = ""
     failures: int = 0
     at: Moment | None = None
-    """When the last answer came."""
+    """The time of the last answer."""
     pause_s: float = 0.0
-    """Nothing is asked within so long of `at`."""
+    """No call is made within so long of `at`."""
     adopted: str | None = None
-    """The fingerprint of the Registration Token made by hand that was taken last: no token is taken twice."""
+    """The fingerprint of the last Registration Token made by hand that was taken: none is taken twice."""
     begun: int = 0
     """Operations begun since the device last registered."""
     refusals: int = 0
-    """Refusals in a row, of which none ended the operation by itself."""
+    """Refusals in a row, none of which ended the operation by itself."""
 
 
 @dataclass(frozen=True)
 class EnrolmentStep:
-    """What to do now: a call in `in_s` seconds, or none until a fact changes."""
+    """The next action: a call in `in_s` seconds, or none until a fact changes."""
 
     phase: EnrolmentState
     call: Call | None
@@ -155,11 +155,11 @@ class EnrolmentStep:
 
 
 def settled(record: Enrolment, wish: Wish, has_token: bool, granted: str | None = None) -> Enrolment:
-    """`record` in the light of the facts: another wish or a dead Registration Token begin it anew.
+    """`record` in the light of the facts: another wish or a dead Registration Token begin a fresh record.
 
     A wish without a token is no other wish: the token may be taken away once it has served. Nor is another
     token for the same platform and device id, nor the wish that the token in force was `granted` under, put
-    back: nobody has to approve that again.
+    back: no operator has to approve that again.
     """
     if record.basis == BY_HAND and has_token:
         return record
@@ -176,14 +176,14 @@ def settled(record: Enrolment, wish: Wish, has_token: bool, granted: str | None 
 
 
 def _serves(record: Enrolment, wish: Wish, granted: str | None) -> bool:
-    """Whether the token in force is what is wished for."""
+    """True if the token in force is the one that is wished for."""
     if granted is None:  # it was kept by a runtime that did not say
         granted = record.basis if record.phase is EnrolmentState.PROVISIONED else ""
     return aim(granted) == aim(wish.basis())
 
 
 def restored(record: Enrolment, basis: str) -> Enrolment:
-    """The record once the line that was granted for `basis` is in force again."""
+    """The record once the token line that was granted for `basis` is in force again."""
     if record.basis == BY_HAND:
         return Enrolment(EnrolmentState.PROVISIONED, basis, reason=REFUSED_BY_HAND, adopted=record.adopted)
     if basis == BY_HAND:
@@ -197,7 +197,7 @@ def restored(record: Enrolment, basis: str) -> Enrolment:
 
 
 def next_step(record: Enrolment, wish: Wish, has_token: bool, now: Moment) -> EnrolmentStep:
-    """What to ask next, and when. `record` is settled."""
+    """The next call, and the time of it. `record` is settled."""
     if wish.instance is None:
         return EnrolmentStep(EnrolmentState.UNCONFIGURED, None, why="platform.instance is not set")
     if wish.by_hand is not None and wish.by_hand != record.adopted:
@@ -218,7 +218,7 @@ def next_step(record: Enrolment, wish: Wish, has_token: bool, now: Moment) -> En
 
 
 def _lack(record: Enrolment, wish: Wish) -> str:
-    """What a person has to put where."""
+    """The file or setting that an operator has to supply, in words."""
     remedy = (
         "put one token, alone, into platform.provisioning_token_file or the credential provisioning-token"
     )
@@ -377,7 +377,7 @@ def _after_complete(
 
 
 def _token_refused(outcome: Outcome, *, own: bool) -> bool:
-    """Whether it is the Provisioning Token that was refused. A 403 is as often a firewall's page."""
+    """True if it was the Provisioning Token that was refused. A 403 is as often a firewall's page."""
     return outcome is Outcome.UNAUTHORIZED or (outcome is Outcome.FORBIDDEN and own)
 
 

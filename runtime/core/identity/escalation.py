@@ -1,14 +1,14 @@
-"""What an answer of the platform means for the Registration Token it was asked with. Pure.
+"""Escalation: the consequence of a platform's answer for the Registration Token of the call. Pure.
 
-What holds:
+Invariants:
 
 1. One answer ends nothing that works. A token that still registers is given up by no answer to a refresh: it
    is asked for by registering first (DOUBT).
-2. Only the service's own word (problem+json) counts at once. A refusal by a gateway, or by a status that the
-   contract has no word for, counts after NAMELESS_TIMES in a row.
-3. Weather (time-outs, 423, 429, 5xx, garbage) counts for nothing, however long it lasts.
-4. There is no state without a way on: whatever refuses for ever leads to renewing the token, and from there
-   to provisioning again. A line that is given up rests in identity.db, and is tried again now and then.
+2. Only the service's own answer (problem+json) counts at once. A refusal by a gateway, or by a status that
+   the contract does not name, counts after NAMELESS_TIMES in a row.
+3. Transient failures (time-outs, 423, 429, 5xx, garbage) count for nothing, however long they last.
+4. No state is a dead end: a refusal that never ends leads to renewing the token, and from there to
+   provisioning again. A token line that is given up rests in identity.db, and is tried again now and then.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from enum import StrEnum
 from runtime.core.identity.platform_answer import NAMELESS_TIMES, Outcome
 
 HOPELESS_TIMES = 2 * NAMELESS_TIMES
-"""So many refusals to register in a row, under tokens that were renewed meanwhile: renewing does not help."""
+"""After so many refusals to register in a row, under tokens renewed meanwhile, renewing does not help."""
 
 
 class Task(StrEnum):
-    """What can be asked of the platform."""
+    """The tasks that the platform is asked to do."""
 
     REGISTER = "register"
     REFRESH = "refresh"
@@ -32,7 +32,7 @@ class Task(StrEnum):
 
 
 class AnswerVerdict(StrEnum):
-    """What an answer means for the token it was asked with."""
+    """The consequence of an answer for the token of the call."""
 
     STORE = "store what came"
     RETRY = "pause, then the same again"
@@ -43,18 +43,18 @@ class AnswerVerdict(StrEnum):
 
 @dataclass(frozen=True)
 class Evidence:
-    """What else is known when an answer comes."""
+    """The facts that an answer is judged by, besides its outcome."""
 
     own: bool = True
-    """The service itself said so."""
+    """The service itself gave the answer."""
     refusals: int = 1
     """Refusals of this task in a row, this one included."""
     refused: bool = False
     """Registering with the token was refused before."""
     replaceable: bool = False
-    """The token never registered, and a line that did rests beside it."""
+    """The token never registered, and a token line that did rests beside it."""
     renewable: bool = True
-    """There is a Provisioning Token: another line can be had."""
+    """There is a Provisioning Token: another token line can be obtained."""
 
 
 _DEAD = frozenset({Outcome.UNAUTHORIZED, Outcome.GONE, Outcome.CANCELLED})
@@ -63,12 +63,12 @@ _LAST_HOPE = frozenset({Outcome.BAD_REQUEST, Outcome.FORBIDDEN, Outcome.PRECONDI
 
 
 def refuses_token(outcome: Outcome | None) -> bool:
-    """Whether registering was refused for the sake of the token: another one may do."""
+    """True if registering was refused because of the token: another one may succeed."""
     return outcome in _DEAD
 
 
 def judge(task: Task, outcome: Outcome, evidence: Evidence | None = None) -> AnswerVerdict:
-    """What `outcome` of `task` leads to. Whatever is not named is weather: a pause, then the same again."""
+    """The verdict on `outcome` of `task`. One that is not named is transient: a pause, then a retry."""
     seen = evidence or Evidence()
     if outcome.good:
         return AnswerVerdict.STORE
@@ -87,7 +87,7 @@ def _register(outcome: Outcome, seen: Evidence) -> AnswerVerdict:
 
 
 def _refresh(task: Task, outcome: Outcome, seen: Evidence) -> AnswerVerdict:
-    """A 401 speaks of the Provisioning Token, not of the one in the body: that stays, at first."""
+    """Judge a refresh. A 401 is about the Provisioning Token; the one in the body stays, at first."""
     hopeless = seen.refused or task is Task.REFRESH_PARENT
     over = seen.own and outcome in _OVER
     if not hopeless:

@@ -1,4 +1,4 @@
-"""How the platform writes times and durations, and what they are in seconds."""
+"""The platform's notation of times and durations, and their values in seconds."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 LEAST_LIFE_S = 10.0
-"""Less is not left of what was handed out this moment: the clock that says so is wrong."""
+"""A token that was issued this moment has at least so long left: a clock that says less is wrong."""
 DOUBTED_LIFE_S = 300.0, 3600.0
-"""Where the server's clock is wrong ours counts, within these bounds: it may be wrong, too."""
+"""Where the server's clock is wrong, ours counts, within these bounds: it may be wrong, too."""
 
 _DURATION = re.compile(r"(-)?(?:(\d{1,8})\.)?(\d{1,2}):(\d{2}):(\d{2})(\.\d{1,7})?", re.ASCII)
 _RFC3339 = re.compile(r"(\d{4}-\d{2}-\d{2})[Tt ](\d{2}:\d{2}:\d{2})(\.\d+)?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)
 
 
 def duration_s(text: str) -> float:
-    """Seconds in `[-][d.]hh:mm:ss[.fffffff]`. Raises ValueError."""
+    """The seconds in `[-][d.]hh:mm:ss[.fffffff]`. Raises ValueError."""
     found = _DURATION.fullmatch(text.strip())
     if found is None:
         raise ValueError("a duration is written [-][d.]hh:mm:ss[.fffffff]")
@@ -48,9 +48,9 @@ def http_date_s(text: str) -> float:
 
 
 def left_s(ends_s: float, server_s: float, wall_s: float) -> float:
-    """Seconds left of what was received just now and ends at `ends_s`, by the server's clock, else by ours.
+    """Seconds left of a token received just now that ends at `ends_s`, by the server's clock, else by ours.
 
-    Never below LEAST_LIFE_S: what is over on receipt would be asked for again without end, by every device.
+    Never below LEAST_LIFE_S: a token that is over on receipt would be requested without end, by every device.
     """
     by_server_s = ends_s - server_s
     if by_server_s >= LEAST_LIFE_S:
@@ -60,7 +60,7 @@ def left_s(ends_s: float, server_s: float, wall_s: float) -> float:
 
 
 def retry_after_s(text: str | None, server_s: float | None) -> float | None:
-    """Seconds asked for by a `Retry-After` header (a number or a date), or None where it says nothing."""
+    """The seconds that a `Retry-After` header asks for (a number or a date), or None where it has neither."""
     if not text:
         return None
     text = text.strip()
@@ -74,7 +74,7 @@ def retry_after_s(text: str | None, server_s: float | None) -> float | None:
 
 
 def spoken(seconds: float | None) -> str:
-    """A duration for a person: `3 d 4 h`, `12 min`, `45 s`; None is `never`."""
+    """A duration in words: `3 d 4 h`, `12 min`, `45 s`; None is `never`."""
     if seconds is None:
         return "never"
     if seconds < 0:

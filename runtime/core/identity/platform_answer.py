@@ -1,4 +1,4 @@
-"""What came of a call to the platform, as plain values: every answer and every failure has one name."""
+"""The result of a call to the platform, as plain values: every answer and every failure has one name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Value = TypeVar("Value")
 
 
 class Outcome(Enum):
-    """Everything that can come of a call. The text is what status and logs show."""
+    """The outcomes that a call can have. The text is what status and logs show."""
 
     OK = "ok"  # 200
     CREATED = "created"  # 201
@@ -40,12 +40,12 @@ class Outcome(Enum):
 
     @property
     def good(self) -> bool:
-        """Whether the platform did what was asked."""
+        """True if the platform carried out the request."""
         return self in (Outcome.OK, Outcome.CREATED)
 
     @property
     def refuses(self) -> bool:
-        """Whether a server said no to what was asked. Anything else that is not good may pass by itself."""
+        """True if a server refused the request. Any other outcome that is not good may pass by itself."""
         return self in _REFUSING
 
 
@@ -62,7 +62,7 @@ _REFUSING = frozenset(
 )
 
 NAMELESS_TIMES = 10
-"""So many refusals in a row are believed that are not one by one: a gateway's, or of an unknown status."""
+"""Refusals in a row that count where a single one does not: a gateway's, or of an unknown status."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,12 @@ class PlatformAnswer(Generic[Value]):
     outcome: Outcome
     value: Value | None = None
     reason: str = ""
-    """The other side's words, or the library's, without a secret in them."""
+    """The text of the other side, or of the library, without a secret in it."""
     retry_after_s: float | None = None
     server_s: float | None = None
-    """Unix time by the server's `Date`, where it told."""
+    """Unix time by the server's `Date`, where it sent one."""
     own: bool = True
-    """Said by the service itself (problem+json): not by a gateway, a proxy or a firewall on the way."""
+    """The service itself answered (problem+json): not a gateway, a proxy or a firewall on the way."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class PlatformResult:
 
 @dataclass(frozen=True)
 class Registration:
-    """What the hub needs to know us by. Exactly one of `sas` and `certificate` (paths of it and its key)."""
+    """The credentials for the hub: exactly one of `sas` and `certificate` (paths of it and its key)."""
 
     hub_host: str
     device_id: str
@@ -106,4 +106,4 @@ class Registration:
     sas: Secret | None = None
     certificate: tuple[str, str] | None = None
     token_remaining_s: float | None = field(default=None)
-    """Remaining life of the Registration Token, where the platform told."""
+    """Remaining life of the Registration Token, where the platform told it."""

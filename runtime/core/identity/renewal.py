@@ -1,6 +1,6 @@
-"""When to renew which token, and what a refusal leads to. Pure: the moment and the dice are arguments.
+"""Renewal: which token is renewed when, and what a refusal leads to. Pure: time and chance are arguments.
 
-What holds:
+Invariants:
 
 1. A renewal is due at a share of the token's life, spread by a draw that is made once per token and kept
    with it, and always well clear of expiry: a fleet that started together does not renew together.
@@ -9,14 +9,14 @@ What holds:
 4. A pause after a failure is a share of the life that is left, so that an outage spreads the fleet over hours
    while it can wait, and each device hurries as its own expiry nears.
 5. Every refusal leads one rung down: SAS refused, register; Registration Token refused, renew it, or its
-   parent; that refused as well, provision again (see `escalation`). There is no state without a way on.
+   parent; that refused as well, provision again (see `escalation`). No state is a dead end.
 6. A rung that did not help is not tried again at once: each token in a row that is refused as well costs a
    longer pause.
 7. While an operator is awaited, the token that was refused is tried again now and then: the refusal may have
    been a mistake.
 
-Lives run on the boot clock from the moment of receipt. After a reboot the wall clock tells the age if it can
-be right; otherwise the token counts as due soon, spread over the first minute of uptime.
+Lifetimes run on the boot clock from the time of receipt. After a reboot the wall clock tells the age if it
+can be right; otherwise the token counts as due soon, spread over the first minute of uptime.
 """
 
 from __future__ import annotations
@@ -45,28 +45,28 @@ UNKNOWN_AGE_SPREAD_S = 60.0
 PAUSE_SHARE = 0.125
 """Longest pause after a failure, as a share of the life that is left."""
 FIRST_PAUSE_SHARE = 1 / 256
-"""Ceiling of half the first pause: who has ten hours left need not ask again in a second."""
+"""Ceiling of half the first pause: a device that has ten hours left need not ask again in a second."""
 URGENT_PAUSE_S = 5.0
 """Longest pause while the last of the life runs out."""
 EXPIRED_PAUSE_S = 300.0
 """Longest pause when there is no life left to save."""
 
 FORMER_PAUSE_S = 300.0
-"""Once refused, a token is tried again after so long at first, then ever more seldom."""
+"""A token that was refused is tried again after so long at first, then ever more seldom."""
 FORMER_PAUSE_MAX_S = 3600.0
 
 CLOCK_TOLD_S = 300.0
-"""A person is told of a clock that is wrong by so much."""
+"""The operator is told of a clock that is wrong by so much."""
 
 FIXED_SOON_S = 14 * 86_400.0
-"""So long before its end a person is told of what only a person can replace."""
+"""The operator is told so long before the end of a credential that only an operator can replace."""
 
 REFUSAL_SERIES_S = 300.0
 """A refusal by the hub so long after the one before was answered begins a new series."""
 
 
 class RegistrationState(StrEnum):
-    """Where the device's registration stands."""
+    """The state of the device's registration."""
 
     UNPROVISIONED = "waiting for provisioning"
     REGISTERING = "registering"
@@ -82,7 +82,7 @@ class RegistrationState(StrEnum):
 
 @dataclass(frozen=True)
 class RenewalPolicy:
-    """The settings that matter here."""
+    """The settings that renewal depends on."""
 
     fraction: float = 0.6
     jitter: float = 0.5
@@ -91,7 +91,7 @@ class RenewalPolicy:
 
 @dataclass(frozen=True)
 class Life:
-    """The time a token has: `lifetime_s` (None: for ever), of which `age_s` was over at `received`."""
+    """A token's lifetime: `lifetime_s` (None: for ever), of which `age_s` was over at `received`."""
 
     received: Moment
     lifetime_s: float | None
@@ -100,12 +100,12 @@ class Life:
     age_s: float = 0.0
 
     def age(self, now: Moment) -> float | None:
-        """Seconds since it was issued, or None where nobody can tell."""
+        """Seconds since it was issued, or None where no clock can tell."""
         since_s = now.since(self.received)
         return None if since_s is None else self.age_s + since_s
 
     def remaining_s(self, now: Moment) -> float | None:
-        """Seconds until expiry (inf: never), or None where nobody can tell."""
+        """Seconds until expiry (inf: never), or None where no clock can tell."""
         if self.lifetime_s is None:
             return math.inf
         age_s = self.age(now)
@@ -114,9 +114,9 @@ class Life:
     def corrected(self, remaining_s: float, now: Moment) -> Life:
         """The same life after the platform told how much of it is left.
 
-        It is no longer than that and the age that we know of: a `Date` that was behind made it longer, and
-        what looks old on arrival would be renewed again and again. Nor is it believed to be over as soon as
-        it was handed out: another one would be asked for every few seconds, by every device.
+        The lifetime is no longer than that and the known age: a `Date` that was behind made it longer, and a
+        token that looks old on arrival would be renewed again and again. Nor is a token believed to be over
+        as soon as it was issued: every device would ask for another one every few seconds.
         """
         told_age_s = self.age(now)
         if told_age_s is not None and max(told_age_s, 0.0) + remaining_s < LEAST_LIFE_S:
@@ -138,7 +138,7 @@ def renewal_age_s(lifetime_s: float | None, draw: float, policy: RenewalPolicy) 
 
 
 def due_in_s(life: Life, policy: RenewalPolicy, now: Moment) -> float:
-    """Seconds until its renewal is due; not positive when it is."""
+    """Seconds until the renewal of a token with `life` is due; not positive when it is."""
     age_s = life.age(now)
     if age_s is not None:
         return renewal_age_s(life.lifetime_s, life.draw, policy) - age_s
@@ -150,7 +150,7 @@ def due_in_s(life: Life, policy: RenewalPolicy, now: Moment) -> float:
 
 @dataclass(frozen=True)
 class RetryPace:
-    """What the last failures of one task demand: no attempt within `pause_s` of `at`."""
+    """The pause that the last failures of one task demand: no attempt within `pause_s` of `at`."""
 
     failures: int = 0
     at: Moment | None = None
@@ -158,15 +158,15 @@ class RetryPace:
     outcome: Outcome | None = None
     reason: str = ""
     asked_s: float = 0.0
-    """What of the pause the platform asked for: `Retry-After`."""
+    """The part of the pause that the platform asked for: `Retry-After`."""
     refusals: int = 0
-    """Those of the failures in a row that were refusals; weather in between does not end the row."""
+    """Those of the failures in a row that were refusals; transient failures between do not end the row."""
 
     def wait_s(self, now: Moment, most_s: float = math.inf) -> float:
-        """Seconds until the next attempt is allowed. After a reboot it is, and once a wrong clock was set.
+        """Seconds until the next attempt is allowed: none after a reboot, nor once a wrong clock was set.
 
-        `most_s`: no pause of our own is longer, though it was when it began. It comes on top of what the
-        platform asked for, as it did then: a fleet is not to come back in the same second.
+        `most_s`: no pause of our own is longer, though it was when it began. It comes on top of the
+        platform's `Retry-After`, as it did then: a fleet must not come back in the same second.
         """
         if self.outcome is Outcome.WRONG_TIME and self.at and now.clock_set_since(self.at):
             return 0.0
@@ -183,9 +183,9 @@ class RetryPace:
         return RetryPace(self.failures + 1, now, pause_s, outcome, reason, asked_s, refusals)
 
     def with_another_token(self) -> RetryPace:
-        """The pace of registering once the token is another one: its refusal was for the one before.
+        """The pace of registering once the token is another one: the refusal was for the one before.
 
-        The failures still count, and weather is not changed by a token.
+        The failures still count, and another token does not change a transient failure.
         """
         return replace(self, pause_s=0.0, asked_s=0.0) if refuses_token(self.outcome) else self
 
@@ -226,14 +226,14 @@ def former_pause_s(failures: int, draw: float, retry_after_s: float | None = Non
 
 @dataclass(frozen=True)
 class Refusals:
-    """How often in a row the hub refused a SAS: the first is answered at once, further ones with backoff."""
+    """The hub's refusals of a SAS in a row: the first is answered at once, further ones with back-off."""
 
     count: int = 0
     last: Moment | None = None
     pause_s: float = 0.0
 
     def heard(self, now: Moment, draw: float, policy: RenewalPolicy) -> Refusals:
-        """One more refusal of the SAS in force."""
+        """The count after one more refusal of the SAS in force."""
         apart_s = now.since(self.last) if self.last else None
         series = apart_s is not None and apart_s < self.pause_s + REFUSAL_SERIES_S
         count = self.count + 1 if series else 1
@@ -245,7 +245,7 @@ class Refusals:
         return Refusals(count, now, pause_s)
 
     def wait_s(self, now: Moment) -> float:
-        """Seconds until the answer to the last refusal is due: none once the clock is set that we sign by."""
+        """Seconds until the answer to the last refusal is due: none once the clock for signing was set."""
         if self.last and now.clock_set_since(self.last):
             return 0.0
         passed_s = now.since(self.last) if self.last else None
@@ -254,7 +254,7 @@ class Refusals:
 
 @dataclass(frozen=True)
 class CredentialState:
-    """Everything the decision looks at."""
+    """The facts that the next step is decided by."""
 
     registration: Life | None = None
     """Life of the Registration Token; None where there is none."""
@@ -271,22 +271,22 @@ class CredentialState:
     """There is a Provisioning Token to refresh with."""
     paces: Mapping[Task, RetryPace] = field(default_factory=dict)
     on_hold: bool = False
-    """Registered under another device id than before, which a person has yet to accept."""
+    """Registered under another device id than before, which an operator has yet to accept."""
     locked: str = ""
-    """Why no token can be used or stored: they are sealed, and the key is not there."""
+    """The reason why no token can be used or stored: they are sealed, and the key is not there."""
     missing: str | None = None
-    """What has to be configured or delivered before anything can be asked."""
+    """The settings or files that are missing, without which no call can be made."""
     refused_as: RegistrationState = RegistrationState.REFUSED
-    """What it is that registering refuses where it does."""
+    """The state to show where registering is refused: it names the credential."""
     by_certificate: bool = False
-    """The hub knows us by a certificate: what is renewed is not what it looks at."""
+    """The hub authenticates the device by a certificate: it does not look at what is renewed here."""
     former: bool = False
-    """A line that was in force before rests, and may be tried here."""
+    """A token line that was in force before rests, and may be tried at this platform."""
     fixed_left_s: float | None = None
-    """Seconds left of a SAS that nobody here can renew, by the wall clock; None for any other."""
+    """Seconds left of a SAS that the device cannot renew, by the wall clock; None for any other."""
 
     def at_stake(self, task: Task) -> Life | None:
-        """The life that ends where `task` goes on failing; None for what is refused: its life has ended."""
+        """The life that ends where `task` goes on failing; None for a refused token: its life has ended."""
         if task is Task.REGISTER:
             return None if self.hub_refused else self.sas
         return None if self.token_refused else self.registration
@@ -294,7 +294,7 @@ class CredentialState:
 
 @dataclass(frozen=True)
 class RenewalStep:
-    """The next task and the seconds until it; no task where it is the turn of provisioning."""
+    """The next task and the seconds until it; no task where provisioning has to act."""
 
     task: Task | None
     in_s: float
@@ -302,7 +302,7 @@ class RenewalStep:
 
 
 def next_step(held: CredentialState, policy: RenewalPolicy, now: Moment) -> RenewalStep:
-    """What to ask of the platform next, and when."""
+    """The next task for the platform, and the time of it."""
     if held.locked or held.missing:
         return RenewalStep(None, math.inf, held.locked or held.missing or "")
     if held.registration is None:
@@ -348,7 +348,7 @@ def _refresh(held: CredentialState, registration: Life, policy: RenewalPolicy, n
 def _paced(task: Task, due_s: float, held: CredentialState, life: Life | None, now: Moment) -> float:
     """`due_s`, but not within the pause after a failure, nor within MIN_GAP_S of the last renewal.
 
-    A pause that began while there was a life to spare is cut short where that is refused meanwhile.
+    A pause that began while the token had life left is cut short where the token is refused meanwhile.
     """
     most_s = math.inf if held.at_stake(task) or task is Task.REGISTER_FORMER else EXPIRED_PAUSE_S
     gap_s = 0.0
@@ -359,7 +359,7 @@ def _paced(task: Task, due_s: float, held: CredentialState, life: Life | None, n
 
 
 def phase(held: CredentialState, now: Moment) -> RegistrationState:
-    """Where the registration stands, for people."""
+    """The state of the registration, for operators."""
     if held.locked:
         return RegistrationState.LOCKED
     if held.missing:
@@ -381,7 +381,7 @@ def phase(held: CredentialState, now: Moment) -> RegistrationState:
 
 
 def sas_left_s(held: CredentialState, now: Moment) -> float | None:
-    """Seconds until the SAS ends (inf: never), or None where nobody can tell."""
+    """Seconds until the SAS ends (inf: never), or None where no clock can tell."""
     if held.by_certificate:
         return math.inf
     if held.fixed_left_s is not None:
@@ -390,7 +390,7 @@ def sas_left_s(held: CredentialState, now: Moment) -> float | None:
 
 
 def clock_told(skew_s: float | None) -> str:
-    """What a person has to know of a clock that is wrong; nothing of one that is nearly right."""
+    """The sentence for the operator about a clock that is wrong; empty for one that is nearly right."""
     if skew_s is None or abs(skew_s) < CLOCK_TOLD_S:
         return ""
     off_s = 60.0 * round(abs(skew_s) / 60)
@@ -399,21 +399,21 @@ def clock_told(skew_s: float | None) -> str:
 
 
 def refused_as(basis: str) -> RegistrationState:
-    """The refusal by name, of an identity that rests on `basis`."""
+    """The name of the refusal for an identity that rests on `basis`."""
     names = {"mtls": RegistrationState.CERTIFICATE_REFUSED, "dps": RegistrationState.ENROLMENT_REFUSED}
     return names.get(basis.partition(" ")[0], RegistrationState.REFUSED)
 
 
 @dataclass(frozen=True)
 class Fixed:
-    """What only a person can replace."""
+    """A credential that only an operator can replace."""
 
     name: str
     left_s: float
-    """Until its end, by the wall clock."""
+    """Seconds until its end, by the wall clock."""
 
     def told(self) -> str:
-        """What a person has to know of it; nothing while its end is far."""
+        """The sentence for the operator about it; empty while its end is far."""
         if self.left_s > FIXED_SOON_S:
             return ""
         ends = f"ends in {spoken(self.left_s)}" if self.left_s > 0 else f"ended {spoken(self.left_s)}"
@@ -421,7 +421,7 @@ class Fixed:
 
 
 def fixed(sas_left_s: float | None, certificate_left_s: float | None) -> Fixed | None:
-    """The one that serves: a SAS out of a connection string, or a client certificate."""
+    """The credential in use: a SAS out of a connection string, or a client certificate."""
     if sas_left_s is not None:
         return Fixed("the SAS in the connection string", sas_left_s)
     return Fixed("the client certificate", certificate_left_s) if certificate_left_s is not None else None
