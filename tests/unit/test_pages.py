@@ -76,6 +76,16 @@ def test_every_module_and_class_that_a_page_names_is_there(page: Path) -> None:
         assert {one for one in named if f"class {one}" not in code} == set()
 
 
+VAGUE = re.compile(r"\b(whoever|nobody|somebody|everybody|anybody|anew|for good|weather)\b", re.IGNORECASE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_sentence_of_a_page_has_a_subject(page: Path) -> None:
+    """Say which process, user or peer it is, and what happens to what."""
+    if page.name != "CHANGELOG.md":
+        assert VAGUE.findall(re.sub(r"`[^`]*`", "", prose(page))) == []
+
+
 def commands() -> Iterator[tuple[Path, str]]:
     """Every call of edgectl that a page shows whole: in a block, or as a phrase with an argument."""
     for page in PAGES:
