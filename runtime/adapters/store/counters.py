@@ -1,4 +1,4 @@
-"""The books of one commit: what it changes in the counters, so that nothing is ever counted by looking."""
+"""Counters of one commit: its changes to the stored totals, so that the store never counts its messages."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ WRITE_LEVEL = (
 READ_LEVELS = "SELECT stream, priority, messages, bytes FROM levels"
 LEAVING = f"SELECT stream, priority, count(*), sum({SIZE}) FROM messages"  # noqa: S608  # our own names
 EVICTIONS_REMEMBERED = 10_000
-"""More than upload has in hand."""
+"""More messages than the send queue holds."""
 DISCARDED = "discarded"
-"""Of messages in quarantine that an operator gave up: they were counted when they were set aside."""
+"""Reason of messages in quarantine that an operator gave up: they were counted when they were set aside."""
 POLICIES = frozenset(policy.value for policy in OverflowPolicy if policy is not OverflowPolicy.REJECT)
 """Reasons of messages that were dropped for want of room."""
 Evicted = tuple[int, int, int, str]
 """Stream, priority, bytes and reason of a message that was dropped for want of room."""
 QUARANTINED = "quarantined"
-"""The reason of messages that are set aside: lost to the cloud, and still there."""
+"""Reason of messages that are set aside: lost to the cloud, and still stored."""
 BY_LEVEL = f"AND {COUNTABLE} GROUP BY stream, priority"
 
 
 def count_levels(db: sqlite3.Connection) -> list[tuple[int, int, int, int]]:
-    """Look at every message, and write down what there is. Row by row: SQLite would sort them, in memory."""
+    """Count every message, and write the levels. Row by row: SQLite would sort the rows, in memory."""
     levels: defaultdict[tuple[int, int], list[int]] = defaultdict(lambda: [0, 0])
     rows = db.execute(
         f"SELECT stream, priority, {SIZE} FROM messages "  # noqa: S608  # our own names
@@ -67,12 +67,12 @@ class Loss:
     ranges: Sequence[Sequence[int]]
     """Closed ranges of ids."""
     files: Sequence[str] = ()
-    """In the spool, which nobody needs any more."""
+    """Files in the spool that no message needs any more."""
 
 
 @dataclass
 class Change:
-    """What one transaction does to the counters of one (stream, priority)."""
+    """Changes that one transaction makes to the counters of one (stream, priority)."""
 
     messages: int = 0
     bytes: int = 0
@@ -87,7 +87,7 @@ class Change:
 def without(
     levels: Levels, total: Amount, leaving: Sequence[tuple[StreamName, int, Amount]]
 ) -> tuple[Levels, Amount]:
-    """What stands when that has left."""
+    """Levels and total that are left when `leaving` has left."""
     if not leaving:
         return levels, total
     left = {name: dict(priorities) for name, priorities in levels.items()}
@@ -100,44 +100,44 @@ def without(
 
 @dataclass
 class StoreCounters:
-    """What a commit will have changed; thrown away when it fails."""
+    """The changes of one commit; thrown away when it fails."""
 
     next_id: int
     names: Mapping[int, StreamName] = field(default_factory=dict)
-    """The streams there are, by number."""
+    """The streams of the store, by number."""
     levels: defaultdict[tuple[int, int], Change] = field(default_factory=lambda: defaultdict(Change))
     lost: defaultdict[tuple[int, str], list[tuple[int, int]]] = field(
         default_factory=lambda: defaultdict(list)
     )
     """(id, bytes) by (stream, reason)."""
     regained: defaultdict[tuple[int, str], Amount] = field(default_factory=lambda: defaultdict(Amount))
-    """What was counted as lost by (stream, reason), and is not."""
+    """Messages counted as lost before, by (stream, reason), that are not lost."""
     evicted: dict[int, Evicted] = field(default_factory=dict)
-    """Of those that are lost, what a limit's policy dropped: the hub may have them yet."""
+    """Lost messages that a limit's policy dropped: the hub may still receive them."""
     after_all: list[int] = field(default_factory=list)
     """Messages that were dropped before, and that the hub has."""
     discarded: list[str] = field(default_factory=list)
     """Files in the spool of messages that an operator gave up."""
     files: defaultdict[tuple[int, str], list[str]] = field(default_factory=lambda: defaultdict(list))
-    """Of those, names in the spool."""
+    """Files in the spool of the lost messages, by (stream, reason)."""
     left: list[tuple[int, int, int, int]] | None = None
-    """(id, stream, priority, bytes) of what left, for a count that is under way; None where there is none."""
+    """(id, stream, priority, bytes) of messages that left, for a recount in progress; None without one."""
     back: list[tuple[int, int]] = field(default_factory=list)
-    """(priority, bytes) of what came back from quarantine."""
+    """(priority, bytes) of messages that came back from quarantine."""
     doubtful: bool = False
-    """A damaged row came or left: nobody knows how it was counted."""
+    """True if a damaged row came or left: it is not known how it was counted."""
     recounted: Sequence[tuple[int, int, int, int]] | None = None
-    """All levels (stream, priority, messages, bytes) as they stand after this commit."""
+    """All levels (stream, priority, messages, bytes) as they are after this commit."""
 
     def added(self, stream: int, priority: int, amount: Amount) -> None:
-        """Messages arrived."""
+        """Count messages that arrived."""
         change = self.levels[stream, priority]
         change.messages += amount.messages
         change.stored += amount.messages
         change.bytes += amount.bytes
 
     def returned(self, stream: int, priority: int, size: int) -> None:
-        """A message came back from quarantine: it was counted as stored before."""
+        """Count a message that came back from quarantine: it was counted as stored before."""
         if self._countable(stream, priority, size):
             change = self.levels[stream, priority]
             change.messages += 1
@@ -146,9 +146,9 @@ class StoreCounters:
             self._regain(stream, QUARANTINED, size)
 
     def delivered_after_all(self, number: int, evicted: Evicted) -> None:
-        """A message that was dropped while it was in flight: the hub has it."""
+        """Count as delivered a message that was dropped while it was in flight, and that the hub has."""
         stream, priority, size, reason = evicted
-        if stream not in self.names:  # its name was given back since: it is counted with the earlier ones
+        if stream not in self.names:  # its name was given back since: it is counted with the earlier streams
             stream = next(earlier for earlier, name in self.names.items() if name == EARLIER)
         self.after_all.append(number)
         self.levels[stream, priority].delivered += 1
@@ -160,7 +160,7 @@ class StoreCounters:
     def removed(
         self, number: int, stream: int, priority: int, size: int, file: str | None, lost: str | None
     ) -> None:
-        """A message left: delivered, or lost for the reason `lost`."""
+        """Count a message that left: delivered, or lost for the reason `lost`."""
         counted = self._countable(stream, priority, size)
         if not counted and not self._countable(stream, priority, 0):
             return
@@ -181,7 +181,7 @@ class StoreCounters:
                 self.files[stream, lost].append(file)
 
     def given_up(self, number: int, stream: object, size: int, file: object, why: str) -> None:
-        """One that was set aside leaves for good; it is in no level any more, damaged or not."""
+        """Count a message that leaves quarantine and is lost; it is in no level any more, damaged or not."""
         place = (stream if isinstance(stream, int) else 0, why)
         self.lost[place].append((number, size))
         if place[0] in self.names:
@@ -190,13 +190,13 @@ class StoreCounters:
             self.files[place].append(file)
 
     def _countable(self, stream: object, priority: object, size: object) -> bool:
-        """What a row says of itself may be damaged; then it was counted elsewhere."""
+        """True if the row's level is known and sound. A damaged row was counted elsewhere."""
         known = stream in self.names and countable(priority, size)
         self.doubtful = self.doubtful or not known
         return known
 
     def losses(self, names: Mapping[int, StreamName]) -> list[Loss]:
-        """What was lost, for the log; and the files that nothing names any more."""
+        """The losses, for the log; and the files that no message names any more."""
         if not self.lost and not self.discarded:
             return []
         given_up = Loss(StreamName(None, None), DISCARDED, NOTHING, (), self.discarded)
@@ -213,17 +213,17 @@ class StoreCounters:
 
 
 class Evictions:
-    """What was dropped of late for want of room: upload may have it in hand, and deliver it all the same."""
+    """Messages dropped recently for want of room: the send queue may hold one and still deliver it."""
 
     def __init__(self) -> None:
         self._dropped: dict[int, Evicted] = {}
 
     def among(self, ids: Iterable[int]) -> list[tuple[int, Evicted]]:
-        """Which of these were dropped."""
+        """Those of these messages that were dropped."""
         return [(number, self._dropped[number]) for number in set(ids) & self._dropped.keys()]
 
     def book(self, books: StoreCounters) -> None:
-        """A commit stands."""
+        """Take over the evictions of a commit that is on disk."""
         for number in books.after_all:
             self._dropped.pop(number, None)
         self._dropped.update(books.evicted)
@@ -232,7 +232,7 @@ class Evictions:
 
 
 def overdrawn(books: StoreCounters, levels: Levels) -> bool:
-    """Whether more leaves than came: what a row says it has is not what it had when it was counted."""
+    """True if more leaves than came: the size in a row is not the size with which it was counted."""
     return any(
         min(levels.get(books.names[number], {}).get(priority, NOTHING).plus(change.amount)) < 0
         for (number, priority), change in books.levels.items()
@@ -241,7 +241,7 @@ def overdrawn(books: StoreCounters, levels: Levels) -> bool:
 
 
 def write_changes(db: sqlite3.Connection, books: StoreCounters) -> None:
-    """What the commit does to the counters of what is stored."""
+    """Write the commit's changes to the counters of stored messages."""
     db.executemany(
         "INSERT INTO levels (stream, priority, messages, bytes, stored, delivered) "
         "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (stream, priority) DO UPDATE SET "
@@ -252,7 +252,7 @@ def write_changes(db: sqlite3.Connection, books: StoreCounters) -> None:
 
 
 def write_losses(db: sqlite3.Connection, books: StoreCounters) -> None:
-    """What it does to those of what was lost."""
+    """Write the commit's changes to the counters of lost messages."""
     db.executemany(
         "INSERT INTO losses (stream, reason, messages, bytes, first_id, last_id) "
         "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (stream, reason) DO UPDATE SET "

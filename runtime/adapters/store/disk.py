@@ -1,10 +1,11 @@
-"""The disk under the store: what of it is ours to fill, and how far the WAL of messages.db may grow.
+"""The disk under the store: the space that messages may fill, and how far the WAL of messages.db may grow.
 
-A WAL begins again when all of it was copied into the database and no process reads from it. One that keeps a
-transaction open there (`sqlite3 messages.db`, BEGIN, SELECT, left so) keeps it growing, with every message
-and every removal, and no limit counted it: it ate the reserve and the ballast, and then even the copying
-found no room. So what the copying will need is never given to messages, and beyond `WAL_MOST_BYTES` nothing
-is stored until the WAL can begin again, which is tried once a second. The process is named.
+A WAL is reset when all of it was copied into the database and no process reads from it. A process that keeps
+a transaction open there (`sqlite3 messages.db`, BEGIN, SELECT, left so) keeps the WAL growing, with every
+message and every removal, and no limit counted it: it used up the reserve and the ballast, and then even the
+copying found no room. So the space that the copying will need is never given to messages, and beyond
+`WAL_MOST_BYTES` nothing is stored until the WAL can be reset, which is tried once a second. The process is
+named.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from runtime.settings import StoreSettings as StoreSettings
 
 BALLAST_BYTES = 4_194_304
 WAL_LOOK_BYTES = 8_388_608
-"""An ordinary WAL begins again long before: a process reads from it."""
+"""An ordinary WAL is reset long before: a larger one means that a process reads from it."""
 WAL_MOST_BYTES = 33_554_432
 """Copied into the database in seconds, also on slow flash: no producer is answered meanwhile."""
 REMOVALS_BYTES = 33_554_432
-"""What was delivered may leave for so much longer, as far as there is room for it."""
+"""Further growth in which delivered messages may still be removed, as far as there is room for it."""
 ONE_COMMIT_BYTES = 1_048_576
-"""What one commit adds to the WAL, generously."""
+"""Growth of the WAL by one commit, generously."""
 ALARM_AFTER_S = 3.0
 
 
 class Disk:
-    """The disk under the store: what of it is ours to fill, and a ballast to throw off when it is full."""
+    """The disk under the store: the space that messages may fill, and a ballast to free when it is full."""
 
     def __init__(self, folder: Path, settings: StoreSettings) -> None:
         self._folder = folder
@@ -40,18 +41,18 @@ class Disk:
         self._ballast = folder / "ballast"
 
     def free_bytes(self) -> int:
-        """What may still be written, beyond the reserve for everybody else. Raises StoreUnavailable."""
+        """Bytes that may still be written, beyond the reserve for other users. Raises StoreUnavailable."""
         try:
             found = os.statvfs(self._folder)
         except OSError as exc:
             raise StoreUnavailable(f"cannot look at the disk: {exc.strerror}") from exc
         if found.f_files and found.f_favail < self._reserve_inodes:
             return 0
-        kept_bytes = 0 if self._has_ballast() else BALLAST_BYTES  # thrown off for deletes, not for us to fill
+        kept_bytes = 0 if self._has_ballast() else BALLAST_BYTES  # given up for deletes, not for messages
         return max(0, found.f_bavail * found.f_frsize - self._reserve_bytes - kept_bytes)
 
     def left_bytes(self) -> int:
-        """What there is at all."""
+        """All bytes that are available."""
         try:
             found = os.statvfs(self._folder)
         except OSError:
@@ -59,7 +60,7 @@ class Disk:
         return found.f_bavail * found.f_frsize
 
     def keep_ballast(self) -> None:
-        """Have blocks of our own, to be given up when even deletes find no room."""
+        """Allocate the ballast: blocks of our own, to be given up when even deletes find no room."""
         if self._has_ballast() or self.free_bytes() < BALLAST_BYTES:
             return
         with contextlib.suppress(OSError), self._ballast.open("wb") as file:
@@ -81,14 +82,14 @@ def size(file: Path) -> int:
 
 
 class HeldStore(Protocol):
-    """What is asked of a store here."""
+    """The calls that `WalLimit` makes to a store."""
 
     def wal(self) -> tuple[int, int]: ...
     def begin_wal(self) -> bool: ...
 
 
 class WalLimit:
-    """How far the WAL has grown, and who keeps it from beginning again."""
+    """The growth of the WAL, and the processes that keep it from being reset."""
 
     def __init__(self, database: Path, disk: Disk) -> None:
         self._index = database.with_name(f"{database.name}-shm")
@@ -98,12 +99,12 @@ class WalLimit:
 
     @property
     def stuck(self) -> bool:
-        """Whether it could not begin again when it was looked at."""
+        """True if the WAL could not be reset at the last look."""
         return self._stuck_since_s is not None
 
     @property
     def alarm(self) -> str | None:
-        """For a person: who keeps it from that, and not only for the length of an ordinary read."""
+        """For a person: the process that holds the WAL, and for longer than an ordinary read takes."""
         return self._words() if self._stuck_s >= ALARM_AFTER_S else None
 
     def look(self, store: HeldStore, spare_bytes: int, now_s: float) -> int:
@@ -117,11 +118,11 @@ class WalLimit:
             return (free_bytes if ordinary else self._disk.free_bytes()) + spare_bytes
         self._stuck_since_s = now_s if self._stuck_since_s is None else self._stuck_since_s
         self._stuck_s = now_s - self._stuck_since_s
-        # what is free inside would be written to the WAL first; and what is delivered is still to leave
+        # pages free inside would be written to the WAL first; and delivered messages are still to leave
         return free_bytes - BALLAST_BYTES
 
     def check(self, room_bytes: int, *, removals: bool = False) -> None:
-        """Before a commit. Raises StoreHeld."""
+        """Called before a commit. Raises StoreHeld."""
         if self._stuck_since_s is None:
             return
         most_bytes = WAL_MOST_BYTES + (REMOVALS_BYTES if removals else 0)
@@ -129,7 +130,7 @@ class WalLimit:
             raise StoreHeld(self._words())
 
     def _is_cramped(self, room_bytes: int, removals: bool) -> bool:
-        """For messages the room is used up; for removals there is hardly any for the copying."""
+        """True without room: for messages it is used up; for removals hardly any is left for the copying."""
         if not removals:
             return room_bytes < ONE_COMMIT_BYTES
         return self._disk.left_bytes() < self._growth_bytes + ONE_COMMIT_BYTES

@@ -1,16 +1,15 @@
-"""How SQLite's failures come out of the store, named by what the caller does next; and the version it
-speaks.
+"""How SQLite's failures leave the store, named by what the caller does next; and the schema version it knows.
 
 StoreError
-├── StoreFull         no room on the disk: make some, refuse meanwhile
+├── StoreFull         the disk has no room: make some, refuse meanwhile
 ├── StoreUnavailable  the disk fails, or is read-only: close, open again later
-│   ├── StoreUnknown  for a reader: a newer runtime wrote it
-│   └── StoreClosed   not open at the moment, for a reason that is being worked on
-│       └── StoreHeld open, and another process keeps its WAL from beginning anew
+│   ├── StoreUnknown  for a reader: a newer runtime wrote the store
+│   └── StoreClosed   the store is not open now, for a reason that is being worked on
+│       └── StoreHeld the store is open, and another process keeps its WAL from being reset
 ├── StoreDamaged      the file is not sound: set it aside and salvage
-│   └── StoreUnreadable  or the disk does not give back what it holds: look which, and whether it stays so
+│   └── StoreUnreadable  or the disk does not give back what it holds: probe which, and whether it lasts
 ├── StoreReplaced     another store stands in its place: nothing known about the old one counts, restart
-└── StoreNewer        a newer runtime wrote it: a person must decide
+└── StoreNewer        a newer runtime wrote the store: a person must decide
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ class StoreUnreadable(StoreDamaged):
 
 
 class StoreReplaced(StoreError):
-    """Ids of the store that was there mean other messages in the one that is there now."""
+    """Ids of the store that was there mean other messages in the store that is there now."""
 
 
 class StoreNewer(StoreError, NeedsHuman):
@@ -65,7 +64,7 @@ class StoreNewer(StoreError, NeedsHuman):
 
 
 def in_words(error: StoreError) -> str:
-    """For a person: what is wrong, and what to do where only a person can."""
+    """The error for a person: what is wrong, and what to do where only a person can."""
     hint = error.hint if isinstance(error, StoreNewer) else ""
     return f"{error}; {hint}" if hint else str(error)
 
@@ -82,23 +81,23 @@ _MEANING: dict[int, type[StoreError]] = {
     sqlite3.SQLITE_CORRUPT: StoreUnreadable,
     sqlite3.SQLITE_NOTADB: StoreDamaged,
     sqlite3.SQLITE_ERROR: StoreDamaged,  # "no such column": the schema is not the one we wrote
-    sqlite3.SQLITE_CONSTRAINT: StoreDamaged,  # what was checked before does not keep to the schema
+    sqlite3.SQLITE_CONSTRAINT: StoreDamaged,  # a value that was checked before does not keep to the schema
     sqlite3.SQLITE_MISMATCH: StoreDamaged,
     sqlite3.SQLITE_TOOBIG: StoreDamaged,
 }
 _CLOSER: dict[int, type[StoreError]] = {
-    sqlite3.SQLITE_IOERR_SHMSIZE: StoreFull,  # no 32 KiB for the index of the WAL: so a full disk is opened
+    sqlite3.SQLITE_IOERR_SHMSIZE: StoreFull,  # no 32 KiB for the index of the WAL: the disk is full
     sqlite3.SQLITE_IOERR_READ: StoreUnreadable,
-    sqlite3.SQLITE_IOERR_CORRUPTFS: StoreUnreadable,  # what becomes of EIO; later SQLite calls it CORRUPT
+    sqlite3.SQLITE_IOERR_CORRUPTFS: StoreUnreadable,  # EIO becomes this; later SQLite calls it CORRUPT
 }
-"""Where the extended code says more."""
+"""Extended result codes that say more than the primary code."""
 
 
 @contextmanager
 def translated() -> Iterator[None]:
     """Turn SQLite's errors into ours. Others are bugs and escape.
 
-    A flipped bit shows in many ways: also as text that cannot be decoded, even in the words of an error.
+    A flipped bit shows in many ways: also as text that cannot be decoded, even inside an error message.
     """
     try:
         yield
@@ -114,10 +113,11 @@ def translated() -> Iterator[None]:
 
 @contextmanager
 def committing() -> Iterator[None]:
-    """Around a COMMIT: only what certainly left nothing behind is called full.
+    """Surrounds a COMMIT: only a commit that certainly left nothing on disk is reported as StoreFull.
 
-    SQLite makes the index of the WAL longer when the frames are on disk already. Where that finds no room the
-    commit is in doubt, as after a failed flush: whoever opens the store after a crash may find it.
+    SQLite makes the index of the WAL longer when the frames are on disk already. Where the index finds no
+    room the commit is in doubt, as after a failed flush: a process that opens the store after a crash may
+    find it.
     """
     try:
         yield
@@ -128,5 +128,5 @@ def committing() -> Iterator[None]:
 
 
 def _meaning_without_code(error: sqlite3.Error) -> type[StoreError] | None:
-    """Raised by Python's module itself: about what it found in the file, or about how we use it."""
+    """Class for an error of Python's sqlite3 module itself: damage in the file; None where it is misused."""
     return None if isinstance(error, sqlite3.ProgrammingError | sqlite3.InterfaceError) else StoreDamaged

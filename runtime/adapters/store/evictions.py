@@ -1,7 +1,7 @@
-"""What gives way in messages.db: found by indexes that exist only where a policy needs them.
+"""Finds the messages in messages.db that are evicted, by indexes that exist only where a policy needs them.
 
-Making one reads every message. SQLite sorts it on the disk: in memory 5 million take 260 MB, and MemoryMax
-ends the worker at every start.
+Creating an index reads every message. SQLite sorts it on the disk: in memory 5 million messages take 260 MB,
+and MemoryMax ends the worker at every start.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from runtime.core.ingest.admission import EVICTED_AT_ONCE
 from runtime.core.ingest.quota import NOTHING, Amount, Eviction, OverflowPolicy
 
 Policies = tuple[OverflowPolicy, frozenset[OverflowPolicy]]
-"""Of the whole store, and of its streams."""
+"""Overflow policy of the whole store, and those of its streams."""
 
 LOOK_AT_ONCE = 16
-"""Messages, when those of one owner are looked for; then twice as many, and so on."""
+"""Messages read by the first query for those of one owner; each further query reads twice as many."""
 NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR_GETTEMPPATH)
-"""On the disk; or nowhere for the files to sort in, as in a container whose root is read-only."""
+"""The disk is full; or there is no folder for the sort files, as in a container with a read-only root."""
 
 
 def create_indexes(db: sqlite3.Connection, policies: Policies) -> None:
-    """Only a policy that drops pays for finding what to drop."""
+    """Create the indexes that the policies need, drop the others: only a policy that drops pays for them."""
     total, streams = policies
     wanted = {
         "by_priority": ("priority", total is OverflowPolicy.DROP_LOWEST),
@@ -43,7 +43,10 @@ def create_indexes(db: sqlite3.Connection, policies: Policies) -> None:
 
 
 def _create(db: sqlite3.Connection, statement: str) -> None:
-    """Where there is no room for it things are slow, and may change; a store that is shut never drains."""
+    """Create one index, or log that there is no room for it.
+
+    Without the index evictions are slow, which may change; a store that stays closed never drains.
+    """
     try:
         with _sorting_on_disk(db):
             db.execute(statement)
@@ -65,7 +68,7 @@ def _sorting_on_disk(db: sqlite3.Connection) -> Iterator[None]:
 def victims(
     db: sqlite3.Connection, eviction: Eviction, streams: Sequence[int] | None, holders: Holders
 ) -> list[int]:
-    """Ids of the messages that give way; of the stream with these numbers, where the eviction names one."""
+    """Ids of the messages to evict; of the streams with these numbers, where the eviction names one."""
     owner = eviction.owner
     if owner is None:
         return _victims(db, eviction, streams)
@@ -83,9 +86,9 @@ def victims(
 def _oldest_of(
     db: sqlite3.Connection, amount: Amount, level: tuple[int, int | None], owner: str, holders: Holders
 ) -> tuple[list[int], Amount]:
-    """The oldest of this owner, and what is still to be found then.
+    """The oldest messages of this owner, and the amount that is still to be found after them.
 
-    Owners may take turns at every message: a query for each stretch would take a second.
+    Owners may alternate at every message: a query for each run of ids would take a second.
     """
     max_priority, priority = level
     condition, value = ("priority = ?", priority) if priority is not None else ("priority <= ?", max_priority)
@@ -111,7 +114,7 @@ def _victims(db: sqlite3.Connection, eviction: Eviction, streams: Sequence[int] 
     order = "priority, id" if eviction.policy is OverflowPolicy.DROP_LOWEST else "id"
     query = f"SELECT id, {SIZE} FROM messages WHERE {' AND '.join(where)} ORDER BY {order} LIMIT ?"  # noqa: S608
     most = max(eviction.amount.messages, EVICTED_AT_ONCE)
-    while True:  # where an index found no room SQLite sorts in memory, but never more than it is asked for
+    while True:  # where an index found no room SQLite sorts in memory, but never more rows than the limit
         with contextlib.closing(db.execute(query, (*values, most))) as rows:
             found, enough = _enough(rows, eviction.amount)
         if enough or len(found) < most:
@@ -120,12 +123,12 @@ def _victims(db: sqlite3.Connection, eviction: Eviction, streams: Sequence[int] 
 
 
 def _enough(rows: Iterable[tuple[int, int]], amount: Amount) -> tuple[list[int], bool]:
-    """Ids of the first that make up `amount`, and whether they do. No more is read."""
+    """Ids of the first rows that make up `amount`, and True if they do. No further row is read."""
     found: list[int] = []
     freed_bytes = 0
     for number, size in rows:
         found.append(number)
-        freed_bytes += max(0, size)  # damaged: it was counted for nothing
+        freed_bytes += max(0, size)  # damaged rows were counted as zero bytes
         if len(found) >= amount.messages and freed_bytes >= amount.bytes:
             return found, True
     return found, False

@@ -1,8 +1,9 @@
-"""Whose the stored messages are: so that nobody fills the store alone, or pushes out the messages of others.
+"""Owners of the stored messages: no owner may fill the store alone, or push out the messages of others.
 
-Ids only grow, so it is enough to know from which id on they are another owner's (`holders` in messages.db,
-which older runtimes do not look at). Where all producers are of one owner that is one row, and nothing is
-counted. What was stored before, or while there were too many changes to remember, belongs to nobody known.
+Ids only grow, so it is enough to know from which id on the messages are another owner's (`holders` in
+messages.db, which older runtimes ignore). Where all producers are of one owner that is one row, and nothing
+is counted. Messages stored before that table, or while there were too many changes to remember, have no known
+owner.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from runtime.core.ingest.quota import NOTHING, Amount, Held
 
 MOST_CHANGES = 50_000
 LOOK_FROM = 1_024
-"""Changes, from which on those of messages that are gone are forgotten."""
+"""Number of changes from which on those of messages that are gone are forgotten."""
 WORTH_FORGETTING = 8
-"""A share of all, in which they are forgotten: not a few in every commit."""
+"""Changes are forgotten when these make up one such share of all: not a few in every commit."""
 
 
 class Holders:
-    """The changes of owner that are known, and what each owner holds."""
+    """The known changes of owner, and the amount that each owner holds."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
@@ -34,16 +35,16 @@ class Holders:
         self._known = self._owners()
         self._fresh: list[tuple[int, str]] = []
         self._gone = 0
-        """So many of the first changes are forgotten with the commit under way."""
+        """Number of the first changes that the current commit forgets."""
         self._noted = True
-        """Whether there is room for the changes of that commit."""
+        """True if there is room for the changes of that commit."""
         self._look_at = LOOK_FROM
         self.held: dict[str, dict[int, Amount]] = {}
-        """By owner and priority, where there are several and all was counted."""
+        """Amounts by owner and priority, where there are several owners and all was counted."""
 
     @property
     def several(self) -> bool:
-        """Whether messages of more than one owner are known."""
+        """True if messages of more than one owner are known."""
         return len(self._known) > 1
 
     @property
@@ -52,23 +53,23 @@ class Holders:
         return "" if self.several else next(iter(self._known), "")
 
     def owner_of(self, number: int) -> str:
-        """Empty where it is not known."""
+        """The owner of a message; empty where it is not known."""
         at = bisect_right(self._changes, number, key=lambda change: change[0]) - 1
         return self._changes[at][1] if at >= 0 else ""
 
     def first_of(self, owner: str, number: int) -> int | None:
-        """The first id from `number` on that is this owner's."""
+        """The first id from `number` on that is this owner's; None where there is none."""
         at = bisect_right(self._changes, number, key=lambda change: change[0])
         if (self._changes[at - 1][1] if at else "") == owner:
             return number
         return next((first for first, whose in islice(self._changes, at, None) if whose == owner), None)
 
     def priorities(self, owner: str) -> list[int]:
-        """Under which this owner holds anything, ascending."""
+        """Priorities at which this owner holds any message, ascending."""
         return sorted(priority for priority, amount in self.held.get(owner, {}).items() if amount.messages)
 
     def store(self, admission: Admission) -> None:
-        """In the transaction that stores its messages."""
+        """Write the changes of owner, in the transaction that stores the messages."""
         last = self._changes[-1][1] if self._changes else ""
         self._fresh, self._gone = [], self._forgettable()
         self._noted = len(self._changes) - self._gone + len(admission.holders) <= MOST_CHANGES
@@ -92,9 +93,9 @@ class Holders:
         left: Iterable[tuple[int, int, int, int]],
         back: Iterable[tuple[int, int]] = (),
     ) -> bool:
-        """The commit stands; these (id, stream, priority, bytes) are not stored any more, those are again.
+        """Update after the commit; `left` (id, stream, priority, bytes) are gone, `back` are stored again.
 
-        Whether there are several owners just now: then all is to be counted again.
+        True if there are several owners only since this commit: then all messages must be counted again.
         """
         before = self.several
         for number, _, priority, size in left if before else ():
@@ -121,7 +122,7 @@ class Holders:
             self._change(self._changes[-1][1], priority, Amount(1, size))
 
     def counted(self, found: Mapping[tuple[str, int], Sequence[int]]) -> None:
-        """What there is, by owner and priority."""
+        """Take over the counted amounts, by owner and priority."""
         self.held = {}
         for (owner, priority), amount in found.items():
             self._change(owner, priority, Amount(*amount))
@@ -138,7 +139,7 @@ class Holders:
         held[priority] = Amount(max(0, changed.messages), max(0, changed.bytes))
 
     def _forgettable(self) -> int:
-        """How many changes there are of which nothing is stored any more; looked at now and then."""
+        """Number of the first changes of which no message is stored any more; looked up only now and then."""
         if len(self._changes) < self._look_at:
             return 0
         ((oldest,),) = self._db.execute("SELECT coalesce(min(id), 0) FROM messages").fetchall()

@@ -1,10 +1,10 @@
-"""How far ids were given: kept beside messages.db, for what an older copy of it cannot know.
+"""High-water mark of ids: kept beside messages.db, for ids that an older copy of the store does not know.
 
-Such a copy, brought back, would give ids a second time, to other messages. A report of what was delivered,
-on its way meanwhile, would take one away that nobody has, and the cloud would take it for a repeat: its
-message id is made of the store's uuid and this one. So the store goes on under a new uuid.
+Such a copy, brought back, would give ids a second time, to other messages. A delivery report that is on its
+way meanwhile would remove a message that is delivered nowhere, and the cloud would take the message for a
+repeat: its message id is made of the store's uuid and its id. So the store goes on under a new uuid.
 
-What the file says can be old, never ahead of the store.
+The mark in the file can be old, never ahead of the store.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class IdWatermark:
         return range(next_id, max(next_id, self._next_id if uuid == self._uuid else 0))
 
     def remember(self, uuid: str, next_id: int) -> None:
-        """What the store has, after its commit."""
+        """Set the mark to what the store has after its commit."""
         self._uuid, self._next_id = uuid, next_id
 
     def save(self) -> None:
-        """Keep it, where it has changed."""
+        """Write the file if the mark has changed."""
         said = self._uuid, self._next_id
         if said != self._saved:
-            with contextlib.suppress(OSError):  # a full disk: an older copy would not be known for one
+            with contextlib.suppress(OSError):  # a full disk: an older copy would not be recognised
                 checksummed_line.write(self._path, said)
                 self._saved = said

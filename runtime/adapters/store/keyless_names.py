@@ -1,12 +1,12 @@
-"""Under which name the cloud knows a message whose producer gave it no key: NAME/ID, in every repeat.
+"""Names by which the cloud knows messages whose producer gave no key: NAME/ID, the same in every repeat.
 
-NAME is drawn in each life of the store, from its opening to its closing, and written down with the first id
-that it gave to such a message. A folder that was copied to a second device (a cloned card) goes on under
-another name there, and so do both copies after a restart: else their ids would name two different messages
-each, and a receiver that removes repeats by `$.mid` would throw half of them away.
+NAME is drawn at each opening of the store, and written down with the first id that it gave to such a message.
+A folder that was copied to a second device (a cloned card) goes on under another name there, and so do both
+copies after a restart: else their ids would name two different messages each, and a receiver that removes
+repeats by `$.mid` would throw half of them away.
 
-The table came after the first release, whose runtimes do not look at it: it is made with the first such
-message, and what was stored before goes by the store's uuid.
+The table came after the first release, whose runtimes ignore it: it is created with the first such message,
+and messages stored before are named by the store's uuid.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _PRUNE = (
     "DELETE FROM lives WHERE first_id < (SELECT max(first_id) FROM lives WHERE first_id <= min("
     "coalesce((SELECT min(id) FROM messages), ?1), coalesce((SELECT min(id) FROM quarantine), ?1)))"
 )
-"""Those of whom no message is left."""
+"""Deletes names of which no message is left."""
 
 
 class LifeNames(NamedTuple):
-    """Which name goes with which id."""
+    """The name for each id."""
 
     otherwise: str
     first_ids: tuple[int, ...] = ()
@@ -38,7 +38,7 @@ class LifeNames(NamedTuple):
 
 
 def read_names(db: sqlite3.Connection, otherwise: str) -> LifeNames:
-    """As they are written down; `otherwise` is the uuid of the store. Damaged ones count for nothing."""
+    """Read the names; `otherwise` is the uuid of the store. Damaged rows are ignored."""
     if not has_lives(db):
         return LifeNames(otherwise)
     rows = db.execute("SELECT first_id, name FROM lives ORDER BY first_id").fetchall()
@@ -47,18 +47,18 @@ def read_names(db: sqlite3.Connection, otherwise: str) -> LifeNames:
 
 
 def has_lives(db: sqlite3.Connection) -> bool:
-    """Whether there is the table."""
+    """True if the table exists."""
     found = db.execute("SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'lives'")
     return bool(found.fetchall()[0][0])
 
 
 def create_lives(db: sqlite3.Connection) -> None:
-    """Within a transaction of the caller."""
+    """Create the table within the caller's transaction."""
     db.execute(_CREATE)
 
 
 class StoreLife:
-    """This one, within the transactions of others."""
+    """This opening of the store, whose name is written within the callers' transactions."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
@@ -66,15 +66,15 @@ class StoreLife:
         self._stands = self._written = False
 
     def begin(self) -> None:
-        """A transaction begins; the one before may have failed."""
+        """Called when a transaction begins; the one before may have failed."""
         self._written = False
 
     def stands(self) -> None:
-        """It is on disk."""
+        """Called when the transaction is on disk."""
         self._stands |= self._written
 
     def gives(self, first_id: int, store: str) -> None:
-        """From this id on keyless messages come; those before have the names of their lives."""
+        """Keyless messages come from `first_id` on; those before keep the names of earlier openings."""
         if not self._stands:
             self.keep_names(store)
             self._db.execute(_PRUNE, (first_id,))
@@ -82,6 +82,6 @@ class StoreLife:
             self._written = True
 
     def keep_names(self, store: str) -> None:
-        """What was stored before there were lives keeps the uuid that the store has now."""
+        """Messages stored before the table existed keep the uuid that the store has now."""
         create_lives(self._db)
         self._db.execute(_BEFORE, (store,))

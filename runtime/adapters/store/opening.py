@@ -1,8 +1,8 @@
-"""How messages.db is opened for writing: its settings, which schema it has, and bringing that to ours.
+"""Opens messages.db for writing: sets its pragmas, finds its schema version, and migrates it to ours.
 
-`PRAGMA user_version` names it. One flipped bit there would make every store that of a newer runtime, which
-only a person can open. So a number that is one bit away from ours is compared with the list of migrations
-that were carried out: only a newer runtime adds one that we do not know.
+`PRAGMA user_version` names the version. One flipped bit there would make every store that of a newer runtime,
+which only a person can open. So a number that is one bit away from ours is compared with the list of
+migrations that were carried out: only a newer runtime adds one that we do not know.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _STEP = re.compile(r"version_(\d+)")
 
 
 def configure(db: sqlite3.Connection, max_pages: int | None) -> None:
-    """Before anything is written. Raises StoreUnavailable where a commit would not be on the disk."""
+    """Set the pragmas, before any write. Raises StoreUnavailable where a commit would not be durable."""
     run = db.execute
-    run("PRAGMA auto_vacuum = INCREMENTAL")  # counts for a new file only, and must come first
+    run("PRAGMA auto_vacuum = INCREMENTAL")  # takes effect for a new file only, and must come first
     run("PRAGMA journal_mode = WAL")
     run("PRAGMA synchronous = FULL")  # in WAL mode NORMAL may lose the last commits on power loss
     run(f"PRAGMA journal_size_limit = {JOURNAL_LIMIT_BYTES}")
@@ -42,7 +42,7 @@ def bring_up_to_date(db: sqlite3.Connection, path: Path) -> None:
         return
     if is_newer(db, version):
         raise StoreNewer(_says(path, version), hint=REMEDY)
-    from runtime.adapters.store.schema import migrate  # late: sqlite-utils only where it is needed
+    from runtime.adapters.store.schema import migrate  # imported late: sqlite-utils only where it is needed
 
     if version > SCHEMA_VERSION:
         logger.warning("{} says schema {}, which is a flipped bit: it is {}", path, version, SCHEMA_VERSION)
@@ -50,7 +50,7 @@ def bring_up_to_date(db: sqlite3.Connection, path: Path) -> None:
 
 
 def check_readable(db: sqlite3.Connection, path: Path) -> None:
-    """Raises StoreUnavailable where its schema is not ours."""
+    """Raises StoreUnavailable where the store's schema is not ours."""
     ((version,),) = db.execute("PRAGMA user_version").fetchall()
     if version == SCHEMA_VERSION:
         return
@@ -60,7 +60,7 @@ def check_readable(db: sqlite3.Connection, path: Path) -> None:
 
 
 def is_newer(db: sqlite3.Connection, version: int) -> bool:
-    """Whether a newer runtime wrote the store with this number."""
+    """True if a newer runtime wrote the store with this schema version."""
     return version > SCHEMA_VERSION and not is_flipped(db, version)
 
 
@@ -69,7 +69,7 @@ def _says(path: Path, version: int) -> str:
 
 
 def is_flipped(db: sqlite3.Connection, version: int) -> bool:
-    """Whether `version` is ours but for one bit, and no newer runtime ever migrated this store."""
+    """True if `version` is ours but for one bit, and no newer runtime ever migrated this store."""
     if (version ^ SCHEMA_VERSION).bit_count() != 1:
         return False
     try:

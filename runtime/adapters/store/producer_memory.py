@@ -1,4 +1,4 @@
-"""The memory of keyed producers in messages.db: written with their messages, read when they come back."""
+"""Memory of keyed producers in messages.db: written with their messages, read when they come back."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ IN_MEMORY = 1_024
 
 
 class Known(dict[ProducerKey, Sequences]):
-    """What is remembered of some producers."""
+    """The sequence memory of some producers."""
 
     apart: frozenset[ProducerKey] = frozenset()
-    """Of those that were asked for, those whose name and boot are another owner's."""
+    """Those of the requested producers whose name and boot are another owner's."""
 
 
 class ProducerMemory:
-    """Of all producers on disk, of those met last in memory too."""
+    """Memory of all producers on disk; those met last are also cached in memory."""
 
     def __init__(self, db: sqlite3.Connection, count: int, most: int) -> None:
         self._db = db
@@ -33,22 +33,22 @@ class ProducerMemory:
         self.count = count
         self._counted = False
         self.few = max(1, most // FEW)
-        """So many each owner may have, even where there is no room."""
+        """Producers that each owner may have, even where there is no room."""
         self.owned: Counter[str] = Counter()
-        """How many there are, by owner; counted by looking the first time that room is scarce."""
+        """Number of producers by owner; read from all rows the first time that room is scarce."""
         self._known: OrderedDict[ProducerKey, Sequences] = OrderedDict()
         self._apart: set[ProducerKey] = set()
-        """Of them, those that another owner's messages are named before."""
+        """Those of them whose plain names another owner's messages already have."""
         self._copied: set[ProducerKey] = set()
-        """Of them, those that have no row of their own yet."""
+        """Those of them that have no row of their own yet."""
 
     @property
     def room(self) -> int:
-        """How many more may be met."""
+        """Number of further producers that there is room for."""
         return max(0, self._most - self.count)
 
     def known(self, keys: Iterable[ProducerKey]) -> Known:
-        """The memory of those producers that were met before, by their owner or by nobody knows whom."""
+        """Memory of those producers that were met before, under their owner or under an unknown one."""
         keys, found = set(keys), Known()
         for key in keys:
             memory = self._known.get(key)
@@ -59,7 +59,7 @@ class ProducerMemory:
             self._known[key] = found[key] = memory
             self._known.move_to_end(key)
         found.apart = frozenset(key for key in keys if self._is_apart(key))
-        while len(self._known) > max(IN_MEMORY, len(keys)):  # those stay until they are stored
+        while len(self._known) > max(IN_MEMORY, len(keys)):  # these stay until they are stored
             self._drop(next(iter(self._known)))
         return found
 
@@ -67,7 +67,7 @@ class ProducerMemory:
         return key in self._apart or (key not in self._known and self._held_by_another(key))
 
     def has_row(self, key: ProducerKey) -> bool:
-        """Whether what is remembered of it is counted already."""
+        """True if the remembered producer is counted already."""
         return key in self._known and key not in self._copied
 
     def _read(self, key: ProducerKey) -> Sequences | None:
@@ -96,7 +96,7 @@ class ProducerMemory:
         return _unpacked(rows[key.boot])
 
     def _held_by_another(self, key: ProducerKey) -> bool:
-        """Whether another owner's messages have the plain names of this producer and boot."""
+        """True if another owner's messages have the plain names of this producer and boot."""
         if not key.owner:
             return False
         with translated():
@@ -113,7 +113,7 @@ class ProducerMemory:
         self._copied.discard(key)
 
     def store(self, admission: Admission) -> None:
-        """Write what changes with this commit."""
+        """Write the rows that change with this commit."""
         _, boot_s, boot = admission.stamp
         self._db.executemany(
             "INSERT INTO producers (producer, boot, memory, used_boot, used_boot_s) VALUES (?, ?, ?, ?, ?) "
@@ -132,7 +132,7 @@ class ProducerMemory:
         )
 
     def book(self, admission: Admission, met: int) -> None:
-        """The commit stands; `met` of its producers had no row before."""
+        """Update after the commit; `met` of its producers had no row before."""
         if met:
             self.owned.update(key.owner for key in admission.producers if not self.has_row(key))
         self._known.update(admission.producers)
@@ -141,9 +141,9 @@ class ProducerMemory:
         self.count += met
 
     def forget(self, now: Stamp, older_than_s: float, but: Iterable[ProducerKey]) -> list[ProducerKey]:
-        """Delete up to a fifth of all that may be kept: silent for longest, and for so long at least.
+        """Delete up to a fifth of all that may be kept: silent for longest, and for at least `older_than_s`.
 
-        `but` those who are here again.
+        Producers in `but` are here again, and stay.
         """
         gone = self._db.execute(
             "DELETE FROM producers WHERE (producer, boot) IN (SELECT producer, boot FROM producers "
@@ -157,19 +157,19 @@ class ProducerMemory:
                 self._most // 5,
             ),
         ).fetchall()
-        if gone:  # else nothing is written: this is asked every second
+        if gone:  # else nothing is written: this is called every second
             self._db.execute("UPDATE store SET producers = producers - ? WHERE id = 1", (len(gone),))
         return [of_row(*row)[0] for row in gone]
 
     def forgotten(self, gone: Iterable[ProducerKey]) -> None:
-        """That stands, too."""
+        """Update after the commit that deleted these producers."""
         for key in gone:
             self.count -= 1
             self.owned[key.owner] -= 1
             self._drop(key)
 
     def crowded(self, room: int | None) -> bool:
-        """Whether so many more, or a tenth of all, would not fit: by looking, the first time that it matters.
+        """True if `room` more, or a tenth of all, would not fit; at the first such time rows are counted.
 
         One flipped bit in the counter would refuse every new producer.
         """

@@ -1,6 +1,6 @@
-"""What is set aside in messages.db, within a bound of its own: beyond it the oldest go, counted and named.
+"""The quarantine in messages.db, bounded on its own: beyond that the oldest messages go, counted and named.
 
-How much is there is added up once, when the first message is set aside, and kept from then on.
+Its size is added up once, when the first message is set aside, and kept up to date from then on.
 """
 
 from __future__ import annotations
@@ -17,36 +17,36 @@ from runtime.core.ingest.quota import LARGEST_BYTES, TEXTS_BYTES
 
 MOST_BYTES = 107_374_182
 FULL = "quarantine_full"
-"""The reason of those that go: lost for the second time, and for good."""
+"""Reason of messages dropped from a full quarantine: lost for the second time, and for ever."""
 _MOST = f"CASE WHEN file IS NULL THEN length(payload) + {TEXTS_BYTES} ELSE {LARGEST_BYTES} END"
 _SIZE = (
     f"CASE WHEN typeof(bytes) = 'integer' AND bytes BETWEEN 0 AND {_MOST} THEN bytes "
     f"ELSE coalesce(length(payload), 0) END + {ROW_OVERHEAD_BYTES}"
 )
-"""What a row says, where that can be: one flipped bit must not push all the others out."""
+"""Size according to the row, where that is possible: one flipped bit must not push all other messages out."""
 
 
 class Quarantine:
-    """Changes it within the transactions of others."""
+    """The quarantine; it is changed within the callers' transactions."""
 
     def __init__(self, db: sqlite3.Connection, most_bytes: int) -> None:
         self._db = db
         self._most_bytes = most_bytes
         self._bytes: int | None = None
-        """As it stands on disk; None where nobody has looked."""
+        """Bytes on disk; None until they were added up."""
         self._change = 0
 
     def begin(self) -> None:
-        """A transaction begins; the one before may have failed."""
+        """Called when a transaction begins; the one before may have failed."""
         self._change = 0
 
     def stands(self) -> None:
-        """It is on disk."""
+        """Called when the transaction is on disk."""
         if self._bytes is not None:
             self._bytes += self._change
 
     def set_aside(self, number: int, reason: str, wall_s: float | None) -> None:
-        """Take a message in; the caller removes it from the others."""
+        """Copy a message into quarantine; the caller deletes it from `messages`."""
         self._look()
         self._changed(
             f"INSERT INTO quarantine ({COLUMNS}, reason, set_aside_wall_s) SELECT {SOUND_COLUMNS}, ?, ? "  # noqa: S608
@@ -56,16 +56,16 @@ class Quarantine:
         )
 
     def discard(self, ids: Sequence[int]) -> list[str]:
-        """They leave, to where the caller has put them or altogether. Their files in the spool."""
+        """Delete messages that the caller stored elsewhere or gives up. Returns their files in the spool."""
         if not ids:
             return []
         return self._changed(f"DELETE FROM quarantine WHERE id IN {IN}", (json.dumps(ids),), -1)  # noqa: S608
 
     def requeue(self, ids: Sequence[int], books: StoreCounters, store: str) -> None:
-        """Put them at the end of the messages, under a new id and still under the name the hub may know.
+        """Append messages to `messages`, under a new id and still under the key that the hub may know.
 
-        Without their ttl, which may long be over, and without what their file was when it was taken: the
-        operator who asks for them wants them sent, as they are now.
+        They lose their ttl, which may long be over, and the recorded state of their file when it was taken:
+        the operator who requeues them wants them sent, as they are now.
         """
         columns = COLUMNS.replace("id, ", "", 1).replace("key", "coalesce(key, ? || '/' || id)")
         columns = columns.replace("ttl_s", "NULL")
@@ -83,7 +83,7 @@ class Quarantine:
         self.discard(ids)
 
     def trim(self, books: StoreCounters) -> None:
-        """Let the oldest messages go, as far as there is too much; the newest one stays, however large."""
+        """Drop the oldest messages beyond the bound; the newest one stays, however large."""
         excess = (self._bytes or 0) + self._change - self._most_bytes
         if excess <= 0:
             return

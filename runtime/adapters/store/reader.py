@@ -1,7 +1,7 @@
-"""messages.db, the reading side: short reads in autocommit, no cursor left open, never a held snapshot.
+"""Reading side of messages.db: short reads in autocommit, no cursor left open, never a held snapshot.
 
-A reader that holds a snapshot, or a cursor after `fetchone()`, keeps the WAL from being reset: it grew
-170 MB in 4 s when we measured. So every read here ends with `fetchall()`.
+A reader that holds a snapshot, or a cursor after `fetchone()`, keeps the WAL from being reset: it grew 170 MB
+in 4 s when we measured. So every read here ends with `fetchall()`.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class SetAside:
 
 
 class StoreReader:
-    """Read-only, and always of the files that stand at the path now: ingest may replace a damaged one."""
+    """Reads the files that are at the path now, without writing: ingest may replace a damaged store."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._db: sqlite3.Connection | None = None
         self._place: FileIdentity | None = None
         self.uuid: str | None = None
-        """Which store it is; None until one was open."""
+        """Uuid of the store; None until one was open."""
 
     def open(self) -> None:
         """Connect. Raises Retryable while there is no store of a schema this runtime knows."""
@@ -71,7 +71,7 @@ class StoreReader:
         self._db = db
 
     def _look_at(self, db: sqlite3.Connection) -> None:
-        """Whether it is a store that we can read, and which."""
+        """Check that the store is readable by us, and read its uuid."""
         db.text_factory = text_or_bytes
         check_readable(db, self._path)
         found = db.execute("SELECT uuid, next_id FROM store").fetchall()
@@ -91,7 +91,7 @@ class StoreReader:
         return self._db
 
     def after(self, id: int, limit: int, max_bytes: int) -> list[StoredMessage | CorruptRow]:
-        """The oldest messages behind `id`, in id order: one at least, then as many as both bounds allow."""
+        """The oldest messages after `id`, in id order: at least one, then as many as both bounds allow."""
         db = self._connection()
         with translated():
             sizes = db.execute(
@@ -112,7 +112,7 @@ class StoreReader:
         return [self._message(row) for row in rows]
 
     def backlog(self) -> Backlog:
-        """From the counters: cheap, however much is stored."""
+        """The backlog from the counters: cheap, however much is stored."""
         db = self._connection()
         with translated():
             ((messages, size),) = db.execute(
@@ -122,7 +122,7 @@ class StoreReader:
         return Backlog(messages, size, oldest)
 
     def quarantine(self, after: int = 0, limit: int = 100) -> list[SetAside]:
-        """What was set aside, in id order."""
+        """Messages that are set aside, in id order."""
         db = self._connection()
         with translated():
             rows = db.execute(
@@ -133,14 +133,14 @@ class StoreReader:
         return [SetAside(self._message(row[:-2]), row[-2], row[-1]) for row in rows]
 
     def quarantined(self) -> int:
-        """How many messages are set aside: few, so they are counted."""
+        """Number of messages that are set aside: few, so they are counted."""
         db = self._connection()
         with translated():
             ((count,),) = db.execute("SELECT count(*) FROM quarantine").fetchall()
         return int(count)
 
     def lost(self) -> dict[str, int]:
-        """How many messages left the store undelivered, by reason."""
+        """Number of messages that left the store undelivered, by reason."""
         db = self._connection()
         with translated():
             rows = db.execute("SELECT reason, sum(messages) FROM losses GROUP BY reason").fetchall()
@@ -169,7 +169,7 @@ class StoreReader:
         return self._streams[number]
 
     def _life(self, number: int) -> str:
-        if number >= self._named_below:  # given since they were read
+        if number >= self._named_below:  # given since the names were read
             db = self._connection()
             with translated():
                 ((next_id,),) = db.execute("SELECT next_id FROM store").fetchall()
@@ -185,7 +185,9 @@ class StoreReader:
 
 
 def _check(message: StoredMessage) -> None:
-    """SQLite stores any type in any column: a flipped bit may show as one. Raises TypeError."""
+    """Check the types: SQLite stores any type in any column, and a flipped bit may show as one. Raises
+    TypeError.
+    """
     texts = (
         message.stream_group,
         message.stream,
@@ -217,7 +219,7 @@ def _is_time(found: object) -> bool:
 
 
 def text_or_bytes(found: bytes) -> str | bytes:
-    """Text that is none stays bytes: the row is corrupt, which must not stop the reading of others."""
+    """Text that cannot be decoded stays bytes: that row is corrupt, and the reading of others goes on."""
     try:
         return found.decode()
     except UnicodeDecodeError:

@@ -1,9 +1,9 @@
-"""Counting every message once, before the counters decide over any.
+"""Counts every message once, before the counters decide over any.
 
-Ordinarily nothing is counted by looking: `levels` is kept in the commits that change it. But one flipped bit
-there would let a policy drop all that is stored, or refuse every producer for ever. So before the first
-refusal, or eviction, for want of room in each life of the store all messages are looked at, a slice at a
-time, beside the commits: what was counted already and leaves is taken off again.
+Ordinarily the store keeps `levels` in the commits that change it, and never counts its messages. But one
+flipped bit there would let a policy drop all that is stored, or refuse every producer for ever. So before the
+first refusal, or eviction, for want of room after each opening of the store all messages are counted, a slice
+at a time, between the commits: a message that was counted already and leaves is subtracted again.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from runtime.core.ingest.quota import Amount, countable
 
 ROWS_AT_ONCE = 500
 SLICE_S = 0.1
-"""Producers wait for so long."""
+"""Producers wait this long for one slice."""
 AT_OPENING_S = 0.02
-"""A store that is small, or drained, is counted before the first of them comes."""
+"""Time for counting at opening: a small or drained store is counted before the first producer comes."""
 _BEFORE_ALL = -(2**63)
 
 
 class Recount:
-    """Under way from its making until `done`."""
+    """A count in progress, from its creation until `done`."""
 
     def __init__(self, owner_of: Callable[[int], str]) -> None:
         self._owner_of = owner_of
         self.held: defaultdict[tuple[str, int], list[int]] = defaultdict(lambda: [0, 0])
-        """By owner and priority."""
+        """Messages and bytes by owner and priority."""
         self._levels: defaultdict[tuple[int, int], list[int]] = defaultdict(lambda: [0, 0])
         self._counted_up_to = _BEFORE_ALL
         self.done = False
 
     def go_on(self, db: sqlite3.Connection, streams: Collection[int], slice_s: float = SLICE_S) -> None:
-        """Count some more."""
+        """Count one more slice."""
         until_s = time.perf_counter() + slice_s
         while not self.done:
             rows = db.execute(
@@ -48,20 +48,20 @@ class Recount:
                 if stream in streams and countable(priority, size):
                     self._add(number, stream, priority, 1, size)
             last = max((number for number, *_ in rows), default=self._counted_up_to)
-            # a damaged page whose ids do not grow must not hold us
+            # a damaged page whose ids do not grow must not make this loop endless
             self.done = len(rows) < ROWS_AT_ONCE or last <= self._counted_up_to
             self._counted_up_to = max(self._counted_up_to, last)
             if time.perf_counter() >= until_s:
                 return
 
     def left(self, rows: Iterable[tuple[int, int, int, int]]) -> None:
-        """These (id, stream, priority, bytes) are not stored any more."""
+        """Subtract rows (id, stream, priority, bytes) that have left the store, where they were counted."""
         for number, stream, priority, size in rows:
             if number <= self._counted_up_to:
                 self._add(number, stream, priority, -1, -size)
 
     def wrong(self, db: sqlite3.Connection) -> Amount | None:
-        """By how much the counters of all levels together are; None where each of them is right."""
+        """By how much the counters of all levels together are wrong; None where each of them is right."""
         there = {(stream, priority): (m, b) for stream, priority, m, b in db.execute(READ_LEVELS).fetchall()}
         names = there.keys() | self._levels.keys()
         off = [(there.get(name, (0, 0)), self._levels.get(name, [0, 0])) for name in names]
@@ -70,7 +70,7 @@ class Recount:
         return Amount(*(sum(abs(said[at] - found[at]) for said, found in off) for at in (0, 1)))
 
     def write(self, db: sqlite3.Connection) -> list[tuple[int, int, int, int]]:
-        """Put down what there is; all levels as they stand then."""
+        """Write the counted levels to the database; returns all levels as they are then."""
         db.execute(FORGET_LEVELS)
         db.executemany(WRITE_LEVEL, [(*level, *amount) for level, amount in self._levels.items()])
         return db.execute(READ_LEVELS).fetchall()

@@ -1,10 +1,10 @@
-"""The schema of messages.db and how older ones grow into it. Imported only when the version on disk differs.
+"""The schema of messages.db and its migrations. Imported only when the version on disk differs.
 
 `PRAGMA user_version` names the schema: comparing it costs microseconds, and sqlite-utils stays out of
 ingest's memory on every start but the first after an upgrade.
 
 The next schema is a function `version_2` below the first, and SCHEMA_VERSION = 2: opening an older store
-carries it out, and so does the salvage of one. What a released version says never changes again.
+carries it out, and so does the salvage of one. The migration of a released version never changes again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _COLUMNS = {
     "key": str,
     "file": str,
     "bytes": int,
-    "payload": bytes,  # last: what stands before it is read without touching its overflow pages
+    "payload": bytes,  # last: the columns before it are read without touching its overflow pages
 }
 _NEVER_NULL = {"stream", "kind", "priority", "stored_boot_s", "boot", "bytes", "payload"}
 

@@ -1,25 +1,25 @@
-"""Large payloads that a producer names instead of sending: taken from the drop folder into our own.
+"""Large payloads that a producer names instead of sending: moved from the drop folder into the spool.
 
 A producer writes a file into the drop folder, closes and syncs it, and sends its name (`"file": "clip.mp4"`)
 under a key. Before the acknowledgement the file is renamed into the spool, which only we may enter, and
-looked at there. Links, devices, files with a second name and files of strangers go back, and so does every
+examined there. Links, devices, files with a second name and files of other users go back, and so does every
 file of a request that is refused, or whose commit found no room. The name in the spool comes from the
 message's key and the file's name, so a request that is sent again finds its file, and another file under that
-key does not pass for it. It counts in the limits with its size, and leaves after the commit that drops its
-message.
+key is not taken for it. The file counts in the limits with its size, and leaves after the commit that drops
+its message.
 
-A producer that kept the file open can still write to it. What it was when it was taken is stored with the
-message (`TakenFile`): `contradiction` says whether it is still that.
+A producer that kept the file open can still write to it. The state of the file when it was taken is stored
+with the message (`TakenFile`): `contradiction` says whether the file is still in that state.
 
 Where the drop folder is a file system of its own, a file is copied, flushed, and removed there after the
 commit; producers wait meanwhile.
 
-Dying between taking and the commit: before it is taken, a link `taking/SPOOL-NAME -> file's name` is on disk,
-and it goes after the commit. At the next start, and where a commit is in doubt, the store is asked: a file
-that no message names goes back to the drop folder, as the file of a request that was never acknowledged.
+Crash between taking and the commit: before a file is taken, a link `taking/SPOOL-NAME -> file's name` is on
+disk, and it goes after the commit. At the next start, and where a commit is in doubt, the store is asked: a
+file that no message names goes back to the drop folder, as the file of a request that was never acknowledged.
 
 A file that no message names and no link knows is a *stray*: upload died between the delivery and the removal.
-Strays that were there at the start go, but late.
+Strays that were there at the start are removed, but late.
 """
 
 from __future__ import annotations
@@ -40,52 +40,52 @@ from runtime.core.ingest.taken_files import HASHED_BYTES, NotTaken, TakenFile, s
 
 STRAY_S = 3_600.0
 REVIEW_AGAIN_S = 60.0
-"""Where the drop folder does not take its files back."""
+"""Time to the next attempt where the drop folder does not take its files back."""
 PART = ".part"
 COPY_BYTES = 4_194_304
 FINAL = {
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
     *(errno.EINVAL, errno.ENOTEMPTY, errno.EEXIST),
 }
-"""What is wrong with the file itself. All else may pass: no room, a failing disk, missing rights."""
+"""Errors of the file itself. All others may pass: no room, a failing disk, missing rights."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _OURS = re.compile(r"[0-9a-f]{40}")
 _MOUNT = "mount"
 """A link in `taking`, to the drop folder: files were taken from it while it was a file system of its own."""
 
 Named = Callable[[set[str]], set[str] | None]
-"""Which of these files messages name; None where that cannot be said now."""
+"""Returns those of these files that messages name; None where the store cannot say it now."""
 
 
 class _Untaken(Exception):
-    """Leaves the taking of one file; carries why."""
+    """Ends the taking of one file; carries the reason."""
 
     def __init__(self, why: NotTaken) -> None:
         self.why = why
 
 
 class Spool:
-    """The folder and its door."""
+    """The spool folder, and the taking of files into it."""
 
     def __init__(
         self, folder: Path, drop_folder: Path | None, alive: Callable[[], None] = lambda: None
     ) -> None:
-        """`alive` is called every now and then by whatever takes long."""
+        """`alive` is called every now and then during long work."""
         self._folder = folder
         self._taking = folder.with_name("taking")
         self._drop_folder = drop_folder
         self._alive = alive
         self.copies = False
-        """The drop folder is a file system of its own."""
+        """True if the drop folder is a file system of its own."""
         self._taken: list[tuple[str, Path]] = []
-        """Since the last commit: under which names, and where to."""
+        """Files taken since the last commit: their names, and their paths in the spool."""
         self._review_s: float | None = -1.0
-        """From when on the links in `taking` are to be looked at; None: there is no reason to."""
+        """Time from which on the links in `taking` are to be reviewed; None: there is no reason to."""
         self._tidy_s: float | None = None
-        with contextlib.suppress(OSError):  # a disk that fails: tried again when a file comes
+        with contextlib.suppress(OSError):  # the disk fails: tried again when a file comes
             self._make_folders()
         for name in _names(folder):
-            if name.endswith(PART):  # of a life that ended while it copied
+            if name.endswith(PART):  # left by a process that ended while it copied
                 self.remove([name])
         self._old = {name for name in _names(folder) if _OURS.fullmatch(name)}
 
@@ -113,10 +113,10 @@ class Spool:
         return found
 
     def weigh(self, name: str, key: str) -> int:
-        """Bytes of the file `name` of the message with this key; 0 where there is none that will be taken."""
+        """Size in bytes of the file `name` of the message with this key; 0 where no file would be taken."""
         places = [bytes(self._folder / spool_name(key, name))]
         if self._drop_folder is not None:
-            places.insert(0, _in(self._drop_folder, name))  # the newest, where it was written again
+            places.insert(0, _in(self._drop_folder, name))  # the newest, if written again
         for place in places:
             with contextlib.suppress(OSError):
                 if stat.S_ISREG((found := os.lstat(place)).st_mode):
@@ -124,7 +124,7 @@ class Spool:
         return 0
 
     def settle(self, *, stored: bool | None) -> None:
-        """Whether what was taken since the last commit is stored; None: it may be, the store will say."""
+        """Finish the files taken since the last commit: stored or not; None: in doubt, the store is asked."""
         if stored is None:
             self._review_s = -1.0 if self._taken else self._review_s
         elif stored:
@@ -135,13 +135,13 @@ class Spool:
         self._taken.clear()
 
     def remove(self, names: Iterable[str]) -> None:
-        """Files of messages that gave way: the commit that removed those is on disk."""
+        """Remove files of messages that were dropped: the commit that removed those messages is on disk."""
         for name in names:
-            with contextlib.suppress(OSError):  # upload may have done it; else it is a stray
+            with contextlib.suppress(OSError):  # upload may have removed it; else it is a stray
                 (self._folder / name).unlink()
 
     def tidy(self, now_s: float, named: Named) -> None:
-        """Before every decision. Files that were taken and not stored go back; strays go, once and late."""
+        """Called before every decision. Files taken but not stored go back; strays go, once and late."""
         if self._review_s is not None and now_s >= self._review_s:
             self._review(now_s, named)
         if self._tidy_s is None:
@@ -158,7 +158,7 @@ class Spool:
                 ours.mkdir(mode=0o700, exist_ok=True)
 
     def _note(self, source: int, places: Sequence[tuple[str, Path]]) -> None:
-        """On disk, before anything is taken, under which names to give it back."""
+        """Record on disk, before anything is taken, the names under which the files would be given back."""
         for name, place in places:
             with contextlib.suppress(FileExistsError):
                 os.symlink(name.encode(), bytes(self._taking / place.name))  # noqa: PTH211  # as bytes
@@ -179,7 +179,7 @@ class Spool:
             raise _Untaken(_not_taken(name, exc)) from exc
 
     def _move(self, source: int, name: str, place: Path) -> None:
-        """One that lies there is the newest; else it was taken before, and the acknowledgement was lost."""
+        """Rename a file into the spool; none left to take: it was taken, and the acknowledgement lost."""
         try:
             # as bytes: whatever the locale can say
             os.rename(name.encode(), bytes(place), src_dir_fd=source)
@@ -194,7 +194,7 @@ class Spool:
             self._copy(source, name, place)
 
     def _copy(self, source: int, name: str, place: Path) -> None:
-        """From another file system; what lies there goes after the commit."""
+        """Copy the file from another file system; the original is removed after the commit."""
         fd = os.open(name.encode(), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=source)
         with os.fdopen(fd, "rb", buffering=0) as file:
             before = os.fstat(fd)
@@ -206,7 +206,7 @@ class Spool:
                         copy.write(chunk)
                         os.fsync(
                             copy.fileno()
-                        )  # all at once at the end might take longer than we may be silent
+                        )  # one flush at the end might take longer than we may be silent
                         self._alive()
                 if _changed(before, os.fstat(fd)) or part.stat().st_size != before.st_size:
                     raise _Untaken(_still_written(name))
@@ -217,17 +217,17 @@ class Spool:
                 raise
 
     def _is_unmounted(self, source: int) -> bool:
-        """Whether it was a file system of its own when files were taken from it, and is none now."""
+        """True if the drop folder was a file system of its own when files were taken, and is none now."""
         try:
             mounted = os.readlink(self._taking / _MOUNT) == str(self._drop_folder)  # noqa: PTH115
             return mounted and os.stat("..", dir_fd=source).st_dev == os.fstat(source).st_dev
         except OSError:
             return False
 
-    # --- what became of it ---
+    # --- after the commit ---
 
     def _stored(self, name: str, place: Path) -> None:
-        """A message names it: its link goes, and what a copy was made of."""
+        """A message names the file: remove its link, and the original that a copy was made of."""
         assert self._drop_folder is not None
         source = _in(self._drop_folder, name)
         with contextlib.suppress(OSError):
@@ -237,7 +237,7 @@ class Spool:
             (self._taking / place.name).unlink()
 
     def _give_back(self, start: int) -> None:
-        """All but the first `start`."""
+        """Give back all files taken but the first `start`."""
         for name, place in self._taken[start:]:
             try:
                 self._return(name, place)
@@ -246,12 +246,12 @@ class Spool:
         del self._taken[start:]
 
     def _return(self, name: str, place: Path) -> None:
-        """Raises OSError where the drop folder does not take it."""
+        """Move one file back. Raises OSError where the drop folder does not take it."""
         assert self._drop_folder is not None
         if os.path.lexists(place):
             target = _in(self._drop_folder, name)
             if os.path.lexists(target):
-                place.unlink()  # the copy of it; or the producer has written it again, which would be its end
+                place.unlink()  # a copy of it; or the producer wrote it again: a move would overwrite that
             else:
                 _move_back(bytes(place), target)
                 _sync(self._drop_folder)
@@ -259,7 +259,7 @@ class Spool:
         (self._taking / place.name).unlink(missing_ok=True)
 
     def _review(self, now_s: float, named: Named) -> None:
-        """We died, or cannot know whether the commit stands: what no message names goes back."""
+        """After a crash, or where a commit is in doubt: files that no message names go back."""
         under_way = {place.name for _, place in self._taken}
         left = {name for name in _names(self._taking) - under_way if _OURS.fullmatch(name)}
         found = named(left) if left and self._drop_folder is not None else set()
@@ -292,7 +292,7 @@ class Spool:
 
 
 def what_is(file: int) -> TakenFile:
-    """What the open file `file` is now. Raises OSError."""
+    """The state of the open file `file` now. Raises OSError."""
     found = os.fstat(file)
     digest = None
     if found.st_size <= HASHED_BYTES:
@@ -301,7 +301,7 @@ def what_is(file: int) -> TakenFile:
 
 
 def _looked_at(name: str, place: Path, drop_owner: int) -> TakenFile:
-    """What a file in the spool is, once it is on disk. Raises _Untaken where it may not stay, or OSError."""
+    """State of a file in the spool, once it is on disk. Raises _Untaken where it may not stay, or OSError."""
     _check(name, place.lstat(), drop_owner)
     file = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -332,7 +332,7 @@ def _changed(one: os.stat_result, other: os.stat_result) -> bool:
 
 
 def _is_copy(place: Path, source: bytes) -> bool:
-    """Not only by size and time, which some file systems know to two seconds. Raises OSError."""
+    """True if both are equal, by hash too: some file systems keep times to two seconds. Raises OSError."""
     if _changed(os.lstat(source), place.lstat()):
         return False
     known = []

@@ -1,4 +1,4 @@
-"""Parts of statements of the writing side; every name in them is our own."""
+"""Parts of the writer's SQL statements; every name in them is our own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NEVER_NULL = ("stream", "kind", "priority", "stored_boot_s", "boot", "bytes", "
 
 COLUMNS = ", ".join(_FIELDS)
 SOUND_COLUMNS = ", ".join(f"coalesce({name}, 0)" if name in _NEVER_NULL else name for name in _FIELDS)
-"""The columns of a row that may be damaged, as the schema takes them."""
+"""The columns of a row that may be damaged, with values that the schema accepts."""
 _CONTENT = (
     "CASE WHEN file IS NULL THEN length(payload) "
     "WHEN json_valid(CAST(payload AS TEXT)) "
@@ -26,8 +26,9 @@ SIZE = (
     f"CASE WHEN typeof(bytes) = 'integer' AND bytes BETWEEN 0 AND {_CONTENT} + {TEXTS_BYTES} "
     "THEN bytes ELSE -1 END"
 )
-"""What a message counts for; -1 where its row says more than it can have. One flipped bit there would be as
-bad as one in the counters: all others would have to give way to it. Of a file it is known what it had."""
+"""Size that a message counts with; -1 where its row says more than it can have. One flipped bit there would
+be as bad as one in the counters: all other messages would have to give way to it. The size of a file is known
+from when it was taken."""
 IN = "(SELECT value FROM json_each(?))"
 """A list of ids, given as JSON."""
 
@@ -38,15 +39,15 @@ def _statement(fields: tuple[str, ...], rows: int = 1) -> str:
 
 
 INSERT = _statement(MessageRow._fields)
-"""Only what every message has: SQLite takes half the time for it."""
+"""Inserts only the columns that every message has: SQLite takes half the time for it."""
 INSERT_DETAILED = _statement(_FIELDS)
 AT_ONCE = 50
 INSERT_MANY = _statement(MessageRow._fields, AT_ONCE)
-"""The same for so many: a sixth less for each. SQLite keeps a copy of the last ones until the next come."""
+"""The same for AT_ONCE rows: a sixth less time for each. SQLite keeps a copy of them until the next come."""
 
 
 def insert(db: sqlite3.Connection, rows: Sequence[Values], details: Mapping[int, Details]) -> None:
-    """Every row; the few columns of those without details take half the time."""
+    """Insert every row; rows without details have few columns and take half the time."""
     if not details:
         whole = len(rows) - len(rows) % AT_ONCE
         for at in range(0, whole, AT_ONCE):

@@ -1,8 +1,8 @@
-"""Names of streams that are given back: else as many invented ones as may be kept would lock out all others.
+"""Stream names that are given back: else as many invented names as may be kept would lock out all others.
 
-A stream gives its name back when nothing of it is stored, nor set aside, and its counters agree on that (a
-damaged row may be stored and counted nowhere). Its number is never used again. What it stored, delivered and
-lost stays counted, under the one name `EARLIER`.
+A stream's name is given back when none of its messages is stored or set aside, and its counters agree on that
+(a damaged row may be stored and counted nowhere). Its number is never used again. The messages that it
+stored, delivered and lost stay counted, under the one name `EARLIER`.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ _EMPTY = (
 
 
 class Earlier(NamedTuple):
-    """Names that were given back."""
+    """Stream numbers whose names were given back."""
 
     numbers: Sequence[int]
     into: int
-    """Number of the stream under which they are counted now."""
+    """Number of the stream under which their messages are counted now."""
 
 
 class Streams:
-    """The streams there are, as they stand on disk."""
+    """The streams of the store, as they are on disk."""
 
     def __init__(self, db: sqlite3.Connection, next_number: int) -> None:
-        """Raises TypeError where a name is none."""
+        """Load the streams. Raises TypeError where a stream's name is not text."""
         self._db = db
         found = db.execute("SELECT id, stream_group, stream FROM streams").fetchall()
         self.names = {number: StreamName(*name) for number, *name in found}
-        """By number; after a salvage several may have the same one: none."""
+        """Names by stream number; after a salvage several may have the same one: that of no stream."""
         if not all(part is None or isinstance(part, str) for name in self.names.values() for part in name):
             raise TypeError("the name of a stream is no text")
         self.numbers = {name: number for number, name in self.names.items()}
@@ -52,29 +52,29 @@ class Streams:
 
     @property
     def owned(self) -> Mapping[str, int]:
-        """How many were named in this life, by owner."""
+        """Number of streams that each owner named since the store was opened."""
         return Counter(self._named_by.values())
 
     def store(self, admission: Admission) -> None:
-        """Write those that are new."""
+        """Insert the streams that are new with this admission."""
         new = [(number, *name) for name, number in admission.new_streams.items()]
         self._db.executemany("INSERT INTO streams (id, stream_group, stream) VALUES (?, ?, ?)", new)
 
     def book(self, admission: Admission) -> None:
-        """The commit stands."""
+        """Update the streams in memory after the commit."""
         self.numbers.update(admission.new_streams)
         self.names.update({number: name for name, number in admission.new_streams.items()})
         self._named_by.update(admission.named_by)
         self.next_number += len(admission.new_streams)
 
     def gave_back(self, earlier: Earlier, levels: dict[StreamName, dict[int, Amount]]) -> bool:
-        """That stands, too."""
+        """Update the streams and `levels` in memory after the commit that gave names back. Always True."""
         for number in earlier.numbers:
             name = self.names.pop(number)
             if self.numbers.get(name) == number:
                 del self.numbers[name]
                 self._named_by.pop(name, None)
-                if not any(map(any, levels.get(name, {}).values())):  # a salvage may leave two alike
+                if not any(map(any, levels.get(name, {}).values())):  # a salvage may leave one name twice
                     levels.pop(name, None)
         self.names[earlier.into], self.numbers[EARLIER] = EARLIER, earlier.into
         self.next_number = max(self.next_number, earlier.into + 1)
@@ -82,7 +82,10 @@ class Streams:
 
 
 def give_names_back(db: sqlite3.Connection, most: int) -> Earlier | None:
-    """Up to `most` of those that stored least; None where there are none. In the caller's transaction."""
+    """Give back the names of up to `most` streams, those that stored least first; None where there are none.
+
+    Runs in the caller's transaction.
+    """
     aside = {number for (number,) in db.execute("SELECT DISTINCT stream FROM quarantine").fetchall()}
     empty = db.execute(_EMPTY, (EARLIER.stream, most + len(aside))).fetchall()
     numbers = [number for (number,) in empty if number not in aside][:most]

@@ -1,4 +1,7 @@
-"""messages.db as upload reads it: one stream, or all but some, in stretches of ids. See `core.reading`."""
+"""Upload's reader of messages.db: one stream, or all but some, in ranges of ids.
+
+See `core/delivery/read_planner.py`.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +23,13 @@ _STORED = (
 )
 
 READ_S = 0.1
-"""A read that passes over other streams' messages ends after so long, and goes on from there at the next."""
+"""A read that passes over other streams' messages ends after this time, and the next goes on from there."""
 LEAST_STRETCH, MOST_STRETCH = 16, 1_024
-"""Ids that one statement looks at: time is asked between two."""
+"""Number of ids that one statement covers: the time is checked between two statements."""
 
 
 class UploadReader(StoreReader):
-    """Short reads in autocommit, like all reads of the store: of one and the same store."""
+    """Short reads in autocommit, like all reads of the store, and always of one and the same store."""
 
     _newest = 0
 
@@ -36,16 +39,16 @@ class UploadReader(StoreReader):
         self._stretch = LEAST_STRETCH
 
     def _look_at(self, db: sqlite3.Connection) -> None:
-        """A salvaged store is the same one; one that was begun anew, or brought back, is another."""
+        """Raises StoreReplaced for a new store, or an older copy; a salvaged store is the same one."""
         before = self.uuid
         super()._look_at(db)
         if before not in (None, self.uuid) or self._next_id <= self._newest:
             raise _replaced()
 
     def newest(self) -> int:
-        """The last id; 0 where the store is empty. Raises StoreDamaged for one that was never given.
+        """The last id; 0 where the store is empty. Raises StoreDamaged for an id that was never given.
 
-        Beyond that nothing would be looked for: what comes has smaller ones.
+        After such an id upload would find nothing: new messages have smaller ids.
         """
         db = self._connection()
         with translated():
@@ -60,9 +63,9 @@ class UploadReader(StoreReader):
         return newest or 0
 
     def stored(self) -> set[StreamName]:
-        """Streams that have any message, from the counters: by any of them, for in one a bit may be flipped.
+        """Streams that have messages, by any of the counters, for in one of them a bit may be flipped.
 
-        What has none by all of them is not looked for.
+        A stream that has none by all counters is not searched for.
         """
         db = self._connection()
         with translated():
@@ -70,7 +73,7 @@ class UploadReader(StoreReader):
         return {StreamName(group, stream) for group, stream in rows}
 
     def stored_above(self, least_priority: int) -> set[StreamName]:
-        """Streams that have any message of at least this priority, from the counters."""
+        """Streams that have messages of at least this priority, from the counters."""
         db = self._connection()
         with translated():
             rows = db.execute(
@@ -89,10 +92,10 @@ class UploadReader(StoreReader):
         only: StreamName | None = None,
         without: Collection[StreamName] = (),
     ) -> tuple[list[StoredMessage | CorruptRow], int]:
-        """Messages behind `after`, in id order, and the id up to which there are no others.
+        """Messages after `after`, in id order, and the id up to which there are no others.
 
-        That may be before `up_to`: a page is full, or READ_S has passed. Large rows of other streams cost a
-        page of the disk each, so passing over them is bounded by time, not by their number.
+        That id may be before `up_to`: a page is full, or READ_S has passed. Large rows of other streams cost
+        a page of the disk each, so passing over them is bounded by time, not by their number.
         """
         db = self._connection()
         with translated():
@@ -107,7 +110,7 @@ class UploadReader(StoreReader):
     def _condition(
         self, db: sqlite3.Connection, only: StreamName | None, without: Collection[StreamName]
     ) -> tuple[str, list[int]]:
-        """After a salvage several numbers may stand for one stream: the one without a name."""
+        """Condition and stream numbers; after a salvage several may stand for the stream without a name."""
         wanted = set(without) if only is None else {only}
         if not wanted:
             return "", []
@@ -128,7 +131,7 @@ class UploadReader(StoreReader):
         condition: str,
         chosen: list[int],
     ) -> tuple[list[int], int]:
-        """One stretch after the other: what fits into both bounds, one at least, and how far that is all."""
+        """Ids that fit into both bounds, one at least, range by range; and the id up to which that is all."""
         statement = f"SELECT id, bytes FROM messages WHERE id > ? AND id <= ?{condition} ORDER BY id LIMIT ?"  # noqa: S608
         ids: list[int] = []
         total_bytes = 0
@@ -152,7 +155,7 @@ class UploadReader(StoreReader):
         return ids, after
 
     def _adapt(self, took_s: float) -> None:
-        """Look at fewer ids at a time where that takes long, at more where it does not."""
+        """Shorten the range of ids where a statement takes long, lengthen it where it does not."""
         if took_s > READ_S / 4:
             self._stretch = max(LEAST_STRETCH, self._stretch // 2)
         elif took_s < READ_S / 16:

@@ -1,4 +1,4 @@
-"""Room inside messages.db that deletes have left, and how it goes back to the disk."""
+"""Free space inside messages.db that deletes have left, and its return to the disk."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ JOURNAL_LIMIT_BYTES = 4_194_304
 
 
 def spare_bytes(db: sqlite3.Connection) -> int:
-    """Free pages inside the file."""
+    """Size of the free pages inside the file."""
     return _ask(db, "freelist_count") * _ask(db, "page_size")
 
 
 def wal_bytes(db: sqlite3.Connection, path: Path) -> tuple[int, int]:
-    """Of the WAL, and by how much the database grows when it is copied there."""
+    """Size of the WAL, and the growth of the database when the WAL is copied into it."""
     try:
         there, wal = path.stat().st_size, path.with_name(f"{path.name}-wal").stat().st_size
-    except OSError:  # gone, or the disk is: others notice
+    except OSError:  # the file or the disk is gone: other calls report it
         return 0, 0
     return wal, max(0, _ask(db, "page_count") * _ask(db, "page_size") - there)
 
 
 def begin_wal(db: sqlite3.Connection) -> bool:
-    """Copy all of it, and cut it off; False, without a wait, where another process reads from it."""
+    """Copy the whole WAL and truncate it; False, without a wait, where another process reads from it."""
     timeout_ms = _ask(db, "busy_timeout")
-    db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()  # what can be copied, also beside a reader
+    db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()  # copies what can be copied, also beside a reader
     db.execute("PRAGMA busy_timeout = 0")
     try:
         ((busy, _, _),) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -35,7 +35,7 @@ def begin_wal(db: sqlite3.Connection) -> bool:
 
 
 def give_back(db: sqlite3.Connection, path: Path, pages: int, keep_free_pages: int) -> bool:
-    """Give up to `pages` free pages back to the disk; whether there are more to give."""
+    """Give up to `pages` free pages back to the disk; True if there are more to give."""
     free = _ask(db, "freelist_count")
     give = max(0, min(pages, free - keep_free_pages))
     if give:
@@ -47,10 +47,12 @@ def give_back(db: sqlite3.Connection, path: Path, pages: int, keep_free_pages: i
 
 
 def _shorten(db: sqlite3.Connection, path: Path) -> None:
-    """The file itself becomes shorter at a checkpoint only, which a quiet night would not bring."""
+    """Checkpoint if much was freed: the file shrinks at a checkpoint only, which a quiet night would not
+    bring.
+    """
     try:
         surplus_bytes = path.stat().st_size - _ask(db, "page_count") * _ask(db, "page_size")
-    except OSError:  # gone, or the disk is: others notice
+    except OSError:  # the file or the disk is gone: other calls report it
         return
     if surplus_bytes > JOURNAL_LIMIT_BYTES:
         db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()

@@ -1,19 +1,19 @@
-"""messages.db, the writing side: ingest alone opens it so, and alone checkpoints it.
+"""Writing side of messages.db: only ingest opens it for writing, and only ingest checkpoints it.
 
 Invariants:
 
 1. When `commit` returns, everything it was given is on disk (WAL, `synchronous=FULL`, asserted at open), in
-   files that can be found there (`store_place.py`).
-   When it raises, nothing of it counts. What is found at opening is on disk, too (`wal.py`): else a repeat
-   of it would be acknowledged from memory.
+   files that can be found there (`file_identity.py`).
+   When it raises, none of it counts. Messages found at opening are on disk, too (`wal.py`): else a repeat
+   of one would be acknowledged from memory.
 2. One transaction holds what arrived, what was settled, the memory of producers and every counter. So
-   counters are never counted, ids are never used again, and a repeat is recognised across crashes and
-   deliveries.
-3. The books in memory (`view`) change only after the commit.
+   the store never counts its messages, ids are never used again, and a repeat is recognised across crashes
+   and deliveries.
+3. The counters in memory (`view`) change only after the commit.
 
-Left: `INSERT OR IGNORE` (also swallows NOT NULL failures, which would then be acknowledged), AUTOINCREMENT
-(a second b-tree write per row), an index on messages (every row would pay; eviction indexes exist only
-where a policy needs them).
+Left: `INSERT OR IGNORE` (also swallows NOT NULL failures, which would then be acknowledged), AUTOINCREMENT (a
+second b-tree write per row), an index on messages (every row would pay; eviction indexes exist only where a
+policy needs them).
 """
 
 from __future__ import annotations
@@ -74,13 +74,13 @@ from runtime.core.settlement import Settled
 __all__ = ["Loss", "MessageStore", "StoreReader"]
 
 ALIVE_STEPS = 1_000_000
-"""Of SQLite's virtual machine: a tenth of a second. No ordinary commit takes so many."""
+"""Instructions of SQLite's virtual machine: a tenth of a second. No ordinary commit takes so many."""
 CLOCK_IS_SET_FROM_S = 1_735_689_600
-"""2025-01-01: a device that says less has no battery and no network time yet."""
+"""2025-01-01: a device whose clock says less has no battery and no network time yet."""
 
 
 class MessageStore:
-    """The one writer."""
+    """The one writer of messages.db."""
 
     def __init__(
         self,
@@ -93,12 +93,12 @@ class MessageStore:
         quarantine_bytes: int = MOST_BYTES,
         alive: Callable[[], None] = lambda: None,
     ) -> None:
-        """Open, create or migrate it. `max_pages` makes a small disk for tests. Raises StoreError.
+        """Open, create or migrate the store. `max_pages` makes a small disk for tests. Raises StoreError.
 
-        `alive` is called every now and then, here and later, by whatever takes long.
+        `alive` is called every now and then, here and later, during long work.
         """
         self._path, self._clock = path, clock
-        self.flush_s = 0.0  # what the disk took for the last commit
+        self.flush_s = 0.0  # time that the disk took for the last commit
         write_again(path, alive)
         with translated():
             self._db = sqlite3.connect(path, isolation_level=None, timeout=1.0)
@@ -115,7 +115,7 @@ class MessageStore:
                 self._life = StoreLife(self._db)
                 self._quarantine = Quarantine(self._db, quarantine_bytes)
                 self._evicted = Evictions()
-                with suppress(StoreUnreadable, StoreFull):  # those who need that page, or room, meet it
+                with suppress(StoreUnreadable, StoreFull):  # a later call that needs it meets the error
                     self.count(AT_OPENING_S)
             except (KeyError, TypeError, ValueError) as exc:
                 self._db.close()
@@ -155,20 +155,20 @@ class MessageStore:
             level[int(priority)] = level.get(int(priority), NOTHING).plus(amount)
             self._total = self._total.plus(amount)
 
-    # --- what stands ---
+    # --- figures and views ---
 
     def stamp(self) -> Stamp:
-        """Now, as a stored message remembers it: a wall clock that may be wrong is no time to expire by."""
+        """Time for a stored message: a wall clock that may be wrong is left out: nothing may expire by it."""
         wall_s = self._wall_s() if self._clock.synchronised() else None
         return Stamp(wall_s, self._clock.boot_s(), self._boot)
 
     def _wall_s(self) -> float | None:
-        """For people: None where the clock was never set."""
+        """Wall time for people; None where the clock was never set."""
         wall_s = self._clock.wall_s()
         return wall_s if wall_s >= CLOCK_IS_SET_FROM_S else None
 
     def view(self, room_bytes: int, settled: Settled) -> View:
-        """What the next decision starts from: what is settled in the same commit makes room for it."""
+        """State for the next decision: messages that are settled in the same commit make room for it."""
         levels, total = without(self._levels, self._total, self._leaving(settled))
         return View(
             self._next_id,
@@ -188,7 +188,7 @@ class MessageStore:
         )
 
     def _leaving(self, settled: Settled) -> list[tuple[StreamName, int, Amount]]:
-        """What the commit of `settled` takes away. Damaged rows count for nothing, as in the counters."""
+        """Messages that the commit of `settled` removes. Damaged rows are ignored, as in the counters."""
         ids = settled.leaving()
         if not ids:
             return []
@@ -201,7 +201,7 @@ class MessageStore:
         ]
 
     def known(self, keys: Iterable[ProducerKey]) -> Known:
-        """The memory of those producers that were met before."""
+        """Memory of those producers that were met before."""
         return self._producers.known(keys)
 
     def backlog(self) -> Backlog:
@@ -209,7 +209,7 @@ class MessageStore:
         return Backlog(self._total.messages, self._total.bytes, None)
 
     def figures(self) -> dict[str, int]:
-        """For `edgectl status`."""
+        """Figures for `edgectl status`."""
         return {
             "messages": self._total.messages,
             "bytes": self._total.bytes,
@@ -220,11 +220,11 @@ class MessageStore:
 
     @property
     def next_id(self) -> int:
-        """Ids below were given."""
+        """The next id; all ids below were given."""
         return int(self._next_id)
 
     def rename(self) -> None:
-        """Be another store from here on: this one has given the ids that come before."""
+        """Go on as another store, with a new uuid: this store has given the ids that come before."""
         name = uuid.uuid4().hex
         with translated(), self._transaction():
             self._life.keep_names(self.uuid)
@@ -232,7 +232,7 @@ class MessageStore:
         self.uuid = name
 
     def still_there(self) -> None:
-        """Raises StoreUnavailable where its files were taken away."""
+        """Raises StoreUnavailable where the store's files were removed."""
         try:
             self._place.check()
         except StoreUnavailable:
@@ -240,22 +240,22 @@ class MessageStore:
             raise
 
     def spare_bytes(self) -> int:
-        """Room inside the file that deletes have left."""
+        """Free space inside the file that deletes have left."""
         with translated():
             return spare_bytes(self._db)
 
     def wal(self) -> tuple[int, int]:
-        """Bytes of the WAL, and by how many the database grows when they are copied into it."""
+        """Size of the WAL, and the growth of the database when the WAL is copied into it."""
         with translated():
             return wal_bytes(self._db, self._path)
 
     def begin_wal(self) -> bool:
-        """Copy the WAL into the database, and cut it off; False where another process reads from it."""
+        """Copy the WAL into the database and truncate it; False where another process reads from it."""
         with translated():
             return begin_wal(self._db)
 
     def files_named(self, names: Iterable[str]) -> set[str]:
-        """Which of these files messages name, in quarantine too."""
+        """Those of these files that messages name, in quarantine too."""
         with translated():
             self._db.execute("CREATE INDEX IF NOT EXISTS by_file ON messages (file) WHERE file IS NOT NULL")
             found = self._db.execute(
@@ -267,7 +267,7 @@ class MessageStore:
     # --- the commit ---
 
     def commit(self, admission: Admission | None, settled: Settled) -> list[Loss]:
-        """Both in one transaction, on disk when this returns. StoreError: nothing is done."""
+        """Both in one transaction, on disk when this returns. On StoreError nothing is changed."""
         if not settled and (admission is None or not (admission.rows or admission.evictions)):
             return []
         books = StoreCounters(
@@ -289,7 +289,7 @@ class MessageStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """All of it on disk at the end, or nothing."""
+        """Everything in it is on disk at the end, or nothing."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -297,7 +297,7 @@ class MessageStore:
             with committing():
                 self._db.execute("COMMIT")
             self.flush_s = time.perf_counter() - began_s
-            self.still_there()  # or what is on disk has no name there
+            self.still_there()  # else the commit is on disk in files that have no name
         except BaseException:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
@@ -329,7 +329,7 @@ class MessageStore:
         books.discarded += self._quarantine.discard(settled.discarded)
 
     def _remove(self, ids: Sequence[int], books: StoreCounters, lost: str | None) -> None:
-        """Delete messages; ids that are gone already do no harm."""
+        """Delete messages; ids that are already gone do no harm."""
         if not ids:
             return
         gone = self._db.execute(
@@ -341,14 +341,14 @@ class MessageStore:
 
     def _evict(self, admission: Admission, books: StoreCounters) -> None:
         for eviction in admission.evictions:
-            streams = None  # of a name; after a salvage several numbers may have it
+            streams = None  # numbers of one name; after a salvage several may have it
             if eviction.stream is not None:
                 streams = [number for number, name in self._names.items() if name == eviction.stream]
             self._remove(victims(self._db, eviction, streams, self._holders), books, eviction.policy)
 
     def _count(self, books: StoreCounters, admission: Admission | None) -> None:
         write_changes(self._db, books)
-        if books.doubtful or overdrawn(books, self._levels):  # rare, so every message is looked at
+        if books.doubtful or overdrawn(books, self._levels):  # rare, so every message is counted
             books.recounted = count_levels(self._db)
         if books.lost or books.regained:
             write_losses(self._db, books)
@@ -358,14 +358,14 @@ class MessageStore:
         )
 
     def _growth(self, admission: Admission | None) -> tuple[int, int]:
-        """New streams and new producers of this commit."""
+        """Numbers of new streams and new producers in this commit."""
         if admission is None:
             return 0, 0
         met = sum(1 for key in admission.producers if not self._producers.has_row(key))
         return len(admission.new_streams), met
 
     def _book(self, books: StoreCounters, admission: Admission | None) -> list[Loss]:
-        """The commit stands: bring the books in memory up to date."""
+        """After the commit: bring the counters in memory up to date."""
         _, met = self._growth(admission)
         self._quarantine.stands()
         self._evicted.book(books)
@@ -375,9 +375,9 @@ class MessageStore:
             self._named.book(admission)
             self._producers.book(admission, met)
         if self._recount is not None:
-            self._recount.left(books.left or ())  # while it is known whose they were
+            self._recount.left(books.left or ())  # while their owners are known
         if self._holders.book(admission, books.left or (), books.back):
-            self._counted, self._recount = False, None  # whose all this is was not counted
+            self._counted, self._recount = False, None  # the owners of the stored messages were not counted
         if books.recounted is not None:
             self._counted, self._recount = not self._holders.several, None
             self._set_levels(books.recounted)
@@ -388,21 +388,21 @@ class MessageStore:
             self._total = self._total.plus(change.amount)
         return books.losses(self._names)
 
-    # --- keeping house, between commits ---
+    # --- housekeeping, between commits ---
 
     @property
     def counting(self) -> bool:
-        """Whether a count of every message is under way."""
+        """True while a count of every message is in progress."""
         return self._recount is not None
 
     def count(self, slice_s: float = SLICE_S) -> bool:
-        """Look at some more of the messages; whether all were counted in this life (`store_count.py`)."""
+        """Count some more of the messages; True if all were counted since the opening (`recount.py`)."""
         if self._counted:
             return True
         recount, self._recount = (
             self._recount or Recount(self._holders.owner_of),
             None,
-        )  # what fails begins again
+        )  # after an error the count begins again
         with translated():
             recount.go_on(self._db, self._names, slice_s)
             if not recount.done:
@@ -418,31 +418,31 @@ class MessageStore:
         return True
 
     def vacuum(self, pages: int, keep_free_pages: int = 0) -> bool:
-        """Give up to `pages` free pages back to the disk; whether there are more to give."""
+        """Give up to `pages` free pages back to the disk; True if there are more to give."""
         with translated():
             return give_back(self._db, self._path, pages, keep_free_pages)
 
     def give_back_streams(self, most: int) -> bool:
-        """Names of streams with nothing stored, up to `most`; whether there were any."""
+        """Give back names of streams with nothing stored, up to `most`; True if there were any."""
         if self._recount is not None:
-            return False  # that may hold numbers of them
+            return False  # the recount may hold numbers of them
         with translated(), self._transaction():
             earlier = give_names_back(self._db, most)
         return earlier is not None and self._named.gave_back(earlier, self._levels)
 
     def crowded(self, room: int | None = None) -> bool:
-        """Whether so many more producers, or a tenth of all, would not fit."""
+        """True if `room` more producers, or a tenth of all, would not fit."""
         return self._producers.crowded(room)
 
     def forget_producers(self, older_than_s: float, but: Iterable[ProducerKey] = ()) -> int:
-        """Forget up to a fifth of all producers: those silent for longest, and for so long at least."""
+        """Forget up to a fifth of all producers: those silent for longest, and for `older_than_s`."""
         with translated(), self._transaction():
             gone = self._producers.forget(self.stamp(), older_than_s, but)
         self._producers.forgotten(gone)
         return len(gone)
 
     def close(self) -> None:
-        """Let go of the file; never raises, so that a failing disk can be left."""
+        """Close the file; never raises, so that a failing disk can be left."""
         try:
             self._db.close()
         except sqlite3.Error:  # e.g. EIO at the last checkpoint: the WAL stays, and is read at the next open
