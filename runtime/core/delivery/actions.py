@@ -1,4 +1,4 @@
-"""What `delivery` takes on, and what it tells the worker to do: plain values."""
+"""The messages that the engine takes on, and the actions that it asks of the worker: plain values."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ Tag = tuple[int, int]
 """(message id, number of the piece): the name of a PUBLISH."""
 
 PROBE = -1
-"""Stands for a message of the worker's choice where a message id is expected: one that was delivered before,
-once more, or one that says nothing."""
+"""In place of a message id: a message of the worker's choice, either one that was delivered before, once
+more, or one without content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,18 +21,18 @@ class Candidate:
     stream: Hashable
     pieces: int = 1
     wire_bytes: int = 0
-    """Of all pieces together."""
+    """The size of all pieces together."""
     priority: int = 4
     expires_s: float | None = None
-    """On the clock of `now`; what has not been touched by then is dropped."""
+    """On the clock of `now`; a message of which nothing was sent by then is dropped."""
     file: bool = False
     """A file upload comes first; then its one piece, the link."""
     batch: str | None = None
     """The batch it belongs to, within its stream."""
     completes_batch: bool = False
-    """Nothing of that batch comes behind it."""
+    """No message of that batch follows it."""
     reached: int = 0
-    """The first piece that the hub does not have: those before it were acknowledged in an earlier life."""
+    """The first piece that the hub does not have: those before it were acknowledged in an earlier run."""
 
     @property
     def piece_bytes(self) -> int:
@@ -44,14 +44,14 @@ class Open:
     """Connect a new client."""
 
     segment_bytes: int | None = None
-    """Most bytes of its TCP segments, where larger ones do not get through."""
+    """Largest TCP segment, where larger ones do not get through."""
     stretch: int = 1
-    """So many times the keep-alive of the settings, where one message takes the line longer."""
+    """Factor on the keep-alive of the settings, where one message takes longer on a slow connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class Discard:
-    """Let go of the client."""
+    """Discard the client."""
 
     reason: str
 
@@ -62,24 +62,24 @@ class Send:
 
     tag: Tag
     counted_bytes: int = 0
-    """What the link was charged for it: about its size."""
+    """The bytes that the link budget was charged for it: about its size."""
 
 
 @dataclass(frozen=True, slots=True)
 class StartUpload:
-    """The payload of this message goes as a file: begin."""
+    """Begin the file upload of this message's payload."""
 
     id: int
 
 
 @dataclass(frozen=True, slots=True)
 class ReportSasRefused:
-    """The hub refused the credentials: say so to who can renew them."""
+    """The hub refused the credentials: report it to `refresh`, which can renew them."""
 
 
 @dataclass(frozen=True, slots=True)
 class InquireQuota:
-    """The hub takes connections and no messages: ask it over HTTPS whether its quota is used up."""
+    """The hub accepts connections and no messages: ask it over HTTPS whether its quota is used up."""
 
 
 Action = Open | Discard | Send | StartUpload | ReportSasRefused | InquireQuota

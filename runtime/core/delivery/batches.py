@@ -9,14 +9,14 @@ in which they came. Both hold together like this:
 2. The completion ends the batch, and the next one begins behind it.
 3. No wait is for ever: a batch that is never completed gives way once it had nothing to send for
    `patience_s`, or as soon as there is no room to look further ahead for more of it. While more of its
-   stream is stored and not yet read, behind a backlog of others, it is waited for longer. What comes of it
-   later is a batch like any other.
+   stream is stored and not yet read, behind a backlog of others, it is waited for longer. Its messages that
+   come later are a batch like any other.
 
-A message is sorted once, when it is taken on. What is waiting in a stream stays a plain queue. A crash must
-not forget what the hub has begun: `begun` says so, and `resume` takes it up.
+A message is sorted once, when it is taken on. The waiting messages of a stream stay a plain queue. A crash
+must not forget the batches that the hub has in part: `begun` records them, and `resume` takes them up.
 
-Left: to begin the next batch only when the completion is acknowledged. The hub gets both on one connection in
-this order, and after a loss the completion is sent first again.
+Considered and left: to begin the next batch only when the completion is acknowledged. The hub gets both on
+one connection in this order, and after a loss the completion is sent first again.
 """
 
 from __future__ import annotations
@@ -32,38 +32,38 @@ if TYPE_CHECKING:
 
 LOOK_AHEAD = 1_024
 LOOK_AHEAD_BYTES = 1_048_576
-"""Most messages of a stream that are deferred, and their bytes: further the batch is not looked for."""
+"""Most messages of a stream that are deferred, and their bytes: the batch is not looked for further ahead."""
 MOST_IDLE = 1_024
-"""Streams with nothing in hand whose batch is remembered; those without any for longest give way."""
+"""Streams with no message in the send queue whose batch is remembered; those idle for longest give way."""
 PATIENCE_S = 5.0
 PATIENT = 12
-"""So many times longer a batch is waited for while more of its stream is still to be read."""
+"""Factor on the wait for a batch while more of its stream is still to be read."""
 
 
 class BatchOrder:
-    """Which batch of each stream is under way, and who waits behind it."""
+    """The batch that is under way in each stream, and the messages that wait behind it."""
 
     def __init__(self, patience_s: float = PATIENCE_S) -> None:
         self.patience_s = patience_s
         self.caught_up: Callable[[Hashable], bool] = lambda stream: True
-        """Whether all that is stored of a stream was read."""
+        """True if all that is stored of a stream was read."""
         self.begun: dict[Hashable, str] = {}
-        """Batches that the hub has in part, by stream: what is sorted in may be far ahead of it."""
+        """Batches that the hub has in part, by stream: the messages sorted in may be far ahead of it."""
         self._under_way: dict[Hashable, str] = {}
         self._gave_way: dict[Hashable, str] = {}
         self._deferring: dict[StreamQueue, None] = {}
         self._idle: dict[Hashable, None] = {}
-        """Streams with nothing in hand, of which something is remembered."""
+        """Streams with no message in the send queue, of which something is remembered."""
 
     def resume(self, begun: Mapping[Hashable, str]) -> None:
-        """What an earlier life has begun is under way."""
+        """Take up the batches that an earlier run has begun: they are under way."""
         self.begun.update(begun)
         self._under_way.update(begun)
         for stream in begun:
             self.idle(stream)
 
     def delivered(self, offer: Candidate) -> None:
-        """The hub has it."""
+        """Record that the hub has this message."""
         if offer.completes_batch:
             if self.begun.get(offer.stream) == offer.batch:
                 del self.begun[offer.stream]
@@ -71,7 +71,7 @@ class BatchOrder:
             self.begun[offer.stream] = offer.batch
 
     def idle(self, stream: Hashable) -> None:
-        """Nothing of this stream is in hand. Streams come and go: not all of them are remembered."""
+        """The send queue holds nothing of this stream. Streams come and go: not all are remembered."""
         if not any(stream in remembered for remembered in (self.begun, self._under_way, self._gave_way)):
             return
         self._idle[stream] = None
@@ -82,7 +82,7 @@ class BatchOrder:
                 remembered.pop(gone, None)
 
     def admit(self, stream: StreamQueue, message: Outgoing) -> None:
-        """Sort in a message that is new in hand."""
+        """Sort in a message that is new in the send queue."""
         self._idle.pop(message.offer.stream, None)
         todo = deque([message])
         while todo:
@@ -102,7 +102,7 @@ class BatchOrder:
                     del self._gave_way[offer.stream]
 
     def overdue(self, now: float, *, no_room: bool) -> Iterator[StreamQueue]:
-        """Streams whose next batch begins now."""
+        """The streams whose next batch begins now."""
         for stream in list(self._deferring):
             if stream.waiting or stream.in_flight:  # what is in flight may come back, and goes first
                 stream.quiet_s = None
@@ -113,19 +113,19 @@ class BatchOrder:
                 yield stream
 
     def next_s(self) -> float | None:
-        """When the next one is due, at the latest."""
+        """The latest time at which the next stream is due."""
         return min(
             (self._due_s(stream) for stream in self._deferring if stream.quiet_s is not None), default=None
         )
 
     def _due_s(self, stream: StreamQueue) -> float:
-        """When the batch of a stream that is quiet gives way."""
+        """The time at which the batch of a quiet stream gives way."""
         assert stream.quiet_s is not None
         caught_up = self.caught_up(stream.deferred[0].offer.stream)
         return stream.quiet_s + self.patience_s * (1 if caught_up else PATIENT)
 
     def _next(self, stream: StreamQueue) -> None:
-        """The batch that is under way gives way."""
+        """Let the batch that is under way give way to the next one."""
         name, batch = stream.deferred[0].offer.stream, stream.deferred[0].offer.batch
         if (gave_way := self._under_way.pop(name, None)) is not None:
             self._gave_way[name] = gave_way
@@ -156,5 +156,5 @@ class BatchOrder:
 
 
 def is_full(stream: StreamQueue) -> bool:
-    """Whether so much is deferred that no more of the stream should be read."""
+    """True if so much is deferred that no more of the stream should be read."""
     return len(stream.deferred) >= LOOK_AHEAD or stream.deferred_bytes >= LOOK_AHEAD_BYTES

@@ -1,4 +1,4 @@
-"""The life of a client as `delivery` sees it, and the limits of each phase.
+"""The states of a client as the delivery engine sees them, and the limits of each state.
 
 DOWN --the pause is over--> CONNECTING --Connected--> UP --replaced--> DRAINING --empty, or late--+
   ^                             |                      |                                          |
@@ -17,7 +17,7 @@ DRAIN_S = 2.0
 
 
 class ConnectionState(Enum):
-    """The life of a client."""
+    """The state of a client."""
 
     DOWN = "down"
     CONNECTING = "connecting"
@@ -28,15 +28,15 @@ class ConnectionState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class DeliveryLimits:
-    """Deadlines, and how many at a time."""
+    """Deadlines, and the numbers that are allowed at a time."""
 
     connect_s: float = 20.0
     ack_s: float = 30.0
-    """Most time without progress: an acknowledgement, or bytes that come through to a hub that lacks some."""
+    """Most time without progress, which is an acknowledgement, or bytes that reach a hub that lacks some."""
     retry_max_s: float = 60.0
     uploads: int = 2
     """Most file uploads at a time; the hub allows ten."""
     batch_s: float = PATIENCE_S
     """How long a batch may have nothing to send before the next one of its stream begins."""
     prompt_s: float = 10.0
-    """What the hub ends because of a message, it ends so soon; its patience with our silence is longer."""
+    """A hub that ends a connection because of a message does so this soon; silence it tolerates longer."""

@@ -1,12 +1,11 @@
-"""The way of messages to the hub: events in, steps out. No socket, disk, clock or chance in here.
+"""The delivery engine: events in, actions out. It uses no socket, disk, clock or chance.
 
 Invariants:
 
-1. A message is *delivered* only by the PUBACK of its own last send, on the client that is open now. What a
-   discarded client says is ignored: it may lie.
-2. Within a stream, what is sent for the first time is sent in store order, one batch after the other
-   (`batches`): after a loss everything that was not acknowledged goes back to the front, in order, before
-   anything newer.
+1. A message is *delivered* only by the PUBACK of its own last send, on the client that is open now. Events
+   of a discarded client are ignored: they may be wrong.
+2. Within a stream, first sends are in store order, one batch after the other (`batches`): after a loss
+   everything that was not acknowledged goes back to the front, in order, before anything newer.
 3. A message goes to quarantine only on evidence that is about it and not about the hub (`poison`).
 4. Nothing that was settled is sent again while ingest has not confirmed its removal.
 """
@@ -44,7 +43,7 @@ _WIDE = 1 << 30
 
 
 class Delivery:
-    """All that is on its way. Times are seconds on one clock that never jumps."""
+    """All messages on their way to the hub. Times are seconds on one clock that never jumps."""
 
     def __init__(self, pace: Pace, limits: DeliveryLimits | None = None) -> None:
         self.phase = ConnectionState.DOWN
@@ -87,7 +86,7 @@ class Delivery:
 
     @property
     def unconfirmed(self) -> int:
-        """Settled messages that ingest has not confirmed to have removed."""
+        """Settled messages whose removal ingest has not confirmed."""
         return len(self._unconfirmed)
 
     @property
@@ -102,16 +101,16 @@ class Delivery:
 
     @property
     def window(self) -> int:
-        """How many may be in flight now."""
+        """Most sends in flight now."""
         return 1 if self._trial else min(self._narrowed, self._pace.window)
 
     def trouble(self, now: float) -> str:
-        """What is wrong with the connection though it may stand, in words."""
+        """The trouble of a connection, which may stand nevertheless, in words."""
         if short := self._reconnect.short_lives(now):
             return f"{short} connections in a row ended within seconds: does another device use this id?"
         return self._path.trouble
 
-    # -- what is to be sent, and what became of it ---------------------------------------------------
+    # -- messages to send, and their outcome ---------------------------------------------------------
 
     def offer(self, offer: Candidate) -> bool:
         """Take on a message; those of a stream come in store order. False where it is known already."""
@@ -121,13 +120,13 @@ class Delivery:
         return True
 
     def refuse(self, id: int, reason: str) -> None:
-        """Set a message aside that was never offered, because nobody would take it."""
+        """Set a message aside that was never offered, because no hub would take it."""
         if id not in self._unconfirmed:
             self._quarantined.append((id, reason))
             self._unconfirmed.add(id)
 
     def uploaded(self, id: int) -> None:
-        """The payload is in the cloud: its link may go."""
+        """The payload is in the cloud: the link to it may be sent."""
         self._files.ended(id)
         self._files.forget(id)
         if message := self.hand.files.pop(id, None):
@@ -143,7 +142,7 @@ class Delivery:
         for_good: bool,
         retry_after_s: float | None = None,
     ) -> None:
-        """It is not. `for_good` sets it aside; else it begins anew after a pause."""
+        """The upload failed. `for_good` sets the message aside; else it begins again after a pause."""
         self._files.ended(id)
         message = self.hand.files.get(id)
         if message is None:
@@ -156,7 +155,7 @@ class Delivery:
         self.hand.release(message.stream)
 
     def take_settled(self) -> Settled:
-        """What became of messages since the last call."""
+        """The outcome of messages since the last call."""
         for id in self.hand.expired:
             self._dropped.append((id, "expired"))
             self._unconfirmed.add(id)
@@ -171,7 +170,7 @@ class Delivery:
         return taken
 
     def begin_anew(self) -> None:
-        """Another device is to send: what the hub has of a message in pieces is not this device's."""
+        """Another device is to send: the pieces that the hub has of a message are not this device's."""
         assert not self._flight
         for message in self.hand.begin_anew():
             self._suspicion.forget(message.offer.id)
@@ -179,19 +178,19 @@ class Delivery:
         self._reached.clear()
 
     def confirmed(self, ids: set[int]) -> None:
-        """Ingest removed them: they will not be read again."""
+        """Ingest removed these messages: they will not be read again."""
         self._unconfirmed -= ids
 
     # -- events --------------------------------------------------------------------------------------
 
     def credentials(self, generation: int | None, now: float) -> None:
-        """Which credentials are in force; None while there are none. New ones are tried at once."""
+        """Set the credentials in force; None while there are none. New ones are tried at once."""
         if generation != self._generation:
             self._generation = generation
             self._reconnect.credentials_changed(now)
 
     def report(self, event: ConnectionEvent, now: float, draw: float) -> None:
-        """Something happened on the line; `draw` is random in [0, 1)."""
+        """Take in an event of the connection; `draw` is random in [0, 1)."""
         if event.client != self._client:
             return
         match event:
@@ -208,12 +207,12 @@ class Delivery:
                 pass
 
     def carried(self, carried: Carried | None, now: float) -> None:
-        """How far the bytes of the client have come by now, where that is known."""
+        """Take in how far the client's bytes have come by now, where that is known."""
         if carried is not None and carried.client == self._client:
             self._flight.carried(carried, now)
 
     def steps(self, now: float, draw: float) -> list[Action]:
-        """What to do now. Call it after events, and at the latest when `wait_s` is over."""
+        """The actions due now. Call it after events, and at the latest when `wait_s` is over."""
         match self.phase:
             case ConnectionState.DOWN if self._may_open(now):
                 self._client += 1
@@ -239,7 +238,7 @@ class Delivery:
         return taken
 
     def wait_s(self, now: float) -> float:
-        """How long nothing needs to be done, if nothing happens."""
+        """Seconds until an action may be due, if no event comes."""
         match self.phase:
             case ConnectionState.DOWN if self._generation is not None:
                 until_s = max(
@@ -267,7 +266,7 @@ class Delivery:
         return self._generation is not None and now >= self._reconnect.at_s and self._pace.open(now)
 
     def _to_be_replaced(self, now: float) -> bool:
-        """Whether another client has to take over: other credentials, a closed link, a trial that is due."""
+        """True if another client has to take over: other credentials, a closed link, a trial that is due."""
         if self._generation != self._opened_generation or not self._pace.open(now):
             return True
         trial_s = self._suspicion.next_trial_s()
@@ -330,14 +329,14 @@ class Delivery:
             self._put_in_flight((PROBE, 0), 0, now)
 
     def _to_be_followed(self, now: float) -> bool:
-        """Whether the hub has all of a trial, and is silent: what it says to another message tells why."""
+        """True if the hub has all of a trial, and is silent: its answer to another message tells why."""
         if self._trial is None or len(self._flight) != 1 or self._flight.unheard():
             return False
         return self._patience_s > self._limits.ack_s and self._flight.stands(now, self._limits.ack_s)
 
     @property
     def _patience_s(self) -> float:
-        """How long nothing may happen to what is in flight."""
+        """Most seconds without progress of the sends in flight."""
         return self._suspicion.patience_s(self._trial.offer.id if self._trial else None)
 
     def _whose_turn(self, now: float) -> Iterator[Outgoing]:
@@ -388,7 +387,7 @@ class Delivery:
             self._convict(self._suspicion.control_passed(now), words)
 
     def _settle(self, message: Outgoing) -> None:
-        """It waits for ingest's confirmation now."""
+        """Take the message out of the send queue: it waits for ingest's confirmation now."""
         self._unconfirmed.add(message.offer.id)
         self._suspicion.forget(message.offer.id)
         self._files.forget(message.offer.id)
@@ -410,9 +409,9 @@ class Delivery:
     # -- poison against outage -----------------------------------------------------------------------
 
     def _blame(self, now: float, *, proves: bool) -> dict[int, int]:
-        """The connection was lost. Who is convicted by that.
+        """The messages that the loss of a connection convicts.
 
-        With several in flight the window narrows; one that was alone bears it where the hub ended the
+        With several in flight the window narrows; one that was alone is charged where the hub ended the
         connection on reading it (`proves`). With none in flight the hub drops others as well.
         """
         oldest = self._flight.oldest()

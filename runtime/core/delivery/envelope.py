@@ -1,12 +1,12 @@
-"""What a stored message becomes on the wire: telemetry in one piece or in chunks, a file upload, or nothing.
+"""The envelope: a stored message on the wire, as telemetry in one piece or in chunks, a file, or not at all.
 
 Invariants:
 
 1. The same message gives the same pieces with the same message ids, whenever and however often it is sealed
    (compression apart): a repeat is recognisable by its `$.mid`. That comes from the message's key, or from
-   its id and the name of the store's life that gave it: on a copy of the store no other message has it.
+   its id and the name of the store's life that assigned it: on a copy of the store no other message has it.
 2. No piece is larger on the wire than the hub allows: topic, properties and payload, after compression.
-3. What can never be sent comes back as `Unsendable` with the reason. Nothing here raises.
+3. A message that can never be sent comes back as `Unsendable` with the reason. No function here raises.
 
 `topic()` builds the same topic as azure-iot-device does; a test holds the two against each other.
 """
@@ -31,19 +31,19 @@ TOPIC_LIMIT_BYTES = 65_535
 UNIT_BYTES = 4_096
 """The hub meters messages in steps of this size."""
 _LONGEST_DEVICE_ID = "d" * 128
-"""The hub allows so many characters; the platform uses fewer."""
+"""A device id of as many characters as the hub allows; the platform uses fewer."""
 _PACKET_BYTES = 9
-"""Of a PUBLISH besides topic and payload: type, remaining length (up to 4), topic length, packet id."""
+"""A PUBLISH besides topic and payload: type, remaining length (up to 4), topic length, packet id."""
 _REMAINING_LENGTHS = (1 << 7, 1 << 14, 1 << 21)
-"""From so many bytes on the remaining length takes a byte more."""
+"""From each of these sizes on, the remaining length takes a byte more."""
 _MID_LIMIT_CHARACTERS = 120
 """The hub allows 128; a chunk adds its number."""
 _MID_PUNCTUATION = "-._+*?!(),=@;$'"
-"""Besides letters and digits, what the hub allows in a message id, without what we use ourselves: `:#%`."""
+"""The characters that the hub allows in a message id besides letters and digits, but for our own `:#%`."""
 
 
 class Compression(Enum):
-    """How hard to compress; the value is brotli's quality."""
+    """The strength of compression; the value is brotli's quality."""
 
     NONE = 0
     FASTEST = 1
@@ -52,7 +52,7 @@ class Compression(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """How the messages of one stream are packed."""
+    """The packing of the messages of one stream."""
 
     compression: Compression = Compression.NONE
     chunk_bytes: int = 0
@@ -73,7 +73,7 @@ class Telemetry:
     """Application properties, sorted by name."""
     content_type: str | None = None
     _bag: str = field(init=False, repr=False, compare=False)
-    """What describes it, percent-encoded: asked for again and again, so it is written once."""
+    """The property bag, percent-encoded: it is read again and again, so it is built once."""
 
     def __post_init__(self) -> None:
         system = [("$.mid", self.mid)]
@@ -83,21 +83,21 @@ class Telemetry:
         object.__setattr__(self, "_bag", bag)
 
     def topic(self, device_id: str) -> str:
-        """Where it is published: everything but the payload."""
+        """The topic it is published to, which holds everything but the payload."""
         return f"devices/{device_id}/messages/events/{self._bag}"
 
     @property
     def topic_bytes(self) -> int:
-        """Length of its topic under the longest device id: messages go under the id in force when they go."""
+        """The length of its topic under the longest device id: a message goes under the id in force then."""
         return len(self.topic(_LONGEST_DEVICE_ID))
 
     @property
     def wire_bytes(self) -> int:
-        """Its size on the wire under the longest device id, TLS apart: what the hub's limit is about."""
+        """Its size on the wire under the longest device id, without TLS: the hub's limit applies to this."""
         return self.topic_bytes + len(self.payload) + _PACKET_BYTES
 
     def packet_bytes(self, device_id: str) -> int:
-        """The length of its PUBLISH: what a link is charged for it."""
+        """The length of its PUBLISH, which the link budget is charged for it."""
         rest = len(self.topic(device_id)) + len(self.payload) + 4  # topic length, packet id
         return 2 + sum(rest >= more for more in _REMAINING_LENGTHS) + rest
 
@@ -108,12 +108,12 @@ class Parcel:
 
     pieces: int
     wire_bytes: int
-    """Of all pieces together, about."""
+    """The size of all pieces together, about."""
     open: Callable[[int], Telemetry]
-    """The piece with this number, from 0. Pieces are cut when they are sent, so that a large message
+    """Returns the piece with this number, from 0. Pieces are cut when they are sent, so that a large message
     is not in memory twice."""
     chunk_bytes: int = 0
-    """Of the payload in each piece but the last ones, where it goes in chunks."""
+    """Bytes of the payload in each piece but the last ones, where it goes in chunks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +123,9 @@ class FileParcel:
     blob_name: str
     payload: bytes
     file: str | None
-    """Name in the spool, where the payload is there instead."""
+    """The file's name in the spool, where the payload is there instead."""
     notice: Telemetry
-    """What is sent then, but for the name under which the payload is found."""
+    """The telemetry that is sent then, without the name under which the payload is found."""
 
     @property
     def pieces(self) -> int:
@@ -133,11 +133,11 @@ class FileParcel:
 
     @property
     def wire_bytes(self) -> int:
-        """Of the notice: the file goes another way."""
+        """The size of the notice: the file takes another route."""
         return self.notice.wire_bytes
 
     def fingerprint(self) -> str:
-        """Of the payload here: a message may be compressed in one life and not in the next."""
+        """The fingerprint of the payload here: a message may be compressed in one run and not in the next."""
         return hashlib.sha256(self.payload).hexdigest()[:16]
 
     def link(self, uploaded_as: str) -> Telemetry:
@@ -164,13 +164,13 @@ def mid(key: str) -> str:
 
 
 def blob_name(key: str) -> str:
-    """Under which a message's payload is uploaded: the same in every attempt."""
+    """The name under which a message's payload is uploaded: the same in every attempt."""
     readable = re.sub(r"[^0-9A-Za-z._-]+", "-", key)[:80]
     return f"{readable}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
 
 
 def seal(message: StoredMessage, packing: Packing) -> Sealed:
-    """Decide what `message` becomes."""
+    """Seal `message`: decide how it goes on the wire."""
     wrong = _invalid(message)
     if wrong:
         return Unsendable(wrong)
@@ -189,7 +189,7 @@ def seal(message: StoredMessage, packing: Packing) -> Sealed:
 
 
 def probe(name: str) -> Telemetry:
-    """A message that says nothing: whether the hub takes any at all."""
+    """A message without content, which tests whether the hub takes any at all."""
     return Telemetry(f"probe:{name}", b"", (("ignore-payload", "true"),))
 
 
@@ -209,7 +209,7 @@ def _invalid(message: StoredMessage) -> str | None:
 
 
 def _is_text(value: object) -> bool:
-    """Whether MQTT takes it: UTF-8 without a NUL."""
+    """True if MQTT can carry it: UTF-8 without a NUL."""
     return isinstance(value, str) and "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
@@ -291,7 +291,7 @@ def _compressed(piece: Telemetry, compression: Compression) -> Telemetry:
 
 
 def has_brotli() -> bool:
-    """Whether the extra [compress] is installed."""
+    """True if the extra [compress] is installed."""
     try:
         import brotli  # noqa: F401  # only whether it is there
     except ImportError:

@@ -1,7 +1,7 @@
-"""What the line to the hub reports: plain values between the adapter that holds it and who decides about it.
+"""Events of the connection to the hub: plain values between the adapter that holds it and the engine.
 
 A *client* is one connection's life, numbered from 1. It lives until its first error and is never repaired;
-what a discarded client still says is nobody's business.
+events that a discarded client still reports are ignored.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from enum import Enum
 
 
 class Cause(Enum):
-    """Why a client was lost."""
+    """The reason why a client was lost."""
 
     UNREACHABLE = "unreachable"
-    """It never got so far as to be answered."""
+    """The client was never answered."""
     PROXY = "no way through the proxy"
-    """It refused us, or could not be reached, or could not reach the hub."""
+    """The proxy refused us, or could not be reached, or could not reach the hub."""
     UNTRUSTED = "certificate not trusted"
-    """The hub showed one that we do not believe; it learnt nothing from us."""
+    """The hub showed a certificate that the runtime does not trust; it learnt nothing from us."""
     LOCAL = "a local file is unusable"
-    """Of this machine: the hub was not asked."""
+    """The file is on this machine: the hub was not asked."""
     REFUSED = "refused"
     """The hub refused the credentials."""
     BUSY = "busy"
-    """The hub answered that it does not take connections now."""
+    """The hub answered that it accepts no connections now."""
     DROPPED = "dropped"
-    """It was connected, and the other side ended it."""
+    """The client was connected, and the other side ended the connection."""
     OVERDUE = "overdue"
-    """We ended it: our watchdog, our keep-alive, or our TCP had no answer for too long."""
+    """We ended the connection: our watchdog, our keep-alive, or our TCP had no answer for too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,31 +44,31 @@ class Acked:
 
     client: int
     tag: object
-    """What the sender named the PUBLISH."""
+    """The sender's name for the PUBLISH."""
 
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """How far the bytes of a client have come. By way of a proxy it is the proxy that acknowledges them."""
+    """How far a client's bytes have come. Through a proxy, it is the proxy that acknowledges them."""
 
     client: int
     heard_bytes: int
-    """Acknowledged by the other side's TCP since the connection began."""
+    """Bytes acknowledged by the other side's TCP since the connection began."""
     unheard_bytes: int
-    """Handed over and not acknowledged: in the kernel, or on the way there."""
+    """Bytes handed over and not acknowledged: in the kernel, or on the way there."""
     segment_bytes: int
-    """Most bytes of one TCP segment."""
+    """The largest TCP segment."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The client is in doubt: whatever is not acknowledged may or may not have arrived."""
+    """The client was lost: any send that is not acknowledged may or may not have arrived."""
 
     client: int
     cause: Cause
     reason: str
     carried: Carried | None = None
-    """At its end."""
+    """How far its bytes had come at its end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """File uploads: which of them may begin, and how long one that failed rests.
 
-A place is held from the beginning of an upload to its end, also while its blocks wait for the rate of the
-link. So an urgent file, which waits for no rate, has a place beyond those of the others.
+An upload holds a slot from its beginning to its end, also while its blocks wait for the rate of the
+link. So an urgent file, which waits for no rate, has a slot beyond those of the others.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ HUB_ALLOWS = 10
 
 
 class FileTurns:
-    """The places, and the failures. Times are seconds on one clock that never jumps."""
+    """The upload slots, and the failures. Times are seconds on one clock that never jumps."""
 
     def __init__(self, places: int, retry_max_s: float) -> None:
         self._places = places
@@ -26,31 +26,31 @@ class FileTurns:
         return len(self._under_way)
 
     def has_place(self, *, urgent: bool) -> bool:
-        """Whether one more may begin."""
+        """True if one more upload may begin."""
         urgent_places = max(self._places, min(self._places + 1, HUB_ALLOWS))
         return len(self._under_way) < (urgent_places if urgent else self._places)
 
     def rested(self, id: int, now: float) -> bool:
-        """Whether the pause after its last failure is over."""
+        """True if the pause after its last failure is over."""
         return now >= self._rests.get(id, (0, 0.0))[1]
 
     def begin(self, id: int) -> None:
         self._under_way.add(id)
 
     def ended(self, id: int) -> None:
-        """It is no longer under way, however it ended."""
+        """The upload is no longer under way, however it ended."""
         self._under_way.discard(id)
 
     def failed(self, id: int, now: float, draw: float, retry_after_s: float | None) -> None:
-        """It will be tried again, after a pause that grows."""
+        """The upload failed: it will be tried again, after a pause that grows."""
         failures = self._rests.get(id, (0, 0.0))[0]
         pause = pause_s(failures, draw, max_s=self._retry_max_s, retry_after_s=retry_after_s)
         self._rests[id] = failures + 1, now + pause
 
     def forget(self, id: int) -> None:
-        """Its failures do not count any more."""
+        """Forget the failures of this upload."""
         self._rests.pop(id, None)
 
     def next_s(self, now: float) -> float | None:
-        """When the next pause ends; what is due already waits for something else."""
+        """The time at which the next pause ends; an upload that is due already waits for something else."""
         return min((at_s for _, at_s in self._rests.values() if at_s > now), default=None)

@@ -1,9 +1,10 @@
-"""What is in flight on the client that is open, and whether it makes progress.
+"""The sends in flight on the client that is open, and their progress.
 
 Progress is an acknowledgement by the hub, or, while the oldest send is not wholly with the hub, bytes that
 its TCP acknowledged (`carried`): on a slow line a large message takes longer than any fixed deadline, and a
-new connection would only begin the same bytes again. What the hub has as a whole must be acknowledged within
-the deadline. By way of a proxy only the proxy's TCP is seen: that deadline allows for a slow line behind it.
+new connection would only begin the same bytes again. A message that the hub has whole must be acknowledged
+within the deadline. Through a proxy only the proxy's TCP is seen: that deadline allows for a slow line
+behind it.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from runtime.core.delivery.events import Carried
 LAST_SEGMENTS = 4
 """A peer that reads everything and resets the connection may leave so many segments unacknowledged."""
 SLOW_BYTES_PER_S = 2_000.0
-"""A line behind a proxy is allowed to be so slow before silence counts; slower where one was seen to be."""
+"""A line behind a proxy may be this slow before silence counts; slower where a slower one was observed."""
 MOST_UNSEEN_S = 600.0
-"""More is allowed to no message."""
+"""Most seconds that any message is allowed unseen."""
 _TELLING_BYTES = 8_192
 """A smaller message says nothing about the line: its time is the hub's."""
 BEGUN_S = 2.0
@@ -29,7 +30,7 @@ _SOMETHING_BYTES = 512
 
 @dataclass(slots=True)
 class _Sent:
-    """One send: when, and its place among all bytes of this client."""
+    """One send: its time, and its position among all bytes of this client."""
 
     at_s: float
     begin: int
@@ -38,12 +39,12 @@ class _Sent:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionEnding:
-    """What the end of a connection says about what was in flight."""
+    """The evidence that the end of a connection gives about the sends in flight."""
 
     proves: bool
     """The hub ended it, and may have done so for the oldest send."""
     stuck_bytes: int
-    """What the hub's TCP never acknowledged, where that is all that was sent from the oldest on; else 0."""
+    """Bytes that the hub's TCP never acknowledged, where that is all sent from the oldest on; else 0."""
     in_the_midst: bool
     """The hub ended it late, when a part of the oldest send had come through, or all of it to a proxy."""
 
@@ -65,12 +66,12 @@ class InFlight:
         return len(self._sent)
 
     def begin(self, now: float) -> None:
-        """A client is up, with nothing in flight."""
+        """Begin with a client that is up and has nothing in flight."""
         self._progress_s = now
         self._end, self._heard, self._carried = 0, None, None
 
     def put(self, tag: Tag, size_bytes: int, now: float) -> None:
-        """It is sent."""
+        """Record a send."""
         if not self._sent:
             self._progress_s = now
         self._sent[tag] = _Sent(now, self._end, self._end + size_bytes)
@@ -78,7 +79,7 @@ class InFlight:
         self.bytes += size_bytes
 
     def carried(self, carried: Carried, now: float) -> None:
-        """What TCP has had acknowledged by now."""
+        """Take in how much TCP has had acknowledged by now."""
         before, waiting = self._carried, self.unheard()
         self._carried = carried
         self._heard = max(self._heard or 0, self._end - carried.unheard_bytes)
@@ -87,18 +88,18 @@ class InFlight:
             self._progress_s = now
 
     def unheard(self) -> bool:
-        """Whether bytes of the oldest send may still be on their way; False where nothing is known."""
+        """True if bytes of the oldest send may still be on their way; False where nothing is known."""
         oldest = next(iter(self._sent.values()), None)
         return oldest is not None and self._heard is not None and self._heard < oldest.end
 
     def why_overdue(self, patience_s: float) -> str:
-        """Why nothing is waited for any longer, for a person."""
+        """The reason why the wait for an acknowledgement ends, in words."""
         if self.unheard():
             return f"nothing of what was sent came through for {patience_s:g} s"
         return f"no acknowledgement for {patience_s:g} s"
 
     def acked(self, tag: Tag, now: float) -> float | None:
-        """It was acknowledged. When it was sent; None where it was not."""
+        """Record an acknowledgement. Returns the time of the send; None where there was none."""
         oldest = self.oldest()
         sent = self._sent.pop(tag, None)
         if sent is None:
@@ -117,35 +118,35 @@ class InFlight:
         return sent.at_s
 
     def oldest(self) -> Tag | None:
-        """What was sent first."""
+        """The tag of the oldest send."""
         return next(iter(self._sent), None)
 
     def tags(self) -> list[Tag]:
-        """All of it."""
+        """The tags of all sends in flight."""
         return list(self._sent)
 
     def stands(self, now: float, ack_s: float) -> bool:
-        """Whether there was no progress for so long, and for as long as the oldest send may take unseen."""
+        """True if there was no progress for so long, and for as long as the oldest send may take unseen."""
         return bool(self._sent) and now - self._progress_s >= ack_s + self._unseen_s()
 
     def _unseen_s(self) -> float:
-        """How long the oldest send may take to the hub from where its TCP seems to be."""
+        """Seconds that the oldest send may take to the hub from where its TCP seems to be."""
         oldest = next(iter(self._sent.values()), None)
         if oldest is None or self.unheard():
             return 0.0
         return min(MOST_UNSEEN_S, (oldest.end - oldest.begin) / self._bytes_per_s)
 
     def waited_s(self, now: float) -> float:
-        """For how long the oldest send is in flight."""
+        """Seconds since the oldest send went out."""
         oldest = next(iter(self._sent.values()), None)
         return 0.0 if oldest is None else now - oldest.at_s
 
     def overtaken(self, now: float, ack_s: float) -> bool:
-        """Whether for so long others were, and the oldest was not: it is about that one, not the hub."""
+        """True if for so long others were acknowledged, not the oldest: it is the cause, not the hub."""
         return self._overtaken_s is not None and now - self._overtaken_s >= ack_s
 
     def patience_s(self, ack_s: float) -> float:
-        """When it will be one or the other, unless something is acknowledged."""
+        """The time at which `stands` or `overtaken` will hold, unless an acknowledgement comes."""
         if not self._sent:
             return float("inf")
         if self._overtaken_s is not None:
@@ -153,10 +154,10 @@ class InFlight:
         return ack_s + self._unseen_s() + self._progress_s
 
     def shown(self, now: float, prompt_s: float) -> bool:
-        """Whether the other side, ending the connection now, may have done so for the oldest send.
+        """True if the other side, ending the connection now, may have done so because of the oldest send.
 
-        It must have read it, all of it or the beginning, and a short while ago: what a peer ends later than
-        that it ends for a reason of its own, a keep-alive, or because the line brought nothing more.
+        It must have read it, all of it or the beginning, and a short while ago: a peer that ends a connection
+        later than that has a reason of its own, a keep-alive, or the line brought nothing more.
         """
         oldest = next(iter(self._sent.values()), None)
         if oldest is None or self._heard is None or self._carried is None:
@@ -168,21 +169,21 @@ class InFlight:
         return begun or missing <= LAST_SEGMENTS * self._carried.segment_bytes
 
     def ending(self, now: float, prompt_s: float, *, by_hub: bool) -> ConnectionEnding:
-        """The connection ends now."""
+        """The evidence where the connection ends now."""
         if by_hub and self.shown(now, prompt_s):
             return ConnectionEnding(proves=True, stuck_bytes=0, in_the_midst=False)
         late = by_hub and self.waited_s(now) > prompt_s
         return ConnectionEnding(proves=False, stuck_bytes=self.stuck_bytes(), in_the_midst=late)
 
     def stuck_bytes(self) -> int:
-        """How much the hub's TCP did not acknowledge, where that is not even the first of it; else 0."""
+        """Bytes that the hub's TCP did not acknowledge, where it acknowledged none of the oldest; else 0."""
         oldest = next(iter(self._sent.values()), None)
         if oldest is None or self._heard is None or self._carried is None:
             return 0
         return 0 if self._heard - oldest.begin >= _SOMETHING_BYTES else self._carried.unheard_bytes
 
     def clear(self) -> list[Tag]:
-        """The client is discarded: what was in flight."""
+        """Discard the client. Returns the tags that were in flight."""
         tags = self.tags()
         self._sent.clear()
         self.bytes, self._overtaken_s = 0, None

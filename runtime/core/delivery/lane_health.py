@@ -1,6 +1,6 @@
-"""What keeps messages from leaving, for the operator: lanes that fail again and again; the oldest message.
+"""Hold-ups, for the operator: lanes that fail again and again, and the oldest message that waits.
 
-A *lane* is what can fail by itself while everything else goes on: the file uploads of all streams together,
+A *lane* can fail by itself while everything else goes on: the file uploads of all streams together,
 the file of one stream, the telemetry of one stream.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 MOST_LANES = 5
 """Lanes in the figures: those with the most failures."""
 WORDS = 300
-"""Most characters of the other side's words in the figures."""
+"""Most characters of the other side's text in the figures."""
 
 
 @dataclass(slots=True)
@@ -30,17 +30,17 @@ class FailingLanes:
         self._failing: dict[tuple[str, str | None], _Failing] = {}
 
     def failed(self, lane: str, stream: str | None, words: str, now: float) -> None:
-        """It failed once more."""
+        """Record one more failure of the lane."""
         found = self._failing.setdefault((lane, stream), _Failing(0, now, words))
         found.failures += 1
         found.words = words
 
     def worked(self, lane: str, stream: str | None) -> None:
-        """It works: what was before does not count any more."""
+        """The lane works: its earlier failures no longer count."""
         self._failing.pop((lane, stream), None)
 
     def only(self, streams: Collection[str | None]) -> None:
-        """Files are in hand of these streams, and of no others: what failed of others has left."""
+        """Only these streams have files in the send queue: the failed files of others have left."""
         for lane, stream in list(self._failing):
             if not streams or (stream is not None and stream not in streams):
                 del self._failing[lane, stream]
@@ -61,7 +61,7 @@ class FailingLanes:
 
 
 class OldestWait:
-    """How long one and the same message has been the oldest in hand while it could have gone."""
+    """How long the same message has been the oldest in the send queue while it could have been sent."""
 
     def __init__(self) -> None:
         self.waited_s = 0.0
@@ -69,9 +69,9 @@ class OldestWait:
         self._looked_s: float | None = None
 
     def look(self, id: int | None, now: float, *, flowing: bool) -> float:
-        """`id` is the oldest in hand now; `flowing`: the hub is up and the link may be used.
+        """`id` is the oldest in the send queue now; `flowing`: the hub is up and the link may be used.
 
-        Time in which either was not so does not count, and what was counted stays.
+        Time in which either did not hold does not count, and the time counted before stays.
         """
         if id != self._id:
             self._id, self.waited_s = id, 0.0

@@ -1,4 +1,4 @@
-"""What the link may carry: rates, budgets per day and month, allowed hours, a kill switch, a used-up quota.
+"""Link budget: rates, budgets per day and month, allowed hours, a kill switch, a used-up quota.
 
 For links that cost money. Messages of an urgent priority pass rates, budgets and hours; nothing passes the
 kill switch or the hub's own quota. Days and months are those of UTC. A wall clock that was never set ends no
@@ -23,18 +23,18 @@ HOURS = r"(?!(\d\d:\d\d)\s*-\s*\1$)([01]\d|2[0-3]):([0-5]\d)\s*-\s*(?:([01]\d|2[
 HOURS_RULE = "must read HH:MM-HH:MM, in UTC, and end at another time than it begins"
 DAY_S = 86_400.0
 BURST_S = 1.0
-"""A rate may be used up in advance for so long."""
+"""A rate may be used in advance for so many seconds."""
 URGENT_DEBT_S = 60.0
-"""What urgent ones use beyond a rate holds up the others no longer than this once they are through."""
+"""Urgent messages that exceed a rate hold up the others no longer than this once they are through."""
 LONGEST_DAY_S, LONGEST_MONTH_S = 25 * 3_600, 31 * 86_400 + 3_600
 """An hour more than the calendar's: a day that ended just before midnight would give its budget twice.
-Running is booked in steps, the first of which began before the day, and clocks are corrected now and then."""
+Running time is booked in steps, the first of which began before the day, and clocks are corrected."""
 STEP_S = 600
-"""Running is booked in steps of this length: each one is a write to the disk."""
+"""Running time is booked in steps of this length: each one is a write to the disk."""
 RESET_SPREAD_S = 120.0
-"""A hub's quota begins anew for all its devices at once: they come back spread over this time."""
+"""A hub's quota is renewed for all its devices at once: they come back spread over this time."""
 ASK_EVERY_S = 3600.0
-"""How often to ask while the quota is said to be used up: it can be raised, and clocks are wrong."""
+"""Interval of the inquiries while the quota is reported used up: it can be raised, and clocks are wrong."""
 SWITCHED_OFF = "switched off"
 NOBODY = 10
 """An urgent priority that no message has."""
@@ -42,7 +42,7 @@ NOBODY = 10
 
 @dataclass(frozen=True, slots=True)
 class LinkPolicy:
-    """What was agreed about the link. 0 means without limit."""
+    """The limits agreed for the link. 0 means without limit."""
 
     messages_per_s: float = 0.0
     bytes_per_s: float = 0.0
@@ -56,14 +56,14 @@ class LinkPolicy:
     """Messages of at least this priority pass rates, budgets and hours."""
 
     def is_free(self) -> bool:
-        """Whether there is neither a budget nor are there hours: asked for every message."""
+        """True if there is neither a budget nor are there hours: evaluated for every message."""
         budgets = self.messages_per_day or self.bytes_per_day or self.messages_per_month
         return not (budgets or self.bytes_per_month or self.hours)
 
 
 @dataclass(slots=True)
 class LinkUsage:
-    """What was sent in the current day and month; survives restarts."""
+    """Messages and bytes sent in the current day and month; the figures survive restarts."""
 
     day: str = ""
     month: str = ""
@@ -73,11 +73,11 @@ class LinkUsage:
     month_bytes: int = 0
     day_ran_s: int = 0
     month_ran_s: int = 0
-    """For how long we ran since they began."""
+    """Running time in seconds since the day and the month began."""
 
     @classmethod
     def of(cls, saved: Mapping[str, Any]) -> LinkUsage:
-        """From what was saved; what is not usable counts as nothing."""
+        """The usage out of saved figures; an unusable figure counts as nothing."""
         found = cls()
         for name, kind in (("day", str), ("month", str)):
             if isinstance(saved.get(name), kind):
@@ -99,7 +99,7 @@ class LinkUsage:
             self._begin_month(month)
 
     def ran(self, more_s: int) -> None:
-        """We ran so much longer: what has lasted for long enough ends, whatever the clock shows."""
+        """Add running time: a day or month that has lasted long enough ends, whatever the clock shows."""
         self.day_ran_s += more_s
         self.month_ran_s += more_s
         if self.day_ran_s >= LONGEST_DAY_S:
@@ -125,7 +125,7 @@ _COUNTS = [field.name for field in fields(LinkUsage) if field.type == "int"]
 
 @dataclass(slots=True)
 class _Bucket:
-    """A rate: what may be used now grows with time, up to a burst."""
+    """A token bucket: the level grows with time, up to a burst."""
 
     per_s: float
     level: float = field(init=False)
@@ -135,7 +135,7 @@ class _Bucket:
         self.level = self.per_s * BURST_S
 
     def wait_s(self, now: float) -> float:
-        """Until something may be taken: nothing while the level is positive; one message may overdraw it."""
+        """Seconds until bytes may be taken: 0 while the level is positive; one message may overdraw it."""
         if not self.per_s:
             return 0.0
         if self.at_s is not None:
@@ -149,9 +149,9 @@ class _Bucket:
 
 
 class _TokenBuckets:
-    """A rate that messages and files share: half of it for each, and what one does not need for the other.
+    """A rate that messages and files share: half of it for each; the unused part of one goes to the other.
 
-    Files keep nothing in advance: a block goes while nothing is owed for the one before.
+    Files save no tokens in advance: a block goes while no debt of the one before is left.
     """
 
     def __init__(self, per_s: float) -> None:
@@ -161,14 +161,14 @@ class _TokenBuckets:
         self._at_s: float | None = None
 
     def messages_wait_s(self, now: float) -> float:
-        """Until a message may go: as in a bucket, at half the rate while files owe something."""
+        """Seconds until a message may go: as in a bucket, at half the rate while files are in debt."""
         self._refill(now)
         if not self._per_s or self._messages > 0:
             return 0.0
         return -self._messages / (self._per_s / 2 if self._files < 0 else self._per_s) + 0.001
 
     def files_wait_s(self, now: float) -> float:
-        """Until a block of a file may go, at the earliest."""
+        """Seconds until a block of a file may go, at the earliest."""
         self._refill(now)
         return 0.0 if self._files >= 0 else -self._files / self._per_s + 0.001
 
@@ -188,14 +188,14 @@ class _TokenBuckets:
 
 
 def _owing(level: float, amount: float, urgent_per_s: float | None) -> float:
-    """The level after `amount` was taken. Who is urgent asks nobody: what that owes has a bound."""
+    """The level after `amount` was taken. Urgent traffic does not wait: its debt has a bound."""
     if urgent_per_s is None:
         return level - amount
     return max(level - amount, min(level, -urgent_per_s * URGENT_DEBT_S))
 
 
 class FilePermit(Enum):
-    """Whose files may go on."""
+    """The class of files whose uploads may go on."""
 
     EVERYBODY = "everybody"
     SOON = "everybody, in a moment"
@@ -204,7 +204,7 @@ class FilePermit(Enum):
 
 
 class LinkBudget:
-    """Answers whether something may be sent now."""
+    """The budget that decides whether a message or a file may be sent now."""
 
     def __init__(self, terms: LinkPolicy | None = None, usage: LinkUsage | None = None) -> None:
         self.terms = terms or LinkPolicy()
@@ -212,17 +212,17 @@ class LinkBudget:
         self.off = False
         """The kill switch."""
         self.leaving = False
-        """The process is to end: nothing more is sent, what is in flight may arrive."""
+        """The process is to end: no further send begins, sends in flight may arrive."""
         self._parked_until_s = 0.0
         self._ask_at_s = 0.0
         self._booked_s: float | None = None
-        """Up to when our running is booked."""
+        """The time up to which the running time is booked."""
         self._wall_s = 0.0
         self._messages = _Bucket(self.terms.messages_per_s)
         self._bytes = _TokenBuckets(self.terms.bytes_per_s)
 
     def tell_time(self, wall_s: float, now: float) -> None:
-        """What the wall clock shows at `now`, which is of a clock that does not jump.
+        """Take in the wall clock's time at `now`, which is read from a clock that does not jump.
 
         A clock that was years ahead books a day that does not come for years. So a day also ends when it has
         lasted for one, and a month for the longest: never sooner than agreed, whatever the wall clock does.
@@ -236,7 +236,7 @@ class LinkBudget:
         self.usage.renew(wall_s)
 
     def park(self, now: float, wall_s: float, draw: float) -> None:
-        """The hub's daily quota is used up: nothing goes before 00:00 UTC, or for an hour without a clock."""
+        """The hub's daily quota is used up: no send before 00:00 UTC, or for an hour without a clock."""
         reset_s = _until_midnight_s(wall_s) if wall_s >= BELIEVABLE_S else 3600.0
         self._parked_until_s = now + reset_s + draw * RESET_SPREAD_S
         self._ask_at_s = now + ASK_EVERY_S
@@ -246,14 +246,14 @@ class LinkBudget:
         self._parked_until_s = 0.0
 
     def ask_again(self, now: float) -> bool:
-        """Whether the hub is to be asked now if its quota is still used up. Says so once an hour."""
+        """True, once an hour, if the hub is to be asked now whether its quota is still used up."""
         if self.off or not self._ask_at_s <= now < self._parked_until_s:
             return False
         self._ask_at_s = now + ASK_EVERY_S
         return True
 
     def shut(self, now: float) -> str | None:
-        """Why nothing at all may go, or None."""
+        """The reason why nothing at all may be sent, or None."""
         if self.off:
             return SWITCHED_OFF
         if self.leaving:
@@ -263,7 +263,7 @@ class LinkBudget:
         return None
 
     def barred(self) -> str | None:
-        """Why only urgent messages may go, or None."""
+        """The reason why only urgent messages may be sent, or None."""
         used, terms = self.usage, self.terms
         if terms.is_free():
             return None
@@ -281,7 +281,7 @@ class LinkBudget:
         if not self.terms.hours:
             return True
         if self._wall_s < BELIEVABLE_S:
-            return False  # nobody knows the hour: what costs money waits
+            return False  # the hour is not known: traffic that costs money waits
         minute = int(self._wall_s % 86_400) // 60
         return any(
             start <= minute < end if start <= end else minute >= start or minute < end
@@ -289,17 +289,17 @@ class LinkBudget:
         )
 
     def allows(self, priority: int, now: float) -> bool:
-        """Whether a message of this priority may be sent now."""
+        """True if a message of this priority may be sent now."""
         if self.is_urgent(priority):
             return True
         return self.barred() is None and not (self._messages.wait_s(now) or self._bytes.messages_wait_s(now))
 
     def is_urgent(self, priority: int) -> bool:
-        """Whether it passes rates, budgets and hours."""
+        """True if a message of this priority passes rates, budgets and hours."""
         return priority >= self.terms.urgent_priority
 
     def files(self, now: float) -> FilePermit:
-        """Whose files may go on now."""
+        """The class of files whose uploads may go on now."""
         if self.shut(now) is not None:
             return FilePermit.NOBODY
         if self.barred() is not None:
@@ -307,31 +307,31 @@ class LinkBudget:
         return FilePermit.SOON if self._bytes.files_wait_s(now) else FilePermit.EVERYBODY
 
     def takes_file(self, priority: int, now: float) -> bool:
-        """Whether the upload of a file may begin. It is each block of it that waits for the rate."""
+        """True if the upload of a file may begin. Each block of it waits for the rate by itself."""
         passage = self.files(now)
         return passage in (FilePermit.EVERYBODY, FilePermit.SOON) or (
             passage is FilePermit.URGENT and self.is_urgent(priority)
         )
 
     def sent(self, size_bytes: int, priority: int = 0) -> None:
-        """So many bytes went as one message."""
+        """Charge a message of so many bytes."""
         urgent = self.is_urgent(priority)
         self.usage.add(1, size_bytes)
         self._messages.take(1, urgent=urgent)
         self._bytes.take(size_bytes, urgent=urgent)
 
     def weighed(self, more_bytes: int) -> None:
-        """What was sent was so much larger than it was charged for (smaller, where negative)."""
+        """Correct the charge: the sent bytes were so many more than charged (fewer, where negative)."""
         self.usage.add(0, more_bytes)
         self._bytes.take(more_bytes)
 
     def uploaded(self, size_bytes: int, priority: int = 0) -> None:
-        """So many bytes went as part of a file."""
+        """Charge a part of a file of so many bytes."""
         self.usage.add(0, size_bytes)
         self._bytes.take(0, size_bytes, urgent=self.is_urgent(priority))
 
     def wait_s(self, now: float) -> float:
-        """How long nothing changes here by itself, at most a minute."""
+        """Seconds for which no answer changes by itself, at most a minute."""
         if now < self._parked_until_s:
             return min(60.0, self._parked_until_s - now)
         waits = (
@@ -343,7 +343,7 @@ class LinkBudget:
 
 
 def parse_hours(spans: Iterable[str]) -> tuple[tuple[int, int], ...]:
-    """`22:00-06:00` in minutes of the day. Raises ConfigError."""
+    """Parse `22:00-06:00` into minutes of the day. Raises ConfigError."""
     found = []
     for span in spans:
         parts = re.fullmatch(HOURS, span)

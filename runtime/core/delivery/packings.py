@@ -1,9 +1,9 @@
-"""Which packing a message keeps when the settings of its stream change, so that a repeat is the same bytes.
+"""The packing that a message keeps when its stream's settings change, so that a repeat is the same bytes.
 
 A message that was sent and not acknowledged may have arrived. Cut or encoded otherwise when it is sent again,
 it would come under the same `$.mid` with other bytes, and the chunks of two cuts would be mixed. So the
-packing of what may have been sent is remembered before it is sent: not for each message, but for each stream
-up to which id, some ahead, so that one write serves many messages. What comes behind is packed as configured.
+packing of a message that may have been sent is remembered before it is sent: not by message, but by stream
+up to which id, some ahead, so that one write serves many messages. Later messages are packed as configured.
 """
 
 from __future__ import annotations
@@ -16,38 +16,38 @@ from runtime.core.delivery.envelope import Compression, Packing
 from runtime.core.message import StreamName
 
 AHEAD = 256
-"""So many ids beyond the one that is sent count as sent, too."""
+"""Ids beyond the one that is sent that count as sent, too."""
 MOST_STREAMS = 1_024
-"""Streams that are remembered; those that sent nothing for longest give way."""
+"""Most streams that are remembered; those that sent nothing for longest give way."""
 MOST_CHANGES = 4
-"""Of one stream, with messages of each still in the store."""
+"""Most changes of one stream's packing that are remembered, with messages of each still in the store."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Era:
-    """Messages up to this id may have been sent, packed so, where no earlier era covers them."""
+    """Messages up to this id may have been sent with this packing, where no earlier era covers them."""
 
     up_to: int
     packing: Packing
 
 
 class Packings:
-    """What may have been sent, and how it was packed."""
+    """The ranges of ids that may have been sent, and their packing."""
 
     def __init__(self) -> None:
         self._eras: dict[StreamName, list[_Era]] = {}
         self._store: str | None = None
-        """The store that all ids are of."""
+        """The uuid of the store that all ids belong to."""
         self.changed = False
 
     def of(self, store: str | None, name: StreamName, id: int, configured: Packing) -> Packing:
-        """How this message is to be packed."""
+        """The packing of this message."""
         if store != self._store:
             return configured
         return next((era.packing for era in self._eras.get(name, ()) if id <= era.up_to), configured)
 
     def sending(self, store: str | None, name: StreamName, id: int, configured: Packing) -> None:
-        """It is about to be sent, packed as `of` says."""
+        """The message is about to be sent, packed as `of` says."""
         if store != self._store:
             self._store = store
             self._eras.clear()
@@ -65,9 +65,9 @@ class Packings:
         self.changed = True
 
     def begin(self, store: str | None, newest: int) -> None:
-        """A life begins, and the store has no message beyond this one: what comes there was never sent.
+        """A run begins, and the store has no message beyond this one: later messages were never sent.
 
-        That is also how a message from quarantine, under its new id, goes as the settings have it now.
+        So a message from quarantine, under its new id, is packed by the present settings, too.
         """
         if store != self._store:
             return
@@ -75,7 +75,7 @@ class Packings:
             self._eras[name] = [replace(era, up_to=min(era.up_to, newest)) for era in eras]
 
     def to_json(self) -> dict[str, Any]:
-        """For the disk."""
+        """The form that is written to the disk."""
         self.changed = False
         return {
             "store": self._store,
@@ -84,7 +84,7 @@ class Packings:
 
     @classmethod
     def of_json(cls, said: Any) -> Packings:
-        """From the disk. What cannot be read counts as nothing."""
+        """Read the form on the disk. Entries that cannot be read count as nothing."""
         found = cls()
         try:
             found._store = said["store"]

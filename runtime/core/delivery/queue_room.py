@@ -1,14 +1,14 @@
-"""How much may be in hand, so that what may not go now never keeps out what may.
+"""Room in the send queue, shared so that messages that may not go now never keep out those that may.
 
-All that is in hand belongs to one of two shares:
+Every message in the send queue belongs to one of two shares:
 
-    standing   what may not go now, whatever its turn: behind a file, held for a trial, barred by the link
+    standing   may not go now, whatever its turn: behind a file, held for a trial, barred by the link
     going      the rest
 
 Standing messages get up to STANDING; going ones the rest of FULL, and at least half of it. Messages of high
 priority have IMPORTANT beyond that: where a slow line has enough to do for hours they are still read.
 
-What has a turn to stand is decided when it happens: a budget that is used up makes standing ones of all. So
+A message becomes standing when the cause occurs: a budget that is used up makes all of them standing. So
 both shares together may exceed FULL for a while, by half of it.
 """
 
@@ -21,11 +21,11 @@ from typing import NamedTuple
 from runtime.core.delivery.send_queue import FULL, FULL_BYTES, IMPORTANT_PRIORITY, SendQueue, StreamQueue
 
 MEASURE_EVERY_S = 0.05
-"""What is in hand is looked at no more often, where it is much."""
+"""Least time between two measurements of the send queue, where it is crowded."""
 
 
 class Share(NamedTuple):
-    """Messages and their bytes."""
+    """A number of messages and their bytes."""
 
     messages: int = 0
     bytes: int = 0
@@ -34,11 +34,11 @@ class Share(NamedTuple):
         return Share(self.messages + messages, self.bytes + size)
 
     def reaches(self, part: float) -> bool:
-        """Whether it is this part of all that may be in hand, or more."""
+        """True if it is this part of all that may be in the send queue, or more."""
         return self.messages >= part * FULL or self.bytes >= part * FULL_BYTES
 
     def part(self) -> float:
-        """Of all that may be in hand."""
+        """Its part of all that may be in the send queue."""
         return max(self.messages / FULL, self.bytes / FULL_BYTES)
 
 
@@ -49,27 +49,27 @@ STANDING, IMPORTANT = 0.5, 0.25
 
 @dataclass(slots=True)
 class Room:
-    """The shares as they were measured, and what was taken since."""
+    """The shares as they were measured, and the messages taken since."""
 
     going: Share = NOTHING_IN_HAND
     standing: Share = NOTHING_IN_HAND
     important: Share = NOTHING_IN_HAND
 
     def full(self, *, stands: bool, important: bool) -> bool:
-        """Whether there is no room for a message that stands or goes."""
+        """True if there is no room for a message that stands or goes."""
         if stands:
             return self.standing.reaches(STANDING)
         going_full = self.going.reaches(self._most_going())
         return going_full and not (important and not self.important.reaches(IMPORTANT))
 
     def crowded(self, *, stands: bool) -> bool:
-        """Whether streams that have hardly any in hand come first."""
+        """True if streams that have hardly any message in the send queue come first."""
         if stands:
             return self.standing.reaches(STANDING / 2)
         return self.going.reaches(self._most_going() / 2)
 
     def took(self, size: int, *, stands: bool, important: bool) -> None:
-        """One more is in hand."""
+        """Count one more message in the send queue."""
         if stands:
             self.standing = self.standing.plus(1, size)
         else:
@@ -82,35 +82,35 @@ class Room:
 
 
 class RoomKeeper:
-    """Measures the room in a hand, now and then."""
+    """Measures the room in a send queue, now and then."""
 
     def __init__(
         self, hand: SendQueue, passes: Callable[[int], bool], is_urgent: Callable[[int], bool]
     ) -> None:
         self._hand = hand
         self._passes = passes
-        """Whether budgets and hours let a message of this priority go."""
+        """True if budgets and hours let a message of this priority go."""
         self._is_urgent = is_urgent
         self._room = Room()
         self._measure_at_s = 0.0
 
     def look(self, now: float) -> Room:
-        """How much room there is."""
+        """The room at `now`."""
         if now >= self._measure_at_s or not self._hand.crowded:
             self._room = self._measured()
             self._measure_at_s = now + MEASURE_EVERY_S
         return self._room
 
     def is_important(self, priority: int) -> bool:
-        """Whether messages of this priority have room of their own."""
+        """True if messages of this priority have room of their own."""
         return priority >= IMPORTANT_PRIORITY or self._is_urgent(priority)
 
     def least_important(self) -> int:
-        """The lowest priority that has."""
+        """The lowest priority that has room of its own."""
         return next(priority for priority in range(IMPORTANT_PRIORITY + 1) if self.is_important(priority))
 
     def stands(self, stream: StreamQueue, priority: int | None = None, *, file: bool = False) -> bool:
-        """Whether a message that comes behind what is in hand of `stream` would stand."""
+        """True if a message that comes behind those of `stream` in the send queue would stand."""
         if self._hand.stands(stream, self._passes):
             return True
         return file or (priority is not None and not self._passes(priority))
@@ -118,7 +118,7 @@ class RoomKeeper:
     def _measured(self) -> Room:
         hand = self._hand
         everything = Share(len(hand.messages), hand.bytes)
-        if not hand.crowded:  # less than any share: what of it stands is not asked
+        if not hand.crowded:  # less than any share: the standing part is not measured
             return Room(going=everything)
         standing, important = Share(), Share()
         for stream in hand.streams():

@@ -1,9 +1,9 @@
-"""Connections that the hub takes and ends before it has taken a message: when to ask it why, over HTTPS."""
+"""Quota probe: when to ask the hub over HTTPS why it accepts connections and ends them before any message."""
 
 from __future__ import annotations
 
 FIRST_ASKED_AFTER = 3
-"""In a row; then after twice as many, and so on: who is asked in vain is asked more and more seldom."""
+"""Such connections in a row until the first inquiry; then twice as many, and so on: ever more seldom."""
 
 
 class QuotaProbe:
@@ -14,7 +14,7 @@ class QuotaProbe:
         self._ask_at = FIRST_ASKED_AFTER
 
     def fruitless(self) -> bool:
-        """One more connection ended with messages sent and none acknowledged. Whether to ask now."""
+        """One more connection ended with messages sent and none acknowledged. True if to ask now."""
         self._fruitless += 1
         if self._fruitless < self._ask_at:
             return False

@@ -1,13 +1,14 @@
-"""Which messages to read next, so that a deep backlog of one stream does not hide the others behind it.
+"""Read planner: the messages to read next, so that one stream's deep backlog does not hide the others.
 
-The *front* moves through the store once, in id order, and takes what it meets. A stream of which enough is in
-hand is left *behind*: the front passes over its further messages, and the stream is read on from where it was
-left when less of it is in hand. So memory is bounded, and an urgent message at the end of millions is found.
+The *front* moves through the store once, in id order, and takes the messages it meets. A stream of which the
+send queue holds enough is left *behind*: the front passes over its further messages, and the stream is read
+on from where it was left when the queue holds less of it. So memory is bounded, and an urgent message at the
+end of millions is found.
 
 A stream that drains *fresh-first* is read at the front again once the front has reached the end of the store;
-its backlog follows in a lane of its own, at a limited rate. What is newer than a fresh message in hand stays
-behind it, also once the backlog is over. A stream whose producer sends in parts (batches, its own chunks) is
-never drained so: its parts would be torn apart.
+its backlog follows in a lane of its own, at a limited rate. A message newer than a fresh one in the send
+queue stays behind it, also once the backlog is over. A stream whose producer sends in parts (batches, its own
+chunks) is never drained so: its parts would be torn apart.
 
 Reading a message twice does no harm: `Delivery.offer` knows it.
 """
@@ -20,21 +21,22 @@ from dataclasses import dataclass, field
 from runtime.core.message import StreamName
 
 ENOUGH = 256
-"""Messages of one stream in hand, not sent yet."""
+"""Messages of one stream in the send queue, not sent yet, that are enough."""
 ENOUGH_BYTES = 524_288
 FEW = 4
 FEW_BYTES = 32_768
-"""The same while the hand is crowded: who has none in it gets some, so that nothing urgent stays unseen."""
+"""The same while the send queue is crowded: a stream with none in it gets some, so that nothing urgent stays
+unseen."""
 AGAIN_S = 1.0
-"""A stream that is behind, and whose next message found no room, is looked at again after so long."""
+"""A stream that is behind, and whose next message found no room, is read again after so long."""
 SPAN = 100_000
-"""Most ids that one query looks through while it passes over others' messages: time ends it sooner."""
+"""Most ids that one query scans while it passes over other streams' messages: time ends it sooner."""
 PAGE = 500
 """Most messages of one query."""
 PAGE_BYTES = 1_048_576
 
 Lane = tuple[StreamName, bool]
-"""A stream, and whether this is its fresh lane: what `Delivery` keeps in order."""
+"""A stream, and true for its fresh lane: `Delivery` keeps the order within a lane."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,32 +56,32 @@ class _Behind:
     """A stream that was left behind."""
 
     after: int
-    """Everything of it up to here was taken."""
+    """All its messages up to this id were taken."""
     up_to: int | None = None
-    """From here on the front takes it again (fresh-first); None: it does not."""
+    """From this id on the front takes it again (fresh-first); None: it does not."""
     allowance: float = 0.0
     at_s: float = 0.0
     again_s: float | None = None
-    """When to look again for room for its next message; None: it was not refused."""
+    """The time to look again for room for its next message; None: it was not refused."""
 
 
 @dataclass(slots=True)
 class Level:
-    """What is in hand of one lane and not sent yet."""
+    """The messages of one lane that are in the send queue and not sent yet."""
 
     messages: int = 0
     bytes: int = 0
     crowded: bool = False
-    """There is little room for anybody."""
+    """There is little room for any lane."""
     full: bool = False
-    """There is room for nothing more of it, whatever may go of it."""
+    """There is room for no further message of it, whichever of its messages may go."""
 
     def enough(self) -> bool:
         most, most_bytes = self._most()
         return self.full or self.messages >= most or self.bytes >= most_bytes
 
     def room(self) -> tuple[int, int]:
-        """How many messages, and bytes, until it is enough: what is read beyond is read for nothing."""
+        """Messages and bytes until it is enough: a message read beyond that is read in vain."""
         most, most_bytes = self._most()
         return most - self.messages, most_bytes - self.bytes
 
@@ -93,24 +95,24 @@ class Level:
 
 @dataclass(slots=True)
 class ReadPlanner:
-    """Where the front is, and who is behind."""
+    """The position of the front, and the streams that are behind."""
 
     fresh_first: Callable[[StreamName], bool] = lambda stream: False
     backlog_per_s: float = 0.0
     front: int = 0
     newest: int = 0
-    """The last id in the store, when it was looked at last."""
+    """The last id in the store at the last look."""
     behind: dict[StreamName, _Behind] = field(default_factory=dict)
     _in_parts: set[StreamName] = field(default_factory=set)
     _now_s: float = 0.0
     _refused: bool = False
     _again_s: float | None = None
-    """When to look again for a stream of which this query takes nothing."""
+    """The time to look again for a stream of which this query takes nothing."""
 
     def resume(self, level: Callable[[Lane], Level], now: float, *, refused: bool = False) -> Query | None:
-        """What to read on of a stream that is behind: of one whose next message was `refused`, or of another.
+        """The next read of a stream that is behind: of one whose next message was `refused`, or of another.
 
-        Either kind is asked for in each turn, so that neither waits for the other.
+        Either kind is read in each turn, so that neither waits for the other.
         """
         self._now_s = now
         for stream, left in list(self.behind.items()):
@@ -130,11 +132,11 @@ class ReadPlanner:
         return None
 
     def advance(self, newest: int, stored: Collection[StreamName]) -> Query | None:
-        """What to read at the front; `newest` is the last id in the store, `stored` who had any after that.
+        """The read at the front; `newest` is the store's last id, `stored` the streams with any after that.
 
-        Where only those have any who are behind anyway, it moves to the end without looking. How many they
-        have must not be asked: what the store dropped and what came in its place make the same number. Where
-        none has any, though there is a message, it is one that the counters do not know: a damaged row.
+        Where only streams that are behind anyway have any, the front moves to the end without reading. Their
+        number must not decide: dropped messages and those in their place make the same number. Where no
+        stream has any, though there is a message, the counters do not know it: it is a damaged row.
         """
         self.newest = newest
         if self.front < newest:
@@ -149,7 +151,7 @@ class ReadPlanner:
         return None
 
     def begin_anew(self) -> None:
-        """Something is stored that was passed over: look at all of it once more."""
+        """A stored message was passed over: read the whole store once more."""
         self.front = 0
         self.behind.clear()
 
@@ -158,7 +160,7 @@ class ReadPlanner:
     ) -> Lane:
         """The lane of a message that `query` found.
 
-        `in_parts`: it is a part of something. `last_fresh`: the newest in hand of the stream's fresh lane.
+        `in_parts`: it is a part of a whole. `last_fresh`: the newest queued id of the stream's fresh lane.
         """
         if in_parts and self.fresh_first(stream):
             self._in_parts.add(stream)
@@ -168,15 +170,15 @@ class ReadPlanner:
         return stream, fresh or (last_fresh is not None and id > last_fresh)
 
     def waits(self, stream: StreamName, last_fresh: int | None) -> bool:
-        """Whether a stream whose messages are parts of something waits until its fresh lane is empty."""
+        """True if a stream whose messages are parts of a whole waits until its fresh lane is empty."""
         return stream in self._in_parts and last_fresh is not None
 
     def caught_up(self, stream: StreamName) -> bool:
-        """Whether all of a stream that is stored was looked at."""
+        """True if every stored message of a stream was read."""
         return stream not in self.behind and self.front >= self.newest
 
     def take(self, query: Query, id: int, stream: StreamName, level: Level) -> bool:
-        """Whether to take a message that `query` found; `level` is that of its lane."""
+        """True if a message that `query` found is to be taken; `level` is that of its lane."""
         left = self.behind.get(stream)
         if query.only is not None:
             return self._take_on(left, id, level)
@@ -191,14 +193,14 @@ class ReadPlanner:
         return True
 
     def done(self, query: Query, reached: int) -> None:
-        """`query` was answered: up to the id `reached` there is nothing else."""
+        """`query` was answered: up to the id `reached` there is no other message."""
         if query.only is None:
             self.front = max(self.front, reached)
         elif (left := self.behind.get(query.only)) is not None and not self._refused:
             left.after = max(left.after, reached)
 
     def _take_on(self, left: _Behind | None, id: int, level: Level) -> bool:
-        """The next one of a stream that is behind: in order, none after one that was refused."""
+        """Take the next message of a stream that is behind: in order, none after one that was refused."""
         if left is None or self._refused:
             return False
         if level.enough():
@@ -215,7 +217,7 @@ class ReadPlanner:
         return left is not None and left.up_to is None
 
     def _allowed(self, left: _Behind, now: float) -> int:
-        """How many messages of a backlog may be read now."""
+        """Messages of a backlog that may be read now."""
         if left.up_to is None or not self.backlog_per_s:
             return PAGE
         most = max(1.0, self.backlog_per_s)

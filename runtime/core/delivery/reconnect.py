@@ -1,12 +1,12 @@
-"""Reconnect: when the next client may be opened after one was lost.
+"""Reconnect: the time at which the next client may be opened after one was lost.
 
     short outage (acknowledgements came a moment ago)   about once a second, for QUICK_S
     long outage, or a hub that refuses                  exponential back-off with full jitter
     connections that stand and end within seconds       quick for the first SHORT_LIVES, then back-off
 
-The last rule is for a hub that takes every connection and ends it: two devices under one id end each other's
-connection at every attempt, for ever, and messages even flow meanwhile. A connection counts as short that
-lives less than SHORT_S and twice the pause before it: it lives as long as the other device pauses.
+The last rule is for a hub that accepts every connection and ends it: two devices under one id end each
+other's connection at every attempt, for ever, and messages even flow meanwhile. A connection counts as short
+that lives less than SHORT_S and twice the pause before it: it lives as long as the other device pauses.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from runtime.core.backoff import pause_s
 from runtime.core.delivery.events import Cause
 
 QUICK_S = 30.0
-"""For so long after the last acknowledgement connecting is tried about once a second; then it backs off."""
+"""For so long after the last acknowledgement, attempts come about once a second; then they back off."""
 SHORT_S = 10.0
-"""A connection that ends sooner was a short one."""
+"""A connection that ends sooner counts as short."""
 SHORT_LIVES = 10
-"""So many short connections in a row are healed at once; beyond it the pauses double."""
+"""So many short connections in a row are replaced at once; beyond that the pauses double."""
 MOST_EXPLAINED = 40
-"""Messages that the hub refuses, in several streams, cost about so many until the first is convicted."""
+"""Refused messages in several streams cost about so many connections until the first is convicted."""
 LONGEST_SHORT_PAUSE_S = 30.0
 _QUICK_PAUSE_S = 0.8
 
@@ -31,11 +31,11 @@ class Reconnect:
 
     def __init__(self, retry_max_s: float) -> None:
         self.at_s = 0.0
-        """When the next client may be opened, at the earliest."""
+        """The earliest time at which the next client may be opened."""
         self._retry_max_s = retry_max_s
         self._failures = 0  # clients in a row without an acknowledgement, once more where one gets through
         self._got_through = True  # the last one connected
-        self._acked = False  # something, on the client that is open
+        self._acked = False  # a message, on the client that is open
         self._well_s: float | None = None  # the last acknowledgement
         self._up_s: float | None = None  # since when the client that is open is connected
         self._pause_s = 0.0  # before it
@@ -81,19 +81,19 @@ class Reconnect:
         self._short = self._explained = 0
 
     def short_lives(self, now: float) -> int:
-        """Connections in a row that ended within seconds, where that is more than an accident."""
+        """Connections in a row that ended within seconds, where those are too many for an accident."""
         found = self._unexplained()
         return found if found >= SHORT_LIVES and not self._lives_long(now) else 0
 
     def _unexplained(self) -> int:
-        """Suspected messages explain some of them, and not any number."""
+        """Short connections that no message explains: suspects explain some of them, not any number."""
         return self._short + max(0, self._explained - MOST_EXPLAINED)
 
     def _lives_long(self, now: float) -> bool:
         return self._up_s is not None and now - self._up_s >= SHORT_S + 2 * self._pause_s
 
     def _after_outage_s(self, cause: Cause, now: float, draw: float) -> float:
-        """A short outage is healed within a second; a long one, or a hub that says no, with patience."""
+        """The pause: about a second in a short outage; back-off in a long one, or where the hub refuses."""
         self._well_s = now if self._well_s is None else self._well_s
         if cause in (Cause.DROPPED, Cause.UNREACHABLE) and now - self._well_s < QUICK_S:
             most_s = min(_QUICK_PAUSE_S, self._retry_max_s)

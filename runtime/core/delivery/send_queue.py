@@ -1,8 +1,8 @@
-"""Messages in hand, by stream: what may be sent next, and what goes back after a loss.
+"""The send queue, by stream: which message may be sent next, and which go back after a loss.
 
-Within a stream in the order of offering, batches one after the other (`Stream.waiting` and `deferred`, see
-`batches`). Between streams by weight: a stream whose next message has priority p gets twice the turns of one
-with p - 1, and each gets some (stride scheduling), so nobody starves.
+Within a stream messages go in the order of offering, batches one after the other (`StreamQueue.waiting` and
+`deferred`, see `batches`). Between streams by weight: a stream whose next message has priority p gets twice
+the turns of one with p - 1, and each gets some (stride scheduling), so no stream starves.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from runtime.core.ingest.quota import TOP_PRIORITY
 
 CROWDED = 4_000
 CROWDED_BYTES = 4_194_304
-"""With less in hand than so many, or so many bytes, everything has room: `room` says what has beyond."""
+"""Below so many messages and bytes every message has room: `queue_room` says which have room beyond."""
 MOST_IN_PIECES = 128
-"""Messages in pieces that the hub has in part: of twice as many a crash still knows how far they are."""
+"""Messages in pieces that the hub has in part: the progress of twice as many survives a crash."""
 IMPORTANT_PRIORITY = 8
-"""Messages of at least this priority have room of their own (see `room`)."""
+"""Messages of at least this priority have room of their own (see `queue_room`)."""
 FULL = 2 * CROWDED
 FULL_BYTES = 2 * CROWDED_BYTES
-"""About the most in hand."""
+"""The most messages in the send queue, and bytes, about."""
 
 
 @dataclass(slots=True, eq=False)
 class Outgoing:
-    """One message in hand."""
+    """One message in the send queue."""
 
     offer: Candidate
     stream: StreamQueue
     unsent: deque[int]
-    """Numbers of its pieces, ascending."""
+    """Numbers of its unsent pieces, ascending."""
     reached: int
     """All pieces before this one are acknowledged."""
     ahead: set[int] = field(default_factory=set)
-    """Those that are acknowledged beyond it."""
+    """The pieces acknowledged beyond that one."""
     touched: bool = False
-    """Something of it was sent: it is too late to drop it."""
+    """A piece of it was sent: it is too late to drop it."""
 
     def begin_anew(self) -> None:
-        """From its first piece, while nothing of it is in flight."""
+        """Begin with its first piece again, while no piece is in flight."""
         self.unsent = deque(range(self.offer.pieces))
         self.reached = 0
         self.ahead.clear()
@@ -52,27 +52,27 @@ class Outgoing:
 
 @dataclass(slots=True, eq=False)
 class StreamQueue:
-    """One stream."""
+    """The messages of one stream in the send queue."""
 
     waiting: deque[Outgoing] = field(default_factory=deque)
-    """Messages with something unsent that may go, in order."""
+    """Messages with unsent pieces that may go, in order."""
     deferred: deque[Outgoing] = field(default_factory=deque)
     """Messages behind the batch that is under way, in store order."""
     deferred_bytes: int = 0
     quiet_s: float | None = None
-    """Since when those wait while the batch has nothing to send."""
+    """Since when the deferred messages wait while the batch has nothing to send."""
     messages: int = 0
     bytes: int = 0
-    """All of it in hand, waiting or in flight."""
+    """Bytes of the stream in the send queue, waiting or in flight."""
     files: int = 0
-    """Of them, those that go as files."""
+    """The number of its messages that go as files."""
     last_id: int | None = None
-    """The newest of them."""
+    """The id of its newest message."""
     in_flight: int = 0
     turn: float = 0.0
     queued: bool = False
     held: bool = False
-    """Nothing of it is sent before something else is decided."""
+    """The stream is held: it sends nothing before another decision."""
 
 
 class SendQueue:
@@ -82,28 +82,28 @@ class SendQueue:
         self.messages: dict[int, Outgoing] = {}
         self.bytes = 0
         self.expired: list[int] = []
-        """Dropped since somebody looked."""
+        """Messages dropped since the caller last read this."""
         self.files: dict[int, Outgoing] = {}
         """Messages whose payload has still to be uploaded."""
         self.batches = BatchOrder()
         self._in_pieces: set[int] = set()  # begun, and not whole
         self.by_priority: list[tuple[int, int]] = [(0, 0)] * (TOP_PRIORITY + 1)
-        """Messages and bytes in hand of each priority."""
+        """Messages and bytes in the send queue by priority."""
         self._streams: dict[Hashable, StreamQueue] = {}
         self._turns: list[tuple[float, int, StreamQueue]] = []
         self._now_turn = 0.0
 
     @property
     def crowded(self) -> bool:
-        """Whether there is so much in hand that not everything has room."""
+        """True if the send queue holds so much that not every message has room."""
         return len(self.messages) >= CROWDED or self.bytes >= CROWDED_BYTES
 
     def streams(self) -> Iterable[StreamQueue]:
-        """All that have any in hand."""
+        """The streams that have messages in the send queue."""
         return self._streams.values()
 
     def stands(self, stream: StreamQueue, passes: Callable[[int], bool]) -> bool:
-        """Whether nothing of `stream` may go now, whatever its turn.
+        """True if nothing of `stream` may go now, whatever its turn.
 
         `passes` says whether budgets and hours let a message of a priority go.
         """
@@ -129,7 +129,7 @@ class SendQueue:
         self._queue(stream)
 
     def remove(self, message: Outgoing) -> None:
-        """It is settled."""
+        """Remove a settled message."""
         offer, stream = message.offer, message.stream
         del self.messages[offer.id]
         self.files.pop(offer.id, None)
@@ -151,7 +151,7 @@ class SendQueue:
         self.by_priority[offer.priority] = messages + sign, total + size
 
     def stream(self, name: Hashable) -> StreamQueue:
-        """What is in hand of a stream; an empty one where nothing is."""
+        """The queue of a stream; an empty one where it has no message."""
         return self._streams.get(name) or StreamQueue()
 
     def hold(self, stream: StreamQueue) -> None:
@@ -162,19 +162,19 @@ class SendQueue:
         self._queue(stream)
 
     def idle(self) -> bool:
-        """Whether no stream waits for its turn."""
+        """True if no stream waits for its turn."""
         return not any(stream.waiting and not stream.held for _, _, stream in self._turns)
 
     def give_way(self, now: float, *, no_room: bool) -> None:
         """Begin the next batch where the present one has nothing to send and is not waited for any longer.
 
-        `no_room`: what stands behind such batches fills its share, and no more of them can be looked for.
+        `no_room`: messages that stand behind such batches fill their share; no further ones can be read.
         """
         for stream in self.batches.overdue(now, no_room=no_room):
             self._queue(stream)
 
     def turns(self, now: float, may: Callable[[Candidate], bool]) -> Iterator[Outgoing]:
-        """Whose next piece may go now, one after the other; the caller takes that piece, or stops."""
+        """The messages whose next piece may go now, one by one; the caller takes that piece, or stops."""
         barred: list[StreamQueue] = []  # others may pass them: something urgent, something smaller
         try:
             while self._turns:
@@ -197,7 +197,7 @@ class SendQueue:
                 self._queue(stream)
 
     def take(self, message: Outgoing) -> Tag:
-        """The next piece of `message`, which is at the head of its stream."""
+        """Take the next piece of `message`, which is at the head of its stream."""
         piece = message.unsent.popleft()
         if not message.unsent:
             message.stream.waiting.popleft()
@@ -208,7 +208,7 @@ class SendQueue:
         return message.offer.id, piece
 
     def _may_begin(self, message: Outgoing) -> bool:
-        """Whether it is in one piece, or begun, or one more in pieces may begin."""
+        """True if it is in one piece, or begun, or one more in pieces may begin."""
         offer = message.offer
         if offer.pieces == 1 or offer.id in self._in_pieces:
             return True
@@ -216,7 +216,7 @@ class SendQueue:
         return len(self._in_pieces) < MOST_IN_PIECES + half_more
 
     def acked(self, message: Outgoing, piece: int) -> bool:
-        """A piece of it was acknowledged. Whether that was the last."""
+        """A piece of it was acknowledged. Returns true if that was the last."""
         message.stream.in_flight -= 1
         message.ahead.add(piece)
         while message.reached in message.ahead:
@@ -225,7 +225,7 @@ class SendQueue:
         return message.reached == message.offer.pieces
 
     def put_back(self, tags: Sequence[Tag]) -> None:
-        """Pieces that were sent, in that order, and not acknowledged: they go first, in the same order."""
+        """Put back pieces that were sent in that order and not acknowledged: they go first, in that order."""
         for number, piece in reversed(tags):
             message = self.messages.get(number)
             if message is None:
@@ -238,9 +238,9 @@ class SendQueue:
             self._queue(stream)
 
     def begin_anew(self) -> list[Outgoing]:
-        """What was sent in part goes again from its first piece, files too. Nothing may be in flight.
+        """Send partly sent messages again from their first piece, files too. Nothing may be in flight.
 
-        Returns those whose file, uploaded before, has to be uploaded again.
+        Returns the messages whose file, uploaded before, has to be uploaded again.
         """
         again = []
         for message in self.messages.values():

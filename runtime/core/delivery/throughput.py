@@ -1,4 +1,4 @@
-"""What the line carried of late, for people: since when it stands, its last PUBACK, messages a second."""
+"""Throughput, for operators: since when the connection stands, its last PUBACK, messages a second."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class Throughput:
 
     def __init__(self, now: float, acked_s: float | None = None) -> None:
         self.connected_s: float | None = None
-        """When the client of late was accepted; good only while the line is up."""
+        """The time at which the last client was accepted; valid only while the connection is up."""
         self.acked_s = acked_s
-        """The last PUBACK."""
+        """The time of the last PUBACK."""
         self._began_s = now
         self._slots: deque[tuple[float, int]] = deque()  # (begin, messages)
 
     def heard(self, event: ConnectionEvent, now: float) -> None:
-        """Take in what the line reports."""
+        """Take in an event of the connection."""
         match event:
             case Connected():
                 self.connected_s = now
@@ -31,7 +31,7 @@ class Throughput:
                 self.acked_s = now
 
     def delivered(self, messages: int, now: float) -> None:
-        """So many messages were delivered."""
+        """Count so many delivered messages."""
         if messages and self._slots and now - self._slots[-1][0] < SLOT_S:
             self._slots[-1] = self._slots[-1][0], self._slots[-1][1] + messages
         elif messages:
@@ -40,7 +40,7 @@ class Throughput:
             self._slots.popleft()
 
     def rate_per_s(self, now: float) -> float:
-        """Messages delivered a second over the last minute, or since we began."""
+        """Messages delivered a second over the last minute, or since the process began."""
         self.delivered(0, now)
         span_s = min(WINDOW_S, max(SLOT_S, now - self._began_s))
         return sum(messages for _, messages in self._slots) / span_s

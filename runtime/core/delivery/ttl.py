@@ -1,4 +1,4 @@
-"""When a message has outlived its `ttl`, by clocks that may never have been set."""
+"""TTL: the expiry of a message by its `ttl`, by clocks that may never have been set."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from runtime.core.moment import Moment
 
 
 def expires_s(message: StoredMessage, now: Moment, *, synchronised: bool) -> float | None:
-    """On the boot clock of `now`; None where it has no ttl, or where its age cannot be told.
+    """The expiry on the boot clock of `now`; None where it has no ttl, or where its age is unknown.
 
     Within the boot that stored it the boot clock tells. After a reboot only the wall clock can, and only
     where it was synchronised then (else the store has no time of it) and is now: a clock that is months
-    behind looks like any other. What cannot be told is sent: late is better than lost.
+    behind looks like any other. A message of unknown age is sent: late is better than lost.
     """
     if message.ttl_s is None:
         return None

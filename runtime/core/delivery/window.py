@@ -1,4 +1,4 @@
-"""How fast: the window of sends in flight, within what the link may carry."""
+"""The congestion window: the number of sends in flight, within the link budget."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ LEAST_WINDOW = 1
 LARGEST_WINDOW = 256
 """More in flight brings nothing measurable, and each one is a repeat after a crash."""
 WINDOW_BYTES = 1_048_576
-"""No further send while so many bytes are in flight: they are in memory, and on a slow line for long."""
+"""No further send while so many bytes are in flight: they stay in memory, on a slow line for long."""
 LOOK_WINDOW = 4
-"""So few queue nowhere: their round trip is the line's own."""
+"""So few sends queue nowhere: their round trip is the line's own."""
 LOOK_AFTER_ROUNDS = 64
-"""Full rounds without growing before the line is measured anew, which costs two round trips."""
+"""Full rounds without growing before the line is measured again, which costs two round trips."""
 TRY_AFTER_ROUNDS = 8
 """Full rounds without growing before a window twice as large is tried."""
 TRY_ROUNDS = 4
 """So many rounds of either window are compared."""
 _PAYS = 1.5
-"""How much more a window twice as large has to carry: through a full line it is nothing, else up to twice."""
+"""Gain that a window twice as large must bring: through a full line it brings none, else up to twice."""
 _SELDOM = 8
-"""Who tried in vain tries again after one look, two, four, at last so many."""
+"""After a try in vain the next one comes after one look, then two, four, at last so many."""
 _NEAR_S = 0.005
 _FAR_S = 0.020
 
@@ -118,7 +118,7 @@ class CongestionWindow:
             self.size = min(2 * self.size, LARGEST_WINDOW)
 
     def _looked(self, look: _Look) -> None:
-        """The line's own delay was measured anew: by what was sent since the look began."""
+        """The line's own delay was measured again: by the sends since the look began."""
         self._shortest_s = look.shortest_s
         self._to_wait = max(0, self._to_wait - 1)
         self._back()
@@ -147,7 +147,7 @@ class CongestionWindow:
         self._acks, self._sum_s, self._full = 0, 0.0, False
 
     def _back(self) -> None:
-        """To the window as it was before a look or a try."""
+        """Go back to the window before a look or a try."""
         if self._aside is not None:
             self.size, self._aside = self._aside.size_before, None
         self._smooth_s = None
@@ -156,7 +156,7 @@ class CongestionWindow:
         self._begin_round()
 
     def connected(self) -> None:
-        """A new connection may go another way."""
+        """A new connection may take another route."""
         self._back()
         self._shortest_s = float("inf")
         self._proven_s = 0.0
@@ -171,27 +171,27 @@ class CongestionWindow:
 
 @dataclass(slots=True)
 class _Look:
-    """A few in flight, for two round trips."""
+    """A look: a few sends in flight, for two round trips."""
 
     size_before: int
     to_pass: int
-    """Acknowledgements still to come that say nothing: of what was sent before."""
+    """Acknowledgements still to come that do not count: of earlier sends."""
     shortest_s: float = float("inf")
 
 
 @dataclass(slots=True)
 class _Try:
-    """Twice as many in flight, for some rounds."""
+    """A try: twice as many sends in flight, for some rounds."""
 
     size_before: int
     to_pass: int
     mean_s: float
-    """The round trip before."""
+    """The mean round trip before the try."""
     means_s: list[float] = field(default_factory=list)
 
 
 class Pace:
-    """What `delivery` asks before it sends."""
+    """The permission to send that the engine asks for: congestion window and link budget together."""
 
     def __init__(self, window: CongestionWindow | None = None, link: LinkBudget | None = None) -> None:
         self.link = link or LinkBudget()
@@ -203,35 +203,35 @@ class Pace:
         return self._window.size
 
     def open(self, now: float) -> bool:
-        """Whether the link may be used at all."""
+        """True if the link may be used at all."""
         return self.link.shut(now) is None
 
     def barred(self, priority: int) -> bool:
-        """Whether a budget or the hour forbids a message of this priority, however long one waited."""
+        """True if a budget or the hour forbids a message of this priority, however long it waits."""
         return not self.link.is_urgent(priority) and self.link.barred() is not None
 
     def allows(self, priority: int, now: float) -> bool:
-        """Whether a message of this priority may be sent now."""
+        """True if a message of this priority may be sent now."""
         return self.link.allows(priority, now)
 
     def wait_s(self, now: float) -> float:
-        """How long that stays as it is."""
+        """Seconds for which these answers stay as they are."""
         return self.link.wait_s(now)
 
     def connected(self) -> None:
-        """A new connection stands."""
+        """A new connection is up."""
         self._window.connected()
 
     def takes_file(self, priority: int, now: float) -> bool:
-        """Whether the upload of a file of this priority may begin now."""
+        """True if the upload of a file of this priority may begin now."""
         return self.link.takes_file(priority, now)
 
     def passes(self, priority: int) -> bool:
-        """Whether budgets and hours let a message of this priority go; rates only make it wait its turn."""
+        """True if budgets and hours let a message of this priority go; rates only make it wait its turn."""
         return self.link.barred() is None or self.link.is_urgent(priority)
 
     def is_urgent(self, priority: int) -> bool:
-        """Whether it passes rates, budgets and hours."""
+        """True if a message of this priority passes rates, budgets and hours."""
         return self.link.is_urgent(priority)
 
     def sent(self, size_bytes: int, priority: int = 0) -> None:
@@ -239,7 +239,7 @@ class Pace:
         self.link.sent(size_bytes, priority)
 
     def acked(self, round_trip_s: float, in_flight: int) -> None:
-        """It was acknowledged."""
+        """A send was acknowledged."""
         self._window.acked(round_trip_s, in_flight)
 
     def lost(self) -> None:
