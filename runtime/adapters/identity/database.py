@@ -1,19 +1,19 @@
 """identity.db: who this device is, and the tokens that prove it.
 
-Two processes write it, `provisioning` and `refresh`; everyone reads. Transactions are short and take the
-write lock before they read (BEGIN IMMEDIATE). What was decided on an older state is written only if that
-still holds: `serial` names the Registration Token that a call was made with, `instead_of` the enrolment; an
-answer to another one is dropped.
+Two processes write it, `provisioning` and `refresh`; every other process only reads. Transactions are short
+and take the write lock before they read (BEGIN IMMEDIATE). A decision made on an older state is written only
+if that state still holds: `serial` names the Registration Token that a call was made with, `instead_of` the
+enrolment; an answer to another one is dropped.
 
 A rollback journal, not WAL: a few writes a day, no second file with tokens in it, and no race between two
 writers at a WAL reset. `synchronous=EXTRA` syncs the folder too, so that a saved token survives a power cut.
 
     tokens      registration, parent (until its child is proven), sas: text (a blob: sealed) and life;
-                former, former parent: the line that was in force before (see `identity_lines`)
+                former, former parent: the token line that was in force before (see `token_lines`)
     enrolment   the provisioning state machine's record, one row
-    paces       what the last failures of each task demand
-    hub         what upload connects with, one row
-    facts       skew, and whatever else is one value
+    paces       the pause and the retries that each task's last failures demand
+    hub         the hub assignment and the credentials upload connects with, one row
+    facts       skew, and other single values
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ from runtime.layout import Layout
 
 
 class IdentityReader:
-    """Reads, never writes. The database need not exist yet; without a vault sealed tokens stay closed."""
+    """Reader of identity.db: it never writes. The database need not exist
+    yet; without a vault sealed tokens stay closed.
+    """
 
     def __init__(self, layout: Layout, vault: Vault | None = None, busy_s: float | None = None) -> None:
         """`busy_s`: how long to wait for a change that is being written; the data path does not."""
@@ -58,7 +60,9 @@ class IdentityReader:
         self._vault = vault or Vault()
 
     def read(self) -> IdentityRecord:
-        """Everything, in one snapshot. Empty where there is none. Raises NeedsHuman, Retryable."""
+        """Read the whole identity in one snapshot; it is empty where there
+        is no database. Raises NeedsHuman, Retryable.
+        """
         with weather(self._path):
             if not self._path.exists():
                 return IdentityRecord(Enrolment())
@@ -67,27 +71,27 @@ class IdentityReader:
                 db.execute("PRAGMA query_only = 1")
                 version = db.execute("PRAGMA user_version").fetchone()[0]
                 if version == 0:
-                    return IdentityRecord(Enrolment())  # the first writer is at it
+                    return IdentityRecord(Enrolment())  # the first writer is creating it
                 db.execute("BEGIN")
                 try:
                     return rows.read_all(db, self._vault.keys())
                 except sqlite3.OperationalError:
-                    if version > SCHEMA_VERSION:  # what we look for has another place there
+                    if version > SCHEMA_VERSION:  # the columns we read may stand elsewhere there
                         raise is_newer(version) from None
                     raise
 
     def hub_credentials(self) -> HubCredentials | None:
-        """What to connect to the hub with, or None until the device was registered."""
+        """The credentials to connect to the hub with, or None until the device was registered."""
         return self.read().hub_credentials()
 
 
 class IdentityStore(IdentityReader):
-    """Reads and writes."""
+    """Reader and writer of identity.db."""
 
     def __init__(self, layout: Layout, vault: Vault | None = None) -> None:
-        """Make the database where there is none, or none that can be read.
+        """Create the database where there is none, or none that can be read.
 
-        Raises NeedsHuman where others could read it, Retryable where the disk refuses.
+        Raises NeedsHuman where other users could read it, Retryable where the disk refuses.
         """
         super().__init__(layout, vault)
         with weather(self._path), alone(self._path.parent):
@@ -98,12 +102,14 @@ class IdentityStore(IdentityReader):
                 self._begin_after(time.time())
 
     def _begin_after(self, wall_s: float) -> None:
-        """Generations that were never handed out: the seconds since 1970 are more than there were changes."""
+        """A first generation that was never handed out: the seconds
+        since 1970 are more than there were changes.
+        """
         with self._change() as db:
             db.execute("INSERT INTO hub VALUES (1, '', '', ?, NULL, NULL, '')", (int(wall_s),))
 
     def save_enrolment(self, record: Enrolment, instead_of: Enrolment | None = None) -> bool:
-        """Keep the state machine's record, where `instead_of` (None: anything) is still what is there."""
+        """Save the state machine's record, if `instead_of` (None: anything) is still the stored enrolment."""
         with self._change() as db:
             return self._put_enrolment(db, record, instead_of)
 
@@ -117,7 +123,9 @@ class IdentityStore(IdentityReader):
         *,
         host: str | None = None,
     ) -> bool:
-        """A new Registration Token, for the platform `host`, begins a new line; the one before rests."""
+        """Begin a new token line with a new Registration Token, for the
+        platform `host`; the line before it rests.
+        """
         with self._change() as db:
             if not self._put_enrolment(db, record, instead_of):
                 return False
@@ -129,7 +137,7 @@ class IdentityStore(IdentityReader):
             return True
 
     def settle_lines(self, host: str, now: Moment) -> None:
-        """Have those tokens in force that are for the platform `host`; the others rest."""
+        """Put the token line in force that is for the platform `host`; the other one rests."""
         with self._change() as db:
             lines.settle(db, self._vault.keys(), host, now)
 
@@ -140,7 +148,9 @@ class IdentityStore(IdentityReader):
         return True
 
     def save_refreshed(self, serial: int, grant: PlatformResult, now: Moment, draw: float) -> bool:
-        """Put a child in the place of the token `serial`, which stays known as its parent until it proves."""
+        """Put a child in the place of the token `serial`, which stays known
+        as its parent until the child is proven.
+        """
         with self._change() as db:
             if not rows.is_current(db, self._vault.keys(), serial):
                 return False
@@ -148,7 +158,7 @@ class IdentityStore(IdentityReader):
             keys = self._vault.keys()
             found = rows.tokens_of(db, keys)
             before = found.get("registration") or found["parent"]
-            rows.put_token(db, keys, "parent", before)  # sealed under its row's name: sealed anew
+            rows.put_token(db, keys, "parent", before)  # sealed under its row's name, so it is sealed again
             child = Token(
                 grant.token,
                 Life(now, grant.lifetime_s, draw),
@@ -172,10 +182,10 @@ class IdentityStore(IdentityReader):
         hold: bool = False,
         host: str | None = None,
     ) -> bool:
-        """Put a registration in force: the new SAS, and what became known of the Registration Token.
+        """Put a registration in force: the new SAS, and what the platform said about the Registration Token.
 
-        Registering, at `host`, proves the token: its parent is not needed any more, nor the line before. With
-        `hold` another device id than the one that messages went out under waits for `accept`.
+        Registering, at `host`, proves the token: its parent is no longer needed, nor is the token line before
+        it. With `hold`, a device id other than the one that messages went out under waits for `accept`.
         """
         with self._change() as db:
             keys = self._vault.keys()
@@ -183,7 +193,7 @@ class IdentityStore(IdentityReader):
                 lines.revive(db, keys)
             if not rows.is_current(db, keys, serial):
                 return False
-            # by certificate there is a life too, and no text: the certificate is the secret
+            # registering by certificate has a lifetime too, and no token text: the certificate is the secret
             life = Life(now, found.lifetime_s, draw)
             rows.put_hub(db, found, serial, hold=hold)
             rows.put_token(db, keys, "sas", Token(found.sas or Secret(""), life, serial))
@@ -194,7 +204,9 @@ class IdentityStore(IdentityReader):
             return True
 
     def rewrite(self) -> None:
-        """Write every token as the settings want it: sealed with the first key, or in the clear."""
+        """Write every token in the form that the settings demand:
+        sealed with the first key, or in the clear.
+        """
         with self._change() as db:
             keys = self._vault.keys()
             for kind, token in rows.tokens_of(db, keys).items():
@@ -202,7 +214,9 @@ class IdentityStore(IdentityReader):
                     rows.put_token(db, keys, kind, token)
 
     def drop_registration(self, serial: int, now: Moment | None = None, *, whole: bool = False) -> None:
-        """Give up a Registration Token (the registration or the parent) or the `whole` line: it rests."""
+        """Give up a Registration Token (the registration or the
+        parent) or the `whole` token line: it rests.
+        """
         with self._change() as db:
             at = now or Moment(time.time(), 0.0, "")
             lines.retire(db, self._vault.keys(), serial, at, whole=whole)
@@ -210,7 +224,9 @@ class IdentityStore(IdentityReader):
     def save_failed(
         self, serial: int, task: Task, pace: RetryPace, *, refused: bool = False, doubted: bool = False
     ) -> bool:
-        """Keep what the failures of `task` demand, asked with the token `serial`; `refused` for it itself."""
+        """Save the pause that the failures of `task`, asked with the token
+        `serial`, demand; `refused`: the token itself was.
+        """
         with self._change() as db:
             known = rows.is_former if task is Task.REGISTER_FORMER else rows.is_current
             if not known(db, self._vault.keys(), serial):
@@ -223,24 +239,24 @@ class IdentityStore(IdentityReader):
             return True
 
     def forget_failed(self, task: Task) -> None:
-        """What `task` failed of is over."""
+        """Forget the failures of `task`: they are over."""
         with self._change() as db:
             rows.put_pace(db, task, None)
 
     def check_room(self) -> None:
-        """Raises Retryable where nothing could be kept of what the platform is about to hand out."""
+        """Raise Retryable where the disk could not keep what the platform is about to hand out."""
         with self._change() as db:
             rows.put_fact(db, "room", time.time())
 
     def save_skew(self, skew_s: float, now: Moment | None = None) -> None:
-        """Keep the server's clock minus ours, which counts until ours is set, or the machine boots."""
+        """Save the server's clock minus ours, which counts until our clock is set or the machine boots."""
         with self._change() as db:
             rows.put_fact(db, "skew_s", skew_s)
             rows.put_fact(db, "skew_offset_s", now.wall_s - now.boot_s if now else None)
             rows.put_fact(db, "skew_boot", mark(now.boot_id) if now else None)
 
     def accept(self) -> None:
-        """A person agrees that messages go out under the new device id."""
+        """Record that a person agrees to messages going out under the new device id."""
         with self._change() as db:
             rows.put_fact(db, "on_hold", None)
             db.execute("UPDATE hub SET accepted_id = device_id")
@@ -255,10 +271,12 @@ class IdentityStore(IdentityReader):
 
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
-        """One short transaction; takes the write lock first. Raises Retryable where the disk refuses."""
+        """One short transaction, which takes the write lock first.
+        Raises Retryable where the disk refuses.
+        """
         with weather(self._path):
             check_private(self._path)
             with closing(connect(self._path)) as db:
                 db.execute("BEGIN IMMEDIATE")
                 yield db
-                db.execute("COMMIT")  # whatever comes in between closes the connection, which rolls back
+                db.execute("COMMIT")  # any exception before this closes the connection, which rolls back

@@ -1,4 +1,6 @@
-"""identity.db as a file: its schema, how it is opened, who may read it, and what becomes of a damaged one."""
+"""identity.db as a file: its schema, how it is opened, who may
+read it, and how a damaged one is set aside.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ SCHEMA_VERSION = 5
 
 
 def check_private(path: Path) -> None:
-    """Raise NeedsHuman where someone else could read or replace the tokens."""
+    """Raise NeedsHuman where another user could read or replace the tokens."""
     for one, mode in ((path.parent, 0o700), (path, 0o600)):
         found = one.stat()
         if found.st_uid not in (os.geteuid(), os.getuid()) and os.geteuid() != 0:
@@ -35,7 +37,9 @@ def check_private(path: Path) -> None:
 
 @contextmanager
 def weather(path: Path) -> Iterator[None]:
-    """A full, failing or missing disk, or a transaction that is left open: weather. Damage is not."""
+    """True for a transient error: a full, failing or missing disk, or a
+    transaction that is left open. Damage is not one.
+    """
     try:
         yield
     except PermissionError as exc:
@@ -51,7 +55,9 @@ def weather(path: Path) -> Iterator[None]:
 
 
 def _held(path: Path, exc: Exception) -> str:
-    """Who has left a transaction open: a reader's is enough, as no change is written beside it."""
+    """Name the processes with an open transaction: a reader's is
+    enough, as no change is written beside it.
+    """
     if getattr(exc, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
         return ""
     users = " and ".join(database_users(path))
@@ -60,7 +66,9 @@ def _held(path: Path, exc: Exception) -> str:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Only one of the two writers makes, or sets aside, at a time. Raises Retryable where the other hangs."""
+    """Hold the lock under which one of the two writers at a time creates, or
+    sets aside. Raises Retryable where the other hangs.
+    """
     fd = _opened(folder / "identity.lock")
     try:
         _lock(fd)
@@ -70,7 +78,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def _opened(path: Path) -> int:
-    """The file, made where there is none, never what a link in its place points to."""
+    """Open the file, creating it where there is none; never the target of a link in its place."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 
@@ -88,7 +96,7 @@ def _lock(fd: int) -> None:
 
 
 def create(path: Path) -> None:
-    """Make the database, or bring it to our schema. What is damaged stays as it is. Raises NeedsHuman."""
+    """Create the database, or migrate it to our schema. A damaged one stays as it is. Raises NeedsHuman."""
     if not path.exists():
         os.close(_opened(path))
     check_private(path)
@@ -102,7 +110,7 @@ def create(path: Path) -> None:
 
 
 def damaged(path: Path) -> bool:
-    """Whether SQLite cannot make sense of the file. A busy one is not damaged."""
+    """True if SQLite cannot make sense of the file. A busy one is not damaged."""
     try:
         with closing(connect(path)) as db:
             return bool(db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok")
@@ -113,7 +121,7 @@ def damaged(path: Path) -> bool:
 
 
 def set_aside(path: Path) -> None:
-    """Keep the damaged file for whoever wants to look: the device provisions again."""
+    """Keep the damaged file for the operator to look at: the device provisions again."""
     aside = path.with_name(f"{path.name}.damaged")
     path.replace(aside)
     path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
@@ -121,10 +129,10 @@ def set_aside(path: Path) -> None:
 
 
 def connect(path: Path, busy_s: float | None = None) -> sqlite3.Connection:
-    """Open it for reading and writing, as every user of it does. `busy_s`: how long to wait for a lock."""
+    """Open it for reading and writing, as all its users do. `busy_s`: how long to wait for a lock."""
     wait_s = BUSY_TIMEOUT_S if busy_s is None else busy_s
     db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)
-    db.text_factory = _text  # what is no UTF-8 must not keep the rest from being read
+    db.text_factory = _text  # text that is not UTF-8 must not keep the rest from being read
     db.execute(f"PRAGMA busy_timeout = {int(wait_s * 1000)}")
     db.execute("PRAGMA synchronous = EXTRA")
     db.execute("PRAGMA secure_delete = ON")  # a token that was deleted is gone from the file too
@@ -136,7 +144,7 @@ def _text(stored: bytes) -> str:
 
 
 def is_newer(version: int) -> NeedsHuman:
-    """What this runtime cannot write without harm."""
+    """True for a newer schema, which this runtime cannot write without harm."""
     return NeedsHuman(
         f"identity.db has schema {version}, this runtime knows {SCHEMA_VERSION}: a newer runtime wrote it",
         hint="install that one again, or move the file away: the device provisions again",
@@ -153,9 +161,9 @@ def _migrate(db: sqlite3.Connection) -> None:
 
     db.execute("BEGIN IMMEDIATE")
     made = Database(db)
-    # what is there, whatever the number says
+    # the columns that are there, whatever the version number says
     tables = {table.name: table.columns_dict for table in made.tables}
-    if not tables:  # the other writer may have been first
+    if not tables:  # the other writer may have created it first
         moment = {"wall_s": float, "boot_s": float, "boot_id": str}
         token = {"kind": str, "text": str, "serial": int, "lifetime_s": float, "age_s": float, "draw": float}
         made.create_table("tokens", {**token, **moment}, pk="kind", not_null={"text", "serial", "boot_id"})
@@ -196,7 +204,9 @@ _COLUMNS_5 = (
 
 
 def _say_who_granted(db: sqlite3.Connection) -> None:
-    """Tokens of before the column: the enrolment that is done says under which wish they came."""
+    """Fill `basis` and `host` of tokens that are older than these columns: a
+    completed enrolment tells which wish they came by.
+    """
     found = db.execute("SELECT basis FROM enrolment WHERE phase = 'PROVISIONED'").fetchone()
     basis = found[0] if found and isinstance(found[0], str) else ""
     other_ways = basis == BY_HAND or basis.partition(" ")[0] in ("mtls", "connection-string")

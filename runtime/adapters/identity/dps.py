@@ -1,8 +1,8 @@
 """Azure's Device Provisioning Service through azure-iot-device's own client, in a process of its own.
 
 The client knows no deadline, and after an error it may leave a network thread behind. A child that is killed
-when its time is over leaves nothing, and `refresh` need not carry the library for one call a day. The
-question goes to the child's stdin and the answer comes from its stdout: no key is in a command line or file.
+when its time is over leaves nothing, and `refresh` need not carry the library for one call a day. The request
+goes to the child's stdin and the answer comes from its stdout: no key is in a command line or file.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from runtime.core.proxy_url import Proxy
 from runtime.core.secret import Secret
 
 CONNECT_S = 20.0
-"""For one connection, all addresses together."""
+"""Deadline for one connection, all its addresses together."""
 DEADLINE_S = 60.0
-"""For the whole registration: the service assigns in steps of a few seconds."""
+"""Deadline for the whole registration: the service assigns in steps of a few seconds."""
 
 
 @dataclass(frozen=True)
 class DpsRequest:
-    """Who asks whom. A key, or a certificate with its private key."""
+    """Who registers with which service, by a key, or by a certificate with its private key."""
 
     host: str
     id_scope: str
@@ -46,12 +46,12 @@ class DpsRequest:
     ca_file: Path | None = None
     proxy: Proxy | None = None
     websockets: bool = False
-    """As for the hub: who cannot reach 8883 there cannot reach it here."""
+    """As for the hub: a device that cannot reach port 8883 there cannot reach it here."""
     ahead_s: float = 0.0
     """The service's clock minus ours, where ours is wrong: the library signs by the time of day."""
 
     def to_json(self) -> str:
-        """For the child's stdin."""
+        """The request as JSON, for the child's stdin."""
         paths = {name: str(getattr(self, name) or "") for name in ("certificate", "key_file", "ca_file")}
         mine = {"host": self.host, "id_scope": self.id_scope, "registration_id": self.registration_id}
         way = {
@@ -64,7 +64,7 @@ class DpsRequest:
 
 @dataclass(frozen=True)
 class Assigned:
-    """What the service said. `hub_host` and `device_id` are set where the outcome is good."""
+    """The service's answer. `hub_host` and `device_id` are set where the outcome is good."""
 
     outcome: Outcome
     hub_host: str = ""
@@ -75,7 +75,7 @@ class Assigned:
 def assign(
     question: DpsRequest, waiting: Waiting = lambda: False, deadline_s: float = DEADLINE_S
 ) -> Assigned:
-    """Ask the service which hub is ours, within `deadline_s`; `waiting` may end it sooner."""
+    """Ask the service to assign our hub, within `deadline_s`; `waiting` may end it sooner."""
     try:
         child = subprocess.Popen(
             [sys.executable, "-P", "-m", "runtime.adapters.identity.dps", str(os.getpid())],
@@ -84,7 +84,7 @@ def assign(
             stderr=subprocess.DEVNULL,
             text=True,
         )
-    except OSError as exc:  # no process, or no descriptor, can be had now
+    except OSError as exc:  # no process, or no descriptor, is available now
         return Assigned(Outcome.UNREACHABLE, reason=f"no process can be started now: {exc.strerror}")
     with child:
         try:
@@ -115,7 +115,7 @@ def _listen(child: subprocess.Popen[str], question: DpsRequest, waiting: Waiting
 
 
 def _sound(assigned: Assigned) -> Assigned:
-    """The library hands on whatever the service said."""
+    """Check the answer: the library passes on any text of the service's unchecked."""
     try:
         if assigned.outcome.good:
             check_names(assigned.hub_host, assigned.device_id)
@@ -160,7 +160,7 @@ def _sign_ahead(ahead_s: float) -> None:
 
 
 def _ask(asked: dict[str, Any]) -> dict[str, str]:
-    """The child's whole work. Whatever is wrong has a name of ours."""
+    """The child's whole work. Every failure becomes one of our outcomes."""
     from azure.iot.device import exceptions
 
     names: dict[type[Exception], Outcome] = {
@@ -174,7 +174,7 @@ def _ask(asked: dict[str, Any]) -> dict[str, str]:
     }
     try:
         result = _client(asked).register()
-    except Exception as exc:  # its tree is not all documented; what is not named is weather
+    except Exception as exc:  # the library's exceptions are not all documented; an unnamed one is transient
         if (beneath := trouble_beneath(exc)) is not None:
             tls = Outcome.WRONG_TIME if wrong_time(beneath) else Outcome.TLS_FAILED
             kind = Outcome.PROXY if isinstance(beneath, ProxyTrouble) else tls
@@ -193,7 +193,9 @@ def _ask(asked: dict[str, Any]) -> dict[str, str]:
 
 
 def try_all_addresses() -> None:
-    """In the child: paho's `socket.create_connection` gives the first address all the time there is."""
+    """Try all addresses, in the child: paho's `socket.create_connection` gives the
+    first one all the time there is.
+    """
 
     def create(address: tuple[str, int], timeout: Any = None, source_address: Any = None) -> socket.socket:
         return dial(*address, float(timeout or CONNECT_S))

@@ -25,16 +25,18 @@ if TYPE_CHECKING:
     from runtime.adapters.net import https
 
 CANCELLED = "/problems/deviceProvisioning/provisioningOperationCancelled"
-"""Problem type of an operation that an operator cancelled; ends in it, whatever host stands before."""
+"""Problem type of an operation that an operator cancelled: the type ends in this, after any host."""
 
 PROBLEM = "application/problem+json"
-"""How the platform itself refuses (RFC 9457); a page of anything on the way is something else."""
+"""Content type by which the platform itself refuses (RFC 9457); a
+page of any proxy on the way has another one.
+"""
 
 Value = TypeVar("Value")
 Left = Callable[[float], float]
 """Seconds until a unix time, for what was received just now."""
 Reader = Callable[[Mapping[str, Any], Left], Value]
-"""Makes a value of a JSON object. Raises KeyError, TypeError or ValueError."""
+"""Makes a value out of a JSON object. Raises KeyError, TypeError or ValueError."""
 
 _OUTCOMES = {
     200: Outcome.OK,
@@ -52,7 +54,9 @@ _OUTCOMES = {
 
 @dataclass(frozen=True)
 class PlatformClient:
-    """One platform. Calls block for at most `timeout_s`; `waiting` is called meanwhile and may end them."""
+    """Client of one platform. Calls block for at most `timeout_s`;
+    `waiting` is called meanwhile and may end them.
+    """
 
     instance: str
     trust: TrustedAuthorities
@@ -68,7 +72,9 @@ class PlatformClient:
         return self._call("POST", "/provisioning-operations/init", provisioning_token, body, _operation)
 
     def complete(self, provisioning_token: Secret, operation_id: str) -> PlatformAnswer[PlatformResult]:
-        """Ask whether the operation was approved. Harmless to repeat: each time there is a new token."""
+        """Ask whether the operation was approved. Repeating it is
+        harmless: each answer brings a new token.
+        """
         body = {"provisioningOperationId": operation_id}
         return self._call("PUT", "/provisioning-operations/complete", provisioning_token, body, _grant)
 
@@ -180,9 +186,10 @@ def _grant(found: Mapping[str, Any], left: Left) -> PlatformResult:
 
 
 def _lifetime_s(ends: object, left: Left) -> float | None:
-    """A token that was handed out has taken the place of the one before: no date is worth losing it.
+    """The token's lifetime. A token that was handed out has replaced the one before it: no bad date is a
+    reason to lose it.
 
-    Registering tells how much life it has left.
+    Registering tells how much of its lifetime is left.
     """
     try:
         return None if ends is None else left(lifetime.instant_s(str(ends)))
@@ -192,7 +199,9 @@ def _lifetime_s(ends: object, left: Left) -> float | None:
 
 
 def _sas_lifetime_s(found: Mapping[str, Any], sas: Secret | None, left: Left) -> float | None:
-    """A SAS says by itself when it ends, and the hub believes nothing else: no date makes it live longer."""
+    """The lifetime of a SAS. Its own text says when it ends, and the hub
+    believes nothing else: no date extends it.
+    """
     ends = found.get("connectionStringExpiration")
     try:
         ends_s = None if ends is None else lifetime.instant_s(str(ends))
@@ -205,7 +214,7 @@ def _sas_lifetime_s(found: Mapping[str, Any], sas: Secret | None, left: Left) ->
 
 
 def _token_remaining_s(found: Mapping[str, Any]) -> float | None:
-    """None where it is not told, or cannot be: the token has just served."""
+    """The token's remaining lifetime; None where it is missing or unusable: the token has just served."""
     told = found.get("tokenRemainingLifetime")
     try:
         remaining_s = None if told is None else lifetime.duration_s(str(told))
@@ -240,7 +249,7 @@ def _date(text: str | None) -> float | None:
 
 
 def _garbled(exc: Exception) -> str:
-    """What is missing, in words that cannot hold a token: our own messages, or a field's name."""
+    """Name what is missing without any text that could hold a token: our own messages, or a field's name."""
     return f"{exc.args[0]} is missing" if isinstance(exc, KeyError) else str(exc)
 
 
@@ -250,7 +259,7 @@ def _secrets(token: Secret | None, body: Mapping[str, str]) -> list[str]:
 
 
 def _clean(reason: str, secrets: list[str]) -> str:
-    """The other side's words, without our tokens in them, printable, on one line, of a bearable length."""
+    """The other side's words, without our tokens in them, printable, on one line, and cut to a limit."""
     for secret in secrets:
         reason = reason.replace(secret, "***")
     return "".join(c if c.isprintable() else " " for c in reason)[:300]

@@ -1,12 +1,12 @@
-"""The ways in: how a device becomes known to a hub, behind one interface.
+"""Registrars: the ways for a device to become known to a hub, behind one interface.
 
     platform           with a Registration Token that the operator's approval brought
     mtls               with a client certificate, at the same platform
     connection-string  without any platform: a device key (we sign), a SAS, or a certificate (x509=true)
     dps                Azure's provisioning service assigns the hub; then by key or certificate, as above
 
-A way that needs no Registration Token rests on a *basis* instead: a name for the files and settings it is
-made of. Another basis (a certificate renewed on disk, another connection string) means registering anew.
+A registrar that needs no Registration Token rests on a *basis* instead: a name for the files and settings it
+is made of. Another basis (a certificate renewed on disk, another connection string) means registering again.
 """
 
 from __future__ import annotations
@@ -32,42 +32,46 @@ from runtime.regular_file import read_regular
 from runtime.settings import Settings
 
 ASK_AGAIN_S = 86_400.0
-"""A certificate needs no renewal, but the service may have moved us to another hub: it is asked again."""
+"""Pause between registrations by certificate: it needs no renewal,
+but the service may have moved us to another hub.
+"""
 
 
 @dataclass(frozen=True)
 class ServerClock:
-    """What is known of the clock by which our signatures are judged."""
+    """The clock by which our signatures are judged, as far as it is known."""
 
     skew_s: float = 0.0
     """Server's clock minus ours, as last seen."""
     doubted: bool = False
-    """What was signed by it was refused: ask what time it is."""
+    """True if the server refused what was signed by this clock: the
+    registrar asks the server for the time.
+    """
 
 
 class Registrar(Protocol):
-    """One way in."""
+    """One way to register."""
 
     def missing(self) -> str | None:
-        """What has to be configured or delivered first, in words; None: nothing."""
+        """The thing that has to be configured or delivered first, as a sentence; None: nothing."""
 
     def basis(self) -> str | None:
-        """What the identity rests on, or None where that is a Registration Token."""
+        """The basis of the identity, or None where that is a Registration Token."""
 
     def certificate(self) -> Path | None:
-        """The client certificate that serves, where one does."""
+        """The client certificate that the registrar uses, where it uses one."""
 
     def signs(self) -> bool:
-        """Whether we sign by our own clock, with a key."""
+        """True if we sign by our own clock, with a key."""
 
     def register(
         self, token: Secret | None, server_clock: ServerClock = ServerClock()
     ) -> PlatformAnswer[Registration]:
-        """Become known to the hub; `token` is the Registration Token where there is one."""
+        """Register with the hub; `token` is the Registration Token where there is one."""
 
 
 def registrar(settings: Settings, waiting: Waiting = lambda: False) -> Registrar:
-    """The way that the configuration chooses."""
+    """The registrar that the configuration chooses."""
     if settings.identity.mode == "connection-string":
         return ByConnectionString(settings, waiting=waiting)
     if settings.identity.mode == "dps":
@@ -76,7 +80,7 @@ def registrar(settings: Settings, waiting: Waiting = lambda: False) -> Registrar
 
 
 def certificate_left_s(way_in: Registrar, now: Moment) -> float | None:
-    """Until the end of the client certificate that serves, by the wall clock; None where none does."""
+    """Seconds until the client certificate in use ends, by the wall clock; None where none is used."""
     file = way_in.certificate()
     end_s = ends_s(file) if file else None
     return None if end_s is None else end_s - now.wall_s
@@ -118,7 +122,7 @@ class ByPlatform:
         return answer
 
     def platform(self) -> PlatformClient:
-        """The platform itself, for the calls that only it knows."""
+        """The platform's client, for the calls that only the platform offers."""
         mine, files = self.settings.platform, self.settings.identity
         certificate = (files.certificate_file, files.key_file) if self._by_certificate else (None, None)
         assert mine.instance is not None  # `missing` says so first
@@ -128,7 +132,9 @@ class ByPlatform:
 
 @dataclass(frozen=True)
 class ByConnectionString:
-    """A fixed identity. With a device key each registration signs a SAS; otherwise it tells what there is."""
+    """Registrar of a fixed identity. With a device key each registration
+    signs a SAS; else it returns what is configured.
+    """
 
     settings: Settings
     clock: Clock = field(default_factory=SystemClock)
@@ -183,7 +189,7 @@ class ByConnectionString:
             lifetime_s = self.settings.identity.sas_lifetime_s
             sas = connection_string.sign(host, device, known.key, int(now_s + lifetime_s))
             return Registration(host, device, lifetime_s, sas)
-        if known.sas is not None:  # nobody here can renew it; another file does
+        if known.sas is not None:  # this runtime cannot renew it; another file can
             return Registration(host, device, None, known.sas)
         files = self.settings.identity
         return Registration(host, device, None, None, (str(files.certificate_file), str(files.key_file)))
@@ -195,7 +201,7 @@ class ByConnectionString:
 
 @dataclass(frozen=True)
 class ByDps:
-    """Azure DPS. Asked at every renewal: the service may have moved us to another hub."""
+    """Azure DPS, asked at every renewal: the service may have moved us to another hub."""
 
     settings: Settings
     waiting: Waiting = lambda: False
@@ -274,14 +280,16 @@ class ByDps:
 
 
 def _asked_for_time(host: str, settings: Settings, waiting: Waiting) -> float | None:
-    """What time it is at the hub, or at the provisioning service."""
+    """Ask the hub, or the provisioning service, what time it is."""
     ca_file = settings.upload.ca_file or settings.platform.ca_file
     proxy = parse_proxy(settings.upload.proxy or settings.platform.proxy)
     return server_time_s(host, settings.upload.https_port, TrustedAuthorities(ca_file, proxy=proxy), waiting)
 
 
 def _signing_time_s(server_s: float | None, known: ServerClock, ours: Clock) -> float:
-    """Now, by the server's clock; by ours where they differ by little, or the server's is not known."""
+    """The current time by the server's clock; by ours where they differ
+    by little, or the server's is not known.
+    """
     skew_s = known.skew_s if server_s is None else server_s - ours.wall_s()
     return ours.wall_s() + (skew_s if abs(skew_s) > CLOCK_SET_BY_S else 0.0)
 
@@ -301,8 +309,9 @@ def _missing_certificate(settings: Settings) -> str | None:
 
 
 def _certificate_mark(settings: Settings) -> str:
-    """Tells one certificate from the next without a restart, and one path from another: the hub is shown what
-    lies at the path of the last registration. While its key is not there it is missing.
+    """Mark that tells one certificate from the next without a restart, and one path from another: the hub
+    is shown the file at the path of the last registration. While its key is absent the certificate is
+    missing.
     """
     path, key = settings.identity.certificate_file, settings.identity.key_file
     try:

@@ -1,7 +1,8 @@
-"""The rows of identity.db as values, and back. All of it runs inside somebody's transaction.
+"""The rows of identity.db as values, and back. All of it runs inside the caller's transaction.
 
-Whatever a cell holds, reading it raises nothing: a flipped bit, or a name that only a newer runtime knows,
-must not keep both workers from starting. What makes no sense counts as not known, and is asked for anew.
+Reading raises nothing, whatever a cell holds: a flipped bit, or a name that only a newer runtime knows, must
+not keep both workers from starting. A value that makes no sense counts as unknown, and the runtime asks for
+it again.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from runtime.core.secret import Secret, fits_header
 from runtime.errors import NeedsHuman
 
 _HUB = "host", "device_id", "certificate", "key"
-"""Of the row `hub`: what a registration brought."""
+"""Columns of the row `hub`: the result of a registration."""
 
 MOST = 2.0**53
-"""A larger number is none of ours, whether it counts or measures."""
+"""Upper bound of every number that is ours, a count or a measurement; a larger one is damage."""
 
 
 def _rows(db: sqlite3.Connection, query: str) -> list[sqlite3.Row]:
@@ -38,7 +39,9 @@ def _rows(db: sqlite3.Connection, query: str) -> list[sqlite3.Row]:
 
 
 def tokens_of(db: sqlite3.Connection, keys: Keys) -> dict[str, Token]:
-    """Every token by its kind; not what is damaged: one that stays sealed where a key opens another."""
+    """Every token by its kind, without damaged ones: such as one that
+    stays sealed where a key opens another.
+    """
     rows = [row for row in _rows(db, "SELECT * FROM tokens") if isinstance(row["text"], str | bytes)]
     found = [(row, _token(row, keys)) for row in rows]
     opened = any(token.secret and isinstance(row["text"], bytes) for row, token in found)
@@ -46,9 +49,11 @@ def tokens_of(db: sqlite3.Connection, keys: Keys) -> dict[str, Token]:
 
 
 def _sound(kind: str, secret: Secret | None, *, opened: bool) -> bool:
-    """What no header takes is no token of the platform's, and would pass for one that cannot be reached.
+    """True for a usable token. A text that no header takes is no token of the platform's, and using it would
+    look like a platform that cannot be reached.
 
-    A SAS may be anything: the hub refuses it, and another one is asked for with the pauses that go with that.
+    A SAS may be anything: the hub refuses a bad one, and the runtime asks for another with the pauses of a
+    refusal.
     """
     if secret is None:
         return not opened
@@ -56,7 +61,7 @@ def _sound(kind: str, secret: Secret | None, *, opened: bool) -> bool:
 
 
 def read_all(db: sqlite3.Connection, keys: Keys) -> IdentityRecord:
-    """Everything."""
+    """Read the whole identity."""
     tokens = tokens_of(db, keys)
     kept = [kind for (kind,) in db.execute("SELECT typeof(text) FROM tokens WHERE text <> ''").fetchall()]
     facts = _facts(db)
@@ -88,7 +93,7 @@ def _number(row: sqlite3.Row, name: str, otherwise: float = 0.0) -> float:
 
 
 def _count(row: sqlite3.Row, name: str) -> int:
-    """Of a column that an older schema lacks."""
+    """A count out of a column that an older schema lacks."""
     return max(0, int(_number(row, name))) if name in row.keys() else 0  # noqa: SIM118 - a Row is no mapping
 
 
@@ -101,7 +106,7 @@ def _outcome(row: sqlite3.Row, name: str) -> Outcome | None:
 
 
 def _pause_s(row: sqlite3.Row) -> float:
-    """No pause of ours is longer: see `backoff`."""
+    """A stored pause. None of ours is longer: see `backoff`."""
     return min(max(_number(row, "pause_s"), 0.0), 2 * LONGEST_RETRY_AFTER_S)
 
 
@@ -118,7 +123,7 @@ def _token(row: sqlite3.Row, keys: Keys) -> Token:
     draw = min(max(_number(row, "draw"), 0.0), 1.0)
     life = Life(_at(row), lifetime_s, draw, max(0.0, _number(row, "age_s")))
     serial = int(_number(row, "serial"))
-    more = dict(row)  # a reader may be faster than the writer that brings it to our schema
+    more = dict(row)  # a reader may run before the writer that migrates the database to our schema
     origin = [found if isinstance(found := more.get(name), str) else None for name in ("host", "basis")]
     opened = keys.open(_text(row, "kind"), row["text"])
     if opened is None:
@@ -133,12 +138,14 @@ def _hub(row: sqlite3.Row) -> HubAssignment:
 
 
 def _hub_mark(row: Mapping[str, Any] | sqlite3.Row) -> float:
-    """Another one where a bit flipped: a name that leads nowhere would stay until the next renewal."""
+    """Mark of the row `hub`; it differs where a bit flipped: a name that
+    leads nowhere would stay until the next renewal.
+    """
     return mark(repr([row[name] for name in _HUB]))
 
 
 def paces_of(db: sqlite3.Connection) -> dict[Task, RetryPace]:
-    """What the failures of each task demand."""
+    """The retry pace that the failures of each task demand."""
     known = {task.value: task for task in Task}
     found = _rows(db, "SELECT * FROM paces")
     return {known[row["task"]]: _pace(row) for row in found if row["task"] in known}
@@ -203,7 +210,7 @@ def put_enrolment(db: sqlite3.Connection, record: Enrolment) -> None:
 
 
 def put_token(db: sqlite3.Connection, keys: Keys, kind: str, token: Token) -> None:
-    """Raises NeedsHuman where the key is missing that would open or seal it."""
+    """Save a token. Raises NeedsHuman where the key is missing that would open or seal it."""
     if token.secret is None:
         raise NeedsHuman(keys.locked(sealed=True), hint=REMEDY)
     rest = (token.serial, *_life(token.life), token.host, token.basis)
@@ -219,7 +226,7 @@ def _life(life: Life) -> tuple[Any, ...]:
 
 
 def put_pace(db: sqlite3.Connection, task: Task, pace: RetryPace | None) -> None:
-    """Keep what the failures of `task` demand; None: they are over."""
+    """Save the pace that the failures of `task` demand; None: they are over."""
     db.execute("DELETE FROM paces WHERE task = ?", (task.value,))
     if pace is not None and pace.at is not None:
         outcome = pace.outcome.name if pace.outcome else None
@@ -229,7 +236,9 @@ def put_pace(db: sqlite3.Connection, task: Task, pace: RetryPace | None) -> None
 
 
 def forget_failed_refreshes(db: sqlite3.Connection) -> None:
-    """Another Registration Token is in force: only what was learnt about registering still counts."""
+    """Forget the failures of refreshing: with another Registration Token
+    only those of registering still count.
+    """
     register = paces_of(db).get(Task.REGISTER)
     db.execute("DELETE FROM paces WHERE task <> ?", (Task.REGISTER_FORMER.value,))
     if register is not None:
@@ -237,7 +246,7 @@ def forget_failed_refreshes(db: sqlite3.Connection) -> None:
 
 
 def put_hub(db: sqlite3.Connection, found: Registration, serial: int, *, hold: bool) -> None:
-    """Put a connection in force, under the next generation where it is another one.
+    """Put a hub assignment in force, under the next generation where it is another one.
 
     With `hold` it waits where messages went out under another id before: the one accepted last.
     """
@@ -250,7 +259,7 @@ def put_hub(db: sqlite3.Connection, found: Registration, serial: int, *, hold: b
     now = dict(zip(_HUB, (found.hub_host, found.device_id, certificate, key), strict=True))
     put_fact(db, "hub_mark", _hub_mark(now))
     same = before and now == {name: before[0][name] for name in _HUB}
-    # the same certificate, too: another one in the same file is another basis, with a serial of its own
+    # also with the same certificate: another one in the same file is another basis, with a serial of its own
     known = {row["serial"] for row in _rows(db, "SELECT serial FROM tokens WHERE kind = 'sas'")}
     if not (same and found.sas is None and serial in known):
         generation += 1
@@ -259,7 +268,7 @@ def put_hub(db: sqlite3.Connection, found: Registration, serial: int, *, hold: b
 
 
 def correct_registration(db: sqlite3.Connection, remaining_s: float, now: Moment) -> None:
-    """The platform told how much life the Registration Token has left."""
+    """Correct the Registration Token's lifetime by what the platform said is left of it."""
     for row in _rows(db, "SELECT * FROM tokens WHERE kind = 'registration'"):
         life = _token(row, Keys(encrypt=False)).life.corrected(remaining_s, now)
         db.execute(
@@ -270,14 +279,14 @@ def correct_registration(db: sqlite3.Connection, remaining_s: float, now: Moment
 
 
 def is_current(db: sqlite3.Connection, keys: Keys, serial: int) -> bool:
-    """Whether `serial` still names the newest Registration Token that is known."""
+    """True if `serial` still names the newest known Registration Token."""
     found = tokens_of(db, keys)
     newest = found.get("registration") or found.get("parent")
     return newest is not None and newest.serial == serial
 
 
 def is_former(db: sqlite3.Connection, keys: Keys, serial: int) -> bool:
-    """Whether `serial` names the token at rest, and none is in force."""
+    """True if `serial` names the token at rest, and none is in force."""
     found = tokens_of(db, keys)
     former = found.get("former")
     return "registration" not in found and former is not None and former.serial == serial

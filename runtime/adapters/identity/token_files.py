@@ -1,4 +1,4 @@
-"""Where tokens come from: a variable, a file, a systemd credential. Read anew on every attempt."""
+"""Where tokens come from: a variable, a file, a systemd credential. They are read again on every attempt."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_BYTES = 65_536
 
 
 class MissingSecret(StrEnum):
-    """Why a place holds no token: what a person has to do differs."""
+    """Why a source holds no token: the operator's remedy differs."""
 
     MISSING = "missing"
     UNREADABLE = "unreadable"
@@ -32,34 +32,34 @@ class MissingSecret(StrEnum):
 
 @dataclass(frozen=True)
 class SecretSource:
-    """What a setting, a file or a credential holds: a secret, or why not."""
+    """The content of a setting, a file or a credential: a secret, or why there is none."""
 
     secret: Secret | None = None
     where: str = ""
     """The path, or the name of the setting or credential."""
     lack: MissingSecret | None = MissingSecret.MISSING
     words: str = ""
-    """What is wrong there, without the remedy."""
+    """The problem there, without the remedy."""
 
 
 def provisioning_token(settings: PlatformSettings, environ: Mapping[str, str] = os.environ) -> Secret | None:
-    """The Provisioning Token in force now, or None where none is to be had."""
+    """The Provisioning Token in force now, or None where there is none."""
     return provisioning_source(settings, environ).secret
 
 
 def registration_token(settings: PlatformSettings, environ: Mapping[str, str] = os.environ) -> Secret | None:
-    """The Registration Token made by hand that is there now, if any."""
+    """The Registration Token made by hand, if one is there now."""
     return registration_source(settings, environ).secret
 
 
 def provisioning_source(settings: PlatformSettings, environ: Mapping[str, str] = os.environ) -> SecretSource:
-    """Where the Provisioning Token comes from, and whether it is there."""
+    """The source of the Provisioning Token, with the token if it is there."""
     mine = settings.provisioning_token, settings.provisioning_token_file
     return _sendable(look(*mine, CREDENTIAL, environ), "platform.provisioning_token")
 
 
 def registration_source(settings: PlatformSettings, environ: Mapping[str, str] = os.environ) -> SecretSource:
-    """Where a Registration Token made by hand comes from, and whether it is there."""
+    """The source of a Registration Token made by hand, with the token if it is there."""
     mine = settings.registration_token, settings.registration_token_file
     return _sendable(look(*mine, "registration-token", environ), "platform.registration_token")
 
@@ -67,14 +67,14 @@ def registration_source(settings: PlatformSettings, environ: Mapping[str, str] =
 def secret_from(
     text: Secret | None, file: Path | None, credential: str, environ: Mapping[str, str] = os.environ
 ) -> Secret | None:
-    """A secret out of the first place that is set: the setting, its file, or the systemd credential."""
+    """The secret of the first source that is set: the setting, its file, or the systemd credential."""
     return look(text, file, credential, environ).secret
 
 
 def look(
     text: Secret | None, file: Path | None, credential: str, environ: Mapping[str, str] = os.environ
 ) -> SecretSource:
-    """The first place that is set: the setting, its file, or the systemd credential."""
+    """The first source that is set: the setting, its file, or the systemd credential."""
     if text:
         return SecretSource(text, lack=None)
     folder = environ.get("CREDENTIALS_DIRECTORY")
@@ -83,7 +83,9 @@ def look(
 
 
 def _sendable(source: SecretSource, setting: str) -> SecretSource:
-    """Two lines or a remark beside the token are none: they fit no header, and the error would show them."""
+    """True if a header takes the text. Two lines, or a remark beside the
+    token, do not fit, and the error would show them.
+    """
     source = replace(source, where=source.where or setting)
     if source.secret is None or fits_header(source.secret):
         return source
@@ -93,12 +95,12 @@ def _sendable(source: SecretSource, setting: str) -> SecretSource:
 
 
 def fingerprint(token: Secret | None) -> str | None:
-    """Tells two tokens apart without giving either away."""
+    """A digest that tells two tokens apart without giving either away."""
     return hashlib.sha256(token.reveal().encode()).hexdigest()[:16] if token else None
 
 
 def is_open_to_others(mode: int) -> bool:
-    """Whether users other than owner and group can read it."""
+    """True if users other than owner and group can read it."""
     return bool(mode & 0o007)
 
 
@@ -113,7 +115,9 @@ def _warn_unsendable(where: str) -> None:
 
 
 def _content(path: Path) -> bytes | None:
-    """What a regular file holds, None for any other: a pipe that is never written to holds no worker up."""
+    """The content of a regular file, None for any other: a pipe that
+    is never written to would block the worker.
+    """
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     try:
         mode = os.fstat(fd).st_mode
@@ -128,7 +132,7 @@ def _content(path: Path) -> bytes | None:
 
 
 def _in_file(path: Path) -> SecretSource:
-    """A file that is missing, empty, unreadable or not text holds no token; it may come."""
+    """Read a file. One that is missing, empty, unreadable or not text holds no token; it may come later."""
     where = str(path)
     try:
         content = _content(path)

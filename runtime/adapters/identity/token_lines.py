@@ -1,18 +1,18 @@
-"""Lines of Registration Tokens in identity.db: the one in force, and the one before it, which rests.
+"""Token lines, the Registration Tokens of identity.db: the one in force, and the one before it, which rests.
 
     line      a Registration Token, and its parent until the child is proven
-    in force  the rows `registration` and `parent`: what the platform is asked with
+    in force  the rows `registration` and `parent`: the tokens that requests to the platform carry
     at rest   the rows `former` and `former parent`
 
-What holds:
+Invariants:
 
 1. A line that registered is deleted only once another one has registered, whatever took its place: a token
    made by hand with a piece missing, another mode, another platform, an answer that was a mistake.
-2. A token is for the platform that granted it: no other is shown it. Back there, its line is in force again.
+2. A token is for the platform that granted it: no other is sent it. Back there, its line is in force again.
 3. A line that was refused is not put in force by itself: registering with it, tried now and then, has to
    succeed first.
 
-All of it runs inside somebody's transaction.
+All of it runs inside the caller's transaction.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _REFUSED = "the registration token was refused; it is tried again now and then"
 
 
 def begin(db: sqlite3.Connection, keys: Keys, token: Token, now: Moment) -> None:
-    """Put a new line in force; the one before rests."""
+    """Put a new token line in force; the one before rests."""
     _put_to_rest(db, keys, now)
     _delete(db, "parent")
     rows.put_token(db, keys, "registration", replace(token, serial=rows.next_serial(db)))
@@ -44,7 +44,7 @@ def begin(db: sqlite3.Connection, keys: Keys, token: Token, now: Moment) -> None
 
 
 def retire(db: sqlite3.Connection, keys: Keys, serial: int, now: Moment, *, whole: bool) -> None:
-    """A token is given up; its parent is left, unless the `whole` line is. `settle` has the last word."""
+    """Give up a token; its parent stays, unless the `whole` line is given up. `settle` decides afterwards."""
     found = rows.tokens_of(db, keys)
     dropped = next((kind for kind in _IN_FORCE if kind in found and found[kind].serial == serial), None)
     if dropped is None:
@@ -61,7 +61,7 @@ def retire(db: sqlite3.Connection, keys: Keys, serial: int, now: Moment, *, whol
 
 
 def settle(db: sqlite3.Connection, keys: Keys, host: str, now: Moment) -> None:
-    """Have that line in force that may be shown to the platform `host`, where there is one."""
+    """Put the token line in force that may be sent to the platform `host`, where there is one."""
     found = rows.tokens_of(db, keys)
     current = found.get("registration") or found.get("parent")
     if current is not None and current.is_for(host):
@@ -80,7 +80,7 @@ def settle(db: sqlite3.Connection, keys: Keys, host: str, now: Moment) -> None:
 
 
 def proven(db: sqlite3.Connection, keys: Keys, host: str | None) -> None:
-    """The token in force has registered, at `host`: nothing that came before it is needed any more."""
+    """Record that the token in force registered at `host`: nothing that came before it is needed any more."""
     _delete(db, "parent")
     rows.put_fact(db, "doubted", None)
     rows.put_fact(db, "token_refused", None)
@@ -97,7 +97,7 @@ def proven(db: sqlite3.Connection, keys: Keys, host: str | None) -> None:
 
 
 def revive(db: sqlite3.Connection, keys: Keys) -> None:
-    """The line at rest has registered: it is in force again."""
+    """Put the line at rest in force again: it has registered."""
     found = rows.tokens_of(db, keys)
     line = {kind: found[kind] for kind in _AT_REST if kind in found}
     _delete(db, *_AT_REST)
@@ -105,7 +105,7 @@ def revive(db: sqlite3.Connection, keys: Keys) -> None:
 
 
 def _put_to_rest(db: sqlite3.Connection, keys: Keys, now: Moment) -> None:
-    """The line in force rests, unless it never registered and there is one at rest that did."""
+    """Put the line in force to rest, unless it never registered and one at rest did."""
     found = rows.tokens_of(db, keys)
     line = {kind: found[kind] for kind in _IN_FORCE if kind in found and not found[kind].stands_for_none}
     if not line:

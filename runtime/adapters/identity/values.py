@@ -1,4 +1,6 @@
-"""What identity.db holds, as plain values: who this device is, its tokens, and what became of the calls."""
+"""The content of identity.db as plain values: who this device is,
+its tokens, and the outcomes of its calls.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,13 @@ from runtime.errors import NeedsHuman
 
 
 def mark(text: str) -> float:
-    """Tells one text from another, as a number that can be kept among facts."""
+    """A number that tells one text from another, and that can be kept among the facts."""
     return float(int.from_bytes(hashlib.sha256(text.encode()).digest()[:6]))
 
 
 @dataclass(frozen=True)
 class Token:
-    """A token at rest."""
+    """A token as it is stored."""
 
     secret: Secret | None
     """None: sealed, and no key opens it. Empty: a way in that needs no token."""
@@ -33,25 +35,25 @@ class Token:
     serial: int
     """Registration and parent: grows with every token. SAS: that of the Registration Token it came from."""
     as_wanted: bool = True
-    """It rests as the settings say: sealed, or in the clear."""
+    """True if it is stored as the settings demand: sealed, or in the clear."""
     host: str | None = None
-    """The platform that granted it, and no other is shown it; None: made by hand, and not proven yet."""
+    """The platform that granted it, the only one it is sent to; None: made by hand, and not proven yet."""
     basis: str | None = None
-    """What it was granted for: the basis of an enrolment."""
+    """The basis that it was granted for, that of an enrolment."""
 
     @property
     def stands_for_none(self) -> bool:
-        """It is no token: the way in needs none."""
+        """True if it is no token: the registrar needs none."""
         return self.secret is not None and not self.secret
 
     def is_for(self, host: str) -> bool:
-        """Whether it may be shown to the platform `host`."""
+        """True if it may be sent to the platform `host`."""
         return not self.stands_for_none and self.host in (None, host)
 
 
 @dataclass(frozen=True)
 class HubAssignment:
-    """The connection that is in force."""
+    """The hub connection that is in force."""
 
     host: str
     device_id: str
@@ -72,24 +74,28 @@ class IdentityRecord:
     paces: Mapping[Task, RetryPace] | None = None
     token_refused: bool = False
     skew_s: float | None = None
-    """Server's clock minus ours, as last seen; `skew` says whether it still counts."""
+    """The server's clock minus ours, as last seen; `skew` says whether it still counts."""
     on_hold: bool = False
-    """The device id is another one than before, and a person wants to be asked before anything goes out."""
+    """True if the device id differs from the one before, and the operator
+    wants to be asked before any message goes out.
+    """
     locked: str = ""
-    """Why the tokens cannot be used, or stored, though they are there: the key is missing, or another one."""
+    """Why the tokens that are there can be neither used nor stored: the key is missing, or is another one."""
     sealed: bool | None = None
-    """Whether the tokens rest sealed; None: there are none."""
+    """True if the tokens are stored sealed; None: there are none."""
     former: Token | None = None
-    """The line that was in force before: it rests until another one has registered."""
+    """The token line that was in force before: it rests until another one has registered."""
     former_parent: Token | None = None
     doubted: bool = False
-    """The platform does not renew the token in force, and registering has to show whether it lives."""
+    """True if the platform does not renew the token in force, and
+    registering has to show whether it is still valid.
+    """
     skew_offset_s: float | None = None
     skew_boot: float | None = None
-    """Our wall clock minus our boot clock when the skew was learnt, and the mark of that boot."""
+    """Our wall clock minus our boot clock when the skew was measured, and the mark of that boot."""
 
     def skew(self, now: Moment) -> float | None:
-        """Server's clock minus ours, unless ours was set since, or this is another boot."""
+        """The server's clock minus ours, unless ours was set since, or this is another boot."""
         if self.skew_offset_s is None:
             return self.skew_s
         same = self.skew_boot == mark(now.boot_id)
@@ -98,37 +104,39 @@ class IdentityRecord:
 
     @property
     def tokens(self) -> list[Token]:
-        """Those that there are."""
+        """The tokens that exist."""
         mine = self.registration, self.parent, self.sas, self.former, self.former_parent
         return [token for token in mine if token]
 
     @property
     def in_force(self) -> Token | None:
-        """The token that is asked with, where there is one."""
+        """The token that requests carry, where there is one."""
         return self.registration or self.parent
 
     @property
     def granted(self) -> str | None:
-        """What the tokens in force were granted for."""
+        """The basis that the tokens in force were granted for."""
         return self.in_force.basis if self.in_force else None
 
     def has_token(self, host: str) -> bool:
-        """Whether a token of the platform `host` is in force."""
+        """True if a token of the platform `host` is in force."""
         return self.in_force is not None and self.in_force.is_for(host)
 
     @property
     def former_refused(self) -> bool:
-        """The line at rest was refused: it is tried now and then, not put in force again."""
+        """True if the token line at rest was refused: it is tried now
+        and then, and not put in force again.
+        """
         return Task.REGISTER_FORMER in (self.paces or {})
 
     def misplaced(self, host: str) -> bool:
-        """Whether another line ought to be in force where tokens of the platform `host` serve."""
+        """True if another token line ought to be in force where tokens of the platform `host` serve."""
         if self.in_force is not None:
             return not self.in_force.is_for(host)
         return self.former is not None and self.former.is_for(host) and not self.former_refused
 
     def held(self, now: Moment) -> CredentialState:
-        """What the decisions look at, as far as the disk tells."""
+        """The credential state that decisions are made on, as far as the disk tells."""
         registration, sas = self.registration, self.sas
         return CredentialState(
             registration.life if registration else None,
@@ -145,7 +153,7 @@ class IdentityRecord:
         )
 
     def _fixed_left_s(self, now: Moment) -> float | None:
-        """Of a SAS that came without a life, as in a connection string: by its own text."""
+        """Remaining lifetime of a SAS that came without one, as in a connection string: by its own text."""
         sas = self.sas
         if sas is None or not sas.secret or sas.life.lifetime_s is not None:
             return None
@@ -153,7 +161,8 @@ class IdentityRecord:
         return None if ends_s is None else ends_s - now.wall_s
 
     def hub_credentials(self) -> HubCredentials | None:
-        """What upload connects with, or None until the device was registered, and while it is on hold.
+        """The credentials that upload connects with, or None until the device was registered, and while it is
+        on hold.
 
         Raises NeedsHuman where the SAS is sealed and no key opens it.
         """

@@ -1,13 +1,14 @@
-"""Tokens sealed at rest, where `identity.encrypt` asks for it: whoever copies identity.db copies no token.
+"""Tokens sealed at rest, where `identity.encrypt` asks for it: a copy of identity.db gives away no token.
 
     sealed = format byte, nonce, ChaCha20-Poly1305(token, associated data: the row's name)
 
 The key never stands beside the tokens: it comes from a file or a systemd credential (which systemd-creds may
-have sealed to the machine's TPM), 32 bytes in base64, and is read anew each time. Several lines are several
+have sealed to the machine's TPM), 32 bytes in base64, and is read again each time. Several lines are several
 keys: the first seals, all of them open, so a key is changed by putting the new one above the old one.
 
-A token that no key opens is locked, not lost: everybody waits, nothing is asked of the platform, and the
-right key ends it without a restart. What a disk keeps of blocks that were freed before is out of our reach.
+A token that no key opens is locked, not lost: every worker waits, the platform is sent no request, and the
+right key ends it without a restart. Blocks that a disk freed earlier, and may still keep, are out of our
+reach.
 """
 
 from __future__ import annotations
@@ -43,24 +44,26 @@ _KEY_BYTES = 32
 
 @dataclass(frozen=True)
 class Opened:
-    """A token that could be read."""
+    """A token that a key opened."""
 
     secret: Secret
     as_wanted: bool
-    """It rests as it would be written now; otherwise it waits to be written again."""
+    """True if it is stored as it would be written now; otherwise it is to be written again."""
 
 
 @dataclass(frozen=True)
 class Keys:
-    """The keys of this moment, in base64."""
+    """The keys available now, in base64."""
 
     encrypt: bool
     secrets: tuple[Secret, ...] = ()
     trouble: str = ""
-    """Why there are none."""
+    """Why there are no keys."""
 
     def seal(self, name: str, secret: Secret) -> str | bytes:
-        """What to store for the row `name`. Raises NeedsHuman where there is no key though one is wanted."""
+        """The form to store for the row `name`. Raises NeedsHuman where
+        there is no key though one is wanted.
+        """
         if not (self.encrypt and secret):
             return secret.reveal()
         if not self.secrets:
@@ -70,9 +73,9 @@ class Keys:
         return _FORMAT + nonce + sealed
 
     def open(self, name: str, stored: str | bytes) -> Opened | None:
-        """What was stored for the row `name`, or None where no key opens it."""
+        """The plaintext of what was stored for the row `name`, or None where no key opens it."""
         if isinstance(stored, bytes) and stored[:1] != _FORMAT:
-            stored = stored.decode(errors="replace")  # one flipped bit makes a text a blob: it is not sealed
+            stored = stored.decode(errors="replace")  # a flipped bit turns a text into a blob: it is unsealed
         if isinstance(stored, str):
             return Opened(Secret(stored), not (self.encrypt and stored))
         for number, secret in enumerate(self.secrets):
@@ -82,7 +85,7 @@ class Keys:
         return None
 
     def locked(self, *, sealed: bool) -> str:
-        """Why tokens cannot be used now, or nothing; `sealed`: there is one that no key opened."""
+        """Why tokens cannot be used now, or an empty text; `sealed`: there is one that no key opened."""
         if sealed and self.secrets:
             return "the tokens are sealed with another key, or damaged"
         if sealed or self.encrypt:
@@ -92,18 +95,18 @@ class Keys:
 
 @dataclass(frozen=True)
 class Vault:
-    """Where the keys come from."""
+    """The source of the keys."""
 
     encrypt: bool = False
     key_file: Path | None = None
 
     @classmethod
     def of(cls, settings: IdentitySettings) -> Vault:
-        """As the configuration has it."""
+        """The vault that the configuration describes."""
         return cls(settings.encrypt, settings.encryption_key_file)
 
     def keys(self, environ: Mapping[str, str] = os.environ) -> Keys:
-        """Read them anew: they may come late, and change."""
+        """Read the keys again: they may come late, and change."""
         found = secret_from(None, self.key_file, CREDENTIAL, environ)
         if found is None:
             return Keys(self.encrypt, trouble="the key that seals the tokens is not there")
