@@ -15,20 +15,20 @@ from urllib3.connection import HTTPConnection
 from runtime.adapters.net.dial import demote, dial
 
 UNHEARD_S = 60.0
-"""What was sent and is not acknowledged by TCP for so long ends the connection: the way is dead."""
+"""A connection on which TCP acknowledges nothing sent for so long is ended: the path is dead."""
 
 
 class Cutter:
     """Ends the open connections of one caller from another thread.
 
-    Its connections know it, and it knows only their sockets: what held the pool, too, would keep all of it
-    for ever, because urllib3's finalizer of a pool holds the pool's connections.
+    Its connections refer to it, and it refers only to their sockets: a reference to the pool, too, would keep
+    all of it for ever, because urllib3's finalizer of a pool holds the pool's connections.
     """
 
     def __init__(self) -> None:
         self._sockets: weakref.WeakSet[Any] = weakref.WeakSet()
         self.overdue = False
-        """What is opened from now on is cut at once."""
+        """True: connections opened from now on are cut at once."""
         self._closed_bytes = 0
 
     def connected(self, sock: Any) -> None:
@@ -42,14 +42,14 @@ class Cutter:
             self._closed_bytes += _sent_bytes(sock)
 
     def sent_bytes(self) -> int:
-        """So much went out over all of its connections, below TLS, repeated segments too."""
+        """Bytes that went out over all of its connections, below TLS, repeated segments too."""
         return self._closed_bytes + sum(_sent_bytes(sock) for sock in list(self._sockets))
 
     def cut(self) -> None:
         self.overdue = True
         for one in list(self._sockets):
             with contextlib.suppress(OSError):
-                # the base class's: SSLSocket's own takes the TLS state away under the reader's feet
+                # the base class's method: SSLSocket's own takes the TLS state away while the reader uses it
                 socket.socket.shutdown(_plain(one), socket.SHUT_RDWR)
 
 
@@ -57,10 +57,10 @@ _Connection: Any = object
 
 
 class _Cuttable(_Connection):  # type: ignore[misc]  # stands before a kind of connection of urllib3's
-    """A connection whose socket is known to a `Cutter`."""
+    """A connection whose socket a `Cutter` holds."""
 
     reaches_directly = False
-    """Not by a SOCKS proxy, which has a way of its own to connect."""
+    """True without a SOCKS proxy, which connects in a way of its own."""
 
     def __init__(self, *args: Any, cutter: Cutter, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -72,7 +72,7 @@ class _Cuttable(_Connection):  # type: ignore[misc]  # stands before a kind of c
             return cast(socket.socket, super()._new_conn())
         sock = _dialled(self, self._cutter)
         self._peer = sock.getpeername()
-        self._cutter.connected(sock)  # here: a proxy may drip its answer for ever, too
+        self._cutter.connected(sock)  # before the tunnel: a proxy may drip its answer for ever, too
         return sock
 
     def connect(self) -> None:
@@ -80,7 +80,7 @@ class _Cuttable(_Connection):  # type: ignore[misc]  # stands before a kind of c
             super().connect()
         except BaseException:
             if self._peer is not None:
-                demote(self._peer)  # TCP stood and TLS did not: the next attempt begins with another address
+                demote(self._peer)  # TCP connected, TLS did not: the next attempt takes another address
             raise
         with contextlib.suppress(OSError):
             _plain(self.sock).setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNHEARD_S * 1000))
@@ -92,13 +92,13 @@ class _Cuttable(_Connection):  # type: ignore[misc]  # stands before a kind of c
         super().close()
 
     def request(self, *args: Any, **kwargs: Any) -> None:
-        self.timeout = None  # was that of connecting; a block on a slow line takes longer
+        self.timeout = None  # that was the time-out for connecting; a block on a slow link takes longer
         super().request(*args, **kwargs)
 
 
-@functools.cache  # a class is garbage that only a full collection frees: one for each kind of connection
+@functools.cache  # only a full collection frees a class: one is made for each kind of connection
 def cuttable(plain: Any) -> Any:
-    """The same kind of connection; it takes a `cutter` besides."""
+    """The same kind of connection, which takes a `cutter` besides."""
     if issubclass(plain, _Cuttable):
         return plain
     directly = plain._new_conn is HTTPConnection._new_conn
@@ -106,7 +106,9 @@ def cuttable(plain: Any) -> Any:
 
 
 def _dialled(connection: Any, cutter: Cutter) -> socket.socket:
-    """TCP to the host of a connection; all of its addresses get their turn, as urllib3 alone does not."""
+    """TCP to the host of a connection; all of its addresses are tried
+    in turn, which urllib3 alone does not do.
+    """
     host, port, timeout_s = connection._dns_host, connection.port, connection.timeout
     try:
         sock = dial(host, port, timeout_s, lambda: cutter.overdue)
@@ -135,5 +137,5 @@ def _sent_bytes(sock: Any) -> int:
 
 
 def _plain(sock: Any) -> Any:
-    """What is beneath TLS within TLS."""
+    """The socket beneath TLS within TLS."""
     return getattr(sock, "socket", sock)

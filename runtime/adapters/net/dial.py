@@ -7,7 +7,7 @@ work) then uses up every attempt, and name servers that are dead hold the caller
 Rules, after RFC 8305 ("happy eyeballs"):
 
 1. The families of the resolver's answer alternate. The next address is tried as soon as one fails, and at the
-   latest after STAGGER_S; what was begun goes on meanwhile. The first connection that stands is returned.
+   latest after STAGGER_S; attempts already begun go on meanwhile. The first connection to stand is returned.
 2. An address that failed, or was overtaken by a later one, goes behind the others for DEMOTED_S: the next
    attempt begins with another one.
 3. A lookup runs in a thread of its own. One that outlives its caller is left alone, and the next caller for
@@ -30,17 +30,17 @@ from typing import Any, NamedTuple
 from runtime.adapters.process.threads import start_thread
 
 STAGGER_S = 0.25
-"""An address that does not answer for so long gets company by the next one."""
+"""An address that does not answer for so long is joined by an attempt at the next one."""
 DEMOTED_S = 600.0
-"""For so long an address that failed goes behind the others."""
+"""An address that failed stays behind the others for so long."""
 FRESH_S = 60.0
-"""A lookup that ended when its caller was gone answers the next caller for so long."""
+"""A lookup that ended after its caller had left answers the next caller for so long."""
 _SLICE_S = 0.1
 _MOST_REMEMBERED = 256
 
 
 class PeerAddress(NamedTuple):
-    """One address of a name, as `socket` wants it."""
+    """One address of a name, in the form that `socket` takes."""
 
     family: int
     protocol: int
@@ -70,7 +70,9 @@ def dial(
 
 
 def demote(address: tuple[Any, ...]) -> None:
-    """A connection to this peer came to nothing, though TCP stood: the next one begins with another."""
+    """Put a peer behind the others: TCP connected, but the connection
+    failed, so the next one begins with another.
+    """
     _failed_s[address[:2]] = time.monotonic()
 
 
@@ -81,7 +83,7 @@ _failed_s: dict[tuple[Any, ...], float] = {}
 
 
 def _ordered(addresses: list[PeerAddress]) -> list[PeerAddress]:
-    """Families in turn; behind them what failed lately, the longest ago first."""
+    """The families in turn; behind them the addresses that failed lately, the longest ago first."""
     first = addresses[0].family
     ours = [one for one in addresses if one.family == first]
     others = [one for one in addresses if one.family != first]
@@ -98,7 +100,9 @@ def _ordered(addresses: list[PeerAddress]) -> list[PeerAddress]:
 
 
 class _Race:
-    """Attempts at all addresses, each begun a little after the one before; the first that stands wins."""
+    """Attempts at all addresses, each begun a little after the one
+    before; the first established connection wins.
+    """
 
     def __init__(
         self,
@@ -118,7 +122,7 @@ class _Race:
         self._names = ", ".join(str(one.sockaddr[0]) for one in addresses[:4])
 
     def run(self) -> socket.socket:
-        """The connection, blocking. All others are closed, whatever happens."""
+        """The connection, blocking. All other connections are closed, whatever the outcome."""
         began_s = time.monotonic()
         with selectors.DefaultSelector() as selector:
             try:
@@ -177,7 +181,9 @@ class _Race:
         demote(address.sockaddr)
 
     def _close_the_rest(self) -> None:
-        """What still runs was slower than another one, or slower than the deadline."""
+        """Close the attempts that still run: they were slower than
+        another one, or slower than the deadline.
+        """
         for sock, address in self._running.items():
             sock.close()
             if not self._abandoned():
@@ -188,7 +194,7 @@ class _Race:
 
 
 class _Lookup:
-    """One question to the resolver, in a thread of its own that no caller joins."""
+    """One query to the resolver, in a thread of its own that no caller joins."""
 
     def __init__(self, host: str, port: int) -> None:
         self._asked = host, port
@@ -223,7 +229,7 @@ _lookups_lock = threading.Lock()
 
 def _look_up(host: str, port: int, deadline_s: float, abandoned: Callable[[], bool]) -> list[PeerAddress]:
     with contextlib.suppress(socket.gaierror, UnicodeError):
-        return _resolve(host, port, socket.AI_NUMERICHOST)  # no name server is asked
+        return _resolve(host, port, socket.AI_NUMERICHOST)  # the resolver asks no name server
     began_s = time.monotonic()
     with _lookups_lock:
         lookup = _lookups.get((host, port))
@@ -239,7 +245,7 @@ def _look_up(host: str, port: int, deadline_s: float, abandoned: Callable[[], bo
             )
     with _lookups_lock:
         if _lookups.get((host, port)) is lookup:
-            del _lookups[host, port]  # it has answered one caller: the next asks again
+            del _lookups[host, port]  # it has answered one caller: the next one queries again
     return lookup.result()
 
 

@@ -2,8 +2,9 @@
 
 The deadline of `requests` bounds each read only, and a resolver knows none: a peer that sends one byte in
 nine seconds holds it for ever. So the request runs in a thread of its own, the caller waits no longer than it
-wants to (and keeps its heartbeat meanwhile), and an overdue connection is cut. Redirects are not followed: a
-token is for the host it was meant for. Nothing is kept between calls, so renewed certificates count at once.
+wants to (and keeps its heartbeat meanwhile), and a `Cutter` ends an overdue connection. Redirects are not
+followed: a token is for the host it was meant for. Nothing is kept between calls, so renewed certificates
+count at once.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ from runtime.core.identity.platform_answer import Outcome
 from runtime.core.secret import Secret
 
 MAX_BODY_BYTES = 65_536
-"""No answer of the platform comes near it; more is not ours to keep in memory."""
+"""Limit of an answer's size. No answer of the platform comes near it; a larger one is not kept in memory."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What the server sent, complete."""
+    """The complete answer of the server."""
 
     status: int
     headers: Mapping[str, str]
@@ -51,7 +52,7 @@ class Failure:
 
 
 class _DeviceToken(AuthBase):
-    """Sets the header itself, so that a ~/.netrc never does."""
+    """The token's header, set by us, so that a ~/.netrc never sets it."""
 
     def __init__(self, token: Secret | None) -> None:
         self._token = token
@@ -63,20 +64,22 @@ class _DeviceToken(AuthBase):
 
 
 class HttpsSession(requests.Session):
-    """Sees no redirect in any answer: to prepare for one it reads the whole body, however long that is."""
+    """A session that sees no redirect in any answer: to prepare for one it
+    would read the whole body, however long.
+    """
 
     def get_redirect_target(self, resp: requests.Response) -> None:
         return None
 
 
 class HttpsConnection(HTTPAdapter):
-    """Few connections, which its `cutter` can end."""
+    """A pool of few connections, which its `cutter` can end."""
 
     def __init__(self) -> None:
         super().__init__(pool_connections=2, pool_maxsize=1, max_retries=0)
         self.cutter = Cutter()
         self.authorities: str | None = None
-        """In PEM: trusted alone, in place of the file that `verify` names."""
+        """Authorities in PEM that alone are trusted, in place of the file that `verify` names."""
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
         super().cert_verify(conn, url, verify, cert)  # type: ignore[no-untyped-call]  # in types-requests
@@ -100,7 +103,7 @@ def request(
     timeout_s: float,
     waiting: Waiting = lambda: False,
 ) -> Reply | Failure:
-    """Send one request and return the whole reply within `timeout_s`, or why not."""
+    """Send one request and return the whole reply within `timeout_s`, or the failure."""
     line, found, done = HttpsConnection(), list[Reply | Failure](), threading.Event()
     deadline_s = time.monotonic() + timeout_s
 

@@ -1,7 +1,8 @@
-"""Whether the hosts that the runtime talks to can be reached, by the way that the settings say.
+"""Probe: tests whether the hosts that the runtime talks to can be reached, by the route that the settings
+say.
 
-TLS is verified here as everywhere: a Date from someone who could be anyone is no clock. Where the clock is so
-wrong that no certificate counts, the refusal itself says so.
+TLS is verified here as everywhere: a Date from an unverified peer is no clock. Where our clock is so wrong
+that no certificate is valid, the refusal itself says so.
 """
 
 from __future__ import annotations
@@ -32,25 +33,25 @@ HTTPS_PORT = 443
 
 @dataclass(frozen=True)
 class ProbeRoute:
-    """How to get to one host, and whom to believe there."""
+    """The route to one host, and the authorities that are trusted there."""
 
     host: str
     port: int
     ca_file: Path | None
     proxy: Proxy | None
     setting: str
-    """Where a proxy that fails is to be corrected."""
+    """The setting by which a failing proxy is to be corrected."""
 
 
 class NetworkProbe:
-    """One round of looking at it."""
+    """One round of probing the network."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._ahead_s: float | None = None
 
     def platform(self) -> Iterator[Check]:
-        """The platform, or the provisioning service in its place."""
+        """Probe the platform, or the provisioning service in its place."""
         platform, mode = self._settings.platform, self._settings.identity.mode
         if mode == "connection-string":
             return
@@ -71,7 +72,7 @@ class NetworkProbe:
         )
 
     def hub(self, host: str) -> Iterator[Check]:
-        """The port for messages, and the one for files where it is another one."""
+        """Probe the hub's port for messages, and the one for files where it is another one."""
         upload, platform = self._settings.upload, self._settings.platform
         setting = "upload.proxy" if upload.proxy else "platform.proxy"
         proxy = parse(upload.proxy or platform.proxy)
@@ -92,14 +93,14 @@ class NetworkProbe:
         yield from (messages, files)
 
     def clock(self) -> Check:
-        """By the last server that told us its time."""
+        """Our clock's error by the last server that told us its time."""
         return judge_skew(self._ahead_s)
 
     def _mqtt_port(self) -> int:
         return HTTPS_PORT if self._settings.upload.websockets else MQTT_PORT
 
     def _look(self, name: str, way: ProbeRoute, *, clock: bool = False) -> Check:
-        """Name, port and certificate; where HTTP is spoken, the clock too."""
+        """Probe name, port and certificate; where the host speaks HTTP, the clock too."""
         try:
             context = ssl.create_default_context(cadata=authorities(way.ca_file) if way.ca_file else None)
             with dial(way.host, way.port, way.proxy, DEADLINE_S) as plain:
@@ -119,7 +120,7 @@ class NetworkProbe:
 
 
 def _from_environment(host: str) -> Proxy | None:
-    """What `requests` would use; whatever we cannot read is left to it."""
+    """The proxy that `requests` would use; one that we cannot read is left to it."""
     if urllib.request.proxy_bypass(host):
         return None
     try:
@@ -139,7 +140,7 @@ def _proxy(proxy: Proxy | None, setting: str) -> Check:
 
 
 def _why_unreachable(exc: OSError, way: ProbeRoute) -> tuple[str, str]:
-    """What is wrong, and what helps."""
+    """The problem in a sentence, with a remedy."""
     if isinstance(exc, ProxyTrouble):
         return f"no way through the {way.proxy}: {in_words(exc)}", f"check {way.setting}, user and password"
     if isinstance(exc, socket.gaierror):
@@ -150,7 +151,7 @@ def _why_unreachable(exc: OSError, way: ProbeRoute) -> tuple[str, str]:
 
 
 def _date(host: str, secured: ssl.SSLSocket) -> float | None:
-    """The server's Date, over a connection that is verified already."""
+    """The server's Date, over a connection that is already verified."""
     call = http.client.HTTPConnection(host)
     call.sock = secured
     try:

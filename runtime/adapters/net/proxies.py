@@ -1,4 +1,4 @@
-"""Connections by way of a proxy, and what fails on the way: the only importer of PySocks."""
+"""Connections through a proxy, and their failures on the way: the only importer of PySocks."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from runtime.core.proxy_url import Proxy
 
 KINDS = {"HTTP": socks.HTTP, "SOCKS4": socks.SOCKS4, "SOCKS5": socks.SOCKS5}
 ProxyTrouble: type[Exception] = socks.ProxyError
-"""The proxy refused, could not be reached, or could not reach the other side; its text says which."""
+"""The proxy refused, could not be reached, or could not reach the target; its text says which."""
 
 MOST_ANSWER_BYTES = 65_536
-"""Of a proxy's answer to CONNECT."""
+"""Limit of a proxy's answer to CONNECT."""
 
 
 def _whole_answer(negotiate: Callable[[Any, Any, Any], None]) -> Callable[[Any, Any, Any], None]:
-    """PySocks' dialogue with an HTTP proxy, reading all of the answer and nothing beyond it.
+    """PySocks' negotiation with an HTTP proxy, which reads all of the answer and nothing beyond it.
 
-    By itself it reads the first line and whatever came in the same segment. Headers that came in a later one
-    were then taken for the other side's first words, and TLS failed at every attempt.
+    By itself PySocks reads the first line and the rest of that segment. Headers that came in a later segment
+    were then taken for the target's first bytes, and TLS failed at every attempt.
     """
 
     def negotiated(sock: Any, host: Any, port: Any) -> None:
@@ -42,7 +42,9 @@ def _whole_answer(negotiate: Callable[[Any, Any, Any], None]) -> Callable[[Any, 
 
 
 def _head(sock: socket.socket) -> str:
-    """Byte by byte: what follows the empty line is the tunnel's. All of it within the time of one wait."""
+    """The answer's head, read byte by byte: what follows the empty line belongs
+    to the tunnel. All of it comes within one time-out.
+    """
     head, wait_s = b"", sock.gettimeout()
     end_s = math.inf if wait_s is None else time.monotonic() + wait_s
     while not head.endswith((b"\r\n\r\n", b"\n\n")) and len(head) < MOST_ANSWER_BYTES:
@@ -55,20 +57,20 @@ def _head(sock: socket.socket) -> str:
     return head.decode("latin-1")
 
 
-with contextlib.suppress(AttributeError, KeyError):  # where PySocks has changed inside: as it is by itself
+with contextlib.suppress(AttributeError, KeyError):  # where PySocks has changed inside it stays unpatched
     _negotiators: Any = socks.socksocket._proxy_negotiators
     _negotiators[socks.HTTP] = _whole_answer(_negotiators[socks.HTTP])
 
 
 class _Made(socket.socket):
-    """A socket that is connected to the proxy already."""
+    """A socket that is already connected to the proxy."""
 
     def connect(self, _address: Any) -> None:
-        """Done."""
+        """Do nothing: the socket is connected."""
 
 
 class _Tunnel(socks.socksocket, _Made):  # type: ignore[misc]  # PySocks has no types
-    """PySocks' dialogue over a connection that `dial` made: its own knows one address and no deadline."""
+    """PySocks' negotiation over a connection that `dial` made: its own knows one address and no deadline."""
 
 
 def dial(
@@ -79,7 +81,7 @@ def dial(
     abandoned: Callable[[], bool] = lambda: False,
     segment_bytes: int | None = None,
 ) -> socket.socket:
-    """A TCP connection, by way of the proxy where there is one. Raises OSError; ProxyTrouble is one."""
+    """A TCP connection, through the proxy where there is one. Raises OSError; ProxyTrouble is one."""
     if proxy is None:
         return by_addresses(host, port, timeout_s, abandoned, segment_bytes)
     kind, address, at, user, password = as_azure_wants_it(proxy)
@@ -100,9 +102,10 @@ def dial(
 
 
 def trouble_beneath(exc: BaseException) -> BaseException | None:
-    """The proxy's refusal or the certificate that nobody trusts beneath an exception of azure-iot-device.
+    """The proxy's refusal, or the untrusted certificate, beneath an exception of azure-iot-device.
 
-    It tells neither from credentials that the hub refused, for which the device would register anew.
+    The library tells neither from credentials that the hub refused, for which the device would register
+    again.
     """
     kinds = (ProxyTrouble, ssl.SSLCertVerificationError)
     return next((cause for cause in causes(exc) if isinstance(cause, kinds)), None)
@@ -117,7 +120,7 @@ def causes(exc: BaseException) -> Iterator[BaseException]:
 
 
 def in_words(trouble: BaseException) -> str:
-    """In one line, for a person."""
+    """The proxy and its refusal in one line, for a person."""
     if isinstance(trouble, ssl.SSLCertVerificationError):
         return trouble.verify_message
     return " ".join(str(trouble).split())

@@ -1,7 +1,7 @@
-"""One sentence for a person about a connection that came to nothing: what happened, and where.
+"""One sentence for a person about a failed connection: what happened, and where.
 
 A library wraps an error in several of its own, each with the text of the one below and the name of its class.
-The words here are ours, chosen by the kind of the innermost error that is known.
+The sentences here are ours, chosen by the kind of the innermost error that is known.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CUT = (
 
 
 def all_causes(exc: BaseException) -> list[BaseException]:
-    """`exc` and everything wrapped in it, outermost first."""
+    """`exc` and every exception wrapped in it, outermost first."""
     found: list[BaseException] = []
     waiting: list[Any] = [exc]
     while waiting:
@@ -40,14 +40,14 @@ def all_causes(exc: BaseException) -> list[BaseException]:
 
 
 def reason_at(exc: BaseException, where: str) -> str:
-    """What became of a connection to `where` (HOST:PORT), without class names of libraries."""
+    """The reason why a connection to `where` (HOST:PORT) failed, without class names of libraries."""
     found = all_causes(exc)
     for one in found:
         if isinstance(one, UnusableFile):
             return bounded(str(one))
         if isinstance(one, ProxyTrouble):
             return bounded(in_words(one))
-        if type(one).__name__ == "ProxyError":  # urllib3's, for what comes before the tunnel
+        if type(one).__name__ == "ProxyError":  # urllib3's error, for failures before the tunnel
             where = "the proxy"
     for words in (_known(one, where) for one in reversed(found)):
         if words:
@@ -59,7 +59,7 @@ def reason_at(exc: BaseException, where: str) -> str:
 
 
 def bounded(words: str) -> str:
-    """Printable, on one line, of a bearable length."""
+    """Printable, on one line, and cut to a limit."""
     line = " ".join("".join(c if c.isprintable() else " " for c in words).split())
     return line[:LONGEST_CHARACTERS]
 

@@ -1,4 +1,4 @@
-"""What time it is at a server, by the `Date` of its HTTPS side: to sign under a clock that is wrong."""
+"""The time at a server, by the `Date` of its HTTPS side: to sign under a clock that is wrong."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ DEADLINE_S = 10.0
 def server_time_s(
     host: str, port: int, trust: TrustedAuthorities, waiting: Waiting = lambda: False
 ) -> float | None:
-    """Unix seconds by the server's clock, or None where it cannot be asked. Whatever it answers will do."""
+    """Unix seconds by the server's clock, or None where it cannot be
+    asked. An answer with any status will do.
+    """
     from runtime.adapters.net import https
 
     reply = https.request("GET", f"https://{host}:{port}/", b"", None, trust, DEADLINE_S, waiting)

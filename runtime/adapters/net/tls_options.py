@@ -1,6 +1,6 @@
-"""What is said beside a request to a server: which authorities count, and how long to wait.
+"""TLS options of a request to a server: which authorities are trusted, and how long to wait.
 
-Apart from `https.py`, which imports `requests`: 11 MB that a worker with nothing to ask does without.
+Apart from `https.py`, which imports `requests`: 11 MB that a worker without requests does without.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from runtime.core.proxy_url import Proxy
 from runtime.regular_file import read_regular
 
 SLICE_S = 0.25
-"""How often a caller who waits is asked whether it still wants to."""
+"""How often a waiting caller is asked whether it still wants to wait."""
 
 Waiting = Callable[[], bool]
 """Called while a request is under way; true ends the wait."""
@@ -30,7 +30,7 @@ class UnusableFile(OSError):
 
 
 def authorities(path: Path) -> str:
-    """The certificates in a file of authorities, without what stands between them. Raises UnusableFile.
+    """The certificates in a file of authorities, without the text between them. Raises UnusableFile.
 
     Comments may be of any encoding, and the libraries take ASCII only. A file without a certificate must not
     be handed on: an empty text means to them that nothing was configured, and the system's are trusted.
@@ -52,13 +52,15 @@ def authorities(path: Path) -> str:
 
 @dataclass(frozen=True)
 class TrustedAuthorities:
-    """Whom we believe, what we show, and how we get there. Paths are read anew for every request."""
+    """The authorities we trust, the certificate we present, and the
+    proxy. Paths are read again for every request.
+    """
 
     ca_file: Path | None = None
     certificate: Path | None = None
     key: Path | None = None
     proxy: Proxy | None = None
-    """The way there; None: as the environment says (HTTPS_PROXY)."""
+    """The proxy on the way; None: as the environment says (HTTPS_PROXY)."""
 
     def check(self) -> None:
         """Raise the OSError of a file that cannot be read, which `requests` would hide."""
@@ -67,11 +69,15 @@ class TrustedAuthorities:
                 read_regular(path, 1)
 
     def authorities(self) -> str | None:
-        """Our own in PEM, which are trusted alone; None where the system's are. Raises UnusableFile."""
+        """Our own authorities in PEM, which alone are trusted; None where
+        the system's are. Raises UnusableFile.
+        """
         return authorities(self.ca_file) if self.ca_file else None
 
     def verify(self) -> str | bool:
-        """What `requests` calls `verify`: our file, else the system's, else the ones `requests` brings."""
+        """The value for `verify` of `requests`: our file, else the
+        system's, else the one that `requests` brings.
+        """
         if self.ca_file:
             return str(self.ca_file)
         system = ssl.get_default_verify_paths()
@@ -79,5 +85,5 @@ class TrustedAuthorities:
 
 
 def wrong_time(exc: BaseException) -> bool:
-    """Whether a certificate was refused for the time by our clock, and for nothing else."""
+    """True if a certificate was refused for the time by our clock, and for nothing else."""
     return isinstance(exc, ssl.SSLCertVerificationError) and exc.verify_code in (NOT_YET_VALID, EXPIRED)
