@@ -1,7 +1,7 @@
 """A small file of one line, written in place: a checksum and JSON.
 
-There is no fsync, and no new file for each change: flash would wear. After a cut it can be old or torn;
-what is torn counts as nothing. So it is for what may be old.
+There is no fsync, and no new file for each change: flash would wear. After a power cut the line can be old or
+torn; a torn one counts as absent. So it is for values that may be old.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 
 def write(path: Path, said: Any) -> None:
-    """Raises OSError."""
+    """Write the line. Raises OSError."""
     text = json.dumps(said).encode()
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -24,7 +24,7 @@ def write(path: Path, said: Any) -> None:
 
 
 def read(path: Path) -> Any:
-    """What the file says; None where it is torn, or is not there."""
+    """The value in the file; None where the line is torn or missing."""
     try:
         check, _, text = path.read_bytes().partition(b"\n")[0].partition(b" ")
         return json.loads(text) if int(check, 16) == zlib.crc32(text) else None

@@ -1,4 +1,4 @@
-"""Time, the only place that asks for it. Decisions get it as an argument."""
+"""Time: the only module that reads a clock. Decisions get the time as an argument."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ class Clock(Protocol):
         ...
 
     def boot_s(self) -> float:
-        """Seconds since boot, suspend included (CLOCK_BOOTTIME). Never jumps; starts anew with `boot_id`."""
+        """Seconds since boot, suspend included (CLOCK_BOOTTIME). Never
+        jumps; restarts from 0 with another `boot_id`.
+        """
         ...
 
     def boot_id(self) -> str:
@@ -25,7 +27,7 @@ class Clock(Protocol):
         ...
 
     def synchronised(self) -> bool:
-        """Whether the wall clock is kept by something that knows the time, as the kernel has been told."""
+        """True if a time source keeps the wall clock, as the kernel has been told."""
         ...
 
 
@@ -47,11 +49,13 @@ class SystemClock:
 
 
 _UNSYNCHRONISED = 0x40
-"""STA_UNSYNC: set at boot and by whoever sets the clock by hand, cleared by NTP, PTP and their like."""
+"""STA_UNSYNC: set at boot and by a program that sets the clock by
+hand, cleared by NTP, PTP and their like.
+"""
 
 
 class _Timex(ctypes.Structure):
-    """The beginning of the kernel's `struct timex`, and room for the rest."""
+    """The beginning of the kernel's `struct timex`, and room for the rest of it."""
 
     _fields_ = (
         ("modes", ctypes.c_uint),

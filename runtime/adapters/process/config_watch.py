@@ -1,8 +1,8 @@
-"""edge.toml, looked at again and again: what a person changes in it counts without a restart.
+"""Watch of edge.toml: a person's change to it takes effect without a restart.
 
-A change is believed once the file has stayed the same for a while: a half-written one may be in order, too,
-and a wished device id that is missing for a second would cost an operator's approval. A file that is wrong is
-refused in one sentence, and a file that is gone is no change: what was last in order goes on.
+A change is believed once the file has stayed the same for a while: a half-written one may be valid, too, and
+a wished device id that is missing for a second would cost an operator's approval. A file that is wrong is
+refused in one sentence, and a file that is gone is no change: the last valid configuration stays in force.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from runtime.config import Config, find_file, load
 from runtime.errors import ConfigError
 
 SETTLE_S = 1.5
-"""A file that stayed the same for so long is not being written any more."""
+"""A file that stayed the same for so long is no longer being written."""
 
 Mark = tuple[str, int, int, int]
 """Tells one content of the file from another: path, inode, time of the last change, size."""
@@ -28,7 +28,7 @@ class WatchedConfig:
     """The configuration in force: `config` changes only in `changed`."""
 
     def __init__(self, config: Config, clock: Clock, *, silent: bool = False) -> None:
-        """`silent`: other workers say that it has changed, and remember it."""
+        """Read the file. `silent`: other workers report that it has changed, and remember it."""
         self.config = config
         self._silent = silent
         self._clock = clock
@@ -37,7 +37,7 @@ class WatchedConfig:
         self._since_s = clock.boot_s()
 
     def changed(self) -> bool:
-        """Look at the file. Whether `config` is another one than before."""
+        """Look at the file; true if `config` is now another one than before."""
         mark, now_s = self._mark(), self._clock.boot_s()
         if mark != self._settling:
             self._settling, self._since_s = mark, now_s
@@ -62,9 +62,9 @@ class WatchedConfig:
         return True
 
     def _mark(self) -> Mark | None:
-        """None where the file is not there."""
+        """The file's mark; None where the file is not there."""
         asked = self.config.file
-        if asked == accepted_file(self.config.layout):  # the file itself was wrong when we started
+        if asked == accepted_file(self.config.layout):  # edge.toml was invalid when we started
             asked = None
         try:
             file = asked or find_file(os.environ, self.config.layout.home)

@@ -1,4 +1,4 @@
-"""Crash reports: an exception that nobody caught leaves one record, and never a secret.
+"""Crash reports: an uncaught exception leaves one record, and never a secret.
 
 One JSON object a line in log/crashes.jsonl: when, worker, version, reason, and the frames with their local
 variables, shortened and redacted. `edgectl status` counts them.
@@ -29,7 +29,7 @@ KEEP_BYTES = 262_144
 FRAMES = 8
 CAUSES = 5
 SHOWN = 160
-"""Characters of a local variable."""
+"""Characters of a local variable that are shown."""
 _TELLING = "token|secret|sas|password|credential|signature|authorization|key"
 _TELLING_NAME = re.compile(_TELLING, re.IGNORECASE)
 _TOLD_BY_NAME = re.compile(
@@ -49,7 +49,7 @@ def crash_file(layout: Layout) -> Path:
 
 
 def report_crashes(worker: str, layout: Layout) -> None:
-    """From now on whatever nobody catches in this process is reported."""
+    """Have every exception that is uncaught in this process reported from now on."""
 
     def on_crash(kind: type[BaseException], exc: BaseException, trace: TracebackType | None) -> None:
         if issubclass(kind, KeyboardInterrupt):
@@ -64,11 +64,11 @@ def report_crashes(worker: str, layout: Layout) -> None:
         logger.warning("thread {} ended: {}", name, _said(args.exc_value or args.exc_type()))
 
     sys.excepthook = on_crash
-    threading.excepthook = in_thread  # a library's thread: whether we can go on is judged by progress
+    threading.excepthook = in_thread  # a library's thread: progress decides if the worker can go on
 
 
 def describe(worker: str, exc: BaseException, trace: TracebackType | None) -> dict[str, Any]:
-    """What is known about a crash, with nothing secret in it."""
+    """The facts about a crash, with nothing secret in them."""
     frames = [
         {
             "at": f"{Path(frame.f_code.co_filename).name}:{line} {frame.f_code.co_name}",
@@ -92,7 +92,7 @@ def _said(exc: BaseException) -> str:
 
 
 def _causes(exc: BaseException) -> Iterator[BaseException]:
-    """What it was raised from, the nearest first."""
+    """The exceptions that it was raised from, the nearest first."""
     seen = {id(exc)}
     while (cause := exc.__cause__ or (None if exc.__suppress_context__ else exc.__context__)) is not None:
         if id(cause) in seen or len(seen) > CAUSES:
@@ -103,7 +103,7 @@ def _causes(exc: BaseException) -> Iterator[BaseException]:
 
 
 def record_crash(layout: Layout, record: dict[str, Any]) -> None:
-    """Keep it, with those before: two files of KEEP_BYTES and one record more at most."""
+    """Append the record to those before: two files of KEEP_BYTES and one record more at most."""
     path = crash_file(layout)
     if path.exists() and path.stat().st_size > KEEP_BYTES:
         path.replace(_older(path))
@@ -112,7 +112,7 @@ def record_crash(layout: Layout, record: dict[str, Any]) -> None:
 
 
 def count_crashes(layout: Layout) -> tuple[int, str]:
-    """How many reports are kept, and the last one's worker and reason."""
+    """The number of reports that are kept, and the last one's worker and reason."""
     path = crash_file(layout)
     lines = [line for file in (_older(path), path) for line in _lines(file)]
     try:
@@ -138,7 +138,7 @@ def _shown(name: str, value: object) -> str:
         return "***"
     try:
         return _clean(_brief.repr(value))[:SHOWN]
-    except Exception as exc:  # a __repr__ of anybody's
+    except Exception as exc:  # any __repr__ may raise
         return f"<no repr: {type(exc).__name__}>"
 
 

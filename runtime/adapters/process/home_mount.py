@@ -1,9 +1,9 @@
-"""The home as a place on a disk of its own: whether it still is the one in which this runtime was started.
+"""The home's mount: is the home still the one in which this runtime was started?
 
-Where the mount of a home goes away, an empty folder is left at its path. Whatever makes missing folders and
-files again would make a second runtime there, complete and without a message; and when the disk comes back it
-hides that one. So nothing is created where the home, or the disk under its state, is another than at the
-start. Workers end then, and come back with the disk.
+Where the mount of a home goes away, an empty folder is left at its path. Code that creates missing folders
+and files would create a second runtime there, complete and without a message; and when the disk comes back it
+hides that one. So no process creates anything where the home, or the disk under its state, is another than at
+the start. Workers end then, and come back with the disk.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from pathlib import Path
 from runtime.errors import UsageError
 
 STARTED_IN = "SUPERVISOR_HOME"
-"""In the environment of a supervised process: the home in which its supervisord was started, and its mark."""
+"""In the environment of a supervised process: the home in which its
+supervisord was started, and that home's mark.
+"""
 FSTAB = Path("/etc/fstab")
 
 
@@ -24,23 +26,25 @@ class HomeGone(UsageError):
 
 
 def remember_home(home: Path) -> None:
-    """Now it is the one: this process and those that it starts compare with it."""
+    """Remember the home as it is now: this process and those that it starts compare with it."""
     os.environ[STARTED_IN] = f"{home} {_mark(home)}"
 
 
 def home_changed(home: Path) -> bool:
-    """Whether it is another one than supervisord was started in. False where there is no supervisord."""
+    """True if the home is another than the one supervisord was started
+    in. False where there is no supervisord.
+    """
     path, _, mark = os.environ.get(STARTED_IN, "").rpartition(" ")
     return path == str(home) and mark != _mark(home)
 
 
 def in_changed_home(path: Path) -> bool:
-    """Whether a file made at `path`, in the home or in a folder of it, would be in another home."""
+    """True if a file made at `path`, in the home or in a folder of it, would be in another home."""
     return home_changed(path.parent) or home_changed(path.parent.parent)
 
 
 def check_home(home: Path) -> None:
-    """Raises HomeGone."""
+    """Raise HomeGone where the home is another one."""
     if home_changed(home):
         raise HomeGone(
             f"{home} is not the folder any more in which this runtime was started (did its mount go away?): "
@@ -60,7 +64,7 @@ def check_mounts(home: Path, fstab: Path = FSTAB) -> None:
 
 
 def _declared(fstab: Path) -> Iterator[str]:
-    """The mount points of the machine's table, but for those that nobody mounts at boot."""
+    """The mount points of the machine's table, except those that are not mounted at boot."""
     try:
         lines = fstab.read_text(errors="surrogateescape").splitlines()
     except OSError:
@@ -80,6 +84,6 @@ def _mark(home: Path) -> str:
         return "gone"
     try:
         below = (home / "state").stat().st_dev
-    except OSError:  # removed by a person: it is made again
+    except OSError:  # a person removed it: it is made again
         below = found.st_dev
     return f"{found.st_dev}:{found.st_ino}:{below}"

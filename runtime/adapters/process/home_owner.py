@@ -1,4 +1,4 @@
-"""Whose home it is, before any file in it is opened.
+"""The home's owner, checked before any file in the home is opened.
 
 A home names files that are written, locked, chowned and executed. Its owner can put a link in the place of
 each of them, so no process may do there what the owner could not do without it.
@@ -25,9 +25,11 @@ from runtime.layout import Layout
 
 OTHERS_WRITE = stat.S_IWOTH | stat.S_IWGRP
 OVERFLOW_UID = 65_534
-"""What the kernel shows for an owner who does not exist in this user namespace (a container's)."""
+"""The owner that the kernel shows where the real one does not
+exist in this user namespace (a container's).
+"""
 MOST_LINKS = 40
-"""As the kernel follows."""
+"""Links that are followed, as many as the kernel follows."""
 IDENTITY_MAP = ["0", "0", "4294967295"]
 
 
@@ -56,7 +58,7 @@ def enter(home: Path, *, sends_only: bool = False) -> None:
 
 
 def user_name(uid: int) -> str:
-    """For a sentence: the name, and the number where it has none."""
+    """The user's name for a sentence, or the number of a user without a name."""
     try:
         return f"user {pwd.getpwuid(uid).pw_name}"
     except KeyError:
@@ -103,7 +105,7 @@ def _refuse_foreign(home: Path) -> None:
 
 
 def _refuse_way(folder: Path, owner: int) -> None:
-    """A user who can rename a folder on the way can put another in the place of this one."""
+    """Refuse a folder that a third user could replace: by renaming a folder on the way to it, for one."""
     for path in _way(folder):
         found = path.lstat()
         if found.st_uid not in (0, owner) and not _is_unmapped(found.st_uid):
@@ -117,7 +119,7 @@ def _refuse_way(folder: Path, owner: int) -> None:
 
 
 def _way(path: Path, links: int = 0) -> Iterator[Path]:
-    """Every folder and link on the way to it that is there, also on the way to what links point to."""
+    """Every folder and link on the way to it that exists, also on the way to the targets of links."""
     for part in reversed((path, *path.parents)):
         if os.path.lexists(part):
             yield part
@@ -126,7 +128,7 @@ def _way(path: Path, links: int = 0) -> Iterator[Path]:
 
 
 def _is_unmapped(uid: int) -> bool:
-    """Whether the kernel only says that it cannot name the owner here."""
+    """True if the kernel only says that it cannot name the owner here."""
     if uid != OVERFLOW_UID:
         return False
     try:

@@ -1,7 +1,7 @@
-"""The configuration that last was in order, kept for workers that start while edge.toml is being broken.
+"""The last valid configuration, kept for workers that start while edge.toml is invalid.
 
-A worker that crashes at the moment in which a person saved a mistake must come back. So every good
-configuration is written down in the state folder, and a worker that meets a bad one goes on with that.
+A worker that crashes just when a person saved a mistake must come back. So every valid configuration is saved
+in the state folder, and a worker that finds an invalid one uses the saved one.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ from runtime.layout import Layout
 
 
 def accepted_file(layout: Layout) -> Path:
-    """Where it is kept. It may hold the Provisioning Token, and nobody else may read it."""
+    """The file that keeps it. It may hold the Provisioning Token, so no other user may read it."""
     return layout.state / "accepted.toml"
 
 
 def remember(config: Config) -> None:
-    """Keep what the configuration file says. What the environment says is said again at every start."""
+    """Keep the content of the configuration file. The environment's
+    settings are given again at every start.
+    """
     target = accepted_file(config.layout)
     content = "".join(_lines(config)).encode() if config.file else b""
     with contextlib.suppress(OSError):  # a full disk: the one before is as good
-        if target.exists() and target.read_bytes() == content:  # as bytes: a damaged one may be no text
+        if target.exists() and target.read_bytes() == content:  # as bytes: a damaged file may be no text
             return
         fresh = target.with_name(f"{target.name}.{os.getpid()}")
         try:
@@ -37,7 +39,7 @@ def remember(config: Config) -> None:
             fresh.write_bytes(content)
             fresh.replace(target)
         finally:
-            fresh.unlink(missing_ok=True)  # each start on a full disk left one
+            fresh.unlink(missing_ok=True)  # each start on a full disk left one behind
 
 
 def _lines(config: Config) -> Iterator[str]:
@@ -52,7 +54,7 @@ def _lines(config: Config) -> Iterator[str]:
 
 
 def _toml(value: Any) -> str:
-    """JSON's way of writing texts, numbers, booleans and lists is also TOML's."""
+    """JSON's form of texts, numbers, booleans and lists is also TOML's."""
     plain = value.reveal() if isinstance(value, Secret) else str(value) if isinstance(value, Path) else value
     text = json.dumps(list(plain) if isinstance(plain, tuple) else plain, ensure_ascii=False)
     return text.replace("\x7f", "\\u007f")  # the one character that TOML wants escaped and JSON does not

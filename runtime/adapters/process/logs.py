@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from loguru import Message, Record
 
 MOST_COMPLAINT = 300
-"""Characters of a worker's last words in a status line."""
+"""Characters of a worker's last log lines that are put in a status line."""
 _SECRETS = re.compile(
     r"(SharedAccessSignature\s+sr=)[^\s\"']+|(SharedAccessKey=)[^;\s\"']+|((?:DeviceToken|Bearer)\s+)[^\s\"',]+"
     r"|([?&](?:sig|se|sv|sr)=)[^&\s\"']+"
@@ -42,7 +42,7 @@ def configure(worker: str, settings: LogSettings) -> None:
 
 
 def tail(path: Path, lines: int) -> str:
-    """The last lines of a log, for whoever has to say why something died."""
+    """The last lines of a log, for a report of why a process died."""
     try:
         with path.open("rb") as log:
             log.seek(max(0, log.seek(0, 2) - 200 * lines))
@@ -52,9 +52,9 @@ def tail(path: Path, lines: int) -> str:
 
 
 def last_complaint(path: Path, *, only_at_the_end: bool = False) -> str:
-    """In one line why a worker ended, by its own log; empty where that says nothing.
+    """The reason why a worker ended, in one line out of its own log; empty where the log gives none.
 
-    `only_at_the_end`: nothing that was followed by other words.
+    `only_at_the_end`: only a complaint that no other line follows.
     """
     lines = [found for line in tail(path, 20).splitlines() if (found := _complaint(line)) is not None]
     said = lines[-1:] if only_at_the_end else [line for line in lines if line]
@@ -62,7 +62,7 @@ def last_complaint(path: Path, *, only_at_the_end: bool = False) -> str:
 
 
 def _complaint(line: str) -> str | None:
-    """What is wrong by this line; empty where nothing is, None for no line at all."""
+    """The problem in this line; empty where it tells of none, None where it is no log line at all."""
     if line.startswith("edgectl: "):
         return line.removeprefix("edgectl: ")
     try:

@@ -22,13 +22,13 @@ from runtime.errors import UsageError
 DUMP_SIGNAL = signal.SIGUSR1
 """A worker answers it with the stacks of its threads in its log."""
 MOST_FILES = 65_536
-"""What we take where we may: an ordinary limit of 1,024 is for programs without guests."""
+"""Open files that we claim if we may: an ordinary limit of 1,024 is for programs without peers."""
 KEPT_FD = 3
 """supervisord closes everything from 5 on when it reloads, and everything from 3 on in its children."""
 WAITS_FOR_DISK = "waiting for a disk"
 """A process state (D): no signal counts before the disk answers, SIGKILL neither."""
 SUPERVISOR_PID = "SUPERVISOR_PID"
-"""In the environment of a supervised process: who supervises it (see `supervisor_plugin.py`)."""
+"""In the environment of a supervised process: the supervisor's pid (see `adapters/supervisor/plugin.py`)."""
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LOCK_PATIENCE_S = 1.0
 
@@ -57,7 +57,7 @@ class Stop:
         return self._asked
 
     def wait(self, timeout_s: float) -> bool:
-        """Sleep until asked to stop, or for `timeout_s`. Returns whether it was asked."""
+        """Sleep until asked to stop, or for `timeout_s`. True if asked to stop."""
         if not self._asked:
             select.select([self._reader], [], [], max(0.0, timeout_s))
         return self._asked
@@ -74,7 +74,7 @@ class Lock:
     """One process of a kind per home: an flock the kernel releases whatever kills us."""
 
     def __init__(self, path: Path, *, ours: Path | None = None) -> None:
-        """Take it. `ours` is the folder that is the runtime's as a whole. Raises UsageError."""
+        """Take the lock. `ours` is the folder that is the runtime's as a whole. Raises UsageError."""
         self._fd = _open_lock(path, ours)
         if not self._taken():
             holder = _pid_in(self._fd)
@@ -87,7 +87,9 @@ class Lock:
             os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 
     def _taken(self) -> bool:
-        """Whether we got it. `lock_holder` and a dying predecessor hold it for an instant: be patient."""
+        """Try to take the lock, for a while: `lock_holder` and a dying
+        predecessor hold it for an instant. True if we got it.
+        """
         deadline_s = time.monotonic() + _LOCK_PATIENCE_S
         while True:
             try:
@@ -101,7 +103,7 @@ class Lock:
     def keep_over_exec(self) -> None:
         """Let the program that this process becomes hold the lock on."""
         os.dup2(self._fd, KEPT_FD)
-        os.set_inheritable(KEPT_FD, True)  # by itself: dup2 onto the same number changes nothing
+        os.set_inheritable(KEPT_FD, True)  # dup2 onto the same number changes nothing
         if self._fd != KEPT_FD:
             os.close(self._fd)
             self._fd = KEPT_FD
@@ -113,7 +115,7 @@ class Lock:
 def _open_lock(path: Path, ours: Path | None) -> int:
     """On a disk that is read-only now, the file of an earlier start will do: an flock writes nothing.
 
-    Never what a link in its place points to: the holder's number is written there, over all it holds.
+    Never open the target of a link in its place: the holder's number is written there, over all it holds.
     """
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -138,10 +140,10 @@ def _open_lock(path: Path, ours: Path | None) -> int:
 
 
 def kept_lock_is_lost(path: Path) -> bool:
-    """Whether we kept the lock over an exec, and its file is not the one at `path` any more."""
+    """True if we kept the lock over an exec, and its file is no longer the one at `path`."""
     try:
         kept, name = os.fstat(KEPT_FD), Path(f"/proc/self/fd/{KEPT_FD}").readlink().name
-    except OSError:  # supervisord was started by somebody else than `edgectl up`
+    except OSError:  # supervisord was not started by `edgectl up`
         return False
     if name.removesuffix(" (deleted)") != path.name:
         return False
@@ -152,7 +154,9 @@ def kept_lock_is_lost(path: Path) -> bool:
 
 
 def lock_holder(path: Path) -> int | None:
-    """The process that holds the lock at `path`, 0 where it left no number, None where nobody holds it."""
+    """The process that holds the lock at `path`, 0 where it left no
+    number, None where no process holds it.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -168,7 +172,7 @@ def lock_holder(path: Path) -> int | None:
 
 
 def has_open(pid: int, path: Path) -> bool:
-    """Whether that process has that very file open, or locked where we may not see what it has open."""
+    """True if that process has that very file open, or locked where we may not see its open files."""
     try:
         return any(path.samefile(link) for link in Path(f"/proc/{pid}/fd").iterdir() if link.exists())
     except PermissionError:  # it is in a user namespace of its own (PrivateUsers=)
@@ -178,7 +182,9 @@ def has_open(pid: int, path: Path) -> bool:
 
 
 def _has_locked(pid: int, path: Path) -> bool:
-    """As the kernel lists it for all: number, kind, mode, access, process, device and inode."""
+    """True if the kernel's list, which all may read, has it locked: number,
+    kind, mode, access, process, device and inode.
+    """
     with contextlib.suppress(OSError):
         found = path.stat()
         file = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
@@ -188,11 +194,12 @@ def _has_locked(pid: int, path: Path) -> bool:
 
 
 WAL_READ_LOCKS = range(123, 128)
-"""Of SQLite, in the index of a WAL: bytes that whoever reads from it has locked for so long."""
+"""Bytes in the index of a WAL that SQLite's readers keep locked while they read from it."""
 
 
 def wal_readers(index: Path) -> list[str]:
-    """Processes in the midst of reading from the WAL with this index, but for this one, as the kernel knows.
+    """Processes, other than this one, that are reading from the WAL with this index, by the kernel's list of
+    locks.
 
     It names none in another PID namespace.
     """
@@ -200,11 +207,13 @@ def wal_readers(index: Path) -> list[str]:
 
 
 DATABASE_LOCKS = range(0x4000_0000, 0x4000_0200)
-"""Of SQLite, in a database with a rollback journal: bytes that a transaction has locked for so long."""
+"""Bytes in a database with a rollback journal that SQLite keeps locked during a transaction."""
 
 
 def database_users(path: Path) -> list[str]:
-    """Processes with an open transaction in the database at `path`, but for this one, as the kernel knows."""
+    """Processes, other than this one, with an open transaction in the
+    database at `path`, by the kernel's list of locks.
+    """
     return _lockers(path, DATABASE_LOCKS, ("READ", "WRITE"))
 
 
@@ -219,7 +228,9 @@ def _lockers(path: Path, span: range, kinds: tuple[str, ...]) -> list[str]:
 
 
 def _lies_in(lock: list[str], inode: str, span: range) -> bool:
-    """Of a line in /proc/locks: number, kind, mode, access, process, device and inode, range of bytes."""
+    """True for a line of /proc/locks in that range: number, kind, mode,
+    access, process, device and inode, range of bytes.
+    """
     *_, file, first, last = lock
     same = file.rpartition(":")[2] == inode and last.isdigit()
     return same and int(first) < span.stop and int(last) >= span.start
@@ -243,8 +254,9 @@ def die_with_parent(parent: str | None = None) -> None:
     `parent`: the process that started us, by its own word; by default the supervisor, where there is one. A
     child of a worker inherits the name of the supervisor, which is not its parent.
 
-    Where it is not our parent it died before we could ask, and nobody would ever end us. Not by its pid file:
-    one of an earlier life would send everybody away, where supervisord writes none, or writes it elsewhere.
+    Where it is not our parent, it died before we could ask, and no process would ever end us. Its pid file is
+    not used: where supervisord writes none, or writes it elsewhere, that of an earlier run would turn every
+    worker away.
     """
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     known = parent or (os.environ.get(SUPERVISOR_PID, "") if supervised() else "")
@@ -276,7 +288,7 @@ def open_standard_streams() -> None:
 
 
 def allow_files() -> int:
-    """Raise our limit of open files as far as we may; what it is now. Children inherit it."""
+    """Raise our limit of open files as far as we may, and return the limit then. Children inherit it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -286,12 +298,12 @@ def allow_files() -> int:
 
 
 def supervised() -> bool:
-    """Whether supervisord started us."""
+    """True if supervisord started us."""
     return bool(os.environ.get("SUPERVISOR_ENABLED"))
 
 
 def process_state(pid: int) -> str:
-    """What the kernel says a process is doing: running, sleeping, waiting for a disk, stopped, ..."""
+    """The state that the kernel gives for a process: running, sleeping, waiting for a disk, stopped, ..."""
     words = {"R": "running", "S": "sleeping", "D": WAITS_FOR_DISK, "T": "stopped", "Z": "dead"}
     try:
         letter = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -301,7 +313,9 @@ def process_state(pid: int) -> str:
 
 
 def open_descriptors(pid: int) -> tuple[int, int] | None:
-    """How many a process has open, and how many it may; None where it is gone, or not ours to look into."""
+    """The number of descriptors a process has open, and its limit; None
+    where it is gone, or not ours to inspect.
+    """
     try:
         soft, _ = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         count = sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
@@ -311,7 +325,9 @@ def open_descriptors(pid: int) -> tuple[int, int] | None:
 
 
 def process_work(pid: int) -> object:
-    """Differs from look to look where a process uses the CPU, or waits for a disk; None where it is gone."""
+    """A value that differs between two looks if the process used the
+    CPU, or waits for a disk; None where it is gone.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -320,7 +336,7 @@ def process_work(pid: int) -> object:
 
 
 def process_age_s(pid: int) -> float | None:
-    """Seconds since a process began, by the clock that does not jump."""
+    """Seconds since a process started, by the clock that does not jump."""
     try:
         ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
     except (OSError, ValueError, IndexError):
@@ -338,13 +354,15 @@ def memory_bytes(pid: int) -> int | None:
 
 
 def tell_service_manager(words: str) -> None:
-    """Say something to systemd (sd_notify): READY=1, WATCHDOG=1, STATUS=... Silent where there is none."""
+    """Send a message to systemd (sd_notify): READY=1, WATCHDOG=1,
+    STATUS=... Does nothing where there is none.
+    """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
     if address.startswith("@"):  # abstract namespace
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out:
-        with contextlib.suppress(OSError):  # it restarts too; the next word will reach it
+        with contextlib.suppress(OSError):  # systemd restarts too; the next message will reach it
             out.settimeout(1.0)
             out.sendto(words.encode(), address)

@@ -1,4 +1,4 @@
-"""What a worker tells about itself: one small JSON file in run/, replaced at most once a second.
+"""A worker's status file: one small JSON file in run/, replaced at most once a second.
 
 It is a heartbeat that proves progress: only the worker's own loop calls `progress()`. Its loss costs nothing.
 """
@@ -21,11 +21,11 @@ from runtime.adapters.process.home_mount import check_home, home_changed
 WRITE_EVERY_S = 1.0
 ASKED_KEPT = 20
 BUSY = "busy"
-"""What a worker says true to where it is at something that may take long between two reports."""
+"""Key that a worker sets to true while it is at something that may take long between two reports."""
 
 
 class StatusFile:
-    """The writing side, one per worker."""
+    """The status file's writer, one per worker."""
 
     def __init__(self, path: Path, worker: str, clock: Clock | None = None) -> None:
         self._path = path
@@ -37,7 +37,7 @@ class StatusFile:
     def progress(
         self, figures: Mapping[str, Any] | Callable[[], Mapping[str, Any]], *, now: bool = False
     ) -> None:
-        """Say that the loop came round, with the worker's figures. Cheap: writes at most once a second.
+        """Report that the loop came round, with the worker's figures. Cheap: writes at most once a second.
 
         Raises HomeGone where the home is another one than at the start: the worker has to end.
         """
@@ -51,7 +51,7 @@ class StatusFile:
         record = {**self._fixed, "progress_boot_s": at, "boot_id": self._clock.boot_id(), **figures}
         try:
             self._write(json.dumps(record))
-        except FileNotFoundError:  # somebody cleaned run/ away under us
+        except FileNotFoundError:  # run/ was cleaned away under us
             with contextlib.suppress(OSError):
                 self._path.parent.mkdir(mode=0o700, exist_ok=True)
                 self._write(json.dumps(record))
@@ -69,7 +69,9 @@ class StatusFile:
         self._ours = True
 
     def _touch(self) -> None:
-        """Beat without needing a single block. A predecessor's words are emptied first: they name its pid."""
+        """Beat without using a single block. A predecessor's record is
+        emptied first: it names the predecessor's pid.
+        """
         with contextlib.suppress(OSError):
             if self._ours:
                 self._path.touch()
@@ -79,7 +81,7 @@ class StatusFile:
 
 
 def takes_beats(folder: Path) -> bool:
-    """Whether its owner could beat there: not on a disk that is read-only now, or that has gone."""
+    """True if its owner could beat there: not on a disk that is read-only now, or that has gone."""
     if home_changed(folder.parent):
         return False
     try:
@@ -90,7 +92,7 @@ def takes_beats(folder: Path) -> bool:
 
 
 def beat_of(path: Path, pid: int) -> object:
-    """Something that differs from one progress of process `pid` to the next; None where it has made none."""
+    """A value that differs from one progress of process `pid` to the next; None where it has made none."""
     try:
         touched_ns = path.stat().st_mtime_ns
     except OSError:
@@ -102,9 +104,9 @@ def beat_of(path: Path, pid: int) -> object:
 
 
 def note_asked_to_end(folder: Path, worker: str, pid: int) -> None:
-    """Somebody asked this process to end, a person most likely: that it does so is no crash."""
+    """Note that this process was asked to end, most likely by a person: that it ends is no crash."""
     known = [each for each in asked_to_end(folder, worker) if each != pid]
-    with contextlib.suppress(OSError):  # a full disk: at worst an alarm that is none
+    with contextlib.suppress(OSError):  # a full disk: at worst a false alarm
         (folder / f"{worker}.asked").write_text(json.dumps([*known[1 - ASKED_KEPT :], pid]))
 
 
@@ -118,7 +120,7 @@ def asked_to_end(folder: Path, worker: str) -> list[int]:
 
 
 def read_status(path: Path) -> dict[str, Any] | None:
-    """The last words of a worker, or None where there are none to be read."""
+    """The last record of a worker, or None where none can be read."""
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError):  # gone, or anything at all
@@ -128,18 +130,18 @@ def read_status(path: Path) -> dict[str, Any] | None:
 
 @dataclass(frozen=True, slots=True)
 class StatusRecord:
-    """What a worker said, for whoever shows it: what is missing or has the wrong type is None or empty."""
+    """A worker's status record, for display: what is missing or has the wrong type is None or empty."""
 
     said: Mapping[str, Any]
     same_boot: bool = False
-    """Whether its times can be compared with those of now."""
+    """True if its times can be compared with the present ones."""
 
     def text(self, name: str) -> str | None:
         found = self.said.get(name)
         return found if isinstance(found, str) else None
 
     def number(self, name: str) -> float | None:
-        """Any number; a moment (`..._boot_s`) only of this boot."""
+        """Any number; a time (`..._boot_s`) only of this boot."""
         found = self.said.get(name)
         sound = isinstance(found, int | float) and math.isfinite(found)
         return found if sound and (self.same_boot or not name.endswith("_boot_s")) else None
@@ -150,21 +152,21 @@ class StatusRecord:
         return {key: value for key, value in pairs if isinstance(value, int)}
 
     def parts(self, name: str) -> list[Mapping[str, Any]]:
-        """Objects in a list."""
+        """The objects in a list."""
         found = self.said.get(name)
         return [part for part in found if isinstance(part, dict)] if isinstance(found, list) else []
 
     def part(self, said: Mapping[str, Any]) -> StatusRecord:
-        """One of them, of the same boot."""
+        """One object, of the same boot."""
         return StatusRecord(said, self.same_boot)
 
     def age_s(self, name: str, now_boot_s: float) -> float | None:
-        """Seconds since that moment."""
+        """Seconds since that time."""
         moment = self.number(name)
         return None if moment is None else max(0.0, round(now_boot_s - moment, 1))
 
 
 def last_words(path: Path, boot_id: str) -> StatusRecord:
-    """What is in a status file, whoever wrote it."""
+    """The record in a status file, of any process."""
     said = read_status(path) or {}
     return StatusRecord(said, said.get("boot_id") == boot_id)

@@ -1,7 +1,7 @@
-"""Threads and processes that the machine may not have for us just now.
+"""Starting threads and processes, which the machine may refuse for the moment.
 
-Python says "can't start new thread" by a RuntimeError, as of a bug. It is EAGAIN of a limit (TasksMax,
-ulimit -u) or of memory, and passes: here it is an OSError, which is waited out as the network's are.
+Python says "can't start new thread" by a RuntimeError, as of a bug. It is EAGAIN of a limit (TasksMax, ulimit
+-u) or of memory, and passes: here it becomes an OSError, which callers wait out like the network's.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any
 
 
 def start_thread(target: Callable[..., object], name: str, *args: Any) -> threading.Thread:
-    """A daemon that runs. Raises BlockingIOError where none can be had now."""
+    """Start a daemon thread. Raises BlockingIOError where no thread is available now."""
     thread = threading.Thread(target=target, name=name, args=args, daemon=True)
     start(thread)
     return thread
 
 
 def start(thread: threading.Thread) -> None:
-    """Raises BlockingIOError where none can be had now."""
+    """Start this thread. Raises BlockingIOError where no thread is available now."""
     try:
         thread.start()
     except RuntimeError as exc:
