@@ -1,7 +1,7 @@
 """supervisord's event listener protocol: events come on stdin, and stdout belongs to the protocol alone.
 
-One stray word on stdout and supervisord drops the listener for good (state UNKNOWN). So the descriptor is
-taken away from everybody else first: whatever prints, prints to stderr.
+One stray word on stdout and supervisord drops the listener permanently (state UNKNOWN). So the descriptor is
+taken away from all other code first: every print goes to stderr.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class SupervisorGone(Exception):
 
 
 class EventListener:
-    """Takes events one by one; each is confirmed as soon as it was read: losing one costs nothing."""
+    """Reads events one by one, and confirms each as soon as it was read: losing one costs nothing."""
 
     def __init__(self) -> None:
         self._in = os.dup(0)
@@ -57,7 +57,7 @@ class EventListener:
 
 
 def split_event(buffer: bytes) -> tuple[str | None, bytes]:
-    """The first whole event of `buffer` by name, and what follows it; None while it is not whole."""
+    """The name of the first whole event of `buffer`, and the bytes after it; None while it is not whole."""
     line, newline, rest = buffer.partition(b"\n")
     if not newline:
         return None, buffer

@@ -1,20 +1,22 @@
-"""supervisord's own loop, made prompt, heard by all, careful, and mortal: more pieces of the plugin.
+"""Patches of supervisord's own loop, for the plugin: prompt restarts, signals that arrive, checked reloads, a
+watchdog.
 
-`WakeOnChildExit`: supervisord looks for the dead once a second, and starts them again at the next look: up to
-two seconds, more than a worker takes to start. Here a death wakes it, and so does what follows from it.
+`WakeOnChildExit`: supervisord looks for dead processes once a second, and starts them again at the next look:
+up to two seconds, more than a worker takes to start. Here the death of a child wakes it, and so do its
+consequences.
 
-`try_again_soon`: supervisord waits ever longer before it starts again who died at once.
+`try_again_soon`: supervisord waits ever longer before it restarts a program that died at once.
 
 `SignalSafeFork`: supervisord loses a signal to a child that is not yet the program, and then waits
 `stopwaitsecs`.
 
 `ValidatedReload`: supervisord reloads by stopping all programs, reading its file then, and ending where it
 cannot.
-`refuse_in_words`: who calls for such a reload hears why there is none.
+`refuse_in_words`: the caller of such a reload is told why it is refused.
 
-`LoopWatchdog`: a supervisord that hangs ends itself. The sentinel kills one sooner, if it can: it cannot
-where supervisord is process 1 of a container (there a signal from inside does nothing), nor where it hangs
-as well.
+`LoopWatchdog`: a supervisord that hangs ends itself. The sentinel kills a hung one sooner, if it can: it
+cannot where supervisord is process 1 of a container (there a signal from inside does nothing), nor where it
+hangs as well.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ TRY_AGAIN_S = 30
 
 
 class WakeOnChildExit:
-    """Ends supervisord's wait (a second) where there is something to do: a child died, or was just buried.
+    """Ends supervisord's wait (a second) where there is work: a child died, or was just reaped.
 
     A signal alone does not: Python goes on with an interrupted poll (PEP 475). So each signal leaves a byte
     in a pipe that supervisord polls with all the rest.
@@ -45,16 +47,16 @@ class WakeOnChildExit:
         self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         self._map[self._reader] = self
-        # supervisord closes what stands there at the end of each life: at a reload it begins another one
+        # supervisord closes its servers at the end of each run: at a reload another run begins
         self._options.httpservers.append(({"family": None}, self))
 
     def __call__(self, buried: Any) -> None:
-        """Somebody was buried. A program that may die as soon as it likes (startsecs=0) would spin."""
+        """Wake, for a child was reaped. A program that may exit at any time (startsecs=0) would spin."""
         if buried.process.config.startsecs:
             self.wake()
 
     def wake(self) -> None:
-        """The next wait is none."""
+        """Cut the next wait to none."""
         with contextlib.suppress(BlockingIOError):  # a wake-up is already waiting there
             os.write(self._writer, b"x")
 
@@ -64,7 +66,7 @@ class WakeOnChildExit:
         os.close(self._reader)
         os.close(self._writer)
 
-    # what supervisord's loop asks of everything that it polls
+    # the interface that supervisord's loop expects of everything that it polls
 
     def readable(self) -> bool:
         return True
@@ -80,8 +82,8 @@ class WakeOnChildExit:
 
 
 def try_again_soon(failed: Any) -> None:
-    """1, 2, 3, ... 30 s and no more. From outside it could only be stopped and started: by the time that
-    is heard it may be up, and then it would stay stopped.
+    """Bound the pause before a restart: 1, 2, 3, ... 30 s and no more. From outside the program could only be
+    stopped and started: by the time the stop arrives it may be up, and then it would stay stopped.
     """
     process = failed.process
     process.backoff = min(process.backoff, TRY_AGAIN_S)
@@ -92,13 +94,13 @@ class SignalSafeFork:
     """A child between fork and exec: a signal for it counts as soon as it is sent.
 
     There it still had supervisord's handlers, which only took note, and no process group of its own yet, to
-    which supervisord sends. Whoever stopped the runtime just when it started it waited 8 s for nothing.
+    which supervisord sends. A stop of the runtime just as it started the child waited 8 s for nothing.
     """
 
     HANDLED = frozenset(
         {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR2}
     )
-    """What supervisord has handlers for."""
+    """The signals that supervisord has handlers for."""
 
     def __init__(self) -> None:
         os.register_at_fork(
@@ -108,7 +110,9 @@ class SignalSafeFork:
         )
 
     def __call__(self, stopping: Any) -> None:
-        """It is about to be sent a signal; where it is the program already, the group is there, too."""
+        """Give the child its process group before a signal is sent; one that is the program
+        already has it.
+        """
         with contextlib.suppress(OSError):
             os.setpgid(stopping.process.pid, stopping.process.pid)
 
@@ -123,14 +127,14 @@ class SignalSafeFork:
 
 
 newborn = functools.cache(SignalSafeFork)
-"""One for the life of the process, which may be several of supervisord's."""
+"""One instance for the life of the process, which may be several runs of supervisord."""
 
 
 class ValidatedReload:
-    """Reads the file first: a reload under one that supervisord would not take is refused, and nobody stops.
+    """Reads the file before a reload: one that supervisord would reject is refused, and no program stops.
 
-    Whoever asks for it, SIGHUP, `supervisorctl reload` or the sentinel, sets supervisord's mood; it looks at
-    that in its next round, and `handle_signal` is the end of this one.
+    Each way to ask for a reload, SIGHUP, `supervisorctl reload` or the sentinel, sets supervisord's mood; it
+    looks at that in its next round, and `handle_signal` is the end of this one.
     """
 
     def __init__(self, supervisord: Any) -> None:
@@ -151,7 +155,9 @@ class ValidatedReload:
 
 @functools.cache
 def refuse_in_words() -> None:
-    """supervisord answers before anything happens, so `supervisorctl reload` said Restarted in any case."""
+    """Answer a refused reload with the reason. supervisord answers before it acts, so by itself
+    `supervisorctl reload` said Restarted in any case.
+    """
     from supervisor.rpcinterface import SupervisorNamespaceRPCInterface as Calls
     from supervisor.xmlrpc import Faults, RPCError
 
@@ -167,14 +173,14 @@ def refuse_in_words() -> None:
 
 
 def _refused(log: Any) -> str:
-    """Why there is no reload, logged; empty where there can be one."""
+    """The reason to refuse a reload, logged; empty where it may go on."""
     if wrong := wrong_configuration():
         log.critical(f"reload refused, everything goes on as before: {wrong}")
     return wrong
 
 
 def wrong_configuration(arguments: list[str] | None = None) -> str:
-    """Why supervisord would end over its file, or be ended, in one line; empty where it would not.
+    """The reason why supervisord would end over its file, or be ended, in one line; empty where it would not.
 
     `arguments`: its command line; None: of this process, which is supervisord.
     """
@@ -184,26 +190,28 @@ def wrong_configuration(arguments: list[str] | None = None) -> str:
         raise ValueError(reason)
 
     options = ServerOptions()
-    options.usage = refuse  # its own says so on stderr, and ends the process
+    options.usage = refuse  # supervisord's own prints to stderr, and ends the process
     try:
         options.realize(arguments)
-    except Exception as exc:  # whatever it is, it would end supervisord
+    except Exception as exc:  # any exception would end supervisord
         return " ".join(str(exc).split()) or type(exc).__name__
     sockets = [config.get("file") for config in options.server_configs]
     if str(Path(options.here) / "run" / "supervisor.sock") in sockets:
         return ""
-    # the sentinel took that for a hang, and killed it every 20 s
+    # with another path the sentinel saw a hang, and killed supervisord every 20 s
     return "[unix_http_server] must say file=%(here)s/run/supervisor.sock: the sentinel and edgectl ask there"
 
 
 class LoopWatchdog:
-    """An alarm that each tick (5 s) puts off: where none comes any more it ends the process.
+    """An alarm that each tick (5 s) puts off: once ticks stop coming it ends the process.
 
     A timer of the kernel, on a clock that does not jump. Its signal ends every wait of Python's, for a lock
-    and for whoever does not read our stdout. The stacks go to a file of their own: stderr may be what hangs.
+    and for a reader that does not read our stdout. The stacks go to a file of their own: stderr may be what
+    hangs.
 
-    That clock also runs while nothing of us may run (a frozen container, SIGSTOP for all): so the first time
-    only arms a second, short one. Who was frozen ticks before that; who hangs does not.
+    That clock also runs while none of our processes may run (a frozen container, SIGSTOP for all): so the
+    first alarm only arms a second, short one. A process that was frozen ticks before that; one that hangs
+    does not.
     """
 
     def __init__(self, supervisord: Any, still_s: float, again_s: float) -> None:
@@ -227,7 +235,7 @@ class LoopWatchdog:
             self._doubt = True
             signal.setitimer(signal.ITIMER_REAL, self._again_s)
             return
-        with contextlib.suppress(OSError), self._path.open("w") as out:  # a full disk: no word, but the end
+        with contextlib.suppress(OSError), self._path.open("w") as out:  # a full disk: no stacks, but the end
             out.write(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} supervisord hung\n")
             out.flush()
             faulthandler.dump_traceback(out)

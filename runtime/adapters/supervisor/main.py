@@ -1,9 +1,10 @@
-"""supervisord as `edgectl up` starts it: nothing that it evaluates before our settings count keeps it from
+"""supervisord as `edgectl up` starts it: no check that it makes before our settings count keeps it from
 starting.
 
-It asks for a temporary folder when its options are built, whatever `childlogdir` says, and tries each one by
-writing a byte. On a full disk, or where all is read-only but the home, there is none, and it ended in a
-traceback: no worker started, so nothing was delivered and no room was ever made. It never uses the folder.
+It asks for a temporary folder when its options are built, whatever `childlogdir` says, and tries each
+candidate by writing a byte. On a full disk, or where all is read-only but the home, there is none, and it
+ended in a traceback: no worker started, so nothing was delivered and no space was ever freed. It never uses
+the folder.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from runtime.adapters.process.home_mount import STARTED_IN
 
 
 def needs_no_temporary_folder(folder: Path) -> None:
-    """From here on this process takes `folder` for the temporary one, without a look at it."""
+    """Have this process use `folder` as the temporary folder from here on, without a look at it."""
     tempfile.tempdir = str(folder)
 
 
 def main() -> None:
-    """Be supervisord. The arguments are its own; the last one is its file."""
+    """Run supervisord. The arguments are its own; the last one is its file."""
     needs_no_temporary_folder(Path(sys.argv[-1]).parent / "run")
-    os.environ.pop(STARTED_IN, None)  # of another runtime, out of which this one was started
+    os.environ.pop(STARTED_IN, None)  # set by another runtime, out of which this one was started
     from supervisor.supervisord import main as supervisord
 
     supervisord()

@@ -1,20 +1,20 @@
-"""Pieces of ours inside supervisord. Four look round at every tick (5 s); see also `supervisor_loop.py`.
+"""Our plugin inside supervisord. Four watches run at every tick (5 s); see also `loop_patches.py`.
 
 `SentinelWatch`: supervisord restarts a sentinel that died, but does not see one that hangs. Where its status
 file stood still for four ticks the sentinel gets a signal to dump its stacks, and at the fifth SIGKILL.
 
-`SocketWatch`: where somebody cleaned run/ away nobody can ask supervisord any more, and it would not notice.
-The socket and the pid file are made again; no program feels it.
+`SocketWatch`: where run/ was cleaned away no client can reach supervisord any more, and it would not notice.
+The socket and the pid file are made again; no program is disturbed.
 
-`LogWatch`: where somebody removed log/ supervisord starts nobody any more. The folder is made again.
+`LogWatch`: where log/ was removed supervisord starts no program any more. The folder is made again.
 
-`LockWatch`: where somebody removed state/ `edgectl down` finds nobody to end, and a second `edgectl up` no
-lock. It is taken again; where another runtime was quicker this one ends.
+`LockWatch`: where state/ was removed `edgectl down` finds no process to end, and a second `edgectl up` no
+lock. The lock is taken again; where another runtime was quicker this one ends.
 
 `logs_outlive_the_disk`: on a full disk supervisord ends, or a worker hangs, over a log due to roll over.
 
-Named in supervisord.conf as an rpcinterface, the only door supervisord has for such a thing; it adds no call.
-It must be small and never raise: it runs in supervisord's own loop.
+Named in supervisord.conf as an rpcinterface, the only hook supervisord has for a plugin; it adds no call. It
+must be small and never raise: it runs in supervisord's own loop.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ WAITING_CALLS = 128
 
 
 class SentinelWatch:
-    """Counts ticks at which the sentinel made no progress."""
+    """Counts the ticks at which the sentinel made no progress."""
 
     def __init__(self, supervisord: Any, name: str = "sentinel") -> None:
         self._supervisord = supervisord
@@ -98,9 +98,9 @@ class SentinelWatch:
 
 
 class SocketWatch:
-    """Sees to it that supervisord can be found. The server stays, with all it knows: it listens elsewhere.
+    """Keeps supervisord reachable. The server stays, with all its state: it gets another listening socket.
 
-    Also where something else stands at the path: the sentinel heard nothing of us any more.
+    Also where something else stands at the path: there the sentinel no longer reached us.
     """
 
     def __init__(self, supervisord: Any) -> None:
@@ -108,7 +108,7 @@ class SocketWatch:
         self._ours: dict[Path, tuple[int, int] | None] = {}
 
     def remember(self, _event: object) -> None:
-        """Its sockets are open: what is at their paths now is ours."""
+        """Remember our files: supervisord's sockets are open, so what is at their paths now is ours."""
         paths = [Path(config["file"]) for config, _ in self._options.httpservers if "file" in config]
         self._ours = {path: _inode(path) for path in paths}
 
@@ -127,7 +127,7 @@ class SocketWatch:
                 self._options.logger.warn(f"{path} was {'taken' if found else 'gone'}; made again")
 
     def _listen_again(self, path: Path, mode: int, server: Any) -> None:
-        beside = path.with_suffix(".new")  # renamed into place: also over a socket that somebody else bound
+        beside = path.with_suffix(".new")  # renamed into place: also over a socket that another process bound
         beside.unlink(missing_ok=True)
         fresh = _listening(beside, mode)
         try:
@@ -145,7 +145,7 @@ class SocketWatch:
 
 
 def _inode(path: Path) -> tuple[int, int] | None:
-    """Tells one file at a path from the next; None where there is none."""
+    """The inode, which tells one file at a path from the next; None where there is none."""
     try:
         found = path.lstat()
     except OSError:
@@ -154,14 +154,14 @@ def _inode(path: Path) -> tuple[int, int] | None:
 
 
 class HomeWatch:
-    """Has the other watches make again what is gone, unless the home itself is another one."""
+    """Has the other watches restore what is gone, unless the home itself is another one."""
 
     def __init__(self, supervisord: Any, watches: Sequence[Callable[[object], None]]) -> None:
         self._options = supervisord.options
         self._home = Path(supervisord.options.here)
         self._watches = watches
         self._gone = False
-        if STARTED_IN not in os.environ:  # at a reload it is known
+        if STARTED_IN not in os.environ:  # at a reload it is known already
             remember_home(self._home)
 
     def __call__(self, tick: object) -> None:
@@ -178,7 +178,9 @@ class HomeWatch:
 
 
 class AskedToEnd:
-    """Notes whom supervisord stops: a person asked for it, so the sentinel takes it for no crash."""
+    """Notes the processes that supervisord stops: a person asked for it, so the
+    sentinel takes it for no crash.
+    """
 
     def __init__(self, supervisord: Any) -> None:
         self._run = Path(supervisord.options.here) / "run"
@@ -188,7 +190,9 @@ class AskedToEnd:
 
 
 class LogWatch:
-    """Sees to it that logs have a place. Whoever runs writes there again, not into what was removed."""
+    """Keeps a folder for the logs. Running programs write there again, not into the files that were
+    removed.
+    """
 
     def __init__(self, supervisord: Any) -> None:
         self._supervisord = supervisord
@@ -211,7 +215,7 @@ class LogWatch:
 
 
 class LockWatch:
-    """Sees to it that the lock of `edgectl up`, which we hold, is the one that others find."""
+    """Keeps the lock of `edgectl up`, which we hold, the one that other processes find."""
 
     def __init__(self, supervisord: Any) -> None:
         self._options = supervisord.options
@@ -241,9 +245,10 @@ class LockWatch:
 
 @functools.cache
 def logs_outlive_the_disk() -> None:
-    """A log that could not roll over, or a word about that which found no room on stderr, raised wherever
-    somebody logged: in supervisord's loop, which ended, or where it reads from a worker, to which it then
-    listened no more. And the log stayed closed. Now a line is lost, and the next one tries again.
+    """Have logs survive a full disk. A log that could not roll over, or a message about it that found no
+    room on stderr, raised wherever code logged: in supervisord's loop, which ended, or where it reads
+    from a worker, to which it then listened no more. And the log stayed closed. Now a line is lost, and
+    the next one tries again.
     """
     from supervisor.loggers import Handler, RotatingFileHandler
 
@@ -252,7 +257,7 @@ def logs_outlive_the_disk() -> None:
     def or_go_on(handler: Any) -> None:
         try:
             roll_over(handler)
-        except (OSError, ValueError):  # ValueError: it is closed, by the last attempt
+        except (OSError, ValueError):  # ValueError: the last attempt has closed it
             with contextlib.suppress(OSError):
                 handler.stream = Path(handler.baseFilename).open("ab")  # noqa: SIM115
 
@@ -264,7 +269,7 @@ def logs_outlive_the_disk() -> None:
 
 
 def _listening(path: Path, mode: int) -> socket.socket:
-    """A socket that is found at `path` from now on, and takes calls."""
+    """A listening socket that is found at `path` from now on."""
     path.parent.mkdir(mode=0o700, exist_ok=True)
     found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -283,14 +288,18 @@ class _NoCalls:
 
 
 def make(supervisord: Any, still_s: str = "35", again_s: str = "12") -> object:
-    """supervisord calls this at every start and reload, with what its file says beside the factory."""
+    """Build the plugin. supervisord calls this at every start and reload, with what its
+    file says beside the factory.
+    """
     from supervisor import events
 
     def running(_event: object) -> None:
-        """Its loop begins: signals have their handlers, its sockets are open, and nobody is started yet."""
-        os.environ[SUPERVISOR_PID] = str(os.getpid())  # here: one that becomes a daemon is another one before
+        """Start the watches: signals have their handlers, the sockets are open, and
+        no program is started yet.
+        """
+        os.environ[SUPERVISOR_PID] = str(os.getpid())  # here: a daemon is another process before this
         prompt = WakeOnChildExit(supervisord)
-        prompt.wake()  # or it would sit out its first wait before it starts anybody
+        prompt.wake()  # or it would sit out its first wait before it starts a program
         for buried in (events.ProcessStateExitedEvent, events.ProcessStateStoppedEvent):
             events.subscribe(buried, prompt)
         events.subscribe(events.Tick5Event, LoopWatchdog(supervisord, float(still_s), float(again_s)))

@@ -16,21 +16,23 @@ CALL_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One supervised process as supervisord has it at this moment."""
+    """One supervised process as supervisord sees it now."""
 
     name: str
     state: str
     """STOPPED, STARTING, RUNNING, BACKOFF, STOPPING, EXITED, FATAL or UNKNOWN."""
     pid: int
-    """0 where no process lives."""
+    """0 where no process runs."""
     trouble: str
-    """Why it could not be started, else empty."""
+    """The reason why it could not be started, else empty."""
     started: int = 0
     """When it was started last, by supervisord's clock; 0: never."""
 
 
 class Supervisor:
-    """The supervisord of one home. Raises Retryable where it does not answer, Rejected where it refuses."""
+    """Client of one home's supervisord. Raises Retryable where it does not answer, Rejected where it
+    refuses.
+    """
 
     def __init__(self, path: Path, timeout_s: float = CALL_TIMEOUT_S) -> None:
         self._proxy = xmlrpc.client.ServerProxy("http://supervisor", _Transport(path, timeout_s))
@@ -40,14 +42,14 @@ class Supervisor:
         return {row["name"]: _program(row) for row in self._call("getAllProcessInfo")}
 
     def running(self) -> bool:
-        """Whether it works as usual, and neither shuts down nor restarts."""
+        """True if it works as usual, and neither shuts down nor restarts."""
         return bool(self._call("getState")["statename"] == "RUNNING")
 
     def pid(self) -> int:
         return int(self._call("getPID"))
 
     def start(self, name: str) -> None:
-        """Start a program that is FATAL, EXITED or STOPPED, without waiting for it to stand."""
+        """Start a program that is FATAL, EXITED or STOPPED, without waiting for it to be up."""
         self._call("startProcess", name, False)
 
     def stop(self, name: str, *, wait: bool = False) -> None:
@@ -55,11 +57,11 @@ class Supervisor:
         self._call("stopProcess", name, wait)
 
     def signal(self, name: str, signal: str) -> None:
-        """Send a signal to a program that lives (TERM, KILL, ...)."""
+        """Send a signal to a running program (TERM, KILL, ...)."""
         self._call("signalProcess", name, signal)
 
     def restart_all(self) -> None:
-        """Have supervisord stop every program, read its configuration again and start afresh."""
+        """Have supervisord stop every program, read its configuration again and start them all again."""
         self._call("restart")
 
     def shutdown(self) -> None:
@@ -88,7 +90,9 @@ def _program(row: dict[str, Any]) -> Program:
 
 
 class _Transport(xmlrpc.client.Transport):
-    """XML-RPC over a unix socket, a connection a call: supervisord may be another one by the next."""
+    """XML-RPC over a unix socket, with a connection for each call: by the next,
+    supervisord may be another process.
+    """
 
     def __init__(self, path: Path, timeout_s: float) -> None:
         super().__init__()
