@@ -1,1 +1,1 @@
-"""What looks at everything: only the command line imports it."""
+"""Overview and diagnosis of the whole runtime: only the command line imports them."""

@@ -51,7 +51,7 @@ OPEN_BITS = 0o077
 
 
 def examine(config: Config) -> Iterator[Check]:
-    """Every check, in the order in which a person would look."""
+    """Run every check, in the order in which a person would look."""
     yield Check("configuration", "ok", f"{config.file or 'no file'}, home {config.layout.home}")
     yield from _folders(config.layout)
     yield from _owners(config.layout)
@@ -80,7 +80,9 @@ def _folders(layout: Layout) -> Iterator[Check]:
 
 
 def _owners(layout: Layout) -> Iterator[Check]:
-    """Files of another user than their home: somebody ran a command as root, and the service cannot write."""
+    """Find files of another user than the home's: a command was run as root, and the
+    service cannot write them.
+    """
     if not layout.home.exists() or not os.access(layout.state, os.R_OK | os.X_OK):
         return
     owner = layout.home.stat().st_uid
@@ -94,7 +96,9 @@ def _owners(layout: Layout) -> Iterator[Check]:
 
 
 def _right_user(layout: Layout, folder: Path) -> str:
-    """What helps this user: who may not look here must not be told to take the folder away from its owner."""
+    """The remedy for this user: a user who may not look here must not be told to take
+    the folder from its owner.
+    """
     owner = layout.home.stat().st_uid
     if owner != os.geteuid():
         return f"run it as {user_name(owner)} or as root: sudo edgectl doctor"
@@ -134,7 +138,7 @@ def _disk(config: Config) -> Iterator[Check]:
 
 
 def _fsyncs_ms(folder: Path) -> list[float]:
-    """What it costs there to have a small append really on disk."""
+    """Milliseconds until a small append there is really on disk."""
     path = folder / f".doctor.{os.getpid()}"
     samples = []
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -151,7 +155,9 @@ def _fsyncs_ms(folder: Path) -> list[float]:
 
 
 def _databases(layout: Layout) -> Check:
-    """`quick_check` reads everything but compares no index: seconds per GB, and it holds nobody up."""
+    """`quick_check` of the databases: it reads everything but compares no index, seconds per
+    GB, and blocks no process.
+    """
     if layout.state.exists() and not os.access(layout.state, os.X_OK):
         return Check("databases", "error", f"{layout.state} is not ours to look into", "be root or its owner")
     seen = [path for path in (layout.messages_db, layout.identity_db) if path.exists()]
@@ -163,7 +169,7 @@ def _databases(layout: Layout) -> Check:
                 newer = _newer(db, is_store=path == layout.messages_db)
             finally:
                 db.close()
-        except sqlite3.OperationalError as exc:  # cannot be looked at now: no word on what is in it
+        except sqlite3.OperationalError as exc:  # cannot be opened now: no finding about its content
             remedy = "see the lines about folders and disk; if they are fine, dmesg"
             return Check("databases", "error", f"{path.name}: {exc}", remedy)
         except sqlite3.Error as exc:
@@ -177,7 +183,9 @@ def _databases(layout: Layout) -> Check:
 
 
 def _newer(db: sqlite3.Connection, *, is_store: bool) -> str:
-    """What a newer runtime wrote, and this one does not open; empty for what it does."""
+    """The reason why this runtime does not open a database that a newer one wrote;
+    empty where it does open it.
+    """
     ((version,),) = db.execute("PRAGMA user_version").fetchall()
     known = STORE_VERSION if is_store else IDENTITY_VERSION
     newer = is_newer(db, version) if is_store else version > known
@@ -185,7 +193,9 @@ def _newer(db: sqlite3.Connection, *, is_store: bool) -> str:
 
 
 def _open_files(layout: Layout) -> Check:
-    """Those of ingest, which needs one for each producer; our own where it is not to be seen."""
+    """The limit of ingest's open files, as it needs one for each producer; our own
+    where ingest's cannot be seen.
+    """
     lock = layout.lock("ingest")
     pid = lock_holder(lock) or 0
     try:
@@ -201,7 +211,7 @@ def _open_files(layout: Layout) -> Check:
 
 
 def _network(config: Config) -> Iterator[Check]:
-    """Every host that the runtime talks to, and what their clocks say about ours."""
+    """Probe every host that the runtime talks to, and compare their clocks with ours."""
     network = NetworkProbe(config.settings)
     yield from network.platform()
     yield from _hub(config, network)
@@ -209,7 +219,7 @@ def _network(config: Config) -> Iterator[Check]:
 
 
 def _credentials(config: Config, known: IdentityRecord) -> Iterator[Check]:
-    """Those that a person sees to: the settings and files of the way in, and a SAS of his own."""
+    """Credentials that a person provides: the settings and files of the registrar, and a SAS made by hand."""
     way_in, now = registrar(config.settings), Moment.by(SystemClock())
     missing = way_in.missing()
     if missing and config.settings.identity.mode != "platform":
@@ -221,16 +231,16 @@ def _credentials(config: Config, known: IdentityRecord) -> Iterator[Check]:
 
 
 def _unregistered(config: Config, known: IdentityRecord) -> Check:
-    """What the device waits for: a token, another token, or an operator."""
+    """The thing that the device waits for: a token, another token, or an operator."""
     record, source = known.enrolment, token_files.provisioning_source(config.settings.platform)
-    unseen = not source.words and source.lack is not None  # a systemd credential is the service's alone
+    unseen = not source.words and source.lack is not None  # only the service can read a systemd credential
     if config.settings.identity.mode != "platform" or known.registration or unseen:
         return judge_unregistered(Enrolment())
     return judge_unregistered(record, source.where, source.words)
 
 
 def _hub(config: Config, network: NetworkProbe) -> Iterator[Check]:
-    """Who we are there, and the way."""
+    """The device id at the hub, and the route."""
     identity = config.settings.identity
     try:
         known = IdentityReader(config.layout, Vault.of(identity)).read()

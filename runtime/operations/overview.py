@@ -1,8 +1,8 @@
-"""One look at a whole runtime from outside: what supervisord, the workers' status files and the disk say.
+"""Overview of a whole runtime from outside, out of supervisord, the workers' status files and the disk.
 
-Every source may be missing, or hold anything: what cannot be known is None, and never an error. What a worker
-said that lives no more is not news: of it only what cannot have changed is kept. The keys are documented in
-deploy/RUNBOOK.md and stay; new ones may come.
+Every source may be missing, or hold anything: what cannot be known is None, and never an error. The record of
+a worker that no longer runs is out of date: only its values that cannot have changed are kept. The keys are
+documented in deploy/RUNBOOK.md and stay; new ones may come.
 """
 
 from __future__ import annotations
@@ -36,21 +36,23 @@ from runtime.settings import StoreSettings
 LOOK_TIMEOUT_S = 2.0
 LEAST_GROWTH_BYTES_PER_S = 100.0
 FRESH_S = 3.0
-"""A beat of so young an age was written: ingest's come every second."""
+"""A beat of at most this age shows that the folder takes writes: ingest beats every second."""
 NOBODY = StatusRecord({})
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessView:
-    """One program: supervisord's view where it answers, else whoever holds the worker's lock."""
+    """One program: supervisord's view of it where supervisord answers, else the process
+    that holds the worker's lock.
+    """
 
     state: str
     pid: int
     trouble: str
     last: StatusRecord
-    """What was said last under this name, perhaps by one that is gone."""
+    """The last status record under this name, perhaps by a process that is gone."""
     lives: bool
-    """Whether `last` are the words of this very process."""
+    """True if `last` was written by this very process."""
 
     @property
     def words(self) -> StatusRecord:
@@ -60,7 +62,7 @@ class ProcessView:
 def take(
     layout: Layout, clock: Clock, configuration: str = "", limits: StoreSettings | None = None
 ) -> dict[str, Any]:
-    """Everything `edgectl status` shows. `configuration` is what is wrong with it, `limits` the store's."""
+    """The data of `edgectl status`. `configuration` is what is wrong with it, `limits` the store's."""
     programs, silence = _programs(layout)
     absent = condition.HIDDEN if programs or _hidden(layout) else "DOWN"
     seen = {name: _see(layout, name, programs, clock, absent) for name in (*WORKERS, "sentinel")}
@@ -84,7 +86,7 @@ def take(
 
 
 def _programs(layout: Layout) -> tuple[dict[str, Program] | None, str]:
-    """Every program, or None and why."""
+    """Every program, or None and the reason."""
     try:
         return Supervisor(layout.supervisor_socket, LOOK_TIMEOUT_S).programs(), ""
     except EdgeError as exc:
@@ -92,7 +94,7 @@ def _programs(layout: Layout) -> tuple[dict[str, Program] | None, str]:
 
 
 def _hidden(layout: Layout) -> bool:
-    """Whether this user may not even look who is there."""
+    """True if this user may not even look which processes are there."""
     try:
         layout.supervisor_socket.stat()
     except PermissionError:
@@ -116,7 +118,7 @@ def _see(
 
 
 def _why(layout: Layout, program: Program) -> str:
-    """Its own last words, where it does not stay: they are in its log, and supervisord knows none."""
+    """The last log line of a worker that does not stay up: supervisord knows no reason."""
     log = layout.log / f"{program.name}.log"
     if program.state in ("BACKOFF", "FATAL", "EXITED"):
         return last_complaint(log)
@@ -146,7 +148,9 @@ def _alarms(sentinel: StatusRecord, workers: Mapping[str, StatusRecord]) -> list
 def _backlog(
     layout: Layout, ingest: StatusRecord, sentinel: StatusRecord, clock: Clock, limits: StoreSettings | None
 ) -> dict[str, Any]:
-    """From the disk, so that it is known when nothing runs; what was refused only ingest can say."""
+    """The backlog from the disk, so that it is known when no worker runs; only ingest
+    can tell what was refused.
+    """
     counted = ingest.counts("counted")
     found = {
         **dict.fromkeys(("messages", "bytes", "oldest_age_s", "quarantine"), None),
@@ -167,7 +171,7 @@ def _room(
     limits: StoreSettings | None,
     free_inodes: int | None,
 ) -> dict[str, Any]:
-    """How much more can be stored, and for how long that lasts."""
+    """The space left for messages, and for how long it lasts."""
     disk_bytes = ingest.number("room_bytes")
     short = free_inodes is not None and limits is not None and free_inodes < limits.min_free_inodes
     left = headroom(
@@ -212,7 +216,7 @@ def _on_disk(path: Path, clock: Clock) -> dict[str, Any]:
 
 
 def _age_s(message: StoredMessage | CorruptRow, clock: Clock) -> float | None:
-    """By the clock that does not jump where it is the same boot, else by the wall."""
+    """Age by the clock that does not jump where it is the same boot, else by the wall clock."""
     if isinstance(message, CorruptRow):
         return None
     if message.stored_boot_id == clock.boot_id():
@@ -269,7 +273,7 @@ def _failing(upload: StatusRecord, now_boot_s: float) -> list[dict[str, Any]]:
 
 
 def _date(clock: Clock, ago_s: float | None) -> str | None:
-    """For people only: by a wall clock that may be wrong."""
+    """A date for people only: by a wall clock that may be wrong."""
     if ago_s is None:
         return None
     return datetime.fromtimestamp(clock.wall_s() - ago_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -278,10 +282,10 @@ def _date(clock: Clock, ago_s: float | None) -> str | None:
 def _identity(
     layout: Layout, refresh: StatusRecord, provisioning: StatusRecord, clock: Clock
 ) -> dict[str, Any]:
-    """What refresh says, else what is on disk; and the code that provisioning shows a person."""
+    """The identity by refresh's record, else by the disk; and the code that provisioning shows a person."""
     now = clock.boot_s()
     said = refresh if refresh.text("state") else StatusRecord(_identity_on_disk(layout, clock))
-    # whoever waits for provisioning has nothing to say beside it: what holds that up is the reason
+    # a worker that waits for provisioning reports nothing beside it: the cause of that wait is the reason
     blamed = provisioning if provisioning.text("state") not in condition.SETTLED else NOBODY
     return {
         "state": said.text("state") or condition.UNKNOWN,
@@ -299,7 +303,7 @@ def _identity(
 
 
 def _left_s(words: StatusRecord, name: str, now_boot_s: float) -> float | None:
-    """What is left of a span that was told when its worker last made progress."""
+    """The rest of a time span that a worker stated when it last made progress."""
     told_s = words.number(name)
     return None if told_s is None else round(told_s - (words.age_s("progress_boot_s", now_boot_s) or 0.0))
 
@@ -310,7 +314,7 @@ def _identity_on_disk(layout: Layout, clock: Clock) -> dict[str, Any]:
     except (EdgeError, OSError) as exc:
         return {"reason": str(exc)}
     now = Moment.by(clock)
-    held = replace(identity.held(now), locked="")  # nobody gave us a key that refresh may well have
+    held = replace(identity.held(now), locked="")  # this user has no key that refresh may well have
     return {
         "state": renewal.phase(held, now).value,
         "device_id": identity.hub.device_id if identity.hub else None,
@@ -321,13 +325,15 @@ def _identity_on_disk(layout: Layout, clock: Clock) -> dict[str, Any]:
 
 
 def _read_only(layout: Layout, seen: Iterable[ProcessView], clock: Clock) -> bool:
-    """For everybody: to us alone it may be (a monitor of the service manager's, or of another container)."""
+    """True if it is read-only for every process: for ours alone it may be (under a monitor of the service
+    manager's, or in another container).
+    """
     ages_s = [one.words.age_s("progress_boot_s", clock.boot_s()) for one in seen]
     return not takes_beats(layout.run) and not any(age is not None and age < FRESH_S for age in ages_s)
 
 
 def _disk(layout: Layout, sentinel: StatusRecord) -> dict[str, Any]:
-    """Free space, and how long it lasts at the rate of late."""
+    """Free space, and how long it lasts at the recent rate."""
     growth_bytes_per_s = sentinel.number("disk_growth_bytes_per_s")
     usage = next((u for p in (layout.state, *layout.state.parents) if (u := _usage(p))), None)
     rate = growth_bytes_per_s or 0.0
@@ -342,7 +348,7 @@ def _disk(layout: Layout, sentinel: StatusRecord) -> dict[str, Any]:
 
 
 def _free_inodes(layout: Layout) -> int | None:
-    """How many files can still be made; None where the file system has no such limit."""
+    """The number of files that can still be made; None where the file system has no such limit."""
     try:
         found = os.statvfs(layout.state)
     except OSError:
@@ -351,7 +357,7 @@ def _free_inodes(layout: Layout) -> int | None:
 
 
 def _usage(folder: Path) -> Any:
-    """None where the folder is not there, or is nobody's business of ours."""
+    """Usage of the folder's disk; None where the folder is missing or this user may not look into it."""
     try:
         return shutil.disk_usage(folder)
     except OSError:
