@@ -1,1 +1,1 @@
-"""What can be saved from a damaged messages.db."""
+"""Salvage of a damaged messages.db: its readable part is copied into a fresh one."""

@@ -1,8 +1,8 @@
-"""What can be read of a damaged store, around all that cannot.
+"""Reads a damaged store, around all parts that cannot be read.
 
-Damage shows as any of `DAMAGE`. An I/O error is weather, and escapes, so that the salvage begins again
-later: what a disk does not give back for now is not lost. Only where parts of the files are known to be gone
-for good (`core/ingest/read_errors.py`) that counts as damage, too.
+Damage shows as any of `DAMAGE`. An I/O error may pass, and escapes, so that the salvage begins again later:
+data that a disk does not give back for now is not lost. Only where parts of the files are known to be gone
+for ever (`core/ingest/read_errors.py`) an I/O error counts as damage, too.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from runtime.adapters.store.wal import ends_early, keep_cut
 from runtime.core.ingest.row_repair import LARGEST, is_id, is_number
 
 ID_GAP = 2**32
-"""Left free behind the highest id found where the counter of ids is lost."""
+"""Ids left free behind the highest id found where the counter of ids is lost."""
 NUMBERED = ("messages", "quarantine")
-"""Tables whose ids the store gives; those of others are SQLite's."""
+"""Tables whose ids the store gives; the row numbers of other tables are SQLite's."""
 ROWS_AT_ONCE = 500
 BYTES_AT_ONCE = 4_194_304
 DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError, OverflowError)
-"""What reading damaged pages raises: also where SQLite's message holds some of the damage, and behind the
-largest number there is."""
+"""Exceptions raised by reading damaged pages: also where SQLite's error text holds some of the damage, and
+behind the largest possible number."""
 WEATHER = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _BLOCK_BYTES = 4_096
 
@@ -40,7 +40,7 @@ class _Broken(Exception):
 
 
 class Counters(NamedTuple):
-    """What is known of the store as a whole."""
+    """Figures of the store as a whole."""
 
     uuid: str
     next_id: int
@@ -48,22 +48,22 @@ class Counters(NamedTuple):
 
 
 class DamagedStore:
-    """Opened for the last time."""
+    """A damaged store, opened for the last time."""
 
     def __init__(self, path: Path, *, gone_for_good: bool) -> None:
         self._forgiving = gone_for_good
         if gone_for_good:
             _cut(path.with_name(f"{path.name}-wal"))
         self.in_disorder = False
-        """Numbers do not grow from row to row: a page is not the one that belongs there."""
+        """True if numbers do not grow from row to row: a page is not the one that belongs there."""
         self._db = sqlite3.connect(path, isolation_level=None)
-        self._db.text_factory = text_or_bytes  # what cannot be decoded is the damage of one value only
+        self._db.text_factory = text_or_bytes  # undecodable text damages one value only
         self.wal_is_cut = self._wal_is_cut(path)
-        """Commits behind the cut are lost, nobody knows how many."""
+        """True if the WAL is cut: commits behind the cut are lost, and their number is unknown."""
 
     def _wal_is_cut(self, path: Path) -> bool:
         try:
-            self._try("PRAGMA user_version")  # reads the WAL
+            self._try("PRAGMA user_version")  # makes SQLite read the WAL
             return ends_early(self._db, path)
         except BaseException:
             self._db.close()
@@ -73,7 +73,7 @@ class DamagedStore:
         self._db.close()
 
     def version(self) -> int:
-        """Its schema; today's where it does not say. Raises StoreNewer."""
+        """The store's schema version; today's where it cannot be read. Raises StoreNewer."""
         found = self._try("PRAGMA user_version")
         version = int(found[0][0]) if found else SCHEMA_VERSION
         if is_newer(self._db, version):
@@ -84,13 +84,13 @@ class DamagedStore:
         return version if 0 < version <= SCHEMA_VERSION else SCHEMA_VERSION
 
     def expected(self) -> int | None:
-        """How many messages it should hold by its own counters, where they can be read."""
+        """Number of messages according to the store's own counters, where they can be read."""
         stored = self._try("SELECT coalesce(sum(messages), 0) FROM levels")
         aside = self._try("SELECT count(*) FROM quarantine")
         return None if stored is None or aside is None else int(stored[0][0] + aside[0][0])
 
     def counters(self) -> Counters | None:
-        """Its name, and what comes after everything ever given; None where that is lost."""
+        """Its uuid, and the next id and stream number; None where the counters are lost."""
         found = self._try("SELECT uuid, next_id, next_stream FROM store")
         if not found or len(found) != 1:
             return None
@@ -104,9 +104,9 @@ class DamagedStore:
         return found[0][0] if found and len(found) == 1 and isinstance(found[0][0], str) else None
 
     def rows(self, table: str, lost: list[tuple[int, int]]) -> Iterator[list[Row]]:
-        """Every row that can be read, in the order they lie, over all damage between: that goes to `lost`.
+        """Every row that can be read, in storage order, across all damage between: those ranges go to `lost`.
 
-        Read on without seeking for as long as it goes: one flipped number must not decide where to go on.
+        Reads on without seeking for as long as that works: one flipped number must not decide where to go on.
         """
         at, most = -1, self._most(table)
         while True:
@@ -126,12 +126,12 @@ class DamagedStore:
             at = found
 
     def _most(self, table: str) -> int:
-        """The largest number of a row there, as far as that is known."""
+        """The largest row number in that table, as far as it is known."""
         counters = self.counters() if table in NUMBERED else None
         return LARGEST if counters is None or counters.next_id <= 1 else counters.next_id - 1
 
     def _stretch(self, table: str, number: int) -> Iterator[list[Row]]:
-        """Rows behind `number`, it in front, as many at once as memory should take. Raises _Broken."""
+        """Rows behind `number`, row number first, as many at once as memory should take. Raises _Broken."""
         found: list[Row] = []
         room = BYTES_AT_ONCE
         query = f"SELECT rowid, * FROM {table} WHERE rowid > ? ORDER BY rowid"  # noqa: S608  # our own names
@@ -154,7 +154,7 @@ class DamagedStore:
             yield found
 
     def _readable(self, table: str, behind: int, most: int) -> bool:
-        """Whether the next row can be read, and has a number that can be."""
+        """True if the next row can be read, and its number is at most `most`."""
         query = f"SELECT rowid, * FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT 1"  # noqa: S608  # our own names
         found = self._try(query, behind)
         return found is not None and any(row[0] <= most for row in found)
@@ -176,12 +176,12 @@ class DamagedStore:
         return works
 
     def _last_id(self, at_least: int) -> int:
-        """The last id ever given, by the counter; where that is lost, what it comes to at most."""
+        """The last id ever given, by the counter; where that is lost, the highest id that it can be."""
         counters = self.counters()
         return at_least + ID_GAP - 1 if counters is None else max(at_least, int(counters.next_id) - 1)
 
     def _try(self, query: str, *values: object) -> list[Row] | None:
-        """What the query finds; None where reading fails."""
+        """Rows that the query finds; None where reading fails."""
         try:
             return self._db.execute(query, values).fetchall()
         except DAMAGE as exc:
@@ -195,7 +195,7 @@ class DamagedStore:
 
 
 def _cut(wal: Path) -> None:
-    """End the WAL before the first block that cannot be read: SQLite would read nothing at all."""
+    """End the WAL before the first block that cannot be read: SQLite would read nothing of it at all."""
     if not wal.exists():
         return
     at = _readable_bytes(wal)

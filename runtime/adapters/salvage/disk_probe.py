@@ -1,6 +1,6 @@
-"""Looks at the files of a store that could not be read: block by block, beside SQLite.
+"""Probes the files of a store that could not be read: block by block, without SQLite.
 
-Only while the store is closed: closing a file here would let go of the locks that SQLite holds on it.
+Only while the store is closed: closing a file here would release the locks that SQLite holds on it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from runtime.core.settlement import to_ranges
 BLOCK_BYTES = 4_096
 CHUNK_BYTES = 1_048_576
 CHUNKS_AT_ONCE = 8
-"""In a turn of ingest, which answers producers in between."""
+"""Chunks read in one turn of ingest, which answers producers between turns."""
 
 
 class DiskProbe:
-    """Of one store, wherever its files lie: in their place, or set aside for a salvage."""
+    """Probe of one store, wherever its files are: in their place, or set aside for a salvage."""
 
     def __init__(self, files: Sequence[Path], clock: Clock) -> None:
         self._clock = clock
@@ -39,12 +39,12 @@ class DiskProbe:
         return self._look is None and self._seen.due(self._clock.boot_s())
 
     def begin(self) -> None:
-        """Look now, where another look says more."""
+        """Begin to probe, if another probe is due."""
         if self.due():
             self._look = look(self._files)
 
     def go_on(self) -> ReadVerdict:
-        """A slice of the look; at its end what it means."""
+        """Probe one slice; after the last one the verdict."""
         assert self._look is not None
         found = next(self._look)
         if found is None:
@@ -58,7 +58,7 @@ class DiskProbe:
 
 
 def look(files: Sequence[Path]) -> Iterator[Look | None]:
-    """Read all there is, a slice for each `next`; what was found comes last."""
+    """Read all files, a slice for each `next`; the result comes last."""
     unreadable: set[Block] = set()
     readable = 0
     for file in files:
@@ -71,7 +71,7 @@ def look(files: Sequence[Path]) -> Iterator[Look | None]:
 
 
 def _chunks(file: Path) -> Iterator[list[tuple[int, bool]]]:
-    """The blocks of a file, and whether each can be read."""
+    """The blocks of a file, each with True if it can be read."""
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:  # not there, or the disk is away: no block is unreadable, none was read
@@ -97,7 +97,7 @@ def _reads(descriptor: int, at: int, size: int) -> bool:
 
 
 def _flushes(probe: Path) -> bool:
-    """Whether the disk takes what is written; that it is full says so, too."""
+    """True if the disk accepts writes; an error that says it is full counts as accepting."""
     try:
         descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:

@@ -1,19 +1,19 @@
-"""A damaged messages.db is set aside whole, and what can be read of it becomes a fresh one.
+"""Salvage: a damaged messages.db is set aside whole, and its readable part is copied into a fresh one.
 
 The order of steps makes every crash harmless, without a journal of our own:
 
 1. `messages.db` moves into the folder `damaged/`, then its WAL follows. From here on "no messages.db, but one
    in damaged/" means: unfinished, start again.
-2. What can be read is copied into `messages.db.salvage`, in id order. Where reading fails, the next readable
-   id is searched, and the range between is lost, by name.
+2. All that can be read is copied into `messages.db.salvage`, in id order. Where reading fails, the next
+   readable id is searched, and the range between is lost, by name.
 3. The copy is closed (on disk, no WAL) and renamed to `messages.db`: only now does a store exist again.
 4. The damaged files get another name (`finish`), so that they are history should messages.db ever be missing.
 
 No new message is taken meanwhile (there is no store), so ids stay in order. The damaged files stay in
 `damaged/` with a report, for a person.
 
-A store of an older schema is copied into that same schema, which then grows as every older one does. One of a
-newer schema is left in `damaged/` for the runtime that wrote it.
+A store of an older schema is copied into that same schema, and then migrated as every older store is. One of
+a newer schema is left in `damaged/` for the runtime that wrote it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ GAPS_AT_ONCE = 100_000
 
 @dataclass
 class SalvageReport:
-    """What became of a damaged store."""
+    """Result of the salvage of a damaged store."""
 
     reason: str
     salvaged: int = 0
@@ -58,16 +58,17 @@ class SalvageReport:
 
     @property
     def explained(self) -> bool:
-        """Whether just as many are missing as are named.
+        """True if just as many messages are missing as are named.
 
-        Else a range covers what was delivered, or a page of long ago brought it back: others may be hidden.
+        Else a range covers messages that were delivered, or an old page brought them back: others may be
+        hidden.
         """
         named = sum(last - first + 1 for first, last in self.lost_ranges)
         return self.expected is not None and self.expected - self.salvaged == named
 
 
 def files(path: Path) -> list[Path]:
-    """Of the store, where they are in use, and where they lie while it is salvaged."""
+    """Files of the store, where they are in use, and where they are while it is salvaged."""
     return [
         folder / f"{path.name}{suffix}"
         for folder in (path.parent, path.parent / FOLDER)
@@ -76,12 +77,12 @@ def files(path: Path) -> list[Path]:
 
 
 def pending(path: Path) -> bool:
-    """Whether a salvage was begun and not finished."""
+    """True if a salvage was begun and not finished."""
     return not path.exists() and (path.parent / FOLDER / path.name).is_file()
 
 
 def last_report(path: Path) -> dict[str, Any] | None:
-    """The report of the last salvage, as long as nobody cleared `damaged/` away."""
+    """The report of the last salvage, until `damaged/` is cleared away."""
     try:
         found = json.loads((path.parent / FOLDER / REPORT).read_text())
     except (OSError, ValueError):
@@ -90,7 +91,7 @@ def last_report(path: Path) -> dict[str, Any] | None:
 
 
 def set_aside(path: Path) -> None:
-    """Step 1. An older damaged store makes room: one is enough to learn from."""
+    """Step 1. An older damaged store is removed: one is enough to learn from."""
     folder = path.parent / FOLDER
     if path.exists():
         _make_room(folder, path.name)
@@ -103,7 +104,7 @@ def set_aside(path: Path) -> None:
 
 
 def _make_room(folder: Path, name: str) -> None:
-    """Of ours nothing stays in it. What others put there does; where that is in the way, all of it moves."""
+    """Remove our files from the folder; files of others stay, or if in the way the folder is renamed."""
     if os.path.lexists(folder) and not _is_cleared(folder, name):
         number = next(n for n in itertools.count(1) if not os.path.lexists(f"{folder}.{n}"))
         folder.rename(f"{folder}.{number}")
@@ -153,7 +154,7 @@ def _remove(fresh_path: Path) -> None:
 
 
 def _into(fresh_path: Path, path: Path, report: SalvageReport) -> Iterator[SalvageReport]:
-    """Steps 2 and 3, but for the new name."""
+    """Steps 2 and 3, except for the rename."""
     with translated():
         fresh = sqlite3.connect(fresh_path, isolation_level=None)
         try:
@@ -170,7 +171,7 @@ def _into(fresh_path: Path, path: Path, report: SalvageReport) -> Iterator[Salva
 def _little_by_little_to_the_disk(
     fresh_path: Path, copying: Iterator[SalvageReport]
 ) -> Iterator[SalvageReport]:
-    """All at once at the end might take a slow disk longer than a worker may be silent."""
+    """Sync the growing copy: one sync at the end might take a slow disk longer than workers may be silent."""
     synced_bytes = 0
     for report in copying:
         size = fresh_path.stat().st_size
@@ -181,7 +182,7 @@ def _little_by_little_to_the_disk(
 
 
 def _was_no_weather(path: Path, report: SalvageReport) -> Iterator[SalvageReport]:
-    """What was lost must be damaged: were it only the disk that does not give it back, that might pass."""
+    """Lost rows must be damaged: raise StoreUnreadable if only the disk cannot read them: that might pass."""
     if report.lost_ranges and not report.unreadable:
         for found in look(files(path)):
             if found is not None and found.unreadable:
@@ -204,7 +205,7 @@ def finish(path: Path) -> None:
 
 
 def _copy(old: DamagedStore, fresh: sqlite3.Connection, report: SalvageReport) -> Iterator[SalvageReport]:
-    from runtime.adapters.store.schema import migrate  # late: sqlite-utils only where it is needed
+    from runtime.adapters.store.schema import migrate  # imported late: sqlite-utils only where it is needed
 
     fresh.execute("PRAGMA auto_vacuum = INCREMENTAL")
     fresh.execute("PRAGMA synchronous = OFF")  # the whole file is synced before it gets its name
@@ -223,7 +224,7 @@ def _copy(old: DamagedStore, fresh: sqlite3.Connection, report: SalvageReport) -
             sound: list[Sequence[Any]] = [row for row in rows if is_id(row[0])]
             highest = max([highest, *(row[0] for row in sound)])
             beyond = [row for row in rows if not is_id(row[0])]
-            if beyond:  # behind every id that was given, or may have been
+            if beyond:  # numbered behind every id that was given, or may have been
                 highest = max(highest, given_up_to if given_up_to is not None else highest + ID_GAP)
                 given_up_to = highest
                 sound += [kept.under(highest + at, row, names.of(row[0])) for at, row in enumerate(beyond, 1)]
@@ -247,7 +248,7 @@ def _messages(fresh: sqlite3.Connection, table: str) -> RowRepair:
 
 
 def _name_gaps(fresh: sqlite3.Connection, report: SalvageReport, next_id: int) -> Iterator[SalvageReport]:
-    """A damaged page may hide rows and look sound: then whatever id is not there may be theirs."""
+    """Name the missing ids: a damaged page may hide rows and look sound, and any missing id may be theirs."""
     gaps: list[tuple[int, int]] = []
     awaited = 1
     for at, (number,) in enumerate(
@@ -265,7 +266,7 @@ def _name_gaps(fresh: sqlite3.Connection, report: SalvageReport, next_id: int) -
 
 
 def _insert(fresh: sqlite3.Connection, table: str, rows: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
-    """Insert what keeps to the schema; those that did."""
+    """Insert rows that keep to the schema; returns those that did."""
     kept = []
     fresh.execute("BEGIN")
     for row in rows:
@@ -280,7 +281,7 @@ def _insert(fresh: sqlite3.Connection, table: str, rows: Sequence[Sequence[Any]]
 
 
 def _tell_of(fresh: sqlite3.Connection, messages: RowRepair) -> None:
-    """The tables about them. Messages whose stream or boot row is lost keep its number, without a name."""
+    """Write the tables about the messages. One whose stream or boot row is lost keeps its number, unnamed."""
     _insert(fresh, "streams", [(number, None, None) for number in messages.streams])
     _insert(fresh, "boots", [(number, f"lost-{number}") for number in messages.boots])
     fresh.execute("INSERT OR IGNORE INTO streams (id) SELECT DISTINCT stream FROM losses")
@@ -289,7 +290,7 @@ def _tell_of(fresh: sqlite3.Connection, messages: RowRepair) -> None:
 
 
 def _carry_counters(old: DamagedStore, fresh: sqlite3.Connection, report: SalvageReport, highest: int) -> int:
-    """Ids and stream numbers go on above everything ever given. Returns the next id."""
+    """Ids and stream numbers continue above all that were ever given. Returns the next id."""
     ((producers,),) = fresh.execute("SELECT count(*) FROM producers").fetchall()
     ((streams,),) = fresh.execute("SELECT coalesce(max(id), 0) FROM streams").fetchall()
     ((own_uuid,),) = fresh.execute("SELECT uuid FROM store").fetchall()
