@@ -1,4 +1,4 @@
-"""Stands at the producers' doors and shows out who brings a request without end, or comes too often.
+"""Connection guard: cuts producers' connections that send a request without end, or are too many.
 
 libzmq bounds a frame and the requests that wait, not the frames of one request: it takes them in, before we
 see any, until memory is gone (1 GB in 2 s when we measured). So a thread of its own, since the loop may be
@@ -6,16 +6,16 @@ waiting for the disk, looks at the memory of this process. Above the bound it cu
 most bytes waiting to be read first, an eighth of all at every look, until memory has come back. libzmq then
 frees what it held for them.
 
-Whoever floods always has bytes waiting, so it is found at the first look or soon after. A wrong guess costs
+A flooding peer always has bytes waiting, so it is found at the first look or soon after. A wrong guess costs
 an honest producer little: its socket connects again, and it sends its request again under the same key.
 
-Connections without end are the other way to bring it down: where no file can be opened any more, libzmq
-aborts the process. So above a third of what the limit of files allows connections are cut, too, down to that
-bound: first of the process (or address) that has the most. A producer needs one. Whoever opens thousands
-between two looks still brings it down, for a restart.
+Connections without end are the other way to bring the process down: where no file can be opened any more,
+libzmq aborts it. So above a third of what the limit of files allows connections are cut, too, down to that
+bound: first of the process (or address) that has the most. A producer needs one. A peer that opens thousands
+between two looks still brings the process down, for a restart.
 
-Left: RLIMIT_DATA (libzmq aborts where it gets no memory, and everybody waits for the restart), a monitor
-socket (tells who comes, not who sends), reading the wire ourselves (twice the work for every message).
+Left: RLIMIT_DATA (libzmq aborts where it gets no memory, and every producer waits for the restart), a monitor
+socket (tells who connects, not who sends), reading the wire ourselves (twice the work for every message).
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ from runtime.core.address import parse_tcp_endpoint
 from runtime.core.log_throttle import LogThrottle
 
 LOOK_EVERY_S = 0.05
-"""What arrives between two looks comes on top of the bound: 2 GB/s on a fast machine."""
+"""Bytes that arrive between two looks come on top of the bound: 2 GB/s on a fast machine."""
 CLOSE_LOOK_S = 0.005
-"""Where half of what is allowed, of memory or of connections, is there already."""
+"""Interval once half of what is allowed, of memory or of connections, is in use."""
 SHARE = 8
 FILES_SHARE = 3
-"""The rest is for whoever comes between two looks."""
+"""Share of files for connections: the rest is for peers that connect between two looks."""
 SAY_EVERY_S = 60.0
 _Order: TypeAlias = "Callable[[Sequence[PeerConnection]], list[PeerConnection]]"
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 
 
 class PeerConnection(NamedTuple):
-    """A connection. Its number may be another's when it is cut, which costs that one little."""
+    """A connection. Its number may be another's when it is cut, which costs that peer little."""
 
     number: int
     who: str
@@ -61,12 +61,12 @@ class PeerConnection(NamedTuple):
 
     @property
     def owner(self) -> str:
-        """Without the port."""
+        """The peer without its port."""
         return self.who.rpartition(":")[0] or self.who
 
 
 class ConnectionGuard:
-    """One for all doors of this process, until it is closed."""
+    """One guard for all producer sockets of this process, until it is closed."""
 
     def __init__(self, endpoints: Iterable[str], most_bytes: int) -> None:
         self.cut = 0
@@ -89,13 +89,13 @@ class ConnectionGuard:
         while not self._over.wait(look_again_s):
             try:
                 look_again_s = CLOSE_LOOK_S if self._look() else LOOK_EVERY_S
-            except OSError:  # no file is left to look with, here or on the machine: that may pass
+            except OSError:  # no descriptor is left to look with, here or on the machine: that may pass
                 look_again_s = CLOSE_LOOK_S
 
     def _look(self) -> bool:
-        """Show out whom we must; whether it is crowded."""
+        """Cut the connections that must be cut; True if half of a bound is reached."""
         if self._above():
-            _give_back()  # what is free inside this process belongs to the machine
+            _give_back()  # memory that is free inside this process belongs to the machine
             if self._above():
                 self._show_out(_by_waiting_bytes, "requests on their way take too much memory")
         open_files = _open_files()
@@ -108,7 +108,7 @@ class ConnectionGuard:
         return resident_bytes() > self._bound_bytes
 
     def _show_out(self, by_guilt: _Order, why: str, at_least: int = 1) -> None:
-        """Cut an eighth of all connections, those with the most guilt first."""
+        """Cut an eighth of all connections, at least `at_least`, the first in this order."""
         guests = by_guilt(list(_guests(self._places)))
         for guest in guests[: max(at_least, -(-len(guests) // SHARE))]:
             with suppress(OSError), _copy(guest.number) as connection:  # it may be gone by itself
@@ -132,7 +132,7 @@ def _give_back() -> None:
 
 
 def _open_files() -> int:
-    """About how many there are: a new one gets the lowest number that is free."""
+    """Approximate number of open files: a new one gets the lowest number that is free."""
     try:
         lowest = os.open("/", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -142,18 +142,18 @@ def _open_files() -> int:
 
 
 def _by_waiting_bytes(guests: Sequence[PeerConnection]) -> list[PeerConnection]:
-    """The most bytes waiting to be read first."""
+    """Order: the connections with the most bytes waiting to be read first."""
     return sorted(guests, key=lambda guest: guest.waiting_bytes, reverse=True)
 
 
 def _by_company(guests: Sequence[PeerConnection]) -> list[PeerConnection]:
-    """Those of whoever has the most connections first, the newest before the older."""
+    """Order: those of the owner with the most connections first, the newest before the older."""
     company = Counter(guest.owner for guest in guests)
     return sorted(guests, key=lambda guest: (company[guest.owner], guest.number), reverse=True)
 
 
 def _place(endpoint: str) -> str | int:
-    """What a connection accepted there says of its own end: a path, or a port."""
+    """Local address of a connection accepted there: a path, or a port."""
     scheme, _, place = endpoint.partition("://")
     return parse_tcp_endpoint(endpoint)[1] if scheme == "tcp" else place
 
@@ -172,7 +172,7 @@ def _guests(places: set[str | int]) -> Iterator[PeerConnection]:
 
 
 def _copy(number: int) -> socket.socket:
-    """Held for a moment, one at a time: all of them at once would take the last files that there are."""
+    """Duplicate the descriptor; one at a time, for all of them at once would use up the last files."""
     return socket.socket(fileno=os.dup(number))
 
 
@@ -184,7 +184,7 @@ def _waiting_bytes(connection: socket.socket) -> int:
 
 
 def _who(connection: socket.socket) -> str:
-    """For the log: a process of this machine, or an address."""
+    """The peer for the log: a process of this machine, or an address."""
     if connection.family != socket.AF_UNIX:
         with suppress(OSError):
             host, port, *_ = connection.getpeername()

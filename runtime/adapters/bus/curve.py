@@ -1,8 +1,8 @@
-"""CURVE on the producers' TCP door: who holds an allowed key may talk, others are cut off at the handshake.
+"""CURVE on the producers' TCP sockets: an allowed key may connect, others are cut off at the handshake.
 
 A key is 40 characters (Z85) in a file of its own: `NAME.secret` (0600) and `NAME.public`. Clients are allowed
-by laying their public file into the folder `ingest.curve_clients`; it is looked at anew for every handshake,
-and once a second for those who are in: a connection may outlive the right to it.
+by laying their public file into the folder `ingest.curve_clients`; it is read again for every handshake, and
+once a second for connected clients: a connection may outlive the right to it.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from runtime.errors import ConfigError, UsageError
 from runtime.regular_file import read_regular
 
 ASKED_AT = "inproc://zeromq.zap.01"
-"""Where libzmq asks, in each context (ZeroMQ RFC 27)."""
+"""The endpoint that libzmq asks, in each context (ZeroMQ RFC 27)."""
 KEY_CHARACTERS = 40
 HANDSHAKES_AT_ONCE = 16
-"""Whoever knocks without end must not keep from their turn those who are in."""
+"""A client that connects without end must not keep connected clients from their turn."""
 LOOK_EVERY_S = 1.0
 
 
 class KeyGate:
-    """Answers libzmq's question, for each handshake, whether this key may come in (ZeroMQ RFC 27).
+    """Answers libzmq's question, for each handshake, if this key is allowed (ZeroMQ RFC 27).
 
-    From then on every message says its key, as "User-Id".
+    From then on every message carries its key, as "User-Id".
     """
 
     def __init__(self, clients: Path) -> None:
@@ -36,7 +36,7 @@ class KeyGate:
         self.socket = context().socket(zmq.REP)
         self._allowed: set[bytes] = set()
         self._look_s = 0.0
-        self.socket.bind(ASKED_AT)  # before the door is bound: it is asked at once
+        self.socket.bind(ASKED_AT)  # before the producer socket is bound: it is asked at once
 
     def answer(self) -> None:
         """Answer the handshakes that wait, without waiting; a few, and the rest in the next turn."""
@@ -51,7 +51,7 @@ class KeyGate:
             self.socket.send_multipart([version, number, *verdict, key, b""])
 
     def admits(self, key: str, now_s: float) -> bool:
-        """Whether who came in with this key may still stay."""
+        """True if a client that connected with this key may stay connected."""
         if now_s >= self._look_s:
             self._look_s = now_s + LOOK_EVERY_S
             self._look()
@@ -61,8 +61,8 @@ class KeyGate:
         try:
             files = list(self._clients.iterdir())
         except FileNotFoundError:
-            files = []  # nobody is allowed any more
-        except OSError:  # no file can be opened now, say: what was allowed stays so
+            files = []  # no client is allowed any more
+        except OSError:  # no file can be opened now, for example: the allowed keys stay
             return
         self._allowed = set()
         for file in files:
@@ -74,7 +74,7 @@ class KeyGate:
                 continue  # one broken file must not lock the others out
 
     def close(self) -> None:
-        self.socket.unbind(ASKED_AT)  # libzmq's reaper would do it later, and the next gate finds it taken
+        self.socket.unbind(ASKED_AT)  # libzmq's reaper does it later, and the next gate finds it taken
         self.socket.close(0)
 
 
@@ -84,7 +84,7 @@ def arm(socket: zmq.Socket[bytes], secret_file: Path) -> None:
     socket.curve_secretkey = secret
     socket.curve_publickey = zmq.curve_public(secret)
     socket.curve_server = True
-    socket.zap_domain = b"producers"  # with a domain, no KeyGate means: nobody comes in
+    socket.zap_domain = b"producers"  # with a domain, no KeyGate means: no client is admitted
 
 
 def read_key(file: Path) -> bytes:
@@ -102,7 +102,7 @@ def read_key(file: Path) -> bytes:
 
 
 def make_keys(name: str, folder: Path) -> tuple[Path, Path]:
-    """Write a new pair; the files. Raises UsageError where one is there already."""
+    """Write a new key pair and return its files. Raises UsageError where one is there already."""
     public, secret = zmq.curve_keypair()
     files = folder / f"{name}.secret", folder / f"{name}.public"
     for file, key, mode in zip(files, (secret, public), (0o600, 0o644), strict=True):

@@ -1,4 +1,4 @@
-"""What ingest would refuse at its start, found before a running one is ended for it (`edgectl reload`)."""
+"""Finds what ingest would refuse at its start, before a running ingest is ended (`edgectl reload`)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from runtime.errors import ConfigError
 from runtime.layout import SOCKET_PATH_LIMIT_BYTES, Layout
 
 LISTENS = "0A"
-"""TCP_LISTEN, as /proc/net/tcp says it."""
+"""TCP_LISTEN, as /proc/net/tcp writes it."""
 
 
 def check_doors(config: Config) -> None:
-    """Raise ConfigError where a door of ingest could not be opened under this configuration."""
+    """Raise ConfigError where a producer socket could not be opened under this configuration."""
     settings = config.settings.ingest
     if settings.group is not None:
         _check_group(settings.group)
@@ -59,7 +59,7 @@ def _check_path(endpoint: str, path: Path) -> None:
 
 
 def _check_bind(endpoint: str, layout: Layout) -> None:
-    """Bind there for a moment, as ingest would."""
+    """Bind there briefly, as ingest would."""
     host, port = parse_tcp_endpoint(endpoint)
     if host in {name for _, name in socket.if_nameindex()}:
         return
@@ -68,7 +68,7 @@ def _check_bind(endpoint: str, layout: Layout) -> None:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as libzmq does
             probe.bind(("" if host == "*" else host, port))
-            probe.listen(1)  # only this fails where another listens under SO_REUSEADDR, too
+            probe.listen(1)  # only this fails where another process listens under SO_REUSEADDR, too
     except OSError as exc:
         if exc.errno == errno.EADDRINUSE and _is_ours(port, layout):
             return
@@ -77,7 +77,7 @@ def _check_bind(endpoint: str, layout: Layout) -> None:
 
 
 def _is_ours(port: int, layout: Layout) -> bool:
-    """Whether the ingest of this home is who listens there."""
+    """True if the ingest of this home listens at this port."""
     lock = layout.lock("ingest")
     pid = lock_holder(lock)
     if not pid or not has_open(pid, lock):

@@ -1,10 +1,10 @@
-"""The producers' door: a ROUTER to which REQ sockets connect, by ipc and, where asked for, by TCP.
+"""Producer socket: a ROUTER to which REQ sockets connect, by ipc and, where configured, by TCP.
 
-What stands in front of a request, and is the way of its reply, is `core/ingest/reply_route.py`'s business.
+The frames in front of a request, which are the route of its reply, are read by `core/ingest/reply_route.py`.
 zmq takes turns between peers, so a flood from one adds one commit at most to another's wait: the one that its
-request may fill. What bounds memory: MAXMSGSIZE (a frame), RCVHWM (requests waiting per peer; a REQ has one),
-SNDHWM (replies that a peer does not fetch; more are dropped). A request of frames without end is the
-doorkeeper's business, and so are connections without end.
+request may fill. Bounds of memory: MAXMSGSIZE (a frame), RCVHWM (requests waiting per peer; a REQ has one),
+SNDHWM (replies that a peer does not fetch; more are dropped). A request of frames without end is cut by
+`connection_guard.py`, and so are connections without end.
 """
 
 from __future__ import annotations
@@ -28,38 +28,38 @@ from runtime.core.ingest.reply_route import take_apart
 from runtime.errors import ConfigError, UsageError
 
 REQUESTS_PER_PEER = 8
-"""Waiting, each of up to `max_request_bytes`: a peer that sends without asking waits in its own process.
-Fewer cost time: of every half of them libzmq reports the frames of one, each by a lock, often by waking a
-thread. With 2 that was every frame."""
+"""Requests waiting, each of up to `max_request_bytes`: a peer that sends without asking waits in its own
+process. Fewer cost time: of every half of them libzmq reports the frames of one, each by a lock, often by
+waking a thread. With 2 that was every frame."""
 REPLIES_PER_PEER = 64
 PROBES_AT_ONCE = 64
-"""Of what needs no answer: a flood of it must not keep the loop from coming round."""
+"""Probes, which need no answer, read in one turn: a flood of them must not hold up the loop."""
 KEEPALIVE = {
     zmq.TCP_KEEPALIVE: 1,
     zmq.TCP_KEEPALIVE_IDLE: 60,
     zmq.TCP_KEEPALIVE_INTVL: 10,
     zmq.TCP_KEEPALIVE_CNT: 3,
 }
-"""A machine that lost its power says no goodbye: its connection stood for ever, and so did its routing id,
-under which nobody else is heard."""
+"""A machine that lost its power closes no connection: its connection stayed for ever, and so did its routing
+id, under which no other peer is heard."""
 _LAST = int(zmq.NOBLOCK)  # plain numbers: pyzmq's flags cost more than the sending
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 
 ANYONE = "anyone"
-"""Owner of what comes by TCP without keys."""
+"""Owner of requests that come by TCP without keys."""
 Frames: TypeAlias = "Sequence[bytes] | None"
 """Header and payloads; None where no empty frame stands in front of them."""
 
 
 class PendingRequest(NamedTuple):
-    """The way back to whoever asked. What was asked is not kept here: it may be large, and refused."""
+    """The reply route of a request. The request itself is not kept here: it may be large, and refused."""
 
     door: ProducerSocket
     route: Sequence[bytes]
     key: str | None = None
-    """With which whoever asks came in, where a key is needed."""
+    """Key with which the peer connected, where a key is needed."""
     owner: str = ANYONE
-    """Who asks: the key, or on ipc the user, as the kernel says."""
+    """Owner of the request: the key, or on ipc the user, as the kernel says."""
 
     def answer(self, reply: bytes) -> None:
         send = self.door.socket.send
@@ -69,11 +69,11 @@ class PendingRequest(NamedTuple):
 
 
 class CannotListen(UsageError):
-    """This door cannot be opened now. That may pass: an address comes with DHCP, a folder with its mount."""
+    """This producer socket cannot be opened now. That may pass: DHCP brings an address, a mount a folder."""
 
 
 class ProducerSocket:
-    """One endpoint. Raises CannotListen, or what else is wrong with it for as long as nothing is changed."""
+    """One endpoint. Raises CannotListen, or another error for what is wrong until something is changed."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class ProducerSocket:
             raise CannotListen(f"cannot listen on {self.endpoint}: {why}") from exc
 
     def _bind_path(self, path: Path) -> None:
-        """A second bind on an ipc path steals it in silence; only a lock tells."""
+        """Lock and bind the path: a second bind on an ipc path steals it silently; only a lock shows that."""
         try:
             self._lock = Lock(Path(f"{path}.lock"))
         except AlreadyRuns:
@@ -132,16 +132,16 @@ class ProducerSocket:
         self._give_to_group(path)
 
     def stay_reachable(self) -> None:
-        """Bind again where somebody removed the path. Raises UsageError where another has taken it."""
+        """Bind again where the path was removed. Raises UsageError where another process has taken it."""
         if self._bound is None or not self._bound.lost() or in_changed_home(self._bound.path):
             return
         if self._locks_again(self._bound.path) and self._bound.mend():
             self._give_to_group(self._bound.path)
 
     def _locks_again(self, path: Path) -> bool:
-        """Its file may be gone, too, and another's there. False where that cannot be told now:
+        """Lock again: the lock file may be gone, too, and another's there. False where that is not clear now:
 
-        no room, no descriptor, no folder. Whoever is connected is served meanwhile.
+        no room, no descriptor, no folder. Connected producers are served meanwhile.
         """
         if self._lock is not None:
             lock, self._lock = self._lock, None
@@ -189,15 +189,15 @@ class ProducerSocket:
             except zmq.Again:
                 return
             came = take_apart(frames)
-            if came.is_probe:  # nobody asked: an answer would be taken for that of the next request
+            if came.is_probe:  # not a request: its answer would be taken for that of the next request
                 probes += 1
                 continue
             yield PendingRequest(self, came.route, key, owner), came.request
 
     def _request(self) -> tuple[list[bytes], str | None, str]:
-        """All frames that came together, with which key, and whose they are.
+        """All frames that came together, the peer's key, and their owner.
 
-        A frame knows whether more follow: asking the socket is dearer.
+        A frame knows if more follow: asking the socket is slower.
         """
         recv = self.socket.recv
         frame = recv(_LAST, copy=False)
@@ -212,7 +212,7 @@ class ProducerSocket:
 
     @staticmethod
     def _user(frame: zmq.Frame) -> str:
-        """On ipc libzmq says `host:UID:GID:PID` of a peer."""
+        """Owner on ipc: libzmq says `host:UID:GID:PID` of a peer."""
         try:
             return f"user {int(str(frame.get('Peer-Address')).rsplit(':', 3)[1])}"
         except (zmq.ZMQError, IndexError, ValueError):  # a libzmq, or a system, that does not say it

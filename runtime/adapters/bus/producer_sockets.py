@@ -1,9 +1,10 @@
-"""All doors of ingest: those that can be opened are served, the others are tried again and named.
+"""All producer sockets of ingest: those that can be opened are served, the others are tried again and named.
 
-A door that cannot be opened closes no other. At boot an address comes with DHCP, a folder with its mount, a
-key with its credential; a port is free when its holder has gone. What no waiting changes ends the start: an
-endpoint that would be open without keys, an ipc path that another ingest serves, and a path that cannot be
-made where there is no other door (supervisord starts us again, and a person at a terminal reads the reason).
+A socket that cannot be opened closes no other. At boot an address comes with DHCP, a folder with its mount, a
+key with its credential; a port is free when its holder has gone. An error that no waiting changes ends the
+start: an endpoint that would be open without keys, an ipc path that another ingest serves, and a path that
+cannot be made where there is no other socket (supervisord starts us again, and a person at a terminal reads
+the reason).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Opener = Callable[[], ProducerSocket]
 
 
 class ProducerSockets:
-    """By endpoint."""
+    """The producer sockets, by endpoint."""
 
     def __init__(self, config: Config, clock: Clock) -> None:
         self._clock = clock
@@ -31,7 +32,7 @@ class ProducerSockets:
         self.endpoints = tuple(self._waiting)
         self.open: list[ProducerSocket] = []
         self.closed: dict[str, str] = {}
-        """Why, by endpoint."""
+        """Reasons, by endpoint."""
         self._try_s = 0.0
         try:
             self._try()
@@ -42,14 +43,14 @@ class ProducerSockets:
             raise
 
     def stay_reachable(self) -> None:
-        """Open what can be opened by now. Raises UsageError where another ingest has taken a path."""
+        """Open those that can be opened by now. Raises UsageError where another ingest has taken a path."""
         for door in self.open:
             door.stay_reachable()
         if self._waiting and self._clock.boot_s() >= self._try_s:
             self._try()
 
     def letters(self) -> Iterator[tuple[PendingRequest, Frames]]:
-        """One from each door in turn, so that a flood at one does not close the other."""
+        """One request from each socket in turn, so that a flood at one does not block the other."""
         waiting = [door.letters() for door in self.open]
         while waiting:
             for letters in tuple(waiting):
@@ -61,7 +62,7 @@ class ProducerSockets:
 
     @property
     def alarm(self) -> str:
-        """What a person should know; empty where all are open."""
+        """Alarm text for a person; empty where all are open."""
         return "; ".join(self.closed.values())
 
     def close(self) -> None:
@@ -69,7 +70,7 @@ class ProducerSockets:
             door.close()
 
     def _must_wait(self) -> None:
-        """Raises CannotListen where waiting is not what the only doors need."""
+        """Raises CannotListen where waiting does not help the only sockets."""
         for endpoint, why in self.closed.items():
             if endpoint.startswith("ipc://"):
                 raise CannotListen(why)
@@ -96,7 +97,7 @@ def _openers(config: Config) -> dict[str, Opener]:
     def opener(endpoint: str) -> Opener:
         return lambda: ProducerSocket(
             endpoint,
-            max_frame_bytes=settings.memory_bytes // 4,  # what is larger than allowed is told so, up to here
+            max_frame_bytes=settings.memory_bytes // 4,  # up to here a too large request is answered
             group=settings.group,
             secret_file=settings.curve_secret_file,
         )

@@ -1,10 +1,11 @@
 """The bus between processes: the only importer of zmq in the runtime besides the producer's client.
 
-Hints: each worker publishes on a PUB socket of its own (`run/<worker>.hints`); whoever cares subscribes.
-A hint is one word, carries no data, and may be lost: it costs latency, never truth, which is on disk.
+Hints: each worker publishes on a PUB socket of its own (`run/<worker>.hints`), to which other workers
+subscribe. A hint is one word, carries no data, and may be lost: that costs latency, never truth, which is on
+disk.
 
-Deliveries: `DeliveryReporter` (upload, `edgectl quarantine`) reports what became of messages to the
-`DeliveryReceiver` of ingest, and repeats it until it is confirmed. The producers' side is in
+Deliveries: `DeliveryReporter` (upload, `edgectl quarantine`) reports settled messages to the
+`DeliveryReceiver` of ingest, and repeats each report until it is confirmed. The producers' side is in
 `producer_socket.py`.
 """
 
@@ -42,7 +43,7 @@ SAS_REFUSED = "sas-refused"  # upload: the hub refused the SAS in force
 LOOK_EVERY_S = 1.0
 RESEND_AFTER_S = 2.0
 REPORT_IDS = 1_000
-"""Most ids in one report: the deletes that ride on a commit must not delay its acknowledgements."""
+"""Most ids in one report: the deletes in a commit must not delay its acknowledgements."""
 
 
 def context() -> zmq.Context[zmq.Socket[bytes]]:
@@ -63,7 +64,7 @@ class Bound:
         self._bind()
 
     def lost(self) -> bool:
-        """Whether the path leads here no more: somebody cleaned up. Looked at once a second."""
+        """True if the path leads to this socket no more: it was removed. Looked at once a second."""
         now_s = time.monotonic()
         if now_s < self._look_s:
             return False
@@ -71,7 +72,7 @@ class Bound:
         return self._found() != self._identity
 
     def mend(self) -> bool:
-        """Be found again; whether it worked. Whoever is connected stays so, and what is on its way arrives.
+        """Bind to the path again; True if it worked. Peers stay connected, and messages on their way arrive.
 
         The old listener is not closed: zmq does that later, in another thread, and removes the *path* then.
         It costs a descriptor until the process ends.
@@ -81,7 +82,7 @@ class Bound:
         try:
             self.path.parent.mkdir(mode=0o700, exist_ok=True)
             self._bind()
-        except (OSError, zmq.ZMQError) as exc:  # a full disk: at the next look
+        except (OSError, zmq.ZMQError) as exc:  # a full disk: tried again at the next look
             logger.warning("{} is gone, and cannot be made again: {}", self.path, exc)
             return False
         logger.warning("{} was gone; made again", self.path)
@@ -115,7 +116,7 @@ def wait_readable(sources: Iterable[object], timeout_s: float) -> list[object]:
 
 
 class Hints:
-    """What this worker tells the others, and what it hears from them."""
+    """Hints that this worker publishes, and those that it receives from the others."""
 
     def __init__(self, layout: Layout, worker: str, listen_to: Iterable[str] = ()) -> None:
         self._pub = context().socket(zmq.PUB)
@@ -127,20 +128,20 @@ class Hints:
 
     @property
     def socket(self) -> zmq.Socket[bytes]:
-        """To be polled together with other sockets."""
+        """The socket, to be polled together with other sockets."""
         return self._sub
 
     def stay_reachable(self) -> None:
-        """Bind again where somebody cleaned up: else no worker that starts from now on ever hears us."""
+        """Bind again where the path was removed: else no worker that starts from now on gets our hints."""
         if self._bound.lost():
             self._bound.mend()
 
     def tell(self, hint: str) -> None:
-        """Publish a hint to whoever listens now."""
+        """Publish a hint to the workers that listen now."""
         self._pub.send(hint.encode())
 
     def heard(self) -> set[str]:
-        """Take all hints that wait, without waiting."""
+        """Return all hints that wait, without waiting."""
         found = set()
         while self._sub.poll(0):
             found.add(self._sub.recv().decode())
@@ -158,14 +159,14 @@ class Hints:
 
 
 class DeliveryReceiver:
-    """Ingest's end: takes reports, confirms them after the commit."""
+    """Ingest's end: receives reports, confirms them after the commit."""
 
     def __init__(self, layout: Layout) -> None:
         self.socket = context().socket(zmq.ROUTER)
         self._bound = Bound(self.socket, layout.delivery_socket)
 
     def stay_reachable(self) -> None:
-        """Bind again where somebody cleaned up: else what is delivered would never leave the store."""
+        """Bind again where the path was removed: else delivered messages would never leave the store."""
         if self._bound.lost():
             self._bound.mend()
 
@@ -184,7 +185,7 @@ class DeliveryReceiver:
         return found
 
     def confirm(self, reports: Iterable[tuple[bytes, Report]]) -> None:
-        """Say that these reports are carried out, on disk."""
+        """Confirm that these reports are carried out, on disk."""
         for sender, report in reports:
             self.socket.send_multipart([sender, encode_confirmation(report.number)])
 
@@ -193,7 +194,7 @@ class DeliveryReceiver:
 
 
 class DeliveryReporter:
-    """The other end: sends without blocking, keeps what is not confirmed, and repeats what was lost.
+    """The other end: sends without blocking, keeps unconfirmed reports, and repeats lost ones.
 
     Ingest confirms reports in the order in which they were sent. A confirmation that comes before that of an
     earlier one proves the earlier one lost: an ingest that had read it died. It is repeated at once. Where no
@@ -222,27 +223,27 @@ class DeliveryReporter:
         return {number for report in self._waiting() for number in report.settled.ids()}
 
     def report(self, settled: Settled, store: str | None = None) -> None:
-        """Report what became of messages of the store with this uuid."""
+        """Report the settlement of messages of the store with this uuid."""
         for part in split(settled, REPORT_IDS):
             self._send_new(Report(self._next_number, part, store=store))
 
     def report_damage(self, reason: str, *, unreadable: bool = False) -> None:
-        """Report that the store cannot be read, so that ingest salvages it, or looks whether that passes.
+        """Report that the store cannot be read, so that ingest salvages it, or probes whether that passes.
 
-        Once: while the salvage has no room none is confirmed, and this is said again and again.
+        Queued once: while the salvage has no room no report is confirmed, and callers report again and again.
         """
         if any(report.damaged and report.unreadable is unreadable for report in self._waiting()):
             return
         self._send_new(Report(self._next_number, damaged=reason, unreadable=unreadable))
 
     def confirmed(self) -> set[int]:
-        """Ids whose settlement is on disk since the last call. Repeats what was lost, or waited too long."""
+        """Ids whose settlement is on disk since the last call. Repeats lost reports, and those overdue."""
         done: set[int] = set()
         while self.socket.poll(0):
             number = decode_confirmation(self.socket.recv())
             if number not in self._sent:
                 continue
-            self._answered_s = self._clock.boot_s()  # it answers: what was sent later is on its way
+            self._answered_s = self._clock.boot_s()  # ingest answers: reports sent later are on their way
             while (first := next(iter(self._sent))) != number:
                 self._unsent[first] = self._sent.pop(first)  # overtaken
             done |= self._sent.pop(number).settled.ids()
@@ -274,7 +275,7 @@ class DeliveryReporter:
             try:
                 self.socket.send(encode_report(report), zmq.NOBLOCK)
             except zmq.Again:
-                return  # the queue is full: at the next look
+                return  # the queue is full: tried again at the next look
             self._sent[number] = self._unsent.pop(number)
 
     def close(self) -> None:
