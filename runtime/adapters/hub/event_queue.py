@@ -1,4 +1,4 @@
-"""What happened in other threads, for a loop that polls: hub and file uploads tell it in this way."""
+"""Event queue: events of other threads, for a loop that polls. The hub connection and file uploads use it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ Event = TypeVar("Event")
 
 
 class EventQueue(Generic[Event]):
-    """A queue with a file descriptor, one for as long as the process lives."""
+    """A queue with a file descriptor, the same for as long as the process lives."""
 
     def __init__(self) -> None:
         self._events: collections.deque[Event] = collections.deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def fileno(self) -> int:
-        """Readable when `take()` has something."""
+        """A descriptor that is readable when `take()` has an event."""
         return self._wake
 
     def take(self) -> list[Event]:
-        """What happened since the last call, oldest first."""
+        """Events since the last call, oldest first."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake)
         found = []
@@ -31,6 +31,6 @@ class EventQueue(Generic[Event]):
         return found
 
     def _tell(self, event: Event) -> None:
-        """Called from any thread."""
+        """Add an event; called from any thread."""
         self._events.append(event)
         os.eventfd_write(self._wake, 1)

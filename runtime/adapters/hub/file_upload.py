@@ -1,15 +1,16 @@
-"""File upload: large payloads go over HTTPS in blocks, and the hub is told how it went.
+"""File upload: large payloads go over HTTPS in blocks, and the hub is told the result.
 
 Invariants:
 
-1. An upload that was begun is ended: the hub hears of success *and* failure. An open one blocks the next.
-2. The journal (`state/uploads/<id>.json`, 0600: it holds the address with its SAS) is written before what it
-   speaks of is relied on. After a crash an upload goes on with the block it had reached, or is told failed.
-   So it does where the address expires: the storage keeps blocks, and the next address is for the same blob.
+1. An upload that was begun is ended: the hub is notified of success *and* failure. An open one blocks the
+   next.
+2. The journal (`state/uploads/<id>.json`, 0600: it holds the SAS URI) is written before its content is relied
+   on. After a crash an upload goes on with the block it had reached, or is reported as failed. So it does
+   where the SAS URI expires: the storage keeps blocks, and the next SAS URI is for the same blob.
 3. One block of each upload is in memory, whatever the size of the file.
 4. Nothing blocks the caller: each upload has a thread, results come by `take()`, `fileno()` wakes.
 
-    begin --address--> blocks ... --block list--> committed --notify--> done --link delivered--> forget
+begin --SAS URI--> blocks ... --block list--> committed --notify--> done --link delivered--> forget
 """
 
 from __future__ import annotations
@@ -37,13 +38,14 @@ from runtime.core.delivery.link_budget import FilePermit
 from runtime.core.identity.credentials import HubCredentials
 
 UNREADABLE_S = 120.0
-"""A file that cannot be read for so long is set aside: its stream must not wait for ever."""
+"""A file that cannot be read for this long is set aside: its stream must not wait for ever."""
 REFUSALS = 3
-"""So often the storage has to refuse a file, at an address each, and then to take another, to be believed."""
+"""Refusals (each at a fresh SAS URI, each followed by a successful control upload) before a file is set
+aside."""
 CHANGES = 3
-"""A file that was changed during so many attempts in a row is set aside."""
+"""A file that was changed during this many attempts in a row is set aside."""
 _WEATHER = (408, 429, 500, 502, 503, 504)
-"""Refusals that are not about us: it goes on from there."""
+"""Refusals that are not about the upload: it goes on from where it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,27 +55,27 @@ class Uploaded:
     id: int
     blob_name: str
     destination: str
-    """The hub and the device whose it is."""
+    """The hub and the device to which it belongs."""
 
 
 @dataclass(frozen=True, slots=True)
 class UploadFailed:
-    """It is not, and the hub was told so if it could be reached."""
+    """The payload is not in the cloud, and the hub was told so if it could be reached."""
 
     id: int
     reason: str
     for_good: bool = False
-    """It would fail the same way again."""
+    """True if it would fail the same way again."""
     quota: bool = False
-    """The hub's daily quota is used up."""
+    """True if the hub's daily quota is used up."""
     retry_after_s: float | None = None
     barred: bool = False
-    """Nothing failed: the link may not be used for it now."""
+    """True if nothing failed: the link may not be used for it now."""
 
 
 @dataclass(frozen=True, slots=True)
 class BlockSent:
-    """So many bytes went out, whether the storage kept them or not."""
+    """These bytes went out, whether the storage kept them or not."""
 
     id: int
     bytes: int
@@ -84,7 +86,7 @@ FileEvent = Uploaded | UploadFailed | BlockSent
 
 @dataclass(frozen=True)
 class FileOptions:
-    """Where things lie, and the way to the hub's HTTPS side."""
+    """Folders of journals and spooled files, and the route to the hub's HTTPS side."""
 
     journal: Path
     spool: Path
@@ -94,17 +96,17 @@ class FileOptions:
 
 @dataclass(slots=True)
 class _Trouble:
-    """Of one message, over all attempts of this process."""
+    """Failures of one message, over all attempts of this process."""
 
     unreadable_since_s: float | None = None
     refusals: int = 0
-    """By the storage."""
+    """Refusals by the storage."""
     changes: int = 0
 
 
 @dataclass(frozen=True)
 class _Task:
-    """One attempt: what is to be uploaded, how, and what is known of the message."""
+    """One attempt: the payload, its route, and the failures of the message so far."""
 
     id: int
     parcel: FileParcel
@@ -112,7 +114,7 @@ class _Task:
     calls: UploadCalls
     options: FileOptions
     may_go_on: Callable[[], None]
-    """Waits for the turn of the next block. Raises Barred."""
+    """Waits for permission for the next block. Raises Barred."""
     tell: Callable[[FileEvent], None]
     trouble: _Trouble = field(default_factory=_Trouble)
 
@@ -122,7 +124,7 @@ class _Task:
 
 
 class FileUploader(EventQueue[FileEvent]):
-    """All uploads of this process."""
+    """All file uploads of this process."""
 
     def __init__(self, options: FileOptions) -> None:
         super().__init__()
@@ -134,9 +136,10 @@ class FileUploader(EventQueue[FileEvent]):
         """Touched by the uploads' threads: each operation on it is a single one."""
 
     def let(self, passage: FilePermit, *, off: bool = False) -> None:
-        """Who may go on with a further block. An upload that may not ends, and goes on from there later.
+        """Set which uploads may send a further block. Any other ends, and goes on from there later.
 
-        `off`: the kill switch. It also cuts the blocks under way, and nobody is told of what is given up.
+        `off`: the kill switch. It also cuts the blocks under way, and the hub is not told of the uploads
+        given up.
         """
         self._gate.let(passage)
         self._off = off
@@ -147,7 +150,7 @@ class FileUploader(EventQueue[FileEvent]):
     def begin(
         self, id: int, parcel: FileParcel, credentials: HubCredentials, *, urgent: bool = False
     ) -> None:
-        """Upload, or go on with what a process before us began."""
+        """Upload, or go on with an upload that an earlier process began."""
         calls = UploadCalls(self._options.way, credentials)
         self._at_work.add(calls)
         enter = functools.partial(self._gate.enter, urgent)
@@ -162,13 +165,13 @@ class FileUploader(EventQueue[FileEvent]):
             self._tell(UploadFailed(id, str(exc.strerror)))
 
     def _work(self, task: _Task) -> None:
-        """Nothing escapes but as an event."""
+        """Run one attempt; every outcome becomes an event."""
         try:
             with contextlib.closing(task.calls):
                 ended: FileEvent = _Upload(task).ended()
-        except HubUnreachable as exc:  # the journal stays: it goes on from there
+        except HubUnreachable as exc:  # the journal stays: the upload goes on from there
             ended = UploadFailed(task.id, str(exc), barred=isinstance(exc, SwitchedOff))
-        except OSError as exc:  # the disk is full, or the like
+        except OSError as exc:  # for example, the disk is full
             ended = UploadFailed(task.id, str(exc))
         except Exception as exc:  # any at all: a thread that dies silently would hold its stream for ever
             logger.exception("upload of message {}", task.id)
@@ -177,20 +180,20 @@ class FileUploader(EventQueue[FileEvent]):
         self._tell(ended)
 
     def forget(self, id: int, credentials: HubCredentials | None) -> None:
-        """The message has left: its journal goes, and an upload that is still open is ended as failed."""
+        """The message has left: delete its journal, and end an upload that is still open as failed."""
         self._troubles.pop(id, None)
         path = self._options.journal / f"{id}.json"
         journal = upload_journal.read(path)
-        with contextlib.suppress(OSError):  # swept away at a later start
+        with contextlib.suppress(OSError):  # removed at a later start
             path.unlink(missing_ok=True)
         if journal is None or journal.state == "done" or credentials is None or self._off:
-            return  # an address that nobody is told of expires by itself
+            return  # its SAS URI expires without a notification
         told = (self._options.way, credentials, journal)
-        with contextlib.suppress(BlockingIOError):  # its address expires by itself
+        with contextlib.suppress(BlockingIOError):  # its SAS URI expires without a notification
             start_thread(_tell_given_up, f"forget-{id}", *told)
 
     def known(self) -> list[int]:
-        """Messages with a journal, of this process or one before."""
+        """Messages with a journal, of this process or an earlier one."""
         return [int(path.stem) for path in self._options.journal.glob("*.json") if path.stem.isdigit()]
 
 
@@ -200,7 +203,7 @@ def _tell_given_up(way: HttpsRoute, credentials: HubCredentials, journal: Journa
 
 
 class _Changed(Exception):
-    """What was sent is not what the file holds."""
+    """The blocks that were sent differ from the file's content."""
 
 
 class _Upload:
@@ -213,14 +216,14 @@ class _Upload:
         self._journal = upload_journal.read(self._path)
 
     def ended(self) -> FileEvent:
-        """Done, refused, or without its file; what else happens is the weather's, and escapes."""
+        """The result: done, refused, or without its file. Errors that may pass escape."""
         id, trouble = self._task.id, self._task.trouble
         try:
             return Uploaded(id, self._upload().blob_name, self._task.destination)
         except HubRefusedCall as exc:
             for_good = isinstance(exc, NameRefused) or self._refused(exc)
             return UploadFailed(id, str(exc), for_good, exc.quota, exc.retry_after_s)
-        except Barred:  # its place is for one that may go on
+        except Barred:  # its place is for an upload that may go on
             return UploadFailed(id, "the link may not be used for it now", barred=True)
         except Unreadable as exc:
             if trouble.unreadable_since_s is None:
@@ -271,7 +274,7 @@ class _Upload:
                     return self._current()
 
     def _send_from(self, payload: Payload, number: int) -> bool:
-        """Send them from this number on. Returns whether all went: an address for another blob ends it."""
+        """Send the blocks from this number on. False if it was ended by a SAS URI for another blob."""
         journal = self._current()
         for block in payload.blocks(journal.block_bytes, number):
             self._task.trouble.unreadable_since_s = None
@@ -306,9 +309,10 @@ class _Upload:
             raise _Changed(f"file {self._task.parcel.file or self._task.parcel.blob_name}: {wrong}")
 
     def _current(self) -> Journal:
-        """The upload to go on with; one whose address is too old is ended first.
+        """The upload to go on with; one whose SAS URI is too old is ended first.
 
-        It is forgotten only for the next one: while there is no other address, what the storage has is known.
+        It is forgotten only for the next one: until there is another SAS URI, the blocks in the storage are
+        known.
         """
         if self._journal is not None and not same_destination(self._journal.of, self._task.of):
             self._give_up("it belongs to another message, device, hub or payload")
@@ -317,7 +321,7 @@ class _Upload:
             return before
         if before is not None:
             self._calls.tell_failure(before, "the address has expired")
-        self._journal = None  # not on disk: who is refused an address is not refused the file
+        self._journal = None  # not on disk: a refused SAS URI is no refused file
         fresh = self._calls.address(self._task.parcel.blob_name, self._task.options.block_bytes)
         fresh.of = self._task.of
         if before is not None and fresh.same_blob(before):
@@ -325,15 +329,16 @@ class _Upload:
         self._journal = fresh
         try:
             self._save()
-        except OSError:  # unknown to a later life it would stay open
+        except OSError:  # a later process would not know of it, and it would stay open
             self._calls.tell_failure(fresh, "the disk is full")
             raise
         return fresh
 
     def _refused(self, exc: HubRefusedCall) -> bool:
-        """What the storage has stays, if it only was the weather; a refused address is replaced next time.
+        """True if the file would be refused again.
 
-        Else all of it is sent again, as where the storage has lost blocks. Whether it would be refused again.
+        Blocks stay in the storage if the refusal may pass; a refused SAS URI is replaced at the next attempt.
+        Otherwise all blocks are sent again, as where the storage has lost some.
         """
         journal, trouble = self._journal, self._task.trouble
         if journal is None or journal.state != "open" or exc.status in _WEATHER:

@@ -1,6 +1,6 @@
-"""The hub's HTTPS side: where files begin and end, and the only place where it says in words why it refuses.
+"""HTTPS side of the hub: file uploads begin and end here, and only here the hub gives a reason for a refusal.
 
-MQTT 3.1.1 has no word for a used-up daily quota: the hub takes the connection and ends it at the first
+MQTT 3.1.1 has no code for a used-up daily quota: the hub accepts the connection and ends it at the first
 message, as in an outage. Over HTTPS the same message is refused with 403 and the code 403002.
 """
 
@@ -30,13 +30,13 @@ API_VERSION = "2021-04-12"
 CONNECT_S = 10.0
 ANSWER_S = 60.0
 SLOWEST_BYTES_PER_S = 1_000
-"""A request has so long, and the time that its body takes on a line as slow as this; then it is cut."""
+"""A request has ANSWER_S, and the time that its body takes on a line as slow as this; then it is cut."""
 _QUOTA_USED_UP = "403002"
 
 
 @dataclass(frozen=True)
 class HttpsRoute:
-    """How to get there."""
+    """Route to the HTTPS side."""
 
     ca_file: Path | None = None
     port: int = 443
@@ -44,7 +44,7 @@ class HttpsRoute:
 
 
 class HubRefusedCall(Exception):
-    """An answer that is not what was asked for."""
+    """The hub or the storage answered with another status than the expected one."""
 
     def __init__(self, what: str, answer: Reply, where: str) -> None:
         text = answer.body.decode(errors="replace")[:500]
@@ -52,35 +52,35 @@ class HubRefusedCall(Exception):
         self.what, self.answer, self.where = what, answer, where
         self.status = answer.status
         self.quota = _QUOTA_USED_UP in text
-        """The hub's daily quota is used up."""
+        """True if the hub's daily quota is used up."""
         self.server_s = _unix_time(answer.headers.get("Date"))
         self.retry_after_s = lifetime.retry_after_s(answer.headers.get("Retry-After"), self.server_s)
 
 
 class HubUnreachable(OSError):
-    """There was no whole answer; the text says where, and why."""
+    """There was no complete answer; the text says where, and why."""
 
     def __init__(self, reason: str, sent_bytes: int = 0) -> None:
         super().__init__(reason)
         self.sent_bytes = sent_bytes
-        """So much went out all the same."""
+        """Bytes that went out all the same."""
 
 
 class SwitchedOff(HubUnreachable):
-    """The kill switch ended it, or kept it from beginning."""
+    """The kill switch ended the request, or prevented it."""
 
     def __init__(self, sent_bytes: int = 0) -> None:
         super().__init__("the link was switched off", sent_bytes)
 
 
 def host_of(url: str) -> str:
-    """HOST:PORT of an https address, for a person; never what stands behind it, which may be a SAS."""
+    """HOST:PORT of an https address, for a person; never the rest of it, which may be a SAS."""
     parts = urlsplit(url)
     return f"{parts.hostname}:{parts.port or 443}"
 
 
 class HubHttps:
-    """Calls under one device's name, and to the storage; each of them ends. For one thread at a time."""
+    """Requests in one device's name, and to the storage; each of them ends. For one thread at a time."""
 
     def __init__(self, way: HttpsRoute, credentials: HubCredentials) -> None:
         self._credentials = credentials
@@ -105,18 +105,18 @@ class HubHttps:
         self.close()
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self._session.close()
 
     def stop(self) -> None:
-        """Cut the request under way, and make no further one. From any thread."""
+        """Cut the request under way, and make no further one. Called from any thread."""
         self._stopped = True
         self._line.cutter.cut()
 
     def post(self, path: str, what: str, body: Any = None, headers: Mapping[str, str] | None = None) -> bytes:
-        """Ask the hub. Raises Refused or Unreached."""
+        """Send a request to the hub. Raises HubRefusedCall or HubUnreachable."""
         sas = self._credentials.sas
-        if sas and not sendable(sas):  # damaged at rest
+        if sas and not sendable(sas):  # damaged on disk
             raise HubUnreachable(f"{host_of(self._base)}: the SAS is not printable ASCII, so it is not sent")
         more = {"Content-Type": "application/json"} if body is not None else {}
         answer = self._request(
@@ -130,11 +130,11 @@ class HubHttps:
         return answer.body
 
     def put(self, url: str, body: bytes, headers: Mapping[str, str] | None = None) -> Reply:
-        """Give the storage something. Raises Unreached."""
+        """Send a request to the storage. Raises HubUnreachable."""
         return self._request("PUT", url, body, headers or {})
 
     def _request(self, method: str, url: str, body: bytes, headers: Mapping[str, str]) -> Reply:
-        """A time-out bounds each read only: who answers a byte at a time would hold us for ever."""
+        """Send with a deadline: a time-out bounds each read only, and single bytes could come for ever."""
         cutter, where = self._line.cutter, host_of(url)
         cutter.overdue = False
         before_bytes = cutter.sent_bytes()
@@ -149,7 +149,7 @@ class HubHttps:
         try:
             if self._line.authorities is None:
                 self._line.authorities = self._trust.authorities()
-            if self._stopped:  # asked after `overdue` was taken back: a stop in between is not lost
+            if self._stopped:  # checked after `overdue` was reset: a stop in between is not lost
                 raise SwitchedOff
             with self._session.request(
                 method,
@@ -165,7 +165,7 @@ class HubHttps:
             trouble = reason_at(exc, where)
         finally:
             deadline.cancel()
-            deadline.join()  # it may be cutting: the next request is not to suffer for it
+            deadline.join()  # it may be cutting: it must not cut the next request
         if cutter.overdue:
             trouble = f"no complete answer from {where} in {most_s:.0f} s"
         if trouble is not None:
@@ -175,7 +175,7 @@ class HubHttps:
 
 
 def _beginning(response: requests.Response) -> bytes:
-    """The body; what exceeds every answer that we know is not read."""
+    """The body up to a bound: more than any answer that we know is not read."""
     body = b""
     for chunk in response.iter_content(8192):
         body += chunk
@@ -186,17 +186,17 @@ def _beginning(response: requests.Response) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class InquiryResult:
-    """What the hub said about a message over HTTPS."""
+    """The hub's answer to a message over HTTPS."""
 
     taken: bool
     quota: bool = False
-    """Its daily quota is used up."""
+    """True if the hub's daily quota is used up."""
     server_s: float | None = None
-    """Unix time by its own clock."""
+    """Unix time by the hub's clock."""
 
 
 class Inquiry:
-    """Asks the hub whether it takes messages at all, by one that says nothing; in a thread of its own."""
+    """Asks the hub if it accepts messages at all, by one without content; in a thread of its own."""
 
     def __init__(self, way: HttpsRoute) -> None:
         self._way = way
@@ -204,15 +204,15 @@ class Inquiry:
         self._said: InquiryResult | None = None
 
     def ask(self, credentials: HubCredentials, message_id: str) -> None:
-        """Unless it is being asked already."""
+        """Send the inquiry, unless one is under way."""
         if self._asking.acquire(blocking=False):
             try:
                 start_thread(self._ask, "inquiry", credentials, message_id)
-            except BlockingIOError:  # it is asked again in an hour
+            except BlockingIOError:  # the inquiry is repeated in an hour
                 self._asking.release()
 
     def take(self) -> InquiryResult | None:
-        """The answer, once; none while it is awaited, or where HTTPS does not get through either."""
+        """The answer, once; None while it is awaited, or where HTTPS does not get through either."""
         said, self._said = self._said, None
         return said
 
@@ -225,7 +225,7 @@ class Inquiry:
         except HubRefusedCall as exc:
             logger.info("the hub over HTTPS, {}", exc)
             self._said = InquiryResult(False, exc.quota, exc.server_s)
-        except OSError as exc:  # Unreached, or a file of authorities that cannot be read
+        except OSError as exc:  # HubUnreachable, or a file of authorities that cannot be read
             logger.info("the hub does not answer over HTTPS either: {}", exc)
         finally:
             self._asking.release()

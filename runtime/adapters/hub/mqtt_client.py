@@ -1,21 +1,21 @@
-"""The line to the hub, by azure-iot-device: the only importer of azure. Its exceptions leave as our events.
+"""MQTT connection to the hub by azure-iot-device: the only importer of azure. Its exceptions become events.
 
 Invariants:
 
 1. A client lives until its first error. An exception, a cancelled send, a disconnect, a thread that died: one
    `Lost`, and from then on the client is only discarded. The library acknowledges falsely after errors.
-2. An `Acked` carries the number of its client, and what a client says after `discard()` is dropped here.
+2. An `Acked` carries the number of its client, and an event of a client after `discard()` is dropped here.
 3. Nothing blocks the caller: connecting and discarding run in threads, results come by `take()`.
-4. Discarding has a deadline. The library's threads may hang for good, and the next client would share them:
-   then the process leaves by `os._exit` and supervisord starts it afresh.
+4. Discarding has a deadline. The library's threads may hang for ever, and the next client would share them:
+   then the process leaves by `os._exit` and supervisord restarts it.
 
-How many are kept in flight, in order: the caller's one thread calls `send`, which hands the PUBLISH to the
-library's MQTT transport; the PUBACK comes back on the network thread into a queue, and `fileno()` wakes the
-caller. Considered and left: the public `send_message` waits for its PUBACK, so one thread has one in flight,
-and a pool of threads reorders; the aio client reorders now and then; the pipeline's own `send_message` with a
-callback keeps the order but hops over three threads, half a millisecond a message. `Wire` is the one place
-that knows the library's inside. Where a new version hides it, `send` falls back to the public call in one
-thread: correct, in order, slow, and said so in the log.
+How many messages are kept in flight, in order: the caller's one thread calls `send`, which hands the PUBLISH
+to the library's MQTT transport; the PUBACK comes back on the network thread into a queue, and `fileno()`
+wakes the caller. Considered and left: the public `send_message` waits for its PUBACK, so one thread has one
+in flight, and a pool of threads reorders; the aio client reorders now and then; the pipeline's own
+`send_message` with a callback keeps the order but hops over three threads, half a millisecond a message.
+`PahoWire` is the one place that knows the library's inside. Where a new version hides it, `send` falls back
+to the public call in one thread: correct, in order, slow, and reported in the log.
 """
 
 from __future__ import annotations
@@ -57,31 +57,31 @@ EXIT_HUNG = 70
 LOOK_EVERY_S = 0.1
 """Asking the kernel how far the bytes have come costs as much as a tenth of a message."""
 LONGEST_KEEPALIVE_S = 1740
-"""The hub's patience is 1.5 times the keep-alive, and 1,767 s at most; it wants to hear from us before."""
+"""The hub waits 1.5 times the keep-alive, and 1,767 s at most; our ping has to come before."""
 DISCARD_DEADLINE_S = 10.0
 THAW_S = 2.0
-"""So much more once it is over: a process that was frozen (a paused container) did nothing meanwhile."""
+"""Further time after a deadline: a process that was frozen (a paused container) did nothing meanwhile."""
 MQTT_PORT, WEBSOCKETS_PORT = 8883, 443
 """Both are built into the library."""
 NOTICE_S = 2.0
-"""For so long the library may take to see that its connection is gone; usually milliseconds."""
+"""Time that the library may take to see that its connection is gone; usually milliseconds."""
 _GAVE_UP = frozenset(
     {errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.ENONET}
 )
-"""What a socket says that nobody ended: the line is dead."""
+"""Errors of a socket that the hub did not end: the connection is dead."""
 _FAR_FUTURE_S = 4_102_444_800  # 2100-01-01: an expiry that no local clock reaches
 
 _Message: Any = Message  # the library's types cover it in part
 _X509: Any = X509
 _ProxyOptions: Any = ProxyOptions
 
-for _name in ("azure", "paho"):  # they log every drop with a stack; what matters comes out as an event
+for _name in ("azure", "paho"):  # they log every drop with a stack; relevant errors leave as events
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)
 class HubOptions:
-    """How to reach the hub."""
+    """Options for reaching the hub."""
 
     ca_file: Path | None = None
     keepalive_s: int = 25
@@ -92,7 +92,7 @@ class HubOptions:
 
 
 class HubConnection(EventQueue[ConnectionEvent]):
-    """The line: at most one client at a time."""
+    """The connection to the hub: at most one client at a time."""
 
     def __init__(self, options: HubOptions) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class HubConnection(EventQueue[ConnectionEvent]):
             self._client.send(tag, telemetry)
 
     def discard(self) -> None:
-        """Let go of the client, whatever state it is in; `Closed` follows."""
+        """Discard the client, whatever state it is in; `Closed` follows."""
         if self._client is not None:
             self._client.discard()
 
@@ -133,14 +133,15 @@ class HubConnection(EventQueue[ConnectionEvent]):
         return self._client.carried()
 
     def tuned(self) -> bool:
-        """Whether the client in use has the fast way to send."""
+        """True if the client in use has the fast way to send."""
         return self._client is not None and self._client.wire is not None
 
     def _thread_died(self, args: threading.ExceptHookArgs) -> None:
-        """The library's network thread dies of an abrupt disconnect, and tells nobody (ssl.SSLEOFError).
+        """The library's network thread dies of an abrupt disconnect without an event (ssl.SSLEOFError).
 
-        There is one such hook in a process: what dies of other threads is passed on to whoever had it before.
-        A thread that ran before this client was opened belongs to an earlier one: nobody is to blame.
+        There is one such hook in a process: other threads' exceptions are passed on to the hook that was set
+        before. A thread that ran before this client was opened belongs to an earlier one: no open client is
+        to blame.
         """
         if not _is_the_librarys(args.exc_traceback):
             self._hook_before(args)
@@ -171,7 +172,7 @@ class _Client:
         self._connected = False
         port = WEBSOCKETS_PORT if options.websockets else MQTT_PORT
         self.where = f"{credentials.hub_host}:{port}"
-        self._over = threading.Event()  # nothing more is told once it is set
+        self._over = threading.Event()  # no more events once it is set
         self._stock: queue.SimpleQueue[tuple[Hashable, Telemetry] | None] = queue.SimpleQueue()
         self.wire: PahoWire | None = None
         self.worker = threading.Thread(target=self._connect, name=f"connect-{number}", daemon=True)
@@ -181,7 +182,7 @@ class _Client:
             self.lost(Cause.UNREACHABLE, str(exc.strerror))
 
     def lost(self, cause: Cause, reason: str) -> None:
-        """Tell it once; only the first reason is the true one."""
+        """Report the loss once; only the first reason is the true one."""
         if not self._over.is_set():
             self._over.set()
             if self.wire is not None and not self._connected and cause is Cause.UNREACHABLE:
@@ -192,7 +193,7 @@ class _Client:
         return self.wire.carried(self._number) if self.wire is not None and self._connected else None
 
     def _dropped(self, reason: str) -> None:
-        """It ended, and not by us: unless it was the keep-alive."""
+        """The connection ended, and not by us, unless it was the keep-alive."""
         if self.wire is not None and self.wire.silent:
             self.lost(Cause.OVERDUE, f"our keep-alive had no answer for {self._options.keepalive_s} s")
         else:
@@ -216,14 +217,14 @@ class _Client:
 
     def discard(self) -> None:
         if self.wire is not None and not self._connected and not self._over.is_set():
-            self.wire.blame_address()  # it did not come so far within the deadline
+            self.wire.blame_address()  # it did not connect within the deadline
         self._over.set()
         self._stock.put(None)
         try:
             start_thread(self._discard, f"discard-{self._number}")
         except BlockingIOError:
             if self._azure is not None or self.worker.is_alive():
-                raise  # nothing can end it in order: supervisord starts us afresh
+                raise  # nothing can end it in order: supervisord restarts the process
             self._tell(Closed(self._number))
 
     def _connect(self) -> None:
@@ -234,16 +235,16 @@ class _Client:
                 threading.Thread(target=self._send_stock, name="send", daemon=True).start()
             self._azure.on_connection_state_change = self._state_changed
             self._azure.connect()
-        except Exception as exc:  # any at all: it is the weather of a library
+        except Exception as exc:  # any at all, out of the library
             self.lost(*_why_not_connected(exc, self.where))
         else:
             if not self._over.is_set():
                 self._connected = True
                 self._tell(Connected(self._number))
-                self._state_changed()  # it may have ended already
+                self._state_changed()  # the connection may have ended already
 
     def _state_changed(self) -> None:
-        """A handler of the library: an exception here would end its runner in silence.
+        """A handler of the library: an exception here would end its runner silently.
 
         While it connects, only connect() knows why it failed: a refusal ends the connection, too.
         """
@@ -252,7 +253,7 @@ class _Client:
                 self._dropped("the hub ended the connection")
 
     def _send_stock(self) -> None:
-        """The public way, where `_Wire` finds nothing: one at a time, in order."""
+        """The public way to send, where `PahoWire` finds nothing: one message at a time, in order."""
         while (item := self._stock.get()) is not None:
             tag, telemetry = item
             message: Any = _Message(telemetry.payload, telemetry.mid, content_type=telemetry.content_type)
@@ -276,7 +277,7 @@ class _Client:
             if self._azure is not None:
                 self._let_it_notice()
                 self._azure.shutdown()
-        except Exception as exc:  # it is gone anyway; what still hangs is the deadline's
+        except Exception as exc:  # the client is gone anyway; the deadline covers hangs
             logger.debug("discarding client {}: {}", self._number, reason_at(exc, self.where))
         deadline.cancel()
         self._azure = None
@@ -287,7 +288,7 @@ class _Client:
     def _let_it_notice(self) -> None:
         """Wait until the library knows that its connection was cut.
 
-        A shutdown that comes first waits for good for the word of a network thread that has ended, or died
+        A shutdown that comes first waits for ever for an answer of a network thread that has ended, or died
         of the cut: in 14 of 54 rounds with 20 in flight on busy cores, none since.
         """
         until_s = time.monotonic() + NOTICE_S
@@ -298,20 +299,20 @@ class _Client:
 
 
 def _is_the_librarys(trace: TracebackType | None) -> bool:
-    """Whether the thread that died so had come through azure-iot-device or paho."""
+    """True if the thread that died ran in azure-iot-device or paho."""
     modules = (str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(trace))
     return any(name.startswith(("azure.", "paho.")) for name in modules)
 
 
 def _why_it_died(exc: BaseException | None, where: str) -> tuple[Cause, str]:
-    """A thread of the library: by the hub's end of the connection, or because our TCP gave up."""
+    """Cause of a library thread's death: the hub ended the connection, or our TCP gave up."""
     if isinstance(exc, OSError) and exc.errno in _GAVE_UP:
         return Cause.OVERDUE, f"our TCP gave up: {exc.strerror}"
     return Cause.DROPPED, reason_at(exc, where) if exc else f"{where} ended the connection"
 
 
 class _Deadline:
-    """Ends the process unless it is cancelled before, and a moment later: all of it may have been frozen."""
+    """Ends the process unless it is cancelled before, or shortly after: the process may have been frozen."""
 
     def __init__(self, after_s: float, number: int) -> None:
         self._number = number
@@ -337,7 +338,7 @@ _said: set[str] = set()
 
 
 def _say_once(channel: str) -> None:
-    """Something came down that nothing here handles."""
+    """A message came down that nothing here handles: logged once for each kind."""
     kind = "cloud-to-device message" if "devicebound" in channel else channel.strip("$/")
     if kind not in _said:
         _said.add(kind)
@@ -371,10 +372,10 @@ def _build(credentials: HubCredentials, options: HubOptions) -> Any:
 
 
 def _build_with_sas(sas: str, common: dict[str, Any]) -> Any:
-    """A client for this SAS, whatever the local clock says: whether a SAS has expired is for the hub to say.
+    """A client for this SAS, whatever the local clock says: the hub decides if a SAS has expired.
 
-    The library compares the expiry with the wall clock and raises ValueError. So it gets to see a far
-    expiry first and the true SAS afterwards; where that place has moved, its own opinion stands.
+    The library compares the expiry with the wall clock and raises ValueError. So it is given a far expiry
+    first and the true SAS afterwards; where that attribute has moved, the library's own check stands.
     """
     client = IoTHubDeviceClient.create_from_sastoken(
         re.sub(r"\bse=\d+", f"se={_FAR_FUTURE_S}", sas), **common
@@ -389,7 +390,7 @@ def _build_with_sas(sas: str, common: dict[str, Any]) -> Any:
 
 
 def _why_not_connected(exc: Exception, where: str) -> tuple[Cause, str]:
-    """By what lies beneath: the library takes a proxy that refuses us for a hub that does."""
+    """Cause by the exception beneath: the library mistakes a proxy that refuses us for a hub that does."""
     if (beneath := trouble_beneath(exc)) is not None:
         return Cause.PROXY if isinstance(beneath, ProxyTrouble) else Cause.UNTRUSTED, in_words(beneath)
     if isinstance(exc, UnusableFile):

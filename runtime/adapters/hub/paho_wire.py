@@ -6,9 +6,9 @@ What the wire changes, and why:
    waiting, and ends a connection below TLS so that no thread of the library is left waiting for it.
 2. TCP is made by `dial`, by all addresses of the name and by way of the proxy, and given up with the client.
 3. It knows how far the bytes have come (`carried`). While a PUBLISH waits for its PUBACK, paho's keep-alive
-   does not end the connection: on a slow line a ping waits behind the messages, and the judge of those is
-   `delivery`. What the keep-alive does end says so (`silent`).
-4. What comes down (a cloud-to-device message, a method, a change of the twin) is not acknowledged, because
+   does not end the connection: on a slow line a ping waits behind the messages, and
+   `core/delivery/engine.py` judges those. A connection that the keep-alive does end is marked (`silent`).
+4. A message that comes down (cloud-to-device, a method, a change of the twin) is not acknowledged, because
    nothing here reads it: by itself paho acknowledges first, and the cloud is told of a success. Its channel
    is unsubscribed once, by the library's transport: `paho.unsubscribe` called directly leaves a packet id
    behind, by which 65,535 ids later a PUBLISH counts as acknowledged.
@@ -47,12 +47,12 @@ _CHANNELS = re.compile(
 
 @dataclass(frozen=True)
 class Reach:
-    """How TCP to the hub is made."""
+    """Options for the TCP connection to the hub."""
 
     timeout_s: float = 20.0
     proxy: Proxy | None = None
     segment_bytes: int | None = None
-    """Most bytes of a TCP segment; None: what the interface takes."""
+    """Most bytes of a TCP segment; None: as many as the interface takes."""
 
 
 class PahoWire:
@@ -65,7 +65,7 @@ class PahoWire:
         self._heard = heard
         self._over = False
         self.silent = False
-        """Whether our keep-alive ended the connection."""
+        """True if our keep-alive ended the connection."""
         self.socket: socket.socket | None = None
         """A descriptor of the connection beside the library's, which outlives it: TLS takes that one over."""
         self._sent, self._acked = 0, 0  # PUBLISHes; each is counted by one thread
@@ -108,7 +108,7 @@ class PahoWire:
     # -- the connection ------------------------------------------------------------------------------
 
     def _connect(self) -> socket.socket:
-        """What paho calls for a TCP connection, in the place of its own."""
+        """Called by paho for a TCP connection, in the place of its own method."""
         reach = self._reach
         sock = dial(
             self._paho._host,
@@ -126,13 +126,13 @@ class PahoWire:
         return sock
 
     def blame_address(self) -> None:
-        """TCP stood, and nothing came of it: the next connection begins with another address."""
+        """TCP was connected, and nothing came of it: the next connection begins with another address."""
         if self.socket is not None:
             with contextlib.suppress(OSError):
                 demote(self.socket.getpeername())
 
     def cut(self) -> None:
-        """End the connection below TLS, and see to it that paho notices, even if its thread has died."""
+        """End the connection below TLS, and make sure that paho notices, even if its thread has died."""
         self._over = True
         if self.socket is not None:
             with contextlib.suppress(OSError):
@@ -144,10 +144,10 @@ class PahoWire:
         thread = getattr(self._paho, "_thread", None)
         if thread is not None and not thread.is_alive():
             with contextlib.suppress(Exception):
-                self._paho.loop_read()  # reads the end, and lets go of everything as its thread would have
+                self._paho.loop_read()  # reads the end, and frees everything as its thread would have
 
     def close(self) -> None:
-        """Give back what would else wait for Python's collector: the library is full of circles."""
+        """Free the resources that would else wait for Python's collector: the library is full of cycles."""
         sock, self.socket = self.socket, None
         if sock is not None:
             sock.close()
@@ -171,7 +171,7 @@ class PahoWire:
         self._transport.publish(topic, payload, callback=answered)
 
     def carried(self, client: int) -> Carried | None:
-        """How far the bytes have come; None where that is not to be known."""
+        """How far the bytes have come; None where that cannot be determined."""
         sock = self.socket
         if sock is None or not self._counting:
             return None
@@ -209,7 +209,7 @@ class PahoWire:
     # -- down ----------------------------------------------------------------------------------------
 
     def _message(self, _paho: Any, _data: Any, message: Any) -> None:
-        """Called by paho's thread, which an exception would end."""
+        """Unsubscribe the message's channel, once. Called by paho's thread, which an exception would end."""
         with contextlib.suppress(Exception):
             channel = _CHANNELS.match(message.topic)
             if channel is None or channel[0] in self._left:

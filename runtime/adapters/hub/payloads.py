@@ -2,12 +2,12 @@
 
 Invariants:
 
-1. A block is full, or it is the last one. A read that ends early (a passing EIO) is gone on with; what then
-   still fails is `Unreadable`, and nothing of that block is sent. Else the file would arrive with a hole.
-2. Before the block list is sent, what was sent is proven to be the file: its length is that of the blocks,
+1. A block is full, or it is the last one. A read that ends early (a passing EIO) is continued; an error that
+   remains is `Unreadable`, and nothing of that block is sent. Else the file would arrive with a hole.
+2. Before the block list is sent, the sent blocks are proven to be the file: its length is that of the blocks,
    its time of change is that before the first one, and a small one is read again and its hash compared.
    A process that kept the file open can still write to it; a mixture is never called delivered.
-3. A file is what was acknowledged (`TakenFile`), or it is `Replaced`, and not sent.
+3. A file is the one that was acknowledged (`TakenFile`), or it is `Replaced`, and not sent.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Payload:
         self._name = name
         self._source = source
         self.mark = "" if state is None else f"{state.st_ino} {state.st_size} {state.st_mtime_ns}"
-        """Another one: the file was changed. Payloads in memory do not change."""
+        """A changed mark means that the file was changed. Payloads in memory do not change."""
         self.size_bytes = source.seek(0, io.SEEK_END)
 
     def blocks(self, step_bytes: int, number: int = 0) -> Iterator[bytes]:
@@ -70,7 +70,7 @@ class Payload:
 
 
 def digest_with(digest: str, block: bytes) -> str:
-    """A hash of all blocks so far, which can be kept and gone on with in another life."""
+    """Hash of all blocks so far, which can be stored and continued in another process."""
     found = hashlib.sha256(digest.encode())
     found.update(block)
     return found.hexdigest()
@@ -79,7 +79,7 @@ def digest_with(digest: str, block: bytes) -> str:
 def difference(
     parcel: FileParcel, spool: Path, mark: str, sent_bytes: int, step_bytes: int, digest: str
 ) -> str:
-    """In which way the payload, opened anew, is not what was sent; empty where it is."""
+    """How the payload, opened again, differs from the blocks that were sent; empty where it does not."""
     with opened(parcel, spool) as payload:
         if payload.mark != mark:
             return "the file was changed while it was uploaded"
@@ -95,7 +95,7 @@ def difference(
 
 @contextlib.contextmanager
 def opened(parcel: FileParcel, spool: Path) -> Iterator[Payload]:
-    """The payload. Raises Unreadable or Replaced."""
+    """The open payload. Raises Unreadable or Replaced."""
     if parcel.file is None:
         yield Payload(parcel.blob_name, io.BytesIO(parcel.payload), None)
         return
@@ -111,14 +111,14 @@ def opened(parcel: FileParcel, spool: Path) -> Iterator[Payload]:
 
 
 def _at(now: TakenFile, taken: TakenFile) -> TakenFile:
-    """`now`, as if nothing had cut its time off to whole seconds, as some archives do."""
+    """`now` with `taken`'s time, where only that was cut off to whole seconds, as some archives do."""
     cut_off = now.mtime_ns == taken.mtime_ns // SECOND_NS * SECOND_NS
     return now._replace(mtime_ns=taken.mtime_ns) if cut_off else now
 
 
 @contextlib.contextmanager
 def _reading(name: str) -> Iterator[None]:
-    """Tells errors of the spool from those of the network and of the journal."""
+    """Distinguishes errors of the spool from those of the network and of the journal."""
     try:
         yield
     except OSError as exc:

@@ -1,7 +1,7 @@
-"""How far upload is with what it sends in parts: a hint on disk, so that a crash repeats little.
+"""Resume journal: how far upload is with messages sent in parts; a hint, so that a crash repeats little.
 
-What `state/under-way` says can be old, never ahead of the hub; what is torn, or of another device, counts as
-nothing. Then a message in chunks begins with its first one, whose repeats are known by their ids.
+The state in `state/under-way` can be old, never ahead of the hub; a torn file, or another device's, is
+ignored. Then a message in chunks begins with its first one, whose repeats are known by their ids.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from runtime.core.delivery.packings import Packings
 from runtime.core.message import StreamName
 
 MOST_CHUNKED = 256
-"""Messages whose chunks are remembered: twice as many as are under way at a time (`hand.MOST_IN_PIECES`)."""
+"""Messages whose chunks are remembered: twice as many as are sent at a time (`send_queue.MOST_IN_PIECES`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chunked:
-    """A message that the hub has in part."""
+    """Progress of a message that the hub has in part."""
 
     chunk_bytes: int
-    """How its payload was cut: the rest is cut the same way, whatever is configured meanwhile."""
+    """Size to which its payload was cut: the rest is cut the same way, whatever is configured meanwhile."""
     reached: int
-    """The first piece that the hub does not have."""
+    """Number of the first piece that the hub does not have."""
 
 
 def same_destination(before: str, now: str) -> bool:
-    """Whether `before`, which an earlier version wrote without the hub, is what it is called now."""
+    """True if `before`, which an earlier version wrote without the hub, is the destination `now`."""
     return f"/{now}".endswith(f"/{before}")
 
 
 class ResumeJournal:
-    """The file, and what it says."""
+    """The journal file and its content."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -49,11 +49,11 @@ class ResumeJournal:
         self._changed = False
 
     def chunked(self, key: str) -> Chunked | None:
-        """What the hub has of the message with this key."""
+        """The part of the message with this key that the hub has; None for no part."""
         return self._chunked.get(key)
 
     def reached(self, key: str, chunked: Chunked) -> None:
-        """The hub has more of it."""
+        """Record that the hub has more of the message."""
         self._chunked.pop(key, None)
         self._chunked[key] = chunked
         while len(self._chunked) > MOST_CHUNKED:
@@ -61,16 +61,16 @@ class ResumeJournal:
         self._changed = True
 
     def whole(self, key: str) -> None:
-        """The hub has all of it: the first to be forgotten where there is no room."""
+        """The hub has all of the message: it is the first to be forgotten where there is no room."""
         if key in self._chunked:
             self._chunked.move_to_end(key, last=False)
 
     def left(self, key: str) -> None:
-        """It is settled."""
+        """The message is settled: forget it."""
         self._changed |= self._chunked.pop(key, None) is not None
 
     def goes_to(self, destination: str) -> bool:
-        """Where the chunks go from now on. Whether that was another hub or device before: it has nothing."""
+        """Set the chunks' destination. True if it was another hub or device before: the new one has none."""
         before, self.destination = self.destination, destination
         another = before is not None and not same_destination(before, destination)
         if another:
@@ -79,7 +79,7 @@ class ResumeJournal:
         return another
 
     def save(self, batches: dict[StreamName, str]) -> None:
-        """Keep it, where it has changed."""
+        """Write the file if its content has changed."""
         if not (self._changed or self.packings.changed) and batches == self.batches:
             return
         self.batches = dict(batches)

@@ -1,4 +1,4 @@
-"""The HTTPS calls of one file upload: an address from the hub, blocks to the storage, the end to the hub."""
+"""HTTPS calls of one file upload: a SAS URI from the hub, blocks to the storage, the result to the hub."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from runtime.adapters.hub.upload_journal import Journal
 from runtime.core.identity.credentials import HubCredentials
 
 CONTROL_NAME = "control"
-"""Asked for where another file was refused: no blob ever comes to be under it."""
+"""Name of the control upload where another file was refused: no blob is ever created under it."""
 
 
 class NameRefused(HubRefusedCall):
-    """The hub gives addresses, and none for this file."""
+    """The hub gives SAS URIs, and none for this file."""
 
 
 class UploadCalls:
-    """The calls that one upload takes."""
+    """The calls of one upload."""
 
     def __init__(self, way: HttpsRoute, credentials: HubCredentials) -> None:
         self._hub = HubHttps(way, credentials)
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self._hub.close()
 
     def stop(self) -> None:
@@ -35,7 +35,7 @@ class UploadCalls:
         self._hub.stop()
 
     def address(self, blob_name: str, block_bytes: int) -> Journal:
-        """Ask for an address to write to. Raises NameRefused where the hub gives one for another name."""
+        """Ask for a SAS URI to write to. Raises NameRefused where the hub gives one for another name only."""
         try:
             return self._ask(blob_name, block_bytes)
         except HubRefusedCall as exc:
@@ -55,9 +55,10 @@ class UploadCalls:
         return Journal(correlation_id, address, body["blobName"], block_bytes, began_wall_s=time.time())
 
     def takes_another(self, block: bytes = b"") -> bool:
-        """The control to a refusal: a hub without a storage, or a storage that is away, refuses everybody.
+        """Control of a refusal: a hub without a storage, or a storage that is away, refuses every upload.
 
-        With `block` the storage has to take it, too: it keeps none for long that no list makes a blob of.
+        With `block` the storage has to accept it, too: it keeps no block for long that no list makes a blob
+        of.
         """
         with contextlib.suppress(OSError, HubRefusedCall):
             other = self._ask(CONTROL_NAME, 0)
@@ -88,7 +89,7 @@ class UploadCalls:
         self._notify(journal, True, 200, "uploaded")
 
     def tell_failure(self, journal: Journal, reason: str) -> None:
-        """As far as the hub can be reached; an address that nobody hears of expires by itself."""
+        """Report a failure if the hub can be reached; a SAS URI without a notification expires by itself."""
         with contextlib.suppress(HubUnreachable, HubRefusedCall):
             self._notify(journal, False, 500, reason[:200])
 

@@ -1,4 +1,4 @@
-"""What was sent over the link today and this month, kept over restarts; and the kill switch, a file."""
+"""Bytes sent over the link today and this month, kept over restarts; and the kill switch, a file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runtime.layout import Layout
 
 
 class UsageFile:
-    """`state/link.json`, written by upload every few seconds: a crash forgets the last of them.
+    """`state/link.json`, written by upload every few seconds: a crash loses the last ones.
 
     The kill switch is the file `state/link.off`: it works whether upload runs or not, and survives a reboot.
     """
@@ -23,7 +23,7 @@ class UsageFile:
         self._saved: LinkUsage | None = None
 
     def load(self) -> LinkUsage:
-        """What was saved; nothing where that cannot be read."""
+        """The saved usage; nothing where that cannot be read."""
         try:
             found = json.loads(self._path.read_text())
         except (OSError, ValueError):
@@ -31,7 +31,7 @@ class UsageFile:
         return LinkUsage.of(found if isinstance(found, dict) else {})
 
     def save(self, usage: LinkUsage) -> None:
-        """Keep it, where it has changed."""
+        """Write the file if the usage has changed."""
         if usage == self._saved:
             return
         fresh = self._path.with_suffix(".new")
@@ -39,7 +39,7 @@ class UsageFile:
             with fresh.open("w") as file:
                 file.write(json.dumps(asdict(usage)))
                 file.flush()
-                os.fsync(file.fileno())  # else a power cut leaves it empty, and the budgets begin anew
+                os.fsync(file.fileno())  # else a power cut leaves it empty, and the budgets begin at zero
             fresh.replace(self._path)
             self._saved = LinkUsage(**asdict(usage))
 
@@ -47,7 +47,7 @@ class UsageFile:
         return self._switch.exists()
 
     def switch(self, *, on: bool) -> None:
-        """Let the link be used, or not."""
+        """Permit the use of the link, or forbid it."""
         if on:
             self._switch.unlink(missing_ok=True)
         else:
