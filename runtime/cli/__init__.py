@@ -34,7 +34,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _describe(found: argparse.ArgumentParser) -> None:
-    """Have every command explain itself in a sentence; without one of its own in that of the list."""
+    """Have every command explain itself in a sentence; without one of its own in the one that the list of
+    commands shows.
+    """
     for action in found._actions:
         if isinstance(action, argparse._SubParsersAction):
             for choice in action._choices_actions:
@@ -45,7 +47,9 @@ def _describe(found: argparse.ArgumentParser) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence, as every other mistake is told. Subcommands get the same."""
+    """Argument parser that reports a mistake in one sentence, like every other error. Subcommands get the
+    same.
+    """
 
     def error(self, message: str) -> NoReturn:
         from runtime.core.printable import printable
@@ -54,7 +58,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def seconds(text: str) -> float:
-    """A duration on the command line, in seconds; argparse says it in a sentence where it is none."""
+    """A duration on the command line, in seconds; argparse reports anything else in a sentence."""
     value = float(text)
     if not 0 <= value < math.inf:  # nan as a deadline never comes
         raise ValueError(text)
@@ -62,7 +66,9 @@ def seconds(text: str) -> float:
 
 
 def load_config(arguments: argparse.Namespace, *, warn: bool = True) -> Config:
-    """The configuration that the command line asks for. Raises ConfigError; `warn`: says doubts on stderr."""
+    """The configuration that the command line asks for. Raises ConfigError; `warn`: prints warnings on
+    stderr.
+    """
     from runtime.cli.terminal import complain
     from runtime.config import load
 
@@ -86,7 +92,7 @@ def enter_home(arguments: argparse.Namespace) -> None:
         return
     try:
         home = find_home(os.environ, arguments.home)
-    except ConfigError:  # a command that needs one says so itself
+    except ConfigError:  # a command that needs a configuration reports this itself
         return
     enter(home, sends_only=getattr(arguments, "sends_only", False))
 
@@ -118,7 +124,7 @@ GROUPS = (
 
 
 class Group:
-    """What a module of this package looks like (for the type checker)."""
+    """The interface of this package's modules (for the type checker)."""
 
     @staticmethod
     def register(commands: Commands) -> None:

@@ -1,7 +1,7 @@
-"""What a person at a terminal hears after `edgectl up`: the verification code, "registered", "hub up".
+"""Announcements to a person at a terminal after `edgectl up`: the verification code, "registered", "hub up".
 
-A process of its own, for `edgectl up` itself has become supervisord by then. It ends with supervisord, or
-once the hub is up: from then on `edgectl status` tells.
+They come from a process of its own, for `edgectl up` itself has become supervisord by then. It ends with
+supervisord, or once the hub is up: from then on `edgectl status` shows the state.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ LOOK_EVERY_S = 0.5
 
 
 def begin(layout: Layout) -> None:
-    """Start to announce, where stderr is a terminal."""
+    """Start announcing, where stderr is a terminal."""
     if sys.stderr is not None and sys.stderr.isatty():
         command = [sys.executable, "-P", "-m", "runtime.cli.announce", str(layout.home), str(os.getpid())]
-        with contextlib.suppress(OSError):  # no process to be had now: the runtime starts all the same
+        with contextlib.suppress(OSError):  # no process is available now: the runtime starts all the same
             subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 
 def announce(layout: Layout, supervisord: int) -> None:
-    """Say each fact once, as it comes true; return when the hub is up, or supervisord is gone."""
+    """Print each fact once, as it comes true; return when the hub is up, or supervisord is gone."""
     said: set[str] = set()
     hub_state = ""
     while os.getppid() == supervisord and hub_state != "up":
@@ -44,7 +44,7 @@ def announce(layout: Layout, supervisord: int) -> None:
 
 
 def facts(code: str | None, device_id: str | None, hub_state: str) -> list[str]:
-    """What is true now, in the order in which a person waits for it."""
+    """The facts that are true now, in the order in which a person waits for them."""
     true = []
     if code:
         true.append(f"verification code {code}: an operator approves the device by it")
@@ -58,7 +58,7 @@ def facts(code: str | None, device_id: str | None, hub_state: str) -> list[str]:
 
 
 def _hub_state(layout: Layout) -> str:
-    """What `upload` says, if it lives: the file of an earlier life says nothing."""
+    """The state in `upload`'s record, if `upload` runs: the file of an earlier process counts for nothing."""
     from runtime.adapters.process.process import lock_holder
     from runtime.adapters.process.status_file import read_status
 
@@ -73,7 +73,7 @@ def _identity(layout: Layout) -> tuple[str | None, str | None]:
 
     try:
         identity = IdentityReader(layout).read()
-    except EdgeError:  # `edgectl status` has the word for it
+    except EdgeError:  # `edgectl status` reports it
         return None, None
     return identity.enrolment.verification_code, identity.hub.device_id if identity.hub else None
 

@@ -1,4 +1,4 @@
-"""`edgectl devcloud`: the stand-in cloud in the foreground, and what a script asks of a running one."""
+"""`edgectl devcloud`: the stand-in cloud in the foreground, and a script's calls to a running one."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def register(commands: Commands) -> None:
 
 
 def port(text: str) -> int:
-    """A port on the command line; argparse says it in a sentence where it is none."""
+    """A port on the command line; argparse reports anything else in a sentence."""
     value = int(text)
     if not 0 <= value <= 65_535:
         raise ValueError(text)
@@ -121,7 +121,7 @@ def _add(
 
 
 def require_extra() -> None:
-    """Raises UsageError where the extra is not installed."""
+    """Raise UsageError where the extra is not installed."""
     missing = [name for name in NEEDS if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""What a script asks of a running devcloud: the subcommands of `edgectl devcloud`, each one call or two."""
+"""A script's calls to a running devcloud: the subcommands of `edgectl devcloud`, each one call or two."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`edgectl devcloud dps`: who may have the stand-in's DPS assign it to the hub."""
+"""`edgectl devcloud dps`: the devices that the stand-in's DPS may assign to the hub."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Add = Callable[[Commands, str, Callable[[argparse.Namespace], int], str], argpar
 
 
 def register(subcommands: Commands, add: Add) -> None:
-    """Declare it; `add` makes a subcommand that knows --dir."""
+    """Declare the command; `add` makes a subcommand that knows --dir."""
     dps = add(subcommands, "dps", ls, "list enrolments of its Azure DPS, and who was assigned")
     dps.add_argument("--json", action="store_true", help="for a program")
     verbs = dps.add_subparsers(metavar="VERB")

@@ -1,4 +1,4 @@
-"""`edgectl doctor`: checks from outside whether this device can do its work, and says what helps."""
+"""`edgectl doctor`: checks from outside if this device can do its work, and names the remedy."""
 
 from __future__ import annotations
 

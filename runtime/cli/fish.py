@@ -1,4 +1,4 @@
-"""Completion for fish, made from the command line itself: shtab knows bash, zsh and tcsh."""
+"""Completion for fish, made from the command line itself: shtab supports bash, zsh and tcsh."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ complete -c edgectl -f
 
 
 def script(root: argparse.ArgumentParser) -> str:
-    """What `edgectl completion fish` prints."""
+    """The output of `edgectl completion fish`."""
     parsers = dict(_parsers(root, ()))
     valued = {flag for found in parsers.values() for action in found._actions for flag in _valued(action)}
     lines = [line for path, found in parsers.items() for line in _lines(path, found)]
@@ -86,7 +86,7 @@ def _complete(function: str, here: str, flag: str, word: str, meaning: str | Non
 
 
 def _valued(action: argparse.Action) -> list[str]:
-    """The flags after which a value follows."""
+    """The flags that take a value."""
     return list(action.option_strings) if action.nargs != 0 else []
 
 
@@ -101,5 +101,5 @@ def _joined(*words: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """For fish: within single quotes only these two have a meaning."""
+    """Quoted for fish: within single quotes only these two characters have a meaning."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -36,7 +36,7 @@ def _identity(arguments: argparse.Namespace) -> int:
     if arguments.accept:
         from runtime.adapters.identity.database import IdentityStore
 
-        IdentityStore(config.layout).accept()  # upload looks every few seconds
+        IdentityStore(config.layout).accept()  # upload reads it every few seconds
     facts = describe(config)
     if arguments.json:
         tell_json(facts)
@@ -46,7 +46,7 @@ def _identity(arguments: argparse.Namespace) -> int:
 
 
 def describe(config: Config) -> dict[str, Any]:
-    """Everything that may be told about the identity: never a token's text."""
+    """The identity as far as it may be shown: never a token's text."""
     from runtime.adapters.identity.database import IdentityReader
     from runtime.adapters.identity.registrars import certificate_left_s, registrar
     from runtime.adapters.identity.vault import Vault
@@ -58,7 +58,7 @@ def describe(config: Config) -> dict[str, Any]:
     identity = IdentityReader(config.layout, vault).read()
     settings = config.settings.refresh
     policy = renewal.RenewalPolicy(settings.fraction, settings.jitter, settings.retry_max_s)
-    # a key that is a systemd credential is not to be seen from here
+    # a key that is a systemd credential cannot be read from here
     held = replace(identity.held(now), locked=identity.locked if vault.key_file else "")
     kinds = {
         "registration token": identity.registration,
@@ -70,7 +70,7 @@ def describe(config: Config) -> dict[str, Any]:
     said = workers["refresh"] or {}
     tokens = {kind: _life(token, policy, now) for kind, token in kinds.items() if token}
     if "former token" in tokens:
-        tokens["former token"]["renewal_in_s"] = None  # it rests
+        tokens["former token"]["renewal_in_s"] = None  # a token at rest is not renewed
     if held.fixed_left_s is not None:
         tokens["sas"]["remaining_s"] = round(held.fixed_left_s, 1)
     if held.by_certificate and "sas" in tokens:
@@ -93,7 +93,7 @@ def describe(config: Config) -> dict[str, Any]:
 
 
 def _living(layout: Layout, worker: str) -> dict[str, Any] | None:
-    """What a worker says, if it lives."""
+    """The status record of a worker, if it runs."""
     from runtime.adapters.process.process import lock_holder
     from runtime.adapters.process.status_file import read_status
 
@@ -137,7 +137,7 @@ def _errors(identity: IdentityRecord, now: Moment) -> list[dict[str, Any]]:
 
 
 def _next(told: dict[str, Any] | None) -> dict[str, Any]:
-    """What a worker says it will do next."""
+    """The next step that a worker announces."""
     said = {"state": "not running"} if told is None else told
     return {name: said.get(name) for name in ("state", "trouble", "reason", "next", "next_in_s")}
 

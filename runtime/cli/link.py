@@ -1,4 +1,4 @@
-"""`edgectl link`: what was sent over the link, and its kill switch."""
+"""`edgectl link`: the bytes sent over the link, and its kill switch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from runtime.config import Config
 
 STOPPED_WITHIN_S = 8.0
-"""After that upload has ended its connection: it may wait for acknowledgements of what is in flight."""
+"""After this time upload has ended its connection: it may wait for acknowledgements of messages in flight."""
 
 
 def register(commands: Commands) -> None:
@@ -50,7 +50,7 @@ def _link(arguments: argparse.Namespace) -> int:
 
 
 def _stopped(config: Config) -> bool:
-    """Wait until upload says that nothing is on its way any more; whether it did, or does not run."""
+    """Wait until upload reports that no transfer is under way; true if it does, or if upload does not run."""
     from runtime.adapters.process.clock import SystemClock
     from runtime.adapters.process.status_file import last_words
     from runtime.core.delivery.link_budget import SWITCHED_OFF

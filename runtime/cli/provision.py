@@ -1,4 +1,4 @@
-"""`edgectl provision`: watch this device become registered, or forget who it is."""
+"""`edgectl provision`: watch this device become registered, or forget its identity."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 POLL_S = 0.5
 MOST_IN_A_PICTURE = 64
-"""Characters of a verification code that are drawn as a QR code: it has to fit a terminal."""
+"""Longest verification code, in characters, that is drawn as a QR code: it has to fit a terminal."""
 
 
 def register(commands: Commands) -> None:
@@ -89,7 +89,7 @@ def _follow(config: Config, arguments: argparse.Namespace) -> int:
 
 
 class Teller:
-    """Says each thing once, to a person."""
+    """Reports each fact once, to a person."""
 
     def __init__(self) -> None:
         self._code: str | None = None
@@ -100,23 +100,23 @@ class Teller:
         tell(f"Registered as {identity.hub.device_id}.")
 
     def waits(self, identity: IdentityRecord) -> None:
-        """The verification code, and why it goes no further."""
+        """The verification code, and the reason why provisioning does not go on."""
         record = identity.enrolment
         if record.verification_code and record.verification_code != self._code:
             self._code = record.verification_code
             _invite(self._code)
-        if record.reason and record.reason != self._reason:  # else a person waits for nothing
+        if record.reason and record.reason != self._reason:  # else a person would wait in vain
             self._reason = record.reason
             tell(f"{record.phase.value}: {record.reason}")
 
     def leaves(self, identity: IdentityRecord) -> None:
-        """Before there was a code."""
+        """Report the state where there is no code yet, before the command returns."""
         if self._code is None:
             tell(f"No verification code yet: {identity.enrolment.phase.value}.")
 
 
 class JsonTeller(Teller):
-    """To a program: an object when something changed."""
+    """Reports to a program: an object when something changed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class JsonTeller(Teller):
         self._tell(identity, registered=False)
 
     def leaves(self, identity: IdentityRecord) -> None:
-        """All is said."""
+        """Do nothing: all is reported."""
 
     def _tell(self, identity: IdentityRecord, *, registered: bool) -> None:
         record = identity.enrolment
@@ -146,7 +146,8 @@ class JsonTeller(Teller):
 
 
 def _is_done(identity: IdentityRecord, *, thoroughly: bool) -> bool:
-    """Nothing is to be approved: also not under another wish than the one that the device is registered by.
+    """True if nothing is left to approve: also not for another wish than the one the device was registered
+    by.
 
     `thoroughly`: and it is registered with its newest token.
     """
@@ -159,7 +160,7 @@ def _is_done(identity: IdentityRecord, *, thoroughly: bool) -> bool:
 
 
 def _invite(code: str) -> None:
-    """The code for an operator: as text, and in a terminal as a QR code for a telephone's camera."""
+    """Show the code to an operator: as text, and in a terminal as a QR code for a telephone's camera."""
     if sys.stdout.isatty() and len(code) <= MOST_IN_A_PICTURE:
         draw(_qr(code))
     tell(f"Verification code: {code}", "An operator approves the device by it.")

@@ -1,4 +1,4 @@
-"""`edgectl quarantine`: look at what could not be delivered, give it another chance, or give it up."""
+"""`edgectl quarantine`: look at messages that could not be delivered, retry them, or drop them."""
 
 from __future__ import annotations
 
@@ -90,7 +90,9 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _write_payload(config: Config, message: StoredMessage | CorruptRow) -> None:
-    """As it is. Nothing must pass for an empty one: who looks may drop the message next."""
+    """Write the payload as it is. A missing one must not pass for an empty one: the reader
+    may drop the message next.
+    """
     from runtime.core.message import CorruptRow
     from runtime.errors import Rejected
 
@@ -119,7 +121,7 @@ def _drop(arguments: argparse.Namespace) -> int:
 
 
 def _carry_out(arguments: argparse.Namespace, order: Any, word: str) -> int:
-    """Ask ingest, which alone writes the store, and wait until it is on disk."""
+    """Send the request to ingest, which alone writes the store, and wait until it is on disk."""
     from runtime.errors import Retryable, UsageError
 
     config = load_config(arguments)

@@ -98,13 +98,13 @@ def _send(arguments: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _patience_named(endpoint: str, arguments: argparse.Namespace) -> Iterator[None]:
-    """Say on a terminal what a command waits for that takes longer than a moment."""
+    """Report on a terminal what a command waits for, if it takes longer than a moment."""
     from threading import Timer
 
     waits = f"edgectl send: waiting for ingest at {endpoint}, {arguments.retry_for:g} s at most\n"
     timer = Timer(PATIENCE_S, sys.stderr.write, [waits])
     timer.daemon = True
-    if sys.stderr.isatty() and not arguments.lines:  # lines come when they come
+    if sys.stderr.isatty() and not arguments.lines:  # input that is read as lines comes at its own pace
         timer.start()
     try:
         yield
@@ -113,7 +113,7 @@ def _patience_named(endpoint: str, arguments: argparse.Namespace) -> Iterator[No
 
 
 def _why_silent(endpoint: str) -> str:
-    """What may be the reason that nobody answers there."""
+    """The likely reason that no process answers there."""
     path = endpoint.removeprefix("ipc://")
     if endpoint.startswith("ipc://") and os.access(path, os.F_OK) and not os.access(path, os.W_OK):
         return "this user may not connect to it: its group may (ingest.group)"
@@ -127,14 +127,14 @@ def _stdin() -> BinaryIO:
 
 
 def _bounded(payload: bytes, most_bytes: int) -> bytes:
-    """Whatever stdin brings, no more of it is held in memory than can be stored."""
+    """Bounded reading: of stdin's input no more is held in memory than can be stored."""
     if len(payload) > most_bytes:
         raise UsageError(f"a message has at most {most_bytes} bytes (ingest.max_message_bytes)")
     return payload
 
 
 def _as_they_come(stdin: BinaryIO, most_bytes: int) -> Iterator[list[bytes]]:
-    """Lines without their ends: at once what waits, never waiting for more when there is something."""
+    """Lines without their ends: those that are there at once, never waiting for more when there is one."""
     rest = b""
     while True:
         chunk = stdin.read1(65_536)  # type: ignore[attr-defined]  # a BufferedReader, whatever its declared type

@@ -1,4 +1,4 @@
-"""`edgectl config`: what is in force, and where each value came from."""
+"""`edgectl config`: the settings in force, and the source of each value."""
 
 from __future__ import annotations
 

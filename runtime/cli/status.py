@@ -1,4 +1,4 @@
-"""`edgectl status`: what is known about a runtime, also when all of it is down."""
+"""`edgectl status`: the state of a runtime, also when all of it is down."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 WATCH_EVERY_S = 2.0
 _CLEAR = "\x1b[H\x1b[J"
 _VERDICTS = {"healthy": "green", "parked": "green", "degraded": "yellow", "down": "red", "unknown": "yellow"}
-"""The colour of each."""
+"""The colour of each verdict."""
 
 
 def register(commands: Commands) -> None:
@@ -51,9 +51,9 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _layout(arguments: argparse.Namespace) -> tuple[Layout, StoreSettings | None, str]:
-    """Which runtime, the limits of its store, and what is wrong with its configuration.
+    """The layout of the runtime, the limits of its store, and what is wrong with its configuration.
 
-    With a wrong one it may well run on, as it was last in order.
+    With an invalid configuration it may well run on, with the last valid one.
     """
     import os
 
@@ -69,7 +69,7 @@ def _layout(arguments: argparse.Namespace) -> tuple[Layout, StoreSettings | None
 
 
 def render(found: dict[str, Any]) -> list[TextRow]:
-    """The overview as a person reads it."""
+    """The overview as text for a person."""
     why = f"  ({found['hub']['barred']})" if found["verdict"] == "parked" else ""
     verdict = found["verdict"].upper()
     rows = [TextRow(f"{verdict}  {found['home']}{why}", verdict, _VERDICTS[found["verdict"]], 4), TextRow("")]
@@ -129,7 +129,7 @@ def _waiting(messages: int) -> str:
 
 
 def _room(facts: dict[str, Any]) -> str:
-    """By the nearest of the limits."""
+    """The space left, by the nearest of the limits."""
     if facts["room_limit"] == "messages":
         return f"room for {facts['room_messages']} messages"
     return _said("room for {}", facts["room_bytes"], size)
@@ -173,7 +173,7 @@ def _disk(facts: dict[str, Any]) -> list[str]:
 
 
 def _said(words: str, value: Any, spoken: Any = None) -> str:
-    """The words with the value in them; nothing where it is unknown."""
+    """The text with the value in it; empty where the value is unknown."""
     return "" if value is None else words.format(spoken(value) if spoken else value)
 
 
@@ -183,7 +183,7 @@ def _counted(what: str, counts: dict[str, int]) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as a person says them: 4s, 3m05s, 2h10m, 5d03h."""
+    """Seconds in a form for people: 4s, 3m05s, 2h10m, 5d03h."""
     if seconds is None:
         return "-"
     whole = int(seconds)
@@ -197,7 +197,7 @@ def duration(seconds: float | None) -> str:
 
 
 def size(count_bytes: float | None) -> str:
-    """Bytes as a person says them."""
+    """Bytes in a form for people."""
     if count_bytes is None:
         return "-"
     for unit in ("B", "KiB", "MiB", "GiB"):

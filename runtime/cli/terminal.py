@@ -1,6 +1,6 @@
-"""The edge to a person's terminal: all that a command says passes here.
+"""Output to a person's terminal: every command prints through this module.
 
-A row is one row, whatever words of others are in it (see `printable`). In a terminal it is folded to the
+A row is one row, also with text of another process in it (see `printable`). In a terminal it is folded to the
 width and may have a colour; in a pipe it is one line without colour, for `grep`.
 """
 
@@ -19,45 +19,45 @@ from runtime.core.printable import printable
 
 COLOURS = {"green": 32, "yellow": 33, "red": 31, "bold": 1}
 LEAST_WIDTH = 40
-"""No narrower: a folded row of three words a line is hard to read."""
+"""The least width to fold to: a folded row of three words a line is hard to read."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextRow:
-    """What is said in one row, and how it looks in a terminal."""
+    """The text of one row, and its form in a terminal."""
 
     text: str
     accent: str = ""
-    """What the row begins with, to be coloured."""
+    """The beginning of the row, which is coloured."""
     colour: str = ""
     indent: int = 0
-    """Where the lines begin in which a folded row goes on."""
+    """The column where the further lines of a folded row begin."""
 
 
 def tell(*rows: TextRow | str) -> None:
-    """Say something on standard output, now."""
+    """Print on standard output, now."""
     for row in rows:
         _write(sys.stdout, row)
 
 
 def complain(sentence: str) -> None:
-    """One sentence on standard error."""
+    """Print one sentence on standard error."""
     _write(sys.stderr, f"edgectl: {sentence}")
 
 
 def tell_json(value: Any, *, indent: int | None = 2) -> None:
-    """For a program: JSON escapes by itself what is not printable."""
+    """Print for a program: JSON itself escapes what is not printable."""
     print(json.dumps(value, indent=indent, default=str), flush=True)
 
 
 def draw(picture: str) -> None:
-    """A picture of our own making, of several rows."""
+    """Print a picture of our own, of several rows."""
     sys.stdout.write(picture)
     sys.stdout.flush()
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str] = ()) -> list[str]:
-    """Rows with aligned columns. Where they do not fit, those of `spare` are left out, one by one."""
+    """Rows with aligned columns. Where they do not fit, the columns of `spare` are left out, one by one."""
     left_out: list[str] = []
     for name in ("", *spare):
         left_out.append(name)
@@ -69,17 +69,17 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[st
 
 
 def width(stream: TextIO) -> float:
-    """Columns of the terminal; without end in a pipe."""
+    """Columns of the terminal; unlimited in a pipe."""
     return max(LEAST_WIDTH, shutil.get_terminal_size().columns) if _is_terminal(stream) else float("inf")
 
 
 def wants_colour(terminal: bool, environ: Mapping[str, str]) -> bool:
-    """Whether colour was not refused: no-color.org, and a terminal that knows none."""
+    """True if colour was not refused: by no-color.org's variable, or by a terminal that knows none."""
     return terminal and not environ.get("NO_COLOR") and environ.get("TERM", "dumb") != "dumb"
 
 
 def _write(stream: TextIO | None, row: TextRow | str) -> None:
-    if stream is None:  # closed by who started us
+    if stream is None:  # closed by the parent
         return
     row = TextRow(row) if isinstance(row, str) else row
     text = _folded(printable(row.text), width(stream), row.indent)

@@ -40,7 +40,7 @@ def register(commands: Commands) -> None:
 
 
 def _up(arguments: argparse.Namespace) -> int:
-    """Become supervisord: nothing stays between the service manager and it."""
+    """Become supervisord: no process stays between the service manager and it."""
     from runtime.adapters.process.home_mount import check_mounts
     from runtime.adapters.process.process import allow_files, leave_no_core, open_standard_streams
     from runtime.config import find_home
@@ -56,12 +56,12 @@ def _up(arguments: argparse.Namespace) -> int:
     link_configuration(layout.supervisord_conf)
     os.environ.update(_environment(config))
     _refuse_own_configuration(layout.supervisord_conf)
-    # Nothing here is anybody else's; ingest opens its own socket to producers. supervisord's own setting of
+    # Nothing here is for other users; ingest opens its own socket to producers. supervisord's own setting of
     # this name counts only for one that becomes a daemon.
     os.umask(0o077)
     leave_no_core()  # supervisord's environment may hold tokens
     allow_files()  # each worker inherits it
-    # -P: what lies in the current folder must not be imported instead of what is installed
+    # -P: modules in the current folder must not be imported instead of the installed ones
     command = [
         sys.executable,
         "-P",
@@ -73,12 +73,14 @@ def _up(arguments: argparse.Namespace) -> int:
     if sys.stdout is not None:
         sys.stdout.flush()
     announce.begin(layout)
-    os.chdir(layout.home)  # the folder in which we were called is nothing to hold on to
+    os.chdir(layout.home)  # the folder in which we were called must not stay busy
     os.execv(sys.executable, command)  # noqa: S606 an argument list of our own
 
 
 def _environment(config: Config) -> dict[str, str]:
-    """What supervisord and the workers inherit: this interpreter's `edgectl` first, and the same file."""
+    """The environment of supervisord and the workers: this interpreter's `edgectl` first, and the same
+    file.
+    """
     from runtime.adapters.process.last_good_config import accepted_file
     from runtime.config import keys
 
@@ -88,7 +90,7 @@ def _environment(config: Config) -> dict[str, str]:
     environment["EDGE_HOME"] = str(config.layout.home)
     if config.file not in (None, accepted_file(config.layout)):
         environment["EDGE_CONFIG"] = str(config.file)
-    for key in keys():  # relative ones hang on the folder in which we were called, wherever a worker starts
+    for key in keys():  # relative paths depend on our current folder, wherever a worker starts
         value = getattr(getattr(config.settings, key.table), key.name)
         if isinstance(value, Path) and config.origins[key.dotted].source == key.variable:
             environment[key.variable] = str(value)
@@ -113,7 +115,9 @@ def _hold_lock(layout: Layout) -> None:
 
 
 def _refuse_odd_home(home: Path) -> None:
-    """supervisord expands `%`, and splits at quotes, in the paths it derives from its folder."""
+    """Refuse a home with odd characters: supervisord expands `%`, and splits at quotes,
+    in paths below its folder.
+    """
     from runtime.errors import UsageError
 
     if str(home) != str(home).encode(errors="replace").decode():
@@ -127,7 +131,9 @@ def _refuse_odd_home(home: Path) -> None:
 
 
 def _refuse_read_only(layout: Layout) -> None:
-    """supervisord itself cannot start without its log and its socket. The state may be read-only."""
+    """Refuse a read-only home: supervisord cannot start without its log and its socket.
+    The state may be read-only.
+    """
     from runtime.errors import UsageError
 
     if layout.supervisor_socket.is_dir():
@@ -143,7 +149,7 @@ def _refuse_read_only(layout: Layout) -> None:
 
 
 def link_configuration(target: Path) -> None:
-    """Have the shipped supervisord.conf stand in the home. A file of the operator's own stays as it is."""
+    """Link the shipped supervisord.conf into the home. A file of the operator's own stays as it is."""
     shipped = shipped_configuration()
     if target.is_symlink() and target.readlink() == shipped:  # nothing to write, perhaps on a full disk
         return
@@ -158,7 +164,9 @@ def link_configuration(target: Path) -> None:
 
 
 def _refuse_own_configuration(file: Path) -> None:
-    """In one sentence, where supervisord would not start with it, or not for long."""
+    """Refuse, in one sentence, an operator's file with which supervisord would not
+    start, or not run for long.
+    """
     from runtime.adapters.supervisor.loop_patches import wrong_configuration
     from runtime.adapters.supervisor.main import needs_no_temporary_folder
     from runtime.errors import UsageError
@@ -195,7 +203,7 @@ def _down(arguments: argparse.Namespace) -> int:
     try:
         Supervisor(layout.supervisor_socket).shutdown()
     except Rejected:
-        pass  # it is shutting down already
+        pass  # supervisord is shutting down already
     except Retryable as exc:
         complain(f"{exc}; sending it SIGTERM")
         _signal(lock, "SIGTERM")
@@ -208,7 +216,7 @@ def _down(arguments: argparse.Namespace) -> int:
 
 
 def _reload(arguments: argparse.Namespace) -> int:
-    """Check first; then one worker after the other starts afresh."""
+    """Check the configuration first; then restart one worker after the other."""
     from runtime.adapters.bus.preflight import check_doors
     from runtime.adapters.process.status_file import note_asked_to_end
     from runtime.adapters.supervisor.rpc import Supervisor
@@ -218,7 +226,7 @@ def _reload(arguments: argparse.Namespace) -> int:
     supervisor = Supervisor(config.layout.supervisor_socket)
     told: dict[str, list[str]] = {"reloaded": [], "stopped": []}
     for name, program in supervisor.programs().items():
-        if program.state == "STOPPED":  # by a person; reading settings is no reason to start it
+        if program.state == "STOPPED":  # a person stopped it; reading settings is no reason to start it
             told["stopped"].append(name)
             words = f"{name} stays stopped; supervisorctl -c supervisord.conf start {name}"
         else:
@@ -234,13 +242,13 @@ def _reload(arguments: argparse.Namespace) -> int:
 
 
 def _start_afresh(supervisor: Supervisor, name: str) -> None:
-    """End it, and supervisord starts it again: whoever takes us away in between leaves nobody stopped."""
+    """End it, so that supervisord starts it again: if we are killed in between, no worker stays stopped."""
     import contextlib
 
     from runtime.errors import Rejected
 
     before = supervisor.programs()[name].pid
-    with contextlib.suppress(Rejected):  # it just died, or is being started already
+    with contextlib.suppress(Rejected):  # it just died, or is being started
         if not before:
             supervisor.start(name)
             return
@@ -250,7 +258,7 @@ def _start_afresh(supervisor: Supervisor, name: str) -> None:
 
 
 def _signal(lock: Path, name: str) -> None:
-    """Signal whoever holds the lock, and nobody else: a container's process numbers are not ours."""
+    """Signal the process that holds the lock, and no other: a container's process numbers are not ours."""
     import contextlib
     import signal
 
@@ -263,14 +271,14 @@ def _signal(lock: Path, name: str) -> None:
 
 
 def _gone(lock: Path, timeout_s: float) -> bool:
-    """Wait until nobody holds the lock."""
+    """Wait until no process holds the lock."""
     from runtime.adapters.process.process import lock_holder
 
     return _eventually(lambda: lock_holder(lock) is None, timeout_s)
 
 
 def _eventually(fact: Callable[[], bool], timeout_s: float) -> bool:
-    """Wait for a fact; whether it came."""
+    """Wait for a fact; true if it came true."""
     import time
 
     deadline_s = time.monotonic() + timeout_s

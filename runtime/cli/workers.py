@@ -1,4 +1,4 @@
-"""`edgectl worker NAME`: be one of the supervised processes. supervisord.conf calls it; people rarely do."""
+"""`edgectl worker NAME`: run one of the supervised processes. supervisord.conf calls it; people rarely do."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def _worker(arguments: argparse.Namespace) -> int:
 
 
 def load_or_last_accepted(arguments: argparse.Namespace, *, alone: bool, warn: bool = True) -> Config:
-    """The configuration; where it is bad and there is no person to see it (`alone`), the last good one."""
+    """The configuration; where it is invalid and no person is there to see it (`alone`), the last valid
+    one.
+    """
     import os
 
     from runtime.adapters.process.home_mount import check_home
