@@ -1,4 +1,4 @@
-"""What this Linux machine can tell about itself, read from /proc and /sys. What is not there is left out."""
+"""This Linux machine's metrics, read from /proc and /sys. Missing ones are left out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Reading = dict[str, float]
 
 
 def read(root: Path = Path("/")) -> dict[str, Reading]:
-    """One reading of everything, by stream: cpu, memory, disk, network, temperature."""
+    """One reading of all metrics, by stream: cpu, memory, disk, network, temperature."""
     sources: dict[str, Callable[[Path], Reading]] = {
         "cpu": _cpu,
         "memory": _memory,

@@ -1,7 +1,7 @@
-"""Who sends in the demo, and the ledger of what was acknowledged.
+"""The demo's producers, and the ledger of acknowledged messages.
 
-Every payload names its sender and a number that grows by one, so that what arrives can be held against what
-was acknowledged. A producer here is what any application would write.
+Every payload names its sender and a number that grows by one, so that arrivals can be compared with
+acknowledgements. A producer here is written as in any application.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from runtime.producer import Producer
 BURST_SENDERS = 3
 BURST_MESSAGES = 50
 BURST_EVERY_S = 1.0
-RETRY_FOR_S = 120.0  # longer than anything the demo does to ingest
+RETRY_FOR_S = 120.0  # longer than any fault of the demo keeps ingest down
 
 
 class Ledger:
@@ -59,7 +59,7 @@ class Senders:
             thread.start()
 
     def stop(self) -> None:
-        """Ask all to end, and wait until each holds its last acknowledgement."""
+        """Ask all threads to end, and wait until each holds its last acknowledgement."""
         self._enough.set()
         for thread in self._threads:
             thread.join()

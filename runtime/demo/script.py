@@ -1,4 +1,4 @@
-"""What happens in the demo, in the order in which it happens."""
+"""The script of the demo: its events, in the order in which they happen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runtime.demo.tally import Tally, count, table
 from runtime.demo.voice import Voice
 from runtime.layout import WORKERS
 
-QUIET_S = 3.0  # between two disasters, so that a person can follow
+QUIET_S = 3.0  # between two faults, so that a person can follow
 HUB_AWAY_S = 5.0
 APPROVAL_TIMEOUT_S = 1800.0
 DRAIN_TIMEOUT_S = 300.0  # also with both cores busy with something else
@@ -44,7 +44,7 @@ def play(*, approve: bool, seconds: float) -> int:
 
 
 def _provision(stage: Stage, voice: Voice, *, approve: bool) -> None:
-    """Show the code; approve by ourselves, or have a person do it on the page."""
+    """Show the code; approve it here, or have a person do it on the page."""
     operation = wait_for(stage.waiting_devices, APPROVAL_TIMEOUT_S, "the device asks to be provisioned")[0]
     voice.say(f"the device asks to be provisioned; its verification code is {operation['verificationCode']}")
     voice.say(f"a person approves on the page: {stage.page_address()}")
@@ -70,7 +70,7 @@ def _disasters(stage: Stage, voice: Voice, ledger: Ledger) -> None:
 
 
 def _pass(stage: Stage, voice: Voice, ledger: Ledger, seconds: float) -> None:
-    """Let time go by, and show how far we are."""
+    """Let time pass, and show the progress."""
     until_s = time.monotonic() + seconds
     while (left_s := until_s - time.monotonic()) > 0:
         stage.look()
@@ -79,7 +79,7 @@ def _pass(stage: Stage, voice: Voice, ledger: Ledger, seconds: float) -> None:
 
 
 def _drain(stage: Stage, voice: Voice, ledger: Ledger) -> None:
-    """Wait until everything acknowledged has arrived, or until waiting is of no use."""
+    """Wait until every acknowledged message has arrived, or until waiting is of no use."""
     acknowledged = ledger.names()
     until_s = time.monotonic() + DRAIN_TIMEOUT_S
     while time.monotonic() < until_s:

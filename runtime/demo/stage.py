@@ -1,4 +1,6 @@
-"""The demo's processes: the stand-in cloud and the supervised runtime, in a folder that goes away again."""
+"""The demo's processes: the stand-in cloud and the supervised runtime, in a folder that is removed at the
+end.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ STOP_TIMEOUT_S = 20.0
 
 
 class Stage:
-    """Opened as a context; however it is left, no process and no file of it stays."""
+    """The demo's context: however it is left, no process and no file of it stays."""
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="edge-demo-"))
@@ -80,7 +82,7 @@ class Stage:
                 stdout=log,
                 stderr=log,
                 env=clean,
-                start_new_session=True,  # Ctrl-C is for us; we end them in order
+                start_new_session=True,  # Ctrl-C is for us; we end the processes in order
             )
         self._children.append(child)
         return child
@@ -96,13 +98,13 @@ class Stage:
         return [operation for operation in found if operation["status"] == "Pending"]
 
     def approve(self, operation: dict[str, Any]) -> str:
-        """Let a device in; its id."""
+        """Approve a device; its id."""
         body = {"provisioningOperationId": operation["provisioningOperationId"]}
         path = f"{self.remote.workspace}/provisioning-operations/approve"
         return str(self.remote.call("PUT", path, body)["deviceId"])
 
     def registered(self) -> bool:
-        """Whether the platform knows a device."""
+        """True if the platform knows a device."""
         return bool(self.remote.call("GET", f"{self.remote.workspace}/devices")["devices"])
 
     def page_address(self) -> str:
@@ -112,10 +114,10 @@ class Stage:
         self.remote.call("POST", "/admin/hub", {"up": up})
 
     def look(self) -> None:
-        """Notice which processes the workers are, to count their restarts."""
+        """Record the workers' process ids, to count their restarts."""
         if self._supervisord.poll() is not None:
             raise Retryable(f"supervisord ended: {self._last_words('up')}")
-        with contextlib.suppress(EdgeError):  # it may be busy starting
+        with contextlib.suppress(EdgeError):  # supervisord may be busy starting
             for name, program in Supervisor(self.layout.supervisor_socket).programs().items():
                 if name in self._seen and program.pid:
                     self._seen[name].add(program.pid)
@@ -134,21 +136,21 @@ class Stage:
         return victim
 
     def restarts(self) -> dict[str, int]:
-        """How often each worker came back."""
+        """The number of times that each worker was restarted."""
         return {worker: max(0, len(pids) - 1) for worker, pids in self._seen.items()}
 
     def stored(self) -> int:
-        """Messages the store ever took, by its own counters."""
+        """Messages that the store ever took, by its own counters."""
         with contextlib.closing(sqlite3.connect(f"file:{self.layout.messages_db}?mode=ro", uri=True)) as db:
             return int(db.execute("SELECT COALESCE(SUM(stored), 0) FROM levels").fetchone()[0])
 
     def arrived(self) -> int:
-        """How many arrivals the hub has, repeats included."""
+        """The number of arrivals at the hub, repeats included."""
         with self._cloud_database() as db:
             return int(db.execute("SELECT COALESCE(MAX(seq), 0) FROM messages").fetchone()[0])
 
     def arrivals(self) -> list[Arrival]:
-        """Everything that arrived, in order."""
+        """All arrivals, in order."""
         with self._cloud_database() as db:
             rows = db.execute("SELECT payload, message_id, properties FROM messages ORDER BY seq").fetchall()
         return [_arrival(json.loads(payload), mid, json.loads(props)) for payload, mid, props in rows]
@@ -175,7 +177,7 @@ def wait_for(fact: Callable[[], Any], timeout_s: float, what: str) -> Any:
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """SIGTERM, and where that does not do, SIGKILL for all of its session."""
+    """Send SIGTERM, and where that is not enough, SIGKILL to all of its session."""
     if child.poll() is None:
         child.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):

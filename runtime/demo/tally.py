@@ -1,8 +1,8 @@
 """Acknowledged against delivered: pure, so that the table can be trusted.
 
-A message is named by who sent it and its number there. Lost is what was acknowledged and did not arrive. A
-duplicate is an arrival whose message id arrived before; an arrival of the same message under another id would
-be a message stored twice, which the table calls by its name.
+A message is named by its sender and its number there. A message is lost if it was acknowledged and did not
+arrive. A duplicate is an arrival whose message id arrived before; an arrival of the same message under
+another id would be a message stored twice, which the table calls by its name.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Tally:
 def count(
     acknowledged: set[Name], stored: int, arrivals: Iterable[Arrival], restarts: Mapping[str, int]
 ) -> Tally:
-    """Compare what producers were promised with what arrived, in order of arrival."""
+    """Compare the acknowledgements of producers with the arrivals, in order of arrival."""
     ids: dict[Name, set[str]] = {}
     times: Counter[str] = Counter()
     highest: dict[tuple[str, str], int] = {}

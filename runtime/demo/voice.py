@@ -1,4 +1,4 @@
-"""How the demo speaks: lines with the seconds since its start; in a terminal, a live line below them."""
+"""The demo's output: lines with the seconds since its start; in a terminal, a live line below them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ERASE_LINE = "\r\x1b[2K"
 
 
 class Voice:
-    """Threads may speak at the same time; lines do not mix."""
+    """Printer that threads may use at the same time; lines do not mix."""
 
     def __init__(self) -> None:
         self._live = sys.stdout.isatty()
@@ -21,11 +21,11 @@ class Voice:
         self._below = ""
 
     def say(self, sentence: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         self.plain(f"{time.monotonic() - self._start_s:5.1f} s  {sentence}")
 
     def plain(self, line: str) -> None:
-        """The same without the time."""
+        """Print a line without the time."""
         with self._lock:
             sys.stdout.write(f"{_ERASE_LINE if self._below else ''}{printable(line)}\n{self._below}")
             sys.stdout.flush()
