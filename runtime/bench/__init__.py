@@ -19,15 +19,15 @@ class FigureRow:
     limit: float | None = None
     """The machine's own limit, in the same unit, where there is one."""
     share: float | None = None
-    """`value` over `limit`, or whatever ratio the name says."""
+    """`value` over `limit`, or the ratio that the name says."""
     reach: str = ""
-    """What we set out to reach, such as `>= 0.5` or `<= 45`; compared with the share, else with the value."""
+    """The target, such as `>= 0.5` or `<= 45`; compared with the share, else with the value."""
     reason: str = ""
-    """Why it is out of reach, found with a profile."""
+    """The reason why the target is missed, found with a profile."""
 
     @property
     def reached(self) -> bool | None:
-        """Whether it is reached; None where nothing was set."""
+        """True if the target is reached; None where none was set."""
         if not self.reach:
             return None
         sign, _, bound = self.reach.partition(" ")

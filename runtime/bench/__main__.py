@@ -20,7 +20,9 @@ PARTS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure, print, and leave the report. Exit status 0 whatever was reached: figures inform."""
+    """Measure, print, and write the report. The exit status is 0 even where a target
+    is missed: figures inform.
+    """
     parser = argparse.ArgumentParser(prog="python -m runtime.bench", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of: {', '.join(PARTS)} (default: all)")
     parser.add_argument("--quick", action="store_true", help="small sizes: a look, not a figure to quote")
@@ -29,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     unknown = set(arguments.parts) - set(PARTS)
     if unknown:
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
-    logger.remove()  # the stand-in hub in this process tells of every connection
+    logger.remove()  # the stand-in hub in this process logs every connection
     logger.add(sys.stderr, level="WARNING")
     sections: dict[str, list[FigureRow]] = {}
     where = report.machine()

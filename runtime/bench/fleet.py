@@ -1,9 +1,10 @@
 """A fleet and its platform: requests per second, with our renewal decisions and with a fixed margin.
 
 All devices are switched on within a minute and live through almost two lifetimes of their SAS; then the
-platform is away for an hour. Devices do not see each other, so each is followed by itself through its whole
-life, with the very functions that `refresh` uses; its requests, answered or not, make a histogram. Their
-Registration Tokens live for 30 days and are not due before the tenth: what renews in these days are SAS.
+platform is unreachable for an hour. Devices do not see each other, so each is followed by itself through its
+whole life, with the very functions that `refresh` uses; its requests, answered or not, make a histogram.
+Their Registration Tokens live for 30 days and are not due before the tenth: what renews in these days are
+SAS.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from runtime.core.moment import Moment
 
 SWITCHED_ON_WITHIN_S = 60.0
 FIXED_MARGIN_S = 600.0
-"""What many clients do: renew ten minutes before expiry."""
+"""The habit of many clients: renew ten minutes before expiry."""
 FIXED_RETRY_S = 60.0
 OURS = "renewal at a share of the life"
 
@@ -29,7 +30,7 @@ Retry = Callable[[float, float, int, random.Random], float]
 
 @dataclass(frozen=True)
 class Scene:
-    """What happens to the fleet."""
+    """The events in the fleet's life."""
 
     devices: int = 1_000_000
     sas_lifetime_s: float = 86_400.0
@@ -134,7 +135,7 @@ def _follow(scene: Scene, age_s: Callable[[float], float], retry_s: Retry, dice:
 
 
 def measure(quick: bool) -> list[FigureRow]:
-    """Both fleets in rows; a quick one is too small for the peaks of single seconds to mean much."""
+    """Both fleets as rows; a quick run is too small for the peaks of single seconds to mean much."""
     scene = Scene(50_000 if quick else 1_000_000)
     return [
         row for load in (ours(scene), fixed_margin(scene)) for row in _rows(load, bounded=load.name == OURS)

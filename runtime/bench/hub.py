@@ -1,8 +1,9 @@
-"""How much the stand-in hub takes, so that it is never what another benchmark measures.
+"""The stand-in hub's throughput, so that the hub is never what another benchmark measures.
 
 The hub runs in a process of its own; the client here does as little as a client can: packets encoded
 beforehand, one TLS record each (as paho sends them), PUBACKs only counted. The limit beside it is the same
-client against one that answers without MQTT, loop or database: what TLS and sockets of this machine give.
+client against a server that answers without MQTT, loop or database: the rate that TLS and sockets of this
+machine give.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from runtime.devcloud.tls import server_context
 
 DEVICE = "demo:bench"
 PAHO_WINDOW = 20
-"""What paho keeps in flight by default."""
+"""The number of messages that paho keeps in flight by default."""
 PUBACK_BYTES = 4
 NEEDED_PER_S = 4000
 
@@ -73,7 +74,7 @@ def processor_s(pid: int) -> float:
 
 @dataclass
 class Served:
-    """A process that serves, and how to reach it."""
+    """A serving process, and its address."""
 
     process: subprocess.Popen[str]
     address: str
@@ -82,7 +83,7 @@ class Served:
     ca_file: Path
 
     def processor_s(self) -> float:
-        """User and system time it has used."""
+        """User and system time the process has used."""
         return processor_s(self.process.pid)
 
     def connect(self) -> ssl.SSLSocket:
@@ -104,7 +105,7 @@ def _packets(count: int) -> list[bytes]:
 
 
 def _rate(served: Served, count: int, window: int) -> float:
-    """Messages a second that are acknowledged with so many in flight."""
+    """Messages a second that are acknowledged with this many in flight."""
     packets, acknowledged, buffer = _packets(count), 0, bytearray(65_536)
     with served.connect() as connection:
         started_s = time.perf_counter()
@@ -132,7 +133,7 @@ def _served(role: str, **faults: float) -> Iterator[Served]:
             [sys.executable, "-m", "runtime.bench.hub", role, folder, json.dumps(faults)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "LOGURU_LEVEL": "WARNING"},  # it tells of every connection
+            env={**os.environ, "LOGURU_LEVEL": "WARNING"},  # the hub logs every connection
             text=True,
         )
         assert process.stdout is not None
@@ -145,7 +146,7 @@ def _served(role: str, **faults: float) -> Iterator[Served]:
 
 
 def _serve(role: str, folder: Path, faults: dict[str, Any]) -> None:
-    """Be the process that is measured, until killed."""
+    """Run the process that is measured, until killed."""
     here = addresses.take(folder, "auto", 0)
     here.https.close()
     address = here.address
@@ -173,7 +174,7 @@ async def _run_hub(cloud: Cloud, context: ssl.SSLContext, tell: Callable[[int], 
 
 
 def _answer(address: str, context: ssl.SSLContext, tell: Callable[[int], None]) -> None:
-    """CONNACK to what comes first, then a PUBACK for each `stream-name` that comes by."""
+    """Answer the first bytes with a CONNACK, then each `stream-name` in the bytes with a PUBACK."""
     with socket.create_server((address, 0)) as listener:
         tell(listener.getsockname()[1])
         while True:

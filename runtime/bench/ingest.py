@@ -90,7 +90,7 @@ def _shares(where: Path, bare: str, ours: str, rounds: int, seconds: float) -> l
 
 
 def _written(endpoint: str, home: Path, seconds: float) -> FigureRow:
-    """What the kernel says that ingest gave to the disk."""
+    """Bytes that ingest gave to the disk, by the kernel's count."""
     pid = _pid(home)
     with producing(endpoint, 4, 100) as acknowledged:
         before, written = acknowledged(), _io(pid)
@@ -105,7 +105,7 @@ def _written(endpoint: str, home: Path, seconds: float) -> FigureRow:
 
 
 def _fsyncs(where: Path, rounds: int, seconds: float) -> FigureRow:
-    """Counted by strace, which stops at these calls only. Each round begins with other producers."""
+    """Flushes counted by strace, which stops at these calls only. Each round begins with other producers."""
     name = "fsyncs for each message, 64 producers"
     strace = shutil.which("strace")
     if strace is None:
@@ -175,7 +175,7 @@ def _fill(home: Path, messages: int) -> None:
 
 
 def _restart(home: Path, rounds: int) -> list[FigureRow]:
-    """From SIGKILL to the next acknowledgement, with supervisord bringing it back."""
+    """Seconds from SIGKILL to the next acknowledgement, with supervisord restarting it."""
     _prepare(home)
     command = [sys.executable, "-m", "runtime", "--home", str(home), "up"]
     with _child(command, home) as supervisor, Producer(_endpoint(home), retry_for_s=30) as producer:
@@ -195,7 +195,9 @@ def _restart(home: Path, rounds: int) -> list[FigureRow]:
 
 
 def _wait_until_it_stands(home: Path) -> None:
-    """Whoever dies before supervisord calls it RUNNING has failed to start, and is made to wait."""
+    """Wait until supervisord calls it RUNNING: a process that dies before that has failed
+    to start, and has to wait.
+    """
     supervisor = Supervisor(Layout(home).supervisor_socket)
     while supervisor.programs()["ingest"].state != "RUNNING":
         time.sleep(0.1)

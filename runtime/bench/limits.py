@@ -37,12 +37,12 @@ def folder() -> Iterator[Path]:
 
 
 def median(rounds: int, measure: Callable[[], float]) -> float:
-    """The middle of several short rounds: one hiccup of the disk does not count."""
+    """The median of several short rounds: one hiccup of the disk does not count."""
     return statistics.median(measure() for _ in range(rounds))
 
 
 def per_second(seconds: float, step: Callable[[], int]) -> float:
-    """How much `step` gets done in a second."""
+    """The number of times that `step` is done in a second."""
     start = time.perf_counter()
     done = 0
     while (elapsed := time.perf_counter() - start) < seconds:
@@ -85,7 +85,7 @@ def rows_per_s(where: Path, rows: int, seconds: float) -> float:
 
 @contextmanager
 def echo(where: Path) -> Iterator[str]:
-    """A bare ROUTER that answers everything at once, in a process of its own; its endpoint."""
+    """A bare ROUTER that answers every request at once, in a process of its own; its endpoint."""
     endpoint = f"ipc://{where}/echo"
     process = subprocess.Popen([sys.executable, "-c", _ECHO, endpoint])
     try:

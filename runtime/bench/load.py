@@ -29,7 +29,7 @@ def acknowledged_per_s(endpoint: str, size: int, pack: int, seconds: float) -> f
 
 @contextmanager
 def producing(endpoint: str, size: int, pack: int) -> Iterator[Callable[[], int]]:
-    """Producers at work, each of them served once; how many messages were acknowledged by now."""
+    """Producers at work, each of them served once; yields the count of messages acknowledged so far."""
     counts = mmap.mmap(-1, size * _COUNT.size)
     children = [_start(endpoint, number, pack, counts) for number in range(size)]
     try:

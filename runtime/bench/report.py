@@ -20,7 +20,7 @@ NAME_PX = 520
 
 
 def machine() -> dict[str, object]:
-    """On what it is going to be measured, and what else it is doing: a number without this says nothing."""
+    """The machine that is measured, and its other load: a number without this says nothing."""
     model = next(
         (
             line.partition(":")[2].strip()
@@ -41,7 +41,7 @@ def machine() -> dict[str, object]:
 
 
 def table(sections: dict[str, list[FigureRow]], where: dict[str, object]) -> str:
-    """All figures, a line each."""
+    """All figures, one a line."""
     lines = ["on " + ", ".join(f"{name} {value}" for name, value in where.items())]
     for title, rows in sections.items():
         lines += ["", title]
@@ -57,7 +57,7 @@ def table(sections: dict[str, list[FigureRow]], where: dict[str, object]) -> str
 
 
 def write(folder: Path, sections: dict[str, list[FigureRow]], where: dict[str, object]) -> None:
-    """Leave table, JSON and plot in `folder`."""
+    """Write table, JSON and plot into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "bench.txt").write_text(table(sections, where) + "\n")
     figures = {title: [asdict(row) for row in rows] for title, rows in sections.items()}
@@ -66,7 +66,7 @@ def write(folder: Path, sections: dict[str, list[FigureRow]], where: dict[str, o
 
 
 def plot(rows: Iterable[FigureRow]) -> str:
-    """A bar for each figure: how far it comes towards what was to be reached (the line)."""
+    """A bar for each figure: how close it comes to its target (the line)."""
     drawn = [(row, _progress(row)) for row in rows if row.reach]
     height = LINE_PX * (len(drawn) + 1)
     parts = [
@@ -91,7 +91,7 @@ def plot(rows: Iterable[FigureRow]) -> str:
 
 
 def _progress(row: FigureRow) -> float:
-    """1.0 is what was to be reached; more is better."""
+    """1.0 is the target; more is better."""
     sign, _, bound = row.reach.partition(" ")
     measured = row.value if row.share is None else row.share
     if sign == ">=":

@@ -1,4 +1,4 @@
-"""How fast and how lean upload is: against the bare library, over a long line, with a deep backlog.
+"""Upload's speed and use of resources: against the bare library, over a long line, with a deep backlog.
 
 Everything is real: ingest, upload and the stand-in hub are processes of their own, over TLS on a loopback
 address. The stand-in's delay of acknowledgements stands for the round trip. All of them share this machine's
@@ -95,7 +95,7 @@ def measure(quick: bool) -> list[FigureRow]:
 
 
 def _deep(messages: int, rounds: int) -> FigureRow:
-    """A deep backlog is filled once; each round is a life of upload, as with the shallow one."""
+    """Fill a deep backlog once; each round is a run of upload, as with the shallow one."""
     with Rig() as rig:
         rig.fill(messages)
         rig.start("ingest")
@@ -124,7 +124,9 @@ def _drain(count: int, delay_ms: float, toml: str = "", measured: int | None = N
 
 
 def _while_filling(count: int, rounds: int) -> FigureRow:
-    """With what the two cores leave to upload while others fill the store: that bounds it."""
+    """Upload while producers fill the store, with the share of the two cores that they leave: that bounds
+    it.
+    """
     mine_s, others_share = [], []
 
     def one(producers: int) -> float:
@@ -211,7 +213,7 @@ def _repeats_after_a_kill() -> FigureRow:
 
 
 def _bare(count: int, window: int) -> float:
-    """What azure-iot-device does by itself with this many in flight."""
+    """The rate of azure-iot-device by itself with this many in flight."""
     with Rig() as rig:
         arguments = [rig.sas, rig.facts["ca_file"], str(count), str(window)]
         done = subprocess.run(
@@ -236,7 +238,7 @@ def _until(fact: Callable[[], bool], timeout_s: float = 900.0) -> None:
 
 
 class Rig:
-    """A stand-in cloud and a registered device, in a folder of their own that vanishes."""
+    """A stand-in cloud and a registered device, in a folder of their own that is removed at the end."""
 
     def __init__(self, toml: str = "") -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="bench-"))
@@ -275,7 +277,7 @@ class Rig:
             f"[upload]\nhttps_port = {self.facts['https_port']}\n{self._toml}\n"
         )
         self._register()
-        ingest = self.start("ingest")  # makes the store
+        ingest = self.start("ingest")  # creates the store
         _until(self.layout.messages_db.exists, START_TIMEOUT_S)
         _until(lambda: self._store_stands(), START_TIMEOUT_S)
         ingest.kill()
@@ -340,12 +342,12 @@ class Rig:
                 (count, count * PAYLOAD_BYTES, count),
             )
             db.execute("UPDATE store SET next_id = ?, next_stream = 1001", (count + 1,))
-        os.sync()  # what is still to be written must not be what ingest's commits wait for
+        os.sync()  # the writes that are left must not be what ingest's commits wait for
 
     def rate(self, count: int, behind: int = 0) -> float:
-        """Arrivals a second, from a tenth of `count` to all of it: the start is not what is measured.
+        """Arrivals a second, from a tenth of `count` to all of it: the start is not measured.
 
-        `behind` so many that came before.
+        `behind`: the number that arrived before.
         """
         _until(lambda: self.arrivals() >= behind + count // 10)
         began_s, first = time.perf_counter(), self.arrivals()
