@@ -1,4 +1,4 @@
-"""Where the stand-in listens: an address of its own, and the same again at its next start."""
+"""The stand-in's listening addresses: an address of its own, and the same one again at its next start."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from runtime.devcloud.files import write_whole
 from runtime.errors import UsageError
 
 HUB_PORT = 8883
-"""azure-iot-device has it built in: two hubs on one machine differ in their address."""
+"""The port that azure-iot-device has built in: two hubs on one machine differ in their address."""
 HTTPS_PORT = 443
-"""It has this one built in, too, for MQTT over WebSockets."""
+"""The port that azure-iot-device has built in for MQTT over WebSockets."""
 _TRIES = 200
 
 
 @dataclass(frozen=True)
 class ListenAddresses:
-    """Where it listens."""
+    """The addresses and ports on which the stand-in listens."""
 
     address: str
     https: socket.socket
-    """Bound."""
+    """The bound socket."""
     dps_address: str
-    """DPS has the hub's port built in too, and is another host."""
+    """The address of DPS, which has the hub's port built in too, and is another host."""
 
 
 def take(folder: Path, address: str, https_port: int) -> ListenAddresses:
-    """`auto` and port 0 mean last time's, else free ones."""
+    """Bind the addresses; `auto` and port 0 mean those of last time, else free ones."""
     memory = folder / "place.json"
     last = json.loads(memory.read_text()) if memory.exists() else {}
     if address == "auto":
@@ -48,7 +48,9 @@ def take(folder: Path, address: str, https_port: int) -> ListenAddresses:
 
 
 def standard_port(address: str, https_port: int) -> list[socket.socket]:
-    """A bound socket for port 443 beside ours, as the real hub has it; none where we may not."""
+    """A bound socket for port 443 beside ours, as the real hub has it; none where this user may not bind
+    it.
+    """
     try:
         return [] if https_port == HTTPS_PORT else [_bound(address, HTTPS_PORT)]
     except OSError:

@@ -3,7 +3,7 @@
 Its MQTT, as azure-iot-device's provisioning client speaks it: TLS on port 8883 of an address of its own,
 CONNECT with the id scope in the user name and a SAS of the registration, or a certificate; SUBSCRIBE to the
 answers; PUT a registration, which is answered `assigning`; GET the operation's status until it is assigned.
-Whatever else is said ends the connection.
+Any other packet ends the connection.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from runtime.devcloud.state.certificates import shown_by
 from runtime.devcloud.state.cloud import Cloud
 
 LONGEST_S = 120.0
-"""A registration takes seconds; nobody stays."""
+"""The longest life of a connection: a registration takes seconds, so no client stays."""
 MOST_PACKET_BYTES = 65_536
 RETRY_AFTER_S = 1
-"""What the client is told to wait before it asks for the status."""
+"""The pause that the client is told to make before it asks for the status."""
 ANSWERS = "$dps/registrations/res/#"
 REGISTER = "$dps/registrations/PUT/iotdps-register/"
 STATUS = "$dps/registrations/GET/iotdps-get-operationstatus/"
@@ -45,11 +45,11 @@ NOT_AUTHORIZED = 5
 
 
 class Violation(ValueError):
-    """Something that the service does not take."""
+    """A packet that the service does not accept."""
 
 
 class DpsConnection(asyncio.Protocol):
-    """One device's conversation."""
+    """The connection of one device."""
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
@@ -156,7 +156,7 @@ def _registration_id(payload: bytes) -> str | None:
 
 
 async def serve(cloud: Cloud, address: str, port: int, context: ssl.SSLContext) -> asyncio.Server:
-    """A service that listens until it is closed."""
+    """Run a service that listens until it is closed."""
     loop = asyncio.get_running_loop()
     return await loop.create_server(
         lambda: DpsConnection(cloud), address, port, ssl=context, ssl_shutdown_timeout=2.0

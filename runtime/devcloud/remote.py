@@ -1,4 +1,4 @@
-"""A running devcloud as a caller sees it: found by its folder, spoken to over HTTPS."""
+"""A running devcloud as a caller sees it: found by its folder, called over HTTPS."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ class Remote:
         self.workspace = f"/workspaces/{self.facts['workspace']}"
 
     def call(self, method: str, path: str, body: Any = None, **query: Any) -> Any:
-        """The decoded answer. Raises UsageError with the platform's reason, Retryable without any answer."""
+        """Call it; the decoded answer. Raises UsageError with the platform's reason,
+        Retryable without any answer.
+        """
         import requests
 
         try:

@@ -51,18 +51,18 @@ PARTS = (platform_api, operators, devices, dps_api, file_upload, https_messages,
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """What the command line asks for."""
+    """The options of the command line."""
 
     folder: Path
     address: str = "auto"
-    """A loopback address, or `auto`: the one of last time, else one that nobody uses."""
+    """A loopback address, or `auto`: the one of last time, else one that is not in use."""
     https_port: int = 0
-    """0: the one of last time, else a free one."""
+    """0: the port of last time, else a free one."""
     name: str = ""
-    """Host name under which devices know it; empty: its address."""
+    """The host name by which devices reach it; empty: its address."""
     workspace: str = "demo"
     lifetimes: Mapping[str, Any] | None = None
-    """Those that differ from last time's."""
+    """The lifetimes that differ from last time's."""
 
 
 def run(options: ServerOptions, say: Callable[[str], None]) -> None:
@@ -72,7 +72,7 @@ def run(options: ServerOptions, say: Callable[[str], None]) -> None:
         raise UsageError(f"workspace {options.workspace!r} must be 1 to 64 of 0-9 a-z A-Z - _ .")
     if not re.fullmatch(r"[0-9a-zA-Z\-.]*", options.name):
         raise UsageError(f"name {options.name!r} must be a host name, of 0-9 a-z A-Z - and .")
-    os.umask(0o077)  # devcloud.db holds keys, also in a folder that others may enter
+    os.umask(0o077)  # devcloud.db holds keys, also in a folder that other users may enter
     options.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = Lock(options.folder / "devcloud.lock", ours=options.folder)
     try:
@@ -109,7 +109,7 @@ async def _serve(options: ServerOptions, say: Callable[[str], None]) -> None:
             say(sentence)
         stopping = asyncio.create_task(asked_to_stop.wait())
         await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
-        await switch(False)  # its connections over WebSockets are also those of the HTTPS server
+        await switch(False)  # connections over WebSockets are also those of the HTTPS server
         assigning.close()
         await https.end(serving)
     finally:
@@ -126,7 +126,7 @@ async def _serve_dps(cloud: Cloud, address: str, context: ssl.SSLContext) -> asy
 
 
 class HubSwitch:
-    """Takes the hub's listener away and brings it back."""
+    """Closes the hub's listener and opens it again."""
 
     def __init__(self, cloud: Cloud, address: str, context: ssl.SSLContext) -> None:
         self._cloud = cloud
@@ -135,7 +135,7 @@ class HubSwitch:
         self.hub: broker.Broker | None = None
 
     async def __call__(self, up: bool) -> None:
-        """Have it up, or not. Raises UsageError where its port is taken."""
+        """Open the hub, or close it. Raises UsageError where its port is taken."""
         if up and self.hub is None:
             host, port = self._address, addresses.HUB_PORT
             try:
@@ -150,7 +150,7 @@ class HubSwitch:
 
 
 def application(cloud: Cloud, switch_hub: HubSwitch) -> Starlette:
-    """Everything that answers over HTTPS."""
+    """The application that answers all HTTPS requests."""
     app = Starlette(
         routes=[route for part in PARTS for route in part.routes],
         exception_handlers={
@@ -167,7 +167,7 @@ def application(cloud: Cloud, switch_hub: HubSwitch) -> Starlette:
 
 
 class _Connection(H11Protocol):
-    """Hands the transport to the application, which may have to cut it."""
+    """Passes the transport to the application, which may have to cut it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         self.app_state = {**self.app_state, "transport": transport}
@@ -175,7 +175,7 @@ class _Connection(H11Protocol):
 
 
 class Https(uvicorn.Server):
-    """uvicorn with our TLS context, our signals, and an end that does not wait for whoever is connected."""
+    """uvicorn with our TLS context, our signals, and an end that does not wait for connected clients."""
 
     def __init__(
         self, app: Starlette, context: ssl.SSLContext, find_hub: Callable[[], broker.Broker | None]
@@ -191,7 +191,7 @@ class Https(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave them to `_serve`."""
+        """Leave the signals to `_serve`."""
         yield
 
     async def ready(self, serving: asyncio.Task[None]) -> None:
@@ -200,7 +200,7 @@ class Https(uvicorn.Server):
             await asyncio.sleep(0.01)
 
     async def end(self, serving: asyncio.Task[None]) -> None:
-        """Close everything now; raises what ended it before we asked."""
+        """Close all connections now; raises what ended the server before we asked."""
         self.should_exit = self.force_exit = True
         await serving
 
@@ -209,13 +209,15 @@ WRITTEN_BY_US = "# Written by `edgectl devcloud` at each start"
 
 
 def _write_configuration(path: Path, text: str) -> None:
-    """A file of the same name that is not ours stays as it is: the folder may be a device's home, too."""
+    """Write the device's configuration. A file of the same name that is not ours stays: the folder
+    may be a device's home, too.
+    """
     if not path.exists() or path.read_text(errors="replace").startswith(WRITTEN_BY_US):
         write_whole(path, text)
 
 
 def device_configuration(folder: Path, known: Mapping[str, Any]) -> str:
-    """A complete edge.toml for a device on this machine, whichever user runs it there."""
+    """A complete edge.toml for a device on this machine, for any user to run."""
     return (
         f"{WRITTEN_BY_US}: a device on this machine reaches the stand-in with it.\n"
         "[platform]\n"
@@ -229,7 +231,7 @@ def device_configuration(folder: Path, known: Mapping[str, Any]) -> str:
 
 
 def welcome(folder: Path, known: Mapping[str, Any]) -> list[str]:
-    """What a person needs to know to go on."""
+    """The greeting with all that a person needs to go on."""
     here, port = folder.absolute(), known["https_port"]
     host = known["admin_url"].removeprefix("https://")
     config = shlex.quote(str(folder / "edge.toml"))
@@ -245,7 +247,9 @@ def welcome(folder: Path, known: Mapping[str, Any]) -> list[str]:
 def write_facts(
     path: Path, cloud: Cloud, here: addresses.ListenAddresses, websocket_port: int
 ) -> dict[str, Any]:
-    """Tell whoever starts us where everything is: whole or not at all, for the owner only."""
+    """Write the addresses and tokens for the process that started us: whole or not
+    at all, for the owner only.
+    """
     https_port = here.https.getsockname()[1]
     operators_host = f"{here.address}:{https_port}"
     known = {
@@ -266,5 +270,5 @@ def write_facts(
     }
     write_whole(cloud.folder / "provisioning-token", f"{cloud.provisioning_token}\n")
     _write_configuration(cloud.folder / "edge.toml", device_configuration(cloud.folder, known))
-    write_whole(path, json.dumps(known, indent=2))  # the last: whoever waits for it finds the others there
+    write_whole(path, json.dumps(known, indent=2))  # the last: its waiters find the others there
     return known

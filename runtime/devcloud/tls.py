@@ -17,7 +17,9 @@ from runtime.devcloud.files import write_whole
 
 
 def server_context(folder: Path, *names: str) -> ssl.SSLContext:
-    """TLS 1.2 or newer, as these addresses and names. A client may show a certificate of our device CA."""
+    """Context for TLS 1.2 or newer, for these addresses and names. A client may present a
+    certificate of our device CA.
+    """
     authority(folder, "device-ca")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -28,7 +30,7 @@ def server_context(folder: Path, *names: str) -> ssl.SSLContext:
 
 
 def authority(folder: Path, name: str) -> trustme.CA:
-    """The authority of this name, made at its first use."""
+    """The authority of this name, created at its first use."""
     certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
     if not (certificate.exists() and key.exists()):
         made = trustme.CA(organization_name="Stand-in cloud", organization_unit_name=name)
@@ -45,7 +47,7 @@ def _server_certificate(folder: Path, names: tuple[str, ...]) -> Path:
 
 
 def _serves(server: Path, ca: trustme.CA, names: tuple[str, ...]) -> bool:
-    """Whether the certificate is for all of these and of this authority."""
+    """True if the certificate is for all of these and of this authority."""
     found = x509.load_pem_x509_certificate(server.read_bytes())
     subject = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     known = {str(name.value) for name in subject}

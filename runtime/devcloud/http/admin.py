@@ -1,4 +1,6 @@
-"""What tests and demonstrations call: faults, drops, the hub's listener, tokens that end, the messages."""
+"""Admin API for tests and demonstrations: faults, drops, the hub's listener, tokens that end, the
+messages.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ MOST_MESSAGES = 1000
 
 
 async def faults(request: Request) -> Response:
-    """GET what is in force, POST merges, DELETE ends all. Answers what is in force then."""
+    """GET the faults in force, POST merges, DELETE ends all. The answer holds those then in force."""
     cloud = operator(request)
     if request.method == "DELETE":
         cloud.faults = Faults()
@@ -37,7 +39,9 @@ async def faults(request: Request) -> Response:
 
 
 async def answers(request: Request) -> Response:
-    """How often the platform's calls were answered how: `{"PUT /devices/register": {"200": 3, "cut": 1}}`."""
+    """Counts of the platform's answers by call and status:
+    `{"PUT /devices/register": {"200": 3, "cut": 1}}`.
+    """
     return JSONResponse(operator(request).answers)
 
 
@@ -61,12 +65,12 @@ async def drop(request: Request) -> Response:
 
 
 async def hub(request: Request) -> Response:
-    """Take the hub's listener away, or bring it back: `{"up": bool}`."""
+    """Close the hub's listener, or open it again: `{"up": bool}`."""
     operator(request)
     up = _flag(await json_body(request), "up")
     try:
         await request.app.state.switch_hub(up)
-    except UsageError as exc:  # somebody took the port while the hub was away
+    except UsageError as exc:  # another process took the port meanwhile
         raise Problem(503, "common/unavailable", "The hub cannot come back", str(exc)) from exc
     return JSONResponse({"up": up})
 
@@ -91,10 +95,11 @@ async def device(request: Request) -> Response:
 
 
 async def end_tokens(request: Request) -> Response:
-    """Have something end now: `{"what": "registration-token"|"sas"|"provisioning-token"|"operation", ...}`.
+    """End a token, a SAS or an operation now: `{"what":
+    "registration-token"|"sas"|"provisioning-token"|"operation", ...}`.
 
     `how` is `revoke` or `expire` (the same to a device); `device`, `provisioningTokenId` or
-    `provisioningOperationId` says whose. A SAS cannot be revoked, so the device gets another key.
+    `provisioningOperationId` names the owner. A SAS cannot be revoked, so the device gets another key.
     """
     cloud = operator(request)
     body = await json_body(request)
@@ -147,7 +152,7 @@ async def messages(request: Request) -> Response:
 
 
 def shown(message: dict[str, Any]) -> dict[str, Any]:
-    """A message for a person: its payload unpacked and as text where it is text."""
+    """A message in a form for a person: its payload unpacked, and as text where it is text."""
     properties, system = json.loads(message["properties"]), json.loads(message["system"])
     payload = _unpacked(message["payload"], properties)
     try:

@@ -1,7 +1,7 @@
 """The page where a person approves devices and watches messages arrive.
 
-The page itself holds nothing secret. Its script calls with the operator token as a Bearer header, which no
-other site can send on a person's behalf; it gets that token typed in, or once for a one-time link.
+The page itself holds no secret. Its script sends the operator token as a Bearer header, which no other site
+can send on a person's behalf; it gets that token typed in, or once for a one-time link.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _HEADERS = {
 
 
 def one_time_url(cloud: Cloud, instance: str) -> str:
-    """A link that opens the page without typing the operator token; the first who follows it is let in."""
+    """A link that opens the page without typing the operator token; only the first visitor is let in."""
     link = secrets.token_urlsafe(16)
     cloud.database.execute("INSERT INTO links (id, created_at) VALUES (?, ?)", link, now_s())
     return f"https://{instance}/?token={link}"
@@ -43,7 +43,7 @@ async def html(request: Request) -> Response:
 
 
 async def redeem(request: Request) -> Response:
-    """The operator token for a one-time link that nobody used before."""
+    """The operator token for a one-time link that was not used before."""
     cloud = cloud_of(request)
     link = text_field(await json_body(request), "token")
     if not cloud.database.change("DELETE FROM links WHERE id = ?", link):
@@ -58,7 +58,7 @@ async def link(request: Request) -> Response:
 
 
 async def feed(request: Request) -> Response:
-    """All that the page shows; of messages those after `after`, at most the newest few."""
+    """The data of the page; of messages those after `after`, at most the newest few."""
     cloud = operators.operator(request)
     newest = cloud.records.newest()
     after = max(admin.whole(request.query_params.get("after", "0")), newest - MOST_MESSAGES)
@@ -80,7 +80,7 @@ async def feed(request: Request) -> Response:
 
 
 def _exists(cloud: Cloud, operation: dict[str, Any]) -> bool:
-    """Whether approving as wished takes over the name of a device that is there."""
+    """True if approving as wished takes over the name of an existing device."""
     wish = operation["wished_id"]
     return wish is not None and cloud.registrations.device(wish) is not None
 

@@ -1,6 +1,6 @@
 """Blob storage as Azure has it, as far as a device needs it: PUT a block blob whole, or in blocks.
 
-Whoever holds the SAS in the query may write that one blob. It refuses in the storage's own words: XML with a
+The holder of the SAS in the query may write that one blob. Refusals have the storage's own form: XML with a
 Code.
 """
 
@@ -41,7 +41,7 @@ class StorageRefusal(Exception):
 
 
 def sas_token(cloud: Cloud, name: str, expires_at_s: float) -> str:
-    """The query with which one blob may be written until then."""
+    """The query with which one blob may be written until `expires`."""
     return "?" + urlencode(_signed(cloud, name, rfc3339(int(expires_at_s)) or ""))
 
 
@@ -119,7 +119,7 @@ def _if_none_match(request: Request, name: str) -> None:
 
 
 async def _received(request: Request) -> Part:
-    """The body in a file; a Content-MD5 is held against it."""
+    """The received body, as a file; its Content-MD5 is checked."""
     with cloud_of(request).uploads.part() as part:
         async for chunk in request.stream():
             part.write(chunk)
@@ -131,7 +131,7 @@ async def _received(request: Request) -> Part:
 
 def _created(cloud: Cloud, name: str) -> Response:
     blob = cloud.uploads.blob(name)
-    assert blob is not None  # written a line ago
+    assert blob is not None  # its row was written just now
     return Response(
         status_code=201,
         headers=_storage_headers(

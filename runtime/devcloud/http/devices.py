@@ -1,4 +1,4 @@
-"""What people and scripts do with devices: tokens and certificates by hand, twins, commands, methods."""
+"""Device API for people and scripts: tokens and certificates by hand, twins, commands, methods."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def list_devices(request: Request) -> Response:
 
 
 def listed(cloud: Cloud) -> list[dict[str, Any]]:
-    """Every device, and whether the hub has it on the line."""
+    """Every device, with true for one that is connected to the hub."""
     connected = cloud.records.connected()
     return [
         {
@@ -47,7 +47,9 @@ def listed(cloud: Cloud) -> list[dict[str, Any]]:
 
 
 async def connection_string(request: Request) -> Response:
-    """A connection string with the device's key, for a device that has no platform; it may not exist yet."""
+    """A connection string with the device's key, for a device without a platform; the
+    device may not exist yet.
+    """
     cloud = operator(request)
     device_id = text_field(await json_body(request), "deviceId")
     check_device_id(device_id)
@@ -56,7 +58,7 @@ async def connection_string(request: Request) -> Response:
 
 
 async def create_registration_token(request: Request) -> Response:
-    """A token by hand, for a device that may not exist yet."""
+    """A Registration Token made by hand, for a device that may not exist yet."""
     cloud = operator(request)
     body = await json_body(request)
     device_id, expires_at_s = text_field(body, "deviceId"), optional_time(body, "expirationTime")
@@ -76,7 +78,7 @@ async def create_registration_token(request: Request) -> Response:
 
 
 async def revoke_registration_tokens(request: Request) -> Response:
-    """All Registration Tokens of a device; its SAS lives on until it expires."""
+    """Revoke all Registration Tokens of a device; its SAS stays valid until it expires."""
     cloud = operator(request)
     device_id = known_device(cloud, text_field(await json_body(request), "deviceId"))
     return JSONResponse({"revoked": cloud.registrations.revoke(device_id, now_s())})
@@ -100,7 +102,7 @@ async def create_certificate(request: Request) -> Response:
 
 
 async def revoke_certificates(request: Request) -> Response:
-    """All certificates of a device; what is connected stays so."""
+    """Revoke all certificates of a device; connections that are up stay up."""
     cloud = operator(request)
     device_id = known_device(cloud, text_field(await json_body(request), "deviceId"))
     return JSONResponse({"revoked": cloud.certificates.revoke(device_id, now_s())})
@@ -115,7 +117,7 @@ async def delete_device(request: Request) -> Response:
 
 
 async def desired_properties(request: Request) -> Response:
-    """GET them, PATCH merges, PUT replaces all."""
+    """GET the desired properties, PATCH merges, PUT replaces all."""
     cloud = operator(request)
     device_id = cloud.hub_id(known_device(cloud, request.path_params["device"]))
     if request.method == "GET":
@@ -137,7 +139,7 @@ async def reported_properties(request: Request) -> Response:
 
 
 async def send_c2d(request: Request) -> Response:
-    """Queue the body as a cloud-to-device message; properties come as the query."""
+    """Queue the body as a cloud-to-device message; its properties are the query."""
     cloud = operator(request)
     device_id = known_device(cloud, request.path_params["device"])
     payload = await limited_body(request, 64 * 1024)  # the hub's limit for this direction

@@ -1,4 +1,4 @@
-"""What operators and scripts do with DPS enrolments."""
+"""DPS enrolment API for operators and scripts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from runtime.devcloud.state.problems import bad_request
 
 
 async def create_enrolment(request: Request) -> Response:
-    """The answer holds the key: the device's own, or the group's."""
+    """Create an enrolment. The answer holds the key: the device's own, or the group's."""
     cloud = operator(request)
     body = await json_body(request)
     name, group = text_field(body, "name"), body.get("group", False)
@@ -37,7 +37,7 @@ async def list_enrolments(request: Request) -> Response:
 
 
 def listed(cloud: Cloud) -> dict[str, Any]:
-    """Everything but the keys."""
+    """Every enrolment, without its keys."""
     assigned = [
         {
             "registrationId": row["registration_id"],

@@ -1,7 +1,7 @@
-"""HTTP that goes wrong on request: waits, odd answers, connections cut without a word (`faults.http`).
+"""Fault injection in HTTP on request: waits, odd answers, connections cut without an answer (`faults.http`).
 
 Every call of the platform's is counted with its answer, so that a test can tell a fault that struck from one
-that nobody ran into.
+that no call met.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from runtime.devcloud.state.cloud import Cloud
 from runtime.devcloud.state.faults import HttpFault
 
 ABOVE_FAULTS = ("/admin/", "/page/")
-"""Never misbehaves: otherwise nobody could end it."""
+"""Paths without faults: otherwise no caller could end one."""
 COUNTED = ("/provisioning-operations/", "/devices/register", "/devices/registration-tokens/")
-"""The platform's calls. Paths of blobs and operators have no end."""
+"""The platform's calls. Paths of blobs and operators are too many to count."""
 
 
 class FaultInjection:
@@ -45,7 +45,7 @@ class FaultInjection:
             await self._app(scope, receive, send)
 
     def _counting(self, scope: Scope, send: Send, *, cut: bool) -> Send:
-        """`send`, noting the status that goes out; a call that is cut has none."""
+        """`send`, recording the status that goes out; a call that is cut has none."""
         answers = self._cloud.answers[f"{scope['method']} {scope['path']}"]
         answers["cut"] += cut
 

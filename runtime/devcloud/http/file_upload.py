@@ -1,4 +1,4 @@
-"""File upload, the hub's part: hand out an address for one blob, and hear how it went."""
+"""File upload, the hub's part: hand out an address for one blob, and take the notification of its outcome."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ async def open_upload(request: Request) -> Response:
 
 
 async def notify(request: Request) -> Response:
-    """The device says how an upload went, which closes it. A success must have a blob to show."""
+    """Take the device's notification of an upload's outcome, which closes it. A
+    success needs an existing blob.
+    """
     cloud = cloud_of(request)
     device_id = caller(request)
     body = await _body(request)

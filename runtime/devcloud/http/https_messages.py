@@ -1,4 +1,4 @@
-"""Telemetry over HTTPS: one message a request, properties in headers. It counts like any other."""
+"""Telemetry over HTTPS: one message a request, properties in headers. It counts like any other message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The hub over HTTPS, what its calls share: who calls, and refusals in the hub's own words."""
+"""The hub over HTTPS, as far as its calls share it: authentication of the caller, and
+refusals in the hub's form.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ class QuotaUsedUp(HubRefusal):
 
 
 def caller(request: Request) -> str:
-    """Hub device id of a caller with a living SAS or a certificate for it. Raises HubRefusal."""
+    """Hub device id of a caller with a valid SAS or a certificate for it. Raises HubRefusal."""
     if not re.fullmatch(r"\d{4}-\d\d-\d\d(-preview)?", request.query_params.get("api-version", "")):
         raise HubRefusal(400, "InvalidProtocolVersion", "api-version is missing or no date")
     device_id: str = request.path_params["device"]
@@ -44,7 +46,7 @@ def caller(request: Request) -> str:
 async def render_hub_refusal(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HubRefusal)
     body = {"Message": f"ErrorCode:{exc.code};{exc}", "ExceptionMessage": str(exc)}
-    if isinstance(exc, QuotaUsedUp):  # as seen at the real one: JSON within JSON
+    if isinstance(exc, QuotaUsedUp):  # as the real hub does it: JSON within JSON
         host = cloud_of(request).hub_host.partition(".")[0]
         words = (
             f"Total number of messages on IotHub '{host}' exceeded the allocated quota. Send and Receive "

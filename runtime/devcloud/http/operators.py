@@ -1,4 +1,4 @@
-"""What people and scripts call: tokens, approvals, devices. The paths follow the platform's."""
+"""Operator API for people and scripts: tokens, approvals, devices. The paths follow the platform's."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ async def list_operations(request: Request) -> Response:
 
 
 async def approve(request: Request) -> Response:
-    """Let a device in; the id may also be its verification code."""
+    """Approve a device; the id may also be its verification code."""
     cloud = operator(request)
     body = await json_body(request)
     operation = cloud.enrolment.approve(

@@ -1,4 +1,4 @@
-"""What devices call: provisioning, refresh, registration. Contract: section 1 of it."""
+"""Platform API for devices: provisioning, refresh, registration. Contract: section 1 of it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SAS, KEY, HEADER = "SharedAccessSignature", "SharedAccessKey", "AuthorizationHea
 
 
 async def init(request: Request) -> Response:
-    """A device asks to be provisioned, perhaps under an id of its wish."""
+    """Begin to provision a device, perhaps under an id of its wish."""
     cloud = cloud_of(request)
     token = _provisioning_token(request)
     body = await json_body(request)
@@ -81,7 +81,7 @@ async def refresh(request: Request) -> Response:
 
 
 async def register(request: Request) -> Response:
-    """Hand out what the device connects to the hub with."""
+    """Hand out the credentials that the device connects to the hub with."""
     cloud = cloud_of(request)
     _workspace_enabled(cloud)
     at_s = now_s()

@@ -25,18 +25,18 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 def cloud_of(request: Request) -> Cloud:
-    """The one stand-in behind this application."""
+    """The stand-in's state behind this application."""
     cloud: Cloud = request.app.state.cloud
     return cloud
 
 
 def now_s() -> float:
-    """Unix time, the platform's own: the only place on the HTTPS side that asks for it."""
+    """Unix time by the platform's clock: the only place on the HTTPS side that reads it."""
     return time.time()
 
 
 def client_certificate(request: Request) -> bytes | None:
-    """What the caller showed in the TLS handshake (DER), if anything."""
+    """The certificate (DER) that the caller presented in the TLS handshake, if any."""
     return shown_by(request.scope["state"]["transport"])
 
 
@@ -95,7 +95,7 @@ def optional_time(body: dict[str, Any], name: str) -> float | None:
         raise bad_request(f"{name} is not an RFC 3339 time") from None
     if moment.tzinfo is None:
         raise bad_request(f"{name} has no time zone")
-    if not 1970 <= moment.year < 9999:  # the ends of the calendar have no neighbours to convert to
+    if not 1970 <= moment.year < 9999:  # times at the ends of the calendar cannot be converted
         raise bad_request(f"{name} is not in a year that we can handle")
     return moment.timestamp()
 
@@ -140,7 +140,7 @@ async def render_problem(request: Request, exc: Exception) -> Response:
 
 
 async def render_http_exception(request: Request, exc: Exception) -> Response:
-    """What the router itself refuses (404, 405), in the same form."""
+    """A refusal of the router itself (404, 405), in the same form."""
     assert isinstance(exc, HTTPException)
     return await render_problem(
         request, Problem(exc.status_code, "common/http", exc.detail, **dict(exc.headers or {}))

@@ -1,11 +1,11 @@
-"""The hub: an IoT-Hub-like MQTT endpoint over TLS. It keeps to the contract and misbehaves only when told.
+"""Broker: an IoT-Hub-like MQTT endpoint over TLS. It keeps to the contract and misbehaves only when told.
 
-Store first, acknowledge second, here too: what arrived from all connections in one turn of the loop is
-recorded in one commit, then its PUBACKs leave, per connection in the order of arrival.
+Store first, acknowledge second, here too: the messages that arrived from all connections in one turn of the
+loop are recorded in one commit, then their PUBACKs leave, per connection in the order of arrival.
 
-`Broker` holds what connections share (listener, group commit, takeover, the look at the clocks); a
-`Connection` is one TLS connection, a `Conversation` what an admitted device says on it, a `PubackQueue` when
-its PUBACKs leave.
+`Broker` holds the parts that connections share (listener, group commit, takeover, the look at the clocks); a
+`Connection` is one TLS connection, a `Conversation` the exchange with an admitted device on it, a
+`PubackQueue` the order and times in which its PUBACKs leave.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from runtime.devcloud.state.faults import Faults
 from runtime.devcloud.state.values import Received
 
 SWEEP_S = 0.1
-"""How often clocks and faults are looked at: expired SAS, keep-alive, the end of a silence."""
+"""Period at which clocks and faults are checked: expired SAS, keep-alive, the end of a silence."""
 TLS_TIMEOUT_S = 10.0
 
 
@@ -76,14 +76,14 @@ class Broker:
 
     @property
     def faults(self) -> Faults:
-        """The faults in force; counts start anew whenever they change."""
+        """The faults in force; counts restart from zero whenever the faults change."""
         if self.cloud.faults is not self._faults:
             self._faults = self.cloud.faults
             self._acks_left = self._faults.ack_limit
         return self._faults
 
     def welcome(self, newcomer: Connection, device_id: str, clean: bool) -> HubSession:
-        """One connection a device: end any other. Returns the device's session."""
+        """Admit a device, one connection each: end any other. Returns the device's session."""
         for other in [c for c in self.connections if c.device_id == device_id and c is not newcomer]:
             other.end("another connection of the same device")
         return open_session(self.cloud.database, device_id, clean=clean)
@@ -95,7 +95,7 @@ class Broker:
         self._arrived.append((connection, packet_id, received))
 
     def commit(self) -> None:
-        """Record what waits, in one commit; only then acknowledge it."""
+        """Record the messages that wait, in one commit; only then acknowledge them."""
         arrived, self._arrived = self._arrived, []
         try:
             self.cloud.record([received for _, _, received in arrived if received is not None])
@@ -111,18 +111,18 @@ class Broker:
             connection.acknowledge(packet_ids)
 
     def acks_allowed(self) -> int:
-        """How many PUBACKs may leave now."""
+        """The number of PUBACKs that may leave now."""
         if self.faults.withhold_acks:
             return 0
         return sys.maxsize if self._acks_left is None else self._acks_left
 
     def acks_sent(self, count: int) -> None:
-        """Count them against the limit."""
+        """Count PUBACKs against the limit."""
         if self._acks_left is not None:
             self._acks_left -= count
 
     def gone(self, connection: Connection, reason: str) -> None:
-        """A connection is over."""
+        """Forget a connection that has ended."""
         self.connections.discard(connection)
         if connection.number is not None:
             self.cloud.closed(connection.number, reason, time.time())
@@ -139,7 +139,7 @@ class Broker:
 
 
 async def serve(cloud: Cloud, host: str, port: int, ssl_context: ssl.SSLContext) -> Broker:
-    """A hub that listens."""
+    """Run a hub that listens."""
     hub = Broker(cloud)
     await hub.listen(host, port, ssl_context)
     return hub

@@ -1,12 +1,12 @@
-"""The one codec of MQTT 3.1.1, for either end; strict, and no socket in sight.
+"""Codec of MQTT 3.1.1, for either end; strict, and without any socket.
 
-`Decoder.feed(data)` yields packets as their last byte arrives and raises `Malformed` at the first thing that
-the specification forbids: the packets before it were good, nothing after it counts. The length in the fixed
-header is checked before its body is buffered, so nobody fills our memory.
+`PacketDecoder.feed(data)` yields packets as their last byte arrives and raises `Malformed` at the first thing
+that the specification forbids: the packets before it were good, nothing after it counts. The length in the
+fixed header is checked before its body is buffered, so no client fills our memory.
 
 Why not amqtt's codecs: they are fast enough (figures in `runtime/bench/hub.py`), but they take what a hub
 must refuse (reserved flags, packet id 0, U+0000, bytes left over), are tied to a stream and do not bound a
-packet. The tests hold this module against them.
+packet. The tests compare this module with them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from runtime.devcloud.mqtt.packets import (
 )
 
 LONGEST_PACKET_BYTES = 268_435_455
-"""What four bytes of remaining length can say."""
+"""The largest remaining length that four bytes can hold."""
 
 
 class Malformed(ValueError):
@@ -40,7 +40,7 @@ class Malformed(ValueError):
 
 
 def puback(packet_id: int) -> bytes:
-    """The one packet that is sent for every message."""
+    """PUBACK, the only packet that is sent for every message."""
     return b"\x40\x02" + packet_id.to_bytes(2)
 
 
@@ -70,7 +70,7 @@ def encode(packet: Packet) -> bytes:
 
 
 _FLAGS = {PacketType.PUBREL: 2, PacketType.SUBSCRIBE: 2, PacketType.UNSUBSCRIBE: 2}
-"""Reserved bits of the first byte that are not zero."""
+"""Reserved bits of the first byte where they are not zero."""
 
 
 def _packet(kind: PacketType, body: bytes, flags: int | None = None) -> bytes:
@@ -79,7 +79,7 @@ def _packet(kind: PacketType, body: bytes, flags: int | None = None) -> bytes:
 
 
 def _length(number: int) -> bytes:
-    """Seven bits a byte, the lowest first."""
+    """The remaining length in bytes of seven bits, the lowest first."""
     if number > LONGEST_PACKET_BYTES:
         raise ValueError(f"a packet of {number} bytes is too long for MQTT")
     out = bytearray()
@@ -118,14 +118,14 @@ def _connect_body(packet: Connect) -> bytes:
 
 
 class PacketDecoder:
-    """Bytes in, in pieces of any size; packets out."""
+    """Takes bytes in pieces of any size, and returns packets."""
 
     def __init__(self, most_bytes: int = LONGEST_PACKET_BYTES) -> None:
         self._most_bytes = most_bytes
         self._rest = b""
 
     def feed(self, data: bytes) -> Iterator[Packet]:
-        """Packets that are complete now. Take them all: what is not yet taken is not yet kept."""
+        """The packets that are complete now. Take them all: a packet not yet taken is not yet kept."""
         if self._rest:
             data = self._rest + data
         start, end = 0, len(data)
@@ -162,7 +162,7 @@ def _why_not(first: int) -> str:
 
 
 def _body_start(data: bytes, start: int, end: int, most_bytes: int) -> tuple[int, int] | None:
-    """Where the body of the packet at `start` begins and ends, or None while its length is incomplete."""
+    """The beginning and end of the body of the packet at `start`, or None while its length is incomplete."""
     length = shift = 0
     for at in range(start + 1, min(end, start + 5)):
         byte = data[at]
@@ -188,7 +188,7 @@ def _decode(first: int, body: bytes) -> Packet:
 
 
 def _publish(flags: int, body: bytes) -> Publish:
-    """The hot path, all in one place: a few microseconds each."""
+    """Decode a PUBLISH. It is the hot path, so all of it is in one place: a few microseconds each."""
     at = 2 + (body[0] << 8 | body[1] if len(body) > 1 else 0)
     qos = flags >> 1 & 3
     payload_at = at + 2 if qos else at

@@ -1,4 +1,4 @@
-"""One TLS connection of the hub, from CONNECT to its end, whoever ends it; faults strike here."""
+"""One TLS connection of the hub, from CONNECT to its end by either side; faults take effect here."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 
 CONNECT_WITHIN_S = 30.0
 LONGEST_IDLE_S = 1767.0
-"""The hub's own limit, whatever keep-alive was asked for."""
+"""The hub's own limit, independent of the keep-alive that was asked for."""
 MOST_PACKET_BYTES = topics.MOST_MESSAGE_BYTES + 1024
 """A little more than the largest message, so that a refusal can say what it was."""
 _USERNAME = re.compile(r"[^/]+/[^/]+/\?(?:.*&)?api-version=\d{4}-\d\d-\d\d.*")
 
 
 class Connection(asyncio.Protocol):
-    """Bytes in, bytes out. Whatever MQTT or the contract forbids ends it."""
+    """Reads bytes, writes bytes. Input that MQTT or the contract forbids ends it."""
 
     device_id: str | None = None
-    """Set from the accepted CONNECT on."""
+    """The device's id, from the accepted CONNECT on."""
     number: int | None = None
-    """Of this connection in the cloud's records, from CONNECT on."""
+    """The number of this connection in the cloud's message log, from CONNECT on."""
 
     def __init__(self, hub: Broker) -> None:
         self._hub = hub
@@ -53,8 +53,8 @@ class Connection(asyncio.Protocol):
         self._acks_follow = hub.faults
         self._ack_timer: asyncio.TimerHandle | None = None
         self._messages = 0
-        self._unheard = b""  # came in during a silence
-        self._unsaid = b""  # would have gone out during a silence
+        self._unheard = b""  # bytes that came in during a silence
+        self._unsaid = b""  # bytes that would have gone out during a silence
         self._ended = False
 
     # -- called by the transport -------------------------------------------------------------------------
@@ -80,7 +80,7 @@ class Connection(asyncio.Protocol):
             self._conclude(f"connection lost: {exc}" if exc else "closed without DISCONNECT")
 
     def pause_writing(self) -> None:
-        self._transport.pause_reading()  # who does not read is not listened to
+        self._transport.pause_reading()  # a client that does not read is not read from
 
     def resume_writing(self) -> None:
         if not self._unheard:
@@ -99,7 +99,7 @@ class Connection(asyncio.Protocol):
             return
         raw = self._transport.get_extra_info("socket")
         with contextlib.suppress(OSError):  # the other side was faster
-            if raw is not None:  # so much faster that TLS has let go of it, and we are about to hear
+            if raw is not None:  # so much faster that TLS has let go of it; connection_lost follows
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
 
@@ -205,7 +205,7 @@ class Connection(asyncio.Protocol):
     # -- speaking ----------------------------------------------------------------------------------------
 
     def acknowledge(self, packet_ids: Iterable[int]) -> None:
-        """Their messages are recorded: send the PUBACKs, when and if the faults allow."""
+        """Acknowledge messages that are recorded: send their PUBACKs, when and if the faults allow."""
         if self._ended:
             return
         self._follow_faults()
@@ -217,7 +217,9 @@ class Connection(asyncio.Protocol):
             self._pump()
 
     def _follow_faults(self) -> None:
-        """The faults may have changed: what is owed does not wait for a delay that is over."""
+        """Apply faults that may have changed: a PUBACK that is owed does not wait for a delay that is
+        over.
+        """
         faults = self._hub.faults
         if faults is self._acks_follow:
             return
@@ -254,7 +256,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(data)
 
     def _speak_again(self) -> None:
-        """A silence may have ended: say what was not said, hear what was not heard."""
+        """Resume after a silence that may have ended: send what was not sent, read what was not read."""
         if self._unsaid:
             self._transport.write(self._unsaid)
             self._unsaid = b""

@@ -1,4 +1,4 @@
-"""What a device and the hub say to each other once it is admitted: telemetry, twin, commands, methods."""
+"""The conversation of an admitted device with the hub: telemetry, twin, commands, methods."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ from runtime.devcloud.state.values import (
 
 
 class Conversation:
-    """One admitted device. `send` takes packets for it, `arrived` what it published, with the packet id."""
+    """The conversation with one admitted device. `send` takes packets for it, `arrived` its messages, with
+    the packet id.
+    """
 
     def __init__(
         self,
@@ -126,7 +128,7 @@ class Conversation:
             self._cloud.command_delivered(command, time.time())
 
     def last_will(self, will: Publish) -> None:
-        """The device went without a word: publish what it left."""
+        """Publish the will that the device left, after it went without DISCONNECT."""
         meaning = topics.meaning(self._device_id, will)
         assert isinstance(meaning, TelemetryTopic)
         marked = TelemetryTopic({**meaning.properties, "iothub-MessageType": "Will"}, meaning.system)
@@ -135,7 +137,7 @@ class Conversation:
     # -- to the device -----------------------------------------------------------------------------------
 
     def happened(self, event: Event) -> None:
-        """Pass on what is meant for the device, if it listens."""
+        """Pass on an event that is meant for the device, if it subscribed to it."""
         match event:
             case CommandsWaiting():
                 self.send_commands()
@@ -146,12 +148,12 @@ class Conversation:
                 self._tell(Channel.METHODS, topics.method_topic(name, request_id), payload)
 
     def _tell(self, channel: Channel, topic: str, payload: bytes) -> None:
-        """At QoS 0, as the hub does for all but commands."""
+        """Publish at QoS 0, as the hub does for all but commands."""
         if channel in self._session.channels:
             self._send(Publish(topic, payload))
 
     def send_commands(self) -> None:
-        """Send what waits and is not on its way; a command leaves the queue by its PUBACK."""
+        """Send the commands that wait and are not in flight; a command leaves the queue by its PUBACK."""
         qos = self._session.channels.get(Channel.COMMANDS)
         if qos is None:
             return

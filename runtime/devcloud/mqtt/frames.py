@@ -8,9 +8,9 @@ from enum import IntEnum
 from typing import NamedTuple
 
 MOST_CONTROL_BYTES = 125
-"""What a ping, pong or close may carry."""
+"""The longest payload of a ping, pong or close."""
 _SHORT, _LONG = 126, 127
-"""Lengths that say: the true one follows, in 2 or in 8 bytes."""
+"""Values of the length field for a true length that follows, in 2 or in 8 bytes."""
 
 
 class Opcode(IntEnum):
@@ -49,7 +49,7 @@ class Frame(NamedTuple):
 
 
 class FrameDecoder:
-    """Bytes in any portions -> the frames of a client."""
+    """Takes bytes in any portions, and returns the frames of a client."""
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
@@ -114,7 +114,9 @@ class FrameDecoder:
 
 
 def _masked(payload: bytes, mask: bytes) -> bytes:
-    """Each byte XOR the mask's next, round and round; as one number, since there may be 256 KiB of them."""
+    """Each byte XOR the next byte of the repeated mask; computed as one number, since
+    there may be 256 KiB of them.
+    """
     whole = (mask * (len(payload) // 4 + 1))[: len(payload)]
     return (int.from_bytes(payload) ^ int.from_bytes(whole)).to_bytes(len(payload))
 
@@ -131,5 +133,5 @@ def encode(opcode: Opcode, payload: bytes) -> bytes:
 
 
 def close(ending: Ending) -> bytes:
-    """The last frame."""
+    """The close frame, the last one."""
     return encode(Opcode.CLOSE, struct.pack("!H", ending))

@@ -1,4 +1,4 @@
-"""MQTT 3.1.1 packets as plain values, for either end; `mqtt.py` turns them into bytes and back."""
+"""MQTT 3.1.1 packets as plain values, for either end; `codec.py` turns them into bytes and back."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PacketType(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Will:
-    """What the hub publishes for a client that went without DISCONNECT."""
+    """The message that the hub publishes for a client that went without DISCONNECT."""
 
     topic: str
     payload: bytes
@@ -50,7 +50,9 @@ class Connect:
     clean_session: bool = True
     will: Will | None = None
     level: int = 4
-    """Protocol level; 4 is 3.1.1. Of any other level only this is decoded, so that it can be refused."""
+    """Protocol level; 4 is 3.1.1. Of any other level only this field is decoded, so that it can be
+    refused.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,11 @@ from collections import deque
 from collections.abc import Iterable
 
 PATIENCE_S = 10.0
-"""A throttled connection that is owed more than this is dropped."""
+"""A throttled connection whose PUBACKs are more than this behind is dropped."""
 
 
 class PubackQueue:
-    """A line in which nobody overtakes. Times are seconds of any one clock that does not jump."""
+    """A queue in strict order. Times are seconds of any one clock that does not jump."""
 
     def __init__(self) -> None:
         self._owed: deque[tuple[float, int]] = deque()
@@ -20,14 +20,16 @@ class PubackQueue:
         return len(self._owed)
 
     def owe(self, packet_ids: Iterable[int], now_s: float, delay_s: float, per_s: float | None) -> None:
-        """Add what is to leave `delay_s` from now. Delays overlap; a throttle makes one wait for another."""
+        """Add PUBACKs that are to leave `delay_s` from now. Delays overlap; a throttle
+        makes one wait for another.
+        """
         spacing_s = 1 / per_s if per_s else 0.0
         for packet_id in packet_ids:
             self._last_due_s = max(now_s + delay_s, self._last_due_s + spacing_s)
             self._owed.append((self._last_due_s, packet_id))
 
     def hurry(self, now_s: float, delay_s: float, per_s: float | None) -> None:
-        """Other rules hold from now on: whoever would leave earlier under them does."""
+        """Apply other rules from now on: a PUBACK that would leave earlier under them does."""
         before, self._owed, self._last_due_s = self._owed, deque(), float("-inf")
         self.owe((packet_id for _, packet_id in before), now_s, delay_s, per_s)
         pairs = zip(before, self._owed, strict=True)
@@ -35,16 +37,16 @@ class PubackQueue:
         self._last_due_s = self._owed[-1][0] if self._owed else float("-inf")
 
     def due(self, now_s: float, most: int) -> list[int]:
-        """Take what may leave now, at most `most`."""
+        """Take the PUBACKs that may leave now, at most `most`."""
         found: list[int] = []
         while self._owed and len(found) < most and self._owed[0][0] <= now_s:
             found.append(self._owed.popleft()[1])
         return found
 
     def next_due_s(self) -> float | None:
-        """When the next one may leave."""
+        """The time at which the next one may leave."""
         return self._owed[0][0] if self._owed else None
 
     def lag_s(self, now_s: float) -> float:
-        """How far behind the throttle has put us."""
+        """The seconds by which the throttle has put us behind."""
         return self._last_due_s - now_s if self._owed else 0.0

@@ -1,4 +1,6 @@
-"""What outlives a connection with clean session 0, and the hub's process too: it is in devcloud.db."""
+"""Sessions, which outlive a connection with clean session 0, and the hub's process
+too: they are in devcloud.db.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +12,18 @@ from runtime.devcloud.state.database import Database
 
 
 class HubSession:
-    """What a device listens to, and the commands that it may have seen."""
+    """A device's subscriptions, and the commands that it may have received."""
 
     def __init__(self, database: Database, name: str | None) -> None:
         self._database = database
         self._name = name
         kept = json.loads((name and database.recall(name)) or "null")
         self.present = kept is not None
-        """Whether it was there before."""
+        """True if the session existed before."""
         self.channels = {Channel[channel]: qos for channel, qos in (kept or {}).get("channels", {}).items()}
-        """With the QoS of each."""
+        """The subscribed channels, with the QoS of each."""
         self.sent: set[int] = set((kept or {}).get("sent", ()))
-        """Commands that were sent and not acknowledged: sent again with DUP."""
+        """Commands that were sent and not acknowledged: they are sent again with DUP."""
         self._keep()
 
     def listen(self, channels: Mapping[Channel, int]) -> None:
@@ -30,7 +32,7 @@ class HubSession:
         self._keep()
 
     def ignore(self, channel: Channel) -> None:
-        """Listen to it no more."""
+        """Remove the subscription of a channel."""
         self.channels.pop(channel, None)
         self._keep()
 
@@ -49,14 +51,16 @@ class HubSession:
 
 
 def open_session(database: Database, device_id: str, *, clean: bool) -> HubSession:
-    """A device's session; a clean one forgets what was, and is forgotten with its connection."""
+    """Open a device's session; a clean one forgets the session before, and is forgotten with its
+    connection.
+    """
     if clean:
         forget_session(database, device_id)
     return HubSession(database, None if clean else _name(device_id))
 
 
 def forget_session(database: Database, device_id: str) -> None:
-    """The device never listened to anything."""
+    """Delete a device's session."""
     database.remember(_name(device_id), "null")
 
 

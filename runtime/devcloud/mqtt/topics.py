@@ -1,7 +1,7 @@
 """The hub's topics, pure: what a PUBLISH means, what may be subscribed to, and where the hub publishes.
 
-What the hub refuses here costs the device its connection, and so does what it might refuse: a percent sign
-that encodes nothing, a name twice, a system property that nobody knows, a message id of odd characters.
+A topic that the hub refuses costs the device its connection, and so does one that it might refuse: with a
+percent sign that encodes nothing, a name twice, an unknown system property, a message id of odd characters.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from runtime.devcloud.mqtt.packets import Publish, Will
 from runtime.errors import Rejected
 
 MOST_MESSAGE_BYTES = 256 * 1024
-"""Topic and payload. The topic holds the properties encoded: stricter than counting them decoded."""
+"""Limit of topic and payload together. The topic holds the properties encoded: stricter than counting them
+decoded.
+"""
 
 SYSTEM_PROPERTIES = frozenset(f"$.{name}" for name in ("mid", "cid", "uid", "ct", "ce", "exp", "ifid"))
 
@@ -27,7 +29,7 @@ class BadTopic(Rejected):
 
 
 class Channel(Enum):
-    """What a device may listen to."""
+    """The channels that a device may subscribe to."""
 
     COMMANDS = "devices/{device_id}/messages/devicebound/#"
     TWIN_RESULTS = "$iothub/twin/res/#"
@@ -72,7 +74,7 @@ Meaning: TypeAlias = TelemetryTopic | TwinGet | ReportedPatch | MethodAnswer
 
 
 def meaning(device_id: str, message: Publish) -> Meaning:
-    """What a device says with a PUBLISH. Raises BadTopic."""
+    """The meaning of a device's PUBLISH. Raises BadTopic."""
     topic = message.topic
     if message.qos == 2:
         raise BadTopic("QoS 2 is not supported")
@@ -87,7 +89,7 @@ def meaning(device_id: str, message: Publish) -> Meaning:
 
 
 def last_will(device_id: str, will: Will) -> Publish:
-    """The message that a device leaves for after its sudden end. Raises BadTopic."""
+    """The message that a device leaves to be published after its sudden end. Raises BadTopic."""
     left = Publish(will.topic, will.payload, will.qos, retain=will.retain)
     if not isinstance(meaning(device_id, left), TelemetryTopic):
         raise BadTopic("the will is no telemetry")
@@ -95,7 +97,7 @@ def last_will(device_id: str, will: Will) -> Publish:
 
 
 def channel(device_id: str, name: str) -> Channel:
-    """What a topic filter listens to. Raises BadTopic for all that is not the device's."""
+    """The channel that a topic filter subscribes to. Raises BadTopic for all that is not the device's."""
     for known in Channel:
         if name == known.value.format(device_id=device_id):
             return known
@@ -174,7 +176,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def format_bag(properties: Mapping[str, str]) -> str:
-    """The other way round."""
+    """The inverse of `parse_bag`."""
     return "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in properties.items())
 
 
@@ -182,22 +184,22 @@ def format_bag(properties: Mapping[str, str]) -> str:
 
 
 def command_topic(device_id: str, message_id: str, properties: Mapping[str, str]) -> str:
-    """Where a cloud-to-device message arrives."""
+    """The topic of a cloud-to-device message."""
     system = {"$.to": f"/devices/{device_id}/messages/devicebound", "$.mid": message_id}
     return f"devices/{device_id}/messages/devicebound/{format_bag({**system, **properties})}"
 
 
 def twin_result_topic(status: int, request_id: str, version: int | None = None) -> str:
-    """Where the answer to a twin request arrives."""
+    """The topic of the answer to a twin request."""
     suffix = "" if version is None else f"&$version={version}"
     return f"$iothub/twin/res/{status}/?$rid={request_id}{suffix}"
 
 
 def desired_topic(version: int) -> str:
-    """Where a change of desired properties arrives."""
+    """The topic of a change of desired properties."""
     return f"$iothub/twin/PATCH/properties/desired/?$version={version}"
 
 
 def method_topic(name: str, request_id: str) -> str:
-    """Where a method call arrives."""
+    """The topic of a method call."""
     return f"$iothub/methods/POST/{quote(name, safe='')}/?$rid={request_id}"

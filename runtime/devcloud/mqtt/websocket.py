@@ -1,7 +1,7 @@
-"""MQTT over WebSockets, on the HTTPS port as at the real hub: what is left where 8883 is blocked.
+"""MQTT over WebSockets, on the HTTPS port as at the real hub: the way that is left where 8883 is blocked.
 
-uvicorn hands over the connection at the request for an upgrade. From then on a `Connection` of the hub
-speaks through frames and does not know it: same packets, same faults, same end.
+uvicorn hands over the connection at the request for an upgrade. From then on a `Connection` of the hub sends
+through frames without knowing it: same packets, same faults, same end.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from runtime.devcloud.mqtt.frames import BadFrame, Ending, FrameDecoder, Opcode,
 PATH = b"/$iothub/websocket"
 SUBPROTOCOL = b"mqtt"
 MOST_FRAME_BYTES = 2 * MOST_PACKET_BYTES
-"""Clients put a packet or several into a frame; whatever is larger than this is none."""
+"""Clients put a packet or several into a frame; a frame larger than this holds no valid packet."""
 _MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455
 
 
 class WebSocket(asyncio.Protocol):
-    """One connection, from the request for an upgrade on. `hub` says who listens, None while it is away."""
+    """One connection, from the request for an upgrade on. `hub` returns the broker, None while it is down."""
 
     def __init__(self, hub: Callable[[], Broker | None]) -> None:
         self._hub = hub
@@ -68,7 +68,7 @@ class WebSocket(asyncio.Protocol):
             self._connection.resume_writing()
 
     def _shake_hands(self, data: bytes) -> None:
-        """uvicorn hands over the whole head of the request, at once."""
+        """Answer the handshake; uvicorn hands over the whole head of the request, at once."""
         http = h11.Connection(h11.SERVER)
         http.receive_data(data)
         request = http.next_event()
@@ -94,7 +94,7 @@ class WebSocket(asyncio.Protocol):
 
 
 class _Framed(asyncio.Transport):
-    """What is written here goes out in binary frames."""
+    """A transport that writes binary frames."""
 
     def __init__(self, plain: asyncio.Transport) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class _Framed(asyncio.Transport):
 
 
 def refusal(method: bytes, target: bytes, headers: dict[bytes, bytes]) -> int:
-    """The status that refuses a request for an upgrade; 0: it is in order. Names of headers in lower case."""
+    """The status that refuses a request for an upgrade; 0: it is valid. Names of headers in lower case."""
     if target.partition(b"?")[0] != PATH:
         return 404
     if method != b"GET":
@@ -137,5 +137,5 @@ def refusal(method: bytes, target: bytes, headers: dict[bytes, bytes]) -> int:
 
 
 def acceptance(key: bytes) -> bytes:
-    """Proof that the request was understood."""
+    """The answer's proof that the request was understood."""
     return base64.b64encode(hashlib.sha1(key + _MAGIC, usedforsecurity=False).digest())

@@ -1,1 +1,1 @@
-"""What the stand-in knows, in one database."""
+"""The stand-in's state, in one database."""

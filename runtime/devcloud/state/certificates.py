@@ -1,4 +1,6 @@
-"""Client certificates of devices: who shows one is known by its thumbprint, whatever it says inside."""
+"""Client certificates of devices: a device that presents one is known by its thumbprint, independent of its
+content.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ class Issued:
 
 
 class Certificates:
-    """Every certificate issued; a device may have several, as it must to change them."""
+    """Every issued certificate; a device may have several, as it needs while it changes them."""
 
     def __init__(self, database: Database, folder: Path) -> None:
         self._database = database
@@ -39,7 +41,7 @@ class Certificates:
         made = authority(
             self._folder, "device-ca"
         ).issue_cert(
-            "device.invalid",  # some name must be there; nobody looks at it
+            "device.invalid",  # some name must be there; no code reads it
             common_name=device_id[:_MOST_COMMON_NAME_CHARS],
             not_after=None if expires_at_s is None else datetime.fromtimestamp(expires_at_s, UTC),
         )
@@ -48,7 +50,7 @@ class Certificates:
         return Issued(pem, made.private_key_pem.bytes().decode(), thumbprint)
 
     def adopt(self, der: bytes, device_id: str, now_s: float) -> str:
-        """Have a certificate be this device's; a known one stays whose it is. Returns its thumbprint."""
+        """Assign a certificate to this device; a known one keeps its owner. Returns its thumbprint."""
         thumbprint = _thumbprint(der)
         self._database.execute(
             "INSERT INTO certificates (thumbprint, device_id, created_at) VALUES (?, ?, ?)"
@@ -75,7 +77,7 @@ class Certificates:
 
 
 def shown_by(transport: asyncio.BaseTransport) -> bytes | None:
-    """The client's certificate as DER, if it showed one in the handshake."""
+    """The client's certificate as DER, if it presented one in the handshake."""
     secured: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
     return None if secured is None else secured.getpeercert(binary_form=True)
 

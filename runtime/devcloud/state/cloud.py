@@ -1,12 +1,12 @@
-"""Cloud: all that the stand-in knows, and the seam between its two halves.
+"""Cloud: the whole state of the stand-in, and the interface between its two halves.
 
-The HTTPS side (`platform_api`, `operators`, `blobs`, `admin`, `page`) and the MQTT side (`hub`) meet
-only here. Both run in one asyncio loop, so nothing here locks or awaits. Everything is in DIR/devcloud.db
-before a method returns: a SIGKILL at any instant costs nothing that was answered.
+The HTTPS side (the modules of `http`) and the MQTT side (`mqtt`) meet only here. Both run in one asyncio
+loop, so nothing here locks or awaits. Everything is in DIR/devcloud.db before a method returns: a SIGKILL at
+any instant costs nothing that was answered.
 
-The hub offers `async def serve(cloud, host, port, ssl_context) -> Hub` with `await hub.stop()` (listener and
-connections go) and `hub.drop(mode, device_id) -> int` (`abrupt` or `polite`, None for all; returns how many).
-Device ids on this seam are the hub's: `WORKSPACE:DEVICE`.
+The hub offers `async def serve(cloud, host, port, ssl_context) -> Broker` with `await broker.stop()`
+(listener and connections go) and `broker.drop(mode, device_id) -> int` (`abrupt` or `polite`, None for all;
+returns how many). Device ids on this interface are the hub's: `WORKSPACE:DEVICE`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ BAD_CLIENT_ID = 2
 
 
 class Cloud:
-    """One stand-in: a workspace, its devices, and everything they sent."""
+    """One stand-in: a workspace, its devices, and all the messages they sent."""
 
     def __init__(self, folder: Path, hub_host: str, now_s: float, workspace: str = "demo") -> None:
         self.folder = folder
@@ -57,13 +57,13 @@ class Cloud:
         self.faults = Faults()
         self._metered = (self.faults, 0)
         self.drop: Callable[[str, str | None], int] = lambda mode, device_id: 0
-        """Cut connections, of one device or of all: `server.py` puts the hub's own here while it is up."""
+        """Cuts connections, of one device or of all: `server.py` puts the hub's own here while it is up."""
         self.database = Database(folder / "devcloud.db")
         self.records = MessageLog(self.database)
         self.records.close_all("the stand-in ended", now_s)
         self.twins = Twins(self.database)
         self.secret = bytes.fromhex(self._once("secret", lambda: secrets.token_hex(32)))
-        """Signs tokens and upload addresses."""
+        """The key that signs tokens and upload addresses."""
         self.enrolment = EnrolmentBook(self.database, self.secret)
         self.registrations = Registrations(self.database, self.secret, workspace)
         self.certificates = Certificates(self.database, folder)
@@ -77,9 +77,9 @@ class Cloud:
                 lambda: self.enrolment.create_token(Mode.DEVICE_AND_TECHNICIAN_ALLOW, None, None, now_s),
             )
         )
-        """The one that `devcloud.json` tells; it never expires."""
+        """The token that `devcloud.json` contains; it never expires."""
         self.answers: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        """How often each call of the platform's was answered how, since the start."""
+        """Counts of answers by call of the platform's and status, since the start."""
         self._listeners: dict[str, list[Callable[[Event], None]]] = defaultdict(list)
         self._calls: dict[str, asyncio.Future[tuple[int, bytes]]] = {}
 
@@ -100,7 +100,7 @@ class Cloud:
         return Lifetimes(**json.loads(self.database.recall("lifetimes") or "{}"))
 
     def change_lifetimes(self, asked: Mapping[str, Any]) -> Lifetimes:
-        """Replace some. Raises Problem."""
+        """Replace some lifetimes. Raises Problem."""
         changed = self.lifetimes.merge(asked)
         self.database.remember("lifetimes", json.dumps(dataclasses.asdict(changed)))
         return changed
@@ -119,13 +119,13 @@ class Cloud:
         return f"{self.workspace}:{device}"
 
     def resource(self, device_id: str) -> str:
-        """What a SAS for this hub device id is signed for."""
+        """The resource that a SAS for this hub device id is signed for."""
         return f"{self.hub_host}/devices/{device_id}"
 
     def key_string(self, device: str) -> str:
         """The connection string that holds a device's key itself."""
         known = self.registrations.device(device)
-        assert known is not None  # the caller made sure
+        assert known is not None  # the caller has checked
         return f"HostName={self.hub_host};DeviceId={self.hub_id(device)};SharedAccessKey={known['key']}"
 
     def sas_lifetime_s(self) -> float:
@@ -133,7 +133,7 @@ class Cloud:
         return self.lifetimes.sas_s if asked_s is None else min(asked_s, LONGEST_S)
 
     def registration_lifetime_s(self, of_provisioning_token_s: float | None) -> float | None:
-        """Lifetime of a Registration Token given out now; None for ever."""
+        """Lifetime of a Registration Token handed out now; None: unlimited."""
         asked_s = self.faults.registration_token_lifetime_s
         if asked_s is not None:
             return min(asked_s, LONGEST_S)
@@ -142,7 +142,7 @@ class Cloud:
     def assign(
         self, device: str, enrolment: Mapping[str, Any], certificate: bytes | None, now_s: float
     ) -> str:
-        """DPS assigns a device to this hub, which knows it from now on. Returns its id here."""
+        """Assign a device to this hub by DPS; the hub knows it from now on. Returns its id here."""
         with self.database.transaction():
             self.registrations.adopt(device, now_s)
             if enrolment["key"]:
@@ -154,7 +154,7 @@ class Cloud:
         return self.hub_id(device)
 
     def forget(self, device: str, now_s: float) -> None:
-        """A device of this bare id was never here: the next of its name inherits nothing."""
+        """Delete a device of this bare id: the next one of its name inherits nothing."""
         with self.database.transaction():
             self.registrations.delete(device, now_s)
             self.certificates.revoke(device, now_s)
@@ -172,7 +172,7 @@ class Cloud:
         now_s: float,
         certificate: bytes | None = None,
     ) -> Admitted | ConnectionRefused:
-        """Check a CONNECT: names that agree, a device that is known and enabled, a SAS of its key, alive.
+        """Check a CONNECT: names that agree, a device that is known and enabled, a valid SAS of its key.
 
         Without a password the client certificate (DER) counts, which TLS has checked.
         """
@@ -186,7 +186,7 @@ class Cloud:
     def check_device(
         self, device_id: str, sas: str | None, certificate: bytes | None, now_s: float
     ) -> Admitted | ConnectionRefused:
-        """Whether whoever calls is this device: by its SAS, or without one by its certificate."""
+        """True if the caller is this device: by its SAS, or without one by its certificate."""
         if sas is not None or certificate is None:
             return self.check_sas(device_id, sas or "", now_s)
         owner = self.certificates.owner(certificate)
@@ -197,7 +197,7 @@ class Cloud:
         return Admitted(device_id, None)
 
     def check_sas(self, device_id: str, text: str, now_s: float) -> Admitted | ConnectionRefused:
-        """Whether `text` is a SAS for this device, signed by its key, alive at `now_s`."""
+        """True if `text` is a SAS for this device, signed by its key, and valid at `now_s`."""
         known = self.registrations.device(device_id.removeprefix(f"{self.workspace}:"))
         if known is None or not known["enabled"]:
             return ConnectionRefused(NOT_AUTHORIZED, "device is unknown or disabled")
@@ -213,13 +213,13 @@ class Cloud:
         return Admitted(device_id, float(sas.expires_at_s))
 
     def opened(self, client_id: str, answer: Admitted | ConnectionRefused, at_s: float) -> int:
-        """Note a CONNECT and how it was answered (also a refused one). Returns the connection's number."""
+        """Record a CONNECT and its answer (also a refusal). Returns the connection's number."""
         if isinstance(answer, Admitted):
             return self.records.opened(client_id, answer.device_id, 0, "accepted", at_s)
         return self.records.opened(client_id, None, answer.code, answer.reason, at_s)
 
     def closed(self, connection: int, reason: str, at_s: float) -> None:
-        """Note how a connection ended; the first reason counts."""
+        """Record how a connection ended; the first reason counts."""
         self.records.closed(connection, reason, at_s)
 
     def take_quota(self) -> bool:
@@ -230,28 +230,30 @@ class Cloud:
         return True
 
     def quota_used_up(self) -> bool:
-        """Whether the hub takes nothing more today. Other faults begin another day."""
+        """True if the hub takes no more messages today. Other faults begin another day."""
         if self._metered[0] is not self.faults:
             self._metered = (self.faults, 0)
         return self.faults.quota_left is not None and self._metered[1] >= self.faults.quota_left
 
     def record(self, received: Sequence[Received]) -> None:
-        """Store first, acknowledge second: committed when this returns, in one commit."""
+        """Store first, acknowledge second: the messages are committed, in one commit, when this returns."""
         self.records.append(received)
 
     # -- the hub: towards the device -----------------------------------------------------------------
 
     def subscribe(self, device_id: str, callback: Callable[[Event], None]) -> Callable[[], None]:
-        """Have `callback` called, on the loop, with what is meant for a device. Returns how to end that."""
+        """Have `callback` called, on the loop, with the events for a device. Returns
+        the function that ends this.
+        """
         self._listeners[device_id].append(callback)
         return lambda: self._listeners[device_id].remove(callback)
 
     def twin_get(self, device_id: str) -> dict[str, Any]:
-        """The twin as the hub answers it."""
+        """The twin in the form of the hub's answer."""
         return self.twins.get(device_id)
 
     def twin_patch_reported(self, device_id: str, patch: object) -> int | ConnectionRefused:
-        """Merge what a device reports. Returns the new version, or why not (status 400)."""
+        """Merge a device's report. Returns the new version, or the reason of a refusal (status 400)."""
         if self.quota_used_up():
             return ConnectionRefused(403, "the daily quota is used up")
         return self.twins.patch(device_id, "reported", patch)
@@ -271,7 +273,7 @@ class Cloud:
         self.database.execute("UPDATE commands SET delivered_at = ? WHERE seq = ?", at_s, seq)
 
     def method_answered(self, request_id: str, status: int, payload: bytes) -> None:
-        """The device answered a MethodCall; an answer nobody waits for is dropped."""
+        """Take a device's answer to a MethodCall; one that no caller waits for is dropped."""
         waiting = self._calls.pop(request_id, None)
         if waiting is not None and not waiting.done():
             waiting.set_result((status, payload))
@@ -279,7 +281,7 @@ class Cloud:
     # -- the admin's side of the same ----------------------------------------------------------------
 
     def patch_desired(self, device_id: str, patch: Mapping[str, Any]) -> int | ConnectionRefused:
-        """Change desired properties and tell the device, if it listens."""
+        """Change desired properties and tell the device, if it is subscribed."""
         version = self.twins.patch(device_id, "desired", patch)
         if isinstance(version, int):
             self._tell(device_id, DesiredChange(patch, version))
@@ -299,7 +301,7 @@ class Cloud:
     async def call_method(
         self, device_id: str, name: str, payload: object, timeout_s: float
     ) -> tuple[int, bytes] | None:
-        """Call a method on the device. Returns status and body, or None where nobody answered in time."""
+        """Call a method on the device. Returns status and body, or None where no device answered in time."""
         request_id = secrets.token_hex(4)
         future = self._calls[request_id] = asyncio.get_running_loop().create_future()
         try:
@@ -312,7 +314,7 @@ class Cloud:
             self._calls.pop(request_id, None)
 
     def _tell(self, device_id: str, event: Event) -> bool:
-        """Whether anybody listened."""
+        """Pass an event on; true if any callback was subscribed."""
         listeners = list(self._listeners[device_id])
         for callback in listeners:
             callback(event)

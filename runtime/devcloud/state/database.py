@@ -1,7 +1,8 @@
-"""devcloud.db: everything the stand-in knows, in one SQLite file that anybody may read while it runs.
+"""devcloud.db: the whole state of the stand-in, in one SQLite file that other processes may read while it
+runs.
 
-WAL with `synchronous=OFF`: what was committed survives a SIGKILL of this process, not a power cut. A
-stand-in may; it must never be what a benchmark measures.
+WAL with `synchronous=OFF`: a commit survives a SIGKILL of this process, not a power cut. That is enough for a
+stand-in; it must never be what a benchmark measures.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class Database:
     """One connection, used from the stand-in's loop only."""
 
     def __init__(self, path: Path) -> None:
-        """Open it, or make it. Raises UsageError where something else stands there."""
+        """Open it, or create it. Raises UsageError where something else stands there."""
         self._connection = sqlite3.connect(path, isolation_level=None)
         self._connection.row_factory = sqlite3.Row
         try:
@@ -91,7 +92,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing."""
+        """A transaction: all of it or nothing."""
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -101,11 +102,11 @@ class Database:
         self._connection.execute("COMMIT")
 
     def execute(self, statement: str, *values: Any) -> int:
-        """Change something; returns the rowid of an insert."""
+        """Execute a change; returns the rowid of an insert."""
         return self._connection.execute(statement, values).lastrowid or 0
 
     def change(self, statement: str, *values: Any) -> int:
-        """Change something; returns how many rows did."""
+        """Execute a change; returns the number of changed rows."""
         return self._connection.execute(statement, values).rowcount
 
     def append(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
@@ -120,7 +121,7 @@ class Database:
         return next(iter(self.rows(statement, *values)), None)
 
     def remember(self, name: str, value: str) -> None:
-        """Keep a value of the stand-in's own."""
+        """Save a value of the stand-in's own."""
         self.execute(
             "INSERT INTO settings (name, value) VALUES (?, ?)"
             " ON CONFLICT (name) DO UPDATE SET value = excluded.value",

@@ -1,8 +1,8 @@
-"""Azure DPS in the stand-in, its books: who may ask to be assigned to the hub, and who did.
+"""DPS enrolments of the stand-in: the devices that may be assigned to the hub, and those that were.
 
-An individual enrolment is for the registration id of its name; a group is for whoever holds a key derived
-from the group's, or shows a certificate of our device authority. Whoever has one of its own is judged by
-that alone.
+An individual enrolment is for the registration id of its name; a group is for every device that holds a key
+derived from the group's, or presents a certificate of our device authority. A device with an individual
+enrolment is judged by that alone.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from runtime.devcloud.state.problems import bad_request, not_found
 
 
 class Attestation(enum.Enum):
-    """How a device proves who it is."""
+    """The way in which a device proves its identity."""
 
     KEY = "key"
     CERTIFICATE = "certificate"
 
 
 class DpsEnrolments:
-    """All of them, and what came of them."""
+    """All enrolments, and the assignments they led to."""
 
     def __init__(self, database: Database, certificates: Certificates, id_scope: str) -> None:
         self._database = database
@@ -36,7 +36,7 @@ class DpsEnrolments:
     # -- for operators -----------------------------------------------------------------------------------
 
     def create(self, name: str, attestation: Attestation, *, group: bool, now_s: float) -> dict[str, Any]:
-        """Raises Problem where the name is taken."""
+        """Create an enrolment. Raises Problem where the name is taken."""
         if self._row(name):
             raise bad_request(f"there is an enrolment {name} already")
         key = base64.b64encode(secrets.token_bytes(64)).decode() if attestation is Attestation.KEY else None
@@ -50,18 +50,18 @@ class DpsEnrolments:
         return self._database.rows("SELECT * FROM dps_enrolments ORDER BY created_at")
 
     def assigned(self) -> list[dict[str, Any]]:
-        """Every registration id that was assigned, and how often."""
+        """Every registration id that was assigned, and the number of times."""
         return self._database.rows("SELECT * FROM dps_registrations ORDER BY assigned_at")
 
     def enable(self, name: str, enabled: bool) -> None:
-        """Raises Problem where there is none."""
+        """Enable or disable an enrolment. Raises Problem where there is none."""
         if not self._database.change(
             "UPDATE dps_enrolments SET enabled = ? WHERE name = ?", int(enabled), name
         ):
             raise not_found("The enrolment")
 
     def delete(self, name: str) -> None:
-        """Raises Problem where there is none. Devices that were assigned stay so."""
+        """Delete an enrolment. Raises Problem where there is none. Assigned devices stay assigned."""
         if not self._database.change("DELETE FROM dps_enrolments WHERE name = ?", name):
             raise not_found("The enrolment")
 
@@ -70,7 +70,9 @@ class DpsEnrolments:
     def attested(
         self, registration_id: str, sas: str | None, certificate: bytes | None, now_s: float
     ) -> dict[str, Any] | None:
-        """The enrolment under which this device has proven itself, with `key`: its own; None: it has not."""
+        """The enrolment under which this device has proven itself, with `key`: its own;
+        None: it has proven nothing.
+        """
         own = self._row(registration_id)
         chosen = [own] if own and not own["grouped"] else [row for row in self.all() if row["grouped"]]
         for enrolment in chosen:
@@ -86,7 +88,7 @@ class DpsEnrolments:
         return None
 
     def note(self, registration_id: str, enrolment: str, device_id: str, now_s: float) -> None:
-        """The device was assigned."""
+        """Record that the device was assigned."""
         self._database.execute(
             "INSERT INTO dps_registrations (registration_id, enrolment, device_id, assigned_at, times)"
             " VALUES (?, ?, ?, ?, 1) ON CONFLICT (registration_id) DO UPDATE SET times = times + 1,"
@@ -98,7 +100,9 @@ class DpsEnrolments:
         return self._database.row("SELECT * FROM dps_enrolments WHERE name = ?", name)
 
     def _shows(self, enrolment: dict[str, Any], registration_id: str, certificate: bytes) -> bool:
-        """TLS has checked the chain; the registration id must be the subject's, as Azure has it."""
+        """True if the certificate names the registration id as its subject, as Azure demands;
+        TLS has checked the chain.
+        """
         if common_name(certificate) != registration_id:
             return False
         return bool(enrolment["grouped"]) or self._certificates.owner(certificate) == registration_id

@@ -1,4 +1,4 @@
-"""Provisioning Tokens and provisioning operations: a stranger becomes a device by a person's approval."""
+"""Provisioning Tokens and provisioning operations: an unknown device is admitted by a person's approval."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from runtime.devcloud.state.database import Database
 from runtime.devcloud.state.problems import Problem, bad_request, closed, not_found
 from runtime.settings import DEVICE_ID_PATTERN
 
-_CODE_LETTERS = "BCDFGHJKLMNPQRSTVWXZ23456789"  # nothing to misread, no words
+_CODE_LETTERS = "BCDFGHJKLMNPQRSTVWXZ23456789"  # no similar letters, no words
 
 
 class Mode(enum.Enum):
-    """Who chooses the device id: Enforce means must, Allow means may, the platform chooses otherwise."""
+    """The party that chooses the device id: Enforce means the device must, Allow means it
+    may, else the platform does.
+    """
 
     DEVICE_ENFORCE = "DeviceEnforce"
     DEVICE_ALLOW = "DeviceAllow"
@@ -26,14 +28,14 @@ class Mode(enum.Enum):
     DISABLE = "Disable"
 
     def check_wish(self, device_id: str | None) -> None:
-        """Whether the device may or must say who it wants to be. Raises Problem."""
+        """Check that the device may, or must, wish for an id. Raises Problem."""
         if device_id is None and self is Mode.DEVICE_ENFORCE:
             raise _id_refused("the Provisioning Token wants the device to choose its id")
         if device_id is not None and self not in _DEVICE_MAY:
             raise _id_refused("the Provisioning Token does not let the device choose its id")
 
     def check_override(self, device_id: str | None) -> None:
-        """The same for the person who approves. Raises Problem."""
+        """Check the same for the person who approves. Raises Problem."""
         if device_id is None and self is Mode.TECHNICIAN_ENFORCE:
             raise _id_refused("the Provisioning Token wants the operator to choose the device id")
         if device_id is not None and self not in _TECHNICIAN_MAY:
@@ -45,7 +47,7 @@ _TECHNICIAN_MAY = (Mode.TECHNICIAN_ENFORCE, Mode.TECHNICIAN_ALLOW, Mode.DEVICE_A
 
 
 def check_device_id(device_id: str | None) -> None:
-    """Raises Problem for what cannot be a device id."""
+    """Raise Problem for a text that cannot be a device id."""
     if device_id is not None and not re.fullmatch(DEVICE_ID_PATTERN, device_id):
         raise _id_refused("a device id is 4 to 90 of 0-9 a-z A-Z - _ .")
 
@@ -82,7 +84,7 @@ class EnrolmentBook:
         return self._database.rows("SELECT * FROM provisioning_tokens ORDER BY created_at")
 
     def valid(self, token: str, now_s: float) -> dict[str, Any] | None:
-        """The record of a Provisioning Token that still counts, else None."""
+        """The record of a Provisioning Token that is still valid, else None."""
         claims = tokens.claims_of(token, self._secret)
         if claims is None or claims.get("kind") != "provisioning":
             return None
@@ -93,7 +95,7 @@ class EnrolmentBook:
         )
 
     def revoke_token(self, token_id: str, now_s: float) -> None:
-        """Raises Problem where there is no such token."""
+        """Revoke a Provisioning Token. Raises Problem where there is none."""
         if not self._database.change(
             "UPDATE provisioning_tokens SET revoked_at = coalesce(revoked_at, ?) WHERE id = ?",
             now_s,
@@ -112,7 +114,9 @@ class EnrolmentBook:
     def begin(
         self, token: dict[str, Any], wish: str | None, lifetime_s: float, now_s: float
     ) -> dict[str, Any]:
-        """A device asks to be let in. Raises Problem where the wish is not allowed."""
+        """Begin an operation for a device that asks to be provisioned. Raises Problem
+        where the wish is not allowed.
+        """
         Mode(token["mode"]).check_wish(wish)
         check_device_id(wish)
         operation_id = secrets.token_hex(16)
@@ -140,7 +144,7 @@ class EnrolmentBook:
         return [_as_of(operation, now_s) for operation in found]
 
     def approve(self, operation_id: str, device_id: str | None, now_s: float) -> dict[str, Any]:
-        """A person lets the device in, perhaps under another id. Raises Problem."""
+        """Approve the device for a person, perhaps under another id. Raises Problem."""
         operation = self._pending(operation_id, now_s)
         Mode(operation["mode"]).check_override(device_id)
         check_device_id(device_id)
@@ -149,7 +153,7 @@ class EnrolmentBook:
         return self.operation(operation["id"], now_s)
 
     def cancel(self, operation_id: str, now_s: float) -> dict[str, Any]:
-        """A person turns the device away. Raises Problem."""
+        """Cancel the operation for a person. Raises Problem."""
         operation = self._pending(operation_id, now_s)
         self._set_state(operation["id"], "Cancelled", None)
         return self.operation(operation["id"], now_s)
@@ -159,7 +163,7 @@ class EnrolmentBook:
         found = self._database.row(
             "SELECT * FROM operations WHERE id = ? AND provisioning_token = ?", operation_id, token["id"]
         )
-        if found is None:  # also one of another Provisioning Token: say nothing about it
+        if found is None:  # also one of another Provisioning Token: give nothing away
             raise closed("provisioningOperationNotFound", "The provisioning operation is unknown")
         operation = _as_of(found, now_s)
         if operation["state"] == "Cancelled":
@@ -188,12 +192,12 @@ class EnrolmentBook:
 
 
 def as_code(typed: str) -> str:
-    """A verification code as a person may type it: in lower case, with blanks, without the hyphen."""
+    """A verification code out of a person's typing: in lower case, with blanks, without the hyphen."""
     letters = "".join(letter for letter in typed.upper() if letter.isalnum())
     return f"{letters[:4]}-{letters[4:]}"
 
 
 def _as_of(operation: dict[str, Any], now_s: float) -> dict[str, Any]:
-    """With its state at `now_s`: an operation that is over for the device says so."""
+    """The operation with its state at `now_s`: one that has ended for the device has that state."""
     expired = operation["expires_at"] <= now_s and operation["state"] != "Cancelled"
     return {**operation, "state": "Expired"} if expired else operation

@@ -1,6 +1,7 @@
-"""How the stand-in misbehaves on request. All zero: a well-behaved cloud.
+"""Faults of the stand-in, on request. All zero: a well-behaved cloud.
 
-A merge makes a new `Faults`; counts (`ack_limit`, `drop_after_messages`, `quota_left`) start anew with each.
+A merge makes a new `Faults`; counts (`ack_limit`, `drop_after_messages`, `quota_left`) restart from zero with
+each.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class BadFault(Rejected):
 
 @dataclass(slots=True)
 class HttpFault:
-    """What happens to HTTP requests that match: wait, then cut the connection or answer so instead."""
+    """The fault for matching HTTP requests: wait, then cut the connection or give this answer instead."""
 
     status: int | None = None
     """Answer with this status. None: answer as usual, after `delay_s`."""
@@ -33,15 +34,15 @@ class HttpFault:
     cut: bool = False
     """Close the connection without an answer."""
     times: int | None = None
-    """Requests that it still concerns; None: all."""
+    """The number of requests that it still applies to; None: all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """Everything that can be wrong with this cloud."""
+    """All faults of this cloud."""
 
     ack_delay_ms: float = 0.0
-    """Every PUBACK leaves so much later; they do not wait for one another, as over a long line."""
+    """The delay of every PUBACK; PUBACKs do not wait for one another, as over a long line."""
     withhold_acks: bool = False
     """PUBACKs are kept back, in order, until this ends. The messages are recorded."""
     ack_limit: int | None = None
@@ -51,7 +52,7 @@ class Faults:
     poison: str | None = None
     """A message whose payload contains this is not recorded: its connection is dropped abruptly."""
     throttle_per_s: float | None = None
-    """PUBACKs a second and connection; who is owed ten seconds of them is dropped."""
+    """PUBACKs a second for each connection; one that is owed ten seconds of them is dropped."""
     quota_left: int | None = None
     """Messages that the hub still takes before its daily quota is used up: then it ends the connection at the
     first one, polite and without a word, answers twin patches with 403, and 403002 over HTTPS."""
@@ -64,7 +65,7 @@ class Faults:
     registration_token_lifetime_s: float | None = None
     """Lifetime of the Registration Tokens handed out from now on."""
     http: Mapping[str, HttpFault] = field(default_factory=dict)
-    """By `METHOD /path-prefix`."""
+    """The faults of HTTP requests, by `METHOD /path-prefix`."""
 
     def merge(self, asked: Mapping[str, Any]) -> Faults:
         """These faults with what a JSON object asks for; null takes a fault back. Raises BadFault."""
@@ -77,7 +78,7 @@ class Faults:
         return dataclasses.replace(self, **changes)
 
     def to_json(self) -> dict[str, Any]:
-        """What is in force, as `merge` would take it."""
+        """The faults in force, in the form that `merge` takes."""
         return dataclasses.asdict(self)
 
     def take_http(self, method: str, path: str) -> HttpFault | None:
@@ -125,7 +126,7 @@ def _checked(owner: type, name: str, value: object) -> Any:
     if value is None:
         return fields[name].default
     kind = _kind_of(owner, name)
-    if type(value) not in (kind, *((int,) if kind is float else ())):  # exact: JSON's true is no number
+    if type(value) not in (kind, *((int,) if kind is float else ())):  # exact types: JSON's true is no number
         raise BadFault(f"{name} = {value!r} is not {_WORDS[kind]}")
     low, high = _RANGES.get(name, (0, math.inf))
     if isinstance(value, int | float) and not low <= value <= high:

@@ -1,4 +1,4 @@
-"""How long what the stand-in hands out stays valid, in seconds."""
+"""Lifetimes of the tokens and addresses that the stand-in hands out, in seconds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from runtime.devcloud.state.problems import bad_request
 
 LONGEST_S = 1e10
-"""About three centuries: what ends later has no date that everybody can write."""
+"""About three centuries: a later end has no date that all libraries can write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,15 +19,17 @@ class Lifetimes:
 
     sas_s: float = 24 * 3600.0
     registration_token_s: float | None = 30 * 24 * 3600.0
-    """None: for ever."""
+    """None: unlimited."""
     grace_s: float = 600.0
-    """How long the parent of a refreshed Registration Token stays valid."""
+    """Time for which the parent of a refreshed Registration Token stays valid."""
     operation_s: float = 3600.0
     upload_s: float = 3600.0
-    """An upload's address, and how long an upload without notification counts as open."""
+    """Lifetime of an upload's address, and the time for which an upload without notification counts as
+    open.
+    """
 
     def merge(self, asked: Mapping[str, Any]) -> Lifetimes:
-        """These with some replaced. Raises Problem."""
+        """These lifetimes with some replaced. Raises Problem."""
         known = {item.name for item in dataclasses.fields(self)}
         for name, value in asked.items():
             if name not in known:

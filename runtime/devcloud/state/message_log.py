@@ -1,4 +1,6 @@
-"""What the hub saw: every message and every CONNECT, in order of arrival, committed before it is answered."""
+"""Message log of the hub: every message and every CONNECT, in order of arrival, committed before it is
+answered.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ _INSERT = (
 
 
 class MessageLog:
-    """The hub's log book."""
+    """The hub's log of messages and connections."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -27,28 +29,28 @@ class MessageLog:
             self._database.append(_INSERT, [_row(message) for message in received])
 
     def opened(self, client_id: str, device_id: str | None, code: int, reason: str, at_s: float) -> int:
-        """Note a CONNECT and how it was answered. Returns the connection's number."""
+        """Record a CONNECT and its answer. Returns the connection's number."""
         return self._database.execute(
             "INSERT INTO connections (opened_at, client_id, device_id, code, reason) VALUES (?, ?, ?, ?, ?)",
             *(at_s, client_id, device_id, code, reason),
         )
 
     def closed(self, connection: int, reason: str, at_s: float) -> None:
-        """Note how a connection ended; the first word counts."""
+        """Record how a connection ended; the first reason counts."""
         self._database.execute(
             "UPDATE connections SET closed_at = ?, end_reason = ? WHERE seq = ? AND closed_at IS NULL",
             *(at_s, reason, connection),
         )
 
     def close_all(self, reason: str, at_s: float) -> None:
-        """At the start: whatever was open when the stand-in was killed is not."""
+        """Close, at the start, all connections that were open when the stand-in was killed."""
         self._database.execute(
             "UPDATE connections SET closed_at = ?, end_reason = ? WHERE closed_at IS NULL AND code = 0",
             *(at_s, reason),
         )
 
     def connected(self) -> set[str]:
-        """Hub device ids that are on the line now."""
+        """Hub device ids that are connected now."""
         found = self._database.rows(
             "SELECT DISTINCT device_id FROM connections WHERE closed_at IS NULL AND code = 0"
         )
@@ -62,7 +64,7 @@ class MessageLog:
         )
 
     def newest(self) -> int:
-        """Number of the newest message, 0 without any. It is also how many there are."""
+        """Number of the newest message, 0 without any. It is also the number of messages."""
         found = self._database.row("SELECT max(seq) AS newest FROM messages")
         return (found and found["newest"]) or 0
 

@@ -1,4 +1,4 @@
-"""What the platform refuses, as RFC 9457 has it: raised where noticed, rendered in one place (`web.py`)."""
+"""Refusals of the platform, as RFC 9457 has them: raised where noticed, rendered in one place (`web.py`)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def not_found(what: str) -> Problem:
 
 
 def closed(kind: str, title: str) -> Problem:
-    """A provisioning operation from which nothing will come any more."""
+    """The problem of a provisioning operation that is closed and yields nothing more."""
     return Problem(410, f"deviceProvisioning/{kind}", title)
 
 

@@ -27,7 +27,7 @@ class Granted:
 
 
 class Registrations:
-    """Who the devices are, and by which tokens they prove it."""
+    """The devices, and the tokens by which they prove their identity."""
 
     def __init__(self, database: Database, secret: bytes, workspace: str) -> None:
         self._database = database
@@ -43,7 +43,7 @@ class Registrations:
         return self._database.row("SELECT * FROM devices WHERE id = ?", device_id)
 
     def adopt(self, device_id: str, now_s: float) -> None:
-        """Have a device of this id; one that exists keeps its key."""
+        """Add a device of this id; one that exists keeps its key."""
         self._database.execute(
             "INSERT INTO devices (id, key, created_at) VALUES (?, ?, ?) ON CONFLICT (id) DO NOTHING",
             *(device_id, _new_key(), now_s),
@@ -53,11 +53,11 @@ class Registrations:
         self._database.execute("UPDATE devices SET registered_at = ? WHERE id = ?", now_s, device_id)
 
     def give_key(self, device_id: str, key: str) -> None:
-        """Its key is another's choice."""
+        """Give the device a key that was chosen elsewhere."""
         self._database.execute("UPDATE devices SET key = ? WHERE id = ?", key, device_id)
 
     def rotate_key(self, device_id: str) -> None:
-        """Every SAS handed out so far stops to count."""
+        """Change the key: every SAS handed out so far becomes invalid."""
         self._database.execute("UPDATE devices SET key = ? WHERE id = ?", _new_key(), device_id)
 
     def enable(self, device_id: str, enabled: bool) -> None:
@@ -78,7 +78,7 @@ class Registrations:
         parent: str | None = None,
         after_lost_answer: bool = False,
     ) -> Granted:
-        """Hand out a token; None lives for ever."""
+        """Hand out a token; None: it never expires."""
         token_id = secrets.token_hex(8)
         expires_at_s = None if lifetime_s is None else now_s + lifetime_s
         self._database.execute(
@@ -95,7 +95,7 @@ class Registrations:
         return Granted(tokens.mint(claims, self._secret), expires_at_s, after_lost_answer)
 
     def valid(self, token: str, now_s: float) -> dict[str, Any] | None:
-        """The record of a token that still counts, its device being known; else None."""
+        """The record of a token that is still valid, its device being known; else None."""
         claims = tokens.claims_of(token, self._secret)
         if claims is None or claims.get("kind") != "registration":
             return None
@@ -122,11 +122,11 @@ class Registrations:
             return self.grant(held["device_id"], lifetime_s, now_s, parent=held["id"], after_lost_answer=lost)
 
     def revoke(self, device_id: str, now_s: float) -> int:
-        """Revoke every token of a device. Returns how many."""
+        """Revoke every token of a device. Returns the number of tokens."""
         return self._revoke_where("device_id = ?", device_id, now_s)
 
     def expire(self, device_id: str, now_s: float) -> int:
-        """Have every token of a device expire now. Returns how many."""
+        """Have every token of a device expire now. Returns the number of tokens."""
         return self._database.change(
             "UPDATE registration_tokens SET expires_at = ? WHERE device_id = ? AND revoked_at IS NULL",
             *(now_s, device_id),

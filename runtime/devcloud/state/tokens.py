@@ -1,7 +1,7 @@
-"""Tokens and SAS, pure: what the stand-in signs, and how it knows its own signature again.
+"""Tokens and SAS, pure: the texts that the stand-in signs, and the check of its own signatures.
 
 A token reads `base64url(JSON claims).base64url(HMAC-SHA256)`. It carries only its kind and id (a Registration
-Token its device id too); whether it still counts is in the database, so that it can be revoked.
+Token its device id too); its validity is in the database, so that it can be revoked.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def mint(claims: Mapping[str, str], secret: bytes) -> str:
 
 
 def claims_of(token: str, secret: bytes) -> dict[str, str] | None:
-    """What a token of ours claims; None for anything that we did not sign."""
+    """The claims of a token of ours; None for a text that we did not sign."""
     body, _, signature = token.partition(".")
     expected = _encode(hmac.digest(secret, body.encode(errors="replace"), "sha256"))
     if not hmac.compare_digest(expected.encode(), signature.encode(errors="replace")):
@@ -59,7 +59,7 @@ def parse_sas(text: str) -> Sas | None:
 
 
 def sas_holds(sas: Sas, key: str) -> bool:
-    """Whether `key` signed it. Expiry and resource are the caller's to check."""
+    """True if `key` signed it. The caller checks expiry and resource."""
     expected = _sas_signature(quote(sas.resource, safe=""), key, sas.expires_at_s)
     return hmac.compare_digest(expected.encode(), sas.signature.encode())
 

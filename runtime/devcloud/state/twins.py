@@ -32,7 +32,9 @@ class Twins:
         }
 
     def patch(self, device_id: str, half: str, patch: object) -> int | ConnectionRefused:
-        """Merge a patch into `desired` or `reported`. Returns the new version, or why not (400)."""
+        """Merge a patch into `desired` or `reported`. Returns the new version, or the
+        reason of a refusal (400).
+        """
         if not isinstance(patch, dict):
             return ConnectionRefused(400, "a patch is a JSON object")
         broken = broken_rule(patch)
@@ -78,7 +80,7 @@ def merged(target: object, patch: object) -> Any:
 
 
 def broken_rule(value: object, depth: int = 0) -> str | None:
-    """Which rule of the hub for twin properties `value` breaks, in words, or None."""
+    """The rule of the hub for twin properties that `value` breaks, in words, or None."""
     if isinstance(value, str):
         return _broken_text(value)
     if isinstance(value, float) and not math.isfinite(value):

@@ -1,4 +1,4 @@
-"""Uploaded files: which uploads are open, and what has been written where.
+"""Uploaded files: the open uploads, and the blobs that were written.
 
 A blob is whole or not there: it is written beside its place and renamed. Its file is named by a hash, so
 that no blob name reaches the file system.
@@ -19,7 +19,7 @@ MOST_OPEN = 10  # per device; the hub's limit
 
 
 class Uploads:
-    """Everything about files that devices hand over."""
+    """All uploads and blobs of devices."""
 
     def __init__(self, database: Database, folder: Path) -> None:
         self._database = database
@@ -56,7 +56,7 @@ class Uploads:
     def settle(
         self, correlation_id: str, succeeded: bool, code: int | None, words: str | None, now_s: float
     ) -> None:
-        """The device said how it went: the upload is no longer open."""
+        """Settle an upload by the device's notification: it is no longer open."""
         self._database.execute(
             "UPDATE uploads SET state = ?, status_code = ?, status_description = ?, notified_at = ?"
             " WHERE correlation_id = ?",
@@ -75,15 +75,15 @@ class Uploads:
         return self._database.rows("SELECT * FROM blobs ORDER BY written_at")
 
     def content(self, name: str) -> Path | None:
-        """Where a blob's bytes are."""
+        """The path of a blob's bytes."""
         return self._folder / _hash(name) if self.blob(name) else None
 
     def part(self) -> Part:
-        """A place for bytes that arrive."""
+        """A file for bytes that arrive."""
         return Part(self._folder / f"{secrets.token_hex(8)}.part")
 
     def keep(self, name: str, part: Part, now_s: float) -> None:
-        """Make what arrived the blob, in the place of any before it."""
+        """Make the received bytes the blob, in the place of any before it."""
         part.path.replace(self._folder / _hash(name))
         self._database.execute(
             "INSERT INTO blobs (name, bytes, md5, written_at) VALUES (?, ?, ?, ?) ON CONFLICT (name)"
@@ -96,7 +96,7 @@ class Uploads:
         part.path.replace(self._block(name, block_id))
 
     def join(self, name: str, block_ids: Iterable[str], now_s: float) -> bool:
-        """Make the blob of these blocks in this order; False where one of them was never sent."""
+        """Make the blob of these blocks, in this order; False where one of them was never sent."""
         blocks = [self._block(name, block_id) for block_id in block_ids]
         if not all(block.exists() for block in blocks):
             return False

@@ -1,4 +1,4 @@
-"""What the stand-in's HTTPS side and its hub say to each other, as plain values."""
+"""Values that the stand-in's HTTPS side and its hub exchange."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A CONNECT that holds. `device_id` is the hub's, `WORKSPACE:DEVICE`."""
+    """An accepted CONNECT. `device_id` is the hub's, `WORKSPACE:DEVICE`."""
 
     device_id: str
     expires_at_s: float | None
@@ -40,7 +40,7 @@ class Received:
     system: Mapping[str, str] = field(default_factory=dict)
     """System properties, decoded, named as on the wire: `$.mid`, `$.ct`, ..."""
     connection: int | None = None
-    """What `Cloud.opened` returned."""
+    """The number that `Cloud.opened` returned."""
 
 
 @dataclass(frozen=True, slots=True)
