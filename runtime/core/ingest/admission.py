@@ -1,9 +1,9 @@
-"""What to keep of what producers sent, and what to answer: one `Admission` decides one commit.
+"""Admission: which requests of producers are kept, and their replies. One `Admission` decides one commit.
 
-Pure: what is stored, which sequences are known, how much room there is and what time it is come in as a
-`View`. Nothing here is true before the commit: on failure the whole Admission is thrown away.
+Pure: the stored amounts, the known sequences, the room and the time come in as values (`View`, `Stamp`). No
+decision holds before the commit: on failure the whole Admission is discarded.
 
-Laws, held by `tests/unit/test_admission.py`:
+Invariants, held by `tests/unit/test_admission.py`:
 
 1. A request is kept whole or not at all, in the order of its payloads; requests in the order they came.
 2. A sequence known as stored is answered with its id and not kept again, also within one commit.
@@ -54,12 +54,12 @@ from runtime.core.message import StreamName
 RETRY_FULL_MS = 1_000
 RETRY_SOON_MS = 100
 EVICTED_AT_ONCE = 5_000
-"""Messages: 30 ms. More were too many at once only where a limit was lowered over a large backlog."""
+"""Most messages evicted by one commit: 30 ms. Only a limit lowered over a large backlog asks for more."""
 ROW_OVERHEAD_BYTES = 128  # what a row takes on disk beside its payload and texts, generously
 
 
 class Stamp(NamedTuple):
-    """When and in which boot a commit is decided."""
+    """The time and the boot in which a commit is decided."""
 
     wall_s: float | None
     """None while the clock is not synchronised."""
@@ -74,12 +74,12 @@ class Named(NamedTuple):
     at: int
     name: str
     key: str
-    """Of its message."""
+    """The key of its message."""
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What stands before this commit."""
+    """The state of the store before this commit."""
 
     next_id: int
     streams: Mapping[StreamName, int]
@@ -87,22 +87,22 @@ class View:
     levels: Levels
     total: Amount
     room_bytes: int
-    """What the disk still takes."""
+    """The bytes that the disk still takes."""
     may_meet_producers: int = 1_000
-    """How many producers never met may be taken into memory now."""
+    """Most producers never met before that may be taken into memory now."""
     producers_of: Mapping[str, int] = field(default_factory=dict)
-    """How many are in memory, by owner."""
+    """The number of producers in memory, by owner."""
     few_producers: int = 0
-    """So many each owner may have, even where all others take the room."""
+    """The number of producers that each owner may have, even where all others take the room."""
     streams_of: Mapping[str, int] = field(default_factory=dict)
-    """How many of the streams were named lately, by owner."""
+    """The number of streams that were named lately, by owner."""
     held: Held = field(default_factory=dict)
     sole_owner: str = ""
-    """Of what is stored, as far as is known; empty where there are several."""
+    """The owner of all that is stored, as far as is known; empty where there are several."""
     leaving: Amount = NOTHING
-    """What leaves with this commit; of `levels` and `total` it is taken off already."""
+    """The amount that leaves with this commit; it is subtracted from `levels` and `total` already."""
     counted: bool = True
-    """Whether `levels` and `total` were found by looking: else one flipped bit might decide over messages."""
+    """True if `levels` and `total` were counted in rows: else one flipped bit might decide over messages."""
 
 
 class _Refusal(Exception):
@@ -123,37 +123,37 @@ class Admission:
     view: View
     stamp: Stamp
     known: Mapping[ProducerKey, Sequences]
-    """Memory of every keyed producer among the requests that was met before."""
+    """The sequences of every keyed producer among the requests that was met before."""
     apart: frozenset[ProducerKey] = frozenset()
-    """Of the producers among the requests: those whose name and boot are another owner's."""
+    """The producers among the requests whose name and boot are another owner's."""
     rows: list[Values] = field(default_factory=list)
     details: dict[int, Details] = field(default_factory=dict)
-    """Of those rows that have any, by id."""
+    """The details of the rows that have any, by id."""
     added: dict[tuple[int, int], Amount] = field(default_factory=dict)
-    """What the rows add, by (stream, priority)."""
+    """The amounts that the rows add, by (stream, priority)."""
     producers: dict[ProducerKey, Sequences] = field(default_factory=dict)
-    """Memory that changes with this commit."""
+    """The sequences that change with this commit, by producer."""
     new_streams: dict[StreamName, int] = field(default_factory=dict)
     take_files: Callable[[Sequence[tuple[str, str]]], Sequence[TakenFile] | NotTaken] = lambda wanted: (
         NotTaken("files are not taken here")
     )
-    """Take a producer's files, each (name, key of its message), all of them; or none, and say why."""
+    """Takes a producer's files, each (name, key of its message), all of them; or none, and says why."""
     copies_files: bool = False
-    """The drop folder is a file system of its own: what is taken is written once more."""
+    """The drop folder is a file system of its own: a file that is taken is written once more."""
     weigh_file: Callable[[str, str], int] = lambda name, key: 0
-    """Size of a producer's file, by name and key of its message; 0 where it will not be taken."""
+    """The size of a producer's file, by name and key of its message; 0 where it will not be taken."""
     disk_bytes: int = 0
-    """About what the rows take on disk."""
+    """The bytes that the rows take on disk, about."""
 
     def __post_init__(self) -> None:
         self.next_id = self.view.next_id
         self._usage = QuotaUsage(self.view.levels, self.view.total, self.view.held, self.view.leaving)
         self.holders: list[tuple[int, str]] = []
-        """From which id on the rows are whose."""
+        """The first id of each run of rows, and its owner."""
         self.added_by: dict[tuple[str, int], Amount] = {}
-        """What they add, by owner and priority."""
+        """The amounts that they add, by owner and priority."""
         self._holders: dict[tuple[str, str], str] = {}
-        """Who is the first to store something under a name and boot."""
+        """The first owner that stores a message under a name and boot."""
         self._named_by: dict[StreamName, str] = {}
         self._trimming = False
         self.has_keyless = False
@@ -162,7 +162,7 @@ class Admission:
 
     @property
     def named_by(self) -> Mapping[StreamName, str]:
-        """Whose the new streams are."""
+        """The owners of the new streams."""
         return self._named_by
 
     @property
@@ -225,11 +225,11 @@ class Admission:
         return self._stored(put, memory, len(put.payloads) - len(fresh), warnings)
 
     def is_apart(self, key: ProducerKey) -> bool:
-        """Whether another owner has stored messages under this name and boot: theirs have the plain names."""
+        """True if another owner has stored messages under this name and boot: those have the plain names."""
         return key in self.apart or self._holders.get(key[:2], key.owner) != key.owner
 
     def _prefix(self, key: ProducerKey | None) -> str | None:
-        """Of the names of its messages; None where its producer gave none."""
+        """The prefix of the names of its messages; None where its producer gave none."""
         return None if key is None else key_prefix(key, apart=self.is_apart(key))
 
     def _memory(self, key: ProducerKey | None) -> Sequences | None:
@@ -253,7 +253,7 @@ class Admission:
         return self.view.producers_of.get(owner, 0) + met.count(owner) < self.view.few_producers
 
     def _fresh(self, put: Put, memory: Sequences | None) -> range | list[int]:
-        """Indexes of the payloads that are not stored yet."""
+        """The indexes of the payloads that are not stored yet."""
         everything = range(len(put.payloads))
         if memory is None or memory.expected is None or put.first_sequence >= memory.expected:
             return everything
@@ -266,7 +266,7 @@ class Admission:
         return [index for index, fate in enumerate(fates) if fate is Fate.NEW]
 
     def _take_files(self, put: Put, files: Sequence[Named]) -> Put:
-        """Have them taken, or refuse; what each is, is the payload of its row."""
+        """Have the files taken, or refuse; the record of each file is the payload of its row."""
         taken = self.take_files([(file.name, file.key) for file in files])
         if isinstance(taken, NotTaken):
             code = Code.DISK_FULL if taken.full else Code.STORE_UNAVAILABLE
@@ -322,7 +322,7 @@ class Admission:
         self._evict(put, name, used.plus(wanted).over(limit.most), limit.policy, code)
 
     def _trim(self, put: Put, name: StreamName | None, used: Amount, limit: Limit, code: Code) -> None:
-        """Where the limit was lowered far below what is stored, that leaves commit by commit."""
+        """Where a limit was lowered far below the stored amount, the excess leaves commit by commit."""
         excess = used.over(limit.most)
         bytes_at_once = EVICTED_AT_ONCE * (used.bytes // max(1, used.messages) + 1)
         piece = Amount(min(excess.messages, EVICTED_AT_ONCE), min(excess.bytes, bytes_at_once))
@@ -348,7 +348,7 @@ class Admission:
         self._usage.evict(eviction)
 
     def _believe_counters(self, code: Code, where: str) -> None:
-        """They decide now: not before every message was counted once."""
+        """The counters decide now: not before every message was counted once."""
         if not self.view.counted:
             self.wants_count = True
             raise _Refusal(code, f"{where} seems full: what is stored is being counted first", RETRY_SOON_MS)
@@ -356,7 +356,7 @@ class Admission:
     def _eviction(
         self, put: Put, name: StreamName | None, amount: Amount, policy: OverflowPolicy
     ) -> Eviction:
-        """What gives way must not be more important than anything it gives way to."""
+        """An evicted message must not be more important than any message it gives way to."""
         lowest = min(description.priority for description in put.descriptions)
         return Eviction(
             name, policy, lowest if policy is OverflowPolicy.DROP_LOWEST else TOP_PRIORITY, amount
@@ -421,7 +421,7 @@ def _disk_bytes(amount: Amount) -> int:
 
 
 def _files(put: Put, runs: Sequence[Run], prefix: str | None) -> list[Named]:
-    """Those that stand for payloads."""
+    """The files that stand for payloads."""
     named = [
         (index, run.described.details.file)
         for run in runs

@@ -1,11 +1,13 @@
-"""The lazy pirate as decisions: when to ask, how long to wait for the answer, when to give up.
+"""The exchange of a producer with ingest: when to ask, how long to wait for the answer, when to give up.
 
-    begin -> Ask -> answered: Stored, or raises what it means
+It is the client of ZeroMQ's "lazy pirate" pattern, as decisions:
+
+    begin -> Ask -> answered: Stored, or raises the error for the refusal
                  -> refused, retry later: Pause -> Ask
-                 -> silence: Ask, on a socket opened anew, for longer than before; an answer that is none
-                    counts as silence, and Pause lasts until that would have been over
+                 -> silence: Ask, on a fresh socket, for longer than before; an answer that cannot be read
+                    counts as silence, and Pause lasts until the wait would have been over
 
-The request stays the same through all of it, key and all: that is what makes the repeats harmless.
+The request stays the same through all of it, with its key: that makes the repeats harmless.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from runtime.core.ingest.protocol import Code, Pong, Refusal, Reply, Stored, enc
 from runtime.errors import EdgeError, Rejected, Retryable
 
 SHORTEST_WAIT_S = 0.05
-"""A time-out below this asks a busy ingest faster than it can answer."""
+"""Shortest time-out: a shorter one would ask a busy ingest faster than it can answer."""
 LONGEST_WAIT_S = 10.0
 
 
@@ -38,11 +40,11 @@ class NotStored(EdgeError):
 
     request: KeyedRequest | None = None
     """Set where it may be stored all the same: `Producer.resend(error.request)` stores it for sure, and once.
-    None: nothing of it is stored, nor will be."""
+    None: no message of it is stored, nor will be."""
     ids: Sequence[int | None] = ()
-    """Of `put_many`: the ids of the messages that are stored, which are the first of those given."""
+    """For `put_many`: the ids of the messages that are stored, which are the first of those given."""
     remaining: Sequence[Any] = ()
-    """Of `put_many`: the messages that were taken from the source and are not known to be stored, in order,
+    """For `put_many`: the messages that were taken from the source and are not known to be stored, in order,
     as (payload, fields). Where `request` is set it holds the first `len(request.payloads)` of them: resend
     that, and put the rest."""
 
@@ -68,11 +70,11 @@ class Invalid(NotStored, Rejected):
 
 
 class TooLarge(NotStored, Rejected):
-    """Larger than will ever be taken here."""
+    """The request is larger than this ingest will ever take."""
 
 
 class Forgotten(NotStored, Rejected):
-    """So far behind that ingest cannot tell whether it is stored."""
+    """The request is so old that ingest cannot tell whether it is stored."""
 
 
 _MEANING: dict[str, type[NotStored]] = {
@@ -93,7 +95,7 @@ _MEANING: dict[str, type[NotStored]] = {
 
 
 def refusal_error(refused: Refusal) -> NotStored:
-    """The error that a refusal is. Of a code that a newer ingest has only this is known: whether to wait."""
+    """The error for a refusal. Of an unknown code of a newer ingest only this is known: whether to wait."""
     unknown = Unavailable if refused.retry_after_ms is not None and not _known(refused) else Invalid
     meaning = _MEANING.get(refused.code, unknown)
     text = f"{refused.message} ({refused.code})"
@@ -125,7 +127,7 @@ Step = Ask | Pause | Stored | Pong
 
 
 class Exchange:
-    """One request until it is answered, refused for good, or out of time."""
+    """One request until it is answered, finally refused, or out of time."""
 
     def __init__(
         self, request: KeyedRequest, *, retry_for_s: float | None, timeout_s: float, sent_before: bool = False
@@ -136,18 +138,18 @@ class Exchange:
         self._deadline_s = float("inf")
         self._answer_by_s = 0.0
         self._open_questions = int(sent_before)
-        """Sent, and not refused in a way that leaves nothing behind. A copy that an earlier exchange sent may
-        still wait in a queue, whatever is answered to this one."""
+        """Copies sent, less those refused in a way that leaves nothing behind. A copy of an earlier exchange
+        may still wait in a queue, whatever is answered to this one."""
 
     @property
     def left_no_trace(self) -> bool:
-        """Whether certainly nothing of it is stored, nor will be: its key may name another message."""
+        """True if certainly nothing of it is stored, nor will be: its key may name another message."""
         return self._open_questions == 0
 
     def meets_used_numbers(self, reply: Stored) -> bool:
-        """Whether ingest calls a repeat what was sent but once: its numbers stand for other messages.
+        """True if ingest takes a request sent only once for a repeat: its numbers stand for other messages.
 
-        So it is where the producer was put back to a snapshot of itself, and numbers as it did before.
+        That happens where the producer was reset to a snapshot of itself, and numbers as it did before.
         """
         return bool(reply.repeated) and self._open_questions == 1
 
@@ -157,7 +159,7 @@ class Exchange:
         return self._ask(now_s)
 
     def paused(self, now_s: float) -> Step:
-        """The pause is over."""
+        """The pause is over: ask again."""
         return self._ask(now_s)
 
     def silence(self, now_s: float) -> Step:
@@ -169,7 +171,7 @@ class Exchange:
         return Pause(early_s) if early_s > 0 else self._ask(now_s)
 
     def answered(self, reply: Reply, now_s: float) -> Step:
-        """An answer came. Raises NotStored where it is final."""
+        """An answer came. Raises NotStored where it is a final refusal."""
         if not isinstance(reply, Refusal):
             return reply
         error = refusal_error(reply)

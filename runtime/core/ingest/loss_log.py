@@ -1,9 +1,9 @@
-"""Losses in few words that leave nothing out: a policy that drops may drop with every commit.
+"""Loss log: few lines that leave no loss out, though a policy that drops may drop with every commit.
 
-What is lost of a stream for a reason is said at once, and then at most once in a while, with all that came
-together meanwhile: how many messages, and every range of ids. Where the ranges become many they are said
-earlier. Counters on disk do not wait for any of this; what SIGKILL keeps from being said stands there, too,
-with its first and its last id.
+The loss of a stream for a reason is logged at once, and then at most once per interval, with all losses
+since: the number of messages, and every range of ids. Where the ranges become many they are logged earlier.
+The counters on disk do not wait for the log; a loss that SIGKILL keeps out of the log stands there, too, with
+its first and its last id.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 RANGES_AT_ONCE = 1_000
-"""20 kB of a line."""
+"""Ranges that are logged without waiting for the interval: a line of 20 kB."""
 
 MOST_PLACES = 1_000
-"""As many are remembered as said; beyond that only those said just now."""
+"""Most pairs of stream and reason remembered as logged; beyond that only those logged within the interval."""
 
 Place = tuple[str, str]
 """Stream and reason."""
@@ -23,7 +23,7 @@ Place = tuple[str, str]
 
 @dataclass
 class Gathered:
-    """What was lost at one place, and was not said yet."""
+    """The losses of one stream for one reason that were not logged yet."""
 
     messages: int = 0
     ranges: list[list[int]] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Gathered:
 
 @dataclass
 class LossLog:
-    """Of all streams, for all reasons."""
+    """The losses of all streams, for all reasons."""
 
     every_s: float
     _said_s: dict[Place, float] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class LossLog:
         self._unsaid.setdefault(place, Gathered()).add(messages, ranges)
 
     def due(self, now_s: float) -> Iterator[tuple[Place, Gathered]]:
-        """What is to be said now; with `now_s` infinite, all."""
+        """The losses to log now; with `now_s` infinite, all."""
         if len(self._said_s) > MOST_PLACES:  # names of streams come and go
             self._said_s = {p: said_s for p, said_s in self._said_s.items() if now_s - said_s < self.every_s}
         for place, gathered in tuple(self._unsaid.items()):

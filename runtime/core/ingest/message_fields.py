@@ -1,4 +1,4 @@
-"""What a producer says about a message: its fields, what they may hold, and why a request is refused.
+"""Message fields: a producer's description of a message, the valid values, and the codes of refusals.
 
 Part of the wire protocol; `protocol.py` has the rest.
 """
@@ -20,7 +20,7 @@ from runtime.errors import Rejected
 MAX_NAME_CHARACTERS = 128
 MAX_PROPERTIES = 64
 MAX_PROPERTIES_BYTES = 8_192
-"""All names and values of one message as UTF-8; three times that when every byte is percent-encoded."""
+"""Most bytes of all names and values of one message in UTF-8; three times that when percent-encoded."""
 MAX_TTL_S = 100 * 366 * 86_400.0
 DEFAULT_PRIORITY = 4
 
@@ -63,7 +63,7 @@ _DETAIL_FIELDS = MESSAGE_FIELDS.difference(("stream_group", "stream", "priority"
 
 
 class Code(StrEnum):
-    """Why a request was refused. Producers branch on these words: never change one."""
+    """The reason why a request was refused. Producers branch on these words: never change one."""
 
     BAD_ENVELOPE = "bad_envelope"
     BAD_HEADER = "bad_header"
@@ -97,7 +97,7 @@ class BadRequest(Rejected):
 
 
 class Details(NamedTuple):
-    """What few messages say of themselves. The field order is that of the last columns of `Row`."""
+    """The fields that few messages have. Their order is that of the last columns of a stored row."""
 
     ttl_s: float | None = None
     batch_id: str | None = None
@@ -108,7 +108,7 @@ class Details(NamedTuple):
     properties: str | None = None
     """A JSON object in text, as it is stored; None for no properties."""
     file: str | None = None
-    """A file that holds the payload."""
+    """The name of a file that holds the payload."""
 
 
 NO_DETAILS = Details()
@@ -122,9 +122,9 @@ class Description:
     name: StreamName = NO_NAME
     priority: int = DEFAULT_PRIORITY
     details: Details = NO_DETAILS
-    """With the file's name in the drop folder."""
+    """The details, with the file's name in the drop folder."""
     text_bytes: int = field(init=False, compare=False)
-    """About what the texts take on disk."""
+    """The bytes that the texts take on disk, about."""
 
     def __post_init__(self) -> None:
         if self.details == NO_DETAILS:  # one and the same: it is asked for with `is`
@@ -134,11 +134,11 @@ class Description:
 
 
 PLAIN = Description()
-"""Nothing said."""
+"""The description of a message without fields."""
 
 
 def describe(fields: Mapping[str, Any], base: Description) -> Description:
-    """What `fields` say, and `base` where they say nothing."""
+    """The description by `fields`, and by `base` where they leave a field out."""
     if base is not PLAIN or not _DETAIL_FIELDS.isdisjoint(fields):
         return _described(fields, base)
     said = fields.get
@@ -150,7 +150,7 @@ def describe(fields: Mapping[str, Any], base: Description) -> Description:
 
 @lru_cache(maxsize=1_024, typed=True)  # typed: true is not 1
 def _plainly(group: Any, stream: Any, priority: Any, has_priority: bool) -> Description:
-    """Most messages say no more than this, and many the same."""
+    """The description of most messages, which have only these fields, many with the same values."""
     said = {"stream_group": group, "stream": stream, **({"priority": priority} if has_priority else {})}
     return _described(said, PLAIN)
 
@@ -223,6 +223,6 @@ _OUTLINE.maxlevel = 3
 
 
 def shown(value: Any) -> str:
-    """`value` for an error message: short, in ASCII, whatever a stranger sent, and however deep it is."""
+    """`value` for an error message: short, in ASCII, whatever a foreign client sent, however deep it is."""
     text = _OUTLINE.repr(value) if isinstance(value, list | dict) else ascii(value)
     return text.encode("ascii", "backslashreplace").decode()[:60]

@@ -1,4 +1,4 @@
-"""The row that a message becomes, without what hardly any message has (its `Details`)."""
+"""The row of a message, without the columns that hardly any message has (its `Details`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the numbers of a request say: its names, its repeats, and what is odd about them."""
+"""The numbering of a request: the names of its messages, its repeats, and its oddities."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runtime.core.message import Kind
 
 
 def keys_of(put: Put, indexes: Sequence[int], prefix: str | None) -> Sequence[str | None]:
-    """The names of these messages, the same in every repeat; None where its producer gave none."""
+    """The names of these messages, the same in every repeat; None where their producer gave none."""
     if prefix is None:
         return [None] * len(indexes)
     first = put.first_sequence
@@ -40,25 +40,25 @@ REUSED = [
 
 
 def sequences_of(put: Put) -> tuple[int, int]:
-    """The first and the last of a request."""
+    """The first and the last sequence of a request."""
     return put.first_sequence, put.first_sequence + len(put.payloads) - 1
 
 
 def content_of_put(put: Put) -> int:
-    """What tells a repeat from another request under the same sequences."""
+    """The checksum that tells a repeat from another request under the same sequences."""
     names = [name for d in put.descriptions if d.details is not NO_DETAILS for name in _told_apart_by(put, d)]
     return content_of([bytes([put.kind]), *put.payloads, *map(str.encode, names)])
 
 
 def _told_apart_by(put: Put, described: Description) -> Iterator[str]:
-    """What stands for a payload: the file, or what is complete."""
+    """The texts that stand for a payload: of the file, or of the completed batch or message."""
     details = described.details
     completed = () if put.kind is Kind.MESSAGE else (details.batch_id, details.message_id)
     return filter(None, (details.file, *completed))
 
 
 def warnings_of(put: Put, memory: Sequences | None, fresh: Sequence[int]) -> list[tuple[str, str]]:
-    """What is odd about the numbering: reported, and stored all the same."""
+    """The oddities of the numbering: they are reported, and the messages are stored all the same."""
     expected = memory.expected if memory is not None else None
     first = put.first_sequence + fresh[0]
     if expected is None or first == expected:

@@ -1,4 +1,4 @@
-"""The payloads of a request in stretches that are alike: how much they are, and what is odd about them."""
+"""The payloads of a request in runs that share a description, and the amounts of each run."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from runtime.core.message import StreamName
 
 
 class Run(NamedTuple):
-    """Payloads of a request that share a description: what holds for all of them is worked out once."""
+    """Payloads of a request that share a description: the common part is worked out once."""
 
     described: Description
     indexes: Sequence[int]
     sizes: Sequence[int]
-    """What each of them counts for."""
+    """The bytes that each of them counts for."""
     amount: Amount
 
 
 def runs_of(put: Put, fresh: Sequence[int]) -> list[Run]:
-    """Stretches of `fresh` that share a description: mostly it is one."""
+    """The runs of `fresh` that share a description: mostly it is one run."""
     descriptions, payloads = put.descriptions, put.payloads
     runs, start, end = [], 0, len(fresh)
     alike = descriptions.count(descriptions[0]) == len(descriptions)  # most have but one
@@ -37,13 +37,13 @@ def runs_of(put: Put, fresh: Sequence[int]) -> list[Run]:
 
 
 def weighed(run: Run, weights: Mapping[int, int]) -> Run:
-    """With what its files weigh."""
+    """The run with the sizes of its files."""
     sizes = [size + weights.get(index, 0) for index, size in zip(run.indexes, run.sizes, strict=True)]
     return run._replace(sizes=sizes, amount=Amount(len(sizes), sum(sizes)))
 
 
 def amounts_of(runs: Sequence[Run]) -> dict[StreamName, Amount]:
-    """What a request adds to each stream."""
+    """The amounts that a request adds to each stream."""
     amounts: dict[StreamName, Amount] = {}
     for described, _, _, amount in runs:
         before = amounts.get(described.name)

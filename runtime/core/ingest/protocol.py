@@ -1,7 +1,7 @@
-"""THE wire protocol between producers and ingest, version 1: types, encode, decode. The only place.
+"""The wire protocol between producers and ingest, version 1: types, encode, decode. It is defined here only.
 
-A request is what a REQ socket sends: one JSON header frame, then one frame for each payload. A reply is one
-JSON frame. `docs/protocol.md` says it to those who write a client.
+A REQ socket sends a request: one JSON header frame, then one frame for each payload. A reply is one JSON
+frame. `docs/protocol.md` describes it for authors of clients.
 
     >> {"stream": "weather"}  21.5
     << {"ok": true, "stored": 1, "ids": [17]}
@@ -11,11 +11,11 @@ JSON frame. `docs/protocol.md` says it to those who write a client.
 
 Invariants:
 
-1. Any bytes at all decode to a request or raise BadRequest; nothing else escapes. What came in front of them
-   is read by `way_back.py`.
+1. Any bytes at all decode to a request or raise BadRequest; no other exception escapes. The frames in front
+   of them are read by `reply_route.py`.
 2. A request is taken as a whole or refused as a whole.
-3. What could break the hub connection later is refused here: names and properties are bounded so that,
-   percent-encoded in the worst way, they fit into an MQTT topic (65,535 bytes), and carry no control
+3. A value that could break the hub connection later is refused here: names and properties are bounded so
+   that, percent-encoded in the worst way, they fit into an MQTT topic (65,535 bytes), and carry no control
    characters.
 4. An error with `retry_after_ms` may succeed unchanged later; one without never will.
 """
@@ -42,7 +42,7 @@ from runtime.core.ingest.message_fields import (
 )
 from runtime.core.message import Kind
 
-__all__ = [  # with what description.py has: whoever speaks the protocol imports it from here
+__all__ = [  # with the names of message_fields.py: every user of the protocol imports them from here
     "MAX_MESSAGES",
     "RESERVED_PROPERTIES",
     "VERSION",
@@ -79,7 +79,7 @@ MAX_NESTING = 8
 
 
 class Operation(StrEnum):
-    """What a producer can ask for."""
+    """The operations that a producer can request."""
 
     PUT = "put"
     COMPLETE_BATCH = "complete_batch"
@@ -88,12 +88,13 @@ class Operation(StrEnum):
 
 
 class ProducerKey(NamedTuple):
-    """Under whose numbering a sequence counts."""
+    """The numbering that a sequence belongs to."""
 
     producer: str
     boot: str
     owner: str = ""
-    """Who came with it: never said by a producer, but found out (`door.py`). Empty: nobody knows."""
+    """The owner of the connection: never stated by a producer, but found out by the producer socket (see
+    `adapters/bus/producer_socket.py`). Empty: unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +114,12 @@ class Put(NamedTuple):
     producer: ProducerKey | None
     first_sequence: int
     owner: str = ""
-    """Who asks."""
+    """The owner that sent the request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """Are you there?"""
+    """The question whether ingest answers."""
 
 
 Request = Put | Ping
@@ -130,7 +131,7 @@ class Stored(NamedTuple):
     ids: Sequence[int | None]
     """None for a repeat so old that its id is forgotten."""
     repeated: int = 0
-    """How many of them an earlier copy of this request had already stored."""
+    """The number of them that an earlier copy of this request had already stored."""
     warnings: Sequence[tuple[str, str]] = ()
 
 
@@ -141,10 +142,10 @@ class Pong:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Nothing of the request is stored."""
+    """The refusal of a request: nothing of it is stored."""
 
     code: str
-    """One of Code; at a client that is older than ingest, any."""
+    """One of Code; at a client that is older than ingest, any text."""
     message: str
     retry_after_ms: int | None = None
 
@@ -267,7 +268,7 @@ def _json_value(text: str) -> Any:
 
 
 def _check_nesting(header: dict[str, Any]) -> None:
-    """What walks through a value later, to show it say, must never run out of stack."""
+    """Refuse deep nesting: code that walks through a value later, to show it, must not run out of stack."""
     level: list[Any] = [header]
     for _ in range(MAX_NESTING):
         values = (value for each in level for value in (each.values() if type(each) is dict else each))
@@ -322,7 +323,7 @@ def _key(header: Mapping[str, Any], owner: str) -> tuple[ProducerKey | None, int
 
 
 def _sequence(said: Any) -> int:
-    """Digits as text: JavaScript has no whole numbers beyond 2^53."""
+    """A sequence as a number or as digits in text: JavaScript has no whole numbers beyond 2^53."""
     if type(said) is str and _SEQUENCE_TEXT.fullmatch(said) and int(said) <= MAX_SEQUENCE:
         return int(said)
     raise BadRequest(Code.BAD_KEY, f"sequence must be a whole number from 1 to 2^62, not {shown(said)}")
@@ -350,7 +351,7 @@ def encode_request(header: Mapping[str, Any], payloads: Sequence[bytes]) -> list
     """The frames of one request; fields that are None are left out."""
     said = {name: value for name, value in header.items() if value is not None}
     text = json.dumps(said, ensure_ascii=False, separators=(",", ":"))
-    return [text.encode(errors="surrogatepass"), *payloads]  # broken Unicode is refused, and says why
+    return [text.encode(errors="surrogatepass"), *payloads]  # broken Unicode is refused, with the reason
 
 
 # --- replies ---

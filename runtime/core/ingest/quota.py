@@ -1,6 +1,6 @@
-"""How much may be stored, per stream and in all, and what gives way when it is too much.
+"""Quota: the most that may be stored, per stream and in all, and the evictions when a limit is reached.
 
-Usage is counted by (stream, priority), so that "would dropping what is less important make room?" is
+Usage is counted by (stream, priority), so that "would dropping less important messages make room?" is
 answered without asking the disk. Counting is conservative: an eviction is booked with the least it will
 free.
 """
@@ -16,10 +16,10 @@ from runtime.core.message import StreamName
 
 TOP_PRIORITY = 9
 EARLIER = StreamName(None, "(earlier streams)")
-"""Under which those are counted that gave their name back."""
+"""The name under which streams are counted that gave their own name back."""
 FEW = 10
-"""Where all names are taken, each owner may still have so small a share of them (a tenth): who invents names
-without end locks out itself."""
+"""Where all names are taken, each owner may still have so small a share of them (a tenth): an owner that
+invents names without end locks out itself only."""
 LARGEST_BYTES = 2**40
 """More than any message has, with the file that is its payload."""
 
@@ -28,14 +28,14 @@ TEXTS_BYTES = 16_384
 
 
 def countable(priority: object, size: object) -> bool:
-    """Whether a row that may be damaged says of itself what the counters can hold."""
+    """True if the priority and size in a row, which may be damaged, are values that the counters can hold."""
     if not isinstance(priority, int) or not isinstance(size, int):
         return False
     return 0 <= priority <= TOP_PRIORITY and 0 <= size <= LARGEST_BYTES
 
 
 class OverflowPolicy(StrEnum):
-    """What happens to a message for which there is no room."""
+    """The treatment of a message for which there is no room."""
 
     REJECT = "reject"
     DROP_OLDEST = "drop-oldest"
@@ -43,7 +43,7 @@ class OverflowPolicy(StrEnum):
 
 
 class Amount(NamedTuple):
-    """Messages, and the bytes of their payloads, in files too, and descriptions."""
+    """A number of messages, and the bytes of their payloads, in files too, and descriptions."""
 
     messages: int = 0
     bytes: int = 0
@@ -55,7 +55,7 @@ class Amount(NamedTuple):
         return Amount(self.messages - other.messages, self.bytes - other.bytes)
 
     def over(self, most: Amount) -> Amount:
-        """By how much this exceeds `most`; never negative."""
+        """The excess over `most`; never negative."""
         return Amount(max(0, self.messages - most.messages), max(0, self.bytes - most.bytes))
 
     def covers(self, other: Amount) -> bool:
@@ -67,13 +67,13 @@ NOTHING = Amount()
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """The most that may be stored, and what gives way."""
+    """The most that may be stored, and the policy on overflow."""
 
     most: Amount
     policy: OverflowPolicy = OverflowPolicy.REJECT
 
     def fits(self, used: Amount, wanted: Amount) -> bool:
-        """Whether so much more is within it."""
+        """True if so much more is within the limit."""
         most = self.most
         return used[0] + wanted[0] <= most[0] and used[1] + wanted[1] <= most[1]
 
@@ -88,7 +88,7 @@ class Quota:
     max_streams: int = 1_000
 
     def takes_streams(self, there: int, owned: int, new: int) -> bool:
-        """Whether an owner that named `owned` of the streams that are `there` may name so many more."""
+        """True if an owner that named `owned` of the streams that are `there` may name so many more."""
         few = owned + new <= self.max_streams // FEW and there + new <= 2 * self.max_streams
         return there + new <= self.max_streams or few
 
@@ -97,7 +97,7 @@ class Quota:
         return (self.streams or {}).get(name, self.every_stream)
 
     def policies(self) -> tuple[OverflowPolicy, frozenset[OverflowPolicy]]:
-        """Of the whole store, and of its streams: which indexes the store needs to evict quickly."""
+        """The policies of the whole store and of its streams, which decide the indexes for quick eviction."""
         limits = [*(self.streams or {}).values(), *([self.every_stream] if self.every_stream else [])]
         return self.total.policy, frozenset(limit.policy for limit in limits)
 
@@ -107,30 +107,30 @@ class Eviction:
     """Remove stored messages, oldest first or least important first, until at least `amount` is free."""
 
     stream: StreamName | None
-    """None: from the whole store."""
+    """The stream to evict from; None: the whole store."""
     policy: OverflowPolicy
     max_priority: int
-    """Nothing more important than this goes."""
+    """No message more important than this is evicted."""
     amount: Amount
     owner: str | None = None
-    """None: whoever's they are."""
+    """The owner whose messages are evicted; None: any owner's."""
 
 
 Held = Mapping[str, Mapping[int, Amount]]
-"""What is stored, by owner and priority; empty where there are not several owners."""
+"""The stored amounts, by owner and priority; empty where there are not several owners."""
 Levels = Mapping[StreamName, Mapping[int, Amount]]
-"""What is stored, by stream and priority."""
+"""The stored amounts, by stream and priority."""
 
 
 Place = tuple[StreamName | None, str | None]
-"""Of an eviction: stream and owner; None: any."""
+"""The scope of an eviction: stream and owner; None: any."""
 
 
 class QuotaUsage:
-    """The book of one commit: what is stored, what it adds, what it evicts."""
+    """The account of one commit: the stored amounts, its additions, and its evictions."""
 
     def __init__(self, levels: Levels, total: Amount, held: Held, leaving: Amount = NOTHING) -> None:
-        """`leaving` of what is `held` leaves with this commit, whosever it is."""
+        """`leaving` is the part of `held` that leaves with this commit, of all owners together."""
         self._levels = levels
         self._held = held
         self._leaving = leaving
@@ -139,10 +139,10 @@ class QuotaUsage:
         self._added: dict[StreamName, Amount] = {}
         self.evictions: list[Eviction] = []
         self._booked: dict[Place, Amount] = {}
-        """What they free, by stream and owner: looking at each for each would take a second."""
+        """The amounts that the evictions free, by scope: comparing each with each would take a second."""
 
     def stream(self, name: StreamName) -> Amount:
-        """What the stream will hold after this commit."""
+        """The amount that the stream will hold after this commit."""
         stored = _sum(self._levels.get(name, {}).values())
         freed = _sum(amount for (stream, _), amount in self._booked.items() if stream == name)
         return stored.plus(self._added.get(name, NOTHING)).minus(freed)
@@ -169,7 +169,7 @@ class QuotaUsage:
         self.total = self.total.minus(freed)
 
     def can_free(self, asked: Eviction) -> bool:
-        """Whether messages of earlier commits suffice for it, besides what this commit already evicts."""
+        """True if messages of earlier commits suffice for it, besides those this commit already evicts."""
         if asked.owner is not None:
             levels, leaving = [self._held.get(asked.owner, {})], self._leaving
         else:
@@ -183,20 +183,20 @@ class QuotaUsage:
         return available.minus(taken).minus(leaving).covers(asked.amount)
 
     def holds(self, owner: str) -> Amount:
-        """What is this owner's after this commit, as far as is known."""
+        """The amount that this owner will hold after this commit, as far as is known."""
         stored = _sum(self._held.get(owner, {}).values())
         freed = _sum(amount for (_, whose), amount in self._booked.items() if whose == owner)
         return stored.plus(self._added_by.get(owner, NOTHING)).minus(freed)
 
     def most_held(self, most: Amount) -> str | None:
-        """Whose the most is, as a share of `most`; None where there are not several owners."""
+        """The owner that holds the most, as a share of `most`; None where there are not several owners."""
         if not self._held:
             return None
         shares = {owner: self._share(owner, most) for owner in self._held}
         return max(shares, key=lambda owner: (shares[owner], owner))
 
     def takes_few(self, owner: str, sole: str, wanted: Amount, most: Amount) -> bool:
-        """Whether an owner that holds little may have so much more, though another holds all of `most`.
+        """True if an owner that holds little may have so much more, though another holds all of `most`.
 
         `sole` is the owner of all that is stored, where there are not several.
         """
@@ -213,7 +213,7 @@ class QuotaUsage:
 
 
 def _overlap(one: Place, other: Place) -> bool:
-    """Whether the same messages may be taken there."""
+    """True if both scopes may take the same messages."""
     return all(a is None or b is None or a == b for a, b in zip(one, other, strict=True))
 
 

@@ -1,16 +1,16 @@
-"""Whether a disk is away, a part of a file is gone for good, or what it says is damaged.
+"""Read errors: a disk that is away, a part of a file that is lost, or damaged content.
 
-SQLite says "malformed" of all three. A disk that was pulled, reset or fell asleep comes back with everything,
-and a good store set aside for it would be taken apart for nothing. So after every such error the files are
-looked at, block by block, beside SQLite:
+SQLite reports "malformed" for all three. A disk that was pulled, reset or fell asleep comes back with
+everything, and a good store set aside for it would be taken apart for nothing. So after every such error the
+files are read, block by block, beside SQLite:
 
 - Everything can be read: once, it may have been a disk that is back. Again within `PASSES_S`, it is damage.
-- A part cannot be read: it is gone for good only when the same blocks failed at each of `LOOKS` looks, the
-  last `LASTING_S` after the first, while the disk was there every time: other blocks of the same files could
-  be read, and what was written beside them was flushed.
-- Anything else is a disk that is away, and begins anew.
+- A part cannot be read: it is permanently lost only when the same blocks failed at each of `LOOKS` looks,
+  the last `LASTING_S` after the first, while the disk was there every time: other blocks of the same files
+  could be read, and a file written beside them was flushed.
+- Anything else is a disk that is away, and the count of looks starts again.
 
-Meanwhile the store is opened again after every look, and serves whoever does not need these blocks.
+Meanwhile the store is opened again after every look, and serves requests that do not need these blocks.
 """
 
 from __future__ import annotations
@@ -34,42 +34,42 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one look at the files found."""
+    """The findings of one look at the files."""
 
     unreadable: Set[Block] = frozenset()
     readable: int = 0
-    """Blocks that could be read."""
+    """The number of blocks that could be read."""
     flushed: bool = False
-    """A file written beside them came to the disk."""
+    """A file written beside them reached the disk."""
 
 
 class ReadVerdict(NamedTuple):
-    """What is certain now."""
+    """The conclusions that are certain now."""
 
     damaged: bool = False
-    """Set the store aside, and salvage what can be read."""
+    """The store is to be set aside, and its readable rows salvaged."""
     gone: Set[Block] = frozenset()
-    """What nobody will read again."""
+    """Blocks that will never be read again."""
 
 
 @dataclass
 class UnreadableBlocks:
-    """What was seen so far."""
+    """The findings of the looks so far."""
 
     _blocks: Set[Block] = frozenset()
-    """Those that failed at every look that counts."""
+    """The blocks that failed at every look that counts."""
     _looks: int = 0
     _since_s: float = 0.0
     _last_s: float = 0.0
     _sound_s: float | None = None
-    """When everything could be read, if that was so at the last look."""
+    """The time of the last look, if everything could be read then."""
 
     def due(self, now_s: float) -> bool:
-        """Whether looking once more would say more."""
+        """True if one more look would tell more."""
         return not self._looks or now_s - self._last_s >= LOOK_EVERY_S
 
     def saw(self, look: Look, now_s: float) -> ReadVerdict:
-        """One more look, after one more error."""
+        """Take in one more look, after one more error."""
         before_s, self._sound_s = self._sound_s, None
         self._last_s = now_s
         same = look.unreadable & self._blocks

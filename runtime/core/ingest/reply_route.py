@@ -1,15 +1,15 @@
-"""What stands in front of a request: the way by which its reply goes back.
+"""The reply route: the frames in front of a request, by which its reply goes back.
 
-A ROUTER puts in front of each message from whom it came, a REQ socket an empty frame in front of its request,
-and with `ZMQ_REQ_CORRELATE` a number in front of that. So however many proxies there are in between, the way
-back is everything up to and including the first empty frame, and the reply goes over the same frames:
+A ROUTER puts the peer's name in front of each message, a REQ socket an empty frame in front of its request,
+and with `ZMQ_REQ_CORRELATE` a number in front of that. So however many proxies there are in between, the
+reply route is everything up to and including the first empty frame, and the reply follows the same frames:
 
     [peer, empty, header, payload...]              a REQ socket
     [peer, number, empty, header, payload...]      one with ZMQ_REQ_CORRELATE
     [proxy, peer, empty, header, payload...]       one behind a ROUTER/DEALER proxy
 
-Where nothing at all follows the empty frame nobody asked: `ZMQ_PROBE_ROUTER` says with such a message that a
-socket is there. A REQ socket that got an answer to it would take each later answer for that of its next
+Where no frame follows the empty one, the message is no request: `ZMQ_PROBE_ROUTER` announces a socket with
+such a message. A REQ socket that got an answer to it would take each later answer for that of its next
 request.
 """
 
@@ -20,11 +20,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 MOST_HOPS = 16
-"""Frames of a way back in front of the empty one. Nobody has so many proxies."""
+"""Most frames of a reply route in front of the empty one. No installation has so many proxies."""
 MOST_HOP_BYTES = 255
 """ZeroMQ gives no peer a longer name."""
 CORRELATION_BYTES = 4
-"""A number that may begin with any byte."""
+"""Length of the correlation number, which may begin with any byte."""
 
 
 class Addressed(NamedTuple):
@@ -33,7 +33,7 @@ class Addressed(NamedTuple):
     route: Sequence[bytes]
     """Frames to put in front of the reply."""
     request: Sequence[bytes] | None
-    """Header and payloads; nothing where nobody asked; None where there is no way back to tell them from."""
+    """Header and payloads; empty where it is no request; None where no reply route tells them apart."""
 
     @property
     def is_probe(self) -> bool:
@@ -41,7 +41,7 @@ class Addressed(NamedTuple):
 
 
 def take_apart(frames: Sequence[bytes]) -> Addressed:
-    """The way back, and the request. Any frames at all; the first is always the peer's."""
+    """The reply route, and the request, out of any frames; the first is always the peer's name."""
     if len(frames) > 1 and not frames[1]:  # nearly all
         return Addressed(frames[:2], frames[2:])
     for at, frame in enumerate(frames[1 : MOST_HOPS + 1], start=1):
@@ -53,10 +53,10 @@ def take_apart(frames: Sequence[bytes]) -> Addressed:
 
 
 def _is_header(frame: bytes) -> bool:
-    """Of a request without an empty frame in front: a payload that is empty must not make a hop of it."""
+    """True for the header of a request without an empty frame: an empty payload must not make it a hop."""
     if frame[:1] != b"{" or len(frame) == CORRELATION_BYTES:
         return False
     try:
         return isinstance(json.loads(frame), dict)
     except (ValueError, RecursionError):
-        return False  # a peer may call itself {so}
+        return False  # a peer's name may look like {this}

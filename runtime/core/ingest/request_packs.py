@@ -1,7 +1,7 @@
-"""How `put_many` cuts a stream of messages into requests, and how far it has come.
+"""Request packs: the requests into which `put_many` cuts a stream of messages, and its progress.
 
-Invariants: a pack holds copies, for a source may reuse the objects that it gives. What a source gave before
-it raised is in a pack. An error that ends the work says what is stored and what is left.
+Invariants: a pack holds copies, for a source may reuse the objects that it gives. The messages that a source
+gave before it raised are in a pack. An error that ends the work says what is stored and what is left.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from runtime.core.ingest.exchange import NotStored, TooLarge
 
 PACK_MESSAGES = 500
 PACK_BYTES = 524_288
-"""What `put_many` puts into one request: about one commit."""
+"""The bytes that `put_many` puts into one request: about one commit."""
 
 
 class Fields(TypedDict, total=False):
-    """What may be said about a message; all of it may be left out."""
+    """The fields of a message; each may be left out."""
 
     stream_group: str | None
     stream: str | None
@@ -39,16 +39,16 @@ Described = Payload | tuple[Payload, Fields]
 
 
 class RequestPack(NamedTuple):
-    """What goes in one request."""
+    """The messages of one request."""
 
     payloads: list[bytes]
     each: list[Fields]
     source_error: Exception | None = None
-    """What the source of the messages raised behind them; there is no further pack then."""
+    """The error that the source raised behind these messages; there is no further pack then."""
 
 
 class Progress:
-    """How far one `put_many` has come, so that an error can say what is stored and what is left."""
+    """The progress of one `put_many`, so that an error can say what is stored and what is left."""
 
     def __init__(self) -> None:
         self.ids: list[int | None] = []
@@ -70,7 +70,7 @@ class Progress:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Whatever ends the work says how far it came."""
+        """A context in which any error that ends the work says how far it came."""
         try:
             yield
         except NotStored as error:
@@ -84,9 +84,9 @@ class Progress:
 
 
 def packs(messages: Iterable[Described]) -> Iterator[RequestPack]:
-    """As few as the bounds of a commit allow. Holds copies: a source may reuse the objects that it gives.
+    """As few packs as the bounds of a commit allow. They hold copies: a source may reuse its objects.
 
-    Where the source raises, what it gave before comes first, and its error with it.
+    Where the source raises, the messages it gave before come first, and its error with them.
     """
     pack, size, source = RequestPack([], []), 0, iter(messages)
     while True:
@@ -119,7 +119,7 @@ def described(message: Described) -> tuple[bytes, Fields]:
 
 
 def halves(pack: RequestPack, refused: TooLarge) -> tuple[RequestPack, RequestPack]:
-    """They may be taken one by one. Raises `refused` for one message, or where a copy may be stored."""
+    """Halve a pack: its parts may be accepted. Raises `refused` for one message, or a copy may be stored."""
     middle = len(pack.payloads) // 2
     if not middle or refused.request is not None:
         raise refused

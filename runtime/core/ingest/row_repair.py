@@ -1,8 +1,8 @@
-"""What a salvage takes over of rows that can be read: a flipped bit shows as a value of the wrong type, too.
+"""Row repair: the form in which a salvage takes over readable rows. A flipped bit may be a wrong type, too.
 
-Law: a store made of what comes out of here opens and serves; else the salvage would begin again for ever.
-Rows about messages are mended, or dropped. Messages are kept whatever they say: whoever reads them sets aside
-what makes no sense, and only what does is counted.
+Invariant: a store made of repaired rows opens and serves; else the salvage would begin again for ever.
+Rows about messages are repaired, or dropped. Messages are kept whatever they hold: their reader sets aside
+those that make no sense, and only the others are counted.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from runtime.core.ingest.sequences import Sequences
 from runtime.core.ingest.taken_files import TakenFile
 
 LARGEST = 2**62
-"""No number of ours comes near it, and none that follows it leaves SQLite's integers."""
+"""No number of the runtime comes near it, and none that follows it leaves SQLite's integers."""
 LARGEST_ID = 2**52
-"""No store comes so far in a century. What says more is damaged, and must not decide where ids go on."""
+"""No store comes so far in a century. A larger id is damaged, and must not decide where ids go on."""
 Row = Sequence[Any]
 
 
 def is_number(found: object) -> bool:
-    """Whether it can be an id, or a count of them."""
+    """True if it can be an id, or a count of them."""
     return type(found) is int and 0 <= found <= LARGEST
 
 
 def is_id(found: object) -> bool:
-    """Whether it can be the id of a message, or the next one."""
+    """True if it can be the id of a message, or the next one."""
     return type(found) is int and 0 <= found <= LARGEST_ID
 
 
@@ -65,7 +65,7 @@ def _producer(row: Row) -> Row | None:
 
 
 def _text(found: object) -> str | None:
-    """A name, with marks where it cannot be read."""
+    """A name, with replacement marks where it cannot be decoded."""
     if isinstance(found, bytes):
         return found.decode(errors="replace")
     return found if isinstance(found, str) else None
@@ -78,11 +78,11 @@ MENDED: Mapping[str, Callable[[Row], Row | None]] = {
     "producers": _producer,
     "lives": _life,
 }
-"""By table: the row as it can be taken over, or None."""
+"""The repair by table: the row as it can be taken over, or None."""
 
 
 def _most_bytes(said: Mapping[str, Any]) -> int:
-    """What a message can count for: one flipped bit must not make all others give way to it."""
+    """The most bytes that a message counts for: one flipped bit must not make all others give way to it."""
     payload = said["payload"] if isinstance(said["payload"], bytes) else b""
     if said["file"] is None:
         return len(payload) + TEXTS_BYTES
@@ -92,28 +92,28 @@ def _most_bytes(said: Mapping[str, Any]) -> int:
 
 @dataclass
 class RowRepair:
-    """The messages taken over, and what the tables about them must hold: found without reading them again."""
+    """The messages taken over, and the content of the tables about them, found without a second read."""
 
     columns: Sequence[str]
     never_null: Collection[str]
     streams: set[int] = field(default_factory=set)
     boots: set[int] = field(default_factory=set)
     levels: dict[tuple[int, int], Amount] = field(default_factory=dict)
-    """By stream and priority."""
+    """The amounts taken over, by stream and priority."""
 
     def mended(self, row: Row) -> Row:
-        """As the schema takes it: an empty text where there may not be nothing."""
+        """The row as the schema accepts it: an empty text where NULL is not allowed."""
         named = zip(self.columns, row, strict=True)
         return ["" if value is None and name in self.never_null else value for name, value in named]
 
     def under(self, number: int, row: Row, name: str | None) -> Row:
-        """The row of a message with an id that no store comes to, under a sound one and its old name."""
+        """The row of a message with an impossible id, under a sound one and its old name."""
         said = dict(zip(self.columns, row, strict=True))
         key = said.get("key") or (f"{name}/{said['id']}" if name else None)
         return [*{**said, "id": number, "key": key}.values()]
 
     def count(self, row: Row) -> None:
-        """It was taken over."""
+        """Count a message that was taken over."""
         said = dict(zip(self.columns, row, strict=True))
         stream, priority, size = said["stream"], said["priority"], said["bytes"]
         if is_number(said["boot"]):

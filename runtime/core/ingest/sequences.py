@@ -1,6 +1,6 @@
-"""Which messages of one producer are stored: bounded memory that makes a repeat harmless.
+"""Sequences: bounded memory of the stored messages of one producer, which makes a repeat harmless.
 
-A producer that wants it numbers its messages under a key (producer, boot, sequence). For each (producer,
+A producer that wants this numbers its messages under a key (producer, boot, sequence). For each (producer,
 boot) ingest remembers, in the commit that stores the messages,
 
 - `seen`: the sequences that are stored, as disjoint closed intervals in ascending order. An honest
@@ -8,21 +8,21 @@ boot) ingest remembers, in the commit that stores the messages,
 - `recent`: the latest runs `(first sequence, last sequence, first id)`, to answer a repeat with the same
   ids.
 - `floor`: sequences below it are forgotten.
-- `contents`: of the latest requests `(first sequence, last sequence, checksum)`. A producer that is put back
+- `contents`: of the latest requests `(first sequence, last sequence, checksum)`. A producer that is reset
   to a snapshot of itself (a virtual machine, a container) numbers new messages as it numbered others before:
   such a request is no repeat, though its sequences are stored.
 
-Laws, held by `tests/unit/test_sequences.py`:
+Invariants, held by `tests/unit/test_sequences.py`:
 
 1. A sequence is called stored only if it was added. Intervals are never merged over a gap, so a message
    that fell into a gap and comes late is stored.
-2. What was added is never called new again.
+2. A sequence that was added is never called new again.
 3. Memory is bounded: with more than MAX_INTERVALS gaps the lowest interval goes and the floor rises above
-   it. Below the floor nothing can be proven, so neither "stored" nor "new" is said: such a message is
-   refused, loudly.
+   it. Below the floor nothing can be proven, so a sequence is called neither "stored" nor "new": such a
+   message is refused, loudly.
 4. A request is called another one only where the checksum of exactly its sequences is remembered and differs.
 
-Considered and left: only the highest sequence (acknowledges what fell into a gap, without storing it), and
+Considered and left: only the highest sequence (acknowledges a message in a gap, without storing it), and
 a unique index over stored messages (forgets with the delivery, and costs a random write per message).
 """
 
@@ -38,9 +38,9 @@ from zlib import crc32
 MAX_INTERVALS = 64
 MAX_RECENT = 8  # a REQ socket repeats its latest request only; the rest is for producers that pipeline
 MAX_CONTENTS = 64  # even: they are packed in pairs
-"""How far back a producer may be put, in requests, and still be noticed at its first one. 4 bytes each."""
+"""Requests by which a producer may be set back and still be noticed at its first one. 4 bytes each."""
 CONTENT_BITS = 21
-"""Of a checksum: one message in two million passes for another."""
+"""Bits of a checksum: one message in two million passes for another."""
 _COUNT_BITS = 10
 _ENTRY_BITS = CONTENT_BITS + _COUNT_BITS  # two fill a word that is not negative
 _COUNT_MASK, _ENTRY_MASK = (1 << _COUNT_BITS) - 1, (1 << _ENTRY_BITS) - 1
@@ -48,7 +48,7 @@ _PADDING = -1
 
 
 class Fate(Enum):
-    """What is known of a sequence."""
+    """The memory's answer about a sequence."""
 
     NEW = "new"
     STORED = "stored"
@@ -65,11 +65,11 @@ class Sequences:
         self._highs: list[int] = []
         self.recent: list[tuple[int, int, int]] = []
         self._entries: list[int] = []
-        """The latest requests as one chain, oldest first: checksum, and how many sequences but one it had."""
+        """The latest requests as one chain, oldest first: checksum, and number of sequences less one."""
         self._pairs: list[int] = []
-        """Each of them with the one before it, as it is packed: of every other one, from the latest on."""
+        """Each entry with the one before it, as packed: of every other one, from the latest on."""
         self._last = 0
-        """The last sequence of the latest."""
+        """The last sequence of the latest request."""
         self.floor = 0
 
     def copy(self) -> Sequences:
@@ -90,7 +90,7 @@ class Sequences:
         return self._highs[-1] + 1 if self._highs else None
 
     def fate(self, sequence: int) -> Fate:
-        """What is known of `sequence`."""
+        """The fate of `sequence`."""
         if sequence < self.floor:
             return Fate.FORGOTTEN
         at = bisect_right(self._lows, sequence) - 1
@@ -104,14 +104,14 @@ class Sequences:
         return None
 
     def is_another(self, first: int, last: int, content: int) -> bool:
-        """Whether the sequences `first..last` are remembered as one request, and it had another content."""
+        """True if the sequences `first..last` are remembered as one request, and it had another content."""
         if first > self._last:  # nearly always
             return False
         at = self._place(first, last)
         return at is not None and self._entries[at] >> _COUNT_BITS != content
 
     def note_content(self, first: int, last: int, content: int) -> None:
-        """Remember what the request with these sequences, all of them stored, had as content."""
+        """Remember the content of the request with these sequences, all of them stored."""
         entry, at = content << _COUNT_BITS | last - first, None
         if first != self._last + 1:
             at = self._place(first, last)
@@ -132,7 +132,7 @@ class Sequences:
         del self._entries[:-MAX_CONTENTS], self._pairs[:-MAX_CONTENTS]
 
     def _place(self, first: int, last: int) -> int | None:
-        """Where the request with exactly these sequences stands; None where it is not remembered."""
+        """The index of the request with exactly these sequences; None where it is not remembered."""
         end = self._last
         for at in range(len(self._entries) - 1, -1, -1):
             begin = end - (self._entries[at] & _COUNT_MASK)
@@ -143,7 +143,7 @@ class Sequences:
 
     @property
     def contents(self) -> list[tuple[int, int, int]]:
-        """Of the latest requests: first and last sequence, and checksum."""
+        """The first and last sequence, and the checksum, of the latest requests."""
         found, last = [], self._last
         for entry in reversed(self._entries):
             first = last - (entry & _COUNT_MASK)
@@ -190,7 +190,7 @@ class Sequences:
     def pack(self) -> bytes:
         """The bytes that go to disk: floor, number of intervals, intervals, contents, runs; 64 bit integers.
 
-        The upper half of the number is a checksum: one flipped bit could call stored what never came.
+        The upper half of the number is a checksum: one flipped bit could call an unseen sequence stored.
         Contents are negative and come in threes: an older runtime takes them for runs without a sequence.
         """
         intervals = chain.from_iterable(zip(self._lows, self._highs, strict=True))
@@ -239,7 +239,7 @@ def _unpacked(words: list[int]) -> tuple[list[int], int]:
 
 
 def content_of(parts: Iterable[bytes]) -> int:
-    """A checksum of what a request carries, in order."""
+    """A checksum of the parts of a request, in order."""
     content = 0
     for part in parts:
         content = crc32(part, (31 * content + len(part) + 1) % 2**32)

@@ -1,4 +1,4 @@
-"""Under which name a producer's file waits for its upload, and what it was when it was taken."""
+"""Taken files: the name under which a producer's file waits for its upload, and its state when taken."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HASHED_BYTES = 1_048_576
 
 
 class TakenFile(NamedTuple):
-    """What a file was when it was taken: its producer may have kept it open, and write to it later.
+    """The state of a file when it was taken: its producer may have kept it open, and write to it later.
 
     It is stored as the payload of the message whose payload the file is.
     """
@@ -19,7 +19,7 @@ class TakenFile(NamedTuple):
     size_bytes: int
     mtime_ns: int
     sha256: str | None = None
-    """Of a file of at most `HASHED_BYTES`."""
+    """The hash of a file of at most `HASHED_BYTES`."""
 
     def pack(self) -> bytes:
         return json.dumps(self._asdict(), separators=(",", ":")).encode()
@@ -34,7 +34,7 @@ class TakenFile(NamedTuple):
             return None
 
     def contradiction(self, now: TakenFile) -> str | None:
-        """What shows that the file `now` has another content than this one; None where nothing does."""
+        """The evidence that the file `now` has another content than this one; None where there is none."""
         if now.size_bytes != self.size_bytes:
             return f"it had {self.size_bytes} bytes when it was taken, and has {now.size_bytes}"
         if self.sha256 and now.sha256:  # says more than the time: a backup that is brought back has another
@@ -43,15 +43,15 @@ class TakenFile(NamedTuple):
 
 
 class NotTaken(NamedTuple):
-    """Why a file was not taken."""
+    """The reason why a file was not taken."""
 
     reason: str
     passing: bool = False
     """The same request may find it later: the disk was full, or the drop folder not there."""
     full: bool = False
-    """For want of room."""
+    """The cause is want of room."""
 
 
 def spool_name(key: str, file: str) -> str:
-    """The same for the same message and file: under one key another file may come, until one is stored."""
+    """The same name for the same message and file: under one key other files may come until one is stored."""
     return hashlib.sha256(f"{key}\0{file}".encode()).hexdigest()[:40]
