@@ -1,4 +1,4 @@
-"""What `edgectl doctor` makes of what it measured: ok, warning or error, each with the remedy. Pure."""
+"""The diagnosis of `edgectl doctor` by its measurements: ok, warning or error, each with a remedy. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOT_YET_VALID, EXPIRED = 9, 10
 SET_THE_CLOCK = "set the clock: timedatectl set-ntp true, or timedatectl set-time"
 CERTIFICATE_SOON_S = 14 * 86400.0
 SQLITE_WANTED = (3, 35, 0)
-"""RETURNING and DROP COLUMN."""
+"""The oldest SQLite that serves: it has RETURNING and DROP COLUMN."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Check:
 
 
 def judge_fsync(samples_ms: list[float]) -> Check:
-    """Every acknowledgement waits for one: its worst is the producers' worst."""
+    """Judge fsync. Every acknowledgement waits for one: its worst is the producers' worst."""
     typical, worst = sorted(samples_ms)[len(samples_ms) // 2], max(samples_ms)
     text = f"{typical:.1f} ms typically, {worst:.1f} ms at worst of {len(samples_ms)}"
     if typical > BAD_FSYNC_MS:
@@ -48,7 +48,7 @@ def judge_fsync(samples_ms: list[float]) -> Check:
 
 
 def judge_connection(trouble: str) -> Check:
-    """What upload says about a connection that stands, or ends again and again."""
+    """Judge upload's report about a connection that stands, or ends again and again."""
     if "device" in trouble:
         remedy = "give each device an id and a registration of its own; a copied card needs `device.id`"
     else:
@@ -66,7 +66,7 @@ def judge_disk(free_bytes: int, min_free_bytes: int) -> Check:
 
 
 def judge_inodes(free: int, min_free: int) -> Check:
-    """Each file of a producer, and each status file, needs one; bytes may well be free."""
+    """Judge free inodes. Each file of a producer, and each status file, needs one, though bytes are free."""
     text = f"{free:,} free, {min_free:,} are to stay free"
     if free < min_free:
         remedy = "df -i; remove what made so many small files: new messages are refused until then"
@@ -75,7 +75,7 @@ def judge_inodes(free: int, min_free: int) -> Check:
 
 
 def judge_skew(skew_s: float | None) -> Check:
-    """By the platform's own Date header; the runtime corrects for it, TLS does not."""
+    """Judge the clock by the platform's own Date header; the runtime corrects for it, TLS does not."""
     if skew_s is None:
         return Check(
             "clock",
@@ -101,7 +101,7 @@ def judge_certificate(name: str, remaining_s: float) -> Check:
 
 
 def judge_refused_certificate(name: str, code: int, words: str, now_s: float) -> Check:
-    """A certificate that counts only at another time tells about our clock, too."""
+    """Judge a refused certificate. One that is valid only at another time tells about our clock, too."""
     now = datetime.fromtimestamp(now_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
     if code == NOT_YET_VALID:
         text = f"its certificate is not valid yet by our clock, {now}: our clock is behind"
@@ -114,7 +114,7 @@ def judge_refused_certificate(name: str, code: int, words: str, now_s: float) ->
 
 
 def judge_fixed(fixed: Fixed) -> Check:
-    """What nobody on the device can renew."""
+    """Judge a credential that the device cannot renew."""
     if not (told := fixed.told()):
         return Check("credentials", "ok", f"{fixed.name}: {spoken(fixed.left_s)} left")
     what, _, remedy = told.partition(": ")
@@ -122,7 +122,7 @@ def judge_fixed(fixed: Fixed) -> Check:
 
 
 def judge_tokens(wanted: bool, sealed: bool | None, locked: str) -> Check:
-    """Whether they rest as the settings say. A key that only the service gets is not to be seen from here."""
+    """Judge if tokens rest as the settings say. A key that only the service gets is invisible from here."""
     if locked:
         remedy = "look at `edgectl identity`: a systemd credential is the service's alone"
         return Check("tokens", "warning", locked, remedy)
@@ -135,7 +135,7 @@ def judge_tokens(wanted: bool, sealed: bool | None, locked: str) -> Check:
 
 
 def judge_unregistered(record: Enrolment, source: str = "", lack: str = "") -> Check:
-    """Why a device is not registered. `source`: of its Provisioning Token, `lack`: its fault."""
+    """Judge why a device is not registered. `source`: of its Provisioning Token, `lack`: its fault."""
     if lack:
         return Check(
             "identity", "error", f"not registered: {lack}", "put one provisioning token, alone, there"
@@ -159,6 +159,6 @@ def judge_sqlite(version: tuple[int, ...], text: str) -> Check:
 
 
 def worst(checks: list[Check]) -> int:
-    """Exit status: 0 all ok, 1 with a warning, 2 with an error."""
+    """The exit status: 0 all ok, 1 with a warning, 2 with an error."""
     found = {check.verdict for check in checks}
     return 2 if "error" in found else 1 if "warning" in found else 0

@@ -1,4 +1,4 @@
-"""How much more can be stored: the least of what the disk and the limits of the store leave. Pure.
+"""Headroom: how much more can be stored, the least that the disk and the store's limits leave. Pure.
 
 A store is full at the first of three ends: the disk, the bytes that it may hold, the messages that it may
 hold. Which one comes first depends on how large messages are, so they are compared as bytes.
@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SMALL_BYTES = 1_024.0
-"""What a message is taken to have while none is stored."""
+"""The assumed size of a message while none is stored."""
 LEAST_BYTES_PER_S, LEAST_MESSAGES_PER_S = 100.0, 0.05
-"""Slower growth is none: it would be full in years."""
+"""Slower growth counts as none: the store would be full in years."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreUsage:
-    """What is there, what may be, and how fast it grows; None where it is not known."""
+    """The stored amounts, their limits, and their growth; None where a figure is not known."""
 
     messages: int | None = None
     bytes: int | None = None
@@ -24,14 +24,14 @@ class StoreUsage:
     most_bytes: int | None = None
     disk_room_bytes: float | None = None
     disk_limit: str = "disk"
-    """`inodes` where it has bytes, and no file can be made."""
+    """`inodes` where the disk has free bytes, and no file can be made."""
     messages_per_s: float | None = None
     bytes_per_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Headroom:
-    """What is left, which limit is the nearest, and when it is reached at the present rate."""
+    """The room that is left, the nearest limit, and the time until it is reached at the present rate."""
 
     bytes: float | None
     messages: int | None

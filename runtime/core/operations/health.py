@@ -1,13 +1,13 @@
-"""Who is hung, who gave up, who dies too often: from what a look sees to what must be done.
+"""Health: which program hangs, gave up or dies too often, and the measures, from observations. Pure.
 
 Invariants
-    Only a program that a person stopped (STOPPED) stays down.
+    Only a program that an operator stopped (STOPPED) stays down.
     A worker is judged by *observed* idleness: looks at which it lived and its beat stood still. Suspend, a
-    clock that jumps or a sentinel that was away add at most one look's worth, and so hang nobody. One look
-    never decides: who was frozen with the sentinel gets the time to the next one.
+    clock that jumps or a sentinel that was away add at most one look's worth, and so make no worker count as
+    hung. One look never decides: a worker that was frozen with the sentinel gets the time to the next one.
     Every measure has a limit, and above the last limit stands the service manager.
     One worker that hangs again and again costs the others nothing: all start afresh where none progresses.
-    A process that waits for a disk (state D) is not killed for it: nothing would come of it but a restart.
+    A process that waits for a disk (state D) is not killed for it: the kill would bring only a restart.
 
 The ladder
     hung worker                     -> Kill (supervisord restarts it at once)
@@ -21,7 +21,8 @@ The ladder
                                        One that cannot be asked but still sends its ticks is not silent
 
 Considered and left: judging by events (supervisord's buffer drops the oldest), by wall clock (it jumps), by
-CPU time (a busy loop is no progress; but whoever uses none before its first beat is not starting, it hangs).
+CPU time (a busy loop is no progress; but a worker that uses none before its first beat does not start: it
+hangs).
 """
 
 from __future__ import annotations
@@ -35,25 +36,25 @@ ALIVE = frozenset({"RUNNING", "STARTING"})
 GIVEN_UP = frozenset({"FATAL", "EXITED", "UNKNOWN"})
 _SILENT_LOOK_S = 10.0  # a call to a silent supervisord takes its whole deadline, 5 s
 PROVEN_AFTER_S = 60.0
-"""A program that stood for so long, and makes progress, has its attempts forgotten."""
+"""The restart attempts of a program that stood for so long, and makes progress, are forgotten."""
 LEAST_PATIENCE_S = 4.0
 """A worker with nothing to do reports every 2 s: with less patience the healthy would be killed."""
 LONGEST_PATIENCE_S = 300.0
-"""With one that hangs again and again while others work."""
+"""Longest patience with a worker that hangs again and again while others work."""
 LOOKS_TO_DECIDE = 2
 SPENT = 0.9
-"""Of the descriptors that a process may open: the next connections would fail."""
+"""Share of the descriptors that a process may open: beyond it the next connections would fail."""
 
 
 @dataclass(frozen=True, slots=True)
 class HealthLimits:
-    """When patience ends, in seconds."""
+    """The ends of patience, in seconds."""
 
     look_every_s: float = 5.0
     hang_after_s: float = 15.0
     start_grace_s: float = 60.0
-    """Patience with a program that has not reported at all yet, or is at something long: slow disks,
-    long recoveries. As long as it works."""
+    """Patience with a program that has not reported at all yet, or is busy with long work: slow disks,
+    long recoveries. It holds as long as the program works."""
     retry_first_s: float = 2.0
     retry_max_s: float = 30.0
     restarts_to_alarm: int = 5
@@ -74,14 +75,14 @@ class Observation:
     beat: object = None
     """Differs from one progress to the next; None while this process has reported nothing."""
     work: object = None
-    """Until then, and where it says that it is busy for long: differs from look to look while it uses the
+    """Before the first beat, and where it reports long work: differs from look to look while it uses the
     CPU or waits for a disk. Else None."""
     started: int = 0
-    """When it was started last, by supervisord's clock: tells of who lived and died between two looks."""
+    """Its last start by supervisord's clock: it reveals a process that lived and died between two looks."""
     waits_for_disk: bool = False
     """The kernel cannot end it before its disk answers (state D)."""
     descriptors: float = 0.0
-    """The share of those that it may open."""
+    """The share that it uses of the descriptors it may open."""
     asked: frozenset[int] = frozenset()
     """Processes of this program that an operator asked to end: no crash."""
 
@@ -105,7 +106,7 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class StartAgain:
-    """supervisord gave up."""
+    """Start a program again that supervisord gave up."""
 
     worker: str
     state: str
@@ -113,21 +114,21 @@ class StartAgain:
 
 @dataclass(frozen=True, slots=True)
 class RestartAll:
-    """Killing one worker does not help: start everything afresh."""
+    """Start all programs afresh: killing one worker does not help."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Withhold:
-    """Nothing helped: feed the service manager's watchdog no more."""
+    """Stop feeding the service manager's watchdog: no measure helped."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class KillSupervisor:
-    """supervisord itself is hung."""
+    """Kill supervisord, which is hung itself."""
 
     silent_s: float
 
@@ -137,17 +138,17 @@ Action: TypeAlias = Kill | StartAfresh | StartAgain | RestartAll | Withhold | Ki
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """Something a person should know, for as long as it is true."""
+    """A condition that the operator should know of, for as long as it holds."""
 
     worker: str
     text: str
     kind: str = ""
-    """The same for as long as it is the same trouble, whatever the figures in its text."""
+    """The kind of trouble: it stays the same while the figures in the text change."""
 
 
 @dataclass(slots=True)
 class _Watch:
-    """What is remembered of one program."""
+    """The memory of one program."""
 
     pid: int = 0
     started: int = 0
@@ -155,7 +156,7 @@ class _Watch:
     work: object = None
     idle_s: float = 0.0
     looks: int = 0
-    """Without progress, one after the other."""
+    """Looks without progress in a row."""
     still_s: float = 0.0
     up_s: float = 0.0
     down_s: float = 0.0
@@ -165,15 +166,15 @@ class _Watch:
     restarted_at_s: list[float] = field(default_factory=list)
     hung_at_s: list[float] = field(default_factory=list)
     helpless: bool = False
-    """Nothing helped; it ends where the worker stands and makes progress for a while."""
+    """No measure helped; this ends where the worker stands and makes progress for a while."""
     spared: int = 0
-    """Times that it hung and all did not start afresh for it, since it stood for a while."""
+    """Hangs after which not all programs started afresh, since it last stood for a while."""
     proven_s: float | None = None
-    """When it last progressed as a process that stood for longer than a hang takes to show."""
+    """The last progress of a process that had stood for longer than a hang takes to show."""
     disk_s: float = 0.0
-    """For how long it waits for a disk."""
+    """Seconds that it has waited for a disk."""
     spent_s: float | None = None
-    """Since when it has used up its descriptors and was asked to end."""
+    """The time at which it was asked to end because its descriptors were used up."""
     spent_at_s: list[float] = field(default_factory=list)
 
 
@@ -184,7 +185,7 @@ _REMEMBERED = (
 
 
 class Health:
-    """The judge. `now_s` is any clock that only goes forward within one boot."""
+    """The judge of all programs. `now_s` is any clock that only goes forward within one boot."""
 
     def __init__(self, limits: HealthLimits, memory: Mapping[str, Any] | None = None) -> None:
         self._limits = limits
@@ -195,7 +196,7 @@ class Health:
         self._recall(memory or {})
 
     def look(self, now_s: float, sights: Mapping[str, Observation]) -> list[Action]:
-        """Take in one look at every program; what must be done about it."""
+        """Take in one look at every program. Returns the measures to carry out."""
         elapsed_s = self._elapsed(now_s, at_most_s=2 * self._limits.look_every_s)
         self._silent_s = 0.0
         actions: list[Action] = []
@@ -219,7 +220,7 @@ class Health:
         return [KillSupervisor(self._silent_s)]
 
     def alarms(self, now_s: float) -> list[Alarm]:
-        """What a person should know now."""
+        """The conditions that the operator should know of now."""
         return [a for worker, watch in self._watches.items() for a in self._alarms_of(worker, watch, now_s)]
 
     def _alarms_of(self, worker: str, watch: _Watch, now_s: float) -> Iterator[Alarm]:
@@ -245,15 +246,15 @@ class Health:
             yield Alarm(worker, "supervisord gave it up; it is being started again and again", "fatal")
 
     def helpless(self) -> bool:
-        """Whether the service manager is to act: our own measures are used up."""
+        """True if the service manager is to act: the sentinel's own measures are used up."""
         return any(watch.helpless for watch in self._watches.values())
 
     def restarts(self) -> dict[str, int]:
-        """How often each program was started again."""
+        """The number of restarts of each program."""
         return {worker: watch.restarts for worker, watch in self._watches.items()}
 
     def memory(self) -> dict[str, Any]:
-        """What the next sentinel must know (JSON); times are only good within the same boot."""
+        """The memory for the next sentinel (JSON); times are only valid within the same boot."""
         return {
             "restarted_all_at_s": self._restarted_all_at_s,
             "watches": {
@@ -263,7 +264,7 @@ class Health:
         }
 
     def _recall(self, memory: Mapping[str, Any]) -> None:
-        """Whatever is of another type was written by something else, and counts as nothing."""
+        """Restore the memory. A value of another type comes from another program, and counts as nothing."""
         self._restarted_all_at_s = _moments(memory.get("restarted_all_at_s"))
         watches = memory.get("watches")
         for worker, kept in watches.items() if isinstance(watches, dict) else ():
@@ -271,12 +272,12 @@ class Health:
                 self._watches[worker] = _watch_of(kept)
 
     def _elapsed(self, now_s: float, at_most_s: float) -> float:
-        """Seconds since the last look; where it was long ago nobody watched, and only `at_most_s` count."""
+        """Seconds since the last look; after a long gap, in which no sentinel watched, only `at_most_s`."""
         last_s, self._last_s = self._last_s, now_s
         return 0.0 if last_s is None else min(max(0.0, now_s - last_s), at_most_s)
 
     def _notice(self, watch: _Watch, sight: Observation, elapsed_s: float, now_s: float) -> None:
-        """Bring what is remembered up to what is seen."""
+        """Bring the memory of a program up to date with an observation."""
         another = sight.pid and sight.pid != watch.pid
         unseen = sight.started and not sight.pid and watch.started not in (0, sight.started)
         if (another and watch.pid) or unseen:
@@ -337,12 +338,12 @@ class Health:
         return [Kill(worker, watch.pid, idle_s), self._escalate(worker, watch, now_s)]
 
     def _stretched_s(self, limit_s: float, watch: _Watch) -> float:
-        """Patience with it: twice as long after each hang that did not have all start afresh."""
+        """Patience with the program: twice as long after each hang after which not all started afresh."""
         stretched_s = self._limits.hang_after_s * 2.0 ** min(watch.spared, 16)
         return max(limit_s, min(stretched_s, LONGEST_PATIENCE_S)) if watch.spared else limit_s
 
     def _another_progresses(self, watch: _Watch, now_s: float) -> bool:
-        """Not by the first report of a process that just came: what hangs may do so after it."""
+        """True if another worker progresses. A new process's first report is none: it may hang after it."""
         since_s = now_s - 2 * (self._limits.hang_after_s + self._limits.look_every_s)
         others = (other for other in self._watches.values() if other is not watch)
         return any(other.proven_s is not None and other.proven_s > since_s for other in others)
@@ -369,13 +370,13 @@ class Health:
 
 
 class Growth:
-    """How fast free space goes, or a store fills (as negative space), smoothed over the last minutes."""
+    """The rate at which free space shrinks, or a store fills (as negative space), smoothed over minutes."""
 
     SMOOTH_S = 300.0
     SETTLE_S = 30.0
-    """A start writes what it needs once (ingest's ballast, logs): that is no rate."""
+    """The first seconds do not count: a start writes its files once (ingest's ballast, logs)."""
     OBSERVE_S = 60.0
-    """Nothing is said before so much was seen."""
+    """No rate is given before so many seconds were observed."""
 
     def __init__(self) -> None:
         self._first_s: float | None = None
@@ -383,7 +384,7 @@ class Growth:
         self._per_s = 0.0
 
     def seen(self, now_s: float, free: int) -> float | None:
-        """Take in one look. How much a second, negative where it empties; None while it is too early."""
+        """Take in one look. Returns the change a second, negative where it empties; None while too early."""
         if self._first_s is None:
             self._first_s = now_s
         began_s = self._first_s + self.SETTLE_S
@@ -401,7 +402,7 @@ def _within(moments_s: list[float], now_s: float, window_s: float) -> list[float
 
 
 def _moments(value: object) -> list[float]:
-    """Those of a list that are numbers."""
+    """The numbers in a list."""
     listed = value if isinstance(value, list) else []
     return [moment for moment in listed if type(moment) in (int, float) and math.isfinite(moment)]
 

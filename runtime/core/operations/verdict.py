@@ -1,4 +1,4 @@
-"""From what a look at a runtime found to one word (healthy, parked, degraded or down), and the reasons."""
+"""The verdict on a runtime in one word (healthy, parked, degraded or down), and the reasons for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LATE_AFTER_S = 15.0
 """A worker's loop comes round every 5 s at the latest; three times that is no accident."""
 DISK_FULL_SOON_S = 3600.0
 DISK_FULL_BYTES = 65536
-"""Less than a worker needs to say anything at all: figures may be missing then."""
+"""A worker needs more than this to report at all: figures may be missing below it."""
 GOOD_HUB = ("up", "draining", "parked")
 GOOD_IDENTITY = "registered"
 SETTLED = (None, enrolment.EnrolmentState.PROVISIONED.value, enrolment.EnrolmentState.NOT_NEEDED.value)
@@ -25,11 +25,11 @@ HELD_UP = frozenset(
         enrolment.EnrolmentState.REJECTED,
     )
 )
-"""States of provisioning in which there is nothing to approve: a person has to put something right."""
+"""States of provisioning in which there is nothing to approve: an operator has to correct a fault."""
 UNKNOWN = "unknown"
-"""State of a hub or an identity whose worker does not live: the worker's own state says enough."""
+"""The state of a hub or an identity whose worker does not live: the worker's own state says enough."""
 HIDDEN = "UNKNOWN"
-"""State of a worker that supervisord does not know, or that this user may not see."""
+"""The state of a worker that supervisord does not know, or that this user may not see."""
 LIVING = frozenset({"RUNNING", "STARTING", "UNSUPERVISED"})
 
 
@@ -39,22 +39,22 @@ REFUSED_FOR_US = frozenset(
         "store_unavailable", "internal",
     }
 )  # fmt: skip
-"""Codes of refusals that no producer can mend; the others are its own mistakes, and harm it alone."""
+"""Codes of refusals that no producer can remedy; the others are its own mistakes, and harm it alone."""
 FAILURES_TO_DEGRADE = 5
-"""So many failures in a row are no accident; each came after a longer pause than the one before."""
+"""Failures in a row that are no accident; each came after a longer pause than the one before."""
 WAITED_TOO_LONG_S = 600.0
 WAITED_BESIDE_A_FILE_S = 3600.0
-"""Where a file is under way the oldest may be that file, on a slow line: what fails says so by itself."""
+"""Where a file is under way the oldest may be that file, on a slow line: its failures are reported anyway."""
 FULL_SOON_S = 3600.0
 
 
 def verdict(found: Mapping[str, Any]) -> str:
-    """Down: nobody would bring anything back, or nothing is there. Degraded: any reason at all.
+    """Down: no process would restart the workers, or nothing is there. Degraded: any reason at all.
 
     Unknown: this user may not look, which says nothing about the runtime.
 
     Parked: all is well, and the link may not be used: by its budget, its hours, the switch, the hub's quota.
-    That ends by itself or by who did it; nothing is to be repaired, and nobody to be woken.
+    That ends by itself or by the operator who did it; nothing is to be repaired, and no operator to be woken.
     """
     states = {worker["state"] for worker in found["workers"].values()}
     if found["supervisor"]["trouble"] and states == {HIDDEN}:
@@ -89,7 +89,7 @@ def _worker(name: str, worker: Mapping[str, Any], *, blind: bool) -> str:
     if worker["state"] != "RUNNING":
         return f"{name} is {worker['state']}" + (f": {worker['trouble']}" if worker["trouble"] else "")
     if blind:
-        return ""  # nobody can report progress
+        return ""  # no worker can report progress
     age_s, uptime_s = worker["progress_age_s"], worker["uptime_s"]
     if age_s is None:
         return f"{name} never reported progress" if uptime_s and uptime_s > LATE_AFTER_S else ""
@@ -119,7 +119,7 @@ def _refused(backlog: Mapping[str, Any]) -> str:
 
 
 def _lanes(hub: Mapping[str, Any]) -> list[str]:
-    """What fails again and again while the hub is up, in the words of the other side."""
+    """The lanes that fail again and again while the hub is up, in the words of the other side."""
     failing = [lane for lane in hub.get("failing", ()) if lane["failures"] >= FAILURES_TO_DEGRADE]
     of_all = [lane for lane in failing if lane["lane"] == "files"]
     streams = [lane["stream"] or "-" for lane in failing if lane["lane"] == "file"]
@@ -141,7 +141,7 @@ def _in_a_row(lane: Mapping[str, Any]) -> str:
 
 
 def _oldest(hub: Mapping[str, Any]) -> str:
-    """One and the same message that could have gone."""
+    """The sentence about a message that has been the oldest for long though it could have been sent."""
     waited_s = hub.get("oldest_waited_s")
     most_s = WAITED_BESIDE_A_FILE_S if hub.get("uploading") else WAITED_TOO_LONG_S
     if hub["state"] != "up" or waited_s is None or waited_s < most_s:
@@ -168,7 +168,7 @@ def _identity(identity: Mapping[str, Any]) -> str:
         return f"identity: {state}; {provisioning}{why}"
     if state != GOOD_IDENTITY:
         return "" if state == UNKNOWN else f"identity: {state}{todo}"
-    # another wish than the one it is registered by waits for somebody
+    # a wish other than the one it is registered by waits for an operator
     return "" if provisioning in SETTLED else f"identity: registered, provisioning {provisioning}{todo}"
 
 
