@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 from runtime.adapters.store.writer import MessageStore
 from runtime.adapters.store.evictions import victims
-from runtime.core.ingest.quota import Amount, Eviction, Policy
+from runtime.core.ingest.quota import Amount, Eviction, OverflowPolicy
 from runtime.core.settlement import Settled
 from tests.faults.test_store_at_length import DROPS
 from tests.store_tools import ObedientClock
@@ -41,7 +41,8 @@ store.commit(None, Settled(quarantined=[(1, "damaged")]))
 assert len(beats) > made, "so does counting"
 for index in ("by_priority", "by_stream", "by_stream_priority"):
     store._db.execute(f"DROP INDEX {index}")  # as where there was no room for it
-assert len(victims(store._db, Eviction(None, Policy.DROP_LOWEST, 9, Amount(1, 0)), None)) == 1
+lowest = Eviction(None, OverflowPolicy.DROP_LOWEST, 9, Amount(1, 0))
+assert len(victims(store._db, lowest, None, store._holders)) == 1
 assert kib() - before < 8_000, kib() - before
 print(store.backlog().messages)
 """
@@ -82,7 +83,7 @@ def test_what_gives_way_is_found_in_pieces_and_is_neither_more_nor_less(
     keep(store, put([b"x"] * 10, stream="s"))
     for policy in (OverflowPolicy.DROP_OLDEST, OverflowPolicy.DROP_LOWEST):
         eviction = Eviction(None, policy, 9, Amount(1, wanted))
-        assert victims(store._db, eviction, None) == list(range(1, gone + 1))
+        assert victims(store._db, eviction, None, store._holders) == list(range(1, gone + 1))
     store.close()
 
 
@@ -117,5 +118,6 @@ def test_nowhere_to_sort_an_index_does_not_keep_the_store_shut(tmp_path: Path) -
         create_indexes(store._db, DROPS)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert victims(store._db, Eviction(None, OverflowPolicy.DROP_LOWEST, 9, Amount(2, 0)), None) == [10, 20]
+    lowest = Eviction(None, OverflowPolicy.DROP_LOWEST, 9, Amount(2, 0))
+    assert victims(store._db, lowest, None, store._holders) == [10, 20]
     store.close()

@@ -31,13 +31,13 @@ def arrived(cloud: Cloud, count: int, timeout_s: float = 60) -> None:
 
 @pytest.mark.timeout(at_full_size(900, 120))
 @pytest.mark.parametrize("mode", ["abrupt", "polite"])
-def test_a_hundred_drops_under_load_of_each_kind_lose_nothing_and_reorder_nothing(
+def test_drop_after_drop_of_each_kind_under_load_loses_nothing_and_reorders_nothing(
     home: Home, cloud: Cloud, mode: str
 ) -> None:
     cloud.faults(ack_delay_ms=10)
     uploading(home, cloud)
     payloads: list[bytes] = []
-    for round in range(at_full_size(40, 20)):
+    for round in range(at_full_size(40, 5)):  # behind ten short connections the pauses grow
         payloads += put_many(home, 300, start=round * 300)
         for _ in range(5):
             before = cloud.message_count()

@@ -93,8 +93,10 @@ def test_damage_that_lasts_for_days_is_reported_by_one_report_and_not_by_one_a_s
         clock.boot += 2.5
         reporter.confirmed()
         again = received(door)
-        assert len(again) == 1 and len(waiting) < 200
+        assert {report.number for _, report in (*waiting, *again)} == {1}, "one report, repeated"
+        assert len(waiting) < 200
         door.confirm(again)
         eventually(lambda: reporter.confirmed() == set() and not reporter._waiting())
         reporter.report_damage("database disk image is malformed")
-        assert len(received(door)) == 1, "damage that is found later is reported again"
+        later: set[int] = set()  # copies of the first may arrive yet
+        eventually(lambda: later.update(report.number for _, report in received(door)) or later - {1})
