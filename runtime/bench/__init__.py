@@ -1,7 +1,7 @@
 """`make bench`: every figure of ours beside the machine's own limit, measured in the same run.
 
-A module of this package has `measure(quick: bool) -> list[Row]`; `__main__.py` runs those that are asked for.
-An absolute number means little on a shared machine; a share of a limit taken seconds earlier does.
+A module of this package has `measure(quick: bool) -> list[FigureRow]`; `__main__.py` runs those that are
+asked for. An absolute number means little on a shared machine; a share of a limit taken seconds earlier does.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ class Teller:
         tell(f"Registered as {identity.hub.device_id}.")
 
     def waits(self, identity: IdentityRecord) -> None:
-        """The verification code, and the reason why provisioning does not go on."""
+        """Show the verification code, and the reason why provisioning does not go on."""
         record = identity.enrolment
         if record.verification_code and record.verification_code != self._code:
             self._code = record.verification_code

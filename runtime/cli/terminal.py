@@ -1,6 +1,6 @@
 """Output to a person's terminal: every command prints through this module.
 
-A row is one row, also with text of another process in it (see `printable`). In a terminal it is folded to the
+A row is one row, also with foreign text in it (see `printable`). In a terminal it is folded to the
 width and may have a colour; in a pipe it is one line without colour, for `grep`.
 """
 

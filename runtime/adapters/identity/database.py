@@ -49,8 +49,8 @@ from runtime.layout import Layout
 
 
 class IdentityReader:
-    """Reader of identity.db: it never writes. The database need not exist
-    yet; without a vault sealed tokens stay closed.
+    """Reader of identity.db: it never writes. The database need not exist yet; without a vault
+    sealed tokens stay closed.
     """
 
     def __init__(self, layout: Layout, vault: Vault | None = None, busy_s: float | None = None) -> None:
@@ -60,8 +60,8 @@ class IdentityReader:
         self._vault = vault or Vault()
 
     def read(self) -> IdentityRecord:
-        """Read the whole identity in one snapshot; it is empty where there
-        is no database. Raises NeedsHuman, Retryable.
+        """Read the whole identity in one snapshot; it is empty where there is no database.
+        Raises NeedsHuman, Retryable.
         """
         with weather(self._path):
             if not self._path.exists():
@@ -102,8 +102,8 @@ class IdentityStore(IdentityReader):
                 self._begin_after(time.time())
 
     def _begin_after(self, wall_s: float) -> None:
-        """A first generation that was never handed out: the seconds
-        since 1970 are more than there were changes.
+        """Begin with a generation that was never handed out: the seconds since 1970 are more than there were
+        changes.
         """
         with self._change() as db:
             db.execute("INSERT INTO hub VALUES (1, '', '', ?, NULL, NULL, '')", (int(wall_s),))
@@ -123,8 +123,8 @@ class IdentityStore(IdentityReader):
         *,
         host: str | None = None,
     ) -> bool:
-        """Begin a new token line with a new Registration Token, for the
-        platform `host`; the line before it rests.
+        """Begin a new token line with a new Registration Token, for the platform `host`;
+        the line before it rests.
         """
         with self._change() as db:
             if not self._put_enrolment(db, record, instead_of):
@@ -148,8 +148,8 @@ class IdentityStore(IdentityReader):
         return True
 
     def save_refreshed(self, serial: int, grant: PlatformResult, now: Moment, draw: float) -> bool:
-        """Put a child in the place of the token `serial`, which stays known
-        as its parent until the child is proven.
+        """Put a child in the place of the token `serial`, which stays known as its parent
+        until the child is proven.
         """
         with self._change() as db:
             if not rows.is_current(db, self._vault.keys(), serial):
@@ -224,8 +224,8 @@ class IdentityStore(IdentityReader):
     def save_failed(
         self, serial: int, task: Task, pace: RetryPace, *, refused: bool = False, doubted: bool = False
     ) -> bool:
-        """Save the pause that the failures of `task`, asked with the token
-        `serial`, demand; `refused`: the token itself was.
+        """Save the pause that the failures of `task`, asked with the token `serial`, demand;
+        `refused`: the token itself was.
         """
         with self._change() as db:
             known = rows.is_former if task is Task.REGISTER_FORMER else rows.is_current

@@ -37,8 +37,8 @@ def check_private(path: Path) -> None:
 
 @contextmanager
 def weather(path: Path) -> Iterator[None]:
-    """True for a transient error: a full, failing or missing disk, or a
-    transaction that is left open. Damage is not one.
+    """Turn errors into ours. A full, failing or missing disk, or a transaction that is left open, passes: it
+    is Retryable. Wrong permissions and damage are NeedsHuman.
     """
     try:
         yield
@@ -55,9 +55,7 @@ def weather(path: Path) -> Iterator[None]:
 
 
 def _held(path: Path, exc: Exception) -> str:
-    """Name the processes with an open transaction: a reader's is
-    enough, as no change is written beside it.
-    """
+    """The processes with an open transaction: a reader's is enough, as no change is written beside it."""
     if getattr(exc, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
         return ""
     users = " and ".join(database_users(path))
@@ -66,8 +64,8 @@ def _held(path: Path, exc: Exception) -> str:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold the lock under which one of the two writers at a time creates, or
-    sets aside. Raises Retryable where the other hangs.
+    """Hold the lock under which one of the two writers at a time creates, or sets aside. Raises
+    Retryable where the other hangs.
     """
     fd = _opened(folder / "identity.lock")
     try:
@@ -144,7 +142,7 @@ def _text(stored: bytes) -> str:
 
 
 def is_newer(version: int) -> NeedsHuman:
-    """True for a newer schema, which this runtime cannot write without harm."""
+    """The error for a newer schema, which this runtime cannot write without harm."""
     return NeedsHuman(
         f"identity.db has schema {version}, this runtime knows {SCHEMA_VERSION}: a newer runtime wrote it",
         hint="install that one again, or move the file away: the device provisions again",
@@ -204,8 +202,8 @@ _COLUMNS_5 = (
 
 
 def _say_who_granted(db: sqlite3.Connection) -> None:
-    """Fill `basis` and `host` of tokens that are older than these columns: a
-    completed enrolment tells which wish they came by.
+    """Fill `basis` and `host` of tokens that are older than these columns: a completed enrolment
+    tells which wish they came by.
     """
     found = db.execute("SELECT basis FROM enrolment WHERE phase = 'PROVISIONED'").fetchone()
     basis = found[0] if found and isinstance(found[0], str) else ""

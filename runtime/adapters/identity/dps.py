@@ -193,8 +193,8 @@ def _ask(asked: dict[str, Any]) -> dict[str, str]:
 
 
 def try_all_addresses() -> None:
-    """Try all addresses, in the child: paho's `socket.create_connection` gives the
-    first one all the time there is.
+    """Try all addresses, in the child: paho's `socket.create_connection` gives the first
+    one all the time there is.
     """
 
     def create(address: tuple[str, int], timeout: Any = None, source_address: Any = None) -> socket.socket:

@@ -28,8 +28,8 @@ CANCELLED = "/problems/deviceProvisioning/provisioningOperationCancelled"
 """Problem type of an operation that an operator cancelled: the type ends in this, after any host."""
 
 PROBLEM = "application/problem+json"
-"""Content type by which the platform itself refuses (RFC 9457); a
-page of any proxy on the way has another one.
+"""Content type by which the platform itself refuses (RFC 9457); a page of any proxy
+on the way has another one.
 """
 
 Value = TypeVar("Value")
@@ -54,8 +54,8 @@ _OUTCOMES = {
 
 @dataclass(frozen=True)
 class PlatformClient:
-    """Client of one platform. Calls block for at most `timeout_s`;
-    `waiting` is called meanwhile and may end them.
+    """Client of one platform. Calls block for at most `timeout_s`; `waiting` is called
+    meanwhile and may end them.
     """
 
     instance: str
@@ -199,8 +199,8 @@ def _lifetime_s(ends: object, left: Left) -> float | None:
 
 
 def _sas_lifetime_s(found: Mapping[str, Any], sas: Secret | None, left: Left) -> float | None:
-    """The lifetime of a SAS. Its own text says when it ends, and the hub
-    believes nothing else: no date extends it.
+    """The lifetime of a SAS. Its own text says when it ends, and the hub believes nothing
+    else: no date extends it.
     """
     ends = found.get("connectionStringExpiration")
     try:

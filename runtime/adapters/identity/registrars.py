@@ -32,8 +32,8 @@ from runtime.regular_file import read_regular
 from runtime.settings import Settings
 
 ASK_AGAIN_S = 86_400.0
-"""Pause between registrations by certificate: it needs no renewal,
-but the service may have moved us to another hub.
+"""Pause between registrations by certificate. A certificate needs no renewal, but the service may have moved
+us to another hub: it is asked again.
 """
 
 
@@ -132,8 +132,8 @@ class ByPlatform:
 
 @dataclass(frozen=True)
 class ByConnectionString:
-    """Registrar of a fixed identity. With a device key each registration
-    signs a SAS; else it returns what is configured.
+    """Registrar of a fixed identity. With a device key each registration signs a SAS; else it
+    returns what is configured.
     """
 
     settings: Settings
@@ -287,8 +287,8 @@ def _asked_for_time(host: str, settings: Settings, waiting: Waiting) -> float | 
 
 
 def _signing_time_s(server_s: float | None, known: ServerClock, ours: Clock) -> float:
-    """The current time by the server's clock; by ours where they differ
-    by little, or the server's is not known.
+    """The current time by the server's clock; by ours where they differ by little, or
+    the server's is not known.
     """
     skew_s = known.skew_s if server_s is None else server_s - ours.wall_s()
     return ours.wall_s() + (skew_s if abs(skew_s) > CLOCK_SET_BY_S else 0.0)

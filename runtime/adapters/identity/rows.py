@@ -138,8 +138,8 @@ def _hub(row: sqlite3.Row) -> HubAssignment:
 
 
 def _hub_mark(row: Mapping[str, Any] | sqlite3.Row) -> float:
-    """Mark of the row `hub`; it differs where a bit flipped: a name that
-    leads nowhere would stay until the next renewal.
+    """Mark of the row `hub`; it differs where a bit flipped: a name that leads nowhere would
+    stay until the next renewal.
     """
     return mark(repr([row[name] for name in _HUB]))
 
@@ -236,8 +236,8 @@ def put_pace(db: sqlite3.Connection, task: Task, pace: RetryPace | None) -> None
 
 
 def forget_failed_refreshes(db: sqlite3.Connection) -> None:
-    """Forget the failures of refreshing: with another Registration Token
-    only those of registering still count.
+    """Forget the failures of refreshing: with another Registration Token only those
+    of registering still count.
     """
     register = paces_of(db).get(Task.REGISTER)
     db.execute("DELETE FROM paces WHERE task <> ?", (Task.REGISTER_FORMER.value,))

@@ -83,8 +83,8 @@ def look(
 
 
 def _sendable(source: SecretSource, setting: str) -> SecretSource:
-    """True if a header takes the text. Two lines, or a remark beside the
-    token, do not fit, and the error would show them.
+    """The source without a text that fits no header. Two lines, or a remark beside the token, are no token:
+    no header takes them, and the error would show them.
     """
     source = replace(source, where=source.where or setting)
     if source.secret is None or fits_header(source.secret):
@@ -115,8 +115,8 @@ def _warn_unsendable(where: str) -> None:
 
 
 def _content(path: Path) -> bytes | None:
-    """The content of a regular file, None for any other: a pipe that
-    is never written to would block the worker.
+    """The content of a regular file, None for any other: a pipe that is never written
+    to would block the worker.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     try:

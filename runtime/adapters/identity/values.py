@@ -76,19 +76,19 @@ class IdentityRecord:
     skew_s: float | None = None
     """The server's clock minus ours, as last seen; `skew` says whether it still counts."""
     on_hold: bool = False
-    """True if the device id differs from the one before, and the operator
-    wants to be asked before any message goes out.
+    """True if the device id differs from the one before, and the operator wants to be asked
+    before any message goes out.
     """
     locked: str = ""
-    """Why the tokens that are there can be neither used nor stored: the key is missing, or is another one."""
+    """Why the tokens that are there cannot be used, or stored: the key is missing, or is another one."""
     sealed: bool | None = None
     """True if the tokens are stored sealed; None: there are none."""
     former: Token | None = None
     """The token line that was in force before: it rests until another one has registered."""
     former_parent: Token | None = None
     doubted: bool = False
-    """True if the platform does not renew the token in force, and
-    registering has to show whether it is still valid.
+    """True if the platform does not renew the token in force, and registering has to show
+    whether it is still valid.
     """
     skew_offset_s: float | None = None
     skew_boot: float | None = None

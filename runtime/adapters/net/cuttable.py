@@ -106,8 +106,8 @@ def cuttable(plain: Any) -> Any:
 
 
 def _dialled(connection: Any, cutter: Cutter) -> socket.socket:
-    """TCP to the host of a connection; all of its addresses are tried
-    in turn, which urllib3 alone does not do.
+    """TCP to the host of a connection; all of its addresses are tried in turn, which
+    urllib3 alone does not do.
     """
     host, port, timeout_s = connection._dns_host, connection.port, connection.timeout
     try:

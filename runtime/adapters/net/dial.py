@@ -70,8 +70,8 @@ def dial(
 
 
 def demote(address: tuple[Any, ...]) -> None:
-    """Put a peer behind the others: TCP connected, but the connection
-    failed, so the next one begins with another.
+    """Put a peer behind the others: TCP connected, but the connection failed, so the
+    next one begins with another.
     """
     _failed_s[address[:2]] = time.monotonic()
 
@@ -100,8 +100,8 @@ def _ordered(addresses: list[PeerAddress]) -> list[PeerAddress]:
 
 
 class _Race:
-    """Attempts at all addresses, each begun a little after the one
-    before; the first established connection wins.
+    """Attempts at all addresses, each begun a little after the one before; the first
+    established connection wins.
     """
 
     def __init__(

@@ -64,8 +64,8 @@ class _DeviceToken(AuthBase):
 
 
 class HttpsSession(requests.Session):
-    """A session that sees no redirect in any answer: to prepare for one it
-    would read the whole body, however long.
+    """A session that sees no redirect in any answer: to prepare for one it would read the
+    whole body, however long.
     """
 
     def get_redirect_target(self, resp: requests.Response) -> None:

@@ -93,7 +93,7 @@ class NetworkProbe:
         yield from (messages, files)
 
     def clock(self) -> Check:
-        """Our clock's error by the last server that told us its time."""
+        """Check of our clock, by the last server that told us its time."""
         return judge_skew(self._ahead_s)
 
     def _mqtt_port(self) -> int:

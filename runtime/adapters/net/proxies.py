@@ -42,8 +42,8 @@ def _whole_answer(negotiate: Callable[[Any, Any, Any], None]) -> Callable[[Any, 
 
 
 def _head(sock: socket.socket) -> str:
-    """The answer's head, read byte by byte: what follows the empty line belongs
-    to the tunnel. All of it comes within one time-out.
+    """The answer's head, read byte by byte: what follows the empty line belongs to the tunnel. All of it
+    comes within one time-out.
     """
     head, wait_s = b"", sock.gettimeout()
     end_s = math.inf if wait_s is None else time.monotonic() + wait_s

@@ -11,8 +11,8 @@ DEADLINE_S = 10.0
 def server_time_s(
     host: str, port: int, trust: TrustedAuthorities, waiting: Waiting = lambda: False
 ) -> float | None:
-    """Unix seconds by the server's clock, or None where it cannot be
-    asked. An answer with any status will do.
+    """Unix seconds by the server's clock, or None where it cannot be asked. An
+    answer with any status will do.
     """
     from runtime.adapters.net import https
 

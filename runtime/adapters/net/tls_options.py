@@ -52,8 +52,8 @@ def authorities(path: Path) -> str:
 
 @dataclass(frozen=True)
 class TrustedAuthorities:
-    """The authorities we trust, the certificate we present, and the
-    proxy. Paths are read again for every request.
+    """The authorities we trust, the certificate we present, and the proxy. Paths are
+    read again for every request.
     """
 
     ca_file: Path | None = None
@@ -69,14 +69,14 @@ class TrustedAuthorities:
                 read_regular(path, 1)
 
     def authorities(self) -> str | None:
-        """Our own authorities in PEM, which alone are trusted; None where
-        the system's are. Raises UnusableFile.
+        """Our own authorities in PEM, which alone are trusted; None where the system's
+        are. Raises UnusableFile.
         """
         return authorities(self.ca_file) if self.ca_file else None
 
     def verify(self) -> str | bool:
-        """The value for `verify` of `requests`: our file, else the
-        system's, else the one that `requests` brings.
+        """The value for `verify` of `requests`: our file, else the system's, else the
+        one that `requests` brings.
         """
         if self.ca_file:
             return str(self.ca_file)

@@ -17,8 +17,8 @@ class Clock(Protocol):
         ...
 
     def boot_s(self) -> float:
-        """Seconds since boot, suspend included (CLOCK_BOOTTIME). Never
-        jumps; restarts from 0 with another `boot_id`.
+        """Seconds since boot, suspend included (CLOCK_BOOTTIME). Never jumps; restarts from
+        0 with another `boot_id`.
         """
         ...
 

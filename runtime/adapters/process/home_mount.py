@@ -15,8 +15,8 @@ from pathlib import Path
 from runtime.errors import UsageError
 
 STARTED_IN = "SUPERVISOR_HOME"
-"""In the environment of a supervised process: the home in which its
-supervisord was started, and that home's mark.
+"""In the environment of a supervised process: the home in which its supervisord was
+started, and that home's mark.
 """
 FSTAB = Path("/etc/fstab")
 
@@ -31,8 +31,8 @@ def remember_home(home: Path) -> None:
 
 
 def home_changed(home: Path) -> bool:
-    """True if the home is another than the one supervisord was started
-    in. False where there is no supervisord.
+    """True if the home is another than the one supervisord was started in. False
+    where there is no supervisord.
     """
     path, _, mark = os.environ.get(STARTED_IN, "").rpartition(" ")
     return path == str(home) and mark != _mark(home)

@@ -87,8 +87,8 @@ class Lock:
             os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 
     def _taken(self) -> bool:
-        """Try to take the lock, for a while: `lock_holder` and a dying
-        predecessor hold it for an instant. True if we got it.
+        """Try to take the lock, for a while: `lock_holder` and a dying predecessor hold it for an
+        instant. True if we got it.
         """
         deadline_s = time.monotonic() + _LOCK_PATIENCE_S
         while True:
@@ -182,8 +182,8 @@ def has_open(pid: int, path: Path) -> bool:
 
 
 def _has_locked(pid: int, path: Path) -> bool:
-    """True if the kernel's list, which all may read, has it locked: number,
-    kind, mode, access, process, device and inode.
+    """True if the kernel's list, which all may read, has it locked: number, kind, mode, access,
+    process, device and inode.
     """
     with contextlib.suppress(OSError):
         found = path.stat()
@@ -211,8 +211,8 @@ DATABASE_LOCKS = range(0x4000_0000, 0x4000_0200)
 
 
 def database_users(path: Path) -> list[str]:
-    """Processes, other than this one, with an open transaction in the
-    database at `path`, by the kernel's list of locks.
+    """Processes, other than this one, with an open transaction in the database at `path`, by
+    the kernel's list of locks.
     """
     return _lockers(path, DATABASE_LOCKS, ("READ", "WRITE"))
 
@@ -228,8 +228,8 @@ def _lockers(path: Path, span: range, kinds: tuple[str, ...]) -> list[str]:
 
 
 def _lies_in(lock: list[str], inode: str, span: range) -> bool:
-    """True for a line of /proc/locks in that range: number, kind, mode,
-    access, process, device and inode, range of bytes.
+    """True for a line of /proc/locks in that range: number, kind, mode, access, process, device
+    and inode, range of bytes.
     """
     *_, file, first, last = lock
     same = file.rpartition(":")[2] == inode and last.isdigit()
@@ -313,8 +313,8 @@ def process_state(pid: int) -> str:
 
 
 def open_descriptors(pid: int) -> tuple[int, int] | None:
-    """The number of descriptors a process has open, and its limit; None
-    where it is gone, or not ours to inspect.
+    """The number of descriptors a process has open, and its limit; None where it is
+    gone, or not ours to inspect.
     """
     try:
         soft, _ = resource.prlimit(pid, resource.RLIMIT_NOFILE)
@@ -325,8 +325,8 @@ def open_descriptors(pid: int) -> tuple[int, int] | None:
 
 
 def process_work(pid: int) -> object:
-    """A value that differs between two looks if the process used the
-    CPU, or waits for a disk; None where it is gone.
+    """A value that differs between two looks if the process used the CPU, or waits for a
+    disk; None where it is gone.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -354,8 +354,8 @@ def memory_bytes(pid: int) -> int | None:
 
 
 def tell_service_manager(words: str) -> None:
-    """Send a message to systemd (sd_notify): READY=1, WATCHDOG=1,
-    STATUS=... Does nothing where there is none.
+    """Send a message to systemd (sd_notify): READY=1, WATCHDOG=1, STATUS=... Does
+    nothing where there is none.
     """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:

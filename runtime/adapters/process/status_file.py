@@ -69,8 +69,8 @@ class StatusFile:
         self._ours = True
 
     def _touch(self) -> None:
-        """Beat without using a single block. A predecessor's record is
-        emptied first: it names the predecessor's pid.
+        """Beat without using a single block. A predecessor's record is emptied first: it
+        names the predecessor's pid.
         """
         with contextlib.suppress(OSError):
             if self._ours:

@@ -95,8 +95,7 @@ async def device(request: Request) -> Response:
 
 
 async def end_tokens(request: Request) -> Response:
-    """End a token, a SAS or an operation now: `{"what":
-    "registration-token"|"sas"|"provisioning-token"|"operation", ...}`.
+    """End one of these now: `{"what": "registration-token"|"sas"|"provisioning-token"|"operation", ...}`.
 
     `how` is `revoke` or `expire` (the same to a device); `device`, `provisioningTokenId` or
     `provisioningOperationId` names the owner. A SAS cannot be revoked, so the device gets another key.

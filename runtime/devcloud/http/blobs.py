@@ -119,7 +119,7 @@ def _if_none_match(request: Request, name: str) -> None:
 
 
 async def _received(request: Request) -> Part:
-    """The received body, as a file; its Content-MD5 is checked."""
+    """The received body, as a file; a Content-MD5 is checked against it."""
     with cloud_of(request).uploads.part() as part:
         async for chunk in request.stream():
             part.write(chunk)

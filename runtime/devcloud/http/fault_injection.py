@@ -18,7 +18,7 @@ from runtime.devcloud.state.faults import HttpFault
 ABOVE_FAULTS = ("/admin/", "/page/")
 """Paths without faults: otherwise no caller could end one."""
 COUNTED = ("/provisioning-operations/", "/devices/register", "/devices/registration-tokens/")
-"""The platform's calls. Paths of blobs and operators are too many to count."""
+"""The platform's calls. Paths of blobs and operators are unbounded in number."""
 
 
 class FaultInjection:

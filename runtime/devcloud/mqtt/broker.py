@@ -76,7 +76,7 @@ class Broker:
 
     @property
     def faults(self) -> Faults:
-        """The faults in force; counts restart from zero whenever the faults change."""
+        """The faults in force; counts start over whenever the faults change."""
         if self.cloud.faults is not self._faults:
             self._faults = self.cloud.faults
             self._acks_left = self._faults.ack_limit

@@ -186,7 +186,7 @@ class Cloud:
     def check_device(
         self, device_id: str, sas: str | None, certificate: bytes | None, now_s: float
     ) -> Admitted | ConnectionRefused:
-        """True if the caller is this device: by its SAS, or without one by its certificate."""
+        """Check that the caller is this device: by its SAS, or without one by its certificate."""
         if sas is not None or certificate is None:
             return self.check_sas(device_id, sas or "", now_s)
         owner = self.certificates.owner(certificate)
@@ -197,7 +197,7 @@ class Cloud:
         return Admitted(device_id, None)
 
     def check_sas(self, device_id: str, text: str, now_s: float) -> Admitted | ConnectionRefused:
-        """True if `text` is a SAS for this device, signed by its key, and valid at `now_s`."""
+        """Check that `text` is a SAS for this device, signed by its key, and valid at `now_s`."""
         known = self.registrations.device(device_id.removeprefix(f"{self.workspace}:"))
         if known is None or not known["enabled"]:
             return ConnectionRefused(NOT_AUTHORIZED, "device is unknown or disabled")

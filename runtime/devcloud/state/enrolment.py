@@ -192,7 +192,7 @@ class EnrolmentBook:
 
 
 def as_code(typed: str) -> str:
-    """A verification code out of a person's typing: in lower case, with blanks, without the hyphen."""
+    """The verification code that a person typed, also in lower case, with blanks, or without the hyphen."""
     letters = "".join(letter for letter in typed.upper() if letter.isalnum())
     return f"{letters[:4]}-{letters[4:]}"
 

@@ -1,7 +1,6 @@
 """Faults of the stand-in, on request. All zero: a well-behaved cloud.
 
-A merge makes a new `Faults`; counts (`ack_limit`, `drop_after_messages`, `quota_left`) restart from zero with
-each.
+A merge makes a new `Faults`; counts (`ack_limit`, `drop_after_messages`, `quota_left`) start over with each.
 """
 
 from __future__ import annotations
