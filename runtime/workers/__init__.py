@@ -18,7 +18,7 @@ from runtime.config import Config
 
 
 def start(name: str, config: Config) -> None:
-    """Be the worker `name` until asked to stop. Raises UsageError where another one already is."""
+    """Run the worker `name` until asked to stop. Raises UsageError where another process already runs it."""
     stop = Stop()
     stop.listen()
     die_with_parent()

@@ -1,4 +1,4 @@
-"""ingest: takes messages from producers, stores them, then acknowledges: see `Ingest.turn`.
+"""ingest: takes messages from producers, stores them, then acknowledges: see `IngestLoop.turn`.
 
 One thread, one loop, no artificial wait: while one commit waits for the disk the next requests gather,
 so the busier it is, the more share an fsync.
@@ -51,10 +51,10 @@ from runtime.workers.store_manager import SAY_EVERY_S, StoreManager, refusal
 IDLE_S = 1.0
 BUG = Refusal(Code.INTERNAL, "a bug of ours: this request cannot be decided", RETRY_FULL_MS * 10)
 LEFT_OUT = Refusal(Code.NOT_ALLOWED, "this key is not allowed here any more", RETRY_FULL_MS)
-"""Not for good: its file may just be written anew."""
+"""The refusal is not final: the key's file may be in the course of being rewritten."""
 QUICK_FLUSH_S = 0.002
 QUICK_REQUESTS = 32
-"""Where a flush is quick, a commit takes no more: while it is written, the others' requests come in."""
+"""Most requests of a commit where a flush is quick: while it is written, further requests come in."""
 
 
 def run(config: Config, stop: Stop) -> None:
@@ -90,7 +90,7 @@ class IngestLoop:
         self._clock = clock
         self._company = 0
         self._gone: list[str] = []
-        """Files in the spool that no message names any more."""
+        """Files in the spool that no message names any longer."""
 
     def turn(self) -> None:
         """Poll, drain, decide, one commit, reply. Dying in between costs a resend, never a message."""
@@ -137,13 +137,14 @@ class IngestLoop:
         }
 
     def _still_busy(self) -> None:
-        """Something takes long, and goes on."""
+        """Beat while a long operation goes on."""
         self._status.progress(lambda: {**self._figures(), BUSY: True})
 
     def _receive(self) -> list[tuple[PendingRequest, Request | Refusal]]:
-        """What waits, up to the bounds of one commit; a request is taken whole.
+        """The requests that wait, up to the bounds of one commit; a request is taken whole.
 
-        Those who shared the last commit will ask again: for them we wait, half a quick flush at most.
+        Producers that shared the last commit will ask again: the loop waits for them, half a quick flush at
+        most.
         """
         found: list[tuple[PendingRequest, Request | Refusal]] = []
         room, room_bytes = self._most
@@ -154,17 +155,17 @@ class IngestLoop:
             for letter, frames in self._doors.letters():
                 request = self._read(frames, letter.owner) if self._admits(letter) else LEFT_OUT
                 found.append((letter, request))
-                room_bytes -= sum(map(len, frames or ()))  # what is refused took its time, too
+                room_bytes -= sum(map(len, frames or ()))  # a refused request took time, too
                 if isinstance(request, Put):
                     room -= len(request.payloads) - 1
                 if len(found) >= min(room, requests) or room_bytes <= 0:
                     return found
             if len(found) >= self._company or time.perf_counter() >= until_s:
                 return found
-            os.sched_yield()  # to whoever waits for a core with a request
+            os.sched_yield()  # to producers that wait for a core with a request
 
     def _read(self, frames: Frames, owner: str) -> Request | Refusal:
-        """Any frames at all give a request or a refusal: a bug that one meets must not stop all."""
+        """Any frames at all give a request or a refusal: a bug in the way of one must not stop all."""
         if frames is None:
             return Refusal(Code.BAD_ENVELOPE, "use a REQ socket, or send an empty frame first")
         try:
@@ -175,7 +176,7 @@ class IngestLoop:
             return self._bug(exc)
 
     def _bug(self, exc: Exception) -> Refusal:
-        """Say where it happened; not its words, which may repeat what a producer sent."""
+        """Log where the bug is; not the exception's text, which may repeat what a producer sent."""
         at = traceback.extract_tb(exc.__traceback__)[-1]
         where = f"{type(exc).__name__} at {at.filename}:{at.lineno}"
         times = self._sparing.times(where, self._clock.boot_s())
@@ -189,7 +190,7 @@ class IngestLoop:
     def _store(
         self, letters: Sequence[tuple[PendingRequest, Request | Refusal]], settled: Settled
     ) -> list[Reply]:
-        """One commit for all of it; what may be answered once it is on disk."""
+        """Store all of it in one commit. Returns the replies that may go out once it is on disk."""
         self._settled = False
         requests = [request for _, request in letters]
         try:
@@ -202,7 +203,7 @@ class IngestLoop:
             self._spool.settle(stored=True)
         except StoreError as error:
             self._keeper.failed(error)
-            in_doubt = not isinstance(error, StoreFull)  # may be found on disk later
+            in_doubt = not isinstance(error, StoreFull)  # it may be found on disk later
             self._spool.settle(stored=None if in_doubt else False)
             self._settle_alone(settled)
             refused = refusal(error)
@@ -212,7 +213,7 @@ class IngestLoop:
         return replies
 
     def _decide(self, requests: list[Request | Refusal], settled: Settled) -> tuple[Admission, list[Reply]]:
-        """What to keep of these requests. One that meets a bug is refused, and its traces are gone."""
+        """Decide these requests. One that meets a bug is refused, and its traces are gone."""
         keys = {r.producer for r in requests if isinstance(r, Put) and r.producer is not None}
         while True:
             admission = self._keeper.admission(keys, settled)
@@ -230,7 +231,7 @@ class IngestLoop:
                 return admission, replies
 
     def _settle_alone(self, settled: Settled) -> None:
-        """New messages found no room, but what was delivered may leave: that is what makes room."""
+        """Commit deliveries alone: new messages found no room, and removing delivered ones makes room."""
         try:
             self._note(None, self._keeper.commit(None, settled))
             self._settled = True
@@ -246,7 +247,7 @@ class IngestLoop:
                 self._note_refusal(reply.code)
 
     def _note_refusal(self, code: str) -> None:
-        """Its words are the producer's business, and may repeat what it sent: they are in no log."""
+        """Count and log a refusal's code. Its text, which may repeat what a producer sent, is in no log."""
         now_s = self._clock.boot_s()
         self._counted[f"refused_{code}"] += 1
         self._refused_lately.add(code, now_s)
@@ -264,7 +265,7 @@ class IngestLoop:
                 self._losses.add((str(loss.stream), loss.reason), loss.amount.messages, loss.ranges)
 
     def _clear_away(self) -> None:
-        """Files of messages that gave way. Their removal is on disk; nobody waits for their room."""
+        """Delete files of messages that gave way. Their removal is on disk; no request waits for the room."""
         gone, self._gone = self._gone, []
         self._spool.remove(gone)
 

@@ -1,7 +1,7 @@
 """provisioning: turns the shared Provisioning Token into this device's Registration Token.
 
-Each turn: look at the facts, decide, call the platform if it is time, save, show. Whatever dies in between is
-asked again: `complete` answers as often as it is called.
+Each turn: read the facts, decide, call the platform if it is time, save, show. A call that a crash interrupts
+is made again: `complete` answers as often as it is called.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from runtime.workers.heartbeat import Heartbeat
 
 NAME = "provisioning"
 TURN_S = 2.0
-"""How long a change on disk may go unnoticed."""
+"""Longest time for which a change on disk may go unnoticed."""
 
 _LACKS: dict[token_files.MissingSecret | None, EnrolmentState] = {
     token_files.MissingSecret.UNREADABLE: EnrolmentState.TOKEN_UNREADABLE,
@@ -66,12 +66,12 @@ def run(config: Config, stop: Stop) -> None:
                     clerk = ProvisioningLoop(watched.config, heart, hints)
                 hints.wait(min(clerk.turn(), TURN_S), also=[stop])
             except (Retryable, NeedsHuman) as exc:
-                clerk = None  # opening the database anew sets a damaged one aside
+                clerk = None  # opening the database again sets a damaged one aside
                 heart.sit_out(exc)
 
 
 class ProvisioningLoop:
-    """Introduces the state machine to the platform and to the disk."""
+    """Connects the enrolment state machine with the platform and with the disk."""
 
     def __init__(self, config: Config, heart: Heartbeat, hints: Hints) -> None:
         self._config = config
@@ -95,7 +95,7 @@ class ProvisioningLoop:
         hand = token_files.registration_source(self._config.settings.platform)
         by_hand, wish = hand.secret, self._wish(source, hand)
         identity = self._store.read()
-        if identity.locked:  # what came now could not be kept, and what is there may be as good as ever
+        if identity.locked:  # a new token could not be kept, and the stored one may be as good as ever
             self._show(identity.enrolment, EnrolmentStep(EnrolmentState.LOCKED, None, why=identity.locked))
             return TURN_S
         if instance is not None and identity.misplaced(wish.host):
@@ -104,7 +104,7 @@ class ProvisioningLoop:
         has_token = identity.has_token(wish.host)
         record = enrolment.settled(identity.enrolment, wish, has_token, identity.granted)
         if record != identity.enrolment and not self._store.save_enrolment(record, identity.enrolment):
-            return 0.0  # refresh, or a command, was at it meanwhile: its token may be in force again
+            return 0.0  # refresh, or a command, changed it meanwhile: its token may be in force again
         step = enrolment.next_step(record, wish, has_token, Moment.by(self._clock))
         self._show(record, step)
         if step.adopt and by_hand is not None:
@@ -151,7 +151,7 @@ class ProvisioningLoop:
     def _keep(
         self, record: Enrolment, grant: PlatformResult, before: Enrolment, host: str | None = None
     ) -> bool:
-        """A Registration Token begins a new line; not where a command had us forget `before` meanwhile."""
+        """Save a Registration Token as a new token line; not where a command had `before` forgotten."""
         now, draw = Moment.by(self._clock), random.random()
         kept = self._store.save_provisioned(record, grant, now, draw, before, host=host)
         if kept:
@@ -169,7 +169,7 @@ class ProvisioningLoop:
         return platform.complete(token, record.operation_id or "")
 
     def _show(self, record: Enrolment, step: EnrolmentStep) -> None:
-        """Tell people where we stand: the status file, the file for a display, and the log on a change."""
+        """Show the state to operators: the status file, the file for a display, and the log on a change."""
         code = record.verification_code if step.phase is EnrolmentState.PENDING else None
         figures = {
             "state": step.phase.value,
@@ -193,7 +193,7 @@ class ProvisioningLoop:
             logger.info("{state}", state=step.phase.value, reason=step.why)
 
     def _display(self, code: str | None) -> None:
-        """A file for a display on the device, made again where somebody cleaned up."""
+        """Write the file for a display on the device, again where another program deleted it."""
         with contextlib.suppress(OSError):  # no room on the disk, or no folder: at the next turn
             if code is None:
                 self._code_file.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
 """refresh: registers the device and keeps the SAS and the Registration Token fresh.
 
-Each turn: read identity.db, decide, ask the platform for at most one thing, save the answer, tell the others.
-A crash anywhere repeats the last question: a registration is asked for again, and a refresh whose answer was
-lost is asked for with the parent token, which is kept until its child has proven itself.
+Each turn: read identity.db, decide, make at most one call to the platform, save the answer, send hints to the
+other workers. A crash anywhere repeats the last call: a registration is requested again, and a refresh whose
+answer was lost is requested with the parent token, which is kept until its child has proven itself.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ from runtime.workers.heartbeat import Heartbeat
 
 NAME = "refresh"
 TURN_S = 2.0
-"""How long a change on disk may go unnoticed."""
+"""Longest time for which a change on disk may go unnoticed."""
 
 STALE_REFUSAL_S = 2.0
-"""A refusal heard so soon after a registration speaks of the SAS before it."""
+"""A refusal that arrives so soon after a registration is about the SAS before it."""
 
 STANDING = PlatformResult(Secret(""), None)
-"""In the place of a Registration Token where the way in needs none."""
+"""Stands for a Registration Token where the kind of identity needs none."""
 
 SKEW_STEP_S = 2.0
-"""Smaller changes of the skew are not worth a write: the server's `Date` has whole seconds."""
+"""Smaller changes of the skew are not written: the server's `Date` has whole seconds."""
 
 
 def run(config: Config, stop: Stop) -> None:
@@ -69,17 +69,17 @@ def run(config: Config, stop: Stop) -> None:
                 wait_s = keeper.turn(SAS_REFUSED in heard)
                 heard = hints.wait(min(wait_s, TURN_S), also=[stop])
             except (Retryable, NeedsHuman) as exc:
-                keeper = None  # opening the database anew sets a damaged one aside
+                keeper = None  # opening the database again sets a damaged one aside
                 heart.sit_out(exc)
 
 
 class RefreshLoop:
-    """Introduces the renewal decisions to the platform and to the disk."""
+    """Connects the renewal decisions with the platform and with the disk."""
 
     def __init__(
         self, config: Config, heart: Heartbeat, hints: Hints, before: RefreshLoop | None = None
     ) -> None:
-        """`before`: its predecessor, under another configuration."""
+        """`before`: the loop's predecessor, under another configuration."""
         self._config = config
         self._hints = hints
         self._heart = heart
@@ -110,7 +110,7 @@ class RefreshLoop:
         return 0.0
 
     def _read(self) -> IdentityRecord:
-        """What is on disk, every token sealed or in the clear as the settings have it."""
+        """The record on disk, every token sealed or in the clear as the settings have it."""
         identity = self._store.read()
         if identity.locked or all(token.as_wanted for token in identity.tokens):
             return identity
@@ -122,11 +122,11 @@ class RefreshLoop:
         return identity
 
     def _settled(self, identity: IdentityRecord, now: Moment, missing: str | None) -> IdentityRecord:
-        """`identity` in the light of how the device is to be known: another basis begins it anew."""
+        """`identity` under the basis of the configuration: another basis begins a fresh record."""
         if identity.locked:
             return identity
         basis = None if missing else self._registrar.basis()
-        lost = identity.registration is None  # what stands for a token where the way in needs none
+        lost = identity.registration is None  # the stand-in for a token where the kind of identity needs none
         if basis is not None and (lost or identity.enrolment.basis != basis):
             adopted = identity.enrolment.adopted
             record = Enrolment(enrolment.EnrolmentState.PROVISIONED, basis, at=now, adopted=adopted)
@@ -138,7 +138,7 @@ class RefreshLoop:
         return self._store.read()
 
     def _provisioning_token(self) -> Secret | None:
-        """The token to refresh with; another one than before ends the pause that the old one earned."""
+        """The token to refresh with; another one than before ends the pause that the old one caused."""
         if self._registrar.basis() is not None:
             return None
         token = token_files.provisioning_token(self._config.settings.platform)
@@ -174,7 +174,7 @@ class RefreshLoop:
         return host_of(self._config.settings.platform.instance or "")
 
     def _tried_again(self, identity: IdentityRecord) -> Token | None:
-        """The line at rest that may be shown to the platform of now."""
+        """The token of the line at rest that may be shown to the present platform."""
         former = identity.former
         by_token = self._config.settings.identity.mode == "platform"
         return former if by_token and former is not None and former.is_for(self._host()) else None
@@ -210,7 +210,7 @@ class RefreshLoop:
                 self._pause(task, asked, pace, verdict)
 
     def _server_clock(self, identity: IdentityRecord) -> ServerClock:
-        """By which clock to sign: where a signature was refused, that one is to be learnt anew."""
+        """The clock to sign by: where a signature was refused, its skew has to be learnt again."""
         pace = (identity.paces or {}).get(Task.REGISTER)
         refused = pace is not None and pace.outcome is Outcome.UNAUTHORIZED
         return ServerClock(identity.skew(Moment.by(self._clock)) or 0.0, self._refused or refused)
@@ -297,7 +297,7 @@ class RefreshLoop:
             self._store.save_skew(round(skew_s, 1), now)
 
     def _show(self, identity: IdentityRecord, held: CredentialState, step: RenewalStep, now: Moment) -> None:
-        """Tell people where we stand: the status file, and the log on a change."""
+        """Show the state to operators: the status file, and the log on a change."""
         phase = renewal.phase(held, now)
         fixed = renewal.fixed(held.fixed_left_s, certificate_left_s(self._registrar, now))
         ends = fixed.told() if fixed else ""
@@ -350,5 +350,5 @@ def _reason(phase: RegistrationState, step: RenewalStep, held: CredentialState) 
 
 
 def _whole(seconds: float | None) -> int | None:
-    """Whole seconds for a figure; None for never and for unknown."""
+    """The whole seconds for a figure; None for never and for unknown."""
     return None if seconds is None or seconds == float("inf") else round(seconds)

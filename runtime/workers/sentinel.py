@@ -1,8 +1,8 @@
-"""sentinel: whatever dies, hangs or gives up comes back.
+"""sentinel: restarts every program that dies, hangs or gives up.
 
-An event listener of supervisord. At each tick it looks at every program (state from supervisord, progress
-from the status files), has `core/operations/health.py` judge, and carries out the judgement. Events only wake
-it: what it needs to know it asks for. It feeds the service manager's watchdog, and is itself watched from
+It is an event listener of supervisord. At each tick it looks at every program (state from supervisord,
+progress from the status files), has `core/operations/health.py` judge, and carries out the measures. Events
+only wake it: it asks for the facts. It feeds the service manager's watchdog, and is itself watched from
 inside supervisord (`adapters/supervisor/plugin.py`).
 """
 
@@ -61,7 +61,7 @@ from runtime.layout import WORKERS, Layout
 
 NAME = "sentinel"
 DUMP_TIME_S = 1.0
-"""What a process gets to write its stacks before it is killed."""
+"""Seconds that a process gets to write its stacks before it is killed."""
 LAST_LINES = 20
 SELECTABLE = 1024
 """FD_SETSIZE: paho waits with select(), which takes no descriptor beyond."""
@@ -84,12 +84,12 @@ def run(config: Config, stop: Stop) -> None:
                 next_s, ticks = now_s + (every_s if answered else 1.0), False
             if listener.wait(next_s - time.monotonic(), also=[stop]) == "TICK_5":
                 next_s, ticks = 0.0, True
-    # Not STOPPING=1: it may be us alone who are started afresh (`edgectl reload`). systemd would take it for
-    # the end of all of us, and kill everybody when the time for that is over.
+    # Not STOPPING=1: the sentinel alone may be started afresh (`edgectl reload`). systemd would take it for
+    # the end of the whole service, and kill every process when the time for that is over.
 
 
 class SentinelLoop:
-    """Eyes and hands around the judge."""
+    """The observations and the actions around the judge."""
 
     def __init__(self, config: Config) -> None:
         self._layout = config.layout
@@ -106,15 +106,15 @@ class SentinelLoop:
         self._stored_growth = {"messages": Growth(), "bytes": Growth()}
         self._told: frozenset[tuple[str, str]] = frozenset()
         self._unheard = ""
-        """Why supervisord cannot be asked, while its ticks say that it lives."""
+        """The reason why supervisord cannot be asked, while its ticks show that it lives."""
         self._ready = False
         self._blind = False
-        """No beat can be written: none means nothing."""
+        """No beat can be written: a missing beat means nothing then."""
 
     def look(self, now_s: float, *, ticks: bool = False) -> bool:
-        """One look at everything, and what follows from it. Returns whether supervisord answered.
+        """Look at every program once, and carry out the measures. Returns true if supervisord answered.
 
-        `ticks`: whether a tick of supervisord came since the last look.
+        `ticks`: true if a tick of supervisord came since the last look.
         """
         try:
             sights = self._sights()
@@ -160,7 +160,7 @@ class SentinelLoop:
         )
 
     def _report(self, now_s: float, sights: dict[str, Observation] | None) -> None:
-        """To the status file, to the log what is new, and to the service manager that we are at work."""
+        """Write the status file, log what is new, and tell the service manager that the sentinel runs."""
         alarms = self._health.alarms(now_s)
         if self._unheard:
             text = f"lives, but cannot be asked ({self._unheard}): hung workers are not seen"
@@ -191,11 +191,11 @@ class SentinelLoop:
     def _disk_growth(self, now_s: float) -> float | None:
         try:
             return self._growth.seen(now_s, shutil.disk_usage(self._layout.state).free)
-        except FileNotFoundError:  # somebody removed it; ingest makes it again
+        except FileNotFoundError:  # another program removed it; ingest makes it again
             return None
 
     def _store_growth(self, now_s: float) -> dict[str, float | None]:
-        """How fast what waits in the store grows, by what ingest says of it."""
+        """The rate at which the waiting messages in the store grow, by ingest's figures."""
         told = read_status(self._layout.status_file("ingest")) or {}
         figures = {name: told.get(name) for name in self._stored_growth}
         return {
@@ -228,7 +228,7 @@ class SentinelLoop:
                 os.kill(os.getppid(), signal.SIGKILL)  # and the kernel kills us with it
 
     def _kill(self, worker: str, pid: int, idle_s: float) -> None:
-        """Stacks into its log first: SIGKILL leaves no other trace."""
+        """Kill a worker. Its stacks go into its log first: SIGKILL leaves no other trace."""
         doing = process_state(pid)
         logger.error("{} (pid {}, {}) made no progress for {:.0f} s: killing it", worker, pid, doing, idle_s)
         try:
@@ -253,7 +253,7 @@ class SentinelLoop:
 
 
 def _descriptors(program: Program) -> float:
-    """The share that it uses of those that it may open; but for ingest, of those that select() can take."""
+    """The share used of the descriptors that it may open; but for ingest, of those that select() can take."""
     there = open_descriptors(program.pid) if program.pid else None
     if there is None:
         return 0.0
@@ -262,7 +262,7 @@ def _descriptors(program: Program) -> float:
 
 
 def _memory(layout: Layout) -> dict[str, Any]:
-    """What the sentinel before us knew, as far as it still holds."""
+    """The memory of the sentinel before, as far as it still holds."""
     last = read_status(layout.status_file(NAME)) or {}
     memory = last.get("memory")
     if last.get("boot_id") != SystemClock().boot_id() or not isinstance(memory, dict):

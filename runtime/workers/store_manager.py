@@ -1,16 +1,17 @@
-"""Keeps the store usable in all weather: opens it, watches the disk, makes room, gives room back.
+"""Keeps the store usable through every failure: opens it, watches the disk, makes room, gives room back.
 
-What it does when the store fails, by what the error says:
+Its reaction when the store fails, by the error:
 
 - StoreFull: give up the ballast, so that deletes can be written; refuse new messages until there is room.
 - StoreUnavailable (EIO, read-only, locked): close, open again every second.
-- StoreUnreadable (a page is damaged, or the disk does not give it back): the same, and look which
+- StoreUnreadable (a page is damaged, or the disk does not give it back): the same, and find out which
   (`core/ingest/read_errors.py`).
-- StoreDamaged: set the file aside and salvage what can be read into a fresh one (`salvage.py`). A salvage
-  that fails begins again, each time later (`core/ingest/salvage_retry.py`).
-- StoreNewer: a person must decide; look again every ten seconds.
+- StoreDamaged: set the file aside and salvage its readable rows into a fresh one
+  (`adapters/salvage/salvage.py`). A salvage that fails begins again, each time later
+  (`core/ingest/salvage_retry.py`).
+- StoreNewer: an operator must decide; look again every ten seconds.
 
-Meanwhile `admission` says what producers are told: every request gets an answer, at once.
+Meanwhile `admission` gives the refusal for producers: every request gets an answer, at once.
 """
 
 from __future__ import annotations
@@ -58,14 +59,14 @@ SAY_EVERY_S = 60.0
 VACUUM_PAGES = 64
 """256 KiB a step: a few milliseconds, the most that a message adds to its wait if it comes just then."""
 VACUUM_PAUSE_S = 0.05
-"""Between two steps where nobody comes: 5 MB/s, 10 GB in half an hour."""
+"""Pause between two steps where no request comes: 5 MB/s, 10 GB in half an hour."""
 KEEP_FREE_PAGES = 1_024
 MAX_INT = 2**62
 PRODUCER_MEMORY_S = 600.0
 """A producer silent for so long may be forgotten, if the store was open all the while: no repeat of its can
 still come. A client that waits for an answer asks again at least every 10 s (the exchange's LONGEST_WAIT_S),
 and would have been answered. What remains is a producer that stood still itself (SIGSTOP, a laptop asleep)
-between sending and hearing: where there are too many producers, its repeat may be stored a second time."""
+between request and reply: where there are too many producers, its repeat may be stored a second time."""
 
 
 class StoreManager:
@@ -79,7 +80,7 @@ class StoreManager:
         max_pages: int | None = None,
         beat: Callable[[Callable[[], dict[str, object]]], None] | None = None,
     ) -> None:
-        """`beat` is told the figures by whatever takes long, a migration or a new index, while it does."""
+        """`beat` gets the figures from long operations, a migration or a new index, while they run."""
         self._clock = clock
         self._beat = beat
         self._path = config.layout.messages_db
@@ -98,7 +99,7 @@ class StoreManager:
         self._examiner = DiskProbe(files(self._path), clock)
         self._doubt = ""
         self._gone: Sequence[str] = ()
-        """Parts of the files that cannot be read any more."""
+        """Parts of the files that can no longer be read."""
         self._salvaged_s = -SALVAGE_PAUSE_S
         self._attempts = SalvageRetry()
         self._room_bytes = self._unlooked_bytes = 0
@@ -107,7 +108,7 @@ class StoreManager:
         self.keep_house()
 
     def keep_house(self) -> None:
-        """Whatever is due between commits. Never raises StoreError: trouble is kept for the next request."""
+        """Do the work due between commits. Never raises StoreError: trouble is kept for the next request."""
         now_s = self._clock.boot_s()
         if self._salvage is not None:
             self._guarded(self._salvage_on)
@@ -120,16 +121,16 @@ class StoreManager:
         if self._store is not None and now_s >= self._look_s:
             self._look_s = now_s + LOOK_AT_DISK_S
             self._guarded(self._look_at_disk)
-        if now_s >= self._tidy_s:  # by the clock: where somebody always asks for something, no turn is idle
+        if now_s >= self._tidy_s:  # by the clock: where requests always come, no turn is idle
             self._tidy_s = now_s + TIDY_S
             self._guarded(self._tidy)
 
     def rest(self) -> None:
-        """Nobody waits for us: give a little more room back to the disk."""
+        """No request waits: give a little more room back to the disk."""
         self._guarded(self._tidy)
 
     def admission(self, keys: Collection[ProducerKey], settled: Settled) -> Admission:
-        """What the next commit, which also carries out `settled`, is decided with. Raises StoreError."""
+        """The Admission for the next commit, which also carries out `settled`. Raises StoreError."""
         store = self._usable()
         self._wal.check(self._room_bytes)
         known = store.known(keys)
@@ -140,11 +141,11 @@ class StoreManager:
         )
 
     def count(self) -> bool:
-        """Look at what is stored, before counters decide over it; whether all was. Raises StoreError."""
+        """Count the stored messages, before counters decide over them. True if done. Raises StoreError."""
         return self._usable().count()
 
     def commit(self, admission: Admission | None, settled: Settled) -> list[Loss]:
-        """On disk when this returns. Raises StoreError, then nothing is."""
+        """Commit: all is on disk when this returns. Raises StoreError; then nothing is."""
         self._wal.check(self._room_bytes, removals=True)
         losses = self._usable().commit(admission, settled)
         if admission is not None:
@@ -155,9 +156,9 @@ class StoreManager:
         return losses
 
     def failed(self, error: StoreError, *, say: bool = True) -> None:
-        """The store raised: do what the error calls for."""
+        """React to an error that the store raised."""
         if isinstance(error, StoreClosed):
-            return  # it is being worked on: beginning again for every request would never come to an end
+            return  # a salvage runs: beginning again for every request would never come to an end
         name = type(error).__name__
         times = say and self._sparing.times(name, self._clock.boot_s())
         if times:
@@ -179,7 +180,7 @@ class StoreManager:
         self._open_s = self._clock.boot_s() + (TRY_NEWER_S if isinstance(error, StoreNewer) else TRY_OPEN_S)
 
     def damage_reported(self, reason: str, *, unreadable: bool) -> None:
-        """The reader met damage, or could not read at all, where we did not look."""
+        """The reader met damage, or could not read at all, where ingest did not look."""
         if unreadable:
             if self._store is not None and self._examiner.due():
                 self.failed(StoreUnreadable(reason))
@@ -188,11 +189,11 @@ class StoreManager:
 
     @property
     def flush_s(self) -> float:
-        """What the disk took for the last commit."""
+        """Seconds that the disk took for the last commit."""
         return self._store.flush_s if self._store is not None else 0.0
 
     def files_named(self, names: set[str]) -> set[str] | None:
-        """Which of these files in the spool messages name; None where that cannot be said for sure."""
+        """Those of these spool files that messages name; None where that cannot be said for sure."""
         if self._store is None or self._alarm is not None:  # a salvage may have lost the row, not the file
             return None
         try:
@@ -201,14 +202,14 @@ class StoreManager:
             return None
 
     def patience_s(self, idle_s: float) -> float:
-        """How long the loop may wait for others before it comes back here."""
+        """Seconds that the loop may wait for requests before it comes back here."""
         counting = self._store is not None and self._store.counting
         if self._salvage is not None or self._examiner.under_way or counting:
             return 0.0
         return min(idle_s, VACUUM_PAUSE_S) if self._roomy else idle_s
 
     def figures(self) -> dict[str, object]:
-        """For `edgectl status`."""
+        """The figures for `edgectl status`."""
         alarms = [alarm for alarm in (self._wal.alarm, self._alarm) if alarm]
         alarm = {"alarm": "; ".join(alarms)} if alarms else {}
         if self._store is None:
@@ -227,7 +228,7 @@ class StoreManager:
             self._store = None
 
     def is_this(self, uuid: str | None) -> bool:
-        """Whether ids of the store `uuid` mean our messages: of one that was there before they do not."""
+        """True if ids of the store `uuid` mean the present messages: those of an earlier store do not."""
         return self._store is None or uuid in (None, self._store.uuid)
 
     def _usable(self) -> MessageStore:
@@ -246,7 +247,7 @@ class StoreManager:
             self._beat(lambda: {**self.figures(), BUSY: True})
 
     def _salvage_on(self) -> None:
-        """One slice. What fails to be salvaged for lack of room begins again later."""
+        """Salvage one slice. A salvage that fails for lack of room begins again later."""
         assert self._salvage is not None
         going_on, self._salvage = self._salvage, None
         try:
@@ -262,7 +263,8 @@ class StoreManager:
         self._open()
 
     def _salvage_failed(self, error: StoreError) -> None:
-        """Each attempt reads and writes the whole store: not every second, where only a person can help."""
+        """Plan the next attempt, not every second: each one reads and writes the whole store, and an operator
+        may have to help first."""
         cramped = self._attempts.cramped
         pause_s = self._attempts.failed()
         if isinstance(error, StoreFull):
@@ -279,7 +281,7 @@ class StoreManager:
         self._open_s = max(self._open_s, self._clock.boot_s() + pause_s)
 
     def _has_room(self, now_s: float) -> bool:
-        """Whether a salvage that found no room may find it now. Looked at once a second."""
+        """True if a salvage that found no room may find it now. It is looked at once a second."""
         if not self._attempts.cramped or now_s < self._look_s:
             return False
         self._look_s = now_s + LOOK_AT_DISK_S
@@ -289,7 +291,7 @@ class StoreManager:
         self.count()
 
     def _examine_on(self) -> None:
-        """A slice of the look at files that could not be read; the store stays closed for so long."""
+        """Read a slice of the files that could not be read; the store stays closed for so long."""
         verdict = self._examiner.go_on()
         if verdict.damaged:
             self._gone = named(verdict.gone)
@@ -318,7 +320,7 @@ class StoreManager:
         logger.bind(**self._store.figures()).info("the store is open")
 
     def _name_apart(self, store: MessageStore) -> None:
-        """Before anything is stored in it: where that fails it is not used, and tried again."""
+        """Rename a store that has forgotten ids before any write; a store that it fails for is not used."""
         missing = self._given.missing(store.uuid, store.next_id)
         if not missing:
             return
@@ -332,7 +334,7 @@ class StoreManager:
         )
 
     def _look_at_disk(self) -> None:
-        """Free pages inside the file count as room; what others need on this disk does not."""
+        """Measure the room. Free pages inside the file count; room that others need on this disk does not."""
         self._usable().still_there()
         store, said = self._usable(), self._wal.alarm
         self._room_bytes = self._wal.look(store, store.spare_bytes(), self._clock.boot_s())
@@ -342,7 +344,7 @@ class StoreManager:
         self._disk.keep_ballast()
 
     def _tidy(self) -> None:
-        """A little room goes back to the disk; producers long gone are forgotten where there are too many."""
+        """Give a little room back to the disk; forget producers long gone where there are too many."""
         self._roomy = False  # where the disk refuses it, it is tried at the ordinary pace
         if self._store is not None:
             self._roomy = self._store.vacuum(VACUUM_PAGES, KEEP_FREE_PAGES)
@@ -356,7 +358,7 @@ class StoreManager:
             self._given.save()
 
     def _give_back_streams(self, store: MessageStore) -> None:
-        """Where less than a tenth of the names is left."""
+        """Give back names of streams where less than a tenth of the names is left."""
         now_s, most = self._clock.boot_s(), self._quota.max_streams
         if store.figures()["streams"] <= most - max(1, most // FEW) or now_s < self._names_s:
             return
@@ -370,7 +372,7 @@ class StoreManager:
     def _forget_producers(
         self, store: MessageStore, room: int | None = None, but: Iterable[ProducerKey] = ()
     ) -> None:
-        """Make room for so many more, where that is needed and nobody's repeat can still come."""
+        """Forget producers to make room for so many more, where needed and no repeat of theirs can come."""
         now_s = self._clock.boot_s()
         if not store.crowded(room) or now_s < self._forget_s:
             return
@@ -379,7 +381,7 @@ class StoreManager:
 
 
 def _alarm(path: Path) -> str | None:
-    """What a person should know about an earlier salvage, until he clears `damaged/` away."""
+    """The alarm for the operator about an earlier salvage, until `damaged/` is cleared away."""
     report = last_report(path)
     if report is None:
         return None
@@ -409,7 +411,7 @@ def _limit(messages: int, bytes: int, policy: str) -> Limit | None:
 
 
 def refusal(error: StoreError) -> Refusal:
-    """What producers are told while the store fails."""
+    """The refusal that producers get while the store fails."""
     if isinstance(error, StoreFull):
         return Refusal(Code.DISK_FULL, "the disk is full", RETRY_FULL_MS)
     return Refusal(Code.STORE_UNAVAILABLE, f"nothing can be stored now: {in_words(error)}", RETRY_FULL_MS)

@@ -1,9 +1,9 @@
-"""upload: from the store to the hub. `core.delivery` decides, `adapters.hub` holds the line, ingest deletes.
+"""upload: from the store to the hub. `core.delivery` decides, `adapters.hub` connects, ingest deletes.
 
-    read what is stored -> seal -> offer -> steps -> the line -> events -> settled -> report to ingest
+    read the store -> seal -> offer -> actions -> the connection -> events -> settled -> report to ingest
 
-A row leaves the store only by its own PUBACK, and it is ingest who removes it. What the loop knows besides
-can be lost at any instant: it begins again with what the store still has.
+A row leaves the store only by its own PUBACK, and ingest removes it. The loop's other state can be lost at
+any instant: it begins again with the messages that the store still has.
 """
 
 from __future__ import annotations
@@ -53,25 +53,25 @@ from runtime.settings import Settings
 from runtime.workers.upload_source import UploadSource, lane_of
 
 LOOK_EVERY_S = 2.0
-"""Hints may be lost: then the disk is asked so often."""
+"""Interval of looks at the disk: hints may be lost."""
 TURN_S = 1.0
-"""The loop comes round at least so often, to say that it lives."""
+"""The loop comes round at least so often, to beat."""
 HUNG_S = 60.0
 """A loop that stands for so long ends the process, with the stacks of its threads in the log."""
 _FILES = "files"
 """The lane of all file uploads together."""
 PROMPT_S = 10.0
-"""What the hub ends because of a message, it ends within so long, and within the keep-alive."""
+"""A hub that ends a connection because of a message does so within so long, and within the keep-alive."""
 IDENTITY_BUSY_S = 0.05
-"""What is in hand serves while identity.db is held: the data path does not wait for the control path."""
+"""Longest wait while identity.db is held; then the known identity serves: data does not wait for control."""
 LEAVE_S = 3.0
-"""For so long a worker that is asked to stop waits for what is in flight."""
+"""A worker that is asked to stop waits so long for the sends in flight."""
 MOST_UNCONFIRMED = 20_000
 """More deliveries that ingest has not confirmed than this: wait for ingest, else memory grows."""
 
 
 def run(config: Config, stop: Stop) -> None:
-    """Until asked to stop, or until what we know is about a store that is gone."""
+    """Deliver messages until asked to stop, or until the known ids are of a store that is gone."""
     uploader = UploadLoop(config, stop)
     try:
         uploader.look()
@@ -85,7 +85,7 @@ def run(config: Config, stop: Stop) -> None:
 
 
 class UploadLoop:
-    """One turn after another."""
+    """The worker's loop, one turn at a time."""
 
     def __init__(self, config: Config, stop: Stop) -> None:
         layout, settings = config.layout, config.settings.upload
@@ -134,13 +134,13 @@ class UploadLoop:
         self._look_at_s = 0.0
         self._look_further = False
         self._unknown: str | None = None
-        """Why the store cannot be read until a person has decided."""
+        """The reason why the store cannot be read until an operator has decided."""
         self._failing = FailingLanes()
         self._oldest = OldestWait()
         self._counts = {"delivered": 0, "quarantined": 0, "dropped": 0}
 
     def turn(self) -> None:
-        """Wait for something to happen, and do what follows from it."""
+        """Wait for events, and carry out the actions that follow from them."""
         self._wait()
         now = self._clock.boot_s()
         for event in self._hub.take():
@@ -167,7 +167,7 @@ class UploadLoop:
         self._status.progress(self._figures)
 
     def leave(self) -> None:
-        """Let what is in flight arrive and be reported: what the store still has is sent a second time."""
+        """Let sends in flight arrive and be reported: messages still in the store are sent a second time."""
         self._link.leaving = True
         until_s = self._clock.boot_s() + LEAVE_S
         while self._on_its_way() and self._clock.boot_s() < until_s:
@@ -177,7 +177,7 @@ class UploadLoop:
         return bool(self._delivery.in_flight or self._reporter.unconfirmed)
 
     def look(self) -> None:
-        """Read what others may have written without our hearing of it."""
+        """Read what other processes may have written without a hint that arrived."""
         now = self._clock.boot_s()
         self._look_at_s = now + LOOK_EVERY_S
         self._intake.hungry = True
@@ -191,9 +191,9 @@ class UploadLoop:
                 self._identity = _identity(self._watched.config)
             self._credentials, trouble = self._identity.hub_credentials(), ""
         except (Retryable, NeedsHuman) as exc:
-            trouble = str(exc)  # what we hold stays in use until it is refused
+            trouble = str(exc)  # the known credentials stay in use until they are refused
         if trouble and trouble == self._identity_trouble != self._identity_told:
-            self._identity_told = trouble  # not what is over by the next look, as a change being written
+            self._identity_told = trouble  # a change being written is over by the next look
             logger.warning("identity: {}", trouble)
         self._identity_trouble = trouble
         self._delivery.credentials(self._credentials.generation if self._credentials else None, now)
@@ -201,11 +201,11 @@ class UploadLoop:
             self._sweep()
 
     def book(self) -> None:
-        """Keep what was sent today and this month."""
+        """Save the link's usage of today and this month."""
         self._usage.save(self._link.usage)
 
     def _sweep(self) -> None:
-        """Once: end the file uploads of messages that left while nobody looked."""
+        """Once: end the file uploads of messages that left while upload did not run."""
         try:
             oldest = self._intake.oldest()
         except (Retryable, StoreDamaged):
@@ -228,7 +228,7 @@ class UploadLoop:
             self.look()
 
     def _read(self) -> bool:
-        """Whether to look further at once."""
+        """Read from the store. True if to read further at once."""
         try:
             further = self._intake.read()
             self._unknown = None
@@ -243,13 +243,13 @@ class UploadLoop:
         return False
 
     def _say_unknown(self, exc: Retryable) -> None:
-        """A person must decide; all else passes, and ingest says it."""
+        """Log a trouble that an operator must decide; any other passes, and ingest logs it."""
         known, self._unknown = self._unknown, str(exc) if isinstance(exc, StoreUnknown) else None
         if self._unknown and not known:
             logger.error("nothing can be delivered: {}", self._unknown)
 
     def _confirmed(self, ids: set[int]) -> None:
-        """Ingest has removed them, on disk: only now their files may go."""
+        """Ingest has removed these messages, on disk: only now their files may be deleted."""
         self._delivery.confirmed(ids)
         self._intake.confirmed(ids)
         for id in ids & self._spooled.keys():
@@ -305,7 +305,7 @@ class UploadLoop:
             self._inquiry.ask(self._credentials, f"probe:{self._clock.boot_id()}:{self._probes}")
 
     def _hear_inquiry(self, now: float) -> None:
-        """The hub said over HTTPS whether it takes messages; its own clock says when the day is over."""
+        """Take in the hub's HTTPS answer about taking messages; its own clock says when the day is over."""
         said = self._inquiry.take()
         if said is None:
             return
@@ -320,7 +320,7 @@ class UploadLoop:
         match step:
             case Open(segment_bytes, stretch) if credentials is not None:
                 if self._intake.go_to(credentials.destination):
-                    self._witness = None  # what went to one hub or device is not to be sent to another
+                    self._witness = None  # a message sent to one hub or device must not be sent to another
                 number = self._hub.open(credentials, segment_bytes, stretch)
                 logger.debug("client {} connects to {}", number, credentials.hub_host)
             case Discard(reason):
@@ -355,12 +355,12 @@ class UploadLoop:
             self._files.begin(id, parcel, self._credentials, urgent=urgent)
 
     def _probe(self) -> Telemetry:
-        """A control: what was delivered last, once more, else a message that says nothing."""
+        """A control: the message delivered last, once more, else a message without content."""
         self._probes += 1
         return self._witness or probe(f"{self._clock.boot_id()}:{self._probes}")
 
     def _settle(self, settled: Settled) -> None:
-        """Tell ingest; what it removes is not needed here any more."""
+        """Report to ingest; the messages that it removes are no longer needed here."""
         for id, reason in settled.quarantined:
             logger.warning("message {} goes to quarantine: {}", id, reason)
         if settled.delivered:
@@ -407,7 +407,7 @@ class UploadLoop:
         }
 
     def _hold_ups(self, now: float, *, up: bool) -> dict[str, object]:
-        """What keeps messages from leaving: see `core.lane_health`."""
+        """The figures about what keeps messages from leaving: see `core.delivery.lane_health`."""
         delivery = self._delivery
         suspects = [
             {"lane": "telemetry", "stream": self._stream_of(id), "failures": n, "words": delivery.last_loss}

@@ -1,4 +1,4 @@
-"""The half of upload that faces the store: rows in, offers out. Not a worker of its own."""
+"""The half of upload that faces the store: rows in, candidates out. It is not a worker of its own."""
 
 from __future__ import annotations
 
@@ -40,23 +40,23 @@ WITNESS_BYTES = 16_384
 
 MOST_PACKINGS = 1_024
 LOOK_ANEW_S = 30.0
-"""How often to look through a store that should be empty and is not."""
+"""Interval of the looks through a store that should be empty and is not."""
 
 _PARTS = {"batch-id", "chunk-id", "complete-batch", "complete-message"}
 
 
 def lane_of(offer: Candidate) -> Lane:
-    """The lane that was given as the stream of an offer, below."""
+    """The lane that was given as the stream of a candidate, below."""
     return cast(Lane, offer.stream)
 
 
 def _is_part(message: StoredMessage) -> bool:
-    """Whether its producer sends it as a part of something: of a batch, or a chunk of its own."""
+    """True if its producer sends it as a part of a whole: of a batch, or a chunk of its own."""
     return message.batch_id is not None or message.chunk_id is not None or message.kind is not Kind.MESSAGE
 
 
 class UploadSource:
-    """Reads what `Reading` asks for, seals it, and keeps that until it is settled."""
+    """Reads the messages that `ReadPlanner` plans, seals them, and keeps them until they are settled."""
 
     def __init__(self, config: Config, delivery: Delivery, clock: Clock) -> None:
         self.hungry = True
@@ -81,9 +81,9 @@ class UploadSource:
             logger.warning("a stream asks for compression, but the extra [compress] is not installed")
 
     def read(self) -> bool:
-        """Take on messages as far as there is room in hand. Whether to look further at once.
+        """Take on messages as far as there is room in the send queue. True if to read further at once.
 
-        So it is where a read only passed over others' messages: nothing will happen that could be waited for.
+        That holds where a read only passed over other streams' messages: no event will come to wait for.
         """
         now, passed_over = self._clock.boot_s(), False
         room = self._delivery.room.look(now)
@@ -110,14 +110,14 @@ class UploadSource:
 
     @property
     def store(self) -> str | None:
-        """The uuid of the store that all ids are of."""
+        """The uuid of the store that all ids belong to."""
         return self._store.uuid
 
     def go_to(self, destination: str) -> bool:
-        """To which hub messages go from now on, under which device id; whether that was another before.
+        """Set the hub and the device id that messages go to. True if the destination was another before.
 
-        What another one has in part, this one has not. Nor has it the files of the other: each hub has a
-        storage, and keeps each device's under its name.
+        This destination has neither the parts of messages nor the files of the other: each hub has a
+        storage, and keeps each device's files under its name.
         """
         another = self._under_way.goes_to(destination)
         if another:
@@ -126,7 +126,7 @@ class UploadSource:
         return another
 
     def remember(self, reached: Mapping[int, int], steps: Iterable[Action]) -> None:
-        """How far the messages in pieces are, and how what is sent next is packed, for a later life."""
+        """Save the progress of messages in pieces, and the packing of the next sends, for a later run."""
         for step in steps:
             if isinstance(step, Send | StartUpload):
                 self._remember_packing(step.tag[0] if isinstance(step, Send) else step.id)
@@ -143,7 +143,7 @@ class UploadSource:
             self._under_way.packings.sending(self._store.uuid, name, id, self._configured(name))
 
     def confirmed(self, ids: set[int]) -> None:
-        """Ingest has removed them: no later life will see them."""
+        """Ingest has removed these messages: no later run will see them."""
         for id in ids & self._chunked.keys():
             self._under_way.left(self._chunked.pop(id)[0])
 
@@ -152,12 +152,12 @@ class UploadSource:
         return self._store.backlog().oldest_id
 
     def piece(self, id: int, number: int) -> Telemetry:
-        """A piece of a message in hand."""
+        """A piece of a message in the send queue."""
         sealed = self._sealed[id]
         return sealed.open(number) if isinstance(sealed, Parcel) else self._links[id]
 
     def file(self, id: int) -> FileParcel | None:
-        """A message in hand whose payload goes as a file, read anew: only now is it in memory.
+        """A message in the send queue whose payload goes as a file, read again: only now is it in memory.
 
         None where the store has dropped it meanwhile.
         """
@@ -167,13 +167,13 @@ class UploadSource:
         return sealed if isinstance(sealed, FileParcel) else None
 
     def link(self, id: int, blob_name: str) -> None:
-        """Its file is uploaded: from now on it is the telemetry that says so."""
+        """The message's file is uploaded: from now on the message is the telemetry that says so."""
         sealed = self._sealed.get(id)
         if isinstance(sealed, FileParcel):
             self._links[id] = sealed.link(blob_name)
 
     def witness(self, id: int) -> Telemetry | None:
-        """A message that can be sent once more, at any time, to see whether the hub takes any.
+        """A message that can be sent once more, at any time, to test whether the hub takes any.
 
         Not one of a batch or in chunks, nor a completion: it would come in the midst of the next one.
         """
@@ -184,11 +184,11 @@ class UploadSource:
         return None if _PARTS & {name for name, _ in found.properties} else found
 
     def spooled(self, id: int) -> str | None:
-        """The file in the spool that belongs to a message in hand."""
+        """The file in the spool that belongs to a message in the send queue."""
         return self._spooled.get(id)
 
     def forget(self, id: int) -> bool:
-        """It is settled. Whether a file upload belonged to it."""
+        """Forget a settled message. True if a file upload belonged to it."""
         sealed = self._sealed.pop(id, None)
         if id in self._chunked:
             self._under_way.whole(self._chunked[id][0])
@@ -197,7 +197,7 @@ class UploadSource:
         return isinstance(sealed, FileParcel)
 
     def _answer(self, query: Query) -> bool:
-        """Whether nothing was found where it was looked for so far."""
+        """Answer a query. True if it found nothing up to the id that it reached."""
         found, reached = self._store.find(
             query.after, query.up_to, query.limit, query.limit_bytes, query.only, query.without
         )
@@ -220,7 +220,7 @@ class UploadSource:
         return not found and query.after < reached
 
     def _may_be_file(self, message: StoredMessage) -> bool:
-        """Whether it is worth sealing to know whether it stands for a file, before there is room for it."""
+        """True if it is worth sealing, before there is room for it, to know whether it stands for a file."""
         if message.file is None and len(message.payload) <= UNIT_BYTES // 2:
             return False
         least_bytes = min(LIMIT_BYTES, (self._packing(message).file_from_units or LIMIT_BYTES) * UNIT_BYTES)
@@ -270,13 +270,13 @@ class UploadSource:
         return seal(message, packing), 0
 
     def _level(self, lane: Lane) -> Level:
-        """Of a lane, whatever comes next of it: where that finds no room it is not taken."""
+        """The level of a lane, for any next message: one that finds no room is not taken."""
         stream = self._delivery.hand.stream(lane)
         stands = self._delivery.room.stands(stream)
         return self._level_of(stream, stands=stands, important=lane[0] in self._important)
 
     def _level_for(self, lane: Lane, priority: int, *, file: bool) -> Level:
-        """As it counts for a message that comes next."""
+        """The level of a lane as it counts for a certain next message."""
         stream, room = self._delivery.hand.stream(lane), self._delivery.room
         stands = room.stands(stream, priority, file=file)
         return self._level_of(stream, stands=stands, important=room.is_important(priority))
@@ -290,20 +290,20 @@ class UploadSource:
         )
 
     def _look_anew(self, newest: int, now: float) -> None:
-        """Where all is delivered, and something is stored, it was passed over: a row that names no stream."""
+        """Where all is delivered, and a message is stored, it was passed over: its row names no stream."""
         delivery, drained = self._delivery, self._reading.front >= newest > 0 and not self._reading.behind
         if drained and not delivery.hand.messages and not delivery.unconfirmed and now >= self._look_anew_s:
             self._look_anew_s = now + LOOK_ANEW_S
             self._reading.begin_anew()
 
     def _look_for_important(self, now: float) -> None:
-        """Which streams have messages that find room where others do not: now and then, from the counters."""
+        """Find streams whose messages have room where others have none: now and then, from the counters."""
         if now >= self._look_important_s:
             self._look_important_s = now + AGAIN_S
             self._important = self._store.stored_above(self._delivery.room.least_important())
 
     def _packing(self, message: StoredMessage) -> Packing:
-        """As configured, or as it was when it may have been sent before."""
+        """The packing as configured, or the one under which it may have been sent before."""
         configured = self._configured(message.name)
         return self._under_way.packings.of(self._store.uuid, message.name, message.id, configured)
 
