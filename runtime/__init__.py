@@ -4,7 +4,7 @@ The map, in reading order:
 
     core/        decisions, pure: no socket, disk, clock, randomness or logging comes in by import
     adapters/    one outside thing per file, no business decisions
-    workers/     thin loops that introduce one to the other; one process each
+    workers/     thin loops that connect one with the other; one process each
     operations/  what looks at a whole runtime: overview, doctor
     settings.py  every setting: data only
     config.py    the only reader of the configuration file and the environment

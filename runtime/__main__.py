@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         status = _run(argv)
         if sys.stdout is not None:
-            sys.stdout.flush()  # here, where somebody still listens to what goes wrong
+            sys.stdout.flush()  # here, where an error is still reported
         return status
     except KeyboardInterrupt:
         return 130
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
             return _fail(f"{exc.filename}: {exc.strerror}", 1)
         if exc.errno not in (errno.EPIPE, errno.ENOSPC):
             raise
-        # What is not written yet goes nowhere, so that the interpreter does not complain at its end.
+        # The unwritten output is discarded, so that the interpreter does not complain at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if exc.errno == errno.EPIPE:
             return 1  # the reader left: nothing to complain about

@@ -33,28 +33,28 @@ ENV_PREFIX = "EDGE_"
 STREAMS = "stream"
 RESERVED_ENV = ("EDGE_HOME", "EDGE_CONFIG")
 MOST_SHOWN = 200
-"""Characters of a wrong value."""
+"""Most characters of a wrong value that are shown."""
 OF_PRODUCERS = ("ingest.endpoint", "ingest.max_message_bytes")
-"""What a program that only sends has to know."""
+"""The settings that a program which only sends has to know."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a value came from: `default`, the name of a variable, or a file."""
+    """The origin of a value: `default`, the name of a variable, or a file."""
 
     source: str
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything a worker is told at its start."""
+    """The configuration that a worker gets at its start."""
 
     layout: Layout
     settings: Settings
     file: Path | None
     origins: Mapping[str, Origin]
     warnings: tuple[str, ...] = ()
-    """What a person may have meant otherwise; nothing depends on it."""
+    """Sentences about values that the operator may have meant otherwise; nothing depends on them."""
 
     def producer_endpoint(self) -> str:
         """The zmq endpoint that producers connect to."""
@@ -102,9 +102,9 @@ def _fixed_tables() -> Iterator[Any]:
 
 
 def find_home(environ: Mapping[str, str], asked: Path | None = None) -> Path:
-    """Which runtime is meant: asked for, EDGE_HOME, the machine's where one is installed, or the user's own.
+    """The home of the runtime: asked for, EDGE_HOME, the machine's where one is installed, or the user's own.
 
-    Never the current folder, unless by `--home .`: its owner, perhaps a stranger, would choose our files.
+    Never the current folder, unless by `--home .`: its owner, perhaps another user, would choose our files.
     """
     if asked is not None:
         return asked.absolute()
@@ -134,7 +134,7 @@ def find_file(environ: Mapping[str, str], home: Path, asked: Path | None = None)
 
 
 def _stands(path: Path) -> bool:
-    """Whether there is anything at all; a folder by mistake is told when it is read."""
+    """True if the path exists at all; a folder by mistake is reported when it is read."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -157,7 +157,7 @@ def load(environ: Mapping[str, str], *, home: Path | None = None, file: Path | N
 def load_as_producer(
     environ: Mapping[str, str], *, home: Path | None = None, file: Path | None = None
 ) -> Config:
-    """As `load`, for whoever only sends: what is not a producer's concern is not looked at, so never wrong.
+    """As `load`, for a program that only sends: the other settings are not read, so they are never wrong.
 
     The file may hold tokens, and producers need not be able to read it; an operator may be changing it, and
     the runtime goes on with what it read before. Where it cannot be read, the environment and the defaults
@@ -206,12 +206,12 @@ def _unknown_variables(environ: Mapping[str, str], known: list[Key]) -> Iterator
 
 
 def _is_a_service(key: Key, text: str) -> bool:
-    """A port as Kubernetes writes it: of a Service called edge-upload-https, and no setting of ours."""
+    """True for a port as Kubernetes writes it: of a Service called edge-upload-https, no setting of ours."""
     return key.name.endswith("_port") and re.match(r"(tcp|udp|sctp)://", text) is not None
 
 
 def _contradiction(settings: Settings) -> str | None:
-    """What single values do not show: settings under which ingest would end at every start."""
+    """A contradiction that single values do not show: with it ingest would end at every start."""
     ingest = settings.ingest
     if ingest.memory_bytes < 4 * ingest.max_request_bytes:
         return "ingest.memory_bytes must be at least four times ingest.max_request_bytes"
@@ -290,7 +290,7 @@ def _inner_kind(kind: Any) -> Any:
 
 
 def _from_text(key: Key, text: str) -> Any:
-    """What the same value would be in TOML."""
+    """The value that the same text would be in TOML."""
     kind = _inner_kind(key.kind)
     if kind is bool:
         return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
@@ -327,7 +327,7 @@ def _shown(value: Any) -> str:
 def _converted(kind: Any, value: Any, base: Path) -> Any:
     """`value` as `kind`, or None where it is of another type."""
     if isinstance(value, str) and not _is_utf8(value):
-        return None  # a variable with other bytes: neither a database nor the log could say it
+        return None  # a variable with other bytes: neither a database nor the log could hold it
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return _float(value)
     if kind is int and isinstance(value, int) and not isinstance(value, bool):
@@ -361,7 +361,7 @@ def _float(value: float) -> float | None:
 def _path(text: str, base: Path) -> Path | None:
     try:
         found = base / Path(text).expanduser() if "\0" not in text else None
-    except RuntimeError:  # ~somebody whom this machine does not know
+    except RuntimeError:  # ~user, whom this machine does not know
         return None
     return found if found is not None and _is_utf8(str(found)) else None
 

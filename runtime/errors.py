@@ -1,9 +1,9 @@
 """The error tree. A branch is named by what the caller does next.
 
 EdgeError
-├── Retryable        weather: wait `retry_after_s` (or back off), then try the same again
+├── Retryable        transient: wait `retry_after_s` (or back off), then try the same again
 ├── Rejected         the other side will never take this: set it aside, go on with the next
-├── NeedsHuman       nothing the program can do: say it, with the hint, and wait for a change
+├── NeedsHuman       the program cannot help itself: say it, with the hint, and wait for a change
 └── UsageError       a user's mistake: one sentence, exit status 2, never a traceback
     └── ConfigError  the same for a setting: names key, value and rule
 """

@@ -1,4 +1,4 @@
-"""Where every file and socket of one runtime lives.
+"""The layout: where every file and socket of one runtime lives.
 
 A runtime has one *home*, the folder in which its `supervisord.conf` stands (a link to the shipped
 one). supervisord, supervisorctl, the workers and `edgectl` all derive their paths from that folder, so
@@ -76,12 +76,12 @@ class Layout:
 
     @property
     def under_way(self) -> Path:
-        """How far upload is with what it sends in parts: chunks, batches."""
+        """The journal of upload's progress with messages in parts: chunks, batches."""
         return self.state / "under-way"
 
     @property
     def ids_given(self) -> Path:
-        """How far ids of messages were given, beside the store."""
+        """The watermark of the message ids that were assigned, beside the store."""
         return self.state / "ids-given"
 
     @property
@@ -93,12 +93,12 @@ class Layout:
         return self.state / f"{worker}.lock"
 
     def hints_socket(self, worker: str) -> Path:
-        """Where `worker` publishes its hints."""
+        """The socket on which `worker` publishes its hints."""
         return self.run / f"{worker}.hints"
 
     @property
     def delivery_socket(self) -> Path:
-        """Where upload reports delivered and quarantined messages to ingest."""
+        """The socket on which upload reports delivered and quarantined messages to ingest."""
         return self.run / "delivery.sock"
 
     def status_file(self, worker: str) -> Path:

@@ -99,7 +99,7 @@ class Numbering:
         self.restart()
 
     def restart(self) -> None:
-        """Count anew, as another boot."""
+        """Restart the numbering, as another boot."""
         self._boot = uuid.uuid4().hex[:16]
         self._next = 1
 
@@ -112,13 +112,13 @@ class Numbering:
         return KeyedRequest({"operation": verb, **key, **said}, payloads)
 
     def give_back(self, request: KeyedRequest) -> None:
-        """The request certainly left no trace: its key is free again, if none came after it."""
+        """The request certainly left no trace: its key is free again, if no other came after it."""
         sequence = request.header["sequence"]
         if request.header["boot"] == self._boot and self._next == sequence + max(1, len(request.payloads)):
             self._next = sequence
 
     def under_another(self, request: KeyedRequest) -> KeyedRequest:
-        """The same under the next key."""
+        """The same request under the next key."""
         fresh = self.request(request.payloads)
         return KeyedRequest(
             {**request.header, **{part: fresh.header[part] for part in _KEY}}, request.payloads
@@ -129,7 +129,7 @@ class Numbering:
 
 
 class Client:
-    """What `Producer` and `AsyncProducer` share: everything but the waiting."""
+    """The common part of `Producer` and `AsyncProducer`: everything but the waiting."""
 
     def __init__(
         self,
@@ -167,7 +167,7 @@ class Client:
             self._numbering.give_back(exchange.request)
 
     def _to_store_again(self, exchange: Exchange, reply: Stored) -> KeyedRequest | None:
-        """What is under numbers that were used before; None where it is stored."""
+        """The request to store again, where its numbers were used before; None where it is stored."""
         used = exchange.meets_used_numbers(reply)
         if used or any(code == WARNING_REUSED for code, _ in reply.warnings):
             self._numbering.restart()
@@ -234,7 +234,7 @@ class Producer(Client):
         self._lock = threading.RLock()  # a thread that exists in the parent only may hold the old one
 
     def put(self, payload: Payload, **fields: Unpack[Fields]) -> int | None:
-        """Store one message; its id. Raises NotStored."""
+        """Store one message and return its id. Raises NotStored."""
         with self._turn():
             return self._store(self._numbering.request([encoded(payload)], **fields))[0]
 
@@ -274,7 +274,7 @@ class Producer(Client):
             self._exchange(self._new_exchange(KeyedRequest({"operation": Operation.PING}, [])))
 
     def close(self) -> None:
-        """Let go of the socket. The producer may be used again."""
+        """Close the socket. The producer may be used again."""
         with self._turn():
             self._hang_up()
 
@@ -287,7 +287,7 @@ class Producer(Client):
         self.close()
 
     def _turn(self) -> threading.RLock:
-        """The right to talk: threads wait for each other.
+        """The lock of the socket: threads wait for each other.
 
         Raises UsageError where this thread has it: a signal handler that puts would wait for the put that it
         interrupted. The lock itself says so, for a Ctrl-C may fall between any two lines of ours.
@@ -354,8 +354,8 @@ class Producer(Client):
 
 
 def default_endpoint() -> str:
-    """Where the runtime of this machine listens, from its configuration. Raises ConfigError."""
-    from runtime.config import load_as_producer  # late: who names an endpoint needs no configuration
+    """The endpoint on which this machine's runtime listens, from its configuration. Raises ConfigError."""
+    from runtime.config import load_as_producer  # late: a named endpoint needs no configuration
 
     return load_as_producer(os.environ).producer_endpoint()
 

@@ -43,7 +43,7 @@ class AsyncProducer(Client):
         self._lock = asyncio.Lock()
 
     async def put(self, payload: Payload, **fields: Unpack[Fields]) -> int | None:
-        """Store one message; its id. Raises NotStored."""
+        """Store one message and return its id. Raises NotStored."""
         async with self._turn():
             return (await self._store(self._numbering.request([encoded(payload)], **fields)))[0]
 
@@ -77,7 +77,7 @@ class AsyncProducer(Client):
             await self._exchange(self._new_exchange(KeyedRequest({"operation": Operation.PING}, [])))
 
     async def close(self) -> None:
-        """Let go of the socket. The producer may be used again."""
+        """Close the socket. The producer may be used again."""
         async with self._turn():
             self._hang_up()
 
@@ -90,7 +90,7 @@ class AsyncProducer(Client):
         await self.close()
 
     def _turn(self) -> asyncio.Lock:
-        """The right to talk, as in `Producer`."""
+        """The lock of the socket, as in `Producer`."""
         return self._lock
 
     async def _complete(self, operation: Operation, fields: Fields) -> int | None:

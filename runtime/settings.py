@@ -25,7 +25,7 @@ LARGEST = 2**53
 
 @dataclass(frozen=True)
 class Rule:
-    """What a value must satisfy besides its type. `text` says it to a person."""
+    """The condition on a value besides its type. `text` says it to the operator."""
 
     low: float | None = None
     high: float | None = None
@@ -33,8 +33,8 @@ class Rule:
     pattern: str | None = None
     text: str = ""
     parse: Callable[[Any], object] | None = None
-    """How the value is read where it is used. It raises ValueError or ConfigError over one that is wrong, so
-    that a value which passes here ends no worker there."""
+    """Reads the value as its user does. It raises ValueError or ConfigError over a wrong one, so that a value
+    which passes here ends no worker there."""
 
     def broken_by(self, value: object) -> str | None:
         """Return the rule in words if `value` breaks it, else None."""
@@ -72,7 +72,7 @@ def _texts(value: object) -> tuple[str, ...]:
 
 
 def setting(default: Any, doc: str, **rule: Any) -> Any:
-    """Declare one setting: its default, its meaning for a person, and its rule."""
+    """Declare one setting: its default, its meaning for the operator, and its rule."""
     return field(default=default, metadata={"doc": doc, "rule": Rule(**rule)})
 
 

@@ -70,11 +70,11 @@ class Invalid(NotStored, Rejected):
 
 
 class TooLarge(NotStored, Rejected):
-    """The request is larger than this ingest will ever take."""
+    """Larger than will ever be taken here."""
 
 
 class Forgotten(NotStored, Rejected):
-    """The request is so old that ingest cannot tell whether it is stored."""
+    """So far behind that ingest cannot tell whether it is stored."""
 
 
 _MEANING: dict[str, type[NotStored]] = {
