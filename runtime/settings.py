@@ -33,8 +33,8 @@ class Rule:
     pattern: str | None = None
     text: str = ""
     parse: Callable[[Any], object] | None = None
-    """Reads the value as its user does. It raises ValueError or ConfigError over a wrong one, so that a value
-    which passes here ends no worker there."""
+    """The parser that reads the value where it is used. It raises ValueError or ConfigError over a wrong one,
+    so that a value which passes here ends no worker there."""
 
     def broken_by(self, value: object) -> str | None:
         """Return the rule in words if `value` breaks it, else None."""

@@ -2,7 +2,7 @@
 
 It is an event listener of supervisord. At each tick it looks at every program (state from supervisord,
 progress from the status files), has `core/operations/health.py` judge, and carries out the measures. Events
-only wake it: it asks for the facts. It feeds the service manager's watchdog, and is itself watched from
+only wake it: it queries the facts itself. It feeds the service manager's watchdog, and is itself watched from
 inside supervisord (`adapters/supervisor/plugin.py`).
 """
 

@@ -320,7 +320,8 @@ class StoreManager:
         logger.bind(**self._store.figures()).info("the store is open")
 
     def _name_apart(self, store: MessageStore) -> None:
-        """Rename a store that has forgotten ids before any write; a store that it fails for is not used."""
+        """Rename a store that has forgotten ids, before any write. Where that fails the store is not used,
+        and the opening is tried again."""
         missing = self._given.missing(store.uuid, store.next_id)
         if not missing:
             return

@@ -324,7 +324,7 @@ class UploadLoop:
                 number = self._hub.open(credentials, segment_bytes, stretch)
                 logger.debug("client {} connects to {}", number, credentials.hub_host)
             case Discard(reason):
-                logger.info("client discarded: {}", reason)  # the line for every loss, also our watchdog's
+                logger.info("client discarded: {}", reason)  # the log line for any loss, also our watchdog's
                 self._hub.discard()
             case Send((id, piece) as tag, counted_bytes) if credentials is not None:
                 telemetry = self._probe() if id == PROBE else self._intake.piece(id, piece)

@@ -1,7 +1,7 @@
 """File uploads: which of them may begin, and how long one that failed rests.
 
-An upload holds a slot from its beginning to its end, also while its blocks wait for the rate of the
-link. So an urgent file, which waits for no rate, has a slot beyond those of the others.
+An upload holds a slot from its beginning to its end, also while its blocks wait for the rate of the link. So
+an urgent file, which waits for no rate, has a slot beyond those of the others.
 """
 
 from __future__ import annotations

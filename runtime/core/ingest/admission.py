@@ -102,7 +102,8 @@ class View:
     leaving: Amount = NOTHING
     """The amount that leaves with this commit; it is subtracted from `levels` and `total` already."""
     counted: bool = True
-    """True if `levels` and `total` were counted in rows: else one flipped bit might decide over messages."""
+    """True if `levels` and `total` were counted from the rows: else one flipped bit might decide over
+    messages."""
 
 
 class _Refusal(Exception):

@@ -119,7 +119,7 @@ def described(message: Described) -> tuple[bytes, Fields]:
 
 
 def halves(pack: RequestPack, refused: TooLarge) -> tuple[RequestPack, RequestPack]:
-    """Halve a pack: its parts may be accepted. Raises `refused` for one message, or a copy may be stored."""
+    """Halve a pack: its parts may be taken. Raises `refused` for one message, or if a copy may be stored."""
     middle = len(pack.payloads) // 2
     if not middle or refused.request is not None:
         raise refused

@@ -1,4 +1,4 @@
-"""Row repair: the form in which a salvage takes over readable rows. A flipped bit may be a wrong type, too.
+"""Row repair: how a salvage takes over readable rows. A flipped bit shows as a value of a wrong type, too.
 
 Invariant: a store made of repaired rows opens and serves; else the salvage would begin again for ever.
 Rows about messages are repaired, or dropped. Messages are kept whatever they hold: their reader sets aside
