@@ -1,5 +1,5 @@
 # Thin on purpose: the work is in Python. `make` alone says what there is.
-.PHONY: help demo test bench chaos soak systemd clean
+.PHONY: help demo test unit bench chaos soak systemd clean
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
@@ -7,6 +7,7 @@ READY := $(VENV)/.ready
 help:
 	@echo "make demo    the whole runtime at work on this machine's own metrics, about a minute"
 	@echo "make test    every test, the linter and the type checker"
+	@echo "make unit    the fast loop: the tests that start no process"
 	@echo "make bench   speed, as a share of this machine's own limits"
 	@echo "make chaos   break things at random for minutes (SEED=, MINUTES=)"
 	@echo "make soak    tokens that live for seconds, under load (MINUTES=); all work, again and again (ROUNDS=)"
@@ -21,6 +22,9 @@ demo: $(READY)
 
 test: $(READY)
 	@$(VENV)/bin/python -m tests $(ARGS)
+
+unit: $(READY)
+	@$(VENV)/bin/python -m pytest -n auto tests/unit $(ARGS)
 
 bench: $(READY)
 	@$(VENV)/bin/python -m runtime.bench $(ARGS)
