@@ -240,7 +240,7 @@ def welcome(folder: Path, known: Mapping[str, Any]) -> list[str]:
         "  The browser will warn: the certificate is signed by this stand-in's own authority. Go on, or",
         f"  first import {here / 'ca.pem'} as an authority for websites.",
         f"  A browser on another machine: ssh -L {port}:{host} HERE there, and 127.0.0.1 in the link.",
-        f"  A device's configuration is in {config}: edgectl --home edge --config {config} up",
+        f"  For a device here: mkdir -p edge; cp {config} edge/; edgectl --home edge up",
     ]
 
 
