@@ -216,7 +216,7 @@ def _contradiction(settings: Settings) -> str | None:
     if ingest.memory_bytes < 4 * ingest.max_request_bytes:
         return "ingest.memory_bytes must be at least four times ingest.max_request_bytes"
     if ingest.curve_secret_file and not ingest.curve_clients:
-        return "ingest.curve_secret_file needs ingest.curve_clients, or nobody is asked for a key"
+        return "ingest.curve_secret_file needs ingest.curve_clients, or producers are asked for no key"
     for endpoint in (ingest.endpoint or "", ingest.tcp_endpoint or ""):
         if endpoint.startswith("tcp://") and not ingest.curve_secret_file and not is_loopback(endpoint):
             return (

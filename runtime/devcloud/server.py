@@ -205,6 +205,8 @@ class Https(uvicorn.Server):
         await serving
 
 
+PROVISIONING_FILE = "devcloud-provisioning-token"
+"""A name of its own: in a folder that is a device's home, too, `provisioning-token` may be an operator's."""
 WRITTEN_BY_US = "# Written by `edgectl devcloud` at each start"
 
 
@@ -223,7 +225,7 @@ def device_configuration(folder: Path, known: Mapping[str, Any]) -> str:
         "[platform]\n"
         f"instance = {json.dumps(known['instance'])}\n"
         f"ca_file = {json.dumps(known['ca_file'])}\n"
-        f"provisioning_token_file = {json.dumps(str(folder.absolute() / 'provisioning-token'))}\n\n"
+        f"provisioning_token_file = {json.dumps(str(folder.absolute() / PROVISIONING_FILE))}\n\n"
         "[provisioning]\npoll_s = 1.0  # approved by the person at this desk\n\n"
         "[upload]\n"
         f"https_port = {known['https_port']}  # 443 at a real hub; an ordinary user may not listen there\n"
@@ -268,7 +270,7 @@ def write_facts(
         "provisioning_token": cloud.provisioning_token,
         "pid": os.getpid(),
     }
-    write_whole(cloud.folder / "provisioning-token", f"{cloud.provisioning_token}\n")
+    write_whole(cloud.folder / PROVISIONING_FILE, f"{cloud.provisioning_token}\n")
     _write_configuration(cloud.folder / "edge.toml", device_configuration(cloud.folder, known))
     write_whole(path, json.dumps(known, indent=2))  # the last: its waiters find the others there
     return known

@@ -124,12 +124,14 @@ def test_the_configuration_that_it_writes_is_complete_and_replaces_no_file_of_ot
         written = (folder / "cloud" / "edge.toml").read_text()
         for name in ("instance", "ca_file", "provisioning_token_file", "https_port"):
             assert f"\n{name} = " in written
-        token = folder / "cloud" / "provisioning-token"
+        token = folder / "cloud" / "devcloud-provisioning-token"
         assert token.read_text().strip() == cloud.facts["provisioning_token"]
         assert token.stat().st_mode & 0o777 == 0o600
     finally:
         cloud.close()
     (folder / "cloud" / "edge.toml").write_text("# mine\n")
+    (folder / "cloud" / "provisioning-token").write_text("an operator's")
     again = Cloud(folder / "cloud")
     again.close()
     assert (folder / "cloud" / "edge.toml").read_text() == "# mine\n"
+    assert (folder / "cloud" / "provisioning-token").read_text() == "an operator's"

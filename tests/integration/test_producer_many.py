@@ -213,3 +213,16 @@ def test_a_refusal_of_a_resend_never_says_that_nothing_is_stored() -> None:
         exchange.answered(Refusal("store_full", "full", 1_000), 0.1)
     assert refused.value.request == request
     assert not exchange.left_no_trace
+
+
+def test_a_source_that_fails_to_put_is_no_cause_of_itself(endpoint: str) -> None:
+    with Producer(endpoint) as producer:
+
+        def readings() -> Iterator[bytes]:
+            yield b"stored"
+            producer.put(b"x" * 100_001)
+
+        with pytest.raises(TooLarge) as raised:
+            producer.put_many(readings(), stream="nested-refusal")
+    assert raised.value.__cause__ is not raised.value
+    assert len(raised.value.ids) == 1 and raised.value.remaining == []

@@ -128,7 +128,7 @@ def _open_lock(path: Path, ours: Path | None) -> int:
                 "run the command as that user, or choose another home with --home"
             ) from exc
         raise UsageError(
-            f"{path} may not be opened by user {user}: somebody else ran here, perhaps root; "
+            f"{path} may not be opened by user {user}: another user ran it here, perhaps root; "
             f"as root: chown {whole}{user} {shlex.quote(str(ours or path))}"
         ) from exc
     except OSError as exc:

@@ -77,7 +77,10 @@ class Progress:
             done = len(self.ids) - self._pack_at
             error.ids = list(self.ids)
             error.remaining = list(zip(self._pack.payloads, self._pack.each, strict=True))[done:]
-            raise error from self._pack.source_error or error.__cause__
+            source_error = self._pack.source_error
+            if source_error is None or source_error is error:  # the source may put by itself, and fail so
+                raise
+            raise error from source_error
         except Exception as error:
             error.add_note(f"put_many: the first {len(self.ids)} messages are stored")
             raise
