@@ -11,7 +11,7 @@ import os
 import sys
 
 from runtime.cli import enter_home, parser
-from runtime.cli.terminal import complain
+from runtime.cli.terminal import write_error
 from runtime.errors import EdgeError, NeedsHuman, UsageError
 
 
@@ -64,7 +64,7 @@ def _run(argv: list[str] | None) -> int:
 
 
 def _fail(sentence: str, status: int) -> int:
-    complain(sentence)
+    write_error(sentence)
     return status
 
 

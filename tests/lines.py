@@ -76,7 +76,7 @@ class Line:
             left_s = deadline_s - time.monotonic()
             assert left_s > 0, f"not within {timeout_s} s; seen {self.seen[-5:]}"
             select.select([self.hub], [], [], left_s)
-            self.seen += self.hub.take()
+            self.seen += self.hub.drain()
         return self.seen
 
     def connect(self, credentials: HubCredentials) -> int:

@@ -147,7 +147,7 @@ def _served(role: str, **faults: float) -> Iterator[Served]:
 
 def _serve(role: str, folder: Path, faults: dict[str, Any]) -> None:
     """Run the process that is measured, until killed."""
-    here = addresses.take(folder, "auto", 0)
+    here = addresses.bind_addresses(folder, "auto", 0)
     here.https.close()
     address = here.address
     cloud = Cloud(folder, address, time.time())
@@ -158,25 +158,25 @@ def _serve(role: str, folder: Path, faults: dict[str, Any]) -> None:
     sas = sign_sas(cloud.resource(DEVICE), known["key"], int(time.time()) + 3600)
     context = server_context(folder, address)
 
-    def tell(port: int) -> None:
+    def announce(port: int) -> None:
         print(json.dumps({"address": address, "port": port, "sas": sas}), flush=True)
 
     if role == "hub":
-        asyncio.run(_run_hub(cloud, context, tell))
+        asyncio.run(_run_hub(cloud, context, announce))
     else:
-        _answer(address, context, tell)
+        _answer(address, context, announce)
 
 
-async def _run_hub(cloud: Cloud, context: ssl.SSLContext, tell: Callable[[int], None]) -> None:
+async def _run_hub(cloud: Cloud, context: ssl.SSLContext, announce: Callable[[int], None]) -> None:
     await broker.serve(cloud, cloud.hub_host, addresses.HUB_PORT, context)
-    tell(addresses.HUB_PORT)
+    announce(addresses.HUB_PORT)
     await asyncio.Event().wait()
 
 
-def _answer(address: str, context: ssl.SSLContext, tell: Callable[[int], None]) -> None:
+def _answer(address: str, context: ssl.SSLContext, announce: Callable[[int], None]) -> None:
     """Answer the first bytes with a CONNACK, then each `stream-name` in the bytes with a PUBACK."""
     with socket.create_server((address, 0)) as listener:
-        tell(listener.getsockname()[1])
+        announce(listener.getsockname()[1])
         while True:
             plain, _ = listener.accept()
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

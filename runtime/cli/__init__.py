@@ -69,12 +69,12 @@ def load_config(arguments: argparse.Namespace, *, warn: bool = True) -> Config:
     """The configuration that the command line asks for. Raises ConfigError; `warn`: prints warnings on
     stderr.
     """
-    from runtime.cli.terminal import complain
+    from runtime.cli.terminal import write_error
     from runtime.config import load
 
     config = load(os.environ, home=arguments.home, file=arguments.config)
     for warning in config.warnings if warn else ():
-        complain(f"warning: {warning}")
+        write_error(f"warning: {warning}")
     return config
 
 

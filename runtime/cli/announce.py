@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.cli.terminal import complain
+from runtime.cli.terminal import write_error
 
 if TYPE_CHECKING:
     from runtime.layout import Layout
@@ -40,7 +40,7 @@ def announce(layout: Layout, supervisord: int) -> None:
         for sentence in facts(*_identity(layout), hub_state):
             if sentence not in said:
                 said.add(sentence)
-                complain(sentence)
+                write_error(sentence)
 
 
 def facts(code: str | None, device_id: str | None, hub_state: str) -> list[str]:

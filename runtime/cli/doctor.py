@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from runtime.cli import Commands, load_config
-from runtime.cli.terminal import TextRow, tell, tell_json
+from runtime.cli.terminal import TextRow, write_json, write_lines
 
 _MARKS = {"ok": ("ok     ", "green"), "warning": ("WARNING", "yellow"), "error": ("ERROR  ", "red")}
 
@@ -34,21 +34,21 @@ def _doctor(arguments: argparse.Namespace) -> int:
         for check in examine(config):
             checks.append(check)
             if not arguments.json:
-                _tell(check)
+                _print(check)
     except ConfigError as exc:
         checks.append(Check("configuration", "error", str(exc), "correct it, then: edgectl reload"))
         if not arguments.json:
-            _tell(checks[-1])
+            _print(checks[-1])
     if arguments.json:
-        tell_json([dataclasses.asdict(check) for check in checks])
+        write_json([dataclasses.asdict(check) for check in checks])
     return worst(checks)
 
 
-def _tell(check: object) -> None:
+def _print(check: object) -> None:
     from runtime.core.operations.diagnosis import Check
 
     assert isinstance(check, Check)
     mark, colour = _MARKS[check.verdict]
-    tell(TextRow(f"{mark}  {check.name}: {check.text}", mark, colour, indent=9))
+    write_lines(TextRow(f"{mark}  {check.name}: {check.text}", mark, colour, indent=9))
     if check.remedy:
-        tell(TextRow(f"         -> {check.remedy}", indent=12))
+        write_lines(TextRow(f"         -> {check.remedy}", indent=12))

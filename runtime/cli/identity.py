@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from runtime.cli import Commands, load_config
-from runtime.cli.terminal import TextRow, tell, tell_json
+from runtime.cli.terminal import TextRow, write_json, write_lines
 
 if TYPE_CHECKING:
     from runtime.adapters.identity.values import IdentityRecord, Token
@@ -39,9 +39,9 @@ def _identity(arguments: argparse.Namespace) -> int:
         IdentityStore(config.layout).accept()  # upload reads it every few seconds
     facts = describe(config)
     if arguments.json:
-        tell_json(facts)
+        write_json(facts)
     else:
-        tell(*(TextRow(line, indent=21) for line in _table(facts)))
+        write_lines(*(TextRow(line, indent=21) for line in _table(facts)))
     return 0 if facts["state"] == "registered" else 1
 
 

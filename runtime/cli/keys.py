@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from runtime.cli import Commands
-from runtime.cli.terminal import tell, tell_json
+from runtime.cli.terminal import write_json, write_lines
 
 
 def register(commands: Commands) -> None:
@@ -27,9 +27,9 @@ def _make(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{arguments.name!r} is no name for a file; use letters, digits, - _ and .")
     secret, public = make_keys(arguments.name, arguments.dir)
     if arguments.json:
-        tell_json({"secret_file": str(secret), "public_file": str(public)})
+        write_json({"secret_file": str(secret), "public_file": str(public)})
         return 0
-    tell(
+    write_lines(
         f"{secret}  keep it secret: ingest.curve_secret_file, or the client's own",
         f"{public}  for the other side: ingest.curve_clients, or the client's server key",
     )

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from runtime.cli import Commands, load_config
-from runtime.cli.terminal import complain, tell, tell_json
+from runtime.cli.terminal import write_error, write_json, write_lines
 
 if TYPE_CHECKING:
     from runtime.config import Config
@@ -33,15 +33,15 @@ def _link(arguments: argparse.Namespace) -> int:
         config.layout.create()
         usage.switch(on=arguments.switch == "on")
         if arguments.switch == "off" and not _stopped(config):
-            complain(f"upload did not say within {STOPPED_WITHIN_S:g} s that it has stopped sending")
+            write_error(f"upload did not say within {STOPPED_WITHIN_S:g} s that it has stopped sending")
     sent = usage.load()
     off = usage.switched_off()
     if arguments.json:
         today = {"day": sent.day or None, "messages": sent.day_messages, "bytes": sent.day_bytes}
         month = {"month": sent.month or None, "messages": sent.month_messages, "bytes": sent.month_bytes}
-        tell_json({"switched_off": off, "today": today, "month": month})
+        write_json({"switched_off": off, "today": today, "month": month})
         return 0
-    tell(
+    write_lines(
         f"link   {'off: nothing is sent' if off else 'on'}",
         f"today  {sent.day_messages} messages, {sent.day_bytes} bytes ({sent.day or 'no day yet'} UTC)",
         f"month  {sent.month_messages} messages, {sent.month_bytes} bytes ({sent.month or 'none yet'})",

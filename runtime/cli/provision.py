@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from runtime.cli import Commands, load_config, seconds
-from runtime.cli.terminal import draw, tell, tell_json
+from runtime.cli.terminal import draw, write_json, write_lines
 
 if TYPE_CHECKING:
     from runtime.adapters.identity.values import IdentityRecord
@@ -42,9 +42,9 @@ def _provision(arguments: argparse.Namespace) -> int:
     if arguments.reset:
         forgotten = _reset(config, certain=arguments.yes)
         if arguments.json:
-            tell_json({"forgotten": forgotten}, indent=None)
+            write_json({"forgotten": forgotten}, indent=None)
         elif forgotten:
-            tell("Forgotten; the provisioning worker begins again.")
+            write_lines("Forgotten; the provisioning worker begins again.")
         if not (forgotten and arguments.wait):
             return 0 if forgotten else 1
     return _follow(config, arguments)
@@ -97,7 +97,7 @@ class Teller:
 
     def registered(self, identity: IdentityRecord) -> None:
         assert identity.hub is not None
-        tell(f"Registered as {identity.hub.device_id}.")
+        write_lines(f"Registered as {identity.hub.device_id}.")
 
     def waits(self, identity: IdentityRecord) -> None:
         """Show the verification code, and the reason why provisioning does not go on."""
@@ -107,12 +107,12 @@ class Teller:
             _invite(self._code)
         if record.reason and record.reason != self._reason:  # else a person would wait in vain
             self._reason = record.reason
-            tell(f"{record.phase.value}: {record.reason}")
+            write_lines(f"{record.phase.value}: {record.reason}")
 
     def leaves(self, identity: IdentityRecord) -> None:
         """Report the state where there is no code yet, before the command returns."""
         if self._code is None:
-            tell(f"No verification code yet: {identity.enrolment.phase.value}.")
+            write_lines(f"No verification code yet: {identity.enrolment.phase.value}.")
 
 
 class JsonTeller(Teller):
@@ -123,15 +123,15 @@ class JsonTeller(Teller):
         self._last: dict[str, Any] | None = None
 
     def registered(self, identity: IdentityRecord) -> None:
-        self._tell(identity, registered=True)
+        self._report(identity, registered=True)
 
     def waits(self, identity: IdentityRecord) -> None:
-        self._tell(identity, registered=False)
+        self._report(identity, registered=False)
 
     def leaves(self, identity: IdentityRecord) -> None:
         """Do nothing: all is reported."""
 
-    def _tell(self, identity: IdentityRecord, *, registered: bool) -> None:
+    def _report(self, identity: IdentityRecord, *, registered: bool) -> None:
         record = identity.enrolment
         facts = {
             "registered": registered,
@@ -142,7 +142,7 @@ class JsonTeller(Teller):
         }
         if facts != self._last:
             self._last = facts
-            tell_json(facts, indent=None)
+            write_json(facts, indent=None)
 
 
 def _is_done(identity: IdentityRecord, *, thoroughly: bool) -> bool:
@@ -163,7 +163,7 @@ def _invite(code: str) -> None:
     """Show the code to an operator: as text, and in a terminal as a QR code for a telephone's camera."""
     if sys.stdout.isatty() and len(code) <= MOST_IN_A_PICTURE:
         draw(_qr(code))
-    tell(f"Verification code: {code}", "An operator approves the device by it.")
+    write_lines(f"Verification code: {code}", "An operator approves the device by it.")
 
 
 def _qr(code: str) -> str:

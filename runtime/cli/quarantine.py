@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from runtime.cli import Commands, load_config
-from runtime.cli.terminal import TextRow, table, tell, tell_json
+from runtime.cli.terminal import TextRow, table, write_json, write_lines
 from runtime.core.printable import printable
 
 if TYPE_CHECKING:
@@ -50,14 +50,14 @@ def _list(arguments: argparse.Namespace) -> int:
     found = _all(load_config(arguments))
     if arguments.json:
         for aside in found:
-            tell_json(_described(aside), indent=None)
+            write_json(_described(aside), indent=None)
         return 0
     if not found:
-        tell("nothing is in quarantine")
+        write_lines("nothing is in quarantine")
         return 0
     head, *rows = table(["ID", "STREAM", "BYTES"], [_row(_described(aside)) for aside in found])
-    tell(f"{head}  REASON")
-    tell(
+    write_lines(f"{head}  REASON")
+    write_lines(
         *(
             TextRow(f"{row:<{len(head)}}  {aside.reason}", indent=4)
             for row, aside in zip(rows, found, strict=True)
@@ -85,7 +85,7 @@ def _show(arguments: argparse.Namespace) -> int:
     if arguments.payload:
         _write_payload(config, aside.message)
     else:
-        tell_json(_described(aside, everything=True))
+        write_json(_described(aside, everything=True))
     return 0
 
 
@@ -133,7 +133,7 @@ def _carry_out(arguments: argparse.Namespace, order: Any, word: str) -> int:
         raise UsageError(f"not in quarantine: {', '.join(map(str, missing))}")
     if ids and not _confirmed(config, order(ids)):
         raise Retryable(f"ingest did not answer within {CONFIRM_TIMEOUT_S:g} s; is it running?")
-    tell(f"{len(ids)} {word}")
+    write_lines(f"{len(ids)} {word}")
     return 0
 
 

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from runtime.cli import Commands, load_config
-from runtime.cli.terminal import draw, tell, tell_json
+from runtime.cli.terminal import draw, write_json, write_lines
 
 if TYPE_CHECKING:
     from runtime.config import Key
@@ -37,12 +37,12 @@ def _config(arguments: argparse.Namespace) -> int:
         rows.append((key.dotted, shown, config.origins[key.dotted].source))
     if arguments.json:
         settings = {name: {"value": value, "source": source} for name, value, source in rows}
-        tell_json({"home": str(config.layout.home), "settings": settings})
+        write_json({"home": str(config.layout.home), "settings": settings})
         return 0
-    tell(f"# home {config.layout.home}", f"# file {config.file or 'none'}")
+    write_lines(f"# home {config.layout.home}", f"# file {config.file or 'none'}")
     width = max(len(name) for name, _, _ in rows)
     for name, value, source in rows:
-        tell(f"{name:<{width}} = {_toml(value):<24} # {source}")
+        write_lines(f"{name:<{width}} = {_toml(value):<24} # {source}")
     return 0
 
 

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from runtime.cli import Commands, load_config
-from runtime.cli.terminal import TextRow, draw, table, tell, tell_json
+from runtime.cli.terminal import TextRow, draw, table, write_json, write_lines
 
 if TYPE_CHECKING:
     from runtime.layout import Layout
@@ -34,17 +34,17 @@ def _status(arguments: argparse.Namespace) -> int:
     import time
 
     from runtime.adapters.process.clock import SystemClock
-    from runtime.operations.overview import take
+    from runtime.operations.overview import observe
 
     while True:
         layout, limits, trouble = _layout(arguments)
-        found = take(layout, SystemClock(), trouble, limits)
+        found = observe(layout, SystemClock(), trouble, limits)
         if arguments.json:
-            tell_json(found, indent=None if arguments.watch else 2)
+            write_json(found, indent=None if arguments.watch else 2)
         else:
             if arguments.watch and sys.stdout.isatty():
                 draw(f"{_CLEAR}{time.strftime('%H:%M:%S')}\n")
-            tell(*render(found))
+            write_lines(*render(found))
         if not arguments.watch:
             return {"healthy": 0, "parked": 0, "degraded": 1}.get(found["verdict"], 2)
         time.sleep(WATCH_EVERY_S)

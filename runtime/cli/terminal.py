@@ -34,18 +34,18 @@ class TextRow:
     """The column where the further lines of a folded row begin."""
 
 
-def tell(*rows: TextRow | str) -> None:
+def write_lines(*rows: TextRow | str) -> None:
     """Print on standard output, now."""
     for row in rows:
         _write(sys.stdout, row)
 
 
-def complain(sentence: str) -> None:
+def write_error(sentence: str) -> None:
     """Print one sentence on standard error."""
     _write(sys.stderr, f"edgectl: {sentence}")
 
 
-def tell_json(value: Any, *, indent: int | None = 2) -> None:
+def write_json(value: Any, *, indent: int | None = 2) -> None:
     """Print for a program: JSON itself escapes what is not printable."""
     print(json.dumps(value, indent=indent, default=str), flush=True)
 

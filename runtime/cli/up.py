@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.cli import Commands, announce, load_config
-from runtime.cli.terminal import complain, tell, tell_json
+from runtime.cli.terminal import write_error, write_json, write_lines
 from runtime.cli.workers import load_or_last_accepted
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def link_configuration(target: Path) -> None:
         return
     if target.exists() and not target.is_symlink():
         if not target.samefile(shipped):
-            complain(f"using {target} instead of the shipped one")
+            write_error(f"using {target} instead of the shipped one")
         return
     fresh = target.with_name(f".{target.name}.new")
     fresh.unlink(missing_ok=True)
@@ -197,7 +197,7 @@ def _down(arguments: argparse.Namespace) -> int:
     if layout.state.exists() and not os.access(layout.state, os.R_OK | os.X_OK):
         raise UsageError(f"{layout.state} may not be read by this user; be root or the runtime's user")
     if lock_holder(lock) is None:
-        tell(f"nothing runs in {layout.home}")
+        write_lines(f"nothing runs in {layout.home}")
         return 0
     patience_s = STOP_TIMEOUT_S
     try:
@@ -205,12 +205,12 @@ def _down(arguments: argparse.Namespace) -> int:
     except Rejected:
         pass  # supervisord is shutting down already
     except Retryable as exc:
-        complain(f"{exc}; sending it SIGTERM")
+        write_error(f"{exc}; sending it SIGTERM")
         _signal(lock, "SIGTERM")
         patience_s = SILENT_STOP_TIMEOUT_S
     if _gone(lock, patience_s):
         return 0
-    complain(f"still there after {patience_s:g} s; sending it SIGKILL")
+    write_error(f"still there after {patience_s:g} s; sending it SIGKILL")
     _signal(lock, "SIGKILL")  # the kernel ends the workers with it
     return 0 if _gone(lock, 5.0) else 1
 
@@ -235,9 +235,9 @@ def _reload(arguments: argparse.Namespace) -> int:
             told["reloaded"].append(name)
             words = f"{name} reads its configuration again"
         if not arguments.json:
-            tell(words)
+            write_lines(words)
     if arguments.json:
-        tell_json(told)
+        write_json(told)
     return 0
 
 

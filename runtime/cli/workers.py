@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from runtime.cli import Commands, load_config
-from runtime.cli.terminal import complain
+from runtime.cli.terminal import write_error
 from runtime.layout import WORKERS
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def load_or_last_accepted(arguments: argparse.Namespace, *, alone: bool, warn: b
         kept = accepted_file(Layout(home))
         if not alone or not kept.is_file():
             raise
-        complain(f"{exc}; going on with the configuration that was last in order")
+        write_error(f"{exc}; going on with the configuration that was last in order")
         return load(os.environ, home=home, file=kept)
     check_home(config.layout.home)
     config.layout.create()

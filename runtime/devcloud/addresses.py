@@ -30,7 +30,7 @@ class ListenAddresses:
     """The address of DPS, which has the hub's port built in too, and is another host."""
 
 
-def take(folder: Path, address: str, https_port: int) -> ListenAddresses:
+def bind_addresses(folder: Path, address: str, https_port: int) -> ListenAddresses:
     """Bind the addresses; `auto` and port 0 mean those of last time, else free ones."""
     memory = folder / "place.json"
     last = json.loads(memory.read_text()) if memory.exists() else {}

@@ -87,7 +87,7 @@ async def _serve(options: ServerOptions, say: Callable[[str], None]) -> None:
         asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
     facts = options.folder / "devcloud.json"
     facts.unlink(missing_ok=True)
-    here = addresses.take(options.folder, options.address, options.https_port)
+    here = addresses.bind_addresses(options.folder, options.address, options.https_port)
     cloud = Cloud(options.folder, options.name or here.address, now_s(), options.workspace)
     try:
         cloud.change_lifetimes(options.lifetimes or {})

@@ -59,7 +59,7 @@ class ProcessView:
         return self.last if self.lives else NOBODY
 
 
-def take(
+def observe(
     layout: Layout, clock: Clock, configuration: str = "", limits: StoreSettings | None = None
 ) -> dict[str, Any]:
     """The data of `edgectl status`. `configuration` is what is wrong with it, `limits` the store's."""

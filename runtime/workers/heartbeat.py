@@ -34,7 +34,7 @@ class Heartbeat:
         self._told = ""
         """The trouble that the operator was last told to remove."""
 
-    def tell(self, figures: Mapping[str, Any], *, now: bool) -> None:
+    def publish(self, figures: Mapping[str, Any], *, now: bool) -> None:
         """Set the figures from now on; they are written at once where `now` says so."""
         if self._told:
             logger.info("mended: {trouble}", trouble=self._told)

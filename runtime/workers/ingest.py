@@ -94,10 +94,10 @@ class IngestLoop:
 
     def turn(self) -> None:
         """Poll, drain, decide, one commit, reply. Dying in between costs a resend, never a message."""
-        self._doors.stay_reachable()
-        self._deliveries.stay_reachable()
-        self._hints.stay_reachable()
-        self._keeper.keep_house()
+        self._doors.ensure_bound()
+        self._deliveries.ensure_bound()
+        self._hints.ensure_bound()
+        self._keeper.tick()
         self._spool.tidy(self._clock.boot_s(), self._keeper.files_named)
         self._status.progress(self._figures)
         self._say_losses(self._clock.boot_s())
@@ -110,7 +110,7 @@ class IngestLoop:
         letters = self._receive()
         reports = self._deliveries.receive() if self._deliveries.socket in ready else []
         if not letters and not reports:
-            self._keeper.rest()
+            self._keeper.idle()
             return
         for _, report in reports:
             if report.damaged is not None:
@@ -119,7 +119,7 @@ class IngestLoop:
         replies = self._store(letters, Settled.of(ours))
         self._acknowledge(letters, replies)  # on disk since the line above: now it may be said
         if any(isinstance(reply, Stored) for reply in replies):
-            self._hints.tell(STORED)  # upload does not wait as producers do
+            self._hints.publish(STORED)  # upload does not wait as producers do
         self._clear_away()
         if self._settled:
             self._deliveries.confirm(reports)

@@ -155,7 +155,7 @@ class ProvisioningLoop:
         now, draw = Moment.by(self._clock), random.random()
         kept = self._store.save_provisioned(record, grant, now, draw, before, host=host)
         if kept:
-            self._hints.tell(IDENTITY_CHANGED)
+            self._hints.publish(IDENTITY_CHANGED)
         return kept
 
     def _ask(
@@ -182,7 +182,7 @@ class ProvisioningLoop:
         }
         told = step.phase, code, record.trouble, "" if step.call else step.why
         changed = told != self._told
-        self._heart.tell(figures, now=changed)
+        self._heart.publish(figures, now=changed)
         self._display(code)
         if not changed:
             return

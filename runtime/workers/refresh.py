@@ -156,7 +156,7 @@ class RefreshLoop:
             return
         if not self._refused:
             self._refused = True
-            self._refusals = self._refusals.heard(now, random.random(), self._policy)
+            self._refusals = self._refusals.record(now, random.random(), self._policy)
             logger.warning("the hub refused the sas", times=self._refusals.count)
 
     def _held(
@@ -204,7 +204,7 @@ class RefreshLoop:
                     "{task}: the registration token is dead", task=task.value, reason=answer.reason
                 )
                 self._store.drop_registration(asked.serial, now, whole=task is Task.REGISTER)
-                self._hints.tell(IDENTITY_CHANGED)
+                self._hints.publish(IDENTITY_CHANGED)
             case verdict:
                 pace = self._pace(task, identity, held.at_stake(task), answer, now)
                 self._pause(task, asked, pace, verdict)
@@ -250,7 +250,7 @@ class RefreshLoop:
             case PlatformResult() as grant:
                 if self._store.save_refreshed(asked.serial, grant, now, draw):
                     logger.info("the registration token is renewed", lifetime_s=grant.lifetime_s)
-        self._hints.tell(IDENTITY_CHANGED)
+        self._hints.publish(IDENTITY_CHANGED)
 
     def _pace(
         self,
@@ -322,7 +322,7 @@ class RefreshLoop:
         }
         told = phase, figures["trouble"], bool(ends), bool(clock)
         changed = told != self._told
-        self._heart.tell(figures, now=changed)
+        self._heart.publish(figures, now=changed)
         if changed:
             self._told = told
             log = logger.warning if ends or clock else logger.info

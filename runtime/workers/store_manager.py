@@ -105,9 +105,9 @@ class StoreManager:
         self._room_bytes = self._unlooked_bytes = 0
         self._open_s = self._look_s = self._tidy_s = self._forget_s = self._names_s = self._save_s = 0.0
         self._roomy = False
-        self.keep_house()
+        self.tick()
 
-    def keep_house(self) -> None:
+    def tick(self) -> None:
         """Do the work due between commits. Never raises StoreError: trouble is kept for the next request."""
         now_s = self._clock.boot_s()
         if self._salvage is not None:
@@ -125,7 +125,7 @@ class StoreManager:
             self._tidy_s = now_s + TIDY_S
             self._guarded(self._tidy)
 
-    def rest(self) -> None:
+    def idle(self) -> None:
         """No request waits: give a little more room back to the disk."""
         self._guarded(self._tidy)
 

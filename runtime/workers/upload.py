@@ -143,10 +143,10 @@ class UploadLoop:
         """Wait for events, and carry out the actions that follow from them."""
         self._wait()
         now = self._clock.boot_s()
-        for event in self._hub.take():
+        for event in self._hub.drain():
             if isinstance(event, Lost):
                 logger.debug("client {} lost, {}: {}", event.client, event.cause.value, event.reason)
-            self._traffic.heard(event, now)
+            self._traffic.on_event(event, now)
             self._delivery.report(event, now, random.random())
         self._hear_files(now)
         self._hear_inquiry(now)
@@ -160,7 +160,7 @@ class UploadLoop:
         self._intake.remember(self._delivery.take_reached(), steps)  # before more is sent
         for step in steps:
             self._do(step)
-        self._files.let(self._link.files(self._clock.boot_s()), off=self._link.off)
+        self._files.set_permit(self._link.files(self._clock.boot_s()), off=self._link.off)
         settled = self._delivery.take_settled()
         if settled:
             self._settle(settled)
@@ -182,7 +182,7 @@ class UploadLoop:
         self._look_at_s = now + LOOK_EVERY_S
         self._intake.hungry = True
         faulthandler.dump_traceback_later(HUNG_S, exit=True)
-        self._link.tell_time(self._clock.wall_s(), now)
+        self._link.set_time(self._clock.wall_s(), now)
         self.book()
         if self._link.ask_again(now):
             self._ask_why()
@@ -257,7 +257,7 @@ class UploadLoop:
                 (self._spool / self._spooled.pop(id)).unlink(missing_ok=True)
 
     def _hear_files(self, now: float) -> None:
-        for event in self._files.take():
+        for event in self._files.drain():
             match event:
                 case Uploaded(id, blob_name, destination) if self._is_ours(destination):
                     self._intake.link(id, blob_name)
@@ -306,7 +306,7 @@ class UploadLoop:
 
     def _hear_inquiry(self, now: float) -> None:
         """Take in the hub's HTTPS answer about taking messages; its own clock says when the day is over."""
-        said = self._inquiry.take()
+        said = self._inquiry.result()
         if said is None:
             return
         if said.quota:
@@ -333,7 +333,7 @@ class UploadLoop:
             case StartUpload(id):
                 self._upload(id)
             case ReportSasRefused():
-                self._hints.tell(SAS_REFUSED)
+                self._hints.publish(SAS_REFUSED)
             case InquireQuota():
                 self._ask_why()
             case _:

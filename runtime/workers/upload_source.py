@@ -214,7 +214,7 @@ class UploadSource:
             file = sealed is not None and isinstance(sealed[0], FileParcel)
             level = self._level_for(lane, message.priority, file=file)
             level.full = level.full or self._reading.waits(name, last_fresh)
-            if self._reading.take(query, message.id, name, level):
+            if self._reading.admit(query, message.id, name, level):
                 self._take_on(message, lane, now, sealed)
         self._reading.done(query, reached)
         return not found and query.after < reached

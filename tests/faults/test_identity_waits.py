@@ -23,7 +23,7 @@ from runtime.core.identity.platform_answer import PlatformResult
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.errors import Retryable
-from runtime.operations.overview import take
+from runtime.operations.overview import observe
 from runtime.workers import heartbeat as hearts
 from runtime.workers.provisioning import ProvisioningLoop
 from runtime.workers.refresh import RefreshLoop
@@ -131,7 +131,7 @@ def test_a_disk_that_takes_nothing_is_looked_at_again_twice_a_minute_and_named_m
     monkeypatch.setattr(hearts, "DISK_PAUSE_S", 0.05)
     monkeypatch.setattr(hearts, "BEAT_S", 0.02)
     beating = heart(home, "refresh")
-    beating.tell({"state": "registered"}, now=True)
+    beating.publish({"state": "registered"}, now=True)
     eventually(
         lambda: (beating.sit_out(Retryable("identity.db: full")), told(home, "refresh").get("trouble"))[1]
     )
@@ -148,15 +148,15 @@ def test_an_identity_that_cannot_be_written_is_an_alarm_while_everything_is_well
     monkeypatch.setattr(hearts, "DISK_PAUSE_S", 0.05)
     monkeypatch.setattr(hearts, "BEAT_S", 0.02)
     lock, beating = Lock(home.layout.lock(worker)), heart(home, worker)
-    beating.tell({"state": "registered"}, now=True)
+    beating.publish({"state": "registered"}, now=True)
     assert alarms(home) == []
     eventually(lambda: (beating.sit_out(Retryable("identity.db: locked")), alarms(home))[1])
     assert alarms(home) == [{"worker": worker, "text": "identity.db: locked"}]
-    assert f"{worker}: identity.db: locked" in take(home.layout, SystemClock())["reasons"]
-    beating.tell({"state": "registered"}, now=True)
+    assert f"{worker}: identity.db: locked" in observe(home.layout, SystemClock())["reasons"]
+    beating.publish({"state": "registered"}, now=True)
     assert alarms(home) == []
     lock.release()
 
 
 def alarms(home: Home) -> object:
-    return take(home.layout, SystemClock())["alarms"]
+    return observe(home.layout, SystemClock())["alarms"]

@@ -100,10 +100,10 @@ def test_a_key_file_that_is_not_there_yet_closes_its_door_alone(home: Home) -> N
     try:
         assert len(found.open) == 1 and "cannot read the key file" in found.alarm
         make_keys("ingest", home.folder)
-        found.stay_reachable()
+        found.ensure_bound()
         assert len(found.open) == 1, "not tried at every turn"
         clock.boot += TRY_AGAIN_S
-        found.stay_reachable()
+        found.ensure_bound()
         assert len(found.open) == 2 and not found.alarm
     finally:
         found.close()
@@ -120,7 +120,7 @@ def test_a_folder_of_a_path_that_is_not_mounted_yet_closes_its_door_alone(home: 
         assert [door.endpoint for door in found.open] == [tcp] and "cannot be opened" in found.alarm
         folder.mkdir()
         clock.boot += TRY_AGAIN_S
-        found.stay_reachable()
+        found.ensure_bound()
         assert len(found.open) == 2
     finally:
         found.close()

@@ -105,7 +105,7 @@ def test_whatever_one_value_says_ingest_serves_on_and_keeps_what_can_be_read(
     replies: list[Reply] = []
     for number in range(30):
         clock.boot += 1.0
-        keeper.keep_house()
+        keeper.tick()
         replies = served(keeper, number) or replies
     assert [type(reply) for reply in replies] == [Stored, Stored], keeper.figures()["store"]
     keeper.close()

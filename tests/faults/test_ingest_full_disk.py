@@ -138,9 +138,9 @@ def test_a_salvage_without_room_does_not_begin_again_every_second_and_begins_whe
     def wait(seconds: int) -> None:
         for _ in range(seconds):
             clock.boot += 1.0
-            keeper.keep_house()
+            keeper.tick()
             while keeper.patience_s(1.0) == 0.0:
-                keeper.keep_house()
+                keeper.tick()
 
     wait(100)
     assert len(begun) <= 8

@@ -35,7 +35,7 @@ def test_a_store_taken_away_after_a_salvage_does_not_bring_back_what_was_deliver
     keeper = StoreManager(home.config, clock)
     for _ in range(20):
         clock.boot += 1.0
-        keeper.keep_house()
+        keeper.tick()
     assert keeper.figures()["messages"] == 0
     keeper.close()
 
@@ -67,13 +67,13 @@ def test_a_salvage_that_cannot_go_on_waits_and_tries_again(home: Home) -> None:
     (in_the_way / "folder").mkdir(parents=True)  # as unwilling as a read-only disk, also to root
     keeper.failed(StoreDamaged("for the test"))
     for _ in range(20):
-        keeper.keep_house()
+        keeper.tick()
     assert "cannot be salvaged now" in str(keeper.figures()["store"])
     assert keeper.patience_s(1.0) == 1.0
     shutil.rmtree(in_the_way)
     for _ in range(20):
         clock.boot += 1.0
-        keeper.keep_house()
+        keeper.tick()
     assert keeper.figures()["messages"] == 3
     keeper.close()
 
@@ -90,12 +90,12 @@ def test_an_error_of_the_disk_during_a_salvage_is_waited_out_and_not_counted_as_
     keeper = StoreManager(home.config, clock)
     for _ in range(10):
         clock.boot += 1.0
-        keeper.keep_house()
+        keeper.tick()
     assert not path.exists()
     in_the_way.rmdir()
     for _ in range(20):
         clock.boot += 1.0
-        keeper.keep_house()
+        keeper.tick()
     assert keeper.figures()["messages"] == 3
     keeper.close()
 

@@ -78,10 +78,10 @@ def test_a_lock_that_cannot_be_had_now_ends_nobody_who_is_connected(home: Home) 
         folder.write_text("in the way")
         for _ in range(2):
             door._bound._look_s = 0.0
-            door.stay_reachable()
+            door.ensure_bound()
         folder.unlink()
         door._bound._look_s = 0.0
-        door.stay_reachable()
+        door.ensure_bound()
         assert sorted(found.name for found in folder.iterdir()) == ["p", "p.lock"]
         with pytest.raises(AlreadyRuns):
             Lock(folder / "p.lock")

@@ -36,9 +36,9 @@ print(https.request("GET", "https://127.0.0.1:1/", b"", None, TrustedAuthorities
 CONNECT = """
 line = mqtt_client.HubConnection(mqtt_client.HubOptions())
 line.open(HubCredentials("127.0.0.1", "a", 1, sas=Secret("SharedAccessSignature sr=x&sig=x&se=9999999999")))
-print(line.take())
+print(line.drain())
 line.discard()
-print(line.take())
+print(line.drain())
 """
 
 

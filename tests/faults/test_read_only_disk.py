@@ -135,9 +135,9 @@ def test_a_disk_that_is_read_only_for_the_looker_alone_is_not_called_so(home: Ho
     lock = Lock(layout.lock("ingest"))
     disk = ReadOnly(layout.run)
     try:
-        assert not overview.take(layout, clock)["disk"]["read_only"]
+        assert not overview.observe(layout, clock)["disk"]["read_only"]
         clock.boot += FRESH_S
-        assert overview.take(layout, clock)["disk"]["read_only"]
+        assert overview.observe(layout, clock)["disk"]["read_only"]
     finally:
         disk.close()
         lock.release()

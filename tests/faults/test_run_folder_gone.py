@@ -195,6 +195,6 @@ def _hears_of_messages(home: Home) -> bool:
     """Whether somebody who starts to listen now hears ingest."""
     hints = Hints(home.layout, "listener", ("ingest",))
     try:
-        return bool(eventually(lambda: STORED in hints.heard(), 20))
+        return bool(eventually(lambda: STORED in hints.drain(), 20))
     finally:
         hints.close()

@@ -56,7 +56,7 @@ class Keeping:
 
     def turn(self) -> None:
         self.clock.boot += 0.3
-        self.keeper.keep_house()
+        self.keeper.tick()
 
     def store(self, payloads: list[bytes]) -> bool:
         self.turn()
@@ -137,7 +137,7 @@ def test_an_ingest_that_starts_beside_such_a_reader_keeps_the_bound(keeping: Kee
         again = Keeping(home)
         assert not again.store([b"x" * 10_000] * 20)
         again.keeper.close()
-        keeping.keeper.keep_house()
+        keeping.keeper.tick()
     again = Keeping(home)
     assert again.store([b"again"])
     again.keeper.close()

@@ -119,7 +119,7 @@ class Kept:
         """As ingest does a second later."""
         self.keeper.failed(error)
         self.clock.boot += 1.0
-        self.keeper.keep_house()
+        self.keeper.tick()
 
     def read(self) -> set[bytes]:
         assert self.reader.stdin is not None and self.reader.stdout is not None
@@ -227,9 +227,9 @@ def test_a_backup_that_is_brought_back_gives_no_id_a_second_time(
         if alive:
             (tmp_path / "backup").replace(layout.messages_db)
             clock.boot += 1.0
-            keeper.keep_house()  # notices
+            keeper.tick()  # notices
             clock.boot += 1.0
-            keeper.keep_house()  # opens
+            keeper.tick()  # opens
             store(keeper, b"new")
             assert not keeper.is_this(late)
     if not alive:
@@ -265,7 +265,7 @@ def test_a_disk_that_fails_while_a_copy_is_renamed_lets_it_give_no_id_either(
             store(keeper, b"new")
     with contextlib.closing(keeper):
         clock.boot += 60.0
-        keeper.keep_house()
+        keeper.tick()
         store(keeper, b"new")
         assert not keeper.is_this(late)
 
@@ -280,7 +280,7 @@ def test_what_is_said_of_ids_is_never_ahead_of_the_store(home: Home) -> None:
             home.layout.ids_given.write_bytes(said)
             store(keeper, b"2")
             clock.boot += 60.0
-            keeper.keep_house()
+            keeper.tick()
             with contextlib.closing(StoreManager(home.config, clock)) as after_a_crash:
                 assert after_a_crash.is_this(name)
 
@@ -322,7 +322,7 @@ def test_an_ingest_without_guests_notices_that_its_store_was_removed(home: Home)
         file.unlink()
     for _ in range(4):
         clock.boot += 1.0
-        keeper.keep_house()
+        keeper.tick()
     assert home.layout.messages_db.exists()
     assert keeper.figures()["store"] == "open"
     keeper.close()

@@ -42,7 +42,7 @@ class HubInThread:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
-        here = addresses.take(folder, "auto", 0)
+        here = addresses.bind_addresses(folder, "auto", 0)
         here.https.close()
         self.address = here.address
         self.ca_file = folder / "ca.pem"

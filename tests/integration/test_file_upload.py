@@ -70,7 +70,7 @@ class Lane:
         while not self.seen[before:] or not isinstance(self.seen[-1], Uploaded | UploadFailed):
             assert time.monotonic() < deadline_s, self.seen
             select.select([self.files], [], [], 1.0)
-            self.seen += self.files.take()
+            self.seen += self.files.drain()
         return self.seen[-1]
 
     @property
@@ -267,7 +267,7 @@ def test_who_may_not_use_the_link_gives_up_its_place_and_goes_on_later_and_the_u
 ) -> None:
     """A file of the backlog held its place through the closed hours, and an urgent one waited for it."""
     credentials, payload = register(cloud), os.urandom(BLOCKS * BLOCK)
-    lane.before_block(3, lambda: lane.files.let(FilePermit.URGENT))
+    lane.before_block(3, lambda: lane.files.set_permit(FilePermit.URGENT))
     lane.files.begin(1, parcel(payload), credentials)
     barred = lane.ended()
     assert isinstance(barred, UploadFailed) and not barred.for_good
@@ -275,8 +275,8 @@ def test_who_may_not_use_the_link_gives_up_its_place_and_goes_on_later_and_the_u
     lane.seen, before = [], lane.blocks
     lane.files.begin(2, parcel(b"fire", "alarm"), credentials, urgent=True)
     eventually(lambda: list(blobs(cloud).values()) == [b"fire"])
-    eventually(lambda: [event.id for event in lane.files.take() if isinstance(event, Uploaded)] == [2])
-    lane.files.let(FilePermit.EVERYBODY)
+    eventually(lambda: [event.id for event in lane.files.drain() if isinstance(event, Uploaded)] == [2])
+    lane.files.set_permit(FilePermit.EVERYBODY)
     assert isinstance(lane.upload(parcel(payload), credentials), Uploaded)
     assert before + lane.blocks == BLOCKS
     assert set(blobs(cloud).values()) == {b"fire", payload}
@@ -389,7 +389,7 @@ def test_a_refusal_that_cannot_be_written_down_does_not_hold_the_stream_for_ever
     eventually(lambda: (folder / "uploads" / "1.json").exists())
     (folder / "uploads").rename(folder / "away")
     (folder / "uploads").write_bytes(b"")
-    eventually(lambda: lane.files.take())
+    eventually(lambda: lane.files.drain())
 
 
 def test_a_file_that_cannot_be_read_is_set_aside_in_the_end(

@@ -114,7 +114,7 @@ class Sender:
         while not until():
             assert time.monotonic() < deadline_s, (self.delivery.last_loss, self.delivery.losses)
             now = time.monotonic()
-            for event in self.hub.take():
+            for event in self.hub.drain():
                 self.delivery.report(event, now, 0.5)
             self.delivery.carried(self.hub.carried(), now)
             for step in self.delivery.steps(now, 0.5):

@@ -107,7 +107,7 @@ def keys(found: dict[str, Any], prefix: str = "") -> Iterator[str]:
 def heard(home: Home) -> Iterator[None]:
     """A `refresh` that says where it stands."""
     lock = Lock(home.layout.lock("refresh"))
-    heart(home, "refresh").tell({"state": "registered", "next": "register", "next_in_s": 5}, now=True)
+    heart(home, "refresh").publish({"state": "registered", "next": "register", "next_in_s": 5}, now=True)
     yield
     lock.release()
 

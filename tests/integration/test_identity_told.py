@@ -33,7 +33,7 @@ from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.errors import ConfigError
 from runtime.operations.doctor import _credentials
-from runtime.operations.overview import take
+from runtime.operations.overview import observe
 from runtime.workers.refresh import RefreshLoop
 from tests.certificates import Pair
 from tests.harness import Home, heart
@@ -104,7 +104,7 @@ def test_the_end_of_a_sas_that_only_a_person_can_replace_is_told_before_and_afte
     assert said["state"] == state and str(said["reason"]).startswith(reason)
     assert line in device.told() and "never expires" not in _row(device.told(), "sas ")
     with closing(_Living(device.home, "refresh", said)):
-        alarms = take(device.home.layout, SystemClock())["alarms"]
+        alarms = observe(device.home.layout, SystemClock())["alarms"]
     assert [alarm["text"].startswith(reason) for alarm in alarms] == [True] * (state != "registered")
     before = said["generation"]
     assert device.turn()["generation"] == before, "nobody can renew it: it is not asked for again and again"

@@ -173,7 +173,7 @@ def test_an_inquiry_gives_its_connection_back(server: Scripted, way: HttpsRoute,
 
     def ask(number: int) -> None:
         inquiry.ask(CREDENTIALS, f"probe:{number}")
-        eventually(lambda: inquiry.take())
+        eventually(lambda: inquiry.result())
 
     flat(ask, TIMES // 2)
 
@@ -228,9 +228,9 @@ def test_a_client_of_the_hub_that_never_connected_gives_everything_back(folder: 
     def attempt(number: int) -> None:
         seen.clear()
         mine = hub.open(nowhere)
-        eventually(lambda: seen.extend(hub.take()) or any(isinstance(event, Lost) for event in seen))
+        eventually(lambda: seen.extend(hub.drain()) or any(isinstance(event, Lost) for event in seen))
         hub.discard()
-        eventually(lambda: seen.extend(hub.take()) or Closed(mine) in seen)
+        eventually(lambda: seen.extend(hub.drain()) or Closed(mine) in seen)
 
     flat(attempt, TIMES // 4)
 

@@ -91,7 +91,7 @@ def test_a_device_shows_its_code_waits_for_approval_and_is_provisioned(bench: Be
     assert told is not None
     assert (told["state"], told["verification_code"]) == ("waiting for approval", "AB-12")
     with closing(Hints(bench.home.layout, "refresh", ["provisioning"])) as listener:
-        eventually(lambda: (bench.hints.tell("hello"), listener.wait(0.1))[1], 10, "it listens")
+        eventually(lambda: (bench.hints.publish("hello"), listener.wait(0.1))[1], 10, "it listens")
         bench.server.answer = script(init=BEGUN, complete=GRANTED)
         bench.turn_until(EnrolmentState.PROVISIONED)
         eventually(lambda: IDENTITY_CHANGED in listener.wait(0.1))

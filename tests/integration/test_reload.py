@@ -24,7 +24,7 @@ from runtime.adapters.process.status_file import read_status
 from runtime.adapters.supervisor.rpc import Program, Supervisor
 from runtime.config import load
 from runtime.errors import ConfigError, Rejected
-from runtime.operations.overview import take
+from runtime.operations.overview import observe
 from runtime.workers.sentinel import SentinelLoop
 from tests.harness import Home, Process, eventually
 from tests.supervised import WORKING, Runtime, kill, stand_ins
@@ -118,7 +118,7 @@ def test_status_says_why_a_worker_does_not_stay_by_its_own_last_words(
     (home.layout.log / "ingest.log").write_text(log)
     program = Program("ingest", state, 0, "")
     monkeypatch.setattr(Supervisor, "programs", lambda _: {"ingest": program})
-    found = take(home.layout, SystemClock())
+    found = observe(home.layout, SystemClock())
     assert found["workers"]["ingest"]["trouble"] == trouble
     assert (
         state == "RUNNING" or f"ingest is {state}" + (f": {trouble}" if trouble else "") in found["reasons"]

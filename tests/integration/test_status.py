@@ -20,7 +20,7 @@ from runtime.adapters.process.process import Lock
 from runtime.adapters.process.status_file import StatusFile, StatusRecord, beat_of, last_words, read_status
 from runtime.cli.status import duration, size
 from runtime.operations.doctor import examine
-from runtime.operations.overview import take
+from runtime.operations.overview import observe
 from runtime.workers.sentinel import SentinelLoop
 from tests.harness import Cloud, Home, clean_environment, eventually
 from tests.lines import put, uploading
@@ -174,7 +174,7 @@ def test_words_of_the_living_that_make_no_sense_are_no_traceback(home: Home) -> 
     said = {"pid": os.getpid(), "boot_id": clock.boot_id(), "alarms": {}, "restarts": 3, "state": [],
             "disk_growth_bytes_per_s": "fast"}  # fmt: skip
     home.layout.status_file("sentinel").write_text(json.dumps(said))
-    found = take(home.layout, clock)
+    found = observe(home.layout, clock)
     lock.release()
     assert (found["workers"]["sentinel"]["pid"], found["alarms"]) == (os.getpid(), [])
 
@@ -186,7 +186,7 @@ def test_what_the_dead_said_is_no_news_and_a_span_that_was_told_goes_on_running_
     try:
         for pid, left_s, alarms in ((os.getpid(), 70, 1), (os.getpid() + 1, None, 0)):
             home.layout.status_file("refresh").write_text(json.dumps({**said, "pid": pid}))
-            found = take(home.layout, clock)
+            found = observe(home.layout, clock)
             assert (found["identity"]["sas_remaining_s"], len(found["alarms"])) == (left_s, alarms)
     finally:
         lock.release()
@@ -204,7 +204,7 @@ def test_what_holds_provisioning_up_is_the_reason_and_not_that_there_is_no_token
     locks = [Lock(home.layout.lock(worker)) for worker in said]
     for worker, words in said.items():
         StatusFile(home.layout.status_file(worker), worker).progress(words, now=True)
-    found = take(home.layout, SystemClock())["identity"]
+    found = observe(home.layout, SystemClock())["identity"]
     for lock in locks:
         lock.release()
     assert (found["trouble"], found["reason"]) == ("bad request", "HTTP 400: dev-1 is taken")
@@ -399,7 +399,7 @@ def test_a_stream_whose_files_the_storage_refuses_is_a_reason_in_the_storages_wo
     try:
         said = {"state": "up", "failing": failing, "oldest_waited_s": 1_000.0}
         StatusFile(home.layout.status_file("upload"), "upload").progress(said, now=True)
-        found = take(home.layout, SystemClock())
+        found = observe(home.layout, SystemClock())
     finally:
         lock.release()
     assert (

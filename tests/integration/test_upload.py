@@ -147,7 +147,7 @@ def tell_until_heard(home: Home, device_id: str) -> None:
     refresh = Hints(home.layout, "refresh")
 
     def heard() -> bool:
-        refresh.tell(IDENTITY_CHANGED)
+        refresh.publish(IDENTITY_CHANGED)
         status = read_status(home.layout.status_file("upload"))
         return status is not None and status["device"] == device_id
 

@@ -106,7 +106,7 @@ def test_batches_of_streams_that_are_long_gone_are_forgotten() -> None:
     for id in range(1, 3 * MOST_IDLE):
         hand.add(Candidate(id, f"job-{id}", batch="A"))
         message = hand.messages[id]
-        hand.acked(message, hand.take(message)[1])
+        hand.acked(message, hand.pop(message)[1])
         hand.batches.delivered(message.offer)
         hand.remove(message)
     batches = hand.batches
@@ -128,7 +128,7 @@ def test_a_late_acknowledgement_of_a_completion_does_not_end_the_batch_behind_it
         hand.add(offer)
     completion, first = (hand.messages[offer.id] for offer in offers)
     for message in (completion, first):
-        hand.take(message)
+        hand.pop(message)
     for message in (first, completion):
         hand.acked(message, 0)
         hand.batches.delivered(message.offer)

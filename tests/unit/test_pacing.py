@@ -206,7 +206,7 @@ def test_a_file_and_messages_share_a_rate_and_who_is_alone_has_all_of_it(message
 
 def test_files_stop_where_messages_would_and_the_urgent_go_on() -> None:
     link = LinkBudget(LinkPolicy(bytes_per_day=1000, urgent_priority=8))
-    link.tell_time(NOON, 0.0)
+    link.set_time(NOON, 0.0)
     assert link.files(0.0) is FilePermit.EVERYBODY
     link.uploaded(1000)
     assert link.files(0.0) is FilePermit.URGENT
@@ -216,31 +216,31 @@ def test_files_stop_where_messages_would_and_the_urgent_go_on() -> None:
 
 def test_a_budget_is_renewed_by_a_later_day_and_by_nothing_else() -> None:
     link = LinkBudget(LinkPolicy(messages_per_day=2), LinkUsage())
-    link.tell_time(NOON, 0.0)
+    link.set_time(NOON, 0.0)
     link.sent(1)
     link.sent(1)
     assert link.barred() == "the day's budget of messages is used up"
     assert not link.allows(4, 0.0)
     for wall_s in (0.0, NOON - 400 * 86_400, NOON + 3600):  # no clock; a jump back; later the same day
-        link.tell_time(wall_s, 0.0)
+        link.set_time(wall_s, 0.0)
         assert link.barred()
-    link.tell_time(NOON + 43_201, 0.0)
+    link.set_time(NOON + 43_201, 0.0)
     assert link.barred() is None
 
 
 def test_budgets_of_bytes_and_months_survive_a_restart() -> None:
     usage = LinkUsage()
     link = LinkBudget(LinkPolicy(bytes_per_month=1000), usage)
-    link.tell_time(NOON, 0.0)
+    link.set_time(NOON, 0.0)
     link.sent(600)
     link.uploaded(600)
     again = LinkBudget(
         LinkPolicy(bytes_per_month=1000),
         LinkUsage.of({"month": usage.month, "month_bytes": usage.month_bytes}),
     )
-    again.tell_time(NOON + 86_400, 0.0)
+    again.set_time(NOON + 86_400, 0.0)
     assert again.barred() == "the month's budget of bytes is used up"
-    again.tell_time(NOON + 20 * 86_400, 0.0)
+    again.set_time(NOON + 20 * 86_400, 0.0)
     assert again.barred() is None
     assert LinkUsage.of({"day": 7, "day_messages": "x"}) == LinkUsage()
 
@@ -248,9 +248,9 @@ def test_budgets_of_bytes_and_months_survive_a_restart() -> None:
 def test_hours_may_span_midnight_and_nothing_goes_while_nobody_knows_the_hour() -> None:
     link = LinkBudget(LinkPolicy(hours=parse_hours(["22:00-06:00", "12:00-12:30"])))
     for hour, open_ in ((0, True), (5.9, True), (6, False), (12.2, True), (12.6, False), (22.5, True)):
-        link.tell_time(NOON - 43_200 + hour * 3600, 0.0)
+        link.set_time(NOON - 43_200 + hour * 3600, 0.0)
         assert (link.barred() is None) is open_, hour
-    link.tell_time(100.0, 0.0)
+    link.set_time(100.0, 0.0)
     assert link.barred() == "outside the allowed hours"
     for wrong in ("25:00-06:00", "6-7", ""):
         with pytest.raises(ConfigError):
@@ -267,7 +267,7 @@ def test_hours_that_end_when_they_begin_are_a_slip_and_do_not_shut_the_link_for_
 
 def test_the_urgent_pass_budgets_and_hours_but_neither_the_kill_switch_nor_a_quota() -> None:
     link = LinkBudget(LinkPolicy(messages_per_day=1, urgent_priority=8))
-    link.tell_time(NOON, 0.0)
+    link.set_time(NOON, 0.0)
     link.sent(1)
     assert link.allows(8, 0.0) and not link.allows(7, 0.0)
     link.off = True
@@ -304,32 +304,32 @@ def test_a_quota_is_asked_about_once_an_hour_and_believed_when_it_is_renewed() -
 def test_a_clock_that_was_years_ahead_does_not_bar_the_link_for_years() -> None:
     year_s, day_s = 366 * 86_400.0, 86_400.0
     link = LinkBudget(LinkPolicy(messages_per_day=2, messages_per_month=3))
-    link.tell_time(NOON + 14 * year_s, 0.0)
+    link.set_time(NOON + 14 * year_s, 0.0)
     link.sent(1)
     link.sent(1)
-    link.tell_time(NOON, 10.0)
-    link.tell_time(NOON + day_s - 20, LONGEST_DAY_S - 1)
+    link.set_time(NOON, 10.0)
+    link.set_time(NOON + day_s - 20, LONGEST_DAY_S - 1)
     assert link.barred() == "the day's budget of messages is used up", "what was sent was sent"
-    link.tell_time(NOON + day_s, LONGEST_DAY_S)
+    link.set_time(NOON + day_s, LONGEST_DAY_S)
     assert link.barred() is None
     link.sent(1)
-    link.tell_time(NOON + 30 * day_s, LONGEST_MONTH_S - 1)
+    link.set_time(NOON + 30 * day_s, LONGEST_MONTH_S - 1)
     assert link.barred() == "the month's budget of messages is used up"
-    link.tell_time(NOON + 31 * day_s, LONGEST_MONTH_S)
+    link.set_time(NOON + 31 * day_s, LONGEST_MONTH_S)
     assert link.barred() is None
 
 
 def test_a_clock_that_was_never_set_bars_the_link_for_a_day_and_not_for_good() -> None:
     link = LinkBudget(LinkPolicy(messages_per_day=2, messages_per_month=3))
-    link.tell_time(5.0, 0.0)
+    link.set_time(5.0, 0.0)
     for day, sent in ((0, 2), (1, 1), (2, 0), (31, 2), (32, 1)):
         now = day * float(LONGEST_DAY_S)
-        link.tell_time(5.0 + now, now)
+        link.set_time(5.0 + now, now)
         for _ in range(sent):
             assert link.allows(4, now)
             link.sent(1)
         for hour in range(24):
-            link.tell_time(5.0 + now, now + hour * 3_600)
+            link.set_time(5.0 + now, now + hour * 3_600)
             assert link.barred()
 
 
@@ -337,25 +337,25 @@ def test_a_month_of_the_wrong_year_ends_on_a_device_that_is_started_every_mornin
     """Running was counted from each start: the month of a clock that was years ahead never ended."""
     day_s, hour_s = 86_400.0, 3_600.0
     link = LinkBudget(LinkPolicy(messages_per_month=1))
-    link.tell_time(NOON + 14 * 366 * day_s, 0.0)
+    link.set_time(NOON + 14 * 366 * day_s, 0.0)
     link.sent(1)
     days = 0
     while link.barred():
         days += 1
         link = LinkBudget(link.terms, LinkUsage.of(asdict(link.usage)))
         for hour in range(9):
-            link.tell_time(NOON + days * day_s + hour * hour_s, 100.0 + hour * hour_s)
+            link.set_time(NOON + days * day_s + hour * hour_s, 100.0 + hour * hour_s)
     assert days == -(-LONGEST_MONTH_S // (8 * 3_600))
 
 
 def test_a_clock_that_is_wrong_after_every_reboot_gives_no_budget_anew() -> None:
     link = LinkBudget(LinkPolicy(messages_per_day=1))
-    link.tell_time(NOON, 0.0)
+    link.set_time(NOON, 0.0)
     link.sent(1)
     for reboot in range(5):
         link = LinkBudget(link.terms, link.usage)
-        link.tell_time(NOON - 400 * 86_400, 5.0)
-        link.tell_time(NOON + reboot, 60.0)
+        link.set_time(NOON - 400 * 86_400, 5.0)
+        link.set_time(NOON + reboot, 60.0)
         assert link.barred() == "the day's budget of messages is used up"
 
 
@@ -369,7 +369,7 @@ def test_a_day_gives_its_budget_once_and_not_again_just_before_midnight(began_s:
         wall_s = (
             NOON + began_s + second - 8 * (second // 86_400)
         )  # a clock that is set back a little each day
-        link.tell_time(wall_s, 1000.0 + second)
+        link.set_time(wall_s, 1000.0 + second)
         while link.allows(4, 1000.0 + second):
             link.sent(1)
             day = int(wall_s // 86_400)
@@ -379,10 +379,10 @@ def test_a_day_gives_its_budget_once_and_not_again_just_before_midnight(began_s:
 
 def test_a_clock_set_back_over_midnight_gives_no_second_budget() -> None:
     link = LinkBudget(LinkPolicy(messages_per_day=1))
-    link.tell_time(NOON + 43_201, 0.0)
+    link.set_time(NOON + 43_201, 0.0)
     link.sent(1)
     for wall_s in (NOON + 43_199, NOON + 43_201):
-        link.tell_time(wall_s, 0.0)
+        link.set_time(wall_s, 0.0)
         assert link.barred() == "the day's budget of messages is used up"
 
 

@@ -81,7 +81,7 @@ class Store:
             lane = self.reading.lane(query, id, name, in_parts=batch, last_fresh=last_fresh)
             level = self.level(lane)
             level.full = self.reading.waits(name, last_fresh)
-            if self.reading.take(query, id, name, level) and id not in self.known:
+            if self.reading.admit(query, id, name, level) and id not in self.known:
                 assert all(waiting < id for waiting in self.hand[lane]), "out of order within its lane"
                 if not lane[1]:
                     assert all(id < waiting for waiting in fresh), (

@@ -233,14 +233,14 @@ def test_no_token_is_renewed_within_the_minimum_gap_whatever_was_refused(
 
 
 def test_the_hubs_first_refusal_is_answered_at_once_and_the_next_ones_with_backoff() -> None:
-    first = Refusals().heard(later(100), 0.9, POLICY)
+    first = Refusals().record(later(100), 0.9, POLICY)
     assert next_step(registered(hub_refused=first), POLICY, later(100)).in_s == 0
-    second = first.heard(later(110), 0.9, POLICY)
-    third = second.heard(later(120), 0.9, POLICY)
+    second = first.record(later(110), 0.9, POLICY)
+    third = second.record(later(120), 0.9, POLICY)
     assert MIN_GAP_S <= second.pause_s < third.pause_s
     assert next_step(registered(hub_refused=third), POLICY, later(120)).in_s == third.pause_s
     series = later(120 + third.pause_s + REFUSAL_SERIES_S)
-    assert third.heard(series, 0.9, POLICY).pause_s == 0, "a new series begins with an answer at once"
+    assert third.record(series, 0.9, POLICY).pause_s == 0, "a new series begins with an answer at once"
 
 
 @given(draw=draws, connecting_s=st.floats(0, REFUSAL_SERIES_S - 1))
@@ -249,7 +249,7 @@ def test_a_long_pause_does_not_pass_for_the_end_of_a_series_of_refusals(
 ) -> None:
     twelfth = Refusals(12, NOW, pause_s=EXPIRED_PAUSE_S)
     refused_again = later(twelfth.pause_s + connecting_s)
-    assert twelfth.heard(refused_again, draw, POLICY).count == 13
+    assert twelfth.record(refused_again, draw, POLICY).count == 13
 
 
 def test_a_sas_signed_by_a_wrong_clock_is_signed_again_as_soon_as_the_clock_is_set() -> None:

@@ -75,4 +75,4 @@ def test_the_collectors_find_what_there_is() -> None:
     """Else a function by another name would need no entry."""
     assert {"store: no room on the disk", "nothing helped; it is left to the service manager"} <= SAID
     assert "has made no progress for" in SAID and len(SAID) >= 8
-    assert "configuration" in inspect.signature(overview.take).parameters and "`configuration: " in NIGHT
+    assert "configuration" in inspect.signature(overview.observe).parameters and "`configuration: " in NIGHT

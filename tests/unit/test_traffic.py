@@ -12,9 +12,9 @@ def test_a_connection_is_known_by_its_beginning_and_an_acknowledgement_by_its_mo
     traffic = Throughput(100.0)
     assert (traffic.connected_s, traffic.acked_s) == (None, None)
     for event, now in ((Connected(1), 101.0), (Acked(1, "a"), 102.0), (Acked(1, "b"), 103.0)):
-        traffic.heard(event, now)
-    traffic.heard(Lost(1, Cause.DROPPED, ""), 104.0)
-    traffic.heard(Closed(1), 105.0)
+        traffic.on_event(event, now)
+    traffic.on_event(Lost(1, Cause.DROPPED, ""), 104.0)
+    traffic.on_event(Closed(1), 105.0)
     assert (traffic.connected_s, traffic.acked_s) == (101.0, 103.0)
 
 

@@ -196,7 +196,7 @@ class Device:
         """One decision: act, or let time pass until the next, at most `most_s`."""
         now = self.sky.moment()
         if self.sas and not self.in_service() and not self.refused and not self.sky.out():
-            self.refused, self.refusals = True, self.refusals.heard(now, self.sky.dice.random(), self.policy)
+            self.refused, self.refusals = True, self.refusals.record(now, self.sky.dice.random(), self.policy)
         step = renewal.next_step(self.held(), self.policy, now)
         if step.task is None:
             self.provision()

@@ -131,11 +131,11 @@ class ProducerSocket:
         self._bound = Bound(self.socket, path, 0o660)
         self._give_to_group(path)
 
-    def stay_reachable(self) -> None:
+    def ensure_bound(self) -> None:
         """Bind again where the path was removed. Raises UsageError where another process has taken it."""
         if self._bound is None or not self._bound.lost() or in_changed_home(self._bound.path):
             return
-        if self._locks_again(self._bound.path) and self._bound.mend():
+        if self._locks_again(self._bound.path) and self._bound.rebind():
             self._give_to_group(self._bound.path)
 
     def _locks_again(self, path: Path) -> bool:

@@ -42,10 +42,10 @@ class ProducerSockets:
             self.close()
             raise
 
-    def stay_reachable(self) -> None:
+    def ensure_bound(self) -> None:
         """Open those that can be opened by now. Raises UsageError where another ingest has taken a path."""
         for door in self.open:
-            door.stay_reachable()
+            door.ensure_bound()
         if self._waiting and self._clock.boot_s() >= self._try_s:
             self._try()
 

@@ -71,7 +71,7 @@ class Bound:
         self._look_s = now_s + LOOK_EVERY_S
         return self._found() != self._identity
 
-    def mend(self) -> bool:
+    def rebind(self) -> bool:
         """Bind to the path again; True if it worked. Peers stay connected, and messages on their way arrive.
 
         The old listener is not closed: zmq does that later, in another thread, and removes the *path* then.
@@ -131,16 +131,16 @@ class Hints:
         """The socket, to be polled together with other sockets."""
         return self._sub
 
-    def stay_reachable(self) -> None:
+    def ensure_bound(self) -> None:
         """Bind again where the path was removed: else no worker that starts from now on gets our hints."""
         if self._bound.lost():
-            self._bound.mend()
+            self._bound.rebind()
 
-    def tell(self, hint: str) -> None:
+    def publish(self, hint: str) -> None:
         """Publish a hint to the workers that listen now."""
         self._pub.send(hint.encode())
 
-    def heard(self) -> set[str]:
+    def drain(self) -> set[str]:
         """Return all hints that wait, without waiting."""
         found = set()
         while self._sub.poll(0):
@@ -149,9 +149,9 @@ class Hints:
 
     def wait(self, timeout_s: float, also: Iterable[object] = ()) -> set[str]:
         """Wait for a hint, for one of `also` (anything with fileno()) to become readable, or for the time."""
-        self.stay_reachable()
+        self.ensure_bound()
         wait_readable([self._sub, *also], timeout_s)
-        return self.heard()
+        return self.drain()
 
     def close(self) -> None:
         self._pub.close(0)
@@ -165,10 +165,10 @@ class DeliveryReceiver:
         self.socket = context().socket(zmq.ROUTER)
         self._bound = Bound(self.socket, layout.delivery_socket)
 
-    def stay_reachable(self) -> None:
+    def ensure_bound(self) -> None:
         """Bind again where the path was removed: else delivered messages would never leave the store."""
         if self._bound.lost():
-            self._bound.mend()
+            self._bound.rebind()
 
     def receive(self) -> list[tuple[bytes, Report]]:
         """Reports that wait, without waiting: enough to fill one commit."""

@@ -18,10 +18,10 @@ class EventQueue(Generic[Event]):
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def fileno(self) -> int:
-        """A descriptor that is readable when `take()` has an event."""
+        """A descriptor that is readable when `drain()` has an event."""
         return self._wake
 
-    def take(self) -> list[Event]:
+    def drain(self) -> list[Event]:
         """Events since the last call, oldest first."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake)
@@ -30,7 +30,7 @@ class EventQueue(Generic[Event]):
             found.append(self._events.popleft())
         return found
 
-    def _tell(self, event: Event) -> None:
+    def _publish(self, event: Event) -> None:
         """Add an event; called from any thread."""
         self._events.append(event)
         os.eventfd_write(self._wake, 1)

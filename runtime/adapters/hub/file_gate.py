@@ -18,7 +18,7 @@ class FileGate:
         self._changed = threading.Condition()
         self._passage = FilePermit.EVERYBODY
 
-    def let(self, passage: FilePermit) -> None:
+    def set_permit(self, passage: FilePermit) -> None:
         """Set the permit: which files may go on from now on."""
         if passage is not self._passage:
             with self._changed:

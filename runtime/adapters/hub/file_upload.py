@@ -8,7 +8,7 @@ Invariants:
    on. After a crash an upload goes on with the block it had reached, or is reported as failed. So it does
    where the SAS URI expires: the storage keeps blocks, and the next SAS URI is for the same blob.
 3. One block of each upload is in memory, whatever the size of the file.
-4. Nothing blocks the caller: each upload has a thread, results come by `take()`, `fileno()` wakes.
+4. Nothing blocks the caller: each upload has a thread, results come by `drain()`, `fileno()` wakes.
 
 begin --SAS URI--> blocks ... --block list--> committed --notify--> done --link delivered--> forget
 """
@@ -115,7 +115,7 @@ class _Task:
     options: FileOptions
     may_go_on: Callable[[], None]
     """Waits for permission for the next block. Raises Barred."""
-    tell: Callable[[FileEvent], None]
+    publish: Callable[[FileEvent], None]
     trouble: _Trouble = field(default_factory=_Trouble)
 
     @property
@@ -135,13 +135,13 @@ class FileUploader(EventQueue[FileEvent]):
         self._at_work: set[UploadCalls] = set()
         """Touched by the uploads' threads: each operation on it is a single one."""
 
-    def let(self, passage: FilePermit, *, off: bool = False) -> None:
+    def set_permit(self, passage: FilePermit, *, off: bool = False) -> None:
         """Set which uploads may send a further block. Any other ends, and goes on from there later.
 
         `off`: the kill switch. It also cuts the blocks under way, and the hub is not told of the uploads
         given up.
         """
-        self._gate.let(passage)
+        self._gate.set_permit(passage)
         self._off = off
         if off:
             for calls in self._at_work.copy():
@@ -156,13 +156,13 @@ class FileUploader(EventQueue[FileEvent]):
         enter = functools.partial(self._gate.enter, urgent)
         trouble = self._troubles.setdefault(id, _Trouble())
         destination = credentials.destination
-        task = _Task(id, parcel, destination, calls, self._options, enter, self._tell, trouble)
+        task = _Task(id, parcel, destination, calls, self._options, enter, self._publish, trouble)
         try:
             start_thread(self._work, f"upload-{id}", task)
         except BlockingIOError as exc:
             self._at_work.discard(calls)
             calls.close()
-            self._tell(UploadFailed(id, str(exc.strerror)))
+            self._publish(UploadFailed(id, str(exc.strerror)))
 
     def _work(self, task: _Task) -> None:
         """Run one attempt; every outcome becomes an event."""
@@ -177,7 +177,7 @@ class FileUploader(EventQueue[FileEvent]):
             logger.exception("upload of message {}", task.id)
             ended = UploadFailed(task.id, repr(exc))
         self._at_work.discard(task.calls)
-        self._tell(ended)
+        self._publish(ended)
 
     def forget(self, id: int, credentials: HubCredentials | None) -> None:
         """The message has left: delete its journal, and end an upload that is still open as failed."""
@@ -295,12 +295,12 @@ class _Upload:
         try:
             self._calls.put_block(journal, number, block)
         except HubUnreachable as exc:
-            self._task.tell(BlockSent(id, exc.sent_bytes))
+            self._task.publish(BlockSent(id, exc.sent_bytes))
             raise
         except HubRefusedCall:
-            self._task.tell(BlockSent(id, len(block)))
+            self._task.publish(BlockSent(id, len(block)))
             raise
-        self._task.tell(BlockSent(id, len(block)))
+        self._task.publish(BlockSent(id, len(block)))
 
     def _prove(self, journal: Journal) -> None:
         """Raise _Changed where the blocks together are not the payload."""

@@ -211,7 +211,7 @@ class Inquiry:
             except BlockingIOError:  # the inquiry is repeated in an hour
                 self._asking.release()
 
-    def take(self) -> InquiryResult | None:
+    def result(self) -> InquiryResult | None:
         """The answer, once; None while it is awaited, or where HTTPS does not get through either."""
         said, self._said = self._said, None
         return said

@@ -5,7 +5,7 @@ Invariants:
 1. A client lives until its first error. An exception, a cancelled send, a disconnect, a thread that died: one
    `Lost`, and from then on the client is only discarded. The library acknowledges falsely after errors.
 2. An `Acked` carries the number of its client, and an event of a client after `discard()` is dropped here.
-3. Nothing blocks the caller: connecting and discarding run in threads, results come by `take()`.
+3. Nothing blocks the caller: connecting and discarding run in threads, results come by `drain()`.
 4. Discarding has a deadline. The library's threads may hang for ever, and the next client would share them:
    then the process leaves by `os._exit` and supervisord restarts it.
 
@@ -111,7 +111,7 @@ class HubConnection(EventQueue[ConnectionEvent]):
         reach = Reach(self._options.connect_s, self._options.proxy, segment_bytes)
         keepalive_s = min(self._options.keepalive_s * stretch, LONGEST_KEEPALIVE_S)
         options = replace(self._options, keepalive_s=keepalive_s)
-        self._client = _Client(self._number, credentials, options, reach, self._tell)
+        self._client = _Client(self._number, credentials, options, reach, self._publish)
         return self._number
 
     def send(self, tag: Hashable, telemetry: Telemetry) -> None:
@@ -161,13 +161,13 @@ class _Client:
         credentials: HubCredentials,
         options: HubOptions,
         reach: Reach,
-        tell: Callable[[ConnectionEvent], None],
+        publish: Callable[[ConnectionEvent], None],
     ) -> None:
         self._number = number
         self._credentials = credentials
         self._options = options
         self._reach = reach
-        self._tell = tell
+        self._publish = publish
         self._azure: Any = None
         self._connected = False
         port = WEBSOCKETS_PORT if options.websockets else MQTT_PORT
@@ -187,7 +187,7 @@ class _Client:
             self._over.set()
             if self.wire is not None and not self._connected and cause is Cause.UNREACHABLE:
                 self.wire.blame_address()
-            self._tell(Lost(self._number, cause, reason, self.carried()))
+            self._publish(Lost(self._number, cause, reason, self.carried()))
 
     def carried(self) -> Carried | None:
         return self.wire.carried(self._number) if self.wire is not None and self._connected else None
@@ -208,7 +208,7 @@ class _Client:
             if cancelled:
                 self._dropped("the connection ended with this message in flight")
             elif not self._over.is_set():
-                self._tell(Acked(self._number, tag))
+                self._publish(Acked(self._number, tag))
 
         try:
             self.wire.publish(telemetry.topic(self._credentials.device_id), telemetry.payload, done)
@@ -225,7 +225,7 @@ class _Client:
         except BlockingIOError:
             if self._azure is not None or self.worker.is_alive():
                 raise  # nothing can end it in order: supervisord restarts the process
-            self._tell(Closed(self._number))
+            self._publish(Closed(self._number))
 
     def _connect(self) -> None:
         try:
@@ -240,7 +240,7 @@ class _Client:
         else:
             if not self._over.is_set():
                 self._connected = True
-                self._tell(Connected(self._number))
+                self._publish(Connected(self._number))
                 self._state_changed()  # the connection may have ended already
 
     def _state_changed(self) -> None:
@@ -264,7 +264,7 @@ class _Client:
                 self.lost(Cause.DROPPED, reason_at(exc, self.where))
                 return
             if not self._over.is_set():
-                self._tell(Acked(self._number, tag))
+                self._publish(Acked(self._number, tag))
 
     def _discard(self) -> None:
         # without the wire a connect that still runs may wait for the handshake as long as a keep-alive
@@ -283,7 +283,7 @@ class _Client:
         self._azure = None
         if self.wire:
             self.wire.close()
-        self._tell(Closed(self._number))
+        self._publish(Closed(self._number))
 
     def _let_it_notice(self) -> None:
         """Wait until the library knows that its connection was cut.

@@ -302,7 +302,7 @@ class Delivery:
             ending = self._flight.ending(now, self._limits.prompt_s, by_hub=cause is Cause.DROPPED)
             self._path.ended(ending, now)
             convicted = self._blame(now, proves=ending.proves)
-            if self._sent_on_client and not self._acked_on_client and self._doubt.fruitless():
+            if self._sent_on_client and not self._acked_on_client and self._doubt.record_failure():
                 self._steps.append(InquireQuota())
         self._reconnect.lost(cause, now, draw, explained=self._suspicion.any())
         if trouble := self.trouble(now):
@@ -319,7 +319,7 @@ class Delivery:
         for message in self._whose_turn(now):
             size_bytes = message.offer.piece_bytes
             self._pace.sent(size_bytes, message.offer.priority)
-            self._put_in_flight(self.hand.take(message), size_bytes, now)
+            self._put_in_flight(self.hand.pop(message), size_bytes, now)
         if (self._suspicion.any() and not self._sent_on_client) or self._to_be_followed(now):
             self._probe(now)
 
@@ -367,7 +367,7 @@ class Delivery:
             return
         self._reconnect.acked(now)
         self._acked_on_client += 1
-        self._doubt.dispelled()
+        self._doubt.reset()
         self._narrowed = min(self._narrowed + (tag[0] != PROBE), _WIDE)  # else two could hide behind it
         self._pace.acked(now - sent_s, len(self._flight) + 1)
         message = self.hand.messages.get(tag[0])

@@ -143,7 +143,7 @@ class _Bucket:
         self.at_s = now
         return 0.0 if self.level > 0 else -self.level / self.per_s + 0.001
 
-    def take(self, amount: float, *, urgent: bool = False) -> None:
+    def spend(self, amount: float, *, urgent: bool = False) -> None:
         if self.per_s:
             self.level = _owing(self.level, amount, self.per_s if urgent else None)
 
@@ -172,7 +172,7 @@ class _TokenBuckets:
         self._refill(now)
         return 0.0 if self._files >= 0 else -self._files / self._per_s + 0.001
 
-    def take(self, message_bytes: float, file_bytes: float = 0.0, *, urgent: bool = False) -> None:
+    def spend(self, message_bytes: float, file_bytes: float = 0.0, *, urgent: bool = False) -> None:
         if self._per_s:
             bounded_by = self._per_s if urgent else None
             self._messages = _owing(self._messages, message_bytes, bounded_by)
@@ -221,7 +221,7 @@ class LinkBudget:
         self._messages = _Bucket(self.terms.messages_per_s)
         self._bytes = _TokenBuckets(self.terms.bytes_per_s)
 
-    def tell_time(self, wall_s: float, now: float) -> None:
+    def set_time(self, wall_s: float, now: float) -> None:
         """Take in the wall clock's time at `now`, which is read from a clock that does not jump.
 
         A clock that was years ahead books a day that does not come for years. So a day also ends when it has
@@ -317,18 +317,18 @@ class LinkBudget:
         """Charge a message of so many bytes."""
         urgent = self.is_urgent(priority)
         self.usage.add(1, size_bytes)
-        self._messages.take(1, urgent=urgent)
-        self._bytes.take(size_bytes, urgent=urgent)
+        self._messages.spend(1, urgent=urgent)
+        self._bytes.spend(size_bytes, urgent=urgent)
 
     def weighed(self, more_bytes: int) -> None:
         """Correct the charge: the sent bytes were so many more than charged (fewer, where negative)."""
         self.usage.add(0, more_bytes)
-        self._bytes.take(more_bytes)
+        self._bytes.spend(more_bytes)
 
     def uploaded(self, size_bytes: int, priority: int = 0) -> None:
         """Charge a part of a file of so many bytes."""
         self.usage.add(0, size_bytes)
-        self._bytes.take(0, size_bytes, urgent=self.is_urgent(priority))
+        self._bytes.spend(0, size_bytes, urgent=self.is_urgent(priority))
 
     def wait_s(self, now: float) -> float:
         """Seconds for which no answer changes by itself, at most a minute."""

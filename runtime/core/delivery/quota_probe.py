@@ -13,7 +13,7 @@ class QuotaProbe:
         self._fruitless = 0
         self._ask_at = FIRST_ASKED_AFTER
 
-    def fruitless(self) -> bool:
+    def record_failure(self) -> bool:
         """One more connection ended with messages sent and none acknowledged. True if to ask now."""
         self._fruitless += 1
         if self._fruitless < self._ask_at:
@@ -21,6 +21,6 @@ class QuotaProbe:
         self._ask_at *= 2
         return True
 
-    def dispelled(self) -> None:
+    def reset(self) -> None:
         """A message was acknowledged."""
         self._fruitless, self._ask_at = 0, FIRST_ASKED_AFTER

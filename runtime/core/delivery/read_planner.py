@@ -177,7 +177,7 @@ class ReadPlanner:
         """True if every stored message of a stream was read."""
         return stream not in self.behind and self.front >= self.newest
 
-    def take(self, query: Query, id: int, stream: StreamName, level: Level) -> bool:
+    def admit(self, query: Query, id: int, stream: StreamName, level: Level) -> bool:
         """True if a message that `query` found is to be taken; `level` is that of its lane."""
         left = self.behind.get(stream)
         if query.only is not None:

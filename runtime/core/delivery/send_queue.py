@@ -196,7 +196,7 @@ class SendQueue:
             for stream in barred:
                 self._queue(stream)
 
-    def take(self, message: Outgoing) -> Tag:
+    def pop(self, message: Outgoing) -> Tag:
         """Take the next piece of `message`, which is at the head of its stream."""
         piece = message.unsent.popleft()
         if not message.unsent:

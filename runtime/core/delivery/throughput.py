@@ -22,7 +22,7 @@ class Throughput:
         self._began_s = now
         self._slots: deque[tuple[float, int]] = deque()  # (begin, messages)
 
-    def heard(self, event: ConnectionEvent, now: float) -> None:
+    def on_event(self, event: ConnectionEvent, now: float) -> None:
         """Take in an event of the connection."""
         match event:
             case Connected():

@@ -232,7 +232,7 @@ class Refusals:
     last: Moment | None = None
     pause_s: float = 0.0
 
-    def heard(self, now: Moment, draw: float, policy: RenewalPolicy) -> Refusals:
+    def record(self, now: Moment, draw: float, policy: RenewalPolicy) -> Refusals:
         """The count after one more refusal of the SAS in force."""
         apart_s = now.since(self.last) if self.last else None
         series = apart_s is not None and apart_s < self.pause_s + REFUSAL_SERIES_S

@@ -148,7 +148,7 @@ class Connection(asyncio.Protocol):
         elif isinstance(packet, Publish) and self._is_poison(packet.payload):
             self.end("poison arrived", abrupt=True)
         else:
-            self._dialogue.heard(packet)
+            self._dialogue.on_packet(packet)
 
     def _connect(self, packet: Connect) -> None:
         now_s = time.time()

@@ -57,7 +57,7 @@ class Conversation:
 
     # -- from the device ---------------------------------------------------------------------------------
 
-    def heard(self, packet: Packet) -> None:
+    def on_packet(self, packet: Packet) -> None:
         """Answer a packet. Raises Malformed or BadTopic where the hub drops the connection."""
         match packet:
             case Publish():
