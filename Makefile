@@ -37,7 +37,7 @@ soak: $(READY)
 	@SOAK_ROUNDS=$(or $(ROUNDS),100) $(VENV)/bin/python -m pytest -s tests/faults/test_nothing_grows.py
 
 systemd: $(READY)
-	@$(VENV)/bin/python -m tests.systemd
+	@$(VENV)/bin/python -m tests.machine.systemd
 
 clean:
 	rm -rf $(VENV) build dist bench-report .mypy_cache .ruff_cache .hypothesis

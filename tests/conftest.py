@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.harness import Cloud, Home, short_folder
+from tests.support.harness import Cloud, Home, short_folder
 
 settings.register_profile(
     "house",

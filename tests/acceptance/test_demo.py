@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import Process, eventually
+from tests.support.harness import Process, eventually
 
 
 def start(folder: Path) -> Process:

@@ -14,7 +14,7 @@ import pytest
 from runtime.adapters.supervisor.rpc import Supervisor
 from runtime.errors import EdgeError
 from runtime.layout import WORKERS
-from tests.harness import Cloud, Home, Process, eventually
+from tests.support.harness import Cloud, Home, Process, eventually
 
 PRODUCERS = 8
 MESSAGES = 5_000
@@ -54,7 +54,7 @@ def start_senders(home: Home, folder: Path) -> list[tuple[Process, Path]]:
             str(ledger),
         ]
         process = Process(
-            sys.executable, "-m", "tests.acceptance.sender", *arguments, log=folder / f"p{number}.log"
+            sys.executable, "-m", "tests.support.sender", *arguments, log=folder / f"p{number}.log"
         )
         senders.append((process, ledger))
     return senders

@@ -16,10 +16,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests import plug
 from tests.chaos.plan import plan
 from tests.chaos.run import run
-from tests.harness import short_folder
+from tests.machine import plug
+from tests.support.harness import short_folder
 
 CUTS_A_MINUTE = 4
 WEAK_CUTS = 4
@@ -73,7 +73,7 @@ def _power_cuts(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
     """A real kernel, cut off at random: FULL must lose nothing, and NORMAL and OFF must lose something."""
     kernel = shutil.which("linux.uml")
     if kernel is None:
-        return "left out: user-mode-linux is not installed (see tests/plug.py)", []
+        return "left out: user-mode-linux is not installed (see tests/machine/plug.py)", []
     if not plug.starts(kernel):
         tell(f"no power cuts: user-mode-linux {plug.STARTS_NOT}")
         return f"left out: user-mode-linux {plug.STARTS_NOT}", []

@@ -16,7 +16,7 @@ from runtime.adapters.process.process import process_state
 from runtime.cli.up import link_configuration, shipped_configuration
 from tests.chaos.plan import Fault
 from tests.chaos.scene import PROGRAMS, NotSeen, Scene
-from tests.supervised import DEADLOCK, deadlocked, gone
+from tests.support.supervised import DEADLOCK, deadlocked, gone
 
 THERE_S = 90.0
 """Whoever is to be killed may just be coming back from the blow before, even by the manager's watchdog."""

@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-from tests.harness import Home, Process, kill_tree
+from tests.support.harness import Home, Process, kill_tree
 
 RESTART_S = 2.0
 """RestartSec of the unit."""

@@ -23,8 +23,8 @@ from runtime.adapters.supervisor.rpc import Program, Supervisor
 from runtime.errors import EdgeError
 from runtime.layout import WORKERS
 from tests.chaos.manager import Manager
-from tests.harness import Cloud, Home, Process, eventually
-from tests.supervised import INSIDE
+from tests.support.harness import Cloud, Home, Process, eventually
+from tests.support.supervised import INSIDE
 
 PRODUCERS = 8
 PACE_MS = 40
@@ -98,7 +98,7 @@ class Scene:
     def _start_sender(self, number: int) -> None:
         ledger = self.folder / f"ledger-{number}"
         process = Process(
-            sys.executable, "-m", "tests.acceptance.sender", self.home.config.producer_endpoint(),
+            sys.executable, "-m", "tests.support.sender", self.home.config.producer_endpoint(),
             f"p{number}", str(10**9), str(PACE_MS), str(ledger), log=self.folder / f"p{number}.log",
         )  # fmt: skip
         self._closing.callback(process.close)
@@ -215,7 +215,7 @@ class FakeClock:
     """libfaketime's clock for a tree of processes: the wall clock jumps when a file says so.
 
     The clocks that do not jump stay true: FAKETIME_DONT_FAKE_MONOTONIC spares monotonic and boot time.
-    Version 0.9.10 then breaks clock_nanosleep, and so time.sleep: `tests/inside` mends it. And it has each
+    Version 0.9.10 then breaks clock_nanosleep, and so time.sleep: `support/inside` mends it. And it has each
     wait for the interpreter's lock end at once: busy threads spun, and upload took three times as long.
     """
 

@@ -15,7 +15,7 @@ from runtime.core.message import StoredMessage
 from runtime.errors import EdgeError
 from tests.chaos.scene import Scene
 from tests.chaos.watch import processes
-from tests.harness import Arrived
+from tests.support.harness import Arrived
 
 BACK_WITHIN_S = {
     "SIGKILL": 2.5,

@@ -11,7 +11,7 @@ import pytest
 
 from tests.chaos.run import run
 from tests.chaos.scene import FakeClock
-from tests.harness import require_tool
+from tests.support.harness import require_tool
 
 SHORT_MINUTES = 0.2
 PATIENCE = "look_every_s = 1\nhang_after_s = 5"

@@ -19,7 +19,7 @@ from runtime.adapters.identity.database import IdentityReader
 from runtime.adapters.process.status_file import read_status
 from runtime.layout import WORKERS
 from runtime.producer import Producer
-from tests.harness import Cloud, Home, eventually, require_tool
+from tests.support.harness import Cloud, Home, eventually, require_tool
 
 SAS_S, TOKEN_S = 10.0, 15.0
 TEN_YEARS = 3652

@@ -9,10 +9,10 @@ import pytest
 
 from runtime.adapters.store.writer import MessageStore
 from runtime.core.settlement import Settled
-from tests.harness import Cloud, Home, eventually
-from tests.lines import backlog, uploading
-from tests.lines import put as put_line
-from tests.store_tools import ObedientClock, keep, put
+from tests.support.harness import Cloud, Home, eventually
+from tests.support.store_tools import ObedientClock, keep, put
+from tests.support.upload import backlog, uploading
+from tests.support.upload import put as put_line
 
 
 def test_a_requeue_that_is_reported_twice_is_stored_once(tmp_path: Path) -> None:

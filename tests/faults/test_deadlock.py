@@ -6,8 +6,8 @@ import signal
 import time
 
 from runtime.layout import WORKERS
-from tests.harness import Home, eventually
-from tests.supervised import (
+from tests.support.harness import Home, eventually
+from tests.support.supervised import (
     DEADLOCK,
     INSIDE,
     PROGRAMS,

@@ -18,8 +18,8 @@ from runtime.adapters.process.home_mount import (
 )
 from runtime.adapters.process.status_file import StatusFile
 from runtime.errors import UsageError
-from tests.harness import Home, eventually
-from tests.supervised import WORKING, Runtime, kill
+from tests.support.harness import Home, eventually
+from tests.support.supervised import WORKING, Runtime, kill
 
 
 @pytest.fixture

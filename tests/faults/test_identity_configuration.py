@@ -11,7 +11,7 @@ from typing import Any
 from runtime.adapters.identity.database import IdentityReader
 from runtime.adapters.process.status_file import read_status
 from runtime.producer import Producer
-from tests.harness import Cloud, Home, eventually
+from tests.support.harness import Cloud, Home, eventually
 
 HOLD = "hold_backlog_on_identity_change = true"
 MANY = 20

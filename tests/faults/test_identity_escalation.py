@@ -13,7 +13,7 @@ from runtime.adapters.identity.database import IdentityReader
 from runtime.adapters.process.status_file import read_status
 from runtime.core.identity.credentials import HubCredentials
 from runtime.producer import Producer
-from tests.harness import Cloud, Home, eventually
+from tests.support.harness import Cloud, Home, eventually
 
 
 class Running:

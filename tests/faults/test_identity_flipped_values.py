@@ -27,7 +27,7 @@ from runtime.core.identity.renewal import RenewalPolicy, RetryPace
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.workers.refresh import RefreshLoop
-from tests.harness import Home, heart
+from tests.support.harness import Home, heart
 
 WISH = Wish("platform.example", "7f", None)
 NOW = Moment.by(SystemClock())

@@ -18,7 +18,7 @@ import pytest
 
 from runtime.adapters.identity.database import IdentityReader
 from runtime.producer import Producer
-from tests.harness import Cloud, Home, eventually
+from tests.support.harness import Cloud, Home, eventually
 
 SOAK_S = float(os.environ.pop("EDGE_SOAK_S", "18"))
 LIVES_S = (20.0, 60.0) if SOAK_S > 60 else (15.0, 15.0)

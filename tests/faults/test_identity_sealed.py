@@ -9,7 +9,7 @@ from runtime.adapters.identity.database import IdentityReader
 from runtime.adapters.identity.vault import Vault
 from runtime.adapters.process.status_file import read_status
 from runtime.producer import Producer
-from tests.harness import Cloud, Home, eventually
+from tests.support.harness import Cloud, Home, eventually
 
 
 def test_a_device_whose_key_is_gone_for_a_while_stays_who_it_is_and_goes_on_delivering(

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from runtime.adapters.identity.database import IdentityReader
 from runtime.adapters.process.status_file import read_status
-from tests.harness import Cloud, Home, eventually
+from tests.support.harness import Cloud, Home, eventually
 
 COMMANDS = ("status", "status --json", "identity", "identity --json", "config", "config --json", "provision")
 

@@ -27,8 +27,8 @@ from runtime.operations.overview import observe
 from runtime.workers import heartbeat as hearts
 from runtime.workers.provisioning import ProvisioningLoop
 from runtime.workers.refresh import RefreshLoop
-from tests.harness import Home, eventually, heart, short_folder
-from tests.integration.scripted import Says, scripted
+from tests.support.harness import Home, eventually, heart, short_folder
+from tests.support.scripted import Says, scripted
 
 WORKERS = ("provisioning", "refresh")
 

@@ -19,8 +19,8 @@ from runtime.adapters.bus.sockets import DeliveryReporter, Settled
 from runtime.adapters.store.writer import StoreReader
 from runtime.core.message import StoredMessage
 from runtime.producer import Full, NoAnswer, NotStored, Producer, Unavailable
-from tests.harness import Home, eventually, mount_ext4, require_tool, short_folder
-from tests.lines import refusal
+from tests.support.harness import Home, eventually, mount_ext4, require_tool, short_folder
+from tests.support.upload import refusal
 
 SETTINGS = "[store]\nmin_free_bytes = 0\nmin_free_inodes = 0\n"
 DISK_BYTES = 32 * 1024 * 1024

@@ -18,7 +18,7 @@ from runtime.adapters.bus.sockets import DeliveryReporter, Settled
 from runtime.adapters.store.writer import StoreReader
 from runtime.core.message import StoredMessage
 from runtime.producer import Producer
-from tests.harness import Home, Process, eventually, require_tool, short_folder
+from tests.support.harness import Home, Process, eventually, require_tool, short_folder
 
 WORDS = b"nobody will ever read this again"
 PATIENT = 30.0
@@ -30,7 +30,7 @@ class BadDisk:
     def __init__(self, folder: Path) -> None:
         self.home = Home(folder / "home", "[store]\nmin_free_bytes = 0\nmin_free_inodes = 0\n")
         self._shim, self._words = folder / "bad_sector.so", folder / "words"
-        source = Path(__file__).parents[1] / "bad_sector.c"
+        source = Path(__file__).parents[1] / "support" / "bad_sector.c"
         build = [require_tool("cc"), "-shared", "-fPIC", "-nostdlib", "-o", str(self._shim), str(source)]
         subprocess.run(build, check=True)
         self.home.start_worker("ingest")
@@ -40,9 +40,9 @@ class BadDisk:
         self.home.workers["ingest"].terminate()  # all of it is in the database now, and nothing in its WAL
 
     def start(self, how: str) -> None:
-        """Ingest on this disk (see tests/weak_ingest.py)."""
+        """Ingest on this disk (see tests/support/weak_ingest.py)."""
         self.ingest = Process(
-            sys.executable, "-m", "tests.weak_ingest", how,
+            sys.executable, "-m", "tests.support.weak_ingest", how,
             log=self.home.layout.log / "ingest.log", EDGE_HOME=str(self.home.folder),
             LD_PRELOAD=str(self._shim), BAD_SECTOR=str(self._words),
         )  # fmt: skip

@@ -16,8 +16,8 @@ from runtime.adapters.bus.producer_sockets import TRY_AGAIN_S, ProducerSockets
 from runtime.adapters.process.status_file import read_status
 from runtime.errors import ConfigError, UsageError
 from runtime.producer import Producer
-from tests.harness import Home, eventually
-from tests.store_tools import ObedientClock
+from tests.support.harness import Home, eventually
+from tests.support.store_tools import ObedientClock
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from runtime.adapters.process.process import Stop
 from runtime.adapters.process.status_file import read_status
 from runtime.producer import Producer
 from runtime.workers.ingest import IngestLoop
-from tests.harness import Home, Process, at_full_size, eventually
-from tests.store_tools import ObedientClock
+from tests.support.harness import Home, Process, at_full_size, eventually
+from tests.support.store_tools import ObedientClock
 
 FILES = 600
 LEAKS = 2

@@ -13,7 +13,7 @@ from runtime.adapters.process.status_file import read_status
 from runtime.adapters.store.writer import StoreReader
 from runtime.core.message import StoredMessage
 from runtime.producer import Producer
-from tests.harness import Home, eventually
+from tests.support.harness import Home, eventually
 
 BOUND_BYTES = 33_554_432
 ENDLESS_BYTES = 40 * BOUND_BYTES

@@ -26,8 +26,8 @@ from runtime.core.ingest.taken_files import TakenFile
 from runtime.core.message import StoredMessage, StreamName
 from runtime.core.settlement import Settled
 from runtime.workers.store_manager import StoreManager
-from tests.harness import Home
-from tests.store_tools import ObedientClock, decide, ever_lost, keep, put
+from tests.support.harness import Home
+from tests.support.store_tools import ObedientClock, decide, ever_lost, keep, put
 
 FLIPPED = {
     "nothing": "PRAGMA user_version",

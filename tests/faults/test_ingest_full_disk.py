@@ -18,8 +18,8 @@ from runtime.adapters.store.writer import MessageStore, StoreReader
 from runtime.core.message import StoredMessage
 from runtime.producer import Full, Producer
 from runtime.workers import store_manager
-from tests.harness import Home, eventually, short_folder
-from tests.store_tools import ObedientClock, keep, put
+from tests.support.harness import Home, eventually, short_folder
+from tests.support.store_tools import ObedientClock, keep, put
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.process import Stop
 from runtime.core.ingest.protocol import Code, Refusal
 from runtime.workers.ingest import IngestLoop
-from tests.harness import Home, eventually
+from tests.support.harness import Home, eventually
 
 SETTINGS = "[ingest]\nmax_message_bytes = 1000\nmax_request_bytes = 40000\ncommit_bytes = 100000\n"
 TOO_LARGE = [b"", b"{}", b"x" * 30_000]

@@ -29,9 +29,9 @@ from runtime.workers.store_manager import (
     Disk,
     StoreManager,
 )
-from tests.harness import Home
-from tests.store_tools import ObedientClock, decide, ever_lost, keep
-from tests.store_tools import put as request
+from tests.support.harness import Home
+from tests.support.store_tools import ObedientClock, decide, ever_lost, keep
+from tests.support.store_tools import put as request
 
 
 def ask(ingest: IngestLoop, socket: zmq.Socket[bytes], header: dict[str, object]) -> dict[str, object]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from runtime.producer import Producer
-from tests.harness import Home, eventually, short_folder
+from tests.support.harness import Home, eventually, short_folder
 
 KILLS = int(os.environ.get("EDGE_TEST_KILLS", "40"))  # 200 in the long run
 PRODUCERS = 8

@@ -15,8 +15,8 @@ from runtime.core.ingest.quota import EARLIER, FEW, Amount, Limit, OverflowPolic
 from runtime.core.message import StreamName
 from runtime.core.settlement import Settled
 from runtime.workers.store_manager import TIDY_S, StoreManager
-from tests.harness import Home
-from tests.store_tools import ObedientClock, ever_lost, keep, put
+from tests.support.harness import Home
+from tests.support.store_tools import ObedientClock, ever_lost, keep, put
 
 STREAMS, PRODUCERS = 20, 30
 TROUBLE, HONEST = "user 1001", "user 1000"

@@ -22,7 +22,7 @@ from runtime.core.ingest.protocol import Request
 from runtime.core.ingest.reply_route import take_apart
 from runtime.core.message import StoredMessage
 from runtime.workers.ingest import IngestLoop
-from tests.harness import Home, short_folder
+from tests.support.harness import Home, short_folder
 
 PING = b'{"operation": "ping"}'
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from runtime.producer import Producer
-from tests.harness import Home, clean_environment, eventually, require_tool
+from tests.support.harness import Home, clean_environment, eventually, require_tool
 
 MESSAGES = 60
 RUNTIME = ("runtime", "worker", "ingest")
@@ -37,7 +37,7 @@ def test_no_acknowledgement_leaves_before_the_flush_that_covers_it(home: Home) -
 @pytest.mark.parametrize("weakness", ["OFF", "hasty"])
 def test_a_weak_ingest_is_seen_through(home: Home, weakness: str) -> None:
     """One that does not flush its commits, and one that acknowledges first."""
-    assert not all(covered(trace(home, "tests.weak_ingest", weakness)))
+    assert not all(covered(trace(home, "tests.support.weak_ingest", weakness)))
 
 
 def trace(home: Home, *module: str) -> list[str]:

@@ -16,8 +16,8 @@ from runtime.adapters.store.errors import StoreDamaged
 from runtime.adapters.store.writer import MessageStore
 from runtime.core.settlement import Settled
 from runtime.workers.store_manager import StoreManager
-from tests.harness import Home
-from tests.store_tools import ObedientClock, keep, put
+from tests.support.harness import Home
+from tests.support.store_tools import ObedientClock, keep, put
 
 
 def test_a_store_taken_away_after_a_salvage_does_not_bring_back_what_was_delivered(home: Home) -> None:

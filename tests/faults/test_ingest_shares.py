@@ -14,7 +14,7 @@ from runtime.adapters.store.writer import MessageStore
 from runtime.core.ingest.protocol import Refusal, Reply, Stored
 from runtime.core.ingest.quota import FEW, Amount, Limit, OverflowPolicy, Quota
 from runtime.core.settlement import Settled
-from tests.store_tools import ObedientClock, decide, keep, put
+from tests.support.store_tools import ObedientClock, decide, keep, put
 
 MOST = 50
 FLOOD, HONEST, THIRD = "user 1001", "user 1000", "key abc"

@@ -17,7 +17,7 @@ from runtime.adapters.bus.producer_socket import CannotListen, ProducerSocket
 from runtime.adapters.bus.sockets import DeliveryReporter, Settled
 from runtime.adapters.process.process import AlreadyRuns, Lock, process_state
 from runtime.producer import Producer
-from tests.harness import Home, eventually
+from tests.support.harness import Home, eventually
 
 
 def delivery_folder(home: Home) -> Path:

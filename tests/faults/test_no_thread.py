@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.harness import clean_environment
+from tests.support.harness import clean_environment
 
 WITHOUT_MEMORY = """
 import resource, threading

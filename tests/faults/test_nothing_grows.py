@@ -18,8 +18,8 @@ from runtime.adapters.identity.database import IdentityReader
 from runtime.adapters.process.process import memory_bytes
 from runtime.layout import WORKERS
 from runtime.producer import Producer
-from tests.harness import Cloud, Home, eventually
-from tests.lines import backlog
+from tests.support.harness import Cloud, Home, eventually
+from tests.support.upload import backlog
 
 ROUNDS = int(os.environ.get("SOAK_ROUNDS", "1"))
 MESSAGES, FILES, DROPS = 100, 10, 2

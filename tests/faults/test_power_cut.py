@@ -1,8 +1,8 @@
 """The plug is pulled at a thousand points of a recorded run: whatever was acknowledged by then is there.
 
 ingest works under strace; from the record we rebuild messages.db as a cut at any point could have left it
-(see tests/power.py), open it, and look. The same with `synchronous=NORMAL` must find losses: else this
-test would prove nothing.
+(see tests/support/power.py), open it, and look. The same with `synchronous=NORMAL` must find losses: else
+this test would prove nothing.
 
 So it is with a flush that fails: for a while every fdatasync says EIO, once, and the kernel forgets what it
 could not write (see runtime/adapters/store/wal.py).
@@ -23,8 +23,8 @@ import zmq
 
 from runtime.adapters.store.wal import ends_early
 from runtime.producer import Producer
-from tests.harness import Home, clean_environment, eventually, kill_tree, require_tool
-from tests.power import Acknowledged, Disk, Event, Fate, Sync, SyncFailed, read_trace, record
+from tests.support.harness import Home, clean_environment, eventually, kill_tree, require_tool
+from tests.support.power import Acknowledged, Disk, Event, Fate, Sync, SyncFailed, read_trace, record
 
 REQUESTS = 500
 MESSAGES_EACH = 2
@@ -62,7 +62,7 @@ def test_no_cut_of_power_loses_what_was_acknowledged(recorded: Home) -> None:
 
 @pytest.mark.parametrize("level", ["NORMAL", "OFF"])
 def test_the_same_cuts_do_find_losses_where_commits_are_not_synced(recorded: Home, level: str) -> None:
-    events = run_ingest(recorded, sys.executable, "-m", "tests.weak_ingest", level)
+    events = run_ingest(recorded, sys.executable, "-m", "tests.support.weak_ingest", level)
     verdict = pull_the_plug(events, cuts=CUTS // 5)
     assert verdict.lost > verdict.states / 20
 
@@ -78,7 +78,9 @@ def test_a_flush_that_failed_and_then_works_again_loses_nothing_that_was_acknowl
 
 
 def test_the_same_failing_flush_does_lose_where_the_page_cache_is_believed(recorded: Home) -> None:
-    events = run_ingest(recorded, sys.executable, "-m", "tests.weak_ingest", "credulous", inject=FAILING)
+    events = run_ingest(
+        recorded, sys.executable, "-m", "tests.support.weak_ingest", "credulous", inject=FAILING
+    )
     assert pull_the_plug(events, cuts=CUTS // 5).lost
 
 

@@ -18,7 +18,7 @@ import zmq
 from runtime.core.ingest import sequences
 from runtime.producer import Forgotten, NotStored, Producer
 from runtime.producer_async import AsyncProducer
-from tests.harness import Home, eventually
+from tests.support.harness import Home, eventually
 
 
 def stored(home: Home) -> list[bytes]:

@@ -15,9 +15,9 @@ from runtime.adapters.supervisor.plugin import TICKS_TO_KILL, SentinelWatch
 from runtime.operations import overview
 from runtime.operations.overview import FRESH_S
 from runtime.producer import Producer, Unavailable
-from tests.harness import Home, eventually, mount_ext4, short_folder
-from tests.store_tools import ObedientClock
-from tests.supervised import HANG_AFTER_S, PROGRAMS, QUICK, Runtime
+from tests.support.harness import Home, eventually, mount_ext4, short_folder
+from tests.support.store_tools import ObedientClock
+from tests.support.supervised import HANG_AFTER_S, PROGRAMS, QUICK, Runtime
 
 DISK_BYTES = 64 * 1024 * 1024
 

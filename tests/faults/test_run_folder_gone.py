@@ -23,9 +23,9 @@ from runtime.layout import WORKERS
 from runtime.producer import Producer
 from runtime.workers import sentinel as sentinel_worker
 from runtime.workers.sentinel import SentinelLoop
-from tests.harness import Cloud, Home, eventually
-from tests.lines import backlog
-from tests.supervised import PROGRAMS, WORKING, Runtime, kill
+from tests.support.harness import Cloud, Home, eventually
+from tests.support.supervised import PROGRAMS, WORKING, Runtime, kill
+from tests.support.upload import backlog
 
 
 def test_a_run_folder_removed_under_load_comes_back_by_itself_and_costs_no_message(

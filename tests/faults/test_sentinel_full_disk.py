@@ -14,8 +14,8 @@ from runtime.adapters.process.status_file import beat_of
 from runtime.adapters.supervisor.rpc import Supervisor
 from runtime.errors import Retryable
 from runtime.layout import WORKERS
-from tests.harness import Home, Process, eventually, kill_tree
-from tests.supervised import HANG_AFTER_S, PROGRAMS, QUICK, Runtime, kill
+from tests.support.harness import Home, Process, eventually, kill_tree
+from tests.support.supervised import HANG_AFTER_S, PROGRAMS, QUICK, Runtime, kill
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.supervisor.rpc import Supervisor
 from runtime.core.operations.health import StartAgain
 from runtime.workers.sentinel import SentinelLoop
-from tests.harness import Home, eventually
-from tests.supervised import QUICK, WORKING, Runtime, gone, kill, stand_ins
+from tests.support.harness import Home, eventually
+from tests.support.supervised import QUICK, WORKING, Runtime, gone, kill, stand_ins
 
 
 @pytest.fixture

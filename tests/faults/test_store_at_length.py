@@ -15,7 +15,7 @@ from runtime.adapters.store.evictions import create_indexes, victims
 from runtime.adapters.store.writer import MessageStore
 from runtime.core.ingest.quota import Amount, Eviction, OverflowPolicy
 from runtime.core.settlement import Settled
-from tests.store_tools import ObedientClock, keep, put
+from tests.support.store_tools import ObedientClock, keep, put
 
 DROPS = (OverflowPolicy.DROP_LOWEST, frozenset((OverflowPolicy.DROP_OLDEST, OverflowPolicy.DROP_LOWEST)))
 LARGE = """
@@ -26,7 +26,7 @@ from runtime.adapters.store.evictions import victims
 from runtime.core.ingest.quota import Amount, Eviction, OverflowPolicy
 from runtime.core.settlement import Settled
 from tests.faults.test_store_at_length import DROPS
-from tests.store_tools import ObedientClock
+from tests.support.store_tools import ObedientClock
 
 def kib():
     status = Path("/proc/self/status").read_text()

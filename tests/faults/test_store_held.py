@@ -18,8 +18,8 @@ from runtime.adapters.store.writer import MessageStore
 from runtime.core.ingest.protocol import Code, Refusal, Stored
 from runtime.core.settlement import Settled
 from runtime.workers.store_manager import StoreManager, refusal
-from tests.harness import Home, short_folder
-from tests.store_tools import ObedientClock, put
+from tests.support.harness import Home, short_folder
+from tests.support.store_tools import ObedientClock, put
 
 READER = """
 import sqlite3, sys

@@ -19,10 +19,10 @@ from runtime.adapters.store.reader import StoreReader
 from runtime.adapters.store.upload_reader import UploadReader
 from runtime.adapters.store.writer import MessageStore
 from runtime.workers.store_manager import StoreManager
-from tests import store_tools
-from tests.harness import Cloud, Home, eventually
-from tests.lines import backlog, put, uploading
-from tests.store_tools import ObedientClock
+from tests.support import store_tools
+from tests.support.harness import Cloud, Home, eventually
+from tests.support.store_tools import ObedientClock
+from tests.support.upload import backlog, put, uploading
 
 
 def test_messages_of_a_store_begun_anew_are_delivered(home: Home, cloud: Cloud) -> None:

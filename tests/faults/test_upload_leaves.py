@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal
 
-from tests.harness import Cloud, Home, eventually
-from tests.lines import backlog, put, uploading
+from tests.support.harness import Cloud, Home, eventually
+from tests.support.upload import backlog, put, uploading
 
 
 def test_an_orderly_stop_sends_nothing_twice(home: Home, cloud: Cloud) -> None:

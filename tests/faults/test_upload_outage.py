@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from tests.harness import Cloud, Home, at_full_size, eventually
-from tests.lines import backlog, check_arrivals, endings, put, put_in_force, quarantined, register
+from tests.support.harness import Cloud, Home, at_full_size, eventually
+from tests.support.upload import backlog, check_arrivals, endings, put, put_in_force, quarantined, register
 
 AWAY_S = at_full_size(240.0, 6.0)
 RETRY_MAX_S = at_full_size(60.0, 1.0)

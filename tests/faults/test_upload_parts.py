@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from tests.harness import Cloud, Home, eventually
-from tests.lines import backlog, put, put_in_force, register
+from tests.support.harness import Cloud, Home, eventually
+from tests.support.upload import backlog, put, put_in_force, register
 
 WINDOW = 4
 CHUNKS = 150

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from runtime.adapters.process.status_file import read_status
-from tests.harness import Cloud, Home, eventually
-from tests.lines import backlog, put, uploading, within_a_day
+from tests.support.harness import Cloud, Home, eventually
+from tests.support.upload import backlog, put, uploading, within_a_day
 
 
 def figures(home: Home) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from runtime.adapters.process.status_file import read_status
-from tests.harness import Cloud, Home, at_full_size, eventually
-from tests.lines import backlog, check_arrivals, endings, put, quarantined, uploading, within_a_day
+from tests.support.harness import Cloud, Home, at_full_size, eventually
+from tests.support.upload import backlog, check_arrivals, endings, put, quarantined, uploading, within_a_day
 
 
 def put_many(home: Home, count: int, streams: int = 3, start: int = 0) -> list[bytes]:

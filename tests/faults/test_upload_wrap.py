@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.harness import Cloud, Home, eventually
-from tests.lines import backlog, check_arrivals, put, quarantined, uploading
+from tests.support.harness import Cloud, Home, eventually
+from tests.support.upload import backlog, check_arrivals, put, quarantined, uploading
 
 COUNT = 72_000
 

@@ -13,7 +13,7 @@ from runtime.adapters.salvage.salvage import FOLDER, salvage, set_aside
 from runtime.adapters.store.errors import StoreDamaged
 from runtime.adapters.store.writer import MessageStore
 from runtime.core.settlement import Settled
-from tests.store_tools import ObedientClock, copy_as_killed, keep, put
+from tests.support.store_tools import ObedientClock, copy_as_killed, keep, put
 
 HEADER, FRAME = 32, 24 + 4_096
 COMMITS, EACH = 12, 5

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.devcloud_client import Client
-from tests.harness import Cloud, short_folder
-from tests.integration.hub_in_thread import HubInThread
-from tests.proxy import FAR_NAME
+from tests.support.devcloud_client import Client
+from tests.support.harness import Cloud, short_folder
+from tests.support.hub_in_thread import HubInThread
+from tests.support.proxy import FAR_NAME
 
 
 @pytest.fixture

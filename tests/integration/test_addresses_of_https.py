@@ -20,7 +20,7 @@ from runtime.adapters.net.tls_options import TrustedAuthorities
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.identity.platform_answer import Outcome
 from runtime.core.secret import Secret
-from tests.integration.scripted import Says, Scripted, scripted
+from tests.support.scripted import Says, Scripted, scripted
 
 CREDENTIALS = HubCredentials("127.0.0.1", "dev-1", 1, sas=Secret("sas"))
 

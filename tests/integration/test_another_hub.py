@@ -9,10 +9,10 @@ import pytest
 
 from runtime.adapters.hub.file_upload import FileOptions, Uploaded
 from runtime.adapters.hub.https_api import HttpsRoute
-from tests.harness import Cloud, Home, eventually
 from tests.integration.test_file_upload import BLOCK, Lane, parcel
 from tests.integration.test_upload import blobs
-from tests.lines import backlog, put, put_in_force, register
+from tests.support.harness import Cloud, Home, eventually
+from tests.support.upload import backlog, put, put_in_force, register
 
 DEVICE = "press-7"
 CHUNKS = 60

@@ -19,10 +19,10 @@ from runtime.config import load
 from runtime.core.delivery.events import Cause, Lost
 from runtime.core.identity.platform_answer import Outcome
 from runtime.core.secret import Secret
-from tests.harness import Cloud, Home, eventually
-from tests.integration.scripted import scripted
 from tests.integration.test_dps import Service
-from tests.lines import Line, backlog, losses, put, register, uploading
+from tests.support.harness import Cloud, Home, eventually
+from tests.support.scripted import scripted
+from tests.support.upload import Line, backlog, losses, put, register, uploading
 
 COMMENTS = {
     "none": b"",

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from runtime.cli import parser
-from tests.forked import Outcome, try_all
-from tests.harness import Home, clean_environment, eventually, require_tool
+from tests.support.forked import Outcome, try_all
+from tests.support.harness import Home, clean_environment, eventually, require_tool
 
 LASTING = {"up", "worker", "devcloud", "demo", "send"}
 """They run until they are stopped, or wait for stdin."""

@@ -6,8 +6,8 @@ import contextlib
 
 from runtime.adapters.bus.sockets import DeliveryReceiver, DeliveryReporter
 from runtime.core.settlement import Report, Settled
-from tests.harness import Home, eventually
-from tests.store_tools import ObedientClock
+from tests.support.harness import Home, eventually
+from tests.support.store_tools import ObedientClock
 
 Received = list[tuple[bytes, Report]]
 

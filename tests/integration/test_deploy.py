@@ -15,7 +15,7 @@ import pytest
 from runtime.cli.settings import example
 from runtime.config import keys, load
 from runtime.layout import WORKERS
-from tests.harness import Cloud, Home, Process, eventually, kill_tree, require_tool
+from tests.support.harness import Cloud, Home, Process, eventually, kill_tree, require_tool
 
 TOP = Path(__file__).parent.parent.parent
 DEPLOY = TOP / "deploy"

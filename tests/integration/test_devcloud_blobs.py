@@ -14,8 +14,8 @@ from urllib.parse import quote
 import pytest
 import requests
 
-from tests.devcloud_client import Client, problem
-from tests.harness import Cloud, eventually, short_folder
+from tests.support.devcloud_client import Client, problem
+from tests.support.harness import Cloud, eventually, short_folder
 
 VERSION = {"api-version": "2021-04-12"}
 NAMES = (f"dev-blob-{n}" for n in itertools.count())

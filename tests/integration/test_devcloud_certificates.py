@@ -11,8 +11,8 @@ import requests
 import trustme
 from azure.iot.device import X509, IoTHubDeviceClient
 
-from tests.devcloud_client import REGISTER, Client, problem
-from tests.harness import Cloud, eventually, short_folder
+from tests.support.devcloud_client import REGISTER, Client, problem
+from tests.support.harness import Cloud, eventually, short_folder
 
 
 @pytest.fixture(scope="module")

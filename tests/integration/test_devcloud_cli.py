@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from azure.iot.device import X509, IoTHubDeviceClient
 
-from tests.devcloud_client import Client
-from tests.harness import Cloud, clean_environment, eventually, short_folder
+from tests.support.devcloud_client import Client
+from tests.support.harness import Cloud, clean_environment, eventually, short_folder
 
 
 @pytest.fixture(scope="module")

@@ -25,9 +25,9 @@ from runtime.devcloud.mqtt.packets import (
     Unsubscribe,
     Will,
 )
-from tests.devcloud_client import Client
-from tests.harness import Cloud, eventually
-from tests.integration.hub_in_thread import (
+from tests.support.devcloud_client import Client
+from tests.support.harness import Cloud, eventually
+from tests.support.hub_in_thread import (
     API,
     COMMANDS,
     DESIRED,

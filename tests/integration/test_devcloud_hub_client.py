@@ -12,8 +12,8 @@ from azure.iot.device import Message, MethodResponse, exceptions
 
 from runtime.devcloud.mqtt import topics
 from runtime.devcloud.mqtt.packets import Ack, Connack, PacketType, Publish
-from tests.harness import eventually
-from tests.integration.hub_in_thread import DEVICE, EVENTS, HubInThread, messages, payloads
+from tests.support.harness import eventually
+from tests.support.hub_in_thread import DEVICE, EVENTS, HubInThread, messages, payloads
 
 
 def test_telemetry_is_recorded_with_its_properties_before_it_is_acknowledged(hub: HubInThread) -> None:

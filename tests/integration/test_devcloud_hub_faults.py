@@ -16,8 +16,8 @@ from azure.iot.device import exceptions
 
 from runtime.devcloud.mqtt.codec import encode
 from runtime.devcloud.mqtt.packets import Ack, Bare, Connack, PacketType, Publish
-from tests.harness import eventually
-from tests.integration.hub_in_thread import ABRUPT, EVENTS, HubInThread, messages, payloads
+from tests.support.harness import eventually
+from tests.support.hub_in_thread import ABRUPT, EVENTS, HubInThread, messages, payloads
 
 
 def in_background(action: Callable[[], Any]) -> Future[Any]:

@@ -17,8 +17,8 @@ from azure.iot.device import IoTHubDeviceClient
 from azure.iot.device.exceptions import ClientError
 
 from runtime.devcloud.tls import server_context
-from tests.devcloud_client import Client, problem
-from tests.harness import Cloud, clean_environment
+from tests.support.devcloud_client import Client, problem
+from tests.support.harness import Cloud, clean_environment
 
 # -- the page ----------------------------------------------------------------------------------------
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.browser import Browser
-from tests.devcloud_client import Client
-from tests.harness import Cloud, eventually, short_folder
+from tests.support.browser import Browser
+from tests.support.devcloud_client import Client
+from tests.support.harness import Cloud, eventually, short_folder
 
 VERSION = {"api-version": "2021-04-12"}
 

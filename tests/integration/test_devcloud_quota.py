@@ -8,9 +8,9 @@ import pytest
 import requests
 
 from runtime.devcloud.mqtt.packets import Ack, PacketType, Publish, Subscribe
-from tests.harness import Cloud
-from tests.integration.hub_in_thread import REPORTED, TWIN_RESULTS, HubInThread, messages, payloads
-from tests.lines import register
+from tests.support.harness import Cloud
+from tests.support.hub_in_thread import REPORTED, TWIN_RESULTS, HubInThread, messages, payloads
+from tests.support.upload import register
 
 
 def post(cloud: Cloud, sas: str, path: str = "/messages/events", **more: object) -> requests.Response:

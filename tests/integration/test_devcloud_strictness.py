@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.devcloud.http import admin, approval_page, blobs, devices, operators, platform_api
-from tests.devcloud_client import REGISTER, Client, problem
-from tests.harness import Cloud
+from tests.support.devcloud_client import REGISTER, Client, problem
+from tests.support.harness import Cloud
 
 # -- strictness --------------------------------------------------------------------------------------
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import requests
 
-from tests.devcloud_client import Client, problem
-from tests.harness import Cloud, eventually
+from tests.support.devcloud_client import Client, problem
+from tests.support.harness import Cloud, eventually
 
 CANCELLED = "/problems/deviceProvisioning/provisioningOperationCancelled"
 

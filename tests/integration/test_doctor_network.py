@@ -14,10 +14,10 @@ from runtime.adapters.net.probe import NetworkProbe
 from runtime.adapters.process.status_file import StatusFile
 from runtime.devcloud.addresses import HUB_PORT
 from runtime.operations.doctor import examine
-from tests.harness import Cloud, Home
-from tests.lines import put_in_force, register
-from tests.proxy import FAR_NAME as NAME
-from tests.proxy import KINDS, PASSWORD, USER, WRITTEN, proxy_to
+from tests.support.harness import Cloud, Home
+from tests.support.proxy import FAR_NAME as NAME
+from tests.support.proxy import KINDS, PASSWORD, USER, WRITTEN, proxy_to
+from tests.support.upload import put_in_force, register
 
 
 def doctor(home: Home) -> dict[str, dict[str, Any]]:

@@ -24,8 +24,8 @@ from runtime.core.identity.connection_string import derived_key
 from runtime.core.identity.platform_answer import Outcome
 from runtime.core.secret import Secret
 from runtime.producer import Producer
-from tests.harness import Cloud, Home, eventually, short_folder
-from tests.supervised import Runtime
+from tests.support.harness import Cloud, Home, eventually, short_folder
+from tests.support.supervised import Runtime
 
 
 class Service:

@@ -27,11 +27,11 @@ from runtime.core.ingest.taken_files import HASHED_BYTES, NotTaken, TakenFile, s
 from runtime.core.message import StoredMessage
 from runtime.core.settlement import Settled
 from runtime.workers.store_manager import StoreManager
-from tests import store_tools
-from tests.harness import Cloud, Home, Process, eventually
 from tests.integration.test_upload import blobs
-from tests.lines import backlog, put, put_in_force, register
-from tests.store_tools import ObedientClock
+from tests.support import store_tools
+from tests.support.harness import Cloud, Home, Process, eventually
+from tests.support.store_tools import ObedientClock
+from tests.support.upload import backlog, put, put_in_force, register
 
 KEY = "p/b/9"
 STRAY, NAMED = "5" * 40, "a" * 40
@@ -546,7 +546,7 @@ def test_ingest_killed_in_its_commit_gives_the_file_back_and_takes_it_when_it_is
     (drop / "clip").write_bytes(b"film")
     header: dict[str, Any] = {"file": "clip", "producer": "p", "boot": "b", "sequence": 9}
     doomed = Process(
-        *(sys.executable, "-m", "tests.weak_ingest", "doomed"),
+        *(sys.executable, "-m", "tests.support.weak_ingest", "doomed"),
         log=dropping.layout.log / "ingest.log",
         EDGE_HOME=str(dropping.folder),
     )

@@ -30,9 +30,9 @@ from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.workers.provisioning import ProvisioningLoop
 from runtime.workers.refresh import RefreshLoop
-from tests.harness import Home, heart, short_folder
-from tests.integration import scripted as s
-from tests.integration.scripted import Says, Scripted, scripted
+from tests.support import scripted as s
+from tests.support.harness import Home, heart, short_folder
+from tests.support.scripted import Says, Scripted, scripted
 
 # The columns: the calls, in the order of escalation. "refused" is a refresh once registering was refused,
 # "parent" the refresh with the parent token that follows where a child turned out to be dead.

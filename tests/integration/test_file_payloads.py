@@ -23,11 +23,11 @@ from runtime.core.delivery.link_budget import FilePermit
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.ingest.taken_files import HASHED_BYTES
 from runtime.core.secret import Secret
-from tests.harness import Cloud, eventually
-from tests.integration.scripted import Asked, Says, Scripted, scripted
 from tests.integration.test_file_upload import BLOCK, Lane, parcel, spooled
 from tests.integration.test_upload import blobs
-from tests.lines import register
+from tests.support.harness import Cloud, eventually
+from tests.support.scripted import Asked, Says, Scripted, scripted
+from tests.support.upload import register
 
 
 @pytest.fixture

@@ -29,10 +29,10 @@ from runtime.core.delivery.envelope import FileParcel, Telemetry
 from runtime.core.delivery.link_budget import FilePermit
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.secret import Secret
-from tests.harness import Cloud, eventually
-from tests.integration.scripted import Asked, Says, hang, scripted, trickle_body, trickle_headers
 from tests.integration.test_upload import blobs, uploads
-from tests.lines import register
+from tests.support.harness import Cloud, eventually
+from tests.support.scripted import Asked, Says, hang, scripted, trickle_body, trickle_headers
+from tests.support.upload import register
 
 BLOCK = 65_536
 BLOCKS = 12

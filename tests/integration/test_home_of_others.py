@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters.process.home_owner import OVERFLOW_UID
-from tests.harness import Home, clean_environment, eventually, kill_tree
-from tests.other_user import command_as, edgectl
+from tests.support.harness import Home, clean_environment, eventually, kill_tree
+from tests.support.other_user import command_as, edgectl
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 MALLORY, VICTIM = 54_321, 54_322

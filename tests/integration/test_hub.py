@@ -21,9 +21,9 @@ from runtime.core.delivery.events import Acked, Cause, Closed, Connected
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.secret import Secret
 from runtime.devcloud import addresses
-from tests.certificates import Pair
-from tests.harness import Cloud, eventually
-from tests.lines import Line, acked, losses, register
+from tests.support.certificates import Pair
+from tests.support.harness import Cloud, eventually
+from tests.support.upload import Line, acked, losses, register
 
 
 def message(number: int, payload: bytes = b"x") -> Telemetry:

@@ -14,8 +14,8 @@ from runtime.adapters.net import dial as dialer
 from runtime.adapters.net.dial import PeerAddress
 from runtime.core.delivery.events import Cause
 from runtime.devcloud.addresses import HUB_PORT
-from tests.harness import Cloud
-from tests.lines import Line, acked, losses, register
+from tests.support.harness import Cloud
+from tests.support.upload import Line, acked, losses, register
 
 
 @pytest.fixture(autouse=True)

@@ -16,10 +16,10 @@ from runtime.adapters.hub import mqtt_client as hub_adapter
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.secret import Secret
 from runtime.devcloud.mqtt.topics import Channel
-from tests.harness import eventually
-from tests.integration.hub_in_thread import DEVICE, HubInThread
 from tests.integration.test_hub import message
-from tests.lines import Line, acked
+from tests.support.harness import eventually
+from tests.support.hub_in_thread import DEVICE, HubInThread
+from tests.support.upload import Line, acked
 
 
 @pytest.fixture

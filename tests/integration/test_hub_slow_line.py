@@ -29,7 +29,7 @@ from runtime.core.identity.credentials import HubCredentials
 from runtime.core.secret import Secret
 from runtime.devcloud.addresses import HUB_PORT
 from runtime.devcloud.mqtt.connection import Connection
-from tests.integration.hub_in_thread import DEVICE, HubInThread
+from tests.support.hub_in_thread import DEVICE, HubInThread
 
 SEGMENT_BYTES = 1448
 

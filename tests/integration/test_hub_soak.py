@@ -12,9 +12,9 @@ import pytest
 
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.secret import Secret
-from tests.integration.hub_in_thread import DEVICE, HubInThread
 from tests.integration.test_hub import message
-from tests.lines import Line, acked, losses
+from tests.support.hub_in_thread import DEVICE, HubInThread
+from tests.support.upload import Line, acked, losses
 
 DROPS = 200
 FIRST = 10

@@ -18,8 +18,8 @@ from runtime.core.identity.platform_answer import Outcome, PlatformResult, Regis
 from runtime.core.identity.renewal import RetryPace
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
-from tests.harness import Home, heart
-from tests.runbook import documented_keys
+from tests.support.harness import Home, heart
+from tests.support.runbook import documented_keys
 
 
 def now() -> Moment:

@@ -23,7 +23,7 @@ from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.errors import Retryable
 from runtime.workers.upload import IDENTITY_BUSY_S, UploadLoop
-from tests.harness import Home
+from tests.support.harness import Home
 
 NOW = Moment(1_800_000_000.5, 1000.25, "boot")
 HOLDER = """

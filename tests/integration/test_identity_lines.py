@@ -25,8 +25,8 @@ from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.workers.provisioning import ProvisioningLoop
 from runtime.workers.refresh import RefreshLoop
-from tests.harness import Home, eventually, heart
-from tests.integration.scripted import Asked, Says, Scripted, scripted
+from tests.support.harness import Home, eventually, heart
+from tests.support.scripted import Asked, Says, Scripted, scripted
 
 KEY = base64.b64encode(b"k" * 32).decode()
 PAGE = Says(403, b"<html>Blocked by your organisation</html>")

@@ -21,8 +21,8 @@ from runtime.core.identity.platform_answer import PlatformResult
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.workers.refresh import RefreshLoop
-from tests.devcloud_client import Client
-from tests.harness import Cloud, Home, eventually, heart, short_folder
+from tests.support.devcloud_client import Client
+from tests.support.harness import Cloud, Home, eventually, heart, short_folder
 
 LIFE_S = 3600.0
 

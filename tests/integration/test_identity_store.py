@@ -23,7 +23,7 @@ from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.errors import NeedsHuman, Retryable
 from runtime.layout import Layout
-from tests.harness import Home
+from tests.support.harness import Home
 
 NOW = Moment(1_800_000_000.5, 1000.25, "boot")
 DONE = Enrolment(EnrolmentState.PROVISIONED, "basis", at=NOW)

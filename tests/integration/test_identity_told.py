@@ -35,9 +35,9 @@ from runtime.errors import ConfigError
 from runtime.operations.doctor import _credentials
 from runtime.operations.overview import observe
 from runtime.workers.refresh import RefreshLoop
-from tests.certificates import Pair
-from tests.harness import Home, heart
-from tests.integration.scripted import Says, scripted
+from tests.support.certificates import Pair
+from tests.support.harness import Home, heart
+from tests.support.scripted import Says, scripted
 
 DAY_S = 86_400
 

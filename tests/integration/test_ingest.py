@@ -26,8 +26,8 @@ from runtime.adapters.store.writer import StoreReader
 from runtime.config import load
 from runtime.core.message import StoredMessage
 from runtime.producer import Curve, Full, NoAnswer, NotStored, Producer, Unavailable
-from tests.harness import Home, eventually, short_folder
-from tests.lines import refusal
+from tests.support.harness import Home, eventually, short_folder
+from tests.support.upload import refusal
 
 SMALL = "max_message_bytes = 10000\nmax_request_bytes = 40000\n"
 

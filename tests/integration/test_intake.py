@@ -11,7 +11,7 @@ from runtime.core.delivery.link_budget import LinkPolicy
 from runtime.core.delivery.read_planner import PAGE_BYTES
 from runtime.core.delivery.send_queue import FULL_BYTES
 from runtime.core.message import StreamName
-from tests.intake_world import Device
+from tests.support.upload_source_world import Device
 
 
 def slow_flash(reader: UploadReader) -> Callable[[], float]:

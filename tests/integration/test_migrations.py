@@ -28,8 +28,8 @@ from runtime.core.settlement import Settled
 from runtime.operations import doctor
 from runtime.workers.store_manager import StoreManager, refusal
 from runtime.workers.upload import UploadLoop
-from tests.harness import Home
-from tests.store_tools import ObedientClock, ever_lost, keep, put
+from tests.support.harness import Home
+from tests.support.store_tools import ObedientClock, ever_lost, keep, put
 
 FROZEN = Path(__file__).parents[1] / "data" / "messages-v1.sql"
 WAITING = [(2, b"two"), (3, b"three"), (4, b"\x00\xff keyless"), (7, b"last")]

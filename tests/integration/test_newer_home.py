@@ -11,8 +11,8 @@ import pytest
 from runtime.adapters.identity.database import IdentityReader, IdentityStore
 from runtime.adapters.store.writer import MessageStore
 from runtime.errors import NeedsHuman
-from tests.harness import Home, eventually
-from tests.store_tools import ObedientClock, keep, put
+from tests.support.harness import Home, eventually
+from tests.support.store_tools import ObedientClock, keep, put
 
 NEWER = 99
 

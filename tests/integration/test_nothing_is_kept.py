@@ -28,11 +28,11 @@ from runtime.core.delivery.events import Closed, Lost
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.secret import Secret
 from runtime.workers.refresh import RefreshLoop
-from tests.harness import Cloud, Home, eventually, heart
-from tests.integration.scripted import Asked, Says, Scripted, cut_within, scripted
 from tests.integration.test_file_upload import Lane
-from tests.lines import Line as Hubs
-from tests.lines import register
+from tests.support.harness import Cloud, Home, eventually, heart
+from tests.support.scripted import Asked, Says, Scripted, cut_within, scripted
+from tests.support.upload import Line as Hubs
+from tests.support.upload import register
 
 SAS = "SharedAccessSignature sr=127.0.0.7%2Fdevices%2Fw%3Ad&sig=x&se=4102444800"
 TIMES = int(os.environ.get("SOAK_FILES", "60"))

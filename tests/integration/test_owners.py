@@ -22,8 +22,8 @@ from runtime.adapters.store.writer import MessageStore
 from runtime.core.delivery.envelope import mid
 from runtime.core.ingest.protocol import ProducerKey, Stored
 from runtime.core.settlement import Settled
-from tests.harness import Home, eventually, short_folder
-from tests.store_tools import ObedientClock, keep, put
+from tests.support.harness import Home, eventually, short_folder
+from tests.support.store_tools import ObedientClock, keep, put
 
 A, B, C = "user 1000", "key " + "x" * 40, "user 7"
 

@@ -17,9 +17,9 @@ from runtime.adapters.net.https import Reply
 from runtime.adapters.net.tls_options import TrustedAuthorities
 from runtime.core.identity.platform_answer import Outcome, PlatformAnswer, PlatformResult, Registration
 from runtime.core.secret import Secret
-from tests.harness import eventually, short_folder
-from tests.integration import scripted as s
-from tests.integration.scripted import Says, Scripted, scripted
+from tests.support import scripted as s
+from tests.support.harness import eventually, short_folder
+from tests.support.scripted import Says, Scripted, scripted
 
 PROVISIONING = Secret("provisioning-token-in-full")
 REGISTRATION = Secret("registration-token-in-full")

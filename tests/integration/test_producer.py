@@ -20,7 +20,7 @@ from runtime.core.message import Kind, StoredMessage
 from runtime.errors import UsageError
 from runtime.producer import Fields, Forgotten, Invalid, NoAnswer, Producer, TooLarge
 from runtime.producer_async import AsyncProducer
-from tests.harness import Home, short_folder
+from tests.support.harness import Home, short_folder
 
 SMALL = '[stream.small]\nmax_messages = 10\npolicy = "drop-oldest"\n'
 

@@ -18,7 +18,7 @@ from runtime.core.message import StoredMessage
 from runtime.errors import EdgeError
 from runtime.producer import Fields, Full, NoAnswer, Producer, TooLarge
 from runtime.producer_async import AsyncProducer
-from tests.harness import Home, short_folder
+from tests.support.harness import Home, short_folder
 
 
 @pytest.fixture(scope="module")

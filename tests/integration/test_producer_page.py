@@ -14,7 +14,7 @@ import zmq
 
 import runtime.producer
 from runtime.core.ingest.exchange import NotStored
-from tests.harness import Home, short_folder
+from tests.support.harness import Home, short_folder
 
 TOP = Path(__file__).resolve().parents[2]
 PAGE = (TOP / "docs" / "producer.md").read_text()

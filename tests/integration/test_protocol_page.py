@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import zmq
 
-from tests.harness import Home, short_folder
+from tests.support.harness import Home, short_folder
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "protocol.md").read_text()
 

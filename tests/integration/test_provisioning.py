@@ -22,9 +22,9 @@ from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.operations.doctor import _unregistered
 from runtime.workers.provisioning import ProvisioningLoop
-from tests.harness import Home, eventually, heart
-from tests.integration import scripted as s
-from tests.integration.scripted import Asked, Says, Scripted, scripted
+from tests.support import scripted as s
+from tests.support.harness import Home, eventually, heart
+from tests.support.scripted import Asked, Says, Scripted, scripted
 
 BEGUN = Says(200, {"provisioningOperationId": "op-1", "verificationCode": "AB-12", "expirationTime": None})
 GRANTED = Says(200, {"registrationToken": "the-registration-token", "expirationTime": None})

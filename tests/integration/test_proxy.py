@@ -20,10 +20,10 @@ from runtime.core.proxy_url import parse
 from runtime.core.secret import Secret
 from runtime.devcloud.addresses import HTTPS_PORT, HUB_PORT
 from runtime.errors import ConfigError
-from tests.harness import Cloud, Home, eventually
-from tests.lines import Line, backlog, check_arrivals, losses, put, register, uploading
-from tests.proxy import FAR_NAME as NAME
-from tests.proxy import KINDS, PASSWORD, USER, WRITTEN, Proxy, proxy_to, proxying
+from tests.support.harness import Cloud, Home, eventually
+from tests.support.proxy import FAR_NAME as NAME
+from tests.support.proxy import KINDS, PASSWORD, USER, WRITTEN, Proxy, proxy_to, proxying
+from tests.support.upload import Line, backlog, check_arrivals, losses, put, register, uploading
 
 
 def everything_written(home: Home) -> str:

@@ -12,7 +12,7 @@ from runtime.core.ingest.quota import Amount, Limit, OverflowPolicy, Quota
 from runtime.core.message import StoredMessage
 from runtime.core.moment import Moment
 from runtime.core.settlement import Settled
-from tests.store_tools import ObedientClock, keep, put
+from tests.support.store_tools import ObedientClock, keep, put
 
 
 def lost(path: Path) -> dict[str, int]:

@@ -21,9 +21,9 @@ from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.workers import refresh
 from runtime.workers.refresh import RefreshLoop
-from tests.harness import Home, eventually, heart
-from tests.integration import scripted as s
-from tests.integration.scripted import Asked, Says, Scripted, scripted
+from tests.support import scripted as s
+from tests.support.harness import Home, eventually, heart
+from tests.support.scripted import Asked, Says, Scripted, scripted
 
 NEVER = {"connectionStringExpiration": "2999-01-01T00:00:00Z", "tokenRemainingLifetime": None}
 

@@ -26,8 +26,8 @@ from runtime.config import load
 from runtime.errors import ConfigError, Rejected
 from runtime.operations.overview import observe
 from runtime.workers.sentinel import SentinelLoop
-from tests.harness import Home, Process, eventually
-from tests.supervised import WORKING, Runtime, kill, stand_ins
+from tests.support.harness import Home, Process, eventually
+from tests.support.supervised import WORKING, Runtime, kill, stand_ins
 
 GOOD = '[device]\nid = "dev-1"\n[log]\nlevel = "INFO"\n'
 BAD = '[device]\nid = "?"\n'

@@ -29,8 +29,8 @@ from runtime.core.secret import Secret
 from runtime.errors import NeedsHuman
 from runtime.workers.provisioning import ProvisioningLoop
 from runtime.workers.refresh import RefreshLoop
-from tests.harness import Home, clean_environment, heart
-from tests.integration.scripted import Says, Scripted, scripted
+from tests.support.harness import Home, clean_environment, heart
+from tests.support.scripted import Says, Scripted, scripted
 
 TOKENS = {kind: f"the-{kind}-token-" + "x" * 600 for kind in ("parent", "registration", "sas")}
 

@@ -15,7 +15,7 @@ from runtime.adapters.hub import https_api
 from runtime.adapters.hub.https_api import HttpsRoute, HubHttps
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.secret import Secret
-from tests.integration.scripted import Asked, Says, Scripted, scripted
+from tests.support.scripted import Asked, Says, Scripted, scripted
 
 CONNECT_S, STANDS_S = 1.0, 1.5
 

@@ -22,10 +22,10 @@ from runtime.cli.status import duration, size
 from runtime.operations.doctor import examine
 from runtime.operations.overview import observe
 from runtime.workers.sentinel import SentinelLoop
-from tests.harness import Cloud, Home, clean_environment, eventually
-from tests.lines import put, uploading
-from tests.runbook import documented_keys
-from tests.supervised import PROGRAMS, Runtime
+from tests.support.harness import Cloud, Home, clean_environment, eventually
+from tests.support.runbook import documented_keys
+from tests.support.supervised import PROGRAMS, Runtime
+from tests.support.upload import put, uploading
 
 
 def status(home: Home) -> tuple[int, dict[str, Any]]:

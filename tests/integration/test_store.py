@@ -23,7 +23,7 @@ from runtime.core.ingest.quota import Amount, Limit, OverflowPolicy, Quota
 from runtime.core.message import CorruptRow, StoredMessage, StreamName
 from runtime.core.moment import Moment
 from runtime.core.settlement import Settled
-from tests.store_tools import WIDE, ObedientClock, copy_as_killed, decide, ever_lost, keep, put
+from tests.support.store_tools import WIDE, ObedientClock, copy_as_killed, decide, ever_lost, keep, put
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from runtime.adapters.store.writer import MessageStore
 from runtime.core.message import StoredMessage
 from runtime.core.settlement import Settled
 from tests.integration.test_migrations import FROZEN, UUID
-from tests.store_tools import ObedientClock, copy_as_killed, keep, put
+from tests.support.store_tools import ObedientClock, copy_as_killed, keep, put
 
 
 def names(path: Path, after: int = 0) -> dict[int, str]:

@@ -24,7 +24,7 @@ from runtime.adapters.store.writer import MessageStore
 from runtime.core.ingest.protocol import Put, Stored
 from runtime.core.message import StoredMessage
 from runtime.core.settlement import Settled
-from tests.store_tools import ObedientClock, copy_as_killed, decide, keep, put
+from tests.support.store_tools import ObedientClock, copy_as_killed, decide, keep, put
 
 connect = sqlite3.connect
 

@@ -33,8 +33,8 @@ from runtime.errors import Rejected, Retryable, UsageError
 from runtime.producer import Producer
 from runtime.settings import LARGEST
 from runtime.workers.sentinel import SentinelLoop, _descriptors, _memory
-from tests.harness import Home, clean_environment, eventually
-from tests.supervised import PROGRAMS, WORKING, Runtime, gone, kill, stand_ins
+from tests.support.harness import Home, clean_environment, eventually
+from tests.support.supervised import PROGRAMS, WORKING, Runtime, gone, kill, stand_ins
 
 SUPERVISORCTL = Path(sys.executable).parent / "supervisorctl"
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from runtime.cli.announce import facts
-from tests.harness import Cloud, Home, clean_environment, eventually
+from tests.support.harness import Cloud, Home, clean_environment, eventually
 
 
 class Terminal:

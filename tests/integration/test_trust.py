@@ -7,8 +7,8 @@ import json
 import pytest
 import trustme
 
-from tests.harness import Cloud, Home, eventually
-from tests.lines import backlog, endings, put, uploading
+from tests.support.harness import Cloud, Home, eventually
+from tests.support.upload import backlog, endings, put, uploading
 
 
 def other_authority(home: Home) -> str:

@@ -19,8 +19,8 @@ import pytest
 from runtime.adapters.process.process import MOST_FILES, has_open, lock_holder, process_state
 from runtime.adapters.process.status_file import read_status
 from runtime.adapters.supervisor.rpc import Supervisor
-from tests.harness import Home, Process, eventually, kill_tree
-from tests.supervised import PROGRAMS, SHIPPED, WORKING, Runtime, gone, kill
+from tests.support.harness import Home, Process, eventually, kill_tree
+from tests.support.supervised import PROGRAMS, SHIPPED, WORKING, Runtime, gone, kill
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ import requests
 from runtime.adapters.bus.sockets import IDENTITY_CHANGED, Hints
 from runtime.adapters.process import checksummed_line
 from runtime.adapters.process.status_file import read_status
-from tests.harness import Cloud, Home, eventually
-from tests.lines import (
+from tests.support.harness import Cloud, Home, eventually
+from tests.support.upload import (
     backlog,
     check_arrivals,
     put,

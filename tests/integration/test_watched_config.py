@@ -13,7 +13,7 @@ from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.config_watch import SETTLE_S, WatchedConfig
 from runtime.adapters.process.last_good_config import accepted_file, remember
 from runtime.config import load
-from tests.harness import Home
+from tests.support.harness import Home
 
 
 class Clock(SystemClock):

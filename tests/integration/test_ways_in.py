@@ -16,8 +16,8 @@ from runtime.core.identity.connection_string import parse, sas_expiry_s, sign
 from runtime.core.secret import Secret
 from runtime.producer import Producer
 from runtime.settings import IdentitySettings, PlatformSettings, Settings
-from tests.certificates import Pair
-from tests.harness import Cloud, Home, eventually
+from tests.support.certificates import Pair
+from tests.support.harness import Cloud, Home, eventually
 
 
 class Device:

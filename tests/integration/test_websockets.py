@@ -14,9 +14,19 @@ from runtime.core.delivery.events import Cause, Closed
 from runtime.core.proxy_url import parse
 from runtime.core.secret import Secret
 from runtime.devcloud.addresses import HTTPS_PORT
-from tests.harness import Cloud, Home, eventually
-from tests.lines import Line, acked, backlog, check_arrivals, losses, put, put_in_force, register, uploading
-from tests.proxy import proxying
+from tests.support.harness import Cloud, Home, eventually
+from tests.support.proxy import proxying
+from tests.support.upload import (
+    Line,
+    acked,
+    backlog,
+    check_arrivals,
+    losses,
+    put,
+    put_in_force,
+    register,
+    uploading,
+)
 
 
 @pytest.fixture

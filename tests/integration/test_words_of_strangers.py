@@ -18,9 +18,9 @@ from runtime.core.identity.platform_answer import PlatformResult
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.core.settlement import Settled
-from tests.harness import Home
-from tests.store_tools import ObedientClock, keep, put
-from tests.terminal import in_terminal, plain
+from tests.support.harness import Home
+from tests.support.store_tools import ObedientClock, keep, put
+from tests.support.terminal import in_terminal, plain
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07no\r\nupload        RUNNING\n\u202eedih\x9b0m"
 ROWS = ("link", "keys make k --dir {home}", "config", "identity", "doctor", "status", "provision", "down")

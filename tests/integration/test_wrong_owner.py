@@ -11,8 +11,8 @@ import pytest
 
 from runtime.adapters.process.process import Lock, _has_locked
 from runtime.errors import UsageError
-from tests.harness import Home, clean_environment
-from tests.other_user import edgectl
+from tests.support.harness import Home, clean_environment
+from tests.support.other_user import edgectl
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 NOBODY = 65534

@@ -21,8 +21,8 @@ from runtime.core.identity.platform_answer import (
 from runtime.core.identity.renewal import RegistrationState
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
-from tests.delivery_world import World
-from tests.readme import ARCHITECTURE, with_rooms
+from tests.support.delivery_world import World
+from tests.support.readme import ARCHITECTURE, with_rooms
 
 PAGE = ARCHITECTURE.read_text()
 Arrows = set[tuple[str, str]]
@@ -38,7 +38,7 @@ def drawn(title: str) -> Arrows:
 
 
 def test_the_rooms_and_who_imports_whom_are_as_drawn() -> None:
-    assert with_rooms(PAGE) == PAGE, "run: python -m tests.readme"
+    assert with_rooms(PAGE) == PAGE, "run: python -m tests.support.readme"
 
 
 class Watched(Delivery):

@@ -12,7 +12,7 @@ import pytest
 from tests.chaos.at_processes import WAYS
 from tests.chaos.plan import EVERYBODY, KINDS, LONG_ENOUGH_MINUTES, Fault, plan
 from tests.chaos.scene import Scene
-from tests.harness import eventually
+from tests.support.harness import eventually
 
 
 def test_a_seed_that_failed_breaks_the_same_things_again() -> None:

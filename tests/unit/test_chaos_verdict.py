@@ -18,7 +18,7 @@ from tests.chaos import verdict
 from tests.chaos.at_platform import REFUSED
 from tests.chaos.scene import Scene
 from tests.chaos.watch import MOST_GROWTH_BYTES_PER_MIN, Sample, Watch, processes, slope_per_s
-from tests.harness import Arrived, eventually
+from tests.support.harness import Arrived, eventually
 
 MIB = 2**20
 

@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from runtime.core.delivery.events import Acked
 from runtime.core.delivery.poison import LONE_LOSSES
-from tests.delivery_world import URGENT, World
+from tests.support.delivery_world import URGENT, World
 
 
 class DeliveryMachine(RuleBasedStateMachine):

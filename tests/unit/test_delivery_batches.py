@@ -5,7 +5,7 @@ from __future__ import annotations
 from runtime.core.delivery.actions import Candidate
 from runtime.core.delivery.batches import LOOK_AHEAD, MOST_IDLE
 from runtime.core.delivery.send_queue import SendQueue
-from tests.delivery_world import LIMITS, World
+from tests.support.delivery_world import LIMITS, World
 
 
 def sent(world: World) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runtime.core.delivery.link_budget import LinkBudget, LinkPolicy
-from tests.delivery_world import World
+from tests.support.delivery_world import World
 
 URGENT = 9
 

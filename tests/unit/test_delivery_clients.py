@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from runtime.core.delivery.connection_state import ConnectionState
 from runtime.core.delivery.events import Acked, Cause
-from tests.delivery_world import world_with
+from tests.support.delivery_world import world_with
 
 
 def test_an_acknowledgement_of_a_discarded_client_delivers_nothing() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.delivery_world import URGENT, World
+from tests.support.delivery_world import URGENT, World
 
 
 def begun(world: World, pieces: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runtime.core.delivery.connection_state import ConnectionState
-from tests.delivery_world import World, world_with
+from tests.support.delivery_world import World, world_with
 
 
 def test_poison_anywhere_goes_to_quarantine_with_its_reason_and_nothing_else_does() -> None:

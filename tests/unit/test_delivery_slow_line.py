@@ -9,7 +9,7 @@ from runtime.core.delivery.connection_state import ConnectionState
 from runtime.core.delivery.events import Acked, Carried, Cause, Connected, Lost
 from runtime.core.delivery.path_mtu import BELIEVED_S, SEGMENTS_BYTES
 from runtime.core.delivery.poison import LONE_LOSSES
-from tests.delivery_world import LIMITS, World
+from tests.support.delivery_world import LIMITS, World
 
 LARGE = 200_000
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from runtime.core.delivery.actions import Candidate
 from runtime.core.delivery.events import Acked
 from runtime.core.delivery.link_budget import LinkPolicy
-from tests.delivery_world import World, world_with
+from tests.support.delivery_world import World, world_with
 
 
 def test_a_file_upload_holds_its_own_stream_and_no_other() -> None:

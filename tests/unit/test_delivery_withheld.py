@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from runtime.core.delivery.actions import PROBE, Tag
-from tests.delivery_world import LIMITS, World
+from tests.support.delivery_world import LIMITS, World
 
 OURS = 35
 Withheld = Callable[[World, Tag], bool]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runtime.core.delivery.quota_probe import QuotaProbe
-from tests.delivery_world import World
+from tests.support.delivery_world import World
 
 
 def test_a_hub_that_takes_nothing_for_hours_is_asked_more_and_more_seldom() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from runtime.core.delivery.engine import Delivery
 from runtime.core.delivery.link_budget import BURST_S, URGENT_DEBT_S, FilePermit, LinkBudget, LinkPolicy
 from runtime.core.delivery.window import CongestionWindow, Pace
-from tests.delivery_world import LIMITS, World
+from tests.support.delivery_world import LIMITS, World
 
 URGENT, PLAIN = 8, 4
 PER_S = 1_000.0

@@ -13,7 +13,7 @@ import pytest
 
 from runtime.cli import parser
 from runtime.config import load
-from tests.readme import PAGES, TOP
+from tests.support.readme import PAGES, TOP
 
 BLOCKS = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 TARGETS = set(re.findall(r"^([a-z]+):", (TOP / "Makefile").read_text(), re.MULTILINE))

@@ -37,7 +37,7 @@ from runtime.core.ingest.protocol import (
 from runtime.core.ingest.reply_route import MOST_HOP_BYTES, MOST_HOPS
 from runtime.settings import IngestSettings
 from runtime.workers.store_manager import PRODUCER_MEMORY_S
-from tests.readme import COMMANDS, CONFIGURATION, PERFORMANCE, PROTOCOL, README, with_settings
+from tests.support.readme import COMMANDS, CONFIGURATION, PERFORMANCE, PROTOCOL, README, with_settings
 
 PAGE = PROTOCOL.read_text()
 LIMITS = SizeLimits(message_bytes=4_194_304, request_bytes=8_388_608)
@@ -51,7 +51,7 @@ def commands() -> dict[str, argparse.ArgumentParser]:
 
 def test_every_setting_is_in_the_table() -> None:
     written = CONFIGURATION.read_text()
-    assert with_settings(written) == written, "run: python -m tests.readme"
+    assert with_settings(written) == written, "run: python -m tests.support.readme"
 
 
 def test_the_readme_is_read_in_one_sitting() -> None:

@@ -10,7 +10,7 @@ from runtime.core.delivery.reconnect import (
     SHORT_S,
     Reconnect,
 )
-from tests.delivery_world import World
+from tests.support.delivery_world import World
 
 
 def live(reconnect: Reconnect, now: float, lives_s: float, *, explained: bool = False) -> float:

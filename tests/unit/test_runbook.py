@@ -17,7 +17,7 @@ from runtime.core.identity import enrolment, renewal
 from runtime.core.operations import health, verdict
 from runtime.operations import overview
 from runtime.workers import store_manager
-from tests.runbook import chapter
+from tests.support.runbook import chapter
 
 NIGHT = chapter("It is three in the morning")
 """What a person reads who has no time."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import requests
 
-from tests.harness import Cloud
+from tests.support.harness import Cloud
 
 REGISTER = {"connectionStringType": "SharedAccessSignature"}
 

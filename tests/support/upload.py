@@ -29,7 +29,7 @@ from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.errors import Retryable
 from runtime.layout import Layout
-from tests.harness import Cloud, Home, eventually
+from tests.support.harness import Cloud, Home, eventually
 
 DAY_S = 86_400
 

@@ -12,7 +12,7 @@ import sys
 import termios
 from pathlib import Path
 
-from tests.harness import clean_environment
+from tests.support.harness import clean_environment
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 

@@ -1,6 +1,6 @@
 """Commands of `edgectl` tried by the dozen: each in a process forked from one that has imported nothing else.
 
-python -m tests.forked < [[argument, ...], ...]     (JSON; the answer, too: a list of objects)
+python -m tests.support.forked < [[argument, ...], ...]     (JSON; the answer, too: a list of objects)
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class Outcome:
 
 def try_all(commands: Sequence[Sequence[str]], **environment: str) -> list[Outcome]:
     """The outcome of each."""
-    from tests.harness import clean_environment  # late: it imports what is looked for here
+    from tests.support.harness import clean_environment  # late: it imports what is looked for here
 
     answer = subprocess.run(
-        [sys.executable, "-m", "tests.forked"], input=json.dumps(commands), capture_output=True, text=True,
-        timeout=PATIENCE_S * 4, env=clean_environment(**environment),
+        [sys.executable, "-m", "tests.support.forked"], input=json.dumps(commands), capture_output=True,
+        text=True, timeout=PATIENCE_S * 4, env=clean_environment(**environment),
     )  # fmt: skip
     assert answer.returncode == 0, answer.stderr
     return [Outcome(**found) for found in json.loads(answer.stdout)]

@@ -19,8 +19,8 @@ from runtime.core.ingest.protocol import Put
 from runtime.core.message import Kind, StoredMessage
 from runtime.core.settlement import Settled
 from runtime.workers.upload_source import UploadSource
-from tests.harness import Home
-from tests.store_tools import ObedientClock, keep, put
+from tests.support.harness import Home
+from tests.support.store_tools import ObedientClock, keep, put
 
 
 class Device:

@@ -14,12 +14,12 @@ from runtime.adapters.supervisor.rpc import Program, Supervisor
 from runtime.errors import EdgeError
 from runtime.layout import WORKERS
 from runtime.workers.refresh import TURN_S
-from tests.harness import Home, Process, eventually, kill_tree
+from tests.support.harness import Home, Process, eventually, kill_tree
 
 PROGRAMS = (*WORKERS, "sentinel")
 PATIENCE_S = 15.0
 """A supervisord that starts five programs on a busy machine answers late: that is not "nobody runs"."""
-SHIPPED = Path(__file__).parent.parent / "supervisord.conf"
+SHIPPED = Path(__file__).parents[2] / "supervisord.conf"
 
 HANG_AFTER_S = 2 * TURN_S
 """A worker with nothing to do beats once a turn: with less patience the sentinel kills the healthy."""
@@ -43,7 +43,7 @@ WORKING = dict.fromkeys(WORKERS, "work")
 
 
 class Runtime:
-    """`edgectl up` on a home. `behaviours` puts a stand-in (tests/stand_in.py) in the place of a worker."""
+    """`edgectl up` on a home. `behaviours` puts tests/support/fake_worker.py in the place of a worker."""
 
     def __init__(self, home: Home, behaviours: Mapping[str, str] | None = None, **environment: str) -> None:
         self.home = home
@@ -133,7 +133,7 @@ def stand_ins(home: Home, toml: str = "") -> Iterator[Runtime]:
 def _with_stand_ins(workers: list[str]) -> str:
     text = SHIPPED.read_text()
     for worker in workers:
-        command = f"{sys.executable} -m tests.stand_in {worker}"
+        command = f"{sys.executable} -m tests.support.fake_worker {worker}"
         text = text.replace(
             f"command=edgectl worker {worker}\n", f"command={command}\ndirectory={SHIPPED.parent}\n"
         )

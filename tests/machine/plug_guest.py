@@ -1,4 +1,4 @@
-"""First process of the small machine of tests/plug.py: tells what it finds on disk, then ingests and sends.
+"""First process of the small machine of plug.py: tells what it finds on disk, then ingests and sends.
 
 Words on the console:  INTEGRITY ok · STORED [[first, last], ...] · READY · ACK number
 """
@@ -30,7 +30,7 @@ def main() -> None:
         say("READY")
         time.sleep(3600)
     level = os.environ["PLUG_LEVEL"]
-    worker = ["runtime", "worker", "ingest"] if level == "FULL" else ["tests.weak_ingest", level]
+    worker = ["runtime", "worker", "ingest"] if level == "FULL" else ["tests.support.weak_ingest", level]
     environment = {**os.environ, "EDGE_HOME": str(HOME), "PATH": os.defpath}
     subprocess.Popen([sys.executable, "-m", *worker], env=environment, stdout=subprocess.DEVNULL)
     _send(int(os.environ["PLUG_BASE"]))

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Inside the machine of tests/systemd.py: try what deploy/ promises, a line for each: `fine` or `FAILED`.
+# Inside the machine of tests/machine/systemd.py: try what deploy/ promises, a line for each: `fine` or `FAILED`.
 # $1 is the checkout. The second boot finds what the first one left.
 top=$1
 home=/var/lib/edge-runtime

@@ -1,6 +1,6 @@
 """A producer as a process of its own: sends numbered messages and writes down what was acknowledged.
 
-Usage: python -m tests.acceptance.sender ENDPOINT NAME COUNT PAUSE_MS LEDGER
+Usage: python -m tests.support.sender ENDPOINT NAME COUNT PAUSE_MS LEDGER
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import struct
 import threading
 from collections.abc import Iterator, Mapping
 
-from tests.harness import Cloud
+from tests.support.harness import Cloud
 
 KINDS = ["http", "socks5"]
 FAR_NAME = "hub.only-the-proxy-knows.test"

@@ -1,12 +1,12 @@
 """The shipped unit and the installer under a live systemd, in a machine of their own that is a process here.
 
 Debian's package `user-mode-linux` boots a kernel as a process. Its root is this machine's, read-only, under
-an overlay on a disk of its own; systemd is its first process. In it tests/systemd_guest.sh installs, starts,
-kills, hangs, reloads and restarts the service, and removes it; the machine is booted twice, for what must
+an overlay on a disk of its own; systemd is its first process. In it systemd_guest.sh installs, starts, kills,
+hangs, reloads and restarts the service, and removes it; the machine is booted twice, for what must
 outlive that. Three to four minutes. It found what no test of a part had found: a system call filter under
 which no worker lived.
 
-    python -m tests.systemd         (root, user-mode-linux, systemd, mkfs.ext4, /usr/bin/python3 with venv)
+    python -m tests.machine.systemd   (root, user-mode-linux, systemd, mkfs.ext4, /usr/bin/python3 with venv)
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import sys
 import threading
 from pathlib import Path
 
-from tests import plug
-from tests.harness import short_folder
+from tests.machine import plug
+from tests.support.harness import short_folder
 
-TOP = Path(__file__).parent.parent
+TOP = Path(__file__).resolve().parents[2]
 PYTHON = "/usr/bin/python3"  # not one in somebody's home, which the unit hides
 TOOLS = ("linux.uml", "mkfs.ext4", PYTHON, "/lib/systemd/systemd")
 BOOT_S = 400.0
@@ -73,7 +73,7 @@ def make_disk(folder: Path) -> None:
         (folder / "disk" / name).mkdir(parents=True)
     (upper / "etc/fstab").write_text("")
     (upper / "etc/systemd/system/trial.target").write_text(TARGET)
-    guest = TOP / "tests/systemd_guest.sh"
+    guest = TOP / "tests/machine/systemd_guest.sh"
     (upper / "etc/systemd/system/trial.service").write_text(SERVICE.format(guest=guest, top=TOP))
     venv = upper / "srv/venv"
     subprocess.run([PYTHON, "-m", "venv", str(venv)], check=True)

@@ -12,7 +12,7 @@ from typing import Any
 import requests
 from websockets.sync.client import connect
 
-from tests.harness import eventually, require_tool
+from tests.support.harness import eventually, require_tool
 
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",

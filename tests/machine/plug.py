@@ -3,10 +3,10 @@
 Debian's package `user-mode-linux` boots a kernel as a process. In it ingest works on an ext4 of its own while
 a producer sends; the console tells every acknowledgement. At a random moment the kernel is killed: what its
 page cache had not written is gone, as after a power cut. The next boot tells what is on disk.
-With a compiler at hand it starts on processors with AMX too (tests/whole_xstate.c says how).
+With a compiler at hand it starts on processors with AMX too (tests/machine/whole_xstate.c says how).
 
-    python -m tests.plug --cuts 35                         # nothing may be missing
-    python -m tests.plug --cuts 9 --synchronous NORMAL     # shows that it would notice
+    python -m tests.machine.plug --cuts 35                         # nothing may be missing
+    python -m tests.machine.plug --cuts 9 --synchronous NORMAL     # shows that it would notice
 
 Without installing it: apt-get download user-mode-linux && dpkg -x user-mode-linux_*.deb X, and then
 --kernel X/usr/bin/linux.uml
@@ -28,9 +28,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.harness import short_folder
+from tests.support.harness import short_folder
 
-TOP = Path(__file__).parent.parent
+TOP = Path(__file__).resolve().parents[2]
 DISK_BYTES = 128 * 1024 * 1024
 BOOT_S = 60.0
 STARTS_NOT = "starts no program here (on a processor with AMX it needs cc)"
@@ -74,7 +74,7 @@ class Machine:
         with self._disk.open("wb") as disk:
             disk.truncate(DISK_BYTES)
         subprocess.run(["mkfs.ext4", "-q", str(self._disk)], check=True)
-        self._init.write_text(f"#!/bin/sh\ncd {TOP} && exec {sys.executable} -m tests.plug_guest\n")
+        self._init.write_text(f"#!/bin/sh\ncd {TOP} && exec {sys.executable} -m tests.machine.plug_guest\n")
         self._init.chmod(0o755)
 
     def run(self, number: int, acknowledgements: int, *, look: bool = False) -> Boot:
@@ -162,14 +162,14 @@ def run(kernel: str, cuts: int, seed: int, level: str, folder: Path) -> int:
 
 def main() -> int:
     """Exit status 0 if every cut was survived."""
-    parser = argparse.ArgumentParser(prog="python -m tests.plug", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.machine.plug", description=__doc__)
     parser.add_argument("--cuts", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kernel", default=shutil.which("linux.uml") or shutil.which("linux"))
     parser.add_argument("--synchronous", choices=("FULL", "NORMAL", "OFF"), default="FULL")
     arguments = parser.parse_args()
     if not arguments.kernel:
-        print("user-mode-linux is not installed; see python -m tests.plug --help", file=sys.stderr)
+        print("user-mode-linux is not installed; see python -m tests.machine.plug --help", file=sys.stderr)
         return 2
     if not starts(arguments.kernel):
         print(f"{arguments.kernel} {STARTS_NOT}", file=sys.stderr)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.harness import clean_environment
+from tests.support.harness import clean_environment
 
 SCRIPT = """
 import os, pkgutil, importlib, sys

@@ -1,4 +1,4 @@
-"""Python calls this at its start, where a test has put this folder on PYTHONPATH (`tests/supervised.py`).
+"""Python calls this at its start, where a test has put this folder on PYTHONPATH (see supervised.py).
 
 It does to a process of ours from within what no signal can do from outside. The product knows nothing of it.
 """

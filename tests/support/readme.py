@@ -1,8 +1,8 @@
 """The generated parts of the pages.
 
-`python -m tests.readme` writes the settings into docs/configuration.md and the rooms into
-docs/architecture.md, `python -m tests.readme bench-report/bench.json` the figures that `make bench` left
-there into docs/performance.md.
+`python -m tests.support.readme` writes the settings into docs/configuration.md and the rooms into
+docs/architecture.md, `python -m tests.support.readme bench-report/bench.json` the figures that `make bench`
+left there into docs/performance.md.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 from runtime.bench import FigureRow
 from runtime.config import Key, keys, keys_of
 from runtime.settings import StreamSettings
-from tests.rooms import layers_picture, rooms_table
+from tests.support.rooms import layers_picture, rooms_table
 
-TOP = Path(__file__).resolve().parent.parent
+TOP = Path(__file__).resolve().parents[2]
 README = TOP / "README.md"
 ARCHITECTURE = TOP / "docs" / "architecture.md"
 COMMANDS = TOP / "docs" / "commands.md"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-RUNBOOK = (Path(__file__).resolve().parent.parent / "deploy/RUNBOOK.md").read_text()
+RUNBOOK = (Path(__file__).resolve().parents[2] / "deploy/RUNBOOK.md").read_text()
 
 
 def chapter(title: str) -> str:

@@ -1,0 +1,1 @@
+"""What boots a kernel of its own, as a process: see README.md."""

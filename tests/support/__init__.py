@@ -1,0 +1,1 @@
+"""What tests share: a cloud, homes, processes, worlds for decisions, and the generated parts of the pages."""
