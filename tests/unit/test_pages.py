@@ -86,6 +86,14 @@ def test_every_sentence_of_a_page_has_a_subject(page: Path) -> None:
         assert VAGUE.findall(re.sub(r"`[^`]*`", "", prose(page))) == []
 
 
+def test_every_line_that_the_page_of_style_praises_stands_in_the_code() -> None:
+    page = (TOP / "docs" / "style.md").read_text()
+    praised = re.findall(r"^ +- so: `(.+?)`(?: - .*)?$", page, re.MULTILINE)
+    code = " ".join("".join(path.read_text() for path in (TOP / "runtime").rglob("*.py")).split())
+    assert len(praised) == 10
+    assert [line for line in praised if " ".join(line.split()) not in code] == []
+
+
 def commands() -> Iterator[tuple[Path, str]]:
     """Every call of edgectl that a page shows whole: in a block, or as a phrase with an argument."""
     for page in PAGES:
