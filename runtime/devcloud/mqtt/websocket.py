@@ -1,29 +1,28 @@
-"""MQTT over WebSockets, on the HTTPS port as at the real hub: the way that is left where 8883 is blocked.
+"""MQTT over WebSockets, on the HTTPS port as at the real hub: the transport where 8883 is blocked.
 
-uvicorn hands over the connection at the request for an upgrade. From then on a `Connection` of the hub sends
-through frames without knowing it: same packets, same faults, same end.
+uvicorn passes the transport on at the request for an upgrade. From then on a `Connection` of the hub sends
+through frames without knowing it: same packets, same faults, same end. Handshake and frames are the
+`websockets` package's, without I/O; what MQTT and the hub demand beyond RFC 6455 is decided here.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import hashlib
 from collections.abc import Callable
 from typing import Any
 
-import h11
+from websockets.frames import CloseCode, Frame, Opcode
+from websockets.http11 import Request, Response
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
 
 from runtime.devcloud.mqtt.broker import Broker
 from runtime.devcloud.mqtt.connection import MOST_PACKET_BYTES, Connection
-from runtime.devcloud.mqtt.frames import BadFrame, Ending, FrameDecoder, Opcode, close, encode
 
-PATH = b"/$iothub/websocket"
-SUBPROTOCOL = b"mqtt"
-MOST_FRAME_BYTES = 2 * MOST_PACKET_BYTES
-"""Clients put a packet or several into a frame; a frame larger than this holds no valid packet."""
-_MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455
+PATH = "/$iothub/websocket"
+MOST_WEBSOCKET_MESSAGE_BYTES = 2 * MOST_PACKET_BYTES
+"""Clients put a packet or several into a WebSocket message; a larger one holds no valid packet."""
 
 
 class WebSocket(asyncio.Protocol):
@@ -31,29 +30,25 @@ class WebSocket(asyncio.Protocol):
 
     def __init__(self, hub: Callable[[], Broker | None]) -> None:
         self._hub = hub
-        self._decoder = FrameDecoder(MOST_FRAME_BYTES)
+        self._frames = ServerProtocol(
+            subprotocols=[Subprotocol("mqtt")], max_size=MOST_WEBSOCKET_MESSAGE_BYTES
+        )
         self._connection: Connection | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = _FramedTransport(transport, self._frames)
 
     def data_received(self, data: bytes) -> None:
-        if self._connection is None:
-            self._shake_hands(data)
-            return
-        try:
-            for frame in self._decoder.feed(data):
-                match frame.opcode:
-                    case Opcode.BINARY | Opcode.CONTINUATION:
-                        self._connection.data_received(frame.payload)
-                    case Opcode.PING:
-                        self._transport.write(encode(Opcode.PONG, frame.payload))
-                    case Opcode.CLOSE:
-                        self._connection.end("the device closed the WebSocket")
-        except BadFrame as exc:
-            self._transport.write(close(exc.ending))
-            self._connection.end(str(exc))
+        self._frames.receive_data(data)
+        for event in self._frames.events_received():
+            if isinstance(event, Request):
+                self._shake_hands(event)
+            elif self._connection is not None and isinstance(event, Frame):
+                self._receive(self._connection, event)
+        self._transport.flush()
+        if self._frames.eof_sent:
+            self._end(str(self._frames.parser_exc or "the device closed the WebSocket"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._connection is not None:
@@ -67,44 +62,52 @@ class WebSocket(asyncio.Protocol):
         if self._connection is not None:
             self._connection.resume_writing()
 
-    def _shake_hands(self, data: bytes) -> None:
-        """Answer the handshake; uvicorn hands over the whole head of the request, at once."""
-        http = h11.Connection(h11.SERVER)
-        http.receive_data(data)
-        request = http.next_event()
-        assert isinstance(request, h11.Request)
-        hub, headers = self._hub(), dict(request.headers)
-        refused = refusal(request.method, request.target, headers) if hub else 503
-        if hub is None or refused:
-            answer = h11.Response(
-                status_code=refused, headers=[("Content-Length", "0"), ("Connection", "close")]
-            )
-            self._transport.write(http.send(answer) or b"")
+    def _shake_hands(self, request: Request) -> None:
+        hub = self._hub()
+        response = answer(self._frames, request, hub_is_up=hub is not None)
+        self._frames.send_response(response)
+        self._transport.flush()
+        if hub is not None and self._frames.state is State.OPEN:
+            self._connection = Connection(hub)
+            self._connection.connection_made(self._transport)
+
+    def _receive(self, connection: Connection, frame: Frame) -> None:
+        """Pass a frame's payload on, unless it is a control frame: those are answered already."""
+        if frame.opcode is Opcode.TEXT:
+            self._frames.fail(CloseCode.UNSUPPORTED_DATA, "MQTT goes in binary frames")
+            self._transport.flush()
+            self._end("a text frame: MQTT goes in binary frames")
+        elif frame.opcode in (Opcode.BINARY, Opcode.CONT):
+            connection.data_received(bytes(frame.data))
+
+    def _end(self, reason: str) -> None:
+        if self._connection is not None:
+            self._connection.end(reason)
+        else:
             self._transport.close()
-            return
-        agreed = [
-            ("Upgrade", "websocket"),
-            ("Connection", "Upgrade"),
-            ("Sec-WebSocket-Accept", acceptance(headers[b"sec-websocket-key"]).decode()),
-            ("Sec-WebSocket-Protocol", SUBPROTOCOL.decode()),
-        ]
-        self._transport.write(http.send(h11.InformationalResponse(status_code=101, headers=agreed)) or b"")
-        self._connection = Connection(hub)
-        self._connection.connection_made(_Framed(self._transport))
 
 
-class _Framed(asyncio.Transport):
-    """A transport that writes binary frames."""
+class _FramedTransport(asyncio.Transport):
+    """Transport that writes binary frames while the WebSocket is open, and closes it with a close frame."""
 
-    def __init__(self, plain: asyncio.Transport) -> None:
+    def __init__(self, plain: asyncio.Transport, frames: ServerProtocol) -> None:
         super().__init__()
         self._plain = plain
+        self._frames = frames
+
+    def flush(self) -> None:
+        """Write what the protocol has to send."""
+        self._plain.write(b"".join(self._frames.data_to_send()))
 
     def write(self, data: Any) -> None:
-        self._plain.write(encode(Opcode.BINARY, data))
+        if self._frames.state is State.OPEN:
+            self._frames.send_binary(data)
+            self.flush()
 
     def close(self) -> None:
-        self._plain.write(close(Ending.NORMAL))
+        if self._frames.state is State.OPEN:
+            self._frames.send_close(CloseCode.NORMAL_CLOSURE)
+        self.flush()
         self._plain.close()
 
     def abort(self) -> None:
@@ -120,22 +123,10 @@ class _Framed(asyncio.Transport):
         return self._plain.get_extra_info(name, default)
 
 
-def refusal(method: bytes, target: bytes, headers: dict[bytes, bytes]) -> int:
-    """The status that refuses a request for an upgrade; 0: it is valid. Names of headers in lower case."""
-    if target.partition(b"?")[0] != PATH:
-        return 404
-    if method != b"GET":
-        return 405
-    if headers.get(b"sec-websocket-version") != b"13":
-        return 426
-    asked = [name.strip().lower() for name in headers.get(b"sec-websocket-protocol", b"").split(b",")]
-    try:
-        key = base64.b64decode(headers.get(b"sec-websocket-key", b""), validate=True)
-    except binascii.Error:
-        return 400
-    return 0 if len(key) == 16 and SUBPROTOCOL in asked else 400
-
-
-def acceptance(key: bytes) -> bytes:
-    """The answer's proof that the request was understood."""
-    return base64.b64encode(hashlib.sha1(key + _MAGIC, usedforsecurity=False).digest())
+def answer(frames: ServerProtocol, request: Request, *, hub_is_up: bool) -> Response:
+    """The response to a request for an upgrade: 101, or a refusal by its status."""
+    if not hub_is_up:
+        return frames.reject(503, "The hub is down.\n")
+    if request.path.partition("?")[0] != PATH:
+        return frames.reject(404, f"MQTT over WebSockets is at {PATH}.\n")
+    return frames.accept(request)
