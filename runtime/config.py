@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime.adapters.process.known_secrets import hidden
 from runtime.core.address import is_loopback
 from runtime.core.secret import Secret
 from runtime.errors import ConfigError
@@ -340,7 +341,7 @@ def _converted(kind: Any, value: Any, base: Path) -> Any:
         if kind is Path:
             return _path(value, base)
         if kind is Secret:
-            return Secret(value.strip())
+            return hidden(Secret(value.strip()))
     if (
         typing.get_origin(kind) is tuple
         and isinstance(value, list)

@@ -1,28 +1,24 @@
-"""A secret that cannot be printed by accident: every way of turning it into text but `reveal()` hides it."""
+"""A secret that cannot be printed by accident: every way of turning it into text but `reveal()` hides it.
+
+Where a secret enters the process it is registered, so that no log shows its plaintext either: see
+`adapters/process/known_secrets.py`.
+"""
 
 from __future__ import annotations
 
 import re
 
-LONG_ENOUGH = 8
-"""Shorter texts are left alone: taking them out would tear up every other word."""
-MOST_KNOWN = 100
-"""The text of so many secrets is remembered: those that were created or used last."""
-_known: dict[str, None] = {}
-
 
 class Secret:
     """Text that must not reach a log, an error, a metric or a process list."""
 
-    __slots__ = ("_text",)
+    __slots__ = ("__weakref__", "_text")
 
     def __init__(self, text: str) -> None:
         self._text = text
-        _remember(text)
 
     def reveal(self) -> str:
         """Return the text itself, for the one call that has to send or store it."""
-        _remember(self._text)
         return self._text
 
     def __repr__(self) -> str:
@@ -49,20 +45,3 @@ class Secret:
 def fits_header(secret: Secret) -> bool:
     """True if a header can carry it: a library that refuses a header shows all of it in its error."""
     return re.fullmatch(r"[!-~]+", secret.reveal()) is not None
-
-
-def _remember(text: str) -> None:
-    """Remember the text for `hide_known`. Any thread may call this: each step is one dict operation."""
-    if len(text) < LONG_ENOUGH:
-        return
-    _known.pop(text, None)
-    _known[text] = None
-    if len(_known) > MOST_KNOWN:
-        _known.pop(next(iter(tuple(_known))), None)
-
-
-def hide_known(text: str) -> str:
-    """Take out the secrets that this process has held, whichever code turned them into plain text since."""
-    for secret in tuple(_known):
-        text = text.replace(secret, "***")
-    return text

@@ -20,6 +20,7 @@ from runtime.adapters.identity.vault import Vault
 from runtime.adapters.net.tls_options import TrustedAuthorities
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.config_watch import WatchedConfig
+from runtime.adapters.process.known_secrets import hidden
 from runtime.adapters.process.process import Stop
 from runtime.config import Config
 from runtime.core.identity import enrolment
@@ -162,7 +163,7 @@ class ProvisioningLoop:
         self, call: Call, record: Enrolment, token: Secret, instance: str
     ) -> PlatformAnswer[ProvisioningOperation] | PlatformAnswer[PlatformResult]:
         settings = self._config.settings.platform
-        trust = TrustedAuthorities(settings.ca_file, proxy=parse_proxy(settings.proxy))
+        trust = TrustedAuthorities(settings.ca_file, proxy=hidden(parse_proxy(settings.proxy)))
         platform = PlatformClient(instance, trust, settings.timeout_s, self._heart.waiting, self._clock)
         if call is Call.INIT:
             return platform.init(token, self._config.settings.device.id)

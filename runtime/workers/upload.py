@@ -23,6 +23,7 @@ from runtime.adapters.identity.database import IdentityReader
 from runtime.adapters.identity.vault import Vault
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.config_watch import WatchedConfig
+from runtime.adapters.process.known_secrets import hidden
 from runtime.adapters.process.process import Stop
 from runtime.adapters.process.status_file import StatusFile, last_words
 from runtime.adapters.store.errors import StoreDamaged, StoreReplaced, StoreUnknown, StoreUnreadable
@@ -99,7 +100,7 @@ class UploadLoop:
         self._identity = _identity(config)
         self._reporter = DeliveryReporter(layout)
         ca_file = settings.ca_file or config.settings.platform.ca_file
-        proxy = parse_proxy(settings.proxy or config.settings.platform.proxy)
+        proxy = hidden(parse_proxy(settings.proxy or config.settings.platform.proxy))
         options = (ca_file, settings.keepalive_s, settings.websockets, proxy, settings.connect_timeout_s)
         self._hub = HubConnection(HubOptions(*options))
         way = HttpsRoute(ca_file, settings.https_port, proxy)

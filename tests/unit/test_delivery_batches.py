@@ -150,3 +150,13 @@ def test_a_batch_that_is_still_in_flight_does_not_give_way_so_that_a_crash_puts_
     world.sent.clear()
     world.settle_down()
     assert sent(world) == [1, 3, 2]
+
+
+def test_a_message_that_arrives_after_its_completion_begins_its_batch_no_second_time() -> None:
+    """The hub acknowledged the completion first; the next run then waited for a batch that was whole."""
+    batches = SendQueue().batches
+    batches.delivered(Candidate(2, "s", batch="A", completes_batch=True))
+    batches.delivered(Candidate(1, "s", batch="A"))
+    assert batches.begun == {}
+    batches.delivered(Candidate(3, "s", batch="A"))  # the producer takes the name once more
+    assert batches.begun == {"s": "A"}

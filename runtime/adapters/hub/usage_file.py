@@ -7,6 +7,8 @@ import json
 import os
 from dataclasses import asdict
 
+from loguru import logger
+
 from runtime.core.delivery.link_budget import LinkUsage
 from runtime.layout import Layout
 
@@ -21,6 +23,8 @@ class UsageFile:
         self._path = layout.state / "link.json"
         self._switch = layout.state / "link.off"
         self._saved: LinkUsage | None = None
+        self._unreadable = ""
+        """The reason that was logged why the switch cannot be looked for."""
 
     def load(self) -> LinkUsage:
         """The saved usage; nothing where that cannot be read."""
@@ -44,11 +48,31 @@ class UsageFile:
             self._saved = LinkUsage(**asdict(usage))
 
     def switched_off(self) -> bool:
-        return self._switch.exists()
+        """True if the kill switch is off; also where the disk does not say: unknown is not on."""
+        try:
+            self._switch.lstat()
+        except FileNotFoundError:
+            return False
+        except OSError as exc:
+            self._report_unreadable(exc)
+        else:
+            self._unreadable = ""
+        return True
+
+    def _report_unreadable(self, exc: OSError) -> None:
+        reason = str(exc.strerror)
+        if reason != self._unreadable:
+            logger.error("{} cannot be looked for ({}): nothing is sent until it can", self._switch, reason)
+        self._unreadable = reason
 
     def switch(self, *, on: bool) -> None:
-        """Permit the use of the link, or forbid it."""
+        """Permit the use of the link, or forbid it; returns when a power cut changes that no more."""
         if on:
             self._switch.unlink(missing_ok=True)
         else:
             self._switch.touch(mode=0o600)
+        folder = os.open(self._switch.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

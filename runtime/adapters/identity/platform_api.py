@@ -11,6 +11,7 @@ from loguru import logger
 
 from runtime.adapters.net.tls_options import TrustedAuthorities, Waiting
 from runtime.adapters.process.clock import Clock, SystemClock
+from runtime.adapters.process.known_secrets import hidden
 from runtime.core.identity import connection_string, lifetime
 from runtime.core.identity.platform_answer import (
     Outcome,
@@ -92,7 +93,7 @@ class PlatformClient:
         return self._call("PUT", "/devices/register", registration_token, body, self._registration)
 
     def _registration(self, found: Mapping[str, Any], left: Left) -> Registration:
-        told = connection_string.parse(_text(found, "connectionString"))
+        told = hidden(connection_string.parse(_text(found, "connectionString")))
         certificate = None
         if told.sas is None and self.trust.certificate and self.trust.key:
             certificate = (str(self.trust.certificate), str(self.trust.key))
@@ -179,7 +180,7 @@ def _operation(found: Mapping[str, Any], _left: Left) -> ProvisioningOperation:
 
 
 def _grant(found: Mapping[str, Any], left: Left) -> PlatformResult:
-    token = Secret(_text(found, "registrationToken"))
+    token = hidden(Secret(_text(found, "registrationToken")))
     if not fits_header(token):
         raise ValueError("registrationToken is not one word of printable ASCII")
     return PlatformResult(token, _lifetime_s(found.get("expirationTime"), left))

@@ -23,6 +23,7 @@ from runtime.adapters.net.certificate_pair import check_pair, ends_s
 from runtime.adapters.net.server_time import server_time_s
 from runtime.adapters.net.tls_options import TrustedAuthorities, Waiting
 from runtime.adapters.process.clock import Clock, SystemClock
+from runtime.adapters.process.known_secrets import hidden
 from runtime.core.identity import connection_string
 from runtime.core.identity.platform_answer import Outcome, PlatformAnswer, Registration
 from runtime.core.moment import CLOCK_SET_BY_S, Moment
@@ -126,7 +127,7 @@ class ByPlatform:
         mine, files = self.settings.platform, self.settings.identity
         certificate = (files.certificate_file, files.key_file) if self._by_certificate else (None, None)
         assert mine.instance is not None  # `missing` says so first
-        trust = TrustedAuthorities(mine.ca_file, *certificate, proxy=parse_proxy(mine.proxy))
+        trust = TrustedAuthorities(mine.ca_file, *certificate, proxy=hidden(parse_proxy(mine.proxy)))
         return PlatformClient(mine.instance, trust, mine.timeout_s, self.waiting)
 
 
@@ -146,7 +147,7 @@ class ByConnectionString:
             return "identity.connection_string_file is not set, or the file is not there"
         try:
             connection_string.check_direct(text.reveal())
-            known = connection_string.parse(text.reveal())
+            known = hidden(connection_string.parse(text.reveal()))
         except ValueError as exc:
             return f"identity.connection_string_file: {exc}"
         return _missing_certificate(self.settings) if known.x509 else None
@@ -157,7 +158,7 @@ class ByConnectionString:
     def certificate(self) -> Path | None:
         text = self._text()
         try:
-            known = connection_string.parse(text.reveal()) if text else None
+            known = hidden(connection_string.parse(text.reveal())) if text else None
         except ValueError:
             return None
         return self.settings.identity.certificate_file if known and known.x509 else None
@@ -165,7 +166,7 @@ class ByConnectionString:
     def signs(self) -> bool:
         text = self._text()
         try:
-            return text is not None and connection_string.parse(text.reveal()).key is not None
+            return text is not None and hidden(connection_string.parse(text.reveal())).key is not None
         except ValueError:
             return False
 
@@ -174,7 +175,7 @@ class ByConnectionString:
     ) -> PlatformAnswer[Registration]:
         text = self._text()
         try:
-            known = connection_string.parse(text.reveal() if text else "")
+            known = hidden(connection_string.parse(text.reveal() if text else ""))
             server_s = None
             if known.key is not None and server_clock.doubted:
                 server_s = _asked_for_time(known.hub_host, self.settings, self.waiting)
@@ -187,7 +188,7 @@ class ByConnectionString:
         host, device = known.hub_host, known.device_id
         if known.key is not None:
             lifetime_s = self.settings.identity.sas_lifetime_s
-            sas = connection_string.sign(host, device, known.key, int(now_s + lifetime_s))
+            sas = hidden(connection_string.sign(host, device, known.key, int(now_s + lifetime_s)))
             return Registration(host, device, lifetime_s, sas)
         if known.sas is not None:  # this runtime cannot renew it; another file can
             return Registration(host, device, None, known.sas)
@@ -241,7 +242,7 @@ class ByDps:
             if key is None:
                 files = (str(mine.certificate_file), str(mine.key_file))
                 return PlatformAnswer(Outcome.OK, Registration(host, device, ASK_AGAIN_S, None, files))
-            sas = connection_string.sign(host, device, key, int(now_s + mine.sas_lifetime_s))
+            sas = hidden(connection_string.sign(host, device, key, int(now_s + mine.sas_lifetime_s)))
             return PlatformAnswer(
                 Outcome.OK, Registration(host, device, mine.sas_lifetime_s, sas), server_s=server_s
             )
@@ -259,7 +260,7 @@ class ByDps:
             key,
             *files,
             ca_file,
-            parse_proxy(self.settings.platform.proxy),
+            hidden(parse_proxy(self.settings.platform.proxy)),
             self.settings.upload.websockets,
             ahead_s if abs(ahead_s) > CLOCK_SET_BY_S else 0.0,
         )
@@ -276,13 +277,13 @@ class ByDps:
         key = self._shared_key()
         if key is None or not self.settings.identity.dps_group:
             return key
-        return connection_string.derived_key(key, self._registration_id() or "")
+        return hidden(connection_string.derived_key(key, self._registration_id() or ""))
 
 
 def _asked_for_time(host: str, settings: Settings, waiting: Waiting) -> float | None:
     """Ask the hub, or the provisioning service, what time it is."""
     ca_file = settings.upload.ca_file or settings.platform.ca_file
-    proxy = parse_proxy(settings.upload.proxy or settings.platform.proxy)
+    proxy = hidden(parse_proxy(settings.upload.proxy or settings.platform.proxy))
     return server_time_s(host, settings.upload.https_port, TrustedAuthorities(ca_file, proxy=proxy), waiting)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from loguru import logger
 
+from runtime.adapters.process.known_secrets import hidden
 from runtime.core.secret import Secret, fits_header
 from runtime.settings import PlatformSettings
 
@@ -76,7 +77,7 @@ def look(
 ) -> SecretSource:
     """The first source that is set: the setting, its file, or the systemd credential."""
     if text:
-        return SecretSource(text, lack=None)
+        return SecretSource(hidden(text), lack=None)
     folder = environ.get("CREDENTIALS_DIRECTORY")
     path = file or (Path(folder) / credential if folder else None)
     return _in_file(path) if path else SecretSource()
@@ -147,4 +148,4 @@ def _in_file(path: Path) -> SecretSource:
         return SecretSource(None, where, MissingSecret.GARBLED, f"{where} holds no token: it is not text")
     if not text:
         return SecretSource(None, where, MissingSecret.MISSING, f"{where} is empty")
-    return SecretSource(Secret(text), where, None)
+    return SecretSource(hidden(Secret(text)), where, None)

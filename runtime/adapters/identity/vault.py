@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.adapters.identity.token_files import secret_from
+from runtime.adapters.process.known_secrets import hidden
 from runtime.core.secret import Secret
 from runtime.errors import NeedsHuman
 from runtime.settings import IdentitySettings
@@ -77,7 +78,7 @@ class Keys:
         if isinstance(stored, bytes) and stored[:1] != _FORMAT:
             stored = stored.decode(errors="replace")  # a flipped bit turns a text into a blob: it is unsealed
         if isinstance(stored, str):
-            return Opened(Secret(stored), not (self.encrypt and stored))
+            return Opened(hidden(Secret(stored)), not (self.encrypt and stored))
         for number, secret in enumerate(self.secrets):
             text = _unsealed(secret, name, stored)
             if text is not None:
@@ -110,7 +111,7 @@ class Vault:
         found = secret_from(None, self.key_file, CREDENTIAL, environ)
         if found is None:
             return Keys(self.encrypt, trouble="the key that seals the tokens is not there")
-        secrets = tuple(map(Secret, found.reveal().split()))
+        secrets = tuple(hidden(Secret(key)) for key in found.reveal().split())
         if not all(map(_is_key, secrets)):
             return Keys(self.encrypt, trouble=f"a key that seals tokens is not {_KEY_BYTES} bytes in base64")
         if not _installed():
@@ -148,6 +149,6 @@ def _unsealed(secret: Secret, name: str, stored: bytes) -> Secret | None:
     if stored[:1] != _FORMAT or len(nonce) != _NONCE_BYTES:
         return None
     try:
-        return Secret(_cipher(secret).decrypt(nonce, sealed, name.encode()).decode())
+        return hidden(Secret(_cipher(secret).decrypt(nonce, sealed, name.encode()).decode()))
     except (InvalidTag, ValueError):
         return None

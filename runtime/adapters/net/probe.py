@@ -19,6 +19,7 @@ from pathlib import Path
 
 from runtime.adapters.net.proxies import ProxyTrouble, dial, in_words
 from runtime.adapters.net.tls_options import UnusableFile, authorities
+from runtime.adapters.process.known_secrets import hidden
 from runtime.core.address import Address, parse_address, parse_host
 from runtime.core.operations.diagnosis import Check, judge_certificate, judge_refused_certificate, judge_skew
 from runtime.core.proxy_url import Proxy, parse
@@ -124,7 +125,7 @@ def _from_environment(host: str) -> Proxy | None:
     if urllib.request.proxy_bypass(host):
         return None
     try:
-        return parse(Secret(urllib.request.getproxies().get("https", "")))
+        return hidden(parse(hidden(Secret(urllib.request.getproxies().get("https", "")))))
     except ConfigError:
         return None
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from loguru import logger
 
-from runtime.core.secret import hide_known
+from runtime.adapters.process.known_secrets import hide_known
 from runtime.settings import LogSettings
 
 if TYPE_CHECKING:

@@ -51,6 +51,8 @@ class BatchOrder:
         """Batches that the hub has in part, by stream: the messages sorted in may be far ahead of it."""
         self._under_way: dict[Hashable, str] = {}
         self._gave_way: dict[Hashable, str] = {}
+        self._completed: dict[Hashable, int] = {}
+        """The id of the last completion that the hub has, by stream."""
         self._deferring: dict[StreamQueue, None] = {}
         self._idle: dict[Hashable, None] = {}
         """Streams with no message in the send queue, of which something is remembered."""
@@ -65,20 +67,24 @@ class BatchOrder:
     def delivered(self, offer: Candidate) -> None:
         """Record that the hub has this message."""
         if offer.completes_batch:
+            self._completed[offer.stream] = offer.id
             if self.begun.get(offer.stream) == offer.batch:
                 del self.begun[offer.stream]
         elif offer.batch is not None and self._gave_way.get(offer.stream) != offer.batch:
-            self.begun[offer.stream] = offer.batch
+            overtaken = offer.id < self._completed.get(offer.stream, -1)  # by the completion
+            if not overtaken:
+                self.begun[offer.stream] = offer.batch
 
     def idle(self, stream: Hashable) -> None:
         """The send queue holds nothing of this stream. Streams come and go: not all are remembered."""
-        if not any(stream in remembered for remembered in (self.begun, self._under_way, self._gave_way)):
+        memory = (self.begun, self._under_way, self._gave_way, self._completed)
+        if not any(stream in remembered for remembered in memory):
             return
         self._idle[stream] = None
         while len(self._idle) > MOST_IDLE:
             gone = next(iter(self._idle))
             del self._idle[gone]
-            for remembered in (self.begun, self._under_way, self._gave_way):
+            for remembered in memory:
                 remembered.pop(gone, None)
 
     def admit(self, stream: StreamQueue, message: Outgoing) -> None:
