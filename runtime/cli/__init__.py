@@ -108,6 +108,7 @@ GROUPS = (
     "up",
     "status",
     "doctor",
+    "logs",
     "send",
     "keys",
     "identity",
