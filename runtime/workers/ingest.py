@@ -23,9 +23,9 @@ from runtime.adapters.bus.sockets import STORED, DeliveryReceiver, Hints, wait_r
 from runtime.adapters.process.clock import Clock, SystemClock
 from runtime.adapters.process.process import Stop
 from runtime.adapters.process.status_file import BUSY, StatusFile
+from runtime.adapters.store.counters import Loss
 from runtime.adapters.store.errors import StoreError, StoreFull
 from runtime.adapters.store.spool import Spool
-from runtime.adapters.store.writer import Loss
 from runtime.config import Config
 from runtime.core.ingest.admission import RETRY_FULL_MS, Admission
 from runtime.core.ingest.loss_log import LossLog
@@ -46,7 +46,7 @@ from runtime.core.ingest.protocol import (
 from runtime.core.log_throttle import LogThrottle
 from runtime.core.recent_counts import Lately
 from runtime.core.settlement import Settled
-from runtime.workers.store_manager import SAY_EVERY_S, StoreManager, refusal
+from runtime.workers.store_manager import LOG_EVERY_S, StoreManager, refusal
 
 IDLE_S = 1.0
 BUG = Refusal(Code.INTERNAL, "a bug of ours: this request cannot be decided", RETRY_FULL_MS * 10)
@@ -85,8 +85,8 @@ class IngestLoop:
         self._hints = Hints(config.layout, "ingest")
         self._counted: Counter[str] = Counter()
         self._refused_lately = Lately()
-        self._sparing = LogThrottle(SAY_EVERY_S)
-        self._losses = LossLog(SAY_EVERY_S)
+        self._sparing = LogThrottle(LOG_EVERY_S)
+        self._losses = LossLog(LOG_EVERY_S)
         self._clock = clock
         self._company = 0
         self._gone: list[str] = []

@@ -1,22 +1,21 @@
-"""Keeps the store usable through every failure: opens it, watches the disk, makes room, gives room back.
+"""Store manager: keeps messages.db usable through every failure.
 
-Its reaction when the store fails, by the error:
+`core/ingest/store_state.py` decides what follows from a failure; what is here performs it. By the error:
 
-- StoreFull: give up the ballast, so that deletes can be written; refuse new messages until there is room.
-- StoreUnavailable (EIO, read-only, locked): close, open again every second.
-- StoreUnreadable (a page is damaged, or the disk does not give it back): the same, and find out which
+- StoreFull: gives up the ballast, so that deletes can be written; messages are refused until there is room.
+- StoreUnavailable (EIO, read-only, locked): closes the store, and opens it again every second.
+- StoreUnreadable (a page is damaged, or the disk does not give it back): the same, and finds out which
   (`core/ingest/read_errors.py`).
-- StoreDamaged: set the file aside and salvage its readable rows into a fresh one
-  (`adapters/salvage/salvage.py`). A salvage that fails begins again, each time later
-  (`core/ingest/salvage_retry.py`).
-- StoreNewer: an operator must decide; look again every ten seconds.
+- StoreDamaged: sets the file aside and salvages its readable rows into a fresh one
+  (`adapters/salvage/salvage.py`). A salvage that fails begins again, each time later.
+- StoreNewer: an operator must decide; looks again every ten seconds.
 
-Meanwhile `admission` gives the refusal for producers: every request gets an answer, at once.
+Meanwhile `admission` raises StoreClosed, the refusal for producers: every request gets an answer, at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,7 +26,8 @@ from runtime.adapters.process.home_mount import in_changed_home
 from runtime.adapters.process.status_file import BUSY
 from runtime.adapters.salvage.disk_probe import DiskProbe, named
 from runtime.adapters.salvage.salvage import SalvageReport, files, finish, last_report, pending, salvage
-from runtime.adapters.store.disk import BALLAST_BYTES, Disk, WalLimit, size
+from runtime.adapters.store.counters import Loss
+from runtime.adapters.store.disk import Disk, WalLimit, size
 from runtime.adapters.store.errors import (
     StoreClosed,
     StoreDamaged,
@@ -38,35 +38,38 @@ from runtime.adapters.store.errors import (
     StoreUnreadable,
     in_words,
 )
-from runtime.adapters.store.id_watermark import SAVE_EVERY_S, IdWatermark
-from runtime.adapters.store.writer import Loss, MessageStore
+from runtime.adapters.store.id_watermark import IdWatermark
+from runtime.adapters.store.writer import MessageStore
 from runtime.config import Config
 from runtime.core.ingest.admission import RETRY_FULL_MS, Admission
 from runtime.core.ingest.protocol import Code, ProducerKey, Refusal
-from runtime.core.ingest.quota import FEW, Amount, Limit, OverflowPolicy, Quota
-from runtime.core.ingest.salvage_retry import SalvageRetry
+from runtime.core.ingest.quota import Amount, Limit, OverflowPolicy, Quota
+from runtime.core.ingest.store_state import (
+    Event,
+    Examined,
+    Examining,
+    Failed,
+    FailureKind,
+    Newer,
+    Opening,
+    ReaderFailed,
+    Salvaged,
+    SalvageFound,
+    Salvaging,
+    Serving,
+    State,
+    StoreOpened,
+    Ticked,
+    Waiting,
+    next_state,
+)
 from runtime.core.log_throttle import LogThrottle
 from runtime.core.message import StreamName
 from runtime.core.settlement import Settled
+from runtime.workers.store_housekeeping import Housekeeping
 
-LOOK_AT_DISK_S = 1.0
-TIDY_S = 1.0
-TRY_OPEN_S = 1.0
-TRY_NEWER_S = 10.0
-SALVAGE_PAUSE_S = 60.0
-"""The reader may still look at the old file: its complaints count again only after so long."""
-SAY_EVERY_S = 60.0
-VACUUM_PAGES = 64
-"""256 KiB a step: a few milliseconds, the most that a message adds to its wait if it comes just then."""
-VACUUM_PAUSE_S = 0.05
-"""Pause between two steps where no request comes: 5 MB/s, 10 GB in half an hour."""
-KEEP_FREE_PAGES = 1_024
+LOG_EVERY_S = 60.0
 MAX_INT = 2**62
-PRODUCER_MEMORY_S = 600.0
-"""A producer silent for so long may be forgotten, if the store was open all the while: no repeat of its can
-still come. A client that waits for an answer asks again at least every 10 s (the exchange's LONGEST_WAIT_S),
-and would have been answered. What remains is a producer that stood still itself (SIGSTOP, a laptop asleep)
-between request and reply: where there are too many producers, its repeat may be stored a second time."""
 
 
 class StoreManager:
@@ -87,58 +90,73 @@ class StoreManager:
         self._quota = quota(config)
         self._quarantine_bytes = config.settings.store.quarantine_max_bytes
         self._max_producers = config.settings.ingest.max_producers
-        self._given = IdWatermark(config.layout.ids_given)
+        self._max_pages = max_pages
+        self._ids = IdWatermark(config.layout.ids_given)
         self._disk = Disk(self._path.parent, config.settings.store)
         self._wal = WalLimit(self._path, self._disk)
-        self._max_pages = max_pages
+        self._probe = DiskProbe(files(self._path), clock)
+        self._housekeeping = Housekeeping(clock, self._quota, self._disk, self._wal, self._ids)
+        self._throttle = LogThrottle(LOG_EVERY_S)
+        self._state: State = Opening()
         self._store: MessageStore | None = None
-        self._alarm: str | None = None
-        self._trouble: StoreError | None = StoreUnavailable("the store is not open yet")
-        self._sparing = LogThrottle(SAY_EVERY_S)
-        self._salvage: Iterator[SalvageReport] | None = None
-        self._examiner = DiskProbe(files(self._path), clock)
-        self._doubt = ""
-        self._gone: Sequence[str] = ()
-        """Parts of the files that can no longer be read."""
-        self._salvaged_s = -SALVAGE_PAUSE_S
-        self._attempts = SalvageRetry()
-        self._room_bytes = self._unlooked_bytes = 0
-        self._open_s = self._look_s = self._tidy_s = self._forget_s = self._names_s = self._save_s = 0.0
-        self._roomy = False
+        """The store while the state is Serving, and only then."""
+        self._salvage: Iterator[SalvageReport] = iter(())
+        """The rest of the salvage while the state is Salvaging."""
+        self._report: SalvageReport | None = None
         self.tick()
 
+    # --- between commits ---
+
     def tick(self) -> None:
-        """Do the work due between commits. Never raises StoreError: trouble is kept for the next request."""
-        now_s = self._clock.boot_s()
-        if self._salvage is not None:
-            self._guarded(self._salvage_on)
-        elif self._examiner.under_way:
-            self._guarded(self._examine_on)
-        elif self._store is None and (now_s >= self._open_s or self._has_room(now_s)):
+        """Do the work due between commits. Raises no StoreError: the next request is told of a failure."""
+        match self._state:
+            case Waiting() | Newer():
+                self._apply(Ticked(self._disk.left_bytes() if self._state.history.retry.lacks_room else 0))
+            case Salvaging():
+                self._guarded(self._salvage_slice)
+            case Examining():
+                self._examine_slice()
+        if isinstance(self._state, Opening):
             self._guarded(self._open)
-        if self._store is not None and self._store.counting:
-            self._guarded(self._count_on)
-        if self._store is not None and now_s >= self._look_s:
-            self._look_s = now_s + LOOK_AT_DISK_S
-            self._guarded(self._look_at_disk)
-        if now_s >= self._tidy_s:  # by the clock: where requests always come, no turn is idle
-            self._tidy_s = now_s + TIDY_S
-            self._guarded(self._tidy)
+        self._keep(self._count_slice)
+        self._keep(self._housekeeping.measure_if_due)
+        self._keep(self._housekeeping.tidy_if_due)
 
     def idle(self) -> None:
         """No request waits: give a little more room back to the disk."""
-        self._guarded(self._tidy)
+        self._keep(self._housekeeping.tidy)
+
+    def patience_s(self, idle_s: float) -> float:
+        """Seconds that the loop may wait for requests before it comes back here."""
+        if isinstance(self._state, Salvaging | Examining) or (self._store and self._store.counting):
+            return 0.0
+        pause_s = self._housekeeping.pause_s
+        return idle_s if pause_s is None or self._store is None else min(idle_s, pause_s)
+
+    def _keep(self, work: Callable[[MessageStore], object]) -> None:
+        """Do a piece of work on the store, if it is open."""
+        if self._store is not None:
+            try:
+                work(self._store)
+            except StoreError as error:
+                self.failed(error)
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except StoreError as error:
+            self.failed(error)
+
+    # --- a commit ---
 
     def admission(self, keys: Collection[ProducerKey], settled: Settled) -> Admission:
         """The Admission for the next commit, which also carries out `settled`. Raises StoreError."""
-        store = self._usable()
-        self._wal.check(self._room_bytes)
+        store, room_bytes = self._usable(), self._housekeeping.room_bytes
+        self._wal.check(room_bytes)
         known = store.known(keys)
-        self._forget_producers(store, room=len(keys) - len(known), but=known)
-        self._give_back_streams(store)
-        return Admission(
-            self._quota, store.view(self._room_bytes, settled), store.stamp(), known, known.apart
-        )
+        self._housekeeping.forget_producers(store, room=len(keys) - len(known), but=known)
+        self._housekeeping.give_back_streams(store)
+        return Admission(self._quota, store.view(room_bytes, settled), store.stamp(), known, known.apart)
 
     def count(self) -> bool:
         """Count the stored messages, before counters decide over them. True if done. Raises StoreError."""
@@ -146,46 +164,18 @@ class StoreManager:
 
     def commit(self, admission: Admission | None, settled: Settled) -> list[Loss]:
         """Commit: all is on disk when this returns. Raises StoreError; then nothing is."""
-        self._wal.check(self._room_bytes, removals=True)
+        self._wal.check(self._housekeeping.room_bytes, removals=True)
         losses = self._usable().commit(admission, settled)
-        if admission is not None:
-            self._room_bytes -= admission.disk_bytes
-            self._unlooked_bytes += admission.disk_bytes
-        if self._wal.stuck or self._unlooked_bytes > BALLAST_BYTES:
-            self._look_s = 0.0
+        self._housekeeping.stored(0 if admission is None else admission.disk_bytes)
         return losses
 
-    def failed(self, error: StoreError, *, say: bool = True) -> None:
-        """React to an error that the store raised."""
-        if isinstance(error, StoreClosed):
-            return  # a salvage runs: beginning again for every request would never come to an end
-        name = type(error).__name__
-        times = say and self._sparing.times(name, self._clock.boot_s())
-        if times:
-            log = logger.bind(error=name, times=times)
-            (log.error if isinstance(error, StoreNewer) else log.warning)("the store: {}", in_words(error))
-        self._look_s = 0.0
-        if isinstance(error, StoreFull):
-            self._disk.give_up_ballast()
-            if self._store is not None:
-                return
-        self._trouble = error
-        self._leave()
-        self._salvage = None
-        if isinstance(error, StoreUnreadable):
-            self._doubt = str(error)
-            self._examiner.begin()
-        elif isinstance(error, StoreDamaged) and not pending(self._path):  # a failed one: when it is time
-            self._salvage = salvage(self._path, str(error), self._gone)
-        self._open_s = self._clock.boot_s() + (TRY_NEWER_S if isinstance(error, StoreNewer) else TRY_OPEN_S)
+    def _usable(self) -> MessageStore:
+        if isinstance(self._state, Serving):
+            assert self._store is not None, "the store is open"
+            return self._store
+        raise StoreClosed(self._state.why)
 
-    def damage_reported(self, reason: str, *, unreadable: bool) -> None:
-        """The reader met damage, or could not read at all, where ingest did not look."""
-        if unreadable:
-            if self._store is not None and self._examiner.due():
-                self.failed(StoreUnreadable(reason))
-        elif self._clock.boot_s() - self._salvaged_s > SALVAGE_PAUSE_S and self._store is not None:
-            self.failed(StoreDamaged(reason))
+    # --- what others ask ---
 
     @property
     def flush_s(self) -> float:
@@ -194,117 +184,95 @@ class StoreManager:
 
     def files_named(self, names: set[str]) -> set[str] | None:
         """Those of these spool files that messages name; None where that cannot be said for sure."""
-        if self._store is None or self._alarm is not None:  # a salvage may have lost the row, not the file
-            return None
+        if self._store is None or self._state.history.alarm is not None:
+            return None  # a salvage may have lost the row, not the file
         try:
             return self._store.files_named(names)
         except StoreError:
             return None
 
-    def patience_s(self, idle_s: float) -> float:
-        """Seconds that the loop may wait for requests before it comes back here."""
-        counting = self._store is not None and self._store.counting
-        if self._salvage is not None or self._examiner.under_way or counting:
-            return 0.0
-        return min(idle_s, VACUUM_PAUSE_S) if self._roomy else idle_s
-
-    def figures(self) -> dict[str, object]:
-        """The figures for `edgectl status`."""
-        alarms = [alarm for alarm in (self._wal.alarm, self._alarm) if alarm]
-        alarm = {"alarm": "; ".join(alarms)} if alarms else {}
-        if self._store is None:
-            return {"store": in_words(self._trouble) if self._trouble else "closed", **alarm}
-        room_bytes = max(0, self._room_bytes)
-        return {"store": "open", "room_bytes": room_bytes, **self._store.figures(), **alarm}
-
-    def close(self) -> None:
-        self._leave()
-        self._given.save()
-
-    def _leave(self) -> None:
-        if self._store is not None:
-            self._given.remember(self._store.uuid, self._store.next_id)
-            self._store.close()
-            self._store = None
-
     def is_this(self, uuid: str | None) -> bool:
         """True if ids of the store `uuid` mean the present messages: those of an earlier store do not."""
         return self._store is None or uuid in (None, self._store.uuid)
 
-    def _usable(self) -> MessageStore:
-        if self._store is None:
-            raise StoreClosed(in_words(self._trouble) if self._trouble else None)
-        return self._store
+    def figures(self) -> dict[str, object]:
+        """The figures for `edgectl status`."""
+        alarms = [alarm for alarm in (self._wal.alarm, self._state.history.alarm) if alarm]
+        alarm = {"alarm": "; ".join(alarms)} if alarms else {}
+        if not isinstance(self._state, Serving):
+            return {"store": self._state.why, **alarm}
+        room_bytes = max(0, self._housekeeping.room_bytes)
+        return {"store": "open", "room_bytes": room_bytes, **self._usable().figures(), **alarm}
 
-    def _guarded(self, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except StoreError as error:
-            self.failed(error)
+    def close(self) -> None:
+        self._leave()
+        self._ids.save()
 
-    def _alive(self) -> None:
-        if self._beat is not None:
-            self._beat(lambda: {**self.figures(), BUSY: True})
+    # --- failures ---
 
-    def _salvage_on(self) -> None:
-        """Salvage one slice. A salvage that fails for lack of room begins again later."""
-        assert self._salvage is not None
-        going_on, self._salvage = self._salvage, None
-        try:
-            report = next(going_on, None)
-        except StoreError as error:
-            self._salvage_failed(error)
-            return
-        if report is not None:
-            self._salvage, self._report = going_on, report
-            return
-        self._salvaged_s, self._gone, self._attempts = self._clock.boot_s(), (), SalvageRetry()
-        logger.bind(**asdict(self._report)).critical("messages.db was damaged; what could be read goes on")
-        self._open()
-
-    def _salvage_failed(self, error: StoreError) -> None:
-        """Plan the next attempt, not every second: each one reads and writes the whole store, and an operator
-        may have to help first."""
-        cramped = self._attempts.cramped
-        pause_s = self._attempts.failed()
+    def failed(self, error: StoreError) -> None:
+        """React to an error that the store raised."""
+        if isinstance(error, StoreClosed):
+            return  # a salvage runs: beginning again for every request would never come to an end
+        self._housekeeping.measure_soon()
         if isinstance(error, StoreFull):
             self._disk.give_up_ballast()
-            store_bytes = sum(map(size, files(self._path)))
-            self._attempts.found_no_room(self._disk.left_bytes(), store_bytes)
-            error = StoreFull(
-                f"messages.db is damaged, and the disk has no room to salvage it ({store_bytes} bytes)"
+        if not (isinstance(error, StoreFull) and isinstance(self._state, Salvaging)):
+            self._log(error)
+        lacked_room = self._state.history.retry.lacks_room
+        self._apply(
+            Failed(
+                _failure(error),
+                in_words(error),
+                pending(self._path),
+                self._probe.due(),
+                self._disk.left_bytes(),
+                sum(map(size, files(self._path))),
             )
-            self._alarm = str(error)
-            if not cramped:
-                logger.critical("{}", error)
-        self.failed(error, say=not isinstance(error, StoreFull))
-        self._open_s = max(self._open_s, self._clock.boot_s() + pause_s)
+        )
+        if self._state.history.retry.lacks_room and not lacked_room:
+            logger.critical("{}", self._state.history.alarm)
 
-    def _has_room(self, now_s: float) -> bool:
-        """True if a salvage that found no room may find it now. It is looked at once a second."""
-        if not self._attempts.cramped or now_s < self._look_s:
+    def damage_reported(self, reason: str, *, unreadable: bool) -> None:
+        """The reader met damage, or could not read at all, where ingest did not look."""
+        if self._store is not None and self._apply(ReaderFailed(reason, unreadable, self._probe.due())):
+            self._log(StoreUnreadable(reason) if unreadable else StoreDamaged(reason))
+
+    def _log(self, error: StoreError) -> None:
+        name = type(error).__name__
+        if times := self._throttle.times(name, self._clock.boot_s()):
+            log = logger.bind(error=name, times=times)
+            (log.error if isinstance(error, StoreNewer) else log.warning)("the store: {}", in_words(error))
+
+    def _apply(self, event: Event) -> bool:
+        """Go on to the state that follows, and begin the work that it asks for. False if it is the same."""
+        before, self._state = self._state, next_state(self._state, event, self._clock.boot_s())
+        if self._state is before:
             return False
-        self._look_s = now_s + LOOK_AT_DISK_S
-        return self._attempts.has_room(self._disk.left_bytes())
+        if not isinstance(self._state, Serving):
+            self._leave()
+        if isinstance(self._state, Salvaging):
+            self._salvage = salvage(self._path, self._state.why, self._state.history.lost_parts)
+        if isinstance(self._state, Examining):
+            self._probe.begin()
+        return True
 
-    def _count_on(self) -> None:
-        self.count()
+    def _leave(self) -> None:
+        if self._store is not None:
+            self._ids.remember(self._store.uuid, self._store.next_id)
+            self._store.close()
+            self._store = None
 
-    def _examine_on(self) -> None:
-        """Read a slice of the files that could not be read; the store stays closed for so long."""
-        verdict = self._examiner.go_on()
-        if verdict.damaged:
-            self._gone = named(verdict.gone)
-            raise StoreDamaged(self._doubt)
+    # --- opening, examining, salvaging ---
 
     def _open(self) -> None:
         if in_changed_home(self._path):
             raise StoreUnavailable("the disk of messages.db has gone; no new one is made in its place")
         if pending(self._path):
-            self._salvage = salvage(self._path, "a salvage was interrupted", self._gone)
+            self._apply(SalvageFound())
             return
         finish(self._path)
-        self._alarm = _alarm(self._path)
+        alarm = _alarm(self._path)
         store = MessageStore(
             self._path,
             self._clock,
@@ -315,14 +283,15 @@ class StoreManager:
             alive=self._alive,
         )
         self._name_apart(store)
-        self._store, self._trouble = store, None
-        self._forget_s = self._clock.boot_s() + PRODUCER_MEMORY_S
-        logger.bind(**self._store.figures()).info("the store is open")
+        self._store = store
+        self._apply(StoreOpened(alarm))
+        self._housekeeping.on_open()
+        logger.bind(**store.figures()).info("the store is open")
 
     def _name_apart(self, store: MessageStore) -> None:
         """Rename a store that has forgotten ids, before any write. Where that fails the store is not used,
         and the opening is tried again."""
-        missing = self._given.missing(store.uuid, store.next_id)
+        missing = self._ids.missing(store.uuid, store.next_id)
         if not missing:
             return
         try:
@@ -334,51 +303,46 @@ class StoreManager:
             "messages.db has forgotten ids that it gave (an older copy?): it goes on as another store"
         )
 
-    def _look_at_disk(self) -> None:
-        """Measure the room. Free pages inside the file count; room that others need on this disk does not."""
-        self._usable().still_there()
-        store, said = self._usable(), self._wal.alarm
-        self._room_bytes = self._wal.look(store, store.spare_bytes(), self._clock.boot_s())
-        self._unlooked_bytes = 0
-        if (alarm := self._wal.alarm) and not said:
-            logger.error("{}", alarm)
-        self._disk.keep_ballast()
+    def _alive(self) -> None:
+        if self._beat is not None:
+            self._beat(lambda: {**self.figures(), BUSY: True})
 
-    def _tidy(self) -> None:
-        """Give a little room back to the disk; forget producers long gone where there are too many."""
-        self._roomy = False  # where the disk refuses it, it is tried at the ordinary pace
-        if self._store is not None:
-            self._roomy = self._store.vacuum(VACUUM_PAGES, KEEP_FREE_PAGES)
-            self._forget_producers(self._store)
-            self._note_ids(self._store)
+    def _count_slice(self, store: MessageStore) -> None:
+        if store.counting:
+            store.count()
 
-    def _note_ids(self, store: MessageStore) -> None:
-        if (now_s := self._clock.boot_s()) >= self._save_s:
-            self._save_s = now_s + SAVE_EVERY_S
-            self._given.remember(store.uuid, store.next_id)
-            self._given.save()
-
-    def _give_back_streams(self, store: MessageStore) -> None:
-        """Give back names of streams where less than a tenth of the names is left."""
-        now_s, most = self._clock.boot_s(), self._quota.max_streams
-        if store.figures()["streams"] <= most - max(1, most // FEW) or now_s < self._names_s:
+    def _examine_slice(self) -> None:
+        """Read a slice of the files that could not be read; the store stays closed for so long."""
+        assert isinstance(self._state, Examining)
+        why, verdict = self._state.why, self._probe.go_on()
+        if self._probe.under_way:
             return
-        try:
-            if store.give_back_streams(max(1, most // 5)):
-                return
-        except StoreFull:
-            pass  # deletions need room, too; without them requests are refused by name
-        self._names_s = now_s + TIDY_S  # all hold something, and looking takes milliseconds
+        self._apply(Examined(verdict.damaged, tuple(named(verdict.gone)), pending(self._path)))
+        if verdict.damaged:
+            self._log(StoreDamaged(why))
 
-    def _forget_producers(
-        self, store: MessageStore, room: int | None = None, but: Iterable[ProducerKey] = ()
-    ) -> None:
-        """Forget producers to make room for so many more, where needed and no repeat of theirs can come."""
-        now_s = self._clock.boot_s()
-        if not store.crowded(room) or now_s < self._forget_s:
+    def _salvage_slice(self) -> None:
+        """Copy one slice. Raises StoreError; the salvage begins again later."""
+        report = next(self._salvage, None)
+        if report is not None:
+            self._report = report
             return
-        if not store.forget_producers(PRODUCER_MEMORY_S, but):
-            self._forget_s = now_s + TIDY_S  # all were active lately, and looking takes milliseconds
+        assert self._report is not None, "a salvage ends with a report"
+        logger.bind(**asdict(self._report)).critical("messages.db was damaged; what could be read goes on")
+        self._apply(Salvaged())
+
+
+def _failure(error: StoreError) -> FailureKind:
+    match error:
+        case StoreFull():
+            return FailureKind.FULL
+        case StoreUnreadable():
+            return FailureKind.UNREADABLE
+        case StoreDamaged():
+            return FailureKind.DAMAGED
+        case StoreNewer():
+            return FailureKind.NEWER
+    return FailureKind.UNAVAILABLE
 
 
 def _alarm(path: Path) -> str | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters.bus.sockets import DeliveryReporter, Settled
-from runtime.adapters.store.writer import StoreReader
+from runtime.adapters.store.reader import StoreReader
 from runtime.core.message import StoredMessage
 from runtime.producer import Full, NoAnswer, NotStored, Producer, Unavailable
 from tests.support.harness import Home, eventually, mount_ext4, require_tool, short_folder

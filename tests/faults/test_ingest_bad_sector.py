@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters.bus.sockets import DeliveryReporter, Settled
-from runtime.adapters.store.writer import StoreReader
+from runtime.adapters.store.reader import StoreReader
 from runtime.core.message import StoredMessage
 from runtime.producer import Producer
 from tests.support.harness import Home, Process, eventually, require_tool, short_folder

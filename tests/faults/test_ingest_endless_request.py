@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters.process.status_file import read_status
-from runtime.adapters.store.writer import StoreReader
+from runtime.adapters.store.reader import StoreReader
 from runtime.core.message import StoredMessage
 from runtime.producer import Producer
 from tests.support.harness import Home, eventually

@@ -14,7 +14,8 @@ from runtime.adapters.bus.sockets import DeliveryReporter, Settled
 from runtime.adapters.salvage import salvage
 from runtime.adapters.salvage.salvage import SalvageReport
 from runtime.adapters.store.errors import StoreDamaged, StoreError
-from runtime.adapters.store.writer import MessageStore, StoreReader
+from runtime.adapters.store.reader import StoreReader
+from runtime.adapters.store.writer import MessageStore
 from runtime.core.message import StoredMessage
 from runtime.producer import Full, Producer
 from runtime.workers import store_manager

@@ -14,6 +14,7 @@ from loguru import logger
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.process import Stop
 from runtime.adapters.process.status_file import BUSY, read_status
+from runtime.adapters.store.disk import BALLAST_BYTES, Disk
 from runtime.adapters.store.errors import StoreDamaged, StoreFull, StoreUnavailable
 from runtime.adapters.store.wal import write_again
 from runtime.adapters.store.writer import MessageStore
@@ -21,14 +22,8 @@ from runtime.core.ingest.protocol import Code, ProducerKey, Refusal, Reply, Stor
 from runtime.core.ingest.quota import Amount, Limit, OverflowPolicy, Quota
 from runtime.core.settlement import Settled
 from runtime.workers.ingest import IDLE_S, IngestLoop
-from runtime.workers.store_manager import (
-    BALLAST_BYTES,
-    KEEP_FREE_PAGES,
-    VACUUM_PAGES,
-    VACUUM_PAUSE_S,
-    Disk,
-    StoreManager,
-)
+from runtime.workers.store_housekeeping import KEEP_FREE_PAGES, VACUUM_PAGES, VACUUM_PAUSE_S
+from runtime.workers.store_manager import StoreManager
 from tests.support.harness import Home
 from tests.support.store_tools import ObedientClock, decide, ever_lost, keep
 from tests.support.store_tools import put as request

@@ -14,7 +14,8 @@ from runtime.core.ingest.protocol import Code, Put, Refusal, Reply, Stored
 from runtime.core.ingest.quota import EARLIER, FEW, Amount, Limit, OverflowPolicy, Quota
 from runtime.core.message import StreamName
 from runtime.core.settlement import Settled
-from runtime.workers.store_manager import TIDY_S, StoreManager
+from runtime.workers.store_housekeeping import TIDY_S
+from runtime.workers.store_manager import StoreManager
 from tests.support.harness import Home
 from tests.support.store_tools import ObedientClock, ever_lost, keep, put
 

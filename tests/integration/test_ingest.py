@@ -22,7 +22,7 @@ from runtime.adapters.bus import producer_socket
 from runtime.adapters.bus.curve import ASKED_AT, HANDSHAKES_AT_ONCE, KeyGate, make_keys, read_key
 from runtime.adapters.bus.sockets import DeliveryReporter, Settled
 from runtime.adapters.process.status_file import read_status
-from runtime.adapters.store.writer import StoreReader
+from runtime.adapters.store.reader import StoreReader
 from runtime.config import load
 from runtime.core.message import StoredMessage
 from runtime.producer import Curve, Full, NoAnswer, NotStored, Producer, Unavailable

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import pytest
 import zmq
 
-from runtime.adapters.store.writer import StoreReader
+from runtime.adapters.store.reader import StoreReader
 from runtime.core.message import Kind, StoredMessage
 from runtime.errors import UsageError
 from runtime.producer import Fields, Forgotten, Invalid, NoAnswer, Producer, TooLarge

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from runtime.adapters.store.writer import StoreReader
+from runtime.adapters.store.reader import StoreReader
 from runtime.core.ingest.exchange import Exchange, KeyedRequest, NotStored
 from runtime.core.ingest.protocol import Refusal
 from runtime.core.message import StoredMessage

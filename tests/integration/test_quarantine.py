@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+from runtime.adapters.store.counters import Loss
 from runtime.adapters.store.reader import StoreReader
-from runtime.adapters.store.writer import Loss, MessageStore
+from runtime.adapters.store.writer import MessageStore
 from runtime.core.delivery.ttl import expires_s
 from runtime.core.ingest.quota import Amount, Limit, OverflowPolicy, Quota
 from runtime.core.message import StoredMessage

@@ -17,8 +17,8 @@ from typing import Any
 from runtime.adapters.process.process import Stop
 from runtime.adapters.store import writer
 from runtime.config import load
-from runtime.core.ingest import read_errors
-from runtime.workers import ingest, store_manager
+from runtime.core.ingest import read_errors, store_state
+from runtime.workers import ingest
 
 configure = writer.configure
 store_them, acknowledge = ingest.IngestLoop._store, ingest.IngestLoop._acknowledge
@@ -60,7 +60,7 @@ if __name__ == "__main__":
     elif sys.argv[1] in ("impatient", "curious"):
         read_errors.LOOK_EVERY_S /= 100
         read_errors.LASTING_S /= 100 if sys.argv[1] == "impatient" else 1
-        store_manager.TRY_OPEN_S /= 10
+        store_state.TRY_OPEN_S /= 10
     else:
         writer.configure = weaken
     stop = Stop()

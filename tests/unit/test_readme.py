@@ -36,7 +36,7 @@ from runtime.core.ingest.protocol import (
 )
 from runtime.core.ingest.reply_route import MOST_HOP_BYTES, MOST_HOPS
 from runtime.settings import IngestSettings
-from runtime.workers.store_manager import PRODUCER_MEMORY_S
+from runtime.workers.store_housekeeping import PRODUCER_MEMORY_S
 from tests.support.readme import COMMANDS, CONFIGURATION, PERFORMANCE, PROTOCOL, README, with_settings
 
 PAGE = PROTOCOL.read_text()

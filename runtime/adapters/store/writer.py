@@ -58,7 +58,7 @@ from runtime.adapters.store.keyless_names import StoreLife
 from runtime.adapters.store.opening import bring_up_to_date, configure
 from runtime.adapters.store.producer_memory import Known, ProducerMemory
 from runtime.adapters.store.quarantine import MOST_BYTES, Quarantine
-from runtime.adapters.store.reader import StoreReader, text_or_bytes
+from runtime.adapters.store.reader import text_or_bytes
 from runtime.adapters.store.recount import AT_OPENING_S, SLICE_S, Recount
 from runtime.adapters.store.statements import IN, SIZE, insert
 from runtime.adapters.store.stream_names import Streams, give_names_back
@@ -70,8 +70,6 @@ from runtime.core.ingest.quota import NOTHING, Amount, OverflowPolicy
 from runtime.core.ingest.row_repair import is_id, is_number
 from runtime.core.message import Backlog, StreamName
 from runtime.core.settlement import Settled
-
-__all__ = ["Loss", "MessageStore", "StoreReader"]
 
 ALIVE_STEPS = 1_000_000
 """Instructions of SQLite's virtual machine: a tenth of a second. No ordinary commit takes so many."""
@@ -217,6 +215,11 @@ class MessageStore:
             "producers": self._producers.count,
             "next_id": self._next_id,
         }
+
+    @property
+    def stream_count(self) -> int:
+        """The number of streams that have a name."""
+        return len(self._streams)
 
     @property
     def next_id(self) -> int:
@@ -399,10 +402,8 @@ class MessageStore:
         """Count some more of the messages; True if all were counted since the opening (`recount.py`)."""
         if self._counted:
             return True
-        recount, self._recount = (
-            self._recount or Recount(self._holders.owner_of),
-            None,
-        )  # after an error the count begins again
+        # not kept here meanwhile: after an error the count begins again
+        recount, self._recount = self._recount or Recount(self._holders.owner_of), None
         with translated():
             recount.go_on(self._db, self._names, slice_s)
             if not recount.done:

@@ -1,0 +1,128 @@
+"""Housekeeping of the open store: measures the room, gives space back to the disk, and names back to their
+limits.
+
+`store_manager.py` decides when the store is open; what is here takes an open store as an argument, and every
+StoreError escapes to the manager.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from loguru import logger
+
+from runtime.adapters.process.clock import Clock
+from runtime.adapters.store.disk import BALLAST_BYTES, Disk, WalLimit
+from runtime.adapters.store.errors import StoreFull
+from runtime.adapters.store.id_watermark import SAVE_EVERY_S, IdWatermark
+from runtime.adapters.store.writer import MessageStore
+from runtime.core.ingest.protocol import ProducerKey
+from runtime.core.ingest.quota import FEW, Quota
+from runtime.core.timer import Timer
+
+LOOK_AT_DISK_S = 1.0
+TIDY_S = 1.0
+VACUUM_PAGES = 64
+"""256 KiB a step: a few milliseconds, the most that a message adds to its wait if it comes just then."""
+VACUUM_PAUSE_S = 0.05
+"""Pause between two steps where no request comes: 5 MB/s, 10 GB in half an hour."""
+KEEP_FREE_PAGES = 1_024
+PRODUCER_MEMORY_S = 600.0
+"""A producer silent for so long may be forgotten, if the store was open all the while: no repeat of its can
+still come. A client that waits for an answer asks again at least every 10 s (the exchange's LONGEST_WAIT_S),
+and would have been answered. What remains is a producer that stood still itself (SIGSTOP, a laptop asleep)
+between request and reply: where there are too many producers, its repeat may be stored a second time."""
+
+
+class Housekeeping:
+    """The work on the open store that is due between commits, each piece by a timer of its own."""
+
+    def __init__(self, clock: Clock, quota: Quota, disk: Disk, wal: WalLimit, ids: IdWatermark) -> None:
+        self._clock = clock
+        self._quota = quota
+        self._disk = disk
+        self._wal = wal
+        self._ids = ids
+        self._room_bytes = 0
+        self._unmeasured_bytes = 0
+        """Bytes stored since the room was measured."""
+        self._has_pages_to_give = False
+        self._measuring = Timer(LOOK_AT_DISK_S)
+        self._tidying = Timer(TIDY_S)
+        self._saving_ids = Timer(SAVE_EVERY_S)
+        self._giving_back_names = Timer(TIDY_S)
+        self._forgetting_s = 0.0
+        """Producers may be forgotten from this time on."""
+
+    @property
+    def room_bytes(self) -> int:
+        """Bytes that messages may still fill; below 0 where others took room since it was measured."""
+        return self._room_bytes
+
+    @property
+    def pause_s(self) -> float | None:
+        """The pause until more space can be given back to the disk; None where there is none to give."""
+        return VACUUM_PAUSE_S if self._has_pages_to_give else None
+
+    def on_open(self) -> None:
+        """The store was opened: nothing that came before is known of its producers, and of the room."""
+        self.measure_soon()
+        self._forgetting_s = self._clock.boot_s() + PRODUCER_MEMORY_S
+
+    def stored(self, disk_bytes: int) -> None:
+        """A commit took so many bytes."""
+        self._room_bytes -= disk_bytes
+        self._unmeasured_bytes += disk_bytes
+        if self._wal.stuck or self._unmeasured_bytes > BALLAST_BYTES:
+            self.measure_soon()
+
+    def measure_soon(self) -> None:
+        self._measuring.expire()
+
+    def measure_if_due(self, store: MessageStore) -> None:
+        """Measure the room. Free pages inside the file count; room that others need on this disk does not."""
+        if not self._measuring.restart_if_due(self._clock.boot_s()):
+            return
+        store.still_there()
+        alarm = self._wal.alarm
+        self._room_bytes = self._wal.look(store, store.spare_bytes(), self._clock.boot_s())
+        self._unmeasured_bytes = 0
+        if self._wal.alarm and not alarm:
+            logger.error("{}", self._wal.alarm)
+        self._disk.keep_ballast()
+
+    def tidy_if_due(self, store: MessageStore) -> None:
+        """Tidy by the clock: where requests always come, no turn is idle."""
+        if self._tidying.restart_if_due(self._clock.boot_s()):
+            self.tidy(store)
+
+    def tidy(self, store: MessageStore) -> None:
+        """Give a little room back to the disk; forget producers long gone where there are too many."""
+        self._has_pages_to_give = False  # where the disk refuses it, it is tried at the ordinary pace
+        self._has_pages_to_give = store.vacuum(VACUUM_PAGES, KEEP_FREE_PAGES)
+        self.forget_producers(store)
+        if self._saving_ids.restart_if_due(self._clock.boot_s()):
+            self._ids.remember(store.uuid, store.next_id)
+            self._ids.save()
+
+    def give_back_streams(self, store: MessageStore) -> None:
+        """Give back names of streams where less than a tenth of the names is left."""
+        now_s, most = self._clock.boot_s(), self._quota.max_streams
+        if store.stream_count <= most - max(1, most // FEW) or not self._giving_back_names.due(now_s):
+            return
+        try:
+            if store.give_back_streams(max(1, most // 5)):
+                return
+        except StoreFull:
+            pass  # deletions need room, too; without them requests are refused by name
+        self._giving_back_names.restart(now_s)  # all hold something, and looking takes milliseconds
+
+    def forget_producers(
+        self, store: MessageStore, room: int | None = None, but: Iterable[ProducerKey] = ()
+    ) -> None:
+        """Forget producers to make room for so many more, where needed and no repeat of theirs can come."""
+        now_s = self._clock.boot_s()
+        if not store.crowded(room) or now_s < self._forgetting_s:
+            return
+        if not store.forget_producers(PRODUCER_MEMORY_S, but):
+            self._forgetting_s = now_s + TIDY_S  # all were active lately, and looking takes milliseconds
