@@ -107,6 +107,7 @@ def groups() -> list[Group]:
 GROUPS = (
     "up",
     "status",
+    "health",
     "doctor",
     "logs",
     "send",
