@@ -43,7 +43,8 @@ def main(argv: list[str] | None = None) -> int:
 def _run(argv: list[str] | None) -> int:
     began_as = os.geteuid()
     try:
-        arguments = parser().parse_args(argv)
+        words = sys.argv[1:] if argv is None else argv
+        arguments = parser(words).parse_args(words)
         enter_home(arguments)
         return int(arguments.run(arguments) or 0)
     except UsageError as exc:

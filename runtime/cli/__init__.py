@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
@@ -16,10 +17,11 @@ if TYPE_CHECKING:
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
-def parser() -> argparse.ArgumentParser:
-    """Build the whole command line."""
-    from runtime.cli import groups  # late: a module there may import this one
+def parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """Build the command line: all of it, or the one command that `words` name.
 
+    A worker, a container's check or a script that sends would else pay 50 ms of CPU for the others.
+    """
     root: argparse.ArgumentParser = Parser(
         prog="edgectl", description="The edge runtime: run it, look at it, send with it."
     )
@@ -27,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--home", type=Path, metavar="DIR", help="folder of the runtime (EDGE_HOME)")
     root.add_argument("--config", type=Path, metavar="FILE", help="configuration file (EDGE_CONFIG)")
     commands = root.add_subparsers(metavar="COMMAND", required=True)
-    for group in groups():
+    for group in groups(_command(words)):
         group.register(commands)
     _describe(root)
     return root
@@ -97,32 +99,48 @@ def enter_home(arguments: argparse.Namespace) -> None:
     enter(home, sends_only=getattr(arguments, "sends_only", False))
 
 
-def groups() -> list[Group]:
-    """Every group of commands, in the order of `edgectl --help`."""
+def groups(command: str = "") -> list[Group]:
+    """The groups of commands in the order of `edgectl --help`; with `command` only the one that has it."""
     import importlib
 
-    return [importlib.import_module(f"runtime.cli.{name}") for name in GROUPS]  # type: ignore[misc]
+    asked = [name for name, has in GROUPS.items() if not command or command in has]
+    return [importlib.import_module(f"runtime.cli.{name}") for name in asked]  # type: ignore[misc]
 
 
-GROUPS = (
-    "up",
-    "status",
-    "health",
-    "doctor",
-    "logs",
-    "send",
-    "keys",
-    "identity",
-    "provision",
-    "quarantine",
-    "link",
-    "workers",
-    "settings",
-    "devcloud",
-    "demo",
-    "completion",
-)
-"""Modules of this package, in the order of `edgectl --help`."""
+def _command(words: Sequence[str]) -> str:
+    """The command that the words of a command line name; empty where they name none."""
+    known = {command for commands in GROUPS.values() for command in commands}
+    before = ""
+    for word in words:
+        if not word.startswith("-") and before not in ("--home", "--config"):
+            return word if word in known else ""
+        before = word
+    return ""
+
+
+GROUPS = {
+    "up": (
+        "up",
+        "down",
+        "reload",
+    ),
+    "status": ("status",),
+    "health": ("health",),
+    "doctor": ("doctor",),
+    "logs": ("logs",),
+    "send": ("send",),
+    "keys": ("keys",),
+    "identity": ("identity",),
+    "provision": ("provision",),
+    "quarantine": ("quarantine",),
+    "link": ("link",),
+    "workers": ("worker",),
+    "settings": ("config",),
+    "devcloud": ("devcloud",),
+    "demo": ("demo",),
+    "completion": ("completion",),
+}
+"""Modules of this package with their commands, in the order of `edgectl --help`."""
 
 
 class Group:
