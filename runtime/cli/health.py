@@ -47,12 +47,12 @@ def _health(arguments: argparse.Namespace) -> int:
 def _faults(home: Path) -> list[str]:
     from runtime.adapters.process.clock import SystemClock
     from runtime.adapters.process.status_file import BUSY, last_words
-    from runtime.core.operations.liveness import Progress, faults
+    from runtime.core.operations.liveness import WorkerProgress, faults
     from runtime.layout import WORKERS, Layout
 
     clock, layout, seen = SystemClock(), Layout(home), {}
     for name in (*WORKERS, "sentinel"):
         record = last_words(layout.status_file(name), clock.boot_id())
         age_s = record.age_s("progress_boot_s", clock.boot_s())
-        seen[name] = Progress(age_s, record.said.get(BUSY) is True, record.text("store") or "")
+        seen[name] = WorkerProgress(age_s, record.said.get(BUSY) is True, record.text("store") or "")
     return faults(seen)

@@ -9,22 +9,22 @@ import pytest
 
 from runtime.__main__ import main
 from runtime.adapters.process.status_file import StatusFile
-from runtime.core.operations.liveness import Progress, faults
+from runtime.core.operations.liveness import WorkerProgress, faults
 from runtime.layout import WORKERS, Layout
 
 
 @pytest.mark.parametrize(
     ("progress", "words"),
     [
-        (Progress(0.5), None),
-        (Progress(14.0, store="open"), None),
-        (Progress(600.0, busy=True), None),
-        (Progress(None), "ingest has not reported yet"),
-        (Progress(16.0), "ingest has made no progress for 16 s"),
-        (Progress(0.5, store="no room on the disk"), "ingest stores nothing now: no room on the disk"),
+        (WorkerProgress(0.5), None),
+        (WorkerProgress(14.0, store="open"), None),
+        (WorkerProgress(600.0, busy=True), None),
+        (WorkerProgress(None), "ingest has not reported yet"),
+        (WorkerProgress(16.0), "ingest has made no progress for 16 s"),
+        (WorkerProgress(0.5, store="no room on the disk"), "ingest stores nothing now: no room on the disk"),
     ],
 )
-def test_a_worker_is_well_or_its_fault_is_named(progress: Progress, words: str | None) -> None:
+def test_a_worker_is_well_or_its_fault_is_named(progress: WorkerProgress, words: str | None) -> None:
     assert faults({"ingest": progress}) == ([words] if words else [])
 
 

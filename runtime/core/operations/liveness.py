@@ -15,7 +15,7 @@ LATE_AFTER_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class WorkerProgress:
     """What a worker's status record says."""
 
     age_s: float | None
@@ -26,12 +26,12 @@ class Progress:
     """ingest's state of the store; empty from the other workers."""
 
 
-def faults(workers: Mapping[str, Progress]) -> list[str]:
+def faults(workers: Mapping[str, WorkerProgress]) -> list[str]:
     """A sentence for every worker that is not well; none: all are."""
     return [fault for name, progress in workers.items() if (fault := _fault(name, progress))]
 
 
-def _fault(name: str, progress: Progress) -> str:
+def _fault(name: str, progress: WorkerProgress) -> str:
     if progress.age_s is None:
         return f"{name} has not reported yet"
     if progress.age_s > LATE_AFTER_S and not progress.busy:
