@@ -167,7 +167,7 @@ def _refuse_own_configuration(file: Path) -> None:
     """Refuse, in one sentence, an operator's file with which supervisord would not
     start, or not run for long.
     """
-    from runtime.adapters.supervisor.loop_patches import wrong_configuration
+    from runtime.adapters.supervisor.internals import wrong_configuration
     from runtime.adapters.supervisor.main import needs_no_temporary_folder
     from runtime.errors import UsageError
 

@@ -26,6 +26,7 @@ from runtime.adapters.process.status_file import last_words
 from runtime.adapters.store.errors import SCHEMA_VERSION as STORE_VERSION
 from runtime.adapters.store.opening import REMEDY as STORE_REMEDY
 from runtime.adapters.store.opening import is_newer
+from runtime.adapters.supervisor import internals
 from runtime.config import Config
 from runtime.core.identity import renewal
 from runtime.core.identity.enrolment import Enrolment
@@ -59,6 +60,7 @@ def examine(config: Config) -> Iterator[Check]:
     yield from _disk(config)
     yield _databases(config.layout)
     yield judge_sqlite(sqlite3.sqlite_version_info, f"SQLite {sqlite3.sqlite_version}")
+    yield _supervisor()
     yield _open_files(config.layout)
     yield from _network(config)
 
@@ -190,6 +192,12 @@ def _newer(db: sqlite3.Connection, *, is_store: bool) -> str:
     known = STORE_VERSION if is_store else IDENTITY_VERSION
     newer = is_newer(db, version) if is_store else version > known
     return f"has schema {version}, this runtime knows {known}: a newer one wrote it" if newer else ""
+
+
+def _supervisor() -> Check:
+    if difference := internals.difference():
+        return Check("supervisor", "warning", difference, f"pip install supervisor=={internals.TESTED_WITH}")
+    return Check("supervisor", "ok", f"supervisor {internals.installed_version()}")
 
 
 def _open_files(layout: Layout) -> Check:

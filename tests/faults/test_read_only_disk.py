@@ -11,6 +11,7 @@ import pytest
 
 from runtime.adapters.process.process import Lock
 from runtime.adapters.process.status_file import StatusFile
+from runtime.adapters.supervisor.internals import RunningSupervisord
 from runtime.adapters.supervisor.plugin import TICKS_TO_KILL, SentinelWatch
 from runtime.operations import overview
 from runtime.operations.overview import FRESH_S
@@ -152,7 +153,8 @@ def test_a_sentinel_that_cannot_beat_is_killed_only_once_it_could(
     sentinel = subprocess.Popen(["sleep", "60"])
     group = SimpleNamespace(processes={"sentinel": sentinel})
     options = SimpleNamespace(here=str(tmp_path), logger=SimpleNamespace(warn=lambda words: None))
-    watch = SentinelWatch(SimpleNamespace(process_groups={"sentinel": group}, options=options))
+    supervisord = SimpleNamespace(process_groups={"sentinel": group}, options=options)
+    watch = SentinelWatch(RunningSupervisord(supervisord))
     try:
         sent: list[int] = []  # who was killed a moment ago still looks alive
         with monkeypatch.context() as patched:

@@ -18,6 +18,7 @@ from supervisor.states import SupervisorStates
 from runtime.adapters.bus.sockets import STORED, Hints
 from runtime.adapters.process.process import lock_holder
 from runtime.adapters.process.status_file import read_status
+from runtime.adapters.supervisor.internals import RunningSupervisord
 from runtime.adapters.supervisor.plugin import SocketWatch
 from runtime.layout import WORKERS
 from runtime.producer import Producer
@@ -111,9 +112,10 @@ def test_a_supervisord_whose_socket_s_path_is_taken_is_found_again(by: str, fold
     config = {"file": str(path), "chmod": 0o700}
     logger = SimpleNamespace(warn=words.append)
     options = SimpleNamespace(
-        logger=logger, pidfile=str(folder / "pid"), httpservers=[(config, server), ({"family": None}, None)]
-    )
-    watch = SocketWatch(SimpleNamespace(options=options))
+        here=str(folder), logger=logger, write_pidfile=lambda: None,
+        httpservers=[(config, server), ({"family": None}, None)],
+    )  # fmt: skip
+    watch = SocketWatch(RunningSupervisord(SimpleNamespace(options=options)))
     watch.remember(None)
     watch(None)
     assert words == [], "all is well"
@@ -152,6 +154,7 @@ import os, shutil, sys
 from pathlib import Path
 from types import SimpleNamespace
 from runtime.adapters.process.process import Lock, lock_holder
+from runtime.adapters.supervisor.internals import RunningSupervisord
 from runtime.adapters.supervisor.plugin import LockWatch
 
 lock = Path(sys.argv[1]) / "state/supervisor.lock"
@@ -159,7 +162,7 @@ lock.parent.mkdir()
 Lock(lock).keep_over_exec()
 logger = SimpleNamespace(warn=print, critical=print)
 options = SimpleNamespace(here=sys.argv[1], logger=logger, mood="on")
-look = LockWatch(SimpleNamespace(options=options))
+look = LockWatch(RunningSupervisord(SimpleNamespace(options=options)))
 shutil.rmtree(lock.parent)
 lock.parent.touch()
 look(None)

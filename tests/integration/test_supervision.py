@@ -24,7 +24,7 @@ from supervisor.states import ProcessStates
 from runtime.adapters.process.process import Lock, has_open, lock_holder, open_descriptors, process_state
 from runtime.adapters.process.status_file import StatusFile, beat_of, read_status
 from runtime.adapters.store.reader import StoreReader
-from runtime.adapters.supervisor.loop_patches import try_again_soon
+from runtime.adapters.supervisor.internals import bound_pause
 from runtime.adapters.supervisor.rpc import Program, Supervisor
 from runtime.cli import up
 from runtime.config import keys
@@ -301,14 +301,14 @@ def _open_files(runtime: Runtime) -> Counter[str]:
 def test_whoever_dies_at_every_start_is_tried_again_every_30_s_and_not_more_rarely_each_time() -> None:
     """The pauses of supervisord grow for ever: the sentinel's own, after a bad night, were minutes."""
     process = Subprocess(SimpleNamespace(name="x"))
-    events.subscribe(events.ProcessStateBackoffEvent, try_again_soon)
+    events.subscribe(events.ProcessStateBackoffEvent, bound_pause)
     try:
         for _ in range(100):
             process.state = ProcessStates.STARTING
             process.change_state(ProcessStates.BACKOFF)
             assert process.delay <= time.time() + 30
     finally:
-        events.unsubscribe(events.ProcessStateBackoffEvent, try_again_soon)
+        events.unsubscribe(events.ProcessStateBackoffEvent, bound_pause)
     assert process.delay > time.time() + 29
 
 
@@ -317,8 +317,8 @@ def test_a_log_due_to_roll_over_on_a_full_disk_costs_lines_and_not_supervisord(t
     script = """
 import os, resource, sys
 from supervisor import loggers
-from runtime.adapters.supervisor.plugin import logs_outlive_the_disk
-logs_outlive_the_disk()
+from runtime.adapters.supervisor.internals import make_logs_reliable
+make_logs_reliable()
 with open(sys.argv[1], "wb") as log:
     log.write(bytes(9000))
 handler = loggers.RotatingFileHandler(sys.argv[1], maxBytes=10000, backupCount=1)

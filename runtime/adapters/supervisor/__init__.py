@@ -1,1 +1,1 @@
-"""supervisord from outside (RPC) and from inside (plugin, patches)."""
+"""supervisord from outside (RPC) and from inside (plugin)."""

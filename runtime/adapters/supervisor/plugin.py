@@ -1,4 +1,4 @@
-"""Our plugin inside supervisord. Four watches run at every tick (5 s); see also `loop_patches.py`.
+"""Our plugin inside supervisord. Four watches run at every tick (5 s); see also `loop.py`.
 
 `SentinelWatch`: supervisord restarts a sentinel that died, but does not see one that hangs. Where its status
 file stood still for four ticks the sentinel gets a signal to dump its stacks, and at the fifth SIGKILL.
@@ -11,20 +11,18 @@ The socket and the pid file are made again; no program is disturbed.
 `LockWatch`: where state/ was removed `edgectl down` finds no process to end, and a second `edgectl up` no
 lock. The lock is taken again; where another runtime was quicker this one ends.
 
-`logs_outlive_the_disk`: on a full disk supervisord ends, or a worker hangs, over a log due to roll over.
-
 Named in supervisord.conf as an rpcinterface, the only hook supervisord has for a plugin; it adds no call. It
-must be small and never raise: it runs in supervisord's own loop.
+runs in supervisord's own loop, and reaches that by `internals.py` alone, which guards it: a supervisor of
+another make goes without what does not fit it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +36,15 @@ from runtime.adapters.process.process import (
     process_state,
 )
 from runtime.adapters.process.status_file import note_asked_to_end, takes_beats
-from runtime.adapters.supervisor.loop_patches import (
-    LoopWatchdog,
-    ValidatedReload,
-    WakeOnChildExit,
-    newborn,
-    refuse_in_words,
-    try_again_soon,
+from runtime.adapters.supervisor.internals import (
+    ChildEvent,
+    Feature,
+    RunningSupervisord,
+    bound_pause,
+    difference,
+    make_logs_reliable,
 )
+from runtime.adapters.supervisor.loop import LoopWatchdog, WakeOnChildExit, signal_safe_fork
 from runtime.errors import UsageError
 
 TICKS_TO_DUMP = 4
@@ -57,33 +56,28 @@ WAITING_CALLS = 128
 class SentinelWatch:
     """Counts the ticks at which the sentinel made no progress."""
 
-    def __init__(self, supervisord: Any, name: str = "sentinel") -> None:
+    def __init__(self, supervisord: RunningSupervisord, name: str = "sentinel") -> None:
         self._supervisord = supervisord
         self._name = name
-        self._status = Path(supervisord.options.here) / "run" / f"{name}.status"
-        self._seen: tuple[int, int] | None = None
-        self._still = 0
+        self._status = supervisord.home / "run" / f"{name}.status"
+        self._last: tuple[int, int] | None = None
+        self._still_ticks = 0
 
     def __call__(self, _tick: object) -> None:
         """One tick (5 s)."""
-        pid = self._pid()
-        seen = (pid, self._beat())
-        still = pid and seen == self._seen and takes_beats(self._status.parent)
-        self._still = self._still + 1 if still else 0
-        self._seen = seen
-        if self._still and process_state(pid) == WAITS_FOR_DISK:
+        pid = self._supervisord.pid(self._name)
+        current = (pid, self._beat())
+        still = pid and current == self._last and takes_beats(self._status.parent)
+        self._still_ticks = self._still_ticks + 1 if still else 0
+        self._last = current
+        if self._still_ticks and process_state(pid) == WAITS_FOR_DISK:
             return
-        if self._still == TICKS_TO_DUMP:
+        if self._still_ticks == TICKS_TO_DUMP:
             self._signal(pid, DUMP_SIGNAL)
-        elif self._still >= TICKS_TO_KILL:
-            self._supervisord.options.logger.warn(f"{self._name} (pid {pid}) hangs: killing it with SIGKILL")
+        elif self._still_ticks >= TICKS_TO_KILL:
+            self._supervisord.warn(f"{self._name} (pid {pid}) hangs: killing it with SIGKILL")
             self._signal(pid, signal.SIGKILL)
-            self._still = 0
-
-    def _pid(self) -> int:
-        group = self._supervisord.process_groups.get(self._name)
-        process = group.processes.get(self._name) if group else None
-        return process.pid if process else 0
+            self._still_ticks = 0
 
     def _beat(self) -> int:
         try:
@@ -103,28 +97,26 @@ class SocketWatch:
     Also where something else stands at the path: there the sentinel no longer reached us.
     """
 
-    def __init__(self, supervisord: Any) -> None:
-        self._options = supervisord.options
+    def __init__(self, supervisord: RunningSupervisord) -> None:
+        self._supervisord = supervisord
         self._ours: dict[Path, tuple[int, int] | None] = {}
 
     def remember(self, _event: object) -> None:
         """Remember our files: supervisord's sockets are open, so what is at their paths now is ours."""
-        paths = [Path(config["file"]) for config, _ in self._options.httpservers if "file" in config]
-        self._ours = {path: _inode(path) for path in paths}
+        self._ours = {path: _inode(path) for path, _, _ in self._supervisord.servers()}
 
     def __call__(self, _tick: object) -> None:
         """One tick (5 s)."""
-        for config, server in self._options.httpservers:
-            path = Path(config.get("file", "/"))
-            found = _inode(path)
-            if path not in self._ours or (found is not None and self._ours[path] == found):
+        for path, mode, server in self._supervisord.servers():
+            present = _inode(path)
+            if path not in self._ours or (present is not None and self._ours[path] == present):
                 continue
             try:
-                self._listen_again(path, config["chmod"], server)
+                self._listen_again(path, mode, server)
             except OSError as exc:  # a full disk: at the next tick
-                self._options.logger.warn(f"{path} is gone, and cannot be made again: {exc}")
+                self._supervisord.warn(f"{path} is gone, and cannot be made again: {exc}")
             else:
-                self._options.logger.warn(f"{path} was {'taken' if found else 'gone'}; made again")
+                self._supervisord.warn(f"{path} was {'taken' if present else 'gone'}; made again")
 
     def _listen_again(self, path: Path, mode: int, server: Any) -> None:
         beside = path.with_suffix(".new")  # renamed into place: also over a socket that another process bound
@@ -138,55 +130,56 @@ class SocketWatch:
             fresh.close()
             raise
         self._ours[path] = _inode(path)
-        server.close()
-        server.set_socket(fresh)
-        server.listen(WAITING_CALLS)
-        Path(self._options.pidfile).write_text(f"{os.getpid()}\n")
+        self._supervisord.listen_on(server, fresh, WAITING_CALLS)
 
 
 def _inode(path: Path) -> tuple[int, int] | None:
     """The inode, which tells one file at a path from the next; None where there is none."""
     try:
-        found = path.lstat()
+        status = path.lstat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 class HomeWatch:
     """Has the other watches restore what is gone, unless the home itself is another one."""
 
-    def __init__(self, supervisord: Any, watches: Sequence[Callable[[object], None]]) -> None:
-        self._options = supervisord.options
-        self._home = Path(supervisord.options.here)
-        self._watches = watches
+    def __init__(self, supervisord: RunningSupervisord) -> None:
+        self._supervisord = supervisord
+        self._home = supervisord.home
         self._gone = False
         if STARTED_IN not in os.environ:  # at a reload it is known already
             remember_home(self._home)
 
-    def __call__(self, tick: object) -> None:
-        """One tick (5 s)."""
+    def unless_gone(self, watch: Callable[[object], None]) -> Callable[[object], None]:
+        """The watch as it is to be called at each tick."""
+
+        def look(tick: object) -> None:
+            if not self._is_gone():
+                watch(tick)
+
+        return look
+
+    def _is_gone(self) -> bool:
         before, self._gone = self._gone, home_changed(self._home)
         if self._gone > before:
-            self._options.logger.critical(
-                f"{self._home} is another folder than at the start: its mount is gone"
-            )
+            self._supervisord.critical(f"{self._home} is another folder than at the start: its mount is gone")
         elif before and not self._gone:
-            self._options.logger.warn(f"{self._home} is back")
-        for watch in self._watches if not self._gone else ():
-            watch(tick)
+            self._supervisord.warn(f"{self._home} is back")
+        return self._gone
 
 
-class AskedToEnd:
+class StopsOnRequest:
     """Notes the processes that supervisord stops: a person asked for it, so the
     sentinel takes it for no crash.
     """
 
-    def __init__(self, supervisord: Any) -> None:
-        self._run = Path(supervisord.options.here) / "run"
+    def __init__(self, supervisord: RunningSupervisord) -> None:
+        self._run = supervisord.home / "run"
 
-    def __call__(self, stopping: Any) -> None:
-        note_asked_to_end(self._run, stopping.process.config.name, stopping.process.pid)
+    def __call__(self, stopping: ChildEvent) -> None:
+        note_asked_to_end(self._run, stopping.program, stopping.pid)
 
 
 class LogWatch:
@@ -194,32 +187,29 @@ class LogWatch:
     removed.
     """
 
-    def __init__(self, supervisord: Any) -> None:
+    def __init__(self, supervisord: RunningSupervisord) -> None:
         self._supervisord = supervisord
 
     def __call__(self, _tick: object) -> None:
         """One tick (5 s)."""
-        options = self._supervisord.options
-        folder = Path(options.here) / "log"
+        folder = self._supervisord.home / "log"
         if folder.exists():
             return
         try:
             folder.mkdir(mode=0o700)
-            options.reopenlogs()
-            for group in self._supervisord.process_groups.values():
-                group.reopenlogs()
+            self._supervisord.reopen_logs()
         except OSError as exc:  # a full disk: at the next tick
-            options.logger.warn(f"{folder} is gone, and cannot be made again: {exc}")
+            self._supervisord.warn(f"{folder} is gone, and cannot be made again: {exc}")
         else:
-            options.logger.warn(f"{folder} was gone; made again")
+            self._supervisord.warn(f"{folder} was gone; made again")
 
 
 class LockWatch:
     """Keeps the lock of `edgectl up`, which we hold, the one that other processes find."""
 
-    def __init__(self, supervisord: Any) -> None:
-        self._options = supervisord.options
-        self._path = Path(supervisord.options.here) / "state" / "supervisor.lock"
+    def __init__(self, supervisord: RunningSupervisord) -> None:
+        self._supervisord = supervisord
+        self._path = supervisord.home / "state" / "supervisor.lock"
 
     def __call__(self, _tick: object) -> None:
         """One tick (5 s)."""
@@ -229,58 +219,31 @@ class LockWatch:
             self._path.parent.mkdir(mode=0o700, exist_ok=True)
             Lock(self._path).keep_over_exec()
         except (OSError, UsageError) as exc:
-            self._without(exc)
+            self._report(exc)
         else:
-            self._options.logger.warn(f"{self._path} was gone; made again")
+            self._supervisord.warn(f"{self._path} was gone; made again")
 
-    def _without(self, exc: Exception) -> None:
-        from supervisor.states import SupervisorStates
-
+    def _report(self, exc: Exception) -> None:
         if lock_holder(self._path) is None:  # a full disk: at the next tick
-            self._options.logger.warn(f"{self._path} is gone, and cannot be made again: {exc}")
+            self._supervisord.warn(f"{self._path} is gone, and cannot be made again: {exc}")
             return
-        self._options.logger.critical(f"ending, for there would be two of us: {exc}")
-        self._options.mood = SupervisorStates.SHUTDOWN
-
-
-@functools.cache
-def logs_outlive_the_disk() -> None:
-    """Have logs survive a full disk. A log that could not roll over, or a message about it that found no
-    room on stderr, raised wherever code logged: in supervisord's loop, which ended, or where it reads
-    from a worker, to which it then listened no more. And the log stayed closed. Now a line is lost, and
-    the next one tries again.
-    """
-    from supervisor.loggers import Handler, RotatingFileHandler
-
-    roll_over, complain = RotatingFileHandler.doRollover, Handler.handleError
-
-    def or_go_on(handler: Any) -> None:
-        try:
-            roll_over(handler)
-        except (OSError, ValueError):  # ValueError: the last attempt has closed it
-            with contextlib.suppress(OSError):
-                handler.stream = Path(handler.baseFilename).open("ab")  # noqa: SIM115
-
-    def if_heard(handler: Any) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            complain(handler)
-
-    RotatingFileHandler.doRollover, Handler.handleError = or_go_on, if_heard
+        self._supervisord.critical(f"ending, for there would be two of us: {exc}")
+        self._supervisord.shut_down()
 
 
 def _listening(path: Path, mode: int) -> socket.socket:
     """A listening socket that is found at `path` from now on."""
     path.parent.mkdir(mode=0o700, exist_ok=True)
-    found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        found.bind(str(path))
+        listening.bind(str(path))
         path.chmod(mode)
-        found.listen(WAITING_CALLS)
-        found.setblocking(False)
+        listening.listen(WAITING_CALLS)
+        listening.setblocking(False)
     except BaseException:
-        found.close()
+        listening.close()
         raise
-    return found
+    return listening
 
 
 class _NoCalls:
@@ -291,29 +254,51 @@ def make(supervisord: Any, still_s: str = "35", again_s: str = "12") -> object:
     """Build the plugin. supervisord calls this at every start and reload, with what its
     file says beside the factory.
     """
-    from supervisor import events
-
-    def running(_event: object) -> None:
-        """Start the watches: signals have their handlers, the sockets are open, and
-        no program is started yet.
-        """
-        os.environ[SUPERVISOR_PID] = str(os.getpid())  # here: a daemon is another process before this
-        prompt = WakeOnChildExit(supervisord)
-        prompt.wake()  # or it would sit out its first wait before it starts a program
-        for buried in (events.ProcessStateExitedEvent, events.ProcessStateStoppedEvent):
-            events.subscribe(buried, prompt)
-        events.subscribe(events.Tick5Event, LoopWatchdog(supervisord, float(still_s), float(again_s)))
-
-    logs_outlive_the_disk()
-    sockets = SocketWatch(supervisord)
-    home = HomeWatch(supervisord, (sockets, LogWatch(supervisord), LockWatch(supervisord)))
-    for watch in (SentinelWatch(supervisord), home):
-        events.subscribe(events.Tick5Event, watch)
-    events.subscribe(events.SupervisorRunningEvent, sockets.remember)
-    ValidatedReload(supervisord)
-    refuse_in_words()
-    events.subscribe(events.SupervisorRunningEvent, running)
-    events.subscribe(events.ProcessStateStoppingEvent, newborn())
-    events.subscribe(events.ProcessStateStoppingEvent, AskedToEnd(supervisord))
-    events.subscribe(events.ProcessStateBackoffEvent, try_again_soon)
+    running = RunningSupervisord(supervisord)
+    if sentence := difference():
+        running.critical(sentence)
+    running.install(Feature.RELIABLE_LOGS, make_logs_reliable)
+    running.install(Feature.CHECKED_RELOAD, running.check_reloads)
+    _subscribe_watches(running)
+    _subscribe_loop(running, float(still_s), float(again_s))
+    running.subscribe_child(Feature.STOPS_ON_REQUEST, "ProcessStateStopping", StopsOnRequest(running))
+    running.subscribe(Feature.BOUNDED_PAUSES, "ProcessStateBackoff", bound_pause)
     return _NoCalls()
+
+
+def _subscribe_watches(running: RunningSupervisord) -> None:
+    sockets, home = SocketWatch(running), HomeWatch(running)
+    running.subscribe(Feature.SENTINEL_WATCH, "Tick5", SentinelWatch(running))
+    running.subscribe(Feature.SOCKET_WATCH, "SupervisorRunning", sockets.remember)
+    for feature, watch in (
+        (Feature.SOCKET_WATCH, sockets),
+        (Feature.LOG_WATCH, LogWatch(running)),
+        (Feature.LOCK_WATCH, LockWatch(running)),
+    ):
+        running.subscribe(feature, "Tick5", home.unless_gone(watch))
+
+
+def _subscribe_loop(running: RunningSupervisord, still_s: float, again_s: float) -> None:
+    """Have what works in the loop start with it: signals have their handlers, the sockets are open, and no
+    program is started yet.
+    """
+
+    def wake_on_child_exit(_event: object) -> None:
+        prompt = WakeOnChildExit(running)
+        prompt.wake()  # or it would sit out its first wait before it starts a program
+        for reaped in ("ProcessStateExited", "ProcessStateStopped"):
+            running.subscribe_child(Feature.PROMPT_RESTARTS, reaped, prompt)
+
+    def watch_loop(_event: object) -> None:
+        running.subscribe(Feature.LOOP_WATCHDOG, "Tick5", LoopWatchdog(running, still_s, again_s))
+
+    def name_parent(_event: object) -> None:
+        os.environ[SUPERVISOR_PID] = str(os.getpid())  # here: a daemon is another process before this
+
+    running.subscribe(Feature.PARENT, "SupervisorRunning", name_parent)
+    running.subscribe(Feature.PROMPT_RESTARTS, "SupervisorRunning", wake_on_child_exit)
+    running.subscribe(Feature.LOOP_WATCHDOG, "SupervisorRunning", watch_loop)
+    running.install(Feature.SIGNALS_TO_CHILDREN, signal_safe_fork)
+    running.subscribe_child(
+        Feature.SIGNALS_TO_CHILDREN, "ProcessStateStopping", lambda child: signal_safe_fork()(child)
+    )
