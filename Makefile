@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 help:
 	@echo "make demo    the whole runtime at work on this machine's own metrics, about a minute"
 	@echo "make test    every test, the linter and the type checker"
-	@echo "make unit    the fast loop: the tests that start no process"
+	@echo "make unit    the fast loop: no process is started, and a fifth of the random cases are tried"
 	@echo "make bench   speed, as a share of this machine's own limits"
 	@echo "make chaos   break things at random for minutes (SEED=, MINUTES=)"
 	@echo "make soak    tokens that live for seconds, under load (MINUTES=); all work, again and again (ROUNDS=)"
@@ -24,7 +24,7 @@ test: $(READY)
 	@$(VENV)/bin/python -m tests $(ARGS)
 
 unit: $(READY)
-	@$(VENV)/bin/python -m pytest -n auto tests/unit $(ARGS)
+	@TEST_DEPTH=shallow $(VENV)/bin/python -m pytest -n auto tests/unit $(ARGS)
 
 bench: $(READY)
 	@$(VENV)/bin/python -m runtime.bench $(ARGS)

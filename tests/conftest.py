@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.depth import deep
 from tests.support.harness import Cloud, Home, short_folder
+
+# Where this is set, each of the thousand processes that the tests start compiles all that it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 settings.register_profile(
     "house",
     deadline=None,  # time limits belong to pytest-timeout; a busy machine is not a bug
     suppress_health_check=[HealthCheck.too_slow],
     database=None,
+    max_examples=deep(100),
 )
 settings.load_profile("house")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import runtime
@@ -21,9 +22,15 @@ def room_of(module: str) -> str:
     return str(MODULES[module].parent.relative_to(PACKAGE))
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    """Everything in the syntax tree of a file, the module first: parsed once."""
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
 def imported(path: Path) -> Iterator[str]:
     """Every module of ours that `path` imports, wherever in the file."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names if name.name in MODULES)
         elif isinstance(node, ast.ImportFrom) and node.module in MODULES:
@@ -32,6 +39,7 @@ def imported(path: Path) -> Iterator[str]:
                 yield below if below in MODULES else node.module
 
 
+@cache
 def arrows() -> dict[str, set[str]]:
     """Of each room the other rooms that it imports."""
     found: dict[str, set[str]] = {room_of(module): set() for module in MODULES}

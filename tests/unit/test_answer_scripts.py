@@ -39,6 +39,7 @@ from runtime.core.identity.renewal import (
 )
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
+from tests.support.depth import deep
 
 DAY_S = 86_400.0
 HEAL_S = 3 * 3600.0
@@ -316,7 +317,7 @@ PAGE = Said(Outcome.FORBIDDEN, own=False)
 @example(constant(*[Said(Outcome.THROTTLED, retry_after_s=0.0)] * 4), 8, False)
 @example(constant(*[PAGE] * 4), 9, True)
 @example(constant(OK, REFUSED, REFUSED, REFUSED), 10, True)
-@rules(max_examples=40)
+@rules(max_examples=deep(40))
 def test_no_script_of_answers_storms_a_platform_or_leaves_the_device_stuck(
     script: Script, seed: int, known: bool
 ) -> None:

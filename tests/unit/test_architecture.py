@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import runtime
+from tests.support.rooms import nodes
 
 PACKAGE = Path(runtime.__file__).parent
 DEVICE_SIDE = sorted(
@@ -29,7 +28,7 @@ PURE_ADAPTERS = {"runtime.adapters", "runtime.workers", "runtime.config", "runti
 
 def imported(path: Path) -> Iterator[str]:
     """Every module that `path` imports, wherever in the file."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -159,7 +158,7 @@ def test_no_class_name_means_two_things() -> None:
     """A stranger who reads `Refused` or `Hub` in one room must not think of that of another."""
     places: dict[str, list[str]] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.parse(path.read_text()).body:
+        for node in ast.iter_child_nodes(nodes(path)[0]):
             if isinstance(node, ast.ClassDef):
                 places.setdefault(node.name, []).append(name(path))
     assert {known: files for known, files in places.items() if len(files) > 1} == {}
@@ -190,7 +189,7 @@ OWN_OUTPUT = {"cli/terminal.py", "cli/completion.py"}
 )
 def test_a_command_says_everything_by_way_of_the_terminal(path: Path) -> None:
     """Words of others are made printable there; a bare `print` hands them on as they are."""
-    calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    calls = [node.func for node in nodes(path) if isinstance(node, ast.Call)]
     bare = [
         ast.unparse(call)
         for call in calls
@@ -206,7 +205,7 @@ UNVERIFIED = re.compile(
 
 def unverified_tls(path: Path) -> Iterator[str]:
     """What could make a TLS connection to someone whose certificate nobody checked."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         words = [getattr(node, "attr", ""), getattr(node, "id", "")]
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " not in node.value:
             words.append(node.value)
@@ -252,19 +251,3 @@ def test_unverified_tls_would_be_noticed(line: str, tmp_path: Path) -> None:
 def test_no_module_has_grown_beyond_one_sitting() -> None:
     large = {name(p): n for p in PACKAGE.rglob("*.py") if (n := len(p.read_text().splitlines())) > 450}
     assert not large
-
-
-@pytest.mark.parametrize(
-    ("worker", "heavy"),
-    [
-        ("ingest", ["azure", "requests", "sqlite_utils"]),
-        ("provisioning", ["azure", "requests", "sqlite_utils", "cryptography"]),
-        ("refresh", ["azure", "requests", "sqlite_utils", "cryptography"]),
-        ("upload", ["sqlite_utils", "cryptography"]),
-        ("sentinel", ["azure", "requests", "sqlite_utils", "zmq"]),
-    ],
-)
-def test_no_worker_starts_with_what_it_may_never_need(worker: str, heavy: list[str]) -> None:
-    code = f"import sys, runtime.workers.{worker}; print([m for m in {heavy} if m in sys.modules])"
-    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert asked.stdout.strip() == "[]"

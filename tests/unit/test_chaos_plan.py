@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Callable
-from types import SimpleNamespace
-from typing import cast
-
 import pytest
 
-from tests.chaos.at_processes import WAYS
-from tests.chaos.plan import EVERYBODY, KINDS, LONG_ENOUGH_MINUTES, Fault, plan
-from tests.chaos.scene import Scene
-from tests.support.harness import eventually
+from tests.chaos.plan import EVERYBODY, KINDS, LONG_ENOUGH_MINUTES, plan
 
 
 def test_a_seed_that_failed_breaks_the_same_things_again() -> None:
@@ -40,30 +32,6 @@ def test_the_shortest_run_sees_a_death_a_hang_a_drop_a_silence_a_503_and_a_revoc
 def test_half_an_hour_hits_everybody_with_every_signal(signal: str) -> None:
     for seed in range(20):
         assert {f.victim for f in plan(seed, 30) if f.kind == signal} == set(EVERYBODY)
-
-
-@pytest.mark.parametrize("kind", ["SIGKILL", "SIGTERM", "SIGSTOP", "deadlock"])
-def test_a_blow_is_struck_and_what_follows_is_measured(kind: str) -> None:
-    """A deadlock was struck, and then failed to be named: no run of chaos measured one."""
-    victim = subprocess.Popen(["sleep", "60"])
-
-    def until(fact: Callable[[], bool], timeout_s: float, what: str) -> None:
-        eventually(lambda: (victim.poll(), fact())[1], min(timeout_s, 10), what)  # nobody else buries it
-
-    scene = SimpleNamespace(
-        until=until,
-        stands=lambda name, seconds: True,
-        pid=lambda name: victim.pid,
-        in_service=lambda name: victim.pid + 1,
-        under_way={},
-        facts=SimpleNamespace(recovered=[]),
-    )
-    try:
-        WAYS[kind](cast("Scene", scene), Fault(0.0, "deaths", kind, "ingest", 0.0, 0.0, 0.0))
-    finally:
-        victim.kill()
-        victim.wait()
-    assert [found["kind"] for found in scene.facts.recovered] == [kind]
 
 
 def test_whoever_lives_for_minutes_is_left_alive_for_minutes() -> None:

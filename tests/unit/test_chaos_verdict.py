@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,8 +14,8 @@ import pytest
 from tests.chaos import verdict
 from tests.chaos.at_platform import REFUSED
 from tests.chaos.scene import Scene
-from tests.chaos.watch import MOST_GROWTH_BYTES_PER_MIN, Sample, Watch, processes, slope_per_s
-from tests.support.harness import Arrived, eventually
+from tests.chaos.watch import MOST_GROWTH_BYTES_PER_MIN, Sample, Watch, slope_per_s
+from tests.support.harness import Arrived
 
 MIB = 2**20
 
@@ -127,19 +124,3 @@ def test_a_revoked_sas_is_seen_whatever_reason_the_hub_gives(tmp_path: Path) -> 
 def test_the_slope_is_that_of_a_line_through_noise() -> None:
     samples = [Sample(s, 1000 * s + (-1) ** s * 50, 1, 1) for s in range(100)]
     assert slope_per_s(samples) == pytest.approx(1000, rel=0.01)
-
-
-def test_two_processes_of_one_program_in_one_home_are_seen_as_doubles(tmp_path: Path) -> None:
-    stand_in = [sys.executable, "-c", "import time; time.sleep(60)", "worker", "upload"]
-    environment = {**os.environ, "EDGE_HOME": str(tmp_path)}
-    both = [subprocess.Popen(stand_in, env=environment) for _ in range(2)]
-    watch = Watch(tmp_path)
-    try:
-        eventually(lambda: watch.doubles, 10, "they are seen")
-        assert sorted(processes(tmp_path)) == sorted(process.pid for process in both)
-    finally:
-        watch.close()
-        for process in both:
-            process.kill()
-            process.wait()
-    assert watch.wrong() == ["upload ran 2 times at once"]

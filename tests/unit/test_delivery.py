@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from runtime.core.delivery.events import Acked
 from runtime.core.delivery.poison import LONE_LOSSES
 from tests.support.delivery_world import URGENT, World
+from tests.support.depth import deep
 
 
 class DeliveryMachine(RuleBasedStateMachine):
@@ -162,4 +163,4 @@ class DeliveryMachine(RuleBasedStateMachine):
 
 
 TestDelivery = DeliveryMachine.TestCase
-TestDelivery.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestDelivery.settings = settings(max_examples=deep(150), stateful_step_count=40, deadline=None)

@@ -13,6 +13,7 @@ from runtime.core.delivery.connection_state import DeliveryLimits
 from runtime.core.delivery.engine import Delivery
 from runtime.core.delivery.events import Acked, Cause, Closed, Connected, Lost
 from runtime.core.delivery.window import CongestionWindow, Pace
+from tests.support.depth import deep
 
 PER_S = 60.0
 WEATHER_S, SOON_S, WELL_S = 90.0, 45.0, 40.0
@@ -104,7 +105,7 @@ class Line:
             self.delivery.report(Acked(client, tag), self.now, 0.5)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(deep(8)))
 def test_after_any_weather_a_healthy_hub_gets_all_that_the_line_carries(seed: int) -> None:
     line = Line(seed)
     line.run(5)

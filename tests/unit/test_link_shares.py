@@ -9,6 +9,7 @@ from runtime.core.delivery.engine import Delivery
 from runtime.core.delivery.link_budget import BURST_S, URGENT_DEBT_S, FilePermit, LinkBudget, LinkPolicy
 from runtime.core.delivery.window import CongestionWindow, Pace
 from tests.support.delivery_world import LIMITS, World
+from tests.support.depth import deep
 
 URGENT, PLAIN = 8, 4
 PER_S = 1_000.0
@@ -63,7 +64,7 @@ def test_the_rate_is_kept_and_whoever_waits_comes_to_his_turn(steps: list[tuple[
     assert asked <= 200, "it turned round without a pause"
 
 
-@settings(max_examples=40)
+@settings(max_examples=deep(40))
 @given(uses, st.booleans())
 def test_messages_and_files_that_both_want_all_get_half_each_whatever_was_before(
     steps: list[tuple[str, int]], messages_first: bool

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import runtime
+from tests.support.rooms import nodes
 
 PACKAGE = Path(runtime.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -24,7 +25,7 @@ DIALECT = re.compile(r"\b(anew|for good)\b", re.IGNORECASE)
 def prose(path: Path) -> Iterator[tuple[int, str]]:
     """(line, text) of every docstring and comment."""
     text = path.read_text()
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes(path):
         if (
             isinstance(node, ast.Expr)
             and isinstance(node.value, ast.Constant)

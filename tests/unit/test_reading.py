@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from functools import cache
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,6 +24,7 @@ Row = tuple[int, StreamName, bool]
 """Id, stream, whether it belongs to a batch."""
 
 
+@cache
 def stream(name: str) -> StreamName:
     return StreamName(None, name)
 
@@ -35,7 +37,7 @@ class Store:
         self.rows: list[Row] = []
         self.hand: dict[Lane, list[int]] = defaultdict(list)
         self.taken: dict[StreamName, list[int]] = defaultdict(list)
-        self.lanes: dict[int, bool] = {}
+        self.untaken: Counter[StreamName] = Counter()
         self.known: set[int] = set()
         self.looked_at = 0
         self.read_rows = 0
@@ -45,8 +47,9 @@ class Store:
         """Ids after which time ends a read."""
 
     def store(self, name: str, count: int = 1, *, batch: bool = False) -> None:
-        for _ in range(count):
-            self.rows.append((len(self.rows) + 1, stream(name), batch))
+        first = len(self.rows) + 1
+        self.rows += [(id, stream(name), batch) for id in range(first, first + count)]
+        self.untaken[stream(name)] += count
 
     def level(self, lane: Lane) -> Level:
         return Level(len(self.hand[lane]), crowded=self.crowded)
@@ -58,9 +61,8 @@ class Store:
             if query := self.reading.resume(self.level, self.now, refused=refused):
                 self.answer(query)
                 first = query
-        stored = {
-            name for id, name, _ in self.rows if id not in self.known or id in self.hand[name, self.lanes[id]]
-        }
+        stored = {name for name, count in self.untaken.items() if count}
+        stored |= {name for (name, _), waiting in self.hand.items() if waiting}
         second = self.reading.advance(len(self.rows), stored)
         if second:
             self.answer(second)
@@ -88,7 +90,7 @@ class Store:
                         "it may overtake an older one that is fresh"
                     )
                 self.known.add(id)
-                self.lanes[id] = lane[1]
+                self.untaken[name] -= 1
                 self.hand[lane].append(id)
                 self.taken[name].append(id)
         cut_short = len(found) < len(rows)

@@ -39,6 +39,7 @@ from runtime.core.identity.renewal import (
     RetryPace,
 )
 from runtime.core.moment import Moment
+from tests.support.depth import deep
 
 EPOCH_S = 1.8e9
 """Unix time where true time is 0."""
@@ -336,7 +337,7 @@ LIVES_S = (20.0, 30.0, 60.0, 3600.0, 86_400.0, 30 * 86_400.0, math.inf)
 @example(seed=2, token_life_s=30 * 86_400.0, sas_life_s=86_400.0)
 @example(seed=7976193, token_life_s=30 * 86_400.0, sas_life_s=20.0)
 @example(seed=3523, token_life_s=math.inf, sas_life_s=60.0)
-@rules(max_examples=40)
+@rules(max_examples=deep(40))
 def test_a_year_of_outages_jumps_and_reboots_never_leaves_the_device_stuck(
     seed: int, token_life_s: float, sas_life_s: float
 ) -> None:
