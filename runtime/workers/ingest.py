@@ -27,7 +27,7 @@ from runtime.adapters.store.counters import Loss
 from runtime.adapters.store.errors import StoreError, StoreFull
 from runtime.adapters.store.spool import Spool
 from runtime.config import Config
-from runtime.core.ingest.admission import RETRY_FULL_MS, Admission
+from runtime.core.ingest.admission import RETRY_FULL_MS, Admission, MeasureFiles, TakeFiles
 from runtime.core.ingest.loss_log import LossLog
 from runtime.core.ingest.protocol import (
     BadRequest,
@@ -217,12 +217,12 @@ class IngestLoop:
         keys = {r.producer for r in requests if isinstance(r, Put) and r.producer is not None}
         while True:
             admission = self._keeper.admission(keys, settled)
-            admission.take_files, admission.weigh_file = self._spool.take, self._spool.weigh
-            admission.copies_files = self._spool.copies
             replies: list[Reply] = []
             for at, request in enumerate(requests):
                 try:
-                    replies.append(request if isinstance(request, Refusal) else admission.decide(request))
+                    replies.append(
+                        request if isinstance(request, Refusal) else decide(admission, request, self._spool)
+                    )
                 except Exception as exc:
                     self._spool.settle(stored=False)
                     requests[at] = self._bug(exc)
@@ -284,6 +284,18 @@ class IngestLoop:
             self._gate.close()
         self._deliveries.close()
         self._hints.close()
+
+
+def decide(admission: Admission, request: Request, spool: Spool) -> Reply:
+    """Decide one request, and take the files that it names: they are on disk when this returns."""
+    reply = admission.decide(request)
+    if not isinstance(reply, MeasureFiles):
+        return reply
+    sizes = [spool.size(*file) for file in reply.files]
+    decision = admission.measured(reply, sizes, copied=spool.copies)
+    if not isinstance(decision, TakeFiles):
+        return decision
+    return admission.taken(decision, spool.take(decision.files))
 
 
 def _unstored(request: Request, refused: Refusal) -> Reply:

@@ -22,12 +22,11 @@ from runtime.adapters.store.upload_reader import UploadReader
 from runtime.adapters.store.writer import MessageStore
 from runtime.core.ingest.protocol import ProducerKey, Refusal, Reply, Stored
 from runtime.core.ingest.quota import Amount, Limit, OverflowPolicy, Quota
-from runtime.core.ingest.taken_files import TakenFile
 from runtime.core.message import StoredMessage, StreamName
 from runtime.core.settlement import Settled
 from runtime.workers.store_manager import StoreManager
 from tests.support.harness import Home
-from tests.support.store_tools import ObedientClock, decide, ever_lost, keep, put
+from tests.support.store_tools import ObedientClock, decide, decide_file, ever_lost, keep, put
 
 FLIPPED = {
     "nothing": "PRAGMA user_version",
@@ -534,9 +533,7 @@ def test_one_flipped_bit_in_the_size_of_a_message_makes_no_other_give_way(
     store = MessageStore(path, ObedientClock(), policies=quota.policies())
     keep(store, put([b"x" * 100] * 10, stream="s"))
     admission, _ = decide(store, [])
-    admission.take_files = lambda wanted: [TakenFile(4, 0)]
-    admission.weigh_file = lambda name, key: 4
-    admission.decide(put([b""], producer="p", first=1, file="clip", stream="s"))
+    decide_file(admission, put([b""], producer="p", first=1, file="clip", stream="s"))
     store.commit(admission, Settled())
     store.close()
     flip(path, f"UPDATE messages SET bytes = bytes | {2**bit} WHERE id = {11 if file else 5}")

@@ -26,6 +26,7 @@ from runtime.core.ingest.protocol import Code, ProducerKey, Refusal, Reply, Stor
 from runtime.core.ingest.taken_files import HASHED_BYTES, NotTaken, TakenFile, spool_name
 from runtime.core.message import StoredMessage
 from runtime.core.settlement import Settled
+from runtime.workers.ingest import decide
 from runtime.workers.store_manager import StoreManager
 from tests.integration.test_upload import blobs
 from tests.support import store_tools
@@ -202,9 +203,8 @@ def test_a_file_goes_with_its_message_and_never_while_that_is_set_aside(folder: 
     """What is in quarantine may be sent yet."""
     store = MessageStore(folder / "messages.db", ObedientClock())
     admission, _ = store_tools.decide(store, [])
-    admission.take_files = lambda wanted: [TakenFile(4, 0)]
     for number in (1, 2, 3):
-        admission.decide(store_tools.put([b""], producer="p", first=number, file="clip"))
+        store_tools.decide_file(admission, store_tools.put([b""], producer="p", first=number, file="clip"))
     store.commit(admission, Settled())
     losses = store.commit(None, Settled(dropped=[(1, "expired")], quarantined=[(2, "poison")], delivered=[3]))
     assert {loss.reason: list(loss.files) for loss in losses} == {
@@ -219,8 +219,7 @@ def test_the_payload_of_a_message_in_quarantine_is_shown_also_where_it_is_a_file
     home.write_config("")
     store = MessageStore(home.layout.messages_db, ObedientClock())
     admission, _ = store_tools.decide(store, [])
-    admission.take_files = lambda wanted: [TakenFile(4, 0)]
-    admission.decide(store_tools.put([b""], producer="p", first=1, file="clip"))
+    store_tools.decide_file(admission, store_tools.put([b""], producer="p", first=1, file="clip"))
     store.commit(admission, Settled())
     store.commit(None, Settled(quarantined=[(1, "poison")]))
     store.close()
@@ -252,8 +251,8 @@ class Life:
 
     def decide(self, first: int, file: str) -> tuple[Admission, Reply]:
         admission = self.keeper.admission({ProducerKey("p", "b")}, Settled())
-        admission.take_files, admission.weigh_file = self.spool.take, self.spool.weigh
-        return admission, admission.decide(store_tools.put([b""], producer="p", first=first, file=file))
+        request = store_tools.put([b""], producer="p", first=first, file=file)
+        return admission, decide(admission, request, self.spool)
 
     def keep(self, first: int, file: str) -> Reply:
         admission, reply = self.decide(first, file)
@@ -525,7 +524,7 @@ def test_a_name_that_the_locale_cannot_say_is_taken(folder: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from runtime.adapters.store.spool import Spool;"
         "folder = Path(sys.argv[1]); spool = Spool(folder / 'spool', folder / 'drop');"
-        "name = 'gr\\xf6\\xdfe'; assert spool.weigh(name, 'k') == 4;"
+        "name = 'gr\\xf6\\xdfe'; assert spool.size(name, 'k') == 4;"
         "print(sys.getfilesystemencoding(), ascii(spool.take([(name, 'k')])));"
         "spool.settle(stored=False); spool.take([(name, 'k')]); spool.settle(stored=True)"
     )

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from runtime.adapters.store.writer import MessageStore
-from runtime.core.ingest.admission import Admission
+from runtime.core.ingest.admission import Admission, MeasureFiles, TakeFiles
 from runtime.core.ingest.message_fields import PLAIN, describe
 from runtime.core.ingest.protocol import ProducerKey, Put, Reply
 from runtime.core.ingest.quota import Amount, Limit, Quota
+from runtime.core.ingest.taken_files import TakenFile
 from runtime.core.message import Kind, StreamName
 from runtime.core.settlement import Settled
 
@@ -55,7 +56,16 @@ def decide(
 ) -> tuple[Admission, list[Reply]]:
     known = store.known(request.producer for request in requests if request.producer)
     admission = Admission(quota, store.view(10**12, settled), store.stamp(), known, known.apart)
-    return admission, [admission.decide(request) for request in requests]
+    replies = [admission.decide(request) for request in requests]
+    return admission, [reply for reply in replies if not isinstance(reply, MeasureFiles)]
+
+
+def decide_file(admission: Admission, request: Put, size: int = 4) -> Reply:
+    """Decide a request whose one payload is a file, which is taken."""
+    measure = admission.decide(request)
+    assert isinstance(measure, MeasureFiles)
+    take = admission.measured(measure, [size], copied=False)
+    return admission.taken(take, [TakenFile(size, 0)]) if isinstance(take, TakeFiles) else take
 
 
 def keep(store: MessageStore, *requests: Put, quota: Quota = WIDE, settled: Settled = NONE) -> list[Reply]:

@@ -8,12 +8,14 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.core.ingest.admission import Admission, Stamp, View
+from runtime.core.ingest.admission import Admission, MeasureFiles, TakeFiles
 from runtime.core.ingest.message_fields import PLAIN, describe
 from runtime.core.ingest.message_rows import MessageRow
 from runtime.core.ingest.protocol import Code, Ping, Pong, ProducerKey, Put, Refusal, Stored
 from runtime.core.ingest.quota import Amount, Limit, OverflowPolicy, Quota
 from runtime.core.ingest.sequences import Sequences
+from runtime.core.ingest.store_view import Stamp, View
+from runtime.core.ingest.taken_files import NotTaken, TakenFile, WantedFile, spool_name
 from runtime.core.message import Kind, StreamName
 
 WIDE = Quota(Limit(Amount(1_000, 100_000)))
@@ -256,3 +258,69 @@ def test_two_completions_under_one_key_are_not_one() -> None:
         described = describe({"stream": "a", "batch_id": batch}, PLAIN)
         deciding.decide(Put(Kind.COMPLETE_BATCH, [described], [b""], ProducerKey("p", "b"), 1))
     assert len(deciding.rows) == 2
+
+
+def file_put(first: int = 1, **fields: Any) -> Put:
+    return put(1, first=first, size=0, file="clip.mp4", **fields)
+
+
+def measure(deciding: Admission, request: Put) -> MeasureFiles:
+    asked = deciding.decide(request)
+    assert isinstance(asked, MeasureFiles), asked
+    return asked
+
+
+def test_a_file_is_asked_for_when_there_is_room_and_kept_when_it_was_taken() -> None:
+    deciding = admission()
+    asked = measure(deciding, file_put())
+    assert asked.files == [WantedFile("clip.mp4", "p/b/1")]
+    assert not deciding.rows, "it is not taken yet"
+    take = deciding.measured(asked, [500], copied=False)
+    assert isinstance(take, TakeFiles)
+    assert not deciding.rows, "it is not taken yet"
+    file = TakenFile(500, 0)
+    assert deciding.taken(take, [file]) == Stored(range(1, 2))
+    (row,) = rows(deciding)
+    assert row.payload == file.pack()
+    assert row.bytes >= 500
+    assert deciding.details[1].file == spool_name("p/b/1", "clip.mp4")
+
+
+def test_a_file_for_which_there_is_no_room_is_not_asked_for() -> None:
+    deciding = admission(Quota(Limit(Amount(10, 100))))
+    assert code(deciding.measured(measure(deciding, file_put()), [500], copied=False)) is Code.EXCEEDS_LIMIT
+    assert not deciding.rows
+
+
+def test_a_file_that_is_only_renamed_takes_no_room_of_the_disk_and_one_that_is_copied_does() -> None:
+    for copied in (False, True):
+        deciding = admission(room_bytes=1_000)
+        take = deciding.measured(measure(deciding, file_put()), [50_000], copied=copied)
+        assert isinstance(take, Refusal if copied else TakeFiles)
+
+
+def test_a_file_that_could_not_be_taken_leaves_no_eviction_behind() -> None:
+    quota = Quota(Limit(Amount(1, 100_000), OverflowPolicy.DROP_OLDEST))
+    deciding = admission(quota, levels={A: {4: Amount(1, 10)}}, streams={A: 1})
+    for reason, code_of in (
+        (NotTaken("not a regular file"), Code.BAD_FIELD),
+        (NotTaken("no rights", passing=True), Code.STORE_UNAVAILABLE),
+        (NotTaken("no room", passing=True, full=True), Code.DISK_FULL),
+    ):
+        take = deciding.measured(measure(deciding, file_put()), [500], copied=False)
+        assert isinstance(take, TakeFiles) and deciding.evictions
+        assert code(deciding.taken(take, reason)) is code_of
+        assert not deciding.evictions and not deciding.rows and not deciding.producers
+
+
+def test_a_file_of_a_repeat_is_not_asked_for_again() -> None:
+    deciding = admission()
+    take = deciding.measured(measure(deciding, file_put()), [500], copied=False)
+    assert isinstance(take, TakeFiles)
+    deciding.taken(take, [TakenFile(500, 0)])
+    assert deciding.decide(file_put()) == Stored([1], repeated=1)
+
+
+def test_a_file_needs_a_key_and_no_payload() -> None:
+    assert code(admission().decide(put(1, size=0, file="clip.mp4"))) is Code.BAD_FIELD
+    assert code(admission().decide(put(1, first=1, size=3, file="clip.mp4"))) is Code.BAD_FIELD

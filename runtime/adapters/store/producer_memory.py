@@ -8,11 +8,12 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable
 
 from runtime.adapters.store.errors import StoreDamaged, translated
-from runtime.core.ingest.admission import Admission, Stamp
+from runtime.core.ingest.admission import Admission
 from runtime.core.ingest.ownership import AFTER_ALL_OWNERS, of_row, row_boot
 from runtime.core.ingest.protocol import ProducerKey
 from runtime.core.ingest.quota import FEW
 from runtime.core.ingest.sequences import Sequences
+from runtime.core.ingest.store_view import Stamp
 
 IN_MEMORY = 1_024
 

@@ -36,7 +36,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from runtime.core.ingest.taken_files import HASHED_BYTES, NotTaken, TakenFile, spool_name
+from runtime.core.ingest.taken_files import HASHED_BYTES, NotTaken, TakenFile, WantedFile, spool_name
 
 STRAY_S = 3_600.0
 REVIEW_AGAIN_S = 60.0
@@ -53,7 +53,7 @@ _OURS = re.compile(r"[0-9a-f]{40}")
 _MOUNT = "mount"
 """A link in `taking`, to the drop folder: files were taken from it while it was a file system of its own."""
 
-Named = Callable[[set[str]], set[str] | None]
+FilesNamed = Callable[[set[str]], set[str] | None]
 """Returns those of these files that messages name; None where the store cannot say it now."""
 
 
@@ -89,8 +89,8 @@ class Spool:
                 self.remove([name])
         self._old = {name for name in _names(folder) if _OURS.fullmatch(name)}
 
-    def take(self, wanted: Sequence[tuple[str, str]]) -> Sequence[TakenFile] | NotTaken:
-        """Take the files `wanted`, each (name, key of its message): all of them, on disk when this returns.
+    def take(self, wanted: Sequence[WantedFile]) -> Sequence[TakenFile] | NotTaken:
+        """Take the files `wanted`: all of them, on disk when this returns.
 
         Or none, and it returns why. `settle` says what came of the commit.
         """
@@ -112,7 +112,7 @@ class Spool:
             return _not_taken(wanted[0][0], exc)
         return found
 
-    def weigh(self, name: str, key: str) -> int:
+    def size(self, name: str, key: str) -> int:
         """Size in bytes of the file `name` of the message with this key; 0 where no file would be taken."""
         places = [bytes(self._folder / spool_name(key, name))]
         if self._drop_folder is not None:
@@ -140,7 +140,7 @@ class Spool:
             with contextlib.suppress(OSError):  # upload may have removed it; else it is a stray
                 (self._folder / name).unlink()
 
-    def tidy(self, now_s: float, named: Named) -> None:
+    def tidy(self, now_s: float, named: FilesNamed) -> None:
         """Called before every decision. Files taken but not stored go back; strays go, once and late."""
         if self._review_s is not None and now_s >= self._review_s:
             self._review(now_s, named)
@@ -258,7 +258,7 @@ class Spool:
             _sync(self._folder)
         (self._taking / place.name).unlink(missing_ok=True)
 
-    def _review(self, now_s: float, named: Named) -> None:
+    def _review(self, now_s: float, named: FilesNamed) -> None:
         """After a crash, or where a commit is in doubt: files that no message names go back."""
         under_way = {place.name for _, place in self._taken}
         left = {name for name in _names(self._taking) - under_way if _OURS.fullmatch(name)}
@@ -279,7 +279,7 @@ class Spool:
                 self._review_s = now_s + REVIEW_AGAIN_S
                 logger.warning("a file cannot go back to the drop folder: {}", ascii(str(exc)))
 
-    def _remove_strays(self, named: Named) -> None:
+    def _remove_strays(self, named: FilesNamed) -> None:
         found = named(self._old)
         if found is None:
             return

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 
 from runtime.core.ingest.message_fields import Details
@@ -57,3 +58,13 @@ def insert(db: sqlite3.Connection, rows: Sequence[Values], details: Mapping[int,
     for row in rows:
         more = details.get(row[0])
         db.execute(*((INSERT, row) if more is None else (INSERT_DETAILED, (*row, *more))))
+
+
+def files_named(db: sqlite3.Connection, names: Iterable[str]) -> set[str]:
+    """Those of these files that messages name, in quarantine too."""
+    db.execute("CREATE INDEX IF NOT EXISTS by_file ON messages (file) WHERE file IS NOT NULL")
+    rows = db.execute(
+        f"SELECT file FROM messages WHERE file IN {IN} UNION SELECT file FROM quarantine",  # noqa: S608
+        (json.dumps(list(names)),),
+    ).fetchall()
+    return {file for (file,) in rows if file is not None} & set(names)

@@ -60,14 +60,15 @@ from runtime.adapters.store.producer_memory import Known, ProducerMemory
 from runtime.adapters.store.quarantine import MOST_BYTES, Quarantine
 from runtime.adapters.store.reader import text_or_bytes
 from runtime.adapters.store.recount import AT_OPENING_S, SLICE_S, Recount
-from runtime.adapters.store.statements import IN, SIZE, insert
+from runtime.adapters.store.statements import IN, SIZE, files_named, insert
 from runtime.adapters.store.stream_names import Streams, give_names_back
 from runtime.adapters.store.vacuum import begin_wal, give_back, spare_bytes, wal_bytes
 from runtime.adapters.store.wal import ends_early, write_again
-from runtime.core.ingest.admission import Admission, Stamp, View
+from runtime.core.ingest.admission import Admission
 from runtime.core.ingest.protocol import ProducerKey
 from runtime.core.ingest.quota import NOTHING, Amount, OverflowPolicy
 from runtime.core.ingest.row_repair import is_id, is_number
+from runtime.core.ingest.store_view import Stamp, View
 from runtime.core.message import Backlog, StreamName
 from runtime.core.settlement import Settled
 
@@ -260,12 +261,7 @@ class MessageStore:
     def files_named(self, names: Iterable[str]) -> set[str]:
         """Those of these files that messages name, in quarantine too."""
         with translated():
-            self._db.execute("CREATE INDEX IF NOT EXISTS by_file ON messages (file) WHERE file IS NOT NULL")
-            found = self._db.execute(
-                f"SELECT file FROM messages WHERE file IN {IN} UNION SELECT file FROM quarantine",  # noqa: S608
-                (json.dumps(list(names)),),
-            ).fetchall()
-        return {file for (file,) in found if file is not None} & set(names)
+            return files_named(self._db, names)
 
     # --- the commit ---
 

@@ -1,7 +1,8 @@
 """Admission: which requests of producers are kept, and their replies. One `Admission` decides one commit.
 
-Pure: the stored amounts, the known sequences, the room and the time come in as values (`View`, `Stamp`). No
-decision holds before the commit: on failure the whole Admission is discarded.
+Pure: the stored amounts, the known sequences, the room and the time come in as values (`View`, `Stamp`).
+Files that stand for payloads are asked for by what is returned (`MeasureFiles`, `TakeFiles`); the worker
+takes them before the commit. No decision holds before the commit: on failure the Admission is discarded.
 
 Invariants, held by `tests/unit/test_admission.py`:
 
@@ -14,15 +15,13 @@ Invariants, held by `tests/unit/test_admission.py`:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from runtime.core.ingest.message_fields import NO_DETAILS, Details
 from runtime.core.ingest.message_rows import Values
-from runtime.core.ingest.numbering import REUSED, content_of_put, keys_of, remember, sequences_of, warnings_of
 from runtime.core.ingest.ownership import key_prefix
-from runtime.core.ingest.payload_runs import Run, amounts_of, runs_of, weighed
 from runtime.core.ingest.protocol import (
     Code,
     Ping,
@@ -34,21 +33,33 @@ from runtime.core.ingest.protocol import (
     Request,
     Stored,
 )
+from runtime.core.ingest.put_plan import (
+    REUSED,
+    PutPlan,
+    Run,
+    amounts_of,
+    content_of_put,
+    file_indexes,
+    keys_of,
+    remember,
+    runs_of,
+    sequences_of,
+    warnings_of,
+)
 from runtime.core.ingest.quota import (
     EARLIER,
     NOTHING,
     TOP_PRIORITY,
     Amount,
     Eviction,
-    Held,
-    Levels,
     Limit,
     OverflowPolicy,
     Quota,
     QuotaUsage,
 )
 from runtime.core.ingest.sequences import Fate, Sequences
-from runtime.core.ingest.taken_files import NotTaken, TakenFile, spool_name
+from runtime.core.ingest.store_view import Stamp, View
+from runtime.core.ingest.taken_files import NotTaken, TakenFile, WantedFile, spool_name
 from runtime.core.message import StreamName
 
 RETRY_FULL_MS = 1_000
@@ -58,52 +69,22 @@ EVICTED_AT_ONCE = 5_000
 ROW_OVERHEAD_BYTES = 128  # what a row takes on disk beside its payload and texts, generously
 
 
-class Stamp(NamedTuple):
-    """The time and the boot in which a commit is decided."""
+class MeasureFiles(NamedTuple):
+    """Asks for the sizes of files before a request can be decided; they go to `Admission.measured`."""
 
-    wall_s: float | None
-    """None while the clock is not synchronised."""
-    boot_s: float
-    boot: int
-    """The store's number for this boot."""
+    files: Sequence[WantedFile]
+    plan: PutPlan
 
 
-class Named(NamedTuple):
-    """A file that stands for a payload."""
+class TakeFiles(NamedTuple):
+    """There is room: asks that these files be taken, all or none. The result goes to `Admission.taken`."""
 
-    at: int
-    name: str
-    key: str
-    """The key of its message."""
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """The state of the store before this commit."""
-
-    next_id: int
-    streams: Mapping[StreamName, int]
-    next_stream: int
-    levels: Levels
-    total: Amount
-    room_bytes: int
-    """The bytes that the disk still takes."""
-    may_meet_producers: int = 1_000
-    """Most producers never met before that may be taken into memory now."""
-    producers_of: Mapping[str, int] = field(default_factory=dict)
-    """The number of producers in memory, by owner."""
-    few_producers: int = 0
-    """The number of producers that each owner may have, even where all others take the room."""
-    streams_of: Mapping[str, int] = field(default_factory=dict)
-    """The number of streams that were named lately, by owner."""
-    held: Held = field(default_factory=dict)
-    sole_owner: str = ""
-    """The owner of all that is stored, as far as is known; empty where there are several."""
-    leaving: Amount = NOTHING
-    """The amount that leaves with this commit; it is subtracted from `levels` and `total` already."""
-    counted: bool = True
-    """True if `levels` and `total` were counted from the rows: else one flipped bit might decide over
-    messages."""
+    files: Sequence[WantedFile]
+    plan: PutPlan
+    bytes_on_disk: int
+    """The part of the request that takes no further room: its files are only renamed."""
+    evictions_before: int
+    """The number of evictions that were booked before room was made for this request."""
 
 
 class _Refusal(Exception):
@@ -135,14 +116,6 @@ class Admission:
     producers: dict[ProducerKey, Sequences] = field(default_factory=dict)
     """The sequences that change with this commit, by producer."""
     new_streams: dict[StreamName, int] = field(default_factory=dict)
-    take_files: Callable[[Sequence[tuple[str, str]]], Sequence[TakenFile] | NotTaken] = lambda wanted: (
-        NotTaken("files are not taken here")
-    )
-    """Takes a producer's files, each (name, key of its message), all of them; or none, and says why."""
-    copies_files: bool = False
-    """The drop folder is a file system of its own: a file that is taken is written once more."""
-    weigh_file: Callable[[str, str], int] = lambda name, key: 0
-    """The size of a producer's file, by name and key of its message; 0 where it will not be taken."""
     disk_bytes: int = 0
     """The bytes that the rows take on disk, about."""
 
@@ -170,45 +143,78 @@ class Admission:
     def evictions(self) -> Sequence[Eviction]:
         return self._usage.evictions
 
-    def decide(self, request: Request) -> Reply:
-        """Keep or refuse one request. The reply may leave when this commit is on disk, not before."""
+    def decide(self, request: Request) -> Reply | MeasureFiles:
+        """Keep or refuse one request. The reply may leave when this commit is on disk, not before.
+
+        Where files stand for payloads their sizes are asked for first, and then the files: nothing else may
+        be decided in between.
+        """
         if isinstance(request, Ping):
             return Pong()
-        booked = len(self._usage.evictions)
+        evictions = len(self._usage.evictions)
         try:
-            return self._put(request)
+            plan = self._plan(request)
+            if plan.file_indexes:
+                return MeasureFiles(plan.files(), plan)
+            if plan.fresh:
+                self._make_room(plan, 0)
+            return self._keep(plan)
         except _Refusal as refusal:
-            self._usage.withdraw(booked)
-            if refusal.trim is not None and not self._trimming:
-                self._trimming = True  # once a commit, however many ask
-                self._usage.evict(refusal.trim)
-            return refusal.reply
+            return self._refused(refusal, evictions)
 
-    def _put(self, put: Put) -> Stored:
+    def measured(self, asked: MeasureFiles, sizes: Sequence[int], *, copied: bool) -> Refusal | TakeFiles:
+        """Make room for files of these sizes; 0 for one that will not be taken.
+
+        `copied`: the drop folder is a file system of its own, so that a file is written once more.
+        """
+        plan = asked.plan.with_sizes(sizes)
+        bytes_on_disk = 0 if copied else sum(sizes)
+        evictions = len(self._usage.evictions)
+        try:
+            self._make_room(plan, bytes_on_disk)
+        except _Refusal as refusal:
+            return self._refused(refusal, evictions)
+        return TakeFiles(asked.files, plan, bytes_on_disk, evictions)
+
+    def taken(self, asked: TakeFiles, result: Sequence[TakenFile] | NotTaken) -> Reply:
+        """Keep the request whose files were taken; refuse it where they were not."""
+        if isinstance(result, NotTaken):
+            return self._refused(_not_taken(result), asked.evictions_before)
+        self.disk_bytes -= asked.bytes_on_disk
+        return self._keep(asked.plan.with_files(result))
+
+    def _refused(self, refusal: _Refusal, evictions: int) -> Refusal:
+        """Withdraw what was booked for a refused request."""
+        self._usage.withdraw(evictions)
+        if refusal.trim is not None and not self._trimming:
+            self._trimming = True  # once a commit, however many ask
+            self._usage.evict(refusal.trim)
+        return refusal.reply
+
+    def _plan(self, put: Put) -> PutPlan:
         memory = self._memory(put.producer)
         content = content_of_put(put) if memory is not None else 0
-        another = memory is not None and memory.is_another(*sequences_of(put), content)
-        fresh = range(len(put.payloads)) if another else self._fresh(put, memory)
+        collides = memory is not None and memory.is_another(*sequences_of(put), content)
+        fresh = range(len(put.payloads)) if collides else self._fresh(put, memory)
         if not fresh:
-            assert memory is not None
-            return self._stored(put, memory, repeated=len(put.payloads))
-        runs, there_bytes = runs_of(put, fresh), 0
+            return PutPlan(put, memory, content, collides, fresh, (), None, ())
+        runs = runs_of(put, fresh)
         prefix = self._prefix(put.producer)
-        if another and prefix is not None:  # two messages must not have one name at the cloud either
+        if collides and prefix is not None:  # two messages must not have one name at the cloud either
             prefix = f"{prefix[:-1]}+{content:x}/"
-        files = _files(put, runs, prefix)
-        if files:
-            weights = {file.at: self.weigh_file(file.name, file.key) for file in files}
-            runs = [weighed(run, weights) for run in runs]
-            there_bytes = 0 if self.copies_files else sum(weights.values())
-        amounts = amounts_of(runs)
-        self._check_streams(put, amounts)
-        self._make_room(put, amounts, there_bytes)
-        warnings = REUSED if another else warnings_of(put, memory, fresh)
-        if files:
-            put = self._take_files(put, files)
-        first_id = self._keep(put, runs, prefix)
-        self.disk_bytes -= there_bytes
+        files = file_indexes(runs)
+        if files and (put.producer is None or any(put.payloads[index] for index in files)):
+            raise _Refusal(Code.BAD_FIELD, "a file needs a key (producer, boot, sequence) and no payload")
+        return PutPlan(put, memory, content, collides, fresh, runs, prefix, files)
+
+    def _keep(self, plan: PutPlan) -> Stored:
+        """Turn the fresh payloads into rows, and remember their sequences."""
+        put, memory, content, collides, fresh, runs, prefix, _ = plan
+        if not fresh:
+            assert memory is not None, "only what is remembered is a repeat"
+            return self._stored(put, memory, repeated=len(put.payloads))
+        warnings = REUSED if collides else warnings_of(put, memory, fresh)
+        first_id = self._store(put, runs, prefix)
         if memory is None or put.producer is None:
             self.has_keyless = True
             return Stored(range(first_id, self.next_id))
@@ -216,7 +222,7 @@ class Admission:
         self.producers[put.producer] = memory
         if put.producer not in self.apart:
             self._holders.setdefault(put.producer[:2], put.producer.owner)
-        if another:
+        if collides:
             memory.store_again(*sequences_of(put), first_id)
         else:
             remember(memory, put.first_sequence, fresh, first_id)
@@ -266,21 +272,6 @@ class Admission:
             )
         return [index for index, fate in enumerate(fates) if fate is Fate.NEW]
 
-    def _take_files(self, put: Put, files: Sequence[Named]) -> Put:
-        """Have the files taken, or refuse; the record of each file is the payload of its row."""
-        taken = self.take_files([(file.name, file.key) for file in files])
-        if isinstance(taken, NotTaken):
-            code = Code.DISK_FULL if taken.full else Code.STORE_UNAVAILABLE
-            raise _Refusal(
-                code if taken.passing else Code.BAD_FIELD,
-                taken.reason,
-                RETRY_FULL_MS if taken.passing else None,
-            )
-        payloads = list(put.payloads)
-        for file, found in zip(files, taken, strict=True):
-            payloads[file.at] = found.pack()
-        return put._replace(payloads=payloads)
-
     def _check_streams(self, put: Put, amounts: Mapping[StreamName, Amount]) -> None:
         missing = [name for name in amounts if name not in self.view.streams and name not in self.new_streams]
         if not missing:
@@ -292,9 +283,10 @@ class Admission:
                 Code.TOO_MANY_STREAMS, f"the store holds {self.quota.max_streams} streams", RETRY_FULL_MS * 10
             )
 
-    def _make_room(self, put: Put, amounts: Mapping[StreamName, Amount], there_bytes: int) -> None:
-        """Book the evictions that let `amounts` in, or refuse; of them `there_bytes` are on disk already."""
-        wanted = NOTHING
+    def _make_room(self, plan: PutPlan, bytes_on_disk: int) -> None:
+        """Book the evictions that let it in, or refuse it; `bytes_on_disk` of it are there already."""
+        put, amounts, wanted = plan.put, amounts_of(plan.runs), NOTHING
+        self._check_streams(put, amounts)
         for name, amount in amounts.items():
             wanted = amount if wanted is NOTHING else wanted.plus(amount)
             limit = self.quota.of(name)
@@ -302,7 +294,7 @@ class Admission:
                 self._fit(put, name, self._usage.stream(name), amount, limit)
         total = self.quota.total
         self._fit(put, None, self._usage.total, wanted, total)
-        to_write = wanted.minus(Amount(0, there_bytes)) if there_bytes else wanted
+        to_write = wanted.minus(Amount(0, bytes_on_disk)) if bytes_on_disk else wanted
         if _disk_bytes(to_write) > self.view.room_bytes - self.disk_bytes:
             self._evict(put, None, to_write, total.policy, Code.DISK_FULL)
 
@@ -363,16 +355,16 @@ class Admission:
             name, policy, lowest if policy is OverflowPolicy.DROP_LOWEST else TOP_PRIORITY, amount
         )
 
-    def _keep(self, put: Put, runs: Sequence[Run], prefix: str | None) -> int:
+    def _store(self, put: Put, runs: Sequence[Run], prefix: str | None) -> int:
         """Turn the fresh payloads into rows; return the first id."""
         first_id = self.next_id
         if not self.holders or self.holders[-1][1] != put.owner:
             self.holders.append((first_id, put.owner))
         for run in runs:
-            self._keep_run(put, run, prefix)
+            self._store_run(put, run, prefix)
         return first_id
 
-    def _keep_run(self, put: Put, run: Run, prefix: str | None) -> None:
+    def _store_run(self, put: Put, run: Run, prefix: str | None) -> None:
         described, indexes, sizes, amount = run
         payloads, stream = put.payloads, self._stream(described.name, put.owner)
         columns = (stream, int(put.kind), described.priority, *self.stamp)
@@ -385,7 +377,7 @@ class Admission:
         self.next_id = ids.stop
         self._count(described.name, (stream, described.priority), amount, put.owner)
         if described.details is not NO_DETAILS:
-            self._keep_details(described.details, ids, keys)
+            self._store_details(described.details, ids, keys)
 
     def _count(self, name: StreamName, level: tuple[int, int], amount: Amount, owner: str) -> None:
         before, held = self.added.get(level), (owner, level[1])
@@ -394,7 +386,7 @@ class Admission:
         self._usage.add(name, amount, owner)
         self.disk_bytes += _disk_bytes(amount)
 
-    def _keep_details(self, details: Details, ids: Sequence[int], keys: Sequence[str | None]) -> None:
+    def _store_details(self, details: Details, ids: Sequence[int], keys: Sequence[str | None]) -> None:
         for number, key in zip(ids, keys, strict=True):
             file = spool_name(key, details.file) if key and details.file else None
             self.details[number] = details._replace(file=file)
@@ -421,16 +413,8 @@ def _disk_bytes(amount: Amount) -> int:
     return amount.bytes + amount.messages * ROW_OVERHEAD_BYTES
 
 
-def _files(put: Put, runs: Sequence[Run], prefix: str | None) -> list[Named]:
-    """The files that stand for payloads."""
-    named = [
-        (index, run.described.details.file)
-        for run in runs
-        if run.described.details.file
-        for index in run.indexes
-    ]
-    if not named:
-        return []
-    if put.producer is None or any(put.payloads[index] for index, _ in named):
-        raise _Refusal(Code.BAD_FIELD, "a file needs a key (producer, boot, sequence) and no payload")
-    return [Named(index, name, f"{prefix}{put.first_sequence + index}") for index, name in named]
+def _not_taken(why: NotTaken) -> _Refusal:
+    code = Code.DISK_FULL if why.full else Code.STORE_UNAVAILABLE
+    return _Refusal(
+        code if why.passing else Code.BAD_FIELD, why.reason, RETRY_FULL_MS if why.passing else None
+    )

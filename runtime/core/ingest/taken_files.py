@@ -10,6 +10,15 @@ HASHED_BYTES = 1_048_576
 """Files up to this size are known by their content, too."""
 
 
+class WantedFile(NamedTuple):
+    """A file that a producer names instead of sending a payload."""
+
+    name: str
+    """Its name in the drop folder."""
+    key: str
+    """The name of its message."""
+
+
 class TakenFile(NamedTuple):
     """The state of a file when it was taken: its producer may have kept it open, and write to it later.
 
