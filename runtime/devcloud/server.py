@@ -28,6 +28,7 @@ from runtime.devcloud.http import (
     admin,
     approval_page,
     blobs,
+    device_management,
     devices,
     dps_api,
     file_upload,
@@ -46,7 +47,10 @@ from runtime.devcloud.tls import server_context
 from runtime.errors import UsageError
 from runtime.settings import LogSettings
 
-PARTS = (platform_api, operators, devices, dps_api, file_upload, https_messages, blobs, admin, approval_page)
+PARTS = (
+    *(platform_api, operators, devices, device_management, dps_api, file_upload, https_messages, blobs),
+    *(admin, approval_page),
+)
 
 
 @dataclass(frozen=True)

@@ -256,7 +256,7 @@ def test_one_subscribe_opens_several_channels_and_a_session_keeps_them(hub: HubI
         raw.send(Ack(PacketType.PUBACK, again.packet_id), Unsubscribe(2, (COMMANDS,)))
         assert raw.receive() == Ack(PacketType.UNSUBACK, 2)
         hub.call(lambda: hub.cloud.send_command(DEVICE, b"unheard", {}, time.time()))
-        hub.call(lambda: hub.cloud.patch_desired(DEVICE, {"a": 1}))
+        hub.call(lambda: hub.cloud.patch_desired(DEVICE, {"a": 1}, time.time()))
         assert raw.receive().topic == "$iothub/twin/PATCH/properties/desired/?$version=2"
     hub.stop()
     hub.start()
@@ -264,7 +264,7 @@ def test_one_subscribe_opens_several_channels_and_a_session_keeps_them(hub: HubI
         with hub.raw(connect=False) as raw:
             raw.send(hub.connect_packet(clean_session=clean))
             assert raw.receive() == Connack(0, session_present=present)
-    assert [row["delivered_at"] is None for row in hub.rows("commands")] == [False, True]
+    assert [row["state"] for row in hub.rows("commands")] == ["completed", "enqueued"]
 
 
 def test_a_reported_patch_is_answered_with_its_version_or_why_it_was_refused(hub: HubInThread) -> None:

@@ -49,7 +49,7 @@ def test_the_twin_is_read_reported_and_changed_by_the_cloud(hub: HubInThread) ->
         client.on_twin_desired_properties_patch_received = desired.put
         client.patch_twin_reported_properties({"firmware": {"version": "1.2"}, "gone": 1})
         client.patch_twin_reported_properties({"gone": None})
-        hub.call(lambda: hub.cloud.patch_desired(DEVICE, {"interval": 5}))
+        hub.call(lambda: hub.cloud.patch_desired(DEVICE, {"interval": 5}, time.time()))
         assert desired.get(timeout=10) == {"interval": 5, "$version": 2}
         assert client.get_twin() == {
             "desired": {"interval": 5, "$version": 2},
@@ -64,9 +64,9 @@ def test_a_command_reaches_the_device_and_leaves_the_queue_by_its_acknowledgemen
         client.connect()
         client.on_message_received = received.put
         assert received.get(timeout=10).data == b"before it listened"
-        hub.call(lambda: hub.cloud.send_command(DEVICE, b"now", {"why": "da/ß"}, time.time()))
+        hub.call(lambda: hub.cloud.send_command(DEVICE, b"now", {"why": "a%20+&b"}, time.time()))
         second = received.get(timeout=10)
-        assert (second.data, second.custom_properties) == (b"now", {"why": "da/ß"})
+        assert (second.data, second.custom_properties) == (b"now", {"why": "a%20+&b"})
         eventually(lambda: not hub.call(lambda: hub.cloud.commands_for(DEVICE)))
 
 

@@ -13,7 +13,15 @@ import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.devcloud.http import admin, approval_page, blobs, devices, operators, platform_api
+from runtime.devcloud.http import (
+    admin,
+    approval_page,
+    blobs,
+    device_management,
+    devices,
+    operators,
+    platform_api,
+)
 from tests.support.devcloud_client import REGISTER, Client, problem
 from tests.support.harness import Cloud
 
@@ -97,7 +105,7 @@ SPECIAL = st.sampled_from(["dev-fuzz", "\ud800", "9999-12-31T23:59:59-14:00", "\
 
 def test_no_json_whatever_makes_it_answer_500(client: Client, devcloud: Cloud) -> None:
     client.provisioned("dev-fuzz")
-    ours = [platform_api, operators, devices, admin, approval_page]
+    ours = [platform_api, operators, devices, device_management, admin, approval_page]
     targets = [
         (method, re.sub(r"\{[^}]*\}", lambda m: {"{workspace}": "demo"}.get(m[0], "dev-fuzz"), route.path))
         for part in ours
@@ -138,7 +146,7 @@ def test_nothing_of_operators_or_admins_answers_without_their_token(client: Clie
     public = {"/", "/page/session", f"/{blobs.CONTAINER}/{{blob:path}}"}
     routes = [
         r
-        for part in (operators, devices, admin, approval_page, blobs)
+        for part in (operators, devices, device_management, admin, approval_page, blobs)
         for r in part.routes
         if r.path not in public
     ]

@@ -98,7 +98,7 @@ def test_a_change_of_the_twin_that_nothing_handles_is_asked_for_no_more(
 ) -> None:
     leave_a_session(hub)
     number = line.connect(credentials(hub))
-    hub.call(lambda: hub.cloud.patch_desired(DEVICE, {"interval": 5}))
+    hub.call(lambda: hub.cloud.patch_desired(DEVICE, {"interval": 5}, time.time()))
     eventually(lambda: Channel.DESIRED_CHANGES not in listening(hub))
     assert Channel.COMMANDS in listening(hub), "of that nothing came"
     line.discard(number)

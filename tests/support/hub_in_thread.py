@@ -97,7 +97,7 @@ class HubInThread:
 
         def age() -> None:
             for connection in self.hub.connections:
-                connection._heard_at_s -= seconds
+                connection._last_input_at_s -= seconds
 
         self.call(age)
 

@@ -38,6 +38,11 @@ def test_a_merge_keeps_what_it_does_not_name_and_null_takes_back() -> None:
         ({"http": {"devices": {}}}, "METHOD /path-prefix"),
         ({"http": {"PUT /devices": {"stat": 1}}}, "unknown fault 'stat'"),
         ({"http": {"PUT /devices": {"status": 99}}}, "status = 99 must be 200 to 599"),
+        ({"twin": {"DELETE": {}}}, "GET or PATCH"),
+        ({"twin": {"GET": {"statu": 429}}}, "unknown fault 'statu'"),
+        ({"twin": {"GET": {"lost": 1}}}, "lost = 1 is not true or false"),
+        ({"twin_altered": [1]}, "twin_altered must be an object"),
+        ({"drop_at": "lunch"}, "drop_at = 'lunch' is not one of subscribe, puback, twin-get"),
     ],
 )
 def test_a_wrong_wish_is_refused_in_words(asked: dict[str, Any], why: str) -> None:
@@ -54,6 +59,14 @@ def test_the_longest_prefix_wins_and_times_run_out() -> None:
     assert [hit.status for hit in hits if hit] == [401, 503]
     assert faults.take_http("GET", "/devices/register") is None
     assert not faults.merge({"http": {"PUT /devices": None}}).take_http("PUT", "/devices/other")
+
+
+def test_a_twin_fault_applies_to_its_request_as_often_as_asked() -> None:
+    faults = Faults().merge({"twin": {"GET": {"status": 429, "times": 1}}, "drop_at": "puback"})
+    assert [faults.take_twin("GET").status for _ in range(2)] == [429, None]
+    assert faults.take_twin("PATCH").status is None
+    assert Faults().merge(json.loads(json.dumps(faults.to_json()))) == faults
+    assert not faults.merge({"twin": None, "drop_at": None}).twin
 
 
 def test_a_delay_does_not_make_one_acknowledgement_wait_for_the_other() -> None:

@@ -158,11 +158,28 @@ def test_a_will_must_be_telemetry_of_the_device() -> None:
 
 @given(st.dictionaries(names, texts))
 def test_the_real_client_understands_a_command(properties: dict[str, str]) -> None:
-    topic = topics.command_topic(DEVICE, "m:1", properties)
+    topic = topics.command_topic(DEVICE, {"$.mid": "m:1"}, properties)
     message = Message(b"")
     azure_topics.extract_message_properties_from_topic(topic, message)
     assert azure_topics.is_c2d_topic(topic, DEVICE)
     assert (message.message_id, message.custom_properties) == ("m:1", properties)
+
+
+def test_a_command_carries_its_properties_as_the_hub_writes_them() -> None:
+    """As captured: percent-encoded, in this order, and a property without a value as its bare name."""
+    system = {"$.exp": "2020-07-25T14:14:25.1720000Z", "$.mid": "Commands:go", "$.ce": "utf-8"}
+    topic = topics.command_topic("dev-1", {**system, "iothub-ack": "none"}, {"p": "a b", "q": "", "r": None})
+    assert topic == (
+        "devices/dev-1/messages/devicebound/%24.exp=2020-07-25T14%3A14%3A25.1720000Z&%24.mid=Commands%3Ago"
+        "&%24.to=%2Fdevices%2Fdev-1%2Fmessages%2Fdevicebound&%24.ce=utf-8&iothub-ack=none&p=a%20b&q=&r"
+    )
+
+
+def test_an_answer_to_a_method_has_a_limit() -> None:
+    topic = "$iothub/methods/res/200/?$rid=1"
+    assert meaning(topic, bytes(128 * 1024)) == MethodAnswer(200, "1")
+    with pytest.raises(BadTopic, match="131072"):
+        meaning(topic, bytes(128 * 1024 + 1))
 
 
 @given(texts.filter(bool))

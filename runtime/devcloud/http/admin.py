@@ -4,7 +4,6 @@ messages.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import dataclasses
 import json
@@ -14,9 +13,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from runtime.devcloud.http.devices import known_device
+from runtime.devcloud.http.device_management import shown_payload
 from runtime.devcloud.http.operators import operator
-from runtime.devcloud.http.web import json_body, now_s, optional_text, rfc3339, text_field
+from runtime.devcloud.http.web import (
+    json_body,
+    known_device,
+    now_s,
+    optional_text,
+    rfc3339,
+    text_field,
+    whole,
+)
 from runtime.devcloud.state.cloud import Cloud
 from runtime.devcloud.state.faults import BadFault, Faults
 from runtime.devcloud.state.problems import Problem, bad_request
@@ -53,6 +60,14 @@ async def lifetimes(request: Request) -> Response:
     return JSONResponse(dataclasses.asdict(cloud.lifetimes))
 
 
+async def limits(request: Request) -> Response:
+    """GET the hub's tier and limits, POST replaces some; a connection follows them at once."""
+    cloud = operator(request)
+    if request.method == "POST":
+        cloud.change_limits(await json_body(request))
+    return JSONResponse(dataclasses.asdict(cloud.limits))
+
+
 async def drop(request: Request) -> Response:
     """Cut connections now: `{"mode": "abrupt"|"polite", "device": optional}`."""
     cloud = operator(request)
@@ -83,10 +98,15 @@ async def workspace(request: Request) -> Response:
 
 
 async def device(request: Request) -> Response:
-    """Disable a device (the hub cuts and refuses it) or enable it: `{"device", "enabled"}`."""
+    """Disable a device (the hub cuts and refuses it) or enable it: `{"device", "enabled"}`. With `recreate`
+    it is deleted and made again with the same credentials: twin, commands and session begin again.
+    """
     cloud = operator(request)
     body = await json_body(request)
     device_id = known_device(cloud, text_field(body, "device"))
+    if "recreate" in body and _flag(body, "recreate"):
+        cloud.recreate(device_id, now_s())
+        return JSONResponse({"device": device_id})
     enabled = _flag(body, "enabled")
     cloud.registrations.enable(device_id, enabled)
     if not enabled:
@@ -146,18 +166,14 @@ async def messages(request: Request) -> Response:
     query = request.query_params
     device_id = cloud.hub_id(known_device(cloud, query["device"])) if query.get("device") else None
     after, limit = whole(query.get("after", "0")), whole(query.get("limit", "100"))
-    found = cloud.records.messages(after, min(limit, MOST_MESSAGES), device_id)
-    return JSONResponse({"messages": [shown(m) for m in found], "newest": cloud.records.newest()})
+    stored = cloud.records.messages(after, min(limit, MOST_MESSAGES), device_id)
+    return JSONResponse({"messages": [shown(m) for m in stored], "newest": cloud.records.newest()})
 
 
 def shown(message: dict[str, Any]) -> dict[str, Any]:
     """A message in a form for a person: its payload unpacked, and as text where it is text."""
     properties, system = json.loads(message["properties"]), json.loads(message["system"])
     payload = _unpacked(message["payload"], properties)
-    try:
-        body = {"text": payload.decode()}
-    except UnicodeDecodeError:
-        body = {"base64": base64.b64encode(payload).decode()}
     return {
         "seq": message["seq"],
         "receivedAt": rfc3339(message["received_at"]),
@@ -167,7 +183,7 @@ def shown(message: dict[str, Any]) -> dict[str, Any]:
         "properties": properties,
         "system": system,
         "bytes": len(message["payload"]),
-        **body,
+        **shown_payload(payload),
     }
 
 
@@ -188,17 +204,11 @@ def _flag(body: dict[str, Any], name: str) -> bool:
     return value
 
 
-def whole(text: str) -> int:
-    """A whole number out of a query. Raises Problem."""
-    if not (text.isascii() and text.isdigit()) or len(text) > 15:
-        raise bad_request(f"{text!r} is not a whole number")
-    return int(text)
-
-
 routes = [
     Route("/admin/faults", faults, methods=["GET", "POST", "DELETE"]),
     Route("/admin/answers", answers),
     Route("/admin/lifetimes", lifetimes, methods=["GET", "POST"]),
+    Route("/admin/limits", limits, methods=["GET", "POST"]),
     Route("/admin/drop", drop, methods=["POST"]),
     Route("/admin/hub", hub, methods=["POST"]),
     Route("/admin/workspace", workspace, methods=["POST"]),

@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from runtime.devcloud.http import admin, devices, dps_api, operators
-from runtime.devcloud.http.web import cloud_of, json_body, now_s, text_field
+from runtime.devcloud.http.web import cloud_of, json_body, now_s, text_field, whole
 from runtime.devcloud.state.cloud import Cloud
 from runtime.devcloud.state.problems import unauthorized
 
@@ -61,7 +61,7 @@ async def feed(request: Request) -> Response:
     """The data of the page; of messages those after `after`, at most the newest few."""
     cloud = operators.operator(request)
     newest = cloud.records.newest()
-    after = max(admin.whole(request.query_params.get("after", "0")), newest - MOST_MESSAGES)
+    after = max(whole(request.query_params.get("after", "0")), newest - MOST_MESSAGES)
     waiting = [o for o in cloud.enrolment.operations(now_s()) if o["state"] == "Pending"]
     return JSONResponse(
         {

@@ -1,10 +1,7 @@
-"""Device API for people and scripts: tokens and certificates by hand, twins, commands, methods."""
+"""Device API for people and scripts: the devices, and tokens and certificates by hand."""
 
 from __future__ import annotations
 
-import base64
-import json
-import re
 from typing import Any
 
 from starlette.requests import Request
@@ -14,17 +11,15 @@ from starlette.routing import Route
 from runtime.devcloud.http.operators import WORKSPACE, operator
 from runtime.devcloud.http.web import (
     json_body,
-    limited_body,
+    known_device,
     now_s,
-    optional_seconds,
     optional_time,
     rfc3339,
     text_field,
 )
 from runtime.devcloud.state.cloud import Cloud
 from runtime.devcloud.state.enrolment import check_device_id
-from runtime.devcloud.state.problems import bad_request, not_found
-from runtime.devcloud.state.values import ConnectionRefused
+from runtime.devcloud.state.problems import bad_request
 
 
 async def list_devices(request: Request) -> Response:
@@ -116,76 +111,6 @@ async def delete_device(request: Request) -> Response:
     return Response(status_code=204)
 
 
-async def desired_properties(request: Request) -> Response:
-    """GET the desired properties, PATCH merges, PUT replaces all."""
-    cloud = operator(request)
-    device_id = cloud.hub_id(known_device(cloud, request.path_params["device"]))
-    if request.method == "GET":
-        return JSONResponse(cloud.twin_get(device_id)["desired"])
-    patch = await json_body(request)
-    if request.method == "PUT":
-        held = cloud.twin_get(device_id)["desired"]
-        patch = {**{key: None for key in held if key != "$version"}, **patch}
-    version = cloud.patch_desired(device_id, patch)
-    if isinstance(version, ConnectionRefused):
-        raise bad_request(version.reason)
-    return JSONResponse({"$version": version})
-
-
-async def reported_properties(request: Request) -> Response:
-    cloud = operator(request)
-    device_id = known_device(cloud, request.path_params["device"])
-    return JSONResponse(cloud.twin_get(cloud.hub_id(device_id))["reported"])
-
-
-async def send_c2d(request: Request) -> Response:
-    """Queue the body as a cloud-to-device message; its properties are the query."""
-    cloud = operator(request)
-    device_id = known_device(cloud, request.path_params["device"])
-    payload = await limited_body(request, 64 * 1024)  # the hub's limit for this direction
-    message_id = cloud.send_command(cloud.hub_id(device_id), payload, dict(request.query_params), now_s())
-    return JSONResponse({"messageId": message_id}, 202)
-
-
-async def call_method(request: Request) -> Response:
-    """Call a direct method: `{"methodName", "payload", "responseTimeoutInSeconds"}`."""
-    cloud = operator(request)
-    device_id = known_device(cloud, request.path_params["device"])
-    body = await json_body(request)
-    answer = await cloud.call_method(
-        cloud.hub_id(device_id),
-        _method_name(body),
-        body.get("payload"),
-        optional_seconds(body, "responseTimeoutInSeconds") or 30.0,
-    )
-    if answer is None:
-        raise not_found("An answer of the device in time")
-    status, payload = answer
-    return JSONResponse({"status": status, "payload": _decoded(payload)})
-
-
-def _method_name(body: dict[str, Any]) -> str:
-    name = text_field(body, "methodName")
-    if not re.fullmatch(r"[0-9A-Za-z_\-.]{1,100}", name):  # it becomes a level of a topic
-        raise bad_request("methodName must be 1 to 100 of 0-9 A-Z a-z _ - .")
-    return name
-
-
-def _decoded(payload: bytes) -> Any:
-    try:
-        return json.loads(payload) if payload else None
-    except ValueError:
-        return {"base64": base64.b64encode(payload).decode()}
-
-
-def known_device(cloud: Cloud, device: str) -> str:
-    """The bare id of a device named with or without its workspace. Raises Problem."""
-    device_id = device.removeprefix(f"{cloud.workspace}:")
-    if cloud.registrations.device(device_id) is None:
-        raise not_found(f"The device {device_id}")
-    return device_id
-
-
 _DEVICES = f"{WORKSPACE}/devices"
 _DEVICE = f"{_DEVICES}/{{device}}"
 
@@ -197,12 +122,4 @@ routes = [
     Route(f"{_DEVICES}/certificates/create", create_certificate, methods=["POST"]),
     Route(f"{_DEVICES}/certificates/revoke", revoke_certificates, methods=["PUT"]),
     Route(f"{_DEVICE}/delete", delete_device, methods=["DELETE"]),
-    Route(
-        f"{_DEVICE}/desired-properties",
-        desired_properties,
-        methods=["GET", "PUT", "PATCH"],
-    ),
-    Route(f"{_DEVICE}/reported-properties", reported_properties),
-    Route(f"{_DEVICE}/c2d-messages", send_c2d, methods=["POST"]),
-    Route(f"{_DEVICE}/methods", call_method, methods=["POST"]),
 ]

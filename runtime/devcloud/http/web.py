@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from runtime.devcloud.state.certificates import shown_by
 from runtime.devcloud.state.lifetimes import LONGEST_S
-from runtime.devcloud.state.problems import Problem, bad_request
+from runtime.devcloud.state.problems import Problem, bad_request, not_found
 
 if TYPE_CHECKING:
     from runtime.devcloud.state.cloud import Cloud
@@ -87,8 +87,11 @@ def optional_text(body: dict[str, Any], name: str) -> str | None:
 def optional_time(body: dict[str, Any], name: str) -> float | None:
     """An RFC 3339 time as Unix time. Raises Problem."""
     text = optional_text(body, name)
-    if text is None:
-        return None
+    return None if text is None else time_of(text, name)
+
+
+def time_of(text: str, name: str) -> float:
+    """Unix time of an RFC 3339 text. Raises Problem."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -108,6 +111,31 @@ def optional_seconds(body: dict[str, Any], name: str) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LONGEST_S:
         raise bad_request(f"{name} is not a number of seconds above zero")
     return float(value)
+
+
+def optional_number(body: dict[str, Any], name: str, least: float, most: float, default: float) -> float:
+    """A number within a range, or a default where there is none. Raises Problem."""
+    value = body.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise bad_request(f"{name} is not a number from {least:g} to {most:g}")
+    return float(value)
+
+
+def whole(text: str) -> int:
+    """A whole number out of a query. Raises Problem."""
+    if not (text.isascii() and text.isdigit()) or len(text) > 15:
+        raise bad_request(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def known_device(cloud: Cloud, device: str) -> str:
+    """The bare id of a device named with or without its workspace. Raises Problem."""
+    device_id = device.removeprefix(f"{cloud.workspace}:")
+    if cloud.registrations.device(device_id) is None:
+        raise not_found(f"The device {device_id}")
+    return device_id
 
 
 def rfc3339(moment_s: float | None) -> str | None:

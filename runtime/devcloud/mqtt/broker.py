@@ -134,6 +134,7 @@ class Broker:
         while True:
             await asyncio.sleep(SWEEP_S)
             now_s = time.time()
+            self.cloud.commands.expire(now_s)
             for connection in list(self.connections):
                 connection.look_at_clock(now_s)
 

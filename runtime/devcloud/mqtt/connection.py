@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 from runtime.devcloud.mqtt import topics
 from runtime.devcloud.mqtt.codec import Malformed, PacketDecoder, encode, puback
 from runtime.devcloud.mqtt.conversation import Conversation
-from runtime.devcloud.mqtt.packets import Bare, Connack, Connect, Packet, PacketType, Publish
+from runtime.devcloud.mqtt.packets import Ack, Bare, Connack, Connect, Packet, PacketType, Publish, Subscribe
 from runtime.devcloud.mqtt.puback_queue import PATIENCE_S, PubackQueue
 from runtime.devcloud.mqtt.topics import BadTopic
 from runtime.devcloud.state.certificates import shown_by
+from runtime.devcloud.state.faults import DropAt
 from runtime.devcloud.state.values import Admitted, ConnectionRefused, Received
 
 if TYPE_CHECKING:
@@ -43,18 +44,18 @@ class Connection(asyncio.Protocol):
         self._hub = hub
         self._loop = asyncio.get_running_loop()
         self._decoder = PacketDecoder(MOST_PACKET_BYTES)
-        self._dialogue: Conversation | None = None
+        self._conversation: Conversation | None = None
         self._unsubscribe: Callable[[], None] = lambda: None
         self._will: Publish | None = None
-        self._heard_at_s = self._loop.time()
+        self._last_input_at_s = self._loop.time()
         self._idle_limit_s = CONNECT_WITHIN_S
         self._expires_at_s: float | None = None
         self._acks = PubackQueue()
         self._acks_follow = hub.faults
         self._ack_timer: asyncio.TimerHandle | None = None
         self._messages = 0
-        self._unheard = b""  # bytes that came in during a silence
-        self._unsaid = b""  # bytes that would have gone out during a silence
+        self._input_kept_back = b""  # bytes that came in during a silence
+        self._output_kept_back = b""  # bytes that would have gone out during a silence
         self._ended = False
 
     # -- called by the transport -------------------------------------------------------------------------
@@ -67,12 +68,12 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._ended:
             return
-        self._heard_at_s = self._loop.time()
-        if self._hub.faults.silent or self._unheard:
-            self._unheard += data
+        self._last_input_at_s = self._loop.time()
+        if self._hub.faults.silent or self._input_kept_back:
+            self._input_kept_back += data
             self._transport.pause_reading()
         else:
-            self._hear(data)
+            self._process(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._ended:
@@ -83,7 +84,7 @@ class Connection(asyncio.Protocol):
         self._transport.pause_reading()  # a client that does not read is not read from
 
     def resume_writing(self) -> None:
-        if not self._unheard:
+        if not self._input_kept_back:
             self._transport.resume_reading()
 
     # -- the end -----------------------------------------------------------------------------------------
@@ -108,37 +109,41 @@ class Connection(asyncio.Protocol):
         if self._ack_timer is not None:
             self._ack_timer.cancel()
         self._unsubscribe()
-        if self._will is not None and self._dialogue is not None:
-            self._dialogue.last_will(self._will)
+        if self._will is not None and self._conversation is not None:
+            self._conversation.last_will(self._will)
         self._hub.gone(self, reason)
 
     def look_at_clock(self, now_s: float) -> None:
         """Called ten times a second with the wall clock: expiry, keep-alive, the end of a silence."""
         loop_now_s = self._loop.time()
         if self._hub.faults.silent:
-            self._heard_at_s = loop_now_s
+            self._last_input_at_s = loop_now_s
         elif self._expires_at_s is not None and now_s >= self._expires_at_s:
             self.end("the SAS has expired")
-        elif loop_now_s - self._heard_at_s > self._idle_limit_s:
-            self.end("nothing heard for 1.5 times the keep-alive" if self._dialogue else "no CONNECT came")
+        elif loop_now_s - self._last_input_at_s > self._idle_limit_s:
+            self.end(
+                "nothing received for 1.5 times the keep-alive" if self._conversation else "no CONNECT came"
+            )
         else:
-            self._speak_again()
+            self._end_silence()
             self._follow_faults()
             self._pump()
+            if self._conversation is not None and not self._ended:
+                self._conversation.look_at_clock(now_s)
 
-    # -- hearing -----------------------------------------------------------------------------------------
+    # -- input -------------------------------------------------------------------------------------------
 
-    def _hear(self, data: bytes) -> None:
+    def _process(self, data: bytes) -> None:
         try:
             for packet in self._decoder.feed(data):
-                self._heard(packet)
+                self._handle(packet)
                 if self._ended:
                     return
         except (Malformed, BadTopic) as exc:
             self.end(str(exc))
 
-    def _heard(self, packet: Packet) -> None:
-        if self._dialogue is None:
+    def _handle(self, packet: Packet) -> None:
+        if self._conversation is None:
             if not isinstance(packet, Connect):
                 raise Malformed("the first packet is not CONNECT")
             self._connect(packet)
@@ -147,8 +152,10 @@ class Connection(asyncio.Protocol):
             self.end("disconnected by the device")
         elif isinstance(packet, Publish) and self._is_poison(packet.payload):
             self.end("poison arrived", abrupt=True)
+        elif self._hub.faults.drop_at is not None and kind(packet) is self._hub.faults.drop_at:
+            self.end(f"dropped at {kind(packet)}, on request", abrupt=True)
         else:
-            self._dialogue.on_packet(packet)
+            self._conversation.on_packet(packet)
 
     def _connect(self, packet: Connect) -> None:
         now_s = time.time()
@@ -163,12 +170,18 @@ class Connection(asyncio.Protocol):
         if packet.will is not None:
             self._will = topics.last_will(self.device_id, packet.will)
         session = self._hub.welcome(self, self.device_id, packet.clean_session)
-        self._dialogue = Conversation(
-            self._hub.cloud, self.device_id, session, self.number, self._send, self._arrived
+        self._conversation = Conversation(
+            self._hub.cloud,
+            self.device_id,
+            session,
+            self.number,
+            self._send,
+            self._arrived,
+            lambda reason: self.end(reason, abrupt=True),
         )
-        self._unsubscribe = self._hub.cloud.subscribe(self.device_id, self._dialogue.happened)
+        self._unsubscribe = self._hub.cloud.subscribe(self.device_id, self._conversation.on_event)
         self._send(Connack(0, session.present))
-        self._dialogue.send_commands()
+        self._conversation.resume()
 
     def _answer(self, packet: Connect, now_s: float) -> Admitted | ConnectionRefused:
         if self._hub.faults.refuse_connect_code is not None:
@@ -202,7 +215,7 @@ class Connection(asyncio.Protocol):
         else:
             self._hub.arrived(self, packet_id, received)
 
-    # -- speaking ----------------------------------------------------------------------------------------
+    # -- output -----------------------------------------------------------------------------------------
 
     def acknowledge(self, packet_ids: Iterable[int]) -> None:
         """Acknowledge messages that are recorded: send their PUBACKs, when and if the faults allow."""
@@ -250,17 +263,36 @@ class Connection(asyncio.Protocol):
         self._write(encode(packet))
 
     def _write(self, data: bytes) -> None:
-        if self._hub.faults.silent or self._unsaid:
-            self._unsaid += data
+        if self._hub.faults.silent or self._output_kept_back:
+            self._output_kept_back += data
         elif not self._ended:
             self._transport.write(data)
 
-    def _speak_again(self) -> None:
+    def _end_silence(self) -> None:
         """Resume after a silence that may have ended: send what was not sent, read what was not read."""
-        if self._unsaid:
-            self._transport.write(self._unsaid)
-            self._unsaid = b""
-        if self._unheard:
-            data, self._unheard = self._unheard, b""
+        if self._output_kept_back:
+            self._transport.write(self._output_kept_back)
+            self._output_kept_back = b""
+        if self._input_kept_back:
+            data, self._input_kept_back = self._input_kept_back, b""
             self._transport.resume_reading()
-            self._hear(data)
+            self._process(data)
+
+
+def kind(packet: Packet) -> DropAt | None:
+    """The kind of a device's packet, where the hub may be told to drop the connection at it."""
+    match packet:
+        case Subscribe():
+            return DropAt.SUBSCRIBE
+        case Ack(PacketType.PUBACK):
+            return DropAt.PUBACK
+        case Publish(topic=topic):
+            return next((kind for prefix, kind in _KINDS.items() if topic.startswith(prefix)), None)
+    return None
+
+
+_KINDS = {
+    topics.TWIN_GET: DropAt.TWIN_GET,
+    topics.REPORTED: DropAt.TWIN_PATCH,
+    topics.METHOD_ANSWER: DropAt.METHOD_ANSWER,
+}

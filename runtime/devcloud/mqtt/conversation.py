@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 
 from runtime.devcloud.mqtt import topics
 from runtime.devcloud.mqtt.codec import Malformed
+from runtime.devcloud.mqtt.command_channel import CommandChannel
 from runtime.devcloud.mqtt.packets import (
+    FAILURE,
     Ack,
     Bare,
     Packet,
@@ -19,21 +20,25 @@ from runtime.devcloud.mqtt.packets import (
     Unsubscribe,
 )
 from runtime.devcloud.mqtt.sessions import HubSession
-from runtime.devcloud.mqtt.topics import Channel, MethodAnswer, ReportedPatch, TelemetryTopic, TwinGet
-from runtime.devcloud.state.cloud import Cloud
-from runtime.devcloud.state.values import (
-    CommandsWaiting,
-    ConnectionRefused,
-    DesiredChange,
-    Event,
-    MethodCall,
-    Received,
+from runtime.devcloud.mqtt.topics import (
+    BadTopic,
+    Channel,
+    MethodAnswer,
+    ReportedPatch,
+    TelemetryTopic,
+    TwinGet,
 )
+from runtime.devcloud.mqtt.twin_channel import TwinChannel
+from runtime.devcloud.state.cloud import Cloud
+from runtime.devcloud.state.hub_limits import Tier
+from runtime.devcloud.state.values import CommandsWaiting, DesiredChange, Event, MethodCall, Received
 
 
 class Conversation:
-    """The conversation with one admitted device. `send` takes packets for it, `arrived` its messages, with
-    the packet id.
+    """The conversation with one admitted device.
+
+    `send` takes packets for it, `arrived` its messages with their packet ids, `drop` the reason for which the
+    connection ends abruptly.
     """
 
     def __init__(
@@ -44,6 +49,7 @@ class Conversation:
         connection: int,
         send: Callable[[Packet], None],
         arrived: Callable[[int, Received | None], None],
+        drop: Callable[[str], None],
     ) -> None:
         self._cloud = cloud
         self._device_id = device_id
@@ -51,9 +57,8 @@ class Conversation:
         self._connection = connection
         self._send = send
         self._arrived = arrived
-        self._in_flight: dict[int, int] = {}
-        """Commands by packet id."""
-        self._last_packet_id = 0
+        self._commands = CommandChannel(cloud, device_id, session, send)
+        self._twin = TwinChannel(cloud, device_id, self._publish, drop)
 
     # -- from the device ---------------------------------------------------------------------------------
 
@@ -63,15 +68,13 @@ class Conversation:
             case Publish():
                 self._published(packet)
             case Ack(PacketType.PUBACK, packet_id):
-                self._acknowledged(packet_id)
+                self._commands.acknowledged(packet_id, time.time())
             case Bare(PacketType.PINGREQ):
                 self._send(Bare(PacketType.PINGRESP))
             case Subscribe():
                 self._subscribed(packet)
-            case Unsubscribe(packet_id, filters):
-                for name in filters:
-                    self._session.ignore(topics.channel(self._device_id, name))
-                self._send(Ack(PacketType.UNSUBACK, packet_id))
+            case Unsubscribe():
+                self._unsubscribed(packet)
             case _:
                 raise Malformed(f"a device does not send {packet} here")
 
@@ -80,15 +83,24 @@ class Conversation:
         if isinstance(meaning, TelemetryTopic):
             self._arrived(packet.packet_id, self._received(packet, meaning))
             return
+        self._require_management()
         match meaning:
             case TwinGet(request_id):
-                body = json.dumps(self._cloud.twin_get(self._device_id)).encode()
-                self._tell(Channel.TWIN_RESULTS, topics.twin_result_topic(200, request_id), body)
+                self._twin.get(request_id, time.time())
             case ReportedPatch(request_id):
-                self._reported(request_id, packet.payload)
+                self._twin.patch_reported(request_id, packet.payload, time.time())
             case MethodAnswer(status, request_id):
-                self._cloud.method_answered(request_id, status, packet.payload)
+                self._cloud.methods.answered(self._device_id, request_id, status, packet.payload)
         self._arrived(packet.packet_id, None)
+
+    def _require_management(self) -> None:
+        """Raise BadTopic on a tier that has telemetry only."""
+        if self._is_basic:
+            raise BadTopic("the basic tier has no twins, no methods and no cloud-to-device messages")
+
+    @property
+    def _is_basic(self) -> bool:
+        return self._cloud.limits.tier is Tier.BASIC
 
     def _received(self, packet: Publish, telemetry: TelemetryTopic) -> Received:
         return Received(
@@ -103,29 +115,22 @@ class Conversation:
             connection=self._connection,
         )
 
-    def _reported(self, request_id: str, payload: bytes) -> None:
-        try:
-            answer = self._cloud.twin_patch_reported(self._device_id, json.loads(payload.decode()))
-        except (ValueError, RecursionError):
-            answer = ConnectionRefused(400, "the patch is not JSON")
-        if isinstance(answer, ConnectionRefused):
-            topic = topics.twin_result_topic(answer.code, request_id)
-            self._tell(Channel.TWIN_RESULTS, topic, json.dumps({"message": answer.reason}).encode())
-        else:
-            self._tell(Channel.TWIN_RESULTS, topics.twin_result_topic(204, request_id, answer), b"")
-
     def _subscribed(self, packet: Subscribe) -> None:
-        self._session.listen(
-            {topics.channel(self._device_id, name): min(qos, 1) for name, qos in packet.filters}
-        )
+        asked = {topics.channel(self._device_id, name): min(qos, 1) for name, qos in packet.filters}
+        self._require_management()
+        if self._cloud.faults.refuse_subscribe:
+            self._send(Suback(packet.packet_id, (FAILURE,) * len(packet.filters)))
+            return
+        self._session.listen(asked)
         self._send(Suback(packet.packet_id, tuple(min(qos, 1) for _, qos in packet.filters)))
-        self.send_commands()
+        self.resume()
 
-    def _acknowledged(self, packet_id: int) -> None:
-        command = self._in_flight.pop(packet_id, None)
-        if command is not None:
-            self._session.command_acknowledged(command)
-            self._cloud.command_delivered(command, time.time())
+    def _unsubscribed(self, packet: Unsubscribe) -> None:
+        for name in packet.filters:
+            channel = topics.channel(self._device_id, name)
+            self._require_management()
+            self._session.ignore(channel)
+        self._send(Ack(PacketType.UNSUBACK, packet.packet_id))
 
     def last_will(self, will: Publish) -> None:
         """Publish the will that the device left, after it went without DISCONNECT."""
@@ -136,44 +141,31 @@ class Conversation:
 
     # -- to the device -----------------------------------------------------------------------------------
 
-    def happened(self, event: Event) -> None:
-        """Pass on an event that is meant for the device, if it subscribed to it."""
+    def resume(self) -> None:
+        """Send what waits for the channels that the device is subscribed to."""
+        if self._is_basic:
+            return
+        self._commands.send_waiting(time.time())
+        if Channel.METHODS in self._session.channels:
+            self._cloud.methods.listening(self._device_id)
+
+    def on_event(self, event: Event) -> bool:
+        """Pass on an event that is meant for the device; true if it is subscribed to it."""
         match event:
             case CommandsWaiting():
-                self.send_commands()
-            case DesiredChange(patch, version):
-                body = json.dumps({**patch, "$version": version}).encode()
-                self._tell(Channel.DESIRED_CHANGES, topics.desired_topic(version), body)
+                return not self._is_basic and self._commands.send_waiting(time.time())
+            case DesiredChange():
+                return self._twin.desired_changed(event)
             case MethodCall(request_id, name, payload):
-                self._tell(Channel.METHODS, topics.method_topic(name, request_id), payload)
+                return self._publish(Channel.METHODS, topics.method_topic(name, request_id), payload)
 
-    def _tell(self, channel: Channel, topic: str, payload: bytes) -> None:
-        """Publish at QoS 0, as the hub does for all but commands."""
-        if channel in self._session.channels:
-            self._send(Publish(topic, payload))
+    def _publish(self, channel: Channel, topic: str, payload: bytes) -> bool:
+        """Publish at QoS 0, as the hub does for all but commands; true if the device is subscribed."""
+        if self._is_basic or channel not in self._session.channels:
+            return False
+        self._send(Publish(topic, payload))
+        return True
 
-    def send_commands(self) -> None:
-        """Send the commands that wait and are not in flight; a command leaves the queue by its PUBACK."""
-        qos = self._session.channels.get(Channel.COMMANDS)
-        if qos is None:
-            return
-        on_the_way = set(self._in_flight.values())
-        for command in self._cloud.commands_for(self._device_id):
-            if command.seq in on_the_way:
-                continue
-            topic = topics.command_topic(self._device_id, command.message_id, command.properties)
-            if qos == 0:
-                self._send(Publish(topic, command.payload))
-                self._cloud.command_delivered(command.seq, time.time())
-                continue
-            packet_id = self._free_packet_id()
-            again = command.seq in self._session.sent
-            self._in_flight[packet_id] = command.seq
-            self._session.command_sent(command.seq)
-            self._send(Publish(topic, command.payload, 1, packet_id, dup=again))
-
-    def _free_packet_id(self) -> int:
-        while True:
-            self._last_packet_id = self._last_packet_id % 65_535 + 1
-            if self._last_packet_id not in self._in_flight:
-                return self._last_packet_id
+    def look_at_clock(self, now_s: float) -> None:
+        """Called ten times a second: locks of commands end."""
+        self._commands.look_at_clock(now_s)

@@ -21,6 +21,9 @@ MOST_MESSAGE_BYTES = 256 * 1024
 decoded.
 """
 
+MOST_METHOD_BYTES = 128 * 1024
+"""Limit of the payload of a method's answer."""
+
 SYSTEM_PROPERTIES = frozenset(f"$.{name}" for name in ("mid", "cid", "uid", "ct", "ce", "exp", "ifid"))
 
 
@@ -85,7 +88,10 @@ def meaning(device_id: str, message: Publish) -> Meaning:
         return _telemetry(topic[len(events) :], message.retain)
     if message.retain:
         raise BadTopic("RETAIN is for telemetry only")
-    return _request(topic)
+    request = _request(topic)
+    if isinstance(request, MethodAnswer) and len(message.payload) > MOST_METHOD_BYTES:
+        raise BadTopic(f"an answer to a method of more than {MOST_METHOD_BYTES} bytes")
+    return request
 
 
 def last_will(device_id: str, will: Will) -> Publish:
@@ -104,17 +110,18 @@ def channel(device_id: str, name: str) -> Channel:
     raise BadTopic(f"no device may subscribe to {name!r}")
 
 
-_TWIN_GET = "$iothub/twin/GET/"
-_REPORTED = "$iothub/twin/PATCH/properties/reported/"
-_ANSWER = re.compile(r"\$iothub/methods/res/(-?\d{1,9})/(.*)", re.ASCII | re.DOTALL)
+TWIN_GET = "$iothub/twin/GET/"
+REPORTED = "$iothub/twin/PATCH/properties/reported/"
+METHOD_ANSWER = "$iothub/methods/res/"
+_ANSWER = re.compile(re.escape(METHOD_ANSWER) + r"(-?\d{1,9})/(.*)", re.ASCII | re.DOTALL)
 _REQUEST_ID = re.compile(r"\?\$rid=([A-Za-z0-9\-._~%]{1,128})")
 
 
 def _request(topic: str) -> Meaning:
-    if topic.startswith(_TWIN_GET):
-        return TwinGet(_request_id(topic, topic.removeprefix(_TWIN_GET)))
-    if topic.startswith(_REPORTED):
-        return ReportedPatch(_request_id(topic, topic.removeprefix(_REPORTED)))
+    if topic.startswith(TWIN_GET):
+        return TwinGet(_request_id(topic, topic.removeprefix(TWIN_GET)))
+    if topic.startswith(REPORTED):
+        return ReportedPatch(_request_id(topic, topic.removeprefix(REPORTED)))
     answer = _ANSWER.fullmatch(topic)
     if answer is None:
         raise BadTopic(f"no device may publish to {topic[:120]!r}")
@@ -122,10 +129,10 @@ def _request(topic: str) -> Meaning:
 
 
 def _request_id(topic: str, rest: str) -> str:
-    found = _REQUEST_ID.fullmatch(rest)
-    if found is None:
+    match = _REQUEST_ID.fullmatch(rest)
+    if match is None:
         raise BadTopic(f"no request id ?$rid= in {topic[:120]!r}")
-    return found[1]
+    return match[1]
 
 
 # -- property bags ----------------------------------------------------------------------------------------
@@ -162,12 +169,12 @@ def parse_bag(bag: str) -> dict[str, str]:
         raise BadTopic(f"malformed property bag {bag[:120]!r}")
     pairs = bag.split("&")
     try:
-        found = dict(map(_pair, pairs))
+        properties = dict(map(_pair, pairs))
     except UnicodeDecodeError as exc:
         raise BadTopic("a property is not UTF-8") from exc
-    if len(found) < len(pairs):
+    if len(properties) < len(pairs):
         raise BadTopic("a property occurs twice")
-    return found
+    return properties
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -175,18 +182,25 @@ def _pair(text: str) -> tuple[str, str]:
     return unquote(name, errors="strict"), unquote(value, errors="strict")
 
 
-def format_bag(properties: Mapping[str, str]) -> str:
-    """The inverse of `parse_bag`."""
-    return "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in properties.items())
+def format_bag(properties: Mapping[str, str | None]) -> str:
+    """The inverse of `parse_bag`; a property without a value (None) stands there as its bare name."""
+    return "&".join(
+        quote(name, safe="") + ("" if value is None else f"={quote(value, safe='')}")
+        for name, value in properties.items()
+    )
 
 
 # -- to the device ----------------------------------------------------------------------------------------
 
 
-def command_topic(device_id: str, message_id: str, properties: Mapping[str, str]) -> str:
-    """The topic of a cloud-to-device message."""
-    system = {"$.to": f"/devices/{device_id}/messages/devicebound", "$.mid": message_id}
-    return f"devices/{device_id}/messages/devicebound/{format_bag({**system, **properties})}"
+_BEFORE_TO = ("$.exp", "$.cid", "$.uid", "$.mid")
+
+
+def command_topic(device_id: str, system: Mapping[str, str], properties: Mapping[str, str | None]) -> str:
+    """The topic of a cloud-to-device message, with its properties in the hub's order."""
+    bag: dict[str, str | None] = {name: system[name] for name in _BEFORE_TO if name in system}
+    bag["$.to"] = f"/devices/{device_id}/messages/devicebound"
+    return f"devices/{device_id}/messages/devicebound/{format_bag({**bag, **system, **properties})}"
 
 
 def twin_result_topic(status: int, request_id: str, version: int | None = None) -> str:

@@ -11,7 +11,6 @@ returns how many). Device ids on this interface are the hub's: `WORKSPACE:DEVICE
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import json
 import secrets
@@ -21,14 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from runtime.devcloud.mqtt.sessions import forget_session
-from runtime.devcloud.state import tokens
+from runtime.devcloud.state import tokens, twin_rules
 from runtime.devcloud.state.certificates import Certificates
+from runtime.devcloud.state.commands import CommandOptions, CommandQueue
 from runtime.devcloud.state.database import Database
 from runtime.devcloud.state.dps_enrolments import DpsEnrolments
 from runtime.devcloud.state.enrolment import EnrolmentBook, Mode
 from runtime.devcloud.state.faults import Faults
+from runtime.devcloud.state.hub_limits import HubLimits
 from runtime.devcloud.state.lifetimes import LONGEST_S, Lifetimes
 from runtime.devcloud.state.message_log import MessageLog
+from runtime.devcloud.state.method_calls import MethodCalls
 from runtime.devcloud.state.registrations import Registrations
 from runtime.devcloud.state.twins import Twins
 from runtime.devcloud.state.uploads import Uploads
@@ -39,12 +41,13 @@ from runtime.devcloud.state.values import (
     ConnectionRefused,
     DesiredChange,
     Event,
-    MethodCall,
     Received,
+    TwinRefused,
 )
 
 NOT_AUTHORIZED = 5  # MQTT 3.1.1 CONNACK codes
 BAD_CLIENT_ID = 2
+QUOTA_USED_UP = "the daily quota is used up"
 
 
 class Cloud:
@@ -66,6 +69,9 @@ class Cloud:
         """The key that signs tokens and upload addresses."""
         self.enrolment = EnrolmentBook(self.database, self.secret)
         self.registrations = Registrations(self.database, self.secret, workspace)
+        self.limits = HubLimits().merge(json.loads(self.database.recall("hub_limits") or "{}"))
+        self.commands = CommandQueue(self.database, lambda: self.limits, self._generation)
+        self.methods = MethodCalls(self._publish)
         self.certificates = Certificates(self.database, folder)
         id_scope = self._once("dps_id_scope", lambda: f"0ne{secrets.token_hex(4).upper()}")
         self.dps = DpsEnrolments(self.database, self.certificates, id_scope)
@@ -80,8 +86,7 @@ class Cloud:
         """The token that `devcloud.json` contains; it never expires."""
         self.answers: defaultdict[str, Counter[str]] = defaultdict(Counter)
         """Counts of answers by call of the platform's and status, since the start."""
-        self._listeners: dict[str, list[Callable[[Event], None]]] = defaultdict(list)
-        self._calls: dict[str, asyncio.Future[tuple[int, bytes]]] = {}
+        self._listeners: dict[str, list[Callable[[Event], bool]]] = defaultdict(list)
 
     def close(self) -> None:
         self.database.close()
@@ -90,10 +95,10 @@ class Cloud:
 
     def _once(self, name: str, make: Callable[[], str]) -> str:
         """A value made at the first start of this folder and kept."""
-        found = self.database.recall(name)
-        if found is None:
-            self.database.remember(name, found := make())
-        return found
+        kept = self.database.recall(name)
+        if kept is None:
+            self.database.remember(name, kept := make())
+        return kept
 
     @property
     def lifetimes(self) -> Lifetimes:
@@ -104,6 +109,12 @@ class Cloud:
         changed = self.lifetimes.merge(asked)
         self.database.remember("lifetimes", json.dumps(dataclasses.asdict(changed)))
         return changed
+
+    def change_limits(self, asked: Mapping[str, Any]) -> HubLimits:
+        """Replace some limits of the hub. Raises Problem."""
+        self.limits = self.limits.merge(asked)
+        self.database.remember("hub_limits", json.dumps(dataclasses.asdict(self.limits)))
+        return self.limits
 
     @property
     def workspace_enabled(self) -> bool:
@@ -158,9 +169,26 @@ class Cloud:
         with self.database.transaction():
             self.registrations.delete(device, now_s)
             self.certificates.revoke(device, now_s)
-            forget_session(self.database, self.hub_id(device))
-            for table in ("twins", "commands"):
-                self.database.execute(f"DELETE FROM {table} WHERE device_id = ?", self.hub_id(device))  # noqa: S608 (names are ours)
+            self._forget_state(self.hub_id(device))
+
+    def recreate(self, device: str, now_s: float) -> None:
+        """Delete a device of this bare id and make it again with the same credentials: its twin starts again
+        at version 1, its commands and its session are gone.
+        """
+        with self.database.transaction():
+            self.registrations.begin_again(device, now_s)
+            self._forget_state(self.hub_id(device))
+        self.drop("polite", self.hub_id(device))
+
+    def _forget_state(self, device_id: str) -> None:
+        forget_session(self.database, device_id)
+        self.commands.forget(device_id)
+        self.database.execute("DELETE FROM twins WHERE device_id = ?", device_id)
+
+    def _generation(self, device_id: str) -> str:
+        """The name of a device's life: another one after it was deleted and made again."""
+        known = self.registrations.device(device_id.removeprefix(f"{self.workspace}:"))
+        return str(int(known["created_at"] * 1e7)) if known else ""
 
     # -- the hub: connections ------------------------------------------------------------------------
 
@@ -241,81 +269,70 @@ class Cloud:
 
     # -- the hub: towards the device -----------------------------------------------------------------
 
-    def subscribe(self, device_id: str, callback: Callable[[Event], None]) -> Callable[[], None]:
-        """Have `callback` called, on the loop, with the events for a device. Returns
-        the function that ends this.
+    def subscribe(self, device_id: str, callback: Callable[[Event], bool]) -> Callable[[], None]:
+        """Have `callback` called, on the loop, with the events for a device; it returns true for one that
+        went out to the device. Returns the function that ends this.
         """
         self._listeners[device_id].append(callback)
         return lambda: self._listeners[device_id].remove(callback)
 
-    def twin_get(self, device_id: str) -> dict[str, Any]:
-        """The twin in the form of the hub's answer."""
+    def _publish(self, device_id: str, event: Event) -> bool:
+        """Pass an event on; true if it went out to the device."""
+        went_out = [callback(event) for callback in list(self._listeners[device_id])]
+        return any(went_out)
+
+    def twin_get(self, device_id: str) -> dict[str, Any] | TwinRefused:
+        """The twin in the form of the hub's answer, or the refusal."""
+        if self.quota_used_up():
+            return TwinRefused(403, QUOTA_USED_UP)
         return self.twins.get(device_id)
 
-    def twin_patch_reported(self, device_id: str, patch: object) -> int | ConnectionRefused:
-        """Merge a device's report. Returns the new version, or the reason of a refusal (status 400)."""
+    def twin_patch_reported(self, device_id: str, patch: object, at_s: float) -> int | TwinRefused:
+        """Merge a device's report. Returns the new version, or the refusal."""
         if self.quota_used_up():
-            return ConnectionRefused(403, "the daily quota is used up")
-        return self.twins.patch(device_id, "reported", patch)
+            return TwinRefused(403, QUOTA_USED_UP)
+        return self.twins.patch(device_id, "reported", patch, at_s, self.faults)
 
     def commands_for(self, device_id: str) -> list[Command]:
         """Cloud-to-device messages that the device has not acknowledged, oldest first."""
-        found = self.database.rows(
-            "SELECT * FROM commands WHERE device_id = ? AND delivered_at IS NULL ORDER BY seq", device_id
-        )
-        return [
-            Command(row["seq"], row["message_id"], row["payload"], json.loads(row["properties"]))
-            for row in found
-        ]
+        return self.commands.pending(device_id)
 
-    def command_delivered(self, seq: int, at_s: float) -> None:
-        """The device acknowledged a command: it leaves the queue."""
-        self.database.execute("UPDATE commands SET delivered_at = ? WHERE seq = ?", at_s, seq)
+    # -- the operator's side of the same -------------------------------------------------------------
 
-    def method_answered(self, request_id: str, status: int, payload: bytes) -> None:
-        """Take a device's answer to a MethodCall; one that no caller waits for is dropped."""
-        waiting = self._calls.pop(request_id, None)
-        if waiting is not None and not waiting.done():
-            waiting.set_result((status, payload))
-
-    # -- the admin's side of the same ----------------------------------------------------------------
-
-    def patch_desired(self, device_id: str, patch: Mapping[str, Any]) -> int | ConnectionRefused:
-        """Change desired properties and tell the device, if it is subscribed."""
-        version = self.twins.patch(device_id, "desired", patch)
+    def patch_desired(self, device_id: str, patch: Mapping[str, Any], at_s: float) -> int | TwinRefused:
+        """Change desired properties and publish the change, if the device is subscribed."""
+        version = self.twins.patch(device_id, "desired", patch, at_s, self.faults)
         if isinstance(version, int):
-            self._tell(device_id, DesiredChange(patch, version))
+            self._publish(device_id, DesiredChange(patch, version))
         return version
 
-    def send_command(self, device_id: str, payload: bytes, properties: Mapping[str, str], at_s: float) -> str:
-        """Queue a cloud-to-device message. Returns its message id."""
-        message_id = secrets.token_hex(8)
-        self.database.execute(
-            "INSERT INTO commands (device_id, message_id, payload, properties, queued_at)"
-            " VALUES (?, ?, ?, ?, ?)",
-            *(device_id, message_id, payload, json.dumps(dict(properties)), at_s),
-        )
-        self._tell(device_id, CommandsWaiting())
-        return message_id
+    def replace_desired(self, device_id: str, wanted: Mapping[str, Any], at_s: float) -> int | TwinRefused:
+        """Make desired properties equal to `wanted`, and publish what that changes, null for what is gone."""
+        if twin_rules.holds_null(wanted):
+            return TwinRefused(400, "a whole document holds no null")
+        patch = twin_rules.difference(self.twins.document(device_id, "desired"), wanted)
+        return self.patch_desired(device_id, patch, at_s)
+
+    def send_command(
+        self,
+        device_id: str,
+        payload: bytes,
+        properties: Mapping[str, str | None],
+        at_s: float,
+        options: CommandOptions = CommandOptions(),  # noqa: B008 (frozen)
+    ) -> Command:
+        """Queue a cloud-to-device message. Raises Problem where the hub refuses it."""
+        command = self.commands.enqueue(device_id, payload, properties, options, at_s)
+        self._publish(device_id, CommandsWaiting())
+        return command
 
     async def call_method(
-        self, device_id: str, name: str, payload: object, timeout_s: float
-    ) -> tuple[int, bytes] | None:
-        """Call a method on the device. Returns status and body, or None where no device answered in time."""
-        request_id = secrets.token_hex(4)
-        future = self._calls[request_id] = asyncio.get_running_loop().create_future()
-        try:
-            if not self._tell(device_id, MethodCall(request_id, name, json.dumps(payload).encode())):
-                return None
-            return await asyncio.wait_for(future, timeout_s)
-        except TimeoutError:
-            return None
-        finally:
-            self._calls.pop(request_id, None)
-
-    def _tell(self, device_id: str, event: Event) -> bool:
-        """Pass an event on; true if any callback was subscribed."""
-        listeners = list(self._listeners[device_id])
-        for callback in listeners:
-            callback(event)
-        return bool(listeners)
+        self,
+        device_id: str,
+        name: str,
+        payload: object,
+        response_timeout_s: float,
+        connect_timeout_s: float = 0.0,
+    ) -> tuple[int, bytes]:
+        """Call a method on the device. Returns status and body. Raises Problem: 404, 504."""
+        return await self.methods.call(device_id, name, payload, response_timeout_s, connect_timeout_s)

@@ -53,7 +53,11 @@ CREATE TABLE IF NOT EXISTS twins (
 );
 CREATE TABLE IF NOT EXISTS commands (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, device_id TEXT NOT NULL, message_id TEXT NOT NULL,
-    payload BLOB NOT NULL, properties TEXT NOT NULL, queued_at REAL NOT NULL, delivered_at REAL
+    payload BLOB NOT NULL, properties TEXT NOT NULL, queued_at REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS feedback (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, device_id TEXT NOT NULL, generation TEXT NOT NULL,
+    message_id TEXT NOT NULL, status TEXT NOT NULL, at REAL NOT NULL
 );
 CREATE TABLE IF NOT EXISTS messages (
     seq INTEGER PRIMARY KEY, received_at REAL NOT NULL, device_id TEXT NOT NULL, message_id TEXT,
@@ -74,6 +78,26 @@ CREATE TABLE IF NOT EXISTS blobs (
 );
 """
 
+ADDED = {
+    "twins": {
+        "desired_metadata": "TEXT NOT NULL DEFAULT '{}'",
+        "reported_metadata": "TEXT NOT NULL DEFAULT '{}'",
+        "tags": "TEXT NOT NULL DEFAULT '{}'",
+        "version": "INTEGER NOT NULL DEFAULT 1",
+    },
+    "commands": {
+        "system": "TEXT NOT NULL DEFAULT '{}'",
+        "ack": "TEXT",
+        "expires_at": "REAL NOT NULL DEFAULT 0",
+        "state": "TEXT NOT NULL DEFAULT 'expired'",
+        "deliveries": "INTEGER NOT NULL DEFAULT 0",
+        "settled_at": "REAL",
+    },
+}
+"""Columns that a file of an earlier version lacks; it gets them when it is opened."""
+
+INDEXES = "CREATE INDEX IF NOT EXISTS commands_enqueued ON commands (device_id) WHERE state = 'enqueued';"
+
 
 class Database:
     """One connection, used from the stand-in's loop only."""
@@ -87,8 +111,17 @@ class Database:
             self._connection.execute("PRAGMA synchronous = OFF")
             self._connection.execute("PRAGMA journal_size_limit = 4194304")
             self._connection.executescript(SCHEMA)
+            self._add_columns()
+            self._connection.executescript(INDEXES)
         except sqlite3.DatabaseError as exc:
             raise UsageError(f"{path}: {exc}; begin anew in another folder") from exc
+
+    def _add_columns(self) -> None:
+        for table, columns in ADDED.items():
+            present = {row["name"] for row in self.rows(f"PRAGMA table_info({table})")}
+            for name, kind in columns.items():
+                if name not in present:
+                    self.execute(f"ALTER TABLE {table} ADD COLUMN {name} {kind}")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -9,11 +9,14 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from enum import StrEnum
+from typing import Any, TypeVar
 
 from runtime.errors import Rejected
+
+Fault = TypeVar("Fault")
 
 
 class BadFault(Rejected):
@@ -34,6 +37,32 @@ class HttpFault:
     """Close the connection without an answer."""
     times: int | None = None
     """The number of requests that it still applies to; None: all."""
+
+
+@dataclass(slots=True)
+class TwinFault:
+    """The fault for twin requests of one kind, `GET` or `PATCH`."""
+
+    status: int | None = None
+    """Answer with this status, and change nothing. None: do as usual."""
+    delay_s: float = 0.0
+    """Answer so much later; the twin changes at once."""
+    lost: bool = False
+    """The answer never comes; what was asked for is done, unless `status` refuses it."""
+    drop: bool = False
+    """Drop the connection abruptly instead of answering; what was asked for is done, as with `lost`."""
+    times: int | None = None
+    """The number of requests that it still applies to; None: all."""
+
+
+class DropAt(StrEnum):
+    """Packets of a device at whose arrival the hub may drop the connection, before it looks at them."""
+
+    SUBSCRIBE = "subscribe"
+    PUBACK = "puback"
+    TWIN_GET = "twin-get"
+    TWIN_PATCH = "twin-patch"
+    METHOD_ANSWER = "method-answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +94,35 @@ class Faults:
     """Lifetime of the Registration Tokens handed out from now on."""
     http: Mapping[str, HttpFault] = field(default_factory=dict)
     """The faults of HTTP requests, by `METHOD /path-prefix`."""
+    twin: Mapping[str, TwinFault] = field(default_factory=dict)
+    """The faults of twin requests, by `GET` or `PATCH`."""
+    twin_altered: Mapping[str, Any] = field(default_factory=dict)
+    """Values that the hub stores in place of those reported or desired at the same keys, nested alike."""
+    twin_siblings_lost: bool = False
+    """null for a key that is not there also removes all its siblings, as the real hub once did."""
+    desired_lost: bool = False
+    """Changes of desired properties are not sent to the device."""
+    desired_repeated: bool = False
+    """Changes of desired properties are sent to the device twice."""
+    refuse_subscribe: bool = False
+    """SUBACK refuses every filter (0x80), and no subscription is made."""
+    puback_lost: bool = False
+    """The hub takes no notice of a device's PUBACK: it delivers the command again at the end of its lock."""
+    dup_omitted: bool = False
+    """Commands that are sent again do not carry DUP."""
+    drop_at: DropAt | None = None
+    """Every connection is dropped abruptly at the first such packet of the device."""
 
     def merge(self, asked: Mapping[str, Any]) -> Faults:
         """These faults with what a JSON object asks for; null takes a fault back. Raises BadFault."""
         changes: dict[str, Any] = {}
         for name, value in asked.items():
             if name == "http":
-                changes[name] = _merge_http(self.http, value)
+                changes[name] = _merge_table(name, self.http, value, HttpFault, _is_http_target)
+            elif name == "twin":
+                changes[name] = _merge_table(name, self.twin, value, TwinFault, TWIN_REQUESTS.__contains__)
+            elif name == "twin_altered":
+                changes[name] = _replacements(value)
             else:
                 changes[name] = _checked(Faults, name, value)
         return dataclasses.replace(self, **changes)
@@ -85,11 +136,14 @@ class Faults:
         target = f"{method} {path}"
         for prefix in sorted(self.http, key=len, reverse=True):
             fault = self.http[prefix]
-            if target.startswith(prefix) and fault.times != 0:
-                if fault.times is not None:
-                    fault.times -= 1
+            if target.startswith(prefix) and _use_up(fault):
                 return fault
         return None
+
+    def take_twin(self, request: str) -> TwinFault:
+        """The fault for a twin request, `GET` or `PATCH`; uses up one of its `times`."""
+        fault = self.twin.get(request)
+        return fault if fault is not None and _use_up(fault) else TwinFault()
 
 
 _RANGES: Mapping[str, tuple[float, float]] = {
@@ -101,20 +155,47 @@ _RANGES: Mapping[str, tuple[float, float]] = {
 """Least and largest value of a number where it is not simply 0 or more."""
 
 
-def _merge_http(faults: Mapping[str, HttpFault], asked: object) -> dict[str, HttpFault]:
+TWIN_REQUESTS = ("GET", "PATCH")
+_KEYS = {"http": "METHOD /path-prefix", "twin": " or ".join(TWIN_REQUESTS)}
+
+
+def _is_http_target(text: str) -> bool:
+    return " /" in text
+
+
+def _merge_table(
+    name: str, faults: Mapping[str, Fault], asked: object, kind: type[Fault], is_key: Callable[[str], bool]
+) -> dict[str, Fault]:
+    """The faults of one table with what `asked` names replaced. Raises BadFault."""
     if asked is None:
         return {}
     if not isinstance(asked, dict):
-        raise BadFault("http must be an object of faults by METHOD /path-prefix")
+        raise BadFault(f"{name} must be an object of faults by {_KEYS[name]}")
     merged = dict(faults)
-    for target, fields in asked.items():
+    for key, fields in asked.items():
+        if not is_key(key) or not (fields is None or isinstance(fields, dict)):
+            raise BadFault(f"{name}: {key!r} must be {_KEYS[name]}, with an object or null")
         if fields is None:
-            merged.pop(target, None)
-        elif not isinstance(fields, dict) or " /" not in target:
-            raise BadFault(f"http: {target!r} must be METHOD /path-prefix, with an object or null")
+            merged.pop(key, None)
         else:
-            merged[target] = HttpFault(**{k: _checked(HttpFault, k, v) for k, v in fields.items()})
+            merged[key] = kind(**{k: _checked(kind, k, v) for k, v in fields.items()})
     return merged
+
+
+def _replacements(asked: object) -> dict[str, Any]:
+    if not isinstance(asked, dict | None):
+        raise BadFault("twin_altered must be an object of values by key")
+    return asked or {}
+
+
+def _use_up(fault: HttpFault | TwinFault) -> bool:
+    """Count one use of a fault; False where its `times` are used up."""
+    if fault.times is None:
+        return True
+    if fault.times == 0:
+        return False
+    fault.times -= 1
+    return True
 
 
 def _checked(owner: type, name: str, value: object) -> Any:
@@ -125,6 +206,8 @@ def _checked(owner: type, name: str, value: object) -> Any:
     if value is None:
         return fields[name].default
     kind = _kind_of(owner, name)
+    if kind is DropAt:
+        return _drop_at(value)
     if type(value) not in (kind, *((int,) if kind is float else ())):  # exact types: JSON's true is no number
         raise BadFault(f"{name} = {value!r} is not {_WORDS[kind]}")
     low, high = _RANGES.get(name, (0, math.inf))
@@ -132,6 +215,13 @@ def _checked(owner: type, name: str, value: object) -> Any:
         rule = f"{low:g} to {high:g}" if math.isfinite(high) else f"at least {low:g}"
         raise BadFault(f"{name} = {value!r} must be {rule}")
     return value
+
+
+def _drop_at(value: object) -> DropAt:
+    try:
+        return DropAt(str(value))
+    except ValueError:
+        raise BadFault(f"drop_at = {value!r} is not one of {', '.join(DropAt)}") from None
 
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

@@ -63,6 +63,10 @@ class Registrations:
     def enable(self, device_id: str, enabled: bool) -> None:
         self._database.execute("UPDATE devices SET enabled = ? WHERE id = ?", int(enabled), device_id)
 
+    def begin_again(self, device_id: str, now_s: float) -> None:
+        """Make a device count as created now; its key and tokens stay."""
+        self._database.execute("UPDATE devices SET created_at = ? WHERE id = ?", now_s, device_id)
+
     def delete(self, device_id: str, now_s: float) -> None:
         self.revoke(device_id, now_s)
         self._database.execute("DELETE FROM devices WHERE id = ?", device_id)

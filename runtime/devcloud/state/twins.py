@@ -1,108 +1,106 @@
-"""Device twins: desired and reported properties, JSON merge patches, versions and limits."""
+"""Device twins: desired and reported properties and tags, with their versions."""
 
 from __future__ import annotations
 
 import json
-import math
-import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
+from runtime.devcloud.state import twin_rules
 from runtime.devcloud.state.database import Database
-from runtime.devcloud.state.values import ConnectionRefused
+from runtime.devcloud.state.faults import Faults
+from runtime.devcloud.state.values import TwinRefused
 
-MOST_BYTES = 32 * 1024
-MOST_VALUE_BYTES = 4 * 1024
-MOST_DEPTH = 10
-_BAD_KEY = re.compile(r"[.$\s\x00-\x1f\ud800-\udfff]")
+PROPERTIES = ("desired", "reported")
+_COLUMNS = (
+    *("desired", "desired_version", "desired_metadata", "reported", "reported_version", "reported_metadata"),
+    *("tags", "version"),
+)
+_NEW: dict[str, Any] = {
+    **dict.fromkeys((*PROPERTIES, "tags"), "{}"),
+    **{f"{half}_version": 1 for half in PROPERTIES},
+    **{f"{half}_metadata": "{}" for half in PROPERTIES},
+    "version": 1,
+}
+"""A twin that was never changed, as a row."""
 
 
 class Twins:
-    """Both halves of every device's twin."""
+    """The twin of every device."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def get(self, device_id: str) -> dict[str, Any]:
-        """`{"desired": {..., "$version": n}, "reported": {..., "$version": n}}`."""
+        """The device's view: `{"desired": {..., "$version": n}, "reported": {..., "$version": n}}`."""
         twin = self._row(device_id)
+        return {half: {**json.loads(twin[half]), "$version": twin[f"{half}_version"]} for half in PROPERTIES}
+
+    def whole(self, device_id: str) -> dict[str, Any]:
+        """The operator's view: tags, both properties with `$metadata`, the twin's version and its etag."""
+        twin = self._row(device_id)
+        properties = self.get(device_id)
+        for half in PROPERTIES:
+            properties[half]["$metadata"] = json.loads(twin[f"{half}_metadata"])
+        etag = f'"{twin["version"]}"'
         return {
-            half: {**json.loads(twin[half]), "$version": twin[f"{half}_version"]}
-            for half in ("desired", "reported")
+            "tags": json.loads(twin["tags"]),
+            "properties": properties,
+            "version": twin["version"],
+            "etag": etag,
         }
 
-    def patch(self, device_id: str, half: str, patch: object) -> int | ConnectionRefused:
-        """Merge a patch into `desired` or `reported`. Returns the new version, or the
-        reason of a refusal (400).
+    def document(self, device_id: str, part: str) -> dict[str, Any]:
+        """`desired`, `reported` or `tags`, without its version."""
+        document: dict[str, Any] = json.loads(self._row(device_id)[part])
+        return document
+
+    def patch(
+        self, device_id: str, part: str, patch: object, at_s: float, faults: Faults | None = None
+    ) -> int | TwinRefused:
+        """Merge a patch into `desired`, `reported` or `tags`. Returns the version of that part (for tags:
+        of the twin), or the refusal.
         """
         if not isinstance(patch, dict):
-            return ConnectionRefused(400, "a patch is a JSON object")
-        broken = broken_rule(patch)
+            return TwinRefused(400, "a patch is a JSON object")
+        broken = twin_rules.broken_rule(patch)
         if broken:
-            return ConnectionRefused(400, broken)
+            return TwinRefused(400, broken)
         twin = self._row(device_id)
-        text = json.dumps(merged(json.loads(twin[half]), patch), ensure_ascii=False, separators=(",", ":"))
-        if len(text.encode()) > MOST_BYTES:
-            return ConnectionRefused(400, f"{half} properties exceed {MOST_BYTES} bytes")
-        version: int = twin[f"{half}_version"] + 1
-        twin |= {half: text, f"{half}_version": version}
-        self._database.execute(
-            "INSERT INTO twins (device_id, desired, desired_version, reported, reported_version)"
-            " VALUES (?, ?, ?, ?, ?) ON CONFLICT (device_id) DO UPDATE SET desired = excluded.desired,"
-            " desired_version = excluded.desired_version, reported = excluded.reported,"
-            " reported_version = excluded.reported_version",
-            *(
-                device_id,
-                twin["desired"],
-                twin["desired_version"],
-                twin["reported"],
-                twin["reported_version"],
-            ),
-        )
+        document = _merge(json.loads(twin[part]), patch, faults or Faults())
+        large = twin_rules.too_large(part, document)
+        if large:
+            return TwinRefused(400, large)
+        twin[part] = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+        twin["version"] += 1
+        if part in PROPERTIES:
+            twin[f"{part}_version"] += 1
+            stamp = _stamp(part, twin[f"{part}_version"], at_s)
+            metadata = twin_rules.stamped(json.loads(twin[f"{part}_metadata"]), patch, stamp)
+            twin[f"{part}_metadata"] = json.dumps(metadata)
+        self._save(device_id, twin)
+        version: int = twin[f"{part}_version"] if part in PROPERTIES else twin["version"]
         return version
 
+    def _save(self, device_id: str, twin: Mapping[str, Any]) -> None:
+        self._database.execute(
+            f"INSERT OR REPLACE INTO twins (device_id, {', '.join(_COLUMNS)})"  # noqa: S608 (names are ours)
+            f" VALUES (?{', ?' * len(_COLUMNS)})",
+            *(device_id, *(twin[column] for column in _COLUMNS)),
+        )
+
     def _row(self, device_id: str) -> dict[str, Any]:
-        found = self._database.row("SELECT * FROM twins WHERE device_id = ?", device_id)
-        return found or {"desired": "{}", "desired_version": 1, "reported": "{}", "reported_version": 1}
+        return self._database.row("SELECT * FROM twins WHERE device_id = ?", device_id) or dict(_NEW)
 
 
-def merged(target: object, patch: object) -> Any:
-    """RFC 7396: null removes a key, an object merges, anything else replaces."""
-    if not isinstance(patch, Mapping):
-        return patch
-    result = dict(target) if isinstance(target, Mapping) else {}
-    for key, value in patch.items():
-        if value is None:
-            result.pop(key, None)
-        else:
-            result[key] = merged(result.get(key), value)
-    return result
+def _merge(document: Mapping[str, Any], patch: dict[str, Any], faults: Faults) -> dict[str, Any]:
+    patch = twin_rules.altered(patch, faults.twin_altered)
+    merge = twin_rules.without_siblings if faults.twin_siblings_lost else twin_rules.merged
+    merged: dict[str, Any] = merge(document, patch)
+    return merged
 
 
-def broken_rule(value: object, depth: int = 0) -> str | None:
-    """The rule of the hub for twin properties that `value` breaks, in words, or None."""
-    if isinstance(value, str):
-        return _broken_text(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return "a number is not finite"
-    if not isinstance(value, Mapping | list):
-        return None
-    if depth >= MOST_DEPTH:
-        return f"nested deeper than {MOST_DEPTH}"
-    if isinstance(value, list):
-        return next(filter(None, (broken_rule(item, depth + 1) for item in value)), None)
-    for key, inner in value.items():
-        if not key or _BAD_KEY.search(key):
-            return f"key {key!r} is empty or holds a dot, a dollar sign or a blank"
-        broken = broken_rule(inner, depth + 1)
-        if broken:
-            return broken
-    return None
-
-
-def _broken_text(text: str) -> str | None:
-    try:
-        size_bytes = len(text.encode())
-    except UnicodeEncodeError:
-        return "a string is not valid Unicode"
-    return "a string exceeds 4 KiB" if size_bytes > MOST_VALUE_BYTES else None
+def _stamp(half: str, version: int, at_s: float) -> dict[str, Any]:
+    moment = datetime.fromtimestamp(at_s, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return {"$lastUpdated": moment, **({"$lastUpdatedVersion": version} if half == "desired" else {})}

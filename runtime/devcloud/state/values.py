@@ -18,9 +18,17 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionRefused:
-    """A refusal: a CONNACK code, or an HTTP-like status where the hub answers with one (twin)."""
+    """A refusal of a CONNECT, with its CONNACK code."""
 
     code: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TwinRefused:
+    """A refusal of a twin request, with an HTTP-like status."""
+
+    status: int
     reason: str
 
 
@@ -49,8 +57,12 @@ class Command:
 
     seq: int
     message_id: str
+    """Empty for a command without."""
     payload: bytes
-    properties: Mapping[str, str]
+    properties: Mapping[str, str | None]
+    """Application properties; None for one without a value, which is not the empty one."""
+    system: Mapping[str, str]
+    """System properties by their names in a topic: `$.exp`, `$.mid`, ... and `iothub-ack`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,103 @@
+"""Twin on one connection: requests and answers, changes of desired properties, and the faults of both."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from runtime.devcloud.mqtt import topics
+from runtime.devcloud.mqtt.topics import Channel
+from runtime.devcloud.state.cloud import Cloud
+from runtime.devcloud.state.faults import TwinFault
+from runtime.devcloud.state.values import DesiredChange, TwinRefused
+
+_ERROR_CODES = {400: 400004, 403: 403002, 404: 404001, 429: 429001}
+"""The hub's own numbers for refusals; of any other status the first one."""
+
+
+class TwinChannel:
+    """The twin of one device on one of its connections.
+
+    `publish` sends to a channel and returns true if the device is subscribed to it; `drop` ends the
+    connection abruptly, for a reason.
+    """
+
+    def __init__(
+        self,
+        cloud: Cloud,
+        device_id: str,
+        publish: Callable[[Channel, str, bytes], bool],
+        drop: Callable[[str], None],
+    ) -> None:
+        self._cloud = cloud
+        self._device_id = device_id
+        self._publish = publish
+        self._drop = drop
+
+    def get(self, request_id: str, now_s: float) -> None:
+        """Answer a GET of the whole twin."""
+        fault = self._cloud.faults.take_twin("GET")
+        answer = _refusal(fault) or self._cloud.twin_get(self._device_id)
+        if isinstance(answer, TwinRefused):
+            self._refuse(request_id, answer, fault, now_s)
+        else:
+            self._answer(topics.twin_result_topic(200, request_id), _json(answer), fault)
+
+    def patch_reported(self, request_id: str, payload: bytes, now_s: float) -> None:
+        """Merge reported properties and answer with their version."""
+        fault = self._cloud.faults.take_twin("PATCH")
+        answer = _refusal(fault) or self._merge(payload, now_s)
+        if isinstance(answer, TwinRefused):
+            self._refuse(request_id, answer, fault, now_s)
+        else:
+            self._answer(topics.twin_result_topic(204, request_id, answer), b"", fault)
+
+    def _merge(self, payload: bytes, now_s: float) -> int | TwinRefused:
+        try:
+            patch = json.loads(payload.decode())
+        except (ValueError, RecursionError):
+            return TwinRefused(400, "the patch is not JSON")
+        try:
+            return self._cloud.twin_patch_reported(self._device_id, patch, now_s)
+        except RecursionError:
+            return TwinRefused(400, "the patch is nested too deep")
+
+    def _refuse(self, request_id: str, refusal: TwinRefused, fault: TwinFault, now_s: float) -> None:
+        body = {
+            "errorCode": _ERROR_CODES.get(refusal.status, refusal.status * 1000 + 1),
+            "message": refusal.reason,
+            "timestampUtc": datetime.fromtimestamp(now_s, UTC).isoformat(),
+        }
+        self._answer(topics.twin_result_topic(refusal.status, request_id), _json(body), fault)
+
+    def _answer(self, topic: str, body: bytes, fault: TwinFault) -> None:
+        if fault.drop:
+            self._drop("dropped instead of a twin answer, on request")
+        elif fault.lost:
+            return
+        elif fault.delay_s:
+            loop = asyncio.get_running_loop()
+            loop.call_later(fault.delay_s, self._publish, Channel.TWIN_RESULTS, topic, body)
+        else:
+            self._publish(Channel.TWIN_RESULTS, topic, body)
+
+    def desired_changed(self, change: DesiredChange) -> bool:
+        """Publish a change of desired properties; true if the device is subscribed to them."""
+        faults = self._cloud.faults
+        if faults.desired_lost:
+            return False
+        body = _json({**change.patch, "$version": change.version})
+        for _ in range(1 + faults.desired_repeated):
+            subscribed = self._publish(Channel.DESIRED_CHANGES, topics.desired_topic(change.version), body)
+        return subscribed
+
+
+def _refusal(fault: TwinFault) -> TwinRefused | None:
+    return None if fault.status is None else TwinRefused(fault.status, "refused on request")
+
+
+def _json(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document).encode()
