@@ -16,8 +16,8 @@ from runtime.devcloud.mqtt.broker import Broker
 from runtime.devcloud.mqtt.codec import encode
 from runtime.devcloud.mqtt.packets import Connack
 from runtime.devcloud.mqtt.websocket import MOST_WEBSOCKET_MESSAGE_BYTES, PATH, WebSocket
-from tests.harness import eventually
-from tests.integration.hub_in_thread import HubInThread, messages, payloads
+from tests.support.harness import eventually
+from tests.support.hub_in_thread import HubInThread, messages, payloads
 
 
 class Listener:
