@@ -38,12 +38,13 @@ from runtime.core.delivery.actions import (
     Send,
     StartUpload,
 )
-from runtime.core.delivery.connection_state import ConnectionState, DeliveryLimits
+from runtime.core.delivery.connection import ConnectionState, DeliveryLimits
 from runtime.core.delivery.engine import Delivery
 from runtime.core.delivery.envelope import Telemetry, probe
 from runtime.core.delivery.events import Lost
 from runtime.core.delivery.lane_health import MOST_LANES, FailingLanes, OldestWait
 from runtime.core.delivery.link_budget import LinkBudget, LinkPolicy, parse_hours
+from runtime.core.delivery.outgoing import MessageState
 from runtime.core.delivery.throughput import Throughput
 from runtime.core.delivery.window import CongestionWindow, Pace
 from runtime.core.identity.credentials import HubCredentials
@@ -130,7 +131,6 @@ class UploadLoop:
         self._witness: Telemetry | None = None
         self._probes = 0
         self._spool = layout.spool
-        self._spooled: dict[int, str] = {}  # files whose messages ingest has not confirmed to have removed
         self._swept = False
         self._look_at_s = 0.0
         self._look_further = False
@@ -148,21 +148,21 @@ class UploadLoop:
             if isinstance(event, Lost):
                 logger.debug("client {} lost, {}: {}", event.client, event.cause.value, event.reason)
             self._traffic.on_event(event, now)
-            self._delivery.report(event, now, random.random())
+            self._delivery.on_event(event, now, random.random())
         self._hear_files(now)
         self._hear_inquiry(now)
-        self._confirmed(self._reporter.confirmed())
-        hungry = self._delivery.unconfirmed < MOST_UNCONFIRMED and not self._link.leaving
+        self._on_confirmed(self._reporter.confirmed())
+        hungry = len(self._delivery.settled) < MOST_UNCONFIRMED and not self._link.leaving
         self._look_further = hungry and self._read()
         self._link.off = self._usage.switched_off()  # at every turn: after `edgectl link off` nothing is sent
         if self._delivery.in_flight:
             self._delivery.carried(self._hub.carried(), self._clock.boot_s())
-        steps = self._delivery.steps(self._clock.boot_s(), random.random())
-        self._intake.remember(self._delivery.take_reached(), steps)  # before more is sent
-        for step in steps:
-            self._do(step)
+        actions = self._delivery.actions(self._clock.boot_s(), random.random())
+        self._intake.remember(self._delivery.drain_reached(), actions)  # before more is sent
+        for action in actions:
+            self._carry_out(action)
         self._files.set_permit(self._link.files(self._clock.boot_s()), off=self._link.off)
-        settled = self._delivery.take_settled()
+        settled = self._delivery.drain_settled()
         if settled:
             self._settle(settled)
         self._status.progress(self._figures)
@@ -197,7 +197,7 @@ class UploadLoop:
             self._identity_told = trouble  # a change being written is over by the next look
             logger.warning("identity: {}", trouble)
         self._identity_trouble = trouble
-        self._delivery.credentials(self._credentials.generation if self._credentials else None, now)
+        self._delivery.set_credentials(self._credentials.generation if self._credentials else None, now)
         if self._credentials is not None and not self._swept:
             self._sweep()
 
@@ -249,13 +249,14 @@ class UploadLoop:
         if self._unknown and not known:
             logger.error("nothing can be delivered: {}", self._unknown)
 
-    def _confirmed(self, ids: set[int]) -> None:
+    def _on_confirmed(self, ids: set[int]) -> None:
         """Ingest has removed these messages, on disk: only now their files may be deleted."""
-        self._delivery.confirmed(ids)
-        self._intake.confirmed(ids)
-        for id in ids & self._spooled.keys():
-            with contextlib.suppress(OSError):  # ingest clears away what no message names
-                (self._spool / self._spooled.pop(id)).unlink(missing_ok=True)
+        removed = self._delivery.confirmed(ids)
+        self._intake.confirmed(removed)
+        for message in removed:
+            if message.spool_file and message.state is not MessageState.SET_ASIDE:
+                with contextlib.suppress(OSError):  # ingest clears away what no message names
+                    (self._spool / message.spool_file).unlink(missing_ok=True)
 
     def _hear_files(self, now: float) -> None:
         for event in self._files.drain():
@@ -264,13 +265,13 @@ class UploadLoop:
                     self._intake.link(id, blob_name)
                     self._failing.worked(_FILES, None)
                     self._failing.worked("file", self._stream_of(id))
-                    self._delivery.uploaded(id)
+                    self._delivery.uploaded(id, now)
                 case Uploaded(id):
                     reason = "the device has another id, or another hub, meanwhile"
                     self._delivery.upload_failed(id, reason, now, random.random(), for_good=False)
                 case BlockSent(id, size_bytes):
-                    message = self._delivery.hand.messages.get(id)
-                    self._link.uploaded(size_bytes, message.offer.priority if message else 0)
+                    message = self._delivery.queue.messages.get(id)
+                    self._link.uploaded(size_bytes, message.candidate.priority if message else 0)
                 case UploadFailed():
                     self._file_failed(event, now)
 
@@ -294,8 +295,8 @@ class UploadLoop:
         )
 
     def _stream_of(self, id: int) -> str | None:
-        message = self._delivery.hand.messages.get(id)
-        return None if message is None else str(lane_of(message.offer)[0])
+        message = self._delivery.queue.messages.get(id)
+        return None if message is None else str(lane_of(message.candidate)[0])
 
     def _is_ours(self, destination: str) -> bool:
         return self._credentials is not None and self._credentials.destination == destination
@@ -316,9 +317,9 @@ class UploadLoop:
         elif said.taken:
             self._link.unpark()
 
-    def _do(self, step: Action) -> None:
+    def _carry_out(self, action: Action) -> None:
         credentials = self._credentials
-        match step:
+        match action:
             case Open(segment_bytes, stretch) if credentials is not None:
                 if self._intake.go_to(credentials.destination):
                     self._witness = None  # a message sent to one hub or device must not be sent to another
@@ -338,7 +339,7 @@ class UploadLoop:
             case InquireQuota():
                 self._ask_why()
             case _:
-                raise AssertionError(step)
+                raise AssertionError(action)
 
     def _upload(self, id: int) -> None:
         now, draw = self._clock.boot_s(), random.random()
@@ -352,7 +353,7 @@ class UploadLoop:
         elif self._credentials is None:
             self._delivery.upload_failed(id, "no credentials", now, draw, for_good=False)
         else:
-            urgent = self._link.is_urgent(self._delivery.hand.messages[id].offer.priority)
+            urgent = self._link.is_urgent(self._delivery.queue.messages[id].candidate.priority)
             self._files.begin(id, parcel, self._credentials, urgent=urgent)
 
     def _probe(self) -> Telemetry:
@@ -366,10 +367,7 @@ class UploadLoop:
             logger.warning("message {} goes to quarantine: {}", id, reason)
         if settled.delivered:
             self._witness = self._intake.witness(settled.delivered[-1]) or self._witness
-        aside = {id for id, _ in settled.quarantined}
         for id in settled.ids():
-            if (file := self._intake.spooled(id)) and id not in aside:
-                self._spooled[id] = file
             if self._intake.forget(id):
                 self._files.forget(id, self._credentials)
         for name in self._counts:
@@ -379,11 +377,11 @@ class UploadLoop:
 
     def _figures(self) -> dict[str, object]:
         delivery, traffic, now = self._delivery, self._traffic, self._clock.boot_s()
-        stands = delivery.phase in (ConnectionState.UP, ConnectionState.DRAINING)
+        stands = delivery.connection.state in (ConnectionState.UP, ConnectionState.DRAINING)
         return {
             "state": "parked"
-            if self._link.shut(now) and delivery.phase is ConnectionState.DOWN
-            else delivery.phase.value,
+            if self._link.shut(now) and delivery.connection.state is ConnectionState.DOWN
+            else delivery.connection.state.value,
             "connected_boot_s": traffic.connected_s if stands else None,
             "puback_boot_s": traffic.acked_s,
             "rate_per_s": round(traffic.rate_per_s(now), 2),
@@ -392,15 +390,15 @@ class UploadLoop:
             "tuned": self._hub.tuned(),
             "in_flight": delivery.in_flight,
             "window": delivery.window,
-            "in_hand": len(delivery.hand.messages),
+            "in_hand": len(delivery.queue.messages),
             "uploading": delivery.uploading,
-            "unconfirmed": delivery.unconfirmed,
+            "unconfirmed": len(delivery.settled),
             "suspects": len(delivery.suspects),
             **self._hold_ups(now, up=stands),
-            "losses": delivery.losses,
-            "failed_attempts": delivery.failed_attempts,
-            "last_loss": delivery.last_loss,
-            "trouble": delivery.trouble(now),
+            "losses": delivery.connection.losses,
+            "failed_attempts": delivery.connection.failed_attempts,
+            "last_loss": delivery.connection.last_loss,
+            "trouble": delivery.connection.trouble(now),
             **({"alarm": self._unknown} if self._unknown else {}),
             "sent_today": self._link.usage.day_messages,
             "bytes_today": self._link.usage.day_bytes,
@@ -411,11 +409,16 @@ class UploadLoop:
         """The figures about what keeps messages from leaving: see `core.delivery.lane_health`."""
         delivery = self._delivery
         suspects = [
-            {"lane": "telemetry", "stream": self._stream_of(id), "failures": n, "words": delivery.last_loss}
-            for id, n in delivery.suspects.items()
+            {
+                "lane": "telemetry",
+                "stream": str(lane_of(message.candidate)[0]),
+                "failures": message.suspicion.failures if message.suspicion else 0,
+                "words": delivery.connection.last_loss,
+            }
+            for message in delivery.suspects
         ]
-        self._failing.only({self._stream_of(id) for id in delivery.hand.files})
-        oldest = min(delivery.hand.messages, default=None)
+        self._failing.only({self._stream_of(id) for id in delivery.queue.files})
+        oldest = min(delivery.queue.messages, default=None)
         flowing = up and not (self._link.shut(now) or self._link.barred())
         return {
             "failing": [*suspects[:MOST_LANES], *self._failing.figures()],

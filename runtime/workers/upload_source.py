@@ -28,6 +28,7 @@ from runtime.core.delivery.envelope import (
     has_brotli,
     seal,
 )
+from runtime.core.delivery.outgoing import Outgoing
 from runtime.core.delivery.queue_room import Room
 from runtime.core.delivery.read_planner import AGAIN_S, PAGE_BYTES, Lane, Level, Query, ReadPlanner
 from runtime.core.delivery.send_queue import StreamQueue
@@ -45,9 +46,9 @@ LOOK_ANEW_S = 30.0
 _PARTS = {"batch-id", "chunk-id", "complete-batch", "complete-message"}
 
 
-def lane_of(offer: Candidate) -> Lane:
+def lane_of(candidate: Candidate) -> Lane:
     """The lane that was given as the stream of a candidate, below."""
-    return cast(Lane, offer.stream)
+    return cast(Lane, candidate.stream)
 
 
 def _is_part(message: StoredMessage) -> bool:
@@ -65,13 +66,9 @@ class UploadSource:
         self._delivery = delivery
         self._clock = clock
         self._store = UploadReader(config.layout.messages_db)
-        self._sealed: dict[int, Parcel | FileParcel] = {}
-        self._links: dict[int, Telemetry] = {}  # to payloads that this device has uploaded
-        self._spooled: dict[int, str] = {}
         self._under_way = ResumeJournal(config.layout.under_way)
-        self._chunked: dict[int, tuple[str, int]] = {}  # -> (key, bytes of a chunk)
-        delivery.hand.batches.caught_up = lambda lane: self._reading.caught_up(cast(Lane, lane)[0])
-        delivery.hand.batches.resume({(stream, False): b for stream, b in self._under_way.batches.items()})
+        delivery.queue.batches.caught_up = lambda lane: self._reading.caught_up(cast(Lane, lane)[0])
+        delivery.queue.batches.resume({(stream, False): b for stream, b in self._under_way.batches.items()})
         self._packings: dict[StreamName, Packing] = {}
         self._room = Room()
         self._important: set[StreamName] = set()
@@ -121,31 +118,32 @@ class UploadSource:
         """
         another = self._under_way.goes_to(destination)
         if another:
-            self._links.clear()
-            self._delivery.begin_anew()
+            self._delivery.restart(self._clock.boot_s())
         return another
 
-    def remember(self, reached: Mapping[int, int], steps: Iterable[Action]) -> None:
+    def remember(self, reached: Mapping[int, int], actions: Iterable[Action]) -> None:
         """Save the progress of messages in pieces, and the packing of the next sends, for a later run."""
-        for step in steps:
-            if isinstance(step, Send | StartUpload):
-                self._remember_packing(step.tag[0] if isinstance(step, Send) else step.id)
+        for action in actions:
+            if isinstance(action, Send | StartUpload):
+                self._remember_packing(action.tag[0] if isinstance(action, Send) else action.id)
         for id, piece in reached.items():
-            key, chunk_bytes = self._chunked[id]
-            self._under_way.reached(key, Chunked(chunk_bytes, piece))
-        batches = self._delivery.hand.batches.begun.items()
+            message = self._delivery.record(id)
+            if message is not None and message.resume_key and isinstance(message.sealed, Parcel):
+                self._under_way.reached(message.resume_key, Chunked(message.sealed.chunk_bytes, piece))
+        batches = self._delivery.queue.batches.begun.items()
         self._under_way.save({cast(Lane, lane)[0]: batch for lane, batch in batches})
 
     def _remember_packing(self, id: int) -> None:
-        message = self._delivery.hand.messages.get(id)
+        message = self._delivery.queue.messages.get(id)
         if message is not None:
-            name = lane_of(message.offer)[0]
+            name = lane_of(message.candidate)[0]
             self._under_way.packings.sending(self._store.uuid, name, id, self._configured(name))
 
-    def confirmed(self, ids: set[int]) -> None:
+    def confirmed(self, removed: Iterable[Outgoing]) -> None:
         """Ingest has removed these messages: no later run will see them."""
-        for id in ids & self._chunked.keys():
-            self._under_way.left(self._chunked.pop(id)[0])
+        for message in removed:
+            if message.resume_key is not None:
+                self._under_way.left(message.resume_key)
 
     def oldest(self) -> int | None:
         """The first id in the store; None where it is empty."""
@@ -153,8 +151,11 @@ class UploadSource:
 
     def piece(self, id: int, number: int) -> Telemetry:
         """A piece of a message in the send queue."""
-        sealed = self._sealed[id]
-        return sealed.open(number) if isinstance(sealed, Parcel) else self._links[id]
+        message = self._delivery.queue.messages[id]
+        if isinstance(message.sealed, Parcel):
+            return message.sealed.open(number)
+        assert message.link is not None  # its file is uploaded: only then it may be sent
+        return message.link
 
     def file(self, id: int) -> FileParcel | None:
         """A message in the send queue whose payload goes as a file, read again: only now is it in memory.
@@ -168,33 +169,31 @@ class UploadSource:
 
     def link(self, id: int, blob_name: str) -> None:
         """The message's file is uploaded: from now on the message is the telemetry that says so."""
-        sealed = self._sealed.get(id)
-        if isinstance(sealed, FileParcel):
-            self._links[id] = sealed.link(blob_name)
+        message = self._delivery.queue.messages.get(id)
+        if message is not None and isinstance(message.sealed, FileParcel):
+            message.link = message.sealed.link(blob_name)
 
     def witness(self, id: int) -> Telemetry | None:
         """A message that can be sent once more, at any time, to test whether the hub takes any.
 
         Not one of a batch or in chunks, nor a completion: it would come in the midst of the next one.
         """
-        sealed = self._sealed.get(id)
+        message = self._delivery.settled.get(id)
+        sealed = message.sealed if message is not None else None
         if not isinstance(sealed, Parcel) or sealed.pieces > 1 or sealed.wire_bytes > WITNESS_BYTES:
             return None
         found = sealed.open(0)
         return None if _PARTS & {name for name, _ in found.properties} else found
 
-    def spooled(self, id: int) -> str | None:
-        """The file in the spool that belongs to a message in the send queue."""
-        return self._spooled.get(id)
-
     def forget(self, id: int) -> bool:
-        """Forget a settled message. True if a file upload belonged to it."""
-        sealed = self._sealed.pop(id, None)
-        if id in self._chunked:
-            self._under_way.whole(self._chunked[id][0])
-        self._spooled.pop(id, None)
-        self._links.pop(id, None)
-        return isinstance(sealed, FileParcel)
+        """Forget the content of a settled message. True if a file upload belonged to it."""
+        message = self._delivery.settled.get(id)
+        if message is None:
+            return False
+        if message.resume_key is not None:
+            self._under_way.whole(message.resume_key)
+        message.sealed = message.link = None
+        return message.candidate.file
 
     def _answer(self, query: Query) -> bool:
         """Answer a query. True if it found nothing up to the id that it reached."""
@@ -204,10 +203,10 @@ class UploadSource:
         now = Moment.by(self._clock)
         for message in found:
             if isinstance(message, CorruptRow):
-                self._delivery.refuse(message.id, message.reason)
+                self._delivery.refuse(message.id, message.reason, now.boot_s)
                 continue
             name = message.name
-            last_fresh = self._delivery.hand.stream((name, True)).last_id
+            last_fresh = self._delivery.queue.stream((name, True)).last_id
             in_parts = _is_part(message)
             lane = self._reading.lane(query, message.id, name, in_parts=in_parts, last_fresh=last_fresh)
             sealed = self._seal(message) if self._may_be_file(message) else None
@@ -229,16 +228,16 @@ class UploadSource:
     def _take_on(
         self, message: StoredMessage, lane: Lane, now: Moment, known: tuple[Sealed, int] | None
     ) -> None:
-        if message.id in self._sealed:
+        if self._delivery.record(message.id) is not None:
             return
         sealed, reached = known or self._seal(message)
         if isinstance(sealed, Unsendable):
-            self._delivery.refuse(message.id, sealed.reason)
+            self._delivery.refuse(message.id, sealed.reason, now.boot_s)
             return
         file = isinstance(sealed, FileParcel)
         if isinstance(sealed, FileParcel):
             sealed = replace(sealed, payload=b"")  # many may wait: they must not fill the memory
-        offer = Candidate(
+        candidate = Candidate(
             message.id,
             lane,
             sealed.pieces,
@@ -250,15 +249,14 @@ class UploadSource:
             message.kind is Kind.COMPLETE_BATCH and message.batch_id is not None,
             reached,
         )
-        stands = self._delivery.room.stands(self._delivery.hand.stream(lane), offer.priority, file=file)
-        if self._delivery.offer(offer):
-            important = self._delivery.room.is_important(offer.priority)
-            self._room.took(offer.wire_bytes, stands=stands, important=important)
-            self._sealed[message.id] = sealed
+        stands = self._delivery.room.stands(self._delivery.queue.stream(lane), candidate.priority, file=file)
+        record = self._delivery.offer(candidate, now.boot_s)
+        if record is not None:
+            important = self._delivery.room.is_important(candidate.priority)
+            self._room.took(candidate.wire_bytes, stands=stands, important=important)
+            record.sealed, record.spool_file = sealed, message.file
             if isinstance(sealed, Parcel) and sealed.chunk_bytes:
-                self._chunked[message.id] = message.key, sealed.chunk_bytes
-            if message.file is not None:
-                self._spooled[message.id] = message.file
+                record.resume_key = message.key
 
     def _seal(self, message: StoredMessage) -> tuple[Sealed, int]:
         """The message, and the first piece that the hub does not have; the rest is cut as those before."""
@@ -271,13 +269,13 @@ class UploadSource:
 
     def _level(self, lane: Lane) -> Level:
         """The level of a lane, for any next message: one that finds no room is not taken."""
-        stream = self._delivery.hand.stream(lane)
+        stream = self._delivery.queue.stream(lane)
         stands = self._delivery.room.stands(stream)
         return self._level_of(stream, stands=stands, important=lane[0] in self._important)
 
     def _level_for(self, lane: Lane, priority: int, *, file: bool) -> Level:
         """The level of a lane as it counts for a certain next message."""
-        stream, room = self._delivery.hand.stream(lane), self._delivery.room
+        stream, room = self._delivery.queue.stream(lane), self._delivery.room
         stands = room.stands(stream, priority, file=file)
         return self._level_of(stream, stands=stands, important=room.is_important(priority))
 
@@ -292,7 +290,7 @@ class UploadSource:
     def _look_anew(self, newest: int, now: float) -> None:
         """Where all is delivered, and a message is stored, it was passed over: its row names no stream."""
         delivery, drained = self._delivery, self._reading.front >= newest > 0 and not self._reading.behind
-        if drained and not delivery.hand.messages and not delivery.unconfirmed and now >= self._look_anew_s:
+        if drained and not delivery.queue.messages and not delivery.settled and now >= self._look_anew_s:
             self._look_anew_s = now + LOOK_ANEW_S
             self._reading.begin_anew()
 

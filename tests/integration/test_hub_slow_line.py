@@ -20,7 +20,7 @@ from runtime.adapters.hub import paho_wire
 from runtime.adapters.hub.mqtt_client import HubConnection, HubOptions
 from runtime.adapters.net.dial import dial
 from runtime.core.delivery.actions import PROBE, Candidate, Discard, Open, Send
-from runtime.core.delivery.connection_state import DeliveryLimits
+from runtime.core.delivery.connection import DeliveryLimits
 from runtime.core.delivery.engine import Delivery
 from runtime.core.delivery.envelope import Telemetry, probe
 from runtime.core.delivery.path_mtu import SEGMENTS_BYTES
@@ -99,7 +99,7 @@ class Sender:
         self._credentials = HubCredentials(hub.address, DEVICE, generation=1, sas=Secret(hub.sas()))
         self.hub = HubConnection(HubOptions(hub.ca_file, keepalive_s))
         self.delivery = Delivery(Pace(CongestionWindow(4)), limits)
-        self.delivery.credentials(1, time.monotonic())
+        self.delivery.set_credentials(1, time.monotonic())
         self.payloads: dict[int, bytes] = {}
         self.delivered: list[int] = []
         self.quarantined: dict[int, str] = {}
@@ -107,19 +107,22 @@ class Sender:
 
     def offer(self, id: int, stream: str, size_bytes: int) -> None:
         self.payloads[id] = random.Random(id).randbytes(size_bytes)
-        assert self.delivery.offer(Candidate(id, stream, 1, size_bytes + 100))
+        assert self.delivery.offer(Candidate(id, stream, 1, size_bytes + 100), time.monotonic())
 
     def run(self, until: Callable[[], Any], timeout_s: float = 30.0) -> None:
         deadline_s = time.monotonic() + timeout_s
         while not until():
-            assert time.monotonic() < deadline_s, (self.delivery.last_loss, self.delivery.losses)
+            assert time.monotonic() < deadline_s, (
+                self.delivery.connection.last_loss,
+                self.delivery.connection.losses,
+            )
             now = time.monotonic()
             for event in self.hub.drain():
-                self.delivery.report(event, now, 0.5)
+                self.delivery.on_event(event, now, 0.5)
             self.delivery.carried(self.hub.carried(), now)
-            for step in self.delivery.steps(now, 0.5):
+            for step in self.delivery.actions(now, 0.5):
                 self._do(step)
-            settled = self.delivery.take_settled()
+            settled = self.delivery.drain_settled()
             self.delivered += settled.delivered
             self.quarantined.update(settled.quarantined)
             select.select([self.hub], [], [], min(0.05, self.delivery.wait_s(time.monotonic())))
@@ -161,7 +164,7 @@ def test_a_message_that_takes_the_line_four_deadlines_arrives_on_one_connection(
     sender = Sender(hub, DeliveryLimits(ack_s=1.0), keepalive_s=1)
     sender.offer(1, "s", 80_000)
     sender.run(lambda: sender.delivered)
-    assert sender.delivery.losses == 0 and sender.quarantined == {}
+    assert sender.delivery.connection.losses == 0 and sender.quarantined == {}
     assert line.carried < 100_000
     assert [row["message_id"] for row in hub.messages()] == ["m-1"]
     sender.close()
@@ -189,7 +192,7 @@ def test_a_hub_that_counts_whole_packets_only_is_promised_fewer_of_them(
     sender = Sender(hub, DeliveryLimits(ack_s=5.0, prompt_s=1.0, retry_max_s=0.1), keepalive_s=1)
     sender.offer(1, "s", 100_000)
     sender.run(lambda: sender.delivered or sender.quarantined)
-    assert sender.delivery.losses >= 1 and sender.quarantined == {}
+    assert sender.delivery.connection.losses >= 1 and sender.quarantined == {}
     assert "nothing heard for 1.5 times the keep-alive" in (hub.end_reasons()[0] or "")
     sender.close()
 
@@ -202,7 +205,7 @@ def test_large_packets_that_vanish_condemn_no_message_and_smaller_ones_are_sent(
     sender = Sender(hub, DeliveryLimits(ack_s=0.6, retry_max_s=0.1), keepalive_s=5)
     sender.offer(1, "large", 3_000)
     sender.run(lambda: SEGMENTS_BYTES[0] in sender.segments)
-    assert "large packets do not get through" in sender.delivery.trouble(time.monotonic())
+    assert "large packets do not get through" in sender.delivery.connection.trouble(time.monotonic())
     sender.offer(2, "small", 100)
     sender.run(lambda: {1, 2} <= set(sender.delivered))
     assert sender.quarantined == {}

@@ -91,7 +91,7 @@ def test_an_urgent_message_is_sent_while_the_budget_is_used_up_and_400_streams_w
         device.put("alarm", *[b"fire"] * 600, priority=9)
         device.turns(60)
         assert device.sent == list(range(401, 1001))
-        assert device.delivery.hand.bytes <= FULL_BYTES + 2 * PAGE_BYTES
+        assert device.delivery.queue.bytes <= FULL_BYTES + 2 * PAGE_BYTES
         device.link.usage.day_messages = 0
         device.link.terms = LinkPolicy()
         device.turns(400)
@@ -106,7 +106,7 @@ def test_an_important_message_is_sent_while_a_slow_line_has_more_than_enough_in_
         device.turns(60)
         device.put("alarm", b"fire", priority=9)
         device.turns(60)
-        assert 401 in device.delivery.hand.messages
+        assert 401 in device.delivery.queue.messages
         device.answers = True
         device.turns(15)
         assert 401 in device.sent
@@ -123,11 +123,11 @@ def test_telemetry_is_sent_at_full_speed_while_60_streams_stand_behind_their_fil
         device.put("mixed", b"m", b"x" * 300_000, b"m")
         device.turns(80)
         assert len(device.sent) == 2_001 and set(device.sent) == {*range(181, 2_182)}
-        assert device.delivery.hand.bytes <= FULL_BYTES
+        assert device.delivery.queue.bytes <= FULL_BYTES
         for _ in range(10_000):
             for id in device.uploads:
                 device.intake.link(id, f"blob-{id}")
-                device.delivery.uploaded(id)
+                device.delivery.uploaded(id, device.clock.boot)
             device.uploads.clear()
             device.turn()
             if not device.backlog():

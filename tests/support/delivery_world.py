@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable
 from dataclasses import replace
 from typing import Any
@@ -18,10 +18,11 @@ from runtime.core.delivery.actions import (
     StartUpload,
     Tag,
 )
-from runtime.core.delivery.connection_state import ConnectionState, DeliveryLimits
+from runtime.core.delivery.connection import ConnectionState, DeliveryLimits
 from runtime.core.delivery.engine import Delivery
 from runtime.core.delivery.events import Acked, Cause, Closed, Connected, ConnectionEvent, Lost
 from runtime.core.delivery.link_budget import LinkBudget, LinkPolicy
+from runtime.core.delivery.outgoing import SETTLED, MessageState, Outgoing
 from runtime.core.delivery.send_queue import MOST_IN_PIECES
 from runtime.core.delivery.window import CongestionWindow, Pace
 
@@ -69,7 +70,7 @@ class World:
         self.link = LinkBudget(LinkPolicy(messages_per_day=BUDGET, urgent_priority=URGENT))
         self.delivery = Delivery(Pace(CongestionWindow(self.window), self.link), LIMITS)
         self.bar(self.barred)
-        self.delivery.credentials(self.generation, self.now)
+        self.delivery.set_credentials(self.generation, self.now)
         self.client = 0
 
     def bar(self, on: bool) -> None:
@@ -88,16 +89,16 @@ class World:
             if id in self.delivered:
                 self.delivered.remove(id)
         self.unconfirmed.clear()
-        self.delivery.hand.batches.resume(self.batches)
+        self.delivery.queue.batches.resume(self.batches)
         for id, offer in self.offers.items():
             reached = min(self.reached.get(id, 0), offer.pieces - 1)
-            assert self.delivery.offer(replace(offer, reached=reached))
+            assert self.offer(replace(offer, reached=reached))
 
     def store(self, id: int, stream: str, *, poison: bool = False, pieces: int = 1, **more: Any) -> None:
         self.offers[id] = Candidate(id, stream, pieces, 100 * pieces, **more)
         if poison:
             self.poison.add(id)
-        assert self.delivery.offer(self.offers[id])
+        assert self.offer(self.offers[id])
 
     def confirm(self, ids: set[int]) -> None:
         """Ingest has removed them."""
@@ -108,7 +109,7 @@ class World:
             self.reached.pop(id, None)
 
     def report(self, event: ConnectionEvent, draw: float = 0.5) -> None:
-        self.delivery.report(event, self.now, draw)
+        self.delivery.on_event(event, self.now, draw)
 
     def lose(self, cause: Cause = Cause.DROPPED) -> None:
         self.stale += [Acked(self.client, tag) for tag in self.at_hub]
@@ -119,7 +120,7 @@ class World:
 
     def step(self) -> bool:
         """Do what delivery wants done. Whether there was anything."""
-        steps = self.delivery.steps(self.now, 0.5)
+        steps = self.delivery.actions(self.now, 0.5)
         for step in steps:
             match step:
                 case Open():
@@ -127,7 +128,7 @@ class World:
                     self.client += 1
                     self.connections += 1
                     if self.device != self.reached_of:
-                        self.delivery.begin_anew()
+                        self.delivery.restart(self.now)
                         self.reached.clear()
                         self.reached_of = self.device
                 case Discard():
@@ -149,9 +150,9 @@ class World:
                     self.asked_why += 1
                 case StartUpload(id):
                     self.uploads.append(id)
-        self.reached |= self.delivery.take_reached()
-        self.batches = dict(self.delivery.hand.batches.begun)
-        settled = self.delivery.take_settled()
+        self.reached |= self.delivery.drain_reached()
+        self.batches = dict(self.delivery.queue.batches.begun)
+        settled = self.delivery.drain_settled()
         for id in settled.delivered:
             pieces = {(id, piece) for piece in range(self.offers[id].pieces)}
             assert any(pieces <= has for has in self.arrived_at.values()), (
@@ -169,7 +170,7 @@ class World:
             self.report(Closed(self.client))
 
     def connect(self) -> None:
-        if self.delivery.phase is ConnectionState.CONNECTING:
+        if self.delivery.connection.state is ConnectionState.CONNECTING:
             if self.refusing:
                 self.lose(Cause.REFUSED)
             else:
@@ -192,6 +193,12 @@ class World:
             self.report(Acked(self.client, tag))
         del self.at_hub[:count]
 
+    def offer(self, candidate: Candidate) -> Outgoing | None:
+        return self.delivery.offer(candidate, self.now)
+
+    def uploaded(self, id: int) -> None:
+        self.delivery.uploaded(id, self.now)
+
     def upload_failed(self, id: int) -> None:
         self.delivery.upload_failed(id, "weather", self.now, 0.5, for_good=False)
 
@@ -208,13 +215,13 @@ class World:
             self.receive()
             self.acknowledge()
             for id in self.uploads:
-                self.delivery.uploaded(id)
+                self.uploaded(id)
             self.uploads.clear()
             if not self.step():
-                if not self.delivery.hand.messages:
+                if not self.delivery.queue.messages:
                     return
                 self.pass_time(min(10.0, max(0.01, self.delivery.wait_s(self.now))))
-        raise AssertionError(f"{len(self.delivery.hand.messages)} left, {self.delivery.phase}")
+        raise AssertionError(f"{len(self.delivery.queue.messages)} left, {self.delivery.connection.state}")
 
     def offered(self, id: int) -> Candidate:
         return self.offers.get(id) or self.gone[id]
@@ -231,7 +238,7 @@ class World:
 
         Nor does a link go out before this device has uploaded its file.
         """
-        assert tag[0] not in self.delivery.hand.files, "a link to a file that is still to be uploaded"
+        assert tag[0] not in self.delivery.queue.files, "a link to a file that is still to be uploaded"
         if self.barred and tag[0] != PROBE and self.delivery.window > 1:  # else it may be a trial
             assert self.offered(tag[0]).priority >= URGENT, "it passes a budget that is used up"
         known = self.reached.get(tag[0], 0)
@@ -248,18 +255,36 @@ class World:
 
     def check_hand(self) -> None:
         """What is counted is what there is, and of files and messages in part there are not too many."""
-        hand = self.delivery.hand
+        hand = self.delivery.queue
         messages = list(hand.messages.values())
-        assert hand.bytes == sum(message.offer.wire_bytes for message in messages)
+        assert hand.bytes == sum(message.candidate.wire_bytes for message in messages)
         for priority, counted in enumerate(hand.by_priority):
-            sizes = [m.offer.wire_bytes for m in messages if m.offer.priority == priority]
+            sizes = [m.candidate.wire_bytes for m in messages if m.candidate.priority == priority]
             assert counted == (len(sizes), sum(sizes))
         for stream in hand.streams():
             of_it = [message for message in messages if message.stream is stream]
-            assert (stream.messages, stream.files) == (len(of_it), sum(m.offer.file for m in of_it))
-        in_part = [m for m in messages if m.touched and m.offer.pieces > 1]
-        assert len(in_part) <= max(MOST_IN_PIECES * 3 // 2, sum(m.offer.reached > 0 for m in messages))
+            assert (stream.messages, stream.files) == (len(of_it), sum(m.candidate.file for m in of_it))
+        in_part = [m for m in messages if m.touched and m.candidate.pieces > 1]
+        assert len(in_part) <= max(MOST_IN_PIECES * 3 // 2, sum(m.candidate.reached > 0 for m in messages))
         assert self.delivery.uploading <= LIMITS.uploads + 1
+
+    def check_states(self) -> None:
+        """The state of each record is what the collections and the world outside say of its message."""
+        queue, sender = self.delivery.queue, self.delivery.sender
+        in_flight = Counter(id for id, _ in sender.in_flight.tags())
+        for id, message in queue.messages.items():
+            assert message.pieces_in_flight == in_flight[id]
+            assert (message.state is MessageState.DEFERRED) == (message in message.stream.deferred)
+            assert (message.state is MessageState.ON_TRIAL) == (message is sender.trial)
+            assert (message.state is MessageState.UPLOADING) == (id in self.uploads)
+            assert message.state is not MessageState.SUSPECT or message.stream.held
+            assert message.state is not MessageState.QUEUED or message in message.stream.waiting
+            if message.state is not MessageState.ON_TRIAL:
+                assert (message.state is MessageState.IN_FLIGHT) == (in_flight[id] > 0)
+            assert message.needs_upload == (id in queue.files)
+        settled = [sender.settled.get(id) for id in self.unconfirmed]
+        assert all(message is not None and message.state in SETTLED for message in settled)
+        assert not any(id in sender.settled for id in queue.messages)
 
     def check_batches(self) -> None:
         """A batch begins when the one before is completed, or was waited for long enough."""

@@ -1,8 +1,8 @@
 """The generated parts of the pages.
 
-`python -m tests.support.readme` writes the settings into docs/configuration.md and the rooms into
-docs/architecture.md, `python -m tests.support.readme bench-report/bench.json` the figures that `make bench`
-left there into docs/performance.md.
+`python -m tests.support.readme` writes the settings into docs/configuration.md, and the rooms and the state
+diagrams into docs/architecture.md; `python -m tests.support.readme bench-report/bench.json` writes the
+figures that `make bench` left there into docs/performance.md.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from runtime.bench import FigureRow
 from runtime.config import Key, keys, keys_of
 from runtime.settings import StreamSettings
 from tests.support.rooms import layers_picture, rooms_table
+from tests.support.state_diagrams import connection_states, message_states, store_states
 
 TOP = Path(__file__).resolve().parents[2]
 README = TOP / "README.md"
@@ -43,6 +44,17 @@ def with_settings(text: str) -> str:
 def with_rooms(text: str) -> str:
     """`text` with the layers and the rooms as the imports have them."""
     return with_part(with_part(text, "layers", layers_picture()), "rooms", rooms_table())
+
+
+def with_states(text: str) -> str:
+    """`text` with the state diagrams as the tables in the code have them."""
+    for name, drawn in (
+        ("message-states", message_states()),
+        ("connection-states", connection_states()),
+        ("store-states", store_states()),
+    ):
+        text = with_part(text, name, drawn)
+    return text
 
 
 def settings_table() -> str:
@@ -94,8 +106,8 @@ def _figure(row: FigureRow) -> str:
 
 
 def main(reports: list[str]) -> None:
-    """Write the rooms, the settings, and the figures of each report."""
-    ARCHITECTURE.write_text(with_rooms(ARCHITECTURE.read_text()))
+    """Write the rooms, the state diagrams, the settings, and the figures of each report."""
+    ARCHITECTURE.write_text(with_states(with_rooms(ARCHITECTURE.read_text())))
     CONFIGURATION.write_text(with_settings(CONFIGURATION.read_text()))
     for report in reports:
         table = figures_table(json.loads(Path(report).read_text()))

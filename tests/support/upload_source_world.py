@@ -9,7 +9,7 @@ from typing import Any
 from runtime.adapters.store.reader import StoreReader
 from runtime.adapters.store.writer import MessageStore
 from runtime.core.delivery.actions import Discard, Open, Send, StartUpload, Tag
-from runtime.core.delivery.connection_state import DeliveryLimits
+from runtime.core.delivery.connection import DeliveryLimits
 from runtime.core.delivery.engine import Delivery
 from runtime.core.delivery.events import Acked, Closed, Connected
 from runtime.core.delivery.link_budget import LinkBudget, LinkPolicy
@@ -34,7 +34,7 @@ class Device:
         self.store = MessageStore(self.home.layout.messages_db, self.clock)
         self.link = LinkBudget(terms)
         self.delivery = Delivery(Pace(CongestionWindow(window), self.link), DeliveryLimits())
-        self.delivery.credentials(1, self.clock.boot)
+        self.delivery.set_credentials(1, self.clock.boot)
         self.intake = UploadSource(self.home.config, self.delivery, self.clock)
         self.client = 0
         self.in_flight: list[Tag] = []
@@ -61,14 +61,14 @@ class Device:
         self.clock.boot += 0.01
         self.intake.hungry = True
         further = self.intake.read()
-        for step in self.delivery.steps(self.clock.boot, 0.5) if sends else ():
+        for step in self.delivery.actions(self.clock.boot, 0.5) if sends else ():
             match step:
                 case Open():
                     self.client += 1
-                    self.delivery.report(Connected(self.client), self.clock.boot, 0.5)
+                    self.delivery.on_event(Connected(self.client), self.clock.boot, 0.5)
                 case Discard():
                     self.in_flight.clear()
-                    self.delivery.report(Closed(self.client), self.clock.boot, 0.5)
+                    self.delivery.on_event(Closed(self.client), self.clock.boot, 0.5)
                 case Send(tag):
                     self.intake.piece(*tag)
                     self.in_flight.append(tag)
@@ -77,9 +77,9 @@ class Device:
                     self.uploads.append(id)
         if self.answers:
             for tag in self.in_flight:
-                self.delivery.report(Acked(self.client, tag), self.clock.boot, 0.5)
+                self.delivery.on_event(Acked(self.client, tag), self.clock.boot, 0.5)
             self.in_flight.clear()
-        self.settle(self.delivery.take_settled())
+        self.settle(self.delivery.drain_settled())
         return further
 
     def settle(self, settled: Settled) -> None:
@@ -89,8 +89,7 @@ class Device:
         self.store.commit(None, settled)
         for id in settled.ids():
             self.intake.forget(id)
-        self.delivery.confirmed(settled.ids())
-        self.intake.confirmed(settled.ids())
+        self.intake.confirmed(self.delivery.confirmed(settled.ids()))
 
     def turns(self, count: int) -> None:
         for _ in range(count):

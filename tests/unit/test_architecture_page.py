@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from runtime.adapters.store import errors
-from runtime.core.delivery.connection_state import ConnectionState
-from runtime.core.delivery.engine import Delivery
-from runtime.core.delivery.events import Cause
+from runtime.core.delivery.connection import ConnectionState
+from runtime.core.delivery.outgoing import MessageState
 from runtime.core.identity import enrolment
 from runtime.core.identity.enrolment import Enrolment, EnrolmentPolicy, EnrolmentState, Wish
 from runtime.core.identity.platform_answer import (
@@ -21,8 +20,7 @@ from runtime.core.identity.platform_answer import (
 from runtime.core.identity.renewal import RegistrationState
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
-from tests.support.delivery_world import World
-from tests.support.readme import ARCHITECTURE, with_rooms
+from tests.support.readme import ARCHITECTURE, with_rooms, with_states
 
 PAGE = ARCHITECTURE.read_text()
 Arrows = set[tuple[str, str]]
@@ -41,46 +39,8 @@ def test_the_rooms_and_who_imports_whom_are_as_drawn() -> None:
     assert with_rooms(PAGE) == PAGE, "run: python -m tests.support.readme"
 
 
-class Watched(Delivery):
-    """Notes every change of its state."""
-
-    arrows: Arrows = set()  # noqa: RUF012 - of all of them together
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name == "phase" and hasattr(self, "phase") and isinstance(value, ConnectionState):
-            self.arrows.add((self.phase.name, value.name))
-        super().__setattr__(name, value)
-
-
-def watched() -> World:
-    world = World()
-    world.delivery.__class__ = Watched
-    world.store(1, "s")
-    world.step()
-    return world
-
-
-def test_the_connection_goes_from_state_to_state_as_drawn() -> None:
-    Watched.arrows.clear()
-    refused = watched()
-    refused.lose(Cause.REFUSED)
-    refused.step()
-    refused.close()
-    refused.pass_time(60)
-    refused.settle_down()
-    overdue = watched()
-    overdue.connect()
-    overdue.step()
-    overdue.pass_time(60)
-    overdue.step()
-    replaced = watched()
-    replaced.connect()
-    replaced.step()
-    replaced.delivery.credentials(2, replaced.now)
-    replaced.step()
-    replaced.settle_down()
-    assert Watched.arrows == drawn("The connection to the hub")
-    assert {name for arrow in Watched.arrows for name in arrow} == set(ConnectionState.__members__)
+def test_the_states_are_drawn_as_the_tables_have_them() -> None:
+    assert with_states(PAGE) == PAGE, "run: python -m tests.support.readme"
 
 
 NOW = Moment(1e9, 1e3, "boot")
@@ -134,6 +94,7 @@ def test_every_state_is_on_the_page() -> None:
     for title, states in (
         ("Enrolment at the platform", EnrolmentState),
         ("Registration at the platform", RegistrationState),
+        ("A message on its way out", MessageState),
         ("The connection to the hub", ConnectionState),
     ):
         named = set(re.findall(r"\b[A-Z_]{2,}\b", chapter(title)))

@@ -81,7 +81,7 @@ class DeliveryMachine(RuleBasedStateMachine):
     @rule()
     def upload_ends(self) -> None:
         for id in self.world.uploads:
-            self.world.delivery.uploaded(id)
+            self.world.uploaded(id)
         self.world.uploads.clear()
 
     @precondition(lambda self: self.world.uploads)
@@ -114,7 +114,7 @@ class DeliveryMachine(RuleBasedStateMachine):
     def new_credentials(self, another: bool) -> None:
         self.world.generation += 1
         self.world.device += another
-        self.world.delivery.credentials(self.world.generation, self.world.now)
+        self.world.delivery.set_credentials(self.world.generation, self.world.now)
 
     @rule(seconds=st.sampled_from([0.01, 0.3, 2.0, 11.0, 100.0]))
     def time_passes(self, seconds: float) -> None:
@@ -149,6 +149,10 @@ class DeliveryMachine(RuleBasedStateMachine):
     @invariant()
     def the_hand_counts_what_it_has(self) -> None:
         self.world.check_hand()
+
+    @invariant()
+    def the_state_of_each_record_is_what_is_known_of_its_message(self) -> None:
+        self.world.check_states()
 
     @invariant()
     def only_poison_is_in_quarantine(self) -> None:

@@ -104,10 +104,10 @@ def test_batches_of_streams_that_are_long_gone_are_forgotten() -> None:
     """Names of streams are given back: one for each job filled the memory, and a file on disk, for ever."""
     hand = SendQueue()
     for id in range(1, 3 * MOST_IDLE):
-        hand.add(Candidate(id, f"job-{id}", batch="A"))
+        hand.add(Candidate(id, f"job-{id}", batch="A"), 0.0)
         message = hand.messages[id]
-        hand.acked(message, hand.pop(message)[1])
-        hand.batches.delivered(message.offer)
+        hand.acked(message, hand.pop(message, 0.0)[1], 0.0)
+        hand.batches.delivered(message.candidate)
         hand.remove(message)
     batches = hand.batches
     assert len(batches.begun) <= MOST_IDLE and len(batches._under_way) <= MOST_IDLE
@@ -125,13 +125,13 @@ def test_a_late_acknowledgement_of_a_completion_does_not_end_the_batch_behind_it
     hand = SendQueue()
     offers = [Candidate(1, "s", batch="A", completes_batch=True), Candidate(2, "s", batch="B")]
     for offer in offers:
-        hand.add(offer)
+        hand.add(offer, 0.0)
     completion, first = (hand.messages[offer.id] for offer in offers)
     for message in (completion, first):
-        hand.pop(message)
+        hand.pop(message, 0.0)
     for message in (first, completion):
-        hand.acked(message, 0)
-        hand.batches.delivered(message.offer)
+        hand.acked(message, 0, 0.0)
+        hand.batches.delivered(message.candidate)
     assert hand.batches.begun == {"s": "B"}
 
 

@@ -65,13 +65,13 @@ def test_a_budget_that_is_used_up_when_a_trial_was_to_begin_does_not_hold_the_ur
     for _ in range(1_000):
         world.close()
         world.connect()
-        if world.delivery._trial is not None:
+        if world.delivery.sender.trial is not None:
             break
         world.step()
         world.receive()
         world.acknowledge()
         world.pass_time(0.1)
-    assert world.delivery._trial is not None
+    assert world.delivery.sender.trial is not None
     link = world.delivery._pace.link
     link.terms = LinkPolicy(messages_per_day=1, urgent_priority=URGENT)
     link.usage.day_messages = 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime.core.delivery.connection_state import ConnectionState
+from runtime.core.delivery.connection import ConnectionState
 from runtime.core.delivery.events import Acked, Cause
 from tests.support.delivery_world import world_with
 
@@ -61,7 +61,7 @@ def test_refused_credentials_are_told_at_every_attempt_and_new_ones_are_tried_at
     world.close()
     assert world.delivery.wait_s(world.now) > 0
     world.refusing = False
-    world.delivery.credentials(2, world.now)
+    world.delivery.set_credentials(2, world.now)
     assert world.delivery.wait_s(world.now) == 0
     world.settle_down()
     assert world.delivered == [1]
@@ -73,9 +73,9 @@ def test_new_credentials_replace_the_client_and_what_was_in_flight_may_still_be_
     world.connect()
     world.step()
     world.receive(2)
-    world.delivery.credentials(2, world.now)
+    world.delivery.set_credentials(2, world.now)
     world.step()
-    assert world.delivery.phase is ConnectionState.DRAINING
+    assert world.delivery.connection.state is ConnectionState.DRAINING
     world.acknowledge()
     world.pass_time(2.1)
     world.step()

@@ -51,12 +51,12 @@ def test_another_device_does_not_link_to_a_file_that_it_never_uploaded() -> None
     world.store(2, "s")
     world.step()
     world.uploads.clear()
-    world.delivery.uploaded(1)
+    world.uploaded(1)
     while not world.sent:
         world.connect()
         world.step()
     world.generation, world.device = 2, 2
-    world.delivery.credentials(2, world.now)
+    world.delivery.set_credentials(2, world.now)
     world.sent.clear()
     for _ in range(20):
         world.step()
@@ -77,13 +77,13 @@ def test_another_device_does_not_try_the_link_of_a_file_that_the_hub_would_not_t
         world.connect()
         world.receive()
         for id in world.uploads:
-            world.delivery.uploaded(id)
+            world.uploaded(id)
         world.uploads.clear()
         world.step()
         world.pass_time(0.3)
     world.generation, world.device = 2, 2
     world.poison.clear()
-    world.delivery.credentials(2, world.now)
+    world.delivery.set_credentials(2, world.now)
     world.settle_down()
     assert world.delivered == [1]
     assert world.arrived_at[2] >= {(1, 0)}
@@ -94,7 +94,7 @@ def test_another_device_gets_the_message_from_its_first_piece() -> None:
     world = World(window=4)
     begun(world, 3)
     world.generation, world.device = 2, 2
-    world.delivery.credentials(2, world.now)
+    world.delivery.set_credentials(2, world.now)
     world.sent.clear()
     world.settle_down()
     assert world.delivered == [1]

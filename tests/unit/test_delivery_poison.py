@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runtime.core.delivery.connection_state import ConnectionState
+from runtime.core.delivery.connection import ConnectionState
 from tests.support.delivery_world import World, world_with
 
 
@@ -63,7 +63,7 @@ def test_a_hub_that_drops_every_connection_at_its_nth_message_gets_everything_in
         taken = 0
         for _ in range(5000):
             world.close()
-            if world.delivery.phase is ConnectionState.CONNECTING:
+            if world.delivery.connection.state is ConnectionState.CONNECTING:
                 taken = 0
             world.connect()
             while world.wire and world.connected:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from runtime.core.delivery.actions import Action, Candidate, Discard, Open, Send
-from runtime.core.delivery.connection_state import DeliveryLimits
+from runtime.core.delivery.connection import DeliveryLimits
 from runtime.core.delivery.engine import Delivery
 from runtime.core.delivery.events import Acked, Cause, Closed, Connected, Lost
 from runtime.core.delivery.window import CongestionWindow, Pace
@@ -25,7 +25,7 @@ class Line:
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
         self.delivery = Delivery(Pace(CongestionWindow()), DeliveryLimits(connect_s=5, ack_s=4))
-        self.delivery.credentials(1, 0.0)
+        self.delivery.set_credentials(1, 0.0)
         self.now = 0.0
         self.delivered_s: list[float] = []
         self.quarantined: list[tuple[int, str]] = []
@@ -50,12 +50,12 @@ class Line:
     def run(self, for_s: float) -> None:
         until_s = self.now + for_s
         while self.now < until_s:
-            while len(self.delivery.hand.messages) < 300:
+            while len(self.delivery.queue.messages) < 300:
                 self._newest += 1
-                self.delivery.offer(Candidate(self._newest, self._newest % 3, wire_bytes=200))
-            for step in self.delivery.steps(self.now, self.chance.random()):
+                self.delivery.offer(Candidate(self._newest, self._newest % 3, wire_bytes=200), self.now)
+            for step in self.delivery.actions(self.now, self.chance.random()):
                 self._do(step)
-            settled = self.delivery.take_settled()
+            settled = self.delivery.drain_settled()
             self.delivered_s += [self.now] * len(settled.delivered)
             self.quarantined += settled.quarantined
             self.delivery.confirmed(settled.ids())
@@ -75,7 +75,7 @@ class Line:
     def _lose(self, client: int, cause: Cause) -> None:
         if client == self._client:
             self._up = False
-            self.delivery.report(Lost(client, cause, "weather"), self.now, self.chance.random())
+            self.delivery.on_event(Lost(client, cause, "weather"), self.now, self.chance.random())
 
     def _do(self, step: Action) -> None:
         client = self._client
@@ -85,7 +85,7 @@ class Line:
                 self._later(0.05, self._connect)
             case Discard():
                 self._up = False
-                self._later(0.02, lambda: self.delivery.report(Closed(client), self.now, 0.5))
+                self._later(0.02, lambda: self.delivery.on_event(Closed(client), self.now, 0.5))
             case Send(tag):
                 self._free_s = max(self._free_s, self.now) + 1 / self.per_s
                 self._later(self._free_s - self.now + self._delay_s, lambda: self._acknowledge(client, tag))
@@ -96,13 +96,13 @@ class Line:
             self._lose(self._client, self.deaf)
         elif not self.mute:
             self._up = True
-            self.delivery.report(Connected(self._client), self.now, 0.5)
+            self.delivery.on_event(Connected(self._client), self.now, 0.5)
 
     def _acknowledge(self, client: int, tag: tuple[int, int]) -> None:
         if self.lost_acks and client == self._client:
             self.lost_acks -= 1
         elif self._up and not self.mute and client == self._client:
-            self.delivery.report(Acked(client, tag), self.now, 0.5)
+            self.delivery.on_event(Acked(client, tag), self.now, 0.5)
 
 
 @pytest.mark.parametrize("seed", range(deep(8)))
@@ -141,10 +141,10 @@ def test_an_attempt_that_was_refused_is_no_connection_that_was_lost() -> None:
     line = Line(1)
     line.deaf = Cause.REFUSED
     line.run(20)
-    assert line.delivery.losses == 0 and line.delivery.failed_attempts > 0
+    assert line.delivery.connection.losses == 0 and line.delivery.connection.failed_attempts > 0
     line.well()
     line.run(60)
-    attempts = line.delivery.failed_attempts
+    attempts = line.delivery.connection.failed_attempts
     line.drop()
     line.run(1)
-    assert (line.delivery.losses, line.delivery.failed_attempts) == (1, attempts)
+    assert (line.delivery.connection.losses, line.delivery.connection.failed_attempts) == (1, attempts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runtime.core.delivery.actions import PROBE, Candidate
-from runtime.core.delivery.connection_state import ConnectionState
+from runtime.core.delivery.connection import ConnectionState
 from runtime.core.delivery.events import Acked, Carried, Cause, Connected, Lost
 from runtime.core.delivery.path_mtu import BELIEVED_S, SEGMENTS_BYTES
 from runtime.core.delivery.poison import LONE_LOSSES
@@ -19,7 +19,7 @@ class Line(World):
 
     def large(self, id: int, stream: str = "s") -> None:
         self.offers[id] = Candidate(id, stream, 1, LARGE)
-        assert self.delivery.offer(self.offers[id])
+        assert self.offer(self.offers[id])
 
     def carry(self, heard: int, unheard: int) -> Carried:
         carried = Carried(self.client, heard, unheard, 1448)
@@ -36,10 +36,10 @@ class Line(World):
                 self.receive(1)
                 self.acknowledge()
                 self.step()
-            if self.delivery.phase is ConnectionState.UP and (self.wire or self.quarantined):
+            if self.delivery.connection.state is ConnectionState.UP and (self.wire or self.quarantined):
                 return
             self.pass_time(max(0.01, self.delivery.wait_s(self.now)))
-        raise AssertionError(self.delivery.phase)
+        raise AssertionError(self.delivery.connection.state)
 
     def wait_until_lost(self, at_most_s: float = 3000.0) -> float:
         """For how long nothing is given up though nothing happens."""
@@ -64,7 +64,7 @@ def test_a_message_that_takes_the_line_twenty_deadlines_is_waited_for_and_not_be
     line.receive()
     line.acknowledge()
     line.step()
-    assert (line.delivered, line.delivery.losses) == ([1], 0)
+    assert (line.delivered, line.delivery.connection.losses) == ([1], 0)
 
 
 def test_a_hub_that_has_all_of_a_message_must_acknowledge_it_though_pings_come_through() -> None:
@@ -88,7 +88,7 @@ def test_a_line_that_stands_still_in_the_midst_of_a_message_is_given_up() -> Non
     line.pass_time(2)
     line.carry(9_000, LARGE - 9_000)
     assert line.wait_until_lost() <= LIMITS.ack_s + 1
-    assert "nothing of what was sent came through" in line.delivery.last_loss
+    assert "nothing of what was sent came through" in line.delivery.connection.last_loss
 
 
 @pytest.mark.parametrize("unheard", [LARGE, 0], ids=["the line swallows it", "a proxy took it"])
@@ -127,7 +127,7 @@ def test_a_hub_whose_patience_ends_while_nothing_comes_through_convicts_no_messa
         line.wire.clear()
         line.step()
     assert line.quarantined == {}
-    assert "large packets do not get through" in line.delivery.last_loss
+    assert "large packets do not get through" in line.delivery.connection.last_loss
 
 
 def test_a_hub_that_ends_the_connection_on_reading_the_beginning_of_a_message_convicts_it() -> None:
@@ -185,12 +185,14 @@ def test_large_packets_that_do_not_get_through_are_named_and_smaller_segments_ar
     opened: list[int | None] = []
     for _ in range(6):
         line.up()
-        opened.append(line.delivery._path.segment_bytes(line.now))
+        opened.append(line.delivery.connection.path.segment_bytes(line.now))
         line.carry(100, LARGE)
         line.wait_until_lost()
     assert opened == [None, None, SEGMENTS_BYTES[0], SEGMENTS_BYTES[0], SEGMENTS_BYTES[1], SEGMENTS_BYTES[1]]
-    assert "large packets do not get through" in line.delivery.trouble(line.now)
-    assert line.delivery._path.segment_bytes(line.now + BELIEVED_S) is None, "the way may be another one"
+    assert "large packets do not get through" in line.delivery.connection.trouble(line.now)
+    assert line.delivery.connection.path.segment_bytes(line.now + BELIEVED_S) is None, (
+        "the way may be another one"
+    )
 
 
 def test_a_line_that_goes_dead_once_is_not_called_one_that_swallows_large_packets() -> None:
@@ -199,13 +201,13 @@ def test_a_line_that_goes_dead_once_is_not_called_one_that_swallows_large_packet
     line.up()
     line.carry(100, LARGE)
     line.wait_until_lost()
-    assert line.delivery.trouble(line.now) == ""
+    assert line.delivery.connection.trouble(line.now) == ""
     line.settle_down()
     line.large(2)
     line.up()
     line.carry(100, LARGE)
     line.wait_until_lost()
-    assert line.delivery.trouble(line.now) == ""
+    assert line.delivery.connection.trouble(line.now) == ""
 
 
 def test_a_drop_with_nothing_in_flight_speaks_for_every_suspect() -> None:
@@ -215,15 +217,15 @@ def test_a_drop_with_nothing_in_flight_speaks_for_every_suspect() -> None:
         line.up()
         line.receive()
         line.step()
-    assert list(line.delivery.suspects) == [1]
-    record = line.delivery._suspicion._records[1]
-    assert record.losses >= 2
+    (suspect,) = line.delivery.suspects
+    assert suspect.candidate.id == 1
+    assert suspect.suspicion is not None and suspect.suspicion.losses >= 2
     line.close()
     line.pass_time(60)
     line.step()
     line.report(Connected(line.client))
     line.report(Lost(line.client, Cause.DROPPED, "test"))
-    assert record.losses == 1, "the hub drops others as well"
+    assert suspect.suspicion.losses == 1, "the hub drops others as well"
 
 
 def test_a_proxy_that_takes_everything_at_once_before_a_slow_line_is_allowed_for() -> None:
@@ -238,7 +240,7 @@ def test_a_proxy_that_takes_everything_at_once_before_a_slow_line_is_allowed_for
     line.receive()
     line.acknowledge()
     line.step()
-    assert (line.delivered, line.delivery.losses) == ([1], 0)
+    assert (line.delivered, line.delivery.connection.losses) == ([1], 0)
 
 
 def test_a_line_that_was_seen_to_be_slower_is_allowed_to_be_so_and_small_messages_wait_no_longer() -> None:
@@ -259,14 +261,14 @@ def test_a_line_that_was_seen_to_be_slower_is_allowed_to_be_so_and_small_message
             line.step()
             break
     assert line.delivered == [1] and line.quarantined == {}
-    losses = line.delivery.losses
+    losses = line.delivery.connection.losses
     line.settle_down()
     line.large(2)
     line.up()
     line.carry(100, 0)
     line.pass_time(LARGE / 500)
     line.step()
-    assert not line.closing and line.delivery.losses == losses
+    assert not line.closing and line.delivery.connection.losses == losses
     line.settle_down()
     line.store(3, "s")
     line.up()

@@ -29,7 +29,7 @@ def test_a_file_upload_holds_its_own_stream_and_no_other() -> None:
     world.pass_time(world.delivery.wait_s(world.now))
     world.step()
     assert world.uploads == [2, 2]
-    world.delivery.uploaded(2)
+    world.uploaded(2)
     world.step()
     assert [tag[0] for tag in world.wire] == [2, 3]
 
@@ -37,8 +37,8 @@ def test_a_file_upload_holds_its_own_stream_and_no_other() -> None:
 def test_a_stream_of_low_priority_is_served_beside_one_of_high_priority_and_not_after_it() -> None:
     world = World(window=1000)
     for id in range(1, 501):
-        world.delivery.offer(Candidate(id, "low", priority=0))
-        world.delivery.offer(Candidate(1000 + id, "high", priority=5))
+        world.offer(Candidate(id, "low", priority=0))
+        world.offer(Candidate(1000 + id, "high", priority=5))
     world.step()
     world.connect()
     world.step()
@@ -49,16 +49,16 @@ def test_a_stream_of_low_priority_is_served_beside_one_of_high_priority_and_not_
 
 def test_expired_messages_are_dropped_with_the_reason_unless_they_are_on_their_way() -> None:
     world = World(window=1)
-    world.delivery.offer(Candidate(1, "s", expires_s=1005.0))
-    world.delivery.offer(Candidate(2, "s", expires_s=1005.0))
+    world.offer(Candidate(1, "s", expires_s=1005.0))
+    world.offer(Candidate(2, "s", expires_s=1005.0))
     world.step()
     world.connect()
     world.step()
     world.pass_time(6)
     world.arrivals += world.wire
     world.report(Acked(1, (1, 0)))
-    world.delivery.steps(world.now, 0.5)
-    settled = world.delivery.take_settled()
+    world.delivery.actions(world.now, 0.5)
+    settled = world.delivery.drain_settled()
     assert settled.delivered == [1]
     assert settled.dropped == [(2, "expired")]
 
@@ -67,9 +67,9 @@ def test_what_ingest_has_not_confirmed_is_not_sent_again_when_the_store_shows_it
     world = world_with(1)
     world.settle_down()
     assert world.delivered == [1]
-    assert not world.delivery.offer(Candidate(1, "s"))
+    assert not world.offer(Candidate(1, "s"))
     world.delivery.confirmed({1})
-    assert world.delivery.unconfirmed == 0
+    assert not world.delivery.settled
 
 
 def test_a_file_upload_that_is_due_and_cannot_begin_does_not_keep_the_processor_busy() -> None:
@@ -86,7 +86,7 @@ def test_a_file_upload_that_is_due_and_cannot_begin_does_not_keep_the_processor_
     world.pass_time(100)
     assert not world.step()
     assert world.delivery.wait_s(world.now) > 1
-    world.delivery.uploaded(2)
+    world.uploaded(2)
     world.step()
     assert world.uploads == [1, 2, 3, 1]
 
@@ -117,6 +117,6 @@ def test_an_urgent_file_does_not_wait_for_places_that_files_hold_while_they_wait
     world.store(7, "alarm-2", file=True, priority=8)
     world.step()
     assert world.uploads == [1, 2, 6], "the number of uploads has a bound"
-    world.delivery.uploaded(1)
+    world.uploaded(1)
     world.step()
     assert world.uploads == [1, 2, 6, 7], "the next free place is for the most important one"

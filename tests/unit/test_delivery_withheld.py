@@ -44,7 +44,7 @@ def test_a_message_that_is_never_acknowledged_goes_aside_and_nobody_waits_for_th
     assert max(b - a for a, b in pairwise(acked_s)) < 3, "others stood still"
     assert set(world.quarantined) == {OURS}
     assert "acknowledged what was sent after this message" in world.quarantined[OURS]
-    assert world.delivery.losses == 5
+    assert world.delivery.connection.losses == 5
     world.check_order()
 
 
@@ -57,7 +57,7 @@ def test_an_acknowledgement_that_is_withheld_once_costs_one_deadline() -> None:
 
     flow(world, once, 4 + LIMITS.ack_s + 3)
     assert seen and OURS in world.gone and OURS not in world.quarantined
-    assert world.delivery.losses == 1
+    assert world.delivery.connection.losses == 1
     assert world.delivery.window == 16, "the line was as it should be"
 
 

@@ -107,7 +107,7 @@ def test_a_file_is_begun_though_messages_use_all_of_the_rate() -> None:
     for terms in (LinkPolicy(bytes_per_s=1_000), LinkPolicy(messages_per_s=10)):
         world = World()
         world.delivery = Delivery(Pace(CongestionWindow(8), LinkBudget(terms)), LIMITS)
-        world.delivery.credentials(1, world.now)
+        world.delivery.set_credentials(1, world.now)
         for id in range(1, 200):
             world.store(id, "telemetry")
         world.step()

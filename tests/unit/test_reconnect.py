@@ -86,8 +86,8 @@ def test_many_short_connections_in_a_row_are_named() -> None:
         world.pass_time(1)
         world.lose()
         world.step()
-    words = world.delivery.trouble(world.now)
+    words = world.delivery.connection.trouble(world.now)
     assert words == f"{SHORT_LIVES + 2} connections in a row ended within seconds: " + (
         "does another device use this id?"
     )
-    assert words in world.delivery.last_loss
+    assert words in world.delivery.connection.last_loss

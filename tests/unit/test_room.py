@@ -46,7 +46,9 @@ class Given:
                 stands = file or not self.passes(priority)
                 if room.full(stands=stands, important=important):
                     return self.next_id - before
-                self.hand.add(Candidate(self.next_id, f"s{self.next_id}", 1, SIZE, priority, file=file))
+                self.hand.add(
+                    Candidate(self.next_id, f"s{self.next_id}", 1, SIZE, priority, file=file), self.now
+                )
                 room.took(SIZE, stands=stands, important=important)
                 self.next_id += 1
 
@@ -87,6 +89,6 @@ def test_whatever_fills_the_hand_an_urgent_message_finds_room_or_urgent_ones_are
 def test_a_hand_with_little_in_it_is_not_measured() -> None:
     world = Given(barred=True)
     for id in range(1, FULL // 2):
-        world.hand.add(Candidate(id, f"s{id}", 1, SIZE, 4))
+        world.hand.add(Candidate(id, f"s{id}", 1, SIZE, 4), 0.0)
     room = world.keeper.look(1.0)
     assert room.going.messages == FULL // 2 - 1 and not room.full(stands=True, important=False)

@@ -26,9 +26,10 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from runtime.core.delivery.actions import Candidate
+from runtime.core.delivery.outgoing import MessageState, Outgoing
 
 if TYPE_CHECKING:
-    from runtime.core.delivery.send_queue import Outgoing, StreamQueue
+    from runtime.core.delivery.send_queue import StreamQueue
 
 LOOK_AHEAD = 1_024
 LOOK_AHEAD_BYTES = 1_048_576
@@ -64,16 +65,16 @@ class BatchOrder:
         for stream in begun:
             self.idle(stream)
 
-    def delivered(self, offer: Candidate) -> None:
+    def delivered(self, candidate: Candidate) -> None:
         """Record that the hub has this message."""
-        if offer.completes_batch:
-            self._completed[offer.stream] = offer.id
-            if self.begun.get(offer.stream) == offer.batch:
-                del self.begun[offer.stream]
-        elif offer.batch is not None and self._gave_way.get(offer.stream) != offer.batch:
-            overtaken = offer.id < self._completed.get(offer.stream, -1)  # by the completion
+        if candidate.completes_batch:
+            self._completed[candidate.stream] = candidate.id
+            if self.begun.get(candidate.stream) == candidate.batch:
+                del self.begun[candidate.stream]
+        elif candidate.batch is not None and self._gave_way.get(candidate.stream) != candidate.batch:
+            overtaken = candidate.id < self._completed.get(candidate.stream, -1)  # by the completion
             if not overtaken:
-                self.begun[offer.stream] = offer.batch
+                self.begun[candidate.stream] = candidate.batch
 
     def idle(self, stream: Hashable) -> None:
         """The send queue holds nothing of this stream. Streams come and go: not all are remembered."""
@@ -87,35 +88,37 @@ class BatchOrder:
             for remembered in memory:
                 remembered.pop(gone, None)
 
-    def admit(self, stream: StreamQueue, message: Outgoing) -> None:
+    def admit(self, stream: StreamQueue, message: Outgoing, now: float) -> None:
         """Sort in a message that is new in the send queue."""
-        self._idle.pop(message.offer.stream, None)
+        self._idle.pop(message.candidate.stream, None)
         todo = deque([message])
         while todo:
             message = todo.popleft()
             if not self._may_go(stream, message):
-                self._defer(stream, message)
+                self._defer(stream, message, now)
                 continue
+            if message.state is MessageState.DEFERRED:
+                message.become(MessageState.QUEUED, now)
             stream.waiting.append(message)
             stream.quiet_s = None
-            offer = message.offer
-            if offer.completes_batch:
-                self._under_way.pop(offer.stream, None)
+            candidate = message.candidate
+            if candidate.completes_batch:
+                self._under_way.pop(candidate.stream, None)
                 todo.extendleft(reversed(self._undefer(stream)))
-            elif offer.batch is not None:
-                self._under_way[offer.stream] = offer.batch
-                if self._gave_way.get(offer.stream) == offer.batch:
-                    del self._gave_way[offer.stream]
+            elif candidate.batch is not None:
+                self._under_way[candidate.stream] = candidate.batch
+                if self._gave_way.get(candidate.stream) == candidate.batch:
+                    del self._gave_way[candidate.stream]
 
-    def overdue(self, now: float, *, no_room: bool) -> Iterator[StreamQueue]:
-        """The streams whose next batch begins now."""
+    def give_way(self, now: float, *, no_room: bool) -> Iterator[StreamQueue]:
+        """Begin the next batch of the streams that have waited long enough for more of the present one."""
         for stream in list(self._deferring):
             if stream.waiting or stream.in_flight:  # what is in flight may come back, and goes first
                 stream.quiet_s = None
                 continue
             stream.quiet_s = now if stream.quiet_s is None else stream.quiet_s
             if no_room or is_full(stream) or now >= self._due_s(stream):
-                self._next(stream)
+                self._next(stream, now)
                 yield stream
 
     def next_s(self) -> float | None:
@@ -127,29 +130,33 @@ class BatchOrder:
     def _due_s(self, stream: StreamQueue) -> float:
         """The time at which the batch of a quiet stream gives way."""
         assert stream.quiet_s is not None
-        caught_up = self.caught_up(stream.deferred[0].offer.stream)
+        caught_up = self.caught_up(stream.deferred[0].candidate.stream)
         return stream.quiet_s + self.patience_s * (1 if caught_up else PATIENT)
 
-    def _next(self, stream: StreamQueue) -> None:
+    def _next(self, stream: StreamQueue, now: float) -> None:
         """Let the batch that is under way give way to the next one."""
-        name, batch = stream.deferred[0].offer.stream, stream.deferred[0].offer.batch
+        first = stream.deferred[0].candidate
+        name, batch = first.stream, first.batch
         if (gave_way := self._under_way.pop(name, None)) is not None:
             self._gave_way[name] = gave_way
         self.begun.pop(name, None)
         if batch is not None:
             self.begun[name] = batch
         for message in self._undefer(stream):
-            self.admit(stream, message)
+            self.admit(stream, message, now)
 
     def _may_go(self, stream: StreamQueue, message: Outgoing) -> bool:
-        batch, under_way = message.offer.batch, self._under_way.get(message.offer.stream)
+        batch = message.candidate.batch
+        under_way = self._under_way.get(message.candidate.stream)
         if batch is not None and batch == under_way:
             return True
         return not stream.deferred and (batch is None or under_way is None)
 
-    def _defer(self, stream: StreamQueue, message: Outgoing) -> None:
+    def _defer(self, stream: StreamQueue, message: Outgoing, now: float) -> None:
+        if message.state is MessageState.QUEUED:
+            message.become(MessageState.DEFERRED, now)
         stream.deferred.append(message)
-        stream.deferred_bytes += message.offer.wire_bytes
+        stream.deferred_bytes += message.candidate.wire_bytes
         self._deferring[stream] = None
 
     def _undefer(self, stream: StreamQueue) -> list[Outgoing]:

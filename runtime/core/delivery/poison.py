@@ -30,8 +30,9 @@ then a passed control); one that drops every tenth, once in 100,000.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+
+from runtime.core.delivery.outgoing import MessageState, Outgoing, Suspicion
 
 LONE_LOSSES = 5
 """Failures alone in flight that convict: the two that raise the suspicion, and three trials."""
@@ -40,125 +41,132 @@ _FIRST_PAUSE_S = 0.25
 """The pause before the first trial, doubled for each further one: meanwhile other traffic flows."""
 LONGEST_TRIAL_S = 600.0
 """The wait for a message that was answered with silence doubles each time, up to this."""
-
-
-@dataclass(slots=True)
-class _Record:
-    losses: int = 0
-    silences: int = 0
-    waited_s: float = 0.0
-    """Length of the last silence; other messages get as long before the next trial."""
-    suspect: bool = False
-    overtaken: bool = False
-    due: bool = False
-    """A control passed since it failed last."""
-    try_at_s: float = 0.0
-
-    @property
-    def failures(self) -> int:
-        """Failures of either kind."""
-        return self.losses + self.silences
+_SUSPECTED = (MessageState.SUSPECT, MessageState.ON_TRIAL)
 
 
 class PoisonDetector:
-    """The records, by message id. A message without one is beyond suspicion."""
+    """The evidence against messages, in their records. One without any is beyond suspicion."""
 
-    def __init__(self, ack_s: float, may: Callable[[int], bool] = lambda _: True) -> None:
+    def __init__(self, ack_s: float, may: Callable[[Outgoing], bool] = lambda _: True) -> None:
         """`may`: true if the link may be used for a trial of this message now."""
-        self._records: dict[int, _Record] = {}
+        self._accused: dict[int, Outgoing] = {}
+        """The records that have a `suspicion`."""
         self._may = may
         self._ack_s = ack_s
 
-    def suspects(self) -> list[int]:
-        return [id for id, record in self._records.items() if record.suspect]
-
-    def failures(self) -> dict[int, int]:
-        """The suspects, and the number of failures of each."""
-        return {id: record.failures for id, record in self._records.items() if record.suspect}
+    def suspects(self) -> list[Outgoing]:
+        """The messages under suspicion, the one on trial included."""
+        return [message for message in self._accused.values() if message.state in _SUSPECTED]
 
     def any(self) -> bool:
-        return any(record.suspect for record in self._records.values())
+        """True if there is a suspect."""
+        return any(message.state in _SUSPECTED for message in self._accused.values())
 
-    def failed(self, id: int, silent_s: float | None = None) -> bool:
+    def failed(self, message: Outgoing, now: float, silent_s: float | None = None) -> bool:
         """It was alone in flight when the connection was lost: by the hub, or after a silence of so long.
 
         Returns true if it is a suspect now.
         """
-        record = self._records.setdefault(id, _Record())
+        suspicion = self._accuse(message)
         if silent_s is None:
-            record.losses += 1
+            suspicion.losses += 1
         else:
-            record.silences += 1
-            record.waited_s = silent_s
-        record.due = False
-        record.suspect = record.suspect or record.failures >= SUSPECT_AFTER
-        return record.suspect
+            suspicion.silences += 1
+            suspicion.waited_s = silent_s
+        suspicion.due = False
+        if message.state is MessageState.ON_TRIAL or suspicion.failures >= SUSPECT_AFTER:
+            message.become(MessageState.SUSPECT, now)
+            return True
+        return False
 
-    def patience_s(self, on_trial: int | None) -> float:
+    def patience_s(self, on_trial: Outgoing | None) -> float:
         """Seconds to wait for an acknowledgement: of this one on trial, or of any other message."""
-        record = self._records.get(on_trial) if on_trial is not None else None
-        if record is None or not record.silences:
+        suspicion = on_trial.suspicion if on_trial is not None else None
+        if suspicion is None or not suspicion.silences:
             return self._ack_s
-        return max(self._ack_s, min(LONGEST_TRIAL_S, self._ack_s * 2.0 ** min(record.silences - 1, 16)))
+        doubled_s = self._ack_s * 2.0 ** min(suspicion.silences - 1, 16)
+        return max(self._ack_s, min(LONGEST_TRIAL_S, doubled_s))
 
-    def overtaken(self, id: int) -> dict[int, int]:
+    def overtaken(self, message: Outgoing) -> list[Outgoing]:
         """Others, sent after it, were acknowledged, and it was not. Returns the messages this convicts."""
-        record = self._records.setdefault(id, _Record())
-        record.losses += 1
-        record.overtaken = True
-        return {id: record.losses} if record.losses >= LONE_LOSSES else {}
+        suspicion = self._accuse(message)
+        suspicion.losses += 1
+        suspicion.overtaken = True
+        return [message] if suspicion.losses >= LONE_LOSSES else []
 
     def worth_a_control(self) -> bool:
         """True if the link may be used for a suspect: else a control would cost, and serve no trial."""
-        return any(self._may(id) for id in self._records)
+        return any(self._may(message) for message in self._accused.values())
 
     def any_overtaken(self) -> bool:
-        return any(record.overtaken for record in self._records.values())
+        return any(suspicion.overtaken for suspicion in self._suspicions())
 
     def control_failed(self) -> None:
         """The hub drops others as well: the failures so far prove nothing."""
-        for record in self._records.values():
-            record.losses = min(record.losses, 1)
-            record.silences = min(record.silences, 1)
-            record.due = False
+        for suspicion in self._suspicions():
+            suspicion.losses = min(suspicion.losses, 1)
+            suspicion.silences = min(suspicion.silences, 1)
+            suspicion.due = False
 
-    def control_passed(self, now: float) -> dict[int, int]:
-        """The hub takes messages. Returns the messages this convicts: ids and numbers of failures."""
-        convicted = {}
-        for id, record in self._records.items():
-            if not record.suspect:
-                continue
-            if record.losses >= LONE_LOSSES:
-                convicted[id] = record.losses
-            elif not record.due:
-                record.due = True
-                failures = min(max(0, record.failures - SUSPECT_AFTER), 16)
+    def control_passed(self, now: float) -> list[Outgoing]:
+        """The hub takes messages. Returns the messages this convicts."""
+        convicted = []
+        for message in self.suspects():
+            suspicion = self._accuse(message)
+            if suspicion.losses >= LONE_LOSSES:
+                convicted.append(message)
+            elif not suspicion.due:
+                suspicion.due = True
+                failures = min(max(0, suspicion.failures - SUSPECT_AFTER), 16)
                 pause_s = min(_FIRST_PAUSE_S * (1 << failures), LONGEST_TRIAL_S)
-                record.try_at_s = now + max(pause_s, record.waited_s)
+                suspicion.try_at_s = now + max(pause_s, suspicion.waited_s)
         return convicted
 
-    def passed(self, id: int) -> list[int]:
-        """The hub took it. Returns the messages to release: itself, and all suspected on as little."""
-        if not self._records:
+    def passed(self, message: Outgoing, now: float) -> list[Outgoing]:
+        """The hub took it. Returns the suspects to release: itself, and all suspected on as little."""
+        if message.suspicion is None:
             return []
-        freed = [id] if self._records.pop(id, _Record()).suspect else []
-        if freed:
-            freed += [other for other in self.suspects() if self._records[other].failures <= SUSPECT_AFTER]
-        for other in freed:
-            self._records.pop(other, None)
+        self.forget(message)
+        if message.state is not MessageState.ON_TRIAL:
+            return []
+        freed = [message]
+        for other in self.suspects():
+            if self._accuse(other).failures <= SUSPECT_AFTER:
+                self.acquit(other, now)
+                freed.append(other)
         return freed
 
-    def forget(self, id: int) -> None:
-        self._records.pop(id, None)
+    def acquit(self, message: Outgoing, now: float) -> None:
+        """Drop what there is against a message that is not on trial."""
+        self.forget(message)
+        if message.state is MessageState.SUSPECT:
+            message.become(MessageState.QUEUED, now)
 
-    def due(self) -> list[int]:
-        """Suspects that have a right to a trial, the one that waits longest first."""
+    def forget(self, message: Outgoing) -> None:
+        """Drop the evidence, whatever its state."""
+        if message.suspicion is not None:
+            message.suspicion = None
+            del self._accused[message.candidate.id]
+
+    def due(self) -> Outgoing | None:
+        """The suspect that has a right to a trial, and waits longest."""
         waiting = [
-            (record.try_at_s, id) for id, record in self._records.items() if record.due and self._may(id)
+            (message.suspicion.try_at_s, id)
+            for id, message in self._accused.items()
+            if message.suspicion is not None and message.suspicion.due and self._may(message)
         ]
-        return [id for _, id in sorted(waiting)]
+        return self._accused[min(waiting)[1]] if waiting else None
 
     def next_trial_s(self) -> float | None:
         """The latest time at which the next trial may begin."""
         due = self.due()
-        return self._records[due[0]].try_at_s if due else None
+        return due.suspicion.try_at_s if due is not None and due.suspicion is not None else None
+
+    def _accuse(self, message: Outgoing) -> Suspicion:
+        if message.suspicion is None:
+            message.suspicion = Suspicion()
+            self._accused[message.candidate.id] = message
+        return message.suspicion
+
+    def _suspicions(self) -> Iterator[Suspicion]:
+        return (message.suspicion for message in self._accused.values() if message.suspicion is not None)

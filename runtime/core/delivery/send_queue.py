@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from runtime.core.delivery.actions import Candidate, Tag
 from runtime.core.delivery.batches import BatchOrder
+from runtime.core.delivery.outgoing import MessageState, Outgoing
 from runtime.core.ingest.quota import TOP_PRIORITY
 
 CROWDED = 4_000
@@ -26,28 +27,6 @@ IMPORTANT_PRIORITY = 8
 FULL = 2 * CROWDED
 FULL_BYTES = 2 * CROWDED_BYTES
 """The most messages in the send queue, and bytes, about."""
-
-
-@dataclass(slots=True, eq=False)
-class Outgoing:
-    """One message in the send queue."""
-
-    offer: Candidate
-    stream: StreamQueue
-    unsent: deque[int]
-    """Numbers of its unsent pieces, ascending."""
-    reached: int
-    """All pieces before this one are acknowledged."""
-    ahead: set[int] = field(default_factory=set)
-    """The pieces acknowledged beyond that one."""
-    touched: bool = False
-    """A piece of it was sent: it is too late to drop it."""
-
-    def begin_anew(self) -> None:
-        """Begin with its first piece again, while no piece is in flight."""
-        self.unsent = deque(range(self.offer.pieces))
-        self.reached = 0
-        self.ahead.clear()
 
 
 @dataclass(slots=True, eq=False)
@@ -76,17 +55,18 @@ class StreamQueue:
 
 
 class SendQueue:
-    """All messages that were offered and are not settled."""
+    """The records of all messages that were offered and are not settled, and the indices over them."""
 
     def __init__(self) -> None:
         self.messages: dict[int, Outgoing] = {}
+        """The records by id."""
         self.bytes = 0
-        self.expired: list[int] = []
+        self.expired: list[Outgoing] = []
         """Messages dropped since the caller last read this."""
         self.files: dict[int, Outgoing] = {}
-        """Messages whose payload has still to be uploaded."""
+        """Those of `messages` whose payload has still to be uploaded."""
         self.batches = BatchOrder()
-        self._in_pieces: set[int] = set()  # begun, and not whole
+        self._in_pieces = 0  # begun, and not whole
         self.by_priority: list[tuple[int, int]] = [(0, 0)] * (TOP_PRIORITY + 1)
         """Messages and bytes in the send queue by priority."""
         self._streams: dict[Hashable, StreamQueue] = {}
@@ -110,45 +90,46 @@ class SendQueue:
         if stream.held:
             return True
         if stream.waiting:
-            first = stream.waiting[0].offer
-            return first.id in self.files or not passes(first.priority)
+            first = stream.waiting[0]
+            return first.needs_upload or not passes(first.candidate.priority)
         return bool(stream.deferred) and not stream.in_flight
 
-    def add(self, offer: Candidate) -> None:
-        stream = self._streams.setdefault(offer.stream, StreamQueue())
-        unsent = deque(range(offer.reached, offer.pieces))
-        message = Outgoing(offer, stream, unsent, offer.reached, touched=offer.reached > 0)
-        self.messages[offer.id] = message
-        self._count(stream, offer, 1)
-        stream.last_id = offer.id
-        if message.touched:
-            self._in_pieces.add(offer.id)
-        if offer.file:
-            self.files[offer.id] = message
-        self.batches.admit(stream, message)
+    def add(self, candidate: Candidate, now: float) -> Outgoing:
+        """Begin the record of a message; those of a stream come in store order."""
+        stream = self._streams.setdefault(candidate.stream, StreamQueue())
+        reached = candidate.reached
+        message = Outgoing(candidate, stream, now, reached, reached, reached > 0, candidate.file)
+        self.messages[candidate.id] = message
+        self._count(stream, candidate, 1)
+        stream.last_id = candidate.id
+        self._in_pieces += message.touched
+        if candidate.file:
+            self.files[candidate.id] = message
+        self.batches.admit(stream, message, now)
         self._queue(stream)
+        return message
 
     def remove(self, message: Outgoing) -> None:
-        """Remove a settled message."""
-        offer, stream = message.offer, message.stream
-        del self.messages[offer.id]
-        self.files.pop(offer.id, None)
-        self._in_pieces.discard(offer.id)
-        self._count(stream, offer, -1)
+        """Remove the record of a settled message."""
+        candidate, stream = message.candidate, message.stream
+        del self.messages[candidate.id]
+        self.files.pop(candidate.id, None)
+        self._in_pieces -= message.touched and candidate.pieces > 1
+        self._count(stream, candidate, -1)
         if stream.waiting and stream.waiting[0] is message:
             stream.waiting.popleft()
-        if not stream.messages and self._streams.get(offer.stream) is stream:
-            del self._streams[offer.stream]
-            self.batches.idle(offer.stream)
+        if not stream.messages and self._streams.get(candidate.stream) is stream:
+            del self._streams[candidate.stream]
+            self.batches.idle(candidate.stream)
 
-    def _count(self, stream: StreamQueue, offer: Candidate, sign: int) -> None:
-        size = sign * offer.wire_bytes
+    def _count(self, stream: StreamQueue, candidate: Candidate, sign: int) -> None:
+        size = sign * candidate.wire_bytes
         self.bytes += size
         stream.bytes += size
         stream.messages += sign
-        stream.files += sign * offer.file
-        messages, total = self.by_priority[offer.priority]
-        self.by_priority[offer.priority] = messages + sign, total + size
+        stream.files += sign * candidate.file
+        messages, total = self.by_priority[candidate.priority]
+        self.by_priority[candidate.priority] = messages + sign, total + size
 
     def stream(self, name: Hashable) -> StreamQueue:
         """The queue of a stream; an empty one where it has no message."""
@@ -170,7 +151,7 @@ class SendQueue:
 
         `no_room`: messages that stand behind such batches fill their share; no further ones can be read.
         """
-        for stream in self.batches.overdue(now, no_room=no_room):
+        for stream in self.batches.give_way(now, no_room=no_room):
             self._queue(stream)
 
     def turns(self, now: float, may: Callable[[Candidate], bool]) -> Iterator[Outgoing]:
@@ -183,11 +164,11 @@ class SendQueue:
                 message = self._head(stream, now)
                 if message is None:
                     continue
-                if not may(message.offer) or not self._may_begin(message):
+                if not may(message.candidate) or not self._may_begin(message):
                     barred.append(stream)
                     continue
                 self._now_turn = turn
-                stream.turn = turn + 1.0 / (1 << message.offer.priority)
+                stream.turn = turn + 1.0 / (1 << message.candidate.priority)
                 try:
                     yield message
                 finally:
@@ -196,35 +177,41 @@ class SendQueue:
             for stream in barred:
                 self._queue(stream)
 
-    def pop(self, message: Outgoing) -> Tag:
-        """Take the next piece of `message`, which is at the head of its stream."""
-        piece = message.unsent.popleft()
-        if not message.unsent:
+    def pop(self, message: Outgoing, now: float) -> Tag:
+        """Put the next piece of `message` in flight, which is at the head of its stream."""
+        if not message.pieces_in_flight and message.state is not MessageState.ON_TRIAL:
+            message.become(MessageState.IN_FLIGHT, now)
+        piece = message.next_unsent()
+        if not message.has_unsent():
             message.stream.waiting.popleft()
-        message.touched = True
+        message.attempts += message.attempts == message.returns
+        if not message.touched:
+            message.touched = True
+            self._in_pieces += message.candidate.pieces > 1
+        message.pieces_in_flight += 1
         message.stream.in_flight += 1
-        if message.offer.pieces > 1:
-            self._in_pieces.add(message.offer.id)
-        return message.offer.id, piece
+        return message.candidate.id, piece
 
     def _may_begin(self, message: Outgoing) -> bool:
         """True if it is in one piece, or begun, or one more in pieces may begin."""
-        offer = message.offer
-        if offer.pieces == 1 or offer.id in self._in_pieces:
+        if message.candidate.pieces == 1 or message.touched:
             return True
-        half_more = MOST_IN_PIECES // 2 if offer.priority >= IMPORTANT_PRIORITY else 0
-        return len(self._in_pieces) < MOST_IN_PIECES + half_more
+        half_more = MOST_IN_PIECES // 2 if message.candidate.priority >= IMPORTANT_PRIORITY else 0
+        return self._in_pieces < MOST_IN_PIECES + half_more
 
-    def acked(self, message: Outgoing, piece: int) -> bool:
-        """A piece of it was acknowledged. Returns true if that was the last."""
+    def acked(self, message: Outgoing, piece: int, now: float) -> bool:
+        """The hub acknowledged a piece of it. Returns true if it has all of it: the message is settled."""
         message.stream.in_flight -= 1
-        message.ahead.add(piece)
-        while message.reached in message.ahead:
-            message.ahead.remove(message.reached)
-            message.reached += 1
-        return message.reached == message.offer.pieces
+        message.pieces_in_flight -= 1
+        message.piece_acked(piece)
+        if message.is_whole():
+            message.become(MessageState.ACKED, now)
+            return True
+        if not message.pieces_in_flight:
+            message.become(MessageState.QUEUED, now)
+        return False
 
-    def put_back(self, tags: Sequence[Tag]) -> None:
+    def put_back(self, tags: Sequence[Tag], now: float) -> None:
         """Put back pieces that were sent in that order and not acknowledged: they go first, in that order."""
         for number, piece in reversed(tags):
             message = self.messages.get(number)
@@ -232,50 +219,62 @@ class SendQueue:
                 continue
             stream = message.stream
             stream.in_flight -= 1
-            message.unsent.appendleft(piece)
+            message.pieces_in_flight -= 1
+            message.put_back(piece)
+            if not message.pieces_in_flight:
+                message.returns += 1
+                if message.state is MessageState.IN_FLIGHT:
+                    message.become(MessageState.QUEUED, now)
             if not stream.waiting or stream.waiting[0] is not message:
                 stream.waiting.appendleft(message)
             self._queue(stream)
 
-    def begin_anew(self) -> list[Outgoing]:
+    def restart(self) -> list[Outgoing]:
         """Send partly sent messages again from their first piece, files too. Nothing may be in flight.
 
         Returns the messages whose file, uploaded before, has to be uploaded again.
         """
         again = []
         for message in self.messages.values():
-            if message.offer.pieces > 1:
-                message.begin_anew()
-            if message.offer.file and message.offer.id not in self.files:
-                self.files[message.offer.id] = message
+            if message.candidate.pieces > 1:
+                message.restart()
+            if message.candidate.file and not message.needs_upload:
+                message.needs_upload = True
+                self.files[message.candidate.id] = message
                 again.append(message)
         return again
+
+    def uploaded(self, message: Outgoing) -> None:
+        """The payload of a message is in the cloud."""
+        message.needs_upload = False
+        del self.files[message.candidate.id]
 
     def to_upload(self, now: float) -> Iterator[Outgoing]:
         """Messages whose file could be uploaded now, the most important first.
 
         All before them in their stream is acknowledged.
         """
-        for message in sorted(self.files.values(), key=lambda message: -message.offer.priority):
+        for message in sorted(self.files.values(), key=lambda message: -message.candidate.priority):
             stream = message.stream
             first = stream.waiting[0] if stream.waiting else None
             if first is message and not stream.held and not stream.in_flight:
                 self._head(stream, now)
-                if message.offer.id in self.files:  # not expired
+                if message.state is MessageState.QUEUED:
                     yield message
-                else:
+                else:  # it expired
                     self._queue(stream)
 
     def _head(self, stream: StreamQueue, now: float) -> Outgoing | None:
         """The message whose turn it is in `stream`, expired ones dropped; None where it has to wait."""
         while stream.waiting and not stream.held:
             message = stream.waiting[0]
-            expires_s = message.offer.expires_s
+            expires_s = message.candidate.expires_s
             if expires_s is not None and now >= expires_s and not message.touched:
-                self.expired.append(message.offer.id)
+                message.become(MessageState.EXPIRED, now)
+                self.expired.append(message)
                 self.remove(message)
                 continue
-            return None if message.offer.id in self.files else message
+            return None if message.needs_upload else message
         return None
 
     def _queue(self, stream: StreamQueue) -> None:
@@ -284,4 +283,4 @@ class SendQueue:
             return
         stream.queued = True
         stream.turn = max(stream.turn, self._now_turn)
-        heapq.heappush(self._turns, (stream.turn, stream.waiting[0].offer.id, stream))
+        heapq.heappush(self._turns, (stream.turn, stream.waiting[0].candidate.id, stream))
