@@ -1,5 +1,5 @@
 # Thin on purpose: the work is in Python. `make` alone says what there is.
-.PHONY: help demo test unit bench chaos soak systemd clean
+.PHONY: help demo test unit bench model chaos soak systemd clean
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
@@ -9,6 +9,7 @@ help:
 	@echo "make test    every test, the linter and the type checker"
 	@echo "make unit    the fast loop: no process is started, and a fifth of the random cases are tried"
 	@echo "make bench   speed, as a share of this machine's own limits"
+	@echo "make model   device management's models, random run by random run (RUNS=)"
 	@echo "make chaos   break things at random for minutes (SEED=, MINUTES=)"
 	@echo "make soak    tokens that live for seconds, under load (MINUTES=); all work, again and again (ROUNDS=)"
 	@echo "make systemd the unit and the installer under a live systemd (root, user-mode-linux; minutes)"
@@ -28,6 +29,9 @@ unit: $(READY)
 
 bench: $(READY)
 	@$(VENV)/bin/python -m runtime.bench $(ARGS)
+
+model: $(READY)
+	@MODEL_RUNS=$(or $(RUNS),30000) $(VENV)/bin/python -m pytest --timeout=0 -k random_run tests/unit/test_twin_sync.py
 
 chaos: $(READY)
 	@$(VENV)/bin/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
