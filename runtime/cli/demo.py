@@ -28,8 +28,9 @@ def register(commands: Commands) -> None:
 
 def _demo(arguments: argparse.Namespace) -> int:
     from runtime.cli.devcloud import require_extra
-    from runtime.demo.script import play
 
     require_extra()
+    from runtime.demo.script import play
+
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite end is the same as Ctrl-C
     return play(approve=arguments.yes or not sys.stdin.isatty(), seconds=arguments.seconds)
