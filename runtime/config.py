@@ -1,8 +1,9 @@
 """Configuration: one TOML file, then the environment, checked once and passed in frozen.
 
-The only reader of the file and of `os.environ`. A wrong key, type or value is a ConfigError that names the
-key, the value and the rule. An environment variable is `EDGE_<TABLE>_<KEY>`, and wins over the file; an empty
-one counts as unset. A name with that prefix that is no setting is a warning: others put some there, too
+The only reader of the file and of `os.environ`. Each wrong key, type or value is one sentence: where it
+stands (file and line, or variable), the key, the value unless it is a secret, and the rule. All of them come
+in one ConfigError. An environment variable is `EDGE_<TABLE>_<KEY>`, and wins over the file; an empty one
+counts as unset. A name with that prefix that is no setting is a warning: others put some there, too
 (Kubernetes names every Service in each container: EDGE_PORT=tcp://... where one is called edge).
 """
 
@@ -10,31 +11,27 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 import re
 import tomllib
-import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from runtime.adapters.process.known_secrets import hidden
-from runtime.core.address import is_loopback
-from runtime.core.secret import Secret
+from runtime.core.address import Endpoint, IpcEndpoint, TcpEndpoint
 from runtime.errors import ConfigError
 from runtime.layout import Layout
 from runtime.regular_file import read_regular
-from runtime.settings import Rule, Settings, StreamSettings
+from runtime.setting_rule import ENV_PREFIX, Key, keys_of
+from runtime.settings import STREAMS, Settings, StreamSettings, keys, tables
 
 SYSTEM_FILE = Path("/etc/edge-runtime/edge.toml")
 DEVICE_HOME = Path("/var/lib/edge-runtime")
-ENV_PREFIX = "EDGE_"
-STREAMS = "stream"
 RESERVED_ENV = ("EDGE_HOME", "EDGE_CONFIG")
-MOST_SHOWN = 200
-"""Most characters of a wrong value that are shown."""
+MOST_FAULTS = 10
+"""Most faults that one error names."""
 OF_PRODUCERS = ("ingest.endpoint", "ingest.max_message_bytes")
 """The settings that a program which only sends has to know."""
 
@@ -57,49 +54,48 @@ class Config:
     warnings: tuple[str, ...] = ()
     """Sentences about values that the operator may have meant otherwise; nothing depends on them."""
 
+    def endpoint(self) -> Endpoint:
+        """The first endpoint of ingest: the configured one, or the socket in the home."""
+        return self.settings.ingest.endpoint or IpcEndpoint(str(self.layout.producer_socket))
+
     def producer_endpoint(self) -> str:
         """The zmq endpoint that producers connect to."""
-        return self.settings.ingest.endpoint or f"ipc://{self.layout.producer_socket}"
+        return str(self.endpoint())
 
 
 @dataclass(frozen=True)
-class Key:
-    """One setting as `config.py` sees it."""
+class _TomlFile:
+    """The configuration file as it was read."""
 
-    table: str
-    name: str
-    kind: Any
-    default: Any
-    doc: str
-    rule: Rule
+    path: Path
+    text: str
+    tables: dict[str, Any]
 
-    @property
-    def dotted(self) -> str:
-        return f"{self.table}.{self.name}"
-
-    @property
-    def variable(self) -> str:
-        return f"{ENV_PREFIX}{self.table}_{self.name}".upper()
+    def place(self, *parts: str) -> str:
+        """`PATH:LINE` of a key, by its table and name; the path alone where the line is not certain."""
+        line = _line_of(self.text, parts)
+        return f"{self.path}:{line}" if line else str(self.path)
 
 
-def keys() -> Iterator[Key]:
-    """Every setting, in the order of `settings.py`."""
-    for table in _fixed_tables():
-        yield from keys_of(table.name, type(table.default))
+class _Faults:
+    """The faults of one configuration, each a sentence: the operator sees all of them at once."""
 
+    def __init__(self) -> None:
+        self._sentences: list[str] = []
+        self._more = 0
 
-def keys_of(table: str, section: Any) -> Iterator[Key]:
-    """The settings of one table, declared by the dataclass `section`."""
-    kinds = typing.get_type_hints(section)
-    for item in dataclasses.fields(section):
-        yield Key(
-            table, item.name, kinds[item.name], item.default, item.metadata["doc"], item.metadata["rule"]
-        )
+    def add(self, where: Callable[[], str], sentence: str) -> None:
+        if len(self._sentences) < MOST_FAULTS:
+            self._sentences.append(f"{where()}: {sentence}")
+        else:
+            self._more += 1
 
-
-def _fixed_tables() -> Iterator[Any]:
-    """Every table but the streams', whose names the user chooses."""
-    return (table for table in dataclasses.fields(Settings) if table.name != STREAMS)
+    def check(self) -> None:
+        """Raise ConfigError where there is a fault."""
+        if not self._sentences:
+            return
+        rest = [f"and {self._more} more"] if self._more else []
+        raise ConfigError("; ".join([*self._sentences, *rest]))
 
 
 def find_home(environ: Mapping[str, str], asked: Path | None = None) -> Path:
@@ -125,11 +121,11 @@ def _state_of_user() -> Path:
 
 def find_file(environ: Mapping[str, str], home: Path, asked: Path | None = None) -> Path | None:
     """The configuration file: asked for, EDGE_CONFIG, edge.toml in the home, the system's, or none."""
-    for named in (asked, environ.get("EDGE_CONFIG")):
+    for where, named in (("--config", asked), ("EDGE_CONFIG", environ.get("EDGE_CONFIG"))):
         if named:
             path = Path(named).absolute()
             if not _stands(path):
-                raise ConfigError(f"configuration file {path} does not exist")
+                raise ConfigError(f"{where}: configuration file {path} does not exist")
             return path
     return next((path for path in (home / "edge.toml", SYSTEM_FILE) if _stands(path)), None)
 
@@ -149,10 +145,7 @@ def load(environ: Mapping[str, str], *, home: Path | None = None, file: Path | N
     """Read and check everything. Raises ConfigError."""
     layout = Layout(find_home(environ, home))
     path = find_file(environ, layout.home, file)
-    config = _assembled(environ, layout, path, _read_toml(path) if path else {})
-    if contradiction := _contradiction(config.settings):
-        raise ConfigError(f"{path or 'environment'}: {contradiction}")
-    return config
+    return _assembled(environ, layout, _read_toml(path) if path else None)
 
 
 def load_as_producer(
@@ -166,34 +159,62 @@ def load_as_producer(
     """
     layout = Layout(find_home(environ, home))
     path = find_file(environ, layout.home, file)
-    concern = [key for key in keys() if key.dotted in OF_PRODUCERS]
-    mine = {key.variable: environ.get(key.variable, "") for key in concern}
+    variables = {key.variable: environ.get(key.variable, "") for key in keys() if key.dotted in OF_PRODUCERS}
     try:
-        table = _read_toml(path).get("ingest", {}) if path else {}
+        toml = _read_toml(path) if path else None
     except ConfigError:
         if file or environ.get("EDGE_CONFIG"):
             raise
-        path, table = None, {}
-    names = {key.name for key in concern}
-    known = {name: value for name, value in table.items() if name in names} if isinstance(table, dict) else {}
-    return _assembled(mine, layout, path, {"ingest": known})
+        toml = None
+    return _assembled(
+        variables, layout, dataclasses.replace(toml, tables=_of_producers(toml)) if toml else None
+    )
 
 
-def _assembled(environ: Mapping[str, str], layout: Layout, path: Path | None, raw: dict[str, Any]) -> Config:
-    streams = raw.pop(STREAMS, {})
+def _of_producers(toml: _TomlFile) -> dict[str, Any]:
+    """The settings in the file that a producer has to know."""
+    table = toml.tables.get("ingest", {})
+    if not isinstance(table, dict):
+        return {}
+    return {"ingest": {name: value for name, value in table.items() if f"ingest.{name}" in OF_PRODUCERS}}
+
+
+def _assembled(environ: Mapping[str, str], layout: Layout, toml: _TomlFile | None) -> Config:
+    faults = _Faults()
     known = {key.dotted: key for key in keys()}
     values: dict[str, Any] = {}
+    streams: dict[str, StreamSettings] = {}
     origins = {name: Origin("default") for name in known}
-    if path:
-        values = _values(raw, known, path)
-        origins |= dict.fromkeys(values, Origin(str(path)))
+    if toml:
+        fixed = {name: table for name, table in toml.tables.items() if name != STREAMS}
+        values = _values(toml, (), fixed, known, faults)
+        streams = _streams(toml, faults)
+        origins |= dict.fromkeys(values, Origin(str(toml.path)))
     for key in known.values():
         text = environ.get(key.variable)
         if text and not _is_a_service(key, text):
-            values[key.dotted] = _checked(key, _from_text(key, text), key.variable, base=Path.cwd())
+            _parse(key, key.from_text(text), Path.cwd(), partial(str, key.variable), values, faults)
             origins[key.dotted] = Origin(key.variable)
-    settings = _build(values, _streams(streams, path))
-    return Config(layout, settings, path, origins, tuple(_unknown_variables(environ, [*known.values()])))
+    faults.check()
+    settings = _build(values, streams)
+    for names, sentence in _contradictions(settings):
+        sources = dict.fromkeys(origins[name].source for name in names if origins[name].source != "default")
+        faults.add(partial(str, " and ".join(sources)), sentence)
+    faults.check()
+    warnings = tuple(_unknown_variables(environ, [*known.values()]))
+    return Config(layout, settings, toml.path if toml else None, origins, warnings)
+
+
+def _parse(
+    key: Key, written: Any, base: Path, where: Callable[[], str], values: dict[str, Any], faults: _Faults
+) -> None:
+    """Add the parsed value to `values`, or what is wrong with it to `faults`."""
+    try:
+        values[key.dotted] = key.parse(written, base)
+    except ValueError as exc:
+        reason = str(exc)
+        verb = reason.startswith(("must ", "is "))
+        faults.add(where, f"{key.dotted} = {key.shown(written)}{' ' if verb else ': '}{reason}")
 
 
 def _unknown_variables(environ: Mapping[str, str], known: list[Key]) -> Iterator[str]:
@@ -211,67 +232,115 @@ def _is_a_service(key: Key, text: str) -> bool:
     return key.name.endswith("_port") and re.match(r"(tcp|udp|sctp)://", text) is not None
 
 
-def _contradiction(settings: Settings) -> str | None:
-    """A contradiction that single values do not show: with it ingest would end at every start."""
+def _contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Contradictions that single values do not show, with the settings that take part: with one of them
+    ingest would end at every start.
+    """
     ingest = settings.ingest
     if ingest.memory_bytes < 4 * ingest.max_request_bytes:
-        return "ingest.memory_bytes must be at least four times ingest.max_request_bytes"
+        yield (
+            ("ingest.memory_bytes", "ingest.max_request_bytes"),
+            f"ingest.memory_bytes must be at least four times ingest.max_request_bytes, and "
+            f"{ingest.memory_bytes:,} is less than four times {ingest.max_request_bytes:,}",
+        )
     if ingest.curve_secret_file and not ingest.curve_clients:
-        return "ingest.curve_secret_file needs ingest.curve_clients, or producers are asked for no key"
-    for endpoint in (ingest.endpoint or "", ingest.tcp_endpoint or ""):
-        if endpoint.startswith("tcp://") and not ingest.curve_secret_file and not is_loopback(endpoint):
-            return (
-                f"ingest: {endpoint} can be reached from outside, and needs ingest.curve_secret_file "
-                "(edgectl keys make ingest)"
+        yield (
+            ("ingest.curve_secret_file",),
+            "ingest.curve_secret_file needs ingest.curve_clients, or producers are asked for no key",
+        )
+    for name, endpoint in (("endpoint", ingest.endpoint), ("tcp_endpoint", ingest.tcp_endpoint)):
+        if isinstance(endpoint, TcpEndpoint) and not ingest.curve_secret_file and not endpoint.is_loopback:
+            yield (
+                (f"ingest.{name}",),
+                f"ingest.{name} = {endpoint} can be reached from outside, and needs ingest.curve_secret_file "
+                "(edgectl keys make ingest)",
             )
-    return None
 
 
-def _values(raw: Mapping[str, Any], known: Mapping[str, Key], path: Path) -> dict[str, Any]:
-    """Every key of `raw`, checked, by its dotted name."""
-    values = {}
-    for name, value in _flatten(raw, path):
-        if name not in known:
-            raise ConfigError(f"{path}: unknown key {name}{_did_you_mean(name, known)}")
-        values[name] = _checked(known[name], value, str(path), base=path.parent)
-    tables = {name.rpartition(".")[0] for name in known}
-    for table in raw.keys() - tables:
-        raise ConfigError(f"{path}: unknown table {table}{_did_you_mean(table, tables)}")
+def _values(
+    toml: _TomlFile, above: tuple[str, ...], raw: Mapping[str, Any], known: Mapping[str, Key], faults: _Faults
+) -> dict[str, Any]:
+    """The valid values of the tables in `raw`, which stand below `above`, by their dotted names."""
+    values: dict[str, Any] = {}
+    names = {key.table for key in known.values()}
+    for table, content in raw.items():
+        if not isinstance(content, dict):
+            faults.add(
+                partial(toml.place, *above, table),
+                f"key {table} stands outside a table; write it under [table]",
+            )
+            continue
+        dotted_table = ".".join((*above, table))
+        if dotted_table not in names and not content:
+            faults.add(
+                partial(toml.place, *above, table), f"unknown table {table}{_did_you_mean(table, names)}"
+            )
+        for name, written in content.items():
+            where = partial(toml.place, *above, table, name)
+            key = known.get(f"{dotted_table}.{name}")
+            if key is None:
+                nearest = _did_you_mean(f"{dotted_table}.{name}", known)
+                faults.add(where, f"unknown key {dotted_table}.{name}{nearest}")
+            else:
+                _parse(key, written, toml.path.parent, where, values, faults)
     return values
 
 
-def _streams(raw: Any, path: Path | None) -> dict[str, StreamSettings]:
-    if path is None or raw == {}:
-        return {}
+def _streams(toml: _TomlFile, faults: _Faults) -> dict[str, StreamSettings]:
+    raw = toml.tables.get(STREAMS, {})
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: stream is not a table; write [stream.NAME]")
-    found = {}
+        faults.add(partial(toml.place, STREAMS), "stream is not a table; write [stream.NAME]")
+        return {}
+    streams = {}
     for name, content in raw.items():
         table = f"{STREAMS}.{name}"
         known = {key.dotted: key for key in keys_of(table, StreamSettings)}
-        values = _values({table: content}, known, path)
-        found[name] = StreamSettings(
+        values = _values(toml, (STREAMS,), {name: content}, known, faults)
+        streams[name] = StreamSettings(
             **{dotted.removeprefix(f"{table}."): value for dotted, value in values.items()}
         )
-    return found
+    return streams
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _read_toml(path: Path) -> _TomlFile:
     try:
-        text = read_regular(path).decode()
-        return tomllib.loads(text.removeprefix("\ufeff"))  # a mark that some editors put there
+        text = read_regular(path).decode().removeprefix("\ufeff")  # a mark that some editors put there
+        return _TomlFile(path, text, tomllib.loads(text))
     except (ValueError, RecursionError) as exc:  # no TOML, no UTF-8, a number of 5,000 digits, 1,000 brackets
         raise ConfigError(f"{path}: not valid TOML: {exc}") from exc
     except OSError as exc:
         raise ConfigError(f"{path}: cannot be read: {exc.strerror}") from exc
 
 
-def _flatten(raw: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Any]]:
-    for table, content in raw.items():
-        if not isinstance(content, dict):
-            raise ConfigError(f"{path}: key {table} stands outside a table; write it under [table]")
-        for name, value in content.items():
-            yield f"{table}.{name}", value
+def _line_of(text: str, parts: tuple[str, ...]) -> int | None:
+    """The line of a key in a valid file, or None where it is not certain.
+
+    TOML has many ways to write a key, and its parser says no positions. So the parser is asked: the key
+    begins in the last line, of those with its name in it, above which the file is valid and has no such key.
+    """
+    lines = text.splitlines(keepends=True)
+    places = [number for number, line in enumerate(lines) if parts[-1] in line]
+    if len(text) > _MOST_SEARCHED_CHARACTERS or len(places) > _MOST_SEARCHED_LINES:
+        return None
+    starts = [number for number in places if _holds("".join(lines[:number]), parts) is False]
+    return starts[-1] + 1 if starts else None
+
+
+_MOST_SEARCHED_CHARACTERS, _MOST_SEARCHED_LINES = 65_536, 100
+"""A larger file is searched for no lines: that would take seconds."""
+
+
+def _holds(text: str, parts: tuple[str, ...]) -> bool | None:
+    """True if `text` has this key, None where it is no valid TOML."""
+    try:
+        table: Any = tomllib.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    for part in parts:
+        if not isinstance(table, dict) or part not in table:
+            return False
+        table = table[part]
+    return True
 
 
 def _did_you_mean(name: str, known: typing.Iterable[str], cutoff: float = 0.6) -> str:
@@ -283,114 +352,10 @@ def _printable(text: str) -> str:
     return text if text.isascii() and text.isprintable() else ascii(text)
 
 
-def _inner_kind(kind: Any) -> Any:
-    """`Path | None` means Path."""
-    if isinstance(kind, types.UnionType):
-        return next(part for part in typing.get_args(kind) if part is not type(None))
-    return kind
-
-
-def _from_text(key: Key, text: str) -> Any:
-    """The value that the same text would be in TOML."""
-    kind = _inner_kind(key.kind)
-    if kind is bool:
-        return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
-    if typing.get_origin(kind) is tuple:
-        return [part.strip() for part in text.split(",") if part.strip()]
-    for number in (int, float):
-        if kind in (int, float) and kind in (number, float):
-            try:
-                return number(text)
-            except ValueError:
-                continue
-    return text
-
-
-def _checked(key: Key, value: Any, where: str, base: Path) -> Any:
-    kind = _inner_kind(key.kind)
-    shown = "***" if kind is Secret else _shown(value)
-    if value == "" and kind is not key.kind:
-        return None
-    converted = _converted(kind, value, base)
-    if converted is None:
-        raise ConfigError(f"{where}: {key.dotted} = {shown} is not {_kind_in_words(kind)}")
-    broken = key.rule.broken_by(converted)
-    if broken:
-        raise ConfigError(f"{where}: {key.dotted} = {shown} {broken}")
-    return converted
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
-
-
-def _converted(kind: Any, value: Any, base: Path) -> Any:
-    """`value` as `kind`, or None where it is of another type."""
-    if isinstance(value, str) and not _is_utf8(value):
-        return None  # a variable with other bytes: neither a database nor the log could hold it
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return _float(value)
-    if kind is int and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if kind is bool and isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        if kind is str:
-            return value
-        if kind is Path:
-            return _path(value, base)
-        if kind is Secret:
-            return hidden(Secret(value.strip()))
-    if (
-        typing.get_origin(kind) is tuple
-        and isinstance(value, list)
-        and all(isinstance(v, str) for v in value)
-    ):
-        return tuple(value)
-    return None
-
-
-def _float(value: float) -> float | None:
-    """None for nan, which would pass every limit, and for what no float can say."""
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:  # an integer of 400 digits
-        return None
-
-
-def _path(text: str, base: Path) -> Path | None:
-    try:
-        found = base / Path(text).expanduser() if "\0" not in text else None
-    except RuntimeError:  # ~user, whom this machine does not know
-        return None
-    return found if found is not None and _is_utf8(str(found)) else None
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _kind_in_words(kind: Any) -> str:
-    words = {
-        int: "a whole number",
-        float: "a number",
-        bool: "true or false",
-        str: "text",
-        Path: "a path",
-        Secret: "text",
-    }
-    return words.get(kind, "a list of texts")
-
-
 def _build(values: Mapping[str, Any], streams: Mapping[str, StreamSettings]) -> Settings:
-    tables: dict[str, Any] = {STREAMS: streams}
-    for table in _fixed_tables():
+    built: dict[str, Any] = {STREAMS: streams}
+    for table in tables():
         prefix = f"{table.name}."
-        mine = {name.removeprefix(prefix): v for name, v in values.items() if name.startswith(prefix)}
-        tables[table.name] = dataclasses.replace(typing.cast(Any, table.default), **mine)
-    return Settings(**tables)
+        fields = {name.removeprefix(prefix): v for name, v in values.items() if name.startswith(prefix)}
+        built[table.name] = dataclasses.replace(table.default, **fields)
+    return Settings(**built)

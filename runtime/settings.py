@@ -1,80 +1,33 @@
 """Every setting: name, type, default, rule and meaning. Data only; `config.py` reads and checks.
 
-A class is a table of the TOML file, a field is a key in it. The table in docs/configuration.md and
-`deploy/edge.toml.example` are held against this file by a test.
+A class is a table of the TOML file, a field is a key in it. Its type is that of the value which the runtime
+gets, parsed: see `setting_rule.py`. `advanced` marks what no user has to read about. The tables in
+docs/configuration.md and `deploy/edge.toml.example` are held against this file by a test.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from runtime.core import address
 from runtime.core import proxy_url as the_proxy
-from runtime.core.delivery.link_budget import HOURS, HOURS_RULE
+from runtime.core.address import Address, Endpoint, TcpEndpoint
+from runtime.core.delivery.envelope import Compression
+from runtime.core.delivery.link_budget import HOURS_RULE, TimeWindow, parse_hours
+from runtime.core.delivery.read_planner import DrainOrder
 from runtime.core.identity import connection_string as the_connection_string
+from runtime.core.identity.connection_string import ConnectionString
+from runtime.core.identity.registration_route import IdentityMode
+from runtime.core.ingest.quota import OverflowPolicy
+from runtime.core.proxy_url import Proxy
 from runtime.core.secret import Secret
-from runtime.errors import ConfigError
+from runtime.setting_rule import Key, keys_of, setting
 
-LARGEST = 2**53
-"""No number is larger, whatever its setting: SQLite, ZeroMQ, JSON and a float still say it exactly."""
-
-
-@dataclass(frozen=True)
-class Rule:
-    """The condition on a value besides its type. `text` says it to the operator."""
-
-    low: float | None = None
-    high: float | None = None
-    choices: tuple[str, ...] | None = None
-    pattern: str | None = None
-    text: str = ""
-    parse: Callable[[Any], object] | None = None
-    """The parser that reads the value where it is used. It raises ValueError or ConfigError over a wrong one,
-    so that a value which passes here ends no worker there."""
-
-    def broken_by(self, value: object) -> str | None:
-        """Return the rule in words if `value` breaks it, else None."""
-        if value is None:
-            return None
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return self._broken_by_number(value)
-        return self._broken_by_text(value)
-
-    def _broken_by_number(self, value: float) -> str | None:
-        if self.low is not None and value < self.low:
-            return self.text or f"must be at least {self.low:,}"
-        high = LARGEST if self.high is None else self.high
-        if value > high:
-            return self.text or f"must be at most {high:,}"
-        return None
-
-    def _broken_by_text(self, value: object) -> str | None:
-        if isinstance(value, str) and self.choices is not None and value not in self.choices:
-            return self.text or "must be one of " + ", ".join(self.choices)
-        if self.pattern is not None and not all(re.fullmatch(self.pattern, text) for text in _texts(value)):
-            return self.text or f"must match {self.pattern}"
-        if self.parse is not None:
-            try:
-                self.parse(value)
-            except (ValueError, ConfigError) as exc:
-                return self.text or str(exc)
-        return None
-
-
-def _texts(value: object) -> tuple[str, ...]:
-    if isinstance(value, Secret):
-        return (value.reveal(),)
-    return value if isinstance(value, tuple) else (str(value),)
-
-
-def setting(default: Any, doc: str, **rule: Any) -> Any:
-    """Declare one setting: its default, its meaning for the operator, and its rule."""
-    return field(default=default, metadata={"doc": doc, "rule": Rule(**rule)})
-
+STREAMS = "stream"
 
 DEVICE_ID_PATTERN = r"[0-9a-zA-Z\-_.]{4,90}"  # platform contract, section 1
 
@@ -95,7 +48,7 @@ class DeviceSettings:
 class PlatformSettings:
     """The provisioning and registration services."""
 
-    instance: str | None = setting(
+    instance: Address | None = setting(
         None,
         "host of the platform, with :port where it is not 443",
         parse=address.parse_address,
@@ -104,13 +57,14 @@ class PlatformSettings:
     ca_file: Path | None = setting(
         None, "PEM file of the certificate authorities to trust; default: the system's"
     )
-    proxy: Secret | None = setting(
+    proxy: Proxy | None = setting(
         None,
         "http://, socks4:// or socks5:// [user:password@]host:port; default: HTTPS_PROXY, not for the hub",
+        written=Secret,
         parse=the_proxy.parse,
         text=the_proxy.RULE,
     )
-    timeout_s: float = setting(10.0, "deadline of one call to the platform", low=0.1, high=120)
+    timeout_s: float = setting(10.0, "deadline of one call to the platform", low=0.1, high=120, advanced=True)
     provisioning_token: Secret | None = setting(
         None, "the Provisioning Token; better in a file or a systemd credential"
     )
@@ -129,21 +83,20 @@ class PlatformSettings:
 class IdentitySettings:
     """How the device becomes known to a hub, and how its tokens rest on disk."""
 
-    mode: str = setting(
-        "platform",
+    mode: IdentityMode = setting(
+        IdentityMode.PLATFORM,
         "platform: an operator approves; mtls: a client certificate at the platform; connection-string: "
         "no platform; dps: Azure's provisioning service",
-        choices=("platform", "mtls", "connection-string", "dps"),
     )
     certificate_file: Path | None = setting(
         None, "PEM file of the client certificate, for mtls, dps or a connection string with x509=true"
     )
     key_file: Path | None = setting(None, "PEM file of its private key")
-    connection_string: Secret | None = setting(
+    connection_string: ConnectionString | None = setting(
         None,
         "hub connection string; better in a file",
-        pattern=the_connection_string.PATTERN,
-        text=the_connection_string.RULE,
+        written=Secret,
+        parse=the_connection_string.parse_direct,
     )
     connection_string_file: Path | None = setting(
         None, "file that holds it; default: the systemd credential connection-string"
@@ -153,6 +106,7 @@ class IdentitySettings:
         "host of the provisioning service",
         parse=address.parse_host,
         text="must be the name of a host, without a port",
+        advanced=True,
     )
     dps_id_scope: str | None = setting(None, "its id scope, 0ne...")
     dps_registration_id: str | None = setting(None, "who we are there; default: device.id")
@@ -169,7 +123,7 @@ class IdentitySettings:
         None, "file with that key, 32 bytes in base64; default: the systemd credential identity-key"
     )
     sas_lifetime_s: float = setting(
-        86_400.0, "lifetime of a SAS that we sign with a device key", low=30, high=31_536_000
+        86_400.0, "lifetime of a SAS that we sign with a device key", low=30, high=31_536_000, advanced=True
     )
 
 
@@ -177,10 +131,18 @@ class IdentitySettings:
 class ProvisioningSettings:
     """How the device waits for an operator's approval."""
 
-    poll_s: float = setting(5.0, "how often to ask whether the operator approved", low=0.1, high=3600)
-    retry_max_s: float = setting(300.0, "longest pause between attempts that failed", low=1, high=86400)
+    poll_s: float = setting(
+        5.0, "how often to ask whether the operator approved", low=0.1, high=3600, advanced=True
+    )
+    retry_max_s: float = setting(
+        300.0, "longest pause between attempts that failed", low=1, high=86400, advanced=True
+    )
     cancelled_pause_s: float = setting(
-        3600.0, "shortest pause before asking again after an operator cancelled", low=1, high=604_800
+        3600.0,
+        "shortest pause before asking again after an operator cancelled",
+        low=1,
+        high=604_800,
+        advanced=True,
     )
 
 
@@ -189,13 +151,21 @@ class RefreshSettings:
     """When tokens are renewed."""
 
     fraction: float = setting(
-        0.6, "share of a token's lifetime after which it is renewed, on average", low=0.05, high=0.95
+        0.6,
+        "share of a token's lifetime after which it is renewed, on average",
+        low=0.05,
+        high=0.95,
+        advanced=True,
     )
     jitter: float = setting(
-        0.5, "share of the lifetime over which a fleet's renewals are spread", low=0, high=0.5
+        0.5, "share of the lifetime over which a fleet's renewals are spread", low=0, high=0.5, advanced=True
     )
     retry_max_s: float = setting(
-        3600.0, "longest pause between attempts that failed, while a token still has life", low=1, high=86400
+        3600.0,
+        "longest pause between attempts that failed, while a token still has life",
+        low=1,
+        high=86400,
+        advanced=True,
     )
 
 
@@ -203,14 +173,14 @@ class RefreshSettings:
 class IngestSettings:
     """The producers' side."""
 
-    endpoint: str | None = setting(
+    endpoint: Endpoint | None = setting(
         None,
         "where producers connect; default: ipc socket ingest.sock in the home folder",
-        parse=address.check_endpoint,
+        parse=address.parse_endpoint,
         text=address.ENDPOINT_RULE,
     )
     group: str | None = setting(None, "group that may connect to the producers' socket")
-    tcp_endpoint: str | None = setting(
+    tcp_endpoint: TcpEndpoint | None = setting(
         None,
         "a second endpoint for producers elsewhere: loopback, or anywhere with CURVE",
         parse=address.parse_tcp_endpoint,
@@ -224,28 +194,27 @@ class IngestSettings:
         None,
         "folder from which files named by producers are taken; copied where it is on another disk",
     )
-    commit_messages: int = setting(500, "most messages in one commit", low=1, high=100_000)
+    commit_messages: int = setting(500, "most messages in one commit", low=1, high=100_000, advanced=True)
     commit_bytes: int = setting(
-        524_288, "most payload bytes in one commit, a single larger message aside", low=1024
+        524_288, "most payload bytes in one commit, a single larger message aside", low=1024, advanced=True
     )
     max_message_bytes: int = setting(4_194_304, "largest payload of one message", low=1, high=900_000_000)
     max_request_bytes: int = setting(
-        8_388_608, "largest request in all its frames", low=1024, high=2_147_483_647
+        8_388_608, "largest request in all its frames", low=1024, high=2_147_483_647, advanced=True
     )
     memory_bytes: int = setting(
         134_217_728,
         "memory that requests on their way may take; above it the connections that send most are cut",
         low=1_048_576,
+        advanced=True,
     )
     max_producers: int = setting(
         10_000,
         "producers (by name and boot) that are remembered; beyond it each user or key may have a tenth",
         low=10,
         high=1_000_000,
+        advanced=True,
     )
-
-
-POLICIES = ("reject", "drop-oldest", "drop-lowest-priority")
 
 
 @dataclass(frozen=True)
@@ -255,44 +224,53 @@ class StoreSettings:
     max_bytes: int = setting(1_073_741_824, "most payload bytes in the store, in files too", low=4096)
     max_messages: int = setting(10_000_000, "most messages in the store", low=1)
     min_free_bytes: int = setting(67_108_864, "disk space that stays free for everything else", low=0)
-    min_free_inodes: int = setting(1_000, "inodes that stay free for everything else", low=0)
+    min_free_inodes: int = setting(1_000, "inodes that stay free for everything else", low=0, advanced=True)
     quarantine_max_bytes: int = setting(
         107_374_182, "most bytes in quarantine, beside the store; beyond it the oldest are dropped", low=4096
     )
-    policy: str = setting("reject", "what gives way when the store is full", choices=POLICIES)
+    policy: OverflowPolicy = setting(OverflowPolicy.REJECT, "what gives way when the store is full")
     max_streams: int = setting(
         1_000,
         "most streams with anything stored; beyond it each user or key may have a tenth",
         low=1,
         high=100_000,
+        advanced=True,
     )
     stream_max_bytes: int = setting(0, "most bytes in every stream; 0: no such limit", low=0)
     stream_max_messages: int = setting(0, "most messages in every stream; 0: no such limit", low=0)
-    stream_policy: str = setting("reject", "what gives way when a stream is full", choices=POLICIES)
+    stream_policy: OverflowPolicy = setting(OverflowPolicy.REJECT, "what gives way when a stream is full")
 
 
 @dataclass(frozen=True)
 class UploadSettings:
     """The way to the hub."""
 
-    window: int = setting(0, "most sends in flight; 0 adapts by itself", low=0, high=10_000)
+    window: int = setting(0, "most sends in flight; 0 adapts by itself", low=0, high=10_000, advanced=True)
     ack_timeout_s: float = setting(
         30.0,
         "no acknowledgement, nor bytes that come through, for so long: a new connection",
         low=0.1,
         high=3600,
+        advanced=True,
     )
-    connect_timeout_s: float = setting(20.0, "deadline of one connection attempt", low=0.1, high=300)
-    retry_max_s: float = setting(60.0, "longest pause between attempts that failed", low=0.1, high=86400)
+    connect_timeout_s: float = setting(
+        20.0, "deadline of one connection attempt", low=0.1, high=300, advanced=True
+    )
+    retry_max_s: float = setting(
+        60.0, "longest pause between attempts that failed", low=0.1, high=86400, advanced=True
+    )
     ca_file: Path | None = setting(
         None, "PEM file of the authorities to trust for the hub; default: platform.ca_file"
     )
-    https_port: int = setting(443, "port of the hub's HTTPS side (file upload)", low=1, high=65535)
+    https_port: int = setting(
+        443, "port of the hub's HTTPS side (file upload)", low=1, high=65535, advanced=True
+    )
     keepalive_s: int = setting(25, "the hub hears from us at least so often", low=1, high=1740)
     websockets: bool = setting(False, "MQTT over WebSockets on port 443, where 8883 is blocked")
-    proxy: Secret | None = setting(
+    proxy: Proxy | None = setting(
         None,
         "the same for the hub and its file uploads; default: platform.proxy",
+        written=Secret,
         parse=the_proxy.parse,
         text=the_proxy.RULE,
     )
@@ -307,16 +285,24 @@ class UploadSettings:
         "send messages of at least so many 4 KiB units as files, which may be cheaper; 0 only too large ones",
         low=0,
         high=64,
+        advanced=True,
     )
-    files: int = setting(2, "most file uploads at a time", low=1, high=10)
+    files: int = setting(2, "most file uploads at a time", low=1, high=10, advanced=True)
     block_bytes: int = setting(
-        1_048_576, "size of the blocks of a file upload, one in memory for each", low=65_536, high=104_857_600
+        1_048_576,
+        "size of the blocks of a file upload, one in memory for each",
+        low=65_536,
+        high=104_857_600,
+        advanced=True,
     )
     backlog_per_s: float = setting(
         50.0, "fresh-first streams: messages of the backlog a second beside the new ones; 0 no limit", low=0
     )
     batch_s: float = setting(
-        5.0, "a batch with nothing to send for so long gives way to the next one of its stream", low=0
+        5.0,
+        "a batch with nothing to send for so long gives way to the next one of its stream",
+        low=0,
+        advanced=True,
     )
 
 
@@ -330,10 +316,11 @@ class LinkSettings:
     bytes_per_day: int = setting(0, "most bytes a day", low=0)
     messages_per_month: int = setting(0, "most messages a month", low=0)
     bytes_per_month: int = setting(0, "most bytes a month", low=0)
-    hours: tuple[str, ...] = setting(
+    hours: tuple[TimeWindow, ...] = setting(
         (),
         "when it may be used, as in 22:00-06:00 (UTC); empty: always",
-        pattern=HOURS,
+        written=tuple[str, ...],
+        parse=parse_hours,
         text=HOURS_RULE,
     )
     urgent_priority: int = setting(
@@ -345,17 +332,26 @@ class LinkSettings:
 class SentinelSettings:
     """When a worker counts as hung."""
 
-    look_every_s: float = setting(5.0, "how often the sentinel looks at every worker", low=0.1, high=60)
+    look_every_s: float = setting(
+        5.0, "how often the sentinel looks at every worker", low=0.1, high=60, advanced=True
+    )
     hang_after_s: float = setting(
         15.0,
         "a worker without progress for so long is killed and started again; below 4 counts as 4",
         low=1,
         high=3600,
+        advanced=True,
     )
     start_grace_s: float = setting(
-        60.0, "the same for a worker that is busy with its start, or with its store", low=1, high=3600
+        60.0,
+        "the same for a worker that is busy with its start, or with its store",
+        low=1,
+        high=3600,
+        advanced=True,
     )
-    alarm_restarts: int = setting(5, "so many restarts of a worker within 10 min raise an alarm", low=1)
+    alarm_restarts: int = setting(
+        5, "so many restarts of a worker within 10 min raise an alarm", low=1, advanced=True
+    )
 
 
 @dataclass(frozen=True)
@@ -376,19 +372,16 @@ class LogSettings:
 class StreamSettings:
     """One stream, by its name: `[stream.NAME]`, or `[stream."GROUP/NAME"]`."""
 
-    compression: str = setting(
-        "none", "brotli before upload, where that is smaller", choices=("none", "fastest", "smallest")
-    )
+    compression: Compression = setting(Compression.NONE, "brotli before upload, where that is smaller")
     chunk_bytes: int = setting(0, "send larger messages in chunks of this size; 0 never", low=0)
     max_messages: int = setting(0, "most messages of this stream in the store; 0 as many as fit", low=0)
     max_bytes: int = setting(
         0, "most payload bytes of this stream in the store, in files too; 0 as many as fit", low=0
     )
-    policy: str = setting("reject", "what gives way when this stream is full", choices=POLICIES)
-    drain: str = setting(
-        "in-order",
+    policy: OverflowPolicy = setting(OverflowPolicy.REJECT, "what gives way when this stream is full")
+    drain: DrainOrder = setting(
+        DrainOrder.IN_ORDER,
         "fresh-first sends new messages before the backlog, but for streams in batches or chunks",
-        choices=("in-order", "fresh-first"),
     )
 
 
@@ -412,3 +405,19 @@ class Settings:
     def of_stream(self, group: str | None, name: str | None) -> StreamSettings:
         """The settings of a stream: its own, or the defaults."""
         return self.stream.get(f"{group}/{name or ''}" if group else name or "") or StreamSettings()
+
+
+def tables() -> Iterator[Any]:
+    """Every table but the streams', whose names the user chooses: as fields of `Settings`."""
+    return (table for table in dataclasses.fields(Settings) if table.name != STREAMS)
+
+
+def keys() -> Iterator[Key]:
+    """Every setting of those tables, in the order of this file."""
+    for table in tables():
+        yield from keys_of(table.name, type(table.default))
+
+
+def value_of(settings: Settings, key: Key) -> Any:
+    """The value of one of `keys`."""
+    return getattr(getattr(settings, key.table), key.name)

@@ -47,17 +47,16 @@ def _identity(arguments: argparse.Namespace) -> int:
 
 def describe(config: Config) -> dict[str, Any]:
     """The identity as far as it may be shown: never a token's text."""
+    from runtime import wiring
     from runtime.adapters.identity.database import IdentityReader
     from runtime.adapters.identity.registrars import certificate_left_s, registrar
-    from runtime.adapters.identity.vault import Vault
     from runtime.adapters.process.clock import SystemClock
     from runtime.core.identity import renewal
     from runtime.core.moment import Moment
 
-    vault, now = Vault.of(config.settings.identity), Moment.by(SystemClock())
+    vault, now = wiring.vault(config.settings), Moment.by(SystemClock())
     identity = IdentityReader(config.layout, vault).read()
-    settings = config.settings.refresh
-    policy = renewal.RenewalPolicy(settings.fraction, settings.jitter, settings.retry_max_s)
+    policy = wiring.renewal_policy(config.settings)
     # a key that is a systemd credential cannot be read from here
     held = replace(identity.held(now), locked=identity.locked if vault.key_file else "")
     kinds = {
@@ -75,7 +74,8 @@ def describe(config: Config) -> dict[str, Any]:
         tokens["sas"]["remaining_s"] = round(held.fixed_left_s, 1)
     if held.by_certificate and "sas" in tokens:
         tokens["sas"]["remaining_s"] = None
-    fixed = renewal.fixed(held.fixed_left_s, certificate_left_s(registrar(config.settings), now))
+    certificate_s = certificate_left_s(registrar(wiring.registration_route(config.settings)), now)
+    fixed = renewal.fixed(held.fixed_left_s, certificate_s)
     return {
         "state": said.get("state") or renewal.phase(held, now).value,
         "reason": said.get("reason") or held.locked or (fixed.told() if fixed else ""),

@@ -10,65 +10,105 @@ from runtime.cli import Commands, load_config
 from runtime.cli.terminal import draw, write_json, write_lines
 
 if TYPE_CHECKING:
-    from runtime.config import Key
+    from runtime.config import Config
+    from runtime.setting_rule import Key
 
 
 def register(commands: Commands) -> None:
-    config = commands.add_parser("config", help="print every setting in force and where it came from")
+    config = commands.add_parser("config", help="print the settings in force and where each came from")
     config.add_argument("--json", action="store_true", help="for a program")
     config.add_argument(
-        "--example", action="store_true", help="print an edge.toml with every setting explained"
+        "--example", action="store_true", help="print an edge.toml with the settings explained"
+    )
+    config.add_argument(
+        "--advanced", "--all", action="store_true", help="the settings that no device is known to need, too"
     )
     config.set_defaults(run=_config)
 
 
 def _config(arguments: argparse.Namespace) -> int:
-    from runtime.config import keys
-    from runtime.core.secret import Secret
-
     if arguments.example:
-        draw(example())
+        draw(example(advanced=arguments.advanced))
         return 0
     config = load_config(arguments)
-    rows: list[tuple[str, Any, str]] = []
-    for key in keys():
-        value = getattr(getattr(config.settings, key.table), key.name)
-        shown = "***" if isinstance(value, Secret) else value
-        rows.append((key.dotted, shown, config.origins[key.dotted].source))
     if arguments.json:
-        settings = {name: {"value": value, "source": source} for name, value, source in rows}
-        write_json({"home": str(config.layout.home), "settings": settings})
+        write_json({"home": str(config.layout.home), "settings": _as_json(config)})
         return 0
-    write_lines(f"# home {config.layout.home}", f"# file {config.file or 'none'}")
-    width = max(len(name) for name, _, _ in rows)
-    for name, value, source in rows:
-        write_lines(f"{name:<{width}} = {_toml(value):<24} # {source}")
+    write_lines(
+        f"# home {config.layout.home}", f"# file {config.file or 'none'}", *_rows(config, arguments.advanced)
+    )
     return 0
 
 
-def example() -> str:
-    """An edge.toml with every setting at its default, commented out, and explained."""
-    import dataclasses
+def _as_json(config: Config) -> dict[str, dict[str, Any]]:
+    from runtime.settings import keys
 
-    from runtime.config import keys, keys_of
-    from runtime.settings import Settings, StreamSettings
+    return {
+        key.dotted: {
+            "value": _shown(config, key),
+            "source": config.origins[key.dotted].source,
+            "advanced": key.advanced,
+        }
+        for key in keys()
+    }
 
-    lines = [
-        "# Configuration of the edge runtime: every setting, at its default. Uncomment what you change, then",
-        "# `edgectl reload`. A variable EDGE_<TABLE>_<KEY> of the environment wins over it; `edgectl config`",
-        "# shows what is in force. This text is made by `edgectl config --example`.",
+
+def _rows(config: Config, advanced: bool) -> list[str]:
+    """The users' settings and those of the others that are set, or all where `advanced` says so."""
+    from runtime.settings import keys
+
+    sources = {name: origin.source for name, origin in config.origins.items()}
+    shown = [key for key in keys() if advanced or not key.advanced or sources[key.dotted] != "default"]
+    width = max(len(key.dotted) for key in shown)
+    rows = [
+        f"{key.dotted:<{width}} = {_toml(_shown(config, key)):<24} # {sources[key.dotted]}" for key in shown
     ]
-    tables = {field.name: type(field.default) for field in dataclasses.fields(Settings)}
-    table = ""
-    for key in keys():
-        if key.table != table:
-            table = key.table
-            lines += ["", f"[{table}]", f"# {(tables[table].__doc__ or '').strip()}"]
-        lines += _explained(key)
-    lines += ["", f"# {(StreamSettings.__doc__ or '').strip()}", "#[stream.NAME]"]
-    for key in keys_of("stream.NAME", StreamSettings):
-        lines += _explained(key)
+    hidden = len(list(keys())) - len(shown)
+    return [*rows, f"# {hidden} advanced settings at their defaults: --advanced"] if hidden else rows
+
+
+def _shown(config: Config, key: Key) -> Any:
+    from runtime.setting_rule import spelled
+    from runtime.settings import value_of
+
+    value = value_of(config.settings, key)
+    return "***" if key.secret and value is not None else spelled(value)
+
+
+def example(*, advanced: bool = False) -> str:
+    """An edge.toml with every setting at its default, commented out, and explained.
+
+    Advanced settings come last in their table: TOML allows a table only once, so they cannot be a part of
+    the file.
+    """
+    from runtime.setting_rule import keys_of
+    from runtime.settings import StreamSettings, tables
+
+    command = f"edgectl config --example{' --advanced' * advanced}"
+    lines = [
+        f"# Configuration of the edge runtime: settings at their defaults, by `{command}`.",
+        "# Uncomment what you change, then `edgectl reload`. A variable EDGE_<TABLE>_<KEY> in the",
+        "# environment wins over this file; `edgectl config` shows what is in force.",
+    ]
+    for table in tables():
+        section = type(table.default)
+        lines += _table(f"[{table.name}]", section.__doc__, list(keys_of(table.name, section)), advanced)
+    lines += _table(
+        "#[stream.NAME]", StreamSettings.__doc__, list(keys_of("stream.NAME", StreamSettings)), advanced
+    )
     return "\n".join(lines) + "\n"
+
+
+def _table(title: str, doc: str | None, keys: list[Key], advanced: bool) -> list[str]:
+    lines = ["", title, f"# {(doc or '').strip()}"]
+    for key in keys:
+        lines += [] if key.advanced else _explained(key)
+    rest = [key for key in keys if key.advanced and advanced]
+    if rest:
+        lines += ["", "# Advanced: no device is known that needs another value."]
+    for key in rest:
+        lines += _explained(key)
+    return lines
 
 
 def _explained(key: Key) -> list[str]:
@@ -83,8 +123,7 @@ def _explained(key: Key) -> list[str]:
 
 
 def _toml(value: Any) -> str:
-    if value is None:
-        return '""'
-    if isinstance(value, tuple):
-        return json.dumps(list(value))
-    return json.dumps(value if isinstance(value, bool | int | float) else str(value))
+    """A value as it is written in TOML, a missing one as an empty text."""
+    from runtime.setting_rule import spelled
+
+    return json.dumps("" if value is None else spelled(value))

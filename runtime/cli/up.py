@@ -82,7 +82,7 @@ def _environment(config: Config) -> dict[str, str]:
     file.
     """
     from runtime.adapters.process.last_good_config import accepted_file
-    from runtime.config import keys
+    from runtime.settings import keys, value_of
 
     environment = dict(os.environ)
     programs = str(Path(sys.executable).parent)
@@ -91,7 +91,7 @@ def _environment(config: Config) -> dict[str, str]:
     if config.file not in (None, accepted_file(config.layout)):
         environment["EDGE_CONFIG"] = str(config.file)
     for key in keys():  # relative paths depend on our current folder, wherever a worker starts
-        value = getattr(getattr(config.settings, key.table), key.name)
+        value = value_of(config.settings, key)
         if isinstance(value, Path) and config.origins[key.dotted].source == key.variable:
             environment[key.variable] = str(value)
     return environment
@@ -217,12 +217,13 @@ def _down(arguments: argparse.Namespace) -> int:
 
 def _reload(arguments: argparse.Namespace) -> int:
     """Check the configuration first; then restart one worker after the other."""
-    from runtime.adapters.bus.preflight import check_doors
+    from runtime import wiring
+    from runtime.adapters.bus.preflight import check_listeners
     from runtime.adapters.process.status_file import note_asked_to_end
     from runtime.adapters.supervisor.rpc import Supervisor
 
     config = load_config(arguments)
-    check_doors(config)
+    check_listeners(wiring.listeners(config), config.layout)
     supervisor = Supervisor(config.layout.supervisor_socket)
     told: dict[str, list[str]] = {"reloaded": [], "stopped": []}
     for name, program in supervisor.programs().items():

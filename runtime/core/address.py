@@ -1,14 +1,16 @@
-"""Addresses as the settings spell them: a host with a port, and the endpoints of ZeroMQ.
+"""Addresses: a host with a port, and the endpoints of ZeroMQ.
 
-One parse for all: what passes here with the configuration is what doctor, ingest and the connection guard
-read. Every function raises ValueError with the reason.
+They are parsed once, with the configuration, and passed on as values; `str` of one is its spelling again.
+Every parser raises ValueError with the reason.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from typing import NamedTuple
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
 
 INSTANCE_RULE = "must be host or host:port, without https:// or a path; an IPv6 address stands in [brackets]"
 ENDPOINT_RULE = (
@@ -27,56 +29,105 @@ class Address(NamedTuple):
     host: str
     port: int | None
 
+    def __str__(self) -> str:
+        return _bracketed(self.host) + (f":{self.port}" if self.port is not None else "")
+
+
+@dataclass(frozen=True)
+class IpcEndpoint:
+    """A unix socket, by its path."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"ipc://{self.path}"
+
+
+@dataclass(frozen=True)
+class TcpEndpoint:
+    """A TCP port at an address, at an interface, or (`*`) at all of them."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"tcp://{_bracketed(self.host)}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """True if it can be reached from this machine alone."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False  # names and interfaces may change what they mean
+
+    @property
+    def is_ipv6(self) -> bool:
+        return ":" in self.host
+
+
+Endpoint: TypeAlias = IpcEndpoint | TcpEndpoint
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A producer socket to be opened: where, and who may connect."""
+
+    endpoint: Endpoint
+    max_frame_bytes: int
+    """Most bytes of one frame: a larger one ends the connection."""
+    group: str | None = None
+    """The group that an ipc socket is given to."""
+    secret_file: Path | None = None
+    """The secret CURVE key of a TCP port; without one only loopback is served."""
+
 
 def parse_address(text: str) -> Address:
     """Parse `host`, `host:port`, `[IPv6]` or `[IPv6]:port`."""
-    found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(?::(\d{1,5}))?", text)
-    if found is None:
+    parts = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(?::(\d{1,5}))?", text)
+    if parts is None:
         raise ValueError("is no host")
-    host = found[1].strip("[]")
-    if found[1].startswith("["):
+    host = parts[1].strip("[]")
+    if parts[1].startswith("["):
         ipaddress.IPv6Address(host)
     else:
         host.encode("idna")  # an empty label, or one that is too long, leads nowhere
-    return Address(host, None if found[2] is None else _port(found[2]))
+    return Address(host, None if parts[2] is None else _port(parts[2]))
 
 
 def parse_host(text: str) -> str:
-    """Parse a host that has no port."""
-    found = parse_address(text)
-    if found.port is not None:
+    """Parse a host that has no port; an IPv6 address loses its brackets."""
+    address = parse_address(text)
+    if address.port is not None:
         raise ValueError("has a port")
-    return found.host
+    return address.host
 
 
-def check_endpoint(text: str) -> None:
-    """Raise ValueError where ingest cannot listen on this endpoint, as far as its spelling goes."""
+def parse_endpoint(text: str) -> Endpoint:
+    """Parse an endpoint on which ingest can listen, as far as its spelling goes."""
     scheme, _, place = text.partition("://")
     if scheme == "tcp":
-        parse_tcp_endpoint(text)
-    elif scheme != "ipc" or not place or "\0" in place:
+        return parse_tcp_endpoint(text)
+    if scheme != "ipc" or not place or "\0" in place:
         raise ValueError("is no endpoint")
-    elif place.startswith("@"):
+    if place.startswith("@"):
         raise ValueError("is an abstract socket: any local user can connect to it")
+    return IpcEndpoint(place)
 
 
-def parse_tcp_endpoint(text: str) -> tuple[str, int]:
-    """The address and the port of `tcp://ADDRESS:PORT`; `*` is every interface."""
+def parse_tcp_endpoint(text: str) -> TcpEndpoint:
+    """Parse `tcp://ADDRESS:PORT`; the address `*` is every interface."""
     scheme, _, place = text.partition("://")
     host, _, port = place.rpartition(":")
     if scheme != "tcp":
         raise ValueError("is no TCP endpoint")
     if host == _ANY_INTERFACE:
-        return host, _port(port)
-    return parse_address(host).host, _port(port)
+        return TcpEndpoint(host, _port(port))
+    return TcpEndpoint(parse_address(host).host, _port(port))
 
 
-def is_loopback(endpoint: str) -> bool:
-    """True if a TCP endpoint can be reached from this machine alone."""
-    try:
-        return ipaddress.ip_address(parse_tcp_endpoint(endpoint)[0]).is_loopback
-    except ValueError:
-        return False  # names and interfaces may change what they mean
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _port(text: str) -> int:

@@ -8,7 +8,6 @@ from urllib.parse import quote, unquote, urlsplit
 
 from runtime.core.address import parse_host
 from runtime.core.secret import Secret
-from runtime.errors import ConfigError
 
 _PATTERN = r"(http|socks4|socks5h?)://([^:@/\s]+(:[^:@/\s]*)?@)?([^:@/\s]+|\[[0-9a-fA-F:.]+\]):\d{1,5}/?"
 RULE = "must be http://, socks4:// or socks5:// [user:password@]host:port, both percent-encoded"
@@ -18,6 +17,8 @@ RULE = "must be http://, socks4:// or socks5:// [user:password@]host:port, both 
 class Proxy:
     """One proxy. It resolves the names of our hosts itself, whatever its kind: ours may know none of them."""
 
+    text: Secret
+    """It as it was written."""
     kind: str
     """http (CONNECT), socks4 or socks5."""
     host: str
@@ -41,24 +42,23 @@ class Proxy:
         return quote(text.encode().decode("latin-1") if self.kind == "http" else text, safe="")
 
 
-def parse(text: Secret | None) -> Proxy | None:
-    """Parse the setting. Raises ConfigError, as at its check with the configuration."""
-    if not text:
-        return None
+def parse(text: Secret) -> Proxy:
+    """Parse the setting. Raises ValueError, never with its text: that may hold a password."""
     try:
         if not re.fullmatch(_PATTERN, text.reveal()):
             raise ValueError
-        found = urlsplit(text.reveal())
-        host, port = found.hostname, found.port
+        url = urlsplit(text.reveal())
+        host, port = url.hostname, url.port
         parse_host(f"[{host}]" if ":" in str(host) else str(host))
     except ValueError:
         host, port = None, None
     if not host or not port:
-        raise ConfigError(f"the proxy {RULE}")  # never its text: it may hold a password
+        raise ValueError(f"the proxy {RULE}")
     return Proxy(
-        found.scheme.removesuffix("h"),
+        text,
+        url.scheme.removesuffix("h"),
         host,
         port,
-        None if found.username is None else unquote(found.username),
-        None if found.password is None else Secret(unquote(found.password)),
+        None if url.username is None else unquote(url.username),
+        None if url.password is None else Secret(unquote(url.password)),
     )

@@ -45,7 +45,6 @@ from runtime.devcloud.state.cloud import Cloud
 from runtime.devcloud.state.problems import Problem
 from runtime.devcloud.tls import server_context
 from runtime.errors import UsageError
-from runtime.settings import LogSettings
 
 PARTS = (
     *(platform_api, operators, devices, device_management, dps_api, file_upload, https_messages, blobs),
@@ -71,7 +70,7 @@ class ServerOptions:
 
 def run(options: ServerOptions, say: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT. Raises UsageError where it cannot start."""
-    logs.configure("devcloud", LogSettings())
+    logs.configure("devcloud")
     if not re.fullmatch(r"[0-9a-zA-Z\-_.]{1,64}", options.workspace):
         raise UsageError(f"workspace {options.workspace!r} must be 1 to 64 of 0-9 a-z A-Z - _ .")
     if not re.fullmatch(r"[0-9a-zA-Z\-.]*", options.name):

@@ -11,13 +11,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from runtime import wiring
 from runtime.adapters.identity import token_files
 from runtime.adapters.identity.database import IdentityReader
 from runtime.adapters.identity.database_file import SCHEMA_VERSION as IDENTITY_VERSION
 from runtime.adapters.identity.registrars import certificate_left_s, registrar
 from runtime.adapters.identity.token_files import is_open_to_others
 from runtime.adapters.identity.values import IdentityRecord
-from runtime.adapters.identity.vault import Vault
 from runtime.adapters.net.probe import NetworkProbe
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.home_owner import user_name
@@ -30,6 +30,7 @@ from runtime.adapters.supervisor import internals
 from runtime.config import Config
 from runtime.core.identity import renewal
 from runtime.core.identity.enrolment import Enrolment
+from runtime.core.identity.registration_route import IdentityMode
 from runtime.core.moment import Moment
 from runtime.core.operations.diagnosis import (
     Check,
@@ -220,7 +221,7 @@ def _open_files(layout: Layout) -> Check:
 
 def _network(config: Config) -> Iterator[Check]:
     """Probe every host that the runtime talks to, and compare their clocks with ours."""
-    network = NetworkProbe(config.settings)
+    network = NetworkProbe(wiring.registration_route(config.settings), wiring.hub_route(config.settings))
     yield from network.platform()
     yield from _hub(config, network)
     yield network.clock()
@@ -228,9 +229,9 @@ def _network(config: Config) -> Iterator[Check]:
 
 def _credentials(config: Config, known: IdentityRecord) -> Iterator[Check]:
     """Credentials that a person provides: the settings and files of the registrar, and a SAS made by hand."""
-    way_in, now = registrar(config.settings), Moment.by(SystemClock())
+    way_in, now = registrar(wiring.registration_route(config.settings)), Moment.by(SystemClock())
     missing = way_in.missing()
-    if missing and config.settings.identity.mode != "platform":
+    if missing and config.settings.identity.mode is not IdentityMode.PLATFORM:
         remedy = "correct it; a systemd credential is the service's alone, and not to be seen from here"
         yield Check("credentials", "warning", missing, remedy)
     fixed = renewal.fixed(known.held(now).fixed_left_s, certificate_left_s(way_in, now))
@@ -240,9 +241,9 @@ def _credentials(config: Config, known: IdentityRecord) -> Iterator[Check]:
 
 def _unregistered(config: Config, known: IdentityRecord) -> Check:
     """The thing that the device waits for: a token, another token, or an operator."""
-    record, source = known.enrolment, token_files.provisioning_source(config.settings.platform)
+    record, source = known.enrolment, token_files.token_source(wiring.provisioning_token(config.settings))
     unseen = not source.words and source.lack is not None  # only the service can read a systemd credential
-    if config.settings.identity.mode != "platform" or known.registration or unseen:
+    if config.settings.identity.mode is not IdentityMode.PLATFORM or known.registration or unseen:
         return judge_unregistered(Enrolment())
     return judge_unregistered(record, source.where, source.words)
 
@@ -251,7 +252,7 @@ def _hub(config: Config, network: NetworkProbe) -> Iterator[Check]:
     """The device id at the hub, and the route."""
     identity = config.settings.identity
     try:
-        known = IdentityReader(config.layout, Vault.of(identity)).read()
+        known = IdentityReader(config.layout, wiring.vault(config.settings)).read()
     except EdgeError as exc:
         yield Check("identity", "warning", str(exc), "`edgectl status` says who works on it")
         return

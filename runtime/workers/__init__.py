@@ -24,7 +24,7 @@ def start(name: str, config: Config) -> None:
     die_with_parent()
     dump_stacks_on_signal()
     leave_no_core()
-    logs.configure(name, config.settings.log)
+    logs.configure(name, config.settings.log.level, config.settings.log.format)
     for warning in config.warnings:
         logger.warning("{}", warning)
     check_home(config.layout.home)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from loguru import logger
 
+from runtime import wiring
 from runtime.adapters.bus.connection_guard import ConnectionGuard
 from runtime.adapters.bus.curve import KeyGate
 from runtime.adapters.bus.producer_socket import Frames, PendingRequest
@@ -79,7 +80,7 @@ class IngestLoop:
         self._keeper = StoreManager(config, clock, beat=self._status.progress)
         self._spool = Spool(config.layout.spool, settings.drop_folder, self._still_busy)
         self._gate = KeyGate(settings.curve_clients) if settings.curve_clients else None
-        self._doors = ProducerSockets(config, clock)
+        self._doors = ProducerSockets(wiring.listeners(config), clock)
         self._doorkeeper = ConnectionGuard(self._doors.endpoints, settings.memory_bytes)
         self._deliveries = DeliveryReceiver(config.layout)
         self._hints = Hints(config.layout, "ingest")

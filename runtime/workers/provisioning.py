@@ -12,22 +12,19 @@ from contextlib import closing
 
 from loguru import logger
 
+from runtime import wiring
 from runtime.adapters.bus.sockets import IDENTITY_CHANGED, Hints
 from runtime.adapters.identity import token_files
 from runtime.adapters.identity.database import IdentityStore
-from runtime.adapters.identity.platform_api import PlatformClient
-from runtime.adapters.identity.vault import Vault
-from runtime.adapters.net.tls_options import TrustedAuthorities
+from runtime.adapters.identity.platform_api import platform_client
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.config_watch import WatchedConfig
-from runtime.adapters.process.known_secrets import hidden
 from runtime.adapters.process.process import Stop
 from runtime.config import Config
 from runtime.core.identity import enrolment
 from runtime.core.identity.enrolment import (
     Call,
     Enrolment,
-    EnrolmentPolicy,
     EnrolmentState,
     EnrolmentStep,
     Wish,
@@ -39,8 +36,8 @@ from runtime.core.identity.platform_answer import (
     PlatformResult,
     ProvisioningOperation,
 )
+from runtime.core.identity.registration_route import IdentityMode
 from runtime.core.moment import Moment
-from runtime.core.proxy_url import parse as parse_proxy
 from runtime.core.secret import Secret
 from runtime.errors import NeedsHuman, Retryable
 from runtime.workers.heartbeat import Heartbeat
@@ -79,22 +76,22 @@ class ProvisioningLoop:
         self._hints = hints
         self._heart = heart
         self._clock = SystemClock()
-        self._store = IdentityStore(config.layout, Vault.of(config.settings.identity))
+        self._store = IdentityStore(config.layout, wiring.vault(config.settings))
         self._code_file = config.layout.run / "verification-code"
         self._told: tuple[object, ...] = ()
-        settings = config.settings.provisioning
-        self._policy = EnrolmentPolicy(settings.poll_s, settings.retry_max_s, settings.cancelled_pause_s)
+        self._policy = wiring.enrolment_policy(config.settings)
 
     def turn(self) -> float:
         """Do what is due now; return the seconds until something may be due again."""
-        if self._config.settings.identity.mode != "platform":
-            why = f"identity.mode is {self._config.settings.identity.mode}"
+        settings = self._config.settings
+        if settings.identity.mode is not IdentityMode.PLATFORM:
+            why = f"identity.mode is {settings.identity.mode}"
             self._show(Enrolment(), EnrolmentStep(EnrolmentState.NOT_NEEDED, None, why=why))
             return TURN_S
-        source = token_files.provisioning_source(self._config.settings.platform)
-        token, instance = source.secret, self._config.settings.platform.instance
-        hand = token_files.registration_source(self._config.settings.platform)
-        by_hand, wish = hand.secret, self._wish(source, hand)
+        source = token_files.token_source(wiring.provisioning_token(settings))
+        made_by_hand = token_files.token_source(wiring.registration_token(settings))
+        token, instance = source.secret, settings.platform.instance
+        by_hand, wish = made_by_hand.secret, self._wish(source, made_by_hand)
         identity = self._store.read()
         if identity.locked:  # a new token could not be kept, and the stored one may be as good as ever
             self._show(identity.enrolment, EnrolmentStep(EnrolmentState.LOCKED, None, why=identity.locked))
@@ -117,7 +114,7 @@ class ProvisioningLoop:
         if step.call is None or step.in_s > 0:
             return step.in_s if step.call else TURN_S
         assert token is not None and instance is not None
-        self._perform(step.call, record, token, instance)
+        self._perform(step.call, record, token)
         return 0.0
 
     def _wish(self, source: token_files.SecretSource, by_hand: token_files.SecretSource) -> Wish:
@@ -125,17 +122,20 @@ class ProvisioningLoop:
         marks = token_files.fingerprint(source.secret), token_files.fingerprint(by_hand.secret)
         lack = _LACKS.get(source.lack, EnrolmentState.TOKENLESS)
         how = source.where, lack, source.words, by_hand.words if by_hand.lack in _LACKS else ""
-        return Wish(settings.platform.instance, marks[0], settings.device.id, marks[1], *how)
+        instance = settings.platform.instance
+        return Wish(str(instance) if instance else None, marks[0], settings.device.id, marks[1], *how)
 
-    def _perform(self, call: Call, record: Enrolment, token: Secret, instance: str) -> None:
+    def _perform(self, call: Call, record: Enrolment, token: Secret) -> None:
         self._store.check_room()
-        answer = self._ask(call, record, token, instance)
+        answer = self._ask(call, record, token)
         if answer.outcome is Outcome.ABANDONED:
             return
         now, draw = Moment.by(self._clock), random.random()
         after = enrolment.after(record, call, answer, self._policy, now, draw)
         if isinstance(answer.value, PlatformResult):
-            kept = self._keep(after, answer.value, record, host_of(instance))
+            kept = self._keep(
+                after, answer.value, record, host_of(str(self._config.settings.platform.instance))
+            )
         else:
             kept = self._store.save_enrolment(after, record)
         if not kept:
@@ -160,11 +160,10 @@ class ProvisioningLoop:
         return kept
 
     def _ask(
-        self, call: Call, record: Enrolment, token: Secret, instance: str
+        self, call: Call, record: Enrolment, token: Secret
     ) -> PlatformAnswer[ProvisioningOperation] | PlatformAnswer[PlatformResult]:
-        settings = self._config.settings.platform
-        trust = TrustedAuthorities(settings.ca_file, proxy=hidden(parse_proxy(settings.proxy)))
-        platform = PlatformClient(instance, trust, settings.timeout_s, self._heart.waiting, self._clock)
+        route = wiring.platform_route(self._config.settings)
+        platform = platform_client(route, self._heart.waiting, self._clock)
         if call is Call.INIT:
             return platform.init(token, self._config.settings.device.id)
         return platform.complete(token, record.operation_id or "")

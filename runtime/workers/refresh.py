@@ -13,12 +13,13 @@ from dataclasses import replace
 
 from loguru import logger
 
+from runtime import wiring
 from runtime.adapters.bus.sockets import IDENTITY_CHANGED, SAS_REFUSED, Hints
 from runtime.adapters.identity import token_files
 from runtime.adapters.identity.database import IdentityStore
-from runtime.adapters.identity.registrars import ByPlatform, ServerClock, certificate_left_s, registrar
+from runtime.adapters.identity.platform_api import platform_client
+from runtime.adapters.identity.registrars import ServerClock, certificate_left_s, registrar
 from runtime.adapters.identity.values import IdentityRecord, Token
-from runtime.adapters.identity.vault import Vault
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.config_watch import WatchedConfig
 from runtime.adapters.process.process import Stop
@@ -27,12 +28,12 @@ from runtime.core.identity import enrolment, renewal
 from runtime.core.identity.enrolment import Enrolment, host_of
 from runtime.core.identity.escalation import AnswerVerdict, Evidence, Task, judge
 from runtime.core.identity.platform_answer import Outcome, PlatformAnswer, PlatformResult, Registration
+from runtime.core.identity.registration_route import IdentityMode
 from runtime.core.identity.renewal import (
     CredentialState,
     Life,
     Refusals,
     RegistrationState,
-    RenewalPolicy,
     RenewalStep,
     RetryPace,
 )
@@ -84,15 +85,14 @@ class RefreshLoop:
         self._hints = hints
         self._heart = heart
         self._clock = SystemClock()
-        self._store = IdentityStore(config.layout, Vault.of(config.settings.identity))
-        self._registrar = registrar(config.settings, heart.waiting)
+        self._store = IdentityStore(config.layout, wiring.vault(config.settings))
+        self._registrar = registrar(wiring.registration_route(config.settings), heart.waiting)
         self._refusals = Refusals()
         self._refused = False
         self._renewer: str | None = before._renewer if before else None
         """Fingerprint of the Provisioning Token at the last turn."""
         self._told: tuple[object, ...] = ()
-        settings = config.settings.refresh
-        self._policy = RenewalPolicy(settings.fraction, settings.jitter, settings.retry_max_s)
+        self._policy = wiring.renewal_policy(config.settings)
 
     def turn(self, hub_refused: bool) -> float:
         """Do what is due now; return the seconds until something may be due again."""
@@ -141,7 +141,7 @@ class RefreshLoop:
         """The token to refresh with; another one than before ends the pause that the old one caused."""
         if self._registrar.basis() is not None:
             return None
-        token = token_files.provisioning_token(self._config.settings.platform)
+        token = token_files.token_at(wiring.provisioning_token(self._config.settings))
         mark = token_files.fingerprint(token)
         if self._renewer is not None and mark not in (None, self._renewer):
             for task in (Task.REFRESH, Task.REFRESH_PARENT):
@@ -171,12 +171,12 @@ class RefreshLoop:
         )
 
     def _host(self) -> str:
-        return host_of(self._config.settings.platform.instance or "")
+        return host_of(str(self._config.settings.platform.instance or ""))
 
     def _tried_again(self, identity: IdentityRecord) -> Token | None:
         """The token of the line at rest that may be shown to the present platform."""
         former = identity.former
-        by_token = self._config.settings.identity.mode == "platform"
+        by_token = self._config.settings.identity.mode is IdentityMode.PLATFORM
         return former if by_token and former is not None and former.is_for(self._host()) else None
 
     def _perform(
@@ -190,7 +190,7 @@ class RefreshLoop:
             answer = self._registrar.register(asked.secret, self._server_clock(identity))
         else:
             assert token is not None
-            platform = ByPlatform(self._config.settings, self._heart.waiting).platform()
+            platform = platform_client(wiring.platform_route(self._config.settings), self._heart.waiting)
             answer = platform.refresh(token, asked.secret)
         if answer.outcome is Outcome.ABANDONED:
             return

@@ -27,7 +27,7 @@ from runtime.adapters.process.status_file import BUSY
 from runtime.adapters.salvage.disk_probe import DiskProbe, named
 from runtime.adapters.salvage.salvage import SalvageReport, files, finish, last_report, pending, salvage
 from runtime.adapters.store.counters import Loss
-from runtime.adapters.store.disk import Disk, WalLimit, size
+from runtime.adapters.store.disk import Disk, DiskReserve, WalLimit, size
 from runtime.adapters.store.errors import (
     StoreClosed,
     StoreDamaged,
@@ -92,7 +92,8 @@ class StoreManager:
         self._max_producers = config.settings.ingest.max_producers
         self._max_pages = max_pages
         self._ids = IdWatermark(config.layout.ids_given)
-        self._disk = Disk(self._path.parent, config.settings.store)
+        store = config.settings.store
+        self._disk = Disk(self._path.parent, DiskReserve(store.min_free_bytes, store.min_free_inodes))
         self._wal = WalLimit(self._path, self._disk)
         self._probe = DiskProbe(files(self._path), clock)
         self._housekeeping = Housekeeping(clock, self._quota, self._disk, self._wal, self._ids)
@@ -356,23 +357,23 @@ def _alarm(path: Path) -> str | None:
 
 
 def quota(config: Config) -> Quota:
-    """The limits that the configuration sets. Raises ConfigError."""
-    said = config.settings.store
-    total = Limit(Amount(said.max_messages, said.max_bytes), OverflowPolicy(said.policy))
-    every = _limit(said.stream_max_messages, said.stream_max_bytes, said.stream_policy)
+    """The limits that the configuration sets."""
+    store = config.settings.store
+    total = Limit(Amount(store.max_messages, store.max_bytes), store.policy)
+    every = _limit(store.stream_max_messages, store.stream_max_bytes, store.stream_policy)
     own = {
         StreamName.parse(name): limit
         for name, stream in config.settings.stream.items()
         if (limit := _limit(stream.max_messages, stream.max_bytes, stream.policy))
     }
-    return Quota(total, every, own, said.max_streams)
+    return Quota(total, every, own, store.max_streams)
 
 
-def _limit(messages: int, bytes: int, policy: str) -> Limit | None:
+def _limit(messages: int, bytes: int, policy: OverflowPolicy) -> Limit | None:
     """A stream's limit; None where neither is set."""
     if not messages and not bytes:
         return None
-    return Limit(Amount(messages or MAX_INT, bytes or MAX_INT), OverflowPolicy(policy))
+    return Limit(Amount(messages or MAX_INT, bytes or MAX_INT), policy)
 
 
 def refusal(error: StoreError) -> Refusal:

@@ -14,16 +14,15 @@ import random
 
 from loguru import logger
 
+from runtime import wiring
 from runtime.adapters.bus.sockets import IDENTITY_CHANGED, SAS_REFUSED, STORED, DeliveryReporter, Hints
 from runtime.adapters.hub.file_upload import BlockSent, FileOptions, FileUploader, Uploaded, UploadFailed
 from runtime.adapters.hub.https_api import HttpsRoute, Inquiry
 from runtime.adapters.hub.mqtt_client import HubConnection, HubOptions
 from runtime.adapters.hub.usage_file import UsageFile
 from runtime.adapters.identity.database import IdentityReader
-from runtime.adapters.identity.vault import Vault
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.config_watch import WatchedConfig
-from runtime.adapters.process.known_secrets import hidden
 from runtime.adapters.process.process import Stop
 from runtime.adapters.process.status_file import StatusFile, last_words
 from runtime.adapters.store.errors import StoreDamaged, StoreReplaced, StoreUnknown, StoreUnreadable
@@ -43,15 +42,13 @@ from runtime.core.delivery.engine import Delivery
 from runtime.core.delivery.envelope import Telemetry, probe
 from runtime.core.delivery.events import Lost
 from runtime.core.delivery.lane_health import MOST_LANES, FailingLanes, OldestWait
-from runtime.core.delivery.link_budget import LinkBudget, LinkPolicy, parse_hours
+from runtime.core.delivery.link_budget import LinkBudget
 from runtime.core.delivery.outgoing import MessageState
 from runtime.core.delivery.throughput import Throughput
 from runtime.core.delivery.window import CongestionWindow, Pace
 from runtime.core.identity.credentials import HubCredentials
-from runtime.core.proxy_url import parse as parse_proxy
 from runtime.core.settlement import Settled
 from runtime.errors import NeedsHuman, Retryable
-from runtime.settings import Settings
 from runtime.workers.upload_source import UploadSource, lane_of
 
 LOOK_EVERY_S = 2.0
@@ -100,11 +97,10 @@ class UploadLoop:
         self._watched = WatchedConfig(config, self._clock, silent=True)
         self._identity = _identity(config)
         self._reporter = DeliveryReporter(layout)
-        ca_file = settings.ca_file or config.settings.platform.ca_file
-        proxy = hidden(parse_proxy(settings.proxy or config.settings.platform.proxy))
-        options = (ca_file, settings.keepalive_s, settings.websockets, proxy, settings.connect_timeout_s)
+        hub = wiring.hub_route(config.settings)
+        options = (hub.ca_file, settings.keepalive_s, hub.websockets, hub.proxy, settings.connect_timeout_s)
         self._hub = HubConnection(HubOptions(*options))
-        way = HttpsRoute(ca_file, settings.https_port, proxy)
+        way = HttpsRoute(hub.ca_file, hub.https_port, hub.proxy)
         self._files = FileUploader(
             FileOptions(
                 journal=layout.state / "uploads",
@@ -115,7 +111,7 @@ class UploadLoop:
         )
         self._inquiry = Inquiry(way)
         self._usage = UsageFile(layout)
-        self._link = LinkBudget(_terms(config.settings), self._usage.load())
+        self._link = LinkBudget(wiring.link_policy(config.settings), self._usage.load())
         limits = DeliveryLimits(
             settings.connect_timeout_s,
             settings.ack_timeout_s,
@@ -428,18 +424,4 @@ class UploadLoop:
 
 
 def _identity(config: Config) -> IdentityReader:
-    return IdentityReader(config.layout, Vault.of(config.settings.identity), IDENTITY_BUSY_S)
-
-
-def _terms(settings: Settings) -> LinkPolicy:
-    link = settings.link
-    return LinkPolicy(
-        link.messages_per_s,
-        link.bytes_per_s,
-        link.messages_per_day,
-        link.bytes_per_day,
-        link.messages_per_month,
-        link.bytes_per_month,
-        parse_hours(link.hours),
-        link.urgent_priority,
-    )
+    return IdentityReader(config.layout, wiring.vault(config.settings), IDENTITY_BUSY_S)

@@ -30,7 +30,15 @@ from runtime.core.delivery.envelope import (
 )
 from runtime.core.delivery.outgoing import Outgoing
 from runtime.core.delivery.queue_room import Room
-from runtime.core.delivery.read_planner import AGAIN_S, PAGE_BYTES, Lane, Level, Query, ReadPlanner
+from runtime.core.delivery.read_planner import (
+    AGAIN_S,
+    PAGE_BYTES,
+    DrainOrder,
+    Lane,
+    Level,
+    Query,
+    ReadPlanner,
+)
 from runtime.core.delivery.send_queue import StreamQueue
 from runtime.core.delivery.ttl import expires_s
 from runtime.core.message import CorruptRow, Kind, StoredMessage, StreamName
@@ -74,7 +82,8 @@ class UploadSource:
         self._important: set[StreamName] = set()
         self._look_important_s = self._look_anew_s = 0.0
         self._reading = ReadPlanner(self._fresh_first, config.settings.upload.backlog_per_s)
-        if not has_brotli() and any(s.compression != "none" for s in config.settings.stream.values()):
+        compressions = {stream.compression for stream in config.settings.stream.values()}
+        if not has_brotli() and compressions - {Compression.NONE}:
             logger.warning("a stream asks for compression, but the extra [compress] is not installed")
 
     def read(self) -> bool:
@@ -312,7 +321,7 @@ class UploadSource:
             wanted = self._settings.of_stream(name.group, name.stream)
             upload = self._settings.upload
             self._packings[name] = Packing(
-                Compression[wanted.compression.upper()] if has_brotli() else Compression.NONE,
+                wanted.compression if has_brotli() else Compression.NONE,
                 wanted.chunk_bytes,
                 upload.file_from_units,
                 upload.site_id,
@@ -320,4 +329,4 @@ class UploadSource:
         return self._packings[name]
 
     def _fresh_first(self, name: StreamName) -> bool:
-        return self._settings.of_stream(name.group, name.stream).drain == "fresh-first"
+        return self._settings.of_stream(name.group, name.stream).drain is DrainOrder.FRESH_FIRST

@@ -121,7 +121,7 @@ def test_on_a_full_disk_nothing_is_asked_that_could_not_be_kept(
 def begun(home: Home) -> str:
     """What provisioning notes first, so that on the full disk the next thing is to ask."""
     settings = home.config.settings.platform
-    return Wish(settings.instance, fingerprint(settings.provisioning_token), None).basis()
+    return Wish(str(settings.instance), fingerprint(settings.provisioning_token), None).basis()
 
 
 def test_a_disk_that_takes_nothing_is_looked_at_again_twice_a_minute_and_named_meanwhile(

@@ -16,6 +16,7 @@ from runtime.adapters.bus.producer_sockets import TRY_AGAIN_S, ProducerSockets
 from runtime.adapters.process.status_file import read_status
 from runtime.errors import ConfigError, UsageError
 from runtime.producer import Producer
+from runtime.wiring import listeners
 from tests.support.harness import Home, eventually
 from tests.support.store_tools import ObedientClock
 
@@ -56,7 +57,7 @@ def test_a_port_that_is_taken_stops_no_producer_at_another_door(home: Home, take
 
 def doors(home: Home, toml: str, clock: ObedientClock) -> ProducerSockets:
     home.write_config(f"[ingest]\n{toml}\n")
-    return ProducerSockets(home.config, clock)
+    return ProducerSockets(listeners(home.config), clock)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_a_folder_of_a_path_that_is_not_mounted_yet_closes_its_door_alone(home: 
     clock = ObedientClock()
     found = doors(home, f'endpoint = "ipc://{folder}/in.sock"\ntcp_endpoint = "{tcp}"', clock)
     try:
-        assert [door.endpoint for door in found.open] == [tcp] and "cannot be opened" in found.alarm
+        assert [str(door.endpoint) for door in found.open] == [tcp] and "cannot be opened" in found.alarm
         folder.mkdir()
         clock.boot += TRY_AGAIN_S
         found.ensure_bound()

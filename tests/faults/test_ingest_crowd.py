@@ -17,6 +17,7 @@ import zmq
 from runtime.adapters.bus.connection_guard import LOOK_EVERY_S, ConnectionGuard
 from runtime.adapters.process.process import Stop
 from runtime.adapters.process.status_file import read_status
+from runtime.core.address import IpcEndpoint
 from runtime.producer import Producer
 from runtime.workers.ingest import IngestLoop
 from tests.support.harness import Home, Process, at_full_size, eventually
@@ -183,7 +184,7 @@ def commits_until_answered(ingest: IngestLoop, socket: zmq.Socket[bytes], home: 
 def test_the_doorkeeper_lives_on_after_a_moment_without_a_file_to_look_with() -> None:
     """It ended with the first look that failed, and nobody stood at the doors until the next start."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    doorkeeper = ConnectionGuard(["ipc:///nowhere.sock"], 10**9)
+    doorkeeper = ConnectionGuard([IpcEndpoint("/nowhere.sock")], 10**9)
     resource.setrlimit(resource.RLIMIT_NOFILE, (16, limits[1]))
     taken = []
     try:

@@ -14,7 +14,7 @@ from loguru import logger
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.process import Stop
 from runtime.adapters.process.status_file import BUSY, read_status
-from runtime.adapters.store.disk import BALLAST_BYTES, Disk
+from runtime.adapters.store.disk import BALLAST_BYTES, Disk, DiskReserve
 from runtime.adapters.store.errors import StoreDamaged, StoreFull, StoreUnavailable
 from runtime.adapters.store.wal import write_again
 from runtime.adapters.store.writer import MessageStore
@@ -306,7 +306,7 @@ def _free_pages(ingest: IngestLoop) -> int:
 
 def test_a_ballast_that_found_no_room_is_none(home: Home) -> None:
     """An empty file passed for it from then on, and a disk that is full had nothing to give up."""
-    disk = Disk(home.layout.state, home.config.settings.store)
+    disk = Disk(home.layout.state, DiskReserve())
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (BALLAST_BYTES // 2, before[1]))  # as a quota would
     try:

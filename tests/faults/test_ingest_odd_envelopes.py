@@ -40,7 +40,7 @@ def worker() -> Iterator[IngestLoop]:
 
 
 def endpoint(worker: IngestLoop) -> str:
-    return worker._doors.open[0].endpoint
+    return str(worker._doors.open[0].endpoint)
 
 
 def replies(worker: IngestLoop, socket: zmq.Socket[bytes], count: int) -> list[list[bytes]]:

@@ -16,6 +16,7 @@ from runtime.adapters.bus import sockets
 from runtime.adapters.bus.producer_socket import CannotListen, ProducerSocket
 from runtime.adapters.bus.sockets import DeliveryReporter, Settled
 from runtime.adapters.process.process import AlreadyRuns, Lock, process_state
+from runtime.core.address import Listener, parse_endpoint
 from runtime.producer import Producer
 from tests.support.harness import Home, eventually
 
@@ -58,7 +59,7 @@ def test_ingest_whose_socket_another_has_taken_leaves_it_to_him_and_says_so(home
     eventually(lambda: process_state(worker.pid) == "stopped")
     for path in (socket, socket.with_name(f"{socket.name}.lock")):
         path.unlink()
-    other = ProducerSocket(f"ipc://{socket}", max_frame_bytes=1000)
+    other = ProducerSocket(Listener(parse_endpoint(f"ipc://{socket}"), 1000))
     worker.signal(signal.SIGCONT)
     try:
         assert worker.popen.wait(20) == 2
@@ -71,7 +72,7 @@ def test_a_lock_that_cannot_be_had_now_ends_nobody_who_is_connected(home: Home) 
     """A full disk or a missing folder ended ingest: UsageError, though all who were connected were served."""
     folder = home.layout.run / "producers"
     folder.mkdir(mode=0o700, parents=True)
-    door = ProducerSocket(f"ipc://{folder}/p", max_frame_bytes=1_000_000)
+    door = ProducerSocket(Listener(parse_endpoint(f"ipc://{folder}/p"), 1_000_000))
     assert door._bound is not None
     try:
         shutil.rmtree(folder)
@@ -98,6 +99,6 @@ def test_a_door_for_which_there_is_no_descriptor_is_tried_again(home: Home) -> N
     resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
     try:
         with pytest.raises(CannotListen):
-            ProducerSocket(f"ipc://{home.layout.run}/p", max_frame_bytes=1_000_000)
+            ProducerSocket(Listener(parse_endpoint(f"ipc://{home.layout.run}/p"), 1_000_000))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -19,6 +19,7 @@ from runtime.config import load
 from runtime.core.delivery.events import Cause, Lost
 from runtime.core.identity.platform_answer import Outcome
 from runtime.core.secret import Secret
+from runtime.wiring import hub_route, registration_route
 from tests.integration.test_dps import Service
 from tests.support.harness import Cloud, Home, eventually
 from tests.support.scripted import scripted
@@ -69,6 +70,11 @@ def test_a_bundle_with_comments_of_any_encoding_counts_for_mqtt_https_files_and_
     assert isinstance(reply, https.Reply) and reply.status == 401, reply
 
 
+def _probe(home: Home) -> NetworkProbe:
+    settings = load({}, home=home.folder).settings
+    return NetworkProbe(registration_route(settings), hub_route(settings))
+
+
 def test_a_bundle_with_comments_counts_for_the_provisioning_service(cloud: Cloud, folder: Path) -> None:
     service = Service(cloud)
     asked = service.question("single-1", service.enrol("single-1"))
@@ -108,10 +114,10 @@ def test_the_doctor_reads_the_file_of_authorities_as_upload_does(cloud: Cloud, h
     path = home.folder / "ca.pem"
     path.write_bytes(b"")
     home.write_config(cloud.config_toml().replace(cloud.facts["ca_file"], str(path)))
-    checks = list(NetworkProbe(load({}, home=home.folder).settings).platform())
+    checks = list(_probe(home).platform())
     assert [check.verdict for check in checks] == ["ok", "error"] and str(path) in checks[1].text, checks
     path.write_bytes(COMMENTS["Latin-1"] + Path(cloud.facts["ca_file"]).read_bytes())
-    checks = list(NetworkProbe(load({}, home=home.folder).settings).platform())
+    checks = list(_probe(home).platform())
     assert [check.verdict for check in checks] == ["ok", "ok"], checks
 
 

@@ -201,8 +201,23 @@ def test_a_wrong_setting_stops_every_command_of_an_operator_with_status_2(home: 
 def test_config_says_where_each_value_came_from(home: Home) -> None:
     home.write_config("[upload]\nwindow = 7\n")
     found = json.loads(home.edgectl("config", "--json").stdout)["settings"]
-    assert found["upload.window"] == {"value": 7, "source": str(home.folder / "edge.toml")}
-    assert found["log.level"]["source"] == "default"
+    file = str(home.folder / "edge.toml")
+    assert found["upload.window"] == {"value": 7, "source": file, "advanced": True}
+    assert found["log.level"] == {"value": "INFO", "source": "default", "advanced": False}
+
+
+def test_config_shows_advanced_settings_that_are_set_and_the_others_when_asked(home: Home) -> None:
+    proxy = 'proxy = "http://me:hush-hush@proxy:80"\n'
+    home.write_config(f'[upload]\nwindow = 7\n{proxy}[link]\nhours = ["22:00-06:00"]\n')
+    told = home.edgectl("config").stdout
+    assert "upload.window " in told and "upload.files " not in told and "--advanced" in told
+    values = dict(re.findall(r"^(\S+) += (.*?) +# ", told, re.MULTILINE))
+    assert values["link.hours"] == '["22:00-06:00"]' and values["upload.proxy"] == '"***"'
+    assert "hush" not in told
+    every = home.edgectl("config", "--all").stdout
+    assert "upload.files " in every and "--advanced" not in every
+    plain, example = (home.edgectl("config", "--example", *more).stdout for more in ((), ("--advanced",)))
+    assert "#files = 2" in example and "#files = 2" not in plain and "#websockets = false" in plain
 
 
 @pytest.mark.parametrize("command", ["config", "--help", "completion bash", "status --watch", "doctor"])

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from runtime.cli.settings import example
-from runtime.config import keys, load
+from runtime.config import load
 from runtime.layout import WORKERS
+from runtime.settings import keys, value_of
 from tests.support.harness import Cloud, Home, Process, eventually, kill_tree, require_tool
 
 TOP = Path(__file__).parent.parent.parent
@@ -338,16 +339,15 @@ def test_supervisord_conf_has_one_program_a_worker_and_no_door_to_the_network() 
 
 
 def test_the_example_is_what_the_settings_say() -> None:
-    assert (DEPLOY / "edge.toml.example").read_text() == example(), (
-        "run: edgectl config --example > deploy/edge.toml.example"
+    assert (DEPLOY / "edge.toml.example").read_text() == example(advanced=True), (
+        "run: python -m tests.support.readme"
     )
 
 
 def test_the_example_with_every_line_uncommented_is_the_default(tmp_path: Path) -> None:
     file = tmp_path / "edge.toml"
-    file.write_text(re.sub(r"^#(\w+ = |\[)", r"\1", example(), flags=re.MULTILINE))
+    file.write_text(re.sub(r"^#(\w+ = |\[)", r"\1", example(advanced=True), flags=re.MULTILINE))
     told, silent = load({}, home=tmp_path, file=file), load({}, home=tmp_path / "elsewhere")
     for key in keys():
-        table = key.table
-        assert getattr(getattr(told.settings, table), key.name) == key.default
-        assert getattr(getattr(silent.settings, table), key.name) == key.default
+        assert value_of(told.settings, key) == key.default
+        assert value_of(silent.settings, key) == key.default

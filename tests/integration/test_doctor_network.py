@@ -14,6 +14,7 @@ from runtime.adapters.net.probe import NetworkProbe
 from runtime.adapters.process.status_file import StatusFile
 from runtime.devcloud.addresses import HUB_PORT
 from runtime.operations.doctor import examine
+from runtime.wiring import hub_route, registration_route
 from tests.support.harness import Cloud, Home
 from tests.support.proxy import FAR_NAME as NAME
 from tests.support.proxy import KINDS, PASSWORD, USER, WRITTEN, proxy_to
@@ -102,7 +103,9 @@ def test_a_clock_so_wrong_that_no_certificate_counts_is_named(
     ours.private_key_and_cert_chain_pem.write_to_path(str(server))
     cloud.start()
     home.write_config(cloud.config_toml())
-    checks = {check.name: check for check in NetworkProbe(home.config.settings).platform()}
+    settings = home.config.settings
+    probe = NetworkProbe(registration_route(settings), hub_route(settings))
+    checks = {check.name: check for check in probe.platform()}
     found = checks[f"platform {cloud.facts['instance']}"]
     assert found.verdict == "error"
     assert words in found.text and "timedatectl" in found.remedy

@@ -18,12 +18,13 @@ import pytest
 
 from runtime.adapters.identity import dps
 from runtime.adapters.identity.dps import DpsRequest, assign
-from runtime.adapters.identity.registrars import ByDps
+from runtime.adapters.identity.registrars import registrar
 from runtime.adapters.process.process import SUPERVISOR_PID
 from runtime.core.identity.connection_string import derived_key
 from runtime.core.identity.platform_answer import Outcome
 from runtime.core.secret import Secret
 from runtime.producer import Producer
+from runtime.wiring import registration_route
 from tests.support.harness import Cloud, Home, eventually, short_folder
 from tests.support.supervised import Runtime
 
@@ -207,7 +208,7 @@ def test_a_device_that_dps_assigns_to_a_hub_delivers_there(
     else:
         (home.folder / "dps.key").write_text(key)
         configure(home, shared, f'dps_key_file = "dps.key"\ndps_group = {str(group).lower()}\n', who)
-    assert ByDps(home.config.settings).missing() is None
+    assert registrar(registration_route(home.config.settings)).missing() is None
     with closing(Runtime(home)):  # under supervisord, as on a device
         _deliver_one(way, who, shared, home)
     assert shared.assigned()[who] == 1

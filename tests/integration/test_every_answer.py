@@ -28,6 +28,7 @@ from runtime.core.identity.platform_answer import Outcome, PlatformResult, Regis
 from runtime.core.identity.renewal import RetryPace
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
+from runtime.wiring import provisioning_token
 from runtime.workers.provisioning import ProvisioningLoop
 from runtime.workers.refresh import RefreshLoop
 from tests.support import scripted as s
@@ -236,9 +237,9 @@ class Device:
         getattr(self, f"_{column}", lambda: None)()
 
     def _complete(self) -> None:
-        platform = self.config.settings.platform
-        mark = token_files.fingerprint(token_files.provisioning_token(platform))
-        basis = Wish(platform.instance, mark, None).basis()
+        settings = self.config.settings
+        mark = token_files.fingerprint(token_files.token_at(provisioning_token(settings)))
+        basis = Wish(str(settings.platform.instance), mark, None).basis()
         self.store.save_enrolment(Enrolment(EnrolmentState.PENDING, basis, "op", "AB-12"))
 
     def _register(self, age_s: float = 60) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters.identity.database import IdentityReader, IdentityStore
-from runtime.adapters.identity.vault import Vault
 from runtime.adapters.net.certificate_pair import check_pair
 from runtime.adapters.process.process import Stop
 from runtime.core.identity.enrolment import Enrolment, EnrolmentState
@@ -22,6 +21,7 @@ from runtime.core.identity.platform_answer import PlatformResult, Registration
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.errors import Retryable
+from runtime.wiring import vault
 from runtime.workers.upload import IDENTITY_BUSY_S, UploadLoop
 from tests.support.harness import Home
 
@@ -110,7 +110,7 @@ def test_tokens_that_are_sealed_by_a_change_of_edge_toml_can_be_read_by_upload_t
     key_file.write_text(base64.b64encode(b"k" * 32).decode())
     key_file.chmod(0o600)
     home.write_config(f'[identity]\nencrypt = true\nencryption_key_file = "{key_file}"\n')
-    sealing = IdentityStore(home.layout, Vault.of(home.config.settings.identity))
+    sealing = IdentityStore(home.layout, vault(home.config.settings))
     sealing.rewrite()
     registered(sealing, "second-sas")
     assert b"second-sas" not in home.layout.identity_db.read_bytes()

@@ -24,6 +24,7 @@ from runtime.adapters.bus.sockets import DeliveryReporter, Settled
 from runtime.adapters.process.status_file import read_status
 from runtime.adapters.store.reader import StoreReader
 from runtime.config import load
+from runtime.core.address import Listener, parse_endpoint
 from runtime.core.message import StoredMessage
 from runtime.producer import Curve, Full, NoAnswer, NotStored, Producer, Unavailable
 from tests.support.harness import Home, eventually, short_folder
@@ -314,7 +315,7 @@ def test_a_producer_that_comes_back_after_a_power_cut_is_heard_under_its_own_rou
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     where = f"tcp://127.0.0.1:{port}"
-    ours = producer_socket.ProducerSocket(where, max_frame_bytes=1_000)
+    ours = producer_socket.ProducerSocket(Listener(parse_endpoint(where), 1_000))
     back = None
     try:
         gone = vanishing(port, b"me")

@@ -19,6 +19,7 @@ from runtime.adapters.bus.curve import make_keys, read_key
 from runtime.adapters.bus.producer_socket import ANYONE, ProducerSocket
 from runtime.adapters.store import producer_memory
 from runtime.adapters.store.writer import MessageStore
+from runtime.core.address import Listener, parse_endpoint
 from runtime.core.delivery.envelope import mid
 from runtime.core.ingest.protocol import ProducerKey, Stored
 from runtime.core.settlement import Settled
@@ -190,11 +191,11 @@ def test_the_kernel_says_which_user_asks() -> None:
         pytest.skip("only root may be another user")
     with short_folder() as folder:
         folder.chmod(0o755)
-        door = ProducerSocket(f"ipc://{folder}/in.sock", max_frame_bytes=1_000)
+        door = ProducerSocket(Listener(parse_endpoint(f"ipc://{folder}/in.sock"), 1_000))
         (folder / "in.sock").chmod(0o666)
         try:
             for user in (0, 65_534):
-                asking = ask_as(user, door.endpoint)
+                asking = ask_as(user, str(door.endpoint))
                 assert owner_of(door) == f"user {user}"
                 asking.kill()
                 asking.wait()
@@ -203,10 +204,10 @@ def test_the_kernel_says_which_user_asks() -> None:
 
 
 def test_by_tcp_without_keys_all_are_one() -> None:
-    door = ProducerSocket(free_place(), max_frame_bytes=1_000)
+    door = ProducerSocket(Listener(parse_endpoint(free_place()), 1_000))
     with zmq.Context.instance().socket(zmq.REQ) as sock:
         sock.linger = 0
-        sock.connect(door.endpoint)
+        sock.connect(str(door.endpoint))
         sock.send_multipart([b"{}", b"x"])
         assert owner_of(door) == ANYONE
     door.close()

@@ -183,4 +183,5 @@ def test_user_and_password_of_a_proxy_are_decoded_and_encoded_again() -> None:
     assert (found.user, found.password.reveal()) == (USER, PASSWORD)
     assert found.url() == f"socks5h://{WRITTEN}@proxy.example:1080", "the proxy resolves the names"
     assert PASSWORD not in repr(found) + str(found)
-    assert parse(None) is None and parse(Secret("")) is None
+    with pytest.raises(ValueError, match="socks5://"):
+        parse(Secret(""))

@@ -16,7 +16,7 @@ import pytest
 from loguru import logger
 
 from runtime.adapters.bus.curve import make_keys
-from runtime.adapters.bus.preflight import check_doors
+from runtime.adapters.bus.preflight import check_listeners
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.crash import crash_file
 from runtime.adapters.process.last_good_config import accepted_file, remember
@@ -25,6 +25,7 @@ from runtime.adapters.supervisor.rpc import Program, Supervisor
 from runtime.config import load
 from runtime.errors import ConfigError, Rejected
 from runtime.operations.overview import observe
+from runtime.wiring import listeners
 from runtime.workers.sentinel import SentinelLoop
 from tests.support.harness import Home, Process, eventually
 from tests.support.supervised import WORKING, Runtime, kill, stand_ins
@@ -81,7 +82,7 @@ def test_reload_refuses_what_ingest_would_end_over_at_its_next_start(
     home.write_config(f"[ingest]\n{filled(said)}\n")
     make_keys("k", home.folder)
     with pytest.raises(ConfigError) as refused:
-        check_doors(home.config)
+        check_listeners(listeners(home.config), home.layout)
     assert filled(REFUSED[said]) in str(refused.value)
 
 
@@ -90,10 +91,10 @@ def test_reload_takes_the_endpoint_that_ingest_listens_on_already(home: Home, ta
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     home.write_config(f'[ingest]\ntcp_endpoint = "tcp://127.0.0.1:{port}"\n')
-    check_doors(home.config)
+    check_listeners(listeners(home.config), home.layout)
     ingest = home.start_worker("ingest")
     eventually(lambda: home.layout.status_file("ingest").exists() or not ingest.running(), 40)
-    check_doors(home.config)
+    check_listeners(listeners(home.config), home.layout)
     home.write_config(f'[ingest]\ntcp_endpoint = "tcp://127.0.0.1:{taken_port}"\n')
     refused = home.edgectl("reload")
     assert refused.returncode == 2 and "Address already in use" in refused.stderr

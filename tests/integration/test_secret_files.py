@@ -12,20 +12,15 @@ from runtime.adapters.hub.https_api import HttpsRoute, HubHttps, HubUnreachable
 from runtime.adapters.identity import token_files
 from runtime.adapters.identity.vault import Vault
 from runtime.core.identity.credentials import HubCredentials
+from runtime.core.identity.registration_route import SecretLocation
 from runtime.core.secret import Secret
-from runtime.settings import PlatformSettings
 
 KEY = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
 
 READERS: dict[str, Callable[[Path], object]] = {
-    "provisioning token": lambda path: token_files.provisioning_token(
-        PlatformSettings(provisioning_token_file=path), {}
-    ),
-    "registration token": lambda path: token_files.registration_token(
-        PlatformSettings(registration_token_file=path), {}
-    ),
-    "systemd credential": lambda path: token_files.secret_from(
-        None, None, path.name, {"CREDENTIALS_DIRECTORY": str(path.parent)}
+    "token": lambda path: token_files.token_at(SecretLocation("table.token", "none", file=path), {}),
+    "systemd credential": lambda path: token_files.secret_at(
+        SecretLocation("table.secret", path.name), {"CREDENTIALS_DIRECTORY": str(path.parent)}
     ),
     "key that seals tokens": lambda path: Vault(True, path).keys({}).secrets,
 }
@@ -55,17 +50,16 @@ def test_a_secret_that_others_can_read_is_named_once_and_still_serves(
     assert KEY not in said[0]
 
 
-@pytest.mark.parametrize("reader", ["provisioning token", "registration token"])
 @pytest.mark.parametrize(
     "content", ["first-token\nsecond-token\n", "a remark of some-token", "caf\u00e9-token"]
 )
 def test_a_file_with_more_than_one_token_is_named_and_goes_into_no_header_and_no_reason(
-    reader: str, content: str, folder: Path, said: list[str]
+    content: str, folder: Path, said: list[str]
 ) -> None:
     path = folder / "secret"
     path.write_text(content)
     path.chmod(0o600)
-    assert [READERS[reader](path) for _ in range(3)] == [None] * 3
+    assert [READERS["token"](path) for _ in range(3)] == [None] * 3
     assert said == [f"WARNING {path} holds no token: it is not one word of printable ASCII\n"]
 
 
@@ -73,7 +67,7 @@ def test_a_mark_that_windows_puts_before_a_text_is_no_part_of_the_token(folder: 
     path = folder / "secret"
     path.write_bytes(b"\xef\xbb\xbfthe-token\r\n")
     path.chmod(0o600)
-    assert READERS["provisioning token"](path) == Secret("the-token")
+    assert READERS["token"](path) == Secret("the-token")
 
 
 def test_a_sas_that_was_damaged_at_rest_stands_in_no_reason() -> None:

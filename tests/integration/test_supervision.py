@@ -27,11 +27,11 @@ from runtime.adapters.store.reader import StoreReader
 from runtime.adapters.supervisor.internals import bound_pause
 from runtime.adapters.supervisor.rpc import Program, Supervisor
 from runtime.cli import up
-from runtime.config import keys
 from runtime.core.message import StoredMessage
 from runtime.errors import Rejected, Retryable, UsageError
 from runtime.producer import Producer
-from runtime.settings import LARGEST
+from runtime.setting_rule import LARGEST
+from runtime.settings import keys
 from runtime.workers.sentinel import SentinelLoop, _descriptors, _memory
 from tests.support.harness import Home, clean_environment, eventually
 from tests.support.supervised import PROGRAMS, WORKING, Runtime, gone, kill, stand_ins

@@ -12,10 +12,13 @@ import pytest
 from runtime.adapters.identity.database import IdentityReader
 from runtime.adapters.identity.registrars import registrar
 from runtime.adapters.process.status_file import read_status
+from runtime.core.address import Address
 from runtime.core.identity.connection_string import parse, sas_expiry_s, sign
+from runtime.core.identity.registration_route import IdentityMode
 from runtime.core.secret import Secret
 from runtime.producer import Producer
 from runtime.settings import IdentitySettings, PlatformSettings, Settings
+from runtime.wiring import registration_route
 from tests.support.certificates import Pair
 from tests.support.harness import Cloud, Home, eventually
 
@@ -135,13 +138,13 @@ def test_a_certificate_waits_for_its_key_and_a_pair_that_cannot_serve_is_named(
     pair = Pair(folder)
     other = Pair(folder)
     settings = Settings(
-        platform=PlatformSettings(instance="platform.invalid"),
+        platform=PlatformSettings(instance=Address("platform.invalid", None)),
         identity=IdentitySettings(
-            mode=mode, certificate_file=pair.certificate, key_file=pair.key,
+            mode=IdentityMode(mode), certificate_file=pair.certificate, key_file=pair.key,
             dps_id_scope="0ne", dps_registration_id="dev-1",
         ),
     )  # fmt: skip
-    known = registrar(settings)
+    known = registrar(registration_route(settings))
     assert known.missing() is None
     pair.put_certificate()
     assert known.missing() == f"{pair.key} is not the key of {pair.certificate}", "its key is yet to come"

@@ -1,8 +1,8 @@
 """The generated parts of the pages.
 
-`python -m tests.support.readme` writes the settings into docs/configuration.md, and the rooms and the state
-diagrams into docs/architecture.md; `python -m tests.support.readme bench-report/bench.json` writes the
-figures that `make bench` left there into docs/performance.md.
+`python -m tests.support.readme` writes the settings into docs/configuration.md and deploy/edge.toml.example,
+and the rooms and the state diagrams into docs/architecture.md; `python -m tests.support.readme
+bench-report/bench.json` writes the figures that `make bench` left there into docs/performance.md.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from runtime.bench import FigureRow
-from runtime.config import Key, keys, keys_of
-from runtime.settings import StreamSettings
+from runtime.cli.settings import example
+from runtime.setting_rule import Key, keys_of, spelled
+from runtime.settings import StreamSettings, keys
 from tests.support.rooms import layers_picture, rooms_table
 from tests.support.state_diagrams import connection_states, message_states, store_states
 
@@ -24,6 +25,7 @@ README = TOP / "README.md"
 ARCHITECTURE = TOP / "docs" / "architecture.md"
 COMMANDS = TOP / "docs" / "commands.md"
 CONFIGURATION = TOP / "docs" / "configuration.md"
+EXAMPLE = TOP / "deploy" / "edge.toml.example"
 PERFORMANCE = TOP / "docs" / "performance.md"
 PROTOCOL = TOP / "docs" / "protocol.md"
 PAGES = sorted(p for folder in ("", "docs", "docs/decisions", "deploy") for p in (TOP / folder).glob("*.md"))
@@ -37,8 +39,9 @@ def with_part(text: str, name: str, part: str) -> str:
 
 
 def with_settings(text: str) -> str:
-    """`text` with the table of settings as settings.py has them."""
-    return with_part(text, "settings", settings_table())
+    """`text` with the tables of settings as settings.py has them."""
+    text = with_part(text, "settings", settings_table(advanced=False))
+    return with_part(text, "advanced settings", settings_table(advanced=True))
 
 
 def with_rooms(text: str) -> str:
@@ -57,8 +60,9 @@ def with_states(text: str) -> str:
     return text
 
 
-def settings_table() -> str:
-    rows = [_row(key) for key in (*keys(), *keys_of("stream.NAME", StreamSettings))]
+def settings_table(*, advanced: bool) -> str:
+    every = (*keys(), *keys_of("stream.NAME", StreamSettings))
+    rows = [_row(key) for key in every if key.advanced is advanced]
     return "\n".join(["| setting | default | meaning |", "|---|---|---|", *rows]) + "\n"
 
 
@@ -68,11 +72,7 @@ def _row(key: Key) -> str:
 
 
 def _toml(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return "[" + ", ".join(f'"{v}"' for v in value) + "]"
-    return f'"{value}"' if isinstance(value, str | Path) else f"{value}"
+    return json.dumps(spelled(value))
 
 
 def figures_table(report: dict[str, Any]) -> str:
@@ -109,6 +109,7 @@ def main(reports: list[str]) -> None:
     """Write the rooms, the state diagrams, the settings, and the figures of each report."""
     ARCHITECTURE.write_text(with_states(with_rooms(ARCHITECTURE.read_text())))
     CONFIGURATION.write_text(with_settings(CONFIGURATION.read_text()))
+    EXAMPLE.write_text(example(advanced=True))
     for report in reports:
         table = figures_table(json.loads(Path(report).read_text()))
         PERFORMANCE.write_text(with_part(PERFORMANCE.read_text(), "figures", table))

@@ -99,23 +99,17 @@ ROOMS = {
         f"adapters/{room}": {"core", "errors", "layout", "regular_file", "adapters/process", "adapters/net"}
         for room in ("bus", "hub", "identity", "net", "process", "salvage", "store", "supervisor")
     },
-    "workers": {"core", "adapters", "config", "settings", "errors", "layout"},
-    "operations": {"core", "adapters", "config", "settings", "errors", "layout"},
+    "workers": {"core", "adapters", "config", "settings", "wiring", "errors", "layout"},
+    "operations": {"core", "adapters", "config", "settings", "wiring", "errors", "layout"},
 }
 """What each room may import of the package, beside itself; a room stands for those below it, but to a room of
 core, `core` is what lies in that folder itself."""
 EXCEPTIONS = {
-    ("adapters/bus/preflight.py", "config"),  # looks at a whole configuration before it is taken
-    ("adapters/bus/producer_sockets.py", "config"),
     ("adapters/hub/payloads.py", "adapters/store"),  # a file is read where the store keeps it
-    ("adapters/identity/registrars.py", "settings"),
-    ("adapters/identity/token_files.py", "settings"),
-    ("adapters/identity/vault.py", "settings"),
-    ("adapters/net/probe.py", "settings"),
-    ("adapters/process/config_watch.py", "config"),
+    ("adapters/process/config_watch.py", "config"),  # the two that read and write edge.toml itself
     ("adapters/process/last_good_config.py", "config"),
-    ("adapters/process/logs.py", "settings"),
-    ("adapters/store/disk.py", "settings"),
+    ("adapters/process/last_good_config.py", "setting_rule"),
+    ("adapters/process/last_good_config.py", "settings"),
 }
 
 

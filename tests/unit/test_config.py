@@ -7,11 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from runtime.config import keys, load, load_as_producer
+from runtime.config import load, load_as_producer
+from runtime.core.address import Address, IpcEndpoint, TcpEndpoint
+from runtime.core.delivery.envelope import Compression
+from runtime.core.delivery.link_budget import TimeWindow
+from runtime.core.delivery.read_planner import DrainOrder
+from runtime.core.identity.registration_route import IdentityMode
 from runtime.core.ingest.quota import Amount, Limit, OverflowPolicy
 from runtime.core.message import StreamName
 from runtime.core.secret import Secret
 from runtime.errors import ConfigError
+from runtime.setting_rule import keys_of, spelled
+from runtime.settings import StreamSettings, keys
 from runtime.workers.store_manager import MAX_INT
 from runtime.workers.store_manager import quota as storekeeper_quota
 
@@ -83,13 +90,24 @@ def test_environment_wins_over_the_file_and_says_so(tmp_path: Path) -> None:
         ('[platform]\nca_file = "~nobody-of-that-name/ca.pem"', ["platform.ca_file", "not a path"]),
         ('[platform]\nca_file = "a\\u0000b"', ["platform.ca_file", "not a path"]),
         ('[platform]\ninstance = "https://x/y"', ["platform.instance", "without https://"]),
+        ('[platform]\ninstance = "https://u:pw@x/"', ["= 'https://***@x/'", "without https://"]),
+        ('[identity]\nmode = "by-hand"', ["identity.mode = 'by-hand'", "one of platform, mtls, connection"]),
+        ('[store]\npolicy = "drop-newest"', ["store.policy = 'drop-newest'", "one of reject, drop-oldest"]),
+        ('[link]\nhours = ["25:00-26:00"]', ["link.hours = ['25:00-26:00']", "must read HH:MM-HH:MM"]),
+        ("[link]\nhours = [22]", ["link.hours = [22] is not a list of texts"]),
+        (
+            '[identity]\nconnection_string = "HostName=h"',
+            ["identity.connection_string = ***: the connection string has no DeviceId"],
+        ),
     ],
 )
 def test_a_wrong_setting_is_one_sentence_that_names_it(tmp_path: Path, text: str, says: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
         load({}, home=written(tmp_path, text))
-    assert all(part in str(caught.value) for part in says), str(caught.value)
-    assert "\n" not in str(caught.value).replace(text, "")
+    sentence = str(caught.value)
+    assert all(part in sentence for part in says), sentence
+    assert "\n" not in sentence.replace(text, "")
+    assert sentence.count(str(tmp_path / "edge.toml")) == 1, "one sentence, with its place"
 
 
 def test_a_variable_that_is_no_setting_is_a_warning_and_nothing_else(tmp_path: Path) -> None:
@@ -121,10 +139,8 @@ def test_an_empty_variable_takes_no_value_away(tmp_path: Path) -> None:
     "text", ["edge.example", "edge.example:8443", "[::1]", "[::1]:8443", "127.0.0.1:1", "bücher.example"]
 )
 def test_an_instance_that_can_be_called_is_taken(tmp_path: Path, text: str) -> None:
-    assert (
-        load({}, home=written(tmp_path, f'[platform]\ninstance = "{text}"')).settings.platform.instance
-        == text
-    )
+    instance = load({}, home=written(tmp_path, f'[platform]\ninstance = "{text}"')).settings.platform.instance
+    assert isinstance(instance, Address) and str(instance) == text
 
 
 @pytest.mark.parametrize(
@@ -192,16 +208,17 @@ def test_streams_have_settings_by_group_and_name_or_by_name(tmp_path: Path) -> N
         '[stream.logs]\ncompression = "fastest"\n[stream."plant/logs"]\ncompression = "smallest"\n',
     )
     settings = load({}, home=home).settings
-    assert settings.of_stream(None, "logs").compression == "fastest"
-    assert settings.of_stream("plant", "logs").compression == "smallest"
-    assert settings.of_stream("plant", "other").compression == "none"
-    assert settings.of_stream(None, None).compression == "none"
+    assert settings.of_stream(None, "logs").compression is Compression.FASTEST
+    assert settings.of_stream("plant", "logs").compression is Compression.SMALLEST
+    assert settings.of_stream("plant", "other").compression is Compression.NONE
+    assert settings.of_stream(None, None).compression is Compression.NONE
 
 
 def test_every_setting_has_a_meaning_and_a_default_that_keeps_its_own_rule() -> None:
     for key in keys():
         assert len(key.doc) > 10, key.dotted
-        assert key.rule.broken_by(key.default) is None, key.dotted
+        if key.default is not None:
+            assert key.parse(spelled(key.default), Path()) == key.default, key.dotted
 
 
 def test_the_limits_of_a_stream_stand_in_its_table_and_nowhere_else(tmp_path: Path) -> None:
@@ -239,3 +256,105 @@ def test_a_producer_is_told_what_is_wrong_with_its_endpoint_or_the_file_it_asked
     written(tmp_path, "[ingest")
     with pytest.raises(ConfigError, match="not valid TOML"):
         load_as_producer({"EDGE_CONFIG": str(home / "edge.toml")}, home=home)
+
+
+def test_the_values_that_the_runtime_gets_are_parsed(tmp_path: Path) -> None:
+    """Nothing below the configuration parses a setting again."""
+    home = written(
+        tmp_path,
+        """
+        [platform]
+        instance = "edge.example:8443"
+        proxy = "socks5h://me:p%20w@proxy.example:1080/"
+        [identity]
+        mode = "dps"
+        dps_host = "[::1]"
+        connection_string = "HostName=hub.example;DeviceId=dev-1;x509=true"
+        [ingest]
+        endpoint = "ipc:///run/in.sock"
+        tcp_endpoint = "tcp://[::1]:5555"
+        [store]
+        policy = "drop-oldest"
+        [link]
+        hours = ["22:00-06:00"]
+        [stream.a]
+        drain = "fresh-first"
+        """,
+    )
+    settings = load({}, home=home).settings
+    proxy, known = settings.platform.proxy, settings.identity.connection_string
+    assert proxy is not None and proxy.password is not None and known is not None
+    assert (proxy.kind, proxy.host, proxy.port, proxy.password.reveal()) == (
+        "socks5",
+        "proxy.example",
+        1080,
+        "p w",
+    )
+    assert settings.platform.instance == Address("edge.example", 8443)
+    assert (settings.identity.mode, settings.identity.dps_host) == (IdentityMode.DPS, "::1")
+    assert (known.hub_host, known.device_id, known.x509) == ("hub.example", "dev-1", True)
+    assert settings.ingest.endpoint == IpcEndpoint("/run/in.sock")
+    assert settings.ingest.tcp_endpoint == TcpEndpoint("::1", 5555)
+    assert str(settings.ingest.tcp_endpoint) == "tcp://[::1]:5555"
+    assert settings.store.policy is OverflowPolicy.DROP_OLDEST
+    assert settings.link.hours == (TimeWindow(22 * 60, 6 * 60),)
+    assert settings.of_stream(None, "a").drain is DrainOrder.FRESH_FIRST
+    assert "p w" not in repr(settings) and "p%20w" not in repr(settings)
+
+
+def test_every_fault_is_named_and_each_with_its_place(tmp_path: Path) -> None:
+    home = written(tmp_path, '[upload]\n# window\nwindow = -1\n\n[platform]\nproxy = "http://me:secret@"\n')
+    with pytest.raises(ConfigError) as caught:
+        load({"EDGE_LOG_LEVEL": "loud"}, home=home)
+    first, second, third = str(caught.value).split("; ")
+    assert first == f"{home}/edge.toml:3: upload.window = -1 must be at least 0"
+    assert second.startswith(f"{home}/edge.toml:6: platform.proxy = *** must be http://")
+    assert third == "EDGE_LOG_LEVEL: log.level = 'loud' must be one of DEBUG, INFO, WARNING, ERROR"
+    assert "secret" not in str(caught.value)
+
+
+def test_a_file_full_of_faults_is_no_page_of_them(tmp_path: Path) -> None:
+    home = written(tmp_path, "[upload]\n" + "".join(f"odd_{number} = 1\n" for number in range(30)))
+    with pytest.raises(ConfigError, match=r"; and 20 more$") as caught:
+        load({}, home=home)
+    assert str(caught.value).count("unknown key") == 10
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('device.id = "x"\nupload = { files = 3, window = -1 }\n', 2),
+        ('[upload]\nsite_id = """\nwindow = 3\n"""\n"window" = -1\n', 5),
+        ("[upload]\nfiles = 2\n\n[stream.logs]\nchunk_bytes = -1\n", 5),
+        ('[stream."g/logs"]\nchunk_bytes = 1\n[stream.b]\nchunk_bytes = -1\n', 4),
+    ],
+)
+def test_a_fault_is_found_in_its_line_however_the_key_is_written(
+    tmp_path: Path, text: str, line: int
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load({}, home=written(tmp_path, text))
+    assert f"edge.toml:{line}: " in str(caught.value).split("; ")[-1], str(caught.value)
+
+
+def test_a_contradiction_names_both_sources(tmp_path: Path) -> None:
+    home = written(tmp_path, "[ingest]\nmemory_bytes = 2_000_000\n")
+    with pytest.raises(ConfigError) as caught:
+        load({"EDGE_INGEST_MAX_REQUEST_BYTES": "1000000"}, home=home)
+    assert str(caught.value).startswith(f"{home}/edge.toml and EDGE_INGEST_MAX_REQUEST_BYTES: ")
+    assert "2,000,000 is less than four times 1,000,000" in str(caught.value)
+
+
+def test_the_argument_or_variable_that_names_no_file_is_named(tmp_path: Path) -> None:
+    gone = tmp_path / "gone.toml"
+    with pytest.raises(ConfigError, match=rf"^--config: configuration file {gone} does not exist$"):
+        load({}, home=tmp_path, file=gone)
+    with pytest.raises(ConfigError, match=rf"^EDGE_CONFIG: configuration file {gone} does not exist$"):
+        load({"EDGE_CONFIG": str(gone)}, home=tmp_path)
+
+
+def test_about_sixty_settings_are_a_users() -> None:
+    every = [*keys(), *keys_of("stream.NAME", StreamSettings)]
+    assert 50 <= sum(not key.advanced for key in every) <= 65
+    for key in every:
+        assert not (key.advanced and key.default is None), f"{key.dotted}: what has no default is a user's"

@@ -17,11 +17,11 @@ from runtime.core.delivery.link_budget import (
     LinkBudget,
     LinkPolicy,
     LinkUsage,
+    TimeWindow,
     parse_hours,
 )
 from runtime.core.delivery.window import FIRST_WINDOW, LARGEST_WINDOW, CongestionWindow
 from runtime.core.identity import lifetime
-from runtime.errors import ConfigError
 
 NOON = 1_800_014_400.0  # 2027-01-15 12:00 UTC
 
@@ -253,16 +253,18 @@ def test_hours_may_span_midnight_and_nothing_goes_while_nobody_knows_the_hour() 
     link.set_time(100.0, 0.0)
     assert link.barred() == "outside the allowed hours"
     for wrong in ("25:00-06:00", "6-7", ""):
-        with pytest.raises(ConfigError):
+        with pytest.raises(ValueError, match="HH:MM-HH:MM"):
             parse_hours([wrong])
 
 
 def test_hours_that_end_when_they_begin_are_a_slip_and_do_not_shut_the_link_for_ever() -> None:
     """00:00-00:00, meant as all day, was never."""
     for wrong in ("00:00-00:00", "06:00 - 06:00"):
-        with pytest.raises(ConfigError, match="another time"):
+        with pytest.raises(ValueError, match="another time"):
             parse_hours([wrong])
-    assert parse_hours(["00:00-24:00", "06:00-06:01"]) == ((0, 1440), (360, 361))
+    windows = parse_hours(["00:00-24:00", "06:00 - 06:01"])
+    assert windows == (TimeWindow(0, 1440), TimeWindow(360, 361))
+    assert [str(window) for window in windows] == ["00:00-24:00", "06:00-06:01"]
 
 
 def test_the_urgent_pass_budgets_and_hours_but_neither_the_kill_switch_nor_a_quota() -> None:

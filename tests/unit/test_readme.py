@@ -8,7 +8,6 @@ import re
 import pytest
 
 from runtime.cli import parser
-from runtime.config import keys
 from runtime.core.delivery.envelope import _MID_LIMIT_CHARACTERS
 from runtime.core.ingest.exchange import LONGEST_WAIT_S
 from runtime.core.ingest.message_fields import (
@@ -35,7 +34,7 @@ from runtime.core.ingest.protocol import (
     encode_reply,
 )
 from runtime.core.ingest.reply_route import MOST_HOP_BYTES, MOST_HOPS
-from runtime.settings import IngestSettings
+from runtime.settings import IngestSettings, keys
 from runtime.workers.store_housekeeping import PRODUCER_MEMORY_S
 from tests.support.readme import COMMANDS, CONFIGURATION, PERFORMANCE, PROTOCOL, README, with_settings
 

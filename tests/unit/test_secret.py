@@ -14,15 +14,15 @@ from loguru import logger
 import runtime
 from runtime.adapters.identity import token_files
 from runtime.adapters.identity.platform_api import PlatformClient
-from runtime.adapters.identity.registrars import ByConnectionString
+from runtime.adapters.identity.registrars import registrar
 from runtime.adapters.identity.vault import Vault
 from runtime.adapters.process import logs
 from runtime.adapters.process.known_secrets import MOST_KNOWN, hidden, hide_known
 from runtime.config import load
-from runtime.core import proxy_url
+from runtime.core.identity.registration_route import SecretLocation
 from runtime.core.secret import Secret
 from runtime.layout import WORKERS
-from runtime.settings import LogSettings
+from runtime.wiring import registration_route
 
 DEVICE_KEY = "Y2FuYXJ5LWtleS1vZi10aGlzLXRlc3Q="
 PACKAGE = Path(runtime.__file__).parent
@@ -73,11 +73,11 @@ def _configuration(folder: Path, canary: str) -> None:
 
 def _file(folder: Path, canary: str) -> None:
     (folder / "token").write_text(f"{canary}\n")
-    assert token_files.secret_from(None, folder / "token", "x", {})
+    assert token_files.secret_at(SecretLocation("table.token", "x", file=folder / "token"), {})
 
 
 def _setting(folder: Path, canary: str) -> None:
-    assert token_files.secret_from(Secret(canary), None, "x", {})
+    assert token_files.secret_at(SecretLocation("table.token", "x", Secret(canary)), {})
 
 
 def _database(folder: Path, canary: str) -> None:
@@ -92,7 +92,7 @@ def _grant(folder: Path, canary: str) -> None:
 
 def _proxy(folder: Path, canary: str) -> None:
     config = load({"EDGE_PLATFORM_PROXY": f"http://user:{canary}@proxy:3128"}, home=folder)
-    assert hidden(proxy_url.parse(config.settings.platform.proxy))
+    assert config.settings.platform.proxy
 
 
 @pytest.mark.parametrize("enters", [_configuration, _file, _setting, _database, _grant, _proxy])
@@ -108,7 +108,7 @@ def test_no_worker_logs_a_secret_whichever_way_it_came_in(
     """The plaintext is logged as a library would show it: in the message, a field, and an exception."""
     canary = f"canary-of-{enters.__name__}-{worker}-{form}"
     enters(tmp_path, canary)
-    logs.configure(worker, LogSettings(format=form))
+    logs.configure(worker, form=form)
     try:
         raise RuntimeError(f"cannot send {canary}")
     except RuntimeError as exc:
@@ -120,8 +120,10 @@ def test_no_worker_logs_a_secret_whichever_way_it_came_in(
 
 def test_a_key_that_signs_and_what_it_signed_are_in_no_log(tmp_path: Path) -> None:
     text = f"HostName=hub.example;DeviceId=d;SharedAccessKey={DEVICE_KEY}"
-    config = load({"EDGE_IDENTITY_CONNECTION_STRING": text}, home=tmp_path)
-    answer = ByConnectionString(config.settings).register(None)
+    config = load(
+        {"EDGE_IDENTITY_MODE": "connection-string", "EDGE_IDENTITY_CONNECTION_STRING": text}, home=tmp_path
+    )
+    answer = registrar(registration_route(config.settings)).register(None)
     assert answer.value is not None and answer.value.sas is not None
     sas = answer.value.sas.reveal()
     assert hide_known(f"{DEVICE_KEY} and {sas}") == "*** and ***"
@@ -137,8 +139,9 @@ def test_a_connection_string_that_the_platform_sent_is_in_no_log(tmp_path: Path)
     assert hide_known(f"with {signature}") == "with ***"
 
 
-PRODUCERS = {"Secret", "parse_proxy", "connection_string.parse", "connection_string.sign"}
-PRODUCERS |= {"connection_string.derived_key", "proxy_url.parse"}
+PRODUCERS = {"Secret", "parse", "connection_string.parse", "connection_string.parse_direct"}
+PRODUCERS |= {"connection_string.sign", "connection_string.derived_key", "proxy_url.parse"}
+PRODUCERS |= {"self.rule.applied"}
 """The calls that make a `Secret` out of plain text."""
 EMPTY = {"Secret('')"}
 
@@ -174,6 +177,6 @@ def test_every_secret_that_a_device_makes_is_registered_where_it_is_made(path: P
     assert list(unregistered(path.read_text())) == []
 
 
-@pytest.mark.parametrize("line", ["a = Secret(text)", "tuple(map(Secret, texts))", "f(parse_proxy(x))"])
+@pytest.mark.parametrize("line", ["a = Secret(text)", "tuple(map(Secret, texts))", "f(proxy_url.parse(x))"])
 def test_an_unregistered_secret_would_be_noticed(line: str) -> None:
     assert list(unregistered(line))

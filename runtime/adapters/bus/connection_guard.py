@@ -37,7 +37,7 @@ from typing import NamedTuple, TypeAlias
 from loguru import logger
 
 from runtime.adapters.process.process import MOST_FILES, allow_files
-from runtime.core.address import parse_tcp_endpoint
+from runtime.core.address import Endpoint, TcpEndpoint
 from runtime.core.log_throttle import LogThrottle
 
 LOOK_EVERY_S = 0.05
@@ -68,7 +68,7 @@ class PeerConnection(NamedTuple):
 class ConnectionGuard:
     """One guard for all producer sockets of this process, until it is closed."""
 
-    def __init__(self, endpoints: Iterable[str], most_bytes: int) -> None:
+    def __init__(self, endpoints: Iterable[Endpoint], most_bytes: int) -> None:
         self.cut = 0
         """Connections cut so far."""
         self._places = {_place(endpoint) for endpoint in endpoints}
@@ -152,10 +152,9 @@ def _by_company(guests: Sequence[PeerConnection]) -> list[PeerConnection]:
     return sorted(guests, key=lambda guest: (company[guest.owner], guest.number), reverse=True)
 
 
-def _place(endpoint: str) -> str | int:
+def _place(endpoint: Endpoint) -> str | int:
     """Local address of a connection accepted there: a path, or a port."""
-    scheme, _, place = endpoint.partition("://")
-    return parse_tcp_endpoint(endpoint)[1] if scheme == "tcp" else place
+    return endpoint.port if isinstance(endpoint, TcpEndpoint) else endpoint.path
 
 
 def _guests(places: set[str | int]) -> Iterator[PeerConnection]:

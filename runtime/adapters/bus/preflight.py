@@ -7,13 +7,12 @@ import errno
 import grp
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from runtime.adapters.bus.curve import read_key
 from runtime.adapters.process.process import has_open, lock_holder
-from runtime.config import Config
-from runtime.core.address import parse_tcp_endpoint
+from runtime.core.address import Listener, TcpEndpoint
 from runtime.errors import ConfigError
 from runtime.layout import SOCKET_PATH_LIMIT_BYTES, Layout
 
@@ -21,18 +20,17 @@ LISTENS = "0A"
 """TCP_LISTEN, as /proc/net/tcp writes it."""
 
 
-def check_doors(config: Config) -> None:
-    """Raise ConfigError where a producer socket could not be opened under this configuration."""
-    settings = config.settings.ingest
-    if settings.group is not None:
-        _check_group(settings.group)
-    for endpoint in filter(None, (config.producer_endpoint(), settings.tcp_endpoint)):
-        if endpoint.startswith("ipc://"):
-            _check_path(endpoint, Path(endpoint.removeprefix("ipc://")))
+def check_listeners(listeners: Iterable[Listener], layout: Layout) -> None:
+    """Raise ConfigError where a producer socket could not be opened."""
+    for listener in listeners:
+        if listener.group is not None:
+            _check_group(listener.group)
+        if not isinstance(listener.endpoint, TcpEndpoint):
+            _check_path(Path(listener.endpoint.path))
             continue
-        if settings.curve_secret_file is not None:
-            read_key(settings.curve_secret_file)
-        _check_bind(endpoint, config.layout)
+        if listener.secret_file is not None:
+            read_key(listener.secret_file)
+        _check_bind(listener.endpoint, layout)
 
 
 def _check_group(name: str) -> None:
@@ -44,7 +42,7 @@ def _check_group(name: str) -> None:
         ) from None
 
 
-def _check_path(endpoint: str, path: Path) -> None:
+def _check_path(path: Path) -> None:
     why = ""
     if len(os.fsencode(path)) > SOCKET_PATH_LIMIT_BYTES:
         why = f"its path is longer than {SOCKET_PATH_LIMIT_BYTES} bytes"
@@ -55,15 +53,15 @@ def _check_path(endpoint: str, path: Path) -> None:
     elif not os.access(path.parent, os.W_OK | os.X_OK):
         why = f"user {os.geteuid()} may not write in {path.parent}"
     if why:
-        raise ConfigError(f"cannot listen on {endpoint}: {why}")
+        raise ConfigError(f"cannot listen on ipc://{path}: {why}")
 
 
-def _check_bind(endpoint: str, layout: Layout) -> None:
+def _check_bind(endpoint: TcpEndpoint, layout: Layout) -> None:
     """Bind there briefly, as ingest would."""
-    host, port = parse_tcp_endpoint(endpoint)
+    host, port = endpoint.host, endpoint.port
     if host in {name for _, name in socket.if_nameindex()}:
         return
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    family = socket.AF_INET6 if endpoint.is_ipv6 else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as libzmq does

@@ -23,7 +23,7 @@ from runtime.adapters.bus.curve import arm
 from runtime.adapters.bus.sockets import Bound, context
 from runtime.adapters.process.home_mount import in_changed_home
 from runtime.adapters.process.process import AlreadyRuns, Lock
-from runtime.core.address import is_loopback
+from runtime.core.address import Listener, TcpEndpoint
 from runtime.core.ingest.reply_route import take_apart
 from runtime.errors import ConfigError, UsageError
 
@@ -75,48 +75,41 @@ class CannotListen(UsageError):
 class ProducerSocket:
     """One endpoint. Raises CannotListen, or another error for what is wrong until something is changed."""
 
-    def __init__(
-        self,
-        endpoint: str,
-        *,
-        max_frame_bytes: int,
-        group: str | None = None,
-        secret_file: Path | None = None,
-    ) -> None:
-        self.endpoint = endpoint
+    def __init__(self, listener: Listener) -> None:
+        self.endpoint = endpoint = listener.endpoint
         try:
             self.socket = context().socket(zmq.ROUTER)
         except zmq.ZMQError as exc:  # no descriptor is left
             raise CannotListen(f"cannot listen on {endpoint}: {zmq.strerror(exc.errno or 0)}") from exc
-        self.socket.setsockopt(zmq.IPV6, int("[" in endpoint))
-        self.socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes)  # before bind, or it does not count
+        self.socket.setsockopt(zmq.IPV6, int(isinstance(endpoint, TcpEndpoint) and endpoint.is_ipv6))
+        self.socket.setsockopt(zmq.MAXMSGSIZE, listener.max_frame_bytes)  # before bind, or it does not count
         self.socket.setsockopt(zmq.RCVHWM, REQUESTS_PER_PEER)
         self.socket.setsockopt(zmq.SNDHWM, REPLIES_PER_PEER)
         for option, value in KEEPALIVE.items():
             self.socket.setsockopt(option, value)
-        self._group = group
-        self._guarded = secret_file is not None and endpoint.startswith("tcp://")
+        self._group = listener.group
+        self._guarded = listener.secret_file is not None and isinstance(endpoint, TcpEndpoint)
         self._bound: Bound | None = None
         """None for TCP, which needs no path."""
         self._lock: Lock | None = None
         try:
-            if endpoint.startswith("tcp://"):
-                self._protect(secret_file)
+            if isinstance(endpoint, TcpEndpoint):
+                self._protect(endpoint, listener.secret_file)
             self._bind()
         except BaseException:
             self.close()
             raise
 
     def _bind(self) -> None:
-        scheme, _, place = self.endpoint.partition("://")
+        path = None if isinstance(self.endpoint, TcpEndpoint) else Path(self.endpoint.path)
         try:
-            if scheme == "ipc":
-                self._bind_path(Path(place))
+            if path is None:
+                self.socket.bind(str(self.endpoint))
             else:
-                self.socket.bind(self.endpoint)
+                self._bind_path(path)
         except zmq.ZMQError as exc:
             why = zmq.strerror(exc.errno or 0)
-            if Path(place).is_dir():  # a container engine makes one where a socket to mount is missing
+            if path is not None and path.is_dir():  # as where a socket to mount in a container is missing
                 why = "there is a folder, remove it"
             raise CannotListen(f"cannot listen on {self.endpoint}: {why}") from exc
 
@@ -168,13 +161,13 @@ class ProducerSocket:
             ) from exc
         os.chmod(path, 0o660)  # noqa: PTH101  # beside the chown it belongs to
 
-    def _protect(self, secret_file: Path | None) -> None:
+    def _protect(self, endpoint: TcpEndpoint, secret_file: Path | None) -> None:
         if secret_file is not None:
             try:
                 arm(self.socket, secret_file)
             except ConfigError as exc:
                 raise CannotListen(f"cannot listen on {self.endpoint}: {exc}") from exc
-        elif not is_loopback(self.endpoint):
+        elif not endpoint.is_loopback:
             raise ConfigError(
                 f"ingest: {self.endpoint} can be reached from outside, and needs ingest.curve_secret_file "
                 "(edgectl keys make ingest)"

@@ -9,29 +9,27 @@ the reason).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from loguru import logger
 
 from runtime.adapters.bus.producer_socket import CannotListen, Frames, PendingRequest, ProducerSocket
 from runtime.adapters.process.clock import Clock
-from runtime.config import Config
+from runtime.core.address import Endpoint, IpcEndpoint, Listener
 
 TRY_AGAIN_S = 1.0
-
-Opener = Callable[[], ProducerSocket]
 
 
 class ProducerSockets:
     """The producer sockets, by endpoint."""
 
-    def __init__(self, config: Config, clock: Clock) -> None:
+    def __init__(self, listeners: Iterable[Listener], clock: Clock) -> None:
         self._clock = clock
-        self._waiting = _openers(config)
+        self._waiting = {listener.endpoint: listener for listener in listeners}
         """Those that are not open."""
         self.endpoints = tuple(self._waiting)
         self.open: list[ProducerSocket] = []
-        self.closed: dict[str, str] = {}
+        self.closed: dict[Endpoint, str] = {}
         """Reasons, by endpoint."""
         self._try_s = 0.0
         try:
@@ -72,14 +70,14 @@ class ProducerSockets:
     def _must_wait(self) -> None:
         """Raises CannotListen where waiting does not help the only sockets."""
         for endpoint, why in self.closed.items():
-            if endpoint.startswith("ipc://"):
+            if isinstance(endpoint, IpcEndpoint):
                 raise CannotListen(why)
 
     def _try(self) -> None:
         self._try_s = self._clock.boot_s() + TRY_AGAIN_S
-        for endpoint, opened in tuple(self._waiting.items()):
+        for endpoint, listener in tuple(self._waiting.items()):
             try:
-                self.open.append(opened())
+                self.open.append(ProducerSocket(listener))
             except CannotListen as exc:
                 if self.closed.get(endpoint) != str(exc):
                     logger.error("{}; tried again every second", exc)
@@ -88,18 +86,3 @@ class ProducerSockets:
             del self._waiting[endpoint]
             if self.closed.pop(endpoint, None):
                 logger.info("producers are served at {} now", endpoint)
-
-
-def _openers(config: Config) -> dict[str, Opener]:
-    settings = config.settings.ingest
-    endpoints: Sequence[str] = [e for e in (config.producer_endpoint(), settings.tcp_endpoint) if e]
-
-    def opener(endpoint: str) -> Opener:
-        return lambda: ProducerSocket(
-            endpoint,
-            max_frame_bytes=settings.memory_bytes // 4,  # up to here a too large request is answered
-            group=settings.group,
-            secret_file=settings.curve_secret_file,
-        )
-
-    return {endpoint: opener(endpoint) for endpoint in endpoints}

@@ -20,6 +20,7 @@ from runtime.core.identity.platform_answer import (
     ProvisioningOperation,
     Registration,
 )
+from runtime.core.identity.registration_route import CertificateFiles, PlatformRoute
 from runtime.core.secret import Secret, fits_header
 
 if TYPE_CHECKING:
@@ -169,6 +170,16 @@ class PlatformClient:
         return PlatformAnswer(
             outcome, reason=_clean(reason, secrets), retry_after_s=wait_s, server_s=server_s, own=own
         )
+
+
+def platform_client(
+    route: PlatformRoute, waiting: Waiting = lambda: False, clock: Clock | None = None
+) -> PlatformClient:
+    """The client of the platform that the route leads to; one has to be configured."""
+    assert route.instance is not None  # the caller says so first
+    files = route.certificate or CertificateFiles()
+    trust = TrustedAuthorities(route.ca_file, files.certificate, files.key, proxy=route.proxy)
+    return PlatformClient(str(route.instance), trust, route.timeout_s, waiting, clock or SystemClock())
 
 
 def _media_type(reply: https.Reply) -> str:

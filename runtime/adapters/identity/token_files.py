@@ -14,11 +14,8 @@ from pathlib import Path
 from loguru import logger
 
 from runtime.adapters.process.known_secrets import hidden
+from runtime.core.identity.registration_route import SecretLocation
 from runtime.core.secret import Secret, fits_header
-from runtime.settings import PlatformSettings
-
-CREDENTIAL = "provisioning-token"
-"""Name of the systemd credential (`LoadCredential=provisioning-token:...`)."""
 
 MAX_BYTES = 65_536
 
@@ -43,56 +40,38 @@ class SecretSource:
     """The problem there, without the remedy."""
 
 
-def provisioning_token(settings: PlatformSettings, environ: Mapping[str, str] = os.environ) -> Secret | None:
-    """The Provisioning Token in force now, or None where there is none."""
-    return provisioning_source(settings, environ).secret
+def token_at(location: SecretLocation, environ: Mapping[str, str] = os.environ) -> Secret | None:
+    """The token in force there now, or None where there is none that a header can carry."""
+    return token_source(location, environ).secret
 
 
-def registration_token(settings: PlatformSettings, environ: Mapping[str, str] = os.environ) -> Secret | None:
-    """The Registration Token made by hand, if one is there now."""
-    return registration_source(settings, environ).secret
+def token_source(location: SecretLocation, environ: Mapping[str, str] = os.environ) -> SecretSource:
+    """The source of a token, with the token if it is there.
 
-
-def provisioning_source(settings: PlatformSettings, environ: Mapping[str, str] = os.environ) -> SecretSource:
-    """The source of the Provisioning Token, with the token if it is there."""
-    mine = settings.provisioning_token, settings.provisioning_token_file
-    return _sendable(look(*mine, CREDENTIAL, environ), "platform.provisioning_token")
-
-
-def registration_source(settings: PlatformSettings, environ: Mapping[str, str] = os.environ) -> SecretSource:
-    """The source of a Registration Token made by hand, with the token if it is there."""
-    mine = settings.registration_token, settings.registration_token_file
-    return _sendable(look(*mine, "registration-token", environ), "platform.registration_token")
-
-
-def secret_from(
-    text: Secret | None, file: Path | None, credential: str, environ: Mapping[str, str] = os.environ
-) -> Secret | None:
-    """The secret of the first source that is set: the setting, its file, or the systemd credential."""
-    return look(text, file, credential, environ).secret
-
-
-def look(
-    text: Secret | None, file: Path | None, credential: str, environ: Mapping[str, str] = os.environ
-) -> SecretSource:
-    """The first source that is set: the setting, its file, or the systemd credential."""
-    if text:
-        return SecretSource(hidden(text), lack=None)
-    folder = environ.get("CREDENTIALS_DIRECTORY")
-    path = file or (Path(folder) / credential if folder else None)
-    return _in_file(path) if path else SecretSource()
-
-
-def _sendable(source: SecretSource, setting: str) -> SecretSource:
-    """The source without a text that fits no header. Two lines, or a remark beside the token, are no token:
-    no header takes them, and the error would show them.
+    Two lines, or a remark beside the token, are no token: no header takes them, and the error would show
+    them.
     """
-    source = replace(source, where=source.where or setting)
+    source = look(location, environ)
+    source = replace(source, where=source.where or location.setting)
     if source.secret is None or fits_header(source.secret):
         return source
     _warn_unsendable(source.where)
     words = f"{source.where} holds no token: it is not one word of printable ASCII"
     return replace(source, secret=None, lack=MissingSecret.GARBLED, words=words)
+
+
+def secret_at(location: SecretLocation, environ: Mapping[str, str] = os.environ) -> Secret | None:
+    """The secret there now, whatever it is made of."""
+    return look(location, environ).secret
+
+
+def look(location: SecretLocation, environ: Mapping[str, str] = os.environ) -> SecretSource:
+    """The first source that is set: the setting, its file, or the systemd credential."""
+    if location.text:
+        return SecretSource(hidden(location.text), lack=None)
+    folder = environ.get("CREDENTIALS_DIRECTORY")
+    path = location.file or (Path(folder) / location.credential if folder else None)
+    return _in_file(path) if path else SecretSource()
 
 
 def fingerprint(token: Secret | None) -> str | None:

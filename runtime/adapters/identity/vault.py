@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.adapters.identity.token_files import secret_from
+from runtime.adapters.identity.token_files import secret_at
 from runtime.adapters.process.known_secrets import hidden
+from runtime.core.identity.registration_route import SecretLocation
 from runtime.core.secret import Secret
 from runtime.errors import NeedsHuman
-from runtime.settings import IdentitySettings
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -101,17 +101,13 @@ class Vault:
     encrypt: bool = False
     key_file: Path | None = None
 
-    @classmethod
-    def of(cls, settings: IdentitySettings) -> Vault:
-        """The vault that the configuration describes."""
-        return cls(settings.encrypt, settings.encryption_key_file)
-
     def keys(self, environ: Mapping[str, str] = os.environ) -> Keys:
         """Read the keys again: they may come late, and change."""
-        found = secret_from(None, self.key_file, CREDENTIAL, environ)
-        if found is None:
+        location = SecretLocation("identity.encryption_key_file", CREDENTIAL, file=self.key_file)
+        content = secret_at(location, environ)
+        if content is None:
             return Keys(self.encrypt, trouble="the key that seals the tokens is not there")
-        secrets = tuple(hidden(Secret(key)) for key in found.reveal().split())
+        secrets = tuple(hidden(Secret(key)) for key in content.reveal().split())
         if not all(map(_is_key, secrets)):
             return Keys(self.encrypt, trouble=f"a key that seals tokens is not {_KEY_BYTES} bytes in base64")
         if not _installed():

@@ -1,5 +1,4 @@
-"""Probe: tests whether the hosts that the runtime talks to can be reached, by the route that the settings
-say.
+"""Probe: tests whether the hosts that the runtime talks to can be reached, by the configured routes.
 
 TLS is verified here as everywhere: a Date from an unverified peer is no clock. Where our clock is so wrong
 that no certificate is valid, the refusal itself says so.
@@ -20,15 +19,18 @@ from pathlib import Path
 from runtime.adapters.net.proxies import ProxyTrouble, dial, in_words
 from runtime.adapters.net.tls_options import UnusableFile, authorities
 from runtime.adapters.process.known_secrets import hidden
-from runtime.core.address import Address, parse_address, parse_host
+from runtime.core.identity.registration_route import (
+    ConnectionStringRoute,
+    DpsRoute,
+    HubRoute,
+    PlatformRoute,
+    RegistrationRoute,
+)
 from runtime.core.operations.diagnosis import Check, judge_certificate, judge_refused_certificate, judge_skew
 from runtime.core.proxy_url import Proxy, parse
 from runtime.core.secret import Secret
-from runtime.errors import ConfigError
-from runtime.settings import Settings
 
 DEADLINE_S = 5.0
-MQTT_PORT = 8883
 HTTPS_PORT = 443
 
 
@@ -47,46 +49,50 @@ class ProbeRoute:
 class NetworkProbe:
     """One round of probing the network."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, registration: RegistrationRoute, hub: HubRoute) -> None:
+        self._registration = registration
+        self._hub = hub
         self._ahead_s: float | None = None
 
     def platform(self) -> Iterator[Check]:
         """Probe the platform, or the provisioning service in its place."""
-        platform, mode = self._settings.platform, self._settings.identity.mode
-        if mode == "connection-string":
-            return
-        if mode != "dps" and platform.instance is None:
+        match self._registration:
+            case PlatformRoute():
+                yield from self._platform(self._registration)
+            case DpsRoute(host=host, ca_file=ca_file, proxy=proxy):
+                yield _proxy(proxy, "platform.proxy")
+                route = ProbeRoute(host, self._hub.mqtt_port, ca_file, proxy, "platform.proxy")
+                yield self._look(f"service {host}:{route.port}", route)
+            case ConnectionStringRoute():
+                pass
+
+    def _platform(self, platform: PlatformRoute) -> Iterator[Check]:
+        if platform.instance is None:
             yield Check("platform", "warning", "platform.instance is not set", "messages stay on the device")
             return
-        if mode == "dps":
-            host, port = Address(parse_host(self._settings.identity.dps_host), self._mqtt_port())
-        else:
-            host, port = parse_address(platform.instance or "")
-        proxy, setting = parse(platform.proxy), "platform.proxy"
-        if proxy is None and mode != "dps":
+        host, port = platform.instance
+        proxy, setting = platform.proxy, "platform.proxy"
+        if proxy is None:
             proxy, setting = _from_environment(host), "HTTPS_PROXY"
         yield _proxy(proxy, setting)
-        way = ProbeRoute(host, port or HTTPS_PORT, platform.ca_file, proxy, setting)
-        yield self._look(
-            f"{'service' if mode == 'dps' else 'platform'} {host}:{way.port}", way, clock=mode != "dps"
-        )
+        route = ProbeRoute(host, port or HTTPS_PORT, platform.ca_file, proxy, setting)
+        yield self._look(f"platform {host}:{route.port}", route, clock=True)
 
     def hub(self, host: str) -> Iterator[Check]:
         """Probe the hub's port for messages, and the one for files where it is another one."""
-        upload, platform = self._settings.upload, self._settings.platform
-        setting = "upload.proxy" if upload.proxy else "platform.proxy"
-        proxy = parse(upload.proxy or platform.proxy)
-        if upload.proxy:
-            yield _proxy(proxy, setting)
-        ca_file, port = upload.ca_file or platform.ca_file, self._mqtt_port()
-        messages = self._look(f"hub {host}:{port}", ProbeRoute(host, port, ca_file, proxy, setting))
+        hub = self._hub
+        if hub.proxy and hub.proxy_setting == "upload.proxy":
+            yield _proxy(hub.proxy, hub.proxy_setting)
+        port = hub.mqtt_port
+        messages = self._look(
+            f"hub {host}:{port}", ProbeRoute(host, port, hub.ca_file, hub.proxy, hub.proxy_setting)
+        )
         files = self._look(
-            f"files {host}:{upload.https_port}",
-            ProbeRoute(host, upload.https_port, ca_file, proxy, setting),
+            f"files {host}:{hub.https_port}",
+            ProbeRoute(host, hub.https_port, hub.ca_file, hub.proxy, hub.proxy_setting),
             clock=True,
         )
-        if messages.verdict == "error" and files.verdict != "error" and not upload.websockets:
+        if messages.verdict == "error" and files.verdict != "error" and not hub.websockets:
             messages = replace(messages, remedy=f"{messages.remedy}, or set upload.websockets = true")
         if files.verdict == "error" and messages.verdict != "error" and files.name != messages.name:
             remedy = f"messages flow without it; for file uploads: {files.remedy}"
@@ -97,24 +103,21 @@ class NetworkProbe:
         """Check of our clock, by the last server that told us its time."""
         return judge_skew(self._ahead_s)
 
-    def _mqtt_port(self) -> int:
-        return HTTPS_PORT if self._settings.upload.websockets else MQTT_PORT
-
-    def _look(self, name: str, way: ProbeRoute, *, clock: bool = False) -> Check:
+    def _look(self, name: str, route: ProbeRoute, *, clock: bool = False) -> Check:
         """Probe name, port and certificate; where the host speaks HTTP, the clock too."""
         try:
-            context = ssl.create_default_context(cadata=authorities(way.ca_file) if way.ca_file else None)
-            with dial(way.host, way.port, way.proxy, DEADLINE_S) as plain:
-                with context.wrap_socket(plain, server_hostname=way.host) as secured:
+            context = ssl.create_default_context(cadata=authorities(route.ca_file) if route.ca_file else None)
+            with dial(route.host, route.port, route.proxy, DEADLINE_S) as plain:
+                with context.wrap_socket(plain, server_hostname=route.host) as secured:
                     certificate = secured.getpeercert() or {}
-                    if clock and (server_s := _date(way.host, secured)) is not None:
+                    if clock and (server_s := _date(route.host, secured)) is not None:
                         self._ahead_s = server_s - time.time()
         except ssl.SSLCertVerificationError as exc:
             return judge_refused_certificate(name, exc.verify_code, exc.verify_message, time.time())
         except UnusableFile as exc:
             return Check(name, "error", str(exc), "correct the file, or platform.ca_file and upload.ca_file")
         except OSError as exc:
-            return Check(name, "error", *_why_unreachable(exc, way))
+            return Check(name, "error", *_why_unreachable(exc, route))
         ends = certificate.get("notAfter")
         remaining_s = ssl.cert_time_to_seconds(str(ends)) - time.time() if ends else 0.0
         return judge_certificate(name, remaining_s)
@@ -126,7 +129,7 @@ def _from_environment(host: str) -> Proxy | None:
         return None
     try:
         return hidden(parse(hidden(Secret(urllib.request.getproxies().get("https", "")))))
-    except ConfigError:
+    except ValueError:  # also where there is none
         return None
 
 
@@ -140,15 +143,18 @@ def _proxy(proxy: Proxy | None, setting: str) -> Check:
     return Check("proxy", "ok", f"{proxy} answers, by {setting}")
 
 
-def _why_unreachable(exc: OSError, way: ProbeRoute) -> tuple[str, str]:
+def _why_unreachable(exc: OSError, route: ProbeRoute) -> tuple[str, str]:
     """The problem in a sentence, with a remedy."""
     if isinstance(exc, ProxyTrouble):
-        return f"no way through the {way.proxy}: {in_words(exc)}", f"check {way.setting}, user and password"
+        return (
+            f"no way through the {route.proxy}: {in_words(exc)}",
+            f"check {route.setting}, user and password",
+        )
     if isinstance(exc, socket.gaierror):
-        return f"name not found: {exc.strerror}", f"check DNS: getent hosts {way.host}"
+        return f"name not found: {exc.strerror}", f"check DNS: getent hosts {route.host}"
     if isinstance(exc, TimeoutError):
-        return f"no answer within {DEADLINE_S:g} s", f"open port {way.port} in the firewall"
-    return str(exc.strerror or exc), f"check the address, and port {way.port} on the way"
+        return f"no answer within {DEADLINE_S:g} s", f"open port {route.port} in the firewall"
+    return str(exc.strerror or exc), f"check the address, and port {route.port} on the way"
 
 
 def _date(host: str, secured: ssl.SSLSocket) -> float | None:
@@ -157,7 +163,7 @@ def _date(host: str, secured: ssl.SSLSocket) -> float | None:
     call.sock = secured
     try:
         call.request("HEAD", "/")
-        said = call.getresponse().getheader("Date")
-        return email.utils.parsedate_to_datetime(said).timestamp() if said else None
+        date = call.getresponse().getheader("Date")
+        return email.utils.parsedate_to_datetime(date).timestamp() if date else None
     except (OSError, http.client.HTTPException, ValueError):
         return None

@@ -14,9 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from runtime.config import Config, keys
+from runtime.config import Config
 from runtime.core.secret import Secret
 from runtime.layout import Layout
+from runtime.setting_rule import spelled
+from runtime.settings import keys, value_of
 
 
 def accepted_file(layout: Layout) -> Path:
@@ -45,7 +47,7 @@ def remember(config: Config) -> None:
 def _lines(config: Config) -> Iterator[str]:
     for key in keys():
         if config.origins[key.dotted].source == str(config.file):
-            value = getattr(getattr(config.settings, key.table), key.name)
+            value = value_of(config.settings, key)
             if value is not None:
                 yield f"{key.dotted} = {_toml(value)}\n"
     for name, stream in config.settings.stream.items():
@@ -55,6 +57,6 @@ def _lines(config: Config) -> Iterator[str]:
 
 def _toml(value: Any) -> str:
     """JSON's form of texts, numbers, booleans and lists is also TOML's."""
-    plain = value.reveal() if isinstance(value, Secret) else str(value) if isinstance(value, Path) else value
-    text = json.dumps(list(plain) if isinstance(plain, tuple) else plain, ensure_ascii=False)
+    written = spelled(value)
+    text = json.dumps(written.reveal() if isinstance(written, Secret) else written, ensure_ascii=False)
     return text.replace("\x7f", "\\u007f")  # the one character that TOML wants escaped and JSON does not

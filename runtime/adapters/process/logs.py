@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from loguru import logger
 
 from runtime.adapters.process.known_secrets import hide_known
-from runtime.settings import LogSettings
 
 if TYPE_CHECKING:
     from loguru import Message, Record
@@ -33,12 +32,15 @@ def redact(text: str) -> str:
     return _SECRETS.sub(lambda m: next(g for g in m.groups() if g) + "***", hide_known(text))
 
 
-def configure(worker: str, settings: LogSettings) -> None:
-    """Send everything this process logs to stderr, in the form its reader needs."""
-    text = settings.format == "text" or (settings.format == "auto" and sys.stderr.isatty())
+def configure(worker: str, level: str = "INFO", form: str = "auto") -> None:
+    """Send everything this process logs to stderr, in the form its reader needs.
+
+    `form`: `text` for a person, `json` for a machine; `auto` looks whether stderr is a terminal.
+    """
+    text = form == "text" or (form == "auto" and sys.stderr.isatty())
     logger.remove()
     logger.configure(extra={"worker": worker})
-    logger.add(_write_text if text else _write_json, level=settings.level, format="{message}", catch=False)
+    logger.add(_write_text if text else _write_json, level=level, format="{message}", catch=False)
 
 
 def tail(path: Path, lines: int) -> str:

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from runtime.adapters.process.process import wal_readers
 from runtime.adapters.store.errors import StoreHeld, StoreUnavailable
-from runtime.settings import StoreSettings as StoreSettings
 
 BALLAST_BYTES = 4_194_304
 WAL_LOOK_BYTES = 8_388_608
@@ -31,13 +31,20 @@ ONE_COMMIT_BYTES = 1_048_576
 ALARM_AFTER_S = 3.0
 
 
+@dataclass(frozen=True)
+class DiskReserve:
+    """The space on the store's disk that stays free for everything else."""
+
+    bytes: int = 0
+    inodes: int = 0
+
+
 class Disk:
     """The disk under the store: the space that messages may fill, and a ballast to free when it is full."""
 
-    def __init__(self, folder: Path, settings: StoreSettings) -> None:
+    def __init__(self, folder: Path, reserve: DiskReserve) -> None:
         self._folder = folder
-        self._reserve_bytes = settings.min_free_bytes
-        self._reserve_inodes = settings.min_free_inodes
+        self._reserve = reserve
         self._ballast = folder / "ballast"
 
     def free_bytes(self) -> int:
@@ -46,10 +53,10 @@ class Disk:
             found = os.statvfs(self._folder)
         except OSError as exc:
             raise StoreUnavailable(f"cannot look at the disk: {exc.strerror}") from exc
-        if found.f_files and found.f_favail < self._reserve_inodes:
+        if found.f_files and found.f_favail < self._reserve.inodes:
             return 0
         kept_bytes = 0 if self._has_ballast() else BALLAST_BYTES  # given up for deletes, not for messages
-        return max(0, found.f_bavail * found.f_frsize - self._reserve_bytes - kept_bytes)
+        return max(0, found.f_bavail * found.f_frsize - self._reserve.bytes - kept_bytes)
 
     def left_bytes(self) -> int:
         """All bytes that are available."""

@@ -15,11 +15,9 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
-from runtime.errors import ConfigError
-
 BELIEVABLE_S = 1_704_067_200.0
 """2024-01-01: a wall clock before this was never set."""
-HOURS = r"(?!(\d\d:\d\d)\s*-\s*\1$)([01]\d|2[0-3]):([0-5]\d)\s*-\s*(?:([01]\d|2[0-3]):([0-5]\d)|24:00)"
+_HOURS = r"(?!(\d\d:\d\d)\s*-\s*\1$)([01]\d|2[0-3]):([0-5]\d)\s*-\s*(?:([01]\d|2[0-3]):([0-5]\d)|24:00)"
 HOURS_RULE = "must read HH:MM-HH:MM, in UTC, and end at another time than it begins"
 DAY_S = 86_400.0
 BURST_S = 1.0
@@ -41,6 +39,35 @@ NOBODY = 10
 
 
 @dataclass(frozen=True, slots=True)
+class TimeWindow:
+    """A part of every day, in minutes since 00:00 UTC: from the start to before the end, over midnight where
+    the end is less than the start.
+    """
+
+    start_min: int
+    end_min: int
+
+    @classmethod
+    def parse(cls, text: str) -> TimeWindow:
+        """Parse `22:00-06:00`. Raises ValueError."""
+        parts = re.fullmatch(_HOURS, text)
+        if parts is None:
+            raise ValueError(HOURS_RULE)
+        start_h, start_m, end_h, end_m = (int(part) for part in parts.groups("0")[1:])
+        if parts[4] is None:
+            end_h = 24
+        return cls(start_h * 60 + start_m, end_h * 60 + end_m)
+
+    def __contains__(self, minute: int) -> bool:
+        if self.start_min <= self.end_min:
+            return self.start_min <= minute < self.end_min
+        return minute >= self.start_min or minute < self.end_min
+
+    def __str__(self) -> str:
+        return "{:02}:{:02}-{:02}:{:02}".format(*divmod(self.start_min, 60), *divmod(self.end_min, 60))
+
+
+@dataclass(frozen=True, slots=True)
 class LinkPolicy:
     """The limits agreed for the link. 0 means without limit."""
 
@@ -50,8 +77,8 @@ class LinkPolicy:
     bytes_per_day: int = 0
     messages_per_month: int = 0
     bytes_per_month: int = 0
-    hours: tuple[tuple[int, int], ...] = ()
-    """Minutes of the day from and to which it may be used; over midnight the end is less than the start."""
+    hours: tuple[TimeWindow, ...] = ()
+    """When it may be used; empty: always."""
     urgent_priority: int = NOBODY
     """Messages of at least this priority pass rates, budgets and hours."""
 
@@ -283,10 +310,7 @@ class LinkBudget:
         if self._wall_s < BELIEVABLE_S:
             return False  # the hour is not known: traffic that costs money waits
         minute = int(self._wall_s % 86_400) // 60
-        return any(
-            start <= minute < end if start <= end else minute >= start or minute < end
-            for start, end in self.terms.hours
-        )
+        return any(minute in window for window in self.terms.hours)
 
     def allows(self, priority: int, now: float) -> bool:
         """True if a message of this priority may be sent now."""
@@ -342,18 +366,9 @@ class LinkBudget:
         return min([60.0, *(wait_s for wait_s in waits if wait_s)])
 
 
-def parse_hours(spans: Iterable[str]) -> tuple[tuple[int, int], ...]:
-    """Parse `22:00-06:00` into minutes of the day. Raises ConfigError."""
-    found = []
-    for span in spans:
-        parts = re.fullmatch(HOURS, span)
-        if parts is None:
-            raise ConfigError(f"link.hours = {span!r} {HOURS_RULE}")
-        start_h, start_m, end_h, end_m = (int(part) for part in parts.groups("0")[1:])
-        if parts[4] is None:
-            end_h = 24
-        found.append((start_h * 60 + start_m, end_h * 60 + end_m))
-    return tuple(found)
+def parse_hours(spans: Iterable[str]) -> tuple[TimeWindow, ...]:
+    """Parse the windows, each as in `22:00-06:00`. Raises ValueError."""
+    return tuple(map(TimeWindow.parse, spans))
 
 
 def _until_midnight_s(wall_s: float) -> float:

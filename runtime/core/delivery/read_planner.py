@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from runtime.core.message import StreamName
 
@@ -37,6 +38,13 @@ PAGE_BYTES = 1_048_576
 
 Lane = tuple[StreamName, bool]
 """A stream, and true for its fresh lane: `Delivery` keeps the order within a lane."""
+
+
+class DrainOrder(StrEnum):
+    """The order in which a stream's backlog leaves."""
+
+    IN_ORDER = "in-order"
+    FRESH_FIRST = "fresh-first"
 
 
 @dataclass(frozen=True, slots=True)

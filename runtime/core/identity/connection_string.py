@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from runtime.core.secret import Secret
 
-PATTERN = r"(?is)(?!(?:.*;)?\s*(?:GatewayHostName|ModuleId)\s*=).*"
+_DIRECT = r"(?is)(?!(?:.*;)?\s*(?:GatewayHostName|ModuleId)\s*=).*"
 RULE = "must be a device's own, straight to the hub: without GatewayHostName and ModuleId"
 
 _HOST, _DEVICE = r"[A-Za-z0-9._-]{1,253}", r"[!-~]{1,128}"
@@ -23,6 +23,8 @@ _HOST, _DEVICE = r"[A-Za-z0-9._-]{1,253}", r"[!-~]{1,128}"
 class ConnectionString:
     """A parsed connection string. One of `sas` and `key` is set, or `x509`: a certificate serves."""
 
+    text: Secret
+    """It as it was written: its digest tells one from the next."""
     hub_host: str
     device_id: str
     sas: Secret | None = None
@@ -45,6 +47,7 @@ def parse(text: str) -> ConnectionString:
     if sas and not sendable(Secret(sas)):
         raise ValueError("the SharedAccessSignature is not printable ASCII on one line")
     return ConnectionString(
+        Secret(text),
         host,
         device,
         Secret(sas) if sas else None,
@@ -79,10 +82,13 @@ def check_names(hub_host: object, device_id: object) -> None:
         raise ValueError("the device id is not 1 to 128 printable characters of ASCII")
 
 
-def check_direct(text: str) -> None:
-    """Raise ValueError where the text names a gateway or a module, which the runtime would ignore."""
-    if not re.fullmatch(PATTERN, text):
+def parse_direct(text: Secret) -> ConnectionString:
+    """Parse a device's own connection string, as the operator gives it: one that names a gateway or a module,
+    which the runtime would ignore, is refused. Raises ValueError without a secret in it.
+    """
+    if not re.fullmatch(_DIRECT, text.reveal()):
         raise ValueError(f"the connection string {RULE}")
+    return parse(text.reveal())
 
 
 def sas_expiry_s(sas: str) -> float | None:
