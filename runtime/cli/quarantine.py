@@ -166,7 +166,7 @@ def _all(config: Config) -> list[SetAside]:
 
 
 def _described(aside: SetAside, *, everything: bool = False) -> dict[str, Any]:
-    from runtime.core.message import StoredMessage
+    from runtime.core.message import OPTIONAL_FIELDS, StoredMessage
 
     message, since = aside.message, aside.set_aside_wall_s
     fields: dict[str, Any] = {"id": message.id, "reason": aside.reason}
@@ -176,7 +176,7 @@ def _described(aside: SetAside, *, everything: bool = False) -> dict[str, Any]:
         return fields
     fields |= {"stream": str(message.name), "bytes": len(message.payload), "key": message.key}
     if everything:
-        for name in ("kind", "priority", "batch_id", "message_id", "chunk_id", "content_type", "file"):
+        for name in ("kind", "priority", *OPTIONAL_FIELDS):
             value = getattr(message, name)
             if value is not None:
                 fields[name] = getattr(value, "name", value)

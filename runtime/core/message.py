@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -32,25 +32,40 @@ class StreamName(NamedTuple):
         return f"{self.group or '-'}/{self.stream or '-'}"
 
 
-@dataclass(frozen=True, slots=True)
-class StoredMessage:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptionalFields:
+    """The fields that few messages have, declared here and nowhere else.
+
+    What a producer may state, the columns of `messages.db`, their reading and their checks follow from this
+    class. A text needs a line here and a migration (CONTRIBUTING.md, "A column of messages.db").
+    """
+
+    ttl_s: float | None = None
+    """The message is worth sending for so long after it was stored; None: for ever."""
+    batch_id: str | None = None
+    batch_slice_id: str | None = None
+    message_id: str | None = None
+    chunk_id: str | None = None
+    content_type: str | None = None
+    file: str | None = None
+    """Name of a file that holds the payload; then `payload` is empty."""
+
+
+OPTIONAL_FIELDS = tuple(column.name for column in fields(OptionalFields))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredMessage(OptionalFields):
     """One row of the store as `upload` sees it."""
 
     id: int
     """Ids grow in the order of storing, and none is used a second time."""
     stream_group: str | None
     stream: str | None
-    batch_id: str | None
-    batch_slice_id: str | None
-    message_id: str | None
-    chunk_id: str | None
-    content_type: str | None
     properties: Mapping[str, str]
     kind: Kind
     priority: int
     """0 (least) to 9 (most important)."""
-    ttl_s: float | None
-    """The message is worth sending for so long after it was stored; None: for ever."""
     stored_wall_s: float | None
     """Unix time of storing; None where the clock was not synchronised then."""
     stored_boot_s: float
@@ -59,8 +74,6 @@ class StoredMessage:
     payload: bytes
     key: str
     """The stable name of the message, the same in every repeat: `producer/boot/sequence`, or `store/id`."""
-    file: str | None = None
-    """Name of a file in the spool that holds the payload; then `payload` is empty."""
 
     @property
     def name(self) -> StreamName:

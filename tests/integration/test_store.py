@@ -17,7 +17,7 @@ from runtime.adapters.store.reader import StoreReader
 from runtime.adapters.store.statements import AT_ONCE
 from runtime.adapters.store.writer import MessageStore
 from runtime.core.delivery.ttl import expires_s
-from runtime.core.ingest.message_rows import MessageRow
+from runtime.core.ingest.message_fields import MessageRow
 from runtime.core.ingest.protocol import Refusal, Stored
 from runtime.core.ingest.quota import Amount, Limit, OverflowPolicy, Quota
 from runtime.core.message import CorruptRow, StoredMessage, StreamName

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.core.ingest.admission import Admission, MeasureFiles, TakeFiles
-from runtime.core.ingest.message_fields import PLAIN, describe
-from runtime.core.ingest.message_rows import MessageRow
+from runtime.core.ingest.message_fields import PLAIN, MessageRow, describe
 from runtime.core.ingest.protocol import Code, Ping, Pong, ProducerKey, Put, Refusal, Stored
 from runtime.core.ingest.quota import Amount, Limit, OverflowPolicy, Quota
 from runtime.core.ingest.sequences import Sequences

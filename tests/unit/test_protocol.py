@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -266,7 +267,7 @@ def test_what_is_encoded_is_what_is_decoded(
     for (own, payload), description, stored in zip(messages, put.descriptions, put.payloads, strict=True):
         assert stored == payload
         name = {"stream_group": description.name.group, "stream": description.name.stream}
-        found = {**name, "priority": description.priority, **description.details._asdict()}
+        found = {**name, "priority": description.priority, **asdict(description.details)}
         found["properties"] = json.loads(found["properties"] or "null")
         said = {**shared, **own}
         assert {field: found[field] for field in said} == said

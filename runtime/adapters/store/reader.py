@@ -11,22 +11,24 @@ import math
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from runtime.adapters.store.errors import StoreDamaged, StoreUnavailable, translated
 from runtime.adapters.store.file_identity import FileIdentity
 from runtime.adapters.store.keyless_names import LifeNames, read_names
 from runtime.adapters.store.opening import check_readable
+from runtime.core.ingest.message_fields import DETAIL_COLUMNS, MessageRow
 from runtime.core.ingest.quota import TOP_PRIORITY
 from runtime.core.message import Backlog, CorruptRow, Kind, StoredMessage
 
 _FIELDS = (
-    *("id", "stream", "kind", "priority", "ttl_s", "stored_wall_s", "stored_boot_s", "boot"),
-    *("batch_id", "batch_slice_id", "message_id", "chunk_id", "content_type"),
-    *("properties", "key", "file", "payload"),
+    *(name for name in (*MessageRow._fields, *DETAIL_COLUMNS) if name not in ("bytes", "payload")),
+    "payload",  # last: the columns before it are read without touching its overflow pages
 )
-_COLUMNS = ", ".join(_FIELDS)
+READ_COLUMNS = ", ".join(_FIELDS)
+_TEXTS = attrgetter(*(name for name, kind in get_type_hints(StoredMessage).items() if kind == str | None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ class StoreReader:
             if last is None:
                 return []
             rows = db.execute(
-                f"SELECT {_COLUMNS} FROM messages WHERE id > ? AND id <= ? ORDER BY id",  # noqa: S608  # our own names
+                f"SELECT {READ_COLUMNS} FROM messages WHERE id > ? AND id <= ? ORDER BY id",  # noqa: S608  # our own names
                 (id, last),
             ).fetchall()
         return [self._message(row) for row in rows]
@@ -126,7 +128,7 @@ class StoreReader:
         db = self._connection()
         with translated():
             rows = db.execute(
-                f"SELECT {_COLUMNS}, reason, set_aside_wall_s FROM quarantine "  # noqa: S608  # our own names
+                f"SELECT {READ_COLUMNS}, reason, set_aside_wall_s FROM quarantine "  # noqa: S608  # our own names
                 "WHERE id > ? ORDER BY id LIMIT ?",
                 (after, limit),
             ).fetchall()
@@ -188,18 +190,8 @@ def _check(message: StoredMessage) -> None:
     """Check the types: SQLite stores any type in any column, and a flipped bit may show as one. Raises
     TypeError.
     """
-    texts = (
-        message.stream_group,
-        message.stream,
-        message.file,
-        message.batch_id,
-        message.batch_slice_id,
-        message.message_id,
-        message.chunk_id,
-        message.content_type,
-    )
     sound = (
-        all(text is None or isinstance(text, str) for text in texts)
+        all(text is None or isinstance(text, str) for text in _TEXTS(message))
         and isinstance(message.payload, bytes)
         and isinstance(message.priority, int)
         and 0 <= message.priority <= TOP_PRIORITY

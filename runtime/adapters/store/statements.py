@@ -6,13 +6,15 @@ import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
+from typing import get_args, get_type_hints
 
-from runtime.core.ingest.message_fields import Details
-from runtime.core.ingest.message_rows import MessageRow, Values
+from runtime.core.ingest.message_fields import DETAIL_COLUMNS, Details, MessageRow, Values, detail_values
 from runtime.core.ingest.quota import LARGEST_BYTES, TEXTS_BYTES
 
-_FIELDS = (*MessageRow._fields, *Details._fields)
-_NEVER_NULL = ("stream", "kind", "priority", "stored_boot_s", "boot", "bytes", "payload")
+_FIELDS = (*MessageRow._fields, *DETAIL_COLUMNS)
+_NEVER_NULL = {
+    name for name, kind in get_type_hints(MessageRow).items() if type(None) not in get_args(kind)
+} - {"id"}
 
 COLUMNS = ", ".join(_FIELDS)
 SOUND_COLUMNS = ", ".join(f"coalesce({name}, 0)" if name in _NEVER_NULL else name for name in _FIELDS)
@@ -57,7 +59,7 @@ def insert(db: sqlite3.Connection, rows: Sequence[Values], details: Mapping[int,
         return
     for row in rows:
         more = details.get(row[0])
-        db.execute(*((INSERT, row) if more is None else (INSERT_DETAILED, (*row, *more))))
+        db.execute(*((INSERT, row) if more is None else (INSERT_DETAILED, (*row, *detail_values(more)))))
 
 
 def files_named(db: sqlite3.Connection, names: Iterable[str]) -> set[str]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from runtime.adapters.store.errors import StoreDamaged, StoreReplaced, translated
-from runtime.adapters.store.reader import _COLUMNS, StoreReader
+from runtime.adapters.store.reader import READ_COLUMNS, StoreReader
 from runtime.adapters.store.statements import IN
 from runtime.core.message import CorruptRow, StoredMessage, StreamName
 
@@ -102,7 +102,7 @@ class UploadReader(StoreReader):
             condition, chosen = self._condition(db, only, without)
             ids, reached = self._ids(db, after, up_to, limit, max_bytes, condition, chosen)
             rows = db.execute(
-                f"SELECT {_COLUMNS} FROM messages WHERE id IN {IN} ORDER BY id",  # noqa: S608  # our own names
+                f"SELECT {READ_COLUMNS} FROM messages WHERE id IN {IN} ORDER BY id",  # noqa: S608  # our own names
                 (json.dumps(ids),),
             ).fetchall()
         return [self._message(row) for row in rows], reached

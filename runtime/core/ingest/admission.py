@@ -19,8 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from runtime.core.ingest.message_fields import NO_DETAILS, Details
-from runtime.core.ingest.message_rows import Values
+from runtime.core.ingest.message_fields import NO_DETAILS, Details, Values
 from runtime.core.ingest.ownership import key_prefix
 from runtime.core.ingest.protocol import (
     Code,
@@ -389,7 +388,7 @@ class Admission:
     def _store_details(self, details: Details, ids: Sequence[int], keys: Sequence[str | None]) -> None:
         for number, key in zip(ids, keys, strict=True):
             file = spool_name(key, details.file) if key and details.file else None
-            self.details[number] = details._replace(file=file)
+            self.details[number] = replace(details, file=file)
 
     def _stream(self, name: StreamName, owner: str) -> int:
         number = self.view.streams.get(name) or self.new_streams.get(name)

@@ -1,6 +1,8 @@
-"""Message fields: a producer's description of a message, the valid values, and the codes of refusals.
+"""Message fields: a producer's description of a message, the valid values, the row that is stored of it, and
+the codes of refusals.
 
-Part of the wire protocol; `protocol.py` has the rest.
+Part of the wire protocol; `protocol.py` has the rest. The optional fields are those of `OptionalFields`, and
+of `MessageRow` the columns that every message has.
 """
 
 from __future__ import annotations
@@ -8,13 +10,14 @@ from __future__ import annotations
 import json
 import re
 import reprlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, NamedTuple
+from operator import attrgetter
+from typing import Any, NamedTuple, TypeAlias, get_type_hints
 
-from runtime.core.message import StreamName
+from runtime.core.message import OptionalFields, StreamName
 from runtime.errors import Rejected
 
 MAX_NAME_CHARACTERS = 128
@@ -48,18 +51,7 @@ RESERVED_PROPERTIES = frozenset(
 
 _NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]+")  # no controls; no halves of surrogate pairs
 _PROPERTY_NAME = re.compile(r"[A-Za-z0-9_.-]+")
-_TEXT_FIELDS = (
-    "stream_group",
-    "stream",
-    "batch_id",
-    "batch_slice_id",
-    "message_id",
-    "chunk_id",
-    "content_type",
-    "file",
-)
-MESSAGE_FIELDS = frozenset((*_TEXT_FIELDS, "properties", "priority", "ttl_s"))
-_DETAIL_FIELDS = MESSAGE_FIELDS.difference(("stream_group", "stream", "priority"))
+_NAME_FIELDS = ("stream_group", "stream")
 
 
 class Code(StrEnum):
@@ -96,21 +88,22 @@ class BadRequest(Rejected):
         super().__init__(message, code=code)
 
 
-class Details(NamedTuple):
-    """The fields that few messages have. Their order is that of the last columns of a stored row."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Details(OptionalFields):
+    """The optional fields as they are stored."""
 
-    ttl_s: float | None = None
-    batch_id: str | None = None
-    batch_slice_id: str | None = None
-    message_id: str | None = None
-    chunk_id: str | None = None
-    content_type: str | None = None
     properties: str | None = None
-    """A JSON object in text, as it is stored; None for no properties."""
-    file: str | None = None
-    """The name of a file that holds the payload."""
+    """A JSON object in text; None for no properties."""
 
 
+DETAIL_COLUMNS = tuple(column.name for column in fields(Details))
+detail_values: Callable[[Details], tuple[Any, ...]] = attrgetter(*DETAIL_COLUMNS)
+"""The values of these columns."""
+MESSAGE_FIELDS = frozenset((*_NAME_FIELDS, "priority", *DETAIL_COLUMNS))
+"""The fields that a producer may state of a message."""
+_COUNTED_TEXTS: Callable[[Details], tuple[str | None, ...]] = attrgetter(
+    *(name for name, kind in get_type_hints(Details).items() if kind == str | None and name != "file")
+)
 NO_DETAILS = Details()
 NO_NAME = StreamName(None, None)
 
@@ -129,55 +122,52 @@ class Description:
     def __post_init__(self) -> None:
         if self.details == NO_DETAILS:  # one and the same: it is asked for with `is`
             object.__setattr__(self, "details", NO_DETAILS)
-        texts = (text for text in self.details[1:-1] if text)
-        object.__setattr__(self, "text_bytes", sum(map(len, texts)))
+            object.__setattr__(self, "text_bytes", 0)
+            return
+        texts = _COUNTED_TEXTS(self.details)
+        object.__setattr__(self, "text_bytes", sum(len(text) for text in texts if text))
 
 
 PLAIN = Description()
 """The description of a message without fields."""
 
 
-def describe(fields: Mapping[str, Any], base: Description) -> Description:
-    """The description by `fields`, and by `base` where they leave a field out."""
-    if base is not PLAIN or not _DETAIL_FIELDS.isdisjoint(fields):
-        return _described(fields, base)
-    said = fields.get
+def describe(stated: Mapping[str, Any], base: Description) -> Description:
+    """The description by the stated fields, and by `base` where they leave a field out."""
+    if base is not PLAIN or not stated.keys().isdisjoint(DETAIL_COLUMNS):
+        return _described(stated, base)
+    get = stated.get
     try:
-        return _plainly(said("stream_group"), said("stream"), said("priority"), "priority" in fields)
+        return _plainly(get("stream_group"), get("stream"), get("priority"), "priority" in stated)
     except TypeError:  # not hashable, so neither a name nor a number: refused
-        return _described(fields, base)
+        return _described(stated, base)
 
 
 @lru_cache(maxsize=1_024, typed=True)  # typed: true is not 1
 def _plainly(group: Any, stream: Any, priority: Any, has_priority: bool) -> Description:
     """The description of most messages, which have only these fields, many with the same values."""
-    said = {"stream_group": group, "stream": stream, **({"priority": priority} if has_priority else {})}
-    return _described(said, PLAIN)
+    stated = {"stream_group": group, "stream": stream, **({"priority": priority} if has_priority else {})}
+    return _described(stated, PLAIN)
 
 
-def _described(fields: Mapping[str, Any], base: Description) -> Description:
-    said: dict[str, Any] = {name: _text(name, fields[name]) for name in _TEXT_FIELDS if name in fields}
-    if (said.get("file") or "").startswith(".") or "/" in (said.get("file") or ""):
-        raise BadRequest(Code.BAD_FIELD, f"file must be a plain name, not {shown(fields['file'])}")
-    if "properties" in fields:
-        said["properties"] = _properties(fields["properties"])
-    if "ttl_s" in fields:
-        said["ttl_s"] = _ttl_s(fields["ttl_s"])
-    priority = _priority(fields["priority"]) if "priority" in fields else base.priority
-    name = StreamName(said.pop("stream_group", base.name.group), said.pop("stream", base.name.stream))
-    return Description(name, priority, base.details._replace(**said))
+def _described(stated: Mapping[str, Any], base: Description) -> Description:
+    names = {name: _text(name, stated[name]) for name in _NAME_FIELDS if name in stated}
+    details = {name: _RULES[name](name, stated[name]) for name in DETAIL_COLUMNS if name in stated}
+    priority = _priority(stated["priority"]) if "priority" in stated else base.priority
+    name = StreamName(names.get("stream_group", base.name.group), names.get("stream", base.name.stream))
+    return Description(name, priority, replace(base.details, **details) if details else base.details)
 
 
-def _priority(found: Any) -> int:
-    if type(found) is int and 0 <= found <= 9:
-        return found
-    raise BadRequest(Code.BAD_FIELD, f"priority must be 0 to 9, not {shown(found)}")
+def _priority(value: Any) -> int:
+    if type(value) is int and 0 <= value <= 9:
+        return value
+    raise BadRequest(Code.BAD_FIELD, f"priority must be 0 to 9, not {shown(value)}")
 
 
-def _ttl_s(found: Any) -> float | None:
-    if found is None or (type(found) in (int, float) and 0 < found <= MAX_TTL_S):
-        return None if found is None else float(found)
-    raise BadRequest(Code.BAD_FIELD, f"ttl_s must be seconds above 0, not {shown(found)}")
+def _ttl_s(name: str, value: Any) -> float | None:
+    if value is None or (type(value) in (int, float) and 0 < value <= MAX_TTL_S):
+        return None if value is None else float(value)
+    raise BadRequest(Code.BAD_FIELD, f"{name} must be seconds above 0, not {shown(value)}")
 
 
 def _text(name: str, value: Any) -> str | None:
@@ -193,13 +183,20 @@ def _text(name: str, value: Any) -> str | None:
     return value
 
 
-def _properties(found: Any) -> str | None:
-    if not found and (found is None or isinstance(found, dict)):
+def _file(name: str, value: Any) -> str | None:
+    file = _text(name, value)
+    if file is not None and (file.startswith(".") or "/" in file):
+        raise BadRequest(Code.BAD_FIELD, f"{name} must be a plain name, not {shown(value)}")
+    return file
+
+
+def _properties(field: str, value: Any) -> str | None:
+    if value is None or value == {}:
         return None
-    if not isinstance(found, dict) or len(found) > MAX_PROPERTIES:
-        raise BadRequest(Code.BAD_PROPERTY, f"properties must be an object of at most {MAX_PROPERTIES} texts")
+    if not isinstance(value, dict) or len(value) > MAX_PROPERTIES:
+        raise BadRequest(Code.BAD_PROPERTY, f"{field} must be an object of at most {MAX_PROPERTIES} texts")
     total_bytes = 0
-    for name, value in found.items():
+    for name, text in value.items():
         if not _PROPERTY_NAME.fullmatch(name) or len(name) > MAX_NAME_CHARACTERS:
             raise BadRequest(
                 Code.BAD_PROPERTY, f"property name {shown(name)} must be of A-Z a-z 0-9 _ . and -"
@@ -208,15 +205,23 @@ def _properties(found: Any) -> str | None:
             raise BadRequest(
                 Code.BAD_PROPERTY, f"property {name} is the platform's own; use the header field"
             )
-        if not isinstance(value, str) or (value and not _NAME.fullmatch(value)):
+        if not isinstance(text, str) or (text and not _NAME.fullmatch(text)):
             raise BadRequest(Code.BAD_PROPERTY, f"property {name} must be text without control characters")
-        total_bytes += len(name) + len(value.encode())
+        total_bytes += len(name) + len(text.encode())
     if total_bytes > MAX_PROPERTIES_BYTES:
         raise BadRequest(
-            Code.BAD_PROPERTY, f"the properties have {total_bytes} bytes of at most {MAX_PROPERTIES_BYTES}"
+            Code.BAD_PROPERTY, f"the {field} have {total_bytes} bytes of at most {MAX_PROPERTIES_BYTES}"
         )
-    return json.dumps(found, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
+
+_RULES: Mapping[str, Callable[[str, Any], Any]] = {
+    **dict.fromkeys(DETAIL_COLUMNS, _text),
+    "ttl_s": _ttl_s,
+    "file": _file,
+    "properties": _properties,
+}
+"""The rule of each optional field: it returns the value to store, or raises BadRequest."""
 
 _OUTLINE = reprlib.Repr()
 _OUTLINE.maxlevel = 3
@@ -226,3 +231,27 @@ def shown(value: Any) -> str:
     """`value` for an error message: short, in ASCII, whatever a foreign client sent, however deep it is."""
     text = _OUTLINE.repr(value) if isinstance(value, list | dict) else ascii(value)
     return text.encode("ascii", "backslashreplace").decode()[:60]
+
+
+# --- the row of a message ---
+
+Payload: TypeAlias = bytes  # under another name: `MessageRow` has a column called bytes
+
+
+class MessageRow(NamedTuple):
+    """The columns that every message has: each of the others that is left out saves time."""
+
+    id: int
+    stream: int
+    kind: int
+    priority: int
+    stored_wall_s: float | None
+    stored_boot_s: float
+    boot: int
+    key: str | None
+    bytes: int
+    payload: Payload
+
+
+Values: TypeAlias = tuple[int, int, int, int, float | None, float, int, str | None, int, Payload]
+"""A `MessageRow` without its names: Python's sqlite3 takes twice the time to bind any other tuple."""
