@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from typing import Any
 
 import pytest
 import requests
@@ -70,3 +72,36 @@ def test_https_says_by_name_that_the_quota_is_used_up(cloud: Cloud) -> None:
         assert answer.status_code == 403
         assert json.loads(answer.json()["Message"])["errorCode"] == 403002
     assert cloud.messages() == []
+
+
+BATCH = {"Content-Type": "application/vnd.microsoft.iothub.json"}
+
+
+def test_a_batch_over_https_is_taken_whole_and_in_order_or_refused_whole(cloud: Cloud) -> None:
+    credentials = register(cloud)
+    assert credentials.sas is not None
+    sas = credentials.sas.reveal()
+    headers = {"Authorization": sas, **BATCH}
+    batch: list[Any] = [
+        {"body": base64.b64encode(b"\x001").decode(), "properties": {"iothub-app-n": "1"}},
+        {"body": "zwei ü", "base64Encoded": False, "properties": {"iothub-messageid": "m-2"}},
+        {"body": "Mw==", "base64Encoded": True},
+    ]
+
+    def posted(body: Any) -> int:
+        return post(cloud, sas, data=json.dumps(body).encode(), headers=headers).status_code
+
+    assert posted(batch) == 204
+    arrived = cloud.messages()
+    assert [m.payload for m in arrived] == [b"\x001", "zwei ü".encode(), b"3"]
+    assert (arrived[0].properties, arrived[1].message_id) == ({"n": "1"}, "m-2")
+    wrong: list[Any] = [{}, [], [1], [{"body": 1}], [{"body": "x"}], [{"body": "MQ==", "base64Encoded": 1}]]
+    wrong += [[{"body": "MQ==", "properties": {name: "v"}}] for name in ("n", "iothub-app-", "iothub-app-ü")]
+    for bad in wrong:
+        assert posted(bad) == 400, bad
+        assert posted([*batch, *(bad or [bad])] if isinstance(bad, list) else bad) == 400, bad
+    assert posted([{"body": "x" * 262_144, "base64Encoded": False}]) == 413
+    cloud.faults(quota_left=2)
+    assert posted(batch) == 403
+    assert posted(batch[:2]) == 204
+    assert len(cloud.messages()) == 5

@@ -250,18 +250,18 @@ class Cloud:
         """Record how a connection ended; the first reason counts."""
         self.records.closed(connection, reason, at_s)
 
-    def take_quota(self) -> bool:
-        """Count one message against the daily quota; False where that is used up."""
-        if self.quota_used_up():
+    def take_quota(self, count: int = 1) -> bool:
+        """Count messages against the daily quota, all or none; False where it does not hold so many."""
+        if self.quota_used_up(count):
             return False
-        self._metered = (self.faults, self._metered[1] + 1)
+        self._metered = (self.faults, self._metered[1] + count)
         return True
 
-    def quota_used_up(self) -> bool:
-        """True if the hub takes no more messages today. Other faults begin another day."""
+    def quota_used_up(self, count: int = 1) -> bool:
+        """True if the hub does not take `count` more messages today. Other faults begin another day."""
         if self._metered[0] is not self.faults:
             self._metered = (self.faults, 0)
-        return self.faults.quota_left is not None and self._metered[1] >= self.faults.quota_left
+        return self.faults.quota_left is not None and self._metered[1] + count > self.faults.quota_left
 
     def record(self, received: Sequence[Received]) -> None:
         """Store first, acknowledge second: the messages are committed, in one commit, when this returns."""
