@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from runtime.cli import Commands, devcloud_dps
+from runtime.cli import Commands, devcloud_dps, devcloud_management
 from runtime.cli import devcloud_calls as calls
 from runtime.cli.devcloud import require_extra
 
@@ -101,6 +101,7 @@ def _register_tokens(subcommands: Commands) -> None:
     )
     string.add_argument("device", metavar="ID")
     devcloud_dps.register(subcommands, _add)
+    devcloud_management.register(subcommands, _add)
     revoke = _add(subcommands, "revoke", calls.revoke, "have tokens count no more")
     whose = revoke.add_mutually_exclusive_group(required=True)
     whose.add_argument("--device", metavar="ID", help="its Registration Tokens")

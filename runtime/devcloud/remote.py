@@ -24,9 +24,9 @@ class Remote:
             raise UsageError(f"no devcloud runs in {folder}; start it with: {start}") from None
         self.workspace = f"/workspaces/{self.facts['workspace']}"
 
-    def call(self, method: str, path: str, body: Any = None, **query: Any) -> Any:
-        """Call it; the decoded answer. Raises UsageError with the platform's reason,
-        Retryable without any answer.
+    def call(self, method: str, path: str, body: Any = None, *, timeout_s: float = 0.0, **query: Any) -> Any:
+        """Call it; the decoded answer. `body` is sent as JSON, or where it is bytes as it is. Raises
+        UsageError with the platform's reason, Retryable without any answer within `timeout_s` and some more.
         """
         import requests
 
@@ -35,10 +35,11 @@ class Remote:
                 method,
                 self.facts["admin_url"] + path,
                 params=query,
-                json=body,
+                data=body if isinstance(body, bytes) else None,
+                json=None if isinstance(body, bytes) else body,
                 headers={"Authorization": f"Bearer {self.facts['operator_token']}"},
                 verify=self.facts["ca_file"],
-                timeout=CALL_TIMEOUT_S,
+                timeout=CALL_TIMEOUT_S + timeout_s,
             )
         except requests.RequestException as exc:
             raise Retryable(f"devcloud at {self.facts['instance']} does not answer") from exc

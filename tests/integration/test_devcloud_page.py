@@ -118,6 +118,41 @@ def test_a_file_can_be_opened_and_never_runs_in_the_operators_page(browser: Brow
     assert browser.value("document.querySelector('.blob a').download") == "page.html"
 
 
+def test_a_person_edits_a_twin_sends_a_command_and_calls_a_method(browser: Browser, shared: Cloud) -> None:
+    device = Client(shared)
+    device.sas("dev-managed")
+    base = f"{device.workspace}/devices/dev-managed"
+    assert device.operator("PATCH", f"{base}/desired-properties", {"interval": 5}).ok
+    open_page(browser, shared)
+    row = "[...document.querySelectorAll('#devices details')].find(r => r.dataset.key === 'dev-managed')"
+    eventually(lambda: browser.value(f"!!{row}"))
+    browser.value(f"(window.row = {row}).open = true")
+    eventually(lambda: browser.value("row.querySelector('textarea').value") == '{\n  "interval": 5\n}')
+    fill = "(box => {{ box.value = {!r}; }})(row.querySelector('[aria-label=\"{}\"]'))"
+    press = "[...row.querySelectorAll('button')].find(b => b.textContent === {!r}).click()"
+
+    browser.value(fill.format('{"interval": 7, "<b>": "&"}', "Desired properties"))
+    browser.value(press.format("Replace desired"))
+    eventually(lambda: browser.sees("Desired properties are at version 3."))
+    desired = device.operator("GET", f"{base}/desired-properties").json()
+    assert desired == {"interval": 7, "<b>": "&", "$version": 3}
+    browser.value(fill.format("{", "Desired properties"))
+    browser.value(press.format("Replace desired"))
+    eventually(lambda: browser.sees("JSON"))
+
+    browser.value(fill.format("stop now", "Command payload"))
+    browser.value(fill.format("command=stop&flag&empty=", "Command properties"))
+    browser.value(press.format("Send command"))
+    eventually(lambda: browser.sees("stop now"))
+    (sent,) = device.operator("GET", f"{base}/c2d-messages").json()["messages"]
+    assert (sent["text"], sent["state"]) == ("stop now", "enqueued")
+    assert sent["properties"] == {"command": "stop", "flag": None, "empty": ""}
+
+    browser.value(fill.format("ping", "Method name"))
+    browser.value(press.format("Call method"))
+    eventually(lambda: browser.sees("it did not listen for methods"))
+
+
 def test_the_configuration_that_it_writes_is_complete_and_replaces_no_file_of_others(folder: Path) -> None:
     cloud = Cloud(folder / "cloud")
     try:

@@ -37,9 +37,10 @@ def one_time_url(cloud: Cloud, instance: str) -> str:
 
 
 async def html(request: Request) -> Response:
-    return HTMLResponse(
-        resources.files(__package__).joinpath("approval_page.html").read_text(), headers=_HEADERS
-    )
+    """The page, whole in one answer: it loads nothing else."""
+    here = resources.files(__package__)
+    text, panel = (here.joinpath(name).read_text() for name in ("approval_page.html", "device_panel.js"))
+    return HTMLResponse(text.replace("/* device_panel.js */", panel), headers=_HEADERS)
 
 
 async def redeem(request: Request) -> Response:

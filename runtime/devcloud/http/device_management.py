@@ -130,10 +130,13 @@ def _properties(request: Request) -> dict[str, str | None]:
 
 
 async def list_c2d(request: Request) -> Response:
-    """Commands of a device in any state, after number `after`, oldest first."""
+    """Commands of a device in any state, after number `after` and oldest first, or the `newest` few."""
     cloud, device_id = managed(request)
-    after = whole(request.query_params.get("after", "0"))
-    records = cloud.commands.records(device_id, after, MOST_RECORDS)
+    query = request.query_params
+    if "newest" in query:
+        records = cloud.commands.newest(device_id, min(whole(query["newest"]), MOST_RECORDS))
+    else:
+        records = cloud.commands.records(device_id, whole(query.get("after", "0")), MOST_RECORDS)
     return JSONResponse({"messages": [shown_command(row) for row in records]})
 
 
