@@ -132,7 +132,7 @@ class IngestLoop:
             "counted": self._counted,
             "refused_lately": self._refused_lately.counts(self._clock.boot_s()),
             "connections_cut": self._doorkeeper.cut,
-            "closed_doors": {str(endpoint): why for endpoint, why in self._doors.closed.items()},
+            "closed_doors": self._doors.closed,
             **kept,
             **({"alarm": "; ".join(alarms)} if alarms else {}),
         }

@@ -77,7 +77,7 @@ def test_an_address_that_this_machine_does_not_have_yet_is_waited_for(
     clock = ObedientClock()
     found = doors(home, f'tcp_endpoint = "{endpoint}"\n{keys}', clock)
     try:
-        assert [door.endpoint for door in found.open] == [f"ipc://{home.layout.producer_socket}"]
+        assert [str(door.endpoint) for door in found.open] == [f"ipc://{home.layout.producer_socket}"]
         assert found.alarm == f"cannot listen on {endpoint}: {why}"
     finally:
         found.close()

@@ -15,7 +15,7 @@ from loguru import logger
 
 from runtime.adapters.bus.producer_socket import CannotListen, Frames, PendingRequest, ProducerSocket
 from runtime.adapters.process.clock import Clock
-from runtime.core.address import Endpoint, IpcEndpoint, Listener
+from runtime.core.address import IpcEndpoint, Listener
 
 TRY_AGAIN_S = 1.0
 
@@ -29,8 +29,8 @@ class ProducerSockets:
         """Those that are not open."""
         self.endpoints = tuple(self._waiting)
         self.open: list[ProducerSocket] = []
-        self.closed: dict[Endpoint, str] = {}
-        """Reasons, by endpoint."""
+        self.closed: dict[str, str] = {}
+        """Reasons, by the spelling of the endpoint."""
         self._try_s = 0.0
         try:
             self._try()
@@ -69,9 +69,9 @@ class ProducerSockets:
 
     def _must_wait(self) -> None:
         """Raises CannotListen where waiting does not help the only sockets."""
-        for endpoint, why in self.closed.items():
+        for endpoint in self._waiting:
             if isinstance(endpoint, IpcEndpoint):
-                raise CannotListen(why)
+                raise CannotListen(self.closed[str(endpoint)])
 
     def _try(self) -> None:
         self._try_s = self._clock.boot_s() + TRY_AGAIN_S
@@ -79,10 +79,10 @@ class ProducerSockets:
             try:
                 self.open.append(ProducerSocket(listener))
             except CannotListen as exc:
-                if self.closed.get(endpoint) != str(exc):
+                if self.closed.get(str(endpoint)) != str(exc):
                     logger.error("{}; tried again every second", exc)
-                self.closed[endpoint] = str(exc)
+                self.closed[str(endpoint)] = str(exc)
                 continue
             del self._waiting[endpoint]
-            if self.closed.pop(endpoint, None):
+            if self.closed.pop(str(endpoint), None):
                 logger.info("producers are served at {} now", endpoint)
