@@ -43,7 +43,7 @@ def test_no_token_is_in_any_log_status_answer_or_process_list(cloud: Cloud, devi
     known = {cloud.facts["provisioning_token"]}
     cloud.faults(sas_lifetime_s=12, registration_token_lifetime_s=12)
     device.write_config(cloud.config_toml(log='level = "DEBUG"'))
-    device.start_all()
+    device.start_all(fresh=True)
     eventually(cloud.waiting)
     cloud.approve_all()
     eventually(IdentityReader(device.layout).hub_credentials)
@@ -87,7 +87,7 @@ def test_a_token_from_the_environment_is_in_no_file_and_no_command_line(cloud: C
     home.write_config(
         f'[platform]\ninstance = "{cloud.facts["instance"]}"\nca_file = "{cloud.facts["ca_file"]}"\n'
     )
-    home.start_worker("provisioning", EDGE_PLATFORM_PROVISIONING_TOKEN=token)
+    home.start_worker("provisioning", fresh=True, EDGE_PLATFORM_PROVISIONING_TOKEN=token)
     eventually(cloud.waiting)
     for name, content in everything_written(home).items():
         assert token.encode() not in content, name
@@ -102,7 +102,7 @@ def test_a_registration_token_made_by_hand_may_be_a_systemd_credential_or_a_vari
 ) -> None:
     home.write_config('[platform]\ninstance = "platform.invalid"\n')
     (folder / "registration-token").write_text("by-hand-1\n")
-    home.start_worker("provisioning", CREDENTIALS_DIRECTORY=str(folder))
+    home.start_worker("provisioning", fresh=True, CREDENTIALS_DIRECTORY=str(folder))
     reader = IdentityReader(home.layout)
 
     def held() -> str | None:
@@ -111,7 +111,7 @@ def test_a_registration_token_made_by_hand_may_be_a_systemd_credential_or_a_vari
 
     eventually(lambda: held() == "by-hand-1")
     home.stop()
-    home.start_worker("provisioning", EDGE_PLATFORM_REGISTRATION_TOKEN="by-hand-2")
+    home.start_worker("provisioning", fresh=True, EDGE_PLATFORM_REGISTRATION_TOKEN="by-hand-2")
     eventually(lambda: held() == "by-hand-2")
     assert b"by-hand" not in b"".join(everything_written(home).values())
 
@@ -122,5 +122,5 @@ def test_a_systemd_credential_is_enough(cloud: Cloud, home: Home, folder: Path) 
     home.write_config(
         f'[platform]\ninstance = "{cloud.facts["instance"]}"\nca_file = "{cloud.facts["ca_file"]}"\n'
     )
-    home.start_worker("provisioning", CREDENTIALS_DIRECTORY=str(folder / "credentials"))
+    home.start_worker("provisioning", fresh=True, CREDENTIALS_DIRECTORY=str(folder / "credentials"))
     eventually(cloud.waiting)

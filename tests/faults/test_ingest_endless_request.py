@@ -27,7 +27,7 @@ def test_a_request_without_end_ends_with_its_connection_and_others_are_served_on
     home: Home, frame_bytes: int
 ) -> None:
     home.write_config(f"[ingest]\nmemory_bytes = {BOUND_BYTES}\n[store]\nmin_free_bytes = 0\n")
-    ingest = home.start_worker("ingest")
+    ingest = home.start_worker("ingest", fresh=True)
     over, acknowledged, peak = threading.Event(), set(), 0
     with Producer(home.config.producer_endpoint(), retry_for_s=30) as producer:
         producer.ping()

@@ -110,7 +110,7 @@ def test_whatever_the_workers_do_again_and_again_they_hold_no_more_than_before(
         )
         + '[device]\nid = "soak"\n'
     )
-    device.start_all()
+    device.start_all(fresh=True)
     eventually(cloud.waiting, 40)
     cloud.approve_all()
     eventually(lambda: _registered(device), 40)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from azure.iot.device import X509, IoTHubDeviceClient
 
+from tests.support import fork_server
 from tests.support.devcloud_client import Client
 from tests.support.harness import Cloud, clean_environment, eventually, short_folder
 
@@ -27,8 +28,8 @@ def shared() -> Iterator[Cloud]:
 
 
 def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "runtime", "devcloud", *arguments, "--dir", str(folder)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=clean_environment())
+    words = ("devcloud", *arguments, "--dir", str(folder))
+    return fork_server.run(words, clean_environment(), timeout_s=60)
 
 
 def said(*arguments: str, cloud: Cloud) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 import ssl
-import subprocess
-import sys
 import time
 import urllib.parse
 from datetime import datetime
@@ -17,6 +15,7 @@ from azure.iot.device import IoTHubDeviceClient
 from azure.iot.device.exceptions import ClientError
 
 from runtime.devcloud.tls import server_context
+from tests.support import fork_server
 from tests.support.devcloud_client import Client, problem
 from tests.support.harness import Cloud, clean_environment
 
@@ -141,8 +140,8 @@ def test_every_message_acknowledged_before_a_kill_is_there(folder: Path) -> None
 def test_a_wrong_option_is_one_sentence_and_no_traceback(
     folder: Path, options: tuple[str, ...], reason: str
 ) -> None:
-    command = [sys.executable, "-m", "runtime", "devcloud", "--dir", str(folder), *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=clean_environment())
+    words = ("devcloud", "--dir", str(folder), *options)
+    done = fork_server.run(words, clean_environment(), timeout_s=60)
     assert done.returncode == 2
     assert reason in done.stderr
     assert len(done.stderr.splitlines()) == 1

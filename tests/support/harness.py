@@ -29,6 +29,7 @@ from runtime.adapters.process.process import Stop
 from runtime.config import Config, load
 from runtime.layout import WORKERS, Layout
 from runtime.workers.heartbeat import Heartbeat
+from tests.support import fork_server
 
 T = TypeVar("T")
 
@@ -96,6 +97,7 @@ class Process:
 
     def __init__(self, *argv: str, log: Path, cwd: Path | None = None, **environment: str) -> None:
         self.log = log
+        self.popen: subprocess.Popen[bytes] | fork_server.ForkedProcess
         with log.open("ab") as out:
             self.popen = subprocess.Popen(
                 argv,
@@ -105,6 +107,16 @@ class Process:
                 cwd=cwd,
                 env=clean_environment(**environment),
             )
+
+    @classmethod
+    def of_edgectl(cls, *arguments: str, log: Path, **environment: str) -> Process:
+        """`edgectl` with these arguments, out of the fork server."""
+        process = cls.__new__(cls)
+        process.log = log
+        with log.open("ab") as out, Path(os.devnull).open("rb") as nothing:
+            files = {"stdin": nothing.fileno(), "stdout": out.fileno(), "stderr": out.fileno()}
+            process.popen = fork_server.start(arguments, clean_environment(**environment), **files)
+        return process
 
     @property
     def pid(self) -> int:
@@ -159,9 +171,9 @@ class Cloud:
         """Start it (again): same folder, same address, same port, same keys."""
         facts = self.folder / "devcloud.json"
         facts.unlink(missing_ok=True)
-        self.process = Process(
-            sys.executable, "-m", "runtime", "devcloud", "--dir", str(self.folder), "--address", "auto",
-            "--https-port", "0", *self._options, log=self.folder.with_suffix(".log"),
+        self.process = Process.of_edgectl(
+            "devcloud", "--dir", str(self.folder), "--address", "auto", "--https-port", "0", *self._options,
+            log=self.folder.with_suffix(".log"),
         )  # fmt: skip
         eventually(lambda: facts.exists() or not self.process.running(), START_TIMEOUT_S, "devcloud starts")
         if not facts.exists():
@@ -280,31 +292,28 @@ class Home:
     def config(self) -> Config:
         return load({}, home=self.folder)
 
-    def start_worker(self, name: str, **environment: str) -> Process:
-        """Start one worker; its output is in log/<name>.log."""
-        process = Process(
-            sys.executable, "-m", "runtime", "--home", str(self.folder), "worker", name,
-            log=self.layout.log / f"{name}.log", **environment,
-        )  # fmt: skip
+    def start_worker(self, name: str, *, fresh: bool = False, **environment: str) -> Process:
+        """Start one worker; its output is in log/<name>.log. `fresh`: in an interpreter of its own."""
+        words = ("--home", str(self.folder), "worker", name)
+        log = self.layout.log / f"{name}.log"
+        if fresh:
+            process = Process(sys.executable, "-m", "runtime", *words, log=log, **environment)
+        else:
+            process = Process.of_edgectl(*words, log=log, **environment)
         self.workers[name] = process
         return process
 
-    def start_all(self) -> None:
+    def start_all(self, *, fresh: bool = False) -> None:
         for name in WORKERS:
-            self.start_worker(name)
+            self.start_worker(name, fresh=fresh)
 
     def edgectl(
         self, *arguments: str, stdin: str | bytes | None = None, timeout_s: float = 30
     ) -> subprocess.CompletedProcess[str]:
         """Run one command of the command line against this home."""
-        return subprocess.run(
-            [sys.executable, "-m", "runtime", "--home", str(self.folder), *arguments],
-            input=stdin.decode() if isinstance(stdin, bytes) else stdin,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            env=clean_environment(),
-        )
+        text = stdin.decode() if isinstance(stdin, bytes) else stdin
+        words = ("--home", str(self.folder), *arguments)
+        return fork_server.run(words, clean_environment(), stdin=text, timeout_s=timeout_s)
 
     def stop(self) -> None:
         for process in self.workers.values():

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support import fork_server
 from tests.support.harness import clean_environment
 
 SCRIPT = """
@@ -30,7 +31,4 @@ def command_as(user: int, *arguments: str) -> list[str]:
 
 def edgectl(user: int, *arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
     """`edgectl` by this user, standing in `folder`."""
-    return subprocess.run(
-        command_as(user, *arguments), stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, timeout=30, cwd=folder, env=clean_environment(),
-    )  # fmt: skip
+    return fork_server.run(arguments, clean_environment(), folder=folder, user=user)
