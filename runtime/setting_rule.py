@@ -20,6 +20,7 @@ from typing import Any
 
 from runtime.adapters.process.known_secrets import hidden
 from runtime.core.secret import Secret
+from runtime.setting_readers import Readers, readers_of
 
 ENV_PREFIX = "EDGE_"
 LARGEST = 2**53
@@ -94,6 +95,11 @@ class Key:
     @property
     def dotted(self) -> str:
         return f"{self.table}.{self.name}"
+
+    @property
+    def readers(self) -> Readers:
+        """The workers that read it."""
+        return readers_of(self.dotted)
 
     @property
     def variable(self) -> str:

@@ -119,11 +119,8 @@ def _command(words: Sequence[str]) -> str:
 
 
 GROUPS = {
-    "up": (
-        "up",
-        "down",
-        "reload",
-    ),
+    "up": ("up", "down"),
+    "reload": ("reload",),
     "status": ("status",),
     "health": ("health",),
     "doctor": ("doctor",),

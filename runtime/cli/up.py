@@ -1,4 +1,4 @@
-"""`edgectl up`, `down`, `reload`: the whole runtime, in the foreground, under supervisord."""
+"""`edgectl up`, `down`: the whole runtime, in the foreground, under supervisord."""
 
 from __future__ import annotations
 
@@ -6,24 +6,21 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.cli import Commands, announce, load_config
-from runtime.cli.terminal import write_error, write_json, write_lines
+from runtime.cli.reload import eventually
+from runtime.cli.terminal import write_error, write_lines
 from runtime.cli.workers import load_or_last_accepted
 
 if TYPE_CHECKING:
-    from runtime.adapters.supervisor.rpc import Supervisor
     from runtime.config import Config
     from runtime.layout import Layout
 
 LOCK = "supervisor"
 STOP_TIMEOUT_S = 30.0
 SILENT_STOP_TIMEOUT_S = 5.0
-FLUSH_TIMEOUT_S = 8.0
-"""As stopwaitsecs in supervisord.conf."""
 
 
 def register(commands: Commands) -> None:
@@ -31,12 +28,6 @@ def register(commands: Commands) -> None:
     up.set_defaults(run=_up)
     down = commands.add_parser("down", help="stop the runtime and wait until it is gone")
     down.set_defaults(run=_down)
-    reload = commands.add_parser(
-        "reload",
-        help="read the configuration again: a bad one is refused, and nothing changes",
-    )
-    reload.add_argument("--json", action="store_true", help="for a program")
-    reload.set_defaults(run=_reload)
 
 
 def _up(arguments: argparse.Namespace) -> int:
@@ -215,49 +206,6 @@ def _down(arguments: argparse.Namespace) -> int:
     return 0 if _gone(lock, 5.0) else 1
 
 
-def _reload(arguments: argparse.Namespace) -> int:
-    """Check the configuration first; then restart one worker after the other."""
-    from runtime import wiring
-    from runtime.adapters.bus.preflight import check_listeners
-    from runtime.adapters.process.status_file import note_asked_to_end
-    from runtime.adapters.supervisor.rpc import Supervisor
-
-    config = load_config(arguments)
-    check_listeners(wiring.listeners(config), config.layout)
-    supervisor = Supervisor(config.layout.supervisor_socket)
-    told: dict[str, list[str]] = {"reloaded": [], "stopped": []}
-    for name, program in supervisor.programs().items():
-        if program.state == "STOPPED":  # a person stopped it; reading settings is no reason to start it
-            told["stopped"].append(name)
-            words = f"{name} stays stopped; supervisorctl -c supervisord.conf start {name}"
-        else:
-            note_asked_to_end(config.layout.run, name, program.pid)
-            _start_afresh(supervisor, name)
-            told["reloaded"].append(name)
-            words = f"{name} reads its configuration again"
-        if not arguments.json:
-            write_lines(words)
-    if arguments.json:
-        write_json(told)
-    return 0
-
-
-def _start_afresh(supervisor: Supervisor, name: str) -> None:
-    """End it, so that supervisord starts it again: if we are killed in between, no worker stays stopped."""
-    import contextlib
-
-    from runtime.errors import Rejected
-
-    before = supervisor.programs()[name].pid
-    with contextlib.suppress(Rejected):  # it just died, or is being started
-        if not before:
-            supervisor.start(name)
-            return
-        supervisor.signal(name, "TERM")
-        if not _eventually(lambda: supervisor.programs()[name].pid != before, FLUSH_TIMEOUT_S):
-            supervisor.signal(name, "KILL")
-
-
 def _signal(lock: Path, name: str) -> None:
     """Signal the process that holds the lock, and no other: a container's process numbers are not ours."""
     import contextlib
@@ -275,16 +223,4 @@ def _gone(lock: Path, timeout_s: float) -> bool:
     """Wait until no process holds the lock."""
     from runtime.adapters.process.process import lock_holder
 
-    return _eventually(lambda: lock_holder(lock) is None, timeout_s)
-
-
-def _eventually(fact: Callable[[], bool], timeout_s: float) -> bool:
-    """Wait for a fact; true if it came true."""
-    import time
-
-    deadline_s = time.monotonic() + timeout_s
-    while not fact():
-        if time.monotonic() > deadline_s:
-            return False
-        time.sleep(0.05)
-    return True
+    return eventually(lambda: lock_holder(lock) is None, timeout_s)

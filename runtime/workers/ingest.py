@@ -18,12 +18,13 @@ from loguru import logger
 from runtime import wiring
 from runtime.adapters.bus.connection_guard import ConnectionGuard
 from runtime.adapters.bus.curve import KeyGate
+from runtime.adapters.bus.preflight import check_listeners
 from runtime.adapters.bus.producer_socket import Frames, PendingRequest
 from runtime.adapters.bus.producer_sockets import ProducerSockets
 from runtime.adapters.bus.sockets import STORED, DeliveryReceiver, Hints, wait_readable
 from runtime.adapters.process.clock import Clock, SystemClock
+from runtime.adapters.process.config_watch import ConfigWatch
 from runtime.adapters.process.process import Stop
-from runtime.adapters.process.status_file import BUSY, StatusFile
 from runtime.adapters.store.counters import Loss
 from runtime.adapters.store.errors import StoreError, StoreFull
 from runtime.adapters.store.spool import Spool
@@ -47,8 +48,10 @@ from runtime.core.ingest.protocol import (
 from runtime.core.log_throttle import LogThrottle
 from runtime.core.recent_counts import Lately
 from runtime.core.settlement import Settled
+from runtime.workers.heartbeat import Heartbeat
 from runtime.workers.store_manager import LOG_EVERY_S, StoreManager, refusal
 
+NAME = "ingest"
 IDLE_S = 1.0
 BUG = Refusal(Code.INTERNAL, "a bug of ours: this request cannot be decided", RETRY_FULL_MS * 10)
 LEFT_OUT = Refusal(Code.NOT_ALLOWED, "this key is not allowed here any more", RETRY_FULL_MS)
@@ -74,11 +77,13 @@ class IngestLoop:
     def __init__(self, config: Config, stop: Stop, clock: Clock) -> None:
         settings = config.settings.ingest
         self._stop = stop
-        self._most = (settings.commit_messages, settings.commit_bytes)
+        self._most = _most(config)
+        """Messages and payload bytes of one commit."""
         self._limits = SizeLimits(settings.max_message_bytes, settings.max_request_bytes)
-        self._status = StatusFile(config.layout.status_file("ingest"), "ingest", clock)
-        self._keeper = StoreManager(config, clock, beat=self._status.progress)
-        self._spool = Spool(config.layout.spool, settings.drop_folder, self._still_busy)
+        self._heart = Heartbeat(config.layout, NAME, clock, stop)
+        self._watch = ConfigWatch(config, NAME, clock, _check_listeners)
+        self._keeper = StoreManager(config, clock, beat=self._heart.publish)
+        self._spool = Spool(config.layout.spool, settings.drop_folder, self._heart.busy)
         self._gate = KeyGate(settings.curve_clients) if settings.curve_clients else None
         self._doors = ProducerSockets(wiring.listeners(config), clock)
         self._doorkeeper = ConnectionGuard(self._doors.endpoints, settings.memory_bytes)
@@ -100,7 +105,9 @@ class IngestLoop:
         self._hints.ensure_bound()
         self._keeper.tick()
         self._spool.tidy(self._clock.boot_s(), self._keeper.files_named)
-        self._status.progress(self._figures)
+        self._heart.publish(self._figures)
+        if self._watch.changed():
+            self._reconfigure(self._watch.config)
         self._say_losses(self._clock.boot_s())
         patience_s = self._keeper.patience_s(IDLE_S)
         gate = [self._gate.socket] if self._gate else []
@@ -125,6 +132,11 @@ class IngestLoop:
         if self._settled:
             self._deliveries.confirm(reports)
 
+    def _reconfigure(self, config: Config) -> None:
+        """Take the settings that count while ingest runs."""
+        self._most = _most(config)
+        self._keeper.reconfigure(config)
+
     def _figures(self) -> dict[str, object]:
         kept = self._keeper.figures()
         alarms = [str(said) for said in (kept.get("alarm"), self._doors.alarm) if said]
@@ -136,10 +148,6 @@ class IngestLoop:
             **kept,
             **({"alarm": "; ".join(alarms)} if alarms else {}),
         }
-
-    def _still_busy(self) -> None:
-        """Beat while a long operation goes on."""
-        self._status.progress(lambda: {**self._figures(), BUSY: True})
 
     def _receive(self) -> list[tuple[PendingRequest, Request | Refusal]]:
         """The requests that wait, up to the bounds of one commit; a request is taken whole.
@@ -297,6 +305,15 @@ def decide(admission: Admission, request: Request, spool: Spool) -> Reply:
     if not isinstance(decision, TakeFiles):
         return decision
     return admission.taken(decision, spool.take(decision.files))
+
+
+def _check_listeners(config: Config) -> None:
+    """Raise ConfigError where the producer sockets of this configuration could not be opened."""
+    check_listeners(wiring.listeners(config), config.layout)
+
+
+def _most(config: Config) -> tuple[int, int]:
+    return config.settings.ingest.commit_messages, config.settings.ingest.commit_bytes
 
 
 def _unstored(request: Request, refused: Refusal) -> Reply:

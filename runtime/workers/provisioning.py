@@ -18,7 +18,7 @@ from runtime.adapters.identity import token_files
 from runtime.adapters.identity.database import IdentityStore
 from runtime.adapters.identity.platform_api import platform_client
 from runtime.adapters.process.clock import SystemClock
-from runtime.adapters.process.config_watch import WatchedConfig
+from runtime.adapters.process.config_watch import ConfigWatch
 from runtime.adapters.process.process import Stop
 from runtime.config import Config
 from runtime.core.identity import enrolment
@@ -55,17 +55,17 @@ _LACKS: dict[token_files.MissingSecret | None, EnrolmentState] = {
 def run(config: Config, stop: Stop) -> None:
     """Provision whenever there is no usable Registration Token, until asked to stop."""
     clock = SystemClock()
-    heart, watched = Heartbeat(config.layout, NAME, clock, stop), WatchedConfig(config, clock)
+    heart, watch = Heartbeat(config.layout, NAME, clock, stop), ConfigWatch(config, NAME, clock)
     with closing(Hints(config.layout, NAME, listen_to=("refresh",))) as hints:
         clerk: ProvisioningLoop | None = None
         while not stop.requested():
             try:
-                if watched.changed() or clerk is None:
-                    clerk = ProvisioningLoop(watched.config, heart, hints)
+                if watch.changed() or clerk is None:
+                    clerk = ProvisioningLoop(watch.config, heart, hints)
                 hints.wait(min(clerk.turn(), TURN_S), also=[stop])
             except (Retryable, NeedsHuman) as exc:
                 clerk = None  # opening the database again sets a damaged one aside
-                heart.sit_out(exc)
+                heart.wait_out(exc)
 
 
 class ProvisioningLoop:

@@ -21,7 +21,7 @@ from runtime.adapters.identity.platform_api import platform_client
 from runtime.adapters.identity.registrars import ServerClock, certificate_left_s, registrar
 from runtime.adapters.identity.values import IdentityRecord, Token
 from runtime.adapters.process.clock import SystemClock
-from runtime.adapters.process.config_watch import WatchedConfig
+from runtime.adapters.process.config_watch import ConfigWatch
 from runtime.adapters.process.process import Stop
 from runtime.config import Config
 from runtime.core.identity import enrolment, renewal
@@ -59,19 +59,19 @@ SKEW_STEP_S = 2.0
 def run(config: Config, stop: Stop) -> None:
     """Keep the device registered until asked to stop."""
     clock = SystemClock()
-    heart, watched = Heartbeat(config.layout, NAME, clock, stop), WatchedConfig(config, clock)
+    heart, watch = Heartbeat(config.layout, NAME, clock, stop), ConfigWatch(config, NAME, clock)
     with closing(Hints(config.layout, NAME, listen_to=("provisioning", "upload"))) as hints:
         keeper: RefreshLoop | None = None
         heard: set[str] = set()
         while not stop.requested():
             try:
-                if watched.changed() or keeper is None:
-                    keeper = RefreshLoop(watched.config, heart, hints, keeper)
+                if watch.changed() or keeper is None:
+                    keeper = RefreshLoop(watch.config, heart, hints, keeper)
                 wait_s = keeper.turn(SAS_REFUSED in heard)
                 heard = hints.wait(min(wait_s, TURN_S), also=[stop])
             except (Retryable, NeedsHuman) as exc:
                 keeper = None  # opening the database again sets a damaged one aside
-                heart.sit_out(exc)
+                heart.wait_out(exc)
 
 
 class RefreshLoop:

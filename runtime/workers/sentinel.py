@@ -18,6 +18,7 @@ from typing import Any
 from loguru import logger
 
 from runtime.adapters.process.clock import SystemClock
+from runtime.adapters.process.config_watch import ConfigWatch
 from runtime.adapters.process.home_mount import HomeGone
 from runtime.adapters.process.logs import tail
 from runtime.adapters.process.process import (
@@ -32,7 +33,6 @@ from runtime.adapters.process.process import (
 )
 from runtime.adapters.process.status_file import (
     BUSY,
-    StatusFile,
     asked_to_end,
     beat_of,
     read_status,
@@ -58,8 +58,11 @@ from runtime.core.operations.health import (
 )
 from runtime.errors import Rejected, Retryable, UsageError
 from runtime.layout import WORKERS, Layout
+from runtime.workers.heartbeat import Heartbeat
 
 NAME = "sentinel"
+TURN_S = 1.0
+"""Longest time for which a changed configuration may go unnoticed."""
 DUMP_TIME_S = 1.0
 """Seconds that a process gets to write its stacks before it is killed."""
 LAST_LINES = 20
@@ -71,37 +74,35 @@ def run(config: Config, stop: Stop) -> None:
     """Look, judge, act, until asked to stop or supervisord is gone."""
     if not supervised():
         raise UsageError("the sentinel is an event listener of supervisord; `edgectl up` starts it")
-    sentinel = SentinelLoop(config)
+    clock = SystemClock()
+    sentinel, watch = SentinelLoop(config, stop), ConfigWatch(config, NAME, clock)
     listener = EventListener()
-    every_s = config.settings.sentinel.look_every_s
     next_s = 0.0
     ticks = False
     with contextlib.suppress(SupervisorGone):
         while not stop.requested():
             now_s = time.monotonic()
+            if watch.changed():
+                sentinel.reconfigure(watch.config)
+                next_s = now_s
             if now_s >= next_s:
                 answered = sentinel.look(now_s, ticks=ticks)
+                every_s = watch.config.settings.sentinel.look_every_s
                 next_s, ticks = now_s + (every_s if answered else 1.0), False
-            if listener.wait(next_s - time.monotonic(), also=[stop]) == "TICK_5":
+            if listener.wait(min(next_s - time.monotonic(), TURN_S), also=[stop]) == "TICK_5":
                 next_s, ticks = 0.0, True
-    # Not STOPPING=1: the sentinel alone may be started afresh (`edgectl reload`). systemd would take it for
+    # Not STOPPING=1: the sentinel alone may be restarted (`supervisorctl restart`). systemd would take it for
     # the end of the whole service, and kill every process when the time for that is over.
 
 
 class SentinelLoop:
     """The observations and the actions around the judge."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, stop: Stop) -> None:
         self._layout = config.layout
         self._supervisor = Supervisor(config.layout.supervisor_socket)
-        limits = HealthLimits(
-            look_every_s=config.settings.sentinel.look_every_s,
-            hang_after_s=max(config.settings.sentinel.hang_after_s, LEAST_PATIENCE_S),
-            start_grace_s=config.settings.sentinel.start_grace_s,
-            restarts_to_alarm=config.settings.sentinel.alarm_restarts,
-        )
-        self._status = StatusFile(self._layout.status_file(NAME), NAME)
-        self._health = Health(limits, _memory(self._layout))
+        self._heart = Heartbeat(self._layout, NAME, SystemClock(), stop)
+        self._health = Health(_limits(config), _memory(self._layout))
         self._growth = Growth()
         self._stored_growth = {"messages": Growth(), "bytes": Growth()}
         self._told: frozenset[tuple[str, str]] = frozenset()
@@ -110,6 +111,10 @@ class SentinelLoop:
         self._ready = False
         self._blind = False
         """No beat can be written: a missing beat means nothing then."""
+
+    def reconfigure(self, config: Config) -> None:
+        """Judge by the limits of this configuration from now on."""
+        self._health.set_limits(_limits(config))
 
     def look(self, now_s: float, *, ticks: bool = False) -> bool:
         """Look at every program once, and carry out the measures. Returns true if supervisord answered.
@@ -172,7 +177,7 @@ class SentinelLoop:
         self._told = frozenset((alarm.worker, alarm.kind) for alarm in alarms)
         running = sum(s.state == "RUNNING" for s in (sights or {}).values())
         with contextlib.suppress(HomeGone):  # we stay: the workers come back with the disk
-            self._status.progress(
+            self._heart.publish(
                 {
                     "restarts": self._health.restarts(),
                     "alarms": [{"worker": a.worker, "text": a.text} for a in alarms],
@@ -250,6 +255,16 @@ class SentinelLoop:
             self._supervisor.start(worker)
         except (Rejected, Retryable) as exc:
             logger.warning("{} could not be started: {}", worker, exc)
+
+
+def _limits(config: Config) -> HealthLimits:
+    settings = config.settings.sentinel
+    return HealthLimits(
+        look_every_s=settings.look_every_s,
+        hang_after_s=max(settings.hang_after_s, LEAST_PATIENCE_S),
+        start_grace_s=settings.start_grace_s,
+        restarts_to_alarm=settings.alarm_restarts,
+    )
 
 
 def _descriptors(program: Program) -> float:

@@ -39,7 +39,7 @@ class Housekeeping:
 
     def __init__(self, clock: Clock, quota: Quota, disk: Disk, wal: WalLimit, ids: IdWatermark) -> None:
         self._clock = clock
-        self._quota = quota
+        self.quota = quota
         self._disk = disk
         self._wal = wal
         self._ids = ids
@@ -107,7 +107,7 @@ class Housekeeping:
 
     def give_back_streams(self, store: MessageStore) -> None:
         """Give back names of streams where less than a tenth of the names is left."""
-        now_s, most = self._clock.boot_s(), self._quota.max_streams
+        now_s, most = self._clock.boot_s(), self.quota.max_streams
         if store.stream_count <= most - max(1, most // FEW) or not self._giving_back_names.due(now_s):
             return
         try:

@@ -106,6 +106,12 @@ class StoreManager:
         self._report: SalvageReport | None = None
         self.tick()
 
+    def reconfigure(self, config: Config) -> None:
+        """Take the limits that count while ingest runs. The policies stay: they decide the indexes."""
+        self._quota = self._housekeeping.quota = quota(config)
+        self._quarantine_bytes = config.settings.store.quarantine_max_bytes
+        self._max_producers = config.settings.ingest.max_producers
+
     # --- between commits ---
 
     def tick(self) -> None:

@@ -22,9 +22,9 @@ from runtime.adapters.hub.mqtt_client import HubConnection, HubOptions
 from runtime.adapters.hub.usage_file import UsageFile
 from runtime.adapters.identity.database import IdentityReader
 from runtime.adapters.process.clock import SystemClock
-from runtime.adapters.process.config_watch import WatchedConfig
+from runtime.adapters.process.config_watch import ConfigWatch
 from runtime.adapters.process.process import Stop
-from runtime.adapters.process.status_file import StatusFile, last_words
+from runtime.adapters.process.status_file import last_words
 from runtime.adapters.store.errors import StoreDamaged, StoreReplaced, StoreUnknown, StoreUnreadable
 from runtime.config import Config
 from runtime.core.delivery.actions import (
@@ -49,8 +49,10 @@ from runtime.core.delivery.window import CongestionWindow, Pace
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.settlement import Settled
 from runtime.errors import NeedsHuman, Retryable
+from runtime.workers.heartbeat import Heartbeat
 from runtime.workers.upload_source import UploadSource, lane_of
 
+NAME = "upload"
 LOOK_EVERY_S = 2.0
 """Interval of looks at the disk: hints may be lost."""
 TURN_S = 1.0
@@ -93,8 +95,8 @@ class UploadLoop:
         self._hints = Hints(layout, "upload", ("ingest", "provisioning", "refresh"))
         acked_s = last_words(layout.status_file("upload"), self._clock.boot_id()).number("puback_boot_s")
         self._traffic = Throughput(self._clock.boot_s(), acked_s)
-        self._status = StatusFile(layout.status_file("upload"), "upload")
-        self._watched = WatchedConfig(config, self._clock, silent=True)
+        self._heart = Heartbeat(layout, NAME, self._clock, stop)
+        self._watch = ConfigWatch(config, NAME, self._clock)
         self._identity = _identity(config)
         self._reporter = DeliveryReporter(layout)
         hub = wiring.hub_route(config.settings)
@@ -150,6 +152,8 @@ class UploadLoop:
         self._on_confirmed(self._reporter.confirmed())
         hungry = len(self._delivery.settled) < MOST_UNCONFIRMED and not self._link.leaving
         self._look_further = hungry and self._read()
+        if self._watch.changed():
+            self._reconfigure(self._watch.config)
         self._link.off = self._usage.switched_off()  # at every turn: after `edgectl link off` nothing is sent
         if self._delivery.in_flight:
             self._delivery.carried(self._hub.carried(), self._clock.boot_s())
@@ -161,7 +165,7 @@ class UploadLoop:
         settled = self._delivery.drain_settled()
         if settled:
             self._settle(settled)
-        self._status.progress(self._figures)
+        self._heart.publish(self._figures)
 
     def leave(self) -> None:
         """Let sends in flight arrive and be reported: messages still in the store are sent a second time."""
@@ -184,8 +188,6 @@ class UploadLoop:
         if self._link.ask_again(now):
             self._ask_why()
         try:
-            if self._watched.changed():  # refresh seals the tokens as it says now, and with its key
-                self._identity = _identity(self._watched.config)
             self._credentials, trouble = self._identity.hub_credentials(), ""
         except (Retryable, NeedsHuman) as exc:
             trouble = str(exc)  # the known credentials stay in use until they are refused
@@ -196,6 +198,11 @@ class UploadLoop:
         self._delivery.set_credentials(self._credentials.generation if self._credentials else None, now)
         if self._credentials is not None and not self._swept:
             self._sweep()
+
+    def _reconfigure(self, config: Config) -> None:
+        """Take the settings that count while upload runs."""
+        self._link.set_policy(wiring.link_policy(config.settings))
+        self._identity = _identity(config)  # refresh seals the tokens as it says now, and with its key
 
     def book(self) -> None:
         """Save the link's usage of today and this month."""

@@ -115,7 +115,6 @@ def _restart_all(scene: Scene, fault: Fault) -> str:
 def _reload(scene: Scene, fault: Fault) -> str:
     """First a configuration that must be refused, then a good one."""
     scene.until(scene.all_in_service, THERE_S, "everything stands")
-    before = {name: scene.pid(name) for name in PROGRAMS}
     try:
         _write(scene, scene.home.folder / "edge.toml", scene.toml + "[nonsense]\n")
         refused = scene.home.edgectl("reload", timeout_s=60)
@@ -123,9 +122,14 @@ def _reload(scene: Scene, fault: Fault) -> str:
             raise NotSeen(f"a bad configuration was not refused: {refused}")
     finally:
         _write(scene, scene.home.folder / "edge.toml", scene.toml)
+    scene.until(lambda: _all_answer(scene), THERE_S, "every worker answers a reload")
+    return "a bad configuration was refused; the good one was taken by every worker"
+
+
+def _all_answer(scene: Scene) -> bool:
     with contextlib.suppress(subprocess.TimeoutExpired):
-        scene.home.edgectl("reload", timeout_s=60)
-    return "a bad configuration was refused; with the good one " + _all_others(scene, before)
+        return scene.home.edgectl("reload", timeout_s=60).returncode == 0
+    return False
 
 
 def _write(scene: Scene, path: Path, text: str) -> None:

@@ -133,7 +133,7 @@ def test_a_disk_that_takes_nothing_is_looked_at_again_twice_a_minute_and_named_m
     beating = heart(home, "refresh")
     beating.publish({"state": "registered"}, now=True)
     eventually(
-        lambda: (beating.sit_out(Retryable("identity.db: full")), told(home, "refresh").get("trouble"))[1]
+        lambda: (beating.wait_out(Retryable("identity.db: full")), told(home, "refresh").get("trouble"))[1]
     )
     assert told(home, "refresh") | {"state": "registered", "trouble": "identity.db: full"} == told(
         home, "refresh"
@@ -150,7 +150,7 @@ def test_an_identity_that_cannot_be_written_is_an_alarm_while_everything_is_well
     lock, beating = Lock(home.layout.lock(worker)), heart(home, worker)
     beating.publish({"state": "registered"}, now=True)
     assert alarms(home) == []
-    eventually(lambda: (beating.sit_out(Retryable("identity.db: locked")), alarms(home))[1])
+    eventually(lambda: (beating.wait_out(Retryable("identity.db: locked")), alarms(home))[1])
     assert alarms(home) == [{"worker": worker, "text": "identity.db: locked"}]
     assert f"{worker}: identity.db: locked" in observe(home.layout, SystemClock())["reasons"]
     beating.publish({"state": "registered"}, now=True)

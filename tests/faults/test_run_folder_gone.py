@@ -16,7 +16,7 @@ import pytest
 from supervisor.states import SupervisorStates
 
 from runtime.adapters.bus.sockets import STORED, Hints
-from runtime.adapters.process.process import lock_holder
+from runtime.adapters.process.process import Stop, lock_holder
 from runtime.adapters.process.status_file import read_status
 from runtime.adapters.supervisor.internals import RunningSupervisord
 from runtime.adapters.supervisor.plugin import SocketWatch
@@ -140,7 +140,7 @@ def test_a_supervisord_whose_socket_s_path_is_taken_is_found_again(by: str, fold
 def test_a_sentinel_that_cannot_ask_says_so_and_kills_nobody_while_ticks_come(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looker, sent = SentinelLoop(home.config), []
+    looker, sent = SentinelLoop(home.config, Stop()), []
     monkeypatch.setattr(os, "kill", lambda pid, number: sent.append(number))
     monkeypatch.setattr(sentinel_worker, "tell_service_manager", sent.append)
     assert not any(looker.look(float(now_s), ticks=True) for now_s in range(0, 60, 5))

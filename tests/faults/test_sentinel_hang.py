@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters.process.clock import SystemClock
+from runtime.adapters.process.process import Stop
 from runtime.adapters.supervisor.rpc import Supervisor
 from runtime.core.operations.health import StartAgain
 from runtime.workers.sentinel import SentinelLoop
@@ -131,7 +132,7 @@ def test_what_a_person_stops_stays_stopped_and_starts_when_told(quick: Runtime) 
 def test_who_came_up_between_the_look_and_the_deed_is_not_stopped_for_good(quick: Runtime) -> None:
     """From a BACKOFF it was stopped, to be started: where it lived by then, it only was stopped."""
     pid = quick.pid("upload")
-    sentinel = SentinelLoop(quick.home.config)
+    sentinel = SentinelLoop(quick.home.config, Stop())
     for state in ("BACKOFF", "EXITED", "FATAL"):
         sentinel._perform(StartAgain("upload", state))
     assert quick.state("upload") in ("RUNNING", "STARTING")

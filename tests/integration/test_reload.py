@@ -20,6 +20,8 @@ from runtime.adapters.bus.preflight import check_listeners
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.crash import crash_file
 from runtime.adapters.process.last_good_config import accepted_file, remember
+from runtime.adapters.process.process import Stop
+from runtime.adapters.process.reload_request import ReloadAnswer, ReloadOutcome, read_request, write_answer
 from runtime.adapters.process.status_file import read_status
 from runtime.adapters.supervisor.rpc import Program, Supervisor
 from runtime.config import load
@@ -139,23 +141,42 @@ def test_a_call_to_supervisord_leaves_no_connection_for_the_collector(runtime: R
     assert [str(warning.message) for warning in said] == []
 
 
-def test_reload_starts_every_worker_with_the_new_configuration_but_none_that_a_person_stopped(
-    runtime: Runtime,
-) -> None:
+def test_reload_says_what_each_worker_took_and_restarts_only_where_that_is_needed(runtime: Runtime) -> None:
+    """It ended all five, whatever had changed; one that hung was waited for, and killed."""
     Supervisor(runtime.home.layout.supervisor_socket).stop("refresh", wait=True)
-    before = runtime.pid("upload")
-    runtime.home.write_config(GOOD.replace("INFO", "DEBUG"))
-    done = runtime.home.edgectl("reload", timeout_s=60)
-    assert done.returncode == 0, done.stderr
-    runtime.wait_for("upload", other_than=before)
+    before = {name: p.pid for name, p in runtime.programs().items()}
+    kill(before["provisioning"], signal.SIGSTOP)
+    more = '[upload]\nwindow = 7\n[platform]\nproxy = "http://u:geheim@p:1"\n'
+    runtime.home.write_config(GOOD.replace("INFO", "DEBUG") + more)
+    done = runtime.home.edgectl("reload", "--json", "--timeout", "3", timeout_s=60)
+    kill(before["provisioning"], signal.SIGCONT)
+    assert done.returncode == 1, done.stderr  # one gave no answer
+    told = json.loads(done.stdout)["workers"]
+    assert {name: result["result"] for name, result in told.items()} == {
+        "ingest": "taken", "upload": "restarted", "refresh": "stopped", "provisioning": "no answer",
+        "sentinel": "taken",
+    }  # fmt: skip
+    assert told["ingest"]["changes"] == [["log.level", "INFO", "DEBUG"]]
+    assert told["upload"]["restart"] == [["platform.proxy", "***", "***"], ["upload.window", "0", "7"]]
+    assert "geheim" not in done.stdout + done.stderr
+    runtime.wait_for("upload", other_than=before["upload"])
+    for name in ("ingest", "sentinel"):
+        assert runtime.pid(name) == before[name]
     assert runtime.state("refresh") == "STOPPED"
+    eventually(lambda: "taken: " in runtime.log("provisioning"), 20, "it takes it as soon as it goes on")
+    again = runtime.home.edgectl("reload", timeout_s=60)
+    assert again.returncode == 0, again.stderr
+    lines = {line.split()[0]: line for line in again.stdout.splitlines()}
+    assert lines["upload"].endswith("  unchanged") and "stopped, and stays so" in lines["refresh"]
 
 
 def test_reloads_and_restarts_that_an_operator_asked_for_raise_no_alarm_of_a_crash_loop(home: Home) -> None:
     with stand_ins(home, f"{GOOD}[sentinel]\nlook_every_s = 0.2\nalarm_restarts = 2\n") as runtime:
         supervisor = Supervisor(home.layout.supervisor_socket)
-        for _ in range(2):
+        for window in (3, 4):
             before = runtime.pid("upload")
+            limits = "[sentinel]\nlook_every_s = 0.2\nalarm_restarts = 2\n"
+            home.write_config(f"{GOOD}{limits}[upload]\nwindow = {window}\n")
             assert home.edgectl("reload", timeout_s=60).returncode == 0
             runtime.wait_for("upload", other_than=before)
         before = runtime.pid("ingest")
@@ -190,7 +211,7 @@ def test_an_alarm_that_goes_on_is_logged_once_and_not_at_every_further_restart(
     said: list[str] = []
     sink = logger.add(said.append, level="ERROR", format="{message}")
     try:
-        looker = SentinelLoop(home.config)
+        looker = SentinelLoop(home.config, Stop())
         for look in range(40):
             looker.look(look * 5.0)
     finally:
@@ -199,12 +220,21 @@ def test_an_alarm_that_goes_on_is_logged_once_and_not_at_every_further_restart(
 
 
 def test_a_reload_that_is_killed_half_way_leaves_no_worker_stopped(runtime: Runtime) -> None:
-    """Each was stopped, to be started: a lost ssh session in between, and ingest took nothing any more."""
-    before = runtime.pid("ingest")
+    """By Ctrl-C, and by SIGKILL. Each was stopped, to be started: a lost ssh session in between, and ingest
+    took nothing any more.
+    """
+    before, layout = runtime.pid("ingest"), runtime.home.layout
     kill(before, signal.SIGSTOP)  # so that half way lasts
     command = [sys.executable, "-m", "runtime", "--home", str(runtime.home.folder), "reload"]
     reload = Process(*command, log=runtime.home.folder / "reload.log")
+    first = eventually(lambda: read_request(layout), 20, "it asks")
+    reload.signal(signal.SIGINT)
+    assert reload.popen.wait(10) == 130 and "Traceback" not in reload.said()
+    reload = Process(*command, log=runtime.home.folder / "reload.log")
     try:
+        request = eventually(lambda: (id := read_request(layout)) != first and id, 20, "it asks")
+        restart = (("store.policy", "reject", "drop-oldest"),)
+        write_answer(layout, "ingest", ReloadAnswer(request, ReloadOutcome.UNCHANGED, restart=restart))
         eventually(lambda: _is_told_to_end(before), 20, "it has begun")
     finally:
         reload.kill()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from runtime.adapters.process.clock import SystemClock
-from runtime.adapters.process.process import Lock
+from runtime.adapters.process.process import Lock, Stop
 from runtime.adapters.process.status_file import StatusFile, StatusRecord, beat_of, last_words, read_status
 from runtime.cli.status import duration, size
 from runtime.operations.doctor import examine
@@ -409,7 +409,7 @@ def test_a_stream_whose_files_the_storage_refuses_is_a_reason_in_the_storages_wo
 
 
 def test_the_sentinel_knows_how_fast_the_store_fills(home: Home) -> None:
-    sentinel, told = SentinelLoop(home.config), {}
+    sentinel, told = SentinelLoop(home.config, Stop()), {}
     for second in range(0, 181, 5):
         figures = {"messages": 10 * second, "bytes": 1_000 * second}
         StatusFile(home.layout.status_file("ingest"), "ingest").progress(figures, now=True)

@@ -21,7 +21,14 @@ from supervisor import events
 from supervisor.process import Subprocess
 from supervisor.states import ProcessStates
 
-from runtime.adapters.process.process import Lock, has_open, lock_holder, open_descriptors, process_state
+from runtime.adapters.process.process import (
+    Lock,
+    Stop,
+    has_open,
+    lock_holder,
+    open_descriptors,
+    process_state,
+)
 from runtime.adapters.process.status_file import StatusFile, beat_of, read_status
 from runtime.adapters.store.reader import StoreReader
 from runtime.adapters.supervisor.internals import bound_pause
@@ -358,7 +365,7 @@ def test_a_supervisord_that_shuts_down_refuses_and_is_not_killed_for_silence(
         raise Rejected("supervisord refuses getAllProcessInfo: SHUTDOWN_STATE", code="SHUTDOWN_STATE")
 
     monkeypatch.setattr(Supervisor, "programs", refuse)
-    looker, sent = SentinelLoop(home.config), []
+    looker, sent = SentinelLoop(home.config, Stop()), []
     monkeypatch.setattr(os, "kill", lambda pid, number: sent.append(number))
     assert all(looker.look(float(now_s)) for now_s in range(0, 60, 5))
     assert sent == []

@@ -13,11 +13,13 @@ import types
 
 from loguru import logger
 
+from runtime.adapters.process.clock import SystemClock
+from runtime.adapters.process.config_watch import ConfigWatch
 from runtime.adapters.process.process import Stop, supervised
-from runtime.adapters.process.status_file import StatusFile
 from runtime.cli.workers import load_or_last_accepted
 from runtime.config import Config
 from runtime.workers import start
+from runtime.workers.heartbeat import Heartbeat
 
 
 def main(worker: str) -> None:
@@ -29,14 +31,16 @@ def main(worker: str) -> None:
 
 
 def _run(worker: str, config: Config, stop: Stop) -> None:
-    status = StatusFile(config.layout.status_file(worker), worker)
+    heart = Heartbeat(config.layout, worker, SystemClock(), stop)
+    watch = ConfigWatch(config, worker, SystemClock())
     while not stop.requested():
         behaviour = (config.layout.home / f"{worker}.behaviour").read_text()
         if behaviour == "die-at-start":
             sys.exit(3)
         if behaviour == "deadlock-at-start":
             _wait_for_ourselves()
-        status.progress({})
+        heart.publish({})
+        watch.changed()
         if behaviour == "deadlock":
             _wait_for_ourselves()
         if behaviour == "crash":

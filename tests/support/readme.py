@@ -63,12 +63,21 @@ def with_states(text: str) -> str:
 def settings_table(*, advanced: bool) -> str:
     every = (*keys(), *keys_of("stream.NAME", StreamSettings))
     rows = [_row(key) for key in every if key.advanced is advanced]
-    return "\n".join(["| setting | default | meaning |", "|---|---|---|", *rows]) + "\n"
+    return "\n".join(["| setting | default | meaning | counts |", "|---|---|---|---|", *rows]) + "\n"
 
 
 def _row(key: Key) -> str:
     default = "" if key.default is None else f"`{_toml(key.default)}`"
-    return f"| `{key.dotted}` | {default} | {key.doc.replace('|', '/')} |"
+    return f"| `{key.dotted}` | {default} | {key.doc.replace('|', '/')} | {_counts(key)} |"
+
+
+def _counts(key: Key) -> str:
+    """When a change of this setting counts."""
+    if not key.readers.live:
+        return f"restart of {', '.join(key.readers.restart)}"
+    if not key.readers.restart:
+        return "live"
+    return f"live; restart of {', '.join(key.readers.restart)}"
 
 
 def _toml(value: object) -> str:

@@ -248,6 +248,14 @@ class LinkBudget:
         self._messages = _Bucket(self.terms.messages_per_s)
         self._bytes = _TokenBuckets(self.terms.bytes_per_s)
 
+    def set_policy(self, policy: LinkPolicy) -> None:
+        """Permit what this policy permits from now on. What is used up stays used up."""
+        before, self.terms = self.terms, policy
+        if policy.messages_per_s != before.messages_per_s:
+            self._messages = _Bucket(policy.messages_per_s)
+        if policy.bytes_per_s != before.bytes_per_s:
+            self._bytes = _TokenBuckets(policy.bytes_per_s)
+
     def set_time(self, wall_s: float, now: float) -> None:
         """Take in the wall clock's time at `now`, which is read from a clock that does not jump.
 

@@ -195,6 +195,10 @@ class Health:
         self._restarted_all_at_s: list[float] = []
         self._recall(memory or {})
 
+    def set_limits(self, limits: HealthLimits) -> None:
+        """Judge by these limits from the next look on."""
+        self._limits = limits
+
     def look(self, now_s: float, sights: Mapping[str, Observation]) -> list[Action]:
         """Take in one look at every program. Returns the measures to carry out."""
         elapsed_s = self._elapsed(now_s, at_most_s=2 * self._limits.look_every_s)
