@@ -119,14 +119,14 @@ class DpsConnection(asyncio.Protocol):
                 self._reply(f"400/?$rid={rid}", {"errorCode": 400_004, "message": "not your registration id"})
                 return
             self._operation = f"5.{secrets.token_hex(8)}"
-            told = {"operationId": self._operation, "status": "assigning"}
-            self._reply(f"202/?$rid={rid}&retry-after={RETRY_AFTER_S}", told)
+            answer = {"operationId": self._operation, "status": "assigning"}
+            self._reply(f"202/?$rid={rid}&retry-after={RETRY_AFTER_S}", answer)
         elif asked.get("operationId") != [self._operation]:
             self._reply(f"404/?$rid={rid}", {"errorCode": 404_001, "message": "no such operation"})
         else:
             state = self._assigned(enrolment)
-            told = {"operationId": self._operation, "status": state["status"]}
-            self._reply(f"200/?$rid={rid}", {**told, "registrationState": state})
+            answer = {"operationId": self._operation, "status": state["status"]}
+            self._reply(f"200/?$rid={rid}", {**answer, "registrationState": state})
 
     def _assigned(self, enrolment: dict[str, Any]) -> dict[str, str]:
         if not enrolment["enabled"]:
@@ -149,10 +149,10 @@ class DpsConnection(asyncio.Protocol):
 
 def _registration_id(payload: bytes) -> str | None:
     try:
-        found = json.loads(payload)
+        body = json.loads(payload)
     except ValueError:
         return None
-    return found.get("registrationId") if isinstance(found, dict) else None
+    return body.get("registrationId") if isinstance(body, dict) else None
 
 
 async def serve(cloud: Cloud, address: str, port: int, context: ssl.SSLContext) -> asyncio.Server:

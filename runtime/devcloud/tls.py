@@ -48,11 +48,11 @@ def _server_certificate(folder: Path, names: tuple[str, ...]) -> Path:
 
 def _serves(server: Path, ca: trustme.CA, names: tuple[str, ...]) -> bool:
     """True if the certificate is for all of these and of this authority."""
-    found = x509.load_pem_x509_certificate(server.read_bytes())
-    subject = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    certificate = x509.load_pem_x509_certificate(server.read_bytes())
+    subject = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     known = {str(name.value) for name in subject}
     try:
-        found.verify_directly_issued_by(x509.load_pem_x509_certificate(ca.cert_pem.bytes()))
+        certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(ca.cert_pem.bytes()))
     except InvalidSignature:
         return False
     return known >= set(names)

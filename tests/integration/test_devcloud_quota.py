@@ -10,6 +10,7 @@ import pytest
 import requests
 
 from runtime.devcloud.mqtt.packets import Ack, PacketType, Publish, Subscribe
+from runtime.devcloud.state.problems import Problem
 from tests.support.harness import Cloud
 from tests.support.hub_in_thread import REPORTED, TWIN_RESULTS, HubInThread, messages, payloads
 from tests.support.upload import register
@@ -48,6 +49,22 @@ def test_a_twin_is_not_patched_while_the_quota_is_used_up(hub: HubInThread) -> N
         answers = [raw.receive(), raw.receive()]
         topics = [a.topic for a in answers if isinstance(a, Publish)]
         assert Ack(PacketType.PUBACK, 2) in answers and topics[0].startswith("$iothub/twin/res/403/")
+
+
+def test_everything_counts_against_the_quota_and_nothing_goes_beyond_it(hub: HubInThread) -> None:
+    hub.faults(quota_left=4)
+    with hub.raw() as raw:
+        raw.send(Subscribe(1, ((TWIN_RESULTS, 0),)))
+        raw.receive()
+        hub.call(lambda: hub.cloud.send_command("demo:dev-2", b"go", {}, 0.0))
+        with pytest.raises(Problem) as offline:
+            hub.run(hub.cloud.call_method("demo:dev-2", "m", None, 5))
+        raw.send(Publish(REPORTED, b'{"a": 1}'), Publish("$iothub/twin/GET/?$rid=1", b""))
+        raw.send(Publish("$iothub/twin/GET/?$rid=2", b""))
+        assert [raw.receive().topic.split("/")[3] for _ in range(3)] == ["204", "200", "403"]
+    with pytest.raises(Problem) as refused:
+        hub.call(lambda: hub.cloud.send_command("demo:dev-2", b"go", {}, 0.0))
+    assert (offline.value.status, refused.value.status) == (404, 403)
 
 
 def test_a_message_over_https_is_one_like_any_other(cloud: Cloud) -> None:

@@ -92,6 +92,25 @@ def test_tags_and_metadata_are_the_operators_alone(hub: HubInThread) -> None:
     assert whole["properties"]["desired"]["$metadata"]["a"]["$lastUpdatedVersion"] == 2
 
 
+def test_every_twin_request_is_logged_with_its_answer_and_its_flaw(hub: HubInThread) -> None:
+    with listening(hub, TWIN_RESULTS) as raw:
+        for packet in (
+            publish(REPORTED, a=1),
+            publish(REPORTED, b=None),
+            Publish(REPORTED, b"{"),
+            Publish(GET, b""),
+        ):
+            raw.send(packet)
+            raw.receive()
+    logged = [(row["request"], row["status"], row["flaw"]) for row in hub.rows("twin_requests")]
+    assert logged == [
+        ("PATCH", 204, ""),
+        ("PATCH", 204, "removes what is not there"),
+        ("PATCH", 400, ""),
+        ("GET", 200, ""),
+    ]
+
+
 # -- wrong on request --------------------------------------------------------------------------------------
 
 

@@ -55,23 +55,23 @@ def test_the_longest_prefix_wins_and_times_run_out() -> None:
     faults = Faults().merge(
         {"http": {"PUT /devices": {"status": 503}, "PUT /devices/register": {"status": 401, "times": 1}}}
     )
-    hits = [faults.take_http("PUT", "/devices/register") for _ in range(2)]
+    hits = [faults.next_http("PUT", "/devices/register") for _ in range(2)]
     assert [hit.status for hit in hits if hit] == [401, 503]
-    assert faults.take_http("GET", "/devices/register") is None
-    assert not faults.merge({"http": {"PUT /devices": None}}).take_http("PUT", "/devices/other")
+    assert faults.next_http("GET", "/devices/register") is None
+    assert not faults.merge({"http": {"PUT /devices": None}}).next_http("PUT", "/devices/other")
 
 
 def test_a_twin_fault_applies_to_its_request_as_often_as_asked() -> None:
     faults = Faults().merge({"twin": {"GET": {"status": 429, "times": 1}}, "drop_at": "puback"})
-    assert [faults.take_twin("GET").status for _ in range(2)] == [429, None]
-    assert faults.take_twin("PATCH").status is None
+    assert [faults.next_twin("GET").status for _ in range(2)] == [429, None]
+    assert faults.next_twin("PATCH").status is None
     assert Faults().merge(json.loads(json.dumps(faults.to_json()))) == faults
     assert not faults.merge({"twin": None, "drop_at": None}).twin
 
 
 def test_a_delay_does_not_make_one_acknowledgement_wait_for_the_other() -> None:
     line = PubackQueue()
-    line.owe(range(1, 101), now_s=10.0, delay_s=0.05, per_s=None)
+    line.add(range(1, 101), now_s=10.0, delay_s=0.05, per_s=None)
     assert line.due(10.049, MANY) == []
     assert line.next_due_s() == pytest.approx(10.05)
     assert line.due(10.051, MANY) == list(range(1, 101))
@@ -79,16 +79,16 @@ def test_a_delay_does_not_make_one_acknowledgement_wait_for_the_other() -> None:
 
 def test_a_throttle_lets_so_many_through_each_second() -> None:
     line = PubackQueue()
-    line.owe(range(1, 101), now_s=0.0, delay_s=0.0, per_s=10)
+    line.add(range(1, 101), now_s=0.0, delay_s=0.0, per_s=10)
     assert len(line.due(1.0, MANY)) == 11
     assert line.lag_s(1.0) == pytest.approx(8.9)
 
 
 def test_acknowledgements_do_not_wait_for_a_delay_that_is_over() -> None:
     line = PubackQueue()
-    line.owe([1, 2], now_s=0.0, delay_s=60.0, per_s=None)
-    line.hurry(now_s=1.0, delay_s=0.0, per_s=None)
-    line.owe([3], now_s=1.0, delay_s=0.0, per_s=None)
+    line.add([1, 2], now_s=0.0, delay_s=60.0, per_s=None)
+    line.reschedule(now_s=1.0, delay_s=0.0, per_s=None)
+    line.add([3], now_s=1.0, delay_s=0.0, per_s=None)
     assert line.due(1.0, MANY) == [1, 2, 3]
 
 
@@ -111,8 +111,8 @@ def test_acknowledgements_leave_in_order_and_once_whatever_the_faults_do(
     for count, passed_s, delay_s, per_s, most, changed in turns:
         now_s += passed_s
         if changed:
-            line.hurry(now_s, delay_s, per_s)
-        line.owe(range(owed, owed + count), now_s, delay_s, per_s)
+            line.reschedule(now_s, delay_s, per_s)
+        line.add(range(owed, owed + count), now_s, delay_s, per_s)
         owed += count
         sent += line.due(now_s, most)
     sent += line.due(float("inf"), MANY)

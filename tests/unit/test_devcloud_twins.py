@@ -14,6 +14,7 @@ from runtime.devcloud.state.twin_rules import (
     broken_rule,
     difference,
     merged,
+    removes_absent,
     size_bytes,
     stamped,
     too_large,
@@ -170,6 +171,14 @@ def test_the_sibling_bug_empties_the_parent_of_a_key_that_was_not_there() -> Non
 def test_the_sibling_bug_strikes_only_where_a_key_is_missing(held: Any, wanted: Any) -> None:
     patch = difference(held, wanted)
     assert without_siblings(held, patch) == merged(held, patch)
+
+
+def test_a_null_for_what_is_not_there_is_found_at_any_depth() -> None:
+    held = {"a": {"b": 1}, "c": 1}
+    for harmless in ({"a": None}, {"a": {"b": None}}, {"c": {"d": 1}}, {"x": {}}, {"a": [None]}):
+        assert not removes_absent(held, harmless)
+    for flawed in ({"x": None}, {"a": {"x": None}}, {"c": {"d": None}}, {"x": {"y": None}}):
+        assert removes_absent(held, flawed)
 
 
 def test_values_are_altered_only_where_the_patch_sets_them() -> None:

@@ -223,7 +223,16 @@ def _answer(payload: bytes) -> Any:
         raise Problem(502, "hub/badDeviceResponse", "The device's answer is not JSON") from None
 
 
-# -- for tests: facts to wait for ------------------------------------------------------------------------
+# -- for tests: what devices did, and facts to wait for -------------------------------------------------
+
+
+async def twin_requests(request: Request) -> Response:
+    """Twin requests of devices after number `after`, oldest first; `device` narrows it."""
+    cloud, query = operator(request), request.query_params
+    device_id = cloud.hub_id(known_device(cloud, query["device"])) if query.get("device") else None
+    rows = cloud.twin_log.requests(device_id, whole(query.get("after", "0")), MOST_RECORDS)
+    shown = [{**row, "at": rfc3339(row["at"]), "payload": shown_payload(row["payload"])} for row in rows]
+    return JSONResponse({"requests": shown})
 
 
 async def wait_for(request: Request) -> Response:
@@ -276,5 +285,6 @@ routes = [
     Route(f"{_DEVICE}/c2d-messages", list_c2d),
     Route(f"{_DEVICE}/c2d-messages", purge_c2d, methods=["DELETE"]),
     Route(f"{_DEVICE}/methods", call_method, methods=["POST"]),
+    Route("/admin/twin-requests", twin_requests),
     Route("/admin/await", wait_for, methods=["POST"]),
 ]

@@ -59,7 +59,7 @@ class FaultInjection:
     def _fault_for(self, scope: Scope) -> HttpFault | None:
         if scope["type"] != "http" or scope["path"].startswith(ABOVE_FAULTS):
             return None
-        return self._cloud.faults.take_http(scope["method"], scope["path"])
+        return self._cloud.faults.next_http(scope["method"], scope["path"])
 
 
 def _answer(fault: HttpFault, status: int) -> Response:

@@ -50,17 +50,17 @@ async def notify(request: Request) -> Response:
     device_id = caller(request)
     body = await _body(request)
     correlation_id, succeeded = body.get("correlationId"), body.get("isSuccess")
-    code, words = body.get("statusCode"), body.get("statusDescription")
+    code, description = body.get("statusCode"), body.get("statusDescription")
     if not isinstance(correlation_id, str) or not isinstance(succeeded, bool):
         raise HubRefusal(400, "ArgumentInvalid", "correlationId or isSuccess is missing")
-    if not (code is None or _is_status(code)) or not isinstance(words, str | None):
+    if not (code is None or _is_status(code)) or not isinstance(description, str | None):
         raise HubRefusal(400, "ArgumentInvalid", "statusCode is not a number or statusDescription not text")
     upload = cloud.uploads.opened(device_id, correlation_id)
     if upload is None:
         raise HubRefusal(400, "InvalidFileUploadCorrelationId", "no open upload has this correlationId")
     if succeeded and cloud.uploads.blob(upload["blob_name"]) is None:
         raise HubRefusal(400, "InvalidFileUploadCompletionStatus", "the blob was never written")
-    cloud.uploads.settle(correlation_id, succeeded, code, words, now_s())
+    cloud.uploads.settle(correlation_id, succeeded, code, description, now_s())
     return Response(status_code=204)
 
 

@@ -36,7 +36,7 @@ async def send(request: Request) -> Response:
         messages = _batch(device_id, body)
     else:
         messages = [_message(device_id, body, request.headers)]
-    if not cloud.take_quota(len(messages)):
+    if not cloud.spend_quota(len(messages)):
         raise QuotaUsedUp
     cloud.record(messages)
     return Response(status_code=204)

@@ -48,12 +48,12 @@ async def render_hub_refusal(request: Request, exc: Exception) -> Response:
     body = {"Message": f"ErrorCode:{exc.code};{exc}", "ExceptionMessage": str(exc)}
     if isinstance(exc, QuotaUsedUp):  # as the real hub does it: JSON within JSON
         host = cloud_of(request).hub_host.partition(".")[0]
-        words = (
+        sentence = (
             f"Total number of messages on IotHub '{host}' exceeded the allocated quota. Send and Receive "
             "operations are blocked for this hub until the next UTC day."
         )
-        told = {"errorCode": 403002, "message": words, "timestampUtc": rfc3339(now_s())}
-        body = {"Message": json.dumps(told), "ExceptionMessage": ""}
+        refusal = {"errorCode": 403002, "message": sentence, "timestampUtc": rfc3339(now_s())}
+        body = {"Message": json.dumps(refusal), "ExceptionMessage": ""}
     return JSONResponse(body, exc.status, headers={"iothub-errorcode": exc.code})
 
 

@@ -163,10 +163,10 @@ def _provisioning_token(request: Request) -> dict[str, Any]:
     """The valid Provisioning Token that a call carries. Raises Problem."""
     cloud = cloud_of(request)
     _workspace_enabled(cloud)
-    found = cloud.enrolment.valid(_device_token(request), now_s())
-    if found is None:
+    token = cloud.enrolment.valid(_device_token(request), now_s())
+    if token is None:
         raise unauthorized("The Provisioning Token is invalid, expired or revoked")
-    return found
+    return token
 
 
 def _device_token(request: Request) -> str:

@@ -218,20 +218,20 @@ class _Fields:
         self._body = body
         self._at = 0
 
-    def take(self, count: int) -> bytes:
+    def read(self, count: int) -> bytes:
         self._at += count
         if self._at > len(self._body):
             raise Malformed("a packet is cut short")
         return self._body[self._at - count : self._at]
 
     def byte(self) -> int:
-        return self.take(1)[0]
+        return self.read(1)[0]
 
     def number(self) -> int:
-        return int.from_bytes(self.take(2))
+        return int.from_bytes(self.read(2))
 
     def binary(self) -> bytes:
-        return self.take(self.number())
+        return self.read(self.number())
 
     def text(self) -> str:
         return _as_text(self.binary())

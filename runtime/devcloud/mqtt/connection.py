@@ -205,7 +205,7 @@ class Connection(asyncio.Protocol):
         return poison is not None and poison.encode() in payload
 
     def _arrived(self, packet_id: int, received: Received | None) -> None:
-        if received is not None and not self._ended and not self._hub.cloud.take_quota():
+        if received is not None and not self._ended and not self._hub.cloud.spend_quota():
             self.end("the daily quota is used up")
             return
         self._messages += received is not None
@@ -223,7 +223,7 @@ class Connection(asyncio.Protocol):
             return
         self._follow_faults()
         faults, now_s = self._hub.faults, self._loop.time()
-        self._acks.owe(packet_ids, now_s, faults.ack_delay_ms / 1000, faults.throttle_per_s)
+        self._acks.add(packet_ids, now_s, faults.ack_delay_ms / 1000, faults.throttle_per_s)
         if faults.throttle_per_s and self._acks.lag_s(now_s) > PATIENCE_S:
             self.end("throttled, and too many messages in flight")
         else:
@@ -237,7 +237,7 @@ class Connection(asyncio.Protocol):
         if faults is self._acks_follow:
             return
         self._acks_follow = faults
-        self._acks.hurry(self._loop.time(), faults.ack_delay_ms / 1000, faults.throttle_per_s)
+        self._acks.reschedule(self._loop.time(), faults.ack_delay_ms / 1000, faults.throttle_per_s)
         if self._ack_timer is not None:
             self._ack_timer.cancel()
             self._ack_timer = None

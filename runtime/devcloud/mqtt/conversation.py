@@ -121,7 +121,7 @@ class Conversation:
         if self._cloud.faults.refuse_subscribe:
             self._send(Suback(packet.packet_id, (FAILURE,) * len(packet.filters)))
             return
-        self._session.listen(asked)
+        self._session.subscribe(asked)
         self._send(Suback(packet.packet_id, tuple(min(qos, 1) for _, qos in packet.filters)))
         self.resume()
 
@@ -129,7 +129,7 @@ class Conversation:
         for name in packet.filters:
             channel = topics.channel(self._device_id, name)
             self._require_management()
-            self._session.ignore(channel)
+            self._session.unsubscribe(channel)
         self._send(Ack(PacketType.UNSUBACK, packet.packet_id))
 
     def last_will(self, will: Publish) -> None:

@@ -19,7 +19,7 @@ class PubackQueue:
     def __len__(self) -> int:
         return len(self._owed)
 
-    def owe(self, packet_ids: Iterable[int], now_s: float, delay_s: float, per_s: float | None) -> None:
+    def add(self, packet_ids: Iterable[int], now_s: float, delay_s: float, per_s: float | None) -> None:
         """Add PUBACKs that are to leave `delay_s` from now. Delays overlap; a throttle
         makes one wait for another.
         """
@@ -28,20 +28,20 @@ class PubackQueue:
             self._last_due_s = max(now_s + delay_s, self._last_due_s + spacing_s)
             self._owed.append((self._last_due_s, packet_id))
 
-    def hurry(self, now_s: float, delay_s: float, per_s: float | None) -> None:
+    def reschedule(self, now_s: float, delay_s: float, per_s: float | None) -> None:
         """Apply other rules from now on: a PUBACK that would leave earlier under them does."""
         before, self._owed, self._last_due_s = self._owed, deque(), float("-inf")
-        self.owe((packet_id for _, packet_id in before), now_s, delay_s, per_s)
+        self.add((packet_id for _, packet_id in before), now_s, delay_s, per_s)
         pairs = zip(before, self._owed, strict=True)
         self._owed = deque((min(old_s, new_s), packet_id) for (old_s, packet_id), (new_s, _) in pairs)
         self._last_due_s = self._owed[-1][0] if self._owed else float("-inf")
 
     def due(self, now_s: float, most: int) -> list[int]:
         """Take the PUBACKs that may leave now, at most `most`."""
-        found: list[int] = []
-        while self._owed and len(found) < most and self._owed[0][0] <= now_s:
-            found.append(self._owed.popleft()[1])
-        return found
+        packet_ids: list[int] = []
+        while self._owed and len(packet_ids) < most and self._owed[0][0] <= now_s:
+            packet_ids.append(self._owed.popleft()[1])
+        return packet_ids
 
     def next_due_s(self) -> float | None:
         """The time at which the next one may leave."""

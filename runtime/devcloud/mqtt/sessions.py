@@ -26,12 +26,12 @@ class HubSession:
         """Commands that were sent and not acknowledged: they are sent again with DUP."""
         self._keep()
 
-    def listen(self, channels: Mapping[Channel, int]) -> None:
+    def subscribe(self, channels: Mapping[Channel, int]) -> None:
         """Add channels, or change their QoS."""
         self.channels.update(channels)
         self._keep()
 
-    def ignore(self, channel: Channel) -> None:
+    def unsubscribe(self, channel: Channel) -> None:
         """Remove the subscription of a channel."""
         self.channels.pop(channel, None)
         self._keep()

@@ -10,6 +10,7 @@ from typing import Any
 
 from runtime.devcloud.mqtt import topics
 from runtime.devcloud.mqtt.topics import Channel
+from runtime.devcloud.state import twin_rules
 from runtime.devcloud.state.cloud import Cloud
 from runtime.devcloud.state.faults import TwinFault
 from runtime.devcloud.state.values import DesiredChange, TwinRefused
@@ -39,8 +40,10 @@ class TwinChannel:
 
     def get(self, request_id: str, now_s: float) -> None:
         """Answer a GET of the whole twin."""
-        fault = self._cloud.faults.take_twin("GET")
+        fault = self._cloud.faults.next_twin("GET")
         answer = _refusal(fault) or self._cloud.twin_get(self._device_id)
+        status = answer.status if isinstance(answer, TwinRefused) else 200
+        self._cloud.twin_log.record(self._device_id, "GET", status, now_s)
         if isinstance(answer, TwinRefused):
             self._refuse(request_id, answer, fault, now_s)
         else:
@@ -48,12 +51,25 @@ class TwinChannel:
 
     def patch_reported(self, request_id: str, payload: bytes, now_s: float) -> None:
         """Merge reported properties and answer with their version."""
-        fault = self._cloud.faults.take_twin("PATCH")
+        fault = self._cloud.faults.next_twin("PATCH")
+        flaw = self._flaw(payload)
         answer = _refusal(fault) or self._merge(payload, now_s)
+        status = answer.status if isinstance(answer, TwinRefused) else 204
+        self._cloud.twin_log.record(self._device_id, "PATCH", status, now_s, payload, flaw)
         if isinstance(answer, TwinRefused):
             self._refuse(request_id, answer, fault, now_s)
         else:
             self._answer(topics.twin_result_topic(204, request_id, answer), b"", fault)
+
+    def _flaw(self, payload: bytes) -> str:
+        """What a careful device does not send, although the hub takes it; empty where there is nothing."""
+        try:
+            patch = json.loads(payload)
+            held = self._cloud.twins.document(self._device_id, "reported")
+            absent = isinstance(patch, dict) and twin_rules.removes_absent(held, patch)
+        except (ValueError, RecursionError):
+            return ""
+        return "removes what is not there" if absent else ""
 
     def _merge(self, payload: bytes, now_s: float) -> int | TwinRefused:
         try:

@@ -61,12 +61,12 @@ class Certificates:
 
     def owner(self, shown: bytes) -> str | None:
         """Bare id of the enabled device that a certificate (DER, its chain checked by TLS) belongs to."""
-        found = self._database.row(
+        row = self._database.row(
             "SELECT d.id FROM certificates c JOIN devices d ON d.id = c.device_id"
             " WHERE c.thumbprint = ? AND c.revoked_at IS NULL AND d.enabled",
             _thumbprint(shown),
         )
-        return found["id"] if found else None
+        return row["id"] if row else None
 
     def revoke(self, device_id: str, now_s: float) -> int:
         """Revoke every certificate of a device. Returns how many."""
@@ -84,8 +84,8 @@ def shown_by(transport: asyncio.BaseTransport) -> bytes | None:
 
 def common_name(der: bytes) -> str:
     """The subject's name."""
-    found = x509.load_der_x509_certificate(der).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return str(found[0].value) if found else ""
+    names = x509.load_der_x509_certificate(der).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(names[0].value) if names else ""
 
 
 def _thumbprint(der: bytes) -> str:

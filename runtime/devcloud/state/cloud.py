@@ -31,7 +31,9 @@ from runtime.devcloud.state.hub_limits import HubLimits
 from runtime.devcloud.state.lifetimes import LONGEST_S, Lifetimes
 from runtime.devcloud.state.message_log import MessageLog
 from runtime.devcloud.state.method_calls import MethodCalls
+from runtime.devcloud.state.problems import Problem
 from runtime.devcloud.state.registrations import Registrations
+from runtime.devcloud.state.twin_log import TwinLog
 from runtime.devcloud.state.twins import Twins
 from runtime.devcloud.state.uploads import Uploads
 from runtime.devcloud.state.values import (
@@ -65,6 +67,7 @@ class Cloud:
         self.records = MessageLog(self.database)
         self.records.close_all("the stand-in ended", now_s)
         self.twins = Twins(self.database)
+        self.twin_log = TwinLog(self.database)
         self.secret = bytes.fromhex(self._once("secret", lambda: secrets.token_hex(32)))
         """The key that signs tokens and upload addresses."""
         self.enrolment = EnrolmentBook(self.database, self.secret)
@@ -250,7 +253,7 @@ class Cloud:
         """Record how a connection ended; the first reason counts."""
         self.records.closed(connection, reason, at_s)
 
-    def take_quota(self, count: int = 1) -> bool:
+    def spend_quota(self, count: int = 1) -> bool:
         """Count messages against the daily quota, all or none; False where it does not hold so many."""
         if self.quota_used_up(count):
             return False
@@ -283,13 +286,13 @@ class Cloud:
 
     def twin_get(self, device_id: str) -> dict[str, Any] | TwinRefused:
         """The twin in the form of the hub's answer, or the refusal."""
-        if self.quota_used_up():
+        if not self.spend_quota():
             return TwinRefused(403, QUOTA_USED_UP)
         return self.twins.get(device_id)
 
     def twin_patch_reported(self, device_id: str, patch: object, at_s: float) -> int | TwinRefused:
         """Merge a device's report. Returns the new version, or the refusal."""
-        if self.quota_used_up():
+        if not self.spend_quota():
             return TwinRefused(403, QUOTA_USED_UP)
         return self.twins.patch(device_id, "reported", patch, at_s, self.faults)
 
@@ -322,9 +325,15 @@ class Cloud:
         options: CommandOptions = CommandOptions(),  # noqa: B008 (frozen)
     ) -> Command:
         """Queue a cloud-to-device message. Raises Problem where the hub refuses it."""
+        self._require_quota()
         command = self.commands.enqueue(device_id, payload, properties, options, at_s)
         self._publish(device_id, CommandsWaiting())
         return command
+
+    def _require_quota(self) -> None:
+        """Raise Problem once the daily quota is used up: the hub sends nothing more, either."""
+        if not self.spend_quota():
+            raise Problem(403, "hub/quotaExceeded", QUOTA_USED_UP)
 
     async def call_method(
         self,
@@ -334,5 +343,6 @@ class Cloud:
         response_timeout_s: float,
         connect_timeout_s: float = 0.0,
     ) -> tuple[int, bytes]:
-        """Call a method on the device. Returns status and body. Raises Problem: 404, 504."""
+        """Call a method on the device. Returns status and body. Raises Problem: 403, 404, 504."""
+        self._require_quota()
         return await self.methods.call(device_id, name, payload, response_timeout_s, connect_timeout_s)

@@ -59,6 +59,10 @@ CREATE TABLE IF NOT EXISTS feedback (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, device_id TEXT NOT NULL, generation TEXT NOT NULL,
     message_id TEXT NOT NULL, status TEXT NOT NULL, at REAL NOT NULL
 );
+CREATE TABLE IF NOT EXISTS twin_requests (
+    seq INTEGER PRIMARY KEY, device_id TEXT NOT NULL, request TEXT NOT NULL, status INTEGER NOT NULL,
+    at REAL NOT NULL, payload BLOB NOT NULL, flaw TEXT NOT NULL
+);
 CREATE TABLE IF NOT EXISTS messages (
     seq INTEGER PRIMARY KEY, received_at REAL NOT NULL, device_id TEXT NOT NULL, message_id TEXT,
     dup INTEGER NOT NULL, qos INTEGER NOT NULL, properties TEXT NOT NULL, system TEXT NOT NULL,
@@ -162,8 +166,8 @@ class Database:
         )
 
     def recall(self, name: str) -> str | None:
-        found = self.row("SELECT value FROM settings WHERE name = ?", name)
-        return found["value"] if found else None
+        row = self.row("SELECT value FROM settings WHERE name = ?", name)
+        return row["value"] if row else None
 
     def close(self) -> None:
         self._connection.close()

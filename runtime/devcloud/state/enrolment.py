@@ -130,18 +130,18 @@ class EnrolmentBook:
 
     def operation(self, operation_id: str, now_s: float) -> dict[str, Any]:
         """One operation by its id or by its verification code. Raises Problem."""
-        found = self._database.row(
+        row = self._database.row(
             "SELECT * FROM operations WHERE id = ? OR verification_code = ?",
             *(operation_id, as_code(operation_id)),
         )
-        if found is None:
+        if row is None:
             raise not_found("The provisioning operation")
-        return _as_of(found, now_s)
+        return _as_of(row, now_s)
 
     def operations(self, now_s: float) -> list[dict[str, Any]]:
         """All operations, the newest first."""
-        found = self._database.rows("SELECT * FROM operations ORDER BY created_at DESC LIMIT 1000")
-        return [_as_of(operation, now_s) for operation in found]
+        rows = self._database.rows("SELECT * FROM operations ORDER BY created_at DESC LIMIT 1000")
+        return [_as_of(row, now_s) for row in rows]
 
     def approve(self, operation_id: str, device_id: str | None, now_s: float) -> dict[str, Any]:
         """Approve the device for a person, perhaps under another id. Raises Problem."""
@@ -160,12 +160,12 @@ class EnrolmentBook:
 
     def approved(self, token: dict[str, Any], operation_id: str, now_s: float) -> dict[str, Any] | None:
         """The operation if it was approved, None while it waits. Raises Problem once it is closed."""
-        found = self._database.row(
+        row = self._database.row(
             "SELECT * FROM operations WHERE id = ? AND provisioning_token = ?", operation_id, token["id"]
         )
-        if found is None:  # also one of another Provisioning Token: give nothing away
+        if row is None:  # also one of another Provisioning Token: give nothing away
             raise closed("provisioningOperationNotFound", "The provisioning operation is unknown")
-        operation = _as_of(found, now_s)
+        operation = _as_of(row, now_s)
         if operation["state"] == "Cancelled":
             raise closed("provisioningOperationCancelled", "The provisioning operation was cancelled")
         if operation["state"] == "Expired":

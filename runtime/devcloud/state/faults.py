@@ -83,7 +83,8 @@ class Faults:
     """PUBACKs a second for each connection; one that is owed ten seconds of them is dropped."""
     quota_left: int | None = None
     """Messages that the hub still takes before its daily quota is used up: then it ends the connection at the
-    first one, polite and without a word, answers twin patches with 403, and 403002 over HTTPS."""
+    first one, polite and without a word, answers twin requests with 403, and 403002 over HTTPS. Twin
+    requests, commands and method calls count, too."""
     silent: bool = False
     """TCP and TLS stay open, nothing is read or answered: no CONNACK, no PUBACK, no PINGRESP."""
     drop_after_messages: int | None = None
@@ -131,7 +132,7 @@ class Faults:
         """The faults in force, in the form that `merge` takes."""
         return dataclasses.asdict(self)
 
-    def take_http(self, method: str, path: str) -> HttpFault | None:
+    def next_http(self, method: str, path: str) -> HttpFault | None:
         """The fault for a request, the longest matching prefix first; uses up one of its `times`."""
         target = f"{method} {path}"
         for prefix in sorted(self.http, key=len, reverse=True):
@@ -140,7 +141,7 @@ class Faults:
                 return fault
         return None
 
-    def take_twin(self, request: str) -> TwinFault:
+    def next_twin(self, request: str) -> TwinFault:
         """The fault for a twin request, `GET` or `PATCH`; uses up one of its `times`."""
         fault = self.twin.get(request)
         return fault if fault is not None and _use_up(fault) else TwinFault()

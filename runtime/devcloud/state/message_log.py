@@ -51,10 +51,10 @@ class MessageLog:
 
     def connected(self) -> set[str]:
         """Hub device ids that are connected now."""
-        found = self._database.rows(
+        rows = self._database.rows(
             "SELECT DISTINCT device_id FROM connections WHERE closed_at IS NULL AND code = 0"
         )
-        return {row["device_id"] for row in found}
+        return {row["device_id"] for row in rows}
 
     def messages(self, after: int, limit: int, device_id: str | None = None) -> list[dict[str, Any]]:
         """Messages with a number above `after`, oldest first."""
@@ -65,8 +65,8 @@ class MessageLog:
 
     def newest(self) -> int:
         """Number of the newest message, 0 without any. It is also the number of messages."""
-        found = self._database.row("SELECT max(seq) AS newest FROM messages")
-        return (found and found["newest"]) or 0
+        row = self._database.row("SELECT max(seq) AS newest FROM messages")
+        return (row and row["newest"]) or 0
 
 
 def _row(message: Received) -> tuple[object, ...]:

@@ -27,8 +27,8 @@ def claims_of(token: str, secret: bytes) -> dict[str, str] | None:
     expected = _encode(hmac.digest(secret, body.encode(errors="replace"), "sha256"))
     if not hmac.compare_digest(expected.encode(), signature.encode(errors="replace")):
         return None
-    found: dict[str, str] = json.loads(_decode(body))
-    return found
+    claims: dict[str, str] = json.loads(_decode(body))
+    return claims
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ LEAST_INTEGER, MOST_INTEGER = -(2**52), 2**52 - 1
 
 NUMBER_BYTES, BOOLEAN_BYTES = 8, 4
 """The hub counts every number and every boolean as this many bytes, however it is written."""
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x80-\x9f]")
 _BAD_KEY = re.compile(r"[.$\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -71,6 +71,16 @@ def without_siblings(target: object, patch: object) -> Any:
         else:
             result[key] = without_siblings(target.get(key), value)
     return result
+
+
+def removes_absent(held: object, patch: Mapping[str, Any]) -> bool:
+    """True if a null in `patch` stands where `held` has no key."""
+    document = held if isinstance(held, Mapping) else {}
+    return any(
+        key not in document if value is None else removes_absent(document.get(key), value)
+        for key, value in patch.items()
+        if value is None or isinstance(value, Mapping)
+    )
 
 
 def altered(patch: Mapping[str, Any], replacements: Mapping[str, Any]) -> dict[str, Any]:

@@ -54,13 +54,13 @@ class Uploads:
         )
 
     def settle(
-        self, correlation_id: str, succeeded: bool, code: int | None, words: str | None, now_s: float
+        self, correlation_id: str, succeeded: bool, code: int | None, description: str | None, now_s: float
     ) -> None:
         """Settle an upload by the device's notification: it is no longer open."""
         self._database.execute(
             "UPDATE uploads SET state = ?, status_code = ?, status_description = ?, notified_at = ?"
             " WHERE correlation_id = ?",
-            *("succeeded" if succeeded else "failed", code, words, now_s, correlation_id),
+            *("succeeded" if succeeded else "failed", code, description, now_s, correlation_id),
         )
 
     def uploads(self) -> list[dict[str, Any]]:
