@@ -176,7 +176,8 @@ def test_who_answers_a_byte_at_a_time_does_not_hold_a_place_for_ever(
         server.answer = answer
         lane = Lane(FileOptions(folder / "uploads", folder, HttpsRoute(server.ca_file, int(port)), BLOCK))
         failed = lane.upload(parcel(b"1"), HubCredentials(host, "dev-1", 1, sas=Secret("sas")), within_s=3)
-    assert isinstance(failed, UploadFailed) and "no complete answer from 127.0.0.1:" in failed.reason, failed
+    assert isinstance(failed, UploadFailed), failed
+    assert failed.reason.startswith(f"{host}:{port}: no complete answer within"), failed
 
 
 def test_a_hub_that_gives_nobody_an_address_costs_time_and_no_message(cloud: Cloud, lane: Lane) -> None:

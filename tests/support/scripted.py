@@ -114,7 +114,7 @@ class Scripted:
                 self.end_headers()
                 self.wfile.write(body)
 
-            do_POST = do_PUT = do_GET = _serve
+            do_POST = do_PUT = do_GET = do_HEAD = _serve
 
             def handle(self) -> None:
                 with contextlib.suppress(OSError):

@@ -17,10 +17,11 @@ from urllib.parse import quote, urlsplit
 import requests
 from loguru import logger
 
+from runtime.adapters.net.exchange import NoResult
 from runtime.adapters.net.https import MAX_BODY_BYTES, HttpsConnection, HttpsSession, Reply
 from runtime.adapters.net.reasons import bounded, reason_at
 from runtime.adapters.net.tls_options import TrustedAuthorities, UnusableFile
-from runtime.adapters.process.threads import start, start_thread
+from runtime.adapters.process.threads import start_thread
 from runtime.core.identity import lifetime
 from runtime.core.identity.connection_string import sendable
 from runtime.core.identity.credentials import HubCredentials
@@ -87,9 +88,9 @@ class HubHttps:
         device = quote(credentials.device_id, safe="")
         self._base = f"https://{credentials.hub_host}:{way.port}/devices/{device}"
         self._stopped = False
-        self._line = HttpsConnection()
+        self._connection = HttpsConnection()
         self._session = HttpsSession()
-        self._session.mount("https://", self._line)
+        self._session.mount("https://", self._connection)
         self._session.trust_env = False  # a ~/.netrc must not replace our SAS
         self._trust = TrustedAuthorities(way.ca_file)
         self._session.verify = self._trust.verify()
@@ -111,7 +112,7 @@ class HubHttps:
     def stop(self) -> None:
         """Cut the request under way, and make no further one. Called from any thread."""
         self._stopped = True
-        self._line.cutter.cut()
+        self._connection.cutter.cut()
 
     def post(self, path: str, what: str, body: Any = None, headers: Mapping[str, str] | None = None) -> bytes:
         """Send a request to the hub. Raises HubRefusedCall or HubUnreachable."""
@@ -134,44 +135,42 @@ class HubHttps:
         return self._request("PUT", url, body, headers or {})
 
     def _request(self, method: str, url: str, body: bytes, headers: Mapping[str, str]) -> Reply:
-        """Send with a deadline: a time-out bounds each read only, and single bytes could come for ever."""
-        cutter, where = self._line.cutter, host_of(url)
-        cutter.overdue = False
+        """Send within a deadline that grows with the body."""
+        cutter, where = self._connection.cutter, host_of(url)
         before_bytes = cutter.sent_bytes()
         most_s = ANSWER_S + len(body) / SLOWEST_BYTES_PER_S
-        deadline = threading.Timer(most_s, cutter.cut)
-        deadline.daemon = True
         try:
-            start(deadline)
-        except BlockingIOError as exc:
-            raise HubUnreachable(str(exc.strerror)) from exc
-        trouble: str | None = None
+            reply = self._connection.exchanges.run(
+                most_s, lambda: self._exchange(method, url, body, headers, 2 * most_s)
+            )
+        except NoResult as exc:
+            reply = f"{where}: {exc}"
+        if isinstance(reply, Reply):
+            return reply
+        sent_bytes = cutter.sent_bytes() - before_bytes
+        raise SwitchedOff(sent_bytes) if self._stopped else HubUnreachable(reply, sent_bytes)
+
+    def _exchange(
+        self, method: str, url: str, body: bytes, headers: Mapping[str, str], read_timeout_s: float
+    ) -> Reply | str:
+        """The reply, or the reason why there is none."""
+        if self._stopped:  # here, after the cutter was made ready: a stop in between is not lost
+            return str(SwitchedOff())
         try:
-            if self._line.authorities is None:
-                self._line.authorities = self._trust.authorities()
-            if self._stopped:  # checked after `overdue` was reset: a stop in between is not lost
-                raise SwitchedOff
+            if self._connection.authorities is None:
+                self._connection.authorities = self._trust.authorities()
             with self._session.request(
                 method,
                 url,
                 data=body,
                 headers=headers,
-                timeout=(CONNECT_S, 2 * most_s),  # the deadline comes first
+                timeout=(CONNECT_S, read_timeout_s),  # the deadline comes first
                 stream=True,
                 allow_redirects=False,
             ) as response:
-                reply = Reply(response.status_code, response.headers, _beginning(response))
+                return Reply(response.status_code, response.headers, _beginning(response))
         except (requests.RequestException, UnusableFile) as exc:
-            trouble = reason_at(exc, where)
-        finally:
-            deadline.cancel()
-            deadline.join()  # it may be cutting: it must not cut the next request
-        if cutter.overdue:
-            trouble = f"no complete answer from {where} in {most_s:.0f} s"
-        if trouble is not None:
-            sent_bytes = cutter.sent_bytes() - before_bytes
-            raise SwitchedOff(sent_bytes) if self._stopped else HubUnreachable(trouble, sent_bytes)
-        return reply
+            return reason_at(exc, host_of(url))
 
 
 def _beginning(response: requests.Response) -> bytes:

@@ -1,17 +1,12 @@
-"""One HTTPS request with one deadline for all of it: name, connection, handshake, headers, body.
+"""One HTTPS request to the platform, or to a server whose time is wanted, within one deadline for all of it.
 
-The deadline of `requests` bounds each read only, and a resolver knows none: a peer that sends one byte in
-nine seconds holds it for ever. So the request runs in a thread of its own, the caller waits no longer than it
-wants to (and keeps its heartbeat meanwhile), and a `Cutter` ends an overdue connection. Redirects are not
-followed: a token is for the host it was meant for. Nothing is kept between calls, so renewed certificates
-count at once.
+Redirects are not followed: a token is for the host it was meant for. Nothing is kept between calls, so
+renewed certificates count at once.
 """
 
 from __future__ import annotations
 
 import ssl
-import threading
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,10 +18,10 @@ from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
 from runtime.adapters.net.cuttable import Cutter, cuttable
+from runtime.adapters.net.exchange import BoundedExchanges, NoResult
 from runtime.adapters.net.proxies import ProxyTrouble
 from runtime.adapters.net.reasons import all_causes, reason_at
-from runtime.adapters.net.tls_options import SLICE_S, TrustedAuthorities, UnusableFile, Waiting, wrong_time
-from runtime.adapters.process.threads import start_thread
+from runtime.adapters.net.tls_options import TrustedAuthorities, UnusableFile, Waiting, wrong_time
 from runtime.core.identity.platform_answer import Outcome
 from runtime.core.secret import Secret
 
@@ -78,6 +73,7 @@ class HttpsConnection(HTTPAdapter):
     def __init__(self) -> None:
         super().__init__(pool_connections=2, pool_maxsize=1, max_retries=0)
         self.cutter = Cutter()
+        self.exchanges = BoundedExchanges(self.cutter)
         self.authorities: str | None = None
         """Authorities in PEM that alone are trusted, in place of the file that `verify` names."""
 
@@ -104,45 +100,29 @@ def request(
     waiting: Waiting = lambda: False,
 ) -> Reply | Failure:
     """Send one request and return the whole reply within `timeout_s`, or the failure."""
-    line, found, done = HttpsConnection(), list[Reply | Failure](), threading.Event()
-    deadline_s = time.monotonic() + timeout_s
-
-    def work() -> None:
-        try:
-            found.append(_exchange(line, method, url, body, token, trust, timeout_s, deadline_s))
-        finally:
-            done.set()
-
+    connection = HttpsConnection()
     try:
-        start_thread(work, "https")
-    except BlockingIOError as exc:
-        return Failure(Outcome.UNREACHABLE, str(exc.strerror))
-    try:
-        while not done.wait(min(SLICE_S, max(0.0, deadline_s - time.monotonic()))):
-            if waiting():
-                return Failure(Outcome.ABANDONED, "asked to stop")
-            if time.monotonic() >= deadline_s:
-                return Failure(Outcome.TIMED_OUT, f"no complete answer within {timeout_s:g} s")
-    finally:
-        line.cutter.cut()
-    return found[0] if found else Failure(Outcome.CUT, "the request ended without an answer")
+        return connection.exchanges.run(
+            timeout_s, lambda: _exchange(connection, method, url, body, token, trust, timeout_s), waiting
+        )
+    except NoResult as exc:
+        return Failure(exc.outcome, str(exc))
 
 
 def _exchange(
-    line: HttpsConnection,
+    connection: HttpsConnection,
     method: str,
     url: str,
     body: bytes,
     token: Secret | None,
     trust: TrustedAuthorities,
     timeout_s: float,
-    deadline_s: float,
 ) -> Reply | Failure:
     try:
         with HttpsSession() as session:
             trust.check()
-            line.authorities = trust.authorities()
-            session.mount("https://", line)
+            connection.authorities = trust.authorities()
+            session.mount("https://", connection)
             pair = (str(trust.certificate), str(trust.key)) if trust.certificate and trust.key else None
             with session.request(
                 method,
@@ -157,19 +137,17 @@ def _exchange(
                 stream=True,
                 allow_redirects=False,
             ) as response:
-                return _read(response, deadline_s)
+                return _read(response)
     except (OSError, urllib3.exceptions.HTTPError, ValueError) as exc:
         return _failure(exc, urlsplit(url).netloc)
 
 
-def _read(response: requests.Response, deadline_s: float) -> Reply | Failure:
+def _read(response: requests.Response) -> Reply | Failure:
     body = b""
     for chunk in response.iter_content(8192):
         body += chunk
         if len(body) > MAX_BODY_BYTES:
             return Failure(Outcome.GARBLED, f"the answer is longer than {MAX_BODY_BYTES} bytes")
-        if time.monotonic() >= deadline_s:
-            return Failure(Outcome.TIMED_OUT, "the answer came too slowly")
     return Reply(response.status_code, response.headers, body)
 
 

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from runtime.adapters.net.cuttable import Cutter
+from runtime.adapters.net.exchange import BoundedExchanges, NoResult
 from runtime.adapters.net.proxies import ProxyTrouble, dial, in_words
 from runtime.adapters.net.tls_options import UnusableFile, authorities
 from runtime.adapters.process.known_secrets import hidden
@@ -31,7 +33,9 @@ from runtime.core.proxy_url import Proxy, parse
 from runtime.core.secret import Secret
 
 DEADLINE_S = 5.0
+"""Deadline for a connection; the handshake and an answer after it have as long again."""
 HTTPS_PORT = 443
+_OPEN_PORT = "open port {} in the firewall"
 
 
 @dataclass(frozen=True)
@@ -105,10 +109,21 @@ class NetworkProbe:
 
     def _look(self, name: str, route: ProbeRoute, *, clock: bool = False) -> Check:
         """Probe name, port and certificate; where the host speaks HTTP, the clock too."""
+        cutter = Cutter()
+        try:
+            return BoundedExchanges(cutter).run(
+                2 * DEADLINE_S, lambda: self._handshake(name, route, cutter, clock=clock)
+            )
+        except NoResult as exc:
+            return Check(name, "error", str(exc), _OPEN_PORT.format(route.port))
+
+    def _handshake(self, name: str, route: ProbeRoute, cutter: Cutter, *, clock: bool) -> Check:
         try:
             context = ssl.create_default_context(cadata=authorities(route.ca_file) if route.ca_file else None)
             with dial(route.host, route.port, route.proxy, DEADLINE_S) as plain:
+                cutter.connected(plain)
                 with context.wrap_socket(plain, server_hostname=route.host) as secured:
+                    cutter.connected(secured)
                     certificate = secured.getpeercert() or {}
                     if clock and (server_s := _date(route.host, secured)) is not None:
                         self._ahead_s = server_s - time.time()
@@ -153,7 +168,7 @@ def _why_unreachable(exc: OSError, route: ProbeRoute) -> tuple[str, str]:
     if isinstance(exc, socket.gaierror):
         return f"name not found: {exc.strerror}", f"check DNS: getent hosts {route.host}"
     if isinstance(exc, TimeoutError):
-        return f"no answer within {DEADLINE_S:g} s", f"open port {route.port} in the firewall"
+        return f"no answer within {DEADLINE_S:g} s", _OPEN_PORT.format(route.port)
     return str(exc.strerror or exc), f"check the address, and port {route.port} on the way"
 
 
