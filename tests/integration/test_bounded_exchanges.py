@@ -15,6 +15,7 @@ from runtime.adapters.net.cuttable import Cutter
 from runtime.adapters.net.exchange import BoundedExchanges, NoResult
 from runtime.adapters.net.probe import NetworkProbe
 from runtime.adapters.net.tls_options import TrustedAuthorities
+from runtime.core.address import parse_address
 from runtime.core.identity.platform_answer import Outcome
 from runtime.settings import PlatformSettings, Settings
 from runtime.wiring import hub_route, registration_route
@@ -65,7 +66,9 @@ def test_an_answer_that_dribbles_is_cut_where_doctor_looks(
     monkeypatch.setattr(probe, "DEADLINE_S", 0.3)
     with scripted(folder) as server:
         server.answer = lambda _: Says(raw=trickle_headers)
-        settings = Settings(platform=PlatformSettings(instance=server.instance, ca_file=server.ca_file))
+        settings = Settings(
+            platform=PlatformSettings(instance=parse_address(server.instance), ca_file=server.ca_file)
+        )
         began_s = time.monotonic()
         network = NetworkProbe(registration_route(settings), hub_route(settings))
         checks = [check for check in network.platform() if check.name != "proxy"]
