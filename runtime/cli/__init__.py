@@ -122,6 +122,7 @@ GROUPS = {
     "up": ("up", "down"),
     "reload": ("reload",),
     "status": ("status",),
+    "trace": ("trace",),
     "health": ("health",),
     "doctor": ("doctor",),
     "logs": ("logs",),

@@ -37,20 +37,19 @@ from runtime.core.delivery.actions import (
     Send,
     StartUpload,
 )
-from runtime.core.delivery.connection import ConnectionState, DeliveryLimits
+from runtime.core.delivery.connection import DeliveryLimits
 from runtime.core.delivery.engine import Delivery
 from runtime.core.delivery.envelope import Telemetry, probe
 from runtime.core.delivery.events import Lost
-from runtime.core.delivery.lane_health import MOST_LANES, FailingLanes, OldestWait
+from runtime.core.delivery.figures import UploadFigures
 from runtime.core.delivery.link_budget import LinkBudget
 from runtime.core.delivery.outgoing import MessageState
-from runtime.core.delivery.throughput import Throughput
 from runtime.core.delivery.window import CongestionWindow, Pace
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.settlement import Settled
 from runtime.errors import NeedsHuman, Retryable
 from runtime.workers.heartbeat import Heartbeat
-from runtime.workers.upload_source import UploadSource, lane_of
+from runtime.workers.upload_source import UploadSource
 
 NAME = "upload"
 LOOK_EVERY_S = 2.0
@@ -59,8 +58,6 @@ TURN_S = 1.0
 """The loop comes round at least so often, to beat."""
 HUNG_S = 60.0
 """A loop that stands for so long ends the process, with the stacks of its threads in the log."""
-_FILES = "files"
-"""The lane of all file uploads together."""
 PROMPT_S = 10.0
 """A hub that ends a connection because of a message does so within so long, and within the keep-alive."""
 IDENTITY_BUSY_S = 0.05
@@ -93,8 +90,6 @@ class UploadLoop:
         self._stop = stop
         self._clock = SystemClock()
         self._hints = Hints(layout, "upload", ("ingest", "provisioning", "refresh"))
-        acked_s = last_words(layout.status_file("upload"), self._clock.boot_id()).number("puback_boot_s")
-        self._traffic = Throughput(self._clock.boot_s(), acked_s)
         self._heart = Heartbeat(layout, NAME, self._clock, stop)
         self._watch = ConfigWatch(config, NAME, self._clock)
         self._identity = _identity(config)
@@ -123,6 +118,8 @@ class UploadLoop:
             min(PROMPT_S, settings.keepalive_s),
         )
         self._delivery = Delivery(Pace(CongestionWindow(settings.window), self._link), limits)
+        acked_s = last_words(layout.status_file("upload"), self._clock.boot_id()).number("puback_boot_s")
+        self._figures = UploadFigures(self._delivery, self._link, self._clock.boot_s(), acked_s)
         self._intake = UploadSource(config, self._delivery, self._clock)
         self._credentials: HubCredentials | None = None
         self._identity_trouble = self._identity_told = ""
@@ -134,9 +131,6 @@ class UploadLoop:
         self._look_further = False
         self._unknown: str | None = None
         """The reason why the store cannot be read until an operator has decided."""
-        self._failing = FailingLanes()
-        self._oldest = OldestWait()
-        self._counts = {"delivered": 0, "quarantined": 0, "dropped": 0}
 
     def turn(self) -> None:
         """Wait for events, and carry out the actions that follow from them."""
@@ -145,7 +139,7 @@ class UploadLoop:
         for event in self._hub.drain():
             if isinstance(event, Lost):
                 logger.debug("client {} lost, {}: {}", event.client, event.cause.value, event.reason)
-            self._traffic.on_event(event, now)
+            self._figures.on_event(event, now)
             self._delivery.on_event(event, now, random.random())
         self._hear_files(now)
         self._hear_inquiry(now)
@@ -165,7 +159,7 @@ class UploadLoop:
         settled = self._delivery.drain_settled()
         if settled:
             self._settle(settled)
-        self._heart.publish(self._figures)
+        self._heart.publish(self._record)
 
     def leave(self) -> None:
         """Let sends in flight arrive and be reported: messages still in the store are sent a second time."""
@@ -266,8 +260,7 @@ class UploadLoop:
             match event:
                 case Uploaded(id, blob_name, destination) if self._is_ours(destination):
                     self._intake.link(id, blob_name)
-                    self._failing.worked(_FILES, None)
-                    self._failing.worked("file", self._stream_of(id))
+                    self._figures.file_uploaded(id)
                     self._delivery.uploaded(id, now)
                 case Uploaded(id):
                     reason = "the device has another id, or another hub, meanwhile"
@@ -280,14 +273,12 @@ class UploadLoop:
 
     def _file_failed(self, event: UploadFailed, now: float) -> None:
         logger.warning("file upload of message {}: {}", event.id, event.reason)
-        stream = self._stream_of(event.id)
         if event.quota:
             self._link.park(now, self._clock.wall_s(), random.random())
         if event.for_good:
-            self._failing.worked("file", stream)  # it goes to quarantine: what comes next is another file
+            self._figures.file_refused(event.id)
         elif not event.barred:
-            self._failing.failed(_FILES, None, event.reason, now)
-            self._failing.failed("file", stream, event.reason, now)
+            self._figures.file_failed(event.id, event.reason, now)
         self._delivery.upload_failed(
             event.id,
             event.reason,
@@ -296,10 +287,6 @@ class UploadLoop:
             for_good=event.for_good,
             retry_after_s=event.retry_after_s,
         )
-
-    def _stream_of(self, id: int) -> str | None:
-        message = self._delivery.queue.messages.get(id)
-        return None if message is None else str(lane_of(message.candidate)[0])
 
     def _is_ours(self, destination: str) -> bool:
         return self._credentials is not None and self._credentials.destination == destination
@@ -373,60 +360,16 @@ class UploadLoop:
         for id in settled.ids():
             if self._intake.forget(id):
                 self._files.forget(id, self._credentials)
-        for name in self._counts:
-            self._counts[name] += len(getattr(settled, name))
-        self._traffic.delivered(len(settled.delivered), self._clock.boot_s())
+        self._figures.settled(settled, self._clock.boot_s())
         self._reporter.report(settled, self._intake.store)
 
-    def _figures(self) -> dict[str, object]:
-        delivery, traffic, now = self._delivery, self._traffic, self._clock.boot_s()
-        stands = delivery.connection.state in (ConnectionState.UP, ConnectionState.DRAINING)
+    def _record(self) -> dict[str, object]:
+        """The figures of the status file."""
         return {
-            "state": "parked"
-            if self._link.shut(now) and delivery.connection.state is ConnectionState.DOWN
-            else delivery.connection.state.value,
-            "connected_boot_s": traffic.connected_s if stands else None,
-            "puback_boot_s": traffic.acked_s,
-            "rate_per_s": round(traffic.rate_per_s(now), 2),
-            "barred": self._link.shut(now) or self._link.barred(),
             "device": self._credentials.device_id if self._credentials else None,
             "tuned": self._hub.tuned(),
-            "in_flight": delivery.in_flight,
-            "window": delivery.window,
-            "in_hand": len(delivery.queue.messages),
-            "uploading": delivery.uploading,
-            "unconfirmed": len(delivery.settled),
-            "suspects": len(delivery.suspects),
-            **self._hold_ups(now, up=stands),
-            "losses": delivery.connection.losses,
-            "failed_attempts": delivery.connection.failed_attempts,
-            "last_loss": delivery.connection.last_loss,
-            "trouble": delivery.connection.trouble(now),
             **({"alarm": self._unknown} if self._unknown else {}),
-            "sent_today": self._link.usage.day_messages,
-            "bytes_today": self._link.usage.day_bytes,
-            **self._counts,
-        }
-
-    def _hold_ups(self, now: float, *, up: bool) -> dict[str, object]:
-        """The figures about what keeps messages from leaving: see `core.delivery.lane_health`."""
-        delivery = self._delivery
-        suspects = [
-            {
-                "lane": "telemetry",
-                "stream": str(lane_of(message.candidate)[0]),
-                "failures": message.suspicion.failures if message.suspicion else 0,
-                "words": delivery.connection.last_loss,
-            }
-            for message in delivery.suspects
-        ]
-        self._failing.only({self._stream_of(id) for id in delivery.queue.files})
-        oldest = min(delivery.queue.messages, default=None)
-        flowing = up and not (self._link.shut(now) or self._link.barred())
-        return {
-            "failing": [*suspects[:MOST_LANES], *self._failing.figures()],
-            "oldest_waited_s": round(self._oldest.look(oldest, now, flowing=flowing), 1),
-            "oldest_stream": None if oldest is None else self._stream_of(oldest),
+            **self._figures.record(self._clock.boot_s(), self._intake.store),
         }
 
 

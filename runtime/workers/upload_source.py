@@ -38,6 +38,7 @@ from runtime.core.delivery.read_planner import (
     Level,
     Query,
     ReadPlanner,
+    lane_of,
 )
 from runtime.core.delivery.send_queue import StreamQueue
 from runtime.core.delivery.ttl import expires_s
@@ -52,11 +53,6 @@ LOOK_ANEW_S = 30.0
 """Interval of the looks through a store that should be empty and is not."""
 
 _PARTS = {"batch-id", "chunk-id", "complete-batch", "complete-message"}
-
-
-def lane_of(candidate: Candidate) -> Lane:
-    """The lane that was given as the stream of a candidate, below."""
-    return cast(Lane, candidate.stream)
 
 
 def _is_part(message: StoredMessage) -> bool:

@@ -174,26 +174,26 @@ def test_a_hub_that_counts_whole_packets_only_is_promised_fewer_of_them(
     hub: HubInThread, line: SlowLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One message took longer than one and a half keep-alives: every connection was ended in its midst."""
-    take, hear, packets = Connection.data_received, Connection._heard, list[object]()
+    take, hear, packets = Connection.data_received, Connection._handle, list[object]()
 
     def data_received(self: Connection, data: bytes) -> None:
-        before_s, before = self._heard_at_s, len(packets)
+        before_s, before = self._last_input_at_s, len(packets)
         take(self, data)
-        if self._dialogue is not None and len(packets) == before:
-            self._heard_at_s = before_s
+        if self._conversation is not None and len(packets) == before:
+            self._last_input_at_s = before_s
 
     def heard(self: Connection, packet: Any) -> None:
         packets.append(packet)
         hear(self, packet)
 
     monkeypatch.setattr(Connection, "data_received", data_received)
-    monkeypatch.setattr(Connection, "_heard", heard)
+    monkeypatch.setattr(Connection, "_handle", heard)
     line.bytes_per_s = 40_000
     sender = Sender(hub, DeliveryLimits(ack_s=5.0, prompt_s=1.0, retry_max_s=0.1), keepalive_s=1)
     sender.offer(1, "s", 100_000)
     sender.run(lambda: sender.delivered or sender.quarantined)
     assert sender.delivery.connection.losses >= 1 and sender.quarantined == {}
-    assert "nothing heard for 1.5 times the keep-alive" in (hub.end_reasons()[0] or "")
+    assert "nothing received for 1.5 times the keep-alive" in (hub.end_reasons()[0] or "")
     sender.close()
 
 

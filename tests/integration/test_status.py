@@ -80,6 +80,7 @@ def test_a_runtime_with_its_hub_is_healthy_and_every_figure_is_there(device: Hom
         eventually(lambda: status(device)[0] == 0, 40, "healthy")
         assert device.edgectl("send", "--stream", "s", "one").returncode == 0
         found = eventually(lambda: _with(status(device)[1], "hub", "delivered"), 20, "it is delivered")
+        assert "message 1 was delivered" in device.edgectl("trace", "1").stdout
         hub, identity = found["hub"], found["identity"]
         assert hub["state"] == "up" and hub["device"].endswith(identity["device_id"])
         lasts_s = time.monotonic() - began_s

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime.core.delivery.lane_health import MOST_LANES, WORDS, FailingLanes, OldestWait
+from runtime.core.delivery.lane_health import MOST_LANES, MOST_OF_A_REASON, FailingLanes, OldestWait
 
 
 def test_failures_in_a_row_are_counted_with_the_last_words_until_it_works_again() -> None:
@@ -23,7 +23,7 @@ def test_only_the_worst_lanes_are_told_and_their_words_are_bounded() -> None:
             lanes.failed("file", f"-/s{n}", "x" * 5_000, 0.0)
     found = lanes.figures()
     assert [lane["failures"] for lane in found] == [15, 14, 13, 12, 11]
-    assert all(len(lane["words"]) == WORDS for lane in found)
+    assert all(len(lane["words"]) == MOST_OF_A_REASON for lane in found)
 
 
 def test_the_oldest_message_waits_only_while_it_could_have_gone() -> None:

@@ -113,6 +113,24 @@ class StoreReader:
             ).fetchall()
         return [self._message(row) for row in rows]
 
+    def next_id(self) -> int:
+        """The id of the message that is stored next: all ids given so far are smaller."""
+        db = self._connection()
+        with translated():
+            ((next_id,),) = db.execute("SELECT next_id FROM store").fetchall()
+        return int(next_id)
+
+    def ahead(self, id: int, most: int) -> int:
+        """How many of the `most` oldest messages are of the same stream as message `id`, and before it."""
+        db = self._connection()
+        with translated():
+            ((count,),) = db.execute(
+                "SELECT count(*) FROM (SELECT stream FROM messages WHERE id < ?1 ORDER BY id LIMIT ?2)"
+                " WHERE stream IS (SELECT stream FROM messages WHERE id = ?1)",
+                (id, most),
+            ).fetchall()
+        return int(count)
+
     def backlog(self) -> Backlog:
         """The backlog from the counters: cheap, however much is stored."""
         db = self._connection()

@@ -12,7 +12,7 @@ from typing import Any
 
 MOST_LANES = 5
 """Lanes in the figures: those with the most failures."""
-WORDS = 300
+MOST_OF_A_REASON = 300
 """Most characters of the other side's text in the figures."""
 
 
@@ -20,7 +20,7 @@ WORDS = 300
 class _Failing:
     failures: int
     since_s: float
-    words: str
+    reason: str
 
 
 class FailingLanes:
@@ -29,11 +29,11 @@ class FailingLanes:
     def __init__(self) -> None:
         self._failing: dict[tuple[str, str | None], _Failing] = {}
 
-    def failed(self, lane: str, stream: str | None, words: str, now: float) -> None:
+    def failed(self, lane: str, stream: str | None, reason: str, now: float) -> None:
         """Record one more failure of the lane."""
-        found = self._failing.setdefault((lane, stream), _Failing(0, now, words))
-        found.failures += 1
-        found.words = words
+        failing = self._failing.setdefault((lane, stream), _Failing(0, now, reason))
+        failing.failures += 1
+        failing.reason = reason
 
     def worked(self, lane: str, stream: str | None) -> None:
         """The lane works: its earlier failures no longer count."""
@@ -52,11 +52,11 @@ class FailingLanes:
             {
                 "lane": lane,
                 "stream": stream,
-                "failures": found.failures,
-                "since_boot_s": found.since_s,
-                "words": found.words[:WORDS],
+                "failures": failing.failures,
+                "since_boot_s": failing.since_s,
+                "words": failing.reason[:MOST_OF_A_REASON],
             }
-            for (lane, stream), found in worst
+            for (lane, stream), failing in worst
         ]
 
 

@@ -18,7 +18,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import cast
 
+from runtime.core.delivery.actions import Candidate
 from runtime.core.message import StreamName
 
 ENOUGH = 256
@@ -38,6 +40,11 @@ PAGE_BYTES = 1_048_576
 
 Lane = tuple[StreamName, bool]
 """A stream, and true for its fresh lane: `Delivery` keeps the order within a lane."""
+
+
+def lane_of(candidate: Candidate) -> Lane:
+    """The lane that a candidate has as its stream."""
+    return cast(Lane, candidate.stream)
 
 
 class DrainOrder(StrEnum):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from runtime.core.delivery.outgoing import MessageState, Outgoing
 from runtime.core.settlement import Settled
@@ -18,6 +18,9 @@ class SettledRecords:
     def __len__(self) -> int:
         """Messages whose removal ingest has not confirmed."""
         return len(self._records)
+
+    def __iter__(self) -> Iterator[Outgoing]:
+        return iter(self._records.values())
 
     def __contains__(self, id: int) -> bool:
         return id in self._records
