@@ -8,6 +8,7 @@ The map, in reading order:
     operations/  what looks at a whole runtime: overview, doctor
     settings.py  every setting: data only
     config.py    the only reader of the configuration file and the environment
+    wiring.py    the values that adapters and core take, made of the settings
     layout.py    where every file and socket of one runtime lives
     producer.py  the client that applications import
     cli/         the command line `edgectl`

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.core.address import Endpoint, IpcEndpoint, TcpEndpoint
+from runtime.core.message import StreamName
 from runtime.errors import ConfigError
 from runtime.layout import Layout
 from runtime.regular_file import read_regular
@@ -183,7 +184,7 @@ def _assembled(environ: Mapping[str, str], layout: Layout, toml: _TomlFile | Non
     faults = _Faults()
     known = {key.dotted: key for key in keys()}
     values: dict[str, Any] = {}
-    streams: dict[str, StreamSettings] = {}
+    streams: dict[StreamName, StreamSettings] = {}
     origins = {name: Origin("default") for name in known}
     if toml:
         fixed = {name: table for name, table in toml.tables.items() if name != STREAMS}
@@ -286,16 +287,18 @@ def _values(
     return values
 
 
-def _streams(toml: _TomlFile, faults: _Faults) -> dict[str, StreamSettings]:
+def _streams(toml: _TomlFile, faults: _Faults) -> dict[StreamName, StreamSettings]:
     raw = toml.tables.get(STREAMS, {})
     if not isinstance(raw, dict):
         faults.add(partial(toml.place, STREAMS), "stream is not a table; write [stream.NAME]")
         return {}
-    streams = {}
-    for name, content in raw.items():
-        table = f"{STREAMS}.{name}"
+    streams: dict[StreamName, StreamSettings] = {}
+    for text, content in raw.items():
+        name, table = StreamName.parse(text), f"{STREAMS}.{text}"
+        if name in streams:
+            faults.add(partial(toml.place, STREAMS, text), f"{table} is the stream {name.text!r} once more")
         known = {key.dotted: key for key in keys_of(table, StreamSettings)}
-        values = _values(toml, (STREAMS,), {name: content}, known, faults)
+        values = _values(toml, (STREAMS,), {text: content}, known, faults)
         streams[name] = StreamSettings(
             **{dotted.removeprefix(f"{table}."): value for dotted, value in values.items()}
         )
@@ -352,7 +355,7 @@ def _printable(text: str) -> str:
     return text if text.isascii() and text.isprintable() else ascii(text)
 
 
-def _build(values: Mapping[str, Any], streams: Mapping[str, StreamSettings]) -> Settings:
+def _build(values: Mapping[str, Any], streams: Mapping[StreamName, StreamSettings]) -> Settings:
     built: dict[str, Any] = {STREAMS: streams}
     for table in tables():
         prefix = f"{table.name}."

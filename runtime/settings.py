@@ -23,6 +23,7 @@ from runtime.core.identity import connection_string as the_connection_string
 from runtime.core.identity.connection_string import ConnectionString
 from runtime.core.identity.registration_route import IdentityMode
 from runtime.core.ingest.quota import OverflowPolicy
+from runtime.core.message import StreamName
 from runtime.core.proxy_url import Proxy
 from runtime.core.secret import Secret
 from runtime.setting_rule import Key, keys_of, setting
@@ -400,11 +401,11 @@ class Settings:
     link: LinkSettings = LinkSettings()
     sentinel: SentinelSettings = SentinelSettings()
     log: LogSettings = LogSettings()
-    stream: Mapping[str, StreamSettings] = field(default_factory=dict)
+    stream: Mapping[StreamName, StreamSettings] = field(default_factory=dict)
 
-    def of_stream(self, group: str | None, name: str | None) -> StreamSettings:
+    def of_stream(self, name: StreamName) -> StreamSettings:
         """The settings of a stream: its own, or the defaults."""
-        return self.stream.get(f"{group}/{name or ''}" if group else name or "") or StreamSettings()
+        return self.stream.get(name) or StreamSettings()
 
 
 def tables() -> Iterator[Any]:

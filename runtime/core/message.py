@@ -28,6 +28,11 @@ class StreamName(NamedTuple):
         group, slash, stream = text.partition("/")
         return cls(group or None, stream or None) if slash else cls(None, text or None)
 
+    @property
+    def text(self) -> str:
+        """The text that `parse` reads."""
+        return f"{self.group}/{self.stream or ''}" if self.group else self.stream or ""
+
     def __str__(self) -> str:
         return f"{self.group or '-'}/{self.stream or '-'}"
 

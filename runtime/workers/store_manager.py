@@ -64,7 +64,6 @@ from runtime.core.ingest.store_state import (
     next_state,
 )
 from runtime.core.log_throttle import LogThrottle
-from runtime.core.message import StreamName
 from runtime.core.settlement import Settled
 from runtime.workers.store_housekeeping import Housekeeping
 
@@ -368,7 +367,7 @@ def quota(config: Config) -> Quota:
     total = Limit(Amount(store.max_messages, store.max_bytes), store.policy)
     every = _limit(store.stream_max_messages, store.stream_max_bytes, store.stream_policy)
     own = {
-        StreamName.parse(name): limit
+        name: limit
         for name, stream in config.settings.stream.items()
         if (limit := _limit(stream.max_messages, stream.max_bytes, stream.policy))
     }

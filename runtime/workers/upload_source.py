@@ -314,7 +314,7 @@ class UploadSource:
         if name not in self._packings:
             if len(self._packings) >= MOST_PACKINGS:  # streams come and go
                 self._packings.clear()
-            wanted = self._settings.of_stream(name.group, name.stream)
+            wanted = self._settings.of_stream(name)
             upload = self._settings.upload
             self._packings[name] = Packing(
                 wanted.compression if has_brotli() else Compression.NONE,
@@ -325,4 +325,4 @@ class UploadSource:
         return self._packings[name]
 
     def _fresh_first(self, name: StreamName) -> bool:
-        return self._settings.of_stream(name.group, name.stream).drain is DrainOrder.FRESH_FIRST
+        return self._settings.of_stream(name).drain is DrainOrder.FRESH_FIRST

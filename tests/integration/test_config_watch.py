@@ -17,6 +17,7 @@ from runtime.adapters.process.config_watch import SETTLE_S, ConfigWatch
 from runtime.adapters.process.last_good_config import accepted_file, remember
 from runtime.adapters.process.reload_request import ReloadAnswer, ReloadOutcome, read_answer, write_request
 from runtime.config import Config, load
+from runtime.core.message import StreamName
 from runtime.setting_readers import PROGRAMS, READERS
 from runtime.setting_rule import Key, keys_of, spelled
 from runtime.settings import StreamSettings, keys
@@ -151,7 +152,10 @@ def test_the_kept_configuration_can_be_read_whatever_a_stream_is_called(home: Ho
     )
     remember(home.config)
     kept = load({}, home=home.folder, file=accepted_file(home.layout))
-    assert kept.settings == home.config.settings and kept.settings.stream[name].max_bytes == 3000
+    assert (
+        kept.settings == home.config.settings
+        and kept.settings.stream[StreamName.parse(name)].max_bytes == 3000
+    )
 
 
 def asked(watch: Watch, id: str) -> ReloadAnswer:
@@ -242,7 +246,7 @@ def test_what_needs_a_restart_keeps_its_value_and_is_named_until_the_worker_rest
     assert first.changes == (("link.bytes_per_day", "0", "9"),) and first.restart == restart
     settings = watch.watched.config.settings
     assert (settings.upload.window, settings.link.bytes_per_day) == (3, 9)
-    assert settings.stream["a.b"].drain == "in-order"
+    assert settings.stream[StreamName.parse("a.b")].drain == "in-order"
     again = asked(watch, "f2")
     assert again.outcome is ReloadOutcome.UNCHANGED and again.restart == restart
     assert len([line for line in said if "counts from the next start of upload" in line]) == 1
@@ -327,7 +331,7 @@ def changed(home: Home, key: Key, worker: str) -> Watch:
 def value(watch: Watch, key: Key) -> object:
     settings = watch.watched.config.settings
     if key.table.startswith("stream."):
-        return getattr(settings.stream["a/b"], key.name)
+        return getattr(settings.stream[StreamName.parse("a/b")], key.name)
     return getattr(getattr(settings, key.table), key.name)
 
 

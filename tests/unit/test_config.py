@@ -92,6 +92,7 @@ def test_environment_wins_over_the_file_and_says_so(tmp_path: Path) -> None:
         ('[platform]\ninstance = "https://x/y"', ["platform.instance", "without https://"]),
         ('[platform]\ninstance = "https://u:pw@x/"', ["= 'https://***@x/'", "without https://"]),
         ('[identity]\nmode = "by-hand"', ["identity.mode = 'by-hand'", "one of platform, mtls, connection"]),
+        ('[stream.a]\n[stream."/a"]\n', ["stream./a is the stream 'a' once more"]),
         ('[store]\npolicy = "drop-newest"', ["store.policy = 'drop-newest'", "one of reject, drop-oldest"]),
         ('[link]\nhours = ["25:00-26:00"]', ["link.hours = ['25:00-26:00']", "must read HH:MM-HH:MM"]),
         ("[link]\nhours = [22]", ["link.hours = [22] is not a list of texts"]),
@@ -208,10 +209,10 @@ def test_streams_have_settings_by_group_and_name_or_by_name(tmp_path: Path) -> N
         '[stream.logs]\ncompression = "fastest"\n[stream."plant/logs"]\ncompression = "smallest"\n',
     )
     settings = load({}, home=home).settings
-    assert settings.of_stream(None, "logs").compression is Compression.FASTEST
-    assert settings.of_stream("plant", "logs").compression is Compression.SMALLEST
-    assert settings.of_stream("plant", "other").compression is Compression.NONE
-    assert settings.of_stream(None, None).compression is Compression.NONE
+    assert settings.of_stream(StreamName(None, "logs")).compression is Compression.FASTEST
+    assert settings.of_stream(StreamName("plant", "logs")).compression is Compression.SMALLEST
+    assert settings.of_stream(StreamName("plant", "other")).compression is Compression.NONE
+    assert settings.of_stream(StreamName(None, None)).compression is Compression.NONE
 
 
 def test_every_setting_has_a_meaning_and_a_default_that_keeps_its_own_rule() -> None:
@@ -298,7 +299,7 @@ def test_the_values_that_the_runtime_gets_are_parsed(tmp_path: Path) -> None:
     assert str(settings.ingest.tcp_endpoint) == "tcp://[::1]:5555"
     assert settings.store.policy is OverflowPolicy.DROP_OLDEST
     assert settings.link.hours == (TimeWindow(22 * 60, 6 * 60),)
-    assert settings.of_stream(None, "a").drain is DrainOrder.FRESH_FIRST
+    assert settings.of_stream(StreamName(None, "a")).drain is DrainOrder.FRESH_FIRST
     assert "p w" not in repr(settings) and "p%20w" not in repr(settings)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runtime.config import Config
+from runtime.core.message import StreamName
 from runtime.setting_rule import Key, keys_of, spelled
 from runtime.settings import Settings, StreamSettings, keys, tables, value_of
 
@@ -56,7 +57,7 @@ def without(new: Config, old: Config, pending: Iterable[SettingChange]) -> Confi
             table = kept.get(key.table) or getattr(new.settings, key.table)
             kept[key.table] = dataclasses.replace(table, **{key.name: before})
         else:
-            stream = key.table.removeprefix("stream.")
+            stream = StreamName.parse(key.table.removeprefix("stream."))
             settings = streams.get(stream) or StreamSettings()
             streams[stream] = dataclasses.replace(settings, **{key.name: before})
     return dataclasses.replace(new, settings=dataclasses.replace(new.settings, stream=streams, **kept))
@@ -69,7 +70,7 @@ def _differences(old: Settings, new: Settings) -> Iterator[tuple[Key, Any, Any]]
             yield key, before, after
     for name in dict.fromkeys([*old.stream, *new.stream]):
         pair = [settings.stream.get(name) or StreamSettings() for settings in (old, new)]
-        for key in keys_of(f"stream.{name}", StreamSettings):
+        for key in keys_of(f"stream.{name.text}", StreamSettings):
             before, after = (getattr(stream, key.name) for stream in pair)
             if before != after:
                 yield key, before, after

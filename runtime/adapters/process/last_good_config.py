@@ -52,7 +52,7 @@ def _lines(config: Config) -> Iterator[str]:
                 yield f"{key.dotted} = {_toml(value)}\n"
     for name, stream in config.settings.stream.items():
         for field in dataclasses.fields(stream):
-            yield f"stream.{_toml(name)}.{field.name} = {_toml(getattr(stream, field.name))}\n"
+            yield f"stream.{_toml(name.text)}.{field.name} = {_toml(getattr(stream, field.name))}\n"
 
 
 def _toml(value: Any) -> str:
