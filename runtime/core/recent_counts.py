@@ -8,7 +8,7 @@ SPAN_S = 60.0
 SLOTS = 12
 
 
-class Lately:
+class RecentCounts:
     """Counts by name. `what` is one of few; `now_s` is a clock that only goes forward."""
 
     def __init__(self, span_s: float = SPAN_S) -> None:

@@ -46,7 +46,7 @@ from runtime.core.ingest.protocol import (
     encode_reply,
 )
 from runtime.core.log_throttle import LogThrottle
-from runtime.core.recent_counts import Lately
+from runtime.core.recent_counts import RecentCounts
 from runtime.core.settlement import Settled
 from runtime.workers.heartbeat import Heartbeat
 from runtime.workers.store_manager import LOG_EVERY_S, StoreManager, refusal
@@ -90,7 +90,7 @@ class IngestLoop:
         self._deliveries = DeliveryReceiver(config.layout)
         self._hints = Hints(config.layout, "ingest")
         self._counted: Counter[str] = Counter()
-        self._refused_lately = Lately()
+        self._refused_lately = RecentCounts()
         self._sparing = LogThrottle(LOG_EVERY_S)
         self._losses = LossLog(LOG_EVERY_S)
         self._clock = clock

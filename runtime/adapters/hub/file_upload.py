@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,7 +27,6 @@ from loguru import logger
 
 from runtime.adapters.hub import upload_journal
 from runtime.adapters.hub.event_queue import EventQueue
-from runtime.adapters.hub.file_gate import Barred, FileGate
 from runtime.adapters.hub.https_api import HttpsRoute, HubRefusedCall, HubUnreachable, SwitchedOff
 from runtime.adapters.hub.payloads import Payload, Replaced, Unreadable, difference, digest_with, opened
 from runtime.adapters.hub.resume_journal import same_destination
@@ -71,6 +71,32 @@ class UploadFailed:
     retry_after_s: float | None = None
     barred: bool = False
     """True if nothing failed: the link may not be used for it now."""
+
+
+class Barred(Exception):
+    """The link may not be used for this file now."""
+
+
+class FileGate:
+    """Gate at which the thread of each upload waits until the link may be used for its next block."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._permit = FilePermit.EVERYBODY
+
+    def set_permit(self, permit: FilePermit) -> None:
+        """Set the permit: which files may go on from now on."""
+        if permit is not self._permit:
+            with self._changed:
+                self._permit = permit
+                self._changed.notify_all()
+
+    def enter(self, urgent: bool) -> None:
+        """Wait for permission. Raises Barred where there is none."""
+        with self._changed:
+            self._changed.wait_for(lambda: urgent or self._permit is not FilePermit.SOON)
+            if self._permit is FilePermit.NOBODY or (self._permit is FilePermit.URGENT and not urgent):
+                raise Barred
 
 
 @dataclass(frozen=True, slots=True)

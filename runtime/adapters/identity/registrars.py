@@ -20,7 +20,6 @@ from runtime.adapters.identity import dps
 from runtime.adapters.identity.platform_api import platform_client
 from runtime.adapters.identity.token_files import fingerprint, secret_at
 from runtime.adapters.net.certificate_pair import check_pair, ends_s
-from runtime.adapters.net.server_time import server_time_s
 from runtime.adapters.net.tls_options import TrustedAuthorities, Waiting
 from runtime.adapters.process.clock import Clock, SystemClock
 from runtime.adapters.process.known_secrets import hidden
@@ -276,6 +275,8 @@ class ByDps:
 
 def _asked_for_time(host: str, route: HubRoute, waiting: Waiting) -> float | None:
     """Ask the hub, or the provisioning service, what time it is."""
+    from runtime.adapters.net.https import server_time_s  # late: requests takes its time
+
     trust = TrustedAuthorities(route.ca_file, proxy=route.proxy)
     return server_time_s(host, route.https_port, trust, waiting)
 

@@ -22,11 +22,15 @@ from runtime.adapters.net.exchange import BoundedExchanges, NoResult
 from runtime.adapters.net.proxies import ProxyTrouble
 from runtime.adapters.net.reasons import all_causes, reason_at
 from runtime.adapters.net.tls_options import TrustedAuthorities, UnusableFile, Waiting, wrong_time
+from runtime.core.identity import lifetime
 from runtime.core.identity.platform_answer import Outcome
 from runtime.core.secret import Secret
 
 MAX_BODY_BYTES = 65_536
 """Limit of an answer's size. No answer of the platform comes near it; a larger one is not kept in memory."""
+
+TIME_DEADLINE_S = 10.0
+"""Deadline of a request that only asks for the time."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,20 @@ def request(
         )
     except NoResult as exc:
         return Failure(exc.outcome, str(exc))
+
+
+def server_time_s(
+    host: str, port: int, trust: TrustedAuthorities, waiting: Waiting = lambda: False
+) -> float | None:
+    """Unix seconds by a server's clock, from the `Date` of its HTTPS side: to sign under a clock that is
+    wrong. An answer with any status will do; None where it cannot be asked.
+    """
+    reply = request("GET", f"https://{host}:{port}/", b"", None, trust, TIME_DEADLINE_S, waiting)
+    date = None if isinstance(reply, Failure) else reply.headers.get("Date")
+    try:
+        return lifetime.http_date_s(date) if date else None
+    except ValueError:
+        return None
 
 
 def _exchange(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.core.recent_counts import SLOTS, SPAN_S, Lately
+from runtime.core.recent_counts import SLOTS, SPAN_S, RecentCounts
 
 
 def test_what_is_over_is_not_said_any_more() -> None:
-    lately = Lately()
+    lately = RecentCounts()
     lately.add("store_full", 10.0)
     lately.add("store_full", 11.0)
     lately.add("bad_field", 40.0)
@@ -20,7 +20,7 @@ def test_what_is_over_is_not_said_any_more() -> None:
 
 @given(st.lists(st.floats(0, 300), max_size=60).map(sorted))
 def test_nothing_of_the_last_minute_but_a_slot_is_forgotten(times_s: list[float]) -> None:
-    lately = Lately()
+    lately = RecentCounts()
     for at_s in times_s:
         lately.add("x", at_s)
     counted = lately.counts(300.0).get("x", 0)
