@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +19,7 @@ from runtime.core.ingest.quota import Amount, Limit, OverflowPolicy
 from runtime.core.message import StreamName
 from runtime.core.secret import Secret
 from runtime.errors import ConfigError
-from runtime.setting_rule import keys_of, spelled
+from runtime.setting_rule import Key, keys_of, spelled
 from runtime.settings import StreamSettings, keys
 from runtime.workers.store_manager import MAX_INT
 from runtime.workers.store_manager import quota as storekeeper_quota
@@ -359,3 +361,38 @@ def test_about_sixty_settings_are_a_users() -> None:
     assert 50 <= sum(not key.advanced for key in every) <= 65
     for key in every:
         assert not (key.advanced and key.default is None), f"{key.dotted}: what has no default is a user's"
+
+
+CANARY = "canary-of-a-secret"
+ODD: list[Any] = [
+    *(True, -(10**30), 10**400, 1e300, float("nan"), [3], [CANARY], {"a": CANARY}, datetime.date(2026, 1, 2)),
+    *(
+        CANARY,
+        f"{CANARY}\n{CANARY}",
+        f"https://{CANARY}@x y/",
+        "\0",
+        "\udcff",
+        "-",
+        "x" * 5_000,
+        "1.5e3",
+        "é",
+    ),
+]
+"""Values that TOML and the environment can bring, most of which suit no setting."""
+
+
+@pytest.mark.parametrize(
+    "key", [*keys(), *keys_of("stream.NAME", StreamSettings)], ids=lambda key: str(key.dotted)
+)
+def test_whatever_stands_there_a_setting_is_a_value_or_one_sentence_without_a_secret(key: Key) -> None:
+    """An error of another kind, from a parser, ended every worker in a traceback."""
+    refused = 0
+    for odd in [*ODD, *(key.from_text(odd) for odd in ODD if isinstance(odd, str))]:
+        try:
+            key.parse(odd, Path("/"))
+        except ValueError as exc:
+            refused += 1
+            sentence = f"{key.dotted} = {key.shown(odd)} {exc}"
+            assert "\n" not in sentence and len(sentence) < 500, sentence
+            assert not key.secret or CANARY not in sentence, sentence
+    assert refused
