@@ -120,6 +120,10 @@ def test_a_test_waits_for_a_fact_instead_of_asking_again_and_again(client: Clien
     assert waited(command=seq + 10**9) == {"met": False, "now": None}
     assert waited(reported={}) == {"met": True, "now": {}}
     assert waited(reported={"a": 1}) == {"met": False, "now": {}}
+    written = client.operator("POST", "/admin/reported", {"device": "dev-awaited", "patch": {"a": 1}})
+    assert written.json() == {"$version": 2}
+    assert waited(reported={"a": 1})["met"]
+    assert client.operator("GET", "/admin/twin-requests", device="dev-awaited").json() == {"requests": []}
     assert problem(client.operator("POST", "/admin/await", {"device": "dev-awaited"}))[0] == 400
 
 

@@ -130,6 +130,15 @@ def test_a_refusal_changes_nothing_and_comes_as_often_as_asked(
         assert [raw.receive().topic.split("/")[3] for _ in range(2)] == ["204", "200"]
 
 
+def test_a_report_may_be_taken_and_refused_in_one_and_an_answer_be_nonsense(hub: HubInThread) -> None:
+    hub.faults(twin={"PATCH": {"status": 500, "applied": True}, "GET": {"body": "<html>"}})
+    with listening(hub, TWIN_RESULTS) as raw:
+        raw.send(publish(REPORTED, a=1), Publish(GET, b""))
+        assert raw.receive().topic.split("/")[3] == "500"
+        assert raw.receive().payload == b"<html>"
+    assert reported(hub) == {"a": 1}
+
+
 def test_a_lost_answer_leaves_the_report_in_the_twin(hub: HubInThread) -> None:
     hub.faults(twin={"PATCH": {"lost": True, "times": 1}, "GET": {"lost": True, "times": 1}})
     with listening(hub, TWIN_RESULTS) as raw:
@@ -172,7 +181,7 @@ def test_changes_of_desired_properties_may_be_lost_or_come_twice(hub: HubInThrea
     with listening(hub, DESIRED) as raw:
         hub.faults(desired_lost=True)
         desire(hub, {"a": 1})
-        hub.faults(desired_repeated=True)
+        hub.faults(desired_repeated=True, desired_delay_s=0.05)
         desire(hub, {"a": 2})
         assert [json.loads(raw.receive().payload)["$version"] for _ in range(2)] == [3, 3]
         assert raw.is_silent_for(0.1)

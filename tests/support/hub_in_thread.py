@@ -69,6 +69,7 @@ class HubInThread:
 
     def start(self) -> None:
         self.hub = self.run(broker.serve(self.cloud, self.address, addresses.HUB_PORT, self._context))
+        self.cloud.drop = self.hub.drop  # as `server.py` does it
 
     def stop(self) -> None:
         self.run(self.hub.stop())

@@ -27,6 +27,7 @@ from runtime.devcloud.http.web import (
 from runtime.devcloud.state.cloud import Cloud
 from runtime.devcloud.state.faults import BadFault, Faults
 from runtime.devcloud.state.problems import Problem, bad_request
+from runtime.devcloud.state.values import TwinRefused
 from runtime.errors import UsageError
 
 MOST_MESSAGES = 1000
@@ -112,6 +113,17 @@ async def device(request: Request) -> Response:
     if not enabled:
         cloud.drop("polite", cloud.hub_id(device_id))
     return JSONResponse({"device": device_id, "enabled": enabled})
+
+
+async def reported(request: Request) -> Response:
+    """Merge into reported properties as another client of the device would: `{"device", "patch"}`."""
+    cloud = operator(request)
+    body = await json_body(request)
+    device_id = cloud.hub_id(known_device(cloud, text_field(body, "device")))
+    version = cloud.twin_patch_reported(device_id, body.get("patch"), now_s())
+    if isinstance(version, TwinRefused):
+        raise bad_request(version.reason)
+    return JSONResponse({"$version": version})
 
 
 async def end_tokens(request: Request) -> Response:
@@ -213,6 +225,7 @@ routes = [
     Route("/admin/hub", hub, methods=["POST"]),
     Route("/admin/workspace", workspace, methods=["POST"]),
     Route("/admin/device", device, methods=["POST"]),
+    Route("/admin/reported", reported, methods=["POST"]),
     Route("/admin/tokens", end_tokens, methods=["POST"]),
     Route("/admin/messages", messages),
 ]

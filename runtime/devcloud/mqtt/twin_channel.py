@@ -54,6 +54,8 @@ class TwinChannel:
         fault = self._cloud.faults.next_twin("PATCH")
         flaw = self._flaw(payload)
         answer = _refusal(fault) or self._merge(payload, now_s)
+        if fault.applied and fault.status is not None:
+            self._merge(payload, now_s)
         status = answer.status if isinstance(answer, TwinRefused) else 204
         self._cloud.twin_log.record(self._device_id, "PATCH", status, now_s, payload, flaw)
         if isinstance(answer, TwinRefused):
@@ -94,11 +96,16 @@ class TwinChannel:
             self._drop("dropped instead of a twin answer, on request")
         elif fault.lost:
             return
-        elif fault.delay_s:
-            loop = asyncio.get_running_loop()
-            loop.call_later(fault.delay_s, self._publish, Channel.TWIN_RESULTS, topic, body)
         else:
-            self._publish(Channel.TWIN_RESULTS, topic, body)
+            body = body if fault.body is None else fault.body.encode()
+            self._publish_after(fault.delay_s, Channel.TWIN_RESULTS, topic, body)
+
+    def _publish_after(self, delay_s: float, channel: Channel, topic: str, body: bytes) -> bool:
+        """Publish at once or later; true if the device is subscribed, or may be by then."""
+        if not delay_s:
+            return self._publish(channel, topic, body)
+        asyncio.get_running_loop().call_later(delay_s, self._publish, channel, topic, body)
+        return True
 
     def desired_changed(self, change: DesiredChange) -> bool:
         """Publish a change of desired properties; true if the device is subscribed to them."""
@@ -107,7 +114,8 @@ class TwinChannel:
             return False
         body = _json({**change.patch, "$version": change.version})
         for _ in range(1 + faults.desired_repeated):
-            subscribed = self._publish(Channel.DESIRED_CHANGES, topics.desired_topic(change.version), body)
+            topic = topics.desired_topic(change.version)
+            subscribed = self._publish_after(faults.desired_delay_s, Channel.DESIRED_CHANGES, topic, body)
         return subscribed
 
 

@@ -45,6 +45,10 @@ class TwinFault:
 
     status: int | None = None
     """Answer with this status, and change nothing. None: do as usual."""
+    applied: bool = False
+    """With a `status`: do what was asked for nevertheless."""
+    body: str | None = None
+    """The body of the answer, in place of the right one."""
     delay_s: float = 0.0
     """Answer so much later; the twin changes at once."""
     lost: bool = False
@@ -103,6 +107,8 @@ class Faults:
     """null for a key that is not there also removes all its siblings, as the real hub once did."""
     desired_lost: bool = False
     """Changes of desired properties are not sent to the device."""
+    desired_delay_s: float = 0.0
+    """Changes of desired properties are sent so much later."""
     desired_repeated: bool = False
     """Changes of desired properties are sent to the device twice."""
     refuse_subscribe: bool = False
