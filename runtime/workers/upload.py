@@ -79,7 +79,7 @@ def run(config: Config, stop: Stop) -> None:
     except StoreReplaced as exc:
         logger.error("{}; leaving, to be started afresh", exc)
     faulthandler.cancel_dump_traceback_later()
-    uploader.book()
+    uploader.save_usage()
 
 
 class UploadLoop:
@@ -97,16 +97,16 @@ class UploadLoop:
         hub = wiring.hub_route(config.settings)
         options = (hub.ca_file, settings.keepalive_s, hub.websockets, hub.proxy, settings.connect_timeout_s)
         self._hub = HubConnection(HubOptions(*options))
-        way = HttpsRoute(hub.ca_file, hub.https_port, hub.proxy)
+        route = HttpsRoute(hub.ca_file, hub.https_port, hub.proxy)
         self._files = FileUploader(
             FileOptions(
                 journal=layout.state / "uploads",
                 spool=layout.spool,
-                way=way,
+                way=route,
                 block_bytes=settings.block_bytes,
             )
         )
-        self._inquiry = Inquiry(way)
+        self._inquiry = Inquiry(route)
         self._usage = UsageFile(layout)
         self._link = LinkBudget(wiring.link_policy(config.settings), self._usage.load())
         limits = DeliveryLimits(
@@ -120,10 +120,10 @@ class UploadLoop:
         self._delivery = Delivery(Pace(CongestionWindow(settings.window), self._link), limits)
         acked_s = last_words(layout.status_file("upload"), self._clock.boot_id()).number("puback_boot_s")
         self._figures = UploadFigures(self._delivery, self._link, self._clock.boot_s(), acked_s)
-        self._intake = UploadSource(config, self._delivery, self._clock)
+        self._source = UploadSource(config, self._delivery, self._clock)
         self._credentials: HubCredentials | None = None
-        self._identity_trouble = self._identity_told = ""
-        self._witness: Telemetry | None = None
+        self._identity_trouble = self._identity_logged = ""
+        self._control: Telemetry | None = None
         self._probes = 0
         self._spool = layout.spool
         self._swept = False
@@ -141,18 +141,18 @@ class UploadLoop:
                 logger.debug("client {} lost, {}: {}", event.client, event.cause.value, event.reason)
             self._figures.on_event(event, now)
             self._delivery.on_event(event, now, random.random())
-        self._hear_files(now)
-        self._hear_inquiry(now)
+        self._on_file_events(now)
+        self._on_inquiry_result(now)
         self._on_confirmed(self._reporter.confirmed())
-        hungry = len(self._delivery.settled) < MOST_UNCONFIRMED and not self._link.leaving
-        self._look_further = hungry and self._read()
+        may_read = len(self._delivery.settled) < MOST_UNCONFIRMED and not self._link.leaving
+        self._look_further = may_read and self._read()
         if self._watch.changed():
             self._reconfigure(self._watch.config)
         self._link.off = self._usage.switched_off()  # at every turn: after `edgectl link off` nothing is sent
         if self._delivery.in_flight:
             self._delivery.carried(self._hub.carried(), self._clock.boot_s())
         actions = self._delivery.actions(self._clock.boot_s(), random.random())
-        self._intake.remember(self._delivery.drain_reached(), actions)  # before more is sent
+        self._source.remember(self._delivery.drain_reached(), actions)  # before more is sent
         for action in actions:
             self._carry_out(action)
         self._files.set_permit(self._link.files(self._clock.boot_s()), off=self._link.off)
@@ -175,18 +175,18 @@ class UploadLoop:
         """Read what other processes may have written without a hint that arrived."""
         now = self._clock.boot_s()
         self._look_at_s = now + LOOK_EVERY_S
-        self._intake.hungry = True
+        self._source.look_for_new = True
         faulthandler.dump_traceback_later(HUNG_S, exit=True)
         self._link.set_time(self._clock.wall_s(), now)
-        self.book()
+        self.save_usage()
         if self._link.ask_again(now):
-            self._ask_why()
+            self._inquire()
         try:
             self._credentials, trouble = self._identity.hub_credentials(), ""
         except (Retryable, NeedsHuman) as exc:
             trouble = str(exc)  # the known credentials stay in use until they are refused
-        if trouble and trouble == self._identity_trouble != self._identity_told:
-            self._identity_told = trouble  # a change being written is over by the next look
+        if trouble and trouble == self._identity_trouble != self._identity_logged:
+            self._identity_logged = trouble  # a change being written is over by the next look
             logger.warning("identity: {}", trouble)
         self._identity_trouble = trouble
         self._delivery.set_credentials(self._credentials.generation if self._credentials else None, now)
@@ -198,14 +198,14 @@ class UploadLoop:
         self._link.set_policy(wiring.link_policy(config.settings))
         self._identity = _identity(config)  # refresh seals the tokens as it says now, and with its key
 
-    def book(self) -> None:
+    def save_usage(self) -> None:
         """Save the link's usage of today and this month."""
         self._usage.save(self._link.usage)
 
     def _sweep(self) -> None:
         """Once: end the file uploads of messages that left while upload did not run."""
         try:
-            oldest = self._intake.oldest()
+            oldest = self._source.oldest()
         except (Retryable, StoreDamaged):
             return
         self._swept = True
@@ -219,16 +219,16 @@ class UploadLoop:
         if self._look_further:
             wait_s = 0.0
         woken_by = [self._hub, self._files, self._reporter.socket]
-        heard = self._hints.wait(wait_s, also=woken_by if self._link.leaving else [*woken_by, self._stop])
-        if STORED in heard:
-            self._intake.hungry = True
-        if IDENTITY_CHANGED in heard or self._clock.boot_s() >= self._look_at_s:
+        hints = self._hints.wait(wait_s, also=woken_by if self._link.leaving else [*woken_by, self._stop])
+        if STORED in hints:
+            self._source.look_for_new = True
+        if IDENTITY_CHANGED in hints or self._clock.boot_s() >= self._look_at_s:
             self.look()
 
     def _read(self) -> bool:
         """Read from the store. True if to read further at once."""
         try:
-            further = self._intake.read()
+            further = self._source.read()
             self._unknown = None
             return further
         except StoreDamaged as exc:
@@ -237,10 +237,10 @@ class UploadLoop:
             self._stop.wait(TURN_S)
         except Retryable as exc:
             logger.debug("store: {}", exc)
-            self._say_unknown(exc)
+            self._log_unknown(exc)
         return False
 
-    def _say_unknown(self, exc: Retryable) -> None:
+    def _log_unknown(self, exc: Retryable) -> None:
         """Log a trouble that an operator must decide; any other passes, and ingest logs it."""
         known, self._unknown = self._unknown, str(exc) if isinstance(exc, StoreUnknown) else None
         if self._unknown and not known:
@@ -249,17 +249,17 @@ class UploadLoop:
     def _on_confirmed(self, ids: set[int]) -> None:
         """Ingest has removed these messages, on disk: only now their files may be deleted."""
         removed = self._delivery.confirmed(ids)
-        self._intake.confirmed(removed)
+        self._source.confirmed(removed)
         for message in removed:
             if message.spool_file and message.state is not MessageState.SET_ASIDE:
                 with contextlib.suppress(OSError):  # ingest clears away what no message names
                     (self._spool / message.spool_file).unlink(missing_ok=True)
 
-    def _hear_files(self, now: float) -> None:
+    def _on_file_events(self, now: float) -> None:
         for event in self._files.drain():
             match event:
                 case Uploaded(id, blob_name, destination) if self._is_ours(destination):
-                    self._intake.link(id, blob_name)
+                    self._source.link(id, blob_name)
                     self._figures.file_uploaded(id)
                     self._delivery.uploaded(id, now)
                 case Uploaded(id):
@@ -291,35 +291,35 @@ class UploadLoop:
     def _is_ours(self, destination: str) -> bool:
         return self._credentials is not None and self._credentials.destination == destination
 
-    def _ask_why(self) -> None:
+    def _inquire(self) -> None:
         if self._credentials is not None:
             self._probes += 1
             self._inquiry.ask(self._credentials, f"probe:{self._clock.boot_id()}:{self._probes}")
 
-    def _hear_inquiry(self, now: float) -> None:
+    def _on_inquiry_result(self, now: float) -> None:
         """Take in the hub's HTTPS answer about taking messages; its own clock says when the day is over."""
-        said = self._inquiry.result()
-        if said is None:
+        result = self._inquiry.result()
+        if result is None:
             return
-        if said.quota:
+        if result.quota:
             logger.warning("the hub's daily quota is used up: waiting until 00:00 UTC")
-            self._link.park(now, said.server_s or self._clock.wall_s(), random.random())
-        elif said.taken:
+            self._link.park(now, result.server_s or self._clock.wall_s(), random.random())
+        elif result.taken:
             self._link.unpark()
 
     def _carry_out(self, action: Action) -> None:
         credentials = self._credentials
         match action:
             case Open(segment_bytes, stretch) if credentials is not None:
-                if self._intake.go_to(credentials.destination):
-                    self._witness = None  # a message sent to one hub or device must not be sent to another
+                if self._source.set_destination(credentials.destination):
+                    self._control = None  # a message sent to one hub or device must not be sent to another
                 number = self._hub.open(credentials, segment_bytes, stretch)
                 logger.debug("client {} connects to {}", number, credentials.hub_host)
             case Discard(reason):
                 logger.info("client discarded: {}", reason)  # the log line for any loss, also our watchdog's
                 self._hub.discard()
             case Send((id, piece) as tag, counted_bytes) if credentials is not None:
-                telemetry = self._probe() if id == PROBE else self._intake.piece(id, piece)
+                telemetry = self._probe() if id == PROBE else self._source.piece(id, piece)
                 self._link.weighed(telemetry.packet_bytes(credentials.device_id) - counted_bytes)
                 self._hub.send(tag, telemetry)
             case StartUpload(id):
@@ -327,14 +327,14 @@ class UploadLoop:
             case ReportSasRefused():
                 self._hints.publish(SAS_REFUSED)
             case InquireQuota():
-                self._ask_why()
+                self._inquire()
             case _:
                 raise AssertionError(action)
 
     def _upload(self, id: int) -> None:
         now, draw = self._clock.boot_s(), random.random()
         try:
-            parcel = self._intake.file(id)
+            parcel = self._source.file(id)
         except (Retryable, StoreDamaged) as exc:
             self._delivery.upload_failed(id, str(exc), now, draw, for_good=False)
             return
@@ -349,19 +349,19 @@ class UploadLoop:
     def _probe(self) -> Telemetry:
         """A control: the message delivered last, once more, else a message without content."""
         self._probes += 1
-        return self._witness or probe(f"{self._clock.boot_id()}:{self._probes}")
+        return self._control or probe(f"{self._clock.boot_id()}:{self._probes}")
 
     def _settle(self, settled: Settled) -> None:
         """Report to ingest; the messages that it removes are no longer needed here."""
         for id, reason in settled.quarantined:
             logger.warning("message {} goes to quarantine: {}", id, reason)
         if settled.delivered:
-            self._witness = self._intake.witness(settled.delivered[-1]) or self._witness
+            self._control = self._source.as_control(settled.delivered[-1]) or self._control
         for id in settled.ids():
-            if self._intake.forget(id):
+            if self._source.forget(id):
                 self._files.forget(id, self._credentials)
         self._figures.settled(settled, self._clock.boot_s())
-        self._reporter.report(settled, self._intake.store)
+        self._reporter.report(settled, self._source.store)
 
     def _record(self) -> dict[str, object]:
         """The figures of the status file."""
@@ -369,7 +369,7 @@ class UploadLoop:
             "device": self._credentials.device_id if self._credentials else None,
             "tuned": self._hub.tuned(),
             **({"alarm": self._unknown} if self._unknown else {}),
-            **self._figures.record(self._clock.boot_s(), self._intake.store),
+            **self._figures.record(self._clock.boot_s(), self._source.store),
         }
 
 

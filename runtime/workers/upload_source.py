@@ -45,11 +45,11 @@ from runtime.core.delivery.ttl import expires_s
 from runtime.core.message import CorruptRow, Kind, StoredMessage, StreamName
 from runtime.core.moment import Moment
 
-WITNESS_BYTES = 16_384
+CONTROL_BYTES = 16_384
 """A delivered message up to this size is kept, to be sent once more as a control."""
 
 MOST_PACKINGS = 1_024
-LOOK_ANEW_S = 30.0
+REREAD_S = 30.0
 """Interval of the looks through a store that should be empty and is not."""
 
 _PARTS = {"batch-id", "chunk-id", "complete-batch", "complete-message"}
@@ -64,20 +64,20 @@ class UploadSource:
     """Reads the messages that `ReadPlanner` plans, seals them, and keeps them until they are settled."""
 
     def __init__(self, config: Config, delivery: Delivery, clock: Clock) -> None:
-        self.hungry = True
+        self.look_for_new = True
         self._begun = False
         self._settings = config.settings
         self._delivery = delivery
         self._clock = clock
         self._store = UploadReader(config.layout.messages_db)
-        self._under_way = ResumeJournal(config.layout.under_way)
-        delivery.queue.batches.caught_up = lambda lane: self._reading.caught_up(cast(Lane, lane)[0])
-        delivery.queue.batches.resume({(stream, False): b for stream, b in self._under_way.batches.items()})
+        self._journal = ResumeJournal(config.layout.under_way)
+        delivery.queue.batches.caught_up = lambda lane: self._planner.caught_up(cast(Lane, lane)[0])
+        delivery.queue.batches.resume({(stream, False): b for stream, b in self._journal.batches.items()})
         self._packings: dict[StreamName, Packing] = {}
         self._room = Room()
         self._important: set[StreamName] = set()
-        self._look_important_s = self._look_anew_s = 0.0
-        self._reading = ReadPlanner(self._fresh_first, config.settings.upload.backlog_per_s)
+        self._important_at_s = self._reread_at_s = 0.0
+        self._planner = ReadPlanner(self._fresh_first, config.settings.upload.backlog_per_s)
         compressions = {stream.compression for stream in config.settings.stream.values()}
         if not has_brotli() and compressions - {Compression.NONE}:
             logger.warning("a stream asks for compression, but the extra [compress] is not installed")
@@ -95,19 +95,19 @@ class UploadSource:
         if room.full(stands=False, important=False):
             self._look_for_important(now)
         for refused in (False, True):
-            if query := self._reading.resume(self._level, now, refused=refused):
+            if query := self._planner.resume(self._level, now, refused=refused):
                 passed_over = self._answer(query) or passed_over
-        if self.hungry:
+        if self.look_for_new:
             newest = self._store.newest()
-            self._look_anew(newest, now)
+            self._reread(newest, now)
             if not self._begun:
-                self._under_way.packings.begin(self._store.uuid, newest)
+                self._journal.packings.begin(self._store.uuid, newest)
                 self._begun = True
-            stored = self._store.stored() if newest > self._reading.front else set()
-            query = self._reading.advance(newest, stored)
+            stored = self._store.stored() if newest > self._planner.front else set()
+            query = self._planner.advance(newest, stored)
             if query:
                 passed_over = self._answer(query) or passed_over
-            self.hungry = query is not None
+            self.look_for_new = query is not None
         return passed_over
 
     @property
@@ -115,13 +115,13 @@ class UploadSource:
         """The uuid of the store that all ids belong to."""
         return self._store.uuid
 
-    def go_to(self, destination: str) -> bool:
+    def set_destination(self, destination: str) -> bool:
         """Set the hub and the device id that messages go to. True if the destination was another before.
 
         This destination has neither the parts of messages nor the files of the other: each hub has a
         storage, and keeps each device's files under its name.
         """
-        another = self._under_way.goes_to(destination)
+        another = self._journal.goes_to(destination)
         if another:
             self._delivery.restart(self._clock.boot_s())
         return another
@@ -134,21 +134,21 @@ class UploadSource:
         for id, piece in reached.items():
             message = self._delivery.record(id)
             if message is not None and message.resume_key and isinstance(message.sealed, Parcel):
-                self._under_way.reached(message.resume_key, Chunked(message.sealed.chunk_bytes, piece))
+                self._journal.reached(message.resume_key, Chunked(message.sealed.chunk_bytes, piece))
         batches = self._delivery.queue.batches.begun.items()
-        self._under_way.save({cast(Lane, lane)[0]: batch for lane, batch in batches})
+        self._journal.save({cast(Lane, lane)[0]: batch for lane, batch in batches})
 
     def _remember_packing(self, id: int) -> None:
         message = self._delivery.queue.messages.get(id)
         if message is not None:
             name = lane_of(message.candidate)[0]
-            self._under_way.packings.sending(self._store.uuid, name, id, self._configured(name))
+            self._journal.packings.sending(self._store.uuid, name, id, self._configured(name))
 
     def confirmed(self, removed: Iterable[Outgoing]) -> None:
         """Ingest has removed these messages: no later run will see them."""
         for message in removed:
             if message.resume_key is not None:
-                self._under_way.left(message.resume_key)
+                self._journal.left(message.resume_key)
 
     def oldest(self) -> int | None:
         """The first id in the store; None where it is empty."""
@@ -167,8 +167,8 @@ class UploadSource:
 
         None where the store has dropped it meanwhile.
         """
-        found, _ = self._store.find(id - 1, id, 1, PAGE_BYTES)
-        message = found[0] if found else None
+        rows, _ = self._store.find(id - 1, id, 1, PAGE_BYTES)
+        message = rows[0] if rows else None
         sealed = seal(message, self._packing(message)) if isinstance(message, StoredMessage) else None
         return sealed if isinstance(sealed, FileParcel) else None
 
@@ -178,17 +178,17 @@ class UploadSource:
         if message is not None and isinstance(message.sealed, FileParcel):
             message.link = message.sealed.link(blob_name)
 
-    def witness(self, id: int) -> Telemetry | None:
+    def as_control(self, id: int) -> Telemetry | None:
         """A message that can be sent once more, at any time, to test whether the hub takes any.
 
         Not one of a batch or in chunks, nor a completion: it would come in the midst of the next one.
         """
         message = self._delivery.settled.get(id)
         sealed = message.sealed if message is not None else None
-        if not isinstance(sealed, Parcel) or sealed.pieces > 1 or sealed.wire_bytes > WITNESS_BYTES:
+        if not isinstance(sealed, Parcel) or sealed.pieces > 1 or sealed.wire_bytes > CONTROL_BYTES:
             return None
-        found = sealed.open(0)
-        return None if _PARTS & {name for name, _ in found.properties} else found
+        telemetry = sealed.open(0)
+        return None if _PARTS & {name for name, _ in telemetry.properties} else telemetry
 
     def forget(self, id: int) -> bool:
         """Forget the content of a settled message. True if a file upload belonged to it."""
@@ -196,32 +196,32 @@ class UploadSource:
         if message is None:
             return False
         if message.resume_key is not None:
-            self._under_way.whole(message.resume_key)
+            self._journal.whole(message.resume_key)
         message.sealed = message.link = None
         return message.candidate.file
 
     def _answer(self, query: Query) -> bool:
         """Answer a query. True if it found nothing up to the id that it reached."""
-        found, reached = self._store.find(
+        rows, reached = self._store.find(
             query.after, query.up_to, query.limit, query.limit_bytes, query.only, query.without
         )
         now = Moment.by(self._clock)
-        for message in found:
+        for message in rows:
             if isinstance(message, CorruptRow):
                 self._delivery.refuse(message.id, message.reason, now.boot_s)
                 continue
             name = message.name
             last_fresh = self._delivery.queue.stream((name, True)).last_id
             in_parts = _is_part(message)
-            lane = self._reading.lane(query, message.id, name, in_parts=in_parts, last_fresh=last_fresh)
+            lane = self._planner.lane(query, message.id, name, in_parts=in_parts, last_fresh=last_fresh)
             sealed = self._seal(message) if self._may_be_file(message) else None
             file = sealed is not None and isinstance(sealed[0], FileParcel)
             level = self._level_for(lane, message.priority, file=file)
-            level.full = level.full or self._reading.waits(name, last_fresh)
-            if self._reading.admit(query, message.id, name, level):
+            level.full = level.full or self._planner.waits(name, last_fresh)
+            if self._planner.admit(query, message.id, name, level):
                 self._take_on(message, lane, now, sealed)
-        self._reading.done(query, reached)
-        return not found and query.after < reached
+        self._planner.done(query, reached)
+        return not rows and query.after < reached
 
     def _may_be_file(self, message: StoredMessage) -> bool:
         """True if it is worth sealing, before there is room for it, to know whether it stands for a file."""
@@ -266,10 +266,10 @@ class UploadSource:
     def _seal(self, message: StoredMessage) -> tuple[Sealed, int]:
         """The message, and the first piece that the hub does not have; the rest is cut as those before."""
         packing = self._packing(message)
-        if (found := self._under_way.chunked(message.key)) is not None:
-            sealed = seal(message, replace(packing, chunk_bytes=found.chunk_bytes))
-            if isinstance(sealed, Parcel) and sealed.chunk_bytes == found.chunk_bytes:
-                return sealed, min(found.reached, sealed.pieces - 1)
+        if (chunked := self._journal.chunked(message.key)) is not None:
+            sealed = seal(message, replace(packing, chunk_bytes=chunked.chunk_bytes))
+            if isinstance(sealed, Parcel) and sealed.chunk_bytes == chunked.chunk_bytes:
+                return sealed, min(chunked.reached, sealed.pieces - 1)
         return seal(message, packing), 0
 
     def _level(self, lane: Lane) -> Level:
@@ -292,23 +292,23 @@ class UploadSource:
             full=is_full(stream) or self._room.full(stands=stands, important=important),
         )
 
-    def _look_anew(self, newest: int, now: float) -> None:
+    def _reread(self, newest: int, now: float) -> None:
         """Where all is delivered, and a message is stored, it was passed over: its row names no stream."""
-        delivery, drained = self._delivery, self._reading.front >= newest > 0 and not self._reading.behind
-        if drained and not delivery.queue.messages and not delivery.settled and now >= self._look_anew_s:
-            self._look_anew_s = now + LOOK_ANEW_S
-            self._reading.begin_anew()
+        delivery, drained = self._delivery, self._planner.front >= newest > 0 and not self._planner.behind
+        if drained and not delivery.queue.messages and not delivery.settled and now >= self._reread_at_s:
+            self._reread_at_s = now + REREAD_S
+            self._planner.begin_anew()
 
     def _look_for_important(self, now: float) -> None:
         """Find streams whose messages have room where others have none: now and then, from the counters."""
-        if now >= self._look_important_s:
-            self._look_important_s = now + AGAIN_S
+        if now >= self._important_at_s:
+            self._important_at_s = now + AGAIN_S
             self._important = self._store.stored_above(self._delivery.room.least_important())
 
     def _packing(self, message: StoredMessage) -> Packing:
         """The packing as configured, or the one under which it may have been sent before."""
         configured = self._configured(message.name)
-        return self._under_way.packings.of(self._store.uuid, message.name, message.id, configured)
+        return self._journal.packings.of(self._store.uuid, message.name, message.id, configured)
 
     def _configured(self, name: StreamName) -> Packing:
         if name not in self._packings:

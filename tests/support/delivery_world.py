@@ -253,15 +253,15 @@ class World:
             for batch, of_it in by_batch.items():
                 assert of_it == sorted(of_it), f"stream {stream}, batch {batch} arrived as {of_it}"
 
-    def check_hand(self) -> None:
+    def check_queue(self) -> None:
         """What is counted is what there is, and of files and messages in part there are not too many."""
-        hand = self.delivery.queue
-        messages = list(hand.messages.values())
-        assert hand.bytes == sum(message.candidate.wire_bytes for message in messages)
-        for priority, counted in enumerate(hand.by_priority):
+        queue = self.delivery.queue
+        messages = list(queue.messages.values())
+        assert queue.bytes == sum(message.candidate.wire_bytes for message in messages)
+        for priority, counted in enumerate(queue.by_priority):
             sizes = [m.candidate.wire_bytes for m in messages if m.candidate.priority == priority]
             assert counted == (len(sizes), sum(sizes))
-        for stream in hand.streams():
+        for stream in queue.streams():
             of_it = [message for message in messages if message.stream is stream]
             assert (stream.messages, stream.files) == (len(of_it), sum(m.candidate.file for m in of_it))
         in_part = [m for m in messages if m.touched and m.candidate.pieces > 1]

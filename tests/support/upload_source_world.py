@@ -35,7 +35,7 @@ class Device:
         self.link = LinkBudget(terms)
         self.delivery = Delivery(Pace(CongestionWindow(window), self.link), DeliveryLimits())
         self.delivery.set_credentials(1, self.clock.boot)
-        self.intake = UploadSource(self.home.config, self.delivery, self.clock)
+        self.source = UploadSource(self.home.config, self.delivery, self.clock)
         self.client = 0
         self.in_flight: list[Tag] = []
         self.sent: list[int] = []
@@ -59,8 +59,8 @@ class Device:
     def turn(self, *, sends: bool = True) -> bool:
         """One turn of upload and one of ingest. Whether it wants to look further at once."""
         self.clock.boot += 0.01
-        self.intake.hungry = True
-        further = self.intake.read()
+        self.source.look_for_new = True
+        further = self.source.read()
         for step in self.delivery.actions(self.clock.boot, 0.5) if sends else ():
             match step:
                 case Open():
@@ -70,7 +70,7 @@ class Device:
                     self.in_flight.clear()
                     self.delivery.on_event(Closed(self.client), self.clock.boot, 0.5)
                 case Send(tag):
-                    self.intake.piece(*tag)
+                    self.source.piece(*tag)
                     self.in_flight.append(tag)
                     self.sent.append(tag[0])
                 case StartUpload(id):
@@ -88,8 +88,8 @@ class Device:
         self.aside |= dict(settled.quarantined)
         self.store.commit(None, settled)
         for id in settled.ids():
-            self.intake.forget(id)
-        self.intake.confirmed(self.delivery.confirmed(settled.ids()))
+            self.source.forget(id)
+        self.source.confirmed(self.delivery.confirmed(settled.ids()))
 
     def turns(self, count: int) -> None:
         for _ in range(count):
@@ -99,5 +99,5 @@ class Device:
         return self.store.backlog().messages
 
     def close(self) -> None:
-        self.intake._store.close()
+        self.source._store.close()
         self.store.close()

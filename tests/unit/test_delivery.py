@@ -147,8 +147,8 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.world.check_batches()
 
     @invariant()
-    def the_hand_counts_what_it_has(self) -> None:
-        self.world.check_hand()
+    def the_queue_counts_what_it_has(self) -> None:
+        self.world.check_queue()
 
     @invariant()
     def the_state_of_each_record_is_what_is_known_of_its_message(self) -> None:

@@ -102,37 +102,37 @@ def test_many_batches_interleaved_go_out_one_by_one() -> None:
 
 def test_batches_of_streams_that_are_long_gone_are_forgotten() -> None:
     """Names of streams are given back: one for each job filled the memory, and a file on disk, for ever."""
-    hand = SendQueue()
+    queue = SendQueue()
     for id in range(1, 3 * MOST_IDLE):
-        hand.add(Candidate(id, f"job-{id}", batch="A"), 0.0)
-        message = hand.messages[id]
-        hand.acked(message, hand.pop(message, 0.0)[1], 0.0)
-        hand.batches.delivered(message.candidate)
-        hand.remove(message)
-    batches = hand.batches
+        queue.add(Candidate(id, f"job-{id}", batch="A"), 0.0)
+        message = queue.messages[id]
+        queue.acked(message, queue.pop(message, 0.0)[1], 0.0)
+        queue.batches.delivered(message.candidate)
+        queue.remove(message)
+    batches = queue.batches
     assert len(batches.begun) <= MOST_IDLE and len(batches._under_way) <= MOST_IDLE
     assert batches.begun[f"job-{id}"] == "A", "those that sent something last are kept"
 
 
 def test_what_an_earlier_life_has_begun_is_forgotten_like_the_rest() -> None:
-    hand = SendQueue()
-    hand.batches.resume({f"old-{n}": "A" for n in range(3 * MOST_IDLE)})
-    assert len(hand.batches.begun) <= MOST_IDLE
+    queue = SendQueue()
+    queue.batches.resume({f"old-{n}": "A" for n in range(3 * MOST_IDLE)})
+    assert len(queue.batches.begun) <= MOST_IDLE
 
 
 def test_a_late_acknowledgement_of_a_completion_does_not_end_the_batch_behind_it() -> None:
     """After a crash another batch was sent in the midst of it."""
-    hand = SendQueue()
+    queue = SendQueue()
     offers = [Candidate(1, "s", batch="A", completes_batch=True), Candidate(2, "s", batch="B")]
     for offer in offers:
-        hand.add(offer, 0.0)
-    completion, first = (hand.messages[offer.id] for offer in offers)
+        queue.add(offer, 0.0)
+    completion, first = (queue.messages[offer.id] for offer in offers)
     for message in (completion, first):
-        hand.pop(message, 0.0)
+        queue.pop(message, 0.0)
     for message in (first, completion):
-        hand.acked(message, 0, 0.0)
-        hand.batches.delivered(message.candidate)
-    assert hand.batches.begun == {"s": "B"}
+        queue.acked(message, 0, 0.0)
+        queue.batches.delivered(message.candidate)
+    assert queue.batches.begun == {"s": "B"}
 
 
 def test_a_batch_that_is_still_in_flight_does_not_give_way_so_that_a_crash_puts_the_next_one_first() -> None:

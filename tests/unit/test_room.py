@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.core.delivery.actions import Candidate
-from runtime.core.delivery.queue_room import IMPORTANT, STANDING, RoomKeeper
+from runtime.core.delivery.queue_room import IMPORTANT, STANDING, RoomMeter
 from runtime.core.delivery.send_queue import FULL_BYTES, SendQueue
 from runtime.core.ingest.quota import TOP_PRIORITY
 
@@ -27,9 +27,9 @@ class Given:
     """A hand in which all but the urgent is barred, or nothing."""
 
     def __init__(self, *, barred: bool) -> None:
-        self.hand = SendQueue()
+        self.queue = SendQueue()
         self.barred = barred
-        self.keeper = RoomKeeper(self.hand, self.passes, lambda priority: priority >= URGENT)
+        self.keeper = RoomMeter(self.queue, self.passes, lambda priority: priority >= URGENT)
         self.now = 0.0
         self.next_id = 1
 
@@ -46,7 +46,7 @@ class Given:
                 stands = file or not self.passes(priority)
                 if room.full(stands=stands, important=important):
                     return self.next_id - before
-                self.hand.add(
+                self.queue.add(
                     Candidate(self.next_id, f"s{self.next_id}", 1, SIZE, priority, file=file), self.now
                 )
                 room.took(SIZE, stands=stands, important=important)
@@ -81,14 +81,14 @@ def test_whatever_fills_the_hand_an_urgent_message_finds_room_or_urgent_ones_are
     world = Given(barred=barred)
     for priority, file in filled:
         world.fill(priority, file=file)
-    going = sum(world.hand.by_priority[priority][0] for priority in range(URGENT, TOP_PRIORITY + 1))
+    going = sum(world.queue.by_priority[priority][0] for priority in range(URGENT, TOP_PRIORITY + 1))
     assert world.fill(TOP_PRIORITY) > 0 or going >= IMPORTANT * FULL - AT_ONCE
-    assert len(world.hand.messages) <= 2 * FULL
+    assert len(world.queue.messages) <= 2 * FULL
 
 
 def test_a_hand_with_little_in_it_is_not_measured() -> None:
     world = Given(barred=True)
     for id in range(1, FULL // 2):
-        world.hand.add(Candidate(id, f"s{id}", 1, SIZE, 4), 0.0)
+        world.queue.add(Candidate(id, f"s{id}", 1, SIZE, 4), 0.0)
     room = world.keeper.look(1.0)
     assert room.going.messages == FULL // 2 - 1 and not room.full(stands=True, important=False)

@@ -211,8 +211,8 @@ class Delivery:
                 self._actions.append(InquireQuota())
         self.connection.lost(cause, reason, now, draw, explained=self.sender.poison.any())
         self._discard(reason, now)
-        words = "times the hub acknowledged what was sent after this message, and never it"
-        if self.sender.convict(convicted, words, now):
+        evidence = "times the hub acknowledged what was sent after this message, and never it"
+        if self.sender.convict(convicted, evidence, now):
             self.connection.reconnect.explained()
 
     def _discard(self, reason: str, now: float) -> None:

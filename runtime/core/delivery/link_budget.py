@@ -105,14 +105,14 @@ class LinkUsage:
     @classmethod
     def of(cls, saved: Mapping[str, Any]) -> LinkUsage:
         """The usage out of saved figures; an unusable figure counts as nothing."""
-        found = cls()
+        usage = cls()
         for name, kind in (("day", str), ("month", str)):
             if isinstance(saved.get(name), kind):
-                setattr(found, name, saved[name])
+                setattr(usage, name, saved[name])
         for name in _COUNTS:
             if isinstance(saved.get(name), int):
-                setattr(found, name, saved[name])
-        return found
+                setattr(usage, name, saved[name])
+        return usage
 
     def renew(self, wall_s: float) -> None:
         """Begin a new day or month where the clock says so and can be believed."""
@@ -302,14 +302,14 @@ class LinkBudget:
         used, terms = self.usage, self.terms
         if terms.is_free():
             return None
-        for most, have, words in (
+        for most, have, reason in (
             (terms.messages_per_day, used.day_messages, "the day's budget of messages is used up"),
             (terms.bytes_per_day, used.day_bytes, "the day's budget of bytes is used up"),
             (terms.messages_per_month, used.month_messages, "the month's budget of messages is used up"),
             (terms.bytes_per_month, used.month_bytes, "the month's budget of bytes is used up"),
         ):
             if most and have >= most:
-                return words
+                return reason
         return None if self._in_hours() else "outside the allowed hours"
 
     def _in_hours(self) -> bool:

@@ -83,15 +83,15 @@ class Packings:
         }
 
     @classmethod
-    def of_json(cls, said: Any) -> Packings:
+    def of_json(cls, saved: Any) -> Packings:
         """Read the form on the disk. Entries that cannot be read count as nothing."""
-        found = cls()
+        packings = cls()
         try:
-            found._store = said["store"]
-            found._eras = {StreamName(group, stream): _read(eras) for group, stream, eras in said["streams"]}
+            packings._store = saved["store"]
+            packings._eras = {StreamName(*name): _read(eras) for *name, eras in saved["streams"]}
         except (KeyError, TypeError, ValueError):
             return cls()
-        return found
+        return packings
 
 
 def _written(era: _Era) -> tuple[Any, ...]:

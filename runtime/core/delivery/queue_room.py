@@ -42,7 +42,7 @@ class Share(NamedTuple):
         return max(self.messages / FULL, self.bytes / FULL_BYTES)
 
 
-NOTHING_IN_HAND = Share()
+EMPTY = Share()
 STANDING, IMPORTANT = 0.5, 0.25
 """Parts of FULL."""
 
@@ -51,9 +51,9 @@ STANDING, IMPORTANT = 0.5, 0.25
 class Room:
     """The shares as they were measured, and the messages taken since."""
 
-    going: Share = NOTHING_IN_HAND
-    standing: Share = NOTHING_IN_HAND
-    important: Share = NOTHING_IN_HAND
+    going: Share = EMPTY
+    standing: Share = EMPTY
+    important: Share = EMPTY
 
     def full(self, *, stands: bool, important: bool) -> bool:
         """True if there is no room for a message that stands or goes."""
@@ -81,13 +81,13 @@ class Room:
         return 1.0 - min(STANDING, self.standing.part())
 
 
-class RoomKeeper:
+class RoomMeter:
     """Measures the room in a send queue, now and then."""
 
     def __init__(
-        self, hand: SendQueue, passes: Callable[[int], bool], is_urgent: Callable[[int], bool]
+        self, queue: SendQueue, passes: Callable[[int], bool], is_urgent: Callable[[int], bool]
     ) -> None:
-        self._hand = hand
+        self._queue = queue
         self._passes = passes
         """True if budgets and hours let a message of this priority go."""
         self._is_urgent = is_urgent
@@ -96,7 +96,7 @@ class RoomKeeper:
 
     def look(self, now: float) -> Room:
         """The room at `now`."""
-        if now >= self._measure_at_s or not self._hand.crowded:
+        if now >= self._measure_at_s or not self._queue.crowded:
             self._room = self._measured()
             self._measure_at_s = now + MEASURE_EVERY_S
         return self._room
@@ -111,20 +111,20 @@ class RoomKeeper:
 
     def stands(self, stream: StreamQueue, priority: int | None = None, *, file: bool = False) -> bool:
         """True if a message that comes behind those of `stream` in the send queue would stand."""
-        if self._hand.stands(stream, self._passes):
+        if self._queue.stands(stream, self._passes):
             return True
         return file or (priority is not None and not self._passes(priority))
 
     def _measured(self) -> Room:
-        hand = self._hand
-        everything = Share(len(hand.messages), hand.bytes)
-        if not hand.crowded:  # less than any share: the standing part is not measured
+        queue = self._queue
+        everything = Share(len(queue.messages), queue.bytes)
+        if not queue.crowded:  # less than any share: the standing part is not measured
             return Room(going=everything)
         standing, important = Share(), Share()
-        for stream in hand.streams():
-            if hand.stands(stream, self._passes):
+        for stream in queue.streams():
+            if queue.stands(stream, self._passes):
                 standing = standing.plus(stream.messages, stream.bytes)
-        for priority, (messages, size) in enumerate(hand.by_priority):
+        for priority, (messages, size) in enumerate(queue.by_priority):
             if self.is_important(priority):
                 important = important.plus(messages, size)
         return Room(everything.plus(-standing.messages, -standing.bytes), standing, important)

@@ -137,11 +137,11 @@ class ReadPlanner:
                 continue
             if refused is (left.again_s is None) or now < (left.again_s or now):
                 continue
-            found = level((stream, False))
-            if found.low() and (allowed := self._allowed(left, now)):
+            present = level((stream, False))
+            if present.low() and (allowed := self._allowed(left, now)):
                 self.behind[stream] = self.behind.pop(stream)  # the next one in the next turn
                 self._refused, self._again_s = False, now + AGAIN_S
-                room, room_bytes = found.room()
+                room, room_bytes = present.room()
                 up_to, limit = min(end, left.after + SPAN), 1 if refused else min(allowed, room)
                 return Query(left.after, up_to, stream, limit=limit, limit_bytes=room_bytes)
         return None

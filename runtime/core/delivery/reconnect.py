@@ -82,8 +82,8 @@ class Reconnect:
 
     def short_lives(self, now: float) -> int:
         """Connections in a row that ended within seconds, where those are too many for an accident."""
-        found = self._unexplained()
-        return found if found >= SHORT_LIVES and not self._lives_long(now) else 0
+        short = self._unexplained()
+        return short if short >= SHORT_LIVES and not self._lives_long(now) else 0
 
     def _unexplained(self) -> int:
         """Short connections that no message explains: suspects explain some of them, not any number."""

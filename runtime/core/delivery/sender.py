@@ -2,7 +2,7 @@
 
 It holds every message that is on its way (`send_queue`), those in flight (`in_flight`) and those settled
 (`settled_records`), and asks `Pace` how much may go. The connection's life is not its business: `begin` and
-`end` are told to it.
+`end` tell it what it has to know.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from runtime.core.delivery.connection import DeliveryLimits
 from runtime.core.delivery.in_flight import ConnectionEnding, InFlight
 from runtime.core.delivery.outgoing import MessageState, Outgoing
 from runtime.core.delivery.poison import PoisonDetector
-from runtime.core.delivery.queue_room import RoomKeeper
+from runtime.core.delivery.queue_room import RoomMeter
 from runtime.core.delivery.quota_probe import QuotaProbe
 from runtime.core.delivery.send_queue import SendQueue, StreamQueue
 from runtime.core.delivery.settled_records import SettledRecords
@@ -30,7 +30,7 @@ class Sender:
     def __init__(self, pace: Pace, limits: DeliveryLimits) -> None:
         self.queue = SendQueue()
         self.queue.batches.patience_s = limits.batch_s
-        self.room = RoomKeeper(self.queue, pace.passes, pace.is_urgent)
+        self.room = RoomMeter(self.queue, pace.passes, pace.is_urgent)
         self.settled = SettledRecords()
         self.poison = PoisonDetector(limits.ack_s, lambda m: not pace.barred(m.candidate.priority))
         self.in_flight = InFlight()
@@ -234,8 +234,8 @@ class Sender:
     def control_passed(self, now: float) -> bool:
         """The hub takes messages. True if that convicts a suspect."""
         self._control = self.trial = None
-        words = "times the hub dropped the connection when this message came, and it took others"
-        return self.convict(self.poison.control_passed(now), words, now)
+        evidence = "times the hub dropped the connection when this message came, and it took others"
+        return self.convict(self.poison.control_passed(now), evidence, now)
 
     # -- files ---------------------------------------------------------------------------------------
 
@@ -318,11 +318,11 @@ class Sender:
                 self.queue.hold(message.stream)
         return []
 
-    def convict(self, convicted: list[Outgoing], words: str, now: float) -> bool:
+    def convict(self, convicted: list[Outgoing], evidence: str, now: float) -> bool:
         """Set messages aside that connections ended with. True if there are any."""
         for message in convicted:
             losses = message.suspicion.losses if message.suspicion is not None else 0
-            message.reason = f"{losses} {words}"
+            message.reason = f"{losses} {evidence}"
             message.become(MessageState.SET_ASIDE, now)
             self._settle(message)
             self.queue.release(message.stream)

@@ -51,7 +51,7 @@ def test_a_read_that_passes_over_large_messages_of_others_ends_in_time_and_goes_
 
 def test_all_is_delivered_where_every_read_is_ended_by_time(folder: Path) -> None:
     with contextlib.closing(Device(folder)) as device:
-        slow_flash(device.intake._store)
+        slow_flash(device.source._store)
         for n in range(40):
             device.put("bulk", *[b"x"] * 20)
             device.put(f"s{n % 7}", b"y")
@@ -126,7 +126,7 @@ def test_telemetry_is_sent_at_full_speed_while_60_streams_stand_behind_their_fil
         assert device.delivery.queue.bytes <= FULL_BYTES
         for _ in range(10_000):
             for id in device.uploads:
-                device.intake.link(id, f"blob-{id}")
+                device.source.link(id, f"blob-{id}")
                 device.delivery.uploaded(id, device.clock.boot)
             device.uploads.clear()
             device.turn()
@@ -140,9 +140,9 @@ def test_a_stream_that_stands_is_not_read_again_and_again_for_nothing(folder: Pa
         for n in range(60):
             device.put(f"files-{n}", b"x" * 300_000, b"x" * 200_000)
         device.turns(120)
-        assert device.intake._store._db is not None
+        assert device.source._store._db is not None
         statements: list[str] = []
-        device.intake._store._db.set_trace_callback(statements.append)
+        device.source._store._db.set_trace_callback(statements.append)
         device.turns(100)  # a second
         reads = sum("payload" in statement for statement in statements)
         assert reads <= 70, f"{reads} reads: one a second for each stream that stands"
