@@ -256,6 +256,13 @@ def _contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]
                 f"ingest.{name} = {endpoint} can be reached from outside, and needs ingest.curve_secret_file "
                 "(edgectl keys make ingest)",
             )
+    listen = settings.observer.listen
+    if isinstance(listen, TcpEndpoint) and not listen.is_loopback and not settings.observer.open_to_network:
+        yield (
+            ("observer.listen",),
+            f"observer.listen = {listen} can be reached from outside, and needs "
+            "observer.open_to_network = true",
+        )
 
 
 def _values(

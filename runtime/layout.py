@@ -24,6 +24,12 @@ from runtime.errors import UsageError
 WORKERS = ("provisioning", "refresh", "ingest", "upload")
 """The four workers; each has a [program:x] of the same name in supervisord.conf."""
 
+OPTIONAL_WORKERS = ("observer",)
+"""Workers that run where `enabled` in the table of their name says so; the sentinel starts them."""
+
+PROGRAMS = (*WORKERS, *OPTIONAL_WORKERS, "sentinel")
+"""All that supervisord runs."""
+
 SOCKET_PATH_LIMIT_BYTES = 107
 """`sun_path` of unix(7) holds 108 bytes with the final NUL."""
 

@@ -10,9 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from runtime.layout import WORKERS
-
-PROGRAMS = (*WORKERS, "sentinel")
+from runtime.layout import PROGRAMS
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,8 @@ READERS: Mapping[str, Readers] = {
     "upload.websockets": _HUB_AND_TIME,
     "link": Readers(live=("upload",)),
     "sentinel": Readers(live=("sentinel",)),
+    "observer": Readers(restart=("observer",)),
+    "observer.enabled": Readers(live=("sentinel",)),
     "log": Readers(live=PROGRAMS),
     "stream": _INGEST,
     "stream.compression": _UPLOAD,

@@ -26,7 +26,9 @@ from runtime.core.ingest.quota import OverflowPolicy
 from runtime.core.message import StreamName
 from runtime.core.proxy_url import Proxy
 from runtime.core.secret import Secret
+from runtime.layout import OPTIONAL_WORKERS
 from runtime.setting_rule import Key, keys_of, setting
+from runtime.settings_operations import LogSettings, ObserverSettings, SentinelSettings
 
 STREAMS = "stream"
 
@@ -330,46 +332,6 @@ class LinkSettings:
 
 
 @dataclass(frozen=True)
-class SentinelSettings:
-    """When a worker counts as hung."""
-
-    look_every_s: float = setting(
-        5.0, "how often the sentinel looks at every worker", low=0.1, high=60, advanced=True
-    )
-    hang_after_s: float = setting(
-        15.0,
-        "a worker without progress for so long is killed and started again; below 4 counts as 4",
-        low=1,
-        high=3600,
-        advanced=True,
-    )
-    start_grace_s: float = setting(
-        60.0,
-        "the same for a worker that is busy with its start, or with its store",
-        low=1,
-        high=3600,
-        advanced=True,
-    )
-    alarm_restarts: int = setting(
-        5, "so many restarts of a worker within 10 min raise an alarm", low=1, advanced=True
-    )
-
-
-@dataclass(frozen=True)
-class LogSettings:
-    """What is written about all this."""
-
-    level: str = setting(
-        "INFO", "least severity that is logged", choices=("DEBUG", "INFO", "WARNING", "ERROR")
-    )
-    format: str = setting(
-        "auto",
-        "text for a person, json for a machine, auto looks at the terminal",
-        choices=("auto", "text", "json"),
-    )
-
-
-@dataclass(frozen=True)
 class StreamSettings:
     """One stream, by its name: `[stream.NAME]`, or `[stream."GROUP/NAME"]`."""
 
@@ -400,12 +362,18 @@ class Settings:
     upload: UploadSettings = UploadSettings()
     link: LinkSettings = LinkSettings()
     sentinel: SentinelSettings = SentinelSettings()
+    observer: ObserverSettings = ObserverSettings()
     log: LogSettings = LogSettings()
     stream: Mapping[StreamName, StreamSettings] = field(default_factory=dict)
 
     def of_stream(self, name: StreamName) -> StreamSettings:
         """The settings of a stream: its own, or the defaults."""
         return self.stream.get(name) or StreamSettings()
+
+
+def enabled_workers(settings: Settings) -> frozenset[str]:
+    """The optional workers that are switched on."""
+    return frozenset(name for name in OPTIONAL_WORKERS if getattr(settings, name).enabled)
 
 
 def tables() -> Iterator[Any]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from runtime.cli import Commands, load_config, seconds
 from runtime.cli.terminal import write_json, write_lines
-from runtime.setting_readers import PROGRAMS
+from runtime.layout import OPTIONAL_WORKERS, PROGRAMS
 
 if TYPE_CHECKING:
     from runtime.adapters.process.reload_request import ReloadAnswer
@@ -84,12 +84,14 @@ def _reload(arguments: argparse.Namespace) -> int:
     from runtime.adapters.bus.preflight import check_listeners
     from runtime.adapters.process.process import Lock
     from runtime.adapters.supervisor.rpc import Supervisor
+    from runtime.settings import enabled_workers
 
     config = load_config(arguments)
     check_listeners(wiring.listeners(config), config.layout)
     supervisor = Supervisor(config.layout.supervisor_socket)
     results: dict[str, WorkerResult] = {}
-    programs = {name: p for name, p in supervisor.programs().items() if name in PROGRAMS}
+    off = set(OPTIONAL_WORKERS) - enabled_workers(config.settings)
+    programs = {name: p for name, p in supervisor.programs().items() if name in PROGRAMS and name not in off}
     lock = Lock(config.layout.lock(LOCK))  # the answers are to one request
     try:
         for name, result in _results(config.layout, supervisor, programs, arguments.timeout):

@@ -10,7 +10,7 @@ from runtime.cli.terminal import TextRow, draw, table, write_json, write_lines
 
 if TYPE_CHECKING:
     from runtime.layout import Layout
-    from runtime.settings import StoreSettings
+    from runtime.settings import Settings
 
 WATCH_EVERY_S = 2.0
 _CLEAR = "\x1b[H\x1b[J"
@@ -37,8 +37,8 @@ def _status(arguments: argparse.Namespace) -> int:
     from runtime.operations.overview import observe
 
     while True:
-        layout, limits, trouble = _layout(arguments)
-        found = observe(layout, SystemClock(), trouble, limits)
+        layout, settings, trouble = _layout(arguments)
+        found = observe(layout, SystemClock(), trouble, settings)
         if arguments.json:
             write_json(found, indent=None if arguments.watch else 2)
         else:
@@ -50,8 +50,8 @@ def _status(arguments: argparse.Namespace) -> int:
         time.sleep(WATCH_EVERY_S)
 
 
-def _layout(arguments: argparse.Namespace) -> tuple[Layout, StoreSettings | None, str]:
-    """The layout of the runtime, the limits of its store, and what is wrong with its configuration.
+def _layout(arguments: argparse.Namespace) -> tuple[Layout, Settings | None, str]:
+    """The layout of the runtime, its settings, and what is wrong with its configuration.
 
     With an invalid configuration it may well run on, with the last valid one.
     """
@@ -65,7 +65,7 @@ def _layout(arguments: argparse.Namespace) -> tuple[Layout, StoreSettings | None
         config = load_config(arguments)
     except ConfigError as exc:
         return Layout(find_home(os.environ, arguments.home)), None, f"configuration: {exc}"
-    return config.layout, config.settings.store, ""
+    return config.layout, config.settings, ""
 
 
 def render(found: dict[str, Any]) -> list[TextRow]:

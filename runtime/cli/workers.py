@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from runtime.cli import Commands, load_config
 from runtime.cli.terminal import write_error
-from runtime.layout import WORKERS
+from runtime.layout import PROGRAMS
 
 if TYPE_CHECKING:
     from runtime.config import Config
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def register(commands: Commands) -> None:
     worker = commands.add_parser("worker", help="run one worker in the foreground (supervisord does)")
-    worker.add_argument("name", choices=(*WORKERS, "sentinel"))
+    worker.add_argument("name", choices=PROGRAMS)
     worker.set_defaults(run=_worker)
 
 

@@ -30,8 +30,8 @@ from runtime.core.moment import Moment
 from runtime.core.operations import verdict as condition
 from runtime.core.operations.headroom import StoreUsage, headroom
 from runtime.errors import EdgeError
-from runtime.layout import WORKERS, Layout
-from runtime.settings import StoreSettings
+from runtime.layout import OPTIONAL_WORKERS, PROGRAMS, Layout
+from runtime.settings import Settings, StoreSettings, enabled_workers
 
 LOOK_TIMEOUT_S = 2.0
 LEAST_GROWTH_BYTES_PER_S = 100.0
@@ -60,12 +60,13 @@ class ProcessView:
 
 
 def observe(
-    layout: Layout, clock: Clock, configuration: str = "", limits: StoreSettings | None = None
+    layout: Layout, clock: Clock, configuration: str = "", settings: Settings | None = None
 ) -> dict[str, Any]:
-    """The data of `edgectl status`. `configuration` is what is wrong with it, `limits` the store's."""
+    """The data of `edgectl status`. `configuration` is what is wrong with it; without one, `settings`."""
     programs, silence = _programs(layout)
+    limits = settings.store if settings else None
     absent = condition.HIDDEN if programs or _hidden(layout) else "DOWN"
-    seen = {name: _see(layout, name, programs, clock, absent) for name in (*WORKERS, "sentinel")}
+    seen = {name: _see(layout, name, programs, clock, absent) for name in _shown(programs, settings)}
     sentinel = seen["sentinel"]
     restarts = sentinel.last.counts("restarts")
     found: dict[str, Any] = {
@@ -79,10 +80,17 @@ def observe(
         "identity": _identity(layout, seen["refresh"].words, seen["provisioning"].words, clock),
         "disk": {"read_only": _read_only(layout, seen.values(), clock), **_disk(layout, sentinel.words)},
         "crashes": dict(zip(("count", "last"), count_crashes(layout), strict=True)),
-        "alarms": _alarms(sentinel.words, {name: seen[name].words for name in WORKERS}),
+        "alarms": _alarms(sentinel.words, {name: seen[name].words for name in seen if name != "sentinel"}),
     }
     found["reasons"] = condition.reasons(found)
     return {"verdict": condition.verdict(found), **found}
+
+
+def _shown(programs: Mapping[str, Program] | None, settings: Settings | None) -> list[str]:
+    """The programs to show: an optional one where it is switched on, or runs all the same."""
+    wanted = enabled_workers(settings) if settings else frozenset()
+    wanted |= {name for name, program in (programs or {}).items() if program.state != "STOPPED"}
+    return [name for name in PROGRAMS if name not in OPTIONAL_WORKERS or name in wanted]
 
 
 def _programs(layout: Layout) -> tuple[dict[str, Program] | None, str]:

@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from loguru import logger
@@ -35,6 +36,7 @@ from runtime.adapters.process.status_file import (
     BUSY,
     asked_to_end,
     beat_of,
+    note_asked_to_end,
     read_status,
     takes_beats,
 )
@@ -56,8 +58,10 @@ from runtime.core.operations.health import (
     StartAgain,
     Withhold,
 )
+from runtime.core.operations.optional_programs import switches
 from runtime.errors import Rejected, Retryable, UsageError
-from runtime.layout import WORKERS, Layout
+from runtime.layout import OPTIONAL_WORKERS, PROGRAMS, WORKERS, Layout
+from runtime.settings import enabled_workers
 from runtime.workers.heartbeat import Heartbeat
 
 NAME = "sentinel"
@@ -109,12 +113,16 @@ class SentinelLoop:
         self._unheard = ""
         """The reason why supervisord cannot be asked, while its ticks show that it lives."""
         self._ready = False
+        self._enabled = enabled_workers(config.settings)
+        self._withheld = _withheld(self._layout)
+        """The optional workers that were off by their setting at the last look."""
         self._blind = False
         """No beat can be written: a missing beat means nothing then."""
 
     def reconfigure(self, config: Config) -> None:
         """Judge by the limits of this configuration from now on."""
         self._health.set_limits(_limits(config))
+        self._enabled = enabled_workers(config.settings)
 
     def look(self, now_s: float, *, ticks: bool = False) -> bool:
         """Look at every program once, and carry out the measures. Returns true if supervisord answered.
@@ -139,12 +147,25 @@ class SentinelLoop:
 
     def _sights(self) -> dict[str, Observation]:
         programs = self._supervisor.programs()
+        self._switch(programs)
         before, self._blind = self._blind, not takes_beats(self._layout.run)
         if self._blind > before:
             logger.error(
                 "{} cannot be written: nobody can show progress, and nobody is killed", self._layout.run
             )
-        return {name: self._sight(p) for name, p in programs.items() if name in WORKERS}
+        return {name: self._sight(p) for name, p in programs.items() if name in PROGRAMS and name != NAME}
+
+    def _switch(self, programs: Mapping[str, Program]) -> None:
+        """Start and stop the optional workers, as their settings say."""
+        there = {n: (p.state, p.started > 0) for n, p in programs.items() if n in OPTIONAL_WORKERS}
+        for switch in switches(self._enabled, there, self._withheld):
+            logger.info("{} is switched {}", switch.program, "on" if switch.on else "off")
+            if switch.on:
+                self._start_again(switch.program)
+            else:
+                note_asked_to_end(self._layout.run, switch.program, programs[switch.program].pid)
+                self._supervisor.stop(switch.program)
+        self._withheld = frozenset(OPTIONAL_WORKERS) - self._enabled
 
     def _sight(self, program: Program) -> Observation:
         if self._blind:
@@ -185,6 +206,7 @@ class SentinelLoop:
                     **self._store_growth(now_s),
                     "supervisor_pid": os.getppid(),
                     "memory": self._health.memory(),
+                    "withheld": sorted(self._withheld),
                 },
                 now=True,
             )
@@ -285,3 +307,9 @@ def _memory(layout: Layout) -> dict[str, Any]:
     if last.get("supervisor_pid") != os.getppid():  # other processes; only the ladder's limits go on
         return {"restarted_all_at_s": memory.get("restarted_all_at_s", [])}
     return memory
+
+
+def _withheld(layout: Layout) -> frozenset[str]:
+    """The optional workers that the sentinel before kept off; all, where it left no word."""
+    found = (read_status(layout.status_file(NAME)) or {}).get("withheld")
+    return frozenset(found) if isinstance(found, list) else frozenset(OPTIONAL_WORKERS)

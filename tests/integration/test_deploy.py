@@ -14,7 +14,7 @@ import pytest
 
 from runtime.cli.settings import example
 from runtime.config import load
-from runtime.layout import WORKERS
+from runtime.layout import OPTIONAL_WORKERS, PROGRAMS, WORKERS
 from runtime.settings import keys, value_of
 from tests.support.harness import Cloud, Home, Process, eventually, kill_tree, require_tool
 
@@ -332,10 +332,10 @@ def test_the_unit_waits_longer_than_all_workers_together() -> None:
 
 def test_supervisord_conf_has_one_program_a_worker_and_no_door_to_the_network() -> None:
     text = (TOP / "supervisord.conf").read_text()
-    assert set(re.findall(r"^\[program:(\w+)\]", text, re.MULTILINE)) == set(WORKERS)
+    assert set(re.findall(r"^\[program:(\w+)\]", text, re.MULTILINE)) == {*WORKERS, *OPTIONAL_WORKERS}
     assert re.findall(r"^\[eventlistener:(\w+)\]", text, re.MULTILINE) == ["sentinel"]
     assert not re.search(r"^\[inet_http_server\]", text, re.MULTILINE)
-    assert text.count("logfile_maxbytes=") == 1 + len(WORKERS) + 1, "every log has a limit"
+    assert text.count("logfile_maxbytes=") == 1 + len(PROGRAMS), "every log has a limit"
 
 
 def test_the_example_is_what_the_settings_say() -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters.net import http_server
-from runtime.adapters.net.http_server import HttpAnswer, HttpServer, ListenAt
+from runtime.adapters.net.http_server import HttpAnswer, HttpServer
+from runtime.core.address import IpcEndpoint, TcpEndpoint
 from runtime.errors import UsageError
 from tests.support.harness import eventually
 
@@ -26,7 +27,7 @@ def answering(path: str) -> HttpAnswer | None:
 
 @pytest.fixture
 def server() -> Iterator[HttpServer]:
-    made = HttpServer(ListenAt("127.0.0.1", 0), answering)
+    made = HttpServer(TcpEndpoint("127.0.0.1", 0), answering)
     yield made
     made.close()
 
@@ -66,7 +67,7 @@ def test_a_bug_in_one_answer_ends_that_connection_only(server: HttpServer) -> No
 
 def test_a_client_that_sends_a_byte_now_and_then_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_server, "CONNECTION_S", 0.3)
-    server = HttpServer(ListenAt("127.0.0.1", 0), answering)
+    server = HttpServer(TcpEndpoint("127.0.0.1", 0), answering)
     with socket.create_connection(("127.0.0.1", server.port)) as slow:
         slow.settimeout(5)
         slow.sendall(b"GET / HTTP/1.0\r\nX:")
@@ -78,7 +79,7 @@ def test_a_client_that_sends_a_byte_now_and_then_is_cut(monkeypatch: pytest.Monk
 
 def test_a_hundred_silent_clients_keep_no_one_out_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_server, "CONNECTION_S", 0.5)
-    server = HttpServer(ListenAt("127.0.0.1", 0), answering)
+    server = HttpServer(TcpEndpoint("127.0.0.1", 0), answering)
     silent = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(100)]
     eventually(lambda: get(server.port)[0] == 200, 10, "a reader gets in")
     assert threading.active_count() < 60
@@ -89,9 +90,9 @@ def test_a_hundred_silent_clients_keep_no_one_out_for_long(monkeypatch: pytest.M
 
 def test_a_unix_socket_is_for_owner_and_group_and_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "observer.sock"
-    first = HttpServer(ListenAt(path=path), answering)
+    first = HttpServer(IpcEndpoint(str(path)), answering)
     assert stat.S_IMODE(path.stat().st_mode) == 0o660
-    second = HttpServer(ListenAt(path=path), answering)  # as after a SIGKILL: the old one is in the way
+    second = HttpServer(IpcEndpoint(str(path)), answering)  # as after a SIGKILL: the old one is in the way
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
         client.sendall(b"GET / HTTP/1.0\r\n\r\n")
@@ -104,9 +105,9 @@ def test_a_unix_socket_is_for_owner_and_group_and_leaves_nothing(tmp_path: Path)
 def test_what_cannot_be_listened_at_is_one_sentence(server: HttpServer, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("precious")
     for at in (
-        ListenAt("127.0.0.1", server.port),
-        ListenAt("203.0.113.1", 80),
-        ListenAt(path=tmp_path / "file"),
+        TcpEndpoint("127.0.0.1", server.port),
+        TcpEndpoint("203.0.113.1", 80),
+        IpcEndpoint(str(tmp_path / "file")),
     ):
         with pytest.raises(UsageError, match="cannot listen at"):
             HttpServer(at, answering)

@@ -100,7 +100,7 @@ class Runtime:
     def all_running(self) -> bool:
         """Whether every program stands for so long that its death would not pass for a failed start."""
         programs = self.programs()
-        return len(programs) == len(PROGRAMS) and all(p.state == "RUNNING" for p in programs.values())
+        return all(name in programs and programs[name].state == "RUNNING" for name in PROGRAMS)
 
     def beats(self, program: str, pid: int) -> bool:
         from runtime.adapters.process.status_file import beat_of

@@ -42,21 +42,21 @@ class ProducerSockets:
 
     def ensure_bound(self) -> None:
         """Open those that can be opened by now. Raises UsageError where another ingest has taken a path."""
-        for socket in self.open:
-            socket.ensure_bound()
+        for door in self.open:
+            door.ensure_bound()
         if self._waiting and self._clock.boot_s() >= self._try_s:
             self._try()
 
-    def receive(self) -> Iterator[tuple[PendingRequest, Frames]]:
+    def letters(self) -> Iterator[tuple[PendingRequest, Frames]]:
         """One request from each socket in turn, so that a flood at one does not block the other."""
-        waiting = [socket.receive() for socket in self.open]
+        waiting = [door.letters() for door in self.open]
         while waiting:
-            for requests in tuple(waiting):
-                request = next(requests, None)
-                if request is None:
-                    waiting.remove(requests)
+            for letters in tuple(waiting):
+                letter = next(letters, None)
+                if letter is None:
+                    waiting.remove(letters)
                 else:
-                    yield request
+                    yield letter
 
     @property
     def alarm(self) -> str:
@@ -64,8 +64,8 @@ class ProducerSockets:
         return "; ".join(self.closed.values())
 
     def close(self) -> None:
-        for socket in self.open:
-            socket.close()
+        for door in self.open:
+            door.close()
 
     def _must_wait(self) -> None:
         """Raises CannotListen where waiting does not help the only sockets."""

@@ -24,6 +24,7 @@ from typing import Any
 
 from loguru import logger
 
+from runtime.core.address import Endpoint, IpcEndpoint
 from runtime.errors import UsageError
 
 CONNECTION_S = 10.0
@@ -53,25 +54,14 @@ Answering = Callable[[str], HttpAnswer | None]
 """The answer for a path without its query; None: there is no such path. May be called in several threads."""
 
 
-@dataclass(frozen=True, slots=True)
-class ListenAt:
-    """Where to listen: a host and a port, or the path of a unix socket."""
-
-    host: str = ""
-    port: int = 0
-    path: Path | None = None
-
-    def __str__(self) -> str:
-        return f"unix:{self.path}" if self.path else f"{self.host}:{self.port}"
-
-
 class HttpServer:
     """The server, in threads of its own from its opening to its `close`."""
 
-    def __init__(self, at: ListenAt, answering: Answering) -> None:
+    def __init__(self, at: Endpoint, answering: Answering) -> None:
         """Listen. Raises UsageError where the address is taken, or is none of this machine."""
-        self._server = _Server(_listening(at), answering, local=at.path is not None or _is_loopback(at.host))
-        self._path = at.path
+        local = isinstance(at, IpcEndpoint) or at.is_loopback
+        self._server = _Server(_listening(at), answering, local=local)
+        self._path = Path(at.path) if isinstance(at, IpcEndpoint) else None
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.5,), name="http", daemon=True
         )
@@ -181,11 +171,13 @@ class _Handler(BaseHTTPRequestHandler):
         """No line a request: a scraper comes every few seconds."""
 
 
-def _listening(at: ListenAt) -> socket.socket:
-    if at.path is not None:
-        return _listening_at_path(at.path)
+def _listening(at: Endpoint) -> socket.socket:
+    if isinstance(at, IpcEndpoint):
+        return _listening_at_path(Path(at.path))
     try:
-        family, _, _, _, address = socket.getaddrinfo(at.host, at.port, type=socket.SOCK_STREAM)[0]
+        host = None if at.host == "*" else at.host
+        known = socket.getaddrinfo(host, at.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = known[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
@@ -210,7 +202,7 @@ def _listening_at_path(path: Path) -> socket.socket:
         listener.listen(MOST_CONNECTIONS)
     except OSError as exc:
         listener.close()
-        raise UsageError(f"cannot listen at {path}: {exc.strerror or exc}") from exc
+        raise UsageError(f"cannot listen at ipc://{path}: {exc.strerror or exc}") from exc
     return listener
 
 

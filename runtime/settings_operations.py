@@ -1,0 +1,77 @@
+"""Settings of operations: how the workers are watched, what others read of them, and what is logged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.core import address
+from runtime.core.address import Endpoint, TcpEndpoint
+from runtime.setting_rule import setting
+
+
+@dataclass(frozen=True)
+class SentinelSettings:
+    """When a worker counts as hung."""
+
+    look_every_s: float = setting(
+        5.0, "how often the sentinel looks at every worker", low=0.1, high=60, advanced=True
+    )
+    hang_after_s: float = setting(
+        15.0,
+        "a worker without progress for so long is killed and started again; below 4 counts as 4",
+        low=1,
+        high=3600,
+        advanced=True,
+    )
+    start_grace_s: float = setting(
+        60.0,
+        "the same for a worker that is busy with its start, or with its store",
+        low=1,
+        high=3600,
+        advanced=True,
+    )
+    alarm_restarts: int = setting(
+        5, "so many restarts of a worker within 10 min raise an alarm", low=1, advanced=True
+    )
+
+
+@dataclass(frozen=True)
+class ObserverSettings:
+    """What other programs read of this device over HTTP."""
+
+    enabled: bool = setting(False, "serve metrics, health, the status and a page")
+    listen: Endpoint = setting(
+        TcpEndpoint("127.0.0.1", 9464),
+        "where: tcp://ADDRESS:PORT, or ipc:///PATH for a unix socket of the runtime's user and group",
+        written=str,
+        parse=address.parse_endpoint,
+        text=address.ENDPOINT_RULE,
+    )
+    open_to_network: bool = setting(
+        False, "let `listen` name an address that other machines reach; no password is asked there"
+    )
+    otlp_url: str | None = setting(
+        None,
+        "collector that gets the metrics by OTLP, as in https://collector.example:4318/v1/metrics",
+        pattern=r"https?://[^\s/@]+(/\S*)?",
+        text="must be http:// or https://, a host and a path, without a password",
+    )
+    otlp_every_s: float = setting(60.0, "how often it gets them", low=1, high=86_400, advanced=True)
+    otlp_ca_file: Path | None = setting(
+        None, "PEM file of the authorities to trust there; default: the system's"
+    )
+
+
+@dataclass(frozen=True)
+class LogSettings:
+    """What is written about all this."""
+
+    level: str = setting(
+        "INFO", "least severity that is logged", choices=("DEBUG", "INFO", "WARNING", "ERROR")
+    )
+    format: str = setting(
+        "auto",
+        "text for a person, json for a machine, auto looks at the terminal",
+        choices=("auto", "text", "json"),
+    )

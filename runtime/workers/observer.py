@@ -1,0 +1,139 @@
+"""observer: serves metrics, health, the status and its page over HTTP. Off unless a setting switches it on.
+
+It only reads: what it shows comes from status files, from supervisord and from the databases, as `edgectl
+status` takes it. Its end costs a curve. Where a collector is named, it gets the same figures by OTLP.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from loguru import logger
+
+from runtime import __version__
+from runtime.adapters.net import https
+from runtime.adapters.net.http_server import HttpServer
+from runtime.adapters.net.tls_options import TrustedAuthorities
+from runtime.adapters.process.clock import Clock, SystemClock
+from runtime.adapters.process.config_watch import ConfigWatch
+from runtime.adapters.process.history_file import HistoryFile
+from runtime.adapters.process.process import Stop
+from runtime.config import Config
+from runtime.core.log_throttle import LogThrottle
+from runtime.core.operations.metrics import otlp
+from runtime.errors import UsageError
+from runtime.operations import overview
+from runtime.operations.metrics_report import report
+from runtime.operations.observer_pages import ObserverPages
+from runtime.workers.heartbeat import Heartbeat
+
+NAME = "observer"
+TURN_S = 2.0
+POINT_EVERY_S = 60.0
+"""A day of points is 1,440: what the page's curves need."""
+OPEN_EVERY_S = 5.0
+"""An address that is taken is tried again so often: its holder may be on its way out."""
+PUSH_TIMEOUT_S = 10.0
+SAY_EVERY_S = 3600.0
+
+
+def run(config: Config, stop: Stop) -> None:
+    """Serve until asked to stop."""
+    clock = SystemClock()
+    heart, watch = Heartbeat(config.layout, NAME, clock, stop), ConfigWatch(config, NAME, clock)
+    observer = ObserverLoop(config, heart, clock)
+    try:
+        while not stop.requested():
+            watch.changed()  # its own settings count from its next start on
+            observer.turn()
+            stop.wait(TURN_S)
+    finally:
+        observer.close()
+
+
+class ObserverLoop:
+    """The server's opening, the day's curve and the collector."""
+
+    def __init__(self, config: Config, heart: Heartbeat, clock: Clock) -> None:
+        self._config, self._heart, self._clock = config, heart, clock
+        self._history = HistoryFile(config.layout.run / "history.jsonl")
+        self._pages = ObserverPages(
+            self._observe, self._history.points, self._clock.boot_s, self._clock.wall_s
+        )
+        self._server: HttpServer | None = None
+        self._trouble = ""
+        self._open_s = self._point_s = self._push_s = 0.0
+        self._began_ns = int(self._clock.wall_s() * 1e9)
+        self._push_log = LogThrottle(SAY_EVERY_S)
+
+    def turn(self) -> None:
+        """Do what is due now."""
+        now_s = self._clock.boot_s()
+        if self._server is None and now_s >= self._open_s:
+            self._open_s = now_s + OPEN_EVERY_S
+            self._open()
+        self._heart.publish(self._figures)
+        if now_s >= self._point_s:
+            self._point_s = now_s + POINT_EVERY_S
+            self._history.add(self._point())
+        settings = self._config.settings.observer
+        if settings.otlp_url and now_s >= self._push_s:
+            self._push_s = now_s + settings.otlp_every_s
+            self._push(settings.otlp_url)
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+
+    def _open(self) -> None:
+        at = self._config.settings.observer.listen
+        try:
+            self._server = HttpServer(at, self._pages.answer)
+        except UsageError as exc:
+            if str(exc) != self._trouble:
+                logger.error("{}; tried again every {:.0f} s", exc, OPEN_EVERY_S)
+            self._trouble = str(exc)
+        else:
+            self._trouble = ""
+            logger.info("metrics, health and the page are served at {}", at)
+
+    def _figures(self) -> dict[str, Any]:
+        alarm = {"alarm": self._trouble} if self._trouble else {}
+        return {"state": "serving" if self._server else "waiting", **alarm}
+
+    def _observe(self) -> dict[str, Any]:
+        return overview.observe(self._config.layout, self._clock, settings=self._config.settings)
+
+    def _point(self) -> dict[str, Any]:
+        state = self._pages.state()
+        return {
+            "at_s": round(self._clock.wall_s()),
+            "messages": state["backlog"]["messages"],
+            "bytes": state["backlog"]["bytes"],
+            "delivered_per_s": state["hub"]["rate_per_s"],
+        }
+
+    def _push(self, url: str) -> None:
+        """Send the figures to the collector; what it does not take is not kept: the next ones are newer."""
+        state, wall_s = self._pages.state(), self._clock.wall_s()
+        request = otlp(
+            report(state, now_s=wall_s), _resource(state), __version__, self._began_ns, int(wall_s * 1e9)
+        )
+        body = json.dumps(request).encode()
+        trust = TrustedAuthorities(ca_file=self._config.settings.observer.otlp_ca_file)
+        reply = https.request("POST", url, body, None, trust, PUSH_TIMEOUT_S, self._heart.waiting)
+        if isinstance(reply, https.Failure):
+            self._say(reply.reason)
+        elif reply.status // 100 != 2:
+            self._say(f"HTTP {reply.status}")
+
+    def _say(self, reason: str) -> None:
+        if times := self._push_log.times("push", self._clock.boot_s()):
+            logger.bind(times=times).warning("the collector did not take the metrics: {}", reason)
+
+
+def _resource(state: Mapping[str, Any]) -> dict[str, str]:
+    device = state["identity"]["device_id"]
+    return {"service.name": "edge-runtime", **({"service.instance.id": str(device)} if device else {})}

@@ -1,0 +1,73 @@
+"""The observer runs where a setting says so, and shows a scraper and a health check what the device does."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+import pytest
+import requests
+
+from runtime.adapters.supervisor.rpc import Supervisor
+from runtime.config import load
+from runtime.errors import ConfigError
+from tests.support.harness import Home, eventually
+from tests.support.supervised import stand_ins
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def toml(port: int, *, enabled: bool) -> str:
+    switch = str(enabled).lower()
+    return (
+        f'[observer]\nenabled = {switch}\nlisten = "tcp://127.0.0.1:{port}"\n[sentinel]\nlook_every_s = 0.3\n'
+    )
+
+
+def test_a_setting_switches_the_observer_off_and_on_and_an_operators_stop_stands(home: Home) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with stand_ins(home, toml(port, enabled=True)) as runtime:
+        runtime.wait_for("observer")
+        up = 'edge_worker_up{worker="observer"} 1'
+        eventually(lambda: (answer := _get(f"{url}/metrics")) and up in answer.text, 20, "it serves")
+        assert _get(f"{url}/healthz") is not None
+        home.write_config(toml(port, enabled=False))
+        assert home.edgectl("reload").returncode == 0
+        eventually(lambda: runtime.state("observer") == "STOPPED", 20, "it is switched off")
+        assert _get(f"{url}/metrics") is None
+        assert "observer" not in home.edgectl("status", "--json").stdout
+        home.write_config(toml(port, enabled=True))
+        assert home.edgectl("reload").returncode == 0
+        runtime.wait_for("observer")
+        Supervisor(home.layout.supervisor_socket).stop("observer", wait=True)
+        looked = time.monotonic()
+        beats = home.layout.status_file("sentinel")
+        eventually(lambda: time.monotonic() - looked > 1 and beats.exists(), 10, "the sentinel looked again")
+        assert runtime.state("observer") == "STOPPED"
+
+
+def _get(url: str) -> requests.Response | None:
+    try:
+        return requests.get(url, timeout=5)
+    except requests.RequestException:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('listen = "tcp://0.0.0.0:9464"', "needs observer.open_to_network = true"),
+        ('listen = "9464"', "observer.listen"),
+        ('otlp_url = "http://user:pw@x/"', "without a password"),
+    ],
+)
+def test_a_device_is_not_opened_to_the_network_by_accident(home: Home, line: str, words: str) -> None:
+    home.write_config(f"[observer]\n{line}\n")
+    with pytest.raises(ConfigError, match=words) as refused:
+        load({}, home=home.folder)
+    assert "pw" not in str(refused.value).replace("password", "")
