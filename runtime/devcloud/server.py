@@ -32,6 +32,7 @@ from runtime.devcloud.http import (
     devices,
     dps_api,
     file_upload,
+    https_commands,
     https_messages,
     hub_https,
     operators,
@@ -47,7 +48,8 @@ from runtime.devcloud.tls import server_context
 from runtime.errors import UsageError
 
 PARTS = (
-    *(platform_api, operators, devices, device_management, dps_api, file_upload, https_messages, blobs),
+    *(platform_api, operators, devices, device_management, dps_api, file_upload),
+    *(https_messages, https_commands, blobs),
     *(admin, approval_page),
 )
 

@@ -46,3 +46,10 @@ def hub(folder: Path) -> Iterator[HubInThread]:
         yield running
     finally:
         running.close()
+
+
+@pytest.fixture
+def limited(client: Client) -> Iterator[Client]:
+    """A client whose changes of the hub's limits end with the test."""
+    yield client
+    client.operator("POST", "/admin/limits", dict.fromkeys(client.operator("GET", "/admin/limits").json()))

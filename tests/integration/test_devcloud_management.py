@@ -4,21 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from typing import Any
-
-import pytest
 
 from tests.integration.test_devcloud_cli import said
 from tests.support.devcloud_client import Client, problem
 from tests.support.harness import Cloud
-
-
-@pytest.fixture
-def limited(client: Client) -> Iterator[Client]:
-    """A client whose changes of the hub's limits end with the test."""
-    yield client
-    client.operator("POST", "/admin/limits", dict.fromkeys(client.operator("GET", "/admin/limits").json()))
 
 
 def device(client: Client, name: str) -> str:

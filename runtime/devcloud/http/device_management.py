@@ -57,11 +57,13 @@ async def twin(request: Request) -> Response:
 
 
 async def desired_properties(request: Request) -> Response:
-    """GET the desired properties, PATCH merges, PUT replaces all. `If-Match` holds the twin's etag or `*`."""
+    """GET the desired properties, PATCH merges, PUT replaces all; `$version` and `$metadata` in a body
+    are passed over. `If-Match` holds the twin's etag or `*`.
+    """
     cloud, device_id = managed(request)
     if request.method == "GET":
         return JSONResponse(cloud.twins.get(device_id)["desired"])
-    body = await json_body(request)
+    body = {n: v for n, v in (await json_body(request)).items() if n not in ("$version", "$metadata")}
     _check_etag(cloud, device_id, request)
     change = cloud.replace_desired if request.method == "PUT" else cloud.patch_desired
     return JSONResponse({"$version": _version(change(device_id, body, now_s()))})

@@ -17,6 +17,7 @@ from runtime.devcloud.mqtt.packets import Packet, Publish
 from runtime.devcloud.mqtt.sessions import HubSession
 from runtime.devcloud.mqtt.topics import Channel
 from runtime.devcloud.state.cloud import Cloud
+from runtime.devcloud.state.command_locks import CommandLock
 from runtime.devcloud.state.values import Command
 
 
@@ -24,9 +25,7 @@ from runtime.devcloud.state.values import Command
 class _Locked:
     """A command that was sent and waits for its PUBACK."""
 
-    seq: int
-    until_s: float
-    """Wall-clock time at which the lock ends."""
+    lock: CommandLock
     puback_lost: bool = False
     """A PUBACK came, and a fault had the hub overlook it."""
 
@@ -51,9 +50,8 @@ class CommandChannel:
         if qos is None:
             return False
         self._cloud.commands.expire(now_s)
-        locked = {lock.seq for lock in self._locked.values()}
         for command in self._cloud.commands_for(self._device_id):
-            if command.seq in locked:
+            if self._cloud.locks.is_locked(command.seq, now_s):
                 continue
             self._cloud.commands.delivered(command.seq)
             if qos:
@@ -66,7 +64,8 @@ class CommandChannel:
     def _send_locked(self, command: Command, now_s: float) -> None:
         packet_id = self._free_packet_id()
         again = command.seq in self._session.sent and not self._cloud.faults.dup_omitted
-        self._locked[packet_id] = _Locked(command.seq, now_s + self._cloud.limits.command_lock_s)
+        lock = self._cloud.locks.lock(command.seq, now_s + self._cloud.limits.command_lock_s)
+        self._locked[packet_id] = _Locked(lock)
         self._session.command_sent(command.seq)
         self._send(Publish(self._topic(command), command.payload, 1, packet_id, dup=again))
 
@@ -75,26 +74,33 @@ class CommandChannel:
 
     def acknowledged(self, packet_id: int, now_s: float) -> None:
         """Complete a command by its PUBACK. Raises Malformed for one out of order."""
-        lock = self._locked.get(packet_id)
-        if lock is None:
+        sent = self._locked.get(packet_id)
+        if sent is None:
             return
         oldest = next((known for known, other in self._locked.items() if not other.puback_lost), packet_id)
         if packet_id != oldest:
             raise Malformed(f"PUBACK {packet_id} came before that of {oldest}, which was sent before it")
         if self._cloud.faults.puback_lost:
-            lock.puback_lost = True
+            sent.puback_lost = True
             return
         del self._locked[packet_id]
-        self._session.command_acknowledged(lock.seq)
-        self._cloud.commands.complete(lock.seq, now_s)
+        self._cloud.locks.release(sent.lock)
+        self._session.command_acknowledged(sent.lock.seq)
+        self._cloud.commands.complete(sent.lock.seq, now_s)
 
     def look_at_clock(self, now_s: float) -> None:
         """End the locks whose time is over, and send their commands again."""
-        ended = [packet_id for packet_id, lock in self._locked.items() if lock.until_s <= now_s]
+        ended = [packet_id for packet_id, sent in self._locked.items() if sent.lock.until_s <= now_s]
         for packet_id in ended:
-            self._cloud.commands.lock_ended(self._locked.pop(packet_id).seq, now_s)
+            self._cloud.commands.lock_ended(self._locked.pop(packet_id).lock.seq, now_s)
         if ended:
             self.send_waiting(now_s)
+
+    def close(self) -> None:
+        """Free what was sent and not acknowledged: the connection has ended."""
+        for sent in self._locked.values():
+            self._cloud.locks.release(sent.lock)
+        self._locked.clear()
 
     def _free_packet_id(self) -> int:
         while True:

@@ -109,6 +109,8 @@ class Connection(asyncio.Protocol):
         if self._ack_timer is not None:
             self._ack_timer.cancel()
         self._unsubscribe()
+        if self._conversation is not None:
+            self._conversation.close()
         if self._will is not None and self._conversation is not None:
             self._conversation.last_will(self._will)
         self._hub.gone(self, reason)

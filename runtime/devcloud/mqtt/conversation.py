@@ -166,6 +166,10 @@ class Conversation:
         self._send(Publish(topic, payload))
         return True
 
+    def close(self) -> None:
+        """The connection has ended."""
+        self._commands.close()
+
     def look_at_clock(self, now_s: float) -> None:
         """Called ten times a second: locks of commands end."""
         self._commands.look_at_clock(now_s)

@@ -22,6 +22,7 @@ from typing import Any
 from runtime.devcloud.mqtt.sessions import forget_session
 from runtime.devcloud.state import tokens, twin_rules
 from runtime.devcloud.state.certificates import Certificates
+from runtime.devcloud.state.command_locks import CommandLocks
 from runtime.devcloud.state.commands import CommandOptions, CommandQueue
 from runtime.devcloud.state.database import Database
 from runtime.devcloud.state.dps_enrolments import DpsEnrolments
@@ -74,6 +75,7 @@ class Cloud:
         self.registrations = Registrations(self.database, self.secret, workspace)
         self.limits = HubLimits().merge(json.loads(self.database.recall("hub_limits") or "{}"))
         self.commands = CommandQueue(self.database, lambda: self.limits, self._generation)
+        self.locks = CommandLocks()
         self.methods = MethodCalls(self._publish)
         self.certificates = Certificates(self.database, folder)
         id_scope = self._once("dps_id_scope", lambda: f"0ne{secrets.token_hex(4).upper()}")

@@ -3,12 +3,13 @@
 ```
 enqueued ──PUBACK──▶ completed          Success
     │──TTL over────▶ expired            Expired
-    │──too often───▶ deadLettered       DeliveryCountExceeded (where the end of a lock counts)
+    │──too often───▶ deadLettered       DeliveryCountExceeded (by abandoning; where told so, by ends of locks)
+    │──reject──────▶ rejected           Rejected
     └──operator────▶ purged             Purged
 ```
 
-A command stays `enqueued` while it is locked, that is, sent and not acknowledged: a lock belongs to a
-connection (`mqtt/command_channel.py`) and ends with it. MQTT has no way to reject or abandon a command.
+A command stays `enqueued` while it is locked, that is, sent and not acknowledged (`command_locks.py`). Over
+MQTT a PUBACK completes it, and nothing rejects or abandons it; over HTTPS there is a call for each.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class C2dState(StrEnum):
     COMPLETED = "completed"
     EXPIRED = "expired"
     DEAD_LETTERED = "deadLettered"
+    REJECTED = "rejected"
     PURGED = "purged"
 
 
@@ -48,6 +50,7 @@ FEEDBACK = {
     C2dState.COMPLETED: "Success",
     C2dState.EXPIRED: "Expired",
     C2dState.DEAD_LETTERED: "DeliveryCountExceeded",
+    C2dState.REJECTED: "Rejected",
     C2dState.PURGED: "Purged",
 }
 """Status of the feedback record by final state."""
@@ -132,9 +135,11 @@ class CommandQueue:
         )
         return row["n"] if row else 0
 
-    def delivered(self, seq: int) -> None:
-        """Count a delivery: the command was sent."""
+    def delivered(self, seq: int) -> int:
+        """Count a delivery: the command was sent. Returns how often it was by now."""
         self._database.execute("UPDATE commands SET deliveries = deliveries + 1 WHERE seq = ?", seq)
+        row = self._database.row("SELECT deliveries FROM commands WHERE seq = ?", seq)
+        return row["deliveries"] if row else 0
 
     def complete(self, seq: int, at_s: float) -> bool:
         """Complete a command by the device's PUBACK; False where it was in a final state before."""
@@ -142,10 +147,17 @@ class CommandQueue:
 
     def lock_ended(self, seq: int, at_s: float) -> None:
         """A lock ended without PUBACK: the command is free again, or was delivered too often."""
-        limits = self._limits()
-        if limits.lock_end_counts:
-            condition = "seq = ? AND deliveries >= ?"
-            self._settle(C2dState.DEAD_LETTERED, at_s, condition, seq, limits.command_deliveries)
+        if self._limits().lock_end_counts:
+            self.abandon(seq, at_s)
+
+    def abandon(self, seq: int, at_s: float) -> None:
+        """The device gave a command back: it is free again, or was delivered too often."""
+        condition, most = "seq = ? AND deliveries >= ?", self._limits().command_deliveries
+        self._settle(C2dState.DEAD_LETTERED, at_s, condition, seq, most)
+
+    def reject(self, seq: int, at_s: float) -> bool:
+        """The device refused a command for ever; False where it was in a final state before."""
+        return self._settle(C2dState.REJECTED, at_s, "seq = ?", seq) > 0
 
     def expire(self, now_s: float) -> int:
         """Expire the commands whose time is over. Returns how many."""

@@ -42,10 +42,10 @@ class HubLimits:
     command_lock_s: float = 60.0
     """Time for which a command that was sent waits for its PUBACK, before it is sent again."""
     command_deliveries: int = 10
-    """Deliveries after which a command is dead-lettered, where the end of a lock counts as one."""
+    """Deliveries after which an abandoned command is dead-lettered."""
     lock_end_counts: bool = False
-    """True as the documentation has it; false as the real hub was seen to behave over MQTT: a command without
-    PUBACK comes again until it expires."""
+    """True if the end of a lock abandons the command, as the documentation has it; false as the real hub was
+    seen to behave over MQTT: a command without PUBACK comes again until it expires."""
     method_least_timeout_s: float = 5.0
     """The shortest response time-out that a caller of a method may ask for."""
 
