@@ -113,8 +113,8 @@ def _fsyncs(where: Path, rounds: int, seconds: float) -> FigureRow:
     trace = where / "trace"
     command = [strace, "-f", "--seccomp-bpf", "-o", str(trace), "-e", "trace=fsync,fdatasync"]
     with running(where / "home", *command) as endpoint:
-        found = [_flushes_per_message(trace, endpoint, seconds) for _ in range(rounds)]
-    return FigureRow(name, statistics.median(found), "fsync", reach="<= 0.05", reason=FEW_AT_ONCE)
+        flushes = [_flushes_per_message(trace, endpoint, seconds) for _ in range(rounds)]
+    return FigureRow(name, statistics.median(flushes), "fsync", reach="<= 0.05", reason=FEW_AT_ONCE)
 
 
 def _flushes_per_message(trace: Path, endpoint: str, seconds: float) -> float:
@@ -224,10 +224,10 @@ def _prepare(home: Path) -> None:
 
 @contextmanager
 def _child(command: list[str], home: Path) -> Iterator[subprocess.Popen[bytes]]:
-    mine = {name: value for name, value in os.environ.items() if not name.startswith("EDGE_")}
-    mine["PATH"] = f"{Path(sys.executable).parent}:{mine.get('PATH', os.defpath)}"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("EDGE_")}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', os.defpath)}"
     with (home / "bench.log").open("wb") as log:
-        child = subprocess.Popen(command, stdout=log, stderr=log, env=mine)
+        child = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         try:
             yield child
         finally:

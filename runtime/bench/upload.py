@@ -293,21 +293,23 @@ class Rig:
             verify=self.facts["ca_file"],
             timeout=10,
         )
-        found = parse(answer.json()["connectionString"])
-        assert found.sas is not None
-        self.sas = found.sas.reveal()
+        connection = parse(answer.json()["connectionString"])
+        assert connection.sas is not None
+        self.sas = connection.sas.reveal()
         store, now = IdentityStore(self.layout), Moment(time.time(), time.monotonic(), "bench")
         store.save_provisioned(Enrolment(), PlatformResult(Secret("bench"), None), now, 0.5)
         registered = store.read().registration
         assert registered is not None
-        registration = Registration(found.hub_host, found.device_id, None, sas=found.sas)
+        registration = Registration(connection.hub_host, connection.device_id, None, sas=connection.sas)
         store.save_registered(registered.serial, registration, now, 0.5)
 
     def run(self, *argv: str) -> subprocess.Popen[bytes]:
         """A process that ends with the rig."""
-        mine = {name: value for name, value in os.environ.items() if not name.startswith("EDGE_")}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("EDGE_")}
         with (self.folder / "log").open("ab") as log:
-            process = subprocess.Popen(argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=mine)
+            process = subprocess.Popen(
+                argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment
+            )
         self._processes.append(process)
         return process
 
@@ -365,8 +367,8 @@ class Rig:
 
     def arrived(self) -> int:
         """Different messages at the hub."""
-        found = self._arrivals.execute("SELECT COUNT(DISTINCT message_id) FROM messages").fetchone()
-        return int(found[0])
+        row = self._arrivals.execute("SELECT COUNT(DISTINCT message_id) FROM messages").fetchone()
+        return int(row[0])
 
     def _store_stands(self) -> bool:
         with contextlib.suppress(sqlite3.Error):

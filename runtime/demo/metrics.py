@@ -18,15 +18,15 @@ def read(root: Path = Path("/")) -> dict[str, Reading]:
         "network": _network,
         "temperature": _temperatures,
     }
-    found = {}
+    readings = {}
     for stream, source in sources.items():
         try:
             reading = source(root)
         except (OSError, ValueError, IndexError):
             continue  # a container may hide any of these
         if reading:
-            found[stream] = reading
-    return found
+            readings[stream] = reading
+    return readings
 
 
 def _cpu(root: Path) -> Reading:
@@ -53,13 +53,13 @@ def _disk(root: Path) -> Reading:
 
 
 def _network(root: Path) -> Reading:
-    found = {}
+    readings = {}
     for line in (root / "proc/net/dev").read_text().splitlines()[2:]:
         name, _, counters = line.partition(":")
         fields = counters.split()
-        found[f"{name.strip()}_received_bytes"] = float(fields[0])
-        found[f"{name.strip()}_sent_bytes"] = float(fields[8])
-    return found
+        readings[f"{name.strip()}_received_bytes"] = float(fields[0])
+        readings[f"{name.strip()}_sent_bytes"] = float(fields[8])
+    return readings
 
 
 def _temperatures(root: Path) -> Reading:

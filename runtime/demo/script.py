@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 import time
 
+from runtime.demo.console import ConsoleOutput
 from runtime.demo.producers import Ledger, Senders
 from runtime.demo.stage import Stage, wait_for
 from runtime.demo.tally import Tally, count, table
-from runtime.demo.voice import Voice
 from runtime.layout import WORKERS
 
 QUIET_S = 3.0  # between two faults, so that a person can follow
@@ -19,84 +19,92 @@ DRAIN_TIMEOUT_S = 300.0  # also with both cores busy with something else
 
 def play(*, approve: bool, seconds: float) -> int:
     """Run the demo for about `seconds`; the exit status."""
-    voice = Voice()
+    console = ConsoleOutput()
     with Stage() as stage:
-        voice.say("starting the stand-in cloud")
+        console.write("starting the stand-in cloud")
         stage.start_cloud()
-        voice.say("starting supervisord with provisioning, refresh, ingest and upload")
+        console.write("starting supervisord with provisioning, refresh, ingest and upload")
         config = stage.start_runtime()
         ledger = Ledger()
         senders = Senders(config.producer_endpoint(), ledger)
         senders.start()
-        voice.say("producers send: this machine's metrics every second, and bursts; nobody is approved yet")
-        _provision(stage, voice, approve=approve)
+        console.write(
+            "producers send: this machine's metrics every second, and bursts; the device is not approved yet"
+        )
+        _provision(stage, console, approve=approve)
         began_s = time.monotonic()
-        _disasters(stage, voice, ledger)
+        _disasters(stage, console, ledger)
         while time.monotonic() - began_s < seconds and senders.failure is None:
-            _pass(stage, voice, ledger, QUIET_S)
+            _pass(stage, console, ledger, QUIET_S)
         senders.stop()
         if senders.failure is not None:
             raise senders.failure
-        voice.say(f"producers have stopped; they hold {len(ledger)} acknowledgements. Draining the backlog")
-        _drain(stage, voice, ledger)
+        console.write(
+            f"producers have stopped; they hold {len(ledger)} acknowledgements. Draining the backlog"
+        )
+        _drain(stage, console, ledger)
         tally = count(ledger.names(), stage.stored(), stage.arrivals(), stage.restarts())
-        return _end(voice, tally)
+        return _end(console, tally)
 
 
-def _provision(stage: Stage, voice: Voice, *, approve: bool) -> None:
+def _provision(stage: Stage, console: ConsoleOutput, *, approve: bool) -> None:
     """Show the code; approve it here, or have a person do it on the page."""
     operation = wait_for(stage.waiting_devices, APPROVAL_TIMEOUT_S, "the device asks to be provisioned")[0]
-    voice.say(f"the device asks to be provisioned; its verification code is {operation['verificationCode']}")
-    voice.say(f"a person approves on the page: {stage.page_address()}")
+    console.write(
+        f"the device asks to be provisioned; its verification code is {operation['verificationCode']}"
+    )
+    console.write(f"a person approves on the page: {stage.page_address()}")
     if approve:
-        voice.say(f"--yes: approved as {stage.approve(operation)}")
+        console.write(f"--yes: approved as {stage.approve(operation)}")
     else:
-        voice.say("waiting for you to approve it there (Ctrl-C ends the demo)")
+        console.write("waiting for you to approve it there (Ctrl-C ends the demo)")
     wait_for(stage.registered, APPROVAL_TIMEOUT_S, "an operator approves the device")
     wait_for(stage.arrived, DRAIN_TIMEOUT_S, "the first message arrives")
-    voice.say("provisioned and registered: messages flow")
+    console.write("provisioned and registered: messages flow")
 
 
-def _disasters(stage: Stage, voice: Voice, ledger: Ledger) -> None:
+def _disasters(stage: Stage, console: ConsoleOutput, ledger: Ledger) -> None:
     for worker in WORKERS:
-        _pass(stage, voice, ledger, QUIET_S)
-        voice.say(f"SIGKILL for {worker} (process {stage.kill(worker)}); supervisord has to bring it back")
-    _pass(stage, voice, ledger, QUIET_S)
-    voice.say(f"the hub goes away for {HUB_AWAY_S:g} s")
+        _pass(stage, console, ledger, QUIET_S)
+        console.write(
+            f"SIGKILL for {worker} (process {stage.kill(worker)}); supervisord has to bring it back"
+        )
+    _pass(stage, console, ledger, QUIET_S)
+    console.write(f"the hub goes away for {HUB_AWAY_S:g} s")
     stage.hub(up=False)
-    _pass(stage, voice, ledger, HUB_AWAY_S)
+    _pass(stage, console, ledger, HUB_AWAY_S)
     stage.hub(up=True)
-    voice.say("the hub is back")
+    console.write("the hub is back")
 
 
-def _pass(stage: Stage, voice: Voice, ledger: Ledger, seconds: float) -> None:
+def _pass(stage: Stage, console: ConsoleOutput, ledger: Ledger, seconds: float) -> None:
     """Let time pass, and show the progress."""
     until_s = time.monotonic() + seconds
     while (left_s := until_s - time.monotonic()) > 0:
         stage.look()
-        voice.progress(f"acknowledged {len(ledger):>6}   at the hub {stage.arrived():>6}")
+        console.progress(f"acknowledged {len(ledger):>6}   at the hub {stage.arrived():>6}")
         time.sleep(min(0.5, left_s))
 
 
-def _drain(stage: Stage, voice: Voice, ledger: Ledger) -> None:
+def _drain(stage: Stage, console: ConsoleOutput, ledger: Ledger) -> None:
     """Wait until every acknowledged message has arrived, or until waiting is of no use."""
     acknowledged = ledger.names()
     until_s = time.monotonic() + DRAIN_TIMEOUT_S
     while time.monotonic() < until_s:
-        _pass(stage, voice, ledger, 0.5)
+        _pass(stage, console, ledger, 0.5)
         arrivals = stage.arrived()
         if arrivals >= len(acknowledged) and acknowledged <= {a.name for a in stage.arrivals()}:
             break
-    voice.progress("")
+    console.progress("")
 
 
-def _end(voice: Voice, tally: Tally) -> int:
-    voice.plain("")
+def _end(console: ConsoleOutput, tally: Tally) -> int:
+    console.write_plain("")
     for line in table(tally):
-        voice.plain(line)
+        console.write_plain(line)
     if tally.ok:
-        voice.plain("")
-        voice.plain("acknowledged = stored = delivered, nothing lost.")
+        console.write_plain("")
+        console.write_plain("acknowledged = stored = delivered, nothing lost.")
         return 0
     sys.stderr.write("edgectl: the promise was broken: see the table\n")
     return 1

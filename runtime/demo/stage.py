@@ -94,8 +94,8 @@ class Stage:
     def waiting_devices(self) -> list[dict[str, Any]]:
         """Provisioning operations that wait for an operator."""
         path = f"{self.remote.workspace}/provisioning-operations"
-        found: list[dict[str, Any]] = self.remote.call("GET", path)["provisioningOperations"]
-        return [operation for operation in found if operation["status"] == "Pending"]
+        operations: list[dict[str, Any]] = self.remote.call("GET", path)["provisioningOperations"]
+        return [operation for operation in operations if operation["status"] == "Pending"]
 
     def approve(self, operation: dict[str, Any]) -> str:
         """Approve a device; its id."""

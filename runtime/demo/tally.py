@@ -75,7 +75,7 @@ def count(
         delivered=len(delivered),
         lost=tuple(sorted(acknowledged - delivered)),
         duplicates=sum(times.values()) - len(times),
-        twice=tuple(sorted(name for name, found in ids.items() if len(found) > 1)),
+        twice=tuple(sorted(name for name, arrivals in ids.items() if len(arrivals) > 1)),
         unknown=tuple(sorted(delivered - acknowledged)),
         disorder=tuple(disorder),
         restarts=dict(restarts),

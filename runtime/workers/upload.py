@@ -102,7 +102,7 @@ class UploadLoop:
             FileOptions(
                 journal=layout.state / "uploads",
                 spool=layout.spool,
-                way=route,
+                route=route,
                 block_bytes=settings.block_bytes,
             )
         )
@@ -294,7 +294,7 @@ class UploadLoop:
     def _inquire(self) -> None:
         if self._credentials is not None:
             self._probes += 1
-            self._inquiry.ask(self._credentials, f"probe:{self._clock.boot_id()}:{self._probes}")
+            self._inquiry.start(self._credentials, f"probe:{self._clock.boot_id()}:{self._probes}")
 
     def _on_inquiry_result(self, now: float) -> None:
         """Take in the hub's HTTPS answer about taking messages; its own clock says when the day is over."""

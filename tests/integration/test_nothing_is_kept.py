@@ -149,7 +149,7 @@ def test_a_file_that_is_given_up_gives_its_connection_back(server: Scripted, lan
 
 
 def test_a_control_to_a_refusal_gives_its_connection_back(server: Scripted, lane: Lane) -> None:
-    """`takes_another`: the hub refuses a name, and another one is asked for."""
+    """`accepts_control_upload`: the hub refuses a name, and another one is asked for."""
     take = server.answer
 
     def answer(asked: Asked) -> Says:
@@ -172,7 +172,7 @@ def test_an_inquiry_gives_its_connection_back(server: Scripted, way: HttpsRoute,
     inquiry = Inquiry(way)
 
     def ask(number: int) -> None:
-        inquiry.ask(CREDENTIALS, f"probe:{number}")
+        inquiry.start(CREDENTIALS, f"probe:{number}")
         eventually(lambda: inquiry.result())
 
     flat(ask, TIMES // 2)

@@ -25,10 +25,10 @@ class EventQueue(Generic[Event]):
         """Events since the last call, oldest first."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake)
-        found = []
+        events = []
         while self._events:
-            found.append(self._events.popleft())
-        return found
+            events.append(self._events.popleft())
+        return events
 
     def _publish(self, event: Event) -> None:
         """Add an event; called from any thread."""

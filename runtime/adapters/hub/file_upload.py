@@ -116,7 +116,7 @@ class FileOptions:
 
     journal: Path
     spool: Path
-    way: HttpsRoute
+    route: HttpsRoute
     block_bytes: int = 1_048_576
 
 
@@ -161,13 +161,13 @@ class FileUploader(EventQueue[FileEvent]):
         self._at_work: set[UploadCalls] = set()
         """Touched by the uploads' threads: each operation on it is a single one."""
 
-    def set_permit(self, passage: FilePermit, *, off: bool = False) -> None:
+    def set_permit(self, permit: FilePermit, *, off: bool = False) -> None:
         """Set which uploads may send a further block. Any other ends, and goes on from there later.
 
         `off`: the kill switch. It also cuts the blocks under way, and the hub is not told of the uploads
         given up.
         """
-        self._gate.set_permit(passage)
+        self._gate.set_permit(permit)
         self._off = off
         if off:
             for calls in self._at_work.copy():
@@ -177,7 +177,7 @@ class FileUploader(EventQueue[FileEvent]):
         self, id: int, parcel: FileParcel, credentials: HubCredentials, *, urgent: bool = False
     ) -> None:
         """Upload, or go on with an upload that an earlier process began."""
-        calls = UploadCalls(self._options.way, credentials)
+        calls = UploadCalls(self._options.route, credentials)
         self._at_work.add(calls)
         enter = functools.partial(self._gate.enter, urgent)
         trouble = self._troubles.setdefault(id, _Trouble())
@@ -214,18 +214,18 @@ class FileUploader(EventQueue[FileEvent]):
             path.unlink(missing_ok=True)
         if journal is None or journal.state == "done" or credentials is None or self._off:
             return  # its SAS URI expires without a notification
-        told = (self._options.way, credentials, journal)
+        arguments = (self._options.route, credentials, journal)
         with contextlib.suppress(BlockingIOError):  # its SAS URI expires without a notification
-            start_thread(_tell_given_up, f"forget-{id}", *told)
+            start_thread(_report_given_up, f"forget-{id}", *arguments)
 
     def known(self) -> list[int]:
         """Messages with a journal, of this process or an earlier one."""
         return [int(path.stem) for path in self._options.journal.glob("*.json") if path.stem.isdigit()]
 
 
-def _tell_given_up(way: HttpsRoute, credentials: HubCredentials, journal: Journal) -> None:
-    with contextlib.closing(UploadCalls(way, credentials)) as calls:
-        calls.tell_failure(journal, "given up")
+def _report_given_up(route: HttpsRoute, credentials: HubCredentials, journal: Journal) -> None:
+    with contextlib.closing(UploadCalls(route, credentials)) as calls:
+        calls.report_failure(journal, "given up")
 
 
 class _Changed(Exception):
@@ -277,7 +277,7 @@ class _Upload:
             self._save()
         if journal.state == "committed":
             try:
-                self._calls.tell_success(journal)
+                self._calls.report_success(journal)
             except HubRefusedCall as exc:
                 if exc.status not in (400, 404):  # the hub has closed it already; the blob is whole
                     raise
@@ -346,7 +346,7 @@ class _Upload:
         if before is not None and (before.state != "open" or before.is_young()):
             return before
         if before is not None:
-            self._calls.tell_failure(before, "the address has expired")
+            self._calls.report_failure(before, "the address has expired")
         self._journal = None  # not on disk: a refused SAS URI is no refused file
         fresh = self._calls.address(self._task.parcel.blob_name, self._task.options.block_bytes)
         fresh.of = self._task.of
@@ -356,7 +356,7 @@ class _Upload:
         try:
             self._save()
         except OSError:  # a later process would not know of it, and it would stay open
-            self._calls.tell_failure(fresh, "the disk is full")
+            self._calls.report_failure(fresh, "the disk is full")
             raise
         return fresh
 
@@ -375,11 +375,11 @@ class _Upload:
             return False
         self._give_up(str(exc))
         trouble.refusals += 1
-        return trouble.refusals >= REFUSALS and self._calls.takes_another(b"control")
+        return trouble.refusals >= REFUSALS and self._calls.accepts_control_upload(b"control")
 
     def _give_up(self, reason: str) -> None:
         if self._journal is not None and self._journal.state == "open":
-            self._calls.tell_failure(self._journal, reason)
+            self._calls.report_failure(self._journal, reason)
         self._path.unlink(missing_ok=True)
         self._journal = None
 

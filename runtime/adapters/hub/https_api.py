@@ -83,19 +83,19 @@ def host_of(url: str) -> str:
 class HubHttps:
     """Requests in one device's name, and to the storage; each of them ends. For one thread at a time."""
 
-    def __init__(self, way: HttpsRoute, credentials: HubCredentials) -> None:
+    def __init__(self, route: HttpsRoute, credentials: HubCredentials) -> None:
         self._credentials = credentials
         device = quote(credentials.device_id, safe="")
-        self._base = f"https://{credentials.hub_host}:{way.port}/devices/{device}"
+        self._base = f"https://{credentials.hub_host}:{route.port}/devices/{device}"
         self._stopped = False
         self._connection = HttpsConnection()
         self._session = HttpsSession()
         self._session.mount("https://", self._connection)
         self._session.trust_env = False  # a ~/.netrc must not replace our SAS
-        self._trust = TrustedAuthorities(way.ca_file)
+        self._trust = TrustedAuthorities(route.ca_file)
         self._session.verify = self._trust.verify()
-        if way.proxy:
-            self._session.proxies = {"https": way.proxy.url()}
+        if route.proxy:
+            self._session.proxies = {"https": route.proxy.url()}
         if credentials.certificate and credentials.key:
             self._session.cert = (str(credentials.certificate), str(credentials.key))
 
@@ -197,25 +197,25 @@ class InquiryResult:
 class Inquiry:
     """Asks the hub if it accepts messages at all, by one without content; in a thread of its own."""
 
-    def __init__(self, way: HttpsRoute) -> None:
-        self._way = way
+    def __init__(self, route: HttpsRoute) -> None:
+        self._way = route
         self._asking = threading.Lock()
         self._said: InquiryResult | None = None
 
-    def ask(self, credentials: HubCredentials, message_id: str) -> None:
+    def start(self, credentials: HubCredentials, message_id: str) -> None:
         """Send the inquiry, unless one is under way."""
         if self._asking.acquire(blocking=False):
             try:
-                start_thread(self._ask, "inquiry", credentials, message_id)
+                start_thread(self._run, "inquiry", credentials, message_id)
             except BlockingIOError:  # the inquiry is repeated in an hour
                 self._asking.release()
 
     def result(self) -> InquiryResult | None:
         """The answer, once; None while it is awaited, or where HTTPS does not get through either."""
-        said, self._said = self._said, None
-        return said
+        result, self._said = self._said, None
+        return result
 
-    def _ask(self, credentials: HubCredentials, message_id: str) -> None:
+    def _run(self, credentials: HubCredentials, message_id: str) -> None:
         headers = {"iothub-messageid": message_id, "iothub-app-ignore-payload": "true"}
         try:
             with HubHttps(self._way, credentials) as hub:

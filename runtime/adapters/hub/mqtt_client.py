@@ -230,7 +230,7 @@ class _Client:
     def _connect(self) -> None:
         try:
             self._azure = _build(self._credentials, self._options)
-            self.wire = PahoWire.find(self._azure, self._reach, _say_once)
+            self.wire = PahoWire.find(self._azure, self._reach, _warn_once)
             if self.wire is None:
                 threading.Thread(target=self._send_stock, name="send", daemon=True).start()
             self._azure.on_connection_state_change = self._state_changed
@@ -275,7 +275,7 @@ class _Client:
                 self.wire.cut()
             self.worker.join()
             if self._azure is not None:
-                self._let_it_notice()
+                self._wait_until_noticed()
                 self._azure.shutdown()
         except Exception as exc:  # the client is gone anyway; the deadline covers hangs
             logger.debug("discarding client {}: {}", self._number, reason_at(exc, self.where))
@@ -285,7 +285,7 @@ class _Client:
             self.wire.close()
         self._publish(Closed(self._number))
 
-    def _let_it_notice(self) -> None:
+    def _wait_until_noticed(self) -> None:
         """Wait until the library knows that its connection was cut.
 
         A shutdown that comes first waits for ever for an answer of a network thread that has ended, or died
@@ -337,7 +337,7 @@ def _give_up(number: int) -> None:
 _said: set[str] = set()
 
 
-def _say_once(channel: str) -> None:
+def _warn_once(channel: str) -> None:
     """A message came down that nothing here handles: logged once for each kind."""
     kind = "cloud-to-device message" if "devicebound" in channel else channel.strip("$/")
     if kind not in _said:

@@ -80,7 +80,7 @@ class PahoWire:
             _ = paho._create_socket_connection
             paho._create_socket_connection = self._connect
         with contextlib.suppress(AttributeError):
-            self._misc, paho.loop_misc = paho.loop_misc, self._look_after
+            self._misc, paho.loop_misc = paho.loop_misc, self._loop_misc
         with contextlib.suppress(AttributeError):
             self._disconnected, paho._do_on_disconnect = paho._do_on_disconnect, self._ended
         with contextlib.suppress(AttributeError):
@@ -197,7 +197,7 @@ class PahoWire:
             self._written_bytes += written
         return written
 
-    def _look_after(self) -> Any:
+    def _loop_misc(self) -> Any:
         if self._sent > self._acked:
             self._paho._ping_t = 0  # no ping is waited for
         return self._misc()

@@ -71,9 +71,9 @@ class Payload:
 
 def digest_with(digest: str, block: bytes) -> str:
     """Hash of all blocks so far, which can be stored and continued in another process."""
-    found = hashlib.sha256(digest.encode())
-    found.update(block)
-    return found.hexdigest()
+    hashed = hashlib.sha256(digest.encode())
+    hashed.update(block)
+    return hashed.hexdigest()
 
 
 def difference(
@@ -87,10 +87,10 @@ def difference(
             return f"{sent_bytes} of {payload.size_bytes} bytes were sent"
         if payload.size_bytes > PROVEN_BYTES:
             return ""
-        found = ""
+        hashed = ""
         for block in payload.blocks(step_bytes):
-            found = digest_with(found, block)
-        return "" if found == digest else "the file does not hold what was sent"
+            hashed = digest_with(hashed, block)
+        return "" if hashed == digest else "the file does not hold what was sent"
 
 
 @contextlib.contextmanager

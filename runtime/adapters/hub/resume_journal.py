@@ -39,13 +39,15 @@ class ResumeJournal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        said = checksummed_line.read(path) or {}
-        self.destination: str | None = said.get("device")
+        fields = checksummed_line.read(path) or {}
+        self.destination: str | None = fields.get("device")
         """The hub and the device whose chunks these are; of an earlier version only the device."""
-        self.batches = {StreamName(group, stream): batch for group, stream, batch in said.get("batches", ())}
-        chunked = said.get("chunked", {})
-        self._chunked = OrderedDict((key, Chunked(*found)) for key, found in chunked.items())
-        self.packings = Packings.of_json(said.get("packings"))
+        self.batches = {
+            StreamName(group, stream): batch for group, stream, batch in fields.get("batches", ())
+        }
+        chunked = fields.get("chunked", {})
+        self._chunked = OrderedDict((key, Chunked(*progress)) for key, progress in chunked.items())
+        self.packings = Packings.of_json(fields.get("packings"))
         self._changed = False
 
     def chunked(self, key: str) -> Chunked | None:
@@ -84,11 +86,13 @@ class ResumeJournal:
             return
         self.batches = dict(batches)
         self._changed = False
-        said = {
+        fields = {
             "device": self.destination,
             "batches": [(*stream, batch) for stream, batch in batches.items()],
-            "chunked": {key: (found.chunk_bytes, found.reached) for key, found in self._chunked.items()},
+            "chunked": {
+                key: (progress.chunk_bytes, progress.reached) for key, progress in self._chunked.items()
+            },
             "packings": self.packings.to_json(),
         }
         with contextlib.suppress(OSError):  # a full disk: a crash would repeat more
-            checksummed_line.write(self._path, said)
+            checksummed_line.write(self._path, fields)

@@ -23,8 +23,8 @@ class NameRefused(HubRefusedCall):
 class UploadCalls:
     """The calls of one upload."""
 
-    def __init__(self, way: HttpsRoute, credentials: HubCredentials) -> None:
-        self._hub = HubHttps(way, credentials)
+    def __init__(self, route: HttpsRoute, credentials: HubCredentials) -> None:
+        self._hub = HubHttps(route, credentials)
 
     def close(self) -> None:
         """Close the connections."""
@@ -37,13 +37,13 @@ class UploadCalls:
     def address(self, blob_name: str, block_bytes: int) -> Journal:
         """Ask for a SAS URI to write to. Raises NameRefused where the hub gives one for another name only."""
         try:
-            return self._ask(blob_name, block_bytes)
+            return self._request_address(blob_name, block_bytes)
         except HubRefusedCall as exc:
-            if exc.status == 400 and self.takes_another():
+            if exc.status == 400 and self.accepts_control_upload():
                 raise NameRefused(exc.what, exc.answer, exc.where) from exc
             raise
 
-    def _ask(self, blob_name: str, block_bytes: int) -> Journal:
+    def _request_address(self, blob_name: str, block_bytes: int) -> Journal:
         answer = self._hub.post("/files", "file upload", {"blobName": blob_name})
         try:
             body = json.loads(answer)
@@ -54,20 +54,20 @@ class UploadCalls:
             raise OSError("the hub gave no address for the file") from exc
         return Journal(correlation_id, address, body["blobName"], block_bytes, began_wall_s=time.time())
 
-    def takes_another(self, block: bytes = b"") -> bool:
+    def accepts_control_upload(self, block: bytes = b"") -> bool:
         """Control of a refusal: a hub without a storage, or a storage that is away, refuses every upload.
 
         With `block` the storage has to accept it, too: it keeps no block for long that no list makes a blob
         of.
         """
         with contextlib.suppress(OSError, HubRefusedCall):
-            other = self._ask(CONTROL_NAME, 0)
+            other = self._request_address(CONTROL_NAME, 0)
             try:
                 if block:
                     self.put_block(other, 0, block)
                 return True
             finally:
-                self.tell_failure(other, "nothing was to be uploaded")
+                self.report_failure(other, "nothing was to be uploaded")
         return False
 
     def put_block(self, journal: Journal, number: int, block: bytes) -> None:
@@ -85,20 +85,20 @@ class UploadCalls:
         if answer.status != 201:
             raise HubRefusedCall("block list", answer, host_of(journal.address))
 
-    def tell_success(self, journal: Journal) -> None:
+    def report_success(self, journal: Journal) -> None:
         self._notify(journal, True, 200, "uploaded")
 
-    def tell_failure(self, journal: Journal, reason: str) -> None:
+    def report_failure(self, journal: Journal, reason: str) -> None:
         """Report a failure if the hub can be reached; a SAS URI without a notification expires by itself."""
         with contextlib.suppress(HubUnreachable, HubRefusedCall):
             self._notify(journal, False, 500, reason[:200])
 
-    def _notify(self, journal: Journal, succeeded: bool, status: int, words: str) -> None:
+    def _notify(self, journal: Journal, succeeded: bool, status: int, description: str) -> None:
         body = {
             "correlationId": journal.correlation_id,
             "isSuccess": succeeded,
             "statusCode": status,
-            "statusDescription": words,
+            "statusDescription": description,
         }
         self._hub.post("/files/notifications", "notification", body)
 

@@ -29,10 +29,10 @@ class UsageFile:
     def load(self) -> LinkUsage:
         """The saved usage; nothing where that cannot be read."""
         try:
-            found = json.loads(self._path.read_text())
+            stored = json.loads(self._path.read_text())
         except (OSError, ValueError):
             return LinkUsage()
-        return LinkUsage.of(found if isinstance(found, dict) else {})
+        return LinkUsage.of(stored if isinstance(stored, dict) else {})
 
     def save(self, usage: LinkUsage) -> None:
         """Write the file if the usage has changed."""

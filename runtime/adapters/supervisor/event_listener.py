@@ -28,7 +28,7 @@ class EventListener:
         self._out = os.dup(1)
         os.dup2(2, 1)
         self._buffer = b""
-        self._say(b"READY\n")
+        self._write(b"READY\n")
 
     def wait(self, timeout_s: float, also: Sequence[_HasFileno] = ()) -> str | None:
         """The name of the next event, or None when the time is over or one of `also` is readable."""
@@ -39,21 +39,21 @@ class EventListener:
         readable, _, _ = select.select(sources, [], [], max(0.0, timeout_s))
         if self._in not in readable:
             return None
-        got = os.read(self._in, 65536)
-        if not got:
+        received = os.read(self._in, 65536)
+        if not received:
             raise SupervisorGone
-        self._buffer += got
+        self._buffer += received
         return self._next()
 
     def _next(self) -> str | None:
         """Take one whole event out of the buffer and confirm it."""
         event, self._buffer = split_event(self._buffer)
         if event is not None:
-            self._say(b"RESULT 2\nOKREADY\n")
+            self._write(b"RESULT 2\nOKREADY\n")
         return event
 
-    def _say(self, words: bytes) -> None:
-        os.write(self._out, words)
+    def _write(self, reply: bytes) -> None:
+        os.write(self._out, reply)
 
 
 def split_event(buffer: bytes) -> tuple[str | None, bytes]:

@@ -134,13 +134,13 @@ def fingerprint(part: str) -> str | None:
     """
     module, _, name = part.partition(":")
     try:
-        found: Any = importlib.import_module(f"supervisor.{module}")
+        present: Any = importlib.import_module(f"supervisor.{module}")
         for attribute in name.split("."):
-            found = getattr(found, attribute)
+            present = getattr(present, attribute)
     except (ImportError, AttributeError):
         return None
     try:
-        lines = (line.strip() for line in inspect.getsource(found).splitlines())
+        lines = (line.strip() for line in inspect.getsource(present).splitlines())
     except (OSError, TypeError):
         return ""
     source = "\n".join(line for line in lines if line and not line.startswith("#"))

@@ -82,7 +82,7 @@ class Broker:
             self._acks_left = self._faults.ack_limit
         return self._faults
 
-    def welcome(self, newcomer: Connection, device_id: str, clean: bool) -> HubSession:
+    def admit(self, newcomer: Connection, device_id: str, clean: bool) -> HubSession:
         """Admit a device, one connection each: end any other. Returns the device's session."""
         for other in [c for c in self.connections if c.device_id == device_id and c is not newcomer]:
             other.end("another connection of the same device")
@@ -121,7 +121,7 @@ class Broker:
         if self._acks_left is not None:
             self._acks_left -= count
 
-    def gone(self, connection: Connection, reason: str) -> None:
+    def forget(self, connection: Connection, reason: str) -> None:
         """Forget a connection that has ended."""
         self.connections.discard(connection)
         if connection.number is not None:
@@ -136,7 +136,7 @@ class Broker:
             now_s = time.time()
             self.cloud.commands.expire(now_s)
             for connection in list(self.connections):
-                connection.look_at_clock(now_s)
+                connection.tick(now_s)
 
 
 async def serve(cloud: Cloud, host: str, port: int, ssl_context: ssl.SSLContext) -> Broker:

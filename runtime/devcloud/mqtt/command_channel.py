@@ -88,7 +88,7 @@ class CommandChannel:
         self._session.command_acknowledged(sent.lock.seq)
         self._cloud.commands.complete(sent.lock.seq, now_s)
 
-    def look_at_clock(self, now_s: float) -> None:
+    def tick(self, now_s: float) -> None:
         """End the locks whose time is over, and send their commands again."""
         ended = [packet_id for packet_id, sent in self._locked.items() if sent.lock.until_s <= now_s]
         for packet_id in ended:

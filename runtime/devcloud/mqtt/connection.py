@@ -113,9 +113,9 @@ class Connection(asyncio.Protocol):
             self._conversation.close()
         if self._will is not None and self._conversation is not None:
             self._conversation.last_will(self._will)
-        self._hub.gone(self, reason)
+        self._hub.forget(self, reason)
 
-    def look_at_clock(self, now_s: float) -> None:
+    def tick(self, now_s: float) -> None:
         """Called ten times a second with the wall clock: expiry, keep-alive, the end of a silence."""
         loop_now_s = self._loop.time()
         if self._hub.faults.silent:
@@ -131,7 +131,7 @@ class Connection(asyncio.Protocol):
             self._follow_faults()
             self._pump()
             if self._conversation is not None and not self._ended:
-                self._conversation.look_at_clock(now_s)
+                self._conversation.tick(now_s)
 
     # -- input -------------------------------------------------------------------------------------------
 
@@ -171,7 +171,7 @@ class Connection(asyncio.Protocol):
         self._idle_limit_s = min(packet.keep_alive_s * 1.5 or LONGEST_IDLE_S, LONGEST_IDLE_S)
         if packet.will is not None:
             self._will = topics.last_will(self.device_id, packet.will)
-        session = self._hub.welcome(self, self.device_id, packet.clean_session)
+        session = self._hub.admit(self, self.device_id, packet.clean_session)
         self._conversation = Conversation(
             self._hub.cloud,
             self.device_id,

@@ -116,12 +116,12 @@ class Conversation:
         )
 
     def _subscribed(self, packet: Subscribe) -> None:
-        asked = {topics.channel(self._device_id, name): min(qos, 1) for name, qos in packet.filters}
+        requested = {topics.channel(self._device_id, name): min(qos, 1) for name, qos in packet.filters}
         self._require_management()
         if self._cloud.faults.refuse_subscribe:
             self._send(Suback(packet.packet_id, (FAILURE,) * len(packet.filters)))
             return
-        self._session.subscribe(asked)
+        self._session.subscribe(requested)
         self._send(Suback(packet.packet_id, tuple(min(qos, 1) for _, qos in packet.filters)))
         self.resume()
 
@@ -170,6 +170,6 @@ class Conversation:
         """The connection has ended."""
         self._commands.close()
 
-    def look_at_clock(self, now_s: float) -> None:
+    def tick(self, now_s: float) -> None:
         """Called ten times a second: locks of commands end."""
-        self._commands.look_at_clock(now_s)
+        self._commands.tick(now_s)

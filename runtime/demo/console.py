@@ -11,7 +11,7 @@ from runtime.core.printable import printable
 _ERASE_LINE = "\r\x1b[2K"
 
 
-class Voice:
+class ConsoleOutput:
     """Printer that threads may use at the same time; lines do not mix."""
 
     def __init__(self) -> None:
@@ -20,11 +20,11 @@ class Voice:
         self._lock = threading.Lock()
         self._below = ""
 
-    def say(self, sentence: str) -> None:
+    def write(self, sentence: str) -> None:
         """Print a line that stays."""
-        self.plain(f"{time.monotonic() - self._start_s:5.1f} s  {sentence}")
+        self.write_plain(f"{time.monotonic() - self._start_s:5.1f} s  {sentence}")
 
-    def plain(self, line: str) -> None:
+    def write_plain(self, line: str) -> None:
         """Print a line without the time."""
         with self._lock:
             sys.stdout.write(f"{_ERASE_LINE if self._below else ''}{printable(line)}\n{self._below}")
