@@ -44,7 +44,7 @@ from runtime.core.delivery.events import Lost
 from runtime.core.delivery.figures import UploadFigures
 from runtime.core.delivery.link_budget import LinkBudget
 from runtime.core.delivery.outgoing import MessageState
-from runtime.core.delivery.window import CongestionWindow, Pace
+from runtime.core.delivery.window import CongestionWindow
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.settlement import Settled
 from runtime.errors import NeedsHuman, Retryable
@@ -117,7 +117,7 @@ class UploadLoop:
             settings.batch_s,
             min(PROMPT_S, settings.keepalive_s),
         )
-        self._delivery = Delivery(Pace(CongestionWindow(settings.window), self._link), limits)
+        self._delivery = Delivery(CongestionWindow(settings.window), self._link, limits)
         acked_s = last_words(layout.status_file("upload"), self._clock.boot_id()).number("puback_boot_s")
         self._figures = UploadFigures(self._delivery, self._link, self._clock.boot_s(), acked_s)
         self._source = UploadSource(config, self._delivery, self._clock)

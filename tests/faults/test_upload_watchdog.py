@@ -6,11 +6,12 @@ from runtime.core.delivery.actions import Candidate, Discard, Send
 from runtime.core.delivery.connection import DeliveryLimits
 from runtime.core.delivery.engine import Delivery
 from runtime.core.delivery.events import Acked, Connected
-from runtime.core.delivery.window import CongestionWindow, Pace
+from runtime.core.delivery.link_budget import LinkBudget
+from runtime.core.delivery.window import CongestionWindow
 
 
 def test_one_missing_acknowledgement_among_others_is_noticed() -> None:
-    delivery = Delivery(Pace(CongestionWindow(4)), DeliveryLimits(ack_s=30.0))
+    delivery = Delivery(CongestionWindow(4), LinkBudget(), DeliveryLimits(ack_s=30.0))
     delivery.set_credentials(1, 0.0)
     delivery.actions(0.0, 0.5)
     delivery.on_event(Connected(1), 0.0, 0.5)

@@ -23,8 +23,9 @@ from runtime.core.delivery.actions import PROBE, Candidate, Discard, Open, Send
 from runtime.core.delivery.connection import DeliveryLimits
 from runtime.core.delivery.engine import Delivery
 from runtime.core.delivery.envelope import Telemetry, probe
+from runtime.core.delivery.link_budget import LinkBudget
 from runtime.core.delivery.path_mtu import SEGMENTS_BYTES
-from runtime.core.delivery.window import CongestionWindow, Pace
+from runtime.core.delivery.window import CongestionWindow
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.secret import Secret
 from runtime.devcloud.addresses import HUB_PORT
@@ -98,7 +99,7 @@ class Sender:
     def __init__(self, hub: HubInThread, limits: DeliveryLimits, keepalive_s: int) -> None:
         self._credentials = HubCredentials(hub.address, DEVICE, generation=1, sas=Secret(hub.sas()))
         self.hub = HubConnection(HubOptions(hub.ca_file, keepalive_s))
-        self.delivery = Delivery(Pace(CongestionWindow(4)), limits)
+        self.delivery = Delivery(CongestionWindow(4), LinkBudget(), limits)
         self.delivery.set_credentials(1, time.monotonic())
         self.payloads: dict[int, bytes] = {}
         self.delivered: list[int] = []

@@ -24,7 +24,7 @@ from runtime.core.delivery.events import Acked, Cause, Closed, Connected, Connec
 from runtime.core.delivery.link_budget import LinkBudget, LinkPolicy
 from runtime.core.delivery.outgoing import SETTLED, MessageState, Outgoing
 from runtime.core.delivery.send_queue import MOST_IN_PIECES
-from runtime.core.delivery.window import CongestionWindow, Pace
+from runtime.core.delivery.window import CongestionWindow
 
 BUDGET, URGENT = 1_000_000, 8
 LIMITS = DeliveryLimits(connect_s=5, ack_s=10, retry_max_s=8, batch_s=4)
@@ -68,7 +68,7 @@ class World:
     def begin(self) -> None:
         """A process that knows nothing."""
         self.link = LinkBudget(LinkPolicy(messages_per_day=BUDGET, urgent_priority=URGENT))
-        self.delivery = Delivery(Pace(CongestionWindow(self.window), self.link), LIMITS)
+        self.delivery = Delivery(CongestionWindow(self.window), self.link, LIMITS)
         self.bar(self.barred)
         self.delivery.set_credentials(self.generation, self.now)
         self.client = 0

@@ -13,7 +13,7 @@ from runtime.core.delivery.connection import DeliveryLimits
 from runtime.core.delivery.engine import Delivery
 from runtime.core.delivery.events import Acked, Closed, Connected
 from runtime.core.delivery.link_budget import LinkBudget, LinkPolicy
-from runtime.core.delivery.window import CongestionWindow, Pace
+from runtime.core.delivery.window import CongestionWindow
 from runtime.core.ingest.message_fields import PLAIN, describe
 from runtime.core.ingest.protocol import Put
 from runtime.core.message import Kind, StoredMessage
@@ -33,7 +33,7 @@ class Device:
         self.clock = ObedientClock()
         self.store = MessageStore(self.home.layout.messages_db, self.clock)
         self.link = LinkBudget(terms)
-        self.delivery = Delivery(Pace(CongestionWindow(window), self.link), DeliveryLimits())
+        self.delivery = Delivery(CongestionWindow(window), self.link, DeliveryLimits())
         self.delivery.set_credentials(1, self.clock.boot)
         self.source = UploadSource(self.home.config, self.delivery, self.clock)
         self.client = 0

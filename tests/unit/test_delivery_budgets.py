@@ -21,7 +21,7 @@ def turn(world: World, seconds: float) -> None:
 
 def use_up(world: World) -> LinkBudget:
     """A suspect whose trials are due, and a budget without anything left."""
-    link = world.delivery._pace.link
+    link = world.link
     turn(world, 0.5)
     while not world.delivery.suspects:
         turn(world, 0.1)
@@ -72,7 +72,7 @@ def test_a_budget_that_is_used_up_when_a_trial_was_to_begin_does_not_hold_the_ur
         world.acknowledge()
         world.pass_time(0.1)
     assert world.delivery.sender.trial is not None
-    link = world.delivery._pace.link
+    link = world.link
     link.terms = LinkPolicy(messages_per_day=1, urgent_priority=URGENT)
     link.usage.day_messages = 1
     world.store(3, "alarm", priority=URGENT)

@@ -12,7 +12,8 @@ from runtime.core.delivery.actions import Action, Candidate, Discard, Open, Send
 from runtime.core.delivery.connection import DeliveryLimits
 from runtime.core.delivery.engine import Delivery
 from runtime.core.delivery.events import Acked, Cause, Closed, Connected, Lost
-from runtime.core.delivery.window import CongestionWindow, Pace
+from runtime.core.delivery.link_budget import LinkBudget
+from runtime.core.delivery.window import CongestionWindow
 from tests.support.depth import deep
 
 PER_S = 60.0
@@ -24,7 +25,7 @@ class Line:
 
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
-        self.delivery = Delivery(Pace(CongestionWindow()), DeliveryLimits(connect_s=5, ack_s=4))
+        self.delivery = Delivery(CongestionWindow(), LinkBudget(), DeliveryLimits(connect_s=5, ack_s=4))
         self.delivery.set_credentials(1, 0.0)
         self.now = 0.0
         self.delivered_s: list[float] = []

@@ -64,7 +64,7 @@ def test_an_acknowledgement_that_is_withheld_once_costs_one_deadline() -> None:
 def test_a_control_that_goes_first_counts_in_the_budget_as_every_message() -> None:
     world = World(window=16)
     flow(world, lambda _, tag: tag[0] == OURS, 3 * LIMITS.ack_s)
-    usage = world.delivery._pace.link.usage
+    usage = world.link.usage
     assert PROBE in {id for id, _ in world.sent}
     assert usage.day_messages == len(world.sent)
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from runtime.core.delivery.engine import Delivery
 from runtime.core.delivery.link_budget import BURST_S, URGENT_DEBT_S, FilePermit, LinkBudget, LinkPolicy
-from runtime.core.delivery.window import CongestionWindow, Pace
+from runtime.core.delivery.window import CongestionWindow
 from tests.support.delivery_world import LIMITS, World
 from tests.support.depth import deep
 
@@ -106,7 +106,7 @@ def test_a_file_is_begun_though_messages_use_all_of_the_rate() -> None:
     """It was asked whether a message might go, right after the messages: never, while they had any."""
     for terms in (LinkPolicy(bytes_per_s=1_000), LinkPolicy(messages_per_s=10)):
         world = World()
-        world.delivery = Delivery(Pace(CongestionWindow(8), LinkBudget(terms)), LIMITS)
+        world.delivery = Delivery(CongestionWindow(8), LinkBudget(terms), LIMITS)
         world.delivery.set_credentials(1, world.now)
         for id in range(1, 200):
             world.store(id, "telemetry")

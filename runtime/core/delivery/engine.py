@@ -18,23 +18,26 @@ from __future__ import annotations
 from runtime.core.delivery.actions import Action, Candidate, InquireQuota, ReportSasRefused, Tag
 from runtime.core.delivery.connection import ConnectionMachine, ConnectionState, DeliveryLimits
 from runtime.core.delivery.events import Acked, Carried, Cause, Closed, Connected, ConnectionEvent, Lost
+from runtime.core.delivery.link_budget import LinkBudget
 from runtime.core.delivery.outgoing import Outgoing
 from runtime.core.delivery.sender import Sender
-from runtime.core.delivery.window import Pace
+from runtime.core.delivery.window import CongestionWindow
 from runtime.core.settlement import Settled
 
 
 class Delivery:
     """All messages on their way to the hub. Times are seconds on one clock that never jumps."""
 
-    def __init__(self, pace: Pace, limits: DeliveryLimits | None = None) -> None:
+    def __init__(
+        self, window: CongestionWindow, link: LinkBudget, limits: DeliveryLimits | None = None
+    ) -> None:
         self._limits = limits or DeliveryLimits()
         self.connection = ConnectionMachine(self._limits)
-        self.sender = Sender(pace, self._limits)
+        self.sender = Sender(window, link, self._limits)
         self.queue = self.sender.queue
         self.room = self.sender.room
         self.settled = self.sender.settled
-        self._pace = pace
+        self._link = link
         self._actions: list[Action] = []
 
     # -- figures -------------------------------------------------------------------------------------
@@ -143,7 +146,7 @@ class Delivery:
     def actions(self, now: float, draw: float) -> list[Action]:
         """The actions due now. Call it after events, and at the latest when `wait_s` is over."""
         match self.connection.state:
-            case ConnectionState.DOWN if self.connection.may_open(now) and self._pace.open(now):
+            case ConnectionState.DOWN if self.connection.may_open(now) and self._link.is_open(now):
                 self._actions.append(self.connection.open(now))
             case ConnectionState.CONNECTING if now >= self.connection.deadline_s:
                 self._lost(Cause.OVERDUE, f"no answer within {self._limits.connect_s:g} s", now, draw)
@@ -161,7 +164,7 @@ class Delivery:
         """Seconds until an action may be due, if no event comes."""
         match self.connection.state:
             case ConnectionState.DOWN if self.connection.has_credentials:
-                link_s = now + (0.0 if self._pace.open(now) else self._pace.wait_s(now))
+                link_s = now + (0.0 if self._link.is_open(now) else self._link.wait_s(now))
                 until_s = max(self.connection.reconnect.at_s, link_s)
             case ConnectionState.CONNECTING | ConnectionState.DRAINING:
                 until_s = self.connection.deadline_s
@@ -186,7 +189,7 @@ class Delivery:
 
     def _to_be_replaced(self, now: float) -> bool:
         """True if another client has to take over: other credentials, a closed link, a trial that is due."""
-        if self.connection.has_old_credentials or not self._pace.open(now):
+        if self.connection.has_old_credentials or not self._link.is_open(now):
             return True
         return self.sender.wants_another_client(now)
 

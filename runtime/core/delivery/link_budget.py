@@ -297,6 +297,14 @@ class LinkBudget:
             return "the hub's daily quota is used up until 00:00 UTC"
         return None
 
+    def is_open(self, now: float) -> bool:
+        """True if the link may be used at all."""
+        return self.shut(now) is None
+
+    def passes(self, priority: int) -> bool:
+        """True if budgets and hours let a message of this priority go; rates only make it wait its turn."""
+        return self.barred() is None or self.is_urgent(priority)
+
     def barred(self) -> str | None:
         """The reason why only urgent messages may be sent, or None."""
         used, terms = self.usage, self.terms

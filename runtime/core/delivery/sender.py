@@ -1,8 +1,8 @@
 """The sender: what goes out on the client that is up, and what its end proves about the messages in flight.
 
 It holds every message that is on its way (`send_queue`), those in flight (`in_flight`) and those settled
-(`settled_records`), and asks `Pace` how much may go. The connection's life is not its business: `begin` and
-`end` tell it what it has to know.
+(`settled_records`), and asks the link budget and the congestion window how much may go. The connection's life
+is not its business: `begin` and `end` tell it what it has to know.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from runtime.core.delivery.actions import PROBE, Action, Candidate, Send, StartUpload, Tag
 from runtime.core.delivery.connection import DeliveryLimits
 from runtime.core.delivery.in_flight import ConnectionEnding, InFlight
+from runtime.core.delivery.link_budget import LinkBudget
 from runtime.core.delivery.outgoing import MessageState, Outgoing
 from runtime.core.delivery.poison import PoisonDetector
 from runtime.core.delivery.queue_room import RoomMeter
@@ -19,7 +20,7 @@ from runtime.core.delivery.quota_probe import QuotaProbe
 from runtime.core.delivery.send_queue import SendQueue, StreamQueue
 from runtime.core.delivery.settled_records import SettledRecords
 from runtime.core.delivery.upload_slots import UploadSlots
-from runtime.core.delivery.window import WINDOW_BYTES, Pace
+from runtime.core.delivery.window import WINDOW_BYTES, CongestionWindow
 
 _WIDE = 1 << 30
 
@@ -27,17 +28,18 @@ _WIDE = 1 << 30
 class Sender:
     """Times are seconds on one clock that never jumps; `draw` is random in [0, 1)."""
 
-    def __init__(self, pace: Pace, limits: DeliveryLimits) -> None:
+    def __init__(self, window: CongestionWindow, link: LinkBudget, limits: DeliveryLimits) -> None:
         self.queue = SendQueue()
         self.queue.batches.patience_s = limits.batch_s
-        self.room = RoomMeter(self.queue, pace.passes, pace.is_urgent)
+        self.room = RoomMeter(self.queue, link.passes, link.is_urgent)
         self.settled = SettledRecords()
-        self.poison = PoisonDetector(limits.ack_s, lambda m: not pace.barred(m.candidate.priority))
+        self.poison = PoisonDetector(limits.ack_s, lambda m: link.passes(m.candidate.priority))
         self.in_flight = InFlight()
         self.uploads = UploadSlots(limits.uploads, limits.retry_max_s)
         self.trial: Outgoing | None = None
         """The suspect that goes first and alone on the client that is open."""
-        self._pace = pace
+        self._congestion = window
+        self._link = link
         self._limits = limits
         self._quota_probe = QuotaProbe()
         self._control: Tag | None = None
@@ -96,7 +98,7 @@ class Sender:
 
     def begin(self, now: float) -> None:
         """A client is up, with nothing in flight."""
-        self._pace.connected()
+        self._congestion.connected()
         self._sent_on_client = self._acked_on_client = 0
         self._control = None
         self.in_flight.begin(now)
@@ -114,7 +116,7 @@ class Sender:
     def wants_another_client(self, now: float) -> bool:
         """True if another client has to take over: for a trial that is due, or as this one's is barred."""
         if self.trial is not None:
-            return self._pace.barred(self.trial.candidate.priority)
+            return not self._link.passes(self.trial.candidate.priority)
         trial_s = self.poison.next_trial_s()
         return trial_s is not None and (now >= trial_s or (not self.in_flight and self.queue.idle()))
 
@@ -128,7 +130,7 @@ class Sender:
 
     def next_s(self, now: float) -> float:
         """The latest time at which something may be due on a client that is up."""
-        until_s = min(now + self._pace.wait_s(now), self.in_flight.patience_s(self._patience_s))
+        until_s = min(now + self._link.wait_s(now), self.in_flight.patience_s(self._patience_s))
         if self.trial is not None and (s := self.in_flight.patience_s(self._limits.ack_s)) > now:
             until_s = min(until_s, s)
         if self.trial is None and (trial_s := self.poison.next_trial_s()) is not None:
@@ -141,7 +143,7 @@ class Sender:
     @property
     def window(self) -> int:
         """Most sends in flight now."""
-        return 1 if self.trial else min(self._narrowed, self._pace.window)
+        return 1 if self.trial else min(self._narrowed, self._congestion.size)
 
     def send(self, now: float) -> list[Action]:
         """Send what may go on a client that is up."""
@@ -151,7 +153,7 @@ class Sender:
             self._probe(sends, now)
         for message in self._turns(now):
             size_bytes = message.candidate.piece_bytes
-            self._pace.sent(size_bytes, message.candidate.priority)
+            self._link.sent(size_bytes, message.candidate.priority)
             sends.append(self._put_in_flight(self.queue.pop(message, now), size_bytes, now))
         if (self.poison.any() and not self._sent_on_client) or self._to_be_followed(now):
             self._probe(sends, now)
@@ -159,7 +161,7 @@ class Sender:
 
     def _probe(self, sends: list[Action], now: float) -> None:
         if self.poison.worth_a_control():  # it costs what every message costs
-            self._pace.sent(0)
+            self._link.sent(0, 0)
             sends.append(self._put_in_flight((PROBE, 0), 0, now))
 
     def _to_be_followed(self, now: float) -> bool:
@@ -177,12 +179,12 @@ class Sender:
         """The messages whose next piece may go now, one by one."""
         if (trial := self.trial) is not None:
             unsent = not self.in_flight and trial.has_unsent()
-            if unsent and self._pace.allows(trial.candidate.priority, now):
+            if unsent and self._link.allows(trial.candidate.priority, now):
                 yield trial
             return
         if not self._has_room():
             return
-        for message in self.queue.turns(now, lambda candidate: self._pace.allows(candidate.priority, now)):
+        for message in self.queue.turns(now, lambda candidate: self._link.allows(candidate.priority, now)):
             yield message
             if not self._has_room():
                 return
@@ -210,7 +212,7 @@ class Sender:
         self._acked_on_client += 1
         self._quota_probe.reset()
         self._narrowed = min(self._narrowed + (tag[0] != PROBE), _WIDE)  # else two could hide behind it
-        self._pace.acked(now - sent_s, len(self.in_flight) + 1)
+        self._congestion.acked(now - sent_s, len(self.in_flight) + 1)
         message = self.queue.messages.get(tag[0])
         if message is None:
             return 0
@@ -242,13 +244,13 @@ class Sender:
     def start_uploads(self, now: float) -> list[Action]:
         """Begin the file uploads that can begin; the stream of each waits for it, others do not."""
         begun: list[Action] = []
-        if not self.queue.files or not self._pace.open(now):
+        if not self.queue.files or not self._link.is_open(now):
             return begun
         for message in self.queue.to_upload(now):  # the most important first
             id, priority = message.candidate.id, message.candidate.priority
-            if not self.uploads.has_slot(urgent=self._pace.is_urgent(priority)):
+            if not self.uploads.has_slot(urgent=self._link.is_urgent(priority)):
                 break
-            if now >= message.upload_at_s and self._pace.takes_file(priority, now):
+            if now >= message.upload_at_s and self._link.takes_file(priority, now):
                 self.queue.hold(message.stream)
                 self.uploads.begin(message, now)
                 begun.append(StartUpload(id))
@@ -306,7 +308,7 @@ class Sender:
             self.poison.control_failed()
         if len(self.in_flight) > 1 and self.trial is None:
             self._narrowed = max(1, min(self._narrowed, len(self.in_flight)) // 4)
-            self._pace.lost()
+            self._congestion.lost()
             return []
         for tag in self.in_flight.tags():
             self._narrowed = 1

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from runtime.core.delivery.link_budget import LinkBudget
-
 FIRST_WINDOW = 16
 LEAST_WINDOW = 1
 LARGEST_WINDOW = 256
@@ -188,60 +186,3 @@ class _Try:
     mean_s: float
     """The mean round trip before the try."""
     means_s: list[float] = field(default_factory=list)
-
-
-class Pace:
-    """The permission to send that the engine asks for: congestion window and link budget together."""
-
-    def __init__(self, window: CongestionWindow | None = None, link: LinkBudget | None = None) -> None:
-        self.link = link or LinkBudget()
-        self._window = window or CongestionWindow()
-
-    @property
-    def window(self) -> int:
-        """Most sends in flight."""
-        return self._window.size
-
-    def open(self, now: float) -> bool:
-        """True if the link may be used at all."""
-        return self.link.shut(now) is None
-
-    def barred(self, priority: int) -> bool:
-        """True if a budget or the hour forbids a message of this priority, however long it waits."""
-        return not self.link.is_urgent(priority) and self.link.barred() is not None
-
-    def allows(self, priority: int, now: float) -> bool:
-        """True if a message of this priority may be sent now."""
-        return self.link.allows(priority, now)
-
-    def wait_s(self, now: float) -> float:
-        """Seconds for which these answers stay as they are."""
-        return self.link.wait_s(now)
-
-    def connected(self) -> None:
-        """A new connection is up."""
-        self._window.connected()
-
-    def takes_file(self, priority: int, now: float) -> bool:
-        """True if the upload of a file of this priority may begin now."""
-        return self.link.takes_file(priority, now)
-
-    def passes(self, priority: int) -> bool:
-        """True if budgets and hours let a message of this priority go; rates only make it wait its turn."""
-        return self.link.barred() is None or self.link.is_urgent(priority)
-
-    def is_urgent(self, priority: int) -> bool:
-        """True if a message of this priority passes rates, budgets and hours."""
-        return self.link.is_urgent(priority)
-
-    def sent(self, size_bytes: int, priority: int = 0) -> None:
-        """A message was sent."""
-        self.link.sent(size_bytes, priority)
-
-    def acked(self, round_trip_s: float, in_flight: int) -> None:
-        """A send was acknowledged."""
-        self._window.acked(round_trip_s, in_flight)
-
-    def lost(self) -> None:
-        """A connection was lost with several in flight."""
-        self._window.lost()
