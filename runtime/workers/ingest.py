@@ -54,7 +54,7 @@ from runtime.workers.store_manager import LOG_EVERY_S, StoreManager, refusal
 NAME = "ingest"
 IDLE_S = 1.0
 BUG = Refusal(Code.INTERNAL, "a bug of ours: this request cannot be decided", RETRY_FULL_MS * 10)
-LEFT_OUT = Refusal(Code.NOT_ALLOWED, "this key is not allowed here any more", RETRY_FULL_MS)
+KEY_REMOVED = Refusal(Code.NOT_ALLOWED, "this key is not allowed here any more", RETRY_FULL_MS)
 """The refusal is not final: the key's file may be in the course of being rewritten."""
 QUICK_FLUSH_S = 0.002
 QUICK_REQUESTS = 32
@@ -77,75 +77,77 @@ class IngestLoop:
     def __init__(self, config: Config, stop: Stop, clock: Clock) -> None:
         settings = config.settings.ingest
         self._stop = stop
-        self._most = _most(config)
+        self._commit_limits = _commit_limits(config)
         """Messages and payload bytes of one commit."""
         self._limits = SizeLimits(settings.max_message_bytes, settings.max_request_bytes)
-        self._heart = Heartbeat(config.layout, NAME, clock, stop)
+        self._heartbeat = Heartbeat(config.layout, NAME, clock, stop)
         self._watch = ConfigWatch(config, NAME, clock, _check_listeners)
-        self._keeper = StoreManager(config, clock, beat=self._heart.publish)
-        self._spool = Spool(config.layout.spool, settings.drop_folder, self._heart.busy)
+        self._manager = StoreManager(config, clock, beat=self._heartbeat.publish)
+        self._spool = Spool(config.layout.spool, settings.drop_folder, self._heartbeat.busy)
         self._gate = KeyGate(settings.curve_clients) if settings.curve_clients else None
-        self._doors = ProducerSockets(wiring.listeners(config), clock)
-        self._doorkeeper = ConnectionGuard(self._doors.endpoints, settings.memory_bytes)
+        self._sockets = ProducerSockets(wiring.listeners(config), clock)
+        self._guard = ConnectionGuard(self._sockets.endpoints, settings.memory_bytes)
         self._deliveries = DeliveryReceiver(config.layout)
         self._hints = Hints(config.layout, "ingest")
-        self._counted: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
         self._refused_lately = RecentCounts()
-        self._sparing = LogThrottle(LOG_EVERY_S)
+        self._throttle = LogThrottle(LOG_EVERY_S)
         self._losses = LossLog(LOG_EVERY_S)
         self._clock = clock
-        self._company = 0
-        self._gone: list[str] = []
+        self._last_requests = 0
+        self._stored = self._settled = False
+        """The messages, and the deliveries, of this turn are on disk."""
+        self._unnamed_files: list[str] = []
         """Files in the spool that no message names any longer."""
 
     def turn(self) -> None:
         """Poll, drain, decide, one commit, reply. Dying in between costs a resend, never a message."""
-        self._doors.ensure_bound()
+        self._sockets.ensure_bound()
         self._deliveries.ensure_bound()
         self._hints.ensure_bound()
-        self._keeper.tick()
-        self._spool.tidy(self._clock.boot_s(), self._keeper.files_named)
-        self._heart.publish(self._figures)
+        self._manager.tick()
+        self._spool.tidy(self._clock.boot_s(), self._manager.files_named)
+        self._heartbeat.publish(self._figures)
         if self._watch.changed():
             self._reconfigure(self._watch.config)
-        self._say_losses(self._clock.boot_s())
-        patience_s = self._keeper.patience_s(IDLE_S)
+        self._log_losses(self._clock.boot_s())
+        patience_s = self._manager.patience_s(IDLE_S)
         gate = [self._gate.socket] if self._gate else []
-        sockets = (*(door.socket for door in self._doors.open), self._deliveries.socket, *gate)
+        sockets = (*(each.socket for each in self._sockets.open), self._deliveries.socket, *gate)
         ready = wait_readable((*sockets, self._stop), patience_s)
         if self._gate:
             self._gate.answer()
-        letters = self._receive()
+        pending = self._receive()
         reports = self._deliveries.receive() if self._deliveries.socket in ready else []
-        if not letters and not reports:
-            self._keeper.idle()
+        if not pending and not reports:
+            self._manager.idle()
             return
         for _, report in reports:
             if report.damaged is not None:
-                self._keeper.damage_reported(report.damaged, unreadable=report.unreadable)
-        ours = [report.settled for _, report in reports if self._keeper.is_this(report.store)]
-        replies = self._store(letters, Settled.of(ours))
-        self._acknowledge(letters, replies)  # on disk since the line above: now it may be said
-        if any(isinstance(reply, Stored) for reply in replies):
+                self._manager.damage_reported(report.damaged, unreadable=report.unreadable)
+        settlements = [report.settled for _, report in reports if self._manager.is_this(report.store)]
+        replies = self._store(pending, Settled.of(settlements))
+        self._acknowledge(pending, replies)  # on disk since the line above: now it may be said
+        if self._stored and any(isinstance(reply, Stored) for reply in replies):
             self._hints.publish(STORED)  # upload does not wait as producers do
-        self._clear_away()
+        self._remove_files()
         if self._settled:
             self._deliveries.confirm(reports)
 
     def _reconfigure(self, config: Config) -> None:
         """Take the settings that count while ingest runs."""
-        self._most = _most(config)
-        self._keeper.reconfigure(config)
+        self._commit_limits = _commit_limits(config)
+        self._manager.reconfigure(config)
 
     def _figures(self) -> dict[str, object]:
-        kept = self._keeper.figures()
-        alarms = [str(said) for said in (kept.get("alarm"), self._doors.alarm) if said]
+        store_figures = self._manager.figures()
+        alarms = [str(alarm) for alarm in (store_figures.get("alarm"), self._sockets.alarm) if alarm]
         return {
-            "counted": self._counted,
+            "counted": self._counts,
             "refused_lately": self._refused_lately.counts(self._clock.boot_s()),
-            "connections_cut": self._doorkeeper.cut,
-            "closed_doors": self._doors.closed,
-            **kept,
+            "connections_cut": self._guard.cut,
+            "closed_doors": self._sockets.closed,
+            **store_figures,
             **({"alarm": "; ".join(alarms)} if alarms else {}),
         }
 
@@ -155,22 +157,23 @@ class IngestLoop:
         Producers that shared the last commit will ask again: the loop waits for them, half a quick flush at
         most.
         """
-        found: list[tuple[PendingRequest, Request | Refusal]] = []
-        room, room_bytes = self._most
-        flush_s = self._keeper.flush_s
+        self._stored = self._settled = False
+        received: list[tuple[PendingRequest, Request | Refusal]] = []
+        room, room_bytes = self._commit_limits
+        flush_s = self._manager.flush_s
         requests = QUICK_REQUESTS if flush_s < QUICK_FLUSH_S else room
         until_s = time.perf_counter() + min(flush_s, QUICK_FLUSH_S) / 2
         while True:
-            for letter, frames in self._doors.letters():
-                request = self._read(frames, letter.owner) if self._admits(letter) else LEFT_OUT
-                found.append((letter, request))
+            for peer, frames in self._sockets.receive():
+                request = self._read(frames, peer.owner) if self._admits(peer) else KEY_REMOVED
+                received.append((peer, request))
                 room_bytes -= sum(map(len, frames or ()))  # a refused request took time, too
                 if isinstance(request, Put):
                     room -= len(request.payloads) - 1
-                if len(found) >= min(room, requests) or room_bytes <= 0:
-                    return found
-            if len(found) >= self._company or time.perf_counter() >= until_s:
-                return found
+                if len(received) >= min(room, requests) or room_bytes <= 0:
+                    return received
+            if len(received) >= self._last_requests or time.perf_counter() >= until_s:
+                return received
             os.sched_yield()  # to producers that wait for a core with a request
 
     def _read(self, frames: Frames, owner: str) -> Request | Refusal:
@@ -188,44 +191,43 @@ class IngestLoop:
         """Log where the bug is; not the exception's text, which may repeat what a producer sent."""
         at = traceback.extract_tb(exc.__traceback__)[-1]
         where = f"{type(exc).__name__} at {at.filename}:{at.lineno}"
-        times = self._sparing.times(where, self._clock.boot_s())
+        times = self._throttle.times(where, self._clock.boot_s())
         if times:
             logger.bind(times=times).error("a bug of ours meets a request, which is refused: {}", where)
         return BUG
 
-    def _admits(self, letter: PendingRequest) -> bool:
-        return self._gate is None or letter.key is None or self._gate.admits(letter.key, self._clock.boot_s())
+    def _admits(self, peer: PendingRequest) -> bool:
+        return self._gate is None or peer.key is None or self._gate.admits(peer.key, self._clock.boot_s())
 
     def _store(
-        self, letters: Sequence[tuple[PendingRequest, Request | Refusal]], settled: Settled
+        self, pending: Sequence[tuple[PendingRequest, Request | Refusal]], settled: Settled
     ) -> list[Reply]:
         """Store all of it in one commit. Returns the replies that may go out once it is on disk."""
-        self._settled = False
-        requests = [request for _, request in letters]
+        requests = [request for _, request in pending]
         try:
             admission, replies = self._decide(requests, settled)
-            if admission.wants_count and self._keeper.count():
+            if admission.wants_count and self._manager.count():
                 self._spool.settle(stored=False)
                 admission, replies = self._decide(requests, settled)
-            losses = self._keeper.commit(admission, settled)
-            self._company = len(letters)
+            losses = self._manager.commit(admission, settled)
+            self._last_requests = len(pending)
             self._spool.settle(stored=True)
         except StoreError as error:
-            self._keeper.failed(error)
+            self._manager.failed(error)
             in_doubt = not isinstance(error, StoreFull)  # it may be found on disk later
             self._spool.settle(stored=None if in_doubt else False)
             self._settle_alone(settled)
             refused = refusal(error)
             return [r if isinstance(r, Refusal) else _unstored(r, refused) for r in requests]
-        self._settled = True
-        self._note(admission, losses)
+        self._stored = self._settled = True
+        self._count_outcome(admission, losses)
         return replies
 
     def _decide(self, requests: list[Request | Refusal], settled: Settled) -> tuple[Admission, list[Reply]]:
         """Decide these requests. One that meets a bug is refused, and its traces are gone."""
         keys = {r.producer for r in requests if isinstance(r, Put) and r.producer is not None}
         while True:
-            admission = self._keeper.admission(keys, settled)
+            admission = self._manager.admission(keys, settled)
             replies: list[Reply] = []
             for at, request in enumerate(requests):
                 try:
@@ -242,53 +244,55 @@ class IngestLoop:
     def _settle_alone(self, settled: Settled) -> None:
         """Commit deliveries alone: new messages found no room, and removing delivered ones makes room."""
         try:
-            self._note(None, self._keeper.commit(None, settled))
+            self._count_outcome(None, self._manager.commit(None, settled))
             self._settled = True
         except StoreError as error:
-            self._keeper.failed(error)
+            self._manager.failed(error)
 
     def _acknowledge(
-        self, letters: Sequence[tuple[PendingRequest, object]], replies: Sequence[Reply]
+        self, pending: Sequence[tuple[PendingRequest, object]], replies: Sequence[Reply]
     ) -> None:
-        for (letter, _), reply in zip(letters, replies, strict=True):
-            letter.answer(encode_reply(reply))
+        for (peer, _), reply in zip(pending, replies, strict=True):
             if isinstance(reply, Refusal):
-                self._note_refusal(reply.code)
+                self._count_refusal(reply.code)
+            else:
+                assert self._stored or isinstance(reply, Pong), "nothing is acknowledged without its commit"
+            peer.answer(encode_reply(reply))
 
-    def _note_refusal(self, code: str) -> None:
+    def _count_refusal(self, code: str) -> None:
         """Count and log a refusal's code. Its text, which may repeat what a producer sent, is in no log."""
         now_s = self._clock.boot_s()
-        self._counted[f"refused_{code}"] += 1
+        self._counts[f"refused_{code}"] += 1
         self._refused_lately.add(code, now_s)
-        times = self._sparing.times(code, now_s)
+        times = self._throttle.times(code, now_s)
         if times:
             logger.bind(code=code, times=times).warning("producers are refused: {}", code)
 
-    def _note(self, admission: Admission | None, losses: Sequence[Loss]) -> None:
+    def _count_outcome(self, admission: Admission | None, losses: Sequence[Loss]) -> None:
         if admission is not None and admission.rows:
-            self._counted["stored"] += len(admission.rows)
+            self._counts["stored"] += len(admission.rows)
         for loss in losses:
-            self._gone += loss.files
+            self._unnamed_files += loss.files
             if loss.amount.messages:
-                self._counted[f"lost_{loss.reason}"] += loss.amount.messages
+                self._counts[f"lost_{loss.reason}"] += loss.amount.messages
                 self._losses.add((str(loss.stream), loss.reason), loss.amount.messages, loss.ranges)
 
-    def _clear_away(self) -> None:
+    def _remove_files(self) -> None:
         """Delete files of messages that gave way. Their removal is on disk; no request waits for the room."""
-        gone, self._gone = self._gone, []
-        self._spool.remove(gone)
+        files, self._unnamed_files = self._unnamed_files, []
+        self._spool.remove(files)
 
-    def _say_losses(self, now_s: float) -> None:
+    def _log_losses(self, now_s: float) -> None:
         for (stream, reason), lost in self._losses.due(now_s):
             logger.bind(stream=stream, reason=reason, ids=lost.ranges).warning(
                 "{} messages left the store undelivered", lost.messages
             )
 
     def close(self) -> None:
-        self._say_losses(math.inf)
-        self._doorkeeper.close()
-        self._keeper.close()
-        self._doors.close()
+        self._log_losses(math.inf)
+        self._guard.close()
+        self._manager.close()
+        self._sockets.close()
         if self._gate:
             self._gate.close()
         self._deliveries.close()
@@ -312,7 +316,7 @@ def _check_listeners(config: Config) -> None:
     check_listeners(wiring.listeners(config), config.layout)
 
 
-def _most(config: Config) -> tuple[int, int]:
+def _commit_limits(config: Config) -> tuple[int, int]:
     return config.settings.ingest.commit_messages, config.settings.ingest.commit_bytes
 
 

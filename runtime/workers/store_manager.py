@@ -24,7 +24,7 @@ from loguru import logger
 from runtime.adapters.process.clock import Clock
 from runtime.adapters.process.home_mount import in_changed_home
 from runtime.adapters.process.status_file import BUSY
-from runtime.adapters.salvage.disk_probe import DiskProbe, named
+from runtime.adapters.salvage.disk_probe import DiskProbe, block_ranges
 from runtime.adapters.salvage.salvage import SalvageReport, files, finish, last_report, pending, salvage
 from runtime.adapters.store.counters import Loss
 from runtime.adapters.store.disk import Disk, DiskReserve, WalLimit, size
@@ -36,7 +36,7 @@ from runtime.adapters.store.errors import (
     StoreNewer,
     StoreUnavailable,
     StoreUnreadable,
-    in_words,
+    error_text,
 )
 from runtime.adapters.store.id_watermark import IdWatermark
 from runtime.adapters.store.writer import MessageStore
@@ -229,7 +229,7 @@ class StoreManager:
         self._apply(
             Failed(
                 _failure(error),
-                in_words(error),
+                error_text(error),
                 pending(self._path),
                 self._probe.due(),
                 self._disk.left_bytes(),
@@ -248,7 +248,7 @@ class StoreManager:
         name = type(error).__name__
         if times := self._throttle.times(name, self._clock.boot_s()):
             log = logger.bind(error=name, times=times)
-            (log.error if isinstance(error, StoreNewer) else log.warning)("the store: {}", in_words(error))
+            (log.error if isinstance(error, StoreNewer) else log.warning)("the store: {}", error_text(error))
 
     def _apply(self, event: Event) -> bool:
         """Go on to the state that follows, and begin the work that it asks for. False if it is the same."""
@@ -323,7 +323,7 @@ class StoreManager:
         why, verdict = self._state.why, self._probe.go_on()
         if self._probe.under_way:
             return
-        self._apply(Examined(verdict.damaged, tuple(named(verdict.gone)), pending(self._path)))
+        self._apply(Examined(verdict.damaged, tuple(block_ranges(verdict.gone)), pending(self._path)))
         if verdict.damaged:
             self._log(StoreDamaged(why))
 
@@ -385,4 +385,4 @@ def refusal(error: StoreError) -> Refusal:
     """The refusal that producers get while the store fails."""
     if isinstance(error, StoreFull):
         return Refusal(Code.DISK_FULL, "the disk is full", RETRY_FULL_MS)
-    return Refusal(Code.STORE_UNAVAILABLE, f"nothing can be stored now: {in_words(error)}", RETRY_FULL_MS)
+    return Refusal(Code.STORE_UNAVAILABLE, f"nothing can be stored now: {error_text(error)}", RETRY_FULL_MS)

@@ -181,20 +181,20 @@ def commits_until_answered(ingest: IngestLoop, socket: zmq.Socket[bytes], home: 
     raise AssertionError("no answer")
 
 
-def test_the_doorkeeper_lives_on_after_a_moment_without_a_file_to_look_with() -> None:
+def test_the_connection_guard_lives_on_after_a_moment_without_a_file_to_look_with() -> None:
     """It ended with the first look that failed, and nobody stood at the doors until the next start."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    doorkeeper = ConnectionGuard([IpcEndpoint("/nowhere.sock")], 10**9)
+    guard = ConnectionGuard([IpcEndpoint("/nowhere.sock")], 10**9)
     resource.setrlimit(resource.RLIMIT_NOFILE, (16, limits[1]))
     taken = []
     try:
         with pytest.raises(OSError, match="Too many open files"):
             while True:
                 taken.append(os.open("/", os.O_RDONLY))
-        doorkeeper._thread.join(10 * LOOK_EVERY_S)
-        assert doorkeeper._thread.is_alive()
+        guard._thread.join(10 * LOOK_EVERY_S)
+        assert guard._thread.is_alive()
     finally:
         for descriptor in taken:
             os.close(descriptor)
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        doorkeeper.close()
+        guard.close()

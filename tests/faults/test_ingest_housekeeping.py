@@ -49,7 +49,7 @@ def test_a_salvage_ends_though_producers_go_on_asking(home: Home) -> None:
     socket = zmq.Context.instance().socket(zmq.REQ)
     socket.connect(home.config.producer_endpoint())
     try:
-        ingest._keeper.failed(StoreDamaged("for the test"))
+        ingest._manager.failed(StoreDamaged("for the test"))
         for _ in range(200):  # 10,000 rows are 20 slices
             reply = ask(ingest, socket, {"stream": "s"})
             if reply["ok"]:
@@ -89,7 +89,7 @@ def test_what_happens_a_thousand_times_takes_no_thousand_lines_of_the_log(home: 
         for _ in range(30):
             clock.boot += 5.0
             assert not ask(ingest, socket, {"stream": "s"})["ok"]
-            ingest._keeper.failed(StoreFull("for the test"))
+            ingest._manager.failed(StoreFull("for the test"))
         for name in ("code", "error"):
             assert [extra["times"] for extra in said if name in extra] == [
                 1,
@@ -291,7 +291,7 @@ def test_after_a_long_outage_the_room_goes_back_to_the_disk_in_small_steps_and_s
                 break
             ingest.turn()
             assert free - _free_pages(ingest) <= 2 * VACUUM_PAGES, "a message may come at any time"
-            patience_s = ingest._keeper.patience_s(IDLE_S)
+            patience_s = ingest._manager.patience_s(IDLE_S)
             assert patience_s == (VACUUM_PAUSE_S if _free_pages(ingest) > KEEP_FREE_PAGES else IDLE_S)
         assert turns <= before // 4096 // VACUUM_PAGES + 2
         assert home.layout.messages_db.stat().st_size < before / 3, "without a message that comes"
@@ -300,7 +300,7 @@ def test_after_a_long_outage_the_room_goes_back_to_the_disk_in_small_steps_and_s
 
 
 def _free_pages(ingest: IngestLoop) -> int:
-    store = ingest._keeper._store
+    store = ingest._manager._store
     return int(store._db.execute("PRAGMA freelist_count").fetchone()[0]) if store else 0
 
 

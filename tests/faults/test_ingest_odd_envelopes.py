@@ -18,9 +18,10 @@ from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.process import Stop
 from runtime.adapters.store.reader import StoreReader
 from runtime.core.ingest.admission import Admission
-from runtime.core.ingest.protocol import Request
-from runtime.core.ingest.reply_route import take_apart
+from runtime.core.ingest.protocol import Request, Stored
+from runtime.core.ingest.reply_route import split_envelope
 from runtime.core.message import StoredMessage
+from runtime.core.settlement import Settled
 from runtime.workers.ingest import IngestLoop
 from tests.support.harness import Home, short_folder
 
@@ -40,7 +41,7 @@ def worker() -> Iterator[IngestLoop]:
 
 
 def endpoint(worker: IngestLoop) -> str:
-    return str(worker._doors.open[0].endpoint)
+    return str(worker._sockets.open[0].endpoint)
 
 
 def replies(worker: IngestLoop, socket: zmq.Socket[bytes], count: int) -> list[list[bytes]]:
@@ -49,7 +50,7 @@ def replies(worker: IngestLoop, socket: zmq.Socket[bytes], count: int) -> list[l
     until_s = time.monotonic() + 20
     while len(found) < count:
         assert time.monotonic() < until_s, f"{len(found)} replies of {count}"
-        if worker._doors.open[0].socket.poll(2):
+        if worker._sockets.open[0].socket.poll(2):
             worker.turn()
         while socket.poll(2):
             found.append(socket.recv_multipart())
@@ -89,7 +90,7 @@ frame = st.just(b"") | st.just(b"{}") | st.binary(max_size=300) | nested | close
 def test_any_frames_at_all_are_answered_but_a_probe_and_end_no_turn(
     worker: IngestLoop, frames: list[bytes]
 ) -> None:
-    route, request = take_apart([b"us", *frames])
+    route, request = split_envelope([b"us", *frames])
     silent = request is not None and not request
     with connect(endpoint(worker), zmq.DEALER) as socket:
         socket.send_multipart(frames)
@@ -136,7 +137,7 @@ def test_a_bug_that_one_request_meets_refuses_that_one_alone(
 
 
 def stored(worker: IngestLoop, stream: str) -> list[bytes]:
-    reader = StoreReader(worker._keeper._path)
+    reader = StoreReader(worker._manager._path)
     try:
         found = reader.after(0, 100_000, 10**9)
         return [m.payload for m in found if isinstance(m, StoredMessage) and m.stream == stream]
@@ -228,3 +229,17 @@ def test_a_dealer_that_forgot_the_empty_frame_is_told_so(worker: IngestLoop) -> 
             socket.send_multipart(frames)
             (reply,) = replies(worker, socket, 1)
             assert json.loads(reply[0])["error"]["code"] == "bad_envelope"
+
+
+def test_nothing_is_acknowledged_without_its_commit(worker: IngestLoop) -> None:
+    """A bug that would promise a message which is not on disk ends the process instead."""
+    with connect(endpoint(worker)) as socket:
+        socket.send_multipart([b"{}", b"x"])
+        pending = []
+        while not pending:
+            pending = worker._receive()
+        with pytest.raises(AssertionError, match="without its commit"):
+            worker._acknowledge(pending, [Stored(range(1, 2))])
+        assert not socket.poll(50)
+        worker._acknowledge(pending, worker._store(pending, Settled()))
+        assert json.loads(socket.recv())["stored"] == 1

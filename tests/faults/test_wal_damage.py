@@ -125,7 +125,7 @@ def test_a_salvage_that_begins_again_still_knows_that_commits_are_lost(tmp_path:
     path, wal = killed(tmp_path)
     flip(wal, last_commits(wal)[-4] + 500)
     set_aside(path)
-    DamagedStore(path.parent / FOLDER / path.name, gone_for_good=False).close()
+    DamagedStore(path.parent / FOLDER / path.name, blocks_lost=False).close()
     *_, report = salvage(path, "for the test")
     assert [last - first for first, last in report.lost_ranges] == [ID_GAP - 1]
 

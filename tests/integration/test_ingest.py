@@ -319,7 +319,7 @@ def test_a_producer_that_comes_back_after_a_power_cut_is_heard_under_its_own_rou
     back = None
     try:
         gone = vanishing(port, b"me")
-        eventually(lambda: [frames for _, frames in ours.letters()] == [[b"{}", b"x"]])
+        eventually(lambda: [frames for _, frames in ours.receive()] == [[b"{}", b"x"]])
         eventually(
             lambda: unacknowledged(gone) == 0, what="or what is on its way would tell that nobody is there"
         )
@@ -339,7 +339,7 @@ def test_a_producer_that_comes_back_after_a_power_cut_is_heard_under_its_own_rou
                 back.connect(where)
                 back.send_multipart([b"{}", b"back"])
             ours.socket.poll(200)
-            return any(frames == [b"{}", b"back"] for _, frames in ours.letters())
+            return any(frames == [b"{}", b"back"] for _, frames in ours.receive())
 
         eventually(heard)
     finally:

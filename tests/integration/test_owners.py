@@ -168,7 +168,7 @@ def free_place() -> str:
 def owner_of(door: ProducerSocket) -> str:
     def letter() -> str:
         door.socket.poll(200)
-        return next((letter.owner for letter, _ in door.letters()), "")
+        return next((letter.owner for letter, _ in door.receive()), "")
 
     return eventually(letter)
 

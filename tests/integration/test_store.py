@@ -381,3 +381,18 @@ def test_what_is_stored_under_a_clock_that_is_not_synchronised_does_not_expire_b
     clock.wall, clock.in_sync = 1_800_000_000.0, True
     (message,) = stored(path)
     assert expires_s(message, Moment.by(clock), synchronised=True) is None
+
+
+def test_what_was_decided_on_an_earlier_state_of_the_store_is_not_stored(folder: Path) -> None:
+    """Its ids would be given a second time, to other messages. It is a bug of ours, so ingest ends."""
+    store = MessageStore(folder / "messages.db", ObedientClock())
+    (first, _), (second, _) = decide(store, [put([b"first"])]), decide(store, [put([b"second"])])
+    store.commit(first, Settled())
+    with pytest.raises(AssertionError, match="decided on what is stored now"):
+        store.commit(second, Settled())
+    assert store.next_id == 2
+    keep(store, put([b"third"]))
+    reader = StoreReader(folder / "messages.db")
+    assert [(m.id, m.payload) for m in reader.after(0, 9, 999)] == [(1, b"first"), (2, b"third")]
+    reader.close()
+    store.close()

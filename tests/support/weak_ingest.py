@@ -33,19 +33,17 @@ def die(*_: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def acknowledge_first(self: ingest.IngestLoop, letters: list[Any], settled: Any) -> list[Any]:
+def acknowledge_first(self: ingest.IngestLoop, pending: list[Any], settled: Any) -> list[Any]:
     """What a store that always works would answer."""
-    for letter, request in letters:
+    for peer, request in pending:
         if not isinstance(request, ingest.Ping):
-            letter.answer(b'{"ok":true,"stored":1,"ids":[1]}')
-    return store_them(self, letters, settled)
+            peer.answer(b'{"ok":true,"stored":1,"ids":[1]}')
+    return store_them(self, pending, settled)
 
 
-def answer_pings(self: ingest.IngestLoop, letters: list[Any], replies: list[Any]) -> None:
-    pings = [
-        (letter, reply) for letter, reply in zip(letters, replies, strict=True) if reply == ingest.Pong()
-    ]
-    acknowledge(self, [letter for letter, _ in pings], [reply for _, reply in pings])
+def answer_pings(self: ingest.IngestLoop, pending: list[Any], replies: list[Any]) -> None:
+    pings = [(peer, reply) for peer, reply in zip(pending, replies, strict=True) if reply == ingest.Pong()]
+    acknowledge(self, [peer for peer, _ in pings], [reply for _, reply in pings])
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def after(*looks: Look, every_s: float = LOOK_EVERY_S) -> ReadVerdict:
     seen, now_s, verdict = UnreadableBlocks(), 1000.0, ReadVerdict()
     for look in looks:
         assert not verdict.damaged, "said too early"
-        verdict, now_s = seen.saw(look, now_s), now_s + every_s
+        verdict, now_s = seen.add(look, now_s), now_s + every_s
     return verdict
 
 
@@ -62,8 +62,8 @@ def test_what_can_be_read_and_makes_no_sense_twice_is_damaged() -> None:
 
 def test_another_look_is_due_at_once_unless_a_part_was_just_found_unreadable() -> None:
     seen = UnreadableBlocks()
-    seen.saw(WELL, 10.0)
+    seen.add(WELL, 10.0)
     assert seen.due(10.0)
-    seen.saw(PARTLY, 10.0)
+    seen.add(PARTLY, 10.0)
     assert not seen.due(10.0 + LOOK_EVERY_S - 1)
     assert seen.due(10.0 + LOOK_EVERY_S)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.core.ingest.reply_route import MOST_HOP_BYTES, MOST_HOPS, take_apart
+from runtime.core.ingest.reply_route import MOST_HOP_BYTES, MOST_HOPS, split_envelope
 
 HEADER = b'{"stream": "s"}'
 
@@ -23,13 +23,13 @@ HEADER = b'{"stream": "s"}'
     ],
 )
 def test_the_way_back_is_everything_up_to_the_first_empty_frame(hops: list[bytes], what: str) -> None:
-    route, request = take_apart([b"peer", *hops, b"", HEADER, b"", b"x"])
+    route, request = split_envelope([b"peer", *hops, b"", HEADER, b"", b"x"])
     assert (route, request) == ([b"peer", *hops, b""], [HEADER, b"", b"x"]), what
 
 
 @pytest.mark.parametrize("frames", [[b"peer", b""], [b"proxy", b"\x00abcd", b""]])
 def test_one_empty_frame_is_a_probe_and_asks_for_nothing(frames: list[bytes]) -> None:
-    assert take_apart(frames).is_probe
+    assert split_envelope(frames).is_probe
 
 
 @pytest.mark.parametrize(
@@ -43,12 +43,12 @@ def test_one_empty_frame_is_a_probe_and_asks_for_nothing(frames: list[bytes]) ->
     ],
 )
 def test_where_no_way_back_can_be_told_the_peer_is_answered(frames: list[bytes]) -> None:
-    assert take_apart([b"peer", *frames]) == ([b"peer"], None)
+    assert split_envelope([b"peer", *frames]) == ([b"peer"], None)
 
 
 @given(st.lists(st.binary(max_size=4) | st.just(b"{}") | st.binary(min_size=250, max_size=300), max_size=30))
 def test_any_frames_at_all_are_a_probe_or_have_a_way_back_to_their_peer(frames: list[bytes]) -> None:
-    route, request = take_apart([b"peer", *frames])
+    route, request = split_envelope([b"peer", *frames])
     assert route[0] == b"peer" and len(route) <= MOST_HOPS + 2
     assert request is None or [*route, *request] == [b"peer", *frames]
     assert sum(map(len, route)) <= (MOST_HOPS + 1) * MOST_HOP_BYTES

@@ -47,7 +47,7 @@ CLOSE_LOOK_S = 0.005
 SHARE = 8
 FILES_SHARE = 3
 """Share of files for connections: the rest is for peers that connect between two looks."""
-SAY_EVERY_S = 60.0
+LOG_EVERY_S = 60.0
 _Order: TypeAlias = "Callable[[Sequence[PeerConnection]], list[PeerConnection]]"
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 
@@ -71,22 +71,22 @@ class ConnectionGuard:
     def __init__(self, endpoints: Iterable[Endpoint], most_bytes: int) -> None:
         self.cut = 0
         """Connections cut so far."""
-        self._places = {_place(endpoint) for endpoint in endpoints}
+        self._addresses = {_address(endpoint) for endpoint in endpoints}
         self._half_bytes = resident_bytes() + most_bytes // 2
         self._bound_bytes = self._half_bytes + most_bytes // 2
         self._most_files = allow_files() // FILES_SHARE
-        self._sparing = LogThrottle(SAY_EVERY_S)
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="doorkeeper", daemon=True)
+        self._throttle = LogThrottle(LOG_EVERY_S)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="connection guard", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        self._over.set()
+        self._stopping.set()
         self._thread.join()
 
     def _watch(self) -> None:
         look_again_s = LOOK_EVERY_S
-        while not self._over.wait(look_again_s):
+        while not self._stopping.wait(look_again_s):
             try:
                 look_again_s = CLOSE_LOOK_S if self._look() else LOOK_EVERY_S
             except OSError:  # no descriptor is left to look with, here or on the machine: that may pass
@@ -97,28 +97,28 @@ class ConnectionGuard:
         if self._above():
             _give_back()  # memory that is free inside this process belongs to the machine
             if self._above():
-                self._show_out(_by_waiting_bytes, "requests on their way take too much memory")
+                self._cut_some(_by_waiting_bytes, "requests on their way take too much memory")
         open_files = _open_files()
         too_many = open_files - self._most_files
         if too_many > 0:
-            self._show_out(_by_company, "there are too many connections", too_many)
+            self._cut_some(_by_owner, "there are too many connections", too_many)
         return open_files > self._most_files // 2 or resident_bytes() > self._half_bytes
 
     def _above(self) -> bool:
         return resident_bytes() > self._bound_bytes
 
-    def _show_out(self, by_guilt: _Order, why: str, at_least: int = 1) -> None:
+    def _cut_some(self, order: _Order, why: str, at_least: int = 1) -> None:
         """Cut an eighth of all connections, at least `at_least`, the first in this order."""
-        guests = by_guilt(list(_guests(self._places)))
-        for guest in guests[: max(at_least, -(-len(guests) // SHARE))]:
-            with suppress(OSError), _copy(guest.number) as connection:  # it may be gone by itself
-                connection.shutdown(socket.SHUT_RDWR)
+        connections = order(list(_connections(self._addresses)))
+        for connection in connections[: max(at_least, -(-len(connections) // SHARE))]:
+            with suppress(OSError), _copy(connection.number) as duplicate:  # it may be gone by itself
+                duplicate.shutdown(socket.SHUT_RDWR)
             self.cut += 1
-            times = self._sparing.times(why, time.monotonic())
+            times = self._throttle.times(why, time.monotonic())
             if times:
-                logger.bind(connection=guest.who, waiting_bytes=guest.waiting_bytes, times=times).warning(
-                    "{}: the connection of {} is cut", why, guest.who
-                )
+                logger.bind(
+                    connection=connection.who, waiting_bytes=connection.waiting_bytes, times=times
+                ).warning("{}: the connection of {} is cut", why, connection.who)
 
 
 def resident_bytes() -> int:
@@ -141,33 +141,35 @@ def _open_files() -> int:
     return lowest
 
 
-def _by_waiting_bytes(guests: Sequence[PeerConnection]) -> list[PeerConnection]:
+def _by_waiting_bytes(connections: Sequence[PeerConnection]) -> list[PeerConnection]:
     """Order: the connections with the most bytes waiting to be read first."""
-    return sorted(guests, key=lambda guest: guest.waiting_bytes, reverse=True)
+    return sorted(connections, key=lambda connection: connection.waiting_bytes, reverse=True)
 
 
-def _by_company(guests: Sequence[PeerConnection]) -> list[PeerConnection]:
+def _by_owner(connections: Sequence[PeerConnection]) -> list[PeerConnection]:
     """Order: those of the owner with the most connections first, the newest before the older."""
-    company = Counter(guest.owner for guest in guests)
-    return sorted(guests, key=lambda guest: (company[guest.owner], guest.number), reverse=True)
+    count = Counter(connection.owner for connection in connections)
+    return sorted(
+        connections, key=lambda connection: (count[connection.owner], connection.number), reverse=True
+    )
 
 
-def _place(endpoint: Endpoint) -> str | int:
+def _address(endpoint: Endpoint) -> str | int:
     """Local address of a connection accepted there: a path, or a port."""
     return endpoint.port if isinstance(endpoint, TcpEndpoint) else endpoint.path
 
 
-def _guests(places: set[str | int]) -> Iterator[PeerConnection]:
+def _connections(addresses: set[str | int]) -> Iterator[PeerConnection]:
     """The sockets that libzmq accepted."""
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208  # numbers, not paths
         with suppress(OSError):
             if not os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):  # noqa: PTH115
                 continue
-            with _copy(int(name)) as found:
-                here = found.getsockname()
-                listens = found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-                if not listens and (here[1] if isinstance(here, tuple) else here) in places:
-                    yield PeerConnection(int(name), _who(found), _waiting_bytes(found))
+            with _copy(int(name)) as accepted:
+                address = accepted.getsockname()
+                listens = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+                if not listens and (address[1] if isinstance(address, tuple) else address) in addresses:
+                    yield PeerConnection(int(name), _peer_name(accepted), _waiting_bytes(accepted))
 
 
 def _copy(number: int) -> socket.socket:
@@ -182,13 +184,13 @@ def _waiting_bytes(connection: socket.socket) -> int:
     return int.from_bytes(answer, "little")
 
 
-def _who(connection: socket.socket) -> str:
+def _peer_name(connection: socket.socket) -> str:
     """The peer for the log: a process of this machine, or an address."""
     if connection.family != socket.AF_UNIX:
         with suppress(OSError):
             host, port, *_ = connection.getpeername()
             return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        return "somebody"
+        return "a peer that has gone"
     peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     pid, uid, _ = struct.unpack("3i", peer)
     return f"process {pid} (user {uid})"

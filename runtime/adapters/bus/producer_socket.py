@@ -24,7 +24,7 @@ from runtime.adapters.bus.sockets import Bound, context
 from runtime.adapters.process.home_mount import in_changed_home
 from runtime.adapters.process.process import AlreadyRuns, Lock
 from runtime.core.address import Listener, TcpEndpoint
-from runtime.core.ingest.reply_route import take_apart
+from runtime.core.ingest.reply_route import split_envelope
 from runtime.errors import ConfigError, UsageError
 
 REQUESTS_PER_PEER = 8
@@ -41,7 +41,7 @@ KEEPALIVE = {
     zmq.TCP_KEEPALIVE_CNT: 3,
 }
 """A machine that lost its power closes no connection: its connection stayed for ever, and so did its routing
-id, under which no other peer is heard."""
+id, under which no other peer is served."""
 _LAST = int(zmq.NOBLOCK)  # plain numbers: pyzmq's flags cost more than the sending
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 
@@ -54,7 +54,7 @@ Frames: TypeAlias = "Sequence[bytes] | None"
 class PendingRequest(NamedTuple):
     """The reply route of a request. The request itself is not kept here: it may be large, and refused."""
 
-    door: ProducerSocket
+    socket: ProducerSocket
     route: Sequence[bytes]
     key: str | None = None
     """Key with which the peer connected, where a key is needed."""
@@ -62,7 +62,7 @@ class PendingRequest(NamedTuple):
     """Owner of the request: the key, or on ipc the user, as the kernel says."""
 
     def answer(self, reply: bytes) -> None:
-        send = self.door.socket.send
+        send = self.socket.socket.send
         for frame in self.route:
             send(frame, _MORE)
         send(reply, _LAST)
@@ -173,7 +173,7 @@ class ProducerSocket:
                 "(edgectl keys make ingest)"
             )
 
-    def letters(self) -> Iterator[tuple[PendingRequest, Frames]]:
+    def receive(self) -> Iterator[tuple[PendingRequest, Frames]]:
         """Requests that wait, one from each peer in turn, without waiting."""
         probes = 0
         while probes < PROBES_AT_ONCE:
@@ -181,11 +181,11 @@ class ProducerSocket:
                 frames, key, owner = self._request()
             except zmq.Again:
                 return
-            came = take_apart(frames)
-            if came.is_probe:  # not a request: its answer would be taken for that of the next request
+            parts = split_envelope(frames)
+            if parts.is_probe:  # not a request: its answer would be taken for that of the next request
                 probes += 1
                 continue
-            yield PendingRequest(self, came.route, key, owner), came.request
+            yield PendingRequest(self, parts.route, key, owner), parts.request
 
     def _request(self) -> tuple[list[bytes], str | None, str]:
         """All frames that came together, the peer's key, and their owner.

@@ -42,21 +42,21 @@ class ProducerSockets:
 
     def ensure_bound(self) -> None:
         """Open those that can be opened by now. Raises UsageError where another ingest has taken a path."""
-        for door in self.open:
-            door.ensure_bound()
+        for socket in self.open:
+            socket.ensure_bound()
         if self._waiting and self._clock.boot_s() >= self._try_s:
             self._try()
 
-    def letters(self) -> Iterator[tuple[PendingRequest, Frames]]:
+    def receive(self) -> Iterator[tuple[PendingRequest, Frames]]:
         """One request from each socket in turn, so that a flood at one does not block the other."""
-        waiting = [door.letters() for door in self.open]
+        waiting = [socket.receive() for socket in self.open]
         while waiting:
-            for letters in tuple(waiting):
-                letter = next(letters, None)
-                if letter is None:
-                    waiting.remove(letters)
+            for requests in tuple(waiting):
+                request = next(requests, None)
+                if request is None:
+                    waiting.remove(requests)
                 else:
-                    yield letter
+                    yield request
 
     @property
     def alarm(self) -> str:
@@ -64,8 +64,8 @@ class ProducerSockets:
         return "; ".join(self.closed.values())
 
     def close(self) -> None:
-        for door in self.open:
-            door.close()
+        for socket in self.open:
+            socket.close()
 
     def _must_wait(self) -> None:
         """Raises CannotListen where waiting does not help the only sockets."""

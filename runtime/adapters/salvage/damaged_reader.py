@@ -29,7 +29,7 @@ BYTES_AT_ONCE = 4_194_304
 DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError, OverflowError)
 """Exceptions raised by reading damaged pages: also where SQLite's error text holds some of the damage, and
 behind the largest possible number."""
-WEATHER = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+TRANSIENT = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _BLOCK_BYTES = 4_096
 
 Row = tuple[Any, ...]
@@ -50,9 +50,9 @@ class Counters(NamedTuple):
 class DamagedStore:
     """A damaged store, opened for the last time."""
 
-    def __init__(self, path: Path, *, gone_for_good: bool) -> None:
-        self._forgiving = gone_for_good
-        if gone_for_good:
+    def __init__(self, path: Path, *, blocks_lost: bool) -> None:
+        self._forgiving = blocks_lost
+        if blocks_lost:
             _cut(path.with_name(f"{path.name}-wal"))
         self.in_disorder = False
         """True if numbers do not grow from row to row: a page is not the one that belongs there."""
@@ -190,7 +190,7 @@ class DamagedStore:
 
     def _count_as_lost(self, error: Exception) -> None:
         code = getattr(error, "sqlite_errorcode", None)
-        if code is not None and code & 0xFF in WEATHER and not self._forgiving:
+        if code is not None and code & 0xFF in TRANSIENT and not self._forgiving:
             raise error
 
 

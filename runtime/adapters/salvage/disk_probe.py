@@ -41,7 +41,7 @@ class DiskProbe:
     def begin(self) -> None:
         """Begin to probe, if another probe is due."""
         if self.due():
-            self._look = look(self._files)
+            self._look = read_files(self._files)
 
     def go_on(self) -> ReadVerdict:
         """Probe one slice; after the last one the verdict."""
@@ -51,13 +51,13 @@ class DiskProbe:
             return ReadVerdict()
         self._look = None
         if found.unreadable:
-            logger.bind(blocks=named(found.unreadable), readable=found.readable).error(
+            logger.bind(blocks=block_ranges(found.unreadable), readable=found.readable).error(
                 "a part of messages.db cannot be read"
             )
-        return self._seen.saw(found, self._clock.boot_s())
+        return self._seen.add(found, self._clock.boot_s())
 
 
-def look(files: Sequence[Path]) -> Iterator[Look | None]:
+def read_files(files: Sequence[Path]) -> Iterator[Look | None]:
     """Read all files, a slice for each `next`; the result comes last."""
     unreadable: set[Block] = set()
     readable = 0
@@ -111,7 +111,7 @@ def _flushes(probe: Path) -> bool:
     return True
 
 
-def named(blocks: Iterable[Block]) -> list[str]:
+def block_ranges(blocks: Iterable[Block]) -> list[str]:
     """For a person: files, and closed ranges of blocks in them."""
     files = sorted({block.file for block in blocks})
     return [

@@ -30,11 +30,11 @@ from pathlib import Path
 from typing import Any
 
 from runtime.adapters.salvage.damaged_reader import ID_GAP, Counters, DamagedStore
-from runtime.adapters.salvage.disk_probe import look, named
+from runtime.adapters.salvage.disk_probe import block_ranges, read_files
 from runtime.adapters.store.errors import StoreFull, StoreUnavailable, StoreUnreadable, translated
 from runtime.adapters.store.keyless_names import create_lives, read_names
 from runtime.adapters.store.wal import cut_mark
-from runtime.core.ingest.row_repair import MENDED, RowRepair, is_id
+from runtime.core.ingest.row_repair import REPAIRS, RowRepair, is_id
 
 FOLDER = "damaged"
 REPORT = "report.json"
@@ -158,19 +158,17 @@ def _into(fresh_path: Path, path: Path, report: SalvageReport) -> Iterator[Salva
     with translated():
         fresh = sqlite3.connect(fresh_path, isolation_level=None)
         try:
-            old = DamagedStore(path.parent / FOLDER / path.name, gone_for_good=bool(report.unreadable))
+            damaged = DamagedStore(path.parent / FOLDER / path.name, blocks_lost=bool(report.unreadable))
             try:
-                yield from _little_by_little_to_the_disk(fresh_path, _copy(old, fresh, report))
-                yield from _was_no_weather(path, report)
+                yield from _synced_by_slices(fresh_path, _copy(damaged, fresh, report))
+                yield from _confirm_damage(path, report)
             finally:
-                old.close()
+                damaged.close()
         finally:
             fresh.close()
 
 
-def _little_by_little_to_the_disk(
-    fresh_path: Path, copying: Iterator[SalvageReport]
-) -> Iterator[SalvageReport]:
+def _synced_by_slices(fresh_path: Path, copying: Iterator[SalvageReport]) -> Iterator[SalvageReport]:
     """Sync the growing copy: one sync at the end might take a slow disk longer than workers may be silent."""
     synced_bytes = 0
     for report in copying:
@@ -181,13 +179,13 @@ def _little_by_little_to_the_disk(
         yield report
 
 
-def _was_no_weather(path: Path, report: SalvageReport) -> Iterator[SalvageReport]:
+def _confirm_damage(path: Path, report: SalvageReport) -> Iterator[SalvageReport]:
     """Lost rows must be damaged: raise StoreUnreadable if only the disk cannot read them: that might pass."""
     if report.lost_ranges and not report.unreadable:
-        for found in look(files(path)):
+        for found in read_files(files(path)):
             if found is not None and found.unreadable:
                 raise StoreUnreadable(
-                    f"a part of the damaged store cannot be read: {named(found.unreadable)}"
+                    f"a part of the damaged store cannot be read: {block_ranges(found.unreadable)}"
                 )
             yield report
 
@@ -204,40 +202,42 @@ def finish(path: Path) -> None:
                 aside.rename(folder / f"{path.name}.salvaged{suffix}")
 
 
-def _copy(old: DamagedStore, fresh: sqlite3.Connection, report: SalvageReport) -> Iterator[SalvageReport]:
+def _copy(damaged: DamagedStore, fresh: sqlite3.Connection, report: SalvageReport) -> Iterator[SalvageReport]:
     from runtime.adapters.store.schema import migrate  # imported late: sqlite-utils only where it is needed
 
     fresh.execute("PRAGMA auto_vacuum = INCREMENTAL")
     fresh.execute("PRAGMA synchronous = OFF")  # the whole file is synced before it gets its name
-    migrate(fresh, old.version())
+    migrate(fresh, damaged.version())
     create_lives(fresh)
-    report.expected = old.expected()
-    for table, mended in MENDED.items():
-        for rows in old.rows(table, lost=[]):
-            _insert(fresh, table, [row for row in map(mended, rows) if row is not None])
+    report.expected = damaged.expected()
+    for table, repair in REPAIRS.items():
+        for rows in damaged.rows(table, lost=[]):
+            _insert(fresh, table, [row for row in map(repair, rows) if row is not None])
             yield report
     messages = _messages(fresh, "messages")
-    highest, counters, names = 0, old.counters(), read_names(fresh, old.name() or "")
+    highest, counters, names = 0, damaged.counters(), read_names(fresh, damaged.name() or "")
     given_up_to = counters.next_id - 1 if counters else None
     for table, kept in (("quarantine", _messages(fresh, "quarantine")), ("messages", messages)):
-        for rows in old.rows(table, report.lost_ranges):
+        for rows in damaged.rows(table, report.lost_ranges):
             sound: list[Sequence[Any]] = [row for row in rows if is_id(row[0])]
             highest = max([highest, *(row[0] for row in sound)])
             beyond = [row for row in rows if not is_id(row[0])]
             if beyond:  # numbered behind every id that was given, or may have been
                 highest = max(highest, given_up_to if given_up_to is not None else highest + ID_GAP)
                 given_up_to = highest
-                sound += [kept.under(highest + at, row, names.of(row[0])) for at, row in enumerate(beyond, 1)]
+                sound += [
+                    kept.renumbered(highest + at, row, names.of(row[0])) for at, row in enumerate(beyond, 1)
+                ]
                 highest += len(beyond)
-            taken = _insert(fresh, table, list(map(kept.mended, sound)))
-            report.salvaged += len(taken)
-            for row in taken:
+            inserted = _insert(fresh, table, list(map(kept.repaired, sound)))
+            report.salvaged += len(inserted)
+            for row in inserted:
                 kept.count(row)
             yield report
-    _tell_of(fresh, messages)
+    _write_lookup_tables(fresh, messages)
     migrate(fresh)
-    explained = report.explained and not old.in_disorder
-    next_id = _carry_counters(old, fresh, report, highest)
+    explained = report.explained and not damaged.in_disorder
+    next_id = _carry_counters(damaged, fresh, report, highest)
     if not explained:
         yield from _name_gaps(fresh, report, next_id)
 
@@ -280,7 +280,7 @@ def _insert(fresh: sqlite3.Connection, table: str, rows: Sequence[Sequence[Any]]
     return kept
 
 
-def _tell_of(fresh: sqlite3.Connection, messages: RowRepair) -> None:
+def _write_lookup_tables(fresh: sqlite3.Connection, messages: RowRepair) -> None:
     """Write the tables about the messages. One whose stream or boot row is lost keeps its number, unnamed."""
     _insert(fresh, "streams", [(number, None, None) for number in messages.streams])
     _insert(fresh, "boots", [(number, f"lost-{number}") for number in messages.boots])
@@ -289,14 +289,16 @@ def _tell_of(fresh: sqlite3.Connection, messages: RowRepair) -> None:
     _insert(fresh, "levels", levels)
 
 
-def _carry_counters(old: DamagedStore, fresh: sqlite3.Connection, report: SalvageReport, highest: int) -> int:
+def _carry_counters(
+    damaged: DamagedStore, fresh: sqlite3.Connection, report: SalvageReport, highest: int
+) -> int:
     """Ids and stream numbers continue above all that were ever given. Returns the next id."""
     ((producers,),) = fresh.execute("SELECT count(*) FROM producers").fetchall()
     ((streams,),) = fresh.execute("SELECT coalesce(max(id), 0) FROM streams").fetchall()
     ((own_uuid,),) = fresh.execute("SELECT uuid FROM store").fetchall()
-    counters = old.counters() or Counters(old.name() or own_uuid, highest + ID_GAP, streams + 1)
+    counters = damaged.counters() or Counters(damaged.name() or own_uuid, highest + ID_GAP, streams + 1)
     next_id = end = max(counters.next_id, highest + 1)
-    if old.wal_is_cut:
+    if damaged.wal_is_cut:
         report.lost_ranges.append((next_id, next_id + ID_GAP - 1))
         next_id += ID_GAP
     fresh.execute(

@@ -222,36 +222,36 @@ class Evictions:
         """Those of these messages that were dropped."""
         return [(number, self._dropped[number]) for number in set(ids) & self._dropped.keys()]
 
-    def book(self, books: StoreCounters) -> None:
+    def committed(self, changes: StoreCounters) -> None:
         """Take over the evictions of a commit that is on disk."""
-        for number in books.after_all:
+        for number in changes.after_all:
             self._dropped.pop(number, None)
-        self._dropped.update(books.evicted)
+        self._dropped.update(changes.evicted)
         while len(self._dropped) > EVICTIONS_REMEMBERED:
             del self._dropped[next(iter(self._dropped))]
 
 
-def overdrawn(books: StoreCounters, levels: Levels) -> bool:
+def overdrawn(changes: StoreCounters, levels: Levels) -> bool:
     """True if more leaves than came: the size in a row is not the size with which it was counted."""
     return any(
-        min(levels.get(books.names[number], {}).get(priority, NOTHING).plus(change.amount)) < 0
-        for (number, priority), change in books.levels.items()
+        min(levels.get(changes.names[number], {}).get(priority, NOTHING).plus(change.amount)) < 0
+        for (number, priority), change in changes.levels.items()
         if change.bytes < 0
     )
 
 
-def write_changes(db: sqlite3.Connection, books: StoreCounters) -> None:
+def write_changes(db: sqlite3.Connection, changes: StoreCounters) -> None:
     """Write the commit's changes to the counters of stored messages."""
     db.executemany(
         "INSERT INTO levels (stream, priority, messages, bytes, stored, delivered) "
         "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (stream, priority) DO UPDATE SET "
         "messages = messages + excluded.messages, bytes = bytes + excluded.bytes, "
         "stored = stored + excluded.stored, delivered = delivered + excluded.delivered",
-        [(*level, c.messages, c.bytes, c.stored, c.delivered) for level, c in books.levels.items()],
+        [(*level, c.messages, c.bytes, c.stored, c.delivered) for level, c in changes.levels.items()],
     )
 
 
-def write_losses(db: sqlite3.Connection, books: StoreCounters) -> None:
+def write_losses(db: sqlite3.Connection, changes: StoreCounters) -> None:
     """Write the commit's changes to the counters of lost messages."""
     db.executemany(
         "INSERT INTO losses (stream, reason, messages, bytes, first_id, last_id) "
@@ -260,11 +260,11 @@ def write_losses(db: sqlite3.Connection, books: StoreCounters) -> None:
         "bytes = bytes + excluded.bytes, last_id = excluded.last_id",
         [
             (*place, len(lost), sum(size for _, size in lost), min(lost)[0], max(lost)[0])
-            for place, lost in books.lost.items()
+            for place, lost in changes.lost.items()
         ],
     )
     db.executemany(
         "UPDATE losses SET messages = max(0, messages - ?), bytes = max(0, bytes - ?) "
         "WHERE stream = ? AND reason = ?",
-        [(*amount, *place) for place, amount in books.regained.items()],
+        [(*amount, *place) for place, amount in changes.regained.items()],
     )

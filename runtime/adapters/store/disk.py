@@ -112,7 +112,7 @@ class WalLimit:
     @property
     def alarm(self) -> str | None:
         """For a person: the process that holds the WAL, and for longer than an ordinary read takes."""
-        return self._words() if self._stuck_s >= ALARM_AFTER_S else None
+        return self._reason() if self._stuck_s >= ALARM_AFTER_S else None
 
     def look(self, store: HeldStore, spare_bytes: int, now_s: float) -> int:
         """Bytes that may still be stored; `spare_bytes` are free inside the database. Raises StoreError."""
@@ -134,7 +134,7 @@ class WalLimit:
             return
         most_bytes = WAL_MOST_BYTES + (REMOVALS_BYTES if removals else 0)
         if self._size_bytes > most_bytes or self._is_cramped(room_bytes, removals):
-            raise StoreHeld(self._words())
+            raise StoreHeld(self._reason())
 
     def _is_cramped(self, room_bytes: int, removals: bool) -> bool:
         """True without room: for messages it is used up; for removals hardly any is left for the copying."""
@@ -142,7 +142,7 @@ class WalLimit:
             return room_bytes < ONE_COMMIT_BYTES
         return self._disk.left_bytes() < self._growth_bytes + ONE_COMMIT_BYTES
 
-    def _words(self) -> str:
+    def _reason(self) -> str:
         who = " and ".join(wal_readers(self._index)) or "another process"
         return (
             f"{who} keeps a transaction open on messages.db, whose WAL has grown to "

@@ -63,7 +63,7 @@ class StoreNewer(StoreError, NeedsHuman):
     """A newer runtime wrote this store."""
 
 
-def in_words(error: StoreError) -> str:
+def error_text(error: StoreError) -> str:
     """The error for a person: what is wrong, and what to do where only a person can."""
     hint = error.hint if isinstance(error, StoreNewer) else ""
     return f"{error}; {hint}" if hint else str(error)

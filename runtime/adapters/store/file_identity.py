@@ -23,7 +23,7 @@ class FileIdentity:
         self._database = str(path)
         self._found = {f"{path}{suffix}": _identity(f"{path}{suffix}") for suffix in ("", "-wal", "-shm")}
 
-    def stands(self) -> bool:
+    def is_current(self) -> bool:
         """True if all are the same files. Three system calls, 4 us."""
         return self._other() is None
 

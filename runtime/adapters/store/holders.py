@@ -87,7 +87,7 @@ class Holders:
                 "INSERT OR REPLACE INTO holders (first_id, owner) VALUES (?, ?)", self._fresh
             )
 
-    def book(
+    def committed(
         self,
         admission: Admission | None,
         left: Iterable[tuple[int, int, int, int]],

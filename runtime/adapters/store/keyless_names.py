@@ -69,11 +69,11 @@ class StoreLife:
         """Called when a transaction begins; the one before may have failed."""
         self._written = False
 
-    def stands(self) -> None:
+    def committed(self) -> None:
         """Called when the transaction is on disk."""
         self._stands |= self._written
 
-    def gives(self, first_id: int, store: str) -> None:
+    def assign_ids(self, first_id: int, store: str) -> None:
         """Keyless messages come from `first_id` on; those before keep the names of earlier openings."""
         if not self._stands:
             self.keep_names(store)

@@ -132,7 +132,7 @@ class ProducerMemory:
             ],
         )
 
-    def book(self, admission: Admission, met: int) -> None:
+    def committed(self, admission: Admission, met: int) -> None:
         """Update after the commit; `met` of its producers had no row before."""
         if met:
             self.owned.update(key.owner for key in admission.producers if not self.has_row(key))

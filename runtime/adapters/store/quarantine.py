@@ -40,7 +40,7 @@ class Quarantine:
         """Called when a transaction begins; the one before may have failed."""
         self._change = 0
 
-    def stands(self) -> None:
+    def committed(self) -> None:
         """Called when the transaction is on disk."""
         if self._bytes is not None:
             self._bytes += self._change
@@ -61,7 +61,7 @@ class Quarantine:
             return []
         return self._changed(f"DELETE FROM quarantine WHERE id IN {IN}", (json.dumps(ids),), -1)  # noqa: S608
 
-    def requeue(self, ids: Sequence[int], books: StoreCounters, store: str) -> None:
+    def requeue(self, ids: Sequence[int], changes: StoreCounters, store: str) -> None:
         """Append messages to `messages`, under a new id and still under the key that the hub may know.
 
         They lose their ttl, which may long be over, and the recorded state of their file when it was taken:
@@ -75,14 +75,14 @@ class Quarantine:
             row = self._db.execute(
                 f"INSERT INTO messages ({COLUMNS}) SELECT ?, {columns} FROM quarantine WHERE id = ? "  # noqa: S608
                 f"RETURNING stream, priority, {SIZE}",
-                (books.next_id, names.of(number), number),
+                (changes.next_id, names.of(number), number),
             ).fetchall()
             for stream, priority, size in row:
-                books.next_id += 1
-                books.returned(stream, priority, size)
+                changes.next_id += 1
+                changes.returned(stream, priority, size)
         self.discard(ids)
 
-    def trim(self, books: StoreCounters) -> None:
+    def trim(self, changes: StoreCounters) -> None:
         """Drop the oldest messages beyond the bound; the newest one stays, however large."""
         excess = (self._bytes or 0) + self._change - self._most_bytes
         if excess <= 0:
@@ -98,7 +98,7 @@ class Quarantine:
                 break
             excess -= freed_bytes
             gone.append(number)
-            books.given_up(number, stream, freed_bytes - ROW_OVERHEAD_BYTES, file, FULL)
+            changes.given_up(number, stream, freed_bytes - ROW_OVERHEAD_BYTES, file, FULL)
         self.discard(gone)
 
     def _look(self) -> None:

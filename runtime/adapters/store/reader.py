@@ -46,7 +46,7 @@ class StoreReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._db: sqlite3.Connection | None = None
-        self._place: FileIdentity | None = None
+        self._identity: FileIdentity | None = None
         self.uuid: str | None = None
         """Uuid of the store; None until one was open."""
 
@@ -59,7 +59,7 @@ class StoreReader:
             raise StoreUnavailable(f"{self._path} does not exist yet") from exc
         except OSError as exc:
             raise StoreUnavailable(f"{self._path} cannot be read: {exc.strerror}") from exc
-        self._place = FileIdentity(self._path)
+        self._identity = FileIdentity(self._path)
         with translated():
             db = sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, isolation_level=None, timeout=1.0)
             try:
@@ -87,7 +87,7 @@ class StoreReader:
             self._db = None
 
     def _connection(self) -> sqlite3.Connection:
-        if self._db is None or self._place is None or not self._place.stands():
+        if self._db is None or self._identity is None or not self._identity.is_current():
             self.open()
         assert self._db is not None
         return self._db

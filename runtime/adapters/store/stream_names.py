@@ -60,7 +60,7 @@ class Streams:
         new = [(number, *name) for name, number in admission.new_streams.items()]
         self._db.executemany("INSERT INTO streams (id, stream_group, stream) VALUES (?, ?, ?)", new)
 
-    def book(self, admission: Admission) -> None:
+    def committed(self, admission: Admission) -> None:
         """Update the streams in memory after the commit."""
         self.numbers.update(admission.new_streams)
         self.names.update({number: name for name, number in admission.new_streams.items()})

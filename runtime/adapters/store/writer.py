@@ -110,7 +110,7 @@ class MessageStore:
                 bring_up_to_date(self._db, path)
                 create_indexes(self._db, policies)
                 self._load(max_producers)
-                self._place = FileIdentity(path)
+                self._identity = FileIdentity(path)
                 self._life = StoreLife(self._db)
                 self._quarantine = Quarantine(self._db, quarantine_bytes)
                 self._evicted = Evictions()
@@ -238,9 +238,9 @@ class MessageStore:
     def still_there(self) -> None:
         """Raises StoreUnavailable where the store's files were removed."""
         try:
-            self._place.check()
+            self._identity.check()
         except StoreUnavailable:
-            self._place.leave(self._db)
+            self._identity.leave(self._db)
             raise
 
     def spare_bytes(self) -> int:
@@ -269,22 +269,23 @@ class MessageStore:
         """Both in one transaction, on disk when this returns. On StoreError nothing is changed."""
         if not settled and (admission is None or not (admission.rows or admission.evictions)):
             return []
-        books = StoreCounters(
+        assert admission is None or admission.view.next_id == self._next_id, "decided on what is stored now"
+        changes = StoreCounters(
             self._next_id, self._names, left=[] if self._recount or self._holders.several else None
         )
         self._quarantine.begin()
         self._life.begin()
         with translated(), self._transaction():
             if settled:
-                self._settle(settled, books)
+                self._settle(settled, changes)
             if admission is not None:
-                self._evict(admission, books)
-                self._store(admission, books)
+                self._evict(admission, changes)
+                self._store(admission, changes)
             if settled.requeued:
-                self._quarantine.requeue(settled.requeued, books, self.uuid)
-            self._quarantine.trim(books)
-            self._count(books, admission)
-        return self._book(books, admission)
+                self._quarantine.requeue(settled.requeued, changes, self.uuid)
+            self._quarantine.trim(changes)
+            self._count(changes, admission)
+        return self._apply(changes, admission)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -295,6 +296,7 @@ class MessageStore:
             began_s = time.perf_counter()
             with committing():
                 self._db.execute("COMMIT")
+            assert not self._db.in_transaction, "what is acknowledged was committed"
             self.flush_s = time.perf_counter() - began_s
             self.still_there()  # else the commit is on disk in files that have no name
         except BaseException:
@@ -302,32 +304,32 @@ class MessageStore:
                 self._db.execute("ROLLBACK")
             raise
 
-    def _store(self, admission: Admission, books: StoreCounters) -> None:
+    def _store(self, admission: Admission, changes: StoreCounters) -> None:
         if admission.new_streams:
             self._named.store(admission)
         if admission.has_keyless:
-            self._life.gives(self._next_id, self.uuid)
+            self._life.assign_ids(self._next_id, self.uuid)
         insert(self._db, admission.rows, admission.details)
         self._holders.store(admission)
-        books.next_id = admission.next_id
+        changes.next_id = admission.next_id
         for level, amount in admission.added.items():
-            books.added(*level, amount)
+            changes.added(*level, amount)
         if admission.producers:
             self._producers.store(admission)
 
-    def _settle(self, settled: Settled, books: StoreCounters) -> None:
+    def _settle(self, settled: Settled, changes: StoreCounters) -> None:
         wall_s = self._wall_s()
         for number, reason in settled.quarantined:
             self._quarantine.set_aside(number, reason, wall_s)
-            self._remove([number], books, QUARANTINED)
+            self._remove([number], changes, QUARANTINED)
         for reason in {reason for _, reason in settled.dropped}:
-            self._remove([number for number, why in settled.dropped if why == reason], books, reason)
-        self._remove(settled.delivered, books, None)
+            self._remove([number for number, why in settled.dropped if why == reason], changes, reason)
+        self._remove(settled.delivered, changes, None)
         for number, evicted in self._evicted.among(settled.delivered):
-            books.delivered_after_all(number, evicted)
-        books.discarded += self._quarantine.discard(settled.discarded)
+            changes.delivered_after_all(number, evicted)
+        changes.discarded += self._quarantine.discard(settled.discarded)
 
-    def _remove(self, ids: Sequence[int], books: StoreCounters, lost: str | None) -> None:
+    def _remove(self, ids: Sequence[int], changes: StoreCounters, lost: str | None) -> None:
         """Delete messages; ids that are already gone do no harm."""
         if not ids:
             return
@@ -335,25 +337,27 @@ class MessageStore:
             f"DELETE FROM messages WHERE id IN {IN} RETURNING id, stream, priority, {SIZE}, file",  # noqa: S608
             (json.dumps(ids),),
         ).fetchall()
+        assert len(gone) <= len(ids), "a message leaves the store once"
         for number, stream, priority, size, file in gone:
-            books.removed(number, stream, priority, size, file, lost)
+            changes.removed(number, stream, priority, size, file, lost)
 
-    def _evict(self, admission: Admission, books: StoreCounters) -> None:
+    def _evict(self, admission: Admission, changes: StoreCounters) -> None:
         for eviction in admission.evictions:
             streams = None  # numbers of one name; after a salvage several may have it
             if eviction.stream is not None:
                 streams = [number for number, name in self._names.items() if name == eviction.stream]
-            self._remove(victims(self._db, eviction, streams, self._holders), books, eviction.policy)
+            self._remove(victims(self._db, eviction, streams, self._holders), changes, eviction.policy)
 
-    def _count(self, books: StoreCounters, admission: Admission | None) -> None:
-        write_changes(self._db, books)
-        if books.doubtful or overdrawn(books, self._levels):  # rare, so every message is counted
-            books.recounted = count_levels(self._db)
-        if books.lost or books.regained:
-            write_losses(self._db, books)
+    def _count(self, changes: StoreCounters, admission: Admission | None) -> None:
+        write_changes(self._db, changes)
+        if changes.doubtful or overdrawn(changes, self._levels):  # rare, so every message is counted
+            changes.recounted = count_levels(self._db)
+        if changes.lost or changes.regained:
+            write_losses(self._db, changes)
+        assert changes.next_id >= self._next_id, "ids only grow"
         self._db.execute(
             "UPDATE store SET next_id = ?, next_stream = next_stream + ?, producers = producers + ?",
-            (books.next_id, *self._growth(admission)),
+            (changes.next_id, *self._growth(admission)),
         )
 
     def _growth(self, admission: Admission | None) -> tuple[int, int]:
@@ -363,29 +367,29 @@ class MessageStore:
         met = sum(1 for key in admission.producers if not self._producers.has_row(key))
         return len(admission.new_streams), met
 
-    def _book(self, books: StoreCounters, admission: Admission | None) -> list[Loss]:
+    def _apply(self, changes: StoreCounters, admission: Admission | None) -> list[Loss]:
         """After the commit: bring the counters in memory up to date."""
         _, met = self._growth(admission)
-        self._quarantine.stands()
-        self._evicted.book(books)
-        self._life.stands()
-        self._next_id = books.next_id
+        self._quarantine.committed()
+        self._evicted.committed(changes)
+        self._life.committed()
+        self._next_id = changes.next_id
         if admission is not None:
-            self._named.book(admission)
-            self._producers.book(admission, met)
+            self._named.committed(admission)
+            self._producers.committed(admission, met)
         if self._recount is not None:
-            self._recount.left(books.left or ())  # while their owners are known
-        if self._holders.book(admission, books.left or (), books.back):
+            self._recount.left(changes.left or ())  # while their owners are known
+        if self._holders.committed(admission, changes.left or (), changes.back):
             self._counted, self._recount = False, None  # the owners of the stored messages were not counted
-        if books.recounted is not None:
+        if changes.recounted is not None:
             self._counted, self._recount = not self._holders.several, None
-            self._set_levels(books.recounted)
-            return books.losses(self._names)
-        for (number, priority), change in books.levels.items():
+            self._set_levels(changes.recounted)
+            return changes.losses(self._names)
+        for (number, priority), change in changes.levels.items():
             level = self._levels.setdefault(self._names[number], {})
             level[priority] = level.get(priority, NOTHING).plus(change.amount)
             self._total = self._total.plus(change.amount)
-        return books.losses(self._names)
+        return changes.losses(self._names)
 
     # --- housekeeping, between commits ---
 

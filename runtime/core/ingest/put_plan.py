@@ -139,11 +139,16 @@ def sequences_of(put: Put) -> tuple[int, int]:
 
 def content_of_put(put: Put) -> int:
     """The checksum that tells a repeat from another request under the same sequences."""
-    names = [name for d in put.descriptions if d.details is not NO_DETAILS for name in _told_apart_by(put, d)]
+    names = [
+        name
+        for d in put.descriptions
+        if d.details is not NO_DETAILS
+        for name in _distinguishing_texts(put, d)
+    ]
     return content_of([bytes([put.kind]), *put.payloads, *map(str.encode, names)])
 
 
-def _told_apart_by(put: Put, described: Description) -> Iterator[str]:
+def _distinguishing_texts(put: Put, described: Description) -> Iterator[str]:
     """The texts that stand for a payload: of the file, or of the completed batch or message."""
     details = described.details
     completed = () if put.kind is Kind.MESSAGE else (details.batch_id, details.message_id)

@@ -68,7 +68,7 @@ class UnreadableBlocks:
         """True if one more look would tell more."""
         return not self._looks or now_s - self._last_s >= LOOK_EVERY_S
 
-    def saw(self, look: Look, now_s: float) -> ReadVerdict:
+    def add(self, look: Look, now_s: float) -> ReadVerdict:
         """Take in one more look, after one more error."""
         before_s, self._sound_s = self._sound_s, None
         self._last_s = now_s

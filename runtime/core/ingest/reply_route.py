@@ -40,7 +40,7 @@ class Addressed(NamedTuple):
         return self.request is not None and not self.request
 
 
-def take_apart(frames: Sequence[bytes]) -> Addressed:
+def split_envelope(frames: Sequence[bytes]) -> Addressed:
     """The reply route, and the request, out of any frames; the first is always the peer's name."""
     if len(frames) > 1 and not frames[1]:  # nearly all
         return Addressed(frames[:2], frames[2:])

@@ -22,14 +22,14 @@ LARGEST_ID = 2**52
 Row = Sequence[Any]
 
 
-def is_number(found: object) -> bool:
+def is_number(value: object) -> bool:
     """True if it can be an id, or a count of them."""
-    return type(found) is int and 0 <= found <= LARGEST
+    return type(value) is int and 0 <= value <= LARGEST
 
 
-def is_id(found: object) -> bool:
+def is_id(value: object) -> bool:
     """True if it can be the id of a message, or the next one."""
-    return type(found) is int and 0 <= found <= LARGEST_ID
+    return type(value) is int and 0 <= value <= LARGEST_ID
 
 
 def _stream(row: Row) -> Row | None:
@@ -64,14 +64,14 @@ def _producer(row: Row) -> Row | None:
     return row
 
 
-def _text(found: object) -> str | None:
+def _text(value: object) -> str | None:
     """A name, with replacement marks where it cannot be decoded."""
-    if isinstance(found, bytes):
-        return found.decode(errors="replace")
-    return found if isinstance(found, str) else None
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return value if isinstance(value, str) else None
 
 
-MENDED: Mapping[str, Callable[[Row], Row | None]] = {
+REPAIRS: Mapping[str, Callable[[Row], Row | None]] = {
     "streams": _stream,
     "boots": _boot,
     "losses": _loss,
@@ -81,10 +81,10 @@ MENDED: Mapping[str, Callable[[Row], Row | None]] = {
 """The repair by table: the row as it can be taken over, or None."""
 
 
-def _most_bytes(said: Mapping[str, Any]) -> int:
+def _most_bytes(values: Mapping[str, Any]) -> int:
     """The most bytes that a message counts for: one flipped bit must not make all others give way to it."""
-    payload = said["payload"] if isinstance(said["payload"], bytes) else b""
-    if said["file"] is None:
+    payload = values["payload"] if isinstance(values["payload"], bytes) else b""
+    if values["file"] is None:
         return len(payload) + TEXTS_BYTES
     taken = TakenFile.unpack(payload)
     return LARGEST_BYTES if taken is None else taken.size_bytes + TEXTS_BYTES
@@ -101,25 +101,25 @@ class RowRepair:
     levels: dict[tuple[int, int], Amount] = field(default_factory=dict)
     """The amounts taken over, by stream and priority."""
 
-    def mended(self, row: Row) -> Row:
+    def repaired(self, row: Row) -> Row:
         """The row as the schema accepts it: an empty text where NULL is not allowed."""
         named = zip(self.columns, row, strict=True)
         return ["" if value is None and name in self.never_null else value for name, value in named]
 
-    def under(self, number: int, row: Row, name: str | None) -> Row:
+    def renumbered(self, number: int, row: Row, name: str | None) -> Row:
         """The row of a message with an impossible id, under a sound one and its old name."""
-        said = dict(zip(self.columns, row, strict=True))
-        key = said.get("key") or (f"{name}/{said['id']}" if name else None)
-        return [*{**said, "id": number, "key": key}.values()]
+        values = dict(zip(self.columns, row, strict=True))
+        key = values.get("key") or (f"{name}/{values['id']}" if name else None)
+        return [*{**values, "id": number, "key": key}.values()]
 
     def count(self, row: Row) -> None:
         """Count a message that was taken over."""
-        said = dict(zip(self.columns, row, strict=True))
-        stream, priority, size = said["stream"], said["priority"], said["bytes"]
-        if is_number(said["boot"]):
-            self.boots.add(said["boot"])
+        values = dict(zip(self.columns, row, strict=True))
+        stream, priority, size = values["stream"], values["priority"], values["bytes"]
+        if is_number(values["boot"]):
+            self.boots.add(values["boot"])
         if is_number(stream):
             self.streams.add(stream)
-            if countable(priority, size) and size <= _most_bytes(said):
+            if countable(priority, size) and size <= _most_bytes(values):
                 before = self.levels.get((stream, priority), NOTHING)
                 self.levels[stream, priority] = before.plus(Amount(1, size))
