@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from runtime.core.management.codes import ManagementCode, RequestRefused
+from runtime.core.management.grants import OWN_SECTIONS
 from runtime.core.management.replies import AnswerProgram, Kept, ManagementRefusal
 from runtime.core.management.twin import changed, section_of, value_at
 from runtime.core.management.twin_record import AppliedChange, ChangeApplied, ReportMade, TwinRecord
@@ -24,6 +25,8 @@ def apply_report(record: TwinRecord, report: ReportMade) -> Applied:
         wanted = changed(record.wanted, report.mode, report.path, report.value)
     except RequestRefused as refused:
         return record, AnswerProgram(report.asker, ManagementRefusal.of(refused))
+    if not report.path:  # the whole of what programs report; the worker's own stays
+        wanted = {**wanted, **{name: record.wanted[name] for name in OWN_SECTIONS if name in record.wanted}}
     if same(wanted, record.wanted) and text_of(wanted) == text_of(record.wanted):
         return record, AnswerProgram(report.asker, Kept(record.wanted_change(report.path)))
     record = _with_wanted(record, wanted)

@@ -44,9 +44,14 @@ def bad_value(path: Path, rule: str) -> RequestRefused:
 # --- paths ---
 
 
+def pointer_text(path: Path) -> str:
+    """The path as a JSON pointer (RFC 6901), but `/` for the root."""
+    return "/" + "/".join(name.replace("~", "~0").replace("/", "~1") for name in path)
+
+
 def pointer(path: Path) -> str:
-    """The path as a JSON pointer (RFC 6901), but `/` for the root. It is ASCII, whatever the names hold."""
-    text = "/" + "/".join(name.replace("~", "~0").replace("/", "~1") for name in path)
+    """The path for a person to read: in ASCII, whatever the names hold."""
+    text = pointer_text(path)
     return text if text.isascii() and text.isprintable() else ascii(text)[1:-1]
 
 
