@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support import core_effects
 from tests.support.depth import deep
 from tests.support.harness import Cloud, Home, short_folder
 
@@ -26,6 +27,8 @@ settings.register_profile(
     max_examples=deep(100),
 )
 settings.load_profile("house")
+
+core_effects.install()
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a job in the background, whose children inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)

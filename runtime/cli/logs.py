@@ -61,6 +61,7 @@ def _logs(arguments: argparse.Namespace) -> int:
 
 def _filter(arguments: argparse.Namespace) -> LogFilter:
     """The filter that the options describe. Raises UsageError."""
+    from runtime.adapters.process.clock import LocalZone
     from runtime.core.operations.log_lines import LEVELS, LogFilter, since
     from runtime.errors import UsageError
 
@@ -76,7 +77,7 @@ def _filter(arguments: argparse.Namespace) -> LogFilter:
     except re.error as exc:
         raise UsageError(f"--grep {arguments.grep!r} is no regular expression: {exc}") from exc
     try:
-        since_s = since(arguments.since, time.time()) if arguments.since else 0.0
+        since_s = since(arguments.since, time.time(), LocalZone()) if arguments.since else 0.0
     except ValueError:
         raise UsageError(f"--since {arguments.since!r} must read 2h, 30min, 7d or 2026-01-31T12:00") from None
     return LogFilter(since_s, level, pattern)
@@ -108,10 +109,11 @@ def _merged(folder: Path, names: list[str], wanted: LogFilter) -> Iterator[LogLi
     """The events of all programs in the order of time; within one program in the order of its file."""
     import heapq
 
+    from runtime.adapters.process.clock import LocalZone
     from runtime.adapters.process.log_files import lines, written_s
     from runtime.core.operations.log_lines import events
 
-    by_program = (events(name, lines(folder, name), written_s(folder, name)) for name in names)
+    by_program = (events(name, lines(folder, name), written_s(folder, name), LocalZone()) for name in names)
     merged = heapq.merge(*by_program, key=lambda event: event.time_s)
     return filter(wanted.takes, merged)
 
@@ -121,10 +123,11 @@ def _last(events: Iterable[LogLine], most: int | None) -> Iterable[LogLine]:
 
 
 def _write_new(new: dict[str, list[str]], wanted: LogFilter, *, as_json: bool) -> None:
+    from runtime.adapters.process.clock import LocalZone
     from runtime.core.operations.log_lines import events
 
     read_s = time.time()
-    found = [event for name, lines in new.items() for event in events(name, lines, read_s)]
+    found = [event for name, lines in new.items() for event in events(name, lines, read_s, LocalZone())]
     for event in sorted(filter(wanted.takes, found), key=lambda event: event.time_s):
         _write(event, as_json=as_json)
 

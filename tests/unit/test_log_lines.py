@@ -75,13 +75,13 @@ def test_a_reader_gets_what_was_asked_for() -> None:
     [("2h", NOON - 7200), ("30min", NOON - 1800), ("1.5d", NOON - 129_600), ("2026-01-31T12:00:00Z", NOON)],
 )
 def test_since_takes_a_span_and_a_date(text: str, wanted_s: float) -> None:
-    assert since(text, NOON) == wanted_s
+    assert since(text, NOON, UTC) == wanted_s
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "2 fortnights", "-3h", "9999999"])
 def test_since_takes_nothing_else(text: str) -> None:
     with pytest.raises(ValueError):
-        since(text, NOON)
+        since(text, NOON, UTC)
 
 
 def test_lines_that_are_written_while_a_log_rotates_are_followed(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import time
+from datetime import datetime, timedelta, tzinfo
 from functools import cache
 from pathlib import Path
 from typing import Protocol
@@ -46,6 +47,19 @@ class SystemClock:
     def synchronised(self) -> bool:
         found = _Timex()  # its modes are 0: nothing is changed
         return _libc().adjtimex(ctypes.byref(found)) >= 0 and not found.status & _UNSYNCHRONISED
+
+
+class LocalZone(tzinfo):
+    """The time zone of this machine, with its summer times."""
+
+    def utcoffset(self, at: datetime | None) -> timedelta | None:
+        return at.replace(tzinfo=None).astimezone().utcoffset() if at is not None else None
+
+    def dst(self, at: datetime | None) -> timedelta | None:
+        return None
+
+    def tzname(self, at: datetime | None) -> str | None:
+        return at.replace(tzinfo=None).astimezone().tzname() if at is not None else None
 
 
 _UNSYNCHRONISED = 0x40

@@ -64,13 +64,11 @@ class LogFilter:
         return self.pattern is None or self.pattern.search(_searched(line)) is not None
 
 
-def events(
-    program: str, lines: Iterable[str], otherwise_s: float, zone: tzinfo | None = None
-) -> Iterator[LogLine]:
+def events(program: str, lines: Iterable[str], otherwise_s: float, zone: tzinfo) -> Iterator[LogLine]:
     """The events of one program in the order of its log.
 
     `otherwise_s` is the Unix time of lines before the first that has a time; in `zone` supervisord writes
-    its own (None: local time).
+    its own.
     """
     event: LogLine | None = None
     for line in lines:
@@ -85,12 +83,14 @@ def events(
         yield event
 
 
-def since(text: str, now_s: float, zone: tzinfo | None = None) -> float:
-    """Unix time of `2h`, `30min`, `7d` ago, or of a date and time in ISO form. Raises ValueError."""
+def since(text: str, now_s: float, zone: tzinfo) -> float:
+    """Unix time of `2h`, `30min`, `7d` ago, or of a date and time in ISO form (in `zone` if it names none).
+    Raises ValueError.
+    """
     if ago := _AGO.fullmatch(text.strip()):
         return now_s - float(ago[1]) * _UNITS_S[ago[2]]
     stamp = datetime.fromisoformat(text.strip())
-    return (stamp if stamp.tzinfo else stamp.replace(tzinfo=zone) if zone else stamp.astimezone()).timestamp()
+    return (stamp if stamp.tzinfo else stamp.replace(tzinfo=zone)).timestamp()
 
 
 def _searched(line: LogLine) -> str:
@@ -98,7 +98,7 @@ def _searched(line: LogLine) -> str:
     return f"{line.program}: {line.message}{fields}"
 
 
-def _parsed(program: str, line: str, before_s: float, zone: tzinfo | None) -> LogLine | None:
+def _parsed(program: str, line: str, before_s: float, zone: tzinfo) -> LogLine | None:
     """The event that begins with this line; None where the line goes on with another."""
     if line.startswith("{"):
         return _json(program, line, before_s)
