@@ -41,7 +41,7 @@ def proxy_url(cloud: Cloud) -> Iterator[str]:
 
 @pytest.fixture
 def line(cloud: Cloud, proxy_url: str) -> Line:
-    return Line(cloud, websockets=True, proxy=parse(Secret(proxy_url)))
+    return Line(cloud, websockets=True, proxy=parse(Secret(proxy_url)) if proxy_url else None)
 
 
 def message(number: int, payload: bytes = b"x") -> Telemetry:
