@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -196,6 +197,29 @@ def test_a_device_made_again_inherits_no_command_and_no_session(hub: HubInThread
         subscribe(raw)
         assert raw.is_silent_for(0.1)
     assert hub.call(lambda: hub.cloud.twins.get(DEVICE))["desired"] == {"$version": 1}
+
+
+def test_a_hub_that_comes_back_has_its_commands_and_its_limits_as_they_were(folder: Path) -> None:
+    before = HubInThread(folder / "cloud")
+    limit(before, commands_pending=2)
+    send(before, b"done", ack=FeedbackMode.FULL), send(before, b"in flight")
+    with before.raw() as raw:
+        subscribe(raw)
+        puback(raw, raw.receive())
+        raw.receive()
+        settle(raw)
+    before.close()
+    after = HubInThread(folder / "cloud")
+    try:
+        assert (states(after), feedback(after)) == (["completed", "enqueued"], ["Success"])
+        with after.raw() as raw:  # its session is still subscribed
+            again = raw.receive()
+            assert (again.payload, again.dup) == (b"in flight", True)
+            puback(raw, again)
+            eventually(lambda: states(after) == ["completed", "completed"])
+        assert after.cloud.limits.commands_pending == 2
+    finally:
+        after.close()
 
 
 # -- the clients whose behaviour is claimed ----------------------------------------------------------------
