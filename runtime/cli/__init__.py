@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
-def parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
+def parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     """Build the command line: all of it, or the one command that `words` name.
 
     A worker, a container's check or a script that sends would else pay 50 ms of CPU for the others.
@@ -29,17 +29,17 @@ def parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     root.add_argument("--home", type=Path, metavar="DIR", help="folder of the runtime (EDGE_HOME)")
     root.add_argument("--config", type=Path, metavar="FILE", help="configuration file (EDGE_CONFIG)")
     commands = root.add_subparsers(metavar="COMMAND", required=True)
-    for group in groups(_command(words)):
+    for group in groups(_command(argv)):
         group.register(commands)
     _describe(root)
     return root
 
 
-def _describe(found: argparse.ArgumentParser) -> None:
+def _describe(command: argparse.ArgumentParser) -> None:
     """Have every command explain itself in a sentence; without one of its own in the one that the list of
     commands shows.
     """
-    for action in found._actions:
+    for action in command._actions:
         if isinstance(action, argparse._SubParsersAction):
             for choice in action._choices_actions:
                 below = action.choices[choice.dest]
@@ -107,11 +107,11 @@ def groups(command: str = "") -> list[Group]:
     return [importlib.import_module(f"runtime.cli.{name}") for name in asked]  # type: ignore[misc]
 
 
-def _command(words: Sequence[str]) -> str:
+def _command(argv: Sequence[str]) -> str:
     """The command that the words of a command line name; empty where they name none."""
     known = {command for commands in GROUPS.values() for command in commands}
     before = ""
-    for word in words:
+    for word in argv:
         if not word.startswith("-") and before not in ("--home", "--config"):
             return word if word in known else ""
         before = word

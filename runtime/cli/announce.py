@@ -32,14 +32,14 @@ def begin(layout: Layout) -> None:
 
 def announce(layout: Layout, supervisord: int) -> None:
     """Print each fact once, as it comes true; return when the hub is up, or supervisord is gone."""
-    said: set[str] = set()
+    printed: set[str] = set()
     hub_state = ""
     while os.getppid() == supervisord and hub_state != "up":
         time.sleep(LOOK_EVERY_S)
         hub_state = _hub_state(layout)
         for sentence in facts(*_identity(layout), hub_state):
-            if sentence not in said:
-                said.add(sentence)
+            if sentence not in printed:
+                printed.add(sentence)
                 write_error(sentence)
 
 
@@ -62,8 +62,8 @@ def _hub_state(layout: Layout) -> str:
     from runtime.adapters.process.process import lock_holder
     from runtime.adapters.process.status_file import read_status
 
-    told = read_status(layout.status_file("upload")) or {}
-    return str(told.get("state")) if told.get("pid") == lock_holder(layout.lock("upload")) else ""
+    record = read_status(layout.status_file("upload")) or {}
+    return str(record.get("state")) if record.get("pid") == lock_holder(layout.lock("upload")) else ""
 
 
 def _identity(layout: Layout) -> tuple[str | None, str | None]:

@@ -55,10 +55,10 @@ def cancel(arguments: argparse.Namespace) -> int:
 
 
 def _operations(remote: Remote) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = remote.call("GET", f"{remote.workspace}/provisioning-operations")[
+    operations: list[dict[str, Any]] = remote.call("GET", f"{remote.workspace}/provisioning-operations")[
         "provisioningOperations"
     ]
-    return found
+    return operations
 
 
 def ls_tokens(arguments: argparse.Namespace) -> int:
@@ -131,8 +131,8 @@ def faults(arguments: argparse.Namespace) -> int:
     if arguments.reset:
         remote.call("DELETE", "/admin/faults")
     asked = dict(_fault(text) for text in arguments.faults)
-    found = remote.call("POST", "/admin/faults", asked) if asked else remote.call("GET", "/admin/faults")
-    print(json.dumps(found, indent=2))
+    active = remote.call("POST", "/admin/faults", asked) if asked else remote.call("GET", "/admin/faults")
+    print(json.dumps(active, indent=2))
     return 0
 
 
@@ -162,14 +162,14 @@ def messages(arguments: argparse.Namespace) -> int:
     after = arguments.after
     narrowed = {"device": arguments.device} if arguments.device else {}
     while True:
-        found = remote.call("GET", "/admin/messages", after=after, limit=1000, **narrowed)["messages"]
-        for message in found:
+        page = remote.call("GET", "/admin/messages", after=after, limit=1000, **narrowed)["messages"]
+        for message in page:
             print(json.dumps(message, ensure_ascii=False))
-        after = found[-1]["seq"] if found else after
+        after = page[-1]["seq"] if page else after
         sys.stdout.flush()
-        if not found and not arguments.follow:
+        if not page and not arguments.follow:
             return 0
-        if not found:
+        if not page:
             time.sleep(FOLLOW_EVERY_S)
 
 

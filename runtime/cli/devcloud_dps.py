@@ -33,16 +33,16 @@ def register(subcommands: Commands, add: Add) -> None:
 
 def ls(arguments: argparse.Namespace) -> int:
     remote = Remote(arguments.dir)
-    found = {"host": remote.facts["dps_host"], **remote.call("GET", _enrolments(remote))}
+    listing = {"host": remote.facts["dps_host"], **remote.call("GET", _enrolments(remote))}
     if arguments.json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(listing, indent=2))
         return 0
-    print(f"host {found['host']}, id scope {found['idScope']}")
-    for enrolment in found["enrolments"]:
+    print(f"host {listing['host']}, id scope {listing['idScope']}")
+    for enrolment in listing["enrolments"]:
         kind = "group" if enrolment["group"] else "individual"
         state = "" if enrolment["enabled"] else "  disabled"
         print(f"{kind:<10} {enrolment['name']}  by {enrolment['attestation']}{state}")
-    for device in found["assigned"]:
+    for device in listing["assigned"]:
         print(
             f"{'assigned':<10} {device['registrationId']}  as {device['deviceId']}, {device['times']} times"
         )

@@ -38,25 +38,25 @@ complete -c edgectl -f
 def script(root: argparse.ArgumentParser) -> str:
     """The output of `edgectl completion fish`."""
     parsers = dict(_parsers(root, ()))
-    valued = {flag for found in parsers.values() for action in found._actions for flag in _valued(action)}
-    lines = [line for path, found in parsers.items() for line in _lines(path, found)]
+    valued = {flag for command in parsers.values() for action in command._actions for flag in _valued(action)}
+    lines = [line for path, command in parsers.items() for line in _lines(path, command)]
     return _FUNCTIONS.format(valued=" ".join(sorted(valued))) + "\n".join(lines) + "\n"
 
 
 def _parsers(
-    found: argparse.ArgumentParser, path: tuple[str, ...]
+    command: argparse.ArgumentParser, path: tuple[str, ...]
 ) -> Iterator[tuple[tuple[str, ...], argparse.ArgumentParser]]:
     """Each command and subcommand with its parser."""
-    yield path, found
-    for action in found._actions:
+    yield path, command
+    for action in command._actions:
         if isinstance(action, argparse._SubParsersAction):
             for name, below in action.choices.items():
                 yield from _parsers(below, (*path, name))
 
 
-def _lines(path: tuple[str, ...], found: argparse.ArgumentParser) -> Iterator[str]:
+def _lines(path: tuple[str, ...], command: argparse.ArgumentParser) -> Iterator[str]:
     here = " ".join(path)
-    for action in found._actions:
+    for action in command._actions:
         if isinstance(action, argparse._SubParsersAction):
             for choice in action._choices_actions:
                 yield _complete("__edgectl_at", here, "-a", choice.dest, choice.help)
@@ -77,12 +77,14 @@ def _option(here: str, action: argparse.Action) -> str:
         else:
             flags.append("-rF" if action.type is Path else "-x")
     condition = _quoted(f"__edgectl_under {_quoted(here)}") if here else ""
-    return _joined("complete -c", PROGRAM, *(("-n", condition) if here else ()), *flags, *_told(action.help))
+    return _joined(
+        "complete -c", PROGRAM, *(("-n", condition) if here else ()), *flags, *_description(action.help)
+    )
 
 
 def _complete(function: str, here: str, flag: str, word: str, meaning: str | None) -> str:
     condition = _quoted(f"{function} {_quoted(here)}")
-    return _joined("complete -c", PROGRAM, "-n", condition, flag, _quoted(word), *_told(meaning))
+    return _joined("complete -c", PROGRAM, "-n", condition, flag, _quoted(word), *_description(meaning))
 
 
 def _valued(action: argparse.Action) -> list[str]:
@@ -90,7 +92,7 @@ def _valued(action: argparse.Action) -> list[str]:
     return list(action.option_strings) if action.nargs != 0 else []
 
 
-def _told(meaning: str | None) -> list[str]:
+def _description(meaning: str | None) -> list[str]:
     if not meaning or meaning == argparse.SUPPRESS:
         return []
     return ["-d", _quoted(meaning.replace("%(default)g", "").replace("%(default)s", ""))]

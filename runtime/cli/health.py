@@ -35,24 +35,24 @@ def _health(arguments: argparse.Namespace) -> int:
 
     home = find_home(os.environ, arguments.home)
     until_s = time.monotonic() + arguments.wait
-    while (found := _faults(home)) and time.monotonic() < until_s:
+    while (faults := _faults(home)) and time.monotonic() < until_s:
         time.sleep(LOOK_EVERY_S)
     if arguments.json:
-        write_json({"healthy": not found, "faults": found})
+        write_json({"healthy": not faults, "faults": faults})
     else:
-        write_lines(*(found or ["healthy"]))
-    return 1 if found else 0
+        write_lines(*(faults or ["healthy"]))
+    return 1 if faults else 0
 
 
 def _faults(home: Path) -> list[str]:
     from runtime.adapters.process.clock import SystemClock
-    from runtime.adapters.process.status_file import BUSY, last_words
+    from runtime.adapters.process.status_file import BUSY, last_record
     from runtime.core.operations.liveness import WorkerProgress, faults
     from runtime.layout import WORKERS, Layout
 
     clock, layout, seen = SystemClock(), Layout(home), {}
     for name in (*WORKERS, "sentinel"):
-        record = last_words(layout.status_file(name), clock.boot_id())
+        record = last_record(layout.status_file(name), clock.boot_id())
         age_s = record.age_s("progress_boot_s", clock.boot_s())
-        seen[name] = WorkerProgress(age_s, record.said.get(BUSY) is True, record.text("store") or "")
+        seen[name] = WorkerProgress(age_s, record.values.get(BUSY) is True, record.text("store") or "")
     return faults(seen)

@@ -66,7 +66,7 @@ def describe(config: Config) -> dict[str, Any]:
         "sas": identity.sas,
     }
     workers = {name: _living(config.layout, name) for name in ("provisioning", "refresh")}
-    said = workers["refresh"] or {}
+    record = workers["refresh"] or {}
     tokens = {kind: _life(token, policy, now) for kind, token in kinds.items() if token}
     if "former token" in tokens:
         tokens["former token"]["renewal_in_s"] = None  # a token at rest is not renewed
@@ -77,8 +77,8 @@ def describe(config: Config) -> dict[str, Any]:
     certificate_s = certificate_left_s(registrar(wiring.registration_route(config.settings)), now)
     fixed = renewal.fixed(held.fixed_left_s, certificate_s)
     return {
-        "state": said.get("state") or renewal.phase(held, now).value,
-        "reason": said.get("reason") or held.locked or (fixed.told() if fixed else ""),
+        "state": record.get("state") or renewal.phase(held, now).value,
+        "reason": record.get("reason") or held.locked or (fixed.told() if fixed else ""),
         "provisioning": identity.enrolment.phase.value,
         "device_id": identity.hub.device_id if identity.hub else None,
         "hub": identity.hub.host if identity.hub else None,
@@ -88,7 +88,7 @@ def describe(config: Config) -> dict[str, Any]:
         "sealed": identity.sealed,
         "skew_s": identity.skew(now),
         "errors": _errors(identity, now),
-        "next": {name: _next(told) for name, told in workers.items()},
+        "next": {name: _next(status) for name, status in workers.items()},
     }
 
 
@@ -97,8 +97,8 @@ def _living(layout: Layout, worker: str) -> dict[str, Any] | None:
     from runtime.adapters.process.process import lock_holder
     from runtime.adapters.process.status_file import read_status
 
-    told = read_status(layout.status_file(worker))
-    return told if told and told.get("pid") == lock_holder(layout.lock(worker)) else None
+    record = read_status(layout.status_file(worker))
+    return record if record and record.get("pid") == lock_holder(layout.lock(worker)) else None
 
 
 def _life(token: Token, policy: RenewalPolicy, now: Moment) -> dict[str, float | None]:
@@ -118,12 +118,12 @@ def _life(token: Token, policy: RenewalPolicy, now: Moment) -> dict[str, float |
 
 def _errors(identity: IdentityRecord, now: Moment) -> list[dict[str, Any]]:
     """The failures that still count, newest last."""
-    found = []
+    failures = []
     if identity.enrolment.trouble and identity.enrolment.at:
         record = identity.enrolment
-        found.append(("provisioning", record.trouble, record.reason, record.failures, record.at))
+        failures.append(("provisioning", record.trouble, record.reason, record.failures, record.at))
     for task, pace in (identity.paces or {}).items():
-        found.append((task.value, pace.outcome, pace.reason, pace.failures, pace.at))
+        failures.append((task.value, pace.outcome, pace.reason, pace.failures, pace.at))
     return [
         {
             "at": where,
@@ -132,22 +132,22 @@ def _errors(identity: IdentityRecord, now: Moment) -> list[dict[str, Any]]:
             "times": times,
             "ago_s": None if when is None or (ago_s := now.since(when)) is None else round(ago_s, 1),
         }
-        for where, outcome, reason, times, when in found
+        for where, outcome, reason, times, when in failures
     ]
 
 
-def _next(told: dict[str, Any] | None) -> dict[str, Any]:
+def _next(status: dict[str, Any] | None) -> dict[str, Any]:
     """The next step that a worker announces."""
-    said = {"state": "not running"} if told is None else told
-    return {name: said.get(name) for name in ("state", "trouble", "reason", "next", "next_in_s")}
+    fields = {"state": "not running"} if status is None else status
+    return {name: fields.get(name) for name in ("state", "trouble", "reason", "next", "next_in_s")}
 
 
 def _table(facts: dict[str, Any]) -> list[str]:
     rows = [("state", facts["state"])]
     rows += [("reason", facts["reason"])] if facts["reason"] else []
     rows.append(("provisioning", facts["provisioning"]))
-    told = ("device_id", "hub", "verification_code")
-    rows += [(name.replace("_", " "), facts[name]) for name in told if facts[name]]
+    shown = ("device_id", "hub", "verification_code")
+    rows += [(name.replace("_", " "), facts[name]) for name in shown if facts[name]]
     rows += [(kind, _life_in_words(life)) for kind, life in facts["tokens"].items()]
     if facts["sealed"] is not None:
         rows.append(("at rest", "sealed" if facts["sealed"] else "in the clear"))
@@ -174,9 +174,9 @@ def _error_in_words(error: dict[str, Any]) -> str:
     return f"{error['at']}: {error['outcome']} ({error['reason']}), {error['times']} times{ago}"
 
 
-def _next_in_words(told: dict[str, Any]) -> str:
+def _next_in_words(plan: dict[str, Any]) -> str:
     from runtime.core.identity.lifetime import spoken
 
-    if told.get("next") is None:
-        return str(told["state"])
-    return f"{told['next']} in {spoken(told['next_in_s'])}"
+    if plan.get("next") is None:
+        return str(plan["state"])
+    return f"{plan['next']} in {spoken(plan['next_in_s'])}"

@@ -52,17 +52,17 @@ def _link(arguments: argparse.Namespace) -> int:
 def _stopped(config: Config) -> bool:
     """Wait until upload reports that no transfer is under way; true if it does, or if upload does not run."""
     from runtime.adapters.process.clock import SystemClock
-    from runtime.adapters.process.status_file import last_words
+    from runtime.adapters.process.status_file import last_record
     from runtime.core.delivery.link_budget import SWITCHED_OFF
 
     clock, path = SystemClock(), config.layout.status_file("upload")
     since_s = clock.boot_s()
     while clock.boot_s() < since_s + STOPPED_WITHIN_S:
-        words = last_words(path, clock.boot_id())
-        pid, said_s = words.number("pid"), words.number("progress_boot_s")
-        if pid is None or said_s is None or not _runs(int(pid)):
+        record = last_record(path, clock.boot_id())
+        pid, reported_s = record.number("pid"), record.number("progress_boot_s")
+        if pid is None or reported_s is None or not _runs(int(pid)):
             return True
-        if said_s > since_s and words.text("barred") == SWITCHED_OFF and not words.number("in_flight"):
+        if reported_s > since_s and record.text("barred") == SWITCHED_OFF and not record.number("in_flight"):
             return True
         time.sleep(0.1)
     return False

@@ -127,8 +127,8 @@ def _write_new(new: dict[str, list[str]], wanted: LogFilter, *, as_json: bool) -
     from runtime.core.operations.log_lines import events
 
     read_s = time.time()
-    found = [event for name, lines in new.items() for event in events(name, lines, read_s, LocalZone())]
-    for event in sorted(filter(wanted.takes, found), key=lambda event: event.time_s):
+    read = [event for name, lines in new.items() for event in events(name, lines, read_s, LocalZone())]
+    for event in sorted(filter(wanted.takes, read), key=lambda event: event.time_s):
         _write(event, as_json=as_json)
 
 

@@ -36,31 +36,31 @@ def register(commands: Commands) -> None:
     show.add_argument("id", type=int)
     show.add_argument("--payload", action="store_true", help="write its payload to standard output, as it is")
     show.set_defaults(run=_show)
-    for name, words in (
+    for name, meaning in (
         ("requeue", "put them at the end of the store again, to be sent once more, whatever their ttl"),
         ("drop", "delete them for good"),
     ):
-        action = actions.add_parser(name, help=words)
+        action = actions.add_parser(name, help=meaning)
         action.add_argument("ids", type=int, nargs="*", metavar="ID")
         action.add_argument("--all", action="store_true", help="all that are there now")
         action.set_defaults(run=_requeue if name == "requeue" else _drop)
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    found = _all(load_config(arguments))
+    messages = _all(load_config(arguments))
     if arguments.json:
-        for aside in found:
+        for aside in messages:
             write_json(_described(aside), indent=None)
         return 0
-    if not found:
+    if not messages:
         write_lines("nothing is in quarantine")
         return 0
-    head, *rows = table(["ID", "STREAM", "BYTES"], [_row(_described(aside)) for aside in found])
+    head, *rows = table(["ID", "STREAM", "BYTES"], [_row(_described(aside)) for aside in messages])
     write_lines(f"{head}  REASON")
     write_lines(
         *(
             TextRow(f"{row:<{len(head)}}  {aside.reason}", indent=4)
-            for row, aside in zip(rows, found, strict=True)
+            for row, aside in zip(rows, messages, strict=True)
         )
     )
     return 0
@@ -78,8 +78,8 @@ def _show(arguments: argparse.Namespace) -> int:
     from runtime.errors import UsageError
 
     config = load_config(arguments)
-    found = {aside.message.id: aside for aside in _all(config)}
-    aside = found.get(arguments.id)
+    by_id = {aside.message.id: aside for aside in _all(config)}
+    aside = by_id.get(arguments.id)
     if aside is None:
         raise UsageError(f"message {arguments.id} is not in quarantine")
     if arguments.payload:
@@ -156,13 +156,13 @@ def _all(config: Config) -> list[SetAside]:
     from runtime.adapters.store.reader import StoreReader
 
     reader = StoreReader(config.layout.messages_db)
-    found: list[SetAside] = []
+    messages: list[SetAside] = []
     try:
-        while page := reader.quarantine(found[-1].message.id if found else 0, PAGE):
-            found += page
+        while page := reader.quarantine(messages[-1].message.id if messages else 0, PAGE):
+            messages += page
     finally:
         reader.close()
-    return found
+    return messages
 
 
 def _described(aside: SetAside, *, everything: bool = False) -> dict[str, Any]:

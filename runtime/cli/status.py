@@ -38,15 +38,15 @@ def _status(arguments: argparse.Namespace) -> int:
 
     while True:
         layout, settings, trouble = _layout(arguments)
-        found = observe(layout, SystemClock(), trouble, settings)
+        overview = observe(layout, SystemClock(), trouble, settings)
         if arguments.json:
-            write_json(found, indent=None if arguments.watch else 2)
+            write_json(overview, indent=None if arguments.watch else 2)
         else:
             if arguments.watch and sys.stdout.isatty():
                 draw(f"{_CLEAR}{time.strftime('%H:%M:%S')}\n")
-            write_lines(*render(found))
+            write_lines(*render(overview))
         if not arguments.watch:
-            return {"healthy": 0, "parked": 0, "degraded": 1}.get(found["verdict"], 2)
+            return {"healthy": 0, "parked": 0, "degraded": 1}.get(overview["verdict"], 2)
         time.sleep(WATCH_EVERY_S)
 
 
@@ -68,30 +68,31 @@ def _layout(arguments: argparse.Namespace) -> tuple[Layout, Settings | None, str
     return config.layout, config.settings, ""
 
 
-def render(found: dict[str, Any]) -> list[TextRow]:
+def render(overview: dict[str, Any]) -> list[TextRow]:
     """The overview as text for a person."""
-    why = f"  ({found['hub']['barred']})" if found["verdict"] == "parked" else ""
-    verdict = found["verdict"].upper()
-    rows = [TextRow(f"{verdict}  {found['home']}{why}", verdict, _VERDICTS[found["verdict"]], 4), TextRow("")]
-    rows += [TextRow(f"  {reason}", indent=4) for reason in found["reasons"]]
-    rows += [TextRow("")] if found["reasons"] else []
+    why = f"  ({overview['hub']['barred']})" if overview["verdict"] == "parked" else ""
+    verdict = overview["verdict"].upper()
+    colour = _VERDICTS[overview["verdict"]]
+    rows = [TextRow(f"{verdict}  {overview['home']}{why}", verdict, colour, 4), TextRow("")]
+    rows += [TextRow(f"  {reason}", indent=4) for reason in overview["reasons"]]
+    rows += [TextRow("")] if overview["reasons"] else []
     head, *workers = table(
         ["WORKER", "STATE", "PID", "UPTIME", "RESTARTS", "PROGRESS", "MEMORY"],
-        [_worker_row(name, worker) for name, worker in found["workers"].items()],
+        [_worker_row(name, worker) for name, worker in overview["workers"].items()],
         spare=("PID", "RESTARTS", "MEMORY"),
     )
     rows += [TextRow(head, head, "bold"), *map(TextRow, workers), TextRow("")]
-    for title, words in (
-        ("backlog", _backlog(found["backlog"])),
-        ("hub", _hub(found["hub"])),
-        ("identity", _identity(found["identity"])),
-        ("disk", _disk(found["disk"])),
+    for title, parts in (
+        ("backlog", _backlog(overview["backlog"])),
+        ("hub", _hub(overview["hub"])),
+        ("identity", _identity(overview["identity"])),
+        ("disk", _disk(overview["disk"])),
     ):
-        rows.append(TextRow(f"{title:<9} {', '.join(filter(None, words)) or 'unknown'}", indent=10))
-    if found["crashes"]["count"]:
-        crashes = f"{found['crashes']['count']}, the last {found['crashes']['last']}"
+        rows.append(TextRow(f"{title:<9} {', '.join(filter(None, parts)) or 'unknown'}", indent=10))
+    if overview["crashes"]["count"]:
+        crashes = f"{overview['crashes']['count']}, the last {overview['crashes']['last']}"
         rows.append(TextRow(f"crashes   {crashes}", indent=10))
-    for alarm in found["alarms"]:
+    for alarm in overview["alarms"]:
         rows.append(TextRow(f"ALARM     {alarm['worker']}: {alarm['text']}", "ALARM", "red", 10))
     return rows
 
@@ -113,13 +114,13 @@ def _backlog(facts: dict[str, Any]) -> list[str]:
     known = facts["messages"] is not None
     return [
         f"{_waiting(facts['messages'])} ({size(facts['bytes'])})" if known else "",
-        _said("the oldest for {}", facts["oldest_age_s"], duration),
+        _phrase("the oldest for {}", facts["oldest_age_s"], duration),
         f"{facts['quarantine']} in quarantine" if known else "",
-        _said("{} ever set aside", facts["dropped"].get("quarantined")),
+        _phrase("{} ever set aside", facts["dropped"].get("quarantined")),
         _counted("dropped", {k: n for k, n in facts["dropped"].items() if k != "quarantined"}),
         _counted("refused in the last minute", facts["refused_lately"]),
         _counted("refused since ingest started", facts["refused"]),
-        _room(facts) + _said(" (full in {} at the present rate)", facts["full_in_s"], duration),
+        _room(facts) + _phrase(" (full in {} at the present rate)", facts["full_in_s"], duration),
         f"store {facts['store']}" if facts["store"] not in ("open", None) else "",
     ]
 
@@ -132,49 +133,49 @@ def _room(facts: dict[str, Any]) -> str:
     """The space left, by the nearest of the limits."""
     if facts["room_limit"] == "messages":
         return f"room for {facts['room_messages']} messages"
-    return _said("room for {}", facts["room_bytes"], size)
+    return _phrase("room for {}", facts["room_bytes"], size)
 
 
 def _hub(facts: dict[str, Any]) -> list[str]:
     return [
         facts["state"],
-        _said("connected since {}", facts["connected_since"])
-        + _said(" ({})", facts["connected_s"], duration),
-        _said("last PUBACK {} ago", facts["puback_age_s"], duration),
-        _said("{:.0f} in flight", facts["in_flight"]),
-        _said("{:.1f} messages/s", facts["rate_per_s"]),
-        _said("{:.0f} delivered since upload started", facts["delivered"]),
-        _said("{:.0f} under suspicion of ending connections", facts["suspects"] or None),
-        _said("nothing may be sent now: {}", facts["barred"]),
-        _said("{:.0f} attempts to connect failed", facts["failed_attempts"] or None),
-        _said("the connection was lost {:.0f} times", facts["losses"] or None),
-        _said("the last time: {}", facts["last_loss"] or None),
+        _phrase("connected since {}", facts["connected_since"])
+        + _phrase(" ({})", facts["connected_s"], duration),
+        _phrase("last PUBACK {} ago", facts["puback_age_s"], duration),
+        _phrase("{:.0f} in flight", facts["in_flight"]),
+        _phrase("{:.1f} messages/s", facts["rate_per_s"]),
+        _phrase("{:.0f} delivered since upload started", facts["delivered"]),
+        _phrase("{:.0f} under suspicion of ending connections", facts["suspects"] or None),
+        _phrase("nothing may be sent now: {}", facts["barred"]),
+        _phrase("{:.0f} attempts to connect failed", facts["failed_attempts"] or None),
+        _phrase("the connection was lost {:.0f} times", facts["losses"] or None),
+        _phrase("the last time: {}", facts["last_loss"] or None),
     ]
 
 
 def _identity(facts: dict[str, Any]) -> list[str]:
     return [
-        facts["state"] + _said(" as {}", facts["device_id"]),
-        _said("next {}", facts["next"]) + _said(" in {}", facts["next_in_s"], duration),
-        _said("the SAS is valid for {}", facts["sas_remaining_s"], duration),
-        _said("the Registration Token for {}", facts["registration_remaining_s"], duration),
-        _said("provisioning: {}", facts["provisioning"]),
-        _said("the verification code is {}", facts["verification_code"]),
-        _said("the last attempt failed: {}", facts["trouble"]),
-        _said("{}", facts["reason"] or None),
+        facts["state"] + _phrase(" as {}", facts["device_id"]),
+        _phrase("next {}", facts["next"]) + _phrase(" in {}", facts["next_in_s"], duration),
+        _phrase("the SAS is valid for {}", facts["sas_remaining_s"], duration),
+        _phrase("the Registration Token for {}", facts["registration_remaining_s"], duration),
+        _phrase("provisioning: {}", facts["provisioning"]),
+        _phrase("the verification code is {}", facts["verification_code"]),
+        _phrase("the last attempt failed: {}", facts["trouble"]),
+        _phrase("{}", facts["reason"] or None),
     ]
 
 
 def _disk(facts: dict[str, Any]) -> list[str]:
     return [
-        _said("{} free", facts["free_bytes"], size) + _said(" of {}", facts["total_bytes"], size),
-        _said("full in {} at the present rate", facts["full_in_s"], duration),
+        _phrase("{} free", facts["free_bytes"], size) + _phrase(" of {}", facts["total_bytes"], size),
+        _phrase("full in {} at the present rate", facts["full_in_s"], duration),
     ]
 
 
-def _said(words: str, value: Any, spoken: Any = None) -> str:
+def _phrase(template: str, value: Any, spell: Any = None) -> str:
     """The text with the value in it; empty where the value is unknown."""
-    return "" if value is None else words.format(spoken(value) if spoken else value)
+    return "" if value is None else template.format(spell(value) if spell else value)
 
 
 def _counted(what: str, counts: dict[str, int]) -> str:

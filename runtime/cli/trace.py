@@ -63,9 +63,9 @@ def _state(facts: dict[str, Any]) -> str:
         gone = "" if facts["removed"] else ", and ingest has not removed it yet"
         return f"was delivered {duration(facts['delivered_s'])} ago{gone}"
     since = facts.get("since_s")
-    words = _STATES.get(facts["state"], str(facts["state"]))
+    state = _STATES.get(facts["state"], str(facts["state"]))
     reason = f": {_short(facts['reason'])}" if facts.get("reason") else ""
-    return words + (f" (for {duration(since)})" if since is not None else "") + reason
+    return state + (f" (for {duration(since)})" if since is not None else "") + reason
 
 
 def _history(facts: dict[str, Any]) -> list[str]:

@@ -22,7 +22,7 @@ from runtime.adapters.net.probe import NetworkProbe
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.home_owner import user_name
 from runtime.adapters.process.process import has_open, lock_holder
-from runtime.adapters.process.status_file import last_words
+from runtime.adapters.process.status_file import last_record
 from runtime.adapters.store.errors import SCHEMA_VERSION as STORE_VERSION
 from runtime.adapters.store.opening import REMEDY as STORE_REMEDY
 from runtime.adapters.store.opening import is_newer
@@ -129,9 +129,9 @@ def _disk(config: Config) -> Iterator[Check]:
     layout = config.layout
     place = next(p for p in (layout.state, *layout.state.parents) if p.exists())
     yield judge_disk(shutil.disk_usage(place).free, config.settings.store.min_free_bytes)
-    found = os.statvfs(place)
-    if found.f_files:
-        yield judge_inodes(found.f_favail, config.settings.store.min_free_inodes)
+    disk = os.statvfs(place)
+    if disk.f_files:
+        yield judge_inodes(disk.f_favail, config.settings.store.min_free_inodes)
     if not os.access(place, os.W_OK):
         return
     try:
@@ -168,7 +168,7 @@ def _databases(layout: Layout) -> Check:
         try:
             db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=DEADLINE_S)
             try:
-                found = [row[0] for row in db.execute("PRAGMA quick_check(3)").fetchall()]
+                problems = [row[0] for row in db.execute("PRAGMA quick_check(3)").fetchall()]
                 newer = _newer(db, is_store=path == layout.messages_db)
             finally:
                 db.close()
@@ -176,10 +176,10 @@ def _databases(layout: Layout) -> Check:
             remedy = "see the lines about folders and disk; if they are fine, dmesg"
             return Check("databases", "error", f"{path.name}: {exc}", remedy)
         except sqlite3.Error as exc:
-            found = [str(exc)]
-        if found != ["ok"]:
+            problems = [str(exc)]
+        if problems != ["ok"]:
             remedy = "restart ingest: it sets a damaged file aside and saves what can be read"
-            return Check("databases", "error", f"{path.name}: {found[0]}", remedy)
+            return Check("databases", "error", f"{path.name}: {problems[0]}", remedy)
         if newer:
             return Check("databases", "error", f"{path.name} {newer}", STORE_REMEDY)
     return Check("databases", "ok", ", ".join(p.name for p in seen) + " in order" if seen else "none yet")
@@ -242,10 +242,10 @@ def _credentials(config: Config, known: IdentityRecord) -> Iterator[Check]:
 def _unregistered(config: Config, known: IdentityRecord) -> Check:
     """The thing that the device waits for: a token, another token, or an operator."""
     record, source = known.enrolment, token_files.token_source(wiring.provisioning_token(config.settings))
-    unseen = not source.words and source.lack is not None  # only the service can read a systemd credential
+    unseen = not source.fault and source.lack is not None  # only the service can read a systemd credential
     if config.settings.identity.mode is not IdentityMode.PLATFORM or known.registration or unseen:
         return judge_unregistered(Enrolment())
-    return judge_unregistered(record, source.where, source.words)
+    return judge_unregistered(record, source.where, source.fault)
 
 
 def _hub(config: Config, network: NetworkProbe) -> Iterator[Check]:
@@ -262,6 +262,6 @@ def _hub(config: Config, network: NetworkProbe) -> Iterator[Check]:
         yield _unregistered(config, known)
         return
     yield Check("identity", "ok", f"{known.hub.device_id} on {known.hub.host}")
-    if trouble := last_words(config.layout.status_file("upload"), SystemClock().boot_id()).text("trouble"):
+    if trouble := last_record(config.layout.status_file("upload"), SystemClock().boot_id()).text("trouble"):
         yield judge_connection(trouble)
     yield from network.hub(known.hub.host)

@@ -158,8 +158,8 @@ def _hub(hub: Mapping[str, Any]) -> Iterable[Metric]:
 
 def _workers(workers: Mapping[str, Mapping[str, Any]]) -> Iterable[Metric]:
     def each(value: Callable[[Mapping[str, Any]], object]) -> list[Sample]:
-        found = ((name, _number(value(worker))) for name, worker in workers.items())
-        return [Sample(number, (("worker", name),)) for name, number in found if number is not None]
+        numbers = ((name, _number(value(worker))) for name, worker in workers.items())
+        return [Sample(number, (("worker", name),)) for name, number in numbers if number is not None]
 
     yield Metric("edge_worker_up", "gauge", "1 while it runs.", each(lambda one: one["state"] == "RUNNING"))
     yield Metric(
@@ -184,8 +184,10 @@ def _workers(workers: Mapping[str, Mapping[str, Any]]) -> Iterable[Metric]:
 
 def _latencies(latency: Mapping[str, Any]) -> Iterable[Metric]:
     for name, (help_, bounds) in HISTOGRAMS.items():
-        found = Histogram.of_record(latency.get(name), bounds)
-        yield Metric(f"edge_{name}_seconds", "histogram", help_, histograms=[((), found)] if found else ())
+        histogram = Histogram.of_record(latency.get(name), bounds)
+        yield Metric(
+            f"edge_{name}_seconds", "histogram", help_, histograms=[((), histogram)] if histogram else ()
+        )
 
 
 def _alarms(alarms: Iterable[Mapping[str, str]]) -> list[Sample]:

@@ -21,7 +21,7 @@ from runtime.adapters.process.clock import Clock
 from runtime.adapters.process.crash import count_crashes
 from runtime.adapters.process.logs import last_complaint
 from runtime.adapters.process.process import lock_holder, memory_bytes, process_age_s
-from runtime.adapters.process.status_file import StatusRecord, last_words, takes_beats
+from runtime.adapters.process.status_file import StatusRecord, last_record, takes_beats
 from runtime.adapters.store.reader import StoreReader
 from runtime.adapters.supervisor.rpc import Program, Supervisor
 from runtime.core.identity import renewal
@@ -37,7 +37,7 @@ LOOK_TIMEOUT_S = 2.0
 LEAST_GROWTH_BYTES_PER_S = 100.0
 FRESH_S = 3.0
 """A beat of at most this age shows that the folder takes writes: ingest beats every second."""
-NOBODY = StatusRecord({})
+NO_RECORD = StatusRecord({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,8 @@ class ProcessView:
     """True if `last` was written by this very process."""
 
     @property
-    def words(self) -> StatusRecord:
-        return self.last if self.lives else NOBODY
+    def record(self) -> StatusRecord:
+        return self.last if self.lives else NO_RECORD
 
 
 def observe(
@@ -69,21 +69,21 @@ def observe(
     seen = {name: _see(layout, name, programs, clock, absent) for name in _shown(programs, settings)}
     sentinel = seen["sentinel"]
     restarts = sentinel.last.counts("restarts")
-    found: dict[str, Any] = {
+    overview: dict[str, Any] = {
         "home": str(layout.home),
         "version": __version__,
         "configuration": configuration,
         "supervisor": {"pid": lock_holder(layout.lock("supervisor")) or 0, "trouble": silence},
         "workers": {name: _worker(s, restarts.get(name), clock) for name, s in seen.items()},
-        "backlog": _backlog(layout, seen["ingest"].words, sentinel.words, clock, limits),
+        "backlog": _backlog(layout, seen["ingest"].record, sentinel.record, clock, limits),
         "hub": _hub(seen["upload"], clock),
-        "identity": _identity(layout, seen["refresh"].words, seen["provisioning"].words, clock),
-        "disk": {"read_only": _read_only(layout, seen.values(), clock), **_disk(layout, sentinel.words)},
+        "identity": _identity(layout, seen["refresh"].record, seen["provisioning"].record, clock),
+        "disk": {"read_only": _read_only(layout, seen.values(), clock), **_disk(layout, sentinel.record)},
         "crashes": dict(zip(("count", "last"), count_crashes(layout), strict=True)),
-        "alarms": _alarms(sentinel.words, {name: seen[name].words for name in seen if name != "sentinel"}),
+        "alarms": _alarms(sentinel.record, {name: seen[name].record for name in seen if name != "sentinel"}),
     }
-    found["reasons"] = condition.reasons(found)
-    return {"verdict": condition.verdict(found), **found}
+    overview["reasons"] = condition.reasons(overview)
+    return {"verdict": condition.verdict(overview), **overview}
 
 
 def _shown(programs: Mapping[str, Program] | None, settings: Settings | None) -> list[str]:
@@ -115,7 +115,7 @@ def _hidden(layout: Layout) -> bool:
 def _see(
     layout: Layout, name: str, programs: dict[str, Program] | None, clock: Clock, absent: str
 ) -> ProcessView:
-    last = last_words(layout.status_file(name), clock.boot_id())
+    last = last_record(layout.status_file(name), clock.boot_id())
     program = (programs or {}).get(name)
     if program:
         state, pid, trouble = program.state, program.pid, program.trouble or _why(layout, program)
@@ -139,17 +139,19 @@ def _worker(seen: ProcessView, restarts: int | None, clock: Clock) -> dict[str, 
         "pid": seen.pid,
         "uptime_s": process_age_s(seen.pid) if seen.pid else None,
         "restarts": restarts,
-        "progress_age_s": seen.words.age_s("progress_boot_s", clock.boot_s()),
+        "progress_age_s": seen.record.age_s("progress_boot_s", clock.boot_s()),
         "memory_bytes": memory_bytes(seen.pid) if seen.pid else None,
         "trouble": seen.trouble,
     }
 
 
 def _alarms(sentinel: StatusRecord, workers: Mapping[str, StatusRecord]) -> list[dict[str, str]]:
-    said = sentinel.said.get("alarms")
-    told = [a for a in said if isinstance(a, dict)] if isinstance(said, list) else []
-    alarms = [{"worker": str(a.get("worker")), "text": str(a.get("text"))} for a in told]
-    own = [{"worker": name, "text": text} for name, words in workers.items() if (text := words.text("alarm"))]
+    reported = sentinel.values.get("alarms")
+    alarms_seen = [a for a in reported if isinstance(a, dict)] if isinstance(reported, list) else []
+    alarms = [{"worker": str(a.get("worker")), "text": str(a.get("text"))} for a in alarms_seen]
+    own = [
+        {"worker": name, "text": text} for name, record in workers.items() if (text := record.text("alarm"))
+    ]
     return [*alarms, *own]
 
 
@@ -160,16 +162,16 @@ def _backlog(
     can tell what was refused.
     """
     counted = ingest.counts("counted")
-    found = {
+    backlog = {
         **dict.fromkeys(("messages", "bytes", "oldest_age_s", "quarantine"), None),
         "dropped": {},
         "store": ingest.text("store"),
         **_on_disk(layout.messages_db, clock),
-        "stored": counted.get("stored", 0) if ingest.said else None,
+        "stored": counted.get("stored", 0) if ingest.values else None,
         "refused": {k.removeprefix("refused_"): n for k, n in counted.items() if k.startswith("refused_")},
         "refused_lately": ingest.counts("refused_lately"),
     }
-    return {**found, **_room(found, ingest, sentinel, limits, _free_inodes(layout))}
+    return {**backlog, **_room(backlog, ingest, sentinel, limits, _free_inodes(layout))}
 
 
 def _room(
@@ -195,9 +197,9 @@ def _room(
         )
     )
     return {
-        "room_bytes": left.bytes if ingest.said else None,
-        "room_messages": left.messages if ingest.said else None,
-        "room_limit": left.limit if ingest.said else None,
+        "room_bytes": left.bytes if ingest.values else None,
+        "room_messages": left.messages if ingest.values else None,
+        "room_limit": left.limit if ingest.values else None,
         "disk_room_bytes": disk_bytes,
         "full_in_s": None if left.full_in_s is None else round(left.full_in_s),
     }
@@ -235,8 +237,8 @@ def _age_s(message: StoredMessage | CorruptRow, clock: Clock) -> float | None:
 
 
 def _hub(upload: ProcessView, clock: Clock) -> dict[str, Any]:
-    words, now = upload.words, clock.boot_s()
-    connected_s = words.age_s("connected_boot_s", now)
+    record, now = upload.record, clock.boot_s()
+    connected_s = record.age_s("connected_boot_s", now)
     whole = (
         "in_flight",
         "window",
@@ -249,19 +251,19 @@ def _hub(upload: ProcessView, clock: Clock) -> dict[str, Any]:
     )
     counts = ("delivered", "quarantined", "dropped", "sent_today", "bytes_today")
     return {
-        "state": words.text("state") or condition.UNKNOWN,
-        "device": words.text("device"),
+        "state": record.text("state") or condition.UNKNOWN,
+        "device": record.text("device"),
         "connected_since": _date(clock, connected_s),
         "connected_s": connected_s,
         "puback_age_s": upload.last.age_s("puback_boot_s", now),
-        "rate_per_s": words.number("rate_per_s"),
-        **{name: words.number(name) for name in (*whole, *counts)},
-        "last_loss": words.text("last_loss"),
-        "trouble": words.text("trouble"),
-        "barred": words.text("barred"),
-        "oldest_waited_s": words.number("oldest_waited_s"),
-        "oldest_stream": words.text("oldest_stream"),
-        "failing": _failing(words, now),
+        "rate_per_s": record.number("rate_per_s"),
+        **{name: record.number(name) for name in (*whole, *counts)},
+        "last_loss": record.text("last_loss"),
+        "trouble": record.text("trouble"),
+        "barred": record.text("barred"),
+        "oldest_waited_s": record.number("oldest_waited_s"),
+        "oldest_stream": record.text("oldest_stream"),
+        "failing": _failing(record, now),
     }
 
 
@@ -292,28 +294,30 @@ def _identity(
 ) -> dict[str, Any]:
     """The identity by refresh's record, else by the disk; and the code that provisioning shows a person."""
     now = clock.boot_s()
-    said = refresh if refresh.text("state") else StatusRecord(_identity_on_disk(layout, clock))
+    record = refresh if refresh.text("state") else StatusRecord(_identity_on_disk(layout, clock))
     # a worker that waits for provisioning reports nothing beside it: the cause of that wait is the reason
-    blamed = provisioning if provisioning.text("state") not in condition.SETTLED else NOBODY
+    blamed = provisioning if provisioning.text("state") not in condition.SETTLED else NO_RECORD
     return {
-        "state": said.text("state") or condition.UNKNOWN,
-        "device_id": said.text("device_id"),
-        "next": said.text("next"),
-        "next_in_s": _left_s(said, "next_in_s", now),
-        "sas_remaining_s": _left_s(said, "sas_remaining_s", now),
-        "registration_remaining_s": _left_s(said, "registration_remaining_s", now),
-        "trouble": blamed.text("trouble") or said.text("trouble"),
-        "reason": blamed.text("reason") or said.text("reason"),
-        "skew_s": said.number("skew_s"),
+        "state": record.text("state") or condition.UNKNOWN,
+        "device_id": record.text("device_id"),
+        "next": record.text("next"),
+        "next_in_s": _left_s(record, "next_in_s", now),
+        "sas_remaining_s": _left_s(record, "sas_remaining_s", now),
+        "registration_remaining_s": _left_s(record, "registration_remaining_s", now),
+        "trouble": blamed.text("trouble") or record.text("trouble"),
+        "reason": blamed.text("reason") or record.text("reason"),
+        "skew_s": record.number("skew_s"),
         "provisioning": provisioning.text("state"),
         "verification_code": provisioning.text("verification_code"),
     }
 
 
-def _left_s(words: StatusRecord, name: str, now_boot_s: float) -> float | None:
+def _left_s(record: StatusRecord, name: str, now_boot_s: float) -> float | None:
     """The rest of a time span that a worker stated when it last made progress."""
-    told_s = words.number(name)
-    return None if told_s is None else round(told_s - (words.age_s("progress_boot_s", now_boot_s) or 0.0))
+    stated_s = record.number(name)
+    return (
+        None if stated_s is None else round(stated_s - (record.age_s("progress_boot_s", now_boot_s) or 0.0))
+    )
 
 
 def _identity_on_disk(layout: Layout, clock: Clock) -> dict[str, Any]:
@@ -336,7 +340,7 @@ def _read_only(layout: Layout, seen: Iterable[ProcessView], clock: Clock) -> boo
     """True if it is read-only for every process: for ours alone it may be (under a monitor of the service
     manager's, or in another container).
     """
-    ages_s = [one.words.age_s("progress_boot_s", clock.boot_s()) for one in seen]
+    ages_s = [one.record.age_s("progress_boot_s", clock.boot_s()) for one in seen]
     return not takes_beats(layout.run) and not any(age is not None and age < FRESH_S for age in ages_s)
 
 
@@ -358,10 +362,10 @@ def _disk(layout: Layout, sentinel: StatusRecord) -> dict[str, Any]:
 def _free_inodes(layout: Layout) -> int | None:
     """The number of files that can still be made; None where the file system has no such limit."""
     try:
-        found = os.statvfs(layout.state)
+        disk = os.statvfs(layout.state)
     except OSError:
         return None
-    return found.f_favail if found.f_files else None
+    return disk.f_favail if disk.f_files else None
 
 
 def _usage(folder: Path) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 from runtime.adapters.process.clock import Clock
 from runtime.adapters.process.process import lock_holder
-from runtime.adapters.process.status_file import StatusRecord, last_words
+from runtime.adapters.process.status_file import StatusRecord, last_record
 from runtime.adapters.store.reader import StoreReader
 from runtime.core.message import CorruptRow, StoredMessage
 from runtime.core.moment import Moment
@@ -36,9 +36,9 @@ def look_up(layout: Layout, clock: Clock, id: int) -> dict[str, Any]:
         rows = reader.after(id - 1, 1, 1)
         row = rows[0] if rows and rows[0].id == id else None
         ahead = reader.ahead(id, MOST_COUNTED) if row is not None else 0
-        aside = next((found for found in reader.quarantine(id - 1, 1) if found.message.id == id), None)
+        aside = next((held for held in reader.quarantine(id - 1, 1) if held.message.id == id), None)
         store = reader.uuid
-    upload = last_words(layout.status_file("upload"), clock.boot_id())
+    upload = last_record(layout.status_file("upload"), clock.boot_id())
     trace = _part(upload, "trace")
     if trace.text("store") != store:
         trace = NOTHING_KNOWN
@@ -85,13 +85,13 @@ def _of_record(trace: StatusRecord, id: int, now_boot_s: float) -> dict[str, Any
     for record in map(trace.part, trace.parts("records")):
         if record.number("id") == id:
             numbers = ("attempts", "upload_failures", "failures", "pieces", "reached")
-            found = {name: record.number(name) for name in numbers}
+            figures = {name: record.number(name) for name in numbers}
             return {
                 "state": record.text("state"),
                 "since_s": record.age_s("since_boot_s", now_boot_s),
-                **found,
+                **figures,
             }
-    states = trace.said.get("states")
+    states = trace.values.get("states")
     for state, ranges in states.items() if isinstance(states, dict) else ():
         if any(first <= id <= last for first, last in _ranges(ranges, 2)):
             return {"state": state}
@@ -102,7 +102,7 @@ def _delivered(trace: StatusRecord, id: int, now_boot_s: float, *, removed: bool
     """When the hub acknowledged it, while that is known."""
     if not trace.same_boot:
         return {}
-    for first, last, at_s in _ranges(trace.said.get("delivered"), 3):
+    for first, last, at_s in _ranges(trace.values.get("delivered"), 3):
         if first <= id <= last:
             return {
                 "state": "delivered",
@@ -112,18 +112,18 @@ def _delivered(trace: StatusRecord, id: int, now_boot_s: float, *, removed: bool
     return {}
 
 
-def _ranges(found: object, length: int) -> list[list[float]]:
+def _ranges(ranges: object, length: int) -> list[list[float]]:
     """The well-formed ranges of a list in a status record, which may hold anything."""
     return [
         part
-        for part in (found if isinstance(found, list) else ())
+        for part in (ranges if isinstance(ranges, list) else ())
         if isinstance(part, list) and len(part) == length and all(isinstance(n, int | float) for n in part)
     ]
 
 
-def _part(words: StatusRecord, name: str) -> StatusRecord:
-    found = words.said.get(name)
-    return words.part(found) if isinstance(found, dict) else NOTHING_KNOWN
+def _part(record: StatusRecord, name: str) -> StatusRecord:
+    value = record.values.get(name)
+    return record.part(value) if isinstance(value, dict) else NOTHING_KNOWN
 
 
 def _age_s(wall_s: float, then_s: float | None) -> float | None:

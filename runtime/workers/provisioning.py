@@ -121,7 +121,7 @@ class ProvisioningLoop:
         settings = self._config.settings
         marks = token_files.fingerprint(source.secret), token_files.fingerprint(by_hand.secret)
         lack = _LACKS.get(source.lack, EnrolmentState.TOKENLESS)
-        how = source.where, lack, source.words, by_hand.words if by_hand.lack in _LACKS else ""
+        how = source.where, lack, source.fault, by_hand.fault if by_hand.lack in _LACKS else ""
         instance = settings.platform.instance
         return Wish(str(instance) if instance else None, marks[0], settings.device.id, marks[1], *how)
 

@@ -26,11 +26,11 @@ from runtime.adapters.process.process import (
     DUMP_SIGNAL,
     WAITS_FOR_DISK,
     Stop,
+    notify_service_manager,
     open_descriptors,
     process_state,
     process_work,
     supervised,
-    tell_service_manager,
 )
 from runtime.adapters.process.status_file import (
     BUSY,
@@ -212,7 +212,7 @@ class SentinelLoop:
             )
         if (sights is not None or self._unheard) and not self._health.helpless():
             ready = "" if self._ready else "READY=1\n"
-            tell_service_manager(f"{ready}WATCHDOG=1\nSTATUS={running} of {len(WORKERS)} workers running")
+            notify_service_manager(f"{ready}WATCHDOG=1\nSTATUS={running} of {len(WORKERS)} workers running")
             self._ready = True
 
     def _disk_growth(self, now_s: float) -> float | None:

@@ -24,7 +24,7 @@ from runtime.adapters.identity.database import IdentityReader
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.config_watch import ConfigWatch
 from runtime.adapters.process.process import Stop
-from runtime.adapters.process.status_file import last_words
+from runtime.adapters.process.status_file import last_record
 from runtime.adapters.store.errors import StoreDamaged, StoreReplaced, StoreUnknown, StoreUnreadable
 from runtime.config import Config
 from runtime.core.delivery.actions import (
@@ -118,7 +118,7 @@ class UploadLoop:
             min(PROMPT_S, settings.keepalive_s),
         )
         self._delivery = Delivery(CongestionWindow(settings.window), self._link, limits)
-        acked_s = last_words(layout.status_file("upload"), self._clock.boot_id()).number("puback_boot_s")
+        acked_s = last_record(layout.status_file("upload"), self._clock.boot_id()).number("puback_boot_s")
         self._figures = UploadFigures(self._delivery, self._link, self._clock.boot_s(), acked_s)
         self._source = UploadSource(config, self._delivery, self._clock)
         self._credentials: HubCredentials | None = None

@@ -142,7 +142,7 @@ def test_a_sentinel_that_cannot_ask_says_so_and_kills_nobody_while_ticks_come(
 ) -> None:
     looker, sent = SentinelLoop(home.config, Stop()), []
     monkeypatch.setattr(os, "kill", lambda pid, number: sent.append(number))
-    monkeypatch.setattr(sentinel_worker, "tell_service_manager", sent.append)
+    monkeypatch.setattr(sentinel_worker, "notify_service_manager", sent.append)
     assert not any(looker.look(float(now_s), ticks=True) for now_s in range(0, 60, 5))
     assert all("WATCHDOG=1" in words for words in sent), "its ticks prove that it lives"
     (alarm,) = (read_status(home.layout.status_file("sentinel")) or {})["alarms"]

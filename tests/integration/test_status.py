@@ -17,7 +17,7 @@ import pytest
 
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.process import Lock, Stop
-from runtime.adapters.process.status_file import StatusFile, StatusRecord, beat_of, last_words, read_status
+from runtime.adapters.process.status_file import StatusFile, StatusRecord, beat_of, last_record, read_status
 from runtime.cli.status import duration, size
 from runtime.operations.doctor import examine
 from runtime.operations.overview import observe
@@ -135,7 +135,7 @@ def test_the_last_puback_is_known_to_the_upload_that_was_restarted(home: Home, c
 
 
 def _upload(home: Home) -> StatusRecord:
-    return last_words(home.layout.status_file("upload"), SystemClock().boot_id())
+    return last_record(home.layout.status_file("upload"), SystemClock().boot_id())
 
 
 def test_workers_without_a_supervisord_are_told_apart_from_none(home: Home) -> None:

@@ -36,7 +36,7 @@ class SecretSource:
     where: str = ""
     """The path, or the name of the setting or credential."""
     lack: MissingSecret | None = MissingSecret.MISSING
-    words: str = ""
+    fault: str = ""
     """The problem there, without the remedy."""
 
 
@@ -56,8 +56,8 @@ def token_source(location: SecretLocation, environ: Mapping[str, str] = os.envir
     if source.secret is None or fits_header(source.secret):
         return source
     _warn_unsendable(source.where)
-    words = f"{source.where} holds no token: it is not one word of printable ASCII"
-    return replace(source, secret=None, lack=MissingSecret.GARBLED, words=words)
+    fault = f"{source.where} holds no token: it is not one word of printable ASCII"
+    return replace(source, secret=None, lack=MissingSecret.GARBLED, fault=fault)
 
 
 def secret_at(location: SecretLocation, environ: Mapping[str, str] = os.environ) -> Secret | None:

@@ -36,8 +36,8 @@ def check_pair(certificate: Path, key: Path) -> None:
 def ends_s(certificate: Path) -> float | None:
     """Unix seconds of the certificate's end; None where it cannot be read."""
     try:
-        found = re.search(PEM, read_regular(certificate).decode("latin-1"))
-        return not_after_s(base64.b64decode(found[1])) if found else None
+        block = re.search(PEM, read_regular(certificate).decode("latin-1"))
+        return not_after_s(base64.b64decode(block[1])) if block else None
     except (OSError, ValueError):
         return None
 

@@ -250,5 +250,5 @@ def _look_up(host: str, port: int, deadline_s: float, abandoned: Callable[[], bo
 
 
 def _resolve(host: str, port: int, flags: int = 0) -> list[PeerAddress]:
-    found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM, 0, flags)
-    return [PeerAddress(family, protocol, sockaddr) for family, _, protocol, _, sockaddr in found]
+    entries = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM, 0, flags)
+    return [PeerAddress(family, protocol, sockaddr) for family, _, protocol, _, sockaddr in entries]

@@ -161,8 +161,8 @@ class _Handler(BaseHTTPRequestHandler):
         host = (self.headers.get("Host") or "localhost").rsplit(":", 1)[0].lower()
         if self.server.local and not _is_loopback(host):
             return HttpAnswer(b"this server is called localhost\n", status=HTTPStatus.MISDIRECTED_REQUEST)
-        found = self.server.answering(self.path.split("?", 1)[0])
-        return found or HttpAnswer(b"there is no such page\n", status=HTTPStatus.NOT_FOUND)
+        answer = self.server.answering(self.path.split("?", 1)[0])
+        return answer or HttpAnswer(b"there is no such page\n", status=HTTPStatus.NOT_FOUND)
 
     def address_string(self) -> str:
         return "a client"

@@ -29,38 +29,38 @@ _CUT = (
 
 def all_causes(exc: BaseException) -> list[BaseException]:
     """`exc` and every exception wrapped in it, outermost first."""
-    found: list[BaseException] = []
+    causes: list[BaseException] = []
     waiting: list[Any] = [exc]
     while waiting:
         one = waiting.pop(0)
-        if isinstance(one, BaseException) and one not in found:
-            found.append(one)
+        if isinstance(one, BaseException) and one not in causes:
+            causes.append(one)
             waiting += [getattr(one, "reason", None), one.__cause__, one.__context__, *one.args]
-    return found
+    return causes
 
 
 def reason_at(exc: BaseException, where: str) -> str:
     """The reason why a connection to `where` (HOST:PORT) failed, without class names of libraries."""
-    found = all_causes(exc)
-    for one in found:
+    causes = all_causes(exc)
+    for one in causes:
         if isinstance(one, UnusableFile):
             return bounded(str(one))
         if isinstance(one, ProxyTrouble):
             return bounded(in_words(one))
         if type(one).__name__ == "ProxyError":  # urllib3's error, for failures before the tunnel
             where = "the proxy"
-    for words in (_known(one, where) for one in reversed(found)):
-        if words:
-            return bounded(words)
-    if any(type(one).__name__.endswith(("TimeoutError", "Timeout")) for one in found):
+    for sentence in (_known(one, where) for one in reversed(causes)):
+        if sentence:
+            return bounded(sentence)
+    if any(type(one).__name__.endswith(("TimeoutError", "Timeout")) for one in causes):
         return bounded(f"no answer from {where} in time")
-    told = next((str(one) for one in reversed(found) if str(one)), "no reason given")
-    return bounded(f"{where}: {told}")
+    text = next((str(one) for one in reversed(causes) if str(one)), "no reason given")
+    return bounded(f"{where}: {text}")
 
 
-def bounded(words: str) -> str:
+def bounded(text: str) -> str:
     """Printable, on one line, and cut to a limit."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in words).split())
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line[:LONGEST_CHARACTERS]
 
 
@@ -78,9 +78,9 @@ def _known(exc: BaseException, where: str) -> str | None:
         return f"the certificate of {where} is not trusted: {exc.verify_message or exc.reason}"
     if isinstance(exc, socket.gaierror):
         return f"the name in {where} is not found: {exc.strerror}"
-    for kinds, words in _SIMPLE:
+    for kinds, template in _SIMPLE:
         if isinstance(exc, kinds):
-            return words.format(where)
+            return template.format(where)
     if isinstance(exc, ssl.SSLError):
         return f"TLS with {where} failed: {(exc.reason or str(exc)).lower().replace('_', ' ')}"
     return _of_the_system(exc, where) if isinstance(exc, OSError) else None

@@ -39,7 +39,7 @@ def authorities(path: Path) -> str:
         text = read_regular(path).decode("latin-1")
     except OSError as exc:
         raise UnusableFile(f"the file of authorities {path} cannot be read: {exc.strerror}") from exc
-    blocks = [found[0] for found in _CERTIFICATE.finditer(text)]
+    blocks = [match[0] for match in _CERTIFICATE.finditer(text)]
     if not blocks:
         raise UnusableFile(f"the file of authorities {path} holds no certificate in PEM: nothing is trusted")
     pem = "\n".join([*blocks, ""])

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 
-def write(path: Path, said: Any) -> None:
+def write(path: Path, value: Any) -> None:
     """Write the line. Raises OSError."""
-    text = json.dumps(said).encode()
+    text = json.dumps(value).encode()
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         os.pwrite(fd, b"%08x %s\n" % (zlib.crc32(text), text), 0)

@@ -45,8 +45,8 @@ class SystemClock:
         return _kernel_boot_id()
 
     def synchronised(self) -> bool:
-        found = _Timex()  # its modes are 0: nothing is changed
-        return _libc().adjtimex(ctypes.byref(found)) >= 0 and not found.status & _UNSYNCHRONISED
+        timex = _Timex()  # its modes are 0: nothing is changed
+        return _libc().adjtimex(ctypes.byref(timex)) >= 0 and not timex.status & _UNSYNCHRONISED
 
 
 class LocalZone(tzinfo):

@@ -61,7 +61,7 @@ def report_crashes(worker: str, layout: Layout) -> None:
 
     def in_thread(args: threading.ExceptHookArgs) -> None:
         name = args.thread.name if args.thread else "?"
-        logger.warning("thread {} ended: {}", name, _said(args.exc_value or args.exc_type()))
+        logger.warning("thread {} ended: {}", name, _message_of(args.exc_value or args.exc_type()))
 
     sys.excepthook = on_crash
     threading.excepthook = in_thread  # a library's thread: progress decides if the worker can go on
@@ -80,14 +80,14 @@ def describe(worker: str, exc: BaseException, trace: TracebackType | None) -> di
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "worker": worker,
         "version": __version__,
-        "reason": _said(exc),
-        "causes": [_said(cause) for cause in _causes(exc)],
+        "reason": _message_of(exc),
+        "causes": [_message_of(cause) for cause in _causes(exc)],
         "at": frames[-1]["at"] if frames else "?",
         "frames": frames,
     }
 
 
-def _said(exc: BaseException) -> str:
+def _message_of(exc: BaseException) -> str:
     return _clean("".join(traceback.format_exception_only(exc)).strip())
 
 

@@ -48,10 +48,10 @@ def _read(path: Path) -> list[dict[str, Any]]:
         lines = path.read_text(errors="replace").splitlines()
     except OSError:
         return []
-    found = []
+    points = []
     for line in lines:
         with contextlib.suppress(ValueError, RecursionError):
             point = json.loads(line)
             if isinstance(point, dict):
-                found.append(point)
-    return found
+                points.append(point)
+    return points

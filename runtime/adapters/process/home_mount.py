@@ -79,11 +79,11 @@ def _declared(fstab: Path) -> Iterator[str]:
 def _mark(home: Path) -> str:
     """Device and inode of the home, and the device of its state where that is a disk of its own."""
     try:
-        found = home.stat()
+        status = home.stat()
     except OSError:
         return "gone"
     try:
         below = (home / "state").stat().st_dev
     except OSError:  # a person removed it: it is made again
-        below = found.st_dev
-    return f"{found.st_dev}:{found.st_ino}:{below}"
+        below = status.st_dev
+    return f"{status.st_dev}:{status.st_ino}:{below}"

@@ -107,14 +107,14 @@ def _refuse_foreign(home: Path) -> None:
 def _refuse_way(folder: Path, owner: int) -> None:
     """Refuse a folder that a third user could replace: by renaming a folder on the way to it, for one."""
     for path in _way(folder):
-        found = path.lstat()
-        if found.st_uid not in (0, owner) and not _is_unmapped(found.st_uid):
+        status = path.lstat()
+        if status.st_uid not in (0, owner) and not _is_unmapped(status.st_uid):
             raise UsageError(
-                f"{path}, on the way to {folder}, belongs to {user_name(found.st_uid)}, "
+                f"{path}, on the way to {folder}, belongs to {user_name(status.st_uid)}, "
                 "who could replace it; run the command as that user, or choose another home"
             )
-        writable = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_IWOTH
-        if writable and not found.st_mode & stat.S_ISVTX and path != folder:
+        writable = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_IWOTH
+        if writable and not status.st_mode & stat.S_ISVTX and path != folder:
             raise UsageError(f"{path}, on the way to {folder}, may be written by all; chmod o-w {path}")
 
 
@@ -139,9 +139,9 @@ def _is_unmapped(uid: int) -> bool:
 
 def _refuse_writable(folders: Iterable[Path]) -> None:
     for path in folders:
-        found = path.stat()
-        group_is_root = found.st_gid == 0
-        if found.st_mode & (stat.S_IWOTH if group_is_root else OTHERS_WRITE):
+        status = path.stat()
+        group_is_root = status.st_gid == 0
+        if status.st_mode & (stat.S_IWOTH if group_is_root else OTHERS_WRITE):
             raise UsageError(
                 f"{path} may be written by others than root, who could put links there; chmod go-w {path}, "
                 "or choose a folder below it as the home"

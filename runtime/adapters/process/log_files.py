@@ -57,11 +57,11 @@ class LogFollower:
 
     def new_lines(self) -> dict[str, list[str]]:
         """The whole lines that were written since the last call, by program."""
-        found: dict[str, list[str]] = {}
+        lines: dict[str, list[str]] = {}
         for name in self._logs:
             if written := self._read(name):
-                found[name] = written
-        return found
+                lines[name] = written
+        return lines
 
     def close(self) -> None:
         for log in self._logs.values():

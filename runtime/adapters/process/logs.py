@@ -58,9 +58,9 @@ def last_complaint(path: Path, *, only_at_the_end: bool = False) -> str:
 
     `only_at_the_end`: only a complaint that no other line follows.
     """
-    lines = [found for line in tail(path, 20).splitlines() if (found := _complaint(line)) is not None]
-    said = lines[-1:] if only_at_the_end else [line for line in lines if line]
-    return said[-1][:MOST_COMPLAINT] if said else ""
+    lines = [complaint for line in tail(path, 20).splitlines() if (complaint := _complaint(line)) is not None]
+    complaints = lines[-1:] if only_at_the_end else [line for line in lines if line]
+    return complaints[-1][:MOST_COMPLAINT] if complaints else ""
 
 
 def _complaint(line: str) -> str | None:

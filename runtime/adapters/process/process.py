@@ -221,8 +221,8 @@ def _lockers(path: Path, span: range, kinds: tuple[str, ...]) -> list[str]:
     with contextlib.suppress(OSError):
         inode = str(path.stat().st_ino)
         locks = map(str.split, Path("/proc/locks").read_text().splitlines())
-        found = [lock for lock in locks if len(lock) == 8 and lock[3] in kinds]
-        pids = {int(lock[4]) for lock in found if _lies_in(lock, inode, span)}
+        matching = [lock for lock in locks if len(lock) == 8 and lock[3] in kinds]
+        pids = {int(lock[4]) for lock in matching if _lies_in(lock, inode, span)}
         return [f"process {pid} ({_called(pid)})" for pid in sorted(pids - {os.getpid()}) if pid > 0]
     return []
 
@@ -304,12 +304,12 @@ def supervised() -> bool:
 
 def process_state(pid: int) -> str:
     """The state that the kernel gives for a process: running, sleeping, waiting for a disk, stopped, ..."""
-    words = {"R": "running", "S": "sleeping", "D": WAITS_FOR_DISK, "T": "stopped", "Z": "dead"}
+    names = {"R": "running", "S": "sleeping", "D": WAITS_FOR_DISK, "T": "stopped", "Z": "dead"}
     try:
         letter = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return "gone"
-    return words.get(letter, letter)
+    return names.get(letter, letter)
 
 
 def open_descriptors(pid: int) -> tuple[int, int] | None:
@@ -353,7 +353,7 @@ def memory_bytes(pid: int) -> int | None:
     return None
 
 
-def tell_service_manager(words: str) -> None:
+def notify_service_manager(state: str) -> None:
     """Send a message to systemd (sd_notify): READY=1, WATCHDOG=1, STATUS=... Does
     nothing where there is none.
     """
@@ -365,4 +365,4 @@ def tell_service_manager(words: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out:
         with contextlib.suppress(OSError):  # systemd restarts too; the next message will reach it
             out.settimeout(1.0)
-            out.sendto(words.encode(), address)
+            out.sendto(state.encode(), address)

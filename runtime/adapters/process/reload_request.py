@@ -72,11 +72,12 @@ def write_answer(layout: Layout, worker: str, answer: ReloadAnswer) -> None:
 def read_answer(layout: Layout, worker: str, request: str) -> ReloadAnswer | None:
     """The answer of `worker` to this request; None while there is none."""
     try:
-        found = json.loads(_answer_file(layout, worker).read_text())
-        if found["request"] != request:
+        answer = json.loads(_answer_file(layout, worker).read_text())
+        if answer["request"] != request:
             return None
-        changes, restart = (tuple((str(a), str(b), str(c)) for a, b, c in found[k]) for k in _LISTS)
-        return ReloadAnswer(request, ReloadOutcome(found["outcome"]), changes, restart, str(found["reason"]))
+        changes, restart = (tuple((str(a), str(b), str(c)) for a, b, c in answer[k]) for k in _LISTS)
+        outcome, reason = ReloadOutcome(answer["outcome"]), str(answer["reason"])
+        return ReloadAnswer(request, outcome, changes, restart, reason)
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
 

@@ -113,52 +113,52 @@ def note_asked_to_end(folder: Path, worker: str, pid: int) -> None:
 def asked_to_end(folder: Path, worker: str) -> list[int]:
     """The last processes of this worker that were asked to end."""
     try:
-        found = json.loads((folder / f"{worker}.asked").read_text())
+        pids = json.loads((folder / f"{worker}.asked").read_text())
     except (OSError, ValueError, RecursionError):
         return []
-    return [pid for pid in found if type(pid) is int] if isinstance(found, list) else []
+    return [pid for pid in pids if type(pid) is int] if isinstance(pids, list) else []
 
 
 def read_status(path: Path) -> dict[str, Any] | None:
     """The last record of a worker, or None where none can be read."""
     try:
-        found = json.loads(path.read_text())
+        record = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError):  # gone, or anything at all
         return None
-    return found if isinstance(found, dict) else None
+    return record if isinstance(record, dict) else None
 
 
 @dataclass(frozen=True, slots=True)
 class StatusRecord:
     """A worker's status record, for display: what is missing or has the wrong type is None or empty."""
 
-    said: Mapping[str, Any]
+    values: Mapping[str, Any]
     same_boot: bool = False
     """True if its times can be compared with the present ones."""
 
     def text(self, name: str) -> str | None:
-        found = self.said.get(name)
-        return found if isinstance(found, str) else None
+        value = self.values.get(name)
+        return value if isinstance(value, str) else None
 
     def number(self, name: str) -> float | None:
         """Any number; a time (`..._boot_s`) only of this boot."""
-        found = self.said.get(name)
-        sound = isinstance(found, int | float) and math.isfinite(found)
-        return found if sound and (self.same_boot or not name.endswith("_boot_s")) else None
+        value = self.values.get(name)
+        sound = isinstance(value, int | float) and math.isfinite(value)
+        return value if sound and (self.same_boot or not name.endswith("_boot_s")) else None
 
     def counts(self, name: str) -> dict[str, int]:
-        found = self.said.get(name)
-        pairs = found.items() if isinstance(found, dict) else ()
-        return {key: value for key, value in pairs if isinstance(value, int)}
+        value = self.values.get(name)
+        pairs = value.items() if isinstance(value, dict) else ()
+        return {key: number for key, number in pairs if isinstance(number, int)}
 
     def parts(self, name: str) -> list[Mapping[str, Any]]:
         """The objects in a list."""
-        found = self.said.get(name)
-        return [part for part in found if isinstance(part, dict)] if isinstance(found, list) else []
+        value = self.values.get(name)
+        return [part for part in value if isinstance(part, dict)] if isinstance(value, list) else []
 
-    def part(self, said: Mapping[str, Any]) -> StatusRecord:
+    def part(self, values: Mapping[str, Any]) -> StatusRecord:
         """One object, of the same boot."""
-        return StatusRecord(said, self.same_boot)
+        return StatusRecord(values, self.same_boot)
 
     def age_s(self, name: str, now_boot_s: float) -> float | None:
         """Seconds since that time."""
@@ -166,7 +166,7 @@ class StatusRecord:
         return None if moment is None else max(0.0, round(now_boot_s - moment, 1))
 
 
-def last_words(path: Path, boot_id: str) -> StatusRecord:
+def last_record(path: Path, boot_id: str) -> StatusRecord:
     """The record in a status file, of any process."""
-    said = read_status(path) or {}
-    return StatusRecord(said, said.get("boot_id") == boot_id)
+    values = read_status(path) or {}
+    return StatusRecord(values, values.get("boot_id") == boot_id)

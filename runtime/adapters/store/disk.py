@@ -50,21 +50,21 @@ class Disk:
     def free_bytes(self) -> int:
         """Bytes that may still be written, beyond the reserve for other users. Raises StoreUnavailable."""
         try:
-            found = os.statvfs(self._folder)
+            disk = os.statvfs(self._folder)
         except OSError as exc:
             raise StoreUnavailable(f"cannot look at the disk: {exc.strerror}") from exc
-        if found.f_files and found.f_favail < self._reserve.inodes:
+        if disk.f_files and disk.f_favail < self._reserve.inodes:
             return 0
         kept_bytes = 0 if self._has_ballast() else BALLAST_BYTES  # given up for deletes, not for messages
-        return max(0, found.f_bavail * found.f_frsize - self._reserve.bytes - kept_bytes)
+        return max(0, disk.f_bavail * disk.f_frsize - self._reserve.bytes - kept_bytes)
 
     def left_bytes(self) -> int:
         """All bytes that are available."""
         try:
-            found = os.statvfs(self._folder)
+            disk = os.statvfs(self._folder)
         except OSError:
             return 0
-        return found.f_bavail * found.f_frsize
+        return disk.f_bavail * disk.f_frsize
 
     def keep_ballast(self) -> None:
         """Allocate the ballast: blocks of our own, to be given up when even deletes find no room."""

@@ -63,15 +63,15 @@ def sendable(sas: Secret) -> bool:
 
 def _parts(text: str) -> dict[str, str]:
     """The values by their lower-case names. Raises ValueError where a name occurs twice."""
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for part in text.strip().split(";"):
         name, _, value = part.partition("=")
         name = name.strip().lower()
-        if name in found:
+        if name in values:
             raise ValueError("the connection string has one of its names twice")
         if name:
-            found[name] = value.strip()
-    return found
+            values[name] = value.strip()
+    return values
 
 
 def check_names(hub_host: object, device_id: object) -> None:
@@ -93,8 +93,8 @@ def parse_direct(text: Secret) -> ConnectionString:
 
 def sas_expiry_s(sas: str) -> float | None:
     """The Unix seconds in `se=`, or None where there is none."""
-    found = re.search(r"[&\s]se=(\d{1,12})(?:&|$)", sas)
-    return float(found[1]) if found else None
+    match = re.search(r"[&\s]se=(\d{1,12})(?:&|$)", sas)
+    return float(match[1]) if match else None
 
 
 def derived_key(group_key: Secret, registration_id: str) -> Secret:
