@@ -91,13 +91,13 @@ def table(tally: Tally) -> list[str]:
         ("lost", len(tally.lost), "acknowledged and not delivered"),
         ("duplicates", tally.duplicates, "repeats at the hub, each of a known message id"),
     ]
-    for words, names in (
+    for meaning, names in (
         ("stored twice", tally.twice),
         ("out of order", tally.disorder),
         ("never acknowledged", tally.unknown),
     ):
         if names:
-            rows.append((words, len(names), f"first: {names[0][0]} {names[0][1]}"))
+            rows.append((meaning, len(names), f"first: {names[0][0]} {names[0][1]}"))
     restarts = ", ".join(f"{worker} {times}" for worker, times in tally.restarts.items())
     lines = [f"  {name:<18} {value:>7}   {meaning}" for name, value, meaning in rows]
     return [*lines, f"  {'restarts':<18} {sum(tally.restarts.values()):>7}   {restarts}"]

@@ -304,7 +304,7 @@ class UploadLoop:
         if result.quota:
             logger.warning("the hub's daily quota is used up: waiting until 00:00 UTC")
             self._link.park(now, result.server_s or self._clock.wall_s(), random.random())
-        elif result.taken:
+        elif result.accepted:
             self._link.unpark()
 
     def _carry_out(self, action: Action) -> None:

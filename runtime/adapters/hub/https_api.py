@@ -187,7 +187,7 @@ def _beginning(response: requests.Response) -> bytes:
 class InquiryResult:
     """The hub's answer to a message over HTTPS."""
 
-    taken: bool
+    accepted: bool
     quota: bool = False
     """True if the hub's daily quota is used up."""
     server_s: float | None = None
@@ -200,7 +200,7 @@ class Inquiry:
     def __init__(self, route: HttpsRoute) -> None:
         self._way = route
         self._asking = threading.Lock()
-        self._said: InquiryResult | None = None
+        self._result: InquiryResult | None = None
 
     def start(self, credentials: HubCredentials, message_id: str) -> None:
         """Send the inquiry, unless one is under way."""
@@ -212,7 +212,7 @@ class Inquiry:
 
     def result(self) -> InquiryResult | None:
         """The answer, once; None while it is awaited, or where HTTPS does not get through either."""
-        result, self._said = self._said, None
+        result, self._result = self._result, None
         return result
 
     def _run(self, credentials: HubCredentials, message_id: str) -> None:
@@ -220,10 +220,10 @@ class Inquiry:
         try:
             with HubHttps(self._way, credentials) as hub:
                 hub.post("/messages/events", "a message", headers=headers)
-            self._said = InquiryResult(taken=True)
+            self._result = InquiryResult(accepted=True)
         except HubRefusedCall as exc:
             logger.info("the hub over HTTPS, {}", exc)
-            self._said = InquiryResult(False, exc.quota, exc.server_s)
+            self._result = InquiryResult(False, exc.quota, exc.server_s)
         except OSError as exc:  # HubUnreachable, or a file of authorities that cannot be read
             logger.info("the hub does not answer over HTTPS either: {}", exc)
         finally:

@@ -58,11 +58,11 @@ class Reach:
 class PahoWire:
     """The wire of one client, from before its CONNECT to after its end."""
 
-    def __init__(self, transport: Any, paho: Any, reach: Reach, heard: Callable[[str], None]) -> None:
+    def __init__(self, transport: Any, paho: Any, reach: Reach, on_unhandled: Callable[[str], None]) -> None:
         self._transport = transport
         self._paho = paho
         self._reach = reach
-        self._heard = heard
+        self._on_unhandled = on_unhandled
         self._over = False
         self.silent = False
         """True if our keep-alive ended the connection."""
@@ -89,7 +89,7 @@ class PahoWire:
             self._counting = True
 
     @classmethod
-    def find(cls, client: Any, reach: Reach, heard: Callable[[str], None]) -> PahoWire | None:
+    def find(cls, client: Any, reach: Reach, on_unhandled: Callable[[str], None]) -> PahoWire | None:
         """The wire of a client that is not connected yet, or None where the library has changed."""
         try:
             stage = client._mqtt_pipeline._pipeline
@@ -100,7 +100,7 @@ class PahoWire:
             for name in ("_send_puback", "on_message"):
                 if not hasattr(paho, name):
                     raise AttributeError(name)
-            return cls(transport, paho, reach, heard)
+            return cls(transport, paho, reach, on_unhandled)
         except (AttributeError, TypeError) as exc:
             logger.warning("azure-iot-device has changed inside ({}): sending one at a time", exc)
             return None
@@ -179,12 +179,12 @@ class PahoWire:
             info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
             in_kernel = struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0]
             segment_bytes = struct.unpack_from("I", info, _SEGMENT_AT)[0]
-            heard_bytes = struct.unpack_from("Q", info, _ACKED_AT)[0]
+            acked_bytes = struct.unpack_from("Q", info, _ACKED_AT)[0]
         except (OSError, ValueError, struct.error):  # it is closed; an older kernel
             return None
         with self._bytes:
             unwritten = self._queued_bytes - self._written_bytes
-        return Carried(client, heard_bytes, in_kernel + unwritten, segment_bytes)
+        return Carried(client, acked_bytes, in_kernel + unwritten, segment_bytes)
 
     def _count_queued(self, command: int, packet: bytes, *rest: Any, **more: Any) -> Any:
         with self._bytes:
@@ -216,4 +216,4 @@ class PahoWire:
                 return
             self._left.add(channel[0])
             self._transport.unsubscribe(channel[0] + "#", callback=lambda cancelled=False: None)
-            self._heard(channel[0])
+            self._on_unhandled(channel[0])
