@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from tests.support.harness import Home, Process, kill_tree
 
@@ -31,7 +32,7 @@ class Manager:
         self._words = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._words.bind(str(log.with_name("notify")))
         self._words.setblocking(False)
-        self._environment = {**environment, "NOTIFY_SOCKET": str(log.with_name("notify"))}
+        self._environment: dict[str, Any] = {**environment, "NOTIFY_SOCKET": str(log.with_name("notify"))}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._manage, name="service manager")
         self.up: Process | None = None

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ class Clock:
         require_tool("faketime")
         self._file = file
         library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
-        self.environment = {
+        self.environment: dict[str, Any] = {
             "LD_PRELOAD": str(library),
             "FAKETIME_TIMESTAMP_FILE": str(file),
             "FAKETIME_NO_CACHE": "1",

@@ -34,7 +34,9 @@ class Running:
         return {int(m.payload) for m in self.cloud.messages()} == set(range(self.sent))
 
     def credentials(self) -> HubCredentials:
-        return eventually(self.reader.hub_credentials)
+        credentials = eventually(self.reader.hub_credentials)
+        assert credentials is not None
+        return credentials
 
     def state(self, worker: str) -> str:
         return str((read_status(self.device.layout.status_file(worker)) or {}).get("state"))

@@ -113,7 +113,7 @@ def test_renewals_under_load_are_refused_by_nobody_and_delay_no_message_by_more_
     assert len(renewals) >= SOAK_S / LIVES_S[1] - 1, "the SAS was renewed in time, again and again"
     far, around = list[float](), {renewal_s: list[float]() for renewal_s in renewals}
     for at_s, delay_s in load.delays(cloud):
-        nearest_s = min(renewals, key=lambda renewal_s, at_s=at_s: abs(at_s - renewal_s))  # type: ignore[misc]
+        nearest_s = min(renewals, key=lambda renewal_s, at_s=at_s: abs(at_s - renewal_s))
         (around[nearest_s] if abs(at_s - nearest_s) <= AROUND_S else far).append(delay_s)
     near = [delay_s for late in around.values() for delay_s in late]
     print(f"\n{len(renewals)} renewals of the SAS in {SOAK_S:.0f} s")

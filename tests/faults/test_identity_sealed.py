@@ -24,8 +24,9 @@ def test_a_device_whose_key_is_gone_for_a_while_stays_who_it_is_and_goes_on_deli
     cloud.approve_all()
     reader = IdentityReader(device.layout, Vault(True, key_file))
     known = eventually(reader.hub_credentials)
-    assert known.sas is not None
-    assert known.sas.reveal().encode() not in device.layout.identity_db.read_bytes()
+    assert known is not None and known.sas is not None
+    sas = known.sas.reveal()
+    assert isinstance(sas, str) and sas.encode() not in device.layout.identity_db.read_bytes()
 
     def delivers(payload: bytes) -> None:
         with Producer(f"ipc://{device.layout.producer_socket}") as producer:

@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zmq
@@ -108,7 +109,7 @@ def peak_bytes(process: Process) -> int:
     return int(line.split()[1]) * 1024
 
 
-def ask_as_many(endpoint: str) -> Iterator[dict[str, object]]:
+def ask_as_many(endpoint: str) -> Iterator[dict[str, Any]]:
     """One message of each producer, over a few sockets; the answers."""
     sockets = [zmq.Context.instance().socket(zmq.DEALER) for _ in range(LANES)]
     for lane in sockets:

@@ -20,6 +20,7 @@ from runtime.adapters.store.recount import Recount
 from runtime.adapters.store.statements import COLUMNS
 from runtime.adapters.store.upload_reader import UploadReader
 from runtime.adapters.store.writer import MessageStore
+from runtime.core.ingest.admission import MeasureFiles
 from runtime.core.ingest.protocol import ProducerKey, Refusal, Reply, Stored
 from runtime.core.ingest.quota import Amount, Limit, OverflowPolicy, Quota
 from runtime.core.message import StoredMessage, StreamName
@@ -74,7 +75,7 @@ def flip(path: Path, statements: str) -> None:
         db.executescript(statements)
 
 
-def served(keeper: StoreManager, number: int) -> list[Reply]:
+def served(keeper: StoreManager, number: int) -> list[Reply | MeasureFiles]:
     """What a new message and a repeat are answered; empty while the store cannot be used."""
     requests = [put([b"new"], producer="new", first=number, stream="w"), put([b"1"], producer="p", first=1)]
     try:
@@ -101,7 +102,7 @@ def test_whatever_one_value_says_ingest_serves_on_and_keeps_what_can_be_read(
     keeper = StoreManager(home.config, clock)
     if salvaged:
         keeper.failed(StoreDamaged("for the test"))
-    replies: list[Reply] = []
+    replies: list[Reply | MeasureFiles] = []
     for number in range(30):
         clock.boot += 1.0
         keeper.tick()

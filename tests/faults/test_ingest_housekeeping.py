@@ -18,6 +18,7 @@ from runtime.adapters.store.disk import BALLAST_BYTES, Disk, DiskReserve
 from runtime.adapters.store.errors import StoreDamaged, StoreFull, StoreUnavailable
 from runtime.adapters.store.wal import write_again
 from runtime.adapters.store.writer import MessageStore
+from runtime.core.ingest.admission import MeasureFiles
 from runtime.core.ingest.protocol import Code, ProducerKey, Refusal, Reply, Stored
 from runtime.core.ingest.quota import Amount, Limit, OverflowPolicy, Quota
 from runtime.core.settlement import Settled
@@ -146,7 +147,7 @@ def test_a_producer_that_comes_back_is_not_forgotten_for_the_room_of_another(hom
     clock = ObedientClock()
     keeper = StoreManager(home.config, clock)
 
-    def come(*names: str, first: int) -> list[Reply]:
+    def come(*names: str, first: int) -> list[Reply | MeasureFiles]:
         requests = [request([b"x"], producer=name, first=first) for name in names]
         admission = keeper.admission({ProducerKey(name, "b") for name in names}, Settled())
         replies = [admission.decide(each) for each in requests]
@@ -264,7 +265,7 @@ def test_a_producer_idle_for_long_makes_room_at_once_and_one_that_may_still_repe
     keeper.close()
 
 
-def code_of(keeper: StoreManager, producer: str, first: int = 1) -> Code | None:
+def code_of(keeper: StoreManager, producer: str, first: int = 1) -> str | None:
     """How the keeper answers one message of that producer."""
     wanted = request([b"x"], producer=producer, first=first)
     assert wanted.producer is not None

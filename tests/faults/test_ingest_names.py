@@ -10,6 +10,7 @@ import pytest
 
 from runtime.adapters.store.upload_reader import UploadReader
 from runtime.adapters.store.writer import MessageStore
+from runtime.core.ingest.admission import MeasureFiles
 from runtime.core.ingest.protocol import Code, Put, Refusal, Reply, Stored
 from runtime.core.ingest.quota import EARLIER, FEW, Amount, Limit, OverflowPolicy, Quota
 from runtime.core.message import StreamName
@@ -35,7 +36,7 @@ class World:
     def open(self, home: Home) -> None:
         self.keeper = StoreManager(home.config, self.clock)
 
-    def put(self, request: Put) -> Reply:
+    def put(self, request: Put) -> Reply | MeasureFiles:
         self.clock.boot += TIDY_S
         keys = {request.producer} if request.producer else set()
         admission = self.keeper.admission(keys, Settled())
@@ -43,7 +44,7 @@ class World:
         self.keeper.commit(admission, Settled())
         return reply
 
-    def say(self, stream: str, owner: str = TROUBLE) -> Reply:
+    def say(self, stream: str, owner: str = TROUBLE) -> Reply | MeasureFiles:
         return self.put(put([b"x"], stream=stream, owner=owner))
 
     def ask(self, query: str) -> list[tuple[object, ...]]:
@@ -58,11 +59,11 @@ def world(home: Home) -> Iterator[World]:
     made.keeper.close()
 
 
-def code_of(reply: Reply) -> str | None:
+def code_of(reply: object) -> str | None:
     return reply.code if isinstance(reply, Refusal) else None
 
 
-def ids_of(reply: Reply) -> list[int]:
+def ids_of(reply: object) -> list[int]:
     assert isinstance(reply, Stored), reply
     return [number for number in reply.ids if number is not None]
 

@@ -85,7 +85,7 @@ def test_a_disk_without_a_byte_left_anywhere_keeps_nobody_from_starting(small_di
     )  # fmt: skip
     try:
         supervisor = Supervisor(home.layout.supervisor_socket, timeout_s=15)
-        pids = eventually(lambda: up.running() and _pids(supervisor), 40, "every program has started")
+        pids = eventually(lambda: _pids(supervisor) if up.running() else {}, 40, "every program has started")
         for program, pid in pids.items():
             status = home.layout.status_file(program)
             eventually(lambda s=status, p=pid: beat_of(s, p), 40, f"{program} beats")

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -186,7 +187,7 @@ def _heard(manager: socket.socket) -> str:
     return said
 
 
-def _sentinel(runtime: Runtime) -> dict[str, object]:
+def _sentinel(runtime: Runtime) -> dict[str, Any]:
     path: Path = runtime.home.layout.status_file("sentinel")
     try:
         return dict(json.loads(path.read_text()))

@@ -15,7 +15,7 @@ def test_an_orderly_stop_sends_nothing_twice(home: Home, cloud: Cloud) -> None:
     for n in range(10):
         put(home, {"stream": f"s{n}"}, *[b"x"] * 150)
     for reached in (150, 700):
-        eventually(lambda n=reached: cloud.message_count() > n)  # type: ignore[misc]
+        eventually(lambda n=reached: cloud.message_count() > n)
         assert home.workers["upload"].terminate() == 0
         home.start_worker("upload")
     eventually(lambda: backlog(home) == 0, 60)

@@ -31,7 +31,7 @@ def put_for(home: Home, seconds: float, payloads: list[bytes], pause_s: float) -
         put(home, {"stream": f"s{len(payloads) // 20 % 3}"}, *more)
         payloads += more
         due_s = time.monotonic() + pause_s
-        eventually(lambda at=due_s: time.monotonic() >= at, 2 * pause_s + 1)  # type: ignore[misc]  # the load's pace
+        eventually(lambda at=due_s: time.monotonic() >= at, 2 * pause_s + 1)  # the load's pace
 
 
 @pytest.mark.timeout(AWAY_S + 2 * RETRY_MAX_S + 120)

@@ -30,7 +30,7 @@ def test_a_message_in_chunks_goes_on_after_each_kill_at_the_first_that_was_not_a
     payload = b"".join(b"%06d," % n for n in range(CHUNKS * 1000 // 7))
     put(home, {"stream": "big", "message_id": "m1"}, payload)
     for reached in (20, 60, 100):
-        eventually(lambda n=reached: cloud.message_count() > n)  # type: ignore[misc]
+        eventually(lambda n=reached: cloud.message_count() > n)
         home.workers["upload"].kill()
         toml = (home.folder / "edge.toml").read_text()
         home.write_config(toml.replace("chunk_bytes = 1000", f"chunk_bytes = {1000 + reached}"))
@@ -57,7 +57,7 @@ def test_interleaved_batches_arrive_one_after_the_other_though_upload_is_killed(
     put(home, {"operation": "complete_batch", "stream": "s", "batch_id": "A"})
     put(home, {"operation": "complete_batch", "stream": "s", "batch_id": "B"})
     for reached in (10, 30, 70):
-        eventually(lambda n=reached: cloud.message_count() > n)  # type: ignore[misc]
+        eventually(lambda n=reached: cloud.message_count() > n)
         home.workers["upload"].kill()
         home.start_worker("upload")
     eventually(lambda: backlog(home) == 0)

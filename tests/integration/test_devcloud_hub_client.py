@@ -75,7 +75,7 @@ def test_a_method_is_called_and_answered(hub: HubInThread) -> None:
         client.connect()
 
         def answer(request: Any) -> None:
-            body = {"heard": [request.name, request.payload]}
+            body: Any = {"heard": [request.name, request.payload]}
             client.send_method_response(MethodResponse.create_from_method_request(request, 202, body))
 
         client.on_method_request_received = answer

@@ -214,7 +214,7 @@ def test_a_connection_that_ends_in_the_same_moment_keeps_no_other_from_being_dro
         async def drop() -> int:
             for connection in hub.hub.connections:
                 if connection.device_id == "demo:dev-1":
-                    connection._transport._ssl_protocol.connection_lost(None)  # type: ignore[attr-defined]
+                    connection._transport._ssl_protocol.connection_lost(None)
             return hub.hub.drop("abrupt")
 
         assert hub.run(drop()) == 2

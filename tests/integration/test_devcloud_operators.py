@@ -9,6 +9,7 @@ import time
 import urllib.parse
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from azure.iot.device import IoTHubDeviceClient
@@ -116,9 +117,8 @@ def test_every_message_acknowledged_before_a_kill_is_there(folder: Path) -> None
     cloud = Cloud(folder / "cloud")
     try:
         ca = Path(cloud.facts["ca_file"]).read_text()
-        device = IoTHubDeviceClient.create_from_sastoken(
-            Client(cloud).sas("dev-killed"), server_verification_cert=ca, connection_retry=False
-        )
+        options: dict[str, Any] = {"server_verification_cert": ca, "connection_retry": False}
+        device = IoTHubDeviceClient.create_from_sastoken(Client(cloud).sas("dev-killed"), **options)
         for number in range(50):
             device.send_message(str(number))  # returns with the PUBACK
         cloud.process.kill()

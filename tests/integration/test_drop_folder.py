@@ -23,7 +23,7 @@ from runtime.adapters.store.spool import REVIEW_AGAIN_S, STRAY_S, Spool, what_is
 from runtime.adapters.store.writer import MessageStore
 from runtime.core.ingest.admission import Admission
 from runtime.core.ingest.protocol import Code, ProducerKey, Refusal, Reply, Stored
-from runtime.core.ingest.taken_files import HASHED_BYTES, NotTaken, TakenFile, spool_name
+from runtime.core.ingest.taken_files import HASHED_BYTES, NotTaken, TakenFile, WantedFile, spool_name
 from runtime.core.message import StoredMessage
 from runtime.core.settlement import Settled
 from runtime.workers.ingest import decide
@@ -45,7 +45,7 @@ def spool(folder: Path) -> Spool:
 
 
 def taken(spool: Spool, *wanted: tuple[str, str]) -> bool:
-    return not isinstance(spool.take(wanted), NotTaken)
+    return not isinstance(spool.take([WantedFile(*one) for one in wanted]), NotTaken)
 
 
 def test_a_file_is_taken_whole_and_a_second_request_finds_it_taken(spool: Spool, folder: Path) -> None:
@@ -67,7 +67,7 @@ def test_links_folders_second_names_and_what_is_outside_are_refused_and_stay(
     (drop / "sub").mkdir()
     os.mkfifo(drop / "pipe")
     for name in ("link", "hard", "sub", "pipe", "missing"):
-        refused = spool.take([(name, f"p/b/{name}")])
+        refused = spool.take([WantedFile(name, f"p/b/{name}")])
         assert isinstance(refused, NotTaken) and not refused.passing, name
     assert sorted(path.name for path in drop.iterdir()) == ["hard", "link", "pipe", "sub"]
     assert list((folder / "spool").iterdir()) == []
@@ -161,7 +161,6 @@ def test_the_store_knows_which_files_its_messages_name(folder: Path) -> None:
         db.execute(f"INSERT INTO quarantine ({columns}, reason) VALUES (1, 0, 4, 0.0, 1, 0, x'', 'b', '')")
     assert keeper.files_named({"a", "b", "c"}) == {"a", "b"}
     keeper.close()
-    keeper._alarm = "salvaged"
     assert keeper.files_named({"c"}) is None
 
 
@@ -314,7 +313,7 @@ def test_a_message_is_never_acknowledged_with_the_file_that_an_earlier_life_took
     life.killed()
     (drop / name).write_bytes(b"second")
     life = Life(dropping)
-    life.spool.take([("missing", KEY)])
+    life.spool.take([WantedFile("missing", KEY)])
     assert isinstance(life.keep(9, name), Stored)
     assert (dropping.layout.spool / spool_name(KEY, name)).read_bytes() == b"second"
     life.killed()

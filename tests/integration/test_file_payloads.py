@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from runtime.adapters.hub import payloads, upload_journal
+from runtime.adapters.hub import upload_journal
 from runtime.adapters.hub.file_upload import BlockSent, FileOptions, Uploaded, UploadFailed
 from runtime.adapters.hub.https_api import HttpsRoute
 from runtime.adapters.store.spool import what_is
@@ -42,12 +42,12 @@ class WeakDisk(io.FileIO):
     fails_at: int | None = None
 
     def read(self, size: int | None = -1) -> Any:
-        at, asked = self.tell(), size or -1
-        if type(self).fails_at is not None and at == type(self).fails_at:
+        at, asked, fails_at = self.tell(), size or -1, type(self).fails_at
+        if at == fails_at:
             type(self).fails_at = None
             raise OSError(errno.EIO, "Input/output error")
-        if type(self).fails_at is not None and at < type(self).fails_at < at + asked:
-            return super().read(type(self).fails_at - at)
+        if fails_at is not None and at < fails_at < at + asked:
+            return super().read(fails_at - at)
         return super().read(max(1, asked // 2))
 
 
@@ -58,7 +58,7 @@ def test_a_read_that_ends_within_a_block_leaves_no_hole_in_the_file(
     credentials, content = register(cloud), os.urandom(8 * BLOCK + 100)
     clip = spooled(folder, "clip")
     (folder / "spool" / "clip").write_bytes(content)
-    monkeypatch.setattr(payloads.io, "FileIO", WeakDisk)
+    monkeypatch.setattr(io, "FileIO", WeakDisk)
     monkeypatch.setattr(WeakDisk, "fails_at", 3 * BLOCK + BLOCK // 3)
     failed = lane.upload(clip, credentials)
     assert isinstance(failed, UploadFailed) and not failed.for_good, failed

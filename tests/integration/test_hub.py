@@ -46,7 +46,7 @@ def test_many_in_flight_arrive_in_the_order_of_the_calls_and_each_is_acknowledge
 def test_without_the_librarys_inside_everything_still_arrives_in_order(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub_adapter.PahoWire, "find", classmethod(lambda cls, *_: None))
+    monkeypatch.setattr(PahoWire, "find", classmethod(lambda cls, *_: None))
     line = Line(cloud)
     line.connect(register(cloud))
     for number in range(50):
@@ -79,7 +79,7 @@ def test_a_part_of_the_library_that_has_changed_makes_upload_slow_and_not_deaf(
     else:
         monkeypatch.setattr(of, name, instead)
     client = hub_adapter._build(register(cloud), hub_adapter.HubOptions(Path(cloud.facts["ca_file"])))
-    assert hub_adapter.PahoWire.find(client, Reach(), print) is None
+    assert PahoWire.find(client, Reach(), print) is None
     client.shutdown()
 
 
@@ -90,6 +90,7 @@ def test_the_library_still_has_what_the_wire_relies_on(cloud: Cloud) -> None:
     client = line.hub._client
     assert client is not None and client.wire is not None, "azure-iot-device has moved its transport"
     assert client.wire._paho._max_inflight_messages == 0, "paho has moved its ceiling"
+    assert client.wire.socket is not None
     assert client.wire.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
     for name in (
         "_create_socket_connection",

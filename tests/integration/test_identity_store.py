@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.identity.database import IdentityReader, IdentityRecord, IdentityStore
+from runtime.adapters.identity.database import IdentityReader, IdentityStore
+from runtime.adapters.identity.values import IdentityRecord
 from runtime.core.identity.enrolment import Enrolment, EnrolmentState
 from runtime.core.identity.escalation import Task
 from runtime.core.identity.platform_answer import Outcome, PlatformResult, Registration
@@ -49,7 +50,7 @@ def store(layout: Layout) -> IdentityStore:
 
 def texts(identity: IdentityRecord) -> dict[str, str | None]:
     return {
-        kind: token.secret.reveal() if token else None
+        kind: token.secret.reveal() if token and token.secret else None
         for kind, token in (
             ("registration", identity.registration),
             ("parent", identity.parent),

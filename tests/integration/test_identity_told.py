@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from runtime.adapters.bus.sockets import Hints
-from runtime.adapters.identity.database import IdentityReader, IdentityRecord, IdentityStore
+from runtime.adapters.identity.database import IdentityReader, IdentityStore
+from runtime.adapters.identity.values import IdentityRecord
 from runtime.adapters.identity.vault import Vault
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.process import Lock

@@ -56,7 +56,7 @@ def test_every_worker_says_what_a_newer_version_wrote_and_what_helps(
     newer.write_config('[platform]\ninstance = "localhost:1"\nprovisioning_token = "t"\n')
     running = newer.start_worker(worker)
     said = f"{file} has schema {NEWER}"
-    eventually(lambda: said in running.said(), 30, running.said)
+    eventually(lambda: said in running.said(), 30, f"it says {said}")
     line = next(line for line in running.said().splitlines() if said in line)
     assert "a newer" in line and "install that" in line, line
 

@@ -151,6 +151,7 @@ def test_nobody_there_is_said_after_the_time_allowed_and_resending_is_safe(home:
         late.start_worker("ingest")
         patient = Producer(late.config.producer_endpoint(), retry_for_s=20)
         patient.ping()
+        assert caught.value.request is not None
         assert producer.resend(caught.value.request) == patient.resend(caught.value.request) == [1]
         producer.close()
         patient.close()

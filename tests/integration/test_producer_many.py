@@ -194,7 +194,7 @@ def every_error(kind: type[EdgeError] = EdgeError) -> Iterator[type[EdgeError]]:
         yield from every_error(below)
 
 
-@pytest.mark.parametrize("kind", sorted(set(every_error()), key=lambda kind: kind.__name__))
+@pytest.mark.parametrize("kind", sorted(set(every_error()), key=str))
 def test_every_error_comes_through_a_pipe_between_processes(kind: type[EdgeError]) -> None:
     """multiprocessing unpickles what a worker raised; an error that cannot be hung the pool."""
     error = kind.__new__(kind, "why")

@@ -98,7 +98,8 @@ def test_a_device_shows_its_code_waits_for_approval_and_is_provisioned(bench: Be
     bench.clerk.turn()
     assert not code_file.exists()
     registration = IdentityReader(bench.home.layout).read().registration
-    assert registration is not None and registration.secret.reveal() == "the-registration-token"
+    assert registration is not None and registration.secret is not None
+    assert registration.secret.reveal() == "the-registration-token"
     assert bench.server.asked[0].body == {"deviceId": "dev-1"}
     assert bench.calls()[0] == "init" and set(bench.calls()[1:]) == {"complete"}
 

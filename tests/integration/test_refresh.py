@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from runtime.adapters.bus.sockets import Hints
-from runtime.adapters.identity.database import IdentityRecord, IdentityStore
+from runtime.adapters.identity.database import IdentityStore
+from runtime.adapters.identity.values import IdentityRecord
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.status_file import read_status
 from runtime.core.identity.enrolment import Enrolment, EnrolmentState
@@ -210,11 +211,13 @@ def test_a_refused_provisioning_token_keeps_everything_and_a_new_one_ends_the_pa
     bench.server.answer = answer
     bench.turn_until(lambda: Task.REFRESH in (bench.identity().paces or {}))
     registration = bench.identity().registration
-    assert registration is not None and registration.secret.reveal() == "old"
+    assert registration is not None and registration.secret is not None
+    assert registration.secret.reveal() == "old"
     bench.token_file.write_text("another-token")
     bench.turn_until(lambda: ("refresh", "old") in bench.asked()[-3:] and bench.sas() == "two")
     registration = bench.identity().registration
-    assert registration is not None and registration.secret.reveal() == "new"
+    assert registration is not None and registration.secret is not None
+    assert registration.secret.reveal() == "new"
 
 
 @pytest.mark.parametrize(

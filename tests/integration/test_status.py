@@ -301,7 +301,7 @@ def test_a_full_disk_stops_the_figures_but_not_the_heart(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(Path, "write_text", full)
     reporter.progress({}, now=True)
-    first = beat_of(path, reporter._fixed["pid"])
+    first = beat_of(path, os.getpid())
     assert first is not None, "the predecessor's words no longer stand for ours"
     assert read_status(path) is None
     eventually(lambda: _beats_on(reporter, path, first), 5, "the heart beats on")
@@ -317,7 +317,7 @@ def test_a_heart_beats_on_where_somebody_removed_the_folder_of_its_figures(tmp_p
 
 def _beats_on(reporter: StatusFile, path: Path, before: object) -> bool:
     reporter.progress({}, now=True)
-    return beat_of(path, reporter._fixed["pid"]) != before
+    return beat_of(path, os.getpid()) != before
 
 
 def test_figures_are_said_as_a_person_says_them() -> None:

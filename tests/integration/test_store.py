@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -332,7 +333,7 @@ def test_a_salvage_that_is_killed_begins_again_and_loses_nothing(
         keep(store, put([b"x" * 50] * 25))
     copy = copy_as_killed(path, tmp_path / "home")  # the WAL has not been checkpointed away
     store.close()
-    going = salvage(copy, "first try")
+    going: Any = salvage(copy, "first try")
     set_aside(copy)
     for _ in range(steps):
         next(going)

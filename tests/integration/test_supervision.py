@@ -15,6 +15,7 @@ from collections import Counter
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from supervisor import events
@@ -197,7 +198,7 @@ def test_a_worker_whose_supervisor_died_before_it_could_ask_leaves_at_once(home:
 def test_a_pid_file_of_an_earlier_supervisord_sends_no_worker_away(home: Home) -> None:
     """A supervisord.conf of the operator's own may write none: nobody stayed, and no log said why."""
     home.layout.supervisor_pid_file.write_text("1\n")
-    supervised = {"SUPERVISOR_ENABLED": "1", "SUPERVISOR_PID": str(os.getpid())}
+    supervised: dict[str, Any] = {"SUPERVISOR_ENABLED": "1", "SUPERVISOR_PID": str(os.getpid())}
     worker = home.start_worker("refresh", **supervised)
     eventually(lambda: home.layout.status_file("refresh").exists() or not worker.running(), 30)
     assert worker.running()
@@ -215,7 +216,7 @@ def test_a_worker_dies_with_its_parent(home: Home) -> None:
     eventually(lambda: home.layout.status_file("refresh").exists(), 30, "it is at work")
     parent.kill()
     parent.wait()
-    eventually(lambda: gone([worker]), 5, "the worker is gone")
+    eventually(lambda: worker is not None and gone([worker]), 5, "the worker is gone")
 
 
 def test_a_worker_writes_the_stacks_of_its_threads_to_its_log_when_asked(home: Home) -> None:

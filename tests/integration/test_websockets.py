@@ -54,6 +54,7 @@ def test_the_fast_way_below_the_library_works_over_websockets_too(cloud: Cloud, 
     assert client is not None and client.wire is not None
     assert type(client.wire._paho._sock).__name__ == "WebsocketWrapper", "this is no WebSocket"
     plain = client.wire.socket
+    assert plain is not None
     assert plain.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
     cloud.faults(withhold_acks=True)
     for number in range(200):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -110,7 +111,8 @@ def test_every_line_fits_the_terminal(home: Home, command: str, columns: int) ->
 def test_a_terminal_has_colour_unless_it_is_refused(home: Home) -> None:
     for command in ("status", "doctor"):
         assert "\x1b[3" in in_terminal(home.folder, command)
-        for refusal in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
+        refusals: list[dict[str, Any]] = [{"NO_COLOR": "1"}, {"TERM": "dumb"}]
+        for refusal in refusals:
             assert "\x1b" not in in_terminal(home.folder, command, **refusal)
 
 

@@ -93,8 +93,9 @@ def start(
     if server.of_interpreter != _of_interpreter(environment):
         assert not user, "only a fork changes to another user"
         command = [sys.executable, "-m", "runtime", *arguments]
-        files = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
-        return subprocess.Popen(command, env=environment, cwd=folder, **files)
+        return subprocess.Popen(
+            command, env=environment, cwd=folder, stdin=stdin, stdout=stdout, stderr=stderr
+        )
     request = {
         "arguments": list(arguments),
         "environment": environment,

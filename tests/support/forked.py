@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runtime import __main__ as edgectl
+from runtime.cli import parser
 
 HEAVY = (
     "azure",
@@ -97,6 +98,6 @@ def _be(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    edgectl.parser()
+    parser()
     found = [_try(arguments) for arguments in json.load(sys.stdin)]
     json.dump(found, sys.stdout)

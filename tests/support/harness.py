@@ -36,7 +36,7 @@ T = TypeVar("T")
 START_TIMEOUT_S = 40.0  # a cold interpreter on a busy machine, importing azure
 
 
-def eventually(fact: Callable[[], T], timeout_s: float = 20.0, what: str = "") -> T:
+def eventually(fact: Callable[[], T | None], timeout_s: float = 20.0, what: str = "") -> T:
     """Return the first truthy value of `fact`; fail with its last value when the time is over."""
     deadline_s = time.monotonic() + timeout_s
     while True:
@@ -95,7 +95,7 @@ def clean_environment(**more: str) -> dict[str, str]:
 class Process:
     """A child whose output goes to a file, killed at the end come what may."""
 
-    def __init__(self, *argv: str, log: Path, cwd: Path | None = None, **environment: str) -> None:
+    def __init__(self, *argv: str, log: Path, cwd: Path | None = None, **environment: Any) -> None:
         self.log = log
         self.popen: subprocess.Popen[bytes] | fork_server.ForkedProcess
         with log.open("ab") as out:
@@ -109,13 +109,15 @@ class Process:
             )
 
     @classmethod
-    def of_edgectl(cls, *arguments: str, log: Path, **environment: str) -> Process:
+    def of_edgectl(cls, *arguments: str, log: Path, **environment: Any) -> Process:
         """`edgectl` with these arguments, out of the fork server."""
         process = cls.__new__(cls)
         process.log = log
         with log.open("ab") as out, Path(os.devnull).open("rb") as nothing:
-            files = {"stdin": nothing.fileno(), "stdout": out.fileno(), "stderr": out.fileno()}
-            process.popen = fork_server.start(arguments, clean_environment(**environment), **files)
+            process.popen = fork_server.start(
+                arguments, clean_environment(**environment),
+                stdin=nothing.fileno(), stdout=out.fileno(), stderr=out.fileno(),
+            )  # fmt: skip
         return process
 
     @property
@@ -292,7 +294,7 @@ class Home:
     def config(self) -> Config:
         return load({}, home=self.folder)
 
-    def start_worker(self, name: str, *, fresh: bool = False, **environment: str) -> Process:
+    def start_worker(self, name: str, *, fresh: bool = False, **environment: Any) -> Process:
         """Start one worker; its output is in log/<name>.log. `fresh`: in an interpreter of its own."""
         words = ("--home", str(self.folder), "worker", name)
         log = self.layout.log / f"{name}.log"

@@ -114,6 +114,7 @@ class HubInThread:
 
     def sas(self, device_id: str = DEVICE, *, lifetime_s: float = 3600.0) -> str:
         known = self.call(lambda: self.cloud.registrations.device(device_id.partition(":")[2]))
+        assert known is not None, device_id
         return sign_sas(self.cloud.resource(device_id), known["key"], int(time.time() + lifetime_s))
 
     def rows(self, table: str) -> list[dict[str, Any]]:
@@ -133,12 +134,10 @@ class HubInThread:
     @contextlib.contextmanager
     def client(self, device_id: str = DEVICE, *, lifetime_s: float = 3600.0, **options: Any) -> Iterator[Any]:
         """The real client, not yet connected, which gives up at its first error as ours does."""
-        made = IoTHubDeviceClient.create_from_sastoken(
-            self.sas(device_id, lifetime_s=lifetime_s),
-            server_verification_cert=self.ca_file.read_text(),
-            connection_retry=False,
-            **options,
-        )
+        options = {
+            "server_verification_cert": self.ca_file.read_text(), "connection_retry": False, **options
+        }  # fmt: skip
+        made = IoTHubDeviceClient.create_from_sastoken(self.sas(device_id, lifetime_s=lifetime_s), **options)
         try:
             yield made
         finally:

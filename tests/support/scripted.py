@@ -38,7 +38,7 @@ class Says:
     status: int = 200
     body: Any = None
     headers: dict[str, str] = field(default_factory=dict)
-    raw: Callable[[socket.socket, threading.Event], None] | None = None
+    raw: Callable[[socket.socket, threading.Event], object] | None = None
 
 
 Script = Callable[[Asked], Says]

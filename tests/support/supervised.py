@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from runtime.adapters.supervisor.rpc import Program, Supervisor
 from runtime.errors import EdgeError
@@ -31,7 +32,7 @@ hang_after_s = {HANG_AFTER_S}
 """Limits shrunk so that the rare arrives at once."""
 
 
-INSIDE = {"PYTHONPATH": str(Path(__file__).parent / "inside")}
+INSIDE: dict[str, Any] = {"PYTHONPATH": str(Path(__file__).parent / "inside")}
 """The environment of processes that can be deadlocked."""
 DEADLOCK = signal.SIGRTMIN + 1
 """Of such a process the main thread then waits for itself, for good."""
@@ -45,7 +46,7 @@ WORKING = dict.fromkeys(WORKERS, "work")
 class Runtime:
     """`edgectl up` on a home. `behaviours` puts tests/support/fake_worker.py in the place of a worker."""
 
-    def __init__(self, home: Home, behaviours: Mapping[str, str] | None = None, **environment: str) -> None:
+    def __init__(self, home: Home, behaviours: Mapping[str, str] | None = None, **environment: Any) -> None:
         self.home = home
         self._environment = environment
         for worker, behaviour in (behaviours or {}).items():

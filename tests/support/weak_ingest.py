@@ -18,9 +18,13 @@ from runtime.adapters.process.process import Stop
 from runtime.adapters.store import writer
 from runtime.config import load
 from runtime.core.ingest import read_errors, store_state
+from runtime.core.ingest.protocol import Ping, Pong
 from runtime.workers import ingest
 
-configure = writer.configure
+opened: Any = writer
+"""The module, open to changes."""
+loop: Any = ingest.IngestLoop
+configure = opened.configure
 store_them, acknowledge = ingest.IngestLoop._store, ingest.IngestLoop._acknowledge
 
 
@@ -36,31 +40,31 @@ def die(*_: Any) -> None:
 def acknowledge_first(self: ingest.IngestLoop, pending: list[Any], settled: Any) -> list[Any]:
     """What a store that always works would answer."""
     for peer, request in pending:
-        if not isinstance(request, ingest.Ping):
+        if not isinstance(request, Ping):
             peer.answer(b'{"ok":true,"stored":1,"ids":[1]}')
     return store_them(self, pending, settled)
 
 
 def answer_pings(self: ingest.IngestLoop, pending: list[Any], replies: list[Any]) -> None:
-    pings = [(peer, reply) for peer, reply in zip(pending, replies, strict=True) if reply == ingest.Pong()]
+    pings = [(peer, reply) for peer, reply in zip(pending, replies, strict=True) if reply == Pong()]
     acknowledge(self, [peer for peer, _ in pings], [reply for _, reply in pings])
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "credulous":
-        writer.write_again = lambda database, alive: None
-        writer.ends_early = lambda db, database: False  # a checkpoint would bring it to the disk, too
+        opened.write_again = lambda database, alive: None
+        opened.ends_early = lambda db, database: False  # a checkpoint would bring it to the disk, too
     elif sys.argv[1] == "hasty":
-        ingest.IngestLoop._store = acknowledge_first  # type: ignore[method-assign]
-        ingest.IngestLoop._acknowledge = answer_pings  # type: ignore[method-assign]
+        loop._store = acknowledge_first
+        loop._acknowledge = answer_pings
     elif sys.argv[1] == "doomed":
-        writer.insert = die
+        opened.insert = die
     elif sys.argv[1] in ("impatient", "curious"):
         read_errors.LOOK_EVERY_S /= 100
         read_errors.LASTING_S /= 100 if sys.argv[1] == "impatient" else 1
         store_state.TRY_OPEN_S /= 10
     else:
-        writer.configure = weaken
+        opened.configure = weaken
     stop = Stop()
     stop.listen()
     config = load(os.environ)

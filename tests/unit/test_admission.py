@@ -41,7 +41,7 @@ def rows(decided: Admission) -> list[MessageRow]:
     return [MessageRow._make(values) for values in decided.rows]
 
 
-def code(reply: object) -> Code:
+def code(reply: object) -> str:
     assert isinstance(reply, Refusal), reply
     return reply.code
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -145,9 +146,9 @@ class Device:
         value = (
             ProvisioningOperation("op", "AB") if call is Call.INIT else PlatformResult(Secret("token"), None)
         )
-        answer: PlatformAnswer[ProvisioningOperation] | PlatformAnswer[PlatformResult] = PlatformAnswer(
+        answer: PlatformAnswer[Any] = PlatformAnswer(
             said.outcome,
-            value if said.outcome.good else None,  # type: ignore[arg-type]  # one of the two
+            value if said.outcome.good else None,
             "",
             said.retry_after_s,
             own=said.own,
@@ -245,7 +246,7 @@ class Device:
 
     def forget_failed_refreshes(self, *, refused: bool = False) -> None:
         self.refused, self.doubted = refused, False
-        kept = {t: p for t, p in self.paces.items() if t is Task.REGISTER_FORMER}
+        kept: dict[Task, RetryPace] = {t: p for t, p in self.paces.items() if t is Task.REGISTER_FORMER}
         if register := self.paces.get(Task.REGISTER):
             kept[Task.REGISTER] = register.with_another_token()
         self.paces = kept

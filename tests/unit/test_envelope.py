@@ -64,7 +64,7 @@ def test_the_topic_is_the_one_the_library_would_have_made(
     properties: dict[str, str], mid_: str, content_type: str
 ) -> None:
     ours = Telemetry(mid_, b"", tuple(sorted(properties.items())), content_type)
-    theirs = Message(b"", message_id=mid_, content_type=content_type)  # type: ignore[no-untyped-call]
+    theirs = Message(b"", message_id=mid_, content_type=content_type)
     theirs.custom_properties = properties
     assert ours.topic("W:D") == encode_message_properties_in_topic(theirs, "devices/W:D/messages/events/")
 

@@ -24,7 +24,7 @@ from runtime.core.operations.metrics import (
 )
 
 VALUES = st.floats(allow_nan=False) | st.integers(-(2**53), 2**53)
-ANY_TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
+ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
 def parsed(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:

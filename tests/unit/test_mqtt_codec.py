@@ -32,10 +32,8 @@ from runtime.devcloud.mqtt.packets import (
     Will,
 )
 
-texts = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=40)
-topics = st.text(
-    st.characters(exclude_characters="\0+#", exclude_categories=("Cs",)), min_size=1, max_size=40
-)
+texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40)
+topics = st.text(st.characters(exclude_characters="\0+#", exclude_categories=["Cs"]), min_size=1, max_size=40)
 filters = st.one_of(topics, st.sampled_from(["#", "+", "a/+/b", "a/#", "/", "+/#"]))
 packet_ids = st.integers(1, 65_535)
 payloads = st.binary(max_size=300)

@@ -81,7 +81,7 @@ def test_ready_means_that_messages_are_stored_and_nothing_else(ingest: str, stor
 
 def test_an_overview_is_taken_once_a_second_however_many_ask() -> None:
     taken, clock = [], [0.0]
-    observed = ObserverPages(lambda: taken.append(1) or overview(), list, lambda: clock[0], lambda: 0.0)  # type: ignore[func-returns-value]
+    observed = ObserverPages(lambda: taken.append(1) or overview(), list, lambda: clock[0], lambda: 0.0)
     for _ in range(5):
         observed.answer("/status.json")
     assert len(taken) == 1

@@ -279,11 +279,12 @@ def test_the_worst_that_is_accepted_still_fits_into_an_mqtt_topic() -> None:
     names = ("stream_group", "stream", "batch_id", "batch_slice_id", "message_id", "chunk_id")
     fields = dict.fromkeys(names, text)
     room = 8_192 - 2
-    header = {**fields, "content_type": text, "properties": {"pp": "\U0001f600" * (room // 4)}}
+    properties = {"pp": "\U0001f600" * (room // 4)}
+    header = {**fields, "content_type": text, "properties": properties}
     put = decode_request([json.dumps(header, ensure_ascii=False).encode(), b""], SizeLimits(1_000, 100_000))
     assert isinstance(put, Put)
     encoded = sum(len(quote(value, safe="")) for value in (*fields.values(), text))
-    encoded += sum(len(quote(value, safe="")) for value in header["properties"].values())
+    encoded += sum(len(quote(value, safe="")) for value in properties.values())
     assert encoded + 1_000 < 65_535  # a thousand for the names, the separators and the device id
 
 

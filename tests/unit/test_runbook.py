@@ -11,7 +11,8 @@ from types import ModuleType
 import pytest
 from supervisor.states import ProcessStates, getProcessStateDescription
 
-from runtime.core.delivery import engine, link_budget
+from runtime.core.delivery import link_budget
+from runtime.core.delivery.connection import ConnectionState
 from runtime.core.delivery.events import Cause
 from runtime.core.identity import enrolment, renewal
 from runtime.core.operations import health, verdict
@@ -33,7 +34,7 @@ def states() -> Iterator[str]:
     yield from (
         phase.value for phase in (*renewal.RegistrationState, *enrolment.EnrolmentState) if phase not in WELL
     )
-    yield from (phase.value for phase in engine.ConnectionState if phase.value not in verdict.GOOD_HUB)
+    yield from (phase.value for phase in ConnectionState if phase.value not in verdict.GOOD_HUB)
     yield from (cause.value for cause in Cause)
     codes = (vars(ProcessStates)[name] for name in vars(ProcessStates) if name.isupper())
     yield from (getProcessStateDescription(code) for code in codes)

@@ -87,7 +87,7 @@ def _database(folder: Path, canary: str) -> None:
 def _grant(folder: Path, canary: str) -> None:
     from runtime.adapters.identity import platform_api
 
-    platform_api._grant({"registrationToken": canary}, lambda text: None)
+    platform_api._grant({"registrationToken": canary}, float)
 
 
 def _proxy(folder: Path, canary: str) -> None:
@@ -135,7 +135,7 @@ def test_a_connection_string_that_the_platform_sent_is_in_no_log(tmp_path: Path)
     signature = "SharedAccessSignature sr=hub.example&sig=canary-of-the-platform&se=9"
     client = PlatformClient("platform.example", TrustedAuthorities(None), 1.0, lambda: False)
     told = f"HostName=hub.example;DeviceId=d;SharedAccessSignature={signature}"
-    client._registration({"connectionString": told}, lambda text: None)
+    client._registration({"connectionString": told}, float)
     assert hide_known(f"with {signature}") == "with ***"
 
 

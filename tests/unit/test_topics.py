@@ -25,7 +25,7 @@ from runtime.devcloud.mqtt.topics import (
 DEVICE = "demo:dev-1"
 EVENTS = f"devices/{DEVICE}/messages/events/"
 
-texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=30)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 names = texts.filter(lambda name: name != "" and not name.startswith("$."))
 
 

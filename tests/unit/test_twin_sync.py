@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from runtime.core.management import twin_reading, twin_sync
 from runtime.core.management.replies import AnswerProgram, Kept, ManagementRefusal
-from runtime.core.management.twin import ReportMode
+from runtime.core.management.twin import ReportMode, difference
 from runtime.core.management.twin_record import (
     AskTwin,
     ChangeApplied,
@@ -149,7 +149,7 @@ def test_both_sides_are_equal_in_the_end_of_every_random_run() -> None:
 # -- every wrong rule is found out --------------------------------------------------------------------------
 
 
-def ignoring_lower_versions(*args: Any, right: Callable[..., TwinRecord] = twin_sync.read) -> TwinRecord:
+def ignoring_lower_versions(*args: Any, right: Callable[..., TwinRecord] = twin_reading.read) -> TwinRecord:
     record, _, desired, _ = args
     return record if desired[1] < (record.desired_version or 0) else right(*args)
 
@@ -176,11 +176,12 @@ def forgetting_patches_during_a_get(*args: Any, right: Callable[..., Any] = twin
 
 
 def merging_over_a_gap(record: TwinRecord, event: DesiredPatch) -> TwinRecord:
-    return twin_reading.with_desired(record, twin_reading.merged(record.desired, event.patch), event.version)
+    unwatched: Any = twin_reading
+    return unwatched.with_desired(record, unwatched.merged(record.desired, event.patch), event.version)
 
 
 def with_a_null_for_what_was_never_there(
-    held: Any, wanted: Any, *, right: Callable[..., Any] = twin_sync.difference
+    held: Any, wanted: Any, *, right: Callable[..., Any] = difference
 ) -> Any:
     patch = right(held, wanted)
     return {

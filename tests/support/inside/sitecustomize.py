@@ -26,4 +26,4 @@ def _sleep(seconds: float) -> None:
 signal.signal(signal.SIGRTMIN + 1, _deadlock)  # nobody of ours uses it, supervisord neither
 if "faketime" in os.environ.get("LD_PRELOAD", ""):
     # 0.9.10 has clock_nanosleep, and so time.sleep, fail with EINVAL where the monotonic clock is spared
-    time.sleep = _sleep
+    time.sleep = _sleep  # type: ignore[assignment]  # a float is all that is asked for
