@@ -223,7 +223,7 @@ def test_a_start_that_takes_long_reports_meanwhile_and_is_not_killed_and_begun_a
     try:
         starting = read_status(home.layout.status_file("ingest"))
         assert starting is not None and starting[BUSY]
-        ingest._status.progress(ingest._figures, now=True)
+        ingest._heartbeat.publish(ingest._figures, now=True)
         assert BUSY not in (read_status(home.layout.status_file("ingest")) or {BUSY: True})
     finally:
         ingest.close()

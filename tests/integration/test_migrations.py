@@ -186,7 +186,7 @@ def test_a_newer_store_has_a_word_and_a_remedy_in_every_place(home: Home, versio
         refusal(caught.value).message,
         str(read.value),
         f"{judged.text} {judged.remedy}",
-        str(uploader._figures()["alarm"]),
+        str(uploader._record()["alarm"]),
     ]
     for said in words:
         assert f"has schema {version}, this runtime knows 1" in said

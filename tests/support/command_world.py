@@ -34,7 +34,7 @@ from runtime.core.management.command_record import (
     SendResult,
     digest_of,
 )
-from runtime.core.management.command_steps import CommandPolicy
+from runtime.core.management.command_steps import CommandPolicy, OpenCommands
 from runtime.core.management.replies import (
     AnswerProgram,
     CommandHandedOver,
@@ -110,7 +110,7 @@ class CommandWorld:
     full_disk: bool = False
 
     def __post_init__(self) -> None:
-        self.queue = command_queue.OpenCommands(POLICY)
+        self.queue = OpenCommands(POLICY)
         self.programs = [self.program(), self.program()]
 
     # -- clocks --

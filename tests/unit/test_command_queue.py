@@ -445,7 +445,7 @@ def test_a_reboot_is_asked_for_once_and_proven_by_the_boot_id() -> None:
     again, actions = started(steps.queue.policy, [steps.disk[1]], [], 2, steps.now)
     assert actions == [] and again.open, "killed in between: it is not begun again"
     assert kinds(steps.reboot(believed=True)) == [SaveCommand, SendResult, ShowProgress]
-    assert steps.disk[1].state is CommandState.DONE
+    assert steps.disk[1].state.value == CommandState.DONE.value
 
 
 def test_a_machine_that_does_not_reboot_has_failed() -> None:

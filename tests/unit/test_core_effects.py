@@ -108,7 +108,7 @@ def module_containers(tree: ast.Module) -> set[str]:
         displays = (ast.Dict, ast.List, ast.Set, ast.DictComp, ast.ListComp, ast.SetComp)
         made = isinstance(value, ast.Call) and ast.unparse(value.func).split("[")[0] in MUTABLE
         if isinstance(value, displays) or made:
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]  # type: ignore[union-attr]
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
             names |= {target.id for target in targets if isinstance(target, ast.Name)}
     return names
 
