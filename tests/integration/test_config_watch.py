@@ -18,7 +18,8 @@ from runtime.adapters.process.last_good_config import accepted_file, remember
 from runtime.adapters.process.reload_request import ReloadAnswer, ReloadOutcome, read_answer, write_request
 from runtime.config import Config, load
 from runtime.core.message import StreamName
-from runtime.setting_readers import PROGRAMS, READERS
+from runtime.layout import PROGRAMS
+from runtime.setting_readers import READERS
 from runtime.setting_rule import Key, keys_of, spelled
 from runtime.settings import StreamSettings, keys
 from runtime.wiring import listeners

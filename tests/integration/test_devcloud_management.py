@@ -41,7 +41,7 @@ def test_a_twin_is_read_whole_and_changed_only_by_who_knows_it(client: Client) -
     [{"ack": "maybe"}, {"expiry": "soon"}, {"expiry": "1999-01-01T00:00:00Z"}, {"messageid": "a/b"}],
     ids=str,
 )
-def test_a_command_with_a_wrong_system_property_is_refused(client: Client, wrong: dict[str, str]) -> None:
+def test_a_command_with_a_wrong_system_property_is_refused(client: Client, wrong: dict[str, Any]) -> None:
     device = Managed(client, "dev-wrong")
     assert problem(device.send(**wrong))[0] == 400
     assert device.commands() == []

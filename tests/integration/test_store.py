@@ -393,7 +393,5 @@ def test_what_was_decided_on_an_earlier_state_of_the_store_is_not_stored(folder:
         store.commit(second, Settled())
     assert store.next_id == 2
     keep(store, put([b"third"]))
-    reader = StoreReader(folder / "messages.db")
-    assert [(m.id, m.payload) for m in reader.after(0, 9, 999)] == [(1, b"first"), (2, b"third")]
-    reader.close()
+    assert [(m.id, m.payload) for m in stored(folder / "messages.db")] == [(1, b"first"), (2, b"third")]
     store.close()
