@@ -12,7 +12,7 @@ from runtime.setting_rule import setting
 
 @dataclass(frozen=True)
 class SentinelSettings:
-    """When a worker counts as hung."""
+    """When a worker counts as hung, and what the sentinel writes of all this."""
 
     look_every_s: float = setting(
         5.0, "how often the sentinel looks at every worker", low=0.1, high=60, advanced=True
@@ -30,6 +30,9 @@ class SentinelSettings:
         low=1,
         high=3600,
         advanced=True,
+    )
+    metrics_every_s: float = setting(
+        15.0, "how often run/metrics.prom is written; 0 never", low=0, high=3600, advanced=True
     )
     alarm_restarts: int = setting(
         5, "so many restarts of a worker within 10 min raise an alarm", low=1, advanced=True

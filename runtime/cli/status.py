@@ -84,6 +84,7 @@ def render(overview: dict[str, Any]) -> list[TextRow]:
     rows += [TextRow(head, head, "bold"), *map(TextRow, workers), TextRow("")]
     for title, parts in (
         ("backlog", _backlog(overview["backlog"])),
+        ("lasts", _lasts(overview["runway"])),
         ("hub", _hub(overview["hub"])),
         ("identity", _identity(overview["identity"])),
         ("disk", _disk(overview["disk"])),
@@ -151,6 +152,23 @@ def _hub(facts: dict[str, Any]) -> list[str]:
         _phrase("the connection was lost {:.0f} times", facts["losses"] or None),
         _phrase("the last time: {}", facts["last_loss"] or None),
     ]
+
+
+def _lasts(facts: dict[str, Any]) -> list[str]:
+    """How long it lasts; what is unknown is left out."""
+    names = {
+        "full_in_s": "the store is full {}",
+        "drained_in_s": "nothing waits any more {}",
+        "quota_in_s": "the quota of the day is used up {}",
+    }
+    return [
+        *(_phrase(words, facts[name], _in_time) for name, words in names.items() if facts[name] != 0),
+        _phrase("{} a day are written", facts["written_bytes_a_day"], size),
+    ]
+
+
+def _in_time(seconds: float | str) -> str:
+    return "never" if isinstance(seconds, str) else f"in {duration(seconds)}"
 
 
 def _identity(facts: dict[str, Any]) -> list[str]:

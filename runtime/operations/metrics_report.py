@@ -22,9 +22,8 @@ from runtime.core.operations.metrics import (
     summed,
     top,
 )
+from runtime.operations.runway_report import NEVER
 
-NEVER = "never"
-"""How the overview writes a time that will not come: JSON has no infinity."""
 HISTOGRAMS = {
     "commit": ("Time of a commit to the store, with its flush.", LATENCY_BOUNDS_S),
     "ack": ("Time from reading a request to its acknowledgement.", LATENCY_BOUNDS_S),

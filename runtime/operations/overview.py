@@ -16,13 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from runtime import __version__
-from runtime.adapters.identity.database import IdentityReader
 from runtime.adapters.process.clock import Clock
 from runtime.adapters.process.crash import count_crashes
 from runtime.adapters.process.logs import last_complaint
 from runtime.adapters.process.process import lock_holder, memory_bytes, process_age_s
 from runtime.adapters.process.status_file import StatusRecord, last_record, takes_beats
-from runtime.adapters.store.reader import StoreReader
 from runtime.adapters.supervisor.rpc import Program, Supervisor
 from runtime.core.identity import renewal
 from runtime.core.message import CorruptRow, StoredMessage
@@ -31,6 +29,7 @@ from runtime.core.operations import verdict as condition
 from runtime.core.operations.headroom import StoreUsage, headroom
 from runtime.errors import EdgeError
 from runtime.layout import OPTIONAL_WORKERS, PROGRAMS, Layout
+from runtime.operations.runway_report import runway_of
 from runtime.settings import Settings, StoreSettings, enabled_workers
 
 LOOK_TIMEOUT_S = 2.0
@@ -60,10 +59,22 @@ class ProcessView:
 
 
 def observe(
-    layout: Layout, clock: Clock, configuration: str = "", settings: Settings | None = None
+    layout: Layout,
+    clock: Clock,
+    configuration: str = "",
+    settings: Settings | None = None,
+    *,
+    databases: bool = True,
+    programs: Mapping[str, Program] | None = None,
 ) -> dict[str, Any]:
-    """The data of `edgectl status`. `configuration` is what is wrong with it; without one, `settings`."""
-    programs, silence = _programs(layout)
+    """The data of `edgectl status`. `configuration` is what is wrong with it; without one, `settings`.
+
+    Without `databases` only status files are read, and `programs` are those that supervisord has just named:
+    the sentinel must not wait for a lock, nor ask twice.
+    """
+    silence = ""
+    if programs is None:
+        programs, silence = _programs(layout)
     limits = settings.store if settings else None
     absent = condition.HIDDEN if programs or _hidden(layout) else "DOWN"
     seen = {name: _see(layout, name, programs, clock, absent) for name in _shown(programs, settings)}
@@ -75,13 +86,18 @@ def observe(
         "configuration": configuration,
         "supervisor": {"pid": lock_holder(layout.lock("supervisor")) or 0, "trouble": silence},
         "workers": {name: _worker(s, restarts.get(name), clock) for name, s in seen.items()},
-        "backlog": _backlog(layout, seen["ingest"].record, sentinel.record, clock, limits),
+        "backlog": _backlog(
+            layout, seen["ingest"].record, sentinel.record, clock, limits, databases=databases
+        ),
         "hub": _hub(seen["upload"], clock),
-        "identity": _identity(layout, seen["refresh"].record, seen["provisioning"].record, clock),
+        "identity": _identity(
+            layout, seen["refresh"].record, seen["provisioning"].record, clock, databases=databases
+        ),
         "disk": {"read_only": _read_only(layout, seen.values(), clock), **_disk(layout, sentinel.record)},
         "crashes": dict(zip(("count", "last"), count_crashes(layout), strict=True)),
         "alarms": _alarms(sentinel.record, {name: seen[name].record for name in seen if name != "sentinel"}),
     }
+    overview["runway"] = runway_of(overview, sentinel.record, settings)
     overview["reasons"] = condition.reasons(overview)
     return {"verdict": condition.verdict(overview), **overview}
 
@@ -113,7 +129,7 @@ def _hidden(layout: Layout) -> bool:
 
 
 def _see(
-    layout: Layout, name: str, programs: dict[str, Program] | None, clock: Clock, absent: str
+    layout: Layout, name: str, programs: Mapping[str, Program] | None, clock: Clock, absent: str
 ) -> ProcessView:
     last = last_record(layout.status_file(name), clock.boot_id())
     program = (programs or {}).get(name)
@@ -156,7 +172,13 @@ def _alarms(sentinel: StatusRecord, workers: Mapping[str, StatusRecord]) -> list
 
 
 def _backlog(
-    layout: Layout, ingest: StatusRecord, sentinel: StatusRecord, clock: Clock, limits: StoreSettings | None
+    layout: Layout,
+    ingest: StatusRecord,
+    sentinel: StatusRecord,
+    clock: Clock,
+    limits: StoreSettings | None,
+    *,
+    databases: bool,
 ) -> dict[str, Any]:
     """The backlog from the disk, so that it is known when no worker runs; only ingest
     can tell what was refused.
@@ -166,7 +188,7 @@ def _backlog(
         **dict.fromkeys(("messages", "bytes", "oldest_age_s", "quarantine"), None),
         "dropped": {},
         "store": ingest.text("store"),
-        **_on_disk(layout.messages_db, clock),
+        **(_on_disk(layout.messages_db, clock) if databases else _in_record(ingest)),
         "stored": counted.get("stored", 0) if ingest.values else None,
         "refused": {k.removeprefix("refused_"): n for k, n in counted.items() if k.startswith("refused_")},
         "refused_lately": ingest.counts("refused_lately"),
@@ -205,7 +227,13 @@ def _room(
     }
 
 
+def _in_record(ingest: StatusRecord) -> dict[str, Any]:
+    return {"messages": ingest.number("messages"), "bytes": ingest.number("bytes")}
+
+
 def _on_disk(path: Path, clock: Clock) -> dict[str, Any]:
+    from runtime.adapters.store.reader import StoreReader
+
     reader = StoreReader(path)
     try:
         if not path.exists():
@@ -290,11 +318,12 @@ def _date(clock: Clock, ago_s: float | None) -> str | None:
 
 
 def _identity(
-    layout: Layout, refresh: StatusRecord, provisioning: StatusRecord, clock: Clock
+    layout: Layout, refresh: StatusRecord, provisioning: StatusRecord, clock: Clock, *, databases: bool
 ) -> dict[str, Any]:
     """The identity by refresh's record, else by the disk; and the code that provisioning shows a person."""
     now = clock.boot_s()
-    record = refresh if refresh.text("state") else StatusRecord(_identity_on_disk(layout, clock))
+    stored = {} if refresh.text("state") or not databases else _identity_on_disk(layout, clock)
+    record = StatusRecord(stored) if stored else refresh
     # a worker that waits for provisioning reports nothing beside it: the cause of that wait is the reason
     blamed = provisioning if provisioning.text("state") not in condition.SETTLED else NO_RECORD
     return {
@@ -321,6 +350,8 @@ def _left_s(record: StatusRecord, name: str, now_boot_s: float) -> float | None:
 
 
 def _identity_on_disk(layout: Layout, clock: Clock) -> dict[str, Any]:
+    from runtime.adapters.identity.database import IdentityReader
+
     try:
         identity = IdentityReader(layout).read()
     except (EdgeError, OSError) as exc:

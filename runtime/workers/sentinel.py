@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import time
 from collections.abc import Mapping
@@ -47,7 +46,6 @@ from runtime.core.operations.health import (
     LEAST_PATIENCE_S,
     Action,
     Alarm,
-    Growth,
     Health,
     HealthLimits,
     Kill,
@@ -63,6 +61,8 @@ from runtime.errors import Rejected, Retryable, UsageError
 from runtime.layout import OPTIONAL_WORKERS, PROGRAMS, WORKERS, Layout
 from runtime.settings import enabled_workers
 from runtime.workers.heartbeat import Heartbeat
+from runtime.workers.sentinel_metrics import MetricsFile
+from runtime.workers.sentinel_rates import ObservedRates
 
 NAME = "sentinel"
 TURN_S = 1.0
@@ -107,13 +107,14 @@ class SentinelLoop:
         self._supervisor = Supervisor(config.layout.supervisor_socket)
         self._heart = Heartbeat(self._layout, NAME, SystemClock(), stop)
         self._health = Health(_limits(config), _memory(self._layout))
-        self._growth = Growth()
-        self._stored_growth = {"messages": Growth(), "bytes": Growth()}
+        self._rates = ObservedRates(self._layout)
         self._told: frozenset[tuple[str, str]] = frozenset()
         self._unheard = ""
         """The reason why supervisord cannot be asked, while its ticks show that it lives."""
         self._ready = False
-        self._enabled = enabled_workers(config.settings)
+        self._programs: Mapping[str, Program] = {}
+        self._settings = config.settings
+        self._metrics = MetricsFile(self._layout, SystemClock())
         self._withheld = _withheld(self._layout)
         """The optional workers that were off by their setting at the last look."""
         self._blind = False
@@ -122,7 +123,7 @@ class SentinelLoop:
     def reconfigure(self, config: Config) -> None:
         """Judge by the limits of this configuration from now on."""
         self._health.set_limits(_limits(config))
-        self._enabled = enabled_workers(config.settings)
+        self._settings = config.settings
 
     def look(self, now_s: float, *, ticks: bool = False) -> bool:
         """Look at every program once, and carry out the measures. Returns true if supervisord answered.
@@ -143,10 +144,12 @@ class SentinelLoop:
         for action in actions:
             self._perform(action)
         self._report(now_s, sights)
+        if sights:
+            self._metrics.write(self._programs, self._settings)
         return sights is not None
 
     def _sights(self) -> dict[str, Observation]:
-        programs = self._supervisor.programs()
+        programs = self._programs = self._supervisor.programs()
         self._switch(programs)
         before, self._blind = self._blind, not takes_beats(self._layout.run)
         if self._blind > before:
@@ -157,15 +160,16 @@ class SentinelLoop:
 
     def _switch(self, programs: Mapping[str, Program]) -> None:
         """Start and stop the optional workers, as their settings say."""
+        enabled = enabled_workers(self._settings)
         there = {n: (p.state, p.started > 0) for n, p in programs.items() if n in OPTIONAL_WORKERS}
-        for switch in switches(self._enabled, there, self._withheld):
+        for switch in switches(enabled, there, self._withheld):
             logger.info("{} is switched {}", switch.program, "on" if switch.on else "off")
             if switch.on:
                 self._start_again(switch.program)
             else:
                 note_asked_to_end(self._layout.run, switch.program, programs[switch.program].pid)
                 self._supervisor.stop(switch.program)
-        self._withheld = frozenset(OPTIONAL_WORKERS) - self._enabled
+        self._withheld = frozenset(OPTIONAL_WORKERS) - enabled
 
     def _sight(self, program: Program) -> Observation:
         if self._blind:
@@ -202,8 +206,9 @@ class SentinelLoop:
                 {
                     "restarts": self._health.restarts(),
                     "alarms": [{"worker": a.worker, "text": a.text} for a in alarms],
-                    "disk_growth_bytes_per_s": self._disk_growth(now_s),
-                    **self._store_growth(now_s),
+                    **self._rates.look(
+                        now_s, [os.getpid(), *(s.pid for s in (sights or {}).values() if s.pid)]
+                    ),
                     "supervisor_pid": os.getppid(),
                     "memory": self._health.memory(),
                     "withheld": sorted(self._withheld),
@@ -214,22 +219,6 @@ class SentinelLoop:
             ready = "" if self._ready else "READY=1\n"
             notify_service_manager(f"{ready}WATCHDOG=1\nSTATUS={running} of {len(WORKERS)} workers running")
             self._ready = True
-
-    def _disk_growth(self, now_s: float) -> float | None:
-        try:
-            return self._growth.seen(now_s, shutil.disk_usage(self._layout.state).free)
-        except FileNotFoundError:  # another program removed it; ingest makes it again
-            return None
-
-    def _store_growth(self, now_s: float) -> dict[str, float | None]:
-        """The rate at which the waiting messages in the store grow, by ingest's figures."""
-        told = read_status(self._layout.status_file("ingest")) or {}
-        figures = {name: told.get(name) for name in self._stored_growth}
-        return {
-            f"store_growth_{name}_per_s": growth.seen(now_s, -value)
-            for name, growth in self._stored_growth.items()
-            if isinstance(value := figures[name], int)
-        }
 
     def _perform(self, action: Action) -> None:
         match action:

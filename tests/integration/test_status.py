@@ -16,12 +16,14 @@ from typing import Any
 import pytest
 
 from runtime.adapters.process.clock import SystemClock
-from runtime.adapters.process.process import Lock, Stop
+from runtime.adapters.process.process import Lock
 from runtime.adapters.process.status_file import StatusFile, StatusRecord, beat_of, last_record, read_status
+from runtime.adapters.supervisor.rpc import Program
 from runtime.cli.status import duration, size
 from runtime.operations.doctor import examine
 from runtime.operations.overview import observe
-from runtime.workers.sentinel import SentinelLoop
+from runtime.workers.sentinel_metrics import MetricsFile
+from runtime.workers.sentinel_rates import ObservedRates
 from tests.support.harness import Cloud, Home, clean_environment, eventually
 from tests.support.runbook import documented_keys
 from tests.support.supervised import PROGRAMS, Runtime
@@ -235,6 +237,7 @@ def test_somebody_who_may_not_look_is_told_so_and_not_that_nothing_runs(home: Ho
     script = (
         "import os, sys, encodings.utf_8_sig\n"
         "import runtime.adapters.process.clock, runtime.operations.overview, runtime.config\n"
+        "import runtime.adapters.store.reader, runtime.adapters.identity.database\n"
         "from runtime.__main__ import main, parser\n"
         "parser()\n"  # import first: this checkout may be for root's eyes only
         "os.setgroups([]), os.setgid(65534), os.setuid(65534)\nsys.exit(main())"
@@ -410,9 +413,27 @@ def test_a_stream_whose_files_the_storage_refuses_is_a_reason_in_the_storages_wo
 
 
 def test_the_sentinel_knows_how_fast_the_store_fills(home: Home) -> None:
-    sentinel, told = SentinelLoop(home.config, Stop()), {}
+    rates, figures = ObservedRates(home.layout), dict[str, Any]()
     for second in range(0, 181, 5):
-        figures = {"messages": 10 * second, "bytes": 1_000 * second}
-        StatusFile(home.layout.status_file("ingest"), "ingest").progress(figures, now=True)
-        told = sentinel._store_growth(float(second))
-    assert told == pytest.approx({"store_growth_messages_per_s": 10.0, "store_growth_bytes_per_s": 1_000.0})
+        stored = {"messages": 10 * second, "bytes": 1_000 * second}
+        StatusFile(home.layout.status_file("ingest"), "ingest").progress(stored, now=True)
+        figures = rates.look(float(second), [os.getpid()])
+    assert figures["store_growth_messages_per_s"] == pytest.approx(10.0)
+    assert figures["store_growth_bytes_per_s"] == pytest.approx(1_000.0)
+    assert figures["rates"]["store_messages"] == [pytest.approx(10.0), None], "an hour was not observed"
+
+
+def test_a_scrapers_file_is_written_whole_and_without_a_database(home: Home) -> None:
+    """The sentinel writes it: it must not wait for a lock."""
+    layout = home.layout
+    layout.create()
+    StatusFile(layout.status_file("ingest"), "ingest").progress({"messages": 7, "bytes": 70}, now=True)
+    program = Program("ingest", "RUNNING", os.getpid(), "", 1)
+    layout.messages_db.mkdir()  # nothing that could be opened
+    metrics = MetricsFile(layout, SystemClock())
+    metrics.write({"ingest": program}, home.config.settings)
+    text = (layout.run / "metrics.prom").read_text()
+    assert 'edge_backlog_messages{stream="-"} 7' in text
+    (layout.run / "metrics.prom").unlink()
+    metrics.write({"ingest": program}, home.config.settings)
+    assert not (layout.run / "metrics.prom").exists(), "it was written lately"

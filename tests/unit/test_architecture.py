@@ -113,6 +113,7 @@ EXCEPTIONS = {
     ("adapters/process/last_good_config.py", "config"),
     ("adapters/process/last_good_config.py", "setting_rule"),
     ("adapters/process/last_good_config.py", "settings"),
+    ("workers/sentinel_metrics.py", "operations"),
     ("workers/observer.py", "operations"),  # what it serves is what `edgectl status` shows
 }
 

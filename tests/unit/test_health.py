@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from runtime.adapters.supervisor.event_listener import split_event
 from runtime.core.operations.health import (
     Action,
-    Growth,
     Health,
     HealthLimits,
     Kill,
@@ -406,35 +405,6 @@ def test_only_a_living_process_is_killed_and_only_a_fallen_one_started(
                 assert state in ("RUNNING", "STARTING") and pid
             elif isinstance(action, StartAgain):
                 assert state in ("FATAL", "EXITED", "UNKNOWN")
-
-
-def _filling(growth: Growth, seconds: int, bytes_per_s: float, began_s: float = 0.0) -> list[float | None]:
-    """What it says at looks every 5 s while the disk fills so fast."""
-    return [
-        growth.seen(began_s + at_s, 10**12 - round(bytes_per_s * (began_s + at_s)))
-        for at_s in range(0, seconds, 5)
-    ]
-
-
-def test_the_first_seconds_of_a_runtime_are_no_reason_to_call_the_disk_full_soon() -> None:
-    """ingest writes its ballast of 64 MiB then: by that rate the disk was full in 17 h."""
-    growth = Growth()
-    assert growth.seen(0, 10**12) is None
-    after = [growth.seen(at_s, 10**12 - (64 << 20)) for at_s in range(5, 600, 5)]
-    assert set(after) == {None, 0.0}
-    assert after[:17] == [None] * 17
-
-
-def test_a_disk_that_fills_steadily_is_told_as_it_is_from_the_first_word_on() -> None:
-    said = [rate for rate in _filling(Growth(), 900, 1000.0) if rate is not None]
-    assert len(said) > 100 and all(abs(rate - 1000) < 1 for rate in said)
-
-
-def test_a_disk_that_stops_filling_is_told_within_minutes() -> None:
-    growth = Growth()
-    _filling(growth, 600, 1000.0)
-    last = [growth.seen(600 + at_s, 10**12 - 600_000) for at_s in range(0, 1500, 5)][-1]
-    assert last is not None and last < 20
 
 
 def _event(name: str, payload: bytes) -> bytes:

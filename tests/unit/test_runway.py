@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from runtime.core.operations.runway import (
     LONG_S,
+    SETTLE_S,
     SHORT_S,
     RateMeter,
     Rates,
     a_day,
     drained_in_s,
+    growth,
     used_up_in_s,
 )
 
@@ -93,6 +95,23 @@ def test_a_backlog_that_does_not_shrink_is_never_drained(
     backlog: float | None, growth: Rates, wanted: float | None
 ) -> None:
     assert drained_in_s(backlog, growth) == wanted
+
+
+def test_the_first_seconds_of_a_runtime_are_no_reason_to_call_the_disk_full_soon() -> None:
+    """ingest writes its ballast of 64 MiB then: by that rate the disk was full in 17 h."""
+    made = RateMeter(counts=False, settle_s=SETTLE_S)
+    made.seen(0, 0)
+    for at_s in range(5, 600, 5):
+        made.seen(at_s, 64 << 20)
+        assert set(made.rates().known) <= {0.0}
+        assert at_s >= 90 or made.rates() == Rates()
+
+
+def test_a_disk_that_stops_filling_is_told_within_minutes() -> None:
+    made = meter(*((at_s, at_s * 1000.0) for at_s in range(0, 600, 5)))
+    for at_s in range(600, 960, 5):
+        made.seen(at_s, 600_000.0)
+    assert made.rates().short_per_s == 0.0 and growth(made.rates()) != 0.0
 
 
 def test_a_day_goes_by_the_hour_where_one_was_observed() -> None:

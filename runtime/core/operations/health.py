@@ -373,33 +373,6 @@ class Health:
         return [StartAgain(worker, watch.state)]
 
 
-class Growth:
-    """The rate at which free space shrinks, or a store fills (as negative space), smoothed over minutes."""
-
-    SMOOTH_S = 300.0
-    SETTLE_S = 30.0
-    """The first seconds do not count: a start writes its files once (ingest's ballast, logs)."""
-    OBSERVE_S = 60.0
-    """No rate is given before so many seconds were observed."""
-
-    def __init__(self) -> None:
-        self._first_s: float | None = None
-        self._last: tuple[float, int] | None = None
-        self._per_s = 0.0
-
-    def seen(self, now_s: float, free: int) -> float | None:
-        """Take in one look. Returns the change a second, negative where it empties; None while too early."""
-        if self._first_s is None:
-            self._first_s = now_s
-        began_s = self._first_s + self.SETTLE_S
-        last, self._last = self._last, (now_s, free)
-        if last is not None and last[0] >= began_s and now_s > last[0]:
-            elapsed_s = now_s - last[0]
-            rate = (last[1] - free) / elapsed_s
-            self._per_s += elapsed_s / min(self.SMOOTH_S, now_s - began_s) * (rate - self._per_s)
-        return self._per_s if now_s >= began_s + self.OBSERVE_S else None
-
-
 def _within(moments_s: list[float], now_s: float, window_s: float) -> list[float]:
     """The moments of the last `window_s`; one from the future is of another boot."""
     return [at_s for at_s in moments_s if now_s - window_s <= at_s <= now_s]

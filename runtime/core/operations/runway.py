@@ -18,6 +18,8 @@ SLOT_S = 10.0
 """Looks closer together than this are one: an hour is 360 entries at most."""
 LEAST_SHARE = 0.2
 """A window counts once so much of it was observed: a minute of five, twelve of an hour."""
+SETTLE_S = 30.0
+"""The first seconds do not count: a start writes its files once (ingest's ballast, logs)."""
 DAY_S = 86400.0
 
 
@@ -30,18 +32,25 @@ class Rates:
 
     @property
     def known(self) -> list[float]:
+        """Those that are known."""
         return [rate for rate in (self.short_per_s, self.long_per_s) if rate is not None]
 
 
 class RateMeter:
     """Rates of one figure. `counts`: it never falls, so a fall is a restart, and observation begins again."""
 
-    def __init__(self, *, counts: bool) -> None:
+    def __init__(self, *, counts: bool, settle_s: float = 0.0) -> None:
         self._counts = counts
+        self._settle_s = settle_s
+        self._first_s: float | None = None
         self._looks: deque[tuple[float, float]] = deque()
 
     def seen(self, now_s: float, value: float) -> None:
         """Take in a look, by a clock that never jumps."""
+        if self._first_s is None:
+            self._first_s = now_s
+        if now_s < self._first_s + self._settle_s:
+            return
         if self._looks and (now_s < self._looks[-1][0] or (self._counts and value < self._looks[-1][1])):
             self._looks.clear()
         if len(self._looks) > 1 and self._looks[-1][0] - self._looks[-2][0] < SLOT_S:
@@ -82,6 +91,11 @@ def drained_in_s(backlog: float | None, growth: Rates) -> float | None:
         return None
     slowest = max(growth.known)
     return backlog / -slowest if slowest < 0 else math.inf
+
+
+def growth(rates: Rates) -> float | None:
+    """The rate that is feared: the faster of those that are known."""
+    return max(rates.known, default=None)
 
 
 def a_day(rates: Rates) -> float | None:
