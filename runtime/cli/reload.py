@@ -197,7 +197,7 @@ def _sentence(name: str, result: WorkerResult) -> str:
 
 
 def _listed(changes: tuple[tuple[str, str, str], ...]) -> str:
-    from runtime.adapters.process.config_changes import SettingChange
+    from runtime.config_changes import SettingChange
 
     return ", ".join(str(SettingChange(*change)) for change in changes)
 

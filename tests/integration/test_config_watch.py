@@ -12,11 +12,11 @@ from loguru import logger
 from runtime.adapters.bus.preflight import check_listeners
 from runtime.adapters.process import logs
 from runtime.adapters.process.clock import SystemClock
-from runtime.adapters.process.config_changes import SettingChange
 from runtime.adapters.process.config_watch import SETTLE_S, ConfigWatch
 from runtime.adapters.process.last_good_config import accepted_file, remember
 from runtime.adapters.process.reload_request import ReloadAnswer, ReloadOutcome, read_answer, write_request
 from runtime.config import Config, load
+from runtime.config_changes import SettingChange
 from runtime.core.message import StreamName
 from runtime.layout import PROGRAMS
 from runtime.setting_readers import READERS

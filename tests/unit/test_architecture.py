@@ -106,9 +106,7 @@ ROOMS = {
 core, `core` is what lies in that folder itself."""
 EXCEPTIONS = {
     ("adapters/hub/payloads.py", "adapters/store"),  # a file is read where the store keeps it
-    ("adapters/process/config_changes.py", "config"),
-    ("adapters/process/config_changes.py", "setting_rule"),
-    ("adapters/process/config_changes.py", "settings"),
+    ("adapters/process/config_watch.py", "config_changes"),
     ("adapters/process/config_watch.py", "config"),  # the two that read and write edge.toml itself
     ("adapters/process/last_good_config.py", "config"),
     ("adapters/process/last_good_config.py", "setting_rule"),

@@ -22,10 +22,10 @@ from loguru import logger
 
 from runtime.adapters.process import logs
 from runtime.adapters.process.clock import Clock
-from runtime.adapters.process.config_changes import SettingChange, changes_for, without
 from runtime.adapters.process.last_good_config import accepted_file, remember
 from runtime.adapters.process.reload_request import ReloadAnswer, ReloadOutcome, read_request, write_answer
 from runtime.config import Config, find_file, load
+from runtime.config_changes import SettingChange, changes_for, without
 from runtime.errors import ConfigError
 
 SETTLE_S = 1.5
