@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import fields
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runtime.core.delivery import connection
+from runtime.core.delivery import connection, outgoing
 from runtime.core.delivery.actions import Candidate
 from runtime.core.delivery.connection import ConnectionMachine, ConnectionState, DeliveryLimits
 from runtime.core.delivery.events import Acked, Cause
 from runtime.core.delivery.outgoing import SETTLED, TRANSITIONS, MessageState, Outgoing
 from runtime.core.delivery.poison import LONE_LOSSES
-from runtime.core.delivery.send_queue import StreamQueue
+from runtime.core.delivery.send_queue import NO_STREAM, StreamQueue
 from runtime.core.delivery.transitions import IllegalTransition, Table
 from tests.support.delivery_world import LIMITS, World
 
@@ -163,7 +165,6 @@ def test_a_message_that_was_settled_is_neither_sent_nor_settled_again() -> None:
     world.store(1, "s")
     message = world.delivery.queue.messages[1]
     lose_until(world, lambda: world.delivered)
-    message.stream.waiting.append(message)
     with pytest.raises(IllegalTransition):
         world.delivery.queue.pop(message, world.now)
     with pytest.raises(IllegalTransition):
@@ -178,6 +179,32 @@ def test_a_message_that_is_on_its_way_is_not_set_aside_because_its_row_was_damag
     world.delivery.refuse(1, "cannot be read", world.now)
     world.settle_down()
     assert (world.delivered, world.quarantined) == ([1], {})
+
+
+def test_a_settled_message_keeps_nothing_of_its_stream_until_ingest_confirms_it() -> None:
+    """A queue of each stream that was gone stayed in memory: 1.7 kB for each of 20,000 messages."""
+    world = World(window=100)
+    for id in range(1, 40):
+        world.store(id, f"job-{id}")
+    world.settle_down()
+    assert len(world.delivery.settled) == 39
+    assert all(message.stream is NO_STREAM for message in world.delivery.settled)
+    assert not NO_STREAM.waiting and not NO_STREAM.messages
+
+
+def test_only_become_changes_a_state() -> None:
+    """The check would else be passed by."""
+    assigned = [
+        f"{path.name}: {line.strip()}"
+        for path in Path(outgoing.__file__).parent.glob("*.py")
+        for line in path.read_text().splitlines()
+        if re.search(r"\.state\s*(:[^=]*)?=[^=]", line)
+    ]
+    assert sorted(assigned) == [
+        "connection.py: self.state = ConnectionState.DOWN",
+        "connection.py: self.state = state",
+        "outgoing.py: self.state = state",
+    ]
 
 
 def test_a_record_says_how_often_its_message_was_tried_and_since_when_it_is_as_it_is() -> None:

@@ -54,6 +54,10 @@ class StreamQueue:
     """The stream is held: it sends nothing before another decision."""
 
 
+NO_STREAM = StreamQueue()
+"""In place of the stream of a settled message: its own may be gone long before ingest has confirmed."""
+
+
 class SendQueue:
     """The records of all messages that were offered and are not settled, and the indices over them."""
 
@@ -118,6 +122,7 @@ class SendQueue:
         self._count(stream, candidate, -1)
         if stream.waiting and stream.waiting[0] is message:
             stream.waiting.popleft()
+        message.stream = NO_STREAM
         if not stream.messages and self._streams.get(candidate.stream) is stream:
             del self._streams[candidate.stream]
             self.batches.idle(candidate.stream)

@@ -17,7 +17,7 @@ from runtime.core.delivery.outgoing import MessageState, Outgoing
 from runtime.core.delivery.poison import PoisonDetector
 from runtime.core.delivery.queue_room import RoomMeter
 from runtime.core.delivery.quota_probe import QuotaProbe
-from runtime.core.delivery.send_queue import SendQueue, StreamQueue
+from runtime.core.delivery.send_queue import NO_STREAM, SendQueue
 from runtime.core.delivery.settled_records import SettledRecords
 from runtime.core.delivery.upload_slots import UploadSlots
 from runtime.core.delivery.window import WINDOW_BYTES, CongestionWindow
@@ -63,7 +63,7 @@ class Sender:
     def refuse(self, id: int, reason: str, now: float) -> None:
         """Set a message aside that was never offered, because no hub would take it."""
         if not self.knows(id):
-            message = Outgoing(Candidate(id, None), StreamQueue(), now, reason=reason)
+            message = Outgoing(Candidate(id, None), NO_STREAM, now, reason=reason)
             message.become(MessageState.SET_ASIDE, now)
             self.settled.add(message)
 
@@ -267,9 +267,10 @@ class Sender:
         """The storage will never take the file: the message is set aside."""
         if (message := self._uploading(id)) is not None:
             message.reason = reason
+            stream = message.stream
             self.uploads.end(message, MessageState.SET_ASIDE, now)
             self._settle(message)
-            self.queue.release(message.stream)
+            self.queue.release(stream)
 
     def upload_failed(self, id: int, now: float, draw: float, retry_after_s: float | None) -> None:
         """The upload failed: it begins again after a pause."""
@@ -326,6 +327,7 @@ class Sender:
             losses = message.suspicion.losses if message.suspicion is not None else 0
             message.reason = f"{losses} {evidence}"
             message.become(MessageState.SET_ASIDE, now)
+            stream = message.stream
             self._settle(message)
-            self.queue.release(message.stream)
+            self.queue.release(stream)
         return bool(convicted)

@@ -7,10 +7,10 @@ from tests.support.delivery_world import World
 
 
 def test_a_hub_that_takes_nothing_for_hours_is_asked_more_and_more_seldom() -> None:
-    doubt = QuotaProbe()
-    assert [n for n in range(1, 100) if doubt.record_failure()] == [3, 6, 12, 24, 48, 96]
-    doubt.reset()
-    assert [n for n in range(1, 10) if doubt.record_failure()] == [3, 6]
+    quota_probe = QuotaProbe()
+    assert [n for n in range(1, 100) if quota_probe.record_failure()] == [3, 6, 12, 24, 48, 96]
+    quota_probe.reset()
+    assert [n for n in range(1, 10) if quota_probe.record_failure()] == [3, 6]
 
 
 def turn(world: World) -> None:
