@@ -50,11 +50,10 @@ def describe(config: Config) -> dict[str, Any]:
     from runtime import wiring
     from runtime.adapters.identity.database import IdentityReader
     from runtime.adapters.identity.registrars import certificate_left_s, registrar
-    from runtime.adapters.process.clock import SystemClock
+    from runtime.adapters.process.clock import SystemClock, read_moment
     from runtime.core.identity import renewal
-    from runtime.core.moment import Moment
 
-    vault, now = wiring.vault(config.settings), Moment.by(SystemClock())
+    vault, now = wiring.vault(config.settings), read_moment(SystemClock())
     identity = IdentityReader(config.layout, vault).read()
     policy = wiring.renewal_policy(config.settings)
     # a key that is a systemd credential cannot be read from here
@@ -78,7 +77,7 @@ def describe(config: Config) -> dict[str, Any]:
     fixed = renewal.fixed(held.fixed_left_s, certificate_s)
     return {
         "state": record.get("state") or renewal.phase(held, now).value,
-        "reason": record.get("reason") or held.locked or (fixed.told() if fixed else ""),
+        "reason": record.get("reason") or held.locked or (fixed.sentence() if fixed else ""),
         "provisioning": identity.enrolment.phase.value,
         "device_id": identity.hub.device_id if identity.hub else None,
         "hub": identity.hub.host if identity.hub else None,

@@ -7,18 +7,6 @@ is believed only where it can be true: at least this boot's uptime must have pas
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
-
-
-class Clocks(Protocol):
-    """A source of the three times."""
-
-    def wall_s(self) -> float: ...
-
-    def boot_s(self) -> float: ...
-
-    def boot_id(self) -> str: ...
-
 
 CLOCK_SET_BY_S = 60.0
 """The wall clock counts as set where it moved by more than this against the boot clock."""
@@ -35,11 +23,6 @@ class Moment:
     wall_s: float
     boot_s: float
     boot_id: str
-
-    @classmethod
-    def by(cls, clocks: Clocks) -> Moment:
-        """The present moment by `clocks`."""
-        return cls(clocks.wall_s(), clocks.boot_s(), clocks.boot_id())
 
     def since(self, then: Moment) -> float | None:
         """Seconds from `then` until this moment, or None where no clock can tell."""

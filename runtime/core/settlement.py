@@ -87,7 +87,7 @@ def _from_ranges(ranges: Any) -> tuple[int, ...]:
 
 def encode_report(report: Report) -> bytes:
     settled = report.settled
-    said: dict[str, Any] = {
+    record: dict[str, Any] = {
         "report": report.number,
         "delivered": to_ranges(settled.delivered),
         "quarantined": list(settled.quarantined),
@@ -98,32 +98,32 @@ def encode_report(report: Report) -> bytes:
         "unreadable": report.unreadable or None,
         "store": report.store,
     }
-    return json.dumps({name: value for name, value in said.items() if value not in ([], None)}).encode()
+    return json.dumps({name: value for name, value in record.items() if value not in ([], None)}).encode()
 
 
 def decode_report(frame: bytes) -> Report:
     """Decode a report. Raises Rejected where the frame is not one."""
     try:
-        said = json.loads(frame)
+        record = json.loads(frame)
         settled = Settled(
-            _from_ranges(said.get("delivered", ())),
-            tuple((int(number), str(reason)) for number, reason in said.get("quarantined", ())),
-            tuple((int(number), str(reason)) for number, reason in said.get("dropped", ())),
-            _from_ranges(said.get("requeued", ())),
-            _from_ranges(said.get("discarded", ())),
+            _from_ranges(record.get("delivered", ())),
+            tuple((int(number), str(reason)) for number, reason in record.get("quarantined", ())),
+            tuple((int(number), str(reason)) for number, reason in record.get("dropped", ())),
+            _from_ranges(record.get("requeued", ())),
+            _from_ranges(record.get("discarded", ())),
         )
         return Report(
-            int(said["report"]),
+            int(record["report"]),
             settled,
-            _said(said, "damaged"),
-            bool(said.get("unreadable")),
-            _said(said, "store"),
+            _entries(record, "damaged"),
+            bool(record.get("unreadable")),
+            _entries(record, "store"),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise Rejected(f"not a report: {exc!r}", code="bad_report") from None
 
 
-def _said(report: dict[str, Any], name: str) -> str | None:
+def _entries(report: dict[str, Any], name: str) -> str | None:
     return None if report.get(name) is None else str(report[name])
 
 

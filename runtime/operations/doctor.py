@@ -19,7 +19,7 @@ from runtime.adapters.identity.registrars import certificate_left_s, registrar
 from runtime.adapters.identity.token_files import is_open_to_others
 from runtime.adapters.identity.values import IdentityRecord
 from runtime.adapters.net.probe import NetworkProbe
-from runtime.adapters.process.clock import SystemClock
+from runtime.adapters.process.clock import SystemClock, read_moment
 from runtime.adapters.process.home_owner import user_name
 from runtime.adapters.process.process import has_open, lock_holder
 from runtime.adapters.process.status_file import last_record
@@ -31,7 +31,6 @@ from runtime.config import Config
 from runtime.core.identity import renewal
 from runtime.core.identity.enrolment import Enrolment
 from runtime.core.identity.registration_route import IdentityMode
-from runtime.core.moment import Moment
 from runtime.core.operations.diagnosis import (
     Check,
     judge_connection,
@@ -229,7 +228,7 @@ def _network(config: Config) -> Iterator[Check]:
 
 def _credentials(config: Config, known: IdentityRecord) -> Iterator[Check]:
     """Credentials that a person provides: the settings and files of the registrar, and a SAS made by hand."""
-    way_in, now = registrar(wiring.registration_route(config.settings)), Moment.by(SystemClock())
+    way_in, now = registrar(wiring.registration_route(config.settings)), read_moment(SystemClock())
     missing = way_in.missing()
     if missing and config.settings.identity.mode is not IdentityMode.PLATFORM:
         remedy = "correct it; a systemd credential is the service's alone, and not to be seen from here"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime import __version__
-from runtime.adapters.process.clock import Clock
+from runtime.adapters.process.clock import Clock, read_moment
 from runtime.adapters.process.crash import count_crashes
 from runtime.adapters.process.logs import last_complaint
 from runtime.adapters.process.process import lock_holder, memory_bytes, process_age_s
@@ -24,7 +24,6 @@ from runtime.adapters.process.status_file import StatusRecord, last_record, take
 from runtime.adapters.supervisor.rpc import Program, Supervisor
 from runtime.core.identity import renewal
 from runtime.core.message import CorruptRow, StoredMessage
-from runtime.core.moment import Moment
 from runtime.core.operations import verdict as condition
 from runtime.core.operations.headroom import StoreUsage, headroom
 from runtime.errors import EdgeError
@@ -356,7 +355,7 @@ def _identity_on_disk(layout: Layout, clock: Clock) -> dict[str, Any]:
         identity = IdentityReader(layout).read()
     except (EdgeError, OSError) as exc:
         return {"reason": str(exc)}
-    now = Moment.by(clock)
+    now = read_moment(clock)
     held = replace(identity.held(now), locked="")  # this user has no key that refresh may well have
     return {
         "state": renewal.phase(held, now).value,

@@ -10,7 +10,7 @@ import time
 from contextlib import closing
 from typing import Any
 
-from runtime.adapters.process.clock import Clock
+from runtime.adapters.process.clock import Clock, read_moment
 from runtime.adapters.process.process import lock_holder
 from runtime.adapters.process.status_file import StatusRecord, last_record
 from runtime.adapters.store.reader import StoreReader
@@ -62,7 +62,7 @@ def _of_row(row: StoredMessage | CorruptRow, layout: Layout, clock: Clock) -> di
         return {"damage": row.reason}
     then = Moment(row.stored_wall_s or 0.0, row.stored_boot_s, row.stored_boot_id)
     known = row.stored_wall_s is not None or row.stored_boot_id == clock.boot_id()
-    age_s = Moment.by(clock).since(then) if known else None
+    age_s = read_moment(clock).since(then) if known else None
     size_bytes = len(row.payload)
     if row.file is not None:
         path = layout.spool / row.file

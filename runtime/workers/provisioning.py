@@ -17,7 +17,7 @@ from runtime.adapters.bus.sockets import IDENTITY_CHANGED, Hints
 from runtime.adapters.identity import token_files
 from runtime.adapters.identity.database import IdentityStore
 from runtime.adapters.identity.platform_api import platform_client
-from runtime.adapters.process.clock import SystemClock
+from runtime.adapters.process.clock import SystemClock, read_moment
 from runtime.adapters.process.config_watch import ConfigWatch
 from runtime.adapters.process.process import Stop
 from runtime.config import Config
@@ -37,7 +37,6 @@ from runtime.core.identity.platform_answer import (
     ProvisioningOperation,
 )
 from runtime.core.identity.registration_route import IdentityMode
-from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.errors import NeedsHuman, Retryable
 from runtime.workers.heartbeat import Heartbeat
@@ -55,30 +54,30 @@ _LACKS: dict[token_files.MissingSecret | None, EnrolmentState] = {
 def run(config: Config, stop: Stop) -> None:
     """Provision whenever there is no usable Registration Token, until asked to stop."""
     clock = SystemClock()
-    heart, watch = Heartbeat(config.layout, NAME, clock, stop), ConfigWatch(config, NAME, clock)
+    heartbeat, watch = Heartbeat(config.layout, NAME, clock, stop), ConfigWatch(config, NAME, clock)
     with closing(Hints(config.layout, NAME, listen_to=("refresh",))) as hints:
-        clerk: ProvisioningLoop | None = None
+        loop: ProvisioningLoop | None = None
         while not stop.requested():
             try:
-                if watch.changed() or clerk is None:
-                    clerk = ProvisioningLoop(watch.config, heart, hints)
-                hints.wait(min(clerk.turn(), TURN_S), also=[stop])
+                if watch.changed() or loop is None:
+                    loop = ProvisioningLoop(watch.config, heartbeat, hints)
+                hints.wait(min(loop.turn(), TURN_S), also=[stop])
             except (Retryable, NeedsHuman) as exc:
-                clerk = None  # opening the database again sets a damaged one aside
-                heart.wait_out(exc)
+                loop = None  # opening the database again sets a damaged one aside
+                heartbeat.wait_out(exc)
 
 
 class ProvisioningLoop:
     """Connects the enrolment state machine with the platform and with the disk."""
 
-    def __init__(self, config: Config, heart: Heartbeat, hints: Hints) -> None:
+    def __init__(self, config: Config, heartbeat: Heartbeat, hints: Hints) -> None:
         self._config = config
         self._hints = hints
-        self._heart = heart
+        self._heart = heartbeat
         self._clock = SystemClock()
         self._store = IdentityStore(config.layout, wiring.vault(config.settings))
         self._code_file = config.layout.run / "verification-code"
-        self._told: tuple[object, ...] = ()
+        self._last_logged: tuple[object, ...] = ()
         self._policy = wiring.enrolment_policy(config.settings)
 
     def turn(self) -> float:
@@ -97,17 +96,17 @@ class ProvisioningLoop:
             self._show(identity.enrolment, EnrolmentStep(EnrolmentState.LOCKED, None, why=identity.locked))
             return TURN_S
         if instance is not None and identity.misplaced(wish.host):
-            self._store.settle_lines(wish.host, Moment.by(self._clock))
+            self._store.settle_lines(wish.host, read_moment(self._clock))
             identity = self._store.read()
         has_token = identity.has_token(wish.host)
         record = enrolment.settled(identity.enrolment, wish, has_token, identity.granted)
         if record != identity.enrolment and not self._store.save_enrolment(record, identity.enrolment):
             return 0.0  # refresh, or a command, changed it meanwhile: its token may be in force again
-        step = enrolment.next_step(record, wish, has_token, Moment.by(self._clock))
+        step = enrolment.next_step(record, wish, has_token, read_moment(self._clock))
         self._show(record, step)
         if step.adopt and by_hand is not None:
             if self._keep(
-                enrolment.adopted(wish, Moment.by(self._clock)), PlatformResult(by_hand, None), record
+                enrolment.adopted(wish, read_moment(self._clock)), PlatformResult(by_hand, None), record
             ):
                 logger.info("the registration token made by hand is taken")
             return 0.0
@@ -121,16 +120,16 @@ class ProvisioningLoop:
         settings = self._config.settings
         marks = token_files.fingerprint(source.secret), token_files.fingerprint(by_hand.secret)
         lack = _LACKS.get(source.lack, EnrolmentState.TOKENLESS)
-        how = source.where, lack, source.fault, by_hand.fault if by_hand.lack in _LACKS else ""
+        details = source.where, lack, source.fault, by_hand.fault if by_hand.lack in _LACKS else ""
         instance = settings.platform.instance
-        return Wish(str(instance) if instance else None, marks[0], settings.device.id, marks[1], *how)
+        return Wish(str(instance) if instance else None, marks[0], settings.device.id, marks[1], *details)
 
     def _perform(self, call: Call, record: Enrolment, token: Secret) -> None:
         self._store.check_room()
         answer = self._ask(call, record, token)
         if answer.outcome is Outcome.ABANDONED:
             return
-        now, draw = Moment.by(self._clock), random.random()
+        now, draw = read_moment(self._clock), random.random()
         after = enrolment.after(record, call, answer, self._policy, now, draw)
         if isinstance(answer.value, PlatformResult):
             kept = self._keep(
@@ -153,7 +152,7 @@ class ProvisioningLoop:
         self, record: Enrolment, grant: PlatformResult, before: Enrolment, host: str | None = None
     ) -> bool:
         """Save a Registration Token as a new token line; not where a command had `before` forgotten."""
-        now, draw = Moment.by(self._clock), random.random()
+        now, draw = read_moment(self._clock), random.random()
         kept = self._store.save_provisioned(record, grant, now, draw, before, host=host)
         if kept:
             self._hints.publish(IDENTITY_CHANGED)
@@ -180,13 +179,13 @@ class ProvisioningLoop:
             "next": step.call.value if step.call else None,
             "next_in_s": round(step.in_s, 1) if step.call else None,
         }
-        told = step.phase, code, record.trouble, "" if step.call else step.why
-        changed = told != self._told
+        shown = step.phase, code, record.trouble, "" if step.call else step.why
+        changed = shown != self._last_logged
         self._heart.publish(figures, now=changed)
         self._display(code)
         if not changed:
             return
-        self._told = told
+        self._last_logged = shown
         if code:
             logger.warning("waiting for approval: verification code {code}", code=code)
         else:

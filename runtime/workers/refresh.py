@@ -20,7 +20,7 @@ from runtime.adapters.identity.database import IdentityStore
 from runtime.adapters.identity.platform_api import platform_client
 from runtime.adapters.identity.registrars import ServerClock, certificate_left_s, registrar
 from runtime.adapters.identity.values import IdentityRecord, Token
-from runtime.adapters.process.clock import SystemClock
+from runtime.adapters.process.clock import SystemClock, read_moment
 from runtime.adapters.process.config_watch import ConfigWatch
 from runtime.adapters.process.process import Stop
 from runtime.config import Config
@@ -59,48 +59,48 @@ SKEW_STEP_S = 2.0
 def run(config: Config, stop: Stop) -> None:
     """Keep the device registered until asked to stop."""
     clock = SystemClock()
-    heart, watch = Heartbeat(config.layout, NAME, clock, stop), ConfigWatch(config, NAME, clock)
+    heartbeat, watch = Heartbeat(config.layout, NAME, clock, stop), ConfigWatch(config, NAME, clock)
     with closing(Hints(config.layout, NAME, listen_to=("provisioning", "upload"))) as hints:
-        keeper: RefreshLoop | None = None
-        heard: set[str] = set()
+        loop: RefreshLoop | None = None
+        hints_received: set[str] = set()
         while not stop.requested():
             try:
-                if watch.changed() or keeper is None:
-                    keeper = RefreshLoop(watch.config, heart, hints, keeper)
-                wait_s = keeper.turn(SAS_REFUSED in heard)
-                heard = hints.wait(min(wait_s, TURN_S), also=[stop])
+                if watch.changed() or loop is None:
+                    loop = RefreshLoop(watch.config, heartbeat, hints, loop)
+                wait_s = loop.turn(SAS_REFUSED in hints_received)
+                hints_received = hints.wait(min(wait_s, TURN_S), also=[stop])
             except (Retryable, NeedsHuman) as exc:
-                keeper = None  # opening the database again sets a damaged one aside
-                heart.wait_out(exc)
+                loop = None  # opening the database again sets a damaged one aside
+                heartbeat.wait_out(exc)
 
 
 class RefreshLoop:
     """Connects the renewal decisions with the platform and with the disk."""
 
     def __init__(
-        self, config: Config, heart: Heartbeat, hints: Hints, before: RefreshLoop | None = None
+        self, config: Config, heartbeat: Heartbeat, hints: Hints, before: RefreshLoop | None = None
     ) -> None:
         """`before`: the loop's predecessor, under another configuration."""
         self._config = config
         self._hints = hints
-        self._heart = heart
+        self._heart = heartbeat
         self._clock = SystemClock()
         self._store = IdentityStore(config.layout, wiring.vault(config.settings))
-        self._registrar = registrar(wiring.registration_route(config.settings), heart.waiting)
+        self._registrar = registrar(wiring.registration_route(config.settings), heartbeat.waiting)
         self._refusals = Refusals()
         self._refused = False
         self._renewer: str | None = before._renewer if before else None
         """Fingerprint of the Provisioning Token at the last turn."""
-        self._told: tuple[object, ...] = ()
+        self._last_logged: tuple[object, ...] = ()
         self._policy = wiring.renewal_policy(config.settings)
 
     def turn(self, hub_refused: bool) -> float:
         """Do what is due now; return the seconds until something may be due again."""
         token = self._provisioning_token()
-        now, missing = Moment.by(self._clock), self._registrar.missing()
+        now, missing = read_moment(self._clock), self._registrar.missing()
         identity = self._settled(self._read(), now, missing)
         if hub_refused:
-            self._hear_refusal(identity, now)
+            self._on_sas_refused(identity, now)
         held = self._held(identity, token, missing, now)
         step = renewal.next_step(held, self._policy, now)
         self._show(identity, held, step, now)
@@ -149,7 +149,7 @@ class RefreshLoop:
         self._renewer = mark or self._renewer
         return token
 
-    def _hear_refusal(self, identity: IdentityRecord, now: Moment) -> None:
+    def _on_sas_refused(self, identity: IdentityRecord, now: Moment) -> None:
         sas = identity.sas
         age_s = now.since(sas.life.received) if sas else None
         if sas is None or (age_s is not None and age_s < STALE_REFUSAL_S):
@@ -167,13 +167,13 @@ class RefreshLoop:
             hub_refused=self._refusals if self._refused else None,
             can_refresh=token is not None,
             missing=missing,
-            former=self._tried_again(identity) is not None,
+            former=self._former_token(identity) is not None,
         )
 
     def _host(self) -> str:
         return host_of(str(self._config.settings.platform.instance or ""))
 
-    def _tried_again(self, identity: IdentityRecord) -> Token | None:
+    def _former_token(self, identity: IdentityRecord) -> Token | None:
         """The token of the line at rest that may be shown to the present platform."""
         former = identity.former
         by_token = self._config.settings.identity.mode is IdentityMode.PLATFORM
@@ -183,41 +183,41 @@ class RefreshLoop:
         self, task: Task, identity: IdentityRecord, held: CredentialState, token: Secret | None
     ) -> None:
         self._store.check_room()
-        asked = self._asked_with(task, identity)
-        assert asked is not None and asked.secret is not None  # nothing is due while it is locked
+        presented = self._presented_token(task, identity)
+        assert presented is not None and presented.secret is not None  # nothing is due while it is locked
         answer: PlatformAnswer[Registration] | PlatformAnswer[PlatformResult]
         if task in (Task.REGISTER, Task.REGISTER_FORMER):
-            answer = self._registrar.register(asked.secret, self._server_clock(identity))
+            answer = self._registrar.register(presented.secret, self._server_clock(identity))
         else:
             assert token is not None
             platform = platform_client(wiring.platform_route(self._config.settings), self._heart.waiting)
-            answer = platform.refresh(token, asked.secret)
+            answer = platform.refresh(token, presented.secret)
         if answer.outcome is Outcome.ABANDONED:
             return
-        now = Moment.by(self._clock)
+        now = read_moment(self._clock)
         self._learn_skew(identity, answer, now)
         match judge(task, answer.outcome, self._evidence(task, identity, held, answer)):
             case AnswerVerdict.STORE:
-                self._save(asked, answer, now)
+                self._save(presented, answer, now)
             case AnswerVerdict.DROP:
                 logger.warning(
                     "{task}: the registration token is dead", task=task.value, reason=answer.reason
                 )
-                self._store.drop_registration(asked.serial, now, whole=task is Task.REGISTER)
+                self._store.drop_registration(presented.serial, now, whole=task is Task.REGISTER)
                 self._hints.publish(IDENTITY_CHANGED)
             case verdict:
                 pace = self._pace(task, identity, held.at_stake(task), answer, now)
-                self._pause(task, asked, pace, verdict)
+                self._pause(task, presented, pace, verdict)
 
     def _server_clock(self, identity: IdentityRecord) -> ServerClock:
         """The clock to sign by: where a signature was refused, its skew has to be learnt again."""
         pace = (identity.paces or {}).get(Task.REGISTER)
         refused = pace is not None and pace.outcome is Outcome.UNAUTHORIZED
-        return ServerClock(identity.skew(Moment.by(self._clock)) or 0.0, self._refused or refused)
+        return ServerClock(identity.skew(read_moment(self._clock)) or 0.0, self._refused or refused)
 
-    def _asked_with(self, task: Task, identity: IdentityRecord) -> Token | None:
+    def _presented_token(self, task: Task, identity: IdentityRecord) -> Token | None:
         if task is Task.REGISTER_FORMER:
-            return self._tried_again(identity)
+            return self._former_token(identity)
         return identity.parent if task is Task.REFRESH_PARENT else identity.registration
 
     def _evidence(
@@ -228,7 +228,7 @@ class RefreshLoop:
         answer: PlatformAnswer[Registration] | PlatformAnswer[PlatformResult],
     ) -> Evidence:
         pace = held.paces.get(task, RetryPace())
-        beside = self._tried_again(identity)
+        beside = self._former_token(identity)
         return Evidence(
             answer.own,
             pace.refusals + answer.outcome.refuses,
@@ -238,17 +238,20 @@ class RefreshLoop:
         )
 
     def _save(
-        self, asked: Token, answer: PlatformAnswer[Registration] | PlatformAnswer[PlatformResult], now: Moment
+        self,
+        presented: Token,
+        answer: PlatformAnswer[Registration] | PlatformAnswer[PlatformResult],
+        now: Moment,
     ) -> None:
         draw, hold = random.random(), self._config.settings.identity.hold_backlog_on_identity_change
         match answer.value:
-            case Registration() as found:
-                host = self._host() if asked.secret else None
-                if self._store.save_registered(asked.serial, found, now, draw, hold=hold, host=host):
+            case Registration(device_id=device, lifetime_s=lifetime_s) as new:
+                host = self._host() if presented.secret else None
+                if self._store.save_registered(presented.serial, new, now, draw, hold=hold, host=host):
                     self._refused = False
-                    logger.info("registered as {device}", device=found.device_id, lifetime_s=found.lifetime_s)
+                    logger.info("registered as {device}", device=device, lifetime_s=lifetime_s)
             case PlatformResult() as grant:
-                if self._store.save_refreshed(asked.serial, grant, now, draw):
+                if self._store.save_refreshed(presented.serial, grant, now, draw):
                     logger.info("the registration token is renewed", lifetime_s=grant.lifetime_s)
         self._hints.publish(IDENTITY_CHANGED)
 
@@ -269,10 +272,10 @@ class RefreshLoop:
             )
         return pace.after(answer.outcome, answer.reason, pause_s, now, answer.retry_after_s)
 
-    def _pause(self, task: Task, asked: Token, pace: RetryPace, verdict: AnswerVerdict) -> None:
+    def _pause(self, task: Task, presented: Token, pace: RetryPace, verdict: AnswerVerdict) -> None:
         assert pace.outcome is not None
         refused, doubted = verdict is AnswerVerdict.REFUSED, verdict is AnswerVerdict.DOUBT
-        if not self._store.save_failed(asked.serial, task, pace, refused=refused, doubted=doubted):
+        if not self._store.save_failed(presented.serial, task, pace, refused=refused, doubted=doubted):
             logger.info("{task}: the answer speaks of a token that was replaced", task=task.value)
             return
         logger.warning(
@@ -300,9 +303,9 @@ class RefreshLoop:
         """Show the state to operators: the status file, and the log on a change."""
         phase = renewal.phase(held, now)
         fixed = renewal.fixed(held.fixed_left_s, certificate_left_s(self._registrar, now))
-        ends = fixed.told() if fixed else ""
+        ends = fixed.sentence() if fixed else ""
         skew_s = identity.skew(now)
-        clock = renewal.clock_told(skew_s)
+        clock = renewal.clock_warning(skew_s)
         trouble = next((pace for pace in held.paces.values() if pace.outcome), None)
         figures = {
             "state": phase.value,
@@ -320,18 +323,18 @@ class RefreshLoop:
             "skew_s": skew_s,
             "sealed": identity.sealed,
         }
-        told = phase, figures["trouble"], bool(ends), bool(clock)
-        changed = told != self._told
+        shown = phase, figures["trouble"], bool(ends), bool(clock)
+        changed = shown != self._last_logged
         self._heart.publish(figures, now=changed)
         if changed:
-            self._told = told
+            self._last_logged = shown
             log = logger.warning if ends or clock else logger.info
             log("{state}", state=phase.value, reason=figures["reason"])
 
 
 def _reason(phase: RegistrationState, step: RenewalStep, held: CredentialState) -> str:
     failed = {task: pace for task, pace in held.paces.items() if pace.outcome}
-    told = [
+    reasons = [
         f"{task.value}: {pace.reason}" if len(failed) > 1 else pace.reason for task, pace in failed.items()
     ]
     if any(
@@ -339,11 +342,13 @@ def _reason(phase: RegistrationState, step: RenewalStep, held: CredentialState) 
         for task, pace in failed.items()
         if task in (Task.REFRESH, Task.REFRESH_PARENT)
     ):
-        told.append("the provisioning token is refused: put another one into its file")
+        reasons.append("the provisioning token is refused: put another one into its file")
     elif phase is RegistrationState.REFUSED and not held.can_refresh:
-        told.append("no provisioning token renews it: put one, or another registration token, into its file")
-    if told:
-        return "; ".join(told)
+        reasons.append(
+            "no provisioning token renews it: put one, or another registration token, into its file"
+        )
+    if reasons:
+        return "; ".join(reasons)
     if phase is RegistrationState.ON_HOLD:
         return "`edgectl identity --accept` sends the backlog under the new device id"
     return "" if phase is RegistrationState.REGISTERED else step.why

@@ -108,8 +108,8 @@ class SentinelLoop:
         self._heart = Heartbeat(self._layout, NAME, SystemClock(), stop)
         self._health = Health(_limits(config), _memory(self._layout))
         self._rates = ObservedRates(self._layout)
-        self._told: frozenset[tuple[str, str]] = frozenset()
-        self._unheard = ""
+        self._alarms_logged: frozenset[tuple[str, str]] = frozenset()
+        self._rpc_trouble = ""
         """The reason why supervisord cannot be asked, while its ticks show that it lives."""
         self._ready = False
         self._programs: Mapping[str, Program] = {}
@@ -131,16 +131,16 @@ class SentinelLoop:
         `ticks`: true if a tick of supervisord came since the last look.
         """
         try:
-            sights = self._sights()
+            sights = self._observations()
             actions = self._health.look(now_s, sights)
-            self._unheard = ""
+            self._rpc_trouble = ""
         except Rejected:  # it is shutting down, or restarting: not the moment to start anything
             actions, sights = [], {}
         except Retryable as exc:
             logger.warning("{}", exc)
             actions, sights = self._health.silence(now_s, ticks=ticks), None
             if ticks:
-                self._unheard = str(exc)
+                self._rpc_trouble = str(exc)
         for action in actions:
             self._perform(action)
         self._report(now_s, sights)
@@ -148,7 +148,7 @@ class SentinelLoop:
             self._metrics.write(self._programs, self._settings)
         return sights is not None
 
-    def _sights(self) -> dict[str, Observation]:
+    def _observations(self) -> dict[str, Observation]:
         programs = self._programs = self._supervisor.programs()
         self._switch(programs)
         before, self._blind = self._blind, not takes_beats(self._layout.run)
@@ -156,7 +156,8 @@ class SentinelLoop:
             logger.error(
                 "{} cannot be written: nobody can show progress, and nobody is killed", self._layout.run
             )
-        return {name: self._sight(p) for name, p in programs.items() if name in PROGRAMS and name != NAME}
+        watched = [p for name, p in programs.items() if name in PROGRAMS and name != NAME]
+        return {program.name: self._observation(program) for program in watched}
 
     def _switch(self, programs: Mapping[str, Program]) -> None:
         """Start and stop the optional workers, as their settings say."""
@@ -171,7 +172,7 @@ class SentinelLoop:
                 self._supervisor.stop(switch.program)
         self._withheld = frozenset(OPTIONAL_WORKERS) - enabled
 
-    def _sight(self, program: Program) -> Observation:
+    def _observation(self, program: Program) -> Observation:
         if self._blind:
             return Observation(program.state, program.pid, time.monotonic(), started=program.started)
         file = self._layout.status_file(program.name)
@@ -192,14 +193,14 @@ class SentinelLoop:
     def _report(self, now_s: float, sights: dict[str, Observation] | None) -> None:
         """Write the status file, log what is new, and tell the service manager that the sentinel runs."""
         alarms = self._health.alarms(now_s)
-        if self._unheard:
-            text = f"lives, but cannot be asked ({self._unheard}): hung workers are not seen"
+        if self._rpc_trouble:
+            text = f"lives, but cannot be asked ({self._rpc_trouble}): hung workers are not seen"
             alarms.append(Alarm("supervisord", text, "unheard"))
         for alarm in alarms:
-            if (alarm.worker, alarm.kind) not in self._told:
+            if (alarm.worker, alarm.kind) not in self._alarms_logged:
                 last = tail(self._layout.log / f"{alarm.worker}.log", LAST_LINES)
                 logger.bind(alarm=alarm.worker).error("{}: {}\n{}", alarm.worker, alarm.text, last)
-        self._told = frozenset((alarm.worker, alarm.kind) for alarm in alarms)
+        self._alarms_logged = frozenset((alarm.worker, alarm.kind) for alarm in alarms)
         running = sum(s.state == "RUNNING" for s in (sights or {}).values())
         with contextlib.suppress(HomeGone):  # we stay: the workers come back with the disk
             self._heart.publish(
@@ -215,7 +216,7 @@ class SentinelLoop:
                 },
                 now=True,
             )
-        if (sights is not None or self._unheard) and not self._health.helpless():
+        if (sights is not None or self._rpc_trouble) and not self._health.helpless():
             ready = "" if self._ready else "READY=1\n"
             notify_service_manager(f"{ready}WATCHDOG=1\nSTATUS={running} of {len(WORKERS)} workers running")
             self._ready = True
@@ -280,10 +281,10 @@ def _limits(config: Config) -> HealthLimits:
 
 def _descriptors(program: Program) -> float:
     """The share used of the descriptors that it may open; but for ingest, of those that select() can take."""
-    there = open_descriptors(program.pid) if program.pid else None
-    if there is None:
+    opened = open_descriptors(program.pid) if program.pid else None
+    if opened is None:
         return 0.0
-    count, limit = there
+    count, limit = opened
     return count / (limit if program.name == "ingest" else min(limit, SELECTABLE))
 
 

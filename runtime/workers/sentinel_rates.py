@@ -34,7 +34,7 @@ class ObservedRates:
         """Take in one look. Returns the figures of the status: `rates`, and each growth by its own key."""
         for name, value in self._values(pids).items():
             if value is not None:
-                self._meters[name].seen(now_s, value)
+                self._meters[name].observe(now_s, value)
         rates = {name: meter.rates() for name, meter in self._meters.items()}
         return {
             "disk_growth_bytes_per_s": growth(rates["disk_used_bytes"]),

@@ -9,7 +9,7 @@ from typing import cast
 from loguru import logger
 
 from runtime.adapters.hub.resume_journal import Chunked, ResumeJournal
-from runtime.adapters.process.clock import Clock
+from runtime.adapters.process.clock import Clock, read_moment
 from runtime.adapters.store.upload_reader import UploadReader
 from runtime.config import Config
 from runtime.core.delivery.actions import Action, Candidate, Send, StartUpload
@@ -205,7 +205,7 @@ class UploadSource:
         rows, reached = self._store.find(
             query.after, query.up_to, query.limit, query.limit_bytes, query.only, query.without
         )
-        now = Moment.by(self._clock)
+        now = read_moment(self._clock)
         for message in rows:
             if isinstance(message, CorruptRow):
                 self._delivery.refuse(message.id, message.reason, now.boot_s)

@@ -121,8 +121,7 @@ def test_a_refused_provisioning_token_waits_visibly_until_another_one_is_put_int
 
 
 def _sas_age_s(running: Running) -> float:
-    from runtime.adapters.process.clock import SystemClock
-    from runtime.core.moment import Moment
+    from runtime.adapters.process.clock import SystemClock, read_moment
 
     sas = running.reader.read().sas
-    return 0.0 if sas is None else sas.life.age(Moment.by(SystemClock())) or 0.0
+    return 0.0 if sas is None else sas.life.age(read_moment(SystemClock())) or 0.0

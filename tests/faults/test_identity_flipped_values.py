@@ -17,7 +17,7 @@ import pytest
 
 from runtime.adapters.bus.sockets import Hints
 from runtime.adapters.identity.database import IdentityStore
-from runtime.adapters.process.clock import SystemClock
+from runtime.adapters.process.clock import SystemClock, read_moment
 from runtime.adapters.process.status_file import read_status
 from runtime.core.identity import enrolment, renewal
 from runtime.core.identity.enrolment import Call, Enrolment, EnrolmentState, Wish
@@ -30,7 +30,7 @@ from runtime.workers.refresh import RefreshLoop
 from tests.support.harness import Home, heart
 
 WISH = Wish("platform.example", "7f", None)
-NOW = Moment.by(SystemClock())
+NOW = read_moment(SystemClock())
 VALUES = {
     "another type": "x'00ff'",
     "another name": "'newer'",

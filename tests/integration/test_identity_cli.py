@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from runtime.adapters.identity.database import IdentityReader, IdentityStore
-from runtime.adapters.process.clock import SystemClock
+from runtime.adapters.process.clock import SystemClock, read_moment
 from runtime.adapters.process.process import Lock
 from runtime.core.identity.enrolment import Enrolment, EnrolmentState
 from runtime.core.identity.escalation import Task
@@ -23,7 +23,7 @@ from tests.support.runbook import documented_keys
 
 
 def now() -> Moment:
-    return Moment.by(SystemClock())
+    return read_moment(SystemClock())
 
 
 def register(home: Home) -> IdentityStore:

@@ -16,12 +16,11 @@ import pytest
 
 from runtime.adapters.bus.sockets import Hints
 from runtime.adapters.identity.database import IdentityReader, IdentityStore
-from runtime.adapters.process.clock import SystemClock
+from runtime.adapters.process.clock import SystemClock, read_moment
 from runtime.adapters.process.status_file import read_status
 from runtime.core.identity.enrolment import REFUSED_BY_HAND, Enrolment, EnrolmentState, host_of
 from runtime.core.identity.escalation import Task
 from runtime.core.identity.platform_answer import PlatformResult, Registration
-from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.workers.provisioning import ProvisioningLoop
 from runtime.workers.refresh import RefreshLoop
@@ -275,7 +274,7 @@ def test_a_device_of_before_keeps_its_line_for_the_platform_that_it_is_of(
     basis: str, elsewhere: bool, home: Home
 ) -> None:
     clock = SystemClock()
-    store, now = IdentityStore(home.layout), Moment.by(clock)
+    store, now = IdentityStore(home.layout), read_moment(clock)
     record = Enrolment(EnrolmentState.PROVISIONED, basis, at=now)
     store.save_provisioned(record, PlatformResult(Secret("kept"), None), now, 0.5)
     store.save_registered(1, Registration("hub", "w:d", 3600.0, Secret("sas")), now, 0.5)

@@ -14,11 +14,10 @@ import pytest
 
 from runtime.adapters.bus.sockets import Hints
 from runtime.adapters.identity.database import IdentityStore
-from runtime.adapters.process.clock import SystemClock
+from runtime.adapters.process.clock import SystemClock, read_moment
 from runtime.adapters.process.status_file import read_status
 from runtime.core.identity.enrolment import Enrolment, EnrolmentState
 from runtime.core.identity.platform_answer import PlatformResult
-from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.workers.refresh import RefreshLoop
 from tests.support.devcloud_client import Client
@@ -41,7 +40,7 @@ class Device:
         )
         self.home, self.hints = home, hints
         self.store = IdentityStore(home.layout)
-        now, grant = Moment.by(SystemClock()), PlatformResult(Secret(client.provisioned(name)), LIFE_S)
+        now, grant = read_moment(SystemClock()), PlatformResult(Secret(client.provisioned(name)), LIFE_S)
         self.store.save_provisioned(Enrolment(EnrolmentState.PROVISIONED, "basis", at=now), grant, now, 0.5)
         self.born_anew()
         self.turn_until_registered()

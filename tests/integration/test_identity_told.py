@@ -22,7 +22,7 @@ from runtime.adapters.bus.sockets import Hints
 from runtime.adapters.identity.database import IdentityReader, IdentityStore
 from runtime.adapters.identity.values import IdentityRecord
 from runtime.adapters.identity.vault import Vault
-from runtime.adapters.process.clock import SystemClock
+from runtime.adapters.process.clock import SystemClock, read_moment
 from runtime.adapters.process.process import Lock
 from runtime.adapters.process.status_file import read_status
 from runtime.cli.identity import _table, describe
@@ -270,7 +270,7 @@ def test_tokens_that_no_key_opens_do_not_pass_for_registered_in_edgectl_identity
     key = device.home.folder / "identity.key"
     key.write_text(base64.b64encode(secrets.token_bytes(32)).decode())
     key.chmod(0o600)
-    store, now = IdentityStore(device.home.layout, Vault(True, key)), Moment.by(SystemClock())
+    store, now = IdentityStore(device.home.layout, Vault(True, key)), read_moment(SystemClock())
     store.save_provisioned(
         Enrolment(EnrolmentState.PROVISIONED, "b", at=now),
         PlatformResult(Secret("the-token"), None),

@@ -13,12 +13,11 @@ from runtime.adapters.bus.sockets import IDENTITY_CHANGED, Hints
 from runtime.adapters.identity.database import IdentityReader, IdentityStore
 from runtime.adapters.identity.platform_api import CANCELLED
 from runtime.adapters.identity.values import IdentityRecord
-from runtime.adapters.process.clock import SystemClock
+from runtime.adapters.process.clock import SystemClock, read_moment
 from runtime.adapters.process.process import Stop
 from runtime.adapters.process.status_file import read_status
 from runtime.core.identity.enrolment import EnrolmentState
 from runtime.core.identity.platform_answer import Outcome, Registration
-from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.operations.doctor import _unregistered
 from runtime.workers.provisioning import ProvisioningLoop
@@ -356,7 +355,7 @@ def test_a_token_that_comes_back_while_provisioning_decides_costs_no_approval(be
     """`refresh` had it in force again between two statements: a device that worked began anew."""
     bench.server.answer = script(init=BEGUN, complete=GRANTED)
     bench.turn_until(EnrolmentState.PROVISIONED)
-    store, now = IdentityStore(bench.home.layout), Moment.by(SystemClock())
+    store, now = IdentityStore(bench.home.layout), read_moment(SystemClock())
     granted = store.read().in_force
     assert granted is not None
     found = Registration("hub.example", "w:d", None, Secret("SharedAccessSignature sr=x&sig=y&se=4102444800"))

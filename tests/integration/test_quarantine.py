@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+from runtime.adapters.process.clock import read_moment
 from runtime.adapters.store.counters import Loss
 from runtime.adapters.store.reader import StoreReader
 from runtime.adapters.store.writer import MessageStore
 from runtime.core.delivery.ttl import expires_s
 from runtime.core.ingest.quota import Amount, Limit, OverflowPolicy, Quota
 from runtime.core.message import StoredMessage
-from runtime.core.moment import Moment
 from runtime.core.settlement import Settled
 from tests.support.store_tools import ObedientClock, keep, put
 
@@ -50,7 +50,7 @@ def test_a_message_with_a_ttl_that_an_operator_requeues_is_sent(tmp_path: Path) 
         clock.boot += 3_600
         store.commit(None, Settled(requeued=[1]))
         (back,) = messages(path)
-        assert back.payload == b"a" and expires_s(back, Moment.by(clock), synchronised=True) is None
+        assert back.payload == b"a" and expires_s(back, read_moment(clock), synchronised=True) is None
 
 
 def test_a_message_that_was_dropped_in_flight_and_delivered_is_not_lost(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from runtime.adapters.bus.sockets import Hints
 from runtime.adapters.identity.database import IdentityReader, IdentityStore
 from runtime.adapters.identity.vault import Vault
-from runtime.adapters.process.clock import SystemClock
+from runtime.adapters.process.clock import SystemClock, read_moment
 from runtime.adapters.process.crash import describe
 from runtime.adapters.process.status_file import read_status
 from runtime.core.identity import renewal
@@ -24,7 +24,6 @@ from runtime.core.identity.enrolment import Enrolment, EnrolmentState
 from runtime.core.identity.escalation import Task
 from runtime.core.identity.platform_answer import PlatformResult, Registration
 from runtime.core.identity.renewal import RenewalPolicy
-from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.errors import NeedsHuman
 from runtime.workers.provisioning import ProvisioningLoop
@@ -51,7 +50,7 @@ def key_file(folder: Path) -> Path:
 
 def fill(store: IdentityStore) -> None:
     """All three kinds of token."""
-    now = Moment.by(SystemClock())
+    now = read_moment(SystemClock())
     done = Enrolment(EnrolmentState.PROVISIONED, "platform * mark", at=now)
     store.save_provisioned(done, PlatformResult(Secret(TOKENS["parent"]), 3600.0), now, 0.5)
     first = store.read().registration
@@ -147,7 +146,7 @@ def test_without_the_right_key_the_tokens_are_locked_and_the_right_one_opens_the
         store.hub_credentials()
     assert "identity.encryption_key_file" in caught.value.hint
     with pytest.raises(NeedsHuman):
-        store.save_refreshed(2, PlatformResult(Secret("child"), None), Moment.by(SystemClock()), 0.5)
+        store.save_refreshed(2, PlatformResult(Secret("child"), None), read_moment(SystemClock()), 0.5)
     key_file.write_text(right)
     assert texts(store) == TOKENS and not store.read().locked
 
@@ -212,7 +211,7 @@ def test_a_crash_while_a_token_is_stored_reports_no_token(home: Home, key_file: 
             db.execute("CREATE TABLE tokens (kind TEXT)")
         try:
             store.save_provisioned(
-                Enrolment(), PlatformResult(Secret(TOKENS["sas"]), None), Moment.by(SystemClock()), 0.5
+                Enrolment(), PlatformResult(Secret(TOKENS["sas"]), None), read_moment(SystemClock()), 0.5
             )
         except Exception as exc:
             told = str(describe("refresh", exc, exc.__traceback__))
@@ -316,6 +315,6 @@ def test_one_flipped_bit_in_a_sealed_token_waits_for_no_person(
     store.rewrite()
     found = store.read()
     assert found.locked == "" and getattr(found, kind) is None, "it is locked, or offered for ever"
-    now = Moment.by(SystemClock())
+    now = read_moment(SystemClock())
     step = renewal.next_step(found.held(now), RenewalPolicy(), now)
     assert (step.task, step.in_s <= 5) == (Task.REGISTER if kind == "sas" else Task.REFRESH_PARENT, True)

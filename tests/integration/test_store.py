@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from runtime.adapters.process.clock import read_moment
 from runtime.adapters.salvage.salvage import last_report, pending, salvage, set_aside
 from runtime.adapters.store import errors
 from runtime.adapters.store.errors import StoreDamaged, StoreFull, StoreNewer, StoreUnavailable
@@ -22,7 +23,6 @@ from runtime.core.ingest.message_fields import MessageRow
 from runtime.core.ingest.protocol import Refusal, Stored
 from runtime.core.ingest.quota import Amount, Limit, OverflowPolicy, Quota
 from runtime.core.message import CorruptRow, StoredMessage, StreamName
-from runtime.core.moment import Moment
 from runtime.core.settlement import Settled
 from tests.support.store_tools import WIDE, ObedientClock, copy_as_killed, decide, ever_lost, keep, put
 
@@ -381,7 +381,7 @@ def test_what_is_stored_under_a_clock_that_is_not_synchronised_does_not_expire_b
     clock.reboot()
     clock.wall, clock.in_sync = 1_800_000_000.0, True
     (message,) = stored(path)
-    assert expires_s(message, Moment.by(clock), synchronised=True) is None
+    assert expires_s(message, read_moment(clock), synchronised=True) is None
 
 
 def test_what_was_decided_on_an_earlier_state_of_the_store_is_not_stored(folder: Path) -> None:

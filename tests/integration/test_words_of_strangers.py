@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 
 from runtime.adapters.identity.database import IdentityStore
-from runtime.adapters.process.clock import SystemClock
+from runtime.adapters.process.clock import SystemClock, read_moment
 from runtime.adapters.process.process import Lock
 from runtime.adapters.process.status_file import StatusFile
 from runtime.adapters.store.writer import MessageStore
 from runtime.core.identity.enrolment import Enrolment, EnrolmentState
 from runtime.core.identity.platform_answer import PlatformResult
-from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.core.settlement import Settled
 from tests.support.harness import Home
@@ -78,7 +77,7 @@ def test_a_verification_code_of_any_form_is_shown_in_a_terminal_and_no_traceback
             "b",
             "op",
             code.encode(errors="replace").decode(),
-            at=Moment.by(SystemClock()),
+            at=read_moment(SystemClock()),
         )
     )
     shown = in_terminal(home.folder, command)
@@ -87,7 +86,7 @@ def test_a_verification_code_of_any_form_is_shown_in_a_terminal_and_no_traceback
 
 def test_a_code_of_the_usual_length_is_drawn_for_a_telephone(home: Home) -> None:
     IdentityStore(home.layout).save_enrolment(
-        Enrolment(EnrolmentState.PENDING, "b", "op", "AB-12", at=Moment.by(SystemClock()))
+        Enrolment(EnrolmentState.PENDING, "b", "op", "AB-12", at=read_moment(SystemClock()))
     )
     shown = in_terminal(home.folder, "provision")
     assert "Verification code: AB-12" in shown and "\u2588" in shown
@@ -125,7 +124,7 @@ def test_a_program_reads_what_provision_link_and_keys_say(home: Home, tmp_path: 
     keys = json.loads(home.edgectl("keys", "make", "k", "--dir", str(tmp_path), "--json").stdout)
     assert {os.path.basename(path) for path in keys.values()} == {"k.secret", "k.public"}  # noqa: PTH119
     store = IdentityStore(home.layout)
-    now = Moment.by(SystemClock())
+    now = read_moment(SystemClock())
     store.save_provisioned(
         Enrolment(EnrolmentState.PROVISIONED, "b", at=now), PlatformResult(Secret("rt"), None), now, 0.5
     )

@@ -33,8 +33,21 @@ BUILTINS = {
     "open", "input", "print", "exec", "eval", "compile", "__import__", "breakpoint", "globals", "id", "hash",
 }  # fmt: skip
 """Built-in functions with an effect, or whose answer differs from one process to the next."""
-CLOCKS = {"now", "today", "utcnow", "ctime", "localtime", "monotonic", "perf_counter", "time_ns"}
-"""Methods that read the clock."""
+CLOCKS = {
+    "wall_s",
+    "boot_s",
+    "boot_id",
+    "synchronised",
+    "now",
+    "today",
+    "utcnow",
+    "ctime",
+    "localtime",
+    "monotonic",
+    "perf_counter",
+    "time_ns",
+}
+"""Methods that read the clock, also one that was passed in."""
 PATH_METHODS = {
     "absolute", "chmod", "cwd", "exists", "expanduser", "home", "is_dir", "is_file", "iterdir", "lstat",
     "mkdir", "read_bytes", "read_text", "readlink", "rglob", "rmdir", "samefile", "stat", "symlink_to",

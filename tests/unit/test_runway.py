@@ -24,7 +24,7 @@ from runtime.core.operations.runway import (
 def meter(*looks: tuple[float, float], counts: bool = False) -> RateMeter:
     made = RateMeter(counts=counts)
     for now_s, value in looks:
-        made.seen(now_s, value)
+        made.observe(now_s, value)
     return made
 
 
@@ -100,9 +100,9 @@ def test_a_backlog_that_does_not_shrink_is_never_drained(
 def test_the_first_seconds_of_a_runtime_are_no_reason_to_call_the_disk_full_soon() -> None:
     """ingest writes its ballast of 64 MiB then: by that rate the disk was full in 17 h."""
     made = RateMeter(counts=False, settle_s=SETTLE_S)
-    made.seen(0, 0)
+    made.observe(0, 0)
     for at_s in range(5, 600, 5):
-        made.seen(at_s, 64 << 20)
+        made.observe(at_s, 64 << 20)
         assert set(made.rates().known) <= {0.0}
         assert at_s >= 90 or made.rates() == Rates()
 
@@ -110,7 +110,7 @@ def test_the_first_seconds_of_a_runtime_are_no_reason_to_call_the_disk_full_soon
 def test_a_disk_that_stops_filling_is_told_within_minutes() -> None:
     made = meter(*((at_s, at_s * 1000.0) for at_s in range(0, 600, 5)))
     for at_s in range(600, 960, 5):
-        made.seen(at_s, 600_000.0)
+        made.observe(at_s, 600_000.0)
     assert made.rates().short_per_s == 0.0 and growth(made.rates()) != 0.0
 
 

@@ -156,8 +156,8 @@ class IdentityStore(IdentityReader):
                 return False
             db.execute("DELETE FROM tokens WHERE kind = 'parent' AND serial <> ?", (serial,))
             keys = self._vault.keys()
-            found = rows.tokens_of(db, keys)
-            before = found.get("registration") or found["parent"]
+            tokens = rows.tokens_of(db, keys)
+            before = tokens.get("registration") or tokens["parent"]
             rows.put_token(db, keys, "parent", before)  # sealed under its row's name, so it is sealed again
             child = Token(
                 grant.token,
@@ -175,7 +175,7 @@ class IdentityStore(IdentityReader):
     def save_registered(
         self,
         serial: int,
-        found: Registration,
+        registration: Registration,
         now: Moment,
         draw: float,
         *,
@@ -194,13 +194,13 @@ class IdentityStore(IdentityReader):
             if not rows.is_current(db, keys, serial):
                 return False
             # registering by certificate has a lifetime too, and no token text: the certificate is the secret
-            life = Life(now, found.lifetime_s, draw)
-            rows.put_hub(db, found, serial, hold=hold)
-            rows.put_token(db, keys, "sas", Token(found.sas or Secret(""), life, serial))
+            life = Life(now, registration.lifetime_s, draw)
+            rows.put_hub(db, registration, serial, hold=hold)
+            rows.put_token(db, keys, "sas", Token(registration.sas or Secret(""), life, serial))
             db.execute("DELETE FROM paces WHERE task = ?", (Task.REGISTER.value,))
             lines.proven(db, keys, host)
-            if found.token_remaining_s is not None:
-                rows.correct_registration(db, found.token_remaining_s, now)
+            if registration.token_remaining_s is not None:
+                rows.correct_registration(db, registration.token_remaining_s, now)
             return True
 
     def rewrite(self) -> None:

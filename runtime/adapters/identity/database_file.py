@@ -28,10 +28,10 @@ SCHEMA_VERSION = 5
 def check_private(path: Path) -> None:
     """Raise NeedsHuman where another user could read or replace the tokens."""
     for one, mode in ((path.parent, 0o700), (path, 0o600)):
-        found = one.stat()
-        if found.st_uid not in (os.geteuid(), os.getuid()) and os.geteuid() != 0:
-            raise NeedsHuman(f"{one} belongs to user {found.st_uid}", hint="chown it to the runtime's user")
-        if stat.S_IMODE(found.st_mode) & 0o077:
+        status = one.stat()
+        if status.st_uid not in (os.geteuid(), os.getuid()) and os.geteuid() != 0:
+            raise NeedsHuman(f"{one} belongs to user {status.st_uid}", hint="chown it to the runtime's user")
+        if stat.S_IMODE(status.st_mode) & 0o077:
             raise NeedsHuman(f"{one} is open to others", hint=f"chmod {mode:o} {one}")
 
 
@@ -187,7 +187,7 @@ def _migrate(db: sqlite3.Connection) -> None:
         if column not in tables.get(table, {}):
             db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
     if tables and "basis" not in tables["tokens"]:
-        _say_who_granted(db)
+        _add_granting_host(db)
     db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     db.execute("COMMIT")
 
@@ -201,12 +201,12 @@ _COLUMNS_5 = (
 )
 
 
-def _say_who_granted(db: sqlite3.Connection) -> None:
+def _add_granting_host(db: sqlite3.Connection) -> None:
     """Fill `basis` and `host` of tokens that are older than these columns: a completed enrolment
     tells which wish they came by.
     """
-    found = db.execute("SELECT basis FROM enrolment WHERE phase = 'PROVISIONED'").fetchone()
-    basis = found[0] if found and isinstance(found[0], str) else ""
+    row = db.execute("SELECT basis FROM enrolment WHERE phase = 'PROVISIONED'").fetchone()
+    basis = row[0] if row and isinstance(row[0], str) else ""
     other_ways = basis == BY_HAND or basis.partition(" ")[0] in ("mtls", "connection-string")
     of_platform = basis.count(" ") == 2 and not other_ways
     host = host_of(basis.partition(" ")[0]) if of_platform else None

@@ -53,13 +53,13 @@ class DpsRequest:
     def to_json(self) -> str:
         """The request as JSON, for the child's stdin."""
         paths = {name: str(getattr(self, name) or "") for name in ("certificate", "key_file", "ca_file")}
-        mine = {"host": self.host, "id_scope": self.id_scope, "registration_id": self.registration_id}
+        names = {"host": self.host, "id_scope": self.id_scope, "registration_id": self.registration_id}
         way = {
             "proxy": as_azure_wants_it(self.proxy) if self.proxy else None,
             "websockets": self.websockets,
             "ahead_s": self.ahead_s,
         }
-        return json.dumps({**mine, **paths, **way, "key": self.key.reveal() if self.key else ""})
+        return json.dumps({**names, **paths, **way, "key": self.key.reveal() if self.key else ""})
 
 
 @dataclass(frozen=True)
@@ -94,20 +94,20 @@ def assign(
 
 
 def _listen(child: subprocess.Popen[str], question: DpsRequest, waiting: Waiting, end_s: float) -> Assigned:
-    told: str | None = question.to_json()
+    question_text: str | None = question.to_json()
     while True:
         try:
-            answer, _ = child.communicate(told, timeout=SLICE_S)
+            answer, _ = child.communicate(question_text, timeout=SLICE_S)
         except subprocess.TimeoutExpired:
-            told = None  # it has been handed over
+            question_text = None  # it has been handed over
             if waiting():
                 return Assigned(Outcome.ABANDONED)
             if time.monotonic() >= end_s:
                 return Assigned(Outcome.TIMED_OUT, reason="no assignment in time")
             continue
         try:
-            found = json.loads(answer)
-            return _sound(Assigned(Outcome[found.pop("outcome")], **found))
+            fields = json.loads(answer)
+            return _sound(Assigned(Outcome[fields.pop("outcome")], **fields))
         except (ValueError, KeyError, TypeError):
             if waiting():  # supervisord stops whole process groups: that is no failure of the service
                 return Assigned(Outcome.ABANDONED)

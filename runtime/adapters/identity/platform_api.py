@@ -93,20 +93,20 @@ class PlatformClient:
         body = {"connectionStringType": "SharedAccessSignature"}
         return self._call("PUT", "/devices/register", registration_token, body, self._registration)
 
-    def _registration(self, found: Mapping[str, Any], left: Left) -> Registration:
-        told = hidden(connection_string.parse(_text(found, "connectionString")))
+    def _registration(self, body: Mapping[str, Any], left: Left) -> Registration:
+        connection = hidden(connection_string.parse(_text(body, "connectionString")))
         certificate = None
-        if told.sas is None and self.trust.certificate and self.trust.key:
+        if connection.sas is None and self.trust.certificate and self.trust.key:
             certificate = (str(self.trust.certificate), str(self.trust.key))
-        if told.sas is None and certificate is None:
+        if connection.sas is None and certificate is None:
             raise ValueError("the connection string has no SharedAccessSignature")
         return Registration(
-            told.hub_host,
-            told.device_id,
-            _sas_lifetime_s(found, told.sas, left),
-            told.sas,
+            connection.hub_host,
+            connection.device_id,
+            _sas_lifetime_s(body, connection.sas, left),
+            connection.sas,
             certificate,
-            _token_remaining_s(found),
+            _token_remaining_s(body),
         )
 
     def _call(
@@ -186,15 +186,15 @@ def _media_type(reply: https.Reply) -> str:
     return reply.headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
 
-def _operation(found: Mapping[str, Any], _left: Left) -> ProvisioningOperation:
-    return ProvisioningOperation(_text(found, "provisioningOperationId"), _text(found, "verificationCode"))
+def _operation(body: Mapping[str, Any], _left: Left) -> ProvisioningOperation:
+    return ProvisioningOperation(_text(body, "provisioningOperationId"), _text(body, "verificationCode"))
 
 
-def _grant(found: Mapping[str, Any], left: Left) -> PlatformResult:
-    token = hidden(Secret(_text(found, "registrationToken")))
+def _grant(body: Mapping[str, Any], left: Left) -> PlatformResult:
+    token = hidden(Secret(_text(body, "registrationToken")))
     if not fits_header(token):
         raise ValueError("registrationToken is not one word of printable ASCII")
-    return PlatformResult(token, _lifetime_s(found.get("expirationTime"), left))
+    return PlatformResult(token, _lifetime_s(body.get("expirationTime"), left))
 
 
 def _lifetime_s(ends: object, left: Left) -> float | None:
@@ -210,11 +210,11 @@ def _lifetime_s(ends: object, left: Left) -> float | None:
         return None
 
 
-def _sas_lifetime_s(found: Mapping[str, Any], sas: Secret | None, left: Left) -> float | None:
+def _sas_lifetime_s(body: Mapping[str, Any], sas: Secret | None, left: Left) -> float | None:
     """The lifetime of a SAS. Its own text says when it ends, and the hub believes nothing
     else: no date extends it.
     """
-    ends = found.get("connectionStringExpiration")
+    ends = body.get("connectionStringExpiration")
     try:
         ends_s = None if ends is None else lifetime.instant_s(str(ends))
     except ValueError as exc:
@@ -225,32 +225,32 @@ def _sas_lifetime_s(found: Mapping[str, Any], sas: Secret | None, left: Left) ->
     return left(min(known_s)) if known_s else None
 
 
-def _token_remaining_s(found: Mapping[str, Any]) -> float | None:
+def _token_remaining_s(body: Mapping[str, Any]) -> float | None:
     """The token's remaining lifetime; None where it is missing or unusable: the token has just served."""
-    told = found.get("tokenRemainingLifetime")
+    written = body.get("tokenRemainingLifetime")
     try:
-        remaining_s = None if told is None else lifetime.duration_s(str(told))
+        remaining_s = None if written is None else lifetime.duration_s(str(written))
     except ValueError as exc:
         logger.warning("tokenRemainingLifetime: {reason}; what is known of it counts", reason=str(exc))
         return None
     return None if remaining_s is None or remaining_s <= 0 else remaining_s
 
 
-def _text(found: Mapping[str, Any], name: str) -> str:
-    value = found[name]
+def _text(body: Mapping[str, Any], name: str) -> str:
+    value = body[name]
     if not isinstance(value, str) or not value.isprintable() or not value:
         raise TypeError(f"{name} is not a printable text")
     return value
 
 
-def _json_object(body: bytes) -> Mapping[str, Any]:
+def _json_object(content: bytes) -> Mapping[str, Any]:
     try:
-        found = json.loads(body)
+        body = json.loads(content)
     except (ValueError, RecursionError):
         raise ValueError("the answer is not JSON") from None
-    if not isinstance(found, dict):
+    if not isinstance(body, dict):
         raise ValueError("the answer is not a JSON object")
-    return found
+    return body
 
 
 def _date(text: str | None) -> float | None:

@@ -168,7 +168,7 @@ class ByConnectionString:
                 raise ValueError("there is no connection string")
             server_s = None
             if known.key is not None and server_clock.doubted:
-                server_s = _asked_for_time(known.hub_host, self.route.hub, self.waiting)
+                server_s = _server_time_s(known.hub_host, self.route.hub, self.waiting)
             now_s = _signing_time_s(server_s, server_clock, self.clock)
             return PlatformAnswer(Outcome.OK, self._registration(known, now_s), server_s=server_s)
         except ValueError as exc:
@@ -232,7 +232,7 @@ class ByDps:
         try:
             key, server_s = self._key(), None
             if key is not None and server_clock.doubted:
-                server_s = _asked_for_time(self.route.host, self.route.hub, self.waiting)
+                server_s = _server_time_s(self.route.host, self.route.hub, self.waiting)
             now_s = _signing_time_s(server_s, server_clock, self.clock)
             assigned = dps.assign(self._request(key, now_s - self.clock.wall_s()), self.waiting)
             if not assigned.outcome.good:
@@ -273,7 +273,7 @@ class ByDps:
         return hidden(connection_string.derived_key(key, self.route.registration_id or ""))
 
 
-def _asked_for_time(host: str, route: HubRoute, waiting: Waiting) -> float | None:
+def _server_time_s(host: str, route: HubRoute, waiting: Waiting) -> float | None:
     """Ask the hub, or the provisioning service, what time it is."""
     from runtime.adapters.net.https import server_time_s  # late: requests takes its time
 

@@ -43,9 +43,9 @@ def tokens_of(db: sqlite3.Connection, keys: Keys) -> dict[str, Token]:
     stays sealed where a key opens another.
     """
     rows = [row for row in _rows(db, "SELECT * FROM tokens") if isinstance(row["text"], str | bytes)]
-    found = [(row, _token(row, keys)) for row in rows]
-    opened = any(token.secret and isinstance(row["text"], bytes) for row, token in found)
-    return {row["kind"]: token for row, token in found if _sound(row["kind"], token.secret, opened=opened)}
+    tokens = [(row, _token(row, keys)) for row in rows]
+    opened = any(token.secret and isinstance(row["text"], bytes) for row, token in tokens)
+    return {row["kind"]: token for row, token in tokens if _sound(row["kind"], token.secret, opened=opened)}
 
 
 def _sound(kind: str, secret: Secret | None, *, opened: bool) -> bool:
@@ -65,8 +65,8 @@ def read_all(db: sqlite3.Connection, keys: Keys) -> IdentityRecord:
     tokens = tokens_of(db, keys)
     kept = [kind for (kind,) in db.execute("SELECT typeof(text) FROM tokens WHERE text <> ''").fetchall()]
     facts = _facts(db)
-    found = _rows(db, "SELECT * FROM hub WHERE host <> ''")
-    hub = _hub(found[0]) if found and facts.get("hub_mark") in (None, _hub_mark(found[0])) else None
+    hubs = _rows(db, "SELECT * FROM hub WHERE host <> ''")
+    hub = _hub(hubs[0]) if hubs and facts.get("hub_mark") in (None, _hub_mark(hubs[0])) else None
     return IdentityRecord(
         enrolment_of(db),
         tokens.get("registration"),
@@ -88,8 +88,8 @@ def read_all(db: sqlite3.Connection, keys: Keys) -> IdentityRecord:
 
 
 def _number(row: sqlite3.Row, name: str, otherwise: float = 0.0) -> float:
-    found = row[name]
-    return found if isinstance(found, int | float) and abs(found) <= MOST else otherwise
+    value = row[name]
+    return value if isinstance(value, int | float) and abs(value) <= MOST else otherwise
 
 
 def _count(row: sqlite3.Row, name: str) -> int:
@@ -98,7 +98,7 @@ def _count(row: sqlite3.Row, name: str) -> int:
 
 
 def _text(row: sqlite3.Row, name: str) -> str:
-    return found if isinstance(found := row[name], str) else ""
+    return text if isinstance(text := row[name], str) else ""
 
 
 def _outcome(row: sqlite3.Row, name: str) -> Outcome | None:
@@ -124,7 +124,7 @@ def _token(row: sqlite3.Row, keys: Keys) -> Token:
     life = Life(_at(row), lifetime_s, draw, max(0.0, _number(row, "age_s")))
     serial = int(_number(row, "serial"))
     more = dict(row)  # a reader may run before the writer that migrates the database to our schema
-    origin = [found if isinstance(found := more.get(name), str) else None for name in ("host", "basis")]
+    origin = [text if isinstance(text := more.get(name), str) else None for name in ("host", "basis")]
     opened = keys.open(_text(row, "kind"), row["text"])
     if opened is None:
         return Token(None, life, serial, True, *origin)
@@ -147,8 +147,8 @@ def _hub_mark(row: Mapping[str, Any] | sqlite3.Row) -> float:
 def paces_of(db: sqlite3.Connection) -> dict[Task, RetryPace]:
     """The retry pace that the failures of each task demand."""
     known = {task.value: task for task in Task}
-    found = _rows(db, "SELECT * FROM paces")
-    return {known[row["task"]]: _pace(row) for row in found if row["task"] in known}
+    paces = _rows(db, "SELECT * FROM paces")
+    return {known[row["task"]]: _pace(row) for row in paces if row["task"] in known}
 
 
 def _pace(row: sqlite3.Row) -> RetryPace:
@@ -163,8 +163,8 @@ def _pace(row: sqlite3.Row) -> RetryPace:
 
 def enrolment_of(db: sqlite3.Connection) -> Enrolment:
     """The state machine's record; a new one where there is none."""
-    found = _rows(db, "SELECT * FROM enrolment")
-    return _enrolment(found[0]) if found else Enrolment()
+    rows = _rows(db, "SELECT * FROM enrolment")
+    return _enrolment(rows[0]) if rows else Enrolment()
 
 
 def _enrolment(row: sqlite3.Row) -> Enrolment:
@@ -245,26 +245,29 @@ def forget_failed_refreshes(db: sqlite3.Connection) -> None:
         put_pace(db, Task.REGISTER, register.with_another_token())
 
 
-def put_hub(db: sqlite3.Connection, found: Registration, serial: int, *, hold: bool) -> None:
+def put_hub(db: sqlite3.Connection, registration: Registration, serial: int, *, hold: bool) -> None:
     """Put a hub assignment in force, under the next generation where it is another one.
 
     With `hold` it waits where messages went out under another id before: the one accepted last.
     """
     before = _rows(db, "SELECT * FROM hub")
     generation = int(_number(before[0], "generation")) if before else 0
-    accepted_id = before[0]["accepted_id"] if before else found.device_id
-    waits = hold and accepted_id != found.device_id
+    accepted_id = before[0]["accepted_id"] if before else registration.device_id
+    waits = hold and accepted_id != registration.device_id
     put_fact(db, "on_hold", 1 if waits else None)
-    certificate, key = found.certificate or (None, None)
-    now = dict(zip(_HUB, (found.hub_host, found.device_id, certificate, key), strict=True))
+    certificate, key = registration.certificate or (None, None)
+    now = dict(zip(_HUB, (registration.hub_host, registration.device_id, certificate, key), strict=True))
     put_fact(db, "hub_mark", _hub_mark(now))
     same = before and now == {name: before[0][name] for name in _HUB}
     # also with the same certificate: another one in the same file is another basis, with a serial of its own
     known = {row["serial"] for row in _rows(db, "SELECT serial FROM tokens WHERE kind = 'sas'")}
-    if not (same and found.sas is None and serial in known):
+    if not (same and registration.sas is None and serial in known):
         generation += 1
-    rest = (generation, certificate, key, accepted_id if waits else found.device_id)
-    db.execute("REPLACE INTO hub VALUES (1, ?, ?, ?, ?, ?, ?)", (found.hub_host, found.device_id, *rest))
+    rest = (generation, certificate, key, accepted_id if waits else registration.device_id)
+    db.execute(
+        "REPLACE INTO hub VALUES (1, ?, ?, ?, ?, ?, ?)",
+        (registration.hub_host, registration.device_id, *rest),
+    )
 
 
 def correct_registration(db: sqlite3.Connection, remaining_s: float, now: Moment) -> None:
@@ -280,16 +283,16 @@ def correct_registration(db: sqlite3.Connection, remaining_s: float, now: Moment
 
 def is_current(db: sqlite3.Connection, keys: Keys, serial: int) -> bool:
     """True if `serial` still names the newest known Registration Token."""
-    found = tokens_of(db, keys)
-    newest = found.get("registration") or found.get("parent")
+    tokens = tokens_of(db, keys)
+    newest = tokens.get("registration") or tokens.get("parent")
     return newest is not None and newest.serial == serial
 
 
 def is_former(db: sqlite3.Connection, keys: Keys, serial: int) -> bool:
     """True if `serial` names the token at rest, and none is in force."""
-    found = tokens_of(db, keys)
-    former = found.get("former")
-    return "registration" not in found and former is not None and former.serial == serial
+    tokens = tokens_of(db, keys)
+    former = tokens.get("former")
+    return "registration" not in tokens and former is not None and former.serial == serial
 
 
 def next_serial(db: sqlite3.Connection) -> int:

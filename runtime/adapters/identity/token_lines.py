@@ -45,12 +45,12 @@ def begin(db: sqlite3.Connection, keys: Keys, token: Token, now: Moment) -> None
 
 def retire(db: sqlite3.Connection, keys: Keys, serial: int, now: Moment, *, whole: bool) -> None:
     """Give up a token; its parent stays, unless the `whole` line is given up. `settle` decides afterwards."""
-    found = rows.tokens_of(db, keys)
-    dropped = next((kind for kind in _IN_FORCE if kind in found and found[kind].serial == serial), None)
+    tokens = rows.tokens_of(db, keys)
+    dropped = next((kind for kind in _IN_FORCE if kind in tokens and tokens[kind].serial == serial), None)
     if dropped is None:
         return
     rows.forget_failed_refreshes(db)
-    if dropped == "registration" and "parent" in found and not whole:
+    if dropped == "registration" and "parent" in tokens and not whole:
         _delete(db, "registration")
     else:
         rows.put_fact(db, "token_refused", 1)
@@ -62,12 +62,12 @@ def retire(db: sqlite3.Connection, keys: Keys, serial: int, now: Moment, *, whol
 
 def settle(db: sqlite3.Connection, keys: Keys, host: str, now: Moment) -> None:
     """Put the token line in force that may be sent to the platform `host`, where there is one."""
-    found = rows.tokens_of(db, keys)
-    current = found.get("registration") or found.get("parent")
+    tokens = rows.tokens_of(db, keys)
+    current = tokens.get("registration") or tokens.get("parent")
     if current is not None and current.is_for(host):
         return
-    former = found.get("former")
-    line = {kind: found[kind] for kind in _AT_REST if kind in found}
+    former = tokens.get("former")
+    line = {kind: tokens[kind] for kind in _AT_REST if kind in tokens}
     returns = former is not None and former.is_for(host) and not _refused(db)
     if returns:
         _delete(db, *_AT_REST)
@@ -98,21 +98,21 @@ def proven(db: sqlite3.Connection, keys: Keys, host: str | None) -> None:
 
 def revive(db: sqlite3.Connection, keys: Keys) -> None:
     """Put the line at rest in force again: it has registered."""
-    found = rows.tokens_of(db, keys)
-    line = {kind: found[kind] for kind in _AT_REST if kind in found}
+    tokens = rows.tokens_of(db, keys)
+    line = {kind: tokens[kind] for kind in _AT_REST if kind in tokens}
     _delete(db, *_AT_REST)
     _put_back(db, keys, line)
 
 
 def _put_to_rest(db: sqlite3.Connection, keys: Keys, now: Moment) -> None:
     """Put the line in force to rest, unless it never registered and one at rest did."""
-    found = rows.tokens_of(db, keys)
-    line = {kind: found[kind] for kind in _IN_FORCE if kind in found and not found[kind].stands_for_none}
+    tokens = rows.tokens_of(db, keys)
+    line = {kind: tokens[kind] for kind in _IN_FORCE if kind in tokens and not tokens[kind].stands_for_none}
     if not line:
         return
-    sas = found.get("sas")
+    sas = tokens.get("sas")
     worked = "parent" in line or (sas is not None and sas.serial == line["registration"].serial)
-    if "former" in found and not worked:
+    if "former" in tokens and not worked:
         return
     _delete(db, *_AT_REST)
     for kind, token in zip(_AT_REST, line.values(), strict=False):

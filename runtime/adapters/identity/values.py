@@ -105,8 +105,8 @@ class IdentityRecord:
     @property
     def tokens(self) -> list[Token]:
         """The tokens that exist."""
-        mine = self.registration, self.parent, self.sas, self.former, self.former_parent
-        return [token for token in mine if token]
+        held = self.registration, self.parent, self.sas, self.former, self.former_parent
+        return [token for token in held if token]
 
     @property
     def in_force(self) -> Token | None:

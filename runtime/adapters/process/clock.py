@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Protocol
 
+from runtime.core.moment import Moment
+
 
 class Clock(Protocol):
     """What a worker may know about time, in seconds."""
@@ -47,6 +49,11 @@ class SystemClock:
     def synchronised(self) -> bool:
         timex = _Timex()  # its modes are 0: nothing is changed
         return _libc().adjtimex(ctypes.byref(timex)) >= 0 and not timex.status & _UNSYNCHRONISED
+
+
+def read_moment(clock: Clock) -> Moment:
+    """The present moment by this clock."""
+    return Moment(clock.wall_s(), clock.boot_s(), clock.boot_id())
 
 
 class LocalZone(tzinfo):

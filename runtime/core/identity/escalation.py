@@ -69,29 +69,29 @@ def refuses_token(outcome: Outcome | None) -> bool:
 
 def judge(task: Task, outcome: Outcome, evidence: Evidence | None = None) -> AnswerVerdict:
     """The verdict on `outcome` of `task`. One that is not named is transient: a pause, then a retry."""
-    seen = evidence or Evidence()
+    given = evidence or Evidence()
     if outcome.good:
         return AnswerVerdict.STORE
     if not outcome.refuses or task is Task.REGISTER_FORMER:
         return AnswerVerdict.RETRY
-    return _register(outcome, seen) if task is Task.REGISTER else _refresh(task, outcome, seen)
+    return _register(outcome, given) if task is Task.REGISTER else _refresh(task, outcome, given)
 
 
-def _register(outcome: Outcome, seen: Evidence) -> AnswerVerdict:
-    dead = seen.own and outcome in _DEAD
-    if seen.replaceable and (dead or seen.refusals >= NAMELESS_TIMES):
+def _register(outcome: Outcome, evidence: Evidence) -> AnswerVerdict:
+    dead = evidence.own and outcome in _DEAD
+    if evidence.replaceable and (dead or evidence.refusals >= NAMELESS_TIMES):
         return AnswerVerdict.DROP
-    if seen.refused and seen.renewable and seen.refusals >= HOPELESS_TIMES:
+    if evidence.refused and evidence.renewable and evidence.refusals >= HOPELESS_TIMES:
         return AnswerVerdict.DROP
-    return AnswerVerdict.REFUSED if dead or seen.refusals >= NAMELESS_TIMES else AnswerVerdict.RETRY
+    return AnswerVerdict.REFUSED if dead or evidence.refusals >= NAMELESS_TIMES else AnswerVerdict.RETRY
 
 
-def _refresh(task: Task, outcome: Outcome, seen: Evidence) -> AnswerVerdict:
+def _refresh(task: Task, outcome: Outcome, evidence: Evidence) -> AnswerVerdict:
     """Judge a refresh. A 401 is about the Provisioning Token; the one in the body stays, at first."""
-    hopeless = seen.refused or task is Task.REFRESH_PARENT
-    over = seen.own and outcome in _OVER
+    hopeless = evidence.refused or task is Task.REFRESH_PARENT
+    over = evidence.own and outcome in _OVER
     if not hopeless:
         return AnswerVerdict.DOUBT if over else AnswerVerdict.RETRY
-    if over or (seen.own and outcome in _LAST_HOPE) or seen.refusals >= NAMELESS_TIMES:
+    if over or (evidence.own and outcome in _LAST_HOPE) or evidence.refusals >= NAMELESS_TIMES:
         return AnswerVerdict.DROP
     return AnswerVerdict.RETRY

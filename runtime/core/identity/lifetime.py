@@ -17,10 +17,10 @@ _RFC3339 = re.compile(r"(\d{4}-\d{2}-\d{2})[Tt ](\d{2}:\d{2}:\d{2})(\.\d+)?([Zz]
 
 def duration_s(text: str) -> float:
     """The seconds in `[-][d.]hh:mm:ss[.fffffff]`. Raises ValueError."""
-    found = _DURATION.fullmatch(text.strip())
-    if found is None:
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
         raise ValueError("a duration is written [-][d.]hh:mm:ss[.fffffff]")
-    sign, days, hours, minutes, seconds, fraction = found.groups()
+    sign, days, hours, minutes, seconds, fraction = match.groups()
     if int(hours) > 23 or int(minutes) > 59 or int(seconds) > 59:
         raise ValueError("a duration has at most 23 hours, 59 minutes, 59 seconds")
     whole_s = int(days or 0) * 86_400 + int(hours) * 3600 + int(minutes) * 60 + int(seconds)
@@ -29,10 +29,10 @@ def duration_s(text: str) -> float:
 
 def instant_s(text: str) -> float:
     """Unix seconds of an RFC 3339 instant. Raises ValueError."""
-    found = _RFC3339.fullmatch(text.strip())
-    if found is None:
+    match = _RFC3339.fullmatch(text.strip())
+    if match is None:
         raise ValueError("an instant is written as in RFC 3339, with its zone")
-    date, clock, fraction, zone = found.groups()
+    date, clock, fraction, zone = match.groups()
     # datetime keeps 6 digits of a second; the platform sends 7
     whole = datetime.fromisoformat(f"{date}T{clock}{zone.upper().replace('Z', '+00:00')}")
     return whole.timestamp() + float(fraction or 0)
@@ -41,10 +41,10 @@ def instant_s(text: str) -> float:
 def http_date_s(text: str) -> float:
     """Unix seconds of an HTTP `Date`. Raises ValueError."""
     try:
-        found = parsedate_to_datetime(text)
+        stamp = parsedate_to_datetime(text)
     except OverflowError as exc:
         raise ValueError("a date is within the calendar") from exc
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    return (stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)).timestamp()
 
 
 def left_s(ends_s: float, server_s: float, wall_s: float) -> float:

@@ -389,7 +389,7 @@ def sas_left_s(held: CredentialState, now: Moment) -> float | None:
     return held.sas.remaining_s(now) if held.sas else None
 
 
-def clock_told(skew_s: float | None) -> str:
+def clock_warning(skew_s: float | None) -> str:
     """The sentence for the operator about a clock that is wrong; empty for one that is nearly right."""
     if skew_s is None or abs(skew_s) < CLOCK_TOLD_S:
         return ""
@@ -412,7 +412,7 @@ class Fixed:
     left_s: float
     """Seconds until its end, by the wall clock."""
 
-    def told(self) -> str:
+    def sentence(self) -> str:
         """The sentence for the operator about it; empty while its end is far."""
         if self.left_s > FIXED_SOON_S:
             return ""

@@ -115,9 +115,9 @@ def judge_refused_certificate(name: str, code: int, words: str, now_s: float) ->
 
 def judge_fixed(fixed: Fixed) -> Check:
     """Judge a credential that the device cannot renew."""
-    if not (told := fixed.told()):
+    if not (sentence := fixed.sentence()):
         return Check("credentials", "ok", f"{fixed.name}: {spoken(fixed.left_s)} left")
-    what, _, remedy = told.partition(": ")
+    what, _, remedy = sentence.partition(": ")
     return Check("credentials", "warning" if fixed.left_s > 0 else "error", what, remedy)
 
 
@@ -160,5 +160,5 @@ def judge_sqlite(version: tuple[int, ...], text: str) -> Check:
 
 def worst(checks: list[Check]) -> int:
     """The exit status: 0 all ok, 1 with a warning, 2 with an error."""
-    found = {check.verdict for check in checks}
-    return 2 if "error" in found else 1 if "warning" in found else 0
+    verdicts = {check.verdict for check in checks}
+    return 2 if "error" in verdicts else 1 if "warning" in verdicts else 0

@@ -45,7 +45,7 @@ class RateMeter:
         self._first_s: float | None = None
         self._looks: deque[tuple[float, float]] = deque()
 
-    def seen(self, now_s: float, value: float) -> None:
+    def observe(self, now_s: float, value: float) -> None:
         """Take in a look, by a clock that never jumps."""
         if self._first_s is None:
             self._first_s = now_s

@@ -48,7 +48,7 @@ WAITED_BESIDE_A_FILE_S = 3600.0
 FULL_SOON_S = 3600.0
 
 
-def verdict(found: Mapping[str, Any]) -> str:
+def verdict(overview: Mapping[str, Any]) -> str:
     """Down: no process would restart the workers, or nothing is there. Degraded: any reason at all.
 
     Unknown: this user may not look, which says nothing about the runtime.
@@ -56,31 +56,31 @@ def verdict(found: Mapping[str, Any]) -> str:
     Parked: all is well, and the link may not be used: by its budget, its hours, the switch, the hub's quota.
     That ends by itself or by the operator who did it; nothing is to be repaired, and no operator to be woken.
     """
-    states = {worker["state"] for worker in found["workers"].values()}
-    if found["supervisor"]["trouble"] and states == {HIDDEN}:
+    states = {worker["state"] for worker in overview["workers"].values()}
+    if overview["supervisor"]["trouble"] and states == {HIDDEN}:
         return "unknown"
-    if found["supervisor"]["trouble"] or not states & LIVING:
+    if overview["supervisor"]["trouble"] or not states & LIVING:
         return "down"
-    if found["reasons"]:
+    if overview["reasons"]:
         return "degraded"
-    return "parked" if found["hub"]["barred"] else "healthy"
+    return "parked" if overview["hub"]["barred"] else "healthy"
 
 
-def reasons(found: Mapping[str, Any]) -> list[str]:
+def reasons(overview: Mapping[str, Any]) -> list[str]:
     """Everything that makes the runtime less than healthy, one sentence each, the gravest first."""
-    why = [found["supervisor"]["trouble"], found["configuration"]]
-    if not found["supervisor"]["trouble"]:
-        blind = found["disk"]["read_only"]
-        why += [_worker(name, worker, blind=blind) for name, worker in found["workers"].items()]
-    why += [f"{alarm['worker']}: {alarm['text']}" for alarm in found["alarms"]]
+    why = [overview["supervisor"]["trouble"], overview["configuration"]]
+    if not overview["supervisor"]["trouble"]:
+        blind = overview["disk"]["read_only"]
+        why += [_worker(name, worker, blind=blind) for name, worker in overview["workers"].items()]
+    why += [f"{alarm['worker']}: {alarm['text']}" for alarm in overview["alarms"]]
     why += [
-        _backlog(found["backlog"]),
-        _refused(found["backlog"]),
-        _disk(found["disk"]),
-        _identity(found["identity"]),
-        _hub(found["hub"]),
-        *_lanes(found["hub"]),
-        _oldest(found["hub"]),
+        _backlog(overview["backlog"]),
+        _refused(overview["backlog"]),
+        _disk(overview["disk"]),
+        _identity(overview["identity"]),
+        _hub(overview["hub"]),
+        *_lanes(overview["hub"]),
+        _oldest(overview["hub"]),
     ]
     return [sentence for sentence in why if sentence]
 
@@ -136,8 +136,8 @@ def _lane(lane: Mapping[str, Any]) -> str:
 
 
 def _in_a_row(lane: Mapping[str, Any]) -> str:
-    words = f": {lane['words']}" if lane["words"] else ""
-    return f"{lane['failures']:.0f} times in a row{words}"
+    reported = f": {lane['words']}" if lane["words"] else ""
+    return f"{lane['failures']:.0f} times in a row{reported}"
 
 
 def _oldest(hub: Mapping[str, Any]) -> str:
