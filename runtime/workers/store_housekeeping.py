@@ -83,9 +83,9 @@ class Housekeeping:
         """Measure the room. Free pages inside the file count; room that others need on this disk does not."""
         if not self._measuring.restart_if_due(self._clock.boot_s()):
             return
-        store.still_there()
+        store.check_in_place()
         alarm = self._wal.alarm
-        self._room_bytes = self._wal.look(store, store.spare_bytes(), self._clock.boot_s())
+        self._room_bytes = self._wal.measure(store, store.spare_bytes(), self._clock.boot_s())
         self._unmeasured_bytes = 0
         if self._wal.alarm and not alarm:
             logger.error("{}", self._wal.alarm)

@@ -320,7 +320,7 @@ class StoreManager:
     def _examine_slice(self) -> None:
         """Read a slice of the files that could not be read; the store stays closed for so long."""
         assert isinstance(self._state, Examining)
-        why, verdict = self._state.why, self._probe.go_on()
+        why, verdict = self._state.why, self._probe.advance()
         if self._probe.under_way:
             return
         self._apply(Examined(verdict.damaged, tuple(block_ranges(verdict.gone)), pending(self._path)))

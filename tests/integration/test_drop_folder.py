@@ -19,7 +19,7 @@ import zmq
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.store import spool as spooling
 from runtime.adapters.store.reader import StoreReader
-from runtime.adapters.store.spool import REVIEW_AGAIN_S, STRAY_S, Spool, what_is
+from runtime.adapters.store.spool import REVIEW_AGAIN_S, STRAY_S, Spool, file_state
 from runtime.adapters.store.writer import MessageStore
 from runtime.core.ingest.admission import Admission
 from runtime.core.ingest.protocol import Code, ProducerKey, Refusal, Reply, Stored
@@ -460,14 +460,14 @@ def test_what_a_file_was_when_it_was_taken_is_stored_and_says_that_it_was_writte
         assert isinstance(message, StoredMessage) and message.file == spool_name(KEY, "clip")
         found = TakenFile.unpack(message.payload)
         with (dropping.layout.spool / message.file).open("rb") as spooled:
-            assert found and found.contradiction(what_is(spooled.fileno())) is None
+            assert found and found.contradiction(file_state(spooled.fileno())) is None
             os.utime(spooled.name)
-            assert found.contradiction(what_is(spooled.fileno())) is None, "a copy of the folder, say"
+            assert found.contradiction(file_state(spooled.fileno())) is None, "a copy of the folder, say"
             kept.seek(0)
             kept.write(b"FILM")
-            assert "content" in (found.contradiction(what_is(spooled.fileno())) or "")
+            assert "content" in (found.contradiction(file_state(spooled.fileno())) or "")
             kept.write(b"...")
-            assert "4 bytes when it was taken" in (found.contradiction(what_is(spooled.fileno())) or "")
+            assert "4 bytes when it was taken" in (found.contradiction(file_state(spooled.fileno())) or "")
     life.killed()
 
 
@@ -475,10 +475,10 @@ def test_a_large_file_that_was_written_to_is_known_by_its_time(folder: Path) -> 
     file = folder / "large"
     file.write_bytes(bytes(HASHED_BYTES + 1))
     with file.open("rb") as opened:
-        before = what_is(opened.fileno())
+        before = file_state(opened.fileno())
         assert TakenFile.unpack(before.pack()) == before and before.sha256 is None
         os.utime(file, ns=(5, 5))
-        assert "written to" in (before.contradiction(what_is(opened.fileno())) or "")
+        assert "written to" in (before.contradiction(file_state(opened.fileno())) or "")
     for older in (b"", b"null", b"{}", b"[1]", b"5"):
         assert TakenFile.unpack(older) is None
 
@@ -491,11 +491,11 @@ def test_a_file_that_is_still_being_written_is_refused_for_now(
         kept.write(b"film")
 
         def slowly(file: int) -> TakenFile:
-            found = what_is(file)
+            found = file_state(file)
             kept.write(b"more")
             return found
 
-        monkeypatch.setattr(spooling, "what_is", slowly)
+        monkeypatch.setattr(spooling, "file_state", slowly)
         _, reply = life.decide(9, "clip")
         assert isinstance(reply, Refusal) and reply.retry_after_ms and "still being written" in reply.message
     assert (drop / "clip").read_bytes() == b"filmmore"

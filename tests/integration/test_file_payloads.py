@@ -17,7 +17,7 @@ import pytest
 from runtime.adapters.hub import upload_journal
 from runtime.adapters.hub.file_upload import BlockSent, FileOptions, Uploaded, UploadFailed
 from runtime.adapters.hub.https_api import HttpsRoute
-from runtime.adapters.store.spool import what_is
+from runtime.adapters.store.spool import file_state
 from runtime.core.delivery.envelope import FileParcel, Telemetry
 from runtime.core.delivery.link_budget import FilePermit
 from runtime.core.identity.credentials import HubCredentials
@@ -134,7 +134,7 @@ def taken(folder: Path, content: bytes) -> FileParcel:
     path = folder / "spool" / spooled(folder, "clip").blob_name
     path.write_bytes(content)
     with path.open("rb") as file:
-        return FileParcel("clip", what_is(file.fileno()).pack(), "clip", Telemetry("m", b""))
+        return FileParcel("clip", file_state(file.fileno()).pack(), "clip", Telemetry("m", b""))
 
 
 @pytest.mark.parametrize("size_bytes", [1_000, HASHED_BYTES + 1], ids=["small", "large"])

@@ -69,7 +69,7 @@ class Bound:
         if now_s < self._look_s:
             return False
         self._look_s = now_s + LOOK_EVERY_S
-        return self._found() != self._identity
+        return self._file_id() != self._identity
 
     def rebind(self) -> bool:
         """Bind to the path again; True if it worked. Peers stay connected, and messages on their way arrive.
@@ -94,14 +94,14 @@ class Bound:
             self._socket.bind(f"ipc://{self.path}")
         finally:
             os.umask(before)
-        self._identity = self._found()
+        self._identity = self._file_id()
 
-    def _found(self) -> tuple[int, int] | None:
+    def _file_id(self) -> tuple[int, int] | None:
         try:
-            found = self.path.stat()
+            stats = self.path.stat()
         except OSError:
             return None
-        return found.st_dev, found.st_ino
+        return stats.st_dev, stats.st_ino
 
 
 def wait_readable(sources: Iterable[object], timeout_s: float) -> list[object]:
@@ -142,10 +142,10 @@ class Hints:
 
     def drain(self) -> set[str]:
         """Return all hints that wait, without waiting."""
-        found = set()
+        hints = set()
         while self._sub.poll(0):
-            found.add(self._sub.recv().decode())
-        return found
+            hints.add(self._sub.recv().decode())
+        return hints
 
     def wait(self, timeout_s: float, also: Iterable[object] = ()) -> set[str]:
         """Wait for a hint, for one of `also` (anything with fileno()) to become readable, or for the time."""
@@ -172,7 +172,7 @@ class DeliveryReceiver:
 
     def receive(self) -> list[tuple[bytes, Report]]:
         """Reports that wait, without waiting: enough to fill one commit."""
-        found: list[tuple[bytes, Report]] = []
+        reports: list[tuple[bytes, Report]] = []
         ids = 0
         while ids < REPORT_IDS and self.socket.poll(0):
             sender, *frames = self.socket.recv_multipart()
@@ -180,9 +180,9 @@ class DeliveryReceiver:
                 report = decode_report(frames[0] if len(frames) == 1 else b"")
             except Rejected:
                 continue  # the socket is private: a stray client, which will see no confirmation
-            found.append((sender, report))
+            reports.append((sender, report))
             ids += len(report.settled.ids())
-        return found
+        return reports
 
     def confirm(self, reports: Iterable[tuple[bytes, Report]]) -> None:
         """Confirm that these reports are carried out, on disk."""

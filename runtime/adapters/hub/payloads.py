@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from runtime.adapters.store.spool import what_is
+from runtime.adapters.store.spool import file_state
 from runtime.core.delivery.envelope import FileParcel
 from runtime.core.ingest.taken_files import TakenFile
 
@@ -104,7 +104,7 @@ def opened(parcel: FileParcel, spool: Path) -> Iterator[Payload]:
     with file:
         with _reading(parcel.file):
             payload = Payload(parcel.file, file, os.fstat(file.fileno()))
-            now = what_is(file.fileno())
+            now = file_state(file.fileno())
         if (taken := TakenFile.unpack(parcel.payload)) and (wrong := taken.contradiction(_at(now, taken))):
             raise Replaced(f"file {parcel.file}: {wrong}")
         yield payload

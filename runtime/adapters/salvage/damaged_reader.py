@@ -74,8 +74,8 @@ class DamagedStore:
 
     def version(self) -> int:
         """The store's schema version; today's where it cannot be read. Raises StoreNewer."""
-        found = self._try("PRAGMA user_version")
-        version = int(found[0][0]) if found else SCHEMA_VERSION
+        rows = self._try("PRAGMA user_version")
+        version = int(rows[0][0]) if rows else SCHEMA_VERSION
         if is_newer(self._db, version):
             raise StoreNewer(
                 f"the damaged store has schema {version}, this runtime knows {SCHEMA_VERSION}",
@@ -91,17 +91,17 @@ class DamagedStore:
 
     def counters(self) -> Counters | None:
         """Its uuid, and the next id and stream number; None where the counters are lost."""
-        found = self._try("SELECT uuid, next_id, next_stream FROM store")
-        if not found or len(found) != 1:
+        rows = self._try("SELECT uuid, next_id, next_stream FROM store")
+        if not rows or len(rows) != 1:
             return None
-        uuid, next_id, next_stream = found[0]
+        uuid, next_id, next_stream = rows[0]
         sound = isinstance(uuid, str) and is_id(next_id) and is_number(next_stream)
-        return Counters(*found[0]) if sound else None
+        return Counters(*rows[0]) if sound else None
 
     def name(self) -> str | None:
         """Its uuid, also where the counters beside it are lost: keyless messages are known by it."""
-        found = self._try("SELECT uuid FROM store")
-        return found[0][0] if found and len(found) == 1 and isinstance(found[0][0], str) else None
+        rows = self._try("SELECT uuid FROM store")
+        return rows[0][0] if rows and len(rows) == 1 and isinstance(rows[0][0], str) else None
 
     def rows(self, table: str, lost: list[tuple[int, int]]) -> Iterator[list[Row]]:
         """Every row that can be read, in storage order, across all damage between: those ranges go to `lost`.
@@ -119,11 +119,11 @@ class DamagedStore:
             except _Broken:
                 if at > began_at:
                     continue
-            found = self._next_readable(table, at, most)
-            lost.append((at + 1, found if found is not None else self._last_id(at + 1)))
-            if found is None:
+            readable = self._next_readable(table, at, most)
+            lost.append((at + 1, readable if readable is not None else self._last_id(at + 1)))
+            if readable is None:
                 return
-            at = found
+            at = readable
 
     def _most(self, table: str) -> int:
         """The largest row number in that table, as far as it is known."""
@@ -132,7 +132,7 @@ class DamagedStore:
 
     def _stretch(self, table: str, number: int) -> Iterator[list[Row]]:
         """Rows behind `number`, row number first, as many at once as memory should take. Raises _Broken."""
-        found: list[Row] = []
+        batch: list[Row] = []
         room = BYTES_AT_ONCE
         query = f"SELECT rowid, * FROM {table} WHERE rowid > ? ORDER BY rowid"  # noqa: S608  # our own names
         try:
@@ -140,24 +140,24 @@ class DamagedStore:
                 for row in rows:
                     self.in_disorder |= row[0] <= number
                     number = row[0]
-                    found.append(row)
+                    batch.append(row)
                     room -= sum(len(value) for value in row if isinstance(value, str | bytes))
-                    if room <= 0 or len(found) >= ROWS_AT_ONCE:
-                        yield found
-                        found, room = [], BYTES_AT_ONCE
+                    if room <= 0 or len(batch) >= ROWS_AT_ONCE:
+                        yield batch
+                        batch, room = [], BYTES_AT_ONCE
         except DAMAGE as exc:
             self._count_as_lost(exc)
-            if found:
-                yield found
+            if batch:
+                yield batch
             raise _Broken from exc
-        if found:
-            yield found
+        if batch:
+            yield batch
 
     def _readable(self, table: str, behind: int, most: int) -> bool:
         """True if the next row can be read, and its number is at most `most`."""
         query = f"SELECT rowid, * FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT 1"  # noqa: S608  # our own names
-        found = self._try(query, behind)
-        return found is not None and any(row[0] <= most for row in found)
+        rows = self._try(query, behind)
+        return rows is not None and any(row[0] <= most for row in rows)
 
     def _next_readable(self, table: str, at: int, most: int) -> int | None:
         """The lowest number behind which reading works again: leaps that double, then halving between."""

@@ -43,18 +43,18 @@ class DiskProbe:
         if self.due():
             self._look = read_files(self._files)
 
-    def go_on(self) -> ReadVerdict:
+    def advance(self) -> ReadVerdict:
         """Probe one slice; after the last one the verdict."""
         assert self._look is not None
-        found = next(self._look)
-        if found is None:
+        look = next(self._look)
+        if look is None:
             return ReadVerdict()
         self._look = None
-        if found.unreadable:
-            logger.bind(blocks=block_ranges(found.unreadable), readable=found.readable).error(
+        if look.unreadable:
+            logger.bind(blocks=block_ranges(look.unreadable), readable=look.readable).error(
                 "a part of messages.db cannot be read"
             )
-        return self._seen.add(found, self._clock.boot_s())
+        return self._seen.add(look, self._clock.boot_s())
 
 
 def read_files(files: Sequence[Path]) -> Iterator[Look | None]:

@@ -84,10 +84,10 @@ def pending(path: Path) -> bool:
 def last_report(path: Path) -> dict[str, Any] | None:
     """The report of the last salvage, until `damaged/` is cleared away."""
     try:
-        found = json.loads((path.parent / FOLDER / REPORT).read_text())
+        report = json.loads((path.parent / FOLDER / REPORT).read_text())
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return report if isinstance(report, dict) else None
 
 
 def set_aside(path: Path) -> None:
@@ -182,10 +182,10 @@ def _synced_by_slices(fresh_path: Path, copying: Iterator[SalvageReport]) -> Ite
 def _confirm_damage(path: Path, report: SalvageReport) -> Iterator[SalvageReport]:
     """Lost rows must be damaged: raise StoreUnreadable if only the disk cannot read them: that might pass."""
     if report.lost_ranges and not report.unreadable:
-        for found in read_files(files(path)):
-            if found is not None and found.unreadable:
+        for look in read_files(files(path)):
+            if look is not None and look.unreadable:
                 raise StoreUnreadable(
-                    f"a part of the damaged store cannot be read: {block_ranges(found.unreadable)}"
+                    f"a part of the damaged store cannot be read: {block_ranges(look.unreadable)}"
                 )
             yield report
 

@@ -114,7 +114,7 @@ class WalLimit:
         """For a person: the process that holds the WAL, and for longer than an ordinary read takes."""
         return self._reason() if self._stuck_s >= ALARM_AFTER_S else None
 
-    def look(self, store: HeldStore, spare_bytes: int, now_s: float) -> int:
+    def measure(self, store: HeldStore, spare_bytes: int, now_s: float) -> int:
         """Bytes that may still be stored; `spare_bytes` are free inside the database. Raises StoreError."""
         self._size_bytes, self._growth_bytes = store.wal()
         free_bytes = self._disk.free_bytes() - int(self._growth_bytes)

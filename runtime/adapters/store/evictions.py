@@ -73,14 +73,14 @@ def victims(
     if owner is None:
         return _victims(db, eviction, streams)
     lowest = eviction.policy is OverflowPolicy.DROP_LOWEST
-    found: list[int] = []
+    ids: list[int] = []
     left = eviction.amount
     for priority in holders.priorities(owner) if lowest else (None,):
         if left == NOTHING or (priority or 0) > eviction.max_priority:
             break
         some, left = _oldest_of(db, left, (eviction.max_priority, priority), owner, holders)
-        found += some
-    return found
+        ids += some
+    return ids
 
 
 def _oldest_of(
@@ -93,17 +93,17 @@ def _oldest_of(
     max_priority, priority = level
     condition, value = ("priority = ?", priority) if priority is not None else ("priority <= ?", max_priority)
     query = f"SELECT id, {SIZE} FROM messages WHERE {condition} AND id >= ? ORDER BY id LIMIT ?"  # noqa: S608
-    found: list[int] = []
+    ids: list[int] = []
     most, number = 2 * amount.messages + LOOK_AT_ONCE, holders.first_of(owner, 0)
     while number is not None and amount != NOTHING:
         rows = db.execute(query, (value, number, min(most, EVICTED_AT_ONCE))).fetchall()
         for candidate, size in rows:
             if amount != NOTHING and holders.owner_of(candidate) == owner:
-                found.append(candidate)
+                ids.append(candidate)
                 amount = amount.over(Amount(1, max(0, size)))
         number = holders.first_of(owner, rows[-1][0] + 1) if rows else None
         most *= 2
-    return found, amount
+    return ids, amount
 
 
 def _victims(db: sqlite3.Connection, eviction: Eviction, streams: Sequence[int] | None) -> list[int]:
@@ -116,19 +116,19 @@ def _victims(db: sqlite3.Connection, eviction: Eviction, streams: Sequence[int] 
     most = max(eviction.amount.messages, EVICTED_AT_ONCE)
     while True:  # where an index found no room SQLite sorts in memory, but never more rows than the limit
         with contextlib.closing(db.execute(query, (*values, most))) as rows:
-            found, enough = _enough(rows, eviction.amount)
-        if enough or len(found) < most:
-            return found
+            ids, enough = _enough(rows, eviction.amount)
+        if enough or len(ids) < most:
+            return ids
         most *= 2
 
 
 def _enough(rows: Iterable[tuple[int, int]], amount: Amount) -> tuple[list[int], bool]:
     """Ids of the first rows that make up `amount`, and True if they do. No further row is read."""
-    found: list[int] = []
+    ids: list[int] = []
     freed_bytes = 0
     for number, size in rows:
-        found.append(number)
+        ids.append(number)
         freed_bytes += max(0, size)  # damaged rows were counted as zero bytes
-        if len(found) >= amount.messages and freed_bytes >= amount.bytes:
-            return found, True
-    return found, False
+        if len(ids) >= amount.messages and freed_bytes >= amount.bytes:
+            return ids, True
+    return ids, False

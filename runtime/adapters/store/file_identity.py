@@ -56,7 +56,7 @@ class FileIdentity:
 
 def _identity(file: str) -> tuple[int, int] | None:
     try:
-        found = os.stat(file)  # noqa: PTH116  # on the hot path
+        stats = os.stat(file)  # noqa: PTH116  # on the hot path
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return stats.st_dev, stats.st_ino

@@ -30,8 +30,8 @@ class Holders:
         self._db = db
         self._changes: list[tuple[int, str]] = []
         if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'holders'").fetchall():
-            found = db.execute("SELECT first_id, owner FROM holders ORDER BY first_id").fetchall()
-            self._changes += [(n, o) for n, o in found if isinstance(n, int) and isinstance(o, str)]
+            rows = db.execute("SELECT first_id, owner FROM holders ORDER BY first_id").fetchall()
+            self._changes += [(n, o) for n, o in rows if isinstance(n, int) and isinstance(o, str)]
         self._known = self._owners()
         self._fresh: list[tuple[int, str]] = []
         self._gone = 0
@@ -121,10 +121,10 @@ class Holders:
         for priority, size in back:
             self._change(self._changes[-1][1], priority, Amount(1, size))
 
-    def counted(self, found: Mapping[tuple[str, int], Sequence[int]]) -> None:
+    def counted(self, amounts: Mapping[tuple[str, int], Sequence[int]]) -> None:
         """Take over the counted amounts, by owner and priority."""
         self.held = {}
-        for (owner, priority), amount in found.items():
+        for (owner, priority), amount in amounts.items():
             self._change(owner, priority, Amount(*amount))
 
     def view(self) -> Held:

@@ -22,8 +22,8 @@ class IdWatermark:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        said = checksummed_line.read(path)
-        self._uuid, self._next_id = self._saved = tuple(said) if said else ("", 0)
+        saved = checksummed_line.read(path)
+        self._uuid, self._next_id = self._saved = tuple(saved) if saved else ("", 0)
 
     def missing(self, uuid: str, next_id: int) -> range:
         """Ids that this store gave, and does not know of."""
@@ -35,8 +35,8 @@ class IdWatermark:
 
     def save(self) -> None:
         """Write the file if the mark has changed."""
-        said = self._uuid, self._next_id
-        if said != self._saved:
+        mark = self._uuid, self._next_id
+        if mark != self._saved:
             with contextlib.suppress(OSError):  # a full disk: an older copy would not be recognised
-                checksummed_line.write(self._path, said)
-                self._saved = said
+                checksummed_line.write(self._path, mark)
+                self._saved = mark

@@ -48,8 +48,8 @@ def read_names(db: sqlite3.Connection, otherwise: str) -> LifeNames:
 
 def has_lives(db: sqlite3.Connection) -> bool:
     """True if the table exists."""
-    found = db.execute("SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'lives'")
-    return bool(found.fetchall()[0][0])
+    tables = db.execute("SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'lives'")
+    return bool(tables.fetchall()[0][0])
 
 
 def create_lives(db: sqlite3.Connection) -> None:

@@ -76,5 +76,5 @@ def is_flipped(db: sqlite3.Connection, version: int) -> bool:
         names = db.execute("SELECT name FROM _sqlite_migrations WHERE migration_set = 'messages'").fetchall()
     except sqlite3.Error:
         return False
-    steps = [int(found[1]) for (name,) in names if (found := _STEP.fullmatch(str(name)))]
+    steps = [int(step[1]) for (name,) in names if (step := _STEP.fullmatch(str(name)))]
     return bool(steps) and len(steps) == len(names) and max(steps) <= SCHEMA_VERSION

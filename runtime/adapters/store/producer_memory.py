@@ -50,19 +50,19 @@ class ProducerMemory:
 
     def known(self, keys: Iterable[ProducerKey]) -> Known:
         """Memory of those producers that were met before, under their owner or under an unknown one."""
-        keys, found = set(keys), Known()
+        keys, known = set(keys), Known()
         for key in keys:
             memory = self._known.get(key)
             if memory is None:
                 memory = self._read(key)
                 if memory is None:
                     continue
-            self._known[key] = found[key] = memory
+            self._known[key] = known[key] = memory
             self._known.move_to_end(key)
-        found.apart = frozenset(key for key in keys if self._is_apart(key))
+        known.apart = frozenset(key for key in keys if self._is_apart(key))
         while len(self._known) > max(IN_MEMORY, len(keys)):  # these stay until they are stored
             self._drop(next(iter(self._known)))
-        return found
+        return known
 
     def _is_apart(self, key: ProducerKey) -> bool:
         return key in self._apart or (key not in self._known and self._held_by_another(key))

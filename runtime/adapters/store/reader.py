@@ -76,10 +76,10 @@ class StoreReader:
         """Check that the store is readable by us, and read its uuid."""
         db.text_factory = text_or_bytes
         check_readable(db, self._path)
-        found = db.execute("SELECT uuid, next_id FROM store").fetchall()
-        if len(found) != 1 or not isinstance(found[0][0], str) or not isinstance(found[0][1], int):
+        rows = db.execute("SELECT uuid, next_id FROM store").fetchall()
+        if len(rows) != 1 or not isinstance(rows[0][0], str) or not isinstance(rows[0][1], int):
             raise StoreDamaged(f"{self._path} does not know its name")
-        self.uuid, self._next_id = found[0]
+        self.uuid, self._next_id = rows[0]
 
     def close(self) -> None:
         if self._db is not None:
@@ -185,7 +185,7 @@ class StoreReader:
         if number not in self._streams:
             with translated():
                 rows = self._connection().execute("SELECT id, stream_group, stream FROM streams").fetchall()
-            self._streams = {found: (group, stream) for found, group, stream in rows}
+            self._streams = {known_number: (group, stream) for known_number, group, stream in rows}
         return self._streams[number]
 
     def _life(self, number: int) -> str:
@@ -224,13 +224,13 @@ def _check(message: StoredMessage) -> None:
         raise TypeError("a column has the wrong type")
 
 
-def _is_time(found: object) -> bool:
-    return isinstance(found, int | float) and math.isfinite(found)
+def _is_time(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
-def text_or_bytes(found: bytes) -> str | bytes:
+def text_or_bytes(raw: bytes) -> str | bytes:
     """Text that cannot be decoded stays bytes: that row is corrupt, and the reading of others goes on."""
     try:
-        return found.decode()
+        return raw.decode()
     except UnicodeDecodeError:
-        return found
+        return raw

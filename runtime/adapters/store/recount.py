@@ -36,7 +36,7 @@ class Recount:
         self._counted_up_to = _BEFORE_ALL
         self.done = False
 
-    def go_on(self, db: sqlite3.Connection, streams: Collection[int], slice_s: float = SLICE_S) -> None:
+    def advance(self, db: sqlite3.Connection, streams: Collection[int], slice_s: float = SLICE_S) -> None:
         """Count one more slice."""
         until_s = time.perf_counter() + slice_s
         while not self.done:
@@ -62,12 +62,14 @@ class Recount:
 
     def wrong(self, db: sqlite3.Connection) -> Amount | None:
         """By how much the counters of all levels together are wrong; None where each of them is right."""
-        there = {(stream, priority): (m, b) for stream, priority, m, b in db.execute(READ_LEVELS).fetchall()}
-        names = there.keys() | self._levels.keys()
-        off = [(there.get(name, (0, 0)), self._levels.get(name, [0, 0])) for name in names]
-        if all(tuple(said) == tuple(found) for said, found in off):
+        counters = {
+            (stream, priority): (m, b) for stream, priority, m, b in db.execute(READ_LEVELS).fetchall()
+        }
+        names = counters.keys() | self._levels.keys()
+        pairs = [(counters.get(name, (0, 0)), self._levels.get(name, [0, 0])) for name in names]
+        if all(tuple(counter) == tuple(counted) for counter, counted in pairs):
             return None
-        return Amount(*(sum(abs(said[at] - found[at]) for said, found in off) for at in (0, 1)))
+        return Amount(*(sum(abs(counter[at] - counted[at]) for counter, counted in pairs) for at in (0, 1)))
 
     def write(self, db: sqlite3.Connection) -> list[tuple[int, int, int, int]]:
         """Write the counted levels to the database; returns all levels as they are then."""

@@ -102,7 +102,7 @@ class Spool:
             with _opened(self._drop_folder) as source:
                 places = [(name, self._folder / spool_name(key, name)) for name, key in wanted]
                 self._note(source, places)
-                found = [self._take(source, name, place) for name, place in places]
+                taken = [self._take(source, name, place) for name, place in places]
             _sync(self._folder)
         except _Untaken as untaken:
             self._give_back(before)
@@ -110,7 +110,7 @@ class Spool:
         except OSError as exc:
             self._give_back(before)
             return _not_taken(wanted[0][0], exc)
-        return found
+        return taken
 
     def size(self, name: str, key: str) -> int:
         """Size in bytes of the file `name` of the message with this key; 0 where no file would be taken."""
@@ -119,8 +119,8 @@ class Spool:
             places.insert(0, _in(self._drop_folder, name))  # the newest, if written again
         for place in places:
             with contextlib.suppress(OSError):
-                if stat.S_ISREG((found := os.lstat(place)).st_mode):
-                    return found.st_size
+                if stat.S_ISREG((stats := os.lstat(place)).st_mode):
+                    return stats.st_size
         return 0
 
     def settle(self, *, stored: bool | None) -> None:
@@ -171,7 +171,7 @@ class Spool:
         self._taken.append((name, place))
         try:
             self._move(source, name, place)
-            return _looked_at(name, place, os.fstat(source).st_uid)
+            return _examined(name, place, os.fstat(source).st_uid)
         except OSError as exc:
             if exc.errno == errno.ENOENT and self._is_unmounted(source):
                 why = "its disk is not mounted"
@@ -262,15 +262,15 @@ class Spool:
         """After a crash, or where a commit is in doubt: files that no message names go back."""
         under_way = {place.name for _, place in self._taken}
         left = {name for name in _names(self._taking) - under_way if _OURS.fullmatch(name)}
-        found = named(left) if left and self._drop_folder is not None else set()
-        if found is None:
+        in_use = named(left) if left and self._drop_folder is not None else set()
+        if in_use is None:
             return  # the store is not open; asked again before anything is decided
         self._review_s = None
         for spooled in left:
             place = self._folder / spooled
             try:
                 name = os.readlink(bytes(self._taking / spooled)).decode()  # noqa: PTH115
-                if spooled in found:
+                if spooled in in_use:
                     self._stored(name, place)
                 elif self._drop_folder is not None:
                     self._return(name, place)
@@ -280,10 +280,10 @@ class Spool:
                 logger.warning("a file cannot go back to the drop folder: {}", ascii(str(exc)))
 
     def _remove_strays(self, named: FilesNamed) -> None:
-        found = named(self._old)
-        if found is None:
+        in_use = named(self._old)
+        if in_use is None:
             return
-        strays = self._old - found - _names(self._taking)
+        strays = self._old - in_use - _names(self._taking)
         self._old = set()
         for name in strays:
             with contextlib.suppress(OSError):
@@ -291,37 +291,37 @@ class Spool:
                 logger.warning("removed a file that no message names: {}", name)
 
 
-def what_is(file: int) -> TakenFile:
+def file_state(file: int) -> TakenFile:
     """The state of the open file `file` now. Raises OSError."""
-    found = os.fstat(file)
+    stats = os.fstat(file)
     digest = None
-    if found.st_size <= HASHED_BYTES:
+    if stats.st_size <= HASHED_BYTES:
         digest = hashlib.sha256(os.pread(file, HASHED_BYTES + 1, 0)).hexdigest()
-    return TakenFile(found.st_size, found.st_mtime_ns, digest)
+    return TakenFile(stats.st_size, stats.st_mtime_ns, digest)
 
 
-def _looked_at(name: str, place: Path, drop_owner: int) -> TakenFile:
+def _examined(name: str, place: Path, drop_owner: int) -> TakenFile:
     """State of a file in the spool, once it is on disk. Raises _Untaken where it may not stay, or OSError."""
     _check(name, place.lstat(), drop_owner)
     file = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         before = os.fstat(file)
-        found = what_is(file)
+        state = file_state(file)
         os.fsync(file)
         if _changed(before, os.fstat(file)):
             raise _Untaken(_still_written(name))
-        return found
+        return state
     finally:
         os.close(file)
 
 
-def _check(name: str, found: os.stat_result, drop_owner: int) -> None:
+def _check(name: str, stats: os.stat_result, drop_owner: int) -> None:
     wrong = None
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(stats.st_mode):
         wrong = "not a regular file"
-    elif found.st_nlink != 1:
+    elif stats.st_nlink != 1:
         wrong = "the file has another name somewhere"
-    elif found.st_uid not in (drop_owner, os.geteuid()):
+    elif stats.st_uid not in (drop_owner, os.geteuid()):
         wrong = "the file belongs neither to the owner of the drop folder nor to us"
     if wrong:
         raise _Untaken(NotTaken(f"file {name}: {wrong}"))
@@ -339,7 +339,7 @@ def _is_copy(place: Path, source: bytes) -> bool:
     for path in (bytes(place), source):
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            known.append(what_is(file))
+            known.append(file_state(file))
         finally:
             os.close(file)
     return known[0] == known[1]

@@ -41,8 +41,8 @@ class Streams:
     def __init__(self, db: sqlite3.Connection, next_number: int) -> None:
         """Load the streams. Raises TypeError where a stream's name is not text."""
         self._db = db
-        found = db.execute("SELECT id, stream_group, stream FROM streams").fetchall()
-        self.names = {number: StreamName(*name) for number, *name in found}
+        rows = db.execute("SELECT id, stream_group, stream FROM streams").fetchall()
+        self.names = {number: StreamName(*name) for number, *name in rows}
         """Names by stream number; after a salvage several may have the same one: that of no stream."""
         if not all(part is None or isinstance(part, str) for name in self.names.values() for part in name):
             raise TypeError("the name of a stream is no text")
@@ -113,11 +113,11 @@ def give_names_back(db: sqlite3.Connection, most: int) -> Earlier | None:
 
 
 def _into(db: sqlite3.Connection) -> int:
-    found = db.execute(
+    row = db.execute(
         "SELECT id FROM streams WHERE stream_group IS NULL AND stream = ?", (EARLIER.stream,)
     ).fetchone()
-    if found:
-        return int(found[0])
+    if row:
+        return int(row[0])
     ((number,),) = db.execute(
         "UPDATE store SET next_stream = max(next_stream, (SELECT coalesce(max(id), 0) FROM streams) + 1) + 1 "
         "RETURNING next_stream - 1"

@@ -172,11 +172,11 @@ class _Frames:
     def get(self, number: int) -> _Frame | None:
         """The frame; None where the file ends."""
         size = _FRAME.size + self._page_bytes
-        found = os.pread(self._descriptor, size, _HEADER.size + number * size)
-        if len(found) < size:
+        frame = os.pread(self._descriptor, size, _HEADER.size + number * size)
+        if len(frame) < size:
             return None
-        _, pages, salt_1, salt_2, one, two = _FRAME.unpack_from(found)
-        return _Frame(pages > 0, (salt_1, salt_2), (one, two), found[:8] + found[_FRAME.size :])
+        _, pages, salt_1, salt_2, one, two = _FRAME.unpack_from(frame)
+        return _Frame(pages > 0, (salt_1, salt_2), (one, two), frame[:8] + frame[_FRAME.size :])
 
 
 def _commit_and_more(wal: _Frames, number: int) -> bool:

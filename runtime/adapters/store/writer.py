@@ -192,10 +192,10 @@ class MessageStore:
         if not ids:
             return []
         with translated():
-            found = self._db.execute(f"{LEAVING} WHERE id IN {IN} {BY_LEVEL}", (json.dumps(ids),)).fetchall()
+            rows = self._db.execute(f"{LEAVING} WHERE id IN {IN} {BY_LEVEL}", (json.dumps(ids),)).fetchall()
         return [
             (self._names[stream], priority, Amount(messages, size))
-            for stream, priority, messages, size in found
+            for stream, priority, messages, size in rows
             if stream in self._names
         ]
 
@@ -235,7 +235,7 @@ class MessageStore:
             self._db.execute("UPDATE store SET uuid = ?", (name,))
         self.uuid = name
 
-    def still_there(self) -> None:
+    def check_in_place(self) -> None:
         """Raises StoreUnavailable where the store's files were removed."""
         try:
             self._identity.check()
@@ -298,7 +298,7 @@ class MessageStore:
                 self._db.execute("COMMIT")
             assert not self._db.in_transaction, "what is acknowledged was committed"
             self.flush_s = time.perf_counter() - began_s
-            self.still_there()  # else the commit is on disk in files that have no name
+            self.check_in_place()  # else the commit is on disk in files that have no name
         except BaseException:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
@@ -405,7 +405,7 @@ class MessageStore:
         # not kept here meanwhile: after an error the count begins again
         recount, self._recount = self._recount or Recount(self._holders.owner_of), None
         with translated():
-            recount.go_on(self._db, self._names, slice_s)
+            recount.advance(self._db, self._names, slice_s)
             if not recount.done:
                 self._recount = recount
                 return False

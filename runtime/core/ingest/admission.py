@@ -241,16 +241,16 @@ class Admission:
     def _memory(self, key: ProducerKey | None) -> Sequences | None:
         if key is None:
             return None
-        found = self.producers.get(key) or self.known.get(key)
-        if found is None:
+        memory = self.producers.get(key) or self.known.get(key)
+        if memory is None:
             if not self._may_meet(key.owner):
                 raise _Refusal(
                     Code.TOO_MANY_PRODUCERS,
                     "too many producers were active lately to remember one more",
                     RETRY_FULL_MS * 10,
                 )
-            found = Sequences()
-        return found
+            memory = Sequences()
+        return memory
 
     def _may_meet(self, owner: str) -> bool:
         met = [key.owner for key in self.producers if key not in self.known]

@@ -170,10 +170,10 @@ def _no_constant(text: str) -> float:
 
 
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    members = dict(pairs)
+    if len(members) != len(pairs):
         raise ValueError("a name stands twice in one object")
-    return found
+    return members
 
 
 _DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_no_repeats)
@@ -200,12 +200,12 @@ def decode_request(frames: Sequence[bytes], limits: SizeLimits, owner: str = "")
     return Put(kind, descriptions, payloads, producer, sequence, owner)
 
 
-def _operation(said: Any) -> Operation:
+def _operation(value: Any) -> Operation:
     try:
-        return Operation(said)
+        return Operation(value)
     except ValueError:
         raise BadRequest(
-            Code.UNKNOWN_OPERATION, f"operation must be one of {', '.join(Operation)}, not {shown(said)}"
+            Code.UNKNOWN_OPERATION, f"operation must be one of {', '.join(Operation)}, not {shown(value)}"
         ) from None
 
 
@@ -311,8 +311,8 @@ def _check_completion(kind: Kind, description: Description) -> None:
 
 
 def _key(header: Mapping[str, Any], owner: str) -> tuple[ProducerKey | None, int]:
-    said = header.get
-    producer, boot, sequence = said("producer"), said("boot"), said("sequence")
+    get = header.get
+    producer, boot, sequence = get("producer"), get("boot"), get("sequence")
     if sequence is None and header.keys().isdisjoint(_KEY_FIELDS):
         return None, 0
     if type(sequence) is not int or not 1 <= sequence <= MAX_SEQUENCE:
@@ -322,11 +322,11 @@ def _key(header: Mapping[str, Any], owner: str) -> tuple[ProducerKey | None, int
     return _producer_key(producer, boot, owner), sequence
 
 
-def _sequence(said: Any) -> int:
+def _sequence(value: Any) -> int:
     """A sequence as a number or as digits in text: JavaScript has no whole numbers beyond 2^53."""
-    if type(said) is str and _SEQUENCE_TEXT.fullmatch(said) and int(said) <= MAX_SEQUENCE:
-        return int(said)
-    raise BadRequest(Code.BAD_KEY, f"sequence must be a whole number from 1 to 2^62, not {shown(said)}")
+    if type(value) is str and _SEQUENCE_TEXT.fullmatch(value) and int(value) <= MAX_SEQUENCE:
+        return int(value)
+    raise BadRequest(Code.BAD_KEY, f"sequence must be a whole number from 1 to 2^62, not {shown(value)}")
 
 
 @lru_cache(maxsize=4_096)
@@ -349,8 +349,8 @@ def _unknown_field(names: set[str], where: str) -> None:
 
 def encode_request(header: Mapping[str, Any], payloads: Sequence[bytes]) -> list[bytes]:
     """The frames of one request; fields that are None are left out."""
-    said = {name: value for name, value in header.items() if value is not None}
-    text = json.dumps(said, ensure_ascii=False, separators=(",", ":"))
+    stated = {name: value for name, value in header.items() if value is not None}
+    text = json.dumps(stated, ensure_ascii=False, separators=(",", ":"))
     return [text.encode(errors="surrogatepass"), *payloads]  # broken Unicode is refused, with the reason
 
 
@@ -364,12 +364,12 @@ def encode_reply(reply: Reply) -> bytes:
             listed = ",".join(map(str, ids))
             return f'{{"ok":true,"stored":{len(ids)},"ids":[{listed}]}}'.encode()  # the hot path
         case Stored(ids=ids, repeated=repeated, warnings=warnings):
-            said: dict[str, Any] = {"ok": True, "stored": len(ids), "ids": list(ids)}
+            acknowledgement: dict[str, Any] = {"ok": True, "stored": len(ids), "ids": list(ids)}
             if repeated:
-                said["repeated"] = repeated
+                acknowledgement["repeated"] = repeated
             if warnings:
-                said["warnings"] = [{"code": code, "message": text} for code, text in warnings]
-            return _json(said)
+                acknowledgement["warnings"] = [{"code": code, "message": text} for code, text in warnings]
+            return _json(acknowledgement)
         case Pong():
             return _json({"ok": True, "version": VERSION})
         case Refusal(code=code, message=message, retry_after_ms=retry_after_ms):
@@ -380,27 +380,27 @@ def encode_reply(reply: Reply) -> bytes:
 
 
 def _pause_ms(error: Mapping[str, Any]) -> int | None:
-    found = error.get("retry_after_ms")
-    if found is None or (type(found) is int and 0 <= found <= LONGEST_PAUSE_MS):
-        return found
-    raise ValueError(f"no pause is {found!r} ms")
+    pause_ms = error.get("retry_after_ms")
+    if pause_ms is None or (type(pause_ms) is int and 0 <= pause_ms <= LONGEST_PAUSE_MS):
+        return pause_ms
+    raise ValueError(f"no pause is {pause_ms!r} ms")
 
 
-def _json(said: Mapping[str, Any]) -> bytes:
-    return json.dumps(said, separators=(",", ":")).encode()
+def _json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
 
 
 def decode_reply(frames: Sequence[bytes]) -> Reply:
     """Read a reply. Raises BadRequest where it is not one."""
     try:
         (frame,) = frames
-        said = json.loads(frame)
-        if not said["ok"]:
-            error = said["error"]
+        reply = json.loads(frame)
+        if not reply["ok"]:
+            error = reply["error"]
             return Refusal(str(error["code"]), str(error["message"]), _pause_ms(error))
-        if "ids" not in said:
+        if "ids" not in reply:
             return Pong()
-        warnings = tuple((w["code"], w["message"]) for w in said.get("warnings", ()))
-        return Stored(said["ids"], said.get("repeated", 0), warnings)
+        warnings = tuple((w["code"], w["message"]) for w in reply.get("warnings", ()))
+        return Stored(reply["ids"], reply.get("repeated", 0), warnings)
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise BadRequest(Code.BAD_HEADER, f"not a reply of this protocol: {exc!r}") from None

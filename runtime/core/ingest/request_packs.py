@@ -115,10 +115,10 @@ def packs(messages: Iterable[Described]) -> Iterator[RequestPack]:
 def described(message: Described) -> tuple[bytes, Fields]:
     """A message's payload and its own fields, copied; a field that is None counts as left out."""
     payload, own = message if isinstance(message, tuple) else (message, Fields())
-    said = {name: value for name, value in own.items() if value is not None}
-    if "properties" in said:
-        said["properties"] = dict(own["properties"] or {})
-    return encoded(payload), cast(Fields, said)
+    stated = {name: value for name, value in own.items() if value is not None}
+    if "properties" in stated:
+        stated["properties"] = dict(own["properties"] or {})
+    return encoded(payload), cast(Fields, stated)
 
 
 def halves(pack: RequestPack, refused: TooLarge) -> tuple[RequestPack, RequestPack]:

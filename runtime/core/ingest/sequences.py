@@ -144,12 +144,12 @@ class Sequences:
     @property
     def contents(self) -> list[tuple[int, int, int]]:
         """The first and last sequence, and the checksum, of the latest requests."""
-        found, last = [], self._last
+        contents, last = [], self._last
         for entry in reversed(self._entries):
             first = last - (entry & _COUNT_MASK)
-            found.append((first, last, entry >> _COUNT_BITS))
+            contents.append((first, last, entry >> _COUNT_BITS))
             last = first - 1
-        return found[::-1]
+        return contents[::-1]
 
     def store_again(self, first: int, last: int, first_id: int) -> None:
         """Another request with these sequences, which are stored already, is stored under consecutive ids."""
@@ -214,19 +214,19 @@ class Sequences:
         if len(flat) < 2 or flat[1] < 0:
             raise ValueError("not the memory of a producer")
         checksum, flat[1] = divmod(flat[1], 2**32)
-        found, runs_at = cls(), 2 + 2 * flat[1]
+        memory, runs_at = cls(), 2 + 2 * flat[1]
         if len(flat) < runs_at or (len(flat) - runs_at) % 3:
             raise ValueError("not the memory of a producer")
         if checksum and checksum != _checksum(flat):  # none: written before there was one
             raise ValueError("the memory of a producer was changed")
-        found.floor = flat[0]
-        found._lows, found._highs = list(flat[2:runs_at:2]), list(flat[3:runs_at:2])
+        memory.floor = flat[0]
+        memory._lows, memory._highs = list(flat[2:runs_at:2]), list(flat[3:runs_at:2])
         triples = list(zip(flat[runs_at::3], flat[runs_at + 1 :: 3], flat[runs_at + 2 :: 3], strict=True))
-        entries, found._last = _unpacked([word for triple in triples if triple[0] < 0 for word in triple])
+        entries, memory._last = _unpacked([word for triple in triples if triple[0] < 0 for word in triple])
         for entry in entries:
-            found._note(entry)
-        found.recent = [triple for triple in triples if triple[0] >= 0]
-        return found
+            memory._note(entry)
+        memory.recent = [triple for triple in triples if triple[0] >= 0]
+        return memory
 
 
 def _unpacked(words: list[int]) -> tuple[list[int], int]:

@@ -37,8 +37,8 @@ class TakenFile(NamedTuple):
     def unpack(cls, packed: bytes) -> TakenFile | None:
         """The inverse of `pack`; None where nothing was noted, as in older stores."""
         try:
-            said = json.loads(packed)
-            return cls(int(said["size_bytes"]), int(said["mtime_ns"]), said.get("sha256"))
+            record = json.loads(packed)
+            return cls(int(record["size_bytes"]), int(record["mtime_ns"]), record.get("sha256"))
         except (ValueError, LookupError, TypeError, AttributeError):
             return None
 
