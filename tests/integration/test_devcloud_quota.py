@@ -51,8 +51,8 @@ def test_a_twin_is_not_patched_while_the_quota_is_used_up(hub: HubInThread) -> N
         assert Ack(PacketType.PUBACK, 2) in answers and topics[0].startswith("$iothub/twin/res/403/")
 
 
-def test_everything_counts_against_the_quota_and_nothing_goes_beyond_it(hub: HubInThread) -> None:
-    hub.faults(quota_left=4)
+def test_all_that_passes_counts_against_the_quota_and_nothing_goes_beyond_it(hub: HubInThread) -> None:
+    hub.faults(quota_left=3)
     with hub.raw() as raw:
         raw.send(Subscribe(1, ((TWIN_RESULTS, 0),)))
         raw.receive()

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
-from azure.iot.device import MethodResponse
+from azure.iot.device import MethodResponse, exceptions
 
 from runtime.devcloud.mqtt.packets import Ack, PacketType, Publish, Subscribe, Unsubscribe
 from runtime.devcloud.state.problems import Problem
@@ -325,3 +325,16 @@ def test_the_published_sdk_with_a_handler_that_raises_lets_the_caller_wait_in_va
         assert problem_of(calling(hub, "bug", None, 0.3)) == (504, "hub/gatewayTimeout")
         client.on_method_request_received = None  # unsubscribes
         assert problem_of(calling(hub, "good", None, 10.0)) == (404, "hub/deviceNotOnline")
+
+
+@pytest.mark.parametrize("status", [400, 403, 429, 500])
+def test_the_published_sdk_tells_of_a_refused_report_and_not_which_refusal(
+    hub: HubInThread, status: int
+) -> None:
+    """A value that is refused for ever looks like one that is to be sent again."""
+    hub.faults(twin={"PATCH": {"status": status}})
+    with hub.client() as client:
+        client.connect()
+        with pytest.raises(exceptions.ClientError) as caught:
+            client.patch_twin_reported_properties({"a": 1})
+    assert str(status) not in str(caught.value)

@@ -68,6 +68,7 @@ async def feed(request: Request) -> Response:
         {
             "workspace": cloud.workspace,
             "hub": cloud.hub_host,
+            "tier": cloud.limits.tier,
             "waiting": [{**operators.shown(o), "deviceExists": _exists(cloud, o)} for o in waiting],
             "provisioningTokens": operators.shown_tokens(cloud),
             "devices": devices.listed(cloud),

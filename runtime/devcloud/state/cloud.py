@@ -329,12 +329,13 @@ class Cloud:
         """Queue a cloud-to-device message. Raises Problem where the hub refuses it."""
         self._require_quota()
         command = self.commands.enqueue(device_id, payload, properties, options, at_s)
+        self.spend_quota()
         self._publish(device_id, CommandsWaiting())
         return command
 
     def _require_quota(self) -> None:
         """Raise Problem once the daily quota is used up: the hub sends nothing more, either."""
-        if not self.spend_quota():
+        if self.quota_used_up():
             raise Problem(403, "hub/quotaExceeded", QUOTA_USED_UP)
 
     async def call_method(
@@ -347,4 +348,6 @@ class Cloud:
     ) -> tuple[int, bytes]:
         """Call a method on the device. Returns status and body. Raises Problem: 403, 404, 504."""
         self._require_quota()
-        return await self.methods.call(device_id, name, payload, response_timeout_s, connect_timeout_s)
+        answer = await self.methods.call(device_id, name, payload, response_timeout_s, connect_timeout_s)
+        self.spend_quota()
+        return answer
