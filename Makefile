@@ -31,7 +31,7 @@ bench: $(READY)
 	@$(VENV)/bin/python -m runtime.bench $(ARGS)
 
 model: $(READY)
-	@MODEL_RUNS=$(or $(RUNS),30000) $(VENV)/bin/python -m pytest --timeout=0 -k random_run tests/unit/test_twin_sync.py tests/unit/test_command_queue.py
+	@MODEL_RUNS=$(or $(RUNS),30000) $(VENV)/bin/python -m pytest --timeout=0 -k random_run tests/unit/test_twin_sync.py tests/unit/test_command_queue.py tests/unit/test_calls.py
 
 chaos: $(READY)
 	@$(VENV)/bin/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
