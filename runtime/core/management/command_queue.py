@@ -124,8 +124,9 @@ def wait_s(queue: OpenCommands, now: Instant) -> float:
             waits.append(command.lease._replace(lease_s=limit_s).left_s(now))
         elif command.retry:
             waits.append(command.retry.left_s(now))
-        if not command.lease and command.life_s is not None and (age_s := now.since(command.received)):
-            waits.append(max(0.0, command.life_s - age_s))
+        age_s = now.since(command.received)
+        if not command.lease and command.life_s is not None and age_s is not None:
+            waits.append(command.life_s - age_s)
     return min((wait for wait in waits if wait > 0.0), default=math.inf)
 
 

@@ -53,12 +53,22 @@ def difference(held: Document, wanted: Document) -> dict[str, Any]:
     patch: dict[str, Any] = {name: None for name in held if name not in wanted}
     for name, value in wanted.items():
         before = held.get(name, _ABSENT)
+        if before is value:
+            continue
         if isinstance(value, Mapping) and isinstance(before, Mapping):
             if inner := difference(before, value):
                 patch[name] = inner
         elif before is _ABSENT or not same(before, value):
             patch[name] = value
     return patch
+
+
+def sharing(document: Document, other: Document) -> Document:
+    """The document, with the sections of the other one that are the same: so comparing both again is quick."""
+    return {
+        name: other[name] if name in other and same(value, other[name]) else value
+        for name, value in document.items()
+    }
 
 
 def value_at(document: Any, path: Path) -> Any:

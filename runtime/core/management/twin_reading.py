@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from runtime.core.management.twin import difference, merged
+from runtime.core.management.grants import OWN_SECTIONS
+from runtime.core.management.twin import difference, merged, sharing
 from runtime.core.management.twin_record import AlteredSection, DesiredPatch, TwinRecord
 from runtime.core.management.twin_reports import with_desired
 from runtime.core.management.twin_rules import Document, same
@@ -53,12 +54,13 @@ def read(record: TwinRecord, device_id: str, desired: Half, reported: Half) -> T
     began_again = another or desired[1] < (record.desired_version or 0)
     wanted = record.wanted
     if not record.device_id and "" not in record.touched:  # the first of a life: keep what another SDK said
-        adopted = {name: value for name, value in reported[0].items() if name not in record.touched}
+        left_alone = {*record.touched, *OWN_SECTIONS}  # progress of commands that another life has begun
+        adopted = {name: value for name, value in reported[0].items() if name not in left_alone}
         wanted = {**adopted, **wanted}
     read = replace(
         record,
         device_id=device_id,
-        confirmed=reported[0],
+        confirmed=sharing(reported[0], wanted),
         reported_version=reported[1],
         wanted=wanted,
         touched=frozenset(),

@@ -36,7 +36,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from runtime.core.backoff import pause_s
-from runtime.core.management.twin import difference, merged
+from runtime.core.management.twin import difference, merged, sharing
 from runtime.core.management.twin_reading import AcknowledgedPatch, halves, marked_altered, patched, read
 from runtime.core.management.twin_record import (
     AskTwin,
@@ -130,6 +130,8 @@ class TwinSync:
     """Desired patches that came while the GET was under way."""
     not_before_s: float = -math.inf
     """End of the pause that the hub's refusals brought."""
+    throttled: bool = False
+    """The pause is for a 403 or 429: a new connection does not end it."""
     failures: int = 0
     report_at_s: float = -math.inf
     refresh_at_s: float = math.inf
@@ -174,7 +176,8 @@ def due_s(sync: TwinSync) -> float:
 def _handled(sync: TwinSync, event: TwinEvent, at: _Instant) -> Step:
     match event:
         case TwinLinkUp(device_id):
-            return _ask(replace(_away(sync), device_id=device_id)), []
+            not_before_s = sync.not_before_s if sync.throttled else -math.inf
+            return _ask(replace(_away(sync), device_id=device_id, not_before_s=not_before_s)), []
         case TwinLinkDown():
             return _away(sync), []
         case TwinResponse() if sync.get and event.rid == sync.get.rid:
@@ -254,7 +257,7 @@ def _on_acknowledged(sync: TwinSync, sent: PendingReport, version: int | None) -
     before = sync.record.reported_version
     record = replace(
         sync.record,
-        confirmed=merged(sync.record.confirmed, sent.patch),
+        confirmed=sharing(merged(sync.record.confirmed, sent.patch), sync.record.wanted),
         reported_version=before if version is None else version,
     )
     acknowledged = {**sync.acknowledged}
@@ -314,7 +317,8 @@ def _paused(sync: TwinSync, event: TwinResponse | None, at: _Instant) -> TwinSyn
             max_s=PAUSE_MAX_S,
             retry_after_s=event.retry_after_s if event else None,
         )
-    return replace(sync, failures=sync.failures + 1, not_before_s=at.now_s + pause)
+    throttled = event is not None and event.status in (403, 429)
+    return replace(sync, failures=sync.failures + 1, not_before_s=at.now_s + pause, throttled=throttled)
 
 
 def _forgiven(sync: TwinSync) -> TwinSync:

@@ -65,11 +65,11 @@ class LongPolls(Generic[Poll]):
 
     def over(self, now: Moment) -> tuple[LongPolls[Poll], list[Poll]]:
         """Without those whose time is over, and these."""
-        over = [one for one in self.waiters if _left_s(one, now) <= 0.0]
+        over = [one.request for one in self.waiters if _left_s(one, now) <= 0.0]
         if not over:
             return self, []
-        left = tuple(one for one in self.waiters if one not in over)
-        return replace(self, waiters=left), [one.request for one in over]
+        left = tuple(one for one in self.waiters if _left_s(one, now) > 0.0)
+        return replace(self, waiters=left), over
 
     def wait_s(self, now: Moment) -> float:
         """Seconds until the next one's time is over."""
