@@ -60,11 +60,10 @@ class OpenCommands:
 
     def changed(self, command: CommandRow) -> OpenCommands:
         """The queue with this command as it is now."""
-        rest = self.open
-        if command.seq not in rest or not command.state.final:
-            rest = {**rest, command.seq: command}
+        rest = dict(self.open)
+        rest[command.seq] = command
         if command.state.final:
-            rest = {seq: one for seq, one in rest.items() if seq != command.seq}
+            del rest[command.seq]
         return replace(self, open=rest, next_seq=max(self.next_seq, command.seq + 1))
 
 
@@ -118,6 +117,8 @@ def _leases_over(queue: OpenCommands, now: Instant) -> Step:
 
 def _expiry(queue: OpenCommands, command: CommandRow, now: Instant) -> str:
     """The reason why a queued command expires now; empty where it does not."""
+    if command.life_s is None and command.received.boot_id == now.moment.boot_id:
+        return ""
     age_s = now.since(command.received)
     if age_s is None:
         return "no clock can tell its age" if matches_any(queue.policy.drop_stale, command.name) else ""

@@ -64,7 +64,7 @@ def difference(held: Document, wanted: Document) -> dict[str, Any]:
 
 
 def sharing(document: Document, other: Document) -> Document:
-    """The document, with the sections of the other one that are the same: so comparing both again is quick."""
+    """The document with those sections of the other one that are the same: comparing them again is quick."""
     return {
         name: other[name] if name in other and same(value, other[name]) else value
         for name, value in document.items()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from runtime.core.management.codes import ManagementCode, RequestRefused
@@ -146,22 +146,25 @@ def same(one: Any, other: Any) -> bool:
 
 def hub_bytes(value: Any) -> int:
     """The size by the hub's formula: names and texts without control characters, 8 a number, 4 a boolean."""
-    if isinstance(value, str):
-        return len(_UNCOUNTED.sub("", value).encode(errors="surrogatepass"))
-    if isinstance(value, bool):
-        return 4
-    if isinstance(value, int | float):
-        return 8
-    return sum(hub_bytes(part) for part in _parts(value))
+    total_bytes, left = 0, [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, Mapping):
+            total_bytes += sum(map(_text_bytes, one))
+            left += one.values()
+        elif isinstance(one, list):
+            left += one
+        elif isinstance(one, str):
+            total_bytes += _text_bytes(one)
+        else:
+            total_bytes += 4 if isinstance(one, bool) else 8
+    return total_bytes
 
 
-def _parts(value: Any) -> Iterator[Any]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield key
-            yield inner
-    elif isinstance(value, list):
-        yield from value
+def _text_bytes(text: str) -> int:
+    if text.isascii() and text.isprintable():
+        return len(text)
+    return len(_UNCOUNTED.sub("", text).encode(errors="surrogatepass"))
 
 
 def text_of(value: Any) -> str:
