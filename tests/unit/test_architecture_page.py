@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from enum import Enum
+
+import pytest
 
 from runtime.adapters.store import errors
 from runtime.core.delivery.connection import ConnectionState
@@ -18,6 +21,8 @@ from runtime.core.identity.platform_answer import (
     ProvisioningOperation,
 )
 from runtime.core.identity.renewal import RegistrationState
+from runtime.core.management.command_record import COMMAND_TRANSITIONS, CommandState
+from runtime.core.management.twin_sync import TRANSITIONS, TwinPhase
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from tests.support.readme import ARCHITECTURE, with_rooms, with_states
@@ -90,12 +95,23 @@ def test_an_enrolment_goes_from_state_to_state_as_drawn() -> None:
     assert found == drawn("Enrolment at the platform")
 
 
+@pytest.mark.parametrize(
+    ("title", "table"), [("The twin", TRANSITIONS), ("A command", COMMAND_TRANSITIONS)], ids=str
+)
+def test_management_goes_from_state_to_state_as_drawn(title: str, table: dict[Enum, set[Enum]]) -> None:
+    """The models in test_twin_sync.py and test_command_queue.py hold the code to these tables."""
+    ways = {(one.name, other.name) for one, others in table.items() for other in others if one is not other}
+    assert drawn(title) == ways
+
+
 def test_every_state_is_on_the_page() -> None:
     for title, states in (
         ("Enrolment at the platform", EnrolmentState),
         ("Registration at the platform", RegistrationState),
         ("A message on its way out", MessageState),
         ("The connection to the hub", ConnectionState),
+        ("The twin", TwinPhase),
+        ("A command", CommandState),
     ):
         named = set(re.findall(r"\b[A-Z_]{2,}\b", chapter(title)))
         assert set(states.__members__) - named == set(), title

@@ -370,6 +370,19 @@ def test_a_bad_section_is_found_by_halving_and_left_alone_until_its_value_change
     assert steps.sent(steps.report("c", 2)).patch == {"c": 2}
 
 
+def test_a_suspect_that_is_set_back_does_not_hold_up_the_others() -> None:
+    """Found by the model in run 7,881 of 30,000: the rest waited for the daily GET."""
+    steps = Steps()
+    steps.report("a", 1)
+    steps.report("b", 13)
+    sent = steps.sent(steps.level(twin({}, 1, {})))
+    steps(ReportMade(1, ReportMode.REMOVE, ("a",)))
+    steps(TwinResponse(sent.rid, 400, reason="no"))
+    assert due_s(steps.sync) == steps.now_s + 1.0
+    steps.now_s += 1.0
+    assert steps.sent(steps(TwinTick())).patch == {"b": 13}
+
+
 @pytest.mark.parametrize(
     ("status", "retry_after_s", "least_s", "most_s"),
     [(429, None, 0.5, 5.0), (429, 60.0, 60.0, 66.0), (503, None, 0.5, 5.0), (403, None, 1800.0, 3600.0)],
@@ -435,6 +448,33 @@ def test_an_applied_change_is_kept_until_desired_moves_on() -> None:
     assert codes == ["change_moved", "no_such_path"]
     steps(DesiredPatch(6, {"a": None}))
     assert steps.sync.record.applied == {}
+
+
+def test_an_applied_change_is_acknowledged_as_plug_and_play_does() -> None:
+    steps = Steps()
+    steps.level(twin({"a": {"x": 1}}, 5, {}))
+    change = steps.sync.record.desired_change(("a",))
+    actions = steps(ChangeApplied(1, ("a", "x"), change, 200, "fine", acknowledge=True))
+    assert kinds(actions) == [SaveTwin, AnswerProgram, SendReported]
+    assert steps.sent(actions).patch == {"a": {"x": {"value": 1, "ac": 200, "av": 5, "ad": "fine"}}}
+    assert kinds(steps(ChangeApplied(1, ("a", "x"), change, 500, "x" * 5000, acknowledge=True))) == [
+        AnswerProgram
+    ]
+
+
+def test_progress_of_commands_from_another_life_is_removed() -> None:
+    steps = Steps()
+    actions = steps.level(twin({}, 1, {"commands": {"9f": 50}, "b": 3}))
+    assert steps.sent(actions).patch == {"commands": None}
+
+
+@pytest.mark.parametrize(("status", "kind"), [(503, [AskTwin]), (429, [])])
+def test_a_new_connection_ends_a_pause_that_no_throttling_asked_for(status: int, kind: list[type]) -> None:
+    steps = Steps()
+    steps(TwinLinkUp("d"))
+    steps(TwinResponse("s-1", status))
+    steps(TwinLinkDown())
+    assert kinds(steps(TwinLinkUp("d"))) == kind
 
 
 def test_an_operator_can_have_the_twin_read_again() -> None:

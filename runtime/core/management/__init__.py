@@ -14,7 +14,8 @@ Modules
 - `twin_rules`, `twin`: documents, their rules, merge and difference.
 - `twin_record`, `twin_reading`, `twin_reports`, `twin_sync`: the twin on disk, and how it comes to equal the
   hub's.
-- `command_record`, `command_steps`, `command_queue`: commands, from the hub to their final state.
+- `command_record`, `command_steps`, `command_queue`, `command_results`: commands, from the hub to their final
+  state, and the message that says so.
 - `call_record`, `calls`: method calls.
 - `waiting`, `names`, `grants`: long polls, patterns of names, and who may do what.
 - `codes`, `requests`, `replies`, `strict_json`, `protocol`: what programs say and are told; the one codec.

@@ -152,6 +152,8 @@ class ChangeApplied:
     change: int
     status: int
     message: str = ""
+    acknowledge: bool = False
+    """Report it at that path as IoT Plug and Play does: value, code, version, description."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from runtime.core.management.codes import ManagementCode, RequestRefused
 from runtime.core.management.grants import OWN_SECTIONS
 from runtime.core.management.replies import AnswerProgram, Kept, ManagementRefusal
-from runtime.core.management.twin import changed, section_of, value_at
+from runtime.core.management.twin import ReportMode, changed, section_of, value_at
 from runtime.core.management.twin_record import AppliedChange, ChangeApplied, ReportMade, TwinRecord
 from runtime.core.management.twin_rules import Document, pointer, same, text_of
 
@@ -100,7 +100,22 @@ def apply_change(record: TwinRecord, event: ChangeApplied) -> Applied:
         word = AppliedChange(event.change, event.status, event.message)
         if record.applied.get(event.path) == word:
             return record, AnswerProgram(event.asker, Kept(event.change))
+        try:
+            record = _acknowledged(record, event) if event.acknowledge else record
+        except RequestRefused as refused:
+            return record, AnswerProgram(event.asker, ManagementRefusal.of(refused))
         others = [item for item in record.applied.items() if item[0] != event.path]
         applied = dict([*others[-(MAX_APPLIED - 1) :], (event.path, word)])
         return replace(record, applied=applied), AnswerProgram(event.asker, Kept(event.change))
     return record, AnswerProgram(event.asker, ManagementRefusal(code, words))
+
+
+def _acknowledged(record: TwinRecord, event: ChangeApplied) -> TwinRecord:
+    """The record with the acknowledgement that IoT Plug and Play defines for a writable property."""
+    value = {
+        "value": value_at(record.desired, event.path),
+        "ac": event.status,
+        "av": record.desired_version,
+        "ad": event.message,
+    }
+    return _with_wanted(record, changed(record.wanted, ReportMode.SET, event.path, value))

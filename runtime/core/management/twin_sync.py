@@ -349,10 +349,10 @@ def _patch_due(sync: TwinSync) -> Document:
     """The difference that may be sent; empty for none."""
     record = sync.record
     withheld = record.withheld()
-    if sync.suspects is not None:
-        withheld |= {*record.wanted, *record.confirmed} - sync.suspects
     patch = difference(record.confirmed, record.wanted)
-    return {name: value for name, value in patch.items() if name not in withheld}
+    due = {name: value for name, value in patch.items() if name not in withheld}
+    suspected = {name: value for name, value in due.items() if name in (sync.suspects or ())}
+    return suspected or due  # the suspects may be as the hub has them by now
 
 
 def _requests_due(sync: TwinSync, at: _Instant) -> Step:
@@ -361,16 +361,12 @@ def _requests_due(sync: TwinSync, at: _Instant) -> Step:
     if sync.phase is TwinPhase.ASKING and sync.get is None:
         sync, rid = _with_rid(sync)
         return replace(sync, get=PendingGet(rid, at.now_s)), [AskTwin(rid)]
-    if sync.phase is TwinPhase.LEVEL and sync.report is None and at.now_s >= sync.report_at_s:
-        patch = _patch_due(sync)
-        if not patch and sync.suspects is not None:  # the suspects are as the hub has them by now
-            sync = replace(sync, suspects=None)
-            patch = _patch_due(sync)
-        if patch:
-            sync, rid = _with_rid(sync)
-            pending = PendingReport(rid, at.now_s, patch, sync.record.wanted)
-            sync = replace(sync, report=pending, report_at_s=at.now_s + sync.limits.report_every_s)
-            return sync, [SendReported(rid, patch)]
+    free = sync.phase is TwinPhase.LEVEL and sync.report is None and at.now_s >= sync.report_at_s
+    if free and (patch := _patch_due(sync)):
+        sync, rid = _with_rid(sync)
+        pending = PendingReport(rid, at.now_s, patch, sync.record.wanted)
+        sync = replace(sync, report=pending, report_at_s=at.now_s + sync.limits.report_every_s)
+        return sync, [SendReported(rid, patch)]
     return sync, []
 
 
