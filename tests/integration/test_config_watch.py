@@ -299,6 +299,7 @@ OTHERS = {
     "ingest.endpoint": "ipc:///tmp/x.sock", "ingest.tcp_endpoint": "tcp://127.0.0.1:5999",
     "link.hours": ["01:00-02:00"], "ingest.max_request_bytes": 9_000_000,
     "ingest.memory_bytes": 200_000_000,
+    "observer.listen": "tcp://127.0.0.1:9465", "observer.otlp_url": "https://other.example/v1/metrics",
 }  # fmt: skip
 """Values other than the default where the rule admits not just any."""
 
