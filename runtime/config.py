@@ -279,10 +279,11 @@ def _values(
             )
             continue
         dotted_table = ".".join((*above, table))
-        if dotted_table not in names and not content:
+        if dotted_table not in names:
             faults.add(
                 partial(toml.place, *above, table), f"unknown table {table}{_did_you_mean(table, names)}"
             )
+            continue
         for name, written in content.items():
             where = partial(toml.place, *above, table, name)
             key = known.get(f"{dotted_table}.{name}")

@@ -48,7 +48,7 @@ def test_environment_wins_over_the_file_and_says_so(tmp_path: Path) -> None:
     ("text", "says"),
     [
         ("[upload]\nwindo = 7", ["unknown key upload.windo", "did you mean upload.window"]),
-        ("[uplod]\nwindow = 7", ["unknown key uplod.window"]),
+        ("[uplod]\nwindow = 7", ["unknown table uplod", "did you mean upload?"]),
         ("[uplod]\n", ["unknown table uplod", "did you mean upload"]),
         ("window = 7", ["window stands outside a table"]),
         ('[upload]\nwindow = "many"', ["upload.window = 'many'", "not a whole number"]),
