@@ -432,7 +432,10 @@ def test_a_watcher_is_woken_by_a_section_that_changes_or_vanishes_and_by_no_othe
     steps(DesiredPatch(6, {"a": None}))
     assert steps.sync.record.desired_change(("a",)) > before["a"]
     assert steps.sync.record.desired_change(("b",)) == before["b"]
-    assert steps.sync.record.desired_change(()) == steps.sync.record.desired_change(("a",))
+    record = steps.sync.record
+    assert record.desired_change(()) == record.desired_change(("a",))
+    assert record.changed_since(("a",), before["a"]) and not record.changed_since(("b",), before["b"])
+    assert record.changed_since(("b",), record.change + 1), "an older copy of the database took its place"
 
 
 def test_an_applied_change_is_kept_until_desired_moves_on() -> None:

@@ -68,6 +68,11 @@ class TwinRecord:
         """Number of the last change of the desired section that `path` belongs to."""
         return _change(self.desired_changes, self.vanished, section_of(path))
 
+    def changed_since(self, path: Path, after: int) -> bool:
+        """True if a program that has seen change `after` is to look again: also where the database is an
+        older copy of itself, which has not given that number yet."""
+        return self.desired_change(path) > after or after > self.change
+
     def wanted_change(self, path: Path) -> int:
         """Number of the last change of the wanted section that `path` belongs to."""
         return _change(self.wanted_changes, self.vanished, section_of(path))
