@@ -1,8 +1,9 @@
 """The generated parts of the pages.
 
 `python -m tests.support.readme` writes the settings into docs/configuration.md and deploy/edge.toml.example,
-and the rooms and the state diagrams into docs/architecture.md; `python -m tests.support.readme
-bench-report/bench.json` writes the figures that `make bench` left there into docs/performance.md.
+the rooms and the state diagrams into docs/architecture.md, the metrics into docs/operations.md; `python -m
+tests.support.readme bench-report/bench.json` writes the figures that `make bench` left there into
+docs/performance.md.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from typing import Any
 
 from runtime.bench import FigureRow
 from runtime.cli.settings import example
+from runtime.operations import metrics_report
 from runtime.setting_rule import Key, keys_of, spelled
 from runtime.settings import StreamSettings, keys
+from tests.support.overview import overview
 from tests.support.rooms import layers_picture, rooms_table
 from tests.support.state_diagrams import connection_states, message_states, store_states
 
@@ -26,6 +29,7 @@ ARCHITECTURE = TOP / "docs" / "architecture.md"
 COMMANDS = TOP / "docs" / "commands.md"
 CONFIGURATION = TOP / "docs" / "configuration.md"
 EXAMPLE = TOP / "deploy" / "edge.toml.example"
+OPERATIONS = TOP / "docs" / "operations.md"
 PERFORMANCE = TOP / "docs" / "performance.md"
 PROTOCOL = TOP / "docs" / "protocol.md"
 PAGES = sorted(p for folder in ("", "docs", "docs/decisions", "deploy") for p in (TOP / folder).glob("*.md"))
@@ -58,6 +62,16 @@ def with_states(text: str) -> str:
     ):
         text = with_part(text, name, drawn)
     return text
+
+
+def with_metrics(text: str) -> str:
+    """`text` with the table of metrics as the report has them."""
+    rows = [
+        f"| `{one.name}` | {one.type} | {one.help} |" for one in metrics_report.report(overview(), now_s=0)
+    ]
+    return with_part(
+        text, "metrics", "\n".join(["| metric | type | meaning |", "|---|---|---|", *rows]) + "\n"
+    )
 
 
 def settings_table(*, advanced: bool) -> str:
@@ -118,6 +132,7 @@ def main(reports: list[str]) -> None:
     """Write the rooms, the state diagrams, the settings, and the figures of each report."""
     ARCHITECTURE.write_text(with_states(with_rooms(ARCHITECTURE.read_text())))
     CONFIGURATION.write_text(with_settings(CONFIGURATION.read_text()))
+    OPERATIONS.write_text(with_metrics(OPERATIONS.read_text()))
     EXAMPLE.write_text(example(advanced=True))
     for report in reports:
         table = figures_table(json.loads(Path(report).read_text()))
