@@ -96,7 +96,9 @@ def test_an_enrolment_goes_from_state_to_state_as_drawn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("title", "table"), [("The twin", TRANSITIONS), ("A command", COMMAND_TRANSITIONS)], ids=str
+    ("title", "table"),
+    [("The twin", TRANSITIONS), ("A command", COMMAND_TRANSITIONS)],
+    ids=["the twin", "a command"],
 )
 def test_management_goes_from_state_to_state_as_drawn(title: str, table: dict[Enum, set[Enum]]) -> None:
     """The models in test_twin_sync.py and test_command_queue.py hold the code to these tables."""
