@@ -107,6 +107,11 @@ class Layout:
         """The socket on which upload reports delivered and quarantined messages to ingest."""
         return self.run / "delivery.sock"
 
+    @property
+    def hub_line_socket(self) -> Path:
+        """The socket on which upload passes on to management what the hub says, and the other way round."""
+        return self.run / "hub-line.sock"
+
     def status_file(self, worker: str) -> Path:
         """Progress and figures of one worker; written by it alone, read by sentinel and `edgectl status`."""
         return self.run / f"{worker}.status"

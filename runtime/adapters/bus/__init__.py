@@ -1,1 +1,1 @@
-"""ZeroMQ: the producers' socket, hints and reports between workers."""
+"""ZeroMQ: the producers' socket, hints, reports and the hub line between workers."""
