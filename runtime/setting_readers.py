@@ -58,6 +58,7 @@ READERS: Mapping[str, Readers] = {
     "upload.websockets": _HUB_AND_TIME,
     "link": Readers(live=("upload",)),
     "sentinel": Readers(live=("sentinel",)),
+    "alarm": Readers(live=("sentinel",)),
     "observer": Readers(restart=("observer",)),
     "observer.enabled": Readers(live=("sentinel",)),
     "log": Readers(live=PROGRAMS),

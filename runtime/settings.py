@@ -28,7 +28,7 @@ from runtime.core.proxy_url import Proxy
 from runtime.core.secret import Secret
 from runtime.layout import OPTIONAL_WORKERS
 from runtime.setting_rule import Key, keys_of, setting
-from runtime.settings_operations import LogSettings, ObserverSettings, SentinelSettings
+from runtime.settings_operations import AlarmSettings, LogSettings, ObserverSettings, SentinelSettings
 
 STREAMS = "stream"
 
@@ -362,6 +362,7 @@ class Settings:
     upload: UploadSettings = UploadSettings()
     link: LinkSettings = LinkSettings()
     sentinel: SentinelSettings = SentinelSettings()
+    alarm: AlarmSettings = AlarmSettings()
     observer: ObserverSettings = ObserverSettings()
     log: LogSettings = LogSettings()
     stream: Mapping[StreamName, StreamSettings] = field(default_factory=dict)

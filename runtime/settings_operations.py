@@ -40,6 +40,30 @@ class SentinelSettings:
 
 
 @dataclass(frozen=True)
+class AlarmSettings:
+    """When the runtime calls itself degraded, and which program is told."""
+
+    full_s: float = setting(
+        3600.0, "where the store or the disk is full sooner than this; 0 never", low=0, high=2_592_000
+    )
+    token_s: float = setting(
+        172_800.0,
+        "where the Registration Token ends sooner than this and its renewal fails; 0 never",
+        low=0,
+        high=2_592_000,
+    )
+    quota_s: float = setting(
+        0.0, "where a budget of the day for the link is used up sooner than this; 0 never", low=0, high=86_400
+    )
+    command: tuple[str, ...] = setting(
+        (), "program, with its arguments, that gets the beginning and the end of each alarm as JSON on stdin"
+    )
+    command_every_s: float = setting(
+        60.0, "shortest time between two calls for the same alarm", low=1, high=86_400, advanced=True
+    )
+
+
+@dataclass(frozen=True)
 class ObserverSettings:
     """What other programs read of this device over HTTP."""
 

@@ -97,8 +97,15 @@ def observe(
         "alarms": _alarms(sentinel.record, {name: seen[name].record for name in seen if name != "sentinel"}),
     }
     overview["runway"] = runway_of(overview, sentinel.record, settings)
-    overview["reasons"] = condition.reasons(overview)
+    overview["reasons"] = condition.reasons(overview, alarm_limits(settings))
     return {"verdict": condition.verdict(overview), **overview}
+
+
+def alarm_limits(settings: Settings | None) -> condition.AlarmLimits:
+    """The limits that the settings name; without settings the usual ones."""
+    if settings is None:
+        return condition.AlarmLimits()
+    return condition.AlarmLimits(settings.alarm.full_s, settings.alarm.token_s, settings.alarm.quota_s)
 
 
 def _shown(programs: Mapping[str, Program] | None, settings: Settings | None) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from runtime.core.operations import verdict
+from runtime.core.operations.verdict import AlarmLimits
 
 WELL = {"state": "RUNNING", "progress_age_s": 1.0, "uptime_s": 100.0, "trouble": ""}
 
@@ -174,3 +175,48 @@ def test_what_holds_provisioning_up_is_told_in_its_own_words_and_nothing_is_to_b
     identity = {"state": "waiting for provisioning", "provisioning": state, "reason": "/etc/t is not there"}
     (reason,) = found(identity=identity)["reasons"]
     assert reason == f"identity: waiting for provisioning; {state} (/etc/t is not there)"
+
+
+@pytest.mark.parametrize(
+    ("part", "limits", "words"),
+    [
+        (
+            {"runway": {"quota_in_s": 600}},
+            AlarmLimits(quota_s=3600),
+            "link: a budget of the day is used up in 10 min at the present rate",
+        ),
+        ({"runway": {"quota_in_s": 600}}, AlarmLimits(), ""),
+        ({"runway": {"quota_in_s": "never"}}, AlarmLimits(quota_s=3600), ""),
+        (
+            {
+                "identity": {
+                    "state": "registered",
+                    "provisioning": "provisioned",
+                    "registration_remaining_s": 7200,
+                    "trouble": "timed out",
+                }
+            },
+            AlarmLimits(),
+            "identity: the Registration Token ends in 2 h and its renewal fails: timed out",
+        ),
+        (
+            {
+                "identity": {
+                    "state": "registered",
+                    "provisioning": "provisioned",
+                    "registration_remaining_s": 7200,
+                    "trouble": None,
+                }
+            },
+            AlarmLimits(),
+            "",
+        ),
+    ],
+)
+def test_what_ends_too_soon_is_an_alarm_by_the_limits_of_the_settings(
+    part: dict[str, Any], limits: AlarmLimits, words: str
+) -> None:
+    whole = found()
+    for name, facts in part.items():
+        whole[name] = {**whole.get(name, {}), **facts}
+    assert verdict.reasons(whole, limits) == ([words] if words else [])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from runtime.core.identity import enrolment
 
 LATE_AFTER_S = 15.0
 """A worker's loop comes round every 5 s at the latest; three times that is no accident."""
-DISK_FULL_SOON_S = 3600.0
 DISK_FULL_BYTES = 65536
 """A worker needs more than this to report at all: figures may be missing below it."""
 GOOD_HUB = ("up", "draining", "parked")
@@ -45,7 +45,15 @@ FAILURES_TO_DEGRADE = 5
 WAITED_TOO_LONG_S = 600.0
 WAITED_BESIDE_A_FILE_S = 3600.0
 """Where a file is under way the oldest may be that file, on a slow line: its failures are reported anyway."""
-FULL_SOON_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmLimits:
+    """How soon is too soon, in seconds; 0: never."""
+
+    full_s: float = 3600.0
+    token_s: float = 172_800.0
+    quota_s: float = 0.0
 
 
 def verdict(overview: Mapping[str, Any]) -> str:
@@ -66,7 +74,7 @@ def verdict(overview: Mapping[str, Any]) -> str:
     return "parked" if overview["hub"]["barred"] else "healthy"
 
 
-def reasons(overview: Mapping[str, Any]) -> list[str]:
+def reasons(overview: Mapping[str, Any], limits: AlarmLimits = AlarmLimits()) -> list[str]:
     """Everything that makes the runtime less than healthy, one sentence each, the gravest first."""
     why = [overview["supervisor"]["trouble"], overview["configuration"]]
     if not overview["supervisor"]["trouble"]:
@@ -74,10 +82,12 @@ def reasons(overview: Mapping[str, Any]) -> list[str]:
         why += [_worker(name, worker, blind=blind) for name, worker in overview["workers"].items()]
     why += [f"{alarm['worker']}: {alarm['text']}" for alarm in overview["alarms"]]
     why += [
-        _backlog(overview["backlog"]),
+        _backlog(overview["backlog"], limits.full_s),
         _refused(overview["backlog"]),
-        _disk(overview["disk"]),
+        _disk(overview["disk"], limits.full_s),
         _identity(overview["identity"]),
+        _token(overview["identity"], limits.token_s),
+        _quota(overview.get("runway", {}), limits.quota_s),
         _hub(overview["hub"]),
         *_lanes(overview["hub"]),
         _oldest(overview["hub"]),
@@ -96,7 +106,7 @@ def _worker(name: str, worker: Mapping[str, Any], *, blind: bool) -> str:
     return f"{name} has made no progress for {age_s:.0f} s" if age_s > LATE_AFTER_S else ""
 
 
-def _backlog(backlog: Mapping[str, Any]) -> str:
+def _backlog(backlog: Mapping[str, Any], soon_s: float) -> str:
     if backlog["store"] not in ("open", None):
         return f"store: {backlog['store']}"
     if backlog.get("disk_room_bytes") == 0:
@@ -107,7 +117,7 @@ def _backlog(backlog: Mapping[str, Any]) -> str:
         which = "max_messages" if backlog.get("room_messages") == 0 else "max_bytes"
         return f"store: full by its own limit (store.{which})"
     full_in_s: float | None = backlog.get("full_in_s")
-    if full_in_s is None or full_in_s >= FULL_SOON_S:
+    if full_in_s is None or full_in_s >= soon_s:
         return ""
     return f"store: full in {full_in_s / 60:.0f} min at the present rate"
 
@@ -150,12 +160,12 @@ def _oldest(hub: Mapping[str, Any]) -> str:
     return f"the oldest message (stream {stream}) has waited for {waited_s / 60:.0f} min with the hub up"
 
 
-def _disk(disk: Mapping[str, Any]) -> str:
+def _disk(disk: Mapping[str, Any], soon_s: float) -> str:
     if disk["read_only"]:
         return "disk: read-only, nothing can be stored, and the figures are old"
     if disk["free_bytes"] is not None and disk["free_bytes"] < DISK_FULL_BYTES:
         return "disk: no room left"
-    soon = disk["full_in_s"] is not None and disk["full_in_s"] < DISK_FULL_SOON_S
+    soon = disk["full_in_s"] is not None and disk["full_in_s"] < soon_s
     return f"disk: full in {disk['full_in_s'] / 60:.0f} min at the present rate" if soon else ""
 
 
@@ -170,6 +180,21 @@ def _identity(identity: Mapping[str, Any]) -> str:
         return "" if state == UNKNOWN else f"identity: {state}{todo}"
     # a wish other than the one it is registered by waits for an operator
     return "" if provisioning in SETTLED else f"identity: registered, provisioning {provisioning}{todo}"
+
+
+def _token(identity: Mapping[str, Any], soon_s: float) -> str:
+    """The sentence about a Registration Token that nears its end while its renewal fails."""
+    left_s, trouble = identity.get("registration_remaining_s"), identity.get("trouble")
+    if left_s is None or left_s >= soon_s or not trouble:
+        return ""
+    return f"identity: the Registration Token ends in {left_s / 3600:.0f} h and its renewal fails: {trouble}"
+
+
+def _quota(runway: Mapping[str, Any], soon_s: float) -> str:
+    left_s = runway.get("quota_in_s")
+    if not isinstance(left_s, int | float) or left_s >= soon_s:
+        return ""
+    return f"link: a budget of the day is used up in {left_s / 60:.0f} min at the present rate"
 
 
 def _hub(hub: Mapping[str, Any]) -> str:
