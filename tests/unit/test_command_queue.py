@@ -26,6 +26,7 @@ from runtime.core.management.command_record import (
     CommandState,
     CommandTick,
     CountLostResult,
+    DropAsked,
     HolderGone,
     Instant,
     Lease,
@@ -465,6 +466,18 @@ def test_a_dead_command_is_requeued_as_a_new_one_and_stays_dead() -> None:
     assert (steps.disk[1].state, steps.disk[2].state) == (CommandState.DEAD, CommandState.QUEUED)
     assert steps.disk[2].id == "id1~2"
     assert code(steps(RequeueAsked(1, steps.disk[2]))) == "bad_field"
+
+
+def test_a_dead_command_is_dropped_and_a_repeat_of_it_is_still_known() -> None:
+    steps = Steps(max_attempts=1)
+    steps.hear()
+    assert code(steps(DropAsked(1, steps.disk[1]))) == "bad_field"
+    steps.receive()
+    steps(HolderGone("pid1"))
+    assert steps(DropAsked(1, steps.disk[1]))[1] == AnswerProgram(1, Kept())
+    assert steps.disk[1].dropped and steps.disk[1].state is CommandState.DEAD
+    repeat = CommandHeard(8, "id1", "topic", "plain", b"payload", dup=True, known=steps.disk[1])
+    assert kinds(steps(repeat)) == [Acknowledge]
 
 
 def test_a_result_that_ingest_refuses_is_counted_and_named() -> None:

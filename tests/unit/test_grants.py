@@ -16,6 +16,7 @@ from runtime.core.management.grants import (
     ProgramPeer,
     check_desired,
     check_leaf,
+    check_operator,
     check_report,
     command_names,
     conflicts,
@@ -108,3 +109,22 @@ def test_a_report_of_the_whole_leaves_the_runtimes_own_sections(mode: ReportMode
     record, answer = apply_report(record, ReportMade(1, mode, (), {"b": 2}))
     assert record.wanted == {"runtime": {"boot": 1}, **({"b": 2} if mode is ReportMode.SET else {})}
     assert isinstance(answer.reply, Kept)
+
+
+@pytest.mark.parametrize(
+    ("peer", "may"),
+    [
+        (ProgramPeer(uid=0), True),
+        (ProgramPeer(uid=990), True),
+        (ProgramPeer(uid=1000), False),
+        (ProgramPeer(), False),
+        (ProgramPeer(uid=0, key="k"), False),
+    ],
+)
+def test_only_the_runtimes_own_user_and_root_are_operators(peer: ProgramPeer, may: bool) -> None:
+    try:
+        check_operator(peer, 990)
+    except RequestRefused as refused:
+        assert not may and refused.code == "not_granted"
+    else:
+        assert may

@@ -31,13 +31,16 @@ from runtime.core.management.replies import (
     ManagementReply,
     NoCall,
     NoCommand,
+    OperatorAnswer,
     TwinValue,
     Watched,
 )
 from runtime.core.management.requests import (
     AnswerRequest,
     AppliedRequest,
+    CallRequest,
     CompleteRequest,
+    DropRequest,
     ExtendRequest,
     FailRequest,
     LeavesRequest,
@@ -45,6 +48,7 @@ from runtime.core.management.requests import (
     PingRequest,
     ReceiveRequest,
     ReportRequest,
+    RequeueRequest,
     ServeRequest,
     TwinPart,
     TwinRequest,
@@ -87,6 +91,9 @@ REQUESTS: st.SearchStrategy[ManagementRequest] = st.one_of(
     ),
     st.builds(ServeRequest, NAMES, WAITS, POLLS),
     st.builds(AnswerRequest, COUNTS, st.integers(200, 599), BYTES),
+    st.builds(RequeueRequest, COUNTS),
+    st.builds(DropRequest, COUNTS),
+    st.builds(CallRequest, WORDS, WAITS, BYTES),
 )
 AGES = st.none() | st.floats(0, 1e9)
 REPLIES: st.SearchStrategy[tuple[ManagementRequest, ManagementReply]] = st.one_of(
@@ -130,6 +137,7 @@ REPLIES: st.SearchStrategy[tuple[ManagementRequest, ManagementReply]] = st.one_o
         st.builds(NoCall) | st.builds(CallHandedOver, COUNTS, WORDS, WAITS, BYTES, WORDS),
     ),
     st.tuples(st.just(AnswerRequest(1)), st.builds(AnswerTaken, st.booleans())),
+    st.tuples(st.just(CallRequest("m")), st.builds(OperatorAnswer, st.integers(200, 599), BYTES)),
     st.tuples(st.just(LeavesRequest()), st.builds(LeafList, st.dictionaries(WORDS, AGES, max_size=3))),
 )
 

@@ -10,6 +10,9 @@ from runtime.core.management.command_record import AskerGone, HolderGone
 from runtime.core.management.replies import AnswerProgram
 from runtime.core.moment import Moment
 
+OPERATOR_CLIENT = 0
+"""The `client` of a call by an operator of this machine. Connections to the hub have numbers from 1 on."""
+
 
 class Caller(NamedTuple):
     """One request of the hub that waits for an answer."""

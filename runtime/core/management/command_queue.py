@@ -46,6 +46,7 @@ from runtime.core.management.command_record import (
     CommandRow,
     CommandState,
     CountLostResult,
+    DropAsked,
     HolderGone,
     Instant,
     LeaseExtended,
@@ -150,6 +151,8 @@ def _handled(queue: OpenCommands, event: CommandEvent, now: Instant) -> Step:
             return queue, [*stored, CountLostResult(known, refused)] if refused else list(stored)
         case RequeueAsked():
             return _requeue(queue, event, now)
+        case DropAsked():
+            return queue, _dropped(event)
         case _:
             return queue, []
 
@@ -284,8 +287,7 @@ def _requeue(queue: OpenCommands, event: RequeueAsked, now: Instant) -> Step:
     """The old one keeps its final state; the new one has an id that no hub gives."""
     old, seq = event.known, queue.next_seq
     if old.state not in (CommandState.DEAD, CommandState.UNCERTAIN):
-        words = f"command {old.seq} is {old.state}: only dead and uncertain ones are requeued"
-        return queue, [AnswerProgram(event.asker, ManagementRefusal(ManagementCode.BAD_FIELD, words))]
+        return queue, [_not_for_operators(event.asker, old, "requeued")]
     new = CommandRow(
         seq,
         f"{old.id}~{seq}",
@@ -298,3 +300,16 @@ def _requeue(queue: OpenCommands, event: RequeueAsked, now: Instant) -> Step:
         reboot=old.reboot,
     )
     return queue.changed(new), [SaveCommand(new), AnswerProgram(event.asker, Kept(seq))]
+
+
+def _dropped(event: DropAsked) -> list[CommandAction]:
+    """The row stays for a while, as of others that ended: a repeat from the hub must find it."""
+    old = event.known
+    if old.state not in (CommandState.DEAD, CommandState.UNCERTAIN):
+        return [_not_for_operators(event.asker, old, "dropped")]
+    return [SaveCommand(replace(old, dropped=True)), AnswerProgram(event.asker, Kept())]
+
+
+def _not_for_operators(asker: object, command: CommandRow, verb: str) -> AnswerProgram:
+    words = f"command {command.seq} is {command.state}: only dead and uncertain ones are {verb}"
+    return AnswerProgram(asker, ManagementRefusal(ManagementCode.BAD_FIELD, words))

@@ -116,6 +116,8 @@ class CommandRow:
     ended: Moment | None = None
     result_stored: bool = False
     """`ingest` has acknowledged the message that carries the result, or will never take it."""
+    dropped: bool = False
+    """An operator is done with it. A dead or uncertain command is forgotten only then, never by its age."""
 
 
 def digest_of(topic: str, payload: bytes) -> str:
@@ -235,6 +237,14 @@ class RequeueAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class DropAsked:
+    """An operator is done with a dead or uncertain command."""
+
+    asker: object
+    known: CommandRow
+
+
+@dataclass(frozen=True, slots=True)
 class CommandTick:
     """Time has passed."""
 
@@ -249,6 +259,7 @@ CommandEvent = (
     | AskerGone
     | ResultStored
     | RequeueAsked
+    | DropAsked
     | CommandTick
 )
 

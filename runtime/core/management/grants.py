@@ -75,6 +75,12 @@ def grant_of(programs: Sequence[ProgramGrant], peer: ProgramPeer) -> ProgramGran
     raise _refused(f"no [management.program.NAME] is for {who}")
 
 
+def check_operator(peer: ProgramPeer, runtime_uid: int) -> None:
+    """Check that an operator's request may come from this peer. Raises RequestRefused."""
+    if peer.key or peer.uid not in (0, runtime_uid):
+        raise _refused("only root and the runtime's own user may do that, on this machine")
+
+
 def _refused(words: str) -> RequestRefused:
     return RequestRefused(ManagementCode.NOT_GRANTED, words)
 

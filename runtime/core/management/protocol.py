@@ -38,13 +38,16 @@ from runtime.core.management.replies import (
     ManagementReply,
     NoCall,
     NoCommand,
+    OperatorAnswer,
     TwinValue,
     Watched,
 )
 from runtime.core.management.requests import (
     AnswerRequest,
     AppliedRequest,
+    CallRequest,
     CompleteRequest,
+    DropRequest,
     ExtendRequest,
     FailRequest,
     LeavesRequest,
@@ -52,6 +55,7 @@ from runtime.core.management.requests import (
     PingRequest,
     ReceiveRequest,
     ReportRequest,
+    RequeueRequest,
     ServeRequest,
     TwinPart,
     TwinRequest,
@@ -76,7 +80,7 @@ MAX_NUMBER = 2**53
 
 
 class ManagementOperation(StrEnum):
-    """The operations that a program can request."""
+    """The operations that a program can request; the last group is for operators."""
 
     PING = "ping"
     WHOAMI = "whoami"
@@ -91,6 +95,10 @@ class ManagementOperation(StrEnum):
     SERVE = "serve"
     ANSWER = "answer"
     LEAVES = "leaves"
+
+    REQUEUE = "requeue"
+    DROP = "drop"
+    CALL = "call"
 
 
 _KINDS: Mapping[ManagementOperation, type[ManagementRequest]] = {
@@ -107,6 +115,9 @@ _KINDS: Mapping[ManagementOperation, type[ManagementRequest]] = {
     ManagementOperation.SERVE: ServeRequest,
     ManagementOperation.ANSWER: AnswerRequest,
     ManagementOperation.LEAVES: LeavesRequest,
+    ManagementOperation.REQUEUE: RequeueRequest,
+    ManagementOperation.DROP: DropRequest,
+    ManagementOperation.CALL: CallRequest,
 }
 _OPERATIONS = {kind: operation for operation, kind in _KINDS.items()}
 _PAYLOADS = ("value", "result", "payload")
@@ -177,6 +188,10 @@ def _names(name: str, value: Any) -> tuple[str, ...]:
     raise _bad(name, f"a list of 1 to {MAX_NAMES} names of at most {MAX_NAME_CHARACTERS} characters", value)
 
 
+def _method(name: str, value: Any) -> str:
+    return _names(name, [value])[0]
+
+
 def _path(name: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, str):
         raise _bad(name, "a JSON pointer such as /press/speed", value)
@@ -211,6 +226,7 @@ _PARSERS: Mapping[str, Callable[[str, Any], Any]] = {
     "reason": _text(MAX_WORDS_CHARACTERS),
     "names": _names,
     "methods": _names,
+    "method": _method,
     "leaf": _matching(_LEAF, "4 to 90 of A-Z a-z 0-9 _ . and -, or a beginning of it with * behind"),
     "poll": _matching(_POLL, "1 to 48 of A-Z a-z 0-9 _ . and -"),
 }
@@ -358,6 +374,9 @@ _REPLIES: Mapping[type[ManagementRequest], tuple[type[Any], type[Any] | None]] =
     ServeRequest: (CallHandedOver, NoCall),
     AnswerRequest: (AnswerTaken, None),
     LeavesRequest: (LeafList, None),
+    RequeueRequest: (Kept, None),
+    DropRequest: (Kept, None),
+    CallRequest: (OperatorAnswer, None),
 }
 """What answers a request, beside a refusal, and what says that nothing came."""
 

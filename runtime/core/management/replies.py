@@ -111,6 +111,14 @@ class LeafList:
 
 
 @dataclass(frozen=True, slots=True)
+class OperatorAnswer:
+    """The answer to an operator's call, as the cloud would get it."""
+
+    status: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class ManagementRefusal:
     """The refusal of a request: nothing of it took effect."""
 
@@ -136,6 +144,7 @@ ManagementReply = (
     | NoCall
     | AnswerTaken
     | LeafList
+    | OperatorAnswer
     | ManagementRefusal
 )
 

@@ -139,6 +139,29 @@ class LeavesRequest:
     """The question which leaves are known."""
 
 
+@dataclass(frozen=True, slots=True)
+class RequeueRequest:
+    """An operator wants a dead or uncertain command carried out again, as a new one."""
+
+    command: int
+
+
+@dataclass(frozen=True, slots=True)
+class DropRequest:
+    """An operator is done with a dead or uncertain command: it may be forgotten like others that ended."""
+
+    command: int
+
+
+@dataclass(frozen=True, slots=True)
+class CallRequest:
+    """An operator calls a method as the cloud would; for tests of a program that serves it."""
+
+    method: str
+    wait_s: float = 25.0
+    payload: bytes = b""
+
+
 ManagementRequest = (
     PingRequest
     | WhoAmIRequest
@@ -153,4 +176,9 @@ ManagementRequest = (
     | ServeRequest
     | AnswerRequest
     | LeavesRequest
+    | RequeueRequest
+    | DropRequest
+    | CallRequest
 )
+OPERATOR_REQUESTS = (RequeueRequest, DropRequest, CallRequest)
+"""Only root and the runtime's own user may send these, on the unix socket: `grants.check_operator`."""
