@@ -189,7 +189,7 @@ install_files() {
     if [ ! -e "$etc/edge.toml" ]; then
         say "writing $etc/edge.toml; the platform's name and the Provisioning Token go there"
         run install -D -m 640 "$top/deploy/edge.toml.example" "$etc/edge.toml.new"
-        run sed -i 's|^#group = .*|group = "edge-producers"|' "$etc/edge.toml.new"
+        run sed -i '/^\[ingest\]/,/^\[store\]/s|^#group = .*|group = "edge-producers"|' "$etc/edge.toml.new"
         run mv -n "$etc/edge.toml.new" "$etc/edge.toml"   # whole, or not at all
     fi
     gid=$(awk -F: '$1 == "edge-runtime" { print $3 }' "$root/etc/group" 2>/dev/null || true)

@@ -26,13 +26,15 @@ from runtime.errors import ConfigError
 from runtime.layout import Layout
 from runtime.regular_file import read_regular
 from runtime.setting_rule import ENV_PREFIX, Key, keys_of
-from runtime.settings import STREAMS, Settings, StreamSettings, keys, tables
+from runtime.settings import PROGRAMS, STREAMS, Settings, StreamSettings, keys, tables
+from runtime.settings_management import ProgramSettings
 
 SYSTEM_FILE = Path("/etc/edge-runtime/edge.toml")
 DEVICE_HOME = Path("/var/lib/edge-runtime")
 RESERVED_ENV = ("EDGE_HOME", "EDGE_CONFIG")
 MOST_FAULTS = 10
 """Most faults that one error names."""
+PROGRAM_TABLES = ("management", PROGRAMS)
 OF_PRODUCERS = ("ingest.endpoint", "ingest.max_message_bytes")
 """The settings that a program which only sends has to know."""
 
@@ -185,11 +187,18 @@ def _assembled(environ: Mapping[str, str], layout: Layout, toml: _TomlFile | Non
     known = {key.dotted: key for key in keys()}
     values: dict[str, Any] = {}
     streams: dict[StreamName, StreamSettings] = {}
+    programs: dict[str, ProgramSettings] = {}
     origins = {name: Origin("default") for name in known}
     if toml:
-        fixed = {name: table for name, table in toml.tables.items() if name != STREAMS}
-        values = _values(toml, (), fixed, known, faults)
-        streams = _streams(toml, faults)
+        values = _values(toml, (), _fixed(toml.tables), known, faults)
+        streams = {
+            StreamName.parse(name): StreamSettings(**given)
+            for name, given in _named(toml, (STREAMS,), StreamSettings, faults)
+        }
+        programs = {
+            name: ProgramSettings(**given)
+            for name, given in _named(toml, PROGRAM_TABLES, ProgramSettings, faults)
+        }
         origins |= dict.fromkeys(values, Origin(str(toml.path)))
     for key in known.values():
         text = environ.get(key.variable)
@@ -197,7 +206,7 @@ def _assembled(environ: Mapping[str, str], layout: Layout, toml: _TomlFile | Non
             _parse(key, key.from_text(text), Path.cwd(), partial(str, key.variable), values, faults)
             origins[key.dotted] = Origin(key.variable)
     faults.check()
-    settings = _build(values, streams)
+    settings = _build(values, streams, programs)
     for names, sentence in _contradictions(settings):
         sources = dict.fromkeys(origins[name].source for name in names if origins[name].source != "default")
         faults.add(partial(str, " and ".join(sources)), sentence)
@@ -295,22 +304,37 @@ def _values(
     return values
 
 
-def _streams(toml: _TomlFile, faults: _Faults) -> dict[StreamName, StreamSettings]:
-    raw = toml.tables.get(STREAMS, {})
+def _fixed(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """The tables without those whose names the user chooses."""
+    fixed = {name: table for name, table in tables.items() if name != STREAMS}
+    owner, below = PROGRAM_TABLES
+    if isinstance(fixed.get(owner), dict):
+        fixed[owner] = {name: value for name, value in fixed[owner].items() if name != below}
+    return fixed
+
+
+def _named(
+    toml: _TomlFile, above: tuple[str, ...], section: Any, faults: _Faults
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The tables below `above`, whose names the user chooses: each name with its valid values."""
+    raw: Any = toml.tables
+    for part in above:
+        raw = raw.get(part, {}) if isinstance(raw, dict) else {}
+    title = ".".join(above)
     if not isinstance(raw, dict):
-        faults.add(partial(toml.place, STREAMS), "stream is not a table; write [stream.NAME]")
-        return {}
-    streams: dict[StreamName, StreamSettings] = {}
+        faults.add(partial(toml.place, *above), f"{title} is not a table; write [{title}.NAME]")
+        return
+    names: dict[str, str] = {}
     for text, content in raw.items():
-        name, table = StreamName.parse(text), f"{STREAMS}.{text}"
-        if name in streams:
-            faults.add(partial(toml.place, STREAMS, text), f"{table} is the stream {name.text!r} once more")
-        known = {key.dotted: key for key in keys_of(table, StreamSettings)}
-        values = _values(toml, (STREAMS,), {text: content}, known, faults)
-        streams[name] = StreamSettings(
-            **{dotted.removeprefix(f"{table}."): value for dotted, value in values.items()}
-        )
-    return streams
+        name, table = StreamName.parse(text).text, f"{title}.{text}"
+        if name in names:
+            faults.add(
+                partial(toml.place, *above, text), f"{table} is the {above[-1]} {names[name]!r} once more"
+            )
+        names.setdefault(name, text)
+        known = {key.dotted: key for key in keys_of(table, section)}
+        values = _values(toml, above, {text: content}, known, faults)
+        yield text, {dotted.removeprefix(f"{table}."): value for dotted, value in values.items()}
 
 
 def _read_toml(path: Path) -> _TomlFile:
@@ -363,8 +387,12 @@ def _printable(text: str) -> str:
     return text if text.isascii() and text.isprintable() else ascii(text)
 
 
-def _build(values: Mapping[str, Any], streams: Mapping[StreamName, StreamSettings]) -> Settings:
-    built: dict[str, Any] = {STREAMS: streams}
+def _build(
+    values: Mapping[str, Any],
+    streams: Mapping[StreamName, StreamSettings],
+    programs: Mapping[str, ProgramSettings],
+) -> Settings:
+    built: dict[str, Any] = {STREAMS: streams, PROGRAMS: programs}
     for table in tables():
         prefix = f"{table.name}."
         fields = {name.removeprefix(prefix): v for name, v in values.items() if name.startswith(prefix)}

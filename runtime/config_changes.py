@@ -10,10 +10,12 @@ from typing import Any
 from runtime.config import Config
 from runtime.core.message import StreamName
 from runtime.setting_rule import Key, keys_of, spelled
-from runtime.settings import Settings, StreamSettings, keys, tables, value_of
+from runtime.settings import Settings, StreamSettings, keys, named_tables, tables, value_of
+from runtime.settings_management import ProgramSettings
 
 MOST_SHOWN = 60
 """Characters of a value that are shown."""
+_PROGRAM = "management.program."
 SECRET = "***"  # noqa: S105 shown in place of a secret
 
 
@@ -49,18 +51,23 @@ def without(new: Config, old: Config, pending: Iterable[SettingChange]) -> Confi
     """`new`, but with the values of `old` for the settings of `pending`: they count from a restart on."""
     names = {change.setting for change in pending}
     fixed, kept = {table.name for table in tables()}, dict[str, Any]()
-    streams = dict(new.settings.stream)
+    streams, programs = dict(new.settings.stream), dict(new.settings.program)
     for key, before, _ in _differences(old.settings, new.settings):
         if key.dotted not in names:
             continue
         if key.table in fixed:
             table = kept.get(key.table) or getattr(new.settings, key.table)
             kept[key.table] = dataclasses.replace(table, **{key.name: before})
+        elif key.table.startswith(_PROGRAM):
+            name = key.table.removeprefix(_PROGRAM)
+            program = programs.get(name) or ProgramSettings()
+            programs[name] = dataclasses.replace(program, **{key.name: before})
         else:
             stream = StreamName.parse(key.table.removeprefix("stream."))
             settings = streams.get(stream) or StreamSettings()
             streams[stream] = dataclasses.replace(settings, **{key.name: before})
-    return dataclasses.replace(new, settings=dataclasses.replace(new.settings, stream=streams, **kept))
+    changed = dataclasses.replace(new.settings, stream=streams, program=programs, **kept)
+    return dataclasses.replace(new, settings=changed)
 
 
 def _differences(old: Settings, new: Settings) -> Iterator[tuple[Key, Any, Any]]:
@@ -68,10 +75,12 @@ def _differences(old: Settings, new: Settings) -> Iterator[tuple[Key, Any, Any]]
         before, after = value_of(old, key), value_of(new, key)
         if before != after:
             yield key, before, after
-    for name in dict.fromkeys([*old.stream, *new.stream]):
-        pair = [settings.stream.get(name) or StreamSettings() for settings in (old, new)]
-        for key in keys_of(f"stream.{name.text}", StreamSettings):
-            before, after = (getattr(stream, key.name) for stream in pair)
+    tables_before, tables_after = named_tables(old), named_tables(new)
+    for name in dict.fromkeys([*tables_before, *tables_after]):
+        section = ProgramSettings if name.startswith(_PROGRAM) else StreamSettings
+        pair = [tables.get(name) or section() for tables in (tables_before, tables_after)]
+        for key in keys_of(name, section):
+            before, after = (getattr(table, key.name) for table in pair)
             if before != after:
                 yield key, before, after
 

@@ -8,7 +8,8 @@ two runtimes on one machine differ in nothing but their home.
       supervisord.conf          link to the shipped file
       edge.toml                 configuration, unless it stands elsewhere
       ingest.sock         0660  producers connect here
-      state/              0700  messages.db, identity.db, locks: survives everything
+      management.sock     0660  programs that serve twin, commands and methods connect here, where that is on
+      state/              0700  messages.db, identity.db, management.db, locks: survives everything
       run/                0700  private sockets and status files: may vanish at any time
       log/                0700
 """
@@ -24,7 +25,7 @@ from runtime.errors import UsageError
 WORKERS = ("provisioning", "refresh", "ingest", "upload")
 """The four workers; each has a [program:x] of the same name in supervisord.conf."""
 
-OPTIONAL_WORKERS = ("observer",)
+OPTIONAL_WORKERS = ("observer", "management")
 """Workers that run where `enabled` in the table of their name says so; the sentinel starts them."""
 
 PROGRAMS = (*WORKERS, *OPTIONAL_WORKERS, "sentinel")
@@ -76,6 +77,16 @@ class Layout:
         return self.state / "identity.db"
 
     @property
+    def management_db(self) -> Path:
+        """The twin, commands and kept answers; written by the worker management alone."""
+        return self.state / "management.db"
+
+    @property
+    def commands_given(self) -> Path:
+        """The watermark of the numbers that commands were given, beside management.db."""
+        return self.state / "commands-given"
+
+    @property
     def spool(self) -> Path:
         """Files taken over from producers, waiting for file upload."""
         return self.state / "spool"
@@ -93,6 +104,11 @@ class Layout:
     @property
     def producer_socket(self) -> Path:
         return self.home / "ingest.sock"
+
+    @property
+    def management_socket(self) -> Path:
+        """The socket to which programs connect for twin, commands and methods."""
+        return self.home / "management.sock"
 
     def lock(self, worker: str) -> Path:
         """The file whose flock says that this worker runs."""

@@ -61,6 +61,8 @@ READERS: Mapping[str, Readers] = {
     "alarm": Readers(live=("sentinel",)),
     "observer": Readers(restart=("observer",)),
     "observer.enabled": Readers(live=("sentinel",)),
+    "management": Readers(restart=("management",)),
+    "management.enabled": Readers(live=("sentinel",)),
     "log": Readers(live=PROGRAMS),
     "stream": _INGEST,
     "stream.compression": _UPLOAD,

@@ -28,9 +28,11 @@ from runtime.core.proxy_url import Proxy
 from runtime.core.secret import Secret
 from runtime.layout import OPTIONAL_WORKERS
 from runtime.setting_rule import Key, keys_of, setting
+from runtime.settings_management import ManagementSettings, ProgramSettings
 from runtime.settings_operations import AlarmSettings, LogSettings, ObserverSettings, SentinelSettings
 
-STREAMS = "stream"
+STREAMS, PROGRAMS = "stream", "program"
+"""Fields of `Settings` with tables named by the user: `[stream.NAME]`, `[management.program.NAME]`."""
 
 DEVICE_ID_PATTERN = r"[0-9a-zA-Z\-_.]{4,90}"  # platform contract, section 1
 
@@ -364,8 +366,10 @@ class Settings:
     sentinel: SentinelSettings = SentinelSettings()
     alarm: AlarmSettings = AlarmSettings()
     observer: ObserverSettings = ObserverSettings()
+    management: ManagementSettings = ManagementSettings()
     log: LogSettings = LogSettings()
     stream: Mapping[StreamName, StreamSettings] = field(default_factory=dict)
+    program: Mapping[str, ProgramSettings] = field(default_factory=dict)
 
     def of_stream(self, name: StreamName) -> StreamSettings:
         """The settings of a stream: its own, or the defaults."""
@@ -378,14 +382,20 @@ def enabled_workers(settings: Settings) -> frozenset[str]:
 
 
 def tables() -> Iterator[Any]:
-    """Every table but the streams', whose names the user chooses: as fields of `Settings`."""
-    return (table for table in dataclasses.fields(Settings) if table.name != STREAMS)
+    """Every table but those whose names the user chooses: as fields of `Settings`."""
+    return (table for table in dataclasses.fields(Settings) if table.name not in (STREAMS, PROGRAMS))
 
 
 def keys() -> Iterator[Key]:
     """Every setting of those tables, in the order of this file."""
     for table in tables():
         yield from keys_of(table.name, type(table.default))
+
+
+def named_tables(settings: Settings) -> Mapping[str, Any]:
+    """The tables whose names the user chose, by their dotted names."""
+    streams = {f"{STREAMS}.{name.text}": table for name, table in settings.stream.items()}
+    return streams | {f"management.{PROGRAMS}.{name}": table for name, table in settings.program.items()}
 
 
 def value_of(settings: Settings, key: Key) -> Any:

@@ -83,6 +83,7 @@ def example(*, advanced: bool = False) -> str:
     """
     from runtime.setting_rule import keys_of
     from runtime.settings import StreamSettings, tables
+    from runtime.settings_management import ProgramSettings
 
     command = f"edgectl config --example{' --advanced' * advanced}"
     lines = [
@@ -93,6 +94,12 @@ def example(*, advanced: bool = False) -> str:
     for table in tables():
         section = type(table.default)
         lines += _table(f"[{table.name}]", section.__doc__, list(keys_of(table.name, section)), advanced)
+    lines += _table(
+        "#[management.program.NAME]",
+        ProgramSettings.__doc__,
+        list(keys_of("management.program.NAME", ProgramSettings)),
+        advanced,
+    )
     lines += _table(
         "#[stream.NAME]", StreamSettings.__doc__, list(keys_of("stream.NAME", StreamSettings)), advanced
     )

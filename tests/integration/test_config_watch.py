@@ -299,6 +299,7 @@ OTHERS = {
     "ingest.endpoint": "ipc:///tmp/x.sock", "ingest.tcp_endpoint": "tcp://127.0.0.1:5999",
     "link.hours": ["01:00-02:00"], "ingest.max_request_bytes": 9_000_000,
     "ingest.memory_bytes": 200_000_000,
+    "management.built_in": ["ping"],
     "observer.listen": "tcp://127.0.0.1:9465", "observer.otlp_url": "https://other.example/v1/metrics",
 }  # fmt: skip
 """Values other than the default where the rule admits not just any."""
@@ -313,6 +314,8 @@ def another(key: Key) -> object:
         return not default
     if rule.choices:
         return next(choice for choice in rule.choices if choice != spelled(default))
+    if isinstance(default, tuple):
+        return ["other"]
     if isinstance(default, int | float):
         return rule.low if rule.low != default else default + 1
     return "other.example"

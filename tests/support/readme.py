@@ -19,6 +19,7 @@ from runtime.cli.settings import example
 from runtime.operations import metrics_report
 from runtime.setting_rule import Key, keys_of, spelled
 from runtime.settings import StreamSettings, keys
+from runtime.settings_management import ProgramSettings
 from tests.support.overview import overview
 from tests.support.rooms import layers_picture, rooms_table
 from tests.support.state_diagrams import connection_states, message_states, store_states
@@ -75,7 +76,8 @@ def with_metrics(text: str) -> str:
 
 
 def settings_table(*, advanced: bool) -> str:
-    every = (*keys(), *keys_of("stream.NAME", StreamSettings))
+    programs = keys_of("management.program.NAME", ProgramSettings)
+    every = (*keys(), *programs, *keys_of("stream.NAME", StreamSettings))
     rows = [_row(key) for key in every if key.advanced is advanced]
     return "\n".join(["| setting | default | meaning | counts |", "|---|---|---|---|", *rows]) + "\n"
 

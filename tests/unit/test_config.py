@@ -396,3 +396,28 @@ def test_whatever_stands_there_a_setting_is_a_value_or_one_sentence_without_a_se
             assert "\n" not in sentence and len(sentence) < 500, sentence
             assert not key.secret or CANARY not in sentence, sentence
     assert refused
+
+
+def test_a_program_of_management_has_a_table_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "edge.toml").write_text(
+        "[management]\nenabled = true\n"
+        '[management.program.press]\nuser = "press"\nreport = ["/press", "/a~1b"]\n'
+    )
+    settings = load({}, home=tmp_path).settings
+    assert settings.management.enabled and [*settings.program] == ["press"]
+    press = settings.program["press"]
+    assert [pointer.path for pointer in press.report] == [("press",), ("a/b",)]
+    assert [pointer.path for pointer in press.desired] == [()]
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ('report = ["press"]', "must be a list of JSON pointers"),
+        ("colour = 3", r"unknown key management\.program\.press\.colour"),
+    ],
+)
+def test_a_mistake_in_a_programs_table_is_named(line: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "edge.toml").write_text(f"[management.program.press]\n{line}\n")
+    with pytest.raises(ConfigError, match=sentence):
+        load({}, home=tmp_path)

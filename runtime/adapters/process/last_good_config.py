@@ -53,6 +53,10 @@ def _lines(config: Config) -> Iterator[str]:
     for name, stream in config.settings.stream.items():
         for field in dataclasses.fields(stream):
             yield f"stream.{_toml(name.text)}.{field.name} = {_toml(getattr(stream, field.name))}\n"
+    for title, program in config.settings.program.items():
+        for field in dataclasses.fields(program):
+            if (value := getattr(program, field.name)) is not None:
+                yield f"management.program.{_toml(title)}.{field.name} = {_toml(value)}\n"
 
 
 def _toml(value: Any) -> str:
