@@ -74,7 +74,7 @@ class World:
 
 @given(
     st.one_of(
-        st.builds(HubUp, NUMBERS, TOPICS, CHANNELS),
+        st.builds(HubUp, NUMBERS, TOPICS, CHANNELS, TOPICS),
         st.builds(HubDown, TOPICS),
         st.builds(
             HubMessage, NUMBERS, NUMBERS, st.sampled_from(HubChannel), TOPICS, st.binary(max_size=50),

@@ -31,6 +31,8 @@ class HubUp:
     """The connection's number: it grows within upload's session."""
     device_id: str
     channels: frozenset[HubChannel] = frozenset()
+    held: str = ""
+    """The reason why only answers to calls may be published now, e.g. "outside the allowed hours"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,12 @@ FromManagement = ListenTo | MessageStored | PublishAtHub
 def encode_from_upload(session: str, said: FromUpload) -> list[bytes]:
     match said:
         case HubUp():
-            fields = {"client": said.client, "device": said.device_id, "channels": sorted(said.channels)}
+            fields = {
+                "client": said.client,
+                "device": said.device_id,
+                "channels": sorted(said.channels),
+                "held": said.held,
+            }
             return _frames("up", session, fields)
         case HubDown():
             return _frames("down", session, {"reason": said.reason})
@@ -120,8 +127,8 @@ def decode_from_upload(frames: Sequence[bytes]) -> tuple[str, FromUpload]:
         kind, session, fields = _opened(frames)
         match kind:
             case "up":
-                channels = _channels(fields)
-                return session, HubUp(int(fields["client"]), _text(fields, "device"), channels)
+                device_id, held = _text(fields, "device"), _text(fields, "held")
+                return session, HubUp(int(fields["client"]), device_id, _channels(fields), held)
             case "down":
                 return session, HubDown(_text(fields, "reason"))
             case "message":
