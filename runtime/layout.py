@@ -23,7 +23,7 @@ from pathlib import Path
 from runtime.errors import UsageError
 
 WORKERS = ("provisioning", "refresh", "ingest", "upload")
-"""The four workers; each has a [program:x] of the same name in supervisord.conf."""
+"""The workers that always run; each has a [program:x] of the same name in supervisord.conf."""
 
 OPTIONAL_WORKERS = ("observer", "management")
 """Workers that run where `enabled` in the table of their name says so; the sentinel starts them."""

@@ -88,7 +88,7 @@ def _waits_for(facts: dict[str, Any]) -> list[str]:
     return [
         f"behind {ahead} earlier of its stream" if ahead else "",
         link.get(upload or "down", f"the connection is {upload}"),
-        f"nothing may be sent now: {facts['barred']}" if facts.get("barred") else "",
+        f"the link may not be used now: {facts['barred']}" if facts.get("barred") else "",
     ]
 
 

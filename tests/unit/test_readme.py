@@ -15,6 +15,7 @@ from runtime.core.ingest.message_fields import (
     MAX_NAME_CHARACTERS,
     MAX_PROPERTIES,
     MAX_PROPERTIES_BYTES,
+    RESERVED_PROPERTIES,
 )
 from runtime.core.ingest.protocol import (
     _HEADER_FIELDS,
@@ -34,6 +35,7 @@ from runtime.core.ingest.protocol import (
     encode_reply,
 )
 from runtime.core.ingest.reply_route import MOST_HOP_BYTES, MOST_HOPS
+from runtime.layout import PROGRAMS
 from runtime.settings import IngestSettings, keys
 from runtime.workers.store_housekeeping import PRODUCER_MEMORY_S
 from tests.support.readme import COMMANDS, CONFIGURATION, PERFORMANCE, PROTOCOL, README, with_settings
@@ -55,6 +57,16 @@ def test_every_setting_is_in_the_table() -> None:
 
 def test_the_readme_is_read_in_one_sitting() -> None:
     assert len(README.read_text().splitlines()) <= 160
+
+
+def test_every_process_has_its_row() -> None:
+    rows = README.read_text().partition("| process | does |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"^\| `(\w+)`", rows, re.MULTILINE)) == set(PROGRAMS)
+
+
+def test_every_property_that_the_cloud_sees_has_its_row() -> None:
+    rows = PAGE.partition("## What the cloud sees")[2].partition("\n## ")[0]
+    assert {name for name in RESERVED_PROPERTIES if f"`{name}`" not in rows} == set()
 
 
 def test_every_way_in_has_its_row() -> None:

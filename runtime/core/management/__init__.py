@@ -5,7 +5,7 @@ Names
 
 The worker is `management`, `[program:management]` in supervisord.conf. Its settings stand in `[management]`,
 those of programs in `[management.program.NAME]`. Its database is `state/management.db`, which only it writes.
-Programs connect to `management.sock` in the home, `upload` to `run/management.sock`. Results of
+Programs connect to `management.sock` in the home, `upload` to `run/hub-line.sock`. Results of
 commands go to `ingest` in the stream `command-results`.
 
 Modules
