@@ -102,3 +102,6 @@ class LogSettings:
         "text for a person, json for a machine, auto looks at the terminal",
         choices=("auto", "text", "json"),
     )
+    journal: bool = setting(
+        True, "log to systemd's journal, too, where systemd runs the service", advanced=True
+    )

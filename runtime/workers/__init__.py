@@ -13,8 +13,10 @@ from loguru import logger
 from runtime.adapters.process import logs
 from runtime.adapters.process.crash import report_crashes
 from runtime.adapters.process.home_mount import check_home
+from runtime.adapters.process.journal import service_journal
 from runtime.adapters.process.process import Lock, Stop, die_with_parent, dump_stacks_on_signal, leave_no_core
 from runtime.config import Config
+from runtime.core.log_events import LogEvent
 
 
 def start(name: str, config: Config) -> None:
@@ -24,9 +26,10 @@ def start(name: str, config: Config) -> None:
     die_with_parent()
     dump_stacks_on_signal()
     leave_no_core()
-    logs.configure(name, config.settings.log.level, config.settings.log.format)
+    log = config.settings.log
+    logs.configure(name, log.level, log.format, service_journal() if log.journal else None)
     for warning in config.warnings:
-        logger.warning("{}", warning)
+        logger.bind(event=LogEvent.CONFIGURATION_WARNING).warning("{}", warning)
     check_home(config.layout.home)
     config.layout.create()
     report_crashes(name, config.layout)

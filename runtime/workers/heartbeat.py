@@ -13,6 +13,7 @@ from loguru import logger
 from runtime.adapters.process.clock import Clock
 from runtime.adapters.process.process import Stop
 from runtime.adapters.process.status_file import BUSY, StatusFile
+from runtime.core.log_events import LogEvent
 from runtime.errors import NeedsHuman, Retryable
 from runtime.layout import Layout
 
@@ -72,12 +73,16 @@ class Heartbeat:
         figures = {"state": WAITING_FOR_A_PERSON, "trouble": str(exc), "reason": exc.hint}
         if str(exc) != self._reported:
             self._reported = str(exc)
-            logger.error("{trouble}; {hint}", trouble=str(exc), hint=exc.hint or "waiting")
+            logger.bind(event=LogEvent.WAITING_FOR_A_PERSON).error(
+                "{trouble}; {hint}", trouble=str(exc), hint=exc.hint or "waiting"
+            )
         self._status.progress(figures, now=True)
         self._stop.wait(BEAT_S)
 
     def _wait_for_the_disk(self, exc: Retryable) -> None:
-        logger.warning("{reason}; again in {pause:.0f} s", reason=str(exc), pause=DISK_PAUSE_S)
+        logger.bind(event=LogEvent.WAITING_FOR_THE_DISK).warning(
+            "{reason}; again in {pause:.0f} s", reason=str(exc), pause=DISK_PAUSE_S
+        )
         until_s = self._clock.boot_s() + DISK_PAUSE_S
         while self._clock.boot_s() < until_s and not self._stop.wait(BEAT_S):
             # an alarm: the other figures may be well for days yet, and then it is too late

@@ -45,6 +45,7 @@ from runtime.core.ingest.protocol import (
     decode_request,
     encode_reply,
 )
+from runtime.core.log_events import LogEvent
 from runtime.core.log_throttle import LogThrottle
 from runtime.core.recent_counts import RecentCounts
 from runtime.core.settlement import Settled
@@ -193,7 +194,9 @@ class IngestLoop:
         where = f"{type(exc).__name__} at {at.filename}:{at.lineno}"
         times = self._throttle.times(where, self._clock.boot_s())
         if times:
-            logger.bind(times=times).error("a bug of ours meets a request, which is refused: {}", where)
+            logger.bind(event=LogEvent.REQUEST_BUG, times=times).error(
+                "a bug of ours meets a request, which is refused: {}", where
+            )
         return BUG
 
     def _admits(self, peer: PendingRequest) -> bool:
@@ -266,7 +269,9 @@ class IngestLoop:
         self._refused_lately.add(code, now_s)
         times = self._throttle.times(code, now_s)
         if times:
-            logger.bind(code=code, times=times).warning("producers are refused: {}", code)
+            logger.bind(event=LogEvent.PRODUCERS_REFUSED, code=code, times=times).warning(
+                "producers are refused: {}", code
+            )
 
     def _count_outcome(self, admission: Admission | None, losses: Sequence[Loss]) -> None:
         if admission is not None and admission.rows:
@@ -284,7 +289,7 @@ class IngestLoop:
 
     def _log_losses(self, now_s: float) -> None:
         for (stream, reason), lost in self._losses.due(now_s):
-            logger.bind(stream=stream, reason=reason, ids=lost.ranges).warning(
+            logger.bind(event=LogEvent.MESSAGES_LOST, stream=stream, reason=reason, ids=lost.ranges).warning(
                 "{} messages left the store undelivered", lost.messages
             )
 

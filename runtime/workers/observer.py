@@ -21,6 +21,7 @@ from runtime.adapters.process.config_watch import ConfigWatch
 from runtime.adapters.process.history_file import HistoryFile
 from runtime.adapters.process.process import Stop
 from runtime.config import Config
+from runtime.core.log_events import LogEvent
 from runtime.core.log_throttle import LogThrottle
 from runtime.core.operations.metrics import otlp
 from runtime.errors import UsageError
@@ -93,7 +94,9 @@ class ObserverLoop:
             self._server = HttpServer(at, self._pages.answer)
         except UsageError as exc:
             if str(exc) != self._trouble:
-                logger.error("{}; tried again every {:.0f} s", exc, OPEN_EVERY_S)
+                logger.bind(event=LogEvent.OBSERVER_CANNOT_LISTEN).error(
+                    "{}; tried again every {:.0f} s", exc, OPEN_EVERY_S
+                )
             self._trouble = str(exc)
         else:
             self._trouble = ""
@@ -131,7 +134,9 @@ class ObserverLoop:
 
     def _say(self, reason: str) -> None:
         if times := self._push_log.times("push", self._clock.boot_s()):
-            logger.bind(times=times).warning("the collector did not take the metrics: {}", reason)
+            logger.bind(event=LogEvent.COLLECTOR_REFUSES, times=times).warning(
+                "the collector did not take the metrics: {}", reason
+            )
 
 
 def _resource(state: Mapping[str, Any]) -> dict[str, str]:

@@ -37,6 +37,7 @@ from runtime.core.identity.platform_answer import (
     ProvisioningOperation,
 )
 from runtime.core.identity.registration_route import IdentityMode
+from runtime.core.log_events import LogEvent
 from runtime.core.secret import Secret
 from runtime.errors import NeedsHuman, Retryable
 from runtime.workers.heartbeat import Heartbeat
@@ -140,7 +141,7 @@ class ProvisioningLoop:
         if not kept:
             logger.info("{call}: the answer speaks of an enrolment that was forgotten", call=call.value)
         elif after.trouble:
-            logger.warning(
+            logger.bind(event=LogEvent.PROVISIONING_FAILED).warning(
                 "{call}: {outcome}; again in {pause:.0f} s",
                 call=call.value,
                 outcome=after.trouble.value,
@@ -187,7 +188,9 @@ class ProvisioningLoop:
             return
         self._last_logged = shown
         if code:
-            logger.warning("waiting for approval: verification code {code}", code=code)
+            logger.bind(event=LogEvent.APPROVAL_AWAITED).warning(
+                "waiting for approval: verification code {code}", code=code
+            )
         else:
             logger.info("{state}", state=step.phase.value, reason=step.why)
 

@@ -37,6 +37,7 @@ from runtime.core.identity.renewal import (
     RenewalStep,
     RetryPace,
 )
+from runtime.core.log_events import LogEvent
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.errors import NeedsHuman, Retryable
@@ -157,7 +158,9 @@ class RefreshLoop:
         if not self._refused:
             self._refused = True
             self._refusals = self._refusals.record(now, random.random(), self._policy)
-            logger.warning("the hub refused the sas", times=self._refusals.count)
+            logger.bind(event=LogEvent.SAS_REFUSED).warning(
+                "the hub refused the sas", times=self._refusals.count
+            )
 
     def _held(
         self, identity: IdentityRecord, token: Secret | None, missing: str | None, now: Moment
@@ -200,7 +203,7 @@ class RefreshLoop:
             case AnswerVerdict.STORE:
                 self._save(presented, answer, now)
             case AnswerVerdict.DROP:
-                logger.warning(
+                logger.bind(event=LogEvent.REGISTRATION_TOKEN_DEAD).warning(
                     "{task}: the registration token is dead", task=task.value, reason=answer.reason
                 )
                 self._store.drop_registration(presented.serial, now, whole=task is Task.REGISTER)
@@ -278,7 +281,7 @@ class RefreshLoop:
         if not self._store.save_failed(presented.serial, task, pace, refused=refused, doubted=doubted):
             logger.info("{task}: the answer speaks of a token that was replaced", task=task.value)
             return
-        logger.warning(
+        logger.bind(event=LogEvent.RENEWAL_FAILED).warning(
             "{task}: {outcome}; again in {pause:.0f} s",
             task=task.value,
             outcome=pace.outcome.value,
@@ -328,7 +331,8 @@ class RefreshLoop:
         self._heart.publish(figures, now=changed)
         if changed:
             self._last_logged = shown
-            log = logger.warning if ends or clock else logger.info
+            about = logger.bind(event=LogEvent.IDENTITY_STATE)
+            log = about.warning if ends or clock else about.info
             log("{state}", state=phase.value, reason=figures["reason"])
 
 

@@ -42,6 +42,7 @@ from runtime.adapters.process.status_file import (
 from runtime.adapters.supervisor.event_listener import EventListener, SupervisorGone
 from runtime.adapters.supervisor.rpc import Program, Supervisor
 from runtime.config import Config
+from runtime.core.log_events import LogEvent
 from runtime.core.operations.health import (
     LEAST_PATIENCE_S,
     Action,
@@ -137,7 +138,7 @@ class SentinelLoop:
         except Rejected:  # it is shutting down, or restarting: not the moment to start anything
             actions, sights = [], {}
         except Retryable as exc:
-            logger.warning("{}", exc)
+            logger.bind(event=LogEvent.SUPERVISOR_SILENT).warning("{}", exc)
             actions, sights = self._health.silence(now_s, ticks=ticks), None
             if ticks:
                 self._rpc_trouble = str(exc)
@@ -153,7 +154,7 @@ class SentinelLoop:
         self._switch(programs)
         before, self._blind = self._blind, not takes_beats(self._layout.run)
         if self._blind > before:
-            logger.error(
+            logger.bind(event=LogEvent.RUN_NOT_WRITABLE).error(
                 "{} cannot be written: nobody can show progress, and nobody is killed", self._layout.run
             )
         watched = [p for name, p in programs.items() if name in PROGRAMS and name != NAME]
@@ -199,7 +200,9 @@ class SentinelLoop:
         for alarm in alarms:
             if (alarm.worker, alarm.kind) not in self._alarms_logged:
                 last = tail(self._layout.log / f"{alarm.worker}.log", LAST_LINES)
-                logger.bind(alarm=alarm.worker).error("{}: {}\n{}", alarm.worker, alarm.text, last)
+                logger.bind(event=LogEvent.WORKER_ALARM, alarm=alarm.worker).error(
+                    "{}: {}\n{}", alarm.worker, alarm.text, last
+                )
         self._alarms_logged = frozenset((alarm.worker, alarm.kind) for alarm in alarms)
         running = sum(s.state == "RUNNING" for s in (sights or {}).values())
         with contextlib.suppress(HomeGone):  # we stay: the workers come back with the disk
@@ -226,28 +229,36 @@ class SentinelLoop:
             case Kill(worker, pid, idle_s):
                 self._kill(worker, pid, idle_s)
             case StartAfresh(worker, reason):
-                logger.error("{}: {}, so it starts afresh", worker, reason)
+                logger.bind(event=LogEvent.WORKER_STARTS_AFRESH).error(
+                    "{}: {}, so it starts afresh", worker, reason
+                )
                 with contextlib.suppress(Rejected, Retryable):
                     self._supervisor.signal(worker, "TERM")
             case StartAgain(worker, state):
-                logger.warning("{} is {}: starting it again", worker, state)
+                logger.bind(event=LogEvent.WORKER_STARTED_AGAIN).warning(
+                    "{} is {}: starting it again", worker, state
+                )
                 self._start_again(worker)
             case RestartAll(reason):
-                logger.error("{}: restarting everything", reason)
+                logger.bind(event=LogEvent.EVERYTHING_RESTARTED).error("{}: restarting everything", reason)
                 with contextlib.suppress(Rejected, Retryable):
                     self._supervisor.restart_all()
             case Withhold(reason):
-                logger.critical(
+                logger.bind(event=LogEvent.WATCHDOG_WITHHELD).critical(
                     "{}, and restarting everything did not help: the watchdog gets no more", reason
                 )
             case KillSupervisor(silent_s):
-                logger.critical("supervisord has been silent for {:.0f} s: killing it", silent_s)
+                logger.bind(event=LogEvent.SUPERVISOR_KILLED).critical(
+                    "supervisord has been silent for {:.0f} s: killing it", silent_s
+                )
                 os.kill(os.getppid(), signal.SIGKILL)  # and the kernel kills us with it
 
     def _kill(self, worker: str, pid: int, idle_s: float) -> None:
         """Kill a worker. Its stacks go into its log first: SIGKILL leaves no other trace."""
         doing = process_state(pid)
-        logger.error("{} (pid {}, {}) made no progress for {:.0f} s: killing it", worker, pid, doing, idle_s)
+        logger.bind(event=LogEvent.WORKER_KILLED).error(
+            "{} (pid {}, {}) made no progress for {:.0f} s: killing it", worker, pid, doing, idle_s
+        )
         try:
             handle = os.pidfd_open(pid)  # from here on the number cannot mean another process
         except ProcessLookupError:
@@ -266,7 +277,7 @@ class SentinelLoop:
         try:
             self._supervisor.start(worker)
         except (Rejected, Retryable) as exc:
-            logger.warning("{} could not be started: {}", worker, exc)
+            logger.bind(event=LogEvent.WORKER_NOT_STARTED).warning("{} could not be started: {}", worker, exc)
 
 
 def _limits(config: Config) -> HealthLimits:

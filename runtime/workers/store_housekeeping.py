@@ -18,6 +18,7 @@ from runtime.adapters.store.id_watermark import SAVE_EVERY_S, IdWatermark
 from runtime.adapters.store.writer import MessageStore
 from runtime.core.ingest.protocol import ProducerKey
 from runtime.core.ingest.quota import FEW, Quota
+from runtime.core.log_events import LogEvent
 from runtime.core.timer import Timer
 
 LOOK_AT_DISK_S = 1.0
@@ -88,7 +89,7 @@ class Housekeeping:
         self._room_bytes = self._wal.measure(store, store.spare_bytes(), self._clock.boot_s())
         self._unmeasured_bytes = 0
         if self._wal.alarm and not alarm:
-            logger.error("{}", self._wal.alarm)
+            logger.bind(event=LogEvent.WAL_GROWS).error("{}", self._wal.alarm)
         self._disk.keep_ballast()
 
     def tidy_if_due(self, store: MessageStore) -> None:

@@ -63,6 +63,7 @@ from runtime.core.ingest.store_state import (
     Waiting,
     next_state,
 )
+from runtime.core.log_events import LogEvent
 from runtime.core.log_throttle import LogThrottle
 from runtime.core.settlement import Settled
 from runtime.workers.store_housekeeping import Housekeeping
@@ -237,7 +238,7 @@ class StoreManager:
             )
         )
         if self._state.history.retry.lacks_room and not lacked_room:
-            logger.critical("{}", self._state.history.alarm)
+            logger.bind(event=LogEvent.STORE_ALARM).critical("{}", self._state.history.alarm)
 
     def damage_reported(self, reason: str, *, unreadable: bool) -> None:
         """The reader met damage, or could not read at all, where ingest did not look."""
@@ -247,7 +248,7 @@ class StoreManager:
     def _log(self, error: StoreError) -> None:
         name = type(error).__name__
         if times := self._throttle.times(name, self._clock.boot_s()):
-            log = logger.bind(error=name, times=times)
+            log = logger.bind(event=LogEvent.STORE_FAILED, error=name, times=times)
             (log.error if isinstance(error, StoreNewer) else log.warning)("the store: {}", error_text(error))
 
     def _apply(self, event: Event) -> bool:
@@ -305,7 +306,7 @@ class StoreManager:
         except BaseException:
             store.close()
             raise
-        logger.bind(ids=(missing[0], missing[-1])).critical(
+        logger.bind(event=LogEvent.STORE_REPLACED, ids=(missing[0], missing[-1])).critical(
             "messages.db has forgotten ids that it gave (an older copy?): it goes on as another store"
         )
 
@@ -334,7 +335,9 @@ class StoreManager:
             self._report = report
             return
         assert self._report is not None, "a salvage ends with a report"
-        logger.bind(**asdict(self._report)).critical("messages.db was damaged; what could be read goes on")
+        logger.bind(event=LogEvent.STORE_SALVAGED, **asdict(self._report)).critical(
+            "messages.db was damaged; what could be read goes on"
+        )
         self._apply(Salvaged())
 
 

@@ -46,6 +46,7 @@ from runtime.core.delivery.link_budget import LinkBudget
 from runtime.core.delivery.outgoing import MessageState
 from runtime.core.delivery.window import CongestionWindow
 from runtime.core.identity.credentials import HubCredentials
+from runtime.core.log_events import LogEvent
 from runtime.core.settlement import Settled
 from runtime.errors import NeedsHuman, Retryable
 from runtime.workers.heartbeat import Heartbeat
@@ -77,7 +78,7 @@ def run(config: Config, stop: Stop) -> None:
             uploader.turn()
         uploader.leave()
     except StoreReplaced as exc:
-        logger.error("{}; leaving, to be started afresh", exc)
+        logger.bind(event=LogEvent.UPLOAD_RESTARTS).error("{}; leaving, to be started afresh", exc)
     faulthandler.cancel_dump_traceback_later()
     uploader.save_usage()
 
@@ -187,7 +188,7 @@ class UploadLoop:
             trouble = str(exc)  # the known credentials stay in use until they are refused
         if trouble and trouble == self._identity_trouble != self._identity_logged:
             self._identity_logged = trouble  # a change being written is over by the next look
-            logger.warning("identity: {}", trouble)
+            logger.bind(event=LogEvent.IDENTITY_UNREADABLE).warning("identity: {}", trouble)
         self._identity_trouble = trouble
         self._delivery.set_credentials(self._credentials.generation if self._credentials else None, now)
         if self._credentials is not None and not self._swept:
@@ -232,7 +233,9 @@ class UploadLoop:
             self._unknown = None
             return further
         except StoreDamaged as exc:
-            logger.error("the store is damaged, ingest has to salvage it: {}", exc)
+            logger.bind(event=LogEvent.STORE_DAMAGE_SEEN).error(
+                "the store is damaged, ingest has to salvage it: {}", exc
+            )
             self._reporter.report_damage(str(exc), unreadable=isinstance(exc, StoreUnreadable))
             self._stop.wait(TURN_S)
         except Retryable as exc:
@@ -244,7 +247,9 @@ class UploadLoop:
         """Log a trouble that an operator must decide; any other passes, and ingest logs it."""
         known, self._unknown = self._unknown, str(exc) if isinstance(exc, StoreUnknown) else None
         if self._unknown and not known:
-            logger.error("nothing can be delivered: {}", self._unknown)
+            logger.bind(event=LogEvent.NOTHING_DELIVERABLE).error(
+                "nothing can be delivered: {}", self._unknown
+            )
 
     def _on_confirmed(self, ids: set[int]) -> None:
         """Ingest has removed these messages, on disk: only now their files may be deleted."""
@@ -272,7 +277,9 @@ class UploadLoop:
                     self._file_failed(event, now)
 
     def _file_failed(self, event: UploadFailed, now: float) -> None:
-        logger.warning("file upload of message {}: {}", event.id, event.reason)
+        logger.bind(event=LogEvent.FILE_UPLOAD_FAILED).warning(
+            "file upload of message {}: {}", event.id, event.reason
+        )
         if event.quota:
             self._link.park(now, self._clock.wall_s(), random.random())
         if event.for_good:
@@ -302,7 +309,9 @@ class UploadLoop:
         if result is None:
             return
         if result.quota:
-            logger.warning("the hub's daily quota is used up: waiting until 00:00 UTC")
+            logger.bind(event=LogEvent.QUOTA_USED_UP).warning(
+                "the hub's daily quota is used up: waiting until 00:00 UTC"
+            )
             self._link.park(now, result.server_s or self._clock.wall_s(), random.random())
         elif result.accepted:
             self._link.unpark()
@@ -354,7 +363,9 @@ class UploadLoop:
     def _settle(self, settled: Settled) -> None:
         """Report to ingest; the messages that it removes are no longer needed here."""
         for id, reason in settled.quarantined:
-            logger.warning("message {} goes to quarantine: {}", id, reason)
+            logger.bind(event=LogEvent.MESSAGE_SET_ASIDE).warning(
+                "message {} goes to quarantine: {}", id, reason
+            )
         if settled.delivered:
             self._control = self._source.as_control(settled.delivered[-1]) or self._control
         for id in settled.ids():

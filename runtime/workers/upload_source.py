@@ -42,6 +42,7 @@ from runtime.core.delivery.read_planner import (
 )
 from runtime.core.delivery.send_queue import StreamQueue
 from runtime.core.delivery.ttl import expires_s
+from runtime.core.log_events import LogEvent
 from runtime.core.message import CorruptRow, Kind, StoredMessage, StreamName
 from runtime.core.moment import Moment
 
@@ -80,7 +81,9 @@ class UploadSource:
         self._planner = ReadPlanner(self._fresh_first, config.settings.upload.backlog_per_s)
         compressions = {stream.compression for stream in config.settings.stream.values()}
         if not has_brotli() and compressions - {Compression.NONE}:
-            logger.warning("a stream asks for compression, but the extra [compress] is not installed")
+            logger.bind(event=LogEvent.COMPRESSION_MISSING).warning(
+                "a stream asks for compression, but the extra [compress] is not installed"
+            )
 
     def read(self) -> bool:
         """Take on messages as far as there is room in the send queue. True if to read further at once.

@@ -1,7 +1,8 @@
 """The generated parts of the pages.
 
 `python -m tests.support.readme` writes the settings into docs/configuration.md and deploy/edge.toml.example,
-the rooms and the state diagrams into docs/architecture.md, the metrics into docs/operations.md; `python -m
+the rooms and the state diagrams into docs/architecture.md, the metrics and the log
+events into docs/operations.md and docs/events.md; `python -m
 tests.support.readme bench-report/bench.json` writes the figures that `make bench` left there into
 docs/performance.md.
 """
@@ -16,6 +17,7 @@ from typing import Any
 
 from runtime.bench import FigureRow
 from runtime.cli.settings import example
+from runtime.core.log_events import EVENT_TEXTS
 from runtime.operations import metrics_report
 from runtime.setting_rule import Key, keys_of, spelled
 from runtime.settings import StreamSettings, keys
@@ -30,6 +32,7 @@ ARCHITECTURE = TOP / "docs" / "architecture.md"
 COMMANDS = TOP / "docs" / "commands.md"
 CONFIGURATION = TOP / "docs" / "configuration.md"
 EXAMPLE = TOP / "deploy" / "edge.toml.example"
+EVENTS = TOP / "docs" / "events.md"
 OPERATIONS = TOP / "docs" / "operations.md"
 PERFORMANCE = TOP / "docs" / "performance.md"
 PROTOCOL = TOP / "docs" / "protocol.md"
@@ -63,6 +66,12 @@ def with_states(text: str) -> str:
     ):
         text = with_part(text, name, drawn)
     return text
+
+
+def with_events(text: str) -> str:
+    """`text` with the table of log events as log_events.py has them."""
+    rows = [f"| `{event}` | {told.meaning} | {told.remedy} |" for event, told in EVENT_TEXTS.items()]
+    return with_part(text, "events", "\n".join(["| event | means | do |", "|---|---|---|", *rows]) + "\n")
 
 
 def with_metrics(text: str) -> str:
@@ -134,6 +143,7 @@ def main(reports: list[str]) -> None:
     """Write the rooms, the state diagrams, the settings, and the figures of each report."""
     ARCHITECTURE.write_text(with_states(with_rooms(ARCHITECTURE.read_text())))
     CONFIGURATION.write_text(with_settings(CONFIGURATION.read_text()))
+    EVENTS.write_text(with_events(EVENTS.read_text()))
     OPERATIONS.write_text(with_metrics(OPERATIONS.read_text()))
     EXAMPLE.write_text(example(advanced=True))
     for report in reports:

@@ -38,6 +38,7 @@ from loguru import logger
 
 from runtime.adapters.process.process import MOST_FILES, allow_files
 from runtime.core.address import Endpoint, TcpEndpoint
+from runtime.core.log_events import LogEvent
 from runtime.core.log_throttle import LogThrottle
 
 LOOK_EVERY_S = 0.05
@@ -117,7 +118,10 @@ class ConnectionGuard:
             times = self._throttle.times(why, time.monotonic())
             if times:
                 logger.bind(
-                    connection=connection.who, waiting_bytes=connection.waiting_bytes, times=times
+                    event=LogEvent.CONNECTION_CUT,
+                    connection=connection.who,
+                    waiting_bytes=connection.waiting_bytes,
+                    times=times,
                 ).warning("{}: the connection of {} is cut", why, connection.who)
 
 

@@ -25,6 +25,7 @@ from runtime.adapters.process.home_mount import in_changed_home
 from runtime.adapters.process.process import AlreadyRuns, Lock
 from runtime.core.address import Listener, TcpEndpoint
 from runtime.core.ingest.reply_route import split_envelope
+from runtime.core.log_events import LogEvent
 from runtime.errors import ConfigError, UsageError
 
 REQUESTS_PER_PEER = 8
@@ -146,7 +147,9 @@ class ProducerSocket:
         except AlreadyRuns:
             raise
         except UsageError as exc:
-            logger.warning("{} is gone, and cannot be made again: {}", path, exc)
+            logger.bind(event=LogEvent.SOCKET_GONE).warning(
+                "{} is gone, and cannot be made again: {}", path, exc
+            )
             return False
         return True
 

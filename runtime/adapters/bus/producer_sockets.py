@@ -16,6 +16,7 @@ from loguru import logger
 from runtime.adapters.bus.producer_socket import CannotListen, Frames, PendingRequest, ProducerSocket
 from runtime.adapters.process.clock import Clock
 from runtime.core.address import IpcEndpoint, Listener
+from runtime.core.log_events import LogEvent
 
 TRY_AGAIN_S = 1.0
 
@@ -80,7 +81,9 @@ class ProducerSockets:
                 self.open.append(ProducerSocket(listener))
             except CannotListen as exc:
                 if self.closed.get(str(endpoint)) != str(exc):
-                    logger.error("{}; tried again every second", exc)
+                    logger.bind(event=LogEvent.PRODUCER_SOCKET_CLOSED).error(
+                        "{}; tried again every second", exc
+                    )
                 self.closed[str(endpoint)] = str(exc)
                 continue
             del self._waiting[endpoint]

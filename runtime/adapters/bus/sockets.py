@@ -22,6 +22,7 @@ from loguru import logger
 
 from runtime.adapters.process.clock import Clock, SystemClock
 from runtime.adapters.process.home_mount import in_changed_home
+from runtime.core.log_events import LogEvent
 from runtime.core.settlement import (
     Report,
     Settled,
@@ -83,9 +84,11 @@ class Bound:
             self.path.parent.mkdir(mode=0o700, exist_ok=True)
             self._bind()
         except (OSError, zmq.ZMQError) as exc:  # a full disk: tried again at the next look
-            logger.warning("{} is gone, and cannot be made again: {}", self.path, exc)
+            logger.bind(event=LogEvent.SOCKET_GONE).warning(
+                "{} is gone, and cannot be made again: {}", self.path, exc
+            )
             return False
-        logger.warning("{} was gone; made again", self.path)
+        logger.bind(event=LogEvent.SOCKET_MADE_AGAIN).warning("{} was gone; made again", self.path)
         return True
 
     def _bind(self) -> None:

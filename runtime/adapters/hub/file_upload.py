@@ -36,6 +36,7 @@ from runtime.adapters.process.threads import start_thread
 from runtime.core.delivery.envelope import FileParcel
 from runtime.core.delivery.link_budget import FilePermit
 from runtime.core.identity.credentials import HubCredentials
+from runtime.core.log_events import LogEvent
 
 UNREADABLE_S = 120.0
 """A file that cannot be read for this long is set aside: its stream must not wait for ever."""
@@ -200,7 +201,7 @@ class FileUploader(EventQueue[FileEvent]):
         except OSError as exc:  # for example, the disk is full
             ended = UploadFailed(task.id, str(exc))
         except Exception as exc:  # any at all: a thread that dies silently would hold its stream for ever
-            logger.exception("upload of message {}", task.id)
+            logger.bind(event=LogEvent.FILE_UPLOAD_BUG).exception("upload of message {}", task.id)
             ended = UploadFailed(task.id, repr(exc))
         self._at_work.discard(task.calls)
         self._publish(ended)
@@ -292,7 +293,7 @@ class _Upload:
                 journal = self._current()
                 if not journal.goes_on_with(payload.mark):
                     if journal.blocks and journal.digest:
-                        logger.warning(
+                        logger.bind(event=LogEvent.FILE_CHANGED).warning(
                             "message {}: its file was changed, and is sent from the start", self._task.id
                         )
                     journal.begin_anew(payload.mark)

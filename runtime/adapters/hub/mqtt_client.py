@@ -50,6 +50,7 @@ from runtime.adapters.process.threads import start, start_thread
 from runtime.core.delivery.envelope import Telemetry
 from runtime.core.delivery.events import Acked, Carried, Cause, Closed, Connected, ConnectionEvent, Lost
 from runtime.core.identity.credentials import HubCredentials
+from runtime.core.log_events import LogEvent
 from runtime.core.proxy_url import Proxy
 
 EXIT_HUNG = 70
@@ -330,7 +331,9 @@ class _Deadline:
 
 
 def _give_up(number: int) -> None:
-    logger.error("client {} cannot be discarded; leaving, to be started afresh", number)
+    logger.bind(event=LogEvent.CLIENT_NOT_DISCARDED).error(
+        "client {} cannot be discarded; leaving, to be started afresh", number
+    )
     os._exit(EXIT_HUNG)
 
 
@@ -342,7 +345,9 @@ def _warn_once(channel: str) -> None:
     kind = "cloud-to-device message" if "devicebound" in channel else channel.strip("$/")
     if kind not in _said:
         _said.add(kind)
-        logger.warning("{} not acknowledged: this device handles none, so its channel is unsubscribed", kind)
+        logger.bind(event=LogEvent.COMMAND_NOT_HANDLED).warning(
+            "{} not acknowledged: this device handles none, so its channel is unsubscribed", kind
+        )
 
 
 def _build(credentials: HubCredentials, options: HubOptions) -> Any:
@@ -385,7 +390,9 @@ def _build_with_sas(sas: str, common: dict[str, Any]) -> Any:
         configuration.sastoken = type(configuration.sastoken)(sas)
         return client
     except AttributeError:
-        logger.warning("azure-iot-device has changed inside: it judges the SAS by the local clock")
+        logger.bind(event=LogEvent.LIBRARY_CHANGED).warning(
+            "azure-iot-device has changed inside: it judges the SAS by the local clock"
+        )
         return IoTHubDeviceClient.create_from_sastoken(sas, **common)
 
 

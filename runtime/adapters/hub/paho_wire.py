@@ -34,6 +34,7 @@ from loguru import logger
 from runtime.adapters.net.dial import demote
 from runtime.adapters.net.proxies import dial
 from runtime.core.delivery.events import Carried
+from runtime.core.log_events import LogEvent
 from runtime.core.proxy_url import Proxy
 
 KEEPALIVE_RAN_OUT = 16
@@ -102,7 +103,9 @@ class PahoWire:
                     raise AttributeError(name)
             return cls(transport, paho, reach, on_unhandled)
         except (AttributeError, TypeError) as exc:
-            logger.warning("azure-iot-device has changed inside ({}): sending one at a time", exc)
+            logger.bind(event=LogEvent.LIBRARY_CHANGED).warning(
+                "azure-iot-device has changed inside ({}): sending one at a time", exc
+            )
             return None
 
     # -- the connection ------------------------------------------------------------------------------

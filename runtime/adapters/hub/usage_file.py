@@ -10,6 +10,7 @@ from dataclasses import asdict
 from loguru import logger
 
 from runtime.core.delivery.link_budget import LinkUsage
+from runtime.core.log_events import LogEvent
 from runtime.layout import Layout
 
 
@@ -62,7 +63,9 @@ class UsageFile:
     def _report_unreadable(self, exc: OSError) -> None:
         reason = str(exc.strerror)
         if reason != self._unreadable:
-            logger.error("{} cannot be looked for ({}): nothing is sent until it can", self._switch, reason)
+            logger.bind(event=LogEvent.LINK_SWITCH_UNREADABLE).error(
+                "{} cannot be looked for ({}): nothing is sent until it can", self._switch, reason
+            )
         self._unreadable = reason
 
     def switch(self, *, on: bool) -> None:

@@ -18,6 +18,7 @@ from loguru import logger
 
 from runtime.adapters.process.process import database_users
 from runtime.core.identity.enrolment import BY_HAND, host_of
+from runtime.core.log_events import LogEvent
 from runtime.errors import NeedsHuman, Retryable
 
 BUSY_TIMEOUT_S = 5.0
@@ -123,7 +124,9 @@ def set_aside(path: Path) -> None:
     aside = path.with_name(f"{path.name}.damaged")
     path.replace(aside)
     path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
-    logger.error("identity.db was damaged and is set aside as {name}: provisioning again", name=aside.name)
+    logger.bind(event=LogEvent.IDENTITY_DAMAGED).error(
+        "identity.db was damaged and is set aside as {name}: provisioning again", name=aside.name
+    )
 
 
 def connect(path: Path, busy_s: float | None = None) -> sqlite3.Connection:

@@ -21,6 +21,7 @@ from runtime.core.identity.platform_answer import (
     Registration,
 )
 from runtime.core.identity.registration_route import CertificateFiles, PlatformRoute
+from runtime.core.log_events import LogEvent
 from runtime.core.secret import Secret, fits_header
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class PlatformClient:
 
         def left_s(ends_s: float) -> float:
             if ends_s - by_s < lifetime.LEAST_LIFE_S:
-                logger.warning(
+                logger.bind(event=LogEvent.PLATFORM_DATE_WRONG).warning(
                     "what the platform hands out is over already by its own Date, which is not believed:"
                     " it is {ahead} s ahead of our clock",
                     ahead=round(by_s - wall_s),
@@ -206,7 +207,9 @@ def _lifetime_s(ends: object, left: Left) -> float | None:
     try:
         return None if ends is None else left(lifetime.instant_s(str(ends)))
     except ValueError as exc:
-        logger.warning("expirationTime: {reason}; the token is taken without an end", reason=str(exc))
+        logger.bind(event=LogEvent.PLATFORM_TIME_UNREADABLE).warning(
+            "expirationTime: {reason}; the token is taken without an end", reason=str(exc)
+        )
         return None
 
 
@@ -218,7 +221,9 @@ def _sas_lifetime_s(body: Mapping[str, Any], sas: Secret | None, left: Left) -> 
     try:
         ends_s = None if ends is None else lifetime.instant_s(str(ends))
     except ValueError as exc:
-        logger.warning("connectionStringExpiration: {reason}; the SAS's own end counts", reason=str(exc))
+        logger.bind(event=LogEvent.PLATFORM_TIME_UNREADABLE).warning(
+            "connectionStringExpiration: {reason}; the SAS's own end counts", reason=str(exc)
+        )
         ends_s = None
     its_own_s = connection_string.sas_expiry_s(sas.reveal()) if sas else None
     known_s = [end_s for end_s in (ends_s, its_own_s) if end_s is not None]
@@ -231,7 +236,9 @@ def _token_remaining_s(body: Mapping[str, Any]) -> float | None:
     try:
         remaining_s = None if written is None else lifetime.duration_s(str(written))
     except ValueError as exc:
-        logger.warning("tokenRemainingLifetime: {reason}; what is known of it counts", reason=str(exc))
+        logger.bind(event=LogEvent.PLATFORM_TIME_UNREADABLE).warning(
+            "tokenRemainingLifetime: {reason}; what is known of it counts", reason=str(exc)
+        )
         return None
     return None if remaining_s is None or remaining_s <= 0 else remaining_s
 

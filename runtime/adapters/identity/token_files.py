@@ -15,6 +15,7 @@ from loguru import logger
 
 from runtime.adapters.process.known_secrets import hidden
 from runtime.core.identity.registration_route import SecretLocation
+from runtime.core.log_events import LogEvent
 from runtime.core.secret import Secret, fits_header
 
 MAX_BYTES = 65_536
@@ -86,12 +87,16 @@ def is_open_to_others(mode: int) -> bool:
 
 @cache
 def _warn_once(path: Path) -> None:
-    logger.warning("{path} holds a secret and is open to others; chmod 600 {path}", path=path)
+    logger.bind(event=LogEvent.SECRET_FILE_OPEN).warning(
+        "{path} holds a secret and is open to others; chmod 600 {path}", path=path
+    )
 
 
 @cache
 def _warn_unsendable(where: str) -> None:
-    logger.warning("{where} holds no token: it is not one word of printable ASCII", where=where)
+    logger.bind(event=LogEvent.SECRET_FILE_GARBLED).warning(
+        "{where} holds no token: it is not one word of printable ASCII", where=where
+    )
 
 
 def _content(path: Path) -> bytes | None:

@@ -18,6 +18,8 @@ from typing import Any
 
 from loguru import logger
 
+from runtime.core.log_events import LogEvent
+
 TIME_S = 30.0
 MOST_WAITING = 64
 
@@ -51,9 +53,13 @@ class AlarmCommand:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(running.pid, signal.SIGKILL)
             running.wait()
-            logger.warning("the alarm command took longer than {:.0f} s and was ended", TIME_S)
+            logger.bind(event=LogEvent.ALARM_COMMAND_FAILED).warning(
+                "the alarm command took longer than {:.0f} s and was ended", TIME_S
+            )
         elif status:
-            logger.warning("the alarm command failed, exit status {}", status)
+            logger.bind(event=LogEvent.ALARM_COMMAND_FAILED).warning(
+                "the alarm command failed, exit status {}", status
+            )
         self._running = None
 
     def _start(self, event: bytes, now_s: float) -> None:
@@ -72,4 +78,6 @@ class AlarmCommand:
                 )
             self._until_s = now_s + TIME_S
         except OSError as exc:
-            logger.warning("the alarm command cannot be started: {}", exc)
+            logger.bind(event=LogEvent.ALARM_COMMAND_FAILED).warning(
+                "the alarm command cannot be started: {}", exc
+            )

@@ -22,10 +22,12 @@ from loguru import logger
 
 from runtime.adapters.process import logs
 from runtime.adapters.process.clock import Clock
+from runtime.adapters.process.journal import service_journal
 from runtime.adapters.process.last_good_config import accepted_file, remember
 from runtime.adapters.process.reload_request import ReloadAnswer, ReloadOutcome, read_request, write_answer
 from runtime.config import Config, find_file, load
 from runtime.config_changes import SettingChange, changes_for, without
+from runtime.core.log_events import LogEvent
 from runtime.errors import ConfigError
 
 SETTLE_S = 1.5
@@ -112,7 +114,7 @@ class ConfigWatch:
             logger.info("{}: taken: {}", fresh.file, _listed(live))
         if any(change.setting.startswith("log.") for change in live):
             log = self.config.settings.log
-            logs.configure(self._worker, log.level, log.format)
+            logs.configure(self._worker, log.level, log.format, service_journal() if log.journal else None)
         if pending:
             text = "{}: counts from the next start of {} on (`edgectl reload` restarts it): {}"
             self._log_once(pending, text, fresh.file, self._worker, _listed(pending))
@@ -121,7 +123,7 @@ class ConfigWatch:
 
     def _log_once(self, subject: object, text: str, *values: object) -> None:
         if subject != self._logged:
-            logger.warning(text, *values)
+            logger.bind(event=LogEvent.CONFIGURATION_NOT_TAKEN).warning(text, *values)
         self._logged = subject
 
     def _mark(self) -> Mark | None:

@@ -23,6 +23,7 @@ from loguru import logger
 
 from runtime import __version__
 from runtime.adapters.process.logs import redact
+from runtime.core.log_events import LogEvent
 from runtime.layout import Layout
 
 KEEP_BYTES = 262_144
@@ -57,11 +58,13 @@ def report_crashes(worker: str, layout: Layout) -> None:
         record = describe(worker, exc, trace)
         with contextlib.suppress(OSError):  # a full disk: the log line below is all there is
             record_crash(layout, record)
-        logger.bind(at=record["at"]).critical("crashed: {}", record["reason"])
+        logger.bind(event=LogEvent.CRASHED, at=record["at"]).critical("crashed: {}", record["reason"])
 
     def in_thread(args: threading.ExceptHookArgs) -> None:
         name = args.thread.name if args.thread else "?"
-        logger.warning("thread {} ended: {}", name, _message_of(args.exc_value or args.exc_type()))
+        logger.bind(event=LogEvent.THREAD_ENDED).warning(
+            "thread {} ended: {}", name, _message_of(args.exc_value or args.exc_type())
+        )
 
     sys.excepthook = on_crash
     threading.excepthook = in_thread  # a library's thread: progress decides if the worker can go on

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from loguru import logger
 
+from runtime.adapters.process.journal import Journal
 from runtime.adapters.process.known_secrets import hide_known
 
 if TYPE_CHECKING:
@@ -32,8 +33,24 @@ def redact(text: str) -> str:
     return _SECRETS.sub(lambda m: next(g for g in m.groups() if g) + "***", hide_known(text))
 
 
-def configure(worker: str, level: str = "INFO", form: str = "auto") -> None:
-    """Send everything this process logs to stderr, in the form its reader needs.
+class _JournalSink:
+    """Hands lines to systemd's journal, as loguru's sinks do."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def write(self, message: Message) -> None:
+        record = message.record
+        fields = {name: redact(str(value)) for name, value in record["extra"].items()}
+        text = redact(record["message"] + _traceback(record))
+        self._journal.write(record["level"].name, text, fields)
+
+    def stop(self) -> None:
+        self._journal.close()
+
+
+def configure(worker: str, level: str = "INFO", form: str = "auto", journal: Journal | None = None) -> None:
+    """Send everything this process logs to stderr, in the form its reader needs, and to `journal`.
 
     `form`: `text` for a person, `json` for a machine; `auto` looks whether stderr is a terminal.
     """
@@ -41,6 +58,8 @@ def configure(worker: str, level: str = "INFO", form: str = "auto") -> None:
     logger.remove()
     logger.configure(extra={"worker": worker})
     logger.add(_write_text if text else _write_json, level=level, format="{message}", catch=False)
+    if journal is not None:
+        logger.add(_JournalSink(journal), level=level, format="{message}", catch=False)
 
 
 def tail(path: Path, lines: int) -> str:

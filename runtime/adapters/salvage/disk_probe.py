@@ -14,6 +14,7 @@ from loguru import logger
 
 from runtime.adapters.process.clock import Clock
 from runtime.core.ingest.read_errors import Block, Look, ReadVerdict, UnreadableBlocks
+from runtime.core.log_events import LogEvent
 from runtime.core.settlement import to_ranges
 
 BLOCK_BYTES = 4_096
@@ -51,9 +52,11 @@ class DiskProbe:
             return ReadVerdict()
         self._look = None
         if look.unreadable:
-            logger.bind(blocks=block_ranges(look.unreadable), readable=look.readable).error(
-                "a part of messages.db cannot be read"
-            )
+            logger.bind(
+                event=LogEvent.STORE_BLOCKS_UNREADABLE,
+                blocks=block_ranges(look.unreadable),
+                readable=look.readable,
+            ).error("a part of messages.db cannot be read")
         return self._seen.add(look, self._clock.boot_s())
 
 

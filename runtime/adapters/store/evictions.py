@@ -16,6 +16,7 @@ from runtime.adapters.store.holders import Holders
 from runtime.adapters.store.statements import SIZE
 from runtime.core.ingest.admission import EVICTED_AT_ONCE
 from runtime.core.ingest.quota import NOTHING, Amount, Eviction, OverflowPolicy
+from runtime.core.log_events import LogEvent
 
 Policies = tuple[OverflowPolicy, frozenset[OverflowPolicy]]
 """Overflow policy of the whole store, and those of its streams."""
@@ -53,7 +54,9 @@ def _create(db: sqlite3.Connection, statement: str) -> None:
     except sqlite3.OperationalError as exc:
         if exc.sqlite_errorcode not in NO_ROOM:
             raise
-        logger.warning("no room for an index ({}): what gives way is found slowly until the next start", exc)
+        logger.bind(event=LogEvent.INDEX_MISSING).warning(
+            "no room for an index ({}): what gives way is found slowly until the next start", exc
+        )
 
 
 @contextlib.contextmanager

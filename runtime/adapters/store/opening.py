@@ -15,6 +15,7 @@ from loguru import logger
 
 from runtime.adapters.store.errors import SCHEMA_VERSION, StoreNewer, StoreUnavailable, StoreUnknown
 from runtime.adapters.store.vacuum import JOURNAL_LIMIT_BYTES
+from runtime.core.log_events import LogEvent
 
 REMEDY = "install that again, or move the file away"
 _STEP = re.compile(r"version_(\d+)")
@@ -45,7 +46,9 @@ def bring_up_to_date(db: sqlite3.Connection, path: Path) -> None:
     from runtime.adapters.store.schema import migrate  # imported late: sqlite-utils only where it is needed
 
     if version > SCHEMA_VERSION:
-        logger.warning("{} says schema {}, which is a flipped bit: it is {}", path, version, SCHEMA_VERSION)
+        logger.bind(event=LogEvent.SCHEMA_BIT_FLIPPED).warning(
+            "{} says schema {}, which is a flipped bit: it is {}", path, version, SCHEMA_VERSION
+        )
     migrate(db)
 
 

@@ -37,6 +37,7 @@ from pathlib import Path
 from loguru import logger
 
 from runtime.core.ingest.taken_files import HASHED_BYTES, NotTaken, TakenFile, WantedFile, spool_name
+from runtime.core.log_events import LogEvent
 
 STRAY_S = 3_600.0
 REVIEW_AGAIN_S = 60.0
@@ -277,7 +278,9 @@ class Spool:
                     logger.info("a file of a request that was never acknowledged is back in the drop folder")
             except (OSError, ValueError) as exc:
                 self._review_s = now_s + REVIEW_AGAIN_S
-                logger.warning("a file cannot go back to the drop folder: {}", ascii(str(exc)))
+                logger.bind(event=LogEvent.FILE_NOT_GIVEN_BACK).warning(
+                    "a file cannot go back to the drop folder: {}", ascii(str(exc))
+                )
 
     def _remove_strays(self, named: FilesNamed) -> None:
         in_use = named(self._old)
@@ -288,7 +291,9 @@ class Spool:
         for name in strays:
             with contextlib.suppress(OSError):
                 (self._folder / name).unlink()
-                logger.warning("removed a file that no message names: {}", name)
+                logger.bind(event=LogEvent.STRAY_FILE_REMOVED).warning(
+                    "removed a file that no message names: {}", name
+                )
 
 
 def file_state(file: int) -> TakenFile:

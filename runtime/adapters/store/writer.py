@@ -69,6 +69,7 @@ from runtime.core.ingest.protocol import ProducerKey
 from runtime.core.ingest.quota import NOTHING, Amount, OverflowPolicy
 from runtime.core.ingest.row_repair import is_id, is_number
 from runtime.core.ingest.store_view import Stamp, View
+from runtime.core.log_events import LogEvent
 from runtime.core.message import Backlog, StreamName
 from runtime.core.settlement import Settled
 
@@ -413,7 +414,9 @@ class MessageStore:
                 with self._transaction():
                     levels = recount.write(self._db)
                 self._set_levels(levels)
-                logger.error("counters were wrong by {} messages, {} bytes: they are put right", *wrong)
+                logger.bind(event=LogEvent.COUNTERS_CORRECTED).error(
+                    "counters were wrong by {} messages, {} bytes: they are put right", *wrong
+                )
         self._holders.counted(recount.held)
         self._counted = True
         return True
