@@ -14,7 +14,7 @@ from loguru import logger
 
 import runtime
 from runtime.adapters.process import logs
-from runtime.adapters.process.journal import MOST_BYTES, Journal
+from runtime.adapters.process.journal import MOST_BYTES, SystemdJournal
 from runtime.core.log_events import EVENT_TEXTS, LogEvent
 from tests.support.readme import EVENTS, with_events
 
@@ -80,7 +80,7 @@ def test_the_journal_gets_priority_fields_and_several_lines_but_no_secret(tmp_pa
     path = str(tmp_path / "socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journald:
         journald.bind(path)
-        logs.configure("upload", journal=Journal(path))
+        logs.configure("upload", journal=SystemdJournal(path))
         log = logger.bind(event=LogEvent.QUOTA_USED_UP, key="SharedAccessKey=abc")
         log.error("first\nsecond SharedAccessSignature sr=xyz")
         fields = parsed(journald.recv(1 << 17))
@@ -95,7 +95,7 @@ def test_a_journal_that_takes_nothing_holds_up_nobody(tmp_path: Path) -> None:
     path = str(tmp_path / "socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journald:
         journald.bind(path)
-        journal = Journal(path)
+        journal = SystemdJournal(path)
         for _ in range(2000):  # far more than its queue holds, and it reads none
             journal.write("INFO", "x" * 2 * MOST_BYTES, {"a b": 1})
     journal.write("INFO", "it is gone", {})

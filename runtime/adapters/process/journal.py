@@ -19,7 +19,7 @@ PRIORITIES = {"CRITICAL": 2, "ERROR": 3, "WARNING": 4, "SUCCESS": 5, "INFO": 6, 
 """Loguru's levels as syslog's (RFC 5424)."""
 
 
-class Journal:
+class SystemdJournal:
     """A socket to the journal."""
 
     def __init__(self, path: str = PATH) -> None:
@@ -48,12 +48,12 @@ class Journal:
         self._socket.close()
 
 
-def service_journal() -> Journal | None:
+def service_journal() -> SystemdJournal | None:
     """The journal, where systemd runs this process as part of a service; else None."""
     if not os.environ.get("INVOCATION_ID") or not Path(PATH).exists():
         return None
     with contextlib.suppress(OSError):
-        return Journal()
+        return SystemdJournal()
     return None
 
 

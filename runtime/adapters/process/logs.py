@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from loguru import logger
 
-from runtime.adapters.process.journal import Journal
+from runtime.adapters.process.journal import SystemdJournal
 from runtime.adapters.process.known_secrets import hide_known
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def redact(text: str) -> str:
 class _JournalSink:
     """Hands lines to systemd's journal, as loguru's sinks do."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: SystemdJournal) -> None:
         self._journal = journal
 
     def write(self, message: Message) -> None:
@@ -49,7 +49,9 @@ class _JournalSink:
         self._journal.close()
 
 
-def configure(worker: str, level: str = "INFO", form: str = "auto", journal: Journal | None = None) -> None:
+def configure(
+    worker: str, level: str = "INFO", form: str = "auto", journal: SystemdJournal | None = None
+) -> None:
     """Send everything this process logs to stderr, in the form its reader needs, and to `journal`.
 
     `form`: `text` for a person, `json` for a machine; `auto` looks whether stderr is a terminal.
