@@ -392,8 +392,6 @@ class MessageStore:
             self._total = self._total.plus(change.amount)
         return changes.losses(self._names)
 
-    # --- housekeeping, between commits ---
-
     @property
     def counting(self) -> bool:
         """True while a count of every message is in progress."""
@@ -415,7 +413,7 @@ class MessageStore:
                     levels = recount.write(self._db)
                 self._set_levels(levels)
                 logger.bind(event=LogEvent.COUNTERS_CORRECTED).error(
-                    "counters were wrong by {} messages, {} bytes: they are put right", *wrong
+                    "counters were wrong by {}, {} B", *wrong
                 )
         self._holders.counted(recount.held)
         self._counted = True
