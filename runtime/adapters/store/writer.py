@@ -412,9 +412,7 @@ class MessageStore:
                 with self._transaction():
                     levels = recount.write(self._db)
                 self._set_levels(levels)
-                logger.bind(event=LogEvent.COUNTERS_CORRECTED).error(
-                    "counters were wrong by {}, {} B", *wrong
-                )
+                logger.bind(event=LogEvent.COUNTERS_CORRECTED).error("counters were off: {}", wrong)
         self._holders.counted(recount.held)
         self._counted = True
         return True
