@@ -63,10 +63,9 @@ def test_what_the_device_takes_the_hub_takes(first: dict[str, Any], second: dict
 
 @given(OBJECTS)
 def test_both_count_the_same_size(document: dict[str, Any]) -> None:
-    try:
-        counted = hub_rules.size_bytes(document)
-    except UnicodeEncodeError:  # refused before it is counted
-        return
+    if hub_rules.broken_rule(document) is not None:
+        return  # refused before it is counted
+    counted = hub_rules.size_bytes(document)
     assert twin_rules.hub_bytes(document) == counted
 
 
