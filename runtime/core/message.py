@@ -42,7 +42,7 @@ class OptionalFields:
     """The fields that few messages have, declared here and nowhere else.
 
     What a producer may state, the columns of `messages.db`, their reading and their checks follow from this
-    class. A text needs a line here and a migration (CONTRIBUTING.md, "A column of messages.db").
+    class. A text needs a line here and a migration (CONTRIBUTING.md, "A field of a message").
     """
 
     ttl_s: float | None = None
