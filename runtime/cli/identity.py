@@ -74,9 +74,9 @@ def describe(config: Config) -> dict[str, Any]:
     if held.by_certificate and "sas" in tokens:
         tokens["sas"]["remaining_s"] = None
     certificate_s = certificate_left_s(registrar(wiring.registration_route(config.settings)), now)
-    fixed = renewal.fixed(held.fixed_left_s, certificate_s)
+    fixed = renewal.fixed_credential(held.fixed_left_s, certificate_s)
     return {
-        "state": record.get("state") or renewal.phase(held, now).value,
+        "state": record.get("state") or renewal.registration_state(held, now).value,
         "reason": record.get("reason") or held.locked or (fixed.sentence() if fixed else ""),
         "provisioning": identity.enrolment.phase.value,
         "device_id": identity.hub.device_id if identity.hub else None,

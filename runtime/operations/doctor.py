@@ -233,7 +233,7 @@ def _credentials(config: Config, known: IdentityRecord) -> Iterator[Check]:
     if missing and config.settings.identity.mode is not IdentityMode.PLATFORM:
         remedy = "correct it; a systemd credential is the service's alone, and not to be seen from here"
         yield Check("credentials", "warning", missing, remedy)
-    fixed = renewal.fixed(known.held(now).fixed_left_s, certificate_left_s(way_in, now))
+    fixed = renewal.fixed_credential(known.held(now).fixed_left_s, certificate_left_s(way_in, now))
     if fixed is not None:
         yield judge_fixed(fixed)
 

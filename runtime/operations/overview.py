@@ -365,7 +365,7 @@ def _identity_on_disk(layout: Layout, clock: Clock) -> dict[str, Any]:
     now = read_moment(clock)
     held = replace(identity.held(now), locked="")  # this user has no key that refresh may well have
     return {
-        "state": renewal.phase(held, now).value,
+        "state": renewal.registration_state(held, now).value,
         "device_id": identity.hub.device_id if identity.hub else None,
         "sas_remaining_s": renewal.sas_left_s(held, now),
         "registration_remaining_s": held.registration.remaining_s(now) if held.registration else None,

@@ -304,16 +304,16 @@ class RefreshLoop:
 
     def _show(self, identity: IdentityRecord, held: CredentialState, step: RenewalStep, now: Moment) -> None:
         """Show the state to operators: the status file, and the log on a change."""
-        phase = renewal.phase(held, now)
-        fixed = renewal.fixed(held.fixed_left_s, certificate_left_s(self._registrar, now))
+        state = renewal.registration_state(held, now)
+        fixed = renewal.fixed_credential(held.fixed_left_s, certificate_left_s(self._registrar, now))
         ends = fixed.sentence() if fixed else ""
         skew_s = identity.skew(now)
         clock = renewal.clock_warning(skew_s)
         trouble = next((pace for pace in held.paces.values() if pace.outcome), None)
         figures = {
-            "state": phase.value,
+            "state": state.value,
             "trouble": trouble.outcome.value if trouble and trouble.outcome else None,
-            "reason": "; ".join(filter(None, (ends or _reason(phase, step, held), clock))),
+            "reason": "; ".join(filter(None, (ends or _reason(state, step, held), clock))),
             "alarm": ends if fixed and fixed.left_s <= 0 else "",
             "device_id": identity.hub.device_id if identity.hub else None,
             "generation": identity.hub.generation if identity.hub else None,
@@ -326,17 +326,17 @@ class RefreshLoop:
             "skew_s": skew_s,
             "sealed": identity.sealed,
         }
-        shown = phase, figures["trouble"], bool(ends), bool(clock)
+        shown = state, figures["trouble"], bool(ends), bool(clock)
         changed = shown != self._last_logged
         self._heart.publish(figures, now=changed)
         if changed:
             self._last_logged = shown
             about = logger.bind(event=LogEvent.IDENTITY_STATE)
             log = about.warning if ends or clock else about.info
-            log("{state}", state=phase.value, reason=figures["reason"])
+            log("{state}", state=state.value, reason=figures["reason"])
 
 
-def _reason(phase: RegistrationState, step: RenewalStep, held: CredentialState) -> str:
+def _reason(state: RegistrationState, step: RenewalStep, held: CredentialState) -> str:
     failed = {task: pace for task, pace in held.paces.items() if pace.outcome}
     reasons = [
         f"{task.value}: {pace.reason}" if len(failed) > 1 else pace.reason for task, pace in failed.items()
@@ -347,15 +347,15 @@ def _reason(phase: RegistrationState, step: RenewalStep, held: CredentialState) 
         if task in (Task.REFRESH, Task.REFRESH_PARENT)
     ):
         reasons.append("the provisioning token is refused: put another one into its file")
-    elif phase is RegistrationState.REFUSED and not held.can_refresh:
+    elif state is RegistrationState.REFUSED and not held.can_refresh:
         reasons.append(
             "no provisioning token renews it: put one, or another registration token, into its file"
         )
     if reasons:
         return "; ".join(reasons)
-    if phase is RegistrationState.ON_HOLD:
+    if state is RegistrationState.ON_HOLD:
         return "`edgectl identity --accept` sends the backlog under the new device id"
-    return "" if phase is RegistrationState.REGISTERED else step.why
+    return "" if state is RegistrationState.REGISTERED else step.why
 
 
 def _whole(seconds: float | None) -> int | None:

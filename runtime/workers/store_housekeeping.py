@@ -17,7 +17,7 @@ from runtime.adapters.store.errors import StoreFull
 from runtime.adapters.store.id_watermark import SAVE_EVERY_S, IdWatermark
 from runtime.adapters.store.writer import MessageStore
 from runtime.core.ingest.protocol import ProducerKey
-from runtime.core.ingest.quota import FEW, Quota
+from runtime.core.ingest.quota import OWNER_SHARES, Quota
 from runtime.core.log_events import LogEvent
 from runtime.core.timer import Timer
 
@@ -109,7 +109,9 @@ class Housekeeping:
     def give_back_streams(self, store: MessageStore) -> None:
         """Give back names of streams where less than a tenth of the names is left."""
         now_s, most = self._clock.boot_s(), self.quota.max_streams
-        if store.stream_count <= most - max(1, most // FEW) or not self._giving_back_names.due(now_s):
+        if store.stream_count <= most - max(1, most // OWNER_SHARES) or not self._giving_back_names.due(
+            now_s
+        ):
             return
         try:
             if store.give_back_streams(max(1, most // 5)):

@@ -145,7 +145,7 @@ class UploadLoop:
         self._on_file_events(now)
         self._on_inquiry_result(now)
         self._on_confirmed(self._reporter.confirmed())
-        may_read = len(self._delivery.settled) < MOST_UNCONFIRMED and not self._link.leaving
+        may_read = len(self._delivery.settled) < MOST_UNCONFIRMED and not self._link.stopping
         self._look_further = may_read and self._read()
         if self._watch.changed():
             self._reconfigure(self._watch.config)
@@ -164,7 +164,7 @@ class UploadLoop:
 
     def leave(self) -> None:
         """Let sends in flight arrive and be reported: messages still in the store are sent a second time."""
-        self._link.leaving = True
+        self._link.stopping = True
         until_s = self._clock.boot_s() + LEAVE_S
         while self._on_its_way() and self._clock.boot_s() < until_s:
             self.turn()
@@ -220,7 +220,7 @@ class UploadLoop:
         if self._look_further:
             wait_s = 0.0
         woken_by = [self._hub, self._files, self._reporter.socket]
-        hints = self._hints.wait(wait_s, also=woken_by if self._link.leaving else [*woken_by, self._stop])
+        hints = self._hints.wait(wait_s, also=woken_by if self._link.stopping else [*woken_by, self._stop])
         if STORED in hints:
             self._source.look_for_new = True
         if IDENTITY_CHANGED in hints or self._clock.boot_s() >= self._look_at_s:
@@ -281,7 +281,7 @@ class UploadLoop:
             "file upload of message {}: {}", event.id, event.reason
         )
         if event.quota:
-            self._link.park(now, self._clock.wall_s(), random.random())
+            self._link.record_quota_used_up(now, self._clock.wall_s(), random.random())
         if event.for_good:
             self._figures.file_refused(event.id)
         elif not event.barred:
@@ -312,9 +312,9 @@ class UploadLoop:
             logger.bind(event=LogEvent.QUOTA_USED_UP).warning(
                 "the hub's daily quota is used up: waiting until 00:00 UTC"
             )
-            self._link.park(now, result.server_s or self._clock.wall_s(), random.random())
+            self._link.record_quota_used_up(now, result.server_s or self._clock.wall_s(), random.random())
         elif result.accepted:
-            self._link.unpark()
+            self._link.record_quota_renewed()
 
     def _carry_out(self, action: Action) -> None:
         credentials = self._credentials
@@ -329,7 +329,7 @@ class UploadLoop:
                 self._hub.discard()
             case Send((id, piece) as tag, counted_bytes) if credentials is not None:
                 telemetry = self._probe() if id == PROBE else self._source.piece(id, piece)
-                self._link.weighed(telemetry.packet_bytes(credentials.device_id) - counted_bytes)
+                self._link.correct_charge(telemetry.packet_bytes(credentials.device_id) - counted_bytes)
                 self._hub.send(tag, telemetry)
             case StartUpload(id):
                 self._upload(id)

@@ -84,7 +84,7 @@ def decide(store: IdentityStore) -> float:
     enrolment.after(record, Call.INIT, PlatformAnswer(Outcome.CUT), enrolment.EnrolmentPolicy(), NOW, 0.5)
     held = identity.held(NOW)
     step = renewal.next_step(held, RenewalPolicy(), NOW)
-    renewal.phase(held, NOW)
+    renewal.registration_state(held, NOW)
     return min(step.in_s if step.task else math.inf, asks.in_s if asks.call else math.inf)
 
 

@@ -12,7 +12,7 @@ from runtime.adapters.store.upload_reader import UploadReader
 from runtime.adapters.store.writer import MessageStore
 from runtime.core.ingest.admission import MeasureFiles
 from runtime.core.ingest.protocol import Code, Put, Refusal, Reply, Stored
-from runtime.core.ingest.quota import EARLIER, FEW, Amount, Limit, OverflowPolicy, Quota
+from runtime.core.ingest.quota import EARLIER, OWNER_SHARES, Amount, Limit, OverflowPolicy, Quota
 from runtime.core.message import StreamName
 from runtime.core.settlement import Settled
 from runtime.workers.store_housekeeping import TIDY_S
@@ -143,7 +143,7 @@ def test_whoever_holds_all_names_of_streams_keeps_no_other_owner_from_having_a_f
     for number in range(STREAMS):
         ids_of(world.say(f"taken-{number}"))
     assert code_of(world.say("one more")) == Code.TOO_MANY_STREAMS
-    for number in range(STREAMS // FEW):
+    for number in range(STREAMS // OWNER_SHARES):
         ids_of(world.say(f"mine-{number}", HONEST))
     assert code_of(world.say("another", HONEST)) == Code.TOO_MANY_STREAMS
     ids_of(world.say("mine-0", HONEST))
@@ -160,7 +160,7 @@ def test_whoever_invents_producers_keeps_no_other_owner_from_being_met(world: Wo
     for number in range(PRODUCERS):
         assert comes(f"invented-{number}", TROUBLE) is None
     assert comes("one-more", TROUBLE) == Code.TOO_MANY_PRODUCERS
-    for number in range(PRODUCERS // FEW):
+    for number in range(PRODUCERS // OWNER_SHARES):
         assert comes(f"mine-{number}", HONEST) is None
     assert comes("too-many", HONEST) == Code.TOO_MANY_PRODUCERS
     assert comes("one-more", TROUBLE) == Code.TOO_MANY_PRODUCERS

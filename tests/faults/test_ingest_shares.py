@@ -12,7 +12,7 @@ from runtime.adapters.store import holders as store_holders
 from runtime.adapters.store import recount
 from runtime.adapters.store.writer import MessageStore
 from runtime.core.ingest.protocol import Refusal, Reply, Stored
-from runtime.core.ingest.quota import FEW, Amount, Limit, OverflowPolicy, Quota
+from runtime.core.ingest.quota import OWNER_SHARES, Amount, Limit, OverflowPolicy, Quota
 from runtime.core.settlement import Settled
 from tests.support.store_tools import ObedientClock, decide, keep, put
 
@@ -96,8 +96,8 @@ def test_whoever_fills_the_store_keeps_no_other_owner_from_storing_a_little(
     if restart:
         store.close()
         store = MessageStore(path, ObedientClock())
-    assert stored(say(store, HONEST, OverflowPolicy.REJECT, 2 * MOST)) == MOST // FEW
-    assert stored(say(store, THIRD, OverflowPolicy.REJECT, 2 * MOST)) == MOST // FEW
+    assert stored(say(store, HONEST, OverflowPolicy.REJECT, 2 * MOST)) == MOST // OWNER_SHARES
+    assert stored(say(store, THIRD, OverflowPolicy.REJECT, 2 * MOST)) == MOST // OWNER_SHARES
     assert stored(say(store, FLOOD, OverflowPolicy.REJECT, 3)) == 0
     store.commit(None, Settled(delivered=list(range(1, 31))))  # 30 of the one that holds most
     assert stored(say(store, HONEST, OverflowPolicy.REJECT, 1)) == 1

@@ -93,7 +93,7 @@ def test_an_urgent_message_is_sent_while_the_budget_is_used_up_and_400_streams_w
         assert device.sent == list(range(401, 1001))
         assert device.delivery.queue.bytes <= FULL_BYTES + 2 * PAGE_BYTES
         device.link.usage.day_messages = 0
-        device.link.terms = LinkPolicy()
+        device.link.policy = LinkPolicy()
         device.turns(400)
         assert device.backlog() == 0
 

@@ -170,7 +170,7 @@ def test_a_full_disk_refuses_before_anything_is_written() -> None:
 
 
 def test_more_streams_or_producers_than_can_be_kept_track_of_are_refused() -> None:
-    deciding = admission(Quota(WIDE.total, max_streams=1), may_meet_producers=1)
+    deciding = admission(Quota(WIDE.total, max_streams=1), most_new_producers=1)
     assert isinstance(deciding.decide(put(1, first=1)), Stored)
     assert code(deciding.decide(put(1, stream="b"))) is Code.TOO_MANY_STREAMS
     other = Put(Kind.MESSAGE, [describe({"stream": "a"}, PLAIN)], [b""], ProducerKey("q", "b"), 1)

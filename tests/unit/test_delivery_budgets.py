@@ -25,7 +25,7 @@ def use_up(world: World) -> LinkBudget:
     turn(world, 0.5)
     while not world.delivery.suspects:
         turn(world, 0.1)
-    link.terms = LinkPolicy(messages_per_day=1, urgent_priority=URGENT)
+    link.policy = LinkPolicy(messages_per_day=1, urgent_priority=URGENT)
     link.usage.day_messages = 1
     return link
 
@@ -41,7 +41,7 @@ def test_a_trial_does_not_pass_a_budget_that_is_used_up_and_takes_place_when_the
     turn(world, 60.0)
     assert world.sent[sent:] == []
     assert world.connections <= connections + 2, "a connection for nothing costs, too"
-    link.terms = LinkPolicy()
+    link.policy = LinkPolicy()
     world.settle_down()
     assert list(world.quarantined) == [1]
 
@@ -73,7 +73,7 @@ def test_a_budget_that_is_used_up_when_a_trial_was_to_begin_does_not_hold_the_ur
         world.pass_time(0.1)
     assert world.delivery.sender.trial is not None
     link = world.link
-    link.terms = LinkPolicy(messages_per_day=1, urgent_priority=URGENT)
+    link.policy = LinkPolicy(messages_per_day=1, urgent_priority=URGENT)
     link.usage.day_messages = 1
     world.store(3, "alarm", priority=URGENT)
     turn(world, 20.0)

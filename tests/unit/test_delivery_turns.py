@@ -106,7 +106,7 @@ def test_a_file_that_has_expired_is_dropped_and_not_uploaded_for_nothing() -> No
 
 def test_an_urgent_file_does_not_wait_for_places_that_files_hold_while_they_wait_for_the_rate() -> None:
     world = World()
-    world.link.terms = LinkPolicy(bytes_per_s=1000, urgent_priority=8)
+    world.link.policy = LinkPolicy(bytes_per_s=1000, urgent_priority=8)
     for id in range(1, 6):
         world.store(id, f"bulk-{id}", file=True)
     world.step()

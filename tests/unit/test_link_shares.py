@@ -74,7 +74,7 @@ def test_messages_and_files_that_both_want_all_get_half_each_whatever_was_before
     for what, number in steps:
         now += number / 1000 if what == "pass" else 0.0
         if what == "weighed":
-            link.weighed(number)
+            link.correct_charge(number)
         use(link, what, number, now)
     now += 2 * (BLOCK / PER_S + URGENT_DEBT_S)  # what was owed is paid
     began, went = now, {"message": 0.0, "block": 0.0}

@@ -8,7 +8,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.core.ingest.loss_log import MOST_PLACES, RANGES_AT_ONCE, LossLog
+from runtime.core.ingest.loss_log import MOST_KEYS, RANGES_AT_ONCE, LossLog
 
 STREAM = ("s", "drop-oldest")
 
@@ -42,7 +42,7 @@ def test_what_comes_together_is_bounded_and_other_places_do_not_wait() -> None:
 
 def test_streams_that_come_and_go_are_not_remembered_for_ever() -> None:
     losses = LossLog(60.0)
-    for number in range(5 * MOST_PLACES):
+    for number in range(5 * MOST_KEYS):
         losses.add((f"invented-{number}", "expired"), 1, [[number, number]])
         assert len(list(losses.due(number))) == 1
-    assert len(losses._said_s) <= MOST_PLACES + 1
+    assert len(losses._logged_s) <= MOST_KEYS + 1

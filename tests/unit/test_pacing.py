@@ -275,7 +275,7 @@ def test_the_urgent_pass_budgets_and_hours_but_neither_the_kill_switch_nor_a_quo
     link.off = True
     assert link.shut(0.0) == "switched off"
     link.off = False
-    link.park(0.0, NOON, 0.0)
+    link.record_quota_used_up(0.0, NOON, 0.0)
     assert link.shut(1.0) == "the hub's daily quota is used up until 00:00 UTC"
     assert link.shut(43_199.0) and link.shut(43_201.0) is None
 
@@ -284,7 +284,7 @@ def test_devices_that_a_quota_parked_together_do_not_come_back_together() -> Non
     ends = []
     for draw in (0.0, 0.5, 1.0):
         link = LinkBudget()
-        link.park(0.0, NOON, draw)
+        link.record_quota_used_up(0.0, NOON, draw)
         ends.append(next(s for s in range(43_190, 44_000) if link.shut(float(s)) is None))
     assert ends == [43_200, 43_200 + RESET_SPREAD_S / 2, 43_200 + RESET_SPREAD_S]
 
@@ -292,14 +292,14 @@ def test_devices_that_a_quota_parked_together_do_not_come_back_together() -> Non
 def test_a_quota_is_asked_about_once_an_hour_and_believed_when_it_is_renewed() -> None:
     link = LinkBudget()
     assert not link.ask_again(0.0)
-    link.park(0.0, NOON, 0.0)
+    link.record_quota_used_up(0.0, NOON, 0.0)
     asked = [now for now in range(0, 50_000, 2) if link.ask_again(float(now))]
     assert asked == [3_600 * n for n in range(1, 12)], "and no more once the day is over"
-    link.park(0.0, NOON, 0.0)
+    link.record_quota_used_up(0.0, NOON, 0.0)
     link.off = True
     assert not link.ask_again(3_600.0), "switched off means off"
     link.off = False
-    link.unpark()
+    link.record_quota_renewed()
     assert link.shut(1.0) is None and not link.ask_again(3_600.0)
 
 
@@ -344,7 +344,7 @@ def test_a_month_of_the_wrong_year_ends_on_a_device_that_is_started_every_mornin
     days = 0
     while link.barred():
         days += 1
-        link = LinkBudget(link.terms, LinkUsage.of(asdict(link.usage)))
+        link = LinkBudget(link.policy, LinkUsage.of(asdict(link.usage)))
         for hour in range(9):
             link.set_time(NOON + days * day_s + hour * hour_s, 100.0 + hour * hour_s)
     assert days == -(-LONGEST_MONTH_S // (8 * 3_600))
@@ -355,7 +355,7 @@ def test_a_clock_that_is_wrong_after_every_reboot_gives_no_budget_anew() -> None
     link.set_time(NOON, 0.0)
     link.sent(1)
     for reboot in range(5):
-        link = LinkBudget(link.terms, link.usage)
+        link = LinkBudget(link.policy, link.usage)
         link.set_time(NOON - 400 * 86_400, 5.0)
         link.set_time(NOON + reboot, 60.0)
         assert link.barred() == "the day's budget of messages is used up"
@@ -391,5 +391,5 @@ def test_a_clock_set_back_over_midnight_gives_no_second_budget() -> None:
 def test_a_date_at_the_end_of_the_calendar_parks_for_a_day_and_ends_nobody() -> None:
     """The hub's clock, or a gateway's, said the 31st of December 9999: upload died of the day behind it."""
     link = LinkBudget()
-    link.park(0.0, lifetime.http_date_s("Fri, 31 Dec 9999 23:59:59 -2359"), 0.0)
+    link.record_quota_used_up(0.0, lifetime.http_date_s("Fri, 31 Dec 9999 23:59:59 -2359"), 0.0)
     assert link.shut(60.0) and not link.shut(86_400.0)

@@ -33,8 +33,8 @@ from runtime.core.identity.renewal import (
     due_in_s,
     former_pause_s,
     next_step,
-    phase,
     refused_as,
+    registration_state,
     renewal_age_s,
     retry_pause_s,
 )
@@ -441,16 +441,19 @@ def test_a_fleet_with_no_life_to_lose_that_was_told_the_same_number_does_not_com
 
 def test_people_are_told_where_the_registration_stands() -> None:
     sas, gone = life(), Life(later(-2 * DAY_S), DAY_S, 0.5)
-    assert phase(CredentialState(), NOW) is RegistrationState.UNPROVISIONED
-    assert phase(CredentialState(life()), NOW) is RegistrationState.REGISTERING
-    assert phase(registered(sas), NOW) is RegistrationState.REGISTERED
-    assert phase(registered(gone), NOW) is RegistrationState.EXPIRED
-    assert phase(registered(sas, on_hold=True), NOW) is RegistrationState.ON_HOLD
-    assert phase(registered(sas, token_refused=True), NOW) is RegistrationState.REFUSED
-    assert phase(CredentialState(None, True, sas), NOW) is RegistrationState.REFUSED
+    assert registration_state(CredentialState(), NOW) is RegistrationState.UNPROVISIONED
+    assert registration_state(CredentialState(life()), NOW) is RegistrationState.REGISTERING
+    assert registration_state(registered(sas), NOW) is RegistrationState.REGISTERED
+    assert registration_state(registered(gone), NOW) is RegistrationState.EXPIRED
+    assert registration_state(registered(sas, on_hold=True), NOW) is RegistrationState.ON_HOLD
+    assert registration_state(registered(sas, token_refused=True), NOW) is RegistrationState.REFUSED
+    assert registration_state(CredentialState(None, True, sas), NOW) is RegistrationState.REFUSED
     for basis, refused in (
         ("mtls platform.example 7f", RegistrationState.CERTIFICATE_REFUSED),
         ("dps global.example 0ne dev-1", RegistrationState.ENROLMENT_REFUSED),
         ("platform.example dev-1 7f", RegistrationState.REFUSED),
     ):
-        assert phase(registered(sas, token_refused=True, refused_as=refused_as(basis)), NOW) is refused
+        assert (
+            registration_state(registered(sas, token_refused=True, refused_as=refused_as(basis)), NOW)
+            is refused
+        )

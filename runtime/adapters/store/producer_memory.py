@@ -11,7 +11,7 @@ from runtime.adapters.store.errors import StoreDamaged, translated
 from runtime.core.ingest.admission import Admission
 from runtime.core.ingest.ownership import AFTER_ALL_OWNERS, of_row, row_boot
 from runtime.core.ingest.protocol import ProducerKey
-from runtime.core.ingest.quota import FEW
+from runtime.core.ingest.quota import OWNER_SHARES
 from runtime.core.ingest.sequences import Sequences
 from runtime.core.ingest.store_view import Stamp
 
@@ -26,15 +26,15 @@ class Known(dict[ProducerKey, Sequences]):
 
 
 class ProducerMemory:
-    """Memory of all producers on disk; those met last are also cached in memory."""
+    """The sequences of all producers, on disk; those of the latest ones are also cached in memory."""
 
     def __init__(self, db: sqlite3.Connection, count: int, most: int) -> None:
         self._db = db
         self._most = most
         self.count = count
         self._counted = False
-        self.few = max(1, most // FEW)
-        """Producers that each owner may have, even where there is no room."""
+        self.share = max(1, most // OWNER_SHARES)
+        """Producers that each owner may have, even where others hold all."""
         self.owned: Counter[str] = Counter()
         """Number of producers by owner; read from all rows the first time that room is scarce."""
         self._known: OrderedDict[ProducerKey, Sequences] = OrderedDict()

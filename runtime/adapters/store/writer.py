@@ -11,9 +11,9 @@ Invariants:
    and deliveries.
 3. The counters in memory (`view`) change only after the commit.
 
-Left: `INSERT OR IGNORE` (also swallows NOT NULL failures, which would then be acknowledged), AUTOINCREMENT (a
-second b-tree write per row), an index on messages (every row would pay; eviction indexes exist only where a
-policy needs them).
+Considered and left: `INSERT OR IGNORE` (swallows NOT NULL failures, too, which would be acknowledged then),
+AUTOINCREMENT (a second b-tree write per row), an index on messages (every row would pay; eviction indexes
+exist only where a policy needs them).
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class MessageStore:
     ) -> None:
         """Open, create or migrate the store. `max_pages` makes a small disk for tests. Raises StoreError.
 
-        `alive` is called every now and then, here and later, during long work.
+        `alive` is called every now and then during long work, here and later: by it the loop shows progress.
         """
         self._path, self._clock = path, clock
         self.flush_s = 0.0  # time that the disk took for the last commit
@@ -179,7 +179,7 @@ class MessageStore:
             room_bytes,
             self._producers.room,
             self._producers.owned,
-            self._producers.few,
+            self._producers.share,
             self._named.owned,
             self._holders.view(),
             self._holders.sole,
@@ -201,7 +201,7 @@ class MessageStore:
         ]
 
     def known(self, keys: Iterable[ProducerKey]) -> Known:
-        """Memory of those producers that were met before."""
+        """The remembered sequences of those of these producers that are known."""
         return self._producers.known(keys)
 
     def backlog(self) -> Backlog:
@@ -267,7 +267,7 @@ class MessageStore:
     # --- the commit ---
 
     def commit(self, admission: Admission | None, settled: Settled) -> list[Loss]:
-        """Both in one transaction, on disk when this returns. On StoreError nothing is changed."""
+        """Store the admitted, remove the settled messages: on disk at the return. Changes all or nothing."""
         if not settled and (admission is None or not (admission.rows or admission.evictions)):
             return []
         assert admission is None or admission.view.next_id == self._next_id, "decided on what is stored now"
@@ -369,7 +369,7 @@ class MessageStore:
         return len(admission.new_streams), met
 
     def _apply(self, changes: StoreCounters, admission: Admission | None) -> list[Loss]:
-        """After the commit: bring the counters in memory up to date."""
+        """Bring the counters in memory up to date: the commit is on disk. Returns the losses."""
         _, met = self._growth(admission)
         self._quarantine.committed()
         self._evicted.committed(changes)

@@ -233,24 +233,24 @@ class FilePermit(Enum):
 class LinkBudget:
     """The budget that decides whether a message or a file may be sent now."""
 
-    def __init__(self, terms: LinkPolicy | None = None, usage: LinkUsage | None = None) -> None:
-        self.terms = terms or LinkPolicy()
+    def __init__(self, policy: LinkPolicy | None = None, usage: LinkUsage | None = None) -> None:
+        self.policy = policy or LinkPolicy()
         self.usage = usage or LinkUsage()
         self.off = False
         """The kill switch."""
-        self.leaving = False
+        self.stopping = False
         """The process is to end: no further send begins, sends in flight may arrive."""
-        self._parked_until_s = 0.0
+        self._quota_until_s = 0.0
         self._ask_at_s = 0.0
         self._booked_s: float | None = None
         """The time up to which the running time is booked."""
         self._wall_s = 0.0
-        self._messages = _Bucket(self.terms.messages_per_s)
-        self._bytes = _TokenBuckets(self.terms.bytes_per_s)
+        self._messages = _Bucket(self.policy.messages_per_s)
+        self._bytes = _TokenBuckets(self.policy.bytes_per_s)
 
     def set_policy(self, policy: LinkPolicy) -> None:
         """Permit what this policy permits from now on. What is used up stays used up."""
-        before, self.terms = self.terms, policy
+        before, self.policy = self.policy, policy
         if policy.messages_per_s != before.messages_per_s:
             self._messages = _Bucket(policy.messages_per_s)
         if policy.bytes_per_s != before.bytes_per_s:
@@ -270,19 +270,19 @@ class LinkBudget:
             self.usage.ran(steps * STEP_S)
         self.usage.renew(wall_s)
 
-    def park(self, now: float, wall_s: float, draw: float) -> None:
+    def record_quota_used_up(self, now: float, wall_s: float, draw: float) -> None:
         """The hub's daily quota is used up: no send before 00:00 UTC, or for an hour without a clock."""
         reset_s = _until_midnight_s(wall_s) if wall_s >= BELIEVABLE_S else 3600.0
-        self._parked_until_s = now + reset_s + draw * RESET_SPREAD_S
+        self._quota_until_s = now + reset_s + draw * RESET_SPREAD_S
         self._ask_at_s = now + ASK_EVERY_S
 
-    def unpark(self) -> None:
+    def record_quota_renewed(self) -> None:
         """The hub takes messages again."""
-        self._parked_until_s = 0.0
+        self._quota_until_s = 0.0
 
     def ask_again(self, now: float) -> bool:
         """True, once an hour, if the hub is to be asked now whether its quota is still used up."""
-        if self.off or not self._ask_at_s <= now < self._parked_until_s:
+        if self.off or not self._ask_at_s <= now < self._quota_until_s:
             return False
         self._ask_at_s = now + ASK_EVERY_S
         return True
@@ -291,9 +291,9 @@ class LinkBudget:
         """The reason why nothing at all may be sent, or None."""
         if self.off:
             return SWITCHED_OFF
-        if self.leaving:
+        if self.stopping:
             return "upload is stopping"
-        if now < self._parked_until_s:
+        if now < self._quota_until_s:
             return "the hub's daily quota is used up until 00:00 UTC"
         return None
 
@@ -307,26 +307,26 @@ class LinkBudget:
 
     def barred(self) -> str | None:
         """The reason why only urgent messages may be sent, or None."""
-        used, terms = self.usage, self.terms
-        if terms.is_free():
+        used, policy = self.usage, self.policy
+        if policy.is_free():
             return None
         for most, have, reason in (
-            (terms.messages_per_day, used.day_messages, "the day's budget of messages is used up"),
-            (terms.bytes_per_day, used.day_bytes, "the day's budget of bytes is used up"),
-            (terms.messages_per_month, used.month_messages, "the month's budget of messages is used up"),
-            (terms.bytes_per_month, used.month_bytes, "the month's budget of bytes is used up"),
+            (policy.messages_per_day, used.day_messages, "the day's budget of messages is used up"),
+            (policy.bytes_per_day, used.day_bytes, "the day's budget of bytes is used up"),
+            (policy.messages_per_month, used.month_messages, "the month's budget of messages is used up"),
+            (policy.bytes_per_month, used.month_bytes, "the month's budget of bytes is used up"),
         ):
             if most and have >= most:
                 return reason
         return None if self._in_hours() else "outside the allowed hours"
 
     def _in_hours(self) -> bool:
-        if not self.terms.hours:
+        if not self.policy.hours:
             return True
         if self._wall_s < BELIEVABLE_S:
             return False  # the hour is not known: traffic that costs money waits
         minute = int(self._wall_s % 86_400) // 60
-        return any(minute in window for window in self.terms.hours)
+        return any(minute in window for window in self.policy.hours)
 
     def allows(self, priority: int, now: float) -> bool:
         """True if a message of this priority may be sent now."""
@@ -336,7 +336,7 @@ class LinkBudget:
 
     def is_urgent(self, priority: int) -> bool:
         """True if a message of this priority passes rates, budgets and hours."""
-        return priority >= self.terms.urgent_priority
+        return priority >= self.policy.urgent_priority
 
     def files(self, now: float) -> FilePermit:
         """The class of files whose uploads may go on now."""
@@ -348,9 +348,9 @@ class LinkBudget:
 
     def takes_file(self, priority: int, now: float) -> bool:
         """True if the upload of a file may begin. Each block of it waits for the rate by itself."""
-        passage = self.files(now)
-        return passage in (FilePermit.EVERYBODY, FilePermit.SOON) or (
-            passage is FilePermit.URGENT and self.is_urgent(priority)
+        permit = self.files(now)
+        return permit in (FilePermit.EVERYBODY, FilePermit.SOON) or (
+            permit is FilePermit.URGENT and self.is_urgent(priority)
         )
 
     def sent(self, size_bytes: int, priority: int = 0) -> None:
@@ -360,8 +360,8 @@ class LinkBudget:
         self._messages.spend(1, urgent=urgent)
         self._bytes.spend(size_bytes, urgent=urgent)
 
-    def weighed(self, more_bytes: int) -> None:
-        """Correct the charge: the sent bytes were so many more than charged (fewer, where negative)."""
+    def correct_charge(self, more_bytes: int) -> None:
+        """Correct the charge of a message: it had so many bytes more than charged (fewer, where negative)."""
         self.usage.add(0, more_bytes)
         self._bytes.spend(more_bytes)
 
@@ -372,8 +372,8 @@ class LinkBudget:
 
     def wait_s(self, now: float) -> float:
         """Seconds for which no answer changes by itself, at most a minute."""
-        if now < self._parked_until_s:
-            return min(60.0, self._parked_until_s - now)
+        if now < self._quota_until_s:
+            return min(60.0, self._quota_until_s - now)
         waits = (
             self._messages.wait_s(now),
             self._bytes.messages_wait_s(now),

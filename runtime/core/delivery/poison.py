@@ -37,6 +37,7 @@ from runtime.core.delivery.outgoing import MessageState, Outgoing, Suspicion
 LONE_LOSSES = 5
 """Failures alone in flight that convict: the two that raise the suspicion, and three trials."""
 SUSPECT_AFTER = 2
+"""Failures alone in flight that make a suspect."""
 _FIRST_PAUSE_S = 0.25
 """The pause before the first trial, doubled for each further one: meanwhile other traffic flows."""
 LONGEST_TRIAL_S = 600.0
@@ -67,7 +68,7 @@ class PoisonDetector:
 
         Returns true if it is a suspect now.
         """
-        suspicion = self._accuse(message)
+        suspicion = self._suspicion_of(message)
         if silent_s is None:
             suspicion.losses += 1
         else:
@@ -89,7 +90,7 @@ class PoisonDetector:
 
     def overtaken(self, message: Outgoing) -> list[Outgoing]:
         """Others, sent after it, were acknowledged, and it was not. Returns the messages this convicts."""
-        suspicion = self._accuse(message)
+        suspicion = self._suspicion_of(message)
         suspicion.losses += 1
         suspicion.overtaken = True
         return [message] if suspicion.losses >= LONE_LOSSES else []
@@ -99,6 +100,7 @@ class PoisonDetector:
         return any(self._may(message) for message in self._accused.values())
 
     def any_overtaken(self) -> bool:
+        """True if a message was not acknowledged while others sent after it were."""
         return any(suspicion.overtaken for suspicion in self._suspicions())
 
     def control_failed(self) -> None:
@@ -112,7 +114,7 @@ class PoisonDetector:
         """The hub takes messages. Returns the messages this convicts."""
         convicted = []
         for message in self.suspects():
-            suspicion = self._accuse(message)
+            suspicion = self._suspicion_of(message)
             if suspicion.losses >= LONE_LOSSES:
                 convicted.append(message)
             elif not suspicion.due:
@@ -131,7 +133,7 @@ class PoisonDetector:
             return []
         freed = [message]
         for other in self.suspects():
-            if self._accuse(other).failures <= SUSPECT_AFTER:
+            if self._suspicion_of(other).failures <= SUSPECT_AFTER:
                 self.acquit(other, now)
                 freed.append(other)
         return freed
@@ -162,7 +164,7 @@ class PoisonDetector:
         due = self.due()
         return due.suspicion.try_at_s if due is not None and due.suspicion is not None else None
 
-    def _accuse(self, message: Outgoing) -> Suspicion:
+    def _suspicion_of(self, message: Outgoing) -> Suspicion:
         if message.suspicion is None:
             message.suspicion = Suspicion()
             self._accused[message.candidate.id] = message

@@ -1,8 +1,8 @@
 """The sender: what goes out on the client that is up, and what its end proves about the messages in flight.
 
 It holds every message that is on its way (`send_queue`), those in flight (`in_flight`) and those settled
-(`settled_records`), and asks the link budget and the congestion window how much may go. The connection's life
-is not its business: `begin` and `end` tell it what it has to know.
+(`settled_records`), and asks the link budget and the congestion window how much may go. When a client opens
+and ends is decided in `connection`; the engine reports it by `begin` and `end`.
 """
 
 from __future__ import annotations
@@ -43,10 +43,13 @@ class Sender:
         self._limits = limits
         self._quota_probe = QuotaProbe()
         self._control: Tag | None = None
+        """The first send on the client that is up, where no trial has that place."""
         self._narrowed = _WIDE
+        """Most sends in flight, narrowed with each lost connection until one message is alone."""
         self._sent_on_client = 0
         self._acked_on_client = 0
         self._reached: dict[int, int] = {}
+        """The changes since the last `drain_reached`."""
 
     # -- messages to send, and their outcome ---------------------------------------------------------
 
@@ -114,7 +117,7 @@ class Sender:
         self.trial = None
 
     def wants_another_client(self, now: float) -> bool:
-        """True if another client has to take over: for a trial that is due, or as this one's is barred."""
+        """True if another client has to take over: a trial is due, or the link bars the one under way."""
         if self.trial is not None:
             return not self._link.passes(self.trial.candidate.priority)
         trial_s = self.poison.next_trial_s()
@@ -322,7 +325,7 @@ class Sender:
         return []
 
     def convict(self, convicted: list[Outgoing], evidence: str, now: float) -> bool:
-        """Set messages aside that connections ended with. True if there are any."""
+        """Set the convicted messages aside, with the evidence as the reason. True if there are any."""
         for message in convicted:
             losses = message.suspicion.losses if message.suspicion is not None else 0
             message.reason = f"{losses} {evidence}"

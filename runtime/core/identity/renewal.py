@@ -358,7 +358,7 @@ def _paced(task: Task, due_s: float, held: CredentialState, life: Life | None, n
     return max(due_s, gap_s, held.paces.get(task, RetryPace()).wait_s(now, most_s))
 
 
-def phase(held: CredentialState, now: Moment) -> RegistrationState:
+def registration_state(held: CredentialState, now: Moment) -> RegistrationState:
     """The state of the registration, for operators."""
     if held.locked:
         return RegistrationState.LOCKED
@@ -405,7 +405,7 @@ def refused_as(basis: str) -> RegistrationState:
 
 
 @dataclass(frozen=True)
-class Fixed:
+class FixedCredential:
     """A credential that only an operator can replace."""
 
     name: str
@@ -420,8 +420,12 @@ class Fixed:
         return f"{self.name} {ends}: put another one in its place, nobody here can renew it"
 
 
-def fixed(sas_left_s: float | None, certificate_left_s: float | None) -> Fixed | None:
+def fixed_credential(sas_left_s: float | None, certificate_left_s: float | None) -> FixedCredential | None:
     """The credential in use: a SAS out of a connection string, or a client certificate."""
     if sas_left_s is not None:
-        return Fixed("the SAS in the connection string", sas_left_s)
-    return Fixed("the client certificate", certificate_left_s) if certificate_left_s is not None else None
+        return FixedCredential("the SAS in the connection string", sas_left_s)
+    return (
+        FixedCredential("the client certificate", certificate_left_s)
+        if certificate_left_s is not None
+        else None
+    )

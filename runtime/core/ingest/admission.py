@@ -9,7 +9,7 @@ Invariants, held by `tests/unit/test_admission.py`:
 1. A request is kept whole or not at all, in the order of its payloads; requests in the order they came.
 2. A sequence known as stored is answered with its id and not kept again, also within one commit.
 3. Ids grow by one, and no id is given twice.
-4. No limit is exceeded after the commit, but by an owner that holds little; what gives way was stored by an
+4. No limit is exceeded after the commit, but by an owner within its share; what gives way was stored by an
    earlier commit, is no more important than what it gives way to, and is booked as an eviction.
 """
 
@@ -104,7 +104,7 @@ class Admission:
     view: View
     stamp: Stamp
     known: Mapping[ProducerKey, Sequences]
-    """The sequences of every keyed producer among the requests that was met before."""
+    """The remembered sequences of the producers whose requests are decided, by producer."""
     apart: frozenset[ProducerKey] = frozenset()
     """The producers among the requests whose name and boot are another owner's."""
     rows: list[Values] = field(default_factory=list)
@@ -243,7 +243,7 @@ class Admission:
             return None
         memory = self.producers.get(key) or self.known.get(key)
         if memory is None:
-            if not self._may_meet(key.owner):
+            if not self._may_add_producer(key.owner):
                 raise _Refusal(
                     Code.TOO_MANY_PRODUCERS,
                     "too many producers were active lately to remember one more",
@@ -252,14 +252,15 @@ class Admission:
             memory = Sequences()
         return memory
 
-    def _may_meet(self, owner: str) -> bool:
-        met = [key.owner for key in self.producers if key not in self.known]
-        if len(met) < self.view.may_meet_producers:
+    def _may_add_producer(self, owner: str) -> bool:
+        """True if one more producer of this owner may be taken into memory."""
+        new = [key.owner for key in self.producers if key not in self.known]
+        if len(new) < self.view.most_new_producers:
             return True
-        return self.view.producers_of.get(owner, 0) + met.count(owner) < self.view.few_producers
+        return self.view.producers_of.get(owner, 0) + new.count(owner) < self.view.producers_in_share
 
     def _fresh(self, put: Put, memory: Sequences | None) -> range | list[int]:
-        """The indexes of the payloads that are not stored yet."""
+        """The indexes of the payloads that are not stored yet. Raises _Refusal where that is forgotten."""
         everything = range(len(put.payloads))
         if memory is None or memory.expected is None or put.first_sequence >= memory.expected:
             return everything
@@ -308,13 +309,13 @@ class Admission:
         self._believe_counters(code, _where(name, code))
         if limit.policy is not OverflowPolicy.REJECT:
             self._trim(put, name, used, limit, code)
-        few = name is None and limit.policy is OverflowPolicy.REJECT
-        if few and self._usage.takes_few(put.owner, self.view.sole_owner, wanted, limit.most):
+        shared = name is None and limit.policy is OverflowPolicy.REJECT
+        if shared and self._usage.fits_in_share(put.owner, self.view.sole_owner, wanted, limit.most):
             return
         self._evict(put, name, used.plus(wanted).over(limit.most), limit.policy, code)
 
     def _trim(self, put: Put, name: StreamName | None, used: Amount, limit: Limit, code: Code) -> None:
-        """Where a limit was lowered far below the stored amount, the excess leaves commit by commit."""
+        """Evict in parts, commit by commit, where a limit was lowered far below the stored amount."""
         excess = used.over(limit.most)
         bytes_at_once = EVICTED_AT_ONCE * (used.bytes // max(1, used.messages) + 1)
         piece = Amount(min(excess.messages, EVICTED_AT_ONCE), min(excess.bytes, bytes_at_once))
@@ -332,7 +333,7 @@ class Admission:
             raise _Refusal(code, f"{where} is full", RETRY_FULL_MS)
         self._believe_counters(code, where)
         eviction = self._eviction(put, name, amount, policy)
-        if name is None and (most := self._usage.most_held(self.quota.total.most)) is not None:
+        if name is None and (most := self._usage.largest_holder(self.quota.total.most)) is not None:
             theirs = replace(eviction, owner=most)
             eviction = theirs if self._usage.can_free(theirs) else eviction
         if not self._usage.can_free(eviction):
@@ -340,7 +341,7 @@ class Admission:
         self._usage.evict(eviction)
 
     def _believe_counters(self, code: Code, where: str) -> None:
-        """The counters decide now: not before every message was counted once."""
+        """Refuse while the counters are not verified: where one decides, every message was counted once."""
         if not self.view.counted:
             self.wants_count = True
             raise _Refusal(code, f"{where} seems full: what is stored is being counted first", RETRY_SOON_MS)

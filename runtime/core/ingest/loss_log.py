@@ -1,4 +1,4 @@
-"""Loss log: few lines that leave no loss out, though a policy that drops may drop with every commit.
+"""Loss log: names every loss in few lines, though a policy may drop messages with every commit.
 
 The loss of a stream for a reason is logged at once, and then at most once per interval, with all losses
 since: the number of messages, and every range of ids. Where the ranges become many they are logged earlier.
@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 RANGES_AT_ONCE = 1_000
 """Ranges that are logged without waiting for the interval: a line of 20 kB."""
 
-MOST_PLACES = 1_000
+MOST_KEYS = 1_000
 """Most pairs of stream and reason remembered as logged; beyond that only those logged within the interval."""
 
-Place = tuple[str, str]
+LossKey = tuple[str, str]
 """Stream and reason."""
 
 
@@ -43,19 +43,21 @@ class LossLog:
     """The losses of all streams, for all reasons."""
 
     every_s: float
-    _said_s: dict[Place, float] = field(default_factory=dict)
-    _unsaid: dict[Place, Gathered] = field(default_factory=dict)
+    _logged_s: dict[LossKey, float] = field(default_factory=dict)
+    _pending: dict[LossKey, Gathered] = field(default_factory=dict)
 
-    def add(self, place: Place, messages: int, ranges: Sequence[Sequence[int]]) -> None:
-        self._unsaid.setdefault(place, Gathered()).add(messages, ranges)
+    def add(self, key: LossKey, messages: int, ranges: Sequence[Sequence[int]]) -> None:
+        self._pending.setdefault(key, Gathered()).add(messages, ranges)
 
-    def due(self, now_s: float) -> Iterator[tuple[Place, Gathered]]:
+    def due(self, now_s: float) -> Iterator[tuple[LossKey, Gathered]]:
         """The losses to log now; with `now_s` infinite, all."""
-        if len(self._said_s) > MOST_PLACES:  # names of streams come and go
-            self._said_s = {p: said_s for p, said_s in self._said_s.items() if now_s - said_s < self.every_s}
-        for place, gathered in tuple(self._unsaid.items()):
-            waited = now_s - self._said_s.get(place, -self.every_s) >= self.every_s
+        if len(self._logged_s) > MOST_KEYS:  # names of streams come and go
+            self._logged_s = {
+                p: logged_s for p, logged_s in self._logged_s.items() if now_s - logged_s < self.every_s
+            }
+        for key, gathered in tuple(self._pending.items()):
+            waited = now_s - self._logged_s.get(key, -self.every_s) >= self.every_s
             if waited or len(gathered.ranges) >= RANGES_AT_ONCE:
-                del self._unsaid[place]
-                self._said_s[place] = now_s
-                yield place, gathered
+                del self._pending[key]
+                self._logged_s[key] = now_s
+                yield key, gathered

@@ -17,9 +17,9 @@ from runtime.core.message import StreamName
 TOP_PRIORITY = 9
 EARLIER = StreamName(None, "(earlier streams)")
 """The name under which streams are counted that gave their own name back."""
-FEW = 10
-"""Where all names are taken, each owner may still have so small a share of them (a tenth): an owner that
-invents names without end locks out itself only."""
+OWNER_SHARES = 10
+"""A limit has so many shares. Each owner may have one of them (a tenth), even where others hold all: an owner
+that invents names without end locks out itself only."""
 LARGEST_BYTES = 2**40
 """More than any message has, with the file that is its payload."""
 
@@ -89,8 +89,8 @@ class Quota:
 
     def takes_streams(self, there: int, owned: int, new: int) -> bool:
         """True if an owner that named `owned` of the streams that are `there` may name so many more."""
-        few = owned + new <= self.max_streams // FEW and there + new <= 2 * self.max_streams
-        return there + new <= self.max_streams or few
+        in_share = owned + new <= self.max_streams // OWNER_SHARES and there + new <= 2 * self.max_streams
+        return there + new <= self.max_streams or in_share
 
     def of(self, name: StreamName) -> Limit | None:
         """The limit of one stream, where it has one."""
@@ -122,8 +122,8 @@ Levels = Mapping[StreamName, Mapping[int, Amount]]
 """The stored amounts, by stream and priority."""
 
 
-Place = tuple[StreamName | None, str | None]
-"""The scope of an eviction: stream and owner; None: any."""
+EvictionScope = tuple[StreamName | None, str | None]
+"""Stream and owner; None: any."""
 
 
 class QuotaUsage:
@@ -138,7 +138,7 @@ class QuotaUsage:
         self.total = total
         self._added: dict[StreamName, Amount] = {}
         self.evictions: list[Eviction] = []
-        self._booked: dict[Place, Amount] = {}
+        self._booked: dict[EvictionScope, Amount] = {}
         """The amounts that the evictions free, by scope: comparing each with each would take a second."""
 
     def stream(self, name: StreamName) -> Amount:
@@ -164,8 +164,8 @@ class QuotaUsage:
         del self.evictions[evictions:]
 
     def _book(self, eviction: Eviction, freed: Amount) -> None:
-        place = eviction.stream, eviction.owner
-        self._booked[place] = self._booked.get(place, NOTHING).plus(freed)
+        scope = eviction.stream, eviction.owner
+        self._booked[scope] = self._booked.get(scope, NOTHING).plus(freed)
         self.total = self.total.minus(freed)
 
     def can_free(self, asked: Eviction) -> bool:
@@ -178,8 +178,8 @@ class QuotaUsage:
         available = _sum(
             amount for level in levels for priority, amount in level.items() if priority <= asked.max_priority
         )
-        here = asked.stream, asked.owner
-        taken = _sum(amount for place, amount in self._booked.items() if _overlap(place, here))
+        scope = asked.stream, asked.owner
+        taken = _sum(amount for booked, amount in self._booked.items() if _overlap(booked, scope))
         return available.minus(taken).minus(leaving).covers(asked.amount)
 
     def holds(self, owner: str) -> Amount:
@@ -188,23 +188,23 @@ class QuotaUsage:
         freed = _sum(amount for (_, whose), amount in self._booked.items() if whose == owner)
         return stored.plus(self._added_by.get(owner, NOTHING)).minus(freed)
 
-    def most_held(self, most: Amount) -> str | None:
+    def largest_holder(self, most: Amount) -> str | None:
         """The owner that holds the most, as a share of `most`; None where there are not several owners."""
         if not self._held:
             return None
         shares = {owner: self._share(owner, most) for owner in self._held}
         return max(shares, key=lambda owner: (shares[owner], owner))
 
-    def takes_few(self, owner: str, sole: str, wanted: Amount, most: Amount) -> bool:
-        """True if an owner that holds little may have so much more, though another holds all of `most`.
+    def fits_in_share(self, owner: str, sole: str, wanted: Amount, most: Amount) -> bool:
+        """True if an owner may have so much more within its share, though another holds all of `most`.
 
         `sole` is the owner of all that is stored, where there are not several.
         """
-        few = Amount(most.messages // FEW, most.bytes // FEW)
+        share = Amount(most.messages // OWNER_SHARES, most.bytes // OWNER_SHARES)
         others = [other for other in self._held if other not in ("", owner)]
-        crowded = any(not few.covers(self.holds(other)) for other in others) or sole not in ("", owner)
+        crowded = any(not share.covers(self.holds(other)) for other in others) or sole not in ("", owner)
         twice = Amount(2 * most.messages, 2 * most.bytes)
-        fits = few.covers(self.holds(owner).plus(wanted)) and twice.covers(self.total.plus(wanted))
+        fits = share.covers(self.holds(owner).plus(wanted)) and twice.covers(self.total.plus(wanted))
         return owner != "" and crowded and fits
 
     def _share(self, owner: str, most: Amount) -> float:
@@ -212,7 +212,7 @@ class QuotaUsage:
         return max(holds.messages / max(1, most.messages), holds.bytes / max(1, most.bytes))
 
 
-def _overlap(one: Place, other: Place) -> bool:
+def _overlap(one: EvictionScope, other: EvictionScope) -> bool:
     """True if both scopes may take the same messages."""
     return all(a is None or b is None or a == b for a, b in zip(one, other, strict=True))
 

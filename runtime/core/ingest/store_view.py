@@ -31,12 +31,12 @@ class View:
     total: Amount
     room_bytes: int
     """The bytes that the disk still takes."""
-    may_meet_producers: int = 1_000
-    """Most producers never met before that may be taken into memory now."""
+    most_new_producers: int = 1_000
+    """Most producers unknown so far that may be taken into memory now."""
     producers_of: Mapping[str, int] = field(default_factory=dict)
     """The number of producers in memory, by owner."""
-    few_producers: int = 0
-    """The number of producers that each owner may have, even where all others take the room."""
+    producers_in_share: int = 0
+    """The producers in an owner's share: it may have so many even where others hold all."""
     streams_of: Mapping[str, int] = field(default_factory=dict)
     """The number of streams that were named lately, by owner."""
     held: Held = field(default_factory=dict)

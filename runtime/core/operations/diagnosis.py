@@ -8,7 +8,7 @@ from typing import Literal
 
 from runtime.core.identity.enrolment import Enrolment, EnrolmentState
 from runtime.core.identity.lifetime import spoken
-from runtime.core.identity.renewal import Fixed
+from runtime.core.identity.renewal import FixedCredential
 
 Verdict = Literal["ok", "warning", "error"]
 
@@ -113,7 +113,7 @@ def judge_refused_certificate(name: str, code: int, words: str, now_s: float) ->
     return Check(name, "error", f"certificate refused: {words}", remedy)
 
 
-def judge_fixed(fixed: Fixed) -> Check:
+def judge_fixed(fixed: FixedCredential) -> Check:
     """Judge a credential that the device cannot renew."""
     if not (sentence := fixed.sentence()):
         return Check("credentials", "ok", f"{fixed.name}: {spoken(fixed.left_s)} left")
