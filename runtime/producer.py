@@ -32,7 +32,6 @@ from typing import Any, NamedTuple, TypedDict, Unpack
 import zmq
 
 from runtime.core.ingest.exchange import (  # the errors are handed on
-    Ask,
     Exchange,
     Forgotten,
     Full,
@@ -40,7 +39,6 @@ from runtime.core.ingest.exchange import (  # the errors are handed on
     KeyedRequest,
     NoAnswer,
     NotStored,
-    Pause,
     TooLarge,
     Unavailable,
 )
@@ -55,6 +53,7 @@ from runtime.core.ingest.request_packs import (
     halves,
     packs,
 )
+from runtime.core.retry_plan import Ask, Pause
 from runtime.errors import UsageError
 
 __all__ = [

@@ -14,7 +14,7 @@ from typing import Unpack
 
 import zmq.asyncio
 
-from runtime.core.ingest.exchange import Ask, Exchange, KeyedRequest, Pause, TooLarge
+from runtime.core.ingest.exchange import Exchange, KeyedRequest, TooLarge
 from runtime.core.ingest.protocol import BadRequest, Operation, Reply, Stored, decode_reply
 from runtime.core.ingest.request_packs import (
     Described,
@@ -26,6 +26,7 @@ from runtime.core.ingest.request_packs import (
     halves,
     packs,
 )
+from runtime.core.retry_plan import Ask, Pause
 from runtime.producer import Client, ProducerOptions
 
 __all__ = ["AsyncProducer"]

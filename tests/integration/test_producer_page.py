@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -80,13 +81,27 @@ def test_the_package_finds_the_runtime_of_this_machine_by_itself(home: Home, pac
     assert int(ran.stdout) > 0
 
 
-def test_the_package_brings_nothing_of_the_service(package: Path) -> None:
-    brought = {path.name for path in (package / "runtime").iterdir()}
-    assert not brought & {"workers", "cli", "devcloud", "demo", "bench"}
-    adapters = {str(path.relative_to(package)) for path in (package / "runtime/adapters").rglob("*.py")}
-    assert {name for name in adapters if not name.endswith("__init__.py")} == {
-        "runtime/adapters/process/known_secrets.py"  # config.py registers secrets there
-    }
+def imports_of(names: list[str]) -> set[str]:
+    """The files of these modules and of all of ours that they import, also late."""
+    files: set[str] = set()
+    while names:
+        name = names.pop()
+        path = TOP / (name.replace(".", "/") + ".py")
+        path = path if path.exists() else TOP / name.replace(".", "/") / "__init__.py"
+        if not path.exists() or str(path.relative_to(TOP)) in files:
+            continue
+        files.add(str(path.relative_to(TOP)))
+        names += [name.rpartition(".")[0]] if "." in name else []
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names += [node.module, *(f"{node.module}.{one.name}" for one in node.names)]
+    return files
+
+
+def test_the_package_holds_what_the_clients_import_and_nothing_else(package: Path) -> None:
+    brought = {str(path.relative_to(package)) for path in (package / "runtime").rglob("*.py")}
+    clients = ["runtime.producer", "runtime.producer_async", "runtime.device", "runtime.device_async"]
+    assert brought == imports_of(clients), "list them in deploy/producer/pyproject.toml"
 
 
 def test_there_are_examples_to_run() -> None:

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from runtime.core.ingest.exchange import Ask, Exchange, Invalid, KeyedRequest, NoAnswer, Pause, Step
+from runtime.core.ingest.exchange import Exchange, Invalid, KeyedRequest, NoAnswer, Step
 from runtime.core.ingest.protocol import BadRequest, Stored, decode_reply
+from runtime.core.retry_plan import Ask, Pause
 
 REQUEST = KeyedRequest({"producer": "p", "boot": "b", "sequence": 1}, [b"x"])
 

@@ -9,7 +9,6 @@ import pytest
 
 from runtime.cli import parser
 from runtime.core.delivery.envelope import _MID_LIMIT_CHARACTERS
-from runtime.core.ingest.exchange import LONGEST_WAIT_S
 from runtime.core.ingest.message_fields import (
     DEFAULT_PRIORITY,
     MAX_NAME_CHARACTERS,
@@ -35,6 +34,7 @@ from runtime.core.ingest.protocol import (
     encode_reply,
 )
 from runtime.core.ingest.reply_route import MOST_HOP_BYTES, MOST_HOPS
+from runtime.core.retry_plan import LONGEST_WAIT_S
 from runtime.layout import PROGRAMS
 from runtime.settings import IngestSettings, keys
 from runtime.workers.store_housekeeping import PRODUCER_MEMORY_S

@@ -1,13 +1,7 @@
 """The exchange of a producer with ingest: when to ask, how long to wait for the answer, when to give up.
 
-It is the client of ZeroMQ's "lazy pirate" pattern, as decisions:
-
-    begin -> Ask -> answered: Stored, or raises the error for the refusal
-                 -> refused, retry later: Pause -> Ask
-                 -> silence: Ask, on a fresh socket, for longer than before; an answer that cannot be read
-                    counts as silence, and Pause lasts until the wait would have been over
-
-The request stays the same through all of it, with its key: that makes the repeats harmless.
+`runtime.core.retry_plan` has the times. The request stays the same through all of it, with its key: that
+makes the repeats harmless.
 """
 
 from __future__ import annotations
@@ -17,11 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from runtime.core.ingest.protocol import Code, Pong, Refusal, Reply, Stored, encode_request
+from runtime.core.retry_plan import Ask, Pause, RetryPlan
 from runtime.errors import EdgeError, Rejected, Retryable
-
-SHORTEST_WAIT_S = 0.05
-"""Shortest time-out: a shorter one would ask a busy ingest faster than it can answer."""
-LONGEST_WAIT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,20 +100,6 @@ def _known(refused: Refusal) -> bool:
     return refused.code in set(Code)
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """Send the request and wait so long for the answer."""
-
-    timeout_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Wait before asking again."""
-
-    seconds: float
-
-
 Step = Ask | Pause | Stored | Pong
 
 
@@ -133,10 +110,7 @@ class Exchange:
         self, request: KeyedRequest, *, retry_for_s: float | None, timeout_s: float, sent_before: bool = False
     ) -> None:
         self.request = request
-        self._retry_for_s = retry_for_s
-        self._timeout_s = max(SHORTEST_WAIT_S, timeout_s)
-        self._deadline_s = float("inf")
-        self._answer_by_s = 0.0
+        self._plan = RetryPlan(retry_for_s=retry_for_s, timeout_s=timeout_s)
         self._open_questions = int(sent_before)
         """Copies sent, less those refused in a way that leaves nothing behind. A copy of an earlier exchange
         may still wait in a queue, whatever is answered to this one."""
@@ -154,21 +128,21 @@ class Exchange:
         return bool(reply.repeated) and self._open_questions == 1
 
     def begin(self, now_s: float) -> Step:
-        if self._retry_for_s is not None:
-            self._deadline_s = now_s + self._retry_for_s
-        return self._ask(now_s)
+        self._open_questions += 1
+        return self._plan.begin(now_s)
 
     def paused(self, now_s: float) -> Step:
         """The pause is over: ask again."""
-        return self._ask(now_s)
+        self._open_questions += 1
+        return self._plan.ask(now_s)
 
     def silence(self, now_s: float) -> Step:
         """No answer came, or none that can be read. Raises NoAnswer when the time is over."""
-        if now_s >= self._deadline_s:
-            raise NoAnswer(f"no answer within {self._retry_for_s:g} s", self.request)
-        self._timeout_s = min(LONGEST_WAIT_S, self._timeout_s * 1.5)
-        early_s = self._answer_by_s - now_s
-        return Pause(early_s) if early_s > 0 else self._ask(now_s)
+        step = self._plan.silence(now_s)
+        if step is None:
+            raise NoAnswer(f"no answer within {self._plan.retry_for_s:g} s", self.request)
+        self._open_questions += isinstance(step, Ask)
+        return step
 
     def answered(self, reply: Reply, now_s: float) -> Step:
         """An answer came. Raises NotStored where it is a final refusal."""
@@ -180,13 +154,7 @@ class Exchange:
         error.request = None if self.left_no_trace else self.request
         if not isinstance(error, Retryable):
             raise error
-        pause_s = error.retry_after_s or 0.1
-        if now_s + pause_s > self._deadline_s:
+        pause = self._plan.refused(error.retry_after_s, now_s)
+        if pause is None:
             raise error
-        return Pause(pause_s)
-
-    def _ask(self, now_s: float) -> Ask:
-        self._open_questions += 1
-        timeout_s = max(0.01, min(self._timeout_s, self._deadline_s - now_s))
-        self._answer_by_s = now_s + timeout_s
-        return Ask(timeout_s)
+        return pause
