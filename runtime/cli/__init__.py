@@ -123,6 +123,7 @@ GROUPS = {
     "reload": ("reload",),
     "status": ("status",),
     "trace": ("trace",),
+    "bundle": ("bundle",),
     "health": ("health",),
     "doctor": ("doctor",),
     "logs": ("logs",),

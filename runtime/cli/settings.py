@@ -32,7 +32,9 @@ def _config(arguments: argparse.Namespace) -> int:
         return 0
     config = load_config(arguments)
     if arguments.json:
-        write_json({"home": str(config.layout.home), "settings": _as_json(config)})
+        from runtime.operations.settings_report import settings_report
+
+        write_json({"home": str(config.layout.home), "settings": settings_report(config)})
         return 0
     write_lines(
         f"# home {config.layout.home}", f"# file {config.file or 'none'}", *_rows(config, arguments.advanced)
@@ -40,39 +42,20 @@ def _config(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _as_json(config: Config) -> dict[str, dict[str, Any]]:
-    from runtime.settings import keys
-
-    return {
-        key.dotted: {
-            "value": _shown(config, key),
-            "source": config.origins[key.dotted].source,
-            "advanced": key.advanced,
-        }
-        for key in keys()
-    }
-
-
 def _rows(config: Config, advanced: bool) -> list[str]:
     """The users' settings and those of the others that are set, or all where `advanced` says so."""
+    from runtime.operations.settings_report import shown as shown_value
     from runtime.settings import keys
 
     sources = {name: origin.source for name, origin in config.origins.items()}
     shown = [key for key in keys() if advanced or not key.advanced or sources[key.dotted] != "default"]
     width = max(len(key.dotted) for key in shown)
     rows = [
-        f"{key.dotted:<{width}} = {_toml(_shown(config, key)):<24} # {sources[key.dotted]}" for key in shown
+        f"{key.dotted:<{width}} = {_toml(shown_value(config, key)):<24} # {sources[key.dotted]}"
+        for key in shown
     ]
     hidden = len(list(keys())) - len(shown)
     return [*rows, f"# {hidden} advanced settings at their defaults: --advanced"] if hidden else rows
-
-
-def _shown(config: Config, key: Key) -> Any:
-    from runtime.setting_rule import spelled
-    from runtime.settings import value_of
-
-    value = value_of(config.settings, key)
-    return "***" if key.secret and value is not None else spelled(value)
 
 
 def example(*, advanced: bool = False) -> str:

@@ -104,7 +104,17 @@ ROOMS = {
         for room in ("bus", "hub", "identity", "net", "process", "salvage", "store", "supervisor")
     },
     "workers": {"core", "adapters", "config", "settings", "wiring", "errors", "layout"},
-    "operations": {"core", "adapters", "config", "settings", "wiring", "errors", "layout"},
+    "operations": {
+        "core",
+        "adapters",
+        "config",
+        "settings",
+        "setting_rule",
+        "wiring",
+        "errors",
+        "layout",
+        "regular_file",
+    },
 }
 """What each room may import of the package, beside itself; a room stands for those below it, but to a room of
 core, `core` is what lies in that folder itself."""

@@ -125,6 +125,19 @@ def count_crashes(layout: Layout) -> tuple[int, str]:
         return len(lines), "(cannot be read)" if lines else ""
 
 
+def crash_reports(layout: Layout) -> list[Any]:
+    """The reports that are kept, oldest first; None for one that cannot be read."""
+    path = crash_file(layout)
+    return [_parsed(line) for file in (_older(path), path) for line in _lines(file)]
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):  # torn by a power cut
+        return None
+
+
 def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(errors="replace").splitlines()

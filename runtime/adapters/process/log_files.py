@@ -27,11 +27,24 @@ def programs(folder: Path) -> list[str]:
 
 def lines(folder: Path, program: str) -> Iterator[str]:
     """All lines of a program, oldest first: the rotated files, then the present one. Raises OSError."""
-    for number in range(MOST_ROTATED, -1, -1):
-        path = folder / (f"{program}.log.{number}" if number else f"{program}.log")
-        with contextlib.suppress(FileNotFoundError), _opened(path) as log:
-            while line := log.readline(LONGEST_LINE_BYTES):
-                yield _text(line)
+    for path in reversed(files(folder, program)):
+        yield from lines_of(path)
+
+
+def files(folder: Path, program: str) -> list[Path]:
+    """Where the log of a program may lie, newest first: the present file, then the rotated ones."""
+    rotated = [folder / f"{program}.log.{number}" for number in range(1, MOST_ROTATED + 1)]
+    return [folder / f"{program}.log", *rotated]
+
+
+def lines_of(path: Path, *, clean: bool = True) -> Iterator[str]:
+    """The lines of one log file; none where it is not there. Raises OSError.
+
+    Without `clean` what looks like a credential is not taken out: the caller does that.
+    """
+    with contextlib.suppress(FileNotFoundError), _opened(path) as log:
+        while line := log.readline(LONGEST_LINE_BYTES):
+            yield _text(line) if clean else _decoded(line)
 
 
 def written_s(folder: Path, program: str) -> float:
@@ -114,4 +127,8 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _text(line: bytes) -> str:
-    return redact(line.rstrip(b"\r\n").decode(errors="replace"))
+    return redact(_decoded(line))
+
+
+def _decoded(line: bytes) -> str:
+    return line.rstrip(b"\r\n").decode(errors="replace")
