@@ -45,7 +45,7 @@ REFUSALS = 3
 aside."""
 CHANGES = 3
 """A file that was changed during this many attempts in a row is set aside."""
-_WEATHER = (408, 429, 500, 502, 503, 504)
+_TRANSIENT = (408, 429, 500, 502, 503, 504)
 """Refusals that are not about the upload: it goes on from where it was."""
 
 
@@ -368,7 +368,7 @@ class _Upload:
         Otherwise all blocks are sent again, as where the storage has lost some.
         """
         journal, trouble = self._journal, self._task.trouble
-        if journal is None or journal.state != "open" or exc.status in _WEATHER:
+        if journal is None or journal.state != "open" or exc.status in _TRANSIENT:
             return False
         if exc.status == 403:
             journal.began_wall_s = 0.0

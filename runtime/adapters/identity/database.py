@@ -27,14 +27,14 @@ from runtime.adapters.identity import rows
 from runtime.adapters.identity import token_lines as lines
 from runtime.adapters.identity.database_file import (
     SCHEMA_VERSION,
-    alone,
     check_private,
     connect,
     create,
     damaged,
     is_newer,
     set_aside,
-    weather,
+    translated,
+    writer_lock,
 )
 from runtime.adapters.identity.values import IdentityRecord, Token, mark
 from runtime.adapters.identity.vault import Vault
@@ -63,7 +63,7 @@ class IdentityReader:
         """Read the whole identity in one snapshot; it is empty where there is no database.
         Raises NeedsHuman, Retryable.
         """
-        with weather(self._path):
+        with translated(self._path):
             if not self._path.exists():
                 return IdentityRecord(Enrolment())
             check_private(self._path)
@@ -94,7 +94,7 @@ class IdentityStore(IdentityReader):
         Raises NeedsHuman where other users could read it, Retryable where the disk refuses.
         """
         super().__init__(layout, vault)
-        with weather(self._path), alone(self._path.parent):
+        with translated(self._path), writer_lock(self._path.parent):
             create(self._path)
             if damaged(self._path):
                 set_aside(self._path)
@@ -274,7 +274,7 @@ class IdentityStore(IdentityReader):
         """One short transaction, which takes the write lock first.
         Raises Retryable where the disk refuses.
         """
-        with weather(self._path):
+        with translated(self._path):
             check_private(self._path)
             with closing(connect(self._path)) as db:
                 db.execute("BEGIN IMMEDIATE")

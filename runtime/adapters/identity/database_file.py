@@ -37,9 +37,9 @@ def check_private(path: Path) -> None:
 
 
 @contextmanager
-def weather(path: Path) -> Iterator[None]:
-    """Turn errors into ours. A full, failing or missing disk, or a transaction that is left open, passes: it
-    is Retryable. Wrong permissions and damage are NeedsHuman.
+def translated(path: Path) -> Iterator[None]:
+    """Translate errors into ours. A full, failing or missing disk, and a transaction that is left open, may
+    pass: Retryable. Wrong permissions and damage do not: NeedsHuman.
     """
     try:
         yield
@@ -64,7 +64,7 @@ def _held(path: Path, exc: Exception) -> str:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def writer_lock(folder: Path) -> Iterator[None]:
     """Hold the lock under which one of the two writers at a time creates, or sets aside. Raises
     Retryable where the other hangs.
     """

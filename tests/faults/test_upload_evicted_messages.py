@@ -1,4 +1,4 @@
-"""What the store drops while upload holds it in hand must not hide what came in its place."""
+"""Messages that the store evicts while upload has read them must not hide those that came in their place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far upload is: kept over a crash, nothing where the file is torn."""
+"""The resume journal: how far a message in chunks has come is kept over a crash; a torn file says nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything lost is said, by count and by id; not everything at once."""
+"""The loss log: every loss is logged, by count and by id; not all of them at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a producer asks again, decided without a socket or a clock."""
+"""The exchange of a producer with ingest: when it asks again, without a socket or a clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a message has outlived its ttl, by clocks that may never have been set."""
+"""The ttl of a message: when it is over, by clocks that may never have been set."""
 
 from __future__ import annotations
 

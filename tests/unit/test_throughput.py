@@ -1,4 +1,4 @@
-"""What `edgectl status` says of the line: since when, the last PUBACK, and a rate that one look can show."""
+"""The throughput: connected since when, the last PUBACK, and a rate that one look can show."""
 
 from __future__ import annotations
 

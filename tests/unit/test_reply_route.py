@@ -1,4 +1,4 @@
-"""What stands in front of a request: any frames at all are taken apart, and every request can be answered."""
+"""The reply route: any frames in front of a request are taken apart, and every request can be answered."""
 
 from __future__ import annotations
 

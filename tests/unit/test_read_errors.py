@@ -1,4 +1,4 @@
-"""A good store is never set aside for a disk that was away; a damaged one always is, in the end."""
+"""Read errors: a store is never set aside for a disk that was away, and for a damaged file it is."""
 
 from __future__ import annotations
 

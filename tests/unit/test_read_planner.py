@@ -1,4 +1,4 @@
-"""Reading against a list: every message is taken, in order within its stream, and nobody hides anybody."""
+"""The read planner against a list: every message is read, in order within its stream, none hides another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whom upload believes, and how soon it notices silence, as the settings say, end to end."""
+"""Which hubs upload trusts, and how soon it notices silence, as the settings say, end to end."""
 
 from __future__ import annotations
 

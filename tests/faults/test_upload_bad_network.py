@@ -1,4 +1,4 @@
-"""upload in bad weather, a real process over real TLS: all arrives, in order, repeats under known ids."""
+"""upload on a bad network, a real process over real TLS: all arrives, in order, repeats under known ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When `edgectl status` says degraded or down, and why."""
+"""The verdict of `edgectl status`: when it is degraded or down, and the reasons."""
 
 from __future__ import annotations
 

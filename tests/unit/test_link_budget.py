@@ -1,4 +1,4 @@
-"""How fast: the window against lines of different kinds, and what a metered link may carry."""
+"""The congestion window on lines of different kinds, and the link budget: what a metered link may carry."""
 
 from __future__ import annotations
 

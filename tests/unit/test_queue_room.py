@@ -1,4 +1,4 @@
-"""The shares of what is in hand: what may not go now never keeps out what may."""
+"""The room in the send queue: messages that may not go now never keep out those that may."""
 
 from __future__ import annotations
 
