@@ -62,7 +62,7 @@ READERS: Mapping[str, Readers] = {
     "observer": Readers(restart=("observer",)),
     "observer.enabled": Readers(live=("sentinel",)),
     "management": Readers(restart=("management",)),
-    "management.enabled": Readers(live=("sentinel",)),
+    "management.enabled": Readers(live=("sentinel", "upload")),
     "log": Readers(live=PROGRAMS),
     "stream": _INGEST,
     "stream.compression": _UPLOAD,

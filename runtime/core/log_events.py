@@ -36,6 +36,7 @@ class LogEvent(StrEnum):
     INDEX_MISSING = "index_missing"
     LIBRARY_CHANGED = "library_changed"
     LINK_SWITCH_UNREADABLE = "link_switch_unreadable"
+    MANAGEMENT_MUTED = "management_muted"
     MESSAGES_LOST = "messages_lost"
     MESSAGE_SET_ASIDE = "message_set_aside"
     NOTHING_DELIVERABLE = "nothing_deliverable"
@@ -63,6 +64,7 @@ class LogEvent(StrEnum):
     STORE_REPLACED = "store_replaced"
     STORE_SALVAGED = "store_salvaged"
     STRAY_FILE_REMOVED = "stray_file_removed"
+    SUBSCRIPTION_REFUSED = "subscription_refused"
     SUPERVISOR_KILLED = "supervisor_killed"
     SUPERVISOR_SILENT = "supervisor_silent"
     THREAD_ENDED = "thread_ended"
@@ -175,6 +177,10 @@ EVENT_TEXTS: Mapping[LogEvent, EventText] = {
         "The kill switch cannot be looked for: nothing is sent.",
         "Look at the disk.",
     ),
+    LogEvent.MANAGEMENT_MUTED: EventText(
+        "The hub ended connections over the twin, commands or methods: telemetry goes on alone.",
+        "Choose a tier with device management, or switch `management` off.",
+    ),
     LogEvent.MESSAGES_LOST: EventText(
         "Messages were lost, with their ids and the reason.",
         "`expired` and `evicted` are limits of yours; the others are damage.",
@@ -282,6 +288,10 @@ EVENT_TEXTS: Mapping[LogEvent, EventText] = {
     LogEvent.STRAY_FILE_REMOVED: EventText(
         "A file without a message was removed.",
         "Nothing: a crash left it.",
+    ),
+    LogEvent.SUBSCRIPTION_REFUSED: EventText(
+        "The hub refused to send the twin, commands or methods.",
+        "Check the hub's tier and the device's rights.",
     ),
     LogEvent.SUPERVISOR_KILLED: EventText(
         "supervisord was silent and is killed.",

@@ -40,7 +40,7 @@ from runtime.core.delivery.actions import (
 from runtime.core.delivery.connection import DeliveryLimits
 from runtime.core.delivery.engine import Delivery
 from runtime.core.delivery.envelope import Telemetry, probe
-from runtime.core.delivery.events import Lost
+from runtime.core.delivery.events import ConnectionEvent, Lost
 from runtime.core.delivery.figures import UploadFigures
 from runtime.core.delivery.link_budget import LinkBudget
 from runtime.core.delivery.outgoing import MessageState
@@ -50,6 +50,7 @@ from runtime.core.log_events import LogEvent
 from runtime.core.settlement import Settled
 from runtime.errors import NeedsHuman, Retryable
 from runtime.workers.heartbeat import Heartbeat
+from runtime.workers.upload_management import ManagementRelay
 from runtime.workers.upload_source import UploadSource
 
 NAME = "upload"
@@ -122,6 +123,10 @@ class UploadLoop:
         acked_s = last_record(layout.status_file("upload"), self._clock.boot_id()).number("puback_boot_s")
         self._figures = UploadFigures(self._delivery, self._link, self._clock.boot_s(), acked_s)
         self._source = UploadSource(config, self._delivery, self._clock)
+        self._management = ManagementRelay(
+            layout, self._hub, self._delivery, self._link, settings.ack_timeout_s
+        )
+        self._management.switch("", self._clock.boot_s(), on=config.settings.management.enabled)
         self._credentials: HubCredentials | None = None
         self._identity_trouble = self._identity_logged = ""
         self._control: Telemetry | None = None
@@ -140,10 +145,11 @@ class UploadLoop:
         for event in self._hub.drain():
             if isinstance(event, Lost):
                 logger.debug("client {} lost, {}: {}", event.client, event.cause.value, event.reason)
-            self._figures.on_event(event, now)
-            self._delivery.on_event(event, now, random.random())
+            self._on_hub_event(event, now)
         self._on_file_events(now)
         self._on_inquiry_result(now)
+        if self._management.drain_quota_doubt():
+            self._inquire()
         self._on_confirmed(self._reporter.confirmed())
         may_read = len(self._delivery.settled) < MOST_UNCONFIRMED and not self._link.stopping
         self._look_further = may_read and self._read()
@@ -156,11 +162,23 @@ class UploadLoop:
         self._source.remember(self._delivery.drain_reached(), actions)  # before more is sent
         for action in actions:
             self._carry_out(action)
+        self._management.turn(self._clock.boot_s(), random.random())
         self._files.set_permit(self._link.files(self._clock.boot_s()), off=self._link.off)
         settled = self._delivery.drain_settled()
         if settled:
             self._settle(settled)
         self._heart.publish(self._record)
+
+    def _on_hub_event(self, event: ConnectionEvent, now: float) -> None:
+        excused = self._management.excuses(event)
+        if not self._management.is_for_management(event):
+            self._figures.on_event(event, now)
+            self._delivery.on_event(event, now, random.random(), excused=excused)
+        self._management.on_event(event, self._device_id, now)
+
+    @property
+    def _device_id(self) -> str:
+        return self._credentials.device_id if self._credentials else ""
 
     def leave(self) -> None:
         """Let sends in flight arrive and be reported: messages still in the store are sent a second time."""
@@ -198,6 +216,8 @@ class UploadLoop:
         """Take the settings that count while upload runs."""
         self._link.set_policy(wiring.link_policy(config.settings))
         self._identity = _identity(config)  # refresh seals the tokens as it says now, and with its key
+        enabled = config.settings.management.enabled
+        self._management.switch(self._device_id, self._clock.boot_s(), on=enabled)
 
     def save_usage(self) -> None:
         """Save the link's usage of today and this month."""
@@ -216,10 +236,11 @@ class UploadLoop:
 
     def _wait(self) -> None:
         now = self._clock.boot_s()
-        wait_s = min(TURN_S, self._delivery.wait_s(now), max(0.0, self._look_at_s - now))
+        due_s = min(self._delivery.wait_s(now), self._management.wait_s(now))
+        wait_s = min(TURN_S, due_s, max(0.0, self._look_at_s - now))
         if self._look_further:
             wait_s = 0.0
-        woken_by = [self._hub, self._files, self._reporter.socket]
+        woken_by = [self._hub, self._files, self._reporter.socket, *self._management.sources]
         hints = self._hints.wait(wait_s, also=woken_by if self._link.stopping else [*woken_by, self._stop])
         if STORED in hints:
             self._source.look_for_new = True
@@ -381,6 +402,7 @@ class UploadLoop:
             "tuned": self._hub.tuned(),
             **({"alarm": self._unknown} if self._unknown else {}),
             **self._figures.record(self._clock.boot_s(), self._source.store),
+            **self._management.record(self._clock.boot_s()),
         }
 
 

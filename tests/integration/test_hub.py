@@ -14,6 +14,7 @@ import paho.mqtt.client as paho
 import pytest
 from azure.iot.device.common.mqtt_transport import MQTTTransport
 
+from runtime.adapters.hub import discard_deadline
 from runtime.adapters.hub import mqtt_client as hub_adapter
 from runtime.adapters.hub.paho_wire import KEEPALIVE_RAN_OUT, PahoWire, Reach
 from runtime.core.delivery.envelope import Telemetry
@@ -251,9 +252,9 @@ def test_a_process_that_was_frozen_while_it_discarded_is_not_taken_for_hung(
 ) -> None:
     """A paused container: when it goes on, every deadline is over before anything could happen."""
     left = threading.Event()
-    monkeypatch.setattr(hub_adapter, "_give_up", lambda number: left.set())
-    monkeypatch.setattr(hub_adapter, "THAW_S", 0.3)
-    deadline = hub_adapter._Deadline(0.0, 1)
+    monkeypatch.setattr(discard_deadline, "_give_up", lambda number: left.set())
+    monkeypatch.setattr(discard_deadline, "THAW_S", 0.3)
+    deadline = discard_deadline.ExitDeadline(0.0, 1)
     if ends:
         deadline.cancel()
     assert left.wait(0.6) is not ends

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from loguru import logger
 
-from runtime.adapters.hub import mqtt_client as hub_adapter
+from runtime.adapters.hub import inbound
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.secret import Secret
 from runtime.devcloud.mqtt.topics import Channel
@@ -29,7 +29,7 @@ def line(hub: HubInThread) -> Line:
 
 @pytest.fixture
 def said() -> Iterator[list[str]]:
-    hub_adapter._said.clear()
+    inbound.logged_channels.clear()
     lines: list[str] = []
     sink = logger.add(lines.append, level="WARNING", format="{message}")
     yield lines

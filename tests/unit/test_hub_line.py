@@ -52,6 +52,7 @@ class World:
     def __init__(self) -> None:
         self.now = 100.0
         self.upload, self.management = UploadEnd("u1"), ManagementEnd("m1")
+        self.management.listen(frozenset({HubChannel.COMMANDS}))
         self.at_management: list[FromUpload] = []
         self.at_upload: list[FromManagement] = []
 
@@ -116,7 +117,6 @@ def test_management_publishes_to_no_other_topic(topic: str) -> None:
 
 def test_the_state_is_told_on_each_change_and_both_see_who_is_there() -> None:
     world = World()
-    world.management.listen(frozenset({HubChannel.COMMANDS}))
     assert world.upload.is_away(world.now)
     world.exchange()
     world.upload.set_state(UP)
@@ -163,6 +163,7 @@ def test_another_process_of_management_is_sent_at_once_what_is_not_stored() -> N
     world.upload.add(command(7))
     world.exchange()
     world.management = ManagementEnd("m2")
+    world.management.listen(frozenset())
     world.later(BEAT_S)
     world.exchange()
     assert world.of(HubMessage) == [command(7), command(7)]

@@ -75,7 +75,7 @@ def test_nothing_is_sent_while_a_message_is_on_trial_or_nothing_is_wanted() -> N
     listening.telemetry_acked()
     assert turn(listening, 5.0) == [] and listening.state(5.0) is ListeningState.OFF
     listening.want(COMMANDS)
-    assert listening.actions(5.0, telemetry_in_flight=False, on_trial=True) == []
+    assert listening.actions(5.0, telemetry_in_flight=False, hold=True) == []
     assert turn(listening, 5.0) == [SubscribeChannel(HubChannel.COMMANDS)]
 
 

@@ -23,7 +23,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import os
 import queue
 import re
 import threading
@@ -40,7 +39,9 @@ from azure.iot.device import X509, IoTHubDeviceClient, Message, ProxyOptions
 from azure.iot.device import exceptions as azure_errors
 from loguru import logger
 
+from runtime.adapters.hub.discard_deadline import ExitDeadline
 from runtime.adapters.hub.event_queue import EventQueue
+from runtime.adapters.hub.inbound import InboundQueue
 from runtime.adapters.hub.paho_wire import PahoWire, Reach
 from runtime.adapters.net.certificate_pair import check_pair
 from runtime.adapters.net.proxies import ProxyTrouble, as_azure_wants_it, causes, in_words, trouble_beneath
@@ -48,20 +49,27 @@ from runtime.adapters.net.reasons import reason_at
 from runtime.adapters.net.tls_options import UnusableFile, authorities
 from runtime.adapters.process.threads import start, start_thread
 from runtime.core.delivery.envelope import Telemetry
-from runtime.core.delivery.events import Acked, Carried, Cause, Closed, Connected, ConnectionEvent, Lost
+from runtime.core.delivery.events import (
+    Acked,
+    Carried,
+    Cause,
+    Closed,
+    Connected,
+    ConnectionEvent,
+    Inbound,
+    Lost,
+    Subscribed,
+)
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.log_events import LogEvent
+from runtime.core.management.hub_channels import ALLOWED_TOPICS
 from runtime.core.proxy_url import Proxy
 
-EXIT_HUNG = 70
-"""Exit status of a process whose client could not be discarded."""
 LOOK_EVERY_S = 0.1
 """Asking the kernel how far the bytes have come costs as much as a tenth of a message."""
 LONGEST_KEEPALIVE_S = 1740
 """The hub waits 1.5 times the keep-alive, and 1,767 s at most; our ping has to come before."""
 DISCARD_DEADLINE_S = 10.0
-THAW_S = 2.0
-"""Further time after a deadline: a process that was frozen (a paused container) did nothing meanwhile."""
 MQTT_PORT, WEBSOCKETS_PORT = 8883, 443
 """Both are built into the library."""
 NOTICE_S = 2.0
@@ -101,6 +109,7 @@ class HubConnection(EventQueue[ConnectionEvent]):
         self._number = 0
         self._client: _Client | None = None
         self._carried_at_s = 0.0
+        self.inbound = InboundQueue(self._publish)
         self._elders: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         self._hook_before = threading.excepthook
         threading.excepthook = self._thread_died
@@ -112,13 +121,43 @@ class HubConnection(EventQueue[ConnectionEvent]):
         reach = Reach(self._options.connect_s, self._options.proxy, segment_bytes)
         keepalive_s = min(self._options.keepalive_s * stretch, LONGEST_KEEPALIVE_S)
         options = replace(self._options, keepalive_s=keepalive_s)
-        self._client = _Client(self._number, credentials, options, reach, self._publish)
+        self._client = _Client(self._number, credentials, options, reach, self._publish, self.inbound)
         return self._number
 
     def send(self, tag: Hashable, telemetry: Telemetry) -> None:
         """Send on the client that is open. The calls' order is the order on the wire."""
         if self._client is not None:
             self._client.send(tag, telemetry)
+
+    def drain(self) -> list[ConnectionEvent]:
+        """Events since the last call, oldest first."""
+        events = super().drain()
+        for event in events:
+            if isinstance(event, Inbound):
+                self.inbound.read(event)
+        return events
+
+    def publish(self, tag: Hashable, topic: str, payload: bytes) -> None:
+        """Publish a twin request or the answer to a call; `Acked` follows. Raises ValueError for all else."""
+        if not topic.startswith(ALLOWED_TOPICS):
+            raise ValueError(f"{topic} is no topic of twin or methods")
+        if self._client is not None:
+            self._client.publish(tag, topic, payload)
+
+    def subscribe(self, topic_filter: str) -> None:
+        """Subscribe to a channel; `Subscribed` follows, and must before the next call."""
+        if self._client is not None:
+            self._client.subscribe(topic_filter)
+
+    def unsubscribe(self, topic_filter: str) -> None:
+        """Unsubscribe from a channel."""
+        if self._client is not None:
+            self._client.unsubscribe(topic_filter)
+
+    def acknowledge(self, packet_id: int) -> None:
+        """Tell the hub that the open client's message with this packet id is taken over."""
+        if self._client is not None:
+            self._client.acknowledge(packet_id)
 
     def discard(self) -> None:
         """Discard the client, whatever state it is in; `Closed` follows."""
@@ -163,6 +202,7 @@ class _Client:
         options: HubOptions,
         reach: Reach,
         publish: Callable[[ConnectionEvent], None],
+        inbound: InboundQueue,
     ) -> None:
         self._number = number
         self._credentials = credentials
@@ -176,6 +216,7 @@ class _Client:
         self._over = threading.Event()  # no more events once it is set
         self._stock: queue.SimpleQueue[tuple[Hashable, Telemetry] | None] = queue.SimpleQueue()
         self.wire: PahoWire | None = None
+        self._received = inbound.receiver(number, lambda: self.wire)
         self.worker = threading.Thread(target=self._connect, name=f"connect-{number}", daemon=True)
         try:
             start(self.worker)
@@ -203,17 +244,38 @@ class _Client:
     def send(self, tag: Hashable, telemetry: Telemetry) -> None:
         if self.wire is None:
             self._stock.put((tag, telemetry))
-            return
+        else:
+            self.publish(tag, telemetry.topic(self._credentials.device_id), telemetry.payload)
 
+    def publish(self, tag: Hashable, topic: str, payload: bytes) -> None:
         def done(cancelled: bool = False) -> None:
             if cancelled:
                 self._dropped("the connection ended with this message in flight")
             elif not self._over.is_set():
                 self._publish(Acked(self._number, tag))
 
+        self._on_wire(lambda wire: wire.publish(topic, payload, done))
+
+    def subscribe(self, topic_filter: str) -> None:
+        def answered(granted: bool) -> None:
+            if not self._over.is_set():
+                self._publish(Subscribed(self._number, topic_filter, granted))
+
+        self._on_wire(lambda wire: wire.subscribe(topic_filter, answered))
+
+    def unsubscribe(self, topic_filter: str) -> None:
+        self._on_wire(lambda wire: wire.unsubscribe(topic_filter))
+
+    def acknowledge(self, packet_id: int) -> None:
+        self._on_wire(lambda wire: wire.acknowledge(packet_id))
+
+    def _on_wire(self, action: Callable[[PahoWire], None]) -> None:
+        """Do this on the wire. Where it fails the library's state is unknown: the client is lost."""
+        if self.wire is None or self._over.is_set():
+            return
         try:
-            self.wire.publish(telemetry.topic(self._credentials.device_id), telemetry.payload, done)
-        except Exception as exc:  # any at all: the library's state is unknown now
+            action(self.wire)
+        except Exception as exc:
             self.lost(Cause.DROPPED, reason_at(exc, self.where))
 
     def discard(self) -> None:
@@ -231,7 +293,7 @@ class _Client:
     def _connect(self) -> None:
         try:
             self._azure = _build(self._credentials, self._options)
-            self.wire = PahoWire.find(self._azure, self._reach, _warn_once)
+            self.wire = PahoWire.find(self._azure, self._reach, self._received)
             if self.wire is None:
                 threading.Thread(target=self._send_stock, name="send", daemon=True).start()
             self._azure.on_connection_state_change = self._state_changed
@@ -270,7 +332,7 @@ class _Client:
     def _discard(self) -> None:
         # without the wire a connect that still runs may wait for the handshake as long as a keep-alive
         patience_s = 0.0 if self.wire else float(self._options.keepalive_s)
-        deadline = _Deadline(DISCARD_DEADLINE_S + patience_s, self._number)
+        deadline = ExitDeadline(DISCARD_DEADLINE_S + patience_s, self._number)
         try:
             if self.wire:
                 self.wire.cut()
@@ -310,44 +372,6 @@ def _why_it_died(exc: BaseException | None, where: str) -> tuple[Cause, str]:
     if isinstance(exc, OSError) and exc.errno in _GAVE_UP:
         return Cause.OVERDUE, f"our TCP gave up: {exc.strerror}"
     return Cause.DROPPED, reason_at(exc, where) if exc else f"{where} ended the connection"
-
-
-class _Deadline:
-    """Ends the process unless it is cancelled before, or shortly after: the process may have been frozen."""
-
-    def __init__(self, after_s: float, number: int) -> None:
-        self._number = number
-        self._cancelled = threading.Event()
-        self._after_s = after_s
-        with contextlib.suppress(BlockingIOError):  # where no thread can be had there is no deadline
-            start_thread(self._run, f"deadline-{number}")
-
-    def cancel(self) -> None:
-        self._cancelled.set()
-
-    def _run(self) -> None:
-        if not self._cancelled.wait(self._after_s) and not self._cancelled.wait(THAW_S):
-            _give_up(self._number)
-
-
-def _give_up(number: int) -> None:
-    logger.bind(event=LogEvent.CLIENT_NOT_DISCARDED).error(
-        "client {} cannot be discarded; leaving, to be started afresh", number
-    )
-    os._exit(EXIT_HUNG)
-
-
-_said: set[str] = set()
-
-
-def _warn_once(channel: str) -> None:
-    """A message came down that nothing here handles: logged once for each kind."""
-    kind = "cloud-to-device message" if "devicebound" in channel else channel.strip("$/")
-    if kind not in _said:
-        _said.add(kind)
-        logger.bind(event=LogEvent.COMMAND_NOT_HANDLED).warning(
-            "{} not acknowledged: this device handles none, so its channel is unsubscribed", kind
-        )
 
 
 def _build(credentials: HubCredentials, options: HubOptions) -> Any:

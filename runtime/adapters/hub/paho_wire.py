@@ -8,10 +8,12 @@ What the wire changes, and why:
 3. It knows how far the bytes have come (`carried`). While a PUBLISH waits for its PUBACK, paho's keep-alive
    does not end the connection: on a slow line a ping waits behind the messages, and
    `core/delivery/engine.py` judges those. A connection that the keep-alive does end is marked (`silent`).
-4. A message that comes down (cloud-to-device, a method, a change of the twin) is not acknowledged, because
-   nothing here reads it: by itself paho acknowledges first, and the cloud is told of a success. Its channel
-   is unsubscribed once, by the library's transport: `paho.unsubscribe` called directly leaves a packet id
-   behind, by which 65,535 ids later a PUBLISH counts as acknowledged.
+4. A message that comes down (cloud-to-device, a method, a change of the twin) is acknowledged by
+   `acknowledge` alone: by itself paho acknowledges first, and the cloud is told of a success. This is so from
+   before CONNECT, because the hub may send right after CONNACK to a session that it kept.
+5. Everything is subscribed, unsubscribed and published by the library's transport: `paho.subscribe` and its
+   like, called directly, leave a packet id behind, by which a PUBLISH counts as acknowledged 65,535 ids
+   later. The library overlooks what a SUBACK says; here it is looked at.
 """
 
 from __future__ import annotations
@@ -20,7 +22,6 @@ import contextlib
 import fcntl
 import inspect
 import os
-import re
 import socket
 import struct
 import termios
@@ -40,10 +41,8 @@ from runtime.core.proxy_url import Proxy
 KEEPALIVE_RAN_OUT = 16
 """paho's MQTT_ERR_KEEPALIVE."""
 _INFO_BYTES, _SEGMENT_AT, _ACKED_AT = 256, 16, 120  # struct tcp_info: tcpi_snd_mss, tcpi_bytes_acked
-_CHANNELS = re.compile(
-    r"(devices/[^/]+/(?:modules/[^/]+/)?messages/devicebound/"
-    r"|\$iothub/methods/POST/|\$iothub/twin/PATCH/properties/desired/)"
-)
+_REFUSED = 0x80
+"""The SUBACK's code for a subscription that was not granted."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +58,13 @@ class Reach:
 class PahoWire:
     """The wire of one client, from before its CONNECT to after its end."""
 
-    def __init__(self, transport: Any, paho: Any, reach: Reach, on_unhandled: Callable[[str], None]) -> None:
+    def __init__(self, transport: Any, paho: Any, reach: Reach, on_message: Callable[[Any], None]) -> None:
         self._transport = transport
         self._paho = paho
         self._reach = reach
-        self._on_unhandled = on_unhandled
+        self._on_message = on_message
+        self._puback = paho._send_puback
+        self._granted = False  # by the SUBACK that was read last
         self._over = False
         self.silent = False
         """True if our keep-alive ended the connection."""
@@ -73,10 +74,10 @@ class PahoWire:
         self._bytes = threading.Lock()
         self._queued_bytes, self._written_bytes = 0, 0
         self._counting = False
-        self._left: set[str] = set()  # channels that were unsubscribed
         paho.max_inflight_messages_set(0)  # 0: no ceiling
         paho.on_message = self._message
         paho._send_puback = lambda mid: 0
+        self._suback_read, paho.on_subscribe = paho.on_subscribe, self._suback
         with contextlib.suppress(AttributeError):
             _ = paho._create_socket_connection
             paho._create_socket_connection = self._connect
@@ -90,18 +91,23 @@ class PahoWire:
             self._counting = True
 
     @classmethod
-    def find(cls, client: Any, reach: Reach, on_unhandled: Callable[[str], None]) -> PahoWire | None:
-        """The wire of a client that is not connected yet, or None where the library has changed."""
+    def find(cls, client: Any, reach: Reach, on_message: Callable[[Any], None]) -> PahoWire | None:
+        """The wire of a client that is not connected yet, or None where the library has changed.
+
+        `on_message` is called by paho's thread with each message of paho's that comes.
+        """
         try:
             stage = client._mqtt_pipeline._pipeline
             while not hasattr(stage, "transport"):
                 stage = stage.next
             transport, paho = stage.transport, stage.transport._mqtt_client
             inspect.signature(transport.publish).bind("topic", b"payload", callback=print)
-            for name in ("_send_puback", "on_message"):
+            inspect.signature(transport.subscribe).bind("topic", qos=1, callback=print)
+            inspect.signature(transport.unsubscribe).bind("topic", callback=print)
+            for name in ("_send_puback", "on_message", "on_subscribe"):
                 if not hasattr(paho, name):
                     raise AttributeError(name)
-            return cls(transport, paho, reach, on_unhandled)
+            return cls(transport, paho, reach, on_message)
         except (AttributeError, TypeError) as exc:
             logger.bind(event=LogEvent.LIBRARY_CHANGED).warning(
                 "azure-iot-device has changed inside ({}): sending one at a time", exc
@@ -156,7 +162,8 @@ class PahoWire:
             sock.close()
         with contextlib.suppress(Exception):
             self._paho._reset_sockets()
-        for name in ("on_message", "_send_puback", "_create_socket_connection", "loop_misc"):
+        self._paho.on_message = self._paho.on_subscribe = None
+        for name in ("_send_puback", "_create_socket_connection", "loop_misc"):
             self._paho.__dict__.pop(name, None)
         for name in ("_do_on_disconnect", "_packet_queue", "_sock_send"):
             self._paho.__dict__.pop(name, None)
@@ -211,12 +218,27 @@ class PahoWire:
 
     # -- down ----------------------------------------------------------------------------------------
 
+    def subscribe(self, topic_filter: str, answered: Callable[[bool], None]) -> None:
+        """Subscribe at QoS 1; `answered` gets the SUBACK's word. Await it before the next one."""
+
+        def read(cancelled: bool = False) -> None:
+            if not cancelled:
+                answered(self._granted)
+
+        self._transport.subscribe(topic_filter, qos=1, callback=read)
+
+    def unsubscribe(self, topic_filter: str) -> None:
+        self._transport.unsubscribe(topic_filter, callback=lambda cancelled=False: None)
+
+    def acknowledge(self, packet_id: int) -> None:
+        """Send the PUBACK of a message that came; from any thread."""
+        self._puback(packet_id)
+
     def _message(self, _paho: Any, _data: Any, message: Any) -> None:
-        """Unsubscribe the message's channel, once. Called by paho's thread, which an exception would end."""
+        """Called by paho's thread, which an exception would end."""
         with contextlib.suppress(Exception):
-            channel = _CHANNELS.match(message.topic)
-            if channel is None or channel[0] in self._left:
-                return
-            self._left.add(channel[0])
-            self._transport.unsubscribe(channel[0] + "#", callback=lambda cancelled=False: None)
-            self._on_unhandled(channel[0])
+            self._on_message(message)
+
+    def _suback(self, paho: Any, data: Any, mid: int, granted_qos: tuple[int, ...]) -> None:
+        self._granted = bool(granted_qos) and all(qos < _REFUSED for qos in granted_qos)
+        self._suback_read(paho, data, mid, granted_qos)

@@ -119,8 +119,11 @@ class Delivery:
         """Set the credentials in force; None while there are none. New ones are tried at once."""
         self.connection.set_credentials(generation, now)
 
-    def on_event(self, event: ConnectionEvent, now: float, draw: float) -> None:
-        """Take in an event of the connection; `draw` is random in [0, 1)."""
+    def on_event(self, event: ConnectionEvent, now: float, draw: float, *, excused: bool = False) -> None:
+        """Take in an event of the connection; `draw` is random in [0, 1).
+
+        A loss is `excused` where something other than a message may have ended the connection.
+        """
         if event.client != self.connection.client:
             return
         state = self.connection.state
@@ -132,11 +135,16 @@ class Delivery:
                 self._acked(tag, now)  # type: ignore[arg-type]  # the tag is the one we sent
             case Lost() if state not in (ConnectionState.CLOSING, ConnectionState.DOWN):
                 self.carried(event.carried, now)
-                self._lost(event.cause, event.reason, now, draw)
+                self._lost(event.cause, event.reason, now, draw, excused=excused)
             case Closed() if state is ConnectionState.CLOSING:
                 self.connection.become(ConnectionState.DOWN)
             case _:
                 pass
+
+    def give_up(self, reason: str, now: float, draw: float) -> None:
+        """Give up a client that is up, for a reason that lies in none of the messages."""
+        if self.connection.state is ConnectionState.UP:
+            self._lost(Cause.OVERDUE, reason, now, draw, excused=True)
 
     def carried(self, carried: Carried | None, now: float) -> None:
         """Take in how far the client's bytes have come by now, where that is known."""
@@ -202,17 +210,18 @@ class Delivery:
         if evidence and self.sender.control_passed(now):
             self.connection.reconnect.explained()
 
-    def _lost(self, cause: Cause, reason: str, now: float, draw: float) -> None:
+    def _lost(self, cause: Cause, reason: str, now: float, draw: float, *, excused: bool = False) -> None:
         if cause is Cause.REFUSED:
             self._actions.append(ReportSasRefused())
         convicted: list[Outgoing] = []
         if self.connection.state is not ConnectionState.CONNECTING:
             ending = self.sender.ending(now, by_hub=cause is Cause.DROPPED)
             self.connection.path.ended(ending, now)
-            convicted = self.sender.blame(now, proves=ending.proves)
+            if not excused:
+                convicted = self.sender.blame(now, proves=ending.proves)
             if self.sender.count_fruitless_client():
                 self._actions.append(InquireQuota())
-        self.connection.lost(cause, reason, now, draw, explained=self.sender.poison.any())
+        self.connection.lost(cause, reason, now, draw, explained=excused or self.sender.poison.any())
         self._discard(reason, now)
         evidence = "times the hub acknowledged what was sent after this message, and never it"
         if self.sender.convict(convicted, evidence, now):

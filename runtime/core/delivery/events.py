@@ -48,6 +48,29 @@ class Acked:
 
 
 @dataclass(frozen=True, slots=True)
+class Inbound:
+    """A message came from the hub. Nothing has told the hub that it arrived."""
+
+    client: int
+    topic: str
+    payload: bytes
+    packet_id: int | None = None
+    """To be acknowledged with; None where it needs no acknowledgement (QoS 0)."""
+    dup: bool = False
+    too_many: bool = False
+    """Too much waits to be read: the payload was left out, and the message must not be acknowledged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribed:
+    """The hub answered a SUBSCRIBE."""
+
+    client: int
+    topic_filter: str
+    granted: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Carried:
     """How far a client's bytes have come. Through a proxy, it is the proxy that acknowledges them."""
 
@@ -78,4 +101,4 @@ class Closed:
     client: int
 
 
-ConnectionEvent = Connected | Acked | Lost | Closed
+ConnectionEvent = Connected | Acked | Inbound | Subscribed | Lost | Closed

@@ -31,6 +31,8 @@ STEP_S = 600
 """Running time is booked in steps of this length: each one is a write to the disk."""
 RESET_SPREAD_S = 120.0
 """A hub's quota is renewed for all its devices at once: they come back spread over this time."""
+UNIT_BYTES = 4096
+"""The hub meters what is not telemetry in units of this size."""
 ASK_EVERY_S = 3600.0
 """Interval of the inquiries while the quota is reported used up: it can be raised, and clocks are wrong."""
 SWITCHED_OFF = "switched off"
@@ -359,6 +361,13 @@ class LinkBudget:
         self.usage.add(1, size_bytes)
         self._messages.spend(1, urgent=urgent)
         self._bytes.spend(size_bytes, urgent=urgent)
+
+    def managed(self, size_bytes: int) -> None:
+        """Charge twin requests, commands or calls, either way: messages as the hub counts them, of 4 KiB."""
+        units = max(1, -(-size_bytes // UNIT_BYTES))
+        self.usage.add(units, size_bytes)
+        self._messages.spend(units)
+        self._bytes.spend(size_bytes)
 
     def correct_charge(self, more_bytes: int) -> None:
         """Correct the charge of a message: it had so many bytes more than charged (fewer, where negative)."""

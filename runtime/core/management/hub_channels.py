@@ -16,6 +16,10 @@ ALLOWED_TOPICS = ("$iothub/twin/GET/", "$iothub/twin/PATCH/properties/reported/"
 """What management may publish; everything else that this device publishes is telemetry."""
 
 _COMMAND = re.compile(r"devices/[^/]+/(?:modules/[^/]+/)?messages/devicebound/(.*)", re.DOTALL)
+_FILTER = re.compile(
+    r"(devices/[^/]+/(?:modules/[^/]+/)?messages/devicebound/"
+    r"|\$iothub/methods/POST/|\$iothub/twin/res/|\$iothub/twin/PATCH/properties/desired/)"
+)
 _METHOD = re.compile(r"\$iothub/methods/POST/([^/]+)/\?(.*)", re.DOTALL)
 _TWIN_RESPONSE = re.compile(r"\$iothub/twin/res/(\d{1,3})/\?(.*)", re.DOTALL)
 _DESIRED = re.compile(r"\$iothub/twin/PATCH/properties/desired/\?(.*)", re.DOTALL)
@@ -71,6 +75,12 @@ def channel_of(topic: str) -> HubChannel | None:
         if topic.startswith(prefix):
             return channel
     return None
+
+
+def filter_of(topic: str) -> str | None:
+    """The filter of the subscription by which a message came; None for a topic that is no channel's."""
+    match = _FILTER.match(topic)
+    return match[0] + "#" if match else None
 
 
 def method_of(topic: str) -> MethodTopic | None:

@@ -7,7 +7,8 @@ once where the other end shows another session: it is another process, which has
 What comes twice is recognised by its number and answered again, and passed on once.
 
     upload's end            `up` or `down` on each change and every BEAT_S; messages until `stored`
-    management's end        `listen` in answer to every `up` and `down`; publishes until `published`
+    management's end        `listen` in answer to every `up` and `down`, once it has said which channels it
+                            wants; publishes until `published`
 
 Bounds: the messages that upload keeps are bounded by `owed.py`, management's publishes by MOST_PUBLISHES, and
 the numbers that are remembered to recognise repeats by MOST_REMEMBERED.
@@ -160,7 +161,7 @@ class ManagementEnd:
         self._peer = ""
         self._peer_s = -math.inf
         self._state: HubUp | HubDown = HubDown("upload has not been received from")
-        self._channels: frozenset[HubChannel] = frozenset()
+        self._channels: frozenset[HubChannel] | None = None
         self._numbers = 0
         self._publishes: OrderedDict[int, tuple[int, _Repeated]] = OrderedDict()
         """By number, with the connection that each was meant for."""
@@ -180,7 +181,7 @@ class ManagementEnd:
         return len(self._publishes) < MOST_PUBLISHES
 
     def listen(self, channels: frozenset[HubChannel]) -> None:
-        """Want these channels from now on."""
+        """Want these channels from now on. Before that upload takes management for away."""
         self._channels = channels
         self._answer(ListenTo(channels))
 
@@ -218,7 +219,8 @@ class ManagementEnd:
         match said:
             case HubUp() | HubDown():
                 self._change(said)
-                self._answer(ListenTo(self._channels))
+                if self._channels is not None:
+                    self._answer(ListenTo(self._channels))
             case PublishOutcome(number):
                 if self._publishes.pop(number, None) is not None:
                     self._pending.append(said)

@@ -31,6 +31,8 @@ from enum import StrEnum
 from runtime.core.management.hub_channels import HubChannel
 
 SETTLE_S = 2.0
+LOOK_EVERY_S = 1.0
+"""Interval of looks while something else holds a SUBSCRIBE back."""
 STRIKE_S = 10.0
 """A connection that the hub ends so soon after a SUBSCRIBE may have ended because of it."""
 MOST_STRIKES = 3
@@ -187,13 +189,11 @@ class Listening:
 
     # -- what to do ----------------------------------------------------------------------------------
 
-    def actions(
-        self, now: float, *, telemetry_in_flight: bool, on_trial: bool = False
-    ) -> list[ListeningAction]:
-        """The actions due now. A client on which a message is on trial is left alone."""
+    def actions(self, now: float, *, telemetry_in_flight: bool, hold: bool = False) -> list[ListeningAction]:
+        """The actions due now. `hold` where no SUBSCRIBE may go out, as while a message is on trial."""
         if telemetry_in_flight:
             self._busy_s = now
-        if self._up_s is None or self.is_muted(now) or on_trial:
+        if self._up_s is None or self.is_muted(now):
             return []
         if self._asked is not None and now >= self._asked[1] + SUBACK_S:
             self.answered(self._asked[0], granted=False)
@@ -203,12 +203,17 @@ class Listening:
         for channel in sorted(self.granted - self._wanted):
             self.granted.discard(channel)
             actions.append(UnsubscribeChannel(channel))
-        settled = self._first_ack or (now >= self._up_s + SETTLE_S and not telemetry_in_flight)
-        if self._asked is None and settled and (missing := self._missing()):
+        missing = self._missing()
+        if missing and self._asked is None and not hold and self._is_settled(now, telemetry_in_flight):
             self._asked = missing[0], now
             self._subscribed_s = now
             actions.append(SubscribeChannel(missing[0]))
         return actions
+
+    def _is_settled(self, now: float, telemetry_in_flight: bool) -> bool:
+        """True if telemetry has gone first, or there is none."""
+        assert self._up_s is not None
+        return self._first_ack or (now >= self._up_s + SETTLE_S and not telemetry_in_flight)
 
     def _missing(self) -> list[HubChannel]:
         """Channels to be subscribed to, in the order of the enum."""
@@ -220,8 +225,11 @@ class Listening:
 
         Where telemetry is in flight, its own watchdog judges the connection.
         """
+        return now > self._judged_s(ack_s)
+
+    def _judged_s(self, ack_s: float) -> float:
         oldest_s = min(self._publishes.values(), default=math.inf)
-        return now - max(oldest_s, self._busy_s) > ack_s
+        return max(oldest_s, self._busy_s) + ack_s
 
     def next_s(self, now: float, ack_s: float) -> float:
         """The latest time at which something may be due."""
@@ -229,9 +237,9 @@ class Listening:
             return math.inf
         if self.is_muted(now):
             return self._muted_until_s
-        until_s = min(self._publishes.values(), default=math.inf) + ack_s
+        until_s = self._judged_s(ack_s) if self._publishes else math.inf
         if self._asked is not None:
             until_s = min(until_s, self._asked[1] + SUBACK_S)
         elif self._missing():
-            until_s = min(until_s, max(now + 0.1, self._up_s + SETTLE_S))
+            until_s = min(until_s, max(now + LOOK_EVERY_S, self._up_s + SETTLE_S))
         return until_s

@@ -1,0 +1,334 @@
+"""The part of `upload` that serves `management`: messages of the hub go to it, and its requests to the hub.
+
+    hub -> Inbound -> owed -> hub line -> management stores -> PUBACK
+    management -> hub line -> publish -> PUBACK -> outcome
+
+It owns nothing and never waits: what it holds is lost with the process, and comes again. `core.management`
+decides; whatever happens here, telemetry goes on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+from typing import Any
+
+from loguru import logger
+
+from runtime.adapters.bus.hub_line import LineToManagement
+from runtime.adapters.hub.mqtt_client import HubConnection
+from runtime.core.delivery.connection import ConnectionState
+from runtime.core.delivery.engine import Delivery
+from runtime.core.delivery.events import Acked, Cause, Connected, ConnectionEvent, Inbound, Lost, Subscribed
+from runtime.core.delivery.link_budget import LinkBudget
+from runtime.core.log_events import LogEvent
+from runtime.core.management.hub_channels import (
+    HubChannel,
+    channel_of,
+    filter_of,
+    is_method_response,
+    method_of,
+    method_response_topic,
+    twin_response_of,
+)
+from runtime.core.management.hub_line import (
+    HubDown,
+    HubMessage,
+    HubUp,
+    ListenTo,
+    MessageStored,
+    PublishAtHub,
+)
+from runtime.core.management.hub_line_ends import CALL_WAITS_S
+from runtime.core.management.listening import Listening, ListeningState, SubscribeChannel
+from runtime.core.management.owed import OwedMessages
+from runtime.layout import Layout
+
+MANAGEMENT = "management"
+"""First part of the tags of what management publishes, which no message of the store has."""
+AWAY_STATUS, AWAY_BODY = 503, b'{"reason":"device management does not run"}'
+"""Answer to a call that management does not take."""
+
+
+class ManagementRelay:
+    """Between the connection and management. Times are seconds on CLOCK_BOOTTIME."""
+
+    def __init__(
+        self, layout: Layout, hub: HubConnection, delivery: Delivery, link: LinkBudget, ack_s: float
+    ) -> None:
+        self._layout = layout
+        self._hub = hub
+        self._delivery = delivery
+        self._link = link
+        self._ack_s = ack_s
+        self._line: LineToManagement | None = None
+        self._listening = Listening()
+        self._owed = OwedMessages()
+        self._calls: dict[int, tuple[str, float]] = {}
+        """Calls that management has not taken: topic and time by number."""
+        self._told = False
+        """True once management has said which channels it wants."""
+        self._left: set[str] = set()
+        """Filters that the open client has unsubscribed because management does not want them."""
+        self._client: int | None = None
+        self._device_id = ""
+        self._answers = 0
+        self._muted = False
+        self._quota_doubted = False
+
+    @property
+    def on(self) -> bool:
+        return self._line is not None
+
+    def switch(self, device_id: str, now: float, *, on: bool) -> None:
+        """Serve management from now on, or no more."""
+        self._hub.inbound.on = on
+        if on and self._line is None:
+            self._line = LineToManagement(self._layout)
+            if self._delivery.connection.state is ConnectionState.UP:
+                self._begin(self._delivery.connection.client, device_id, now)
+        elif not on and self._line is not None:
+            self._listening.want(frozenset())
+            self._carry_out(now)  # unsubscribes
+            self._end(now, by_hub=False)
+            self._line.close()
+            self._line = None
+
+    def _begin(self, client: int, device_id: str, now: float) -> None:
+        self._client, self._device_id = client, device_id
+        self._listening.connected(now)
+
+    @property
+    def sources(self) -> list[object]:
+        """What wakes the loop."""
+        return [self._line.socket] if self._line is not None else []
+
+    # -- events --------------------------------------------------------------------------------------
+
+    def excuses(self, event: ConnectionEvent) -> bool:
+        """True for a loss that management may be the reason of."""
+        if not (self.on and isinstance(event, Lost) and event.client == self._client):
+            return False
+        return self._listening.may_be_the_reason()
+
+    def drain_quota_doubt(self) -> bool:
+        """True once after the hub refused a twin request with 403: its daily quota may be used up."""
+        doubted, self._quota_doubted = self._quota_doubted, False
+        return doubted
+
+    @staticmethod
+    def is_for_management(event: ConnectionEvent) -> bool:
+        """True for an event that is none of telemetry's business."""
+        match event:
+            case Acked(tag=(str(), _)) | Inbound() | Subscribed():
+                return True
+        return False
+
+    def on_event(self, event: ConnectionEvent, device_id: str, now: float) -> None:
+        """Take in an event of the connection, after the engine has."""
+        match event:
+            case Acked(tag=(str(), _)):
+                self._acked(event.tag)
+            case Acked():
+                self._listening.telemetry_acked()
+            case Inbound() | Subscribed():
+                if self.on and event.client == self._client:
+                    self._received(event, now)
+            case Connected(client) if self.on and client == self._delivery.connection.client:
+                self._begin(client, device_id, now)
+            case Lost(client, cause) if client == self._client:
+                self._end(now, by_hub=cause is Cause.DROPPED)
+
+    def _acked(self, tag: Hashable) -> None:
+        if self._listening.acked(tag):
+            self._tell(tag, acked=True)
+
+    def _tell(self, tag: Hashable, *, acked: bool) -> None:
+        """Tell management the outcome, where the publish was its own."""
+        if self._line is not None and isinstance(tag, tuple) and tag[0] == MANAGEMENT:
+            self._line.end.published(tag[1], acked=acked)
+
+    def _received(self, event: Inbound | Subscribed, now: float) -> None:
+        if isinstance(event, Inbound):
+            self._inbound(event, now)
+            return
+        channel = channel_of(event.topic_filter)
+        if channel is not None:
+            self._listening.answered(channel, granted=event.granted)
+            if not event.granted:
+                logger.bind(event=LogEvent.SUBSCRIPTION_REFUSED).warning(
+                    "the hub refuses the subscription to {}", channel
+                )
+
+    def _inbound(self, event: Inbound, now: float) -> None:
+        channel, topic_filter = channel_of(event.topic), filter_of(event.topic)
+        self._link.managed(len(event.topic) + len(event.payload))
+        if channel is None or topic_filter is None or event.too_many:
+            self._owed.refuse(event.packet_id, now)
+            return
+        if self._is_unwanted(channel):
+            self._owed.refuse(event.packet_id, now)
+            if topic_filter not in self._left and not self._listening.is_muted(now):
+                self._left.add(topic_filter)
+                self._hub.unsubscribe(topic_filter)
+            return
+        number = self._owed.add(event.packet_id, len(event.payload), now)
+        if number is None or self._line is None:
+            return
+        if channel is HubChannel.METHODS:
+            self._calls[number] = event.topic, now
+        elif channel is HubChannel.TWIN_RESPONSES:
+            response = twin_response_of(event.topic)
+            self._quota_doubted |= response is not None and response.status == 403
+        message = HubMessage(event.client, number, channel, event.topic, event.payload, event.dup, now)
+        self._line.end.add(message)
+
+    def _is_unwanted(self, channel: HubChannel) -> bool:
+        """True where management has said what it wants, and this is not part of it."""
+        return self._told and channel not in self._listening.wanted
+
+    def _end(self, now: float, *, by_hub: bool) -> None:
+        """The client is gone, and with it all that is owed and in flight."""
+        tags = self._listening.lost(now, by_hub=by_hub)
+        numbers = self._owed.clear()
+        self._client = None
+        self._left.clear()
+        self._calls.clear()
+        if self._line is not None:
+            for number in numbers:
+                self._line.end.withdraw(number)
+        for tag in tags:
+            self._tell(tag, acked=False)
+
+    # -- turns ---------------------------------------------------------------------------------------
+
+    def turn(self, now: float, draw: float) -> None:
+        """Pass on what management says, and do what is due."""
+        if self._line is None:
+            return
+        stands = self._delivery.connection.state in (ConnectionState.UP, ConnectionState.DRAINING)
+        if self._client is not None and not stands:
+            self._end(now, by_hub=False)
+        for said in self._line.receive(now):
+            match said:
+                case ListenTo(channels):
+                    self._told = True
+                    self._listening.want(channels)
+                case MessageStored(number):
+                    self._calls.pop(number, None)
+                    self._acknowledge(self._owed.stored(number))
+                case PublishAtHub():
+                    self._publish(said, now)
+        self._answer_calls(now)
+        self._drop_overdue(now)
+        self._carry_out(now)
+        if self._listening.overdue(now, self._ack_s):
+            self._end(now, by_hub=True)
+            self._delivery.give_up("the hub does not acknowledge what management sent", now, draw)
+        self._line.end.set_state(self._state(now))
+        self._line.send(now)
+
+    def _publish(self, asked: PublishAtHub, now: float) -> None:
+        answer = is_method_response(asked.topic)
+        held = self._link.shut(now) or (not answer and self._link.barred())
+        if asked.client != self._client or held or not self._listening.may_publish(now):
+            assert self._line is not None
+            self._line.end.published(asked.number, acked=False)
+            return
+        self._send((MANAGEMENT, asked.number), asked.topic, asked.payload, now)
+
+    def _send(self, tag: tuple[str, int], topic: str, payload: bytes, now: float) -> None:
+        self._listening.published(tag, now)
+        self._link.managed(len(topic) + len(payload))
+        self._hub.publish(tag, topic, payload)
+
+    def _answer_calls(self, now: float) -> None:
+        """Calls that management has not taken are answered: their callers wait."""
+        over = [number for number, (_, came_s) in self._calls.items() if now - came_s > CALL_WAITS_S]
+        for number in over:
+            method = method_of(self._calls.pop(number)[0])
+            self._acknowledge(self._owed.withdraw(number))
+            assert self._line is not None
+            self._line.end.withdraw(number)
+            if method is not None and self._listening.may_publish(now):
+                self._answers += 1
+                topic = method_response_topic(AWAY_STATUS, method.rid)
+                self._send(("call", self._answers), topic, AWAY_BODY, now)
+
+    def _drop_overdue(self, now: float) -> None:
+        numbers, packet_ids = self._owed.overdue(now)
+        for number in numbers:
+            assert self._line is not None
+            self._line.end.withdraw(number)
+        self._acknowledge(packet_ids)
+
+    def _acknowledge(self, packet_ids: list[int]) -> None:
+        for packet_id in packet_ids:
+            self._hub.acknowledge(packet_id)
+
+    def _carry_out(self, now: float) -> None:
+        barred = self._link.shut(now) is not None or self._link.barred() is not None
+        hold = barred or self._delivery.sender.trial is not None
+        in_flight = bool(self._delivery.in_flight)
+        for action in self._listening.actions(now, telemetry_in_flight=in_flight, hold=hold):
+            topic_filter = action.channel.topic_filter(self._device_id)
+            if isinstance(action, SubscribeChannel):
+                self._left.discard(topic_filter)
+                self._hub.subscribe(topic_filter)
+            else:
+                self._hub.unsubscribe(topic_filter)
+
+    def _state(self, now: float) -> HubUp | HubDown:
+        muted = self._listening.is_muted(now)
+        if muted and not self._muted:
+            minutes = self._listening.muted_s(now) / 60
+            logger.bind(event=LogEvent.MANAGEMENT_MUTED).warning(
+                "the hub drops the connection over device management: mute for {:.0f} min", minutes
+            )
+        self._muted = muted
+        if muted:
+            return HubDown("muted: the hub drops the connection")
+        if self._client is None:
+            return HubDown(self._link.shut(now) or "not connected")
+        held = self._link.shut(now) or self._link.barred() or ""
+        return HubUp(self._client, self._device_id, frozenset(self._listening.granted), held)
+
+    def wait_s(self, now: float) -> float:
+        """Seconds until something may be due, if no event comes."""
+        if self._line is None:
+            return math.inf
+        calls_s = min((came_s + CALL_WAITS_S for _, came_s in self._calls.values()), default=math.inf)
+        owed_s = self._owed.next_s()
+        until_s = min(
+            self._line.end.next_s(),
+            self._listening.next_s(now, self._ack_s),
+            calls_s,
+            math.inf if owed_s is None else owed_s,
+        )
+        return max(0.0, until_s - now)
+
+    def record(self, now: float) -> dict[str, Any]:
+        """The figures of the status file; empty where management is off."""
+        if self._line is None:
+            return {}
+        state = self._listening.state(now)
+        if not self._hub.tuned() and self._client is not None:
+            words = "not possible: azure-iot-device has changed inside"
+        elif state is ListeningState.MUTED:
+            words = (
+                f"muted: the hub drops the connection; tried again in {self._listening.muted_s(now):.0f} s"
+            )
+        elif self._line.end.is_away(now):
+            words = "away: the worker management does not answer"
+        else:
+            words = state.value
+        return {
+            "management": {
+                "state": words,
+                "channels": sorted(self._listening.granted),
+                "refused": sorted(self._listening.refused),
+                "owed": len(self._owed),
+                "not_taken": self._owed.not_taken,
+                "in_flight": self._listening.in_flight,
+            }
+        }
