@@ -377,8 +377,9 @@ class Settings:
 
 
 def enabled_workers(settings: Settings) -> frozenset[str]:
-    """The optional workers that are switched on."""
-    return frozenset(name for name in OPTIONAL_WORKERS if getattr(settings, name).enabled)
+    """The optional workers that are switched on. The observer ships logs, too."""
+    enabled = {name for name in OPTIONAL_WORKERS if getattr(settings, name).enabled}
+    return frozenset(enabled | ({"observer"} if settings.log.ship else set()))
 
 
 def tables() -> Iterator[Any]:

@@ -102,6 +102,17 @@ class LogSettings:
         "text for a person, json for a machine, auto looks at the terminal",
         choices=("auto", "text", "json"),
     )
+    ship: bool = setting(
+        False, "send warnings and errors to the cloud as messages of stream `_logs`, within a budget"
+    )
+    ship_level: str = setting(
+        "WARNING", "least severity that is sent", choices=("INFO", "WARNING", "ERROR"), advanced=True
+    )
+    ship_lines_per_minute: int = setting(60, "most lines sent a minute", low=1, high=10_000, advanced=True)
+    ship_bytes_per_day: int = setting(262_144, "most bytes of lines sent a day", low=1024, advanced=True)
+    ship_ttl_s: float = setting(
+        86_400.0, "a line that could not be sent for so long is given up", low=60, advanced=True
+    )
     journal: bool = setting(
         True, "log to systemd's journal, too, where systemd runs the service", advanced=True
     )

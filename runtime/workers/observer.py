@@ -1,4 +1,4 @@
-"""observer: serves metrics, health, the status and its page over HTTP. Off unless a setting switches it on.
+"""observer: serves metrics, health and a page over HTTP, and ships logs. Off unless switched on by a setting.
 
 It only reads: what it shows comes from status files, from supervisord and from the databases, as `edgectl
 status` takes it. Its end costs a curve. Where a collector is named, it gets the same figures by OTLP.
@@ -29,6 +29,7 @@ from runtime.operations import overview
 from runtime.operations.metrics_report import report
 from runtime.operations.observer_pages import ObserverPages
 from runtime.workers.heartbeat import Heartbeat
+from runtime.workers.log_shipper import LogShipper
 
 NAME = "observer"
 TURN_S = 2.0
@@ -63,7 +64,12 @@ class ObserverLoop:
         self._pages = ObserverPages(
             self._observe, self._history.points, self._clock.boot_s, self._clock.wall_s
         )
+        self._serves = config.settings.observer.enabled
         self._server: HttpServer | None = None
+        log = config.settings.log
+        self._shipper = (
+            LogShipper(config.layout, config.producer_endpoint(), log, clock) if log.ship else None
+        )
         self._trouble = ""
         self._open_s = self._point_s = self._push_s = 0.0
         self._began_ns = int(self._clock.wall_s() * 1e9)
@@ -72,11 +78,13 @@ class ObserverLoop:
     def turn(self) -> None:
         """Do what is due now."""
         now_s = self._clock.boot_s()
-        if self._server is None and now_s >= self._open_s:
+        if self._server is None and self._serves and now_s >= self._open_s:
             self._open_s = now_s + OPEN_EVERY_S
             self._open()
         self._heart.publish(self._figures)
-        if now_s >= self._point_s:
+        if self._shipper is not None:
+            self._shipper.turn()
+        if self._serves and now_s >= self._point_s:
             self._point_s = now_s + POINT_EVERY_S
             self._history.add(self._point())
         settings = self._config.settings.observer
@@ -85,6 +93,8 @@ class ObserverLoop:
             self._push(settings.otlp_url)
 
     def close(self) -> None:
+        if self._shipper is not None:
+            self._shipper.close()
         if self._server is not None:
             self._server.close()
 
@@ -104,7 +114,8 @@ class ObserverLoop:
 
     def _figures(self) -> dict[str, Any]:
         alarm = {"alarm": self._trouble} if self._trouble else {}
-        return {"state": "serving" if self._server else "waiting", **alarm}
+        state = "serving" if self._server else "waiting" if self._serves else "shipping logs"
+        return {"state": state, **alarm}
 
     def _observe(self) -> dict[str, Any]:
         return overview.observe(self._config.layout, self._clock, settings=self._config.settings)

@@ -61,7 +61,7 @@ class Watch:
 @pytest.fixture(autouse=True)
 def _logs_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     """A change of log.* configures the logs of this process: not those of the tests."""
-    monkeypatch.setattr(logs, "configure", lambda worker, level, form: None)
+    monkeypatch.setattr(logs, "configure", lambda *_: None)
 
 
 @pytest.fixture

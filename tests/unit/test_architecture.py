@@ -103,7 +103,16 @@ ROOMS = {
         f"adapters/{room}": {"core", "errors", "layout", "regular_file", "adapters/process", "adapters/net"}
         for room in ("bus", "hub", "identity", "net", "process", "salvage", "store", "supervisor")
     },
-    "workers": {"core", "adapters", "config", "settings", "wiring", "errors", "layout"},
+    "workers": {
+        "core",
+        "adapters",
+        "config",
+        "settings",
+        "settings_operations",
+        "wiring",
+        "errors",
+        "layout",
+    },
     "operations": {
         "core",
         "adapters",
@@ -125,6 +134,7 @@ EXCEPTIONS = {
     ("adapters/process/last_good_config.py", "config"),
     ("adapters/process/last_good_config.py", "setting_rule"),
     ("adapters/process/last_good_config.py", "settings"),
+    ("workers/log_shipper.py", "producer"),  # logs go the way of every message
     ("workers/sentinel_metrics.py", "operations"),
     ("workers/observer.py", "operations"),  # what it serves is what `edgectl status` shows
 }
