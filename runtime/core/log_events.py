@@ -37,6 +37,10 @@ class LogEvent(StrEnum):
     LIBRARY_CHANGED = "library_changed"
     LINK_SWITCH_UNREADABLE = "link_switch_unreadable"
     MANAGEMENT_MUTED = "management_muted"
+    MANAGEMENT_DAMAGED = "management_damaged"
+    MANAGEMENT_NOT_KEPT = "management_not_kept"
+    MANAGEMENT_RESTORED = "management_restored"
+    MANAGEMENT_SOCKET_CLOSED = "management_socket_closed"
     MESSAGES_LOST = "messages_lost"
     MESSAGE_SET_ASIDE = "message_set_aside"
     NOTHING_DELIVERABLE = "nothing_deliverable"
@@ -48,8 +52,10 @@ class LogEvent(StrEnum):
     PROVISIONING_FAILED = "provisioning_failed"
     QUOTA_USED_UP = "quota_used_up"
     REGISTRATION_TOKEN_DEAD = "registration_token_dead"  # noqa: S105 no secret
+    REBOOT_FAILED = "reboot_failed"
     RENEWAL_FAILED = "renewal_failed"
     REQUEST_BUG = "request_bug"
+    RESULT_LOST = "result_lost"
     RUN_NOT_WRITABLE = "run_not_writable"
     SAS_REFUSED = "sas_refused"
     SCHEMA_BIT_FLIPPED = "schema_bit_flipped"
@@ -181,6 +187,22 @@ EVENT_TEXTS: Mapping[LogEvent, EventText] = {
         "The hub ended connections over the twin, commands or methods: telemetry goes on alone.",
         "Choose a tier with device management, or switch `management` off.",
     ),
+    LogEvent.MANAGEMENT_DAMAGED: EventText(
+        "The database of twin and commands is damaged and was set aside; the line names the commands in it.",
+        "Send those commands again where they are still wanted; keep the file for a report.",
+    ),
+    LogEvent.MANAGEMENT_NOT_KEPT: EventText(
+        "The worker management cannot write: commands stay at the hub, and programs are refused.",
+        "Make room, or look at the disk.",
+    ),
+    LogEvent.MANAGEMENT_RESTORED: EventText(
+        "An older copy of management.db was brought back: the commands open in it are uncertain.",
+        "Look at the uncertain commands, and requeue those that were not done.",
+    ),
+    LogEvent.MANAGEMENT_SOCKET_CLOSED: EventText(
+        "The socket of programs cannot be opened as the settings say.",
+        "Look at `management.group`, and at the home folder.",
+    ),
     LogEvent.MESSAGES_LOST: EventText(
         "Messages were lost, with their ids and the reason.",
         "`expired` and `evicted` are limits of yours; the others are damage.",
@@ -225,6 +247,10 @@ EVENT_TEXTS: Mapping[LogEvent, EventText] = {
         "The platform knows the Registration Token no more.",
         "An operator approves the device again; `edgectl status` shows the code.",
     ),
+    LogEvent.REBOOT_FAILED: EventText(
+        "The cloud asked for a reboot, and the program for it could not be started.",
+        "Look at `management.reboot_command`, and at what its user may do.",
+    ),
     LogEvent.RENEWAL_FAILED: EventText(
         "Registration or renewal failed and is repeated.",
         "Its `reason` is the platform's or the network's; `edgectl doctor`.",
@@ -232,6 +258,10 @@ EVENT_TEXTS: Mapping[LogEvent, EventText] = {
     LogEvent.REQUEST_BUG: EventText(
         "A bug of the runtime met a request, which was refused.",
         "Report it with the place that the line gives.",
+    ),
+    LogEvent.RESULT_LOST: EventText(
+        "The result of a command was refused for ever; it is counted, and the command stays in the list.",
+        "The line has the reason; tell who sent the command.",
     ),
     LogEvent.RUN_NOT_WRITABLE: EventText(
         "run/ takes no writes: progress cannot be shown, and no worker is killed.",

@@ -11,6 +11,7 @@ from loguru import logger
 
 from runtime.core.delivery.link_budget import LinkUsage
 from runtime.core.log_events import LogEvent
+from runtime.core.moment import Moment
 from runtime.layout import Layout
 
 
@@ -23,6 +24,8 @@ class UsageFile:
     def __init__(self, layout: Layout) -> None:
         self._path = layout.state / "link.json"
         self._switch = layout.state / "link.off"
+        self._until = layout.state / "link.off.until"
+        """Since when, and for how long, it is off by order of the cloud."""
         self._saved: LinkUsage | None = None
         self._unreadable = ""
         """The reason that was logged why the switch cannot be looked for."""
@@ -68,9 +71,30 @@ class UsageFile:
             )
         self._unreadable = reason
 
+    def switch_off_for(self, for_s: float, now: Moment) -> None:
+        """Forbid the use of the link for a time. Where it is off already an operator ends that."""
+        if not self.switched_off():
+            self._until.write_text(json.dumps([now.wall_s, now.boot_s, now.boot_id, for_s]))
+            self.switch(on=False)
+
+    def switch_on_if_over(self, now: Moment) -> bool:
+        """Permit it again where that time is over; where no clock can tell, it is. True if it was over."""
+        try:
+            wall_s, boot_s, boot_id, for_s = json.loads(self._until.read_text())
+            passed_s = now.since(Moment(wall_s, boot_s, boot_id))
+        except FileNotFoundError:
+            return False
+        except (OSError, ValueError, TypeError):
+            for_s, passed_s = 0.0, None
+        if passed_s is not None and passed_s < for_s:
+            return False
+        self.switch(on=True)
+        return True
+
     def switch(self, *, on: bool) -> None:
         """Permit the use of the link, or forbid it; returns when a power cut changes that no more."""
         if on:
+            self._until.unlink(missing_ok=True)
             self._switch.unlink(missing_ok=True)
         else:
             self._switch.touch(mode=0o600)

@@ -25,6 +25,11 @@ class IdWatermark:
         saved = checksummed_line.read(path)
         self._uuid, self._next_id = self._saved = tuple(saved) if saved else ("", 0)
 
+    @property
+    def highest(self) -> int:
+        """The mark, of whichever store it is; 0 where there is none."""
+        return int(self._next_id)
+
     def missing(self, uuid: str, next_id: int) -> range:
         """Ids that this store gave, and does not know of."""
         return range(next_id, max(next_id, self._next_id if uuid == self._uuid else 0))

@@ -1,0 +1,1 @@
+"""Device management: its database, the programs' socket and their processes, and results on their way."""
