@@ -34,7 +34,7 @@ from runtime.settings_operations import AlarmSettings, LogSettings, ObserverSett
 STREAMS, PROGRAMS = "stream", "program"
 """Fields of `Settings` with tables named by the user: `[stream.NAME]`, `[management.program.NAME]`."""
 
-DEVICE_ID_PATTERN = r"[0-9a-zA-Z\-_.]{4,90}"  # platform contract, section 1
+DEVICE_ID_PATTERN = r"[0-9a-zA-Z\-_.]{4,90}"  # docs/platform.md, "The platform"
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ EXAMPLE = TOP / "deploy" / "edge.toml.example"
 EVENTS = TOP / "docs" / "events.md"
 OPERATIONS = TOP / "docs" / "operations.md"
 PERFORMANCE = TOP / "docs" / "performance.md"
+PLATFORM = TOP / "docs" / "platform.md"
 PROTOCOL = TOP / "docs" / "protocol.md"
 PAGES = sorted(p for folder in ("", "docs", "docs/decisions", "deploy") for p in (TOP / folder).glob("*.md"))
 """Every page that a person reads."""

@@ -7,8 +7,10 @@ import re
 
 import pytest
 
+from runtime.adapters.identity.platform_api import STATUS_OUTCOMES
 from runtime.cli import parser
 from runtime.core.delivery.envelope import _MID_LIMIT_CHARACTERS
+from runtime.core.identity.platform_answer import Outcome
 from runtime.core.ingest.message_fields import (
     DEFAULT_PRIORITY,
     MAX_NAME_CHARACTERS,
@@ -38,7 +40,15 @@ from runtime.core.retry_plan import LONGEST_WAIT_S
 from runtime.layout import PROGRAMS
 from runtime.settings import IngestSettings, keys
 from runtime.workers.store_housekeeping import PRODUCER_MEMORY_S
-from tests.support.readme import COMMANDS, CONFIGURATION, PERFORMANCE, PROTOCOL, README, with_settings
+from tests.support.readme import (
+    COMMANDS,
+    CONFIGURATION,
+    PERFORMANCE,
+    PLATFORM,
+    PROTOCOL,
+    README,
+    with_settings,
+)
 
 PAGE = PROTOCOL.read_text()
 LIMITS = SizeLimits(message_bytes=4_194_304, request_bytes=8_388_608)
@@ -67,6 +77,12 @@ def test_every_process_has_its_row() -> None:
 def test_every_property_that_the_cloud_sees_has_its_row() -> None:
     rows = PAGE.partition("## What the cloud sees")[2].partition("\n## ")[0]
     assert {name for name in RESERVED_PROPERTIES if f"`{name}`" not in rows} == set()
+
+
+def test_every_answer_of_the_platform_has_its_row() -> None:
+    rows = re.findall(r"^\| ([\dx]+)[^|]* \| `(\w+)` \|", PLATFORM.read_text(), re.MULTILINE)
+    assert {(str(status), outcome.name) for status, outcome in STATUS_OUTCOMES.items()} <= set(rows)
+    assert {name for _, name in rows} <= set(Outcome.__members__)
 
 
 def test_every_way_in_has_its_row() -> None:

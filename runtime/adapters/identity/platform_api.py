@@ -41,7 +41,7 @@ Left = Callable[[float], float]
 Reader = Callable[[Mapping[str, Any], Left], Value]
 """Makes a value out of a JSON object. Raises KeyError, TypeError or ValueError."""
 
-_OUTCOMES = {
+STATUS_OUTCOMES = {
     200: Outcome.OK,
     201: Outcome.CREATED,
     202: Outcome.NOT_YET,
@@ -127,7 +127,7 @@ class PlatformClient:
         if isinstance(reply, https.Failure):
             return PlatformAnswer(reply.outcome, reason=reply.reason)
         server_s = _date(reply.headers.get("Date"))
-        outcome = _OUTCOMES.get(reply.status)
+        outcome = STATUS_OUTCOMES.get(reply.status)
         if outcome is None:
             outcome = Outcome.UNAVAILABLE if reply.status >= 500 else Outcome.UNEXPECTED
         if not outcome.good:

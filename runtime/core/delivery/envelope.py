@@ -25,7 +25,7 @@ from runtime.core.ingest.message_fields import RESERVED_PROPERTIES
 from runtime.core.message import Kind, StoredMessage
 
 LIMIT_BYTES = 262_144
-"""Largest device-to-cloud message, properties included (platform contract, section 2)."""
+"""Largest device-to-cloud message, properties included (docs/protocol.md)."""
 TOPIC_LIMIT_BYTES = 65_535
 """MQTT writes the length of a topic in 16 bits."""
 UNIT_BYTES = 4_096

@@ -47,7 +47,7 @@ RESERVED_PROPERTIES = frozenset(
         ),
     )
 )
-"""Names the platform gives a meaning to (platform contract, section 2)."""
+"""Names to which the platform gives a meaning (docs/protocol.md, "What the cloud sees")."""
 
 _NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]+")  # no controls; no halves of surrogate pairs
 _PROPERTY_NAME = re.compile(r"[A-Za-z0-9_.-]+")
