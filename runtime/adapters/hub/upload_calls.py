@@ -61,14 +61,19 @@ class UploadCalls:
         of.
         """
         with contextlib.suppress(OSError, HubRefusedCall):
-            other = self._request_address(CONTROL_NAME, 0)
-            try:
-                if block:
-                    self.put_block(other, 0, block)
-                return True
-            finally:
-                self.report_failure(other, "nothing was to be uploaded")
+            self.control_upload(block)
+            return True
         return False
+
+    def control_upload(self, block: bytes = b"") -> str:
+        """The host of the storage, after a control upload with this block. Raises HubRefusedCall, OSError."""
+        other = self._request_address(CONTROL_NAME, 0)
+        try:
+            if block:
+                self.put_block(other, 0, block)
+            return host_of(other.address)
+        finally:
+            self.report_failure(other, "nothing was to be uploaded")
 
     def put_block(self, journal: Journal, number: int, block: bytes) -> None:
         more = f"&comp=block&blockid={quote(_block_id(number), safe='')}"

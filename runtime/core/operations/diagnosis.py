@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from runtime.core.identity.enrolment import Enrolment, EnrolmentState
 from runtime.core.identity.lifetime import spoken
@@ -150,6 +152,51 @@ def judge_unregistered(record: Enrolment, source: str = "", lack: str = "") -> C
         code = record.verification_code or "its code"
         return Check("identity", "warning", "not registered yet", f"approve {code} at the platform")
     return Check("identity", "warning", "not registered yet", "see `edgectl status`")
+
+
+def judge_lifetimes(
+    sas_left_s: float | None, registration_left_s: float | None, *, by_certificate: bool
+) -> Check:
+    """Judge the remaining lifetimes of the tokens; None: unknown, or without an end."""
+    lives = [("the SAS", sas_left_s), ("the Registration Token", registration_left_s)]
+    known = [(name, left_s) for name, left_s in lives if left_s is not None and math.isfinite(left_s)]
+    if not known:
+        return Check("token life", "ok", "a certificate serves" if by_certificate else "no token that ends")
+    over = [name for name, left_s in known if left_s <= 0]
+    if over:
+        return Check("token life", "error", f"{' and '.join(over)} expired", "`edgectl identity` says why")
+    text = ", ".join(f"{name} for {spoken(left_s)}" for name, left_s in known)
+    return Check("token life", "ok", text.replace(" for ", " is valid for ", 1))
+
+
+def judge_delivery(facts: Mapping[str, Any], took_s: float, limit_s: float, trouble: str) -> Check:
+    """Judge what became of a test message. `facts` are those of `edgectl trace`, `trouble` is upload's."""
+    state = facts.get("state", "unknown")
+    if state == "delivered":
+        text = f"PUBACK {took_s:.1f} s after it was stored; it counts as one message of the hub's quota"
+        return Check("delivery", "ok", text)
+    if state == "set aside":
+        remedy = "`edgectl quarantine ls`"
+        return Check("delivery", "error", f"set aside: {facts.get('reason')}", remedy)
+    if state in ("settled", "expired"):
+        remedy = "`edgectl status` counts what was lost, and why"
+        return Check("delivery", "error", "it left the store, and no PUBACK of it is known", remedy)
+    remedy = (
+        f"`edgectl trace {facts['id']}` follows it; it is on disk" if "id" in facts else "`edgectl status`"
+    )
+    if barred := facts.get("barred"):
+        return Check("delivery", "warning", f"it waits: nothing may be sent now ({barred})", remedy)
+    why = "; ".join(filter(None, [_where(state, facts), trouble]))
+    return Check("delivery", "error", f"no PUBACK within {limit_s:g} s: {why}", remedy)
+
+
+def _where(state: object, facts: Mapping[str, Any]) -> str:
+    """Where a message is that waits."""
+    ahead = f", {facts['ahead']} of its stream before it" if facts.get("ahead") else ""
+    upload = facts.get("upload")
+    if state == "stored":
+        return f"upload does not run{ahead}"
+    return f"it is {state}{ahead}" + (f", the connection is {upload}" if upload not in (None, "up") else "")
 
 
 def judge_sqlite(version: tuple[int, ...], text: str) -> Check:
