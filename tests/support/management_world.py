@@ -6,11 +6,13 @@ test's own. Nothing sleeps: `until` turns everything until a fact holds.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +28,7 @@ from runtime.core.management.protocol import decode_reply, encode_request
 from runtime.core.management.replies import ManagementReply
 from runtime.core.management.requests import ManagementRequest
 from runtime.devcloud.mqtt.packets import Publish, Subscribe
+from runtime.devcloud.state.commands import CommandOptions
 from runtime.layout import Layout
 from runtime.workers.management import ManagementLoop
 from tests.support.hub_in_thread import DEVICE, HubInThread, Raw
@@ -208,8 +211,6 @@ class ManagementWorld:
 
     def command(self, payload: bytes = b"go", id: str | None = "c-1", **properties: str) -> int:
         """Send a command; its number at the hub."""
-        from runtime.devcloud.state.commands import CommandOptions
-
         options = CommandOptions(message_id="" if id is None else id)
 
         def send() -> int:
@@ -222,14 +223,15 @@ class ManagementWorld:
         rows = self.hub.call(lambda: self.hub.cloud.commands.records(DEVICE, 0, 1000))
         return [row["state"] for row in rows]
 
-    def call(self, method: str, payload: Any = None, timeout_s: float = 10.0) -> tuple[int, Any]:
-        """Call a method as the cloud does, while everything turns."""
-        import asyncio
+    def begin_call(self, method: str, payload: Any = None, timeout_s: float = 10.0) -> Future[Any]:
+        """Call a method as the cloud does; the future has status and payload."""
+        call = self.hub.cloud.call_method(DEVICE, method, payload, timeout_s, 0.0)
+        return asyncio.run_coroutine_threadsafe(call, self.hub._loop)
 
-        future = asyncio.run_coroutine_threadsafe(
-            self.hub.cloud.call_method(DEVICE, method, payload, timeout_s, 0.0), self.hub._loop
-        )
-        self.until(future.done, timeout_s + 5)
+    def call(self, method: str, payload: Any = None) -> tuple[int, Any]:
+        """The answer to a call, while everything turns."""
+        future = self.begin_call(method, payload)
+        self.until(future.done, 15)
         status, body = future.result()
         return status, json.loads(body) if body else None
 

@@ -106,6 +106,7 @@ class ManagementDatabase:
                 raise
         self._identity = FileIdentity(self.path)
         self._twin: TwinRecord | None = None
+        """The record on disk; None where that is not known, or there is none."""
         self._changed = False
 
     def _open(self, layout: Layout, max_pages: int | None) -> None:
@@ -154,8 +155,10 @@ class ManagementDatabase:
 
     def twin(self) -> TwinRecord:
         with _decoded():
-            self._twin = twin_from_rows(dict(self._db.execute("SELECT name, text FROM twin")))
-        return self._twin
+            rows = dict(self._db.execute("SELECT name, text FROM twin WHERE name <> 'heard'"))
+            record = twin_from_rows(rows)
+        self._twin = record if rows else None
+        return record
 
     def twin_heard(self) -> Any:
         """What `save_twin_heard` kept, as JSON."""
