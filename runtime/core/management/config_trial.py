@@ -19,11 +19,11 @@ Invariants:
 
 1. In force is what was confirmed last or what is on trial, whatever ends when; never a part of either.
 2. A trial ends: confirmed by an answer to a question that was asked after the reload, or taken back.
-3. A trial that a reboot ended begins anew once; one that reboots the machine does so twice and no more.
+3. A trial that a reboot ended begins once more; one that reboots the machine does so twice at most.
 4. A value that was judged is not tried again until it changes.
 
 Considered and left: a confirmation by a connection that is merely up (a setting that cuts it off may take a
-moment to do so); the single settings of a value that are in order, without the others (an untested mixture).
+moment to do so); those settings of a value that are in order, without the others (an untested mixture).
 """
 
 from __future__ import annotations
