@@ -20,11 +20,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from runtime.core.address import Endpoint, IpcEndpoint, TcpEndpoint
+from runtime.contradictions import contradictions
+from runtime.core.address import Endpoint, IpcEndpoint
 from runtime.core.message import StreamName
 from runtime.errors import ConfigError
 from runtime.layout import Layout
 from runtime.regular_file import read_regular
+from runtime.remote_config import parsed, read_in_force
 from runtime.setting_rule import ENV_PREFIX, Key, keys_of
 from runtime.settings import PROGRAMS, STREAMS, Settings, StreamSettings, keys, tables
 from runtime.settings_management import ProgramSettings
@@ -148,7 +150,53 @@ def load(environ: Mapping[str, str], *, home: Path | None = None, file: Path | N
     """Read and check everything. Raises ConfigError."""
     layout = Layout(find_home(environ, home))
     path = find_file(environ, layout.home, file)
-    return _assembled(environ, layout, _read_toml(path) if path else None)
+    toml = _read_toml(path) if path else None
+    config = _assembled(environ, layout, toml)
+    return _with_remote(config, environ, toml)
+
+
+def check_remote(config: Config, environ: Mapping[str, str], values: Mapping[str, Any]) -> list[str]:
+    """What is wrong with settings that the cloud desires, a sentence each."""
+    remote, problems = _remote_values(config, environ, values)
+    if not problems:
+        problems = [sentence for _, sentence in contradictions(_changed(config.settings, remote))]
+    return problems
+
+
+def _with_remote(config: Config, environ: Mapping[str, str], toml: _TomlFile | None) -> Config:
+    """The configuration with the settings of the cloud; where they do not fit without, and a warning."""
+    if not config.settings.management.enabled:
+        return config
+    path = config.layout.remote_config
+    try:
+        values, source = read_in_force(path)
+    except (ValueError, OSError) as exc:
+        values, source = {}, ""
+        problems = [str(exc)]
+    else:
+        problems = check_remote(config, environ, values)
+    if problems:
+        warning = f"{path}: passed over, with all settings that the cloud desires: {'; '.join(problems)}"
+        return dataclasses.replace(config, warnings=(*config.warnings, warning))
+    remote, _ = _remote_values(config, environ, values)
+    origins = {**config.origins, **dict.fromkeys(remote, Origin(source))}
+    return dataclasses.replace(config, settings=_changed(config.settings, remote), origins=origins)
+
+
+def _remote_values(
+    config: Config, environ: Mapping[str, str], values: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    by_variable = {key.dotted for key in keys() if config.origins[key.dotted].source == key.variable}
+    return parsed(values, keys(), config.settings.management.remote_settings, by_variable)
+
+
+def _changed(settings: Settings, values: Mapping[str, Any]) -> Settings:
+    """The settings with these values, by their dotted names."""
+    changed = dict[str, Any]()
+    for dotted, value in values.items():
+        table, _, name = dotted.rpartition(".")
+        changed[table] = dataclasses.replace(changed.get(table, getattr(settings, table)), **{name: value})
+    return dataclasses.replace(settings, **changed)
 
 
 def load_as_producer(
@@ -207,7 +255,7 @@ def _assembled(environ: Mapping[str, str], layout: Layout, toml: _TomlFile | Non
             origins[key.dotted] = Origin(key.variable)
     faults.check()
     settings = _build(values, streams, programs)
-    for names, sentence in _contradictions(settings):
+    for names, sentence in contradictions(settings):
         sources = dict.fromkeys(origins[name].source for name in names if origins[name].source != "default")
         faults.add(partial(str, " and ".join(sources)), sentence)
     faults.check()
@@ -240,38 +288,6 @@ def _unknown_variables(environ: Mapping[str, str], known: list[Key]) -> Iterator
 def _is_a_service(key: Key, text: str) -> bool:
     """True for a port as Kubernetes writes it: of a Service called edge-upload-https, no setting of ours."""
     return key.name.endswith("_port") and re.match(r"(tcp|udp|sctp)://", text) is not None
-
-
-def _contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Contradictions that single values do not show, with the settings that take part: with one of them
-    ingest would end at every start.
-    """
-    ingest = settings.ingest
-    if ingest.memory_bytes < 4 * ingest.max_request_bytes:
-        yield (
-            ("ingest.memory_bytes", "ingest.max_request_bytes"),
-            f"ingest.memory_bytes must be at least four times ingest.max_request_bytes, and "
-            f"{ingest.memory_bytes:,} is less than four times {ingest.max_request_bytes:,}",
-        )
-    if ingest.curve_secret_file and not ingest.curve_clients:
-        yield (
-            ("ingest.curve_secret_file",),
-            "ingest.curve_secret_file needs ingest.curve_clients, or producers are asked for no key",
-        )
-    for name, endpoint in (("endpoint", ingest.endpoint), ("tcp_endpoint", ingest.tcp_endpoint)):
-        if isinstance(endpoint, TcpEndpoint) and not ingest.curve_secret_file and not endpoint.is_loopback:
-            yield (
-                (f"ingest.{name}",),
-                f"ingest.{name} = {endpoint} can be reached from outside, and needs ingest.curve_secret_file "
-                "(edgectl keys make ingest)",
-            )
-    listen = settings.observer.listen
-    if isinstance(listen, TcpEndpoint) and not listen.is_loopback and not settings.observer.open_to_network:
-        yield (
-            ("observer.listen",),
-            f"observer.listen = {listen} can be reached from outside, and needs "
-            "observer.open_to_network = true",
-        )
 
 
 def _values(

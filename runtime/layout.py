@@ -87,6 +87,11 @@ class Layout:
         return self.state / "commands-given"
 
     @property
+    def remote_config(self) -> Path:
+        """The settings that the cloud desires; written by the worker management, read by all."""
+        return self.state / "remote-config.json"
+
+    @property
     def spool(self) -> Path:
         """Files taken over from producers, waiting for file upload."""
         return self.state / "spool"

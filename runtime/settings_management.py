@@ -79,6 +79,18 @@ class ManagementSettings:
         "pnp: an applied desired property is reported as IoT Plug and Play defines it",
         choices=("off", "pnp"),
     )
+    remote_settings: tuple[str, ...] = setting(
+        ("link.*", "log.level", "upload.*"),
+        "settings that the cloud may change in the twin's /runtime/config, as in link.*; only of log, link, "
+        "upload, refresh, provisioning, store and sentinel, and no secrets and no paths",
+    )
+    confirm_config_s: float = setting(
+        600.0,
+        "settings from the cloud are taken back where the hub was not reached again within this time",
+        low=30,
+        high=86_400,
+        advanced=True,
+    )
     results_stream: str = setting(
         "command-results",
         "stream in which the results of commands go to the cloud",

@@ -55,6 +55,7 @@ class ConfigWatch:
         self._clock = clock
         self._check = check
         self._known: Mark | None = None  # it may have changed since `config` was read: it is read once more
+        self._known_remote: Mark | None = None
         self._settling = self._mark()
         self._since_s = clock.boot_s()
         self._look_s = 0.0
@@ -70,14 +71,16 @@ class ConfigWatch:
         if now_s < self._look_s:
             return False
         self._look_s = now_s + LOOK_EVERY_S
-        mark = self._mark()
+        mark, remote = self._mark(), _mark_of(self.config.layout.remote_config)
         if mark != self._settling:
             self._settling, self._since_s = mark, now_s
         settled = now_s - self._since_s >= SETTLE_S
         request = read_request(self.config.layout)
         asked = request not in ("", self._answered)
-        if not asked and (mark is None or mark == self._known or not settled):
+        known = (mark is None or mark == self._known) and remote == self._known_remote
+        if not asked and (known or not settled):
             return False
+        self._known_remote = remote  # always whole: the file is renamed into place
         if settled:  # else it is read once more when it is: the next write may leave the same mark
             self._known = mark
         before = self.config
@@ -133,10 +136,18 @@ class ConfigWatch:
             asked = None
         try:
             file = asked or find_file(os.environ, self.config.layout.home)
-            status = file.stat() if file else None
         except (ConfigError, OSError):
             return None
-        return (str(file), status.st_ino, status.st_ctime_ns, status.st_size) if status else None
+        return _mark_of(file) if file else None
+
+
+def _mark_of(file: Path) -> Mark | None:
+    """The file's mark; None where it is not there."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return str(file), status.st_ino, status.st_ctime_ns, status.st_size
 
 
 def _listed(changes: Iterable[SettingChange]) -> str:
