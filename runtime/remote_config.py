@@ -6,8 +6,8 @@ configuration wrong: what cannot be read, breaks a rule or is not allowed is lef
 warning.
 
 `management.remote_settings` allows settings by name. Some it cannot allow: secrets, paths, and the tables
-that say who the device is, who may speak to it, and which programs it starts. Whoever may write the twin
-would else own the machine.
+that say who the device is, who may speak to it, and which programs it starts. A person who may write the
+twin would else own the machine.
 """
 
 from __future__ import annotations

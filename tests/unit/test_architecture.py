@@ -109,6 +109,7 @@ ROOMS = {
         "core",
         "adapters",
         "config",
+        "remote_config",
         "settings",
         "settings_operations",
         "wiring",
