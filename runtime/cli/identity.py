@@ -78,7 +78,7 @@ def describe(config: Config) -> dict[str, Any]:
     return {
         "state": record.get("state") or renewal.registration_state(held, now).value,
         "reason": record.get("reason") or held.locked or (fixed.sentence() if fixed else ""),
-        "provisioning": identity.enrolment.phase.value,
+        "provisioning": identity.enrolment.state.value,
         "device_id": identity.hub.device_id if identity.hub else None,
         "hub": identity.hub.host if identity.hub else None,
         "generation": identity.hub.generation if identity.hub else None,

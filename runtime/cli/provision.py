@@ -107,12 +107,12 @@ class Teller:
             _invite(self._code)
         if record.reason and record.reason != self._reason:  # else a person would wait in vain
             self._reason = record.reason
-            write_lines(f"{record.phase.value}: {record.reason}")
+            write_lines(f"{record.state.value}: {record.reason}")
 
     def leaves(self, identity: IdentityRecord) -> None:
         """Report the state where there is no code yet, before the command returns."""
         if self._code is None:
-            write_lines(f"No verification code yet: {identity.enrolment.phase.value}.")
+            write_lines(f"No verification code yet: {identity.enrolment.state.value}.")
 
 
 class JsonTeller(Teller):
@@ -135,7 +135,7 @@ class JsonTeller(Teller):
         record = identity.enrolment
         facts = {
             "registered": registered,
-            "state": record.phase.value,
+            "state": record.state.value,
             "reason": record.reason,
             "verification_code": record.verification_code,
             "device_id": identity.hub.device_id if identity.hub else None,
@@ -156,7 +156,7 @@ def _is_done(identity: IdentityRecord, *, thoroughly: bool) -> bool:
     if identity.registration is None or identity.sas is None or identity.on_hold:
         return False
     proven = identity.registration.serial == identity.sas.serial
-    return identity.enrolment.phase is EnrolmentState.PROVISIONED and (proven or not thoroughly)
+    return identity.enrolment.state is EnrolmentState.PROVISIONED and (proven or not thoroughly)
 
 
 def _invite(code: str) -> None:

@@ -170,9 +170,9 @@ class ProvisioningLoop:
 
     def _show(self, record: Enrolment, step: EnrolmentStep) -> None:
         """Show the state to operators: the status file, the file for a display, and the log on a change."""
-        code = record.verification_code if step.phase is EnrolmentState.PENDING else None
+        code = record.verification_code if step.state is EnrolmentState.PENDING else None
         figures = {
-            "state": step.phase.value,
+            "state": step.state.value,
             "trouble": record.trouble.value if record.trouble else None,
             "reason": step.why,
             "failures": record.failures,
@@ -180,7 +180,7 @@ class ProvisioningLoop:
             "next": step.call.value if step.call else None,
             "next_in_s": round(step.in_s, 1) if step.call else None,
         }
-        shown = step.phase, code, record.trouble, "" if step.call else step.why
+        shown = step.state, code, record.trouble, "" if step.call else step.why
         changed = shown != self._last_logged
         self._heart.publish(figures, now=changed)
         self._display(code)
@@ -192,7 +192,7 @@ class ProvisioningLoop:
                 "waiting for approval: verification code {code}", code=code
             )
         else:
-            logger.info("{state}", state=step.phase.value, reason=step.why)
+            logger.info("{state}", state=step.state.value, reason=step.why)
 
     def _display(self, code: str | None) -> None:
         """Write the file for a display on the device, again where another program deleted it."""

@@ -290,7 +290,7 @@ class UploadLoop:
                     self._delivery.uploaded(id, now)
                 case Uploaded(id):
                     reason = "the device has another id, or another hub, meanwhile"
-                    self._delivery.upload_failed(id, reason, now, random.random(), for_good=False)
+                    self._delivery.upload_failed(id, reason, now, random.random(), final=False)
                 case BlockSent(id, size_bytes):
                     message = self._delivery.queue.messages.get(id)
                     self._link.uploaded(size_bytes, message.candidate.priority if message else 0)
@@ -303,7 +303,7 @@ class UploadLoop:
         )
         if event.quota:
             self._link.record_quota_used_up(now, self._clock.wall_s(), random.random())
-        if event.for_good:
+        if event.final:
             self._figures.file_refused(event.id)
         elif not event.barred:
             self._figures.file_failed(event.id, event.reason, now)
@@ -312,7 +312,7 @@ class UploadLoop:
             event.reason,
             now,
             random.random(),
-            for_good=event.for_good,
+            final=event.final,
             retry_after_s=event.retry_after_s,
         )
 
@@ -366,12 +366,12 @@ class UploadLoop:
         try:
             parcel = self._source.file(id)
         except (Retryable, StoreDamaged) as exc:
-            self._delivery.upload_failed(id, str(exc), now, draw, for_good=False)
+            self._delivery.upload_failed(id, str(exc), now, draw, final=False)
             return
         if parcel is None:
-            self._delivery.upload_failed(id, "the store has dropped it", now, draw, for_good=True)
+            self._delivery.upload_failed(id, "the store has dropped it", now, draw, final=True)
         elif self._credentials is None:
-            self._delivery.upload_failed(id, "no credentials", now, draw, for_good=False)
+            self._delivery.upload_failed(id, "no credentials", now, draw, final=False)
         else:
             urgent = self._link.is_urgent(self._delivery.queue.messages[id].candidate.priority)
             self._files.begin(id, parcel, self._credentials, urgent=urgent)

@@ -35,7 +35,7 @@ from runtime.core.delivery.read_planner import (
     PAGE_BYTES,
     DrainOrder,
     Lane,
-    Level,
+    LaneFill,
     Query,
     ReadPlanner,
     lane_of,
@@ -98,7 +98,7 @@ class UploadSource:
         if room.full(stands=False, important=False):
             self._look_for_important(now)
         for refused in (False, True):
-            if query := self._planner.resume(self._level, now, refused=refused):
+            if query := self._planner.resume(self._fill, now, refused=refused):
                 passed_over = self._answer(query) or passed_over
         if self.look_for_new:
             newest = self._store.newest()
@@ -219,9 +219,9 @@ class UploadSource:
             lane = self._planner.lane(query, message.id, name, in_parts=in_parts, last_fresh=last_fresh)
             sealed = self._seal(message) if self._may_be_file(message) else None
             file = sealed is not None and isinstance(sealed[0], FileParcel)
-            level = self._level_for(lane, message.priority, file=file)
-            level.full = level.full or self._planner.waits(name, last_fresh)
-            if self._planner.admit(query, message.id, name, level):
+            fill = self._fill_for(lane, message.priority, file=file)
+            fill.full = fill.full or self._planner.waits(name, last_fresh)
+            if self._planner.admit(query, message.id, name, fill):
                 self._take_on(message, lane, now, sealed)
         self._planner.done(query, reached)
         return not rows and query.after < reached
@@ -275,20 +275,20 @@ class UploadSource:
                 return sealed, min(chunked.reached, sealed.pieces - 1)
         return seal(message, packing), 0
 
-    def _level(self, lane: Lane) -> Level:
-        """The level of a lane, for any next message: one that finds no room is not taken."""
+    def _fill(self, lane: Lane) -> LaneFill:
+        """The fill of a lane, for any next message: one that finds no room is not taken."""
         stream = self._delivery.queue.stream(lane)
         stands = self._delivery.room.stands(stream)
-        return self._level_of(stream, stands=stands, important=lane[0] in self._important)
+        return self._fill_of(stream, stands=stands, important=lane[0] in self._important)
 
-    def _level_for(self, lane: Lane, priority: int, *, file: bool) -> Level:
-        """The level of a lane as it counts for a certain next message."""
+    def _fill_for(self, lane: Lane, priority: int, *, file: bool) -> LaneFill:
+        """The fill of a lane as it counts for a certain next message."""
         stream, room = self._delivery.queue.stream(lane), self._delivery.room
         stands = room.stands(stream, priority, file=file)
-        return self._level_of(stream, stands=stands, important=room.is_important(priority))
+        return self._fill_of(stream, stands=stands, important=room.is_important(priority))
 
-    def _level_of(self, stream: StreamQueue, *, stands: bool, important: bool) -> Level:
-        return Level(
+    def _fill_of(self, stream: StreamQueue, *, stands: bool, important: bool) -> LaneFill:
+        return LaneFill(
             len(stream.waiting),
             stream.bytes - stream.deferred_bytes,
             crowded=self._room.crowded(stands=stands) or stream.files > 0,
@@ -300,7 +300,7 @@ class UploadSource:
         delivery, drained = self._delivery, self._planner.front >= newest > 0 and not self._planner.behind
         if drained and not delivery.queue.messages and not delivery.settled and now >= self._reread_at_s:
             self._reread_at_s = now + REREAD_S
-            self._planner.begin_anew()
+            self._planner.start_over()
 
     def _look_for_important(self, now: float) -> None:
         """Find streams whose messages have room where others have none: now and then, from the counters."""

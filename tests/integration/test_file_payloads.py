@@ -61,7 +61,7 @@ def test_a_read_that_ends_within_a_block_leaves_no_hole_in_the_file(
     monkeypatch.setattr(io, "FileIO", WeakDisk)
     monkeypatch.setattr(WeakDisk, "fails_at", 3 * BLOCK + BLOCK // 3)
     failed = lane.upload(clip, credentials)
-    assert isinstance(failed, UploadFailed) and not failed.for_good, failed
+    assert isinstance(failed, UploadFailed) and not failed.final, failed
     assert "clip cannot be read" in failed.reason
     before = lane.blocks
     assert isinstance(lane.upload(clip, credentials), Uploaded)
@@ -95,7 +95,7 @@ def test_a_file_that_is_changed_while_it_is_uploaded_is_never_delivered_as_a_mix
 
     lane.before_block(4, change)
     failed = lane.upload(clip, credentials)
-    assert isinstance(failed, UploadFailed) and not failed.for_good, failed
+    assert isinstance(failed, UploadFailed) and not failed.final, failed
     assert "clip" in failed.reason
     assert blobs(cloud) == {}
     assert isinstance(lane.upload(clip, credentials), Uploaded)
@@ -125,7 +125,7 @@ def test_a_file_that_is_changed_at_every_attempt_is_set_aside_and_does_not_use_t
     for _ in range(3):
         lane.before_block(1, lambda: path.write_bytes(os.urandom(2 * BLOCK)))
         ended.append(lane.upload(clip, credentials))
-    assert [isinstance(end, UploadFailed) and end.for_good for end in ended] == [False, False, True]
+    assert [isinstance(end, UploadFailed) and end.final for end in ended] == [False, False, True]
     assert "changed while it was uploaded" in str(ended[-1])
 
 
@@ -146,7 +146,7 @@ def test_a_file_that_was_changed_after_its_acknowledgement_is_set_aside_and_name
     with (folder / "spool" / "clip").open("ab" if by == "appending" else "r+b") as kept:
         kept.write(b"other")
     failed = lane.upload(clip, register(cloud))
-    assert isinstance(failed, UploadFailed) and failed.for_good, failed
+    assert isinstance(failed, UploadFailed) and failed.final, failed
     assert "taken" in failed.reason and "clip" in failed.reason
     assert blobs(cloud) == {} and lane.blocks == 0
 

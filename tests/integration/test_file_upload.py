@@ -151,7 +151,7 @@ def test_a_refusal_in_the_midst_costs_one_block_and_not_the_file(
     lane.before_block(3, lambda: cloud.faults(http=refused))
     lane.files.begin(1, parcel(payload), credentials)
     failed = lane.ended()
-    assert isinstance(failed, UploadFailed) and not failed.for_good
+    assert isinstance(failed, UploadFailed) and not failed.final
     assert isinstance(lane.upload(parcel(payload), credentials), Uploaded)
     assert lane.blocks == BLOCKS + 1, "what was refused went out, too: no budget was charged for it"
     assert (list(blobs(cloud).values()), states(cloud)) == ([payload], told)
@@ -185,14 +185,14 @@ def test_a_hub_that_gives_nobody_an_address_costs_time_and_no_message(cloud: Clo
     credentials = register(cloud)
     cloud.faults(http={"POST /devices": {"status": 400, "times": 2}})
     failed = lane.upload(parcel(b"film"), credentials)
-    assert isinstance(failed, UploadFailed) and not failed.for_good, failed
+    assert isinstance(failed, UploadFailed) and not failed.final, failed
     assert isinstance(lane.upload(parcel(b"film"), credentials), Uploaded)
 
 
 def test_a_name_that_the_hub_refuses_while_it_takes_others_is_set_aside(cloud: Cloud, lane: Lane) -> None:
     cloud.faults(http={"POST /devices": {"status": 400, "times": 1}})
     failed = lane.upload(parcel(b"film"), register(cloud))
-    assert isinstance(failed, UploadFailed) and failed.for_good, failed
+    assert isinstance(failed, UploadFailed) and failed.final, failed
     assert states(cloud) == ["failed"], "the control was left open"
     assert blobs(cloud) == {}
 
@@ -203,11 +203,11 @@ def test_a_storage_that_refuses_a_file_is_believed_the_third_time(cloud: Cloud, 
     cloud.faults(http={"PUT /uploads": {"status": 409, "times": 2}})
     for _ in range(2):
         failed = lane.upload(parcel(b"film"), credentials)
-        assert isinstance(failed, UploadFailed) and not failed.for_good, failed
+        assert isinstance(failed, UploadFailed) and not failed.final, failed
     assert isinstance(lane.upload(parcel(b"film"), credentials), Uploaded)
     cloud.faults(http={f"PUT /uploads/{credentials.device_id}/other": {"status": 409}})
     ended = [lane.upload(parcel(b"film", "other"), credentials, 2) for _ in range(3)]
-    assert [isinstance(end, UploadFailed) and end.for_good for end in ended] == [False, False, True]
+    assert [isinstance(end, UploadFailed) and end.final for end in ended] == [False, False, True]
     assert "open" not in states(cloud)
 
 
@@ -217,7 +217,7 @@ def test_a_storage_that_refuses_every_file_costs_time_and_no_file(cloud: Cloud, 
     cloud.faults(http={"PUT /uploads": {"status": 409}})
     for _ in range(5):
         failed = lane.upload(parcel(b"film"), credentials)
-        assert isinstance(failed, UploadFailed) and not failed.for_good, failed
+        assert isinstance(failed, UploadFailed) and not failed.final, failed
     cloud.faults(http={"PUT /uploads": None})
     assert isinstance(lane.upload(parcel(b"film"), credentials), Uploaded)
     assert "open" not in states(cloud), "a control was left open"
@@ -241,7 +241,7 @@ def test_a_file_whose_block_list_is_never_taken_is_not_uploaded_for_ever(folder:
         lane = Lane(FileOptions(folder / "uploads", folder, HttpsRoute(server.ca_file, int(port)), BLOCK))
         credentials = HubCredentials(host, "dev-1", 1, sas=Secret("sas"))
         ended = [lane.upload(parcel(b"film"), credentials) for _ in range(3)]
-    assert [isinstance(end, UploadFailed) and end.for_good for end in ended] == [False, False, True]
+    assert [isinstance(end, UploadFailed) and end.final for end in ended] == [False, False, True]
 
 
 def test_an_address_that_is_none_is_asked_for_again(cloud: Cloud, lane: Lane) -> None:
@@ -271,7 +271,7 @@ def test_who_may_not_use_the_link_gives_up_its_place_and_goes_on_later_and_the_u
     lane.before_block(3, lambda: lane.files.set_permit(FilePermit.URGENT))
     lane.files.begin(1, parcel(payload), credentials)
     barred = lane.ended()
-    assert isinstance(barred, UploadFailed) and not barred.for_good
+    assert isinstance(barred, UploadFailed) and not barred.final
     assert lane.blocks == 3
     lane.seen, before = [], lane.blocks
     lane.files.begin(2, parcel(b"fire", "alarm"), credentials, urgent=True)
@@ -304,7 +304,7 @@ def test_blocks_that_the_storage_has_lost_are_sent_again(cloud: Cloud, lane: Lan
     mine = {"state": "open", "blocks": 5, "of": journal["of"].replace("clip", "other"), "address": address}
     checksummed_line.write(path, {**journal, **mine, "began_wall_s": 0.0})
     failed = lane.upload(other, credentials, 2)
-    assert isinstance(failed, UploadFailed) and not failed.for_good, failed
+    assert isinstance(failed, UploadFailed) and not failed.final, failed
     assert isinstance(lane.upload(other, credentials, 2), Uploaded)
     assert set(blobs(cloud).values()) == {payload} and len(blobs(cloud)) == 2
 
@@ -365,7 +365,7 @@ def test_a_journal_that_cannot_be_kept_costs_an_attempt_and_no_message(
     (folder / "spool" / "clip").write_bytes(b"film")
     (folder / "uploads").write_bytes(b"")
     failed = lane.upload(clip, credentials)
-    assert isinstance(failed, UploadFailed) and not failed.for_good, failed
+    assert isinstance(failed, UploadFailed) and not failed.final, failed
     (folder / "uploads").unlink()
     assert isinstance(lane.upload(clip, credentials), Uploaded), "the folder comes back by itself"
 
@@ -377,7 +377,7 @@ def test_an_upload_that_cannot_be_written_down_is_not_left_open(
     credentials = register(cloud)
     (folder / "uploads" / "1.new").mkdir(parents=True)
     failed = lane.upload(parcel(b"film"), credentials)
-    assert isinstance(failed, UploadFailed) and not failed.for_good, failed
+    assert isinstance(failed, UploadFailed) and not failed.final, failed
     assert states(cloud) == ["failed"]
 
 
@@ -400,17 +400,17 @@ def test_a_file_that_cannot_be_read_is_set_aside_in_the_end(
     credentials, clip = register(cloud), spooled(folder, "clip")
     (folder / "spool" / "clip").mkdir()  # opens, and fails to be read
     failed = lane.upload(clip, credentials)
-    assert isinstance(failed, UploadFailed) and not failed.for_good, failed
+    assert isinstance(failed, UploadFailed) and not failed.final, failed
     monkeypatch.setattr(files_adapter, "UNREADABLE_S", 0.0)
     failed = lane.upload(clip, credentials)
-    assert isinstance(failed, UploadFailed) and failed.for_good, failed
+    assert isinstance(failed, UploadFailed) and failed.final, failed
     assert "clip cannot be read" in failed.reason
     assert "open" not in states(cloud)
 
 
 def test_a_file_that_is_gone_is_named(cloud: Cloud, lane: Lane, folder: Path) -> None:
     failed = lane.upload(spooled(folder, "clip"), register(cloud))
-    assert failed == UploadFailed(1, "the file is gone: clip", for_good=True)
+    assert failed == UploadFailed(1, "the file is gone: clip", final=True)
     assert "open" not in states(cloud)
 
 

@@ -223,7 +223,7 @@ def test_how_far_the_bytes_have_come_is_known_to_the_last_one(hub: HubInThread, 
     def look() -> bool:
         client = sender.hub._client
         if client and sender.delivery.in_flight and (carried := client.carried()) is not None:
-            seen.append((carried.heard_bytes, carried.unheard_bytes))
+            seen.append((carried.arrived_bytes, carried.under_way_bytes))
         return bool(sender.delivered)
 
     sender.run(look)

@@ -177,7 +177,7 @@ def test_a_stay_in_another_mode_costs_no_approval(world: World) -> None:
     device.turn_until(lambda: device.sas() == "good-token", "registered again")
     calls = [one.path.rpartition("/")[2] for one in a.server.asked[asked:]]
     assert calls == ["register"], "nothing is to be approved"
-    assert device.store.read().enrolment.phase is EnrolmentState.PROVISIONED
+    assert device.store.read().enrolment.state is EnrolmentState.PROVISIONED
 
 
 def test_one_refusal_and_the_page_of_a_firewall_do_not_make_the_device_ask_for_approval(
@@ -209,7 +209,7 @@ def test_no_other_platform_is_shown_a_token_and_back_at_its_own_it_serves_again(
     for _ in range(5):
         device.turn()
     assert device.rest() == {"registration": "good-token"}
-    assert device.store.read().enrolment.phase is EnrolmentState.PROVISIONED
+    assert device.store.read().enrolment.state is EnrolmentState.PROVISIONED
     assert a.calls("init") == ["the-provisioning-token"], "nobody had to approve that again"
 
 
@@ -244,10 +244,10 @@ def test_what_was_refused_is_tried_again_while_an_operator_is_awaited(
     assert device.rest() == {"former": "good-token"}
     tried = len(a.calls("register"))
     device.turn_until(lambda: len(a.calls("register")) > tried, "it is tried again")
-    assert device.store.read().enrolment.phase is EnrolmentState.PENDING
+    assert device.store.read().enrolment.state is EnrolmentState.PENDING
     a.good.add("good-token")
     device.turn_until(lambda: device.rest() == {"registration": "good-token"}, "it was a mistake")
-    assert device.store.read().enrolment.phase is EnrolmentState.PROVISIONED
+    assert device.store.read().enrolment.state is EnrolmentState.PROVISIONED
     asked = len(a.calls("complete"))
     for _ in range(5):
         device.turn()

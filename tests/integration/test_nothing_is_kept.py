@@ -160,7 +160,7 @@ def test_a_control_to_a_refusal_gives_its_connection_back(server: Scripted, lane
 
     def upload(number: int) -> None:
         failed = lane.upload(parcel("clip"), CREDENTIALS, number)
-        assert isinstance(failed, UploadFailed) and failed.for_good, failed
+        assert isinstance(failed, UploadFailed) and failed.final, failed
         lane.seen.clear()
 
     flat(upload, TIMES // 2)

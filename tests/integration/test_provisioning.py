@@ -54,15 +54,15 @@ class Bench:
         mine = heart(self.home, "provisioning", self.stop)
         self.clerk = ProvisioningLoop(self.home.config, mine, self.hints)
 
-    def phase(self) -> EnrolmentState:
-        return IdentityReader(self.home.layout).read().enrolment.phase
+    def state(self) -> EnrolmentState:
+        return IdentityReader(self.home.layout).read().enrolment.state
 
-    def turn_until(self, phase: EnrolmentState) -> None:
+    def turn_until(self, state: EnrolmentState) -> None:
         def turned() -> bool:
             self.clerk.turn()
-            return self.phase() is phase
+            return self.state() is state
 
-        eventually(turned, what=f"provisioning is {phase.name}")
+        eventually(turned, what=f"provisioning is {state.name}")
 
     def calls(self) -> list[str]:
         return [asked.path.rpartition("/")[2] for asked in self.server.asked]
@@ -169,10 +169,10 @@ def test_a_wish_that_is_put_back_needs_nobody_s_approval(bench: Bench) -> None:
     bench.configure(device_id="dev-1")
     bench.restart()
     bench.clerk.turn()
-    assert (bench.phase(), len(bench.calls())) == (EnrolmentState.PROVISIONED, asked)
+    assert (bench.state(), len(bench.calls())) == (EnrolmentState.PROVISIONED, asked)
     bench.token_file.write_text("another-token\n")
     bench.clerk.turn()
-    assert (bench.phase(), len(bench.calls())) == (EnrolmentState.PROVISIONED, asked), (
+    assert (bench.state(), len(bench.calls())) == (EnrolmentState.PROVISIONED, asked), (
         "another means to the same end"
     )
     bench.configure(device_id="dev-3")
@@ -308,7 +308,7 @@ def test_weather_is_named_waited_out_and_keeps_the_operation(
     bench.configure()
     bench.restart()
     found = IdentityReader(bench.home.layout).read().enrolment
-    assert (found.trouble, found.phase, found.operation_id) == (outcome, EnrolmentState.PENDING, "op-1")
+    assert (found.trouble, found.state, found.operation_id) == (outcome, EnrolmentState.PENDING, "op-1")
     assert found.pause_s > 0
     bench.server.answer = script(complete=GRANTED)
     bench.turn_until(EnrolmentState.PROVISIONED)
@@ -327,7 +327,7 @@ def test_a_stop_in_the_middle_of_a_call_ends_it_at_once(bench: Bench) -> None:
     bench.stop.ask()
     bench.clerk.turn()
     record = IdentityReader(bench.home.layout).read().enrolment
-    assert (record.phase, record.trouble) == (EnrolmentState.FRESH, None), (
+    assert (record.state, record.trouble) == (EnrolmentState.FRESH, None), (
         "the call's own deadline came first"
     )
 
@@ -374,4 +374,4 @@ def test_a_token_that_comes_back_while_provisioning_decides_costs_no_approval(be
     calls = bench.calls()
     for _ in range(3):
         bench.clerk.turn()
-    assert bench.phase() is EnrolmentState.PROVISIONED and bench.calls() == calls
+    assert bench.state() is EnrolmentState.PROVISIONED and bench.calls() == calls

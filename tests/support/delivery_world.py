@@ -200,7 +200,7 @@ class World:
         self.delivery.uploaded(id, self.now)
 
     def upload_failed(self, id: int) -> None:
-        self.delivery.upload_failed(id, "weather", self.now, 0.5, for_good=False)
+        self.delivery.upload_failed(id, "weather", self.now, 0.5, final=False)
 
     def pass_time(self, seconds: float) -> None:
         self.now += seconds

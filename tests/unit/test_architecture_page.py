@@ -73,7 +73,7 @@ def after_any_fact(record: Enrolment) -> Iterator[Enrolment]:
         yield enrolment.settled(record, wish, has_token=False)
     asking = enrolment.settled(record, WISH, has_token=False)
     call = enrolment.next_step(asking, WISH, False, NOW).call
-    if call is not None and asking.phase is record.phase:
+    if call is not None and asking.state is record.state:
         for refusals in (0, 100):
             for answer in answers(call):
                 yield enrolment.after(
@@ -86,12 +86,12 @@ def test_an_enrolment_goes_from_state_to_state_as_drawn() -> None:
     met, ahead = set(), [Enrolment(basis=WISH.basis())]
     while ahead:
         record = ahead.pop()
-        mark = (record.phase, record.operation_id, record.basis)
+        mark = (record.state, record.operation_id, record.basis)
         if mark not in met:
             met.add(mark)
             for later in after_any_fact(record):
                 ahead.append(later)
-                found |= {(record.phase.name, later.phase.name)} if later.phase is not record.phase else set()
+                found |= {(record.state.name, later.state.name)} if later.state is not record.state else set()
     assert found == drawn("Enrolment at the platform")
 
 

@@ -59,7 +59,7 @@ WEATHER = [
     Outcome.WRONG_TIME,
     Outcome.NO_CERTIFICATE,
 ]
-# (call, outcome) -> phase afterwards, and the call that comes next (None: no call until a fact changes)
+# (call, outcome) -> state afterwards, and the call that comes next (None: no call until a fact changes)
 TABLE: dict[tuple[Call, Outcome], tuple[EnrolmentState, Call | None]] = {
     (Call.INIT, Outcome.BAD_REQUEST): (EnrolmentState.REJECTED, Call.INIT),
     (Call.INIT, Outcome.UNAUTHORIZED): (EnrolmentState.TOKEN_REFUSED, Call.INIT),
@@ -85,11 +85,11 @@ def test_the_table_names_every_answer_to_every_call() -> None:
 
 @pytest.mark.parametrize(("call", "outcome"), TABLE, ids=lambda one: one.name)
 def test_every_answer_leads_where_the_table_says_after_a_pause(call: Call, outcome: Outcome) -> None:
-    phase, next_call = TABLE[call, outcome]
+    state, next_call = TABLE[call, outcome]
     record = FRESH if call is Call.INIT else PENDING
     found = after(record, call, PlatformAnswer(outcome, reason="words"), POLICY, NOW, 0.5)
     step = next_step(settled(found, WISH, False), WISH, False, NOW)
-    assert (found.phase, step.call) == (phase, next_call)
+    assert (found.state, step.call) == (state, next_call)
     assert step.call is None or step.in_s >= 1, "an answer must never lead to a tight loop"
     if outcome is not Outcome.NOT_YET or call is Call.INIT:
         assert (found.trouble, found.reason) == (outcome, "words")
@@ -151,8 +151,8 @@ def test_no_word_of_a_gateway_ends_an_operation_until_it_was_said_ten_times(outc
         record = after(record, Call.COMPLETE, PlatformAnswer(outcome, own=False), POLICY, NOW, 0.5)
         assert record.operation_id == "op"
     refused = after(FRESH, Call.INIT, PlatformAnswer(outcome, own=False), POLICY, NOW, 0.5)
-    assert refused.phase is not EnrolmentState.REJECTED
-    assert refused.phase is not EnrolmentState.TOKEN_REFUSED or outcome is Outcome.UNAUTHORIZED
+    assert refused.state is not EnrolmentState.REJECTED
+    assert refused.state is not EnrolmentState.TOKEN_REFUSED or outcome is Outcome.UNAUTHORIZED
 
 
 @pytest.mark.parametrize("outcome", [o for o in Outcome if o.refuses], ids=lambda one: one.name)
@@ -202,14 +202,14 @@ def test_a_token_that_is_dead_on_arrival_does_not_begin_the_next_operation_at_on
 def test_a_line_that_is_put_back_needs_no_approval_and_keeps_another_wish() -> None:
     by_hand = adopted(BY_HAND, NOW)
     back = restored(by_hand, WISH.basis())
-    assert (back.phase, back.basis, back.adopted) == (EnrolmentState.PROVISIONED, WISH.basis(), "hand-1")
+    assert (back.state, back.basis, back.adopted) == (EnrolmentState.PROVISIONED, WISH.basis(), "hand-1")
     rotated = replace(PENDING, basis=Wish("platform", "mark-2", "dev-1").basis())
-    assert restored(rotated, WISH.basis()).phase is EnrolmentState.PROVISIONED
+    assert restored(rotated, WISH.basis()).state is EnrolmentState.PROVISIONED
     assert restored(PENDING, "made by hand") == Enrolment(EnrolmentState.PROVISIONED, "made by hand")
     other = replace(PENDING, basis=Wish("platform", "mark-1", "dev-2").basis())
     assert restored(other, WISH.basis()) == other, "another wish is not given up"
     assert (
-        settled(replace(other, phase=EnrolmentState.FRESH), WISH, True, "made by hand").basis
+        settled(replace(other, state=EnrolmentState.FRESH), WISH, True, "made by hand").basis
         == "made by hand"
     )
 
@@ -218,7 +218,7 @@ def test_an_approval_is_found_by_polling_at_the_set_pace() -> None:
     begun = after(
         FRESH, Call.INIT, PlatformAnswer(Outcome.OK, ProvisioningOperation("op", "CODE")), POLICY, NOW, 0.5
     )
-    assert (begun.phase, begun.operation_id, begun.verification_code) == (
+    assert (begun.state, begun.operation_id, begun.verification_code) == (
         EnrolmentState.PENDING,
         "op",
         "CODE",
@@ -234,7 +234,7 @@ def test_an_approval_is_found_by_polling_at_the_set_pace() -> None:
         later(10),
         0.5,
     )
-    assert (done.phase, done.operation_id, done.verification_code) == (EnrolmentState.PROVISIONED, None, None)
+    assert (done.state, done.operation_id, done.verification_code) == (EnrolmentState.PROVISIONED, None, None)
     assert next_step(done, WISH, True, later(10)).call is None
 
 
@@ -243,7 +243,7 @@ def test_an_operator_who_cancelled_is_not_asked_again_in_a_hurry() -> None:
         PENDING, Call.COMPLETE, PlatformAnswer(Outcome.CANCELLED, reason="by Eve"), POLICY, NOW, 0.0
     )
     step = next_step(found, WISH, False, NOW)
-    assert (step.phase, step.why) == (EnrolmentState.CANCELLED, "by Eve")
+    assert (step.state, step.why) == (EnrolmentState.CANCELLED, "by Eve")
     assert step.in_s >= POLICY.cancelled_pause_s
 
 
@@ -273,7 +273,7 @@ def test_a_rejected_wish_is_asked_for_again_ever_more_seldom_and_another_one_at_
             found, Call.INIT, PlatformAnswer(Outcome.BAD_REQUEST, reason="id is taken"), POLICY, NOW, 0.5
         )
         step = next_step(settled(found, WISH, False), WISH, False, NOW)
-        assert (step.phase, step.call, step.why) == (EnrolmentState.REJECTED, Call.INIT, "id is taken")
+        assert (step.state, step.call, step.why) == (EnrolmentState.REJECTED, Call.INIT, "id is taken")
         pauses.append(step.in_s)
     assert pauses[0] >= REFUSED_PAUSE_S and pauses[-1] >= POLICY.cancelled_pause_s / 2
     other = Wish(WISH.instance, WISH.token, "dev-2")
@@ -298,7 +298,7 @@ def test_a_shared_token_that_is_rotated_makes_no_registered_device_ask_for_appro
 ) -> None:
     done, rotated = Enrolment(EnrolmentState.PROVISIONED, WISH.basis()), Wish(instance, "mark-2", "dev-1")
     still = settled(done, rotated, True, granted)
-    assert (still.phase, still.basis) == (EnrolmentState.PROVISIONED, rotated.basis())
+    assert (still.state, still.basis) == (EnrolmentState.PROVISIONED, rotated.basis())
     assert next_step(still, rotated, True, NOW).call is None
     dead = settled(still, rotated, False)
     assert next_step(dead, rotated, False, NOW).call is Call.INIT, "the new token provisions where it has to"
@@ -325,7 +325,7 @@ def test_a_token_that_is_taken_away_after_it_has_served_changes_nothing() -> Non
     done = Enrolment(EnrolmentState.PROVISIONED, WISH.basis())
     without = Wish(WISH.instance, None, WISH.device_id)
     assert settled(done, without, True) == done
-    assert next_step(done, without, True, NOW).phase is EnrolmentState.PROVISIONED
+    assert next_step(done, without, True, NOW).state is EnrolmentState.PROVISIONED
 
 
 def test_a_dead_registration_token_begins_provisioning_again() -> None:
@@ -379,9 +379,9 @@ def test_once_a_token_made_by_hand_is_dead_the_usual_way_is_open_and_it_is_not_t
 
 def test_a_device_without_platform_or_token_says_what_is_missing() -> None:
     nothing, tokenless = Wish(None, None, None), Wish("platform", None, None)
-    assert next_step(FRESH, nothing, False, NOW).phase is EnrolmentState.UNCONFIGURED
+    assert next_step(FRESH, nothing, False, NOW).state is EnrolmentState.UNCONFIGURED
     step = next_step(FRESH, tokenless, False, NOW)
-    assert step.phase is EnrolmentState.TOKENLESS and "provisioning_token_file" in step.why
+    assert step.state is EnrolmentState.TOKENLESS and "provisioning_token_file" in step.why
 
 
 def test_a_clock_that_is_set_ends_the_pause_for_a_certificate_that_did_not_count_by_it() -> None:

@@ -71,7 +71,7 @@ def test_every_way_of_a_message_is_gone(gone: Ways) -> None:
     files = World()
     files.store(1, "s", file=True)
     files.step()
-    files.delivery.upload_failed(1, "the blob is too large", files.now, 0.5, for_good=True)
+    files.delivery.upload_failed(1, "the blob is too large", files.now, 0.5, final=True)
     file = World()
     file.store(1, "s", file=True)
     for world in (expired, batches, pieces, files, file):

@@ -14,7 +14,7 @@ from runtime.core.delivery.read_planner import (
     FEW,
     SPAN,
     Lane,
-    Level,
+    LaneFill,
     Query,
     ReadPlanner,
 )
@@ -51,8 +51,8 @@ class Store:
         self.rows += [(id, stream(name), batch) for id in range(first, first + count)]
         self.untaken[stream(name)] += count
 
-    def level(self, lane: Lane) -> Level:
-        return Level(len(self.hand[lane]), crowded=self.crowded)
+    def level(self, lane: Lane) -> LaneFill:
+        return LaneFill(len(self.hand[lane]), crowded=self.crowded)
 
     def read(self) -> bool:
         """One turn. Whether it asked for anything."""
@@ -186,7 +186,7 @@ def test_no_more_bytes_of_a_stream_are_read_than_there_is_room_for() -> None:
     store = Store()
     store.store("bulk", 5_000)
     store.read()
-    held = Level(10, ENOUGH_BYTES // 4)
+    held = LaneFill(10, ENOUGH_BYTES // 4)
     query = store.reading.resume(lambda lane: held, 0.0)
     assert query and (query.limit, query.limit_bytes) == (ENOUGH - 10, ENOUGH_BYTES - ENOUGH_BYTES // 4)
 

@@ -65,7 +65,7 @@ class UploadFailed:
 
     id: int
     reason: str
-    for_good: bool = False
+    final: bool = False
     """True if it would fail the same way again."""
     quota: bool = False
     """True if the hub's daily quota is used up."""
@@ -248,24 +248,24 @@ class _Upload:
         try:
             return Uploaded(id, self._upload().blob_name, self._task.destination)
         except HubRefusedCall as exc:
-            for_good = isinstance(exc, NameRefused) or self._refused(exc)
-            return UploadFailed(id, str(exc), for_good, exc.quota, exc.retry_after_s)
+            final = isinstance(exc, NameRefused) or self._refused(exc)
+            return UploadFailed(id, str(exc), final, exc.quota, exc.retry_after_s)
         except Barred:  # its place is for an upload that may go on
             return UploadFailed(id, "the link may not be used for it now", barred=True)
         except Unreadable as exc:
             if trouble.unreadable_since_s is None:
                 trouble.unreadable_since_s = time.monotonic()
-            for_good = exc.gone or time.monotonic() - trouble.unreadable_since_s >= UNREADABLE_S
-            if for_good:
+            final = exc.gone or time.monotonic() - trouble.unreadable_since_s >= UNREADABLE_S
+            if final:
                 self._give_up(str(exc))
-            return UploadFailed(id, str(exc), for_good)
+            return UploadFailed(id, str(exc), final)
         except Replaced as exc:
             self._give_up(str(exc))
-            return UploadFailed(id, str(exc), for_good=True)
+            return UploadFailed(id, str(exc), final=True)
         except _Changed as exc:
             self._give_up(str(exc))
             trouble.changes += 1
-            return UploadFailed(id, str(exc), for_good=trouble.changes >= CHANGES)
+            return UploadFailed(id, str(exc), final=trouble.changes >= CHANGES)
 
     def _upload(self) -> Journal:
         self._task.options.journal.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -296,7 +296,7 @@ class _Upload:
                         logger.bind(event=LogEvent.FILE_CHANGED).warning(
                             "message {}: its file was changed, and is sent from the start", self._task.id
                         )
-                    journal.begin_anew(payload.mark)
+                    journal.start_over(payload.mark)
                 if self._send_from(payload, journal.blocks):
                     return self._current()
 

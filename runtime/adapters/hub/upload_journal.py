@@ -49,7 +49,7 @@ class Journal:
         self.blocks, self.block_bytes = other.blocks, other.block_bytes
         self.sent_bytes, self.digest, self.mark = other.sent_bytes, other.digest, other.mark
 
-    def begin_anew(self, mark: str) -> None:
+    def start_over(self, mark: str) -> None:
         """Begin with the first block, which overwrites the one that the storage may have."""
         self.blocks, self.sent_bytes, self.digest, self.mark = 0, 0, "", mark
 

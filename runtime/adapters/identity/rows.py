@@ -16,8 +16,7 @@ from typing import Any
 from runtime.adapters.identity.values import HubAssignment, IdentityRecord, Token, mark
 from runtime.adapters.identity.vault import REMEDY, Keys
 from runtime.core.backoff import LONGEST_RETRY_AFTER_S
-from runtime.core.identity.enrolment import Enrolment
-from runtime.core.identity.enrolment import EnrolmentState as EnrolmentPhase
+from runtime.core.identity.enrolment import Enrolment, EnrolmentState
 from runtime.core.identity.escalation import Task
 from runtime.core.identity.platform_answer import Outcome, Registration
 from runtime.core.identity.renewal import Life, RetryPace
@@ -169,7 +168,7 @@ def enrolment_of(db: sqlite3.Connection) -> Enrolment:
 
 def _enrolment(row: sqlite3.Row) -> Enrolment:
     return Enrolment(
-        EnrolmentPhase.__members__.get(_text(row, "phase"), EnrolmentPhase.FRESH),
+        EnrolmentState.__members__.get(_text(row, "phase"), EnrolmentState.FRESH),
         _text(row, "basis"),
         _text(row, "operation_id") or None,
         _text(row, "verification_code") or None,
@@ -193,7 +192,7 @@ def put_enrolment(db: sqlite3.Connection, record: Enrolment) -> None:
     """Keep the record."""
     row = (
         1,
-        record.phase.name,
+        record.state.name,
         record.basis,
         record.operation_id,
         record.verification_code,

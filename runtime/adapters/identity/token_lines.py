@@ -92,7 +92,7 @@ def proven(db: sqlite3.Connection, keys: Keys, host: str | None) -> None:
     if token.host is None and host is not None:
         rows.put_token(db, keys, "registration", replace(token, host=host))
     record = rows.enrolment_of(db)
-    if record.begun and record.phase is enrolment.EnrolmentState.PROVISIONED:
+    if record.begun and record.state is enrolment.EnrolmentState.PROVISIONED:
         rows.put_enrolment(db, replace(record, begun=0))
 
 

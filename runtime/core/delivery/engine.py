@@ -87,11 +87,11 @@ class Delivery:
         now: float,
         draw: float,
         *,
-        for_good: bool,
+        final: bool,
         retry_after_s: float | None = None,
     ) -> None:
-        """The upload failed. `for_good` sets the message aside; else it begins again after a pause."""
-        if for_good:
+        """The upload failed. `final` sets the message aside; else it begins again after a pause."""
+        if final:
             self.sender.upload_refused(id, reason, now)
         else:
             self.sender.upload_failed(id, now, draw, retry_after_s)

@@ -75,9 +75,9 @@ class Carried:
     """How far a client's bytes have come. Through a proxy, it is the proxy that acknowledges them."""
 
     client: int
-    heard_bytes: int
+    arrived_bytes: int
     """Bytes acknowledged by the other side's TCP since the connection began."""
-    unheard_bytes: int
+    under_way_bytes: int
     """Bytes handed over and not acknowledged: in the kernel, or on the way there."""
     segment_bytes: int
     """The largest TCP segment."""

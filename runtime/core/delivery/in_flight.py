@@ -57,7 +57,7 @@ class InFlight:
     _progress_s: float = 0.0
     _overtaken_s: float | None = None  # since when others, sent later, are acknowledged before the oldest
     _end: int = 0  # bytes sent on this client
-    _heard: int | None = None  # of them, with the hub's TCP; None: not known
+    _arrived: int | None = None  # of them, with the hub's TCP; None: not known
     _carried: Carried | None = None
     _bytes_per_s: float = SLOW_BYTES_PER_S
     bytes: int = 0
@@ -68,7 +68,7 @@ class InFlight:
     def begin(self, now: float) -> None:
         """Begin with a client that is up and has nothing in flight."""
         self._progress_s = now
-        self._end, self._heard, self._carried = 0, None, None
+        self._end, self._arrived, self._carried = 0, None, None
 
     def put(self, tag: Tag, size_bytes: int, now: float) -> None:
         """Record a send."""
@@ -80,21 +80,21 @@ class InFlight:
 
     def carried(self, carried: Carried, now: float) -> None:
         """Take in how much TCP has had acknowledged by now."""
-        before, waiting = self._carried, self.unheard()
+        before, waiting = self._carried, self.still_arriving()
         self._carried = carried
-        self._heard = max(self._heard or 0, self._end - carried.unheard_bytes)
-        grown = before is not None and carried.heard_bytes > before.heard_bytes
-        if waiting and (grown or not self.unheard()):
+        self._arrived = max(self._arrived or 0, self._end - carried.under_way_bytes)
+        grown = before is not None and carried.arrived_bytes > before.arrived_bytes
+        if waiting and (grown or not self.still_arriving()):
             self._progress_s = now
 
-    def unheard(self) -> bool:
+    def still_arriving(self) -> bool:
         """True if bytes of the oldest send may still be on their way; False where nothing is known."""
         oldest = next(iter(self._sent.values()), None)
-        return oldest is not None and self._heard is not None and self._heard < oldest.end
+        return oldest is not None and self._arrived is not None and self._arrived < oldest.end
 
     def why_overdue(self, patience_s: float) -> str:
         """The reason why the wait for an acknowledgement ends, in words."""
-        if self.unheard():
+        if self.still_arriving():
             return f"nothing of what was sent came through for {patience_s:g} s"
         return f"no acknowledgement for {patience_s:g} s"
 
@@ -109,8 +109,8 @@ class InFlight:
         if size_bytes >= _TELLING_BYTES and now > sent.at_s:
             self._bytes_per_s = min(self._bytes_per_s, size_bytes / (now - sent.at_s) / 2)
         self._progress_s = now
-        if self._heard is not None:
-            self._heard = max(self._heard, sent.end)
+        if self._arrived is not None:
+            self._arrived = max(self._arrived, sent.end)
         if tag == oldest:
             self._overtaken_s = None
         elif self._overtaken_s is None:
@@ -125,14 +125,14 @@ class InFlight:
         """The tags of all sends in flight."""
         return list(self._sent)
 
-    def stands(self, now: float, ack_s: float) -> bool:
+    def stalled(self, now: float, ack_s: float) -> bool:
         """True if there was no progress for so long, and for as long as the oldest send may take unseen."""
         return bool(self._sent) and now - self._progress_s >= ack_s + self._unseen_s()
 
     def _unseen_s(self) -> float:
         """Seconds that the oldest send may take to the hub from where its TCP seems to be."""
         oldest = next(iter(self._sent.values()), None)
-        if oldest is None or self.unheard():
+        if oldest is None or self.still_arriving():
             return 0.0
         return min(MOST_UNSEEN_S, (oldest.end - oldest.begin) / self._bytes_per_s)
 
@@ -145,32 +145,34 @@ class InFlight:
         """True if for so long others were acknowledged, not the oldest: it is the cause, not the hub."""
         return self._overtaken_s is not None and now - self._overtaken_s >= ack_s
 
-    def patience_s(self, ack_s: float) -> float:
-        """The time at which `stands` or `overtaken` will hold, unless an acknowledgement comes."""
+    def overdue_at_s(self, ack_s: float) -> float:
+        """The time at which `stalled` or `overtaken` will hold, unless an acknowledgement comes."""
         if not self._sent:
             return float("inf")
         if self._overtaken_s is not None:
             return ack_s + self._overtaken_s
         return ack_s + self._unseen_s() + self._progress_s
 
-    def shown(self, now: float, prompt_s: float) -> bool:
+    def could_be_cause(self, now: float, prompt_s: float) -> bool:
         """True if the other side, ending the connection now, may have done so because of the oldest send.
 
         It must have read it, all of it or the beginning, and a short while ago: a peer that ends a connection
         later than that has a reason of its own, a keep-alive, or the line brought nothing more.
         """
         oldest = next(iter(self._sent.values()), None)
-        if oldest is None or self._heard is None or self._carried is None:
+        if oldest is None or self._arrived is None or self._carried is None:
             return oldest is not None
         if now - max(oldest.at_s, self._progress_s) > prompt_s:
             return False
-        missing = oldest.end - self._heard
-        begun = self._heard - oldest.begin >= _SOMETHING_BYTES and now - oldest.at_s <= min(BEGUN_S, prompt_s)
+        missing = oldest.end - self._arrived
+        begun = self._arrived - oldest.begin >= _SOMETHING_BYTES and now - oldest.at_s <= min(
+            BEGUN_S, prompt_s
+        )
         return begun or missing <= LAST_SEGMENTS * self._carried.segment_bytes
 
     def ending(self, now: float, prompt_s: float, *, by_hub: bool) -> ConnectionEnding:
         """The evidence where the connection ends now."""
-        if by_hub and self.shown(now, prompt_s):
+        if by_hub and self.could_be_cause(now, prompt_s):
             return ConnectionEnding(proves=True, stuck_bytes=0, in_the_midst=False)
         late = by_hub and self.waited_s(now) > prompt_s
         return ConnectionEnding(proves=False, stuck_bytes=self.stuck_bytes(), in_the_midst=late)
@@ -178,9 +180,9 @@ class InFlight:
     def stuck_bytes(self) -> int:
         """Bytes that the hub's TCP did not acknowledge, where it acknowledged none of the oldest; else 0."""
         oldest = next(iter(self._sent.values()), None)
-        if oldest is None or self._heard is None or self._carried is None:
+        if oldest is None or self._arrived is None or self._carried is None:
             return 0
-        return 0 if self._heard - oldest.begin >= _SOMETHING_BYTES else self._carried.unheard_bytes
+        return 0 if self._arrived - oldest.begin >= _SOMETHING_BYTES else self._carried.under_way_bytes
 
     def clear(self) -> list[Tag]:
         """Discard the client. Returns the tags that were in flight."""

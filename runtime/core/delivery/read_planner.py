@@ -81,7 +81,7 @@ class _Behind:
 
 
 @dataclass(slots=True)
-class Level:
+class LaneFill:
     """The messages of one lane that are in the send queue and not sent yet."""
 
     messages: int = 0
@@ -124,7 +124,7 @@ class ReadPlanner:
     _again_s: float | None = None
     """The time to look again for a stream of which this query takes nothing."""
 
-    def resume(self, level: Callable[[Lane], Level], now: float, *, refused: bool = False) -> Query | None:
+    def resume(self, fill: Callable[[Lane], LaneFill], now: float, *, refused: bool = False) -> Query | None:
         """The next read of a stream that is behind: of one whose next message was `refused`, or of another.
 
         Either kind is read in each turn, so that neither waits for the other.
@@ -137,7 +137,7 @@ class ReadPlanner:
                 continue
             if refused is (left.again_s is None) or now < (left.again_s or now):
                 continue
-            present = level((stream, False))
+            present = fill((stream, False))
             if present.low() and (allowed := self._allowed(left, now)):
                 self.behind[stream] = self.behind.pop(stream)  # the next one in the next turn
                 self._refused, self._again_s = False, now + AGAIN_S
@@ -165,7 +165,7 @@ class ReadPlanner:
                 left.up_to = self.front
         return None
 
-    def begin_anew(self) -> None:
+    def start_over(self) -> None:
         """A stored message was passed over: read the whole store once more."""
         self.front = 0
         self.behind.clear()
@@ -192,17 +192,17 @@ class ReadPlanner:
         """True if every stored message of a stream was read."""
         return stream not in self.behind and self.front >= self.newest
 
-    def admit(self, query: Query, id: int, stream: StreamName, level: Level) -> bool:
-        """True if a message that `query` found is to be taken; `level` is that of its lane."""
+    def admit(self, query: Query, id: int, stream: StreamName, fill: LaneFill) -> bool:
+        """True if a message that `query` found is to be taken; `fill` is that of its lane."""
         left = self.behind.get(stream)
         if query.only is not None:
-            return self._take_on(left, id, level)
+            return self._take_on(left, id, fill)
         if left is None:
-            if level.enough():
-                again_s = None if level.messages else self._now_s + AGAIN_S
+            if fill.enough():
+                again_s = None if fill.messages else self._now_s + AGAIN_S
                 self.behind[stream] = _Behind(id - 1, again_s=again_s)
-            return not level.enough()
-        if left.up_to is None or level.enough() or stream in self._in_parts:
+            return not fill.enough()
+        if left.up_to is None or fill.enough() or stream in self._in_parts:
             left.up_to = None  # its turn comes behind its backlog
             return False
         return True
@@ -214,11 +214,11 @@ class ReadPlanner:
         elif (left := self.behind.get(query.only)) is not None and not self._refused:
             left.after = max(left.after, reached)
 
-    def _take_on(self, left: _Behind | None, id: int, level: Level) -> bool:
+    def _take_on(self, left: _Behind | None, id: int, fill: LaneFill) -> bool:
         """Take the next message of a stream that is behind: in order, none after one that was refused."""
         if left is None or self._refused:
             return False
-        if level.enough():
+        if fill.enough():
             self._refused = True
             left.after = max(left.after, id - 1)
             left.again_s = self._again_s

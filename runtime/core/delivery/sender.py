@@ -125,7 +125,7 @@ class Sender:
 
     def overdue(self, now: float) -> str:
         """The reason to end the connection, whose acknowledgements do not come; empty while there is none."""
-        if self.in_flight.stands(now, self._patience_s):
+        if self.in_flight.stalled(now, self._patience_s):
             return self.in_flight.why_overdue(self._patience_s)
         if self.in_flight.overtaken(now, self._limits.ack_s):
             return "others are acknowledged, the oldest in flight is not"
@@ -133,8 +133,8 @@ class Sender:
 
     def next_s(self, now: float) -> float:
         """The latest time at which something may be due on a client that is up."""
-        until_s = min(now + self._link.wait_s(now), self.in_flight.patience_s(self._patience_s))
-        if self.trial is not None and (s := self.in_flight.patience_s(self._limits.ack_s)) > now:
+        until_s = min(now + self._link.wait_s(now), self.in_flight.overdue_at_s(self._patience_s))
+        if self.trial is not None and (s := self.in_flight.overdue_at_s(self._limits.ack_s)) > now:
             until_s = min(until_s, s)
         if self.trial is None and (trial_s := self.poison.next_trial_s()) is not None:
             until_s = min(until_s, trial_s)
@@ -169,9 +169,9 @@ class Sender:
 
     def _to_be_followed(self, now: float) -> bool:
         """True if the hub has all of a trial, and is silent: its answer to another message tells why."""
-        if self.trial is None or len(self.in_flight) != 1 or self.in_flight.unheard():
+        if self.trial is None or len(self.in_flight) != 1 or self.in_flight.still_arriving():
             return False
-        return self._patience_s > self._limits.ack_s and self.in_flight.stands(now, self._limits.ack_s)
+        return self._patience_s > self._limits.ack_s and self.in_flight.stalled(now, self._limits.ack_s)
 
     @property
     def _patience_s(self) -> float:

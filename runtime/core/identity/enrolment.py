@@ -123,7 +123,7 @@ class EnrolmentPolicy:
 class Enrolment:
     """The record of an enrolment so far; stored after every step."""
 
-    phase: EnrolmentState = EnrolmentState.FRESH
+    state: EnrolmentState = EnrolmentState.FRESH
     basis: str = ""
     operation_id: str | None = None
     verification_code: str | None = None
@@ -146,7 +146,7 @@ class Enrolment:
 class EnrolmentStep:
     """The next action: a call in `in_s` seconds, or none until a fact changes."""
 
-    phase: EnrolmentState
+    state: EnrolmentState
     call: Call | None
     in_s: float = 0.0
     why: str = ""
@@ -168,8 +168,8 @@ def settled(record: Enrolment, wish: Wish, has_token: bool, granted: str | None 
     if has_token and granted == BY_HAND:
         return Enrolment(EnrolmentState.PROVISIONED, BY_HAND, adopted=record.adopted)
     if record.basis == wish.basis():
-        dead = record.phase is EnrolmentState.PROVISIONED and not has_token
-        return replace(record, phase=EnrolmentState.FRESH) if dead else record
+        dead = record.state is EnrolmentState.PROVISIONED and not has_token
+        return replace(record, state=EnrolmentState.FRESH) if dead else record
     if has_token and _serves(record, wish, granted):
         return Enrolment(EnrolmentState.PROVISIONED, wish.basis(), adopted=record.adopted)
     return Enrolment(basis=wish.basis(), adopted=record.adopted)
@@ -178,7 +178,7 @@ def settled(record: Enrolment, wish: Wish, has_token: bool, granted: str | None 
 def _serves(record: Enrolment, wish: Wish, granted: str | None) -> bool:
     """True if the token in force is the one that is wished for."""
     if granted is None:  # it was kept by a runtime that did not say
-        granted = record.basis if record.phase is EnrolmentState.PROVISIONED else ""
+        granted = record.basis if record.state is EnrolmentState.PROVISIONED else ""
     return aim(granted) == aim(wish.basis())
 
 
@@ -192,7 +192,7 @@ def restored(record: Enrolment, basis: str) -> Enrolment:
         return Enrolment(EnrolmentState.PROVISIONED, record.basis, adopted=record.adopted)
     # another wish is not given up: it is asked for again, after the pause that it earned
     return (
-        replace(record, phase=EnrolmentState.FRESH) if record.phase is EnrolmentState.PROVISIONED else record
+        replace(record, state=EnrolmentState.FRESH) if record.state is EnrolmentState.PROVISIONED else record
     )
 
 
@@ -201,20 +201,20 @@ def next_step(record: Enrolment, wish: Wish, has_token: bool, now: Moment) -> En
     if wish.instance is None:
         return EnrolmentStep(EnrolmentState.UNCONFIGURED, None, why="platform.instance is not set")
     if wish.by_hand is not None and wish.by_hand != record.adopted:
-        return EnrolmentStep(record.phase, None, why="there is a registration token made by hand", adopt=True)
-    if has_token and (record.phase is EnrolmentState.PROVISIONED or wish.token is None):
+        return EnrolmentStep(record.state, None, why="there is a registration token made by hand", adopt=True)
+    if has_token and (record.state is EnrolmentState.PROVISIONED or wish.token is None):
         return EnrolmentStep(
             EnrolmentState.PROVISIONED,
             None,
-            why=record.reason if record.phase is EnrolmentState.PROVISIONED else "",
+            why=record.reason if record.state is EnrolmentState.PROVISIONED else "",
         )
     if wish.token is None:
         return EnrolmentStep(wish.lack, None, why=_lack(record, wish))
     call = Call.COMPLETE if record.operation_id else Call.INIT
     why = record.reason
-    if record.phase is EnrolmentState.TOKEN_REFUSED:
+    if record.state is EnrolmentState.TOKEN_REFUSED:
         why = f"{why}: put another token into {wish.source or 'platform.provisioning_token_file'}"
-    return EnrolmentStep(record.phase, call, _wait_s(record, now), why)
+    return EnrolmentStep(record.state, call, _wait_s(record, now), why)
 
 
 def _lack(record: Enrolment, wish: Wish) -> str:
@@ -330,11 +330,11 @@ def _after_init(
         case Outcome.BAD_REQUEST if answer.own:
             longest_s = policy.cancelled_pause_s
             rejected_s = _spread_s(failed.refusals, min(REFUSED_PAUSE_S, longest_s), longest_s, draw)
-            return replace(failed, phase=EnrolmentState.REJECTED, pause_s=max(failed.pause_s, rejected_s))
+            return replace(failed, state=EnrolmentState.REJECTED, pause_s=max(failed.pause_s, rejected_s))
         case outcome if _token_refused(outcome, own=answer.own):
             return _with_token_refused(failed, policy)
         case _:
-            return replace(failed, phase=EnrolmentState.FRESH)
+            return replace(failed, state=EnrolmentState.FRESH)
 
 
 def _after_complete(
@@ -345,7 +345,7 @@ def _after_complete(
 ) -> Enrolment:
     closed = replace(
         failed,
-        phase=EnrolmentState.FRESH,
+        state=EnrolmentState.FRESH,
         operation_id=None,
         verification_code=None,
         refusals=0,
@@ -355,7 +355,7 @@ def _after_complete(
         case Outcome.NOT_YET:
             return replace(
                 failed,
-                phase=EnrolmentState.PENDING,
+                state=EnrolmentState.PENDING,
                 trouble=None,
                 reason="",
                 failures=0,
@@ -364,7 +364,7 @@ def _after_complete(
             )
         case Outcome.CANCELLED if answer.own:
             spread_s = policy.cancelled_pause_s * (1 + draw / 2)
-            return replace(closed, phase=EnrolmentState.CANCELLED, pause_s=max(closed.pause_s, spread_s))
+            return replace(closed, state=EnrolmentState.CANCELLED, pause_s=max(closed.pause_s, spread_s))
         case Outcome.GONE if answer.own:
             return closed
         case outcome:
@@ -372,7 +372,7 @@ def _after_complete(
             if _token_refused(outcome, own=answer.own):
                 return _with_token_refused(ended, policy)
             return replace(
-                ended, phase=EnrolmentState.PENDING if ended.operation_id else EnrolmentState.FRESH
+                ended, state=EnrolmentState.PENDING if ended.operation_id else EnrolmentState.FRESH
             )
 
 
@@ -383,4 +383,4 @@ def _token_refused(outcome: Outcome, *, own: bool) -> bool:
 
 def _with_token_refused(record: Enrolment, policy: EnrolmentPolicy) -> Enrolment:
     pause_s = max(record.pause_s, min(REFUSED_PAUSE_S, policy.retry_max_s))
-    return replace(record, phase=EnrolmentState.TOKEN_REFUSED, pause_s=pause_s)
+    return replace(record, state=EnrolmentState.TOKEN_REFUSED, pause_s=pause_s)

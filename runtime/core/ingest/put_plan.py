@@ -56,8 +56,8 @@ class PutPlan(NamedTuple):
 
     def with_sizes(self, sizes: Sequence[int]) -> PutPlan:
         """The plan with the sizes of its files."""
-        weights = dict(zip(self.file_indexes, sizes, strict=True))
-        return self._replace(runs=[weighed(run, weights) for run in self.runs])
+        file_sizes = dict(zip(self.file_indexes, sizes, strict=True))
+        return self._replace(runs=[with_file_sizes(run, file_sizes) for run in self.runs])
 
     def with_files(self, taken: Sequence[TakenFile]) -> PutPlan:
         """The plan with the record of each taken file as the payload of its row."""
@@ -88,9 +88,9 @@ def runs_of(put: Put, fresh: Sequence[int]) -> list[Run]:
     return runs
 
 
-def weighed(run: Run, weights: Mapping[int, int]) -> Run:
+def with_file_sizes(run: Run, file_sizes: Mapping[int, int]) -> Run:
     """The run with the sizes of its files."""
-    sizes = [size + weights.get(index, 0) for index, size in zip(run.indexes, run.sizes, strict=True)]
+    sizes = [size + file_sizes.get(index, 0) for index, size in zip(run.indexes, run.sizes, strict=True)]
     return run._replace(sizes=sizes, amount=Amount(len(sizes), sum(sizes)))
 
 

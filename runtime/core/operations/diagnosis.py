@@ -142,13 +142,13 @@ def judge_unregistered(record: Enrolment, source: str = "", lack: str = "") -> C
         return Check(
             "identity", "error", f"not registered: {lack}", "put one provisioning token, alone, there"
         )
-    if record.phase is EnrolmentState.TOKEN_REFUSED:
+    if record.state is EnrolmentState.TOKEN_REFUSED:
         text = f"not registered: the platform refuses the provisioning token in {source} ({record.reason})"
         return Check("identity", "error", text, f"put another token into {source}")
-    if record.phase is EnrolmentState.REJECTED:
+    if record.state is EnrolmentState.REJECTED:
         text = f"not registered: rejected by the platform ({record.reason})"
         return Check("identity", "error", text, "correct device.id, or use another provisioning token")
-    if record.phase is EnrolmentState.PENDING:
+    if record.state is EnrolmentState.PENDING:
         code = record.verification_code or "its code"
         return Check("identity", "warning", "not registered yet", f"approve {code} at the platform")
     return Check("identity", "warning", "not registered yet", "see `edgectl status`")
