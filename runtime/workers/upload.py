@@ -123,10 +123,11 @@ class UploadLoop:
         acked_s = last_record(layout.status_file("upload"), self._clock.boot_id()).number("puback_boot_s")
         self._figures = UploadFigures(self._delivery, self._link, self._clock.boot_s(), acked_s)
         self._source = UploadSource(config, self._delivery, self._clock)
+        began_s = self._clock.boot_s()
         self._management = ManagementRelay(
-            layout, self._hub, self._delivery, self._link, settings.ack_timeout_s
+            layout, self._hub, self._delivery, self._link, settings.ack_timeout_s, began_s
         )
-        self._management.switch("", self._clock.boot_s(), on=config.settings.management.enabled)
+        self._management.switch("", began_s, on=config.settings.management.enabled)
         self._credentials: HubCredentials | None = None
         self._identity_trouble = self._identity_logged = ""
         self._control: Telemetry | None = None

@@ -39,7 +39,7 @@ from runtime.core.management.hub_line import (
     MessageStored,
     PublishAtHub,
 )
-from runtime.core.management.hub_line_ends import CALL_WAITS_S
+from runtime.core.management.hub_line_ends import CALL_WAITS_S, first_number_of
 from runtime.core.management.listening import Listening, ListeningState, SubscribeChannel
 from runtime.core.management.owed import OwedMessages
 from runtime.layout import Layout
@@ -54,7 +54,13 @@ class ManagementRelay:
     """Between the connection and management. Times are seconds on CLOCK_BOOTTIME."""
 
     def __init__(
-        self, layout: Layout, hub: HubConnection, delivery: Delivery, link: LinkBudget, ack_s: float
+        self,
+        layout: Layout,
+        hub: HubConnection,
+        delivery: Delivery,
+        link: LinkBudget,
+        ack_s: float,
+        now: float,
     ) -> None:
         self._layout = layout
         self._hub = hub
@@ -63,7 +69,7 @@ class ManagementRelay:
         self._ack_s = ack_s
         self._line: LineToManagement | None = None
         self._listening = Listening()
-        self._owed = OwedMessages()
+        self._owed = OwedMessages(first_number_of(now))
         self._calls: dict[int, tuple[str, float]] = {}
         """Calls that management has not taken: topic and time by number."""
         self._told = False
@@ -71,6 +77,9 @@ class ManagementRelay:
         self._left: set[str] = set()
         """Filters that the open client has unsubscribed because management does not want them."""
         self._client: int | None = None
+        """The client that is up."""
+        self._current: int | None = None
+        """The same, or one that still connects: the hub sends what it kept right after its CONNACK."""
         self._device_id = ""
         self._answers = 0
         self._muted = False
@@ -95,7 +104,8 @@ class ManagementRelay:
             self._line = None
 
     def _begin(self, client: int, device_id: str, now: float) -> None:
-        self._client, self._device_id = client, device_id
+        self._client = self._current = client
+        self._device_id = device_id
         self._listening.connected(now)
 
     @property
@@ -132,11 +142,12 @@ class ManagementRelay:
             case Acked():
                 self._listening.telemetry_acked()
             case Inbound() | Subscribed():
-                if self.on and event.client == self._client:
+                if self.on and event.client == self._delivery.connection.client and self._stands():
+                    self._current = event.client
                     self._received(event, now)
             case Connected(client) if self.on and client == self._delivery.connection.client:
                 self._begin(client, device_id, now)
-            case Lost(client, cause) if client == self._client:
+            case Lost(client, cause) if client == self._current:
                 self._end(now, by_hub=cause is Cause.DROPPED)
 
     def _acked(self, tag: Hashable) -> None:
@@ -191,7 +202,7 @@ class ManagementRelay:
         """The client is gone, and with it all that is owed and in flight."""
         tags = self._listening.lost(now, by_hub=by_hub)
         numbers = self._owed.clear()
-        self._client = None
+        self._client = self._current = None
         self._left.clear()
         self._calls.clear()
         if self._line is not None:
@@ -206,8 +217,7 @@ class ManagementRelay:
         """Pass on what management says, and do what is due."""
         if self._line is None:
             return
-        stands = self._delivery.connection.state in (ConnectionState.UP, ConnectionState.DRAINING)
-        if self._client is not None and not stands:
+        if self._current is not None and not self._stands():
             self._end(now, by_hub=False)
         for said in self._line.receive(now):
             match said:
@@ -227,6 +237,10 @@ class ManagementRelay:
             self._delivery.give_up("the hub does not acknowledge what management sent", now, draw)
         self._line.end.set_state(self._state(now))
         self._line.send(now)
+
+    def _stands(self) -> bool:
+        state = self._delivery.connection.state
+        return state in (ConnectionState.CONNECTING, ConnectionState.UP, ConnectionState.DRAINING)
 
     def _publish(self, asked: PublishAtHub, now: float) -> None:
         answer = is_method_response(asked.topic)

@@ -51,7 +51,7 @@ class World:
 
     def __init__(self) -> None:
         self.now = 100.0
-        self.upload, self.management = UploadEnd("u1"), ManagementEnd("m1")
+        self.upload, self.management = UploadEnd("u1"), ManagementEnd("m1", 1)
         self.management.listen(frozenset({HubChannel.COMMANDS}))
         self.at_management: list[FromUpload] = []
         self.at_upload: list[FromManagement] = []
@@ -104,7 +104,7 @@ def test_any_other_frames_are_refused_and_change_nothing(frames: list[bytes]) ->
     for decode in (decode_from_upload, decode_from_management):
         with pytest.raises(Rejected):
             decode(frames)
-    assert UploadEnd("u").received(frames, 0.0) is None and ManagementEnd("m").received(frames, 0.0) == []
+    assert UploadEnd("u").received(frames, 0.0) is None and ManagementEnd("m", 1).received(frames, 0.0) == []
 
 
 @pytest.mark.parametrize("topic", ["devices/d/messages/events/", "$iothub/methods/POST/x", ""])
@@ -162,7 +162,7 @@ def test_another_process_of_management_is_sent_at_once_what_is_not_stored() -> N
     world.upload.set_state(UP)
     world.upload.add(command(7))
     world.exchange()
-    world.management = ManagementEnd("m2")
+    world.management = ManagementEnd("m2", 1_000)
     world.management.listen(frozenset())
     world.later(BEAT_S)
     world.exchange()

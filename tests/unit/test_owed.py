@@ -9,7 +9,7 @@ from runtime.core.management.owed import LOCK_S, OwedMessages
 
 
 def test_a_puback_follows_the_commit_in_the_order_of_the_messages() -> None:
-    owed = OwedMessages()
+    owed = OwedMessages(1)
     numbers = [owed.add(packet_id, 10, 0.0) or 0 for packet_id in (7, 8, 9)]
     assert len(owed) == 3
     assert owed.stored(numbers[1]) == [], "the hub's gateway drops a device that acknowledges out of order"
@@ -19,14 +19,14 @@ def test_a_puback_follows_the_commit_in_the_order_of_the_messages() -> None:
 
 
 def test_a_message_without_acknowledgement_waits_for_nothing_and_holds_nothing_up() -> None:
-    owed = OwedMessages()
+    owed = OwedMessages(1)
     answer, command = owed.add(None, 10, 0.0) or 0, owed.add(5, 10, 0.0) or 0
     assert owed.stored(command) == [5]
     assert len(owed) == 1 and owed.stored(answer) == [] and len(owed) == 0
 
 
 def test_one_that_is_never_stored_holds_others_up_no_longer_than_the_hubs_lock() -> None:
-    owed = OwedMessages()
+    owed = OwedMessages(1)
     stuck, later = owed.add(1, 10, 0.0) or 0, owed.add(2, 10, 1.0) or 0
     assert owed.stored(later) == []
     assert owed.overdue(LOCK_S - 0.1) == ([], [])
@@ -36,7 +36,7 @@ def test_one_that_is_never_stored_holds_others_up_no_longer_than_the_hubs_lock()
 
 
 def test_beyond_the_bounds_nothing_is_acknowledged_and_nothing_after_it() -> None:
-    owed = OwedMessages(most=2, most_bytes=100)
+    owed = OwedMessages(1, most=2, most_bytes=100)
     first = owed.add(1, 60, 0.0) or 0
     assert owed.add(2, 41, 0.0) is None, "too many bytes"
     third = owed.add(3, 40, 0.0) or 0
@@ -48,7 +48,7 @@ def test_beyond_the_bounds_nothing_is_acknowledged_and_nothing_after_it() -> Non
 
 
 def test_a_lost_connection_owes_nothing() -> None:
-    owed = OwedMessages()
+    owed = OwedMessages(1)
     numbers = [owed.add(packet_id, 10, 0.0) for packet_id in (1, 2)]
     owed.stored(numbers[1] or 0)
     assert owed.clear() == [numbers[0]]
@@ -64,7 +64,7 @@ ACTIONS = st.lists(
 
 @given(ACTIONS)
 def test_whatever_happens_pubacks_rise_and_each_was_stored(actions: list[tuple[str, int]]) -> None:
-    owed = OwedMessages(most=8, most_bytes=200)
+    owed = OwedMessages(1, most=8, most_bytes=200)
     now, packet_id, acked = 0.0, 0, list[int]()
     passed: dict[int, int | None] = {}
     stored: set[int] = set()

@@ -12,7 +12,7 @@ import zmq
 
 from runtime.adapters.bus.sockets import Bound, context
 from runtime.core.management.hub_line import FromManagement, FromUpload
-from runtime.core.management.hub_line_ends import Frames, ManagementEnd, UploadEnd
+from runtime.core.management.hub_line_ends import Frames, ManagementEnd, UploadEnd, first_number_of
 from runtime.layout import Layout
 
 MOST_FRAME_BYTES = 1024 * 1024
@@ -49,8 +49,8 @@ class LineToManagement:
 class LineToUpload:
     """Management's side."""
 
-    def __init__(self, layout: Layout) -> None:
-        self.end = ManagementEnd(os.urandom(8).hex())
+    def __init__(self, layout: Layout, now: float) -> None:
+        self.end = ManagementEnd(os.urandom(8).hex(), first_number_of(now))
         self.socket = context().socket(zmq.ROUTER)
         self.socket.setsockopt(zmq.MAXMSGSIZE, MOST_FRAME_BYTES)
         self._bound = Bound(self.socket, layout.hub_line_socket)

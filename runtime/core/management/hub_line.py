@@ -49,7 +49,8 @@ class HubMessage:
 
     client: int
     number: int
-    """Unique within upload's session; it grows."""
+    """It grows, and no process of upload uses one of another's: a late `stored` must not hit another message.
+    """
     channel: HubChannel
     topic: str
     payload: bytes
@@ -86,7 +87,7 @@ class PublishAtHub:
 
     client: int
     number: int
-    """Unique within management's session."""
+    """It grows, and no process of management uses one of another's."""
     topic: str
     payload: bytes
 

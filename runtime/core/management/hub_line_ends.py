@@ -10,6 +10,9 @@ What comes twice is recognised by its number and answered again, and passed on o
     management's end        `listen` in answer to every `up` and `down`, once it has said which channels it
                             wants; publishes until `published`
 
+Numbers begin where those of an earlier process cannot be (`first_number_of`): what is said late of a number
+never concerns another message.
+
 Bounds: the messages that upload keeps are bounded by `owed.py`, management's publishes by MOST_PUBLISHES, and
 the numbers that are remembered to recognise repeats by MOST_REMEMBERED.
 
@@ -52,6 +55,11 @@ MOST_PUBLISHES = 64
 MOST_REMEMBERED = 1_000
 
 Frames = list[bytes]
+
+
+def first_number_of(now: float) -> int:
+    """The first number of a process that starts now: a microsecond each since boot, and slower than that."""
+    return int(now * 1e6) + 1
 
 
 @dataclass(slots=True)
@@ -156,13 +164,13 @@ class UploadEnd:
 class ManagementEnd:
     """The end of `management`: it says which channels it wants, takes messages over, and publishes."""
 
-    def __init__(self, session: str) -> None:
+    def __init__(self, session: str, first_number: int) -> None:
         self._session = session
         self._peer = ""
         self._peer_s = -math.inf
         self._state: HubUp | HubDown = HubDown("upload has not been received from")
         self._channels: frozenset[HubChannel] | None = None
-        self._numbers = 0
+        self._last_number = first_number - 1
         self._publishes: OrderedDict[int, tuple[int, _Repeated]] = OrderedDict()
         """By number, with the connection that each was meant for."""
         self._messages: OrderedDict[int, bool] = OrderedDict()
@@ -198,11 +206,11 @@ class ManagementEnd:
         """
         if not isinstance(self._state, HubUp) or not self.has_room:
             return None
-        self._numbers += 1
-        asked = PublishAtHub(self._state.client, self._numbers, topic, payload)
+        self._last_number += 1
+        asked = PublishAtHub(self._state.client, self._last_number, topic, payload)
         frames = encode_from_management(self._session, asked)
-        self._publishes[self._numbers] = self._state.client, _Repeated(frames)
-        return self._numbers
+        self._publishes[self._last_number] = self._state.client, _Repeated(frames)
+        return self._last_number
 
     def received(self, frames: Sequence[bytes], now: float) -> list[FromUpload]:
         """The new things that a frame says; a state is one only where it differs from the one before."""

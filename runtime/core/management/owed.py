@@ -35,12 +35,12 @@ class _Owed:
 class OwedMessages:
     """The messages of one connection after the other. Times are seconds on one clock that never jumps."""
 
-    def __init__(self, most: int = MOST_OWED, most_bytes: int = MOST_OWED_BYTES) -> None:
+    def __init__(self, first_number: int, most: int = MOST_OWED, most_bytes: int = MOST_OWED_BYTES) -> None:
         self._most = most
         self._most_bytes = most_bytes
         self._owed: OrderedDict[int, _Owed] = OrderedDict()
         """By number, in the order in which they came."""
-        self._last_number = 0
+        self._last_number = first_number - 1
         self._count = 0
         self._bytes = 0
         self.not_taken = 0
