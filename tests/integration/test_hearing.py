@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 
+from runtime.adapters.bus.hub_line import LineToUpload
+from runtime.adapters.process.clock import SystemClock
+from runtime.adapters.process.process import Stop
+from runtime.adapters.process.status_file import read_status
 from runtime.core.delivery.link_budget import LinkPolicy
+from runtime.core.identity.credentials import HubCredentials
 from runtime.core.management.hub_channels import (
     HubChannel,
     command_properties_of,
@@ -21,11 +27,14 @@ from runtime.core.management.hub_channels import (
 )
 from runtime.core.management.hub_line import HubDown, HubMessage, HubUp, PublishOutcome
 from runtime.core.management.listening import MUTE_S
+from runtime.core.secret import Secret
 from runtime.devcloud.state.hub_limits import Tier
+from runtime.workers import upload
 from tests.integration.test_hub_commands import listening
 from tests.support.harness import Home, eventually
 from tests.support.hub_in_thread import DEVICE, HubInThread
 from tests.support.relay_world import RelayWorld
+from tests.support.upload import put_in_force
 
 
 @pytest.fixture
@@ -267,3 +276,33 @@ def test_packet_ids_come_round_and_no_telemetry_is_acknowledged_falsely(
     assert world.delivery.in_flight == 20, "none has a PUBACK"
     hub.faults()
     world.until(world.delivered)
+
+
+def test_the_worker_itself_passes_on_what_the_hub_says(hub: HubInThread, home: Home) -> None:
+    home.write_config(
+        f'[upload]\nca_file = "{hub.ca_file}"\n[management]\nenabled = true\n[log]\nlevel = "WARNING"\n'
+    )
+    put_in_force(home.layout, HubCredentials(hub.address, DEVICE, generation=1, sas=Secret(hub.sas())))
+    line, stop = LineToUpload(home.layout, 1.0), Stop()
+    line.end.listen(frozenset({HubChannel.COMMANDS}))
+    worker = threading.Thread(target=upload.run, args=(home.config, stop))
+    worker.start()
+    now = SystemClock().boot_s
+
+    def message() -> HubMessage | None:
+        news = line.receive(now())
+        line.send(now())
+        return next((said for said in news if isinstance(said, HubMessage)), None)
+
+    try:
+        eventually(lambda: message() or listening(hub))
+        command(hub)
+        line.end.stored(eventually(message).number)
+        line.send(now())
+        eventually(lambda: waiting(hub) == 0)
+        status = eventually(lambda: (read_status(home.layout.status_file("upload")) or {}).get("management"))
+        assert isinstance(status, dict) and status["refused"] == []
+    finally:
+        stop.ask()
+        worker.join(20)
+        line.close()

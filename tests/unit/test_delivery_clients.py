@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from runtime.core.delivery.connection import ConnectionState
-from runtime.core.delivery.events import Acked, Cause
+import pytest
+
+from runtime.core.delivery.actions import Candidate, Open, Send
+from runtime.core.delivery.connection import ConnectionState, DeliveryLimits
+from runtime.core.delivery.engine import Delivery
+from runtime.core.delivery.events import Acked, Cause, Closed, Connected, Lost
+from runtime.core.delivery.link_budget import LinkBudget
+from runtime.core.delivery.window import CongestionWindow
 from tests.support.delivery_world import world_with
 
 
@@ -103,3 +109,22 @@ def test_after_a_long_outage_a_hub_that_is_back_is_not_waited_for_as_long_as_one
         world.close()
         assert world.delivery.wait_s(world.now) <= 2**drops, "and longer with each drop: it may be an outage"
         world.pass_time(60)
+
+
+@pytest.mark.parametrize("excused", [True, False])
+def test_a_loss_that_management_may_have_caused_makes_no_message_a_suspect(excused: bool) -> None:
+    """A SUBSCRIBE ends connections on a basic tier: whatever message was alone in flight would be tried."""
+    delivery = Delivery(CongestionWindow(8), LinkBudget(), DeliveryLimits(prompt_s=10))
+    delivery.set_credentials(1, 0.0)
+    assert delivery.offer(Candidate(1, "s", wire_bytes=100), 0.0)
+    now = 0.0
+    for client in (1, 2):
+        assert any(isinstance(action, Open) for action in delivery.actions(now, 0.5))
+        delivery.on_event(Connected(client), now, 0.5)
+        sent = [action for action in delivery.actions(now, 0.5) if isinstance(action, Send)]
+        assert sent
+        delivery.on_event(Lost(client, Cause.DROPPED, "gone"), now + 0.1, 0.5, excused=excused)
+        delivery.actions(now + 0.1, 0.5)
+        delivery.on_event(Closed(client), now + 0.2, 0.5)
+        now += 60
+    assert [message.candidate.id for message in delivery.suspects] == ([] if excused else [1])
