@@ -100,9 +100,12 @@ class HubSide:
 
     def _up(self, turn: ManagementTurn, up: HubUp) -> None:
         self._client = up.client
-        if not self._twin_up and up.channels >= _TWIN:
-            self._twin_up = True
+        twin_up = up.channels >= _TWIN and not up.held
+        if twin_up and not self._twin_up:
             turn.twin(TwinLinkUp(up.device_id))
+        elif self._twin_up and not twin_up:
+            turn.twin(TwinLinkDown())
+        self._twin_up = twin_up
 
     def _down(self, turn: ManagementTurn) -> None:
         if self._client is not None:

@@ -283,7 +283,7 @@ def test_the_worker_itself_passes_on_what_the_hub_says(hub: HubInThread, home: H
         f'[upload]\nca_file = "{hub.ca_file}"\n[management]\nenabled = true\n[log]\nlevel = "WARNING"\n'
     )
     put_in_force(home.layout, HubCredentials(hub.address, DEVICE, generation=1, sas=Secret(hub.sas())))
-    line, stop = LineToUpload(home.layout, 1.0), Stop()
+    line, stop = LineToUpload(home.layout), Stop()
     line.end.listen(frozenset({HubChannel.COMMANDS}))
     worker = threading.Thread(target=upload.run, args=(home.config, stop))
     worker.start()

@@ -70,12 +70,12 @@ def test_messages_and_publishes_pass_whoever_comes_first_and_however_often_manag
         both.upload.end.add(message(1))
         for _ in range(100):
             both.turn()  # management is not there: nothing is queued, nothing blocks
-        both.management = LineToUpload(home.layout, both.clock.boot_s())
+        both.management = LineToUpload(home.layout)
         assert stat.S_IMODE(home.layout.hub_line_socket.stat().st_mode) == 0o600
         both.management.end.listen(COMMANDS)
         both.until(lambda: message(1) in both.to_management and ListenTo(COMMANDS) in both.to_upload)
         both.management.close()
-        both.management = LineToUpload(home.layout, both.clock.boot_s())
+        both.management = LineToUpload(home.layout)
         both.to_management.clear()
         both.until(lambda: message(1) in both.to_management)
         both.management.end.stored(1)
@@ -88,7 +88,7 @@ def test_messages_and_publishes_pass_whoever_comes_first_and_however_often_manag
 
 def test_a_socket_that_was_removed_is_made_again(home: Home) -> None:
     with contextlib.closing(Both(home)) as both:
-        both.management = LineToUpload(home.layout, both.clock.boot_s())
+        both.management = LineToUpload(home.layout)
         home.layout.hub_line_socket.unlink()
         both.upload.close()
         both.upload = LineToManagement(home.layout)

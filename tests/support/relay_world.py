@@ -82,7 +82,7 @@ class RelayWorld:
             source.close(0)  # type: ignore[attr-defined]  # a socket of zmq
 
     def start_management(self, channels: frozenset[HubChannel] = frozenset(HubChannel)) -> None:
-        self.management = LineToUpload(self.home.layout, self.now())
+        self.management = LineToUpload(self.home.layout)
         self.management.end.listen(channels)
 
     def kill_management(self) -> None:

@@ -11,6 +11,7 @@ import os
 import zmq
 
 from runtime.adapters.bus.sockets import Bound, context
+from runtime.adapters.process.clock import SystemClock
 from runtime.core.management.hub_line import FromManagement, FromUpload
 from runtime.core.management.hub_line_ends import Frames, ManagementEnd, UploadEnd, first_number_of
 from runtime.layout import Layout
@@ -49,8 +50,8 @@ class LineToManagement:
 class LineToUpload:
     """Management's side."""
 
-    def __init__(self, layout: Layout, now: float) -> None:
-        self.end = ManagementEnd(os.urandom(8).hex(), first_number_of(now))
+    def __init__(self, layout: Layout) -> None:
+        self.end = ManagementEnd(os.urandom(8).hex(), first_number_of(SystemClock().boot_s()))
         self.socket = context().socket(zmq.ROUTER)
         self.socket.setsockopt(zmq.MAXMSGSIZE, MOST_FRAME_BYTES)
         self._bound = Bound(self.socket, layout.hub_line_socket)
