@@ -132,7 +132,7 @@ class ManagementLoop:
         self._operators: dict[str, ProgramAsker] = {}
         """Operators whose calls are open, by the rid of the call."""
         self._gone: list[HolderGone] = []
-        """Processes that ended, of which no commit tells yet."""
+        """Processes that ended, which no commit has recorded yet."""
         self._refresh = False
         """A commit failed: the twin is read again."""
         self._retry_s = -math.inf
@@ -140,7 +140,7 @@ class ManagementLoop:
         self._throttle = LogThrottle(LOG_EVERY_S)
         self._forget, self._watermark = Timer(FORGET_EVERY_S), Timer(WATERMARK_EVERY_S)
         self._section = Timer(SECTION_EVERY_S)
-        self._twin_heard = moment_from_json(database.twin_heard())
+        self._twin_received = moment_from_json(database.twin_received())
         self._state = self._started()
 
     def _started(self) -> ManagementState:
@@ -182,7 +182,7 @@ class ManagementLoop:
     # --- a turn ---
 
     def turn(self, also: Sequence[object] = ()) -> None:
-        """Wait, take what came, decide, one commit, and only then tell."""
+        """Wait, take what came, decide, one commit, and only then acknowledge and answer."""
         self._programs.ensure_bound()
         self._hub.ensure_bound()
         ready = wait_readable(
@@ -235,8 +235,8 @@ class ManagementLoop:
 
     def _keep(self, turn: ManagementTurn) -> None:
         """One commit for the turn. Raises StoreError."""
-        if self._hub.twin_heard:
-            self._database.save_twin_heard(moment_to_json(turn.now.moment))
+        if self._hub.twin_received:
+            self._database.save_twin_received(moment_to_json(turn.now.moment))
         if self._forget.due(turn.now.moment.boot_s):
             self._database.forget(turn.now)
         turn.commit()
@@ -252,8 +252,8 @@ class ManagementLoop:
         self._built_in.taken()
         self._forget.restart_if_due(now_s)
         self._section.restart_if_due(now_s)
-        if self._hub.twin_heard:
-            self._twin_heard = turn.now.moment
+        if self._hub.twin_received:
+            self._twin_received = turn.now.moment
         if turn.has_results:
             self._results.wake()
         if self._trouble:
@@ -315,7 +315,7 @@ class ManagementLoop:
             grants.grant_of(self._grants, peer),
             peer.uid,
             "muted" if self._hub.muted else sync.phase.value,
-            self._twin_heard,
+            self._twin_received,
             self._acknowledges,
         )
         handle(turn, program, request)

@@ -14,7 +14,7 @@ from runtime.adapters.bus.hub_line import LineToUpload
 from runtime.adapters.management.rows import content_of
 from runtime.core.management.call_record import CallLinkDown, RespondToCall
 from runtime.core.management.calls import call_id_of
-from runtime.core.management.command_record import CommandHeard, digest_of
+from runtime.core.management.command_record import CommandReceived, digest_of
 from runtime.core.management.hub_channels import (
     HubChannel,
     method_response_topic,
@@ -54,8 +54,8 @@ class HubSide:
         self._taken: list[HubMessage] = []
         """Commands, and other messages, of this turn."""
         self._unsent: deque[_Unsent] = deque()
-        self.twin_heard = False
-        """In this turn the hub told of the twin."""
+        self.twin_received = False
+        """In this turn the hub sent the twin, or a change of it."""
 
     @property
     def state(self) -> str:
@@ -76,9 +76,9 @@ class HubSide:
 
     def receive(self, turn: ManagementTurn, now_s: float) -> None:
         """Take what upload passed on into the turn."""
-        self._taken, self.twin_heard = [], False
-        for said in self.line.receive(now_s):
-            self._take(turn, said)
+        self._taken, self.twin_received = [], False
+        for event in self.line.receive(now_s):
+            self._take(turn, event)
         while self._commands and now_s - self._commands[0].received_s > LOCK_S:
             self._commands.popleft()  # the hub sends it again, under another number
         for _ in range(min(len(self._commands), MOST_COMMANDS_A_TURN)):
@@ -86,17 +86,17 @@ class HubSide:
                 return
             self._taken.append(self._commands.popleft())
 
-    def _take(self, turn: ManagementTurn, said: FromUpload) -> None:
-        match said:
+    def _take(self, turn: ManagementTurn, event: FromUpload) -> None:
+        match event:
             case HubUp():
-                self._up(turn, said)
+                self._up(turn, event)
             case HubDown():
                 self._down(turn)
             case HubMessage(channel=HubChannel.COMMANDS):
-                self._commands.append(said)
+                self._commands.append(event)
             case HubMessage():
-                self._taken.append(said)
-                self._message(turn, said)
+                self._taken.append(event)
+                self._message(turn, event)
 
     def _up(self, turn: ManagementTurn, up: HubUp) -> None:
         self._client = up.client
@@ -124,36 +124,36 @@ class HubSide:
                 known = turn.database.answer(call.method, call_id) if call_id else None
                 turn.calls(replace(call, known=known))
         elif event := twin_event_of(message):
-            self.twin_heard = True
+            self.twin_received = True
             turn.twin(event)
 
     def _take_command(self, turn: ManagementTurn, message: HubMessage) -> bool:
         """True if it is in the turn, to be acknowledged; False where there is no room for it."""
-        told = command_topic_of(message.topic)
-        if told.id is None:
+        topic = command_topic_of(message.topic)
+        if topic.id is None:
             known = turn.database.command_of_digest(digest_of(message.topic, message.payload))
         else:  # senders give one id to several commands: only the same content is a repeat
-            known = turn.database.command_of(told.id, content_of(told.properties, message.payload))
-        heard = CommandHeard(
+            known = turn.database.command_of(topic.id, content_of(topic.properties, message.payload))
+        received = CommandReceived(
             HubOwed(message.number),
-            told.id,
+            topic.id,
             message.topic,
-            told.name,
+            topic.name,
             message.payload,
-            leaf=told.leaf,
-            properties=told.properties,
-            expires_wall_s=told.expires_wall_s,
-            ttl_s=told.ttl_s,
+            leaf=topic.leaf,
+            properties=topic.properties,
+            expires_wall_s=topic.expires_wall_s,
+            ttl_s=topic.ttl_s,
             dup=message.dup,
             known=known,
         )
-        turn.commands(heard)
+        turn.commands(received)
         return not turn.left
 
     # --- after it ---
 
     def committed(self) -> None:
-        """What this turn took is on disk: the hub may be told, in the order in which it came."""
+        """What this turn took is on disk: it may be acknowledged, in the order in which it came."""
         for message in self._taken:
             self.line.end.stored(message.number)
 

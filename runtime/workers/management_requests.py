@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runtime.core.management import grants
-from runtime.core.management.call_record import OPERATOR_CLIENT, CallAnswered, CallHeard, ServeAsked
+from runtime.core.management.call_record import OPERATOR_CLIENT, CallAnswered, CallReceived, ServeAsked
 from runtime.core.management.calls import call_id_of
 from runtime.core.management.codes import ManagementCode, RequestRefused
 from runtime.core.management.command_record import (
@@ -59,7 +59,7 @@ class AskingProgram:
     uid: int | None
     twin_state: str
     """How far the twin is: level, asking, away or muted."""
-    twin_heard: Moment | None
+    twin_received: Moment | None
     """When the hub last told of the twin."""
     acknowledges: bool
     """An applied change is reported as IoT Plug and Play defines it."""
@@ -130,7 +130,7 @@ def _value(turn: ManagementTurn, program: AskingProgram, request: TwinRequest) -
         raise RequestRefused(
             ManagementCode.NO_SUCH_PATH, f"nothing stands at {pointer(path)} of {request.half}"
         )
-    age_s = turn.now.since(program.twin_heard) if program.twin_heard else None
+    age_s = turn.now.since(program.twin_received) if program.twin_received else None
     return TwinValue(value, version, change, age_s, program.twin_state)
 
 
@@ -174,7 +174,7 @@ def operate(turn: ManagementTurn, asker: ProgramAsker, request: ManagementReques
         case CallRequest(method, _, payload):
             call_id = call_id_of(payload)
             known = turn.database.answer(method, call_id) if call_id else None
-            turn.calls(CallHeard(OPERATOR_CLIENT, rid, method, payload, known=known))
+            turn.calls(CallReceived(OPERATOR_CLIENT, rid, method, payload, known=known))
             return True
     return False
 

@@ -29,7 +29,7 @@ from runtime.core.management.command_record import (
     Acknowledge,
     CommandAction,
     CommandEvent,
-    CommandHeard,
+    CommandReceived,
     CommandTick,
     CountLostResult,
     Instant,
@@ -199,8 +199,8 @@ class ManagementTurn:
     def _show(self, progress: ShowProgress) -> None:
         """Report how far a command is; the twin's rules for names are stricter than those for ids."""
         path = ("commands", _NOT_IN_A_NAME.sub("_", progress.id)[:MAX_PROGRESS_NAME] or "_")
-        told = {"percent": progress.percent, "message": progress.message}
-        value = {name: one for name, one in told.items() if one not in (None, "")}
+        shown = {"percent": progress.percent, "message": progress.message}
+        value = {name: one for name, one in shown.items() if one not in (None, "")}
         mode = ReportMode.SET if value else ReportMode.REMOVE
         self.twin(ReportMade(OwnAsker(), mode, path, value or None))
 
@@ -210,10 +210,10 @@ class ManagementTurn:
                 self.database.save_answer(answer)
             case QueueDurable(caller, method, payload, id, leaf, reboot):
                 known = self.database.command_of(id) if id is not None else None
-                heard = CommandHeard(
+                received = CommandReceived(
                     caller, id, f"method:{method}", method, payload, leaf=leaf, reboot=reboot, known=known
                 )
-                self.commands(heard)
+                self.commands(received)
             case _:
                 self.later.append(action)
 

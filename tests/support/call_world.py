@@ -17,8 +17,8 @@ from runtime.core.management.call_record import (
     CallAction,
     CallAnswered,
     CallEvent,
-    CallHeard,
     CallLinkDown,
+    CallReceived,
     CallTick,
     KeptAnswer,
     QueueDurable,
@@ -121,7 +121,7 @@ class CallWorld:
         if call_id:
             self.of_caller[self.client, rid] = key
         payload = json.dumps({"call_id": call_id} if call_id else {}).encode()
-        self.turn(CallHeard(self.client, rid, method, payload, known=self.answers.get(key)))
+        self.turn(CallReceived(self.client, rid, method, payload, known=self.answers.get(key)))
         if not self.servers and method not in ("ping", "durable"):
             assert (self.client, rid) not in self.asked_s, "it waits for nothing"
 

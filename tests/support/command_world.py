@@ -21,7 +21,7 @@ from runtime.core.management.command_record import (
     CommandCompleted,
     CommandEvent,
     CommandFailed,
-    CommandHeard,
+    CommandReceived,
     CommandRow,
     CommandState,
     CommandTick,
@@ -156,11 +156,11 @@ class CommandWorld:
     def with_known(self, event: CommandEvent, view: dict[int, CommandRow]) -> CommandEvent:
         """The event with the row on disk that the shell looks up for it."""
         match event:
-            case CommandHeard(id=None):
+            case CommandReceived(id=None):
                 digest = digest_of(event.topic, event.payload)
                 rows = [row for row in view.values() if row.digest == digest]
                 return replace(event, known=rows[-1] if rows else None)
-            case CommandHeard():
+            case CommandReceived():
                 return replace(event, known=next((row for row in view.values() if row.id == event.id), None))
             case CommandCompleted() | CommandFailed() | LeaseExtended():
                 return replace(event, known=view.get(event.command))
@@ -254,7 +254,7 @@ class CommandWorld:
     def deliver(self, count: int, *, grouped: bool = False) -> None:
         arrived, self.on_the_way = self.on_the_way[:count], self.on_the_way[count:]
         events = [
-            CommandHeard(
+            CommandReceived(
                 number,
                 one.id,
                 "topic",

@@ -17,8 +17,8 @@ from runtime.core.management.call_record import (
     CallAnswered,
     Caller,
     CallEvent,
-    CallHeard,
     CallLinkDown,
+    CallReceived,
     CallTick,
     KeptAnswer,
     QueueDurable,
@@ -152,7 +152,7 @@ class Steps:
 
     def call(self, method: str = "blink", payload: bytes = b"", **more: Any) -> list[CallAction]:
         self.rid += 1
-        return self(CallHeard(1, str(self.rid), method, payload, **more))
+        return self(CallReceived(1, str(self.rid), method, payload, **more))
 
     def serve(self, holder: str = "pid1", **more: Any) -> list[CallAction]:
         return self(ServeAsked("asker", holder, ["blink"], **{"wait_s": 60.0, **more}))

@@ -21,7 +21,7 @@ from runtime.core.management.command_record import (
     CommandCompleted,
     CommandEvent,
     CommandFailed,
-    CommandHeard,
+    CommandReceived,
     CommandRow,
     CommandState,
     CommandTick,
@@ -176,7 +176,7 @@ def beginning_again_at_1(*args: Any, **kwargs: Any) -> Any:
 
 
 WRONG_RULES = [
-    WrongRule("PUBACK first", command_queue, "_heard", reversed_actions(command_queue._heard)),
+    WrongRule("PUBACK first", command_queue, "_received", reversed_actions(command_queue._received)),
     WrongRule("no repeat is known", command_queue, "_known", lambda *args: None),
     WrongRule("handed over first", command_steps, "_handed_out", reversed_actions(command_steps._handed_out)),
     WrongRule("the program is told first", command_queue, "_taken", reversed_actions(command_queue._taken)),
@@ -236,7 +236,7 @@ class Steps:
 
     def hear(self, name: str = "plain", **more: Any) -> list[CommandAction]:
         id = f"id{self.queue.next_seq}"
-        return self(CommandHeard(7, id, "topic", name, b"payload", **more))
+        return self(CommandReceived(7, id, "topic", name, b"payload", **more))
 
     def receive(self, *names: str, holder: str = "pid1", **more: Any) -> Any:
         actions = self(ReceiveAsked("asker", holder, names or ("*",), **more))
@@ -300,7 +300,7 @@ def test_what_has_no_room_stays_at_the_hub() -> None:
 
 def test_a_command_without_an_id_is_known_by_its_digest_when_the_hub_says_that_it_repeats() -> None:
     steps = Steps()
-    heard = CommandHeard(7, None, "topic", "plain", b"x")
+    heard = CommandReceived(7, None, "topic", "plain", b"x")
     steps(heard)
     first = steps.disk[1]
     assert kinds(steps(replace(heard, dup=True, known=first))) == [Acknowledge]
@@ -476,7 +476,7 @@ def test_a_dead_command_is_dropped_and_a_repeat_of_it_is_still_known() -> None:
     steps(HolderGone("pid1"))
     assert steps(DropAsked(1, steps.disk[1]))[1] == AnswerProgram(1, Kept())
     assert steps.disk[1].dropped and steps.disk[1].state is CommandState.DEAD
-    repeat = CommandHeard(8, "id1", "topic", "plain", b"payload", dup=True, known=steps.disk[1])
+    repeat = CommandReceived(8, "id1", "topic", "plain", b"payload", dup=True, known=steps.disk[1])
     assert kinds(steps(repeat)) == [Acknowledge]
 
 

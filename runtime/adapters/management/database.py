@@ -155,15 +155,15 @@ class ManagementDatabase:
 
     def twin(self) -> TwinRecord:
         with _decoded():
-            rows = dict(self._db.execute("SELECT name, text FROM twin WHERE name <> 'heard'"))
+            rows = dict(self._db.execute("SELECT name, text FROM twin WHERE name <> 'received'"))
             record = twin_from_rows(rows)
         self._twin = record if rows else None
         return record
 
-    def twin_heard(self) -> Any:
-        """What `save_twin_heard` kept, as JSON."""
+    def twin_received(self) -> Any:
+        """What `save_twin_received` kept, as JSON."""
         with _decoded():
-            rows = self._db.execute("SELECT text FROM twin WHERE name = 'heard'").fetchall()
+            rows = self._db.execute("SELECT text FROM twin WHERE name = 'received'").fetchall()
             return json.loads(rows[0][0]) if rows else None
 
     def open_commands(self) -> list[CommandRow]:
@@ -227,9 +227,9 @@ class ManagementDatabase:
             run("INSERT OR REPLACE INTO twin VALUES ('marks', ?)", (twin_marks(record),))
         self._twin = record
 
-    def save_twin_heard(self, heard: Any) -> None:
+    def save_twin_received(self, received: Any) -> None:
         with self._writing() as run:
-            run("INSERT OR REPLACE INTO twin VALUES ('heard', ?)", (text_of_json(heard),))
+            run("INSERT OR REPLACE INTO twin VALUES ('received', ?)", (text_of_json(received),))
 
     def save_command(self, command: CommandRow) -> None:
         values = (command_to_json(command), command.result, command.result_stored)

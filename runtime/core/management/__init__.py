@@ -45,7 +45,7 @@ given; a database that is behind it is a restored copy.
 
 Requests of operators (`requests.OPERATOR_REQUESTS`, from `edgectl`) come on the same socket, and are checked
 with `grants.check_operator`. `requeue` and `drop` become RequeueAsked and DropAsked with the row on disk; a
-`call` becomes CallHeard with `call_record.OPERATOR_CLIENT` and an `rid` of the shell's own, and its
+`call` becomes CallReceived with `call_record.OPERATOR_CLIENT` and an `rid` of the shell's own, and its
 RespondToCall becomes the reply OperatorAnswer instead of a publish.
 
 All clocks are arguments: `twin_sync` takes seconds of a clock that does not jump, the others a `Moment`.

@@ -56,7 +56,7 @@ class OpenCall:
 
 
 @dataclass(frozen=True, slots=True)
-class CallHeard:
+class CallReceived:
     """The hub delivered a call."""
 
     client: int
@@ -102,7 +102,7 @@ class CallTick:
     """Time has passed."""
 
 
-CallEvent = CallHeard | ServeAsked | CallAnswered | HolderGone | AskerGone | CallLinkDown | CallTick
+CallEvent = CallReceived | ServeAsked | CallAnswered | HolderGone | AskerGone | CallLinkDown | CallTick
 
 
 # --- actions ---
@@ -147,4 +147,4 @@ class QueueDurable:
 
 
 CallAction = RespondToCall | SaveAnswer | RunBuiltIn | QueueDurable | AnswerProgram
-"""QueueDurable: the shell hands CommandHeard to the command queue, with the caller as what is owed."""
+"""QueueDurable: the shell hands CommandReceived to the command queue, with the caller as what is owed."""

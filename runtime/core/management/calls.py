@@ -2,7 +2,7 @@
 
 Theory of operation
 
-    heard --built-in----------------> the worker itself
+    comes --built-in----------------> the worker itself
       |  --durable------------------> a command, answered 202 when it is on disk
       |  --known call id------------> the kept answer, again
       |  --no program serves it-----> 404          too many wait: 429       not allowed: 403
@@ -36,8 +36,8 @@ from runtime.core.management.call_record import (
     CallAnswered,
     Caller,
     CallEvent,
-    CallHeard,
     CallLinkDown,
+    CallReceived,
     KeptAnswer,
     OpenCall,
     QueueDurable,
@@ -180,8 +180,8 @@ def _bad(words: str) -> RequestRefused:
 
 def _handled(calls: Calls, event: CallEvent, now: Moment) -> Step:
     match event:
-        case CallHeard():
-            return _heard(calls, event, now)
+        case CallReceived():
+            return _received(calls, event, now)
         case ServeAsked():
             return _offered(calls, event, now)
         case CallAnswered():
@@ -200,7 +200,7 @@ def _said(caller: Caller, status: int, words: str) -> RespondToCall:
     return RespondToCall(caller.client, caller.rid, status, encode_json({"error": words}))
 
 
-def _heard(calls: Calls, event: CallHeard, now: Moment) -> Step:
+def _received(calls: Calls, event: CallReceived, now: Moment) -> Step:
     try:
         options = _options(event.payload)
     except RequestRefused as refused:
@@ -220,12 +220,12 @@ def _outlived(known: KeptAnswer, now: Moment) -> bool:
     return age_s is not None and age_s > ANSWER_KEPT_S
 
 
-def _same_call(calls: Calls, event: CallHeard, call_id: str) -> OpenCall | None:
+def _same_call(calls: Calls, event: CallReceived, call_id: str) -> OpenCall | None:
     key = (event.method, call_id)
     return next((call for call in calls.open.values() if (call.method, call.call_id) == key), None)
 
 
-def _new_call(calls: Calls, event: CallHeard, caller: Caller, options: CallOptions, now: Moment) -> Step:
+def _new_call(calls: Calls, event: CallReceived, caller: Caller, options: CallOptions, now: Moment) -> Step:
     own = event.method in BUILT_IN_METHODS
     if own and event.method not in calls.policy.built_in:
         return calls, [_said(caller, 403, f"{event.method} is not among management.built_in")]

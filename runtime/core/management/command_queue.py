@@ -2,7 +2,7 @@
 
 Theory of operation
 
-    heard -> [commit] -> PUBACK      attempts used up -> DEAD
+    comes -> [commit] -> PUBACK      attempts used up -> DEAD
                 |                      |
                 v    receive [commit]  |      complete -> DONE
               QUEUED ------------->  LEASED --fail-----> FAILED
@@ -42,7 +42,7 @@ from runtime.core.management.command_record import (
     CommandCompleted,
     CommandEvent,
     CommandFailed,
-    CommandHeard,
+    CommandReceived,
     CommandRow,
     CommandState,
     CountLostResult,
@@ -136,8 +136,8 @@ def wait_s(queue: OpenCommands, now: Instant) -> float:
 
 def _handled(queue: OpenCommands, event: CommandEvent, now: Instant) -> Step:
     match event:
-        case CommandHeard():
-            return _heard(queue, event, now)
+        case CommandReceived():
+            return _received(queue, event, now)
         case ReceiveAsked():
             return _asked(queue, event, now)
         case CommandCompleted() | CommandFailed() | LeaseExtended():
@@ -157,7 +157,7 @@ def _handled(queue: OpenCommands, event: CommandEvent, now: Instant) -> Step:
             return queue, []
 
 
-def _known(queue: OpenCommands, event: CommandHeard, now: Instant) -> CommandRow | None:
+def _known(queue: OpenCommands, event: CommandReceived, now: Instant) -> CommandRow | None:
     """The command that this is a repeat of."""
     known = event.known
     if event.id is not None or known is None:
@@ -166,7 +166,7 @@ def _known(queue: OpenCommands, event: CommandHeard, now: Instant) -> CommandRow
     return known if event.dup and (age_s is None or age_s <= DEDUP_S) else None
 
 
-def _heard(queue: OpenCommands, event: CommandHeard, now: Instant) -> Step:
+def _received(queue: OpenCommands, event: CommandReceived, now: Instant) -> Step:
     if known := _known(queue, event, now):
         return queue, [Acknowledge(event.owed, known.seq)]
     open_bytes = sum(len(command.payload) for command in queue.open.values())
@@ -192,7 +192,7 @@ def _heard(queue: OpenCommands, event: CommandHeard, now: Instant) -> Step:
     return queue.changed(command), [SaveCommand(command), Acknowledge(event.owed, seq)]
 
 
-def _life_s(event: CommandHeard, now: Instant) -> float | None:
+def _life_s(event: CommandReceived, now: Instant) -> float | None:
     """Seconds from now until it expires. The hub delivers nothing expired: a clock that says so is wrong."""
     lives = [] if event.ttl_s is None else [event.ttl_s]
     if event.expires_wall_s is not None and now.wall_believed:

@@ -130,7 +130,7 @@ def digest_of(topic: str, payload: bytes) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class CommandHeard:
+class CommandReceived:
     """The hub delivered a command, or the caller of a durable method wants one."""
 
     owed: object
@@ -250,7 +250,7 @@ class CommandTick:
 
 
 CommandEvent = (
-    CommandHeard
+    CommandReceived
     | ReceiveAsked
     | CommandCompleted
     | CommandFailed

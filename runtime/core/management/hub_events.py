@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from runtime.core.management.call_record import CallHeard
+from runtime.core.management.call_record import CallReceived
 from runtime.core.management.hub_channels import (
     HubChannel,
     command_properties_of,
@@ -65,12 +65,12 @@ def twin_event_of(message: HubMessage) -> TwinResponse | DesiredPatch | None:
     return TwinResponse(answer.rid, answer.status, body, answer.version, reason, answer.retry_after_s)
 
 
-def call_of(message: HubMessage) -> CallHeard | None:
+def call_of(message: HubMessage) -> CallReceived | None:
     """The method call; None for one that cannot be answered."""
     method = method_of(message.topic)
     if method is None:
         return None
-    return CallHeard(message.client, method.rid, method.name, message.payload)
+    return CallReceived(message.client, method.rid, method.name, message.payload)
 
 
 def json_or_none(payload: bytes) -> Any:
