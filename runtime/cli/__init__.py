@@ -67,6 +67,14 @@ def seconds(text: str) -> float:
     return value
 
 
+def count(text: str) -> int:
+    """A number of things on the command line, at least one; argparse reports anything else in a sentence."""
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
 def load_config(arguments: argparse.Namespace, *, warn: bool = True) -> Config:
     """The configuration that the command line asks for. Raises ConfigError; `warn`: prints warnings on
     stderr.
@@ -124,6 +132,8 @@ GROUPS = {
     "status": ("status",),
     "trace": ("trace",),
     "bundle": ("bundle",),
+    "top": ("top",),
+    "tap": ("tap",),
     "health": ("health",),
     "doctor": ("doctor",),
     "logs": ("logs",),

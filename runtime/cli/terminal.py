@@ -6,14 +6,17 @@ width and may have a colour; in a pipe it is one line without colour, for `grep`
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import sys
 import textwrap
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from runtime.core.printable import printable
 
@@ -56,6 +59,57 @@ def draw(picture: str) -> None:
     sys.stdout.flush()
 
 
+class Screen:
+    """A screen of our own in the terminal: what stood there before comes back, however the command ends."""
+
+    LOOK_EVERY_S = 0.1
+    """How soon a change of its size is noticed."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
+        self._size = shutil.get_terminal_size()
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> Screen:
+        for number in (signal.SIGTERM, signal.SIGHUP):  # by default they would end us without the way back
+            self._handlers[number] = signal.signal(number, _end)
+        self._put("\x1b[?1049h\x1b[?25l")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError, ValueError):  # the terminal is gone
+            self._put("\x1b[?25h\x1b[?1049l")
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def draw(self, rows: Sequence[TextRow]) -> None:
+        """Show these rows, one a line, as many as there is room for; the last line says how many are left."""
+        self._size = shutil.get_terminal_size()
+        columns, lines = self._size
+        shown = list(rows)
+        if len(shown) > lines:
+            shown = [*shown[: lines - 1], TextRow(f"... {len(rows) - lines + 1} more")]
+        text = "\x1b[K\r\n".join(_coloured(row, printable(row.text)[:columns], self._stream) for row in shown)
+        self._put(f"\x1b[H{text}\x1b[K\x1b[J")
+
+    def wait(self, seconds: float) -> bool:
+        """Wait so long and return True; return False at once where the size of the terminal changes."""
+        until_s = time.monotonic() + seconds
+        while (left_s := until_s - time.monotonic()) > 0:
+            time.sleep(min(left_s, self.LOOK_EVERY_S))
+            if shutil.get_terminal_size() != self._size:
+                return False
+        return True
+
+    def _put(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
+
+
+def _end(number: int, _: object) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str] = ()) -> list[str]:
     """Rows with aligned columns. Where they do not fit, the columns of `spare` are left out, one by one."""
     left_out: list[str] = []
@@ -83,9 +137,14 @@ def _write(stream: TextIO | None, row: TextRow | str) -> None:
         return
     row = TextRow(row) if isinstance(row, str) else row
     text = _folded(printable(row.text), width(stream), row.indent)
-    if row.colour and text.startswith(row.accent) and wants_colour(_is_terminal(stream), os.environ):
-        text = f"\x1b[{COLOURS[row.colour]}m{row.accent}\x1b[0m{text.removeprefix(row.accent)}"
-    print(text, file=stream, flush=True)
+    print(_coloured(row, text, stream), file=stream, flush=True)
+
+
+def _coloured(row: TextRow, text: str, stream: TextIO) -> str:
+    """The text of the row with its accent in colour, where the terminal shows colours."""
+    if not (row.colour and text.startswith(row.accent) and wants_colour(_is_terminal(stream), os.environ)):
+        return text
+    return f"\x1b[{COLOURS[row.colour]}m{row.accent}\x1b[0m{text.removeprefix(row.accent)}"
 
 
 def _folded(text: str, columns: float, indent: int) -> str:
