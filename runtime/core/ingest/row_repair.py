@@ -47,6 +47,11 @@ def _life(row: Row) -> Row | None:
     return row if is_id(first_id) and isinstance(name, str) else None
 
 
+def _leaf(row: Row) -> Row | None:
+    stream, leaf = row
+    return row if is_number(stream) and isinstance(leaf, str) else None
+
+
 def _loss(row: Row) -> Row | None:
     stream, reason, *counts = row
     return row if isinstance(reason, str) and all(map(is_number, (stream, *counts))) else None
@@ -77,6 +82,7 @@ REPAIRS: Mapping[str, Callable[[Row], Row | None]] = {
     "losses": _loss,
     "producers": _producer,
     "lives": _life,
+    "leaves": _leaf,
 }
 """The repair by table: the row as it can be taken over, or None."""
 
