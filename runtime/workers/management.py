@@ -293,7 +293,10 @@ class ManagementLoop:
     def _take(self, turn: ManagementTurn, request: ProgramRequest, askers: list[ProgramAsker]) -> None:
         """One request of a program: an event, or its refusal."""
         peer = request.peer
-        holder = self._processes.holder(peer.pid, peer.uid)
+        try:
+            holder = self._processes.holder(peer.pid, peer.uid)
+        except ProcessLookupError:
+            return  # it has ended: no answer would be read, and no command be done
         asker = ProgramAsker(request.route, holder or "")
         askers.append(asker)
         try:

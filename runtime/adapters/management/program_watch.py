@@ -24,7 +24,10 @@ class ProgramWatch:
         """By pid: the holder's name, and the pidfd."""
 
     def holder(self, pid: int | None, uid: int | None) -> str | None:
-        """The name of this process for leases; None where too many are watched."""
+        """The name of this process for leases; None where too many are watched.
+
+        Raises ProcessLookupError where it has ended: nothing that it asked for may be handed to it.
+        """
         if pid is None:
             return f"user-{uid}"
         known = self._descriptors.get(pid)
@@ -35,7 +38,9 @@ class ProgramWatch:
         name = holder_of(pid)
         try:
             self._descriptors[pid] = name, os.pidfd_open(pid)
-        except OSError:  # it has ended, or no descriptor is left: its leases end by their time
+        except ProcessLookupError:
+            raise
+        except OSError:  # no descriptor is left: its leases end by their time
             return name
         return name
 
@@ -44,7 +49,10 @@ class ProgramWatch:
         pid = pid_of(holder)
         if pid is None:
             return True
-        return holder_of(pid) == holder and self.holder(pid, None) == holder
+        try:
+            return holder_of(pid) == holder and self.holder(pid, None) == holder
+        except ProcessLookupError:
+            return False
 
     def descriptors(self) -> list[int]:
         """To be polled: one is readable when its process has ended."""
