@@ -160,6 +160,7 @@ def test_a_message_is_repeated_until_it_is_stored_and_passed_on_once() -> None:
 def test_another_process_of_management_is_sent_at_once_what_is_not_stored() -> None:
     world = World()
     world.upload.set_state(UP)
+    world.exchange()
     world.upload.add(command(7))
     world.exchange()
     world.management = ManagementEnd("m2", 1_000)
@@ -168,6 +169,21 @@ def test_another_process_of_management_is_sent_at_once_what_is_not_stored() -> N
     world.exchange()
     assert world.of(HubMessage) == [command(7), command(7)]
     assert world.management.state == UP
+
+
+def test_another_process_of_management_is_sent_first_what_came_first() -> None:
+    """It took the newest command, which came in the moment of its start, before all that waited."""
+    world = World()
+    world.upload.set_state(UP)
+    world.exchange()
+    world.upload.add(command(7))
+    world.exchange()
+    world.management, world.at_management = ManagementEnd("m2", 1_000), []
+    world.management.listen(frozenset())
+    world.upload.add(command(8))
+    for _ in range(3):
+        world.exchange()
+    assert world.of(HubMessage) == [command(7), command(8)]
 
 
 def test_a_message_that_was_withdrawn_is_repeated_no_more() -> None:

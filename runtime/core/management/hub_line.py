@@ -57,6 +57,9 @@ class HubMessage:
     dup: bool = False
     received_s: float = 0.0
     """CLOCK_BOOTTIME, which all processes of a machine share."""
+    to: str = ""
+    """The session of management that it is sent to. Another one leaves it: upload does not know that one yet,
+    and sends it what came before this message first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,7 @@ def encode_from_upload(session: str, said: FromUpload) -> list[bytes]:
                 "topic": said.topic,
                 "dup": said.dup,
                 "received_s": said.received_s,
+                "to": said.to,
             }
             return _frames("message", session, fields, said.payload)
         case PublishOutcome():
@@ -141,6 +145,7 @@ def decode_from_upload(frames: Sequence[bytes]) -> tuple[str, FromUpload]:
                     frames[1],
                     bool(fields["dup"]),
                     float(fields["received_s"]),
+                    _text(fields, "to"),
                 )
                 return session, message
             case "published":

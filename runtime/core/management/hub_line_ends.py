@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from runtime.core.management.hub_channels import HubChannel
@@ -71,6 +71,14 @@ class _Repeated:
     """Time of the next sending."""
 
 
+@dataclass(slots=True)
+class _KeptMessage:
+    """A message of the hub, passed on to the session of management that is known, until it is stored."""
+
+    message: HubMessage
+    at_s: float = -math.inf
+
+
 class UploadEnd:
     """The end of `upload`: it tells the state of the connection and passes messages on."""
 
@@ -80,7 +88,7 @@ class UploadEnd:
         self._peer_s = -math.inf
         self._state: HubUp | HubDown = HubDown("upload starts")
         self._state_at_s = -math.inf
-        self._messages: OrderedDict[int, _Repeated] = OrderedDict()
+        self._messages: OrderedDict[int, _KeptMessage] = OrderedDict()
         self._publishes: OrderedDict[int, bool | None] = OrderedDict()
         """Outcome of each of management's publishes by number; None while it is in flight."""
         self._outcomes: list[Frames] = []
@@ -92,7 +100,7 @@ class UploadEnd:
 
     def add(self, message: HubMessage) -> None:
         """Pass a message on, until it is stored or withdrawn."""
-        self._messages[message.number] = _Repeated(encode_from_upload(self._session, message))
+        self._messages[message.number] = _KeptMessage(message)
 
     def withdraw(self, number: int) -> None:
         """Repeat this message no more."""
@@ -149,7 +157,10 @@ class UploadEnd:
         if now >= self._state_at_s:
             self._state_at_s = now + BEAT_S
             due.append(encode_from_upload(self._session, self._state))
-        due += _due(self._messages.values(), now)
+        for kept in self._messages.values():
+            if now >= kept.at_s:
+                kept.at_s = now + RESEND_S
+                due.append(encode_from_upload(self._session, replace(kept.message, to=self._peer)))
         due += self._outcomes
         self._outcomes = []
         return due
@@ -232,8 +243,8 @@ class ManagementEnd:
             case PublishOutcome(number):
                 if self._publishes.pop(number, None) is not None:
                     self._pending.append(said)
-            case HubMessage() if self._is_new(said, now):
-                self._pending.append(said)
+            case HubMessage(to=to) if to == self._session and self._is_new(said, now):
+                self._pending.append(replace(said, to=""))
         return self._news()
 
     def _is_new(self, message: HubMessage, now: float) -> bool:
