@@ -1,5 +1,5 @@
 # Thin on purpose: the work is in Python. `make` alone says what there is.
-.PHONY: help demo test unit bench model chaos soak systemd clean
+.PHONY: help demo test unit bench model chaos soak systemd deb packages container clean
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
@@ -13,6 +13,9 @@ help:
 	@echo "make chaos   break things at random for minutes (SEED=, MINUTES=)"
 	@echo "make soak    tokens that live for seconds, under load (MINUTES=); all work, again and again (ROUNDS=)"
 	@echo "make systemd the unit and the installer under a live systemd (root, user-mode-linux; minutes)"
+	@echo "make deb     Debian packages into dist/ (ARCH=amd64|arm64|armhf|all, DEBIAN=12|13|all)"
+	@echo "make packages all packages, parts lists and the offline bundle; installed, upgraded, purged (root; minutes)"
+	@echo "make container  the image, run by podman and runc (root; a minute or two)"
 	@echo "make clean   remove what the above made"
 
 $(READY): pyproject.toml constraints.txt deploy/bootstrap.py
@@ -42,6 +45,15 @@ soak: $(READY)
 
 systemd: $(READY)
 	@$(VENV)/bin/python -m tests.machine.systemd
+
+deb: $(READY)
+	@$(VENV)/bin/python -m deploy.packaging deb --arch $(or $(ARCH),amd64) --release $(or $(DEBIAN),12)
+
+packages: $(READY)
+	@$(VENV)/bin/python -m deploy.packaging deb --arch all --release all
+
+container: $(READY)
+	@$(VENV)/bin/python -m deploy.packaging container
 
 clean:
 	rm -rf $(VENV) build dist bench-report .mypy_cache .ruff_cache .hypothesis

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from deploy.packaging import deb, lock
+from deploy.packaging import container, deb, lock
 from deploy.packaging.targets import ARCHITECTURES, RELEASES, Target
 from deploy.packaging.tree import Origin, find_origin
 from deploy.packaging.wheels import BuildError, make_lock
@@ -17,13 +17,17 @@ OUT = lock.TOP / "dist"
 
 
 def parser() -> argparse.ArgumentParser:
-    root = argparse.ArgumentParser(prog="python -m deploy.packaging", description="Build what a device image takes.")
+    root = argparse.ArgumentParser(
+        prog="python -m deploy.packaging", description="Build what a device image takes."
+    )
     root.add_argument("--out", type=Path, default=OUT, metavar="DIR", help="default: dist")
     root.add_argument("--version", help="instead of the version and the commit's number")
     commands = root.add_subparsers(dest="command", required=True)
     package = commands.add_parser("deb", help="edge-runtime for one device, and edge-producer for all")
     package.add_argument("--arch", choices=(*ARCHITECTURES, "all"), default="amd64")
     package.add_argument("--release", choices=(*RELEASES, "all"), default="12", help="of Debian")
+    image = commands.add_parser("container", help="the container's image, as an OCI archive")
+    image.add_argument("--arch", choices=("amd64", "arm64"), default="amd64")
     commands.add_parser("lock", help="take the present constraints into the lock, with hashes")
     return root
 
@@ -47,8 +51,16 @@ def _run(arguments: argparse.Namespace) -> None:
     origin = find_origin(arguments.version, int(epoch_s) if epoch_s else None)
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
-    for file in _debs(arguments.arch, arguments.release, origin, out):
+    for file in _built(arguments, origin, out):
         print(f"{file} {file.stat().st_size / 1e6:.2f} MB")
+
+
+def _built(arguments: argparse.Namespace, origin: Origin, out: Path) -> list[Path]:
+    if arguments.command == "container":
+        target = Target(arguments.arch, RELEASES[0])
+        package = deb.build_runtime(target, origin, out)
+        return [container.build(target, package, origin, origin.version, out)]
+    return _debs(arguments.arch, arguments.release, origin, out)
 
 
 def _debs(arch: str, release: str, origin: Origin, out: Path) -> list[Path]:

@@ -23,6 +23,8 @@ from deploy.packaging.tree import PREFIX, Origin, make_environment, prune, unpac
 from deploy.packaging.wheels import fetch, own_wheel, run
 
 HERE = Path(__file__).parent / "debian"
+COMPRESSION = ("-Zxz", "--threads-max=1")
+"""One thread: more would cut the content into pieces by the builder's cores."""
 SCRIPTS = ("preinst", "postinst", "prerm", "postrm")
 MAINTAINER = "Edge runtime <edge-runtime@example.org>"
 HOMEPAGE_FILES = ("README.md", "deploy/RUNBOOK.md")
@@ -128,7 +130,6 @@ def _add_service(root: Path) -> None:
     _write(root / CONFFILE, (HERE / "edge.toml").read_text(), 0o640)
     example = (TOP / "deploy" / "edge.toml.example").read_text()
     _write(root / "usr/share/doc/edge-runtime/examples/edge.toml.example", example)
-    _write(root / "usr/share/lintian/overrides/edge-runtime", (HERE / "lintian-overrides").read_text())
 
 
 def _add_documents(root: Path, package: Package, origin: Origin, parts: str) -> None:
@@ -180,7 +181,7 @@ def pack(root: Path, package: Package, origin: Origin, out: Path) -> Path:
         _write(control / name, text, 0o755)
     normalise(root, origin.epoch_s)
     file = out / package.file_name()
-    run("dpkg-deb", "--root-owner-group", "-Zxz", "--threads-max=1", "--build", str(root), str(file),
+    run("dpkg-deb", "--root-owner-group", *COMPRESSION, "--build", str(root), str(file),
         environment={"SOURCE_DATE_EPOCH": str(origin.epoch_s)})  # fmt: skip
     return file
 

@@ -16,11 +16,11 @@ LOCK_FILE = Path(__file__).with_name("requirements.txt")
 EXTRAS = ("compress",)
 """Extras that a package brings. Not `encrypt`: its library is larger than all the rest."""
 LEFT_OUT = frozenset({"pip", "tzdata"})
-"""Distributions that others name and no part of a device uses: sqlite-utils' installer of plugins, dateutil's zones."""
+"""Distributions that others name and no device uses: sqlite-utils' installer of plugins, dateutil's zones."""
 SOURCE_ONLY = frozenset({"paho-mqtt"})
 """Distributions without a wheel. Theirs is made on the builder; they are pure Python."""
 HEAD = """\
-# What the packages are made of, with the hash of every file that may be taken. For all architectures and releases.
+# What the packages are made of, for every device, with the hash of each file that may be taken.
 # Made by: python -m deploy.packaging lock
 """
 
@@ -67,7 +67,10 @@ def load() -> list[Locked]:
 def wanted() -> list[str]:
     """The requirements of a device, as pyproject.toml states them."""
     project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
-    return [*project["dependencies"], *(r for extra in EXTRAS for r in project["optional-dependencies"][extra])]
+    return [
+        *project["dependencies"],
+        *(r for extra in EXTRAS for r in project["optional-dependencies"][extra]),
+    ]
 
 
 def pinned() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The parts list of an artefact (SBOM), as CycloneDX 1.5 JSON: name, version, origin, licence and hash of each part."""
+"""The parts list of an artefact (SBOM), as CycloneDX 1.5 JSON: each part with licence and hash."""
 
 from __future__ import annotations
 
@@ -43,8 +43,10 @@ def of_package(
 def document(name: str, version: str, purl: str, parts: Iterable[Component], origin: Origin) -> str:
     """A whole CycloneDX document; its serial number follows from what it lists."""
     components = sorted(parts, key=lambda part: str(part["bom-ref"]))
-    described: Component = {"type": "application", "bom-ref": purl, "name": name, "version": version, "purl": purl,
-                            "licenses": [{"license": {"id": "Apache-2.0"}}]}  # fmt: skip
+    described: Component = {
+        "type": "application", "bom-ref": purl, "name": name, "version": version, "purl": purl,
+        "licenses": [{"license": {"id": "Apache-2.0"}}],
+    }  # fmt: skip
     body: dict[str, Any] = {
         "metadata": {
             "component": described,
@@ -58,14 +60,20 @@ def document(name: str, version: str, purl: str, parts: Iterable[Component], ori
         "dependencies": [{"ref": purl, "dependsOn": [part["bom-ref"] for part in components]}],
     }
     serial = uuid.uuid5(uuid.NAMESPACE_URL, json.dumps(body, sort_keys=True))
-    head = {"bomFormat": "CycloneDX", "specVersion": "1.5", "serialNumber": f"urn:uuid:{serial}", "version": 1}
+    head = {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.5",
+        "serialNumber": f"urn:uuid:{serial}",
+        "version": 1,
+    }
     return json.dumps({**head, **body}, indent=1) + "\n"
 
 
 def licences(document: str) -> list[tuple[str, str, str]]:
     """Name, version and licence of every part."""
     return [
-        (part["name"], part["version"], _spoken(part["licenses"])) for part in json.loads(document)["components"]
+        (part["name"], part["version"], _spoken(part["licenses"]))
+        for part in json.loads(document)["components"]
     ]
 
 
@@ -117,3 +125,18 @@ def _inner_libraries(site: Path) -> Iterator[Component]:
             "purl": f"pkg:generic/{name}@{version}", "bom-ref": f"{file.parent.name}/{file.name}",
             "hashes": [{"alg": "SHA-256", "content": sha256(file)}],
         }  # fmt: skip
+
+
+def of_debian(package: Path, root: Path, fields: Mapping[str, str], digest: str) -> Component:
+    """A Debian package in an image, with the licences that its copyright file names."""
+    name, version = fields["Package"], fields["Version"]
+    purl = f"pkg:deb/debian/{name}@{version}?arch={fields['Architecture']}"
+    copyright_file = root / "usr/share/doc" / name / "copyright"
+    text = copyright_file.read_text(errors="replace") if copyright_file.exists() else ""
+    named = sorted({match.strip() for match in re.findall(r"^License: *(\S.*)$", text, re.MULTILINE)})
+    named = named or [f"see {copyright_file.relative_to(root)}"]
+    return {
+        "type": "library", "name": name, "version": version, "purl": purl, "bom-ref": purl,
+        "hashes": [{"alg": "SHA-256", "content": digest}],
+        "licenses": [{"license": {"name": each}} for each in named],
+    }  # fmt: skip

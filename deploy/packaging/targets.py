@@ -1,4 +1,4 @@
-"""The devices that packages are built for: architecture and Debian release, and what follows from both. Pure."""
+"""The devices that packages are built for: architecture and Debian release, and what follows. Pure."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ class Target:
     def pip_options(self) -> list[str]:
         """Options with which pip takes this device's wheels instead of those of the machine it runs on."""
         machine = _MACHINE[self.arch]
-        tags = [f"manylinux_2_{minor}" for minor in range(_GLIBC_MINOR[self.release], OLDEST_GLIBC_MINOR - 1, -1)]
+        tags = [
+            f"manylinux_2_{minor}" for minor in range(_GLIBC_MINOR[self.release], OLDEST_GLIBC_MINOR - 1, -1)
+        ]
         platforms = [f"{tag}_{machine}" for tag in (*tags, "manylinux2014")]
         options = ["--only-binary=:all:", "--implementation", "cp", "--python-version", self.python]
         return options + [word for platform in platforms for word in ("--platform", platform)]

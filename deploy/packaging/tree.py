@@ -1,8 +1,8 @@
 """The tree of a package: a virtual environment made by hand out of wheels, for the device's own interpreter.
 
-A wheel is unpacked as its format says (modules beside each other, `*.data/purelib` and `platlib` merged). Then
-what no device uses goes: tests, type stubs, headers, symbols. The three scripts are written here, because the
-installers' ones name the interpreter of the machine that built them.
+A wheel is unpacked as its format says (modules beside each other, `*.data/purelib` and `platlib` merged).
+Then what no device uses goes: tests, type stubs, headers, symbols. The three scripts are written here,
+because those of an installer name the interpreter of the machine that built them.
 """
 
 from __future__ import annotations
@@ -128,7 +128,9 @@ def _is_left_out(file: Path) -> bool:
 
 
 def _strip(site: Path, target: Target) -> None:
-    libraries = sorted(str(path) for path in site.rglob("*") if ".so" in path.suffixes or path.suffix == ".so")
+    libraries = sorted(
+        str(path) for path in site.rglob("*") if ".so" in path.suffixes or path.suffix == ".so"
+    )
     if libraries:
         run(target.strip, "--strip-unneeded", *libraries)
 

@@ -1,4 +1,4 @@
-"""Fetching what a package is made of: wheels by their hashes, through pip; and our own, built by hatchling."""
+"""Fetching what a package is made of: wheels by their hashes, through pip; our own by hatchling."""
 
 from __future__ import annotations
 
@@ -24,10 +24,16 @@ def run(*command: str, environment: dict[str, str] | None = None) -> str:
     """Run a tool and return its output. Raises BuildError with what it wrote last."""
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=PATIENCE_S, env={**os.environ, **(environment or {})}
+            command,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            env={**os.environ, **(environment or {})},
         )
     except FileNotFoundError as exc:
-        raise BuildError(f"{command[0]} is missing; on Debian: apt-get install {_package_of(command[0])}") from exc
+        raise BuildError(
+            f"{command[0]} is missing; on Debian: apt-get install {_package_of(command[0])}"
+        ) from exc
     except subprocess.TimeoutExpired as exc:
         raise BuildError(f"{' '.join(command[:4])} did not end within {PATIENCE_S} s") from exc
     if done.returncode:
@@ -47,7 +53,15 @@ def fetch(target: Target, folder: Path) -> list[Path]:
     sources = [each for each in locked if each.name in SOURCE_ONLY]
     missing = [each for each in locked if each.name not in SOURCE_ONLY and not _wheel_of(folder, each)]
     if missing:
-        command = [*PIP, "download", "--no-deps", "--require-hashes", "--dest", str(folder), *target.pip_options()]
+        command = [
+            *PIP,
+            "download",
+            "--no-deps",
+            "--require-hashes",
+            "--dest",
+            str(folder),
+            *target.pip_options(),
+        ]
         run(*command, "-r", str(_requirements(folder, missing)))
     for each in sources:
         if not _wheel_of(folder, each):

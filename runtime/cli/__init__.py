@@ -149,6 +149,7 @@ GROUPS = {
     "devcloud": ("devcloud",),
     "demo": ("demo",),
     "completion": ("completion",),
+    "version": ("version",),
 }
 """Modules of this package with their commands, in the order of `edgectl --help`."""
 

@@ -1,0 +1,181 @@
+"""The Debian package for this machine, built once: what is in it, and that it starts from an extracted root.
+
+Installing, upgrading and purging in a Debian root of their own is `make packages`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.packaging import deb, lock, sbom
+from deploy.packaging.container import layer
+from deploy.packaging.targets import RELEASES, Target, all_targets
+from deploy.packaging.tree import SCRIPTS, Origin
+from tests.support.harness import require_tool
+
+TOP = Path(__file__).resolve().parents[2]
+ORIGIN = Origin("0.0.1", "0" * 40, 1_700_000_000, "a builder")
+TARGET = Target("amd64", RELEASES[0])
+LARGEST_BYTES = 12_000_000
+"""As installed, without bytecode."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quickly_packed() -> Iterator[None]:
+    """What xz makes smaller takes most of the time."""
+    before, deb.COMPRESSION = deb.COMPRESSION, ("-Zgzip", "-z1")
+    yield
+    deb.COMPRESSION = before
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package of edge-runtime; its folder has the tree it was packed from, too."""
+    require_tool("dpkg-deb")
+    require_tool(TARGET.strip)
+    return deb.build_runtime(TARGET, ORIGIN, tmp_path_factory.mktemp("packages"))
+
+
+@pytest.fixture(scope="module")
+def root(built: Path) -> Path:
+    """The package, extracted as into a root that an image builder makes."""
+    folder = built.with_name("device")
+    subprocess.run(["dpkg-deb", "-x", built, folder], check=True)
+    return folder
+
+
+def field(package: Path, name: str) -> str:
+    return subprocess.run(
+        ["dpkg-deb", "-f", package, name], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def test_the_same_commit_makes_the_same_bytes(built: Path, tmp_path: Path) -> None:
+    shutil.copytree(built.parent / "wheels", tmp_path / "wheels")
+    before = os.umask(0o077)
+    try:
+        again = deb.build_runtime(TARGET, ORIGIN, tmp_path)
+    finally:
+        os.umask(before)
+    assert again.read_bytes() == built.read_bytes()
+    assert int(field(built, "Installed-Size")) * 1024 <= LARGEST_BYTES
+
+
+def test_the_package_holds_what_a_device_needs_and_nothing_of_the_builder(built: Path, root: Path) -> None:
+    assert field(built, "Architecture") == "amd64"
+    assert "python3 (<< 3.12)" in field(built, "Depends")
+    site = root / "usr/lib/edge-runtime/lib/python3.11/site-packages"
+    names = {path.name for path in site.iterdir()}
+    assert {"runtime", "zmq", "supervisor", "paho", "brotli.py"} <= names
+    assert not names & {"pip", "tzdata", "pytest", "mypy"}
+    assert not [*site.rglob("tests"), *site.rglob("*.pyc"), *site.rglob("*.pyi"), site / "runtime/devcloud"][
+        :-1
+    ]
+    assert not (site / "runtime/devcloud").exists()
+    for name in SCRIPTS:
+        script = root / "usr/lib/edge-runtime/bin" / name
+        assert script.read_text().startswith("#!/usr/lib/edge-runtime/bin/python\n") and os.access(
+            script, os.X_OK
+        )
+    assert (root / "usr/lib/edge-runtime/bin/python3.11").readlink() == Path("/usr/bin/python3.11")
+    assert (root / "usr/bin/edgectl").resolve() == root / "usr/lib/edge-runtime/bin/edgectl"
+    here = str(built.parent).encode()
+    assert not [path for path in site.rglob("*.py") if here in path.read_bytes()]
+    assert oct((root / deb.CONFFILE).stat().st_mode & 0o777) == "0o640"
+
+
+def test_the_unit_starts_the_packages_own_command(root: Path) -> None:
+    unit = (root / deb.UNIT).read_text()
+    commands = re.findall(r"^Exec\w+=(\S+)", unit, re.MULTILINE)
+    assert commands and all((root / command.lstrip("/")).exists() for command in commands)
+    assert "/opt/" not in unit
+
+
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the package is for Python 3.11")
+def test_the_extracted_package_starts_with_its_own_modules_alone(root: Path) -> None:
+    prefix = root / "usr/lib/edge-runtime"
+    link = prefix / "bin/python3.11"
+    link.unlink()
+    interpreter = Path(sys.executable).resolve()  # instead of /usr/bin/python3.11 on the device
+    link.symlink_to(interpreter)
+    settings = prefix / "pyvenv.cfg"
+    settings.write_text(settings.read_text().replace("/usr/bin", str(interpreter.parent)))
+    code = (
+        "import sys, azure.iot.device, zmq, requests, sqlite_utils, brotli\n"
+        "import supervisor.supervisord, runtime.workers.upload, runtime.workers.ingest\n"
+        "import runtime.adapters.supervisor.main\n"
+        "from runtime.__main__ import main\n"
+        "sys.exit(main(['version', '--json']))"
+    )
+    ran = subprocess.run(
+        [prefix / "bin/python", "-I", "-c", code], capture_output=True, text=True, timeout=60
+    )
+    assert ran.returncode == 0, ran.stderr
+    said = json.loads(ran.stdout)
+    assert said["commit"] == ORIGIN.commit and said["builder"] == ORIGIN.builder
+    assert said["dependencies"]["pyzmq"] == lock.pinned()["pyzmq"]
+    assert "pytest" not in said["dependencies"]
+
+
+def test_the_scripts_of_the_package_are_sound_and_purge_asks_nothing(built: Path, tmp_path: Path) -> None:
+    subprocess.run(["dpkg-deb", "-e", built, tmp_path], check=True)
+    assert {path.name for path in tmp_path.iterdir()} == {*deb.SCRIPTS, "control", "conffiles", "md5sums"}
+    for name in deb.SCRIPTS:
+        subprocess.run(["sh", "-n", tmp_path / name], check=True)
+        assert "read " not in (tmp_path / name).read_text() and "debconf" not in (tmp_path / name).read_text()
+    assert (tmp_path / "conffiles").read_text() == f"/{deb.CONFFILE}\n"
+    assert deb.CONFFILE not in (tmp_path / "md5sums").read_text()
+
+
+def test_every_part_is_listed_with_its_licence_and_its_hash(built: Path) -> None:
+    parts = json.loads(built.with_name(f"{built.name}.cdx.json").read_text())
+    assert (parts["bomFormat"], parts["specVersion"]) == ("CycloneDX", "1.5")
+    listed = {part["name"]: part for part in parts["components"]}
+    expected = {each.name for each in lock.load()} | {"edge-runtime", "libzmq", "libsodium"}
+    assert expected <= set(listed)
+    for name, _, licence in sbom.licences(json.dumps(parts)):
+        assert licence != "unknown", name
+        assert re.fullmatch("[0-9a-f]{64}", listed[name]["hashes"][0]["content"])
+
+
+def test_the_lock_is_of_the_tested_versions_and_whole() -> None:
+    locked = lock.load()
+    assert lock.render(locked) == lock.LOCK_FILE.read_text()
+    assert {each.name: each.version for each in locked}.items() <= lock.pinned().items()
+    named = {lock.normalised(re.split(r"[<>=]", each)[0]) for each in lock.wanted()}
+    assert named <= {each.name for each in locked}, "run: python -m deploy.packaging lock"
+
+
+def test_a_line_that_names_no_hash_is_refused() -> None:
+    with pytest.raises(ValueError, match="no locked requirement: requests==2"):
+        lock.parse("requests==2\n")
+
+
+def test_every_target_has_a_python_of_its_release_and_a_newer_release_a_newer_version() -> None:
+    assert {(target.arch, target.release) for target in all_targets()} >= {("armhf", "13"), ("amd64", "12")}
+    for target in all_targets():
+        assert f"python3 (>= {target.python}~)" in target.depends()
+    older, newer = (deb.version_for(Target("arm64", release), ORIGIN) for release in RELEASES)
+    require_tool("dpkg")
+    assert subprocess.run(["dpkg", "--compare-versions", older, "lt", newer], check=False).returncode == 0
+
+
+def test_a_layer_of_the_container_is_the_same_whatever_the_order_and_owner(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder, names in ((one, "ab"), (other, "ba")):
+        folder.mkdir()
+        for name in names:
+            (folder / name).write_text(name)
+        (folder / "link").symlink_to("a")
+    assert layer(one, 1).digest == layer(other, 1).digest
+    (other / "a").write_text("other")
+    assert layer(one, 1).digest != layer(other, 1).digest
