@@ -117,7 +117,6 @@ def _backlog(facts: dict[str, Any]) -> list[str]:
         f"{_waiting(facts['messages'])} ({size(facts['bytes'])})" if known else "",
         _phrase("the oldest for {}", facts["oldest_age_s"], duration),
         f"{facts['quarantine']} in quarantine" if known else "",
-        _phrase("{} ever set aside", facts["dropped"].get("quarantined")),
         _counted("dropped", {k: n for k, n in facts["dropped"].items() if k != "quarantined"}),
         _counted("refused in the last minute", facts["refused_lately"]),
         _counted("refused since ingest started", facts["refused"]),

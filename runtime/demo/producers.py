@@ -20,7 +20,7 @@ BURST_EVERY_S = 1.0
 RETRY_FOR_S = 120.0  # longer than any fault of the demo keeps ingest down
 
 
-class Ledger:
+class AcknowledgedNames:
     """Names of the messages whose acknowledgement a producer holds."""
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Ledger:
 class Senders:
     """One thread that sends this machine's metrics every second, and some that send bursts."""
 
-    def __init__(self, endpoint: str, ledger: Ledger) -> None:
+    def __init__(self, endpoint: str, ledger: AcknowledgedNames) -> None:
         self._endpoint = endpoint
         self._ledger = ledger
         self._enough = threading.Event()

@@ -6,7 +6,7 @@ import sys
 import time
 
 from runtime.demo.console import ConsoleOutput
-from runtime.demo.producers import Ledger, Senders
+from runtime.demo.producers import AcknowledgedNames, Senders
 from runtime.demo.stage import Stage, wait_for
 from runtime.demo.tally import Tally, count, table
 from runtime.layout import WORKERS
@@ -25,7 +25,7 @@ def play(*, approve: bool, seconds: float) -> int:
         stage.start_cloud()
         console.write("starting supervisord with provisioning, refresh, ingest and upload")
         config = stage.start_runtime()
-        ledger = Ledger()
+        ledger = AcknowledgedNames()
         senders = Senders(config.producer_endpoint(), ledger)
         senders.start()
         console.write(
@@ -63,7 +63,7 @@ def _provision(stage: Stage, console: ConsoleOutput, *, approve: bool) -> None:
     console.write("provisioned and registered: messages flow")
 
 
-def _disasters(stage: Stage, console: ConsoleOutput, ledger: Ledger) -> None:
+def _disasters(stage: Stage, console: ConsoleOutput, ledger: AcknowledgedNames) -> None:
     for worker in WORKERS:
         _pass(stage, console, ledger, QUIET_S)
         console.write(
@@ -77,7 +77,7 @@ def _disasters(stage: Stage, console: ConsoleOutput, ledger: Ledger) -> None:
     console.write("the hub is back")
 
 
-def _pass(stage: Stage, console: ConsoleOutput, ledger: Ledger, seconds: float) -> None:
+def _pass(stage: Stage, console: ConsoleOutput, ledger: AcknowledgedNames, seconds: float) -> None:
     """Let time pass, and show the progress."""
     until_s = time.monotonic() + seconds
     while (left_s := until_s - time.monotonic()) > 0:
@@ -86,7 +86,7 @@ def _pass(stage: Stage, console: ConsoleOutput, ledger: Ledger, seconds: float) 
         time.sleep(min(0.5, left_s))
 
 
-def _drain(stage: Stage, console: ConsoleOutput, ledger: Ledger) -> None:
+def _drain(stage: Stage, console: ConsoleOutput, ledger: AcknowledgedNames) -> None:
     """Wait until every acknowledged message has arrived, or until waiting is of no use."""
     acknowledged = ledger.names()
     until_s = time.monotonic() + DRAIN_TIMEOUT_S

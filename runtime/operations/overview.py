@@ -28,6 +28,7 @@ from runtime.core.operations import verdict as condition
 from runtime.core.operations.headroom import StoreUsage, headroom
 from runtime.errors import EdgeError
 from runtime.layout import OPTIONAL_WORKERS, PROGRAMS, Layout
+from runtime.operations.ledger_report import books_in_record, books_on_disk
 from runtime.operations.runway_report import runway_of
 from runtime.settings import Settings, StoreSettings, enabled_workers
 
@@ -96,6 +97,7 @@ def observe(
         "crashes": dict(zip(("count", "last"), count_crashes(layout), strict=True)),
         "alarms": _alarms(sentinel.record, {name: seen[name].record for name in seen if name != "sentinel"}),
     }
+    overview |= books_on_disk(layout.messages_db) if databases else books_in_record(seen["ingest"].record)
     overview["runway"] = runway_of(overview, sentinel.record, settings)
     overview["reasons"] = condition.reasons(overview, alarm_limits(settings))
     return {"verdict": condition.verdict(overview), **overview}
@@ -196,8 +198,6 @@ def _backlog(
         "store": ingest.text("store"),
         **(_on_disk(layout.messages_db, clock) if databases else _in_record(ingest)),
         "stored": counted.get("stored", 0) if ingest.values else None,
-        "leaves": ingest.number("leaves"),
-        "new_leaves": counted.get("new_leaves", 0) if ingest.values else None,
         "refused": {k.removeprefix("refused_"): n for k, n in counted.items() if k.startswith("refused_")},
         "refused_lately": ingest.counts("refused_lately"),
     }

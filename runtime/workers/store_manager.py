@@ -21,7 +21,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from runtime.adapters.process.clock import Clock
+from runtime.adapters.process.clock import Clock, wall_s_if_set
 from runtime.adapters.process.home_mount import in_changed_home
 from runtime.adapters.process.status_file import BUSY
 from runtime.adapters.salvage.disk_probe import DiskProbe, block_ranges
@@ -42,7 +42,6 @@ from runtime.adapters.store.id_watermark import IdWatermark
 from runtime.adapters.store.writer import MessageStore
 from runtime.config import Config
 from runtime.core.ingest.admission import RETRY_FULL_MS, Admission
-from runtime.core.ingest.new_names import NO_LEAVES, LeafTerms
 from runtime.core.ingest.protocol import Code, ProducerKey, Refusal
 from runtime.core.ingest.quota import Amount, Limit, OverflowPolicy, Quota
 from runtime.core.ingest.store_state import (
@@ -97,9 +96,7 @@ class StoreManager:
         self._disk = Disk(self._path.parent, DiskReserve(store.min_free_bytes, store.min_free_inodes))
         self._wal = WalLimit(self._path, self._disk)
         self._probe = DiskProbe(files(self._path), clock)
-        self._housekeeping = Housekeeping(
-            clock, self._quota, self._disk, self._wal, self._ids, config.settings.gateway.max_leaves
-        )
+        self._housekeeping = Housekeeping(clock, self._quota, self._disk, self._wal, self._ids)
         self._throttle = LogThrottle(LOG_EVERY_S)
         self._state: State = Opening()
         self._store: MessageStore | None = None
@@ -112,7 +109,6 @@ class StoreManager:
     def reconfigure(self, config: Config) -> None:
         """Take the limits that count while ingest runs. The policies stay: they decide the indexes."""
         self._quota = self._housekeeping.quota = quota(config)
-        self._housekeeping.max_leaves = config.settings.gateway.max_leaves
         self._quarantine_bytes = config.settings.store.quarantine_max_bytes
         self._max_producers = config.settings.ingest.max_producers
 
@@ -132,6 +128,7 @@ class StoreManager:
         self._keep(self._count_slice)
         self._keep(self._housekeeping.measure_if_due)
         self._keep(self._housekeeping.tidy_if_due)
+        self._keep(self._housekeeping.look_at_ledger)
 
     def idle(self) -> None:
         """No request waits: give a little more room back to the disk."""
@@ -160,17 +157,14 @@ class StoreManager:
 
     # --- a commit ---
 
-    def admission(
-        self, keys: Collection[ProducerKey], settled: Settled, leaves: LeafTerms = NO_LEAVES
-    ) -> Admission:
+    def admission(self, keys: Collection[ProducerKey], settled: Settled) -> Admission:
         """The Admission for the next commit, which also carries out `settled`. Raises StoreError."""
         store, room_bytes = self._usable(), self._housekeeping.room_bytes
         self._wal.check(room_bytes)
         known = store.known(keys)
         self._housekeeping.forget_producers(store, room=len(keys) - len(known), but=known)
         self._housekeeping.give_back_streams(store)
-        view = store.view(room_bytes, settled)
-        return Admission(self._quota, view, store.stamp(), known, known.apart, leaves)
+        return Admission(self._quota, store.view(room_bytes, settled), store.stamp(), known, known.apart)
 
     def count(self) -> bool:
         """Count the stored messages, before counters decide over them. True if done. Raises StoreError."""
@@ -216,7 +210,8 @@ class StoreManager:
         if not isinstance(self._state, Serving):
             return {"store": self._state.why, **alarm}
         room_bytes = max(0, self._housekeeping.room_bytes)
-        return {"store": "open", "room_bytes": room_bytes, **self._usable().figures(), **alarm}
+        figures = self._usable().figures()
+        return {"store": "open", "room_bytes": room_bytes, **figures, **self._housekeeping.ledger, **alarm}
 
     def close(self) -> None:
         self._leave()
@@ -266,7 +261,8 @@ class StoreManager:
         if not isinstance(self._state, Serving):
             self._leave()
         if isinstance(self._state, Salvaging):
-            self._salvage = salvage(self._path, self._state.why, self._state.history.lost_parts)
+            parts = self._state.history.lost_parts
+            self._salvage = salvage(self._path, self._state.why, parts, wall_s_if_set(self._clock))
         if isinstance(self._state, Examining):
             self._probe.begin()
         return True
@@ -381,7 +377,7 @@ def quota(config: Config) -> Quota:
         for name, stream in config.settings.stream.items()
         if (limit := _limit(stream.max_messages, stream.max_bytes, stream.policy))
     }
-    return Quota(total, every, own, store.max_streams, store.leaf_max_messages)
+    return Quota(total, every, own, store.max_streams)
 
 
 def _limit(messages: int, bytes: int, policy: OverflowPolicy) -> Limit | None:

@@ -55,7 +55,7 @@ def sentences(module: ModuleType, *functions: str) -> Iterator[str]:
 
 
 SAID = {
-    *sentences(verdict, "_worker", "_backlog", "_disk", "_identity", "_hub"),
+    *sentences(verdict, "_worker", "_backlog", "_ledger", "_disk", "_identity", "_hub"),
     *sentences(health, "_alarms_of"),
     *sentences(link_budget, "shut"),
     *(words.partition(" (")[0] for words in sentences(store_manager, "_alarm")),

@@ -94,3 +94,13 @@ def _libc() -> ctypes.CDLL:
 @cache
 def _kernel_boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+CLOCK_IS_SET_FROM_S = 1_735_689_600
+"""2025-01-01: a device whose clock says less has no battery and no network time yet."""
+
+
+def wall_s_if_set(clock: Clock) -> float | None:
+    """Wall time for people; None where the clock was never set."""
+    wall_s = clock.wall_s()
+    return wall_s if wall_s >= CLOCK_IS_SET_FROM_S else None

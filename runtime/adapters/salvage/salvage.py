@@ -24,6 +24,7 @@ import itertools
 import json
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,9 +32,10 @@ from typing import Any
 
 from runtime.adapters.salvage.damaged_reader import ID_GAP, Counters, DamagedStore
 from runtime.adapters.salvage.disk_probe import block_ranges, read_files
+from runtime.adapters.store.counters import UNKNOWN, WRITE_LEVEL
 from runtime.adapters.store.errors import StoreFull, StoreUnavailable, StoreUnreadable, translated
 from runtime.adapters.store.keyless_names import create_lives, read_names
-from runtime.adapters.store.leaf_names import create_leaves
+from runtime.adapters.store.ledger import close_after_salvage, create_ledger, log_ranges
 from runtime.adapters.store.wal import cut_mark
 from runtime.core.ingest.row_repair import REPAIRS, RowRepair, is_id
 
@@ -56,6 +58,8 @@ class SalvageReport:
     """Closed ranges of ids that may have held messages and cannot be read."""
     unreadable: Sequence[str] = ()
     """Parts of the files that the disk does not give back any more."""
+    began_wall_s: float | None = None
+    """Unix time at which it began; None where the clock was never set."""
 
     @property
     def explained(self) -> bool:
@@ -122,10 +126,12 @@ def _is_cleared(folder: Path, name: str) -> bool:
     return not any(map(os.path.lexists, ours))
 
 
-def salvage(path: Path, reason: str, unreadable: Sequence[str] = ()) -> Iterator[SalvageReport]:
+def salvage(
+    path: Path, reason: str, unreadable: Sequence[str] = (), wall_s: float | None = None
+) -> Iterator[SalvageReport]:
     """All steps, a slice for each `next`; yields the growing report. On StoreError begin again, later."""
     try:
-        yield from _salvage(path, SalvageReport(reason, unreadable=unreadable))
+        yield from _salvage(path, SalvageReport(reason, unreadable=unreadable, began_wall_s=wall_s))
     except OSError as exc:
         kind = StoreFull if exc.errno in (errno.ENOSPC, errno.EDQUOT) else StoreUnavailable
         raise kind(f"the damaged store cannot be salvaged now: {exc.strerror}") from exc
@@ -210,16 +216,16 @@ def _copy(damaged: DamagedStore, fresh: sqlite3.Connection, report: SalvageRepor
     fresh.execute("PRAGMA synchronous = OFF")  # the whole file is synced before it gets its name
     migrate(fresh, damaged.version())
     create_lives(fresh)
-    create_leaves(fresh)
+    create_ledger(fresh)
     report.expected = damaged.expected()
     for table, repair in REPAIRS.items():
         for rows in damaged.rows(table, lost=[]):
             _insert(fresh, table, [row for row in map(repair, rows) if row is not None])
             yield report
-    messages = _messages(fresh, "messages")
+    messages, aside = _messages(fresh, "messages"), _messages(fresh, "quarantine")
     highest, counters, names = 0, damaged.counters(), read_names(fresh, damaged.name() or "")
     given_up_to = counters.next_id - 1 if counters else None
-    for table, kept in (("quarantine", _messages(fresh, "quarantine")), ("messages", messages)):
+    for table, kept in (("quarantine", aside), ("messages", messages)):
         for rows in damaged.rows(table, report.lost_ranges):
             sound: list[Sequence[Any]] = [row for row in rows if is_id(row[0])]
             highest = max([highest, *(row[0] for row in sound)])
@@ -237,11 +243,13 @@ def _copy(damaged: DamagedStore, fresh: sqlite3.Connection, report: SalvageRepor
                 kept.count(row)
             yield report
     _write_lookup_tables(fresh, messages)
+    _close_ledger(fresh, messages, aside)
     migrate(fresh)
     explained = report.explained and not damaged.in_disorder
     next_id = _carry_counters(damaged, fresh, report, highest)
     if not explained:
         yield from _name_gaps(fresh, report, next_id)
+    log_ranges(fresh, report.lost_ranges, report.began_wall_s)
 
 
 def _messages(fresh: sqlite3.Connection, table: str) -> RowRepair:
@@ -286,9 +294,18 @@ def _write_lookup_tables(fresh: sqlite3.Connection, messages: RowRepair) -> None
     """Write the tables about the messages. One whose stream or boot row is lost keeps its number, unnamed."""
     _insert(fresh, "streams", [(number, None, None) for number in messages.streams])
     _insert(fresh, "boots", [(number, f"lost-{number}") for number in messages.boots])
-    fresh.execute("INSERT OR IGNORE INTO streams (id) SELECT DISTINCT stream FROM losses")
-    levels = [(*level, *amount, amount.messages, 0) for level, amount in messages.levels.items()]
-    _insert(fresh, "levels", levels)
+    for table in ("losses", "levels"):
+        named = f"SELECT stream FROM {table} WHERE stream <> {UNKNOWN}"  # noqa: S608  # our own names
+        fresh.execute(f"INSERT OR IGNORE INTO streams (id) {named}")
+    fresh.executemany(WRITE_LEVEL, [(*level, *amount) for level, amount in messages.levels.items()])
+
+
+def _close_ledger(fresh: sqlite3.Connection, messages: RowRepair, aside: RowRepair) -> None:
+    known = {number for (number,) in fresh.execute("SELECT id FROM streams").fetchall()}
+    by_stream: Counter[int] = Counter()
+    for stream, count in aside.of_streams.items():
+        by_stream[stream if isinstance(stream, int) and stream in known else UNKNOWN] += count
+    close_after_salvage(fresh, by_stream, messages.uncounted)
 
 
 def _carry_counters(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -31,30 +31,38 @@ LEAVING = f"SELECT stream, priority, count(*), sum({SIZE}) FROM messages"  # noq
 EVICTIONS_REMEMBERED = 10_000
 """More messages than the send queue holds."""
 DISCARDED = "discarded"
-"""Reason of messages in quarantine that an operator gave up: they were counted when they were set aside."""
+"""Reason of messages in quarantine that an operator gave up."""
 POLICIES = frozenset(policy.value for policy in OverflowPolicy if policy is not OverflowPolicy.REJECT)
 """Reasons of messages that were dropped for want of room."""
 Evicted = tuple[int, int, int, str]
 """Stream, priority, bytes and reason of a message that was dropped for want of room."""
 QUARANTINED = "quarantined"
-"""Reason of messages that are set aside: lost to the cloud, and still stored."""
+"""Reason of messages that are set aside now: undelivered, and still stored. They are not lost yet."""
+UNKNOWN = 0
+"""The number of no stream: messages are counted under it whose row no longer tells the stream."""
 BY_LEVEL = f"AND {COUNTABLE} GROUP BY stream, priority"
 
 
-def count_levels(db: sqlite3.Connection) -> list[tuple[int, int, int, int]]:
-    """Count every message, and write the levels. Row by row: SQLite would sort the rows, in memory."""
+def count_levels(db: sqlite3.Connection) -> tuple[list[tuple[int, int, int, int]], int]:
+    """Count every message, and write the levels. Row by row: SQLite would sort the rows, in memory.
+
+    Returns all levels, and the number of rows whose level is unknown.
+    """
     levels: defaultdict[tuple[int, int], list[int]] = defaultdict(lambda: [0, 0])
+    uncounted = 0
     rows = db.execute(
-        f"SELECT stream, priority, {SIZE} FROM messages "  # noqa: S608  # our own names
-        f"WHERE stream IN (SELECT id FROM streams) AND {COUNTABLE}"
+        f"SELECT stream IN (SELECT id FROM streams) AND {COUNTABLE}, stream, priority, {SIZE} FROM messages"  # noqa: S608  # our own names
     )
-    for stream, priority, size in rows:
+    for known, stream, priority, size in rows:
+        if not known:
+            uncounted += 1
+            continue
         level = levels[stream, priority]
         level[0] += 1
         level[1] += size
     db.execute(FORGET_LEVELS)
     db.executemany(WRITE_LEVEL, [(*level, *amount) for level, amount in levels.items()])
-    return db.execute(READ_LEVELS).fetchall()
+    return db.execute(READ_LEVELS).fetchall(), uncounted
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +124,10 @@ class StoreCounters:
     """Lost messages that a limit's policy dropped: the hub may still receive them."""
     after_all: list[int] = field(default_factory=list)
     """Messages that were dropped before, and that the hub has."""
-    discarded: list[str] = field(default_factory=list)
-    """Files in the spool of messages that an operator gave up."""
+    requeued: Counter[int] = field(default_factory=Counter)
+    """Messages that came back from quarantine, by stream."""
+    delivered_unknown: int = 0
+    """Delivered messages whose row does not tell the level."""
     files: defaultdict[tuple[int, str], list[str]] = field(default_factory=lambda: defaultdict(list))
     """Files in the spool of the lost messages, by (stream, reason)."""
     left: list[tuple[int, int, int, int]] | None = None
@@ -143,7 +153,8 @@ class StoreCounters:
             change.messages += 1
             change.bytes += size
             self.back.append((priority, size))
-            self._regain(stream, QUARANTINED, size)
+        self.requeued[self._number(stream)] += 1
+        self._regain(self._number(stream), QUARANTINED, max(0, size))
 
     def delivered_after_all(self, number: int, evicted: Evicted) -> None:
         """Count as delivered a message that was dropped while it was in flight, and that the hub has."""
@@ -162,32 +173,42 @@ class StoreCounters:
     ) -> None:
         """Count a message that left: delivered, or lost for the reason `lost`."""
         counted = self._countable(stream, priority, size)
-        if not counted and not self._countable(stream, priority, 0):
-            return
-        change = self.levels[stream, priority]
+        known = counted or self._countable(stream, priority, 0)
         if counted:
+            change = self.levels[stream, priority]
             change.messages -= 1
             change.bytes -= size
             if self.left is not None:
                 self.left.append((number, stream, priority, size))
         size = max(0, size)
-        if lost is None:
-            change.delivered += 1
+        if lost is not None:
+            self._lose(number, stream, priority, size, file, lost, known=known)
+        elif known:
+            self.levels[stream, priority].delivered += 1
         else:
-            if lost in POLICIES:
-                self.evicted[number] = (stream, priority, size, lost)
-            self.lost[stream, lost].append((number, size))
-            if isinstance(file, str) and lost != QUARANTINED:
-                self.files[stream, lost].append(file)
+            self.delivered_unknown += 1
+
+    def _lose(
+        self, number: int, stream: int, priority: int, size: int, file: str | None, why: str, *, known: bool
+    ) -> None:
+        place = (self._number(stream), why)
+        self.lost[place].append((number, size))
+        if known and why in POLICIES:
+            self.evicted[number] = (stream, priority, size, why)
+        if known and isinstance(file, str) and why != QUARANTINED:
+            self.files[place].append(file)
 
     def given_up(self, number: int, stream: object, size: int, file: object, why: str) -> None:
         """Count a message that leaves quarantine and is lost; it is in no level any more, damaged or not."""
-        place = (stream if isinstance(stream, int) else 0, why)
+        place = (self._number(stream), why)
         self.lost[place].append((number, size))
-        if place[0] in self.names:
-            self._regain(place[0], QUARANTINED, size)  # lost once, and for this reason
+        self._regain(place[0], QUARANTINED, size)  # it is set aside no longer
         if isinstance(file, str):
             self.files[place].append(file)
+
+    def _number(self, stream: object) -> int:
+        """The number under which messages of this stream are counted."""
+        return stream if isinstance(stream, int) and stream in self.names else UNKNOWN
 
     def _countable(self, stream: object, priority: object, size: object) -> bool:
         """True if the row's level is known and sound. A damaged row was counted elsewhere."""
@@ -197,10 +218,7 @@ class StoreCounters:
 
     def losses(self, names: Mapping[int, StreamName]) -> list[Loss]:
         """The losses, for the log; and the files that no message names any more."""
-        if not self.lost and not self.discarded:
-            return []
-        given_up = Loss(StreamName(None, None), DISCARDED, NOTHING, (), self.discarded)
-        return [given_up] * bool(self.discarded) + [
+        return [
             Loss(
                 names.get(stream, StreamName(None, None)),
                 reason,
@@ -264,7 +282,8 @@ def write_losses(db: sqlite3.Connection, changes: StoreCounters) -> None:
         ],
     )
     db.executemany(
-        "UPDATE losses SET messages = max(0, messages - ?), bytes = max(0, bytes - ?) "
-        "WHERE stream = ? AND reason = ?",
-        [(*amount, *place) for place, amount in changes.regained.items()],
+        "INSERT INTO losses (stream, reason, messages, bytes, first_id, last_id) "
+        "VALUES (?1, ?2, -?3, 0, 0, 0) ON CONFLICT (stream, reason) DO UPDATE SET "
+        "messages = messages - ?3, bytes = max(0, bytes - ?4)",
+        [(*place, *amount) for place, amount in changes.regained.items()],
     )

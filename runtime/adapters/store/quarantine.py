@@ -9,7 +9,7 @@ import json
 import sqlite3
 from collections.abc import Sequence
 
-from runtime.adapters.store.counters import StoreCounters
+from runtime.adapters.store.counters import DISCARDED, StoreCounters
 from runtime.adapters.store.keyless_names import read_names
 from runtime.adapters.store.statements import COLUMNS, IN, SIZE, SOUND_COLUMNS
 from runtime.core.ingest.admission import EVICTED_AT_ONCE, ROW_OVERHEAD_BYTES
@@ -17,13 +17,14 @@ from runtime.core.ingest.quota import LARGEST_BYTES, TEXTS_BYTES
 
 MOST_BYTES = 107_374_182
 FULL = "quarantine_full"
-"""Reason of messages dropped from a full quarantine: lost for the second time, and for ever."""
+"""Reason of messages dropped from a full quarantine: set aside no longer, and lost for ever."""
 _MOST = f"CASE WHEN file IS NULL THEN length(payload) + {TEXTS_BYTES} ELSE {LARGEST_BYTES} END"
 _SIZE = (
     f"CASE WHEN typeof(bytes) = 'integer' AND bytes BETWEEN 0 AND {_MOST} THEN bytes "
     f"ELSE coalesce(length(payload), 0) END + {ROW_OVERHEAD_BYTES}"
 )
 """Size according to the row, where that is possible: one flipped bit must not push all other messages out."""
+_ROW = f"id, stream, file, {_SIZE}"
 
 
 class Quarantine:
@@ -55,11 +56,10 @@ class Quarantine:
             1,
         )
 
-    def discard(self, ids: Sequence[int]) -> list[str]:
-        """Delete messages that the caller stored elsewhere or gives up. Returns their files in the spool."""
-        if not ids:
-            return []
-        return self._changed(f"DELETE FROM quarantine WHERE id IN {IN}", (json.dumps(ids),), -1)  # noqa: S608
+    def discard(self, ids: Sequence[int], changes: StoreCounters) -> None:
+        """Delete messages that an operator gives up."""
+        for number, stream, file, size in self._delete(ids):
+            changes.given_up(number, stream, size - ROW_OVERHEAD_BYTES, file, DISCARDED)
 
     def requeue(self, ids: Sequence[int], changes: StoreCounters, store: str) -> None:
         """Append messages to `messages`, under a new id and still under the key that the hub may know.
@@ -80,7 +80,7 @@ class Quarantine:
             for stream, priority, size in row:
                 changes.next_id += 1
                 changes.returned(stream, priority, size)
-        self.discard(ids)
+        self._delete(ids)
 
     def trim(self, changes: StoreCounters) -> None:
         """Drop the oldest messages beyond the bound; the newest one stays, however large."""
@@ -88,7 +88,7 @@ class Quarantine:
         if excess <= 0:
             return
         oldest = self._db.execute(
-            f"SELECT id, stream, file, {_SIZE} FROM quarantine "  # noqa: S608
+            f"SELECT {_ROW} FROM quarantine "  # noqa: S608
             "WHERE id < (SELECT max(id) FROM quarantine) ORDER BY id LIMIT ?",
             (EVICTED_AT_ONCE,),
         ).fetchall()
@@ -99,13 +99,21 @@ class Quarantine:
             excess -= freed_bytes
             gone.append(number)
             changes.given_up(number, stream, freed_bytes - ROW_OVERHEAD_BYTES, file, FULL)
-        self.discard(gone)
+        self._delete(gone)
 
     def _look(self) -> None:
         if self._bytes is None:
             ((self._bytes,),) = self._db.execute(f"SELECT coalesce(sum({_SIZE}), 0) FROM quarantine")  # noqa: S608
 
-    def _changed(self, statement: str, values: tuple[object, ...], sign: int) -> list[str]:
-        rows = self._db.execute(f"{statement} RETURNING {_SIZE}, file", values).fetchall()
-        self._change += sign * sum(size for size, _ in rows)
-        return [file for _, file in rows if isinstance(file, str)]
+    def _delete(self, ids: Sequence[int]) -> list[tuple[int, object, object, int]]:
+        """Delete messages; those that are already gone do no harm. Returns the rows."""
+        if not ids:
+            return []
+        return self._changed(f"DELETE FROM quarantine WHERE id IN {IN}", (json.dumps(ids),), -1)  # noqa: S608
+
+    def _changed(
+        self, statement: str, values: tuple[object, ...], sign: int
+    ) -> list[tuple[int, object, object, int]]:
+        rows = self._db.execute(f"{statement} RETURNING {_ROW}", values).fetchall()
+        self._change += sign * sum(size for *_, size in rows)
+        return rows

@@ -18,11 +18,12 @@ from typing import Any, get_type_hints
 from runtime.adapters.store.errors import StoreDamaged, StoreUnavailable, translated
 from runtime.adapters.store.file_identity import FileIdentity
 from runtime.adapters.store.keyless_names import LifeNames, read_names
-from runtime.adapters.store.leaf_names import read_streams
+from runtime.adapters.store.ledger import LossLogPage, read_ledger, read_loss_log
 from runtime.adapters.store.opening import check_readable
 from runtime.core.ingest.message_fields import DETAIL_COLUMNS, MessageRow
 from runtime.core.ingest.quota import TOP_PRIORITY
-from runtime.core.message import Backlog, CorruptRow, Kind, StoredMessage, StreamName
+from runtime.core.message import Backlog, CorruptRow, Kind, StoredMessage
+from runtime.core.operations.ledger import Ledger
 
 _FIELDS = (
     *(name for name in (*MessageRow._fields, *DETAIL_COLUMNS) if name not in ("bytes", "payload")),
@@ -68,7 +69,7 @@ class StoreReader:
             except BaseException:
                 db.close()  # half open it would be taken for open
                 raise
-        self._streams: dict[int, StreamName] = {}
+        self._streams: dict[int, tuple[str | None, str | None]] = {}
         self._boots: dict[int, str] = {}
         self._names, self._named_below = LifeNames(""), 0
         self._db = db
@@ -167,11 +168,40 @@ class StoreReader:
             rows = db.execute("SELECT reason, sum(messages) FROM losses GROUP BY reason").fetchall()
         return {str(reason): count for reason, count in rows if isinstance(count, int) and count > 0}
 
+    def ledger(self) -> Ledger | None:
+        """The ledger, from the counters; None in a store of a version that kept none."""
+        db = self._connection()
+        with translated():
+            return read_ledger(db)
+
+    def loss_log(self) -> LossLogPage:
+        """Which ids were lost, when and why, the newest first."""
+        db = self._connection()
+        with translated():
+            return read_loss_log(db)
+
+    def ledger_and_rows(self) -> tuple[Ledger, int, int]:
+        """The ledger, messages that wait and messages set aside, counted row by row in the same moment.
+
+        The snapshot is held for so long: for stores of moderate size only.
+        """
+        db = self._connection()
+        with translated():
+            db.execute("BEGIN")
+            try:
+                ledger = read_ledger(db)
+                ((waiting, aside),) = db.execute(
+                    "SELECT (SELECT count(*) FROM messages), (SELECT count(*) FROM quarantine)"
+                ).fetchall()
+            finally:
+                db.execute("ROLLBACK")
+        return ledger or Ledger(), int(waiting), int(aside)
+
     def _message(self, row: Sequence[Any]) -> StoredMessage | CorruptRow:
         columns = dict(zip(_FIELDS, row, strict=True))
         number = columns["id"]
         try:
-            columns["stream_group"], columns["stream"], columns["leaf"] = self._stream(columns["stream"])
+            columns["stream_group"], columns["stream"] = self._stream(columns["stream"])
             columns["stored_boot_id"] = self._boot(columns.pop("boot"))
             columns["properties"] = json.loads(columns["properties"] or "{}")
             columns["kind"] = Kind(columns["kind"])
@@ -182,10 +212,11 @@ class StoreReader:
             return CorruptRow(number, f"cannot be read: {exc}"[:200])
         return message
 
-    def _stream(self, number: int) -> StreamName:
+    def _stream(self, number: int) -> tuple[str | None, str | None]:
         if number not in self._streams:
             with translated():
-                self._streams = read_streams(self._connection())
+                rows = self._connection().execute("SELECT id, stream_group, stream FROM streams").fetchall()
+            self._streams = {known_number: (group, stream) for known_number, group, stream in rows}
         return self._streams[number]
 
     def _life(self, number: int) -> str:

@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 
 from runtime.adapters.store.counters import FORGET_LEVELS, READ_LEVELS, WRITE_LEVEL
+from runtime.adapters.store.ledger import attribute_uncounted
 from runtime.adapters.store.statements import SIZE
 from runtime.core.ingest.quota import Amount, countable
 
@@ -34,6 +35,8 @@ class Recount:
         """Messages and bytes by owner and priority."""
         self._levels: defaultdict[tuple[int, int], list[int]] = defaultdict(lambda: [0, 0])
         self._counted_up_to = _BEFORE_ALL
+        self.uncounted = 0
+        """Rows whose level is unknown. Where one leaves, all is counted again at once."""
         self.done = False
 
     def advance(self, db: sqlite3.Connection, streams: Collection[int], slice_s: float = SLICE_S) -> None:
@@ -47,6 +50,8 @@ class Recount:
             for number, stream, priority, size in rows:
                 if stream in streams and countable(priority, size):
                     self._add(number, stream, priority, 1, size)
+                else:
+                    self.uncounted += 1
             last = max((number for number, *_ in rows), default=self._counted_up_to)
             # a damaged page whose ids do not grow must not make this loop endless
             self.done = len(rows) < ROWS_AT_ONCE or last <= self._counted_up_to
@@ -71,10 +76,15 @@ class Recount:
             return None
         return Amount(*(sum(abs(counter[at] - counted[at]) for counter, counted in pairs) for at in (0, 1)))
 
+    def changes_ledger(self, db: sqlite3.Connection) -> bool:
+        """True if the ledger knows of another number of uncounted rows, or of none."""
+        return db.execute("SELECT waiting FROM ledger").fetchall() != [(self.uncounted,)]
+
     def write(self, db: sqlite3.Connection) -> list[tuple[int, int, int, int]]:
         """Write the counted levels to the database; returns all levels as they are then."""
         db.execute(FORGET_LEVELS)
         db.executemany(WRITE_LEVEL, [(*level, *amount) for level, amount in self._levels.items()])
+        attribute_uncounted(db, self.uncounted)
         return db.execute(READ_LEVELS).fetchall()
 
     def _add(self, number: int, stream: int, priority: int, messages: int, size: int) -> None:

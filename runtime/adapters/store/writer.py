@@ -28,7 +28,8 @@ from pathlib import Path
 
 from loguru import logger
 
-from runtime.adapters.process.clock import Clock
+from runtime.adapters.process.clock import Clock, wall_s_if_set
+from runtime.adapters.store import ledger
 from runtime.adapters.store.counters import (
     BY_LEVEL,
     LEAVING,
@@ -37,11 +38,7 @@ from runtime.adapters.store.counters import (
     Evictions,
     Loss,
     StoreCounters,
-    count_levels,
-    overdrawn,
     without,
-    write_changes,
-    write_losses,
 )
 from runtime.adapters.store.errors import (
     StoreDamaged,
@@ -71,12 +68,11 @@ from runtime.core.ingest.row_repair import is_id, is_number
 from runtime.core.ingest.store_view import Stamp, View
 from runtime.core.log_events import LogEvent
 from runtime.core.message import Backlog, StreamName
+from runtime.core.operations.ledger import Ledger
 from runtime.core.settlement import Settled
 
 ALIVE_STEPS = 1_000_000
 """Instructions of SQLite's virtual machine: a tenth of a second. No ordinary commit takes so many."""
-CLOCK_IS_SET_FROM_S = 1_735_689_600
-"""2025-01-01: a device whose clock says less has no battery and no network time yet."""
 
 
 class MessageStore:
@@ -113,6 +109,9 @@ class MessageStore:
                 self._load(max_producers)
                 self._identity = FileIdentity(path)
                 self._life = StoreLife(self._db)
+                aside = ledger.count_quarantine(self._db)
+                with self._transaction():
+                    ledger.open_ledger(self._db, aside, wall_s_if_set(self._clock))
                 self._quarantine = Quarantine(self._db, quarantine_bytes)
                 self._evicted = Evictions()
                 with suppress(StoreUnreadable, StoreFull):  # a later call that needs it meets the error
@@ -159,13 +158,8 @@ class MessageStore:
 
     def stamp(self) -> Stamp:
         """Time for a stored message: a wall clock that may be wrong is left out: nothing may expire by it."""
-        wall_s = self._wall_s() if self._clock.synchronised() else None
+        wall_s = wall_s_if_set(self._clock) if self._clock.synchronised() else None
         return Stamp(wall_s, self._clock.boot_s(), self._boot)
-
-    def _wall_s(self) -> float | None:
-        """Wall time for people; None where the clock was never set."""
-        wall_s = self._clock.wall_s()
-        return wall_s if wall_s >= CLOCK_IS_SET_FROM_S else None
 
     def view(self, room_bytes: int, settled: Settled) -> View:
         """State for the next decision: messages that are settled in the same commit make room for it."""
@@ -213,15 +207,20 @@ class MessageStore:
         return {
             "messages": self._total.messages,
             "bytes": self._total.bytes,
-            **self._named.figures(),
+            "streams": len(self._streams),
             "producers": self._producers.count,
             "next_id": self._next_id,
         }
 
+    def ledger(self) -> Ledger | None:
+        """Where every message is that was ever stored."""
+        with translated():
+            return ledger.read_ledger(self._db)
+
     @property
-    def name_counts(self) -> tuple[int, int]:
-        """The number of streams of this device itself that have a name, and of leaves."""
-        return self._named.counts
+    def stream_count(self) -> int:
+        """The number of streams that have a name."""
+        return len(self._streams)
 
     @property
     def next_id(self) -> int:
@@ -319,7 +318,7 @@ class MessageStore:
             self._producers.store(admission)
 
     def _settle(self, settled: Settled, changes: StoreCounters) -> None:
-        wall_s = self._wall_s()
+        wall_s = wall_s_if_set(self._clock)
         for number, reason in settled.quarantined:
             self._quarantine.set_aside(number, reason, wall_s)
             self._remove([number], changes, QUARANTINED)
@@ -328,7 +327,7 @@ class MessageStore:
         self._remove(settled.delivered, changes, None)
         for number, evicted in self._evicted.among(settled.delivered):
             changes.delivered_after_all(number, evicted)
-        changes.discarded += self._quarantine.discard(settled.discarded)
+        self._quarantine.discard(settled.discarded, changes)
 
     def _remove(self, ids: Sequence[int], changes: StoreCounters, lost: str | None) -> None:
         """Delete messages; ids that are already gone do no harm."""
@@ -350,11 +349,9 @@ class MessageStore:
             self._remove(victims(self._db, eviction, streams, self._holders), changes, eviction.policy)
 
     def _count(self, changes: StoreCounters, admission: Admission | None) -> None:
-        write_changes(self._db, changes)
-        if changes.doubtful or overdrawn(changes, self._levels):  # rare, so every message is counted
-            changes.recounted = count_levels(self._db)
-        if changes.lost or changes.regained:
-            write_losses(self._db, changes)
+        ledger.write_counters(self._db, changes, self._levels)
+        if changes.lost:
+            ledger.log_losses(self._db, changes, self.stamp(), wall_s_if_set(self._clock))
         assert changes.next_id >= self._next_id, "ids only grow"
         self._db.execute(
             "UPDATE store SET next_id = ?, next_stream = next_stream + ?, producers = producers + ?",
@@ -408,10 +405,12 @@ class MessageStore:
             if not recount.done:
                 self._recount = recount
                 return False
-            if wrong := recount.wrong(self._db):
+            wrong = recount.wrong(self._db)
+            if wrong or recount.changes_ledger(self._db):
                 with self._transaction():
                     levels = recount.write(self._db)
                 self._set_levels(levels)
+            if wrong:
                 logger.bind(event=LogEvent.COUNTERS_CORRECTED).error("counters were off: {}", wrong)
         self._holders.counted(recount.held)
         self._counted = True

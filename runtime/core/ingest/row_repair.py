@@ -7,6 +7,7 @@ those that make no sense, and only the others are counted.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,14 +48,35 @@ def _life(row: Row) -> Row | None:
     return row if is_id(first_id) and isinstance(name, str) else None
 
 
-def _leaf(row: Row) -> Row | None:
-    stream, leaf = row
-    return row if is_number(stream) and isinstance(leaf, str) else None
-
-
 def _loss(row: Row) -> Row | None:
-    stream, reason, *counts = row
-    return row if isinstance(reason, str) and all(map(is_number, (stream, *counts))) else None
+    stream, reason, messages, size, *ids = row
+    counts = isinstance(reason, str) and is_number(stream) and type(messages) is int
+    return (stream, reason, messages, *(n if is_number(n) else 0 for n in (size, *ids))) if counts else None
+
+
+def _level(row: Row) -> Row | None:
+    """What was ever stored and delivered; what is stored now is counted."""
+    stream, priority, _, _, *ever = row
+    known = is_number(stream) and countable(priority, 0) and all(type(number) is int for number in ever)
+    return (stream, priority, 0, 0, *ever) if known else None
+
+
+def _ledger(row: Row) -> Row | None:
+    number, since_wall_s, stored, delivered, waiting, *cut = row
+    counts = all(type(each) is int for each in (stored, delivered, *cut))
+    times = since_wall_s is None or type(since_wall_s) in (int, float)
+    return (1, since_wall_s, stored, delivered, waiting, *cut) if counts and times and number == 1 else None
+
+
+def _requeue(row: Row) -> Row | None:
+    return row if all(map(is_number, row)) else None
+
+
+def _loss_entry(row: Row) -> Row | None:
+    number, stream, reason, messages, first_id, last_id, *times = row
+    known = isinstance(reason, str) and all(map(is_number, (number, stream, first_id, last_id)))
+    counts = messages is None or is_number(messages)
+    return row if known and counts and all(at is None or type(at) in (int, float) for at in times) else None
 
 
 def _producer(row: Row) -> Row | None:
@@ -79,10 +101,13 @@ def _text(value: object) -> str | None:
 REPAIRS: Mapping[str, Callable[[Row], Row | None]] = {
     "streams": _stream,
     "boots": _boot,
+    "levels": _level,
     "losses": _loss,
+    "ledger": _ledger,
+    "requeues": _requeue,
+    "loss_log": _loss_entry,
     "producers": _producer,
     "lives": _life,
-    "leaves": _leaf,
 }
 """The repair by table: the row as it can be taken over, or None."""
 
@@ -106,6 +131,10 @@ class RowRepair:
     boots: set[int] = field(default_factory=set)
     levels: dict[tuple[int, int], Amount] = field(default_factory=dict)
     """The amounts taken over, by stream and priority."""
+    uncounted: int = 0
+    """Messages taken over of which no level can be known."""
+    of_streams: Counter[object] = field(default_factory=Counter)
+    """Messages taken over, by what their rows say the stream is."""
 
     def repaired(self, row: Row) -> Row:
         """The row as the schema accepts it: an empty text where NULL is not allowed."""
@@ -124,8 +153,11 @@ class RowRepair:
         stream, priority, size = values["stream"], values["priority"], values["bytes"]
         if is_number(values["boot"]):
             self.boots.add(values["boot"])
+        self.of_streams[stream] += 1
         if is_number(stream):
             self.streams.add(stream)
-            if countable(priority, size) and size <= _most_bytes(values):
-                before = self.levels.get((stream, priority), NOTHING)
-                self.levels[stream, priority] = before.plus(Amount(1, size))
+        if is_number(stream) and countable(priority, size) and size <= _most_bytes(values):
+            before = self.levels.get((stream, priority), NOTHING)
+            self.levels[stream, priority] = before.plus(Amount(1, size))
+        else:
+            self.uncounted += 1

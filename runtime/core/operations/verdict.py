@@ -36,7 +36,7 @@ LIVING = frozenset({"RUNNING", "STARTING", "UNSUPERVISED"})
 REFUSED_FOR_US = frozenset(
     {
         "store_full", "stream_full", "disk_full", "too_many_streams", "too_many_producers",
-        "too_many_leaves", "leaf_full", "store_unavailable", "internal",
+        "store_unavailable", "internal",
     }
 )  # fmt: skip
 """Codes of refusals that no producer can remedy; the others are its own mistakes, and harm it alone."""
@@ -83,6 +83,7 @@ def reasons(overview: Mapping[str, Any], limits: AlarmLimits = AlarmLimits()) ->
     why += [f"{alarm['worker']}: {alarm['text']}" for alarm in overview["alarms"]]
     why += [
         _backlog(overview["backlog"], limits.full_s),
+        _ledger(overview.get("ledger")),
         _refused(overview["backlog"]),
         _disk(overview["disk"], limits.full_s),
         _identity(overview["identity"]),
@@ -120,6 +121,14 @@ def _backlog(backlog: Mapping[str, Any], soon_s: float) -> str:
     if full_in_s is None or full_in_s >= soon_s:
         return ""
     return f"store: full in {full_in_s / 60:.0f} min at the present rate"
+
+
+def _ledger(ledger: Mapping[str, Any] | None) -> str:
+    """The sentence about a ledger that does not close: a counter is damaged, or there is a bug."""
+    difference = (ledger or {}).get("difference")
+    return (
+        f"ledger: it does not close by {difference} messages (edgectl ledger --check)" if difference else ""
+    )
 
 
 def _refused(backlog: Mapping[str, Any]) -> str:
