@@ -32,7 +32,11 @@ class SentinelSettings:
         advanced=True,
     )
     metrics_every_s: float = setting(
-        15.0, "how often run/metrics.prom is written; 0 never", low=0, high=3600, advanced=True
+        15.0, "how often the metrics file is written; 0 never", low=0, high=3600, advanced=True
+    )
+    metrics_file: Path | None = setting(
+        None,
+        "where, for every user to read, as in a collector's folder; default: run/metrics.prom, for our user",
     )
     alarm_restarts: int = setting(
         5, "so many restarts of a worker within 10 min raise an alarm", low=1, advanced=True

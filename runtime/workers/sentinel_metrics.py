@@ -1,4 +1,6 @@
-"""The sentinel's metrics file, `run/metrics.prom`: for node_exporter's textfile collector or for Telegraf.
+"""The sentinel's metrics file: for node_exporter's textfile collector, or for Telegraf.
+
+It is `run/metrics.prom`, for the runtime's user and root, or the file that a setting names, for all to read.
 
 It is replaced as a whole, and made of status files and of what supervisord answered at this look: nothing
 here waits for a database, its locks or a network.
@@ -47,11 +49,13 @@ class MetricsFile:
         self._raise(state, settings, now_s)
         if not settings.sentinel.metrics_every_s:
             return
-        fresh = self._path.with_suffix(".new")
+        named = settings.sentinel.metrics_file
+        path, mode = (named, 0o644) if named else (self._path, 0o600)
+        fresh = path.with_name(f".{path.name}.new")  # a collector reads every name that ends in .prom
         with contextlib.suppress(OSError):
             fresh.write_text(prometheus_text(report(state, now_s=self._clock.wall_s())))
-            fresh.chmod(0o644)  # a collector is another user; who may not pass through run/ does not get here
-            fresh.replace(self._path)
+            fresh.chmod(mode)
+            fresh.replace(path)
 
     def _raise(self, state: Mapping[str, Any], settings: Settings, now_s: float) -> None:
         """Have the operator's command get what has begun and what has ended."""

@@ -24,7 +24,7 @@ from runtime.errors import EdgeError
 from runtime.layout import WORKERS
 from tests.chaos.manager import Manager
 from tests.support.harness import Cloud, Home, Process, eventually
-from tests.support.supervised import INSIDE
+from tests.support.supervised import INSIDE, switched_on
 
 PRODUCERS = 8
 PACE_MS = 40
@@ -119,7 +119,7 @@ class Scene:
     def programs(self) -> dict[str, Program]:
         """What supervisord says; nothing where it does not answer."""
         with contextlib.suppress(EdgeError):
-            return self.supervisor().programs()
+            return switched_on(self.supervisor().programs())
         return {}
 
     def supervisor(self) -> Supervisor:

@@ -15,7 +15,7 @@ from runtime.adapters.supervisor.rpc import Supervisor
 from runtime.errors import Retryable
 from runtime.layout import WORKERS
 from tests.support.harness import Home, Process, eventually, kill_tree
-from tests.support.supervised import HANG_AFTER_S, PROGRAMS, QUICK, Runtime, kill
+from tests.support.supervised import HANG_AFTER_S, PROGRAMS, QUICK, Runtime, kill, switched_on
 
 
 @pytest.fixture
@@ -96,6 +96,6 @@ def test_a_disk_without_a_byte_left_anywhere_keeps_nobody_from_starting(small_di
 
 def _pids(supervisor: Supervisor) -> dict[str, int]:
     with contextlib.suppress(Retryable):
-        found = {name: program.pid for name, program in supervisor.programs().items()}
+        found = {name: program.pid for name, program in switched_on(supervisor.programs()).items()}
         return found if all(found.values()) else {}
     return {}

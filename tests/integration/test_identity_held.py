@@ -104,7 +104,8 @@ def test_tokens_that_are_sealed_by_a_change_of_edge_toml_can_be_read_by_upload_t
     uploader: UploadLoop, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`refresh` sealed them, upload had no key: the hub was down for good at the next renewal."""
-    monkeypatch.setattr("runtime.adapters.process.config_watch.SETTLE_S", 0.0)
+    for pause in ("SETTLE_S", "LOOK_EVERY_S"):
+        monkeypatch.setattr(f"runtime.adapters.process.config_watch.{pause}", 0.0)
     uploader.look()
     key_file = home.folder / "identity.key"
     key_file.write_text(base64.b64encode(b"k" * 32).decode())
@@ -114,6 +115,8 @@ def test_tokens_that_are_sealed_by_a_change_of_edge_toml_can_be_read_by_upload_t
     sealing.rewrite()
     registered(sealing, "second-sas")
     assert b"second-sas" not in home.layout.identity_db.read_bytes()
+    assert uploader._watch.changed()
+    uploader._reconfigure(uploader._watch.config)
     uploader.look()
     found = uploader._credentials
     assert found is not None and found.sas is not None and found.sas.reveal() == "second-sas"

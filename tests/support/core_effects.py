@@ -26,6 +26,10 @@ EXCEPTIONS = {
         "operations/log_lines.py",
         "events",
     ): "draws its lines one by one from files: logs may exceed memory",
+    (
+        "ingest/request_packs.py",
+        "packs",
+    ): "draws the messages one by one from the source that the caller gave",
 }
 """Functions of core that are given an iterator of the shell, with the reason."""
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from runtime.adapters.supervisor.rpc import Program, Supervisor
 from runtime.errors import EdgeError
-from runtime.layout import WORKERS
+from runtime.layout import OPTIONAL_WORKERS, WORKERS
 from runtime.workers.refresh import TURN_S
 from tests.support.harness import Home, Process, eventually, kill_tree
 
@@ -41,6 +41,12 @@ SELF_LOCKED = "in _deadlock"
 
 WORKING = dict.fromkeys(WORKERS, "work")
 """A stand-in for each worker."""
+
+
+def switched_on(programs: dict[str, Program]) -> dict[str, Program]:
+    """The programs without those that no setting switches on."""
+    off = {n for n, program in programs.items() if n in OPTIONAL_WORKERS and program.state == "STOPPED"}
+    return {name: program for name, program in programs.items() if name not in off}
 
 
 class Runtime:
@@ -73,9 +79,11 @@ class Runtime:
         (self.home.folder / f"{worker}.behaviour").write_text(behaviour)
 
     def programs(self, patience_s: float = PATIENCE_S) -> dict[str, Program]:
-        """What supervisord says; nothing where it does not answer."""
+        """What supervisord says, but for optional programs that are off; nothing where it does not answer."""
         try:
-            return Supervisor(self.home.layout.supervisor_socket, timeout_s=patience_s).programs()
+            return switched_on(
+                Supervisor(self.home.layout.supervisor_socket, timeout_s=patience_s).programs()
+            )
         except EdgeError:
             return {}
 
