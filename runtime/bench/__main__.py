@@ -15,6 +15,7 @@ PARTS = {
     "ingest": "Ingest, against this machine's disk and sockets",
     "hub": "The stand-in hub, so that it is never what is measured",
     "upload": "Upload, against a bare azure-iot-device loop",
+    "management": "Device management beside telemetry",
     "fleet": "A fleet of devices renewing their tokens",
 }
 

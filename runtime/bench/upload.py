@@ -136,9 +136,9 @@ def _while_filling(count: int, rounds: int) -> FigureRow:
             endpoint = f"ipc://{rig.layout.producer_socket}"
             others += [rig.run(sys.executable, "-c", _FILL, endpoint, f"fill-{n}") for n in range(producers)]
             if producers:
-                _until(lambda: rig.newest() > count * 2 + 5_000)
+                wait_for(lambda: rig.newest() > count * 2 + 5_000)
             upload = rig.start("upload")
-            _until(lambda: rig.arrivals() >= count // 10)
+            wait_for(lambda: rig.arrivals() >= count // 10)
             began_s, used_s, others_s = time.perf_counter(), processor_s(upload.pid), _processor_s(others)
             rate = rig.rate(count)
             took_s = time.perf_counter() - began_s
@@ -179,7 +179,7 @@ def _memory_of_a_file(size_mb: int) -> FigureRow:
         rig.fill(1, file_bytes=size_mb * 1_000_000)
         rig.start("ingest")
         upload = rig.start("upload")
-        _until(lambda: rig.arrived() == 1)
+        wait_for(lambda: rig.arrived() == 1)
         return _memory(upload, f"upload's memory, uploading a file of {size_mb} MB")
 
 
@@ -196,11 +196,11 @@ def _repeats_after_a_kill() -> FigureRow:
         rig.faults(ack_delay_ms=20)
         rig.start("ingest")
         upload = rig.start("upload")
-        _until(lambda: rig.arrived() > 1_000)
+        wait_for(lambda: rig.arrived() > 1_000)
         upload.kill()
         upload.wait()
         rig.start("upload")
-        _until(lambda: rig.arrived() == 5_000)
+        wait_for(lambda: rig.arrived() == 5_000)
         repeats = rig.arrivals() - 5_000
     return FigureRow(
         f"repeats at the hub after SIGKILL, {window} in flight",
@@ -226,7 +226,8 @@ def _median(rounds: int, action: Callable[[], float]) -> float:
     return statistics.median(action() for _ in range(rounds))
 
 
-def _until(fact: Callable[[], bool], timeout_s: float = 900.0) -> None:
+def wait_for(fact: Callable[[], bool], timeout_s: float = 900.0) -> None:
+    """Wait until it is so. Raises TimeoutError."""
     deadline_s = time.monotonic() + timeout_s
     while not fact():
         if time.monotonic() > deadline_s:
@@ -267,7 +268,7 @@ class Rig:
             *("--address", "auto", "--https-port", "0"),
         )
         facts = cloud / "devcloud.json"
-        _until(facts.exists, START_TIMEOUT_S)
+        wait_for(facts.exists, START_TIMEOUT_S)
         self.facts: dict[str, Any] = json.loads(facts.read_text())
         self._arrivals = sqlite3.connect(f"file:{cloud / 'devcloud.db'}?mode=ro", uri=True)
         self.layout.create()
@@ -278,8 +279,8 @@ class Rig:
         )
         self._register()
         ingest = self.start("ingest")  # creates the store
-        _until(self.layout.messages_db.exists, START_TIMEOUT_S)
-        _until(lambda: self._store_stands(), START_TIMEOUT_S)
+        wait_for(self.layout.messages_db.exists, START_TIMEOUT_S)
+        wait_for(lambda: self._store_stands(), START_TIMEOUT_S)
         ingest.kill()
         ingest.wait()
 
@@ -351,14 +352,19 @@ class Rig:
 
         `behind`: the number that arrived before.
         """
-        _until(lambda: self.arrivals() >= behind + count // 10)
+        wait_for(lambda: self.arrivals() >= behind + count // 10)
         began_s, first = time.perf_counter(), self.arrivals()
-        _until(lambda: self.arrivals() >= behind + count)
+        wait_for(lambda: self.arrivals() >= behind + count)
         return (self.arrivals() - first) / (time.perf_counter() - began_s)
 
     def arrivals(self) -> int:
         """Messages at the hub, repeats too."""
         return int(self._arrivals.execute("SELECT coalesce(max(seq), 0) FROM messages").fetchone()[0])
+
+    def twin_patches(self) -> int:
+        """Changes of reported properties that came to the hub."""
+        requests = self._call("GET", "/admin/twin-requests?device=bench", None)["requests"]
+        return sum(request["request"] == "PATCH" for request in requests)
 
     def newest(self) -> int:
         """The last id in the store."""

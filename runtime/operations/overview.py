@@ -297,6 +297,7 @@ def _hub(upload: ProcessView, clock: Clock) -> dict[str, Any]:
         "last_loss": record.text("last_loss"),
         "trouble": record.text("trouble"),
         "barred": record.text("barred"),
+        "management": record.text("management"),
         "oldest_waited_s": record.number("oldest_waited_s"),
         "oldest_stream": record.text("oldest_stream"),
         "failing": _failing(record, now),

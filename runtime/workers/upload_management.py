@@ -337,12 +337,10 @@ class ManagementRelay:
         else:
             words = state.value
         return {
-            "management": {
-                "state": words,
-                "channels": sorted(self._listening.granted),
-                "refused": sorted(self._listening.refused),
-                "owed": len(self._owed),
-                "not_taken": self._owed.not_taken,
-                "in_flight": self._listening.in_flight,
-            }
+            "management": words,
+            "management_channels": sorted(self._listening.granted),
+            "management_refused": sorted(self._listening.refused),
+            "management_owed": len(self._owed),
+            "management_not_taken": self._owed.not_taken,
+            "management_in_flight": self._listening.in_flight,
         }
