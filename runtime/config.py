@@ -156,7 +156,7 @@ def load(environ: Mapping[str, str], *, home: Path | None = None, file: Path | N
 
 
 def check_remote(config: Config, environ: Mapping[str, str], values: Mapping[str, Any]) -> list[str]:
-    """What is wrong with settings that the cloud desires, a sentence each."""
+    """The faults of settings that the cloud desires, a sentence each."""
     remote, problems = _remote_values(config, environ, values)
     if not problems:
         problems = [sentence for _, sentence in contradictions(_changed(config.settings, remote))]

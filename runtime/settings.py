@@ -224,7 +224,7 @@ class IngestSettings:
 
 @dataclass(frozen=True)
 class StoreSettings:
-    """What may be stored."""
+    """The limits of the store."""
 
     max_bytes: int = setting(1_073_741_824, "most payload bytes in the store, in files too", low=4096)
     max_messages: int = setting(10_000_000, "most messages in the store", low=1)
@@ -313,7 +313,7 @@ class UploadSettings:
 
 @dataclass(frozen=True)
 class LinkSettings:
-    """What the link may carry, where it costs money. 0: no limit. Days are those of UTC."""
+    """The limits of the link, where it costs money. 0: no limit. Days are those of UTC."""
 
     messages_per_s: float = setting(0.0, "most messages a second", low=0)
     bytes_per_s: float = setting(0.0, "most bytes a second", low=0)

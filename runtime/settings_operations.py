@@ -69,7 +69,7 @@ class AlarmSettings:
 
 @dataclass(frozen=True)
 class ObserverSettings:
-    """What other programs read of this device over HTTP."""
+    """The observer: metrics, health and status of this device over HTTP."""
 
     enabled: bool = setting(False, "serve metrics, health, the status and a page")
     listen: Endpoint = setting(
@@ -96,7 +96,7 @@ class ObserverSettings:
 
 @dataclass(frozen=True)
 class LogSettings:
-    """What is written about all this."""
+    """The logs of all workers."""
 
     level: str = setting(
         "INFO", "least severity that is logged", choices=("DEBUG", "INFO", "WARNING", "ERROR")

@@ -59,7 +59,7 @@ def renewal_policy(settings: Settings) -> RenewalPolicy:
 
 
 def link_policy(settings: Settings) -> LinkPolicy:
-    """What the link may carry."""
+    """The limits of the link."""
     table = settings.link
     return LinkPolicy(
         table.messages_per_s,
@@ -152,7 +152,7 @@ def vault(settings: Settings) -> Vault:
 
 
 def program_grants(settings: Settings) -> tuple[ProgramGrant, ...]:
-    """What each program may do. Raises ConfigError for an unknown user or group, and for overlaps."""
+    """The grants of each program. Raises ConfigError for an unknown user or group, and for overlaps."""
     programs = tuple(_grant(name, table) for name, table in settings.program.items())
     if faults := conflicts(programs):
         raise ConfigError("; ".join(faults))

@@ -34,7 +34,7 @@ FLUSH_TIMEOUT_S = 8.0
 
 
 class Result(StrEnum):
-    """What became of one worker."""
+    """The outcome of a reload for one worker."""
 
     TAKEN = "taken"
     UNCHANGED = "unchanged"

@@ -93,7 +93,7 @@ def _waits_for(facts: dict[str, Any]) -> list[str]:
 
 
 def _row(facts: dict[str, Any]) -> list[str]:
-    """What the store says of it."""
+    """The facts about a message in the store, as phrases."""
     if "damage" in facts:
         return [f"its row is damaged: {_short(facts['damage'])}"]
     if "key" not in facts:

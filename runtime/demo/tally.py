@@ -32,7 +32,7 @@ class Tally:
     stored: int
     delivered: int
     lost: tuple[Name, ...]
-    duplicates: int
+    repeated: int
     twice: tuple[Name, ...]
     """Delivered under more than one message id."""
     unknown: tuple[Name, ...]
@@ -74,7 +74,7 @@ def count(
         stored=stored,
         delivered=len(delivered),
         lost=tuple(sorted(acknowledged - delivered)),
-        duplicates=sum(times.values()) - len(times),
+        repeated=sum(times.values()) - len(times),
         twice=tuple(sorted(name for name, arrivals in ids.items() if len(arrivals) > 1)),
         unknown=tuple(sorted(delivered - acknowledged)),
         disorder=tuple(disorder),
@@ -89,7 +89,7 @@ def table(tally: Tally) -> list[str]:
         ("stored", tally.stored, "messages the store took, ever"),
         ("delivered", tally.delivered, "of them at the hub"),
         ("lost", len(tally.lost), "acknowledged and not delivered"),
-        ("duplicates", tally.duplicates, "repeats at the hub, each of a known message id"),
+        ("repeated", tally.repeated, "arrived at the hub once more, each under a known message id"),
     ]
     for meaning, names in (
         ("stored twice", tally.twice),

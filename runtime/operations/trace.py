@@ -57,7 +57,7 @@ def look_up(layout: Layout, clock: Clock, id: int) -> dict[str, Any]:
 
 
 def _of_row(row: StoredMessage | CorruptRow, layout: Layout, clock: Clock) -> dict[str, Any]:
-    """What the store has of a message."""
+    """The facts about a message by its row in the store."""
     if isinstance(row, CorruptRow):
         return {"damage": row.reason}
     then = Moment(row.stored_wall_s or 0.0, row.stored_boot_s, row.stored_boot_id)
@@ -81,7 +81,7 @@ def _of_row(row: StoredMessage | CorruptRow, layout: Layout, clock: Clock) -> di
 
 
 def _of_record(trace: StatusRecord, id: int, now_boot_s: float) -> dict[str, Any]:
-    """What upload, which lives, has written of a message."""
+    """The facts about a message by the status file of upload, which lives."""
     for record in map(trace.part, trace.parts("records")):
         if record.number("id") == id:
             numbers = ("attempts", "upload_failures", "failures", "pieces", "reached")

@@ -27,7 +27,7 @@ def test_a_lost_message_is_noticed() -> None:
 def test_a_repeat_of_a_known_id_is_a_duplicate_and_no_harm() -> None:
     tally = count(ACKNOWLEDGED, 3, arrivals(0, 1, 0, 1, 2), {})
     assert tally.ok
-    assert tally.duplicates == 2
+    assert tally.repeated == 2
 
 
 def test_a_message_under_two_ids_was_stored_twice() -> None:

@@ -79,7 +79,7 @@ def digest_with(digest: str, block: bytes) -> str:
 def difference(
     parcel: FileParcel, spool: Path, mark: str, sent_bytes: int, step_bytes: int, digest: str
 ) -> str:
-    """How the payload, opened again, differs from the blocks that were sent; empty where it does not."""
+    """The difference of the payload, opened again, from the blocks that were sent; empty: none."""
     with opened(parcel, spool) as payload:
         if payload.mark != mark:
             return "the file was changed while it was uploaded"

@@ -161,7 +161,7 @@ class ManagementDatabase:
         return record
 
     def twin_received(self) -> Any:
-        """What `save_twin_received` kept, as JSON."""
+        """The time that `save_twin_received` kept, as JSON; None where there is none."""
         with _decoded():
             rows = self._db.execute("SELECT text FROM twin WHERE name = 'received'").fetchall()
             return json.loads(rows[0][0]) if rows else None

@@ -16,7 +16,7 @@ from runtime.core.proxy_url import Proxy
 from runtime.regular_file import read_regular
 
 SLICE_S = 0.25
-"""How often a waiting caller is asked whether it still wants to wait."""
+"""Interval at which a waiting caller is asked whether it still wants to wait."""
 
 Waiting = Callable[[], bool]
 """Called while a request is under way; true ends the wait."""

@@ -13,7 +13,7 @@ from runtime.core.moment import Moment
 
 
 class Clock(Protocol):
-    """What a worker may know about time, in seconds."""
+    """The clocks that a worker may read, in seconds."""
 
     def wall_s(self) -> float:
         """Unix time. It may be 1970, and it may jump by years: never order or expire by it."""

@@ -21,7 +21,7 @@ MOST_BYTES = 256
 
 
 class ReloadOutcome(StrEnum):
-    """What a worker made of the configuration that it was asked to read."""
+    """A worker's answer to the configuration that it was asked to read."""
 
     TAKEN = "taken"
     REFUSED = "refused"

@@ -29,7 +29,7 @@ from runtime.core.delivery.reconnect import Reconnect
 from runtime.core.delivery.transitions import IllegalTransition, Table
 
 DRAIN_S = 2.0
-"""How long a client that is to be replaced may still acknowledge what is in flight."""
+"""Time for which a client that is to be replaced may still acknowledge what is in flight."""
 
 
 class ConnectionState(Enum):
@@ -74,7 +74,7 @@ class DeliveryLimits:
     uploads: int = 2
     """Most file uploads at a time; the hub allows ten."""
     batch_s: float = PATIENCE_S
-    """How long a batch may have nothing to send before the next one of its stream begins."""
+    """Time for which a batch may have nothing to send before the next one of its stream begins."""
     prompt_s: float = 10.0
     """A hub that ends a connection because of a message does so this soon; silence it tolerates longer."""
 

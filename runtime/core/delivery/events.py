@@ -72,7 +72,7 @@ class Subscribed:
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """How far a client's bytes have come. Through a proxy, it is the proxy that acknowledges them."""
+    """The progress of a client's bytes. Through a proxy, it is the proxy that acknowledges them."""
 
     client: int
     arrived_bytes: int
@@ -91,7 +91,7 @@ class Lost:
     cause: Cause
     reason: str
     carried: Carried | None = None
-    """How far its bytes had come at its end."""
+    """The progress of its bytes at its end."""
 
 
 @dataclass(frozen=True, slots=True)

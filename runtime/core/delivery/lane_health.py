@@ -61,7 +61,7 @@ class FailingLanes:
 
 
 class OldestWait:
-    """How long the same message has been the oldest in the send queue while it could have been sent."""
+    """The time for which one message has been the oldest in the send queue and could have been sent."""
 
     def __init__(self) -> None:
         self.waited_s = 0.0

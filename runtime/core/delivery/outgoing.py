@@ -130,7 +130,7 @@ class Outgoing:
     state: MessageState = MessageState.QUEUED
     pieces_in_flight: int = 0
     attempts: int = 0
-    """How often it was sent: once, and once more after each connection that ended while it was in flight."""
+    """Number of times it was sent: once, and again after each connection that ended meanwhile."""
     returns: int = 0
     """Connections that ended while it was in flight."""
     upload_failures: int = 0

@@ -28,7 +28,7 @@ class Run(NamedTuple):
 
 
 class PutPlan(NamedTuple):
-    """What would be kept of a request."""
+    """The part of a request that would be kept, ready to be stored."""
 
     put: Put
     memory: Sequences | None

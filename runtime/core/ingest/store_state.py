@@ -75,7 +75,7 @@ class SalvageRetry:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What remains known from state to state."""
+    """The facts that are kept from state to state."""
 
     retry: SalvageRetry = SalvageRetry()
     lost_parts: tuple[str, ...] = ()

@@ -105,7 +105,7 @@ class CommandRow:
     reboot: bool = False
     state: CommandState = CommandState.QUEUED
     attempts: int = 0
-    """How often it was handed over; the number of the last time is the token of that lease."""
+    """Number of times it was handed over; the number of the last time is the token of that lease."""
     lease: Lease | None = None
     retry: Retry | None = None
     status: int | None = None

@@ -45,7 +45,7 @@ Values = Mapping[str, Any]
 
 
 class TrialOutcome(StrEnum):
-    """What became of the value that was desired last."""
+    """The outcome of the value that was desired last."""
 
     NONE = "none"
     ON_TRIAL = "on trial"
@@ -90,7 +90,7 @@ def values_in_force(record: RemoteConfig, now: Moment) -> Values:
 
 
 def described(record: RemoteConfig) -> dict[str, Any]:
-    """What the twin says of it, in the section `runtime`."""
+    """The part of it in the twin's section `runtime`."""
     reason = {"reason": record.reason} if record.reason else {}
     return {"state": str(record.outcome), **reason}
 
@@ -232,7 +232,7 @@ def _begun(state: TrialState, values: Values, now: Moment, number: int = 1) -> T
 
 
 def _ended(state: TrialState, outcome: TrialOutcome, reason: str) -> TrialStep:
-    """What was confirmed last holds again."""
+    """The configuration that was confirmed last holds again."""
     reason = reason[:MOST_REASON_CHARACTERS]
     state, save = _saved(state, trial=None, outcome=outcome, reason=reason, reload_owed=True)
     state, reload = _reload(state)

@@ -130,7 +130,7 @@ def check_leaf(grant: ProgramGrant, leaf: str) -> None:
 
 
 def conflicts(programs: Sequence[ProgramGrant]) -> list[str]:
-    """What is wrong with the grants together, a sentence each: the worker does not start with them."""
+    """The faults of the grants together, a sentence each: the worker does not start with them."""
     found = [words for program in programs for words in _mistakes(program)]
     for one, other in combinations(programs, 2):
         both = f"programs {one.name} and {other.name}"

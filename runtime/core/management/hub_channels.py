@@ -13,7 +13,7 @@ from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 ALLOWED_TOPICS = ("$iothub/twin/GET/", "$iothub/twin/PATCH/properties/reported/", "$iothub/methods/res/")
-"""What management may publish; everything else that this device publishes is telemetry."""
+"""The topics that management may publish to; everything else that this device publishes is telemetry."""
 
 _COMMAND = re.compile(r"devices/[^/]+/(?:modules/[^/]+/)?messages/devicebound/(.*)", re.DOTALL)
 _FILTER = re.compile(

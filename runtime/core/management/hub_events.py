@@ -25,7 +25,7 @@ MAX_REASON_CHARACTERS = 200
 
 @dataclass(frozen=True, slots=True)
 class CommandTopic:
-    """What the topic of a command says, beside its payload."""
+    """The fields in the topic of a command, beside its payload."""
 
     id: str | None
     name: str

@@ -42,7 +42,7 @@ class TwinValue:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What the program said is on disk."""
+    """What the request asked to keep is on disk."""
 
     change: int | None = None
     confirmed: bool | None = None

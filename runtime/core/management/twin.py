@@ -25,7 +25,7 @@ _ABSENT = object()
 
 
 class ReportMode(StrEnum):
-    """How a report changes the document."""
+    """The change that a report makes to the document."""
 
     SET = "set"
     """The value replaces whatever stands at the path."""

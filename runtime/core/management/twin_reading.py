@@ -1,4 +1,4 @@
-"""What the hub says of the twin, taken into the record: the answer to a GET, and patches of desired."""
+"""The hub's messages about the twin, taken into the record: the answer to a GET, and patches of desired."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class AcknowledgedPatch(NamedTuple):
 
     patch: Any
     times: int
-    """How often in a row it was the same."""
+    """Number of times in a row that it was the same."""
 
 
 def patched(record: TwinRecord, event: DesiredPatch) -> TwinRecord | None:

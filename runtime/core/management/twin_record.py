@@ -15,7 +15,7 @@ class RefusedSection(NamedTuple):
     """A section that the hub refused; it is not sent again until the program reports another value."""
 
     value: Any
-    """What was refused; None: that it be removed."""
+    """The refused value; None: its removal was refused."""
     reason: str
 
 
@@ -24,7 +24,7 @@ class AlteredSection(NamedTuple):
 
     wanted: Any
     held: Any
-    """What the hub shows instead."""
+    """The value that the hub shows instead."""
 
 
 class AppliedChange(NamedTuple):
@@ -62,7 +62,7 @@ class TwinRecord:
     altered: Mapping[str, AlteredSection] = field(default_factory=dict)
     applied: Mapping[Path, AppliedChange] = field(default_factory=dict)
     restarts: int = 0
-    """How often the twin was found to have begun again: a lower version, or another device."""
+    """Number of times that the twin had begun again: a lower version, or another device."""
 
     def desired_change(self, path: Path) -> int:
         """Number of the last change of the desired section that `path` belongs to."""

@@ -69,7 +69,7 @@ REFRESH_SPREAD = 0.2
 
 
 class TwinPhase(Enum):
-    """How far the worker is with the hub."""
+    """The worker's progress with the hub's twin."""
 
     AWAY = "away"
     """No connection, or no subscription."""

@@ -16,7 +16,7 @@ LATE_AFTER_S = 15.0
 
 @dataclass(frozen=True, slots=True)
 class WorkerProgress:
-    """What a worker's status record says."""
+    """The contents of a worker's status record."""
 
     age_s: float | None
     """Seconds since the last report; None: none in this boot."""

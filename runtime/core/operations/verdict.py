@@ -49,7 +49,7 @@ WAITED_BESIDE_A_FILE_S = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class AlarmLimits:
-    """How soon is too soon, in seconds; 0: never."""
+    """Times, in seconds, below which something comes too soon; 0: never."""
 
     full_s: float = 3600.0
     token_s: float = 172_800.0
