@@ -42,7 +42,7 @@ class TwinValue:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What the request asked to keep is on disk."""
+    """The reply to a request whose content is on disk."""
 
     change: int | None = None
     confirmed: bool | None = None
