@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runtime.core import address
+from runtime.core import address, leaf
 from runtime.core import proxy_url as the_proxy
 from runtime.core.address import Address, Endpoint, TcpEndpoint
 from runtime.core.delivery.envelope import Compression
@@ -28,13 +28,13 @@ from runtime.core.proxy_url import Proxy
 from runtime.core.secret import Secret
 from runtime.layout import OPTIONAL_WORKERS
 from runtime.setting_rule import Key, keys_of, setting
+from runtime.settings_gateway import GatewaySettings
 from runtime.settings_management import ManagementSettings, ProgramSettings
 from runtime.settings_operations import AlarmSettings, LogSettings, ObserverSettings, SentinelSettings
 
+DEVICE_ID_PATTERN = leaf.DEVICE_ID_PATTERN
 STREAMS, PROGRAMS = "stream", "program"
 """Fields of `Settings` with tables named by the user: `[stream.NAME]`, `[management.program.NAME]`."""
-
-DEVICE_ID_PATTERN = r"[0-9a-zA-Z\-_.]{4,90}"  # docs/platform.md, "The platform"
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class DeviceSettings:
         None,
         "device id to ask for; empty lets the platform choose",
         pattern=DEVICE_ID_PATTERN,
-        text="must be 4 to 90 of 0-9 a-z A-Z - _ .",
+        text=leaf.DEVICE_ID_RULE,
     )
 
 
@@ -244,6 +244,9 @@ class StoreSettings:
     stream_max_bytes: int = setting(0, "most bytes in every stream; 0: no such limit", low=0)
     stream_max_messages: int = setting(0, "most messages in every stream; 0: no such limit", low=0)
     stream_policy: OverflowPolicy = setting(OverflowPolicy.REJECT, "what gives way when a stream is full")
+    leaf_max_messages: int = setting(
+        0, "most messages of every leaf, beyond which they are refused; 0: no such limit", low=0
+    )
 
 
 @dataclass(frozen=True)
@@ -367,13 +370,14 @@ class Settings:
     alarm: AlarmSettings = AlarmSettings()
     observer: ObserverSettings = ObserverSettings()
     management: ManagementSettings = ManagementSettings()
+    gateway: GatewaySettings = GatewaySettings()
     log: LogSettings = LogSettings()
     stream: Mapping[StreamName, StreamSettings] = field(default_factory=dict)
     program: Mapping[str, ProgramSettings] = field(default_factory=dict)
 
     def of_stream(self, name: StreamName) -> StreamSettings:
-        """The settings of a stream: its own, or the defaults."""
-        return self.stream.get(name) or StreamSettings()
+        """The settings of a stream, the same for all leaves: its own, or the defaults."""
+        return self.stream.get(name.without_leaf) or StreamSettings()
 
 
 def enabled_workers(settings: Settings) -> frozenset[str]:

@@ -143,6 +143,7 @@ GROUPS = {
     "identity": ("identity",),
     "provision": ("provision",),
     "quarantine": ("quarantine",),
+    "management": ("twin", "commands", "call"),
     "link": ("link",),
     "workers": ("worker",),
     "settings": ("config",),

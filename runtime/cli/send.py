@@ -31,6 +31,7 @@ def register(commands: Commands) -> None:
     send.add_argument("--lines", action="store_true", help="every line of stdin is a message, as it comes")
     send.add_argument("--stream", metavar="NAME", help="stream of the message")
     send.add_argument("--group", metavar="NAME", help="stream group of the message")
+    send.add_argument("--leaf", metavar="ID", help="device behind this one whose message it is")
     send.add_argument("--batch", metavar="ID", help="batch id")
     send.add_argument("--message", metavar="ID", help="message id")
     send.add_argument("--content-type", metavar="TYPE", help="such as application/json")
@@ -69,6 +70,7 @@ def _send(arguments: argparse.Namespace) -> int:
     fields = Fields(
         stream_group=arguments.group,
         stream=arguments.stream,
+        leaf=arguments.leaf,
         batch_id=arguments.complete_batch or arguments.batch,
         message_id=arguments.message,
         content_type=arguments.content_type,

@@ -17,10 +17,16 @@ class Kind(IntEnum):
 
 
 class StreamName(NamedTuple):
-    """A stream. Both names may be left out: the platform fills in its defaults."""
+    """A stream: of this device, or of a leaf behind it. Both names may be left out: the platform fills in its
+    defaults.
+
+    It is the unit of order: two leaves may use the same names, and neither waits for the other.
+    """
 
     group: str | None
     stream: str | None
+    leaf: str | None = None
+    """The id of the device behind this one whose messages these are; None: this device's own."""
 
     @classmethod
     def parse(cls, text: str) -> StreamName:
@@ -33,8 +39,14 @@ class StreamName(NamedTuple):
         """The text that `parse` reads."""
         return f"{self.group}/{self.stream or ''}" if self.group else self.stream or ""
 
+    @property
+    def without_leaf(self) -> StreamName:
+        """The stream by which the configuration names it: settings hold for the streams of all leaves."""
+        return self if self.leaf is None else StreamName(self.group, self.stream)
+
     def __str__(self) -> str:
-        return f"{self.group or '-'}/{self.stream or '-'}"
+        text = f"{self.group or '-'}/{self.stream or '-'}"
+        return text if self.leaf is None else f"{text} of {self.leaf}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +79,8 @@ class StoredMessage(OptionalFields):
     """Ids grow in the order of storing, and none is used a second time."""
     stream_group: str | None
     stream: str | None
+    leaf: str | None = None
+    """The id of the device behind this one whose message it is; None: this device's own."""
     properties: Mapping[str, str]
     kind: Kind
     priority: int
@@ -82,7 +96,7 @@ class StoredMessage(OptionalFields):
 
     @property
     def name(self) -> StreamName:
-        return StreamName(self.stream_group, self.stream)
+        return StreamName(self.stream_group, self.stream, self.leaf)
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,7 +133,7 @@ def _parts(request: BundleRequest, clock: Clock) -> dict[str, Callable[[_Part], 
         "supervisord.json": lambda _: _supervisord(layout),
         "crashes.json": lambda _: [without_locals(crash) for crash in crash_reports(layout)],
         "databases.json": lambda _: {
-            path.name: database_facts(path, PART_S / 2) for path in (layout.messages_db, layout.identity_db)
+            path.name: database_facts(path, PART_S / 3) for path in _databases(layout)
         },
         "machine.json": lambda _: machine_facts(layout, clock, request.environ),
         "metrics.prom": lambda _: _text(layout.run / "metrics.prom"),
@@ -198,6 +198,11 @@ def _supervisord(layout: Layout) -> dict[str, Any]:
     except EdgeError as exc:
         return {"trouble": str(exc)}
     return {name: asdict(program) for name, program in programs.items()}
+
+
+def _databases(layout: Layout) -> list[Path]:
+    """Every database of this home, and those that should be there."""
+    return sorted({layout.messages_db, layout.identity_db, *layout.state.glob("*.db")})
 
 
 def _text(path: Path) -> str | None:

@@ -45,14 +45,14 @@ def examine_deep(config: Config, clock: Clock, store: Callable[[], int], limit_s
     until_s = time.monotonic() + limit_s
     yield _lifetimes(config, clock)
     try:
-        began_s = time.monotonic()
+        began_s, sent_boot_s = time.monotonic(), clock.boot_s()
         id = store()
     except EdgeError as exc:
         yield Check("test message", "error", f"not stored: {exc}", "`edgectl status`: does ingest run?")
         return
     took_ms = (time.monotonic() - began_s) * 1000
     yield Check("test message", "ok", f"on disk as message {id}, acknowledged after {took_ms:.0f} ms")
-    yield _delivery(config, clock, id, until_s, limit_s)
+    yield _delivery(config, clock, id, sent_boot_s, (until_s, limit_s))
     yield _storage(config, clock)
 
 
@@ -70,9 +70,12 @@ def _lifetimes(config: Config, clock: Clock) -> Check:
     return judge_lifetimes(renewal.sas_left_s(held, now), registration_s, by_certificate=held.by_certificate)
 
 
-def _delivery(config: Config, clock: Clock, id: int, until_s: float, limit_s: float) -> Check:
-    """Wait until the hub has acknowledged the message, or it is clear that it will not."""
-    stored_boot_s = clock.boot_s()
+def _delivery(config: Config, clock: Clock, id: int, sent_boot_s: float, limit: tuple[float, float]) -> Check:
+    """Wait until the hub has acknowledged the message, or it is clear that it will not.
+
+    `limit`: when to end by the monotonic clock, and the seconds that were given.
+    """
+    until_s, limit_s = limit
     facts: dict[str, Any] = {}
     trouble, left_at_s = "", math.inf
     while True:
@@ -87,7 +90,7 @@ def _delivery(config: Config, clock: Clock, id: int, until_s: float, limit_s: fl
             break
         time.sleep(LOOK_EVERY_S)
     upload = last_record(config.layout.status_file("upload"), clock.boot_id())
-    took_s = max(0.0, clock.boot_s() - stored_boot_s - (facts.get("delivered_s") or 0.0))
+    took_s = max(0.0, clock.boot_s() - sent_boot_s - (facts.get("delivered_s") or 0.0))
     return judge_delivery(facts, took_s, limit_s, upload.text("trouble") or trouble)
 
 

@@ -198,6 +198,8 @@ def _backlog(
         "store": ingest.text("store"),
         **(_on_disk(layout.messages_db, clock) if databases else _in_record(ingest)),
         "stored": counted.get("stored", 0) if ingest.values else None,
+        "leaves": ingest.number("leaves"),
+        "new_leaves": counted.get("new_leaves", 0) if ingest.values else None,
         "refused": {k.removeprefix("refused_"): n for k, n in counted.items() if k.startswith("refused_")},
         "refused_lately": ingest.counts("refused_lately"),
     }

@@ -241,14 +241,14 @@ class BuiltInMethods:
         except OSError as exc:
             logger.bind(event=LogEvent.REBOOT_FAILED).error("{} cannot be started: {}", command[0], exc)
 
-    def section(self, asker: object) -> ReportMade:
+    def section(self, asker: object, config_trial: dict[str, Any]) -> ReportMade:
         """The section `runtime` of the reported properties: nothing that changes by itself."""
         layout, now_s, boot_id = self._config.layout, self._clock.boot_s(), self._clock.boot_id()
         workers = {}
         for name in (*WORKERS, "sentinel"):
             age_s = last_record(layout.status_file(name), boot_id).age_s("progress_boot_s", now_s)
             workers[name] = "up" if age_s is not None and age_s < FRESH_S else "down"
-        value = {"version": __version__, "boot": boot_id, "workers": workers}
+        value = {"version": __version__, "boot": boot_id, "workers": workers, "config": config_trial}
         return ReportMade(asker, ReportMode.SET, ("runtime",), value)
 
     def close(self) -> None:

@@ -39,9 +39,13 @@ from runtime.core.management.config_trial import (
 )
 from runtime.core.management.twin import value_at
 from runtime.core.management.twin_record import TwinRecord
+from runtime.core.management.twin_sync import TwinPhase, TwinSync
+from runtime.core.timer import Timer
 from runtime.errors import ConfigError
 from runtime.remote_config import encode_record, read_record
 
+ASK_EVERY_S = 15.0
+"""While something is on trial the twin is asked so often: an answer is the proof."""
 RELOAD_LIMIT_S = 60.0
 """More than `edgectl reload` takes, whatever a worker does."""
 LOG_EVERY_S = 600.0
@@ -96,7 +100,7 @@ class ReloadProcess:
 
 
 class ConfigTrials:
-    """Tries what the twin desires in /runtime/config. Call `turn` in every turn of the worker."""
+    """Tries what the twin desires in /runtime/config."""
 
     def __init__(
         self,
@@ -110,10 +114,17 @@ class ConfigTrials:
         self._reload: Reload | None = None
         self._throttle = LogThrottle(LOG_EVERY_S)
         self._asked_s = 0.0
+        self._ask = Timer(ASK_EVERY_S)
         policy = policy or TrialPolicy(limit_s=config.settings.management.confirm_config_s)
         record = self._read()
         self._state = TrialState(record, policy)
         self._take(started(record, policy, read_moment(clock)))
+
+    def committed(self, before: TwinSync, now: TwinSync) -> bool:
+        """Go on with the twin after a turn; true if the twin is to be asked."""
+        asked = before.get if now.phase is TwinPhase.LEVEL and now.get is None else None
+        self.turn(now.record, asked.since_s if asked else None)
+        return self._wants_answer and self._ask.restart_if_due(self._clock.boot_s())
 
     def turn(self, twin: TwinRecord, asked_s: float | None = None) -> None:
         """Go on with the value that is desired now.
@@ -138,8 +149,8 @@ class ConfigTrials:
             self._on(ConfigDesired(values, self._problems(values)))
 
     @property
-    def wants_answer(self) -> bool:
-        """True while an answer of the hub would confirm something: ask the twin."""
+    def _wants_answer(self) -> bool:
+        """True while an answer of the hub would confirm something."""
         return self._state.record.trial is not None and self._state.applied_s is not None
 
     def section(self) -> dict[str, Any]:

@@ -50,6 +50,7 @@ from runtime.core.log_throttle import LogThrottle
 from runtime.core.recent_counts import RecentCounts
 from runtime.core.settlement import Settled
 from runtime.workers.heartbeat import Heartbeat
+from runtime.workers.leaf_gate import LeafGate
 from runtime.workers.store_manager import LOG_EVERY_S, StoreManager, refusal
 
 NAME = "ingest"
@@ -87,6 +88,7 @@ class IngestLoop:
         self._spool = Spool(config.layout.spool, settings.drop_folder, self._heartbeat.busy)
         self._gate = KeyGate(settings.curve_clients) if settings.curve_clients else None
         self._sockets = ProducerSockets(wiring.listeners(config), clock)
+        self._leaves = LeafGate(config, clock)
         self._guard = ConnectionGuard(self._sockets.endpoints, settings.memory_bytes)
         self._deliveries = DeliveryReceiver(config.layout)
         self._hints = Hints(config.layout, "ingest")
@@ -139,6 +141,7 @@ class IngestLoop:
         """Take the settings that count while ingest runs."""
         self._commit_limits = _commit_limits(config)
         self._manager.reconfigure(config)
+        self._leaves.reconfigure(config)
 
     def _figures(self) -> dict[str, object]:
         store_figures = self._manager.figures()
@@ -230,7 +233,7 @@ class IngestLoop:
         """Decide these requests. One that meets a bug is refused, and its traces are gone."""
         keys = {r.producer for r in requests if isinstance(r, Put) and r.producer is not None}
         while True:
-            admission = self._manager.admission(keys, settled)
+            admission = self._manager.admission(keys, settled, self._leaves.terms())
             replies: list[Reply] = []
             for at, request in enumerate(requests):
                 try:
@@ -276,6 +279,8 @@ class IngestLoop:
     def _count_outcome(self, admission: Admission | None, losses: Sequence[Loss]) -> None:
         if admission is not None and admission.rows:
             self._counts["stored"] += len(admission.rows)
+            if leaves := self._leaves.stored(admission):
+                self._counts["new_leaves"] += leaves
         for loss in losses:
             self._unnamed_files += loss.files
             if loss.amount.messages:

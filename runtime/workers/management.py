@@ -47,6 +47,7 @@ from runtime.core.management.waiting import LongPolls
 from runtime.core.timer import Timer
 from runtime.errors import UsageError
 from runtime.workers.built_in_methods import BuiltInMethods
+from runtime.workers.config_trials import ConfigTrials
 from runtime.workers.heartbeat import Heartbeat
 from runtime.workers.management_hub import HubSide
 from runtime.workers.management_requests import AskingProgram, handle, operate
@@ -140,6 +141,9 @@ class ManagementLoop:
         self._throttle = LogThrottle(LOG_EVERY_S)
         self._forget, self._watermark = Timer(FORGET_EVERY_S), Timer(WATERMARK_EVERY_S)
         self._section = Timer(SECTION_EVERY_S)
+        self._trials = ConfigTrials(config, clock)
+        self._trial: dict[str, Any] = {}
+        """What the section `runtime` says of them."""
         self._twin_received = moment_from_json(database.twin_received())
         self._state = self._started()
 
@@ -229,8 +233,11 @@ class ManagementLoop:
             turn.calls(answered)
         for stored in self._results.outcomes(self._database, now_s):
             turn.commands(stored)
+        if self._trials.section() != self._trial:
+            self._section.expire()
         if self._section.due(now_s):
-            turn.twin(self._built_in.section(OwnAsker()))
+            self._trial = self._trials.section()
+            turn.twin(self._built_in.section(OwnAsker(), self._trial))
         turn.tick()
 
     def _keep(self, turn: ManagementTurn) -> None:
@@ -243,8 +250,8 @@ class ManagementLoop:
 
     def _committed(self, turn: ManagementTurn) -> None:
         now_s = turn.now.moment.boot_s
-        self._state = turn.state
-        self._gone, self._refresh = [], False
+        before, self._state = self._state, turn.state
+        self._gone, self._refresh = [], self._trials.committed(before.twin, turn.state.twin)
         if self._built_in.refresh_asked:
             self._built_in.refresh_asked, self._refresh = False, True
         self._hub.committed()
@@ -370,6 +377,7 @@ class ManagementLoop:
             state.watchers.wait_s(now.moment),
             self._hub.wait_s(now_s),
             self._results.wait_s(now_s),
+            self._trials.wait_s(),
         )
         return max(0.0, min(waits))
 
@@ -409,6 +417,7 @@ class ManagementLoop:
         self._hub.close()
         self._results.close()
         self._built_in.close()
+        self._trials.close()
         self._processes.close()
         self._database.close()
 

@@ -42,9 +42,12 @@ between request and reply: where there are too many producers, its repeat may be
 class Housekeeping:
     """The work on the open store that is due between commits, each piece by a timer of its own."""
 
-    def __init__(self, clock: Clock, quota: Quota, disk: Disk, wal: WalLimit, ids: IdWatermark) -> None:
+    def __init__(
+        self, clock: Clock, quota: Quota, disk: Disk, wal: WalLimit, ids: IdWatermark, max_leaves: int
+    ) -> None:
         self._clock = clock
         self.quota = quota
+        self.max_leaves = max_leaves
         self._disk = disk
         self._wal = wal
         self._ids = ids
@@ -118,7 +121,7 @@ class Housekeeping:
         now_s = self._clock.boot_s()
         if now_s < self._next_ledger_s:
             return
-        self._next_ledger_s = now_s + max(LEDGER_EVERY_S, LEDGER_PER_STREAM_S * store.stream_count)
+        self._next_ledger_s = now_s + max(LEDGER_EVERY_S, LEDGER_PER_STREAM_S * sum(store.name_counts))
         ledger = store.ledger()
         if ledger is not None:
             self.ledger = {
@@ -127,11 +130,11 @@ class Housekeeping:
             }
 
     def give_back_streams(self, store: MessageStore) -> None:
-        """Give back names of streams where less than a tenth of the names is left."""
+        """Give back names of streams where less than a tenth of the names, or of the leaves, is left."""
         now_s, most = self._clock.boot_s(), self.quota.max_streams
-        if store.stream_count <= most - max(1, most // OWNER_SHARES) or not self._giving_back_names.due(
-            now_s
-        ):
+        streams, leaves = store.name_counts
+        few_left = _few_left(streams, most) or _few_left(leaves, self.max_leaves)
+        if not few_left or not self._giving_back_names.due(now_s):
             return
         try:
             if store.give_back_streams(max(1, most // 5)):
@@ -149,3 +152,8 @@ class Housekeeping:
             return
         if not store.forget_producers(PRODUCER_MEMORY_S, but):
             self._forgetting_s = now_s + TIDY_S  # all were active lately, and looking takes milliseconds
+
+
+def _few_left(names: int, most: int) -> bool:
+    """True if less than a tenth of the names is left."""
+    return names > most - max(1, most // OWNER_SHARES)

@@ -42,6 +42,7 @@ from runtime.adapters.store.id_watermark import IdWatermark
 from runtime.adapters.store.writer import MessageStore
 from runtime.config import Config
 from runtime.core.ingest.admission import RETRY_FULL_MS, Admission
+from runtime.core.ingest.new_names import NO_LEAVES, LeafTerms
 from runtime.core.ingest.protocol import Code, ProducerKey, Refusal
 from runtime.core.ingest.quota import Amount, Limit, OverflowPolicy, Quota
 from runtime.core.ingest.store_state import (
@@ -96,7 +97,9 @@ class StoreManager:
         self._disk = Disk(self._path.parent, DiskReserve(store.min_free_bytes, store.min_free_inodes))
         self._wal = WalLimit(self._path, self._disk)
         self._probe = DiskProbe(files(self._path), clock)
-        self._housekeeping = Housekeeping(clock, self._quota, self._disk, self._wal, self._ids)
+        self._housekeeping = Housekeeping(
+            clock, self._quota, self._disk, self._wal, self._ids, config.settings.gateway.max_leaves
+        )
         self._throttle = LogThrottle(LOG_EVERY_S)
         self._state: State = Opening()
         self._store: MessageStore | None = None
@@ -109,6 +112,7 @@ class StoreManager:
     def reconfigure(self, config: Config) -> None:
         """Take the limits that count while ingest runs. The policies stay: they decide the indexes."""
         self._quota = self._housekeeping.quota = quota(config)
+        self._housekeeping.max_leaves = config.settings.gateway.max_leaves
         self._quarantine_bytes = config.settings.store.quarantine_max_bytes
         self._max_producers = config.settings.ingest.max_producers
 
@@ -157,14 +161,17 @@ class StoreManager:
 
     # --- a commit ---
 
-    def admission(self, keys: Collection[ProducerKey], settled: Settled) -> Admission:
+    def admission(
+        self, keys: Collection[ProducerKey], settled: Settled, leaves: LeafTerms = NO_LEAVES
+    ) -> Admission:
         """The Admission for the next commit, which also carries out `settled`. Raises StoreError."""
         store, room_bytes = self._usable(), self._housekeeping.room_bytes
         self._wal.check(room_bytes)
         known = store.known(keys)
         self._housekeeping.forget_producers(store, room=len(keys) - len(known), but=known)
         self._housekeeping.give_back_streams(store)
-        return Admission(self._quota, store.view(room_bytes, settled), store.stamp(), known, known.apart)
+        view = store.view(room_bytes, settled)
+        return Admission(self._quota, view, store.stamp(), known, known.apart, leaves)
 
     def count(self) -> bool:
         """Count the stored messages, before counters decide over them. True if done. Raises StoreError."""
@@ -377,7 +384,7 @@ def quota(config: Config) -> Quota:
         for name, stream in config.settings.stream.items()
         if (limit := _limit(stream.max_messages, stream.max_bytes, stream.policy))
     }
-    return Quota(total, every, own, store.max_streams)
+    return Quota(total, every, own, store.max_streams, store.leaf_max_messages)
 
 
 def _limit(messages: int, bytes: int, policy: OverflowPolicy) -> Limit | None:

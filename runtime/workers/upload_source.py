@@ -144,7 +144,7 @@ class UploadSource:
     def _remember_packing(self, id: int) -> None:
         message = self._delivery.queue.messages.get(id)
         if message is not None:
-            name = lane_of(message.candidate)[0]
+            name = lane_of(message.candidate)[0].without_leaf
             self._journal.packings.sending(self._store.uuid, name, id, self._configured(name))
 
     def confirmed(self, removed: Iterable[Outgoing]) -> None:
@@ -310,8 +310,8 @@ class UploadSource:
 
     def _packing(self, message: StoredMessage) -> Packing:
         """The packing as configured, or the one under which it may have been sent before."""
-        configured = self._configured(message.name)
-        return self._journal.packings.of(self._store.uuid, message.name, message.id, configured)
+        name = message.name.without_leaf
+        return self._journal.packings.of(self._store.uuid, name, message.id, self._configured(name))
 
     def _configured(self, name: StreamName) -> Packing:
         if name not in self._packings:

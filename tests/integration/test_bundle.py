@@ -7,6 +7,7 @@ import io
 import json
 import os
 import stat
+import subprocess
 import tarfile
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ import pytest
 from runtime.adapters.identity.database import IdentityStore
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.crash import describe, record_crash
+from runtime.adapters.store.database_facts import database_facts
 from runtime.adapters.store.writer import MessageStore
 from runtime.config import load
 from runtime.core.identity.enrolment import Enrolment, EnrolmentState
@@ -28,7 +30,7 @@ from runtime.core.secret import Secret
 from runtime.core.settlement import Settled
 from runtime.errors import ConfigError, UsageError
 from runtime.operations.bundle import LOGS, Bundle, BundleRequest, collect, write_file
-from tests.support.harness import Home
+from tests.support.harness import Home, mount_ext4
 from tests.support.store_tools import ObedientClock, keep, put
 
 STREAM = "Line4-Temperature-Sensor-Of-Press-0815"
@@ -309,3 +311,21 @@ def test_the_command_writes_to_a_file_or_to_a_pipe(home: Home) -> None:
     assert again.returncode == 2 and "--force replaces it" in again.stderr
     small = home.edgectl("bundle", "-", "--max-size", "1KiB")
     assert small.returncode == 2 and "at least 64 KiB" in small.stderr
+
+
+def test_on_a_read_only_disk_the_counters_are_read_without_the_wal(home: Home, folder: Path) -> None:
+    """Where the runtime was not closed in order, and the disk is read-only since."""
+    disk = folder / "disk"
+    disk.mkdir()
+    mount_ext4(folder / "image", disk, 16_000_000)
+    try:
+        store = MessageStore(disk / "messages.db", ObedientClock())
+        keep(store, put([b"x"], stream=STREAM))
+        store.close()
+        (disk / "messages.db-wal").touch()
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        facts = database_facts(disk / "messages.db", 1.0)
+        assert facts["opened"] == "immutable=1" and "unable to open" in facts["trouble"]
+        assert facts["tables"]["levels"]["counters"][0]["stored"] == 1
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

@@ -28,7 +28,10 @@ EXAMPLES = re.findall(
 def home() -> Iterator[Home]:
     with short_folder() as folder:
         (folder / "drop").mkdir()
-        made = Home(folder, f'[store]\nmin_free_bytes = 0\n[ingest]\ndrop_folder = "{folder}/drop"\n')
+        made = Home(
+            folder,
+            f'[store]\nmin_free_bytes = 0\n[ingest]\ndrop_folder = "{folder}/drop"\n[gateway]\nauto = true\n',
+        )
         made.start_worker("ingest")
         yield made
         made.stop()

@@ -209,9 +209,9 @@ def test_desired_settings_are_tried_and_confirmed_by_the_hub(home: Home) -> None
     one = Trials(home)
     assert one.turn(desired=WISH) == "on trial" and one.window == 9
     assert load({}, home=home.folder).settings.upload.window == 9
-    assert not one.trials.wants_answer
+    assert not one.trials._wants_answer
     one.turn(desired=WISH)
-    assert one.trials.wants_answer
+    assert one.trials._wants_answer
     assert one.turn(desired=WISH, asked_s=one.clock.boot_s()) == "on trial", "asked too early"
     one.clock.passed_s += 6.0
     assert one.turn(desired=WISH, asked_s=one.clock.boot_s()) == "confirmed"

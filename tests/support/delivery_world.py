@@ -94,7 +94,7 @@ class World:
             reached = min(self.reached.get(id, 0), offer.pieces - 1)
             assert self.offer(replace(offer, reached=reached))
 
-    def store(self, id: int, stream: str, *, poison: bool = False, pieces: int = 1, **more: Any) -> None:
+    def store(self, id: int, stream: Hashable, *, poison: bool = False, pieces: int = 1, **more: Any) -> None:
         self.offers[id] = Candidate(id, stream, pieces, 100 * pieces, **more)
         if poison:
             self.poison.add(id)

@@ -10,6 +10,7 @@ from typing import Any
 from runtime.adapters.store.writer import MessageStore
 from runtime.core.ingest.admission import Admission, MeasureFiles, TakeFiles
 from runtime.core.ingest.message_fields import PLAIN, describe
+from runtime.core.ingest.new_names import LeafTerms
 from runtime.core.ingest.protocol import ProducerKey, Put, Reply
 from runtime.core.ingest.quota import Amount, Limit, Quota
 from runtime.core.ingest.taken_files import TakenFile
@@ -18,6 +19,7 @@ from runtime.core.settlement import Settled
 
 WIDE = Quota(Limit(Amount(1_000_000, 10**9)))
 NONE = Settled()
+ANY_LEAF = LeafTerms(auto=True, new_leaves=1_000)
 
 
 class ObedientClock:
@@ -52,10 +54,15 @@ def put(
 
 
 def decide(
-    store: MessageStore, requests: Sequence[Put], quota: Quota = WIDE, settled: Settled = NONE
+    store: MessageStore,
+    requests: Sequence[Put],
+    quota: Quota = WIDE,
+    settled: Settled = NONE,
+    leaves: LeafTerms = ANY_LEAF,
 ) -> tuple[Admission, list[Reply]]:
     known = store.known(request.producer for request in requests if request.producer)
-    admission = Admission(quota, store.view(10**12, settled), store.stamp(), known, known.apart)
+    view = store.view(10**12, settled)
+    admission = Admission(quota, view, store.stamp(), known, known.apart, leaves)
     replies = [admission.decide(request) for request in requests]
     return admission, [reply for reply in replies if not isinstance(reply, MeasureFiles)]
 

@@ -8,8 +8,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from runtime.core.delivery.events import Acked
 from runtime.core.delivery.poison import LONE_LOSSES
+from runtime.core.delivery.read_planner import Lane
+from runtime.core.message import StreamName
 from tests.support.delivery_world import URGENT, World
 from tests.support.depth import deep
+
+LANES = [(StreamName(None, "s", leaf), False) for leaf in (None, "leaf-a", "leaf-b")]
+"""One stream of this device and of two leaves: the unit of order is the stream of a leaf."""
 
 
 class DeliveryMachine(RuleBasedStateMachine):
@@ -22,7 +27,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.lone_drops = 0
 
     @rule(
-        stream=st.sampled_from("abc"),
+        stream=st.sampled_from(LANES),
         poison=st.integers(0, 9).map(lambda n: n == 0),
         pieces=st.sampled_from([1, 1, 1, 3]),
         file=st.integers(0, 19).map(lambda n: n == 0),
@@ -32,7 +37,7 @@ class DeliveryMachine(RuleBasedStateMachine):
     )
     def store(
         self,
-        stream: str,
+        stream: Lane,
         poison: bool,
         pieces: int,
         file: bool,
@@ -53,8 +58,8 @@ class DeliveryMachine(RuleBasedStateMachine):
             )
             self.next_id += 1
 
-    @rule(stream=st.sampled_from("abc"), batch=st.sampled_from("ABC"))
-    def complete_a_batch(self, stream: str, batch: str) -> None:
+    @rule(stream=st.sampled_from(LANES), batch=st.sampled_from("ABC"))
+    def complete_a_batch(self, stream: Lane, batch: str) -> None:
         self.world.store(self.next_id, stream, batch=batch, completes_batch=True)
         self.next_id += 1
 

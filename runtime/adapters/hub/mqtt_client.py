@@ -320,7 +320,7 @@ class _Client:
         while (item := self._stock.get()) is not None:
             tag, telemetry = item
             message: Any = _Message(telemetry.payload, telemetry.mid, content_type=telemetry.content_type)
-            message.custom_properties = dict(telemetry.properties)
+            message.custom_properties = telemetry.properties_from(self._credentials.device_id)
             try:
                 self._azure.send_message(message)
             except Exception as exc:  # as in send()

@@ -43,7 +43,8 @@ class ResumeJournal:
         self.destination: str | None = fields.get("device")
         """The hub and the device whose chunks these are; of an earlier version only the device."""
         self.batches = {
-            StreamName(group, stream): batch for group, stream, batch in fields.get("batches", ())
+            StreamName(*name): batch
+            for *name, batch in (*fields.get("batches", ()), *fields.get("leaf_batches", ()))
         }
         chunked = fields.get("chunked", {})
         self._chunked = OrderedDict((key, Chunked(*progress)) for key, progress in chunked.items())
@@ -88,7 +89,8 @@ class ResumeJournal:
         self._changed = False
         fields = {
             "device": self.destination,
-            "batches": [(*stream, batch) for stream, batch in batches.items()],
+            "batches": [(*name[:2], batch) for name, batch in batches.items() if name.leaf is None],
+            "leaf_batches": [(*name, batch) for name, batch in batches.items() if name.leaf is not None],
             "chunked": {
                 key: (progress.chunk_bytes, progress.reached) for key, progress in self._chunked.items()
             },

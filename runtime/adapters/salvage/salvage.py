@@ -35,6 +35,7 @@ from runtime.adapters.salvage.disk_probe import block_ranges, read_files
 from runtime.adapters.store.counters import UNKNOWN, WRITE_LEVEL
 from runtime.adapters.store.errors import StoreFull, StoreUnavailable, StoreUnreadable, translated
 from runtime.adapters.store.keyless_names import create_lives, read_names
+from runtime.adapters.store.leaf_names import create_leaves
 from runtime.adapters.store.ledger import close_after_salvage, create_ledger, log_ranges
 from runtime.adapters.store.wal import cut_mark
 from runtime.core.ingest.row_repair import REPAIRS, RowRepair, is_id
@@ -216,6 +217,7 @@ def _copy(damaged: DamagedStore, fresh: sqlite3.Connection, report: SalvageRepor
     fresh.execute("PRAGMA synchronous = OFF")  # the whole file is synced before it gets its name
     migrate(fresh, damaged.version())
     create_lives(fresh)
+    create_leaves(fresh)
     create_ledger(fresh)
     report.expected = damaged.expected()
     for table, repair in REPAIRS.items():

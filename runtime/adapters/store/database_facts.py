@@ -12,6 +12,7 @@ import time
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from runtime.adapters.store.reader import text_or_bytes
 from runtime.core.printable import printable
@@ -21,7 +22,7 @@ MOST_ROWS = 1_000
 MOST_COUNTED = 1_000_000
 """Rows of a table that are counted: beyond it the count says "more"."""
 _PRAGMAS = ("user_version", "page_size", "page_count", "freelist_count", "journal_mode", "auto_vacuum")
-_COUNTERS = ("levels", "losses", "ledger", "requeued")
+_COUNTERS = ("levels", "losses", "ledger", "requeues", "loss_log")
 """Tables of messages.db that hold numbers, and names of reasons, alone."""
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w{0,63}", re.ASCII)
 _REASON = re.compile(r"[a-z][a-z _-]{0,39}")
@@ -32,10 +33,20 @@ def database_facts(path: Path, deadline_s: float) -> dict[str, Any]:
     facts: dict[str, Any] = {"bytes": _sizes(path)}
     if not path.exists():
         return {**facts, "trouble": "it does not exist"}
+    read = _facts(path, deadline_s, "mode=ro")
+    if "tables" not in read:  # on a read-only disk the WAL has no index beside it
+        without_wal = _facts(path, deadline_s, "immutable=1")
+        read = {**without_wal, "trouble": read["trouble"]} if "tables" in without_wal else read
+    return {**facts, **read}
+
+
+def _facts(path: Path, deadline_s: float, mode: str) -> dict[str, Any]:
+    """The facts as far as they can be read, opened in this mode; `trouble` says what ended it early."""
+    facts: dict[str, Any] = {"opened": mode}
     until_s = time.monotonic() + deadline_s
     try:
         with closing(
-            sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None, timeout=0.5)
+            sqlite3.connect(f"file:{quote(str(path))}?{mode}", uri=True, isolation_level=None, timeout=0.5)
         ) as db:
             db.text_factory = text_or_bytes
             db.set_progress_handler(lambda: time.monotonic() > until_s, 10_000)

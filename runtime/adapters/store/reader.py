@@ -18,11 +18,12 @@ from typing import Any, get_type_hints
 from runtime.adapters.store.errors import StoreDamaged, StoreUnavailable, translated
 from runtime.adapters.store.file_identity import FileIdentity
 from runtime.adapters.store.keyless_names import LifeNames, read_names
+from runtime.adapters.store.leaf_names import read_streams
 from runtime.adapters.store.ledger import LossLogPage, read_ledger, read_loss_log
 from runtime.adapters.store.opening import check_readable
 from runtime.core.ingest.message_fields import DETAIL_COLUMNS, MessageRow
 from runtime.core.ingest.quota import TOP_PRIORITY
-from runtime.core.message import Backlog, CorruptRow, Kind, StoredMessage
+from runtime.core.message import Backlog, CorruptRow, Kind, StoredMessage, StreamName
 from runtime.core.operations.ledger import Ledger
 
 _FIELDS = (
@@ -69,7 +70,7 @@ class StoreReader:
             except BaseException:
                 db.close()  # half open it would be taken for open
                 raise
-        self._streams: dict[int, tuple[str | None, str | None]] = {}
+        self._streams: dict[int, StreamName] = {}
         self._boots: dict[int, str] = {}
         self._names, self._named_below = LifeNames(""), 0
         self._db = db
@@ -201,7 +202,7 @@ class StoreReader:
         columns = dict(zip(_FIELDS, row, strict=True))
         number = columns["id"]
         try:
-            columns["stream_group"], columns["stream"] = self._stream(columns["stream"])
+            columns["stream_group"], columns["stream"], columns["leaf"] = self._stream(columns["stream"])
             columns["stored_boot_id"] = self._boot(columns.pop("boot"))
             columns["properties"] = json.loads(columns["properties"] or "{}")
             columns["kind"] = Kind(columns["kind"])
@@ -212,11 +213,10 @@ class StoreReader:
             return CorruptRow(number, f"cannot be read: {exc}"[:200])
         return message
 
-    def _stream(self, number: int) -> tuple[str | None, str | None]:
+    def _stream(self, number: int) -> StreamName:
         if number not in self._streams:
             with translated():
-                rows = self._connection().execute("SELECT id, stream_group, stream FROM streams").fetchall()
-            self._streams = {known_number: (group, stream) for known_number, group, stream in rows}
+                self._streams = read_streams(self._connection())
         return self._streams[number]
 
     def _life(self, number: int) -> str:

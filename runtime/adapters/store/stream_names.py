@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from runtime.adapters.store.leaf_names import forget_leaves, read_streams, write_streams
 from runtime.adapters.store.statements import IN
 from runtime.core.ingest.admission import Admission
 from runtime.core.ingest.quota import EARLIER, Amount
@@ -41,30 +42,41 @@ class Streams:
     def __init__(self, db: sqlite3.Connection, next_number: int) -> None:
         """Load the streams. Raises TypeError where a stream's name is not text."""
         self._db = db
-        rows = db.execute("SELECT id, stream_group, stream FROM streams").fetchall()
-        self.names = {number: StreamName(*name) for number, *name in rows}
+        self.names = read_streams(db)
         """Names by stream number; after a salvage several may have the same one: that of no stream."""
         if not all(part is None or isinstance(part, str) for name in self.names.values() for part in name):
             raise TypeError("the name of a stream is no text")
         self.numbers = {name: number for number, name in self.names.items()}
         self.next_number = max([next_number, *(number + 1 for number in self.names)])
         self._named_by: dict[StreamName, str] = {}
+        self._of_leaves = Counter(name.leaf for name in self.numbers if name.leaf is not None)
+        """The number of streams of each leaf."""
 
     @property
     def owned(self) -> Mapping[str, int]:
         """Number of streams that each owner named since the store was opened."""
         return Counter(self._named_by.values())
 
+    @property
+    def counts(self) -> tuple[int, int]:
+        """The number of streams of this device itself, and of leaves that have any."""
+        return len(self.numbers) - self._of_leaves.total(), len(self._of_leaves)
+
+    def figures(self) -> dict[str, int]:
+        """Figures for `edgectl status`."""
+        leaves = {"leaves": len(self._of_leaves)} if self._of_leaves else {}
+        return {"streams": len(self.numbers), **leaves}
+
     def store(self, admission: Admission) -> None:
         """Insert the streams that are new with this admission."""
-        new = [(number, *name) for name, number in admission.new_streams.items()]
-        self._db.executemany("INSERT INTO streams (id, stream_group, stream) VALUES (?, ?, ?)", new)
+        write_streams(self._db, [(number, name) for name, number in admission.new_streams.items()])
 
     def committed(self, admission: Admission) -> None:
         """Update the streams in memory after the commit."""
         self.numbers.update(admission.new_streams)
         self.names.update({number: name for name, number in admission.new_streams.items()})
         self._named_by.update(admission.named_by)
+        self._of_leaves.update(name.leaf for name in admission.new_streams if name.leaf is not None)
         self.next_number += len(admission.new_streams)
 
     def gave_back(self, earlier: Earlier, levels: dict[StreamName, dict[int, Amount]]) -> bool:
@@ -73,12 +85,17 @@ class Streams:
             name = self.names.pop(number)
             if self.numbers.get(name) == number:
                 del self.numbers[name]
+                self._left(name)
                 self._named_by.pop(name, None)
                 if not any(map(any, levels.get(name, {}).values())):  # a salvage may leave one name twice
                     levels.pop(name, None)
         self.names[earlier.into], self.numbers[EARLIER] = EARLIER, earlier.into
         self.next_number = max(self.next_number, earlier.into + 1)
         return True
+
+    def _left(self, name: StreamName) -> None:
+        if name.leaf is not None:
+            self._of_leaves -= Counter((name.leaf,))
 
 
 def give_names_back(db: sqlite3.Connection, most: int) -> Earlier | None:
@@ -120,6 +137,7 @@ def give_names_back(db: sqlite3.Connection, most: int) -> Earlier | None:
         ("streams", "id"),
     ):
         db.execute(f"DELETE FROM {table} WHERE {column} IN {IN}", (listed,))  # noqa: S608  # our own names
+    forget_leaves(db)
     return Earlier(numbers, into)
 
 

@@ -12,12 +12,13 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from runtime.adapters.store.errors import StoreDamaged, StoreReplaced, translated
+from runtime.adapters.store.leaf_names import read_streams
 from runtime.adapters.store.reader import READ_COLUMNS, StoreReader
 from runtime.adapters.store.statements import IN
 from runtime.core.message import CorruptRow, StoredMessage, StreamName
 
 _STORED = (
-    "SELECT stream_group, streams.stream FROM levels JOIN streams ON streams.id = levels.stream "
+    "SELECT levels.stream FROM levels JOIN streams ON streams.id = levels.stream "
     "GROUP BY levels.stream HAVING max(messages) > 0 OR max(levels.bytes) > 0 OR sum(stored - delivered) > "
     "(SELECT coalesce(sum(losses.messages), 0) FROM losses WHERE losses.stream = levels.stream)"
 )
@@ -70,18 +71,18 @@ class UploadReader(StoreReader):
         db = self._connection()
         with translated():
             rows = db.execute(_STORED).fetchall()
-        return {StreamName(group, stream) for group, stream in rows}
+        return {self._stream(number) for (number,) in rows}
 
     def stored_above(self, least_priority: int) -> set[StreamName]:
         """Streams that have messages of at least this priority, from the counters."""
         db = self._connection()
         with translated():
             rows = db.execute(
-                "SELECT DISTINCT stream_group, streams.stream FROM levels JOIN streams"
+                "SELECT DISTINCT levels.stream FROM levels JOIN streams"
                 " ON streams.id = levels.stream WHERE (messages > 0 OR bytes > 0) AND priority >= ?",
                 (least_priority,),
             ).fetchall()
-        return {StreamName(group, stream) for group, stream in rows}
+        return {self._stream(number) for (number,) in rows}
 
     def find(
         self,
@@ -114,8 +115,7 @@ class UploadReader(StoreReader):
         wanted = set(without) if only is None else {only}
         if not wanted:
             return "", []
-        streams = db.execute("SELECT id, stream_group, stream FROM streams").fetchall()
-        numbers = [number for number, *name in streams if StreamName(*name) in wanted]
+        numbers = [number for number, name in read_streams(db).items() if name in wanted]
         marks = ",".join("?" * len(numbers))
         if only is None:
             return f" AND (stream NOT IN ({marks}) OR stream IS NULL)", numbers

@@ -207,7 +207,7 @@ class MessageStore:
         return {
             "messages": self._total.messages,
             "bytes": self._total.bytes,
-            "streams": len(self._streams),
+            **self._named.figures(),
             "producers": self._producers.count,
             "next_id": self._next_id,
         }
@@ -218,9 +218,9 @@ class MessageStore:
             return ledger.read_ledger(self._db)
 
     @property
-    def stream_count(self) -> int:
-        """The number of streams that have a name."""
-        return len(self._streams)
+    def name_counts(self) -> tuple[int, int]:
+        """The number of streams of this device itself that have a name, and of leaves."""
+        return self._named.counts
 
     @property
     def next_id(self) -> int:

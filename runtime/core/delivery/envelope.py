@@ -22,6 +22,7 @@ from enum import Enum
 from urllib.parse import quote
 
 from runtime.core.ingest.message_fields import RESERVED_PROPERTIES
+from runtime.core.leaf import GATEWAY_PATH, LEAF_PROPERTIES, SOURCE_DEVICE, path_through
 from runtime.core.message import Kind, StoredMessage
 
 LIMIT_BYTES = 262_144
@@ -72,6 +73,8 @@ class Telemetry:
     properties: tuple[tuple[str, str], ...] = ()
     """Application properties, sorted by name."""
     content_type: str | None = None
+    passed: str | None = None
+    """The path of gateways that a leaf's message has passed before this one; None: it is no leaf's."""
     _bag: str = field(init=False, repr=False, compare=False)
     """The property bag, percent-encoded: it is read again and again, so it is built once."""
 
@@ -84,7 +87,16 @@ class Telemetry:
 
     def topic(self, device_id: str) -> str:
         """The topic it is published to, which holds everything but the payload."""
-        return f"devices/{device_id}/messages/events/{self._bag}"
+        topic = f"devices/{device_id}/messages/events/{self._bag}"
+        if self.passed is None:
+            return topic
+        return f"{topic}&{GATEWAY_PATH}={quote(path_through(self.passed, device_id), safe='')}"
+
+    def properties_from(self, device_id: str) -> dict[str, str]:
+        """The application properties with which this device sends it."""
+        if self.passed is None:
+            return dict(self.properties)
+        return {**dict(self.properties), GATEWAY_PATH: path_through(self.passed, device_id)}
 
     @property
     def topic_bytes(self) -> int:
@@ -197,7 +209,7 @@ def _invalid(message: StoredMessage) -> str | None:
     for name, value in message.properties.items():
         if not name or name.startswith("$"):
             return f"invalid property name {name!r}"
-        if name in RESERVED_PROPERTIES:
+        if name in RESERVED_PROPERTIES and name not in LEAF_PROPERTIES:
             return f"property {name!r} belongs to the platform"
         if not (_is_text(name) and _is_text(value)):
             return f"property {name!r} is not valid text"
@@ -229,8 +241,12 @@ def _properties(message: StoredMessage, packing: Packing) -> dict[str, str]:
 def _telemetry(
     message: StoredMessage, properties: Mapping[str, str], payload: bytes, suffix: str = ""
 ) -> Telemetry:
+    passed = None
+    if SOURCE_DEVICE in properties:
+        properties = dict(properties)
+        passed = properties.pop(GATEWAY_PATH, "")
     return Telemetry(
-        mid(message.key) + suffix, payload, tuple(sorted(properties.items())), message.content_type
+        mid(message.key) + suffix, payload, tuple(sorted(properties.items())), message.content_type, passed
     )
 
 

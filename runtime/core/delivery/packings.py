@@ -2,8 +2,9 @@
 
 A message that was sent and not acknowledged may have arrived. Cut or encoded otherwise when it is sent again,
 it would come under the same `$.mid` with other bytes, and the chunks of two cuts would be mixed. So the
-packing of a message that may have been sent is remembered before it is sent: not by message, but by stream
-up to which id, some ahead, so that one write serves many messages. Later messages are packed as configured.
+packing of a message that may have been sent is remembered before it is sent: not by message, but by stream,
+that of all leaves together, up to which id, some ahead, so that one write serves many messages. Later
+messages are packed as configured.
 """
 
 from __future__ import annotations
@@ -79,7 +80,10 @@ class Packings:
         self.changed = False
         return {
             "store": self._store,
-            "streams": [(*name, [_written(era) for era in eras]) for name, eras in self._eras.items()],
+            "streams": [
+                (name.group, name.stream, [_written(era) for era in eras])
+                for name, eras in self._eras.items()
+            ],
         }
 
     @classmethod

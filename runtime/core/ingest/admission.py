@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from runtime.core.ingest.message_fields import NO_DETAILS, Details, Values
+from runtime.core.ingest.new_names import NO_LEAVES, LeafTerms, Objection, objection_to_streams
 from runtime.core.ingest.ownership import key_prefix
 from runtime.core.ingest.protocol import (
     Code,
@@ -46,7 +47,6 @@ from runtime.core.ingest.put_plan import (
     warnings_of,
 )
 from runtime.core.ingest.quota import (
-    EARLIER,
     NOTHING,
     TOP_PRIORITY,
     Amount,
@@ -107,6 +107,8 @@ class Admission:
     """The remembered sequences of the producers whose requests are decided, by producer."""
     apart: frozenset[ProducerKey] = frozenset()
     """The producers among the requests whose name and boot are another owner's."""
+    leaves: LeafTerms = NO_LEAVES
+    """The leaves whose messages are taken."""
     rows: list[Values] = field(default_factory=list)
     details: dict[int, Details] = field(default_factory=dict)
     """The details of the rows that have any, by id."""
@@ -276,17 +278,37 @@ class Admission:
         missing = [name for name in amounts if name not in self.view.streams and name not in self.new_streams]
         if not missing:
             return
-        there = len(self.view.streams.keys() - {EARLIER}) + len(self.new_streams)
-        owned = [*self._named_by.values()].count(put.owner) + self.view.streams_of.get(put.owner, 0)
-        if not self.quota.takes_streams(there, owned, len(missing)):
-            raise _Refusal(
-                Code.TOO_MANY_STREAMS, f"the store holds {self.quota.max_streams} streams", RETRY_FULL_MS * 10
-            )
+        of_leaves = [name for name in missing if name.leaf is not None]
+        if of_leaves:
+            _refuse_if(self.leaves.objection_to_new(self.view.streams, self.new_streams, of_leaves))
+        if own := len(missing) - len(of_leaves):
+            owned = [*self._named_by.values()].count(put.owner) + self.view.streams_of.get(put.owner, 0)
+            there = (*self.view.streams, *self.new_streams)
+            _refuse_if(objection_to_streams(self.quota, there, owned, own))
+
+    def _check_leaves(self, runs: Sequence[Run]) -> None:
+        for described, *_ in runs:
+            if described.name.leaf is not None or described.via:
+                _refuse_if(self.leaves.objection(described.name, described.via))
+
+    def _fit_leaves(self, amounts: Mapping[StreamName, Amount]) -> None:
+        """Refuse what a leaf has no room for. Its limit refuses, whatever the policy of the store is."""
+        most = self.quota.leaf_messages
+        for leaf in {name.leaf for name in amounts if name.leaf is not None}:
+            wanted = sum(amount.messages for name, amount in amounts.items() if name.leaf == leaf)
+            if wanted > most:
+                raise _Refusal(Code.EXCEEDS_LIMIT, f"the request alone exceeds the limit of leaf {leaf}")
+            if self._usage.leaf_messages(leaf) + wanted > most:
+                self._believe_counters(Code.LEAF_FULL, f"leaf {leaf}")
+                raise _Refusal(Code.LEAF_FULL, f"leaf {leaf} is full", RETRY_FULL_MS)
 
     def _make_room(self, plan: PutPlan, bytes_on_disk: int) -> None:
         """Book the evictions that let it in, or refuse it; `bytes_on_disk` of it are there already."""
         put, amounts, wanted = plan.put, amounts_of(plan.runs), NOTHING
+        self._check_leaves(plan.runs)
         self._check_streams(put, amounts)
+        if self.quota.leaf_messages:
+            self._fit_leaves(amounts)
         for name, amount in amounts.items():
             wanted = amount if wanted is NOTHING else wanted.plus(amount)
             limit = self.quota.of(name)
@@ -376,8 +398,8 @@ class Admission:
         ]
         self.next_id = ids.stop
         self._count(described.name, (stream, described.priority), amount, put.owner)
-        if described.details is not NO_DETAILS:
-            self._store_details(described.details, ids, keys)
+        if described.stored is not NO_DETAILS:
+            self._store_details(described.stored, ids, keys)
 
     def _count(self, name: StreamName, level: tuple[int, int], amount: Amount, owner: str) -> None:
         before, held = self.added.get(level), (owner, level[1])
@@ -395,7 +417,8 @@ class Admission:
         number = self.view.streams.get(name) or self.new_streams.get(name)
         if number is None:
             number = self.new_streams[name] = self.view.next_stream + len(self.new_streams)
-            self._named_by[name] = owner
+            if name.leaf is None:
+                self._named_by[name] = owner
         return number
 
     def _stored(
@@ -403,6 +426,11 @@ class Admission:
     ) -> Stored:
         ids = [memory.id_of(put.first_sequence + index) for index in range(len(put.payloads))]
         return Stored(ids, repeated, tuple(warnings))
+
+
+def _refuse_if(objection: Objection | None) -> None:
+    if objection is not None:
+        raise _Refusal(*objection)
 
 
 def _where(name: StreamName | None, code: Code) -> str:

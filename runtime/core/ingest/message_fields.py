@@ -17,6 +17,7 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import Any, NamedTuple, TypeAlias, get_type_hints
 
+from runtime.core.leaf import DEVICE_ID_PATTERN, DEVICE_ID_RULE, LEAF_PROPERTIES, MOST_GATEWAYS, with_leaf
 from runtime.core.message import OptionalFields, StreamName
 from runtime.errors import Rejected
 
@@ -45,13 +46,16 @@ RESERVED_PROPERTIES = frozenset(
             "ignore-payload",
             "has-externalized-payload",
         ),
+        *LEAF_PROPERTIES,
     )
 )
 """Names to which the platform gives a meaning (docs/protocol.md, "What the cloud sees")."""
 
 _NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]+")  # no controls; no halves of surrogate pairs
 _PROPERTY_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_DEVICE_ID = re.compile(DEVICE_ID_PATTERN)
 _NAME_FIELDS = ("stream_group", "stream")
+_LEAF_FIELDS = ("leaf", "via")
 
 
 class Code(StrEnum):
@@ -74,6 +78,10 @@ class Code(StrEnum):
     EXCEEDS_LIMIT = "exceeds_limit"
     TOO_MANY_STREAMS = "too_many_streams"
     TOO_MANY_PRODUCERS = "too_many_producers"
+    TOO_MANY_LEAVES = "too_many_leaves"
+    UNKNOWN_LEAF = "unknown_leaf"
+    LOOP = "loop"
+    LEAF_FULL = "leaf_full"
     STREAM_FULL = "stream_full"
     STORE_FULL = "store_full"
     DISK_FULL = "disk_full"
@@ -99,8 +107,9 @@ class Details(OptionalFields):
 DETAIL_COLUMNS = tuple(column.name for column in fields(Details))
 detail_values: Callable[[Details], tuple[Any, ...]] = attrgetter(*DETAIL_COLUMNS)
 """The values of these columns."""
-MESSAGE_FIELDS = frozenset((*_NAME_FIELDS, "priority", *DETAIL_COLUMNS))
+MESSAGE_FIELDS = frozenset((*_NAME_FIELDS, "priority", *_LEAF_FIELDS, *DETAIL_COLUMNS))
 """The fields that a producer may state of a message."""
+_RARELY_STATED = frozenset((*_LEAF_FIELDS, *DETAIL_COLUMNS))
 _COUNTED_TEXTS: Callable[[Details], tuple[str | None, ...]] = attrgetter(
     *(name for name, kind in get_type_hints(Details).items() if kind == str | None and name != "file")
 )
@@ -116,16 +125,24 @@ class Description:
     priority: int = DEFAULT_PRIORITY
     details: Details = NO_DETAILS
     """The details, with the file's name in the drop folder."""
+    via: tuple[str, ...] = ()
+    """The gateways that the message has passed, the nearest to its leaf first."""
+    stored: Details = field(init=False, compare=False)
+    """The details that are stored: a leaf's id and path stand among the properties."""
     text_bytes: int = field(init=False, compare=False)
     """The bytes that the texts take on disk, about."""
 
     def __post_init__(self) -> None:
-        if self.details == NO_DETAILS:  # one and the same: it is asked for with `is`
+        stored, leaf = self.details, self.name.leaf
+        if leaf is not None:
+            stored = replace(stored, properties=with_leaf(stored.properties, leaf, self.via))
+        elif stored == NO_DETAILS:  # one and the same: it is asked for with `is`
             object.__setattr__(self, "details", NO_DETAILS)
+            object.__setattr__(self, "stored", NO_DETAILS)
             object.__setattr__(self, "text_bytes", 0)
             return
-        texts = _COUNTED_TEXTS(self.details)
-        object.__setattr__(self, "text_bytes", sum(len(text) for text in texts if text))
+        object.__setattr__(self, "stored", stored)
+        object.__setattr__(self, "text_bytes", sum(len(text) for text in _COUNTED_TEXTS(stored) if text))
 
 
 PLAIN = Description()
@@ -134,7 +151,7 @@ PLAIN = Description()
 
 def describe(stated: Mapping[str, Any], base: Description) -> Description:
     """The description by the stated fields, and by `base` where they leave a field out."""
-    if base is not PLAIN or not stated.keys().isdisjoint(DETAIL_COLUMNS):
+    if base is not PLAIN or not stated.keys().isdisjoint(_RARELY_STATED):
         return _described(stated, base)
     get = stated.get
     try:
@@ -154,8 +171,10 @@ def _described(stated: Mapping[str, Any], base: Description) -> Description:
     names = {name: _text(name, stated[name]) for name in _NAME_FIELDS if name in stated}
     details = {name: _RULES[name](name, stated[name]) for name in DETAIL_COLUMNS if name in stated}
     priority = _priority(stated["priority"]) if "priority" in stated else base.priority
-    name = StreamName(names.get("stream_group", base.name.group), names.get("stream", base.name.stream))
-    return Description(name, priority, replace(base.details, **details) if details else base.details)
+    leaf = _leaf(stated["leaf"]) if "leaf" in stated else base.name.leaf
+    via = _via(stated["via"]) if "via" in stated else base.via
+    name = StreamName(names.get("stream_group", base.name.group), names.get("stream", base.name.stream), leaf)
+    return Description(name, priority, replace(base.details, **details) if details else base.details, via)
 
 
 def _priority(value: Any) -> int:
@@ -181,6 +200,26 @@ def _text(name: str, value: Any) -> str | None:
     if not _NAME.fullmatch(value):
         raise BadRequest(Code.BAD_FIELD, f"{name} has control characters or broken Unicode: {shown(value)}")
     return value
+
+
+def _leaf(value: Any) -> str | None:
+    return None if value is None else _device_id("leaf", value)
+
+
+def _via(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise BadRequest(Code.BAD_FIELD, f"via must be a list of device ids, not {shown(value)}")
+    if len(value) > MOST_GATEWAYS:
+        raise BadRequest(Code.LOOP, f"via names {len(value)} gateways of at most {MOST_GATEWAYS}")
+    return tuple(_device_id("an id in via", each) for each in value)
+
+
+def _device_id(what: str, value: Any) -> str:
+    if isinstance(value, str) and _DEVICE_ID.fullmatch(value):
+        return value
+    raise BadRequest(Code.BAD_FIELD, f"{what} {DEVICE_ID_RULE}, not {shown(value)}")
 
 
 def _file(name: str, value: Any) -> str | None:

@@ -7,6 +7,7 @@ free.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -86,6 +87,8 @@ class Quota:
     every_stream: Limit | None = None
     streams: Mapping[StreamName, Limit] | None = None
     max_streams: int = 1_000
+    leaf_messages: int = 0
+    """The most messages of each leaf, whatever their streams; 0: no such limit."""
 
     def takes_streams(self, there: int, owned: int, new: int) -> bool:
         """True if an owner that named `owned` of the streams that are `there` may name so many more."""
@@ -94,7 +97,7 @@ class Quota:
 
     def of(self, name: StreamName) -> Limit | None:
         """The limit of one stream, where it has one."""
-        return (self.streams or {}).get(name, self.every_stream)
+        return (self.streams or {}).get(name.without_leaf, self.every_stream)
 
     def policies(self) -> tuple[OverflowPolicy, frozenset[OverflowPolicy]]:
         """The policies of the whole store and of its streams, which decide the indexes for quick eviction."""
@@ -140,12 +143,27 @@ class QuotaUsage:
         self.evictions: list[Eviction] = []
         self._booked: dict[EvictionScope, Amount] = {}
         """The amounts that the evictions free, by scope: comparing each with each would take a second."""
+        self._of_leaves: Counter[str] | None = None
+        """The messages stored by earlier commits, by leaf; None before they were counted."""
 
     def stream(self, name: StreamName) -> Amount:
         """The amount that the stream will hold after this commit."""
         stored = _sum(self._levels.get(name, {}).values())
         freed = _sum(amount for (stream, _), amount in self._booked.items() if stream == name)
         return stored.plus(self._added.get(name, NOTHING)).minus(freed)
+
+    def leaf_messages(self, leaf: str) -> int:
+        """The number of messages that a leaf will have stored after this commit."""
+        if self._of_leaves is None:  # counted once a commit, and only where there is a limit
+            self._of_leaves = Counter()
+            for name, level in self._levels.items():
+                if name.leaf is not None:
+                    self._of_leaves[name.leaf] += sum(amount.messages for amount in level.values())
+        added = sum(amount.messages for name, amount in self._added.items() if name.leaf == leaf)
+        freed = sum(
+            amount.messages for (name, _), amount in self._booked.items() if name and name.leaf == leaf
+        )
+        return self._of_leaves[leaf] + added - freed
 
     def add(self, name: StreamName, amount: Amount, owner: str) -> None:
         self._added_by[owner] = self._added_by.get(owner, NOTHING).plus(amount)

@@ -31,6 +31,8 @@ class Fields(TypedDict, total=False):
     priority: int | None
     ttl_s: float | None
     file: str | None
+    leaf: str | None
+    via: Sequence[str] | None
 
 
 Payload = bytes | bytearray | memoryview | str

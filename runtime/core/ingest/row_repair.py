@@ -48,6 +48,11 @@ def _life(row: Row) -> Row | None:
     return row if is_id(first_id) and isinstance(name, str) else None
 
 
+def _leaf(row: Row) -> Row | None:
+    stream, leaf = row
+    return row if is_number(stream) and isinstance(leaf, str) else None
+
+
 def _loss(row: Row) -> Row | None:
     stream, reason, messages, size, *ids = row
     counts = isinstance(reason, str) and is_number(stream) and type(messages) is int
@@ -108,6 +113,7 @@ REPAIRS: Mapping[str, Callable[[Row], Row | None]] = {
     "loss_log": _loss_entry,
     "producers": _producer,
     "lives": _life,
+    "leaves": _leaf,
 }
 """The repair by table: the row as it can be taken over, or None."""
 

@@ -173,7 +173,9 @@ def judge_delivery(facts: Mapping[str, Any], took_s: float, limit_s: float, trou
     """Judge what became of a test message. `facts` are those of `edgectl trace`, `trouble` is upload's."""
     state = facts.get("state", "unknown")
     if state == "delivered":
-        text = f"PUBACK {took_s:.1f} s after it was stored; it counts as one message of the hub's quota"
+        text = (
+            f"PUBACK {took_s:.1f} s after it was sent to ingest; it counts as one message of the hub's quota"
+        )
         return Check("delivery", "ok", text)
     if state == "set aside":
         remedy = "`edgectl quarantine ls`"

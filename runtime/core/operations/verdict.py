@@ -36,7 +36,7 @@ LIVING = frozenset({"RUNNING", "STARTING", "UNSUPERVISED"})
 REFUSED_FOR_US = frozenset(
     {
         "store_full", "stream_full", "disk_full", "too_many_streams", "too_many_producers",
-        "store_unavailable", "internal",
+        "too_many_leaves", "leaf_full", "store_unavailable", "internal",
     }
 )  # fmt: skip
 """Codes of refusals that no producer can remedy; the others are its own mistakes, and harm it alone."""
