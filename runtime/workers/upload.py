@@ -163,7 +163,7 @@ class UploadLoop:
         self._source.remember(self._delivery.drain_reached(), actions)  # before more is sent
         for action in actions:
             self._carry_out(action)
-        self._management.turn(self._clock.boot_s(), random.random())
+        self._management.turn(self._clock.boot_s(), random.random(), self._hints.woken_by)
         self._files.set_permit(self._link.files(self._clock.boot_s()), off=self._link.off)
         settled = self._delivery.drain_settled()
         if settled:

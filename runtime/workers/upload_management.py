@@ -10,7 +10,7 @@ decides; whatever happens here, telemetry goes on.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Container, Hashable
 from typing import Any
 
 from loguru import logger
@@ -84,6 +84,8 @@ class ManagementRelay:
         self._answers = 0
         self._muted = False
         self._quota_doubted = False
+        self._due_s = -math.inf
+        """The time of the next turn with anything to do, if nothing comes."""
 
     @property
     def on(self) -> bool:
@@ -104,8 +106,10 @@ class ManagementRelay:
             self._line = None
 
     def _begin(self, client: int, device_id: str, now: float) -> None:
+        if self._current not in (None, client):
+            self._end(now, by_hub=False)  # it was given up, and not lost
         self._client = self._current = client
-        self._device_id = device_id
+        self._device_id, self._due_s = device_id, now
         self._listening.connected(now)
 
     @property
@@ -138,12 +142,14 @@ class ManagementRelay:
         """Take in an event of the connection, after the engine has."""
         match event:
             case Acked(tag=(str(), _)):
+                self._due_s = now
                 self._acked(event.tag)
             case Acked():
-                self._listening.telemetry_acked()
+                if self._listening.telemetry_acked():
+                    self._due_s = now
             case Inbound() | Subscribed():
                 if self.on and event.client == self._delivery.connection.client and self._stands():
-                    self._current = event.client
+                    self._current, self._due_s = event.client, now
                     self._received(event, now)
             case Connected(client) if self.on and client == self._delivery.connection.client:
                 self._begin(client, device_id, now)
@@ -203,6 +209,7 @@ class ManagementRelay:
         tags = self._listening.lost(now, by_hub=by_hub)
         numbers = self._owed.clear()
         self._client = self._current = None
+        self._due_s = now
         self._left.clear()
         self._calls.clear()
         if self._line is not None:
@@ -213,9 +220,9 @@ class ManagementRelay:
 
     # -- turns ---------------------------------------------------------------------------------------
 
-    def turn(self, now: float, draw: float) -> None:
-        """Pass on what management says, and do what is due."""
-        if self._line is None:
+    def turn(self, now: float, draw: float, woken_by: Container[object]) -> None:
+        """Pass on what management says, and do what is due: most turns have nothing to do here."""
+        if self._line is None or (now < self._due_s and self._line.socket not in woken_by):
             return
         if self._current is not None and not self._stands():
             self._end(now, by_hub=False)
@@ -237,6 +244,7 @@ class ManagementRelay:
             self._delivery.give_up("the hub does not acknowledge what management sent", now, draw)
         self._line.end.set_state(self._state(now))
         self._line.send(now)
+        self._due_s = self._next_s(now)
 
     def _stands(self) -> bool:
         state = self._delivery.connection.state
@@ -309,17 +317,18 @@ class ManagementRelay:
 
     def wait_s(self, now: float) -> float:
         """Seconds until something may be due, if no event comes."""
-        if self._line is None:
-            return math.inf
+        return math.inf if self._line is None else max(0.0, self._due_s - now)
+
+    def _next_s(self, now: float) -> float:
+        assert self._line is not None
         calls_s = min((came_s + CALL_WAITS_S for _, came_s in self._calls.values()), default=math.inf)
         owed_s = self._owed.next_s()
-        until_s = min(
+        return min(
             self._line.end.next_s(),
             self._listening.next_s(now, self._ack_s),
             calls_s,
             math.inf if owed_s is None else owed_s,
         )
-        return max(0.0, until_s - now)
 
     def record(self, now: float) -> dict[str, Any]:
         """The figures of the status file; empty where management is off."""

@@ -114,7 +114,7 @@ class RelayWorld:
                 case Send((id, _) as tag):
                     telemetry = probe("p") if id == PROBE else Telemetry(f"m-{id}", b"%d" % id)
                     self.connection.send(tag, telemetry)
-        self.relay.turn(now, random.random())
+        self.relay.turn(now, random.random(), self.relay.sources)
         self.delivery.confirmed(self.delivery.drain_settled().ids())
         self._management_turn(now)
 

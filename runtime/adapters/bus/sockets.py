@@ -128,6 +128,8 @@ class Hints:
         self._sub.setsockopt(zmq.SUBSCRIBE, b"")
         for other in listen_to:
             self._sub.connect(f"ipc://{layout.hints_socket(other)}")  # it need not exist yet
+        self.woken_by: list[object] = []
+        """The sources that were readable when the last wait ended: sockets, or file descriptors."""
 
     @property
     def socket(self) -> zmq.Socket[bytes]:
@@ -153,7 +155,7 @@ class Hints:
     def wait(self, timeout_s: float, also: Iterable[object] = ()) -> set[str]:
         """Wait for a hint, for one of `also` (anything with fileno()) to become readable, or for the time."""
         self.ensure_bound()
-        wait_readable([self._sub, *also], timeout_s)
+        self.woken_by = wait_readable([self._sub, *also], timeout_s)
         return self.drain()
 
     def close(self) -> None:

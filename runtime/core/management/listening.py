@@ -128,9 +128,10 @@ class Listening:
         self._forget_client()
         self._up_s = now
 
-    def telemetry_acked(self) -> None:
-        """The hub took a message of telemetry on this client."""
-        self._first_ack = True
+    def telemetry_acked(self) -> bool:
+        """The hub took a message of telemetry on this client. True for the first one."""
+        first, self._first_ack = not self._first_ack, True
+        return first
 
     def answered(self, channel: HubChannel, *, granted: bool) -> None:
         """The hub's SUBACK."""
