@@ -287,9 +287,10 @@ class Admission:
             _refuse_if(objection_to_streams(self.quota, there, owned, own))
 
     def _check_leaves(self, runs: Sequence[Run]) -> None:
-        for described, *_ in runs:
-            if described.name.leaf is not None or described.via:
-                _refuse_if(self.leaves.objection(described.name, described.via))
+        for run in runs:
+            name, via = run.described.name, run.described.via
+            if via or name.leaf is not None:
+                _refuse_if(self.leaves.objection(name, via))
 
     def _fit_leaves(self, amounts: Mapping[StreamName, Amount]) -> None:
         """Refuse what a leaf has no room for. Its limit refuses, whatever the policy of the store is."""

@@ -97,7 +97,7 @@ class Quota:
 
     def of(self, name: StreamName) -> Limit | None:
         """The limit of one stream, where it has one."""
-        return (self.streams or {}).get(name.without_leaf, self.every_stream)
+        return self.streams.get(name.without_leaf, self.every_stream) if self.streams else self.every_stream
 
     def policies(self) -> tuple[OverflowPolicy, frozenset[OverflowPolicy]]:
         """The policies of the whole store and of its streams, which decide the indexes for quick eviction."""
