@@ -32,6 +32,12 @@ def with_leaf(properties: str | None, leaf: str, via: tuple[str, ...]) -> str:
     return json.dumps(stated, ensure_ascii=False, separators=(",", ":"))
 
 
-def path_through(passed: str, device_id: str) -> str:
+def gateway_id(hub_device_id: str) -> str:
+    """The id of a gateway, by which others name it: at the hub the platform puts `WORKSPACE:` before it."""
+    return hub_device_id.rpartition(":")[2]
+
+
+def path_through(passed: str, hub_device_id: str) -> str:
     """The path of a message that passed the gateways of the path `passed`, and now passes this device."""
-    return f"{passed}{_SEPARATOR}{device_id}" if passed else device_id
+    own_id = gateway_id(hub_device_id)
+    return f"{passed}{_SEPARATOR}{own_id}" if passed else own_id

@@ -31,6 +31,7 @@ from runtime.adapters.store.spool import Spool
 from runtime.config import Config
 from runtime.core.ingest.admission import RETRY_FULL_MS, Admission, MeasureFiles, TakeFiles
 from runtime.core.ingest.loss_log import LossLog
+from runtime.core.ingest.new_names import leaves_met
 from runtime.core.ingest.protocol import (
     BadRequest,
     Code,
@@ -215,6 +216,7 @@ class IngestLoop:
             if admission.wants_count and self._manager.count():
                 self._spool.settle(stored=False)
                 admission, replies = self._decide(requests, settled)
+            leaves = leaves_met(admission.view.streams, admission.new_streams)  # the commit adds to the view
             losses = self._manager.commit(admission, settled)
             self._last_requests = len(pending)
             self._spool.settle(stored=True)
@@ -227,6 +229,9 @@ class IngestLoop:
             return [r if isinstance(r, Refusal) else _unstored(r, refused) for r in requests]
         self._stored = self._settled = True
         self._count_outcome(admission, losses)
+        if leaves:
+            self._leaves.stored(leaves)
+            self._counts["new_leaves"] += len(leaves)
         return replies
 
     def _decide(self, requests: list[Request | Refusal], settled: Settled) -> tuple[Admission, list[Reply]]:
@@ -279,8 +284,6 @@ class IngestLoop:
     def _count_outcome(self, admission: Admission | None, losses: Sequence[Loss]) -> None:
         if admission is not None and admission.rows:
             self._counts["stored"] += len(admission.rows)
-            if leaves := self._leaves.stored(admission):
-                self._counts["new_leaves"] += leaves
         for loss in losses:
             self._unnamed_files += loss.files
             if loss.amount.messages:

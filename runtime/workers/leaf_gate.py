@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from loguru import logger
 
 from runtime.adapters.process.clock import Clock
 from runtime.config import Config
-from runtime.core.ingest.admission import Admission
-from runtime.core.ingest.new_names import LeafTerms, NewLeaves, leaves_met
+from runtime.core.ingest.new_names import LeafTerms, NewLeaves
+from runtime.core.leaf import gateway_id
 from runtime.core.timer import Timer
 from runtime.errors import NeedsHuman, Retryable
 
@@ -45,13 +47,9 @@ class LeafGate:
             self._listed, settings.auto, settings.max_leaves, self._new.allowed(now_s), self._own_id
         )
 
-    def stored(self, admission: Admission) -> int:
-        """A commit is on disk. Returns the number of leaves that it holds for the first time."""
-        if not admission.new_streams:
-            return 0
-        met = leaves_met(admission.view.streams, admission.new_streams)
-        self._new.met(len(met - self._listed))
-        return len(met)
+    def stored(self, met: Collection[str]) -> None:
+        """A commit is on disk that holds these leaves for the first time."""
+        self._new.met(len(set(met) - self._listed))
 
     def _look_at_identity(self) -> None:
         from runtime.adapters.identity.database import IdentityReader  # late: most devices are no gateways
@@ -62,4 +60,4 @@ class LeafGate:
             logger.debug("the own id is not known to the gateway now: {}", error)
             return
         if hub is not None:
-            self._own_id = hub.device_id
+            self._own_id = gateway_id(hub.device_id)

@@ -210,13 +210,13 @@ def telemetry(properties: dict[str, str], **fields: Any) -> Telemetry:
 def test_the_hub_sees_the_leaf_and_the_path_to_this_gateway() -> None:
     """The golden line: what receivers go by."""
     through = telemetry({"source-device-id": "press-7", "gateway-path": "hall-1/hall-2", "unit": "C"})
-    assert through.topic("gate.main") == (
-        "devices/gate.main/messages/events/%24.mid=probe%3Ab1%3A7&source-device-id=press-7"
+    assert through.topic("demo:gate.main") == (
+        "devices/demo:gate.main/messages/events/%24.mid=probe%3Ab1%3A7&source-device-id=press-7"
         "&stream-name=weather&unit=C&gateway-path=hall-1%2Fhall-2%2Fgate.main"
     )
     direct = telemetry({"source-device-id": "press-7"})
-    assert direct.topic("gate.main").endswith("&gateway-path=gate.main")
-    assert direct.properties_from("gate.main")["gateway-path"] == "gate.main"
+    assert direct.topic("demo:gate.main").endswith("&gateway-path=gate.main")
+    assert direct.properties_from("demo:gate.main")["gateway-path"] == "gate.main"
 
 
 def test_a_message_without_a_leaf_says_neither() -> None:

@@ -10,6 +10,7 @@ from azure.iot.device.iothub.pipeline import mqtt_topic_iothub as azure_topics
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runtime.core.delivery.envelope import Telemetry
 from runtime.devcloud.mqtt import topics
 from runtime.devcloud.mqtt.packets import Publish, Will
 from runtime.devcloud.mqtt.topics import (
@@ -195,3 +196,36 @@ def test_the_real_client_understands_twin_answers() -> None:
     assert azure_topics.get_twin_status_code_from_topic(topic) == "204"
     assert topic.endswith("&$version=7")
     assert azure_topics.is_twin_desired_property_patch_topic(topics.desired_topic(3))
+
+
+def leaf_topic(**properties: str) -> str:
+    return EVENTS + topics.format_bag({name.replace("_", "-"): value for name, value in properties.items()})
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        {"source_device_id": "press-7"},
+        {"gateway_path": "dev-1"},
+        {"source_device_id": "p7", "gateway_path": "dev-1"},
+        {"source_device_id": "press-7", "gateway_path": "dev-2"},
+        {"source_device_id": "press-7", "gateway_path": "demo:dev-1"},
+        {"source_device_id": "press-7", "gateway_path": "dev-1/hall-1"},
+        {"source_device_id": "press-7", "gateway_path": "hall 1/dev-1"},
+        {"source_device_id": "press-7", "gateway_path": "dev-1/hall-1/dev-1"},
+        {
+            "source_device_id": "press-7",
+            "gateway_path": "/".join([f"hall-{n}" for n in range(6)] + ["dev-1"]),
+        },
+    ],
+)
+def test_a_leaf_or_a_path_that_cannot_be_is_refused(properties: dict[str, str]) -> None:
+    with pytest.raises(BadTopic, match=r"source-device-id|gateway-path"):
+        meaning(leaf_topic(**properties))
+
+
+def test_what_upload_says_of_a_leaf_is_understood() -> None:
+    telemetry = Telemetry("p:b:1", b"21.5", (("source-device-id", "press-7"),), passed="hall-1")
+    assert meaning(telemetry.topic(DEVICE), telemetry.payload) == TelemetryTopic(
+        {"source-device-id": "press-7", "gateway-path": "hall-1/dev-1"}, {"$.mid": "p:b:1"}
+    )

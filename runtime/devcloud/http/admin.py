@@ -190,6 +190,7 @@ def shown(message: dict[str, Any]) -> dict[str, Any]:
         "seq": message["seq"],
         "receivedAt": rfc3339(message["received_at"]),
         "device": message["device_id"],
+        "leaf": properties.get("source-device-id"),
         "messageId": message["message_id"],
         "duplicate": bool(message["dup"]),
         "properties": properties,

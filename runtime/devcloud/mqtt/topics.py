@@ -85,7 +85,9 @@ def meaning(device_id: str, message: Publish) -> Meaning:
         raise BadTopic(f"a message of more than {MOST_MESSAGE_BYTES} bytes with its properties")
     events = f"devices/{device_id}/messages/events/"
     if topic.startswith(events):
-        return _telemetry(topic[len(events) :], message.retain)
+        telemetry = _telemetry(topic[len(events) :], message.retain)
+        _check_leaf(device_id, telemetry.properties)
+        return telemetry
     if message.retain:
         raise BadTopic("RETAIN is for telemetry only")
     request = _request(topic)
@@ -159,6 +161,25 @@ def _telemetry(bag: str, retain: bool) -> TelemetryTopic:
             f"message id {system['$.mid'][:130]!r} is not 1 to 128 of A-Z a-z 0-9 -:.+%_#*?!(),=@;$'"
         )
     return TelemetryTopic(properties, system)
+
+
+_LEAF = re.compile(r"[0-9a-zA-Z\-_.]{4,90}")
+MOST_GATEWAYS = 6
+"""The gateways that a leaf's message may pass, the one that sends it among them."""
+
+
+def _check_leaf(device_id: str, properties: Mapping[str, str]) -> None:
+    """Raise BadTopic where a gateway names a leaf, or the path from it, that cannot be."""
+    leaf, path = properties.get("source-device-id"), properties.get("gateway-path")
+    if leaf is None and path is None:
+        return
+    if leaf is None or not _LEAF.fullmatch(leaf):
+        raise BadTopic(f"source-device-id {leaf!r} is no device id")
+    gateways = (path or "").split("/")
+    if gateways[-1] != device_id.rpartition(":")[2] or not all(map(_LEAF.fullmatch, gateways[:-1])):
+        raise BadTopic(f"gateway-path {path!r} is no path of device ids that ends with {device_id}")
+    if len(gateways) > MOST_GATEWAYS or len(set(gateways)) < len(gateways):
+        raise BadTopic(f"gateway-path {path!r} is too long, or a circle")
 
 
 def parse_bag(bag: str) -> dict[str, str]:
