@@ -198,6 +198,16 @@ install_files() {
     point "$command" /opt/edge-runtime/bin/edgectl
 }
 
+# Where logs and the store's reserve alone fill the disk, little is left for messages.
+check_state_size() {
+    place=$state
+    while [ ! -d "$place" ]; do place=$(dirname "$place"); done
+    kib=$(df -Pk "$place" | awk 'NR == 2 { print $2 }')
+    if [ "${kib:-53000}" -lt 53000 ]; then
+        say "the disk of $state has $((kib / 1024)) MiB; give the state a partition of 64 MiB or more"
+    fi
+}
+
 start_service() {
     if ! live; then
         say "systemd does not run here; at the next boot: systemctl enable --now edge-runtime"
@@ -250,6 +260,7 @@ case $action in
         make_user
         install_program
         install_files
+        check_state_size
         [ -n "$root" ] || start_service
         remove_old_environments
         next_step

@@ -228,7 +228,11 @@ class StoreSettings:
 
     max_bytes: int = setting(1_073_741_824, "most payload bytes in the store, in files too", low=4096)
     max_messages: int = setting(10_000_000, "most messages in the store", low=1)
-    min_free_bytes: int = setting(67_108_864, "disk space that stays free for everything else", low=0)
+    min_free_bytes: int = setting(
+        67_108_864,
+        "disk space that stays free for everything else; unless stated, at most a tenth of the disk",
+        low=0,
+    )
     min_free_inodes: int = setting(1_000, "inodes that stay free for everything else", low=0, advanced=True)
     quarantine_max_bytes: int = setting(
         107_374_182, "most bytes in quarantine, beside the store; beyond it the oldest are dropped", low=4096

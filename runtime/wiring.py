@@ -10,6 +10,7 @@ import grp
 import pwd
 
 from runtime.adapters.identity.vault import Vault
+from runtime.adapters.store.disk import DiskReserve
 from runtime.config import Config
 from runtime.core.address import Listener
 from runtime.core.delivery.link_budget import LinkPolicy
@@ -44,6 +45,13 @@ def listeners(config: Config) -> tuple[Listener, ...]:
     return tuple(
         Listener(endpoint, max_frame_bytes, ingest.group, ingest.curve_secret_file) for endpoint in endpoints
     )
+
+
+def disk_reserve(config: Config) -> DiskReserve:
+    """What stays free on the store's disk: a stated number as it is, the default at most a tenth of it."""
+    store, origin = config.settings.store, config.origins.get("store.min_free_bytes")
+    stated = origin is not None and origin.source != "default"
+    return DiskReserve(store.min_free_bytes, store.min_free_inodes, scales=not stated)
 
 
 def enrolment_policy(settings: Settings) -> EnrolmentPolicy:

@@ -127,7 +127,8 @@ def _secret_files(config: Config) -> Iterator[Check]:
 def _disk(config: Config) -> Iterator[Check]:
     layout = config.layout
     place = next(p for p in (layout.state, *layout.state.parents) if p.exists())
-    yield judge_disk(shutil.disk_usage(place).free, config.settings.store.min_free_bytes)
+    usage = shutil.disk_usage(place)
+    yield judge_disk(usage.free, wiring.disk_reserve(config).bytes_of(usage.total), usage.total)
     disk = os.statvfs(place)
     if disk.f_files:
         yield judge_inodes(disk.f_favail, config.settings.store.min_free_inodes)

@@ -27,7 +27,7 @@ from runtime.adapters.process.status_file import BUSY
 from runtime.adapters.salvage.disk_probe import DiskProbe, block_ranges
 from runtime.adapters.salvage.salvage import SalvageReport, files, finish, last_report, pending, salvage
 from runtime.adapters.store.counters import Loss
-from runtime.adapters.store.disk import Disk, DiskReserve, WalLimit, size
+from runtime.adapters.store.disk import Disk, WalLimit, size
 from runtime.adapters.store.errors import (
     StoreClosed,
     StoreDamaged,
@@ -67,6 +67,7 @@ from runtime.core.ingest.store_state import (
 from runtime.core.log_events import LogEvent
 from runtime.core.log_throttle import LogThrottle
 from runtime.core.settlement import Settled
+from runtime.wiring import disk_reserve
 from runtime.workers.store_housekeeping import Housekeeping
 
 LOG_EVERY_S = 60.0
@@ -93,8 +94,7 @@ class StoreManager:
         self._max_producers = config.settings.ingest.max_producers
         self._max_pages = max_pages
         self._ids = IdWatermark(config.layout.ids_given)
-        store = config.settings.store
-        self._disk = Disk(self._path.parent, DiskReserve(store.min_free_bytes, store.min_free_inodes))
+        self._disk = Disk(self._path.parent, disk_reserve(config))
         self._wal = WalLimit(self._path, self._disk)
         self._probe = DiskProbe(files(self._path), clock)
         self._housekeeping = Housekeeping(

@@ -31,12 +31,22 @@ ONE_COMMIT_BYTES = 1_048_576
 ALARM_AFTER_S = 3.0
 
 
+SMALL_DISK_SHARE = 10
+"""Of a small disk a tenth stays free, unless the operator stated a number."""
+
+
 @dataclass(frozen=True)
 class DiskReserve:
     """The space on the store's disk that stays free for everything else."""
 
     bytes: int = 0
     inodes: int = 0
+    scales: bool = False
+    """Whether `bytes` is at most a tenth of the disk: 64 MiB would be all of a small state partition."""
+
+    def bytes_of(self, disk_bytes: int) -> int:
+        """The bytes that stay free on a disk of this size."""
+        return min(self.bytes, disk_bytes // SMALL_DISK_SHARE) if self.scales else self.bytes
 
 
 class Disk:
@@ -56,7 +66,8 @@ class Disk:
         if disk.f_files and disk.f_favail < self._reserve.inodes:
             return 0
         kept_bytes = 0 if self._has_ballast() else BALLAST_BYTES  # given up for deletes, not for messages
-        return max(0, disk.f_bavail * disk.f_frsize - self._reserve.bytes - kept_bytes)
+        reserve_bytes = self._reserve.bytes_of(disk.f_blocks * disk.f_frsize)
+        return max(0, disk.f_bavail * disk.f_frsize - reserve_bytes - kept_bytes)
 
     def left_bytes(self) -> int:
         """All bytes that are available."""

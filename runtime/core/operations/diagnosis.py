@@ -21,6 +21,8 @@ BAD_SKEW_S = 600.0
 NOT_YET_VALID, EXPIRED = 9, 10
 """X.509 verification codes of OpenSSL."""
 SET_THE_CLOCK = "set the clock: timedatectl set-ntp true, or timedatectl set-time"
+SMALLEST_DISK_BYTES = 55_000_000
+"""ext4 leaves 57 MB of a partition of 64 MiB."""
 CERTIFICATE_SOON_S = 14 * 86400.0
 SQLITE_WANTED = (3, 35, 0)
 """The oldest SQLite that serves: it has RETURNING and DROP COLUMN."""
@@ -58,12 +60,18 @@ def judge_connection(trouble: str) -> Check:
     return Check("connection", "warning", trouble, remedy)
 
 
-def judge_disk(free_bytes: int, min_free_bytes: int) -> Check:
+def judge_disk(free_bytes: int, min_free_bytes: int, disk_bytes: int) -> Check:
+    """Judge the space on the disk of the state, and whether the disk is large enough at all."""
     text = f"{free_bytes / 1e6:,.0f} MB free, {min_free_bytes / 1e6:,.0f} MB are to stay free"
     if free_bytes < min_free_bytes:
         return Check("disk", "error", text, "make room: new messages are refused until then")
     if free_bytes < 2 * min_free_bytes:
         return Check("disk", "warning", text, "make room soon, or lower store.min_free_bytes")
+    if disk_bytes < SMALLEST_DISK_BYTES:
+        text = (
+            f"the whole disk has {disk_bytes / 1e6:,.0f} MB, where logs, WAL and reserve alone may take half"
+        )
+        return Check("disk", "warning", text, "give the state a partition of 64 MiB or more")
     return Check("disk", "ok", text)
 
 
