@@ -19,6 +19,7 @@ from loguru import logger
 
 from runtime.adapters.process.clock import Clock, read_moment
 from runtime.config import Config, check_remote, load
+from runtime.core.log_events import LogEvent
 from runtime.core.log_throttle import LogThrottle
 from runtime.core.management.config_trial import (
     ConfigDesired,
@@ -190,7 +191,9 @@ class ConfigTrials:
                     self._reload = self._begin_reload(self._config, self._clock)
         except OSError as exc:
             if self._throttle.times("save", self._clock.boot_s()):
-                logger.warning("settings of the cloud cannot be saved: {}", exc)
+                logger.bind(event=LogEvent.MANAGEMENT_NOT_KEPT).warning(
+                    "settings of the cloud cannot be saved: {}", exc
+                )
             return
         self._state = state
         if state.record.outcome != before:
