@@ -22,8 +22,8 @@ _STATES = {
     "acked": "is delivered, and ingest has not removed it yet",
     "set aside": "is in quarantine",
     "expired": "was dropped: its ttl was over",
-    "settled": "has left the store, delivered or dropped (`edgectl status` counts what was dropped), or was "
-    "requeued from quarantine under another id; which and when is no longer known",
+    "settled": "has left the store (delivered, lost, or requeued from quarantine under another id), and when "
+    "is no longer known",
 }
 
 
@@ -54,7 +54,7 @@ def _trace(arguments: argparse.Namespace) -> int:
 def sentence(facts: dict[str, Any]) -> str:
     """Everything about the message in one line."""
     return f"message {facts['id']} " + ", ".join(
-        filter(None, [_state(facts), *_history(facts), *_row(facts)])
+        filter(None, [_state(facts), *_history(facts), *_lost(facts), *_row(facts), *_owner(facts)])
     )
 
 
@@ -76,15 +76,54 @@ def _history(facts: dict[str, Any]) -> list[str]:
         f"{facts['reached']:.0f} of {pieces:.0f} pieces acknowledged" if pieces > 1 else "",
         f"its upload failed {facts['upload_failures']:.0f} times" if facts.get("upload_failures") else "",
         f"{facts['failures']:.0f} connections ended with it alone" if facts.get("failures") else "",
+        *_on_its_way(facts),
         *_waits_for(facts),
     ]
+
+
+def _on_its_way(facts: dict[str, Any]) -> list[str]:
+    """What the connection says while the message's PUBACK is awaited."""
+    if facts["state"] not in ("in flight", "on trial", "suspect"):
+        return []
+    puback_s, trouble = facts.get("puback_age_s"), facts.get("trouble")
+    return [
+        f"the last PUBACK came {duration(puback_s)} ago" if puback_s is not None else "",
+        _short(trouble) if trouble else "",
+    ]
+
+
+def _lost(facts: dict[str, Any]) -> list[str]:
+    """The losses among which it is, or may be: only of a message that left the store unseen."""
+    if facts["state"] != "settled":
+        return []
+    losses = facts.get("losses") or ()
+    if not losses:
+        return ["and no loss is counted under this id"]
+    certain = [loss for loss in losses if loss["certain"]]
+    if certain:
+        return [f"lost: {_short(certain[0]['reason'])}"]
+    return [f"perhaps lost: {_loss(loss)}" for loss in losses]
+
+
+def _loss(loss: dict[str, Any]) -> str:
+    count = "some" if loss["messages"] is None else f"{loss['messages']}"
+    first, last = loss["ids"]
+    return (
+        f"{count} of {_short(loss['stream'])} were {_short(loss['reason'])}, with ids from {first} to {last}"
+    )
+
+
+def _owner(facts: dict[str, Any]) -> list[str]:
+    return [f"stored by {_short(facts['owner'])}"] if facts.get("owner") else []
 
 
 def _waits_for(facts: dict[str, Any]) -> list[str]:
     if facts["state"] not in ("stored", "queued", "deferred"):
         return []
     ahead, upload = facts.get("ahead"), facts.get("upload")
-    link = {"down": "upload does not run or is not connected", "up": ""}
+    standing = facts.get("connected_s")
+    up = "" if standing is None else f"the connection stands since {duration(standing)}"
+    link = {"down": "upload does not run or is not connected", "up": up}
     return [
         f"behind {ahead} earlier of its stream" if ahead else "",
         link.get(upload or "down", f"the connection is {upload}"),

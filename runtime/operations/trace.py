@@ -13,7 +13,7 @@ from typing import Any
 from runtime.adapters.process.clock import Clock, read_moment
 from runtime.adapters.process.process import lock_holder
 from runtime.adapters.process.status_file import StatusRecord, last_record
-from runtime.adapters.store.reader import StoreReader
+from runtime.adapters.store.history_reader import HistoryReader, PossibleLoss
 from runtime.core.message import CorruptRow, StoredMessage
 from runtime.core.moment import Moment
 from runtime.errors import UsageError
@@ -28,7 +28,7 @@ NOTHING_KNOWN = StatusRecord({})
 
 def look_up(layout: Layout, clock: Clock, id: int) -> dict[str, Any]:
     """Everything that is known of message `id`. Raises UsageError for an id that was never given."""
-    with closing(StoreReader(layout.messages_db)) as reader:
+    with closing(HistoryReader(layout.messages_db)) as reader:
         next_id = reader.next_id()  # before the row is looked for: one that is removed meanwhile was given
         if not 0 < id < next_id:
             upper = f"1 to {next_id - 1}" if next_id > 1 else "none yet"
@@ -37,6 +37,8 @@ def look_up(layout: Layout, clock: Clock, id: int) -> dict[str, Any]:
         row = rows[0] if rows and rows[0].id == id else None
         ahead = reader.ahead(id, MOST_COUNTED) if row is not None else 0
         aside = next((held for held in reader.quarantine(id - 1, 1) if held.message.id == id), None)
+        owner = reader.owner(id)
+        losses = reader.possible_losses(id) if row is None and aside is None else []
         store = reader.uuid
     upload = last_record(layout.status_file("upload"), clock.boot_id())
     trace = _part(upload, "trace")
@@ -44,16 +46,40 @@ def look_up(layout: Layout, clock: Clock, id: int) -> dict[str, Any]:
         trace = NOTHING_KNOWN
     pid = lock_holder(layout.lock("upload"))
     lives = pid is not None and upload.number("pid") == pid
-    facts: dict[str, Any] = {"id": id, "state": SETTLED}
+    facts: dict[str, Any] = {"id": id, "state": SETTLED, **({"owner": owner} if owner else {})}
     if row is not None:
         facts |= _of_row(row, layout, clock) | {"state": "stored", "ahead": ahead, "upload": "down"}
         if lives:
-            facts |= {"upload": upload.text("state"), "barred": upload.text("barred")}
+            facts |= _of_connection(upload, clock.boot_s())
             facts |= _of_record(trace, id, clock.boot_s())
     elif aside is not None:
         facts |= _of_row(aside.message, layout, clock) | {"state": "set aside", "reason": aside.reason}
         facts["since_s"] = _age_s(clock.wall_s(), aside.set_aside_wall_s)
-    return facts | _delivered(trace, id, clock.boot_s(), removed=row is None)
+    facts |= _delivered(trace, id, clock.boot_s(), removed=row is None)
+    if facts["state"] == SETTLED:
+        facts["losses"] = [_of_loss(loss) for loss in losses]
+    return facts
+
+
+def _of_connection(upload: StatusRecord, now_boot_s: float) -> dict[str, Any]:
+    """The connection that the message waits for, or is sent over."""
+    return {
+        "upload": upload.text("state"),
+        "barred": upload.text("barred"),
+        "connected_s": upload.age_s("connected_boot_s", now_boot_s),
+        "puback_age_s": upload.age_s("puback_boot_s", now_boot_s),
+        "trouble": upload.text("trouble"),
+    }
+
+
+def _of_loss(loss: PossibleLoss) -> dict[str, Any]:
+    return {
+        "stream": loss.stream,
+        "reason": loss.reason,
+        "messages": loss.messages,
+        "ids": [loss.first_id, loss.last_id],
+        "certain": loss.is_certain,
+    }
 
 
 def _of_row(row: StoredMessage | CorruptRow, layout: Layout, clock: Clock) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pytest
 from runtime.adapters.process.process import Lock
 from runtime.adapters.process.status_file import StatusFile
 from runtime.adapters.store.writer import MessageStore
+from runtime.cli.trace import sentence
 from runtime.core.settlement import Settled
 from runtime.errors import UsageError
 from runtime.layout import Layout
@@ -76,7 +77,28 @@ def test_an_id_that_was_never_given_is_a_mistake_in_one_sentence(given: Given) -
 
 def test_a_message_that_was_settled_long_ago_is_no_longer_known(given: Given) -> None:
     given.store.commit(None, Settled(delivered=[1]))
-    assert given.of(1) == {"id": 1, "state": "settled"}
+    assert given.of(1) == {"id": 1, "state": "settled", "losses": []}
+
+
+def test_of_a_message_that_left_the_losses_are_named_that_it_may_be_among(given: Given) -> None:
+    given.store.commit(None, Settled(dropped=[(1, "expired"), (3, "expired")]))
+    given.store.commit(None, Settled(delivered=[2]))
+    (loss,) = given.of(2)["losses"]
+    assert (loss["stream"], loss["reason"], loss["ids"], loss["certain"]) == ("-/s", "expired", [1, 3], False)
+    assert "perhaps lost: 2 of -/s were expired, with ids from 1 to 3" in sentence(given.of(2))
+
+
+def test_a_loss_of_every_id_in_its_range_is_certain(given: Given) -> None:
+    given.store.commit(None, Settled(dropped=[(1, "expired"), (2, "expired")]))
+    assert given.of(2)["losses"][0]["certain"]
+    assert sentence(given.of(2)).endswith("lost: expired")
+
+
+def test_the_owner_of_a_message_is_named(given: Given) -> None:
+    assert "owner" not in given.of(1)
+    keep(given.store, put([b"four"], producer="press-8", owner="user 1000", stream="s"))
+    assert given.of(4)["owner"] == "user 1000"
+    assert sentence(given.of(4)).endswith("stored by user 1000")
 
 
 def test_a_message_in_quarantine_is_known_with_the_reason(given: Given) -> None:
