@@ -36,6 +36,7 @@ from runtime.layout import PROGRAMS, Layout
 from runtime.operations.bundle_logs import LogExcerpt, newest_lines
 from runtime.operations.bundle_secrets import known_secrets
 from runtime.operations.doctor import examine
+from runtime.operations.ledger_report import report as ledger_report
 from runtime.operations.overview import observe
 from runtime.operations.settings_report import settings_report, streams_report
 from runtime.regular_file import read_regular
@@ -132,6 +133,7 @@ def _parts(request: BundleRequest, clock: Clock) -> dict[str, Callable[[_Part], 
         "configuration.json": lambda _: _configuration(config, request.trouble),
         "supervisord.json": lambda _: _supervisord(layout),
         "crashes.json": lambda _: [without_locals(crash) for crash in crash_reports(layout)],
+        "ledger.json": lambda _: _ledger(layout),
         "databases.json": lambda _: {
             path.name: database_facts(path, PART_S / 3) for path in _databases(layout)
         },
@@ -198,6 +200,13 @@ def _supervisord(layout: Layout) -> dict[str, Any]:
     except EdgeError as exc:
         return {"trouble": str(exc)}
     return {name: asdict(program) for name, program in programs.items()}
+
+
+def _ledger(layout: Layout) -> dict[str, Any]:
+    try:
+        return ledger_report(layout.messages_db, check=True).as_record()
+    except EdgeError as exc:  # there is no store yet, or none that can be read
+        return {"trouble": str(exc)}
 
 
 def _databases(layout: Layout) -> list[Path]:

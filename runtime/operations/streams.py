@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +41,7 @@ class Missed:
 
 
 class Tap:
-    """The messages of some streams as they are stored, from now on."""
+    """The messages of some streams as they are stored, from now on; of this device and of every leaf."""
 
     def __init__(self, path: Path, streams: list[StreamName], shown_bytes: int) -> None:
         """`shown_bytes`: how much of a payload is read."""
@@ -81,12 +81,12 @@ class Tap:
             counters = self._reader.stored_so_far()
             self._next_id, self._stored = counters.next_id, self._sum(counters.stored)
 
-    def _sum(self, stored: Any) -> int:
-        return sum(stored.get(name, 0) for name in self._streams)
+    def _sum(self, stored: Mapping[StreamName, int]) -> int:
+        return sum(count for name, count in stored.items() if name.without_leaf in self._streams)
 
     def _wants(self, each: PassingMessage) -> bool:
         """True for a message of the streams, and for one whose row is damaged: it may be one."""
-        return isinstance(each.message, CorruptRow) or each.message.name in self._streams
+        return isinstance(each.message, CorruptRow) or each.message.name.without_leaf in self._streams
 
 
 def head(message: StoredMessage) -> dict[str, Any]:

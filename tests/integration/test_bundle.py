@@ -193,6 +193,7 @@ def test_no_canary_comes_out_and_the_names_of_streams_stay(
     assert {name: hits for name, part in parts.items() if (hits := canary.found_in(part))} == {}
     assert len(canary.planted) >= 24
     assert STREAM in parts["databases.json"] and STREAM in parts[LOGS]
+    assert json.loads(parts["ledger.json"])["closes"] and STREAM in parts["ledger.json"]
     assert bundle.manifest["missing"] == {}
     everything = "".join(parts.values())
     for told in ("400 for https://blobs", "was refused", "ValueError", "platform.provisioning_token"):
@@ -223,6 +224,7 @@ def test_with_everything_damaged_or_missing_there_is_a_bundle(home: Home) -> Non
     (home.layout.log / "ingest.log").mkdir()
     parts = contents(bundle_of(request(home)))
     assert "file is not a database" in parts["databases.json"]
+    assert "trouble" in json.loads(parts["ledger.json"])
     assert json.loads(parts["status.json"])["verdict"] == "down"
     assert json.loads(parts["doctor.json"])[0]["verdict"] == "error"
     assert "edge.toml" in parts["configuration.json"]
