@@ -48,7 +48,7 @@ def test_whatever_dies_every_command_ends_once_and_the_cloud_knows_it(
             time.sleep(rng.uniform(0.05, 0.6))
             victim = rng.choice(["management", "management", "upload", "program", "ingest", "hub"])
             if victim == "hub":
-                cloud.drop(rng.choice(["abrupt", "close"]) if seed % 2 else "abrupt")
+                cloud.drop(rng.choice(["abrupt", "polite"]))
             else:
                 device.kill(victim)
         for thread in traffic:
