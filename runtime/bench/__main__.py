@@ -16,6 +16,7 @@ PARTS = {
     "hub": "The stand-in hub, so that it is never what is measured",
     "upload": "Upload, against a bare azure-iot-device loop",
     "management": "Device management beside telemetry",
+    "managed": "Twin, commands and methods, from the hub to a program and back",
     "fleet": "A fleet of devices renewing their tokens",
 }
 

@@ -14,7 +14,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
@@ -25,7 +25,6 @@ from runtime.adapters.process import log_files
 from runtime.adapters.process.clock import Clock, SystemClock, read_moment
 from runtime.adapters.process.status_file import last_record
 from runtime.adapters.process.threads import start_thread
-from runtime.adapters.supervisor.rpc import Supervisor
 from runtime.config import Config
 from runtime.core.ingest.protocol import Stored
 from runtime.core.log_events import LogEvent
@@ -36,6 +35,9 @@ from runtime.core.management.twin import ReportMode
 from runtime.core.management.twin_record import ReportMade
 from runtime.errors import EdgeError, Rejected, Retryable
 from runtime.layout import OPTIONAL_WORKERS, WORKERS
+
+if TYPE_CHECKING:
+    from runtime.adapters.supervisor.rpc import Supervisor
 
 FRESH_S = 30.0
 """A worker that beat so long ago is said to be down."""
@@ -160,6 +162,8 @@ class BuiltInMethods:
         worker = fields.get("worker")
         if worker not in (*WORKERS, *OPTIONAL_WORKERS):
             raise Rejected(f"worker must be one of {', '.join((*WORKERS, *OPTIONAL_WORKERS))}")
+        from runtime.adapters.supervisor.rpc import Supervisor  # late: it would take 2 MB
+
         supervisor = Supervisor(self._config.layout.supervisor_socket)
         if worker in BY_WAY_OF:
             supervisor.programs()  # raises where it does not answer

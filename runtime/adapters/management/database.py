@@ -54,7 +54,9 @@ SERIALS_UNSAVED = 100_000
 """Far more than can be given between two saves of the watermark: a restored copy goes on beyond them."""
 CHECKED_BYTES = 67_108_864
 """A database up to this size is checked as a whole when it is opened: that takes a fraction of a second."""
-FORGET_AT_ONCE = 200
+FORGET_AT_ONCE = 50
+CACHE_KIB = 512
+"""Pages kept in memory: a turn touches a few."""
 MOST_ANSWERS = 10_000
 """Kept answers; beyond it the oldest are forgotten."""
 
@@ -111,6 +113,7 @@ class ManagementDatabase:
 
     def _open(self, layout: Layout, max_pages: int | None) -> None:
         configure(self._db, max_pages)
+        self._db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         self._check()
         ((version,),) = self._db.execute("PRAGMA user_version").fetchall()
         if version > MANAGEMENT_SCHEMA:
