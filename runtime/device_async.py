@@ -1,14 +1,14 @@
 """The client for asyncio: `runtime.device`, with every wait awaited.
 
-async with AsyncDevice() as device:
-    await device.set("/press", {"speed": 3})
-    async for change in device.changes("/press"):
-        await device.applied(change, "/press")
+    async with AsyncDevice() as device:
+        await device.set("/press", {"speed": 3})
+        async for change in device.changes("/press"):
+            await device.applied(change, "/press")
 
-command = await device.receive("recipe", wait_s=60)
-if command:
-    async with command:
-        command.result = {"loaded": await load(command.json())}
+        command = await device.receive("recipe", wait_s=60)
+        if command:
+            async with command:
+                command.result = {"loaded": await load(command.json())}
 
 A handler of `method` may be a coroutine function. Several tasks may `serve` at once, each one call at a time.
 """

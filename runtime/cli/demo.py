@@ -13,7 +13,7 @@ def register(commands: Commands) -> None:
     demo = commands.add_parser(
         "demo",
         help="see it work: the stand-in cloud, every worker, and disasters, in about a minute",
-        epilog="exit status: 0 only if acknowledged = delivered and nothing was lost",
+        epilog="exit status: 0 only if acknowledged = delivered, each command done once, and nothing lost",
     )
     demo.add_argument(
         "--yes",

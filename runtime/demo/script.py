@@ -6,10 +6,10 @@ import sys
 import time
 
 from runtime.demo.console import ConsoleOutput
+from runtime.demo.managed import Management
 from runtime.demo.producers import AcknowledgedNames, Senders
-from runtime.demo.stage import Stage, wait_for
-from runtime.demo.tally import Tally, count, table
-from runtime.layout import WORKERS
+from runtime.demo.stage import KILLED, Stage, wait_for
+from runtime.demo.tally import CommandTally, Tally, command_table, count, table
 
 QUIET_S = 3.0  # between two faults, so that a person can follow
 HUB_AWAY_S = 5.0
@@ -23,7 +23,7 @@ def play(*, approve: bool, seconds: float) -> int:
     with Stage() as stage:
         console.write("starting the stand-in cloud")
         stage.start_cloud()
-        console.write("starting supervisord with provisioning, refresh, ingest and upload")
+        console.write("starting supervisord with provisioning, refresh, ingest, upload and management")
         config = stage.start_runtime()
         ledger = AcknowledgedNames()
         senders = Senders(config.producer_endpoint(), ledger)
@@ -32,19 +32,28 @@ def play(*, approve: bool, seconds: float) -> int:
             "producers send: this machine's metrics every second, and bursts; the device is not approved yet"
         )
         _provision(stage, console, approve=approve)
+        management = Management(f"ipc://{stage.layout.management_socket}", stage.remote, stage.registered())
+        management.start()
+        console.write("an operator sends commands and changes the twin; a program here carries them out")
         began_s = time.monotonic()
         _disasters(stage, console, ledger)
-        while time.monotonic() - began_s < seconds and senders.failure is None:
+        while time.monotonic() - began_s < seconds and senders.failure is None and management.failure is None:
             _pass(stage, console, ledger, QUIET_S)
         senders.stop()
-        if senders.failure is not None:
-            raise senders.failure
+        management.stop_sending()
+        for failure in (senders.failure, management.failure):
+            if failure is not None:
+                raise failure
         console.write(
-            f"producers have stopped; they hold {len(ledger)} acknowledgements. Draining the backlog"
+            f"producers have stopped; they hold {len(ledger)} acknowledgements, and the hub took "
+            f"{len(management.sent)} commands. Draining the backlog"
         )
-        _drain(stage, console, ledger)
-        tally = count(ledger.names(), stage.stored(), stage.arrivals(), stage.restarts())
-        return _end(console, tally)
+        _drain(stage, console, ledger, management)
+        results = stage.results()
+        tally = count(ledger.names(), stage.stored() - len(results), stage.arrivals(), stage.restarts())
+        commands = management.tally(results)
+        management.stop()
+        return _end(console, tally, commands)
 
 
 def _provision(stage: Stage, console: ConsoleOutput, *, approve: bool) -> None:
@@ -64,7 +73,7 @@ def _provision(stage: Stage, console: ConsoleOutput, *, approve: bool) -> None:
 
 
 def _disasters(stage: Stage, console: ConsoleOutput, ledger: AcknowledgedNames) -> None:
-    for worker in WORKERS:
+    for worker in KILLED:
         _pass(stage, console, ledger, QUIET_S)
         console.write(
             f"SIGKILL for {worker} (process {stage.kill(worker)}); supervisord has to bring it back"
@@ -86,25 +95,28 @@ def _pass(stage: Stage, console: ConsoleOutput, ledger: AcknowledgedNames, secon
         time.sleep(min(0.5, left_s))
 
 
-def _drain(stage: Stage, console: ConsoleOutput, ledger: AcknowledgedNames) -> None:
-    """Wait until every acknowledged message has arrived, or until waiting is of no use."""
+def _drain(stage: Stage, console: ConsoleOutput, ledger: AcknowledgedNames, management: Management) -> None:
+    """Wait until every acknowledged message and every result has arrived, or until waiting is of no use."""
     acknowledged = ledger.names()
     until_s = time.monotonic() + DRAIN_TIMEOUT_S
     while time.monotonic() < until_s:
         _pass(stage, console, ledger, 0.5)
         arrivals = stage.arrived()
-        if arrivals >= len(acknowledged) and acknowledged <= {a.name for a in stage.arrivals()}:
+        if arrivals < len(acknowledged) or not acknowledged <= {a.name for a in stage.arrivals()}:
+            continue
+        if management.tally(stage.results()).ok:
             break
     console.progress("")
 
 
-def _end(console: ConsoleOutput, tally: Tally) -> int:
+def _end(console: ConsoleOutput, tally: Tally, commands: CommandTally) -> int:
     console.write_plain("")
-    for line in table(tally):
+    for line in [*table(tally), *command_table(commands)]:
         console.write_plain(line)
-    if tally.ok:
+    if tally.ok and commands.ok:
         console.write_plain("")
         console.write_plain("acknowledged = stored = delivered, nothing lost.")
+        console.write_plain("commands sent = done, each once, and the twin is equal.")
         return 0
     sys.stderr.write("edgectl: the promise was broken: see the table\n")
     return 1

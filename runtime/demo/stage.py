@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,12 @@ from runtime.devcloud.remote import Remote
 from runtime.errors import EdgeError, Retryable
 from runtime.layout import WORKERS, Layout
 
+KILLED = (*WORKERS, "management")
+"""The workers that the demo kills."""
+RESULTS = "command-results"
+"""The stream in which the results of commands arrive."""
+COMMAND_LOCK_S = 2.0
+"""The hub's lock of a command that was sent and not acknowledged, in place of its 60 s: the demo is short."""
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
 
@@ -37,7 +43,7 @@ class Stage:
         self.layout = Layout(self._folder / "home")
         self._cloud_folder = self._folder / "cloud"
         self._children: list[subprocess.Popen[bytes]] = []
-        self._seen: dict[str, set[int]] = {worker: set() for worker in WORKERS}
+        self._seen: dict[str, set[int]] = {worker: set() for worker in KILLED}
 
     def __enter__(self) -> Stage:
         return self
@@ -57,6 +63,7 @@ class Stage:
         if not facts.exists():
             raise Retryable(f"the stand-in cloud did not start: {self._last_words('devcloud')}")
         self.remote = Remote(self._cloud_folder)
+        self.remote.call("POST", "/admin/limits", {"command_lock_s": COMMAND_LOCK_S})
 
     def start_runtime(self) -> Config:
         """Start supervisord with every worker, configured for the stand-in."""
@@ -69,6 +76,7 @@ class Stage:
             f'[platform]\ninstance = "{facts["instance"]}"\nca_file = "{facts["ca_file"]}"\n'
             f'provisioning_token_file = "{token}"\n[provisioning]\npoll_s = 1.0\n'
             f"[upload]\nhttps_port = {facts['https_port']}\nretry_max_s = 2.0\n"
+            "[management]\nenabled = true\n"
         )
         self._supervisord = self._start("up", "--home", str(self.layout.home), "up")
         return load({}, home=self.layout.home)
@@ -103,9 +111,10 @@ class Stage:
         path = f"{self.remote.workspace}/provisioning-operations/approve"
         return str(self.remote.call("PUT", path, body)["deviceId"])
 
-    def registered(self) -> bool:
-        """True if the platform knows a device."""
-        return bool(self.remote.call("GET", f"{self.remote.workspace}/devices")["devices"])
+    def registered(self) -> str:
+        """The id of the device that the platform knows; empty for none."""
+        devices = self.remote.call("GET", f"{self.remote.workspace}/devices")["devices"]
+        return str(devices[0]["deviceId"]) if devices else ""
 
     def page_address(self) -> str:
         return str(self.remote.call("POST", "/admin/page-link")["url"])
@@ -140,7 +149,7 @@ class Stage:
         return {worker: max(0, len(pids) - 1) for worker, pids in self._seen.items()}
 
     def stored(self) -> int:
-        """Messages that the store ever took, by its own counters."""
+        """Messages that the store ever took, by its own counters, results of commands included."""
         with contextlib.closing(sqlite3.connect(f"file:{self.layout.messages_db}?mode=ro", uri=True)) as db:
             return int(db.execute("SELECT COALESCE(SUM(stored), 0) FROM levels").fetchone()[0])
 
@@ -150,20 +159,30 @@ class Stage:
             return int(db.execute("SELECT COALESCE(MAX(seq), 0) FROM messages").fetchone()[0])
 
     def arrivals(self) -> list[Arrival]:
-        """All arrivals, in order."""
+        """All arrivals of the producers' messages, in order."""
+        return [
+            Arrival((body["from"], body["n"]), mid, stream)
+            for body, mid, stream in self._received()
+            if stream != RESULTS
+        ]
+
+    def results(self) -> list[dict[str, Any]]:
+        """The results of commands that arrived, each once."""
+        return list({mid: body for body, mid, stream in self._received() if stream == RESULTS}.values())
+
+    def _received(self) -> list[tuple[dict[str, Any], str, str]]:
+        """Payload, message id and stream of every arrival."""
         with self._cloud_database() as db:
             rows = db.execute("SELECT payload, message_id, properties FROM messages ORDER BY seq").fetchall()
-        return [_arrival(json.loads(payload), mid, json.loads(props)) for payload, mid, props in rows]
+        return [
+            (json.loads(body), mid, json.loads(props).get("stream-name", "")) for body, mid, props in rows
+        ]
 
     @contextlib.contextmanager
     def _cloud_database(self) -> Iterator[sqlite3.Connection]:
         path = self._cloud_folder / "devcloud.db"
         with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as db:
             yield db
-
-
-def _arrival(body: Mapping[str, Any], message_id: str, properties: Mapping[str, str]) -> Arrival:
-    return Arrival((body["from"], body["n"]), message_id, properties.get("stream-name", ""))
 
 
 def wait_for(fact: Callable[[], Any], timeout_s: float, what: str) -> Any:

@@ -51,6 +51,39 @@ class Tally:
         )
 
 
+@dataclass(frozen=True)
+class CommandTally:
+    """What became of the commands from the cloud, and of the twin."""
+
+    sent: int
+    """Commands that the hub took."""
+    done: int
+    """Of them those whose result, done, is at the hub."""
+    twice: int
+    """Commands that the program carried out more than once."""
+    twin_equal: bool
+
+    @property
+    def ok(self) -> bool:
+        return self.sent == self.done and not self.twice and self.twin_equal
+
+
+def command_table(tally: CommandTally) -> list[str]:
+    """The tally as lines for a person."""
+    rows = [
+        ("commands sent", str(tally.sent), "commands that the hub took for the device"),
+        ("commands done", str(tally.done), "of them carried out, with the result at the hub"),
+        ("commands lost", str(tally.sent - tally.done), "sent and without a result"),
+        ("done twice", str(tally.twice), "carried out more than once"),
+        (
+            "twin equal",
+            "yes" if tally.twin_equal else "no",
+            "desired and reported, here and at the hub",
+        ),
+    ]
+    return [f"  {name:<18} {value:>7}   {meaning}" for name, value, meaning in rows]
+
+
 def count(
     acknowledged: set[Name], stored: int, arrivals: Iterable[Arrival], restarts: Mapping[str, int]
 ) -> Tally:

@@ -49,6 +49,7 @@ def test_the_demo_loses_nothing_and_leaves_nothing_behind(folder: Path) -> None:
     said = demo.said()
     assert status == 0, said
     assert "acknowledged = stored = delivered, nothing lost." in said
+    assert "commands sent = done, each once, and the twin is equal." in said
     assert "\x1b" not in said, "no colour and no live line in a pipe"
     assert list(folder.glob("edge-demo-*")) == []
     assert processes_of(folder) == []

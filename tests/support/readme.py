@@ -23,6 +23,7 @@ from runtime.setting_rule import Key, keys_of, spelled
 from runtime.settings import StreamSettings, keys
 from runtime.settings_management import ProgramSettings
 from tests.support.overview import overview
+from tests.support.management_page import operations_table
 from tests.support.rooms import layers_picture, rooms_table
 from tests.support.state_diagrams import connection_states, message_states, store_states
 
@@ -31,6 +32,7 @@ README = TOP / "README.md"
 ARCHITECTURE = TOP / "docs" / "architecture.md"
 COMMANDS = TOP / "docs" / "commands.md"
 CONFIGURATION = TOP / "docs" / "configuration.md"
+DEVICE = TOP / "docs" / "device.md"
 EXAMPLE = TOP / "deploy" / "edge.toml.example"
 EVENTS = TOP / "docs" / "events.md"
 OPERATIONS = TOP / "docs" / "operations.md"
@@ -73,6 +75,11 @@ def with_events(text: str) -> str:
     """`text` with the table of log events as log_events.py has them."""
     rows = [f"| `{event}` | {told.meaning} | {told.remedy} |" for event, told in EVENT_TEXTS.items()]
     return with_part(text, "events", "\n".join(["| event | means | do |", "|---|---|---|", *rows]) + "\n")
+
+
+def with_operations(text: str) -> str:
+    """`text` with the table of operations of programs as the protocol has them."""
+    return with_part(text, "operations", operations_table())
 
 
 def with_metrics(text: str) -> str:
@@ -147,6 +154,7 @@ def main(reports: list[str]) -> None:
     EVENTS.write_text(with_events(EVENTS.read_text()))
     OPERATIONS.write_text(with_metrics(OPERATIONS.read_text()))
     EXAMPLE.write_text(example(advanced=True))
+    DEVICE.write_text(with_operations(DEVICE.read_text()))
     for report in reports:
         table = figures_table(json.loads(Path(report).read_text()))
         PERFORMANCE.write_text(with_part(PERFORMANCE.read_text(), "figures", table))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from runtime.demo.tally import Arrival, count, table
+import pytest
+
+from runtime.demo.tally import Arrival, CommandTally, command_table, count, table
 
 
 def arrivals(*numbers: int) -> list[Arrival]:
@@ -58,3 +60,17 @@ def test_what_nobody_was_told_is_stored_is_no_part_of_the_promise() -> None:
     tally = count(ACKNOWLEDGED, 4, arrivals(0, 1, 2, 3), {})
     assert not tally.ok  # producers here wait for every acknowledgement, so it means a stray message
     assert tally.unknown == (("p", 3),)
+
+
+@pytest.mark.parametrize(
+    ("tally", "ok", "row"),
+    [
+        (CommandTally(3, 3, 0, True), True, "commands done            3"),
+        (CommandTally(3, 2, 0, True), False, "commands lost            1"),
+        (CommandTally(3, 3, 1, True), False, "done twice               1"),
+        (CommandTally(3, 3, 0, False), False, "twin equal              no"),
+    ],
+)
+def test_a_command_that_is_lost_or_done_twice_is_noticed(tally: CommandTally, ok: bool, row: str) -> None:
+    assert tally.ok is ok
+    assert any(row in line for line in command_table(tally))
