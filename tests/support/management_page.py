@@ -25,7 +25,8 @@ def operations_table() -> str:
 def _field(field: dataclasses.Field[Any]) -> str:
     if protocol._required(field):
         return f"`{field.name}`"
-    default = pointer_text(field.default) if field.name == "path" else field.default
+    default: Any = field.default
+    default = pointer_text(default) if field.name == "path" else default
     if isinstance(default, tuple):
         default = ", ".join(default)
     shown = "none" if default in (None, "") else f"{default:g}" if isinstance(default, float) else default

@@ -22,8 +22,8 @@ from runtime.operations import metrics_report
 from runtime.setting_rule import Key, keys_of, spelled
 from runtime.settings import StreamSettings, keys
 from runtime.settings_management import ProgramSettings
-from tests.support.overview import overview
 from tests.support.management_page import operations_table
+from tests.support.overview import overview
 from tests.support.rooms import layers_picture, rooms_table
 from tests.support.state_diagrams import connection_states, message_states, store_states
 

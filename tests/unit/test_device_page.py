@@ -109,7 +109,7 @@ def test_the_example_of_the_docstring_runs() -> None:
 def test_the_example_of_the_asyncio_docstring_runs() -> None:
     code = docstring_example(runtime.device_async)
     wrapped = "async def main():\n" + textwrap.indent(code.replace("AsyncDevice()", "make()"), "    ")
-    wrapped = wrapped.replace("await device.applied(change, \"/press\")", "await device.applied(change); break")
+    wrapped = wrapped.replace('await device.applied(change, "/press")', "await device.applied(change); break")
     with short_folder() as folder, management_server(folder, answered) as server:
         namespace: dict[str, Any] = {
             "make": lambda: runtime.device_async.AsyncDevice(f"ipc://{folder}/management.sock"),
