@@ -46,6 +46,7 @@ from runtime.layout import Layout
 
 MANAGEMENT = "management"
 """First part of the tags of what management publishes, which no message of the store has."""
+IMPOSSIBLE = "not possible: azure-iot-device has changed inside"
 AWAY_STATUS, AWAY_BODY = 503, b'{"reason":"device management does not run"}'
 """Answer to a call that management does not take."""
 
@@ -103,7 +104,7 @@ class ManagementRelay:
             self._carry_out(now)  # unsubscribes
             self._end(now, by_hub=False)
             self._line.close()
-            self._line = None
+            self._line, self._told = None, False
 
     def _begin(self, client: int, device_id: str, now: float) -> None:
         if self._current not in (None, client):
@@ -233,7 +234,7 @@ class ManagementRelay:
                     self._listening.want(channels)
                 case MessageStored(number):
                     self._calls.pop(number, None)
-                    self._acknowledge(self._owed.stored(number))
+                    self._acknowledge(self._owed.stored(number), now)
                 case PublishAtHub():
                     self._publish(said, now)
         self._answer_calls(now)
@@ -269,7 +270,7 @@ class ManagementRelay:
         over = [number for number, (_, came_s) in self._calls.items() if now - came_s > CALL_WAITS_S]
         for number in over:
             method = method_of(self._calls.pop(number)[0])
-            self._acknowledge(self._owed.withdraw(number))
+            self._acknowledge(self._owed.withdraw(number), now)
             assert self._line is not None
             self._line.end.withdraw(number)
             if method is not None and self._listening.may_publish(now):
@@ -282,15 +283,19 @@ class ManagementRelay:
         for number in numbers:
             assert self._line is not None
             self._line.end.withdraw(number)
-        self._acknowledge(packet_ids)
+        self._acknowledge(packet_ids, now)
 
-    def _acknowledge(self, packet_ids: list[int]) -> None:
+    def _acknowledge(self, packet_ids: list[int], now: float) -> None:
+        """Tell the hub; not while mute, because that may be what the hub drops us for: it will send again."""
+        if self._current is None or self._listening.is_muted(now):
+            return
         for packet_id in packet_ids:
             self._hub.acknowledge(packet_id)
+            self._listening.acknowledged(now)
 
     def _carry_out(self, now: float) -> None:
         barred = self._link.shut(now) is not None or self._link.barred() is not None
-        hold = barred or self._delivery.sender.trial is not None
+        hold = barred or not self._hub.tuned() or self._delivery.sender.trial is not None
         in_flight = bool(self._delivery.in_flight)
         for action in self._listening.actions(now, telemetry_in_flight=in_flight, hold=hold):
             topic_filter = action.channel.topic_filter(self._device_id)
@@ -312,6 +317,8 @@ class ManagementRelay:
             return HubDown("muted: the hub drops the connection")
         if self._client is None:
             return HubDown(self._link.shut(now) or "not connected")
+        if not self._hub.tuned():
+            return HubDown(IMPOSSIBLE)
         held = self._link.shut(now) or self._link.barred() or ""
         return HubUp(self._client, self._device_id, frozenset(self._listening.granted), held)
 
@@ -336,7 +343,7 @@ class ManagementRelay:
             return {}
         state = self._listening.state(now)
         if not self._hub.tuned() and self._client is not None:
-            words = "not possible: azure-iot-device has changed inside"
+            words = IMPOSSIBLE
         elif state is ListeningState.MUTED:
             words = (
                 f"muted: the hub drops the connection; tried again in {self._listening.muted_s(now):.0f} s"

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from runtime.adapters.bus.hub_line import LineToUpload
+from runtime.adapters.hub.paho_wire import PahoWire
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.process import Stop
 from runtime.adapters.process.status_file import read_status
@@ -30,6 +31,7 @@ from runtime.core.management.listening import MUTE_S
 from runtime.core.secret import Secret
 from runtime.devcloud.state.hub_limits import Tier
 from runtime.workers import upload
+from runtime.workers.upload_management import IMPOSSIBLE
 from tests.integration.test_hub_commands import listening
 from tests.support.harness import Home, eventually
 from tests.support.hub_in_thread import DEVICE, HubInThread
@@ -252,6 +254,7 @@ def test_switched_off_while_it_runs_it_unsubscribes_and_commands_stay(
     eventually(lambda: not listening(hub))
     assert waiting(hub) == 1
     world.relay.switch(DEVICE, world.now(), on=True)
+    assert world.relay.record(world.now())["management_channels"] == []
     world.send(1)
     world.until(lambda: waiting(hub) == 0)
     assert not world.losses
@@ -276,6 +279,39 @@ def test_packet_ids_come_round_and_no_telemetry_is_acknowledged_falsely(
     assert world.delivery.in_flight == 20, "none has a PUBACK"
     hub.faults()
     world.until(world.delivered)
+
+
+def test_a_hub_that_drops_us_over_a_puback_mutes_it_and_telemetry_goes_on(
+    hub: HubInThread, world: RelayWorld
+) -> None:
+    """The session is the hub's: the command comes again on each connection, whatever is subscribed."""
+    world.listen()
+    hub.faults(drop_at="puback")
+    command(hub)
+    world.until(lambda: is_muted(world))
+    assert len(world.losses) == 3
+    world.send(200)
+    world.until(lambda: world.delivered() and len(world.messages) > 3)
+    assert len(world.losses) == 3 and waiting(hub) == 1, "it is not acknowledged while mute"
+    hub.faults()
+    world.now.more_s += MUTE_S
+    world.kill_upload()
+    world.start_upload()
+    world.until(lambda: waiting(hub) == 0)
+
+
+def test_without_the_librarys_inside_there_is_no_management_and_telemetry_goes_on(
+    hub: HubInThread, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PahoWire, "find", classmethod(lambda cls, *_: None))
+    with contextlib.closing(RelayWorld(hub, home)) as world:
+        world.send(20)
+        world.until(lambda: world.delivered() and HubDown(IMPOSSIBLE) in world.news)
+        assert world.relay.record(world.now())["management"] == IMPOSSIBLE
+        world.now.more_s += 100
+        world.send(20)
+        world.until(world.delivered)
+        assert not world.losses and not listening(hub)
 
 
 def test_the_worker_itself_passes_on_what_the_hub_says(hub: HubInThread, home: Home) -> None:

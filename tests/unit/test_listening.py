@@ -122,7 +122,16 @@ def by_publishing(listening: Listening, now: float) -> float:
     return now + 101
 
 
-@pytest.mark.parametrize("end", [by_subscribing, by_publishing])
+def by_acknowledging(listening: Listening, now: float) -> float:
+    listening.connected(now)
+    listening.telemetry_acked()
+    subscribe_all(listening, now)
+    listening.acknowledged(now + 100)
+    listening.lost(now + 100.5, by_hub=True)
+    return now + 100.5
+
+
+@pytest.mark.parametrize("end", [by_subscribing, by_publishing, by_acknowledging])
 def test_three_losses_in_a_row_mute_it_and_each_further_one_doubles_the_time(
     end: Callable[[Listening, float], float],
 ) -> None:

@@ -35,6 +35,8 @@ LOOK_EVERY_S = 1.0
 """Interval of looks while something else holds a SUBSCRIBE back."""
 STRIKE_S = 10.0
 """A connection that the hub ends so soon after a SUBSCRIBE may have ended because of it."""
+PUBACK_STRIKE_S = 1.0
+"""The same after a PUBACK, of which there may be many."""
 MOST_STRIKES = 3
 MUTE_S, LONGEST_MUTE_S = 60.0, 86_400.0
 PROVEN_S = 600.0
@@ -84,6 +86,7 @@ class Listening:
         """The SUBSCRIBE without an answer."""
         self._subscribed_s = -math.inf
         """Time of the last SUBSCRIBE on this client."""
+        self._puback_s = -math.inf
         self._publishes: dict[Hashable, float] = {}
         self._busy_s = -math.inf
         self._strikes = 0
@@ -118,7 +121,7 @@ class Listening:
         return max(0.0, self._muted_until_s - now)
 
     def may_publish(self, now: float) -> bool:
-        """True if a twin request or the answer to a call may go out."""
+        """True if a twin request, the answer to a call or a PUBACK may go out."""
         return self._up_s is not None and not self.is_muted(now)
 
     # -- the life of a client ------------------------------------------------------------------------
@@ -143,6 +146,10 @@ class Listening:
         """A PUBLISH of management is in flight."""
         self._publishes[tag] = now
 
+    def acknowledged(self, now: float) -> None:
+        """A PUBACK went out for a message that came."""
+        self._puback_s = now
+
     def acked(self, tag: Hashable) -> bool:
         """The hub acknowledged a PUBLISH. True if it was one of management."""
         return self._publishes.pop(tag, None) is not None
@@ -161,7 +168,7 @@ class Listening:
         Returns the tags of what is lost with it.
         """
         tags = list(self._publishes)
-        soon = now - self._subscribed_s <= STRIKE_S
+        soon = now - self._subscribed_s <= STRIKE_S or now - self._puback_s <= PUBACK_STRIKE_S
         if by_hub and (soon or self._publishes):
             self._strike(now)
         elif self._subscribed_s > -math.inf:
@@ -185,7 +192,7 @@ class Listening:
     def _forget_client(self) -> None:
         self.granted, self.refused = set(), set()
         self._up_s, self._asked, self._first_ack = None, None, False
-        self._subscribed_s = -math.inf
+        self._subscribed_s = self._puback_s = -math.inf
         self._publishes.clear()
 
     # -- what to do ----------------------------------------------------------------------------------
