@@ -204,7 +204,9 @@ class ConfigTrials:
         try:
             return read_record(path) or RemoteConfig()
         except (ValueError, OSError) as exc:
-            logger.warning("{} cannot be read, and what it held is not in force: {}", path, exc)
+            logger.bind(event=LogEvent.CONFIGURATION_NOT_TAKEN).warning(
+                "{} cannot be read, and what it held is not in force: {}", path, exc
+            )
             return RemoteConfig()
 
 
