@@ -42,11 +42,11 @@ def _tap(arguments: argparse.Namespace) -> int:
     from contextlib import closing
 
     from runtime.core.message import StreamName
-    from runtime.operations.streams import Missed, Tap
+    from runtime.operations.streams import Missed, Tap, is_there
 
     path = load_config(arguments, warn=False).layout.messages_db
     names = [StreamName.parse(text) for text in arguments.stream]
-    if not path.exists():
+    if not is_there(path):
         write_error(f"{path} does not exist yet: waiting for the first message")
     with closing(Tap(path, names, SHOWN_BYTES if arguments.payload else 0)) as tap:
         shown = 0

@@ -13,6 +13,15 @@ from runtime.adapters.store.errors import StoreUnavailable
 from runtime.adapters.store.stream_reader import PassingMessage, StreamReader
 from runtime.core.message import CorruptRow, StoredMessage, StreamName
 from runtime.core.operations.stream_figures import StreamLook
+from runtime.errors import UsageError
+
+
+def is_there(path: Path) -> bool:
+    """True if there is a store. Raises UsageError where this user may not look."""
+    try:
+        return path.exists()
+    except PermissionError as exc:
+        raise UsageError(f"{path} may be read by root and the runtime's user only") from exc
 
 
 class StreamWatch:
@@ -25,7 +34,7 @@ class StreamWatch:
 
     def look(self) -> StreamLook:
         """The streams now; none where there is no store yet. Raises Retryable where it cannot be read."""
-        if not self._path.exists():
+        if not is_there(self._path):
             return StreamLook(read_moment(self._clock))
         return StreamLook(read_moment(self._clock), self._reader.levels(), self._reader.oldest())
 
@@ -55,7 +64,7 @@ class Tap:
 
     def new(self) -> Iterator[PassingMessage | Missed]:
         """What was stored since the last call; nothing of it is given again. Raises Retryable, StoreError."""
-        if not self._path.exists():
+        if not is_there(self._path):
             return
         changed, version = self._reader.changed_since(self._version)
         if not changed:

@@ -6,11 +6,13 @@ import base64
 import io
 import json
 import os
+import sqlite3
 import stat
 import subprocess
 import tarfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -142,6 +144,11 @@ def _plant_in_databases(home: Home, canary: Canaries) -> None:
     keep(store, put(payloads, producer="press-7", stream=STREAM, properties=properties))
     store.commit(None, Settled(quarantined=[(2, canary("the reason of a quarantine"))]))
     store.close()
+    with closing(sqlite3.connect(layout.management_db)) as db:
+        db.execute("CREATE TABLE commands (payload TEXT)")
+        db.execute("INSERT INTO commands VALUES (?)", (canary("payload of a command"),))
+        db.commit()
+    layout.remote_config.write_text(json.dumps({"upload.proxy": canary("a proxy that the cloud desires")}))
     layout.spool.mkdir(exist_ok=True)
     (layout.spool / ("a" * 40)).write_text(canary("a spooled file"))
 
@@ -193,6 +200,7 @@ def test_no_canary_comes_out_and_the_names_of_streams_stay(
     assert {name: hits for name, part in parts.items() if (hits := canary.found_in(part))} == {}
     assert len(canary.planted) >= 24
     assert STREAM in parts["databases.json"] and STREAM in parts[LOGS]
+    assert json.loads(parts["databases.json"])["management.db"]["tables"]["commands"]["rows"] == 1
     assert json.loads(parts["ledger.json"])["closes"] and STREAM in parts["ledger.json"]
     assert bundle.manifest["missing"] == {}
     everything = "".join(parts.values())

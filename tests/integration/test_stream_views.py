@@ -27,6 +27,7 @@ from runtime.core.operations.stream_figures import stream_figures
 from runtime.core.settlement import Settled
 from runtime.operations.streams import Missed, StreamWatch, Tap
 from tests.support.harness import Home, clean_environment, eventually
+from tests.support.other_user import edgectl
 from tests.support.store_tools import ObedientClock, keep, put
 
 A, B = StreamName(None, "a"), StreamName("g", "b")
@@ -141,6 +142,16 @@ def test_in_a_pipe_both_end_by_themselves(home: Home) -> None:
         producer.join()
     shown = json.loads(tapped.stdout.splitlines()[0])
     assert (shown["stream"], shown["payload"]) == ("-/weather", "21.5")
+
+
+def test_only_root_and_the_runtimes_user_may_tap(home: Home) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    home.folder.parent.chmod(0o711)
+    for arguments in (("tap", "s"), ("top",)):
+        answer = edgectl(65_534, "--home", str(home.folder), *arguments)
+        assert answer.returncode == 2 and answer.stdout == ""
+        assert "may be read by root and the runtime's user only" in answer.stderr
 
 
 def test_a_screen_is_drawn_again_when_its_size_changes_and_given_back_at_the_end(home: Home) -> None:
