@@ -68,8 +68,10 @@ def ticked(watchers: Watchers, record: TwinRecord, now: Moment) -> Step:
 
 
 def _without(watchers: Watchers, answers: Iterable[AnswerProgram]) -> Watchers:
-    askers = {id(answer.asker) for answer in answers}
-    left = tuple(one for one in watchers.waiters if id(one.request.asker) not in askers)
+    askers = [
+        answer.asker for answer in answers
+    ]  # one program may wait twice: each request is one of its own
+    left = tuple(one for one in watchers.waiters if not any(one.request.asker is asker for asker in askers))
     return replace(watchers, waiters=left) if askers else watchers
 
 
