@@ -111,7 +111,7 @@ def collect(request: BundleRequest, clock: Clock, report: Callable[[str], None])
     parts = [_started(name, run) for name, run in _parts(request, clock).items()]
     config, layout = request.config, request.layout
     secrets = known_secrets(layout, config, request.environ)
-    redaction = Redaction.of(secrets, stream_names(layout.messages_db), redact)
+    redaction = Redaction.of(secrets, stream_names(layout.messages_db))
     until_s = time.monotonic() + PART_S
     for part in parts:
         while not part.done and time.monotonic() < until_s:
@@ -119,7 +119,7 @@ def collect(request: BundleRequest, clock: Clock, report: Callable[[str], None])
         _settle(part)
         report(f"{part.name}: {part.trouble or f'{part.took_s:.1f} s'}")
     members = {part.name: _encoded(redaction, part.value) for part in parts if part.value is not None}
-    missing = {part.name: redaction.text(part.trouble) for part in parts if part.trouble}
+    missing = {part.name: redaction.text(redact(part.trouble)) for part in parts if part.trouble}
     return _packed(request, clock, members, missing, redaction, report)
 
 
@@ -240,9 +240,11 @@ def _without_code(value: Any) -> Any:
 
 
 def _encoded(redaction: Redaction, value: Any) -> bytes:
+    """A member's content without secrets and payloads: a text as it is, any other value as JSON."""
     if isinstance(value, str):
-        return "".join(f"{redaction.text(line)}\n" for line in value.splitlines()).encode()
-    return (json.dumps(redaction.value(value), indent=1) + "\n").encode()
+        return "".join(f"{redaction.text(redact(line))}\n" for line in value.splitlines()).encode()
+    lines = json.dumps(redaction.value(value), indent=1).splitlines()
+    return "".join(f"{redact(line)}\n" for line in lines).encode()
 
 
 def _packed(

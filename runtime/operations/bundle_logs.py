@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from runtime.adapters.process.clock import LocalZone
 from runtime.adapters.process.log_files import files, lines_of, programs
+from runtime.adapters.process.logs import redact
 from runtime.core.operations.bundle_content import Redaction
 from runtime.core.operations.log_lines import events
 
@@ -68,7 +69,7 @@ def newest_lines(
     for lines in _chunks(_newest_first(folder, names, since_s)):
         if cut := time.monotonic() > until_s:
             break
-        content = redaction.text("".join(f"{line.text}\n" for line in reversed(lines))).encode()
+        content = redaction.text("".join(f"{redact(line.text)}\n" for line in reversed(lines))).encode()
         packed = zlib.compress(content)
         if cut := packed_bytes + len(packed) > room_bytes:
             break

@@ -11,7 +11,7 @@ literal of a bytes object, or as the value of a variable in a crash report.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,16 +44,12 @@ class Redaction:
     """Every secret that is known on this device, in each form in which it may be written."""
     names: frozenset[str] = frozenset()
     """Names of streams: they stay, also where one looks random."""
-    also: Callable[[str], str] = str
-    """A further redaction, which comes first."""
 
     @classmethod
-    def of(
-        cls, secrets: Iterable[str], names: Iterable[str] = (), also: Callable[[str], str] = str
-    ) -> Redaction:
+    def of(cls, secrets: Iterable[str], names: Iterable[str] = ()) -> Redaction:
         """The redaction of these `secrets`, the longest first: one may be a part of another."""
         long_enough = {text for text in secrets if len(text) >= SHORTEST_SECRET}
-        return cls(tuple(sorted(long_enough, key=lambda text: (-len(text), text))), frozenset(names), also)
+        return cls(tuple(sorted(long_enough, key=lambda text: (-len(text), text))), frozenset(names))
 
     def text(self, text: str) -> str:
         """The text without secrets and payloads."""
@@ -75,8 +71,8 @@ class Redaction:
             return [self.value(part) for part in value]
         return value if value is None or isinstance(value, bool | int | float) else self.text(str(value))
 
-    def _without_forms(self, line: str) -> str:
-        line = self.also(line)
+    @staticmethod
+    def _without_forms(line: str) -> str:
         folded = line.lower()
         has_form = any(word in folded for word in _FORM_WORDS)
         return _FORMS.sub(rf"\1{HIDDEN}", line) if has_form else line
