@@ -9,7 +9,14 @@ import pytest
 
 from runtime.core.delivery.envelope import Packing, Parcel, Telemetry, seal
 from runtime.core.ingest.admission import Admission
-from runtime.core.ingest.message_fields import PLAIN, BadRequest, Code, describe
+from runtime.core.ingest.message_fields import (
+    MAX_PROPERTIES,
+    MAX_PROPERTIES_BYTES,
+    PLAIN,
+    BadRequest,
+    Code,
+    describe,
+)
 from runtime.core.ingest.new_names import (
     NEW_LEAVES_AT_ONCE,
     STREAMS_OF_A_LEAF,
@@ -18,7 +25,8 @@ from runtime.core.ingest.new_names import (
     leaves_met,
 )
 from runtime.core.ingest.protocol import ProducerKey, Put, Refusal, SizeLimits, Stored, decode_request
-from runtime.core.ingest.quota import Amount, Limit, Quota
+from runtime.core.ingest.quota import TEXTS_BYTES, Amount, Limit, Quota
+from runtime.core.ingest.request_packs import Fields, described
 from runtime.core.ingest.sequences import Sequences
 from runtime.core.ingest.store_view import Stamp, View
 from runtime.core.message import Kind, StoredMessage, StreamName
@@ -81,6 +89,23 @@ def test_more_gateways_than_azure_nests_are_a_loop() -> None:
         describe({"leaf": "leaf-a", "via": via}, PLAIN)
     assert caught.value.code == Code.LOOP
     assert describe({"leaf": "leaf-a", "via": via[:5]}, PLAIN).via == tuple(via[:5])
+
+
+def test_a_request_holds_a_copy_of_the_path_that_its_source_may_change() -> None:
+    via = ["gate-1"]
+    _, fields = described((b"x", Fields(leaf="leaf-a", via=via)))
+    via.append("gate-2")
+    assert fields == {"leaf": "leaf-a", "via": ["gate-1"]}
+
+
+def test_the_largest_texts_that_may_be_stated_count_as_sound_in_the_store() -> None:
+    """Beyond that bound a row counts as damaged: its message would be in no counter."""
+    texts = dict.fromkeys(("batch_id", "batch_slice_id", "message_id", "chunk_id", "content_type"), "x" * 128)
+    properties = {f"p{n:02}": '"' * 125 for n in range(MAX_PROPERTIES)}
+    via = [f"{n}" * 90 for n in range(5)]
+    largest = describe({**texts, "properties": properties, "leaf": "l" * 90, "via": via}, PLAIN)
+    assert sum(len(n) + len(v) for n, v in properties.items()) > MAX_PROPERTIES_BYTES - MAX_PROPERTIES
+    assert largest.text_bytes < TEXTS_BYTES
 
 
 # --- whose messages are taken ---

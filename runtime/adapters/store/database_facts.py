@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from runtime.adapters.store.leaf_names import read_streams
 from runtime.adapters.store.reader import text_or_bytes
 from runtime.core.printable import printable
 
@@ -59,11 +60,11 @@ def _facts(path: Path, deadline_s: float, mode: str) -> dict[str, Any]:
 
 
 def stream_names(path: Path) -> list[str]:
-    """The names of all streams and stream groups that are stored; none where they cannot be read."""
+    """The names of all streams, stream groups and leaves that are stored; none where they cannot be read."""
     with suppress(sqlite3.Error, UnicodeDecodeError):
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=0.5)) as db:
-            rows = db.execute("SELECT stream_group, stream FROM streams LIMIT 100000").fetchall()
-            return [name for row in rows for name in row if isinstance(name, str)]
+            rows = {part for name in read_streams(db).values() for part in name}
+            return [name for name in rows if isinstance(name, str)]
     return []
 
 

@@ -120,6 +120,8 @@ def described(message: Described) -> tuple[bytes, Fields]:
     stated = {name: value for name, value in own.items() if value is not None}
     if "properties" in stated:
         stated["properties"] = dict(own["properties"] or {})
+    if "via" in stated:
+        stated["via"] = list(own["via"] or ())
     return encoded(payload), cast(Fields, stated)
 
 
