@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from runtime.cli import Commands, load_config
 from runtime.cli.terminal import TextRow, draw, table, write_json, write_lines
+from runtime.core.printable import printable
 
 if TYPE_CHECKING:
     from runtime.layout import Layout
     from runtime.settings import Settings
 
 WATCH_EVERY_S = 2.0
+MOST_NAMES, MOST_OF_A_NAME = 5, 40
 _CLEAR = "\x1b[H\x1b[J"
 _VERDICTS = {"healthy": "green", "parked": "green", "degraded": "yellow", "down": "red", "unknown": "yellow"}
 """The colour of each verdict."""
@@ -90,6 +93,8 @@ def render(overview: dict[str, Any]) -> list[TextRow]:
         ("disk", _disk(overview["disk"])),
     ):
         rows.append(TextRow(f"{title:<9} {', '.join(filter(None, parts)) or 'unknown'}", indent=10))
+    if facts := overview.get("management"):
+        rows.append(TextRow(f"managed   {', '.join(filter(None, _management(facts)))}", indent=10))
     if overview["crashes"]["count"]:
         crashes = f"{overview['crashes']['count']}, the last {overview['crashes']['last']}"
         rows.append(TextRow(f"crashes   {crashes}", indent=10))
@@ -152,6 +157,26 @@ def _hub(facts: dict[str, Any]) -> list[str]:
         _phrase("the connection was lost {:.0f} times", facts["losses"] or None),
         _phrase("the last time: {}", facts["last_loss"] or None),
     ]
+
+
+def _management(facts: dict[str, Any]) -> list[str]:
+    return [
+        f"twin {facts['twin'] or 'unknown'}",
+        _phrase("desired version {:.0f}", facts["desired_version"]),
+        _counted("commands", facts["commands"]),
+        _phrase("{:.0f} commands wait for room here", facts["commands_at_hub"] or None),
+        _phrase("{:.0f} calls under way", facts["calls"] or None),
+        _listed("not applied", facts["not_applied"]),
+        _listed("refused by the hub", facts["refused"]),
+        _listed("shown differently by the hub", facts["altered"]),
+        _counted("results lost", facts["lost_results"]),
+    ]
+
+
+def _listed(words: str, names: Collection[str]) -> str:
+    shown = [f"/{printable(name, MOST_OF_A_NAME)}" for name in list(names)[:MOST_NAMES]]
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return f"{words}: {' '.join(shown)}{more}" if names else ""
 
 
 def _lasts(facts: dict[str, Any]) -> list[str]:

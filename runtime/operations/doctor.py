@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import resource
 import shlex
@@ -42,7 +43,7 @@ from runtime.core.operations.diagnosis import (
     judge_tokens,
     judge_unregistered,
 )
-from runtime.errors import EdgeError
+from runtime.errors import ConfigError, EdgeError
 from runtime.layout import Layout
 
 FSYNCS = 20
@@ -58,6 +59,7 @@ def examine(config: Config) -> Iterator[Check]:
     yield from _owners(config.layout)
     yield from _secret_files(config)
     yield from _disk(config)
+    yield from _management(config)
     yield _databases(config.layout)
     yield judge_sqlite(sqlite3.sqlite_version_info, f"SQLite {sqlite3.sqlite_version}")
     yield _supervisor()
@@ -79,6 +81,25 @@ def _folders(layout: Layout) -> Iterator[Check]:
             yield Check(name, "warning", f"{folder} is open to others", f"chmod 700 {folder}")
         else:
             yield Check(name, "ok", "private, and writable")
+
+
+def _management(config: Config) -> Iterator[Check]:
+    """Find what would keep the worker management from its start, where it is switched on."""
+    table = config.settings.management
+    if not table.enabled:
+        return
+    try:
+        grants = wiring.program_grants(config.settings)
+        if table.group is not None:
+            grp.getgrnam(table.group)
+    except KeyError:
+        remedy = f"groupadd {shlex.quote(table.group or '')}, or another management.group"
+        yield Check("management", "error", f"this machine has no group {table.group}", remedy)
+    except ConfigError as exc:
+        yield Check("management", "error", str(exc), "correct [management.program...], then edgectl reload")
+    else:
+        who = f"{len(grants)} programs are named" if grants else "no program is named: each may do all"
+        yield Check("management", "ok", f"switched on; {who}")
 
 
 def _owners(layout: Layout) -> Iterator[Check]:

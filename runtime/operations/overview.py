@@ -29,6 +29,7 @@ from runtime.core.operations.headroom import StoreUsage, headroom
 from runtime.errors import EdgeError
 from runtime.layout import OPTIONAL_WORKERS, PROGRAMS, Layout
 from runtime.operations.ledger_report import books_in_record, books_on_disk
+from runtime.operations.management_report import management_of
 from runtime.operations.runway_report import runway_of
 from runtime.settings import Settings, StoreSettings, enabled_workers
 
@@ -98,6 +99,8 @@ def observe(
         "alarms": _alarms(sentinel.record, {name: seen[name].record for name in seen if name != "sentinel"}),
     }
     overview |= books_on_disk(layout.messages_db) if databases else books_in_record(seen["ingest"].record)
+    if "management" in seen:
+        overview["management"] = management_of(seen["management"].record)
     overview["runway"] = runway_of(overview, sentinel.record, settings)
     overview["reasons"] = condition.reasons(overview, alarm_limits(settings))
     return {"verdict": condition.verdict(overview), **overview}

@@ -10,11 +10,12 @@ import math
 import os
 import random
 from collections.abc import Sequence
-from typing import Any
+from contextlib import ExitStack
+from typing import Any, Protocol, TypeVar
 
 from loguru import logger
 
-from runtime import __version__, wiring
+from runtime import wiring
 from runtime.adapters.bus.sockets import wait_readable
 from runtime.adapters.management.database import ManagementDatabase, open_ids, set_aside
 from runtime.adapters.management.program_socket import ProgramRequest, ProgramSocket
@@ -23,7 +24,7 @@ from runtime.adapters.management.rows import moment_from_json, moment_to_json
 from runtime.adapters.process.clock import Clock, SystemClock, read_moment
 from runtime.adapters.process.config_watch import ConfigWatch
 from runtime.adapters.process.process import Stop
-from runtime.adapters.store.errors import StoreDamaged, StoreError, StoreFull, StoreNewer
+from runtime.adapters.store.errors import StoreDamaged, StoreError, StoreFull, StoreNewer, StoreReplaced
 from runtime.config import Config
 from runtime.core.log_events import LogEvent
 from runtime.core.log_throttle import LogThrottle
@@ -45,10 +46,11 @@ from runtime.core.management.twin_record import AskTwin, SendReported, TwinRefre
 from runtime.core.management.twin_sync import TwinLimits, TwinSync
 from runtime.core.management.waiting import LongPolls
 from runtime.core.timer import Timer
-from runtime.errors import UsageError
+from runtime.errors import NeedsHuman, UsageError
 from runtime.workers.built_in_methods import BuiltInMethods
 from runtime.workers.config_trials import ConfigTrials
 from runtime.workers.heartbeat import Heartbeat
+from runtime.workers.management_figures import figures_of
 from runtime.workers.management_hub import HubSide
 from runtime.workers.management_requests import AskingProgram, handle, operate
 from runtime.workers.management_results import ResultSender
@@ -68,25 +70,36 @@ SECTION_EVERY_S = 900.0
 
 
 def run(config: Config, stop: Stop) -> None:
-    """Serve programs until asked to stop."""
+    """Serve programs until asked to stop; what the database or a setting lacks is waited for."""
     clock = SystemClock()
     heart = Heartbeat(config.layout, NAME, clock, stop)
     watch = ConfigWatch(config, NAME, clock)
+    while not stop.requested():
+        watch.changed()  # its own settings count from its next start on
+        try:
+            _serve(config, heart, watch, clock, stop)
+        except StoreDamaged as exc:
+            _set_aside(config, str(exc))
+        except StoreReplaced as exc:
+            logger.bind(event=LogEvent.STORE_REPLACED).error("{}; opened again", exc)
+        except StoreError as exc:
+            heart.wait_out(StoreFull(str(exc)))
+        except UsageError as exc:
+            heart.wait_out(NeedsHuman(str(exc), hint="correct it in edge.toml, then edgectl reload"))
+
+
+def _serve(config: Config, heart: Heartbeat, watch: ConfigWatch, clock: Clock, stop: Stop) -> None:
     database = opened(config, heart, stop)
     if database is None:
         return
     management = ManagementLoop(config, database, clock)
     try:
         while not stop.requested():
-            watch.changed()  # its own settings count from its next start on
+            watch.changed()
             heart.publish(management.figures)
             management.turn([stop])
-    except StoreDamaged as exc:
-        logger.bind(event=LogEvent.MANAGEMENT_DAMAGED).error("{}; starting again", exc)
+    finally:
         management.close()
-        _set_aside(config, str(exc))
-        return
-    management.close()
 
 
 def opened(config: Config, heart: Heartbeat, stop: Stop) -> ManagementDatabase | None:
@@ -117,19 +130,40 @@ def _set_aside(config: Config, reason: str) -> None:
     )
 
 
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+Resource = TypeVar("Resource", bound=_Closable)
+
+
 class ManagementLoop:
     """The worker's loop, one turn at a time."""
 
     def __init__(self, config: Config, database: ManagementDatabase, clock: Clock) -> None:
         self._clock, self._config = clock, config
         self._database = database
+        self._resources = ExitStack()
+        self._resources.callback(database.close)
+        try:
+            self._open(config, clock)
+            self._state = self._started()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, config: Config, clock: Clock) -> None:
+        """Open the sockets. Raises UsageError for grants that contradict each other, and ConfigError."""
         self._grants = wiring.program_grants(config.settings)
         self._acknowledges = config.settings.management.acknowledge == "pnp"
-        self._programs = ProgramSocket(config.layout.management_socket, config.settings.management.group)
-        self._processes = ProgramWatch()
-        self._hub = HubSide(config.layout)
-        self._results = ResultSender(config.producer_endpoint(), config.settings.management.results_stream)
-        self._built_in = BuiltInMethods(config, clock)
+        table = config.settings.management
+        self._programs = self._closed_at_the_end(ProgramSocket(config.layout.management_socket, table.group))
+        self._processes = self._closed_at_the_end(ProgramWatch())
+        self._hub = self._closed_at_the_end(HubSide(config.layout))
+        sender = ResultSender(config.producer_endpoint(), table.results_stream)
+        self._results = self._closed_at_the_end(sender)
+        self._built_in = self._closed_at_the_end(BuiltInMethods(config, clock))
+        self._trials = self._closed_at_the_end(ConfigTrials(config, clock))
         self._operators: dict[str, ProgramAsker] = {}
         """Operators whose calls are open, by the rid of the call."""
         self._gone: list[HolderGone] = []
@@ -141,11 +175,13 @@ class ManagementLoop:
         self._throttle = LogThrottle(LOG_EVERY_S)
         self._forget, self._watermark = Timer(FORGET_EVERY_S), Timer(WATERMARK_EVERY_S)
         self._section = Timer(SECTION_EVERY_S)
-        self._trials = ConfigTrials(config, clock)
         self._trial: dict[str, Any] = {}
         """What the section `runtime` says of them."""
-        self._twin_received = moment_from_json(database.twin_received())
-        self._state = self._started()
+        self._twin_received = moment_from_json(self._database.twin_received())
+
+    def _closed_at_the_end(self, resource: Resource) -> Resource:
+        self._resources.callback(resource.close)
+        return resource
 
     def _started(self) -> ManagementState:
         """The state from disk; what follows from it at once is committed. Raises StoreError."""
@@ -206,7 +242,7 @@ class ManagementLoop:
         try:
             self._collect(turn, ready, askers)
             self._keep(turn)
-        except StoreDamaged:
+        except (StoreDamaged, StoreReplaced):
             raise
         except StoreError as exc:
             self._failed(exc, askers)
@@ -387,39 +423,8 @@ class ManagementLoop:
 
     def figures(self) -> dict[str, Any]:
         """The figures of the status file."""
-        record, queue = self._state.twin.record, self._state.commands
-        states = [command.state.value for command in queue.open.values()]
-        not_applied = [
-            name
-            for name, change in record.desired_changes.items()
-            if not any(path[:1] == (name,) and word.change == change for path, word in record.applied.items())
-        ]
-        return {
-            "state": "serving",
-            "hub": self._hub.state,
-            "twin": self._state.twin.phase.value,
-            "desired_version": record.desired_version,
-            "reported_version": record.reported_version,
-            "twin_restarts": record.restarts,
-            "refused": {name: mark.reason for name, mark in record.refused.items()},
-            "altered": sorted(record.altered),
-            "not_applied": sorted(not_applied),
-            "commands": {state: states.count(state) for state in sorted(set(states))},
-            "commands_at_hub": self._hub.waiting_commands,
-            "calls": len(self._state.calls.open),
-            "lost_results": self._database.losses(),
-            "version": __version__,
-            **({"alarm": self._trouble} if self._trouble else {}),
-        }
+        waiting, losses = self._hub.waiting_commands, self._database.losses()
+        return figures_of(self._state, self._hub.state, waiting, losses, self._trouble)
 
     def close(self) -> None:
-        self._programs.close()
-        self._hub.close()
-        self._results.close()
-        self._built_in.close()
-        self._trials.close()
-        self._processes.close()
-        self._database.close()
-
-
-__all__ = ["ManagementLoop", "UsageError", "opened", "run"]
+        self._resources.close()

@@ -35,6 +35,7 @@ from runtime.adapters.store.errors import (
     StoreDamaged,
     StoreError,
     StoreNewer,
+    StoreReplaced,
     StoreUnavailable,
     committing,
     translated,
@@ -298,7 +299,8 @@ class ManagementDatabase:
         if not self._changed:
             return
         with translated():
-            self._identity.check()
+            if not self._identity.is_current():
+                raise StoreReplaced(f"{self.path} was removed or replaced while in use")
             self._serial = max(self._serial + 1, self.next_seq)
             self._db.execute(
                 "UPDATE meta SET serial = ?, next_seq = ?, next_end = ?",
