@@ -6,6 +6,7 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ def test_status_says_how_far_the_twin_is_and_what_was_not_applied(running: Home)
     with device(running) as program:
         program.ping()
 
-    def seen() -> dict[str, object] | None:
+    def seen() -> dict[str, Any] | None:
         found = observe(running.layout, SystemClock(), settings=running.config.settings)
         return found if found["management"]["twin"] else None
 
