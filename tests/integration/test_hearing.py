@@ -281,6 +281,36 @@ def test_packet_ids_come_round_and_no_telemetry_is_acknowledged_falsely(
     world.until(world.delivered)
 
 
+def test_a_command_that_comes_again_before_it_is_stored_is_acknowledged_by_its_new_packet(
+    hub: HubInThread, world: RelayWorld
+) -> None:
+    """The hub's lock ends: it comes again on the same connection, and a PUBACK for the old one is ignored."""
+    hub.call(lambda: hub.cloud.change_limits({"command_lock_s": 0.3}))
+    world.stores = False
+    world.listen()
+    command(hub)
+    world.until(lambda: len(world.messages) == 2)
+    assert world.management is not None
+    for message in world.messages:
+        world.management.end.stored(message.number)
+    world.stores = True
+    world.until(lambda: waiting(hub) == 0)
+    assert len({mid(message) for message in world.messages}) == 1 and not world.losses
+
+
+def test_a_twin_request_that_the_hub_refuses_by_quota_has_the_quota_looked_into(
+    hub: HubInThread, world: RelayWorld
+) -> None:
+    world.listen()
+    hub.faults(twin={"GET": {"status": 403}})
+    world.publish(twin_get_topic("g1"))
+    world.until(lambda: world.messages)
+    assert world.relay.drain_quota_doubt() and not world.relay.drain_quota_doubt()
+    world.publish(reported_patch_topic("p1"), b"{}")
+    world.until(lambda: len(world.messages) == 2)
+    assert not world.relay.drain_quota_doubt(), "this one was answered well"
+
+
 def test_a_hub_that_drops_us_over_a_puback_mutes_it_and_telemetry_goes_on(
     hub: HubInThread, world: RelayWorld
 ) -> None:
