@@ -101,6 +101,7 @@ def observe(
     overview |= books_on_disk(layout.messages_db) if databases else books_in_record(seen["ingest"].record)
     if "management" in seen:
         overview["management"] = management_of(seen["management"].record)
+    overview["latency"] = _latency(seen["ingest"].record, seen["upload"].record)
     overview["runway"] = runway_of(overview, sentinel.record, settings)
     overview["reasons"] = condition.reasons(overview, alarm_limits(settings))
     return {"verdict": condition.verdict(overview), **overview}
@@ -322,6 +323,13 @@ def _failing(upload: StatusRecord, now_boot_s: float) -> list[dict[str, Any]]:
         }
         for lane in lanes
     ]
+
+
+def _latency(ingest: StatusRecord, upload: StatusRecord) -> dict[str, Any]:
+    """The histograms of how long things take; None where their worker does not live."""
+    reported = [record.values.get("latency") for record in (upload, ingest)]
+    times = {name: times for each in reported if isinstance(each, dict) for name, times in each.items()}
+    return {name: times.get(name) for name in ("commit", "ack", "delivery")}
 
 
 def _date(clock: Clock, ago_s: float | None) -> str | None:

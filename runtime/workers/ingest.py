@@ -48,6 +48,7 @@ from runtime.core.ingest.protocol import (
 )
 from runtime.core.log_events import LogEvent
 from runtime.core.log_throttle import LogThrottle
+from runtime.core.operations.metrics import LATENCY_BOUNDS_S, Histogram
 from runtime.core.recent_counts import RecentCounts
 from runtime.core.settlement import Settled
 from runtime.workers.heartbeat import Heartbeat
@@ -99,6 +100,9 @@ class IngestLoop:
         self._losses = LossLog(LOG_EVERY_S)
         self._clock = clock
         self._last_requests = 0
+        self._commit_times, self._ack_times = Histogram(LATENCY_BOUNDS_S), Histogram(LATENCY_BOUNDS_S)
+        self._read_s = 0.0
+        """The time at which this turn began to read requests."""
         self._stored = self._settled = False
         """The messages, and the deliveries, of this turn are on disk."""
         self._unnamed_files: list[str] = []
@@ -152,6 +156,7 @@ class IngestLoop:
             "refused_lately": self._refused_lately.counts(self._clock.boot_s()),
             "connections_cut": self._guard.cut,
             "closed_doors": self._sockets.closed,
+            "latency": {"commit": self._commit_times.as_record(), "ack": self._ack_times.as_record()},
             **store_figures,
             **({"alarm": "; ".join(alarms)} if alarms else {}),
         }
@@ -167,7 +172,8 @@ class IngestLoop:
         room, room_bytes = self._commit_limits
         flush_s = self._manager.flush_s
         requests = QUICK_REQUESTS if flush_s < QUICK_FLUSH_S else room
-        until_s = time.perf_counter() + min(flush_s, QUICK_FLUSH_S) / 2
+        self._read_s = time.perf_counter()
+        until_s = self._read_s + min(flush_s, QUICK_FLUSH_S) / 2
         while True:
             for peer, frames in self._sockets.receive():
                 request = self._read(frames, peer.owner) if self._admits(peer) else KEY_REMOVED
@@ -217,7 +223,7 @@ class IngestLoop:
                 self._spool.settle(stored=False)
                 admission, replies = self._decide(requests, settled)
             leaves = leaves_met(admission.view.streams, admission.new_streams)  # the commit adds to the view
-            losses = self._manager.commit(admission, settled)
+            losses = self._commit(admission, settled)
             self._last_requests = len(pending)
             self._spool.settle(stored=True)
         except StoreError as error:
@@ -233,6 +239,14 @@ class IngestLoop:
             self._leaves.stored(leaves)
             self._counts["new_leaves"] += len(leaves)
         return replies
+
+    def _commit(self, admission: Admission | None, settled: Settled) -> list[Loss]:
+        """Commit, and count how long it took. Raises StoreError."""
+        began_s = time.perf_counter()
+        losses = self._manager.commit(admission, settled)
+        if settled or (admission is not None and admission.rows):
+            self._commit_times.observe(time.perf_counter() - began_s)
+        return losses
 
     def _decide(self, requests: list[Request | Refusal], settled: Settled) -> tuple[Admission, list[Reply]]:
         """Decide these requests. One that meets a bug is refused, and its traces are gone."""
@@ -255,7 +269,7 @@ class IngestLoop:
     def _settle_alone(self, settled: Settled) -> None:
         """Commit deliveries alone: new messages found no room, and removing delivered ones makes room."""
         try:
-            self._count_outcome(None, self._manager.commit(None, settled))
+            self._count_outcome(None, self._commit(None, settled))
             self._settled = True
         except StoreError as error:
             self._manager.failed(error)
@@ -263,12 +277,16 @@ class IngestLoop:
     def _acknowledge(
         self, pending: Sequence[tuple[PendingRequest, object]], replies: Sequence[Reply]
     ) -> None:
+        stored = 0
         for (peer, _), reply in zip(pending, replies, strict=True):
+            stored += isinstance(reply, Stored)
             if isinstance(reply, Refusal):
                 self._count_refusal(reply.code)
             else:
                 assert self._stored or isinstance(reply, Pong), "nothing is acknowledged without its commit"
             peer.answer(encode_reply(reply))
+        if stored:
+            self._ack_times.observe(time.perf_counter() - self._read_s, stored)
 
     def _count_refusal(self, code: str) -> None:
         """Count and log a refusal's code. Its text, which may repeat what a producer sent, is in no log."""

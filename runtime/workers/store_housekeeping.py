@@ -106,6 +106,7 @@ class Housekeeping:
         """Tidy by the clock: where requests always come, no turn is idle."""
         if self._tidying.restart_if_due(self._clock.boot_s()):
             self.tidy(store)
+            self._look_at_ledger(store)
 
     def tidy(self, store: MessageStore) -> None:
         """Give a little room back to the disk; forget producers long gone where there are too many."""
@@ -116,7 +117,7 @@ class Housekeeping:
             self._ids.remember(store.uuid, store.next_id)
             self._ids.save()
 
-    def look_at_ledger(self, store: MessageStore) -> None:
+    def _look_at_ledger(self, store: MessageStore) -> None:
         """Read the ledger now and then, for metrics: with many streams more rarely, as it takes longer."""
         now_s = self._clock.boot_s()
         if now_s < self._next_ledger_s:

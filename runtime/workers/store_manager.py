@@ -132,7 +132,6 @@ class StoreManager:
         self._keep(self._count_slice)
         self._keep(self._housekeeping.measure_if_due)
         self._keep(self._housekeeping.tidy_if_due)
-        self._keep(self._housekeeping.look_at_ledger)
 
     def idle(self) -> None:
         """No request waits: give a little more room back to the disk."""

@@ -47,6 +47,7 @@ from runtime.core.delivery.outgoing import MessageState
 from runtime.core.delivery.window import CongestionWindow
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.log_events import LogEvent
+from runtime.core.operations.metrics import DELIVERY_BOUNDS_S, Histogram
 from runtime.core.settlement import Settled
 from runtime.errors import NeedsHuman, Retryable
 from runtime.workers.heartbeat import Heartbeat
@@ -132,6 +133,8 @@ class UploadLoop:
         self._identity_trouble = self._identity_logged = ""
         self._control: Telemetry | None = None
         self._probes = 0
+        self._delivery_times = Histogram(DELIVERY_BOUNDS_S)
+        """From storing a message to the hub's acknowledgement."""
         self._spool = layout.spool
         self._swept = False
         self._look_at_s = 0.0
@@ -390,10 +393,15 @@ class UploadLoop:
             )
         if settled.delivered:
             self._control = self._source.as_control(settled.delivered[-1]) or self._control
+        now_s = self._clock.boot_s()
+        for id in settled.delivered:
+            message = self._delivery.settled.get(id)
+            if message is not None and message.stored_s is not None:
+                self._delivery_times.observe(now_s - message.stored_s)
         for id in settled.ids():
             if self._source.forget(id):
                 self._files.forget(id, self._credentials)
-        self._figures.settled(settled, self._clock.boot_s())
+        self._figures.settled(settled, now_s)
         self._reporter.report(settled, self._source.store)
 
     def _record(self) -> dict[str, object]:
@@ -403,6 +411,7 @@ class UploadLoop:
             "tuned": self._hub.tuned(),
             **({"alarm": self._unknown} if self._unknown else {}),
             **self._figures.record(self._clock.boot_s(), self._source.store),
+            "latency": {"delivery": self._delivery_times.as_record()},
             **self._management.record(self._clock.boot_s()),
         }
 

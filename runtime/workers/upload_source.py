@@ -41,7 +41,7 @@ from runtime.core.delivery.read_planner import (
     lane_of,
 )
 from runtime.core.delivery.send_queue import StreamQueue
-from runtime.core.delivery.ttl import expires_s
+from runtime.core.delivery.ttl import expires_s, stored_s
 from runtime.core.log_events import LogEvent
 from runtime.core.message import CorruptRow, Kind, StoredMessage, StreamName
 from runtime.core.moment import Moment
@@ -245,13 +245,14 @@ class UploadSource:
         file = isinstance(sealed, FileParcel)
         if isinstance(sealed, FileParcel):
             sealed = replace(sealed, payload=b"")  # many may wait: they must not fill the memory
+        synchronised = self._clock.synchronised()
         candidate = Candidate(
             message.id,
             lane,
             sealed.pieces,
             sealed.wire_bytes,
             message.priority,
-            expires_s(message, now, synchronised=self._clock.synchronised()),
+            expires_s(message, now, synchronised=synchronised),
             file,
             message.batch_id,
             message.kind is Kind.COMPLETE_BATCH and message.batch_id is not None,
@@ -263,6 +264,7 @@ class UploadSource:
             important = self._delivery.room.is_important(candidate.priority)
             self._room.took(candidate.wire_bytes, stands=stands, important=important)
             record.sealed, record.spool_file = sealed, message.file
+            record.stored_s = stored_s(message, now, synchronised=synchronised)
             if isinstance(sealed, Parcel) and sealed.chunk_bytes:
                 record.resume_key = message.key
 

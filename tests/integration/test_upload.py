@@ -14,7 +14,9 @@ import requests
 
 from runtime.adapters.bus.sockets import IDENTITY_CHANGED, Hints
 from runtime.adapters.process import checksummed_line
+from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.status_file import read_status
+from runtime.operations.overview import observe
 from tests.support.harness import Cloud, Home, eventually
 from tests.support.upload import (
     backlog,
@@ -36,6 +38,16 @@ def test_messages_of_several_streams_arrive_in_order_and_leave_the_store(home: H
     eventually(lambda: cloud.message_count() == 1000)
     check_arrivals(cloud, payloads)
     eventually(lambda: backlog(home) == 0)
+    eventually(lambda: times(home, "delivery") == 1_000 and times(home, "ack") == 10)
+    assert times(home, "commit") >= 10
+    books = observe(home.layout, SystemClock(), settings=home.config.settings)["ledger"]
+    assert (books["stored"], books["delivered"], books["difference"]) == (1_000, 1_000, 0)
+
+
+def times(home: Home, name: str) -> int:
+    """How many observations the histogram of this name has."""
+    record = observe(home.layout, SystemClock(), settings=home.config.settings)["latency"][name]
+    return 0 if record is None else sum(record["counts"])
 
 
 def blobs(cloud: Cloud) -> dict[str, bytes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -124,7 +124,7 @@ class StoreCounters:
     """Lost messages that a limit's policy dropped: the hub may still receive them."""
     after_all: list[int] = field(default_factory=list)
     """Messages that were dropped before, and that the hub has."""
-    requeued: Counter[int] = field(default_factory=Counter)
+    requeued: dict[int, int] = field(default_factory=dict)
     """Messages that came back from quarantine, by stream."""
     delivered_unknown: int = 0
     """Delivered messages whose row does not tell the level."""
@@ -153,8 +153,9 @@ class StoreCounters:
             change.messages += 1
             change.bytes += size
             self.back.append((priority, size))
-        self.requeued[self._number(stream)] += 1
-        self._regain(self._number(stream), QUARANTINED, max(0, size))
+        counted_as = self._number(stream)
+        self.requeued[counted_as] = self.requeued.get(counted_as, 0) + 1
+        self._regain(counted_as, QUARANTINED, max(0, size))
 
     def delivered_after_all(self, number: int, evicted: Evicted) -> None:
         """Count as delivered a message that was dropped while it was in flight, and that the hub has."""

@@ -129,6 +129,8 @@ class Outgoing:
     """Its payload has still to be uploaded as a file."""
     state: MessageState = MessageState.QUEUED
     pieces_in_flight: int = 0
+    stored_s: float | None = None
+    """The time at which ingest stored it; None where its age is unknown."""
     attempts: int = 0
     """Number of times it was sent: once, and again after each connection that ended meanwhile."""
     returns: int = 0
