@@ -41,6 +41,7 @@ chaos: $(READY)
 
 soak: $(READY)
 	@EDGE_SOAK_S=$$(( 60 * $(or $(MINUTES),10) )) $(VENV)/bin/python -m pytest -s tests/faults/test_identity_lifetimes.py
+	@EDGE_LEDGER_KILLS=1000 $(VENV)/bin/python -m pytest tests/integration/test_ledger.py -k kill
 	@SOAK_ROUNDS=$(or $(ROUNDS),100) $(VENV)/bin/python -m pytest -s tests/faults/test_nothing_grows.py
 
 systemd: $(READY)

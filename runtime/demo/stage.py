@@ -18,8 +18,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from runtime.adapters.store.reader import StoreReader
 from runtime.adapters.supervisor.rpc import Supervisor
 from runtime.config import Config, load
+from runtime.core.operations.ledger import Ledger
 from runtime.demo.tally import Arrival
 from runtime.devcloud.remote import Remote
 from runtime.errors import EdgeError, Retryable
@@ -148,10 +150,13 @@ class Stage:
         """The number of times that each worker was restarted."""
         return {worker: max(0, len(pids) - 1) for worker, pids in self._seen.items()}
 
-    def stored(self) -> int:
-        """Messages that the store ever took, by its own counters, results of commands included."""
-        with contextlib.closing(sqlite3.connect(f"file:{self.layout.messages_db}?mode=ro", uri=True)) as db:
-            return int(db.execute("SELECT COALESCE(SUM(stored), 0) FROM levels").fetchone()[0])
+    def ledger(self) -> tuple[int, int]:
+        """Messages that the store ever took, results of commands included, and those of them that its ledger
+        does not account for.
+        """
+        with contextlib.closing(StoreReader(self.layout.messages_db)) as reader:
+            ledger = reader.ledger() or Ledger()
+        return ledger.total.stored, ledger.total.difference
 
     def arrived(self) -> int:
         """The number of arrivals at the hub, repeats included."""

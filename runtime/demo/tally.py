@@ -40,11 +40,14 @@ class Tally:
     disorder: tuple[Name, ...]
     """First arrivals that came after one with a larger number of the same sender and stream."""
     restarts: Mapping[str, int]
+    difference: int = 0
+    """Messages that the store's ledger does not account for."""
 
     @property
     def ok(self) -> bool:
         return (
             self.acknowledged == self.delivered == self.stored
+            and not self.difference
             and not self.lost
             and not self.twice
             and not self.disorder
@@ -85,7 +88,11 @@ def command_table(tally: CommandTally) -> list[str]:
 
 
 def count(
-    acknowledged: set[Name], stored: int, arrivals: Iterable[Arrival], restarts: Mapping[str, int]
+    acknowledged: set[Name],
+    stored: int,
+    arrivals: Iterable[Arrival],
+    restarts: Mapping[str, int],
+    difference: int = 0,
 ) -> Tally:
     """Compare the acknowledgements of producers with the arrivals, in order of arrival."""
     ids: dict[Name, set[str]] = {}
@@ -112,6 +119,7 @@ def count(
         unknown=tuple(sorted(delivered - acknowledged)),
         disorder=tuple(disorder),
         restarts=dict(restarts),
+        difference=difference,
     )
 
 
@@ -122,6 +130,7 @@ def table(tally: Tally) -> list[str]:
         ("stored", tally.stored, "messages the store took, ever"),
         ("delivered", tally.delivered, "of them at the hub"),
         ("lost", len(tally.lost), "acknowledged and not delivered"),
+        ("unaccounted for", tally.difference, "stored, and in no account of the store's ledger"),
         ("repeated", tally.repeated, "arrived at the hub once more, each under a known message id"),
     ]
     for meaning, names in (

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.adapters.store.reader import StoreReader
+from runtime.operations.ledger_report import report
 from tests.chaos import at_hub, at_machine, at_platform, at_processes, verdict
 from tests.chaos.plan import FIELDS, RESTING, Fault, plan
 from tests.chaos.scene import FakeClock, NotSeen, Scene
@@ -132,6 +133,7 @@ def _aftermath(scene: Scene, tell: Tell) -> tuple[list[str], verdict.Count]:
     tell(f"all is delivered after {time.monotonic() - began_s:.1f} s")
     set_aside = verdict.quarantined(reader)
     reader.close()
+    wrong += [f"the ledger: {why}" for why in report(scene.home.layout.messages_db, check=True).wrong or ()]
     acknowledged = [line for _, ledger in scene.senders for line in verdict.ledger_lines(ledger)]
     counted = verdict.count(acknowledged, scene.cloud.messages(), set_aside)
     scene.manager.let_go()

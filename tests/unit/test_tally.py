@@ -26,6 +26,12 @@ def test_a_lost_message_is_noticed() -> None:
     assert tally.lost == (("p", 1),)
 
 
+def test_a_ledger_that_does_not_close_is_noticed() -> None:
+    tally = count(ACKNOWLEDGED, 3, arrivals(0, 1, 2), {}, difference=1)
+    assert not tally.ok
+    assert any("unaccounted for          1" in line for line in table(tally))
+
+
 def test_a_repeat_of_a_known_id_is_a_duplicate_and_no_harm() -> None:
     tally = count(ACKNOWLEDGED, 3, arrivals(0, 1, 0, 1, 2), {})
     assert tally.ok
