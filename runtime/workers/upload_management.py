@@ -331,7 +331,7 @@ class ManagementRelay:
         calls_s = min((came_s + CALL_WAITS_S for _, came_s in self._calls.values()), default=math.inf)
         owed_s = self._owed.next_s()
         return min(
-            self._line.end.next_s(),
+            self._line.end.next_s(now),
             self._listening.next_s(now, self._ack_s),
             calls_s,
             math.inf if owed_s is None else owed_s,

@@ -76,6 +76,7 @@ def test_messages_and_publishes_pass_whoever_comes_first_and_however_often_manag
         both.until(lambda: message(1) in both.to_management and ListenTo(COMMANDS) in both.to_upload)
         both.management.close()
         both.management = LineToUpload(home.layout)
+        both.management.end.listen(COMMANDS)
         both.to_management.clear()
         both.until(lambda: message(1) in both.to_management)
         both.management.end.stored(1)

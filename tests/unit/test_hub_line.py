@@ -125,7 +125,7 @@ def test_the_state_is_told_on_each_change_and_both_see_who_is_there() -> None:
     assert world.at_management == [HubDown("upload starts"), UP], "the first change, and no repeat"
     assert not world.upload.is_away(world.now)
     assert ListenTo(frozenset({HubChannel.COMMANDS})) in world.at_upload
-    assert world.upload.next_s() == world.now + BEAT_S
+    assert world.upload.next_s(world.now) == world.now + BEAT_S
     world.later(SILENT_S + 0.1)
     world.exchange(lost_up=True)
     assert HubDown("upload does not answer") in world.at_management[2:]
@@ -186,8 +186,24 @@ def test_another_process_of_management_is_sent_first_what_came_first() -> None:
     assert world.of(HubMessage) == [command(7), command(8)]
 
 
+def test_nothing_is_repeated_to_a_management_that_does_not_answer() -> None:
+    """Each repeat stayed in the socket of a worker that was stopped: 60 kB a command every two seconds."""
+    world = World()
+    world.exchange()
+    world.upload.add(command(7))
+    world.later(SILENT_S + 0.1)
+    for _ in range(10):
+        world.later(RESEND_S)
+        assert len(world.upload.due(world.now)) == 1, "the state alone"
+        assert world.upload.next_s(world.now) == world.now + BEAT_S
+    world.later(BEAT_S)
+    world.exchange()
+    assert world.of(HubMessage) == [command(7)]
+
+
 def test_a_message_that_was_withdrawn_is_repeated_no_more() -> None:
     world = World()
+    world.exchange()
     world.upload.add(command(7))
     world.exchange(lost_up=True)
     world.upload.withdraw(7)

@@ -18,6 +18,8 @@ from runtime.layout import Layout
 
 MOST_FRAME_BYTES = 1024 * 1024
 """Far more than the largest payload, 128 KiB of a method's call: the socket is private."""
+MOST_QUEUED = 100
+"""Frames that a socket keeps for a process that is stopped: what is beyond is dropped, and repeated."""
 MOST_AT_ONCE = 200
 """Frames read in one turn: a loop has other things to do."""
 
@@ -29,7 +31,7 @@ class LineToManagement:
         self.end = UploadEnd(os.urandom(8).hex())
         self.socket = context().socket(zmq.DEALER)
         self.socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing is queued while management is away
-        self.socket.setsockopt(zmq.MAXMSGSIZE, MOST_FRAME_BYTES)
+        _limit(self.socket)
         self.socket.connect(f"ipc://{layout.hub_line_socket}")
 
     def receive(self, now: float) -> list[FromManagement]:
@@ -53,7 +55,7 @@ class LineToUpload:
     def __init__(self, layout: Layout) -> None:
         self.end = ManagementEnd(os.urandom(8).hex(), first_number_of(SystemClock().boot_s()))
         self.socket = context().socket(zmq.ROUTER)
-        self.socket.setsockopt(zmq.MAXMSGSIZE, MOST_FRAME_BYTES)
+        _limit(self.socket)
         self._bound = Bound(self.socket, layout.hub_line_socket)
         self._peer = b""
 
@@ -79,6 +81,12 @@ class LineToUpload:
 
     def close(self) -> None:
         self.socket.close(0)
+
+
+def _limit(socket: zmq.Socket[bytes]) -> None:
+    socket.setsockopt(zmq.MAXMSGSIZE, MOST_FRAME_BYTES)
+    socket.setsockopt(zmq.SNDHWM, MOST_QUEUED)
+    socket.setsockopt(zmq.RCVHWM, MOST_QUEUED)
 
 
 def _received(socket: zmq.Socket[bytes]) -> list[Frames]:

@@ -158,17 +158,19 @@ class UploadEnd:
             self._state_at_s = now + BEAT_S
             due.append(encode_from_upload(self._session, self._state))
         for kept in self._messages.values():
-            if now >= kept.at_s:
+            if now >= kept.at_s and not self.is_away(now):  # else the socket would keep each repeat
                 kept.at_s = now + RESEND_S
                 due.append(encode_from_upload(self._session, replace(kept.message, to=self._peer)))
         due += self._outcomes
         self._outcomes = []
         return due
 
-    def next_s(self) -> float:
+    def next_s(self, now: float) -> float:
         """The time at which a frame is due, if nothing happens before."""
         if self._outcomes:
             return -math.inf
+        if self.is_away(now):
+            return self._state_at_s
         return min([self._state_at_s, *(message.at_s for message in self._messages.values())])
 
 
