@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import zmq
 
-from runtime.core.ingest.protocol import Put, SizeLimits, Stored, decode_request, encode_reply
 from runtime.core.management import hub_line_ends
 from runtime.core.management.replies import CommandHandedOver, Kept, ManagementReply, Watched
 from runtime.core.management.requests import (
@@ -25,7 +23,7 @@ from runtime.core.management.requests import (
     ReportRequest,
     WatchRequest,
 )
-from tests.support.management_world import ManagementWorld, Program
+from tests.support.management_world import LeastIngest, ManagementWorld, Program
 
 CUTS = {
     "before the commit": ("_database", "commit"),
@@ -41,31 +39,12 @@ class Killed(BaseException):
     """The end of the process, here and now."""
 
 
-class LeastIngest:
-    """Stores what comes under its key, and acknowledges it."""
-
-    def __init__(self, world: ManagementWorld) -> None:
-        self.socket = zmq.Context.instance().socket(zmq.ROUTER)
-        self.socket.bind(f"ipc://{world.layout.producer_socket}")
-        self.stored: dict[tuple[str, int], dict[str, Any]] = {}
-
-    def pump(self) -> None:
-        while self.socket.poll(0):
-            peer, empty, *frames = self.socket.recv_multipart()
-            put = decode_request(frames, SizeLimits(10**6, 10**6))
-            assert isinstance(put, Put) and put.producer is not None
-            for at, payload in enumerate(put.payloads):
-                key, message = (put.producer.boot, put.first_sequence + at), json.loads(payload)
-                assert self.stored.setdefault(key, message) == message, "another message under its key"
-            self.socket.send_multipart([peer, empty, encode_reply(Stored([1] * len(put.payloads)))])
-
-
 class Mortal(ManagementWorld):
     """A world whose worker dies where it is told to, and is started again."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.ingest = LeastIngest(self)
+        self.ingest = LeastIngest(self.layout)
         self.deaths = 0
 
     def arm(self, part: str, method: str, occurrence: int) -> None:
@@ -160,6 +139,7 @@ def test_what_was_said_before_the_worker_died_is_true(cut: str, occurrence: int,
     assert world.deaths == 1
     rows = [world.database.command(seq) for seq in (1, 2, 3)]
     assert [row and (row.id, row.state.value) for row in rows] == [("c-1", "done"), ("c-2", "done"), None]
-    results = [(result["id"], result["state"], result["result"]) for result in world.ingest.stored.values()]
+    messages = [json.loads(payload) for payload in world.ingest.stored.values()]
+    results = [(message["id"], message["state"], message["result"]) for message in messages]
     assert results == [("c-1", "done", 7), ("c-2", "done", 7)]
     assert world.upload.acknowledged == sorted(world.upload.acknowledged)

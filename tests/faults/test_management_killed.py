@@ -40,7 +40,7 @@ def test_whatever_dies_every_command_ends_once_and_the_cloud_knows_it(
         failures: list[BaseException] = []
         traffic = [
             threading.Thread(target=_guarded, args=(failures, work, device))
-            for work in (_send, _report, _desire, _telemetry)
+            for work in (_send, _report, _desire, _watch, _telemetry)
         ]
         for thread in traffic:
             thread.start()
@@ -91,6 +91,20 @@ def _desire(device: ManagedDevice) -> None:
         time.sleep(0.2)
 
 
+def _watch(device: ManagedDevice) -> None:
+    """A program never sees an older desired value than before, and in the end the last one."""
+    seen = -1
+    with Device(device.endpoint, retry_for_s=60.0) as program:
+        change = None
+        while seen < COMMANDS // 4 - 1:
+            change = program.watch("/", after=change.number if change else 0, wait_s=60.0)
+            assert change is not None, f"nothing after {seen}"
+            wish = (change.value or {}).get("wish", -1)
+            assert wish >= seen
+            seen = wish
+            program.applied(change) if wish == COMMANDS // 4 - 1 else None
+
+
 def _telemetry(device: ManagedDevice) -> None:
     with Producer(f"ipc://{device.home.layout.producer_socket}", retry_for_s=60.0) as producer:
         for number in range(COMMANDS * 5):
@@ -115,6 +129,8 @@ def _check(device: ManagedDevice) -> None:
     wanted = json.loads(device.ask("SELECT text FROM twin WHERE name = 'wanted'")[0][0])
     eventually(lambda: _own(device.reported()) == wanted, QUIET_S, "reported is what programs want")
     assert wanted["press"] == {str(n % 7): {"speed": n} for n in range(COMMANDS - 7, COMMANDS)}
+    requests = device.operator.twin_requests()
+    assert [one for one in requests if one["flaw"]] == [], "no null for what is not there"
     desired = json.loads(device.ask("SELECT text FROM twin WHERE name = 'desired'")[0][0])
     assert desired == {"wish": COMMANDS // 4 - 1}
     telemetry = {f"telemetry-{number}".encode() for number in range(COMMANDS * 5)}

@@ -235,6 +235,16 @@ def test_a_long_poll_ends_without_a_command(world: ManagementWorld) -> None:
     assert world.program().ask(ReceiveRequest(wait_s=0.05)) == NoCommand()
 
 
+def test_a_command_that_no_program_takes_in_time_expires_and_the_cloud_is_told(
+    world: ManagementWorld,
+) -> None:
+    with ingest(world):
+        world.command(b"a", id="late", ttl_s="0.2")
+        world.until(lambda: world.database.command(1) and state(world) is CommandState.EXPIRED)
+        world.until(lambda: stored(world))
+    assert [(result["id"], result["state"]) for result in stored(world)] == [("late", "expired")]
+
+
 def test_a_full_disk_acknowledges_nothing_and_goes_on_when_there_is_room(
     world: ManagementWorld,
 ) -> None:

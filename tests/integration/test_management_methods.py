@@ -18,7 +18,7 @@ from runtime.core.management.requests import (
     ReceiveRequest,
     ServeRequest,
 )
-from tests.support.management_world import ManagementWorld, Program
+from tests.support.management_world import LeastIngest, ManagementWorld, Program
 
 BUILT_IN = ["ping", "status", "commands", "twin-refresh", "restart", "logs", "quarantine", "reboot", "link"]
 TOML = f"""
@@ -171,3 +171,17 @@ def test_nonsense_is_refused_with_a_code(world: ManagementWorld) -> None:
     program._asked = CallRequest("ping")
     refused = world.until(program.reply)
     assert isinstance(refused, ManagementRefusal) and refused.code == "bad_header"
+
+
+def test_the_last_lines_of_a_log_go_to_the_cloud_as_a_message(world: ManagementWorld) -> None:
+    (world.layout.log / "upload.log").write_text("".join(f"line {n}\n" for n in range(9)))
+    ingest = LeastIngest(world.layout)
+    calling = Calling(world, "logs", {"worker": "upload", "lines": 2})
+    while not calling.future.done():
+        ingest.pump()
+        world.step()
+    status, answer = calling.answer()
+    ((key, payload),) = ingest.stored.items()
+    assert (status, payload) == (200, b"line 7\nline 8")
+    assert isinstance(answer, dict) and answer["key"] == f"device-logs/{key[0]}/{key[1]}"
+    ingest.socket.close(0)

@@ -112,3 +112,35 @@ def test_a_program_is_granted_what_its_table_says(folder: Path) -> None:
         assert isinstance(refused, ManagementRefusal) and refused.code == "not_granted"
     finally:
         world.close()
+
+
+def test_an_applied_property_is_acknowledged_as_plug_and_play_defines_it(folder: Path) -> None:
+    world = ManagementWorld(folder, 'acknowledge = "pnp"\n')
+    try:
+        world.upload.connect()
+        world.desire({"press": {"speed": 7}})
+        program = world.program()
+        change = program.ask(WatchRequest(("press", "speed"), after=0, wait_s=10))
+        assert program.ask(AppliedRequest(change.change, ("press", "speed"), 203, "slower")) == Kept(
+            change.change
+        )
+        world.until(lambda: "press" in world.reported())
+        version = world.worker._state.twin.record.desired_version
+        expected = {"value": 7, "ac": 203, "av": version, "ad": "slower"}
+        assert world.reported()["press"] == {"speed": expected}
+    finally:
+        world.close()
+
+
+def test_a_section_that_the_hub_refuses_is_named_and_holds_up_no_other(world: ManagementWorld) -> None:
+    world.upload.connect()
+    world.until(lambda: world.reported().get("runtime"))
+    world.hub.faults(twin={"PATCH": {"status": 400, "times": 2}})
+    program = world.program()
+    program.ask(ReportRequest(path=(), mode=ReportMode.PATCH, value={"bad": 1, "good": 2}))
+    world.until(lambda: world.reported().get("good") == 2)
+    world.until(lambda: [*world.worker.figures()["refused"]] == ["bad"])
+    assert "the hub refuses /bad" in world.worker.figures()["alarm"]
+    program.ask(ReportRequest(path=("bad",), value=3))
+    world.until(lambda: world.reported().get("bad") == 3)
+    assert world.worker.figures()["refused"] == {} and "alarm" not in world.worker.figures()

@@ -22,6 +22,7 @@ from runtime.adapters.bus.hub_line import LineToManagement
 from runtime.adapters.management.database import ManagementDatabase
 from runtime.adapters.process.clock import SystemClock
 from runtime.config import load
+from runtime.core.ingest.protocol import Put, SizeLimits, Stored, decode_request, encode_reply
 from runtime.core.management.hub_channels import HubChannel, channel_of
 from runtime.core.management.hub_line import HubDown, HubMessage, HubUp, MessageStored, PublishAtHub
 from runtime.core.management.protocol import decode_reply, encode_request
@@ -148,6 +149,25 @@ class Program:
 
     def close(self) -> None:
         self._socket.close(0)
+
+
+class LeastIngest:
+    """Stores what comes under its key, and acknowledges it."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.socket = zmq.Context.instance().socket(zmq.ROUTER)
+        self.socket.bind(f"ipc://{layout.producer_socket}")
+        self.stored: dict[tuple[str, int], bytes] = {}
+
+    def pump(self) -> None:
+        while self.socket.poll(0):
+            peer, empty, *frames = self.socket.recv_multipart()
+            put = decode_request(frames, SizeLimits(10**6, 10**6))
+            assert isinstance(put, Put) and put.producer is not None
+            for at, payload in enumerate(put.payloads):
+                key, message = (put.producer.boot, put.first_sequence + at), payload
+                assert self.stored.setdefault(key, message) == message, "another message under its key"
+            self.socket.send_multipart([peer, empty, encode_reply(Stored([1] * len(put.payloads)))])
 
 
 class ManagementWorld:
