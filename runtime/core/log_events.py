@@ -36,6 +36,8 @@ class LogEvent(StrEnum):
     INDEX_MISSING = "index_missing"
     LIBRARY_CHANGED = "library_changed"
     LINK_SWITCH_UNREADABLE = "link_switch_unreadable"
+    REMOTE_CONFIG_NOT_TAKEN = "remote_config_not_taken"
+    REMOTE_CONFIG_NOT_SAVED = "remote_config_not_saved"
     MANAGEMENT_MUTED = "management_muted"
     MANAGEMENT_DAMAGED = "management_damaged"
     MANAGEMENT_NOT_KEPT = "management_not_kept"
@@ -182,6 +184,14 @@ EVENT_TEXTS: Mapping[LogEvent, EventText] = {
     LogEvent.LINK_SWITCH_UNREADABLE: EventText(
         "The kill switch cannot be looked for: nothing is sent.",
         "Look at the disk.",
+    ),
+    LogEvent.REMOTE_CONFIG_NOT_TAKEN: EventText(
+        "Settings from the cloud were refused, or taken back because the hub was not reached with them.",
+        "The line has the reason; correct `/runtime/config` in the twin.",
+    ),
+    LogEvent.REMOTE_CONFIG_NOT_SAVED: EventText(
+        "Settings from the cloud cannot be kept on disk, or what was kept cannot be read.",
+        "Look at the disk, and at `state/remote-config.json`; what holds is in `edgectl config`.",
     ),
     LogEvent.MANAGEMENT_MUTED: EventText(
         "The hub ended connections over the twin, commands or methods: telemetry goes on alone.",

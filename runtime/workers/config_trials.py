@@ -28,6 +28,7 @@ from runtime.core.management.config_trial import (
     RemoteConfig,
     SaveRemoteConfig,
     TrialEvent,
+    TrialOutcome,
     TrialPolicy,
     TrialState,
     TrialStep,
@@ -191,23 +192,30 @@ class ConfigTrials:
                     self._reload = self._begin_reload(self._config, self._clock)
         except OSError as exc:
             if self._throttle.times("save", self._clock.boot_s()):
-                logger.bind(event=LogEvent.MANAGEMENT_NOT_KEPT).warning(
-                    "settings of the cloud cannot be saved: {}", exc
-                )
+                unsaved = logger.bind(event=LogEvent.REMOTE_CONFIG_NOT_SAVED)
+                unsaved.warning("settings from the cloud cannot be saved: {}", exc)
             return
         self._state = state
         if state.record.outcome != before:
-            logger.info("settings of the cloud: {} {}", state.record.outcome, state.record.reason)
+            _log_outcome(state.record)
 
     def _read(self) -> RemoteConfig:
         path = self._config.layout.remote_config
         try:
             return read_record(path) or RemoteConfig()
         except (ValueError, OSError) as exc:
-            logger.bind(event=LogEvent.CONFIGURATION_NOT_TAKEN).warning(
-                "{} cannot be read, and what it held is not in force: {}", path, exc
-            )
+            unread = logger.bind(event=LogEvent.REMOTE_CONFIG_NOT_SAVED)
+            unread.warning("{} cannot be read, and what it held is not in force: {}", path, exc)
             return RemoteConfig()
+
+
+def _log_outcome(record: RemoteConfig) -> None:
+    if record.outcome in (TrialOutcome.REFUSED, TrialOutcome.TAKEN_BACK):
+        logger.bind(event=LogEvent.REMOTE_CONFIG_NOT_TAKEN).warning(
+            "settings from the cloud: {}: {}", record.outcome, record.reason
+        )
+    else:
+        logger.info("settings from the cloud: {}", record.outcome)
 
 
 def _write(path: Path, content: bytes) -> None:
