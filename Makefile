@@ -51,10 +51,10 @@ deb: $(READY)
 	@$(VENV)/bin/python -m deploy.packaging deb --arch $(or $(ARCH),amd64) --release $(or $(DEBIAN),12)
 
 packages: $(READY)
-	@$(VENV)/bin/python -m deploy.packaging deb --arch all --release all
+	@$(VENV)/bin/python -m tests.machine.packages $(ARGS)
 
 container: $(READY)
-	@$(VENV)/bin/python -m deploy.packaging container
+	@$(VENV)/bin/python -m tests.machine.container $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist bench-report .mypy_cache .ruff_cache .hypothesis

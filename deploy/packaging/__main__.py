@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from deploy.packaging import container, deb, lock
+from deploy.packaging import container, deb, lock, release
 from deploy.packaging.targets import ARCHITECTURES, RELEASES, Target
 from deploy.packaging.tree import Origin, find_origin
 from deploy.packaging.wheels import BuildError, make_lock
@@ -28,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
     package.add_argument("--release", choices=(*RELEASES, "all"), default="12", help="of Debian")
     image = commands.add_parser("container", help="the container's image, as an OCI archive")
     image.add_argument("--arch", choices=("amd64", "arm64"), default="amd64")
+    commands.add_parser("bundle", help="sums, signature and one archive of what is built")
     commands.add_parser("lock", help="take the present constraints into the lock, with hashes")
     return root
 
@@ -60,6 +61,8 @@ def _built(arguments: argparse.Namespace, origin: Origin, out: Path) -> list[Pat
         target = Target(arguments.arch, RELEASES[0])
         package = deb.build_runtime(target, origin, out)
         return [container.build(target, package, origin, origin.version, out)]
+    if arguments.command == "bundle":
+        return [release.bundle(origin, out)]
     return _debs(arguments.arch, arguments.release, origin, out)
 
 

@@ -29,6 +29,8 @@ from deploy.packaging.tree import PREFIX, Origin
 from deploy.packaging.wheels import BuildError, run, sha256
 
 HOME = "var/lib/edge-runtime"
+SOCKETS = "run/edge-runtime"
+"""For the socket of producers in other containers: a new volume takes its owner from here."""
 USER, GROUP = 999, 998
 """The service's user and the producers' group. Numbers, so that `runAsNonRoot` can be checked."""
 _LIBRARIES = (
@@ -96,7 +98,7 @@ def make_base(target: Target, debs: list[Path], root: Path, epoch_s: int) -> Non
     shutil.rmtree(root / "usr/share/ca-certificates")
     for file, text in (("passwd", _PASSWD), ("group", _GROUP), ("nsswitch.conf", "hosts: files dns\n")):
         (root / "etc" / file).write_text(text)
-    for folder in (HOME, "etc/edge-runtime", "proc", "sys", "dev", "tmp", "run", "root"):
+    for folder in (HOME, SOCKETS, "etc/edge-runtime", "proc", "sys", "dev", "tmp", "run", "root"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     compile_modules(root, target, f"usr/lib/python{target.python}")
     normalise(root, epoch_s)
@@ -162,7 +164,7 @@ class Blob:
 
 
 def layer(root: Path, epoch_s: int) -> Blob:
-    """A tree as a layer: in order, with one time; only the home has an owner."""
+    """A tree as a layer: in order, with one time; only its own two folders have an owner."""
     plain = io.BytesIO()
     with tarfile.open(fileobj=plain, mode="w", format=tarfile.GNU_FORMAT) as archive:
         for path in sorted(root.rglob("*")):
@@ -170,7 +172,7 @@ def layer(root: Path, epoch_s: int) -> Blob:
             info.uid = info.gid = 0
             info.uname = info.gname = ""
             info.mtime = epoch_s
-            if info.name == HOME:
+            if info.name in (HOME, SOCKETS):
                 info.uid, info.gid, info.mode = USER, GROUP, 0o711
             if info.islnk():  # a second name of the same file, in the order of names
                 info.type, info.linkname = tarfile.REGTYPE, ""

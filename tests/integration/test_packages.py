@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from deploy.packaging import deb, lock, sbom
+from deploy.packaging import deb, lock, release, sbom
 from deploy.packaging.container import layer
 from deploy.packaging.targets import RELEASES, Target, all_targets
 from deploy.packaging.tree import SCRIPTS, Origin
+from deploy.packaging.wheels import BuildError
 from tests.support.harness import require_tool
 
 TOP = Path(__file__).resolve().parents[2]
@@ -179,3 +180,46 @@ def test_a_layer_of_the_container_is_the_same_whatever_the_order_and_owner(tmp_p
     assert layer(one, 1).digest == layer(other, 1).digest
     (other / "a").write_text("other")
     assert layer(one, 1).digest != layer(other, 1).digest
+
+
+def test_one_archive_holds_everything_and_its_sums_hold(built: Path, tmp_path: Path) -> None:
+    out = tmp_path / "dist"
+    out.mkdir()
+    for file in (built, built.with_name(f"{built.name}.cdx.json")):
+        shutil.copy(file, out)
+    shutil.copytree(built.parent / "wheels", out / "wheels")
+    archive = release.bundle(ORIGIN, out, {})
+    subprocess.run(["tar", "-C", tmp_path, "-xf", archive], check=True)
+    folder = tmp_path / archive.stem
+    for place in (folder, out):
+        subprocess.run(["sha256sum", "--check", "--quiet", "--strict", release.SUMS], cwd=place, check=True)
+    assert (folder / "packages" / built.name).exists() and (folder / "documents/docs/deploy.md").exists()
+    assert [*(folder / "wheels").glob("paho_mqtt-*.whl")] and not (folder / f"{release.SUMS}.asc").exists()
+    before = archive.read_bytes()
+    assert release.bundle(ORIGIN, out, {}).read_bytes() == before
+    (folder / "packages" / built.name).write_bytes(b"other")
+    changed = subprocess.run(
+        ["sha256sum", "--check", "--quiet", release.SUMS], cwd=folder, capture_output=True
+    )
+    assert changed.returncode != 0
+
+
+def test_the_sums_are_signed_by_the_key_that_was_given(tmp_path: Path) -> None:
+    gpg = require_tool("gpg")
+    home = {**os.environ, "GNUPGHOME": str(tmp_path / "keys")}
+    (tmp_path / "keys").mkdir(mode=0o700)
+    quiet = [gpg, "--batch", "--quiet", "--passphrase", "", "--pinentry-mode", "loopback"]
+    subprocess.run([*quiet, "--quick-generate-key", "edge", "ed25519", "sign", "never"], env=home, check=True)
+    (tmp_path / "keys/gpg.conf").write_text("quiet\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GNUPGHOME", home["GNUPGHOME"])
+        release.write_sums(tmp_path / release.SUMS, "lines\n", "edge")
+    verify = [gpg, "--batch", "--verify", f"{release.SUMS}.asc", release.SUMS]
+    assert subprocess.run(verify, cwd=tmp_path, env=home, capture_output=True).returncode == 0
+    (tmp_path / release.SUMS).write_text("other lines\n")
+    assert subprocess.run(verify, cwd=tmp_path, env=home, capture_output=True).returncode != 0
+
+
+def test_a_bundle_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="build it first"):
+        release.bundle(ORIGIN, tmp_path, {})
