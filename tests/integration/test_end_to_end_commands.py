@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 import time
 from pathlib import Path
 
@@ -43,7 +45,9 @@ def test_what_ingest_does_not_take_ends_the_deep_checks(home: Home) -> None:
 
 
 def test_a_message_a_bundle_and_their_traces_go_from_end_to_end(home: Home, cloud: Cloud) -> None:
-    uploading(home, cloud)
+    drop = home.folder / "drop"
+    drop.mkdir()
+    uploading(home, cloud, ingest=f'drop_folder = "{drop}"')
     answer = home.edgectl("doctor", "--deep", "--json", "--timeout", "30")
     checks = {check["name"]: check for check in json.loads(answer.stdout)}
     assert checks["delivery"]["text"].startswith("PUBACK "), checks["delivery"]
@@ -58,6 +62,8 @@ def test_a_message_a_bundle_and_their_traces_go_from_end_to_end(home: Home, clou
     bundle = eventually(
         lambda: [m for m in cloud.messages() if m.properties.get("stream-name") == "_support"]
     )
-    assert bundle[0].system.get("$.ct", bundle[0].properties.get("content-type")) == "application/gzip"
-    assert not list(Path.cwd().glob("edge-bundle-*"))
-    assert blobs(cloud) or bundle[0].payload[:2] == b"\x1f\x8b"
+    assert bundle[0].properties["has-externalized-payload"] == "true"
+    (archive,) = blobs(cloud).values()
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        assert "edge-bundle/manifest.json" in tar.getnames()
+    assert list(drop.iterdir()) == [] and not list(Path.cwd().glob("edge-bundle-*"))
