@@ -17,6 +17,8 @@ from runtime.adapters.process.process import Stop
 from runtime.adapters.process.status_file import read_status
 from runtime.core.delivery.link_budget import LinkPolicy
 from runtime.core.identity.credentials import HubCredentials
+from runtime.core.management import hub_line_ends
+from runtime.core.management import listening as listening_decisions
 from runtime.core.management.hub_channels import (
     HubChannel,
     command_properties_of,
@@ -30,13 +32,21 @@ from runtime.core.management.hub_line import HubDown, HubMessage, HubUp, Publish
 from runtime.core.management.listening import MUTE_S
 from runtime.core.secret import Secret
 from runtime.devcloud.state.hub_limits import Tier
-from runtime.workers import upload
+from runtime.workers import upload, upload_management
 from runtime.workers.upload_management import IMPOSSIBLE
 from tests.integration.test_hub_commands import listening
 from tests.support.harness import Home, eventually
 from tests.support.hub_in_thread import DEVICE, HubInThread
 from tests.support.relay_world import RelayWorld
 from tests.support.upload import put_in_force
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both sides see each other at once, and calls are given up soon."""
+    monkeypatch.setattr(hub_line_ends, "BEAT_S", 0.05)
+    monkeypatch.setattr(upload_management, "CALL_WAITS_S", 0.3)
+    monkeypatch.setattr(listening_decisions, "SETTLE_S", 0.5)
 
 
 @pytest.fixture
