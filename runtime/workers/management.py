@@ -173,6 +173,8 @@ class ManagementLoop:
         self._retry_s = -math.inf
         self._trouble = ""
         self._throttle = LogThrottle(LOG_EVERY_S)
+        self._forgotten: int | None = 0
+        """The end up to which it has been looked for what may be forgotten; None: as far as there is any."""
         self._forget, self._watermark = Timer(FORGET_EVERY_S), Timer(WATERMARK_EVERY_S)
         self._section = Timer(SECTION_EVERY_S)
         self._trial: dict[str, Any] = {}
@@ -281,7 +283,7 @@ class ManagementLoop:
         if self._hub.twin_received:
             self._database.save_twin_received(moment_to_json(turn.now.moment))
         if self._forget.due(turn.now.moment.boot_s):
-            self._database.forget(turn.now)
+            self._forgotten = self._database.forget(turn.now, self._forgotten or 0)
         turn.commit()
 
     def _committed(self, turn: ManagementTurn) -> None:
@@ -293,7 +295,8 @@ class ManagementLoop:
         self._hub.committed()
         self._results.taken()
         self._built_in.taken()
-        self._forget.restart_if_due(now_s)
+        if self._forgotten is None:  # else there may be more, in the next turn
+            self._forget.restart_if_due(now_s)
         self._section.restart_if_due(now_s)
         if self._hub.twin_received:
             self._twin_received = turn.now.moment

@@ -78,6 +78,8 @@ def test_an_ended_command_is_remembered_while_the_hub_may_repeat_it(
         replace(DONE, state=CommandState.QUEUED),
     ):
         assert not forgettable(kept, newer, now)
+    dropped = replace(DONE, state=CommandState.DEAD, dropped=True)
+    assert forgettable(dropped, newer, now) is forgotten, "an operator is done with it"
 
 
 def test_what_no_clock_can_date_is_forgotten_by_number() -> None:

@@ -26,6 +26,7 @@ from runtime.adapters.management.rows import (
     command_from_row,
     command_to_json,
     content_of,
+    moment_from_json,
     moment_to_json,
     text_of_json,
     twin_from_rows,
@@ -45,8 +46,9 @@ from runtime.adapters.store.id_watermark import IdWatermark
 from runtime.adapters.store.opening import REMEDY, configure
 from runtime.adapters.store.wal import write_again
 from runtime.core.management.call_record import KeptAnswer
+from runtime.core.management.calls import ANSWER_KEPT_S
 from runtime.core.management.command_record import CommandRow, Instant
-from runtime.core.management.command_results import forgettable
+from runtime.core.management.command_results import WAIT_FOR_A_PERSON, forgettable
 from runtime.core.management.twin_record import TwinRecord
 from runtime.layout import Layout
 
@@ -58,7 +60,7 @@ CHECKED_BYTES = 67_108_864
 FORGET_AT_ONCE = 50
 CACHE_KIB = 512
 """Pages kept in memory: a turn touches a few."""
-MOST_ANSWERS = 10_000
+MOST_ANSWERS = 1_000
 """Kept answers; beyond it the oldest are forgotten."""
 
 _TABLES = """
@@ -276,23 +278,39 @@ class ManagementDatabase:
                 (reason,),
             )
 
-    def forget(self, now: Instant) -> int:
-        """Delete some final commands that need no memory any more; returns how many."""
-        with _decoded():
-            ((count,),) = self._db.execute("SELECT count(*) FROM commands WHERE ended_no IS NOT NULL")
-            rows = self._db.execute(
-                f"{_SELECT} WHERE ended_no IS NOT NULL ORDER BY ended_no LIMIT ?",
-                (FORGET_AT_ONCE,),
-            ).fetchall()
-            commands = [command_from_row(row) for row in rows]
-        old = [one.seq for at, one in enumerate(commands) if forgettable(one, count - at - 1, now)]
-        for seq in old:
-            self.drop_command(seq)
-        return len(old)
+    def forget(self, now: Instant, after: int = 0) -> int | None:
+        """Delete some of the oldest final commands and answers that need no memory any more.
 
-    def drop_command(self, seq: int) -> None:
-        with self._writing() as run:
-            run("DELETE FROM commands WHERE seq = ? AND ended_no IS NOT NULL", (seq,))
+        Returns the number of the end from which to go on, or None where the rest is too young.
+        """
+        self._forget_answers(now)
+        with _decoded():
+            rows = self._db.execute(
+                f"SELECT ended_no, {COMMAND_COLUMNS} FROM commands"  # noqa: S608 a constant
+                " WHERE ended_no > ? ORDER BY ended_no LIMIT ?",
+                (after, FORGET_AT_ONCE),
+            ).fetchall()
+            ((newer,),) = self._db.execute("SELECT count(*) FROM commands WHERE ended_no > ?", (after,))
+            ended = [EndedCommand(number, command_from_row(tuple(row))) for number, *row in rows]
+        for at, (number, command) in enumerate(ended):
+            if forgettable(command, newer - at - 1, now):
+                with self._writing() as run:
+                    run("DELETE FROM commands WHERE ended_no = ?", (number,))
+            elif command.result_stored and (command.dropped or command.state not in WAIT_FOR_A_PERSON):
+                return None
+        return ended[-1].number if len(ended) == FORGET_AT_ONCE else None
+
+    def _forget_answers(self, now: Instant) -> None:
+        with _decoded():
+            rows = self._db.execute(
+                "SELECT rowid, kept FROM answers ORDER BY rowid LIMIT ?", (FORGET_AT_ONCE,)
+            ).fetchall()
+            kept = [(rowid, moment_from_json(json.loads(text))) for rowid, text in rows]
+        for rowid, moment in kept:
+            age_s = now.moment.since(moment) if moment else None
+            if age_s is not None and age_s > ANSWER_KEPT_S:
+                with self._writing() as run:
+                    run("DELETE FROM answers WHERE rowid = ?", (rowid,))
 
     def commit(self) -> None:
         """Make what was saved durable. Raises StoreError; nothing of it counts then."""

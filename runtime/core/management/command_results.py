@@ -13,6 +13,7 @@ REMEMBERED = 10_000
 MOST_REMEMBERED = 100_000
 """Beyond so many the oldest is forgotten, though the hub may repeat it."""
 REMEMBERED_S = 30 * 86_400.0
+WAIT_FOR_A_PERSON = (CommandState.DEAD, CommandState.UNCERTAIN)
 
 
 def result_message(command: CommandRow) -> bytes:
@@ -56,7 +57,7 @@ def forgettable(command: CommandRow, newer: int, now: Instant) -> bool:
     """
     if not command.state.final or not command.result_stored or command.ended is None:
         return False
-    if command.state in (CommandState.DEAD, CommandState.UNCERTAIN):
+    if command.state in WAIT_FOR_A_PERSON and not command.dropped:
         return False
     age_s = now.since(command.ended)
     repeats = age_s is not None and age_s <= DEDUP_S
