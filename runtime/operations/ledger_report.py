@@ -17,7 +17,7 @@ MOST_ACCOUNTS = 1_000
 """Streams that `edgectl ledger` names; the others are one."""
 UNKNOWN_BOOKS: Mapping[str, Any] = {
     **dict.fromkeys(
-        ("stored", "delivered", "waiting", "set_aside", "requeued", "lost", "difference", "since")
+        ("stored", "delivered", "waiting", "set_aside", "requeued", "lost", "late", "difference", "since")
     ),
     "streams": [],
 }

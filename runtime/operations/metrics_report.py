@@ -78,7 +78,8 @@ def _ledger(ledger: Mapping[str, Any]) -> Iterable[Metric]:
     lost = [
         Sample(count, (("stream", labels[one["stream"]]), ("reason", reason)))
         for one in streams
-        for reason, count in (one.get("lost") or {}).items()
+        for part in ("lost", "late")  # what is no longer lost was counted: a counter never goes back
+        for reason, count in (one.get(part) or {}).items()
     ]
     yield counted("edge_messages_stored_total", "Messages that were ever stored.", "stored")
     yield counted("edge_messages_delivered_total", "Messages that the hub acknowledged.", "delivered")

@@ -50,6 +50,7 @@ class LedgerLife(RuleBasedStateMachine):
         self.waiting: set[int] = set()
         self.aside: set[int] = set()
         self.lost: Counter[str] = Counter()
+        self.late: Counter[str] = Counter()
         self.evicted: dict[int, str] = {}
         """Dropped by this process: the hub may still have them."""
         self.damaged: set[int] = set()
@@ -83,7 +84,9 @@ class LedgerLife(RuleBasedStateMachine):
                 self.waiting.discard(number)
                 self.delivered += 1
             elif number in self.evicted:
-                self.lost[self.evicted.pop(number)] -= 1
+                reason = self.evicted.pop(number)
+                self.lost[reason] -= 1
+                self.late[reason] += 1
                 self.delivered += 1
         for number, _ in settled.quarantined:
             if number in self.waiting:
@@ -233,6 +236,7 @@ class LedgerLife(RuleBasedStateMachine):
         assert (total.waiting, total.set_aside) == (len(self.waiting), len(self.aside))
         assert (waiting_rows, aside_rows) == (len(self.waiting), len(self.aside))
         assert +Counter(total.lost) == +self.lost
+        assert total.late == self.late
 
     def teardown(self) -> None:
         self.store.close()

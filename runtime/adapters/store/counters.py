@@ -38,6 +38,8 @@ Evicted = tuple[int, int, int, str]
 """Stream, priority, bytes and reason of a message that was dropped for want of room."""
 QUARANTINED = "quarantined"
 """Reason of messages that are set aside now: undelivered, and still stored. They are not lost yet."""
+REQUEUED = "requeued"
+"""Name of the counter of messages that came back from quarantine."""
 UNKNOWN = 0
 """The number of no stream: messages are counted under it whose row no longer tells the stream."""
 BY_LEVEL = f"AND {COUNTABLE} GROUP BY stream, priority"
@@ -124,8 +126,9 @@ class StoreCounters:
     """Lost messages that a limit's policy dropped: the hub may still receive them."""
     after_all: list[int] = field(default_factory=list)
     """Messages that were dropped before, and that the hub has."""
-    requeued: dict[int, int] = field(default_factory=dict)
-    """Messages that came back from quarantine, by stream."""
+    beside: dict[tuple[int, str], int] = field(default_factory=dict)
+    """Counted beside the ledger's identity: by (stream, REQUEUED) what came back from quarantine, by (stream,
+    reason) what was counted as lost and is at the hub."""
     delivered_unknown: int = 0
     """Delivered messages whose row does not tell the level."""
     files: defaultdict[tuple[int, str], list[str]] = field(default_factory=lambda: defaultdict(list))
@@ -154,7 +157,7 @@ class StoreCounters:
             change.bytes += size
             self.back.append((priority, size))
         counted_as = self._number(stream)
-        self.requeued[counted_as] = self.requeued.get(counted_as, 0) + 1
+        self._count_beside(counted_as, REQUEUED)
         self._regain(counted_as, QUARANTINED, max(0, size))
 
     def delivered_after_all(self, number: int, evicted: Evicted) -> None:
@@ -165,6 +168,10 @@ class StoreCounters:
         self.after_all.append(number)
         self.levels[stream, priority].delivered += 1
         self._regain(stream, reason, size)
+        self._count_beside(stream, reason)
+
+    def _count_beside(self, stream: int, what: str) -> None:
+        self.beside[stream, what] = self.beside.get((stream, what), 0) + 1
 
     def _regain(self, stream: int, reason: str, size: int) -> None:
         self.regained[stream, reason] = self.regained[stream, reason].plus(Amount(1, size))

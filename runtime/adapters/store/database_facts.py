@@ -23,7 +23,7 @@ MOST_ROWS = 1_000
 MOST_COUNTED = 1_000_000
 """Rows of a table that are counted: beyond it the count says "more"."""
 _PRAGMAS = ("user_version", "page_size", "page_count", "freelist_count", "journal_mode", "auto_vacuum")
-_COUNTERS = ("levels", "losses", "ledger", "requeues", "loss_log")
+_COUNTERS = ("levels", "losses", "ledger", "ledger_beside", "loss_log")
 """Tables of messages.db that hold numbers, and names of reasons, alone."""
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w{0,63}", re.ASCII)
 _REASON = re.compile(r"[a-z][a-z _-]{0,39}")

@@ -8,7 +8,8 @@ whose runtimes ignore them, and go on with the two others:
   a row is damaged: it was stored under a stream, and no level counts it any more. A recount finds how many
   there are, and moves as many of `stored` from the streams that lack them into this account. What is moved
   adds up to nothing, so a counter that is wrong for another reason still shows.
-- `requeues`: messages that came back from quarantine, by stream.
+- `ledger_beside`: by stream, messages that came back from quarantine; and by reason those that were dropped
+  while they were in flight, and that the hub has: they count as delivered, not as lost, and here.
 - `loss_log`: which ids were lost, when and why: an entry a minute for each stream and reason, and at most
   MOST_ENTRIES; how much was cut is counted.
 """
@@ -23,6 +24,7 @@ from typing import NamedTuple
 from runtime.adapters.store.counters import (
     DISCARDED,
     QUARANTINED,
+    REQUEUED,
     UNKNOWN,
     StoreCounters,
     count_levels,
@@ -46,7 +48,8 @@ _TABLES = (
     "CREATE TABLE ledger (id INTEGER PRIMARY KEY CHECK (id = 1), since_wall_s REAL, "
     "stored INTEGER NOT NULL, delivered INTEGER NOT NULL, waiting INTEGER, "
     "cut_entries INTEGER NOT NULL, cut_messages INTEGER NOT NULL)",
-    "CREATE TABLE requeues (stream INTEGER PRIMARY KEY, messages INTEGER NOT NULL)",
+    "CREATE TABLE ledger_beside (stream INTEGER NOT NULL, what TEXT NOT NULL, messages INTEGER NOT NULL, "
+    "PRIMARY KEY (stream, what))",
     "CREATE TABLE loss_log (id INTEGER PRIMARY KEY, stream INTEGER NOT NULL, reason TEXT NOT NULL, "
     "messages INTEGER, first_id INTEGER NOT NULL, last_id INTEGER NOT NULL, "
     "first_wall_s REAL, last_wall_s REAL, boot INTEGER, began_boot_s REAL)",
@@ -55,7 +58,7 @@ _TABLES = (
 _BOOKED = (
     "SELECT 0, stream, '', messages, bytes, stored, delivered FROM levels "
     "UNION ALL SELECT 1, stream, reason, messages, 0, 0, 0 FROM losses "
-    "UNION ALL SELECT 2, stream, '', messages, 0, 0, 0 FROM requeues "
+    "UNION ALL SELECT 2, stream, what, messages, 0, 0, 0 FROM ledger_beside "
     "UNION ALL SELECT 3, 0, '', coalesce(waiting, 0), 0, stored, delivered FROM ledger "
     "UNION ALL SELECT 4, id, stream_group, stream, 0, 0, 0 FROM streams "
     "UNION ALL SELECT 5, 0, '', since_wall_s, 0, 0, 0 FROM ledger"
@@ -229,11 +232,11 @@ def write_counters(db: sqlite3.Connection, changes: StoreCounters, levels: Level
         write_losses(db, changes)
     if changes.delivered_unknown:
         db.execute("UPDATE ledger SET delivered = delivered + ?", (changes.delivered_unknown,))
-    for requeue in changes.requeued.items():
+    for place, messages in changes.beside.items():
         db.execute(
-            "INSERT INTO requeues VALUES (?, ?) ON CONFLICT (stream) DO UPDATE SET "
+            "INSERT INTO ledger_beside VALUES (?, ?, ?) ON CONFLICT (stream, what) DO UPDATE SET "
             "messages = messages + excluded.messages",
-            requeue,
+            (*place, messages),
         )
     if changes.doubtful or overdrawn(changes, levels):  # rare
         changes.recounted, uncounted = count_levels(db)
@@ -289,7 +292,9 @@ def _account(name: str, kind: int, reason: str, values: list[int]) -> Account:
             return Account(name, set_aside=messages)
         return Account(name, lost={reason: messages} if messages else {})
     if kind == 2:
-        return Account(name, requeued=messages)
+        return (
+            Account(name, requeued=messages) if reason == REQUEUED else Account(name, late={reason: messages})
+        )
     return Account(name, stored, delivered, messages, size)
 
 

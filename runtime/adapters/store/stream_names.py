@@ -125,15 +125,16 @@ def give_names_back(db: sqlite3.Connection, most: int) -> Earlier | None:
         (into, listed),
     )
     db.execute(
-        f"INSERT INTO requeues SELECT ?, sum(messages) FROM requeues WHERE stream IN {IN} "  # noqa: S608  # our own names
-        "HAVING count(*) > 0 ON CONFLICT (stream) DO UPDATE SET messages = messages + excluded.messages",
+        "INSERT INTO ledger_beside SELECT ?, what, sum(messages) FROM ledger_beside "  # noqa: S608  # our own names
+        f"WHERE stream IN {IN} GROUP BY what "
+        "ON CONFLICT (stream, what) DO UPDATE SET messages = messages + excluded.messages",
         (into, listed),
     )
     db.execute(f"UPDATE loss_log SET stream = ? WHERE stream IN {IN}", (into, listed))  # noqa: S608  # our own names
     for table, column in (
         ("levels", "stream"),
         ("losses", "stream"),
-        ("requeues", "stream"),
+        ("ledger_beside", "stream"),
         ("streams", "id"),
     ):
         db.execute(f"DELETE FROM {table} WHERE {column} IN {IN}", (listed,))  # noqa: S608  # our own names

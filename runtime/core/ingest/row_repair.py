@@ -73,8 +73,9 @@ def _ledger(row: Row) -> Row | None:
     return (1, since_wall_s, stored, delivered, waiting, *cut) if counts and times and number == 1 else None
 
 
-def _requeue(row: Row) -> Row | None:
-    return row if all(map(is_number, row)) else None
+def _beside(row: Row) -> Row | None:
+    stream, what, messages = row
+    return row if isinstance(what, str) and is_number(stream) and is_number(messages) else None
 
 
 def _loss_entry(row: Row) -> Row | None:
@@ -109,7 +110,7 @@ REPAIRS: Mapping[str, Callable[[Row], Row | None]] = {
     "levels": _level,
     "losses": _loss,
     "ledger": _ledger,
-    "requeues": _requeue,
+    "ledger_beside": _beside,
     "loss_log": _loss_entry,
     "producers": _producer,
     "lives": _life,

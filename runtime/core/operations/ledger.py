@@ -39,6 +39,9 @@ class Account:
     """Messages that came back from quarantine: counted beside the identity, of which they are no part."""
     lost: Mapping[str, int] = field(default_factory=dict)
     """Messages lost for ever, by the reason."""
+    late: Mapping[str, int] = field(default_factory=dict)
+    """Messages that were counted as lost for this reason until the hub acknowledged them: they were in flight
+    when they were dropped. They are delivered; `lost` and `late` together only grow."""
 
     @property
     def difference(self) -> int:
@@ -54,6 +57,7 @@ class Account:
             "set_aside": self.set_aside,
             "requeued": self.requeued,
             "lost": dict(self.lost),
+            "late": dict(self.late),
         }
 
 
@@ -118,10 +122,12 @@ class Ledger:
 def summed(name: str, accounts: Iterable[Account]) -> Account:
     """One account for several."""
     lost: Counter[str] = Counter()
+    late: Counter[str] = Counter()
     columns = ("stored", "delivered", "waiting", "waiting_bytes", "set_aside", "requeued")
     sums = dict.fromkeys(columns, 0)
     for account in accounts:
         lost.update(account.lost)
+        late.update(account.late)
         for column in columns:
             sums[column] += getattr(account, column)
-    return Account(name, lost=dict(lost), **sums)
+    return Account(name, lost=dict(lost), late=dict(late), **sums)
