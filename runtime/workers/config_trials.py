@@ -110,9 +110,9 @@ class ConfigTrials:
         clock: Clock,
         *,
         policy: TrialPolicy | None = None,
-        reload: Callable[[Config, Clock], Reload] = ReloadProcess,
+        reload: Callable[[Config, Clock], Reload] | None = None,
     ) -> None:
-        self._config, self._clock, self._begin_reload = config, clock, reload
+        self._config, self._clock, self._begin_reload = config, clock, reload or ReloadProcess
         self._reload: Reload | None = None
         self._throttle = LogThrottle(LOG_EVERY_S)
         self._asked_s = 0.0
@@ -126,7 +126,7 @@ class ConfigTrials:
         """Go on with the twin after a turn; true if the twin is to be asked."""
         asked = before.get if now.phase is TwinPhase.LEVEL and now.get is None else None
         self.turn(now.record, asked.since_s if asked else None)
-        return self._wants_answer and self._ask.restart_if_due(self._clock.boot_s())
+        return self.wants_answer and self._ask.restart_if_due(self._clock.boot_s())
 
     def turn(self, twin: TwinRecord, asked_s: float | None = None) -> None:
         """Go on with the value that is desired now.
@@ -151,7 +151,7 @@ class ConfigTrials:
             self._on(ConfigDesired(values, self._problems(values)))
 
     @property
-    def _wants_answer(self) -> bool:
+    def wants_answer(self) -> bool:
         """True while an answer of the hub would confirm something."""
         return self._state.record.trial is not None and self._state.applied_s is not None
 

@@ -156,7 +156,7 @@ def test_with_management_away_commands_stay_at_the_hub_and_calls_are_answered_at
     world.kill_management()
     command(hub)
     began_s = time.monotonic()
-    call = asyncio.run_coroutine_threadsafe(hub.cloud.call_method(DEVICE, "ping", None, 30.0), hub._loop)
+    call = asyncio.run_coroutine_threadsafe(hub.cloud.call_method(DEVICE, "ping", None, 30.0), hub.loop)
     world.send(50)
     world.until(lambda: call.done() and world.delivered())
     status, body = call.result()
@@ -178,7 +178,7 @@ def test_twin_requests_and_calls_go_by_the_line_and_are_booked(hub: HubInThread,
     assert [(answer.status, answer.rid) for answer in answers if answer] == [(200, "g1"), (204, "p1")]
     assert world.link.usage.day_messages == before + 4, "two requests, and two answers"
     hub.call(lambda: hub.cloud.patch_desired(DEVICE, {"speed": 3}, time.time()))
-    call = asyncio.run_coroutine_threadsafe(hub.cloud.call_method(DEVICE, "ping", 1, 30.0), hub._loop)
+    call = asyncio.run_coroutine_threadsafe(hub.cloud.call_method(DEVICE, "ping", 1, 30.0), hub.loop)
     world.until(lambda: len(world.messages) == 4)
     by_channel = {message.channel: message for message in world.messages[2:]}
     assert b'"speed": 3' in by_channel[HubChannel.DESIRED].payload
@@ -200,7 +200,7 @@ def test_outside_the_agreed_hours_calls_are_answered_and_the_twin_waits(
     assert "budget" in state.held
     refused = world.publish(twin_get_topic("g1"))
     world.until(lambda: PublishOutcome(refused, acked=False) in world.outcomes)
-    call = asyncio.run_coroutine_threadsafe(hub.cloud.call_method(DEVICE, "ping", 1, 30.0), hub._loop)
+    call = asyncio.run_coroutine_threadsafe(hub.cloud.call_method(DEVICE, "ping", 1, 30.0), hub.loop)
     world.until(lambda: world.messages)
     method = method_of(world.messages[0].topic)
     assert method is not None

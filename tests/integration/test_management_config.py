@@ -10,11 +10,9 @@ from typing import Any
 import pytest
 
 from runtime.__main__ import main
-from runtime.adapters.process.clock import SystemClock
 from runtime.config import Config, load
 from runtime.core.management.config_trial import TrialPolicy
 from runtime.workers import config_trials
-from runtime.workers.config_trials import ConfigTrials
 from tests.support.management_world import ManagementWorld
 
 
@@ -39,22 +37,16 @@ REMEMBERED: list[int] = []
 @pytest.fixture
 def world(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ManagementWorld]:
     monkeypatch.setattr(config_trials, "ASK_EVERY_S", 0.1)
+    monkeypatch.setattr(config_trials, "TrialPolicy", lambda limit_s: TrialPolicy(limit_s / 600, 0.2))
+    monkeypatch.setattr(config_trials, "ReloadProcess", TakenAtOnce)
     REMEMBERED.clear()
     made = ManagementWorld(folder)
     try:
-        trying(made, limit_s=60.0)
         made.upload.connect()
         made.until(lambda: made.worker.figures()["hub"] == "up")
         yield made
     finally:
         made.close()
-
-
-def trying(world: ManagementWorld, limit_s: float) -> None:
-    """A worker with these times."""
-    world.worker._trials = ConfigTrials(
-        load({}, home=world.home), SystemClock(), policy=TrialPolicy(limit_s, 0.2), reload=TakenAtOnce
-    )
 
 
 def told(world: ManagementWorld) -> Any:
@@ -74,7 +66,6 @@ def test_desired_settings_are_confirmed_by_the_hub_and_shown(
 
 
 def test_they_are_taken_back_where_the_connection_ends_with_them(world: ManagementWorld) -> None:
-    trying(world, limit_s=1.0)
     world.desire({"runtime": {"config": {"upload": {"window": 9}}}})
     world.until(lambda: REMEMBERED == [9])
     world.upload.disconnect()

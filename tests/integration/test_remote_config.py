@@ -25,7 +25,7 @@ from runtime.core.moment import Moment
 from runtime.remote_config import decode_record, encode_record, may_be_remote
 from runtime.settings import keys
 from runtime.workers.config_trials import ConfigTrials, ReloadProcess
-from tests.support.harness import Home, short_folder
+from tests.support.harness import Home, eventually, short_folder
 
 TOML = '[management]\nenabled = true\n[upload]\nwindow = 7\n[log]\nlevel = "WARNING"\n'
 
@@ -209,9 +209,9 @@ def test_desired_settings_are_tried_and_confirmed_by_the_hub(home: Home) -> None
     one = Trials(home)
     assert one.turn(desired=WISH) == "on trial" and one.window == 9
     assert load({}, home=home.folder).settings.upload.window == 9
-    assert not one.trials._wants_answer
+    assert not one.trials.wants_answer
     one.turn(desired=WISH)
-    assert one.trials._wants_answer
+    assert one.trials.wants_answer
     assert one.turn(desired=WISH, asked_s=one.clock.boot_s()) == "on trial", "asked too early"
     one.clock.passed_s += 6.0
     assert one.turn(desired=WISH, asked_s=one.clock.boot_s()) == "confirmed"
@@ -278,7 +278,7 @@ def test_before_the_twin_was_read_nothing_is_judged(home: Home) -> None:
 
 def test_a_reload_without_a_supervisor_says_why(home: Home) -> None:
     reload = ReloadProcess(home.config, SystemClock())
-    reload._process.wait(30)
+    eventually(lambda: reload.problems() is not None, 30, "the reload ends")
     (problem,) = reload.problems() or [""]
     assert "supervisord" in problem or "not running" in problem
 

@@ -47,10 +47,10 @@ class HubInThread:
         self.address = here.address
         self.ca_file = folder / "ca.pem"
         self._context = server_context(folder, self.address)
-        self._loop = asyncio.new_event_loop()
+        self.loop = asyncio.new_event_loop()
         self._bugs: list[dict[str, Any]] = []
-        self._loop.set_exception_handler(lambda _, context: self._bugs.append(context))
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self.loop.set_exception_handler(lambda _, context: self._bugs.append(context))
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
         self.cloud = self.call(lambda: Cloud(folder, self.address, time.time()))
         self.call(lambda: [self.cloud.registrations.adopt(d, time.time()) for d in ("dev-1", "dev-2")])
@@ -65,7 +65,7 @@ class HubInThread:
         return self.run(do())
 
     def run(self, coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(30)
 
     def start(self) -> None:
         self.hub = self.run(broker.serve(self.cloud, self.address, addresses.HUB_PORT, self._context))
@@ -77,9 +77,9 @@ class HubInThread:
     def close(self) -> None:
         self.stop()
         self.call(self.cloud.close)
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(10)
-        self._loop.close()
+        self.loop.close()
         assert self._bugs == []
 
     def faults(self, **asked: Any) -> None:

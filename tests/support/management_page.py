@@ -13,17 +13,17 @@ def operations_table() -> str:
     """A row for each operation: its fields, its payload, and the fields of its reply."""
     lines = ["| operation | fields | payload | reply |", "|---|---|---|---|"]
     for operation, kind in protocol._KINDS.items():
-        fields = [_field(field) for field in dataclasses.fields(kind) if field.name not in protocol._PAYLOADS]
-        replies = [reply for reply in protocol._REPLIES[kind] if reply]
+        fields = [_field(field) for field in dataclasses.fields(kind) if field.name not in protocol.PAYLOADS]
+        replies = [reply for reply in protocol.REPLIES[kind] if reply]
         reply = ", ".join(f"`{field.name}`" for field in dataclasses.fields(replies[0]))
         kept = "`kept`, " if replies[0].__name__ == "Kept" else ""
-        payload = next((f.name for f in dataclasses.fields(kind) if f.name in protocol._PAYLOADS), "")
+        payload = next((f.name for f in dataclasses.fields(kind) if f.name in protocol.PAYLOADS), "")
         lines.append(f"| `{operation}` | {', '.join(fields)} | {payload} | {kept}{reply} |")
     return "\n".join(lines) + "\n"
 
 
 def _field(field: dataclasses.Field[Any]) -> str:
-    if protocol._required(field):
+    if protocol.is_required(field):
         return f"`{field.name}`"
     default: Any = field.default
     default = pointer_text(default) if field.name == "path" else default

@@ -246,7 +246,7 @@ class ManagementWorld:
     def begin_call(self, method: str, payload: Any = None, timeout_s: float = 10.0) -> Future[Any]:
         """Call a method as the cloud does; the future has status and payload."""
         call = self.hub.cloud.call_method(DEVICE, method, payload, timeout_s, 0.0)
-        return asyncio.run_coroutine_threadsafe(call, self.hub._loop)
+        return asyncio.run_coroutine_threadsafe(call, self.hub.loop)
 
     def call(self, method: str, payload: Any = None) -> tuple[int, Any]:
         """The answer to a call, while everything turns."""

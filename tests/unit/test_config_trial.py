@@ -268,15 +268,16 @@ def never_over(state: TrialState, now: Moment) -> tuple[TrialState, list[TrialAc
 
 def reload_first(state: TrialState, values: Any, now: Moment, number: int = 1) -> Any:
     """Takes what is on trial for confirmed at once."""
-    state, actions = config_trial._saved(
-        state, confirmed=values, trial=None, judged=values, outcome=TrialOutcome.CONFIRMED, reload_owed=True
-    )
-    return replace(state, reloading=True), [*actions, ReloadWorkers()]
+    record = replace(state.record, confirmed=values, trial=None, judged=values, reload_owed=True)
+    return replace(state, record=record, reloading=True), [SaveRemoteConfig(record), ReloadWorkers()]
 
 
 def any_answer(state: TrialState, asked_s: float) -> Any:
     trial = state.record.trial
-    return config_trial._saved(state, confirmed=trial.values, trial=None) if trial else (state, [])
+    if trial is None:
+        return state, []
+    record = replace(state.record, confirmed=trial.values, trial=None)
+    return replace(state, record=record), [SaveRemoteConfig(record)]
 
 
 @pytest.mark.parametrize(

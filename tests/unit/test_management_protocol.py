@@ -238,9 +238,9 @@ def test_sizes_are_bounded() -> None:
 
 def test_every_operation_has_a_request_and_every_field_a_rule() -> None:
     assert set(protocol._KINDS) == set(ManagementOperation)
-    assert set(protocol._REPLIES) == set(protocol._KINDS.values())
+    assert set(protocol.REPLIES) == set(protocol._KINDS.values())
     named = {field.name for kind in protocol._KINDS.values() for field in dataclasses.fields(kind)}
-    assert named == set(protocol._PARSERS) | set(protocol._PAYLOADS)
+    assert named == set(protocol._PARSERS) | set(protocol.PAYLOADS)
 
 
 def test_the_frames_are_as_the_page_shows_them() -> None:

@@ -31,6 +31,11 @@ REASONS = {
     "_on_program": "the same",
     "_requests_due": "the same",
     "_handed_out": "the same",
+    "_answered": "the same",
+    "_callers_over": "the same",
+    "_gone": "the same",
+    "_received": "the same",
+    "_taken": "the same",
     "_KINDS": "every kind of request has to be tried",
     "_PARSERS": "the same",
 }

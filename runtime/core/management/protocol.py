@@ -120,7 +120,7 @@ _KINDS: Mapping[ManagementOperation, type[ManagementRequest]] = {
     ManagementOperation.CALL: CallRequest,
 }
 _OPERATIONS = {kind: operation for operation, kind in _KINDS.items()}
-_PAYLOADS = ("value", "result", "payload")
+PAYLOADS = ("value", "result", "payload")
 """Fields that travel in a frame of their own; `value` as JSON."""
 
 # --- fields of a header ---
@@ -240,13 +240,13 @@ def decode_request(frames: Sequence[bytes]) -> ManagementRequest:
     header = _header(frames[0])
     kind = _kind(header.pop("operation", None))
     own = {field.name: field for field in fields(kind)}
-    if unknown := header.keys() - own.keys() | header.keys() & {*_PAYLOADS}:
+    if unknown := header.keys() - own.keys() | header.keys() & {*PAYLOADS}:
         names = _shown(", ".join(sorted(unknown)))
         raise RequestRefused(ManagementCode.UNKNOWN_FIELD, f"the header has unknown fields: {names}")
-    if missing := [name for name, field in own.items() if _required(field) and name not in header]:
+    if missing := [name for name, field in own.items() if is_required(field) and name not in header]:
         raise RequestRefused(ManagementCode.BAD_FIELD, f"{_OPERATIONS[kind]} needs the field {missing[0]}")
     values = {name: _PARSERS[name](name, value) for name, value in header.items()}
-    payload = next((name for name in _PAYLOADS if name in own), None)
+    payload = next((name for name in PAYLOADS if name in own), None)
     if payload == "value":
         values |= _value(frames[1:], values.get("mode", ReportMode.SET))
     elif payload:
@@ -257,7 +257,8 @@ def decode_request(frames: Sequence[bytes]) -> ManagementRequest:
     return request
 
 
-def _required(field: Field[Any]) -> bool:
+def is_required(field: Field[Any]) -> bool:
+    """True if a request without the field is refused."""
     return field.default is MISSING and field.default_factory is MISSING
 
 
@@ -323,7 +324,7 @@ def encode_request(request: ManagementRequest) -> list[bytes]:
         if field.name == "value":
             removal = isinstance(request, ReportRequest) and request.mode is ReportMode.REMOVE
             frames += [] if removal else [encode_json(value)]
-        elif field.name in _PAYLOADS:
+        elif field.name in PAYLOADS:
             frames += [value] if value else []
         elif value != field.default:
             header[field.name] = pointer_text(value) if field.name == "path" else value
@@ -349,9 +350,9 @@ def encode_reply(reply: ManagementReply) -> list[bytes]:
     frames: list[bytes] = []
     for field in fields(reply):
         value = getattr(reply, field.name)
-        if field.name in _PAYLOADS:
+        if field.name in PAYLOADS:
             frames.append(encode_json(value) if field.name == "value" else value)
-        elif _required(field) or value != _default(field):
+        elif is_required(field) or value != _default(field):
             header[field.name] = value
     return [encode_json(header), *frames]
 
@@ -360,7 +361,7 @@ def _default(field: Field[Any]) -> Any:
     return field.default_factory() if field.default_factory is not MISSING else field.default
 
 
-_REPLIES: Mapping[type[ManagementRequest], tuple[type[Any], type[Any] | None]] = {
+REPLIES: Mapping[type[ManagementRequest], tuple[type[Any], type[Any] | None]] = {
     PingRequest: (Alive, None),
     WhoAmIRequest: (Identified, None),
     TwinRequest: (TwinValue, None),
@@ -391,12 +392,12 @@ def decode_reply(request: ManagementRequest, frames: Sequence[bytes]) -> Managem
             if pause_ms is not None and (type(pause_ms) is not int or pause_ms < 0):
                 raise ValueError(f"no pause is {pause_ms!r} ms")
             return ManagementRefusal(str(error["code"]), str(error["message"]), pause_ms)
-        kind, nothing = _REPLIES[type(request)]
+        kind, nothing = REPLIES[type(request)]
         if nothing and header[next(iter(fields(kind))).name] is None:
             empty: ManagementReply = nothing()
             return empty
         values = {field.name: header[field.name] for field in fields(kind) if field.name in header}
-        for name in _PAYLOADS:
+        for name in PAYLOADS:
             if name in {field.name for field in fields(kind)} and "unchanged" not in values:
                 values[name] = decode_json(frames[1]) if name == "value" else bytes(frames[1])
         reply: ManagementReply = kind(**values)
