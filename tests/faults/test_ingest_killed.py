@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime.operations.ledger_report import report
 from runtime.producer import Producer
 from tests.support.harness import Home, eventually, short_folder
 
@@ -74,6 +75,7 @@ def _compare(path: Path, senders: list[Sender]) -> None:
     acknowledged = {(number, payload) for sender in senders for number, payload in sender.acknowledged}
     stored = {(number, payload) for number, payload, _ in rows}
     assert acknowledged == stored
+    assert report(path, check=True).wrong == []
     assert len({payload for _, payload in stored}) == len(rows) == counted
     for sender in senders:
         mine = [payload for _, payload, key in rows if key.startswith(f"{sender._sender_name}/")]
