@@ -29,8 +29,8 @@ from runtime.layout import Layout
 from runtime.workers.management_turn import HubOwed, ManagementTurn
 
 MOST_COMMANDS_A_TURN = 100
-MOST_UNSENT = 256
-"""Answers that wait for room on the line; beyond it the oldest goes, and its caller waits for nothing."""
+MOST_UNSENT, MOST_UNSENT_BYTES = 1_024, 8 * 1024 * 1024
+"""Answers that wait for room on the line; beyond either the oldest goes, and its caller waits for nothing."""
 EVERYTHING = frozenset(HubChannel)
 _TWIN = frozenset((HubChannel.TWIN_RESPONSES, HubChannel.DESIRED))
 
@@ -178,8 +178,11 @@ class HubSide:
             case RespondToCall(client, rid, status, payload):
                 unsent = _Unsent(client, method_response_topic(status, rid), payload)
         self._unsent.append(unsent)
-        while len(self._unsent) > MOST_UNSENT:
+        while len(self._unsent) > MOST_UNSENT or self._unsent_bytes() > MOST_UNSENT_BYTES:
             self._unsent.popleft()
+
+    def _unsent_bytes(self) -> int:
+        return sum(len(unsent.payload) for unsent in self._unsent)
 
     def send(self, now_s: float) -> None:
         """Send what is due on the line."""
