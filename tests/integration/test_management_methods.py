@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +28,18 @@ built_in = {json.dumps(BUILT_IN)}
 durable = ["firmware"]
 reboot_command = ["touch", "rebooted"]
 call_timeout_s = 1
+"""
+
+
+SERVER = """
+import sys, time
+import zmq
+from runtime.core.management.protocol import encode_request
+from runtime.core.management.requests import ServeRequest
+socket = zmq.Context().socket(zmq.REQ)
+socket.connect(sys.argv[1])
+socket.send_multipart(encode_request(ServeRequest(("fragile",), wait_s=60)))
+time.sleep(600)
 """
 
 
@@ -81,6 +95,17 @@ def test_a_call_without_an_answer_ends_before_the_hub_gives_up(world: Management
     assert isinstance(call, CallHandedOver)
     assert calling.answer()[0] == 504
     assert program.ask(AnswerRequest(call.call)) == AnswerTaken(False)
+
+
+def test_a_call_whose_program_ends_is_answered_at_once(world: ManagementWorld) -> None:
+    program = subprocess.Popen([sys.executable, "-c", SERVER, f"ipc://{world.layout.management_socket}"])
+    world.until(lambda: world.worker._state.calls.servers, 30)
+    calling = Calling(world, "fragile")
+    world.until(lambda: any(call.holder for call in world.worker._state.calls.open.values()))
+    program.kill()
+    program.wait(10)
+    status, body = calling.answer()
+    assert status == 503 and body == {"error": "the program that serves it ended"}
 
 
 def test_an_answer_under_a_call_id_is_said_again_after_a_restart(world: ManagementWorld) -> None:
