@@ -61,6 +61,17 @@ def test_a_database_that_was_removed_under_the_worker_is_made_again(running: Hom
     assert json.loads(text)["b"] == 2, "what was said to be kept is in the file that is there"
 
 
+def test_a_row_that_cannot_be_read_costs_the_database_and_not_the_service(running: Home) -> None:
+    with device(running) as program:
+        program.set("/a", 1)
+        running.workers["management"].terminate()
+        with contextlib.closing(sqlite3.connect(running.layout.management_db)) as db, db:
+            db.execute("UPDATE twin SET text = '{' WHERE name = 'wanted'")
+        running.start_worker("management")
+        program.set("/b", 2)
+    assert (running.layout.state / "management.db.damaged-1").exists()
+
+
 def test_contradictory_grants_are_waited_for_and_named(home: Home) -> None:
     home.write_config(
         f'{ON}[management.program.a]\nuser = "0"\nreport = ["/x"]\n'
