@@ -75,10 +75,16 @@ def fetch_debs(target: Target, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     if not any(folder.glob("*.deb")):
         download = f"apt-get -q -o APT::Sandbox::User=root download {' '.join(base_packages(target))}"
-        fetch = f'cd "{folder.resolve()}" && {download}'
+        fetch = f'cd "{folder.resolve()}" && APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" {download}'
         options = ["--quiet", "--variant=extract", "--include=netbase", f"--extract-hook={fetch}"]
         run("mmdebstrap", *options, f"--architectures={target.arch}", target.codename, "/dev/null")
-    return sorted(folder.glob("*.deb"))
+    debs = sorted(folder.glob("*.deb"))
+    foreign = [deb.name for deb in debs if _fields(deb)["Architecture"] not in (target.arch, "all")]
+    if foreign:
+        raise BuildError(
+            f"{folder} holds packages for another architecture, as {foreign[0]}; remove the folder"
+        )
+    return debs
 
 
 def make_base(target: Target, debs: list[Path], root: Path, epoch_s: int) -> None:

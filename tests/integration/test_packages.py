@@ -15,12 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from deploy.packaging import deb, lock, release, sbom
-from deploy.packaging.container import layer
+from deploy.packaging.container import GROUP, HOME, SOCKETS, USER, layer
 from deploy.packaging.targets import RELEASES, Target, all_targets
 from deploy.packaging.tree import SCRIPTS, Origin
 from deploy.packaging.wheels import BuildError
+from runtime.settings import keys
 from tests.support.harness import require_tool
 
 TOP = Path(__file__).resolve().parents[2]
@@ -223,3 +225,22 @@ def test_the_sums_are_signed_by_the_key_that_was_given(tmp_path: Path) -> None:
 def test_a_bundle_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="build it first"):
         release.bundle(ORIGIN, tmp_path, {})
+
+
+def test_the_examples_of_containers_name_settings_that_exist_and_the_images_own_user() -> None:
+    folder = TOP / "deploy" / "container"
+    known = {key.variable for key in keys()} | {"EDGE_RUNTIME_TAG"}
+    for name in ("compose.yaml", "kubernetes.yaml"):
+        text = (folder / name).read_text()
+        named = set(re.findall(r"\bEDGE_[A-Z_]*[A-Z]\b", re.sub(r"#.*", "", text)))
+        assert named and named <= known, named - known
+    compose = yaml.safe_load((folder / "compose.yaml").read_text())["services"]["edge-runtime"]
+    assert compose["user"] == f"{USER}:{GROUP}" and compose["read_only"] and compose["cap_drop"] == ["ALL"]
+    documents = list(yaml.safe_load_all((folder / "kubernetes.yaml").read_text()))
+    pod = documents[-1]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    asked = container["securityContext"]
+    assert (asked["runAsUser"], asked["runAsGroup"]) == (USER, GROUP) and asked["readOnlyRootFilesystem"]
+    mounted = {each["mountPath"] for each in container["volumeMounts"]}
+    assert {f"/{HOME}", f"/{SOCKETS}"} <= mounted
+    assert {each["name"] for each in container["volumeMounts"]} == {each["name"] for each in pod["volumes"]}
