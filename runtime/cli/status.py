@@ -87,6 +87,7 @@ def render(overview: dict[str, Any]) -> list[TextRow]:
     rows += [TextRow(head, head, "bold"), *map(TextRow, workers), TextRow("")]
     for title, parts in (
         ("backlog", _backlog(overview["backlog"])),
+        ("ledger", _ledger(overview["ledger"])),
         ("lasts", _lasts(overview["runway"])),
         ("hub", _hub(overview["hub"])),
         ("identity", _identity(overview["identity"])),
@@ -177,6 +178,21 @@ def _listed(words: str, names: Collection[str]) -> str:
     shown = [f"/{printable(name, MOST_OF_A_NAME)}" for name in list(names)[:MOST_NAMES]]
     more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
     return f"{words}: {' '.join(shown)}{more}" if names else ""
+
+
+def _ledger(facts: dict[str, Any]) -> list[str]:
+    """Where every message is that was ever stored. `edgectl ledger` has the streams and the reasons."""
+    if facts["stored"] is None:
+        return []
+    lost = sum(facts["lost"].values())
+    return [
+        f"{facts['stored']} ever stored",
+        f"{facts['delivered']} delivered",
+        f"{facts['waiting']} waiting",
+        f"{facts['set_aside']} set aside",
+        f"{lost} lost",
+        f"{facts['difference']} unaccounted for" if facts["difference"] else "",
+    ]
 
 
 def _lasts(facts: dict[str, Any]) -> list[str]:
