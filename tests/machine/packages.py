@@ -215,17 +215,18 @@ def main(words: list[str] | None = None) -> int:
     if os.geteuid() != 0:
         print("error: must be run as root", file=sys.stderr)
         return 2
+    origin = find_origin()
+    same = ["--version", origin.version]  # also where the checkout changes meanwhile
     if not asked.only_life:
-        status = packaging(["deb", "--arch", "all", "--release", "all"])
+        status = packaging([*same, "deb", "--arch", "all", "--release", "all"])
         if status:
             return status
-        for package in sorted((TOP / "dist").glob(f"*{find_origin().version}*.deb")):
+        for package in sorted((TOP / "dist").glob(f"*{origin.version}*.deb")):
             subprocess.run(
                 ["lintian", "--tag-display-limit", "0", "--fail-on", "error", str(package)], check=True
             )
-        if status := packaging(["bundle"]):
+        if status := packaging([*same, "bundle"]):
             return status
-    origin = find_origin()
     with tempfile.TemporaryDirectory(prefix="edge-packages-") as folder:
         out = Path(folder)
         life(*(deb.build_runtime(TARGET, find_origin(version), out) for version in ("0.0.9", origin.version)))
