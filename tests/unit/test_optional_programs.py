@@ -19,6 +19,7 @@ ON, OFF = [Switch("observer", on=True)], [Switch("observer", on=False)]
         (True, "BACKOFF", True, True, []),
         (True, "STOPPING", True, True, []),
         (False, "STOPPED", False, True, []),
+        (False, "STARTING", True, True, []),  # supervisorctl waits until it runs
         (False, "RUNNING", True, False, OFF),
         (False, "BACKOFF", True, False, OFF),
         (False, "STOPPING", True, False, []),

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-UP = frozenset({"STARTING", "RUNNING", "BACKOFF"})
+UP = frozenset({"RUNNING", "BACKOFF"})
+"""Not STARTING: `supervisorctl restart all` starts every program, and would fail where one goes meanwhile."""
 DOWN = frozenset({"STOPPED", "EXITED", "FATAL"})
 
 
