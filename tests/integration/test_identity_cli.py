@@ -34,7 +34,7 @@ def register(home: Home) -> IdentityStore:
         now(),
         0.5,
     )
-    store.save_registered(1, Registration("hub", "w:dev-1", 86_400.0, Secret("secret-sas")), now(), 0.5)
+    store.save_registered(1, Registration("hub", "w:dev-1", 86_395.0, Secret("secret-sas")), now(), 0.5)
     return store
 
 
