@@ -26,8 +26,8 @@ SCRIPTS = {
     "supervisord": "from supervisor.supervisord import main",
     "supervisorctl": "from supervisor.supervisorctl import main",
 }
-_LEFT_OUT_SUFFIXES = (".pyi", ".pyx", ".pxd", ".c", ".h", ".hpp", ".pyc")
-_LEFT_OUT_FOLDERS = ("tests", "test", "__pycache__")
+_LEFT_OUT_SUFFIXES = (".pyi", ".pyx", ".pxd", ".pxi", ".c", ".h", ".hpp", ".pyc")
+_LEFT_OUT_FOLDERS = ("tests", "test", "skel", "__pycache__")
 _LEFT_OUT_METADATA = ("RECORD", "INSTALLER", "REQUESTED", "WHEEL", "direct_url.json", "top_level.txt")
 
 
