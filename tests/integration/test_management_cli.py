@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from loguru import logger
 
 from runtime.__main__ import main
 from runtime.device import Device, DeviceCall, LeaseLost, MethodError
@@ -36,6 +37,7 @@ def edgectl(
     world: ManagementWorld, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
     """Run a command while the worker turns: its exit status, output, and errors."""
+    logger.remove()  # the worker turns in this process: its log lines are no words of the command's
 
     def run(*words: str) -> tuple[int, str, str]:
         status = beside(world, lambda: main(["--home", str(world.home), *words]))

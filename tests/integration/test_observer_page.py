@@ -51,6 +51,7 @@ def test_a_person_reads_the_promise_at_a_glance_at_every_width(
 ) -> None:
     browser.open(device.url, width)
     eventually(lambda: browser.sees("degraded"), 10, "the status is shown")
+    eventually(lambda: browser.sees("at most 49"), 10, "and the curve, which is asked for by itself")
     text = browser.value("document.body.innerText")
     figures = [line for line in text.splitlines() if line.strip()]
     for figure, name in (("10", "acknowledged"), ("6", "delivered"), ("3", "waiting"), ("1", "lost")):
