@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
 from runtime import __version__
-from runtime.adapters.net import https
 from runtime.adapters.net.http_server import HttpServer
-from runtime.adapters.net.tls_options import TrustedAuthorities
 from runtime.adapters.process.clock import Clock, SystemClock
 from runtime.adapters.process.config_watch import ConfigWatch
 from runtime.adapters.process.history_file import HistoryFile
@@ -29,7 +27,9 @@ from runtime.operations import overview
 from runtime.operations.metrics_report import report
 from runtime.operations.observer_pages import ObserverPages
 from runtime.workers.heartbeat import Heartbeat
-from runtime.workers.log_shipper import LogShipper
+
+if TYPE_CHECKING:
+    from runtime.workers.log_shipper import LogShipper
 
 NAME = "observer"
 TURN_S = 2.0
@@ -131,6 +131,9 @@ class ObserverLoop:
 
     def _push(self, url: str) -> None:
         """Send the figures to the collector; what it does not take is not kept: the next ones are newer."""
+        from runtime.adapters.net import https  # late, as the shipper: 10 MB that few observers need
+        from runtime.adapters.net.tls_options import TrustedAuthorities
+
         state, wall_s = self._pages.state(), self._clock.wall_s()
         request = otlp(
             report(state, now_s=wall_s), _resource(state), __version__, self._began_ns, int(wall_s * 1e9)
@@ -153,3 +156,9 @@ class ObserverLoop:
 def _resource(state: Mapping[str, Any]) -> dict[str, str]:
     device = state["identity"]["device_id"]
     return {"service.name": "edge-runtime", **({"service.instance.id": str(device)} if device else {})}
+
+
+def _shipper(config: Config, clock: Clock) -> LogShipper:
+    from runtime.workers.log_shipper import LogShipper
+
+    return LogShipper(config.layout, config.producer_endpoint(), config.settings.log, clock)
