@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import re
 import socket
 import subprocess
 import time
@@ -34,11 +35,13 @@ from runtime.core.management.strict_json import decode_json, encode_json
 from runtime.core.management.twin import ReportMode
 from runtime.core.management.twin_record import ReportMade
 from runtime.errors import EdgeError, Rejected, Retryable
-from runtime.layout import OPTIONAL_WORKERS, WORKERS
+from runtime.layout import OPTIONAL_WORKERS, PROGRAMS, WORKERS
 
 if TYPE_CHECKING:
     from runtime.adapters.supervisor.rpc import Supervisor
 
+MOST_ALARM = 300
+"""Characters of an alarm in the reported properties."""
 FRESH_S = 30.0
 """A worker that beat so long ago is said to be down."""
 LOG_LINES, MOST_LOG_LINES = 200, 5_000
@@ -245,14 +248,32 @@ class BuiltInMethods:
         except OSError as exc:
             logger.bind(event=LogEvent.REBOOT_FAILED).error("{} cannot be started: {}", command[0], exc)
 
-    def section(self, asker: object, config_trial: dict[str, Any]) -> ReportMade:
+    def alarms(self) -> dict[str, str]:
+        """The alarms that stand, by worker, without the figures that change from look to look."""
+        layout, boot_id = self._config.layout, self._clock.boot_id()
+        records = {name: last_record(layout.status_file(name), boot_id) for name in PROGRAMS}
+        own = [(name, text) for name, record in records.items() if (text := record.text("alarm"))]
+        judged = [(str(a.get("worker")), str(a.get("text"))) for a in records["sentinel"].parts("alarms")]
+        found: dict[str, list[str]] = {}
+        for name, text in (*judged, *own):
+            found.setdefault(name, []).append(re.sub(r"\d+(\.\d+)?", "N", text)[:MOST_ALARM])
+        return {name: "; ".join(texts) for name, texts in found.items() if name in PROGRAMS}
+
+    def section(self, asker: object, config_trial: dict[str, Any], alarms: Mapping[str, str]) -> ReportMade:
         """The section `runtime` of the reported properties: nothing that changes by itself."""
         layout, now_s, boot_id = self._config.layout, self._clock.boot_s(), self._clock.boot_id()
         workers = {}
         for name in (*WORKERS, "sentinel"):
             age_s = last_record(layout.status_file(name), boot_id).age_s("progress_boot_s", now_s)
             workers[name] = "up" if age_s is not None and age_s < FRESH_S else "down"
-        value = {"version": __version__, "boot": boot_id, "workers": workers, "config": config_trial}
+        value: dict[str, Any] = {
+            "version": __version__,
+            "boot": boot_id,
+            "workers": workers,
+            "config": config_trial,
+        }
+        if alarms:
+            value["alarms"] = dict(alarms)
         return ReportMade(asker, ReportMode.SET, ("runtime",), value)
 
     def close(self) -> None:

@@ -67,6 +67,8 @@ WATERMARK_EVERY_S = 1.0
 LOG_EVERY_S = 60.0
 SECTION_EVERY_S = 900.0
 """The section `runtime` of the reported properties is looked at so often."""
+ALARMS_EVERY_S = 15.0
+"""Alarms are looked for so often; a change of theirs goes into that section."""
 
 
 def run(config: Config, stop: Stop) -> None:
@@ -176,7 +178,8 @@ class ManagementLoop:
         self._forgotten: int | None = 0
         """The end up to which it has been looked for what may be forgotten; None: as far as there is any."""
         self._forget, self._watermark = Timer(FORGET_EVERY_S), Timer(WATERMARK_EVERY_S)
-        self._section = Timer(SECTION_EVERY_S)
+        self._section, self._alarm_look = Timer(SECTION_EVERY_S), Timer(ALARMS_EVERY_S)
+        self._alarms: dict[str, str] = {}
         self._trial: dict[str, Any] = {}
         """What the section `runtime` says of them."""
         self._twin_received = moment_from_json(self._database.twin_received())
@@ -271,11 +274,14 @@ class ManagementLoop:
             turn.calls(answered)
         for stored in self._results.outcomes(self._database, now_s):
             turn.commands(stored)
+        if self._alarm_look.due(now_s) and (alarms := self._built_in.alarms()) != self._alarms:
+            self._alarms = alarms
+            self._section.expire()
         if self._trials.section() != self._trial:
             self._section.expire()
         if self._section.due(now_s):
             self._trial = self._trials.section()
-            turn.twin(self._built_in.section(OwnAsker(), self._trial))
+            turn.twin(self._built_in.section(OwnAsker(), self._trial, self._alarms))
         turn.tick()
 
     def _keep(self, turn: ManagementTurn) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime.adapters.process.status_file import StatusFile
 from runtime.core.management.replies import Kept, ManagementRefusal, TwinValue, Watched
 from runtime.core.management.requests import (
     AppliedRequest,
@@ -18,6 +19,7 @@ from runtime.core.management.requests import (
     WhoAmIRequest,
 )
 from runtime.core.management.twin import ReportMode
+from runtime.layout import Layout
 from tests.support.management_world import ManagementWorld
 
 
@@ -89,6 +91,15 @@ def test_changes_made_while_away_arrive(world: ManagementWorld) -> None:
     world.upload.connect()
     woken = world.until(program.reply)
     assert isinstance(woken, Watched) and woken.value == {"late": True}
+
+
+def test_an_alarm_is_seen_in_the_twin_and_goes_with_its_cause(world: ManagementWorld) -> None:
+    status = StatusFile(Layout(world.home).status_file("ingest"), "ingest")
+    for figures, alarms in ({"alarm": "failed 7 times"}, {"ingest": "failed N times"}), ({}, None):
+        status.progress(figures, now=True)
+        world.restart()  # else it looks every fifteen seconds
+        world.upload.connect()
+        world.until(lambda wanted=alarms: world.reported().get("runtime", {}).get("alarms") == wanted)
 
 
 def test_the_runtimes_own_section_is_reported_and_not_a_programs(world: ManagementWorld) -> None:
