@@ -31,7 +31,7 @@ def register(commands: Commands, meaning: str) -> None:
     devcloud.add_argument("--address", default="auto", help="loopback address; auto: a free one, kept")
     devcloud.add_argument("--https-port", type=port, default=0, metavar="N", help="0: a free one, kept")
     devcloud.add_argument(
-        "--name", default="", metavar="HOST", help="host name it goes by, resolved by whoever connects"
+        "--name", default="", metavar="HOST", help="host name it goes by; devices have to resolve it"
     )
     devcloud.add_argument("--workspace", default="demo", help="name of its workspace")
     for name, meaning in LIFETIMES.items():
@@ -55,7 +55,7 @@ def _register_subcommands(devcloud: argparse.ArgumentParser) -> None:
     listing.add_argument("--json", action="store_true", help="for a program")
     approve = _add(subcommands, "approve", calls.approve, "let waiting devices in")
     approve.add_argument("operation", nargs="?", metavar="CODE", help="verification code or operation id")
-    approve.add_argument("--all", action="store_true", help="whoever waits")
+    approve.add_argument("--all", action="store_true", help="every device that waits")
     approve.add_argument("--device-id", metavar="ID", help="another id than the device wished for")
     cancel = _add(subcommands, "cancel", calls.cancel, "turn a waiting device away")
     cancel.add_argument("operation", metavar="CODE", help="verification code or operation id")

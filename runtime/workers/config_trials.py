@@ -222,11 +222,10 @@ def _write(path: Path, content: bytes) -> None:
     """Replace the file: after a power cut it is the old one or this. Raises OSError."""
     fresh = path.with_name(f"{path.name}.new")
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(fd, content)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    with os.fdopen(fd, "wb") as file:  # writes all of it, or raises: a full disk may take a part
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     fresh.replace(path)
     folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -274,7 +274,7 @@ class ManagementLoop:
             turn.calls(answered)
         for stored in self._results.outcomes(self._database, now_s):
             turn.commands(stored)
-        if self._alarm_look.due(now_s) and (alarms := self._built_in.alarms()) != self._alarms:
+        if self._alarm_look.restart_if_due(now_s) and (alarms := self._built_in.alarms()) != self._alarms:
             self._alarms = alarms
             self._section.expire()
         if self._trials.section() != self._trial:
@@ -324,6 +324,7 @@ class ManagementLoop:
             logger.bind(event=LogEvent.MANAGEMENT_NOT_KEPT, times=times).error("nothing is kept: {}", error)
         full = isinstance(error, StoreFull)
         code = ManagementCode.DISK_FULL if full else ManagementCode.STORE_UNAVAILABLE
+        self._operators = {rid: asker for rid, asker in self._operators.items() if asker not in askers}
         for asker in askers:
             self._answer(asker, ManagementRefusal(code, str(error), retry_after_ms=1_000))
 

@@ -249,7 +249,7 @@ def test_a_twin_request_on_the_basic_tier_costs_the_published_sdk_its_connection
     with hub.client() as client:
         client.connect()
         client.send_message("telemetry")
-        with pytest.raises(Exception, match="cancelled before SUBACK|not currently connected"):
+        with pytest.raises(Exception, match=r"cancelled before SUBACK|not currently connected"):
             client.patch_twin_reported_properties({"a": 1})
         eventually(lambda: not client.connected)
     assert len(hub.messages()) == 1

@@ -275,7 +275,7 @@ def test_the_kill_switch_cuts_the_block_under_way(folder: Path, server: Scripted
     lane = slow_lane(folder, server)
     lane.files.begin(1, parcel(os.urandom(8_388_608)), CREDENTIALS)
     eventually(lambda: storage.read_bytes > 100_000)
-    lane.files.set_permit(FilePermit.NOBODY, off=True)
+    lane.files.set_permit(FilePermit.NONE, off=True)
     began_s = time.monotonic()
     failed = lane.ended()
     assert time.monotonic() - began_s < 2.0

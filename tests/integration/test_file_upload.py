@@ -277,7 +277,7 @@ def test_who_may_not_use_the_link_gives_up_its_place_and_goes_on_later_and_the_u
     lane.files.begin(2, parcel(b"fire", "alarm"), credentials, urgent=True)
     eventually(lambda: list(blobs(cloud).values()) == [b"fire"])
     eventually(lambda: [event.id for event in lane.files.drain() if isinstance(event, Uploaded)] == [2])
-    lane.files.set_permit(FilePermit.EVERYBODY)
+    lane.files.set_permit(FilePermit.ALL)
     assert isinstance(lane.upload(parcel(payload), credentials), Uploaded)
     assert before + lane.blocks == BLOCKS
     assert set(blobs(cloud).values()) == {b"fire", payload}

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters.management.database import ManagementDatabase
+from runtime.adapters.management.reader import ManagementReader
 from runtime.adapters.store.errors import StoreNewer
 from runtime.core.management.call_record import KeptAnswer
 from runtime.core.management.command_record import CommandRow, CommandState, Instant, Lease, Retry
@@ -121,3 +122,12 @@ def test_a_database_of_a_newer_runtime_is_left_alone(layout: Layout) -> None:
         db.commit()
     with pytest.raises(StoreNewer, match="schema 99"):
         ManagementDatabase(layout)
+
+
+def test_a_twin_that_the_hub_has_answered_for_and_that_is_not_saved_yet_is_no_damage(layout: Layout) -> None:
+    """`edgectl twin get` with the worker down called the database damaged."""
+    database = ManagementDatabase(layout)
+    database.save_twin_received([1.0, 2.0, "boot"])
+    database.commit()
+    assert ManagementReader(layout.management_db).twin() == TwinRecord()
+    database.close()

@@ -20,6 +20,7 @@ from runtime.core.management.requests import (
 )
 from runtime.core.management.twin import ReportMode
 from runtime.layout import Layout
+from runtime.workers.built_in_methods import BuiltInMethods
 from tests.support.management_world import ManagementWorld
 
 
@@ -91,6 +92,16 @@ def test_changes_made_while_away_arrive(world: ManagementWorld) -> None:
     world.upload.connect()
     woken = world.until(program.reply)
     assert isinstance(woken, Watched) and woken.value == {"late": True}
+
+
+def test_alarms_are_looked_for_now_and_then_and_not_at_every_turn(
+    world: ManagementWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every turn read the status files of all programs: a thousand requests a second, seven files each."""
+    looks: list[int] = []
+    monkeypatch.setattr(BuiltInMethods, "alarms", lambda self: looks.append(1) or {})
+    world.steps(50)
+    assert len(looks) <= 1
 
 
 def test_an_alarm_is_seen_in_the_twin_and_goes_with_its_cause(world: ManagementWorld) -> None:

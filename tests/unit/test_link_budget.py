@@ -194,7 +194,7 @@ def test_a_file_and_messages_share_a_rate_and_who_is_alone_has_all_of_it(message
         while messages and link.allows(4, now):
             link.sent(1_000)
             as_messages += 1_000
-        if files and link.files(now) is FilePermit.EVERYBODY:
+        if files and link.files(now) is FilePermit.ALL:
             link.uploaded(block)
             as_files += block
         now += max(0.001, min(1.0, link.wait_s(now)))
@@ -207,11 +207,11 @@ def test_a_file_and_messages_share_a_rate_and_who_is_alone_has_all_of_it(message
 def test_files_stop_where_messages_would_and_the_urgent_go_on() -> None:
     link = LinkBudget(LinkPolicy(bytes_per_day=1000, urgent_priority=8))
     link.set_time(NOON, 0.0)
-    assert link.files(0.0) is FilePermit.EVERYBODY
+    assert link.files(0.0) is FilePermit.ALL
     link.uploaded(1000)
     assert link.files(0.0) is FilePermit.URGENT
     link.off = True
-    assert link.files(0.0) is FilePermit.NOBODY
+    assert link.files(0.0) is FilePermit.NONE
 
 
 def test_a_budget_is_renewed_by_a_later_day_and_by_nothing_else() -> None:

@@ -35,7 +35,7 @@ def use(link: LinkBudget, what: str, size: int, now: float) -> float:
         case "message" if link.allows(PLAIN, now):
             link.sent(size, PLAIN)
             return size
-        case "block" if link.files(now) is FilePermit.EVERYBODY:
+        case "block" if link.files(now) is FilePermit.ALL:
             link.uploaded(size, PLAIN)
             return size
         case "urgent":
@@ -57,7 +57,7 @@ def test_the_rate_is_kept_and_whoever_waits_comes_to_his_turn(steps: list[tuple[
         went += use(link, what, number, now)
         assert went <= PER_S * (now + BURST_S) + MESSAGE + BLOCK
     began, asked = now, 0
-    while not (link.allows(PLAIN, now) and link.files(now) is FilePermit.EVERYBODY):
+    while not (link.allows(PLAIN, now) and link.files(now) is FilePermit.ALL):
         now += max(0.001, link.wait_s(now))
         asked += 1
     assert now - began <= 2 * ((MESSAGE + BLOCK) / PER_S + URGENT_DEBT_S)

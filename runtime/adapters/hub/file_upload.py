@@ -83,7 +83,7 @@ class FileGate:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._permit = FilePermit.EVERYBODY
+        self._permit = FilePermit.ALL
 
     def set_permit(self, permit: FilePermit) -> None:
         """Set the permit: which files may go on from now on."""
@@ -96,7 +96,7 @@ class FileGate:
         """Wait for permission. Raises Barred where there is none."""
         with self._changed:
             self._changed.wait_for(lambda: urgent or self._permit is not FilePermit.SOON)
-            if self._permit is FilePermit.NOBODY or (self._permit is FilePermit.URGENT and not urgent):
+            if self._permit is FilePermit.NONE or (self._permit is FilePermit.URGENT and not urgent):
                 raise Barred
 
 

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from runtime.adapters.management.rows import (
     COMMAND_COLUMNS,
+    SELECT_TWIN,
     TWIN_DOCUMENTS,
     answer_from_row,
     command_from_row,
@@ -161,7 +162,7 @@ class ManagementDatabase:
 
     def twin(self) -> TwinRecord:
         with _decoded():
-            rows = dict(self._db.execute("SELECT name, text FROM twin WHERE name <> 'received'"))
+            rows = dict(self._db.execute(SELECT_TWIN))
             record = twin_from_rows(rows)
         self._twin = record if rows else None
         return record

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from runtime.adapters.management.rows import COMMAND_COLUMNS, command_from_row, twin_from_rows
+from runtime.adapters.management.rows import COMMAND_COLUMNS, SELECT_TWIN, command_from_row, twin_from_rows
 from runtime.adapters.store.errors import StoreDamaged, StoreUnavailable, translated
 from runtime.core.management.command_record import CommandRow
 from runtime.core.management.twin_record import TwinRecord
@@ -23,7 +23,7 @@ class ManagementReader:
     def twin(self) -> TwinRecord:
         """The twin as the worker committed it last."""
         with self._reading() as db:
-            rows = db.execute("SELECT name, text FROM twin WHERE name <> 'heard'").fetchall()
+            rows = db.execute(SELECT_TWIN).fetchall()
             return twin_from_rows(dict(rows))
 
     def commands(self, most: int) -> list[CommandRow]:

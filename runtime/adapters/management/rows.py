@@ -82,6 +82,9 @@ def twin_from_rows(rows: Mapping[str, str]) -> TwinRecord:
     )
 
 
+SELECT_TWIN = "SELECT name, text FROM twin WHERE name <> 'received'"
+"""The rows of `twin_from_rows`; the one that is left out says when the hub sent the twin last."""
+
 # --- commands ---
 
 COMMAND_COLUMNS = "seq, row, payload, result, result_stored"

@@ -21,6 +21,8 @@ from loguru import logger
 from runtime.core.log_events import LogEvent
 
 TIME_S = 30.0
+END_S = 1.0
+"""Longest wait for a process that was killed: the sentinel has others to look after."""
 MOST_WAITING = 64
 
 
@@ -52,7 +54,8 @@ class AlarmCommand:
         if status is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(running.pid, signal.SIGKILL)
-            running.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # a disk holds it: it is reaped later
+                running.wait(END_S)
             logger.bind(event=LogEvent.ALARM_COMMAND_FAILED).warning(
                 "the alarm command took longer than {:.0f} s and was ended", TIME_S
             )

@@ -36,7 +36,7 @@ UNIT_BYTES = 4096
 ASK_EVERY_S = 3600.0
 """Interval of the inquiries while the quota is reported used up: it can be raised, and clocks are wrong."""
 SWITCHED_OFF = "switched off"
-NOBODY = 10
+NONE_URGENT = 10
 """An urgent priority that no message has."""
 
 
@@ -81,7 +81,7 @@ class LinkPolicy:
     bytes_per_month: int = 0
     hours: tuple[TimeWindow, ...] = ()
     """When it may be used; empty: always."""
-    urgent_priority: int = NOBODY
+    urgent_priority: int = NONE_URGENT
     """Messages of at least this priority pass rates, budgets and hours."""
 
     def is_free(self) -> bool:
@@ -226,10 +226,10 @@ def _owing(level: float, amount: float, urgent_per_s: float | None) -> float:
 class FilePermit(Enum):
     """The class of files whose uploads may go on."""
 
-    EVERYBODY = "everybody"
-    SOON = "everybody, in a moment"
+    ALL = "all"
+    SOON = "all, in a moment"
     URGENT = "only the urgent"
-    NOBODY = "nobody"
+    NONE = "none"
 
 
 class LinkBudget:
@@ -343,15 +343,15 @@ class LinkBudget:
     def files(self, now: float) -> FilePermit:
         """The class of files whose uploads may go on now."""
         if self.shut(now) is not None:
-            return FilePermit.NOBODY
+            return FilePermit.NONE
         if self.barred() is not None:
             return FilePermit.URGENT
-        return FilePermit.SOON if self._bytes.files_wait_s(now) else FilePermit.EVERYBODY
+        return FilePermit.SOON if self._bytes.files_wait_s(now) else FilePermit.ALL
 
     def takes_file(self, priority: int, now: float) -> bool:
         """True if the upload of a file may begin. Each block of it waits for the rate by itself."""
         permit = self.files(now)
-        return permit in (FilePermit.EVERYBODY, FilePermit.SOON) or (
+        return permit in (FilePermit.ALL, FilePermit.SOON) or (
             permit is FilePermit.URGENT and self.is_urgent(priority)
         )
 
