@@ -17,7 +17,6 @@ from runtime.core.delivery.batches import is_full
 from runtime.core.delivery.engine import Delivery
 from runtime.core.delivery.envelope import (
     LIMIT_BYTES,
-    UNIT_BYTES,
     Compression,
     FileParcel,
     Packing,
@@ -28,6 +27,7 @@ from runtime.core.delivery.envelope import (
     has_brotli,
     seal,
 )
+from runtime.core.delivery.metering import UNIT_BYTES
 from runtime.core.delivery.outgoing import Outgoing
 from runtime.core.delivery.queue_room import Room
 from runtime.core.delivery.read_planner import (

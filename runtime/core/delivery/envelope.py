@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from urllib.parse import quote
 
+from runtime.core.delivery.metering import metered_bytes, units
 from runtime.core.ingest.message_fields import RESERVED_PROPERTIES
 from runtime.core.leaf import GATEWAY_PATH, LEAF_PROPERTIES, SOURCE_DEVICE, path_through
 from runtime.core.message import Kind, StoredMessage
@@ -29,8 +30,6 @@ LIMIT_BYTES = 262_144
 """Largest device-to-cloud message, properties included (docs/protocol.md)."""
 TOPIC_LIMIT_BYTES = 65_535
 """MQTT writes the length of a topic in 16 bits."""
-UNIT_BYTES = 4_096
-"""The hub meters messages in steps of this size."""
 _LONGEST_DEVICE_ID = "d" * 128
 """A device id of as many characters as the hub allows; the platform uses fewer."""
 _PACKET_BYTES = 9
@@ -97,6 +96,11 @@ class Telemetry:
         if self.passed is None:
             return dict(self.properties)
         return {**dict(self.properties), GATEWAY_PATH: path_through(self.passed, device_id)}
+
+    def metered_bytes(self, device_id: str) -> int:
+        """Its documented size when this device sends it, by which the hub meters it."""
+        system = (self.mid, self.content_type or "")
+        return metered_bytes(len(self.payload), system, self.properties_from(device_id))
 
     @property
     def topic_bytes(self) -> int:
@@ -194,8 +198,8 @@ def seal(message: StoredMessage, packing: Packing) -> Sealed:
     if packing.chunk_bytes and len(message.payload) > packing.chunk_bytes and message.chunk_id is None:
         return _in_chunks(message, properties, packing)
     piece = _compressed(_telemetry(message, properties, message.payload), packing.compression)
-    units = -(-piece.wire_bytes // UNIT_BYTES)
-    if piece.wire_bytes > LIMIT_BYTES or (packing.file_from_units and units >= packing.file_from_units):
+    costs = units(piece.metered_bytes(_LONGEST_DEVICE_ID))
+    if piece.wire_bytes > LIMIT_BYTES or (packing.file_from_units and costs >= packing.file_from_units):
         return _by_file(message, dict(piece.properties), piece.payload)
     return _whole(piece)
 

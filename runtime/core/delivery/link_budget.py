@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
+from runtime.core.delivery.metering import units
+
 BELIEVABLE_S = 1_704_067_200.0
 """2024-01-01: a wall clock before this was never set."""
 _HOURS = r"(?!(\d\d:\d\d)\s*-\s*\1$)([01]\d|2[0-3]):([0-5]\d)\s*-\s*(?:([01]\d|2[0-3]):([0-5]\d)|24:00)"
@@ -31,8 +33,6 @@ STEP_S = 600
 """Running time is booked in steps of this length: each one is a write to the disk."""
 RESET_SPREAD_S = 120.0
 """A hub's quota is renewed for all its devices at once: they come back spread over this time."""
-UNIT_BYTES = 4096
-"""The hub meters what is not telemetry in units of this size."""
 ASK_EVERY_S = 3600.0
 """Interval of the inquiries while the quota is reported used up: it can be raised, and clocks are wrong."""
 SWITCHED_OFF = "switched off"
@@ -364,9 +364,9 @@ class LinkBudget:
 
     def managed(self, size_bytes: int) -> None:
         """Charge twin requests, commands or calls, either way: messages as the hub counts them, of 4 KiB."""
-        units = max(1, -(-size_bytes // UNIT_BYTES))
-        self.usage.add(units, size_bytes)
-        self._messages.spend(units)
+        billed = units(size_bytes)
+        self.usage.add(billed, size_bytes)
+        self._messages.spend(billed)
         self._bytes.spend(size_bytes)
 
     def correct_charge(self, more_bytes: int) -> None:
