@@ -82,7 +82,7 @@ def run(config: Config, stop: Stop) -> None:
     except StoreReplaced as exc:
         logger.bind(event=LogEvent.UPLOAD_RESTARTS).error("{}; leaving, to be started afresh", exc)
     faulthandler.cancel_dump_traceback_later()
-    uploader.save_usage()
+    uploader.save_usage(at_end=True)
 
 
 class UploadLoop:
@@ -223,9 +223,9 @@ class UploadLoop:
         enabled = config.settings.management.enabled
         self._management.switch(self._device_id, self._clock.boot_s(), on=enabled)
 
-    def save_usage(self) -> None:
+    def save_usage(self, *, at_end: bool = False) -> None:
         """Save the link's usage of today and this month."""
-        self._usage.save(self._link.usage)
+        self._usage.save(self._link.usage, self._link.policy, at_end=at_end)
 
     def _sweep(self) -> None:
         """Once: end the file uploads of messages that left while upload did not run."""

@@ -320,8 +320,31 @@ def test_a_heart_beats_on_where_somebody_removed_the_folder_of_its_figures(tmp_p
     assert path.parent.stat().st_mode & 0o777 == 0o700
 
 
-def _beats_on(reporter: StatusFile, path: Path, before: object) -> bool:
-    reporter.progress({}, now=True)
+def test_a_record_that_stays_the_same_is_not_written_and_its_worker_beats(tmp_path: Path) -> None:
+    """Each write of it was one of flash, every second."""
+
+    class Clock(SystemClock):
+        now_s = 100.0
+
+        def boot_s(self) -> float:
+            return self.now_s
+
+    clock, path = Clock(), tmp_path / "upload.status"
+    reporter = StatusFile(path, "upload", clock)
+    reporter.progress({"in_flight": 0})
+    written_s = []
+    for in_flight in (0, 0, 1, 1, 1, 1, 1, 1, 1):
+        clock.now_s += 1.0
+        before = beat_of(path, os.getpid())
+        eventually(lambda b=before: _beats_on(reporter, path, b, in_flight), 5, "it beats")  # noqa: B023
+        record = read_status(path) or {}
+        assert record["in_flight"] == in_flight
+        written_s.append(record["progress_boot_s"])
+    assert sorted(set(written_s)) == [100.0, 103.0, 108.0], "where it changed, and once in five seconds"
+
+
+def _beats_on(reporter: StatusFile, path: Path, before: object, in_flight: int = 0) -> bool:
+    reporter.progress({"in_flight": in_flight}, now=True)
     return beat_of(path, os.getpid()) != before
 
 

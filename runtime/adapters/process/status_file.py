@@ -1,6 +1,7 @@
-"""A worker's status file: one small JSON file in run/, replaced at most once a second.
+"""A worker's status file: one small JSON file in run/, replaced where figures changed, at most once a second.
 
-It is a heartbeat that proves progress: only the worker's own loop calls `progress()`. Its loss costs nothing.
+It is a heartbeat that proves progress: only the worker's own loop calls `progress()`. A beat is the file's
+time of change alone, and costs no write. Its loss costs nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from runtime.adapters.process.clock import Clock, SystemClock
 from runtime.adapters.process.home_mount import check_home, home_changed
 
 WRITE_EVERY_S = 1.0
+UNCHANGED_WRITE_EVERY_S = 5.0
+"""A record whose figures stay the same is written so often, for its `progress_boot_s`."""
 ASKED_KEPT = 20
 BUSY = "busy"
 """Key that a worker sets to true while it is at something that may take long between two reports."""
@@ -31,13 +34,15 @@ class StatusFile:
         self._path = path
         self._clock = clock or SystemClock()
         self._next_s = 0.0
-        self._ours = False
+        self._written = ""
+        """The figures in the file, as JSON; empty where they are not ours."""
+        self._written_s = 0.0
         self._fixed = {"worker": worker, "pid": os.getpid(), "started_boot_s": self._clock.boot_s()}
 
     def progress(
         self, figures: Mapping[str, Any] | Callable[[], Mapping[str, Any]], *, now: bool = False
     ) -> None:
-        """Report that the loop came round, with the worker's figures. Cheap: writes at most once a second.
+        """Report that the loop came round, with the worker's figures. Cheap: beats at most once a second.
 
         Raises HomeGone where the home is another one than at the start: the worker has to end.
         """
@@ -48,13 +53,30 @@ class StatusFile:
             figures = figures()
         check_home(self._path.parent.parent)
         self._next_s = at + WRITE_EVERY_S
-        record = {**self._fixed, "progress_boot_s": at, "boot_id": self._clock.boot_id(), **figures}
+        text = json.dumps({"boot_id": self._clock.boot_id(), **figures})
+        if text == self._written and at < self._written_s + UNCHANGED_WRITE_EVERY_S and self._beat():
+            return
+        record = {**self._fixed, "progress_boot_s": at}
+        self._replace(f"{json.dumps(record)[:-1]}, {text[1:]}")
+        self._written, self._written_s = text, at
+
+    def _beat(self) -> bool:
+        """Mark progress in the file's time of change; False where the file is gone."""
         try:
-            self._write(json.dumps(record))
+            os.utime(self._path)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            pass  # a disk that is read-only now, or has gone: see `takes_beats`
+        return True
+
+    def _replace(self, text: str) -> None:
+        try:
+            self._write(text)
         except FileNotFoundError:  # run/ was cleaned away under us
             with contextlib.suppress(OSError):
                 self._path.parent.mkdir(mode=0o700, exist_ok=True)
-                self._write(json.dumps(record))
+                self._write(text)
         except OSError:  # a full disk: the figures stay old, but the heart still beats (see `beat_of`)
             self._touch()
 
@@ -66,18 +88,16 @@ class StatusFile:
         except IsADirectoryError:  # without a beat we would be killed for it, again and again
             self._path.rename(self._path.with_suffix(f".folder-{os.getpid()}"))
             fresh.replace(self._path)
-        self._ours = True
 
     def _touch(self) -> None:
         """Beat without using a single block. A predecessor's record is emptied first: it
         names the predecessor's pid.
         """
         with contextlib.suppress(OSError):
-            if self._ours:
+            if self._written:
                 self._path.touch()
             else:
                 self._path.write_bytes(b"")
-                self._ours = True
 
 
 def takes_beats(folder: Path) -> bool:

@@ -86,8 +86,12 @@ class LinkPolicy:
 
     def is_free(self) -> bool:
         """True if there is neither a budget nor are there hours: evaluated for every message."""
+        return not (self.has_budget() or self.hours)
+
+    def has_budget(self) -> bool:
+        """True if messages or bytes are limited by day or month."""
         budgets = self.messages_per_day or self.bytes_per_day or self.messages_per_month
-        return not (budgets or self.bytes_per_month or self.hours)
+        return bool(budgets or self.bytes_per_month)
 
 
 @dataclass(slots=True)
