@@ -23,9 +23,22 @@ def room_of(module: str) -> str:
 
 
 @cache
+def source(path: Path) -> str:
+    """The text of a file: read once."""
+    return path.read_text()
+
+
+@cache
 def nodes(path: Path) -> list[ast.AST]:
     """Everything in the syntax tree of a file, the module first: parsed once."""
-    return list(ast.walk(ast.parse(path.read_text())))
+    return list(ast.walk(ast.parse(source(path))))
+
+
+def tree(path: Path) -> ast.Module:
+    """The syntax tree of a file: parsed once."""
+    module = nodes(path)[0]
+    assert isinstance(module, ast.Module)
+    return module
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -63,7 +76,7 @@ def rooms_table() -> str:
     rows = ["| room | what is in it | imports |", "|---|---|---|"]
     for room, targets in sorted(arrows().items()):
         if room != "." and len(list((PACKAGE / room).glob("*.py"))) > 1:
-            docstring = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text())) or ""
+            docstring = ast.get_docstring(tree(PACKAGE / room / "__init__.py")) or ""
             said = " ".join(docstring.partition("\n\n")[0].split())
             others = ", ".join(f"`{target}`" for target in sorted(targets - {"."}))
             rows.append(f"| `{room}` | {said} | {others} |")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -26,13 +27,16 @@ WORLD = {
 PURE_ADAPTERS = {"runtime.adapters", "runtime.workers", "runtime.config", "runtime.cli"}
 
 
-def imported(path: Path) -> Iterator[str]:
+@cache
+def imported(path: Path) -> tuple[str, ...]:
     """Every module that `path` imports, wherever in the file."""
+    modules: list[str] = []
     for node in nodes(path):
         if isinstance(node, ast.Import):
-            yield from (name.name for name in node.names)
+            modules += (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield node.module or ""
+            modules.append(node.module or "")
+    return tuple(modules)
 
 
 def name(path: Path) -> str:
@@ -215,12 +219,8 @@ OWN_OUTPUT = {"cli/terminal.py", "cli/completion.py"}
 )
 def test_a_command_says_everything_by_way_of_the_terminal(path: Path) -> None:
     """Words of others are made printable there; a bare `print` hands them on as they are."""
-    calls = [node.func for node in nodes(path) if isinstance(node, ast.Call)]
-    bare = [
-        ast.unparse(call)
-        for call in calls
-        if re.fullmatch(r"print|sys.std(out|err).write", ast.unparse(call))
-    ]
+    calls = [ast.unparse(node.func) for node in nodes(path) if isinstance(node, ast.Call)]
+    bare = [call for call in calls if re.fullmatch(r"print|sys.std(out|err).write", call)]
     assert not bare or name(path) in OWN_OUTPUT
 
 

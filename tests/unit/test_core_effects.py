@@ -17,6 +17,7 @@ import runtime
 from runtime.core.delivery.batches import BatchOrder
 from runtime.core.delivery.send_queue import SendQueue
 from tests.support.core_effects import CORE, CoreEffect
+from tests.support.rooms import tree
 
 PACKAGE = Path(runtime.__file__).parent
 MODULES = sorted((PACKAGE / "core").rglob("*.py"))
@@ -157,24 +158,23 @@ def caches(tree: ast.AST) -> Iterator[str]:
             yield node.name
 
 
-def effects(source: str) -> list[str]:
+def effects(tree: ast.Module) -> list[str]:
     """Everything in the source that no module of core may have."""
-    tree = ast.parse(source)
     return [*imports(tree), *calls(tree), *state(tree)]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)
 def test_no_module_of_core_has_an_effect_in_its_source(path: Path) -> None:
-    found = {effect for effect in effects(path.read_text()) if (name(path), effect) not in EXCEPTIONS}
+    found = {effect for effect in effects(tree(path)) if (name(path), effect) not in EXCEPTIONS}
     assert found == set()
 
 
 def test_every_cache_of_core_is_named_with_its_reason() -> None:
-    assert {(name(p), f) for p in MODULES for f in caches(ast.parse(p.read_text()))} == CACHES.keys()
+    assert {(name(p), f) for p in MODULES for f in caches(tree(p))} == CACHES.keys()
 
 
 def test_every_module_of_core_that_is_given_a_function_is_named_with_its_reason() -> None:
-    given = {name(path) for path in MODULES if takes_callbacks(ast.parse(path.read_text()))}
+    given = {name(path) for path in MODULES if takes_callbacks(tree(path))}
     assert given == CALLBACKS.keys()
 
 
@@ -202,7 +202,7 @@ def takes_callbacks(tree: ast.AST) -> bool:
     ],
 )  # fmt: skip
 def test_an_effect_in_the_source_would_be_noticed(source: str) -> None:
-    assert effects(source)
+    assert effects(ast.parse(source))
 
 
 def _opens(stream: object) -> bool:

@@ -17,6 +17,7 @@ from runtime.adapters.process import logs
 from runtime.adapters.process.journal import MOST_BYTES, SystemdJournal
 from runtime.core.log_events import EVENT_TEXTS, LogEvent
 from tests.support.readme import EVENTS, with_events
+from tests.support.rooms import nodes, source
 
 PACKAGE = Path(runtime.__file__).parent
 GRAVE = {"warning", "error", "critical", "exception"}
@@ -29,11 +30,13 @@ def grave_calls() -> Iterator[tuple[str, ast.Call]]:
     for path in sorted(PACKAGE.rglob("*.py")):
         if path.relative_to(PACKAGE).parts[0] in ELSEWHERE:
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes(path):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
                 continue
+            if node.func.attr not in GRAVE:
+                continue
             called = ast.unparse(node.func)  # supervisord's own logger is another
-            if node.func.attr in GRAVE and "logger" in called and "options.logger" not in called:
+            if "logger" in called and "options.logger" not in called:
                 yield f"{path.relative_to(PACKAGE)}:{node.lineno}", node
 
 
@@ -43,7 +46,7 @@ def test_every_warning_and_error_carries_its_event() -> None:
 
 
 def test_every_event_is_logged_somewhere_and_is_told_on_the_page() -> None:
-    code = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    code = "".join(source(path) for path in PACKAGE.rglob("*.py"))
     assert [event for event in LogEvent if f"event=LogEvent.{event.name}" not in code] == []
     assert set(EVENT_TEXTS) == set(LogEvent)
     assert all(told.meaning.endswith(".") and told.remedy.endswith(".") for told in EVENT_TEXTS.values())

@@ -6,7 +6,9 @@ import ast
 import re
 import shlex
 import textwrap
+from argparse import ArgumentParser
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ import pytest
 from runtime.cli import parser
 from runtime.config import load
 from tests.support.readme import PAGES, TOP
+from tests.support.rooms import source
 
 BLOCKS = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 TARGETS = set(re.findall(r"^([a-z]+):", (TOP / "Makefile").read_text(), re.MULTILINE))
@@ -29,6 +32,16 @@ def blocks(language: str) -> Iterator[tuple[Path, str]]:
         for indent, of, code in BLOCKS.findall(page.read_text()):
             if of == language:
                 yield page, textwrap.dedent(indent + code)
+
+
+@cache
+def all_code() -> str:
+    return "".join(source(path) for path in (TOP / "runtime").rglob("*.py"))
+
+
+@cache
+def module_names() -> set[str]:
+    return {path.name for folder in ("runtime", "tests", "deploy") for path in (TOP / folder).rglob("*.py")}
 
 
 def prose(page: Path) -> str:
@@ -68,10 +81,9 @@ def test_every_file_that_a_page_names_exists(page: Path) -> None:
 def test_every_module_and_class_that_a_page_names_is_there(page: Path) -> None:
     """Also where a folder that was named before is left out: `sequences.py`."""
     if page.name != "CHANGELOG.md":
-        modules = {path.name for path in TOP.glob("[rtd]*/**/*.py")}
-        assert set(re.findall(r"`(\w+\.py)`", page.read_text())) <= modules
+        assert set(re.findall(r"`(\w+\.py)`", page.read_text())) <= module_names()
     if page.name in ("CONTRIBUTING.md", "architecture.md"):
-        code = "".join(path.read_text() for path in (TOP / "runtime").rglob("*.py"))
+        code = all_code()
         named = set(re.findall(r"`([A-Z][a-z]+[A-Z]\w+)(?:\.\w+)?`", page.read_text()))
         assert {one for one in named if f"class {one}" not in code} == set()
 
@@ -89,9 +101,15 @@ def test_every_sentence_of_a_page_has_a_subject(page: Path) -> None:
 def test_every_line_that_the_page_of_style_praises_stands_in_the_code() -> None:
     page = (TOP / "docs" / "style.md").read_text()
     praised = re.findall(r"^ +- so: `(.+?)`(?: - .*)?$", page, re.MULTILINE)
-    code = " ".join("".join(path.read_text() for path in (TOP / "runtime").rglob("*.py")).split())
+    code = " ".join(all_code().split())
     assert len(praised) == 10
     assert [line for line in praised if " ".join(line.split()) not in code] == []
+
+
+@cache
+def command_line() -> ArgumentParser:
+    """The parser of edgectl, which is dear to build and keeps nothing of what it parsed."""
+    return parser()
 
 
 def commands() -> Iterator[tuple[Path, str]]:
@@ -111,7 +129,7 @@ def test_every_call_of_edgectl_is_understood(
 ) -> None:
     _, *words = shlex.split(re.split(r"   |\.\.\.| #|[\[;]", line)[0].replace(" ID", " 7"))
     try:
-        parser().parse_args(words)
+        command_line().parse_args(words)
     except SystemExit as left:
         said = capsys.readouterr().err
         incomplete = "the following arguments are required" in said or "required: " in said
