@@ -103,6 +103,7 @@ ROOMS = {
     "core/identity": {"core", "errors"},
     "core/ingest": {"core", "errors"},
     "core/management": {"core", "errors"},
+    "core/update": {"core", "errors"},
     "core/operations": {"core", "errors", "core/identity"},  # health judges what identity is waiting for
     "adapters": set[str](),
     **{
