@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from enum import Enum
+from graphlib import TopologicalSorter
 
 import pytest
 
@@ -26,6 +27,7 @@ from runtime.core.management.twin_sync import TRANSITIONS, TwinPhase
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from tests.support.readme import ARCHITECTURE, with_rooms, with_states
+from tests.support.rooms import arrows
 
 PAGE = ARCHITECTURE.read_text()
 Arrows = set[tuple[str, str]]
@@ -126,3 +128,10 @@ def test_every_error_of_the_store_has_its_row() -> None:
         if isinstance(kind, type) and issubclass(kind, errors.StoreError) and kind is not errors.StoreError
     }
     assert set(re.findall(r"^\| `(\w+)` \|", chapter("The store"), re.MULTILINE)) == kinds
+
+
+def test_no_two_rooms_import_each_other_in_a_circle() -> None:
+    """What lies at the top of a layer is no room of it: `config`, `devcloud/server.py`."""
+    tops = {".", "devcloud"}
+    rooms = {room: targets - tops for room, targets in arrows().items() if room not in tops}
+    TopologicalSorter(rooms).prepare()  # raises CycleError, which names them

@@ -4,25 +4,26 @@ too: they are in devcloud.db.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
 from runtime.devcloud.mqtt.topics import Channel
 from runtime.devcloud.state.database import Database
+from runtime.devcloud.state.kept_sessions import KeptSession, forget_session, keep_session, load_session
 
 
 class HubSession:
     """A device's subscriptions, and the commands that it may have received."""
 
-    def __init__(self, database: Database, name: str | None) -> None:
+    def __init__(self, database: Database, device_id: str | None) -> None:
         self._database = database
-        self._name = name
-        kept = json.loads((name and database.recall(name)) or "null")
+        self._device_id = device_id
+        kept = load_session(database, device_id) if device_id is not None else None
         self.present = kept is not None
         """True if the session existed before."""
-        self.channels = {Channel[channel]: qos for channel, qos in (kept or {}).get("channels", {}).items()}
+        session = kept or KeptSession()
+        self.channels = {Channel[channel]: qos for channel, qos in session.channels.items()}
         """The subscribed channels, with the QoS of each."""
-        self.sent: set[int] = set((kept or {}).get("sent", ()))
+        self.sent = set(session.sent)
         """Commands that were sent and not acknowledged: they are sent again with DUP."""
         self._keep()
 
@@ -45,9 +46,9 @@ class HubSession:
         self._keep()
 
     def _keep(self) -> None:
-        if self._name is not None:
+        if self._device_id is not None:
             channels = {channel.name: qos for channel, qos in self.channels.items()}
-            self._database.remember(self._name, json.dumps({"channels": channels, "sent": [*self.sent]}))
+            keep_session(self._database, self._device_id, KeptSession(channels, [*self.sent]))
 
 
 def open_session(database: Database, device_id: str, *, clean: bool) -> HubSession:
@@ -56,13 +57,4 @@ def open_session(database: Database, device_id: str, *, clean: bool) -> HubSessi
     """
     if clean:
         forget_session(database, device_id)
-    return HubSession(database, None if clean else _name(device_id))
-
-
-def forget_session(database: Database, device_id: str) -> None:
-    """Delete a device's session."""
-    database.remember(_name(device_id), "null")
-
-
-def _name(device_id: str) -> str:
-    return f"session of {device_id}"
+    return HubSession(database, None if clean else device_id)

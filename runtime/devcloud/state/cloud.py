@@ -19,7 +19,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runtime.devcloud.mqtt.sessions import forget_session
 from runtime.devcloud.state import tokens, twin_rules
 from runtime.devcloud.state.certificates import Certificates
 from runtime.devcloud.state.command_locks import CommandLocks
@@ -29,6 +28,7 @@ from runtime.devcloud.state.dps_enrolments import DpsEnrolments
 from runtime.devcloud.state.enrolment import EnrolmentBook, Mode
 from runtime.devcloud.state.faults import Faults
 from runtime.devcloud.state.hub_limits import HubLimits
+from runtime.devcloud.state.kept_sessions import forget_session
 from runtime.devcloud.state.lifetimes import LONGEST_S, Lifetimes
 from runtime.devcloud.state.message_log import MessageLog
 from runtime.devcloud.state.method_calls import MethodCalls
