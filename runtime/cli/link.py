@@ -39,12 +39,15 @@ def _link(arguments: argparse.Namespace) -> int:
     if arguments.json:
         today = {"day": sent.day or None, "messages": sent.day_messages, "bytes": sent.day_bytes}
         month = {"month": sent.month or None, "messages": sent.month_messages, "bytes": sent.month_bytes}
+        today["units"], month["units"] = sent.day_units, sent.month_units
         write_json({"switched_off": off, "today": today, "month": month})
         return 0
+    day = f"{sent.day_messages} messages, {sent.day_bytes} bytes, {sent.day_units} units of 4 KiB"
+    month_ = f"{sent.month_messages} messages, {sent.month_bytes} bytes, {sent.month_units} units of 4 KiB"
     write_lines(
         f"link   {'off: nothing is sent' if off else 'on'}",
-        f"today  {sent.day_messages} messages, {sent.day_bytes} bytes ({sent.day or 'no day yet'} UTC)",
-        f"month  {sent.month_messages} messages, {sent.month_bytes} bytes ({sent.month or 'none yet'})",
+        f"today  {day} ({sent.day or 'no day yet'} UTC)",
+        f"month  {month_} ({sent.month or 'none yet'})",
     )
     return 0
 

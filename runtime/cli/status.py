@@ -205,6 +205,7 @@ def _lasts(facts: dict[str, Any]) -> list[str]:
     return [
         *(_phrase(words, facts[name], _in_time) for name, words in names.items() if facts[name] != 0),
         _phrase("{} a day are written", facts["written_bytes_a_day"], size),
+        _phrase("the hub bills {} units of 4 KiB a day", facts.get("units_a_day")),
     ]
 
 

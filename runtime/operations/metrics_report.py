@@ -136,6 +136,12 @@ def _runway(state: Mapping[str, Any]) -> Iterable[Metric]:
         "edge_runway_drained_seconds", "gauge", "Until nothing waits any more.", runway.get("drained_in_s")
     )
     yield _one("edge_runway_quota_seconds", "gauge", "Until the quota is used up.", runway.get("quota_in_s"))
+    yield _one(
+        "edge_runway_units_per_day",
+        "gauge",
+        "Units of 4 KiB that the hub bills a day, at the rate of the last hour.",
+        runway.get("units_a_day"),
+    )
     yield Metric("edge_runway_token_seconds", "gauge", "Until a token ends.", ends)
 
 
@@ -154,6 +160,22 @@ def _hub(hub: Mapping[str, Any]) -> Iterable[Metric]:
     yield _one("edge_hub_connections_lost_total", "counter", "Connections that were lost.", hub["losses"])
     link = (("stream", "-"),)
     yield _one("edge_link_sent_bytes_today", "gauge", "Bytes sent since 00:00 UTC.", hub["bytes_today"], link)
+    yield from _bill(hub)
+
+
+def _bill(hub: Mapping[str, Any]) -> Iterable[Metric]:
+    """What the hub bills for, by stream; the heaviest streams have series of their own."""
+    streams: Mapping[str, Mapping[str, int]] = hub.get("units_by_stream") or {}
+    labels = top({stream: counts["units"] for stream, counts in streams.items()})
+    for name, key, help_ in (
+        ("units", "units", "Units of 4 KiB that the hub bills for, since upload started."),
+        ("repeat_units", "repeat_units", "Those of them that were sent again."),
+        ("metered_bytes", "bytes", "Bytes that fill them, by the documented size."),
+    ):
+        samples = summed(Sample(one[key], (("stream", labels[name_]),)) for name_, one in streams.items())
+        yield Metric(f"edge_link_{name}_total", "counter", help_, samples)
+    yield _one("edge_link_units_today", "gauge", "Units since 00:00 UTC.", hub.get("units_today"))
+    yield _one("edge_link_units_month", "gauge", "Units since the 1st, UTC.", hub.get("units_month"))
 
 
 def _workers(workers: Mapping[str, Mapping[str, Any]]) -> Iterable[Metric]:

@@ -291,7 +291,7 @@ def _hub(upload: ProcessView, clock: Clock) -> dict[str, Any]:
         "losses",
         "failed_attempts",
     )
-    counts = ("delivered", "quarantined", "dropped", "sent_today", "bytes_today")
+    counts = ("delivered", "quarantined", "dropped", "sent_today", "bytes_today", "units_today")
     return {
         "state": record.text("state") or condition.UNKNOWN,
         "device": record.text("device"),
@@ -299,7 +299,8 @@ def _hub(upload: ProcessView, clock: Clock) -> dict[str, Any]:
         "connected_s": connected_s,
         "puback_age_s": upload.last.age_s("puback_boot_s", now),
         "rate_per_s": record.number("rate_per_s"),
-        **{name: record.number(name) for name in (*whole, *counts)},
+        **{name: record.number(name) for name in (*whole, *counts, "units_month")},
+        "units_by_stream": _units_by_stream(record),
         "last_loss": record.text("last_loss"),
         "trouble": record.text("trouble"),
         "barred": record.text("barred"),
@@ -307,6 +308,17 @@ def _hub(upload: ProcessView, clock: Clock) -> dict[str, Any]:
         "oldest_waited_s": record.number("oldest_waited_s"),
         "oldest_stream": record.text("oldest_stream"),
         "failing": _failing(record, now),
+    }
+
+
+def _units_by_stream(upload: StatusRecord) -> dict[str, dict[str, int]]:
+    """What the hub billed for since upload started, by stream."""
+    table = upload.values.get("units_by_stream")
+    keys = ("units", "repeat_units", "bytes")
+    return {
+        stream: dict(zip(keys, counts, strict=True))
+        for stream, counts in (table.items() if isinstance(table, dict) else ())
+        if isinstance(counts, list) and [type(one) for one in counts] == [int] * len(keys)
     }
 
 

@@ -28,6 +28,7 @@ def runway_of(state: Mapping[str, Any], sentinel: StatusRecord, settings: Settin
         "drained_in_s": _shown(drained_in_s(backlog["messages"], stored[0])),
         "quota_in_s": _shown(_quota_in_s(hub, sentinel, settings)),
         "written_bytes_a_day": _whole(a_day(_rates(sentinel, "written_bytes"))),
+        "units_a_day": _whole(a_day(_rates(sentinel, "units"))),
     }
 
 

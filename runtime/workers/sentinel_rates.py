@@ -25,6 +25,7 @@ class ObservedRates:
             "written_bytes": RateMeter(counts=True, settle_s=SETTLE_S),
             "sent_messages": RateMeter(counts=True),
             "sent_bytes": RateMeter(counts=True),
+            "units": RateMeter(counts=True),
         }
         self._written: dict[int, int] = {}
         """Bytes that each process has handed to the disk, at the last look."""
@@ -53,6 +54,7 @@ class ObservedRates:
             "written_bytes": self._written_in_all(pids),
             "sent_messages": _whole(upload.get("sent_today")),
             "sent_bytes": _whole(upload.get("bytes_today")),
+            "units": _whole(upload.get("units_today")),
         }
 
     def _written_in_all(self, pids: Iterable[int]) -> float:

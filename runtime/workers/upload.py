@@ -16,7 +16,14 @@ from loguru import logger
 
 from runtime import wiring
 from runtime.adapters.bus.sockets import IDENTITY_CHANGED, SAS_REFUSED, STORED, DeliveryReporter, Hints
-from runtime.adapters.hub.file_upload import BlockSent, FileOptions, FileUploader, Uploaded, UploadFailed
+from runtime.adapters.hub.file_upload import (
+    BlockSent,
+    FileOptions,
+    FileUploader,
+    HubCalled,
+    Uploaded,
+    UploadFailed,
+)
 from runtime.adapters.hub.https_api import HttpsRoute, Inquiry
 from runtime.adapters.hub.mqtt_client import HubConnection, HubOptions
 from runtime.adapters.hub.usage_file import UsageFile
@@ -52,6 +59,7 @@ from runtime.core.settlement import Settled
 from runtime.errors import NeedsHuman, Retryable
 from runtime.workers.heartbeat import Heartbeat
 from runtime.workers.upload_management import ManagementRelay
+from runtime.workers.upload_meter import UnitMeter
 from runtime.workers.upload_source import UploadSource
 
 NAME = "upload"
@@ -125,8 +133,9 @@ class UploadLoop:
         self._figures = UploadFigures(self._delivery, self._link, self._clock.boot_s(), acked_s)
         self._source = UploadSource(config, self._delivery, self._clock)
         began_s = self._clock.boot_s()
+        self._meter = UnitMeter(self._link, self._delivery)
         self._management = ManagementRelay(
-            layout, self._hub, self._delivery, self._link, settings.ack_timeout_s, began_s
+            layout, self._hub, self._delivery, self._link, self._meter, settings.ack_timeout_s, began_s
         )
         self._management.switch("", began_s, on=config.settings.management.enabled)
         self._credentials: HubCredentials | None = None
@@ -298,6 +307,8 @@ class UploadLoop:
                 case BlockSent(id, size_bytes):
                     message = self._delivery.queue.messages.get(id)
                     self._link.uploaded(size_bytes, message.candidate.priority if message else 0)
+                case HubCalled(id, calls):
+                    self._meter.called_for_file(id, calls)
                 case UploadFailed():
                     self._file_failed(event, now)
 
@@ -339,6 +350,7 @@ class UploadLoop:
             )
             self._link.record_quota_used_up(now, result.server_s or self._clock.wall_s(), random.random())
         elif result.accepted:
+            self._meter.inquired()
             self._link.record_quota_renewed()
 
     def _carry_out(self, action: Action) -> None:
@@ -352,9 +364,9 @@ class UploadLoop:
             case Discard(reason):
                 logger.info("client discarded: {}", reason)  # the log line for any loss, also our watchdog's
                 self._hub.discard()
-            case Send((id, piece) as tag, counted_bytes) if credentials is not None:
+            case Send((id, piece) as tag) if credentials is not None:
                 telemetry = self._probe() if id == PROBE else self._source.piece(id, piece)
-                self._link.correct_charge(telemetry.packet_bytes(credentials.device_id) - counted_bytes)
+                self._meter.sent(action, telemetry, credentials.device_id)
                 self._hub.send(tag, telemetry)
             case StartUpload(id):
                 self._upload(id)
@@ -411,6 +423,7 @@ class UploadLoop:
             "tuned": self._hub.tuned(),
             **({"alarm": self._unknown} if self._unknown else {}),
             **self._figures.record(self._clock.boot_s(), self._source.store),
+            **self._meter.record(),
             "latency": {"delivery": self._delivery_times.as_record()},
             **self._management.record(self._clock.boot_s()),
         }

@@ -26,6 +26,7 @@ from runtime.core.management.hub_channels import (
     HubChannel,
     channel_of,
     filter_of,
+    is_billed,
     is_method_response,
     method_of,
     method_response_topic,
@@ -43,6 +44,7 @@ from runtime.core.management.hub_line_ends import CALL_WAITS_S, first_number_of
 from runtime.core.management.listening import Listening, ListeningState, SubscribeChannel
 from runtime.core.management.owed import OwedMessages
 from runtime.layout import Layout
+from runtime.workers.upload_meter import UnitMeter
 
 MANAGEMENT = "management"
 """First part of the tags of what management publishes, which no message of the store has."""
@@ -60,6 +62,7 @@ class ManagementRelay:
         hub: HubConnection,
         delivery: Delivery,
         link: LinkBudget,
+        meter: UnitMeter,
         ack_s: float,
         now: float,
     ) -> None:
@@ -67,6 +70,7 @@ class ManagementRelay:
         self._hub = hub
         self._delivery = delivery
         self._link = link
+        self._meter = meter
         self._ack_s = ack_s
         self._line: LineToManagement | None = None
         self._listening = Listening()
@@ -180,7 +184,7 @@ class ManagementRelay:
 
     def _inbound(self, event: Inbound, now: float) -> None:
         channel, topic_filter = channel_of(event.topic), filter_of(event.topic)
-        self._link.managed(len(event.topic) + len(event.payload))
+        self._charge(event.topic, event.payload)
         if channel is None or topic_filter is None or event.too_many:
             self._owed.refuse(event.packet_id, now)
             return
@@ -262,8 +266,13 @@ class ManagementRelay:
 
     def _send(self, tag: tuple[str, int], topic: str, payload: bytes, now: float) -> None:
         self._listening.published(tag, now)
-        self._link.managed(len(topic) + len(payload))
+        self._charge(topic, payload)
         self._hub.publish(tag, topic, payload)
+
+    def _charge(self, topic: str, payload: bytes) -> None:
+        self._link.managed(len(topic) + len(payload))
+        if is_billed(topic):
+            self._meter.managed(len(payload))
 
     def _answer_calls(self, now: float) -> None:
         """Calls that management has not taken are answered: their callers wait."""

@@ -26,7 +26,8 @@ def overview(**changed: Any) -> dict[str, Any]:
             "state": "up", "barred": None, "in_flight": 2, "window": 16, "unconfirmed": 0, "suspects": 0,
             "puback_age_s": None, "oldest_waited_s": 0.0, "losses": 4, "bytes_today": 77, "sent_today": 5,
             "connected_since": "2026-01-31T12:00:00Z", "rate_per_s": 1.5, "last_loss": "", "trouble": "",
-            "delivered": 6,
+            "delivered": 6, "units_today": 7, "units_month": 8,
+            "units_by_stream": {"-/a": {"units": 6, "repeat_units": 2, "bytes": 900}},
         },
         "identity": {
             "device_id": "w:d", "skew_s": -0.2, "sas_remaining_s": 60, "registration_remaining_s": None,
@@ -36,7 +37,7 @@ def overview(**changed: Any) -> dict[str, Any]:
         "disk": {"free_bytes": 5, "total_bytes": 50, "free_inodes": 6, "read_only": False},
         "alarms": [{"worker": "upload", "text": "hung", "name": "hung"}],
         "reasons": ["upload is BACKOFF"],
-        "runway": {"full_in_s": "never", "drained_in_s": 12, "quota_in_s": None},
+        "runway": {"full_in_s": "never", "drained_in_s": 12, "quota_in_s": None, "units_a_day": 9},
         "ledger": {
             "stored": 10,
             "delivered": 6,

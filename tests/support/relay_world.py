@@ -25,6 +25,7 @@ from runtime.core.management.hub_channels import HubChannel
 from runtime.core.management.hub_line import FromUpload, HubMessage, HubUp, PublishOutcome
 from runtime.core.secret import Secret
 from runtime.workers.upload_management import ManagementRelay
+from runtime.workers.upload_meter import UnitMeter
 from tests.support.harness import Home, eventually
 from tests.support.hub_in_thread import DEVICE, HubInThread
 
@@ -68,7 +69,13 @@ class RelayWorld:
         self.delivery = Delivery(CongestionWindow(64), self.link, LIMITS)
         self.delivery.set_credentials(1, self.now())
         self.relay = ManagementRelay(
-            self.home.layout, self.connection, self.delivery, self.link, LIMITS.ack_s, self.now()
+            self.home.layout,
+            self.connection,
+            self.delivery,
+            self.link,
+            UnitMeter(self.link, self.delivery),
+            LIMITS.ack_s,
+            self.now(),
         )
         self.alive = True
         self.relay.switch(DEVICE, self.now(), on=self.on)

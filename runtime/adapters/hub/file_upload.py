@@ -108,7 +108,15 @@ class BlockSent:
     bytes: int
 
 
-FileEvent = Uploaded | UploadFailed | BlockSent
+@dataclass(frozen=True, slots=True)
+class HubCalled:
+    """The hub took so many calls for this file, which it bills as messages."""
+
+    id: int
+    calls: int
+
+
+FileEvent = Uploaded | UploadFailed | BlockSent | HubCalled
 
 
 @dataclass(frozen=True)
@@ -204,6 +212,8 @@ class FileUploader(EventQueue[FileEvent]):
             logger.bind(event=LogEvent.FILE_UPLOAD_BUG).exception("upload of message {}", task.id)
             ended = UploadFailed(task.id, repr(exc))
         self._at_work.discard(task.calls)
+        if task.calls.billed:
+            self._publish(HubCalled(task.id, task.calls.billed))
         self._publish(ended)
 
     def forget(self, id: int, credentials: HubCredentials | None) -> None:

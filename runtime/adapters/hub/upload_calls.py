@@ -25,6 +25,8 @@ class UploadCalls:
 
     def __init__(self, route: HttpsRoute, credentials: HubCredentials) -> None:
         self._hub = HubHttps(route, credentials)
+        self.billed = 0
+        """Calls that the hub took, each of which it bills as a message."""
 
     def close(self) -> None:
         """Close the connections."""
@@ -45,6 +47,7 @@ class UploadCalls:
 
     def _request_address(self, blob_name: str, block_bytes: int) -> Journal:
         answer = self._hub.post("/files", "file upload", {"blobName": blob_name})
+        self.billed += 1
         try:
             body = json.loads(answer)
             name = quote(body["blobName"], safe="/")
@@ -106,6 +109,7 @@ class UploadCalls:
             "statusDescription": description,
         }
         self._hub.post("/files/notifications", "notification", body)
+        self.billed += 1
 
 
 def _block_id(number: int) -> str:

@@ -63,6 +63,8 @@ class Send:
     tag: Tag
     counted_bytes: int = 0
     """The bytes that the link budget was charged for it: about its size."""
+    repeat: bool = False
+    """True if it was sent before, on a connection that ended."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from enum import Enum
 from typing import Any
 
 from runtime.core.delivery.metering import units
+from runtime.core.delivery.unit_counts import StreamUnits, UnitCounts, counted_as, streams_of
 
 BELIEVABLE_S = 1_704_067_200.0
 """2024-01-01: a wall clock before this was never set."""
@@ -96,7 +97,7 @@ class LinkPolicy:
 
 @dataclass(slots=True)
 class LinkUsage:
-    """Messages and bytes sent in the current day and month; the figures survive restarts."""
+    """Messages, bytes and units sent in the current day and month; the figures survive restarts."""
 
     day: str = ""
     month: str = ""
@@ -107,6 +108,11 @@ class LinkUsage:
     day_ran_s: int = 0
     month_ran_s: int = 0
     """Running time in seconds since the day and the month began."""
+    day_units: int = 0
+    month_units: int = 0
+    """What the hub bills for."""
+    streams: dict[str, StreamUnits] = field(default_factory=dict)
+    """The same and more, by stream."""
 
     @classmethod
     def of(cls, saved: Mapping[str, Any]) -> LinkUsage:
@@ -118,6 +124,7 @@ class LinkUsage:
         for name in _COUNTS:
             if isinstance(saved.get(name), int):
                 setattr(usage, name, saved[name])
+        usage.streams = streams_of(saved.get("streams"))
         return usage
 
     def renew(self, wall_s: float) -> None:
@@ -142,15 +149,29 @@ class LinkUsage:
 
     def _begin_day(self, day: str) -> None:
         self.day, self.day_messages, self.day_bytes, self.day_ran_s = day, 0, 0, 0
+        self.day_units = 0
+        for stream in self.streams.values():
+            stream.day = UnitCounts()
 
     def _begin_month(self, month: str) -> None:
         self.month, self.month_messages, self.month_bytes, self.month_ran_s = month, 0, 0, 0
+        self.month_units = 0
+        self.streams = {name: StreamUnits(one.day) for name, one in self.streams.items() if one.day.units}
 
-    def add(self, messages: int, size_bytes: int) -> None:
+    def add(self, messages: int, size_bytes: int, billed_units: int = 0) -> None:
         self.day_messages += messages
         self.month_messages += messages
         self.day_bytes += size_bytes
         self.month_bytes += size_bytes
+        self.day_units += billed_units
+        self.month_units += billed_units
+
+    def count(self, stream: str, counts: UnitCounts) -> None:
+        """Count by stream what went out."""
+        stream = counted_as(stream, self.streams)
+        counted = self.streams.setdefault(stream, StreamUnits())
+        counted.day.add(counts)
+        counted.month.add(counts)
 
 
 _COUNTS = [field.name for field in fields(LinkUsage) if field.type == "int"]
@@ -362,21 +383,26 @@ class LinkBudget:
     def sent(self, size_bytes: int, priority: int = 0) -> None:
         """Charge a message of so many bytes."""
         urgent = self.is_urgent(priority)
-        self.usage.add(1, size_bytes)
+        self.usage.add(1, size_bytes, units(size_bytes))
         self._messages.spend(1, urgent=urgent)
         self._bytes.spend(size_bytes, urgent=urgent)
 
     def managed(self, size_bytes: int) -> None:
-        """Charge twin requests, commands or calls, either way: messages as the hub counts them, of 4 KiB."""
-        billed = units(size_bytes)
-        self.usage.add(billed, size_bytes)
-        self._messages.spend(billed)
+        """Charge twin requests, commands or calls, either way: messages of 4 KiB."""
+        messages = units(size_bytes)
+        self.usage.add(messages, size_bytes)
+        self._messages.spend(messages)
         self._bytes.spend(size_bytes)
 
     def correct_charge(self, more_bytes: int) -> None:
         """Correct the charge of a message: it had so many bytes more than charged (fewer, where negative)."""
         self.usage.add(0, more_bytes)
         self._bytes.spend(more_bytes)
+
+    def count(self, stream: str, counts: UnitCounts, charged_units: int = 0) -> None:
+        """Count by stream what the hub bills for; `charged_units` of it were charged when they were sent."""
+        self.usage.add(0, 0, counts.units - charged_units)
+        self.usage.count(stream, counts)
 
     def uploaded(self, size_bytes: int, priority: int = 0) -> None:
         """Charge a part of a file of so many bytes."""

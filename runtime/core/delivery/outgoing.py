@@ -165,6 +165,10 @@ class Outgoing:
         """True if a piece of it waits to be sent."""
         return bool(self._returned) or self.next_piece < self.candidate.pieces
 
+    def begins_with_a_repeat(self) -> bool:
+        """True if the piece that is to be sent next was sent before."""
+        return bool(self._returned)
+
     def next_unsent(self) -> int:
         """Take the piece that is to be sent next."""
         if self._returned:

@@ -157,7 +157,8 @@ class Sender:
         for message in self._turns(now):
             size_bytes = message.candidate.piece_bytes
             self._link.sent(size_bytes, message.candidate.priority)
-            sends.append(self._put_in_flight(self.queue.pop(message, now), size_bytes, now))
+            repeat = message.begins_with_a_repeat()
+            sends.append(self._put_in_flight(self.queue.pop(message, now), size_bytes, now, repeat=repeat))
         if (self.poison.any() and not self._sent_on_client) or self._to_be_followed(now):
             self._probe(sends, now)
         return sends
@@ -195,12 +196,12 @@ class Sender:
     def _has_room(self) -> bool:
         return len(self.in_flight) < self.window and self.in_flight.bytes < WINDOW_BYTES
 
-    def _put_in_flight(self, tag: Tag, size_bytes: int, now: float) -> Send:
+    def _put_in_flight(self, tag: Tag, size_bytes: int, now: float, *, repeat: bool = False) -> Send:
         if not self._sent_on_client and self.trial is None:
             self._control = tag
         self._sent_on_client += 1
         self.in_flight.put(tag, size_bytes, now)
-        return Send(tag, size_bytes)
+        return Send(tag, size_bytes, repeat)
 
     # -- acknowledgements ----------------------------------------------------------------------------
 

@@ -101,6 +101,18 @@ def twin_response_of(topic: str) -> TwinResponseTopic | None:
     return TwinResponseTopic(int(match[1]), query["$rid"], version, retry_after_s)
 
 
+def is_billed(topic: str) -> bool:
+    """True if the hub bills for the body of what goes over this topic, either way.
+
+    A twin's reading is billed by the twin that comes back, its update by the patch that goes out; calls,
+    their answers, commands and the back end's changes of desired properties by themselves.
+    """
+    if topic.startswith(ALLOWED_TOPICS[0]):
+        return False
+    response = twin_response_of(topic)
+    return response is None or response.status == 200
+
+
 def desired_version_of(topic: str) -> int | None:
     """The `$version` of a change of the desired properties."""
     match = _DESIRED.fullmatch(topic)

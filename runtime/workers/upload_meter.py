@@ -1,0 +1,72 @@
+"""The meter of upload: counts by stream what the hub bills for. It is not a worker of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runtime.core.delivery.actions import PROBE, Send
+from runtime.core.delivery.engine import Delivery
+from runtime.core.delivery.envelope import Telemetry
+from runtime.core.delivery.link_budget import LinkBudget
+from runtime.core.delivery.metering import units
+from runtime.core.delivery.read_planner import lane_of
+from runtime.core.delivery.unit_counts import (
+    MANAGEMENT,
+    OTHER_STREAMS,
+    PROBES,
+    UnitCounts,
+    counted_as,
+    of_file_calls,
+    of_send,
+)
+
+
+class UnitMeter:
+    """Counts for the link's usage of today and this month, and since this process began."""
+
+    def __init__(self, link: LinkBudget, delivery: Delivery) -> None:
+        self._link = link
+        self._delivery = delivery
+        self._since_start: dict[str, UnitCounts] = {}
+
+    def sent(self, send: Send, telemetry: Telemetry, device_id: str) -> None:
+        """A send goes out: what it was charged for is corrected by what it is."""
+        self._link.correct_charge(telemetry.packet_bytes(device_id) - send.counted_bytes)
+        stream = PROBES if send.tag[0] == PROBE else self._stream_of(send.tag[0])
+        counts = of_send(telemetry.metered_bytes(device_id), repeat=send.repeat)
+        self._count(stream, counts, units(send.counted_bytes))
+
+    def inquired(self) -> None:
+        """The hub took a message over HTTPS that asked whether its quota is used up."""
+        self._count(PROBES, of_send(0))
+
+    def called_for_file(self, id: int, calls: int) -> None:
+        """The hub took calls that begin or end the file upload of a message."""
+        self._count(self._stream_of(id), of_file_calls(calls))
+
+    def managed(self, body_bytes: int) -> None:
+        """A twin request, a method call, its answer or a command with this body was billed."""
+        self._count(MANAGEMENT, of_send(body_bytes))
+
+    def record(self) -> dict[str, Any]:
+        """The figures of the status file."""
+        usage = self._link.usage
+        return {
+            "units_today": usage.day_units,
+            "units_month": usage.month_units,
+            "units_by_stream": {
+                stream: [counts.units, counts.repeat_units, counts.bytes]
+                for stream, counts in self._since_start.items()
+            },
+        }
+
+    def _count(self, stream: str, counts: UnitCounts, charged_units: int = 0) -> None:
+        self._link.count(stream, counts, charged_units)
+        name = counted_as(stream, self._since_start)
+        self._since_start.setdefault(name, UnitCounts()).add(counts)
+
+    def _stream_of(self, id: int) -> str:
+        message = self._delivery.record(id)
+        if message is None:
+            return OTHER_STREAMS
+        return str(lane_of(message.candidate)[0].without_leaf)
