@@ -41,7 +41,7 @@ def _identity(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json(facts)
     else:
-        write_lines(*(TextRow(line, indent=21) for line in _table(facts)))
+        write_lines(*(TextRow(line, indent=21) for line in identity_table(facts)))
     return 0 if facts["state"] == "registered" else 1
 
 
@@ -141,7 +141,7 @@ def _next(status: dict[str, Any] | None) -> dict[str, Any]:
     return {name: fields.get(name) for name in ("state", "trouble", "reason", "next", "next_in_s")}
 
 
-def _table(facts: dict[str, Any]) -> list[str]:
+def identity_table(facts: dict[str, Any]) -> list[str]:
     rows = [("state", facts["state"])]
     rows += [("reason", facts["reason"])] if facts["reason"] else []
     rows.append(("provisioning", facts["provisioning"]))

@@ -74,14 +74,14 @@ def _passing(tap: Tap) -> Iterator[PassingMessage | Missed]:
 
 
 def _write(each: PassingMessage | Missed, arguments: argparse.Namespace) -> None:
-    record = _record(each, payload=arguments.payload)
+    record = tapped_record(each, payload=arguments.payload)
     if arguments.json:
         write_json(record, indent=None)
     else:
-        write_lines(_row(record))
+        write_lines(tapped_row(record))
 
 
-def _record(each: PassingMessage | Missed, *, payload: bool) -> dict[str, Any]:
+def tapped_record(each: PassingMessage | Missed, *, payload: bool) -> dict[str, Any]:
     from runtime.core.message import CorruptRow
     from runtime.operations.streams import Missed, head
 
@@ -98,7 +98,7 @@ def _text(payload: bytes) -> str:
     return printable(payload.decode(errors="backslashreplace"), 4 * SHOWN_BYTES)
 
 
-def _row(record: dict[str, Any]) -> TextRow:
+def tapped_row(record: dict[str, Any]) -> TextRow:
     if "missed" in record:
         return TextRow(
             f"... {record['missed']} more were stored and delivered between two looks", "...", "yellow"

@@ -197,16 +197,16 @@ def _down(arguments: argparse.Namespace) -> int:
         pass  # supervisord is shutting down already
     except Retryable as exc:
         write_error(f"{exc}; sending it SIGTERM")
-        _signal(lock, "SIGTERM")
+        signal_process(lock, "SIGTERM")
         patience_s = SILENT_STOP_TIMEOUT_S
     if _gone(lock, patience_s):
         return 0
     write_error(f"still there after {patience_s:g} s; sending it SIGKILL")
-    _signal(lock, "SIGKILL")  # the kernel ends the workers with it
+    signal_process(lock, "SIGKILL")  # the kernel ends the workers with it
     return 0 if _gone(lock, 5.0) else 1
 
 
-def _signal(lock: Path, name: str) -> None:
+def signal_process(lock: Path, name: str) -> None:
     """Signal the process that holds the lock, and no other: a container's process numbers are not ours."""
     import contextlib
     import signal

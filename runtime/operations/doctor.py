@@ -60,7 +60,7 @@ def examine(config: Config) -> Iterator[Check]:
     yield from _secret_files(config)
     yield from _disk(config)
     yield from _management(config)
-    yield _databases(config.layout)
+    yield check_databases(config.layout)
     yield judge_sqlite(sqlite3.sqlite_version_info, f"SQLite {sqlite3.sqlite_version}")
     yield _supervisor()
     yield _open_files(config.layout)
@@ -178,7 +178,7 @@ def _fsyncs_ms(folder: Path) -> list[float]:
     return samples
 
 
-def _databases(layout: Layout) -> Check:
+def check_databases(layout: Layout) -> Check:
     """`quick_check` of the databases: it reads everything but compares no index, seconds per
     GB, and blocks no process.
     """
@@ -248,7 +248,7 @@ def _network(config: Config) -> Iterator[Check]:
     yield network.clock()
 
 
-def _credentials(config: Config, known: IdentityRecord) -> Iterator[Check]:
+def check_credentials(config: Config, known: IdentityRecord) -> Iterator[Check]:
     """Credentials that a person provides: the settings and files of the registrar, and a SAS made by hand."""
     way_in, now = registrar(wiring.registration_route(config.settings)), read_moment(SystemClock())
     missing = way_in.missing()
@@ -260,7 +260,7 @@ def _credentials(config: Config, known: IdentityRecord) -> Iterator[Check]:
         yield judge_fixed(fixed)
 
 
-def _unregistered(config: Config, known: IdentityRecord) -> Check:
+def check_unregistered(config: Config, known: IdentityRecord) -> Check:
     """The thing that the device waits for: a token, another token, or an operator."""
     record, source = known.enrolment, token_files.token_source(wiring.provisioning_token(config.settings))
     unseen = not source.fault and source.lack is not None  # only the service can read a systemd credential
@@ -278,9 +278,9 @@ def _hub(config: Config, network: NetworkProbe) -> Iterator[Check]:
         yield Check("identity", "warning", str(exc), "`edgectl status` says who works on it")
         return
     yield judge_tokens(identity.encrypt, known.sealed, known.locked)
-    yield from _credentials(config, known)
+    yield from check_credentials(config, known)
     if known.hub is None or known.sas is None:
-        yield _unregistered(config, known)
+        yield check_unregistered(config, known)
         return
     yield Check("identity", "ok", f"{known.hub.device_id} on {known.hub.host}")
     if trouble := last_record(config.layout.status_file("upload"), SystemClock().boot_id()).text("trouble"):

@@ -107,7 +107,7 @@ class SentinelLoop:
         self._layout = config.layout
         self._supervisor = Supervisor(config.layout.supervisor_socket)
         self._heart = Heartbeat(self._layout, NAME, SystemClock(), stop)
-        self._health = Health(_limits(config), _memory(self._layout))
+        self._health = Health(_limits(config), memory_of(self._layout))
         self._rates = ObservedRates(self._layout)
         self._alarms_logged: frozenset[tuple[str, str]] = frozenset()
         self._rpc_trouble = ""
@@ -187,7 +187,7 @@ class SentinelLoop:
             work,
             program.started,
             waits_for_disk=process_state(program.pid) == WAITS_FOR_DISK,
-            descriptors=_descriptors(program),
+            descriptors=descriptors_of(program),
             asked=frozenset(asked_to_end(self._layout.run, program.name)),
         )
 
@@ -290,7 +290,7 @@ def _limits(config: Config) -> HealthLimits:
     )
 
 
-def _descriptors(program: Program) -> float:
+def descriptors_of(program: Program) -> float:
     """The share used of the descriptors that it may open; but for ingest, of those that select() can take."""
     opened = open_descriptors(program.pid) if program.pid else None
     if opened is None:
@@ -299,7 +299,7 @@ def _descriptors(program: Program) -> float:
     return count / (limit if program.name == "ingest" else min(limit, SELECTABLE))
 
 
-def _memory(layout: Layout) -> dict[str, Any]:
+def memory_of(layout: Layout) -> dict[str, Any]:
     """The memory of the sentinel before, as far as it still holds."""
     last = read_status(layout.status_file(NAME)) or {}
     memory = last.get("memory")

@@ -26,18 +26,18 @@ class Sender(threading.Thread):
     def __init__(self, endpoint: str, name: str, over: threading.Event) -> None:
         super().__init__(daemon=True)
         self.acknowledged: list[tuple[int, bytes]] = []
-        self._endpoint, self._sender_name, self._over = endpoint, name, over
+        self._endpoint, self.sender_name, self._over = endpoint, name, over
         self._random = random.Random(name)
 
     def run(self) -> None:
         number = 0
         with Producer(
-            self._endpoint, name=self._sender_name, retry_for_s=None, answer_timeout_s=0.3
+            self._endpoint, name=self.sender_name, retry_for_s=None, answer_timeout_s=0.3
         ) as producer:
             while not self._over.is_set():
                 count = self._random.choice((1, 1, 5))
-                payloads = [f"{self._sender_name}/{number + i}".encode() for i in range(count)]
-                ids = producer.put_many(payloads, stream=self._sender_name)
+                payloads = [f"{self.sender_name}/{number + i}".encode() for i in range(count)]
+                ids = producer.put_many(payloads, stream=self.sender_name)
                 number += len(payloads)
                 assert None not in ids, "a repeat came back without its id"
                 self.acknowledged += [(i, p) for i, p in zip(ids, payloads, strict=True) if i is not None]
@@ -78,8 +78,8 @@ def _compare(path: Path, senders: list[Sender]) -> None:
     assert report(path, check=True).wrong == []
     assert len({payload for _, payload in stored}) == len(rows) == counted
     for sender in senders:
-        mine = [payload for _, payload, key in rows if key.startswith(f"{sender._sender_name}/")]
-        assert mine == [f"{sender._sender_name}/{n}".encode() for n in range(len(mine))], "out of order"
+        mine = [payload for _, payload, key in rows if key.startswith(f"{sender.sender_name}/")]
+        assert mine == [f"{sender.sender_name}/{n}".encode() for n in range(len(mine))], "out of order"
 
 
 def test_a_reply_that_is_lost_is_asked_for_again_and_stored_once() -> None:

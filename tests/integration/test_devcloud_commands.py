@@ -187,7 +187,7 @@ def test_a_device_made_again_inherits_no_command_and_no_session(hub: HubInThread
         subscribe(raw)
         hub.call(lambda: hub.cloud.patch_desired(DEVICE, {"a": 1}, time.time()))
         send(hub)
-        generation = hub.cloud._generation
+        generation = hub.cloud.generation
         before = hub.call(lambda: generation(DEVICE))
         hub.call(lambda: hub.cloud.recreate("dev-1", time.time()))
     assert hub.call(lambda: generation(DEVICE)) != before

@@ -32,7 +32,7 @@ class Addresses:
     def __init__(self, stack: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
         self._stack = stack
         self.port = 0
-        self._named: list[PeerAddress] = []
+        self.named: list[PeerAddress] = []
         self.lookups = 0
         monkeypatch.setattr(dialer, "_resolve", self._resolve)
         self.free = threading.Event()
@@ -64,16 +64,16 @@ class Addresses:
 
     def _name(self, host: str) -> None:
         if ":" in host:
-            self._named.append(PeerAddress(socket.AF_INET6, 6, (host, self.port, 0, 0)))
+            self.named.append(PeerAddress(socket.AF_INET6, 6, (host, self.port, 0, 0)))
         else:
-            self._named.append(PeerAddress(socket.AF_INET, 6, (host, self.port)))
+            self.named.append(PeerAddress(socket.AF_INET, 6, (host, self.port)))
 
     def _resolve(self, _host: str, _port: int, flags: int = 0) -> list[PeerAddress]:
         if flags:
             raise socket.gaierror(socket.EAI_NONAME, "a name")
         self.lookups += 1
         self.free.wait(20)
-        return list(self._named)
+        return list(self.named)
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_an_ipv6_that_is_announced_and_does_not_work_is_followed_by_ipv4_and_not
 ) -> None:
     addresses.dead("::1")
     for _ in range(20):
-        addresses._named.append(addresses._named[0])
+        addresses.named.append(addresses.named[0])
     addresses.alive("127.0.0.3")
     where, took_s = connects(addresses)
     assert where == "127.0.0.3" and took_s < 3 * dialer.STAGGER_S
@@ -122,7 +122,7 @@ def test_an_ipv6_that_is_announced_and_does_not_work_is_followed_by_ipv4_and_not
 def test_an_address_that_refuses_is_not_waited_for(addresses: Addresses) -> None:
     addresses.alive("127.0.0.3")
     addresses.refusing("127.0.0.2")
-    addresses._named.reverse()
+    addresses.named.reverse()
     where, took_s = connects(addresses)
     assert where == "127.0.0.3" and took_s < dialer.STAGGER_S
 

@@ -25,7 +25,7 @@ from runtime.adapters.identity.vault import Vault
 from runtime.adapters.process.clock import SystemClock, read_moment
 from runtime.adapters.process.process import Lock
 from runtime.adapters.process.status_file import read_status
-from runtime.cli.identity import _table, describe
+from runtime.cli.identity import describe, identity_table
 from runtime.config import load
 from runtime.core.identity.connection_string import sas_expiry_s
 from runtime.core.identity.enrolment import Enrolment, EnrolmentState
@@ -33,7 +33,7 @@ from runtime.core.identity.platform_answer import PlatformResult, Registration
 from runtime.core.moment import Moment
 from runtime.core.secret import Secret
 from runtime.errors import ConfigError
-from runtime.operations.doctor import _credentials
+from runtime.operations.doctor import check_credentials
 from runtime.operations.overview import observe
 from runtime.workers.refresh import RefreshLoop
 from tests.support.certificates import Pair
@@ -75,7 +75,7 @@ class Device:
 
     def told(self) -> str:
         """`edgectl identity`, for a person."""
-        return "\n".join(_table(describe(self.home.config)))
+        return "\n".join(identity_table(describe(self.home.config)))
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_the_end_of_a_client_certificate_is_told_before_and_after(
     assert said["reason"].startswith(words[verdict]) and bool(said["reason"]) is (verdict != "ok")
     assert bool(said["alarm"]) is (verdict == "error")
     known = IdentityReader(device.home.layout).read()
-    assert [check.verdict for check in _credentials(device.home.config, known)] == [verdict]
+    assert [check.verdict for check in check_credentials(device.home.config, known)] == [verdict]
 
 
 @pytest.mark.parametrize("gone", ["key", "certificate"])
@@ -294,9 +294,9 @@ def test_a_gateway_or_a_module_in_a_connection_string_is_refused_and_not_passed_
     said = device.turn()
     assert said["state"] == "a setting or a file is missing" and rule in said["reason"]
     assert IdentityReader(device.home.layout).hub_credentials() is None
-    assert [check.verdict for check in _credentials(device.home.config, IdentityRecord(Enrolment()))] == [
-        "warning"
-    ]
+    assert [
+        check.verdict for check in check_credentials(device.home.config, IdentityRecord(Enrolment()))
+    ] == ["warning"]
     text = f"HostName=h;DeviceId=d;{foreign};SharedAccessKey=c2VjcmV0Cg=="
     with pytest.raises(ConfigError, match="without GatewayHostName and ModuleId") as caught:
         load({"EDGE_IDENTITY_CONNECTION_STRING": text}, home=device.home.folder)
@@ -313,7 +313,7 @@ def test_the_doctor_knows_the_end_of_a_sas_in_a_connection_string(
     device.connect_with(sas(ends_in_s))
     device.turn()
     known = IdentityReader(device.home.layout).read()
-    assert [check.verdict for check in _credentials(device.home.config, known)] == [verdict]
+    assert [check.verdict for check in check_credentials(device.home.config, known)] == [verdict]
 
 
 def test_a_pipe_in_the_place_of_a_certificate_is_named_and_holds_no_worker_up(device: Device) -> None:

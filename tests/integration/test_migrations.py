@@ -177,7 +177,7 @@ def test_a_newer_store_has_a_word_and_a_remedy_in_every_place(home: Home, versio
         keeper.admission((), Settled())
     with pytest.raises(StoreUnknown) as read:
         StoreReader(path).open()
-    judged = doctor._databases(home.layout)
+    judged = doctor.check_databases(home.layout)
     assert judged.verdict == "error"
     uploader = UploadLoop(home.config, Stop())
     uploader._read()
@@ -202,5 +202,5 @@ def test_doctor_names_an_identity_of_a_newer_runtime(home: Home) -> None:
     with sqlite3.connect(home.layout.identity_db) as db:
         db.execute("PRAGMA user_version = 77")
     db.close()
-    judged = doctor._databases(home.layout)
+    judged = doctor.check_databases(home.layout)
     assert (judged.verdict, "schema 77" in judged.text) == ("error", True)

@@ -19,7 +19,7 @@ from runtime.adapters.process.status_file import read_status
 from runtime.core.identity.enrolment import EnrolmentState
 from runtime.core.identity.platform_answer import Outcome, Registration
 from runtime.core.secret import Secret
-from runtime.operations.doctor import _unregistered
+from runtime.operations.doctor import check_unregistered
 from runtime.workers.provisioning import ProvisioningLoop
 from tests.support import scripted as s
 from tests.support.harness import Home, eventually, heart
@@ -267,7 +267,7 @@ def test_a_provisioning_token_that_does_not_serve_is_told_with_its_path_and_what
     assert (told["state"], told["verification_code"]) == (state, None)
     assert words in told["reason"] and str(bench.token_file) in told["reason"]
     known = IdentityReader(bench.home.layout).read()
-    check = _unregistered(bench.home.config, known)
+    check = check_unregistered(bench.home.config, known)
     assert check.verdict == "error" and str(bench.token_file) in check.text and "approve" not in check.remedy
 
 

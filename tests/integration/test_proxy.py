@@ -113,7 +113,7 @@ def test_a_proxy_that_refuses_the_password_is_named_to_whoever_waits_for_the_pla
 def test_a_proxy_that_is_away_or_cannot_reach_the_hub_is_named(cloud: Cloud, kind: str) -> None:
     credentials = register(cloud)
     for proxy in (Proxy(kind), Proxy(kind, ports={HUB_PORT: 1})):
-        if not proxy._ports:
+        if not proxy.ports:
             proxy.close()
         line = Line(cloud, proxy=parse(Secret(proxy.url())))
         line.hub.open(credentials)

@@ -21,7 +21,7 @@ import pytest
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.store.stream_reader import PassingMessage
 from runtime.adapters.store.writer import MessageStore
-from runtime.cli.tap import _record, _row
+from runtime.cli.tap import tapped_record, tapped_row
 from runtime.core.message import StreamName
 from runtime.core.operations.stream_figures import stream_figures
 from runtime.core.settlement import Settled
@@ -69,7 +69,7 @@ def test_where_there_is_no_store_a_look_is_empty_and_a_tap_waits(path: Path) -> 
 
 def heads(each: PassingMessage | Missed) -> tuple[int, str, int]:
     assert isinstance(each, PassingMessage)
-    record = _record(each, payload=False)
+    record = tapped_record(each, payload=False)
     return record["id"], record["stream"], record["bytes"]
 
 
@@ -100,10 +100,10 @@ def test_a_payload_is_shown_escaped_and_bounded(store: MessageStore, path: Path)
     with closing(Tap(path, [A], 200)) as tap:
         keep(store, put([b"\x1b[31mred\n\xff" + b"x" * 5000], stream="a", content_type="text/plain"))
         (each,) = tap.new()
-    record = _record(each, payload=True)
+    record = tapped_record(each, payload=True)
     assert record["bytes"] == 5010 and record["cut"] and record["content_type"] == "text/plain"
     assert record["payload"].startswith("\\x1b[31mred\\n\\xff") and len(record["payload"]) < 1000
-    assert _row(record).text.endswith("x...") and "\x1b" not in _row(record).text
+    assert tapped_row(record).text.endswith("x...") and "\x1b" not in tapped_row(record).text
 
 
 def test_a_damaged_row_is_named(store: MessageStore, path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_damaged_row_is_named(store: MessageStore, path: Path) -> None:
         keep(store, put([b"one"], stream="a"))
         store._db.execute("UPDATE messages SET properties = '{'")
         (each,) = tap.new()
-    assert "its row is damaged: cannot be read" in _row(_record(each, payload=False)).text
+    assert "its row is damaged: cannot be read" in tapped_row(tapped_record(each, payload=False)).text
 
 
 def test_in_a_pipe_both_end_by_themselves(home: Home) -> None:

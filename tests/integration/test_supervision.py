@@ -40,7 +40,7 @@ from runtime.errors import Rejected, Retryable, UsageError
 from runtime.producer import Producer
 from runtime.setting_rule import LARGEST
 from runtime.settings import keys
-from runtime.workers.sentinel import SentinelLoop, _descriptors, _memory
+from runtime.workers.sentinel import SentinelLoop, descriptors_of, memory_of
 from tests.support.harness import Home, clean_environment, eventually
 from tests.support.supervised import PROGRAMS, WORKING, Runtime, gone, kill, stand_ins
 
@@ -121,11 +121,11 @@ def test_the_sentinel_counts_descriptors_and_what_select_takes_is_the_limit_of_a
             stack.enter_context(Path(os.devnull).open())
         count, limit = open_descriptors(os.getpid()) or (0, 0)
         assert count == before + 50
-        assert _descriptors(Program("upload", "RUNNING", os.getpid(), "")) >= count / min(limit, 1024)
-        assert _descriptors(Program("ingest", "RUNNING", os.getpid(), "")) == pytest.approx(
+        assert descriptors_of(Program("upload", "RUNNING", os.getpid(), "")) >= count / min(limit, 1024)
+        assert descriptors_of(Program("ingest", "RUNNING", os.getpid(), "")) == pytest.approx(
             count / limit, 0.1
         )
-    assert _descriptors(Program("upload", "BACKOFF", 0, "")) == 0
+    assert descriptors_of(Program("upload", "BACKOFF", 0, "")) == 0
 
 
 def test_a_second_worker_of_a_kind_refuses_and_names_the_first(home: Home) -> None:
@@ -381,7 +381,7 @@ def test_nobody_is_signalled_by_a_number_of_another_container(
     monkeypatch.setattr(os, "kill", lambda pid, number: sent.append(pid))
     for named in (os.getppid(), os.getpid()):
         path.write_text(f"{named}\n")
-        up._signal(path, "SIGKILL")
+        up.signal_process(path, "SIGKILL")
     lock.release()
     assert sent == [os.getpid()], "who has the lock open"
 
@@ -396,4 +396,4 @@ def test_a_sentinel_takes_over_what_still_holds_and_no_more(supervisor: str, hom
         {**words, "boot_id": "another"} if supervisor == "of another boot" else words, now=True
     )
     left = {"same": memory, "another": {"restarted_all_at_s": [5.0]}, "of another boot": {}}
-    assert _memory(home.layout) == left[supervisor]
+    assert memory_of(home.layout) == left[supervisor]

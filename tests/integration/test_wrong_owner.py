@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.process.process import Lock, _has_locked
+from runtime.adapters.process.process import Lock, has_locked
 from runtime.errors import UsageError
 from tests.support.harness import Home, clean_environment
 from tests.support.other_user import edgectl
@@ -155,8 +155,8 @@ def test_the_holder_of_a_lock_is_known_where_what_it_has_open_may_not_be_seen(tm
     """In a user namespace of its own (PrivateUsers=) the service is hidden from its own user outside."""
     held = Lock(tmp_path / "supervisor.lock")
     try:
-        assert _has_locked(os.getpid(), tmp_path / "supervisor.lock")
-        assert not _has_locked(os.getppid(), tmp_path / "supervisor.lock")
+        assert has_locked(os.getpid(), tmp_path / "supervisor.lock")
+        assert not has_locked(os.getppid(), tmp_path / "supervisor.lock")
     finally:
         held.release()
-    assert not _has_locked(os.getpid(), tmp_path / "supervisor.lock")
+    assert not has_locked(os.getpid(), tmp_path / "supervisor.lock")

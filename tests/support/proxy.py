@@ -48,7 +48,7 @@ class Proxy:
         self._kind = kind
         self._who = None if user is None else (user, password)
         self._names = names or {}
-        self._ports = ports or {}
+        self.ports = ports or {}
         self._hesitant = hesitant
         self.targets: list[str] = []
         self.refusals = 0
@@ -87,7 +87,7 @@ class Proxy:
     def _reach(self, host: str, port: int) -> socket.socket | None:
         self.targets.append(f"{host}:{port}")
         with contextlib.suppress(OSError):
-            return socket.create_connection((self._names.get(host, host), self._ports.get(port, port)), 5)
+            return socket.create_connection((self._names.get(host, host), self.ports.get(port, port)), 5)
         return None
 
     # -- HTTP ---------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from runtime.core.ingest.message_fields import (
     RESERVED_PROPERTIES,
 )
 from runtime.core.ingest.protocol import (
-    _HEADER_FIELDS,
+    HEADER_FIELDS,
     MAX_HEADER_BYTES,
     MAX_MESSAGES,
     MAX_NESTING,
@@ -99,7 +99,7 @@ def test_every_command_is_documented_and_exists() -> None:
 def test_every_error_code_is_documented() -> None:
     assert {code for code in Code if f"`{code}`" not in PAGE} == set()
     assert {operation for operation in Operation if f"`{operation}`" not in PAGE} == set()
-    assert {field for field in _HEADER_FIELDS if f"`{field}`" not in PAGE} == set()
+    assert {field for field in HEADER_FIELDS if f"`{field}`" not in PAGE} == set()
     assert f"`{WARNING_GAP}`" in PAGE and f"`{WARNING_BACKWARDS}`" in PAGE
 
 

@@ -176,12 +176,12 @@ def has_open(pid: int, path: Path) -> bool:
     try:
         return any(path.samefile(link) for link in Path(f"/proc/{pid}/fd").iterdir() if link.exists())
     except PermissionError:  # it is in a user namespace of its own (PrivateUsers=)
-        return _has_locked(pid, path)
+        return has_locked(pid, path)
     except OSError:
         return False
 
 
-def _has_locked(pid: int, path: Path) -> bool:
+def has_locked(pid: int, path: Path) -> bool:
     """True if the kernel's list, which all may read, has it locked: number, kind, mode, access,
     process, device and inode.
     """

@@ -162,7 +162,7 @@ WARNING_REUSED = "key_reused"
 _KEY_PART = re.compile(r"[A-Za-z0-9_.-]{1,48}")  # with a sequence still a valid hub message id (128)
 _SEQUENCE_TEXT = re.compile(r"[1-9][0-9]{0,18}")
 _KEY_FIELDS = frozenset(("producer", "boot", "sequence"))
-_HEADER_FIELDS = MESSAGE_FIELDS | {"version", "operation", "producer", "boot", "sequence", "messages"}
+HEADER_FIELDS = MESSAGE_FIELDS | {"version", "operation", "producer", "boot", "sequence", "messages"}
 
 
 def _no_constant(text: str) -> float:
@@ -253,8 +253,8 @@ def _header(frame: bytes) -> dict[str, Any]:
     version = header.get("version", VERSION)
     if version != VERSION or isinstance(version, bool):
         raise BadRequest(Code.BAD_VERSION, f"version {shown(version)} is not spoken here; this is {VERSION}")
-    if not header.keys() <= _HEADER_FIELDS:
-        _unknown_field(header.keys() - _HEADER_FIELDS, "the header")
+    if not header.keys() <= HEADER_FIELDS:
+        _unknown_field(header.keys() - HEADER_FIELDS, "the header")
     return header
 
 

@@ -74,7 +74,7 @@ class Cloud:
         self.enrolment = EnrolmentBook(self.database, self.secret)
         self.registrations = Registrations(self.database, self.secret, workspace)
         self.limits = HubLimits().merge(json.loads(self.database.recall("hub_limits") or "{}"))
-        self.commands = CommandQueue(self.database, lambda: self.limits, self._generation)
+        self.commands = CommandQueue(self.database, lambda: self.limits, self.generation)
         self.locks = CommandLocks()
         self.methods = MethodCalls(self._publish)
         self.certificates = Certificates(self.database, folder)
@@ -190,7 +190,7 @@ class Cloud:
         self.commands.forget(device_id)
         self.database.execute("DELETE FROM twins WHERE device_id = ?", device_id)
 
-    def _generation(self, device_id: str) -> str:
+    def generation(self, device_id: str) -> str:
         """The name of a device's life: another one after it was deleted and made again."""
         known = self.registrations.device(device_id.removeprefix(f"{self.workspace}:"))
         return str(int(known["created_at"] * 1e7)) if known else ""
