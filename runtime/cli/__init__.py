@@ -142,6 +142,7 @@ GROUPS = {
     "keys": ("keys",),
     "identity": ("identity",),
     "provision": ("provision",),
+    "deidentify": ("deidentify",),
     "quarantine": ("quarantine",),
     "management": ("twin", "commands", "call"),
     "link": ("link",),

@@ -28,6 +28,11 @@ def register(commands: Commands) -> None:
     identity.add_argument(
         "--accept", action="store_true", help="let messages go out under a new device id that is on hold"
     )
+    identity.add_argument(
+        "--moved",
+        action="store_true",
+        help="say that a home that counts as copied was moved: there is no other",
+    )
     identity.set_defaults(run=_identity)
 
 
@@ -37,6 +42,10 @@ def _identity(arguments: argparse.Namespace) -> int:
         from runtime.adapters.identity.database import IdentityStore
 
         IdentityStore(config.layout).accept()  # upload reads it every few seconds
+    if arguments.moved:
+        from runtime.adapters.process.machine_names import forget_copy
+
+        forget_copy(config.layout)
     facts = describe(config)
     if arguments.json:
         write_json(facts)

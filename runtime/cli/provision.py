@@ -53,6 +53,7 @@ def _provision(arguments: argparse.Namespace) -> int:
 def _reset(config: Config, *, certain: bool) -> bool:
     """Forget the identity after a question. Stored messages stay and go out under the next one."""
     from runtime.adapters.identity.database import IdentityStore
+    from runtime.adapters.process.machine_names import forget_copy
     from runtime.core.printable import printable
     from runtime.errors import UsageError
 
@@ -65,6 +66,7 @@ def _reset(config: Config, *, certain: bool) -> bool:
         if input(f"Forget {name}? An operator has to approve it again. [y/N] ").strip().lower() != "y":
             return False
     store.reset()
+    forget_copy(config.layout)  # it is a device of its own now
     return True
 
 

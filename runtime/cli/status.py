@@ -96,6 +96,9 @@ def render(overview: dict[str, Any]) -> list[TextRow]:
         rows.append(TextRow(f"{title:<9} {', '.join(filter(None, parts)) or 'unknown'}", indent=10))
     if facts := overview.get("management"):
         rows.append(TextRow(f"managed   {', '.join(filter(None, _management(facts)))}", indent=10))
+    if copied_at := overview["machine"]["copied_at"]:
+        text = f"copied    found at the start of {copied_at}: another device may use this id (edgectl doctor)"
+        rows.append(TextRow(text, indent=10))
     if overview["crashes"]["count"]:
         crashes = f"{overview['crashes']['count']}, the last {overview['crashes']['last']}"
         rows.append(TextRow(f"crashes   {crashes}", indent=10))

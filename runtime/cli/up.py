@@ -44,6 +44,7 @@ def _up(arguments: argparse.Namespace) -> int:
     layout.create()
     _refuse_read_only(layout)
     _hold_lock(layout)
+    _notice_move(layout)
     link_configuration(layout.supervisord_conf)
     os.environ.update(_environment(config))
     _refuse_own_configuration(layout.supervisord_conf)
@@ -103,6 +104,23 @@ def _hold_lock(layout: Layout) -> None:
             f"`edgectl --home {shlex.quote(str(layout.home))} down` ends it"
         ) from exc
     lock.keep_over_exec()
+
+
+def _notice_move(layout: Layout) -> None:
+    """Report a home that another machine ran before, and have its databases named apart from the first's."""
+    import time
+
+    from runtime.adapters.process.machine_names import notice_move, read_names
+    from runtime.core.operations.machine_identity import COPIED_WORDS, REINSTALLED_WORDS, Move
+
+    try:
+        move = notice_move(layout, read_names(layout.state), time.time())
+    except OSError:  # a full or read-only disk: the next start compares again
+        return
+    if move is Move.COPIED:
+        write_error(f"warning: {COPIED_WORDS}")
+    elif move is Move.REINSTALLED:
+        write_error(REINSTALLED_WORDS)
 
 
 def _refuse_odd_home(home: Path) -> None:

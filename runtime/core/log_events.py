@@ -30,6 +30,7 @@ class LogEvent(StrEnum):
     FILE_NOT_GIVEN_BACK = "file_not_given_back"
     FILE_UPLOAD_BUG = "file_upload_bug"
     FILE_UPLOAD_FAILED = "file_upload_failed"
+    HOME_COPIED = "home_copied"
     IDENTITY_DAMAGED = "identity_damaged"
     IDENTITY_STATE = "identity_state"
     IDENTITY_UNREADABLE = "identity_unreadable"
@@ -160,6 +161,11 @@ EVENT_TEXTS: Mapping[LogEvent, EventText] = {
     LogEvent.FILE_UPLOAD_FAILED: EventText(
         "A file upload failed and is repeated.",
         "The words are the hub's or the storage's.",
+    ),
+    LogEvent.HOME_COPIED: EventText(
+        "The home was copied from another machine or disk, and its store goes on under a name of its own.",
+        "Where the first one runs on: `edgectl provision --reset` on the copy. Where it was moved: "
+        "`edgectl identity --moved`.",
     ),
     LogEvent.IDENTITY_DAMAGED: EventText(
         "identity.db was damaged and is set aside.",

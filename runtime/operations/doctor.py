@@ -22,6 +22,7 @@ from runtime.adapters.identity.values import IdentityRecord
 from runtime.adapters.net.probe import NetworkProbe
 from runtime.adapters.process.clock import SystemClock, read_moment
 from runtime.adapters.process.home_owner import user_name
+from runtime.adapters.process.machine_names import copied_wall_s, read_names
 from runtime.adapters.process.process import has_open, lock_holder
 from runtime.adapters.process.status_file import last_record
 from runtime.adapters.store.errors import SCHEMA_VERSION as STORE_VERSION
@@ -39,10 +40,12 @@ from runtime.core.operations.diagnosis import (
     judge_fixed,
     judge_fsync,
     judge_inodes,
+    judge_machine,
     judge_sqlite,
     judge_tokens,
     judge_unregistered,
 )
+from runtime.core.operations.machine_identity import MachineIdentity
 from runtime.errors import ConfigError, EdgeError
 from runtime.layout import Layout
 
@@ -60,6 +63,7 @@ def examine(config: Config) -> Iterator[Check]:
     yield from _secret_files(config)
     yield from _disk(config)
     yield from _management(config)
+    yield _machine(config.layout)
     yield check_databases(config.layout)
     yield judge_sqlite(sqlite3.sqlite_version_info, f"SQLite {sqlite3.sqlite_version}")
     yield _supervisor()
@@ -100,6 +104,11 @@ def _management(config: Config) -> Iterator[Check]:
     else:
         who = f"{len(grants)} programs are named" if grants else "no program is named: each may do all"
         yield Check("management", "ok", f"switched on; {who}")
+
+
+def _machine(layout: Layout) -> Check:
+    place = next(path for path in (layout.state, *layout.state.parents) if path.exists())
+    return judge_machine(copied_wall_s(layout), known=read_names(place) != MachineIdentity())
 
 
 def _owners(layout: Layout) -> Iterator[Check]:

@@ -19,6 +19,7 @@ from runtime import __version__
 from runtime.adapters.process.clock import Clock, read_moment
 from runtime.adapters.process.crash import count_crashes
 from runtime.adapters.process.logs import last_complaint
+from runtime.adapters.process.machine_names import copied_wall_s
 from runtime.adapters.process.process import lock_holder, memory_bytes, process_age_s
 from runtime.adapters.process.status_file import StatusRecord, last_record, takes_beats
 from runtime.adapters.supervisor.rpc import Program, Supervisor
@@ -95,6 +96,7 @@ def observe(
             layout, seen["refresh"].record, seen["provisioning"].record, clock, databases=databases
         ),
         "disk": {"read_only": _read_only(layout, seen.values(), clock), **_disk(layout, sentinel.record)},
+        "machine": {"copied_at": _copied_at(layout) if databases else None},
         "crashes": dict(zip(("count", "last"), count_crashes(layout), strict=True)),
         "alarms": _alarms(sentinel.record, {name: seen[name].record for name in seen if name != "sentinel"}),
     }
@@ -349,6 +351,12 @@ def _date(clock: Clock, ago_s: float | None) -> str | None:
     if ago_s is None:
         return None
     return datetime.fromtimestamp(clock.wall_s() - ago_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _copied_at(layout: Layout) -> str | None:
+    """When a start found that the home was copied from another machine, for people only."""
+    wall_s = copied_wall_s(layout)
+    return None if wall_s is None else datetime.fromtimestamp(wall_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _identity(

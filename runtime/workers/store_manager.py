@@ -23,6 +23,7 @@ from loguru import logger
 
 from runtime.adapters.process.clock import Clock, wall_s_if_set
 from runtime.adapters.process.home_mount import in_changed_home
+from runtime.adapters.process.machine_names import named_apart, was_copied
 from runtime.adapters.process.status_file import BUSY
 from runtime.adapters.salvage.disk_probe import DiskProbe, block_ranges
 from runtime.adapters.salvage.salvage import SalvageReport, files, finish, last_report, pending, salvage
@@ -66,6 +67,7 @@ from runtime.core.ingest.store_state import (
 )
 from runtime.core.log_events import LogEvent
 from runtime.core.log_throttle import LogThrottle
+from runtime.core.operations.machine_identity import COPIED_WORDS
 from runtime.core.settlement import Settled
 from runtime.wiring import disk_reserve
 from runtime.workers.store_housekeeping import Housekeeping
@@ -305,16 +307,21 @@ class StoreManager:
         logger.bind(**store.figures()).info("the store is open")
 
     def _name_apart(self, store: MessageStore) -> None:
-        """Rename a store that has forgotten ids, before any write. Where that fails the store is not used,
-        and the opening is tried again."""
+        """Rename a store that has forgotten ids or that was copied to this machine, before any write. Where
+        that fails the store is not used, and the opening is tried again."""
         missing = self._ids.missing(store.uuid, store.next_id)
-        if not missing:
+        copied = was_copied(self._path)
+        if not missing and not copied:
             return
         try:
             store.rename()
         except BaseException:
             store.close()
             raise
+        if copied:
+            named_apart(self._path)
+            logger.bind(event=LogEvent.HOME_COPIED).critical(COPIED_WORDS)
+            return
         logger.bind(event=LogEvent.STORE_REPLACED, ids=(missing[0], missing[-1])).critical(
             "messages.db has forgotten ids that it gave (an older copy?): it goes on as another store"
         )

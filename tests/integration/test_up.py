@@ -37,6 +37,7 @@ def test_the_shipped_file_is_linked_into_the_home_and_every_program_comes_up(hom
     try:
         assert home.layout.supervisord_conf.readlink() == SHIPPED
         assert set(runtime.programs()) == set(PROGRAMS)
+        assert (home.layout.state / "machine.json").exists(), "a copy of it would be noticed"
         runtime.wait_for("sentinel")
         core = resource.prlimit(runtime.process.pid, resource.RLIMIT_CORE)
         assert core == (0, 0), "tokens in the environment are in no core file of supervisord's"

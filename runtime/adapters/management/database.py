@@ -5,7 +5,7 @@ Invariants:
 1. What `commit` returned from is on disk (WAL, synchronous FULL).
 2. `serial` grows with each commit, and is at least the highest seq ever given. Beside the database stands the
    serial of about a second ago: a database that is behind it is a restored copy. It gets another uuid, under
-   which results go to `ingest`, and gives no seq again.
+   which results go to `ingest`, and gives no seq again. So does one that was copied from another machine.
 3. Ends are numbered in their order, without a gap: results go to `ingest` by these numbers.
 """
 
@@ -33,6 +33,7 @@ from runtime.adapters.management.rows import (
     twin_from_rows,
     twin_marks,
 )
+from runtime.adapters.process.machine_names import named_apart, was_copied
 from runtime.adapters.store.errors import (
     StoreDamaged,
     StoreError,
@@ -101,7 +102,7 @@ class ManagementDatabase:
     def __init__(self, layout: Layout, *, max_pages: int | None = None) -> None:
         self.path = layout.management_db
         self.restored = False
-        """True if it is an older copy of itself: what it calls open may have ended since."""
+        """True if it is an older copy of itself, or another machine's: what it calls open may have ended."""
         with translated():
             write_again(self.path)
             self._db = sqlite3.connect(self.path, isolation_level=None, timeout=1.0)
@@ -132,13 +133,15 @@ class ManagementDatabase:
         rows = self._db.execute("SELECT uuid, serial, next_seq, next_end FROM meta").fetchall()
         meta: tuple[str, int, int, int] = rows[0] if rows else self._new_meta()
         self.uuid, self._serial, self.next_seq, self._next_end = meta
-        if given := len(self._watermark.missing(self.uuid, self._serial)):
+        given = len(self._watermark.missing(self.uuid, self._serial))
+        if given or was_copied(self.path):
             self.restored = True
             self._serial += given + SERIALS_UNSAVED
             self.uuid, self.next_seq = uuid.uuid4().hex, self._serial
         self._db.execute("DELETE FROM meta")
         self._db.execute("INSERT INTO meta VALUES (1, ?, ?, ?, ?)", self._meta())
         self._db.execute("COMMIT")
+        named_apart(self.path)
         self._remember()
 
     def _new_meta(self) -> tuple[str, int, int, int]:

@@ -36,6 +36,13 @@ class ManagementReader:
         found = found or self._commands("id = ? ORDER BY seq DESC LIMIT 1", name)
         return found[0] if found else None
 
+    def unfinished(self) -> int:
+        """Commands that are open, or whose results `ingest` has not acknowledged."""
+        with self._reading() as db:
+            query = "SELECT count(*) FROM commands WHERE ended_no IS NULL OR result_stored = 0"
+            ((count,),) = db.execute(query).fetchall()
+            return int(count)
+
     def _commands(self, where: str, value: Any) -> list[CommandRow]:
         with self._reading() as db:
             select = f"SELECT {COMMAND_COLUMNS} FROM commands WHERE {where}"  # noqa: S608 constants

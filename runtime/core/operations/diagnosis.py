@@ -60,6 +60,24 @@ def judge_connection(trouble: str) -> Check:
     return Check("connection", "warning", trouble, remedy)
 
 
+def judge_machine(copied_wall_s: float | None, *, known: bool) -> Check:
+    """Judge if this home is a copy. `known`: the names of the machine under it can be read."""
+    if copied_wall_s is not None:
+        at = datetime.fromtimestamp(copied_wall_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        text = (
+            f"the start of {at} found this home on another machine or disk: where the first one runs on, "
+            "both are one device to the hub, and both deliver what was stored before, under the same ids"
+        )
+        remedy = (
+            "where it runs on: here `edgectl provision --reset` (and another device.id), or `edgectl "
+            "deidentify --discard-messages`; where it was moved: `edgectl identity --moved`"
+        )
+        return Check("machine", "warning", text, remedy)
+    if not known:
+        return Check("machine", "ok", "neither its id nor its disk can be named: a copy would not be noticed")
+    return Check("machine", "ok", "a copy of this home on another one would be noticed")
+
+
 def judge_disk(free_bytes: int, min_free_bytes: int, disk_bytes: int) -> Check:
     """Judge the space on the disk of the state, and whether the disk is large enough at all."""
     text = f"{free_bytes / 1e6:,.0f} MB free, {min_free_bytes / 1e6:,.0f} MB are to stay free"
