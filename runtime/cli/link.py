@@ -1,4 +1,4 @@
-"""`edgectl link`: the bytes sent over the link, and its kill switch."""
+"""`edgectl link`: what was sent over the link, what it costs, and its kill switch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from runtime.cli import Commands, load_config
+from runtime.cli import Commands, link_cost, load_config
 from runtime.cli.terminal import write_error, write_json, write_lines
 
 if TYPE_CHECKING:
@@ -18,10 +18,17 @@ STOPPED_WITHIN_S = 8.0
 
 
 def register(commands: Commands) -> None:
-    link = commands.add_parser("link", help="what was sent today and this month; switch the link off and on")
-    link.add_argument("switch", nargs="?", choices=("on", "off"), help="off: nothing is sent until on")
+    link = commands.add_parser(
+        "link", help="what was sent today and this month, and what it costs; switch the link off and on"
+    )
     link.add_argument("--json", action="store_true", help="for a program")
-    link.set_defaults(run=_link)
+    link.set_defaults(run=_link, switch=None)
+    actions = link.add_subparsers(metavar="ACTION")
+    for name, meaning in (("on", "messages are sent again"), ("off", "nothing is sent until `link on`")):
+        action = actions.add_parser(name, help=meaning)
+        action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="for a program")
+        action.set_defaults(switch=name)
+    link_cost.register(actions)
 
 
 def _link(arguments: argparse.Namespace) -> int:
@@ -34,22 +41,26 @@ def _link(arguments: argparse.Namespace) -> int:
         usage.switch(on=arguments.switch == "on")
         if arguments.switch == "off" and not _stopped(config):
             write_error(f"upload did not say within {STOPPED_WITHIN_S:g} s that it has stopped sending")
-    sent = usage.load()
-    off = usage.switched_off()
+    sent, off = usage.load(), usage.switched_off()
+    today = {"messages": sent.day_messages, "bytes": sent.day_bytes, "units": sent.day_units}
+    month = {"messages": sent.month_messages, "bytes": sent.month_bytes, "units": sent.month_units}
     if arguments.json:
-        today = {"day": sent.day or None, "messages": sent.day_messages, "bytes": sent.day_bytes}
-        month = {"month": sent.month or None, "messages": sent.month_messages, "bytes": sent.month_bytes}
-        today["units"], month["units"] = sent.day_units, sent.month_units
-        write_json({"switched_off": off, "today": today, "month": month})
+        periods = {
+            "today": {"day": sent.day or None, **today},
+            "month": {"month": sent.month or None, **month},
+        }
+        write_json({"switched_off": off, **periods})
         return 0
-    day = f"{sent.day_messages} messages, {sent.day_bytes} bytes, {sent.day_units} units of 4 KiB"
-    month_ = f"{sent.month_messages} messages, {sent.month_bytes} bytes, {sent.month_units} units of 4 KiB"
     write_lines(
         f"link   {'off: nothing is sent' if off else 'on'}",
-        f"today  {day} ({sent.day or 'no day yet'} UTC)",
-        f"month  {month_} ({sent.month or 'none yet'})",
+        f"today  {_sent(today)} ({sent.day or 'no day yet'} UTC)",
+        f"month  {_sent(month)} ({sent.month or 'none yet'})",
     )
     return 0
+
+
+def _sent(counts: dict[str, int]) -> str:
+    return "{messages} messages, {bytes} bytes, {units} units of 4 KiB".format(**counts)
 
 
 def _stopped(config: Config) -> bool:

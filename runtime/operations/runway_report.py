@@ -17,7 +17,7 @@ NEVER = "never"
 def runway_of(state: Mapping[str, Any], sentinel: StatusRecord, settings: Settings | None) -> dict[str, Any]:
     """The runway section of an overview. `settings`: None where the configuration is wrong."""
     backlog, hub = state["backlog"], state["hub"]
-    stored = _rates(sentinel, "store_messages"), _rates(sentinel, "store_bytes")
+    stored = rates_of(sentinel, "store_messages"), rates_of(sentinel, "store_bytes")
     ends_s = [
         used_up_in_s(backlog["room_messages"], stored[0]),
         used_up_in_s(backlog["room_bytes"], stored[1]),
@@ -27,8 +27,8 @@ def runway_of(state: Mapping[str, Any], sentinel: StatusRecord, settings: Settin
         "full_in_s": _shown(min(known, default=None)),
         "drained_in_s": _shown(drained_in_s(backlog["messages"], stored[0])),
         "quota_in_s": _shown(_quota_in_s(hub, sentinel, settings)),
-        "written_bytes_a_day": _whole(a_day(_rates(sentinel, "written_bytes"))),
-        "units_a_day": _whole(a_day(_rates(sentinel, "units"))),
+        "written_bytes_a_day": _whole(a_day(rates_of(sentinel, "written_bytes"))),
+        "units_a_day": _whole(a_day(rates_of(sentinel, "units"))),
     }
 
 
@@ -43,14 +43,15 @@ def _quota_in_s(hub: Mapping[str, Any], sentinel: StatusRecord, settings: Settin
     ends_s = [math.inf]
     for most, sent, name in budgets:
         if most:
-            end_s = None if sent is None else used_up_in_s(most - sent, _rates(sentinel, name))
+            end_s = None if sent is None else used_up_in_s(most - sent, rates_of(sentinel, name))
             if end_s is None:
                 return None
             ends_s.append(end_s)
     return min(ends_s)
 
 
-def _rates(sentinel: StatusRecord, name: str) -> Rates:
+def rates_of(sentinel: StatusRecord, name: str) -> Rates:
+    """The rates of one figure that the sentinel observed."""
     table = sentinel.values.get("rates")
     pair = table.get(name) if isinstance(table, Mapping) else None
     if not isinstance(pair, list) or len(pair) != 2:

@@ -1,0 +1,114 @@
+"""`edgectl link cost`: what the hub bills for, by stream, and what a fleet of such devices needs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runtime.cli import Commands, count, load_config
+from runtime.cli.terminal import TextRow, table, write_json, write_lines
+from runtime.core.printable import printable
+
+if TYPE_CHECKING:
+    from runtime.adapters.process.clock import Clock
+    from runtime.config import Config
+    from runtime.core.delivery.link_budget import LinkUsage
+    from runtime.core.operations.hub_bill import PriceTable
+    from runtime.operations.cost_report import Fleet
+
+MOST_OF_A_NAME = 40
+"""Characters of a stream's name in the table; `--json` has all of it."""
+
+
+def register(actions: Commands) -> None:
+    cost = actions.add_parser(
+        "cost",
+        help="units of 4 KiB that the hub bills for, by stream; what a fleet of such devices needs",
+        epilog="exit status: 0 said, 1 nothing is known to reckon with, 2 wrong usage",
+    )
+    cost.add_argument(
+        "--devices", type=count, metavar="N", help="what N devices like this one need: tier, hub units, money"
+    )
+    cost.add_argument(
+        "--prices", type=Path, metavar="FILE", help="a price table (TOML) in place of the one that is shipped"
+    )
+    cost.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="for a program")
+    cost.set_defaults(run=_cost)
+
+
+def _cost(arguments: argparse.Namespace) -> int:
+    from runtime.adapters.hub.usage_file import UsageFile
+    from runtime.adapters.process.clock import SystemClock
+    from runtime.operations.cost_report import METERING, periods, prices
+
+    config = load_config(arguments)
+    price_table = prices(arguments.prices)
+    usage = UsageFile(config.layout).load()
+    day, month = (period.as_record() for period in periods(usage))
+    needed = _fleet(config, arguments.devices, price_table, usage, SystemClock())
+    if arguments.json:
+        write_json({"today": day, "month": month, "metering": METERING, **_fleet_record(needed, price_table)})
+    else:
+        write_lines(*_period("today", day), TextRow(""), *_period("month", month))
+        if arguments.devices:
+            write_lines(TextRow(""), *_fleet_rows(needed, price_table))
+    return 1 if arguments.devices and needed is None else 0
+
+
+def _fleet(
+    config: Config, devices: int | None, price_table: PriceTable, usage: LinkUsage, clock: Clock
+) -> Fleet | None:
+    """What so many devices need; None where that is not asked for, or this one's rate is not known."""
+    from runtime.adapters.process.status_file import last_record
+    from runtime.operations.cost_report import fleet, units_a_day
+
+    if devices is None:
+        return None
+    sentinel = last_record(config.layout.status_file("sentinel"), clock.boot_id())
+    each = units_a_day(usage, sentinel)
+    return None if each is None else fleet(price_table, devices, each, usage)
+
+
+def _fleet_record(needed: Fleet | None, prices: PriceTable) -> dict[str, Any]:
+    if needed is None:
+        return {"fleet": None}
+    facts = {"dated": prices.dated, "source": prices.source, "currency": prices.currency}
+    return {"fleet": {**needed.as_record(), "prices": facts}}
+
+
+def _period(title: str, record: dict[str, Any]) -> list[TextRow]:
+    """The table of one period."""
+    head = TextRow(f"{title} ({record['name'] or 'no believable clock yet'} UTC)", title, "bold")
+    streams = record["streams"]
+    if not streams:
+        return [head, TextRow("nothing was sent")]
+    total = [{"stream": "total", **record}] if len(streams) > 1 else []
+    columns = ["STREAM", "UNITS", "MESSAGES", "SENDS", "BYTES", "FILL", "REPEATS"]
+    title_row, *rows = table(columns, [_row(one) for one in (*streams, *total)], spare=("BYTES",))
+    return [head, TextRow(title_row, title_row, "bold"), *map(TextRow, rows)]
+
+
+def _row(one: dict[str, Any]) -> list[str]:
+    counts = (one[key] for key in ("units", "messages", "sends", "bytes"))
+    shares = (_share(one["fill"]), _share(one["repeat_share"]))
+    return [printable(one["stream"], MOST_OF_A_NAME), *(f"{number:,}" for number in counts), *shares]
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def _fleet_rows(needed: Fleet | None, prices: PriceTable) -> list[TextRow]:
+    if needed is None:
+        return [TextRow("too little was counted for a rate a day: ask again in an hour")]
+    each = f"{needed.units_a_day:,.0f} units a day"
+    head = TextRow(f"{needed.devices:,} devices like this one, each {each}, without any spare", "", "", 4)
+    money = f"{prices.currency} A MONTH"
+    rows = [
+        [need.tier.name, f"{need.hub_units:,}", f"{need.hubs:,}", f"{need.price_a_month:,.0f}"]
+        for need in needed.needs
+    ]
+    title, *tiers = table(["TIER", "HUB UNITS", "HUBS", money], rows)
+    source = TextRow(f"prices of {prices.dated}: {prices.source}", indent=4)
+    return [head, TextRow(title, title, "bold"), *map(TextRow, tiers), source]
