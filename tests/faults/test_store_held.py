@@ -87,7 +87,7 @@ class Keeping:
 @pytest.fixture
 def keeping(home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeping]:
     """With limits a tenth of the real ones, so that they come at once."""
-    for name in ("WAL_LOOK_BYTES", "WAL_MOST_BYTES", "REMOVALS_BYTES"):
+    for name in ("JOURNAL_LIMIT_BYTES", "WAL_LOOK_BYTES", "WAL_MOST_BYTES", "REMOVALS_BYTES"):
         monkeypatch.setattr(store_disk, name, getattr(store_disk, name) // 10)
     home.write_config(SMALL)
     found = Keeping(home)

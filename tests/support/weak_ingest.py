@@ -3,7 +3,10 @@
 Its argument is a level for `PRAGMA synchronous`; `credulous` believes the page cache at opening; `hasty`
 acknowledges before it commits; `impatient` keeps all promises, and looks at a disk that cannot be read a
 hundred times as often, and believes it a hundred times as soon; `curious` only looks so often; `doomed` is
-killed at the end of its first commit with a message, before that is on disk.
+killed at the end of its first commit with a message, before that is on disk. At the level `FULL` it keeps all
+its promises.
+
+Its WAL has room from the beginning for a hundred pages only: commits inside of it, and such that lengthen it.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import sys
 from typing import Any
 
 from runtime.adapters.process.process import Stop
-from runtime.adapters.store import writer
+from runtime.adapters.store import disk, writer
 from runtime.config import load
 from runtime.core.ingest import read_errors, store_state
 from runtime.core.ingest.protocol import Ping, Pong
@@ -24,6 +27,7 @@ from runtime.workers import ingest
 opened: Any = writer
 """The module, open to changes."""
 loop: Any = ingest.IngestLoop
+room: Any = disk
 configure = opened.configure
 store_them, acknowledge = ingest.IngestLoop._store, ingest.IngestLoop._acknowledge
 
@@ -51,6 +55,7 @@ def answer_pings(self: ingest.IngestLoop, pending: list[Any], replies: list[Any]
 
 
 if __name__ == "__main__":
+    room.JOURNAL_LIMIT_BYTES = 409_600
     if sys.argv[1] == "credulous":
         opened.write_again = lambda database, alive: None
         opened.ends_early = lambda db, database: False  # a checkpoint would bring it to the disk, too

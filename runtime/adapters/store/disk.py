@@ -18,6 +18,7 @@ from typing import Protocol
 
 from runtime.adapters.process.process import wal_readers
 from runtime.adapters.store.errors import StoreHeld, StoreUnavailable
+from runtime.adapters.store.vacuum import JOURNAL_LIMIT_BYTES
 
 BALLAST_BYTES = 4_194_304
 WAL_LOOK_BYTES = 8_388_608
@@ -29,6 +30,9 @@ REMOVALS_BYTES = 33_554_432
 ONE_COMMIT_BYTES = 1_048_576
 """Growth of the WAL by one commit, generously."""
 ALARM_AFTER_S = 3.0
+PREALLOCATE_FROM = 8
+"""The WAL is preallocated where the disk has room for so many of its size."""
+_BLOCK = bytes(4_096)
 
 
 SMALL_DISK_SHARE = 10
@@ -111,6 +115,7 @@ class WalLimit:
 
     def __init__(self, database: Path, disk: Disk) -> None:
         self._index = database.with_name(f"{database.name}-shm")
+        self._wal = database.with_name(f"{database.name}-wal")
         self._disk = disk
         self._stuck_since_s: float | None = None
         self._stuck_s = self._size_bytes = self._growth_bytes = 0.0
@@ -139,6 +144,24 @@ class WalLimit:
         # pages free inside would be written to the WAL first; and delivered messages are still to leave
         return free_bytes - BALLAST_BYTES
 
+    def preallocate(self) -> None:
+        """Lengthen the WAL with zeros to the size at which SQLite resets it, where the disk has the room.
+
+        Else every commit that lengthens the file makes the file system write the new size to its journal,
+        too: twice as much is written, until the WAL has its size, and again after every clean close, which
+        removes it. Zeros that are written, not space that is reserved: its first use is written down as well.
+        SQLite ends its reading at zeros, as at the end of the file; nothing writes to the WAL meanwhile, for
+        only ingest does. Called between commits.
+        """
+        there_bytes = size(self._wal)
+        if (
+            there_bytes >= JOURNAL_LIMIT_BYTES
+            or self._disk.free_bytes() < PREALLOCATE_FROM * JOURNAL_LIMIT_BYTES
+        ):
+            return
+        with contextlib.suppress(OSError), self._wal.open("r+b", buffering=0) as wal:
+            _fill(wal.fileno(), there_bytes, JOURNAL_LIMIT_BYTES)
+
     def check(self, room_bytes: int, *, removals: bool = False) -> None:
         """Called before a commit. Raises StoreHeld."""
         if self._stuck_since_s is None:
@@ -159,3 +182,14 @@ class WalLimit:
             f"{who} keeps a transaction open on messages.db, whose WAL has grown to "
             f"{self._size_bytes / 1e6:.0f} MB: end it, else nothing more is stored"
         )
+
+
+def _fill(descriptor: int, begin: int, end: int) -> None:
+    """Fill a file with zeros, block by block: after one large write the kernel counts later ones wrongly."""
+    try:
+        for at in range(begin, end, len(_BLOCK)):
+            os.pwrite(descriptor, _BLOCK[: end - at], at)
+        os.fdatasync(descriptor)
+    except OSError:
+        os.ftruncate(descriptor, begin)
+        raise
