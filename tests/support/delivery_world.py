@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -20,9 +21,12 @@ from runtime.core.delivery.actions import (
 )
 from runtime.core.delivery.connection import ConnectionState, DeliveryLimits
 from runtime.core.delivery.engine import Delivery
+from runtime.core.delivery.envelope import Telemetry
 from runtime.core.delivery.events import Acked, Cause, Closed, Connected, ConnectionEvent, Lost
 from runtime.core.delivery.link_budget import LinkBudget, LinkPolicy
 from runtime.core.delivery.outgoing import SETTLED, MessageState, Outgoing
+from runtime.core.delivery.pack_notes import PackNotes
+from runtime.core.delivery.packing import PackPart, PackRule, member_ids
 from runtime.core.delivery.send_queue import MOST_IN_PIECES
 from runtime.core.delivery.window import CongestionWindow
 
@@ -33,12 +37,20 @@ LIMITS = DeliveryLimits(connect_s=5, ack_s=10, retry_max_s=8, batch_s=4)
 class World:
     """A hub, a line to it, and a store, in a hundred lines. Nothing happens unless a test says so."""
 
-    def __init__(self, window: int = 8) -> None:
+    def __init__(self, window: int = 8, rule: PackRule | None = None) -> None:
         self.now = 1000.0
+        self.rule = rule
+        self.payload_bytes = 700  # five in a unit
+        self.notes: Any = None  # what a crash does not forget of packs
+        self.names: dict[int, set[str]] = defaultdict(set)  # under which a message arrived
+        self.contents: dict[str, list[int]] = {}  # by name
+        self.sent_as: dict[Tag, tuple[str, list[int]]] = {}
+        self.sent_together: list[tuple[str, list[int]]] = []  # probes apart
         self.generation = 1
         self.device = 1
         self.window = window
         self.barred = False
+        self.stored_s: dict[int, float] = {}
         self.begin()
         self.offers: dict[int, Candidate] = {}  # what the store has
         self.reached: dict[int, int] = {}  # what a crash does not forget: pieces, batches, and whose they are
@@ -72,6 +84,7 @@ class World:
         self.bar(self.barred)
         self.delivery.set_credentials(self.generation, self.now)
         self.client = 0
+        self.pack_notes = PackNotes.of_json(self.notes)
 
     def bar(self, on: bool) -> None:
         """The day's budget is used up, or begins anew."""
@@ -102,7 +115,7 @@ class World:
 
     def confirm(self, ids: set[int]) -> None:
         """Ingest has removed them."""
-        self.delivery.confirmed(ids)
+        self.pack_notes.confirmed(self.delivery.confirmed(ids))
         self.unconfirmed -= ids
         for id in ids:
             self.gone[id] = self.offers.pop(id)
@@ -121,6 +134,7 @@ class World:
     def step(self) -> bool:
         """Do what delivery wants done. Whether there was anything."""
         steps = self.delivery.actions(self.now, 0.5)
+        self.note_all(step.tag for step in steps if isinstance(step, Send))
         for step in steps:
             match step:
                 case Open():
@@ -141,7 +155,6 @@ class World:
                     assert self.connected
                     assert tag[0] not in self.unconfirmed, "sent again after it was settled"
                     self.check_send(tag)
-                    self.sent_at.setdefault(tag, self.now)
                     self.wire.append(tag)
                     self.sent.append(tag)
                 case ReportSasRefused():
@@ -181,11 +194,13 @@ class World:
         """The hub reads; a poisonous message, or an outage, ends the connection."""
         for _ in range(min(count, len(self.wire))):
             tag = self.wire.pop(0)
-            if self.outage or tag[0] in self.poison:
+            if self.outage or self.poison.intersection(self.carried_by(tag)):
                 self.lose()
                 return
-            self.arrivals.append(tag)
-            self.arrived_at[self.reached_of].add(tag)
+            for id in self.carried_by(tag):
+                self.arrivals.append((id, tag[1]))
+                self.arrived_at[self.reached_of].add((id, tag[1]))
+                self.names[id].add(self.sent_as[tag][0])
             self.at_hub.append(tag)
 
     def acknowledge(self, count: int = 1 << 30) -> None:
@@ -194,7 +209,43 @@ class World:
         del self.at_hub[:count]
 
     def offer(self, candidate: Candidate) -> Outgoing | None:
-        return self.delivery.offer(candidate, self.now)
+        message = self.delivery.offer(candidate, self.now)
+        rule = self.pack_notes.rule_of("store", candidate.id) or self.rule
+        if message is not None and rule is not None and self.packs(candidate):
+            text = (b"%d" % candidate.id).ljust(self.payload_bytes, b".")
+            properties = (("batch-id", candidate.batch),) if candidate.batch else ()
+            message.part = PackPart(rule, Telemetry(f"p:b:{candidate.id}", text, properties))
+            message.stored_s = self.stored_s.setdefault(candidate.id, self.now)
+        if message is not None:
+            self.pack_notes.restore("store", message)
+        return message
+
+    def packs(self, candidate: Candidate) -> bool:
+        return not (candidate.file or candidate.completes_batch or candidate.pieces > 1)
+
+    def note_all(self, tags: Iterable[Tag]) -> None:
+        """Note the members before anything is sent, as upload does; check what goes as one."""
+        for tag in tags:
+            message = self.delivery.queue.messages.get(tag[0])
+            if message is None:
+                self.sent_as[tag] = "probe", [PROBE]
+                continue
+            self.pack_notes.sending("store", message)
+            name, ids = f"p:b:{tag[0]}", [one.candidate.id for one in message.together]
+            if message.pack is not None and message.pack.telemetry is not None:
+                name = message.pack.telemetry.mid
+                assert [f"p:b:{id}" for id in ids] == member_ids(name)
+            assert self.contents.setdefault(name, ids) == ids, "one name, other members"
+            self.sent_as[tag] = name, ids
+            self.sent_together.append((name, ids))
+            for id in ids:
+                self.sent_at.setdefault((id, tag[1]), self.now)
+        if self.pack_notes.changed:
+            self.notes = json.loads(json.dumps(self.pack_notes.to_json()))
+
+    def carried_by(self, tag: Tag) -> list[int]:
+        """The messages that a PUBLISH carries."""
+        return self.sent_as[tag][1]
 
     def uploaded(self, id: int) -> None:
         self.delivery.uploaded(id, self.now)
@@ -271,7 +322,7 @@ class World:
     def check_states(self) -> None:
         """The state of each record is what the collections and the world outside say of its message."""
         queue, sender = self.delivery.queue, self.delivery.sender
-        in_flight = Counter(id for id, _ in sender.in_flight.tags())
+        in_flight = Counter(id for tag in sender.in_flight.tags() for id in self.carried_by(tag))
         for id, message in queue.messages.items():
             assert message.pieces_in_flight == in_flight[id]
             assert (message.state is MessageState.DEFERRED) == (message in message.stream.deferred)
@@ -303,7 +354,7 @@ class World:
                 last_s = self.sent_at[tag]
 
 
-def world_with(count: int, stream: str = "s", **more: int) -> World:
+def world_with(count: int, stream: str = "s", **more: Any) -> World:
     world = World(**more)
     for id in range(1, count + 1):
         world.store(id, stream)

@@ -30,7 +30,7 @@ LIMIT_BYTES = 262_144
 """Largest device-to-cloud message, properties included (docs/protocol.md)."""
 TOPIC_LIMIT_BYTES = 65_535
 """MQTT writes the length of a topic in 16 bits."""
-_LONGEST_DEVICE_ID = "d" * 128
+LONGEST_DEVICE_ID = "d" * 128
 """A device id of as many characters as the hub allows; the platform uses fewer."""
 _PACKET_BYTES = 9
 """A PUBLISH besides topic and payload: type, remaining length (up to 4), topic length, packet id."""
@@ -105,7 +105,7 @@ class Telemetry:
     @property
     def topic_bytes(self) -> int:
         """The length of its topic under the longest device id: a message goes under the id in force then."""
-        return len(self.topic(_LONGEST_DEVICE_ID))
+        return len(self.topic(LONGEST_DEVICE_ID))
 
     @property
     def wire_bytes(self) -> int:
@@ -130,6 +130,8 @@ class Parcel:
     is not in memory twice."""
     chunk_bytes: int = 0
     """Bytes of the payload in each piece but the last ones, where it goes in chunks."""
+    raw: Telemetry | None = None
+    """The only piece before compression, where it is compressed when it is opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +187,11 @@ def blob_name(key: str) -> str:
     return f"{readable}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
 
 
-def seal(message: StoredMessage, packing: Packing) -> Sealed:
-    """Seal `message`: decide how it goes on the wire."""
+def seal(message: StoredMessage, packing: Packing, *, late: bool = False) -> Sealed:
+    """Seal `message`: decide how it goes on the wire.
+
+    `late`: what fits into one piece as it is will be compressed when it is opened, for it may go in a pack.
+    """
     wrong = _invalid(message)
     if wrong:
         return Unsendable(wrong)
@@ -197,11 +202,22 @@ def seal(message: StoredMessage, packing: Packing) -> Sealed:
         return _by_file(message, properties, message.payload)
     if packing.chunk_bytes and len(message.payload) > packing.chunk_bytes and message.chunk_id is None:
         return _in_chunks(message, properties, packing)
-    piece = _compressed(_telemetry(message, properties, message.payload), packing.compression)
-    costs = units(piece.metered_bytes(_LONGEST_DEVICE_ID))
-    if piece.wire_bytes > LIMIT_BYTES or (packing.file_from_units and costs >= packing.file_from_units):
+    raw = _telemetry(message, properties, message.payload)
+    if late and not _worth_a_file(raw, packing) and raw.topic_bytes <= TOPIC_LIMIT_BYTES:
+        return Parcel(1, raw.wire_bytes, lambda _: compressed(raw, packing.compression), raw=raw)
+    piece = compressed(raw, packing.compression)
+    if _worth_a_file(piece, packing):
         return _by_file(message, dict(piece.properties), piece.payload)
     return _whole(piece)
+
+
+def _worth_a_file(piece: Telemetry, packing: Packing) -> bool:
+    """True if it does not fit into a message, or costs so much that a file is cheaper."""
+    if piece.wire_bytes > LIMIT_BYTES:
+        return True
+    return bool(packing.file_from_units) and units(piece.metered_bytes(LONGEST_DEVICE_ID)) >= (
+        packing.file_from_units
+    )
 
 
 def probe(name: str) -> Telemetry:
@@ -292,12 +308,12 @@ def _in_chunks(message: StoredMessage, properties: dict[str, str], packing: Pack
             return _telemetry(message, done, b"", "#done")
         part = message.payload[number * step_bytes : (number + 1) * step_bytes]
         chunk = _telemetry(message, {**named, "chunk-id": str(number)}, part, f"#{number}")
-        return _compressed(chunk, packing.compression)
+        return compressed(chunk, packing.compression)
 
     return Parcel(chunks + 1, len(message.payload) + (chunks + 1) * empty.wire_bytes, piece, step_bytes)
 
 
-def _compressed(piece: Telemetry, compression: Compression) -> Telemetry:
+def compressed(piece: Telemetry, compression: Compression) -> Telemetry:
     """`piece` with a brotli payload where that makes it smaller on the wire, else as it is."""
     if compression is Compression.NONE or not piece.payload or not has_brotli():
         return piece
@@ -308,6 +324,16 @@ def _compressed(piece: Telemetry, compression: Compression) -> Telemetry:
         return piece
     properties = tuple(sorted((*piece.properties, ("content-encoding", "br"))))
     return replace(piece, payload=small, properties=properties)
+
+
+def decompressed(payload: bytes) -> bytes:
+    """A brotli payload as it was before. Raises ValueError where it is none."""
+    import brotli  # late and optional
+
+    try:
+        return bytes(brotli.decompress(payload))
+    except brotli.error as exc:
+        raise ValueError(f"not brotli: {exc}") from None
 
 
 def has_brotli() -> bool:

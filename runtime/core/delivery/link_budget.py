@@ -347,12 +347,16 @@ class LinkBudget:
                 return reason
         return None if self._in_hours() else "outside the allowed hours"
 
-    def _in_hours(self) -> bool:
+    def closes_within(self, seconds: float) -> bool:
+        """True if the allowed hours end so soon."""
+        return not self._in_hours(later_s=seconds)
+
+    def _in_hours(self, later_s: float = 0.0) -> bool:
         if not self.policy.hours:
             return True
         if self._wall_s < BELIEVABLE_S:
             return False  # the hour is not known: traffic that costs money waits
-        minute = int(self._wall_s % 86_400) // 60
+        minute = int((self._wall_s + later_s) % 86_400) // 60
         return any(minute in window for window in self.policy.hours)
 
     def allows(self, priority: int, now: float) -> bool:

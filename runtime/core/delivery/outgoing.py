@@ -25,6 +25,7 @@ times each; one slot that is overwritten costs a tenth of three objects.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -34,6 +35,8 @@ from runtime.core.delivery.transitions import IllegalTransition, Table
 
 if TYPE_CHECKING:
     from runtime.core.delivery.envelope import FileParcel, Parcel, Telemetry
+    from runtime.core.delivery.packing import PackPart
+    from runtime.core.delivery.packs import Pack
     from runtime.core.delivery.send_queue import StreamQueue
 
 
@@ -75,7 +78,7 @@ TRANSITIONS: Table[MessageState] = {
     },
     MessageState.SUSPECT: {
         MessageState.ON_TRIAL: "a client is up for its trial",
-        MessageState.QUEUED: "another suspect was acquitted, or another device is to send it",
+        MessageState.QUEUED: "it or another suspect is acquitted, or its pack is dissolved",
         MessageState.SET_ASIDE: "a control passed after its last failure, which convicts it",
     },
     MessageState.ON_TRIAL: {
@@ -153,6 +156,23 @@ class Outgoing:
     """Pieces that were sent and came back, the first one last."""
     _ahead: set[int] | None = None
     """Pieces acknowledged beyond `reached`."""
+
+    part: PackPart | None = None
+    """What it adds to a pack; None: it always goes alone."""
+    pack: Pack | None = None
+    """The pack that it goes in, or was sent in before; None: it goes alone, or is not cut yet."""
+
+    @property
+    def together(self) -> Sequence[Outgoing]:
+        """The messages that go as one, of which it is the first: its pack, or only itself."""
+        return self.pack.members if self.pack is not None else (self,)
+
+    @property
+    def send_bytes(self) -> int:
+        """The size of what is sent for it, and for those that go with it."""
+        if self.pack is not None and self.pack.telemetry is not None:
+            return self.pack.telemetry.wire_bytes
+        return self.candidate.piece_bytes
 
     def become(self, state: MessageState, now: float) -> None:
         """Change the state. Raises IllegalTransition, and changes nothing, where the table has none such."""

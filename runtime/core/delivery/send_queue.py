@@ -52,6 +52,12 @@ class StreamQueue:
     queued: bool = False
     held: bool = False
     """The stream is held: it sends nothing before another decision."""
+    rests_until_s: float = 0.0
+    """The time until which its messages wait for more to go with them (see `packs`)."""
+    rests_with: int = 0
+    """The number of messages that waited when this was found."""
+    rereads_until_s: float = float("inf")
+    """The end of the wait for the rest of a pack of an earlier run."""
 
 
 NO_STREAM = StreamQueue()
@@ -159,8 +165,16 @@ class SendQueue:
         for stream in self.batches.give_way(now, no_room=no_room):
             self._queue(stream)
 
-    def turns(self, now: float, may: Callable[[Candidate], bool]) -> Iterator[Outgoing]:
-        """The messages whose next piece may go now, one by one; the caller takes that piece, or stops."""
+    def turns(
+        self,
+        now: float,
+        may: Callable[[Candidate], bool],
+        ready: Callable[[Outgoing], bool] = lambda message: True,
+    ) -> Iterator[Outgoing]:
+        """The messages whose next piece may go now, one by one; the caller takes that piece, or stops.
+
+        `ready` says of one that may whether it goes, or its stream rests until more joins it.
+        """
         barred: list[StreamQueue] = []  # others may pass them: something urgent, something smaller
         try:
             while self._turns:
@@ -169,7 +183,7 @@ class SendQueue:
                 message = self._head(stream, now)
                 if message is None:
                     continue
-                if not may(message.candidate) or not self._may_begin(message):
+                if not (may(message.candidate) and self._may_begin(message) and ready(message)):
                     barred.append(stream)
                     continue
                 self._now_turn = turn
@@ -183,19 +197,28 @@ class SendQueue:
                 self._queue(stream)
 
     def pop(self, message: Outgoing, now: float) -> Tag:
-        """Put the next piece of `message` in flight, which is at the head of its stream."""
+        """Put the next piece of `message`, at the head of its stream, in flight: with it all its pack."""
+        if message.pack is not None:  # a turn for each unit, else a stream that packs has that of many
+            message.stream.turn += (message.pack.units - 1) / (1 << message.candidate.priority)
+        piece = message.next_piece
+        for one in message.together:
+            piece = self._pop_one(one, now)
+        return message.candidate.id, piece
+
+    def _pop_one(self, message: Outgoing, now: float) -> int:
         if not message.pieces_in_flight and message.state is not MessageState.ON_TRIAL:
             message.become(MessageState.IN_FLIGHT, now)
         piece = message.next_unsent()
         if not message.has_unsent():
-            message.stream.waiting.popleft()
+            first = message.stream.waiting.popleft()
+            assert first is message, "it was not at the head of its stream"
         message.attempts += message.attempts == message.returns
         if not message.touched:
             message.touched = True
             self._in_pieces += message.candidate.pieces > 1
         message.pieces_in_flight += 1
         message.stream.in_flight += 1
-        return message.candidate.id, piece
+        return piece
 
     def _may_begin(self, message: Outgoing) -> bool:
         """True if it is in one piece, or begun, or one more in pieces may begin."""
@@ -220,19 +243,22 @@ class SendQueue:
         """Put back pieces that were sent in that order and not acknowledged: they go first, in that order."""
         for number, piece in reversed(tags):
             message = self.messages.get(number)
-            if message is None:
-                continue
-            stream = message.stream
-            stream.in_flight -= 1
-            message.pieces_in_flight -= 1
-            message.put_back(piece)
-            if not message.pieces_in_flight:
-                message.returns += 1
-                if message.state is MessageState.IN_FLIGHT:
-                    message.become(MessageState.QUEUED, now)
-            if not stream.waiting or stream.waiting[0] is not message:
-                stream.waiting.appendleft(message)
-            self._queue(stream)
+            if message is not None:
+                for one in reversed(message.together):
+                    self._put_back(one, piece, now)
+
+    def _put_back(self, message: Outgoing, piece: int, now: float) -> None:
+        stream = message.stream
+        stream.in_flight -= 1
+        message.pieces_in_flight -= 1
+        message.put_back(piece)
+        if not message.pieces_in_flight:
+            message.returns += 1
+            if message.state is MessageState.IN_FLIGHT:
+                message.become(MessageState.QUEUED, now)
+        if not stream.waiting or stream.waiting[0] is not message:
+            stream.waiting.appendleft(message)
+        self._queue(stream)
 
     def restart(self) -> list[Outgoing]:
         """Send partly sent messages again from their first piece, files too. Nothing may be in flight.

@@ -14,6 +14,7 @@ from runtime.core.delivery.connection import DeliveryLimits
 from runtime.core.delivery.in_flight import ConnectionEnding, InFlight
 from runtime.core.delivery.link_budget import LinkBudget
 from runtime.core.delivery.outgoing import MessageState, Outgoing
+from runtime.core.delivery.packs import Packer
 from runtime.core.delivery.poison import PoisonDetector
 from runtime.core.delivery.queue_room import RoomMeter
 from runtime.core.delivery.quota_probe import QuotaProbe
@@ -22,6 +23,8 @@ from runtime.core.delivery.settled_records import SettledRecords
 from runtime.core.delivery.upload_slots import UploadSlots
 from runtime.core.delivery.window import WINDOW_BYTES, CongestionWindow
 
+MOST_MEMBERS_IN_FLIGHT = 4_000
+"""No further send while so many messages are in flight, in packs: each one is a repeat after a crash."""
 _WIDE = 1 << 30
 
 
@@ -35,6 +38,7 @@ class Sender:
         self.settled = SettledRecords()
         self.poison = PoisonDetector(limits.ack_s, lambda m: link.passes(m.candidate.priority))
         self.in_flight = InFlight()
+        self.packer = Packer(self.queue, link)
         self.uploads = UploadSlots(limits.uploads, limits.retry_max_s)
         self.trial: Outgoing | None = None
         """The suspect that goes first and alone on the client that is open."""
@@ -42,6 +46,7 @@ class Sender:
         self._link = link
         self._limits = limits
         self._quota_probe = QuotaProbe()
+        self._members_in_flight = 0
         self._control: Tag | None = None
         """The first send on the client that is up, where no trial has that place."""
         self._narrowed = _WIDE
@@ -112,6 +117,7 @@ class Sender:
     def end(self, now: float) -> None:
         """The client is discarded: what it did not acknowledge goes back to the front, in order."""
         self.queue.put_back(self.in_flight.clear(), now)
+        self._members_in_flight = 0
         if self.trial is not None and self.trial.state is MessageState.ON_TRIAL:
             self.trial.become(MessageState.SUSPECT, now)
         self.trial = None
@@ -138,6 +144,7 @@ class Sender:
             until_s = min(until_s, s)
         if self.trial is None and (trial_s := self.poison.next_trial_s()) is not None:
             until_s = min(until_s, trial_s)
+        until_s = min(until_s, max(now, self.packer.next_s()))
         batch_s = self.queue.batches.next_s()
         return until_s if batch_s is None else min(until_s, batch_s)
 
@@ -155,9 +162,10 @@ class Sender:
         if self.poison.any_overtaken() and not self._sent_on_client and self.trial is None:
             self._probe(sends, now)
         for message in self._turns(now):
-            size_bytes = message.candidate.piece_bytes
+            size_bytes = message.send_bytes
             self._link.sent(size_bytes, message.candidate.priority)
             repeat = message.begins_with_a_repeat()
+            self._members_in_flight += len(message.together)
             sends.append(self._put_in_flight(self.queue.pop(message, now), size_bytes, now, repeat=repeat))
         if (self.poison.any() and not self._sent_on_client) or self._to_be_followed(now):
             self._probe(sends, now)
@@ -188,12 +196,15 @@ class Sender:
             return
         if not self._has_room():
             return
-        for message in self.queue.turns(now, lambda candidate: self._link.allows(candidate.priority, now)):
+        may = lambda candidate: self._link.allows(candidate.priority, now)  # noqa: E731
+        for message in self.queue.turns(now, may, lambda message: self.packer.ready(message, now)):
             yield message
             if not self._has_room():
                 return
 
     def _has_room(self) -> bool:
+        if self._members_in_flight >= MOST_MEMBERS_IN_FLIGHT:
+            return False
         return len(self.in_flight) < self.window and self.in_flight.bytes < WINDOW_BYTES
 
     def _put_in_flight(self, tag: Tag, size_bytes: int, now: float, *, repeat: bool = False) -> Send:
@@ -220,12 +231,15 @@ class Sender:
         message = self.queue.messages.get(tag[0])
         if message is None:
             return 0
-        self._piece_acked(message, tag[1], now)
-        return message.candidate.piece_bytes
-
-    def _piece_acked(self, message: Outgoing, piece: int, now: float) -> None:
+        self._members_in_flight -= len(message.together)
+        size_bytes = message.send_bytes
         for freed in self.poison.passed(message, now):
             self.queue.release(freed.stream)
+        for one in message.together:
+            self._piece_acked(one, tag[1], now)
+        return size_bytes
+
+    def _piece_acked(self, message: Outgoing, piece: int, now: float) -> None:
         whole = self.queue.acked(message, piece, now)
         if message.candidate.pieces > 1:
             self._reached[message.candidate.id] = message.reached
@@ -326,8 +340,14 @@ class Sender:
         return []
 
     def convict(self, convicted: list[Outgoing], evidence: str, now: float) -> bool:
-        """Set the convicted messages aside, with the evidence as the reason. True if there are any."""
+        """Set the convicted messages aside, with the evidence as the reason. True if there are any.
+
+        A pack is dissolved instead: one of its members is to blame, and the others are not.
+        """
         for message in convicted:
+            if message.pack is not None:
+                self._dissolve(message, now)
+                continue
             losses = message.suspicion.losses if message.suspicion is not None else 0
             message.reason = f"{losses} {evidence}"
             message.become(MessageState.SET_ASIDE, now)
@@ -335,3 +355,9 @@ class Sender:
             self._settle(message)
             self.queue.release(stream)
         return bool(convicted)
+
+    def _dissolve(self, first: Outgoing, now: float) -> None:
+        self.poison.acquit(first, now)
+        if first.pack is not None:
+            first.pack.dissolve()
+        self.queue.release(first.stream)

@@ -1,0 +1,216 @@
+"""Delivery in packs against a model of a hub: the order, the names and the poison of single messages."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import invariant, rule
+
+from runtime.core.delivery.packing import PackFormat, PackRule
+from tests.support.delivery_world import URGENT, World
+from tests.support.depth import deep
+from tests.unit.test_delivery import LANES, DeliveryMachine
+
+LINES = PackRule(PackFormat.LINES)
+
+
+class PackingMachine(DeliveryMachine):
+    """All that happens to single messages happens to packs; and the settings change between two runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world.rule = PackRule(PackFormat.LINES, linger_s=1.0, units=3)
+
+    @rule(
+        format=st.sampled_from(list(PackFormat)),
+        linger_s=st.sampled_from([0.0, 5.0]),
+        units=st.integers(1, 4),
+    )
+    def crash_and_other_settings(self, format: PackFormat, linger_s: float, units: int) -> None:
+        self.world.rule = None if format is PackFormat.NONE else PackRule(format, linger_s, units)
+        self.world.crash()
+
+    @rule(format=st.sampled_from(list(PackFormat)), units=st.integers(1, 4), received=st.integers(1, 3))
+    def crash_when_packs_have_arrived(self, format: PackFormat, units: int, received: int) -> None:
+        self.store(LANES[0], False, 1, False, [None], 6, 4)
+        self.turn()
+        self.turn()
+        self.world.receive(received)
+        self.crash_and_other_settings(format, 0.0, units)
+
+    @invariant()
+    def a_message_comes_under_one_name_only(self) -> None:
+        twice = {id: names for id, names in self.world.names.items() if len(names) > 1}
+        assert not twice
+
+
+TestPacking = PackingMachine.TestCase
+TestPacking.settings = settings(max_examples=deep(100), stateful_step_count=40, deadline=None)
+
+
+def lines(count: int, rule: PackRule = LINES, *, poison: int | None = None, **more: Any) -> World:
+    world = World(window=8, rule=rule)
+    for id in range(1, count + 1):
+        world.store(id, "s", poison=id == poison, **more)
+    return world
+
+
+def up(world: World) -> World:
+    """The world with a client that is up, and what it sends at once."""
+    world.step()
+    world.connect()
+    world.step()
+    return world
+
+
+def sent(world: World) -> list[list[int]]:
+    """The members of all sends so far."""
+    return [ids for _, ids in world.sent_together]
+
+
+def test_a_backlog_goes_in_packs_of_many_units_and_what_is_left_in_one() -> None:
+    world = up(lines(100))
+    assert [len(ids) for ids in sent(world)] == [93, 5, 2]
+    assert [id for ids in sent(world) for id in ids] == list(range(1, 101))
+
+
+def test_what_waits_for_others_goes_when_its_oldest_has_lingered() -> None:
+    world = up(lines(2, replace(LINES, linger_s=10.0)))
+    assert sent(world) == []
+    assert world.delivery.wait_s(world.now) == pytest.approx(10.0)
+    world.pass_time(4.0)
+    world.store(3, "s")
+    world.step()
+    assert sent(world) == [] and world.delivery.wait_s(world.now) == pytest.approx(6.0)
+    world.pass_time(6.0)
+    world.step()
+    assert sent(world) == [[1, 2, 3]]
+
+
+def test_a_full_unit_does_not_linger() -> None:
+    world = up(lines(7, replace(LINES, linger_s=10.0)))
+    assert sent(world) == [[1, 2, 3, 4, 5]]
+
+
+@pytest.mark.parametrize(
+    ("why", "more"),
+    [
+        ("it is urgent", {"priority": URGENT}),
+        ("its ttl would end meanwhile", {"expires_s": 1005.0}),
+    ],
+)
+def test_nothing_lingers_where_waiting_would_do_harm(why: str, more: dict[str, Any]) -> None:
+    assert sent(up(lines(2, replace(LINES, linger_s=10.0), **more))) == [[1, 2]], why
+
+
+def test_a_completion_behind_them_sends_the_messages_of_a_batch_at_once() -> None:
+    world = lines(3, replace(LINES, linger_s=10.0), batch="A")
+    world.store(4, "s", batch="A", completes_batch=True)
+    assert sent(up(world)) == [[1, 2, 3], [4]]
+
+
+def test_a_pack_never_reaches_over_the_end_of_a_batch_or_to_another_priority() -> None:
+    world = lines(2, batch="A")
+    for id, batch, priority in ((3, "B", 4), (4, "B", 4), (5, None, 4), (6, None, 5)):
+        world.store(id, "s", batch=batch, priority=priority)
+    world.settle_down()
+    assert sent(world) == [[1, 2], [3, 4], [5], [6]]
+
+
+def test_an_expired_message_is_dropped_before_the_cut_and_not_once_it_was_sent() -> None:
+    world = lines(3)
+    world.store(4, "s", expires_s=1001.0)
+    world.store(5, "s")
+    up(world)
+    assert sent(world) == [[1, 2, 3, 4, 5]]
+    world.lose()
+    world.pass_time(60.0)
+    world.settle_down()
+    assert world.quarantined == {} and world.delivered == [1, 2, 3, 4, 5]
+
+    late = lines(1)
+    late.store(2, "s", expires_s=1001.0)
+    late.store(3, "s")
+    late.pass_time(2.0)
+    up(late)
+    assert sent(late) == [[1], [3]]
+
+
+def test_a_lost_pack_goes_again_as_it_was_whatever_has_come_meanwhile() -> None:
+    world = up(lines(3))
+    world.lose()
+    world.store(4, "s")
+    world.settle_down()
+    assert sent(world)[0] == sent(world)[1] == [1, 2, 3]
+    assert world.names[1] == {"p:b:1#+3"} and world.names[4] == {"p:b:4"}
+
+
+@pytest.mark.parametrize("rule", [None, replace(LINES, units=1), PackRule(PackFormat.CONCAT)])
+def test_a_pack_goes_again_after_a_crash_as_it_was_under_any_settings(rule: PackRule | None) -> None:
+    world = up(lines(12))
+    world.receive()
+    world.rule = rule
+    world.crash()
+    world.settle_down()
+    assert world.names[1] == {"p:b:1#+11"} and world.names[12] == {"p:b:12"}
+    assert world.delivered == list(range(1, 13))
+
+
+def test_a_message_that_left_the_store_gives_only_its_own_pack_another_name() -> None:
+    world = World(window=8, rule=replace(LINES, units=1))
+    for id in range(1, 16):
+        world.store(id, "s")
+    up(world)
+    world.receive()
+    assert world.names[1] == {"p:b:1#+5"} and world.names[6] == {"p:b:6#+5"}
+    del world.offers[2]
+    world.crash()
+    world.settle_down()
+    assert world.names[1] == {"p:b:1#+5", "p:b:1#+1-1+3"}
+    assert world.names[6] == {"p:b:6#+5"} and world.names[11] == {"p:b:11#+5"}
+
+
+@pytest.mark.parametrize("at", [1, 90, 180])
+def test_poison_in_a_pack_costs_twenty_connections_at_most_and_no_other_message(at: int) -> None:
+    world = World(window=8, rule=LINES)
+    world.payload_bytes = 200
+    for id in range(1, 181):
+        world.store(id, "s", poison=id == at)
+    world.settle_down()
+    assert sent(world)[0] == list(range(1, 181)), "all in one pack"
+    assert list(world.quarantined) == [at]
+    assert world.delivered == [id for id in range(1, 181) if id != at]
+    assert world.connections <= 20
+    world.check_order()
+
+
+def test_a_dissolved_pack_stays_dissolved_after_a_crash() -> None:
+    world = lines(5, poison=3)
+    while not any(len(ids) == 1 for ids in sent(world)):
+        world.close()
+        world.connect()
+        world.receive()
+        world.acknowledge()
+        world.step()
+        world.pass_time(max(0.01, world.delivery.wait_s(world.now)))
+    packs = sum(len(ids) > 1 for ids in sent(world))
+    world.crash()
+    world.settle_down()
+    assert sum(len(ids) > 1 for ids in sent(world)) == packs
+    assert list(world.quarantined) == [3]
+
+
+def test_a_stream_that_packs_has_a_turn_for_each_unit() -> None:
+    world = World(window=1, rule=LINES)
+    for id in range(1, 201):
+        world.store(id, "packed")
+    world.rule = None
+    for id in range(201, 261):
+        world.store(id, "single")
+    world.settle_down()
+    second = next(at for at, ids in enumerate(sent(world)) if ids[0] == 94)
+    assert second >= 16, "a pack of 16 units, and then as many turns of the other stream"
