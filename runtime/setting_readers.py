@@ -73,6 +73,10 @@ READERS: Mapping[str, Readers] = {
     "log.ship_ttl_s": Readers(restart=("observer",)),
     "stream": _INGEST,
     "stream.compression": _UPLOAD,
+    "stream.pack": _UPLOAD,
+    "stream.linger_s": _UPLOAD,
+    "stream.pack_units": _UPLOAD,
+    "stream.pack_message_id": _UPLOAD,
     "stream.chunk_bytes": _UPLOAD,
     "stream.drain": _UPLOAD,
 }

@@ -18,6 +18,7 @@ from runtime.core import proxy_url as the_proxy
 from runtime.core.address import Address, Endpoint, TcpEndpoint
 from runtime.core.delivery.envelope import Compression
 from runtime.core.delivery.link_budget import HOURS_RULE, TimeWindow, parse_hours
+from runtime.core.delivery.packing import PackFormat
 from runtime.core.delivery.read_planner import DrainOrder
 from runtime.core.identity import connection_string as the_connection_string
 from runtime.core.identity.connection_string import ConnectionString
@@ -345,6 +346,22 @@ class StreamSettings:
     """One stream, by its name: `[stream.NAME]`, or `[stream."GROUP/NAME"]`."""
 
     compression: Compression = setting(Compression.NONE, "brotli before upload, where that is smaller")
+    pack: PackFormat = setting(
+        PackFormat.NONE,
+        "join small messages to one of the hub: lines with a newline between them, concat with nothing",
+    )
+    linger_s: float = setting(
+        0.0,
+        "a message waits so long after it was stored for others to join its pack; 0: only what waits anyway",
+        low=0,
+        high=86_400,
+    )
+    pack_units: int = setting(
+        16, "most 4 KiB units of a pack; more than one only where more waits", low=1, high=60
+    )
+    pack_message_id: bool = setting(
+        False, "the name of a pack also goes as its message id: for a stream that needs one", advanced=True
+    )
     chunk_bytes: int = setting(0, "send larger messages in chunks of this size; 0 never", low=0)
     max_messages: int = setting(0, "most messages of this stream in the store; 0 as many as fit", low=0)
     max_bytes: int = setting(

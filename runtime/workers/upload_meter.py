@@ -33,7 +33,9 @@ class UnitMeter:
         """A send goes out: what it was charged for is corrected by what it is."""
         self._link.correct_charge(telemetry.packet_bytes(device_id) - send.counted_bytes)
         stream = PROBES if send.tag[0] == PROBE else self._stream_of(send.tag[0])
-        counts = of_send(telemetry.metered_bytes(device_id), repeat=send.repeat)
+        message = self._delivery.record(send.tag[0])
+        messages = 1 if message is None else len(message.together)
+        counts = of_send(telemetry.metered_bytes(device_id), messages, repeat=send.repeat)
         self._count(stream, counts, units(send.counted_bytes))
 
     def inquired(self) -> None:

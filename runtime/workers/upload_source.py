@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import cast
 
@@ -29,6 +29,7 @@ from runtime.core.delivery.envelope import (
 )
 from runtime.core.delivery.metering import UNIT_BYTES
 from runtime.core.delivery.outgoing import Outgoing
+from runtime.core.delivery.packing import PackFormat, PackPart, PackRule, may_pack
 from runtime.core.delivery.queue_room import Room
 from runtime.core.delivery.read_planner import (
     AGAIN_S,
@@ -40,7 +41,6 @@ from runtime.core.delivery.read_planner import (
     ReadPlanner,
     lane_of,
 )
-from runtime.core.delivery.send_queue import StreamQueue
 from runtime.core.delivery.ttl import expires_s, stored_s
 from runtime.core.log_events import LogEvent
 from runtime.core.message import CorruptRow, Kind, StoredMessage, StreamName
@@ -73,8 +73,10 @@ class UploadSource:
         self._store = UploadReader(config.layout.messages_db)
         self._journal = ResumeJournal(config.layout.under_way)
         delivery.queue.batches.caught_up = lambda lane: self._planner.caught_up(cast(Lane, lane)[0])
+        delivery.packer.caught_up = delivery.queue.batches.caught_up
         delivery.queue.batches.resume({(stream, False): b for stream, b in self._journal.batches.items()})
         self._packings: dict[StreamName, Packing] = {}
+        self._pack_rules: dict[StreamName, PackRule] = {}
         self._room = Room()
         self._important: set[StreamName] = set()
         self._important_at_s = self._reread_at_s = 0.0
@@ -105,6 +107,7 @@ class UploadSource:
             self._reread(newest, now)
             if not self._begun:
                 self._journal.packings.begin(self._store.uuid, newest)
+                self._journal.packs.begin(self._store.uuid, self.oldest())
                 self._begun = True
             stored = self._store.stored() if newest > self._planner.front else set()
             query = self._planner.advance(newest, stored)
@@ -144,11 +147,13 @@ class UploadSource:
     def _remember_packing(self, id: int) -> None:
         message = self._delivery.queue.messages.get(id)
         if message is not None:
+            self._journal.packs.sending(self._store.uuid, message)
             name = lane_of(message.candidate)[0].without_leaf
             self._journal.packings.sending(self._store.uuid, name, id, self._configured(name))
 
-    def confirmed(self, removed: Iterable[Outgoing]) -> None:
+    def confirmed(self, removed: Collection[Outgoing]) -> None:
         """Ingest has removed these messages: no later run will see them."""
+        self._journal.packs.confirmed(removed)
         for message in removed:
             if message.resume_key is not None:
                 self._journal.left(message.resume_key)
@@ -160,6 +165,8 @@ class UploadSource:
     def piece(self, id: int, number: int) -> Telemetry:
         """A piece of a message in the send queue."""
         message = self._delivery.queue.messages[id]
+        if message.pack is not None and message.pack.telemetry is not None:
+            return message.pack.telemetry
         if isinstance(message.sealed, Parcel):
             return message.sealed.open(number)
         assert message.link is not None  # its file is uploaded: only then it may be sent
@@ -184,10 +191,11 @@ class UploadSource:
     def as_control(self, id: int) -> Telemetry | None:
         """A message that can be sent once more, at any time, to test whether the hub takes any.
 
-        Not one of a batch or in chunks, nor a completion: it would come in the midst of the next one.
+        Not one of a batch or in chunks, nor a completion: it would come in the midst of the next one. Nor a
+        pack, which repeats many and costs more than a probe.
         """
         message = self._delivery.settled.get(id)
-        sealed = message.sealed if message is not None else None
+        sealed = message.sealed if message is not None and message.pack is None else None
         if not isinstance(sealed, Parcel) or sealed.pieces > 1 or sealed.wire_bytes > CONTROL_BYTES:
             return None
         telemetry = sealed.open(0)
@@ -200,7 +208,9 @@ class UploadSource:
             return False
         if message.resume_key is not None:
             self._journal.whole(message.resume_key)
-        message.sealed = message.link = None
+        message.sealed = message.link = message.part = None
+        if message.pack is not None:
+            message.pack.telemetry = None
         return message.candidate.file
 
     def _answer(self, query: Query) -> bool:
@@ -265,8 +275,31 @@ class UploadSource:
             self._room.took(candidate.wire_bytes, stands=stands, important=important)
             record.sealed, record.spool_file = sealed, message.file
             record.stored_s = stored_s(message, now, synchronised=synchronised)
+            self._let_pack(record, message)
             if isinstance(sealed, Parcel) and sealed.chunk_bytes:
                 record.resume_key = message.key
+
+    def _let_pack(self, record: Outgoing, message: StoredMessage) -> None:
+        """Let a message go in a pack, where its stream packs, or where it was sent in one before."""
+        sealed, rule = record.sealed, self._pack_rule(message)
+        if isinstance(sealed, Parcel) and sealed.raw is not None and may_pack(sealed.raw, rule.format):
+            record.part = PackPart(rule, sealed.raw)
+        self._journal.packs.restore(self._store.uuid, record)
+
+    def _pack_rule(self, message: StoredMessage) -> PackRule:
+        """The rule for packs as configured, or the one by which the message was packed before."""
+        before = self._journal.packs.rule_of(self._store.uuid, message.id)
+        return before or self._configured_rule(message.name.without_leaf)
+
+    def _configured_rule(self, name: StreamName) -> PackRule:
+        if name not in self._pack_rules:
+            if len(self._pack_rules) >= MOST_PACKINGS:
+                self._pack_rules.clear()
+            stream, compression = self._settings.of_stream(name), self._configured(name).compression
+            self._pack_rules[name] = PackRule(
+                stream.pack, stream.linger_s, stream.pack_units, stream.pack_message_id, compression
+            )
+        return self._pack_rules[name]
 
     def _seal(self, message: StoredMessage) -> tuple[Sealed, int]:
         """The message, and the first piece that the hub does not have; the rest is cut as those before."""
@@ -275,25 +308,28 @@ class UploadSource:
             sealed = seal(message, replace(packing, chunk_bytes=chunked.chunk_bytes))
             if isinstance(sealed, Parcel) and sealed.chunk_bytes == chunked.chunk_bytes:
                 return sealed, min(chunked.reached, sealed.pieces - 1)
-        return seal(message, packing), 0
+        return seal(message, packing, late=self._pack_rule(message).format is not PackFormat.NONE), 0
 
     def _fill(self, lane: Lane) -> LaneFill:
         """The fill of a lane, for any next message: one that finds no room is not taken."""
         stream = self._delivery.queue.stream(lane)
         stands = self._delivery.room.stands(stream)
-        return self._fill_of(stream, stands=stands, important=lane[0] in self._important)
+        return self._fill_of(lane, stands=stands, important=lane[0] in self._important)
 
     def _fill_for(self, lane: Lane, priority: int, *, file: bool) -> LaneFill:
         """The fill of a lane as it counts for a certain next message."""
         stream, room = self._delivery.queue.stream(lane), self._delivery.room
         stands = room.stands(stream, priority, file=file)
-        return self._fill_of(stream, stands=stands, important=room.is_important(priority))
+        return self._fill_of(lane, stands=stands, important=room.is_important(priority))
 
-    def _fill_of(self, stream: StreamQueue, *, stands: bool, important: bool) -> LaneFill:
+    def _fill_of(self, lane: Lane, *, stands: bool, important: bool) -> LaneFill:
+        stream = self._delivery.queue.stream(lane)
+        packs = self._configured_rule(lane[0].without_leaf).format is not PackFormat.NONE
         return LaneFill(
             len(stream.waiting),
             stream.bytes - stream.deferred_bytes,
             crowded=self._room.crowded(stands=stands) or stream.files > 0,
+            packs=packs,
             full=is_full(stream) or self._room.full(stands=stands, important=important),
         )
 

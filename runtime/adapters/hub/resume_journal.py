@@ -1,4 +1,4 @@
-"""Resume journal: how far upload is with messages sent in parts; a hint, so that a crash repeats little.
+"""Resume journal: how far upload is with messages sent in parts or packs, so that a crash repeats little.
 
 The state in `state/under-way` can be old, never ahead of the hub; a torn file, or another device's, is
 ignored. Then a message in chunks begins with its first one, whose repeats are known by their ids.
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.adapters.process import checksummed_line
+from runtime.core.delivery.pack_notes import PackNotes
 from runtime.core.delivery.packings import Packings
 from runtime.core.message import StreamName
 
@@ -49,6 +50,7 @@ class ResumeJournal:
         chunked = fields.get("chunked", {})
         self._chunked = OrderedDict((key, Chunked(*progress)) for key, progress in chunked.items())
         self.packings = Packings.of_json(fields.get("packings"))
+        self.packs = PackNotes.of_json(fields.get("packs"))
         self._changed = False
 
     def chunked(self, key: str) -> Chunked | None:
@@ -83,7 +85,7 @@ class ResumeJournal:
 
     def save(self, batches: dict[StreamName, str]) -> None:
         """Write the file if its content has changed."""
-        if not (self._changed or self.packings.changed) and batches == self.batches:
+        if not (self._changed or self.packings.changed or self.packs.changed) and batches == self.batches:
             return
         self.batches = dict(batches)
         self._changed = False
@@ -95,6 +97,7 @@ class ResumeJournal:
                 key: (progress.chunk_bytes, progress.reached) for key, progress in self._chunked.items()
             },
             "packings": self.packings.to_json(),
+            "packs": self.packs.to_json(),
         }
         with contextlib.suppress(OSError):  # a full disk: a crash would repeat more
             checksummed_line.write(self._path, fields)

@@ -36,6 +36,7 @@ class Delivery:
         self.sender = Sender(window, link, self._limits)
         self.queue = self.sender.queue
         self.room = self.sender.room
+        self.packer = self.sender.packer
         self.settled = self.sender.settled
         self._link = link
         self._actions: list[Action] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from runtime.core.delivery import trace
 from runtime.core.delivery.connection import ConnectionState
@@ -10,8 +10,9 @@ from runtime.core.delivery.engine import Delivery
 from runtime.core.delivery.events import ConnectionEvent
 from runtime.core.delivery.lane_health import MOST_LANES, FailingLanes, OldestWait
 from runtime.core.delivery.link_budget import LinkBudget
-from runtime.core.delivery.read_planner import lane_of
+from runtime.core.delivery.read_planner import Lane, lane_of
 from runtime.core.delivery.throughput import Throughput
+from runtime.core.delivery.unit_counts import MOST_STREAMS
 from runtime.core.settlement import Settled
 
 _FILES = "files"
@@ -74,6 +75,7 @@ class UploadFigures:
             "unconfirmed": len(delivery.settled),
             "suspects": len(delivery.suspects),
             **self._hold_ups(now, up=stands),
+            "packing": self._packing(),
             "losses": connection.losses,
             "failed_attempts": connection.failed_attempts,
             "last_loss": connection.last_loss,
@@ -87,6 +89,18 @@ class UploadFigures:
                 **trace.figures(delivery),
             },
         }
+
+    def _packing(self) -> dict[str, dict[str, Any]]:
+        """The packs of each stream, those of all its leaves together."""
+        streams: dict[str, dict[str, Any]] = {}
+        for lane, figures in self._delivery.packer.figures.items():
+            name = str(cast(Lane, lane)[0].without_leaf)
+            if figures.packs and (name in streams or len(streams) < MOST_STREAMS):
+                of_stream = streams.setdefault(name, {"packs": 0, "members": 0})
+                of_stream["packs"] += figures.packs
+                of_stream["members"] += figures.members
+                of_stream["ratio"] = round(figures.ratio, 3)
+        return streams
 
     def _hold_ups(self, now: float, *, up: bool) -> dict[str, Any]:
         """The figures about what keeps messages from leaving: see `lane_health`."""

@@ -66,18 +66,13 @@ class Pack:
 
 @dataclass(slots=True)
 class PackFigures:
-    """What a stream that packs has sent since the start, repeats included."""
+    """The packs of one stream since the start."""
 
-    sends: int = 0
     packs: int = 0
     members: int = 0
     """Messages in those packs."""
-    units: int = 0
-    """Units of all sends, as documented."""
-    bytes: int = 0
-    """Documented size of all sends."""
     ratio: float = FIRST_RATIO
-    """Size of the payload of the last packs after compression, by that before."""
+    """Size of the payload of the last packs after compression, by that before; expected of the first one."""
 
 
 class Packer:
@@ -113,16 +108,6 @@ class Packer:
         for stream in [stream for stream in self._resting if not stream.waiting]:
             del self._resting[stream]
         return min((stream.rests_until_s for stream in self._resting), default=_NEVER)
-
-    def sent(self, message: Outgoing, telemetry_bytes: int) -> None:
-        """Count a send of a stream that packs."""
-        figures = self._figures_of(message.candidate.stream)
-        figures.sends += 1
-        figures.units += units(telemetry_bytes)
-        figures.bytes += telemetry_bytes
-        if message.pack is not None:
-            figures.packs += 1
-            figures.members += len(message.pack.members)
 
     # -- a pack of this run --------------------------------------------------------------------------
 
@@ -196,6 +181,8 @@ class Packer:
         pack.seal(telemetry)
         for member in members:
             member.pack = pack
+        figures.packs += 1
+        figures.members += count
         if rule.compression is not Compression.NONE:
             measured = len(telemetry.payload) / max(1, messages.raw_bytes[count - 1])
             figures.ratio = (figures.ratio + measured) / 2

@@ -21,6 +21,7 @@ from enum import StrEnum
 from typing import cast
 
 from runtime.core.delivery.actions import Candidate
+from runtime.core.delivery.packing import MOST_MEMBERS
 from runtime.core.message import StreamName
 
 ENOUGH = 256
@@ -30,6 +31,8 @@ FEW = 4
 FEW_BYTES = 32_768
 """The same while the send queue is crowded: a stream with none in it gets some, so that nothing urgent stays
 unseen."""
+ENOUGH_TO_PACK, FEW_TO_PACK = 2 * MOST_MEMBERS, 64
+"""The same for a stream whose messages go in packs: two packs, or some messages for one."""
 AGAIN_S = 1.0
 """A stream that is behind, and whose next message found no room, is read again after so long."""
 SPAN = 100_000
@@ -88,6 +91,8 @@ class LaneFill:
     bytes: int = 0
     crowded: bool = False
     """There is little room for any lane."""
+    packs: bool = False
+    """Its messages may go in packs."""
     full: bool = False
     """There is room for no further message of it, whichever of its messages may go."""
 
@@ -105,6 +110,8 @@ class LaneFill:
         return not self.full and self.messages < most // 2 and self.bytes < most_bytes // 2
 
     def _most(self) -> tuple[int, int]:
+        if self.packs:
+            return (FEW_TO_PACK, FEW_BYTES) if self.crowded else (ENOUGH_TO_PACK, ENOUGH_BYTES)
         return (FEW, FEW_BYTES) if self.crowded else (ENOUGH, ENOUGH_BYTES)
 
 
