@@ -10,7 +10,7 @@ two runtimes on one machine differ in nothing but their home.
       ingest.sock         0660  producers connect here
       management.sock     0660  programs that serve twin, commands and methods connect here, where that is on
       state/              0700  messages.db, identity.db, management.db, locks: survives everything
-      run/                0700  private sockets and status files: may vanish at any time
+      run/                0700  private sockets and status files: may vanish at any time. A link to a tmpfs
       log/                0700
 """
 
@@ -138,7 +138,10 @@ class Layout:
         return self.run / f"{worker}.status"
 
     def create(self) -> None:
-        """Make the folders with their modes. Raises UsageError where the home is too long or unwritable."""
+        """Make the folders with their modes. Raises UsageError where the home is too long or unwritable.
+
+        A run/ that is a link stays as it is, see `adapters/process/run_folder.py`.
+        """
         binding = f"{self.supervisor_socket}.{LARGEST_PID}"  # supervisord binds there before it renames
         sockets = (binding, self.hints_socket("provisioning"), self.delivery_socket, self.producer_socket)
         longest = max(len(os.fsencode(path)) for path in sockets)
@@ -154,7 +157,7 @@ class Layout:
                 (self.run, 0o700),
                 (self.log, 0o700),
             ):
-                if not folder.exists():
+                if not folder.exists() and not folder.is_symlink():
                     folder.mkdir(mode=mode, parents=True)
                     folder.chmod(mode)
         except OSError as exc:

@@ -45,6 +45,7 @@ def _up(arguments: argparse.Namespace) -> int:
     _refuse_read_only(layout)
     _hold_lock(layout)
     _notice_move(layout)
+    _prepare_run(layout)
     link_configuration(layout.supervisord_conf)
     os.environ.update(_environment(config))
     _refuse_own_configuration(layout.supervisord_conf)
@@ -121,6 +122,19 @@ def _notice_move(layout: Layout) -> None:
         write_error(f"warning: {COPIED_WORDS}")
     elif move is Move.REINSTALLED:
         write_error(REINSTALLED_WORDS)
+
+
+def _prepare_run(layout: Layout) -> None:
+    """Have an empty run/ on a tmpfs; where there is none it is a folder, and each status file a write."""
+    from runtime.adapters.process.run_folder import prepare
+    from runtime.errors import UsageError
+
+    try:
+        reason = prepare(layout.run)
+    except OSError as exc:
+        raise UsageError(f"cannot make {exc.filename}: {exc.strerror}") from exc
+    if reason:
+        write_error(f"warning: {layout.run} is on the disk, and each status file wears it: {reason}")
 
 
 def _refuse_odd_home(home: Path) -> None:

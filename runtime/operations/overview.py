@@ -7,9 +7,10 @@ documented in deploy/RUNBOOK.md and stay; new ones may come.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,7 +96,7 @@ def observe(
         "identity": _identity(
             layout, seen["refresh"].record, seen["provisioning"].record, clock, databases=databases
         ),
-        "disk": {"read_only": _read_only(layout, seen.values(), clock), **_disk(layout, sentinel.record)},
+        "disk": {"read_only": _read_only(layout, seen, clock), **_disk(layout, sentinel.record)},
         "machine": {"copied_at": _copied_at(layout) if databases else None},
         "crashes": dict(zip(("count", "last"), count_crashes(layout), strict=True)),
         "alarms": _alarms(sentinel.record, {name: seen[name].record for name in seen if name != "sentinel"}),
@@ -409,11 +410,13 @@ def _identity_on_disk(layout: Layout, clock: Clock) -> dict[str, Any]:
     }
 
 
-def _read_only(layout: Layout, seen: Iterable[ProcessView], clock: Clock) -> bool:
-    """True if it is read-only for every process: for ours alone it may be (under a monitor of the service
-    manager's, or in another container).
+def _read_only(layout: Layout, seen: Mapping[str, ProcessView], clock: Clock) -> bool:
+    """True if the disk is read-only for every process: ingest met it, or no worker can beat. For ours alone
+    it may be (under a monitor of the service manager's, or in another container).
     """
-    ages_s = [one.record.age_s("progress_boot_s", clock.boot_s()) for one in seen]
+    if os.strerror(errno.EROFS) in (seen["ingest"].record.text("store") or ""):
+        return True
+    ages_s = [one.record.age_s("progress_boot_s", clock.boot_s()) for one in seen.values()]
     return not takes_beats(layout.run) and not any(age is not None and age < FRESH_S for age in ages_s)
 
 

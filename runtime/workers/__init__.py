@@ -15,6 +15,7 @@ from runtime.adapters.process.crash import report_crashes
 from runtime.adapters.process.home_mount import check_home
 from runtime.adapters.process.journal import service_journal
 from runtime.adapters.process.process import Lock, Stop, die_with_parent, dump_stacks_on_signal, leave_no_core
+from runtime.adapters.process.run_folder import restore
 from runtime.config import Config
 from runtime.core.log_events import LogEvent
 
@@ -32,6 +33,7 @@ def start(name: str, config: Config) -> None:
         logger.bind(event=LogEvent.CONFIGURATION_WARNING).warning("{}", warning)
     check_home(config.layout.home)
     config.layout.create()
+    restore(config.layout.run)
     report_crashes(name, config.layout)
     lock = Lock(config.layout.lock(name), ours=config.layout.home)
     try:

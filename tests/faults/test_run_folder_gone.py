@@ -48,7 +48,7 @@ def test_a_run_folder_removed_under_load_comes_back_by_itself_and_costs_no_messa
         eventually(cloud.approve_all, 40, "the device asks for approval")
         eventually(lambda: cloud.message_count() > 20, 40, "messages arrive")
         before = {name: program.pid for name, program in runtime.programs().items()}
-        shutil.rmtree(device.layout.run)
+        shutil.rmtree(device.layout.run.resolve())
         device.layout.producer_socket.unlink()
 
         eventually(lambda: len(runtime.programs()) == len(PROGRAMS), 30, "supervisord can be asked again")

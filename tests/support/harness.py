@@ -76,12 +76,15 @@ def mount_ext4(image: Path, place: Path, size_bytes: int) -> None:
 
 
 @contextlib.contextmanager
-def short_folder() -> Iterator[Path]:
-    """A folder with a name short enough for unix sockets, removed afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="edge-"))
+def short_folder(below: Path | None = None) -> Iterator[Path]:
+    """A folder with a name short enough for unix sockets, removed afterwards, with all on a tmpfs."""
+    folder = Path(tempfile.mkdtemp(prefix="edge-", dir=below))
     try:
         yield folder
     finally:
+        for run in (folder / "run", *folder.glob("*/run")):
+            if run.is_symlink() and run.readlink().name.startswith("run-"):
+                shutil.rmtree(run.readlink(), ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -86,7 +86,7 @@ def test_a_runtime_at_work_is_healthy() -> None:
         ),
         (
             {"disk": {"read_only": True}, "workers": {"ingest": {**WELL, "progress_age_s": 60.0}}},
-            "disk: read-only, nothing can be stored, and the figures are old",
+            "disk: read-only, nothing can be stored",
         ),
         ({"identity": {"state": "sas expired"}}, "identity: sas expired"),
         (

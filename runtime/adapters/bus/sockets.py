@@ -22,6 +22,7 @@ from loguru import logger
 
 from runtime.adapters.process.clock import Clock, SystemClock
 from runtime.adapters.process.home_mount import in_changed_home
+from runtime.adapters.process.run_folder import restore
 from runtime.core.log_events import LogEvent
 from runtime.core.settlement import (
     Report,
@@ -81,7 +82,7 @@ class Bound:
         if in_changed_home(self.path):
             return False
         try:
-            self.path.parent.mkdir(mode=0o700, exist_ok=True)
+            restore(self.path.parent)
             self._bind()
         except (OSError, zmq.ZMQError) as exc:  # a full disk: tried again at the next look
             logger.bind(event=LogEvent.SOCKET_GONE).warning(

@@ -18,6 +18,7 @@ from typing import Any
 
 from runtime.adapters.process.clock import Clock, SystemClock
 from runtime.adapters.process.home_mount import check_home, home_changed
+from runtime.adapters.process.run_folder import restore
 
 WRITE_EVERY_S = 1.0
 UNCHANGED_WRITE_EVERY_S = 5.0
@@ -75,7 +76,7 @@ class StatusFile:
             self._write(text)
         except FileNotFoundError:  # run/ was cleaned away under us
             with contextlib.suppress(OSError):
-                self._path.parent.mkdir(mode=0o700, exist_ok=True)
+                restore(self._path.parent)
                 self._write(text)
         except OSError:  # a full disk: the figures stay old, but the heart still beats (see `beat_of`)
             self._touch()

@@ -35,6 +35,7 @@ from runtime.adapters.process.process import (
     lock_holder,
     process_state,
 )
+from runtime.adapters.process.run_folder import restore
 from runtime.adapters.process.status_file import note_asked_to_end, takes_beats
 from runtime.adapters.supervisor.internals import (
     ChildEvent,
@@ -233,7 +234,7 @@ class LockWatch:
 
 def _listening(path: Path, mode: int) -> socket.socket:
     """A listening socket that is found at `path` from now on."""
-    path.parent.mkdir(mode=0o700, exist_ok=True)
+    restore(path.parent)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listening.bind(str(path))

@@ -171,7 +171,7 @@ def _oldest(hub: Mapping[str, Any]) -> str:
 
 def _disk(disk: Mapping[str, Any], soon_s: float) -> str:
     if disk["read_only"]:
-        return "disk: read-only, nothing can be stored, and the figures are old"
+        return "disk: read-only, nothing can be stored"
     if disk["free_bytes"] is not None and disk["free_bytes"] < DISK_FULL_BYTES:
         return "disk: no room left"
     soon = disk["full_in_s"] is not None and disk["full_in_s"] < soon_s
