@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -30,13 +29,13 @@ from runtime.core.operations import verdict as condition
 from runtime.core.operations.headroom import StoreUsage, headroom
 from runtime.errors import EdgeError
 from runtime.layout import OPTIONAL_WORKERS, PROGRAMS, Layout
+from runtime.operations.disk_report import disk_figures, free_inodes
 from runtime.operations.ledger_report import books_in_record, books_on_disk
 from runtime.operations.management_report import management_of
 from runtime.operations.runway_report import runway_of
 from runtime.settings import Settings, StoreSettings, enabled_workers
 
 LOOK_TIMEOUT_S = 2.0
-LEAST_GROWTH_BYTES_PER_S = 100.0
 FRESH_S = 3.0
 """A beat of at most this age shows that the folder takes writes: ingest beats every second."""
 NO_RECORD = StatusRecord({})
@@ -96,7 +95,7 @@ def observe(
         "identity": _identity(
             layout, seen["refresh"].record, seen["provisioning"].record, clock, databases=databases
         ),
-        "disk": {"read_only": _read_only(layout, seen, clock), **_disk(layout, sentinel.record)},
+        "disk": {"read_only": _read_only(layout, seen, clock), **disk_figures(layout, sentinel.record)},
         "machine": {"copied_at": _copied_at(layout) if databases else None},
         "crashes": dict(zip(("count", "last"), count_crashes(layout), strict=True)),
         "alarms": _alarms(sentinel.record, {name: seen[name].record for name in seen if name != "sentinel"}),
@@ -210,7 +209,7 @@ def _backlog(
         "refused": {k.removeprefix("refused_"): n for k, n in counted.items() if k.startswith("refused_")},
         "refused_lately": ingest.counts("refused_lately"),
     }
-    return {**backlog, **_room(backlog, ingest, sentinel, limits, _free_inodes(layout))}
+    return {**backlog, **_room(backlog, ingest, sentinel, limits, free_inodes(layout))}
 
 
 def _room(
@@ -418,35 +417,3 @@ def _read_only(layout: Layout, seen: Mapping[str, ProcessView], clock: Clock) ->
         return True
     ages_s = [one.record.age_s("progress_boot_s", clock.boot_s()) for one in seen.values()]
     return not takes_beats(layout.run) and not any(age is not None and age < FRESH_S for age in ages_s)
-
-
-def _disk(layout: Layout, sentinel: StatusRecord) -> dict[str, Any]:
-    """Free space, and how long it lasts at the recent rate."""
-    growth_bytes_per_s = sentinel.number("disk_growth_bytes_per_s")
-    usage = next((u for p in (layout.state, *layout.state.parents) if (u := _usage(p))), None)
-    rate = growth_bytes_per_s or 0.0
-    filling = usage is not None and rate > LEAST_GROWTH_BYTES_PER_S
-    return {
-        "free_bytes": usage.free if usage else None,
-        "free_inodes": _free_inodes(layout),
-        "total_bytes": usage.total if usage else None,
-        "growth_bytes_per_s": None if growth_bytes_per_s is None else round(rate),
-        "full_in_s": round(usage.free / rate) if usage and filling else None,
-    }
-
-
-def _free_inodes(layout: Layout) -> int | None:
-    """The number of files that can still be made; None where the file system has no such limit."""
-    try:
-        disk = os.statvfs(layout.state)
-    except OSError:
-        return None
-    return disk.f_favail if disk.f_files else None
-
-
-def _usage(folder: Path) -> Any:
-    """Usage of the folder's disk; None where the folder is missing or this user may not look into it."""
-    try:
-        return shutil.disk_usage(folder)
-    except OSError:
-        return None

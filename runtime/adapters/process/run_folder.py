@@ -101,7 +101,9 @@ def _lead_to(run: Path, base: Path) -> None:
 
 def _mark(run: Path, target: Path) -> None:
     """Note whose folder it is: a copy of the home brings the link along."""
-    (target / _OF).write_text(_home_mark(run))
+    file = target / _OF
+    file.touch(mode=0o600)
+    file.write_text(_home_mark(run))
 
 
 def _is_of(run: Path, target: Path) -> bool:
@@ -168,6 +170,7 @@ def _keep(old: Path, fresh: Path) -> None:
     for name in KEPT:
         with contextlib.suppress(OSError):
             if (old / name).is_file():
+                (fresh / name).touch(mode=0o600)
                 (fresh / name).write_bytes((old / name).read_bytes())
 
 
