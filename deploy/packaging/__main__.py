@@ -1,4 +1,4 @@
-"""`python -m deploy.packaging`: the commands behind `make deb`, `make packages` and `make container`."""
+"""`python -m deploy.packaging`: the commands behind `make deb`, `packages`, `container` and `image`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from deploy.packaging import container, deb, lock, release
+from deploy.packaging import container, deb, image, lock, release
 from deploy.packaging.targets import ARCHITECTURES, RELEASES, Target
 from deploy.packaging.tree import Origin, find_origin
 from deploy.packaging.wheels import BuildError, make_lock
@@ -26,8 +26,11 @@ def parser() -> argparse.ArgumentParser:
     package = commands.add_parser("deb", help="edge-runtime for one device, and edge-producer for all")
     package.add_argument("--arch", choices=(*ARCHITECTURES, "all"), default="amd64")
     package.add_argument("--release", choices=(*RELEASES, "all"), default="12", help="of Debian")
-    image = commands.add_parser("container", help="the container's image, as an OCI archive")
-    image.add_argument("--arch", choices=("amd64", "arm64"), default="amd64")
+    oci = commands.add_parser("container", help="the container's image, as an OCI archive")
+    oci.add_argument("--arch", choices=("amd64", "arm64"), default="amd64")
+    disk = commands.add_parser("image", help="a bootable disk with two slots, for root")
+    disk.add_argument("--arch", choices=ARCHITECTURES, default="amd64")
+    disk.add_argument("--overlay", type=Path, metavar="DIR", help="files of the board, laid over the root")
     commands.add_parser("bundle", help="sums, signature and one archive of what is built")
     commands.add_parser("lock", help="take the present constraints into the lock, with hashes")
     return root
@@ -61,6 +64,11 @@ def _built(arguments: argparse.Namespace, origin: Origin, out: Path) -> list[Pat
         target = Target(arguments.arch, RELEASES[0])
         package = deb.build_runtime(target, origin, out)
         return [container.build(target, package, origin, origin.version, out)]
+    if arguments.command == "image":
+        target = Target(arguments.arch, RELEASES[0])
+        package = deb.build_runtime(target, origin, out)
+        built = image.build(target, package, origin, out, arguments.overlay)
+        return [built.slot, built.disk, built.initramfs]
     if arguments.command == "bundle":
         return [release.bundle(origin, out)]
     return _debs(arguments.arch, arguments.release, origin, out)

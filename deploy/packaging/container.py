@@ -249,7 +249,7 @@ def build(target: Target, package: Path, origin: Origin, version: str, out: Path
     file = out / f"edge-runtime_{version}_{target.arch}.oci.tar"
     write_image([layer(root, origin.epoch_s) for root in roots], target, origin, version, file)
     parts = json.loads((package.with_name(f"{package.name}.cdx.json")).read_text())["components"]
-    parts += [sbom.of_debian(deb, roots[0], _fields(deb), sha256(deb)) for deb in debs]
+    parts += [sbom.of_debian(roots[0], _fields(deb), sha256(deb)) for deb in debs]
     purl = f"pkg:oci/edge-runtime@{version}?arch={target.arch}"
     file.with_name(f"{file.name}.cdx.json").write_text(
         sbom.document("edge-runtime", version, purl, parts, origin)

@@ -127,7 +127,7 @@ def _inner_libraries(site: Path) -> Iterator[Component]:
         }  # fmt: skip
 
 
-def of_debian(package: Path, root: Path, fields: Mapping[str, str], digest: str) -> Component:
+def of_debian(root: Path, fields: Mapping[str, str], digest: str | None = None) -> Component:
     """A Debian package in an image, with the licences that its copyright file names."""
     name, version = fields["Package"], fields["Version"]
     purl = f"pkg:deb/debian/{name}@{version}?arch={fields['Architecture']}"
@@ -137,6 +137,6 @@ def of_debian(package: Path, root: Path, fields: Mapping[str, str], digest: str)
     named = named or [f"see {copyright_file.relative_to(root)}"]
     return {
         "type": "library", "name": name, "version": version, "purl": purl, "bom-ref": purl,
-        "hashes": [{"alg": "SHA-256", "content": digest}],
         "licenses": [{"license": {"name": each}} for each in named],
+        **({"hashes": [{"alg": "SHA-256", "content": digest}]} if digest else {}),
     }  # fmt: skip
