@@ -1,5 +1,5 @@
 # Thin on purpose: the work is in Python. `make` alone says what there is.
-.PHONY: help demo test unit bench model chaos soak systemd deb packages container clean
+.PHONY: help demo test unit bench model chaos soak systemd deb packages container image clean
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
@@ -16,6 +16,7 @@ help:
 	@echo "make deb     Debian packages into dist/ (ARCH=amd64|arm64|armhf|all, DEBIAN=12|13|all)"
 	@echo "make packages all packages, parts lists and the offline bundle; installed, upgraded, purged (root; minutes)"
 	@echo "make container  the image, run by podman and runc (root; a minute or two)"
+	@echo "make image   a bootable disk with two slots, built twice, booted in User Mode Linux (root; minutes)"
 	@echo "make clean   remove what the above made"
 
 $(READY): pyproject.toml constraints.txt deploy/bootstrap.py
@@ -55,6 +56,9 @@ packages: $(READY)
 
 container: $(READY)
 	@$(VENV)/bin/python -m tests.machine.container $(ARGS)
+
+image: $(READY)
+	@$(VENV)/bin/python -m tests.machine.image $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist bench-report .mypy_cache .ruff_cache .hypothesis

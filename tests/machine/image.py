@@ -149,7 +149,8 @@ class Device:
         initramfs.write_bytes((self.image.with_name(f"{self.image.name}.initramfs")).read_bytes() + trial)
         return plug.power_on(
             "linux.uml", self.folder, "mem=640M", f"initrd={initramfs}", "rdinit=/trial.init", "panic=1",
-            f"ubd0={self.disk}", "systemd.show_status=0", f"trial.python={sys.executable}", *arguments,
+            f"ubd0={self.disk}", "systemd.show_status=0", "systemd.watchdog_sec=0",
+            f"trial.python={sys.executable}", *arguments,
         )  # fmt: skip
 
     def boot(
@@ -252,7 +253,8 @@ def give_configuration(device: Device, cloud: Cloud) -> None:
         "edge.toml": f'[platform]\ninstance = "{cloud.facts["instance"]}"\n'
         'ca_file = "/etc/edge-runtime/ca.pem"\n'
         'provisioning_token_file = "/etc/edge-runtime/provisioning-token"\n'
-        f'[ingest]\ngroup = "edge-producers"\n[upload]\nhttps_port = {cloud.facts["https_port"]}\n',
+        f'[ingest]\ngroup = "edge-producers"\n[upload]\nhttps_port = {cloud.facts["https_port"]}\n'
+        "retry_max_s = 2\n[provisioning]\npoll_s = 0.2\nretry_max_s = 2\n[refresh]\nretry_max_s = 2\n",
         "ca.pem": Path(cloud.facts["ca_file"]).read_text(),
         "provisioning-token": str(cloud.facts["provisioning_token"]),
     }

@@ -45,14 +45,14 @@ facts() {
     fact slot "$(cat /boot/booted)"
     fact choice "$(tr '\n' ' ' </boot/choice)"
     fact state-kib "$(df -k --output=size /state | tail -n 1)"
-    fact writable "$(awk '$4 ~ /^rw/ && $3 !~ /^(proc|sysfs|cgroup2?|devpts|hostfs|bpf|debugfs|tracefs|mqueue)$/ { print $2 }' \
+    fact writable "$(awk '$4 ~ /^rw/ && $3 !~ /^(proc|sysfs|cgroup2?|devpts|hostfs|bpf|debugfs|tracefs|mqueue|selinuxfs|securityfs)$/ { print $2 }' \
         /proc/mounts | grep -v '^/run/' | sort | tr '\n' ' ')"
     fact failed "$(systemctl list-units --failed --no-legend --plain | awk '{ print $1 }' | tr '\n' ' ')"
 }
 
-if [ "$(option trial)" = cloud ]; then start_cloud; fi
-if within 120 served && send first; then event stored; fi
+if within 120 served && send "$(cat /proc/sys/kernel/random/boot_id)"; then event stored; fi
 if [ "$(option trial)" = cloud ]; then
+    start_cloud
     if within 120 approved; then event approved; fi
     if within 120 arrived; then event delivered; fi
     within 60 edgectl identity >/dev/null
