@@ -6,6 +6,7 @@ once do not disturb each other.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -265,6 +266,20 @@ class Cloud:
         """Distinct message ids that arrived."""
         with self._database() as db:
             return int(db.execute("SELECT COUNT(DISTINCT message_id) FROM messages").fetchone()[0])
+
+    def batch_files(self, separator: str = "newline") -> dict[str, bytes]:
+        """The batch files that the platform makes of the messages, by stream and batch."""
+        files = self.call("GET", f"/admin/batches?separator={separator}")["files"]
+        return {
+            f"{one['stream']}/{one['batch']}": one["text"].encode()
+            if "text" in one
+            else base64.b64decode(one["base64"])
+            for one in files
+        }
+
+    def metered_units(self) -> int:
+        """The units that the hub bills for all messages so far."""
+        return int(self.call("GET", "/admin/metering")["units"])
 
     def connections(self) -> list[str | None]:
         """How each connection to the hub ended, oldest first; None for one that lives."""

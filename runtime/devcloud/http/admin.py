@@ -24,6 +24,8 @@ from runtime.devcloud.http.web import (
     text_field,
     whole,
 )
+from runtime.devcloud.state import packs
+from runtime.devcloud.state.batch_files import batch_files, decoded, units_of
 from runtime.devcloud.state.cloud import Cloud
 from runtime.devcloud.state.faults import BadFault, Faults
 from runtime.devcloud.state.problems import Problem, bad_request
@@ -185,7 +187,7 @@ async def messages(request: Request) -> Response:
 def shown(message: dict[str, Any]) -> dict[str, Any]:
     """A message in a form for a person: its payload unpacked, and as text where it is text."""
     properties, system = json.loads(message["properties"]), json.loads(message["system"])
-    payload = _unpacked(message["payload"], properties)
+    payload = _decoded(message["payload"], properties)
     return {
         "seq": message["seq"],
         "receivedAt": rfc3339(message["received_at"]),
@@ -196,18 +198,48 @@ def shown(message: dict[str, Any]) -> dict[str, Any]:
         "properties": properties,
         "system": system,
         "bytes": len(message["payload"]),
+        "units": units_of(message),
+        "members": _members(message["message_id"], properties, payload),
         **shown_payload(payload),
     }
 
 
-def _unpacked(payload: bytes, properties: dict[str, str]) -> bytes:
-    if properties.get("content-encoding") == "br":
-        import brotli
-
-        with contextlib.suppress(brotli.error):
-            unpacked: bytes = brotli.decompress(payload)
-            return unpacked
+def _decoded(payload: bytes, properties: dict[str, str]) -> bytes:
+    with contextlib.suppress(ValueError):
+        return decoded(payload, properties)
     return payload
+
+
+def _members(message_id: str | None, properties: dict[str, str], payload: bytes) -> list[str]:
+    """The ids of the messages in a pack; none for a message that came alone."""
+    if message_id is None or not packs.is_pack(message_id):
+        return []
+    with contextlib.suppress(packs.BadPack):
+        return [id for id, _ in packs.members(message_id, properties, payload)]
+    return []
+
+
+async def batches(request: Request) -> Response:
+    """The batch files, as the platform joins them: `separator` is `newline` or `none`."""
+    cloud = operator(request)
+    separators = {"newline": b"\n", "none": b""}
+    separator = separators.get(request.query_params.get("separator", "newline"))
+    if separator is None:
+        raise bad_request("separator is not newline or none")
+    files = batch_files(cloud.records.all_messages(), separator)
+    return JSONResponse(
+        {"files": [{**name._asdict(), **shown_payload(content)} for name, content in files.items()]}
+    )
+
+
+async def metering(request: Request) -> Response:
+    """The units that the hub bills for the messages so far, by device."""
+    cloud = operator(request)
+    by_device: dict[str, int] = {}
+    for message in cloud.records.all_messages():
+        device_id = message["device_id"]
+        by_device[device_id] = by_device.get(device_id, 0) + units_of(message)
+    return JSONResponse({"units": sum(by_device.values()), "byDevice": by_device})
 
 
 def _flag(body: dict[str, Any], name: str) -> bool:
@@ -229,4 +261,6 @@ routes = [
     Route("/admin/reported", reported, methods=["POST"]),
     Route("/admin/tokens", end_tokens, methods=["POST"]),
     Route("/admin/messages", messages),
+    Route("/admin/batches", batches),
+    Route("/admin/metering", metering),
 ]

@@ -14,6 +14,8 @@ from typing import TypeAlias
 from urllib.parse import quote, unquote
 
 from runtime.devcloud.mqtt.packets import Publish, Will
+from runtime.devcloud.state import packs
+from runtime.devcloud.state.batch_files import decoded
 from runtime.errors import Rejected
 
 MOST_MESSAGE_BYTES = 256 * 1024
@@ -87,6 +89,7 @@ def meaning(device_id: str, message: Publish) -> Meaning:
     if topic.startswith(events):
         telemetry = _telemetry(topic[len(events) :], message.retain)
         _check_leaf(device_id, telemetry.properties)
+        _check_pack(telemetry, message.payload)
         return telemetry
     if message.retain:
         raise BadTopic("RETAIN is for telemetry only")
@@ -180,6 +183,17 @@ def _check_leaf(device_id: str, properties: Mapping[str, str]) -> None:
         raise BadTopic(f"gateway-path {path!r} is no path of device ids that ends with {device_id}")
     if len(gateways) > MOST_GATEWAYS or len(set(gateways)) < len(gateways):
         raise BadTopic(f"gateway-path {path!r} is too long, or a circle")
+
+
+def _check_pack(telemetry: TelemetryTopic, payload: bytes) -> None:
+    """Raise BadTopic for a pack that its consumers could not take apart."""
+    message_id = telemetry.system.get("$.mid")
+    if message_id is None or not packs.is_pack(message_id):
+        return
+    try:
+        packs.members(message_id, telemetry.properties, decoded(payload, telemetry.properties))
+    except (packs.BadPack, ValueError) as exc:
+        raise BadTopic(str(exc)) from exc
 
 
 def parse_bag(bag: str) -> dict[str, str]:

@@ -5,7 +5,7 @@ answered.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from runtime.devcloud.state.database import Database
@@ -62,6 +62,13 @@ class MessageLog:
             "SELECT * FROM messages WHERE seq > ?1 AND (?3 IS NULL OR device_id = ?3) ORDER BY seq LIMIT ?2",
             *(after, limit, device_id),
         )
+
+    def all_messages(self) -> Iterator[dict[str, Any]]:
+        """Every message, oldest first, some at a time."""
+        after = 0
+        while page := self.messages(after, 1_000):
+            yield from page
+            after = page[-1]["seq"]
 
     def newest(self) -> int:
         """Number of the newest message, 0 without any. It is also the number of messages."""
