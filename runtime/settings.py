@@ -325,6 +325,12 @@ class LinkSettings:
 
     messages_per_s: float = setting(0.0, "most messages a second", low=0)
     bytes_per_s: float = setting(0.0, "most bytes a second", low=0)
+    sends_per_s: float = setting(
+        0.0,
+        "most sends of telemetry a second, of any size: the share of a hub that a whole fleet drains into",
+        low=0,
+        advanced=True,
+    )
     messages_per_day: int = setting(0, "most messages a day", low=0)
     bytes_per_day: int = setting(0, "most bytes a day", low=0)
     messages_per_month: int = setting(0, "most messages a month", low=0)
@@ -338,6 +344,13 @@ class LinkSettings:
     )
     urgent_priority: int = setting(
         10, "messages of at least this priority pass all of the above; 10 none", low=0, high=10
+    )
+    reset_spread_s: float = setting(
+        120.0,
+        "a quota of the hub that is used up ends at 00:00 UTC for all devices: they come back within so long",
+        low=0,
+        high=43_200,
+        advanced=True,
     )
 
 

@@ -78,6 +78,8 @@ def link_policy(settings: Settings) -> LinkPolicy:
         table.bytes_per_month,
         table.hours,
         table.urgent_priority,
+        table.sends_per_s,
+        table.reset_spread_s,
     )
 
 

@@ -17,7 +17,7 @@ PARTS = {
     "upload": "Upload, against a bare azure-iot-device loop",
     "management": "Device management beside telemetry",
     "managed": "Twin, commands and methods, from the hub to a program and back",
-    "fleet": "A fleet of devices renewing their tokens",
+    "fleet": "A fleet of devices: renewing their tokens, and draining into a hub that throttles",
 }
 
 

@@ -1,5 +1,7 @@
 """A fleet and its platform: requests per second, with our renewal decisions and with a fixed margin.
 
+How a fleet drains into one hub that throttles stands in `drain`, and is reported beside it.
+
 All devices are switched on within a minute and live through almost two lifetimes of their SAS; then the
 platform is unreachable for an hour. Devices do not see each other, so each is followed by itself through its
 whole life, with the very functions that `refresh` uses; its requests, answered or not, make a histogram.
@@ -14,7 +16,7 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from runtime.bench import FigureRow
+from runtime.bench import FigureRow, drain
 from runtime.core.identity.renewal import Life, RenewalPolicy, renewal_age_s, retry_pause_s
 from runtime.core.moment import Moment
 
@@ -137,9 +139,10 @@ def _follow(scene: Scene, age_s: Callable[[float], float], retry_s: Retry, dice:
 def measure(quick: bool) -> list[FigureRow]:
     """Both fleets as rows; a quick run is too small for the peaks of single seconds to mean much."""
     scene = Scene(50_000 if quick else 1_000_000)
-    return [
+    renewals = [
         row for load in (ours(scene), fixed_margin(scene)) for row in _rows(load, bounded=load.name == OURS)
     ]
+    return renewals + drain.measure(quick)
 
 
 def _rows(load: Load, bounded: bool) -> list[FigureRow]:

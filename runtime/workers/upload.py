@@ -51,7 +51,7 @@ from runtime.core.delivery.events import ConnectionEvent, Lost
 from runtime.core.delivery.figures import UploadFigures
 from runtime.core.delivery.link_budget import LinkBudget
 from runtime.core.delivery.outgoing import MessageState
-from runtime.core.delivery.window import CongestionWindow
+from runtime.core.delivery.window import QUEUED_SHARE, CongestionWindow
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.log_events import LogEvent
 from runtime.core.operations.metrics import DELIVERY_BOUNDS_S, Histogram
@@ -128,7 +128,8 @@ class UploadLoop:
             settings.batch_s,
             min(PROMPT_S, settings.keepalive_s),
         )
-        self._delivery = Delivery(CongestionWindow(settings.window), self._link, limits)
+        window = CongestionWindow(settings.window, settings.ack_timeout_s / QUEUED_SHARE)
+        self._delivery = Delivery(window, self._link, limits)
         acked_s = last_record(layout.status_file("upload"), self._clock.boot_id()).number("puback_boot_s")
         self._figures = UploadFigures(self._delivery, self._link, self._clock.boot_s(), acked_s)
         self._source = UploadSource(config, self._delivery, self._clock)

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from runtime.core.delivery.link_budget import (
     LONGEST_DAY_S,
     LONGEST_MONTH_S,
-    RESET_SPREAD_S,
     FilePermit,
     LinkBudget,
     LinkPolicy,
@@ -20,7 +19,14 @@ from runtime.core.delivery.link_budget import (
     TimeWindow,
     parse_hours,
 )
-from runtime.core.delivery.window import FIRST_WINDOW, LARGEST_WINDOW, CongestionWindow
+from runtime.core.delivery.window import (
+    FIRST_WINDOW,
+    LARGEST_WINDOW,
+    OPENING_WINDOW,
+    PROMPT_S,
+    QUEUED_S,
+    CongestionWindow,
+)
 from runtime.core.identity import lifetime
 
 NOON = 1_800_014_400.0  # 2027-01-15 12:00 UTC
@@ -147,8 +153,41 @@ def test_round_trips_that_vary_by_themselves_do_not_starve_the_backlog() -> None
     assert window.size >= FIRST_WINDOW
 
 
+def test_a_connection_opens_with_a_few_and_its_first_acknowledgement_opens_the_window() -> None:
+    window = CongestionWindow()
+    drive(window, 0.05, 3000)
+    before = window.size
+    assert before >= 8 * FIRST_WINDOW
+    window.connected()
+    assert window.size == OPENING_WINDOW
+    window.acked(PROMPT_S, 2)
+    assert window.size == FIRST_WINDOW, "no queue at the hub"
+    acks = 0
+    while window.size < before / 2 and acks < 10 * before:
+        window.acked(0.05, window.size)
+        acks += 1
+    assert acks <= before, "up to where it was it doubles"
+    window.connected()
+    window.acked(PROMPT_S + 0.1, 2)
+    assert window.size == OPENING_WINDOW, "there may be one"
+
+
+def test_a_queue_of_seconds_at_the_hub_shrinks_the_window_to_one_though_no_round_trip_was_shorter() -> None:
+    """A throttled fleet: there is no short round trip to compare with, and every try would pay its device."""
+    window, sizes = CongestionWindow(), set()
+    window.connected()
+    for _ in range(300):
+        window.acked(4 * QUEUED_S, window.size)
+        sizes.add(window.size)
+    assert window.size == 1 and max(sizes) == OPENING_WINDOW
+    for _ in range(2 * FIRST_WINDOW):
+        window.acked(0.2, window.size)
+    assert window.size >= FIRST_WINDOW, "the throttle is over"
+
+
 def test_a_window_that_is_fixed_stays() -> None:
     window = CongestionWindow(7)
+    window.connected()
     drive(window, 0.05, 3000)
     window.lost()
     assert window.size == 7
@@ -267,6 +306,21 @@ def test_hours_that_end_when_they_begin_are_a_slip_and_do_not_shut_the_link_for_
     assert [str(window) for window in windows] == ["00:00-24:00", "06:00-06:01"]
 
 
+def test_a_share_of_the_hub_counts_sends_whatever_their_size_and_urgent_ones_are_owed() -> None:
+    link = LinkBudget(LinkPolicy(sends_per_s=0.1, urgent_priority=8))
+    went = []
+    for now in range(100):
+        if link.allows(0, float(now)):
+            link.sent(1 if now % 20 else 200_000)
+            went.append(now)
+    assert len(went) == 10 and link.wait_s(95.0) <= 5.1
+    link.sent(1, priority=8)
+    assert link.allows(8, 102.0), "urgent ones do not wait"
+    assert next(now for now in range(102, 200) if link.allows(0, float(now))) - went[-1] >= 20
+    link.set_policy(LinkPolicy())
+    assert link.allows(0, 103.0)
+
+
 def test_the_urgent_pass_budgets_and_hours_but_neither_the_kill_switch_nor_a_quota() -> None:
     link = LinkBudget(LinkPolicy(messages_per_day=1, urgent_priority=8))
     link.set_time(NOON, 0.0)
@@ -280,13 +334,14 @@ def test_the_urgent_pass_budgets_and_hours_but_neither_the_kill_switch_nor_a_quo
     assert link.shut(43_199.0) and link.shut(43_201.0) is None
 
 
-def test_devices_that_a_quota_parked_together_do_not_come_back_together() -> None:
+@pytest.mark.parametrize("spread_s", [120, 600])
+def test_devices_that_a_quota_parked_together_do_not_come_back_together(spread_s: int) -> None:
     ends = []
     for draw in (0.0, 0.5, 1.0):
-        link = LinkBudget()
+        link = LinkBudget(LinkPolicy(reset_spread_s=spread_s) if spread_s != 120 else None)
         link.record_quota_used_up(0.0, NOON, draw)
         ends.append(next(s for s in range(43_190, 44_000) if link.shut(float(s)) is None))
-    assert ends == [43_200, 43_200 + RESET_SPREAD_S / 2, 43_200 + RESET_SPREAD_S]
+    assert ends == [43_200, 43_200 + spread_s / 2, 43_200 + spread_s]
 
 
 def test_a_quota_is_asked_about_once_an_hour_and_believed_when_it_is_renewed() -> None:

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.core.delivery.engine import Delivery
-from runtime.core.delivery.link_budget import BURST_S, URGENT_DEBT_S, FilePermit, LinkBudget, LinkPolicy
+from runtime.core.delivery.link_budget import FilePermit, LinkBudget, LinkPolicy
+from runtime.core.delivery.token_bucket import BURST_S, URGENT_DEBT_S
 from runtime.core.delivery.window import CongestionWindow
 from tests.support.delivery_world import LIMITS, World
 from tests.support.depth import deep

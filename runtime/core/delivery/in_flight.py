@@ -71,7 +71,8 @@ class InFlight:
         self._end, self._arrived, self._carried = 0, None, None
 
     def put(self, tag: Tag, size_bytes: int, now: float) -> None:
-        """Record a send."""
+        """Record a send. A probe, whose size is not known here, counts as a byte: else it had arrived."""
+        size_bytes = max(1, size_bytes)
         if not self._sent:
             self._progress_s = now
         self._sent[tag] = _Sent(now, self._end, self._end + size_bytes)

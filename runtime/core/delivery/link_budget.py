@@ -16,6 +16,7 @@ from enum import Enum
 from typing import Any
 
 from runtime.core.delivery.metering import units
+from runtime.core.delivery.token_bucket import SharedTokenBucket, TokenBucket
 from runtime.core.delivery.unit_counts import StreamUnits, UnitCounts, counted_as, streams_of
 
 BELIEVABLE_S = 1_704_067_200.0
@@ -23,17 +24,11 @@ BELIEVABLE_S = 1_704_067_200.0
 _HOURS = r"(?!(\d\d:\d\d)\s*-\s*\1$)([01]\d|2[0-3]):([0-5]\d)\s*-\s*(?:([01]\d|2[0-3]):([0-5]\d)|24:00)"
 HOURS_RULE = "must read HH:MM-HH:MM, in UTC, and end at another time than it begins"
 DAY_S = 86_400.0
-BURST_S = 1.0
-"""A rate may be used in advance for so many seconds."""
-URGENT_DEBT_S = 60.0
-"""Urgent messages that exceed a rate hold up the others no longer than this once they are through."""
 LONGEST_DAY_S, LONGEST_MONTH_S = 25 * 3_600, 31 * 86_400 + 3_600
 """An hour more than the calendar's: a day that ended just before midnight would give its budget twice.
 Running time is booked in steps, the first of which began before the day, and clocks are corrected."""
 STEP_S = 600
 """Running time is booked in steps of this length: each one is a write to the disk."""
-RESET_SPREAD_S = 120.0
-"""A hub's quota is renewed for all its devices at once: they come back spread over this time."""
 ASK_EVERY_S = 3600.0
 """Interval of the inquiries while the quota is reported used up: it can be raised, and clocks are wrong."""
 SWITCHED_OFF = "switched off"
@@ -84,6 +79,10 @@ class LinkPolicy:
     """When it may be used; empty: always."""
     urgent_priority: int = NONE_URGENT
     """Messages of at least this priority pass rates, budgets and hours."""
+    sends_per_s: float = 0.0
+    """Sends of any size: the device's share of what the hub serves a fleet."""
+    reset_spread_s: float = 120.0
+    """A hub's quota is renewed for all its devices at once: they come back spread over this time."""
 
     def is_free(self) -> bool:
         """True if there is neither a budget nor are there hours: evaluated for every message."""
@@ -177,77 +176,6 @@ class LinkUsage:
 _COUNTS = [field.name for field in fields(LinkUsage) if field.type == "int"]
 
 
-@dataclass(slots=True)
-class _Bucket:
-    """A token bucket: the level grows with time, up to a burst."""
-
-    per_s: float
-    level: float = field(init=False)
-    at_s: float | None = None
-
-    def __post_init__(self) -> None:
-        self.level = self.per_s * BURST_S
-
-    def wait_s(self, now: float) -> float:
-        """Seconds until bytes may be taken: 0 while the level is positive; one message may overdraw it."""
-        if not self.per_s:
-            return 0.0
-        if self.at_s is not None:
-            self.level = min(self.per_s * BURST_S, self.level + (now - self.at_s) * self.per_s)
-        self.at_s = now
-        return 0.0 if self.level > 0 else -self.level / self.per_s + 0.001
-
-    def spend(self, amount: float, *, urgent: bool = False) -> None:
-        if self.per_s:
-            self.level = _owing(self.level, amount, self.per_s if urgent else None)
-
-
-class _TokenBuckets:
-    """A rate that messages and files share: half of it for each; the unused part of one goes to the other.
-
-    Files save no tokens in advance: a block goes while no debt of the one before is left.
-    """
-
-    def __init__(self, per_s: float) -> None:
-        self._per_s = per_s
-        self._messages = self._most = per_s * BURST_S
-        self._files = 0.0
-        self._at_s: float | None = None
-
-    def messages_wait_s(self, now: float) -> float:
-        """Seconds until a message may go: as in a bucket, at half the rate while files are in debt."""
-        self._refill(now)
-        if not self._per_s or self._messages > 0:
-            return 0.0
-        return -self._messages / (self._per_s / 2 if self._files < 0 else self._per_s) + 0.001
-
-    def files_wait_s(self, now: float) -> float:
-        """Seconds until a block of a file may go, at the earliest."""
-        self._refill(now)
-        return 0.0 if self._files >= 0 else -self._files / self._per_s + 0.001
-
-    def spend(self, message_bytes: float, file_bytes: float = 0.0, *, urgent: bool = False) -> None:
-        if self._per_s:
-            bounded_by = self._per_s if urgent else None
-            self._messages = _owing(self._messages, message_bytes, bounded_by)
-            self._files = _owing(self._files, file_bytes, bounded_by)
-
-    def _refill(self, now: float) -> None:
-        gained = 0.0 if self._at_s is None else (now - self._at_s) * self._per_s
-        self._at_s = now
-        to_messages = min(gained / 2, self._most - self._messages)
-        to_files = min(gained - to_messages, -self._files)
-        self._files += to_files
-        self._messages = min(self._most, self._messages + gained - to_files)
-
-
-def _owing(level: float, amount: float, urgent_per_s: float | None) -> float:
-    """The level after `amount` was taken. Urgent traffic does not wait: its debt has a bound."""
-    if urgent_per_s is None:
-        return level - amount
-    return max(level - amount, min(level, -urgent_per_s * URGENT_DEBT_S))
-
-
 class FilePermit(Enum):
     """The class of files whose uploads may go on."""
 
@@ -272,16 +200,19 @@ class LinkBudget:
         self._booked_s: float | None = None
         """The time up to which the running time is booked."""
         self._wall_s = 0.0
-        self._messages = _Bucket(self.policy.messages_per_s)
-        self._bytes = _TokenBuckets(self.policy.bytes_per_s)
+        self._messages = TokenBucket(self.policy.messages_per_s)
+        self._bytes = SharedTokenBucket(self.policy.bytes_per_s)
+        self._sends = TokenBucket(self.policy.sends_per_s)
 
     def set_policy(self, policy: LinkPolicy) -> None:
         """Permit what this policy permits from now on. What is used up stays used up."""
         before, self.policy = self.policy, policy
         if policy.messages_per_s != before.messages_per_s:
-            self._messages = _Bucket(policy.messages_per_s)
+            self._messages = TokenBucket(policy.messages_per_s)
         if policy.bytes_per_s != before.bytes_per_s:
-            self._bytes = _TokenBuckets(policy.bytes_per_s)
+            self._bytes = SharedTokenBucket(policy.bytes_per_s)
+        if policy.sends_per_s != before.sends_per_s:
+            self._sends = TokenBucket(policy.sends_per_s)
 
     def set_time(self, wall_s: float, now: float) -> None:
         """Take in the wall clock's time at `now`, which is read from a clock that does not jump.
@@ -300,7 +231,7 @@ class LinkBudget:
     def record_quota_used_up(self, now: float, wall_s: float, draw: float) -> None:
         """The hub's daily quota is used up: no send before 00:00 UTC, or for an hour without a clock."""
         reset_s = _until_midnight_s(wall_s) if wall_s >= BELIEVABLE_S else 3600.0
-        self._quota_until_s = now + reset_s + draw * RESET_SPREAD_S
+        self._quota_until_s = now + reset_s + draw * self.policy.reset_spread_s
         self._ask_at_s = now + ASK_EVERY_S
 
     def record_quota_renewed(self) -> None:
@@ -363,7 +294,10 @@ class LinkBudget:
         """True if a message of this priority may be sent now."""
         if self.is_urgent(priority):
             return True
-        return self.barred() is None and not (self._messages.wait_s(now) or self._bytes.messages_wait_s(now))
+        if self.barred() is not None:
+            return False
+        rates = self._messages.wait_s(now) or self._bytes.messages_wait_s(now)
+        return not (rates or self._sends.wait_s(now))
 
     def is_urgent(self, priority: int) -> bool:
         """True if a message of this priority passes rates, budgets and hours."""
@@ -389,6 +323,7 @@ class LinkBudget:
         urgent = self.is_urgent(priority)
         self.usage.add(1, size_bytes, units(size_bytes))
         self._messages.spend(1, urgent=urgent)
+        self._sends.spend(1, urgent=urgent)
         self._bytes.spend(size_bytes, urgent=urgent)
 
     def managed(self, size_bytes: int) -> None:
@@ -419,6 +354,7 @@ class LinkBudget:
             return min(60.0, self._quota_until_s - now)
         waits = (
             self._messages.wait_s(now),
+            self._sends.wait_s(now),
             self._bytes.messages_wait_s(now),
             self._bytes.files_wait_s(now),
         )

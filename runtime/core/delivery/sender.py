@@ -15,6 +15,7 @@ from runtime.core.delivery.in_flight import ConnectionEnding, InFlight
 from runtime.core.delivery.link_budget import LinkBudget
 from runtime.core.delivery.outgoing import MessageState, Outgoing
 from runtime.core.delivery.packs import Packer
+from runtime.core.delivery.patience import AckPatience
 from runtime.core.delivery.poison import PoisonDetector
 from runtime.core.delivery.queue_room import RoomMeter
 from runtime.core.delivery.quota_probe import QuotaProbe
@@ -39,6 +40,7 @@ class Sender:
         self.poison = PoisonDetector(limits.ack_s, lambda m: link.passes(m.candidate.priority))
         self.in_flight = InFlight()
         self.packer = Packer(self.queue, link)
+        self.patience = AckPatience(limits.ack_s)
         self.uploads = UploadSlots(limits.uploads, limits.retry_max_s)
         self.trial: Outgoing | None = None
         """The suspect that goes first and alone on the client that is open."""
@@ -131,8 +133,10 @@ class Sender:
 
     def overdue(self, now: float) -> str:
         """The reason to end the connection, whose acknowledgements do not come; empty while there is none."""
-        if self.in_flight.stalled(now, self._patience_s):
-            return self.in_flight.why_overdue(self._patience_s)
+        if self.in_flight.stalled(now, patience_s := self._patience_s):
+            if self.trial is None and not self.in_flight.still_arriving():
+                self.patience.overdue()
+            return self.in_flight.why_overdue(patience_s)
         if self.in_flight.overtaken(now, self._limits.ack_s):
             return "others are acknowledged, the oldest in flight is not"
         return ""
@@ -184,8 +188,9 @@ class Sender:
 
     @property
     def _patience_s(self) -> float:
-        """Most seconds without progress of the sends in flight."""
-        return self.poison.patience_s(self.trial)
+        """Most seconds without progress of the sends in flight: more only for a hub that has them whole."""
+        least_s = self.poison.patience_s(self.trial)
+        return least_s if self.in_flight.still_arriving() else max(least_s, self.patience.current_s)
 
     def _turns(self, now: float) -> Iterator[Outgoing]:
         """The messages whose next piece may go now, one by one."""
@@ -228,6 +233,7 @@ class Sender:
         self._quota_probe.reset()
         self._narrowed = min(self._narrowed + (tag[0] != PROBE), _WIDE)  # else two could hide behind it
         self._congestion.acked(now - sent_s, len(self.in_flight) + 1)
+        self.patience.acked(now - sent_s)
         message = self.queue.messages.get(tag[0])
         if message is None:
             return 0

@@ -6,6 +6,18 @@ from collections import deque
 from dataclasses import dataclass, field
 
 FIRST_WINDOW = 16
+"""So few fill no line: up to here a window doubles, and only a hub that queues for seconds shrinks it."""
+OPENING_WINDOW = 2
+"""In flight before the first acknowledgement of a connection: a fleet that comes back at once brings its hub
+so many for each device. Not 1: a hub that loses the first acknowledgement is found by the second."""
+PROMPT_S = 0.5
+"""A first acknowledgement as quick as this opens the window to FIRST_WINDOW at once, else it doubles. Of a
+fleet only those may come so soon that the hub serves in so long: they add 8 s to its queue, however many the
+devices are."""
+QUEUED_S = 5.0
+"""No line that is not full takes so long for a round trip: the hub queues. A sixth of the acknowledgements'
+deadline (1 / QUEUED_SHARE), so that the queue that is left stays far from it."""
+QUEUED_SHARE = 6
 LEAST_WINDOW = 1
 LARGEST_WINDOW = 256
 """More in flight brings nothing measurable, and each one is a repeat after a crash."""
@@ -44,13 +56,23 @@ class CongestionWindow:
     window that does not grow is doubled for some rounds. Where that carries more, the delay was the line's
     own and counts as such from then on; where the line is full, everything only takes twice as long.
 
-    Up to FIRST_WINDOW the delay has no say: so few fill no line, and round trips that vary by themselves (a
-    busy processor, a radio that sleeps) would else be taken for a queue and starve the backlog.
+    Up to FIRST_WINDOW a delay below `queued_s` has no say: so few fill no line, and round trips that vary by
+    themselves (a busy processor, a radio that sleeps) would else be taken for a queue and starve the backlog.
+
+    A fleet that shares one throttling hub sees no short round trip at all, and a window twice as large
+    doubles a device's share of the hub, not what the hub carries. So from `queued_s` on a round trip is a
+    queue, even where none was shorter: the window shrinks in proportion, down to one, and no larger one is
+    tried. And a connection opens with a few sends; the first acknowledgement says whether there is a queue.
     """
 
-    def __init__(self, fixed: int = 0) -> None:
+    def __init__(self, fixed: int = 0, queued_s: float = QUEUED_S) -> None:
         self._fixed = fixed
+        self._queued_s = queued_s
         self.size = fixed or FIRST_WINDOW
+        self._opening = False
+        """Nothing was acknowledged on this connection."""
+        self._doubled_to = self.size
+        """Up to here the window doubles: it was as large on the connection before."""
         self._shortest_s = float("inf")
         self._proven_s = 0.0  # a delay that was seen not to be a queue
         self._smooth_s: float | None = None
@@ -71,6 +93,7 @@ class CongestionWindow:
         if self._aside is not None and self._aside.to_pass:
             self._aside.to_pass -= 1
             return
+        self._open(round_trip_s)
         self._full = self._full or in_flight >= self.size
         self._acks += 1
         self._sum_s += round_trip_s
@@ -89,31 +112,45 @@ class CongestionWindow:
                 if self._acks >= self.size:
                     self._round(self._smooth_s, in_flight - 1)
 
+    def _open(self, round_trip_s: float) -> None:
+        """The first acknowledgement of a connection says whether there is a queue."""
+        if self._opening and round_trip_s <= PROMPT_S:
+            self.size = max(self.size, min(FIRST_WINDOW, self._doubled_to))
+        self._opening = False
+
     def _round(self, smooth_s: float, in_flight: int) -> None:
         """A window's worth of acknowledgements came."""
-        before, full = self.size, self._full
-        own_s = max(self._shortest_s, self._proven_s)
-        if self.size < FIRST_WINDOW:
-            self.size = min(FIRST_WINDOW, 2 * self.size) if full else self.size
-        elif smooth_s > 3 * own_s + _FAR_S:
-            self.size = max(FIRST_WINDOW, self.size * 3 // 4)
-            self._starting = False
-        elif full and smooth_s < 1.5 * own_s + _NEAR_S:
-            more = self.size if self._starting else max(1, self.size // 8)
-            self.size = min(LARGEST_WINDOW, self.size + more)
+        before, full, mean_s = self.size, self._full, self._sum_s / self._acks
+        self._resize(mean_s, smooth_s)
         steady = full and self.size == before < LARGEST_WINDOW
         self._steady = self._steady + 1 if steady else 0
         if steady:
-            self._means_s.append(self._sum_s / self._acks)
+            self._means_s.append(mean_s)
         else:
             self._means_s.clear()
         self._begin_round()
         if self._steady >= LOOK_AFTER_ROUNDS:
             self._aside = _Look(self.size, in_flight)
             self.size = min(self.size, LOOK_WINDOW)
-        elif self._steady == TRY_AFTER_ROUNDS and not self._to_wait:
+        elif self._steady == TRY_AFTER_ROUNDS and not self._to_wait and 2 * mean_s < self._queued_s:
             self._aside = _Try(self.size, in_flight + 2 * self.size, sum(self._means_s) / TRY_ROUNDS)
             self.size = min(2 * self.size, LARGEST_WINDOW)
+
+    def _resize(self, mean_s: float, smooth_s: float) -> None:
+        """Grow or shrink after a round with that mean, where `smooth_s` is the mean of some rounds."""
+        own_s = max(self._shortest_s, self._proven_s)
+        if mean_s >= self._queued_s:
+            self.size = max(LEAST_WINDOW, int(self.size * self._queued_s / mean_s))
+            self._starting = False
+        elif self.size < FIRST_WINDOW:
+            if self._full and 2 * mean_s < self._queued_s:
+                self.size = min(FIRST_WINDOW, 2 * self.size)
+        elif smooth_s > 3 * own_s + _FAR_S:
+            self.size = max(FIRST_WINDOW, self.size * 3 // 4)
+            self._starting = False
+        elif self._full and smooth_s < 1.5 * own_s + _NEAR_S:
+            doubles = self._starting or 2 * self.size <= self._doubled_to
+            self.size = min(LARGEST_WINDOW, self.size + (self.size if doubles else max(1, self.size // 8)))
 
     def _looked(self, look: _Look) -> None:
         """The line's own delay was measured again: by the sends since the look began."""
@@ -154,8 +191,12 @@ class CongestionWindow:
         self._begin_round()
 
     def connected(self) -> None:
-        """A new connection may take another route."""
+        """A new connection may take another route, and the hub may have a queue by now."""
         self._back()
+        if not self._fixed:
+            if not self._opening:  # else nothing was acknowledged on the last one either
+                self._doubled_to, self._opening = self.size, True
+            self.size = min(self.size, OPENING_WINDOW)
         self._shortest_s = float("inf")
         self._proven_s = 0.0
         self._in_vain = self._to_wait = 0
