@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.packaging import deb
+from deploy.packaging.container import compile_modules
 from deploy.packaging.lock import TOP
 from deploy.packaging.targets import ARCHITECTURES, RELEASES, Target
 from deploy.packaging.tree import PREFIX, find_origin
@@ -52,7 +53,11 @@ def extracted_root(target: Target, source: str | None) -> Path:
         options = ["--quiet", "--variant=extract", f"--architectures={target.arch}"]
         include = f"--include={','.join(packages_of(target))}"
         sources = [source] if source else []
-        subprocess.run(["mmdebstrap", *options, include, target.codename, str(fresh), *sources], check=True)
+        with tempfile.TemporaryDirectory(prefix="edge-extracted-") as folder:
+            subprocess.run(["mmdebstrap", *options, include, target.codename, folder, *sources], check=True)
+            for modules in (f"usr/lib/python{target.python}", "usr/lib/python3"):
+                compile_modules(Path(folder), target, modules)
+            subprocess.run(["tar", "-C", folder, "-cf", str(fresh), "."], check=True)
         fresh.rename(archive)
     return archive
 
@@ -120,17 +125,15 @@ class Service:
             kill_tree(self._up.pid)
 
 
-def unpack(package: Path, root: Path, *, compiled: bool) -> None:
-    """As an installation does it; the bytecode of a foreign package is made as modules are imported."""
+def unpack(package: Path, root: Path, target: Target) -> None:
+    """As an installation does it; the bytecode is made here, for it is the same on every processor."""
     subprocess.run(["dpkg-deb", "-x", str(package), str(root)], check=True)
     home = root / HOME
     home.mkdir(parents=True, exist_ok=True)
     os.chown(home, USER, GROUP)
     home.chmod(0o711)
     os.chown(root / "etc/edge-runtime/edge.toml", 0, USER)
-    if compiled:
-        options = ["-I", "-m", "compileall", "-q", "-f", "--invalidation-mode", "unchecked-hash"]
-        subprocess.run(["chroot", str(root), f"{PREFIX}/bin/python", *options, f"{PREFIX}/lib"], check=True)
+    compile_modules(root, target, str(PREFIX.relative_to("/") / "lib"))
 
 
 def check(target: Target, package: Path, source: str | None, *, strict: bool) -> None:
@@ -140,7 +143,7 @@ def check(target: Target, package: Path, source: str | None, *, strict: bool) ->
         root = stack.enter_context(machine(target, source))
         cloud = stack.enter_context(contextlib.closing(Cloud(Path(folder) / "cloud")))
         began_s = time.monotonic()
-        unpack(package, root, compiled=target.arch == "amd64")
+        unpack(package, root, target)
         service = Service(root, cloud)
         stack.callback(service.kill)
         service.wait_for_socket()
