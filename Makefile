@@ -1,5 +1,5 @@
 # Thin on purpose: the work is in Python. `make` alone says what there is.
-.PHONY: help demo test unit bench model chaos soak systemd deb packages container image clean
+.PHONY: help demo test unit bench model chaos soak systemd deb bundle packages container image clean
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
@@ -14,6 +14,7 @@ help:
 	@echo "make soak    tokens that live for seconds, under load (MINUTES=); all work, again and again (ROUNDS=)"
 	@echo "make systemd the unit and the installer under a live systemd (root, user-mode-linux; minutes)"
 	@echo "make deb     Debian packages into dist/ (ARCH=amd64|arm64|armhf|all, DEBIAN=12|13|all)"
+	@echo "make bundle  an update for edgectl update apply, signed by EDGE_UPDATE_KEY (ARCH=, DEBIAN=, IMAGE=)"
 	@echo "make packages all packages, parts lists and the offline bundle; installed, upgraded, purged (root; minutes)"
 	@echo "make container  the image, run by podman and runc (root; a minute or two)"
 	@echo "make image   a bootable disk with two slots, built twice, booted in User Mode Linux (root; minutes)"
@@ -50,6 +51,9 @@ systemd: $(READY)
 
 deb: $(READY)
 	@$(VENV)/bin/python -m deploy.packaging deb --arch $(or $(ARCH),amd64) --release $(or $(DEBIAN),12)
+
+bundle: $(READY)
+	@$(VENV)/bin/python -m deploy.packaging update --arch $(or $(ARCH),amd64) --release $(or $(DEBIAN),12) $(if $(IMAGE),--image $(IMAGE))
 
 packages: $(READY)
 	@$(VENV)/bin/python -m tests.machine.packages $(ARGS)

@@ -45,6 +45,7 @@ made=$root/opt/edge-runtime.d        # environments that we made; the old one go
 etc=$root/etc/edge-runtime
 state=$root/var/lib/edge-runtime
 unit=$root/etc/systemd/system/edge-runtime.service
+watch=$root/etc/systemd/system/edge-runtime-update.service
 sysusers=$root/usr/lib/sysusers.d/edge-runtime.conf
 command=$root/usr/local/bin/edgectl
 
@@ -178,6 +179,9 @@ fingerprint() {
 
 # Those that nothing uses any more, and what an installation left that was ended.
 remove_old_environments() {
+    for path in "$made/.trial" "$made/update.json"; do   # what is installed last is in use
+        if [ -e "$path" ] || [ -L "$path" ]; then run rm -f "$path"; fi
+    done
     if live && [ -z "$start" ]; then return; fi   # the service may still run in the one before
     for path in "$made"/*; do
         if [ -d "$path" ] && ! in_service "$path"; then run rm -rf "$path"; fi
@@ -195,6 +199,7 @@ install_files() {
     gid=$(awk -F: '$1 == "edge-runtime" { print $3 }' "$root/etc/group" 2>/dev/null || true)
     if [ -n "$gid" ] && [ "$(id -u)" = 0 ]; then run chown "0:$gid" "$etc/edge.toml"; fi
     put 644 "$top/deploy/edge-runtime.service" "$unit"
+    put 644 "$top/deploy/edge-runtime-update.service" "$watch"
     point "$command" /opt/edge-runtime/bin/edgectl
 }
 
@@ -214,13 +219,13 @@ start_service() {
         return
     fi
     run systemctl daemon-reload
-    run systemctl --quiet enable edge-runtime
+    run systemctl --quiet enable edge-runtime edge-runtime-update
     if [ -n "$start" ]; then run systemctl restart edge-runtime; fi
 }
 
 remove_program() {
-    if live && [ -e "$unit" ]; then run systemctl --quiet disable --now edge-runtime; fi
-    for path in "$unit" "$sysusers" "$command" "$opt" "$made"; do
+    if live && [ -e "$unit" ]; then run systemctl --quiet disable --now edge-runtime edge-runtime-update; fi
+    for path in "$unit" "$watch" "$sysusers" "$command" "$opt" "$made"; do
         if [ -e "$path" ] || [ -L "$path" ]; then
             say "removing $path"
             run rm -rf "$path"

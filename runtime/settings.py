@@ -32,6 +32,7 @@ from runtime.setting_rule import Key, keys_of, setting
 from runtime.settings_gateway import GatewaySettings
 from runtime.settings_management import ManagementSettings, ProgramSettings
 from runtime.settings_operations import AlarmSettings, LogSettings, ObserverSettings, SentinelSettings
+from runtime.settings_update import UpdateSettings
 
 DEVICE_ID_PATTERN = leaf.DEVICE_ID_PATTERN
 STREAMS, PROGRAMS = "stream", "program"
@@ -405,6 +406,7 @@ class Settings:
     observer: ObserverSettings = ObserverSettings()
     management: ManagementSettings = ManagementSettings()
     gateway: GatewaySettings = GatewaySettings()
+    update: UpdateSettings = UpdateSettings()
     log: LogSettings = LogSettings()
     stream: Mapping[StreamName, StreamSettings] = field(default_factory=dict)
     program: Mapping[str, ProgramSettings] = field(default_factory=dict)

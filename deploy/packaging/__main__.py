@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from deploy.packaging import container, deb, image, lock, release
+from deploy.packaging import container, deb, image, lock, release, update
 from deploy.packaging.targets import ARCHITECTURES, RELEASES, Target
 from deploy.packaging.tree import Origin, find_origin
 from deploy.packaging.wheels import BuildError, make_lock
@@ -26,6 +26,10 @@ def parser() -> argparse.ArgumentParser:
     package = commands.add_parser("deb", help="edge-runtime for one device, and edge-producer for all")
     package.add_argument("--arch", choices=(*ARCHITECTURES, "all"), default="amd64")
     package.add_argument("--release", choices=(*RELEASES, "all"), default="12", help="of Debian")
+    bundle = commands.add_parser("update", help="the signed bundle of an update (EDGE_UPDATE_KEY)")
+    bundle.add_argument("--arch", choices=ARCHITECTURES, default="amd64")
+    bundle.add_argument("--release", choices=RELEASES, default="12", help="of Debian")
+    bundle.add_argument("--image", type=Path, help="the image of a slot, instead of the program")
     oci = commands.add_parser("container", help="the container's image, as an OCI archive")
     oci.add_argument("--arch", choices=("amd64", "arm64"), default="amd64")
     disk = commands.add_parser("image", help="a bootable disk with two slots, for root")
@@ -71,7 +75,16 @@ def _built(arguments: argparse.Namespace, origin: Origin, out: Path) -> list[Pat
         return [built.slot, built.disk, built.initramfs]
     if arguments.command == "bundle":
         return [release.bundle(origin, out)]
+    if arguments.command == "update":
+        return [_update(Target(arguments.arch, arguments.release), arguments.image, origin, out)]
     return _debs(arguments.arch, arguments.release, origin, out)
+
+
+def _update(target: Target, image: Path | None, origin: Origin, out: Path) -> Path:
+    if image is not None:
+        return update.bundle_of_image(image, target, origin, out)
+    deb.build_runtime(target, origin, out)
+    return update.bundle_of_tree(out / "root" / f"{target.arch}-{target.release}", target, origin, out)
 
 
 def _debs(arch: str, release: str, origin: Origin, out: Path) -> list[Path]:

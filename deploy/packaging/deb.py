@@ -29,6 +29,14 @@ SCRIPTS = ("preinst", "postinst", "prerm", "postrm")
 MAINTAINER = "Edge runtime <edge-runtime@example.org>"
 HOMEPAGE_FILES = ("README.md", "deploy/RUNBOOK.md")
 UNIT = "usr/lib/systemd/system/edge-runtime.service"
+UPDATE_UNIT = "usr/lib/systemd/system/edge-runtime-update.service"
+UPDATED = "/opt/edge-runtime"
+"""The link to the version that an update brought into use."""
+COMMAND = f"""#!/bin/sh
+# The version in use: that of an update, else the package's own.
+if [ -x {UPDATED}/bin/edgectl ]; then exec {UPDATED}/bin/edgectl "$@"; fi
+exec {PREFIX}/bin/edgectl "$@"
+"""
 SYSUSERS = "usr/lib/sysusers.d/edge-runtime.conf"
 CONFFILE = "etc/edge-runtime/edge.toml"
 
@@ -123,9 +131,13 @@ def _add_service(root: Path) -> None:
     """The command, the unit, the user and the configuration."""
     command = root / "usr/bin/edgectl"
     command.parent.mkdir(parents=True)
-    command.symlink_to("../lib/edge-runtime/bin/edgectl")
-    unit = (TOP / "deploy" / "edge-runtime.service").read_text().replace("/opt/edge-runtime/", f"{PREFIX}/")
-    _write(root / UNIT, unit)
+    _write(command, COMMAND, 0o755)
+    for unit in (UNIT, UPDATE_UNIT):
+        text = (TOP / "deploy" / Path(unit).name).read_text()
+        own = text.replace(
+            f"{UPDATED}/bin\n", f"{UPDATED}/bin:{PREFIX}/bin\n"
+        )  # without an update the package's
+        _write(root / unit, own)
     _write(root / SYSUSERS, (TOP / "deploy" / "edge-runtime.sysusers").read_text())
     _write(root / CONFFILE, (HERE / "edge.toml").read_text(), 0o640)
     example = (TOP / "deploy" / "edge.toml.example").read_text()

@@ -152,6 +152,7 @@ GROUPS = {
     "demo": ("demo",),
     "completion": ("completion",),
     "version": ("version",),
+    "update": ("update",),
 }
 """Modules of this package with their commands, in the order of `edgectl --help`."""
 

@@ -40,6 +40,7 @@ def _up(arguments: argparse.Namespace) -> int:
     _refuse_odd_home(find_home(os.environ, arguments.home))
     config = load_or_last_accepted(arguments, alone=bool(os.environ.get("NOTIFY_SOCKET")))
     layout = config.layout
+    _refuse_unrehearsed(config)
     check_mounts(layout.home)
     layout.create()
     _refuse_read_only(layout)
@@ -135,6 +136,20 @@ def _prepare_run(layout: Layout) -> None:
         raise UsageError(f"cannot make {exc.filename}: {exc.strerror}") from exc
     if reason:
         write_error(f"warning: {layout.run} is on the disk, and each status file wears it: {reason}")
+
+
+def _refuse_unrehearsed(config: Config) -> None:
+    """In a slot with a one-way update on trial: leave the store alone until it is rehearsed."""
+    if config.settings.update.boot_dir is None:
+        return
+    from runtime.adapters.update.two_slots import TwoSlots
+    from runtime.core.update.progress import waits_for_rehearsal
+    from runtime.errors import Retryable
+
+    slots = TwoSlots(config.settings.update.boot_dir)
+    record = slots.record()
+    if record.one_way and waits_for_rehearsal(record, slots.booted()):
+        raise Retryable(f"version {record.version} is one way and not rehearsed yet: edgectl update confirm")
 
 
 def _refuse_odd_home(home: Path) -> None:

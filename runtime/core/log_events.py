@@ -77,6 +77,7 @@ class LogEvent(StrEnum):
     SUPERVISOR_KILLED = "supervisor_killed"
     SUPERVISOR_SILENT = "supervisor_silent"
     THREAD_ENDED = "thread_ended"
+    UPDATE_CAME_BACK = "update_came_back"
     UPLOAD_RESTARTS = "upload_restarts"
     WAITING_FOR_A_PERSON = "waiting_for_a_person"
     WAITING_FOR_THE_DISK = "waiting_for_the_disk"
@@ -350,6 +351,10 @@ EVENT_TEXTS: Mapping[LogEvent, EventText] = {
     LogEvent.THREAD_ENDED: EventText(
         "A thread of a worker ended by an exception.",
         "Report it.",
+    ),
+    LogEvent.UPDATE_CAME_BACK: EventText(
+        "A new version did not confirm itself, and the version before is in service again.",
+        "The line has the reason; `edgectl update status` keeps it. Correct it, and apply another bundle.",
     ),
     LogEvent.UPLOAD_RESTARTS: EventText(
         "upload cannot go on in this process and is started again.",

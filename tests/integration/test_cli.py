@@ -43,7 +43,7 @@ ALONE = [
 ]
 """Those that do something without another word."""
 
-NEEDING = {"quarantine", "ledger", "reload", "twin", "commands"}
+NEEDING = {"quarantine", "ledger", "reload", "twin", "commands", "update"}
 """Those that have nothing to say before there is a store, a running runtime, or device management."""
 
 

@@ -260,7 +260,7 @@ def test_an_unknown_option_is_refused_before_anything_happens(root: Path) -> Non
 def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     analyze = require_tool("systemd-analyze")
     here = tmp_path / UNIT.name  # the program is not installed on this machine
-    here.write_text(UNIT.read_text().replace("/opt/edge-runtime/bin/edgectl", "/bin/true"))
+    here.write_text(UNIT.read_text().replace("=edgectl", "=true"))
     found = subprocess.run([analyze, "verify", str(here)], capture_output=True, text=True, timeout=60)
     assert (found.returncode, found.stderr) == (0, "")
 

@@ -108,7 +108,7 @@ ROOMS = {
     "adapters": set[str](),
     **{
         f"adapters/{room}": {"core", "errors", "layout", "regular_file", "adapters/process", "adapters/net"}
-        for room in ("bus", "hub", "identity", "net", "process", "salvage", "store", "supervisor")
+        for room in ("bus", "hub", "identity", "net", "process", "salvage", "store", "supervisor", "update")
     },
     "workers": {
         "core",
@@ -127,6 +127,7 @@ ROOMS = {
         "adapters",
         "config",
         "settings",
+        "settings_update",
         "setting_rule",
         "wiring",
         "errors",
@@ -144,6 +145,7 @@ EXCEPTIONS = {
     ("adapters/process/last_good_config.py", "setting_rule"),
     ("adapters/process/last_good_config.py", "settings"),
     ("workers/log_shipper.py", "producer"),  # logs go the way of every message
+    ("operations/update_probe.py", "producer"),  # a version is proven by a message like every other
     ("workers/sentinel_metrics.py", "operations"),
     ("workers/built_in_methods.py", "operations"),  # the cloud sees what `edgectl status` shows
     ("workers/observer.py", "operations"),  # what it serves is what `edgectl status` shows

@@ -1,0 +1,1 @@
+"""Updates on disk: the bundle, its signature, the versions side by side or in two slots, and the journal."""

@@ -1,0 +1,44 @@
+"""The journal of updates: one JSON file, replaced as a whole, readable by all.
+
+It is root's, and beside the versions, not in the home: the service's user must not choose what root does. The
+workers read it to report how the last update ended.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from runtime.adapters.update.durable_files import DurableFiles
+from runtime.core.update.progress import LastUpdate, UpdatePhase, UpdateRecord, UpdateResult
+
+NAME = "update.json"
+
+
+def read_journal(folder: Path) -> UpdateRecord:
+    """The record; one of no update where the file is missing or damaged."""
+    try:
+        values = json.loads((folder / NAME).read_text())
+        return _parsed(values)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return UpdateRecord()
+
+
+def write_journal(folder: Path, record: UpdateRecord, files: DurableFiles) -> None:
+    """Write the record; it is on disk when this returns."""
+    text = json.dumps(dataclasses.asdict(record), indent=1) + "\n"
+    files.write(folder / NAME, text.encode())
+
+
+def _parsed(values: dict[str, Any]) -> UpdateRecord:
+    last = values.pop("last", None)
+    names = {field.name for field in dataclasses.fields(UpdateRecord)}
+    known = {name: value for name, value in values.items() if name in names}  # a newer version may know more
+    known["phase"] = UpdatePhase(known["phase"])
+    if last is not None:
+        known["last"] = LastUpdate(
+            str(last["version"]), UpdateResult(last["result"]), str(last["reason"]), float(last["wall_s"])
+        )
+    return UpdateRecord(**known)
