@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,6 +71,7 @@ def test_connections_that_are_never_closed_are_cut_and_do_not_end_ingest(home: H
         for number in range(2, 2 * FILES // LEAKS):
             leak.stdin.write(b"\n")
             leak.stdin.flush()
+            time.sleep(0.003)  # hundreds a second: thousands between two looks still end it
             assert producer.put(b"meanwhile") == number
         eventually(lambda: said(home, "connections_cut") >= FILES)
         eventually(lambda: len(list(Path(f"/proc/{ingest.pid}/fd").iterdir())) < FILES / 2)
@@ -199,3 +201,34 @@ def test_the_connection_guard_lives_on_after_a_moment_without_a_file_to_look_wit
             os.close(descriptor)
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         guard.close()
+
+
+def test_the_connection_guard_looks_where_there_is_traffic_and_rests_where_there_is_none(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty of the thirty-three wake-ups a second of an idle device were its looks."""
+    looks: list[float] = []
+    look = ConnectionGuard._look
+    monkeypatch.setattr(ConnectionGuard, "_look", lambda guard: looks.append(time.monotonic()) or look(guard))
+    context = zmq.Context()
+    router, peer = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
+    router.bind(f"ipc://{home.layout.producer_socket}")
+    guard = ConnectionGuard([IpcEndpoint(str(home.layout.producer_socket))], 10**9)
+    try:
+        peer.connect(f"ipc://{home.layout.producer_socket}")
+        peer.send(b"here")
+        assert router.poll(5_000)
+        time.sleep(4 * LOOK_EVERY_S)  # what connecting brought is over
+        before = len(looks)
+        time.sleep(10 * LOOK_EVERY_S)
+        assert len(looks) == before, "all is calm"
+        sent_s = time.monotonic()
+        for _ in range(200):
+            peer.send(b"more")
+            time.sleep(0.002)
+        eventually(lambda: len(looks) > before, 5, "it looks")
+        assert looks[before] - sent_s < 4 * LOOK_EVERY_S, "as soon as by looking all the time"
+        assert len(looks) - before <= (time.monotonic() - sent_s) / LOOK_EVERY_S + 1, "and no more often"
+    finally:
+        guard.close()
+        context.destroy(0)

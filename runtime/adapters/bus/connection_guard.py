@@ -6,6 +6,12 @@ waiting for the disk, looks at the memory of this process. Above the bound it cu
 most bytes waiting to be read first, an eighth of all at every look, until memory has come back. libzmq then
 frees what it held for them.
 
+It looks when there is something to look at: memory and connections grow only where libzmq's threads have
+something to do, and those wait at an epoll descriptor, which can be polled like any other. So the guard waits
+there, too, for as long as all is calm. What wakes it is looked at 50 ms later (5 ms where half of a bound is
+in use): however many requests come there are 20 looks a second, and a flood is found as soon as by looking
+all the time.
+
 A flooding peer always has bytes waiting, so it is found at the first look or soon after. A wrong guess costs
 an honest producer little: its socket connects again, and it sends its request again under the same key.
 
@@ -22,6 +28,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import socket
 import struct
 import threading
@@ -30,7 +37,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from fcntl import ioctl
-from pathlib import Path
 from termios import FIONREAD
 from typing import NamedTuple, TypeAlias
 
@@ -43,6 +49,8 @@ from runtime.core.log_throttle import LogThrottle
 
 LOOK_EVERY_S = 0.05
 """Bytes that arrive between two looks come on top of the bound: 2 GB/s on a fast machine."""
+CALM_LOOK_S = 5.0
+"""Longest time between two looks: for what came between a look and the wait after it."""
 CLOSE_LOOK_S = 0.005
 """Interval once half of what is allowed, of memory or of connections, is in use."""
 SHARE = 8
@@ -73,25 +81,34 @@ class ConnectionGuard:
         self.cut = 0
         """Connections cut so far."""
         self._addresses = {_address(endpoint) for endpoint in endpoints}
-        self._half_bytes = resident_bytes() + most_bytes // 2
+        self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+        self._half_bytes = self._resident_bytes() + most_bytes // 2
         self._bound_bytes = self._half_bytes + most_bytes // 2
         self._most_files = allow_files() // FILES_SHARE
         self._throttle = LogThrottle(LOG_EVERY_S)
         self._stopping = threading.Event()
+        self._traffic = _Traffic()
         self._thread = threading.Thread(target=self._watch, name="connection guard", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         self._stopping.set()
+        self._traffic.wake()
         self._thread.join()
+        self._traffic.close()
+        os.close(self._statm)
 
     def _watch(self) -> None:
-        look_again_s = LOOK_EVERY_S
-        while not self._stopping.wait(look_again_s):
+        look_after_s, calm_s = LOOK_EVERY_S, CALM_LOOK_S
+        while not self._stopping.is_set():
+            self._traffic.wait(calm_s)
+            self._stopping.wait(look_after_s)
+            cut = self.cut
             try:
-                look_again_s = CLOSE_LOOK_S if self._look() else LOOK_EVERY_S
+                look_after_s = CLOSE_LOOK_S if self._look() else LOOK_EVERY_S
+                calm_s = 0.0 if self.cut > cut else CALM_LOOK_S
             except OSError:  # no descriptor is left to look with, here or on the machine: that may pass
-                look_again_s = CLOSE_LOOK_S
+                look_after_s, calm_s = CLOSE_LOOK_S, 0.0
 
     def _look(self) -> bool:
         """Cut the connections that must be cut; True if half of a bound is reached."""
@@ -103,10 +120,14 @@ class ConnectionGuard:
         too_many = open_files - self._most_files
         if too_many > 0:
             self._cut_some(_by_owner, "there are too many connections", too_many)
-        return open_files > self._most_files // 2 or resident_bytes() > self._half_bytes
+        return open_files > self._most_files // 2 or self._resident_bytes() > self._half_bytes
 
     def _above(self) -> bool:
-        return resident_bytes() > self._bound_bytes
+        return self._resident_bytes() > self._bound_bytes
+
+    def _resident_bytes(self) -> int:
+        """Memory of this process that is in use (RSS)."""
+        return int(os.pread(self._statm, 64, 0).split()[1]) * _PAGE_BYTES
 
     def _cut_some(self, order: _Order, why: str, at_least: int = 1) -> None:
         """Cut an eighth of all connections, at least `at_least`, the first in this order."""
@@ -125,9 +146,38 @@ class ConnectionGuard:
                 ).warning("{}: the connection of {} is cut", why, connection.who)
 
 
-def resident_bytes() -> int:
-    """Memory of this process that is in use (RSS)."""
-    return int(Path("/proc/self/statm").read_bytes().split()[1]) * _PAGE_BYTES
+class _Traffic:
+    """Readable while libzmq's threads have something to do. Where they cannot be found it always is."""
+
+    def __init__(self) -> None:
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epolls = [os.dup(number) for number in _epolls()]
+        self._poll = select.poll()
+        for number in (self._wake, *self._epolls):
+            self._poll.register(number, select.POLLIN)
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait for traffic, or until the time is over."""
+        if self._epolls:
+            self._poll.poll(timeout_s * 1_000)
+
+    def wake(self) -> None:
+        """End the wait, now and in future."""
+        os.eventfd_write(self._wake, 1)
+
+    def close(self) -> None:
+        for number in (self._wake, *self._epolls):
+            os.close(number)
+
+
+def _epolls() -> list[int]:
+    """The epoll descriptors of this process; libzmq has one for each of its threads."""
+    numbers = []
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208  # numbers, not paths
+        with suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{name}") == "anon_inode:[eventpoll]":  # noqa: PTH115
+                numbers.append(int(name))
+    return numbers
 
 
 def _give_back() -> None:
