@@ -18,74 +18,24 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploy.packaging.__main__ import main as packaging
-from deploy.packaging.image import PARTITIONS, cpio, start_of
+from deploy.packaging.image import PARTITIONS, start_of
 from deploy.packaging.lock import TOP
 from tests.machine import plug
+from tests.machine.board import Boot, Device
 from tests.support.harness import Cloud, short_folder
 
 LARGEST_SLOT_BYTES = 65_000_000
 FIRST_STORED_S = 45.0
-DISK_BYTES = 512 << 20
-BOOT_S = 400.0
-MODULES = ("kernel/fs/squashfs/squashfs.ko",)
 TOOLS = ("linux.uml", "mmdebstrap", "mksquashfs", "unsquashfs", "debugfs")
-
-TRIAL_INIT = """#!/bin/busybox sh
-busybox mkdir -p /run
-busybox mount -t tmpfs -o mode=0755,nosuid,nodev run /run
-busybox mkdir -p /run/host /run/systemd
-busybox mount -t hostfs none /run/host
-busybox cp -r /trial/. /run/systemd/system
-exec /init
-"""
-TRIAL_SERVICE = """[Unit]
-Description=Trial
-After=basic.target
-
-[Service]
-Type=oneshot
-ExecStart=/bin/sh /run/host{top}/tests/machine/image_guest.sh {folder}
-StandardOutput=tty
-StandardError=tty
-TTYPath=/dev/console
-TimeoutStartSec=380
-"""
 DOCUMENTED = {
     *("/state", "/boot", "/var/lib/edge-runtime", "/etc/edge-runtime", "/var/lib/systemd", "/etc/machine-id"),
     *("/run", "/tmp", "/var/tmp", "/var/log", "/dev", "/dev/shm"),
 }
 """What is writable, by docs/deploy.md."""
-
-
-@dataclass
-class Boot:
-    """What the console showed from power on to power off."""
-
-    facts: dict[str, str] = field(default_factory=dict)
-    at_s: dict[str, float] = field(default_factory=dict)
-    lines: list[str] = field(default_factory=list)
-
-    def read(self, line: str, at_s: float) -> None:
-        word, _, rest = line.partition(" ")
-        if word == "EVENT":
-            self.at_s[rest] = at_s
-        elif word == "FACT":
-            name, _, value = rest.partition(" ")
-            self.facts[name] = value.strip()
-        self.lines.append(f"{at_s:6.1f} {line}")
-
-    def said(self, pattern: str) -> str | None:
-        """The first line on the console that holds the pattern: its group, or all of the match."""
-        matches = (re.search(pattern, line) for line in self.lines)
-        return next((match[match.lastindex or 0] for match in matches if match), None)
 
 
 class Verdicts:
@@ -98,101 +48,6 @@ class Verdicts:
         self.fine += holds
         self.failed += not holds
         print(f"{'fine' if holds else 'FAILED':6}  {what}{f' ({seen})' if seen != '' else ''}", flush=True)
-
-
-class Device:
-    """A machine with a disk that was written from the image."""
-
-    def __init__(self, folder: Path, name: str, image: Path) -> None:
-        self.folder, self.image = folder, image
-        self.disk = folder / f"{name}.img"
-        subprocess.run(["cp", "--sparse=always", f"{image}.img", str(self.disk)], check=True)
-        with self.disk.open("r+b") as file:
-            file.truncate(DISK_BYTES)
-
-    def write(self, partition: str, source: Path) -> None:
-        """Write a file into a partition, as an update does."""
-        with self.disk.open("r+b") as disk, source.open("rb") as file:
-            disk.seek(start_of(partition))
-            shutil.copyfileobj(file, disk, 1 << 20)
-
-    @contextmanager
-    def boot_partition(self) -> Iterator[Callable[[str], str]]:
-        """Commands of debugfs on the boot partition."""
-        file = self.folder / "boot.ext4"
-        with self.disk.open("rb") as disk, file.open("wb") as copy:
-            disk.seek(start_of("edge-boot"))
-            copy.write(disk.read(PARTITIONS["edge-boot"]))
-        subprocess.run(["e2fsck", "-fp", str(file)], capture_output=True, check=False)
-
-        def debugfs(command: str) -> str:
-            done = subprocess.run(["debugfs", "-w", "-R", command, str(file)], capture_output=True, text=True)
-            return done.stdout
-
-        yield debugfs
-        self.write("edge-boot", file)
-
-    def put_boot_file(self, name: str, content: str) -> None:
-        source = self.folder / "put"
-        source.write_text(content)
-        with self.boot_partition() as debugfs:
-            debugfs(f"rm {name}")
-            debugfs(f"write {source} {name}")
-
-    def choice(self) -> str:
-        with self.boot_partition() as debugfs:
-            return " ".join(debugfs("cat choice").split())
-
-    def power_on(self, *arguments: str, units: dict[str, str] | None = None) -> subprocess.Popen[str]:
-        initramfs = self.folder / "initramfs"
-        trial = gzip.compress(cpio(trial_files(self.folder, units or {}), 0))
-        initramfs.write_bytes((self.image.with_name(f"{self.image.name}.initramfs")).read_bytes() + trial)
-        return plug.power_on(
-            "linux.uml", self.folder, "mem=640M", f"initrd={initramfs}", "rdinit=/trial.init", "panic=1",
-            f"ubd0={self.disk}", "systemd.show_status=0", "systemd.watchdog_sec=0",
-            f"trial.python={sys.executable}", *arguments,
-        )  # fmt: skip
-
-    def boot(
-        self,
-        *arguments: str,
-        units: dict[str, str] | None = None,
-        until: str = "",
-        patience_s: float = BOOT_S,
-    ) -> Boot:
-        """From power on to power off, or until a line on the console, where the plug is pulled."""
-        boot, began_s = Boot(), time.monotonic()
-        machine = self.power_on(*arguments, units=units)
-        overdue = threading.Timer(patience_s, plug.pull, [machine])
-        overdue.start()
-        assert machine.stdout is not None
-        for line in machine.stdout:
-            boot.read(line.strip(), time.monotonic() - began_s)
-            if re.search(until or "no slot can be started|Kernel panic", line):
-                break
-        overdue.cancel()
-        plug.pull(machine)
-        machine.wait()
-        boot.at_s["off"] = time.monotonic() - began_s
-        return boot
-
-
-def trial_files(folder: Path, units: dict[str, str]) -> list[tuple[str, int, bytes]]:
-    """What is appended to the initramfs: the modules of this kernel, and a service that reports."""
-    modules = next(Path("/usr/lib/uml/modules").iterdir())
-    service = TRIAL_SERVICE.format(top=TOP, folder=folder)
-    files = {"trial.service": service, **units}
-    wants = "trial/multi-user.target.wants"
-    return [
-        ("modules", 0o040755, b""),
-        ("modules/MODULES", 0o100644, "".join(f"{Path(each).name}\n" for each in MODULES).encode()),
-        *((f"modules/{Path(each).name}", 0o100644, (modules / each).read_bytes()) for each in MODULES),
-        ("trial.init", 0o100755, TRIAL_INIT.encode()),
-        ("trial", 0o040755, b""),
-        (wants, 0o040755, b""),
-        (f"{wants}/trial.service", 0o120777, b"../trial.service"),
-        *((f"trial/{name}", 0o100644, text.encode()) for name, text in files.items()),
-    ]
 
 
 def digest(file: Path) -> str:
@@ -314,6 +169,58 @@ def check_other_device(verdicts: Verdicts, other: Device, device: Boot) -> None:
         )
 
 
+def hanging_slot(folder: Path, image: Path) -> Path:
+    """A root whose first process says so and does nothing more."""
+    archive = gzip.decompress(image.with_name(f"{image.name}.initramfs").read_bytes())
+    name = archive.index(b"bin/busybox\0")
+    size, content = int(archive[name - 56 : name - 48], 16), -(-(name + 12) // 4) * 4
+    root = folder / "hanging"
+    for each in ("bin", "sbin", "proc", "sys", "dev", "run"):
+        (root / each).mkdir(parents=True)
+    files = {
+        "bin/busybox": archive[content : content + size],
+        "sbin/init": b"#!/bin/busybox sh\necho EVENT hangs\nbusybox sleep 9999\n",
+    }
+    for path, data in files.items():
+        (root / path).write_bytes(data)
+        (root / path).chmod(0o755)
+    slot = folder / "hanging.squashfs"
+    subprocess.run(["mksquashfs", str(root), str(slot), "-no-progress"], check=True, capture_output=True)
+    return slot
+
+
+def check_hanging_slot(verdicts: Verdicts, device: Device, before: Boot) -> None:
+    """A slot on trial that hangs uses up its tries, and the confirmed one is started again."""
+    device.write("edge-slot-b", hanging_slot(device.folder, device.image))
+    device.put_boot_file("choice", "active=a\ntrial=b\ntries=3\n")
+    for left in (2, 1, 0):
+        boot = device.boot(until="EVENT hangs|EVENT stored")
+        choice = device.choice()
+        verdicts.check(
+            "a slot on trial that hangs is counted",
+            holds="hangs" in boot.at_s and choice == f"active=a trial=b tries={left}",
+            seen=choice,
+        )
+    check_came_back(verdicts, "a slot that hangs comes back", device, before)
+    device.write("edge-slot-b", device.folder / "hanging" / "bin" / "busybox")
+    device.put_boot_file("choice", "active=a\ntrial=b\ntries=3\n")
+    check_came_back(verdicts, "a slot that cannot be mounted comes back at once", device, before)
+    device.put_boot_file("choice", "active=")
+    check_came_back(verdicts, "a damaged choice starts a", device, before)
+
+
+def check_came_back(verdicts: Verdicts, what: str, device: Device, before: Boot) -> Boot:
+    """Slot a is started, as the same device, with the messages of before and one more."""
+    boot = device.boot()
+    same = all(boot.facts.get(name) == before.facts.get(name) for name in ("machine-id", "store", "device"))
+    kept = int(boot.facts.get("messages", 0)) > int(before.facts["messages"])
+    holds = boot.facts.get("slot") == "a" and same and kept
+    verdicts.check(what, holds=holds, seen=f"{boot.facts.get('messages')} messages kept")
+    if not holds:
+        show(boot)
+    return boot
+
+
 def main() -> int:
     """Exit status 0 if all was fine, 2 where it cannot be tried here."""
     parser = argparse.ArgumentParser(prog="python -m tests.machine.image", description=__doc__)
@@ -335,6 +242,7 @@ def main() -> int:
         device = Device(folder, "device", image)
         booted = check_first_boots(verdicts, device, prepare_cloud(folder))
         check_other_device(verdicts, Device(folder, "other", image), booted)
+        check_hanging_slot(verdicts, device, booted)
     print(f"{verdicts.fine} of {verdicts.fine + verdicts.failed} trials of the image were fine")
     return 1 if verdicts.failed else 0
 

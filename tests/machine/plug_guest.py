@@ -25,7 +25,7 @@ def main() -> None:
         ["mount", "-t", "ext4", "/dev/ubda", str(DISK)],
     ):
         subprocess.run(command, check=True)
-    _tell_what_is_there(HOME / "state/messages.db")
+    tell_what_is_there(HOME / "state/messages.db")
     if os.environ["PLUG_LOOK"] == "yes":
         say("READY")
         time.sleep(3600)
@@ -36,7 +36,7 @@ def main() -> None:
     _send(int(os.environ["PLUG_BASE"]))
 
 
-def _tell_what_is_there(path: Path) -> None:
+def tell_what_is_there(path: Path) -> None:
     if not path.exists():
         return
     db = sqlite3.connect(path)

@@ -1,0 +1,185 @@
+"""Power cuts during updates of the image: after each one a slot starts, and nothing that counts is missing.
+
+    python -m tests.machine.image_cuts --image STEM [--cuts N] [--seed N]
+
+A device that updates again and again: in each start it confirms the slot that is on trial, writes a bundle
+into the other slot, and begins its trial, while a producer sends. The plug is pulled at a random moment
+between power on and a while after the end; every third slot is never confirmed, and has to come back. At each
+start every acknowledged message is on disk, the database is in order, and the device is the same. Of systemd
+and the other workers nothing runs, so that a cut takes 15 s instead of a minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from deploy.packaging.lock import TOP
+from deploy.packaging.targets import Target
+from deploy.packaging.tree import Origin
+from deploy.packaging.update import bundle_of_image
+from tests.machine import plug
+from tests.machine.board import Device
+from tests.support.harness import short_folder
+
+BOOT_S = 240.0
+A_BOOT = 1_000_000
+"""Numbers of one start's messages lie apart from those of the next."""
+NEWER = "99.0.0"
+
+
+@dataclass
+class Start:
+    """What the console showed from power on to the cut."""
+
+    slot: str = ""
+    identity: str = ""
+    integrity: str = ""
+    stored: list[tuple[int, int]] | None = None
+    acknowledged: list[int] = field(default_factory=list)
+    words: dict[str, str] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+
+    def read(self, line: str) -> None:
+        word, _, rest = line.strip().partition(" ")
+        if word == "ACK" and rest.isdigit():
+            self.acknowledged.append(int(rest))
+        elif word == "STORED":
+            self.stored = [(first, last) for first, last in json.loads(rest)]
+        elif word in ("SLOT", "IDENTITY", "INTEGRITY"):
+            setattr(self, word.lower(), rest)
+        elif word in ("READY", "TRIAL", "CONFIRMED", "LAST", "APPLIED", "FAILED"):
+            self.words[word] = rest
+        self.lines.append(line.rstrip())
+
+
+class CutDevice:
+    """A device on a board, and all that it ever acknowledged."""
+
+    def __init__(self, device: Device, bundle: Path) -> None:
+        self.device, self.bundle = device, bundle
+        self.acknowledged: set[int] = set()
+        self.identity = ""
+        self.missing: set[int] = set()
+        self.faults: list[str] = []
+        self.lasts: set[str] = set()
+        self.applied = 0
+        self.bad = False
+        """The slot on trial is never confirmed."""
+
+    def start(self, number: int, cut_s: float, *, look: bool = False, until: str = "") -> tuple[Start, float]:
+        """From power on to the cut, or to a word on the console; also how long that took."""
+        start, began_s = Start(), time.monotonic()
+        machine = self.device.power_on(
+            f"edge.next=/run/host{TOP}/tests/machine/image_cut_guest.py", "EDGE_UPDATE_BOOT_DIR=/boot",
+            f"CUT_BASE={number * A_BOOT}", f"CUT_LOOK={'yes' if look else 'no'}",
+            f"CUT_CONFIRM={'no' if self.bad else 'yes'}", f"CUT_BUNDLE={self.bundle}",
+        )  # fmt: skip
+        cut = threading.Timer(cut_s, plug.pull, [machine])
+        cut.start()
+        assert machine.stdout is not None
+        for line in machine.stdout:
+            start.read(line)
+            if until in start.words or "FAILED" in start.words or (look and "READY" in start.words):
+                break
+        plug.pull(machine)
+        for line in machine.stdout:  # what the console had shown before the cut was shown
+            start.read(line)
+        cut.cancel()
+        machine.wait()
+        self._compare(start)
+        return start, time.monotonic() - began_s
+
+    def _compare(self, start: Start) -> None:
+        if start.stored is not None:
+            missing = {n for n in self.acknowledged if not any(a <= n <= b for a, b in start.stored)}
+            self.missing |= missing
+            self.acknowledged -= missing
+        if start.integrity not in ("", "ok"):
+            self.faults.append(f"integrity {start.integrity}")
+        if start.identity and self.identity and start.identity != self.identity:
+            self.faults.append(f"another identity: {start.identity}")
+        self.identity = self.identity or start.identity
+        if "FAILED" in start.words:
+            self.faults.append(start.words["FAILED"])
+        self.acknowledged |= set(start.acknowledged)
+        if "APPLIED" in start.words:
+            self.applied += 1
+            self.bad = self.applied % 3 == 0
+        if last := start.words.get("LAST"):
+            self.bad = False
+            self.lasts.add(last)
+
+
+def signed_bundle(folder: Path, image: Path) -> tuple[Path, str]:
+    """A bundle of the image's slot as a newer version, and the key that signed it."""
+    public, secret = folder / "key.pub", folder / "key.sec"
+    subprocess.run(
+        ["minisign", "-G", "-W", "-p", str(public), "-s", str(secret)], check=True, capture_output=True
+    )
+    os.environ["EDGE_UPDATE_KEY"] = str(secret)
+    slot = image.with_name(f"{image.name}.squashfs")
+    bundle = bundle_of_image(slot, Target("amd64", "12"), Origin(NEWER, "", 0, ""), folder)
+    return bundle, public.read_text().splitlines()[1]
+
+
+def run(image: Path, cuts: int, seed: int, folder: Path) -> int:
+    """The number of things that went wrong."""
+    chance = random.Random(seed)
+    device = Device(folder, "cuts", image)
+    bundle, key = signed_bundle(folder, image)
+    with device.boot_partition() as debugfs:
+        debugfs("mkdir edge-runtime")
+        (folder / "edge.toml").write_text(f'[update]\nkeys = ["{key}"]\n[ingest]\ngroup = "edge-producers"\n')
+        debugfs(f"write {folder / 'edge.toml'} edge-runtime/edge.toml")
+    cut_device = CutDevice(device, bundle)
+    start, whole_s = cut_device.start(1, BOOT_S, until="APPLIED")
+    if "APPLIED" not in start.words:
+        print("\n".join(start.lines[-40:]))
+        return 1
+    print(f"an update without a cut: {whole_s:.1f} s", flush=True)
+    for number in range(2, cuts + 2):
+        cut_s = chance.uniform(0.3, 1.15 * whole_s)
+        start, _ = cut_device.start(number, cut_s)
+        reached = next((word for word in ("FAILED", "APPLIED", "CONFIRMED", "TRIAL", "READY") if word in start.words),
+                       "slot " + start.slot if start.slot else "before the slot")  # fmt: skip
+        print(
+            f"cut {number - 1:3} at {cut_s:5.1f} s, slot {start.slot or '?'}, {reached}: "
+            f"{len(cut_device.acknowledged)} acknowledged, {len(cut_device.missing)} missing, "
+            f"faults {cut_device.faults}",
+            flush=True,
+        )
+    start, _ = cut_device.start(cuts + 2, BOOT_S, look=True)
+    if "READY" not in start.words:
+        cut_device.faults.append("it does not start any more")
+        print("\n".join(start.lines[-40:]))
+    ends = [last.split()[0] for last in cut_device.lasts]
+    print(
+        f"{cuts} cuts: {len(cut_device.missing)} of {len(cut_device.acknowledged)} messages missing, "
+        f"{ends.count('confirmed')} slots confirmed, {ends.count('came-back')} came back, "
+        f"faults: {cut_device.faults or 'none'}"
+    )
+    return len(cut_device.missing) + len(cut_device.faults)
+
+
+def main() -> int:
+    """Exit status 0 if every cut was survived."""
+    parser = argparse.ArgumentParser(prog="python -m tests.machine.image_cuts", description=__doc__)
+    parser.add_argument("--image", type=Path, required=True, metavar="STEM", help="dist/edge-image_...")
+    parser.add_argument("--cuts", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    with short_folder() as folder:
+        return 1 if run(arguments.image.absolute(), arguments.cuts, arguments.seed, folder) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
