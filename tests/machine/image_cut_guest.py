@@ -1,8 +1,8 @@
-#!/usr/lib/edge-runtime/bin/python -B
+#!/usr/lib/edge-runtime/bin/python -BP
 """Inside the machine of tests/machine/image_cuts.py, instead of systemd: says what is there, then updates.
 
-Words on the console:  SLOT a · INTEGRITY ok · STORED [[first, last], ...] · IDENTITY words · READY · ACK number ·
-TRIAL b · CONFIRMED b · LAST result · APPLIED. The plug may be pulled at any of them.
+Words on the console:  SLOT a · INTEGRITY ok · STORED [[first, last], ...] · IDENTITY words · READY ·
+ACK number · TRIAL b · CONFIRMED b · LAST result · APPLIED. The plug may be pulled at any of them.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import threading
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-from plug_guest import say, tell_what_is_there
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # behind the image's own modules
+from tests.machine.plug_guest import say, tell_what_is_there
 
 HOME = Path("/var/lib/edge-runtime")
 USER, GROUP, OTHER_GROUP = 701, 700, 701
@@ -51,10 +51,11 @@ def _device() -> str:
 
 
 def _update(bundle: Path) -> None:
-    from runtime.config import load
     from runtime.core.update.progress import UpdatePhase
     from runtime.operations.slot_update import SlotUpdate
     from runtime.operations.update_steps import ApplyOptions
+
+    from runtime.config import load
 
     update = SlotUpdate.of_device(load(os.environ, home=HOME))
     record, booted = update.slots.record(), update.slots.booted()

@@ -22,10 +22,11 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from deploy.packaging.update import bundle_of_image
+
 from deploy.packaging.lock import TOP
 from deploy.packaging.targets import Target
 from deploy.packaging.tree import Origin
-from deploy.packaging.update import bundle_of_image
 from tests.machine import plug
 from tests.machine.board import Device
 from tests.support.harness import short_folder
@@ -149,8 +150,8 @@ def run(image: Path, cuts: int, seed: int, folder: Path) -> int:
     for number in range(2, cuts + 2):
         cut_s = chance.uniform(0.3, 1.15 * whole_s)
         start, _ = cut_device.start(number, cut_s)
-        reached = next((word for word in ("FAILED", "APPLIED", "CONFIRMED", "TRIAL", "READY") if word in start.words),
-                       "slot " + start.slot if start.slot else "before the slot")  # fmt: skip
+        words = ("FAILED", "APPLIED", "CONFIRMED", "TRIAL", "READY")
+        reached = next((word for word in words if word in start.words), "-")
         print(
             f"cut {number - 1:3} at {cut_s:5.1f} s, slot {start.slot or '?'}, {reached}: "
             f"{len(cut_device.acknowledged)} acknowledged, {len(cut_device.missing)} missing, "
