@@ -7,6 +7,7 @@ appended to it as a second archive, and comes to life below /run. `/` of this ma
 from __future__ import annotations
 
 import gzip
+import os
 import re
 import shutil
 import subprocess
@@ -18,12 +19,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from deploy.packaging.update import bundle_of_image
+
 from deploy.packaging.image import PARTITIONS, cpio, start_of
 from deploy.packaging.lock import TOP
+from deploy.packaging.targets import Target
+from deploy.packaging.tree import Origin
 from tests.machine import plug
 
 DISK_BYTES = 512 << 20
 BOOT_S = 400.0
+NEWER = "99.0.0"
+"""The version of a bundle, which holds the same image."""
 MODULES = ("kernel/fs/squashfs/squashfs.ko",)
 
 TRIAL_INIT = """#!/bin/busybox sh
@@ -110,13 +117,22 @@ class Device:
             debugfs(f"rm {name}")
             debugfs(f"write {source} {name}")
 
+    def configure(self, files: dict[str, str]) -> None:
+        """Put files beside the kernel, as a person does for one device."""
+        with self.boot_partition() as debugfs:
+            debugfs("mkdir edge-runtime")
+            for name, content in files.items():
+                source = self.folder / name
+                source.write_text(content)
+                debugfs(f"write {source} edge-runtime/{name}")
+
     def choice(self) -> str:
         with self.boot_partition() as debugfs:
             return " ".join(debugfs("cat choice").split())
 
-    def power_on(self, *arguments: str, units: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    def power_on(self, *arguments: str, drop_ins: dict[str, str] | None = None) -> subprocess.Popen[str]:
         initramfs = self.folder / "initramfs"
-        trial = gzip.compress(cpio(trial_files(self.folder, units or {}), 0))
+        trial = gzip.compress(cpio(trial_files(self.folder, drop_ins or {}), 0))
         initramfs.write_bytes((self.image.with_name(f"{self.image.name}.initramfs")).read_bytes() + trial)
         return plug.power_on(
             "linux.uml", self.folder, "mem=640M", f"initrd={initramfs}", "rdinit=/trial.init", "panic=1",
@@ -127,13 +143,13 @@ class Device:
     def boot(
         self,
         *arguments: str,
-        units: dict[str, str] | None = None,
+        drop_ins: dict[str, str] | None = None,
         until: str = "",
         patience_s: float = BOOT_S,
     ) -> Boot:
         """From power on to power off, or until a line on the console, where the plug is pulled."""
         boot, began_s = Boot(), time.monotonic()
-        machine = self.power_on(*arguments, units=units)
+        machine = self.power_on(*arguments, drop_ins=drop_ins)
         overdue = threading.Timer(patience_s, plug.pull, [machine])
         overdue.start()
         assert machine.stdout is not None
@@ -148,11 +164,13 @@ class Device:
         return boot
 
 
-def trial_files(folder: Path, units: dict[str, str]) -> list[tuple[str, int, bytes]]:
-    """What is appended to the initramfs: the modules of this kernel, and a service that reports."""
+def trial_files(folder: Path, drop_ins: dict[str, str]) -> list[tuple[str, int, bytes]]:
+    """What is appended to the initramfs: the modules of this kernel, and a service that reports.
+
+    `drop_ins` change units of the image, by their names.
+    """
     modules = next(Path("/usr/lib/uml/modules").iterdir())
     service = TRIAL_SERVICE.format(top=TOP, folder=folder)
-    files = {"trial.service": service, **units}
     wants = "trial/multi-user.target.wants"
     return [
         ("modules", 0o040755, b""),
@@ -162,5 +180,19 @@ def trial_files(folder: Path, units: dict[str, str]) -> list[tuple[str, int, byt
         ("trial", 0o040755, b""),
         (wants, 0o040755, b""),
         (f"{wants}/trial.service", 0o120777, b"../trial.service"),
-        *((f"trial/{name}", 0o100644, text.encode()) for name, text in files.items()),
+        ("trial/trial.service", 0o100644, service.encode()),
+        *((f"trial/{unit}.d", 0o040755, b"") for unit in drop_ins),
+        *((f"trial/{unit}.d/trial.conf", 0o100644, text.encode()) for unit, text in drop_ins.items()),
     ]
+
+
+def signed_bundle(folder: Path, image: Path) -> tuple[Path, str]:
+    """A bundle of the image's slot as a newer version, and the key that signed it."""
+    public, secret = folder / "key.pub", folder / "key.sec"
+    subprocess.run(
+        ["minisign", "-G", "-W", "-p", str(public), "-s", str(secret)], check=True, capture_output=True
+    )
+    os.environ["EDGE_UPDATE_KEY"] = str(secret)
+    slot = image.with_name(f"{image.name}.squashfs")
+    bundle = bundle_of_image(slot, Target("amd64", "12"), Origin(NEWER, "", 0, ""), folder)
+    return bundle, public.read_text().splitlines()[1]

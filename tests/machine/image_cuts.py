@@ -13,28 +13,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
-import subprocess
 import sys
 import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deploy.packaging.update import bundle_of_image
-
 from deploy.packaging.lock import TOP
-from deploy.packaging.targets import Target
-from deploy.packaging.tree import Origin
 from tests.machine import plug
-from tests.machine.board import Device
+from tests.machine.board import Device, signed_bundle
 from tests.support.harness import short_folder
 
 BOOT_S = 240.0
 A_BOOT = 1_000_000
 """Numbers of one start's messages lie apart from those of the next."""
-NEWER = "99.0.0"
 
 
 @dataclass
@@ -120,27 +113,12 @@ class CutDevice:
             self.lasts.add(last)
 
 
-def signed_bundle(folder: Path, image: Path) -> tuple[Path, str]:
-    """A bundle of the image's slot as a newer version, and the key that signed it."""
-    public, secret = folder / "key.pub", folder / "key.sec"
-    subprocess.run(
-        ["minisign", "-G", "-W", "-p", str(public), "-s", str(secret)], check=True, capture_output=True
-    )
-    os.environ["EDGE_UPDATE_KEY"] = str(secret)
-    slot = image.with_name(f"{image.name}.squashfs")
-    bundle = bundle_of_image(slot, Target("amd64", "12"), Origin(NEWER, "", 0, ""), folder)
-    return bundle, public.read_text().splitlines()[1]
-
-
 def run(image: Path, cuts: int, seed: int, folder: Path) -> int:
     """The number of things that went wrong."""
     chance = random.Random(seed)
     device = Device(folder, "cuts", image)
     bundle, key = signed_bundle(folder, image)
-    with device.boot_partition() as debugfs:
-        debugfs("mkdir edge-runtime")
-        (folder / "edge.toml").write_text(f'[update]\nkeys = ["{key}"]\n[ingest]\ngroup = "edge-producers"\n')
-        debugfs(f"write {folder / 'edge.toml'} edge-runtime/edge.toml")
+    device.configure({"edge.toml": f'[update]\nkeys = ["{key}"]\n[ingest]\ngroup = "edge-producers"\n'})
     cut_device = CutDevice(device, bundle)
     start, whole_s = cut_device.start(1, BOOT_S, until="APPLIED")
     if "APPLIED" not in start.words:
@@ -171,13 +149,13 @@ def run(image: Path, cuts: int, seed: int, folder: Path) -> int:
     return len(cut_device.missing) + len(cut_device.faults)
 
 
-def main() -> int:
+def main(words: list[str] | None = None) -> int:
     """Exit status 0 if every cut was survived."""
     parser = argparse.ArgumentParser(prog="python -m tests.machine.image_cuts", description=__doc__)
     parser.add_argument("--image", type=Path, required=True, metavar="STEM", help="dist/edge-image_...")
     parser.add_argument("--cuts", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     with short_folder() as folder:
         return 1 if run(arguments.image.absolute(), arguments.cuts, arguments.seed, folder) else 0
 

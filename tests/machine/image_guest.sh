@@ -44,6 +44,7 @@ facts() {
     fact device "$(edgectl identity --json | sed -n 's/.*"device_id": "\([^"]*\)".*/\1/p' | head -n 1)"
     fact slot "$(cat /boot/booted)"
     fact choice "$(tr '\n' ' ' </boot/choice)"
+    fact update "$(edgectl update status --json | tr -d '\n')"
     fact state-kib "$(df -k --output=size /state | tail -n 1)"
     fact writable "$(awk '$4 ~ /^rw/ && $3 !~ /^(proc|sysfs|cgroup2?|devpts|hostfs|bpf|debugfs|tracefs|mqueue|selinuxfs|securityfs)$/ { print $2 }' \
         /proc/mounts | grep -v '^/run/' | sort | tr '\n' ' ')"
@@ -57,6 +58,10 @@ if [ "$(option trial)" = cloud ]; then
     if within 120 arrived; then event delivered; fi
     within 60 edgectl identity >/dev/null
 fi
+case "$(option trial)" in
+    update) if edgectl update apply "/run/host$(option trial.bundle)"; then event applied; fi ;;
+    confirmed) if within 200 grep -qx trial= /boot/choice; then event confirmed; fi ;;
+esac
 facts
 event finished
 sync
