@@ -70,6 +70,11 @@ _UNUSED = (
     *(f"usr/lib/python3*/{name}" for name in ("ensurepip", "idlelib", "lib2to3", "pydoc_data", "test")),
     *(f"usr/lib/python3*/{name}" for name in ("tkinter", "turtledemo", "unittest", "venv")),
 )
+INITRAMFS_TOOLS = (
+    *("sh", "cat", "echo", "grep", "insmod", "mkdir", "mount", "mv", "printf", "reboot", "sed", "seq"),
+    *("sleep", "switch_root", "sync", "tail", "tr", "umount"),
+)
+"""What its scripts call."""
 _EDGECTL = f"""#!/bin/sh
 # In an image the folder of the boot chooser is known, whatever edge.toml says.
 export EDGE_UPDATE_BOOT_DIR="${{EDGE_UPDATE_BOOT_DIR-/boot}}"
@@ -200,14 +205,10 @@ def _busybox(work: Path) -> bytes:
 
 def make_initramfs(busybox: bytes, epoch_s: int) -> bytes:
     """The initramfs: the chooser, and one program that is every tool it calls."""
-    tools = (
-        *("sh", "cat", "echo", "grep", "insmod", "mkdir", "mount", "mv", "printf", "reboot", "sed", "seq"),
-        *("sleep", "switch_root", "sync", "tail", "tr", "umount"),
-    )
     entries = [
         ("bin", 0o040755, b""),
         ("bin/busybox", 0o100755, busybox),
-        *((f"bin/{tool}", 0o120777, b"busybox") for tool in tools),
+        *((f"bin/{tool}", 0o120777, b"busybox") for tool in INITRAMFS_TOOLS),
         ("chooser", 0o100755, (HERE / "chooser").read_bytes()),
         ("dev", 0o040755, b""),
         ("init", 0o100755, (HERE / "initramfs").read_bytes()),
