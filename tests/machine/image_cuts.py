@@ -136,6 +136,8 @@ def run(image: Path, cuts: int, seed: int, folder: Path) -> int:
             f"faults {cut_device.faults}",
             flush=True,
         )
+    for number in range(cuts // 5):
+        cut_device.faults += cut_first_start(Device(folder, "new", image), chance.uniform(0.5, 0.6 * whole_s))
     start, _ = cut_device.start(cuts + 2, BOOT_S, look=True)
     if "READY" not in start.words:
         cut_device.faults.append("it does not start any more")
@@ -147,6 +149,15 @@ def run(image: Path, cuts: int, seed: int, folder: Path) -> int:
         f"faults: {cut_device.faults or 'none'}"
     )
     return len(cut_device.missing) + len(cut_device.faults)
+
+
+def cut_first_start(device: Device, cut_s: float) -> list[str]:
+    """A new device whose first start is cut, which formats, grows and names: the next one has to be whole."""
+    cut_device = CutDevice(device, Path("/none"))
+    cut_device.start(1, cut_s, look=True)
+    start, _ = cut_device.start(2, BOOT_S, look=True)
+    print(f"first start cut at {cut_s:4.1f} s: {'starts' if 'READY' in start.words else start.lines[-20:]}")
+    return cut_device.faults + ([] if "READY" in start.words else ["a first start that was cut"])
 
 
 def main(words: list[str] | None = None) -> int:
