@@ -136,7 +136,7 @@ def run(image: Path, cuts: int, seed: int, folder: Path) -> int:
             f"faults {cut_device.faults}",
             flush=True,
         )
-    for number in range(cuts // 5):
+    for _ in range(cuts // 5):
         cut_device.faults += cut_first_start(Device(folder, "new", image), chance.uniform(0.5, 0.6 * whole_s))
     start, _ = cut_device.start(cuts + 2, BOOT_S, look=True)
     if "READY" not in start.words:
