@@ -25,7 +25,8 @@ USER, GROUP, OTHER_GROUP = 701, 700, 701
 
 def main() -> None:
     """Never ends: the plug is pulled."""
-    say("SLOT " + Path("/boot/booted").read_text())
+    subprocess.run(["mount", "-t", "tmpfs", "tmp", "/tmp"], check=True)
+    say("SLOT " + Path("/boot/booted").read_text().strip())
     tell_what_is_there(HOME / "state/messages.db")
     say(f"IDENTITY {Path('/etc/machine-id').read_text().strip()} {_device()}")
     worker = [sys.executable, "-m", "runtime", "--home", str(HOME), "worker", "ingest"]
