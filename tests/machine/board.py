@@ -19,12 +19,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deploy.packaging.update import bundle_of_image
-
 from deploy.packaging.image import PARTITIONS, cpio, start_of
 from deploy.packaging.lock import TOP
 from deploy.packaging.targets import Target
 from deploy.packaging.tree import Origin
+from deploy.packaging.update import bundle_of_image
 from tests.machine import plug
 
 DISK_BYTES = 512 << 20

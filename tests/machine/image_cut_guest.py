@@ -52,11 +52,10 @@ def _device() -> str:
 
 
 def _update(bundle: Path) -> None:
+    from runtime.config import load
     from runtime.core.update.progress import UpdatePhase
     from runtime.operations.slot_update import SlotUpdate
     from runtime.operations.update_steps import ApplyOptions
-
-    from runtime.config import load
 
     update = SlotUpdate.of_device(load(os.environ, home=HOME))
     record, booted = update.slots.record(), update.slots.booted()
