@@ -82,6 +82,7 @@ READERS: Mapping[str, Readers] = {
     "stream.pack_message_id": _UPLOAD,
     "stream.chunk_bytes": _UPLOAD,
     "stream.drain": _UPLOAD,
+    "stream.over_budget": _UPLOAD,
 }
 
 

@@ -16,8 +16,9 @@ from typing import Any
 from runtime.core import address, leaf
 from runtime.core import proxy_url as the_proxy
 from runtime.core.address import Address, Endpoint, TcpEndpoint
+from runtime.core.delivery import over_budget
 from runtime.core.delivery.envelope import Compression
-from runtime.core.delivery.link_budget import HOURS_RULE, TimeWindow, parse_hours
+from runtime.core.delivery.over_budget import OverBudget
 from runtime.core.delivery.packing import PackFormat
 from runtime.core.delivery.read_planner import DrainOrder
 from runtime.core.identity import connection_string as the_connection_string
@@ -30,6 +31,7 @@ from runtime.core.secret import Secret
 from runtime.layout import OPTIONAL_WORKERS
 from runtime.setting_rule import Key, keys_of, setting
 from runtime.settings_gateway import GatewaySettings
+from runtime.settings_link import LinkSettings
 from runtime.settings_management import ManagementSettings, ProgramSettings
 from runtime.settings_operations import AlarmSettings, LogSettings, ObserverSettings, SentinelSettings
 from runtime.settings_update import UpdateSettings
@@ -321,41 +323,6 @@ class UploadSettings:
 
 
 @dataclass(frozen=True)
-class LinkSettings:
-    """The limits of the link, where it costs money. 0: no limit. Days are those of UTC."""
-
-    messages_per_s: float = setting(0.0, "most messages a second", low=0)
-    bytes_per_s: float = setting(0.0, "most bytes a second", low=0)
-    sends_per_s: float = setting(
-        0.0,
-        "most sends of telemetry a second, of any size: the share of a hub that a whole fleet drains into",
-        low=0,
-        advanced=True,
-    )
-    messages_per_day: int = setting(0, "most messages a day", low=0)
-    bytes_per_day: int = setting(0, "most bytes a day", low=0)
-    messages_per_month: int = setting(0, "most messages a month", low=0)
-    bytes_per_month: int = setting(0, "most bytes a month", low=0)
-    hours: tuple[TimeWindow, ...] = setting(
-        (),
-        "when it may be used, as in 22:00-06:00 (UTC); empty: always",
-        written=tuple[str, ...],
-        parse=parse_hours,
-        text=HOURS_RULE,
-    )
-    urgent_priority: int = setting(
-        10, "messages of at least this priority pass all of the above; 10 none", low=0, high=10
-    )
-    reset_spread_s: float = setting(
-        120.0,
-        "a quota of the hub that is used up ends at 00:00 UTC for all devices: they come back within so long",
-        low=0,
-        high=43_200,
-        advanced=True,
-    )
-
-
-@dataclass(frozen=True)
 class StreamSettings:
     """One stream, by its name: `[stream.NAME]`, or `[stream."GROUP/NAME"]`."""
 
@@ -385,6 +352,14 @@ class StreamSettings:
     drain: DrainOrder = setting(
         DrainOrder.IN_ORDER,
         "fresh-first sends new messages before the backlog, but for streams in batches or chunks",
+    )
+    over_budget: OverBudget = setting(
+        OverBudget(),
+        "what gives way where link.units_per_day cannot hold it, even in full packs: wait, drop-lowest, or "
+        "sample:N, which keeps one message in N",
+        written=str,
+        parse=OverBudget.parse,
+        text=over_budget.RULE,
     )
 
 

@@ -80,6 +80,8 @@ def link_policy(settings: Settings) -> LinkPolicy:
         table.urgent_priority,
         table.sends_per_s,
         table.reset_spread_s,
+        units_per_day=table.units_per_day,
+        units_per_month=table.units_per_month,
     )
 
 

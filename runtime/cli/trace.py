@@ -22,6 +22,7 @@ _STATES = {
     "acked": "is delivered, and ingest has not removed it yet",
     "set aside": "is in quarantine",
     "expired": "was dropped: its ttl was over",
+    "shed": "was dropped: the budget of units cannot hold it",
     "settled": "has left the store (delivered, lost, or requeued from quarantine under another id), and when "
     "is no longer known",
 }

@@ -53,6 +53,7 @@ class LogEvent(StrEnum):
     PRODUCERS_REFUSED = "producers_refused"
     PRODUCER_SOCKET_CLOSED = "producer_socket_closed"
     PROVISIONING_FAILED = "provisioning_failed"
+    OVER_BUDGET = "over_budget"
     QUOTA_USED_UP = "quota_used_up"
     REGISTRATION_TOKEN_DEAD = "registration_token_dead"  # noqa: S105 no secret
     REBOOT_FAILED = "reboot_failed"
@@ -255,6 +256,12 @@ EVENT_TEXTS: Mapping[LogEvent, EventText] = {
     LogEvent.PROVISIONING_FAILED: EventText(
         "A call of provisioning failed and is repeated.",
         "Its `reason`; `edgectl doctor`.",
+    ),
+    LogEvent.OVER_BUDGET: EventText(
+        "`link.units_per_day` or `units_per_month` cannot hold what waits and comes by the end of the day or "
+        "month, even in full packs.",
+        "Raise the budget, pack, or say in `over_budget` of the stream what gives way; what went is counted "
+        "as `over_budget` in `edgectl ledger`.",
     ),
     LogEvent.QUOTA_USED_UP: EventText(
         "The hub's daily quota is used up.",

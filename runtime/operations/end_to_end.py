@@ -32,7 +32,7 @@ LOOK_EVERY_S = 0.1
 STORAGE_S = 15.0
 """Deadline for the control upload."""
 BLOCK = b"a block of edgectl doctor --deep, of which no blob is made"
-_ENDED = ("delivered", "set aside", "expired")
+_ENDED = ("delivered", "set aside", "expired", "shed")
 NOTED_S = 3.0
 """A message that has left the store is known as delivered within this time: upload reports each second."""
 

@@ -176,6 +176,8 @@ def _bill(hub: Mapping[str, Any]) -> Iterable[Metric]:
         yield Metric(f"edge_link_{name}_total", "counter", help_, samples)
     yield _one("edge_link_units_today", "gauge", "Units since 00:00 UTC.", hub.get("units_today"))
     yield _one("edge_link_units_month", "gauge", "Units since the 1st, UTC.", hub.get("units_month"))
+    over = bool(hub.get("over_budget"))
+    yield _one("edge_link_over_budget", "gauge", "1 while the budget of units cannot hold what comes.", over)
 
 
 def _workers(workers: Mapping[str, Mapping[str, Any]]) -> Iterable[Metric]:

@@ -303,6 +303,7 @@ def _hub(upload: ProcessView, clock: Clock) -> dict[str, Any]:
         "rate_per_s": record.number("rate_per_s"),
         **{name: record.number(name) for name in (*whole, *counts, "units_month")},
         "units_by_stream": _units_by_stream(record),
+        "over_budget": record.values.get("over_budget") is True,
         "last_loss": record.text("last_loss"),
         "trouble": record.text("trouble"),
         "barred": record.text("barred"),

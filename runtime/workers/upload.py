@@ -58,6 +58,7 @@ from runtime.core.operations.metrics import DELIVERY_BOUNDS_S, Histogram
 from runtime.core.settlement import Settled
 from runtime.errors import NeedsHuman, Retryable
 from runtime.workers.heartbeat import Heartbeat
+from runtime.workers.upload_budget import BudgetWatch
 from runtime.workers.upload_management import ManagementRelay
 from runtime.workers.upload_meter import UnitMeter
 from runtime.workers.upload_source import UploadSource
@@ -135,6 +136,9 @@ class UploadLoop:
         self._source = UploadSource(config, self._delivery, self._clock)
         began_s = self._clock.boot_s()
         self._meter = UnitMeter(self._link, self._delivery)
+        self._budget = BudgetWatch(
+            config.settings, self._delivery, self._link, self._source.levels, self._meter.since_start
+        )
         self._management = ManagementRelay(
             layout, self._hub, self._delivery, self._link, self._meter, settings.ack_timeout_s, began_s
         )
@@ -211,6 +215,8 @@ class UploadLoop:
         self._source.look_for_new = True
         faulthandler.dump_traceback_later(HUNG_S, exit=True)
         self._link.set_time(self._clock.wall_s(), now)
+        with contextlib.suppress(Retryable, StoreDamaged):  # the next read meets it
+            self._budget.look(now)
         self.save_usage()
         if self._link.ask_again(now):
             self._inquire()
@@ -425,6 +431,7 @@ class UploadLoop:
             **({"alarm": self._unknown} if self._unknown else {}),
             **self._figures.record(self._clock.boot_s(), self._source.store),
             **self._meter.record(),
+            "over_budget": self._budget.over,
             "latency": {"delivery": self._delivery_times.as_record()},
             **self._management.record(self._clock.boot_s()),
         }

@@ -50,6 +50,10 @@ class UnitMeter:
         """A twin request, a method call, its answer or a command with this body was billed."""
         self._count(MANAGEMENT, of_send(body_bytes))
 
+    def since_start(self, stream: str) -> UnitCounts:
+        """The counts of a stream since this process began."""
+        return self._since_start.get(stream) or UnitCounts()
+
     def record(self) -> dict[str, Any]:
         """The figures of the status file."""
         usage = self._link.usage

@@ -10,7 +10,7 @@ from loguru import logger
 
 from runtime.adapters.hub.resume_journal import Chunked, ResumeJournal
 from runtime.adapters.process.clock import Clock, read_moment
-from runtime.adapters.store.upload_reader import UploadReader
+from runtime.adapters.store.upload_reader import StoredLevel, UploadReader
 from runtime.config import Config
 from runtime.core.delivery.actions import Action, Candidate, Send, StartUpload
 from runtime.core.delivery.batches import is_full
@@ -158,6 +158,10 @@ class UploadSource:
             if message.resume_key is not None:
                 self._journal.left(message.resume_key)
 
+    def levels(self) -> list[StoredLevel]:
+        """What is stored, by stream and priority."""
+        return self._store.levels()
+
     def oldest(self) -> int | None:
         """The first id in the store; None where it is empty."""
         return self._store.backlog().oldest_id
@@ -266,7 +270,8 @@ class UploadSource:
             file,
             message.batch_id,
             message.kind is Kind.COMPLETE_BATCH and message.batch_id is not None,
-            reached,
+            reached=reached,
+            is_part=message.kind is not Kind.MESSAGE or message.chunk_id is not None,
         )
         stands = self._delivery.room.stands(self._delivery.queue.stream(lane), candidate.priority, file=file)
         record = self._delivery.offer(candidate, now.boot_s)

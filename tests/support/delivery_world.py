@@ -70,6 +70,7 @@ class World:
         self.uploads: list[int] = []
         self.delivered: list[int] = []
         self.quarantined: dict[int, str] = {}
+        self.dropped: set[int] = set()
         self.unconfirmed: set[int] = set()
         self.told_refused = 0
         self.asked_why = 0
@@ -99,6 +100,7 @@ class World:
             forgotten.clear()
         for id in self.unconfirmed:  # the report was lost: they are in the store as before
             self.quarantined.pop(id, None)
+            self.dropped.discard(id)
             if id in self.delivered:
                 self.delivered.remove(id)
         self.unconfirmed.clear()
@@ -165,6 +167,11 @@ class World:
                     self.uploads.append(id)
         self.reached |= self.delivery.drain_reached()
         self.batches = dict(self.delivery.queue.batches.begun)
+        self.take_settled()
+        return bool(steps)
+
+    def take_settled(self) -> None:
+        """The outcomes of messages, as ingest gets them."""
         settled = self.delivery.drain_settled()
         for id in settled.delivered:
             pieces = {(id, piece) for piece in range(self.offers[id].pieces)}
@@ -174,8 +181,10 @@ class World:
             assert id not in self.delivered
         self.delivered += settled.delivered
         self.quarantined.update(settled.quarantined)
+        for id, _ in settled.dropped:
+            assert id not in self.delivered and not {(id, 0)} & {*self.wire, *self.at_hub}
+            self.dropped.add(id)
         self.unconfirmed |= settled.ids()
-        return bool(steps)
 
     def close(self) -> None:
         if self.closing:

@@ -121,6 +121,11 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.world.device += another
         self.world.delivery.set_credentials(self.world.generation, self.world.now)
 
+    @rule(one_in=st.integers(2, 4), rest=st.integers(0, 3))
+    def what_a_budget_cannot_hold_is_shed(self, one_in: int, rest: int) -> None:
+        self.world.delivery.shed(lambda m: m.candidate.id % one_in == rest, "over_budget", self.world.now)
+        self.world.step()
+
     @rule(seconds=st.sampled_from([0.01, 0.3, 2.0, 11.0, 100.0]))
     def time_passes(self, seconds: float) -> None:
         self.world.pass_time(seconds)
@@ -165,8 +170,10 @@ class DeliveryMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.world.settle_down()
-        assert set(self.world.delivered) | set(self.world.quarantined) == set(range(1, self.next_id))
-        assert set(self.world.quarantined) == self.world.poison
+        world = self.world
+        settled = set(world.delivered) | set(world.quarantined) | world.dropped
+        assert settled == set(range(1, self.next_id)) and not world.dropped & set(world.delivered)
+        assert set(world.quarantined) == world.poison - world.dropped
         self.world.check_order()
         self.world.check_batches()
 

@@ -74,6 +74,9 @@ def test_every_way_of_a_message_is_gone(gone: Ways) -> None:
     files.delivery.upload_failed(1, "the blob is too large", files.now, 0.5, final=True)
     file = World()
     file.store(1, "s", file=True)
+    shed = World()
+    shed.store(1, "s")
+    assert shed.delivery.shed(lambda message: True, "over_budget", shed.now) == 1
     for world in (expired, batches, pieces, files, file):
         world.settle_down()
     refused = World()
@@ -156,7 +159,12 @@ def test_any_other_way_of_the_connection_raises_and_leaves_it_as_it_was(
 
 
 def test_nothing_leads_out_of_a_settled_state() -> None:
-    assert set(SETTLED) == {MessageState.ACKED, MessageState.SET_ASIDE, MessageState.EXPIRED}
+    assert set(SETTLED) == {
+        MessageState.ACKED,
+        MessageState.SET_ASIDE,
+        MessageState.EXPIRED,
+        MessageState.SHED,
+    }
 
 
 def test_a_message_that_was_settled_is_neither_sent_nor_settled_again() -> None:

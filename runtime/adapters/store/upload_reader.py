@@ -10,6 +10,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import NamedTuple
 
 from runtime.adapters.store.errors import StoreDamaged, StoreReplaced, translated
 from runtime.adapters.store.leaf_names import read_streams
@@ -23,10 +24,26 @@ _STORED = (
     "(SELECT coalesce(sum(losses.messages), 0) FROM losses WHERE losses.stream = levels.stream)"
 )
 
+_LEVELS = (
+    "SELECT levels.stream, priority, messages, levels.bytes, stored FROM levels "
+    "JOIN streams ON streams.id = levels.stream"
+)
+
 READ_S = 0.1
 """A read that passes over other streams' messages ends after this time, and the next goes on from there."""
 LEAST_STRETCH, MOST_STRETCH = 16, 1_024
 """Number of ids that one statement covers: the time is checked between two statements."""
+
+
+class StoredLevel(NamedTuple):
+    """What is stored of one stream at one priority, by the counters."""
+
+    stream: StreamName
+    priority: int
+    messages: int
+    bytes: int
+    stored: int
+    """Messages that were ever stored."""
 
 
 class UploadReader(StoreReader):
@@ -72,6 +89,17 @@ class UploadReader(StoreReader):
         with translated():
             rows = db.execute(_STORED).fetchall()
         return {self._stream(number) for (number,) in rows}
+
+    def levels(self) -> list[StoredLevel]:
+        """What waits and what ever came, by stream and priority. Damaged counters are left out."""
+        db = self._connection()
+        with translated():
+            rows = db.execute(_LEVELS).fetchall()
+        return [
+            StoredLevel(self._stream(number), *counts)
+            for number, *counts in rows
+            if all(type(count) is int for count in counts)
+        ]
 
     def stored_above(self, least_priority: int) -> set[StreamName]:
         """Streams that have messages of at least this priority, from the counters."""

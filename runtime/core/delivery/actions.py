@@ -31,6 +31,8 @@ class Candidate:
     """The batch it belongs to, within its stream."""
     completes_batch: bool = False
     """No message of that batch follows it."""
+    is_part: bool = False
+    """It completes a message, or is a chunk of one that its producer has cut: it makes no sense alone."""
     reached: int = 0
     """The first piece that the hub does not have: those before it were acknowledged in an earlier run."""
 

@@ -15,6 +15,8 @@ record (`outgoing`), whose states and transitions stand in a table.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from runtime.core.delivery.actions import Action, Candidate, InquireQuota, ReportSasRefused, Tag
 from runtime.core.delivery.connection import ConnectionMachine, ConnectionState, DeliveryLimits
 from runtime.core.delivery.events import Acked, Carried, Cause, Closed, Connected, ConnectionEvent, Lost
@@ -76,6 +78,10 @@ class Delivery:
     def refuse(self, id: int, reason: str, now: float) -> None:
         """Set a message aside that was never offered, because no hub would take it."""
         self.sender.refuse(id, reason, now)
+
+    def shed(self, goes: Callable[[Outgoing], bool], reason: str, now: float) -> int:
+        """Drop messages of which nothing was sent. Returns their number."""
+        return self.sender.shed(goes, reason, now)
 
     def uploaded(self, id: int, now: float) -> None:
         """The payload is in the cloud: the link to it may be sent."""

@@ -9,6 +9,7 @@ hours of running, restarts apart.
 from __future__ import annotations
 
 import re
+from calendar import monthrange
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
@@ -16,14 +17,17 @@ from enum import Enum
 from typing import Any
 
 from runtime.core.delivery.metering import units
+from runtime.core.delivery.over_budget import HOUR_S, BudgetLeft
 from runtime.core.delivery.token_bucket import SharedTokenBucket, TokenBucket
 from runtime.core.delivery.unit_counts import StreamUnits, UnitCounts, counted_as, streams_of
+from runtime.core.delivery.unit_pace import UnitPace, UnitsLeft
 
 BELIEVABLE_S = 1_704_067_200.0
 """2024-01-01: a wall clock before this was never set."""
 _HOURS = r"(?!(\d\d:\d\d)\s*-\s*\1$)([01]\d|2[0-3]):([0-5]\d)\s*-\s*(?:([01]\d|2[0-3]):([0-5]\d)|24:00)"
 HOURS_RULE = "must read HH:MM-HH:MM, in UTC, and end at another time than it begins"
 DAY_S = 86_400.0
+MONTH_S = 31 * DAY_S
 LONGEST_DAY_S, LONGEST_MONTH_S = 25 * 3_600, 31 * 86_400 + 3_600
 """An hour more than the calendar's: a day that ended just before midnight would give its budget twice.
 Running time is booked in steps, the first of which began before the day, and clocks are corrected."""
@@ -83,6 +87,9 @@ class LinkPolicy:
     """Sends of any size: the device's share of what the hub serves a fleet."""
     reset_spread_s: float = 120.0
     """A hub's quota is renewed for all its devices at once: they come back spread over this time."""
+    units_per_day: int = 0
+    units_per_month: int = 0
+    """Units that the hub bills, spread over the day and the month."""
 
     def is_free(self) -> bool:
         """True if there is neither a budget nor are there hours: evaluated for every message."""
@@ -91,7 +98,11 @@ class LinkPolicy:
     def has_budget(self) -> bool:
         """True if messages or bytes are limited by day or month."""
         budgets = self.messages_per_day or self.bytes_per_day or self.messages_per_month
-        return bool(budgets or self.bytes_per_month)
+        return bool(budgets or self.bytes_per_month or self.has_unit_budget())
+
+    def has_unit_budget(self) -> bool:
+        """True if the units that the hub bills are limited."""
+        return bool(self.units_per_day or self.units_per_month)
 
 
 @dataclass(slots=True)
@@ -203,6 +214,8 @@ class LinkBudget:
         self._messages = TokenBucket(self.policy.messages_per_s)
         self._bytes = SharedTokenBucket(self.policy.bytes_per_s)
         self._sends = TokenBucket(self.policy.sends_per_s)
+        self._units = UnitPace()
+        self._set_pace()
 
     def set_policy(self, policy: LinkPolicy) -> None:
         """Permit what this policy permits from now on. What is used up stays used up."""
@@ -213,6 +226,7 @@ class LinkBudget:
             self._bytes = SharedTokenBucket(policy.bytes_per_s)
         if policy.sends_per_s != before.sends_per_s:
             self._sends = TokenBucket(policy.sends_per_s)
+        self._set_pace()
 
     def set_time(self, wall_s: float, now: float) -> None:
         """Take in the wall clock's time at `now`, which is read from a clock that does not jump.
@@ -227,6 +241,27 @@ class LinkBudget:
             self._booked_s += steps * STEP_S
             self.usage.ran(steps * STEP_S)
         self.usage.renew(wall_s)
+        self._set_pace()
+
+    def _set_pace(self) -> None:
+        """Spread what is left of the budgets of units over what is left of their time."""
+        policy, used, known = self.policy, self.usage, self._wall_s >= BELIEVABLE_S
+        budgets = []
+        if policy.units_per_day:
+            left_s = _until_midnight_s(self._wall_s) if known else DAY_S - used.day_ran_s
+            budgets.append(UnitsLeft(policy.units_per_day - used.day_units, left_s))
+        if policy.units_per_month:
+            left_s = _until_month_ends_s(self._wall_s) if known else MONTH_S - used.month_ran_s
+            budgets.append(UnitsLeft(policy.units_per_month - used.month_units, left_s))
+        self._units.set_left(budgets)
+
+    def units_left(self) -> BudgetLeft | None:
+        """What is left of the budgets of units; None where there is none."""
+        shares = [self.policy.units_per_day / DAY_S] if self.policy.units_per_day else []
+        shares += [self.policy.units_per_month / MONTH_S] if self.policy.units_per_month else []
+        if self._units.per_s is None:
+            return None
+        return BudgetLeft(self._units.per_s, self._units.ends_in_s, min(shares) * HOUR_S)
 
     def record_quota_used_up(self, now: float, wall_s: float, draw: float) -> None:
         """The hub's daily quota is used up: no send before 00:00 UTC, or for an hour without a clock."""
@@ -273,6 +308,8 @@ class LinkBudget:
             (policy.bytes_per_day, used.day_bytes, "the day's budget of bytes is used up"),
             (policy.messages_per_month, used.month_messages, "the month's budget of messages is used up"),
             (policy.bytes_per_month, used.month_bytes, "the month's budget of bytes is used up"),
+            (policy.units_per_day, used.day_units, "the day's budget of units is used up"),
+            (policy.units_per_month, used.month_units, "the month's budget of units is used up"),
         ):
             if most and have >= most:
                 return reason
@@ -296,8 +333,8 @@ class LinkBudget:
             return True
         if self.barred() is not None:
             return False
-        rates = self._messages.wait_s(now) or self._bytes.messages_wait_s(now)
-        return not (rates or self._sends.wait_s(now))
+        rates = (self._messages, self._sends, self._units)
+        return not (self._bytes.messages_wait_s(now) or any(rate.wait_s(now) for rate in rates))
 
     def is_urgent(self, priority: int) -> bool:
         """True if a message of this priority passes rates, budgets and hours."""
@@ -314,6 +351,8 @@ class LinkBudget:
     def takes_file(self, priority: int, now: float) -> bool:
         """True if the upload of a file may begin. Each block of it waits for the rate by itself."""
         permit = self.files(now)
+        if self._units.wait_s(now) and not self.is_urgent(priority):
+            return False  # it costs as much as three messages
         return permit in (FilePermit.ALL, FilePermit.SOON) or (
             permit is FilePermit.URGENT and self.is_urgent(priority)
         )
@@ -322,6 +361,7 @@ class LinkBudget:
         """Charge a message of so many bytes."""
         urgent = self.is_urgent(priority)
         self.usage.add(1, size_bytes, units(size_bytes))
+        self._units.spend(units(size_bytes), urgent=urgent)
         self._messages.spend(1, urgent=urgent)
         self._sends.spend(1, urgent=urgent)
         self._bytes.spend(size_bytes, urgent=urgent)
@@ -340,8 +380,10 @@ class LinkBudget:
 
     def count(self, stream: str, counts: UnitCounts, charged_units: int = 0) -> None:
         """Count by stream what the hub bills for; `charged_units` of it were charged when they were sent."""
-        self.usage.add(0, 0, counts.units - charged_units)
+        more_units = counts.units - charged_units
+        self.usage.add(0, 0, more_units)
         self.usage.count(stream, counts)
+        self._units.spend(more_units)
 
     def uploaded(self, size_bytes: int, priority: int = 0) -> None:
         """Charge a part of a file of so many bytes."""
@@ -357,6 +399,7 @@ class LinkBudget:
             self._sends.wait_s(now),
             self._bytes.messages_wait_s(now),
             self._bytes.files_wait_s(now),
+            self._units.wait_s(now),
         )
         return min([60.0, *(wait_s for wait_s in waits if wait_s)])
 
@@ -368,3 +411,9 @@ def parse_hours(spans: Iterable[str]) -> tuple[TimeWindow, ...]:
 
 def _until_midnight_s(wall_s: float) -> float:
     return DAY_S - wall_s % DAY_S
+
+
+def _until_month_ends_s(wall_s: float) -> float:
+    today = datetime.fromtimestamp(wall_s, UTC)
+    days = monthrange(today.year, today.month)[1]
+    return (days - today.day) * DAY_S + _until_midnight_s(wall_s)

@@ -16,7 +16,8 @@ indices, made for finding records quickly. `Outgoing.become` is the only way fro
 - `SUSPECT`: connections ended when it was alone in flight. Its stream waits for a trial (`poison`).
 - `ON_TRIAL`: it goes first and alone on the client that is open, or will as soon as the link allows it.
 - `ACKED`: the hub has all of it. `SET_ASIDE`: the hub, or the storage, will never take it. `EXPIRED`: its
-  ttl was over before anything of it was sent. These three are *settled*: nothing leads out of them, so no
+  ttl was over before anything of it was sent. `SHED`: the budget of units cannot hold it, and its stream
+  says that it goes then (`over_budget`). These four are *settled*: nothing leads out of them, so no
   message is settled twice, and none that was settled is sent again. Ingest's confirmation ends the record.
 
 Considered and left: a class for each state, as values. A hundred thousand records change their state three
@@ -54,6 +55,7 @@ class MessageState(Enum):
     ACKED = "acked"
     SET_ASIDE = "set aside"
     EXPIRED = "expired"
+    SHED = "shed"
 
 
 TRANSITIONS: Table[MessageState] = {
@@ -63,6 +65,7 @@ TRANSITIONS: Table[MessageState] = {
         MessageState.IN_FLIGHT: "a piece of it is sent",
         MessageState.SET_ASIDE: "no hub would take it, or only those sent after it",
         MessageState.EXPIRED: "its ttl is over and nothing of it was sent",
+        MessageState.SHED: "the budget of units cannot hold it and nothing of it was sent",
     },
     MessageState.DEFERRED: {
         MessageState.QUEUED: "the batch before is complete, or gave way",
@@ -89,6 +92,7 @@ TRANSITIONS: Table[MessageState] = {
     MessageState.ACKED: {},
     MessageState.SET_ASIDE: {},
     MessageState.EXPIRED: {},
+    MessageState.SHED: {},
 }
 SETTLED = tuple(state for state, following in TRANSITIONS.items() if not following)
 """The states of a record that waits for ingest's confirmation."""

@@ -308,6 +308,30 @@ class SendQueue:
             return None if message.needs_upload else message
         return None
 
+    def shed(self, goes: Callable[[Outgoing], bool], now: float) -> list[Outgoing]:
+        """Remove waiting messages for which `goes` is true and of which nothing was sent.
+
+        Files stay, and parts without which the rest of a batch or of a message would wait for ever.
+        """
+        gone: list[Outgoing] = []
+        for stream in list(self._streams.values()):
+            shed = [one for one in stream.waiting if self._may_be_shed(one) and goes(one)]
+            if shed:
+                gone += shed
+                leaving = {one.candidate.id for one in shed}
+                stream.waiting = deque(one for one in stream.waiting if one.candidate.id not in leaving)
+        for message in gone:
+            message.become(MessageState.SHED, now)
+            self.remove(message)
+        return gone
+
+    @staticmethod
+    def _may_be_shed(message: Outgoing) -> bool:
+        candidate = message.candidate
+        if candidate.file or candidate.completes_batch or candidate.is_part:
+            return False
+        return message.state is MessageState.QUEUED and not message.touched and message.pack is None
+
     def _queue(self, stream: StreamQueue) -> None:
         """Give a stream its turn. One that comes new starts now, not in the past."""
         if stream.queued or stream.held or not stream.waiting:

@@ -7,7 +7,7 @@ and ends is decided in `connection`; the engine reports it by `begin` and `end`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from runtime.core.delivery.actions import PROBE, Action, Candidate, Send, StartUpload, Tag
 from runtime.core.delivery.connection import DeliveryLimits
@@ -96,6 +96,14 @@ class Sender:
             message.reason = "expired"
             self.settled.add(message)
         self.queue.expired.clear()
+
+    def shed(self, goes: Callable[[Outgoing], bool], reason: str, now: float) -> int:
+        """Settle as lost those for which `goes` is true, and nothing was sent. Returns their number."""
+        gone = self.queue.shed(goes, now)
+        for message in gone:
+            message.reason = reason
+            self.settled.add(message)
+        return len(gone)
 
     def _settle(self, message: Outgoing) -> None:
         """Take a settled message out of the queue: it waits for ingest's confirmation now."""

@@ -44,7 +44,7 @@ class SettledRecords:
                     delivered.append(message.candidate.id)
                 case MessageState.SET_ASIDE:
                     aside.append((message.candidate.id, message.reason))
-                case MessageState.EXPIRED:
+                case MessageState.EXPIRED | MessageState.SHED:
                     dropped.append((message.candidate.id, message.reason))
                 case unsettled:
                     raise AssertionError(unsettled)

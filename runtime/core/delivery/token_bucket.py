@@ -33,7 +33,7 @@ class TokenBucket:
     def spend(self, amount: float, *, urgent: bool = False) -> None:
         """Take tokens, whether there are any or not."""
         if self.per_s:
-            self.level = _owing(self.level, amount, self.per_s if urgent else None)
+            self.level = owing(self.level, amount, self.per_s if urgent else None)
 
 
 class SharedTokenBucket:
@@ -64,8 +64,8 @@ class SharedTokenBucket:
         """Take tokens for a message and for a part of a file."""
         if self._per_s:
             bounded_by = self._per_s if urgent else None
-            self._messages = _owing(self._messages, message_bytes, bounded_by)
-            self._files = _owing(self._files, file_bytes, bounded_by)
+            self._messages = owing(self._messages, message_bytes, bounded_by)
+            self._files = owing(self._files, file_bytes, bounded_by)
 
     def _refill(self, now: float) -> None:
         gained = 0.0 if self._at_s is None else (now - self._at_s) * self._per_s
@@ -76,7 +76,7 @@ class SharedTokenBucket:
         self._messages = min(self._most, self._messages + gained - to_files)
 
 
-def _owing(level: float, amount: float, urgent_per_s: float | None) -> float:
+def owing(level: float, amount: float, urgent_per_s: float | None) -> float:
     """The level after `amount` was taken. Urgent traffic does not wait: its debt has a bound."""
     if urgent_per_s is None:
         return level - amount

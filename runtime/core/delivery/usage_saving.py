@@ -29,5 +29,7 @@ def must_be_saved(usage: LinkUsage, saved: LinkUsage, policy: LinkPolicy) -> boo
             (usage.day_bytes, saved.day_bytes, policy.bytes_per_day, FREE_BYTES),
             (usage.month_messages, saved.month_messages, policy.messages_per_month, FREE_MESSAGES),
             (usage.month_bytes, saved.month_bytes, policy.bytes_per_month, FREE_BYTES),
+            (usage.day_units, saved.day_units, policy.units_per_day, FREE_MESSAGES),
+            (usage.month_units, saved.month_units, policy.units_per_month, FREE_MESSAGES),
         )
     )

@@ -206,7 +206,7 @@ def judge_delivery(facts: Mapping[str, Any], took_s: float, limit_s: float, trou
     if state == "set aside":
         remedy = "`edgectl quarantine ls`"
         return Check("delivery", "error", f"set aside: {facts.get('reason')}", remedy)
-    if state in ("settled", "expired"):
+    if state in ("settled", "expired", "shed"):
         remedy = "`edgectl status` counts what was lost, and why"
         return Check("delivery", "error", "it left the store, and no PUBACK of it is known", remedy)
     remedy = (
