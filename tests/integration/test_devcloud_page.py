@@ -153,6 +153,16 @@ def test_a_person_edits_a_twin_sends_a_command_and_calls_a_method(browser: Brows
     eventually(lambda: browser.sees("it did not listen for methods"))
 
 
+def test_a_pack_shows_its_messages(browser: Browser, shared: Cloud) -> None:
+    device = Device(shared, "dev-pack")
+    headers = {"iothub-messageid": "p:b:7#+2", "iothub-app-pack": "lines"}
+    assert device.post("/messages/events", data=b"cold\nwarm", headers=headers).status_code == 204
+    open_page(browser, shared)
+    eventually(lambda: browser.sees("pack of 2"))
+    browser.value("document.querySelector('#messages details').open = true")
+    eventually(lambda: browser.sees("p:b:8 warm"))
+
+
 def test_the_configuration_that_it_writes_is_complete_and_replaces_no_file_of_others(folder: Path) -> None:
     cloud = Cloud(folder / "cloud")
     try:

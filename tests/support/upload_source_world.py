@@ -11,6 +11,7 @@ from runtime.adapters.store.writer import MessageStore
 from runtime.core.delivery.actions import Discard, Open, Send, StartUpload, Tag
 from runtime.core.delivery.connection import DeliveryLimits
 from runtime.core.delivery.engine import Delivery
+from runtime.core.delivery.envelope import Telemetry
 from runtime.core.delivery.events import Acked, Closed, Connected
 from runtime.core.delivery.link_budget import LinkBudget, LinkPolicy
 from runtime.core.delivery.window import CongestionWindow
@@ -39,6 +40,7 @@ class Device:
         self.client = 0
         self.in_flight: list[Tag] = []
         self.sent: list[int] = []
+        self.telemetry: list[Telemetry] = []
         self.uploads: list[int] = []
         self.aside: dict[int, str] = {}
         self.answers = True
@@ -61,7 +63,9 @@ class Device:
         self.clock.boot += 0.01
         self.source.look_for_new = True
         further = self.source.read()
-        for step in self.delivery.actions(self.clock.boot, 0.5) if sends else ():
+        actions = self.delivery.actions(self.clock.boot, 0.5) if sends else []
+        self.source.remember(self.delivery.drain_reached(), actions)
+        for step in actions:
             match step:
                 case Open():
                     self.client += 1
@@ -70,7 +74,7 @@ class Device:
                     self.in_flight.clear()
                     self.delivery.on_event(Closed(self.client), self.clock.boot, 0.5)
                 case Send(tag):
-                    self.source.piece(*tag)
+                    self.telemetry.append(self.source.piece(*tag))
                     self.in_flight.append(tag)
                     self.sent.append(tag[0])
                 case StartUpload(id):

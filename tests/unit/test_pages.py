@@ -153,7 +153,9 @@ def test_every_configuration_is_taken_as_it_stands(page: Path, code: str, tmp_pa
 def test_every_example_in_python_can_be_read(page: Path, code: str) -> None:
     """They run as well: those of docs/device.md in test_device_page, the others in the integration tier."""
     ast.parse(code)
-    assert page.name in ("README.md", "device.md", "producer.md", "protocol.md"), "where does it run?"
+    assert page.name in ("README.md", "device.md", "packing.md", "producer.md", "protocol.md"), (
+        "where does it run?"
+    )
 
 
 def test_every_guarantee_names_the_test_that_shows_it() -> None:
