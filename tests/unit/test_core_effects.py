@@ -71,12 +71,14 @@ CACHES = {
 """Caches of functions, which remember what they computed: each of a pure function, and bounded."""
 CALLBACKS = {
     "core/delivery/batches.py": "caught_up: the read planner's, which is core itself",
+    "core/delivery/engine.py": "goes: chooses by the values of over_budget, which is core itself",
     "core/delivery/envelope.py": "open: cuts a piece out of the sealed message; made in the module itself",
     "core/delivery/packs.py": "caught_up: the read planner's, which is core itself",
     "core/delivery/poison.py": "may: what the link budget permits, which is core itself",
     "core/delivery/queue_room.py": "passes, is_urgent: the link budget's",
     "core/delivery/read_planner.py": "fresh_first: a setting; level: counts the send queue",
-    "core/delivery/send_queue.py": "passes, may, ready: the link budget's, the sender's and the packer's",
+    "core/delivery/send_queue.py": "passes, may, ready, goes: the link budget's, sender's, packer's",
+    "core/delivery/sender.py": "goes: as in engine.py",
 }
 """Modules that are given a function: whose it is, and why it has no effect."""
 
