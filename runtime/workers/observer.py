@@ -6,13 +6,10 @@ status` takes it. Its end costs a curve. Where a collector is named, it gets the
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
-from runtime import __version__
 from runtime.adapters.net.http_server import HttpServer
 from runtime.adapters.process.clock import Clock, SystemClock
 from runtime.adapters.process.config_watch import ConfigWatch
@@ -20,16 +17,14 @@ from runtime.adapters.process.history_file import HistoryFile
 from runtime.adapters.process.process import Stop
 from runtime.config import Config
 from runtime.core.log_events import LogEvent
-from runtime.core.log_throttle import LogThrottle
-from runtime.core.operations.metrics import otlp
 from runtime.errors import UsageError
 from runtime.operations import overview
-from runtime.operations.metrics_report import report
 from runtime.operations.observer_pages import ObserverPages
 from runtime.workers.heartbeat import Heartbeat
 
 if TYPE_CHECKING:
     from runtime.workers.log_shipper import LogShipper
+    from runtime.workers.metrics_push import MetricsPush
 
 NAME = "observer"
 TURN_S = 2.0
@@ -37,8 +32,6 @@ POINT_EVERY_S = 60.0
 """A day of points is 1,440: what the page's curves need."""
 OPEN_EVERY_S = 5.0
 """An address that is taken is tried again so often: its holder may be on its way out."""
-PUSH_TIMEOUT_S = 10.0
-SAY_EVERY_S = 3600.0
 
 
 def run(config: Config, stop: Stop) -> None:
@@ -66,14 +59,10 @@ class ObserverLoop:
         )
         self._serves = config.settings.observer.enabled
         self._server: HttpServer | None = None
-        log = config.settings.log
-        self._shipper = (
-            LogShipper(config.layout, config.producer_endpoint(), log, clock) if log.ship else None
-        )
+        self._shipper = _shipper(config, clock) if config.settings.log.ship else None
+        self._push = _push(config, clock, heart) if config.settings.observer.otlp_url else None
         self._trouble = ""
-        self._open_s = self._point_s = self._push_s = 0.0
-        self._began_ns = int(self._clock.wall_s() * 1e9)
-        self._push_log = LogThrottle(SAY_EVERY_S)
+        self._open_s = self._point_s = 0.0
 
     def turn(self) -> None:
         """Do what is due now."""
@@ -87,10 +76,8 @@ class ObserverLoop:
         if self._serves and now_s >= self._point_s:
             self._point_s = now_s + POINT_EVERY_S
             self._history.add(self._point())
-        settings = self._config.settings.observer
-        if settings.otlp_url and now_s >= self._push_s:
-            self._push_s = now_s + settings.otlp_every_s
-            self._push(settings.otlp_url)
+        if self._push is not None:
+            self._push.turn(self._pages.state)
 
     def close(self) -> None:
         if self._shipper is not None:
@@ -129,36 +116,17 @@ class ObserverLoop:
             "delivered_per_s": state["hub"]["rate_per_s"],
         }
 
-    def _push(self, url: str) -> None:
-        """Send the figures to the collector; what it does not take is not kept: the next ones are newer."""
-        from runtime.adapters.net import https  # late, as the shipper: 10 MB that few observers need
-        from runtime.adapters.net.tls_options import TrustedAuthorities
 
-        state, wall_s = self._pages.state(), self._clock.wall_s()
-        request = otlp(
-            report(state, now_s=wall_s), _resource(state), __version__, self._began_ns, int(wall_s * 1e9)
-        )
-        body = json.dumps(request).encode()
-        trust = TrustedAuthorities(ca_file=self._config.settings.observer.otlp_ca_file)
-        reply = https.request("POST", url, body, None, trust, PUSH_TIMEOUT_S, self._heart.waiting)
-        if isinstance(reply, https.Failure):
-            self._say(reply.reason)
-        elif reply.status // 100 != 2:
-            self._say(f"HTTP {reply.status}")
-
-    def _say(self, reason: str) -> None:
-        if times := self._push_log.times("push", self._clock.boot_s()):
-            logger.bind(event=LogEvent.COLLECTOR_REFUSES, times=times).warning(
-                "the collector did not take the metrics: {}", reason
-            )
-
-
-def _resource(state: Mapping[str, Any]) -> dict[str, str]:
-    device = state["identity"]["device_id"]
-    return {"service.name": "edge-runtime", **({"service.instance.id": str(device)} if device else {})}
+# Imported late: what these need of the network's libraries is 10 MB that few observers use.
 
 
 def _shipper(config: Config, clock: Clock) -> LogShipper:
     from runtime.workers.log_shipper import LogShipper
 
     return LogShipper(config.layout, config.producer_endpoint(), config.settings.log, clock)
+
+
+def _push(config: Config, clock: Clock, heart: Heartbeat) -> MetricsPush:
+    from runtime.workers.metrics_push import MetricsPush
+
+    return MetricsPush(config.settings.observer, clock, heart.waiting)

@@ -7,11 +7,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from runtime.adapters.process.clock import SystemClock
+from runtime.adapters.process.process import Stop
 from runtime.adapters.store.reader import StoreReader
 from runtime.producer import Producer
 from runtime.settings_operations import LogSettings
 from runtime.workers import log_shipper
+from runtime.workers.heartbeat import Heartbeat
 from runtime.workers.log_shipper import LogShipper
+from runtime.workers.observer import ObserverLoop
 from tests.support.harness import Home
 
 
@@ -22,6 +25,16 @@ class Clock(SystemClock):
 
     def boot_s(self) -> float:
         return super().boot_s() + self.ahead_s
+
+
+def test_an_observer_that_only_ships_logs_takes_its_turns(home: Home) -> None:
+    """It ended at its start: what it imports late was not there."""
+    home.write_config("[log]\nship = true\n")
+    home.layout.create()
+    observer = ObserverLoop(home.config, Heartbeat(home.layout, "observer", Clock(), Stop()), Clock())
+    observer.turn()
+    observer.close()
+    assert "shipping logs" in home.layout.status_file("observer").read_text()
 
 
 def test_lines_that_ingest_did_not_take_are_stored_later_and_once(home: Home, monkeypatch: Any) -> None:

@@ -149,6 +149,7 @@ EXCEPTIONS = {
     ("workers/sentinel_metrics.py", "operations"),
     ("workers/built_in_methods.py", "operations"),  # the cloud sees what `edgectl status` shows
     ("workers/observer.py", "operations"),  # what it serves is what `edgectl status` shows
+    ("workers/metrics_push.py", "operations"),  # and what it pushes
 }
 
 

@@ -27,6 +27,8 @@ class Cutter:
 
     def __init__(self) -> None:
         self._sockets: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._left: weakref.WeakSet[Any] = weakref.WeakSet()
+        """Sockets whose connection is closed, and whose response may still be read: HTTP/1.0 ends with it."""
         self.overdue = False
         """True: connections opened from now on are cut at once."""
         self._closed_bytes = 0
@@ -39,6 +41,7 @@ class Cutter:
     def closing(self, sock: Any) -> None:
         if sock in self._sockets:
             self._sockets.discard(sock)
+            self._left.add(sock)
             self._closed_bytes += _sent_bytes(sock)
 
     def sent_bytes(self) -> int:
@@ -47,7 +50,7 @@ class Cutter:
 
     def cut(self) -> None:
         self.overdue = True
-        for one in list(self._sockets):
+        for one in (*self._sockets, *self._left):
             with contextlib.suppress(OSError):
                 # the base class's method: SSLSocket's own takes the TLS state away while the reader uses it
                 socket.socket.shutdown(_plain(one), socket.SHUT_RDWR)
@@ -92,6 +95,8 @@ class _Cuttable(_Connection):  # type: ignore[misc]  # stands before a kind of c
         super().close()
 
     def request(self, *args: Any, **kwargs: Any) -> None:
+        if self.sock is None:  # plain HTTP, which urllib3 connects no sooner
+            self.connect()
         self.timeout = None  # that was the time-out for connecting; a block on a slow link takes longer
         super().request(*args, **kwargs)
 

@@ -83,7 +83,7 @@ class HttpsConnection(HTTPAdapter):
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
         super().cert_verify(conn, url, verify, cert)  # type: ignore[no-untyped-call]  # in types-requests
-        if self.authorities is not None:
+        if self.authorities is not None and url.lower().startswith("https:"):
             conn.ca_certs = conn.ca_cert_dir = None
             conn.conn_kw["ca_cert_data"] = self.authorities
 
@@ -141,6 +141,7 @@ def _exchange(
             trust.check()
             connection.authorities = trust.authorities()
             session.mount("https://", connection)
+            session.mount("http://", connection)  # a collector's: it has to be cut in time, too
             pair = (str(trust.certificate), str(trust.key)) if trust.certificate and trust.key else None
             with session.request(
                 method,

@@ -171,6 +171,22 @@ def lock_holder(path: Path) -> int | None:
         os.close(fd)
 
 
+def lock_is_free(path: Path) -> bool:
+    """True if certainly no process holds the lock at `path`; one that we may not open says nothing."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as exc:
+        return isinstance(exc, FileNotFoundError)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    else:
+        return True
+    finally:
+        os.close(fd)
+
+
 def has_open(pid: int, path: Path) -> bool:
     """True if that process has that very file open, or locked where we may not see its open files."""
     try:

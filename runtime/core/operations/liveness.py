@@ -24,6 +24,8 @@ class WorkerProgress:
     """It is at something that may take long, such as a salvage: lateness is no fault then."""
     store: str = ""
     """ingest's state of the store; empty from the other workers."""
+    gone: bool = False
+    """No process holds its lock, and none is about to start it again."""
 
 
 def faults(workers: Mapping[str, WorkerProgress]) -> list[str]:
@@ -34,6 +36,8 @@ def faults(workers: Mapping[str, WorkerProgress]) -> list[str]:
 def _fault(name: str, progress: WorkerProgress) -> str:
     if progress.age_s is None:
         return f"{name} has not reported yet"
+    if progress.gone:
+        return f"{name} does not run"
     if progress.age_s > LATE_AFTER_S and not progress.busy:
         return f"{name} has made no progress for {progress.age_s:.0f} s"
     if progress.store not in ("", "open"):
