@@ -15,6 +15,7 @@ PARTS = {
     "ingest": "Ingest, against this machine's disk and sockets",
     "hub": "The stand-in hub, so that it is never what is measured",
     "upload": "Upload, against a bare azure-iot-device loop",
+    "packs": "Packing, against single messages",
     "management": "Device management beside telemetry",
     "managed": "Twin, commands and methods, from the hub to a program and back",
     "fleet": "A fleet of devices: renewing their tokens, and draining into a hub that throttles",

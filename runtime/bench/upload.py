@@ -297,6 +297,7 @@ class Rig:
         connection = parse(answer.json()["connectionString"])
         assert connection.sas is not None
         self.sas = connection.sas.reveal()
+        self.device_id = connection.device_id
         store, now = IdentityStore(self.layout), Moment(time.time(), time.monotonic(), "bench")
         store.save_provisioned(Enrolment(), PlatformResult(Secret("bench"), None), now, 0.5)
         registered = store.read().registration
@@ -360,6 +361,10 @@ class Rig:
     def arrivals(self) -> int:
         """Messages at the hub, repeats too."""
         return int(self._arrivals.execute("SELECT coalesce(max(seq), 0) FROM messages").fetchone()[0])
+
+    def messages(self, columns: str) -> list[Any]:
+        """Columns of all messages at the hub, repeats too."""
+        return self._arrivals.execute(f"SELECT {columns} FROM messages ORDER BY seq").fetchall()
 
     def twin_patches(self) -> int:
         """Changes of reported properties that came to the hub."""

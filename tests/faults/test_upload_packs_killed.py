@@ -39,15 +39,15 @@ def test_no_kill_of_upload_loses_a_message_or_brings_one_twice(home: Home, cloud
     put_in_force(home.layout, register(cloud))
     home.start_worker("ingest")
     eventually(lambda: home.layout.messages_db.exists())
-    stored: list[bytes] = []
+    stored, newest = list[bytes](), 0
     for _ in range(KILLS):
+        newest = max((message.seq for message in cloud.messages(newest)), default=newest)
         upload = home.start_worker("upload")
         payloads = [b"%d:" % (len(stored) + n) + b"." * chance.randrange(300) for n in range(120)]
         for at in range(0, len(payloads), 30):
             put(home, {"stream": "s"}, *payloads[at : at + 30])
         stored += payloads
-        before = cloud.message_count()
-        eventually(lambda before=before: cloud.message_count() > before)
+        eventually(lambda after=newest: cloud.messages(after), 60)
         time.sleep(chance.random() * 0.08)
         upload.kill()
         configure(chance.choice(SETTINGS))
