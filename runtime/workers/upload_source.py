@@ -53,6 +53,8 @@ MOST_PACKINGS = 1_024
 REREAD_S = 30.0
 """Interval of the looks through a store that should be empty and is not."""
 
+ALONE = PackRule(PackFormat.NONE)
+"""The rule of messages that go alone."""
 _PARTS = {"batch-id", "chunk-id", "complete-batch", "complete-message"}
 
 
@@ -106,14 +108,17 @@ class UploadSource:
             newest = self._store.newest()
             self._reread(newest, now)
             if not self._begun:
-                self._journal.packings.begin(self._store.uuid, newest)
-                self._journal.packs.begin(self._store.uuid, self.oldest())
+                oldest = self.oldest()
+                self._journal.packings.begin(self._store.uuid, newest, oldest or 0)
+                self._journal.packs.begin(self._store.uuid, oldest)
                 self._begun = True
             stored = self._store.stored() if newest > self._planner.front else set()
             query = self._planner.advance(newest, stored)
             if query:
                 passed_over = self._answer(query) or passed_over
             self.look_for_new = query is not None
+        if self._journal.packs.waits and self._planner.all_read():
+            self._journal.packs.all_read()
         return passed_over
 
     @property
@@ -147,9 +152,10 @@ class UploadSource:
     def _remember_packing(self, id: int) -> None:
         message = self._delivery.queue.messages.get(id)
         if message is not None:
-            self._journal.packs.sending(self._store.uuid, message)
             name = lane_of(message.candidate)[0].without_leaf
             self._journal.packings.sending(self._store.uuid, name, id, self._configured(name))
+            if message.part is not None or self._journal.packings.packed(name):
+                self._journal.packs.sending(self._store.uuid, message)
 
     def confirmed(self, removed: Collection[Outgoing]) -> None:
         """Ingest has removed these messages: no later run will see them."""
@@ -293,8 +299,11 @@ class UploadSource:
 
     def _pack_rule(self, message: StoredMessage) -> PackRule:
         """The rule for packs as configured, or the one by which the message was packed before."""
-        before = self._journal.packs.rule_of(self._store.uuid, message.id)
-        return before or self._configured_rule(message.name.without_leaf)
+        if (before := self._journal.packs.rule_of(self._store.uuid, message.id)) is not None:
+            return before
+        name = message.name.without_leaf
+        packs = self._journal.packings.of(self._store.uuid, name, message.id, self._configured(name)).packs
+        return self._configured_rule(name) if packs else ALONE
 
     def _configured_rule(self, name: StreamName) -> PackRule:
         if name not in self._pack_rules:
@@ -335,6 +344,7 @@ class UploadSource:
             stream.bytes - stream.deferred_bytes,
             crowded=self._room.crowded(stands=stands) or stream.files > 0,
             packs=packs,
+            restores=self._journal.packs.waits,
             full=is_full(stream) or self._room.full(stands=stands, important=important),
         )
 
@@ -367,6 +377,7 @@ class UploadSource:
                 wanted.chunk_bytes,
                 upload.file_from_units,
                 upload.site_id,
+                wanted.pack is not PackFormat.NONE,
             )
         return self._packings[name]
 

@@ -18,7 +18,7 @@ from runtime.core.delivery.packing import unpack
 from tests.support.harness import Arrived, Cloud, Home, eventually
 from tests.support.upload import backlog, put, put_in_force, register
 
-KILLS = int(os.environ.get("UPLOAD_KILLS", "4"))
+KILLS = int(os.environ.get("UPLOAD_KILLS", "5"))
 SETTINGS = (
     'pack = "lines"\n',
     'pack = "lines"\npack_units = 1\nlinger_s = 0.2\n',

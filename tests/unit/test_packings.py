@@ -97,3 +97,23 @@ def test_a_repeat_in_any_later_life_is_packed_as_the_first_time(lives: list[tupl
         packings.sending(STORE, STREAM, id, configured)
         if changes <= MOST_CHANGES:
             assert sent.setdefault(id, packing) == packing
+
+
+def test_a_stream_that_packs_from_now_on_sends_alone_what_may_have_been_sent_alone() -> None:
+    alone, packed = Packing(), Packing(packs=True)
+    before = Packings()
+    before.sending(STORE, STREAM, 10, alone)
+    found = next_life(before)
+    found.begin(STORE, 500, 3)
+    assert not found.of(STORE, STREAM, 10, packed).packs and not found.packed(STREAM)
+    assert found.of(STORE, STREAM, 500, packed).packs
+    found.sending(STORE, STREAM, 500, packed)
+    assert next_life(found).packed(STREAM)
+
+
+def test_what_has_left_the_store_is_forgotten_at_the_start() -> None:
+    before = Packings()
+    before.sending(STORE, STREAM, 10, Packing(packs=True))
+    found = next_life(before)
+    found.begin(STORE, 400, 300)
+    assert not found.packed(STREAM)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from urllib.parse import quote
 
-from runtime.core.delivery.metering import metered_bytes, units
+from runtime.core.delivery.metering import UNIT_BYTES, metered_bytes, units
 from runtime.core.ingest.message_fields import RESERVED_PROPERTIES
 from runtime.core.leaf import GATEWAY_PATH, LEAF_PROPERTIES, SOURCE_DEVICE, path_through
 from runtime.core.message import Kind, StoredMessage
@@ -32,6 +32,8 @@ TOPIC_LIMIT_BYTES = 65_535
 """MQTT writes the length of a topic in 16 bits."""
 LONGEST_DEVICE_ID = "d" * 128
 """A device id of as many characters as the hub allows; the platform uses fewer."""
+_MOST_LATE_UNITS = 4
+"""A larger message gains little in a pack."""
 _PACKET_BYTES = 9
 """A PUBLISH besides topic and payload: type, remaining length (up to 4), topic length, packet id."""
 _REMAINING_LENGTHS = (1 << 7, 1 << 14, 1 << 21)
@@ -60,6 +62,8 @@ class Packing:
     file_from_units: int = 0
     """Messages of at least so many 4 KiB units go as a file, which is cheaper; 0: only what does not fit."""
     site_id: str | None = None
+    packs: bool = False
+    """Messages may go in packs (see `packs`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +78,24 @@ class Telemetry:
     content_type: str | None = None
     passed: str | None = None
     """The path of gateways that a leaf's message has passed before this one; None: it is no leaf's."""
-    _bag: str = field(init=False, repr=False, compare=False)
-    """The property bag, percent-encoded: it is read again and again, so it is built once."""
+    _bag: str | None = field(default=None, init=False, repr=False, compare=False)
+    """The property bag, percent-encoded: built when it is first read, for a message in a pack needs none."""
 
-    def __post_init__(self) -> None:
+    @property
+    def bag(self) -> str:
+        """The property bag, percent-encoded."""
+        if self._bag is not None:
+            return self._bag
         system = [("$.mid", self.mid)]
         if self.content_type:
             system.append(("$.ct", self.content_type))
         bag = "&".join(f"{quote(k, safe='')}={quote(v, safe='')}" for k, v in (*system, *self.properties))
         object.__setattr__(self, "_bag", bag)
+        return bag
 
     def topic(self, device_id: str) -> str:
         """The topic it is published to, which holds everything but the payload."""
-        topic = f"devices/{device_id}/messages/events/{self._bag}"
+        topic = f"devices/{device_id}/messages/events/{self.bag}"
         if self.passed is None:
             return topic
         return f"{topic}&{GATEWAY_PATH}={quote(path_through(self.passed, device_id), safe='')}"
@@ -203,12 +212,23 @@ def seal(message: StoredMessage, packing: Packing, *, late: bool = False) -> Sea
     if packing.chunk_bytes and len(message.payload) > packing.chunk_bytes and message.chunk_id is None:
         return _in_chunks(message, properties, packing)
     raw = _telemetry(message, properties, message.payload)
-    if late and not _worth_a_file(raw, packing) and raw.topic_bytes <= TOPIC_LIMIT_BYTES:
-        return Parcel(1, raw.wire_bytes, lambda _: compressed(raw, packing.compression), raw=raw)
+    if late and (parcel := _opened_late(raw, packing)) is not None:
+        return parcel
     piece = compressed(raw, packing.compression)
     if _worth_a_file(piece, packing):
         return _by_file(message, dict(piece.properties), piece.payload)
     return _whole(piece)
+
+
+def _opened_late(raw: Telemetry, packing: Packing) -> Parcel | None:
+    """The parcel of a small message whose form is decided when it is sent; None where it is none."""
+    size_bytes = raw.metered_bytes(LONGEST_DEVICE_ID)
+    most_units = packing.file_from_units or _MOST_LATE_UNITS
+    if size_bytes > _MOST_LATE_UNITS * UNIT_BYTES or units(size_bytes) >= most_units:
+        return None
+    described_bytes = size_bytes - len(raw.payload)
+    wire_bytes = len(raw.payload) + 3 * described_bytes + len(LONGEST_DEVICE_ID)  # encoded, at most
+    return Parcel(1, wire_bytes, lambda _: compressed(raw, packing.compression), raw=raw)
 
 
 def _worth_a_file(piece: Telemetry, packing: Packing) -> bool:
@@ -242,7 +262,9 @@ def _invalid(message: StoredMessage) -> str | None:
 
 def _is_text(value: object) -> bool:
     """True if MQTT can carry it: UTF-8 without a NUL."""
-    return isinstance(value, str) and "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    return value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def _properties(message: StoredMessage, packing: Packing) -> dict[str, str]:

@@ -4,7 +4,7 @@ The platform drops a repeat by its name, and the name of a pack says its members
 messages would come twice: in the one pack and in the other. So the members are noted before they are sent,
 and until ingest has confirmed their removal. A note can be old: then the same messages come twice at most.
 
-Only messages of streams that pack are noted; what is noted counts as sent, so a ttl no longer drops it.
+Only messages of streams that pack, or did, are noted; what is noted counts as sent: no ttl drops it.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class PackNotes:
         return self._changed or any(pack.dissolved for pack in self._packs)
 
     def sending(self, store: str | None, message: Outgoing) -> None:
-        """Note that `message` is about to be sent, with its pack."""
-        if message.part is None:
+        """Note that `message` is about to be sent, with its pack; one in pieces or a file is never packed."""
+        if message.candidate.pieces > 1 or message.candidate.file:
             return
         if store != self._store:
             self._store = store
@@ -69,13 +69,22 @@ class PackNotes:
         pack = self._earlier.get(id) if store == self._store else None
         return None if pack is None else pack.rule
 
+    @property
+    def waits(self) -> bool:
+        """True if members of packs of an earlier run were not read again yet."""
+        return bool(self._earlier)
+
+    def all_read(self) -> None:
+        """All that is stored was read: the members that were not are gone."""
+        self._earlier.clear()
+
     def restore(self, store: str | None, message: Outgoing) -> None:
         """Let a message that is read again be sent as it was in an earlier run."""
         id = message.candidate.id
         if store != self._store:
             return
         pack = self._earlier.pop(id, None)
-        if pack is not None or id in self._alone:
+        if (pack is not None or id in self._alone) and message.candidate.pieces == 1:
             message.touched = True
         if pack is None or message.part is None:
             return

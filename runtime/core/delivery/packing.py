@@ -32,10 +32,10 @@ from runtime.core.delivery.envelope import Compression, Telemetry, compressed, d
 
 MOST_NAME_CHARACTERS = 120
 """The hub allows 128 in a message id."""
-MOST_MEMBERS = 2_000
+MOST_MEMBERS = 1_000
 """Most messages of one pack."""
-MOST_TOPIC_BYTES = 4_096
-"""A message whose properties need a longer topic goes alone: its properties cost more than the rest."""
+MOST_DESCRIBED_BYTES = 2_048
+"""A message with larger properties goes alone: they cost more than the rest."""
 PACK, LENGTHS, ENCODING = "pack", "pack-lengths", "content-encoding"
 JSON, JSON_LINES = "application/json", "application/x-ndjson"
 _ALONE = frozenset((PACK, LENGTHS, ENCODING, "message-id", "chunk-id"))
@@ -85,9 +85,14 @@ class NotAPack(ValueError):
 
 def may_pack(telemetry: Telemetry, format: PackFormat) -> bool:
     """True if a message may be packed with its like, and loses nothing by it."""
-    if _COUNTED.fullmatch(telemetry.mid) is None or telemetry.topic_bytes > MOST_TOPIC_BYTES:
+    if _COUNTED.fullmatch(telemetry.mid) is None:
         return False
-    if any(name in _ALONE for name, _ in telemetry.properties):
+    described_bytes = 0
+    for name, text in telemetry.properties:
+        if name in _ALONE:
+            return False
+        described_bytes += len(name) + len(text)
+    if described_bytes > MOST_DESCRIBED_BYTES:
         return False
     if format is PackFormat.LINES:
         return b"\n" not in telemetry.payload and telemetry.content_type != JSON_LINES

@@ -65,15 +65,20 @@ class Packings:
             del self._eras[next(iter(self._eras))]
         self.changed = True
 
-    def begin(self, store: str | None, newest: int) -> None:
-        """A run begins, and the store has no message beyond this one: later messages were never sent.
+    def packed(self, name: StreamName) -> bool:
+        """True if messages of the stream may have been sent in packs, of those that are still remembered."""
+        return any(era.packing.packs for era in self._eras.get(name, ()))
+
+    def begin(self, store: str | None, newest: int, oldest: int = 0) -> None:
+        """A run begins, and the store has messages between these two only: later ones were never sent.
 
         So a message from quarantine, under its new id, is packed by the present settings, too.
         """
         if store != self._store:
             return
         for name, eras in self._eras.items():
-            self._eras[name] = [replace(era, up_to=min(era.up_to, newest)) for era in eras]
+            kept = [replace(era, up_to=min(era.up_to, newest)) for era in eras]
+            self._eras[name] = [era for era in kept if era.up_to >= oldest]
 
     def to_json(self) -> dict[str, Any]:
         """The form that is written to the disk."""
@@ -100,12 +105,12 @@ class Packings:
 
 def _written(era: _Era) -> tuple[Any, ...]:
     packing = era.packing
-    rest = (packing.chunk_bytes, packing.file_from_units, packing.site_id)
+    rest = (packing.chunk_bytes, packing.file_from_units, packing.site_id, packing.packs)
     return (era.up_to, packing.compression.name, *rest)
 
 
 def _read(eras: Iterable[Any]) -> list[_Era]:
     return [
-        _Era(int(up_to), Packing(Compression[compression], int(chunk_bytes), int(units), site))
-        for up_to, compression, chunk_bytes, units, site in eras
+        _Era(int(up_to), Packing(Compression[compression], int(chunk_bytes), int(units), site, any(packs)))
+        for up_to, compression, chunk_bytes, units, site, *packs in eras
     ]

@@ -31,8 +31,10 @@ FEW = 4
 FEW_BYTES = 32_768
 """The same while the send queue is crowded: a stream with none in it gets some, so that nothing urgent stays
 unseen."""
-ENOUGH_TO_PACK, FEW_TO_PACK = 2 * MOST_MEMBERS, 64
-"""The same for a stream whose messages go in packs: two packs, or some messages for one."""
+ENOUGH_TO_PACK, FEW_TO_PACK = MOST_MEMBERS + ENOUGH, 64
+"""The same for a stream whose messages go in packs: more than a pack, or some messages for one."""
+ENOUGH_TO_RESTORE_BYTES = 4_194_304
+"""The same while a pack of an earlier run is read again, which was compressed."""
 AGAIN_S = 1.0
 """A stream that is behind, and whose next message found no room, is read again after so long."""
 SPAN = 100_000
@@ -93,6 +95,8 @@ class LaneFill:
     """There is little room for any lane."""
     packs: bool = False
     """Its messages may go in packs."""
+    restores: bool = False
+    """The rest of a pack of an earlier run may be among them."""
     full: bool = False
     """There is room for no further message of it, whichever of its messages may go."""
 
@@ -110,6 +114,8 @@ class LaneFill:
         return not self.full and self.messages < most // 2 and self.bytes < most_bytes // 2
 
     def _most(self) -> tuple[int, int]:
+        if self.restores:
+            return ENOUGH_TO_PACK, ENOUGH_TO_RESTORE_BYTES
         if self.packs:
             return (FEW_TO_PACK, FEW_BYTES) if self.crowded else (ENOUGH_TO_PACK, ENOUGH_BYTES)
         return (FEW, FEW_BYTES) if self.crowded else (ENOUGH, ENOUGH_BYTES)
@@ -194,6 +200,10 @@ class ReadPlanner:
     def waits(self, stream: StreamName, last_fresh: int | None) -> bool:
         """True if a stream whose messages are parts of a whole waits until its fresh lane is empty."""
         return stream in self._in_parts and last_fresh is not None
+
+    def all_read(self) -> bool:
+        """True if every stored message was read."""
+        return not self.behind and self.front >= self.newest > 0
 
     def caught_up(self, stream: StreamName) -> bool:
         """True if every stored message of a stream was read."""

@@ -24,7 +24,7 @@ from runtime.core.delivery.settled_records import SettledRecords
 from runtime.core.delivery.upload_slots import UploadSlots
 from runtime.core.delivery.window import WINDOW_BYTES, CongestionWindow
 
-MOST_MEMBERS_IN_FLIGHT = 4_000
+MOST_MEMBERS_IN_FLIGHT = 2_000
 """No further send while so many messages are in flight, in packs: each one is a repeat after a crash."""
 _WIDE = 1 << 30
 
