@@ -9,8 +9,9 @@ from __future__ import annotations
 import pytest
 
 from runtime.bench.drain import Throttle, drain
+from runtime.core.delivery.packing import PackFormat, PackRule
 
-WORLDS = [(20, 2.0, 60), (60, 1.8, 30)]
+WORLDS = [(20, 2.0, 60), (30, 0.9, 30)]
 KEEPS = pytest.mark.parametrize("keeps", [True, False], ids=["hub keeps", "hub loses"])
 FLEETS = pytest.mark.parametrize("fleet", WORLDS, ids=["10 s a turn", "33 s a turn"])
 
@@ -43,3 +44,15 @@ def test_a_fleet_that_knows_its_share_loses_no_connection_and_sends_nothing_twic
     drained = drain(throttle)
     assert (drained.left, drained.losses, drained.served) == (0, 0, throttle.total)
     assert drained.level_s <= 1.1 * throttle.ideal_s
+
+
+@KEEPS
+@FLEETS
+def test_a_fleet_that_packs_drains_in_a_tenth_of_the_time_for_a_tenth_of_the_units(
+    fleet: tuple[int, float, int], *, keeps: bool
+) -> None:
+    throttle = Throttle(*fleet, keeps=keeps, pack=PackRule(PackFormat.LINES))
+    drained = drain(throttle)
+    assert drained.left == 0
+    assert drained.units <= 0.1 * throttle.total
+    assert drained.level_s <= 0.1 * throttle.ideal_s
