@@ -4,9 +4,10 @@
 
 Needs root, mmdebstrap, podman and runc; a minute or two. The container is an ordinary user without
 capabilities on a read-only root, told by its environment alone. It is enrolled at the stand-in cloud and
-delivers a hundred messages; its first process reaps what others leave behind and ends in order at SIGTERM;
-and it writes nowhere but in its home. The compose file and the Kubernetes example are checked by their
-schemas where the checkers (docker-compose, kubernetes-validate) are installed.
+delivers a hundred messages; its first process reaps what others leave behind and ends in order at SIGTERM.
+A second one is root on a root that takes writes, and still has to write nowhere but in its home. The compose
+file and the Kubernetes example are checked by their schemas where the checkers (docker-compose,
+kubernetes-validate) are installed.
 """
 
 from __future__ import annotations
@@ -33,16 +34,15 @@ LARGEST_BYTES = 30_000_000
 EXAMPLES = TOP / "deploy" / "container"
 
 
+CONFINED = ("--read-only", "--read-only-tmpfs=false", "--cap-drop=all", "--security-opt=no-new-privileges")
+ALLOWED_EVERYTHING = ("--user=0:0",)
+"""Root on a root that takes writes: whatever is written shows in `podman diff`."""
+
+
 class Container:
     """One container of the image, removed at the end."""
 
-    def __init__(self, image: str, home: Path, *options: str) -> None:
-        limits = [
-            "--read-only",
-            "--read-only-tmpfs=false",
-            "--cap-drop=all",
-            "--security-opt=no-new-privileges",
-        ]
+    def __init__(self, image: str, home: Path, *options: str, limits: tuple[str, ...] = CONFINED) -> None:
         ulimits = ["--ulimit=nofile=1024:1024", "--ulimit=nproc=1000:1000"]
         mounts = ["--network=host", f"--volume={home}:/{HOME}"]
         self.id = podman("run", "--detach", *limits, *ulimits, *mounts, *options, image)
@@ -52,6 +52,22 @@ class Container:
 
     def python(self, code: str) -> str:
         return self.run("/usr/lib/edge-runtime/bin/python", "-I", "-c", code)
+
+    def cpu_s(self) -> float:
+        """Seconds of CPU that its processes, and those that ended in it, have used."""
+        code = (
+            "import glob, os\n"
+            "ticks = 0\n"
+            "for file in glob.glob('/proc/[0-9]*/stat'):\n"
+            "    fields = open(file).read().rsplit(')', 1)[1].split()\n"
+            "    ticks += sum(map(int, fields[11:15]))\n"
+            "print(ticks / os.sysconf('SC_CLK_TCK'))\n"
+        )
+        return float(self.python(code))
+
+    def changes(self) -> set[str]:
+        """What differs from the image, beside volumes and memory."""
+        return set(podman("diff", self.id).splitlines())
 
     def inspect(self, what: str) -> str:
         return podman("inspect", "--format", what, self.id)
@@ -78,10 +94,11 @@ def check(image: str) -> None:
         began_s = time.monotonic()
         container = Container(image, home, *told_by_environment(cloud))
         try:
-            at_start = podman("diff", container.id)  # the mount points that podman made
+            at_start = container.changes()  # the mount points that podman made
             container.run("edgectl", "health", "--wait", "60")
             container.run("edgectl", "send", "--stream", "s", "first")
-            print(f"first message acknowledged after {time.monotonic() - began_s:.1f} s")
+            took_s = time.monotonic() - began_s
+            print(f"first message acknowledged after {took_s:.1f} s, {container.cpu_s():.1f} s of CPU")
             eventually(cloud.approve_all, 60, "the device asks for approval")
             lines = "".join(f"{number}\n" for number in range(MESSAGES - 1))
             container.run("edgectl", "send", "--stream", "s", "--lines", given=lines)
@@ -93,10 +110,38 @@ def check(image: str) -> None:
             podman("stop", "--time=40", container.id)
             print(f"stopped in order within {time.monotonic() - began_s:.1f} s")
             assert container.inspect("{{.State.ExitCode}}") == "0"
-            assert podman("diff", container.id) == at_start, "it wrote beside its home"
+            assert not (written := container.changes() - at_start), f"it wrote beside its home: {written}"
         finally:
             container.remove()
             cloud.close()
+
+
+def check_writes(image: str) -> None:
+    """Not even where it could does it write beside its home: root, with a root that takes writes."""
+    with tempfile.TemporaryDirectory(prefix="edge-container-") as folder:
+        cloud, home = Cloud(Path(folder) / "cloud"), Path(folder) / "home"
+        home.mkdir(mode=0o711)
+        options = [*told_by_environment(cloud), "--env=EDGE_INGEST_GROUP="]
+        container = Container(image, home, *options, limits=ALLOWED_EVERYTHING)
+        try:
+            at_start = container.changes()
+            container.run("edgectl", "health", "--wait", "60")
+            eventually(cloud.approve_all, 60, "the device asks for approval")
+            container.run("edgectl", "send", "--stream", "s", "first")
+            eventually(lambda: cloud.message_count() == 1, 60, "it arrives")
+            for command in ("status", "doctor", "identity"):
+                podman("exec", container.id, "/usr/lib/edge-runtime/bin/python", "-c", READ.format(command))
+            memory = container.python("import os; print(*os.listdir('/dev/shm'))").split()
+            podman("stop", "--time=40", container.id)
+            assert not (written := container.changes() - at_start), f"it wrote beside its home: {written}"
+            assert all(name.startswith("edge-runtime") for name in memory), memory
+        finally:
+            container.remove()
+            cloud.close()
+
+
+READ = "import subprocess; subprocess.run(['edgectl', '{}'], stdout=subprocess.DEVNULL)"
+"""Run a command whatever its exit status says."""
 
 
 def told_by_environment(cloud: Cloud) -> list[str]:
@@ -184,6 +229,7 @@ def main(words: list[str] | None = None) -> int:
     assert file.stat().st_size <= LARGEST_BYTES, f"{file.stat().st_size / 1e6:.1f} MB"
     loaded = podman("load", "--input", str(file)).split()[-1]
     check(loaded)
+    check_writes(loaded)
     print(json.dumps({"image": loaded, "bytes": file.stat().st_size}))
     return 0
 
