@@ -20,7 +20,7 @@ from tests.support.harness import short_folder
 @pytest.fixture
 def tmpfs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The user's runtime folder of this test alone."""
-    if not run_folder._is_volatile(SHARED_MEMORY):
+    if not run_folder.is_volatile(SHARED_MEMORY):
         pytest.skip("there is no tmpfs at /dev/shm")
     monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
     with short_folder(SHARED_MEMORY) as base:

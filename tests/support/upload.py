@@ -150,11 +150,17 @@ def quarantined(home: Home) -> dict[bytes, str]:
 
 def uploading(home: Home, cloud: Cloud, toml: str = "", **more: str) -> HubCredentials:
     """A registered device with ingest and upload at work."""
+    credentials = prepare(home, cloud, toml, **more)
+    home.start_worker("upload")
+    return credentials
+
+
+def prepare(home: Home, cloud: Cloud, toml: str = "", **more: str) -> HubCredentials:
+    """A registered device with ingest at work."""
     home.write_config(cloud.config_toml(upload=toml, **more))
     credentials = register(cloud)
     put_in_force(home.layout, credentials)
     home.start_worker("ingest")
-    home.start_worker("upload")
     eventually(lambda: home.layout.messages_db.exists(), 20, "ingest starts")
     return credentials
 

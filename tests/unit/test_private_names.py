@@ -10,7 +10,8 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parents[1]
 OF_LIBRARIES = {
     "_MID_LIMIT_CHARACTERS", "_SubParsersAction", "_actions", "_exit", "_fields", "_getframe", "_make",
-    "_max_inflight_messages", "_migrations", "_op_manager", "_option_string_actions", "_paho",
+    "_max_inflight_messages", "_mid_generate", "_migrations",
+    "_op_manager", "_option_string_actions", "_paho",
     "_pending_operation_callbacks", "_replace", "_send_connect", "_send_pingreq", "_send_puback", "_sock",
     "_ssl_protocol", "_state", "_transport", "_unknown_operation_completions",
 }  # fmt: skip

@@ -134,7 +134,7 @@ def _base() -> Path | None:
     for base in _candidates():
         with contextlib.suppress(OSError):
             base.mkdir(mode=0o700, exist_ok=True)
-            if is_private(base) and _is_volatile(base):
+            if is_private(base) and is_volatile(base):
                 return base
     return None
 
@@ -153,7 +153,7 @@ def _is_made_here(target: Path) -> bool:
     return target.name.startswith(_PREFIX) and target.parent.name.startswith("edge-runtime")
 
 
-def _is_volatile(folder: Path) -> bool:
+def is_volatile(folder: Path) -> bool:
     """True if it lies on a tmpfs, by the kernel's table of mounts."""
     device = folder.stat().st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
