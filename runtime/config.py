@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from runtime.contradictions import contradictions
+from runtime.contradictions import contradictions, costly
 from runtime.core.address import Endpoint, IpcEndpoint
 from runtime.core.message import StreamName
 from runtime.errors import ConfigError
@@ -259,7 +259,7 @@ def _assembled(environ: Mapping[str, str], layout: Layout, toml: _TomlFile | Non
         sources = dict.fromkeys(origins[name].source for name in names if origins[name].source != "default")
         faults.add(partial(str, " and ".join(sources)), sentence)
     faults.check()
-    warnings = tuple(_unknown_variables(environ, [*known.values()]))
+    warnings = (*_unknown_variables(environ, [*known.values()]), *costly(settings))
     return Config(layout, settings, toml.path if toml else None, origins, warnings)
 
 

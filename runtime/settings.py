@@ -298,7 +298,7 @@ class UploadSettings:
     )
     file_from_units: int = setting(
         0,
-        "send messages of at least so many 4 KiB units as files, which may be cheaper; 0 only too large ones",
+        "send messages of at least so many 4 KiB units as files, which cost 3; 0 only too large ones",
         low=0,
         high=64,
         advanced=True,

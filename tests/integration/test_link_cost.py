@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runtime.adapters.hub.usage_file import UsageFile
+from runtime.adapters.store.writer import MessageStore
 from runtime.core.delivery.link_budget import LinkPolicy, LinkUsage
 from runtime.core.delivery.unit_counts import MANAGEMENT, of_file_calls, of_send
 from runtime.layout import Layout
 from runtime.operations.cost_report import prices
 from tests.support.forked import Outcome, try_all
+from tests.support.store_tools import ObedientClock, keep, put
 
 
 def used(*, ran_s: int = 86_400, managed: bool = False) -> LinkUsage:
@@ -91,3 +95,50 @@ def test_nothing_counted_is_no_forecast(layout: Layout) -> None:
 
 def test_the_shipped_table_is_read() -> None:
     assert [tier.name for tier in prices(None).tiers] == ["S1", "S2", "S3", "B1", "B2", "B3"]
+
+
+# -- --try ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stored(layout: Layout) -> Layout:
+    """A message a second for 80 seconds, and a stream with message ids of its own."""
+    clock = ObedientClock()
+    with closing(MessageStore(layout.messages_db, clock)) as store:
+        for number in range(80):
+            clock.boot += 1
+            clock.wall += 1
+            keep(store, put([b"%0200d" % number], producer="p", stream="s", first=number))
+            if number % 20 == 0:
+                keep(store, put([b"x"], producer="q", stream="own", first=number, message_id=f"m{number}"))
+    return layout
+
+
+def test_what_is_stored_is_replayed_while_another_process_holds_the_write_lock(stored: Layout) -> None:
+    before = stored.messages_db.read_bytes()
+    with closing(sqlite3.connect(stored.messages_db, isolation_level=None)) as ingest:
+        ingest.execute("BEGIN IMMEDIATE")
+        shown = as_json(stored, LinkUsage(), "--try", "pack=lines,linger=10s")["try"]
+    assert (shown["messages"], shown["stored"]) == (84, 84)
+    assert shown["units"] == {"now": 84, "tried": 8 + 4}
+    assert 9 <= shown["p99_s"]["tried"] <= 10.2 and shown["p99_s"]["now"] < 0.2
+    assert shown["cannot"] == {"-/own": "own message ids"}
+    assert stored.messages_db.read_bytes() == before
+
+
+def test_the_outcome_is_said_in_one_line_and_a_fleet_by_it(stored: Layout) -> None:
+    outcome = cost(stored, used(), "--try", "pack=lines,linger=10s", "--devices", "1000")
+    assert outcome.status == 0
+    assert outcome.out.startswith("84 -> 12 units, p99 +10.0 s, 1 of 2 streams cannot\n")
+    assert "-/own cannot: own message ids" in outcome.out and "HUB UNITS" in outcome.out
+    wrong = cost(stored, used(), "--try", "pack=tar")
+    assert wrong.status == 2 and wrong.err.count("\n") == 1
+
+
+def test_nothing_stored_is_nothing_to_try_with(layout: Layout) -> None:
+    missing = cost(layout, used(), "--try", "pack=lines")
+    assert missing.status == 1 and "does not exist yet" in missing.err
+    with closing(MessageStore(layout.messages_db, ObedientClock())):
+        pass
+    empty = cost(layout, used(), "--try", "pack=lines")
+    assert empty.status == 1 and "nothing is stored" in empty.out

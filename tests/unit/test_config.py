@@ -422,3 +422,13 @@ def test_a_mistake_in_a_programs_table_is_named(line: str, sentence: str, tmp_pa
     (tmp_path / "edge.toml").write_text(f"[management.program.press]\n{line}\n")
     with pytest.raises(ConfigError, match=sentence):
         load({}, home=tmp_path)
+
+
+def test_settings_that_only_look_as_if_they_saved_are_warned_of(tmp_path: Path) -> None:
+    """A file costs three units, and the properties of a chunk of 4,096 bytes begin a second one."""
+    home = written(tmp_path, "[upload]\nfile_from_units = 2\n[stream.a]\nchunk_bytes = 4096\n")
+    of_files, of_chunks = load({}, home=home).warnings
+    assert "file_from_units = 2" in of_files and "from 4 on" in of_files
+    assert "a.chunk_bytes = 4096 costs 2 x 4 KiB" in of_chunks and "with 3584" in of_chunks
+    home = written(tmp_path, "[upload]\nfile_from_units = 4\n[stream.a]\nchunk_bytes = 3584\n")
+    assert load({}, home=home).warnings == ()
