@@ -70,7 +70,7 @@ def _checks(arguments: argparse.Namespace) -> Iterator[Check]:
     from runtime.operations.doctor import examine
 
     try:
-        config = load_config(arguments)
+        config = load_config(arguments, warn=False)
         yield from examine(config)
     except ConfigError as exc:
         yield Check("configuration", "error", str(exc), "correct it, then: edgectl reload")

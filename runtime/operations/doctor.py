@@ -30,7 +30,6 @@ from runtime.adapters.store.opening import REMEDY as STORE_REMEDY
 from runtime.adapters.store.opening import is_newer
 from runtime.adapters.supervisor import internals
 from runtime.config import Config
-from runtime.contradictions import costly
 from runtime.core.identity import renewal
 from runtime.core.identity.enrolment import Enrolment
 from runtime.core.identity.registration_route import IdentityMode
@@ -59,8 +58,8 @@ OPEN_BITS = 0o077
 def examine(config: Config) -> Iterator[Check]:
     """Run every check, in the order in which a person would look."""
     yield Check("configuration", "ok", f"{config.file or 'no file'}, home {config.layout.home}")
-    for sentence in costly(config.settings):
-        yield Check("cost", "warning", sentence, "change it, then: edgectl reload")
+    for warning in config.warnings:
+        yield Check("configuration", "warning", warning, "correct it, then: edgectl reload")
     yield from _folders(config.layout)
     yield from _owners(config.layout)
     yield from _secret_files(config)
