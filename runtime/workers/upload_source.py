@@ -228,7 +228,7 @@ class UploadSource:
         rows, reached = self._store.find(
             query.after, query.up_to, query.limit, query.limit_bytes, query.only, query.without
         )
-        now = read_moment(self._clock)
+        now, synchronised = read_moment(self._clock), self._clock.synchronised()
         for message in rows:
             if isinstance(message, CorruptRow):
                 self._delivery.refuse(message.id, message.reason, now.boot_s)
@@ -242,7 +242,7 @@ class UploadSource:
             fill = self._fill_for(lane, message.priority, file=file)
             fill.full = fill.full or self._planner.waits(name, last_fresh)
             if self._planner.admit(query, message.id, name, fill):
-                self._take_on(message, lane, now, sealed)
+                self._take_on(message, lane, now, sealed, synchronised=synchronised)
         self._planner.done(query, reached)
         return not rows and query.after < reached
 
@@ -254,7 +254,13 @@ class UploadSource:
         return message.file is not None or len(message.payload) > least_bytes // 2
 
     def _take_on(
-        self, message: StoredMessage, lane: Lane, now: Moment, known: tuple[Sealed, int] | None
+        self,
+        message: StoredMessage,
+        lane: Lane,
+        now: Moment,
+        known: tuple[Sealed, int] | None,
+        *,
+        synchronised: bool,
     ) -> None:
         if self._delivery.record(message.id) is not None:
             return
@@ -265,7 +271,6 @@ class UploadSource:
         file = isinstance(sealed, FileParcel)
         if isinstance(sealed, FileParcel):
             sealed = replace(sealed, payload=b"")  # many may wait: they must not fill the memory
-        synchronised = self._clock.synchronised()
         candidate = Candidate(
             message.id,
             lane,

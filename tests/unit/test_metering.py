@@ -36,4 +36,4 @@ def test_the_path_of_a_message_from_behind_a_gateway_counts_under_the_device_tha
 @given(st.binary(max_size=50), st.dictionaries(st.text(max_size=9), st.text(max_size=9), max_size=4))
 def test_text_counts_in_bytes_of_utf_8(body: bytes, properties: dict[str, str]) -> None:
     described = "".join(name + value for name, value in properties.items())
-    assert metered_bytes(len(body), [], properties) == len(body) + len(described.encode("utf-8"))
+    assert metered_bytes(len(body), [], properties.items()) == len(body) + len(described.encode("utf-8"))

@@ -109,7 +109,8 @@ class Telemetry:
     def metered_bytes(self, device_id: str) -> int:
         """Its documented size when this device sends it, by which the hub meters it."""
         system = (self.mid, self.content_type or "")
-        return metered_bytes(len(self.payload), system, self.properties_from(device_id))
+        properties = self.properties if self.passed is None else self.properties_from(device_id).items()
+        return metered_bytes(len(self.payload), system, properties)
 
     @property
     def topic_bytes(self) -> int:

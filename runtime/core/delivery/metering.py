@@ -8,16 +8,20 @@ stamps on a message count is not documented: they are not counted here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 UNIT_BYTES = 4_096
 """The hub meters messages in steps of this size."""
 
 
-def metered_bytes(body_bytes: int, system: Iterable[str], properties: Mapping[str, str]) -> int:
+def metered_bytes(body_bytes: int, system: Iterable[str], properties: Iterable[tuple[str, str]]) -> int:
     """The documented size of a message: `system` holds the values of its system properties."""
-    described = sum(_size(name) + _size(value) for name, value in properties.items())
-    return body_bytes + sum(map(_size, system)) + described
+    size_bytes = body_bytes
+    for value in system:
+        size_bytes += _size(value)
+    for name, value in properties:
+        size_bytes += _size(name) + _size(value)
+    return size_bytes
 
 
 def units(size_bytes: int) -> int:
