@@ -53,8 +53,6 @@ MOST_PACKINGS = 1_024
 REREAD_S = 30.0
 """Interval of the looks through a store that should be empty and is not."""
 
-ALONE = PackRule(PackFormat.NONE)
-"""The rule of messages that go alone."""
 _PARTS = {"batch-id", "chunk-id", "complete-batch", "complete-message"}
 
 
@@ -297,18 +295,13 @@ class UploadSource:
 
     def _let_pack(self, record: Outgoing, message: StoredMessage) -> None:
         """Let a message go in a pack, where its stream packs, or where it was sent in one before."""
-        sealed, rule = record.sealed, self._pack_rule(message)
-        if isinstance(sealed, Parcel) and sealed.raw is not None and may_pack(sealed.raw, rule.format):
-            record.part = PackPart(rule, sealed.raw)
+        sealed = record.sealed
+        if isinstance(sealed, Parcel) and sealed.raw is not None:
+            before = self._journal.packs.rule_of(self._store.uuid, message.id)
+            rule = before or self._configured_rule(message.name.without_leaf)
+            if may_pack(sealed.raw, rule.format):
+                record.part = PackPart(rule, sealed.raw)
         self._journal.packs.restore(self._store.uuid, record)
-
-    def _pack_rule(self, message: StoredMessage) -> PackRule:
-        """The rule for packs as configured, or the one by which the message was packed before."""
-        if (before := self._journal.packs.rule_of(self._store.uuid, message.id)) is not None:
-            return before
-        name = message.name.without_leaf
-        packs = self._journal.packings.of(self._store.uuid, name, message.id, self._configured(name)).packs
-        return self._configured_rule(name) if packs else ALONE
 
     def _configured_rule(self, name: StreamName) -> PackRule:
         if name not in self._pack_rules:
@@ -327,7 +320,8 @@ class UploadSource:
             sealed = seal(message, replace(packing, chunk_bytes=chunked.chunk_bytes))
             if isinstance(sealed, Parcel) and sealed.chunk_bytes == chunked.chunk_bytes:
                 return sealed, min(chunked.reached, sealed.pieces - 1)
-        return seal(message, packing, late=self._pack_rule(message).format is not PackFormat.NONE), 0
+        packs = packing.packs or self._journal.packs.rule_of(self._store.uuid, message.id) is not None
+        return seal(message, packing, late=packs), 0
 
     def _fill(self, lane: Lane) -> LaneFill:
         """The fill of a lane, for any next message: one that finds no room is not taken."""

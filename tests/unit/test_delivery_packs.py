@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
 
+from runtime.core.delivery.link_budget import LinkPolicy, parse_hours
 from runtime.core.delivery.packing import PackFormat, PackRule
 from tests.support.delivery_world import URGENT, World
 from tests.support.depth import deep
@@ -89,6 +90,33 @@ def test_what_waits_for_others_goes_when_its_oldest_has_lingered() -> None:
     world.pass_time(6.0)
     world.step()
     assert sent(world) == [[1, 2, 3]]
+
+
+@pytest.mark.parametrize("stored_s", [None, -1e9, 1e9])
+def test_a_clock_that_jumped_makes_no_message_wait_longer_than_it_may(stored_s: float | None) -> None:
+    world = lines(1, replace(LINES, linger_s=10.0))
+    world.delivery.queue.messages[1].stored_s = stored_s
+    up(world)
+    world.receive()
+    world.acknowledge()
+    world.step()
+    world.pass_time(10.0)
+    world.step()
+    assert sent(world) == [[1]]
+
+
+def test_nothing_lingers_beyond_the_hours_of_the_link() -> None:
+    world = lines(2, replace(LINES, linger_s=600.0))
+    world.link.set_policy(LinkPolicy(hours=parse_hours(["00:00-12:00"])))
+    world.link.set_time(1_800_000_000.0 // 86_400 * 86_400 + 12 * 3_600 - 300, world.now)
+    assert sent(up(world)) == [[1, 2]]
+
+
+def test_after_a_restart_the_linger_counts_from_the_storing() -> None:
+    world = up(lines(2, replace(LINES, linger_s=10.0)))
+    world.pass_time(7.0)
+    world.crash()
+    assert world.delivery.wait_s(up(world).now) == pytest.approx(3.0)
 
 
 def test_a_full_unit_does_not_linger() -> None:

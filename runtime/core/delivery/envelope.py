@@ -40,6 +40,8 @@ _REMAINING_LENGTHS = (1 << 7, 1 << 14, 1 << 21)
 """From each of these sizes on, the remaining length takes a byte more."""
 _MID_LIMIT_CHARACTERS = 120
 """The hub allows 128; a chunk adds its number."""
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_.\-/]{1,120}")
+"""A key that needs no encoding, as nearly all; at most `_MID_LIMIT_CHARACTERS` long."""
 _MID_PUNCTUATION = "-._+*?!(),=@;$'"
 """The characters that the hub allows in a message id besides letters and digits, but for our own `:#%`."""
 
@@ -185,6 +187,8 @@ Sealed = Parcel | FileParcel | Unsendable
 
 def mid(key: str) -> str:
     """The `$.mid` of a message with this key: readable, of the characters the hub allows, and unambiguous."""
+    if _PLAIN_KEY.fullmatch(key):
+        return key.replace("/", ":")
     text = quote(key, safe="/" + _MID_PUNCTUATION).replace("/", ":").replace("~", "%7E")
     if len(text) <= _MID_LIMIT_CHARACTERS:
         return text
