@@ -164,7 +164,7 @@ class Packer:
         first = records[0]
         if not rule.linger_s or first.stored_s is None or self._queue.crowded:
             return now
-        until_s = min(first.stored_s, now) + rule.linger_s
+        until_s = min(first.stored_s, first.since_s) + rule.linger_s  # a clock may have jumped
         if self._link.is_urgent(first.candidate.priority) or self._link.closes_within(until_s - now):
             return now
         expiries_s = (record.candidate.expires_s for record in records)
