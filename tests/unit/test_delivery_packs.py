@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -242,3 +243,18 @@ def test_a_stream_that_packs_has_a_turn_for_each_unit() -> None:
     world.settle_down()
     second = next(at for at, ids in enumerate(sent(world)) if ids[0] == 94)
     assert second >= 16, "a pack of 16 units, and then as many turns of the other stream"
+
+
+def test_a_stream_whose_packs_take_all_that_waits_leaves_the_others_their_turns() -> None:
+    """It came as a new stream after each pack, and so before all others: they sent one message in fifty."""
+    world = World(rule=LINES)
+    world.link.set_policy(LinkPolicy(messages_per_s=0.5))
+    ids = iter(range(1, 10_000))
+    for _ in range(100):
+        world.store(next(ids), "packs", batch="A")
+        world.store(next(ids), "alone", pieces=2)
+        world.pass_time(1.0)
+        for turn in (world.close, world.connect, world.step, world.receive, world.acknowledge, world.step):
+            turn()
+    sends = Counter(world.offered(id).stream for id, _ in world.sent)
+    assert abs(sends["packs"] - sends["alone"]) <= 2, sends

@@ -24,6 +24,8 @@ MOST_IN_PIECES = 128
 """Messages in pieces that the hub has in part: the progress of twice as many survives a crash."""
 IMPORTANT_PRIORITY = 8
 """Messages of at least this priority have room of their own (see `queue_room`)."""
+MOST_TURNS_AHEAD = 1_024
+"""Streams whose turn is remembered while they have no message in the send queue."""
 FULL = 2 * CROWDED
 FULL_BYTES = 2 * CROWDED_BYTES
 """The most messages in the send queue, and bytes, about."""
@@ -82,6 +84,8 @@ class SendQueue:
         self._streams: dict[Hashable, StreamQueue] = {}
         self._turns: list[tuple[float, int, StreamQueue]] = []
         self._now_turn = 0.0
+        self._turns_ahead: dict[Hashable, float] = {}
+        """The turns of streams that have no message in the send queue, where they are not due yet."""
 
     @property
     def crowded(self) -> bool:
@@ -106,7 +110,7 @@ class SendQueue:
 
     def add(self, candidate: Candidate, now: float) -> Outgoing:
         """Begin the record of a message; those of a stream come in store order."""
-        stream = self._streams.setdefault(candidate.stream, StreamQueue())
+        stream = self._streams.get(candidate.stream) or self._begin_stream(candidate.stream)
         reached = candidate.reached
         message = Outgoing(candidate, stream, now, reached, reached, reached > 0, candidate.file)
         self.messages[candidate.id] = message
@@ -130,8 +134,25 @@ class SendQueue:
             stream.waiting.popleft()
         message.stream = NO_STREAM
         if not stream.messages and self._streams.get(candidate.stream) is stream:
-            del self._streams[candidate.stream]
-            self.batches.idle(candidate.stream)
+            self._end_stream(candidate.stream)
+
+    def _begin_stream(self, name: Hashable) -> StreamQueue:
+        stream = self._streams[name] = StreamQueue(turn=self._turns_ahead.pop(name, 0.0))
+        return stream
+
+    def _end_stream(self, name: Hashable) -> None:
+        """Forget a stream without messages, but for its turn.
+
+        Else one whose every pack takes all that waits would come as new each time, before all others.
+        """
+        turn = self._streams.pop(name).turn
+        if turn > self._now_turn:
+            self._turns_ahead[name] = turn
+        if len(self._turns_ahead) > MOST_TURNS_AHEAD:
+            due = [name for name, turn in self._turns_ahead.items() if turn <= self._now_turn]
+            for gone in due or [next(iter(self._turns_ahead))]:
+                del self._turns_ahead[gone]
+        self.batches.idle(name)
 
     def _count(self, stream: StreamQueue, candidate: Candidate, sign: int) -> None:
         size = sign * candidate.wire_bytes
