@@ -17,6 +17,8 @@ NOON = 1_764_331_200.0
         LinkPolicy(messages_per_month=500),
         LinkPolicy(bytes_per_day=100_000),
         LinkPolicy(bytes_per_month=100_000),
+        LinkPolicy(units_per_day=500),
+        LinkPolicy(units_per_month=500),
     ],
 )
 def test_a_power_cut_at_any_message_gives_back_a_hundredth_of_a_budget_at_most(policy: LinkPolicy) -> None:
