@@ -70,6 +70,8 @@ _UNUSED = (
     *(f"usr/lib/python3*/{name}" for name in ("ensurepip", "idlelib", "lib2to3", "pydoc_data", "test")),
     *(f"usr/lib/python3*/{name}" for name in ("tkinter", "turtledemo", "unittest", "venv")),
 )
+_OWNER = 701, 700
+"""User and group of the state, by deploy/image/root/usr/lib/sysusers.d/edge-image.conf."""
 INITRAMFS_TOOLS = (
     *("sh", "cat", "echo", "grep", "insmod", "mkdir", "mount", "mv", "printf", "reboot", "sed", "seq"),
     *("sleep", "switch_root", "sync", "tail", "tr", "umount"),
@@ -169,6 +171,7 @@ def finish_root(root: Path, target: Target, overlay: Path | None) -> None:
     command.chmod(0o755)
     for folder in ("state", "boot", "etc/edge-runtime", "var/lib/edge-runtime", "var/lib/systemd", "var/tmp"):
         (root / folder).mkdir(exist_ok=True)
+    os.chown(root / "var/lib/edge-runtime", *_OWNER)
     if overlay is not None:
         shutil.copytree(overlay, root, symlinks=True, dirs_exist_ok=True)
     compile_modules(root, target)
