@@ -34,7 +34,9 @@ def main() -> None:
     if os.environ["CUT_LOOK"] == "yes":
         say("READY")
         time.sleep(3600)
-    threading.Thread(target=_send, args=[int(os.environ["CUT_BASE"])], daemon=True).start()
+    first = threading.Event()
+    threading.Thread(target=_send, args=[int(os.environ["CUT_BASE"]), first], daemon=True).start()
+    first.wait()
     try:
         _update(Path("/run/host" + os.environ["CUT_BUNDLE"]))
     except Exception as exc:
@@ -70,7 +72,7 @@ def _update(bundle: Path) -> None:
     say("APPLIED")
 
 
-def _send(number: int) -> None:
+def _send(number: int, first: threading.Event) -> None:
     from runtime.producer import Producer
 
     with Producer(f"ipc://{HOME}/ingest.sock", retry_for_s=600) as producer:
@@ -78,6 +80,7 @@ def _send(number: int) -> None:
         while True:
             producer.put(str(number).encode().ljust(200, b"."), stream="plug")
             say(f"ACK {number}")
+            first.set()
             number += 1
             time.sleep(0.02)
 

@@ -26,6 +26,8 @@ from tests.machine.board import Device, signed_bundle
 from tests.support.harness import short_folder
 
 BOOT_S = 240.0
+AT_START = 0.3
+"""Share of the cuts that hit the start of the machine."""
 A_BOOT = 1_000_000
 """Numbers of one start's messages lie apart from those of the next."""
 
@@ -40,6 +42,7 @@ class Start:
     stored: list[tuple[int, int]] | None = None
     acknowledged: list[int] = field(default_factory=list)
     words: dict[str, str] = field(default_factory=dict)
+    at_s: dict[str, float] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
 
     def read(self, line: str) -> None:
@@ -52,6 +55,7 @@ class Start:
             setattr(self, word.lower(), rest)
         elif word in ("READY", "TRIAL", "CONFIRMED", "LAST", "APPLIED", "FAILED"):
             self.words[word] = rest
+            self.at_s[word] = time.monotonic()
         self.lines.append(line.rstrip())
 
 
@@ -66,31 +70,39 @@ class CutDevice:
         self.faults: list[str] = []
         self.lasts: set[str] = set()
         self.applied = 0
+        self.apply_s = 0.0
+        """How long the last update took that was not cut."""
         self.bad = False
         """The slot on trial is never confirmed."""
 
-    def start(self, number: int, cut_s: float, *, look: bool = False, until: str = "") -> tuple[Start, float]:
-        """From power on to the cut, or to a word on the console; also how long that took."""
-        start, began_s = Start(), time.monotonic()
+    def start(
+        self, number: int, cut_s: float, *, running: bool = False, look: bool = False, until: str = ""
+    ) -> Start:
+        """From power on to the cut, or to a word. The time counts from power on, or where it is `running`."""
+        start = Start()
         machine = self.device.power_on(
             f"edge.next=/run/host{TOP}/tests/machine/image_cut_guest.py", "EDGE_UPDATE_BOOT_DIR=/boot",
             f"CUT_BASE={number * A_BOOT}", f"CUT_LOOK={'yes' if look else 'no'}",
             f"CUT_CONFIRM={'no' if self.bad else 'yes'}", f"CUT_BUNDLE={self.bundle}",
         )  # fmt: skip
+        overdue = threading.Timer(BOOT_S if running else cut_s, plug.pull, [machine])
         cut = threading.Timer(cut_s, plug.pull, [machine])
-        cut.start()
+        overdue.start()
         assert machine.stdout is not None
         for line in machine.stdout:
             start.read(line)
+            if running and start.words.keys() & {"CONFIRMED", "TRIAL"} and cut.ident is None:
+                cut.start()
             if until in start.words or "FAILED" in start.words or (look and "READY" in start.words):
                 break
         plug.pull(machine)
         for line in machine.stdout:  # what the console had shown before the cut was shown
             start.read(line)
+        overdue.cancel()
         cut.cancel()
         machine.wait()
         self._compare(start)
-        return start, time.monotonic() - began_s
+        return start
 
     def _compare(self, start: Start) -> None:
         if start.stored is not None:
@@ -106,6 +118,7 @@ class CutDevice:
             self.faults.append(start.words["FAILED"])
         self.acknowledged |= set(start.acknowledged)
         if "APPLIED" in start.words:
+            self.apply_s = start.at_s["APPLIED"] - start.at_s["CONFIRMED"]
             self.applied += 1
             self.bad = self.applied % 3 == 0
         if last := start.words.get("LAST"):
@@ -120,25 +133,29 @@ def run(image: Path, cuts: int, seed: int, folder: Path) -> int:
     bundle, key = signed_bundle(folder, image)
     device.configure({"edge.toml": f'[update]\nkeys = ["{key}"]\n[ingest]\ngroup = "edge-producers"\n'})
     cut_device = CutDevice(device, bundle)
-    start, whole_s = cut_device.start(1, BOOT_S, until="APPLIED")
+    began_s = time.monotonic()
+    start = cut_device.start(1, BOOT_S, until="APPLIED")
     if "APPLIED" not in start.words:
         print("\n".join(start.lines[-40:]))
         return 1
-    print(f"an update without a cut: {whole_s:.1f} s", flush=True)
+    boot_s = start.at_s["CONFIRMED"] - began_s
+    print(f"without a cut: {boot_s:.1f} s to start, {cut_device.apply_s:.1f} s to update", flush=True)
     for number in range(2, cuts + 2):
-        cut_s = chance.uniform(0.3, 1.15 * whole_s)
-        start, _ = cut_device.start(number, cut_s)
+        running = chance.random() >= AT_START
+        longest_s = (2.0 if cut_device.bad else cut_device.apply_s) if running else boot_s
+        cut_s = chance.uniform(0, 1.3 * longest_s)
+        start = cut_device.start(number, cut_s, running=running)
         words = ("FAILED", "APPLIED", "CONFIRMED", "TRIAL", "READY")
         reached = next((word for word in words if word in start.words), "-")
+        when = f"{cut_s:5.1f} s {'while it runs' if running else 'after power on'}"
+        missing = f"{len(cut_device.missing)} of {len(cut_device.acknowledged)} messages missing"
         print(
-            f"cut {number - 1:3} at {cut_s:5.1f} s, slot {start.slot or '?'}, {reached}: "
-            f"{len(cut_device.acknowledged)} acknowledged, {len(cut_device.missing)} missing, "
-            f"faults {cut_device.faults}",
+            f"cut {number - 1:3} {when}: slot {start.slot or '?'}, {reached}; {missing}, {cut_device.faults}",
             flush=True,
         )
     for _ in range(cuts // 5):
-        cut_device.faults += cut_first_start(Device(folder, "new", image), chance.uniform(0.5, 0.6 * whole_s))
-    start, _ = cut_device.start(cuts + 2, BOOT_S, look=True)
+        cut_device.faults += cut_first_start(Device(folder, "new", image), chance.uniform(0.5, boot_s))
+    start = cut_device.start(cuts + 2, BOOT_S, look=True)
     if "READY" not in start.words:
         cut_device.faults.append("it does not start any more")
         print("\n".join(start.lines[-40:]))
@@ -155,7 +172,7 @@ def cut_first_start(device: Device, cut_s: float) -> list[str]:
     """A new device whose first start is cut, which formats, grows and names: the next one has to be whole."""
     cut_device = CutDevice(device, Path("/none"))
     cut_device.start(1, cut_s, look=True)
-    start, _ = cut_device.start(2, BOOT_S, look=True)
+    start = cut_device.start(2, BOOT_S, look=True)
     print(f"first start cut at {cut_s:4.1f} s: {'starts' if 'READY' in start.words else start.lines[-20:]}")
     return cut_device.faults + ([] if "READY" in start.words else ["a first start that was cut"])
 
