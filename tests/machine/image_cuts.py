@@ -26,8 +26,11 @@ from tests.machine.board import Device, signed_bundle
 from tests.support.harness import short_folder
 
 BOOT_S = 240.0
-AT_START = 0.3
-"""Share of the cuts that hit the start of the machine."""
+Words = tuple[str, ...]
+RUNNING: Words = ("CONFIRMED", "TRIAL")
+MOMENTS: tuple[Words, ...] = ((), RUNNING, ("APPLIED", "TRIAL"))
+SHARES = (3, 4, 3)
+"""Of the cuts: at the start of the machine, while an update runs, when the next start will be a trial."""
 A_BOOT = 1_000_000
 """Numbers of one start's messages lie apart from those of the next."""
 
@@ -76,22 +79,22 @@ class CutDevice:
         """The slot on trial is never confirmed."""
 
     def start(
-        self, number: int, cut_s: float, *, running: bool = False, look: bool = False, until: str = ""
+        self, number: int, cut_s: float, *, after: Words = (), look: bool = False, until: str = ""
     ) -> Start:
-        """From power on to the cut, or to a word. The time counts from power on, or where it is `running`."""
+        """From power on to the cut, or to a word. The time counts from power on, or from one of the words."""
         start = Start()
         machine = self.device.power_on(
             f"edge.next=/run/host{TOP}/tests/machine/image_cut_guest.py", "EDGE_UPDATE_BOOT_DIR=/boot",
             f"CUT_BASE={number * A_BOOT}", f"CUT_LOOK={'yes' if look else 'no'}",
             f"CUT_CONFIRM={'no' if self.bad else 'yes'}", f"CUT_BUNDLE={self.bundle}",
         )  # fmt: skip
-        overdue = threading.Timer(BOOT_S if running else cut_s, plug.pull, [machine])
+        overdue = threading.Timer(BOOT_S if after else cut_s, plug.pull, [machine])
         cut = threading.Timer(cut_s, plug.pull, [machine])
         overdue.start()
         assert machine.stdout is not None
         for line in machine.stdout:
             start.read(line)
-            if running and start.words.keys() & {"CONFIRMED", "TRIAL"} and cut.ident is None:
+            if cut.ident is None and start.words.keys() & set(after):
                 cut.start()
             if until in start.words or "FAILED" in start.words or (look and "READY" in start.words):
                 break
@@ -141,13 +144,15 @@ def run(image: Path, cuts: int, seed: int, folder: Path) -> int:
     boot_s = start.at_s["CONFIRMED"] - began_s
     print(f"without a cut: {boot_s:.1f} s to start, {cut_device.apply_s:.1f} s to update", flush=True)
     for number in range(2, cuts + 2):
-        running = chance.random() >= AT_START
-        longest_s = (2.0 if cut_device.bad else cut_device.apply_s) if running else boot_s
+        after = chance.choices(MOMENTS, SHARES)[0]
+        longest_s = {(): boot_s, RUNNING: cut_device.apply_s}.get(after, 0.3)
         cut_s = chance.uniform(0, 1.3 * longest_s)
-        start = cut_device.start(number, cut_s, running=running)
+        start = cut_device.start(number, cut_s, after=after)
+        if after == RUNNING and "APPLIED" not in start.words and cut_s > 0.8 * cut_device.apply_s:
+            cut_device.apply_s *= 1.3  # the machine is busier than before
         words = ("FAILED", "APPLIED", "CONFIRMED", "TRIAL", "READY")
         reached = next((word for word in words if word in start.words), "-")
-        when = f"{cut_s:5.1f} s {'while it runs' if running else 'after power on'}"
+        when = f"{cut_s:5.1f} s after {after[0] if after else 'power on'}"
         missing = f"{len(cut_device.missing)} of {len(cut_device.acknowledged)} messages missing"
         print(
             f"cut {number - 1:3} {when}: slot {start.slot or '?'}, {reached}; {missing}, {cut_device.faults}",
