@@ -43,7 +43,7 @@ def _up(arguments: argparse.Namespace) -> int:
     _refuse_unrehearsed(config)
     check_mounts(layout.home)
     layout.create()
-    _refuse_read_only(layout)
+    refuse_read_only(layout)
     _hold_lock(layout)
     _notice_move(layout)
     _prepare_run(layout)
@@ -168,9 +168,11 @@ def _refuse_odd_home(home: Path) -> None:
         )
 
 
-def _refuse_read_only(layout: Layout) -> None:
+def refuse_read_only(layout: Layout) -> None:
     """Refuse a read-only home: supervisord cannot start without its log and its socket.
-    The state may be read-only.
+
+    The state may be read-only. A run/ that leads nowhere is made again later: after a restart of the machine
+    the tmpfs is empty. Raises UsageError.
     """
     from runtime.errors import UsageError
 
@@ -179,6 +181,8 @@ def _refuse_read_only(layout: Layout) -> None:
             f"{layout.supervisor_socket} is a folder, and supervisord has to listen there; remove it"
         )
     for folder in (layout.run, layout.log):
+        if folder.is_symlink() and not folder.exists():
+            continue
         if not os.access(folder, os.W_OK | os.X_OK):
             raise UsageError(
                 f"{folder} may not be written by user {os.geteuid()}, or lies on a disk that is mounted "

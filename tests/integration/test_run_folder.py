@@ -13,6 +13,7 @@ import pytest
 
 from runtime.adapters.process import run_folder
 from runtime.adapters.process.run_folder import KEPT, NO_TMPFS, SHARED_MEMORY, prepare, restore
+from runtime.cli.up import refuse_read_only
 from runtime.layout import Layout
 from tests.support.harness import short_folder
 
@@ -56,6 +57,16 @@ def test_the_folder_of_systemd_comes_first(run: Path, tmpfs: Path, monkeypatch: 
     assert prepare(run) == ""
     assert run.readlink().parent == systemd and (run / "sentinel.status").is_file()
     assert not before.exists(), "what it led to before is removed"
+
+
+def test_a_start_after_a_reboot_is_not_taken_for_one_on_a_read_only_disk(run: Path, tmpfs: Path) -> None:
+    """Once it was, and the service never started again: systemd makes its folder, and not what is in it."""
+    assert prepare(run) == ""
+    shutil.rmtree(run.readlink())
+    layout = Layout(run.parent)
+    layout.create()
+    refuse_read_only(layout)
+    assert prepare(run) == "" and run.is_dir()
 
 
 def test_after_a_reboot_the_link_stays_and_its_folder_is_made_again(run: Path, tmpfs: Path) -> None:
