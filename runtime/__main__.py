@@ -12,6 +12,7 @@ import sys
 
 from runtime.cli import enter_home, parser
 from runtime.cli.terminal import write_error
+from runtime.cli.workers import plain_worker
 from runtime.errors import EdgeError, NeedsHuman, UsageError
 
 
@@ -44,7 +45,7 @@ def _run(argv: list[str] | None) -> int:
     began_as = os.geteuid()
     try:
         words = sys.argv[1:] if argv is None else argv
-        arguments = parser(words).parse_args(words)
+        arguments = plain_worker(words) or parser(words).parse_args(words)
         enter_home(arguments)
         return int(arguments.run(arguments) or 0)
     except UsageError as exc:

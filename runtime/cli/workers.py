@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from runtime.cli import Commands, load_config
@@ -17,6 +18,13 @@ def register(commands: Commands) -> None:
     worker = commands.add_parser("worker", help="run one worker in the foreground (supervisord does)")
     worker.add_argument("name", choices=PROGRAMS)
     worker.set_defaults(run=_worker)
+
+
+def plain_worker(words: Sequence[str]) -> argparse.Namespace | None:
+    """The arguments of `worker NAME` as supervisord calls it, without a parser; None for any other words."""
+    if len(words) != 2 or words[0] != "worker" or words[1] not in PROGRAMS:
+        return None
+    return argparse.Namespace(home=None, config=None, name=words[1], run=_worker)
 
 
 def _worker(arguments: argparse.Namespace) -> int:

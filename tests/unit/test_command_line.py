@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from runtime.cli import GROUPS, groups, parser
+from runtime.cli.workers import plain_worker
+from runtime.layout import PROGRAMS
 
 
 def choices(words: list[str]) -> dict[str, object]:
@@ -31,3 +33,11 @@ def test_without_a_command_that_is_known_all_are_there(words: list[str]) -> None
 )
 def test_a_folder_that_is_called_as_a_command_is_no_command(words: list[str]) -> None:
     assert set(choices(words)) == {"status"}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_worker_is_started_without_a_parser_and_as_the_parser_would_start_it(name: str) -> None:
+    words = ["worker", name]
+    assert plain_worker(words) == parser(words).parse_args(words)
+    for others in (["worker"], ["worker", "another"], ["worker", name, "--help"], ["--home", "/x", *words]):
+        assert plain_worker(others) is None

@@ -46,6 +46,7 @@ class Feature(Enum):
     LOCK_WATCH = "a lock that comes back"
     STOPS_ON_REQUEST = "stops on request that count as no crash"
     PARENT = "workers that end where it died during their start"
+    SHARED_MEMORY = "workers that share its memory"
 
 
 _EVENTS = {"events:subscribe": "1c0bf1f8", "events:notify": "24a0f9f8"}
@@ -121,6 +122,16 @@ RELIES_ON: dict[Feature, Mapping[str, str]] = {
         "events:ProcessStateStoppingEvent": "",
     },
     Feature.PARENT: {**_EVENTS, "events:SupervisorRunningEvent": ""},
+    Feature.SHARED_MEMORY: {
+        **_EVENTS,
+        "process:Subprocess.spawn": "15d7c6f8",
+        "process:Subprocess._spawn_as_child": "179c1d01",
+        "process:Subprocess._prepare_child_fds": "d60f6a0c",
+        "process:Subprocess.get_execv_args": "26c2b517",
+        "options:ServerOptions.fork": "17029b15",
+        "options:ServerOptions.execve": "4be26e8e",
+        "events:ProcessStateStartingEvent": "",
+    },
 }  # fmt: skip
 """By feature, `module:name` of each part of supervisor that it relies on, with the fingerprint of its
 source; an empty one where it only has to be there.
@@ -285,6 +296,16 @@ class RunningSupervisord:
         self._options.reopenlogs()
         for group in self._supervisord.process_groups.values():
             group.reopenlogs()
+
+    def run_before_exec(self, run: Callable[[str, list[str], dict[str, str]], object]) -> None:
+        """Have a child call `run`, with what it is about to execute, before it calls execve."""
+        execve = self._options.execve
+
+        def run_or_execute(filename: str, argv: list[str], environment: dict[str, str]) -> None:
+            run(filename, argv, environment)
+            execve(filename, argv, environment)
+
+        self._options.execve = run_or_execute
 
     def shut_down(self) -> None:
         """Stop every program, then supervisord."""

@@ -77,10 +77,10 @@ class SignalSafeFork:
     """
 
     def __init__(self) -> None:
+        self.active = True
+        """False in a worker that was forked: what it forks has its own handlers."""
         os.register_at_fork(
-            before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS),
-            after_in_parent=self._unblock,
-            after_in_child=self._reset_handlers,
+            before=self._block, after_in_parent=self._unblock, after_in_child=self._reset_handlers
         )
 
     def __call__(self, stopping: ChildEvent) -> None:
@@ -90,19 +90,31 @@ class SignalSafeFork:
         with contextlib.suppress(OSError):
             os.setpgid(stopping.pid, stopping.pid)
 
+    def _block(self) -> None:
+        if self.active:
+            signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
+
     def _reset_handlers(self) -> None:
         """Handle signals as the program will at its start."""
-        signal.set_wakeup_fd(-1)
-        for number in HANDLED_SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
+        if self.active:
+            signal.set_wakeup_fd(-1)
+            for number in HANDLED_SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
         self._unblock()
 
     def _unblock(self) -> None:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)
+        if self.active:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)
 
 
 signal_safe_fork = functools.cache(SignalSafeFork)
 """One instance for the life of the process, which may be several runs of supervisord."""
+
+
+def end_signal_safe_fork() -> None:
+    """In a worker that was forked: what it forks by itself is no child of supervisord's."""
+    if signal_safe_fork.cache_info().currsize:
+        signal_safe_fork().active = False
 
 
 class LoopWatchdog:

@@ -19,6 +19,7 @@ another make goes without what does not fit it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -46,6 +47,7 @@ from runtime.adapters.supervisor.internals import (
     make_logs_reliable,
 )
 from runtime.adapters.supervisor.loop import LoopWatchdog, WakeOnChildExit, signal_safe_fork
+from runtime.adapters.supervisor.worker_fork import WorkerFork
 from runtime.errors import UsageError
 
 TICKS_TO_DUMP = 4
@@ -251,7 +253,7 @@ class _NoCalls:
     """The rpcinterface that supervisord insists on."""
 
 
-def make(supervisord: Any, still_s: str = "35", again_s: str = "12") -> object:
+def make(supervisord: Any, still_s: str = "35", again_s: str = "12", fork: str = "on") -> object:
     """Build the plugin. supervisord calls this at every start and reload, with what its
     file says beside the factory.
     """
@@ -264,7 +266,23 @@ def make(supervisord: Any, still_s: str = "35", again_s: str = "12") -> object:
     _subscribe_loop(running, float(still_s), float(again_s))
     running.subscribe_child(Feature.STOPS_ON_REQUEST, "ProcessStateStopping", StopsOnRequest(running))
     running.subscribe(Feature.BOUNDED_PAUSES, "ProcessStateBackoff", bound_pause)
+    if fork == "on":
+        running.install(Feature.SHARED_MEMORY, lambda: _fork_workers(running))
     return _NoCalls()
+
+
+@functools.cache
+def _worker_fork() -> WorkerFork:
+    """One for the life of the process, which may be several runs of supervisord."""
+    return WorkerFork()
+
+
+def _fork_workers(running: RunningSupervisord) -> None:
+    forks = _worker_fork()
+    if forks.trouble:
+        running.warn(f"workers start without shared memory: {forks.trouble}")
+    running.run_before_exec(forks.run)
+    running.subscribe_child(Feature.SHARED_MEMORY, "ProcessStateStarting", forks.look(running))
 
 
 def _subscribe_watches(running: RunningSupervisord) -> None:
