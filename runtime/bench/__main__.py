@@ -18,6 +18,8 @@ PARTS = {
     "packs": "Packing, against single messages",
     "management": "Device management beside telemetry",
     "managed": "Twin, commands and methods, from the hub to a program and back",
+    "wear": "Written to the disk",
+    "idle": "The whole runtime with nothing to do",
     "fleet": "A fleet of devices: renewing their tokens, and draining into a hub that throttles",
 }
 

@@ -190,7 +190,7 @@ def _restart(home: Path, rounds: int) -> list[FigureRow]:
         supervisor.send_signal(signal.SIGTERM)
         supervisor.wait(30)
     return [
-        FigureRow("from SIGKILL to the next acknowledgement", statistics.median(times), "s", reach="<= 2.5"),
+        FigureRow("from SIGKILL to the next acknowledgement", statistics.median(times), "s", reach="<= 0.6"),
     ]
 
 

@@ -241,9 +241,9 @@ def wait_for(fact: Callable[[], bool], timeout_s: float = 900.0) -> None:
 class Rig:
     """A stand-in cloud and a registered device, in a folder of their own that is removed at the end."""
 
-    def __init__(self, toml: str = "") -> None:
+    def __init__(self, toml: str = "", home: Path | None = None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="bench-"))
-        self.layout = Layout(self.folder / "home")
+        self.layout = Layout(home or self.folder / "home")
         self._processes: list[subprocess.Popen[bytes]] = []
         self._toml = toml
 
@@ -259,6 +259,7 @@ class Rig:
         for process in reversed(self._processes):
             process.kill()
             process.wait()
+        shutil.rmtree(self.layout.run.resolve(), ignore_errors=True)  # on a tmpfs, where there is one
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _prepare(self) -> None:
@@ -320,6 +321,10 @@ class Rig:
 
     def faults(self, **fields: Any) -> None:
         self._call("POST", "/admin/faults", fields)
+
+    def hub_up(self, *, up: bool) -> None:
+        """Have the hub take connections, or refuse them and end those that it has."""
+        self._call("POST", "/admin/hub", {"up": up})
 
     def fill(self, count: int, file_bytes: int = 0) -> None:
         """A backlog, written straight into the store while ingest is down: millions in seconds."""
