@@ -1,4 +1,4 @@
-"""Wear: what reaches the disk, counted by the block device, with one message of 200 B a second and with none.
+"""Wear: data that reaches the disk, counted by the block device, with one message of 200 B a second and with none.
 
 Where root and a loop device are there, the home lies on an ext4 of its own (noatime), and the kernel counts
 its sectors and flushes: journal and metadata included. Elsewhere /proc/PID/io counts what each process hands
@@ -30,14 +30,14 @@ IMAGE_MB = 512
 _SECTORS_WRITTEN, _FLUSHES = 6, 15  # Documentation/admin-guide/iostats.rst, from 0
 
 
-class Written(NamedTuple):
+class WrittenSoFar(NamedTuple):
     """What was written so far. `flushes` is None where only processes are counted."""
 
     kib: float
     flushes: int | None
 
 
-class Place:
+class MeasuredPlace:
     """A folder, and a way to count what is written there."""
 
     def __init__(self, folder: Path, stat: Path | None) -> None:
@@ -49,14 +49,14 @@ class Place:
     def suffix(self) -> str:
         return "" if self._stat else " (by /proc/PID/io)"
 
-    def written(self) -> Written:
+    def written(self) -> WrittenSoFar:
         """What was written so far; the kernel holds nothing back."""
         flush_file_system(self.folder)
         if self._stat is None:
-            return Written(used(self.processes).written_bytes / 1024, None)
+            return WrittenSoFar(used(self.processes).written_bytes / 1024, None)
         fields = self._stat.read_text().split()
         flushes = int(fields[_FLUSHES]) if len(fields) > _FLUSHES else None
-        return Written(int(fields[_SECTORS_WRITTEN]) * SECTOR_BYTES / 1024, flushes)
+        return WrittenSoFar(int(fields[_SECTORS_WRITTEN]) * SECTOR_BYTES / 1024, flushes)
 
 
 def measure(quick: bool) -> list[FigureRow]:
@@ -86,17 +86,17 @@ def measure(quick: bool) -> list[FigureRow]:
     return rows
 
 
-class _Rates(NamedTuple):
+class _WearRates(NamedTuple):
     kib: float
     flushes: float | None
 
 
-def _against(name: str, ours: _Rates, bare: _Rates, reach: str) -> FigureRow:
+def _against(name: str, ours: _WearRates, bare: _WearRates, reach: str) -> FigureRow:
     share = ours.kib / bare.kib if bare.kib else None
     return FigureRow(f"{name}, against a bare commit a second", ours.kib, "KiB/s", bare.kib, share, reach)
 
 
-def _rates(place: Place, seconds: float, step: Callable[[], object]) -> _Rates:
+def _rates(place: MeasuredPlace, seconds: float, step: Callable[[], object]) -> _WearRates:
     """What is written in a second while `step` is done once a second."""
     step()  # what the first one makes is made
     before, began_s = place.written(), time.monotonic()
@@ -108,7 +108,7 @@ def _rates(place: Place, seconds: float, step: Callable[[], object]) -> _Rates:
     flushes = None
     if after.flushes is not None and before.flushes is not None:
         flushes = (after.flushes - before.flushes) / took_s
-    return _Rates((after.kib - before.kib) / took_s, flushes)
+    return _WearRates((after.kib - before.kib) / took_s, flushes)
 
 
 @contextlib.contextmanager
@@ -130,7 +130,7 @@ def _commits(folder: Path) -> Iterator[Callable[[], object]]:
 
 
 @contextlib.contextmanager
-def _place() -> Iterator[Place]:
+def _place() -> Iterator[MeasuredPlace]:
     """An ext4 on a loop device, else a folder for temporary files."""
     folder = Path(tempfile.mkdtemp(prefix="wear-"))
     mounted = folder / "disk"
@@ -139,9 +139,9 @@ def _place() -> Iterator[Place]:
         if _mount(folder / "image", mounted):
             device = mounted.stat().st_dev
             stat = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat")
-            yield Place(mounted, stat if stat.exists() else None)
+            yield MeasuredPlace(mounted, stat if stat.exists() else None)
         else:
-            yield Place(mounted, None)
+            yield MeasuredPlace(mounted, None)
     finally:
         subprocess.run(["umount", str(mounted)], capture_output=True, check=False)
         shutil.rmtree(folder, ignore_errors=True)

@@ -24,7 +24,7 @@ SETTLE_S = 8.0
 """Whatever a start leaves to do is done after this time."""
 
 
-class Use(NamedTuple):
+class ResourceUse(NamedTuple):
     """What processes have used so far."""
 
     cpu_s: float
@@ -55,11 +55,11 @@ def _processes(rig: Rig) -> list[int]:
     return [program.pid for program in programs.values() if program.state == "RUNNING"]
 
 
-def used(processes: list[int]) -> Use:
+def used(processes: list[int]) -> ResourceUse:
     """What these processes have used, all their threads together."""
     threads = [path for pid in processes for path in Path(f"/proc/{pid}/task").iterdir()]
     cpu_ns = sum(int((path / "schedstat").read_text().split()[0]) for path in threads)
-    return Use(
+    return ResourceUse(
         cpu_ns / 1e9,
         sum(_field(path / "status", "voluntary_ctxt_switches") for path in threads),
         sum(written_bytes(pid) or 0 for pid in processes),
