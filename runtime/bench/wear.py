@@ -1,4 +1,4 @@
-"""Wear: data that reaches the disk, counted by the block device, with one message of 200 B a second and with none.
+"""Wear: what reaches the disk by its own count, with one message of 200 B a second and with none.
 
 Where root and a loop device are there, the home lies on an ext4 of its own (noatime), and the kernel counts
 its sectors and flushes: journal and metadata included. Elsewhere /proc/PID/io counts what each process hands
