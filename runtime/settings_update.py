@@ -71,3 +71,8 @@ class UpdateSettings:
         "program that starts `edgectl update watch` apart from the service; empty: in the command itself",
         advanced=True,
     )
+
+    @property
+    def journal_folder(self) -> Path:
+        """Where the journal of updates lies."""
+        return self.boot_dir or self.folder

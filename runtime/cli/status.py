@@ -96,6 +96,8 @@ def render(overview: dict[str, Any]) -> list[TextRow]:
         rows.append(TextRow(f"{title:<9} {', '.join(filter(None, parts)) or 'unknown'}", indent=10))
     if facts := overview.get("management"):
         rows.append(TextRow(f"managed   {', '.join(filter(None, _management(facts)))}", indent=10))
+    if update := _update(overview.get("update") or {}):
+        rows.append(TextRow(f"update    {update}", indent=10))
     if copied_at := overview["machine"]["copied_at"]:
         text = f"copied    found at the start of {copied_at}: another device may use this id (edgectl doctor)"
         rows.append(TextRow(text, indent=10))
@@ -105,6 +107,16 @@ def render(overview: dict[str, Any]) -> list[TextRow]:
     for alarm in overview["alarms"]:
         rows.append(TextRow(f"ALARM     {alarm['worker']}: {alarm['text']}", "ALARM", "red", 10))
     return rows
+
+
+def _update(facts: dict[str, Any]) -> str:
+    """An update that is under way, or the last one where it came back."""
+    last = facts.get("last")
+    if facts.get("phase", "none") != "none":
+        return f"to {facts['version']} under way: {facts['phase']}"
+    return (
+        f"to {last['version']} came back: {last['reason']}" if last and last["result"] == "came back" else ""
+    )
 
 
 def _worker_row(name: str, worker: dict[str, Any]) -> list[str]:

@@ -179,9 +179,9 @@ def _rows(bundle: UpdateBundle, judgement: Judgement) -> list[TextRow | str]:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from runtime.operations.updates import update_facts
+    from runtime.adapters.update.journal_file import journal_facts
 
-    facts = update_facts(load_config(arguments).settings.update)
+    facts = journal_facts(load_config(arguments).settings.update.journal_folder)
     if arguments.json:
         write_json(facts)
         return 0

@@ -29,6 +29,7 @@ from runtime.adapters.store.errors import SCHEMA_VERSION as STORE_VERSION
 from runtime.adapters.store.opening import REMEDY as STORE_REMEDY
 from runtime.adapters.store.opening import is_newer
 from runtime.adapters.supervisor import internals
+from runtime.adapters.update.journal_file import read_journal
 from runtime.config import Config
 from runtime.core.identity import renewal
 from runtime.core.identity.enrolment import Enrolment
@@ -46,6 +47,7 @@ from runtime.core.operations.diagnosis import (
     judge_unregistered,
 )
 from runtime.core.operations.machine_identity import MachineIdentity
+from runtime.core.update.progress import UpdatePhase, trouble_of
 from runtime.errors import ConfigError, EdgeError
 from runtime.layout import Layout
 
@@ -70,6 +72,7 @@ def examine(config: Config) -> Iterator[Check]:
     yield judge_sqlite(sqlite3.sqlite_version_info, f"SQLite {sqlite3.sqlite_version}")
     yield _supervisor()
     yield _open_files(config.layout)
+    yield _update(config)
     yield from _network(config)
 
 
@@ -106,6 +109,16 @@ def _management(config: Config) -> Iterator[Check]:
     else:
         who = f"{len(grants)} programs are named" if grants else "no program is named: each may do all"
         yield Check("management", "ok", f"switched on; {who}")
+
+
+def _update(config: Config) -> Check:
+    record = read_journal(config.settings.update.journal_folder)
+    if trouble := trouble_of(record):
+        remedy = "correct what the reason says, then apply another bundle; docs/deploy.md, Updates"
+        return Check("update", "warning", trouble, remedy)
+    if record.phase is not UpdatePhase.NONE:
+        return Check("update", "ok", f"version {record.version} is under way: {record.phase}")
+    return Check("update", "ok", f"none under way; {len(config.settings.update.keys)} keys may sign one")
 
 
 def _machine(layout: Layout) -> Check:

@@ -23,6 +23,7 @@ from runtime.adapters.process.machine_names import copied_wall_s
 from runtime.adapters.process.process import lock_holder, memory_bytes, process_age_s
 from runtime.adapters.process.status_file import StatusRecord, last_record, takes_beats
 from runtime.adapters.supervisor.rpc import Program, Supervisor
+from runtime.adapters.update.journal_file import journal_facts
 from runtime.core.identity import renewal
 from runtime.core.message import CorruptRow, StoredMessage
 from runtime.core.operations import verdict as condition
@@ -96,6 +97,7 @@ def observe(
             layout, seen["refresh"].record, seen["provisioning"].record, clock, databases=databases
         ),
         "disk": {"read_only": _read_only(layout, seen, clock), **disk_figures(layout, sentinel.record)},
+        "update": journal_facts(settings.update.journal_folder) if settings and databases else None,
         "machine": {"copied_at": _copied_at(layout) if databases else None},
         "crashes": dict(zip(("count", "last"), count_crashes(layout), strict=True)),
         "alarms": _alarms(sentinel.record, {name: seen[name].record for name in seen if name != "sentinel"}),

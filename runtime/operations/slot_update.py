@@ -7,21 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from loguru import logger
-
 from runtime.adapters.process.clock import Clock, SystemClock
 from runtime.adapters.update.bundle_file import UpdateBundle, open_bundle
 from runtime.adapters.update.holds import holders
 from runtime.adapters.update.two_slots import TwoSlots
 from runtime.config import Config
-from runtime.core.log_events import LogEvent
 from runtime.core.update.manifest import InstalledVersion, Judgement, judge
 from runtime.core.update.progress import (
     SlotStep,
     UpdatePhase,
     UpdateRecord,
-    UpdateResult,
     next_slot_step,
+    trouble_of,
 )
 from runtime.core.update.slots import begin_trial, clear_trial, confirm, other
 from runtime.errors import NeedsHuman, Rejected
@@ -148,11 +145,8 @@ class SlotUpdate:
         booted = self.slots.booted()
         while step := next_slot_step(self.slots.record(), self.slots.choice(), booted, self.clock.wall_s()):
             self.slots.perform(step)
-            last = step.record.last if step.record else None
-            if last and last.result is UpdateResult.CAME_BACK:
-                logger.bind(event=LogEvent.UPDATE_CAME_BACK).error(
-                    "the update to {} came back: {}", last.version, last.reason
-                )
+            if step.record and (trouble := trouble_of(step.record)):
+                self.report(trouble)
         return booted
 
     def _wait_for_locks(self) -> None:

@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from loguru import logger
-
 from runtime.adapters.process.clock import Clock, SystemClock
 from runtime.adapters.process.process import AlreadyRuns, Lock
 from runtime.adapters.update.bundle_file import BadBundle, UpdateBundle, open_bundle
@@ -21,7 +19,6 @@ from runtime.adapters.update.holds import holders
 from runtime.adapters.update.service import Called, UpdatedService, call, compile_tree
 from runtime.adapters.update.side_by_side import LOCK, SideBySide
 from runtime.config import Config
-from runtime.core.log_events import LogEvent
 from runtime.core.update.manifest import InstalledVersion, Judgement, judge
 from runtime.core.update.progress import (
     PACKAGE,
@@ -199,12 +196,8 @@ class SideBySideUpdate:
 
     def _finish(self, record: UpdateRecord, result: UpdateResult) -> None:
         self._save(record.ended(result, self.clock.wall_s()))
-        if result is UpdateResult.CONFIRMED:
-            self._say(f"{record.version} is confirmed and in use")
-            return
-        logger.bind(event=LogEvent.UPDATE_CAME_BACK).error(
-            "the update to {} came back: {}", record.version, record.reason
-        )
+        confirmed = result is UpdateResult.CONFIRMED
+        self._say(f"{record.version} {'is confirmed and in use' if confirmed else 'came back'}")
 
     def _begin(self, version: str, *, one_way: bool) -> UpdateRecord:
         record, disk = self.versions.record(), self.versions.look()

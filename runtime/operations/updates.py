@@ -6,20 +6,17 @@ import platform
 import struct
 import sys
 from pathlib import Path
-from typing import Any
 
 from runtime.adapters.identity.database_file import SCHEMA_VERSION as IDENTITY_SCHEMA
 from runtime.adapters.management.database import MANAGEMENT_SCHEMA
 from runtime.adapters.store.errors import SCHEMA_VERSION as STORE_SCHEMA
 from runtime.adapters.update.holds import FOLDER as HOLD_FOLDER
-from runtime.adapters.update.journal_file import read_journal
 from runtime.adapters.update.service import UpdatedService, check_owner
 from runtime.adapters.update.side_by_side import SideBySide
 from runtime.adapters.update.two_slots import TwoSlots
 from runtime.config import Config
 from runtime.core.update.manifest import BundleKind, InstalledVersion, SchemaRange
 from runtime.core.update.minisign import PublicKey, parse_public_key
-from runtime.core.update.progress import UpdatePhase, UpdateRecord, UpdateResult
 from runtime.errors import NeedsHuman
 from runtime.operations.provenance import provenance
 from runtime.settings_update import UpdateSettings
@@ -79,13 +76,9 @@ def signing_keys(settings: UpdateSettings) -> tuple[PublicKey, ...]:
     return tuple(parse_public_key(key) for key in settings.keys)
 
 
-def journal_folder(settings: UpdateSettings) -> Path:
-    return settings.boot_dir or settings.folder
-
-
 def check_trust(config: Config) -> None:
     """Refuse to work as root by files that another user could change. Raises NeedsHuman."""
-    check_owner(journal_folder(config.settings.update))
+    check_owner(config.settings.update.journal_folder)
     if config.file is not None:
         check_owner(config.file)
 
@@ -94,32 +87,3 @@ def hold_folders(config: Config) -> list[Path]:
     """Where files say `not now`."""
     own = config.layout.run / HOLD_FOLDER
     return [own, *([config.settings.update.hold_dir] if config.settings.update.hold_dir else [])]
-
-
-def update_facts(settings: UpdateSettings) -> dict[str, Any]:
-    """The data of `edgectl update status`, and of the status as a whole: out of the journal alone."""
-    record = read_journal(journal_folder(settings))
-    last = record.last
-    return {
-        "phase": str(record.phase),
-        "version": record.version or None,
-        "tries": record.tries if record.phase is UpdatePhase.TRIAL else None,
-        "previous": record.previous or None,
-        "no_way_back": record.no_way_back,
-        "last": None
-        if last is None
-        else {
-            "version": last.version,
-            "result": str(last.result),
-            "reason": last.reason,
-            "wall_s": last.wall_s,
-        },
-    }
-
-
-def trouble_of(record: UpdateRecord) -> str:
-    """The last update in a sentence where it came back; else empty."""
-    last = record.last
-    if last is None or last.result is not UpdateResult.CAME_BACK or record.phase is not UpdatePhase.NONE:
-        return ""
-    return f"the update to {last.version} came back: {last.reason}"

@@ -26,6 +26,7 @@ from runtime.adapters.process import log_files
 from runtime.adapters.process.clock import Clock, SystemClock, read_moment
 from runtime.adapters.process.status_file import last_record
 from runtime.adapters.process.threads import start_thread
+from runtime.adapters.update.journal_file import journal_facts
 from runtime.config import Config
 from runtime.core.ingest.protocol import Stored
 from runtime.core.log_events import LogEvent
@@ -274,6 +275,9 @@ class BuiltInMethods:
         }
         if alarms:
             value["alarms"] = dict(alarms)
+        update = journal_facts(self._config.settings.update.journal_folder)
+        if update["last"]:
+            value["update"] = {name: update["last"][name] for name in ("version", "result", "reason")}
         return ReportMade(asker, ReportMode.SET, ("runtime",), value)
 
     def close(self) -> None:

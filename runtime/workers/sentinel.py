@@ -64,6 +64,7 @@ from runtime.settings import enabled_workers
 from runtime.workers.heartbeat import Heartbeat
 from runtime.workers.sentinel_metrics import MetricsFile
 from runtime.workers.sentinel_rates import ObservedRates
+from runtime.workers.update_news import UpdateNews
 
 NAME = "sentinel"
 TURN_S = 1.0
@@ -81,7 +82,7 @@ def run(config: Config, stop: Stop) -> None:
         raise UsageError("the sentinel is an event listener of supervisord; `edgectl up` starts it")
     clock = SystemClock()
     sentinel, watch = SentinelLoop(config, stop), ConfigWatch(config, NAME, clock)
-    listener = EventListener()
+    listener, news = EventListener(), UpdateNews(config.settings.update.journal_folder)
     next_s = 0.0
     ticks = False
     with contextlib.suppress(SupervisorGone):
@@ -91,6 +92,7 @@ def run(config: Config, stop: Stop) -> None:
                 sentinel.reconfigure(watch.config)
                 next_s = now_s
             if now_s >= next_s:
+                news.look(clock.wall_s())
                 answered = sentinel.look(now_s, ticks=ticks)
                 every_s = watch.config.settings.sentinel.look_every_s
                 next_s, ticks = now_s + (every_s if answered else 1.0), False

@@ -32,6 +32,20 @@ def write_journal(folder: Path, record: UpdateRecord, files: DurableFiles) -> No
     files.write(folder / NAME, text.encode())
 
 
+def journal_facts(folder: Path) -> dict[str, Any]:
+    """What is under way, and how the last update ended, for a program."""
+    record = read_journal(folder)
+    last = dataclasses.asdict(record.last) if record.last else None
+    return {
+        "phase": str(record.phase),
+        "version": record.version or None,
+        "tries": record.tries if record.phase is UpdatePhase.TRIAL else None,
+        "previous": record.previous or None,
+        "no_way_back": record.no_way_back,
+        "last": {**last, "result": str(last["result"])} if last else None,
+    }
+
+
 def _parsed(values: dict[str, Any]) -> UpdateRecord:
     last = values.pop("last", None)
     names = {field.name for field in dataclasses.fields(UpdateRecord)}

@@ -56,7 +56,6 @@ class UpdateResult(StrEnum):
 
     CONFIRMED = "confirmed"
     CAME_BACK = "came back"
-    GIVEN_UP = "given up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +234,14 @@ def _at_rest(record: UpdateRecord, disk: VersionsOnDisk) -> Step | None:
         return RemoveUnfinished()
     surplus = sorted(disk.versions - {disk.current, record.previous})
     return RemoveVersion(surplus[0]) if surplus else None
+
+
+def trouble_of(record: UpdateRecord) -> str:
+    """The last update in a sentence where it came back; empty where it did not, or another one goes on."""
+    last = record.last
+    if last is None or last.result is not UpdateResult.CAME_BACK or record.phase is not UpdatePhase.NONE:
+        return ""
+    return f"the update to {last.version} came back: {last.reason}"
 
 
 def waits_for_rehearsal(record: UpdateRecord, booted: str) -> bool:
