@@ -10,11 +10,12 @@ from pathlib import Path
 
 from deploy.packaging.lock import LOCK_FILE, TOP
 from deploy.packaging.tree import Origin
+from deploy.packaging.update import sign
 from deploy.packaging.wheels import BuildError, run, sha256
 
 SUMS = "SHA256SUMS"
 KEY_FILE = "edge-runtime.asc"
-_ARTEFACTS = ("*.deb", "*.oci.tar", "*.cdx.json")
+_ARTEFACTS = ("*.deb", "*.oci.tar", "*.update", "*.cdx.json")
 _DOCUMENTS = (
     *("README.md", "LICENSE", "CHANGELOG.md", "SECURITY.md", "constraints.txt", "docs", "deploy/RUNBOOK.md"),
     *("deploy/edge.toml.example", "deploy/container", "deploy/install.sh"),
@@ -50,8 +51,9 @@ def bundle(origin: Origin, out: Path, environ: Mapping[str, str] = os.environ) -
     key = environ.get("EDGE_SIGN_KEY", "")
     if key:
         (folder / KEY_FILE).write_text(run("gpg", "--batch", "--armor", "--export", key))
-    write_sums(folder / SUMS, sums_of(folder), key)
-    write_sums(out / SUMS, sums_of(folder / "packages"), key)
+    update_key = environ.get("EDGE_UPDATE_KEY", "")
+    write_sums(folder / SUMS, sums_of(folder), key, update_key)
+    write_sums(out / SUMS, sums_of(folder / "packages"), key, update_key)
     archive = out / f"{name}.tar"
     _pack(folder, archive, origin.epoch_s)
     shutil.rmtree(folder)
@@ -66,12 +68,15 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def write_sums(file: Path, text: str, key: str) -> None:
-    """Write the lines, and beside them their signature where a key is given."""
+def write_sums(file: Path, text: str, key: str, update_key: str = "") -> None:
+    """Write the lines, and beside them their signatures: GnuPG's, and minisign's by the key of updates."""
     file.write_text(text)
-    file.with_name(f"{file.name}.asc").unlink(missing_ok=True)
+    for suffix in ("asc", "minisig"):
+        file.with_name(f"{file.name}.{suffix}").unlink(missing_ok=True)
     if key:
         run("gpg", "--batch", "--yes", "--local-user", key, "--armor", "--detach-sign", str(file))
+    if update_key:
+        sign(file, update_key, file.name)
 
 
 def _pack(folder: Path, archive: Path, epoch_s: int) -> None:

@@ -24,6 +24,8 @@ from runtime.operations.updates import SCHEMAS
 
 MINIMUM_VERSION = "0.1.0"
 """The oldest version whose data and configuration this one takes over."""
+PRESET = 6
+"""Of xz: beyond it the device needs more memory to unpack, for hardly fewer bytes."""
 TREE_PART, IMAGE_PART = "tree.tar.xz", "image.squashfs"
 _SCRIPT = """#!/bin/sh
 '''exec' "$(dirname -- "$(realpath -- "$0")")/python" "$0" "$@"
@@ -119,7 +121,7 @@ def _tar_xz(tree: Path, epoch_s: int) -> bytes:
             info.uid = info.gid = 0
             info.uname = info.gname = ""
             archive.addfile(info, path.open("rb") if info.isreg() else None)
-    return lzma.compress(packed.getvalue(), preset=6)
+    return lzma.compress(packed.getvalue(), preset=PRESET)
 
 
 def _info(name: str, size: int, epoch_s: int) -> tarfile.TarInfo:

@@ -39,6 +39,8 @@ from runtime.errors import NeedsHuman, Rejected
 from runtime.operations import updates
 
 LOOK_EVERY_S = 1.0
+LEAST_CALL_S = 15.0
+"""The last probe gets so long, too: a reason is worth more than a few seconds."""
 FIRST_CALL_S = 60.0
 """For the first call of a new version on a slow device, imports and all."""
 Report = Callable[[str], None]
@@ -186,7 +188,7 @@ class SideBySideUpdate:
         reason = "it was not tried"
         while (left_s := until_s - self.clock.boot_s()) > 0:
             probed = self.call(
-                version, [*self._of_home(), "update", "probe", "--json"], max(left_s, LOOK_EVERY_S)
+                version, [*self._of_home(), "update", "probe", "--json"], max(left_s, LEAST_CALL_S)
             )
             if probed.ok:
                 return record.to(UpdatePhase.CONFIRMED)

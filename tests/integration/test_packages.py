@@ -17,11 +17,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deploy.packaging import deb, lock, release, sbom
+from deploy.packaging import deb, lock, release, sbom, update
 from deploy.packaging.container import GROUP, HOME, SOCKETS, USER, layer
 from deploy.packaging.targets import RELEASES, Target, all_targets
 from deploy.packaging.tree import SCRIPTS, Origin
 from deploy.packaging.wheels import BuildError
+from runtime.adapters.update.bundle_file import open_bundle
+from runtime.adapters.update.durable_files import DurableFiles
+from runtime.adapters.update.side_by_side import SideBySide
+from runtime.core.update.minisign import parse_public_key
 from runtime.settings import keys
 from tests.support.harness import require_tool
 
@@ -95,6 +99,37 @@ def test_the_package_holds_what_a_device_needs_and_nothing_of_the_builder(built:
     here = str(built.parent).encode()
     assert not [path for path in site.rglob("*.py") if here in path.read_bytes()]
     assert oct((root / deb.CONFFILE).stat().st_mode & 0o777) == "0o640"
+
+
+class Unflushed(DurableFiles):
+    """Two thousand flushes of a test's folder prove nothing."""
+
+    def flush(self, path: Path) -> None:
+        pass
+
+
+def test_the_bundle_of_the_package_is_signed_whole_and_runs_from_any_folder(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_tool("minisign")
+    run = ["minisign", "-G", "-W", "-p", str(tmp_path / "key.pub"), "-s", str(tmp_path / "key")]
+    subprocess.run(run, check=True, capture_output=True)
+    monkeypatch.setenv("EDGE_UPDATE_KEY", str(tmp_path / "key"))
+    monkeypatch.setattr(update, "PRESET", 0)
+    file = update.bundle_of_tree(built.parent / "root/amd64-12", TARGET, ORIGIN, tmp_path)
+    key = parse_public_key((tmp_path / "key.pub").read_text().splitlines()[1])
+    bundle = open_bundle(file, (key,))
+    assert bundle.manifest.version == ORIGIN.version and bundle.comment == f"edge-runtime {ORIGIN.version}"
+    versions = SideBySide(tmp_path / "versions.d", None, Unflushed())
+    versions.unpack(bundle)
+    versions.complete(ORIGIN.version)
+    edgectl = versions.path_of(ORIGIN.version) / "bin/edgectl"
+    (tmp_path / "link").symlink_to(versions.path_of(ORIGIN.version))
+    if Path("/usr/bin/python3.11").exists():
+        command = [str(tmp_path / "link/bin/edgectl"), "version"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert f"package   {ORIGIN.version}" in said
+    assert edgectl.read_text().startswith("#!/bin/sh\n")
 
 
 def test_the_unit_starts_the_packages_own_command(root: Path) -> None:

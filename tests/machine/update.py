@@ -24,7 +24,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from runtime.adapters.update.journal_file import read_journal
 from runtime.core.update.manifest import BundleKind, SchemaRange
+from runtime.core.update.progress import UpdatePhase
 from runtime.operations.updates import SCHEMAS
 from tests.support.harness import mount_ext4, short_folder
 from tests.support.minisign import SigningKey
@@ -81,8 +83,8 @@ def store_uuid(device: UpdateDevice) -> str:
         return str(db.execute("SELECT uuid FROM store").fetchone()[0])
 
 
-def killed(device: UpdateDevice, kills: int, chance: random.Random, uuid: str) -> Counter[str]:
-    """Updates that are killed at random moments."""
+def killed(device: UpdateDevice, kills: int, late: float, chance: random.Random, uuid: str) -> Counter[str]:
+    """Updates that are killed at random moments, of which the share `late` is counted from the trial on."""
     outcomes: Counter[str] = Counter()
     usual_s = 14.0
     for number in range(1, kills + 1):
@@ -90,6 +92,8 @@ def killed(device: UpdateDevice, kills: int, chance: random.Random, uuid: str) -
         file = device.bundle(new)
         began_s = time.monotonic()
         apply = device.edgectl("update", "apply", str(file))
+        if chance.random() < late:
+            wait_for_trial(device, apply)
         with contextlib.suppress(Exception):
             apply.wait(chance.uniform(0.2, usual_s))
         took_s = time.monotonic() - began_s
@@ -106,6 +110,11 @@ def killed(device: UpdateDevice, kills: int, chance: random.Random, uuid: str) -
         file.unlink()
         print(f"kill {number}: after {took_s:.1f} s, {phase}: {outcome}", flush=True)
     return outcomes
+
+
+def wait_for_trial(device: UpdateDevice, apply: subprocess.Popen[str]) -> None:
+    while apply.poll() is None and read_journal(device.folder).phase is not UpdatePhase.TRIAL:
+        time.sleep(0.02)
 
 
 def cut_again(device: UpdateDevice, after_s: float) -> None:
@@ -211,6 +220,7 @@ def full_disk() -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Updates that are killed, and bad ones.")
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--late", type=float, default=0.5, help="share of the kills on trial (%(default)s)")
     parser.add_argument("--bad", type=int, default=50)
     parser.add_argument("--on-trial", type=int, default=20, help="of the bad ones get so far (%(default)s)")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
@@ -227,7 +237,7 @@ def main() -> int:
             check(device.edgectl("health", "--wait", "60").wait(90) == 0, "the first version does not start")
             uuid = store_uuid(device)
             load = Load(device)
-            outcomes = killed(device, arguments.kills, random.Random(arguments.seed), uuid)
+            outcomes = killed(device, arguments.kills, arguments.late, random.Random(arguments.seed), uuid)
             turned_bad = bad(device, arguments.bad, arguments.on_trial, uuid)
             load.stop()
             device.power_cut()
