@@ -168,6 +168,7 @@ def _hub(facts: dict[str, Any]) -> list[str]:
         _phrase("{:.0f} delivered since upload started", facts["delivered"]),
         _phrase("{:.0f} under suspicion of ending connections", facts["suspects"] or None),
         _phrase("the link may not be used now: {}", facts["barred"]),
+        "the budget of units cannot hold what comes" if facts.get("over_budget") else "",
         _phrase("device management {}", facts["management"]),
         _phrase("{:.0f} attempts to connect failed", facts["failed_attempts"] or None),
         _phrase("the connection was lost {:.0f} times", facts["losses"] or None),

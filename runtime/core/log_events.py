@@ -223,7 +223,7 @@ EVENT_TEXTS: Mapping[LogEvent, EventText] = {
     ),
     LogEvent.MESSAGES_LOST: EventText(
         "Messages were lost, with their ids and the reason.",
-        "`expired` and `evicted` are limits of yours; the others are damage.",
+        "`expired`, `over_budget` and the policies are limits of yours; the others are damage.",
     ),
     LogEvent.MESSAGE_SET_ASIDE: EventText(
         "A message goes to quarantine.",

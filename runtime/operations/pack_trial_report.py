@@ -99,7 +99,9 @@ def try_out(path: Path, settings: Settings, trial: PackTrial) -> TrialReport:
     """Replay what the store at this path holds. Raises Retryable where it cannot be read, UsageError."""
     if trial.compression not in (None, Compression.NONE) and not has_brotli():
         raise UsageError("--try compression: the extra [compress] is not installed here")
-    now, tried = Replay(), Replay()
+    per_day = settings.link.units_per_day
+    now = Replay(per_day)
+    tried = Replay(per_day if trial.units_per_day is None else trial.units_per_day)
     clock = _StoredTimes()
     with closing(StoreReader(path)) as reader:
         for message in _stored(reader):

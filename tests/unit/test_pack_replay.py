@@ -51,6 +51,18 @@ def test_one_a_second_that_lingers_for_ten_costs_a_tenth_and_waits_no_longer() -
     assert len(stream.waits_s) == 1_000 and 9.0 <= quantile(stream.waits_s, 0.99) <= 10.2
 
 
+@pytest.mark.parametrize(("per_day", "wait_s"), [(8_640, 10), (2_880, 30), (1_440, 60)])
+def test_the_linger_follows_the_budget(per_day: int, wait_s: int) -> None:
+    """One a second without any linger of its own: it waits as long as the budget needs, and no longer."""
+    replay = Replay(per_day)
+    for n in range(900):
+        replay.store(message(n + 1, b"x" * 40), float(n), Packing(), PackRule(PackFormat.LINES))
+    replay.finish()
+    stream = replay.streams["-/s"]
+    assert stream.counts.units <= 900 // wait_s + 4
+    assert 0.8 * wait_s <= quantile(stream.waits_s, 0.99) <= 1.3 * wait_s
+
+
 def test_alone_each_costs_what_it_costs_and_does_not_wait() -> None:
     sizes = [0, 100, 3_800, 4_000, 9_000]
     stream = replayed(
@@ -97,7 +109,7 @@ def test_chunks_files_and_completions_are_counted_as_they_are_billed() -> None:
     assert max(completed.waits_s) < 1.0, "the completion ends the linger"
 
 
-@settings(max_examples=deep(60))
+@settings(max_examples=deep(30))
 @given(
     st.lists(
         st.tuples(
@@ -138,6 +150,7 @@ def test_the_rules_that_are_tried_are_read() -> None:
     assert PackTrial.parse("pack=lines, linger=500ms,compression=fastest,units=4") == PackTrial(
         PackFormat.LINES, 0.5, 4, Compression.FASTEST
     )
+    assert PackTrial.parse("per-day=8640").units_per_day == 8_640
     assert PackTrial.parse("linger=2m").linger_s == 120.0 and PackTrial.parse("linger=7").linger_s == 7.0
 
 

@@ -1,7 +1,8 @@
 """Pack replay: what messages would have cost under other rules, and how long they would have waited. Pure.
 
 The delivery engine itself sends them, at the times at which they were stored, to a hub that acknowledges at
-once. So packs are cut, linger and end as they would have with the link up all the time.
+once. So packs are cut, linger, wait for a budget of units and end as they would have with the link up all the
+time. The first message is replayed at 00:00, where a budget's day begins.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from runtime.core.delivery.connection import DeliveryLimits
 from runtime.core.delivery.engine import Delivery
 from runtime.core.delivery.envelope import FileParcel, Packing, Parcel, Telemetry, Unsendable, seal
 from runtime.core.delivery.events import Acked, Connected
-from runtime.core.delivery.link_budget import LinkBudget
+from runtime.core.delivery.link_budget import BELIEVABLE_S, LinkBudget, LinkPolicy
 from runtime.core.delivery.packing import (
     ENCODING,
     LENGTHS,
@@ -50,11 +51,12 @@ class ReplayedStream:
 
 
 class Replay:
-    """Sends messages as they come. Times are seconds from any point on, and never go back."""
+    """Sends messages as they come. Times are seconds since the first one, and never go back."""
 
-    def __init__(self) -> None:
+    def __init__(self, units_per_day: int = 0) -> None:
         self.streams: dict[str, ReplayedStream] = {}
-        self._delivery = Delivery(CongestionWindow(), LinkBudget(), DeliveryLimits())
+        self._link = LinkBudget(LinkPolicy(units_per_day=units_per_day))
+        self._delivery = Delivery(CongestionWindow(), self._link, DeliveryLimits())
         self._now = 0.0
         self._client = 0
         self._stored_s: dict[int, float] = {}
@@ -115,6 +117,7 @@ class Replay:
 
     def _turn(self) -> None:
         """Carry out what is due; each send may make room for others."""
+        self._link.set_time(BELIEVABLE_S + self._now, self._now)
         while actions := self._delivery.actions(self._now, 0.5):
             for action in actions:
                 self._carry_out(action)

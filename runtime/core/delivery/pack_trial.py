@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from runtime.core.delivery.envelope import Compression
 from runtime.core.delivery.packing import PackFormat
 
-RULE = "write pack=lines|concat|none, linger=10s, units=16, compression=none|fastest|smallest"
+RULE = "write pack=lines|concat|none, linger=10s, units=16, compression=none|fastest|smallest, per-day=8640"
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, None: 1.0, "m": 60.0, "h": 3600.0}
 MOST_LINGER_S = 86_400.0
 MOST_UNITS = 60
+MOST_UNITS_PER_DAY = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class PackTrial:
     linger_s: float | None = None
     units: int | None = None
     compression: Compression | None = None
+    units_per_day: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> PackTrial:
@@ -57,9 +59,17 @@ def _units(text: str) -> int:
     return units
 
 
+def _units_per_day(text: str) -> int:
+    units = int(text)
+    if not 0 <= units <= MOST_UNITS_PER_DAY:
+        raise ValueError(text)
+    return units
+
+
 _PARSERS = {
     "pack": ("format", PackFormat),
     "linger": ("linger_s", _linger_s),
     "units": ("units", _units),
+    "per-day": ("units_per_day", _units_per_day),
     "compression": ("compression", lambda text: Compression[text.upper()]),
 }
