@@ -20,6 +20,7 @@ PARTS = {
     "managed": "Twin, commands and methods, from the hub to a program and back",
     "wear": "Written to the disk",
     "idle": "The whole runtime with nothing to do",
+    "operations": "Metrics, logs and alarms, against the runtime without them",
     "fleet": "A fleet of devices: renewing their tokens, and draining into a hub that throttles",
 }
 
