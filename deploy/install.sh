@@ -177,11 +177,15 @@ fingerprint() {
     } 2>/dev/null | cksum
 }
 
-# Those that nothing uses any more, and what an installation left that was ended.
-remove_old_environments() {
-    for path in "$made/.trial" "$made/update.json"; do   # what is installed last is in use
+# What is installed last is in use: not what `edgectl update` has on trial.
+end_updates() {
+    for path in "$made/.trial" "$made/update.json"; do
         if [ -e "$path" ] || [ -L "$path" ]; then run rm -f "$path"; fi
     done
+}
+
+# Those that nothing uses any more, and what an installation left that was ended.
+remove_old_environments() {
     if live && [ -z "$start" ]; then return; fi   # the service may still run in the one before
     for path in "$made"/*; do
         if [ -d "$path" ] && ! in_service "$path"; then run rm -rf "$path"; fi
@@ -266,6 +270,7 @@ case $action in
         install_program
         install_files
         check_state_size
+        end_updates
         [ -n "$root" ] || start_service
         remove_old_environments
         next_step

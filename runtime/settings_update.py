@@ -64,7 +64,9 @@ class UpdateSettings:
         None, "folder in which a file of any name says `not now`; beside `edgectl update hold`"
     )
     restart: tuple[str, ...] = setting(
-        ("systemctl", "restart", "edge-runtime.service"), "program that restarts the service", advanced=True
+        ("systemctl", "restart", "--no-block", "edge-runtime.service"),
+        "program that restarts the service",
+        advanced=True,
     )
     watch: tuple[str, ...] = setting(
         ("systemctl", "start", "--no-block", "edge-runtime-update.service"),

@@ -57,15 +57,17 @@ sys.exit(main())
 """
 
 
-def tree_of(version: str, changes: Mapping[str, str] | None = None) -> dict[str, bytes]:
+def tree_of(
+    version: str, changes: Mapping[str, str] | None = None, package: Path = PACKAGE
+) -> dict[str, bytes]:
     """The files of a version; `changes`: lines put in front of a module, by its name below runtime/."""
     files = {f"{SITE}/libraries.pth": f"{LIBRARIES}\n".encode(), "bin/edgectl": _EDGECTL.encode()}
     files["pyvenv.cfg"] = b"home = /usr/bin\ninclude-system-site-packages = false\n"
-    for path in sorted(PACKAGE.rglob("*")):
-        name = path.relative_to(PACKAGE)
+    for path in sorted(package.rglob("*")):
+        name = path.relative_to(package)
         if path.is_file() and not set(name.parts) & _LEFT_OUT:
             files[f"{SITE}/runtime/{name}"] = path.read_bytes()
-    files[f"{SITE}/runtime/supervisord.conf"] = (PACKAGE.parent / "supervisord.conf").read_bytes()
+    files[f"{SITE}/runtime/supervisord.conf"] = (package.parent / "supervisord.conf").read_bytes()
     build = {"package": version, "architecture": installed(load({}).settings.update).architecture}
     files[f"{SITE}/runtime/build.json"] = json.dumps(build).encode()
     for changed, lines in (changes or {}).items():

@@ -50,6 +50,10 @@ def _parsed(values: dict[str, Any]) -> UpdateRecord:
     last = values.pop("last", None)
     names = {field.name for field in dataclasses.fields(UpdateRecord)}
     known = {name: value for name, value in values.items() if name in names}  # a newer version may know more
+    plain = UpdateRecord()
+    for name, value in known.items():
+        if name != "phase" and type(value) is not type(getattr(plain, name)):
+            raise ValueError(f"{name} of the journal is {value!r}")
     known["phase"] = UpdatePhase(known["phase"])
     if last is not None:
         known["last"] = LastUpdate(
