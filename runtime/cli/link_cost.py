@@ -148,20 +148,23 @@ def _fleet_record(needed: Fleet | None, prices: PriceTable) -> dict[str, Any]:
 
 def _period(title: str, record: dict[str, Any]) -> list[TextRow]:
     """The table of one period."""
-    head = TextRow(f"{title} ({record['name'] or 'no believable clock yet'} UTC)", title, "bold")
+    when = f"{record['name']} UTC" if record["name"] else "no date yet: no believable clock"
+    head = TextRow(f"{title} ({when})", title, "bold")
     streams = record["streams"]
     if not streams:
         return [head, TextRow("nothing was sent")]
     total = [{"stream": "total", **record}] if len(streams) > 1 else []
-    columns = ["STREAM", "UNITS", "MESSAGES", "SENDS", "BYTES", "FILL", "REPEATS"]
-    title_row, *rows = table(columns, [_row(one) for one in (*streams, *total)], spare=("BYTES",))
+    columns = ["STREAM", "UNITS", "MESSAGES", "SENDS", "BYTES", "FILL", "REPEATS", "COMPRESSION"]
+    body = [_row(one) for one in (*streams, *total)]
+    title_row, *rows = table(columns, body, spare=("BYTES", "COMPRESSION"))
     return [head, TextRow(title_row, title_row, "bold"), *map(TextRow, rows)]
 
 
 def _row(one: dict[str, Any]) -> list[str]:
     counts = (one[key] for key in ("units", "messages", "sends", "bytes"))
-    shares = (_share(one["fill"]), _share(one["repeat_share"]))
-    return [printable(one["stream"], MOST_OF_A_NAME), *(f"{number:,}" for number in counts), *shares]
+    shares = map(_share, (one["fill"], one["repeat_share"]))
+    gain = "" if one["compression_gain"] is None else f"-{100 * one['compression_gain']:.0f} %"
+    return [printable(one["stream"], MOST_OF_A_NAME), *(f"{number:,}" for number in counts), *shares, gain]
 
 
 def _share(share: float | None) -> str:

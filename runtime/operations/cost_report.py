@@ -65,7 +65,7 @@ class Fleet:
 
 def figures(counts: UnitCounts) -> dict[str, Any]:
     """The counts as JSON shows them."""
-    shares = {"fill": counts.fill, "repeat_share": counts.repeated}
+    shares = {"fill": counts.fill, "repeat_share": counts.repeated, "compression_gain": counts.compressed}
     rounded = {name: None if share is None else round(share, 4) for name, share in shares.items()}
     return {**asdict(counts), **rounded}
 

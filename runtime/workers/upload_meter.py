@@ -35,7 +35,8 @@ class UnitMeter:
         stream = PROBES if send.tag[0] == PROBE else self._stream_of(send.tag[0])
         message = self._delivery.record(send.tag[0])
         messages = 1 if message is None else len(message.together)
-        counts = of_send(telemetry.metered_bytes(device_id), messages, repeat=send.repeat)
+        size_bytes, saved_bytes = telemetry.metered_bytes(device_id), telemetry.saved_bytes
+        counts = of_send(size_bytes, messages, repeat=send.repeat, saved_bytes=saved_bytes)
         self._count(stream, counts, units(send.counted_bytes))
 
     def inquired(self) -> None:

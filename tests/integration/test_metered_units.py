@@ -34,3 +34,4 @@ def test_the_meter_of_the_stand_in_says_what_was_counted(home: Home, cloud: Clou
     assert sum(by_stream.values()) == usage.day_units == usage.month_units == billed
     packed = usage.streams["-/packed"].day
     assert packed.messages == 300 and packed.units == packed.sends <= 3 and not packed.repeat_units
+    assert packed.compressed is not None and packed.compressed > 0.5

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from runtime.core.delivery.actions import PROBE, Candidate, Send
 from runtime.core.delivery.connection import DeliveryLimits
-from runtime.core.delivery.envelope import Packing, Parcel, Telemetry, seal
+from runtime.core.delivery.envelope import Compression, Packing, Parcel, Telemetry, compressed, seal
 from runtime.core.delivery.link_budget import LinkBudget, LinkPolicy, LinkUsage
 from runtime.core.delivery.metering import units
 from runtime.core.delivery.sender import Sender
@@ -180,3 +180,13 @@ def test_the_meter_counts_by_the_stream_of_the_settings() -> None:
         "(other streams)": [1, 0, 0],
         "(device management)": [1, 0, 0],
     }
+
+
+def test_what_compression_took_off_is_measured_on_what_is_sent() -> None:
+    plain = Telemetry("p:b:1", b"x" * 1_000)
+    small = compressed(plain, Compression.FASTEST)
+    sizes = [telemetry.metered_bytes("w:d") for telemetry in (plain, small)]
+    counts = of_send(sizes[1], saved_bytes=small.saved_bytes)
+    assert counts.bytes + counts.saved_bytes == sizes[0] and plain.saved_bytes == 0
+    assert counts.compressed is not None and 0.9 < counts.compressed < 1
+    assert of_send(7).compressed is None

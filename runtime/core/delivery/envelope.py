@@ -80,6 +80,8 @@ class Telemetry:
     content_type: str | None = None
     passed: str | None = None
     """The path of gateways that a leaf's message has passed before this one; None: it is no leaf's."""
+    saved_bytes: int = field(default=0, repr=False, compare=False)
+    """What compression took off its documented size."""
     _bag: str | None = field(default=None, init=False, repr=False, compare=False)
     """The property bag, percent-encoded: built when it is first read, for a message in a pack needs none."""
 
@@ -350,7 +352,8 @@ def compressed(piece: Telemetry, compression: Compression) -> Telemetry:
     if len(small) + len("&content-encoding=br") >= len(piece.payload):
         return piece
     properties = tuple(sorted((*piece.properties, ("content-encoding", "br"))))
-    return replace(piece, payload=small, properties=properties)
+    saved_bytes = len(piece.payload) - len(small) - len("content-encodingbr")
+    return replace(piece, payload=small, properties=properties, saved_bytes=saved_bytes)
 
 
 def decompressed(payload: bytes) -> bytes:

@@ -153,7 +153,8 @@ class Replay:
         else:
             assert isinstance(sealed, FileParcel)
             telemetry = sealed.link(sealed.blob_name)
-        self._counts_of(id).add(of_send(telemetry.metered_bytes(""), len(record.together)))
+        size_bytes, saved_bytes = telemetry.metered_bytes(""), telemetry.saved_bytes
+        self._counts_of(id).add(of_send(size_bytes, len(record.together), saved_bytes=saved_bytes))
 
     def _counts_of(self, id: int) -> UnitCounts:
         lane = lane_of(self._delivery.queue.messages[id].candidate)

@@ -36,6 +36,8 @@ class UnitCounts:
     """The documented size of all sends."""
     file_units: int = 0
     """Those of `units` that are for file uploads: they have no size."""
+    saved_bytes: int = 0
+    """What compression took off the documented size of all sends."""
 
     def add(self, more: UnitCounts) -> None:
         for name in _NAMES:
@@ -46,6 +48,11 @@ class UnitCounts:
         """The share of the paid size that was used; None where nothing with a size was sent."""
         paid_bytes = (self.units - self.file_units) * UNIT_BYTES
         return self.bytes / paid_bytes if paid_bytes > 0 else None
+
+    @property
+    def compressed(self) -> float | None:
+        """The share of the size before compression that it took off; None where it took off nothing."""
+        return self.saved_bytes / (self.bytes + self.saved_bytes) if self.saved_bytes else None
 
     @property
     def repeated(self) -> float | None:
@@ -62,10 +69,10 @@ class UnitCounts:
 _NAMES = tuple(field.name for field in fields(UnitCounts))
 
 
-def of_send(size_bytes: int, messages: int = 1, *, repeat: bool = False) -> UnitCounts:
+def of_send(size_bytes: int, messages: int = 1, *, repeat: bool = False, saved_bytes: int = 0) -> UnitCounts:
     """The counts of one send of this documented size, in which so many messages go."""
     billed = units(size_bytes)
-    return UnitCounts(billed, billed if repeat else 0, 1, messages, size_bytes)
+    return UnitCounts(billed, billed if repeat else 0, 1, messages, size_bytes, 0, saved_bytes)
 
 
 def of_file_calls(calls: int) -> UnitCounts:
