@@ -50,6 +50,7 @@ from runtime.core.operations.machine_identity import MachineIdentity
 from runtime.core.update.progress import UpdatePhase, trouble_of
 from runtime.errors import ConfigError, EdgeError
 from runtime.layout import Layout
+from runtime.operations.flash import check_flash
 
 FSYNCS = 20
 DEADLINE_S = 5.0
@@ -66,6 +67,7 @@ def examine(config: Config) -> Iterator[Check]:
     yield from _owners(config.layout)
     yield from _secret_files(config)
     yield from _disk(config)
+    yield from check_flash(config.layout)
     yield from _management(config)
     yield _machine(config.layout)
     yield check_databases(config.layout)
