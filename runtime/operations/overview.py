@@ -288,6 +288,7 @@ def _hub(upload: ProcessView, clock: Clock) -> dict[str, Any]:
     whole = (
         "in_flight",
         "window",
+        "ack_patience_s",
         "in_hand",
         "uploading",
         "unconfirmed",

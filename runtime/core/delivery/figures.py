@@ -70,6 +70,7 @@ class UploadFigures:
             "barred": shut or self._link.barred(),
             "in_flight": delivery.in_flight,
             "window": delivery.window,
+            "ack_patience_s": delivery.sender.patience.current_s,
             "in_hand": len(delivery.queue.messages),
             "uploading": delivery.uploading,
             "unconfirmed": len(delivery.settled),
