@@ -26,7 +26,24 @@ _OF_CLASSIFIER = {
     "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
     "Python Software Foundation License": "PSF-2.0",
 }
-_OF_TEXT = {"Apache 2": "Apache-2.0", "MIT License": "MIT", "BSD": "BSD-3-Clause"}
+_OF_TEXT = {
+    "Apache 2": "Apache-2.0",
+    "MIT License": "MIT",
+    "BSD": "BSD-3-Clause",
+    "Eclipse Public License v2.0 / Eclipse Distribution License v1.0": "EPL-2.0 OR BSD-3-Clause",
+}
+_OF_DEBIAN = {
+    "base-files": "GPL-2.0-or-later",
+    "libc6": "LGPL-2.1-or-later",
+    "libcrypt1": "LGPL-2.1-or-later",
+    "libgcc-s1": "GPL-3.0-or-later WITH GCC-exception-3.1",
+    "libpython3": "PSF-2.0",
+    "libstdc++6": "GPL-3.0-or-later WITH GCC-exception-3.1",
+    "python3": "PSF-2.0",
+}
+"""Debian packages whose copyright file is prose, by the beginning of their names, with their main licence."""
+_LONGEST_NAME = 40
+"""What is longer is the first line of a licence's text, not its name."""
 Component = dict[str, Any]
 
 
@@ -106,8 +123,8 @@ def licence_of(fields: Message) -> list[dict[str, Any]]:
     known = [_OF_CLASSIFIER[value] for value in last if value in _OF_CLASSIFIER]
     if known:
         return [{"license": {"id": each}} for each in known]
-    if stated and stated[0] in _OF_TEXT:
-        return [{"license": {"id": _OF_TEXT[stated[0]]}}]
+    if stated and (known_text := _OF_TEXT.get(stated[0])):
+        return [{"expression": known_text}] if " " in known_text else [{"license": {"id": known_text}}]
     if stated and re.fullmatch(r"[A-Za-z]+-[\d.]+(-\w+)*|MIT|ISC", stated[0]):
         return [{"license": {"id": stated[0]}}]
     return [{"license": {"name": stated[0] if stated else last[0] if last else "unknown"}}]
@@ -134,9 +151,14 @@ def of_debian(root: Path, fields: Mapping[str, str], digest: str | None = None) 
     copyright_file = root / "usr/share/doc" / name / "copyright"
     text = copyright_file.read_text(errors="replace") if copyright_file.exists() else ""
     named = sorted({match.strip() for match in re.findall(r"^License: *(\S.*)$", text, re.MULTILINE)})
-    named = named or [f"see {copyright_file.relative_to(root)}"]
+    named = [each for each in named if len(each) <= _LONGEST_NAME]
+    known = next((licence for start, licence in _OF_DEBIAN.items() if name.startswith(start)), None)
+    stated: list[dict[str, Any]] = [{"license": {"name": each}} for each in named]
+    if not stated:
+        words = f"see {copyright_file.relative_to(root)}"
+        stated = [{"expression": known}] if known else [{"license": {"name": words}}]
     return {
         "type": "library", "name": name, "version": version, "purl": purl, "bom-ref": purl,
-        "licenses": [{"license": {"name": each}} for each in named],
+        "licenses": stated,
         **({"hashes": [{"alg": "SHA-256", "content": digest}]} if digest else {}),
     }  # fmt: skip
