@@ -3,9 +3,10 @@
     python -m tests.machine.packages [--only-life]
 
 Needs root, mmdebstrap and lintian; about five minutes, of which two make the root (kept in build/ for the
-next time). The root is a chroot without systemd: a real one is `make systemd`. The device in it is enrolled
-at the stand-in cloud, gets a backlog, is upgraded, downgraded, installed again, removed and purged; nothing
-that it acknowledged may be missing at the end.
+next time). In the root a script stands for systemctl and notes what it is asked; a live systemd is asked by
+`python -m tests.machine.systemd --packages`. The device in it is enrolled at the stand-in cloud, gets a
+backlog, is upgraded, downgraded, installed again, removed and purged; nothing that it acknowledged may be
+missing at the end.
 """
 
 from __future__ import annotations
@@ -36,6 +37,24 @@ CHANGED = "# changed by hand\n"
 MESSAGES = 50
 
 
+ASKED = "tmp/systemctl.log"
+SYSTEMCTL = f"""#!/bin/sh
+case "$*" in
+*is-enabled*)
+    if [ -L /etc/systemd/system/multi-user.target.wants/edge-runtime.service ]; then echo enabled; exit 0; fi
+    echo disabled
+    exit 1
+    ;;
+*is-active*) exit 3 ;;
+*) echo "$*" >>/{ASKED} ;;
+esac
+"""
+"""Stands in the root for systemctl, and notes what the packages' scripts ask of a running systemd."""
+STARTED = ["daemon-reload", "start edge-runtime.service"]
+RESTARTED = ["daemon-reload", "restart edge-runtime.service"]
+STOPPED = ["stop edge-runtime.service", "daemon-reload"]
+
+
 class Device:
     """A Debian root in which packages are installed and a runtime runs."""
 
@@ -60,6 +79,13 @@ class Device:
     def install(self, package: Path) -> str:
         shutil.copy(package, self.root / "tmp/package.deb")
         return self.run("dpkg", "-i", "/tmp/package.deb")
+
+    def asked(self) -> list[str]:
+        """What was asked of systemd since the last time, without options."""
+        file = self.root / ASKED
+        lines = file.read_text().splitlines() if file.exists() else []
+        file.unlink(missing_ok=True)
+        return [" ".join(word for word in line.split() if not word.startswith("-")) for line in lines]
 
     def start(self) -> None:
         """`edgectl up` as the unit starts it: its user, its main group, its home."""
@@ -126,6 +152,8 @@ def debian() -> Iterator[Device]:
         root = Path(folder)
         subprocess.run(["tar", "-C", folder, "-xf", str(archive)], check=True)
         device = Device(root)
+        (root / "usr/bin/systemctl").write_text(SYSTEMCTL)
+        (root / "run/systemd/system").mkdir(parents=True)
         subprocess.run(["mount", "-t", "proc", "proc", str(root / "proc")], check=True)
         subprocess.run(["mount", "--bind", "/dev", str(root / "dev")], check=True)
         try:
@@ -143,6 +171,7 @@ def life(before: Path, now: Path) -> None:
         device = stack.enter_context(debian())
         cloud = stack.enter_context(contextlib.closing(Cloud(Path(folder))))
         step("install", device.install(before))
+        assert device.asked() == STARTED
         configure(device, cloud)
         device.start()
         eventually(cloud.approve_all, 60, "the device asks for approval")
@@ -159,15 +188,23 @@ def life(before: Path, now: Path) -> None:
             ("the same again", now),
         ):
             step(name, device.install(package))
+            assert device.asked() == RESTARTED
             check_kept(device, known_as, MESSAGES)
             device.start()
             device.stop()
         device.run("dpkg", "--verify", "edge-runtime")
+        (device.root / "etc/systemd/system/multi-user.target.wants/edge-runtime.service").unlink()
+        step("again, where an operator disabled it", device.install(now))
+        assert device.asked() == ["daemon-reload"], "it stays as it is"
+        device.run("deb-systemd-helper", "enable", "edge-runtime.service")
         step("remove", device.run("dpkg", "--remove", "edge-runtime"))
+        assert device.asked() == STOPPED
         assert not (device.root / "usr/lib/edge-runtime").exists(), "bytecode stayed"
         said = step("purge", device.run("dpkg", "--purge", "edge-runtime"))
         assert "not be delivered" in said and (device.root / HOME / "state/messages.db").exists()
+        device.asked()
         step("install after purge", device.install(now))
+        assert device.asked() == STARTED
         configure(device, cloud)
         cloud.hub(up=True)
         device.start()
