@@ -90,10 +90,11 @@ class LinkPolicy:
     units_per_day: int = 0
     units_per_month: int = 0
     """Units that the hub bills, spread over the day and the month."""
+    is_free: bool = field(init=False, repr=False, compare=False)
+    """There is neither a budget nor are there hours: read several times for every message."""
 
-    def is_free(self) -> bool:
-        """True if there is neither a budget nor are there hours: evaluated for every message."""
-        return not (self.has_budget() or self.hours)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_free", not (self.has_budget() or self.hours))
 
     def has_budget(self) -> bool:
         """True if messages or bytes are limited by day or month."""
@@ -296,12 +297,12 @@ class LinkBudget:
 
     def passes(self, priority: int) -> bool:
         """True if budgets and hours let a message of this priority go; rates only make it wait its turn."""
-        return self.barred() is None or self.is_urgent(priority)
+        return self.policy.is_free or self.barred() is None or self.is_urgent(priority)
 
     def barred(self) -> str | None:
         """The reason why only urgent messages may be sent, or None."""
         used, policy = self.usage, self.policy
-        if policy.is_free():
+        if policy.is_free:
             return None
         for most, have, reason in (
             (policy.messages_per_day, used.day_messages, "the day's budget of messages is used up"),
