@@ -51,7 +51,7 @@ class PackingMachine(DeliveryMachine):
 
 
 TestPacking = PackingMachine.TestCase
-TestPacking.settings = settings(max_examples=deep(100), stateful_step_count=40, deadline=None)
+TestPacking.settings = settings(max_examples=deep(60), stateful_step_count=40, deadline=None)
 
 
 def lines(count: int, rule: PackRule = LINES, *, poison: int | None = None, **more: Any) -> World:

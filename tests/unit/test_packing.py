@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from runtime.core.delivery.envelope import Compression, Telemetry
+from runtime.core.delivery.pack_cut import joinable
 from runtime.core.delivery.packing import (
     JSON,
     JSON_LINES,
@@ -18,7 +18,6 @@ from runtime.core.delivery.packing import (
     PackFormat,
     PackRule,
     join,
-    may_join,
     may_pack,
     member_ids,
     named,
@@ -63,7 +62,7 @@ def packs(draw: st.DrawFn) -> tuple[list[Telemetry], PackRule]:
         for number in numbers[:fitting]
     ]
     assume(all(may_pack(member, format) for member in members))
-    assert all(may_join(before, after) for before, after in pairwise(members))
+    assert len(joinable(members, rule, 1.0).messages) == len(members)
     return members, rule
 
 
@@ -156,7 +155,7 @@ def test_what_would_lose_its_name_or_read_as_another_goes_alone(single: Telemetr
     ],
 )
 def test_only_messages_that_are_equal_on_the_wire_and_follow_each_other_join(other: Telemetry) -> None:
-    assert not may_join(telemetry(1), other)
+    assert len(joinable([telemetry(1), other], PackRule(PackFormat.LINES), 1.0).messages) == 1
 
 
 def test_a_pack_of_json_lines_says_so_and_carries_its_name_where_asked_to() -> None:

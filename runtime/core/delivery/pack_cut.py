@@ -13,7 +13,7 @@ from itertools import islice
 
 from runtime.core.delivery.envelope import LIMIT_BYTES, LONGEST_DEVICE_ID, Compression, Telemetry
 from runtime.core.delivery.metering import UNIT_BYTES, units
-from runtime.core.delivery.packing import MOST_MEMBERS, PackFormat, PackRule, counted, join, may_join, named
+from runtime.core.delivery.packing import MOST_MEMBERS, PackFormat, PackRule, alike, counted, join, named
 
 MARGIN_BYTES = 256
 """Room left in a pack: whether the properties that the hub stamps on a message count is not documented."""
@@ -86,17 +86,22 @@ def joinable(waiting: Sequence[Telemetry], rule: PackRule, ratio: float) -> Join
     least_ratio = ratio if rule.compression is Compression.NONE else ratio / 2
     limit_bytes = most_bytes(rule.units)
     separator = 1 if rule.format is PackFormat.LINES else 0
-    fixed, raw = [_fixed_bytes(first, rule)], [len(first.payload)]
+    prefix, number = counted(first.mid)
+    numbers, fixed, raw = [number], [_fixed_bytes(first, rule)], [len(first.payload)]
     lengths_bytes = len(str(raw[0]))
     for message in islice(waiting, 1, MOST_MEMBERS):
-        if not may_join(before, message) or fixed[-1] + raw[-1] * least_ratio > limit_bytes:
+        other_prefix, number = counted(message.mid)
+        if other_prefix != prefix or number <= numbers[-1] or not alike(first, message):
+            break
+        if fixed[-1] + raw[-1] * least_ratio > limit_bytes:
             break
         if rule.format is PackFormat.CONCAT and len(message.payload) != len(before.payload):
             lengths_bytes += len(f",{len(message.payload)}*99")
+        numbers.append(number)
         fixed.append(fixed[0] + lengths_bytes)
         raw.append(raw[-1] + len(message.payload) + separator)
         before = message
-    _, count = named(first.mid, [counted(message.mid)[1] for message in islice(waiting, len(raw))])
+    _, count = named(first.mid, numbers)
     count = max(1, count)
     ended = count < len(waiting) or count >= MOST_MEMBERS
     return Joinable(list(islice(waiting, count)), fixed[:count], raw[:count], ended)

@@ -99,16 +99,12 @@ def may_pack(telemetry: Telemetry, format: PackFormat) -> bool:
     return format is PackFormat.CONCAT
 
 
-def may_join(before: Telemetry, after: Telemetry) -> bool:
-    """True if `after` may follow `before` in a pack: they differ in nothing but number and payload."""
-    prefix, number = counted(before.mid)
-    other_prefix, other_number = counted(after.mid)
+def alike(one: Telemetry, other: Telemetry) -> bool:
+    """True if two messages differ in nothing but id and payload, whatever is sent with them."""
     return (
-        number < other_number
-        and prefix == other_prefix
-        and before.properties == after.properties
-        and before.content_type == after.content_type
-        and before.passed == after.passed
+        one.properties == other.properties
+        and one.content_type == other.content_type
+        and one.passed == other.passed
     )
 
 
@@ -188,7 +184,7 @@ def member_ids(name: str) -> list[str]:
 
 
 def join(members: Sequence[Telemetry], rule: PackRule) -> Telemetry:
-    """The pack of two or more members that `may_join` each other, and whose name fits; compressed at last."""
+    """The pack of two or more members that are `alike` and ascend, and whose name fits; compressed last."""
     first = members[0]
     name, fitting = named(first.mid, [counted(member.mid)[1] for member in members])
     assert fitting == len(members) > 1, "members that the name of a pack cannot say"
