@@ -50,7 +50,7 @@ ExecStart=/bin/sh /run/host{top}/tests/machine/image_guest.sh {folder}
 StandardOutput=tty
 StandardError=tty
 TTYPath=/dev/console
-TimeoutStartSec=380
+TimeoutStartSec=900
 """
 
 

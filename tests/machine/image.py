@@ -25,7 +25,7 @@ from deploy.packaging.__main__ import main as packaging
 from deploy.packaging.image import PARTITIONS, start_of
 from deploy.packaging.lock import TOP
 from tests.machine import image_cuts, plug
-from tests.machine.board import Boot, Device, signed_bundle
+from tests.machine.board import BOOT_S, Boot, Device, signed_bundle
 from tests.support.harness import Cloud, short_folder
 
 LARGEST_SLOT_BYTES = 65_000_000
@@ -226,7 +226,7 @@ def check_update(verdicts: Verdicts, device: Device, bundle: Path, before: Boot)
         "edge-runtime.service": "[Service]\nExecStartPre=/bin/sh -c '[ $(cat /boot/booted) = b ]'\n",
         "edge-confirm.service": "[Service]\nEnvironment=EDGE_CONFIRM_S=10\n",
     }
-    back = device.boot(drop_ins=drop_ins)
+    back = device.boot(drop_ins=drop_ins, patience_s=4 * BOOT_S)  # starts four times
     restarts = sum("was not confirmed" in line for line in back.lines)
     verdicts.check(
         "a slot whose runtime never starts restarts until it comes back", holds=restarts == 3, seen=restarts

@@ -51,16 +51,16 @@ facts() {
     fact failed "$(systemctl list-units --failed --no-legend --plain | awk '{ print $1 }' | tr '\n' ' ')"
 }
 
-if within 120 served && send "$(cat /proc/sys/kernel/random/boot_id)"; then event stored; fi
+if within 240 served && send "$(cat /proc/sys/kernel/random/boot_id)"; then event stored; fi
 if [ "$(option trial)" = cloud ]; then
     start_cloud
-    if within 120 approved; then event approved; fi
-    if within 120 arrived; then event delivered; fi
-    within 60 edgectl identity >/dev/null
+    if within 240 approved; then event approved; fi
+    if within 240 arrived; then event delivered; fi
+    within 120 edgectl identity >/dev/null
 fi
 case "$(option trial)" in
     update) if edgectl update apply "/run/host$(option trial.bundle)"; then event applied; fi ;;
-    confirmed) if within 200 grep -qx trial= /boot/choice; then event confirmed; fi ;;
+    confirmed) if within 300 grep -qx trial= /boot/choice; then event confirmed; fi ;;
 esac
 facts
 event finished
