@@ -10,6 +10,7 @@ import gzip
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -129,15 +130,24 @@ class Device:
         with self.boot_partition() as debugfs:
             return " ".join(debugfs("cat choice").split())
 
-    def power_on(self, *arguments: str, drop_ins: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    @contextmanager
+    def powered(
+        self, *arguments: str, drop_ins: dict[str, str] | None = None
+    ) -> Iterator[subprocess.Popen[str]]:
+        """The machine, switched on; its plug is pulled at the end, whatever ends it."""
         initramfs = self.folder / "initramfs"
         trial = gzip.compress(cpio(trial_files(self.folder, drop_ins or {}), 0))
         initramfs.write_bytes((self.image.with_name(f"{self.image.name}.initramfs")).read_bytes() + trial)
-        return plug.power_on(
+        machine = plug.power_on(
             "linux.uml", self.folder, "mem=640M", f"initrd={initramfs}", "rdinit=/trial.init", "panic=1",
             f"ubd0={self.disk}", "systemd.show_status=0", "systemd.watchdog_sec=0",
             f"trial.python={sys.executable}", *arguments,
         )  # fmt: skip
+        try:
+            yield machine
+        finally:
+            plug.pull(machine)
+            machine.wait()
 
     def boot(
         self,
@@ -148,19 +158,22 @@ class Device:
     ) -> Boot:
         """From power on to power off, or until a line on the console, where the plug is pulled."""
         boot, began_s = Boot(), time.monotonic()
-        machine = self.power_on(*arguments, drop_ins=drop_ins)
-        overdue = threading.Timer(patience_s, plug.pull, [machine])
-        overdue.start()
-        assert machine.stdout is not None
-        for line in machine.stdout:
-            boot.read(line.strip(), time.monotonic() - began_s)
-            if re.search(until or "no slot can be started|Kernel panic", line):
-                break
-        overdue.cancel()
-        plug.pull(machine)
-        machine.wait()
+        with self.powered(*arguments, drop_ins=drop_ins) as machine:
+            overdue = threading.Timer(patience_s, plug.pull, [machine])
+            overdue.start()
+            assert machine.stdout is not None
+            for line in machine.stdout:
+                boot.read(line.strip(), time.monotonic() - began_s)
+                if re.search(until or "no slot can be started|Kernel panic", line):
+                    break
+            overdue.cancel()
         boot.at_s["off"] = time.monotonic() - began_s
         return boot
+
+
+def end_in_order() -> None:
+    """SIGTERM ends the program as Ctrl-C does: no machine goes on without it."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def trial_files(folder: Path, drop_ins: dict[str, str]) -> list[tuple[str, int, bytes]]:

@@ -25,7 +25,7 @@ from deploy.packaging.__main__ import main as packaging
 from deploy.packaging.image import PARTITIONS, start_of
 from deploy.packaging.lock import TOP
 from tests.machine import image_cuts, plug
-from tests.machine.board import BOOT_S, Boot, Device, signed_bundle
+from tests.machine.board import BOOT_S, Boot, Device, end_in_order, signed_bundle
 from tests.support.harness import Cloud, short_folder
 
 LARGEST_SLOT_BYTES = 65_000_000
@@ -276,6 +276,7 @@ def main() -> int:
     if not plug.starts("linux.uml"):
         print(f"cannot be tried here: user-mode-linux {plug.STARTS_NOT}", file=sys.stderr)
         return 2
+    end_in_order()
     verdicts = Verdicts()
     image = arguments.image.absolute() if arguments.image else build_twice(verdicts)
     check_content(verdicts, image)

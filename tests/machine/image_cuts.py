@@ -22,7 +22,7 @@ from pathlib import Path
 
 from deploy.packaging.lock import TOP
 from tests.machine import plug
-from tests.machine.board import Device, signed_bundle
+from tests.machine.board import Device, end_in_order, signed_bundle
 from tests.support.harness import short_folder
 
 BOOT_S = 240.0
@@ -83,27 +83,27 @@ class CutDevice:
     ) -> Start:
         """From power on to the cut, or to a word. The time counts from power on, or from one of the words."""
         start = Start()
-        machine = self.device.power_on(
+        arguments = [
             f"edge.next=/run/host{TOP}/tests/machine/image_cut_guest.py", "EDGE_UPDATE_BOOT_DIR=/boot",
             f"CUT_BASE={number * A_BOOT}", f"CUT_LOOK={'yes' if look else 'no'}",
             f"CUT_CONFIRM={'no' if self.bad else 'yes'}", f"CUT_BUNDLE={self.bundle}",
-        )  # fmt: skip
-        overdue = threading.Timer(BOOT_S if after else cut_s, plug.pull, [machine])
-        cut = threading.Timer(cut_s, plug.pull, [machine])
-        overdue.start()
-        assert machine.stdout is not None
-        for line in machine.stdout:
-            start.read(line)
-            if cut.ident is None and start.words.keys() & set(after):
-                cut.start()
-            if until in start.words or "FAILED" in start.words or (look and "READY" in start.words):
-                break
-        plug.pull(machine)
-        for line in machine.stdout:  # what the console had shown before the cut was shown
-            start.read(line)
-        overdue.cancel()
-        cut.cancel()
-        machine.wait()
+        ]  # fmt: skip
+        with self.device.powered(*arguments) as machine:
+            overdue = threading.Timer(BOOT_S if after else cut_s, plug.pull, [machine])
+            cut = threading.Timer(cut_s, plug.pull, [machine])
+            overdue.start()
+            assert machine.stdout is not None
+            for line in machine.stdout:
+                start.read(line)
+                if cut.ident is None and start.words.keys() & set(after):
+                    cut.start()
+                if until in start.words or "FAILED" in start.words or (look and "READY" in start.words):
+                    break
+            plug.pull(machine)
+            for line in machine.stdout:  # what the console had shown before the cut was shown
+                start.read(line)
+            overdue.cancel()
+            cut.cancel()
         self._compare(start)
         return start
 
@@ -189,6 +189,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--cuts", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args(words)
+    end_in_order()
     with short_folder() as folder:
         return 1 if run(arguments.image.absolute(), arguments.cuts, arguments.seed, folder) else 0
 
