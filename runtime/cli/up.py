@@ -40,7 +40,7 @@ def _up(arguments: argparse.Namespace) -> int:
     _refuse_odd_home(find_home(os.environ, arguments.home))
     config = load_or_last_accepted(arguments, alone=bool(os.environ.get("NOTIFY_SOCKET")))
     layout = config.layout
-    _refuse_unrehearsed(config)
+    refuse_unrehearsed(config)
     check_mounts(layout.home)
     layout.create()
     refuse_read_only(layout)
@@ -138,7 +138,7 @@ def _prepare_run(layout: Layout) -> None:
         write_error(f"warning: {layout.run} is on the disk, and each status file wears it: {reason}")
 
 
-def _refuse_unrehearsed(config: Config) -> None:
+def refuse_unrehearsed(config: Config) -> None:
     """In a slot with a one-way update on trial: leave the store alone until it is rehearsed."""
     if config.settings.update.boot_dir is None:
         return

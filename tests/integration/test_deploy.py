@@ -257,10 +257,13 @@ def test_an_unknown_option_is_refused_before_anything_happens(root: Path) -> Non
     assert everything(root) == {}
 
 
-def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "unit", [UNIT, UNIT.with_name("edge-runtime-update.service")], ids=lambda unit: unit.stem
+)
+def test_systemd_accepts_the_unit(tmp_path: Path, unit: Path) -> None:
     analyze = require_tool("systemd-analyze")
-    here = tmp_path / UNIT.name  # the program is not installed on this machine
-    here.write_text(UNIT.read_text().replace("=edgectl", "=true"))
+    here = tmp_path / unit.name  # the program is not installed on this machine
+    here.write_text(unit.read_text().replace("=edgectl", "=true"))
     found = subprocess.run([analyze, "verify", str(here)], capture_output=True, text=True, timeout=60)
     assert (found.returncode, found.stderr) == (0, "")
 

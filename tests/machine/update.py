@@ -146,7 +146,7 @@ def refusals(device: UpdateDevice) -> Iterator[tuple[str, Callable[[str], Path]]
         "one way, and nobody said so",
         lambda v: device.bundle(v, schemas={**SCHEMAS, "messages.db": SchemaRange(1, 99)}),
     )
-    yield "larger than the disk", lambda v: device.bundle(v, unpacked_bytes=1 << 33)
+    yield "larger than any disk", lambda v: device.bundle(v, unpacked_bytes=1 << 40)
     yield (
         "cannot be imported",
         lambda v: device.bundle(v, {"workers/ingest.py": "raise ImportError('bad')\n"}),
@@ -189,7 +189,8 @@ def bad(device: UpdateDevice, count: int, on_trial: int, uuid: str) -> Counter[s
         said, _ = apply.communicate(timeout=400)
         check(apply.returncode == 1, f"{name}: status {apply.returncode}: {said}")
         rest(device, {old}, uuid)
-        outcome = "came back" if device.status()["last"]["version"] == version else "refused"
+        last = device.status()["last"]
+        outcome = "came back" if last and last["version"] == version else "refused"
         outcomes[outcome] += 1
         check(not (device.folder / version).exists(), f"{name}: it is still on the disk")
         print(f"bad {number}: {name}: {outcome}: {said.strip().splitlines()[-1][:160]}", flush=True)
