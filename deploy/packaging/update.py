@@ -28,7 +28,7 @@ PRESET = 6
 """Of xz: beyond it the device needs more memory to unpack, for hardly fewer bytes."""
 TREE_PART, IMAGE_PART = "tree.tar.xz", "image.squashfs"
 _SCRIPT = """#!/bin/sh
-'''exec' "$(dirname -- "$(realpath -- "$0")")/python" "$0" "$@"
+'''exec' "$(/usr/bin/dirname -- "$(/usr/bin/realpath -- "$0")")/python" "$0" "$@"
 ' '''
 import sys
 

@@ -127,7 +127,8 @@ def test_the_bundle_of_the_package_is_signed_whole_and_runs_from_any_folder(
     (tmp_path / "link").symlink_to(versions.path_of(ORIGIN.version))
     if Path("/usr/bin/python3.11").exists():
         command = [str(tmp_path / "link/bin/edgectl"), "version"]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        nowhere = {"PATH": "/nowhere", "LANG": "C.UTF-8"}  # as under a unit that sets it to the version's own
+        said = subprocess.run(command, capture_output=True, text=True, check=True, env=nowhere).stdout
         assert f"package   {ORIGIN.version}" in said
     assert edgectl.read_text().startswith("#!/bin/sh\n")
 

@@ -49,7 +49,7 @@ done
 exit 1
 """
 _EDGECTL = """#!/bin/sh
-'''exec' "$(dirname -- "$(realpath -- "$0")")/python" "$0" "$@"
+'''exec' "$(/usr/bin/dirname -- "$(/usr/bin/realpath -- "$0")")/python" "$0" "$@"
 ' '''
 import sys
 from runtime.__main__ import main

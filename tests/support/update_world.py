@@ -94,6 +94,8 @@ class World:
     restarts: int = 0
     imports: bool = True
     files: DurableFiles | None = None
+    package: Path | None = None
+    """The folder of a package's own version OLD."""
 
     @classmethod
     def of(cls, place: Path) -> World:
@@ -110,9 +112,10 @@ class World:
         """The version that the unit would start: that on trial, else that in use; it has to be whole."""
         for link in (self.folder / TRIAL, self.folder.with_suffix("")):
             if link.exists():
-                for name, content in content_of(link.resolve().name).items():
-                    assert (link / name).read_bytes() == content, f"{link.resolve().name} is not whole"
-                return link.resolve().name
+                version = OLD if link.resolve() == self.package else link.resolve().name
+                for name, content in content_of(version).items():
+                    assert (link / name).read_bytes() == content, f"{version} is not whole"
+                return version
         raise AssertionError("no version starts")
 
     def boot(self) -> None:
@@ -136,7 +139,8 @@ class World:
         if "imports" in words:
             return Called(self.imports, "ImportError")
         if "probe" in words:
-            works = self.running == version.name and (self.good or version.name == OLD)
+            asked = OLD if version == self.package else version.name
+            works = self.running == asked and (self.good or asked == OLD)
             return Called(works, "ingest does not run yet")
         return Called(self.good, "it cannot migrate")
 

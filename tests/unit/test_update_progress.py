@@ -12,6 +12,7 @@ from runtime.adapters.update.durable_files import DurableFiles
 from runtime.adapters.update.holds import hold, holders, release
 from runtime.adapters.update.journal_file import journal_facts, read_journal, write_journal
 from runtime.core.update.progress import (
+    PACKAGE,
     PHASES,
     EndTrial,
     LastUpdate,
@@ -158,6 +159,25 @@ def test_a_one_way_update_is_rehearsed_then_in_use_at_once_and_there_is_no_way_b
     assert (world.running, world.restarts) == (NEW, 1)
     with pytest.raises(NeedsHuman, match="no way back"):
         update.roll_back()
+
+
+def test_beside_a_package_its_own_version_is_the_one_without_a_link(tmp_path: Path) -> None:
+    world = World.of(tmp_path)
+    own = tmp_path / "usr"
+    (world.folder / OLD).rename(own)
+    world.folder.with_suffix("").unlink()
+    update = world.update(Unflushed())
+    update.versions.package, update.bundle = own, bundle_in(tmp_path)
+    assert update.versions.look().current == PACKAGE
+    update.apply(tmp_path, ApplyOptions())
+    update.watch()
+    assert update.versions.look().current == NEW
+    assert update.versions.record().previous == PACKAGE
+    update.roll_back()
+    world.package = own
+    update.watch()
+    assert update.versions.look() == VersionsOnDisk(PACKAGE, "", frozenset({NEW}))
+    assert not world.folder.with_suffix("").is_symlink()
 
 
 def test_a_rollback_goes_through_a_trial_of_its_own(tmp_path: Path) -> None:
