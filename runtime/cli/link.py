@@ -51,16 +51,18 @@ def _link(arguments: argparse.Namespace) -> int:
         }
         write_json({"switched_off": off, **periods})
         return 0
+    budgets = config.settings.link
     write_lines(
         f"link   {'off: nothing is sent' if off else 'on'}",
-        f"today  {_sent(today)} ({sent.day or 'no day yet'} UTC)",
-        f"month  {_sent(month)} ({sent.month or 'none yet'})",
+        f"today  {_sent(today, budgets.units_per_day)} ({sent.day or 'no day yet'} UTC)",
+        f"month  {_sent(month, budgets.units_per_month)} ({sent.month or 'none yet'})",
     )
     return 0
 
 
-def _sent(counts: dict[str, int]) -> str:
-    return "{messages} messages, {bytes} bytes, {units} units of 4 KiB".format(**counts)
+def _sent(counts: dict[str, int], most_units: int) -> str:
+    budget = f" of {most_units}" if most_units else ""
+    return f"{counts['messages']} messages, {counts['bytes']} bytes, {counts['units']}{budget} units of 4 KiB"
 
 
 def _stopped(config: Config) -> bool:

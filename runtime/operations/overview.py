@@ -304,7 +304,7 @@ def _hub(upload: ProcessView, clock: Clock) -> dict[str, Any]:
         "connected_s": connected_s,
         "puback_age_s": upload.last.age_s("puback_boot_s", now),
         "rate_per_s": record.number("rate_per_s"),
-        **{name: record.number(name) for name in (*whole, *counts, "units_month")},
+        **{name: record.number(name) for name in (*whole, *counts, "units_month", "unit_every_s")},
         "units_by_stream": _units_by_stream(record),
         "over_budget": record.values.get("over_budget") is True,
         "last_loss": record.text("last_loss"),

@@ -57,8 +57,9 @@ class UnitMeter:
 
     def record(self) -> dict[str, Any]:
         """The figures of the status file."""
-        usage = self._link.usage
+        usage, left = self._link.usage, self._link.units_left()
         return {
+            "unit_every_s": round(1 / left.per_s, 1) if left is not None and left.per_s else None,
             "units_today": usage.day_units,
             "units_month": usage.month_units,
             "units_by_stream": {

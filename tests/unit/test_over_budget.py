@@ -19,6 +19,8 @@ from runtime.core.delivery.over_budget import (
     stays,
 )
 from runtime.core.delivery.unit_counts import of_file_calls, of_send
+from runtime.workers.upload_meter import UnitMeter
+from tests.support.delivery_world import World
 from tests.support.depth import deep
 
 MIDNIGHT = 1_800_057_600.0  # 2027-01-16 00:00 UTC
@@ -214,3 +216,15 @@ def test_one_in_n_stays_and_the_same_ones_after_a_restart() -> None:
     assert kept == [id for id in kept if stays(id, 10)]
     odd = [id for id in range(1, 100_001, 2) if stays(id, 2)]
     assert 24_000 <= len(odd) <= 26_000, "streams that take turns in the store are sampled alike"
+
+
+def test_the_status_says_how_often_the_budget_gives_a_unit() -> None:
+    world = World()
+    meter = UnitMeter(world.link, world.delivery)
+    assert meter.record()["unit_every_s"] is None
+    world.link.set_policy(LinkPolicy(units_per_day=8_640))
+    world.link.set_time(MIDNIGHT, 0.0)
+    assert meter.record()["unit_every_s"] == 10.0
+    world.link.usage.day_units = 8_640
+    world.link.set_time(MIDNIGHT, 0.0)
+    assert meter.record()["unit_every_s"] is None
