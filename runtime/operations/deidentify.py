@@ -31,7 +31,7 @@ _STATE = (
 """Names in state/: tokens first, so that a removal that is cut short leaves no usable identity."""
 _LOG = ("*.log", "*.log.*", "crashes.jsonl*")
 _RUN = ("*",)
-_HOME = ("ingest.sock", "management.sock")
+_HOME = ("ingest.sock", "management.sock", "rehearsal")
 SHARED = {
     "device.id": "every device would ask for this id",
     "platform.registration_token": "every device would be the same one",

@@ -19,6 +19,7 @@ import pytest
 from runtime.adapters.process.process import MOST_FILES, has_open, lock_holder, process_state
 from runtime.adapters.process.status_file import read_status
 from runtime.adapters.supervisor.rpc import Supervisor
+from runtime.operations.deidentify import clear
 from tests.support.harness import Home, Process, eventually, kill_tree
 from tests.support.supervised import PROGRAMS, SHIPPED, WORKING, Runtime, gone, kill
 
@@ -61,6 +62,10 @@ def test_no_file_is_open_to_others_even_in_a_home_that_is(home: Home) -> None:
         assert [file for file in files if file.lstat().st_mode & 0o077] == []
     finally:
         runtime.close()
+    eventually(
+        lambda: not any(lock_holder(home.layout.lock(name)) for name in PROGRAMS), 20, "all have ended"
+    )
+    assert clear(home.layout).left == [], "it knows every file that a runtime makes"
 
 
 def test_supervisorctl_needs_nothing_but_the_folder(runtime: Runtime) -> None:
