@@ -52,6 +52,7 @@ READERS: Mapping[str, Readers] = {
     "store.max_streams": _INGEST_LIVE,
     "store.leaf_max_messages": _INGEST_LIVE,
     "store.quarantine_max_bytes": _INGEST_LIVE,
+    "store.fold_s": Readers(live=("ingest",), restart=("upload",)),
     "upload": _UPLOAD,
     "upload.ca_file": _HUB_AND_TIME,
     "upload.https_port": _HUB_AND_TIME,

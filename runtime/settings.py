@@ -252,6 +252,13 @@ class StoreSettings:
     stream_max_bytes: int = setting(0, "most bytes in every stream; 0: no such limit", low=0)
     stream_max_messages: int = setting(0, "most messages in every stream; 0: no such limit", low=0)
     stream_policy: OverflowPolicy = setting(OverflowPolicy.REJECT, "what gives way when a stream is full")
+    fold_s: float = setting(
+        5.0,
+        "longest time that deliveries wait to be written down with a message; a power cut may repeat them",
+        low=0,
+        high=60,
+        advanced=True,
+    )
     leaf_max_messages: int = setting(
         0, "most messages of every leaf, beyond which they are refused; 0: no such limit", low=0
     )

@@ -68,6 +68,8 @@ class Report:
     """The cause may be the disk, and may pass."""
     store: str | None = None
     """The uuid of the store that the ids belong to; None: the store that is there now."""
+    hurry: bool = False
+    """The reporter ends soon: what it reported is to be carried out at once."""
 
 
 def to_ranges(ids: Iterable[int]) -> list[list[int]]:
@@ -97,6 +99,7 @@ def encode_report(report: Report) -> bytes:
         "damaged": report.damaged,
         "unreadable": report.unreadable or None,
         "store": report.store,
+        "hurry": report.hurry or None,
     }
     return json.dumps({name: value for name, value in record.items() if value not in ([], None)}).encode()
 
@@ -118,6 +121,7 @@ def decode_report(frame: bytes) -> Report:
             _entries(record, "damaged"),
             bool(record.get("unreadable")),
             _entries(record, "store"),
+            bool(record.get("hurry")),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise Rejected(f"not a report: {exc!r}", code="bad_report") from None

@@ -29,7 +29,8 @@ from runtime.adapters.store.counters import Loss
 from runtime.adapters.store.errors import StoreError, StoreFull
 from runtime.adapters.store.spool import Spool
 from runtime.config import Config
-from runtime.core.ingest.admission import RETRY_FULL_MS, Admission, MeasureFiles, TakeFiles
+from runtime.core.ingest.admission import Admission, MeasureFiles, TakeFiles
+from runtime.core.ingest.delivery_hold import DeliveryHold, Received
 from runtime.core.ingest.loss_log import LossLog
 from runtime.core.ingest.new_names import leaves_met
 from runtime.core.ingest.protocol import (
@@ -46,6 +47,7 @@ from runtime.core.ingest.protocol import (
     decode_request,
     encode_reply,
 )
+from runtime.core.ingest.refused_request import RETRY_FULL_MS
 from runtime.core.log_events import LogEvent
 from runtime.core.log_throttle import LogThrottle
 from runtime.core.operations.metrics import LATENCY_BOUNDS_S, Histogram
@@ -93,6 +95,7 @@ class IngestLoop:
         self._leaves = LeafGate(config, clock)
         self._guard = ConnectionGuard(self._sockets.endpoints, settings.memory_bytes)
         self._deliveries = DeliveryReceiver(config.layout)
+        self._hold = DeliveryHold(config.settings.store.fold_s)
         self._hints = Hints(config.layout, "ingest")
         self._counts: Counter[str] = Counter()
         self._refused_lately = RecentCounts()
@@ -119,22 +122,20 @@ class IngestLoop:
         if self._watch.changed():
             self._reconfigure(self._watch.config)
         self._log_losses(self._clock.boot_s())
-        patience_s = self._manager.patience_s(IDLE_S)
+        patience_s = min(self._manager.patience_s(IDLE_S), self._hold.left_s(self._clock.boot_s()))
         gate = [self._gate.socket] if self._gate else []
         sockets = (*(each.socket for each in self._sockets.open), self._deliveries.socket, *gate)
         ready = wait_readable((*sockets, self._stop), patience_s)
         if self._gate:
             self._gate.answer()
         pending = self._receive()
-        reports = self._deliveries.receive() if self._deliveries.socket in ready else []
+        now_s = self._clock.boot_s()
+        self._hold.add(self._deliveries.receive() if self._deliveries.socket in ready else [], now_s)
+        reports = self._hold.take(now_s, carried=any(isinstance(request, Put) for _, request in pending))
         if not pending and not reports:
             self._manager.idle()
             return
-        for _, report in reports:
-            if report.damaged is not None:
-                self._manager.damage_reported(report.damaged, unreadable=report.unreadable)
-        settlements = [report.settled for _, report in reports if self._manager.is_this(report.store)]
-        replies = self._store(pending, Settled.of(settlements))
+        replies = self._store(pending, self._settled_by(reports))
         self._acknowledge(pending, replies)  # on disk since the line above: now it may be said
         if self._stored and any(isinstance(reply, Stored) for reply in replies):
             self._hints.publish(STORED)  # upload does not wait as producers do
@@ -142,8 +143,16 @@ class IngestLoop:
         if self._settled:
             self._deliveries.confirm(reports)
 
+    def _settled_by(self, reports: Sequence[Received]) -> Settled:
+        """What these reports settle in the present store."""
+        for _, report in reports:
+            if report.damaged is not None:
+                self._manager.damage_reported(report.damaged, unreadable=report.unreadable)
+        return Settled.of(report.settled for _, report in reports if self._manager.is_this(report.store))
+
     def _reconfigure(self, config: Config) -> None:
         """Take the settings that count while ingest runs."""
+        self._hold.hold_s = config.settings.store.fold_s
         self._commit_limits = _commit_limits(config)
         self._manager.reconfigure(config)
         self._leaves.reconfigure(config)
@@ -320,6 +329,11 @@ class IngestLoop:
             )
 
     def close(self) -> None:
+        if reports := self._hold.take(0.0, carried=True):
+            self._settled = False
+            self._store([], self._settled_by(reports))
+            if self._settled:
+                self._deliveries.confirm(reports)
         self._log_losses(math.inf)
         self._guard.close()
         self._manager.close()

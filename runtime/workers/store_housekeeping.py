@@ -106,6 +106,7 @@ class Housekeeping:
     def tidy_if_due(self, store: MessageStore) -> None:
         """Tidy by the clock: where requests always come, no turn is idle."""
         if self._tidying.restart_if_due(self._clock.boot_s()):
+            store.fold_if_due()
             self.tidy(store)
             self._look_at_ledger(store)
 

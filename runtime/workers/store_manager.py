@@ -42,10 +42,11 @@ from runtime.adapters.store.errors import (
 from runtime.adapters.store.id_watermark import IdWatermark
 from runtime.adapters.store.writer import MessageStore
 from runtime.config import Config
-from runtime.core.ingest.admission import RETRY_FULL_MS, Admission
+from runtime.core.ingest.admission import Admission
 from runtime.core.ingest.new_names import NO_LEAVES, LeafTerms
 from runtime.core.ingest.protocol import Code, ProducerKey, Refusal
 from runtime.core.ingest.quota import Amount, Limit, OverflowPolicy, Quota
+from runtime.core.ingest.refused_request import RETRY_FULL_MS
 from runtime.core.ingest.store_state import (
     Event,
     Examined,
@@ -222,7 +223,10 @@ class StoreManager:
         return {"store": "open", "room_bytes": room_bytes, **figures, **self._housekeeping.ledger, **alarm}
 
     def close(self) -> None:
+        store = self._store
         self._leave()
+        if store is not None:
+            store.close()
         self._ids.save()
 
     # --- failures ---
@@ -266,8 +270,9 @@ class StoreManager:
         before, self._state = self._state, next_state(self._state, event, self._clock.boot_s())
         if self._state is before:
             return False
-        if not isinstance(self._state, Serving):
+        if not isinstance(self._state, Serving) and (store := self._store) is not None:
             self._leave()
+            store.leave()
         if isinstance(self._state, Salvaging):
             parts = self._state.history.lost_parts
             self._salvage = salvage(self._path, self._state.why, parts, wall_s_if_set(self._clock))
@@ -278,7 +283,6 @@ class StoreManager:
     def _leave(self) -> None:
         if self._store is not None:
             self._ids.remember(self._store.uuid, self._store.next_id)
-            self._store.close()
             self._store = None
 
     # --- opening, examining, salvaging ---
@@ -316,7 +320,7 @@ class StoreManager:
         try:
             store.rename()
         except BaseException:
-            store.close()
+            store.leave()
             raise
         if copied:
             named_apart(self._path)

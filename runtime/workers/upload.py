@@ -15,7 +15,14 @@ import random
 from loguru import logger
 
 from runtime import wiring
-from runtime.adapters.bus.sockets import IDENTITY_CHANGED, SAS_REFUSED, STORED, DeliveryReporter, Hints
+from runtime.adapters.bus.sockets import (
+    IDENTITY_CHANGED,
+    RESEND_AFTER_S,
+    SAS_REFUSED,
+    STORED,
+    DeliveryReporter,
+    Hints,
+)
 from runtime.adapters.hub.file_upload import (
     BlockSent,
     FileOptions,
@@ -105,7 +112,8 @@ class UploadLoop:
         self._heart = Heartbeat(layout, NAME, self._clock, stop)
         self._watch = ConfigWatch(config, NAME, self._clock)
         self._identity = _identity(config)
-        self._reporter = DeliveryReporter(layout)
+        patience_s = RESEND_AFTER_S + config.settings.store.fold_s  # ingest holds reports for so long
+        self._reporter = DeliveryReporter(layout, resend_after_s=patience_s)
         hub = wiring.hub_route(config.settings)
         options = (hub.ca_file, settings.keepalive_s, hub.websockets, hub.proxy, settings.connect_timeout_s)
         self._hub = HubConnection(HubOptions(*options))
@@ -201,6 +209,7 @@ class UploadLoop:
     def leave(self) -> None:
         """Let sends in flight arrive and be reported: messages still in the store are sent a second time."""
         self._link.stopping = True
+        self._reporter.hurry()
         until_s = self._clock.boot_s() + LEAVE_S
         while self._on_its_way() and self._clock.boot_s() < until_s:
             self.turn()

@@ -40,19 +40,31 @@ FLIPPED = {
     "bytes is enormous": "UPDATE messages SET bytes = 9223372036854775807 WHERE id > 1",
     "payload is nothing": "UPDATE messages SET payload = NULL WHERE id = 2",
     "key is not UTF-8": "UPDATE messages SET key = CAST(x'ff' AS TEXT) WHERE id = 2",
-    "a message in quarantine": "INSERT INTO quarantine SELECT *, 'why', 1.0 FROM messages WHERE id = 2;"
+    "a message in quarantine": f"INSERT INTO quarantine ({COLUMNS}, reason) SELECT {COLUMNS}, 'why' "
+    "FROM messages WHERE id = 2;"
     "UPDATE quarantine SET stream = 'x', reason = NULL",
     "name of a stream is not UTF-8": "UPDATE streams SET stream = CAST(x'ff' AS TEXT) WHERE id = 1",
     "next_id is text": "UPDATE store SET next_id = 'x'",
     "next_id is nothing": "UPDATE store SET next_id = NULL",
     "next_id is enormous": "UPDATE store SET next_id = 9223372036854775807",
     "next_id is too low": "UPDATE store SET next_id = 1",
+    "folded is text": "UPDATE store SET folded = 'x'",
+    "folded is nothing": "UPDATE store SET folded = NULL",
+    "folded is enormous": "UPDATE store SET folded = 9223372036854775807",
+    "folded is too low": "UPDATE store SET folded = 1",
+    "folded has another bit": "UPDATE store SET folded = folded | 64",
+    "both have another bit": "UPDATE store SET folded = folded | 64, next_id = (folded | 64) + 1",
+    "both are too low": "UPDATE store SET folded = 2, next_id = 3",
+    "closed is text": "UPDATE store SET closed = 'x'",
+    "closed is nothing": "UPDATE store SET closed = NULL",
+    "a note that is nonsense": "UPDATE messages SET gone = 'x', request = 'y'; UPDATE store SET closed = 0",
+    "a note that is a number": "UPDATE messages SET gone = -1, request = x'00' WHERE id = 4",
     "next_stream is text": "UPDATE store SET next_stream = 'x'",
     "uuid is bytes": "UPDATE store SET uuid = x'00'",
     "next_id is beyond the bound": "UPDATE store SET next_id = 4503599627370497",
     "bytes of a level is enormous": "UPDATE levels SET bytes = bytes | 1073741824",
     "producers is enormous": "UPDATE store SET producers = producers | 16384",
-    "the schema is another": "PRAGMA user_version = 65537",
+    "the schema is another": "PRAGMA user_version = 65538",
     "producers is nothing": "UPDATE store SET producers = NULL",
     "the store has no row": "DELETE FROM store",
     "messages of a level is text": "UPDATE levels SET messages = 'x'",
@@ -340,7 +352,10 @@ def test_messages_behind_a_next_id_that_no_store_comes_to_survive_the_salvage(
     keep(store, put([b"1", b"2"]))
     store.close()
     flip(path, f"UPDATE store SET next_id = next_id + {2**bit}")
-    flip(path, f"INSERT INTO messages SELECT {2**bit} + 3, {OTHER_COLUMNS} FROM messages WHERE id = 1")
+    flip(
+        path,
+        f"INSERT INTO messages ({COLUMNS}) SELECT {2**bit} + 3, {OTHER_COLUMNS} FROM messages WHERE id = 1",
+    )
     flip(path, "UPDATE messages SET payload = 'late' WHERE id > 2")
     before = names(path)
     for _ in salvage(path, "for the test"):

@@ -201,7 +201,7 @@ def test_a_limit_lowered_over_a_large_backlog_is_reached_commit_by_commit(
         assert isinstance(replies[0], Refusal)
         assert replies[0].retry_after_ms
     assert [type(reply) for reply in replies] == [Stored, Stored]
-    assert most.covers(store._total)
+    assert most.covers(Amount(store.backlog().messages, store.backlog().bytes))
     assert sum(amount.messages for amount in ever_lost(store).values()) == 1_002 - store.backlog().messages
     store.close()
 
@@ -210,7 +210,7 @@ def test_a_start_that_takes_long_reports_meanwhile_and_is_not_killed_and_begun_a
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A new policy over a large backlog needs an index, a schema may change, a WAL be large."""
-    monkeypatch.setattr("runtime.adapters.store.writer.ALIVE_STEPS", 100)
+    monkeypatch.setattr("runtime.adapters.store.open_store.ALIVE_STEPS", 100)
     monkeypatch.setattr("runtime.adapters.store.wal._FLUSH_BYTES", 65_536)
     left = MessageStore(home.layout.messages_db, ObedientClock())
     keep(left, *[request([b"0123456789" * 10] * 100)] * 10)

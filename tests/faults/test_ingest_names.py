@@ -89,7 +89,7 @@ def test_streams_with_nothing_stored_give_their_names_back_and_what_they_did_sta
     ]
     assert world.ask("SELECT reason, sum(messages) FROM losses GROUP BY reason") == [("expired", dropped)]
     assert world.ask(f"SELECT count(*) <= {STREAMS + 1} FROM streams") == [(1,)]
-    assert len(world.keeper._usable()._levels) <= STREAMS + 1, "nor are they kept in memory"
+    assert len(world.keeper._usable()._levels.levels) <= STREAMS + 1, "nor are they kept in memory"
     assert world.ask("SELECT count(*) FROM levels WHERE stream NOT IN (SELECT id FROM streams)") == [(0,)]
 
 

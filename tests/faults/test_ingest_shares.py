@@ -14,7 +14,7 @@ from runtime.adapters.store.writer import MessageStore
 from runtime.core.ingest.protocol import Refusal, Reply, Stored
 from runtime.core.ingest.quota import OWNER_SHARES, Amount, Limit, OverflowPolicy, Quota
 from runtime.core.settlement import Settled
-from tests.support.store_tools import ObedientClock, decide, keep, put
+from tests.support.store_tools import ObedientClock, decide, keep, put, waiting_ids
 
 MOST = 50
 FLOOD, HONEST, THIRD = "user 1001", "user 1000", "key abc"
@@ -59,9 +59,7 @@ def say(
 
 
 def held(path: Path, stored: MessageStore) -> dict[str, int]:
-    with sqlite3.connect(path) as db:
-        ids = [number for (number,) in db.execute("SELECT id FROM messages").fetchall()]
-    owners = [stored._holders.owner_of(number) for number in ids]
+    owners = [stored._holders.owner_of(number) for number in waiting_ids(path)]
     return {owner: owners.count(owner) for owner in owners}
 
 
@@ -162,10 +160,10 @@ def test_what_is_counted_by_owner_is_what_is_there(path: Path, store: MessageSto
     assert all(isinstance(reply, Refusal | Stored) for reply in say(store, HONEST, policy))
 
 
-def in_turn(store: MessageStore, commits: int, *, delivering: bool) -> None:
+def in_turn(path: Path, store: MessageStore, commits: int, *, delivering: bool) -> None:
     """Owners that take turns at every message; what is oldest is delivered in the same commits."""
     for _ in range(commits):
-        ((oldest,),) = store._db.execute("SELECT coalesce(min(id), 1) FROM messages").fetchall()
+        oldest = min(waiting_ids(path), default=1)
         settled = Settled(delivered=[oldest, oldest + 1]) if delivering else Settled()
         keep(store, put([b"x"], owner=HONEST), put([b"x"], owner=FLOOD), settled=settled)
 
@@ -174,24 +172,24 @@ def test_an_owner_holds_no_more_than_is_there_where_its_changes_are_forgotten(
     path: Path, store: MessageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was delivered while they were forgotten stayed counted: it locked that owner out of its share."""
-    in_turn(store, 3, delivering=False)
+    in_turn(path, store, 3, delivering=False)
     assert store.count()
     monkeypatch.setattr(store_holders, "LOOK_FROM", 4)
     store._holders._look_at = 4
-    in_turn(store, 30, delivering=True)
+    in_turn(path, store, 30, delivering=True)
     assert counted(store) == held(path, store) == {HONEST: 3, FLOOD: 3}
 
 
 def test_a_count_that_is_under_way_knows_whose_left_where_changes_are_forgotten(
     path: Path, store: MessageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_turn(store, 10, delivering=False)
+    in_turn(path, store, 10, delivering=False)
     monkeypatch.setattr(recount, "ROWS_AT_ONCE", 12)
     assert not store.count(0)
     monkeypatch.setattr(store_holders, "WORTH_FORGETTING", 1_000)
     monkeypatch.setattr(store_holders, "LOOK_FROM", 4)
     store._holders._look_at = 4
-    in_turn(store, 5, delivering=True)
+    in_turn(path, store, 5, delivering=True)
     while not store.count(0):
         pass
     assert counted(store) == held(path, store) == {HONEST: 10, FLOOD: 10}
@@ -203,20 +201,20 @@ def test_where_changes_of_owner_are_too_many_the_books_say_what_the_ids_say_and_
     """Messages were counted as an owner's, and nobody's when they left; nor were owners ever known again."""
     monkeypatch.setattr(store_holders, "MOST_CHANGES", 8)
     monkeypatch.setattr(store._holders, "_look_at", 8)
-    in_turn(store, 10, delivering=False)
+    in_turn(path, store, 10, delivering=False)
     assert store.count()
-    in_turn(store, 5, delivering=False)
+    in_turn(path, store, 5, delivering=False)
     assert counted(store) == held(path, store)
     assert counted(store)[""] > 15
     store.commit(None, Settled(delivered=list(range(1, 29))))
-    in_turn(store, 10, delivering=True)
+    in_turn(path, store, 10, delivering=True)
     while not store.count():
         pass
     assert counted(store) == held(path, store) == {HONEST: 1, FLOOD: 1}
 
 
 def test_what_comes_back_from_quarantine_is_held_by_an_owner(path: Path, store: MessageStore) -> None:
-    in_turn(store, 2, delivering=False)
+    in_turn(path, store, 2, delivering=False)
     assert store.count()
     store.commit(None, Settled(quarantined=[(1, "poison"), (2, "poison")]))
     store.commit(None, Settled(requeued=[1, 2]))

@@ -121,8 +121,6 @@ def test_a_store_of_the_first_release_begins_its_ledger_with_what_is_there(path:
         db.executescript(
             FROZEN.read_text() + "DELETE FROM quarantine; UPDATE levels SET stored = stored + 5;"
         )
-    with closing(StoreReader(path)) as reader:
-        assert (reader.ledger(), reader.loss_log().entries) == (None, []), "nothing to show, and no error"
     with closing(MessageStore(path, ObedientClock())) as store:
         store.count()
     found = report(path, check=True)
@@ -130,8 +128,8 @@ def test_a_store_of_the_first_release_begins_its_ledger_with_what_is_there(path:
     assert (found.since, ledger(path).total.lost) == ("2027-01-15T08:00:00Z", {"expired": 1, "discarded": 1})
 
 
-def test_the_first_release_still_reads_the_store(store: MessageStore, path: Path) -> None:
-    """It ignores tables that it does not know; those that it knows are as it left them."""
+def test_what_the_first_release_knew_is_as_it_left_it(store: MessageStore, path: Path) -> None:
+    """But for the columns of the fold, in two of the tables; it refuses the store as a newer one."""
     keep(store, put([b"1"] * 3, stream="s"), put([b"2"], stream="t"))
     store.commit(None, Settled(quarantined=[(1, "why")], dropped=[(2, "expired")]))
     store.commit(None, Settled(requeued=[1], delivered=[4]))
@@ -139,7 +137,8 @@ def test_the_first_release_still_reads_the_store(store: MessageStore, path: Path
         old.executescript(FROZEN.read_text())
         schema = "SELECT name, sql FROM sqlite_master WHERE name NOT LIKE '_sqlite%' ORDER BY name"
         now = dict(db.execute(schema).fetchall())
-        assert {name: now[name] for name, _ in old.execute(schema)} == dict(old.execute(schema).fetchall())
+        then = dict(old.execute(schema).fetchall())
+        assert {name for name in then if now[name] != then[name]} == {"messages", "store"}
         assert db.execute("PRAGMA user_version").fetchall() == [(SCHEMA_VERSION,)]
         names = {number for (number,) in db.execute("SELECT id FROM streams")}
         assert {number for (number,) in db.execute("SELECT stream FROM levels")} <= names, "it would salvage"

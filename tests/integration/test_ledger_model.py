@@ -111,11 +111,13 @@ class LedgerLife(RuleBasedStateMachine):
     def put(self, stream: str, count: int, priority: int) -> None:
         self.commit([put([b"x" * 100] * count, stream=stream, priority=priority)])
 
-    @rule(data=st.data())
-    def deliver(self, data: st.DataObject) -> None:
-        known = sorted(self.waiting | self.evicted.keys()) or [1]
+    @rule(data=st.data(), beside=st.booleans())
+    def deliver(self, data: st.DataObject, beside: bool) -> None:
+        """Alone, or in the commit of a message, which notes it."""
+        known = sorted(self.waiting | self.evicted.keys()) or [10**9]
         ids = data.draw(st.lists(st.sampled_from(known), max_size=4))
-        self.commit(settled=Settled(delivered=[*ids, *ids]))
+        requests = [put([b"beside"], stream="a")] if beside else []
+        self.commit(requests, Settled(delivered=[*ids, *ids]))
 
     @rule()
     def deliver_what_is_damaged(self) -> None:

@@ -29,7 +29,7 @@ from runtime.operations import doctor
 from runtime.workers.store_manager import StoreManager, refusal
 from runtime.workers.upload import UploadLoop
 from tests.support.harness import Home
-from tests.support.store_tools import ObedientClock, ever_lost, keep, put
+from tests.support.store_tools import ObedientClock, copy_as_killed, ever_lost, keep, put
 
 FROZEN = Path(__file__).parents[1] / "data" / "messages-v1.sql"
 WAITING = [(2, b"two"), (3, b"three"), (4, b"\x00\xff keyless"), (7, b"last")]
@@ -53,15 +53,15 @@ def later(monkeypatch: pytest.MonkeyPatch) -> None:
     steps._migrations = list(store_schema.migrations._migrations)
 
     @steps()
-    def version_2(db: Database) -> None:
+    def version_3(db: Database) -> None:
         for table in ("messages", "quarantine"):
             db.table(table).add_column("colour", str, not_null_default="grey")
             db.table(table).transform(column_order=["id", "colour"])
 
     monkeypatch.setattr(store_schema, "migrations", steps)
     for module in (errors, store_schema, opening, damaged_reader):
-        monkeypatch.setattr(module, "SCHEMA_VERSION", 2)
-    monkeypatch.setattr(store_schema.migrate, "__defaults__", (2,))
+        monkeypatch.setattr(module, "SCHEMA_VERSION", 3)
+    monkeypatch.setattr(store_schema.migrate, "__defaults__", (3,))
 
 
 def columns(path: Path) -> tuple[int, list[str]]:
@@ -81,8 +81,8 @@ def stored(path: Path) -> list[tuple[int, bytes]]:
 
 def use_it(path: Path) -> None:
     """As ingest would go on with it: what was stored, remembered and counted stands."""
-    assert stored(path) == WAITING
     store = MessageStore(path, ObedientClock())
+    assert stored(path) == WAITING
     assert store.uuid == UUID, "keyless messages would come under other names"
     assert store.backlog().messages == 4
     assert ever_lost(store)[StreamName(None, "b"), "expired"] == Amount(1, 7)
@@ -120,10 +120,30 @@ def test_today_s_runtime_goes_on_with_a_store_of_the_first_release(old: Path) ->
     use_it(old)
 
 
+def test_a_full_store_of_the_first_release_is_migrated_without_rewriting_it(old: Path) -> None:
+    """A disk that is nearly full has no room for a copy, and a device no minutes."""
+    with sqlite3.connect(old) as db:
+        db.executemany(
+            "INSERT INTO messages (id, stream, kind, priority, stored_boot_s, boot, bytes, payload) "
+            "VALUES (?, 1, 0, 4, 1.0, 1, 1000, zeroblob(1000))",
+            [(number,) for number in range(8, 3_000)],
+        )
+        db.execute("UPDATE store SET next_id = 3000")
+        db.execute("UPDATE levels SET messages = messages + 2992, stored = stored + 2992 WHERE stream = 1")
+    db.close()
+    store = MessageStore(old, ObedientClock())
+    assert old.with_name(f"{old.name}-wal").stat().st_size < old.stat().st_size / 10
+    assert (store.next_id, len(stored(old))) == (3_000, 100)
+    copy = copy_as_killed(old, old.parent / "killed")
+    store.close()
+    MessageStore(copy, ObedientClock()).close()
+    assert [number for number, _ in stored(copy)[:5]] == [*dict(WAITING), 8]
+
+
 def test_a_later_runtime_goes_on_with_a_store_of_the_first_release(old: Path, later: None) -> None:
     MessageStore(old, ObedientClock()).close()
     version, found = columns(old)
-    assert (version, found[:2]) == (2, ["id", "colour"])
+    assert (version, found[:2]) == (3, ["id", "colour"])
     use_it(old)
 
 
@@ -132,7 +152,7 @@ def test_a_migration_that_is_cut_short_is_done_again_whole(old: Path, later: Non
     ((pages,),) = sqlite3.connect(old).execute("PRAGMA page_count").fetchall()
     with pytest.raises(StoreFull):
         MessageStore(old, ObedientClock(), max_pages=pages)
-    assert columns(old)[0] == 1
+    assert columns(old)[0] == 2, "the step before it stands"
     assert "colour" not in columns(old)[1]
     MessageStore(old, ObedientClock()).close()
     with sqlite3.connect(old) as db:
@@ -140,7 +160,7 @@ def test_a_migration_that_is_cut_short_is_done_again_whole(old: Path, later: Non
     db.close()
     MessageStore(old, ObedientClock()).close()
     use_it(old)
-    assert columns(old)[0] == 2
+    assert columns(old)[0] == 3
 
 
 @pytest.mark.usefixtures("later")
@@ -149,18 +169,19 @@ def test_a_later_runtime_salvages_a_damaged_store_of_the_first_release(old: Path
     *_, report = salvage(old, "flipped bytes")
     assert (report.salvaged, report.lost_ranges) == (5, [])
     version, found = columns(old)
-    assert (version, found[:2]) == (2, ["id", "colour"])
+    assert (version, found[:2]) == (3, ["id", "colour"])
     use_it(old)
 
 
 def test_an_older_runtime_leaves_a_damaged_newer_store_to_the_runtime_that_wrote_it(old: Path) -> None:
     with sqlite3.connect(old) as db:
-        db.execute("PRAGMA user_version = 2")
+        db.execute("PRAGMA user_version = 99")
+        db.execute("INSERT INTO _sqlite_migrations VALUES (99, 'messages', 'version_99', '')")
     db.close()
-    with pytest.raises(StoreNewer, match="damaged store has schema 2, this runtime knows 1"):
+    with pytest.raises(StoreNewer, match="damaged store has schema 99, this runtime knows 2"):
         list(salvage(old, "flipped bytes"))
     assert pending(old)
-    assert columns(old.parent / "damaged" / old.name)[0] == 2
+    assert columns(old.parent / "damaged" / old.name)[0] == 99
 
 
 @pytest.mark.parametrize("version", [99, 3])
@@ -189,7 +210,7 @@ def test_a_newer_store_has_a_word_and_a_remedy_in_every_place(home: Home, versio
         str(uploader._record()["alarm"]),
     ]
     for said in words:
-        assert f"has schema {version}, this runtime knows 1" in said
+        assert f"has schema {version}, this runtime knows 2" in said
         assert "install that again, or move the file away" in said
     keeper.close()
     uploader._reporter.close()

@@ -194,8 +194,9 @@ def test_a_newer_store_is_refused_in_one_sentence(path: Path) -> None:
     MessageStore(path, ObedientClock()).close()
     with sqlite3.connect(path) as db:
         db.execute(f"PRAGMA user_version = {errors.SCHEMA_VERSION + 1}")
+        db.execute("INSERT INTO _sqlite_migrations VALUES (99, 'messages', 'version_3', '')")
     db.close()
-    with pytest.raises(StoreNewer, match="schema 2, this runtime knows 1"):
+    with pytest.raises(StoreNewer, match="schema 3, this runtime knows 2"):
         MessageStore(path, ObedientClock())
     with pytest.raises(StoreUnavailable):
         StoreReader(path).open()

@@ -77,11 +77,12 @@ def test_a_message_keeps_its_id_over_restarts_quarantine_salvage_and_a_new_name(
     store.close()
 
 
-def test_a_store_of_the_first_release_keeps_its_ids_and_can_still_be_opened_by_it(tmp_path: Path) -> None:
+def test_a_store_of_the_first_release_keeps_the_names_of_its_messages(tmp_path: Path) -> None:
     path = tmp_path / "messages.db"
     with sqlite3.connect(path) as db:
         db.executescript(FROZEN.read_text())
     db.close()
+    MessageStore(path, ObedientClock()).close()
     before = names(path)
     assert before[4] == f"{UUID}/4"
     lived(path, b"new")
@@ -91,9 +92,6 @@ def test_a_store_of_the_first_release_keeps_its_ids_and_can_still_be_opened_by_i
     store.rename()
     store.close()
     assert before.items() < names(path).items()
-    with sqlite3.connect(path) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (1,)
-    db.close()
 
 
 def test_a_reader_that_stays_open_hears_of_the_next_life(tmp_path: Path) -> None:

@@ -105,12 +105,14 @@ class StoreLife(RuleBasedStateMachine):
         assert self.last is not None
         self.commit(self.last, self.last)
 
-    @rule(data=st.data())
-    def deliver(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), beside=st.booleans())
+    def deliver(self, data: st.DataObject, beside: bool) -> None:
+        """Alone, or in the commit of a message, which notes it."""
         if not self.model.present:
             return
         ids = data.draw(st.lists(st.sampled_from(sorted(self.model.present)), unique=True, max_size=5))
-        if self.commit(settled=Settled(delivered=[*ids, 10**9])):
+        more = [put([b"beside"], producer="p", first=self.sequence["p"], stream="p")] if beside else []
+        if self.commit(*more, settled=Settled(delivered=[*ids, 10**9])):
             for number in ids:
                 del self.model.present[number]
 
@@ -255,11 +257,11 @@ class StoreLife(RuleBasedStateMachine):
         for message in rows:
             assert self.model.names.setdefault(message.id, message.key) == message.key, "the name is for ever"
         assert len({message.key for message in rows}) == len(rows)
-        backlog, lost = reader.backlog(), reader.lost()
+        backlog, lost, ledger = reader.backlog(), reader.lost(), reader.ledger()
         reader.close()
         assert lost.get("quarantined", 0) == len(self.model.aside), "what came back is not lost"
-        ((left,),) = self.store._db.execute("SELECT coalesce(sum(stored - delivered), 0) FROM levels")
-        assert left == len(found) + len(self.model.aside)
+        assert ledger is not None
+        assert ledger.total.stored - ledger.total.delivered == len(found) + len(self.model.aside)
         assert found == self.model.present
         assert (backlog.messages, self.store.backlog().messages) == (len(found), len(found))
         assert backlog.bytes == sum(map(len, found.values()))

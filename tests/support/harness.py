@@ -34,6 +34,8 @@ from tests.support import fork_server
 
 T = TypeVar("T")
 
+PROMPT = {"EDGE_STORE_FOLD_S": "0"}
+"""What is delivered leaves the store at once, for tests that wait for it."""
 START_TIMEOUT_S = 40.0  # a cold interpreter on a busy machine, importing azure
 
 
@@ -307,15 +309,17 @@ class Home:
 
     def write_config(self, toml: str) -> None:
         (self.folder / "edge.toml").write_text(toml)
+        self._environment = {} if "fold_s" in toml else PROMPT
 
     @property
     def config(self) -> Config:
-        return load({}, home=self.folder)
+        return load(self._environment, home=self.folder)
 
     def start_worker(self, name: str, *, fresh: bool = False, **environment: Any) -> Process:
         """Start one worker; its output is in log/<name>.log. `fresh`: in an interpreter of its own."""
         words = ("--home", str(self.folder), "worker", name)
         log = self.layout.log / f"{name}.log"
+        environment = {**self._environment, **environment}
         if fresh:
             process = Process(sys.executable, "-m", "runtime", *words, log=log, **environment)
         else:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from runtime.adapters.store.reader import StoreReader
 from runtime.adapters.store.writer import MessageStore
 from runtime.core.ingest.admission import Admission, MeasureFiles, TakeFiles
 from runtime.core.ingest.message_fields import PLAIN, describe
@@ -89,6 +90,14 @@ def copy_as_killed(path: Path, to: Path) -> Path:
         if not file.name.endswith("-shm"):  # shared memory: rebuilt from the WAL by whoever opens next
             shutil.copy(file, to / file.name)
     return to / path.name
+
+
+def waiting_ids(path: Path) -> list[int]:
+    """The ids of the messages that wait: of those that are gone, rows may still be there."""
+    reader = StoreReader(path)
+    rows = reader.after(0, 10**6, 10**12)
+    reader.close()
+    return [row.id for row in rows]
 
 
 def ever_lost(store: MessageStore) -> dict[tuple[StreamName, str], Amount]:

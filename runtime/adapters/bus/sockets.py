@@ -217,6 +217,7 @@ class DeliveryReporter:
         self._sent: OrderedDict[int, Report] = OrderedDict()  # not confirmed, in order of sending
         self._unsent: OrderedDict[int, Report] = OrderedDict()  # the queue was full
         self._answered_s = 0.0
+        self._in_a_hurry = False
         self._open()
 
     def _open(self) -> None:
@@ -231,7 +232,13 @@ class DeliveryReporter:
     def report(self, settled: Settled, store: str | None = None) -> None:
         """Report the settlement of messages of the store with this uuid."""
         for part in split(settled, REPORT_IDS):
-            self._send_new(Report(self._next_number, part, store=store))
+            self._send_new(Report(self._next_number, part, store=store, hurry=self._in_a_hurry))
+
+    def hurry(self) -> None:
+        """Have ingest carry out at once what is reported so far, and what is reported from now on."""
+        if not self._in_a_hurry and self._waiting():
+            self._send_new(Report(self._next_number, hurry=True))
+        self._in_a_hurry = True
 
     def report_damage(self, reason: str, *, unreadable: bool = False) -> None:
         """Report that the store cannot be read, so that ingest salvages it, or probes whether that passes.

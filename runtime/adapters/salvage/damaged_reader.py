@@ -10,13 +10,16 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from runtime.adapters.store.errors import SCHEMA_VERSION, StoreNewer
-from runtime.adapters.store.opening import is_newer
+from runtime.adapters.store.holders import owner_at
+from runtime.adapters.store.opening import is_newer, migrated_to
 from runtime.adapters.store.reader import text_or_bytes
+from runtime.adapters.store.unfolded import is_fold_point, most_given
 from runtime.adapters.store.wal import ends_early, keep_cut
 from runtime.core.ingest.row_repair import LARGEST, is_id, is_number
 
@@ -44,7 +47,12 @@ class Counters(NamedTuple):
 
     uuid: str
     next_id: int
+    """The next id that the counters know of."""
     next_stream: int
+    folded: int
+    """The id up to which they count."""
+    given: int
+    """The highest id that may have been given: of those behind the counters only the rows tell."""
 
 
 class DamagedStore:
@@ -81,22 +89,43 @@ class DamagedStore:
                 f"the damaged store has schema {version}, this runtime knows {SCHEMA_VERSION}",
                 hint="install the newer runtime again: it salvages what is in damaged/",
             )
-        return version if 0 < version <= SCHEMA_VERSION else SCHEMA_VERSION
+        return migrated_to(self._db) or (version if 0 < version <= SCHEMA_VERSION else SCHEMA_VERSION)
 
     def expected(self) -> int | None:
         """Number of messages according to the store's own counters, where they can be read."""
         stored = self._try("SELECT coalesce(sum(messages), 0) FROM levels")
         aside = self._try("SELECT count(*) FROM quarantine")
-        return None if stored is None or aside is None else int(stored[0][0] + aside[0][0])
+        counters = self.counters()
+        folded, given = counters[-2:] if counters else (0, 0)
+        beyond = self._try("SELECT count(*) FROM messages WHERE id > ? AND id <= ?", folded, given)
+        if stored is None or aside is None or beyond is None:
+            return None
+        return int(stored[0][0] + aside[0][0] + beyond[0][0])
 
     def counters(self) -> Counters | None:
         """Its uuid, and the next id and stream number; None where the counters are lost."""
-        rows = self._try("SELECT uuid, next_id, next_stream FROM store")
+        folds = self._folds()
+        more = "folded, closed" if folds else "next_id - 1, 1"
+        rows = self._try(f"SELECT uuid, next_id, next_stream, {more} FROM store")  # noqa: S608  # our own names
         if not rows or len(rows) != 1:
             return None
-        uuid, next_id, next_stream = rows[0]
-        sound = isinstance(uuid, str) and is_id(next_id) and is_number(next_stream)
-        return Counters(*rows[0]) if sound else None
+        uuid, next_id, next_stream, folded, closed = rows[0]
+        if not (isinstance(uuid, str) and is_id(next_id) and is_number(next_stream)):
+            return None
+        if not is_fold_point(next_id, folded):  # one of them is damaged: ids go on behind both
+            folded = max(next_id - 1, folded) if is_id(folded) else next_id - 1
+            next_id = folded + 1
+        return Counters(uuid, next_id, next_stream, folded, most_given(folded, closed))
+
+    def _folds(self) -> bool:
+        """True if its schema has counters that may be behind its rows."""
+        columns = self._try("SELECT name FROM pragma_table_info('store')")
+        return columns is not None and ("folded",) in columns
+
+    def owner_of(self) -> Callable[[int], str]:
+        """Who stored each message, by the changes of owner that can be read."""
+        rows = self._try("SELECT first_id, owner FROM holders ORDER BY first_id") or []
+        return partial(owner_at, [row for row in rows if isinstance(row[0], int) and isinstance(row[1], str)])
 
     def name(self) -> str | None:
         """Its uuid, also where the counters beside it are lost: keyless messages are known by it."""
@@ -128,7 +157,7 @@ class DamagedStore:
     def _most(self, table: str) -> int:
         """The largest row number in that table, as far as it is known."""
         counters = self.counters() if table in NUMBERED else None
-        return LARGEST if counters is None or counters.next_id <= 1 else counters.next_id - 1
+        return LARGEST if counters is None or counters.given < 1 else counters.given
 
     def _stretch(self, table: str, number: int) -> Iterator[list[Row]]:
         """Rows behind `number`, row number first, as many at once as memory should take. Raises _Broken."""
@@ -178,7 +207,7 @@ class DamagedStore:
     def _last_id(self, at_least: int) -> int:
         """The last id ever given, by the counter; where that is lost, the highest id that it can be."""
         counters = self.counters()
-        return at_least + ID_GAP - 1 if counters is None else max(at_least, int(counters.next_id) - 1)
+        return at_least + ID_GAP - 1 if counters is None else max(at_least, counters.given)
 
     def _try(self, query: str, *values: object) -> list[Row] | None:
         """Rows that the query finds; None where reading fails."""

@@ -34,9 +34,10 @@ from runtime.adapters.salvage.damaged_reader import ID_GAP, Counters, DamagedSto
 from runtime.adapters.salvage.disk_probe import block_ranges, read_files
 from runtime.adapters.store.counters import UNKNOWN, WRITE_LEVEL
 from runtime.adapters.store.errors import StoreFull, StoreUnavailable, StoreUnreadable, translated
+from runtime.adapters.store.fold import fold_salvaged
 from runtime.adapters.store.keyless_names import create_lives, read_names
 from runtime.adapters.store.leaf_names import create_leaves
-from runtime.adapters.store.ledger import close_after_salvage, create_ledger, log_ranges
+from runtime.adapters.store.ledger import close_after_salvage, create_ledger, ensure_entry, log_ranges
 from runtime.adapters.store.wal import cut_mark
 from runtime.core.ingest.row_repair import REPAIRS, RowRepair, is_id
 
@@ -226,7 +227,7 @@ def _copy(damaged: DamagedStore, fresh: sqlite3.Connection, report: SalvageRepor
             yield report
     messages, aside = _messages(fresh, "messages"), _messages(fresh, "quarantine")
     highest, counters, names = 0, damaged.counters(), read_names(fresh, damaged.name() or "")
-    given_up_to = counters.next_id - 1 if counters else None
+    given_up_to = counters.given if counters else None
     for table, kept in (("quarantine", aside), ("messages", messages)):
         for rows in damaged.rows(table, report.lost_ranges):
             sound: list[Sequence[Any]] = [row for row in rows if is_id(row[0])]
@@ -245,13 +246,22 @@ def _copy(damaged: DamagedStore, fresh: sqlite3.Connection, report: SalvageRepor
                 kept.count(row)
             yield report
     _write_lookup_tables(fresh, messages)
-    _close_ledger(fresh, messages, aside)
     migrate(fresh)
+    _fold(damaged, fresh, messages)
+    _close_ledger(fresh, messages, aside)
     explained = report.explained and not damaged.in_disorder
     next_id = _carry_counters(damaged, fresh, report, highest)
     if not explained:
         yield from _name_gaps(fresh, report, next_id)
     log_ranges(fresh, report.lost_ranges, report.began_wall_s)
+
+
+def _fold(damaged: DamagedStore, fresh: sqlite3.Connection, messages: RowRepair) -> None:
+    """Carry over what the rows beyond the counters tell; the counters of the copy count all of its rows."""
+    if counters := damaged.counters():
+        ensure_entry(fresh)
+        folded = fold_salvaged(fresh, counters.folded, damaged.owner_of())
+        messages.uncounted -= folded.delivered_unknown
 
 
 def _messages(fresh: sqlite3.Connection, table: str) -> RowRepair:
@@ -317,13 +327,19 @@ def _carry_counters(
     ((producers,),) = fresh.execute("SELECT count(*) FROM producers").fetchall()
     ((streams,),) = fresh.execute("SELECT coalesce(max(id), 0) FROM streams").fetchall()
     ((own_uuid,),) = fresh.execute("SELECT uuid FROM store").fetchall()
-    counters = damaged.counters() or Counters(damaged.name() or own_uuid, highest + ID_GAP, streams + 1)
-    next_id = end = max(counters.next_id, highest + 1)
+    lost = Counters(damaged.name() or own_uuid, highest + ID_GAP, streams + 1, *(2 * [highest + ID_GAP - 1]))
+    counters = damaged.counters() or lost
+    end = max(counters.next_id, highest + 1)
     if damaged.wal_is_cut:
-        report.lost_ranges.append((next_id, next_id + ID_GAP - 1))
-        next_id += ID_GAP
+        report.lost_ranges.append((end, end + ID_GAP - 1))
+        next_id = end + ID_GAP
+    else:
+        if report.lost_ranges or damaged.in_disorder:  # the last rows may be among what is lost
+            end = max(end, counters.given + 1)
+        next_id = max(end, counters.given + 1)
     fresh.execute(
-        "UPDATE store SET uuid = ?, next_id = ?, next_stream = ?, producers = ?",
+        "UPDATE store SET uuid = ?1, next_id = ?2, folded = ?2 - 1, closed = 1, next_stream = ?3, "
+        "producers = ?4",
         (counters.uuid, next_id, max(counters.next_stream, streams + 1), producers),
     )
     return end

@@ -93,6 +93,12 @@ class Change:
     def amount(self) -> Amount:
         return Amount(self.messages, self.bytes)
 
+    def add(self, other: Change) -> None:
+        self.messages += other.messages
+        self.bytes += other.bytes
+        self.stored += other.stored
+        self.delivered += other.delivered
+
 
 def without(
     levels: Levels, total: Amount, leaving: Sequence[tuple[StreamName, int, Amount]]
@@ -137,6 +143,8 @@ class StoreCounters:
     """(id, stream, priority, bytes) of messages that left, for a recount in progress; None without one."""
     back: list[tuple[int, int]] = field(default_factory=list)
     """(priority, bytes) of messages that came back from quarantine."""
+    noted: set[int] | None = None
+    """Deliveries that a row of this commit notes, where it only inserts rows; None where it folds."""
     doubtful: bool = False
     """True if a damaged row came or left: it is not known how it was counted."""
     recounted: Sequence[tuple[int, int, int, int]] | None = None
@@ -266,14 +274,14 @@ def overdrawn(changes: StoreCounters, levels: Levels) -> bool:
     )
 
 
-def write_changes(db: sqlite3.Connection, changes: StoreCounters) -> None:
-    """Write the commit's changes to the counters of stored messages."""
+def write_changes(db: sqlite3.Connection, levels: Mapping[tuple[int, int], Change]) -> None:
+    """Write changes to the counters of stored messages."""
     db.executemany(
         "INSERT INTO levels (stream, priority, messages, bytes, stored, delivered) "
         "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (stream, priority) DO UPDATE SET "
         "messages = messages + excluded.messages, bytes = bytes + excluded.bytes, "
         "stored = stored + excluded.stored, delivered = delivered + excluded.delivered",
-        [(*level, c.messages, c.bytes, c.stored, c.delivered) for level, c in changes.levels.items()],
+        [(*level, c.messages, c.bytes, c.stored, c.delivered) for level, c in levels.items()],
     )
 
 

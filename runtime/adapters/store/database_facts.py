@@ -25,6 +25,11 @@ MOST_COUNTED = 1_000_000
 _PRAGMAS = ("user_version", "page_size", "page_count", "freelist_count", "journal_mode", "auto_vacuum")
 _COUNTERS = ("levels", "losses", "ledger", "ledger_beside", "loss_log")
 """Tables of messages.db that hold numbers, and names of reasons, alone."""
+_FOLD = (
+    "SELECT next_id, folded, closed, "
+    "(SELECT count(*) FROM (SELECT 1 FROM messages WHERE id > folded LIMIT 2000)) FROM store"
+)
+"""How far the counters of messages.db count, and the number of rows beyond (`fold.py`)."""
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w{0,63}", re.ASCII)
 _REASON = re.compile(r"[a-z][a-z _-]{0,39}")
 
@@ -54,6 +59,13 @@ def _facts(path: Path, deadline_s: float, mode: str) -> dict[str, Any]:
             for name in _PRAGMAS:
                 facts[name] = db.execute(f"PRAGMA {name}").fetchall()[0][0]
             facts["tables"] = {table: _table(db, table) for table in _tables(db)}
+            if "folded" in facts["tables"].get("store", {}).get("columns", ()):
+                names = ("next_id", "folded", "closed", "unfolded")
+                numbers = db.execute(_FOLD).fetchall()
+                facts["fold"] = [
+                    {name: value for name, value in zip(names, row, strict=True) if _is_counter(value)}
+                    for row in numbers
+                ]
     except (sqlite3.Error, UnicodeDecodeError, IndexError) as exc:
         facts["trouble"] = _words(exc)
     return facts

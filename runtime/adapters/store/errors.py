@@ -20,7 +20,11 @@ from contextlib import contextmanager
 
 from runtime.errors import EdgeError, NeedsHuman, Retryable
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""The schema that this runtime writes, and migrates older ones to."""
+READABLE_BY = 2
+"""The lowest SCHEMA_VERSION of a runtime that can use a store of today's schema: one that knows less refuses
+it as a newer one, so an update from there is one way."""
 
 
 class StoreError(EdgeError):

@@ -23,6 +23,12 @@ WORTH_FORGETTING = 8
 """Changes are forgotten when these make up one such share of all: not a few in every commit."""
 
 
+def owner_at(changes: Sequence[tuple[int, str]], number: int) -> str:
+    """The owner of a message by the changes (first id, owner) of owner; empty where it is not known."""
+    at = bisect_right(changes, number, key=lambda change: change[0]) - 1
+    return changes[at][1] if at >= 0 else ""
+
+
 class Holders:
     """The known changes of owner, and the amount that each owner holds."""
 
@@ -54,8 +60,7 @@ class Holders:
 
     def owner_of(self, number: int) -> str:
         """The owner of a message; empty where it is not known."""
-        at = bisect_right(self._changes, number, key=lambda change: change[0]) - 1
-        return self._changes[at][1] if at >= 0 else ""
+        return owner_at(self._changes, number)
 
     def first_of(self, owner: str, number: int) -> int | None:
         """The first id from `number` on that is this owner's; None where there is none."""
@@ -67,6 +72,10 @@ class Holders:
     def priorities(self, owner: str) -> list[int]:
         """Priorities at which this owner holds any message, ascending."""
         return sorted(priority for priority, amount in self.held.get(owner, {}).items() if amount.messages)
+
+    def has_room(self, admission: Admission) -> bool:
+        """True if the changes of owner in this commit can all be remembered."""
+        return len(self._changes) + len(admission.holders) <= MOST_CHANGES
 
     def store(self, admission: Admission) -> None:
         """Write the changes of owner, in the transaction that stores the messages."""

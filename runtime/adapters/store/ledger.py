@@ -32,6 +32,7 @@ from runtime.adapters.store.counters import (
     write_changes,
     write_losses,
 )
+from runtime.adapters.store.unfolded import LEVELS, UNKNOWN_ROWS
 from runtime.core.ingest.quota import Levels
 from runtime.core.ingest.store_view import Stamp
 from runtime.core.message import StreamName
@@ -56,10 +57,11 @@ _TABLES = (
     "CREATE INDEX loss_log_by_place ON loss_log (stream, reason)",
 )
 _BOOKED = (
-    "SELECT 0, stream, '', messages, bytes, stored, delivered FROM levels "
+    f"SELECT 0, stream, '', messages, bytes, stored, delivered FROM {LEVELS} "  # noqa: S608  # our own names
     "UNION ALL SELECT 1, stream, reason, messages, 0, 0, 0 FROM losses "
     "UNION ALL SELECT 2, stream, what, messages, 0, 0, 0 FROM ledger_beside "
-    "UNION ALL SELECT 3, 0, '', coalesce(waiting, 0), 0, stored, delivered FROM ledger "
+    f"UNION ALL SELECT 3, 0, '', coalesce(waiting + {UNKNOWN_ROWS}, 0), 0, "
+    f"stored + {UNKNOWN_ROWS}, delivered FROM ledger "
     "UNION ALL SELECT 4, id, stream_group, stream, 0, 0, 0 FROM streams "
     "UNION ALL SELECT 5, 0, '', since_wall_s, 0, 0, 0 FROM ledger"
 )
@@ -105,6 +107,11 @@ def create_ledger(db: sqlite3.Connection) -> None:
         db.execute(statement)
 
 
+def ensure_entry(db: sqlite3.Connection) -> None:
+    """Create the one row of `ledger` where it is missing."""
+    db.execute(_FIRST)
+
+
 def open_ledger(db: sqlite3.Connection, aside: Mapping[int, int] | None, wall_s: float | None) -> None:
     """Bring the ledger up to date at the opening of a store, within the caller's transaction.
 
@@ -114,7 +121,7 @@ def open_ledger(db: sqlite3.Connection, aside: Mapping[int, int] | None, wall_s:
     begins = not has_ledger(db)
     if begins:
         create_ledger(db)
-    db.execute(_FIRST)
+    ensure_entry(db)
     if aside is not None:
         _take_quarantine(db, aside)
     if begins:
@@ -181,7 +188,7 @@ def close_after_salvage(db: sqlite3.Connection, aside: Mapping[int, int], uncoun
     A damaged counter may lack in one account what another has too much of: only what all of them lack
     together is lost. `aside` is what is in quarantine by stream, `uncounted` the rows that no level knows.
     """
-    db.execute(_FIRST)
+    ensure_entry(db)
     db.execute("UPDATE losses SET messages = 0 WHERE reason = ?", (QUARANTINED,))
     for stream, messages in aside.items():
         add_losses(db, stream, QUARANTINED, messages)
@@ -227,7 +234,7 @@ def _move_stored(db: sqlite3.Connection, stream: int, messages: int) -> None:
 
 def write_counters(db: sqlite3.Connection, changes: StoreCounters, levels: Levels) -> None:
     """Write all that one commit changes; where a damaged row came or left, every message is counted."""
-    write_changes(db, changes)
+    write_changes(db, changes.levels)
     if changes.lost or changes.regained:
         write_losses(db, changes)
     if changes.delivered_unknown:

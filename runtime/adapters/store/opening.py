@@ -1,7 +1,7 @@
 """Opens messages.db for writing: sets its pragmas, finds its schema version, and migrates it to ours.
 
 `PRAGMA user_version` names the version. One flipped bit there would make every store that of a newer runtime,
-which only a person can open. So a number that is one bit away from ours is compared with the list of
+which only a person can open. So a number that is one bit away from one we know is compared with the list of
 migrations that were carried out: only a newer runtime adds one that we do not know.
 """
 
@@ -47,7 +47,7 @@ def bring_up_to_date(db: sqlite3.Connection, path: Path) -> None:
 
     if version > SCHEMA_VERSION:
         logger.bind(event=LogEvent.SCHEMA_BIT_FLIPPED).warning(
-            "{} says schema {}, which is a flipped bit: it is {}", path, version, SCHEMA_VERSION
+            "{} says schema {}, which is a flipped bit: it is {}", path, version, migrated_to(db)
         )
     migrate(db)
 
@@ -72,12 +72,16 @@ def _says(path: Path, version: int) -> str:
 
 
 def is_flipped(db: sqlite3.Connection, version: int) -> bool:
-    """True if `version` is ours but for one bit, and no newer runtime ever migrated this store."""
-    if (version ^ SCHEMA_VERSION).bit_count() != 1:
-        return False
+    """True if `version` is that of the migrations carried out, but for one bit, and we know all of them."""
+    known = migrated_to(db)
+    return known is not None and (version ^ known).bit_count() == 1
+
+
+def migrated_to(db: sqlite3.Connection) -> int | None:
+    """The version by the migrations carried out; None where one of them is unknown, or none can be read."""
     try:
         names = db.execute("SELECT name FROM _sqlite_migrations WHERE migration_set = 'messages'").fetchall()
     except sqlite3.Error:
-        return False
+        return None
     steps = [int(step[1]) for (name,) in names if (step := _STEP.fullmatch(str(name)))]
-    return bool(steps) and len(steps) == len(names) and max(steps) <= SCHEMA_VERSION
+    return max(steps) if steps and len(steps) == len(names) and max(steps) <= SCHEMA_VERSION else None

@@ -42,6 +42,8 @@ class ProducerMemory:
         """Those of them whose plain names another owner's messages already have."""
         self._copied: set[ProducerKey] = set()
         """Those of them that have no row of their own yet."""
+        self._unfolded: dict[ProducerKey, Stamp] = {}
+        """Those of them whose rows are behind, and when they were last met (`fold.py`)."""
 
     @property
     def room(self) -> int:
@@ -60,8 +62,11 @@ class ProducerMemory:
             self._known[key] = known[key] = memory
             self._known.move_to_end(key)
         known.apart = frozenset(key for key in keys if self._is_apart(key))
-        while len(self._known) > max(IN_MEMORY, len(keys)):  # these stay until they are stored
-            self._drop(next(iter(self._known)))
+        excess = len(self._known) - max(IN_MEMORY, len(keys))
+        if excess > 0:  # these stay until they are stored, and others until their rows are written
+            stays = keys | self._unfolded.keys()
+            for key in [key for key in self._known if key not in stays][:excess]:
+                self._drop(key)
         return known
 
     def _is_apart(self, key: ProducerKey) -> bool:
@@ -70,6 +75,13 @@ class ProducerMemory:
     def has_row(self, key: ProducerKey) -> bool:
         """True if the remembered producer is counted already."""
         return key in self._known and key not in self._copied
+
+    def has_rows(self, admission: Admission) -> bool:
+        """True if each of its producers has a row, and keeps it."""
+        return all(
+            self.has_row(key) and admission.is_apart(key) == (key in self._apart)
+            for key in admission.producers
+        )
 
     def _read(self, key: ProducerKey) -> Sequences | None:
         own = {row_boot(key, apart=apart): apart for apart in (False, True)}
@@ -94,7 +106,8 @@ class ProducerMemory:
         self._copied.add(key)
         if self._held_by_another(key):
             self._apart.add(key)
-        return _unpacked(rows[key.boot])
+        of_all = key._replace(owner="")
+        return self._known[of_all].copy() if of_all in self._unfolded else _unpacked(rows[key.boot])
 
     def _held_by_another(self, key: ProducerKey) -> bool:
         """True if another owner's messages have the plain names of this producer and boot."""
@@ -115,25 +128,36 @@ class ProducerMemory:
 
     def store(self, admission: Admission) -> None:
         """Write the rows that change with this commit."""
-        _, boot_s, boot = admission.stamp
+        self._write(
+            (key, memory, admission.stamp, admission.is_apart(key))
+            for key, memory in admission.producers.items()
+        )
+
+    def write_unfolded(self) -> None:
+        """Write the rows that are behind, in the transaction of a fold."""
+        self._write(
+            (key, self._known[key], stamp, key in self._apart) for key, stamp in self._unfolded.items()
+        )
+
+    def folded(self) -> None:
+        """Called when the fold is on disk."""
+        self._unfolded.clear()
+
+    def _write(self, rows: Iterable[tuple[ProducerKey, Sequences, Stamp, bool]]) -> None:
         self._db.executemany(
             "INSERT INTO producers (producer, boot, memory, used_boot, used_boot_s) VALUES (?, ?, ?, ?, ?) "
             "ON CONFLICT (producer, boot) DO UPDATE SET memory = excluded.memory, "
             "used_boot = excluded.used_boot, used_boot_s = excluded.used_boot_s",
             [
-                (
-                    key.producer,
-                    row_boot(key, apart=admission.is_apart(key)),
-                    memory.pack(),
-                    boot,
-                    boot_s,
-                )
-                for key, memory in admission.producers.items()
+                (key.producer, row_boot(key, apart=apart), memory.pack(), stamp.boot, stamp.boot_s)
+                for key, memory, stamp, apart in rows
             ],
         )
 
-    def committed(self, admission: Admission, met: int) -> None:
+    def committed(self, admission: Admission, met: int, *, folded: bool) -> None:
         """Update after the commit; `met` of its producers had no row before."""
+        if not folded:
+            self._unfolded.update(dict.fromkeys(admission.producers, admission.stamp))
         if met:
             self.owned.update(key.owner for key in admission.producers if not self.has_row(key))
         self._known.update(admission.producers)

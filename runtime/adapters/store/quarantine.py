@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from runtime.adapters.store.counters import DISCARDED, StoreCounters
 from runtime.adapters.store.keyless_names import read_names
 from runtime.adapters.store.statements import COLUMNS, IN, SIZE, SOUND_COLUMNS
-from runtime.core.ingest.admission import EVICTED_AT_ONCE, ROW_OVERHEAD_BYTES
-from runtime.core.ingest.quota import LARGEST_BYTES, TEXTS_BYTES
+from runtime.core.ingest.admission import EVICTED_AT_ONCE
+from runtime.core.ingest.quota import LARGEST_BYTES, ROW_OVERHEAD_BYTES, TEXTS_BYTES
 
 MOST_BYTES = 107_374_182
 FULL = "quarantine_full"
@@ -36,6 +36,11 @@ class Quarantine:
         self._bytes: int | None = None
         """Bytes on disk; None until they were added up."""
         self._change = 0
+
+    @property
+    def is_overfull(self) -> bool:
+        """True if the next commit drops messages from it."""
+        return (self._bytes or 0) > self._most_bytes
 
     def begin(self) -> None:
         """Called when a transaction begins; the one before may have failed."""

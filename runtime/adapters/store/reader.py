@@ -21,13 +21,14 @@ from runtime.adapters.store.keyless_names import LifeNames, read_names
 from runtime.adapters.store.leaf_names import read_streams
 from runtime.adapters.store.ledger import LossLogPage, read_ledger, read_loss_log
 from runtime.adapters.store.opening import check_readable
+from runtime.adapters.store.unfolded import LEVELS, NEXT_ID, WAITS, prepare
 from runtime.core.ingest.message_fields import DETAIL_COLUMNS, MessageRow
 from runtime.core.ingest.quota import TOP_PRIORITY
 from runtime.core.message import Backlog, CorruptRow, Kind, StoredMessage, StreamName
 from runtime.core.operations.ledger import Ledger
 
 _FIELDS = (
-    *(name for name in (*MessageRow._fields, *DETAIL_COLUMNS) if name not in ("bytes", "payload")),
+    *(name for name in (*MessageRow._fields, *DETAIL_COLUMNS) if name not in ("bytes", "payload", "request")),
     "payload",  # last: the columns before it are read without touching its overflow pages
 )
 READ_COLUMNS = ", ".join(_FIELDS)
@@ -79,7 +80,8 @@ class StoreReader:
         """Check that the store is readable by us, and read its uuid."""
         db.text_factory = text_or_bytes
         check_readable(db, self._path)
-        rows = db.execute("SELECT uuid, next_id FROM store").fetchall()
+        prepare(db)
+        rows = db.execute(f"SELECT uuid, {NEXT_ID} FROM store").fetchall()  # noqa: S608  # our own names
         if len(rows) != 1 or not isinstance(rows[0][0], str) or not isinstance(rows[0][1], int):
             raise StoreDamaged(f"{self._path} does not know its name")
         self.uuid, self._next_id = rows[0]
@@ -100,7 +102,8 @@ class StoreReader:
         db = self._connection()
         with translated():
             sizes = db.execute(
-                "SELECT id, bytes FROM messages WHERE id > ? ORDER BY id LIMIT ?", (id, limit)
+                f"SELECT id, bytes FROM messages WHERE id > ? AND {WAITS} ORDER BY id LIMIT ?",  # noqa: S608
+                (id, limit),
             ).fetchall()
             last, total_bytes = None, 0
             for number, size in sizes:
@@ -111,7 +114,8 @@ class StoreReader:
             if last is None:
                 return []
             rows = db.execute(
-                f"SELECT {READ_COLUMNS} FROM messages WHERE id > ? AND id <= ? ORDER BY id",  # noqa: S608  # our own names
+                f"SELECT {READ_COLUMNS} FROM messages "  # noqa: S608  # our own names
+                f"WHERE id > ? AND id <= ? AND {WAITS} ORDER BY id",
                 (id, last),
             ).fetchall()
         return [self._message(row) for row in rows]
@@ -120,7 +124,7 @@ class StoreReader:
         """The id of the message that is stored next: all ids given so far are smaller."""
         db = self._connection()
         with translated():
-            ((next_id,),) = db.execute("SELECT next_id FROM store").fetchall()
+            ((next_id,),) = db.execute(f"SELECT {NEXT_ID}").fetchall()
         return int(next_id)
 
     def ahead(self, id: int, most: int) -> int:
@@ -128,8 +132,9 @@ class StoreReader:
         db = self._connection()
         with translated():
             ((count,),) = db.execute(
-                "SELECT count(*) FROM (SELECT stream FROM messages WHERE id < ?1 ORDER BY id LIMIT ?2)"
-                " WHERE stream IS (SELECT stream FROM messages WHERE id = ?1)",
+                "SELECT count(*) FROM "  # noqa: S608  # our own names
+                f"(SELECT stream FROM messages WHERE id < ?1 AND {WAITS} ORDER BY id LIMIT ?2)"
+                f" WHERE stream IS (SELECT stream FROM messages WHERE id = ?1 AND {WAITS})",
                 (id, most),
             ).fetchall()
         return int(count)
@@ -139,9 +144,9 @@ class StoreReader:
         db = self._connection()
         with translated():
             ((messages, size),) = db.execute(
-                "SELECT coalesce(sum(messages), 0), coalesce(sum(bytes), 0) FROM levels"
+                f"SELECT coalesce(sum(messages), 0), coalesce(sum(bytes), 0) FROM {LEVELS}"  # noqa: S608
             ).fetchall()
-            ((oldest,),) = db.execute("SELECT min(id) FROM messages").fetchall()
+            ((oldest,),) = db.execute(f"SELECT min(id) FROM messages WHERE {WAITS}").fetchall()  # noqa: S608
         return Backlog(messages, size, oldest)
 
     def quarantine(self, after: int = 0, limit: int = 100) -> list[SetAside]:
@@ -192,7 +197,8 @@ class StoreReader:
             try:
                 ledger = read_ledger(db)
                 ((waiting, aside),) = db.execute(
-                    "SELECT (SELECT count(*) FROM messages), (SELECT count(*) FROM quarantine)"
+                    f"SELECT (SELECT count(*) FROM messages WHERE {WAITS}), "  # noqa: S608
+                    "(SELECT count(*) FROM quarantine)"
                 ).fetchall()
             finally:
                 db.execute("ROLLBACK")
@@ -223,7 +229,7 @@ class StoreReader:
         if number >= self._named_below:  # given since the names were read
             db = self._connection()
             with translated():
-                ((next_id,),) = db.execute("SELECT next_id FROM store").fetchall()
+                ((next_id,),) = db.execute(f"SELECT {NEXT_ID}").fetchall()
                 self._names = read_names(db, str(self.uuid))
             self._named_below = next_id if isinstance(next_id, int) else 0
         return self._names.of(number)

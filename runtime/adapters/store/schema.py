@@ -3,8 +3,9 @@
 `PRAGMA user_version` names the schema: comparing it costs microseconds, and sqlite-utils stays out of
 ingest's memory on every start but the first after an upgrade.
 
-The next schema is a function `version_2` below the first, and SCHEMA_VERSION = 2: opening an older store
-carries it out, and so does the salvage of one. The migration of a released version never changes again.
+The next schema is a function `version_3` below the last, and SCHEMA_VERSION = 3: opening an older store
+carries it out, and so does the salvage of one. The migration of a released version never changes again. Where
+older runtimes must refuse what is new, READABLE_BY says so, beside SCHEMA_VERSION.
 """
 
 from __future__ import annotations
@@ -66,6 +67,20 @@ def version_1(db: Database) -> None:
         {"producer": str, "boot": str, "memory": bytes, "used_boot": int, "used_boot_s": float},
         pk=("producer", "boot"),
     )
+
+
+@migrations()
+def version_2(db: Database) -> None:
+    """The store folds: the counters of the first schema count what is stored up to the id `folded`.
+
+    Older runtimes would give ids again, and take messages for undelivered that are not: they refuse it.
+    """
+    db.execute("ALTER TABLE store ADD COLUMN folded INTEGER")
+    db.execute("ALTER TABLE store ADD COLUMN closed INTEGER")
+    db.execute("UPDATE store SET folded = next_id - 1, closed = 1")
+    db.execute("ALTER TABLE messages ADD COLUMN request INTEGER")
+    db.execute("ALTER TABLE messages ADD COLUMN gone TEXT")
+    db.execute("PRAGMA user_version = 2")  # in the same transaction: no older runtime may write to it now
 
 
 def migrate(connection: sqlite3.Connection, version: int = SCHEMA_VERSION) -> None:

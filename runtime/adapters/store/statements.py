@@ -12,12 +12,14 @@ from runtime.core.ingest.message_fields import DETAIL_COLUMNS, Details, MessageR
 from runtime.core.ingest.quota import LARGEST_BYTES, TEXTS_BYTES
 
 _FIELDS = (*MessageRow._fields, *DETAIL_COLUMNS)
+_KEPT = tuple(name for name in _FIELDS if name != "request")
 _NEVER_NULL = {
     name for name, kind in get_type_hints(MessageRow).items() if type(None) not in get_args(kind)
 } - {"id"}
 
-COLUMNS = ", ".join(_FIELDS)
-SOUND_COLUMNS = ", ".join(f"coalesce({name}, 0)" if name in _NEVER_NULL else name for name in _FIELDS)
+COLUMNS = ", ".join(_KEPT)
+"""The columns of a message, in quarantine too."""
+SOUND_COLUMNS = ", ".join(f"coalesce({name}, 0)" if name in _NEVER_NULL else name for name in _KEPT)
 """The columns of a row that may be damaged, with values that the schema accepts."""
 _CONTENT = (
     "CASE WHEN file IS NULL THEN length(payload) "

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from runtime.adapters.store.errors import translated
 from runtime.adapters.store.reader import READ_COLUMNS, StoreReader
+from runtime.adapters.store.unfolded import LEVELS, NEXT_ID, WAITS
 from runtime.core.message import CorruptRow, StoredMessage, StreamName
 from runtime.core.moment import Moment
 from runtime.core.operations.stream_figures import StreamLevel
@@ -47,7 +48,7 @@ class StreamReader(StoreReader):
         db = self._connection()
         with translated():
             rows = db.execute(
-                "SELECT stream, sum(messages), sum(bytes), sum(stored), sum(delivered) FROM levels"
+                f"SELECT stream, sum(messages), sum(bytes), sum(stored), sum(delivered) FROM {LEVELS}"  # noqa: S608
                 " GROUP BY stream"
             ).fetchall()
         return {
@@ -61,8 +62,8 @@ class StreamReader(StoreReader):
         db = self._connection()
         with translated():
             rows = db.execute(
-                "SELECT stream, stored_wall_s, stored_boot_s, boot FROM messages WHERE id IN"
-                " (SELECT min(id) FROM (SELECT id, stream FROM messages ORDER BY id LIMIT ?)"
+                "SELECT stream, stored_wall_s, stored_boot_s, boot FROM messages WHERE id IN"  # noqa: S608
+                f" (SELECT min(id) FROM (SELECT id, stream FROM messages WHERE {WAITS} ORDER BY id LIMIT ?)"
                 " GROUP BY stream)",
                 (MOST_AGED,),
             ).fetchall()
@@ -77,8 +78,8 @@ class StreamReader(StoreReader):
         db = self._connection()
         with translated():
             rows = db.execute(
-                "SELECT next_id, sums.stream, sums.stored FROM store LEFT JOIN"
-                " (SELECT stream, sum(stored) AS stored FROM levels GROUP BY stream) AS sums"
+                f"SELECT {NEXT_ID}, sums.stream, sums.stored FROM store LEFT JOIN"  # noqa: S608  # our own names
+                f" (SELECT stream, sum(stored) AS stored FROM {LEVELS} GROUP BY stream) AS sums"
             ).fetchall()
         stored = {self._name(number): count for _, number, count in rows if isinstance(count, int)}
         return StoredSoFar(int(rows[0][0]) if rows else 1, stored)

@@ -16,12 +16,14 @@ from runtime.adapters.store.errors import StoreDamaged, StoreReplaced, translate
 from runtime.adapters.store.leaf_names import read_streams
 from runtime.adapters.store.reader import READ_COLUMNS, StoreReader
 from runtime.adapters.store.statements import IN
+from runtime.adapters.store.unfolded import LEVELS, UNFOLDED_STREAMS, GoneIds, is_fold_point, most_given
 from runtime.core.message import CorruptRow, StoredMessage, StreamName
 
 _STORED = (
-    "SELECT levels.stream FROM levels JOIN streams ON streams.id = levels.stream "
+    "SELECT levels.stream FROM levels JOIN streams ON streams.id = levels.stream "  # noqa: S608
     "GROUP BY levels.stream HAVING max(messages) > 0 OR max(levels.bytes) > 0 OR sum(stored - delivered) > "
-    "(SELECT coalesce(sum(losses.messages), 0) FROM losses WHERE losses.stream = levels.stream)"
+    "(SELECT coalesce(sum(losses.messages), 0) FROM losses WHERE losses.stream = levels.stream) "
+    f"UNION SELECT id FROM streams WHERE id IN ({UNFOLDED_STREAMS})"
 )
 
 _LEVELS = (
@@ -55,11 +57,13 @@ class UploadReader(StoreReader):
         super().__init__(path)
         self._now_s = now_s
         self._stretch = LEAST_STRETCH
+        self._gone = GoneIds()
 
     def _look_at(self, db: sqlite3.Connection) -> None:
         """Raises StoreReplaced for a new store, or an older copy; a salvaged store is the same one."""
         before = self.uuid
         super()._look_at(db)
+        self._gone = GoneIds()
         if before not in (None, self.uuid) or self._next_id <= self._newest:
             raise _replaced()
 
@@ -70,13 +74,15 @@ class UploadReader(StoreReader):
         """
         db = self._connection()
         with translated():
-            ((newest, next_id, uuid),) = db.execute(
-                "SELECT (SELECT max(id) FROM messages), (SELECT next_id FROM store), (SELECT uuid FROM store)"
+            ((newest, next_id, folded, closed, uuid),) = db.execute(
+                "SELECT (SELECT max(id) FROM messages), next_id, folded, closed, uuid FROM store"
             ).fetchall()
         if isinstance(uuid, str) and uuid != self.uuid:  # ingest found that it is an older copy
             raise _replaced()
-        if newest is not None and (not isinstance(next_id, int) or newest >= next_id):
-            raise StoreDamaged(f"there is a message {newest}, though the next one is to be {next_id}")
+        if not is_fold_point(next_id, folded):
+            raise StoreDamaged(f"all up to {folded} is counted, though the next one is to be {next_id}")
+        if newest is not None and newest > most_given(folded, closed):
+            raise StoreDamaged(f"there is a message {newest}, though all up to {folded} is counted")
         self._newest = max(self._newest, newest or 0)
         return newest or 0
 
@@ -106,7 +112,7 @@ class UploadReader(StoreReader):
         db = self._connection()
         with translated():
             rows = db.execute(
-                "SELECT DISTINCT levels.stream FROM levels JOIN streams"
+                f"SELECT DISTINCT levels.stream FROM {LEVELS} AS levels JOIN streams"  # noqa: S608  # our own names
                 " ON streams.id = levels.stream WHERE (messages > 0 OR bytes > 0) AND priority >= ?",
                 (least_priority,),
             ).fetchall()
@@ -129,6 +135,8 @@ class UploadReader(StoreReader):
         db = self._connection()
         with translated():
             condition, chosen = self._condition(db, only, without)
+            if gone := self._gone.among(db, after, up_to):
+                condition += f" AND id NOT IN ({','.join(map(str, gone))})"
             ids, reached = self._ids(db, after, up_to, limit, max_bytes, condition, chosen)
             rows = db.execute(
                 f"SELECT {READ_COLUMNS} FROM messages WHERE id IN {IN} ORDER BY id",  # noqa: S608  # our own names

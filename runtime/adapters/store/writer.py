@@ -6,9 +6,9 @@ Invariants:
    files that can be found there (`file_identity.py`).
    When it raises, none of it counts. Messages found at opening are on disk, too (`wal.py`): else a repeat
    of one would be acknowledged from memory.
-2. One transaction holds what arrived, what was settled, the memory of producers and every counter. So
-   the store never counts its messages, ids are never used again, and a repeat is recognised across crashes
-   and deliveries.
+2. One transaction holds what arrived, what was settled, the memory of producers and every counter: written
+   down, or in rows from which the next opening writes them down (`fold.py`). So the store never counts its
+   messages, ids are never used again, and a repeat is recognised across crashes and deliveries.
 3. The counters in memory (`view`) change only after the commit.
 
 Considered and left: `INSERT OR IGNORE` (swallows NOT NULL failures, too, which would be acknowledged then),
@@ -20,248 +20,44 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from loguru import logger
 
-from runtime.adapters.process.clock import Clock, wall_s_if_set
+from runtime.adapters.process.clock import wall_s_if_set
 from runtime.adapters.store import ledger
 from runtime.adapters.store.counters import (
-    BY_LEVEL,
-    LEAVING,
     QUARANTINED,
-    READ_LEVELS,
-    Evictions,
     Loss,
     StoreCounters,
-    without,
+    overdrawn,
 )
 from runtime.adapters.store.errors import (
-    StoreDamaged,
+    StoreError,
     StoreFull,
-    StoreUnavailable,
     StoreUnreadable,
-    committing,
     translated,
 )
-from runtime.adapters.store.evictions import Policies, create_indexes, victims
-from runtime.adapters.store.file_identity import FileIdentity
-from runtime.adapters.store.holders import Holders
-from runtime.adapters.store.keyless_names import StoreLife
-from runtime.adapters.store.opening import bring_up_to_date, configure
-from runtime.adapters.store.producer_memory import Known, ProducerMemory
-from runtime.adapters.store.quarantine import MOST_BYTES, Quarantine
-from runtime.adapters.store.reader import text_or_bytes
+from runtime.adapters.store.evictions import victims
+from runtime.adapters.store.fold import FOLD_AFTER_S, Unfolded
+from runtime.adapters.store.open_store import OpenStore
 from runtime.adapters.store.recount import AT_OPENING_S, SLICE_S, Recount
-from runtime.adapters.store.statements import IN, SIZE, files_named, insert
-from runtime.adapters.store.stream_names import Streams, give_names_back
-from runtime.adapters.store.vacuum import begin_wal, give_back, spare_bytes, wal_bytes
-from runtime.adapters.store.wal import ends_early, write_again
+from runtime.adapters.store.statements import IN, SIZE, insert
+from runtime.adapters.store.stream_names import give_names_back
 from runtime.core.ingest.admission import Admission
 from runtime.core.ingest.protocol import ProducerKey
-from runtime.core.ingest.quota import NOTHING, Amount, OverflowPolicy
-from runtime.core.ingest.row_repair import is_id, is_number
-from runtime.core.ingest.store_view import Stamp, View
+from runtime.core.ingest.unfolded_rows import MOST_NOTED, pack_gone
 from runtime.core.log_events import LogEvent
-from runtime.core.message import Backlog, StreamName
-from runtime.core.operations.ledger import Ledger
 from runtime.core.settlement import Settled
 
-ALIVE_STEPS = 1_000_000
-"""Instructions of SQLite's virtual machine: a tenth of a second. No ordinary commit takes so many."""
 
-
-class MessageStore:
+class MessageStore(OpenStore):
     """The one writer of messages.db."""
 
-    def __init__(
-        self,
-        path: Path,
-        clock: Clock,
-        *,
-        policies: Policies = (OverflowPolicy.REJECT, frozenset()),
-        max_pages: int | None = None,
-        max_producers: int = 10_000,
-        quarantine_bytes: int = MOST_BYTES,
-        alive: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Open, create or migrate the store. `max_pages` makes a small disk for tests. Raises StoreError.
-
-        `alive` is called every now and then during long work, here and later: by it the loop shows progress.
-        """
-        self._path, self._clock = path, clock
-        self.flush_s = 0.0  # time that the disk took for the last commit
-        write_again(path, alive)
-        with translated():
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=1.0)
-            self._db.text_factory = text_or_bytes  # one value that cannot be decoded is one row's damage
-            self._db.set_progress_handler(alive, ALIVE_STEPS)
-            try:
-                if ends_early(self._db, path):
-                    raise StoreDamaged("the WAL is damaged, in front of commits that were acknowledged")
-                configure(self._db, max_pages)
-                bring_up_to_date(self._db, path)
-                create_indexes(self._db, policies)
-                self._load(max_producers)
-                self._identity = FileIdentity(path)
-                self._life = StoreLife(self._db)
-                aside = ledger.count_quarantine(self._db)
-                with self._transaction():
-                    ledger.open_ledger(self._db, aside, wall_s_if_set(self._clock))
-                self._quarantine = Quarantine(self._db, quarantine_bytes)
-                self._evicted = Evictions()
-                with suppress(StoreUnreadable, StoreFull):  # a later call that needs it meets the error
-                    self.count(AT_OPENING_S)
-            except (KeyError, TypeError, ValueError) as exc:
-                self._db.close()
-                raise StoreDamaged(f"the counters cannot be read: {exc!r}") from exc
-            except BaseException:
-                self._db.close()
-                raise
-
-    # --- opening ---
-
-    def _load(self, max_producers: int) -> None:
-        run = self._db.execute
-        self.uuid, *numbers = run(
-            "SELECT uuid, next_id, next_stream, producers FROM store WHERE id = 1"
-        ).fetchone()
-        if not isinstance(self.uuid, str) or not is_id(numbers[0]) or not all(map(is_number, numbers)):
-            raise TypeError("one of them has the wrong type, or is beyond what a store can come to")
-        self._next_id, next_stream, producers = numbers
-        self._producers = ProducerMemory(self._db, producers, max_producers)
-        self._named = Streams(self._db, next_stream)
-        self._names, self._streams = self._named.names, self._named.numbers
-        self._holders = Holders(self._db)
-        self._set_levels(run(READ_LEVELS).fetchall())
-        self._counted, self._recount = False, None  # type: tuple[bool, Recount | None]
-        run(
-            "INSERT INTO boots (boot_id) VALUES (?) ON CONFLICT (boot_id) DO NOTHING",
-            (self._clock.boot_id(),),
-        )
-        (self._boot,) = run("SELECT id FROM boots WHERE boot_id = ?", (self._clock.boot_id(),)).fetchone()
-
-    def _set_levels(self, levels: Iterable[tuple[int, int, int, int]]) -> None:
-        self._levels: dict[StreamName, dict[int, Amount]] = {}
-        self._total = NOTHING
-        for number, priority, messages, size in levels:
-            amount = Amount(messages, size)
-            level = self._levels.setdefault(self._names[number], {})
-            level[int(priority)] = level.get(int(priority), NOTHING).plus(amount)
-            self._total = self._total.plus(amount)
-
-    # --- figures and views ---
-
-    def stamp(self) -> Stamp:
-        """Time for a stored message: a wall clock that may be wrong is left out: nothing may expire by it."""
-        wall_s = wall_s_if_set(self._clock) if self._clock.synchronised() else None
-        return Stamp(wall_s, self._clock.boot_s(), self._boot)
-
-    def view(self, room_bytes: int, settled: Settled) -> View:
-        """State for the next decision: messages that are settled in the same commit make room for it."""
-        levels, total = without(self._levels, self._total, self._leaving(settled))
-        return View(
-            self._next_id,
-            self._streams,
-            self._named.next_number,
-            levels,
-            total,
-            room_bytes,
-            self._producers.room,
-            self._producers.owned,
-            self._producers.share,
-            self._named.owned,
-            self._holders.view(),
-            self._holders.sole,
-            self._total.minus(total),
-            self._counted,
-        )
-
-    def _leaving(self, settled: Settled) -> list[tuple[StreamName, int, Amount]]:
-        """Messages that the commit of `settled` removes. Damaged rows are ignored, as in the counters."""
-        ids = settled.leaving()
-        if not ids:
-            return []
-        with translated():
-            rows = self._db.execute(f"{LEAVING} WHERE id IN {IN} {BY_LEVEL}", (json.dumps(ids),)).fetchall()
-        return [
-            (self._names[stream], priority, Amount(messages, size))
-            for stream, priority, messages, size in rows
-            if stream in self._names
-        ]
-
-    def known(self, keys: Iterable[ProducerKey]) -> Known:
-        """The remembered sequences of those of these producers that are known."""
-        return self._producers.known(keys)
-
-    def backlog(self) -> Backlog:
-        """Messages and bytes stored; `oldest_id` is left to the reader."""
-        return Backlog(self._total.messages, self._total.bytes, None)
-
-    def figures(self) -> dict[str, int]:
-        """Figures for `edgectl status`."""
-        return {
-            "messages": self._total.messages,
-            "bytes": self._total.bytes,
-            **self._named.figures(),
-            "producers": self._producers.count,
-            "next_id": self._next_id,
-        }
-
-    def ledger(self) -> Ledger | None:
-        """Where every message is that was ever stored."""
-        with translated():
-            return ledger.read_ledger(self._db)
-
-    @property
-    def name_counts(self) -> tuple[int, int]:
-        """The number of streams of this device itself that have a name, and of leaves."""
-        return self._named.counts
-
-    @property
-    def next_id(self) -> int:
-        """The next id; all ids below were given."""
-        return int(self._next_id)
-
-    def rename(self) -> None:
-        """Go on as another store, with a new uuid: this store has given the ids that come before."""
-        name = uuid.uuid4().hex
-        with translated(), self._transaction():
-            self._life.keep_names(self.uuid)
-            self._db.execute("UPDATE store SET uuid = ?", (name,))
-        self.uuid = name
-
-    def check_in_place(self) -> None:
-        """Raises StoreUnavailable where the store's files were removed."""
-        try:
-            self._identity.check()
-        except StoreUnavailable:
-            self._identity.leave(self._db)
-            raise
-
-    def spare_bytes(self) -> int:
-        """Free space inside the file that deletes have left."""
-        with translated():
-            return spare_bytes(self._db)
-
-    def wal(self) -> tuple[int, int]:
-        """Size of the WAL, and the growth of the database when the WAL is copied into it."""
-        with translated():
-            return wal_bytes(self._db, self._path)
-
-    def begin_wal(self) -> bool:
-        """Copy the WAL into the database and truncate it; False where another process reads from it."""
-        with translated():
-            return begin_wal(self._db)
-
-    def files_named(self, names: Iterable[str]) -> set[str]:
-        """Those of these files that messages name, in quarantine too."""
-        with translated():
-            return files_named(self._db, names)
+    def _opened(self) -> None:
+        with suppress(StoreUnreadable, StoreFull):  # a later call that needs it meets the error
+            self.count(AT_OPENING_S)
 
     # --- the commit ---
 
@@ -270,43 +66,117 @@ class MessageStore:
         if not settled and (admission is None or not (admission.rows or admission.evictions)):
             return []
         assert admission is None or admission.view.next_id == self._next_id, "decided on what is stored now"
-        changes = StoreCounters(
-            self._next_id, self._names, left=[] if self._recount or self._holders.several else None
-        )
         self._quarantine.begin()
         self._life.begin()
         with translated(), self._transaction():
-            if settled:
-                self._settle(settled, changes)
-            if admission is not None:
-                self._evict(admission, changes)
-                self._store(admission, changes)
-            if settled.requeued:
-                self._quarantine.requeue(settled.requeued, changes, self.uuid)
-            self._quarantine.trim(changes)
-            self._count(changes, admission)
+            changes = self._insert_only(admission, settled) or self._commit_whole(admission, settled)
         return self._apply(changes, admission)
 
+    def _changes(self) -> StoreCounters:
+        left: list[tuple[int, int, int, int]] | None = [] if self._recount or self._holders.several else None
+        return StoreCounters(self._next_id, self._names, left=left)
+
+    def _insert_only(self, admission: Admission | None, settled: Settled) -> StoreCounters | None:
+        """An ordinary commit (`fold.py`); None where this one has more to write than rows."""
+        if admission is None or not self._is_ordinary(admission, settled):
+            return None
+        changes, rows = self._changes(), self._rows(settled.delivered)
+        for row in rows:
+            changes.removed(*row, lost=None)
+        has_file = any(file is not None for *_, file in rows)
+        if changes.doubtful or has_file or overdrawn(changes, self._levels.levels):
+            return None
+        changes.noted = {number for number, *_ in rows}
+        if not self._unfolded.has_room(len(admission.rows), admission.disk_bytes, len(rows)):
+            return None
+        self._insert(admission, changes)
+        if rows:
+            first = admission.rows[0][0]
+            note = pack_gone(first, changes.noted)
+            self._db.execute("UPDATE messages SET gone = ? WHERE id = ?", (note, first))
+        return changes
+
+    def _is_ordinary(self, admission: Admission, settled: Settled) -> bool:
+        """True if the rows of this commit tell all that it changes, but for what it delivers."""
+        return (
+            bool(admission.rows)
+            and not self._closed
+            and admission.rows_tell_all
+            and not (admission.evictions or admission.new_streams)
+            and len(settled.delivered) <= MOST_NOTED
+            and not (settled.quarantined or settled.dropped or settled.requeued or settled.discarded)
+            and self._recount is None
+            and not self._quarantine.is_overfull
+            and not self._evicted.among(settled.delivered)
+            and self._holders.has_room(admission)
+            and self._producers.has_rows(admission)
+        )
+
+    def _rows(self, ids: Sequence[int]) -> list[tuple[int, int, int, int, str | None]]:
+        """Id, stream, priority, size and file of those of these messages that are stored."""
+        wanted = [number for number in ids if number not in self._unfolded.gone]
+        if not wanted:
+            return []
+        return self._db.execute(
+            f"SELECT id, stream, priority, {SIZE}, file FROM messages WHERE id IN {IN}",  # noqa: S608
+            (json.dumps(wanted),),
+        ).fetchall()
+
+    def _commit_whole(self, admission: Admission | None, settled: Settled) -> StoreCounters:
+        """A commit that folds: with every row and counter that it changes."""
+        changes = self._changes()
+        self._write_unfolded()
+        if settled:
+            self._settle(settled, changes)
+        if admission is not None:
+            self._evict(admission, changes)
+            self._store(admission, changes)
+        if settled.requeued:
+            self._quarantine.requeue(settled.requeued, changes, self.uuid)
+        self._quarantine.trim(changes)
+        self._count(changes, admission)
+        return changes
+
+    # --- the fold ---
+
+    def fold(self) -> None:
+        """Write the counters of what was committed since the last fold."""
+        if self._unfolded.since_s is not None:
+            with translated(), self._folding():
+                pass
+
+    def fold_if_due(self, after_s: float = FOLD_AFTER_S) -> None:
+        """Fold where the last one is so long ago."""
+        since_s = self._unfolded.since_s
+        if since_s is not None and self._clock.boot_s() - since_s >= after_s:
+            self.fold()
+
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """Everything in it is on disk at the end, or nothing."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
+    def _folding(self) -> Iterator[None]:
+        """A transaction in which all counters are on disk; what is done in it is no commit of messages."""
+        with self._transaction():
+            self._write_unfolded()
             yield
-            began_s = time.perf_counter()
-            with committing():
-                self._db.execute("COMMIT")
-            assert not self._db.in_transaction, "what is acknowledged was committed"
-            self.flush_s = time.perf_counter() - began_s
-            self.check_in_place()  # else the commit is on disk in files that have no name
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
+        self._folded()
+
+    def _write_unfolded(self) -> None:
+        if self._unfolded.since_s is not None:
+            self._unfolded.write(self._db)
+            self._producers.write_unfolded()
+            self._db.execute("UPDATE store SET next_id = ?1, folded = ?1 - 1", (self._next_id,))
+
+    def _folded(self) -> None:
+        self._unfolded = Unfolded()
+        self._producers.folded()
 
     def _store(self, admission: Admission, changes: StoreCounters) -> None:
         if admission.new_streams:
             self._named.store(admission)
+        self._insert(admission, changes)
+        if admission.producers:
+            self._producers.store(admission)
+
+    def _insert(self, admission: Admission, changes: StoreCounters) -> None:
         if admission.has_keyless:
             self._life.assign_ids(self._next_id, self.uuid)
         insert(self._db, admission.rows, admission.details)
@@ -314,8 +184,6 @@ class MessageStore:
         changes.next_id = admission.next_id
         for level, amount in admission.added.items():
             changes.added(*level, amount)
-        if admission.producers:
-            self._producers.store(admission)
 
     def _settle(self, settled: Settled, changes: StoreCounters) -> None:
         wall_s = wall_s_if_set(self._clock)
@@ -349,12 +217,13 @@ class MessageStore:
             self._remove(victims(self._db, eviction, streams, self._holders), changes, eviction.policy)
 
     def _count(self, changes: StoreCounters, admission: Admission | None) -> None:
-        ledger.write_counters(self._db, changes, self._levels)
+        ledger.write_counters(self._db, changes, self._levels.levels)
         if changes.lost:
             ledger.log_losses(self._db, changes, self.stamp(), wall_s_if_set(self._clock))
         assert changes.next_id >= self._next_id, "ids only grow"
         self._db.execute(
-            "UPDATE store SET next_id = ?, next_stream = next_stream + ?, producers = producers + ?",
+            "UPDATE store SET next_id = ?1, folded = ?1 - 1, closed = 0, next_stream = next_stream + ?2, "
+            "producers = producers + ?3",
             (changes.next_id, *self._growth(admission)),
         )
 
@@ -368,26 +237,31 @@ class MessageStore:
     def _apply(self, changes: StoreCounters, admission: Admission | None) -> list[Loss]:
         """Bring the counters in memory up to date: the commit is on disk. Returns the losses."""
         _, met = self._growth(admission)
+        self._set_unfolded(changes, admission)
         self._quarantine.committed()
         self._evicted.committed(changes)
         self._life.committed()
         self._next_id = changes.next_id
         if admission is not None:
             self._named.committed(admission)
-            self._producers.committed(admission, met)
+            self._producers.committed(admission, met, folded=changes.noted is None)
         if self._recount is not None:
             self._recount.left(changes.left or ())  # while their owners are known
         if self._holders.committed(admission, changes.left or (), changes.back):
             self._counted, self._recount = False, None  # the owners of the stored messages were not counted
         if changes.recounted is not None:
             self._counted, self._recount = not self._holders.several, None
-            self._set_levels(changes.recounted)
-            return changes.losses(self._names)
-        for (number, priority), change in changes.levels.items():
-            level = self._levels.setdefault(self._names[number], {})
-            level[priority] = level.get(priority, NOTHING).plus(change.amount)
-            self._total = self._total.plus(change.amount)
+            self._levels.set(changes.recounted)
+        else:
+            self._levels.committed(changes)
         return changes.losses(self._names)
+
+    def _set_unfolded(self, changes: StoreCounters, admission: Admission | None) -> None:
+        if changes.noted is None:
+            self._closed = False
+            self._folded()
+        elif admission is not None:
+            self._unfolded.add(changes, len(admission.rows), admission.disk_bytes, self._clock.boot_s())
 
     @property
     def counting(self) -> bool:
@@ -398,6 +272,8 @@ class MessageStore:
         """Count some more of the messages; True if all were counted since the opening (`recount.py`)."""
         if self._counted:
             return True
+        if self._recount is None:
+            self.fold()  # it compares the counters on disk with the rows
         # not kept here meanwhile: after an error the count begins again
         recount, self._recount = self._recount or Recount(self._holders.owner_of), None
         with translated():
@@ -409,25 +285,20 @@ class MessageStore:
             if wrong or recount.changes_ledger(self._db):
                 with self._transaction():
                     levels = recount.write(self._db)
-                self._set_levels(levels)
+                self._levels.set(levels)
             if wrong:
                 logger.bind(event=LogEvent.COUNTERS_CORRECTED).error("counters were off: {}", wrong)
         self._holders.counted(recount.held)
         self._counted = True
         return True
 
-    def vacuum(self, pages: int, keep_free_pages: int = 0) -> bool:
-        """Give up to `pages` free pages back to the disk; True if there are more to give."""
-        with translated():
-            return give_back(self._db, self._path, pages, keep_free_pages)
-
     def give_back_streams(self, most: int) -> bool:
         """Give back names of streams with nothing stored, up to `most`; True if there were any."""
         if self._recount is not None:
             return False  # the recount may hold numbers of them
-        with translated(), self._transaction():
+        with translated(), self._folding():
             earlier = give_names_back(self._db, most)
-        return earlier is not None and self._named.gave_back(earlier, self._levels)
+        return earlier is not None and self._named.gave_back(earlier, self._levels.levels)
 
     def crowded(self, room: int | None = None) -> bool:
         """True if `room` more producers, or a tenth of all, would not fit."""
@@ -435,14 +306,16 @@ class MessageStore:
 
     def forget_producers(self, older_than_s: float, but: Iterable[ProducerKey] = ()) -> int:
         """Forget up to a fifth of all producers: those silent for longest, and for `older_than_s`."""
-        with translated(), self._transaction():
+        with translated(), self._folding():
             gone = self._producers.forget(self.stamp(), older_than_s, but)
         self._producers.forgotten(gone)
         return len(gone)
 
     def close(self) -> None:
-        """Close the file; never raises, so that a failing disk can be left."""
-        try:
-            self._db.close()
-        except sqlite3.Error:  # e.g. EIO at the last checkpoint: the WAL stays, and is read at the next open
-            return
+        """Fold, and close the file; never raises. Where that fails the next opening folds."""
+        with suppress(StoreError, sqlite3.Error):
+            if not self._closed:
+                with translated(), self._folding():
+                    self._db.execute("UPDATE store SET closed = 1")
+                self._closed = True
+        self.leave()

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from runtime.core.ingest.message_fields import NO_DETAILS, Details, Values
-from runtime.core.ingest.new_names import NO_LEAVES, LeafTerms, Objection, objection_to_streams
+from runtime.core.ingest.new_names import NO_LEAVES, LeafTerms, objection_to_streams
 from runtime.core.ingest.ownership import key_prefix
 from runtime.core.ingest.protocol import (
     Code,
@@ -56,16 +56,22 @@ from runtime.core.ingest.quota import (
     Quota,
     QuotaUsage,
 )
+from runtime.core.ingest.refused_request import (
+    RETRY_FULL_MS,
+    RETRY_SOON_MS,
+    RefusedRequest,
+    not_taken,
+    refuse_if,
+    where_full,
+)
 from runtime.core.ingest.sequences import Fate, Sequences
 from runtime.core.ingest.store_view import Stamp, View
 from runtime.core.ingest.taken_files import NotTaken, TakenFile, WantedFile, spool_name
+from runtime.core.ingest.unfolded_rows import StoredRequest
 from runtime.core.message import StreamName
 
-RETRY_FULL_MS = 1_000
-RETRY_SOON_MS = 100
 EVICTED_AT_ONCE = 5_000
 """Most messages evicted by one commit: 30 ms. Only a limit lowered over a large backlog asks for more."""
-ROW_OVERHEAD_BYTES = 128  # what a row takes on disk beside its payload and texts, generously
 
 
 class MeasureFiles(NamedTuple):
@@ -84,16 +90,6 @@ class TakeFiles(NamedTuple):
     """The part of the request that takes no further room: its files are only renamed."""
     evictions_before: int
     """The number of evictions that were booked before room was made for this request."""
-
-
-class _Refusal(Exception):
-    """Leaves the decision on one request; carries the reply, and what may give way for its next attempt."""
-
-    def __init__(
-        self, code: Code, message: str, retry_after_ms: int | None = None, trim: Eviction | None = None
-    ) -> None:
-        self.reply = Refusal(code, message, retry_after_ms)
-        self.trim = trim
 
 
 @dataclass
@@ -132,6 +128,8 @@ class Admission:
         self._named_by: dict[StreamName, str] = {}
         self._trimming = False
         self.has_keyless = False
+        self.rows_tell_all = True
+        """What the producers' memory gains can be read off the rows (`unfolded_rows.py`)."""
         self.wants_count = False
         """A request found no room by counters that may be wrong: count, then decide again."""
 
@@ -160,7 +158,7 @@ class Admission:
             if plan.fresh:
                 self._make_room(plan, 0)
             return self._keep(plan)
-        except _Refusal as refusal:
+        except RefusedRequest as refusal:
             return self._refused(refusal, evictions)
 
     def measured(self, asked: MeasureFiles, sizes: Sequence[int], *, copied: bool) -> Refusal | TakeFiles:
@@ -173,18 +171,18 @@ class Admission:
         evictions = len(self._usage.evictions)
         try:
             self._make_room(plan, bytes_on_disk)
-        except _Refusal as refusal:
+        except RefusedRequest as refusal:
             return self._refused(refusal, evictions)
         return TakeFiles(asked.files, plan, bytes_on_disk, evictions)
 
     def taken(self, asked: TakeFiles, result: Sequence[TakenFile] | NotTaken) -> Reply:
         """Keep the request whose files were taken; refuse it where they were not."""
         if isinstance(result, NotTaken):
-            return self._refused(_not_taken(result), asked.evictions_before)
+            return self._refused(not_taken(result), asked.evictions_before)
         self.disk_bytes -= asked.bytes_on_disk
         return self._keep(asked.plan.with_files(result))
 
-    def _refused(self, refusal: _Refusal, evictions: int) -> Refusal:
+    def _refused(self, refusal: RefusedRequest, evictions: int) -> Refusal:
         """Withdraw what was booked for a refused request."""
         self._usage.withdraw(evictions)
         if refusal.trim is not None and not self._trimming:
@@ -205,7 +203,9 @@ class Admission:
             prefix = f"{prefix[:-1]}+{content:x}/"
         files = file_indexes(runs)
         if files and (put.producer is None or any(put.payloads[index] for index in files)):
-            raise _Refusal(Code.BAD_FIELD, "a file needs a key (producer, boot, sequence) and no payload")
+            raise RefusedRequest(
+                Code.BAD_FIELD, "a file needs a key (producer, boot, sequence) and no payload"
+            )
         return PutPlan(put, memory, content, collides, fresh, runs, prefix, files)
 
     def _keep(self, plan: PutPlan) -> Stored:
@@ -228,7 +228,16 @@ class Admission:
         else:
             remember(memory, put.first_sequence, fresh, first_id)
         memory.note_content(*sequences_of(put), content)
-        if len(fresh) == len(put.payloads):
+        whole = len(fresh) == len(put.payloads)
+        if whole and not collides:
+            self._mark(
+                StoredRequest(
+                    put.producer, self.is_apart(put.producer), *sequences_of(put), first_id, content
+                )
+            )
+        else:
+            self.rows_tell_all = False
+        if whole:
             return Stored(range(first_id, self.next_id), warnings=tuple(warnings))
         return self._stored(put, memory, len(put.payloads) - len(fresh), warnings)
 
@@ -246,7 +255,7 @@ class Admission:
         memory = self.producers.get(key) or self.known.get(key)
         if memory is None:
             if not self._may_add_producer(key.owner):
-                raise _Refusal(
+                raise RefusedRequest(
                     Code.TOO_MANY_PRODUCERS,
                     "too many producers were active lately to remember one more",
                     RETRY_FULL_MS * 10,
@@ -262,13 +271,13 @@ class Admission:
         return self.view.producers_of.get(owner, 0) + new.count(owner) < self.view.producers_in_share
 
     def _fresh(self, put: Put, memory: Sequences | None) -> range | list[int]:
-        """The indexes of the payloads that are not stored yet. Raises _Refusal where that is forgotten."""
+        """The indexes of the payloads that are not stored yet. Raises RefusedRequest if that is forgotten."""
         everything = range(len(put.payloads))
         if memory is None or memory.expected is None or put.first_sequence >= memory.expected:
             return everything
         fates = [memory.fate(put.first_sequence + index) for index in everything]
         if Fate.FORGOTTEN in fates:
-            raise _Refusal(
+            raise RefusedRequest(
                 Code.SEQUENCE_FORGOTTEN,
                 f"sequences below {memory.floor} are forgotten: whether this was stored cannot be told",
             )
@@ -280,17 +289,17 @@ class Admission:
             return
         of_leaves = [name for name in missing if name.leaf is not None]
         if of_leaves:
-            _refuse_if(self.leaves.objection_to_new(self.view.streams, self.new_streams, of_leaves))
+            refuse_if(self.leaves.objection_to_new(self.view.streams, self.new_streams, of_leaves))
         if own := len(missing) - len(of_leaves):
             owned = [*self._named_by.values()].count(put.owner) + self.view.streams_of.get(put.owner, 0)
             there = (*self.view.streams, *self.new_streams)
-            _refuse_if(objection_to_streams(self.quota, there, owned, own))
+            refuse_if(objection_to_streams(self.quota, there, owned, own))
 
     def _check_leaves(self, runs: Sequence[Run]) -> None:
         for run in runs:
             name, via = run.described.name, run.described.via
             if via or name.leaf is not None:
-                _refuse_if(self.leaves.objection(name, via))
+                refuse_if(self.leaves.objection(name, via))
 
     def _fit_leaves(self, amounts: Mapping[StreamName, Amount]) -> None:
         """Refuse what a leaf has no room for. Its limit refuses, whatever the policy of the store is."""
@@ -298,10 +307,12 @@ class Admission:
         for leaf in {name.leaf for name in amounts if name.leaf is not None}:
             wanted = sum(amount.messages for name, amount in amounts.items() if name.leaf == leaf)
             if wanted > most:
-                raise _Refusal(Code.EXCEEDS_LIMIT, f"the request alone exceeds the limit of leaf {leaf}")
+                raise RefusedRequest(
+                    Code.EXCEEDS_LIMIT, f"the request alone exceeds the limit of leaf {leaf}"
+                )
             if self._usage.leaf_messages(leaf) + wanted > most:
                 self._believe_counters(Code.LEAF_FULL, f"leaf {leaf}")
-                raise _Refusal(Code.LEAF_FULL, f"leaf {leaf} is full", RETRY_FULL_MS)
+                raise RefusedRequest(Code.LEAF_FULL, f"leaf {leaf} is full", RETRY_FULL_MS)
 
     def _make_room(self, plan: PutPlan, bytes_on_disk: int) -> None:
         """Book the evictions that let it in, or refuse it; `bytes_on_disk` of it are there already."""
@@ -318,18 +329,18 @@ class Admission:
         total = self.quota.total
         self._fit(put, None, self._usage.total, wanted, total)
         to_write = wanted.minus(Amount(0, bytes_on_disk)) if bytes_on_disk else wanted
-        if _disk_bytes(to_write) > self.view.room_bytes - self.disk_bytes:
+        if to_write.disk_bytes > self.view.room_bytes - self.disk_bytes:
             self._evict(put, None, to_write, total.policy, Code.DISK_FULL)
 
     def _fit(self, put: Put, name: StreamName | None, used: Amount, wanted: Amount, limit: Limit) -> None:
         if limit.fits(used, wanted):
             return
         if not limit.most.covers(wanted):
-            raise _Refusal(
+            raise RefusedRequest(
                 Code.EXCEEDS_LIMIT, f"the request alone exceeds the limit of {name or 'the store'}"
             )
         code = Code.STREAM_FULL if name else Code.STORE_FULL
-        self._believe_counters(code, _where(name, code))
+        self._believe_counters(code, where_full(name, code))
         if limit.policy is not OverflowPolicy.REJECT:
             self._trim(put, name, used, limit, code)
         shared = name is None and limit.policy is OverflowPolicy.REJECT
@@ -346,28 +357,30 @@ class Admission:
             return
         trim = self._eviction(put, name, piece, limit.policy)
         if self._usage.can_free(trim):
-            raise _Refusal(code, "the limit was lowered: room is being made", RETRY_SOON_MS, trim)
+            raise RefusedRequest(code, "the limit was lowered: room is being made", RETRY_SOON_MS, trim)
 
     def _evict(
         self, put: Put, name: StreamName | None, amount: Amount, policy: OverflowPolicy, code: Code
     ) -> None:
-        where = _where(name, code)
+        where = where_full(name, code)
         if policy is OverflowPolicy.REJECT:
-            raise _Refusal(code, f"{where} is full", RETRY_FULL_MS)
+            raise RefusedRequest(code, f"{where} is full", RETRY_FULL_MS)
         self._believe_counters(code, where)
         eviction = self._eviction(put, name, amount, policy)
         if name is None and (most := self._usage.largest_holder(self.quota.total.most)) is not None:
             theirs = replace(eviction, owner=most)
             eviction = theirs if self._usage.can_free(theirs) else eviction
         if not self._usage.can_free(eviction):
-            raise _Refusal(code, f"{where} is full, and nothing in it may give way", RETRY_FULL_MS)
+            raise RefusedRequest(code, f"{where} is full, and nothing in it may give way", RETRY_FULL_MS)
         self._usage.evict(eviction)
 
     def _believe_counters(self, code: Code, where: str) -> None:
         """Refuse while the counters are not verified: where one decides, every message was counted once."""
         if not self.view.counted:
             self.wants_count = True
-            raise _Refusal(code, f"{where} seems full: what is stored is being counted first", RETRY_SOON_MS)
+            raise RefusedRequest(
+                code, f"{where} seems full: what is stored is being counted first", RETRY_SOON_MS
+            )
 
     def _eviction(
         self, put: Put, name: StreamName | None, amount: Amount, policy: OverflowPolicy
@@ -394,7 +407,7 @@ class Admission:
         ids = range(self.next_id, self.next_id + len(indexes))
         keys = keys_of(put, indexes, prefix)
         self.rows += [
-            (number, *columns, key, size, payloads[index])
+            (number, *columns, key, size, payloads[index], None)
             for number, key, size, index in zip(ids, keys, sizes, indexes, strict=True)
         ]
         self.next_id = ids.stop
@@ -402,12 +415,15 @@ class Admission:
         if described.stored is not NO_DETAILS:
             self._store_details(described.stored, ids, keys)
 
+    def _mark(self, request: StoredRequest) -> None:
+        self.rows[-1] = (*self.rows[-1][:-1], request.pack())
+
     def _count(self, name: StreamName, level: tuple[int, int], amount: Amount, owner: str) -> None:
         before, held = self.added.get(level), (owner, level[1])
         self.added[level] = amount if before is None else before.plus(amount)
         self.added_by[held] = self.added_by.get(held, NOTHING).plus(amount)
         self._usage.add(name, amount, owner)
-        self.disk_bytes += _disk_bytes(amount)
+        self.disk_bytes += amount.disk_bytes
 
     def _store_details(self, details: Details, ids: Sequence[int], keys: Sequence[str | None]) -> None:
         for number, key in zip(ids, keys, strict=True):
@@ -427,23 +443,3 @@ class Admission:
     ) -> Stored:
         ids = [memory.id_of(put.first_sequence + index) for index in range(len(put.payloads))]
         return Stored(ids, repeated, tuple(warnings))
-
-
-def _refuse_if(objection: Objection | None) -> None:
-    if objection is not None:
-        raise _Refusal(*objection)
-
-
-def _where(name: StreamName | None, code: Code) -> str:
-    return f"stream {name}" if name else "the disk" if code is Code.DISK_FULL else "the store"
-
-
-def _disk_bytes(amount: Amount) -> int:
-    return amount.bytes + amount.messages * ROW_OVERHEAD_BYTES
-
-
-def _not_taken(why: NotTaken) -> _Refusal:
-    code = Code.DISK_FULL if why.full else Code.STORE_UNAVAILABLE
-    return _Refusal(
-        code if why.passing else Code.BAD_FIELD, why.reason, RETRY_FULL_MS if why.passing else None
-    )

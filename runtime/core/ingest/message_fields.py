@@ -290,7 +290,9 @@ class MessageRow(NamedTuple):
     key: str | None
     bytes: int
     payload: Payload
+    request: int | None
+    """Of the last row of a request with a key: see `unfolded_rows.py`."""
 
 
-Values: TypeAlias = tuple[int, int, int, int, float | None, float, int, str | None, int, Payload]
+Values: TypeAlias = tuple[int, int, int, int, float | None, float, int, str | None, int, Payload, int | None]
 """A `MessageRow` without its names: Python's sqlite3 takes twice the time to bind any other tuple."""

@@ -24,6 +24,8 @@ that invents names without end locks out itself only."""
 LARGEST_BYTES = 2**40
 """More than any message has, with the file that is its payload."""
 
+ROW_OVERHEAD_BYTES = 128
+"""What a row takes on disk beside its payload and texts, generously."""
 TEXTS_BYTES = 20_480
 """More than the properties and names of a message have: JSON writes a quotation mark in two characters."""
 
@@ -61,6 +63,11 @@ class Amount(NamedTuple):
 
     def covers(self, other: Amount) -> bool:
         return self.messages >= other.messages and self.bytes >= other.bytes
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes that they take on disk, about."""
+        return self.bytes + self.messages * ROW_OVERHEAD_BYTES
 
 
 NOTHING = Amount()
