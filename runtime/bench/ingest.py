@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.store.writer import MessageStore
 from runtime.adapters.supervisor.rpc import Supervisor
 from runtime.bench import FigureRow
-from runtime.bench.limits import PAYLOAD, echo, flushes_per_s, folder, rows_per_s
+from runtime.bench.limits import PAYLOAD, chain, echo, flushes_per_s, folder, rows_per_s
 from runtime.bench.load import acknowledged_per_s, producing
 from runtime.config import load
 from runtime.layout import Layout
@@ -27,12 +27,23 @@ from runtime.producer import Producer
 
 SETTINGS = "[store]\nmax_bytes = 1000000000000\nmax_messages = 100000000\nmin_free_bytes = 0\n"
 FILL_AT_ONCE = 100_000
+FOLDING_ALWAYS = """
+import sys
+from runtime.__main__ import main
+from runtime.adapters.store import fold
+fold.FOLD_ROWS = 0
+sys.exit(main())
+"""
+"""An ingest whose every commit writes what it changes: rows, memory of producers, counters."""
 
 # Found with a profile of each load; printed beside a figure that is out of reach.
+BARE_COMMIT = (
+    "no REQ producer gets there on such a disk: the chain, a bare ROUTER with a bare commit behind it, "
+    "reaches {bound:.2f}"
+)
 ROUND_TRIP = (
-    "the bare echo and the bare commit one after the other would be {bound:.2f}; ours adds 0.2 ms on caches "
-    "that went cold while it slept: 90 us for a commit of four pages instead of one (the message, its "
-    "producer's memory, two counters), 45 receiving, 20 deciding, 20 answering"
+    "ours adds to the chain what makes a message of it, on caches that went cold while it slept: 45 us "
+    "receiving, 20 deciding, 20 answering, 40 for a row of 11 columns"
 )
 A_CORE = (
     "both cores are busy: a message takes 37 us of ingest's thread (receiving 5, decoding 4, deciding 11, "
@@ -54,8 +65,13 @@ def measure(quick: bool) -> list[FigureRow]:
     rounds, seconds, backlog = (3, 0.4, 100_000) if quick else (5, 1.5, 5_000_000)
     rows = []
     with folder() as where, echo(where) as bare, running(where / "home") as ours:
+        with chain(where) as chained:
+            rows += _one_producer(where, chained, ours, rounds, seconds)
         rows += _shares(where, bare, ours, rounds, seconds)
         rows.append(_written(ours, where / "home", seconds))
+        rows.append(_written_alone(ours, where / "home", seconds))
+        with running(where / "whole", program=("-c", FOLDING_ALWAYS)) as whole:
+            rows.append(_eight(whole, ours, rounds, seconds))
     with folder() as where:
         rows.append(_fsyncs(where, rounds, seconds))
     with folder() as where:
@@ -72,8 +88,7 @@ def _shares(where: Path, bare: str, ours: str, rounds: int, seconds: float) -> l
         FigureRow("bare fdatasync", flushes, "1/s"),
         FigureRow("bare ROUTER echo, 1 producer", alone, "requests/s"),
     ]
-    for name, size, pack, limit, reach, reason in (
-        ("1 producer, 1 message a request, against bare 1-row commits", 1, 1, 1, ">= 0.5", ROUND_TRIP),
+    for name, size, pack, limit, reach, why in (
         ("64 producers, 1 message a request, against a bare ROUTER echo", 64, 1, None, ">= 0.6", A_CORE),
         ("4 producers, 100 messages a request, against bare 100-row commits", 4, 100, 100, ">= 0.5", COLUMNS),
     ):
@@ -84,9 +99,52 @@ def _shares(where: Path, bare: str, ours: str, rounds: int, seconds: float) -> l
             )
             rates.append(acknowledged_per_s(ours, size, pack, seconds))
         bare_rate, rate = statistics.median(limits), statistics.median(rates)
-        why = reason.format(bound=alone / (alone + bare_rate))
         rows.append(FigureRow(name, rate, "acknowledged/s", bare_rate, rate / bare_rate, reach, why))
     return rows
+
+
+def _one_producer(where: Path, chained: str, ours: str, rounds: int, seconds: float) -> list[FigureRow]:
+    """One message a request, against the chain, and beside it against commits that nothing waits for."""
+    turns = [
+        (
+            rows_per_s(where, 1, seconds),
+            acknowledged_per_s(chained, 1, 1, seconds),
+            acknowledged_per_s(ours, 1, 1, seconds),
+        )
+        for _ in range(rounds)
+    ]
+    bare, limit, rate = (statistics.median(each) for each in zip(*turns, strict=True))
+    name, why = "1 producer, 1 message a request, against", BARE_COMMIT.format(bound=limit / bare)
+    return [
+        FigureRow(
+            f"{name} a bare ROUTER with a bare commit behind it",
+            rate, "acknowledged/s", limit, rate / limit, ">= 0.8", ROUND_TRIP,
+        ),
+        FigureRow(f"{name} bare 1-row commits", rate, "acknowledged/s", bare, rate / bare, reason=why),
+    ]  # fmt: skip
+
+
+def _written_alone(endpoint: str, home: Path, seconds: float) -> FigureRow:
+    """Bytes that ingest gave to the disk for a keyed message of 200 B with a commit of its own."""
+    pid = _pid(home)
+    with producing(endpoint, 1, 1) as acknowledged:
+        before, written = acknowledged(), _io(pid)
+        time.sleep(max(seconds, 1.0))
+        messages, written = acknowledged() - before, _io(pid) - written
+    return FigureRow("written to disk for a commit of one message", written / messages, "B", reach="<= 10000")
+
+
+def _eight(whole: str, ours: str, rounds: int, seconds: float) -> FigureRow:
+    """Eight producers, against an ingest that writes its counters in every commit."""
+    pairs = [
+        (acknowledged_per_s(whole, 8, 1, seconds), acknowledged_per_s(ours, 8, 1, seconds))
+        for _ in range(rounds)
+    ]
+    before, after = (statistics.median(each) for each in zip(*pairs, strict=True))
+    return FigureRow(
+        "8 producers, 1 message a request, against an ingest that folds at every commit",
+        after, "acknowledged/s", before, after / before, ">= 1.3", FEW_AT_ONCE,
+    )  # fmt: skip
 
 
 def _written(endpoint: str, home: Path, seconds: float) -> FigureRow:
@@ -170,7 +228,7 @@ def _fill(home: Path, messages: int) -> None:
             (start, end, PAYLOAD),
         )
     db.execute("INSERT INTO levels VALUES (1, 4, ?, ?, ?, 0)", (messages, messages * 200, messages))
-    db.execute("UPDATE store SET next_id = ?, next_stream = 2", (messages + 1,))
+    db.execute("UPDATE store SET next_id = ?1 + 1, folded = ?1, next_stream = 2", (messages,))
     db.close()
 
 
@@ -204,10 +262,10 @@ def _wait_until_it_stands(home: Path) -> None:
 
 
 @contextmanager
-def running(home: Path, *prefix: str) -> Iterator[str]:
+def running(home: Path, *prefix: str, program: Sequence[str] = ("-m", "runtime")) -> Iterator[str]:
     """A real ingest in a home of its own; its endpoint."""
     _prepare(home)
-    command = [*prefix, sys.executable, "-m", "runtime", "--home", str(home), "worker", "ingest"]
+    command = [*prefix, sys.executable, *program, "--home", str(home), "worker", "ingest"]
     with _child(command, home):
         with Producer(_endpoint(home), retry_for_s=30) as producer:
             producer.ping()

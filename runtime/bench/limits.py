@@ -25,6 +25,25 @@ while True:
     socket.send_multipart([peer, empty, b'{"ok":true,"stored":1,"ids":[1]}'])
 """
 
+_CHAIN = """
+import sqlite3, sys, zmq
+database = sqlite3.connect(sys.argv[2], isolation_level=None)
+database.execute("PRAGMA journal_mode = WAL")
+database.execute("PRAGMA synchronous = FULL")
+database.execute("CREATE TABLE messages (id INTEGER PRIMARY KEY, payload BLOB NOT NULL)")
+with open(sys.argv[2] + "-wal", "r+b") as wal:
+    wal.seek(0, 2)
+    wal.write(bytes(4194304))
+socket = zmq.Context().socket(zmq.ROUTER)
+socket.bind(sys.argv[1])
+while True:
+    peer, empty, header, *payloads = socket.recv_multipart()
+    database.execute("BEGIN IMMEDIATE")
+    database.executemany("INSERT INTO messages (payload) VALUES (?)", [(each,) for each in payloads])
+    database.execute("COMMIT")
+    socket.send_multipart([peer, empty, b'{"ok":true,"stored":1,"ids":[1]}'])
+"""
+
 
 @contextmanager
 def folder() -> Iterator[Path]:
@@ -86,8 +105,20 @@ def rows_per_s(where: Path, rows: int, seconds: float) -> float:
 @contextmanager
 def echo(where: Path) -> Iterator[str]:
     """A bare ROUTER that answers every request at once, in a process of its own; its endpoint."""
-    endpoint = f"ipc://{where}/echo"
-    process = subprocess.Popen([sys.executable, "-c", _ECHO, endpoint])
+    with _serving(_ECHO, f"ipc://{where}/echo") as endpoint:
+        yield endpoint
+
+
+@contextmanager
+def chain(where: Path) -> Iterator[str]:
+    """A bare ROUTER with a bare commit behind it: no ingest can be faster to a producer that waits."""
+    with _serving(_CHAIN, f"ipc://{where}/chain", str(where / "chain.db")) as endpoint:
+        yield endpoint
+
+
+@contextmanager
+def _serving(program: str, endpoint: str, *arguments: str) -> Iterator[str]:
+    process = subprocess.Popen([sys.executable, "-c", program, endpoint, *arguments])
     try:
         yield endpoint
     finally:

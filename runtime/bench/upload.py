@@ -350,7 +350,7 @@ class Rig:
                 " VALUES (1000, 4, ?, ?, ?, 0)",
                 (count, count * PAYLOAD_BYTES, count),
             )
-            db.execute("UPDATE store SET next_id = ?, next_stream = 1001", (count + 1,))
+            db.execute("UPDATE store SET next_id = ?1 + 1, folded = ?1, next_stream = 1001", (count,))
         os.sync()  # the writes that are left must not be what ingest's commits wait for
 
     def rate(self, count: int, behind: int = 0) -> float:
