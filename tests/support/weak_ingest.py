@@ -38,6 +38,7 @@ store_them, acknowledge = ingest.IngestLoop._store, ingest.IngestLoop._acknowled
 def weaken(db: sqlite3.Connection, max_pages: int | None) -> None:
     configure(db, max_pages)
     db.execute(f"PRAGMA synchronous = {sys.argv[1]}")
+    db.execute("PRAGMA wal_autocheckpoint = 300")  # a commit has a page or two: else there would be none
 
 
 def die(*_: Any) -> None:
