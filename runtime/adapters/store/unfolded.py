@@ -1,6 +1,6 @@
 """The store as its readers see it: the counters up to the last fold, and the rows beyond.
 
-An ordinary commit inserts rows and writes no counter (`fold.py`). So whoever reads counters adds the rows
+An ordinary commit inserts rows and writes no counter (`fold.py`). So a reader of counters adds the rows
 with an id beyond `store.folded`, of which there are MOST_UNFOLDED at most; and a message that a note in one
 of these rows calls delivered (`core/ingest/unfolded_rows.py`) is gone, though its row is still there. All of
 it stands here: parts of SQL, for a connection that was prepared, each of which is read in one moment.
