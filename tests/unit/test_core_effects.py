@@ -79,6 +79,7 @@ CALLBACKS = {
     "core/delivery/read_planner.py": "fresh_first: a setting; level: counts the send queue",
     "core/delivery/send_queue.py": "passes, may, ready, goes: the link budget's, sender's, packer's",
     "core/delivery/sender.py": "goes: as in engine.py",
+    "core/ingest/unfolded_rows.py": "owner_of: looks up an id in the changes of owner that were read",
 }
 """Modules that are given a function: whose it is, and why it has no effect."""
 
