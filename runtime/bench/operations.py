@@ -9,7 +9,8 @@ Runs alternate, and which of a pair comes first as well: the load of a shared ma
 scraper and a collector take of the processor counts against *on*, though they would run elsewhere. Where
 others use the machine the rates say little; the processor time of the runtime for a message, of all its
 processes together, says the same and hardly depends on them. A run begins when all stands, was scraped twice
-and has pushed: what their start takes is not measured.
+and has pushed: what their start takes is not measured. Last, what it takes while there is nothing to do: a
+rate that one core bounds loses about that share of a core.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ from runtime.producer import Producer
 
 EVERY_S = 5.0
 REACH = ">= 0.98"
+SETTLED_S = 5.0
+"""After so long nothing of a start is left to do."""
 _ON = """
 [observer]
 enabled = true
@@ -64,9 +67,16 @@ def measure(quick: bool) -> list[FigureRow]:
     with _collecting() as collector:
         acknowledged = _alternate(pairs, lambda on: _acknowledged(seconds, collector if on else None))
         delivered = _alternate(pairs, lambda on: _delivered(backlog, collector if on else None))
+        resting = [_resting(2 * seconds, each) for each in (None, collector)]
     return [
         *_rows("acknowledged, 4 producers, 100 a request", "acknowledged/s", acknowledged),
         *_rows("delivered", "msg/s", delivered),
+        FigureRow(
+            "everything on: processor time beyond that of everything off, nothing to do",
+            (resting[1] - resting[0]) * 100,
+            "% of a core",
+            reach="<= 2",
+        ),
         _histogram(),
     ]
 
@@ -129,6 +139,15 @@ def _delivered(backlog: int, collector: _Collector | None) -> _Rates:
             usage.switch(on=True)
             wait_for(lambda: rig.arrivals() >= backlog // 10)
             return _rates(rig.arrivals, processor, lambda: wait_for(lambda: rig.arrivals() >= backlog))
+
+
+def _resting(seconds: float, collector: _Collector | None) -> float:
+    """Processor time a second of a runtime without work: no producer, no platform."""
+    with folder() as where, _running(where / "home", _STORE, collector) as processor:
+        time.sleep(SETTLED_S)
+        began_s, before_s = time.perf_counter(), processor()
+        time.sleep(seconds)
+        return (processor() - before_s) / (time.perf_counter() - began_s)
 
 
 def _rates(count: Callable[[], int], processor: Callable[[], float], work: Callable[[], None]) -> _Rates:
