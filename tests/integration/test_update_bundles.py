@@ -78,6 +78,15 @@ def test_bundles_that_are_not_ours_or_not_whole_say_what_is_wrong(tmp_path: Path
         open_bundle(file, OURS)
 
 
+def test_a_bundle_without_a_signature_is_said_to_be_unsigned(tmp_path: Path) -> None:
+    file = tmp_path / "unsigned.update"
+    with tarfile.open(file, "w") as archive:
+        for name in (MANIFEST, MANIFEST_OF_PART.part.name):
+            archive.addfile(tarfile.TarInfo(name))
+    with pytest.raises(BadBundle, match="is not signed"):
+        open_bundle(file, OURS)
+
+
 def test_a_part_that_was_changed_or_cut_off_is_noticed(tmp_path: Path) -> None:
     damaged = bytearray(PART)
     damaged[len(PART) // 2] ^= 1

@@ -113,6 +113,8 @@ def open_bundle(file: Path, keys: tuple[PublicKey, ...]) -> UpdateBundle:
 
 def _member(archive: tarfile.TarFile, name: str) -> bytes:
     info = archive.next()
+    if name == SIGNATURE and info is not None and info.name != name:
+        raise BadBundle(f"{archive.name!s} is not signed; EDGE_UPDATE_KEY signs it where it is made")
     if info is None or info.name != name or not info.isreg() or info.size > MOST_MANIFEST_BYTES:
         raise BadBundle(f"{archive.name!s} is no bundle: it should begin with {name}")
     content = archive.extractfile(info)
