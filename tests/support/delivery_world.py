@@ -280,6 +280,7 @@ class World:
             if not self.step():
                 if not self.delivery.queue.messages:
                     return
+                self.confirm(self.dropped & self.unconfirmed)  # a stream waits for that
                 self.pass_time(min(10.0, max(0.01, self.delivery.wait_s(self.now))))
         raise AssertionError(f"{len(self.delivery.queue.messages)} left, {self.delivery.connection.state}")
 

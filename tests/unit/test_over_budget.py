@@ -228,3 +228,18 @@ def test_the_status_says_how_often_the_budget_gives_a_unit() -> None:
     world.link.usage.day_units = 8_640
     world.link.set_time(MIDNIGHT, 0.0)
     assert meter.record()["unit_every_s"] is None
+
+
+def test_nothing_passes_a_message_that_was_shed_before_it_is_gone_from_the_store() -> None:
+    """After a crash in between it was sent after those that stood behind it."""
+    world = World()
+    for id in (1, 2, 3):
+        world.store(id, "s")
+    world.store(4, "t")
+    assert world.delivery.shed(lambda message: message.candidate.id == 1, "over_budget", world.now) == 1
+    for turn in (world.step, world.connect, world.step):
+        turn()
+    assert [id for id, _ in world.sent] == [4]
+    world.confirm({1})
+    world.step()
+    assert [id for id, _ in world.sent] == [4, 2, 3]

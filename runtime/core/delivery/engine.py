@@ -21,7 +21,7 @@ from runtime.core.delivery.actions import Action, Candidate, InquireQuota, Repor
 from runtime.core.delivery.connection import ConnectionMachine, ConnectionState, DeliveryLimits
 from runtime.core.delivery.events import Acked, Carried, Cause, Closed, Connected, ConnectionEvent, Lost
 from runtime.core.delivery.link_budget import LinkBudget
-from runtime.core.delivery.outgoing import Outgoing
+from runtime.core.delivery.outgoing import MessageState, Outgoing
 from runtime.core.delivery.sender import Sender
 from runtime.core.delivery.window import CongestionWindow
 from runtime.core.settlement import Settled
@@ -118,7 +118,11 @@ class Delivery:
 
     def confirmed(self, ids: set[int]) -> list[Outgoing]:
         """Ingest removed these messages: they will not be read again. Their records end here."""
-        return self.settled.confirmed(ids)
+        removed = self.settled.confirmed(ids)
+        for message in removed:
+            if message.state is MessageState.SHED:
+                self.queue.shed_confirmed(message)
+        return removed
 
     # -- events --------------------------------------------------------------------------------------
 

@@ -84,6 +84,8 @@ class SendQueue:
         self._streams: dict[Hashable, StreamQueue] = {}
         self._turns: list[tuple[float, int, StreamQueue]] = []
         self._now_turn = 0.0
+        self._shed: dict[Hashable, set[int]] = {}
+        """Messages that were shed and that ingest has not removed yet, by stream."""
         self._turns_ahead: dict[Hashable, float] = {}
         """The turns of streams that have no message in the send queue, where they are not due yet."""
 
@@ -320,6 +322,8 @@ class SendQueue:
         """The message whose turn it is in `stream`, expired ones dropped; None where it has to wait."""
         while stream.waiting and not stream.held:
             message = stream.waiting[0]
+            if message.candidate.stream in self._shed:
+                return None
             expires_s = message.candidate.expires_s
             if expires_s is not None and now >= expires_s and not message.touched:
                 message.become(MessageState.EXPIRED, now)
@@ -332,7 +336,8 @@ class SendQueue:
     def shed(self, goes: Callable[[Outgoing], bool], now: float) -> list[Outgoing]:
         """Remove waiting messages for which `goes` is true and of which nothing was sent.
 
-        Files stay, and parts without which the rest of a batch or of a message would wait for ever.
+        Files stay, and parts without which the rest of a batch or of a message would wait for ever. Their
+        stream waits until ingest has removed them: after a crash they would come after what was sent since.
         """
         gone: list[Outgoing] = []
         for stream in list(self._streams.values()):
@@ -343,8 +348,17 @@ class SendQueue:
                 stream.waiting = deque(one for one in stream.waiting if one.candidate.id not in leaving)
         for message in gone:
             message.become(MessageState.SHED, now)
+            self._shed.setdefault(message.candidate.stream, set()).add(message.candidate.id)
             self.remove(message)
         return gone
+
+    def shed_confirmed(self, message: Outgoing) -> None:
+        """Ingest has removed a message that was shed."""
+        name = message.candidate.stream
+        unconfirmed = self._shed.get(name, set())
+        unconfirmed.discard(message.candidate.id)
+        if not unconfirmed and self._shed.pop(name, None) is not None and name in self._streams:
+            self._queue(self._streams[name])
 
     @staticmethod
     def _may_be_shed(message: Outgoing) -> bool:
