@@ -255,7 +255,8 @@ class Load:
 
     def missing(self) -> set[int]:
         """What was acknowledged and is not in the store; nothing is delivered, for there is no cloud."""
+        acknowledged = set(self.acknowledged)  # before the store is read: it may go on
         with contextlib.closing(sqlite3.connect(self._device.home / "state/messages.db")) as db:
             rows = db.execute("SELECT payload FROM messages").fetchall()
         stored = {int(payload) for (payload,) in rows if bytes(payload).isdigit()}
-        return self.acknowledged - stored
+        return acknowledged - stored
