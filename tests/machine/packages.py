@@ -201,7 +201,7 @@ def life(before: Path, now: Path) -> None:
         (device.root / "etc/systemd/system/multi-user.target.wants/edge-runtime.service").unlink()
         step("again, where an operator disabled it", device.install(now))
         assert device.asked() == ["daemon-reload"], "it stays as it is"
-        device.run("deb-systemd-helper", "enable", "edge-runtime.service")
+        device.run("systemctl", "--root=/", "enable", "edge-runtime.service")
         step("remove", device.run("dpkg", "--remove", "edge-runtime"))
         assert device.asked() == STOPPED
         assert not (device.root / "usr/lib/edge-runtime").exists(), "bytecode stayed"
