@@ -72,6 +72,7 @@ class World:
         self.quarantined: dict[int, str] = {}
         self.dropped: set[int] = set()
         self.unconfirmed: set[int] = set()
+        self.once_dropped: set[int] = set()  # a crash may bring them back, behind what was sent meanwhile
         self.told_refused = 0
         self.asked_why = 0
         self.sent: list[Tag] = []
@@ -179,6 +180,7 @@ class World:
                 "delivered, and no hub has all of it"
             )
             assert id not in self.delivered
+        self.once_dropped |= {id for id, _ in settled.dropped}
         self.delivered += settled.delivered
         self.quarantined.update(settled.quarantined)
         for id, _ in settled.dropped:
@@ -310,7 +312,8 @@ class World:
         for stream, tags in self.first_arrivals().items():
             by_batch: dict[str | None, list[Tag]] = defaultdict(list)
             for tag in tags:
-                by_batch[self.offered(tag[0]).batch].append(tag)
+                if tag[0] not in self.once_dropped:
+                    by_batch[self.offered(tag[0]).batch].append(tag)
             for batch, of_it in by_batch.items():
                 assert of_it == sorted(of_it), f"stream {stream}, batch {batch} arrived as {of_it}"
 
@@ -354,7 +357,7 @@ class World:
             last_s = 0.0
             for tag in tags:
                 offer = self.offered(tag[0])
-                if offer.batch is None:
+                if offer.batch is None or tag[0] in self.once_dropped:
                     continue
                 waited_s = self.sent_at[tag] - last_s
                 assert under_way in (None, offer.batch) or waited_s >= LIMITS.batch_s - 0.001, (

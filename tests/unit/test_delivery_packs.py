@@ -203,6 +203,18 @@ def test_a_message_that_left_the_store_gives_only_its_own_pack_another_name() ->
     assert world.names[6] == {"p:b:6#+5"} and world.names[11] == {"p:b:11#+5"}
 
 
+def test_what_was_dropped_and_is_back_after_a_crash_does_not_tear_a_pack_apart() -> None:
+    world = lines(8)
+    world.delivery.shed(lambda message: message.candidate.id % 2 == 0, "over_budget", world.now)
+    up(world)
+    world.receive()
+    assert world.names[1] == {"p:b:1#+4*2"}
+    world.crash()
+    world.settle_down()
+    assert sent(world)[-2:] == [[1, 3, 5, 7], [2, 4, 6, 8]]
+    assert all(len(names) == 1 for names in world.names.values())
+
+
 @pytest.mark.parametrize("at", [1, 90, 180])
 def test_poison_in_a_pack_costs_twenty_connections_at_most_and_no_other_message(at: int) -> None:
     world = World(window=8, rule=LINES)

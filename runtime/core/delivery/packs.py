@@ -194,12 +194,12 @@ class Packer:
         if len(pack.members) < len(pack.ids) and not self._all_read(pack, stream, now):
             return self._rest(stream, min(now + 0.1, stream.rereads_until_s))
         stream.rereads_until_s = _NEVER
-        together = []
-        for record in stream.waiting:
-            if record.pack is not pack:
-                break
-            together.append(record)
-        for member in pack.members:  # others came between them: they are sent alone
+        together = [record for record in stream.waiting if record.pack is pack]
+        if stream.waiting[len(together) - 1] is not together[-1]:  # what was dropped is back between them
+            others = [record for record in stream.waiting if record.pack is not pack]
+            stream.waiting.clear()
+            stream.waiting.extend((*together, *others))
+        for member in pack.members:
             member.pack = None
         parts = [member.part for member in together if member.part is not None]
         pack.members, pack.ids = together, tuple(member.candidate.id for member in together)
