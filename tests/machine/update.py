@@ -33,8 +33,8 @@ from tests.support.minisign import SigningKey
 from tests.support.update_device import INTERPRETER, Load, UpdateDevice
 
 FIRST = "1.0.0"
-IN_SERVICE = "if __import__('os').environ.get('SUPERVISOR_ENABLED'): "
-"""Only where supervisord runs it: importing it, as `apply` does, shows nothing."""
+IN_SERVICE = "if 'imports' not in __import__('sys').argv: "
+"""Not where `apply` has a version import itself: workers are forked of a process that imported them."""
 ON_TRIAL = {
     "ingest crashes": {"workers/ingest.py": f"{IN_SERVICE}raise RuntimeError('bad')\n"},
     "a worker hangs": {"workers/upload.py": f"{IN_SERVICE}__import__('time').sleep(1e6)\n"},
@@ -44,7 +44,7 @@ ON_TRIAL = {
     "up ends at once": {"cli/up.py": "raise SystemExit(0)\n"},
     "the store cannot be opened": {
         "adapters/store/opening.py": "import sqlite3\n\ndef _no(*_): raise sqlite3.OperationalError('no')\n"
-        "sqlite3.connect = _no if __import__('os').environ.get('SUPERVISOR_ENABLED') else sqlite3.connect\n"
+        "sqlite3.connect = _no if 'imports' not in __import__('sys').argv else sqlite3.connect\n"
     },
     "it fills the memory": {
         "workers/ingest.py": f"{IN_SERVICE}\n    import resource\n    "
