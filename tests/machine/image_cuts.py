@@ -120,13 +120,13 @@ class CutDevice:
         if "FAILED" in start.words:
             self.faults.append(start.words["FAILED"])
         self.acknowledged |= set(start.acknowledged)
+        if last := start.words.get("LAST"):
+            self.bad = False
+            self.lasts.add(last)
         if "APPLIED" in start.words:
             self.apply_s = start.at_s["APPLIED"] - start.at_s["CONFIRMED"]
             self.applied += 1
             self.bad = self.applied % 3 == 0
-        if last := start.words.get("LAST"):
-            self.bad = False
-            self.lasts.add(last)
 
 
 def run(image: Path, cuts: int, seed: int, folder: Path) -> int:
