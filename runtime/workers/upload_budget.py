@@ -75,7 +75,7 @@ class BudgetWatch:
         self._look_at_s = now + LOOK_EVERY_S
         demands = self._demands()
         before = self._forecast.over
-        self._forecast.look(now, left, demands.values())
+        self._forecast.look(now, left, demands)
         if self._forecast.over != before:
             self._log(demands)
         if self._forecast.over and self._shed(demands, left, now):

@@ -13,6 +13,7 @@ from hypothesis.stateful import invariant, rule
 
 from runtime.core.delivery.link_budget import LinkPolicy, parse_hours
 from runtime.core.delivery.packing import PackFormat, PackRule
+from runtime.core.delivery.packs import REREAD_S
 from tests.support.delivery_world import URGENT, World
 from tests.support.depth import deep
 from tests.unit.test_delivery import LANES, DeliveryMachine
@@ -270,3 +271,52 @@ def test_a_stream_whose_packs_take_all_that_waits_leaves_the_others_their_turns(
             turn()
     sends = Counter(world.offered(id).stream for id, _ in world.sent)
     assert abs(sends["packs"] - sends["alone"]) <= 2, sends
+
+
+@pytest.mark.parametrize("meanwhile", ["in flight", "lost"])
+def test_a_member_that_is_read_again_too_late_for_its_pack_goes_alone(meanwhile: str) -> None:
+    """It joined a pack that was joined without it: it counted as delivered, and was never sent."""
+    world = up(lines(3))
+    late = world.offers.pop(3)
+    world.crash()
+    world.delivery.packer.caught_up = lambda stream: False
+    up(world)
+    world.pass_time(REREAD_S)
+    world.step()
+    assert sent(world)[-1] == [1, 2]
+    if meanwhile == "lost":
+        world.lose()
+    world.offers[3] = late
+    assert world.offer(late)
+    world.settle_down()
+    assert world.delivered == [1, 2, 3] and world.names[3] == {"p:b:3"}
+
+
+def test_a_pack_of_which_too_many_left_the_store_for_a_name_goes_one_by_one() -> None:
+    """The name says each gap, and may not be longer than the hub allows."""
+    world = World(rule=LINES)
+    world.payload_bytes = 20
+    for id in range(1, 201):
+        world.store(id, "s")
+    up(world)
+    for id in range(1, 201):
+        if id * id % 7 in (1, 2):
+            del world.offers[id]
+    left = list(world.offers)
+    world.crash()
+    world.settle_down()
+    assert world.delivered == left
+    world.check_order()
+
+
+def test_a_stream_that_has_lingered_and_may_not_go_yet_makes_no_turn_due() -> None:
+    """The caller's next turn was due at once, again and again, for as long as the rate held the stream up."""
+    world = lines(1, replace(LINES, linger_s=10.0))
+    world.store(2, "other")
+    up(world)
+    world.link.set_policy(LinkPolicy(messages_per_s=0.01))
+    world.link.sent(0)
+    world.pass_time(11.0)
+    world.step()
+    assert sent(world) == []
+    assert world.delivery.wait_s(world.now) > 1.0

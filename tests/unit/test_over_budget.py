@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -150,34 +151,47 @@ def demand(waiting: float, stored: float, remedy: OverBudget | None = None) -> S
 def test_a_backlog_of_an_outage_that_the_rest_of_the_day_holds_is_not_given_up() -> None:
     forecast = Forecast()
     for look in range(7):  # 80 wait after 16 hours at 5 an hour; 40 more come
-        forecast.look(look * 20.0, left(0, 8), [demand(80, 80 + look / 36)])
+        forecast.look(look * 20.0, left(0, 8), {"a": demand(80, 80 + look / 36)})
     assert not forecast.over
 
 
 def test_what_comes_faster_than_the_budget_is_seen_before_the_day_is_over() -> None:
     forecast = Forecast()
     for look in range(4):
-        forecast.look(look * 30.0, left(0, 24), [demand(8, 1_000 + look)])  # 120 an hour, 8 wait
+        forecast.look(look * 30.0, left(0, 24), {"a": demand(8, 1_000 + look)})  # 120 an hour, 8 wait
     assert not forecast.over, "less than an hour's share waits"
     for look in range(4, 8):
-        forecast.look(look * 30.0, left(0, 24), [demand(11, 1_000 + look)])
+        forecast.look(look * 30.0, left(0, 24), {"a": demand(11, 1_000 + look)})
     assert forecast.over
     for look in range(8, 60):
-        forecast.look(look * 30.0, left(0, 24), [demand(11, 1_008)])  # nothing comes any more
+        forecast.look(look * 30.0, left(0, 24), {"a": demand(11, 1_008)})  # nothing comes any more
     assert not forecast.over
+
+
+@pytest.mark.parametrize("drift", [1.01, 0.99])
+def test_a_size_that_is_measured_anew_is_no_arrival_and_hides_none(drift: float) -> None:
+    """Of ten million messages that were ever stored, a hundredth counted as a flood, or the flood as none."""
+    quiet, flooded = Forecast(), Forecast()
+    each = 0.05
+    for look in range(8):
+        one = StreamDemand(OverBudget(), each, {4: 220}, 10_000_000)
+        quiet.look(look * 30.0, left(0, 24), {"a": one})
+        flooded.look(look * 30.0, left(0, 24), {"a": replace(one, stored=one.stored + 1_000 * look)})
+        each *= drift
+    assert not quiet.over and flooded.over
 
 
 def test_shortly_before_midnight_nothing_is_given_up_that_tomorrow_holds() -> None:
     forecast = Forecast()
     for look in range(10):
-        forecast.look(look * 10.0, left(240, 0.1), [demand(9, 1_000 + look / 36)])
+        forecast.look(look * 10.0, left(240, 0.1), {"a": demand(9, 1_000 + look / 36)})
     assert not forecast.over
 
 
 def test_nothing_is_foreseen_from_the_first_seconds() -> None:
     forecast = Forecast()
-    forecast.look(0.0, left(0, 24), [demand(500, 500)])
-    forecast.look(5.0, left(0, 24), [demand(500, 600)])
+    forecast.look(0.0, left(0, 24), {"a": demand(500, 500)})
+    forecast.look(5.0, left(0, 24), {"a": demand(500, 600)})
     assert not forecast.over
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -107,13 +107,20 @@ class Forecast:
     def __init__(self) -> None:
         self.over = False
         """The budget cannot hold it."""
+        self._stored: dict[str, int] = {}
+        """Messages that were ever stored, by stream, at the last look."""
+        self._arrived = 0.0
+        """Units that have arrived since the first look."""
         self._arrivals: deque[tuple[float, float]] = deque()
 
-    def look(self, now: float, left: BudgetLeft, demands: Iterable[StreamDemand]) -> None:
-        """Take in what waits and what came."""
-        demands = list(demands)
-        waiting = sum(demand.waiting_units for demand in demands)
-        arriving_per_s = self._observe(now, sum(one.units_each * one.stored for one in demands))
+    def look(self, now: float, left: BudgetLeft, demands: Mapping[str, StreamDemand]) -> None:
+        """Take in what waits and what came, by stream."""
+        waiting = sum(demand.waiting_units for demand in demands.values())
+        for name, demand in demands.items():  # only what is new: its size is measured again all the time
+            more = demand.stored - self._stored.get(name, demand.stored)
+            self._arrived += demand.units_each * max(0, more)
+        self._stored = {name: demand.stored for name, demand in demands.items()}
+        arriving_per_s = self._observe(now)
         needed = waiting + (arriving_per_s or 0.0) * left.ends_in_s
         holds = needed <= left.per_s * left.ends_in_s + left.hourly
         if holds:
@@ -121,16 +128,14 @@ class Forecast:
         elif arriving_per_s is not None and waiting > left.hourly:
             self.over = True
 
-    def _observe(self, now: float, arrived: float) -> float | None:
+    def _observe(self, now: float) -> float | None:
         """Units a second that arrive; None where too little was observed."""
         looks = self._arrivals
-        if looks and arrived < looks[-1][1]:  # another store, or a stream that packs from now on
-            looks.clear()
-        looks.append((now, arrived))
+        looks.append((now, self._arrived))
         while len(looks) > 2 and looks[0][0] < now - OBSERVED_S:
             looks.popleft()
         first_s, first = looks[0]
-        return (arrived - first) / (now - first_s) if now - first_s >= LEAST_OBSERVED_S else None
+        return (self._arrived - first) / (now - first_s) if now - first_s >= LEAST_OBSERVED_S else None
 
 
 def shedding(demands: Mapping[str, StreamDemand], hourly: float) -> dict[str, Shedding]:

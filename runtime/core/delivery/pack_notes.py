@@ -86,8 +86,8 @@ class PackNotes:
         pack = self._earlier.pop(id, None)
         if (pack is not None or id in self._alone) and message.candidate.pieces == 1:
             message.touched = True
-        if pack is None or message.part is None:
-            return
+        if pack is None or pack.closed or message.part is None:
+            return  # a closed pack goes without those that are read again too late
         if pack.members and pack.members[0].stream is not message.stream:
             return  # the rest of it drains in another lane now
         message.pack = pack

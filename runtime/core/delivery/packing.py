@@ -26,7 +26,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from runtime.core.delivery.envelope import Compression, Telemetry, compressed, decompressed
 
@@ -183,8 +183,17 @@ def member_ids(name: str) -> list[str]:
 # -- joining and taking apart -----------------------------------------------------------------------------
 
 
+def may_join(members: Sequence[Telemetry]) -> bool:
+    """True if these make a pack: two or more that are `alike` and ascend, and whose name fits."""
+    ids = [counted(member.mid) for member in members]
+    ascend = all(one[0] == next[0] and one[1] < next[1] for one, next in pairwise(ids))
+    if len(members) < 2 or not ascend or not all(alike(members[0], member) for member in members):
+        return False
+    return named(members[0].mid, [number for _, number in ids])[1] == len(members)
+
+
 def join(members: Sequence[Telemetry], rule: PackRule) -> Telemetry:
-    """The pack of two or more members that are `alike` and ascend, and whose name fits; compressed last."""
+    """The pack of members that `may_join`; compressed last."""
     first = members[0]
     name, fitting = named(first.mid, [counted(member.mid)[1] for member in members])
     assert fitting == len(members) > 1, "members that the name of a pack cannot say"

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from runtime.core.delivery.envelope import Compression, Telemetry
 from runtime.core.delivery.metering import units
 from runtime.core.delivery.pack_cut import FIRST_RATIO, Joinable, fill, joinable, metered
-from runtime.core.delivery.packing import MOST_MEMBERS, PackRule, join
+from runtime.core.delivery.packing import MOST_MEMBERS, PackRule, join, may_join
 
 if TYPE_CHECKING:
     from runtime.core.delivery.link_budget import LinkBudget
@@ -51,15 +51,18 @@ class Pack:
     """The units that the hub bills for it."""
     dissolved: bool = False
     """Its members go one by one."""
+    closed: bool = False
+    """It was sealed or dissolved: no further message joins it."""
 
     def seal(self, telemetry: Telemetry) -> None:
         """Settle what is sent."""
+        self.closed = True
         self.telemetry = telemetry
         self.units = units(metered(telemetry))
 
     def dissolve(self) -> None:
         """Let its members go one by one from now on."""
-        self.dissolved = True
+        self.dissolved = self.closed = True
         for member in self.members:
             member.pack = None
 
@@ -86,6 +89,11 @@ class Packer:
         self._queue = queue
         self._link = link
         self._resting: dict[StreamQueue, None] = {}
+        self._turn_s = 0.0
+
+    def begin_turn(self, now: float) -> None:
+        """The streams that have rested until now may have their turn."""
+        self._turn_s = now
 
     def ready(self, message: Outgoing, now: float) -> bool:
         """True if `message`, at the head of its stream, may go now: alone, or as the first of its pack.
@@ -104,10 +112,14 @@ class Packer:
         return ready
 
     def next_s(self) -> float:
-        """The time at which the next stream has rested long enough."""
+        """The time at which the next stream has rested long enough.
+
+        One that had already in the last turn, and was not sent, waits for something else: a rate, the window.
+        """
         for stream in [stream for stream in self._resting if not stream.waiting]:
             del self._resting[stream]
-        return min((stream.rests_until_s for stream in self._resting), default=_NEVER)
+        ends_s = (stream.rests_until_s for stream in self._resting)
+        return min((end_s for end_s in ends_s if end_s > self._turn_s), default=_NEVER)
 
     # -- a pack of this run --------------------------------------------------------------------------
 
@@ -201,14 +213,14 @@ class Packer:
             stream.waiting.extend((*together, *others))
         for member in pack.members:
             member.pack = None
-        parts = [member.part for member in together if member.part is not None]
+        parts = [member.part.telemetry for member in together if member.part is not None]
         pack.members, pack.ids = together, tuple(member.candidate.id for member in together)
-        if len(parts) == len(together) > 1:
-            pack.seal(join([part.telemetry for part in parts], pack.rule))
+        if len(parts) == len(together) and may_join(parts):
+            pack.seal(join(parts, pack.rule))
             for member in together:
                 member.pack = pack
         else:
-            pack.dissolved = True
+            pack.dissolve()
         return True
 
     def _all_read(self, pack: Pack, stream: StreamQueue, now: float) -> bool:

@@ -170,6 +170,7 @@ class Sender:
     def send(self, now: float) -> list[Action]:
         """Send what may go on a client that is up."""
         sends: list[Action] = []
+        self.packer.begin_turn(now)
         self.queue.give_way(now, no_room=self.room.look(now).full(stands=True, important=False))
         if self.poison.any_overtaken() and not self._sent_on_client and self.trial is None:
             self._probe(sends, now)
