@@ -27,8 +27,8 @@ _STORED = (
 )
 
 _LEVELS = (
-    "SELECT levels.stream, priority, messages, levels.bytes, stored FROM levels "
-    "JOIN streams ON streams.id = levels.stream"
+    "SELECT levels.stream, priority, sum(messages), sum(levels.bytes), sum(stored) "  # noqa: S608
+    f"FROM {LEVELS} AS levels JOIN streams ON streams.id = levels.stream GROUP BY levels.stream, priority"
 )
 
 READ_S = 0.1
