@@ -14,6 +14,7 @@ from loguru import logger
 from runtime.adapters.process.clock import Clock
 from runtime.adapters.store.disk import BALLAST_BYTES, Disk, WalLimit
 from runtime.adapters.store.errors import StoreFull
+from runtime.adapters.store.fold import FOLD_BYTES
 from runtime.adapters.store.id_watermark import SAVE_EVERY_S, IdWatermark
 from runtime.adapters.store.writer import MessageStore
 from runtime.core.ingest.protocol import ProducerKey
@@ -101,7 +102,9 @@ class Housekeeping:
         if self._wal.alarm and not alarm:
             logger.bind(event=LogEvent.WAL_GROWS).error("{}", self._wal.alarm)
         self._disk.keep_ballast()
-        self._wal.preallocate()
+        self._wal.preallocate(store)
+        if self._room_bytes < FOLD_BYTES and not self._wal.stuck:
+            store.fold()  # messages that are gone hold so much of it
 
     def tidy_if_due(self, store: MessageStore) -> None:
         """Tidy by the clock: where requests always come, no turn is idle."""

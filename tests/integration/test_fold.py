@@ -24,6 +24,9 @@ from runtime.core.ingest.protocol import Put, Refusal, Stored
 from runtime.core.ingest.quota import Amount, Limit, OverflowPolicy, Quota
 from runtime.core.ingest.unfolded_rows import pack_gone
 from runtime.core.settlement import Settled
+from runtime.workers.store_housekeeping import LOOK_AT_DISK_S
+from runtime.workers.store_manager import StoreManager
+from tests.support.harness import Home
 from tests.support.store_tools import WIDE, ObedientClock, copy_as_killed, decide, keep, put, waiting_ids
 
 SMALL = Quota(Limit(Amount(60, 10**9), OverflowPolicy.DROP_OLDEST))
@@ -83,6 +86,11 @@ def views(path: Path) -> dict[str, Any]:
         assert {row.id for row in found} == set(shown["ids"])  # type: ignore[call-overload]
         waits = {name for name, level in streams.levels().items() if level.messages}
         assert upload.stored() >= waits and upload.stored_above(0) >= waits
+        counted = {name: [0, 0, 0] for name in streams.levels()}
+        for by_priority in upload.levels():
+            for at, count in enumerate((by_priority.messages, by_priority.bytes, by_priority.stored)):
+                counted[by_priority.stream][at] += count
+        assert counted == {name: [*level[:3]] for name, level in streams.levels().items()}
     streams.close()
     return shown
 
@@ -400,3 +408,50 @@ def test_a_message_that_is_gone_gives_its_room_back(path: Path) -> None:
         assert not isinstance(reply, Refusal), number
     assert waiting_ids(path) == [38, 39]
     store.close()
+
+
+def test_large_messages_that_are_gone_do_not_keep_their_pages(store: MessageStore) -> None:
+    """Else the disk would seem full, and messages be refused, or give way, until the next fold."""
+    for number in range(8):
+        keep(store, put([bytes(fold.FOLD_BYTES // 4)], producer="p", first=2 + number))
+    spare_bytes = store.spare_bytes()
+    keep(store, put([b"small"], producer="p", first=10), settled=Settled(delivered=[*range(3, 11)]))
+    assert store.spare_bytes() > spare_bytes + fold.FOLD_BYTES
+
+
+def test_a_full_disk_gets_the_room_of_messages_that_are_gone(path: Path) -> None:
+    store = MessageStore(path, ObedientClock(), max_pages=700)
+    for number in range(1, 3):
+        keep(store, put([bytes(1_000_000)], producer="p", first=number))
+    keep(store, put([b"small"], producer="p", first=3), settled=Settled(delivered=[1, 2]))
+    assert rows_beyond(path) == 2, "an ordinary commit noted them"
+    (reply,) = keep(store, put([bytes(1_000_000)], producer="p", first=4))
+    assert isinstance(reply, Stored) and waiting_ids(path) == [3, 4]
+    store.close()
+
+
+def test_a_disk_without_room_gets_that_of_messages_that_are_gone_with_the_next_look(home: Home) -> None:
+    clock = ObedientClock()
+    manager = StoreManager(home.config, clock)
+
+    def offer(payload: bytes, *delivered: int) -> object:
+        clock.boot += LOOK_AT_DISK_S
+        manager.tick()
+        settled = Settled(delivered=delivered)
+        admission = manager.admission((), settled)
+        reply = admission.decide(put([payload]))
+        manager.commit(admission, settled)
+        return reply
+
+    assert isinstance(offer(bytes(1_500_000)), Stored)
+    assert isinstance(offer(bytes(1_500_000)), Stored)
+    manager.close()
+    home.write_config(f"[store]\nmin_free_bytes = {2**50}\n")  # beside what the store has, there is no room
+    manager = StoreManager(home.config, clock)
+    manager.commit(None, Settled(delivered=(1,)))
+    assert isinstance(offer(b"small"), Stored)
+    assert isinstance(offer(b"small", 2), Stored)
+    assert rows_beyond(home.layout.messages_db) > 0, "an ordinary commit noted it"
+    assert isinstance(offer(bytes(2_000_000)), Refusal)
+    assert isinstance(offer(bytes(2_000_000)), Stored)
+    manager.close()

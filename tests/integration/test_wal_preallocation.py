@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -42,7 +44,7 @@ def test_no_commit_changes_the_size_of_the_wal_and_what_it_holds_survives(home: 
 
 def test_a_wal_that_is_begun_again_keeps_its_size(limited: tuple[MessageStore, WalLimit, Path]) -> None:
     store, limit, path = limited
-    limit.preallocate()
+    limit.preallocate(store)
     for _ in range(MANY // 4):
         keep(store, put([b"x" * 12_000]))
     assert _wal(path).stat().st_size == JOURNAL_LIMIT_BYTES
@@ -52,7 +54,7 @@ def test_a_flipped_bit_before_the_zeros_is_found(
     limited: tuple[MessageStore, WalLimit, Path], tmp_path: Path
 ) -> None:
     store, limit, path = limited
-    limit.preallocate()
+    limit.preallocate(store)
     for _ in range(5):
         keep(store, put([b"x"]))
     copy = copy_as_killed(path, tmp_path / "killed")
@@ -69,7 +71,7 @@ def test_a_small_disk_keeps_its_room(store: MessageStore, tmp_path: Path) -> Non
     free_bytes = Disk(tmp_path, DiskReserve()).left_bytes()
     limit = WalLimit(_path(tmp_path), Disk(tmp_path, DiskReserve(free_bytes)))
     before = _wal(_path(tmp_path)).stat().st_size
-    limit.preallocate()
+    limit.preallocate(store)
     assert _wal(_path(tmp_path)).stat().st_size == before < JOURNAL_LIMIT_BYTES
     assert PREALLOCATE_FROM > 1
 
@@ -79,10 +81,51 @@ def test_a_disk_that_takes_half_of_it_gets_it_back(
 ) -> None:
     store, limit, path = limited
     before = _wal(path).stat().st_size
-    limit.preallocate()
+    limit.preallocate(store)
     assert _wal(path).stat().st_size == before
     keep(store, put([b"x"]))
     assert store.backlog().messages == 1
+
+
+def test_no_zeros_go_over_what_another_process_is_writing(
+    limited: tuple[MessageStore, WalLimit, Path],
+) -> None:
+    store, limit, path = limited
+    before_bytes = _wal(path).stat().st_size
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        limit.preallocate(store)
+        assert _wal(path).stat().st_size == before_bytes
+        other.execute("COMMIT")
+    limit.preallocate(store)
+    assert _wal(path).stat().st_size == JOURNAL_LIMIT_BYTES
+    keep(store, put([b"x"]))
+    assert store.backlog().messages == 1
+
+
+def test_a_commit_of_another_process_is_never_filled_over(
+    limited: tuple[MessageStore, WalLimit, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes just when the WAL was measured, and has to wait until it is filled."""
+    store, limit, path = limited
+    pwrite, kept = os.pwrite, [0]
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as other:
+        other.execute("CREATE TABLE theirs (x)")
+
+        def write_and_fill(descriptor: int, zeros: bytes, at: int) -> int:
+            monkeypatch.undo()
+            with suppress(sqlite3.OperationalError):
+                other.execute("INSERT INTO theirs VALUES (randomblob(20000))")
+                kept[0] += 1
+            return pwrite(descriptor, zeros, at)
+
+        monkeypatch.setattr(os, "pwrite", write_and_fill)
+        limit.preallocate(store)
+        other.execute("INSERT INTO theirs VALUES (1)")
+        kept[0] += 1
+        copy = copy_as_killed(path, tmp_path / "killed")
+    with closing(sqlite3.connect(copy)) as db:
+        assert db.execute("SELECT count(*) FROM theirs").fetchall() == [(kept[0],)]
 
 
 @pytest.fixture

@@ -143,8 +143,9 @@ class StoreCounters:
     """(id, stream, priority, bytes) of messages that left, for a recount in progress; None without one."""
     back: list[tuple[int, int]] = field(default_factory=list)
     """(priority, bytes) of messages that came back from quarantine."""
-    noted: set[int] | None = None
-    """Deliveries that a row of this commit notes, where it only inserts rows; None where it folds."""
+    noted: dict[int, int] | None = None
+    """Deliveries that a row of this commit notes, where it only inserts rows, and the size of each in bytes;
+    None where it folds."""
     doubtful: bool = False
     """True if a damaged row came or left: it is not known how it was counted."""
     recounted: Sequence[tuple[int, int, int, int]] | None = None

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -108,6 +109,7 @@ class HeldStore(Protocol):
 
     def wal(self) -> tuple[int, int]: ...
     def begin_wal(self) -> bool: ...
+    def write_lock(self) -> AbstractContextManager[None]: ...
 
 
 class WalLimit:
@@ -144,23 +146,24 @@ class WalLimit:
         # pages free inside would be written to the WAL first; and delivered messages are still to leave
         return free_bytes - BALLAST_BYTES
 
-    def preallocate(self) -> None:
+    def preallocate(self, store: HeldStore) -> None:
         """Lengthen the WAL with zeros to the size at which SQLite resets it, where the disk has the room.
 
         Else every commit that lengthens the file makes the file system write the new size to its journal,
         too: twice as much is written, until the WAL has its size, and again after every clean close, which
         removes it. Zeros that are written, not space that is reserved: its first use is written down as well.
-        SQLite ends its reading at zeros, as at the end of the file; nothing writes to the WAL meanwhile, for
-        only ingest does. Called between commits.
+        SQLite ends its reading at zeros, as at the end of the file. Another process may write to the WAL too
+        (a sqlite3 shell, say), and zeros over its commit would end the WAL there: it is measured and filled
+        under SQLite's write lock, and at a later look where that is held. Called between commits.
         """
-        there_bytes = size(self._wal)
         if (
-            there_bytes >= JOURNAL_LIMIT_BYTES
+            size(self._wal) >= JOURNAL_LIMIT_BYTES
             or self._disk.free_bytes() < PREALLOCATE_FROM * JOURNAL_LIMIT_BYTES
         ):
             return
-        with contextlib.suppress(OSError), self._wal.open("r+b", buffering=0) as wal:
-            _fill(wal.fileno(), there_bytes, JOURNAL_LIMIT_BYTES)
+        with contextlib.suppress(OSError, StoreUnavailable), store.write_lock():
+            with self._wal.open("r+b", buffering=0) as wal:
+                _fill(wal.fileno(), os.fstat(wal.fileno()).st_size, JOURNAL_LIMIT_BYTES)
 
     def check(self, room_bytes: int, *, removals: bool = False) -> None:
         """Called before a commit. Raises StoreHeld."""

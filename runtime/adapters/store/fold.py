@@ -26,7 +26,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -43,7 +43,7 @@ from runtime.core.ingest.unfolded_rows import MOST_NOTED, StoredRequest, unpack_
 FOLD_ROWS = MOST_UNFOLDED
 """Rows, and notes of deliveries, between two folds."""
 FOLD_BYTES = 4_194_304
-"""The same in bytes: an opening reads them."""
+"""The same in bytes: an opening reads the rows, and messages that are gone still take room on the disk."""
 FOLD_AFTER_S = 60.0
 _UNFOLDED = (
     f"SELECT id, stream, priority, {SIZE}, key, request, gone FROM messages "  # noqa: S608  # our own names
@@ -63,18 +63,19 @@ class Unfolded:
     """Boot time of the first of these commits; None where there is none."""
     levels: defaultdict[tuple[int, int], Change] = field(default_factory=lambda: defaultdict(Change))
 
-    def has_room(self, rows: int, size_bytes: int, noted: int) -> bool:
-        """True if a commit of so much may go without a fold."""
+    def has_room(self, rows: int, size_bytes: int, noted: Mapping[int, int]) -> bool:
+        """True if a commit of so much, which notes these deliveries, may go without a fold."""
         return (
-            self.rows + len(self.gone) + rows + noted <= FOLD_ROWS
-            and self.bytes + size_bytes <= FOLD_BYTES
-            and noted <= MOST_NOTED
+            self.rows + len(self.gone) + rows + len(noted) <= FOLD_ROWS
+            and self.bytes + size_bytes + sum(noted.values()) <= FOLD_BYTES
+            and len(noted) <= MOST_NOTED
         )
 
     def add(self, changes: StoreCounters, rows: int, size_bytes: int, now_s: float) -> None:
         """Add a commit that is on disk."""
-        self.rows, self.bytes = self.rows + rows, self.bytes + size_bytes
-        self.gone |= changes.noted or set()
+        noted = changes.noted or {}
+        self.rows, self.bytes = self.rows + rows, self.bytes + size_bytes + sum(noted.values())
+        self.gone |= noted.keys()
         self.since_s = now_s if self.since_s is None else self.since_s
         for level, change in changes.levels.items():
             self.levels[level].add(change)

@@ -44,7 +44,7 @@ from runtime.adapters.store.recount import Recount
 from runtime.adapters.store.statements import IN, files_named
 from runtime.adapters.store.stream_names import Streams
 from runtime.adapters.store.unfolded import prepare
-from runtime.adapters.store.vacuum import begin_wal, give_back, spare_bytes, wal_bytes
+from runtime.adapters.store.vacuum import begin_wal, give_back, spare_bytes, take_write_lock, wal_bytes
 from runtime.adapters.store.wal import ends_early, write_again
 from runtime.core.ingest.protocol import ProducerKey
 from runtime.core.ingest.quota import Amount, OverflowPolicy
@@ -238,6 +238,16 @@ class OpenStore:
         """Copy the WAL into the database and truncate it; False where another process reads from it."""
         with translated():
             return begin_wal(self._db)
+
+    @contextmanager
+    def write_lock(self) -> Iterator[None]:
+        """No process writes to the store meanwhile. Raises StoreUnavailable where one does so already."""
+        with translated():
+            take_write_lock(self._db)
+            try:
+                yield
+            finally:
+                self._db.execute("ROLLBACK")
 
     def files_named(self, names: Iterable[str]) -> set[str]:
         """Those of these files that messages name, in quarantine too."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 JOURNAL_LIMIT_BYTES = 4_194_304
@@ -24,14 +26,26 @@ def wal_bytes(db: sqlite3.Connection, path: Path) -> tuple[int, int]:
 
 def begin_wal(db: sqlite3.Connection) -> bool:
     """Copy the whole WAL and truncate it; False, without a wait, where another process reads from it."""
-    timeout_ms = _ask(db, "busy_timeout")
     db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()  # copies what can be copied, also beside a reader
+    with _without_waiting(db):
+        ((busy, _, _),) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    return not busy
+
+
+def take_write_lock(db: sqlite3.Connection) -> None:
+    """Begin a transaction that keeps others from writing; without a wait where another process does so."""
+    with _without_waiting(db):
+        db.execute("BEGIN IMMEDIATE")
+
+
+@contextmanager
+def _without_waiting(db: sqlite3.Connection) -> Iterator[None]:
+    timeout_ms = _ask(db, "busy_timeout")
     db.execute("PRAGMA busy_timeout = 0")
     try:
-        ((busy, _, _),) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        yield
     finally:
         db.execute(f"PRAGMA busy_timeout = {timeout_ms}")
-    return not busy
 
 
 def give_back(db: sqlite3.Connection, path: Path, pages: int, keep_free_pages: int) -> bool:

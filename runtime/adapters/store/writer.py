@@ -66,11 +66,21 @@ class MessageStore(OpenStore):
         if not settled and (admission is None or not (admission.rows or admission.evictions)):
             return []
         assert admission is None or admission.view.next_id == self._next_id, "decided on what is stored now"
+        try:
+            changes = self._write(admission, settled)
+        except StoreFull:
+            if not self._unfolded.gone:
+                raise
+            changes = self._write(admission, settled, whole=True)  # messages that are gone leave their room
+        return self._apply(changes, admission)
+
+    def _write(self, admission: Admission | None, settled: Settled, *, whole: bool = False) -> StoreCounters:
+        """Carry a commit out in one transaction, with a fold where that is wanted or needed."""
         self._quarantine.begin()
         self._life.begin()
         with translated(), self._transaction():
-            changes = self._insert_only(admission, settled) or self._commit_whole(admission, settled)
-        return self._apply(changes, admission)
+            changes = None if whole else self._insert_only(admission, settled)
+            return changes or self._commit_whole(admission, settled)
 
     def _changes(self) -> StoreCounters:
         left: list[tuple[int, int, int, int]] | None = [] if self._recount or self._holders.several else None
@@ -86,8 +96,8 @@ class MessageStore(OpenStore):
         has_file = any(file is not None for *_, file in rows)
         if changes.doubtful or has_file or overdrawn(changes, self._levels.levels):
             return None
-        changes.noted = {number for number, *_ in rows}
-        if not self._unfolded.has_room(len(admission.rows), admission.disk_bytes, len(rows)):
+        changes.noted = {number: size for number, _, _, size, _ in rows}
+        if not self._unfolded.has_room(len(admission.rows), admission.disk_bytes, changes.noted):
             return None
         self._insert(admission, changes)
         if rows:
