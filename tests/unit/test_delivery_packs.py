@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
 
 from runtime.core.delivery.link_budget import LinkPolicy, parse_hours
+from runtime.core.delivery.pack_notes import PackNotes
 from runtime.core.delivery.packing import PackFormat, PackRule
 from runtime.core.delivery.packs import REREAD_S
 from tests.support.delivery_world import URGENT, World
@@ -207,9 +208,13 @@ def test_a_message_that_left_the_store_gives_only_its_own_pack_another_name() ->
 def test_what_was_dropped_and_is_back_after_a_crash_does_not_tear_a_pack_apart() -> None:
     world = lines(8)
     world.delivery.shed(lambda message: message.candidate.id % 2 == 0, "over_budget", world.now)
+    world.step()
+    before = dict(world.offers)
+    world.confirm({2, 4, 6, 8})
     up(world)
     world.receive()
     assert world.names[1] == {"p:b:1#+4*2"}
+    world.offers = before
     world.crash()
     world.settle_down()
     assert sent(world)[-2:] == [[1, 3, 5, 7], [2, 4, 6, 8]]
@@ -320,3 +325,20 @@ def test_a_stream_that_has_lingered_and_may_not_go_yet_makes_no_turn_due() -> No
     world.step()
     assert sent(world) == []
     assert world.delivery.wait_s(world.now) > 1.0
+
+
+def test_a_later_run_waits_for_no_member_that_is_gone_from_the_store() -> None:
+    """Notes on the disk are old: while a backlog lasted, each stream was read as if one were missing."""
+    world = up(lines(3))
+    gone = PackNotes.of_json(world.notes)
+    gone.begin("store", 4)
+    assert not gone.waits
+    some = PackNotes.of_json(world.notes)
+    some.begin("store", 3)
+    assert some.waits and some.rule_of("store", 3) == LINES
+    emptied = PackNotes.of_json(world.notes)
+    emptied.begin("store", None)
+    assert not emptied.waits
+    another = PackNotes.of_json(world.notes)
+    another.begin("another store", 1)
+    assert not another.waits

@@ -96,11 +96,12 @@ class PackNotes:
     def begin(self, store: str | None, oldest: int | None) -> None:
         """A run begins, and the store has no message before this one (None: none at all)."""
         if store != self._store:
+            self._earlier.clear()
             return
-        self._alone = {id: None for id in self._alone if oldest is not None and id >= oldest}
-        for pack in list(self._packs):
-            if oldest is None or pack.ids[-1] < oldest:
-                del self._packs[pack]
+        first = float("inf") if oldest is None else oldest
+        self._alone = {id: None for id in self._alone if id >= first}
+        self._earlier = {id: pack for id, pack in self._earlier.items() if id >= first}
+        self._packs = {pack: gone for pack, gone in self._packs.items() if pack.ids[-1] >= first}
 
     # -- on the disk ---------------------------------------------------------------------------------
 
