@@ -117,3 +117,15 @@ def test_a_request_that_stores_nothing_carries_no_delivery(turning: Turning) -> 
     turning.meanwhile(turning.producer.ping)
     turning.until(lambda: True)
     assert turning.done == set()
+
+
+def test_what_is_held_is_room_for_the_message_that_carries_it(home: Home, turning: Turning) -> None:
+    """A full store that refuses, though the hub has the message that fills it, would refuse for `fold_s`."""
+    home.write_config("[store]\nfold_s = 5\nmin_free_bytes = 0\nmax_messages = 2\n")
+    turning.loop._reconfigure(home.config)
+    turning.report(1)
+    turning.until(lambda: True)
+    assert turning.done == set()
+    turning.put(b"third")
+    turning.until(lambda: turning.done == {1})
+    assert waiting_ids(turning.path) == [2, 3]

@@ -4,8 +4,8 @@ An ordinary commit inserts rows, and nothing else: one page of the disk. A commi
 next id and the memory of the producers as well touched four. So these stay in memory, and the rows beyond
 `store.folded` tell the same (`core/ingest/unfolded_rows.py`). A fold writes them in the transaction of the
 commit that needs it: at FOLD_ROWS rows, wherever a row leaves the table (deliveries beyond a few, evictions,
-quarantine), at a requeue, a new stream and a new producer; and in one of its own after FOLD_AFTER_S, and at a
-clean close.
+quarantine), at a requeue, a new stream and a new producer, and where the disk has no room without it; and in
+one of its own after FOLD_AFTER_S, where little room is left, and at a clean close.
 
 Invariants:
 
