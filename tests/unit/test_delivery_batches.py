@@ -160,3 +160,18 @@ def test_a_message_that_arrives_after_its_completion_begins_its_batch_no_second_
     assert batches.begun == {}
     batches.delivered(Candidate(3, "s", batch="A"))  # the producer takes the name once more
     assert batches.begun == {"s": "A"}
+
+
+def test_a_batch_whose_first_message_was_shed_is_under_way_after_a_crash_once_a_later_one_was_sent() -> None:
+    """The next batch stood before it in the store, and came in its midst."""
+    world = World()
+    for id, batch in ((1, "B"), (2, "C")):
+        world.store(id, "s", batch=batch)
+    world.delivery.shed(lambda message: message.candidate.id == 1, "over_budget", world.now)
+    world.step()
+    world.confirm({1})
+    world.store(3, "s", batch="B")
+    for turn in (world.connect, world.step, world.receive, world.crash, world.settle_down):
+        turn()
+    assert world.arrivals == [(3, 0), (3, 0), (2, 0)]
+    world.check_batches()

@@ -71,10 +71,18 @@ class BatchOrder:
             self._completed[candidate.stream] = candidate.id
             if self.begun.get(candidate.stream) == candidate.batch:
                 del self.begun[candidate.stream]
-        elif candidate.batch is not None and self._gave_way.get(candidate.stream) != candidate.batch:
-            overtaken = candidate.id < self._completed.get(candidate.stream, -1)  # by the completion
-            if not overtaken:
-                self.begun[candidate.stream] = candidate.batch
+        elif candidate.batch is not None and self._continues(candidate):
+            self.begun[candidate.stream] = candidate.batch
+
+    def sent(self, candidate: Candidate) -> None:
+        """Record that the hub may have this message: what was before it in its batch may be dropped since."""
+        if candidate.batch is not None and not candidate.completes_batch and self._continues(candidate):
+            self.begun.setdefault(candidate.stream, candidate.batch)
+
+    def _continues(self, candidate: Candidate) -> bool:
+        """True if the batch of a message neither gave way nor is complete."""
+        overtaken = candidate.id < self._completed.get(candidate.stream, -1)  # by the completion
+        return not overtaken and self._gave_way.get(candidate.stream) != candidate.batch
 
     def idle(self, stream: Hashable) -> None:
         """The send queue holds nothing of this stream. Streams come and go: not all are remembered."""

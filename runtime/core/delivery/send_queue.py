@@ -238,6 +238,7 @@ class SendQueue:
         message.attempts += message.attempts == message.returns
         if not message.touched:
             message.touched = True
+            self.batches.sent(message.candidate)
             self._in_pieces += message.candidate.pieces > 1
         message.pieces_in_flight += 1
         message.stream.in_flight += 1
