@@ -25,6 +25,7 @@ LIVE = {
 
 def test_every_worker_answers_a_reload_and_takes_what_it_reads_live(home: Home) -> None:
     """The sentinel, which needs supervisord, is asked in test_reload.py."""
+    home.prompt = False  # no setting comes from the environment
     home.write_config("")
     stops = {worker: Stop() for worker in WORKERS}
     threads = [

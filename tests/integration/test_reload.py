@@ -300,6 +300,7 @@ def test_supervisorctl_reload_does_not_say_restarted_where_the_reload_is_refused
 
 
 def test_the_kept_configuration_says_the_same_and_is_nobody_elses(home: Home) -> None:
+    home.prompt = False  # no setting comes from the environment
     home.write_config(
         '[device]\nid = "dev-1"\n[platform]\nca_file = "ca.pem"\nprovisioning_token = "\\u007fgeheim\\"§"\n'
         '[store]\nmax_messages = 7\n[stream."a b/c"]\nmax_bytes = 9\n'
