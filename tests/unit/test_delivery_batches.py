@@ -175,3 +175,12 @@ def test_a_batch_whose_first_message_was_shed_is_under_way_after_a_crash_once_a_
         turn()
     assert world.arrivals == [(3, 0), (3, 0), (2, 0)]
     world.check_batches()
+
+
+def test_a_completion_that_was_sent_stays_before_the_next_batch_after_a_crash() -> None:
+    world = World()
+    world.store(1, "s", batch="A", completes_batch=True)
+    world.store(2, "s", batch="B")
+    for turn in (world.step, world.connect, world.step, world.crash, world.settle_down):
+        turn()
+    assert world.arrivals == [(1, 0), (2, 0)]

@@ -76,7 +76,7 @@ class BatchOrder:
 
     def sent(self, candidate: Candidate) -> None:
         """Record that the hub may have this message: what was before it in its batch may be dropped since."""
-        if candidate.batch is not None and not candidate.completes_batch and self._continues(candidate):
+        if candidate.batch is not None and (candidate.completes_batch or self._continues(candidate)):
             self.begun.setdefault(candidate.stream, candidate.batch)
 
     def _continues(self, candidate: Candidate) -> bool:
