@@ -23,7 +23,7 @@ from runtime.producer import Producer
 from tests.support.harness import at_full_size, eventually, short_folder
 from tests.support.update_device import PACKAGE, tree_of
 
-ROUNDS = at_full_size(10, 4)
+ROUNDS = at_full_size(10, 2)
 A_ROUND = 40
 """Messages that are acknowledged before the kill; more are under way."""
 

@@ -137,9 +137,9 @@ class Process:
         self.popen.send_signal(number)
 
     def kill(self) -> None:
-        """SIGKILL, and wait until it is gone."""
+        """SIGKILL, and wait until it is gone: one that is traced goes when its tracer has had its turn."""
         self.popen.kill()
-        self.popen.wait(10)
+        self.popen.wait(60)
 
     def terminate(self, timeout_s: float = 15.0) -> int:
         """SIGTERM; the exit status. Fails where it does not end in time."""
