@@ -143,7 +143,7 @@ def refusals(device: UpdateDevice) -> Iterator[tuple[str, Callable[[str], Path]]
         lambda v: device.bundle(v, schemas={**SCHEMAS, "messages.db": SchemaRange(98, 99)}),
     )
     yield (
-        "one way, and nobody said so",
+        "one way, and the command did not say so",
         lambda v: device.bundle(v, schemas={**SCHEMAS, "messages.db": SchemaRange(1, 99)}),
     )
     yield "larger than any disk", lambda v: device.bundle(v, unpacked_bytes=1 << 40)
