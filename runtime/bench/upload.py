@@ -24,6 +24,7 @@ from typing import Any
 import requests
 
 from runtime.adapters.identity.database import IdentityStore
+from runtime.adapters.store.errors import SCHEMA_VERSION
 from runtime.bench import FigureRow
 from runtime.bench.hub import processor_s
 from runtime.core.identity.connection_string import parse
@@ -387,9 +388,10 @@ class Rig:
         return int(row[0])
 
     def _store_stands(self) -> bool:
+        """True if ingest has made the store, all migrations included."""
         with contextlib.suppress(sqlite3.Error):
             with contextlib.closing(sqlite3.connect(self.layout.messages_db)) as db:
-                return bool(db.execute("SELECT uuid FROM store").fetchall())
+                return bool(db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,))
         return False
 
     def _call(self, method: str, path: str, body: Any) -> Any:
