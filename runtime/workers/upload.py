@@ -17,7 +17,6 @@ from loguru import logger
 from runtime import wiring
 from runtime.adapters.bus.sockets import (
     IDENTITY_CHANGED,
-    RESEND_AFTER_S,
     SAS_REFUSED,
     STORED,
     DeliveryReporter,
@@ -112,8 +111,7 @@ class UploadLoop:
         self._heart = Heartbeat(layout, NAME, self._clock, stop)
         self._watch = ConfigWatch(config, NAME, self._clock)
         self._identity = _identity(config)
-        patience_s = RESEND_AFTER_S + config.settings.store.fold_s  # ingest holds reports for so long
-        self._reporter = DeliveryReporter(layout, resend_after_s=patience_s)
+        self._reporter = DeliveryReporter(layout, hold_s=config.settings.store.fold_s)
         hub = wiring.hub_route(config.settings)
         options = (hub.ca_file, settings.keepalive_s, hub.websockets, hub.proxy, settings.connect_timeout_s)
         self._hub = HubConnection(HubOptions(*options))
@@ -178,7 +176,7 @@ class UploadLoop:
             self._inquire()
         self._on_confirmed(self._reporter.confirmed())
         may_read = len(self._delivery.settled) < MOST_UNCONFIRMED and not self._link.stopping
-        self._look_further = may_read and self._read()
+        self._look_further = may_read and self._reporter.earlier_settled and self._read()
         if self._watch.changed():
             self._reconfigure(self._watch.config)
         self._link.off = self._usage.switched_off()  # at every turn: after `edgectl link off` nothing is sent

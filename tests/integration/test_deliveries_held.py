@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.bus.sockets import DeliveryReporter
+from runtime.adapters.bus.sockets import EARLIER_S, DeliveryReporter
 from runtime.adapters.process.process import Stop
 from runtime.adapters.store.reader import StoreReader
 from runtime.adapters.store.writer import MessageStore
@@ -101,6 +101,24 @@ def test_a_reporter_that_leaves_does_not_wait(turning: Turning) -> None:
     turning.reporter.report(Settled(delivered=[2]))
     turning.until(lambda: turning.done == {1, 2})
     assert turning.reporter.unconfirmed == set()
+
+
+def test_what_a_dead_upload_had_reported_is_not_sent_again(turning: Turning) -> None:
+    """The next one read the rows that ingest held back, and sent up to 64 messages twice."""
+    turning.report(1)
+    turning.reporter.close()  # it was killed
+    turning.reporter = DeliveryReporter(turning.home.layout, clock=ObedientClock(), hold_s=5)
+    assert not turning.reporter.earlier_settled
+    turning.until(lambda: turning.reporter.earlier_settled)
+    assert waiting_ids(turning.path) == [2]
+
+
+def test_an_ingest_that_does_not_answer_keeps_upload_from_nothing(home: Home) -> None:
+    clock = ObedientClock()
+    with closing(DeliveryReporter(home.layout, clock=clock, hold_s=5)) as reporter:
+        assert not reporter.earlier_settled
+        clock.boot += EARLIER_S
+        assert reporter.earlier_settled
 
 
 def test_an_ingest_that_ends_carries_out_what_it_holds(turning: Turning) -> None:

@@ -44,6 +44,8 @@ SAS_REFUSED = "sas-refused"  # upload: the hub refused the SAS in force
 
 LOOK_EVERY_S = 1.0
 RESEND_AFTER_S = 2.0
+EARLIER_S = 1.0
+"""At its start a reporter waits so long for ingest to carry out what the one before it reported."""
 REPORT_IDS = 1_000
 """Most ids in one report: the deletes in a commit must not delay its acknowledgements."""
 
@@ -208,17 +210,30 @@ class DeliveryReporter:
     """
 
     def __init__(
-        self, layout: Layout, *, clock: Clock | None = None, resend_after_s: float = RESEND_AFTER_S
+        self,
+        layout: Layout,
+        *,
+        clock: Clock | None = None,
+        resend_after_s: float = RESEND_AFTER_S,
+        hold_s: float = 0.0,
     ) -> None:
+        """`hold_s`: ingest may hold reports for so long, also those of the reporter before this one.
+
+        Where that one died, `earlier_settled` says when the rows of what it has reported are gone.
+        """
         self._endpoint = f"ipc://{layout.delivery_socket}"
         self._clock = clock or SystemClock()
-        self._resend_after_s = resend_after_s
+        self._resend_after_s = resend_after_s + hold_s
         self._next_number = 1
         self._sent: OrderedDict[int, Report] = OrderedDict()  # not confirmed, in order of sending
         self._unsent: OrderedDict[int, Report] = OrderedDict()  # the queue was full
         self._answered_s = 0.0
         self._in_a_hurry = False
+        self._earlier_until_s = 0.0
         self._open()
+        if hold_s:
+            self._earlier_until_s = self._clock.boot_s() + EARLIER_S
+            self._send_new(Report(self._next_number, hurry=True))
 
     def _open(self) -> None:
         self.socket = context().socket(zmq.DEALER)
@@ -239,6 +254,12 @@ class DeliveryReporter:
         if not self._in_a_hurry and self._waiting():
             self._send_new(Report(self._next_number, hurry=True))
         self._in_a_hurry = True
+
+    @property
+    def earlier_settled(self) -> bool:
+        """True once ingest holds nothing of the reporter before this one, or the time for that is over."""
+        asking = 1 in self._sent or 1 in self._unsent
+        return not asking or self._clock.boot_s() >= self._earlier_until_s
 
     def report_damage(self, reason: str, *, unreadable: bool = False) -> None:
         """Report that the store cannot be read, so that ingest salvages it, or probes whether that passes.
