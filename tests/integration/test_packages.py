@@ -190,6 +190,15 @@ def test_every_part_is_listed_with_its_licence_and_its_hash(built: Path) -> None
         assert re.fullmatch("[0-9a-f]{64}", listed[name]["hashes"][0]["content"])
 
 
+def test_the_recipe_for_yocto_takes_no_library_of_another_processor(built: Path) -> None:
+    """What is native there comes from the distribution's own recipes."""
+    wheels = (built.parent / "wheels" / f"{TARGET.arch}-{TARGET.release}").glob("*.whl")
+    native = {lock.normalised(wheel.name.split("-")[0]) for wheel in wheels if "-none-any" not in wheel.name}
+    (recipe,) = (TOP / "deploy/yocto").rglob("edge-runtime_*.bb")
+    (named,) = re.findall(r'^EDGE_NATIVE = "(.*)"', recipe.read_text(), re.MULTILINE)
+    assert native == set(named.split())
+
+
 def test_the_lock_is_of_the_tested_versions_and_whole() -> None:
     locked = lock.load()
     assert lock.render(locked) == lock.LOCK_FILE.read_text()

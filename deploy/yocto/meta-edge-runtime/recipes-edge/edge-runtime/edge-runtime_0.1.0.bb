@@ -8,7 +8,7 @@ inherit python3native
 
 EDGE_SITE = "${EDGE_PREFIX}/lib/python${PYTHON_BASEVERSION}/site-packages"
 # Of the lock's names, those that are native.
-EDGE_NATIVE = "brotli pyzmq"
+EDGE_NATIVE = "brotli charset-normalizer pyzmq"
 # The folder of wheels for the target, of any architecture: only pure ones are taken.
 EDGE_RUNTIME_WHEELS ?= "${EDGE_RUNTIME_DIST}/wheels/amd64-12"
 
@@ -46,4 +46,4 @@ do_install() {
     install_edge_service
 }
 
-RDEPENDS:${PN} = "ca-certificates python3-core python3-modules python3-pyzmq"
+RDEPENDS:${PN} = "ca-certificates python3-charset-normalizer python3-core python3-modules python3-pyzmq"
