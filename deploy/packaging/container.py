@@ -24,6 +24,7 @@ from typing import Any
 
 from deploy.packaging import sbom
 from deploy.packaging.deb import normalise
+from deploy.packaging.debian_root import mmdebstrap
 from deploy.packaging.targets import Target
 from deploy.packaging.tree import PREFIX, Origin
 from deploy.packaging.wheels import BuildError, run, sha256
@@ -76,8 +77,8 @@ def fetch_debs(target: Target, folder: Path) -> list[Path]:
     if not any(folder.glob("*.deb")):
         download = f"apt-get -q -o APT::Sandbox::User=root download {' '.join(base_packages(target))}"
         fetch = f'cd "{folder.resolve()}" && APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" {download}'
-        options = ["--quiet", "--variant=extract", "--include=netbase", f"--extract-hook={fetch}"]
-        run("mmdebstrap", *options, f"--architectures={target.arch}", target.codename, "/dev/null")
+        options = ["--variant=extract", "--include=netbase", f"--extract-hook={fetch}"]
+        mmdebstrap(*options, f"--architectures={target.arch}", target.codename, "/dev/null")
     debs = sorted(folder.glob("*.deb"))
     foreign = [deb.name for deb in debs if _fields(deb)["Architecture"] not in (target.arch, "all")]
     if foreign:

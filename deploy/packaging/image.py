@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.packaging import gpt, sbom
+from deploy.packaging.debian_root import mmdebstrap
 from deploy.packaging.lock import TOP
 from deploy.packaging.targets import Target
 from deploy.packaging.tree import PREFIX, Origin
@@ -130,12 +131,12 @@ def make_root(target: Target, package: Path, root: Path, origin: Origin) -> None
     )
     needed = [each.split()[0] for each in target.depends()]
     kept_out = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("man", "locale", "info", "doc")]
-    run(
-        "mmdebstrap", "--quiet", "--variant=essential", f"--architectures={target.arch}",
+    mmdebstrap(
+        "--variant=essential", f"--architectures={target.arch}",
         f"--include={','.join([*_SYSTEM, *needed])}", *kept_out,
         "--dpkgopt=path-include=/usr/share/doc/*/copyright",
         *(f"--customize-hook={hook}" for hook in hooks), target.codename, str(root),
-        environment={"SOURCE_DATE_EPOCH": str(origin.epoch_s)},
+        epoch_s=origin.epoch_s,
     )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from typing import Any
 
 from deploy.packaging import deb
 from deploy.packaging.container import compile_modules
+from deploy.packaging.debian_root import mmdebstrap
 from deploy.packaging.lock import TOP
 from deploy.packaging.targets import ARCHITECTURES, RELEASES, Target
 from deploy.packaging.tree import PREFIX, find_origin
@@ -50,11 +51,11 @@ def extracted_root(target: Target, source: str | None) -> Path:
     if not archive.exists():
         archive.parent.mkdir(exist_ok=True)
         fresh = archive.with_suffix(".new.tar")
-        options = ["--quiet", "--variant=extract", f"--architectures={target.arch}"]
+        options = ["--variant=extract", f"--architectures={target.arch}"]
         include = f"--include={','.join(packages_of(target))}"
         sources = [source] if source else []
         with tempfile.TemporaryDirectory(prefix="edge-extracted-") as folder:
-            subprocess.run(["mmdebstrap", *options, include, target.codename, folder, *sources], check=True)
+            mmdebstrap(*options, include, target.codename, folder, *sources)
             for modules in (f"usr/lib/python{target.python}", "usr/lib/python3"):
                 compile_modules(Path(folder), target, modules)
             subprocess.run(["tar", "-C", folder, "-cf", str(fresh), "."], check=True)

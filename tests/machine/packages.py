@@ -25,6 +25,7 @@ from typing import Any
 
 from deploy.packaging import deb
 from deploy.packaging.__main__ import main as packaging
+from deploy.packaging.debian_root import mmdebstrap
 from deploy.packaging.lock import TOP
 from deploy.packaging.targets import RELEASES, Target
 from deploy.packaging.tree import find_origin
@@ -147,8 +148,7 @@ def debian() -> Iterator[Device]:
         archive.parent.mkdir(exist_ok=True)
         print("making a Debian root, once", flush=True)
         fresh = archive.with_suffix(".new.tar")
-        options = ["--quiet", "--variant=minbase", f"--include={INCLUDE}"]
-        subprocess.run(["mmdebstrap", *options, TARGET.codename, str(fresh)], check=True)
+        mmdebstrap("--variant=minbase", f"--include={INCLUDE}", TARGET.codename, str(fresh))
         fresh.rename(archive)
     with tempfile.TemporaryDirectory(prefix="edge-root-") as folder:
         root = Path(folder)

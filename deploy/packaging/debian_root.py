@@ -1,0 +1,21 @@
+"""Roots of Debian, made by mmdebstrap in mounts of its own."""
+
+from __future__ import annotations
+
+import shutil
+
+from deploy.packaging.wheels import BuildError, run
+
+
+def mmdebstrap(*options: str, epoch_s: int | None = None) -> None:
+    """Run mmdebstrap as root. Raises BuildError with what it wrote last.
+
+    It mounts /proc and /sys in the root that it makes, and fails at its very end ("proc: target is busy")
+    where another program has a file of them open: a search through /tmp is enough. In a mount namespace of
+    its own no other program sees them, and they end with it.
+    """
+    if shutil.which("mmdebstrap") is None:
+        raise BuildError("mmdebstrap is missing; on Debian: apt-get install mmdebstrap")
+    environment = {} if epoch_s is None else {"SOURCE_DATE_EPOCH": str(epoch_s)}
+    run("unshare", "--mount", "--propagation", "private", "mmdebstrap", "--quiet", *options,
+        environment=environment)  # fmt: skip
