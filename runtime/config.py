@@ -1,9 +1,10 @@
 """Configuration: one TOML file, then the environment, checked once and passed in frozen.
 
-The only reader of the file and of `os.environ`. Each wrong key, type or value is one sentence: where it
-stands (file and line, or variable), the key, the value unless it is a secret, and the rule. All of them come
-in one ConfigError. An environment variable is `EDGE_<TABLE>_<KEY>`, and wins over the file; an empty one
-counts as unset. A name with that prefix that is no setting is a warning: others put some there, too
+The only reader of the file (by `config_file.py`) and of `os.environ`, beside `producer_config.py` for
+programs that only send. Each wrong key, type or value is one sentence: where it stands (file and line, or
+variable), the key, the value unless it is a secret, and the rule. All of them come in one ConfigError.
+An environment variable is `EDGE_<TABLE>_<KEY>`, and wins over the file; an empty one counts as unset. A name
+with that prefix that is no setting is a warning: others put some there, too
 (Kubernetes names every Service in each container: EDGE_PORT=tcp://... where one is called edge).
 """
 
@@ -12,33 +13,25 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-import tomllib
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from runtime.config_file import ConfigFaults, TomlFile, find_file, find_home, parse_setting, read_toml
 from runtime.contradictions import contradictions, costly
 from runtime.core.address import Endpoint, IpcEndpoint
 from runtime.core.message import StreamName
-from runtime.errors import ConfigError
 from runtime.layout import Layout
-from runtime.regular_file import read_regular
 from runtime.remote_config import parsed, read_in_force
 from runtime.setting_rule import ENV_PREFIX, Key, keys_of
 from runtime.settings import PROGRAMS, STREAMS, Settings, StreamSettings, keys, tables
 from runtime.settings_management import ProgramSettings
 
-SYSTEM_FILE = Path("/etc/edge-runtime/edge.toml")
-DEVICE_HOME = Path("/var/lib/edge-runtime")
 RESERVED_ENV = ("EDGE_HOME", "EDGE_CONFIG")
-MOST_FAULTS = 10
-"""Most faults that one error names."""
 PROGRAM_TABLES = ("management", PROGRAMS)
-OF_PRODUCERS = ("ingest.endpoint", "ingest.max_message_bytes")
-"""The settings that a program which only sends has to know."""
 
 
 @dataclass(frozen=True)
@@ -68,89 +61,11 @@ class Config:
         return str(self.endpoint())
 
 
-@dataclass(frozen=True)
-class _TomlFile:
-    """The configuration file as it was read."""
-
-    path: Path
-    text: str
-    tables: dict[str, Any]
-
-    def place(self, *parts: str) -> str:
-        """`PATH:LINE` of a key, by its table and name; the path alone where the line is not certain."""
-        line = _line_of(self.text, parts)
-        return f"{self.path}:{line}" if line else str(self.path)
-
-
-class _Faults:
-    """The faults of one configuration, each a sentence: the operator sees all of them at once."""
-
-    def __init__(self) -> None:
-        self._sentences: list[str] = []
-        self._more = 0
-
-    def add(self, where: Callable[[], str], sentence: str) -> None:
-        if len(self._sentences) < MOST_FAULTS:
-            self._sentences.append(f"{where()}: {sentence}")
-        else:
-            self._more += 1
-
-    def check(self) -> None:
-        """Raise ConfigError where there is a fault."""
-        if not self._sentences:
-            return
-        rest = [f"and {self._more} more"] if self._more else []
-        raise ConfigError("; ".join([*self._sentences, *rest]))
-
-
-def find_home(environ: Mapping[str, str], asked: Path | None = None) -> Path:
-    """The home of the runtime: asked for, EDGE_HOME, the machine's where one is installed, or the user's own.
-
-    Never the current folder, unless by `--home .`: its owner, perhaps another user, would choose our files.
-    """
-    if asked is not None:
-        return asked.absolute()
-    if environ.get("EDGE_HOME"):
-        return Path(environ["EDGE_HOME"]).absolute()
-    if _stands(SYSTEM_FILE):
-        return DEVICE_HOME
-    return Path(environ.get("XDG_STATE_HOME") or _state_of_user()) / "edge-runtime"
-
-
-def _state_of_user() -> Path:
-    try:
-        return Path.home() / ".local/state"
-    except RuntimeError as exc:
-        raise ConfigError("this user has no home folder; name one with --home or EDGE_HOME") from exc
-
-
-def find_file(environ: Mapping[str, str], home: Path, asked: Path | None = None) -> Path | None:
-    """The configuration file: asked for, EDGE_CONFIG, edge.toml in the home, the system's, or none."""
-    for where, named in (("--config", asked), ("EDGE_CONFIG", environ.get("EDGE_CONFIG"))):
-        if named:
-            path = Path(named).absolute()
-            if not _stands(path):
-                raise ConfigError(f"{where}: configuration file {path} does not exist")
-            return path
-    return next((path for path in (home / "edge.toml", SYSTEM_FILE) if _stands(path)), None)
-
-
-def _stands(path: Path) -> bool:
-    """True if the path exists at all; a folder by mistake is reported when it is read."""
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as exc:
-        raise ConfigError(f"{path}: cannot be looked for: {exc.strerror}") from exc
-    return True
-
-
 def load(environ: Mapping[str, str], *, home: Path | None = None, file: Path | None = None) -> Config:
     """Read and check everything. Raises ConfigError."""
     layout = Layout(find_home(environ, home))
     path = find_file(environ, layout.home, file)
-    toml = _read_toml(path) if path else None
+    toml = read_toml(path) if path else None
     config = _assembled(environ, layout, toml)
     return _with_remote(config, environ, toml)
 
@@ -163,7 +78,7 @@ def check_remote(config: Config, environ: Mapping[str, str], values: Mapping[str
     return problems
 
 
-def _with_remote(config: Config, environ: Mapping[str, str], toml: _TomlFile | None) -> Config:
+def _with_remote(config: Config, environ: Mapping[str, str], toml: TomlFile | None) -> Config:
     """The configuration with the settings of the cloud; where they do not fit without, and a warning."""
     if not config.settings.management.enabled:
         return config
@@ -199,39 +114,8 @@ def _changed(settings: Settings, values: Mapping[str, Any]) -> Settings:
     return dataclasses.replace(settings, **changed)
 
 
-def load_as_producer(
-    environ: Mapping[str, str], *, home: Path | None = None, file: Path | None = None
-) -> Config:
-    """As `load`, for a program that only sends: the other settings are not read, so they are never wrong.
-
-    The file may hold tokens, and producers need not be able to read it; an operator may be changing it, and
-    the runtime goes on with what it read before. Where it cannot be read, the environment and the defaults
-    hold, as the socket in the home. A file that was asked for is read.
-    """
-    layout = Layout(find_home(environ, home))
-    path = find_file(environ, layout.home, file)
-    variables = {key.variable: environ.get(key.variable, "") for key in keys() if key.dotted in OF_PRODUCERS}
-    try:
-        toml = _read_toml(path) if path else None
-    except ConfigError:
-        if file or environ.get("EDGE_CONFIG"):
-            raise
-        toml = None
-    return _assembled(
-        variables, layout, dataclasses.replace(toml, tables=_of_producers(toml)) if toml else None
-    )
-
-
-def _of_producers(toml: _TomlFile) -> dict[str, Any]:
-    """The settings in the file that a producer has to know."""
-    table = toml.tables.get("ingest", {})
-    if not isinstance(table, dict):
-        return {}
-    return {"ingest": {name: value for name, value in table.items() if f"ingest.{name}" in OF_PRODUCERS}}
-
-
-def _assembled(environ: Mapping[str, str], layout: Layout, toml: _TomlFile | None) -> Config:
-    faults = _Faults()
+def _assembled(environ: Mapping[str, str], layout: Layout, toml: TomlFile | None) -> Config:
+    faults = ConfigFaults()
     known = {key.dotted: key for key in keys()}
     values: dict[str, Any] = {}
     streams: dict[StreamName, StreamSettings] = {}
@@ -251,7 +135,7 @@ def _assembled(environ: Mapping[str, str], layout: Layout, toml: _TomlFile | Non
     for key in known.values():
         text = environ.get(key.variable)
         if text and not _is_a_service(key, text):
-            _parse(key, key.from_text(text), Path.cwd(), partial(str, key.variable), values, faults)
+            parse_setting(key, key.from_text(text), Path.cwd(), partial(str, key.variable), values, faults)
             origins[key.dotted] = Origin(key.variable)
     faults.check()
     settings = _build(values, streams, programs)
@@ -261,18 +145,6 @@ def _assembled(environ: Mapping[str, str], layout: Layout, toml: _TomlFile | Non
     faults.check()
     warnings = (*_unknown_variables(environ, [*known.values()]), *costly(settings))
     return Config(layout, settings, toml.path if toml else None, origins, warnings)
-
-
-def _parse(
-    key: Key, written: Any, base: Path, where: Callable[[], str], values: dict[str, Any], faults: _Faults
-) -> None:
-    """Add the parsed value to `values`, or what is wrong with it to `faults`."""
-    try:
-        values[key.dotted] = key.parse(written, base)
-    except ValueError as exc:
-        reason = str(exc)
-        verb = reason.startswith(("must ", "is "))
-        faults.add(where, f"{key.dotted} = {key.shown(written)}{' ' if verb else ': '}{reason}")
 
 
 def _unknown_variables(environ: Mapping[str, str], known: list[Key]) -> Iterator[str]:
@@ -291,7 +163,11 @@ def _is_a_service(key: Key, text: str) -> bool:
 
 
 def _values(
-    toml: _TomlFile, above: tuple[str, ...], raw: Mapping[str, Any], known: Mapping[str, Key], faults: _Faults
+    toml: TomlFile,
+    above: tuple[str, ...],
+    raw: Mapping[str, Any],
+    known: Mapping[str, Key],
+    faults: ConfigFaults,
 ) -> dict[str, Any]:
     """The valid values of the tables in `raw`, which stand below `above`, by their dotted names."""
     values: dict[str, Any] = {}
@@ -316,7 +192,7 @@ def _values(
                 nearest = _did_you_mean(f"{dotted_table}.{name}", known)
                 faults.add(where, f"unknown key {dotted_table}.{name}{nearest}")
             else:
-                _parse(key, written, toml.path.parent, where, values, faults)
+                parse_setting(key, written, toml.path.parent, where, values, faults)
     return values
 
 
@@ -330,7 +206,7 @@ def _fixed(tables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _named(
-    toml: _TomlFile, above: tuple[str, ...], section: Any, faults: _Faults
+    toml: TomlFile, above: tuple[str, ...], section: Any, faults: ConfigFaults
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """The tables below `above`, whose names the user chooses: each name with its valid values."""
     raw: Any = toml.tables
@@ -351,47 +227,6 @@ def _named(
         known = {key.dotted: key for key in keys_of(table, section)}
         values = _values(toml, above, {text: content}, known, faults)
         yield text, {dotted.removeprefix(f"{table}."): value for dotted, value in values.items()}
-
-
-def _read_toml(path: Path) -> _TomlFile:
-    try:
-        text = read_regular(path).decode().removeprefix("\ufeff")  # a mark that some editors put there
-        return _TomlFile(path, text, tomllib.loads(text))
-    except (ValueError, RecursionError) as exc:  # no TOML, no UTF-8, a number of 5,000 digits, 1,000 brackets
-        raise ConfigError(f"{path}: not valid TOML: {exc}") from exc
-    except OSError as exc:
-        raise ConfigError(f"{path}: cannot be read: {exc.strerror}") from exc
-
-
-def _line_of(text: str, parts: tuple[str, ...]) -> int | None:
-    """The line of a key in a valid file, or None where it is not certain.
-
-    TOML has many ways to write a key, and its parser says no positions. So the parser is asked: the key
-    begins in the last line, of those with its name in it, above which the file is valid and has no such key.
-    """
-    lines = text.splitlines(keepends=True)
-    places = [number for number, line in enumerate(lines) if parts[-1] in line]
-    if len(text) > _MOST_SEARCHED_CHARACTERS or len(places) > _MOST_SEARCHED_LINES:
-        return None
-    starts = [number for number in places if _holds("".join(lines[:number]), parts) is False]
-    return starts[-1] + 1 if starts else None
-
-
-_MOST_SEARCHED_CHARACTERS, _MOST_SEARCHED_LINES = 65_536, 100
-"""A larger file is searched for no lines: that would take seconds."""
-
-
-def _holds(text: str, parts: tuple[str, ...]) -> bool | None:
-    """True if `text` has this key, None where it is no valid TOML."""
-    try:
-        table: Any = tomllib.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    for part in parts:
-        if not isinstance(table, dict) or part not in table:
-            return False
-        table = table[part]
-    return True
 
 
 def _did_you_mean(name: str, known: typing.Iterable[str], cutoff: float = 0.6) -> str:

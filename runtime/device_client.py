@@ -154,7 +154,7 @@ def log_unless_delivered(call: DeviceCall, taken: ManagementReply) -> None:
 
 def default_management_endpoint() -> str:
     """The socket of this machine's runtime. Raises ConfigError."""
-    from runtime.config import find_home  # late: a named endpoint needs no configuration
+    from runtime.config_file import find_home  # late: a named endpoint needs no configuration
     from runtime.layout import Layout
 
     return f"ipc://{Layout(find_home(os.environ)).management_socket}"

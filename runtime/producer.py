@@ -354,9 +354,9 @@ class Producer(Client):
 
 def default_endpoint() -> str:
     """The endpoint on which this machine's runtime listens, from its configuration. Raises ConfigError."""
-    from runtime.config import load_as_producer  # late: a named endpoint needs no configuration
+    from runtime.producer_config import load_as_producer  # late: a named endpoint needs no configuration
 
-    return load_as_producer(os.environ).producer_endpoint()
+    return str(load_as_producer(os.environ).endpoint)
 
 
 def _default_name() -> str:

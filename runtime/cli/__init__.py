@@ -95,7 +95,7 @@ def enter_home(arguments: argparse.Namespace) -> None:
     says `sends_only`. Raises UsageError.
     """
     from runtime.adapters.process.home_owner import enter
-    from runtime.config import find_home
+    from runtime.config_file import find_home
     from runtime.errors import ConfigError
 
     if getattr(arguments, "homeless", False) or getattr(arguments, "example", False):

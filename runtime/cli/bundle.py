@@ -112,7 +112,7 @@ def _target(arguments: argparse.Namespace) -> str:
 def _request(arguments: argparse.Namespace) -> BundleRequest:
     """What is asked for. Raises UsageError."""
     from runtime.adapters.process.clock import LocalZone
-    from runtime.config import find_home
+    from runtime.config_file import find_home
     from runtime.core.operations.log_lines import since
     from runtime.errors import ConfigError, UsageError
     from runtime.layout import Layout

@@ -31,7 +31,7 @@ def register(commands: Commands) -> None:
 
 def _health(arguments: argparse.Namespace) -> int:
     from runtime.cli.terminal import write_json, write_lines
-    from runtime.config import find_home
+    from runtime.config_file import find_home
 
     home = find_home(os.environ, arguments.home)
     until_s = time.monotonic() + arguments.wait

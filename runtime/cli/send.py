@@ -58,8 +58,8 @@ def register(commands: Commands) -> None:
 
 
 def _send(arguments: argparse.Namespace) -> int:
-    from runtime.config import load_as_producer
     from runtime.producer import Fields, NoAnswer, Producer
+    from runtime.producer_config import load_as_producer
 
     config = load_as_producer(os.environ, home=arguments.home, file=arguments.config)
     if arguments.text != "-" and (arguments.lines or arguments.complete_batch):
@@ -78,7 +78,7 @@ def _send(arguments: argparse.Namespace) -> int:
         priority=arguments.priority,
         ttl_s=arguments.ttl,
     )
-    endpoint, most_bytes = config.producer_endpoint(), config.settings.ingest.max_message_bytes
+    endpoint, most_bytes = str(config.endpoint), config.max_message_bytes
     try:
         producing = Producer(endpoint, name="edgectl-send", retry_for_s=arguments.retry_for)
         with _patience_named(endpoint, arguments), producing as producer:

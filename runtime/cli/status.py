@@ -60,7 +60,7 @@ def _layout(arguments: argparse.Namespace) -> tuple[Layout, Settings | None, str
     """
     import os
 
-    from runtime.config import find_home
+    from runtime.config_file import find_home
     from runtime.errors import ConfigError
     from runtime.layout import Layout
 

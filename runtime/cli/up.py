@@ -34,7 +34,7 @@ def _up(arguments: argparse.Namespace) -> int:
     """Become supervisord: no process stays between the service manager and it."""
     from runtime.adapters.process.home_mount import check_mounts
     from runtime.adapters.process.process import allow_files, leave_no_core, open_standard_streams
-    from runtime.config import find_home
+    from runtime.config_file import find_home
 
     open_standard_streams()
     _refuse_odd_home(find_home(os.environ, arguments.home))

@@ -43,7 +43,8 @@ def load_or_last_accepted(arguments: argparse.Namespace, *, alone: bool, warn: b
 
     from runtime.adapters.process.home_mount import check_home
     from runtime.adapters.process.last_good_config import accepted_file, remember
-    from runtime.config import find_home, load
+    from runtime.config import load
+    from runtime.config_file import find_home
     from runtime.errors import ConfigError
     from runtime.layout import Layout
 

@@ -20,7 +20,8 @@ from urllib.parse import quote
 from runtime import wiring
 from runtime.adapters.identity.database import IdentityReader
 from runtime.adapters.process.last_good_config import accepted_file
-from runtime.config import SYSTEM_FILE, Config
+from runtime.config import Config
+from runtime.config_file import SYSTEM_FILE
 from runtime.core.proxy_url import Proxy
 from runtime.core.secret import Secret
 from runtime.errors import EdgeError

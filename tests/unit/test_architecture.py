@@ -126,6 +126,7 @@ ROOMS = {
         "core",
         "adapters",
         "config",
+        "config_file",
         "settings",
         "settings_update",
         "setting_rule",
@@ -140,6 +141,7 @@ core, `core` is what lies in that folder itself."""
 EXCEPTIONS = {
     ("adapters/hub/payloads.py", "adapters/store"),  # a file is read where the store keeps it
     ("adapters/process/config_watch.py", "config_changes"),
+    ("adapters/process/config_watch.py", "config_file"),
     ("adapters/process/config_watch.py", "config"),  # the two that read and write edge.toml itself
     ("adapters/process/last_good_config.py", "config"),
     ("adapters/process/last_good_config.py", "setting_rule"),

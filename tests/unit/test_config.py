@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from runtime.config import load, load_as_producer
+from runtime.config import load
 from runtime.core.address import Address, IpcEndpoint, TcpEndpoint
 from runtime.core.delivery.envelope import Compression
 from runtime.core.delivery.link_budget import TimeWindow
@@ -19,6 +19,7 @@ from runtime.core.ingest.quota import Amount, Limit, OverflowPolicy
 from runtime.core.message import StreamName
 from runtime.core.secret import Secret
 from runtime.errors import ConfigError
+from runtime.producer_config import load_as_producer
 from runtime.setting_rule import Key, keys_of, spelled
 from runtime.settings import StreamSettings, keys
 from runtime.workers.store_manager import MAX_INT
@@ -135,7 +136,7 @@ def test_an_empty_variable_takes_no_value_away(tmp_path: Path) -> None:
     assert config.settings == load({}, home=home).settings
     assert config.settings.platform.ca_file == home / "ca.pem"
     assert config.warnings == ()
-    assert load_as_producer(empty, home=home).producer_endpoint() == f"ipc://{home}/ingest.sock"
+    assert str(load_as_producer(empty, home=home).endpoint) == f"ipc://{home}/ingest.sock"
 
 
 @pytest.mark.parametrize(
@@ -241,15 +242,15 @@ def test_a_producer_starts_whatever_else_is_wrong_with_the_configuration(tmp_pat
     )
     of_the_application = {"EDGE_OF_TABLE": "3 cm", "EDGE_UPLOAD_WINDOW": "many"}
     config = load_as_producer(of_the_application, home=home)
-    assert config.producer_endpoint() == "ipc:///run/elsewhere.sock"
+    assert str(config.endpoint) == "ipc:///run/elsewhere.sock"
     config = load_as_producer({"EDGE_INGEST_ENDPOINT": "ipc:///run/here.sock"}, home=home)
-    assert config.producer_endpoint() == "ipc:///run/here.sock"
+    assert str(config.endpoint) == "ipc:///run/here.sock"
 
 
 @pytest.mark.parametrize("text", ["[ingest\nendpoint = ", "ingest = 3\n"])
 def test_a_file_that_is_no_toml_leaves_a_producer_the_socket_in_the_home(tmp_path: Path, text: str) -> None:
     home = written(tmp_path, text)
-    assert load_as_producer({}, home=home).producer_endpoint() == f"ipc://{home}/ingest.sock"
+    assert str(load_as_producer({}, home=home).endpoint) == f"ipc://{home}/ingest.sock"
 
 
 def test_a_producer_is_told_what_is_wrong_with_its_endpoint_or_the_file_it_asked_for(tmp_path: Path) -> None:
@@ -259,6 +260,18 @@ def test_a_producer_is_told_what_is_wrong_with_its_endpoint_or_the_file_it_asked
     written(tmp_path, "[ingest")
     with pytest.raises(ConfigError, match="not valid TOML"):
         load_as_producer({"EDGE_CONFIG": str(home / "edge.toml")}, home=home)
+
+
+def test_a_producer_connects_to_an_endpoint_that_is_open_to_the_network(tmp_path: Path) -> None:
+    """What guards it (CURVE) is ingest's, and none of the settings that a producer reads."""
+    home = written(
+        tmp_path,
+        '[ingest]\nendpoint = "tcp://192.0.2.1:5555"\ncurve_secret_file = "k"\ncurve_clients = "c"\n'
+        "max_message_bytes = 7\n",
+    )
+    config = load_as_producer({}, home=home)
+    assert (config.endpoint, config.max_message_bytes) == (TcpEndpoint("192.0.2.1", 5555), 7)
+    assert config.endpoint == load({}, home=home).endpoint()
 
 
 def test_the_values_that_the_runtime_gets_are_parsed(tmp_path: Path) -> None:

@@ -38,7 +38,8 @@ from runtime.core.ingest.protocol import (
 from runtime.core.ingest.reply_route import MOST_HOP_BYTES, MOST_HOPS
 from runtime.core.retry_plan import LONGEST_WAIT_S
 from runtime.layout import PROGRAMS
-from runtime.settings import IngestSettings, keys
+from runtime.settings import keys
+from runtime.settings_ingest import IngestSettings
 from runtime.workers.store_housekeeping import PRODUCER_MEMORY_S
 from tests.support.readme import (
     COMMANDS,

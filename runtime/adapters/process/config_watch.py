@@ -25,8 +25,9 @@ from runtime.adapters.process.clock import Clock
 from runtime.adapters.process.journal import service_journal
 from runtime.adapters.process.last_good_config import accepted_file, remember
 from runtime.adapters.process.reload_request import ReloadAnswer, ReloadOutcome, read_request, write_answer
-from runtime.config import Config, find_file, load
+from runtime.config import Config, load
 from runtime.config_changes import SettingChange, changes_for, without
+from runtime.config_file import find_file
 from runtime.core.log_events import LogEvent
 from runtime.errors import ConfigError
 
