@@ -146,7 +146,7 @@ class UploadLoop:
             config.settings, self._delivery, self._link, self._source.levels, self._meter.since_start
         )
         self._management = ManagementRelay(
-            layout, self._hub, self._delivery, self._link, self._meter, settings.ack_timeout_s, began_s
+            layout, self._hub, self._delivery, self._link, self._meter, began_s
         )
         self._management.switch("", began_s, on=config.settings.management.enabled)
         self._credentials: HubCredentials | None = None

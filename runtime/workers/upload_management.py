@@ -63,7 +63,6 @@ class ManagementRelay:
         delivery: Delivery,
         link: LinkBudget,
         meter: UnitMeter,
-        ack_s: float,
         now: float,
     ) -> None:
         self._layout = layout
@@ -71,7 +70,7 @@ class ManagementRelay:
         self._delivery = delivery
         self._link = link
         self._meter = meter
-        self._ack_s = ack_s
+        self._patience = delivery.sender.patience  # of one hub, for telemetry and management alike
         self._line: LineToManagement | None = None
         self._listening = Listening()
         self._owed = OwedMessages(first_number_of(now))
@@ -244,7 +243,8 @@ class ManagementRelay:
         self._answer_calls(now)
         self._drop_overdue(now)
         self._carry_out(now)
-        if self._listening.overdue(now, self._ack_s):
+        if self._listening.overdue(now, self._patience.current_s):
+            self._patience.overdue()
             self._end(now, by_hub=True)
             self._delivery.give_up("the hub does not acknowledge what management sent", now, draw)
         self._line.end.set_state(self._state(now))
@@ -341,7 +341,7 @@ class ManagementRelay:
         owed_s = self._owed.next_s()
         return min(
             self._line.end.next_s(now),
-            self._listening.next_s(now, self._ack_s),
+            self._listening.next_s(now, self._patience.current_s),
             calls_s,
             math.inf if owed_s is None else owed_s,
         )

@@ -15,6 +15,7 @@ from runtime.adapters.hub.paho_wire import PahoWire
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.process import Stop
 from runtime.adapters.process.status_file import read_status
+from runtime.core.delivery.connection import ConnectionState
 from runtime.core.delivery.link_budget import LinkPolicy
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.management import hub_line_ends
@@ -240,6 +241,25 @@ def test_a_hub_that_drops_us_over_the_twin_mutes_it(
         world.until(world.delivered)
     assert is_muted(world)
     assert all(not outcome.acked for outcome in world.outcomes) and len(world.outcomes) == 3
+
+
+def test_a_hub_that_is_late_with_management_gets_twice_the_time_on_the_next_client(
+    hub: HubInThread, world: RelayWorld
+) -> None:
+    """Thirty seconds of ours were taken for evidence against a hub that throttles, each time again."""
+    world.listen()
+    hub.faults(withhold_acks=True)
+    patience = world.delivery.sender.patience
+    for times in (1, 2):
+        before_s = patience.current_s
+        world.publish(twin_get_topic(f"g{times}"))
+        for _ in range(20):
+            world.turn()
+        assert len(world.outcomes) == times - 1
+        world.now.more_s += before_s + 0.1
+        world.until(lambda times=times: len(world.outcomes) == times)
+        assert not world.outcomes[-1].acked and patience.current_s == 2 * before_s
+        world.until(lambda: world.delivery.connection.state is ConnectionState.UP)
 
 
 def test_a_refused_subscription_is_seen_and_telemetry_goes_on(hub: HubInThread, world: RelayWorld) -> None:

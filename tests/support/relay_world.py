@@ -74,7 +74,6 @@ class RelayWorld:
             self.delivery,
             self.link,
             UnitMeter(self.link, self.delivery),
-            LIMITS.ack_s,
             self.now(),
         )
         self.alive = True

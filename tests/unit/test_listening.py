@@ -87,6 +87,8 @@ def test_a_refused_channel_is_known_and_not_asked_for_again_on_this_client() -> 
     listening.answered(HubChannel.COMMANDS, granted=False)
     assert turn(listening, 0.0) == [SubscribeChannel(HubChannel.METHODS)]
     assert turn(listening, SUBACK_S) == [] and listening.refused == {HubChannel.COMMANDS, HubChannel.METHODS}
+    listening.answered(HubChannel.METHODS, granted=True)
+    assert listening.granted == {HubChannel.METHODS}, "a hub that throttles was only late"
     listening.connected(100.0)
     listening.telemetry_acked()
     assert turn(listening, 100.0) == [SubscribeChannel(HubChannel.COMMANDS)]

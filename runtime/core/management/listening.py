@@ -137,10 +137,13 @@ class Listening:
         return first
 
     def answered(self, channel: HubChannel, *, granted: bool) -> None:
-        """The hub's SUBACK."""
+        """The hub's SUBACK. One that grants counts however late it comes."""
         if self._asked and self._asked[0] is channel:
             self._asked = None
             (self.granted if granted else self.refused).add(channel)
+        elif granted and channel in self.refused:
+            self.refused.remove(channel)
+            self.granted.add(channel)
 
     def published(self, tag: Hashable, now: float) -> None:
         """A PUBLISH of management is in flight."""
