@@ -29,6 +29,7 @@ from runtime.core.delivery.envelope import (
 )
 from runtime.core.delivery.metering import UNIT_BYTES
 from runtime.core.delivery.outgoing import Outgoing
+from runtime.core.delivery.over_budget import Remedy
 from runtime.core.delivery.packing import PackFormat, PackPart, PackRule, may_pack
 from runtime.core.delivery.queue_room import Room
 from runtime.core.delivery.read_planner import (
@@ -138,8 +139,10 @@ class UploadSource:
     def remember(self, reached: Mapping[int, int], actions: Iterable[Action]) -> None:
         """Save the progress of messages in pieces, and the packing of the next sends, for a later run."""
         for action in actions:
-            if isinstance(action, Send | StartUpload):
-                self._remember_packing(action.tag[0] if isinstance(action, Send) else action.id)
+            if isinstance(action, Send):
+                self._remember_packing(action.tag[0], sends=True)
+            elif isinstance(action, StartUpload):
+                self._remember_packing(action.id, sends=False)
         for id, piece in reached.items():
             message = self._delivery.record(id)
             if message is not None and message.resume_key and isinstance(message.sealed, Parcel):
@@ -147,13 +150,20 @@ class UploadSource:
         batches = self._delivery.queue.batches.begun.items()
         self._journal.save({cast(Lane, lane)[0]: batch for lane, batch in batches})
 
-    def _remember_packing(self, id: int) -> None:
+    def _remember_packing(self, id: int, *, sends: bool) -> None:
         message = self._delivery.queue.messages.get(id)
-        if message is not None:
-            name = lane_of(message.candidate)[0].without_leaf
-            self._journal.packings.sending(self._store.uuid, name, id, self._configured(name))
-            if message.part is not None or self._journal.packings.packed(name):
-                self._journal.packs.sending(self._store.uuid, message)
+        if message is None:
+            return
+        name = lane_of(message.candidate)[0].without_leaf
+        self._journal.packings.sending(self._store.uuid, name, id, self._configured(name))
+        packs = message.part is not None or self._journal.packings.packed(name)
+        if sends and (packs or self._may_be_dropped(message, name)):
+            self._journal.packs.sending(self._store.uuid, message)
+
+    def _may_be_dropped(self, message: Outgoing, name: StreamName) -> bool:
+        """True if a ttl or a budget may end the message: once it was sent, no later run may drop it."""
+        sheds = self._settings.of_stream(name).over_budget.remedy is not Remedy.WAIT
+        return sheds or message.candidate.expires_s is not None
 
     def confirmed(self, removed: Collection[Outgoing]) -> None:
         """Ingest has removed these messages: no later run will see them."""
@@ -281,6 +291,7 @@ class UploadSource:
             message.kind is Kind.COMPLETE_BATCH and message.batch_id is not None,
             reached=reached,
             is_part=message.kind is not Kind.MESSAGE or message.chunk_id is not None,
+            sent_before=self._journal.packs.sent_before(self._store.uuid, message.id),
         )
         stands = self._delivery.room.stands(self._delivery.queue.stream(lane), candidate.priority, file=file)
         record = self._delivery.offer(candidate, now.boot_s)

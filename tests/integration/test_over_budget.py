@@ -78,6 +78,23 @@ def test_what_waits_at_all_streams_by_default_is_only_said(folder: Path) -> None
         assert not watched.watch.over
 
 
+def test_what_was_sent_before_a_crash_of_upload_is_not_shed_after_it(folder: Path) -> None:
+    toml = '[stream.s]\nover_budget = "sample:1000000"\n'
+    with closing(Device(folder, toml)) as before:
+        before.answers = False
+        before.put("s", *[b"x"] * 3)
+        before.turns(3)
+        assert before.sent == [1, 2, 3]
+    watched = Watched(folder, toml)
+    with closing(watched.device) as device:
+        device.put("s", *[b"x"] * 300)
+        for _ in range(10):
+            device.put("s", *[b"x"] * 60)
+            watched.look()
+        assert [message.id for message in device.stored("s")][:3] == [1, 2, 3]
+        assert watched.lost()["-/s"]["over_budget"] > 800
+
+
 def test_completions_stay_whatever_goes(folder: Path) -> None:
     watched = Watched(folder, '[stream.s]\nover_budget = "sample:1000"\n')
     with closing(watched.device) as device:

@@ -72,7 +72,6 @@ class World:
         self.quarantined: dict[int, str] = {}
         self.dropped: set[int] = set()
         self.unconfirmed: set[int] = set()
-        self.once_dropped: set[int] = set()  # a crash may bring them back, behind what was sent meanwhile
         self.told_refused = 0
         self.asked_why = 0
         self.sent: list[Tag] = []
@@ -180,11 +179,11 @@ class World:
                 "delivered, and no hub has all of it"
             )
             assert id not in self.delivered
-        self.once_dropped |= {id for id, _ in settled.dropped}
         self.delivered += settled.delivered
         self.quarantined.update(settled.quarantined)
         for id, _ in settled.dropped:
-            assert id not in self.delivered and not {(id, 0)} & {*self.wire, *self.at_hub}
+        sent = {id for id, _ in self.sent_at}
+            assert id not in sent, "counted as lost, and it may have arrived"
             self.dropped.add(id)
         self.unconfirmed |= settled.ids()
 
@@ -220,7 +219,8 @@ class World:
         del self.at_hub[:count]
 
     def offer(self, candidate: Candidate) -> Outgoing | None:
-        message = self.delivery.offer(candidate, self.now)
+        sent_before = self.pack_notes.sent_before("store", candidate.id)
+        message = self.delivery.offer(replace(candidate, sent_before=sent_before), self.now)
         rule = self.pack_notes.rule_of("store", candidate.id) or self.rule
         if message is not None and rule is not None and self.packs(candidate):
             text = (b"%d" % candidate.id).ljust(self.payload_bytes, b".")
@@ -312,8 +312,7 @@ class World:
         for stream, tags in self.first_arrivals().items():
             by_batch: dict[str | None, list[Tag]] = defaultdict(list)
             for tag in tags:
-                if tag[0] not in self.once_dropped:
-                    by_batch[self.offered(tag[0]).batch].append(tag)
+                by_batch[self.offered(tag[0]).batch].append(tag)
             for batch, of_it in by_batch.items():
                 assert of_it == sorted(of_it), f"stream {stream}, batch {batch} arrived as {of_it}"
 
@@ -357,7 +356,7 @@ class World:
             last_s = 0.0
             for tag in tags:
                 offer = self.offered(tag[0])
-                if offer.batch is None or tag[0] in self.once_dropped:
+                if offer.batch is None:
                     continue
                 waited_s = self.sent_at[tag] - last_s
                 assert under_way in (None, offer.batch) or waited_s >= LIMITS.batch_s - 0.001, (

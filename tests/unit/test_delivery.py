@@ -34,6 +34,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         batches=st.sampled_from([[None], [None], ["A"], ["A", "B"], ["B", "C", "A", None]]),
         count=st.integers(1, 12),
         priority=st.sampled_from([0, 4, 4, URGENT]),
+        ttl_s=st.sampled_from([None, None, None, 3.0, 30.0]),
     )
     def store(
         self,
@@ -44,6 +45,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         batches: list[str | None],
         count: int,
         priority: int,
+        ttl_s: float | None = None,
     ) -> None:
         for n in range(count):
             batch = batches[n % len(batches)]
@@ -55,6 +57,7 @@ class DeliveryMachine(RuleBasedStateMachine):
                 file=file,
                 batch=batch,
                 priority=priority,
+                expires_s=None if ttl_s is None else self.world.now + ttl_s,
             )
             self.next_id += 1
 

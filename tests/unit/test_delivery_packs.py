@@ -206,6 +206,25 @@ def test_a_message_that_left_the_store_gives_only_its_own_pack_another_name() ->
 
 
 def test_what_was_dropped_and_is_back_after_a_crash_does_not_tear_a_pack_apart() -> None:
+@pytest.mark.parametrize("rule", [None, LINES])
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_what_was_sent_before_a_crash_is_neither_shed_nor_expired_after_it(
+    rule: PackRule | None, pieces: int
+) -> None:
+    """It was counted as lost though it had arrived: nothing remembered that it was sent."""
+    world = World(rule=rule)
+    for id in (1, 2, 3):
+        world.store(id, "s", pieces=pieces, expires_s=world.now + 5.0)
+    up(world)
+    world.receive()
+    world.crash()
+    world.store(4, "s", expires_s=world.now + 5.0)
+    world.pass_time(60.0)
+    assert world.delivery.shed(lambda message: message.candidate.id == 3, "over_budget", world.now) == 0
+    world.settle_down()
+    assert sorted(world.delivered) == [1, 2, 3] and world.dropped == {4}
+
+
     world = lines(8)
     world.delivery.shed(lambda message: message.candidate.id % 2 == 0, "over_budget", world.now)
     world.step()

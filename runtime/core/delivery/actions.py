@@ -35,6 +35,8 @@ class Candidate:
     """It completes a message, or is a chunk of one that its producer has cut: it makes no sense alone."""
     reached: int = 0
     """The first piece that the hub does not have: those before it were acknowledged in an earlier run."""
+    sent_before: bool = False
+    """An earlier run sent a piece of it: the hub may have it, so it is too late to drop it."""
 
     @property
     def piece_bytes(self) -> int:

@@ -4,7 +4,8 @@ The platform drops a repeat by its name, and the name of a pack says its members
 messages would come twice: in the one pack and in the other. So the members are noted before they are sent,
 and until ingest has confirmed their removal. A note can be old: then the same messages come twice at most.
 
-Only messages of streams that pack, or did, are noted; what is noted counts as sent: no ttl drops it.
+What is noted counts as sent: neither a ttl nor a budget drops it, for it may have arrived. So messages of
+streams that pack, or did, are noted, and of others those that could be dropped.
 """
 
 from __future__ import annotations
@@ -37,9 +38,7 @@ class PackNotes:
         return self._changed or any(pack.dissolved for pack in self._packs)
 
     def sending(self, store: str | None, message: Outgoing) -> None:
-        """Note that `message` is about to be sent, with its pack; one in pieces or a file is never packed."""
-        if message.candidate.pieces > 1 or message.candidate.file:
-            return
+        """Note that `message` is about to be sent, with its pack."""
         if store != self._store:
             self._store = store
             self._packs.clear()
@@ -70,6 +69,10 @@ class PackNotes:
         return None if pack is None else pack.rule
 
     @property
+    def sent_before(self, store: str | None, id: int) -> bool:
+        """True if an earlier run sent the message, as far as that is noted: alone or in a pack."""
+        return store == self._store and (id in self._alone or id in self._earlier)
+
     def waits(self) -> bool:
         """True if members of packs of an earlier run were not read again yet."""
         return bool(self._earlier)
@@ -84,8 +87,6 @@ class PackNotes:
         if store != self._store:
             return
         pack = self._earlier.pop(id, None)
-        if (pack is not None or id in self._alone) and message.candidate.pieces == 1:
-            message.touched = True
         if pack is None or pack.closed or message.part is None:
             return  # a closed pack goes without those that are read again too late
         if pack.members and pack.members[0].stream is not message.stream:

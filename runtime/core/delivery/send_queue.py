@@ -113,12 +113,12 @@ class SendQueue:
     def add(self, candidate: Candidate, now: float) -> Outgoing:
         """Begin the record of a message; those of a stream come in store order."""
         stream = self._streams.get(candidate.stream) or self._begin_stream(candidate.stream)
-        reached = candidate.reached
-        message = Outgoing(candidate, stream, now, reached, reached, reached > 0, candidate.file)
+        reached, touched = candidate.reached, candidate.reached > 0 or candidate.sent_before
+        message = Outgoing(candidate, stream, now, reached, reached, touched, candidate.file)
         self.messages[candidate.id] = message
         self._count(stream, candidate, 1)
         stream.last_id = candidate.id
-        self._in_pieces += message.touched
+        self._in_pieces += touched and candidate.pieces > 1
         if candidate.file:
             self.files[candidate.id] = message
         self.batches.admit(stream, message, now)
