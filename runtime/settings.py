@@ -289,7 +289,8 @@ class StreamSettings:
     compression: Compression = setting(Compression.NONE, "brotli before upload, where that is smaller")
     pack: PackFormat = setting(
         PackFormat.NONE,
-        "join small messages to one of the hub: lines with a newline between them, concat with nothing",
+        "join small messages to one of the hub: lines with a newline between them, concat with nothing, "
+        "cbor-seq as items with their ids, message ids and times",
     )
     linger_s: float = setting(
         0.0,
@@ -302,6 +303,12 @@ class StreamSettings:
     )
     pack_message_id: bool = setting(
         False, "the name of a pack also goes as its message id: for a stream that needs one", advanced=True
+    )
+    fold_completion: bool = setting(
+        False,
+        "the completion of a batch goes in the last pack of it, which saves a unit; not tried with the "
+        "real platform",
+        advanced=True,
     )
     chunk_bytes: int = setting(0, "send larger messages in chunks of this size; 0 never", low=0)
     max_messages: int = setting(0, "most messages of this stream in the store; 0 as many as fit", low=0)

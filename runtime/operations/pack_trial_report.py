@@ -132,6 +132,7 @@ def _rules(settings: Settings, name: StreamName, trial: PackTrial) -> tuple[Pack
         stream.pack_units if trial.units is None else trial.units,
         stream.pack_message_id,
         compression,
+        stream.fold_completion,
     )
     return Packing(compression, stream.chunk_bytes, upload.file_from_units, upload.site_id), rule
 

@@ -30,7 +30,7 @@ from runtime.core.delivery.envelope import (
 from runtime.core.delivery.metering import UNIT_BYTES
 from runtime.core.delivery.outgoing import Outgoing
 from runtime.core.delivery.over_budget import Remedy
-from runtime.core.delivery.packing import PackFormat, PackPart, PackRule, may_pack
+from runtime.core.delivery.packing import PackFormat, PackRule, part_of
 from runtime.core.delivery.queue_room import Room
 from runtime.core.delivery.read_planner import (
     AGAIN_S,
@@ -306,12 +306,10 @@ class UploadSource:
 
     def _let_pack(self, record: Outgoing, message: StoredMessage) -> None:
         """Let a message go in a pack, where its stream packs, or where it was sent in one before."""
-        sealed = record.sealed
-        if isinstance(sealed, Parcel) and sealed.raw is not None:
-            before = self._journal.packs.rule_of(self._store.uuid, message.id)
-            rule = before or self._configured_rule(message.name.without_leaf)
-            if may_pack(sealed.raw, rule.format):
-                record.part = PackPart(rule, sealed.raw)
+        before = self._journal.packs.rule_of(self._store.uuid, message.id)
+        rule = before or self._configured_rule(message.name.without_leaf)
+        if record.sealed is not None:
+            record.part = part_of(record.sealed, rule)
         self._journal.packs.restore(self._store.uuid, record)
 
     def _configured_rule(self, name: StreamName) -> PackRule:
@@ -320,7 +318,12 @@ class UploadSource:
                 self._pack_rules.clear()
             stream, compression = self._settings.of_stream(name), self._configured(name).compression
             self._pack_rules[name] = PackRule(
-                stream.pack, stream.linger_s, stream.pack_units, stream.pack_message_id, compression
+                stream.pack,
+                stream.linger_s,
+                stream.pack_units,
+                stream.pack_message_id,
+                compression,
+                stream.fold_completion,
             )
         return self._pack_rules[name]
 

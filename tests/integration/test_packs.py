@@ -54,6 +54,25 @@ def test_a_backlog_goes_in_packs_and_is_metered_as_the_hub_does(home: Home, clou
     assert figures["packing"]["-/s"]["members"] >= 490
 
 
+def test_a_sequence_says_what_each_message_said_alone_and_the_last_one_that_its_batch_is_whole(
+    home: Home, cloud: Cloud
+) -> None:
+    toml = '[stream.q]\npack = "cbor-seq"\nfold_completion = true\nlinger_s = 60\n'
+    started(home, cloud, toml)
+    for level in ("1", "2", "2"):
+        put(home, {"stream": "q", "batch_id": "b", "properties": {"level": level}}, b"\n" * 50)
+    put(home, {"stream": "q", "batch_id": "b", "message_id": "own"}, b"named")
+    put(home, {"operation": "complete_batch", "stream": "q", "batch_id": "b"})
+    eventually(lambda: backlog(home) == 0)
+    (pack,) = cloud.messages()
+    assert {"pack": "cbor-seq", "complete-batch": "true", "batch-id": "b"}.items() <= pack.properties.items()
+    members = unpack(Telemetry(pack.message_id, pack.payload, tuple(pack.properties.items())))
+    about = [dict(one.properties) for one in members]
+    assert [one.get("level") for one in about] == ["1", "2", "2", None, None]
+    assert about[3]["message-id"] == "own" and about[4]["complete-batch"] == "true"
+    assert [one.payload for one in members] == [b"\n" * 50] * 3 + [b"named", b""]
+
+
 def test_brotli_comes_after_packing_and_the_figures_say_what_it_gains(home: Home, cloud: Cloud) -> None:
     started(home, cloud, LINES + 'compression = "fastest"\n', upload=False)
     payloads = [json.dumps({"sensor": "vibration", "n": n, "unit": "mm/s"}).encode() for n in range(2_000)]

@@ -21,12 +21,13 @@ from runtime.core.delivery.actions import (
 )
 from runtime.core.delivery.connection import ConnectionState, DeliveryLimits
 from runtime.core.delivery.engine import Delivery
-from runtime.core.delivery.envelope import Telemetry
+from runtime.core.delivery.envelope import Parcel, Telemetry
 from runtime.core.delivery.events import Acked, Cause, Closed, Connected, ConnectionEvent, Lost
 from runtime.core.delivery.link_budget import LinkBudget, LinkPolicy
 from runtime.core.delivery.outgoing import SETTLED, MessageState, Outgoing
+from runtime.core.delivery.pack_names import member_ids
 from runtime.core.delivery.pack_notes import PackNotes
-from runtime.core.delivery.packing import PackPart, PackRule, member_ids
+from runtime.core.delivery.packing import PackRule, part_of
 from runtime.core.delivery.send_queue import MOST_IN_PIECES
 from runtime.core.delivery.window import CongestionWindow
 
@@ -181,8 +182,8 @@ class World:
             assert id not in self.delivered
         self.delivered += settled.delivered
         self.quarantined.update(settled.quarantined)
-        for id, _ in settled.dropped:
         sent = {id for id, _ in self.sent_at}
+        for id, _ in settled.dropped:
             assert id not in sent, "counted as lost, and it may have arrived"
             self.dropped.add(id)
         self.unconfirmed |= settled.ids()
@@ -222,17 +223,21 @@ class World:
         sent_before = self.pack_notes.sent_before("store", candidate.id)
         message = self.delivery.offer(replace(candidate, sent_before=sent_before), self.now)
         rule = self.pack_notes.rule_of("store", candidate.id) or self.rule
-        if message is not None and rule is not None and self.packs(candidate):
-            text = (b"%d" % candidate.id).ljust(self.payload_bytes, b".")
-            properties = (("batch-id", candidate.batch),) if candidate.batch else ()
-            message.part = PackPart(rule, Telemetry(f"p:b:{candidate.id}", text, properties))
+        if message is not None and rule is not None and candidate.pieces == 1 and not candidate.file:
+            message.part = part_of(self.sealed(candidate), rule)
             message.stored_s = self.stored_s.setdefault(candidate.id, self.now)
         if message is not None:
             self.pack_notes.restore("store", message)
         return message
 
-    def packs(self, candidate: Candidate) -> bool:
-        return not (candidate.file or candidate.completes_batch or candidate.pieces > 1)
+    def sealed(self, candidate: Candidate) -> Parcel:
+        """The message as it goes alone."""
+        text = (b"%d" % candidate.id).ljust(self.payload_bytes, b".")
+        about = {"batch-id": candidate.batch} if candidate.batch else {}
+        if candidate.completes_batch:
+            text, about = b"", about | {"complete-batch": "true", "ignore-payload": "true"}
+        whole = Telemetry(f"p:b:{candidate.id}", text, tuple(about.items()))
+        return Parcel(1, len(text), lambda _: whole, raw=None if candidate.completes_batch else whole)
 
     def note_all(self, tags: Iterable[Tag]) -> None:
         """Note the members before anything is sent, as upload does; check what goes as one."""

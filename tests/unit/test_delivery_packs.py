@@ -27,15 +27,17 @@ class PackingMachine(DeliveryMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.world.rule = PackRule(PackFormat.LINES, linger_s=1.0, units=3)
+        self.world.rule = PackRule(PackFormat.LINES, linger_s=1.0, units=3, fold_completion=True)
 
     @rule(
         format=st.sampled_from(list(PackFormat)),
         linger_s=st.sampled_from([0.0, 5.0]),
         units=st.integers(1, 4),
+        fold=st.booleans(),
     )
-    def crash_and_other_settings(self, format: PackFormat, linger_s: float, units: int) -> None:
-        self.world.rule = None if format is PackFormat.NONE else PackRule(format, linger_s, units)
+    def crash_and_other_settings(self, format: PackFormat, linger_s: float, units: int, fold: bool) -> None:
+        rule = PackRule(format, linger_s, units, fold_completion=fold)
+        self.world.rule = None if format is PackFormat.NONE else rule
         self.world.crash()
 
     @rule(format=st.sampled_from(list(PackFormat)), units=st.integers(1, 4), received=st.integers(1, 3))
@@ -44,7 +46,7 @@ class PackingMachine(DeliveryMachine):
         self.turn()
         self.turn()
         self.world.receive(received)
-        self.crash_and_other_settings(format, 0.0, units)
+        self.crash_and_other_settings(format, 0.0, units, received > 1)
 
     @invariant()
     def a_message_comes_under_one_name_only(self) -> None:
@@ -144,6 +146,39 @@ def test_a_completion_behind_them_sends_the_messages_of_a_batch_at_once() -> Non
     assert sent(up(world)) == [[1, 2, 3], [4]]
 
 
+FOLDING = replace(LINES, linger_s=10.0, fold_completion=True)
+
+
+def test_a_completion_goes_with_the_last_messages_of_its_batch_where_that_is_asked_for() -> None:
+    world = lines(3, FOLDING, batch="A")
+    world.store(4, "s", batch="A", completes_batch=True)
+    world.store(5, "s", batch="B")
+    up(world)
+    assert sent(world) == [[1, 2, 3, 4]] and world.delivered == []
+    world.settle_down()
+    assert sent(world)[1:] == [[5]] and world.delivered == [1, 2, 3, 4, 5]
+
+
+def test_a_completion_that_was_sent_in_a_pack_goes_in_it_again_after_the_option_was_switched_off() -> None:
+    world = lines(2, FOLDING, batch="A")
+    world.store(3, "s", batch="A", completes_batch=True)
+    up(world)
+    world.rule = LINES
+    world.crash()
+    world.settle_down()
+    assert sent(world) == [[1, 2, 3], [1, 2, 3]] and world.delivered == [1, 2, 3]
+
+
+def test_a_completion_goes_alone_where_the_messages_of_its_batch_have_left() -> None:
+    """A message under its own name may have arrived: with the completion it would be dropped as a repeat."""
+    world = lines(1, replace(FOLDING, linger_s=0.0), batch="A")
+    up(world)
+    world.lose()
+    world.store(2, "s", batch="A", completes_batch=True)
+    world.settle_down()
+    assert sent(world) == [[1], [1], [2]]
+
+
 def test_a_pack_never_reaches_over_the_end_of_a_batch_or_to_another_priority() -> None:
     world = lines(2, batch="A")
     for id, batch, priority in ((3, "B", 4), (4, "B", 4), (5, None, 4), (6, None, 5)):
@@ -169,6 +204,25 @@ def test_an_expired_message_is_dropped_before_the_cut_and_not_once_it_was_sent()
     late.pass_time(2.0)
     up(late)
     assert sent(late) == [[1], [3]]
+
+
+@pytest.mark.parametrize("rule", [None, LINES])
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_what_was_sent_before_a_crash_is_neither_shed_nor_expired_after_it(
+    rule: PackRule | None, pieces: int
+) -> None:
+    """It was counted as lost though it had arrived: nothing remembered that it was sent."""
+    world = World(rule=rule)
+    for id in (1, 2, 3):
+        world.store(id, "s", pieces=pieces, expires_s=world.now + 5.0)
+    up(world)
+    world.receive()
+    world.crash()
+    world.store(4, "s", expires_s=world.now + 5.0)
+    world.pass_time(60.0)
+    assert world.delivery.shed(lambda message: message.candidate.id == 3, "over_budget", world.now) == 0
+    world.settle_down()
+    assert sorted(world.delivered) == [1, 2, 3] and world.dropped == {4}
 
 
 def test_a_lost_pack_goes_again_as_it_was_whatever_has_come_meanwhile() -> None:
@@ -206,25 +260,6 @@ def test_a_message_that_left_the_store_gives_only_its_own_pack_another_name() ->
 
 
 def test_what_was_dropped_and_is_back_after_a_crash_does_not_tear_a_pack_apart() -> None:
-@pytest.mark.parametrize("rule", [None, LINES])
-@pytest.mark.parametrize("pieces", [1, 3])
-def test_what_was_sent_before_a_crash_is_neither_shed_nor_expired_after_it(
-    rule: PackRule | None, pieces: int
-) -> None:
-    """It was counted as lost though it had arrived: nothing remembered that it was sent."""
-    world = World(rule=rule)
-    for id in (1, 2, 3):
-        world.store(id, "s", pieces=pieces, expires_s=world.now + 5.0)
-    up(world)
-    world.receive()
-    world.crash()
-    world.store(4, "s", expires_s=world.now + 5.0)
-    world.pass_time(60.0)
-    assert world.delivery.shed(lambda message: message.candidate.id == 3, "over_budget", world.now) == 0
-    world.settle_down()
-    assert sorted(world.delivered) == [1, 2, 3] and world.dropped == {4}
-
-
     world = lines(8)
     world.delivery.shed(lambda message: message.candidate.id % 2 == 0, "over_budget", world.now)
     world.step()

@@ -107,6 +107,11 @@ def test_compression_is_used_only_where_it_makes_the_message_smaller() -> None:
     assert only(stored(text)).payload == text
 
 
+def test_the_time_of_storing_is_known_where_the_clock_was_synchronised() -> None:
+    assert only(stored(stored_wall_s=1_800_000_000.123)).stored_ms == 1_800_000_000_123
+    assert only(stored(stored_wall_s=None)).stored_ms is None
+
+
 def test_the_border_between_telemetry_and_file_is_the_true_size_on_the_wire() -> None:
     room = LIMIT_BYTES - only(stored(b"")).wire_bytes
     assert only(stored(b"x" * room)).wire_bytes == LIMIT_BYTES

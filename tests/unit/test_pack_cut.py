@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -14,11 +15,21 @@ from runtime.core.delivery.metering import UNIT_BYTES, units
 from runtime.core.delivery.pack_cut import FIRST_RATIO, fill, joinable, metered, most_bytes
 from runtime.core.delivery.packing import PackFormat, PackRule
 
-FORMATS = st.sampled_from([PackFormat.LINES, PackFormat.CONCAT])
+FORMATS = st.sampled_from([PackFormat.LINES, PackFormat.CONCAT, PackFormat.CBOR_SEQ])
 
 
-def waiting(sizes: list[int]) -> list[Telemetry]:
-    return [Telemetry(f"p:b:{number}", b"x" * size) for number, size in enumerate(sizes, 1)]
+def waiting(sizes: list[int], format: PackFormat = PackFormat.LINES) -> list[Telemetry]:
+    messages = [Telemetry(f"p:b:{number}", b"x" * size) for number, size in enumerate(sizes, 1)]
+    if format is not PackFormat.CBOR_SEQ:
+        return messages
+    own = (
+        (("level", str(size % 3)), ("message-id", f"m-{size}"), ("unit", "mm/s" * (size % 2 + 1)))
+        for size in sizes
+    )
+    return [
+        replace(one, properties=about, stored_ms=len(one.payload))
+        for one, about in zip(messages, own, strict=True)
+    ]
 
 
 def cuts(messages: list[Telemetry], rule: PackRule) -> list[int]:
@@ -37,7 +48,7 @@ def test_a_pack_costs_no_more_units_than_it_may_and_fewer_than_its_members(
     sizes: list[int], format: PackFormat, most: int, as_message_id: bool
 ) -> None:
     rule = PackRule(format, units=most, as_message_id=as_message_id)
-    messages = waiting(sizes)
+    messages = waiting(sizes, format)
     count, pack = fill(joinable(messages, rule, 1.0), rule, 1.0)
     cost = units(metered(pack))
     assert cost <= most
@@ -53,7 +64,7 @@ def test_what_remains_after_whole_packs_is_cut_the_same_way(
     sizes: list[int], format: PackFormat, most: int
 ) -> None:
     rule = PackRule(format, units=most)
-    messages = waiting(sizes)
+    messages = waiting(sizes, format)
     counts = cuts(messages, rule)
     assert cuts(messages[counts[0] :], rule) == counts[1:]
 

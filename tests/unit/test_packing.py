@@ -8,25 +8,33 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from runtime.core.delivery.cbor_seq import encode
 from runtime.core.delivery.envelope import Compression, Telemetry
 from runtime.core.delivery.pack_cut import joinable
-from runtime.core.delivery.packing import (
-    JSON,
-    JSON_LINES,
+from runtime.core.delivery.pack_names import (
     MOST_NAME_CHARACTERS,
     NotAPack,
-    PackFormat,
-    PackRule,
-    join,
-    may_pack,
     member_ids,
     named,
     numbers_of,
     runs,
+)
+from runtime.core.delivery.packing import (
+    JSON,
+    JSON_LINES,
+    PackFormat,
+    PackRule,
+    join,
+    may_fold,
+    may_join,
+    may_pack,
     unpack,
 )
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=8)
+ITEM = encode(["p:b:1", b"a", {}])
+OWN = TEXT | st.just("message-id")
+COMPLETION = (("batch-id", "b"), ("complete-batch", "true"), ("ignore-payload", "true"))
 NUMBERS = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 12)), min_size=1, max_size=8).map(
     lambda steps: _ascending(steps)
 )
@@ -48,21 +56,32 @@ def telemetry(number: int, payload: bytes = b"x", **more: object) -> Telemetry:
 @st.composite
 def packs(draw: st.DrawFn) -> tuple[list[Telemetry], PackRule]:
     """Members that may be joined, and the rule of their stream."""
-    format = draw(st.sampled_from([PackFormat.LINES, PackFormat.CONCAT]))
+    format = draw(st.sampled_from([PackFormat.LINES, PackFormat.CONCAT, PackFormat.CBOR_SEQ]))
     compression = draw(st.sampled_from([Compression.NONE, Compression.FASTEST]))
-    rule = PackRule(format, as_message_id=draw(st.booleans()), compression=compression)
-    properties = tuple(sorted(draw(st.dictionaries(TEXT, TEXT, max_size=2)).items()))
+    folded = draw(st.booleans())
+    rule = PackRule(format, 0.0, 16, draw(st.booleans()), compression, fold_completion=folded)
+    shared = draw(st.dictionaries(TEXT, TEXT, max_size=2)) | {"batch-id": "b"}
     content_type = draw(st.sampled_from([None, JSON, "text/plain"]))
     numbers = draw(NUMBERS)
     _, fitting = named("p:b:1", numbers)
     assume(fitting > 1)
     payload = st.binary(max_size=12)
+    own = st.dictionaries(OWN, TEXT, max_size=2 if format is PackFormat.CBOR_SEQ else 0)
     members = [
-        telemetry(number, draw(payload), properties=properties, content_type=content_type)
+        telemetry(
+            number,
+            draw(payload),
+            properties=tuple(sorted((shared | draw(own)).items())),
+            content_type=content_type,
+            stored_ms=number if number % 2 else None,
+        )
         for number in numbers[:fitting]
     ]
     assume(all(may_pack(member, format) for member in members))
-    assert len(joinable(members, rule, 1.0).messages) == len(members)
+    if folded:
+        members[-1] = telemetry(numbers[fitting - 1], b"", properties=COMPLETION)
+        assert may_fold(members[-1])
+    assert len(joinable(members, rule, 1.0).messages) == len(members) and may_join(members, format)
     return members, rule
 
 
@@ -73,6 +92,8 @@ def test_a_pack_taken_apart_is_its_members_with_the_ids_of_single_delivery(
 ) -> None:
     members, rule = pack
     assert unpack(join(members, rule)) == members
+    if rule.format is PackFormat.CBOR_SEQ:
+        assert [one.stored_ms for one in unpack(join(members, rule))] == [one.stored_ms for one in members]
     assert member_ids(join(members, rule).mid) == [member.mid for member in members]
 
 
@@ -82,12 +103,17 @@ def test_a_file_of_concatenated_packs_is_that_of_concatenated_messages(
     pack: tuple[list[Telemetry], PackRule], data: st.DataObject
 ) -> None:
     members, rule = pack
+    assume(rule.format is not PackFormat.CBOR_SEQ)
     rule = replace(rule, compression=Compression.NONE)
     at = data.draw(st.integers(2, max(2, len(members) - 2)))
     groups = [group for group in (members[:at], members[at:]) if group]
     separator = b"\n" if rule.format is PackFormat.LINES else b""
     sent = [join(group, rule) if len(group) > 1 else group[0] for group in groups]
-    assert separator.join(one.payload for one in sent) == separator.join(one.payload for one in members)
+    packed, alone = (
+        [one.payload for one in some if "ignore-payload" not in dict(one.properties)]
+        for some in (sent, members)
+    )
+    assert separator.join(packed) == separator.join(alone)
 
 
 @settings(max_examples=60)
@@ -143,6 +169,12 @@ def test_what_would_lose_its_name_or_read_as_another_goes_alone(single: Telemetr
     assert not may_pack(single, PackFormat.LINES)
 
 
+def test_a_sequence_has_room_for_message_ids_and_newlines_and_not_for_chunks() -> None:
+    named = telemetry(1, b"two\nlines", properties=(("message-id", "m"),))
+    assert may_pack(named, PackFormat.CBOR_SEQ)
+    assert not may_pack(replace(named, properties=(("chunk-id", "0"),)), PackFormat.CBOR_SEQ)
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -155,7 +187,27 @@ def test_what_would_lose_its_name_or_read_as_another_goes_alone(single: Telemetr
     ],
 )
 def test_only_messages_that_are_equal_on_the_wire_and_follow_each_other_join(other: Telemetry) -> None:
-    assert len(joinable([telemetry(1), other], PackRule(PackFormat.LINES), 1.0).messages) == 1
+    for format in (PackFormat.LINES, PackFormat.CBOR_SEQ):
+        assert len(joinable([telemetry(1), other], PackRule(format), 1.0).messages) == 1
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        telemetry(2, b"", properties=(("batch-id", "c"), *COMPLETION[1:])),
+        telemetry(2, b"", properties=(*COMPLETION, ("note", "its own"))),
+        telemetry(2, b"", properties=COMPLETION, passed="gw-1"),
+        telemetry(2, b"", properties=COMPLETION, content_type="text/plain"),
+        telemetry(2, b"", properties=(("batch-id", "b"), ("complete-message", "true"))),
+        replace(telemetry(0), payload=b"", properties=COMPLETION),
+    ],
+)
+def test_a_completion_that_says_more_than_that_its_batch_is_whole_goes_alone(completion: Telemetry) -> None:
+    rule = PackRule(PackFormat.LINES, fold_completion=True)
+    message = telemetry(1, properties=(("batch-id", "b"),))
+    assert len(joinable([message, completion], rule, 1.0).messages) == 1
+    own = [telemetry(number, b"", properties=COMPLETION) for number in (1, 2)]
+    assert len(joinable(own, rule, 1.0).messages) == 1 and not may_join(own, rule.format)
 
 
 def test_a_pack_of_json_lines_says_so_and_carries_its_name_where_asked_to() -> None:
@@ -172,6 +224,11 @@ def test_a_pack_of_json_lines_says_so_and_carries_its_name_where_asked_to() -> N
         Telemetry("p:b:1#+3", b"a\nb", (("pack", "lines"),)),
         Telemetry("p:b:1#+1", b"a", (("pack", "lines"),)),
         Telemetry("p:b:1#+2", b"a\nb", (("pack", "cbor"),)),
+        Telemetry("p:b:1#+2", b"a\nb", (("pack", "cbor-seq"),)),
+        Telemetry("p:b:1#+2", ITEM, (("pack", "cbor-seq"),)),
+        Telemetry("p:b:1#+2", ITEM + ITEM, (("pack", "cbor-seq"),)),
+        Telemetry("p:b:1#+2", ITEM + ITEM.replace(b":1", b":2")[:-1], (("pack", "cbor-seq"),)),
+        Telemetry("p:b:1#+2", b"a\nb", (("complete-batch", "true"), ("pack", "lines"))),
         Telemetry("p:b:1#+2", b"ab", (("pack", "concat"), ("pack-lengths", "1,2"))),
         Telemetry("p:b:1#+2", b"ab", (("pack", "concat"), ("pack-lengths", "2"))),
         Telemetry("p:b:1#+2", b"ab", (("pack", "concat"),)),

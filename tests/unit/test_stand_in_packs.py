@@ -2,43 +2,56 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.core.delivery.envelope import Compression, Telemetry
-from runtime.core.delivery.packing import PackFormat, PackRule, join, named
+from runtime.core.delivery.pack_names import named
+from runtime.core.delivery.packing import PackFormat, PackRule, completes, join
 from runtime.devcloud.mqtt.packets import Publish
 from runtime.devcloud.mqtt.topics import BadTopic, meaning
 from runtime.devcloud.state.batch_files import batch_files
 from runtime.devcloud.state.packs import BadPack, members
 
+BATCH, COMPLETION = (("batch-id", "b"),), (("complete-batch", "true"), ("ignore-payload", "true"))
+ITEM = b"\x83\x65p:b:1\x41a\xa0"
 DEVICE = "demo:dev-1"
 STEPS = st.lists(st.tuples(st.integers(1, 4), st.binary(max_size=6)), min_size=2, max_size=40)
 
 
-def packed(steps: list[tuple[int, bytes]], format: PackFormat) -> tuple[list[Telemetry], Telemetry]:
+def packed(
+    steps: list[tuple[int, bytes]], format: PackFormat, *, folded: bool = False
+) -> tuple[list[Telemetry], Telemetry]:
     numbers, at = [], 10
     for step, _ in steps:
         numbers.append(at := at + step)
     _, fitting = named(f"p:b:{numbers[0]}", numbers)
     parts = [
-        Telemetry(f"p:b:{number}", payload.replace(b"\n", b" "))
+        Telemetry(f"p:b:{number}", payload.replace(b"\n", b" "), BATCH, stored_ms=number << number % 40)
         for number, (_, payload) in zip(numbers[:fitting], steps, strict=False)
     ]
+    if folded:
+        parts[-1] = replace(parts[-1], payload=b"", properties=(*BATCH, *COMPLETION))
     return parts, join(parts, PackRule(format, compression=Compression.FASTEST))
 
 
 @settings(max_examples=50)
-@given(STEPS, st.sampled_from([PackFormat.LINES, PackFormat.CONCAT]))
+@given(
+    STEPS,
+    st.sampled_from([PackFormat.LINES, PackFormat.CONCAT, PackFormat.CBOR_SEQ]),
+    st.booleans(),
+)
 def test_the_stand_in_takes_every_pack_and_finds_its_messages(
-    steps: list[tuple[int, bytes]], format: PackFormat
+    steps: list[tuple[int, bytes]], format: PackFormat, folded: bool
 ) -> None:
-    parts, pack = packed(steps, format)
+    parts, pack = packed(steps, format, folded=folded)
     meaning(DEVICE, Publish(pack.topic(DEVICE), pack.payload, 1))
     if "content-encoding" not in dict(pack.properties):
         found = members(pack.mid, dict(pack.properties), pack.payload)
-        assert found == [(part.mid, part.payload) for part in parts]
+        assert found == [(part.mid, part.payload) for part in parts if not completes(part)]
 
 
 @pytest.mark.parametrize(
@@ -54,6 +67,13 @@ def test_the_stand_in_takes_every_pack_and_finds_its_messages(
         ("p:b:1#+2", {"pack": "lines", "message-id": "m"}, b"a\nb"),
         ("p:b:1#+2", {"pack": "lines", "content-encoding": "br"}, b"a\nb"),
         ("p:b:1#+2", {"pack": "concat", "pack-lengths": "1,2"}, b"ab"),
+        ("p:b:1#+2", {"pack": "lines", "complete-batch": "true"}, b"a"),
+        ("p:b:1#+2", {"pack": "lines", "complete-batch": "true", "batch-id": "b"}, b"a\nb"),
+        ("p:b:1#+2", {"pack": "cbor-seq"}, ITEM),
+        ("p:b:1#+2", {"pack": "cbor-seq"}, ITEM + ITEM),
+        ("p:b:1#+2", {"pack": "cbor-seq"}, ITEM + ITEM.replace(b":1", b":2")[:-1]),
+        ("p:b:1#+2", {"pack": "cbor-seq"}, ITEM + ITEM.replace(b":1", b":2")[:-1] + b"\xa1\x61x\x00"),
+        ("p:b:1#+2", {"pack": "cbor-seq"}, ITEM + b"\x83\x78\x05p:b:2\x41a\xa0"),
     ],
 )
 def test_a_pack_that_a_consumer_would_have_to_guess_at_ends_the_connection(
@@ -66,7 +86,7 @@ def test_a_pack_that_a_consumer_would_have_to_guess_at_ends_the_connection(
 
 def test_a_batch_file_joins_packs_as_it_joins_messages_and_takes_no_repeat() -> None:
     parts, pack = packed([(1, b"a"), (1, b"b"), (1, b"c")], PackFormat.LINES)
-    single = Telemetry("p:b:99", b"d")
+    single = Telemetry("p:b:99", b"d", BATCH)
 
     def row(telemetry: Telemetry) -> dict[str, object]:
         import json

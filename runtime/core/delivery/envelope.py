@@ -82,6 +82,8 @@ class Telemetry:
     """The path of gateways that a leaf's message has passed before this one; None: it is no leaf's."""
     saved_bytes: int = field(default=0, repr=False, compare=False)
     """What compression took off its documented size."""
+    stored_ms: int | None = field(default=None, repr=False, compare=False)
+    """Unix time of its storing, where that is known; said only in packs that have room for it."""
     _bag: str | None = field(default=None, init=False, repr=False, compare=False)
     """The property bag, percent-encoded: built when it is first read, for a message in a pack needs none."""
 
@@ -294,8 +296,14 @@ def _telemetry(
     if SOURCE_DEVICE in properties:
         properties = dict(properties)
         passed = properties.pop(GATEWAY_PATH, "")
+    stored_s = message.stored_wall_s
     return Telemetry(
-        mid(message.key) + suffix, payload, tuple(sorted(properties.items())), message.content_type, passed
+        mid(message.key) + suffix,
+        payload,
+        tuple(sorted(properties.items())),
+        message.content_type,
+        passed,
+        stored_ms=int(stored_s * 1000) if stored_s is not None and stored_s >= 0 else None,
     )
 
 

@@ -10,10 +10,21 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Protocol
 
 from runtime.core.delivery.envelope import LIMIT_BYTES, LONGEST_DEVICE_ID, Compression, Telemetry
 from runtime.core.delivery.metering import UNIT_BYTES, units
-from runtime.core.delivery.packing import MOST_MEMBERS, PackFormat, PackRule, alike, counted, join, named
+from runtime.core.delivery.pack_items import CBOR_SEQUENCE, ItemSizes
+from runtime.core.delivery.pack_names import MOST_MEMBERS, counted, named
+from runtime.core.delivery.packing import (
+    MEMBER_TYPE,
+    PackFormat,
+    PackRule,
+    alike,
+    completes,
+    folds,
+    join,
+)
 
 MARGIN_BYTES = 256
 """Room left in a pack: whether the properties that the hub stamps on a message count is not documented."""
@@ -77,40 +88,85 @@ class Joinable:
         return size_bytes + self.raw_bytes[-1] * ratio / count > most_bytes(1)
 
 
+class _Sizes(Protocol):
+    """The size of a pack, message by message."""
+
+    fixed_bytes: int
+    """All but the payload."""
+    raw_bytes: int
+    """The payload before compression."""
+
+    def add(self, message: Telemetry) -> None:
+        """Count one more message."""
+
+
+class _JoinedSizes:
+    """The sizes of packs whose payloads are joined as they are, with a separator or with their lengths."""
+
+    def __init__(self, first: Telemetry, fixed_bytes: int, format: PackFormat) -> None:
+        self.fixed_bytes = fixed_bytes
+        self.raw_bytes = self._last_bytes = len(first.payload)
+        self._separator = 1 if format is PackFormat.LINES else 0
+        self._has_lengths = format is PackFormat.CONCAT
+        if self._has_lengths:
+            self.fixed_bytes += len(str(self.raw_bytes))
+
+    def add(self, message: Telemetry) -> None:
+        size_bytes = len(message.payload)
+        if self._has_lengths and size_bytes != self._last_bytes:
+            self.fixed_bytes += len(f",{size_bytes}*99")
+        self._last_bytes = size_bytes
+        self.raw_bytes += size_bytes + self._separator
+
+
 def joinable(waiting: Sequence[Telemetry], rule: PackRule, ratio: float) -> Joinable:
     """The messages at the head of `waiting` that may go in one pack whose payload shrinks to `ratio`, about.
 
     Looked at are twice as many as will fit: how well they compress is known only when they are compressed.
     """
-    first = before = waiting[0]
+    first = waiting[0]
+    ended = completes(first)  # it goes alone
+    sizes = _sizes(first, rule)
     least_ratio = ratio if rule.compression is Compression.NONE else ratio / 2
     limit_bytes = most_bytes(rule.units)
-    separator = 1 if rule.format is PackFormat.LINES else 0
     prefix, number = counted(first.mid)
-    numbers, fixed, raw = [number], [_fixed_bytes(first, rule)], [len(first.payload)]
-    lengths_bytes = len(str(raw[0]))
-    for message in islice(waiting, 1, MOST_MEMBERS):
+    numbers, fixed, raw = [number], [sizes.fixed_bytes], [sizes.raw_bytes]
+    for message in () if ended else islice(waiting, 1, MOST_MEMBERS):
         other_prefix, number = counted(message.mid)
-        if other_prefix != prefix or number <= numbers[-1] or not alike(first, message):
+        if other_prefix != prefix or number <= numbers[-1]:
             break
-        if fixed[-1] + raw[-1] * least_ratio > limit_bytes:
+        if alike(first, message, rule.format):
+            sizes.add(message)
+        elif folds(first, message):
+            ended = True
+        else:
             break
-        if rule.format is PackFormat.CONCAT and len(message.payload) != len(before.payload):
-            lengths_bytes += len(f",{len(message.payload)}*99")
+        if sizes.fixed_bytes + sizes.raw_bytes * least_ratio > limit_bytes:
+            break
         numbers.append(number)
-        fixed.append(fixed[0] + lengths_bytes)
-        raw.append(raw[-1] + len(message.payload) + separator)
-        before = message
+        fixed.append(sizes.fixed_bytes)
+        raw.append(sizes.raw_bytes)
+        if ended:
+            break
     _, count = named(first.mid, numbers)
     count = max(1, count)
-    ended = count < len(waiting) or count >= MOST_MEMBERS
+    ended = ended or count < len(waiting) or count >= MOST_MEMBERS
     return Joinable(list(islice(waiting, count)), fixed[:count], raw[:count], ended)
+
+
+def _sizes(first: Telemetry, rule: PackRule) -> _Sizes:
+    fixed_bytes = _fixed_bytes(first, rule)
+    if rule.format is PackFormat.CBOR_SEQ:
+        return ItemSizes(first, fixed_bytes + len(MEMBER_TYPE) + len(CBOR_SEQUENCE))
+    return _JoinedSizes(first, fixed_bytes, rule.format)
 
 
 def _fixed_bytes(first: Telemetry, rule: PackRule) -> int:
     """The size of a pack besides payload and lengths, about: a name that grows long is within the margin."""
     names_bytes = (len(first.mid) + 16) * (2 if rule.as_message_id else 1)
-    return metered(first) - len(first.payload) + names_bytes + len("pack concat pack-lengths br encoding")
+    folded_bytes = len("complete-batch true") if rule.fold_completion else 0
+    own_bytes = metered(first) - len(first.payload)
+    return own_bytes + names_bytes + folded_bytes + len("pack concat pack-lengths br encoding")
 
 
 def fill(messages: Joinable, rule: PackRule, ratio: float) -> tuple[int, Telemetry]:

@@ -15,7 +15,8 @@ from typing import Any
 
 from runtime.core.delivery.envelope import Compression
 from runtime.core.delivery.outgoing import Outgoing
-from runtime.core.delivery.packing import MOST_MEMBERS, PackFormat, PackRule, numbers_of, runs
+from runtime.core.delivery.pack_names import MOST_MEMBERS, numbers_of, runs
+from runtime.core.delivery.packing import PackFormat, PackRule
 from runtime.core.delivery.packs import Pack
 
 
@@ -68,11 +69,11 @@ class PackNotes:
         pack = self._earlier.get(id) if store == self._store else None
         return None if pack is None else pack.rule
 
-    @property
     def sent_before(self, store: str | None, id: int) -> bool:
         """True if an earlier run sent the message, as far as that is noted: alone or in a pack."""
         return store == self._store and (id in self._alone or id in self._earlier)
 
+    @property
     def waits(self) -> bool:
         """True if members of packs of an earlier run were not read again yet."""
         return bool(self._earlier)
@@ -126,11 +127,12 @@ class PackNotes:
         notes = cls()
         try:
             notes._store = saved["store"]
-            for first, text, format, as_message_id, compression in saved["packs"]:
+            for first, text, format, as_message_id, compression, *fold in saved["packs"]:
                 rule = PackRule(
                     PackFormat(format),
                     as_message_id=bool(as_message_id),
                     compression=Compression[compression],
+                    fold_completion=any(fold),
                 )
                 pack = Pack(rule, tuple(numbers_of(int(first), text)))
                 notes._packs[pack] = 0
@@ -147,5 +149,6 @@ def _written(ids: Iterable[int]) -> tuple[int, str]:
     return numbers[0], "".join(run for _, run in runs(numbers))
 
 
-def _rule(rule: PackRule) -> tuple[str, bool, str]:
-    return rule.format.value, rule.as_message_id, rule.compression.name
+def _rule(rule: PackRule) -> tuple[str | bool, ...]:
+    rest = (True,) if rule.fold_completion else ()
+    return rule.format.value, rule.as_message_id, rule.compression.name, *rest

@@ -17,16 +17,15 @@ from runtime.core.delivery.engine import Delivery
 from runtime.core.delivery.envelope import FileParcel, Packing, Parcel, Telemetry, Unsendable, seal
 from runtime.core.delivery.events import Acked, Connected
 from runtime.core.delivery.link_budget import BELIEVABLE_S, LinkBudget, LinkPolicy
+from runtime.core.delivery.pack_names import is_counted
 from runtime.core.delivery.packing import (
     ENCODING,
     LENGTHS,
+    MEMBER_TYPE,
     PACK,
-    NotAPack,
     PackFormat,
-    PackPart,
     PackRule,
-    counted,
-    may_pack,
+    part_of,
 )
 from runtime.core.delivery.read_planner import lane_of
 from runtime.core.delivery.unit_counts import UnitCounts, of_file_calls, of_send
@@ -88,10 +87,8 @@ class Replay:
         assert record is not None, "a message was replayed twice"
         record.sealed, record.stored_s = sealed, self._now
         self._stored_s[message.id] = self._now
-        raw = sealed.raw if isinstance(sealed, Parcel) else None
-        if raw is not None and may_pack(raw, rule.format):
-            record.part = PackPart(rule, raw)
-        elif packs and message.kind is Kind.MESSAGE:
+        record.part = part_of(sealed, rule)
+        if record.part is None and packs and message.kind is Kind.MESSAGE:
             stream.alone[why_alone(sealed, rule.format)] += 1
         self._turn()
 
@@ -172,18 +169,18 @@ def why_alone(sealed: Parcel | FileParcel, format: PackFormat) -> str:
 
 def _why_of(telemetry: Telemetry, format: PackFormat) -> str:
     names = {name for name, _ in telemetry.properties}
+    if "message-id" in names and format is not PackFormat.CBOR_SEQ:
+        return "own message ids"
     for name, why in (
-        ("message-id", "own message ids"),
         ("chunk-id", "chunks that its producer cut"),
         (ENCODING, "compressed by its producer"),
         (PACK, "a property that packs have"),
         (LENGTHS, "a property that packs have"),
+        (MEMBER_TYPE, "a property that packs have"),
     ):
         if name in names:
             return why
-    try:
-        counted(telemetry.mid)
-    except NotAPack:
+    if not is_counted(telemetry.mid):
         return "no sequence number in its key"
     if format is PackFormat.LINES and b"\n" in telemetry.payload:
         return "newlines in payloads"

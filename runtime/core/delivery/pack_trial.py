@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from runtime.core.delivery.envelope import Compression
 from runtime.core.delivery.packing import PackFormat
 
-RULE = "write pack=lines|concat|none, linger=10s, units=16, compression=none|fastest|smallest, per-day=8640"
+RULE = (
+    "write pack=lines|concat|cbor-seq|none, linger=10s, units=16, compression=none|fastest|smallest, "
+    "per-day=8640"
+)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, None: 1.0, "m": 60.0, "h": 3600.0}
 MOST_LINGER_S = 86_400.0

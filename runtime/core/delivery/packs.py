@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 from runtime.core.delivery.envelope import Compression, Telemetry
 from runtime.core.delivery.metering import units
 from runtime.core.delivery.pack_cut import FIRST_RATIO, Joinable, fill, joinable, metered
-from runtime.core.delivery.packing import MOST_MEMBERS, PackRule, join, may_join
+from runtime.core.delivery.pack_names import MOST_MEMBERS
+from runtime.core.delivery.packing import PackRule, join, may_join
 
 if TYPE_CHECKING:
     from runtime.core.delivery.link_budget import LinkBudget
@@ -162,13 +163,17 @@ class Packer:
         records = []
         for record in islice(first.stream.waiting, MOST_MEMBERS):
             candidate = record.candidate
-            if record.touched or record.part is None or candidate.priority != priority:
+            if record.touched or record.part is None:
                 break
             if record.part.rule is not rule and record.part.rule != rule:
+                break
+            if candidate.priority != priority and not candidate.completes_batch:
                 break
             if candidate.expires_s is not None and now >= candidate.expires_s:
                 break
             records.append(record)
+            if candidate.completes_batch:
+                break
         return records
 
     def _lingers_until_s(self, records: Sequence[Outgoing], rule: PackRule, now: float) -> float:
@@ -215,7 +220,7 @@ class Packer:
             member.pack = None
         parts = [member.part.telemetry for member in together if member.part is not None]
         pack.members, pack.ids = together, tuple(member.candidate.id for member in together)
-        if len(parts) == len(together) and may_join(parts):
+        if len(parts) == len(together) and may_join(parts, pack.rule.format):
             pack.seal(join(parts, pack.rule))
             for member in together:
                 member.pack = pack

@@ -21,7 +21,7 @@ from enum import StrEnum
 from typing import cast
 
 from runtime.core.delivery.actions import Candidate
-from runtime.core.delivery.packing import MOST_MEMBERS
+from runtime.core.delivery.pack_names import MOST_MEMBERS
 from runtime.core.message import StreamName
 
 ENOUGH = 256

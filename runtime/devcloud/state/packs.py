@@ -9,13 +9,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from runtime.devcloud.state import cbor_items
 from runtime.errors import Rejected
 
 _NAME = re.compile(r"(?P<prefix>.*:)(?P<first>0|[1-9]\d*)#(?P<runs>\+[-+*\d]+)", re.ASCII | re.DOTALL)
 _RUN = re.compile(r"\+([1-9]\d*)(?:\*([1-9]\d*))?(?:-(0|[1-9]\d*)(?=\+))?", re.ASCII)
 LONGEST_NAME = 120
 MOST_MEMBERS = 10_000
-_JSON_LINES = "application/x-ndjson"
+_OF_ALL = {
+    "stream-group-name", "stream-name", "site-id", "batch-id", "batch-slice-id", "message-id", "chunk-id",
+    "content-encoding", "complete-batch", "complete-message", "ignore-payload", "source-device-id",
+    "gateway-path", "pack", "pack-lengths", "pack-content-type",
+}  # fmt: skip
+"""Properties of a pack that count for all its messages."""
 
 
 class BadPack(Rejected):
@@ -30,11 +36,16 @@ def is_pack(message_id: str) -> bool:
 def members(message_id: str, properties: Mapping[str, str], payload: bytes) -> list[tuple[str, bytes]]:
     """The messages of a pack, by id, from its payload as it was before compression. Raises BadPack."""
     ids = _ids(message_id)
-    payloads = _payloads(properties, payload)
+    if "complete-batch" in properties:
+        if properties["complete-batch"] != "true" or not properties.get("batch-id"):
+            raise BadPack(f"the pack {message_id!r} completes no batch")
+        del ids[-1]  # the completion, which has no payload
+    if properties.get("pack") == "cbor-seq":
+        payloads = _items(ids, properties, payload)
+    else:
+        payloads = _payloads(properties, payload)
     if len(ids) != len(payloads):
         raise BadPack(f"the pack {message_id!r} names {len(ids)} messages and has {len(payloads)}")
-    if properties.get("pack") == "lines" and any(b"\n" in one for one in payloads):
-        raise BadPack("a line holds a newline")
     if "chunk-id" in properties or properties.get("message-id", message_id) != message_id:
         raise BadPack(f"the pack {message_id!r} would take a name from its messages")
     return list(zip(ids, payloads, strict=True))
@@ -60,6 +71,20 @@ def _ids(name: str) -> list[str]:
     if len(numbers) < 2:
         raise BadPack(f"{name!r} is a pack of one, which goes under its own name")
     return [f"{match['prefix']}{number}" for number in numbers]
+
+
+def _items(ids: list[str], properties: Mapping[str, str], payload: bytes) -> list[bytes]:
+    """The payloads of a pack in `cbor-seq`."""
+    try:
+        found = cbor_items.items(payload)
+    except ValueError as exc:
+        raise BadPack(f"no CBOR sequence of messages: {exc}") from exc
+    if [item.id for item in found] != ids:
+        raise BadPack("the items have other ids than the name says")
+    own = [item.properties.keys() for item in found]
+    if any(names & _OF_ALL or names & properties.keys() for names in own):
+        raise BadPack("an item has a property that belongs to the pack")
+    return [item.payload for item in found]
 
 
 def _payloads(properties: Mapping[str, str], payload: bytes) -> list[bytes]:
