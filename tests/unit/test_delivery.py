@@ -141,6 +141,8 @@ class DeliveryMachine(RuleBasedStateMachine):
     @rule(all_of=st.booleans())
     def ingest_confirms(self, all_of: bool) -> None:
         ids = set(self.world.unconfirmed if all_of else sorted(self.world.unconfirmed)[:3])
+        for _, together in self.world.sent_together:  # a report is removed whole
+            ids |= self.world.unconfirmed.intersection(together) if ids.intersection(together) else set()
         self.world.confirm(ids)
 
     @rule()
