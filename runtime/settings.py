@@ -194,7 +194,9 @@ class StoreSettings:
     quarantine_max_bytes: int = setting(
         107_374_182, "most bytes in quarantine, beside the store; beyond it the oldest are dropped", low=4096
     )
-    policy: OverflowPolicy = setting(OverflowPolicy.REJECT, "what gives way when the store is full")
+    policy: OverflowPolicy = setting(
+        OverflowPolicy.REJECT, "what gives way when the store is full; drop-oldest drops about 1 % at a time"
+    )
     max_streams: int = setting(
         1_000,
         "most streams with anything stored; beyond it each user or key may have a tenth",

@@ -26,6 +26,8 @@ from runtime.layout import Layout
 from runtime.producer import Producer
 
 SETTINGS = "[store]\nmax_bytes = 1000000000000\nmax_messages = 100000000\nmin_free_bytes = 0\n"
+AT_THE_LIMIT = 20_000
+"""Messages of a store at its limit: where a hundredth of them gives way at a time, it soon fills up again."""
 FILL_AT_ONCE = 100_000
 FOLDING_ALWAYS = """
 import sys
@@ -75,7 +77,10 @@ def measure(quick: bool) -> list[FigureRow]:
     with folder() as where:
         rows.append(_fsyncs(where, rounds, seconds))
     with folder() as where:
+        rows.append(_written_at_the_limit(where / "home", seconds))
+    with folder() as where:
         rows += _backlog(where, backlog, rounds, seconds)
+        rows.append(_opening(where / "full", backlog, rounds))
     with folder() as where:
         rows += _restart(where / "home", rounds)
     return [replace(row, reason="") if row.reached else row for row in rows]
@@ -126,12 +131,27 @@ def _one_producer(where: Path, chained: str, ours: str, rounds: int, seconds: fl
 
 def _written_alone(endpoint: str, home: Path, seconds: float) -> FigureRow:
     """Bytes that ingest gave to the disk for a keyed message of 200 B with a commit of its own."""
+    written_bytes = _written_for_one(endpoint, home, seconds)
+    return FigureRow("written to disk for a commit of one message", written_bytes, "B", reach="<= 10000")
+
+
+def _written_at_the_limit(home: Path, seconds: float) -> FigureRow:
+    """The same in a full store, whose oldest messages give way."""
+    _fill(home, AT_THE_LIMIT)
+    with running(
+        home, settings=f'[store]\nmax_messages = {AT_THE_LIMIT}\npolicy = "drop-oldest"\n'
+    ) as endpoint:
+        written_bytes = _written_for_one(endpoint, home, 2 * seconds)
+    name = "the same where the store is full, and its oldest messages give way"
+    return FigureRow(name, written_bytes, "B", reach="<= 12000")
+
+
+def _written_for_one(endpoint: str, home: Path, seconds: float) -> float:
     pid = _pid(home)
     with producing(endpoint, 1, 1) as acknowledged:
         before, written = acknowledged(), _io(pid)
         time.sleep(max(seconds, 1.0))
-        messages, written = acknowledged() - before, _io(pid) - written
-    return FigureRow("written to disk for a commit of one message", written / messages, "B", reach="<= 10000")
+        return (_io(pid) - written) / (acknowledged() - before)
 
 
 def _eight(whole: str, ours: str, rounds: int, seconds: float) -> FigureRow:
@@ -211,6 +231,29 @@ def _backlog(where: Path, backlog: int, rounds: int, seconds: float) -> list[Fig
     ]
 
 
+def _opening(home: Path, backlog: int, rounds: int) -> FigureRow:
+    """Seconds to open a full store as a power cut leaves it: rows unfolded, nothing in the page cache."""
+    path, times = Layout(home).messages_db, []
+    for _ in range(rounds):
+        with running(home) as endpoint:  # which is killed at the end
+            acknowledged_per_s(endpoint, 1, 1, 0.3)
+        for file in (path, path.with_name(f"{path.name}-wal")):
+            _forget_pages(file)
+        began_s = time.perf_counter()
+        store = MessageStore(path, SystemClock())
+        times.append(time.perf_counter() - began_s)
+        store.leave()
+    name = f"opening a store of {backlog / 1e6:g} million after a power cut"
+    return FigureRow(name, statistics.median(times), "s", reach="<= 1")
+
+
+def _forget_pages(file: Path) -> None:
+    """Have the kernel drop a file's pages from its cache."""
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def _fill(home: Path, messages: int) -> None:
     """A store with a backlog, made without a flush for each commit."""
     layout = Layout(home)
@@ -262,9 +305,11 @@ def _wait_until_it_stands(home: Path) -> None:
 
 
 @contextmanager
-def running(home: Path, *prefix: str, program: Sequence[str] = ("-m", "runtime")) -> Iterator[str]:
+def running(
+    home: Path, *prefix: str, program: Sequence[str] = ("-m", "runtime"), settings: str = SETTINGS
+) -> Iterator[str]:
     """A real ingest in a home of its own; its endpoint."""
-    _prepare(home)
+    _prepare(home, settings)
     command = [*prefix, sys.executable, *program, "--home", str(home), "worker", "ingest"]
     with _child(command, home):
         with Producer(_endpoint(home), retry_for_s=30) as producer:
@@ -275,9 +320,9 @@ def running(home: Path, *prefix: str, program: Sequence[str] = ("-m", "runtime")
             os.kill(_pid(home), signal.SIGKILL)
 
 
-def _prepare(home: Path) -> None:
+def _prepare(home: Path, settings: str = SETTINGS) -> None:
     home.mkdir(exist_ok=True)
-    (home / "edge.toml").write_text(SETTINGS)
+    (home / "edge.toml").write_text(settings)
 
 
 @contextmanager

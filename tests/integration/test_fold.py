@@ -20,6 +20,7 @@ from runtime.adapters.store.stream_reader import StreamReader
 from runtime.adapters.store.unfolded import MOST_UNFOLDED
 from runtime.adapters.store.upload_reader import UploadReader
 from runtime.adapters.store.writer import MessageStore
+from runtime.core.ingest import quota as quota_module
 from runtime.core.ingest.protocol import Put, Refusal, Stored
 from runtime.core.ingest.quota import Amount, Limit, OverflowPolicy, Quota
 from runtime.core.ingest.unfolded_rows import pack_gone
@@ -171,8 +172,11 @@ class Twins:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_what_the_rows_tell_is_what_the_counters_would_say(tmp_path: Path, seed: int) -> None:
+def test_what_the_rows_tell_is_what_the_counters_would_say(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """For every reader at every moment; and opened after a kill at any moment, for every counter."""
+    monkeypatch.setattr(quota_module, "AHEAD_SHARE", 10)
     twins, unfolded = Twins(tmp_path, seed), 0
     for number in range(COMMITS):
         twins.commit()
@@ -362,6 +366,22 @@ def test_the_unfolded_rows_are_bounded(
     assert 3 <= most <= 10
     ((there,),) = store._db.execute("SELECT count(*) FROM messages").fetchall()
     assert there <= 12, "what is delivered leaves with the fold"
+
+
+def test_a_full_store_folds_where_messages_give_way_and_not_with_every_commit(path: Path) -> None:
+    limit = Quota(Limit(Amount(1_000, 10**9), OverflowPolicy.DROP_OLDEST))
+    store = MessageStore(path, ObedientClock(), policies=limit.policies())
+    keep(store, put([b"x"], producer="p", first=1, stream="s"), put([b"x"] * 999, stream="s"), quota=limit)
+    folds, lost = set(), 0
+    for number in range(2, 52):
+        admission, _ = decide(store, [put([b"x"], producer="p", first=number, stream="s")], limit)
+        lost += sum(loss.amount.messages for loss in store.commit(admission, Settled()))
+        assert store.backlog().messages == 1_000 + number - 1 - lost <= 1_000
+        folds |= set(store._db.execute("SELECT folded FROM store").fetchall())
+    assert len(folds) <= 6, "ten give way at a time"
+    ledger = store.ledger()
+    assert ledger is not None and ledger.total.lost == {"drop-oldest": lost}
+    store.close()
 
 
 def test_a_quiet_store_folds_after_a_while_and_a_closed_one_has_nothing_to_fold(

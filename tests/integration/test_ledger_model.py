@@ -18,11 +18,13 @@ from pathlib import Path
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from pytest import MonkeyPatch
 
 from runtime.adapters.salvage.salvage import salvage
 from runtime.adapters.store.counters import POLICIES, QUARANTINED, Loss
 from runtime.adapters.store.reader import StoreReader
 from runtime.adapters.store.writer import MessageStore
+from runtime.core.ingest import quota as quota_module
 from runtime.core.ingest.protocol import Put, Stored
 from runtime.core.ingest.quota import Amount, Limit, OverflowPolicy, Quota
 from runtime.core.settlement import Settled
@@ -54,6 +56,8 @@ class LedgerLife(RuleBasedStateMachine):
         self.evicted: dict[int, str] = {}
         """Dropped by this process: the hub may still have them."""
         self.damaged: set[int] = set()
+        self.patched = MonkeyPatch()
+        self.patched.setattr(quota_module, "AHEAD_SHARE", 3)  # two more than must of six
         self.open()
 
     def open(self) -> None:
@@ -241,6 +245,7 @@ class LedgerLife(RuleBasedStateMachine):
         assert total.late == self.late
 
     def teardown(self) -> None:
+        self.patched.undo()
         self.store.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 

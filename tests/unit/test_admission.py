@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runtime.core.ingest import quota as quota_module
 from runtime.core.ingest.admission import Admission, MeasureFiles, TakeFiles
 from runtime.core.ingest.message_fields import PLAIN, MessageRow, describe
 from runtime.core.ingest.protocol import Code, Ping, Pong, ProducerKey, Put, Refusal, Stored
@@ -139,6 +141,48 @@ def test_drop_oldest_makes_room_for_exactly_what_comes() -> None:
     assert [(e.stream, e.amount) for e in deciding.evictions] == [(None, Amount(2, 0))]
 
 
+@pytest.mark.parametrize(
+    ("most", "stored", "gone"),
+    [
+        (
+            Amount(100_000, 10**9),
+            100_000,
+            Amount(1 + 1_000, 0),
+        ),  # a hundredth, and of the limit that is reached
+        (Amount(10**6, 10_000_000), 100_000, Amount(0, 10 + 100_000)),
+        (Amount(10**6, 10**9), 10**6, Amount(1 + 1_000, 0)),  # not 10,000
+        (Amount(99, 10**9), 99, Amount(1, 0)),
+    ],
+)
+def test_the_oldest_give_way_about_a_hundredth_at_a_time(most: Amount, stored: int, gone: Amount) -> None:
+    """A store at its limit wrote its counters in every commit: four pages instead of one."""
+    levels = {A: {4: Amount(stored, stored * 100)}}
+    deciding = admission(Quota(Limit(most, OverflowPolicy.DROP_OLDEST)), levels=levels, streams={A: 1})
+    assert isinstance(deciding.decide(put(1)), Stored)
+    assert [each.amount for each in deciding.evictions] == [gone]
+    assert isinstance(deciding.decide(put(1)), Stored)
+    assert len(deciding.evictions) == (1 if max(gone) > 10 else 2), "there is room now"
+
+
+def test_no_more_than_must_gives_way_by_importance_or_where_more_is_not_there() -> None:
+    levels = {A: {4: Amount(1_000, 10_000)}}
+    least = admission(
+        Quota(Limit(Amount(1_000, 10**9), OverflowPolicy.DROP_LOWEST)), levels=levels, streams={A: 1}
+    )
+    assert isinstance(least.decide(put(1)), Stored)
+    assert [each.amount for each in least.evictions] == [Amount(1, 0)]
+    most = Quota(Limit(Amount(1_000, 10**9), OverflowPolicy.DROP_OLDEST))
+    full = admission(most, levels=levels, streams={A: 1})
+    assert isinstance(full.decide(put(995)), Stored)
+    assert [each.amount for each in full.evictions] == [Amount(995, 0)]
+    disk = admission(
+        Quota(Limit(Amount(10**6, 10**9), OverflowPolicy.DROP_OLDEST)),
+        levels=levels, streams={A: 1}, room_bytes=0,
+    )  # fmt: skip
+    assert isinstance(disk.decide(put(1)), Stored)
+    assert [each.amount for each in disk.evictions] == [Amount(1, 10)]
+
+
 def test_what_is_more_important_never_gives_way_to_what_is_less() -> None:
     quota = Quota(Limit(Amount(5, 1_000), OverflowPolicy.DROP_LOWEST))
     deciding = admission(quota, levels={A: {4: Amount(4, 40), 1: Amount(1, 10)}}, streams={A: 1})
@@ -187,21 +231,29 @@ puts = st.builds(
 )
 
 
-@given(st.lists(puts, max_size=20), st.sampled_from(OverflowPolicy), st.sampled_from(OverflowPolicy))
+@given(
+    st.lists(puts, max_size=20),
+    st.sampled_from(OverflowPolicy),
+    st.sampled_from(OverflowPolicy),
+    st.sampled_from((2, 4, 100)),
+)
 def test_no_limit_is_exceeded_and_no_acknowledgement_is_without_a_row(
-    requests: list[Put], policy: OverflowPolicy, stream_policy: OverflowPolicy
+    requests: list[Put], policy: OverflowPolicy, stream_policy: OverflowPolicy, ahead_share: int
 ) -> None:
     quota = Quota(Limit(Amount(12, 200), policy), Limit(Amount(8, 120), stream_policy))
     levels = {A: {2: Amount(3, 30), 7: Amount(2, 20)}, B: {4: Amount(4, 40)}}
     deciding = admission(quota, levels=levels, streams={A: 1, B: 2})
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(quota_module, "AHEAD_SHARE", ahead_share)
+        replies = [deciding.decide(request) for request in requests]
     acknowledged: set[int] = set()
-    for request in requests:
-        reply = deciding.decide(request)
+    for request, reply in zip(requests, replies, strict=True):
         if isinstance(reply, Stored):
             assert len(reply.ids) == len(request.payloads)
             acknowledged |= {number for number in reply.ids if number is not None}
     assert acknowledged == {row.id for row in rows(deciding)}
     freed = sum(e.amount.messages for e in deciding.evictions)
+    assert freed <= 9, "what gives way was there before"
     assert 9 + len(deciding.rows) - freed <= 12
     freed_bytes = sum(e.amount.bytes for e in deciding.evictions)
     assert 90 + sum(row.bytes for row in rows(deciding)) - freed_bytes <= 200

@@ -10,7 +10,8 @@ Invariants, held by `tests/unit/test_admission.py`:
 2. A sequence known as stored is answered with its id and not kept again, also within one commit.
 3. Ids grow by one, and no id is given twice.
 4. No limit is exceeded after the commit, but by an owner within its share; what gives way was stored by an
-   earlier commit, is no more important than what it gives way to, and is booked as an eviction.
+   earlier commit, is no more important than what it gives way to, and is booked as an eviction. Where the
+   oldest give way a hundredth more of them do (`QuotaUsage.ahead`).
 """
 
 from __future__ import annotations
@@ -372,7 +373,8 @@ class Admission:
             eviction = theirs if self._usage.can_free(theirs) else eviction
         if not self._usage.can_free(eviction):
             raise RefusedRequest(code, f"{where} is full, and nothing in it may give way", RETRY_FULL_MS)
-        self._usage.evict(eviction)
+        # what is freed of a full disk shows at the next look only: till then more would go with each commit
+        self._usage.evict(eviction if code is Code.DISK_FULL else self._usage.ahead(eviction))
 
     def _believe_counters(self, code: Code, where: str) -> None:
         """Refuse while the counters are not verified: where one decides, every message was counted once."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -23,6 +23,10 @@ OWNER_SHARES = 10
 that invents names without end locks out itself only."""
 LARGEST_BYTES = 2**40
 """More than any message has, with the file that is its payload."""
+AHEAD_SHARE = 100
+"""An eviction of the oldest frees a part of so many of what is stored more than it must."""
+MOST_AHEAD = 1_000
+"""Most messages that it evicts more: about as many as the store takes between two folds."""
 
 ROW_OVERHEAD_BYTES = 128
 """What a row takes on disk beside its payload and texts, generously."""
@@ -206,6 +210,29 @@ class QuotaUsage:
         scope = asked.stream, asked.owner
         taken = _sum(amount for booked, amount in self._booked.items() if _overlap(booked, scope))
         return available.minus(taken).minus(leaving).covers(asked.amount)
+
+    def ahead(self, eviction: Eviction) -> Eviction:
+        """The eviction, and where the oldest give way about a hundredth of its scope more, if that is there.
+
+        Each eviction has the store write its counters (a fold): one message at a time would do so in every
+        commit at the limit. Where the least important give way the eviction stays exact: what comes into the
+        room that it left might be less important than what had to go.
+        """
+        if eviction.policy is not OverflowPolicy.DROP_OLDEST:
+            return eviction
+        stored = self._stored(eviction)
+        messages = min(stored.messages // AHEAD_SHARE, MOST_AHEAD)
+        size = min(stored.bytes // AHEAD_SHARE, MOST_AHEAD * (stored.bytes // max(1, stored.messages)))
+        needed = eviction.amount
+        more = Amount(messages if needed.messages else 0, size if needed.bytes else 0)
+        larger = replace(eviction, amount=needed.plus(more))
+        return larger if self.can_free(larger) else eviction
+
+    def _stored(self, eviction: Eviction) -> Amount:
+        """The amount in the scope of an eviction after this commit, as far as is known."""
+        if eviction.owner is not None:
+            return self.holds(eviction.owner)
+        return self.total if eviction.stream is None else self.stream(eviction.stream)
 
     def holds(self, owner: str) -> Amount:
         """The amount that this owner will hold after this commit, as far as is known."""
