@@ -28,7 +28,7 @@ class Watched:
         )  # fmt: skip
         device.link.set_time(NIGHT, device.clock.boot)
 
-    def look(self, *, after_s: float = 15.0) -> None:
+    def look(self, *, after_s: float = 900.0) -> None:
         self.device.clock.boot += after_s
         self.device.link.set_time(NIGHT, self.device.clock.boot)
         self.device.turn(sends=False)
@@ -46,7 +46,7 @@ def test_each_stream_loses_as_it_says_and_the_ledger_names_it(folder: Path) -> N
     toml = '[stream.s]\nover_budget = "sample:10"\n[stream.d]\nover_budget = "drop-lowest"\n'
     watched = Watched(folder, toml)
     with closing(watched.device) as device:
-        for _ in range(6):  # 20 a second come, and 100 an hour may go
+        for _ in range(6):  # more than 500 an hour come, and 100 may go
             for stream in ("s", "d", "w"):
                 device.put(stream, *[b"x"] * 40, priority=2)
             device.put("d", *[b"x"] * 10, priority=6)

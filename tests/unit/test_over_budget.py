@@ -151,20 +151,19 @@ def demand(waiting: float, stored: float, remedy: OverBudget | None = None) -> S
 def test_a_backlog_of_an_outage_that_the_rest_of_the_day_holds_is_not_given_up() -> None:
     forecast = Forecast()
     for look in range(7):  # 80 wait after 16 hours at 5 an hour; 40 more come
-        forecast.look(look * 20.0, left(0, 8), {"a": demand(80, 80 + look / 36)})
+        forecast.look(look * 720.0, left(0, 8), {"a": demand(80, 80 + look)})
     assert not forecast.over
 
 
 def test_what_comes_faster_than_the_budget_is_seen_before_the_day_is_over() -> None:
     forecast = Forecast()
-    for look in range(4):
-        forecast.look(look * 30.0, left(0, 24), {"a": demand(8, 1_000 + look)})  # 120 an hour, 8 wait
+    for look in range(8):
+        forecast.look(look * 600.0, left(0, 24), {"a": demand(8, 1_000 + 20 * look)})  # 120 an hour
     assert not forecast.over, "less than an hour's share waits"
-    for look in range(4, 8):
-        forecast.look(look * 30.0, left(0, 24), {"a": demand(11, 1_000 + look)})
+    forecast.look(8 * 600.0, left(0, 24), {"a": demand(11, 1_160)})
     assert forecast.over
-    for look in range(8, 60):
-        forecast.look(look * 30.0, left(0, 24), {"a": demand(11, 1_008)})  # nothing comes any more
+    for look in range(9, 16):
+        forecast.look(look * 600.0, left(0, 24), {"a": demand(11, 1_160)})  # nothing comes any more
     assert not forecast.over
 
 
@@ -175,8 +174,8 @@ def test_a_size_that_is_measured_anew_is_no_arrival_and_hides_none(drift: float)
     each = 0.05
     for look in range(8):
         one = StreamDemand(OverBudget(), each, {4: 220}, 10_000_000)
-        quiet.look(look * 30.0, left(0, 24), {"a": one})
-        flooded.look(look * 30.0, left(0, 24), {"a": replace(one, stored=one.stored + 1_000 * look)})
+        quiet.look(look * 600.0, left(0, 24), {"a": one})
+        flooded.look(look * 600.0, left(0, 24), {"a": replace(one, stored=one.stored + 1_000 * look)})
         each *= drift
     assert not quiet.over and flooded.over
 
@@ -184,15 +183,21 @@ def test_a_size_that_is_measured_anew_is_no_arrival_and_hides_none(drift: float)
 def test_shortly_before_midnight_nothing_is_given_up_that_tomorrow_holds() -> None:
     forecast = Forecast()
     for look in range(10):
-        forecast.look(look * 10.0, left(240, 0.1), {"a": demand(9, 1_000 + look / 36)})
+        forecast.look(look * 600.0, left(240, 0.1), {"a": demand(9, 1_000 + look)})
     assert not forecast.over
 
 
-def test_nothing_is_foreseen_from_the_first_seconds() -> None:
+@pytest.mark.parametrize(("hours", "least_s"), [(24, 3_600), (30 * 24, 86_400)])
+def test_a_burst_after_a_start_gives_up_nothing_of_a_day_nor_of_a_month(hours: float, least_s: int) -> None:
+    """A minute of what producers had kept, taken for a month's rate, dropped the backlog of an outage."""
     forecast = Forecast()
-    forecast.look(0.0, left(0, 24), {"a": demand(500, 500)})
-    forecast.look(5.0, left(0, 24), {"a": demand(500, 600)})
-    assert not forecast.over
+    share = BudgetLeft(HOURLY / 3_600, hours * 3_600, HOURLY)
+    for at_s in range(0, least_s, 10):
+        forecast.look(at_s, share, {"a": demand(500, 500 + min(at_s, 600))})
+        assert not forecast.over
+    for at_s in range(least_s, 2 * least_s + 10, 10):
+        forecast.look(at_s, share, {"a": demand(500, 1_100 + at_s / 10)})
+    assert forecast.over
 
 
 @settings(max_examples=deep(40))

@@ -2,7 +2,8 @@
 
 A stream's `over_budget` says it: its messages wait for another day, or the least important go, or one in N
 stays. Whether a budget holds is a forecast: what waits and what will have come by the end of the budget's day
-or month, against what is left of it. Nothing is given up while less than an hour's share of the budget waits.
+or month, against what is left of it. Nothing is given up while less than an hour's share of the budget waits,
+nor on what came within minutes: the arrivals of an hour are believed for a day, those of a day for a month.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ RULE = "must be wait, drop-lowest, or sample:N with N from 2 to 1,000,000"
 REASON = "over_budget"
 """The reason in the ledger."""
 HOUR_S = 3_600.0
-OBSERVED_S = 900.0
-"""Arrivals are observed over this time."""
-LEAST_OBSERVED_S = 60.0
-"""Nothing is foreseen from less."""
+DAY_S = 86_400.0
+OBSERVED_S = 3_600.0
+"""Arrivals are observed over this time, and nothing is foreseen from less: they are believed for a day."""
+OBSERVED_FOR_LONGER_S = DAY_S
+"""The same where the budget ends later: a machine that works by day fills no month by its busiest hour."""
+_LOOKS = 360
+"""The looks of that time that are kept."""
 _SAMPLE = re.compile(r"sample:([1-9]\d{0,6})")
 _LARGEST_SAMPLE = 1_000_000
 
@@ -120,7 +124,7 @@ class Forecast:
             more = demand.stored - self._stored.get(name, demand.stored)
             self._arrived += demand.units_each * max(0, more)
         self._stored = {name: demand.stored for name, demand in demands.items()}
-        arriving_per_s = self._observe(now)
+        arriving_per_s = self._observe(now, OBSERVED_S if left.ends_in_s <= DAY_S else OBSERVED_FOR_LONGER_S)
         needed = waiting + (arriving_per_s or 0.0) * left.ends_in_s
         holds = needed <= left.per_s * left.ends_in_s + left.hourly
         if holds:
@@ -128,14 +132,15 @@ class Forecast:
         elif arriving_per_s is not None and waiting > left.hourly:
             self.over = True
 
-    def _observe(self, now: float) -> float | None:
-        """Units a second that arrive; None where too little was observed."""
+    def _observe(self, now: float, window_s: float) -> float | None:
+        """Units a second that arrived in the last `window_s`; None where less was observed."""
         looks = self._arrivals
-        looks.append((now, self._arrived))
-        while len(looks) > 2 and looks[0][0] < now - OBSERVED_S:
+        if not looks or now - looks[-1][0] >= window_s / _LOOKS:
+            looks.append((now, self._arrived))
+        while len(looks) > 1 and looks[1][0] <= now - window_s:
             looks.popleft()
         first_s, first = looks[0]
-        return (self._arrived - first) / (now - first_s) if now - first_s >= LEAST_OBSERVED_S else None
+        return (self._arrived - first) / (now - first_s) if now - first_s >= window_s else None
 
 
 def shedding(demands: Mapping[str, StreamDemand], hourly: float) -> dict[str, Shedding]:
