@@ -1,7 +1,7 @@
 """A fleet that comes back at once drains into a throttling hub nearly as fast as that serves, and pays once.
 
 Smaller worlds than those of `make bench`, and the same where it counts: seconds that the hub needs for one
-send of each device (10, and 33, which is more than the deadline of an acknowledgement).
+send of each device (10, and 33 and 80, which are more than the deadline of an acknowledgement).
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from runtime.bench.drain import Throttle, drain
 from runtime.core.delivery.packing import PackFormat, PackRule
 
 WORLDS = [(20, 2.0, 60), (30, 0.9, 30)]
+SLOWEST = (30, 0.375, 30)
 KEEPS = pytest.mark.parametrize("keeps", [True, False], ids=["hub keeps", "hub loses"])
 FLEETS = pytest.mark.parametrize("fleet", WORLDS, ids=["10 s a turn", "33 s a turn"])
 
 
 @KEEPS
-@FLEETS
+@pytest.mark.parametrize("fleet", [*WORLDS, SLOWEST], ids=["10 s a turn", "33 s a turn", "80 s a turn"])
 def test_a_fleet_drains_in_little_more_than_the_hubs_own_time_and_sends_little_twice(
     fleet: tuple[int, float, int], *, keeps: bool
 ) -> None:

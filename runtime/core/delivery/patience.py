@@ -2,8 +2,10 @@
 
 A hub that throttles a fleet answers each device late, and its clients all at once. Who gives up sends again
 what the hub has queued: the queue grows, the answers take longer still, and every repeat is metered. So each
-loss that says nothing but "no answer yet" doubles the patience, as TCP doubles its retransmission timeout,
-and quick answers halve it again.
+loss that says nothing but "no answer yet" makes the patience four times as long, and quick answers halve it
+again. TCP doubles its retransmission timeout; but here the deadline begins far above any line's round trip,
+and a hub's queue is documented as minutes: 30, 120 and 300 s reach it with two repeats, where doubling pays
+four.
 
 It holds only for sends that the hub has whole, and only for silence: a line that carries nothing, a
 keep-alive without an answer, and a message that others overtake are found as soon as ever.
@@ -13,9 +15,10 @@ from __future__ import annotations
 
 MOST_S = 300.0
 """The longest patience: a hub queues for a minute or two, as documented, then it refuses."""
+_GROWTH = 4
 _QUICK_SHARE = 4
-"""An acknowledgement within this part of the patience halves it: after doubling, only answers that come in
-half the time that was too short count, else it would go up and down with a queue of that length."""
+"""An acknowledgement within this part of the patience halves it: then it is still twice as long as that
+answer took, else it would go up and down with a queue of that length."""
 
 
 class AckPatience:
@@ -32,4 +35,4 @@ class AckPatience:
 
     def overdue(self) -> None:
         """A client was given up though its line was well, and no message is to blame."""
-        self.current_s = min(self._most_s, 2 * self.current_s)
+        self.current_s = min(self._most_s, _GROWTH * self.current_s)
