@@ -15,7 +15,7 @@ help:
 	@echo "make systemd the unit and the installer under a live systemd (root, user-mode-linux; minutes)"
 	@echo "make deb     Debian packages into dist/ (ARCH=amd64|arm64|armhf|all, DEBIAN=12|13|all)"
 	@echo "make bundle  an update for edgectl update apply, signed by EDGE_UPDATE_KEY (ARCH=, DEBIAN=, IMAGE=)"
-	@echo "make updates updates killed at random, and bad bundles (ARGS='--kills 100 --bad 50'; an hour)"
+	@echo "make updates a one-way update, updates killed at random, and bad bundles (ARGS='--kills 100 --bad 50'; an hour)"
 	@echo "make packages all packages, parts lists and the offline bundle; installed, upgraded, purged (root; minutes)"
 	@echo "make container  the image, run by podman and runc (root; a minute or two)"
 	@echo "make image   a bootable disk with two slots, built twice, booted in User Mode Linux (root; minutes)"
@@ -57,6 +57,7 @@ bundle: $(READY)
 	@$(VENV)/bin/python -m deploy.packaging update --arch $(or $(ARCH),amd64) --release $(or $(DEBIAN),12) $(if $(IMAGE),--image $(IMAGE))
 
 updates: $(READY)
+	@$(VENV)/bin/python -m tests.machine.update_one_way
 	@$(VENV)/bin/python -m tests.machine.update $(ARGS)
 
 packages: $(READY)

@@ -68,6 +68,12 @@ class UpdateSettings:
         "program that restarts the service",
         advanced=True,
     )
+    restart_count: tuple[str, ...] = setting(
+        ("systemctl", "show", "--value", "--property=NRestarts", "edge-runtime.service"),
+        "program that prints how often the service was restarted by its manager: a version that crashes at "
+        "once comes back before update.confirm_s; empty: unknown",
+        advanced=True,
+    )
     watch: tuple[str, ...] = setting(
         ("systemctl", "start", "--no-block", "edge-runtime-update.service"),
         "program that starts `edgectl update watch` apart from the service; empty: in the command itself",

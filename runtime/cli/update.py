@@ -13,6 +13,7 @@ from runtime.cli.terminal import TextRow, write_error, write_json, write_lines
 
 if TYPE_CHECKING:
     from runtime.adapters.update.bundle_file import UpdateBundle
+    from runtime.adapters.update.service import Called
     from runtime.config import Config
     from runtime.core.update.manifest import Judgement
     from runtime.core.update.progress import LastUpdate, UpdateRecord
@@ -207,10 +208,10 @@ def _confirm(arguments: argparse.Namespace) -> int:
     if isinstance(update, SideBySideUpdate):
         under_way = update.versions.record().phase is not UpdatePhase.NONE
         return _ended(arguments, see_through(update, wait_s) if under_way else None)
-    return 0 if update.confirm(wait_s, lambda record: _proof(arguments, update.config, record)) else 1
+    return 0 if update.confirm(wait_s, lambda record: _proof(update.config, record)) else 1
 
 
-def _proof(arguments: argparse.Namespace, config: Config, record: UpdateRecord) -> str:
+def _proof(config: Config, record: UpdateRecord) -> Called:
     """Call ourselves as the owner of the home; a one-way update is rehearsed, before it opens the store."""
     import sys
 
@@ -220,8 +221,7 @@ def _proof(arguments: argparse.Namespace, config: Config, record: UpdateRecord) 
     action = ["rehearse"] if record.one_way else ["probe"]
     words = ["--home", str(config.layout.home), *file, "update", *action, "--json"]
     limit_s = 2 * config.settings.update.confirm_s
-    done = call(Path(sys.prefix), words, limit_s)
-    return "" if done.ok else done.text
+    return call(Path(sys.prefix), words, limit_s)
 
 
 def _watch(arguments: argparse.Namespace) -> int:
@@ -251,10 +251,9 @@ def _probe(arguments: argparse.Namespace) -> int:
     from runtime.operations.update_probe import probe
 
     facts = provenance()
-    return _reasoned(
-        arguments,
-        probe(load_config(arguments, warn=False), SystemClock(), facts["package"] or facts["version"]),
-    )
+    version = facts["package"] or facts["version"]
+    probed = probe(load_config(arguments, warn=False), SystemClock(), version)
+    return _reasoned(arguments, probed.reason, crash_loop=probed.crash_loop)
 
 
 def _rehearse(arguments: argparse.Namespace) -> int:
@@ -269,9 +268,9 @@ def _rehearse(arguments: argparse.Namespace) -> int:
     )
 
 
-def _reasoned(arguments: argparse.Namespace, reason: str) -> int:
+def _reasoned(arguments: argparse.Namespace, reason: str, *, crash_loop: bool = False) -> int:
     if arguments.json:
-        write_json({"ok": not reason, "reason": reason}, indent=None)
+        write_json({"ok": not reason, "reason": reason, "crash_loop": crash_loop}, indent=None)
     elif reason:
         write_lines(reason)
     return 1 if reason else 0

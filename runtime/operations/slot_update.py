@@ -10,8 +10,10 @@ from pathlib import Path
 from runtime.adapters.process.clock import Clock, SystemClock
 from runtime.adapters.update.bundle_file import UpdateBundle, open_bundle
 from runtime.adapters.update.holds import holders
+from runtime.adapters.update.service import Called, UpdatedService
 from runtime.adapters.update.two_slots import TwoSlots
 from runtime.config import Config
+from runtime.core.update.crash_loop import ServiceRestarts, reason_to_return
 from runtime.core.update.manifest import InstalledVersion, Judgement, judge
 from runtime.core.update.progress import (
     SlotStep,
@@ -33,6 +35,7 @@ class SlotUpdate:
     config: Config
     slots: TwoSlots
     installed: InstalledVersion
+    service: UpdatedService
     report: Report = lambda _: None
     clock: Clock = field(default_factory=SystemClock)
     sleep: Callable[[float], None] = time.sleep
@@ -42,7 +45,13 @@ class SlotUpdate:
         """The update of the device with this configuration. Raises NeedsHuman."""
         updates.check_trust(config)
         settings = config.settings.update
-        return cls(config, updates.two_slots(settings), updates.installed(settings), report)
+        return cls(
+            config,
+            updates.two_slots(settings),
+            updates.installed(settings),
+            updates.service(settings),
+            report,
+        )
 
     def inspect(self, file: Path) -> tuple[UpdateBundle, Judgement]:
         """Check a bundle wholly. Raises BadBundle, NeedsHuman, OSError."""
@@ -99,27 +108,38 @@ class SlotUpdate:
             )
         )
 
-    def confirm(self, wait_s: float, prove: Callable[[UpdateRecord], str]) -> bool:
+    def confirm(self, wait_s: float, prove: Callable[[UpdateRecord], Called]) -> bool:
         """Confirm the slot that was started, if it is on trial and proves itself; True if all is well.
 
-        `prove` returns the reason why it does not yet. The last one is kept for after the return.
+        The last reason why it does not is kept for after the return.
         """
         booted = self._look_back()
         record = self.slots.record()
         if record.phase is not UpdatePhase.TRIAL or booted != record.slot:
             return True
-        until_s, reason = self.clock.boot_s() + wait_s, ""
-        while reason := prove(record):
-            if self.clock.boot_s() >= until_s:
-                self.report(f"not confirmed within {wait_s:.0f} s: {reason}")
-                kept = f"not confirmed within {wait_s:.0f} s: {reason}"
-                self.slots.perform(SlotStep(record=replace(record, reason=kept)))
-                return False
-            self.sleep(LOOK_EVERY_S)
+        if reason := self._failure(record, wait_s, prove):
+            self.report(reason)
+            self.slots.perform(SlotStep(record=replace(record, reason=reason)))
+            return False
         self.slots.perform(SlotStep(choice=confirm(self.slots.choice(), booted)))
         self._look_back()
         self.report(f"slot {booted} is confirmed")
         return True
+
+    def _failure(self, record: UpdateRecord, wait_s: float, prove: Callable[[UpdateRecord], Called]) -> str:
+        """The reason why the slot on trial does not prove itself; empty: it does.
+
+        The service ends again and again until a rehearsal is over: its restarts count for nothing then.
+        """
+        until_s, restarts = self.clock.boot_s() + wait_s, ServiceRestarts()
+        while not (proved := prove(record)).ok:
+            restarts = restarts.after(None if record.one_way else self.service.restarts())
+            if crash := reason_to_return(proved.text, restarts, worker_crashes=proved.crash_loop):
+                return crash
+            if self.clock.boot_s() >= until_s:
+                return f"not confirmed within {wait_s:.0f} s: {proved.text}"
+            self.sleep(LOOK_EVERY_S)
+        return ""
 
     def _begin_trial(self, ready: UpdateRecord) -> None:
         """The journal first: without it the choice of a trial counts for nothing."""

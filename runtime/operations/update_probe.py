@@ -7,6 +7,7 @@ the home, which has to be of this version, and workers that are younger than it.
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.adapters.process.clock import Clock
@@ -14,6 +15,7 @@ from runtime.adapters.process.process import lock_holder, process_age_s
 from runtime.adapters.process.status_file import BUSY, last_record
 from runtime.config import Config
 from runtime.core.operations.liveness import WorkerProgress, faults
+from runtime.core.update.crash_loop import crashing_worker
 from runtime.errors import EdgeError
 from runtime.layout import WORKERS, Layout
 from runtime.producer import Producer
@@ -29,17 +31,34 @@ _AGE_ROUNDING_S = 0.1
 """The kernel says the start of a process in hundredths."""
 
 
-def probe(config: Config, clock: Clock, version: str, prefix: Path | None = None) -> str:
-    """The reason why this version does not work in this home; empty: it does. It stores a message."""
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """The outcome of a probe."""
+
+    reason: str = ""
+    """Why the version does not work; empty: it does."""
+    crash_loop: bool = False
+    """A worker crashes again and again: no later probe is likely to be better."""
+
+
+def probe(config: Config, clock: Clock, version: str, prefix: Path | None = None) -> ProbeResult:
+    """Find out if this version works in this home. It stores a message."""
     if reason := _not_running(config, clock, prefix or Path(sys.prefix)):
-        return reason
+        crashing = _crashing(config.layout, clock)
+        return ProbeResult(f"{crashing}; {reason}" if crashing else reason, bool(crashing))
     payload = f'{{"update": "{version}"}}'.encode()
     try:
         with Producer(config.producer_endpoint(), name="edgectl-update", retry_for_s=STORE_S) as producer:
             producer.put(payload, stream=STREAM, content_type="application/json", priority=9)
     except EdgeError as exc:
-        return f"the probe was not stored: {exc}"
-    return ""
+        return ProbeResult(f"the probe was not stored: {exc}")
+    return ProbeResult()
+
+
+def _crashing(layout: Layout, clock: Clock) -> str:
+    supervisor = lock_holder(layout.lock("supervisor"))
+    record = last_record(layout.status_file("sentinel"), clock.boot_id())
+    return crashing_worker(record.values, supervisor) if supervisor else ""
 
 
 def _not_running(config: Config, clock: Clock, prefix: Path) -> str:

@@ -64,9 +64,10 @@ def _outcome(
     while time.monotonic() < until_s:
         if process.poll() is not None:
             return f"it ended with exit status {process.returncode}"
-        reason = probe(config, clock, version)
-        if not reason:
-            return ""
+        probed = probe(config, clock, version)
+        if not probed.reason or probed.crash_loop:
+            return probed.reason
+        reason = probed.reason
         time.sleep(LOOK_EVERY_S)
     return f"not within {wait_s:.0f} s: {reason}"
 

@@ -19,6 +19,7 @@ from runtime.adapters.update.holds import holders
 from runtime.adapters.update.service import Called, UpdatedService, call, compile_tree
 from runtime.adapters.update.side_by_side import LOCK, SideBySide
 from runtime.config import Config
+from runtime.core.update.crash_loop import ServiceRestarts, reason_to_return
 from runtime.core.update.manifest import InstalledVersion, Judgement, judge
 from runtime.core.update.progress import (
     PACKAGE,
@@ -185,14 +186,16 @@ class SideBySideUpdate:
         version, limit_s = self.versions.path_of(record.version), self.config.settings.update.confirm_s
         until_s = self.clock.boot_s() + limit_s
         self._say(f"{record.version} has {limit_s:.0f} s to confirm itself")
-        reason = "it was not tried"
+        reason, restarts = "it was not tried", ServiceRestarts()
         while (left_s := until_s - self.clock.boot_s()) > 0:
             probed = self.call(
                 version, [*self._of_home(), "update", "probe", "--json"], max(left_s, LEAST_CALL_S)
             )
             if probed.ok:
                 return record.to(UpdatePhase.CONFIRMED)
-            reason = probed.text
+            reason, restarts = probed.text, restarts.after(self.service.restarts())
+            if crash := reason_to_return(reason, restarts, worker_crashes=probed.crash_loop):
+                return record.to(UpdatePhase.RETURNING, reason=crash)
             self.sleep(min(LOOK_EVERY_S, max(0.0, left_s)))
         return record.to(UpdatePhase.RETURNING, reason=f"not confirmed within {limit_s:.0f} s: {reason}")
 

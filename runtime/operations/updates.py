@@ -64,7 +64,7 @@ def two_slots(settings: UpdateSettings) -> TwoSlots:
 
 
 def service(settings: UpdateSettings) -> UpdatedService:
-    return UpdatedService(settings.restart, settings.watch)
+    return UpdatedService(settings.restart, settings.watch, settings.restart_count)
 
 
 def signing_keys(settings: UpdateSettings) -> tuple[PublicKey, ...]:

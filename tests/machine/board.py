@@ -157,20 +157,29 @@ class Device:
         drop_ins: dict[str, str] | None = None,
         until: str = "",
         patience_s: float = BOOT_S,
+        cut_after: str = "",
+        cut_s: float = 0.0,
     ) -> Boot:
-        """From power on to power off, or until a line on the console, where the plug is pulled."""
+        """From power on to power off, or until a line on the console, where the plug is pulled.
+
+        `cut_after`: a line, so long after which it is pulled; empty: after power on. With 0 s it is not.
+        """
         boot, began_s = Boot(), time.monotonic()
         with self.powered(*arguments, drop_ins=drop_ins) as machine:
             overdue = threading.Timer(patience_s, plug.pull, [machine])
+            cut = threading.Timer(cut_s, plug.pull, [machine])
             overdue.start()
             assert machine.stdout is not None
             for line in machine.stdout:
+                if cut_s and cut.ident is None and re.search(cut_after, line):
+                    cut.start()
                 boot.read(line.strip(), time.monotonic() - began_s)
                 if "Verification code:" in line:
                     (self.folder / SHOWN).touch()
                 if re.search(until or "no slot can be started|Kernel panic", line):
                     break
             overdue.cancel()
+            cut.cancel()
         boot.at_s["off"] = time.monotonic() - began_s
         return boot
 

@@ -14,6 +14,7 @@ import argparse
 import gzip
 import hashlib
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -148,6 +149,7 @@ def check_first_boots(verdicts: Verdicts, device: Device) -> Boot:
     verdicts.check(
         "the state partition was grown to the disk", holds=kib > 180_000, seen=f"{kib // 1024} MiB"
     )
+    print(f"        longest starts: {first.facts.get('blame', '')}", flush=True)
     verdicts.check("no unit failed", holds=first.facts.get("failed") == "", seen=first.facts.get("failed"))
     if "delivered" not in first.at_s:
         show(first)
@@ -211,7 +213,7 @@ def check_hanging_slot(verdicts: Verdicts, device: Device, before: Boot) -> None
 
 
 def check_update(verdicts: Verdicts, device: Device, bundle: Path, before: Boot) -> None:
-    """An update confirms itself in slot b; the next one, whose runtime never starts, comes back to it."""
+    """An update confirms itself in slot b; others are cut, or come back to the slot before."""
     applied = device.boot("trial=update", f"trial.bundle={bundle}")
     verdicts.check("edgectl update writes the other slot", holds="applied" in applied.at_s)
     confirmed = device.boot("trial=confirmed")
@@ -221,25 +223,60 @@ def check_update(verdicts: Verdicts, device: Device, bundle: Path, before: Boot)
         seen=confirmed.facts.get("choice"),
     )
     check_same(verdicts, "as the same device, with its messages", confirmed, before)
+    if "applied" not in applied.at_s:
+        show(applied)
+        show(confirmed)
+    apply_s = applied.at_s.get("applied", 60.0) - applied.at_s.get("stored", 0.0)
+    check_cuts_of_systemd(verdicts, device, bundle, confirmed, apply_s)
+
+
+def check_cuts_of_systemd(
+    verdicts: Verdicts, device: Device, bundle: Path, before: Boot, apply_s: float
+) -> None:
+    """The plug is pulled under a live systemd: while an update is written, and during the next start."""
+    chance, acknowledged = random.Random(1), int(before.facts.get("messages", 0))
+    start_s = before.at_s.get("stored", 60.0)
+    for cut_after, longest_s in (("EVENT stored", apply_s), ("", start_s), ("EVENT stored", 1.3 * apply_s)):
+        cut_s = chance.uniform(0.2, 1.0) * longest_s
+        cut = device.boot("trial=update", f"trial.bundle={bundle}", cut_after=cut_after, cut_s=cut_s)
+        acknowledged += "stored" in cut.at_s
+        print(f"        cut {cut_s:.1f} s after {cut_after or 'power on'}: {device.choice()}", flush=True)
+    settled = device.boot("trial=confirmed")
+    acknowledged += "stored" in settled.at_s
+    names = ("machine-id", "store", "device")
+    same = all(settled.facts.get(name) == before.facts.get(name) for name in names)
+    stored = int(settled.facts.get("messages", 0))
+    verdicts.check(
+        "power cuts under systemd while it is updated: the same device, and no message is missing",
+        holds=same and stored >= acknowledged and settled.facts.get("choice", "").endswith("trial= tries=0"),
+        seen=f"{stored} messages of {acknowledged} acknowledged, {settled.facts.get('choice')}",
+    )
+    if not same or stored < acknowledged:
+        show(settled)
+    check_return_under_systemd(verdicts, device, bundle, settled)
+
+
+def check_return_under_systemd(verdicts: Verdicts, device: Device, bundle: Path, before: Boot) -> None:
+    """An update whose runtime never starts: the machine restarts by itself until the slot before is back."""
+    active = before.facts.get("slot", "b")
     device.boot("trial=update", f"trial.bundle={bundle}")
     drop_ins = {
-        "edge-runtime.service": "[Service]\nExecStartPre=/bin/sh -c '[ $(cat /boot/booted) = b ]'\n",
-        "edge-confirm.service": "[Service]\nEnvironment=EDGE_CONFIRM_S=10\n",
+        "edge-runtime.service": f"[Service]\nExecStartPre=/bin/sh -c '[ $(cat /boot/booted) = {active} ]'\n"
     }
+    began = time.monotonic()
     back = device.boot(drop_ins=drop_ins, patience_s=4 * BOOT_S)  # starts four times
     restarts = sum("was not confirmed" in line for line in back.lines)
+    print(f"        {time.monotonic() - began:.0f} s for four starts", flush=True)
     verdicts.check(
         "a slot whose runtime never starts restarts until it comes back", holds=restarts == 3, seen=restarts
     )
     verdicts.check(
         "it comes back with its reason",
-        holds=back.facts.get("slot") == "b" and "not confirmed" in back.facts.get("update", ""),
+        holds=back.facts.get("slot") == active and "it crashes" in back.facts.get("update", ""),
         seen=back.facts.get("update"),
     )
     check_same(verdicts, "as the same device, with its messages", back, before)
-    if back.facts.get("slot") != "b" or "applied" not in applied.at_s:
-        show(applied)
-        show(confirmed)
+    if back.facts.get("slot") != active:
         show(back)
 
 

@@ -54,6 +54,7 @@ def _device() -> str:
 
 
 def _update(bundle: Path) -> None:
+    from runtime.adapters.update.service import Called
     from runtime.config import load
     from runtime.core.update.progress import UpdatePhase
     from runtime.operations.slot_update import SlotUpdate
@@ -64,7 +65,7 @@ def _update(bundle: Path) -> None:
     if record.phase is UpdatePhase.TRIAL and booted == record.slot and os.environ["CUT_CONFIRM"] == "no":
         say(f"TRIAL {booted}")
         return
-    update.confirm(0, lambda _: "")  # the proof itself is tried by a whole boot
+    update.confirm(0, lambda _: Called(True, ""))  # the proof itself is tried by a whole boot
     say(f"CONFIRMED {update.slots.choice().active}")
     if last := update.slots.record().last:
         say(f"LAST {str(last.result).replace(chr(32), chr(45))} {last.wall_s} {last.reason}")

@@ -40,7 +40,7 @@ facts() {
     fact hostname "$(cat /proc/sys/kernel/hostname)"
     fact store "$(stored 'uuid FROM store')"
     fact next-id "$(stored 'next_id FROM store')"
-    fact messages "$(stored 'count(*) FROM messages')"
+    fact messages "$(stored 'count(*) FROM messages WHERE stream = (SELECT id FROM streams WHERE stream = char(115))')"
     fact device "$(edgectl identity --json | sed -n 's/.*"device_id": "\([^"]*\)".*/\1/p' | head -n 1)"
     fact slot "$(cat /boot/booted)"
     fact choice "$(tr '\n' ' ' </boot/choice)"
@@ -48,6 +48,7 @@ facts() {
     fact state-kib "$(df -k --output=size /state | tail -n 1)"
     fact writable "$(awk '$4 ~ /^rw/ && $3 !~ /^(proc|sysfs|cgroup2?|devpts|hostfs|bpf|debugfs|tracefs|mqueue|selinuxfs|securityfs)$/ { print $2 }' \
         /proc/mounts | grep -v '^/run/' | sort | tr '\n' ' ')"
+    fact blame "$(systemd-analyze blame --no-pager | head -n 12 | tr -s '\n ' '; ')"
     fact failed "$(systemctl list-units --failed --no-legend --plain | awk '{ print $1 }' | tr '\n' ' ')"
 }
 

@@ -71,8 +71,8 @@ def rest(device: UpdateDevice, allowed: set[str], uuid: str) -> str:
     in_use = device.in_use.readlink().name
     check(in_use in allowed, f"{in_use} is in use, of {allowed}")
     check(not (device.folder / ".trial").is_symlink(), "the trial's link is still there")
-    health = device.edgectl("health", "--wait", "60")
-    check(health.wait(90) == 0, f"not healthy: {health.stdout and health.stdout.read()}")
+    health = device.edgectl("health", "--wait", "180")  # of a busy machine
+    check(health.wait(210) == 0, f"not healthy: {health.stdout and health.stdout.read()}")
     check(device.running_version() == in_use, f"{device.running_version()} runs, in use is {in_use}")
     check(store_uuid(device) == uuid, "the store is another")
     return in_use
@@ -235,7 +235,7 @@ def main() -> int:
         device = UpdateDevice(base, FIRST, confirm_s=40.0)
         try:
             device.power_on()
-            check(device.edgectl("health", "--wait", "60").wait(90) == 0, "the first version does not start")
+            check(device.edgectl("health", "--wait", "180").wait(210) == 0, "the first version does not start")
             uuid = store_uuid(device)
             load = Load(device)
             outcomes = killed(device, arguments.kills, arguments.late, random.Random(arguments.seed), uuid)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import lzma
 import os
@@ -100,20 +101,33 @@ def packed(files: Mapping[str, bytes]) -> bytes:
 class UpdateDevice:
     """One device in a folder, with a version in use."""
 
-    def __init__(self, base: Path, version: str = "1.0.0", confirm_s: float = 25.0) -> None:
+    def __init__(
+        self,
+        base: Path,
+        version: str = "1.0.0",
+        confirm_s: float = 25.0,
+        package: Path = PACKAGE,
+        counted: bool = True,
+        toml: str = "",
+    ) -> None:
+        """`counted`: the version knows the setting restart_count. `toml`: more tables of edge.toml."""
         base.mkdir(exist_ok=True)
         self.base, self.key = base, SigningKey()
         self.folder, self.in_use = base / "versions.d", base / "versions"
         self.home, self.config = base / "home", base / "edge.toml"
         self.pid_file, self.log = base / "up.pid", base / "log"
+        self.restarts = base / "restarts"
         restart = ["sh", "-c", _RESTART.format(pid=self.pid_file)]
+        count = f"restart_count = {json.dumps(['cat', str(self.restarts)])}\n" if counted else ""
         self.config.write_text(
             f'[update]\nkeys = ["{self.key.public}"]\nfolder = "{self.folder}"\nconfirm_s = {confirm_s}\n'
-            f"restart = {json.dumps(restart)}\nwatch = []\nhold_max_s = 0\n"
+            f"restart = {json.dumps(restart)}\nwatch = []\nhold_max_s = 0\n{count}{toml}"
         )
         self.config.chmod(0o644)
         self.folder.mkdir(mode=0o755)
-        with tarfile.open(fileobj=io.BytesIO(packed(tree_of(version))), mode="r:xz") as archive:
+        with tarfile.open(
+            fileobj=io.BytesIO(packed(tree_of(version, None, package))), mode="r:xz"
+        ) as archive:
             archive.extractall(self.folder / version)
         self.in_use.symlink_to(f"{self.folder.name}/{version}")
         self.pid_file.write_text("0\n")
@@ -195,7 +209,12 @@ class UpdateDevice:
         return found
 
     def _manage(self) -> None:
-        while not self._off.is_set():
+        for number in itertools.count():
+            if self._off.is_set():
+                return
+            fresh = self.restarts.with_suffix(".new")
+            fresh.write_text(f"{number}\n")
+            fresh.replace(self.restarts)
             places = (self.folder / ".trial", self.in_use)
             edgectl = next((p / "bin/edgectl" for p in places if (p / "bin/edgectl").exists()), None)
             assert edgectl is not None, "no version would start"

@@ -7,7 +7,7 @@ import io
 import lzma
 import tarfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -96,6 +96,9 @@ class World:
     files: DurableFiles | None = None
     package: Path | None = None
     """The folder of a package's own version OLD."""
+    counts: list[int] = field(default_factory=list)
+    """What the service manager's counter of restarts shows, look by look."""
+    crash_loop: bool = False
 
     @classmethod
     def of(cls, place: Path) -> World:
@@ -130,7 +133,7 @@ class World:
         def sleep(seconds: float) -> None:
             clock.boot += max(seconds, 0.1)
 
-        service = WorldService(("restart",), (), self)
+        service = WorldService(("restart",), (), counts=self.counts, world=self)
         return WorldUpdate(
             self.config, versions, service, INSTALLED, clock=clock, sleep=sleep, call=self.call
         )
@@ -141,25 +144,37 @@ class World:
         if "probe" in words:
             asked = OLD if version == self.package else version.name
             works = self.running == asked and (self.good or asked == OLD)
-            return Called(works, "ingest does not run yet")
+            return Called(works, "ingest does not run yet", crash_loop=self.crash_loop and not works)
         return Called(self.good, "it cannot migrate")
 
 
 @dataclass(frozen=True)
-class WorldService(UpdatedService):
+class CountedService(UpdatedService):
+    """A service whose manager counted so many restarts at each look; the last one from then on."""
+
+    counts: list[int] = field(default_factory=list)
+
+    def restarts(self) -> int | None:
+        return self.counts.pop(0) if len(self.counts) > 1 else next(iter(self.counts), None)
+
+
+@dataclass(frozen=True)
+class WorldService(CountedService):
     """The service of the world: its restart is a change, too."""
 
-    world: World
+    world: World | None = None
 
     def restart(self) -> None:
-        self._moment()
+        assert self.world is not None
+        self._moment(self.world)
         self.world.running = self.world.starts()
         self.world.restarts += 1
-        self._moment()
+        self._moment(self.world)
 
-    def _moment(self) -> None:
-        if isinstance(self.world.files, CutFiles):
-            self.world.files.cut_here()
+    @staticmethod
+    def _moment(world: World) -> None:
+        if isinstance(world.files, CutFiles):
+            world.files.cut_here()
 
 
 class WorldUpdate(SideBySideUpdate):

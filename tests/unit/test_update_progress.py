@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from loguru import logger
 from runtime.adapters.update.durable_files import DurableFiles
 from runtime.adapters.update.holds import hold, holders, release
 from runtime.adapters.update.journal_file import journal_facts, read_journal, write_journal
+from runtime.adapters.update.side_by_side import BYTECODE_SHARE
+from runtime.core.update.crash_loop import CRASHES, crashing_worker
 from runtime.core.update.progress import (
     PACKAGE,
     PHASES,
@@ -30,9 +34,12 @@ from runtime.core.update.progress import (
     waits_for_rehearsal,
 )
 from runtime.core.update.slots import TRIES, SlotChoice, power_on
-from runtime.errors import NeedsHuman
+from runtime.errors import NeedsHuman, Rejected
+from runtime.layout import Layout
+from runtime.operations.update_rehearsal import FOLDER, rehearse
 from runtime.operations.update_steps import ApplyOptions
 from runtime.workers.update_news import UpdateNews
+from tests.support.store_tools import ObedientClock
 from tests.support.update_world import NEW, OLD, SCHEMAS, World, bundle_in
 
 TRIAL = UpdateRecord(UpdatePhase.TRIAL, "2", "1", tries=TRIES, slot="b")
@@ -178,6 +185,77 @@ def test_beside_a_package_its_own_version_is_the_one_without_a_link(tmp_path: Pa
     update.watch()
     assert update.versions.look() == VersionsOnDisk(PACKAGE, "", frozenset({NEW}))
     assert not world.folder.with_suffix("").is_symlink()
+
+
+def test_a_version_that_crashes_again_and_again_comes_back_without_waiting_for_its_time(
+    tmp_path: Path,
+) -> None:
+    reasons = {}
+    for name, counts, crash_loop in (("worker", [0], True), ("service", [9, 0, 2, 4, 5], False)):
+        (tmp_path / name).mkdir()
+        world = World.of(tmp_path / name)
+        world.good, world.counts, world.crash_loop = False, counts, crash_loop
+        update = world.update(Unflushed())
+        update.bundle = bundle_in(tmp_path)
+        update.apply(tmp_path, ApplyOptions())
+        began_s = update.clock.boot_s()
+        last = update.watch()
+        assert last is not None and last.result is UpdateResult.CAME_BACK
+        assert world.running == OLD
+        assert update.clock.boot_s() - began_s <= 4, "the time to confirm is 5 s"
+        reasons[name] = last.reason
+    assert reasons["worker"] == "it crashes: ingest does not run yet"
+    assert reasons["service"] == "it crashes: the service was restarted 5 times; ingest does not run yet"
+
+
+def test_a_version_that_ended_a_few_times_still_gets_its_whole_time(tmp_path: Path) -> None:
+    world = World.of(tmp_path)
+    world.good, world.counts = False, [7, CRASHES - 1, 0, CRASHES - 1]
+    update = world.update(Unflushed())
+    update.bundle = bundle_in(tmp_path)
+    update.apply(tmp_path, ApplyOptions())
+    began_s = update.clock.boot_s()
+    last = update.watch()
+    assert last is not None and last.reason.startswith("not confirmed within 5 s")
+    assert update.clock.boot_s() - began_s >= 5
+
+
+def test_restarts_that_the_sentinel_counted_under_another_supervisord_are_no_evidence() -> None:
+    watches = {"ingest": {"restarted_at_s": [1.0] * CRASHES}, "upload": {"restarted_at_s": [1.0]}}
+    record = {"supervisor_pid": 7, "memory": {"watches": watches}}
+    assert crashing_worker(record, 7) == f"ingest was restarted {CRASHES} times"
+    assert not crashing_worker(record, 8)
+    del watches["ingest"]["restarted_at_s"][0]
+    assert not crashing_worker(record, 7)
+    for damaged in ({}, {"memory": 3}, {"memory": {"watches": {"ingest": 3}}}):
+        assert not crashing_worker({"supervisor_pid": 7, **damaged}, 7)
+
+
+def test_an_update_without_room_for_it_and_its_bytecode_is_refused_and_writes_nothing(tmp_path: Path) -> None:
+    world = World.of(tmp_path)
+    update = world.update(Unflushed())
+    free_bytes = shutil.disk_usage(tmp_path).free
+    spare_bytes = 1 << 30  # other tests write meanwhile
+    for room_bytes in (1 << 60, int((free_bytes + spare_bytes) / (1 + BYTECODE_SHARE))):
+        update.bundle = bundle_in(tmp_path, unpacked_bytes=room_bytes)
+        with pytest.raises(Rejected, match=r"\d+\.\d MB of room are missing on the disk of .*edge-runtime.d"):
+            update.apply(tmp_path, ApplyOptions())
+    assert update.versions.look().versions == {OLD}
+    assert {path.name for path in world.folder.iterdir()} == {OLD}
+    room_bytes = int((free_bytes - spare_bytes) / (1 + BYTECODE_SHARE))
+    update.bundle = bundle_in(tmp_path, unpacked_bytes=room_bytes)
+    update.apply(tmp_path, ApplyOptions())
+    assert update.versions.look().versions == {OLD, NEW}
+
+
+def test_a_rehearsal_without_room_for_two_copies_of_the_store_is_refused(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    layout.state.mkdir()
+    with layout.messages_db.open("wb") as store:  # sparse: it has the size, and takes no room
+        store.truncate(shutil.disk_usage(tmp_path).free // 2)
+    reason = rehearse(replace(World.of(tmp_path).config, layout=layout), ObedientClock(), NEW, 1)
+    assert re.fullmatch(r"\d+\.\d MB of room are missing for a copy of the store", reason)
+    assert not (layout.home / FOLDER).exists()
 
 
 def test_a_rollback_goes_through_a_trial_of_its_own(tmp_path: Path) -> None:

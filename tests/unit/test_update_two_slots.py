@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters.update.bundle_file import BadBundle, UpdateBundle
+from runtime.adapters.update.service import Called
 from runtime.adapters.update.two_slots import TwoSlots
 from runtime.cli.up import refuse_unrehearsed
 from runtime.core.update.manifest import BundleKind, BundlePart, Judgement, SchemaRange, judge
@@ -20,7 +21,15 @@ from runtime.operations.slot_update import SlotUpdate
 from runtime.operations.update_steps import ApplyOptions
 from tests.support.power_of_files import CutFiles, PowerCut
 from tests.support.store_tools import ObedientClock
-from tests.support.update_world import INSTALLED, NEW, OLD, SCHEMAS, config_of, manifest_of
+from tests.support.update_world import (
+    INSTALLED,
+    NEW,
+    OLD,
+    SCHEMAS,
+    CountedService,
+    config_of,
+    manifest_of,
+)
 
 OLD_IMAGE, NEW_IMAGE = b"old" * 1000, b"new" * 1500
 
@@ -45,7 +54,8 @@ class SlotWorld(SlotUpdate):
         settings = replace(config.settings, update=replace(config.settings.update, boot_dir=boot))
         slots = TwoSlots(boot, CutFiles(boot, cut_at), place / "no-command-line")
         installed = replace(INSTALLED, kind=BundleKind.IMAGE)
-        world = cls(replace(config, settings=settings), slots, installed, clock=ObedientClock())
+        service = CountedService((), ())
+        world = cls(replace(config, settings=settings), slots, installed, service, clock=ObedientClock())
         world.sleep = world.pass_time
         part = BundlePart("image.squashfs", hashlib.sha256(NEW_IMAGE).hexdigest(), len(NEW_IMAGE))
         (place / "part").write_bytes(NEW_IMAGE)
@@ -72,12 +82,12 @@ class SlotWorld(SlotUpdate):
         return slot
 
 
-def well(_: UpdateRecord) -> str:
-    return ""
+def well(_: UpdateRecord) -> Called:
+    return Called(True, "")
 
 
-def ill(_: UpdateRecord) -> str:
-    return "ingest does not run yet"
+def ill(_: UpdateRecord) -> Called:
+    return Called(False, "ingest does not run yet")
 
 
 def test_the_other_slot_is_written_started_and_confirmed(tmp_path: Path) -> None:
@@ -113,6 +123,19 @@ def test_a_slot_that_is_not_confirmed_comes_back_and_its_reason_is_kept(tmp_path
     assert world.slots.choice() == SlotChoice("a")
     with pytest.raises(NeedsHuman, match="no version before"):
         world.roll_back()
+
+
+def test_a_slot_whose_runtime_crashes_again_and_again_restarts_the_machine_at_once(tmp_path: Path) -> None:
+    world = SlotWorld.of(tmp_path)
+    world.apply(tmp_path, ApplyOptions())
+    world.start()
+    began_s = world.clock.boot_s()
+    assert not world.confirm(180, lambda _: Called(False, "ingest was restarted 5 times", crash_loop=True))
+    assert world.slots.record().reason == "it crashes: ingest was restarted 5 times"
+    world.service = CountedService((), (), counts=[0, 2, 4, 6])
+    assert not world.confirm(180, ill)
+    assert world.clock.boot_s() - began_s < 10
+    assert world.slots.record().reason.startswith("it crashes: the service was restarted 6 times")
 
 
 def test_an_image_that_does_not_fit_or_is_another_leaves_the_choice_alone(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from runtime.errors import NeedsHuman, Retryable
 
 RESTART_S = 180.0
 """systemd stops the service within 40 s and waits 90 s for its start."""
+COUNT_S = 10.0
 MEMORY_BYTES = 1 << 30
 """Data of a call of a new version; it needs a tenth of it."""
 MOST_TEXT = 400
@@ -32,14 +33,17 @@ class Called:
 
     ok: bool
     text: str
+    crash_loop: bool = False
+    """The version says that one of its workers crashes again and again."""
 
 
 @dataclass(frozen=True)
 class UpdatedService:
-    """The programs that restart the service and start the watch."""
+    """The programs that restart the service, start the watch, and count the manager's restarts."""
 
     restart_command: tuple[str, ...]
     watch_command: tuple[str, ...]
+    count_command: tuple[str, ...] = ()
 
     def restart(self) -> None:
         """Restart the service. A version that does not start is no error: the watch sees it.
@@ -59,6 +63,16 @@ class UpdatedService:
             return _run(self.watch_command, RESTART_S).ok
         except OSError:
             return False
+
+    def restarts(self) -> int | None:
+        """How often the service manager has restarted the service by itself; None: it does not say."""
+        if not self.count_command:
+            return None
+        try:
+            counted = _run(self.count_command, COUNT_S)
+        except OSError:
+            return None
+        return int(counted.text) if counted.ok and counted.text.isdecimal() else None
 
 
 def call(version: Path, arguments: Sequence[str], time_s: float) -> Called:
@@ -111,7 +125,8 @@ def _run(command: Sequence[str], time_s: float, *, limited: bool = False) -> Cal
         raise
     if process.returncode < 0:
         return Called(False, f"ended by {signal.Signals(-process.returncode).name}")
-    return Called(process.returncode == 0, _reason(output) or f"exit status {process.returncode}")
+    reason, crash_loop = _answer(output)
+    return Called(process.returncode == 0, reason or f"exit status {process.returncode}", crash_loop)
 
 
 def _kill(process: subprocess.Popen[str]) -> None:
@@ -126,12 +141,12 @@ def _limit() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _reason(output: str) -> str:
-    """The last line, or the reason in it where it is JSON."""
+def _answer(output: str) -> tuple[str, bool]:
+    """The last line, or the reason in it where it is JSON; and if that speaks of a crash loop."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    last = lines[-1] if lines else ""
+    last, crash_loop = lines[-1] if lines else "", False
     with contextlib.suppress(ValueError):
         record = json.loads(last)
         if isinstance(record, dict):
-            last = str(record.get("reason", ""))
-    return last[:MOST_TEXT]
+            last, crash_loop = str(record.get("reason", "")), record.get("crash_loop") is True
+    return last[:MOST_TEXT], crash_loop
