@@ -235,7 +235,9 @@ def main() -> int:
         device = UpdateDevice(base, FIRST, confirm_s=40.0)
         try:
             device.power_on()
-            check(device.edgectl("health", "--wait", "180").wait(210) == 0, "the first version does not start")
+            check(
+                device.edgectl("health", "--wait", "180").wait(210) == 0, "the first version does not start"
+            )
             uuid = store_uuid(device)
             load = Load(device)
             outcomes = killed(device, arguments.kills, arguments.late, random.Random(arguments.seed), uuid)

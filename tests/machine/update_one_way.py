@@ -80,7 +80,7 @@ def try_ways_back(device: UpdateDevice) -> None:
     link = device.in_use
     link.unlink()
     link.symlink_to(f"{device.folder.name}/{FIRST}")
-    device.power_on()
+    device.power_on(watch=False)  # it would remove a version that it does not know
     log = device.home / "log/ingest.log"
     eventually(
         lambda: "newer" in log.read_text(errors="replace"), PATIENCE_S, "the version before refuses the store"

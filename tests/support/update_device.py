@@ -181,12 +181,13 @@ class UpdateDevice:
         text, _ = self.edgectl("update", "status", "--json").communicate(timeout=60)
         return dict(json.loads(text))
 
-    def power_on(self) -> None:
+    def power_on(self, *, watch: bool = True) -> None:
         """Start what the units would start: the service, and the watch of an update that is under way."""
         self._off.clear()
         self._manager = threading.Thread(target=self._manage, daemon=True)
         self._manager.start()
-        self.edgectl("update", "watch").communicate(timeout=300)
+        if watch:
+            self.edgectl("update", "watch").communicate(timeout=300)
 
     def power_cut(self) -> None:
         """Kill every process of the device."""

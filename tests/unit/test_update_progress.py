@@ -81,6 +81,13 @@ def test_at_rest_a_trial_without_a_journal_ends_and_old_versions_go() -> None:
     assert next_step(kept, VersionsOnDisk("2", "", versions - {"0"})) is None
 
 
+def test_the_version_that_was_confirmed_last_stays_where_a_person_named_another_one() -> None:
+    disk = VersionsOnDisk("1", "", frozenset({"1", "2"}))
+    confirmed = UpdateRecord(previous="1", last=replace(BACK, result=UpdateResult.CONFIRMED))
+    assert next_step(confirmed, disk) is None
+    assert next_step(UpdateRecord(previous="1", last=BACK), disk) == RemoveVersion("2")
+
+
 def test_a_slot_that_is_not_confirmed_comes_back_and_says_why() -> None:
     record, choice, booted = TRIAL, SlotChoice("a"), "a"
     step = next_slot_step(record, choice, booted, 5.0)

@@ -227,12 +227,17 @@ def _confirmed(record: UpdateRecord, disk: VersionsOnDisk) -> Step:
 
 
 def _at_rest(record: UpdateRecord, disk: VersionsOnDisk) -> Step | None:
-    """Remove what an update left. Without a journal the link of a trial counts for nothing."""
+    """Remove what an update left. Without a journal the link of a trial counts for nothing.
+
+    The version that was confirmed last stays where a person named another one by hand: it may be the only one
+    that opens the store.
+    """
     if disk.trial:
         return EndTrial()
     if disk.unfinished:
         return RemoveUnfinished()
-    surplus = sorted(disk.versions - {disk.current, record.previous})
+    confirmed = record.last.version if record.last and record.last.result is UpdateResult.CONFIRMED else ""
+    surplus = sorted(disk.versions - {disk.current, record.previous, confirmed})
     return RemoveVersion(surplus[0]) if surplus else None
 
 
