@@ -17,7 +17,7 @@ from email.utils import format_datetime
 from pathlib import Path
 
 from deploy.packaging import sbom
-from deploy.packaging.lock import TOP
+from deploy.packaging.lock import NOT_UNPACKED, TOP
 from deploy.packaging.targets import Target
 from deploy.packaging.tree import PREFIX, Origin, make_environment, prune, unpack
 from deploy.packaging.wheels import fetch, own_wheel, run
@@ -82,7 +82,10 @@ def version_for(target: Target | None, origin: Origin) -> str:
 def build_runtime(target: Target, origin: Origin, out: Path) -> Path:
     """Build `edge-runtime` for a target into `out`, with its parts list beside it. Raises BuildError."""
     wheels_folder = out / "wheels" / f"{target.arch}-{target.release}"
-    wheels = [*fetch(target, wheels_folder), own_wheel(wheels_folder, origin.epoch_s)]
+    fetched = [
+        wheel for wheel in fetch(target, wheels_folder) if wheel.name.split("-")[0] not in NOT_UNPACKED
+    ]
+    wheels = [*fetched, own_wheel(wheels_folder, origin.epoch_s)]
     package = Package(
         "edge-runtime", version_for(target, origin), target.arch, tuple(target.depends()),
         "store messages on disk, then deliver them to the cloud",

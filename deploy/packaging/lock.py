@@ -15,8 +15,10 @@ TOP = Path(__file__).resolve().parents[2]
 LOCK_FILE = Path(__file__).with_name("requirements.txt")
 EXTRAS = ("compress",)
 """Extras that a package brings. Not `encrypt`: its library is larger than all the rest."""
-LEFT_OUT = frozenset({"pip", "tzdata"})
-"""Distributions that others name and no device uses: sqlite-utils' installer of plugins, dateutil's zones."""
+LEFT_OUT = frozenset({"pip"})
+"""Distributions that others name, and that every virtual environment has: sqlite-utils installs plugins."""
+NOT_UNPACKED = frozenset({"tzdata"})
+"""Distributions that pip asks for, for an installation by hand, and no package holds: dateutil's zones."""
 SOURCE_ONLY = frozenset({"paho-mqtt"})
 """Distributions without a wheel. Theirs is made on the builder; they are pure Python."""
 HEAD = """\

@@ -18,7 +18,8 @@ KEY_FILE = "edge-runtime.asc"
 _ARTEFACTS = ("*.deb", "*.oci.tar", "*.update", "*.cdx.json")
 _DOCUMENTS = (
     *("README.md", "LICENSE", "CHANGELOG.md", "SECURITY.md", "constraints.txt", "docs", "deploy/RUNBOOK.md"),
-    *("deploy/edge.toml.example", "deploy/container", "deploy/install.sh"),
+    *("deploy/edge.toml.example", "deploy/container", "deploy/install.sh", "deploy/edge-runtime.sysusers"),
+    *("deploy/edge-runtime.service", "deploy/edge-runtime-update.service"),
 )
 
 

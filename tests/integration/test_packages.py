@@ -5,23 +5,26 @@ Installing, upgrading and purging in a Debian root of their own is `make package
 
 from __future__ import annotations
 
+import email
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from deploy.packaging import deb, lock, release, sbom, update
 from deploy.packaging.container import GROUP, HOME, SOCKETS, USER, layer
 from deploy.packaging.targets import RELEASES, Target, all_targets
 from deploy.packaging.tree import SCRIPTS, Origin
-from deploy.packaging.wheels import BuildError
+from deploy.packaging.wheels import BuildError, sha256
 from runtime.adapters.update.bundle_file import open_bundle
 from runtime.adapters.update.durable_files import DurableFiles
 from runtime.adapters.update.side_by_side import SideBySide
@@ -183,20 +186,30 @@ def test_every_part_is_listed_with_its_licence_and_its_hash(built: Path) -> None
     parts = json.loads(built.with_name(f"{built.name}.cdx.json").read_text())
     assert (parts["bomFormat"], parts["specVersion"]) == ("CycloneDX", "1.5")
     listed = {part["name"]: part for part in parts["components"]}
-    expected = {each.name for each in lock.load()} | {"edge-runtime", "libzmq", "libsodium"}
+    expected = {each.name for each in lock.load()} - lock.NOT_UNPACKED | {
+        "edge-runtime",
+        "libzmq",
+        "libsodium",
+    }
     assert expected <= set(listed)
     for name, _, licence in sbom.licences(json.dumps(parts)):
         assert licence != "unknown", name
         assert re.fullmatch("[0-9a-f]{64}", listed[name]["hashes"][0]["content"])
 
 
-def test_the_recipe_for_yocto_takes_no_library_of_another_processor(built: Path) -> None:
-    """What is native there comes from the distribution's own recipes."""
-    wheels = (built.parent / "wheels" / f"{TARGET.arch}-{TARGET.release}").glob("*.whl")
-    native = {lock.normalised(wheel.name.split("-")[0]) for wheel in wheels if "-none-any" not in wheel.name}
+def test_the_recipe_for_yocto_takes_no_library_of_another_processor_and_what_the_lock_allows(
+    built: Path,
+) -> None:
+    """What is native comes from the distribution; what was not made here has its hash in the lock."""
+    wheels = [*(built.parent / "wheels" / f"{TARGET.arch}-{TARGET.release}").glob("*.whl")]
+    name_of = {wheel: lock.normalised(wheel.name.split("-")[0]) for wheel in wheels}
+    hashes = {each.name: each.hashes for each in lock.load()}
     (recipe,) = (TOP / "deploy/yocto").rglob("edge-runtime_*.bb")
-    (named,) = re.findall(r'^EDGE_NATIVE = "(.*)"', recipe.read_text(), re.MULTILINE)
-    assert native == set(named.split())
+    listed = dict(re.findall(r'^EDGE_(NATIVE|MADE|UNUSED) = "(.*)"', recipe.read_text(), re.MULTILINE))
+    native = {name for wheel, name in name_of.items() if "-none-any" not in wheel.name}
+    other = {name for wheel, name in name_of.items() if name in hashes and sha256(wheel) not in hashes[name]}
+    assert (native, other) == (set(listed["NATIVE"].split()), set(listed["MADE"].split()))
+    assert set(listed["UNUSED"].split()) == lock.NOT_UNPACKED
 
 
 def test_the_lock_is_of_the_tested_versions_and_whole() -> None:
@@ -246,6 +259,7 @@ def test_one_archive_holds_everything_and_its_sums_hold(built: Path, tmp_path: P
         subprocess.run(["sha256sum", "--check", "--quiet", "--strict", release.SUMS], cwd=place, check=True)
     assert (folder / "packages" / built.name).exists() and (folder / "documents/docs/deploy.md").exists()
     assert [*(folder / "wheels").glob("paho_mqtt-*.whl")] and not (folder / f"{release.SUMS}.asc").exists()
+    check_that_it_installs_by_hand(folder)
     before = archive.read_bytes()
     assert release.bundle(ORIGIN, out, {}).read_bytes() == before
     (folder / "packages" / built.name).write_bytes(b"other")
@@ -253,6 +267,23 @@ def test_one_archive_holds_everything_and_its_sums_hold(built: Path, tmp_path: P
         ["sha256sum", "--check", "--quiet", release.SUMS], cwd=folder, capture_output=True
     )
     assert changed.returncode != 0
+
+
+def check_that_it_installs_by_hand(bundle: Path) -> None:
+    """Everything that install.sh takes from the checkout is there, and all that pip asks for."""
+    taken = re.findall(r"\$top/([\w./-]+)", (bundle / "documents/deploy/install.sh").read_text())
+    assert taken and [name for name in taken if not (bundle / "documents" / name).exists()] == []
+    brought, asked = {"pip"}, set[str]()  # every virtual environment has a pip
+    for wheel in (bundle / "wheels").glob("*.whl"):
+        with zipfile.ZipFile(wheel) as archive:
+            (file,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+            metadata = email.message_from_bytes(archive.read(file))
+        brought.add(lock.normalised(metadata["Name"]))
+        requirements = map(Requirement, metadata.get_all("Requires-Dist", []))
+        asked |= {
+            each.name for each in requirements if not each.marker or each.marker.evaluate({"extra": ""})
+        }
+    assert len(asked) > 15 and {lock.normalised(name) for name in asked} <= brought
 
 
 def test_the_sums_are_signed_by_the_key_that_was_given(tmp_path: Path) -> None:

@@ -9,13 +9,17 @@ inherit python3native
 EDGE_SITE = "${EDGE_PREFIX}/lib/python${PYTHON_BASEVERSION}/site-packages"
 # Of the lock's names, those that are native.
 EDGE_NATIVE = "brotli charset-normalizer pyzmq"
+# Those whose wheel `make packages` made out of a source: the lock has the hash of that.
+EDGE_MADE = "paho-mqtt"
+# Those that only pip asks for.
+EDGE_UNUSED = "tzdata"
 # The folder of wheels for the target, of any architecture: only pure ones are taken.
 EDGE_RUNTIME_WHEELS ?= "${EDGE_RUNTIME_DIST}/wheels/amd64-12"
 
 do_compile() {
     cd ${EDGE_RUNTIME_SOURCE}
     ${PYTHON} -m hatchling build -t wheel -d ${B}/wheel
-    for name in ${EDGE_NATIVE}; do
+    for name in ${EDGE_NATIVE} ${EDGE_MADE} ${EDGE_UNUSED}; do
         skipped="$skipped -e /^$name==/,/[^\\\\]\$/d"
     done
     sed $skipped deploy/packaging/requirements.txt > ${B}/requirements.txt
@@ -26,6 +30,9 @@ do_install() {
     pip="${PYTHON} -m pip install --no-index --no-deps --no-compile --target ${D}${EDGE_SITE}"
     $pip --only-binary=:all: --find-links ${EDGE_RUNTIME_WHEELS} -r ${B}/requirements.txt
     $pip ${B}/wheel/*.whl
+    for name in ${EDGE_MADE}; do
+        $pip ${EDGE_RUNTIME_WHEELS}/$(echo $name | tr - _)-*.whl
+    done
     rm -rf ${D}${EDGE_SITE}/bin
     {
         echo "home = ${bindir}"
