@@ -243,7 +243,7 @@ def test_a_hub_that_drops_us_over_the_twin_mutes_it(
     assert all(not outcome.acked for outcome in world.outcomes) and len(world.outcomes) == 3
 
 
-def test_a_hub_that_is_late_with_management_gets_twice_the_time_on_the_next_client(
+def test_a_hub_that_is_late_with_management_gets_more_time_on_the_next_client(
     hub: HubInThread, world: RelayWorld
 ) -> None:
     """Thirty seconds of ours were taken for evidence against a hub that throttles, each time again."""
@@ -258,7 +258,7 @@ def test_a_hub_that_is_late_with_management_gets_twice_the_time_on_the_next_clie
         assert len(world.outcomes) == times - 1
         world.now.more_s += before_s + 0.1
         world.until(lambda times=times: len(world.outcomes) == times)
-        assert not world.outcomes[-1].acked and patience.current_s == 2 * before_s
+        assert not world.outcomes[-1].acked and patience.current_s > before_s
         world.until(lambda: world.delivery.connection.state is ConnectionState.UP)
 
 
