@@ -60,9 +60,9 @@ from runtime.core.delivery.outgoing import MessageState
 from runtime.core.delivery.window import QUEUED_SHARE, CongestionWindow
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.log_events import LogEvent
-from runtime.core.operations.metrics import DELIVERY_BOUNDS_S, Histogram
 from runtime.core.settlement import Settled
 from runtime.errors import NeedsHuman, Retryable
+from runtime.workers.delivery_times import DeliveryTimes
 from runtime.workers.heartbeat import Heartbeat
 from runtime.workers.upload_budget import BudgetWatch
 from runtime.workers.upload_management import ManagementRelay
@@ -127,18 +127,14 @@ class UploadLoop:
         self._inquiry = Inquiry(route)
         self._usage = UsageFile(layout)
         self._link = LinkBudget(wiring.link_policy(config.settings), self._usage.load())
-        limits = DeliveryLimits(
-            settings.connect_timeout_s,
-            settings.ack_timeout_s,
-            settings.retry_max_s,
-            settings.files,
-            settings.batch_s,
-            min(PROMPT_S, settings.keepalive_s),
-        )
+        times_s = (settings.connect_timeout_s, settings.ack_timeout_s, settings.retry_max_s)
+        prompt_s = min(PROMPT_S, settings.keepalive_s)
+        limits = DeliveryLimits(*times_s, settings.files, settings.batch_s, prompt_s)
         window = CongestionWindow(settings.window, settings.ack_timeout_s / QUEUED_SHARE)
         self._delivery = Delivery(window, self._link, limits)
         acked_s = last_record(layout.status_file("upload"), self._clock.boot_id()).number("puback_boot_s")
         self._figures = UploadFigures(self._delivery, self._link, self._clock.boot_s(), acked_s)
+        self._times = DeliveryTimes(self._delivery)
         self._source = UploadSource(config, self._delivery, self._clock)
         began_s = self._clock.boot_s()
         self._meter = UnitMeter(self._link, self._delivery)
@@ -153,12 +149,9 @@ class UploadLoop:
         self._identity_trouble = self._identity_logged = ""
         self._control: Telemetry | None = None
         self._probes = 0
-        self._delivery_times = Histogram(DELIVERY_BOUNDS_S)
-        """From storing a message to the hub's acknowledgement."""
         self._spool = layout.spool
         self._swept = False
-        self._look_at_s = 0.0
-        self._look_further = False
+        self._look_at_s, self._look_further = 0.0, False
         self._unknown: str | None = None
         """The reason why the store cannot be read until an operator has decided."""
 
@@ -184,8 +177,9 @@ class UploadLoop:
             self._delivery.carried(self._hub.carried(), self._clock.boot_s())
         actions = self._delivery.actions(self._clock.boot_s(), random.random())
         self._source.remember(self._delivery.drain_reached(), actions)  # before more is sent
-        for action in actions:
-            self._carry_out(action)
+        with self._hub.together():
+            for action in actions:
+                self._carry_out(action)
         self._management.turn(self._clock.boot_s(), random.random(), self._hints.woken_by)
         self._files.set_permit(self._link.files(self._clock.boot_s()), off=self._link.off)
         settled = self._delivery.drain_settled()
@@ -419,15 +413,12 @@ class UploadLoop:
             )
         if settled.delivered:
             self._control = self._source.as_control(settled.delivered[-1]) or self._control
-        now_s = self._clock.boot_s()
-        for id in settled.delivered:
-            message = self._delivery.settled.get(id)
-            if message is not None and message.stored_s is not None:
-                self._delivery_times.observe(now_s - message.stored_s)
         for id in settled.ids():
             if self._source.forget(id):
                 self._files.forget(id, self._credentials)
-        self._figures.settled(settled, now_s)
+        now = self._clock.boot_s()
+        self._times.settled(settled, now)
+        self._figures.settled(settled, now)
         self._reporter.report(settled, self._source.store)
 
     def _record(self) -> dict[str, object]:
@@ -437,9 +428,9 @@ class UploadLoop:
             "tuned": self._hub.tuned(),
             **({"alarm": self._unknown} if self._unknown else {}),
             **self._figures.record(self._clock.boot_s(), self._source.store),
+            **self._times.record(),
             **self._meter.record(),
             "over_budget": self._budget.over,
-            "latency": {"delivery": self._delivery_times.as_record()},
             **self._management.record(self._clock.boot_s()),
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from runtime.core.delivery.actions import PROBE, Send
@@ -9,9 +10,11 @@ from runtime.core.delivery.engine import Delivery
 from runtime.core.delivery.envelope import Telemetry
 from runtime.core.delivery.link_budget import LinkBudget
 from runtime.core.delivery.metering import units
+from runtime.core.delivery.outgoing import Outgoing
 from runtime.core.delivery.read_planner import lane_of
 from runtime.core.delivery.unit_counts import (
     MANAGEMENT,
+    MOST_STREAMS,
     OTHER_STREAMS,
     PROBES,
     UnitCounts,
@@ -19,6 +22,7 @@ from runtime.core.delivery.unit_counts import (
     of_file_calls,
     of_send,
 )
+from runtime.core.message import StreamName
 
 
 class UnitMeter:
@@ -32,8 +36,8 @@ class UnitMeter:
     def sent(self, send: Send, telemetry: Telemetry, device_id: str) -> None:
         """A send goes out: what it was charged for is corrected by what it is."""
         self._link.correct_charge(telemetry.packet_bytes(device_id) - send.counted_bytes)
-        stream = PROBES if send.tag[0] == PROBE else self._stream_of(send.tag[0])
         message = self._delivery.record(send.tag[0])
+        stream = PROBES if send.tag[0] == PROBE else _stream_of(message)
         messages = 1 if message is None else len(message.together)
         size_bytes, saved_bytes = telemetry.metered_bytes(device_id), telemetry.saved_bytes
         counts = of_send(size_bytes, messages, repeat=send.repeat, saved_bytes=saved_bytes)
@@ -45,7 +49,7 @@ class UnitMeter:
 
     def called_for_file(self, id: int, calls: int) -> None:
         """The hub took calls that begin or end the file upload of a message."""
-        self._count(self._stream_of(id), of_file_calls(calls))
+        self._count(_stream_of(self._delivery.record(id)), of_file_calls(calls))
 
     def managed(self, body_bytes: int) -> None:
         """A twin request, a method call, its answer or a command with this body was billed."""
@@ -73,8 +77,12 @@ class UnitMeter:
         name = counted_as(stream, self._since_start)
         self._since_start.setdefault(name, UnitCounts()).add(counts)
 
-    def _stream_of(self, id: int) -> str:
-        message = self._delivery.record(id)
-        if message is None:
-            return OTHER_STREAMS
-        return str(lane_of(message.candidate)[0].without_leaf)
+
+def _stream_of(message: Outgoing | None) -> str:
+    return OTHER_STREAMS if message is None else _counted_name(lane_of(message.candidate)[0])
+
+
+@lru_cache(maxsize=MOST_STREAMS)
+def _counted_name(name: StreamName) -> str:
+    """The name under which a stream is counted: that of all leaves together."""
+    return str(name.without_leaf)

@@ -44,6 +44,25 @@ def test_many_in_flight_arrive_in_the_order_of_the_calls_and_each_is_acknowledge
     line.discard(1)
 
 
+def test_what_is_sent_together_waits_for_its_end_and_arrives_in_order(cloud: Cloud) -> None:
+    """As much as two TLS records take, with one message that is larger than a record by itself."""
+    line = Line(cloud)
+    line.connect(register(cloud))
+    sizes = [100, 9_000, 9_000, 40_000, 100, 100]
+    with line.hub.together():
+        for number, size in enumerate(sizes[:2]):
+            line.hub.send(number, message(number, b"x" * size))
+        time.sleep(0.05)
+        assert not line.hub.drain(), "nothing of a block is sent before it is full, or at its end"
+        for number, size in enumerate(sizes[2:], 2):
+            line.hub.send(number, message(number, b"x" * size))
+    line.until(lambda seen: len(acked(seen)) == len(sizes))
+    line.hub.send(6, message(6))
+    line.until(lambda seen: len(acked(seen)) == 7)
+    assert [m.message_id for m in cloud.messages()] == [f"m-{n}" for n in range(7)]
+    line.discard(1)
+
+
 def test_without_the_librarys_inside_everything_still_arrives_in_order(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:

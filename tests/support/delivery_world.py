@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable
-from dataclasses import replace
 from typing import Any
 
 from runtime.core.delivery.actions import (
@@ -108,7 +107,7 @@ class World:
         self.delivery.queue.batches.resume(self.batches)
         for id, offer in self.offers.items():
             reached = min(self.reached.get(id, 0), offer.pieces - 1)
-            assert self.offer(replace(offer, reached=reached))
+            assert self.offer(offer._replace(reached=reached))
 
     def store(self, id: int, stream: Hashable, *, poison: bool = False, pieces: int = 1, **more: Any) -> None:
         self.offers[id] = Candidate(id, stream, pieces, 100 * pieces, **more)
@@ -221,7 +220,7 @@ class World:
 
     def offer(self, candidate: Candidate) -> Outgoing | None:
         sent_before = self.pack_notes.sent_before("store", candidate.id)
-        message = self.delivery.offer(replace(candidate, sent_before=sent_before), self.now)
+        message = self.delivery.offer(candidate._replace(sent_before=sent_before), self.now)
         rule = self.pack_notes.rule_of("store", candidate.id) or self.rule
         if message is not None and rule is not None and candidate.pieces == 1 and not candidate.file:
             message.part = part_of(self.sealed(candidate), rule)

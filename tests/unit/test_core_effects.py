@@ -65,6 +65,11 @@ EXCEPTIONS = {
     ("core/secret.py", "hash"): "a Secret is a key by its text; the number is compared within one process",
 }
 CACHES = {
+    (
+        "core/delivery/envelope.py",
+        "_description",
+    ): "a property bag but for the message's name, by its content",
+    ("core/delivery/envelope.py", "_stream_properties"): "the properties that say the stream, by its names",
     ("core/ingest/message_fields.py", "_plainly"): "a message's description, by its few fields",
     ("core/ingest/protocol.py", "_producer_key"): "a producer's key, by its parts",
 }

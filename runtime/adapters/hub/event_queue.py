@@ -16,6 +16,8 @@ class EventQueue(Generic[Event]):
     def __init__(self) -> None:
         self._events: collections.deque[Event] = collections.deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._woken = False
+        """True if the loop is woken already: a call of the kernel for each event lets it in each time."""
 
     def fileno(self) -> int:
         """A descriptor that is readable when `drain()` has an event."""
@@ -25,6 +27,7 @@ class EventQueue(Generic[Event]):
         """Events since the last call, oldest first."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake)
+        self._woken = False  # behind the read, before the events: what is added from here on wakes again
         events = []
         while self._events:
             events.append(self._events.popleft())
@@ -33,4 +36,6 @@ class EventQueue(Generic[Event]):
     def _publish(self, event: Event) -> None:
         """Add an event; called from any thread."""
         self._events.append(event)
-        os.eventfd_write(self._wake, 1)
+        if not self._woken:
+            self._woken = True
+            os.eventfd_write(self._wake, 1)

@@ -21,18 +21,15 @@ to the public call in one thread: correct, in order, slow, and reported in the l
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import queue
 import re
 import threading
 import time
-import traceback
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from azure.iot.device import X509, IoTHubDeviceClient, Message, ProxyOptions
@@ -43,6 +40,7 @@ from runtime.adapters.hub.discard_deadline import ExitDeadline
 from runtime.adapters.hub.event_queue import EventQueue
 from runtime.adapters.hub.inbound import InboundQueue
 from runtime.adapters.hub.paho_wire import PahoWire, Reach
+from runtime.adapters.hub.thread_death import is_the_librarys, why_it_died
 from runtime.adapters.net.certificate_pair import check_pair
 from runtime.adapters.net.proxies import ProxyTrouble, as_azure_wants_it, causes, in_words, trouble_beneath
 from runtime.adapters.net.reasons import reason_at
@@ -74,10 +72,6 @@ MQTT_PORT, WEBSOCKETS_PORT = 8883, 443
 """Both are built into the library."""
 NOTICE_S = 2.0
 """Time that the library may take to see that its connection is gone; usually milliseconds."""
-_GAVE_UP = frozenset(
-    {errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.ENONET}
-)
-"""Errors of a socket that the hub did not end: the connection is dead."""
 _FAR_FUTURE_S = 4_102_444_800  # 2100-01-01: an expiry that no local clock reaches
 
 _Message: Any = Message  # the library's types cover it in part
@@ -128,6 +122,16 @@ class HubConnection(EventQueue[ConnectionEvent]):
         """Send on the client that is open. The calls' order is the order on the wire."""
         if self._client is not None:
             self._client.send(tag, telemetry)
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """What is sent in this block goes to the line at its end, in as few writes as possible."""
+        client = self._client
+        if client is not None:
+            client.gather()
+        yield
+        if client is not None:
+            client.flush()
 
     def drain(self) -> list[ConnectionEvent]:
         """Events since the last call, oldest first."""
@@ -183,13 +187,13 @@ class HubConnection(EventQueue[ConnectionEvent]):
         before. A thread that ran before this client was opened belongs to an earlier one: no open client is
         to blame.
         """
-        if not _is_the_librarys(args.exc_traceback):
+        if not is_the_librarys(args.exc_traceback):
             self._hook_before(args)
             return
         if self._client is None or args.thread in self._elders:
             logger.debug("a thread of a client discarded before died: {}", args.exc_value)
         else:
-            self._client.lost(*_why_it_died(args.exc_value, self._client.where))
+            self._client.lost(*why_it_died(args.exc_value, self._client.where))
 
 
 class _Client:
@@ -255,6 +259,12 @@ class _Client:
                 self._publish(Acked(self._number, tag))
 
         self._on_wire(lambda wire: wire.publish(topic, payload, done))
+
+    def gather(self) -> None:
+        self._on_wire(PahoWire.gather)
+
+    def flush(self) -> None:
+        self._on_wire(PahoWire.flush)
 
     def subscribe(self, topic_filter: str) -> None:
         def answered(granted: bool) -> None:
@@ -359,19 +369,6 @@ class _Client:
             if self.wire:
                 self.wire.read_the_end()
             time.sleep(0.01)
-
-
-def _is_the_librarys(trace: TracebackType | None) -> bool:
-    """True if the thread that died ran in azure-iot-device or paho."""
-    modules = (str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(trace))
-    return any(name.startswith(("azure.", "paho.")) for name in modules)
-
-
-def _why_it_died(exc: BaseException | None, where: str) -> tuple[Cause, str]:
-    """Cause of a library thread's death: the hub ended the connection, or our TCP gave up."""
-    if isinstance(exc, OSError) and exc.errno in _GAVE_UP:
-        return Cause.OVERDUE, f"our TCP gave up: {exc.strerror}"
-    return Cause.DROPPED, reason_at(exc, where) if exc else f"{where} ended the connection"
 
 
 def _build(credentials: HubCredentials, options: HubOptions) -> Any:

@@ -11,7 +11,9 @@ What the wire changes, and why:
 4. A message that comes down (cloud-to-device, a method, a change of the twin) is acknowledged by
    `acknowledge` alone: by itself paho acknowledges first, and the cloud is told of a success. This is so from
    before CONNECT, because the hub may send right after CONNACK to a session that it kept.
-5. Everything is subscribed, unsubscribed and published by the library's transport: `paho.subscribe` and its
+5. PUBLISHes that are handed over together (`gather`, `flush`) are one packet for paho's queue: its thread is
+   woken once, and TLS and TCP carry them in one record and one segment, not in one each.
+6. Everything is subscribed, unsubscribed and published by the library's transport: `paho.subscribe` and its
    like, called directly, leave a packet id behind, by which a PUBLISH counts as acknowledged 65,535 ids
    later. The library overlooks what a SUBACK says; here it is looked at.
 """
@@ -41,6 +43,9 @@ from runtime.core.proxy_url import Proxy
 KEEPALIVE_RAN_OUT = 16
 """paho's MQTT_ERR_KEEPALIVE."""
 _INFO_BYTES, _SEGMENT_AT, _ACKED_AT = 256, 16, 120  # struct tcp_info: tcpi_snd_mss, tcpi_bytes_acked
+_PUBLISH = 0x30
+RECORD_BYTES = 16_384
+"""The largest TLS record: so much of what is gathered goes at a time."""
 _REFUSED = 0x80
 """The SUBACK's code for a subscription that was not granted."""
 
@@ -74,7 +79,10 @@ class PahoWire:
         self._bytes = threading.Lock()
         self._queued_bytes, self._written_bytes = 0, 0
         self._counting = False
+        self._gathered: bytearray | None = None
+        """PUBLISHes that wait for `flush`; None: each one goes at once."""
         paho.max_inflight_messages_set(0)  # 0: no ceiling
+        paho.disable_logger()  # of the lines that it would log, built for each message, we read none
         paho.on_message = self._message
         paho._send_puback = lambda mid: 0
         self._suback_read, paho.on_subscribe = paho.on_subscribe, self._suback
@@ -180,6 +188,21 @@ class PahoWire:
         self._sent += 1
         self._transport.publish(topic, payload, callback=answered)
 
+    def gather(self) -> None:
+        """Hold PUBLISHes back until `flush`, by the thread that calls `publish`."""
+        if self._counting:
+            self._gathered = bytearray()
+
+    def flush(self) -> None:
+        """Write what was gathered."""
+        gathered, self._gathered = self._gathered, None
+        if gathered:
+            self._write_together(gathered)
+
+    def _write_together(self, packets: bytearray) -> None:
+        """Queue packets as one. paho looks at the number and the QoS of a PUBLISH of QoS 0 alone."""
+        self._queue(_PUBLISH, packets, 0, 1, None)
+
     def carried(self, client: int) -> Carried | None:
         """How far the bytes have come; None where that cannot be determined."""
         sock = self.socket
@@ -199,7 +222,13 @@ class PahoWire:
     def _count_queued(self, command: int, packet: bytes, *rest: Any, **more: Any) -> Any:
         with self._bytes:
             self._queued_bytes += len(packet)
-        return self._queue(command, packet, *rest, **more)
+        if command != _PUBLISH or self._gathered is None:
+            return self._queue(command, packet, *rest, **more)
+        if self._gathered and len(self._gathered) + len(packet) > RECORD_BYTES:
+            full, self._gathered = self._gathered, bytearray()
+            self._write_together(full)
+        self._gathered += packet
+        return 0
 
     def _count_written(self, data: bytes) -> int:
         written: int = self._write(data)

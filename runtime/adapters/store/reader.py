@@ -32,6 +32,7 @@ _FIELDS = (
     "payload",  # last: the columns before it are read without touching its overflow pages
 )
 READ_COLUMNS = ", ".join(_FIELDS)
+_TEXT_TYPES = {str, type(None)}
 _TEXTS = attrgetter(*(name for name, kind in get_type_hints(StoredMessage).items() if kind == str | None))
 
 
@@ -210,7 +211,7 @@ class StoreReader:
         try:
             columns["stream_group"], columns["stream"], columns["leaf"] = self._stream(columns["stream"])
             columns["stored_boot_id"] = self._boot(columns.pop("boot"))
-            columns["properties"] = json.loads(columns["properties"] or "{}")
+            columns["properties"] = json.loads(columns["properties"]) if columns["properties"] else {}
             columns["kind"] = Kind(columns["kind"])
             columns["key"] = columns["key"] or f"{self._life(number)}/{number}"
             message = StoredMessage(**columns)
@@ -246,13 +247,14 @@ def _check(message: StoredMessage) -> None:
     TypeError.
     """
     sound = (
-        all(text is None or isinstance(text, str) for text in _TEXTS(message))
+        _TEXT_TYPES.issuperset(map(type, _TEXTS(message)))
         and isinstance(message.payload, bytes)
         and isinstance(message.priority, int)
         and 0 <= message.priority <= TOP_PRIORITY
         and isinstance(message.properties, dict)
         and all(isinstance(value, str) for value in message.properties.values())
-        and all(at is None or _is_time(at) for at in (message.ttl_s, message.stored_wall_s))
+        and (message.ttl_s is None or _is_time(message.ttl_s))
+        and (message.stored_wall_s is None or _is_time(message.stored_wall_s))
         and _is_time(message.stored_boot_s)
         and isinstance(message.key, str)
         and isinstance(message.stored_boot_id, str)
@@ -262,7 +264,7 @@ def _check(message: StoredMessage) -> None:
 
 
 def _is_time(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def text_or_bytes(raw: bytes) -> str | bytes:

@@ -19,6 +19,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import lru_cache
+from typing import NamedTuple
 from urllib.parse import quote
 
 from runtime.core.delivery.metering import UNIT_BYTES, metered_bytes, units
@@ -42,6 +44,12 @@ _MID_LIMIT_CHARACTERS = 120
 """The hub allows 128; a chunk adds its number."""
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_.\-/]{1,120}")
 """A key that needs no encoding, as nearly all; at most `_MID_LIMIT_CHARACTERS` long."""
+_NEARLY_UNRESERVED = re.compile(r"[A-Za-z0-9_.\-~:]*").fullmatch
+"""Text of which a colon alone needs encoding."""
+_MID = quote("$.mid", safe="")
+_TOPIC_FRAME_BYTES = len("devices//messages/events/")
+_MOST_DESCRIPTIONS = 32
+"""So many are kept: those of streams that are sent at a time, a topic's length each at most."""
 _MID_PUNCTUATION = "-._+*?!(),=@;$'"
 """The characters that the hub allows in a message id besides letters and digits, but for our own `:#%`."""
 
@@ -68,6 +76,27 @@ class Packing:
     """Messages may go in packs (see `packs`)."""
 
 
+class _Description(NamedTuple):
+    """The part of a property bag that the messages of a stream mostly have in common."""
+
+    bag: str
+    """It follows the name of the message, percent-encoded."""
+    metered_bytes: int
+    """Its documented size."""
+
+
+@lru_cache(maxsize=_MOST_DESCRIPTIONS)
+def _description(content_type: str | None, properties: tuple[tuple[str, str], ...]) -> _Description:
+    system = (("$.ct", content_type),) if content_type else ()
+    bag = "".join(f"&{_encoded(name)}={_encoded(value)}" for name, value in (*system, *properties))
+    return _Description(bag, metered_bytes(0, (content_type or "",), properties))
+
+
+def _encoded(text: str) -> str:
+    """Percent-encode all but the unreserved characters, as `quote` does; names and ids need a look only."""
+    return text.replace(":", "%3A") if _NEARLY_UNRESERVED(text) else quote(text, safe="")
+
+
 @dataclass(frozen=True, slots=True)
 class Telemetry:
     """One PUBLISH to the hub."""
@@ -92,10 +121,7 @@ class Telemetry:
         """The property bag, percent-encoded."""
         if self._bag is not None:
             return self._bag
-        system = [("$.mid", self.mid)]
-        if self.content_type:
-            system.append(("$.ct", self.content_type))
-        bag = "&".join(f"{quote(k, safe='')}={quote(v, safe='')}" for k, v in (*system, *self.properties))
+        bag = f"{_MID}={_encoded(self.mid)}{_description(self.content_type, self.properties).bag}"
         object.__setattr__(self, "_bag", bag)
         return bag
 
@@ -104,7 +130,13 @@ class Telemetry:
         topic = f"devices/{device_id}/messages/events/{self.bag}"
         if self.passed is None:
             return topic
-        return f"{topic}&{GATEWAY_PATH}={quote(path_through(self.passed, device_id), safe='')}"
+        return f"{topic}&{GATEWAY_PATH}={_encoded(path_through(self.passed, device_id))}"
+
+    def _topic_bytes(self, device_id: str) -> int:
+        """The length of that topic, for most messages without building it."""
+        if self.passed is None:
+            return _TOPIC_FRAME_BYTES + len(device_id) + len(self.bag)
+        return len(self.topic(device_id))
 
     def properties_from(self, device_id: str) -> dict[str, str]:
         """The application properties with which this device sends it."""
@@ -114,14 +146,16 @@ class Telemetry:
 
     def metered_bytes(self, device_id: str) -> int:
         """Its documented size when this device sends it, by which the hub meters it."""
+        if self.passed is None:
+            described_bytes = _description(self.content_type, self.properties).metered_bytes
+            return metered_bytes(len(self.payload) + described_bytes, (self.mid,), ())
         system = (self.mid, self.content_type or "")
-        properties = self.properties if self.passed is None else self.properties_from(device_id).items()
-        return metered_bytes(len(self.payload), system, properties)
+        return metered_bytes(len(self.payload), system, self.properties_from(device_id).items())
 
     @property
     def topic_bytes(self) -> int:
         """The length of its topic under the longest device id: a message goes under the id in force then."""
-        return len(self.topic(LONGEST_DEVICE_ID))
+        return self._topic_bytes(LONGEST_DEVICE_ID)
 
     @property
     def wire_bytes(self) -> int:
@@ -130,7 +164,7 @@ class Telemetry:
 
     def packet_bytes(self, device_id: str) -> int:
         """The length of its PUBLISH, which the link budget is charged for it."""
-        rest = len(self.topic(device_id)) + len(self.payload) + 4  # topic length, packet id
+        rest = self._topic_bytes(device_id) + len(self.payload) + 4  # topic length, packet id
         return 2 + sum(rest >= more for more in _REMAINING_LENGTHS) + rest
 
 
@@ -229,17 +263,6 @@ def seal(message: StoredMessage, packing: Packing, *, late: bool = False) -> Sea
     return _whole(piece)
 
 
-@dataclass(slots=True)
-class _OpenedLate:
-    """The only piece of a message, compressed when it is opened. A closure takes six times the memory."""
-
-    raw: Telemetry
-    compression: Compression
-
-    def __call__(self, number: int) -> Telemetry:
-        return compressed(self.raw, self.compression)
-
-
 def _opened_late(raw: Telemetry, packing: Packing) -> Parcel | None:
     """The parcel of a small message whose form is decided when it is sent; None where it is none."""
     size_bytes = raw.metered_bytes(LONGEST_DEVICE_ID)
@@ -248,7 +271,7 @@ def _opened_late(raw: Telemetry, packing: Packing) -> Parcel | None:
         return None
     described_bytes = size_bytes - len(raw.payload)
     wire_bytes = len(raw.payload) + 3 * described_bytes + len(LONGEST_DEVICE_ID)  # encoded, at most
-    return Parcel(1, wire_bytes, _OpenedLate(raw, packing.compression), raw=raw)
+    return Parcel(1, wire_bytes, lambda _: compressed(raw, packing.compression), raw=raw)
 
 
 def _worth_a_file(piece: Telemetry, packing: Packing) -> bool:
@@ -274,10 +297,9 @@ def _invalid(message: StoredMessage) -> str | None:
         if not (_is_text(name) and _is_text(value)):
             return f"property {name!r} is not valid text"
     names = (message.stream_group, message.stream, message.batch_id, message.batch_slice_id)
-    for given in (*names, message.message_id, message.chunk_id, message.content_type, message.key):
-        if given is not None and not _is_text(given):
-            return f"name {given!r} is not valid text"
-    return None
+    stated = (*names, message.message_id, message.chunk_id, message.content_type, message.key)
+    wrong = [given for given in stated if given is not None and not _is_text(given)]
+    return f"name {wrong[0]!r} is not valid text" if wrong else None
 
 
 def _is_text(value: object) -> bool:
@@ -288,16 +310,25 @@ def _is_text(value: object) -> bool:
 
 
 def _properties(message: StoredMessage, packing: Packing) -> dict[str, str]:
-    ours = {
-        "stream-group-name": message.stream_group,
-        "stream-name": message.stream,
-        "site-id": packing.site_id,
+    of_stream = _stream_properties(message.stream_group, message.stream, packing.site_id)
+    own = {
         "batch-id": message.batch_id,
         "batch-slice-id": message.batch_slice_id,
         "message-id": message.message_id,
         "chunk-id": message.chunk_id,
     }
-    return {**message.properties, **{name: value for name, value in ours.items() if value is not None}}
+    return {
+        **message.properties,
+        **of_stream,
+        **{name: value for name, value in own.items() if value is not None},
+    }
+
+
+@lru_cache(maxsize=_MOST_DESCRIPTIONS)
+def _stream_properties(group: str | None, stream: str | None, site_id: str | None) -> Mapping[str, str]:
+    """The properties that all messages of a stream have."""
+    named = {"stream-group-name": group, "stream-name": stream, "site-id": site_id}
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def _telemetry(
@@ -324,9 +355,10 @@ def _completion(message: StoredMessage, properties: dict[str, str]) -> Telemetry
 
 
 def _whole(piece: Telemetry) -> Sealed:
-    if piece.topic_bytes > TOPIC_LIMIT_BYTES:
-        return Unsendable(_too_long(piece.topic_bytes))
-    return Parcel(1, piece.wire_bytes, lambda _: piece)
+    topic_bytes = piece.topic_bytes
+    if topic_bytes > TOPIC_LIMIT_BYTES:
+        return Unsendable(_too_long(topic_bytes))
+    return Parcel(1, topic_bytes + len(piece.payload) + _PACKET_BYTES, lambda _: piece)
 
 
 def _too_long(topic_bytes: int) -> str:

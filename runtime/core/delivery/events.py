@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 
 class Cause(Enum):
@@ -38,8 +39,7 @@ class Connected:
     client: int
 
 
-@dataclass(frozen=True, slots=True)
-class Acked:
+class Acked(NamedTuple):
     """The hub acknowledged a PUBLISH of this client: its PUBACK was read."""
 
     client: int

@@ -334,8 +334,12 @@ class LinkBudget:
             return True
         if self.barred() is not None:
             return False
-        rates = (self._messages, self._sends, self._units)
-        return not (self._bytes.messages_wait_s(now) or any(rate.wait_s(now) for rate in rates))
+        return not (
+            self._bytes.messages_wait_s(now)
+            or self._messages.wait_s(now)
+            or self._sends.wait_s(now)
+            or self._units.wait_s(now)
+        )
 
     def is_urgent(self, priority: int) -> bool:
         """True if a message of this priority passes rates, budgets and hours."""

@@ -78,7 +78,7 @@ class Room:
             self.important = self.important.plus(1, size)
 
     def _most_going(self) -> float:
-        return 1.0 - min(STANDING, self.standing.part())
+        return 1.0 - min(STANDING, self.standing.part()) if self.standing.messages else 1.0
 
 
 class RoomMeter:

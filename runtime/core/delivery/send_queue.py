@@ -64,6 +64,7 @@ class StreamQueue:
 
 NO_STREAM = StreamQueue()
 """In place of the stream of a settled message: its own may be gone long before ingest has confirmed."""
+_EMPTY = StreamQueue()
 
 
 class SendQueue:
@@ -166,8 +167,8 @@ class SendQueue:
         self.by_priority[candidate.priority] = messages + sign, total + size
 
     def stream(self, name: Hashable) -> StreamQueue:
-        """The queue of a stream; an empty one where it has no message."""
-        return self._streams.get(name) or StreamQueue()
+        """The queue of a stream, to look at; an empty one where it has no message."""
+        return self._streams.get(name) or _EMPTY
 
     def hold(self, stream: StreamQueue) -> None:
         stream.held = True

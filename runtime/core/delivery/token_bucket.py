@@ -50,13 +50,17 @@ class SharedTokenBucket:
 
     def messages_wait_s(self, now: float) -> float:
         """Seconds until a message may go: as in a bucket, at half the rate while files are in debt."""
+        if not self._per_s:
+            return 0.0
         self._refill(now)
-        if not self._per_s or self._messages > 0:
+        if self._messages > 0:
             return 0.0
         return -self._messages / (self._per_s / 2 if self._files < 0 else self._per_s) + 0.001
 
     def files_wait_s(self, now: float) -> float:
         """Seconds until a block of a file may go, at the earliest."""
+        if not self._per_s:
+            return 0.0
         self._refill(now)
         return 0.0 if self._files >= 0 else -self._files / self._per_s + 0.001
 
