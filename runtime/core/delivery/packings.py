@@ -45,7 +45,10 @@ class Packings:
         """The packing of this message."""
         if store != self._store:
             return configured
-        return next((era.packing for era in self._eras.get(name, ()) if id <= era.up_to), configured)
+        for era in self._eras.get(name, ()):
+            if id <= era.up_to:
+                return era.packing
+        return configured
 
     def sending(self, store: str | None, name: StreamName, id: int, configured: Packing) -> None:
         """The message is about to be sent, packed as `of` says."""
