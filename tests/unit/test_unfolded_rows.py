@@ -42,6 +42,14 @@ def test_a_request_is_read_back_from_its_rows_as_it_was(request: StoredRequest) 
     assert unpack_requests(rows_of(request), lambda _: request.key.owner) == [request]
 
 
+def test_the_number_of_a_request_is_the_one_that_earlier_versions_wrote() -> None:
+    """It is on disks: a name that changes in the code must not change it."""
+    request = StoredRequest(
+        ProducerKey("p", "b", "user 1000"), apart=False, first=7, last=9, first_id=1000, content=12345
+    )
+    assert request.pack() == 1293322636905997314
+
+
 @given(request=requests(), data=st.data())
 def test_a_request_of_which_anything_changed_is_not_believed(
     request: StoredRequest, data: st.DataObject

@@ -13,6 +13,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -50,6 +51,12 @@ ANYONE = "anyone"
 """Owner of requests that come by TCP without keys."""
 Frames: TypeAlias = "Sequence[bytes] | None"
 """Header and payloads; None where no empty frame stands in front of them."""
+
+
+@lru_cache(maxsize=1_024)
+def _user_at(address: str) -> str:
+    """The user in an ipc peer's address `host:UID:GID:PID`. Raises IndexError or ValueError without one."""
+    return f"user {int(address.rsplit(':', 3)[1])}"
 
 
 class PendingRequest(NamedTuple):
@@ -210,7 +217,7 @@ class ProducerSocket:
     def _user(frame: zmq.Frame) -> str:
         """Owner on ipc: libzmq says `host:UID:GID:PID` of a peer."""
         try:
-            return f"user {int(str(frame.get('Peer-Address')).rsplit(':', 3)[1])}"
+            return _user_at(str(frame.get("Peer-Address")))
         except (zmq.ZMQError, IndexError, ValueError):  # a libzmq, or a system, that does not say it
             return ANYONE
 

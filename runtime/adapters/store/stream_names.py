@@ -49,13 +49,14 @@ class Streams:
         self.numbers = {name: number for number, name in self.names.items()}
         self.next_number = max([next_number, *(number + 1 for number in self.names)])
         self._named_by: dict[StreamName, str] = {}
+        self._owned: Counter[str] = Counter()
         self._of_leaves = Counter(name.leaf for name in self.numbers if name.leaf is not None)
         """The number of streams of each leaf."""
 
     @property
     def owned(self) -> Mapping[str, int]:
         """Number of streams that each owner named since the store was opened."""
-        return Counter(self._named_by.values())
+        return self._owned
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -73,9 +74,12 @@ class Streams:
 
     def committed(self, admission: Admission) -> None:
         """Update the streams in memory after the commit."""
+        if not admission.new_streams:  # nearly always
+            return
         self.numbers.update(admission.new_streams)
         self.names.update({number: name for name, number in admission.new_streams.items()})
         self._named_by.update(admission.named_by)
+        self._owned.update(admission.named_by.values())
         self._of_leaves.update(name.leaf for name in admission.new_streams if name.leaf is not None)
         self.next_number += len(admission.new_streams)
 
@@ -86,7 +90,8 @@ class Streams:
             if self.numbers.get(name) == number:
                 del self.numbers[name]
                 self._left(name)
-                self._named_by.pop(name, None)
+                if (owner := self._named_by.pop(name, None)) is not None:
+                    self._owned[owner] -= 1
                 if not any(map(any, levels.get(name, {}).values())):  # a salvage may leave one name twice
                     levels.pop(name, None)
         self.names[earlier.into], self.numbers[EARLIER] = EARLIER, earlier.into

@@ -59,8 +59,11 @@ class StoredRequest(NamedTuple):
         return self._checksum() << _ENTRY_BITS | entry
 
     def _checksum(self) -> int:
-        """31 bits over all of it."""
-        return crc32(repr(tuple(self)).encode()) >> 1
+        """31 bits over all of it. The text is part of the schema, whatever its classes are called."""
+        (producer, boot, owner), apart, first, last, first_id, content = self
+        key = f"ProducerKey(producer={producer!r}, boot={boot!r}, owner={owner!r})"
+        text = f"({key}, {apart}, {first}, {last}, {first_id}, {content})"
+        return crc32(text.encode()) >> 1
 
 
 def unpack_requests(
