@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
 
 from runtime.core.delivery.link_budget import LinkPolicy, parse_hours
+from runtime.core.delivery.outgoing import Outgoing
 from runtime.core.delivery.pack_notes import PackNotes
 from runtime.core.delivery.packing import PackFormat, PackRule
 from runtime.core.delivery.packs import REREAD_S
@@ -396,3 +398,22 @@ def test_a_later_run_waits_for_no_member_that_is_gone_from_the_store() -> None:
     another = PackNotes.of_json(world.notes)
     another.begin("another store", 1)
     assert not another.waits
+
+
+def test_no_record_of_a_pack_outlives_its_confirmation() -> None:
+    """Pack and records held each other: upload grew by 400 bytes a message until the collector came."""
+    gc.collect()
+    gc.disable()
+    try:
+        before = records()
+        world = up(lines(100))
+        assert records() == before + 100
+        world.settle_down()
+        world.confirm(set(world.delivered))
+        assert records() == before
+    finally:
+        gc.enable()
+
+
+def records() -> int:
+    return sum(isinstance(one, Outgoing) for one in gc.get_objects())

@@ -252,6 +252,8 @@ class Sender:
             self.queue.release(freed.stream)
         for one in message.together:
             self._piece_acked(one, tag[1], now)
+        if message.pack is not None:
+            message.pack.members.clear()  # else pack and records are a circle, which only the collector ends
         return size_bytes
 
     def _piece_acked(self, message: Outgoing, piece: int, now: float) -> None:
