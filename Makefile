@@ -18,7 +18,8 @@ help:
 	@echo "make updates a one-way update, updates killed at random, and bad bundles (ARGS='--kills 100 --bad 50'; an hour)"
 	@echo "make packages all packages, parts lists and the offline bundle; installed, upgraded, purged (root; minutes)"
 	@echo "make container  the image, run by podman and runc (root; a minute or two)"
-	@echo "make image   a bootable disk with two slots, built twice, booted in User Mode Linux (root; minutes)"
+	@echo "make image   a bootable disk with two slots, built twice, booted in User Mode Linux (root; minutes);"
+	@echo "             with ARCH=arm64 it is only built, by qemu-user (half an hour)"
 	@echo "make clean   remove what the above made"
 
 $(READY): pyproject.toml constraints.txt deploy/bootstrap.py
@@ -67,7 +68,7 @@ container: $(READY)
 	@$(VENV)/bin/python -m tests.machine.container $(ARGS)
 
 image: $(READY)
-	@$(VENV)/bin/python -m tests.machine.image $(ARGS)
+	@$(VENV)/bin/python $(if $(filter-out amd64,$(ARCH)),-m deploy.packaging image --arch $(ARCH),-m tests.machine.image) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist bench-report .mypy_cache .ruff_cache .hypothesis

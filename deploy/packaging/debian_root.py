@@ -6,6 +6,9 @@ import shutil
 
 from deploy.packaging.wheels import BuildError, run
 
+ROOT_S = 3600.0
+"""So long may a root take: the scripts of a foreign processor's packages run by qemu-user."""
+
 
 def mmdebstrap(*options: str, epoch_s: int | None = None) -> None:
     """Run mmdebstrap as root. Raises BuildError with what it wrote last.
@@ -18,4 +21,4 @@ def mmdebstrap(*options: str, epoch_s: int | None = None) -> None:
         raise BuildError("mmdebstrap is missing; on Debian: apt-get install mmdebstrap")
     environment = {} if epoch_s is None else {"SOURCE_DATE_EPOCH": str(epoch_s)}
     run("unshare", "--mount", "--propagation", "private", "mmdebstrap", "--quiet", *options,
-        environment=environment)  # fmt: skip
+        environment=environment, patience_s=ROOT_S)  # fmt: skip

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.packaging import gpt, sbom
-from deploy.packaging.debian_root import mmdebstrap
+from deploy.packaging.debian_root import ROOT_S, mmdebstrap
 from deploy.packaging.lock import TOP
 from deploy.packaging.targets import Target
 from deploy.packaging.tree import PREFIX, Origin
@@ -190,7 +190,8 @@ def compile_modules(root: Path, target: Target) -> None:
         shutil.rmtree(folder)
     folders = [f"/usr/lib/python{target.python}", str(PREFIX / "lib")]
     command = ["-m", "compileall", "-q", "-f", "--invalidation-mode", "unchecked-hash", *folders]
-    run("chroot", str(root), "/usr/bin/python3", "-I", *command, environment={"PYTHONHASHSEED": "0"})
+    fixed = {"PYTHONHASHSEED": "0"}
+    run("chroot", str(root), "/usr/bin/python3", "-I", *command, environment=fixed, patience_s=ROOT_S)
 
 
 def squash(root: Path, file: Path, epoch_s: int) -> None:

@@ -20,14 +20,14 @@ class BuildError(Exception):
     """A package could not be built. The message is one sentence for the person who builds."""
 
 
-def run(*command: str, environment: dict[str, str] | None = None) -> str:
+def run(*command: str, environment: dict[str, str] | None = None, patience_s: float = PATIENCE_S) -> str:
     """Run a tool and return its output. Raises BuildError with what it wrote last."""
     try:
         done = subprocess.run(
             command,
             capture_output=True,
             text=True,
-            timeout=PATIENCE_S,
+            timeout=patience_s,
             env={**os.environ, **(environment or {})},
         )
     except FileNotFoundError as exc:
@@ -35,7 +35,7 @@ def run(*command: str, environment: dict[str, str] | None = None) -> str:
             f"{command[0]} is missing; on Debian: apt-get install {_package_of(command[0])}"
         ) from exc
     except subprocess.TimeoutExpired as exc:
-        raise BuildError(f"{' '.join(command[:4])} did not end within {PATIENCE_S} s") from exc
+        raise BuildError(f"{' '.join(command[:4])} did not end within {patience_s:.0f} s") from exc
     if done.returncode:
         last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-12:])
         raise BuildError(f"{' '.join(command[:4])} ended with {done.returncode}:\n{last}")
