@@ -149,7 +149,7 @@ def check_first_boots(verdicts: Verdicts, device: Device) -> Boot:
     verdicts.check(
         "the state partition was grown to the disk", holds=kib > 180_000, seen=f"{kib // 1024} MiB"
     )
-    print(f"        longest starts: {first.facts.get('blame', '')}", flush=True)
+    print(f"        since the start of the kernel: {first.facts.get('starts', '')}", flush=True)
     verdicts.check("no unit failed", holds=first.facts.get("failed") == "", seen=first.facts.get("failed"))
     if "delivered" not in first.at_s:
         show(first)
