@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -107,6 +109,7 @@ def test_chunks_files_and_completions_are_counted_as_they_are_billed() -> None:
     completed = replayed(batch, LINES).streams["-/s"]
     assert completed.counts.sends == 2 and not completed.alone
     assert max(completed.waits_s) < 1.0, "the completion ends the linger"
+    assert replayed(batch, replace(LINES, fold_completion=True)).streams["-/s"].counts.sends == 1
 
 
 @settings(max_examples=deep(30))
@@ -117,7 +120,9 @@ def test_chunks_files_and_completions_are_counted_as_they_are_billed() -> None:
         ),
         max_size=25,
     ),
-    st.sampled_from([ALONE, LINES, PackRule(PackFormat.CONCAT, 3.0, 2)]),
+    st.sampled_from(
+        [ALONE, LINES, PackRule(PackFormat.CONCAT, 3.0, 2), PackRule(PackFormat.CBOR_SEQ, 3.0, 2)]
+    ),
 )
 def test_nothing_is_lost_and_nothing_waits_for_longer_than_its_linger(
     stored: list[tuple[float, str, int, bool, int]], rule: PackRule
@@ -150,6 +155,7 @@ def test_the_rules_that_are_tried_are_read() -> None:
     assert PackTrial.parse("pack=lines, linger=500ms,compression=fastest,units=4") == PackTrial(
         PackFormat.LINES, 0.5, 4, Compression.FASTEST
     )
+    assert PackTrial.parse("pack=cbor-seq").format is PackFormat.CBOR_SEQ
     assert PackTrial.parse("per-day=8640").units_per_day == 8_640
     assert PackTrial.parse("linger=2m").linger_s == 120.0 and PackTrial.parse("linger=7").linger_s == 7.0
 

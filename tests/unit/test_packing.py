@@ -30,10 +30,11 @@ from runtime.core.delivery.packing import (
     may_pack,
     unpack,
 )
+from runtime.core.ingest.message_fields import RESERVED_PROPERTIES
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=8)
 ITEM = encode(["p:b:1", b"a", {}])
-OWN = TEXT | st.just("message-id")
+OWN = TEXT.filter(lambda name: name not in RESERVED_PROPERTIES) | st.just("message-id")
 COMPLETION = (("batch-id", "b"), ("complete-batch", "true"), ("ignore-payload", "true"))
 NUMBERS = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 12)), min_size=1, max_size=8).map(
     lambda steps: _ascending(steps)
