@@ -30,6 +30,7 @@ from runtime.adapters.store.errors import StoreError, StoreFull
 from runtime.adapters.store.spool import Spool
 from runtime.config import Config
 from runtime.core.ingest.admission import Admission, MeasureFiles, TakeFiles
+from runtime.core.ingest.busy_poll import BusyPoll
 from runtime.core.ingest.delivery_hold import DeliveryHold, Received
 from runtime.core.ingest.loss_log import LossLog
 from runtime.core.ingest.new_names import leaves_met
@@ -96,6 +97,7 @@ class IngestLoop:
         self._guard = ConnectionGuard(self._sockets.endpoints, settings.memory_bytes)
         self._deliveries = DeliveryReceiver(config.layout)
         self._hold = DeliveryHold(config.settings.store.fold_s)
+        self._busy_poll = BusyPoll(len(os.sched_getaffinity(0)))
         self._hints = Hints(config.layout, "ingest")
         self._counts: Counter[str] = Counter()
         self._refused_lately = RecentCounts()
@@ -125,10 +127,13 @@ class IngestLoop:
         patience_s = min(self._manager.patience_s(IDLE_S), self._hold.left_s(self._clock.boot_s()))
         gate = [self._gate.socket] if self._gate else []
         sockets = (*(each.socket for each in self._sockets.open), self._deliveries.socket, *gate)
-        ready = wait_readable((*sockets, self._stop), patience_s)
+        began_s = time.perf_counter()
+        ready = wait_readable((*sockets, self._stop), patience_s, self._busy_poll.spin_s)
+        waited_s = time.perf_counter() - began_s
         if self._gate:
             self._gate.answer()
         pending = self._receive()
+        self._busy_poll.waited(waited_s, len(pending))
         now_s = self._clock.boot_s()
         self._hold.add(self._deliveries.receive() if self._deliveries.socket in ready else [], now_s)
         reports = self._hold.take(now_s, carried=any(isinstance(request, Put) for _, request in pending))

@@ -110,15 +110,27 @@ class Bound:
         return stats.st_dev, stats.st_ino
 
 
-def wait_readable(sources: Iterable[object], timeout_s: float) -> list[object]:
+def wait_readable(sources: Iterable[object], timeout_s: float, spin_s: float = 0.0) -> list[object]:
     """Wait until one of the sources (zmq sockets, or anything with fileno()) is readable, or for the time.
 
-    Returns those zmq sockets that are readable, and the file descriptors of the other sources.
+    Returns those zmq sockets that are readable, and the file descriptors of the other sources. For the first
+    `spin_s` the thread stays awake, but gives its core to any other that waits for one.
     """
     poller = zmq.Poller()
     for source in sources:
         poller.register(source, zmq.POLLIN)
+    if spin_s and (ready := _spin(poller, min(spin_s, timeout_s))):
+        return ready
     return [source for source, _ in poller.poll(int(max(0.0, timeout_s) * 1000))]
+
+
+def _spin(poller: zmq.Poller, spin_s: float) -> list[object]:
+    until_s = time.perf_counter() + spin_s
+    while time.perf_counter() < until_s:
+        if ready := poller.poll(0):
+            return [source for source, _ in ready]
+        os.sched_yield()
+    return []
 
 
 class Hints:
