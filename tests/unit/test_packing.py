@@ -207,6 +207,9 @@ def test_a_completion_that_says_more_than_that_its_batch_is_whole_goes_alone(com
     rule = PackRule(PackFormat.LINES, fold_completion=True)
     message = telemetry(1, properties=(("batch-id", "b"),))
     assert len(joinable([message, completion], rule, 1.0).messages) == 1
+    sliced = telemetry(1, properties=(("batch-id", "b"), ("batch-slice-id", "0")))
+    whole = telemetry(2, b"", properties=COMPLETION)
+    assert len(joinable([sliced, whole], rule, 1.0).messages) == 1
     own = [telemetry(number, b"", properties=COMPLETION) for number in (1, 2)]
     assert len(joinable(own, rule, 1.0).messages) == 1 and not may_join(own, rule.format)
 

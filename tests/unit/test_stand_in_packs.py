@@ -69,6 +69,7 @@ def test_the_stand_in_takes_every_pack_and_finds_its_messages(
         ("p:b:1#+2", {"pack": "concat", "pack-lengths": "1,2"}, b"ab"),
         ("p:b:1#+2", {"pack": "lines", "complete-batch": "true"}, b"a"),
         ("p:b:1#+2", {"pack": "lines", "complete-batch": "true", "batch-id": "b"}, b"a\nb"),
+        ("p:b:1#+2", {"pack": "lines", **dict((*BATCH, *COMPLETION[:1])), "batch-slice-id": "0"}, b"a"),
         ("p:b:1#+2", {"pack": "cbor-seq"}, ITEM),
         ("p:b:1#+2", {"pack": "cbor-seq"}, ITEM + ITEM),
         ("p:b:1#+2", {"pack": "cbor-seq"}, ITEM + ITEM.replace(b":1", b":2")[:-1]),

@@ -43,7 +43,7 @@ from runtime.core.leaf import SOURCE_DEVICE
 MOST_DESCRIBED_BYTES = 2_048
 """A message with larger properties goes alone: they cost more than the rest."""
 PACK, LENGTHS, MEMBER_TYPE, ENCODING = "pack", "pack-lengths", "pack-content-type", "content-encoding"
-MESSAGE_ID, COMPLETES = "message-id", "complete-batch"
+MESSAGE_ID, COMPLETES, SLICE = "message-id", "complete-batch", "batch-slice-id"
 JSON, JSON_LINES = "application/json", "application/x-ndjson"
 _ALONE = frozenset((PACK, LENGTHS, MEMBER_TYPE, ENCODING, "chunk-id"))
 """Application properties of a message that goes alone: a pack would take them away, or be taken for one."""
@@ -139,10 +139,14 @@ def alike(one: Telemetry, other: Telemetry, format: PackFormat) -> bool:
 
 
 def folds(message: Telemetry, completion: Telemetry) -> bool:
-    """True if the pack of a message may say what a completion says."""
+    """True if the pack of a message may say what a completion says.
+
+    Not beside a slice: whether it would be the slice that is whole then is not documented.
+    """
     if message.passed != completion.passed or not completes(completion) or not may_fold(completion):
         return False
-    return _batch_of(dict(message.properties)) == _batch_of(dict(completion.properties))
+    about = dict(message.properties)
+    return SLICE not in about and _batch_of(about) == _batch_of(dict(completion.properties))
 
 
 def _batch_of(properties: dict[str, str]) -> dict[str, str]:

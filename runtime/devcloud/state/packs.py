@@ -37,7 +37,8 @@ def members(message_id: str, properties: Mapping[str, str], payload: bytes) -> l
     """The messages of a pack, by id, from its payload as it was before compression. Raises BadPack."""
     ids = _ids(message_id)
     if "complete-batch" in properties:
-        if properties["complete-batch"] != "true" or not properties.get("batch-id"):
+        of_a_batch = properties.get("batch-id") and "batch-slice-id" not in properties
+        if properties["complete-batch"] != "true" or not of_a_batch:
             raise BadPack(f"the pack {message_id!r} completes no batch")
         del ids[-1]  # the completion, which has no payload
     if properties.get("pack") == "cbor-seq":
