@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from runtime import wiring
+from runtime import wiring, wiring_management
 from runtime.adapters.identity import token_files
 from runtime.adapters.identity.database import IdentityReader
 from runtime.adapters.identity.database_file import SCHEMA_VERSION as IDENTITY_VERSION
@@ -100,7 +100,7 @@ def _management(config: Config) -> Iterator[Check]:
     if not table.enabled:
         return
     try:
-        grants = wiring.program_grants(config.settings)
+        grants = wiring_management.program_grants(config.settings)
         if table.group is not None:
             grp.getgrnam(table.group)
     except KeyError:

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from loguru import logger
 
-from runtime import wiring
+from runtime import wiring_management
 from runtime.adapters.bus.sockets import wait_readable
 from runtime.adapters.management.database import ManagementDatabase, open_ids, set_aside
 from runtime.adapters.management.program_socket import ProgramRequest, ProgramSocket
@@ -156,7 +156,7 @@ class ManagementLoop:
 
     def _open(self, config: Config, clock: Clock) -> None:
         """Open the sockets. Raises UsageError for grants that contradict each other, and ConfigError."""
-        self._grants = wiring.program_grants(config.settings)
+        self._grants = wiring_management.program_grants(config.settings)
         self._acknowledges = config.settings.management.acknowledge == "pnp"
         table = config.settings.management
         self._programs = self._closed_at_the_end(ProgramSocket(config.layout.management_socket, table.group))
@@ -200,7 +200,7 @@ class ManagementLoop:
             )
         limits = TwinLimits(report_every_s=settings.report_every_s)
         queue, actions = command_queue.started(
-            wiring.command_policy(self._config.settings),
+            wiring_management.command_policy(self._config.settings),
             open_,
             (),
             database.next_seq,
@@ -210,7 +210,7 @@ class ManagementLoop:
         state = ManagementState(
             TwinSync(database.twin(), os.urandom(4).hex(), limits),
             queue,
-            calls.Calls(wiring.call_policy(self._config.settings)),
+            calls.Calls(wiring_management.call_policy(self._config.settings)),
             LongPolls(),
         )
         turn = ManagementTurn(state, database, now, random.random())

@@ -82,7 +82,9 @@ def make_disk(folder: Path, packages: tuple[Path, ...] = ()) -> None:
     (upper / "etc/systemd/system/trial.service").write_text(SERVICE.format(guest=guest, top=TOP))
     for package, name in zip(packages, ("before.deb", "now.deb"), strict=bool(packages)):
         shutil.copy(package, upper / "srv" / name)
-    if not packages:
+    if packages:
+        allow_starts(upper / "usr/sbin/policy-rc.d")
+    else:
         make_environment(upper / "srv/venv")
     with (folder / "disk.img").open("wb") as image:
         image.truncate(1 << 30)
@@ -91,6 +93,13 @@ def make_disk(folder: Path, packages: tuple[Path, ...] = ()) -> None:
     init = folder / "init"
     init.write_text(INIT.format(python=PYTHON, finit_module=FINIT_MODULE[os.uname().machine]))
     init.chmod(0o755)
+
+
+def allow_starts(policy: Path) -> None:
+    """Over the policy of this machine: that of a container's image forbids packages to start a service."""
+    policy.parent.mkdir(parents=True)
+    policy.write_text("#!/bin/sh\nexit 0\n")
+    policy.chmod(0o755)
 
 
 def make_environment(venv: Path) -> None:
@@ -139,7 +148,7 @@ def main(words: list[str] | None = None) -> int:
         return 2
     with short_folder() as folder:
         make_disk(folder, tuple(asked.packages))
-        boots = [boot(folder) for _ in range(1 if asked.packages else 2)]
+        boots = [boot(folder) for _ in range(2)]
     fine, failed = (sum(boot[index] for boot in boots) for index in (0, 1))
     print(f"{fine} of {fine + failed} trials under a live systemd were fine")
     return 0 if failed == 0 and all(boot[0] > 0 for boot in boots) else 1

@@ -69,11 +69,4 @@ second_boot() {
     check "leaves nothing" gone
 }
 
-lo_up
-if [ -e /srv/second ]; then
-    second_boot
-else
-    first_boot
-    touch /srv/second
-    sync
-fi
+boots first_boot second_boot
