@@ -215,7 +215,10 @@ def write_image(layers: list[Blob], target: Target, origin: Origin, version: str
         "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "config": config.descriptor(), "layers": [each.descriptor() for each in layers],
     }, sort_keys=True).encode())  # fmt: skip
-    name = {"org.opencontainers.image.ref.name": f"edge-runtime:{tag(version)}"}
+    name = {
+        "io.containerd.image.name": f"docker.io/library/edge-runtime:{tag(version)}",  # containerd, docker
+        "org.opencontainers.image.ref.name": f"edge-runtime:{tag(version)}",  # podman
+    }
     index = {"schemaVersion": 2, "manifests": [{**manifest.descriptor(), "annotations": name}]}
     with tarfile.open(file, "w", format=tarfile.GNU_FORMAT) as archive:
         for path, data in _files([*layers, config, manifest], index):
