@@ -164,6 +164,15 @@ def test_the_oldest_give_way_about_a_hundredth_at_a_time(most: Amount, stored: i
     assert len(deciding.evictions) == (1 if max(gone) > 10 else 2), "there is room now"
 
 
+def test_small_messages_do_not_go_by_the_thousands_where_others_are_large() -> None:
+    """A hundredth of the bytes were 17,000 of the oldest for one that came, and its producer waited 0.7 s."""
+    levels = {A: {4: Amount(60_000, 3_600_000)}, B: {4: Amount(500, 100_000_000)}}
+    most = Amount(10**6, 103_600_000)
+    deciding = admission(Quota(Limit(most, OverflowPolicy.DROP_OLDEST)), levels=levels, streams={A: 1, B: 2})
+    assert isinstance(deciding.decide(put(1)), Stored)
+    assert [each.amount for each in deciding.evictions] == [Amount(0, 10 + 262_144)]
+
+
 def test_no_more_than_must_gives_way_by_importance_or_where_more_is_not_there() -> None:
     levels = {A: {4: Amount(1_000, 10_000)}}
     least = admission(

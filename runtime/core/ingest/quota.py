@@ -27,6 +27,8 @@ AHEAD_SHARE = 100
 """An eviction of the oldest frees a part of so many of what is stored more than it must."""
 MOST_AHEAD = 1_000
 """Most messages that it evicts more: about as many as the store takes between two folds."""
+MOST_AHEAD_BYTES = 262_144
+"""Most bytes that it evicts more: the oldest messages may be far smaller than the mean."""
 
 ROW_OVERHEAD_BYTES = 128
 """What a row takes on disk beside its payload and texts, generously."""
@@ -222,7 +224,8 @@ class QuotaUsage:
             return eviction
         stored = self._stored(eviction)
         messages = min(stored.messages // AHEAD_SHARE, MOST_AHEAD)
-        size = min(stored.bytes // AHEAD_SHARE, MOST_AHEAD * (stored.bytes // max(1, stored.messages)))
+        of_mean_bytes = MOST_AHEAD * (stored.bytes // max(1, stored.messages))
+        size = min(stored.bytes // AHEAD_SHARE, of_mean_bytes, MOST_AHEAD_BYTES)
         needed = eviction.amount
         more = Amount(messages if needed.messages else 0, size if needed.bytes else 0)
         larger = replace(eviction, amount=needed.plus(more))
