@@ -81,6 +81,7 @@ READERS: Mapping[str, Readers] = {
     "stream.linger_s": _UPLOAD,
     "stream.pack_units": _UPLOAD,
     "stream.pack_message_id": _UPLOAD,
+    "stream.fold_completion": _UPLOAD,
     "stream.chunk_bytes": _UPLOAD,
     "stream.drain": _UPLOAD,
     "stream.over_budget": _UPLOAD,

@@ -369,6 +369,12 @@ def test_the_argument_or_variable_that_names_no_file_is_named(tmp_path: Path) ->
         load({"EDGE_CONFIG": str(gone)}, home=tmp_path)
 
 
+def test_of_a_streams_settings_ingest_reads_its_limits_alone() -> None:
+    """A new one that upload reads had `edgectl reload` restart ingest, and upload went on without it."""
+    of_ingest = {key.name for key in keys_of("stream.s", StreamSettings) if "ingest" in key.readers.restart}
+    assert of_ingest == {"max_messages", "max_bytes", "policy"}
+
+
 def test_about_sixty_settings_are_a_users() -> None:
     every = [*keys(), *keys_of("stream.NAME", StreamSettings)]
     always = [key for key in every if key.table != "management"]  # which is off unless it is wanted
