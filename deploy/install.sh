@@ -219,7 +219,7 @@ check_state_size() {
 
 start_service() {
     if ! live; then
-        say "systemd does not run here; at the next boot: systemctl enable --now edge-runtime"
+        say "systemd does not run here; at the next boot: systemctl enable --now edge-runtime edge-runtime-update"
         return
     fi
     run systemctl daemon-reload
@@ -255,7 +255,7 @@ next_step() {
     if [ -n "$dry" ]; then
         say "nothing was done"
     elif [ -n "$root" ]; then
-        say "done. Next: systemctl --root=$root enable edge-runtime; its configuration is $etc/edge.toml"
+        say "done. Next: systemctl --root=$root enable edge-runtime edge-runtime-update; its configuration is $etc/edge.toml"
     else
         say "done. Next: edit /etc/edge-runtime/edge.toml, then: sudo systemctl reload edge-runtime; sudo edgectl status"
     fi
