@@ -10,7 +10,8 @@ which no worker lived.
     python -m tests.machine.systemd --packages BEFORE.deb NOW.deb
 
 With `--packages` package_guest.sh takes two packages of this machine's own Debian through their life instead:
-what their scripts ask of systemd is asked of a live one.
+what their scripts ask of systemd is asked of a live one. It wants the versions 0.0.9 and 0.1.0, both made by
+`python -m deploy.packaging --version VERSION --out DIR deb`; six to twelve minutes.
 """
 
 from __future__ import annotations
