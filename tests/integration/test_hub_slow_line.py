@@ -121,8 +121,9 @@ class Sender:
             for event in self.hub.drain():
                 self.delivery.on_event(event, now, 0.5)
             self.delivery.carried(self.hub.carried(), now)
-            for step in self.delivery.actions(now, 0.5):
-                self._do(step)
+            with self.hub.together():
+                for step in self.delivery.actions(now, 0.5):
+                    self._do(step)
             settled = self.delivery.drain_settled()
             self.delivered += settled.delivered
             self.quarantined.update(settled.quarantined)

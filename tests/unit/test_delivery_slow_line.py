@@ -67,6 +67,24 @@ def test_a_message_that_takes_the_line_twenty_deadlines_is_waited_for_and_not_be
     assert (line.delivered, line.delivery.connection.losses) == ([1], 0)
 
 
+def test_messages_that_leave_together_are_waited_for_until_the_last_of_them_came_through() -> None:
+    """They are one TLS record, which the hub reads whole: the first was taken for one without an answer."""
+    line = Line(window=16)
+    for id in range(1, 17):
+        line.store(id, "s")
+    line.up()
+    assert len(line.wire) == 16
+    for sent in range(0, 1600, 50):
+        line.carry(sent, 1600 - sent)
+        line.pass_time(LIMITS.ack_s / 10)
+        line.step()
+    line.carry(1600, 0)
+    line.receive()
+    line.acknowledge()
+    line.step()
+    assert (len(line.delivered), line.delivery.connection.losses) == (16, 0)
+
+
 def test_a_hub_that_has_all_of_a_message_must_acknowledge_it_though_pings_come_through() -> None:
     line = Line()
     line.store(1, "s")

@@ -37,6 +37,7 @@ from loguru import logger
 from runtime.adapters.net.dial import demote
 from runtime.adapters.net.proxies import dial
 from runtime.core.delivery.events import Carried
+from runtime.core.delivery.in_flight import RECORD_BYTES
 from runtime.core.log_events import LogEvent
 from runtime.core.proxy_url import Proxy
 
@@ -44,8 +45,6 @@ KEEPALIVE_RAN_OUT = 16
 """paho's MQTT_ERR_KEEPALIVE."""
 _INFO_BYTES, _SEGMENT_AT, _ACKED_AT = 256, 16, 120  # struct tcp_info: tcpi_snd_mss, tcpi_bytes_acked
 _PUBLISH = 0x30
-RECORD_BYTES = 16_384
-"""The largest TLS record: so much of what is gathered goes at a time."""
 _REFUSED = 0x80
 """The SUBACK's code for a subscription that was not granted."""
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from runtime.core.delivery.actions import Tag
 from runtime.core.delivery.events import Carried
 
+RECORD_BYTES = 16_384
+"""The largest TLS record. What is sent at a time leaves in as few records as possible."""
 LAST_SEGMENTS = 4
 """A peer that reads everything and resets the connection may leave so many segments unacknowledged."""
 SLOW_BYTES_PER_S = 2_000.0
@@ -29,12 +31,26 @@ _SOMETHING_BYTES = 512
 
 
 @dataclass(slots=True)
+class _Record:
+    """Sends of one time in one TLS record, about: the hub reads none of them before it has all of it."""
+
+    at_s: float
+    begin: int
+    end: int
+
+    def takes(self, size_bytes: int, now: float) -> bool:
+        """True if one more send may be in it. One whose size is known nearly counts for it, too."""
+        return now == self.at_s and size_bytes <= RECORD_BYTES and self.end - self.begin < RECORD_BYTES
+
+
+@dataclass(slots=True)
 class _Sent:
     """One send: its time, and its position among all bytes of this client."""
 
     at_s: float
     begin: int
     end: int
+    record: _Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +73,7 @@ class InFlight:
     _progress_s: float = 0.0
     _overtaken_s: float | None = None  # since when others, sent later, are acknowledged before the oldest
     _end: int = 0  # bytes sent on this client
+    _record: _Record | None = None  # of the last send
     _arrived: int | None = None  # of them, with the hub's TCP; None: not known
     _carried: Carried | None = None
     _bytes_per_s: float = SLOW_BYTES_PER_S
@@ -68,15 +85,19 @@ class InFlight:
     def begin(self, now: float) -> None:
         """Begin with a client that is up and has nothing in flight."""
         self._progress_s = now
-        self._end, self._arrived, self._carried = 0, None, None
+        self._end, self._arrived, self._carried, self._record = 0, None, None, None
 
     def put(self, tag: Tag, size_bytes: int, now: float) -> None:
         """Record a send. A probe, whose size is not known here, counts as a byte: else it had arrived."""
         size_bytes = max(1, size_bytes)
         if not self._sent:
             self._progress_s = now
-        self._sent[tag] = _Sent(now, self._end, self._end + size_bytes)
+        record = self._record
+        if record is None or not record.takes(size_bytes, now):
+            record = self._record = _Record(now, self._end, self._end)
+        self._sent[tag] = _Sent(now, self._end, self._end + size_bytes, record)
         self._end += size_bytes
+        record.end = self._end
         self.bytes += size_bytes
 
     def carried(self, carried: Carried, now: float) -> None:
@@ -91,7 +112,7 @@ class InFlight:
     def still_arriving(self) -> bool:
         """True if bytes of the oldest send may still be on their way; False where nothing is known."""
         oldest = next(iter(self._sent.values()), None)
-        return oldest is not None and self._arrived is not None and self._arrived < oldest.end
+        return oldest is not None and self._arrived is not None and self._arrived < oldest.record.end
 
     def why_overdue(self, patience_s: float) -> str:
         """The reason why the wait for an acknowledgement ends, in words."""
@@ -165,7 +186,7 @@ class InFlight:
             return oldest is not None
         if now - max(oldest.at_s, self._progress_s) > prompt_s:
             return False
-        missing = oldest.end - self._arrived
+        missing = oldest.record.end - self._arrived
         begun = self._arrived - oldest.begin >= _SOMETHING_BYTES and now - oldest.at_s <= min(
             BEGUN_S, prompt_s
         )
