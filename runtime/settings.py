@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -371,10 +372,10 @@ def tables() -> Iterator[Any]:
     return (table for table in dataclasses.fields(Settings) if table.name not in (STREAMS, PROGRAMS))
 
 
-def keys() -> Iterator[Key]:
-    """Every setting of those tables, in the order of this file."""
-    for table in tables():
-        yield from keys_of(table.name, type(table.default))
+@cache
+def keys() -> tuple[Key, ...]:
+    """Every setting of those tables, in the order of this file. To read all the types takes 10 ms."""
+    return tuple(key for table in tables() for key in keys_of(table.name, type(table.default)))
 
 
 def named_tables(settings: Settings) -> Mapping[str, Any]:

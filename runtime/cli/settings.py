@@ -54,7 +54,7 @@ def _rows(config: Config, advanced: bool) -> list[str]:
         f"{key.dotted:<{width}} = {_toml(shown_value(config, key)):<24} # {sources[key.dotted]}"
         for key in shown
     ]
-    hidden = len(list(keys())) - len(shown)
+    hidden = len(keys()) - len(shown)
     return [*rows, f"# {hidden} advanced settings at their defaults: --advanced"] if hidden else rows
 
 

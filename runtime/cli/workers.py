@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.cli import Commands, load_config
@@ -12,6 +13,9 @@ from runtime.layout import PROGRAMS
 
 if TYPE_CHECKING:
     from runtime.config import Config
+
+NO_HOME = Path("/nonexistent")
+"""A home without a file, by the name that Debian gives it."""
 
 
 def register(commands: Commands) -> None:
@@ -33,6 +37,16 @@ def _worker(arguments: argparse.Namespace) -> int:
 
     start(arguments.name, load_or_last_accepted(arguments, alone=supervised(), warn=False))
     return 0
+
+
+def rehearse() -> None:
+    """Read a configuration, as each worker does at its start: what is imported, compiled and worked out for
+    that is shared by all that are forked from here on. Not the one of this home: it may be wrong, and hold
+    secrets.
+    """
+    from runtime.config import load
+
+    load({"EDGE_PLATFORM_INSTANCE": "platform.example:443"}, home=NO_HOME)
 
 
 def load_or_last_accepted(arguments: argparse.Namespace, *, alone: bool, warn: bool = True) -> Config:

@@ -135,6 +135,7 @@ def _preload() -> str:
     before = _descriptors()
     for name in SHARED:
         importlib.import_module(name)
+    importlib.import_module("runtime.cli.workers").rehearse()
     gc.collect()
     gc.freeze()  # the collector writes into what it looks at, and so each worker would get a copy
     if _threads() != 1:
