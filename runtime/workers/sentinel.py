@@ -9,6 +9,7 @@ inside supervisord (`adapters/supervisor/plugin.py`).
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import time
@@ -69,6 +70,8 @@ from runtime.workers.update_news import UpdateNews
 NAME = "sentinel"
 TURN_S = 1.0
 """Longest time for which a changed configuration may go unnoticed."""
+JUST_NOW_S = 2.0
+"""A tick that comes so soon after a look brings no other: a look takes 10 ms, with supervisord's answer."""
 DUMP_TIME_S = 1.0
 """Seconds that a process gets to write its stacks before it is killed."""
 LAST_LINES = 20
@@ -83,7 +86,7 @@ def run(config: Config, stop: Stop) -> None:
     clock = SystemClock()
     sentinel, watch = SentinelLoop(config, stop), ConfigWatch(config, NAME, clock)
     listener, news = EventListener(), UpdateNews(config.settings.update.journal_folder)
-    next_s = 0.0
+    next_s, looked_s = 0.0, -math.inf
     ticks = False
     with contextlib.suppress(SupervisorGone):
         while not stop.requested():
@@ -95,9 +98,11 @@ def run(config: Config, stop: Stop) -> None:
                 news.look(clock.wall_s())
                 answered = sentinel.look(now_s, ticks=ticks)
                 every_s = watch.config.settings.sentinel.look_every_s
-                next_s, ticks = now_s + (every_s if answered else 1.0), False
+                next_s, looked_s, ticks = now_s + (every_s if answered else 1.0), now_s, False
             if listener.wait(min(next_s - time.monotonic(), TURN_S), also=[stop]) == "TICK_5":
-                next_s, ticks = 0.0, True
+                ticks = True
+                if time.monotonic() - looked_s >= JUST_NOW_S:
+                    next_s = 0.0
     # Not STOPPING=1: the sentinel alone may be restarted (`supervisorctl restart`). systemd would take it for
     # the end of the whole service, and kill every process when the time for that is over.
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime.adapters.identity import database_file
 from runtime.adapters.identity.database import IdentityReader, IdentityStore
 from runtime.adapters.identity.values import IdentityRecord
 from runtime.core.identity.enrolment import Enrolment, EnrolmentState
@@ -82,6 +83,21 @@ def test_everything_that_was_saved_is_read_back(store: IdentityStore, layout: La
     credentials = IdentityReader(layout).hub_credentials()
     assert credentials is not None and credentials.sas == Secret("sas-1")
     assert (credentials.hub_host, credentials.device_id, credentials.generation) == ("hub", "w:dev", 1)
+
+
+def test_an_identity_that_has_certainly_not_changed_is_not_read_again(
+    store: IdentityStore, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = IdentityReader(layout)
+    assert reader.read() is not reader.read(), "so soon after a change another may bear the same time"
+    monkeypatch.setattr(database_file, "JUST_NOW_NS", 0)
+    before = reader.read()
+    assert reader.read() is before
+    store.save_enrolment(Enrolment(verification_code="ABCD"))
+    assert reader.read().enrolment.verification_code == "ABCD"
+    layout.identity_db.chmod(0o644)
+    with pytest.raises(NeedsHuman):
+        reader.read()
 
 
 def test_the_parent_stays_known_until_its_child_has_registered(store: IdentityStore) -> None:

@@ -27,17 +27,19 @@ from runtime.adapters.identity import rows
 from runtime.adapters.identity import token_lines as lines
 from runtime.adapters.identity.database_file import (
     SCHEMA_VERSION,
+    FileMark,
     check_private,
     connect,
     create,
     damaged,
+    file_mark,
     is_newer,
     set_aside,
     translated,
     writer_lock,
 )
 from runtime.adapters.identity.values import IdentityRecord, Token, mark
-from runtime.adapters.identity.vault import Vault
+from runtime.adapters.identity.vault import Keys, Vault
 from runtime.core.identity.credentials import HubCredentials
 from runtime.core.identity.enrolment import Enrolment
 from runtime.core.identity.escalation import Task
@@ -58,27 +60,39 @@ class IdentityReader:
         self._busy_s = busy_s
         self._path = layout.identity_db
         self._vault = vault or Vault()
+        self._last: tuple[FileMark, Keys, IdentityRecord] | None = None
 
     def read(self) -> IdentityRecord:
         """Read the whole identity in one snapshot; it is empty where there is no database.
         Raises NeedsHuman, Retryable.
+
+        Three workers ask every two seconds, and it changes every few hours: a file that is certainly the one
+        that was read is not read again.
         """
         with translated(self._path):
             if not self._path.exists():
                 return IdentityRecord(Enrolment())
             check_private(self._path)
-            with closing(connect(self._path, self._busy_s)) as db:
-                db.execute("PRAGMA query_only = 1")
-                version = db.execute("PRAGMA user_version").fetchone()[0]
-                if version == 0:
-                    return IdentityRecord(Enrolment())  # the first writer is creating it
-                db.execute("BEGIN")
-                try:
-                    return rows.read_all(db, self._vault.keys())
-                except sqlite3.OperationalError:
-                    if version > SCHEMA_VERSION:  # the columns we read may stand elsewhere there
-                        raise is_newer(version) from None
-                    raise
+            mark, keys = file_mark(self._path), self._vault.keys()
+            if mark is not None and self._last is not None and self._last[:2] == (mark, keys):
+                return self._last[2]
+            record = self._read(keys)
+            self._last = (mark, keys, record) if mark is not None and mark == file_mark(self._path) else None
+            return record
+
+    def _read(self, keys: Keys) -> IdentityRecord:
+        with closing(connect(self._path, self._busy_s)) as db:
+            db.execute("PRAGMA query_only = 1")
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                return IdentityRecord(Enrolment())  # the first writer is creating it
+            db.execute("BEGIN")
+            try:
+                return rows.read_all(db, keys)
+            except sqlite3.OperationalError:
+                if version > SCHEMA_VERSION:  # the columns we read may stand elsewhere there
+                    raise is_newer(version) from None
+                raise
 
     def hub_credentials(self) -> HubCredentials | None:
         """The credentials to connect to the hub with, or None until the device was registered."""

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from loguru import logger
 
@@ -23,6 +24,8 @@ from runtime.errors import NeedsHuman, Retryable
 
 BUSY_TIMEOUT_S = 5.0
 LOCK_POLL_S = 0.02
+JUST_NOW_NS = 1_000_000_000
+"""So long after a change another one may bear the same time."""
 SCHEMA_VERSION = 5
 
 
@@ -92,6 +95,25 @@ def _lock(fd: int) -> None:
             select.select(
                 [], [], [], LOCK_POLL_S
             )  # as `Stop.wait` does; a sleep ends late under a fake clock
+
+
+class FileMark(NamedTuple):
+    """Tells one content of the file from another."""
+
+    inode: int
+    written_ns: int
+    changed_ns: int
+    size_bytes: int
+
+
+def file_mark(path: Path) -> FileMark | None:
+    """The mark of the file. None where it may not tell: it was written just now, or a change is under way."""
+    if path.with_name(f"{path.name}-journal").exists():
+        return None
+    status = path.stat()
+    if abs(time.time_ns() - status.st_ctime_ns) < JUST_NOW_NS:
+        return None
+    return FileMark(status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
 
 
 def create(path: Path) -> None:
