@@ -69,6 +69,7 @@ CACHES = {
         "core/delivery/envelope.py",
         "_description",
     ): "a property bag but for the message's name, by its content",
+    ("core/delivery/envelope.py", "_by_name"): "properties sorted, one tuple for all messages that have them",
     ("core/delivery/envelope.py", "_stream_properties"): "the properties that say the stream, by its names",
     ("core/ingest/message_fields.py", "_plainly"): "a message's description, by its few fields",
     ("core/ingest/protocol.py", "_producer_key"): "a producer's key, by its parts",

@@ -353,11 +353,17 @@ def _telemetry(
     return Telemetry(
         mid(message.key) + suffix,
         payload,
-        tuple(sorted(properties.items())),
+        _by_name(tuple(properties.items())),
         message.content_type,
         passed,
         stored_ms=int(stored_s * 1000) if stored_s is not None and stored_s >= 0 else None,
     )
+
+
+@lru_cache(maxsize=_MOST_DESCRIPTIONS)
+def _by_name(properties: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    """Properties sorted by name; one tuple for all messages of a stream that have the same."""
+    return tuple(sorted(properties))
 
 
 def _completion(message: StoredMessage, properties: dict[str, str]) -> Telemetry:

@@ -31,7 +31,7 @@ FEW = 4
 FEW_BYTES = 32_768
 """The same while the send queue is crowded: a stream with none in it gets some, so that nothing urgent stays
 unseen."""
-ENOUGH_TO_PACK, FEW_TO_PACK = MOST_MEMBERS + ENOUGH, 64
+ENOUGH_TO_PACK, FEW_TO_PACK = MOST_MEMBERS + 64, 64
 """The same for a stream whose messages go in packs: more than a pack, or some messages for one."""
 ENOUGH_TO_RESTORE_BYTES = 4_194_304
 """The same while a pack of an earlier run is read again, which was compressed."""
