@@ -112,6 +112,12 @@ def test_the_time_of_storing_is_known_where_the_clock_was_synchronised() -> None
     assert only(stored(stored_wall_s=None)).stored_ms is None
 
 
+@pytest.mark.parametrize("wall_s", [2.0**542, 1.7e308, 2**63 - 1, -1.0])
+def test_a_damaged_time_of_storing_is_none_at_all(wall_s: float) -> None:
+    """A flipped bit of one row ended upload at every start: no such number of milliseconds can be written."""
+    assert only(stored(stored_wall_s=wall_s)).stored_ms is None
+
+
 def test_the_border_between_telemetry_and_file_is_the_true_size_on_the_wire() -> None:
     room = LIMIT_BYTES - only(stored(b"")).wire_bytes
     assert only(stored(b"x" * room)).wire_bytes == LIMIT_BYTES

@@ -48,6 +48,8 @@ _NEARLY_UNRESERVED = re.compile(r"[A-Za-z0-9_.\-~:]*").fullmatch
 """Text of which a colon alone needs encoding."""
 _MID = quote("$.mid", safe="")
 _TOPIC_FRAME_BYTES = len("devices//messages/events/")
+_YEAR_10000_S = 253_402_300_800
+"""Unix time of its beginning: a time of storing beyond it is a damaged one."""
 _MOST_DESCRIPTIONS = 32
 """So many are kept: those of streams that are sent at a time, a topic's length each at most."""
 _MID_PUNCTUATION = "-._+*?!(),=@;$'"
@@ -356,7 +358,7 @@ def _telemetry(
         _by_name(tuple(properties.items())),
         message.content_type,
         passed,
-        stored_ms=int(stored_s * 1000) if stored_s is not None and stored_s >= 0 else None,
+        stored_ms=int(stored_s * 1000) if stored_s is not None and 0 <= stored_s < _YEAR_10000_S else None,
     )
 
 
