@@ -40,6 +40,7 @@ from runtime.adapters.store.errors import (
     error_text,
 )
 from runtime.adapters.store.id_watermark import IdWatermark
+from runtime.adapters.store.recount import SLICE_S, UNASKED_SLICE_S
 from runtime.adapters.store.writer import MessageStore
 from runtime.config import Config
 from runtime.core.ingest.admission import Admission
@@ -105,6 +106,8 @@ class StoreManager:
         )
         self._throttle = LogThrottle(LOG_EVERY_S)
         self._state: State = Opening()
+        self._count_wanted = False
+        """A decision waits until all stored messages are counted."""
         self._store: MessageStore | None = None
         """The store while the state is Serving, and only then."""
         self._salvage: Iterator[SalvageReport] = iter(())
@@ -177,7 +180,8 @@ class StoreManager:
 
     def count(self) -> bool:
         """Count the stored messages, before counters decide over them. True if done. Raises StoreError."""
-        return self._usable().count()
+        self._count_wanted = not self._usable().count()
+        return not self._count_wanted
 
     def commit(self, admission: Admission | None, settled: Settled) -> list[Loss]:
         """Commit: all is on disk when this returns. Raises StoreError; then nothing is."""
@@ -335,8 +339,8 @@ class StoreManager:
             self._beat(lambda: {**self.figures(), BUSY: True})
 
     def _count_slice(self, store: MessageStore) -> None:
-        if store.counting:
-            store.count()
+        if store.counting and store.count(SLICE_S if self._count_wanted else UNASKED_SLICE_S):
+            self._count_wanted = False
 
     def _examine_slice(self) -> None:
         """Read a slice of the files that could not be read; the store stays closed for so long."""

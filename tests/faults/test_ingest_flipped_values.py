@@ -416,6 +416,7 @@ def test_a_large_store_is_counted_in_slices_beside_the_commits(
     store.close()
     flip(path, "UPDATE levels SET messages = messages + 1048576")
     monkeypatch.setattr(MessageStore.count, "__defaults__", (0.0,))
+    monkeypatch.setattr("runtime.workers.store_manager.UNASKED_SLICE_S", 0.0)
     monkeypatch.setattr(writing, "AT_OPENING_S", 0.0)
     keeper = StoreManager(home.config, clock)
     with contextlib.closing(keeper):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import sqlite3
@@ -14,8 +15,10 @@ from loguru import logger
 from runtime.adapters.process.clock import SystemClock
 from runtime.adapters.process.process import Stop
 from runtime.adapters.process.status_file import BUSY, read_status
+from runtime.adapters.store import writer as store_writer
 from runtime.adapters.store.disk import BALLAST_BYTES, Disk, DiskReserve
 from runtime.adapters.store.errors import StoreDamaged, StoreFull, StoreUnavailable
+from runtime.adapters.store.recount import SLICE_S, UNASKED_SLICE_S
 from runtime.adapters.store.wal import write_again
 from runtime.adapters.store.writer import MessageStore
 from runtime.core.ingest.admission import MeasureFiles
@@ -316,3 +319,29 @@ def test_a_ballast_that_found_no_room_is_none(home: Home) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     disk.keep_ballast()
     assert (home.layout.state / "ballast").stat().st_size == BALLAST_BYTES
+
+
+def test_a_count_that_no_decision_waits_for_holds_up_no_request(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 5 million messages each acknowledgement took 0.1 s, for ten seconds and more after each start."""
+    home.write_config('[store]\nmax_messages = 3000\npolicy = "drop-oldest"')
+    store = MessageStore(home.layout.messages_db, ObedientClock())
+    keep(store, request([b"x" * 10] * 3_000, stream="s"))
+    store.close()
+    monkeypatch.setattr(store_writer, "AT_OPENING_S", 0.0)
+    slices: list[float] = []
+    one_slice = MessageStore.count
+
+    def count(store: MessageStore, slice_s: float = SLICE_S) -> bool:
+        slices.append(slice_s)
+        return one_slice(store, 0.0)
+
+    monkeypatch.setattr(MessageStore, "count", count)
+    with contextlib.closing(StoreManager(home.config, ObedientClock())) as keeper:
+        keeper.tick()
+        assert not keeper.count(), "a decision asks for it"
+        while keeper.patience_s(1.0) == 0.0:
+            keeper.tick()
+    assert slices[1:3] == [UNASKED_SLICE_S] * 2, "after that of the opening"
+    assert slices[3:] == [SLICE_S] * len(slices[3:]) != []
