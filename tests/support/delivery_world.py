@@ -181,9 +181,8 @@ class World:
             assert id not in self.delivered
         self.delivered += settled.delivered
         self.quarantined.update(settled.quarantined)
-        sent = {id for id, _ in self.sent_at}
         for id, _ in settled.dropped:
-            assert id not in sent, "counted as lost, and it may have arrived"
+            assert (id, 0) not in self.sent_at, "counted as lost, and it may have arrived"
             self.dropped.add(id)
         self.unconfirmed |= settled.ids()
 
