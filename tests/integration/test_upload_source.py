@@ -227,3 +227,19 @@ def test_a_damaged_row_between_others_is_set_aside_once_they_are_delivered(folde
             device.turn()
         assert list(device.aside) == [700]
         assert sorted(device.sent) == [id for id in range(1, 901) if id != 700]
+
+
+def test_what_was_sent_while_its_age_was_unknown_does_not_expire_once_it_is_known(folder: Path) -> None:
+    """It was counted as lost though it may have arrived: nothing had noted that it was sent."""
+    with contextlib.closing(Device(folder)) as device:
+        device.put("s", b"x", ttl_s=100.0)
+    with contextlib.closing(Device(folder)) as device:
+        device.clock.reboot()
+        device.clock.in_sync = device.answers = False
+        device.turns(3)
+        assert device.sent == [1]
+    with contextlib.closing(Device(folder)) as device:
+        device.clock.reboot()
+        device.clock.wall += 86_400.0
+        device.turns(3)
+        assert device.sent == [1] and device.backlog() == 0

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 from runtime.core.message import StoredMessage
 from runtime.core.moment import Moment
 
 
 def expires_s(message: StoredMessage, now: Moment, *, synchronised: bool) -> float | None:
-    """The expiry on the boot clock of `now`; None where it has no ttl, or where its age is unknown.
+    """The expiry on the boot clock of `now`; None where it has no ttl, never where its age is unknown.
 
-    A message of unknown age is sent: late is better than lost.
+    A message of unknown age is sent: late is better than lost. A later run may know the age.
     """
     if message.ttl_s is None:
         return None
     at_s = stored_s(message, now, synchronised=synchronised)
-    return None if at_s is None else at_s + message.ttl_s
+    return math.inf if at_s is None else at_s + message.ttl_s
 
 
 def stored_s(message: StoredMessage, now: Moment, *, synchronised: bool) -> float | None:
