@@ -12,8 +12,8 @@ from runtime.bench.upload import Rig
 from runtime.bench.whole import shared_out_bytes, used, whole
 
 _WHY_MEMORY = (
-    "upload alone takes 28 MB with azure and requests, which no other shares; of the rest each worker writes "
-    "10 MB of its own, half of it reference counts in what it shares"
+    "upload alone takes 28 MB with azure and requests, which no other shares; each other worker has 11 MB of "
+    "its own, nearly all of it pages that it shares but for reference counts and bytecode that Python adapts"
 )
 
 
