@@ -1,6 +1,6 @@
 """`make test`: every test; beside them the formatter, the linter, the type checker and coverage of the core.
 
-Two tests for each core: most of them wait, for processes that start and for clocks. What the others say is
+Three tests for each core: most of them wait, for processes that start and for clocks. What the others say is
 printed before pytest's closing line, which ends the output. Coverage is measured, with branches, over a
 shallow run of the decisions, and only where all tests run, but in CI: it is a figure, nothing fails by it.
 Arguments go to pytest: `make test ARGS="-k ingest"`.
@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> int:
     ]
     if not arguments and not os.environ.get("CI"):  # half a minute of both cores, for a figure
         checks.append(Check("coverage", "sh", "-c", COVERED, python))
-    workers = str(2 * (os.cpu_count() or 1))
+    workers = str(3 * (os.cpu_count() or 1))
     options = ["-n", workers, "--dist", "worksteal", *arguments]
     tests = pytest.main(options, plugins=[BeforeTheClosingLine(checks)])
     failed = [check.name for check in checks if not check.wait()]

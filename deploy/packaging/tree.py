@@ -29,6 +29,9 @@ SCRIPTS = {
 _LEFT_OUT_SUFFIXES = (".pyi", ".pyx", ".pxd", ".pxi", ".c", ".h", ".hpp", ".pyc")
 _LEFT_OUT_FOLDERS = ("tests", "test", "skel", "__pycache__")
 _LEFT_OUT_METADATA = ("RECORD", "INSTALLER", "REQUESTED", "WHEEL", "direct_url.json", "top_level.txt")
+_COMPILED_TWINS = "charset_normalizer"
+"""Its libraries have their own sources beside them, which do the same. requests guesses no charset for us, so
+half a megabyte would be there for nothing."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,8 @@ def prune(site: Path) -> None:
 def _is_left_out(file: Path) -> bool:
     if file.parts[0].endswith(".dist-info"):
         return len(file.parts) == 2 and file.name in _LEFT_OUT_METADATA
+    if file.parts[0] == _COMPILED_TWINS and file.suffix == ".so":
+        return True
     return file.suffix in _LEFT_OUT_SUFFIXES or file.name.endswith("-nspkg.pth")
 
 

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Inside the machine of tests/machine/systemd.py: the maintainer scripts' systemctl lines under a live systemd.
-# $1 is the checkout; /srv has before.deb and now.deb.
+# $1 is the checkout; /srv has before.deb and now.deb, and two updates of it: good.update, and bad.update, which dies.
 top=$1
 # shellcheck source=tests/machine/guest.sh
 . "$top/tests/machine/guest.sh"
@@ -15,6 +15,9 @@ kept() {
 loaded() { [ "$(systemctl show -P NeedDaemonReload edge-runtime)" = no ]; }
 unit_is() { [ "$(systemctl show -P LoadState edge-runtime)" = "$1" ]; }
 version_is() { edgectl version | grep -q "^package *$1"; }
+in_use() { [ "$(basename "$(readlink /opt/edge-runtime)")" = "$1" ]; }
+runs_from() { grep -qz "^$1/" "/proc/$(main_pid)/cmdline"; }
+says() { edgectl update status | grep -q "$1"; }
 
 changes_to() { # WHAT PACKAGE VERSION: what runs is replaced, and nothing is lost
     pid=$(main_pid)
@@ -24,6 +27,23 @@ changes_to() { # WHAT PACKAGE VERSION: what runs is replaced, and nothing is los
     check "of the version that was installed" version_is "$3"
     check "systemd knows the unit of today" loaded
     check "backlog, changed edge.toml and drop-in are kept" kept
+}
+
+updates() { # by edge-runtime-update.service, which nobody but systemd starts here
+    printf '\n[update]\nkeys = ["%s"]\nconfirm_s = 120\n' "$(sed -n 2p /srv/update.pub)" >>$etc
+    check "a good update is applied" edgectl update apply /srv/good.update
+    check "it is in use" in_use 0.2.0
+    check "every worker runs" within 300 all_run
+    check "of its tree" runs_from /opt/edge-runtime.d/0.2.0
+    check "a bad update is said not to stay" refuses edgectl update apply /srv/bad.update
+    check "with its reason" says "0.3.0 came back: "
+    check "the good one is in use" in_use 0.2.0
+    check "every worker of it runs" within 300 all_run
+    check "of its tree, too" runs_from /opt/edge-runtime.d/0.2.0
+    check "the way back" edgectl update rollback
+    check "ends at the package" refuses in_use 0.2.0
+    check "every worker of the package runs" within 300 all_run
+    check "of /usr/lib" runs_from /usr/lib/edge-runtime
 }
 
 first_boot() {
@@ -65,6 +85,7 @@ second_boot() {
     check "it is enabled again" systemctl is-enabled edge-runtime
     check "and every worker runs" within 300 all_run
     check "with the twenty messages" backlog_is 20
+    updates
     check "purge of all" env EDGE_PURGE=all dpkg --purge edge-runtime
     check "leaves no process" nothing_left
     check "and no message" [ ! -e $home ]

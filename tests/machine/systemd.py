@@ -11,7 +11,8 @@ which no worker lived.
 
 With `--packages` package_guest.sh takes two packages of this machine's own Debian through their life instead:
 what their scripts ask of systemd is asked of a live one. It wants the versions 0.0.9 and 0.1.0, both made by
-`python -m deploy.packaging --version VERSION --out DIR deb`; six to twelve minutes.
+`python -m deploy.packaging --version VERSION --out DIR deb`; six to twelve minutes. Two updates of the second
+one are made of it here, signed by minisign: one that works, and one whose ingest dies at every start.
 """
 
 from __future__ import annotations
@@ -25,12 +26,16 @@ import sys
 import threading
 from pathlib import Path
 
+from deploy.packaging.targets import Target
+from deploy.packaging.tree import PREFIX, Origin
+from deploy.packaging.update import bundle_of_tree
 from tests.machine import plug
 from tests.support.harness import short_folder
 
 TOP = Path(__file__).resolve().parents[2]
 PYTHON = "/usr/bin/python3"  # not one in somebody's home, which the unit hides
 TOOLS = ("linux.uml", "mkfs.ext4", PYTHON, "/lib/systemd/systemd")
+TOOLS_OF_PACKAGES = ("dpkg-deb", "minisign")
 BOOT_S = 1800.0
 MASKED = ("systemd-tmpfiles-setup.service", "systemd-tmpfiles-clean.timer")  # they read this machine's /tmp
 
@@ -85,6 +90,7 @@ def make_disk(folder: Path, packages: tuple[Path, ...] = ()) -> None:
         shutil.copy(package, upper / "srv" / name)
     if packages:
         allow_starts(upper / "usr/sbin/policy-rc.d")
+        make_updates(packages[1], upper / "srv", folder / "updates")
     else:
         make_environment(upper / "srv/venv")
     with (folder / "disk.img").open("wb") as image:
@@ -101,6 +107,28 @@ def allow_starts(policy: Path) -> None:
     policy.parent.mkdir(parents=True)
     policy.write_text("#!/bin/sh\nexit 0\n")
     policy.chmod(0o755)
+
+
+def make_updates(package: Path, place: Path, work: Path) -> None:
+    """In `place` good.update, bad.update and update.pub: the package's own tree as signed updates."""
+    root = work / "root"
+    work.mkdir()
+    subprocess.run(["dpkg-deb", "-x", str(package), str(root)], check=True)
+    key = work / "key"
+    keys = ["-s", str(key), "-p", str(place / "update.pub")]
+    subprocess.run(["minisign", "-G", "-W", *keys], check=True, capture_output=True)
+    os.environ["EDGE_UPDATE_KEY"] = str(key)
+    named = re.fullmatch(r".*~deb(\d+)_(\w+)\.deb", package.name)
+    assert named, f"{package.name} is no name of a package that was made here"
+    target = Target(named[2], named[1])
+    site = root / PREFIX.relative_to("/") / f"lib/python{target.python}/site-packages/runtime"
+    for name, version in (("good", "0.2.0"), ("bad", "0.3.0")):
+        origin = Origin(version, "unknown", 0, "a trial")
+        (site / "build.json").write_text(origin.record(target))
+        if name == "bad":
+            (site / "workers/ingest.py").write_text("raise RuntimeError('a bad update')\n")
+        bundle_of_tree(root, target, origin, work).rename(place / f"{name}.update")
+    shutil.rmtree(work)
 
 
 def make_environment(venv: Path) -> None:
@@ -140,9 +168,10 @@ def main(words: list[str] | None = None) -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     arguments.add_argument("--packages", nargs=2, type=Path, metavar=("BEFORE", "NOW"), default=())
     asked = arguments.parse_args(words)
-    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    tools = (*TOOLS, *TOOLS_OF_PACKAGES) if asked.packages else TOOLS
+    missing = [tool for tool in tools if shutil.which(tool) is None]
     if missing or os.geteuid() != 0 or os.uname().machine not in FINIT_MODULE:
-        print(f"cannot be tried here: needs root and {', '.join(missing or TOOLS)}", file=sys.stderr)
+        print(f"cannot be tried here: needs root and {', '.join(missing or tools)}", file=sys.stderr)
         return 2
     if not plug.starts("linux.uml"):
         print(f"cannot be tried here: user-mode-linux {plug.STARTS_NOT}", file=sys.stderr)
