@@ -40,7 +40,7 @@ from runtime.adapters.store.errors import (
     error_text,
 )
 from runtime.adapters.store.id_watermark import IdWatermark
-from runtime.adapters.store.recount import SLICE_S, UNASKED_SLICE_S
+from runtime.adapters.store.recount import SLICE_S, UNASKED_PAUSE_S, UNASKED_SLICE_S
 from runtime.adapters.store.writer import MessageStore
 from runtime.config import Config
 from runtime.core.ingest.admission import Admission
@@ -108,6 +108,8 @@ class StoreManager:
         self._state: State = Opening()
         self._count_wanted = False
         """A decision waits until all stored messages are counted."""
+        self._count_from_s = 0.0
+        """The time of the next slice of a count that no decision waits for."""
         self._store: MessageStore | None = None
         """The store while the state is Serving, and only then."""
         self._salvage: Iterator[SalvageReport] = iter(())
@@ -140,13 +142,20 @@ class StoreManager:
         self._keep(self._housekeeping.tidy_if_due)
 
     def idle(self) -> None:
-        """No request waits: give a little more room back to the disk."""
+        """No request waits: go on counting, and give a little more room back to the disk."""
+        self._count_from_s = 0.0
         self._keep(self._housekeeping.tidy)
 
     def patience_s(self, idle_s: float) -> float:
         """Seconds that the loop may wait for requests before it comes back here."""
-        if isinstance(self._state, Salvaging | Examining) or (self._store and self._store.counting):
+        if isinstance(self._state, Salvaging | Examining):
             return 0.0
+        if self._store and self._store.counting:
+            return (
+                0.0
+                if self._count_wanted
+                else min(idle_s, max(0.0, self._count_from_s - self._clock.boot_s()))
+            )
         pause_s = self._housekeeping.pause_s
         return idle_s if pause_s is None or self._store is None else min(idle_s, pause_s)
 
@@ -339,8 +348,11 @@ class StoreManager:
             self._beat(lambda: {**self.figures(), BUSY: True})
 
     def _count_slice(self, store: MessageStore) -> None:
-        if store.counting and store.count(SLICE_S if self._count_wanted else UNASKED_SLICE_S):
+        if not store.counting or (not self._count_wanted and self._clock.boot_s() < self._count_from_s):
+            return
+        if store.count(SLICE_S if self._count_wanted else UNASKED_SLICE_S):
             self._count_wanted = False
+        self._count_from_s = self._clock.boot_s() + UNASKED_PAUSE_S
 
     def _examine_slice(self) -> None:
         """Read a slice of the files that could not be read; the store stays closed for so long."""

@@ -18,7 +18,7 @@ from runtime.adapters.process.status_file import BUSY, read_status
 from runtime.adapters.store import writer as store_writer
 from runtime.adapters.store.disk import BALLAST_BYTES, Disk, DiskReserve
 from runtime.adapters.store.errors import StoreDamaged, StoreFull, StoreUnavailable
-from runtime.adapters.store.recount import SLICE_S, UNASKED_SLICE_S
+from runtime.adapters.store.recount import SLICE_S, UNASKED_PAUSE_S, UNASKED_SLICE_S
 from runtime.adapters.store.wal import write_again
 from runtime.adapters.store.writer import MessageStore
 from runtime.core.ingest.admission import MeasureFiles
@@ -338,10 +338,17 @@ def test_a_count_that_no_decision_waits_for_holds_up_no_request(
         return one_slice(store, 0.0)
 
     monkeypatch.setattr(MessageStore, "count", count)
-    with contextlib.closing(StoreManager(home.config, ObedientClock())) as keeper:
+    clock = ObedientClock()
+    with contextlib.closing(StoreManager(home.config, clock)) as keeper:
+        keeper.tick()
+        assert len(slices) == 2 and 0.0 < keeper.patience_s(1.0) < 1.0, "requests come first"
+        clock.boot += 2 * UNASKED_PAUSE_S
+        keeper.tick()
+        keeper.idle()
+        assert keeper.patience_s(1.0) == 0.0, "where none comes it goes on"
         keeper.tick()
         assert not keeper.count(), "a decision asks for it"
         while keeper.patience_s(1.0) == 0.0:
             keeper.tick()
-    assert slices[1:3] == [UNASKED_SLICE_S] * 2, "after that of the opening"
-    assert slices[3:] == [SLICE_S] * len(slices[3:]) != []
+    assert slices[1:4] == [UNASKED_SLICE_S] * 3, "after that of the opening"
+    assert slices[4:] == [SLICE_S] * len(slices[4:]) != []

@@ -23,6 +23,8 @@ SLICE_S = 0.1
 """Producers wait this long for one slice, where a request is refused until all is counted."""
 UNASKED_SLICE_S = 0.01
 """The same where no decision asks for it yet: after an opening, so that a large backlog holds up none."""
+UNASKED_PAUSE_S = 0.2
+"""Between two of these slices requests have this time, where any wait: a twentieth of ingest counts."""
 AT_OPENING_S = 0.02
 """Time for counting at opening: a small or drained store is counted before the first producer comes."""
 _BEFORE_ALL = -(2**63)
