@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from pathlib import Path
 
@@ -30,6 +31,8 @@ def main(argv: list[str] | None = None) -> int:
     inform. A part that fails is named, costs none of the other figures, and makes it 1.
     """
     parser = argparse.ArgumentParser(prog="python -m runtime.bench", description=__doc__)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each process compiles all that it imports
+    sys.dont_write_bytecode = False
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of: {', '.join(PARTS)} (default: all)")
     parser.add_argument("--quick", action="store_true", help="small sizes: a look, not a figure to quote")
     parser.add_argument("--out", type=Path, default=Path("bench-report"), help="folder of the report")
