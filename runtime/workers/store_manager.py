@@ -108,8 +108,10 @@ class StoreManager:
         self._state: State = Opening()
         self._count_wanted = False
         """A decision waits until all stored messages are counted."""
+        self._busy = False
+        """Requests came in the last turn: a count that no decision waits for gives way to them."""
         self._count_from_s = 0.0
-        """The time of the next slice of a count that no decision waits for."""
+        """The time of the next slice of that count while requests come."""
         self._store: MessageStore | None = None
         """The store while the state is Serving, and only then."""
         self._salvage: Iterator[SalvageReport] = iter(())
@@ -143,7 +145,7 @@ class StoreManager:
 
     def idle(self) -> None:
         """No request waits: go on counting, and give a little more room back to the disk."""
-        self._count_from_s = 0.0
+        self._busy = False
         self._keep(self._housekeeping.tidy)
 
     def patience_s(self, idle_s: float) -> float:
@@ -151,11 +153,7 @@ class StoreManager:
         if isinstance(self._state, Salvaging | Examining):
             return 0.0
         if self._store and self._store.counting:
-            return (
-                0.0
-                if self._count_wanted
-                else min(idle_s, max(0.0, self._count_from_s - self._clock.boot_s()))
-            )
+            return 0.0 if self._may_count() else min(idle_s, UNASKED_PAUSE_S)
         pause_s = self._housekeeping.pause_s
         return idle_s if pause_s is None or self._store is None else min(idle_s, pause_s)
 
@@ -180,6 +178,7 @@ class StoreManager:
     ) -> Admission:
         """The Admission for the next commit, which also carries out `settled`. Raises StoreError."""
         store, room_bytes = self._usable(), self._housekeeping.room_bytes
+        self._busy = True
         self._wal.check(room_bytes)
         known = store.known(keys)
         self._housekeeping.forget_producers(store, room=len(keys) - len(known), but=known)
@@ -348,11 +347,14 @@ class StoreManager:
             self._beat(lambda: {**self.figures(), BUSY: True})
 
     def _count_slice(self, store: MessageStore) -> None:
-        if not store.counting or (not self._count_wanted and self._clock.boot_s() < self._count_from_s):
+        if not store.counting or not self._may_count():
             return
         if store.count(SLICE_S if self._count_wanted else UNASKED_SLICE_S):
             self._count_wanted = False
         self._count_from_s = self._clock.boot_s() + UNASKED_PAUSE_S
+
+    def _may_count(self) -> bool:
+        return self._count_wanted or not self._busy or self._clock.boot_s() >= self._count_from_s
 
     def _examine_slice(self) -> None:
         """Read a slice of the files that could not be read; the store stays closed for so long."""
