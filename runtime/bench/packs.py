@@ -38,6 +38,11 @@ _LINES = _set_to('pack = "lines"')
 _BROTLI = _set_to('pack = "lines"\ncompression = "fastest"')
 _RUN = re.compile(r"\+(\d+)")
 
+PACKED = (
+    "single messages take a third less time than when the bound was set; of a packed one packing is 4 us in "
+    "58, nearly all of the rest reading and offering its row"
+)
+
 
 def measure(quick: bool) -> list[FigureRow]:
     """The table of packing's figures."""
@@ -55,7 +60,7 @@ def _rate(count: int, rounds: int, delay_ms: float, reach: str) -> FigureRow:
     turns = [(_drained(count // 3, delay_ms, ""), _drained(count, delay_ms, _LINES)) for _ in range(rounds)]
     single, packed = (statistics.median(rates) for rates in zip(*turns, strict=True))
     name = f"packed backlog, {delay_ms:g} ms round trip: delivered, against single messages"
-    return FigureRow(name, packed, "msg/s", single, packed / single, reach)
+    return FigureRow(name, packed, "msg/s", single, packed / single, reach, PACKED)
 
 
 def _drained(count: int, delay_ms: float, streams: str) -> float:

@@ -66,6 +66,11 @@ with Producer(sys.argv[1]) as producer:
         producer.put_many([b"x" * 200] * 10, stream=sys.argv[2])
 """
 
+A_MESSAGE = (
+    "an absolute time, and this processor's: 177 us on it before a third was cut, where another took 120; "
+    "what is left is spread thin over reading, sealing, sending and paho"
+)
+
 
 def measure(quick: bool) -> list[FigureRow]:
     """The table of upload's figures."""
@@ -80,7 +85,8 @@ def measure(quick: bool) -> list[FigureRow]:
         )
     )
     each_us = statistics.median(one.processor_us for one in drained)
-    rows.append(FigureRow("upload, 0 ms: processor time a message", each_us, "us", reach="<= 100"))
+    name = "upload, 0 ms: processor time a message"
+    rows.append(FigureRow(name, each_us, "us", reach="<= 100", reason=A_MESSAGE))
     far = _median(rounds, lambda: _drain(count, 50).per_s)
     single = _drain(100, 50, "window = 1").per_s
     rows.append(FigureRow("upload, 50 ms round trip: delivered", far, "msg/s", None, None, ">= 500"))
