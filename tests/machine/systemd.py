@@ -126,7 +126,8 @@ def make_updates(package: Path, place: Path, work: Path) -> None:
         origin = Origin(version, "unknown", 0, "a trial")
         (site / "build.json").write_text(origin.record(target))
         if name == "bad":
-            (site / "workers/ingest.py").write_text("raise RuntimeError('a bad update')\n")
+            with (site / "workers/ingest.py").open("a") as module:  # it is imported before its trial
+                module.write("\n\ndef run(*_):\n    raise RuntimeError('a bad update')\n")
         bundle_of_tree(root, target, origin, work).rename(place / f"{name}.update")
     shutil.rmtree(work)
 
