@@ -65,12 +65,12 @@ FEW_AT_ONCE = (
 
 
 ONE_COMMIT = (
-    "the WAL takes a page and its head for the row, and another for the leaf that it fills; the fold and the "
-    "checkpoint of a thousand of them are the rest"
+    "a bare commit of such a row writes 9,007 B here, of which 8,192 are one frame of the WAL across two "
+    "pages; the checkpoint and the fold of a thousand commits are among the rest"
 )
 AFTER_A_KILL = (
-    "ingest serves again in 0.3 to 0.5 s; a producer whose request went to the dead connection asks again "
-    "when its time-out of 1 s is over"
+    "a producer that asks first 0.1 s after the kill has its answer 0.01 s later; one whose connection was "
+    "open does not notice its end, and asks again when its time-out of 1 s is over"
 )
 
 

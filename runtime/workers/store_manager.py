@@ -354,6 +354,7 @@ class StoreManager:
         self._count_from_s = self._clock.boot_s() + UNASKED_PAUSE_S
 
     def _may_count(self) -> bool:
+        """True if a slice of the count is due: always, but where requests come that do not wait for it."""
         return self._count_wanted or not self._busy or self._clock.boot_s() >= self._count_from_s
 
     def _examine_slice(self) -> None:
